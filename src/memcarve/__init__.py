@@ -1,0 +1,110 @@
+"""Carve a process's memory into its contiguous segments.
+
+    import memcarve
+
+    with memcarve.open("pid.4321.dmp") as dump:
+        process = dump.process()
+        for segment in process.segments():
+            print(segment.name, segment.size)
+        process.space.read(0x7ffe0000, 16)
+        memcarve.carve(process, "out")
+
+The names below are the public ones; ``docs/library.md`` shows them at work. They are imported when they are first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+from memcarve.errors import (
+    AddressError,
+    CounterpartError,
+    InputError,
+    MapError,
+    MemcarveError,
+    MissingExtraError,
+    NoSpaceError,
+    NotRecognisedError,
+    OutputError,
+    OverlapError,
+    PositionError,
+    ProcessError,
+    SourceReadError,
+    TargetExistsError,
+    TruncatedError,
+    UsageError,
+    VerificationError,
+)
+from memcarve.version import __version__
+
+if TYPE_CHECKING:
+    from memcarve.process import Container, LeftOut, ProcessEntry, ProcessMemory, Selection
+    from memcarve.sinks.segments import CarveResult, Options, carve
+    from memcarve.sinks.several import Outcome, carve_several
+    from memcarve.sinks.verify import Verified, verify
+    from memcarve.sources import open_container as open  # noqa: A004 - that is what it does
+    from memcarve.space import AddressSpace, Extent, Hit, Missing, Segment, Segments
+
+_LATER = {
+    "open": ("sources", "open_container"),
+    **dict.fromkeys(("carve", "CarveResult", "Options"), ("sinks.segments", None)),
+    **dict.fromkeys(("carve_several", "Outcome"), ("sinks.several", None)),
+    **dict.fromkeys(("verify", "Verified"), ("sinks.verify", None)),
+    **dict.fromkeys(("Container", "LeftOut", "ProcessEntry", "ProcessMemory", "Selection"), ("process", None)),
+    **dict.fromkeys(("AddressSpace", "Extent", "Hit", "Missing", "Segment", "Segments"), ("space", None)),
+}
+
+__all__ = [
+    "AddressError",
+    "AddressSpace",
+    "CarveResult",
+    "Container",
+    "CounterpartError",
+    "Extent",
+    "Hit",
+    "InputError",
+    "LeftOut",
+    "MapError",
+    "MemcarveError",
+    "Missing",
+    "MissingExtraError",
+    "NoSpaceError",
+    "NotRecognisedError",
+    "Options",
+    "Outcome",
+    "OutputError",
+    "OverlapError",
+    "PositionError",
+    "ProcessEntry",
+    "ProcessError",
+    "ProcessMemory",
+    "Segment",
+    "Segments",
+    "Selection",
+    "SourceReadError",
+    "TargetExistsError",
+    "TruncatedError",
+    "UsageError",
+    "VerificationError",
+    "Verified",
+    "__version__",
+    "carve",
+    "carve_several",
+    "open",
+    "verify",
+]
+
+
+def __getattr__(name: str) -> object:
+    """Import what needs numpy when it is asked for, so that ``--help`` does not wait for it."""
+    if name not in _LATER:
+        raise AttributeError(f"module 'memcarve' has no attribute {name!r}")
+    module, attribute = _LATER[name]
+    found: object = getattr(importlib.import_module(f"memcarve.{module}"), attribute or name)
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,127 @@
+"""The bytes behind an address space: one offset space, read exactly or not at all."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import threading
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+from memcarve.errors import InputError, SourceReadError
+
+if TYPE_CHECKING:
+    from types import TracebackType
+    from typing import Self
+
+
+class Span(NamedTuple):
+    """`length` bytes at `offset` of an open file: something the kernel can copy by itself."""
+
+    file: FileBacking
+    offset: int
+    length: int
+
+
+class Backing(Protocol):
+    """One offset space of `size` bytes."""
+
+    @property
+    def size(self) -> int:
+        """The number of bytes."""
+
+    def read_into(self, offset: int, buffer: memoryview) -> None:
+        """Fill `buffer` with the bytes at `offset`, or raise SourceReadError."""
+
+    def spans(self, offset: int, size: int) -> list[Span] | None:
+        """Where the bytes lie in files, in order; None where they must be decoded first."""
+
+    def close(self) -> None:
+        """Give the files back. What was read stays valid; reading again is an error."""
+
+
+class FileBacking:
+    """A file as it lies on disk, opened read-only.
+
+    The instance owns its descriptor until `close`, which may be called twice. Safe to use from several threads.
+    Raises InputError where `path` is no regular file and SourceReadError where it cannot be opened.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = os.fspath(path)
+        self._lock = threading.Lock()
+        self.fd = -1
+        try:
+            # O_NONBLOCK: opening a named pipe must not hang; for a regular file it means nothing
+            flags = os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0)
+            self.fd = os.open(self.path, flags)
+            self._status = os.fstat(self.fd)
+        except OSError as error:
+            self.close()
+            raise SourceReadError(f"{self.path}: cannot be opened: {error.strerror}") from error
+        if not stat.S_ISREG(self._status.st_mode):
+            self.close()
+            raise InputError(f"{self.path}: is not a regular file; give the dump or the map itself")
+
+    @property
+    def size(self) -> int:
+        """The file's length when it was opened, in bytes."""
+        return self._status.st_size
+
+    @property
+    def status(self) -> os.stat_result:
+        """What fstat said when the file was opened."""
+        return self._status
+
+    def changed(self) -> bool:
+        """Say whether the file's length or modification time differ from when it was opened."""
+        now = os.fstat(self.fd)
+        return (now.st_size, now.st_mtime_ns) != (self._status.st_size, self._status.st_mtime_ns)
+
+    def read_some(self, offset: int, buffer: memoryview) -> int:
+        """Read up to ``len(buffer)`` bytes at `offset`; return how many came, 0 at the end of the file."""
+        try:
+            if hasattr(os, "preadv"):
+                return os.preadv(self.fd, [buffer], offset)
+            if hasattr(os, "pread"):
+                data = os.pread(self.fd, len(buffer), offset)
+            else:  # Windows has one file position only
+                with self._lock:
+                    os.lseek(self.fd, offset, os.SEEK_SET)
+                    data = os.read(self.fd, len(buffer))
+        except OSError as error:
+            if error.errno == errno.EBADF:
+                raise SourceReadError(f"{self.path}: has been closed") from error
+            raise SourceReadError(f"{self.path}: cannot be read at offset 0x{offset:x}: {error.strerror}") from error
+        buffer[: len(data)] = data
+        return len(data)
+
+    def read_into(self, offset: int, buffer: memoryview) -> None:
+        """Fill `buffer` with the bytes at `offset`, or raise SourceReadError."""
+        done = 0
+        while done < len(buffer):
+            count = self.read_some(offset + done, buffer[done:])
+            if not count:
+                raise SourceReadError(
+                    f"{self.path}: ends at offset 0x{offset + done:x}, before the 0x{len(buffer):x} bytes at "
+                    f"0x{offset:x}; it is 0x{self.size:x} bytes long"
+                )
+            done += count
+
+    def spans(self, offset: int, size: int) -> list[Span] | None:
+        """Return the one place where the bytes lie."""
+        return [Span(self, offset, size)]
+
+    def close(self) -> None:
+        """Close the file; a second call does nothing."""
+        fd, self.fd = self.fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

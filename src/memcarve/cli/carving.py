@@ -1,0 +1,213 @@
+"""The commands that write and check carved folders."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from memcarve.cli.options import (
+    COMPLETE,
+    INCOMPLETE,
+    choose,
+    choose_one,
+    complain,
+    file_argument,
+    filter_options,
+    input_options,
+    process_options,
+    quiet_options,
+    say,
+    selection,
+)
+from memcarve.cli.progress import ProgressBar, amount
+from memcarve.errors import UsageError, printable
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from memcarve.sinks.segments import CarveResult
+    from memcarve.sinks.several import Outcome
+
+_HASHES = ("sha256", "sha1", "md5", "none")
+
+
+class _Hashes(click.ParamType):
+    name = "hash"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> list[str]:  # noqa: ANN401
+        """Return the names of hash functions."""
+        names = value if isinstance(value, list) else str(value).split(",")
+        unknown = [name for name in names if name not in _HASHES]
+        if unknown:
+            self.fail(f"{unknown[0]!r} is none of {', '.join(_HASHES)}", param, ctx)
+        return list(names)
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
+        """Return the choices."""
+        return "|".join(_HASHES)
+
+
+@click.command()
+@file_argument
+@click.option("-o", "--output", metavar="DIR", type=click.Path(), help="The folder to write.  [default: STEM.segments]")
+@click.option("--force", is_flag=True, help="Replace the folder if memcarve wrote it, once the new one is whole.")
+@process_options
+@click.option("--all", "everything", is_flag=True, help="Every process, one folder each.")
+@filter_options
+@click.option("--skip-zero", is_flag=True, help="Leave out segments that are zero throughout.")
+@click.option("--partial", is_flag=True, help="Of a dump that ends too early, carve what is there.")
+@click.option("--sparse", is_flag=True, help="Write pages of zeros as holes.")
+@click.option(
+    "--hash", "hashes", type=_Hashes(), multiple=True, help="Checksums of the segments; may be repeated.  [default: sha256]"
+)
+@click.option("--hash-input", is_flag=True, help="Take the dump's SHA-256, too.")
+@input_options
+@quiet_options
+@click.pass_context
+def carve(
+    ctx: click.Context,
+    file: str,
+    output: str | None,
+    pid: Sequence[int],
+    name: str | None,
+    half: str,
+    addresses: Sequence[tuple[int, int]],
+    min_size: int | None,
+    max_size: int | None,
+    memory_map: str | None,
+    dump: str | None,
+    trust: str | None,
+    hashes: Sequence[Sequence[str]],
+    **flags: bool,
+) -> int:
+    """Write each contiguous stretch of virtual memory into a file named by its addresses.
+
+    The folder also holds segments.json, which tells where every byte came from, and SHA256SUMS for sha256sum -c. It
+    gets its name when it is whole.
+    """
+    from memcarve.sinks.segments import Options, carve  # noqa: PLC0415 - numpy is not needed for --help
+    from memcarve.sinks.several import carve_several  # noqa: PLC0415
+    from memcarve.sources import open_container  # noqa: PLC0415
+
+    quiet = flags["quiet"]
+    names = list(dict.fromkeys(name for group in hashes for name in group)) or ["sha256"]
+    if "none" in names and len(names) > 1:
+        raise UsageError("--hash none leaves no room for another hash")
+    options = Options(
+        hashes=[name for name in names if name != "none"],
+        selection=selection(half, addresses, min_size, max_size),
+        skip_zero=flags["skip_zero"],
+        partial=flags["partial"],
+        sparse=flags["sparse"],
+        force=flags["force"],
+        hash_input=flags["hash_input"],
+        command=["memcarve", *(ctx.meta.get("arguments") or sys.argv[1:])],
+    )
+    with open_container(file, memory_map=memory_map, dump=dump, trust=trust, hashed=True) as container:
+        indexes = choose(container, pid, name, everything=flags["everything"])
+        out = output or f"{_stem(dump or file)}.segments"
+        if len(indexes) > 1 or (flags["everything"] and len(container.processes()) > 1):
+            with ProgressBar("carving", quiet=quiet) as progress:
+                outcomes = carve_several(container, indexes, out, options, progress=progress)
+            return _report_several(out, outcomes, quiet=quiet)
+        process = container.open_process(indexes[0])
+        say(process.notes, quiet=quiet)
+        with ProgressBar("carving", quiet=quiet) as progress:
+            result = carve(process, out, options, progress=progress)
+    _report(result, quiet=quiet, verbose=flags["verbose"])
+    return COMPLETE if result.complete else INCOMPLETE
+
+
+def _stem(path: str) -> str:
+    base = os.path.basename(os.path.normpath(path))
+    for ending in (".gz", ".zst", ".xz"):
+        base = base.removesuffix(ending)
+    return os.path.splitext(base)[0] or base
+
+
+def _summary(result: CarveResult) -> str:
+    rate = result.bytes / max(result.seconds, 1e-9)
+    how = " and ".join(sorted(result.moved, key=lambda way: -result.moved[way])) or "nothing to move"
+    return (
+        f"{result.segments} segments, {amount(result.bytes)} in {result.seconds:.2f} s ({amount(rate)}/s), "
+        f"by {how}: {result.path}"
+    )
+
+
+def _report(result: CarveResult, *, quiet: bool, verbose: bool) -> None:
+    say(result.notes, quiet=quiet)
+    if quiet:
+        return
+    for left in result.left_out if verbose or not result.complete else [left for left in result.left_out if left.bytes]:
+        click.echo(f"left out: {left.bytes} bytes{f' in {left.segments} segments' if left.segments else ''}: {left.reason}", err=True)
+    if not result.complete:
+        click.echo("incomplete: bytes are known to be missing; segments.json lists them", err=True)
+    if verbose:
+        for way, count in result.moved.items():
+            click.echo(f"moved: {count} bytes by {way}", err=True)
+    click.echo(printable(_summary(result)), err=True)
+
+
+def _report_several(out: str, outcomes: Sequence[Outcome], *, quiet: bool) -> int:
+    done = [outcome.result for outcome in outcomes if outcome.result is not None]
+    for outcome in outcomes:
+        if outcome.error is not None:
+            complain(f"{outcome.entry}: {outcome.error}")
+        elif outcome.result is not None and not quiet:
+            line = _summary(outcome.result._replace(path=os.path.join(out, outcome.folder)))
+            click.echo(printable(f"{outcome.entry}: {line}"), err=True)
+    if not quiet:
+        click.echo(printable(f"{len(done)} of {len(outcomes)} processes: {out}"), err=True)
+    return COMPLETE if len(done) == len(outcomes) and all(result.complete for result in done) else INCOMPLETE
+
+
+@click.command()
+@click.argument("folder", type=click.Path())
+@click.option("--source", metavar="DUMP", type=click.Path(), help="Compare every byte with this dump (or its map).")
+@process_options
+@input_options
+@quiet_options
+def verify(
+    folder: str,
+    source: str | None,
+    pid: Sequence[int],
+    name: str | None,
+    memory_map: str | None,
+    dump: str | None,
+    trust: str | None,
+    *,
+    quiet: bool,
+    verbose: bool,
+) -> int:
+    """Check a carved folder: every file's name, size and hash, the totals, and that nothing else lies there.
+
+    Exit status 0 only if all of it holds.
+    """
+    from memcarve.sinks.verify import read_header, verify  # noqa: PLC0415 - numpy is not needed for --help
+    from memcarve.sources import open_container  # noqa: PLC0415
+
+    if source is None and (memory_map or dump or trust or pid or name):
+        raise UsageError("--map, --dump, --trust, --pid and --name go with --source")
+    with ProgressBar("verifying", quiet=quiet) as progress:
+        if source is None:
+            found = verify(folder, progress=progress)
+        else:
+            header = read_header(folder)
+            settled = header.get("positions")
+            trust = trust or (settled if settled in {"printed", "sum"} else None)
+            recorded = (header.get("process") or {}).get("pid")
+            with open_container(source, memory_map=memory_map, dump=dump, trust=trust) as container:
+                several = len(container.processes()) > 1
+                pids = pid or ([recorded] if several and name is None and type(recorded) is int else [])
+                process = container.open_process(choose_one(container, pids, name))
+                if verbose:
+                    say(process.notes, quiet=quiet)
+                found = verify(folder, process, progress=progress)
+    if not quiet:
+        by = f"hashes {', '.join(found.hashes)}" if found.hashes else "no hashes recorded: names and sizes only"
+        also = ", every byte compared with the source" if found.against_source else ""
+        click.echo(printable(f"{folder}: {found.segments} segments, {found.bytes} bytes, all well ({by}{also})"), err=True)
+    return COMPLETE

@@ -1,0 +1,268 @@
+"""The commands that look into memory without writing anything."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+import click
+
+from memcarve.cli.options import (
+    COMPLETE,
+    INCOMPLETE,
+    Address,
+    Size,
+    at_terminal,
+    choose_one,
+    file_argument,
+    filter_options,
+    input_options,
+    number,
+    process_options,
+    quiet_options,
+    say,
+    selection,
+)
+from memcarve.cli.tables import Column, format_option, print_table
+from memcarve.errors import AddressError, UsageError
+
+if TYPE_CHECKING:
+    import contextlib
+    from collections.abc import Iterator, Sequence
+
+    from memcarve.process import ProcessMemory
+
+_PIECE = 1 << 20
+
+
+def _open(
+    file: str, pid: Sequence[int], name: str | None, memory_map: str | None, dump: str | None, trust: str | None
+) -> contextlib.AbstractContextManager[ProcessMemory]:
+    """Open an input and choose its one process."""
+    import contextlib  # noqa: PLC0415
+
+    from memcarve.sources import open_container  # noqa: PLC0415 - numpy is not needed for --help
+
+    @contextlib.contextmanager
+    def opened() -> Iterator[ProcessMemory]:
+        with open_container(file, memory_map=memory_map, dump=dump, trust=trust) as container:
+            yield container.open_process(choose_one(container, pid, name))
+
+    return opened()
+
+
+@click.command()
+@file_argument
+@click.option("--extents", is_flag=True, help="List the extents beneath: each continues both in memory and in the dump.")
+@process_options
+@filter_options
+@format_option
+@input_options
+@quiet_options
+def segments(
+    file: str,
+    pid: Sequence[int],
+    name: str | None,
+    half: str,
+    addresses: Sequence[tuple[int, int]],
+    min_size: int | None,
+    max_size: int | None,
+    layout: str,
+    memory_map: str | None,
+    dump: str | None,
+    trust: str | None,
+    *,
+    extents: bool,
+    quiet: bool,
+    verbose: bool,
+) -> int:
+    """List the contiguous segments: start, end, size, extents, offset in the dump. The map alone is enough."""
+    with _open(file, pid, name, memory_map, dump, trust) as process:
+        chosen = process.segments(selection(half, addresses, min_size, max_size))
+        if extents:
+            columns = [Column("start", "address"), Column("end", "address"), Column("size", "number")]
+            columns += [Column("offset", "number"), Column("segment", "address")]
+            print_table(
+                layout,
+                "extents",
+                columns,
+                (
+                    (extent.start, extent.end, extent.size, extent.offset, segment.start)
+                    for segment in chosen
+                    for extent in process.space.extents(segment)
+                ),
+            )
+        else:
+            columns = [Column("start", "address"), Column("end", "address"), Column("size", "number")]
+            columns += [Column("extents", "number"), Column("offset", "number")]
+            rows = ((segment.start, segment.end, segment.size, segment.extents, segment.offset) for segment in chosen)
+            print_table(layout, "segments", columns, rows)
+        sys.stdout.flush()
+        say(process.notes if verbose or process.incomplete else process.notes[:1], quiet=quiet)
+        if not quiet:
+            click.echo(f"{len(chosen)} segments, {chosen.total} bytes", err=True)
+        return INCOMPLETE if process.incomplete else COMPLETE
+
+
+@click.command()
+@file_argument
+@click.argument("address", type=Address())
+@click.argument("size", type=Size())
+@click.option("--hex/--raw", "as_hex", default=None, help="Hexdump or plain bytes.  [default: hexdump at a terminal]")
+@process_options
+@input_options
+def read(
+    file: str,
+    address: int,
+    size: int,
+    pid: Sequence[int],
+    name: str | None,
+    memory_map: str | None,
+    dump: str | None,
+    trust: str | None,
+    *,
+    as_hex: bool | None,
+) -> int:
+    """Print SIZE bytes of memory at ADDRESS, exactly, or say which address is not there."""
+    with _open(file, pid, name, memory_map, dump, trust) as process:
+        for _ in process.space.pieces(address, size):  # complain before anything is printed
+            pass
+        for place in range(address, address + size, _PIECE):
+            data = process.space.read(place, min(_PIECE, address + size - place))
+            if as_hex if as_hex is not None else at_terminal():
+                sys.stdout.writelines(_hexdump(place, data))
+            else:
+                sys.stdout.buffer.write(data)
+    return COMPLETE
+
+
+def _hexdump(address: int, data: bytes) -> Iterator[str]:
+    """Yield lines of sixteen bytes with the addresses they lie at, which are multiples of sixteen."""
+    place = address - address % 16
+    while place < address + len(data):
+        row = [data[at - address] if 0 <= at - address < len(data) else None for at in range(place, place + 16)]
+        left, right = (" ".join("  " if byte is None else f"{byte:02x}" for byte in row[at : at + 8]) for at in (0, 8))
+        text = "".join(" " if byte is None else chr(byte) if 32 <= byte < 127 else "." for byte in row)  # noqa: PLR2004
+        yield f"{place:016x}  {left}  {right}  |{text}|\n"
+        place += 16
+
+
+@click.command()
+@file_argument
+@click.argument("patterns", metavar="PATTERN...", nargs=-1, required=True)
+@click.option("--hex", "as_hex", is_flag=True, help="PATTERN is bytes in hexadecimal: 4d5a9000 or '4d 5a 90 00'.")
+@click.option(
+    "--encoding",
+    "encodings",
+    multiple=True,
+    default=("utf-8", "utf-16-le"),
+    show_default=True,
+    help="How text lies in memory; may be repeated.",
+)
+@process_options
+@filter_options
+@format_option
+@input_options
+@quiet_options
+def find(
+    file: str,
+    patterns: Sequence[str],
+    encodings: Sequence[str],
+    pid: Sequence[int],
+    name: str | None,
+    half: str,
+    addresses: Sequence[tuple[int, int]],
+    min_size: int | None,
+    max_size: int | None,
+    layout: str,
+    memory_map: str | None,
+    dump: str | None,
+    trust: str | None,
+    *,
+    as_hex: bool,
+    quiet: bool,
+    verbose: bool,
+) -> int:
+    """Find text or bytes: every hit's address, segment and offset in the dump, across extents."""
+    wanted = _patterns(patterns, encodings, as_hex=as_hex)
+    with _open(file, pid, name, memory_map, dump, trust) as process:
+        chosen = process.segments(selection(half, addresses, min_size, max_size))
+        columns = [Column("address", "address"), Column("segment", "address"), Column("offset", "number")]
+        columns += [Column("pattern", "text"), Column("encoding", "text")]
+        labels = [(pattern, encoding) for pattern, encoding, _ in wanted]
+        count = 0
+
+        def rows() -> Iterator[tuple[int, int, int, str, str]]:
+            nonlocal count
+            for hit in process.space.find([data for _, _, data in wanted], chosen):
+                count += 1
+                yield (hit.address, hit.segment.start, hit.offset, *labels[hit.pattern])
+
+        print_table(layout, "hits", columns, rows())
+        sys.stdout.flush()
+        say(process.notes if verbose or process.incomplete else process.notes[:1], quiet=quiet)
+        if not quiet:
+            click.echo(f"{count} hits", err=True)
+        return INCOMPLETE if process.incomplete else COMPLETE
+
+
+def _patterns(patterns: Sequence[str], encodings: Sequence[str], *, as_hex: bool) -> list[tuple[str, str, bytes]]:
+    """Return pattern, encoding and bytes of what to search for; texts that are the same in two encodings once."""
+    found: dict[bytes, tuple[str, str]] = {}
+    for pattern in patterns:
+        if as_hex:
+            try:
+                found.setdefault(bytes.fromhex(pattern.removeprefix("0x")), (pattern, "hex"))
+            except ValueError:
+                raise UsageError(f"{pattern!r} is not bytes in hexadecimal, like 4d5a9000") from None
+            continue
+        for encoding in encodings:
+            try:
+                found.setdefault(pattern.encode(encoding), (pattern, encoding))
+            except LookupError:
+                raise UsageError(f"{encoding!r} is no encoding that Python knows") from None
+            except UnicodeError:
+                raise UsageError(f"{pattern!r} cannot be written in {encoding}") from None
+    if b"" in found or not found:
+        raise UsageError("a pattern to search for is empty")
+    return [(pattern, encoding, data) for data, (pattern, encoding) in found.items()]
+
+
+@click.command()
+@file_argument
+@click.argument("place", metavar="ADDRESS|+OFFSET")
+@process_options
+@format_option
+@input_options
+def locate(
+    file: str,
+    place: str,
+    pid: Sequence[int],
+    name: str | None,
+    layout: str,
+    memory_map: str | None,
+    dump: str | None,
+    trust: str | None,
+) -> int:
+    """Tell where ADDRESS lies in the dump, or which address the dump's byte at +OFFSET has."""
+    try:
+        value = number(place.removeprefix("+"))
+    except ValueError:
+        raise UsageError(f"{place!r} is neither an address (0x7ffe0000) nor an offset in the dump (+0x1000)") from None
+    with _open(file, pid, name, memory_map, dump, trust) as process:
+        space = process.space
+        found = space.addresses_of(value) if place.startswith("+") else [value]
+        if not found:
+            size = f"; the dump is 0x{space.backing.size:x} bytes long" if space.backing else ""
+            raise AddressError(value, "no address is known for the dump's byte at this offset", size)
+        columns = [Column("address", "address"), Column("offset", "number")]
+        columns += [Column("segment", "address"), Column("segment_end", "address")]
+        columns += [Column("extent", "address"), Column("extent_end", "address"), Column("extent_offset", "number")]
+
+        def row(address: int) -> tuple[int, ...]:
+            segment, extent = space.locate(address)
+            offset = extent.offset + address - extent.start
+            return address, offset, segment.start, segment.end, extent.start, extent.end, extent.offset
+
+        print_table(layout, "places", columns, [row(address) for address in found])
+    return COMPLETE

@@ -1,0 +1,194 @@
+"""What the commands share: exit statuses, kinds of parameters, opening an input."""
+
+from __future__ import annotations
+
+import re
+import sys
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from memcarve.errors import ProcessError, UsageError, printable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from memcarve.process import Container, Selection
+
+COMPLETE, FAILED, USAGE, INCOMPLETE = 0, 1, 2, 3
+
+_TOP = 1 << 64
+_UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
+_HALVES = ("user", "kernel", "all")
+
+_F = TypeVar("_F", bound="Callable[..., Any]")
+
+
+def complain(message: str) -> None:
+    """Print an error on standard error."""
+    click.echo(f"memcarve: {printable(message)}", err=True)
+
+
+def number(text: str) -> int:
+    """Return the number in `text`, decimal or with 0x; raises ValueError."""
+    found = re.fullmatch(r"0[xX][0-9a-fA-F]{1,17}|[0-9]{1,20}", text.strip())
+    if not found:
+        raise ValueError(text)
+    return int(text, 16 if text.strip()[:2].lower() == "0x" else 10)
+
+
+class Size(click.ParamType):
+    """A number of bytes: 4096, 0x1000, 4k, 2M, 1GiB."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:  # noqa: ANN401
+        """Return the number of bytes."""
+        if isinstance(value, int):
+            return value
+        found = re.fullmatch(r"\s*(0[xX][0-9a-fA-F]+|\d+)\s*(?:([kKmMgGtT])(?:i?[bB])?)?\s*", str(value))
+        if not found:
+            self.fail(f"{value!r} is no size; write 4096, 0x1000, 4k, 2M or 1G", param, ctx)
+        return number(found[1]) * _UNITS[(found[2] or "").lower()]
+
+
+class Address(click.ParamType):
+    """A virtual address, hexadecimal with 0x or decimal."""
+
+    name = "address"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:  # noqa: ANN401
+        """Return the address."""
+        try:
+            found = value if isinstance(value, int) else number(str(value))
+        except ValueError:
+            self.fail(f"{value!r} is no address; write 0x7ffe0000 or the same in decimal", param, ctx)
+        if found >= _TOP:
+            self.fail(f"{value!r} is beyond 64 bits", param, ctx)
+        return int(found)
+
+
+class AddressRange(click.ParamType):
+    """An address, or two with a hyphen between: the second is the first one outside."""
+
+    name = "address[-end]"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:  # noqa: ANN401
+        """Return start and end, half-open."""
+        if isinstance(value, tuple):
+            return value
+        first, hyphen, second = str(value).partition("-")
+        try:
+            start = number(first)
+            end = number(second) if hyphen else start + 1
+        except ValueError:
+            self.fail(f"{value!r} is no address or range; write 0x400000 or 0x400000-0x480000", param, ctx)
+        if not start < end <= _TOP:
+            self.fail(f"{value!r} holds no address; the end is the first address outside", param, ctx)
+        return start, end
+
+
+def together(*decorators: Callable[[_F], _F]) -> Callable[[_F], _F]:
+    """Return one decorator that applies several, the first one outermost."""
+
+    def apply(function: _F) -> _F:
+        for decorator in reversed(decorators):
+            function = decorator(function)
+        return function
+
+    return apply
+
+
+file_argument = click.argument("file", type=click.Path())
+
+input_options = together(
+    click.option("--map", "memory_map", metavar="FILE", type=click.Path(), help="The memory map, if not beside it."),
+    click.option("--dump", metavar="FILE", type=click.Path(), help="The dump, where FILE is the map."),
+    click.option(
+        "--trust",
+        type=click.Choice(["printed", "sum"]),
+        help="Which positions to believe where the map is at odds with the dump's length.",
+    ),
+)
+
+process_options = together(
+    click.option("--pid", type=click.IntRange(0), multiple=True, help="The process with this id; may be repeated."),
+    click.option("--name", metavar="GLOB", help="The processes with such a name."),
+)
+
+filter_options = together(
+    click.option(
+        "--range", "half", type=click.Choice(_HALVES), default="all", show_default=True, help="Which half of the space."
+    ),
+    click.option(
+        "--address",
+        "addresses",
+        type=AddressRange(),
+        multiple=True,
+        metavar="A[-B]",
+        help="Segments that hold the address, or touch the range (B is the first address outside); may be repeated.",
+    ),
+    click.option("--min-size", type=Size(), help="Segments of at least this size (4096, 4k, 2M)."),
+    click.option("--max-size", type=Size(), help="Segments of at most this size."),
+)
+
+quiet_options = together(
+    click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors and data."),
+    click.option("-v", "--verbose", is_flag=True, help="Say more of what is done."),
+)
+
+
+def selection(half: str, addresses: Sequence[tuple[int, int]], min_size: int | None, max_size: int | None) -> Selection:
+    """Return the filters as the library takes them."""
+    from memcarve.process import Selection  # noqa: PLC0415 - numpy is not needed for --help
+
+    return Selection(half, tuple(addresses), min_size, max_size)
+
+
+def choose(container: Container, pids: Sequence[int], name: str | None, *, everything: bool = False) -> list[int]:
+    """Return the places of the processes that were asked for; raises UsageError, ProcessError."""
+    import fnmatch  # noqa: PLC0415
+
+    entries = container.processes()
+    if everything:
+        return list(range(len(entries)))
+    if not pids and name is None:
+        if len(entries) > 1:
+            raise UsageError(container.choice(entries))
+        return [0]
+    found = []
+    for pid in pids:
+        matching = [index for index, entry in enumerate(entries) if entry.pid == pid]
+        if not matching:
+            raise ProcessError(f"{container}: holds no process {pid}; it holds: {', '.join(map(str, entries[:40]))}")
+        found += matching
+    if name is not None:
+        pattern = name.lower()
+        found += [
+            index for index, entry in enumerate(entries) if fnmatch.fnmatchcase((entry.name or "").lower(), pattern)
+        ]
+        if not found:
+            raise ProcessError(f"{container}: holds no process of a name like {name}")
+    return list(dict.fromkeys(found))
+
+
+def choose_one(container: Container, pids: Sequence[int], name: str | None) -> int:
+    """Return the place of the one process that was asked for."""
+    found = choose(container, pids, name)
+    if len(found) > 1:
+        entries = container.processes()
+        listed = ", ".join(str(entries[index]) for index in found[:40])
+        raise UsageError(f"{container}: several processes match ({listed}); this command takes one")
+    return found[0]
+
+
+def say(notes: Sequence[str], *, quiet: bool) -> None:
+    """Print notes for the user on standard error."""
+    if not quiet:
+        for note in notes:
+            click.echo(f"note: {printable(note)}", err=True)
+
+
+def at_terminal() -> bool:
+    """Say whether data goes to a person's terminal."""
+    return sys.stdout.isatty()

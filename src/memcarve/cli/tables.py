@@ -1,0 +1,131 @@
+"""Tables on standard output: for a person, as CSV, JSON, JSON lines or Parquet, a row at a time."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import sys
+from itertools import chain, islice
+from typing import TYPE_CHECKING, NamedTuple
+
+import click
+
+from memcarve.errors import MissingExtraError, UsageError, printable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+
+    Cell = int | str | bool | None
+
+FORMATS = ("table", "csv", "json", "jsonl", "parquet")
+SCHEMA = 1
+
+_SAMPLE = 1000  # rows that set the widths of a table's columns
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+
+format_option = click.option(
+    "--format", "layout", type=click.Choice(FORMATS), default="table", show_default=True, help="How to print the table."
+)
+
+
+class Column(NamedTuple):
+    """A column's name and kind: ``address``, ``number`` or ``text``."""
+
+    name: str
+    kind: str
+
+
+def print_table(layout: str, title: str, columns: Sequence[Column], rows: Iterable[Sequence[Cell]]) -> None:
+    """Print rows in one of FORMATS; `title` is the name of the list in JSON."""
+    if layout == "parquet":
+        _parquet(columns, rows)
+        return
+    lines: Callable[[], Iterator[str]] = {
+        "table": lambda: _table(columns, rows),
+        "csv": lambda: _csv(columns, rows),
+        "json": lambda: _json(title, columns, rows),
+        "jsonl": lambda: (json.dumps(_record(columns, row)) for row in rows),
+    }[layout]
+    write = sys.stdout.write
+    for line in lines():
+        write(f"{line}\n")
+
+
+def _shown(column: Column, cell: Cell) -> str:
+    if cell is None:
+        return ""
+    if column.kind == "address":
+        return f"0x{cell:016x}"
+    return printable(cell) if isinstance(cell, str) else str(cell)
+
+
+def _record(columns: Sequence[Column], row: Sequence[Cell]) -> dict[str, Cell]:
+    return {
+        column.name: _shown(column, cell) if column.kind == "address" and cell is not None else cell
+        for column, cell in zip(columns, row, strict=True)
+    }
+
+
+def _table(columns: Sequence[Column], rows: Iterable[Sequence[Cell]]) -> Iterator[str]:
+    def shown(row: Sequence[Cell]) -> list[str]:
+        return [_shown(column, cell) or "-" for column, cell in zip(columns, row, strict=True)]
+
+    iterator = iter(rows)
+    sample = [shown(row) for row in islice(iterator, _SAMPLE)]
+    widths = [max(map(len, cells)) for cells in zip([column.name for column in columns], *sample, strict=True)]
+    right = [column.kind == "number" for column in columns]
+    for cells in chain([[column.name for column in columns]], sample, map(shown, iterator)):
+        aligned = (
+            cell.rjust(width) if number else cell.ljust(width)
+            for cell, width, number in zip(cells, widths, right, strict=True)
+        )
+        yield "  ".join(aligned).rstrip()
+
+
+def _csv(columns: Sequence[Column], rows: Iterable[Sequence[Cell]]) -> Iterator[str]:
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="")
+    writer.writerow([column.name for column in columns])
+    yield buffer.getvalue()
+    for row in rows:
+        buffer.seek(0)
+        buffer.truncate()
+        cells = [_shown(column, cell) for column, cell in zip(columns, row, strict=True)]
+        # a spreadsheet must not take text from evidence for a formula
+        writer.writerow(
+            f"'{cell}" if column.kind == "text" and cell.startswith(_FORMULA) else cell
+            for column, cell in zip(columns, cells, strict=True)
+        )
+        yield buffer.getvalue()
+
+
+def _json(title: str, columns: Sequence[Column], rows: Iterable[Sequence[Cell]]) -> Iterator[str]:
+    yield f'{{\n "schema": {SCHEMA},\n "{title}": ['
+    before = None
+    for row in rows:
+        if before is not None:
+            yield f"{before},"
+        before = f"  {json.dumps(_record(columns, row))}"
+    if before is not None:
+        yield before
+    yield " ]\n}"
+
+
+def _parquet(columns: Sequence[Column], rows: Iterable[Sequence[Cell]]) -> None:
+    try:
+        import pyarrow as pa  # noqa: PLC0415 - an extra
+        from pyarrow import parquet  # noqa: PLC0415
+    except ImportError:
+        raise MissingExtraError("parquet needs a package more: pip install 'memcarve[arrow]'") from None
+    if sys.stdout.isatty():
+        raise UsageError("parquet is no text; send it into a file: --format parquet > segments.parquet")
+    kinds = {"address": pa.uint64(), "number": pa.uint64(), "text": pa.string()}
+    schema = pa.schema([(column.name, kinds[column.kind]) for column in columns])
+    iterator = iter(rows)
+    with parquet.ParquetWriter(sys.stdout.buffer, schema) as writer:
+        while batch := list(islice(iterator, 1 << 16)):
+            arrays = [
+                pa.array(cells, kind) for cells, kind in zip(zip(*batch, strict=True), schema.types, strict=True)
+            ]
+            writer.write_batch(pa.record_batch(arrays, schema=schema))

@@ -1,0 +1,131 @@
+"""What can go wrong, as types; and how text from evidence is made safe to show.
+
+    MemcarveError                  everything memcarve raises on purpose
+    |-- UsageError                 the call itself does not say enough, or contradicts itself
+    |-- MissingExtraError          an optional package is needed
+    |-- InputError                 an input cannot be used
+    |   |-- NotRecognisedError     no source knows the file
+    |   |-- CounterpartError       the map that belongs to a dump (or the dump to a map) was not found
+    |   |-- ProcessError           the input does not hold the process that was asked for
+    |   |-- MapError               a memory map is malformed: names the file and the line
+    |   |   |-- OverlapError       two rows claim the same address
+    |   |   `-- PositionError      where the rows' bytes lie in the dump cannot be settled
+    |   |-- TruncatedError         the dump ends before the map does
+    |   `-- SourceReadError        the operating system could not read an input
+    |-- AddressError               bytes were asked for that are not there: ``address`` and ``reason``
+    |-- OutputError                the output could not be written
+    |   |-- TargetExistsError      something is there already
+    |   `-- NoSpaceError           the file system is or would be full
+    `-- VerificationError          a carved folder is not what its manifest says
+
+Messages are one line, lower case, the file first, and say what to do. They may hold names from evidence: every
+message is passed through `printable` when it is made, so showing one is safe on any terminal.
+"""
+
+from __future__ import annotations
+
+
+def printable(text: str) -> str:
+    r"""Return `text` with everything that is not plainly visible written as an escape.
+
+    Names come from hostile machines: control characters, terminal escapes, bidirectional overrides and unpaired
+    surrogates become ``\xNN`` or ``\uNNNN``; every other character stays.
+    """
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else _escaped(c) for c in text)
+
+
+def _escaped(character: str) -> str:
+    code = ord(character)
+    if code <= 0xFF:  # noqa: PLR2004 - the width of the escape, as in a Python literal
+        return f"\\x{code:02x}"
+    return f"\\u{code:04x}" if code <= 0xFFFF else f"\\U{code:08x}"  # noqa: PLR2004
+
+
+class MemcarveError(Exception):
+    """Everything memcarve raises on purpose; ``str()`` of it is a message for the user, safe to print."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(printable(message))
+
+
+class UsageError(MemcarveError):
+    """The call does not say enough, or contradicts itself."""
+
+
+class MissingExtraError(MemcarveError):
+    """An optional package is needed; the message says how to install it."""
+
+
+class InputError(MemcarveError):
+    """An input cannot be used."""
+
+
+class NotRecognisedError(InputError):
+    """No source knows the file."""
+
+
+class CounterpartError(InputError):
+    """The map that belongs to a dump, or the dump that belongs to a map, was not found."""
+
+
+class ProcessError(InputError):
+    """The input does not hold the process that was asked for."""
+
+
+class MapError(InputError):
+    """A memory map is malformed; the message names the file and the line."""
+
+
+class OverlapError(MapError):
+    """Two rows of one process claim the same address, ``address``."""
+
+    def __init__(self, message: str, address: int) -> None:
+        super().__init__(message)
+        self.address = address
+
+
+class PositionError(MapError):
+    """Where the rows' bytes lie in the dump cannot be settled from the map and the dump's length."""
+
+
+class TruncatedError(InputError):
+    """The dump ends before the map does; ``address`` is the first missing one."""
+
+    def __init__(self, message: str, address: int) -> None:
+        super().__init__(message)
+        self.address = address
+
+
+class SourceReadError(InputError):
+    """The operating system could not read an input."""
+
+
+class AddressError(MemcarveError):
+    """Bytes were asked for that are not there.
+
+    ``address`` is the first bad address; ``reason`` is ``"not in the map"``, ``"mapped but missing"`` or
+    ``"the file ends too early"``.
+    """
+
+    def __init__(self, address: int, reason: str, detail: str = "") -> None:
+        super().__init__(f"0x{address:x}: {reason}{detail}")
+        self.address = address
+        self.reason = reason
+
+
+class OutputError(MemcarveError):
+    """The output could not be written."""
+
+
+class TargetExistsError(OutputError):
+    """Something is there already and may not be replaced."""
+
+
+class NoSpaceError(OutputError):
+    """The file system is full, or would be."""
+
+
+class VerificationError(MemcarveError):
+    """A carved folder is not what its manifest says."""

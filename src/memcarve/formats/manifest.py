@@ -1,0 +1,149 @@
+"""``segments.json``: what a carved folder holds and where it came from. ``docs/formats.md`` describes it.
+
+The document is written and read line by line, an element of an array a line, so that half a million segments cost no
+memory.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from memcarve.errors import InputError, NotRecognisedError, SourceReadError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from memcarve.space import Missing
+
+NAME = "segments.json"
+SCHEMA = 1
+TOOL = "memcarve"
+#: hash functions by name, as ``hashlib`` knows them, and the file that sums of each go into
+SUMS = {"sha256": "SHA256SUMS", "sha1": "SHA1SUMS", "md5": "MD5SUMS"}
+
+FILE_NAME = re.compile(r"0x([0-9a-f]{16})-0x([0-9a-f]{16,17})\.bin")
+
+_LONGEST = 1 << 20
+
+
+class Record(NamedTuple):
+    """One segment in the manifest; `hashes` by the function's name, `zero` None where nothing read the bytes."""
+
+    start: int
+    end: int
+    file: str
+    offset: int
+    extents: int
+    hashes: dict[str, str]
+    zero: bool | None
+
+    @property
+    def size(self) -> int:
+        """The number of bytes."""
+        return self.end - self.start
+
+
+def lines(header: dict[str, Any], missing: Iterable[Missing], segments: Iterable[str]) -> Iterator[str]:
+    """Yield the document: the header's members, then two arrays; `segments` are made by `segment_line`."""
+    opening = json.dumps({"schema": SCHEMA, **header}, indent=1)
+    yield opening[:-2] + ',\n "missing": ['
+    separator = "\n"
+    for gap in missing:
+        yield (
+            f'{separator}  {{"start": "0x{gap.start:016x}", "end": "0x{gap.end:016x}", "size": {gap.size}, '
+            f'"reason": {json.dumps(gap.reason)}}}'
+        )
+        separator = ",\n"
+    yield '\n ],\n "segments": ['
+    separator = "\n"
+    for line in segments:
+        yield f"{separator}  {line}"
+        separator = ",\n"
+    yield "\n ]\n}\n"
+
+
+def segment_line(start: int, size: int, offset: int, extents: int, hashes: str, zero: bool | None) -> str:  # noqa: FBT001
+    """Return one segment as JSON; `hashes` are its members for hashes, made by `hash_members`."""
+    end = start + size
+    return (
+        f'{{"start": "0x{start:016x}", "end": "0x{end:016x}", "size": {size}, '
+        f'"file": "0x{start:016x}-0x{end:016x}.bin", "offset": {offset}, "extents": {extents}, '
+        f'{hashes}"zero": {_ZERO[zero]}}}'
+    )
+
+
+def hash_members(hashes: Iterable[tuple[str, str]]) -> str:
+    """Return the members that hold a segment's hashes."""
+    return "".join(f'"{name}": "{value}", ' for name, value in hashes)
+
+
+_ZERO = {None: "null", True: "true", False: "false"}
+
+
+def read(path: str) -> tuple[dict[str, Any], Iterator[Record]]:
+    """Read a manifest: return its header (without ``missing`` and ``segments``) and an iterator of the segments.
+
+    It is as hostile as any input. Raises NotRecognisedError where memcarve did not write it, InputError where it is
+    damaged: then, and while iterating.
+    """
+    source = _source(path)
+    opening = []
+    for line in source:
+        if line.rstrip("\n") == ' "missing": [':
+            break
+        opening.append(line)
+        if len(opening) > 100_000:  # noqa: PLR2004 - a header has some dozens of lines
+            raise NotRecognisedError(f"{path}: has no end to its header; memcarve did not write it")
+    try:
+        header = json.loads("".join(opening).rstrip().removesuffix(",") + "}")
+    except (ValueError, RecursionError):
+        raise NotRecognisedError(f"{path}: is not a manifest that memcarve wrote") from None
+    if not isinstance(header, dict) or header.get("tool") != TOOL:
+        raise NotRecognisedError(f"{path}: is not a manifest that memcarve wrote")
+    if header.get("schema") != SCHEMA:
+        raise InputError(f"{path}: has schema {header.get('schema')}; this memcarve knows {SCHEMA}")
+    return header, _records(path, source)
+
+
+def _source(path: str) -> Iterator[str]:
+    try:
+        with open(path, encoding="utf-8", errors="surrogateescape") as file:
+            while line := file.readline(_LONGEST):
+                if len(line) == _LONGEST:
+                    raise NotRecognisedError(f"{path}: holds a line of 1 MiB; memcarve did not write it")
+                yield line
+    except OSError as error:
+        raise SourceReadError(f"{path}: cannot be read: {error.strerror}") from error
+
+
+def _records(path: str, source: Iterator[str]) -> Iterator[Record]:
+    for line in source:  # what is missing
+        if line.rstrip("\n") == ' "segments": [':
+            break
+    else:
+        raise InputError(f"{path}: is cut off: it lists no segments")
+    for number, line in enumerate(source):
+        if line.rstrip("\n") == " ]":
+            if next(source, "").rstrip("\n") != "}" or next(source, None) is not None:
+                raise InputError(f"{path}: does not end after its segments")
+            return
+        try:
+            yield _record(json.loads(line.strip().removesuffix(",")))
+        except (ValueError, TypeError, KeyError, RecursionError):
+            raise InputError(f"{path}: segment {number} is damaged: {line.strip()[:60]}") from None
+    raise InputError(f"{path}: is cut off within its segments")
+
+
+def _record(found: dict[str, Any]) -> Record:
+    start, end = int(found["start"], 16), int(found["end"], 16)
+    numbers = (found["size"], found["offset"], found["extents"])
+    if any(type(value) is not int or value < 0 for value in numbers) or end - start != found["size"]:
+        raise ValueError("numbers that do not fit")
+    if not isinstance(found["file"], str) or found["zero"] not in (None, True, False):
+        raise ValueError("a name or a flag of another type")
+    hashes = {name: found[name] for name in SUMS if name in found}
+    if any(not isinstance(value, str) for value in hashes.values()):
+        raise ValueError("a hash of another type")
+    return Record(start, end, found["file"], found["offset"], found["extents"], hashes, found["zero"])

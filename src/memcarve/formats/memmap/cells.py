@@ -1,0 +1,202 @@
+"""Hexadecimal cells of regular text rows as columns of numbers, many rows at a time.
+
+A block of text in which every line has the same number of delimited cells is read without looking at single rows:
+the separators' places give each cell's end and length; the eight bytes that end a cell are taken as one 64-bit word
+and folded from ASCII to a number inside the word. Anything that is not perfectly regular is left to the caller's slow,
+careful reader: `regular_rows` returns None, it never guesses.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    import numpy.typing as npt
+
+    Column = npt.NDArray[np.uint64]
+    Places = npt.NDArray[np.int64]
+
+_PAD = 32  # bytes before the first row, so that the word that ends its first cell exists
+_NEWLINE = 10
+_MOST_TEXTS = 16  # different text cells that a block may hold
+_SHORTEST, _LONGEST = 3, 18  # "0x0" and "0x" with sixteen digits
+
+
+
+def _every(byte: int) -> np.uint64:
+    return np.uint64(byte * 0x0101010101010101)
+
+
+def _masks(choose: Callable[[int], bytes]) -> tuple[Column, Column]:
+    """Return what `choose` gives for cells of 0 to 18 characters: their last eight bytes as words, and the eight before."""
+    texts = [choose(n)[-16:].rjust(16, b"\0") for n in range(_LONGEST + 1)]
+    pairs = np.frombuffer(b"".join(texts), "<u8").reshape(-1, 2)
+    return pairs[:, 1].copy(), pairs[:, 0].copy()
+
+
+# Of the words that end a cell of n characters: its digits, its digits and prefix, and what the prefix should be.
+_DIGITS = _masks(lambda n: b"\xff" * max(n - 2, 0))
+_CELL = _masks(lambda n: b"\xff" * n)
+_PREFIX = _masks(lambda n: b"0x" + bytes(max(n - 2, 0)))
+
+
+class Layout(NamedTuple):
+    """How the rows of a text table are laid out.
+
+    `delimiter` separates `cells` cells; `numeric` are the places of the hexadecimal cells wanted and `text` that of
+    the cell wanted as text, if any; `padding` is a character that may surround a cell: a space, a quote, or none.
+    """
+
+    delimiter: bytes
+    cells: int
+    numeric: Sequence[int]
+    text: int | None
+    padding: bytes
+
+
+def regular_rows(
+    block: memoryview, layout: Layout, texts: list[bytes], known: Callable[[bytes], bool]
+) -> tuple[list[Column], Places | None] | None:
+    """Read a block of whole lines; return the numeric columns and the text cells, or None where a line is irregular.
+
+    Each numeric column has dtype uint64; the text cells are returned as int64 indices into `texts`, to which new ones
+    are added. A text that is not `known` is irregular, and so is a block with many different ones.
+    """
+    data = bytes(_PAD) + (block if not layout.padding else _bare(block, layout) or b"")
+    places = _separators(data, layout)
+    if places is None:
+        return None
+    columns = []
+    for cell in layout.numeric:
+        column = _numbers(data, *_cell(places, cell))
+        if column is None:
+            return None
+        columns.append(column)
+    if layout.text is None:
+        return columns, None
+    codes = _texts(data, *_cell(places, layout.text), texts, known)
+    return None if codes is None else (columns, codes)
+
+
+def _bare(block: memoryview, layout: Layout) -> bytes | None:
+    """Return the block without the padding around its cells; None where it stands within one, too."""
+    raw = np.frombuffer(block, np.uint8)
+    padding = raw == layout.padding[0]
+    edge = (raw == layout.delimiter[0]) | (raw == _NEWLINE)
+    if (padding[1:-1] & ~(padding | edge)[:-2] & ~edge[2:]).any():
+        return None
+    return bytes(block).translate(None, layout.padding)
+
+
+def _separators(data: bytes, layout: Layout) -> Places | None:
+    """Return where each cell ends, shape (cells + 1, rows): row 0 is where the line before ended."""
+    raw = np.frombuffer(data, np.uint8, offset=_PAD)
+    if not len(raw) or raw[-1] != _NEWLINE:
+        return None
+    delimiter = layout.delimiter[0]
+    newlines = raw == _NEWLINE
+    # one comparison finds both a tab and a newline, and whatever else is below them, which is refused below
+    flat = np.flatnonzero(raw <= _NEWLINE if delimiter == ord("\t") else newlines | (raw == delimiter))
+    rows = int(np.count_nonzero(newlines))
+    if len(flat) != rows * layout.cells or (delimiter == ord("\t") and raw.min() < delimiter):
+        return None
+    places = np.empty((layout.cells + 1, rows), np.int64)
+    places[1:] = flat.reshape(rows, layout.cells).T
+    places[1:] += _PAD
+    places[0, 0] = _PAD - 1
+    places[0, 1:] = places[-1, :-1]
+    return places if newlines[places[-1] - _PAD].all() else None
+
+
+def _cell(places: Places, cell: int) -> tuple[Places, Places]:
+    """Return where a cell ends in each row, and how long it is."""
+    return places[cell + 1], places[cell + 1] - places[cell] - 1
+
+
+def _words(data: bytes, ends: Places) -> Column:
+    """Return the eight bytes before each place as little-endian words."""
+    every = np.ndarray((len(data) - 7,), "<u8", data, strides=(1,))
+    words: Column = every[ends - 8]
+    return words
+
+
+def _numbers(data: bytes, ends: Places, lengths: Places) -> Column | None:
+    """Return the numbers in the cells that end at `ends`; None unless each is ``0x`` and one to sixteen digits."""
+    shortest, longest = int(lengths.min()), int(lengths.max())
+    if shortest < _SHORTEST or longest > _LONGEST:
+        return None
+    kinds = shortest if shortest == longest else lengths  # one mask for all rows, or one for each
+    low = _folded(_words(data, ends), kinds, 0)
+    if low is None or longest <= 8:  # noqa: PLR2004 - the characters in a word
+        return low
+    words = _words(data, ends - 8)
+    if longest <= 10:  # noqa: PLR2004 - nothing but the prefix before the last eight characters
+        return None if ((words ^ _PREFIX[1][kinds]) & _CELL[1][kinds]).any() else low
+    high = _folded(words, kinds, 1)
+    if high is None:
+        return None
+    high <<= np.uint64(32)
+    high |= low
+    return high
+
+
+def _folded(words: Column, kinds: int | Places, half: int) -> Column | None:
+    """Return the number that the digits in each word spell; None where the word is not as it should be.
+
+    `kinds` are the cells' lengths, `half` is 0 for the words that end them and 1 for those before. A digit's value is
+    its low four bits, plus nine where bit 6 is set (the letters). Whether it was a digit is seen by spelling the value
+    again.
+    """
+    words ^= _PREFIX[half][kinds]  # what is left of anything but "0x" fails the comparison below
+    words &= _CELL[half][kinds]
+    nibbles = words & _every(0x0F)
+    other = words >> np.uint64(6)
+    other &= _every(0x01)
+    other *= np.uint64(9)
+    nibbles += other
+    # the spelling: "0" + value, and 39 more to reach "a" where the value is ten or more
+    np.add(nibbles, _every(0x06), out=other)
+    other >>= np.uint64(4)
+    other &= _every(0x01)
+    other *= np.uint64(ord("a") - ord("0") - 10)
+    other += nibbles
+    other += _every(ord("0"))
+    other &= _DIGITS[half][kinds]
+    if not np.array_equal(other, words):
+        return None
+    # join neighbours: two digits to a byte, two bytes to sixteen bits, two of those to the half of a number
+    for shift, mask in ((4, 0x00FF00FF00FF00FF), (8, 0x0000FFFF0000FFFF), (16, 0x00000000FFFFFFFF)):
+        np.right_shift(nibbles, np.uint64(2 * shift), out=other)
+        nibbles <<= np.uint64(shift)
+        nibbles |= other
+        nibbles &= np.uint64(mask)
+    return nibbles
+
+
+def _texts(
+    data: bytes, ends: Places, lengths: Places, texts: list[bytes], known: Callable[[bytes], bool]
+) -> Places | None:
+    """Return for each row which of `texts` its cell holds, adding new ones; None for unknown ones or too many."""
+    codes = np.full(len(ends), -1, np.int64)
+    rest = np.arange(len(ends))
+    for _ in range(_MOST_TEXTS):
+        end, length = int(ends[rest[0]]), int(lengths[rest[0]])
+        text = data[end - length : end]
+        same = lengths[rest] == length
+        for back in range(0, length, 8):  # word by word from its end
+            keep = _CELL[0][min(length - back, 8)]
+            wanted = np.frombuffer(data, "<u8", 1, end - back - 8)[0] & keep
+            same &= (_words(data, ends[rest] - back) & keep) == wanted
+        if text not in texts:
+            if not known(text):
+                return None
+            texts.append(text)
+        codes[rest[same]] = texts.index(text)
+        rest = rest[~same]
+        if not len(rest):
+            return codes
+    return None

@@ -1,0 +1,133 @@
+"""The tables that Volatility 3, Volatility 2 and Rekall print, recognised by their content.
+
+What each renderer writes was established by running the releases named in ``docs/formats.md``. A table is recognised
+by its header line, whatever stands before it: the banner, progress messages, warnings.
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+BANNER = re.compile(rb"Volatility 3 Framework (\S+)")
+
+#: names of columns that hold more than one word, which a table separated by spaces must be told
+_NAMES = (
+    b"Virtual Addr", b"Virtual", b"Physical", b"Size", b"Offset in File", b"Offset", b"File output", b"File Address",
+    b"DumpFileOffset", b"Length",
+)  # fmt: skip
+_SPACED = re.compile(rb"\s*(?:(?:%s)(?:\s+|$))+" % b"|".join(_NAMES))
+_NAME = re.compile(b"|".join(_NAMES))
+_GREPTEXT = "volatility2 greptext"
+_DASHES = re.compile(rb"[\s-]*--[\s-]*")
+
+
+class Table(NamedTuple):
+    """What was recognised of a text table.
+
+    `kind` is the program and renderer in words; `columns` the names in the header; `delimiter` what separates cells
+    (empty: runs of white space); `padding` what may surround a cell; `header` is the header line itself; `line` is the
+    number, counted from 1, of the last line before the rows, and `place` the offset of the first row in the decoded
+    text; `version` that of the banner.
+    """
+
+    kind: str
+    columns: list[str]
+    delimiter: bytes
+    padding: bytes
+    header: bytes
+    line: int
+    place: int
+    version: str | None
+
+    def cells(self, line: bytes) -> list[bytes] | None:
+        """Split a line into its cells; None where their number is not that of the columns."""
+        if not self.delimiter:  # the last column is the only one with spaces in it
+            found = line.split(None, len(self.columns) - 1)
+        elif self.padding == b'"' and b'"' in line:
+            found = _quoted(line)
+        elif self.kind == _GREPTEXT:  # the name comes first and may hold anything
+            found = line.removeprefix(b">|").rsplit(self.delimiter, len(self.columns) - 1)
+        else:
+            found = line.split(self.delimiter)
+        if len(found) != len(self.columns):
+            return None
+        return [cell.strip() for cell in found]
+
+
+def recognise(head: bytes) -> Table | None:
+    """Return the table whose header is the first one in `head`, or None."""
+    place, version = 0, None
+    for number, raw in enumerate(head.split(b"\n"), 1):
+        place += len(raw) + 1
+        for part in raw.rstrip(b"\r").split(b"\r"):  # progress messages begin and end with a carriage return
+            banner = BANNER.match(part)
+            if banner:
+                version = banner[1].decode("ascii", "replace")
+            found = _header(part)
+            if found:
+                kind, columns, delimiter, padding = found
+                if not delimiter:
+                    kind = _spaced_kind(kind, head[place : place + 400].partition(b"\n")[0], columns)
+                empty = re.compile(rb"(?:\r?\n)*").match(head, place)  # the rows begin after an empty line
+                end = empty.end() if empty else place
+                line = number + head.count(b"\n", place, end)
+                return Table(kind, columns, delimiter, padding, part, line, end, version)
+    return None
+
+
+def other_columns(head: bytes) -> str | None:
+    """Return the columns of a table that `head` seems to hold, for a message; None where there is none."""
+    for line in head[: 1 << 16].split(b"\n"):
+        if re.match(rb'(TreeDepth,|"TreeDepth",|PID\t|Offset\t|[A-Z][\w ]*\t[A-Z][\w ]*(\t|$)|  \| +\w)', line):
+            cells = re.split(r"[\t,|]", line[:300].decode("utf-8", "replace").strip(" |\r"))
+            return ", ".join(cell.strip(' "') for cell in cells)
+    return None
+
+
+def _header(line: bytes) -> tuple[str, list[str], bytes, bytes] | None:
+    """Return kind, columns, delimiter and padding where `line` is the header of a memory map."""
+    for kind, delimiter, padding, starts in _KINDS:
+        if starts(line):
+            names = line.replace(b'"', b"").split(delimiter) if delimiter else _NAME.findall(line)
+            columns = [name.strip().decode("ascii", "replace") for name in names]
+            if {"Virtual", "Virtual Addr"} & set(columns) or (kind != "spaced" and {"Size"} & set(columns)):
+                return kind, columns, delimiter, padding
+    return None
+
+
+_KINDS: tuple[tuple[str, bytes, bytes, Callable[[bytes], object]], ...] = (
+    ("volatility3 csv", b",", b'"', re.compile(rb'"?TreeDepth"?,').match),
+    ("volatility3 pretty", b"|", b" ", re.compile(rb"\s*\|\s").match),
+    (_GREPTEXT, b"|", b" ", re.compile(rb"Process\|PID\|").match),
+    ("volatility3 quick", b"\t", b"", re.compile(rb"(?:[\w ]+\t)+[\w ]+$").match),
+    ("spaced", b"", b"", _SPACED.fullmatch),
+)
+
+
+def _spaced_kind(kind: str, below: bytes, columns: list[str]) -> str:
+    if kind != "spaced":
+        return kind
+    if "File Address" in columns:
+        return "rekall memdump index"
+    if "DumpFileOffset" in columns:
+        return "volatility2 text"
+    return "rekall memmap" if is_dashes(below) else "volatility3 quick with its tabs expanded"
+
+
+def is_dashes(line: bytes) -> bool:
+    """Say whether `line` is the row of dashes under a header."""
+    return _DASHES.fullmatch(line.strip()) is not None
+
+
+def _quoted(line: bytes) -> list[bytes]:
+    text = line.decode("utf-8", "surrogateescape")
+    try:
+        cells = next(csv.reader([text], strict=True), [])
+    except csv.Error:
+        return []
+    return [cell.encode("utf-8", "surrogateescape") for cell in cells]

@@ -1,0 +1,117 @@
+"""A folder that is complete once it has its name: built beside it, and renamed when whole."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import stat
+import tempfile
+from typing import TYPE_CHECKING
+
+from memcarve.errors import MemcarveError, NoSpaceError, OutputError, TargetExistsError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import TracebackType
+    from typing import Self
+
+_BUILT = ".incomplete"
+_REPLACED = ".replaced"
+
+
+class NewFolder:
+    """Builds `target` in a folder beside it, `path`, with mode 0700.
+
+    Leaving the ``with`` block in peace gives it its name; leaving it by any exception removes it. `foreign` says of an
+    existing folder what in it is not memcarve's own, or None: only then may `force` replace it. `leftovers` are folders
+    that runs which were killed have left, or that others are writing now.
+    """
+
+    def __init__(self, target: str, *, force: bool, foreign: Callable[[str], str | None]) -> None:
+        self.target = os.path.abspath(target)
+        self.name = target
+        self._force = force
+        self._foreign = foreign
+        self._parent, base = os.path.split(self.target)
+        self._prefix = f".{base[:100]}."
+        self.path = ""
+        self.leftovers: list[str] = []
+
+    def __enter__(self) -> Self:
+        """Check the target and create the folder beside it; raises TargetExistsError, OutputError."""
+        self.check()
+        try:
+            os.makedirs(self._parent, exist_ok=True)
+            self.leftovers = sorted(
+                os.path.join(self._parent, entry)
+                for entry in os.listdir(self._parent)
+                if entry.startswith(self._prefix) and entry.endswith((_BUILT, _REPLACED))
+            )
+            self.path = tempfile.mkdtemp(_BUILT, self._prefix, self._parent)
+        except OSError as error:
+            raise OutputError(f"{self._parent}: cannot be written to: {error.strerror}; choose with -o") from error
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is None:
+            self._rename()
+            return
+        left = self._remove(self.path)
+        if isinstance(error, OSError):
+            raise self._translated(error, left) from error
+        if isinstance(error, MemcarveError):
+            error.args = (f"{error}; {self._state(left)}",)
+        else:
+            error.add_note(self._state(left))
+
+    def check(self) -> None:
+        """Raise TargetExistsError where something has the target's name that may not be replaced."""
+        try:
+            status = os.lstat(self.target)
+        except OSError:
+            return
+        if not stat.S_ISDIR(status.st_mode):
+            raise TargetExistsError(f"{self.name}: exists and is no folder; choose another with -o")
+        if not self._force:
+            raise TargetExistsError(f"{self.name}: exists; --force replaces it, -o chooses another")
+        foreign = self._foreign(self.target)
+        if foreign:
+            raise TargetExistsError(f"{self.name}: {foreign}; --force replaces only what memcarve wrote")
+
+    def _rename(self) -> None:
+        replaced = ""
+        try:
+            if os.path.lexists(self.target):
+                self.check()
+                replaced = tempfile.mkdtemp(_REPLACED, self._prefix, self._parent)
+                os.rename(self.target, os.path.join(replaced, "folder"))
+            try:
+                os.rename(self.path, self.target)
+            except OSError:
+                if replaced:
+                    os.rename(os.path.join(replaced, "folder"), self.target)
+                raise
+        except OSError as error:
+            raise self._translated(error, self._remove(self.path)) from error
+        except MemcarveError:  # it appeared meanwhile
+            self._remove(self.path)
+            raise
+        if replaced:
+            self._remove(replaced)
+
+    def _translated(self, error: OSError, left: str) -> OutputError:
+        full = error.errno in {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
+        kind = NoSpaceError if full else OutputError
+        return kind(f"{self.name}: cannot be written: {error.strerror or error}; {self._state(left)}")
+
+    def _state(self, left: str) -> str:
+        return f"{left} could not be removed: remove it" if left else "nothing was kept"
+
+    @staticmethod
+    def _remove(path: str) -> str:
+        """Remove a folder; return its path where something of it is left."""
+        shutil.rmtree(path, ignore_errors=True)
+        return path if os.path.lexists(path) else ""

@@ -1,0 +1,437 @@
+"""The carved folder: one file for each contiguous segment, named by its addresses, with manifest and checksums."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import hashlib
+import os
+import shutil
+import sys
+import threading
+import time
+from typing import IO, TYPE_CHECKING, Any, NamedTuple, Protocol
+
+import numpy as np
+
+from memcarve.copying import BUFFER, Copier, StoppedError, Target, is_zero
+from memcarve.errors import InputError, MemcarveError, NoSpaceError, TruncatedError, UsageError
+from memcarve.formats import manifest
+from memcarve.process import LeftOut, Selection
+from memcarve.sinks.folder import NewFolder
+from memcarve.version import __version__
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from memcarve.backing import Backing, FileBacking
+    from memcarve.process import ProcessMemory
+    from memcarve.space import Segments
+
+_BATCH = 64  # segments a thread takes at a time
+_THREADS = min(os.cpu_count() or 1, 4)
+_INODE = 512  # bytes that a file costs on top of its blocks, roughly
+_BLOCK = 4096
+
+
+class Progress(Protocol):
+    """Is told how far the work is, in bytes, several times a second."""
+
+    def __call__(self, done: int, total: int) -> object:
+        """Take note that `done` of `total` bytes are done."""
+
+
+class Options(NamedTuple):
+    """How to carve. `hashes` are names in `manifest.SUMS`; `command` is recorded as the command line."""
+
+    hashes: Sequence[str] = ("sha256",)
+    selection: Selection = Selection()
+    skip_zero: bool = False
+    partial: bool = False
+    sparse: bool = False
+    force: bool = False
+    hash_input: bool = False
+    command: Sequence[str] | None = None
+
+
+class CarveResult(NamedTuple):
+    """What a carve wrote.
+
+    `bytes` of `input_bytes` are in `segments` files, the rest is in `left_out`. `missing_bytes` are addresses that the
+    map names and the dump does not hold. `complete` is false where bytes are known to be missing. `moved` counts the
+    bytes by how they were moved.
+    """
+
+    path: str
+    segments: int
+    bytes: int
+    input_bytes: int
+    left_out: Sequence[LeftOut]
+    missing_bytes: int
+    complete: bool
+    seconds: float
+    moved: dict[str, int]
+    notes: Sequence[str]
+
+
+def carve(
+    process: ProcessMemory,
+    out: str | os.PathLike[str],
+    options: Options | None = None,
+    *,
+    progress: Progress | None = None,
+    **changes: Any,
+) -> CarveResult:
+    """Write each contiguous segment of `process` into a file of the new folder `out`.
+
+    `changes` are members of Options by name. The folder gets its name when it is whole. Raises TruncatedError where
+    the dump ends too early (unless ``partial``), TargetExistsError, NoSpaceError, SourceReadError, OutputError.
+    """
+    return _Carver(process, os.fspath(out), (options or Options())._replace(**changes), progress).run()
+
+
+class _Carver:
+    def __init__(self, process: ProcessMemory, out: str, options: Options, progress: Progress | None) -> None:
+        self.process = process
+        self.out = out
+        self.options = options
+        self.progress = progress
+        unknown = [name for name in options.hashes if name not in manifest.SUMS]
+        if unknown:
+            raise UsageError(f"{unknown[0]}: is no hash function memcarve writes; it knows {', '.join(manifest.SUMS)}")
+        first_cut_off = process.first_cut_off
+        if first_cut_off is not None and not options.partial:
+            raise TruncatedError(
+                f"{self._source_name()}: ends too early: the first missing address is 0x{first_cut_off:x}; --partial "
+                "carves what is there",
+                first_cut_off,
+            )
+        if process.space.backing is None:
+            raise InputError(next((note for note in process.notes if "--dump" in note), "the dump was not given"))
+        self.backing: Backing = process.space.backing
+        self.copier = Copier()
+
+    def run(self) -> CarveResult:
+        begun = time.monotonic()
+        segments, left_out = self.options.selection.apply(self.process.segments(), self.process.kernel_half)
+        folder = NewFolder(self.out, force=self.options.force, foreign=foreign)
+        folder.check()
+        if self.options.skip_zero:
+            segments, zero = self._without_zero(segments)
+            left_out += zero
+        left_out += [LeftOut(reason, 0, count) for reason, count in self.process.left_out.items()]
+        with folder:
+            self._check_space(folder.path, segments)
+            work = _Work(self, folder.path, segments)
+            with self._input_hash() as input_hash:
+                work.run()
+            self._check_unchanged()
+            self._account(segments, left_out)
+            self._write_manifest(folder.path, work, left_out, input_hash)
+        notes = [f"{path}: left by a run that was killed, or being written by another" for path in folder.leftovers]
+        return CarveResult(
+            path=self.out,
+            segments=len(segments),
+            bytes=segments.total,
+            input_bytes=self.backing.size,
+            left_out=left_out,
+            missing_bytes=sum(gap.size for gap in self.process.space.missing()),
+            complete=not self.process.incomplete,
+            seconds=time.monotonic() - begun,
+            moved=dict(self.copier.moved),
+            notes=notes,
+        )
+
+    def _source_name(self) -> str:
+        return getattr(self.process.space.backing, "path", "the input")
+
+    def _without_zero(self, segments: Segments) -> tuple[Segments, list[LeftOut]]:
+        """Read everything once; return the segments that hold anything but zeros."""
+        keep = np.zeros(len(segments), np.bool_)
+        space = self.process.space
+        done, total = 0, segments.total
+        buffer = memoryview(bytearray(BUFFER))
+        for number, segment in enumerate(segments):
+            for offset, size in space.pieces(segment.start, segment.size):
+                for place in range(0, size, BUFFER):
+                    view = buffer[: min(BUFFER, size - place)]
+                    self.backing.read_into(offset + place, view)
+                    keep[number] = not is_zero(view)
+                    if keep[number]:
+                        break
+                if keep[number]:
+                    break
+            done += segment.size
+            if self.progress is not None:
+                self.progress(done, total)
+        gone = segments.where(~keep)
+        return segments.where(keep), [LeftOut("zero throughout", len(gone), gone.total)] if len(gone) else []
+
+    def _check_space(self, folder: str, segments: Segments) -> None:
+        """Raise NoSpaceError where the files cannot fit; reflinks need no room, and holes make it unknowable."""
+        if self.options.sparse or not len(segments):
+            return
+        if self._can_reflink(folder):
+            blocks = 0
+        else:
+            blocks = int(((segments.size + np.uint64(_BLOCK - 1)) // np.uint64(_BLOCK)).sum()) * _BLOCK
+        needed = blocks + len(segments) * _INODE
+        free = shutil.disk_usage(folder).free
+        if needed > free:
+            raise NoSpaceError(
+                f"{self.out}: needs {needed} bytes, and its file system has {free} free; choose another with -o, or "
+                "fewer segments"
+            )
+
+    def _can_reflink(self, folder: str) -> bool:
+        spans = self.backing.spans(0, self.backing.size)
+        if not spans or not self.copier.reflinks:
+            return False
+        name = os.path.join(folder, ".probe")
+        fd = create_file(name, None)
+        try:
+            return self.copier.probe_reflink(spans[0], Target(fd, name))
+        finally:
+            os.close(fd)
+            os.unlink(name)
+
+    @contextlib.contextmanager
+    def _input_hash(self) -> Iterator[dict[str, str]]:
+        """Hash the whole input beside the copying, where that was asked for."""
+        found: dict[str, str] = {}
+        failed: list[BaseException] = []
+
+        def work() -> None:
+            digest = hashlib.sha256()
+            copier = Copier()  # a buffer of its own
+            copier.stop = self.copier.stop
+            try:
+                copier.read(self.backing, 0, self.backing.size, digest.update)
+                found["sha256"] = digest.hexdigest()
+            except StoppedError:
+                pass
+            except BaseException as error:  # noqa: BLE001 - raised again below
+                failed.append(error)
+
+        thread = threading.Thread(target=work)
+        if self.options.hash_input:
+            thread.start()
+        try:
+            yield found
+        except BaseException:
+            self.copier.stop.set()
+            raise
+        finally:
+            if self.options.hash_input:
+                thread.join()
+        if failed:
+            raise failed[0]
+
+    def _check_unchanged(self) -> None:
+        for span in self.backing.spans(0, min(self.backing.size, 1)) or []:
+            file: FileBacking = span.file
+            if file.changed():
+                raise InputError(f"{file.path}: was changed while it was read")
+
+    def _account(self, segments: Segments, left_out: Sequence[LeftOut]) -> None:
+        """Every byte of the input is in a segment or left out for a reason."""
+        counted = segments.total + sum(left.bytes for left in left_out)
+        if counted != self.backing.size:
+            raise MemcarveError(
+                f"{self._source_name()}: {self.backing.size} bytes, but {counted} are accounted for; this is a mistake "
+                "in memcarve, please report it"
+            )
+
+    def _write_manifest(
+        self, folder: str, work: _Work, left_out: Sequence[LeftOut], input_hash: dict[str, str]
+    ) -> None:
+        """Write segments.json and the files of checksums, which list it too."""
+        process, segments = self.process, work.segments
+        inputs = {**process.inputs}
+        if input_hash and "dump" in inputs:
+            inputs["dump"] = {**inputs["dump"], **input_hash}
+        header = {
+            "tool": manifest.TOOL,
+            "version": __version__,
+            "command": list(self.options.command if self.options.command is not None else sys.argv),
+            "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
+            "inputs": inputs,
+            "process": {"pid": process.pid, "name": process.name, "architecture": process.architecture},
+            "positions": process.positions,
+            "complete": not process.incomplete,
+            "partial": process.first_cut_off is not None,
+            "totals": {
+                "input_bytes": self.backing.size,
+                "segments": len(segments),
+                "bytes": segments.total,
+                "extents": int(segments.extents.sum()),
+                "missing_bytes": sum(gap.size for gap in process.space.missing()),
+            },
+            "left_out": [left._asdict() for left in left_out],
+            "notes": process.notes,
+        }
+        names = list(self.options.hashes)
+        digests = {name: hashlib.new(name, usedforsecurity=False) for name in names}
+        with contextlib.ExitStack() as stack:
+            sums = {name: stack.enter_context(_open(folder, manifest.SUMS[name])) for name in names}
+            document = stack.enter_context(_open(folder, manifest.NAME))
+            for text in manifest.lines(header, process.space.missing(), work.lines(sums)):
+                data = text.encode()
+                document.write(data)
+                for digest in digests.values():
+                    digest.update(data)
+            for name in names:
+                sums[name].write(f"{digests[name].hexdigest()}  {manifest.NAME}\n".encode())
+
+
+class _Work:
+    """The copying itself, by several threads."""
+
+    def __init__(self, carver: _Carver, folder: str, segments: Segments) -> None:
+        self.carver = carver
+        self.folder = folder
+        self.segments = segments
+        self.copier = carver.copier
+        count = len(segments)
+        self.hashes = {
+            name: np.zeros((count, hashlib.new(name, usedforsecurity=False).digest_size), np.uint8)
+            for name in carver.options.hashes
+        }
+        self.observed = bool(self.hashes) or carver.options.sparse
+        self.zero = np.ones(count, np.bool_)
+        self.batches = iter(range(0, count, _BATCH))
+        self.done = [0] * _THREADS
+        self.failed: list[BaseException] = []
+        self.finished = threading.Semaphore(0)
+
+    def run(self) -> None:
+        """Copy every segment; raise the first error."""
+        directory = None
+        if os.open in os.supports_dir_fd:
+            directory = os.open(self.folder, os.O_RDONLY | getattr(os, "O_DIRECTORY", 0))
+        threads = [threading.Thread(target=self._thread, args=(number, directory)) for number in range(_THREADS)]
+        try:
+            for thread in threads:
+                thread.start()
+            self._wait()
+        except BaseException:
+            self.copier.stop.set()
+            raise
+        finally:
+            for thread in threads:
+                if thread.ident is not None:
+                    thread.join()
+            self.copier.close()
+            if directory is not None:
+                os.close(directory)
+        if self.failed:
+            raise self.failed[0]
+
+    def _wait(self) -> None:
+        """Wait for the threads, reporting progress; a signal is noticed at once."""
+        total, running = self.segments.total, _THREADS
+        while running:
+            if self.finished.acquire(timeout=0.1):
+                running -= 1
+            if self.carver.progress is not None:
+                self.carver.progress(sum(self.done), total)
+
+    def _thread(self, number: int, directory: int | None) -> None:
+        try:
+            for first in self.batches:
+                self._batch(number, directory, first)
+        except StoppedError:
+            pass
+        except BaseException as error:  # noqa: BLE001 - raised again by `run`
+            self.failed.append(error)
+            self.copier.stop.set()
+        finally:
+            self.finished.release()
+
+    def _batch(self, number: int, directory: int | None, first: int) -> None:
+        segments, space = self.segments, self.carver.process.space
+        part = slice(first, first + _BATCH)
+        columns = (segments.start, segments.size, segments.offset, segments.extents)
+        rows = zip(*(column[part].tolist() for column in columns), strict=True)
+
+        def progress(count: int) -> None:
+            self.done[number] += count
+
+        for index, (start, size, offset, extents) in enumerate(rows, first):
+            name = f"0x{start:016x}-0x{start + size:016x}.bin"
+            pieces = [(offset, size)] if extents == 1 else space.pieces(start, size)
+            observer = _Observer(self.hashes) if self.observed else None
+            path = name if directory is not None else os.path.join(self.folder, name)
+            fd = create_file(path, directory)
+            try:
+                self.copier.copy(
+                    self.carver.backing,
+                    pieces,
+                    Target(fd, f"{self.carver.out}/{name}"),
+                    observe=observer,
+                    sparse=self.carver.options.sparse,
+                    progress=progress,
+                )
+            finally:
+                os.close(fd)
+            if observer is not None:
+                self.zero[index] = observer.zero
+                for kind, digest in observer.digests:
+                    self.hashes[kind][index] = np.frombuffer(digest.digest(), np.uint8)
+
+    def lines(self, sums: dict[str, IO[bytes]]) -> Iterator[str]:
+        """Yield the segments for the manifest, and write their checksums into `sums` on the way."""
+        segments = self.segments
+        for low in range(0, len(segments), 4096):
+            part = slice(low, low + 4096)
+            columns = (segments.start, segments.size, segments.offset, segments.extents, self.zero)
+            rows = list(zip(*(column[part].tolist() for column in columns), strict=True))
+            hexes = {kind: [row.tobytes().hex() for row in table[part]] for kind, table in self.hashes.items()}
+            for kind, values in hexes.items():
+                text = "".join(
+                    f"{value}  0x{row[0]:016x}-0x{row[0] + row[1]:016x}.bin\n"
+                    for value, row in zip(values, rows, strict=True)
+                )
+                sums[kind].write(text.encode())
+            for place, (start, size, offset, extents, zero) in enumerate(rows):
+                members = manifest.hash_members((kind, values[place]) for kind, values in hexes.items())
+                known = zero if self.observed else None
+                yield manifest.segment_line(start, size, offset, extents, members, known)
+
+
+class _Observer:
+    """Is shown a segment's bytes: takes its hashes and notices whether anything but zeros is in it."""
+
+    def __init__(self, names: Sequence[str] | dict[str, Any]) -> None:
+        self.digests = [(name, hashlib.new(name, usedforsecurity=False)) for name in names]
+        self.zero = True
+
+    def __call__(self, view: memoryview) -> None:
+        self.zero = self.zero and is_zero(view)
+        for _, digest in self.digests:
+            digest.update(view)
+
+
+def foreign(folder: str) -> str | None:
+    """Say what in an existing folder memcarve did not write; None where all of it is its own, or it is empty."""
+    entries = set(os.listdir(folder))
+    if not entries:
+        return None
+    own = {manifest.NAME, *manifest.SUMS.values()}
+    try:
+        _, records = manifest.read(os.path.join(folder, manifest.NAME))
+        own.update(record.file for record in records if manifest.FILE_NAME.fullmatch(record.file))
+    except InputError:
+        return f"holds no {manifest.NAME} that memcarve wrote"
+    others = sorted(entries - own)
+    return f"holds {others[0]}, which memcarve did not write" if others else None
+
+
+def create_file(name: str, directory: int | None) -> int:
+    """Create a file that must not exist, for writing, with mode 0600; return its descriptor."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0) | getattr(os, "O_NOFOLLOW", 0)
+    return os.open(name, flags, 0o600, dir_fd=directory)
+
+
+def _open(folder: str, name: str) -> IO[bytes]:
+    return os.fdopen(create_file(os.path.join(folder, name), None), "wb", 1 << 16)

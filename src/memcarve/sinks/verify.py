@@ -1,0 +1,189 @@
+"""Holding a carved folder against its manifest, and against the dump it came from."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import stat
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from memcarve.backing import FileBacking
+from memcarve.copying import BUFFER, is_zero
+from memcarve.errors import AddressError, InputError, MemcarveError, VerificationError
+from memcarve.formats import manifest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Any
+
+    from memcarve.formats.manifest import Record
+    from memcarve.process import ProcessMemory
+    from memcarve.sinks.segments import Progress
+
+
+class Verified(NamedTuple):
+    """What was checked: how many files and bytes, by which hashes, and whether against the source."""
+
+    segments: int
+    bytes: int
+    hashes: tuple[str, ...]
+    against_source: bool
+
+
+def read_header(folder: str | os.PathLike[str]) -> dict[str, Any]:
+    """Return the manifest's header: how the folder came to be. Raises InputError."""
+    return manifest.read(os.path.join(os.fspath(folder), manifest.NAME))[0]
+
+
+def verify(
+    folder: str | os.PathLike[str],
+    source: ProcessMemory | None = None,
+    *,
+    progress: Progress | None = None,
+) -> Verified:
+    """Check every file of a carved folder: its name, its size, its hashes, and with `source` every byte.
+
+    Also that nothing else lies there, that segments are in order and their sums are the totals, and that the files of
+    checksums agree. Raises VerificationError with everything that does not hold (the first hundred things).
+    """
+    return _Verifier(os.fspath(folder), source, progress).run()
+
+
+class _Verifier:
+    def __init__(self, folder: str, source: ProcessMemory | None, progress: Progress | None) -> None:
+        self.folder = folder
+        self.source = source
+        self.progress = progress
+        self.problems: list[str] = []
+        self.present: dict[str, os.stat_result] = {}
+
+    def run(self) -> Verified:
+        try:
+            with os.scandir(self.folder) as entries:
+                self.present = {entry.name: entry.stat(follow_symlinks=False) for entry in entries}
+            if not stat.S_ISREG(self.present[manifest.NAME].st_mode):
+                raise InputError(f"{self.folder}: its {manifest.NAME} is no regular file")
+        except KeyError:
+            raise InputError(f"{self.folder}: holds no {manifest.NAME}; give a folder that memcarve carved") from None
+        except OSError as error:
+            raise InputError(f"{self.folder}: cannot be read: {error.strerror}") from error
+        header, records = manifest.read(os.path.join(self.folder, manifest.NAME))
+        totals = header.get("totals") if isinstance(header.get("totals"), dict) else {}
+        count = size = 0
+        hashes: set[str] = set()
+        with contextlib.ExitStack() as stack:
+            sums = {
+                name: stack.enter_context(open(os.path.join(self.folder, file), encoding="utf-8", errors="replace"))
+                for name, file in manifest.SUMS.items()
+                if file in self.present and stat.S_ISREG(self.present[file].st_mode)
+            }
+            wrong: set[str] = set()
+            end = 0
+            for record in records:
+                if record.start < end:
+                    self.problem(f"{record.file}: overlaps the segment before it, or is out of order")
+                end = record.end
+                count, size = count + 1, size + record.size
+                hashes |= record.hashes.keys()
+                wrong |= {
+                    name
+                    for name, file in sums.items()
+                    if file.readline() != f"{record.hashes.get(name)}  {record.file}\n"
+                }
+                self.segment(record)
+                if self.progress is not None:
+                    self.progress(size, int((totals or {}).get("bytes") or size))
+            wrong |= {
+                name
+                for name, file in sums.items()
+                if file.readline() != f"{self.manifest_hash(name)}  {manifest.NAME}\n" or file.read(1)
+            }
+        for name in sorted(wrong):
+            self.problem(f"{manifest.SUMS[name]}: does not say what {manifest.NAME} says")
+        self.totals(totals or {}, count, size)
+        self.others()
+        if self.problems:
+            raise VerificationError("; ".join([f"{self.folder}: {len(self.problems)} faults", *self.problems[:100]]))
+        return Verified(count, size, tuple(sorted(hashes)), self.source is not None)
+
+    def problem(self, text: str) -> None:
+        self.problems.append(text)
+
+    def segment(self, record: Record) -> None:
+        """Check one file."""
+        if record.file != f"0x{record.start:016x}-0x{record.end:016x}.bin":
+            self.problem(f"{record.file[:80]}: is not named by its addresses 0x{record.start:x}-0x{record.end:x}")
+            return  # a name that is not one may lead anywhere
+        status = self.present.pop(record.file, None)
+        if status is None or not stat.S_ISREG(status.st_mode):
+            self.problem(f"{record.file}: {'is missing' if status is None else 'is no regular file'}")
+            return
+        if status.st_size != record.size:
+            self.problem(f"{record.file}: is {status.st_size} bytes long, not {record.size}")
+            return
+        try:
+            self.content(record)
+        except MemcarveError as error:
+            self.problem(str(error))
+
+    def content(self, record: Record) -> None:
+        """Read one file once: its hashes, whether it is zero, and every byte against the source."""
+        digests = {name: hashlib.new(name, usedforsecurity=False) for name in record.hashes}
+        if not digests and self.source is None:
+            return
+        view, other = memoryview(bytearray(BUFFER)), memoryview(bytearray(BUFFER))
+        zero, place = True, 0
+        with FileBacking(os.path.join(self.folder, record.file)) as file:
+            for offset, length in self.pieces(record):
+                for done in range(0, length, BUFFER):
+                    part = view[: min(BUFFER, length - done)]
+                    file.read_into(place, part)
+                    place += len(part)
+                    zero = zero and is_zero(part)
+                    for digest in digests.values():
+                        digest.update(part)
+                    if self.source is not None and self.source.space.backing is not None:
+                        self.source.space.backing.read_into(offset + done, other[: len(part)])
+                        if not _same(part, other[: len(part)]):
+                            where = record.start + place - len(part)
+                            self.problem(f"{record.file}: differs from the source within the block at 0x{where:x}")
+                            return
+        for name, digest in digests.items():
+            if digest.hexdigest() != record.hashes[name]:
+                self.problem(f"{record.file}: its {name} is not the one in the manifest")
+        if record.zero is not None and zero != record.zero:
+            self.problem(f"{record.file}: is {'' if zero else 'not '}all zero, unlike the manifest says")
+
+    def pieces(self, record: Record) -> Iterator[tuple[int, int]]:
+        """Yield where the segment's bytes lie in the source; raises InputError where it has none such."""
+        if self.source is None:
+            yield 0, record.size
+            return
+        try:
+            yield from self.source.space.pieces(record.start, record.size)
+        except AddressError as error:
+            raise InputError(f"{record.file}: is not all in the source: {error}") from None
+
+    def totals(self, totals: dict[str, Any], count: int, size: int) -> None:
+        for name, value in (("segments", count), ("bytes", size)):
+            if totals.get(name) != value:
+                self.problem(f"{manifest.NAME}: says {totals.get(name)} {name} in total, and lists {value}")
+
+    def manifest_hash(self, name: str) -> str:
+        digest = hashlib.new(name, usedforsecurity=False)
+        with open(os.path.join(self.folder, manifest.NAME), "rb") as file:
+            while data := file.read(BUFFER):
+                digest.update(data)
+        return digest.hexdigest()
+
+    def others(self) -> None:
+        """Check that nothing else lies in the folder."""
+        for name in sorted(self.present.keys() - {manifest.NAME, *manifest.SUMS.values()}):
+            self.problem(f"{name}: is not in the manifest")
+
+
+def _same(one: memoryview, other: memoryview) -> bool:
+    return bool(np.array_equal(np.frombuffer(one, np.uint8), np.frombuffer(other, np.uint8)))

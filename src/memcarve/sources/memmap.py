@@ -1,0 +1,319 @@
+"""A process dump that Volatility or Rekall wrote, read through the memory map that belongs to it."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from memcarve.backing import FileBacking
+from memcarve.errors import CounterpartError, MapError, NotRecognisedError, OverlapError
+from memcarve.formats.memmap import MemoryMap
+from memcarve.process import Container, ProcessEntry, ProcessMemory
+from memcarve.sources.maprows import ProcessRows, read_rows
+from memcarve.sources.pairing import base_file, find_dump, find_map, pid_in_name
+from memcarve.sources.positions import Columns, settle
+from memcarve.space import CUT_OFF, NOT_WRITTEN, AddressSpace, Missing, total
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    Column = npt.NDArray[np.uint64]
+
+_CHUNK = 1 << 20
+#: Windows maps its shared data page here in every 32-bit kernel half (KI_USER_SHARED_DATA)
+_SHARED_DATA_32 = 0xFFDF0000
+
+TAIL = "after the last row of the map"
+BETWEEN = "between the rows of the map (rows left out)"
+
+
+class MemmapContainer(Container):
+    """A memory map and the dump, or dumps, that belong to it."""
+
+    def __init__(
+        self,
+        memory_map: MemoryMap,
+        *,
+        dump: str | None = None,
+        notes: list[str] | None = None,
+        trust: str | None = None,
+    ) -> None:
+        """Read the map. `dump` is the dump, where it was given; else it is looked for beside the map."""
+        self.map = memory_map
+        self.dump = dump
+        self.trust = trust
+        self.notes = notes or []
+        self._files: list[FileBacking] = []
+        try:
+            self._rows = read_rows(memory_map)
+            if not self._rows:
+                raise MapError(
+                    f"{memory_map.path}: has a header and no rows: the program that wrote it found no page, or was "
+                    "stopped before the first"
+                )
+            self._choose_by_dump()
+            self._wide = _is_wide(self._rows)
+        except BaseException:
+            self.close()
+            raise
+
+    def __str__(self) -> str:
+        return self.dump or self.map.path
+
+    def processes(self) -> list[ProcessEntry]:
+        """Return the processes it holds, in the order of the map."""
+        return [self._entry(rows) for rows in self._rows]
+
+    def open_process(self, index: int) -> ProcessMemory:
+        """Return the memory of a process; its dump is opened if there is one.
+
+        Raises PositionError where it cannot be settled where in the dump the rows lie, OverlapError where two rows
+        claim one address.
+        """
+        rows = self._rows[index]
+        notes = [*self.notes, *self.map.notes]
+        file = self._dump_of(rows, notes)
+        length = file.size if file else None
+        where = f"{self.map.path} and {file.path}" if file else self.map.path
+        columns = Columns(self.map.has_printed, self.map.has_file, self.map.filters_possible)
+        positions = settle(where, rows, columns, length, self.trust)
+        if positions.how in ("printed", "sum") and columns.printed:
+            notes.append(f"positions in the dump: {positions.how}, because the two ways to work them out differ")
+        space, cut_off = self._space(rows, positions.offset, file)
+        left_out = {}
+        if length is not None:
+            tail = max(length - positions.end, 0)
+            between = length - tail - space.total
+            left_out = {reason: count for reason, count in ((TAIL, tail), (BETWEEN, between)) if count}
+        unwritten = total(rows.unwritten.size)
+        notes += self._remarks(left_out, unwritten, cut_off)
+        entry = self._entry(rows)
+        return ProcessMemory(
+            space,
+            pid=entry.pid,
+            name=entry.name,
+            architecture="x86" if self._is_32_bit(rows) else None,
+            inputs=self._inputs(file),
+            positions=positions.how,
+            left_out=left_out,
+            notes=notes,
+            incomplete=bool(unwritten or cut_off or left_out or self.map.reader.cut_off),
+        )
+
+    def close(self) -> None:
+        """Close the map and every dump that was opened."""
+        self.map.close()
+        for file in self._files:
+            file.close()
+
+    def _entry(self, rows: ProcessRows) -> ProcessEntry:
+        if rows.pid is not None or rows.name is not None:
+            return ProcessEntry(rows.pid, rows.name)
+        if rows.file:
+            return ProcessEntry(*pid_in_name(rows.file))
+        if len(self._rows) == 1:  # the rows do not say it; the name that the program gave the file does
+            pid, name = pid_in_name(self.dump or self.map.path)
+            return ProcessEntry(pid, name)
+        return ProcessEntry(None, None)
+
+    def _choose_by_dump(self) -> None:
+        """Where a dump was given and the map holds several processes, keep the one whose rows name it."""
+        if self.dump is None or len(self._rows) == 1:
+            return
+        name = base_file(self.dump)
+        pid, _ = pid_in_name(self.dump)
+        mine = [rows for rows in self._rows if rows.file == name or (pid is not None and rows.pid == pid)]
+        if len(mine) == 1:
+            self.notes.append(f"{self.map.path}: holds {len(self._rows)} processes; taken: {name}")
+            self._rows = mine
+
+    def _dump_of(self, rows: ProcessRows, notes: list[str]) -> FileBacking | None:
+        path = self.dump
+        if path is None:
+            try:
+                path, found = find_dump(self.map.path, rows.file, rows.pid)
+            except CounterpartError as error:
+                notes.append(str(error))
+                return None
+            notes += found
+        elif len(self._rows) > 1 and rows.file and rows.file != base_file(path):
+            notes.append(f"{path}: the rows of this process name {rows.file} as their dump")
+        file = FileBacking(path)
+        self._files.append(file)
+        return file
+
+    def _space(
+        self, rows: ProcessRows, offset: Column, file: FileBacking | None
+    ) -> tuple[AddressSpace, int]:
+        """Return the address space, and how many bytes the dump should hold but does not."""
+        start, size = rows.written.start, rows.written.size
+        missing, cut_off = [], 0
+        start, size, offset = _split_at_half(start, size, offset, wide=self._wide)
+        if file is not None:
+            start, size, offset, cut = _cut(start, size, offset, file.size)
+            missing += [Missing(self._canonical(at), count, CUT_OFF) for at, count in cut]
+            cut_off = sum(count for _, count in cut)
+        gaps = _split_at_half(rows.unwritten.start, rows.unwritten.size, rows.unwritten.offset, wide=self._wide)
+        missing += [
+            Missing(self._canonical(at), count, NOT_WRITTEN)
+            for at, count in zip(gaps[0].tolist(), gaps[1].tolist(), strict=True)
+        ]
+        try:
+            return AddressSpace(_canonical(start, wide=self._wide), size, offset, file, missing), cut_off
+        except OverlapError as error:
+            message = f"{self.map.path}: {error}{self._overlapping_rows(rows, error.address)}"
+            raise OverlapError(message, error.address) from None
+
+    def _canonical(self, address: int) -> int:
+        return int(_canonical(np.array([address], np.uint64), wide=self._wide)[0])
+
+    def _overlapping_rows(self, rows: ProcessRows, address: int) -> str:
+        """Look the two rows up in the map, which has been joined to extents meanwhile; return them in words."""
+        found = []
+        with MemoryMap(self.map.path) as again:
+            for block in again.rows():
+                virtual = _canonical(block.virtual, wide=self._wide)
+                inside = (virtual <= np.uint64(address)) & (np.uint64(address) - virtual < block.size)
+                inside &= (block.lines >= rows.lines[0]) & (block.lines <= rows.lines[1])
+                found += [
+                    f"line {block.lines[row]} (0x{int(virtual[row]):x}, 0x{int(block.size[row]):x} bytes)"
+                    for row in np.flatnonzero(inside)[:2]
+                ]
+                if len(found) > 1:
+                    break
+        lines = f": {' and '.join(found[:2])}" if found else ""
+        return f"{lines}; the map may hold several processes, or one twice: cut it into one map for each"
+
+    def _inputs(self, file: FileBacking | None) -> dict[str, object]:
+        inputs: dict[str, object] = {
+            "map": {
+                "path": self.map.path,
+                "size": self.map.size,
+                "format": self.map.description,
+                "sha256": self.map.sha256,
+            }
+        }
+        if file:
+            inputs["dump"] = {"path": file.path, "size": file.size}
+        return inputs
+
+    def _remarks(self, left_out: dict[str, int], unwritten: int, cut_off: int) -> list[str]:
+        remarks = []
+        if TAIL in left_out:
+            remarks.append(
+                f"{left_out[TAIL]} bytes of the dump lie after the last row of the map (rows left out by a filter, or a "
+                "map that is cut off); no address is known for them"
+            )
+        if BETWEEN in left_out:
+            remarks.append(f"{left_out[BETWEEN]} bytes of the dump lie between the rows of the map (rows left out)")
+        if unwritten:
+            remarks.append(f"{unwritten} bytes were not written to the dump ('Error outputting to file')")
+        if cut_off:
+            remarks.append(f"{cut_off} bytes are missing at the end of the dump")
+        return remarks
+
+    def _is_32_bit(self, rows: ProcessRows) -> bool:
+        if self.map.reader.narrow:
+            return True
+        start = rows.written.start
+        if not len(start) or int(start.max()) >= 1 << 32:
+            return False
+        return bool(((start <= _SHARED_DATA_32) & (np.uint64(_SHARED_DATA_32) - start < rows.written.size)).any())
+
+
+def open_memmap(
+    path: str,
+    *,
+    memory_map: str | None = None,
+    dump: str | None = None,
+    trust: str | None = None,
+    hashed: bool = False,
+) -> MemmapContainer:
+    """Open a dump with its map: `path` is either; the other is looked for beside it, or given.
+
+    Raises NotRecognisedError where `path` is neither, CounterpartError where the map was not found.
+    """
+    notes: list[str] = []
+    if memory_map is not None and dump is not None:
+        given = {os.path.abspath(memory_map), os.path.abspath(dump)}
+        if os.path.abspath(path) not in given:
+            raise NotRecognisedError(f"{path}: is neither the map nor the dump given with --map and --dump")
+        found = MemoryMap(memory_map, hashed=hashed)
+    elif memory_map is not None:
+        found, dump = MemoryMap(memory_map, hashed=hashed), path
+    elif dump is not None:
+        found = MemoryMap(path, hashed=hashed)
+    else:
+        try:
+            found = MemoryMap(path, hashed=hashed)
+        except NotRecognisedError:
+            dump = path
+            found, notes = find_map(path, hashed=hashed)
+    return MemmapContainer(found, dump=dump, notes=notes, trust=trust)
+
+
+# addresses: maps print them cut to 48 bits (57 with five levels of page tables), or sign-extended
+
+
+def _is_wide(processes: list[ProcessRows]) -> bool:
+    """Say whether any row reaches beyond 48 bits without being sign-extended: a map of 57-bit addresses."""
+    limit, extended = np.uint64(1 << 48), np.uint64(((1 << 64) - 1) ^ ((1 << 47) - 1))
+    for process in processes:
+        for rows in (process.written, process.unwritten):
+            for low in range(0, len(rows), _CHUNK):
+                part = slice(low, low + _CHUNK)
+                last = rows.start[part] + (rows.size[part] - np.uint64(1))
+                if ((last >= limit) & (rows.start[part] < extended)).any():
+                    return True
+    return False
+
+
+def _canonical(start: Column, *, wide: bool) -> Column:
+    """Extend the highest bit of the addresses, bit 47 or bit 56, through the bits above it."""
+    bit = np.uint64(56 if wide else 47)
+    above = np.uint64(((1 << 64) - 1) ^ ((1 << (int(bit) + 1)) - 1))
+    if not len(start) or int(start.max()) < 1 << int(bit):
+        return start
+    result = start.copy()
+    for low in range(0, len(start), _CHUNK):
+        part = result[low : low + _CHUNK]
+        part |= ((part >> bit) & np.uint64(1)) * above
+    return result
+
+
+def _split_at_half(start: Column, size: Column, offset: Column, *, wide: bool) -> tuple[Column, Column, Column]:
+    """Cut rows in two that reach across the middle of the printed address space: it is a hole once canonical."""
+    half = np.uint64(1 << (56 if wide else 47))
+    last_below = half - np.uint64(1)
+    crossing = np.flatnonzero((start <= last_below) & (start + (size - np.uint64(1)) > last_below))
+    if not len(crossing):
+        return start, size, offset
+    below = half - start[crossing]
+    lower = size.copy()
+    lower[crossing] = below
+    upper = np.full(len(crossing), half, np.uint64), size[crossing] - below, offset[crossing] + below
+    return (
+        np.concatenate([start, upper[0]]),
+        np.concatenate([lower, upper[1]]),
+        np.concatenate([offset, upper[2]]),
+    )
+
+
+def _cut(
+    start: Column, size: Column, offset: Column, length: int
+) -> tuple[Column, Column, Column, list[tuple[int, int]]]:
+    """Cut what lies beyond the end of a dump of `length` bytes; return it as (address, size), too."""
+    end = np.uint64(length)
+    beyond = np.zeros(len(start), np.bool_)
+    for low in range(0, len(start), _CHUNK):
+        part = slice(low, low + _CHUNK)
+        beyond[part] = offset[part] + size[part] > end
+    if not beyond.any():
+        return start, size, offset, []
+    there = np.where(offset < end, np.minimum(size, end - np.minimum(offset, end)), np.uint64(0))
+    lost = np.flatnonzero(beyond)
+    cut = zip((start[lost] + there[lost]).tolist(), (size[lost] - there[lost]).tolist(), strict=True)
+    keep = there > 0
+    return start[keep], there[keep], offset[keep], list(cut)

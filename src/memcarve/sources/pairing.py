@@ -1,0 +1,102 @@
+"""Which map belongs to which dump: by their names, in one folder."""
+
+from __future__ import annotations
+
+import os
+import re
+
+from memcarve.errors import CounterpartError, InputError
+from memcarve.formats.memmap import MemoryMap
+
+#: endings under which users keep maps, in the order in which they are tried
+MAP_ENDINGS = (".map", ".txt", ".csv", ".json", ".jsonl", ".parquet", ".arrow")
+_COMPRESSED = ("", ".gz", ".zst", ".xz")
+_VOLATILITY_3 = re.compile(r"pid\.(\d{1,18})(-\d+)?(?:\.[\w.-]+)?\.dmp")
+_VOLATILITY_2 = re.compile(r"(\d{1,18})\.dmp")
+_REKALL = re.compile(r"(.+)_(\d{1,18})\.dmp(?:\.idx)?")
+
+
+def pid_in_name(path: str) -> tuple[int | None, str | None]:
+    """Return the pid, and with Rekall the process's name, that the name of a dump (or of Rekall's index) tells."""
+    name = os.path.basename(path)
+    for pattern in (_VOLATILITY_3, _VOLATILITY_2):
+        found = pattern.fullmatch(name)
+        if found:
+            return int(found[1]), None
+    found = _REKALL.fullmatch(name)
+    return (int(found[2]), found[1]) if found else (None, None)
+
+
+def base_file(path: str) -> str:
+    """Return the name of a dump as the map's rows give it: without the number that avoids a clash of names."""
+    return re.sub(r"^(pid\.\d+)-\d+(\.dmp)$", r"\1\2", os.path.basename(path))
+
+
+def find_map(dump: str, *, hashed: bool) -> tuple[MemoryMap, list[str]]:
+    """Open the map that lies beside a dump; return it with notes on which was taken.
+
+    Raises CounterpartError where there is none, and what was wrong with the only one where there is one.
+    """
+    folder, name = os.path.split(dump)
+    stem = os.path.splitext(name)[0]
+    stems = dict.fromkeys([stem, re.sub(r"^(pid\.\d+)-\d+$", r"\1", stem)])
+    tried = [stem + ending for stem in stems for ending in MAP_ENDINGS]
+    tried = [f"{name}.idx", *tried]
+    present = [file for base in tried for file in (base + end for end in _COMPRESSED) if _is_file(folder, file, name)]
+    problem: InputError | None = None
+    for file in present:
+        try:
+            found = MemoryMap(os.path.join(folder, file), hashed=hashed)
+        except InputError as error:
+            problem = problem or error
+            continue
+        others = [other for other in present if other != file]
+        also = f" (also there: {', '.join(others)})" if others else ""
+        return found, [f"map: {found.path}, {found.description}{also}"]
+    if problem:
+        raise problem
+    raise CounterpartError(
+        f"{dump}: no map lies beside it (looked for {stem}{{{','.join(MAP_ENDINGS)}}} and {name}.idx, also compressed); "
+        "give it with --map"
+    )
+
+
+def find_dump(memory_map: str, file: str | None, pid: int | None) -> tuple[str, list[str]]:
+    """Return the dump that lies beside a map, with a note; `file` is the name in its rows.
+
+    Raises CounterpartError where there is none, or where it cannot be told which of several it is.
+    """
+    folder, name = os.path.split(memory_map)
+    base = next((name.removesuffix(end) for end in _COMPRESSED[1:] if name.endswith(end)), name)
+    stem = os.path.splitext(base)[0]
+    wanted = [base.removesuffix(".idx")] if base.endswith(".dmp.idx") else []
+    wanted += [f"{stem}.dmp", *([file] if file else []), *([f"{pid}.dmp", f"pid.{pid}.dmp"] if pid is not None else [])]
+    # a name in the rows is data: nothing but a plain file name may come of it
+    wanted = [plain for plain in dict.fromkeys(wanted) if os.path.basename(plain) == plain]
+    for plain in wanted:
+        if _is_file(folder, plain, name):
+            return os.path.join(folder, plain), [f"dump: {os.path.join(folder, plain)}"]
+    renamed = _renamed(folder, wanted)
+    if len(renamed) == 1:
+        path = os.path.join(folder, renamed[0])
+        return path, [f"dump: {path} (the map's rows say {file or wanted[0]})"]
+    if renamed:
+        raise CounterpartError(
+            f"{memory_map}: {len(renamed)} dumps could belong to it ({', '.join(renamed)}); choose with --dump"
+        )
+    raise CounterpartError(
+        f"{memory_map}: its dump does not lie beside it (looked for {', '.join(wanted)}); give it with --dump"
+    )
+
+
+def _renamed(folder: str, wanted: list[str]) -> list[str]:
+    """Return the dumps that Volatility numbered because the plain name was taken: pid.4-1.dmp for pid.4.dmp."""
+    try:
+        present = os.listdir(folder or os.curdir)
+    except OSError:
+        return []
+    return sorted(file for file in present if base_file(file) in wanted and file not in wanted)
+
+
+def _is_file(folder: str, file: str, given: str) -> bool:
+    return file != given and os.path.isfile(os.path.join(folder, file))

@@ -1,0 +1,406 @@
+"""A sparse address space: extents in columns over a backing, and the contiguous segments they form.
+
+Everything here is pure arithmetic on numpy columns of dtype uint64; the backing alone touches files. Intervals are
+half-open. An end may be 2**64, which no column can hold: columns keep start and size, compare
+``start + size - 1``, and an end is a Python int.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from memcarve.errors import AddressError, InputError, MapError, OverlapError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+
+    import numpy.typing as npt
+
+    from memcarve.backing import Backing
+
+    Column = npt.NDArray[np.uint64]
+
+#: the end of the address space, and the first byte of the kernel's half where addresses have 64 bits
+TOP = 1 << 64
+KERNEL_HALF = 1 << 63
+
+NOT_WRITTEN = "not written to the dump"
+CUT_OFF = "the dump ends too early"
+REASONS = (NOT_WRITTEN, CUT_OFF)
+
+_CHUNK = 1 << 20  # rows looked at in one go where a whole temporary column would cost too much memory
+_BLOCK = 1 << 20  # bytes read in one go while searching
+
+
+class Extent(NamedTuple):
+    """`size` bytes at virtual address `start` are stored at `offset` of the backing."""
+
+    start: int
+    size: int
+    offset: int
+
+    @property
+    def end(self) -> int:
+        """The address after the last byte; 2**64 at the top."""
+        return self.start + self.size
+
+
+class Segment(NamedTuple):
+    """A maximal stretch of consecutive addresses whose bytes are there.
+
+    `offset` is where its first extent lies in the backing, `extents` their number, `first` the index of the first.
+    """
+
+    start: int
+    size: int
+    offset: int
+    extents: int
+    first: int
+
+    @property
+    def end(self) -> int:
+        """The address after the last byte; 2**64 at the top."""
+        return self.start + self.size
+
+    @property
+    def name(self) -> str:
+        """The addresses, as files are named after them: they sort by address and parse back."""
+        return f"0x{self.start:016x}-0x{self.end:016x}"
+
+
+class Missing(NamedTuple):
+    """`size` bytes at `start` are mapped, but their bytes are not to be had; `reason` is one of REASONS."""
+
+    start: int
+    size: int
+    reason: str
+
+    @property
+    def end(self) -> int:
+        """The address after the last byte; 2**64 at the top."""
+        return self.start + self.size
+
+
+class Hit(NamedTuple):
+    """A match of the pattern with index `pattern` at `address`; `offset` is where it lies in the backing."""
+
+    address: int
+    pattern: int
+    offset: int
+    segment: Segment
+
+
+class Segments:
+    """Segments in columns: `start`, `size`, `offset`, `first` (uint64) and `extents` (int64), one row a segment."""
+
+    def __init__(self, start: Column, size: Column, offset: Column, first: Column) -> None:
+        self.start = start
+        self.size = size
+        self.offset = offset
+        self.first = first
+        self.extents: npt.NDArray[np.int64] = np.zeros(len(start), np.int64)
+
+    def __len__(self) -> int:
+        return len(self.start)
+
+    def __getitem__(self, index: int) -> Segment:
+        return Segment(
+            int(self.start[index]),
+            int(self.size[index]),
+            int(self.offset[index]),
+            int(self.extents[index]),
+            int(self.first[index]),
+        )
+
+    def __iter__(self) -> Iterator[Segment]:
+        for low in range(0, len(self), _CHUNK):
+            part = slice(low, low + _CHUNK)
+            columns = (self.start, self.size, self.offset, self.extents, self.first)
+            yield from map(Segment, *(column[part].tolist() for column in columns))
+
+    @property
+    def total(self) -> int:
+        """The sum of the sizes, in bytes."""
+        return total(self.size)
+
+    def where(self, keep: npt.NDArray[np.bool_]) -> Segments:
+        """Return the segments whose place in `keep` (bool, one a segment) is true."""
+        chosen = Segments(self.start[keep], self.size[keep], self.offset[keep], self.first[keep])
+        chosen.extents = self.extents[keep]
+        return chosen
+
+    def in_half(self, half: str, boundary: int = KERNEL_HALF) -> npt.NDArray[np.bool_]:
+        """Say for each segment (bool) whether it starts in the ``"user"`` or ``"kernel"`` half, or in ``"all"``."""
+        if half == "all":
+            return np.ones(len(self), np.bool_)
+        kernel = self.start >= np.uint64(boundary)
+        return kernel if half == "kernel" else ~kernel
+
+    def at_least(self, size: int) -> npt.NDArray[np.bool_]:
+        """Say for each segment (bool) whether it has `size` bytes or more."""
+        return self.size >= np.uint64(min(max(size, 0), TOP - 1))
+
+    def at_most(self, size: int) -> npt.NDArray[np.bool_]:
+        """Say for each segment (bool) whether it has `size` bytes or fewer."""
+        return self.size <= np.uint64(min(max(size, 0), TOP - 1))
+
+    def touching(self, start: int, end: int) -> npt.NDArray[np.bool_]:
+        """Say for each segment (bool) whether it shares an address with ``start <= x < end``."""
+        if start >= end or start >= TOP:
+            return np.zeros(len(self), np.bool_)
+        last = self.start + (self.size - np.uint64(1))
+        return (self.start <= np.uint64(min(end, TOP) - 1)) & (last >= np.uint64(start))
+
+
+class AddressSpace:
+    """Sorted, non-overlapping extents over a backing, and apart from them what is mapped but missing.
+
+    Columns, all uint64, one row an extent: `start`, `size` (never 0), `offset`. Missing ranges likewise:
+    `missing_start`, `missing_size`, and `missing_reason` (uint8, an index into REASONS).
+    """
+
+    def __init__(
+        self,
+        start: Column,
+        size: Column,
+        offset: Column,
+        backing: Backing | None,
+        missing: Iterable[Missing] = (),
+    ) -> None:
+        """Sort, check and join the extents; the columns given are the space's from then on.
+
+        Extents that continue each other both in memory and in the backing become one. Raises OverlapError where two
+        of them, or a missing range and an extent, claim one address.
+        """
+        gaps = sorted(missing)
+        self.missing_start = np.array([gap.start for gap in gaps], np.uint64)
+        self.missing_size = np.array([gap.size for gap in gaps], np.uint64)
+        self.missing_reason = np.array([REASONS.index(gap.reason) for gap in gaps], np.uint8)
+        self.start, self.size, self.offset = _joined(*_sorted(start, size, offset))
+        self.backing = backing
+        self._check_missing()
+
+    def __len__(self) -> int:
+        return len(self.start)
+
+    @property
+    def total(self) -> int:
+        """The number of bytes that are there."""
+        return total(self.size)
+
+    def extents(self, segment: Segment | None = None) -> Iterator[Extent]:
+        """Yield the extents in order of their addresses: all, or those of one segment."""
+        first, end = (0, len(self)) if segment is None else (segment.first, segment.first + segment.extents)
+        for low in range(first, end, _CHUNK):
+            part = slice(low, min(low + _CHUNK, end))
+            yield from map(Extent, self.start[part].tolist(), self.size[part].tolist(), self.offset[part].tolist())
+
+    def missing(self) -> Iterator[Missing]:
+        """Yield what is mapped but missing, in order of addresses."""
+        columns = self.missing_start.tolist(), self.missing_size.tolist(), self.missing_reason.tolist()
+        for start, size, reason in zip(*columns, strict=True):
+            yield Missing(start, size, REASONS[reason])
+
+    def segments(self) -> Segments:
+        """Return the contiguous segments, in order of addresses."""
+        breaks = np.flatnonzero(_breaks(self.start, self.size))
+        last = np.append(breaks[1:], len(self.start)) - 1 if len(breaks) else breaks
+        start = self.start[breaks]
+        result = Segments(
+            start, self.start[last] - start + self.size[last], self.offset[breaks], breaks.astype(np.uint64)
+        )
+        result.extents = (last - breaks + 1).astype(np.int64)
+        return result
+
+    def index(self, address: int) -> int:
+        """Return the index of the extent that holds `address`, or raise AddressError with the reason."""
+        if 0 <= address < TOP:
+            index = int(np.searchsorted(self.start, np.uint64(address), "right")) - 1
+            if index >= 0 and address - int(self.start[index]) < int(self.size[index]):
+                return index
+            gap = int(np.searchsorted(self.missing_start, np.uint64(address), "right")) - 1
+            if gap >= 0 and address - int(self.missing_start[gap]) < int(self.missing_size[gap]):
+                reason = REASONS[int(self.missing_reason[gap])]
+                if reason == CUT_OFF:
+                    raise AddressError(address, "the file ends too early", " (the map says that it was in the dump)")
+                raise AddressError(address, "mapped but missing", f" ({reason})")
+        raise AddressError(address, "not in the map")
+
+    def locate(self, address: int) -> tuple[Segment, Extent]:
+        """Return the segment and the extent that hold `address`, or raise AddressError."""
+        index = self.index(address)
+        segments = self.segments()
+        segment = segments[int(np.searchsorted(segments.start, np.uint64(address), "right")) - 1]
+        return segment, Extent(int(self.start[index]), int(self.size[index]), int(self.offset[index]))
+
+    def addresses_of(self, offset: int) -> list[int]:
+        """Return the addresses at which the backing's byte at `offset` is mapped: none, one or several."""
+        if not 0 <= offset < TOP:
+            return []
+        place = np.uint64(offset)
+        # `offset - self.offset` wraps where the extent lies behind the place, so both halves are needed
+        found = np.flatnonzero((self.offset <= place) & (place - self.offset < self.size))
+        return [int(self.start[index]) + offset - int(self.offset[index]) for index in found.tolist()]
+
+    def pieces(self, address: int, size: int) -> Iterator[tuple[int, int]]:
+        """Yield (offset, length) in the backing for `size` bytes at `address`; raise AddressError where one is missing."""
+        done, index = 0, self.index(address) if size else 0
+        while done < size:
+            skip = address + done - int(self.start[index])
+            length = min(size - done, int(self.size[index]) - skip)
+            yield int(self.offset[index]) + skip, length
+            done += length
+            index += 1
+            if done < size and (index == len(self) or int(self.start[index]) != address + done):
+                self.index(address + done)  # raises, with the reason
+
+    def read(self, address: int, size: int) -> bytes:
+        """Return exactly `size` bytes at `address`, across extents.
+
+        Raises AddressError with the first address whose byte is not there, SourceReadError where the backing fails.
+        """
+        pieces = list(self.pieces(address, size))  # complain about a gap before anything is allocated or read
+        buffer = bytearray(size)
+        view, done = memoryview(buffer), 0
+        for offset, length in pieces:
+            self._bytes().read_into(offset, view[done : done + length])
+            done += length
+        return bytes(buffer)
+
+    def find(
+        self, patterns: bytes | Sequence[bytes], segments: Segments | None = None, block: int = _BLOCK
+    ) -> Iterator[Hit]:
+        """Yield every place where one of `patterns` lies, overlapping ones too, in order of addresses.
+
+        Matches cross extents and end at gaps. Memory is bounded by `block` and the longest pattern. Raises ValueError
+        for an empty pattern.
+        """
+        wanted = [patterns] if isinstance(patterns, bytes) else list(patterns)
+        if not all(wanted):
+            raise ValueError("a pattern to search for is empty")
+        longest = max(map(len, wanted), default=0)
+        buffer = bytearray(block + longest)
+        for segment in self.segments() if segments is None else segments:
+            for address, length, fresh in self._windows(segment, buffer, longest - 1):
+                for place, pattern in _matches(buffer, length, wanted, fresh):
+                    found = address + place
+                    extent = self.index(found)
+                    offset = int(self.offset[extent]) + found - int(self.start[extent])
+                    yield Hit(found, pattern, offset, segment)
+
+    def _windows(self, segment: Segment, buffer: bytearray, overlap: int) -> Iterator[tuple[int, int, int]]:
+        """Fill `buffer` with one stretch of the segment after the other; yield address, length and how much is its own.
+
+        The last `overlap` bytes of a stretch are seen again at the beginning of the next: they are the next one's own.
+        """
+        view, kept, address = memoryview(buffer), 0, segment.start
+        while address < segment.end:
+            length = min(len(buffer) - kept, segment.end - address)
+            done = kept
+            for offset, size in self.pieces(address, length):
+                self._bytes().read_into(offset, view[done : done + size])
+                done += size
+            shared = min(overlap, done) if address + length < segment.end else 0
+            yield address - kept, done, done - shared
+            address += length
+            view[:shared] = bytes(view[done - shared : done])
+            kept = shared
+
+    def _bytes(self) -> Backing:
+        if self.backing is None:
+            raise InputError("the dump that holds these bytes was not given; give it with --dump")
+        return self.backing
+
+    def _check_missing(self) -> None:
+        starts, sizes = self.missing_start, self.missing_size
+        last = starts + (sizes - np.uint64(1))
+        bad = np.flatnonzero(starts[1:] <= last[:-1])
+        if len(bad):
+            raise overlap(Missing(*_pair(starts, sizes, bad[0]), ""), Missing(*_pair(starts, sizes, bad[0] + 1), ""))
+        if not len(self) or not len(starts):
+            return
+        # the last extent that starts at or before the end of each range must end before the range begins
+        index = np.searchsorted(self.start, last, "right").astype(np.int64) - 1
+        own = np.maximum(index, 0)
+        bad = np.flatnonzero((index >= 0) & (self.start[own] + (self.size[own] - np.uint64(1)) >= starts))
+        if len(bad):
+            raise overlap(
+                Missing(*_pair(self.start, self.size, own[bad[0]]), ""), Missing(*_pair(starts, sizes, bad[0]), "")
+            )
+
+
+def total(sizes: Column) -> int:
+    """Return the sum of a column of sizes as an exact Python int, however large they claim to be."""
+    if not len(sizes) or int(sizes.max()) < TOP // len(sizes):
+        return int(sizes.sum())
+    return (int((sizes >> np.uint64(32)).sum()) << 32) + int((sizes & np.uint64(0xFFFFFFFF)).sum())
+
+
+def overlap(one: Extent | Missing, other: Extent | Missing) -> OverlapError:
+    """Return the error that names two ranges which claim one address."""
+    address = max(one.start, other.start)
+    return OverlapError(
+        f"two rows claim the address 0x{address:x}: "
+        f"0x{one.start:x}-0x{one.end:x} and 0x{other.start:x}-0x{other.end:x}",
+        address,
+    )
+
+
+def _pair(starts: Column, sizes: Column, index: int) -> tuple[int, int]:
+    return int(starts[index]), int(sizes[index])
+
+
+def _sorted(start: Column, size: Column, offset: Column) -> tuple[Column, Column, Column]:
+    """Sort three columns by `start`; the columns themselves where they are in order already."""
+    if _all(lambda part, before: part > before, start):
+        return start, size, offset
+    order = np.argsort(start, kind="stable")
+    return start[order], size[order], offset[order]
+
+
+def _joined(start: Column, size: Column, offset: Column) -> tuple[Column, Column, Column]:
+    """Join extents that continue each other; raise OverlapError where they overlap."""
+    for low in range(0, len(start), _CHUNK):
+        part = slice(max(low - 1, 0), low + _CHUNK)
+        last = start[part] + (size[part] - np.uint64(1))
+        if (last < start[part]).any():
+            raise MapError("an extent reaches beyond the end of the address space")
+        bad = np.flatnonzero(start[part][1:] <= last[:-1])
+        if len(bad):
+            index = part.start + int(bad[0])
+            raise overlap(Missing(*_pair(start, size, index), ""), Missing(*_pair(start, size, index + 1), ""))
+    first = _breaks(start, size) | _breaks(offset, size)
+    if first.all():
+        return start, size, offset
+    index = np.flatnonzero(first)
+    return start[index], np.add.reduceat(size, index), offset[index]
+
+
+def _breaks(start: Column, size: Column) -> npt.NDArray[np.bool_]:
+    """Say for each row (bool) whether it does not begin where the row before it ends."""
+    breaks = np.ones(len(start), np.bool_)
+    for low in range(1, len(start), _CHUNK):
+        part, before = slice(low, low + _CHUNK), slice(low - 1, min(low + _CHUNK, len(start)) - 1)
+        np.not_equal(start[part], start[before] + size[before], out=breaks[part])
+    return breaks
+
+
+def _all(holds: Callable[[Column, Column], npt.NDArray[np.bool_]], column: Column) -> bool:
+    """Say whether `holds(row, row before)` for every row, in bounded memory."""
+    return all(
+        bool(holds(column[low : low + _CHUNK], column[low - 1 : min(low + _CHUNK, len(column)) - 1]).all())
+        for low in range(1, len(column), _CHUNK)
+    )
+
+
+def _matches(buffer: bytearray, length: int, patterns: Sequence[bytes], fresh: int) -> list[tuple[int, int]]:
+    """Return (place, pattern) for every match that begins before `fresh`, sorted by place."""
+    found = []
+    for number, pattern in enumerate(patterns):
+        place = buffer.find(pattern, 0, length)
+        while 0 <= place < fresh:
+            found.append((place, number))
+            place = buffer.find(pattern, place + 1, length)
+    return sorted(found)
