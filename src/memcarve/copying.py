@@ -193,7 +193,7 @@ class Copier:
                 break
         return 0
 
-    def _through_buffer(  # noqa: PLR0913 - one step of `copy`
+    def _through_buffer(
         self,
         backing: Backing,
         offset: int,

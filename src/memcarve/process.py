@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
+    import numpy as np
+    import numpy.typing as npt
+
     from memcarve.space import AddressSpace, Segments
 
 _KERNEL_HALF_32 = 0x80000000
@@ -28,10 +31,10 @@ class Selection(NamedTuple):
 
     def apply(self, segments: Segments, kernel_half: int = KERNEL_HALF) -> tuple[Segments, list[LeftOut]]:
         """Return the segments wanted, and what was left out by each of the limits."""
-        touching = None
+        touching: npt.NDArray[np.bool_] | None = None
         for start, end in self.addresses:
-            mask = segments.touching(start, end)
-            touching = mask if touching is None else touching | mask
+            here = segments.touching(start, end)
+            touching = here if touching is None else touching | here
         limits = (
             (f"outside --range {self.half}", None if self.half == "all" else segments.in_half(self.half, kernel_half)),
             ("outside --address", touching),
@@ -75,7 +78,7 @@ class ProcessMemory:
     be missing.
     """
 
-    def __init__(  # noqa: PLR0913 - one fact each
+    def __init__(
         self,
         space: AddressSpace,
         *,

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from memcarve.errors import AddressError, InputError, MapError, OverlapError
+from memcarve.columns import CHUNK, breaks, by_start, check_disjoint, chunks, joined, overlap, range_at, total
+from memcarve.errors import AddressError, InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     import numpy.typing as npt
 
@@ -30,7 +31,6 @@ NOT_WRITTEN = "not written to the dump"
 CUT_OFF = "the dump ends too early"
 REASONS = (NOT_WRITTEN, CUT_OFF)
 
-_CHUNK = 1 << 20  # rows looked at in one go where a whole temporary column would cost too much memory
 _BLOCK = 1 << 20  # bytes read in one go while searching
 
 
@@ -115,8 +115,7 @@ class Segments:
         )
 
     def __iter__(self) -> Iterator[Segment]:
-        for low in range(0, len(self), _CHUNK):
-            part = slice(low, low + _CHUNK)
+        for part in chunks(len(self)):
             columns = (self.start, self.size, self.offset, self.extents, self.first)
             yield from map(Segment, *(column[part].tolist() for column in columns))
 
@@ -178,7 +177,9 @@ class AddressSpace:
         self.missing_start = np.array([gap.start for gap in gaps], np.uint64)
         self.missing_size = np.array([gap.size for gap in gaps], np.uint64)
         self.missing_reason = np.array([REASONS.index(gap.reason) for gap in gaps], np.uint8)
-        self.start, self.size, self.offset = _joined(*_sorted(start, size, offset))
+        columns = by_start(start, size, offset)
+        check_disjoint(*columns[:2])
+        self.start, self.size, self.offset = joined(*columns)
         self.backing = backing
         self._check_missing()
 
@@ -193,8 +194,8 @@ class AddressSpace:
     def extents(self, segment: Segment | None = None) -> Iterator[Extent]:
         """Yield the extents in order of their addresses: all, or those of one segment."""
         first, end = (0, len(self)) if segment is None else (segment.first, segment.first + segment.extents)
-        for low in range(first, end, _CHUNK):
-            part = slice(low, min(low + _CHUNK, end))
+        for low in range(first, end, CHUNK):
+            part = slice(low, min(low + CHUNK, end))
             yield from map(Extent, self.start[part].tolist(), self.size[part].tolist(), self.offset[part].tolist())
 
     def missing(self) -> Iterator[Missing]:
@@ -205,13 +206,13 @@ class AddressSpace:
 
     def segments(self) -> Segments:
         """Return the contiguous segments, in order of addresses."""
-        breaks = np.flatnonzero(_breaks(self.start, self.size))
-        last = np.append(breaks[1:], len(self.start)) - 1 if len(breaks) else breaks
-        start = self.start[breaks]
+        first = np.flatnonzero(breaks(self.start, self.size))
+        last = np.append(first[1:], len(self.start)) - 1 if len(first) else first
+        start = self.start[first]
         result = Segments(
-            start, self.start[last] - start + self.size[last], self.offset[breaks], breaks.astype(np.uint64)
+            start, self.start[last] - start + self.size[last], self.offset[first], first.astype(np.uint64)
         )
-        result.extents = (last - breaks + 1).astype(np.int64)
+        result.extents = (last - first + 1).astype(np.int64)
         return result
 
     def index(self, address: int) -> int:
@@ -245,7 +246,7 @@ class AddressSpace:
         return [int(self.start[index]) + offset - int(self.offset[index]) for index in found.tolist()]
 
     def pieces(self, address: int, size: int) -> Iterator[tuple[int, int]]:
-        """Yield (offset, length) in the backing for `size` bytes at `address`; raise AddressError where one is missing."""
+        """Yield (offset, length) in the backing for `size` bytes at `address`; raise AddressError for a missing one."""
         done, index = 0, self.index(address) if size else 0
         while done < size:
             skip = address + done - int(self.start[index])
@@ -314,85 +315,18 @@ class AddressSpace:
         return self.backing
 
     def _check_missing(self) -> None:
+        """Raise OverlapError where missing ranges overlap each other, or an extent."""
         starts, sizes = self.missing_start, self.missing_size
-        last = starts + (sizes - np.uint64(1))
-        bad = np.flatnonzero(starts[1:] <= last[:-1])
-        if len(bad):
-            raise overlap(Missing(*_pair(starts, sizes, bad[0]), ""), Missing(*_pair(starts, sizes, bad[0] + 1), ""))
+        check_disjoint(starts, sizes)
         if not len(self) or not len(starts):
             return
         # the last extent that starts at or before the end of each range must end before the range begins
-        index = np.searchsorted(self.start, last, "right").astype(np.int64) - 1
+        index = np.searchsorted(self.start, starts + (sizes - np.uint64(1)), "right").astype(np.int64) - 1
         own = np.maximum(index, 0)
         bad = np.flatnonzero((index >= 0) & (self.start[own] + (self.size[own] - np.uint64(1)) >= starts))
         if len(bad):
-            raise overlap(
-                Missing(*_pair(self.start, self.size, own[bad[0]]), ""), Missing(*_pair(starts, sizes, bad[0]), "")
-            )
-
-
-def total(sizes: Column) -> int:
-    """Return the sum of a column of sizes as an exact Python int, however large they claim to be."""
-    if not len(sizes) or int(sizes.max()) < TOP // len(sizes):
-        return int(sizes.sum())
-    return (int((sizes >> np.uint64(32)).sum()) << 32) + int((sizes & np.uint64(0xFFFFFFFF)).sum())
-
-
-def overlap(one: Extent | Missing, other: Extent | Missing) -> OverlapError:
-    """Return the error that names two ranges which claim one address."""
-    address = max(one.start, other.start)
-    return OverlapError(
-        f"two rows claim the address 0x{address:x}: "
-        f"0x{one.start:x}-0x{one.end:x} and 0x{other.start:x}-0x{other.end:x}",
-        address,
-    )
-
-
-def _pair(starts: Column, sizes: Column, index: int) -> tuple[int, int]:
-    return int(starts[index]), int(sizes[index])
-
-
-def _sorted(start: Column, size: Column, offset: Column) -> tuple[Column, Column, Column]:
-    """Sort three columns by `start`; the columns themselves where they are in order already."""
-    if _all(lambda part, before: part > before, start):
-        return start, size, offset
-    order = np.argsort(start, kind="stable")
-    return start[order], size[order], offset[order]
-
-
-def _joined(start: Column, size: Column, offset: Column) -> tuple[Column, Column, Column]:
-    """Join extents that continue each other; raise OverlapError where they overlap."""
-    for low in range(0, len(start), _CHUNK):
-        part = slice(max(low - 1, 0), low + _CHUNK)
-        last = start[part] + (size[part] - np.uint64(1))
-        if (last < start[part]).any():
-            raise MapError("an extent reaches beyond the end of the address space")
-        bad = np.flatnonzero(start[part][1:] <= last[:-1])
-        if len(bad):
-            index = part.start + int(bad[0])
-            raise overlap(Missing(*_pair(start, size, index), ""), Missing(*_pair(start, size, index + 1), ""))
-    first = _breaks(start, size) | _breaks(offset, size)
-    if first.all():
-        return start, size, offset
-    index = np.flatnonzero(first)
-    return start[index], np.add.reduceat(size, index), offset[index]
-
-
-def _breaks(start: Column, size: Column) -> npt.NDArray[np.bool_]:
-    """Say for each row (bool) whether it does not begin where the row before it ends."""
-    breaks = np.ones(len(start), np.bool_)
-    for low in range(1, len(start), _CHUNK):
-        part, before = slice(low, low + _CHUNK), slice(low - 1, min(low + _CHUNK, len(start)) - 1)
-        np.not_equal(start[part], start[before] + size[before], out=breaks[part])
-    return breaks
-
-
-def _all(holds: Callable[[Column, Column], npt.NDArray[np.bool_]], column: Column) -> bool:
-    """Say whether `holds(row, row before)` for every row, in bounded memory."""
-    return all(
-        bool(holds(column[low : low + _CHUNK], column[low - 1 : min(low + _CHUNK, len(column)) - 1]).all())
-        for low in range(1, len(column), _CHUNK)
-    )
+            extent = range_at(self.start, self.size, int(own[bad[0]]))
+            raise overlap(extent, range_at(starts, sizes, int(bad[0])))
 
 
 def _matches(buffer: bytearray, length: int, patterns: Sequence[bytes], fresh: int) -> list[tuple[int, int]]:

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from types import FrameType
 
 _EPILOG = (
-    "Exit status: 0 complete, 1 it could not be done, 2 wrong usage, 3 done, but bytes are known to be missing, 130 and "
-    "143 stopped by a signal."
+    "Exit status: 0 complete, 1 it could not be done, 2 wrong usage, 3 done, but bytes are known to be missing, "
+    "130 and 143 stopped by a signal."
 )
 
 
@@ -74,7 +74,7 @@ def _on_signal(number: int, _: FrameType | None) -> None:
     raise _StoppedBySignal(number)
 
 
-def _run(arguments: Sequence[str] | None) -> int:
+def _run(arguments: Sequence[str] | None) -> int:  # noqa: PLR0911 - one way out for each way to end
     try:
         result = cli.main(arguments, prog_name="memcarve", standalone_mode=False)
         sys.stdout.flush()

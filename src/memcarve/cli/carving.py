@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -34,20 +34,12 @@ if TYPE_CHECKING:
 _HASHES = ("sha256", "sha1", "md5", "none")
 
 
-class _Hashes(click.ParamType):
-    name = "hash"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> list[str]:  # noqa: ANN401
-        """Return the names of hash functions."""
-        names = value if isinstance(value, list) else str(value).split(",")
-        unknown = [name for name in names if name not in _HASHES]
-        if unknown:
-            self.fail(f"{unknown[0]!r} is none of {', '.join(_HASHES)}", param, ctx)
-        return list(names)
-
-    def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
-        """Return the choices."""
-        return "|".join(_HASHES)
+def _hash_names(text: str) -> list[str]:
+    names = text.split(",")
+    unknown = [name for name in names if name not in _HASHES]
+    if unknown:
+        raise click.BadParameter(f"{unknown[0]!r} is none of {', '.join(_HASHES)}")
+    return names
 
 
 @click.command()
@@ -61,14 +53,17 @@ class _Hashes(click.ParamType):
 @click.option("--partial", is_flag=True, help="Of a dump that ends too early, carve what is there.")
 @click.option("--sparse", is_flag=True, help="Write pages of zeros as holes.")
 @click.option(
-    "--hash", "hashes", type=_Hashes(), multiple=True, help="Checksums of the segments; may be repeated.  [default: sha256]"
+    "--hash",
+    "hashes",
+    type=_hash_names,
+    metavar="|".join(_HASHES),
+    multiple=True,
+    help="Checksums of the segments; may be repeated.  [default: sha256]",
 )
 @click.option("--hash-input", is_flag=True, help="Take the dump's SHA-256, too.")
 @input_options
 @quiet_options
-@click.pass_context
 def carve(
-    ctx: click.Context,
     file: str,
     output: str | None,
     pid: Sequence[int],
@@ -104,7 +99,7 @@ def carve(
         sparse=flags["sparse"],
         force=flags["force"],
         hash_input=flags["hash_input"],
-        command=["memcarve", *(ctx.meta.get("arguments") or sys.argv[1:])],
+        command=["memcarve", *sys.argv[1:]],
     )
     with open_container(file, memory_map=memory_map, dump=dump, trust=trust, hashed=True) as container:
         indexes = choose(container, pid, name, everything=flags["everything"])
@@ -142,7 +137,10 @@ def _report(result: CarveResult, *, quiet: bool, verbose: bool) -> None:
     if quiet:
         return
     for left in result.left_out if verbose or not result.complete else [left for left in result.left_out if left.bytes]:
-        click.echo(f"left out: {left.bytes} bytes{f' in {left.segments} segments' if left.segments else ''}: {left.reason}", err=True)
+        click.echo(
+            f"left out: {left.bytes} bytes{f' in {left.segments} segments' if left.segments else ''}: {left.reason}",
+            err=True,
+        )
     if not result.complete:
         click.echo("incomplete: bytes are known to be missing; segments.json lists them", err=True)
     if verbose:
@@ -209,5 +207,7 @@ def verify(
     if not quiet:
         by = f"hashes {', '.join(found.hashes)}" if found.hashes else "no hashes recorded: names and sizes only"
         also = ", every byte compared with the source" if found.against_source else ""
-        click.echo(printable(f"{folder}: {found.segments} segments, {found.bytes} bytes, all well ({by}{also})"), err=True)
+        click.echo(
+            printable(f"{folder}: {found.segments} segments, {found.bytes} bytes, all well ({by}{also})"), err=True
+        )
     return COMPLETE

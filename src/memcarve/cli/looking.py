@@ -10,8 +10,7 @@ import click
 from memcarve.cli.options import (
     COMPLETE,
     INCOMPLETE,
-    Address,
-    Size,
+    address as to_address,
     at_terminal,
     choose_one,
     file_argument,
@@ -22,6 +21,7 @@ from memcarve.cli.options import (
     quiet_options,
     say,
     selection,
+    size as to_size,
 )
 from memcarve.cli.tables import Column, format_option, print_table
 from memcarve.errors import AddressError, UsageError
@@ -53,7 +53,9 @@ def _open(
 
 @click.command()
 @file_argument
-@click.option("--extents", is_flag=True, help="List the extents beneath: each continues both in memory and in the dump.")
+@click.option(
+    "--extents", is_flag=True, help="List the extents beneath: each continues both in memory and in the dump."
+)
 @process_options
 @filter_options
 @format_option
@@ -106,8 +108,8 @@ def segments(
 
 @click.command()
 @file_argument
-@click.argument("address", type=Address())
-@click.argument("size", type=Size())
+@click.argument("address", type=to_address)
+@click.argument("size", type=to_size)
 @click.option("--hex/--raw", "as_hex", default=None, help="Hexdump or plain bytes.  [default: hexdump at a terminal]")
 @process_options
 @input_options

@@ -37,55 +37,36 @@ def number(text: str) -> int:
     return int(text, 16 if text.strip()[:2].lower() == "0x" else 10)
 
 
-class Size(click.ParamType):
-    """A number of bytes: 4096, 0x1000, 4k, 2M, 1GiB."""
-
-    name = "size"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:  # noqa: ANN401
-        """Return the number of bytes."""
-        if isinstance(value, int):
-            return value
-        found = re.fullmatch(r"\s*(0[xX][0-9a-fA-F]+|\d+)\s*(?:([kKmMgGtT])(?:i?[bB])?)?\s*", str(value))
-        if not found:
-            self.fail(f"{value!r} is no size; write 4096, 0x1000, 4k, 2M or 1G", param, ctx)
-        return number(found[1]) * _UNITS[(found[2] or "").lower()]
+def size(text: str) -> int:
+    """Return a number of bytes: 4096, 0x1000, 4k, 2M, 1GiB."""
+    found = re.fullmatch(r"\s*(0[xX][0-9a-fA-F]{1,17}|\d{1,20})\s*(?:([kKmMgGtT])(?:i?[bB])?)?\s*", text)
+    if not found:
+        raise click.BadParameter(f"{text!r} is no size; write 4096, 0x1000, 4k, 2M or 1G")
+    return number(found[1]) * _UNITS[(found[2] or "").lower()]
 
 
-class Address(click.ParamType):
-    """A virtual address, hexadecimal with 0x or decimal."""
-
-    name = "address"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:  # noqa: ANN401
-        """Return the address."""
-        try:
-            found = value if isinstance(value, int) else number(str(value))
-        except ValueError:
-            self.fail(f"{value!r} is no address; write 0x7ffe0000 or the same in decimal", param, ctx)
-        if found >= _TOP:
-            self.fail(f"{value!r} is beyond 64 bits", param, ctx)
-        return int(found)
+def address(text: str) -> int:
+    """Return a virtual address, given in hexadecimal with 0x or in decimal."""
+    try:
+        found = number(text)
+    except ValueError:
+        raise click.BadParameter(f"{text!r} is no address; write 0x7ffe0000 or the same in decimal") from None
+    if found >= _TOP:
+        raise click.BadParameter(f"{text!r} is beyond 64 bits")
+    return found
 
 
-class AddressRange(click.ParamType):
-    """An address, or two with a hyphen between: the second is the first one outside."""
-
-    name = "address[-end]"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:  # noqa: ANN401
-        """Return start and end, half-open."""
-        if isinstance(value, tuple):
-            return value
-        first, hyphen, second = str(value).partition("-")
-        try:
-            start = number(first)
-            end = number(second) if hyphen else start + 1
-        except ValueError:
-            self.fail(f"{value!r} is no address or range; write 0x400000 or 0x400000-0x480000", param, ctx)
-        if not start < end <= _TOP:
-            self.fail(f"{value!r} holds no address; the end is the first address outside", param, ctx)
-        return start, end
+def address_range(text: str) -> tuple[int, int]:
+    """Return start and end, half-open, of an address or of two with a hyphen between."""
+    first, hyphen, second = text.partition("-")
+    try:
+        start = number(first)
+        end = number(second) if hyphen else start + 1
+    except ValueError:
+        raise click.BadParameter(f"{text!r} is no address or range; write 0x400000 or 0x400000-0x480000") from None
+    if not start < end <= _TOP:
+        raise click.BadParameter(f"{text!r} holds no address; the end is the first address outside")
+    return start, end
 
 
 def together(*decorators: Callable[[_F], _F]) -> Callable[[_F], _F]:
@@ -123,13 +104,13 @@ filter_options = together(
     click.option(
         "--address",
         "addresses",
-        type=AddressRange(),
+        type=address_range,
         multiple=True,
         metavar="A[-B]",
         help="Segments that hold the address, or touch the range (B is the first address outside); may be repeated.",
     ),
-    click.option("--min-size", type=Size(), help="Segments of at least this size (4096, 4k, 2M)."),
-    click.option("--max-size", type=Size(), help="Segments of at most this size."),
+    click.option("--min-size", type=size, metavar="SIZE", help="Segments of at least this size (4096, 4k, 2M)."),
+    click.option("--max-size", type=size, metavar="SIZE", help="Segments of at most this size."),
 )
 
 quiet_options = together(

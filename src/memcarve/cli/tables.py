@@ -125,7 +125,5 @@ def _parquet(columns: Sequence[Column], rows: Iterable[Sequence[Cell]]) -> None:
     iterator = iter(rows)
     with parquet.ParquetWriter(sys.stdout.buffer, schema) as writer:
         while batch := list(islice(iterator, 1 << 16)):
-            arrays = [
-                pa.array(cells, kind) for cells, kind in zip(zip(*batch, strict=True), schema.types, strict=True)
-            ]
+            arrays = [pa.array(cells, kind) for cells, kind in zip(zip(*batch, strict=True), schema.types, strict=True)]
             writer.write_batch(pa.record_batch(arrays, schema=schema))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import contextlib
 import json
 import re
 from typing import TYPE_CHECKING, Any
@@ -57,10 +58,8 @@ def _batch(text: str) -> tuple[list[Any], str, bool]:
     found, place = [], 0
     cut = text.rfind("\n  },")
     if cut > 0:
-        try:
+        with contextlib.suppress(*_ERRORS):
             found, place = json.loads(f"[{text[: cut + 4]}]"), cut + 5
-        except _ERRORS:
-            pass
     while True:
         while place < len(text) and (text[place] in _SPACE or text[place] == ","):
             place += 1

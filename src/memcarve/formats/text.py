@@ -141,10 +141,10 @@ class TextFile:
 
     def _read(self, size: int) -> bytes:
         try:
-            return cast("bytes", self._stream.read(size)) or b""
+            return self._stream.read(size) or b""
         except MemoryError as error:
             raise MapError(f"{self.path}: its compressed data asks for too much memory") from error
-        except (EOFError, OSError, zlib.error, *_zstd_errors(), *_lzma_errors()) as error:
+        except _damages() as error:
             raise MapError(
                 f"{self.path}: the {self.compression} data is damaged or ends early ({error}); decompress it to see "
                 "what is left"
@@ -166,7 +166,7 @@ class TextFile:
 class _Xz(io.RawIOBase):
     """An xz file read with a limit on the memory it may ask for, which ``lzma.LZMAFile`` does not have."""
 
-    def __init__(self, file: io.BufferedReader) -> None:
+    def __init__(self, file: io.BufferedReader[_Raw]) -> None:
         self.file = file
         self.streams: list[lzma.LZMADecompressor] = []
 
@@ -206,13 +206,14 @@ def _zstd() -> Any:  # noqa: ANN401 - two modules of one interface
     return zstd
 
 
-def _zstd_errors() -> tuple[type[Exception], ...]:
-    name = "compression.zstd" if sys.version_info >= (3, 14) else "backports.zstd"
-    return (_zstd().ZstdError,) if name in sys.modules else ()
-
-
-def _lzma_errors() -> tuple[type[Exception], ...]:
-    return (sys.modules["lzma"].LZMAError,) if "lzma" in sys.modules else ()
+def _damages() -> tuple[type[Exception], ...]:
+    """Return what the decompressors raise for damaged data; those that were imported."""
+    found: list[type[Exception]] = [EOFError, OSError, zlib.error]
+    if "lzma" in sys.modules:
+        found.append(sys.modules["lzma"].LZMAError)
+    if {"backports.zstd", "compression.zstd"} & sys.modules.keys():
+        found.append(_zstd().ZstdError)
+    return tuple(found)
 
 
 def _mark(data: bytes) -> bytes:

@@ -115,3 +115,9 @@ class NewFolder:
         """Remove a folder; return its path where something of it is left."""
         shutil.rmtree(path, ignore_errors=True)
         return path if os.path.lexists(path) else ""
+
+
+def create_file(name: str, directory: int | None) -> int:
+    """Create a file that must not exist, for writing, with mode 0600; return its descriptor."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0) | getattr(os, "O_NOFOLLOW", 0)
+    return os.open(name, flags, 0o600, dir_fd=directory)

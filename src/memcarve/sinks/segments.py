@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import datetime
+import datetime as dt
 import hashlib
 import os
 import shutil
 import sys
 import threading
 import time
-from typing import IO, TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -18,7 +18,8 @@ from memcarve.copying import BUFFER, Copier, StoppedError, Target, is_zero
 from memcarve.errors import InputError, MemcarveError, NoSpaceError, TruncatedError, UsageError
 from memcarve.formats import manifest
 from memcarve.process import LeftOut, Selection
-from memcarve.sinks.folder import NewFolder
+from memcarve.sinks.folder import NewFolder, create_file
+from memcarve.sinks.work import Work
 from memcarve.version import __version__
 
 if TYPE_CHECKING:
@@ -26,19 +27,11 @@ if TYPE_CHECKING:
 
     from memcarve.backing import Backing, FileBacking
     from memcarve.process import ProcessMemory
+    from memcarve.sinks.work import Progress
     from memcarve.space import Segments
 
-_BATCH = 64  # segments a thread takes at a time
-_THREADS = min(os.cpu_count() or 1, 4)
 _INODE = 512  # bytes that a file costs on top of its blocks, roughly
 _BLOCK = 4096
-
-
-class Progress(Protocol):
-    """Is told how far the work is, in bytes, several times a second."""
-
-    def __call__(self, done: int, total: int) -> object:
-        """Take note that `done` of `total` bytes are done."""
 
 
 class Options(NamedTuple):
@@ -80,7 +73,7 @@ def carve(
     options: Options | None = None,
     *,
     progress: Progress | None = None,
-    **changes: Any,
+    **changes: Any,  # noqa: ANN401 - members of Options
 ) -> CarveResult:
     """Write each contiguous segment of `process` into a file of the new folder `out`.
 
@@ -122,7 +115,17 @@ class _Carver:
         left_out += [LeftOut(reason, 0, count) for reason, count in self.process.left_out.items()]
         with folder:
             self._check_space(folder.path, segments)
-            work = _Work(self, folder.path, segments)
+            work = Work(
+                self.process.space,
+                segments,
+                folder.path,
+                shown=self.out,
+                copier=self.copier,
+                backing=self.backing,
+                hashes=self.options.hashes,
+                sparse=self.options.sparse,
+                progress=self.progress,
+            )
             with self._input_hash() as input_hash:
                 work.run()
             self._check_unchanged()
@@ -242,9 +245,7 @@ class _Carver:
                 "in memcarve, please report it"
             )
 
-    def _write_manifest(
-        self, folder: str, work: _Work, left_out: Sequence[LeftOut], input_hash: dict[str, str]
-    ) -> None:
+    def _write_manifest(self, folder: str, work: Work, left_out: Sequence[LeftOut], input_hash: dict[str, str]) -> None:
         """Write segments.json and the files of checksums, which list it too."""
         process, segments = self.process, work.segments
         inputs = {**process.inputs}
@@ -254,7 +255,7 @@ class _Carver:
             "tool": manifest.TOOL,
             "version": __version__,
             "command": list(self.options.command if self.options.command is not None else sys.argv),
-            "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
+            "time": dt.datetime.now(dt.UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
             "inputs": inputs,
             "process": {"pid": process.pid, "name": process.name, "architecture": process.architecture},
             "positions": process.positions,
@@ -284,134 +285,6 @@ class _Carver:
                 sums[name].write(f"{digests[name].hexdigest()}  {manifest.NAME}\n".encode())
 
 
-class _Work:
-    """The copying itself, by several threads."""
-
-    def __init__(self, carver: _Carver, folder: str, segments: Segments) -> None:
-        self.carver = carver
-        self.folder = folder
-        self.segments = segments
-        self.copier = carver.copier
-        count = len(segments)
-        self.hashes = {
-            name: np.zeros((count, hashlib.new(name, usedforsecurity=False).digest_size), np.uint8)
-            for name in carver.options.hashes
-        }
-        self.observed = bool(self.hashes) or carver.options.sparse
-        self.zero = np.ones(count, np.bool_)
-        self.batches = iter(range(0, count, _BATCH))
-        self.done = [0] * _THREADS
-        self.failed: list[BaseException] = []
-        self.finished = threading.Semaphore(0)
-
-    def run(self) -> None:
-        """Copy every segment; raise the first error."""
-        directory = None
-        if os.open in os.supports_dir_fd:
-            directory = os.open(self.folder, os.O_RDONLY | getattr(os, "O_DIRECTORY", 0))
-        threads = [threading.Thread(target=self._thread, args=(number, directory)) for number in range(_THREADS)]
-        try:
-            for thread in threads:
-                thread.start()
-            self._wait()
-        except BaseException:
-            self.copier.stop.set()
-            raise
-        finally:
-            for thread in threads:
-                if thread.ident is not None:
-                    thread.join()
-            self.copier.close()
-            if directory is not None:
-                os.close(directory)
-        if self.failed:
-            raise self.failed[0]
-
-    def _wait(self) -> None:
-        """Wait for the threads, reporting progress; a signal is noticed at once."""
-        total, running = self.segments.total, _THREADS
-        while running:
-            if self.finished.acquire(timeout=0.1):
-                running -= 1
-            if self.carver.progress is not None:
-                self.carver.progress(sum(self.done), total)
-
-    def _thread(self, number: int, directory: int | None) -> None:
-        try:
-            for first in self.batches:
-                self._batch(number, directory, first)
-        except StoppedError:
-            pass
-        except BaseException as error:  # noqa: BLE001 - raised again by `run`
-            self.failed.append(error)
-            self.copier.stop.set()
-        finally:
-            self.finished.release()
-
-    def _batch(self, number: int, directory: int | None, first: int) -> None:
-        segments, space = self.segments, self.carver.process.space
-        part = slice(first, first + _BATCH)
-        columns = (segments.start, segments.size, segments.offset, segments.extents)
-        rows = zip(*(column[part].tolist() for column in columns), strict=True)
-
-        def progress(count: int) -> None:
-            self.done[number] += count
-
-        for index, (start, size, offset, extents) in enumerate(rows, first):
-            name = f"0x{start:016x}-0x{start + size:016x}.bin"
-            pieces = [(offset, size)] if extents == 1 else space.pieces(start, size)
-            observer = _Observer(self.hashes) if self.observed else None
-            path = name if directory is not None else os.path.join(self.folder, name)
-            fd = create_file(path, directory)
-            try:
-                self.copier.copy(
-                    self.carver.backing,
-                    pieces,
-                    Target(fd, f"{self.carver.out}/{name}"),
-                    observe=observer,
-                    sparse=self.carver.options.sparse,
-                    progress=progress,
-                )
-            finally:
-                os.close(fd)
-            if observer is not None:
-                self.zero[index] = observer.zero
-                for kind, digest in observer.digests:
-                    self.hashes[kind][index] = np.frombuffer(digest.digest(), np.uint8)
-
-    def lines(self, sums: dict[str, IO[bytes]]) -> Iterator[str]:
-        """Yield the segments for the manifest, and write their checksums into `sums` on the way."""
-        segments = self.segments
-        for low in range(0, len(segments), 4096):
-            part = slice(low, low + 4096)
-            columns = (segments.start, segments.size, segments.offset, segments.extents, self.zero)
-            rows = list(zip(*(column[part].tolist() for column in columns), strict=True))
-            hexes = {kind: [row.tobytes().hex() for row in table[part]] for kind, table in self.hashes.items()}
-            for kind, values in hexes.items():
-                text = "".join(
-                    f"{value}  0x{row[0]:016x}-0x{row[0] + row[1]:016x}.bin\n"
-                    for value, row in zip(values, rows, strict=True)
-                )
-                sums[kind].write(text.encode())
-            for place, (start, size, offset, extents, zero) in enumerate(rows):
-                members = manifest.hash_members((kind, values[place]) for kind, values in hexes.items())
-                known = zero if self.observed else None
-                yield manifest.segment_line(start, size, offset, extents, members, known)
-
-
-class _Observer:
-    """Is shown a segment's bytes: takes its hashes and notices whether anything but zeros is in it."""
-
-    def __init__(self, names: Sequence[str] | dict[str, Any]) -> None:
-        self.digests = [(name, hashlib.new(name, usedforsecurity=False)) for name in names]
-        self.zero = True
-
-    def __call__(self, view: memoryview) -> None:
-        self.zero = self.zero and is_zero(view)
-        for _, digest in self.digests:
-            digest.update(view)
-
-
 def foreign(folder: str) -> str | None:
     """Say what in an existing folder memcarve did not write; None where all of it is its own, or it is empty."""
     entries = set(os.listdir(folder))
@@ -425,12 +298,6 @@ def foreign(folder: str) -> str | None:
         return f"holds no {manifest.NAME} that memcarve wrote"
     others = sorted(entries - own)
     return f"holds {others[0]}, which memcarve did not write" if others else None
-
-
-def create_file(name: str, directory: int | None) -> int:
-    """Create a file that must not exist, for writing, with mode 0600; return its descriptor."""
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0) | getattr(os, "O_NOFOLLOW", 0)
-    return os.open(name, flags, 0o600, dir_fd=directory)
 
 
 def _open(folder: str, name: str) -> IO[bytes]:

@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from memcarve.errors import MemcarveError
 from memcarve.formats import manifest
-from memcarve.sinks.folder import NewFolder
-from memcarve.sinks.segments import CarveResult, Options, Progress, carve, create_file, foreign
+from memcarve.sinks.folder import NewFolder, create_file
+from memcarve.sinks.segments import CarveResult, Options, carve, foreign
 from memcarve.version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from memcarve.process import Container, ProcessEntry
+    from memcarve.sinks.work import Progress
 
 NAME = "processes.json"
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from memcarve.formats.manifest import Record
     from memcarve.process import ProcessMemory
-    from memcarve.sinks.segments import Progress
+    from memcarve.sinks.work import Progress
 
 
 class Verified(NamedTuple):

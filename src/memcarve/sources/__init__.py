@@ -26,8 +26,8 @@ def open_container(
     """Open whatever holds memory: a process dump or its map, which are looked for beside each other.
 
     `memory_map` and `dump` name the other file where it lies elsewhere; `trust` (``"printed"`` or ``"sum"``) says which
-    positions to believe where the map is at odds with itself; `hashed` has the map's SHA-256 taken on the way. Close the
-    result, or use it in a ``with`` statement. Raises InputError, with the remedy, where nothing can be made of it.
+    positions to believe where the map is at odds with itself; `hashed` has the map's SHA-256 taken on the way. Close
+    the result, or use it in a ``with`` statement. Raises InputError, with the remedy, where nothing can be made of it.
     """
     name = os.fspath(path)
     if os.path.isdir(name):

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from memcarve.columns import total
 from memcarve.errors import MapError
 from memcarve.formats.memmap.rows import ERROR, WRITTEN, meaning
-from memcarve.space import total
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -74,7 +74,9 @@ class ProcessRows:
         self.last_virtual = 0
         self.sum = 0  # of the sizes of the rows written
 
-    def add(self, virtual: Column, size: Column, printed: Column | None, lines: tuple[int, int], *, error: bool) -> None:
+    def add(
+        self, virtual: Column, size: Column, printed: Column | None, lines: tuple[int, int], *, error: bool
+    ) -> None:
         """Add consecutive rows of one kind."""
         self.lines = (self.lines[0] or lines[0], lines[1])
         self.rows += len(virtual)
@@ -109,9 +111,9 @@ class ProcessRows:
 
 
 def read_rows(memory_map: MemoryMap) -> list[ProcessRows]:
-    """Read a whole map; return its processes in the order in which they appear.
+    """Read a whole map; return its processes, at least one, in the order in which they appear.
 
-    Raises MapError where a row is malformed.
+    Raises MapError where a row is malformed, or where there is none.
     """
     sorter = _Sorter(memory_map)
     try:
@@ -121,7 +123,13 @@ def read_rows(memory_map: MemoryMap) -> list[ProcessRows]:
         if str(error).startswith("line"):
             raise MapError(f"{memory_map.path}: {error}") from None
         raise
-    return _one_shuffled([process for process in sorter.processes if process.rows], memory_map)
+    found = [process for process in sorter.processes if process.rows]
+    if not found:
+        raise MapError(
+            f"{memory_map.path}: has a header and no rows: the program that wrote it found no page, or was stopped "
+            "before the first"
+        )
+    return _one_shuffled(found, memory_map)
 
 
 class _Sorter:

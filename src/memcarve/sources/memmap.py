@@ -8,20 +8,20 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from memcarve.backing import FileBacking
-from memcarve.errors import CounterpartError, MapError, NotRecognisedError, OverlapError
+from memcarve.columns import chunks, total
+from memcarve.errors import CounterpartError, NotRecognisedError, OverlapError
 from memcarve.formats.memmap import MemoryMap
 from memcarve.process import Container, ProcessEntry, ProcessMemory
 from memcarve.sources.maprows import ProcessRows, read_rows
 from memcarve.sources.pairing import base_file, find_dump, find_map, pid_in_name
 from memcarve.sources.positions import Columns, settle
-from memcarve.space import CUT_OFF, NOT_WRITTEN, AddressSpace, Missing, total
+from memcarve.space import CUT_OFF, NOT_WRITTEN, AddressSpace, Missing
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
     Column = npt.NDArray[np.uint64]
 
-_CHUNK = 1 << 20
 #: Windows maps its shared data page here in every 32-bit kernel half (KI_USER_SHARED_DATA)
 _SHARED_DATA_32 = 0xFFDF0000
 
@@ -48,11 +48,6 @@ class MemmapContainer(Container):
         self._files: list[FileBacking] = []
         try:
             self._rows = read_rows(memory_map)
-            if not self._rows:
-                raise MapError(
-                    f"{memory_map.path}: has a header and no rows: the program that wrote it found no page, or was "
-                    "stopped before the first"
-                )
             self._choose_by_dump()
             self._wide = _is_wide(self._rows)
         except BaseException:
@@ -144,9 +139,7 @@ class MemmapContainer(Container):
         self._files.append(file)
         return file
 
-    def _space(
-        self, rows: ProcessRows, offset: Column, file: FileBacking | None
-    ) -> tuple[AddressSpace, int]:
+    def _space(self, rows: ProcessRows, offset: Column, file: FileBacking | None) -> tuple[AddressSpace, int]:
         """Return the address space, and how many bytes the dump should hold but does not."""
         start, size = rows.written.start, rows.written.size
         missing, cut_off = [], 0
@@ -203,8 +196,8 @@ class MemmapContainer(Container):
         remarks = []
         if TAIL in left_out:
             remarks.append(
-                f"{left_out[TAIL]} bytes of the dump lie after the last row of the map (rows left out by a filter, or a "
-                "map that is cut off); no address is known for them"
+                f"{left_out[TAIL]} bytes of the dump lie after the last row of the map (rows left out by a filter, or "
+                "a map that is cut off); no address is known for them"
             )
         if BETWEEN in left_out:
             remarks.append(f"{left_out[BETWEEN]} bytes of the dump lie between the rows of the map (rows left out)")
@@ -262,8 +255,7 @@ def _is_wide(processes: list[ProcessRows]) -> bool:
     limit, extended = np.uint64(1 << 48), np.uint64(((1 << 64) - 1) ^ ((1 << 47) - 1))
     for process in processes:
         for rows in (process.written, process.unwritten):
-            for low in range(0, len(rows), _CHUNK):
-                part = slice(low, low + _CHUNK)
+            for part in chunks(len(rows)):
                 last = rows.start[part] + (rows.size[part] - np.uint64(1))
                 if ((last >= limit) & (rows.start[part] < extended)).any():
                     return True
@@ -277,9 +269,8 @@ def _canonical(start: Column, *, wide: bool) -> Column:
     if not len(start) or int(start.max()) < 1 << int(bit):
         return start
     result = start.copy()
-    for low in range(0, len(start), _CHUNK):
-        part = result[low : low + _CHUNK]
-        part |= ((part >> bit) & np.uint64(1)) * above
+    for part in chunks(len(start)):
+        result[part] |= ((result[part] >> bit) & np.uint64(1)) * above
     return result
 
 
@@ -307,8 +298,7 @@ def _cut(
     """Cut what lies beyond the end of a dump of `length` bytes; return it as (address, size), too."""
     end = np.uint64(length)
     beyond = np.zeros(len(start), np.bool_)
-    for low in range(0, len(start), _CHUNK):
-        part = slice(low, low + _CHUNK)
+    for part in chunks(len(start)):
         beyond[part] = offset[part] + size[part] > end
     if not beyond.any():
         return start, size, offset, []

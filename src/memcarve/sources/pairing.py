@@ -56,8 +56,8 @@ def find_map(dump: str, *, hashed: bool) -> tuple[MemoryMap, list[str]]:
     if problem:
         raise problem
     raise CounterpartError(
-        f"{dump}: no map lies beside it (looked for {stem}{{{','.join(MAP_ENDINGS)}}} and {name}.idx, also compressed); "
-        "give it with --map"
+        f"{dump}: no map lies beside it (looked for {stem}{{{','.join(MAP_ENDINGS)}}} and {name}.idx, also "
+        "compressed); give it with --map"
     )
 
 

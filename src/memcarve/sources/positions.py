@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from memcarve.columns import ascending, furthest, neighbours, total
 from memcarve.errors import PositionError, UsageError
-from memcarve.space import total
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     Column = npt.NDArray[np.uint64]
 
 BOTH, PRINTED, SUM = "printed and summed", "printed", "sum"
-
-_CHUNK = 1 << 20
 
 
 class Columns(NamedTuple):
@@ -62,41 +60,54 @@ def settle(where: str, process: ProcessRows, columns: Columns, length: int | Non
 
 def _verdict(ways: _Ways, columns: Columns, length: int | None) -> tuple[str, str]:
     """Return which way is right, and what is doubtful about it, if anything."""
-    errors = bool(ways.unwritten)
-    hidden = not columns.file and length is not None and length < ways.end(PRINTED if columns.printed else SUM)
-    if hidden:
+    if not columns.file and length is not None and length < ways.written_end:
         return BOTH, (
             "the dump is shorter than the rows, and the map has no column File output: either the dump is cut off, or "
             "there were rows that could not be written, whose places are not known"
         )
     if not columns.printed:
-        if errors and length is not None and length != ways.sum_end:
-            return SUM, "some rows could not be written, and the dump has another length than the others together"
-        if columns.filters and length is not None and length > ways.sum_end:
-            return SUM, (
-                "the dump is longer than the rows, and the map prints no positions: rows may have been left out "
-                "anywhere (--filters), or at the end"
-            )
-        return SUM, ""
+        return SUM, _doubt_in_sum(ways, columns, length)
     if ways.agree:
         return BOTH, ""
-    if errors:
-        if length is None:
-            return SUM, "" if ways.explained else "rows are missing from the map and others could not be written"
-        if length == ways.sum_end:
-            return SUM, ""
-        if length == ways.printed_end:
-            return PRINTED, ""
-        return SUM, (
-            "some rows could not be written, and the dump's length fits neither way to work out the positions: the "
-            "dump or the map may be cut off, rows may have been left out (--filters), or they belong to different runs"
+    return _with_errors(ways, length) if ways.unwritten else (PRINTED, _doubt_in_printed(ways, length))
+
+
+def _doubt_in_sum(ways: _Ways, columns: Columns, length: int | None) -> str:
+    """Say what is doubtful about summing where the map prints no positions."""
+    if length is None:
+        return ""
+    if ways.unwritten and length != ways.sum_end:
+        return "some rows could not be written, and the dump has another length than the others together"
+    if columns.filters and length > ways.sum_end:
+        return (
+            "the dump is longer than the rows, and the map prints no positions: rows may have been left out anywhere "
+            "(--filters), or at the end"
         )
-    if length is not None and length == ways.sum_end:
-        return PRINTED, (
-            "the printed positions leave gaps, and yet the dump is as long as the rows together: the rows left out may "
-            "be ones that could not be written, or the dump is cut off"
-        )
-    return PRINTED, ""
+    return ""
+
+
+def _with_errors(ways: _Ways, length: int | None) -> tuple[str, str]:
+    """Return which way is right where rows could not be written, and what is doubtful about it."""
+    if length is None:
+        return SUM, "" if ways.explained else "rows are missing from the map and others could not be written"
+    if length == ways.printed_end:
+        return PRINTED, ""
+    if length == ways.sum_end:
+        return SUM, ""
+    return SUM, (
+        "some rows could not be written, and the dump's length fits neither way to work out the positions: the dump or "
+        "the map may be cut off, rows may have been left out (--filters), or they belong to different runs"
+    )
+
+
+def _doubt_in_printed(ways: _Ways, length: int | None) -> str:
+    """Say what is doubtful about printed positions with gaps between them."""
+    if length != ways.sum_end:
+        return ""
+    return (
+        "the printed positions leave gaps, and yet the dump is as long as the rows together: the rows left out may be "
+        "ones that could not be written, or the dump is cut off"
+    )
 
 
 class _Ways:
@@ -109,20 +120,16 @@ class _Ways:
         self.unwritten = total(unwritten.size)
         # Volatility walks, prints and writes in order of the addresses: that is the order of the dump
         key = written.offset if columns.printed else written.start
-        self.order = None if _ascending(key) else np.argsort(key, kind="stable")
+        self.order = None if ascending(key) else np.argsort(key, kind="stable")
         if not columns.printed and self.order is not None:
             self.printed = self._summed()
         self.sum_end = total(self.size)
-        self.written_end = _end(self.printed, self.size)
-        self.printed_end = max(self.written_end, _end(unwritten.offset, unwritten.size) if columns.printed else 0)
+        self.written_end = furthest(self.printed, self.size)
+        self.printed_end = max(self.written_end, furthest(unwritten.offset, unwritten.size) if columns.printed else 0)
         self._check_shared()
         # no two rows share a byte, so if they end where their sizes add up to there is no gap between them either
         self.agree = not columns.printed or self.written_end == self.sum_end
         self.explained = self.printed_end == self.sum_end + self.unwritten
-
-    def end(self, how: str) -> int:
-        """Where the last byte of the rows written lies, and one more."""
-        return self.sum_end if how == SUM else self.written_end
 
     def take(self, how: str) -> Positions:
         """Return the positions worked out one way."""
@@ -151,9 +158,7 @@ class _Ways:
         offset, size = self.printed, self.size
         if self.order is not None:
             offset, size = offset[self.order], size[self.order]
-        for low in range(1, len(offset), _CHUNK):
-            here = slice(low, low + _CHUNK)
-            before = slice(low - 1, min(low + _CHUNK, len(offset)) - 1)
+        for here, before in neighbours(len(offset)):
             bad = np.flatnonzero(offset[here] < offset[before] + size[before])
             if len(bad):
                 place = int(offset[here][bad[0]])
@@ -161,17 +166,3 @@ class _Ways:
                     f"two rows claim the byte at position 0x{place:x} of the dump; if the map holds several processes "
                     "one after the other, cut it into one map for each"
                 )
-
-
-def _ascending(column: Column) -> bool:
-    return all(
-        bool((column[low : low + _CHUNK] >= column[low - 1 : min(low + _CHUNK, len(column)) - 1]).all())
-        for low in range(1, len(column), _CHUNK)
-    )
-
-
-def _end(offset: Column, size: Column) -> int:
-    return max(
-        (int((offset[low : low + _CHUNK] + size[low : low + _CHUNK]).max()) for low in range(0, len(offset), _CHUNK)),
-        default=0,
-    )

@@ -26,13 +26,12 @@ _MOST_TEXTS = 16  # different text cells that a block may hold
 _SHORTEST, _LONGEST = 3, 18  # "0x0" and "0x" with sixteen digits
 
 
-
 def _every(byte: int) -> np.uint64:
     return np.uint64(byte * 0x0101010101010101)
 
 
 def _masks(choose: Callable[[int], bytes]) -> tuple[Column, Column]:
-    """Return what `choose` gives for cells of 0 to 18 characters: their last eight bytes as words, and the eight before."""
+    """Return what `choose` gives for cells of 0 to 18 characters, as words: the last eight bytes, the eight before."""
     texts = [choose(n)[-16:].rjust(16, b"\0") for n in range(_LONGEST + 1)]
     pairs = np.frombuffer(b"".join(texts), "<u8").reshape(-1, 2)
     return pairs[:, 1].copy(), pairs[:, 0].copy()

@@ -21,7 +21,7 @@ _VOLATILITY_2 = ["Process", "PID", "Virtual", "Physical", "Size", "DumpFileOffse
 _ARROW = (b"PAR1", b"ARROW1", b"\xff\xff\xff\xff")
 
 
-def open_records(text: TextFile) -> Reader | None:
+def open_records(text: TextFile) -> Reader | None:  # noqa: PLR0911 - one for each kind
     """Return the reader for a file of records; None where it is something else."""
     if text.head.startswith(_ARROW):
         return ArrowReader(text)
@@ -68,7 +68,7 @@ class _RecordReader(Reader):
         wanted = [self.columns[place] for place in self.numeric]
         for line, found in enumerate(records, number):
             record = dict(zip(self.columns, found, strict=False)) if isinstance(found, list) else found
-            numbers = [record.get(name) for name in wanted] if isinstance(record, dict) else [None]
+            numbers: list[Any] = [record.get(name) for name in wanted] if isinstance(record, dict) else [None]
             if not all(type(value) is int and 0 <= value < 1 << 64 for value in numbers):
                 raise MapError(
                     f"{self.path}: row {line}: {shown(str(found).encode('utf-8', 'replace'))} lacks a whole number in "

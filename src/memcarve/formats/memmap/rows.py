@@ -163,7 +163,12 @@ class Builder:
         codes = np.array(self.codes, np.int64) if has_file else None
         lines = np.array(self.lines, np.int64)
         return Rows(
-            table[:, 0].copy(), table[:, 1].copy(), table[:, 2].copy() if has_printed else None, codes, lines, self.marks
+            table[:, 0].copy(),
+            table[:, 1].copy(),
+            table[:, 2].copy() if has_printed else None,
+            codes,
+            lines,
+            self.marks,
         )
 
 

@@ -84,12 +84,12 @@ class TextReader(Reader):
             block, skip = whole[skip:], max(skip - len(whole), 0)
             if crlf:
                 block = memoryview(bytes(block).replace(b"\r\n", b"\n"))
-            if len(block) and block[-1] != ord("\n"):
+            if block and block[-1] != ord("\n"):
                 cut = bytes(block).rfind(b"\n") + 1
                 if cut:
                     yield block[:cut]
                 block = block[cut:]
-            if len(block):
+            if block:
                 yield block
 
     # the fast way

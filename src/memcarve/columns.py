@@ -1,0 +1,105 @@
+"""Arithmetic on columns of ranges: starts and sizes of dtype uint64, a row a range, millions of rows.
+
+What needs a temporary column works through the rows a chunk at a time, so that it costs no memory worth the name. An
+end may be 2**64, which no column can hold: ``start + size - 1`` is compared instead.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from memcarve.errors import MapError, OverlapError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import numpy.typing as npt
+
+    Column = npt.NDArray[np.uint64]
+    Flags = npt.NDArray[np.bool_]
+
+CHUNK = 1 << 20
+_LOW = np.uint64(0xFFFFFFFF)
+
+
+def chunks(rows: int) -> Iterator[slice]:
+    """Yield slices that cut a column of `rows` rows into chunks."""
+    for low in range(0, rows, CHUNK):
+        yield slice(low, min(low + CHUNK, rows))
+
+
+def neighbours(rows: int) -> Iterator[tuple[slice, slice]]:
+    """Yield slices of the rows from the second on, and of the rows right before them."""
+    for low in range(1, rows, CHUNK):
+        end = min(low + CHUNK, rows)
+        yield slice(low, end), slice(low - 1, end - 1)
+
+
+def total(sizes: Column) -> int:
+    """Return the sum of a column as an exact Python int, however large its members claim to be."""
+    if not len(sizes) or int(sizes.max()) < (1 << 64) // len(sizes):
+        return int(sizes.sum())
+    return (int((sizes >> np.uint64(32)).sum()) << 32) + int((sizes & _LOW).sum())
+
+
+def furthest(start: Column, size: Column) -> int:
+    """Return the largest end of any range, 0 where there are none; no range may reach beyond 2**64 - 1."""
+    return max((int((start[part] + size[part]).max()) for part in chunks(len(start))), default=0)
+
+
+def ascending(column: Column) -> bool:
+    """Say whether no member is smaller than the one before it."""
+    return all(bool((column[here] >= column[before]).all()) for here, before in neighbours(len(column)))
+
+
+def breaks(start: Column, size: Column) -> Flags:
+    """Say for each range whether it does not begin where the one before it ends."""
+    result = np.ones(len(start), np.bool_)
+    for here, before in neighbours(len(start)):
+        np.not_equal(start[here], start[before] + size[before], out=result[here])
+    return result
+
+
+def by_start(start: Column, size: Column, offset: Column) -> tuple[Column, Column, Column]:
+    """Sort ranges and their offsets by `start`; the columns themselves where they are in order already."""
+    if ascending(start):
+        return start, size, offset
+    order = np.argsort(start, kind="stable")
+    return start[order], size[order], offset[order]
+
+
+def check_disjoint(start: Column, size: Column) -> None:
+    """Raise OverlapError where two of the ranges, sorted by `start`, share an address; MapError beyond 2**64."""
+    for part in chunks(len(start)):
+        if (start[part] + (size[part] - np.uint64(1)) < start[part]).any():
+            raise MapError("a range reaches beyond the end of the address space")
+    for here, before in neighbours(len(start)):
+        bad = np.flatnonzero(start[here] <= start[before] + (size[before] - np.uint64(1)))
+        if len(bad):
+            first = before.start + int(bad[0])
+            raise overlap(range_at(start, size, first), range_at(start, size, first + 1))
+
+
+def joined(start: Column, size: Column, offset: Column) -> tuple[Column, Column, Column]:
+    """Join ranges that continue each other both in `start` and in `offset`."""
+    first = breaks(start, size) | breaks(offset, size)
+    if first.all():
+        return start, size, offset
+    index = np.flatnonzero(first)
+    return start[index], np.add.reduceat(size, index), offset[index]
+
+
+def range_at(start: Column, size: Column, index: int) -> tuple[int, int]:
+    """Return start and end of one range as Python ints."""
+    return int(start[index]), int(start[index]) + int(size[index])
+
+
+def overlap(one: tuple[int, int], other: tuple[int, int]) -> OverlapError:
+    """Return the error that names two ranges, given as start and end, which claim one address."""
+    address = max(one[0], other[0])
+    return OverlapError(
+        f"two rows claim the address 0x{address:x}: 0x{one[0]:x}-0x{one[1]:x} and 0x{other[0]:x}-0x{other[1]:x}",
+        address,
+    )

@@ -1,0 +1,185 @@
+"""The copying of segments into files, by several threads."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+from typing import IO, TYPE_CHECKING, Protocol
+
+import numpy as np
+
+from memcarve.copying import Copier, StoppedError, Target, is_zero
+from memcarve.formats import manifest
+from memcarve.sinks.folder import create_file
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from memcarve.backing import Backing
+    from memcarve.space import AddressSpace, Segments
+
+_THREADS = min(os.cpu_count() or 1, 4)
+_BATCH = 64  # segments a thread takes at a time
+_LINES = 4096  # segments described at a time
+
+
+class Progress(Protocol):
+    """Is told how far the work is, in bytes, several times a second."""
+
+    def __call__(self, done: int, total: int) -> object:
+        """Take note that `done` of `total` bytes are done."""
+
+
+class Work:
+    """Copies `segments` of `space` into files in `folder`, which messages call `shown`.
+
+    With `hashes`, names in `manifest.SUMS`, or `sparse`, every byte is looked at on its way; `zero` then says for each
+    segment whether nothing but zeros is in it.
+    """
+
+    def __init__(
+        self,
+        space: AddressSpace,
+        segments: Segments,
+        folder: str,
+        *,
+        shown: str,
+        copier: Copier,
+        backing: Backing,
+        hashes: Sequence[str],
+        sparse: bool,
+        progress: Progress | None,
+    ) -> None:
+        self.space = space
+        self.segments = segments
+        self.folder = folder
+        self.shown = shown
+        self.copier = copier
+        self.backing = backing
+        self.sparse = sparse
+        self.progress = progress
+        count = len(segments)
+        self.hashes = {name: np.zeros((count, _digest(name).digest_size), np.uint8) for name in hashes}
+        self.observed = bool(hashes) or sparse
+        self.zero = np.ones(count, np.bool_)
+        self._batches = iter(range(0, count, _BATCH))
+        self._lock = threading.Lock()
+        self._done = [0] * _THREADS
+        self._failed: list[BaseException] = []
+        self._finished = threading.Semaphore(0)
+
+    def run(self) -> None:
+        """Copy every segment; raise the first error."""
+        directory = None
+        if os.open in os.supports_dir_fd:
+            directory = os.open(self.folder, os.O_RDONLY | getattr(os, "O_DIRECTORY", 0))
+        threads = [threading.Thread(target=self._thread, args=(number, directory)) for number in range(_THREADS)]
+        try:
+            for thread in threads:
+                thread.start()
+            self._wait()
+        except BaseException:
+            self.copier.stop.set()
+            raise
+        finally:
+            for thread in threads:
+                if thread.ident is not None:
+                    thread.join()
+            self.copier.close()
+            if directory is not None:
+                os.close(directory)
+        if self._failed:
+            raise self._failed[0]
+
+    def _wait(self) -> None:
+        """Wait for the threads, reporting progress; a signal is noticed at once."""
+        total, running = self.segments.total, _THREADS
+        while running:
+            if self._finished.acquire(timeout=0.1):
+                running -= 1
+            if self.progress is not None:
+                self.progress(sum(self._done), total)
+
+    def _thread(self, number: int, directory: int | None) -> None:
+        try:
+            while True:
+                with self._lock:
+                    first = next(self._batches, None)
+                if first is None:
+                    break
+                self._batch(number, directory, first)
+        except StoppedError:
+            pass
+        except BaseException as error:  # noqa: BLE001 - raised again by `run`
+            self._failed.append(error)
+            self.copier.stop.set()
+        finally:
+            self._finished.release()
+
+    def _batch(self, number: int, directory: int | None, first: int) -> None:
+        segments, space = self.segments, self.space
+        part = slice(first, first + _BATCH)
+        columns = (segments.start, segments.size, segments.offset, segments.extents)
+        rows = zip(*(column[part].tolist() for column in columns), strict=True)
+
+        def progress(count: int) -> None:
+            self._done[number] += count
+
+        for index, (start, size, offset, extents) in enumerate(rows, first):
+            name = f"0x{start:016x}-0x{start + size:016x}.bin"
+            pieces = [(offset, size)] if extents == 1 else space.pieces(start, size)
+            observer = _Observer(self.hashes) if self.observed else None
+            path = name if directory is not None else os.path.join(self.folder, name)
+            fd = create_file(path, directory)
+            try:
+                self.copier.copy(
+                    self.backing,
+                    pieces,
+                    Target(fd, f"{self.shown}/{name}"),
+                    observe=observer,
+                    sparse=self.sparse,
+                    progress=progress,
+                )
+            finally:
+                os.close(fd)
+            if observer is not None:
+                self.zero[index] = observer.zero
+                for kind, digest in observer.digests:
+                    self.hashes[kind][index] = np.frombuffer(digest.digest(), np.uint8)
+
+    def lines(self, sums: dict[str, IO[bytes]]) -> Iterator[str]:
+        """Yield the segments for the manifest, and write their checksums into `sums` on the way."""
+        segments = self.segments
+        for low in range(0, len(segments), _LINES):
+            part = slice(low, low + _LINES)
+            columns = (segments.start, segments.size, segments.offset, segments.extents, self.zero)
+            rows = list(zip(*(column[part].tolist() for column in columns), strict=True))
+            hexes = {kind: [row.tobytes().hex() for row in table[part]] for kind, table in self.hashes.items()}
+            for kind, values in hexes.items():
+                text = "".join(
+                    f"{value}  0x{row[0]:016x}-0x{row[0] + row[1]:016x}.bin\n"
+                    for value, row in zip(values, rows, strict=True)
+                )
+                sums[kind].write(text.encode())
+            for place, (start, size, offset, extents, zero) in enumerate(rows):
+                members = manifest.hash_members((kind, values[place]) for kind, values in hexes.items())
+                known = zero if self.observed else None
+                yield manifest.segment_line(start, size, offset, extents, members, known)
+
+
+class _Observer:
+    """Is shown a segment's bytes: takes its hashes and notices whether anything but zeros is in it."""
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self.digests = [(name, _digest(name)) for name in names]
+        self.zero = True
+
+    def __call__(self, view: memoryview) -> None:
+        self.zero = self.zero and is_zero(view)
+        for _, digest in self.digests:
+            digest.update(view)
+
+
+def _digest(name: str) -> hashlib._Hash:
+    return hashlib.new(name, usedforsecurity=False)
