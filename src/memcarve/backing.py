@@ -8,7 +8,7 @@ import stat
 import threading
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from memcarve.errors import InputError, SourceReadError
+from memcarve.errors import CounterpartError, InputError, SourceReadError
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -38,6 +38,26 @@ class Backing(Protocol):
 
     def close(self) -> None:
         """Give the files back. What was read stays valid; reading again is an error."""
+
+
+class AbsentBacking:
+    """The bytes of an address space whose file is not at hand: reading raises CounterpartError with `why`."""
+
+    size = 0
+
+    def __init__(self, why: str) -> None:
+        self.why = why
+
+    def read_into(self, offset: int, buffer: memoryview) -> None:  # noqa: ARG002 - nothing can be read
+        """Raise CounterpartError."""
+        raise CounterpartError(self.why)
+
+    def spans(self, offset: int, size: int) -> list[Span] | None:  # noqa: ARG002
+        """Raise CounterpartError."""
+        raise CounterpartError(self.why)
+
+    def close(self) -> None:
+        """Do nothing."""
 
 
 class FileBacking:

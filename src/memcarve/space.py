@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from memcarve.columns import CHUNK, breaks, by_start, check_disjoint, chunks, joined, overlap, range_at, total
-from memcarve.errors import AddressError, InputError
+from memcarve.errors import AddressError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -165,7 +165,7 @@ class AddressSpace:
         start: Column,
         size: Column,
         offset: Column,
-        backing: Backing | None,
+        backing: Backing,
         missing: Iterable[Missing] = (),
     ) -> None:
         """Sort, check and join the extents; the columns given are the space's from then on.
@@ -266,7 +266,7 @@ class AddressSpace:
         buffer = bytearray(size)
         view, done = memoryview(buffer), 0
         for offset, length in pieces:
-            self._bytes().read_into(offset, view[done : done + length])
+            self.backing.read_into(offset, view[done : done + length])
             done += length
         return bytes(buffer)
 
@@ -301,18 +301,13 @@ class AddressSpace:
             length = min(len(buffer) - kept, segment.end - address)
             done = kept
             for offset, size in self.pieces(address, length):
-                self._bytes().read_into(offset, view[done : done + size])
+                self.backing.read_into(offset, view[done : done + size])
                 done += size
             shared = min(overlap, done) if address + length < segment.end else 0
             yield address - kept, done, done - shared
             address += length
             view[:shared] = bytes(view[done - shared : done])
             kept = shared
-
-    def _bytes(self) -> Backing:
-        if self.backing is None:
-            raise InputError("the dump that holds these bytes was not given; give it with --dump")
-        return self.backing
 
     def _check_missing(self) -> None:
         """Raise OverlapError where missing ranges overlap each other, or an extent."""

@@ -184,30 +184,30 @@ def verify(
 
     Exit status 0 only if all of it holds.
     """
+    from memcarve.sinks.several import carved_folders  # noqa: PLC0415
     from memcarve.sinks.verify import read_header, verify  # noqa: PLC0415 - numpy is not needed for --help
     from memcarve.sources import open_container  # noqa: PLC0415
 
     if source is None and (memory_map or dump or trust or pid or name):
         raise UsageError("--map, --dump, --trust, --pid and --name go with --source")
-    with ProgressBar("verifying", quiet=quiet) as progress:
-        if source is None:
-            found = verify(folder, progress=progress)
-        else:
-            header = read_header(folder)
-            settled = header.get("positions")
-            trust = trust or (settled if settled in {"printed", "sum"} else None)
-            recorded = (header.get("process") or {}).get("pid")
-            with open_container(source, memory_map=memory_map, dump=dump, trust=trust) as container:
-                several = len(container.processes()) > 1
-                pids = pid or ([recorded] if several and name is None and type(recorded) is int else [])
-                process = container.open_process(choose_one(container, pids, name))
-                if verbose:
-                    say(process.notes, quiet=quiet)
-                found = verify(folder, process, progress=progress)
-    if not quiet:
-        by = f"hashes {', '.join(found.hashes)}" if found.hashes else "no hashes recorded: names and sizes only"
-        also = ", every byte compared with the source" if found.against_source else ""
-        click.echo(
-            printable(f"{folder}: {found.segments} segments, {found.bytes} bytes, all well ({by}{also})"), err=True
-        )
+    for path in carved_folders(folder):
+        with ProgressBar("verifying", quiet=quiet) as progress:
+            if source is None:
+                found = verify(path, progress=progress)
+            else:
+                header = read_header(path)
+                settled = header.get("positions")
+                believed = trust or (settled if settled in {"printed", "sum"} else None)
+                recorded = (header.get("process") or {}).get("pid")
+                with open_container(source, memory_map=memory_map, dump=dump, trust=believed) as container:
+                    several = len(container.processes()) > 1
+                    pids = pid or ([recorded] if several and name is None and type(recorded) is int else [])
+                    process = container.open_process(choose_one(container, pids, name))
+                    say(process.notes if verbose else [], quiet=quiet)
+                    found = verify(path, process, progress=progress)
+        if not quiet:
+            by = f"hashes {', '.join(found.hashes)}" if found.hashes else "no hashes recorded: names and sizes only"
+            also = ", every byte compared with the source" if found.against_source else ""
+            line = f"{path}: {found.segments} segments, {found.bytes} bytes, all well ({by}{also})"
+            click.echo(printable(line), err=True)
     return COMPLETE

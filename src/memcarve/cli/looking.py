@@ -255,7 +255,7 @@ def locate(
         space = process.space
         found = space.addresses_of(value) if place.startswith("+") else [value]
         if not found:
-            size = f"; the dump is 0x{space.backing.size:x} bytes long" if space.backing else ""
+            size = f"; the dump is 0x{space.backing.size:x} bytes long" if space.backing.size else ""
             raise AddressError(value, "no address is known for the dump's byte at this offset", size)
         columns = [Column("address", "address"), Column("offset", "number")]
         columns += [Column("segment", "address"), Column("segment_end", "address")]

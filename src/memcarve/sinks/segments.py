@@ -25,7 +25,7 @@ from memcarve.version import __version__
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from memcarve.backing import Backing, FileBacking
+    from memcarve.backing import FileBacking
     from memcarve.process import ProcessMemory
     from memcarve.sinks.work import Progress
     from memcarve.space import Segments
@@ -99,9 +99,8 @@ class _Carver:
                 "carves what is there",
                 first_cut_off,
             )
-        if process.space.backing is None:
-            raise InputError(next((note for note in process.notes if "--dump" in note), "the dump was not given"))
-        self.backing: Backing = process.space.backing
+        self.backing = process.space.backing
+        self.backing.spans(0, self.backing.size)  # complains where the dump is not at hand
         self.copier = Copier()
 
     def run(self) -> CarveResult:

@@ -7,7 +7,7 @@ import os
 import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from memcarve.errors import MemcarveError
+from memcarve.errors import MemcarveError, VerificationError
 from memcarve.formats import manifest
 from memcarve.sinks.folder import NewFolder, create_file
 from memcarve.sinks.segments import CarveResult, Options, carve, foreign
@@ -65,6 +65,22 @@ def carve_several(
             json.dump(_document(outcomes), file, indent=1)
             file.write("\n")
     return outcomes
+
+
+def carved_folders(folder: str | os.PathLike[str]) -> list[str]:
+    """Return the carved folders in `folder`: itself, or those of the processes that were carved into it.
+
+    Raises VerificationError where something else lies between them.
+    """
+    top = os.fspath(folder)
+    if not os.path.isfile(os.path.join(top, NAME)):
+        return [top]
+    inside = sorted(entry for entry in os.listdir(top) if entry != NAME)
+    for entry in inside:
+        path = os.path.join(top, entry)
+        if os.path.islink(path) or not os.path.isdir(path):
+            raise VerificationError(f"{top}: {entry}: is no folder that memcarve carved")
+    return [os.path.join(top, entry) for entry in inside]
 
 
 def _document(outcomes: Sequence[Outcome]) -> dict[str, Any]:

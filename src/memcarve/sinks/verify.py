@@ -145,7 +145,7 @@ class _Verifier:
                     zero = zero and is_zero(part)
                     for digest in digests.values():
                         digest.update(part)
-                    if self.source is not None and self.source.space.backing is not None:
+                    if self.source is not None:
                         self.source.space.backing.read_into(offset + done, other[: len(part)])
                         if not _same(part, other[: len(part)]):
                             where = record.start + place - len(part)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from memcarve.backing import FileBacking
+from memcarve.backing import AbsentBacking, FileBacking
 from memcarve.columns import chunks, total
 from memcarve.errors import CounterpartError, NotRecognisedError, OverlapError
 from memcarve.formats.memmap import MemoryMap
@@ -69,14 +69,14 @@ class MemmapContainer(Container):
         """
         rows = self._rows[index]
         notes = [*self.notes, *self.map.notes]
-        file = self._dump_of(rows, notes)
+        file, absent = self._dump_of(rows, notes)
         length = file.size if file else None
         where = f"{self.map.path} and {file.path}" if file else self.map.path
         columns = Columns(self.map.has_printed, self.map.has_file, self.map.filters_possible)
         positions = settle(where, rows, columns, length, self.trust)
         if positions.how in ("printed", "sum") and columns.printed:
             notes.append(f"positions in the dump: {positions.how}, because the two ways to work them out differ")
-        space, cut_off = self._space(rows, positions.offset, file)
+        space, cut_off = self._space(rows, positions.offset, file or AbsentBacking(absent))
         left_out = {}
         if length is not None:
             tail = max(length - positions.end, 0)
@@ -124,27 +124,27 @@ class MemmapContainer(Container):
             self.notes.append(f"{self.map.path}: holds {len(self._rows)} processes; taken: {name}")
             self._rows = mine
 
-    def _dump_of(self, rows: ProcessRows, notes: list[str]) -> FileBacking | None:
+    def _dump_of(self, rows: ProcessRows, notes: list[str]) -> tuple[FileBacking | None, str]:
+        """Open the dump of a process; or return why there is none."""
         path = self.dump
         if path is None:
             try:
                 path, found = find_dump(self.map.path, rows.file, rows.pid)
             except CounterpartError as error:
-                notes.append(str(error))
-                return None
+                return None, str(error)
             notes += found
         elif len(self._rows) > 1 and rows.file and rows.file != base_file(path):
             notes.append(f"{path}: the rows of this process name {rows.file} as their dump")
         file = FileBacking(path)
         self._files.append(file)
-        return file
+        return file, ""
 
-    def _space(self, rows: ProcessRows, offset: Column, file: FileBacking | None) -> tuple[AddressSpace, int]:
+    def _space(self, rows: ProcessRows, offset: Column, file: FileBacking | AbsentBacking) -> tuple[AddressSpace, int]:
         """Return the address space, and how many bytes the dump should hold but does not."""
         start, size = rows.written.start, rows.written.size
         missing, cut_off = [], 0
         start, size, offset = _split_at_half(start, size, offset, wide=self._wide)
-        if file is not None:
+        if isinstance(file, FileBacking):
             start, size, offset, cut = _cut(start, size, offset, file.size)
             missing += [Missing(self._canonical(at), count, CUT_OFF) for at, count in cut]
             cut_off = sum(count for _, count in cut)
