@@ -84,7 +84,8 @@ def check_disjoint(start: Column, size: Column) -> None:
 
 def joined(start: Column, size: Column, offset: Column) -> tuple[Column, Column, Column]:
     """Join ranges that continue each other both in `start` and in `offset`."""
-    first = breaks(start, size) | breaks(offset, size)
+    first = breaks(start, size)
+    first |= breaks(offset, size)
     if first.all():
         return start, size, offset
     index = np.flatnonzero(first)

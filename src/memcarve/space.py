@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from memcarve.backing import Backing
 
     Column = npt.NDArray[np.uint64]
+    Counts = npt.NDArray[np.uint32]
 
 #: the end of the address space, and the first byte of the kernel's half where addresses have 64 bits
 TOP = 1 << 64
@@ -93,14 +94,14 @@ class Hit(NamedTuple):
 
 
 class Segments:
-    """Segments in columns: `start`, `size`, `offset`, `first` (uint64) and `extents` (int64), one row a segment."""
+    """Segments in columns: `start`, `size`, `offset` (uint64), `extents` and `first` (uint32), one row a segment."""
 
-    def __init__(self, start: Column, size: Column, offset: Column, first: Column) -> None:
+    def __init__(self, start: Column, size: Column, offset: Column, extents: Counts, first: Counts) -> None:
         self.start = start
         self.size = size
         self.offset = offset
+        self.extents = extents
         self.first = first
-        self.extents: npt.NDArray[np.int64] = np.zeros(len(start), np.int64)
 
     def __len__(self) -> int:
         return len(self.start)
@@ -126,9 +127,10 @@ class Segments:
 
     def where(self, keep: npt.NDArray[np.bool_]) -> Segments:
         """Return the segments whose place in `keep` (bool, one a segment) is true."""
-        chosen = Segments(self.start[keep], self.size[keep], self.offset[keep], self.first[keep])
-        chosen.extents = self.extents[keep]
-        return chosen
+        if keep.all():
+            return self
+        start, size, offset = (column[keep] for column in (self.start, self.size, self.offset))
+        return Segments(start, size, offset, self.extents[keep], self.first[keep])
 
     def in_half(self, half: str, boundary: int = KERNEL_HALF) -> npt.NDArray[np.bool_]:
         """Say for each segment (bool) whether it starts in the ``"user"`` or ``"kernel"`` half, or in ``"all"``."""
@@ -206,14 +208,16 @@ class AddressSpace:
 
     def segments(self) -> Segments:
         """Return the contiguous segments, in order of addresses."""
-        first = np.flatnonzero(breaks(self.start, self.size))
-        last = np.append(first[1:], len(self.start)) - 1 if len(first) else first
+        begins = breaks(self.start, self.size)
+        if begins.all():  # as in a map of scattered pages, where copies of the columns would cost the most
+            one = np.broadcast_to(np.uint32(1), len(self))
+            return Segments(self.start, self.size, self.offset, one, np.arange(len(self), dtype=np.uint32))
+        first = np.flatnonzero(begins)
+        last = np.append(first[1:], len(self)) - 1
         start = self.start[first]
-        result = Segments(
-            start, self.start[last] - start + self.size[last], self.offset[first], first.astype(np.uint64)
-        )
-        result.extents = (last - first + 1).astype(np.int64)
-        return result
+        size = self.start[last] - start + self.size[last]
+        extents = (last - first + 1).astype(np.uint32)
+        return Segments(start, size, self.offset[first], extents, first.astype(np.uint32))
 
     def index(self, address: int) -> int:
         """Return the index of the extent that holds `address`, or raise AddressError with the reason."""
@@ -227,7 +231,19 @@ class AddressSpace:
                 if reason == CUT_OFF:
                     raise AddressError(address, "the file ends too early", " (the map says that it was in the dump)")
                 raise AddressError(address, "mapped but missing", f" ({reason})")
-        raise AddressError(address, "not in the map")
+        raise AddressError(address, "not in the map", self._extended(address))
+
+    def _extended(self, address: int) -> str:
+        """Say which address was meant where one was given as maps print them, cut to 48 or 57 bits."""
+        for bits in (48, 57):
+            extended = address | (TOP - (1 << bits))
+            if (1 << (bits - 1)) <= address < 1 << bits and self._holds(extended):
+                return f"; 0x{extended:x} is: maps print addresses cut to {bits} bits"
+        return ""
+
+    def _holds(self, address: int) -> bool:
+        index = int(np.searchsorted(self.start, np.uint64(address), "right")) - 1
+        return index >= 0 and address - int(self.start[index]) < int(self.size[index])
 
     def locate(self, address: int) -> tuple[Segment, Extent]:
         """Return the segment and the extent that hold `address`, or raise AddressError."""

@@ -10,7 +10,7 @@ import numpy as np
 from memcarve.backing import AbsentBacking, FileBacking
 from memcarve.columns import chunks, total
 from memcarve.errors import CounterpartError, NotRecognisedError, OverlapError
-from memcarve.formats.memmap import MemoryMap
+from memcarve.formats.memmap import MemoryMap, is_binary
 from memcarve.process import Container, ProcessEntry, ProcessMemory
 from memcarve.sources.maprows import ProcessRows, read_rows
 from memcarve.sources.pairing import base_file, find_dump, find_map, pid_in_name
@@ -133,8 +133,8 @@ class MemmapContainer(Container):
             except CounterpartError as error:
                 return None, str(error)
             notes += found
-        elif len(self._rows) > 1 and rows.file and rows.file != base_file(path):
-            notes.append(f"{path}: the rows of this process name {rows.file} as their dump")
+        elif rows.file and pid_in_name(path)[0] not in {None, pid_in_name(rows.file)[0]}:
+            notes.append(f"{path}: the rows of the map name another dump, {rows.file}")
         file = FileBacking(path)
         self._files.append(file)
         return file, ""
@@ -241,9 +241,13 @@ def open_memmap(
     else:
         try:
             found = MemoryMap(path, hashed=hashed)
-        except NotRecognisedError:
+        except NotRecognisedError as error:
             dump = path
-            found, notes = find_map(path, hashed=hashed)
+            try:
+                found, notes = find_map(path, hashed=hashed)
+            except CounterpartError as lacking:
+                # for a dump the map is what is missing; a text that is no map was not meant as a dump
+                raise (lacking if is_binary(path) else error) from None
     return MemmapContainer(found, dump=dump, notes=notes, trust=trust)
 
 
@@ -278,7 +282,12 @@ def _split_at_half(start: Column, size: Column, offset: Column, *, wide: bool) -
     """Cut rows in two that reach across the middle of the printed address space: it is a hole once canonical."""
     half = np.uint64(1 << (56 if wide else 47))
     last_below = half - np.uint64(1)
-    crossing = np.flatnonzero((start <= last_below) & (start + (size - np.uint64(1)) > last_below))
+    found = [
+        np.flatnonzero((start[part] <= last_below) & (start[part] + (size[part] - np.uint64(1)) > last_below))
+        + part.start
+        for part in chunks(len(start))
+    ]
+    crossing = np.concatenate(found) if found else np.zeros(0, np.int64)
     if not len(crossing):
         return start, size, offset
     below = half - start[crossing]

@@ -123,6 +123,12 @@ class MemoryMap:
             )
 
 
+def is_binary(path: str) -> bool:
+    """Say whether a file holds something else than text, as a dump does; raises SourceReadError."""
+    with TextFile(path) as text:
+        return not text.is_text
+
+
 def _reader(text: TextFile) -> Reader:
     """Return the reader for the kind of map that the file holds."""
     head = text.head

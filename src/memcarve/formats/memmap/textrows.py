@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from memcarve.formats.text import TextFile
 
-_BLOCK = 1 << 21  # bytes of text that one thread parses at a time
+_BLOCK = 1 << 20  # bytes of text that one thread parses at a time
 _SMALL = 1 << 15
 _NUMBER = re.compile(rb"0[xX][0-9a-fA-F]{1,16}")
 _SHORTENED = re.compile(rb"\.\.|\xe2\x80\xa6|<|\[")
