@@ -82,22 +82,22 @@ class NewFolder:
             raise TargetExistsError(f"{self.name}: {foreign}; --force replaces only what memcarve wrote")
 
     def _rename(self) -> None:
+        """Give the folder its name; what had it before is put back if that fails, whatever the reason."""
         replaced = ""
         try:
             if os.path.lexists(self.target):
-                self.check()
+                self.check()  # it may have appeared meanwhile
                 replaced = tempfile.mkdtemp(_REPLACED, self._prefix, self._parent)
                 os.rename(self.target, os.path.join(replaced, "folder"))
-            try:
-                os.rename(self.path, self.target)
-            except OSError:
-                if replaced:
-                    os.rename(os.path.join(replaced, "folder"), self.target)
-                raise
-        except OSError as error:
-            raise self._translated(error, self._remove(self.path)) from error
-        except MemcarveError:  # it appeared meanwhile
-            self._remove(self.path)
+            os.rename(self.path, self.target)
+        except BaseException as error:
+            old = os.path.join(replaced, "folder")
+            if replaced and os.path.isdir(old) and not os.path.lexists(self.target):
+                os.rename(old, self.target)
+                os.rmdir(replaced)
+            left = self._remove(self.path)
+            if isinstance(error, OSError):
+                raise self._translated(error, left) from error
             raise
         if replaced:
             self._remove(replaced)

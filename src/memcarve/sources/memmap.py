@@ -129,7 +129,7 @@ class MemmapContainer(Container):
         path = self.dump
         if path is None:
             try:
-                path, found = find_dump(self.map.path, rows.file, rows.pid)
+                path, found = find_dump(self.map.path, rows.file, rows.pid, rows.name)
             except CounterpartError as error:
                 return None, str(error)
             notes += found

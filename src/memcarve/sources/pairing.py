@@ -61,8 +61,8 @@ def find_map(dump: str, *, hashed: bool) -> tuple[MemoryMap, list[str]]:
     )
 
 
-def find_dump(memory_map: str, file: str | None, pid: int | None) -> tuple[str, list[str]]:
-    """Return the dump that lies beside a map, with a note; `file` is the name in its rows.
+def find_dump(memory_map: str, file: str | None, pid: int | None, process: str | None) -> tuple[str, list[str]]:
+    """Return the dump that lies beside a map, with a note; `file` is the name in its rows, `process` is Rekall's.
 
     Raises CounterpartError where there is none, or where it cannot be told which of several it is.
     """
@@ -71,6 +71,7 @@ def find_dump(memory_map: str, file: str | None, pid: int | None) -> tuple[str, 
     stem = os.path.splitext(base)[0]
     wanted = [base.removesuffix(".idx")] if base.endswith(".dmp.idx") else []
     wanted += [f"{stem}.dmp", *([file] if file else []), *([f"{pid}.dmp", f"pid.{pid}.dmp"] if pid is not None else [])]
+    wanted += [f"{process}_{pid}.dmp"] if process is not None and pid is not None else []
     # a name in the rows is data: nothing but a plain file name may come of it
     wanted = [plain for plain in dict.fromkeys(wanted) if os.path.basename(plain) == plain]
     for plain in wanted:
