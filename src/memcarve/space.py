@@ -295,6 +295,8 @@ class AddressSpace:
         for an empty pattern.
         """
         wanted = [patterns] if isinstance(patterns, bytes) else list(patterns)
+        if not wanted:
+            return
         if not all(wanted):
             raise ValueError("a pattern to search for is empty")
         longest = max(map(len, wanted), default=0)

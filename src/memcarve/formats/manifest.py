@@ -15,8 +15,6 @@ from memcarve.errors import InputError, NotRecognisedError, SourceReadError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from memcarve.space import Missing
-
 NAME = "segments.json"
 SCHEMA = 1
 TOOL = "memcarve"
@@ -45,15 +43,18 @@ class Record(NamedTuple):
         return self.end - self.start
 
 
-def lines(header: dict[str, Any], missing: Iterable[Missing], segments: Iterable[str]) -> Iterator[str]:
-    """Yield the document: the header's members, then two arrays; `segments` are made by `segment_line`."""
+def lines(header: dict[str, Any], missing: Iterable[tuple[int, int, str]], segments: Iterable[str]) -> Iterator[str]:
+    """Yield the document: the header's members, then two arrays.
+
+    `missing` are start, size and reason; `segments` are made by `segment_line`.
+    """
     opening = json.dumps({"schema": SCHEMA, **header}, indent=1)
     yield opening[:-2] + ',\n "missing": ['
     separator = "\n"
-    for gap in missing:
+    for start, size, reason in missing:
         yield (
-            f'{separator}  {{"start": "0x{gap.start:016x}", "end": "0x{gap.end:016x}", "size": {gap.size}, '
-            f'"reason": {json.dumps(gap.reason)}}}'
+            f'{separator}  {{"start": "0x{start:016x}", "end": "0x{start + size:016x}", "size": {size}, '
+            f'"reason": {json.dumps(reason)}}}'
         )
         separator = ",\n"
     yield '\n ],\n "segments": ['
@@ -141,8 +142,8 @@ def _record(found: dict[str, Any]) -> Record:
     numbers = (found["size"], found["offset"], found["extents"])
     if any(type(value) is not int or value < 0 for value in numbers) or end - start != found["size"]:
         raise ValueError("numbers that do not fit")
-    if not isinstance(found["file"], str) or found["zero"] not in (None, True, False):
-        raise ValueError("a name or a flag of another type")
+    if not isinstance(found["file"], str) or not isinstance(found["zero"], bool | None):
+        raise TypeError("a name or a flag of another type")
     hashes = {name: found[name] for name in SUMS if name in found}
     if any(not isinstance(value, str) for value in hashes.values()):
         raise ValueError("a hash of another type")

@@ -267,6 +267,7 @@ class _Carver:
                 "extents": int(segments.extents.sum()),
                 "missing_bytes": sum(gap.size for gap in process.space.missing()),
             },
+            "hashes": list(self.options.hashes),
             "left_out": [left._asdict() for left in left_out],
             "notes": process.notes,
         }

@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import os
 import stat
-from typing import TYPE_CHECKING, NamedTuple
+from typing import IO, TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -58,56 +58,71 @@ class _Verifier:
         self.source = source
         self.progress = progress
         self.problems: list[str] = []
+        self.names: list[str] = []
         self.present: dict[str, os.stat_result] = {}
 
     def run(self) -> Verified:
+        self.present = self.entries()
+        header, records = manifest.read(os.path.join(self.folder, manifest.NAME))
+        names = header.get("hashes")
+        if not isinstance(names, list) or not set(map(str, names)) <= manifest.SUMS.keys():
+            raise InputError(f"{self.folder}: its {manifest.NAME} does not say which hashes it holds")
+        self.names = names
+        found = header.get("totals")
+        totals = found if isinstance(found, dict) else {}
+        count, size = self.segments(records, totals.get("bytes"))
+        for name, value in (("segments", count), ("bytes", size)):
+            if totals.get(name) != value:
+                self.problem(f"{manifest.NAME}: says {totals.get(name)} {name} in total, and lists {value}")
+        for name in sorted(self.present.keys() - {manifest.NAME}):
+            self.problem(f"{name}: is not in the manifest")
+        if self.problems:
+            raise VerificationError("; ".join([f"{self.folder}: {len(self.problems)} faults", *self.problems[:100]]))
+        return Verified(count, size, tuple(self.names), self.source is not None)
+
+    def entries(self) -> dict[str, os.stat_result]:
+        """Return what lies in the folder; raises InputError where it cannot be one that memcarve carved."""
         try:
             with os.scandir(self.folder) as entries:
-                self.present = {entry.name: entry.stat(follow_symlinks=False) for entry in entries}
-            if not stat.S_ISREG(self.present[manifest.NAME].st_mode):
-                raise InputError(f"{self.folder}: its {manifest.NAME} is no regular file")
-        except KeyError:
-            raise InputError(f"{self.folder}: holds no {manifest.NAME}; give a folder that memcarve carved") from None
+                present = {entry.name: entry.stat(follow_symlinks=False) for entry in entries}
         except OSError as error:
             raise InputError(f"{self.folder}: cannot be read: {error.strerror}") from error
-        header, records = manifest.read(os.path.join(self.folder, manifest.NAME))
-        totals = header.get("totals") if isinstance(header.get("totals"), dict) else {}
-        count = size = 0
-        hashes: set[str] = set()
+        status = present.get(manifest.NAME)
+        if status is None:
+            raise InputError(f"{self.folder}: holds no {manifest.NAME}; give a folder that memcarve carved")
+        if not stat.S_ISREG(status.st_mode):
+            raise InputError(f"{self.folder}: its {manifest.NAME} is no regular file")
+        return present
+
+    def segments(self, records: Iterator[Record], total: object) -> tuple[int, int]:
+        """Check every segment, and the files of checksums beside them; return their number and their bytes."""
+        count = size = end = 0
+        wrong: set[str] = set()
         with contextlib.ExitStack() as stack:
-            sums = {
-                name: stack.enter_context(open(os.path.join(self.folder, file), encoding="utf-8", errors="replace"))
-                for name, file in manifest.SUMS.items()
-                if file in self.present and stat.S_ISREG(self.present[file].st_mode)
-            }
-            wrong: set[str] = set()
-            end = 0
+            sums = {name: stack.enter_context(file) for name in self.names if (file := self.open_sums(name))}
             for record in records:
                 if record.start < end:
                     self.problem(f"{record.file}: overlaps the segment before it, or is out of order")
                 end = record.end
                 count, size = count + 1, size + record.size
-                hashes |= record.hashes.keys()
-                wrong |= {
-                    name
-                    for name, file in sums.items()
-                    if file.readline() != f"{record.hashes.get(name)}  {record.file}\n"
-                }
+                wrong |= {name for name, file in sums.items() if not _says(file, record.hashes.get(name), record.file)}
                 self.segment(record)
                 if self.progress is not None:
-                    self.progress(size, int((totals or {}).get("bytes") or size))
-            wrong |= {
-                name
-                for name, file in sums.items()
-                if file.readline() != f"{self.manifest_hash(name)}  {manifest.NAME}\n" or file.read(1)
-            }
+                    self.progress(size, total if isinstance(total, int) else size)
+            for name, file in sums.items():
+                if not _says(file, self.manifest_hash(name), manifest.NAME) or file.read(1):
+                    wrong.add(name)
         for name in sorted(wrong):
             self.problem(f"{manifest.SUMS[name]}: does not say what {manifest.NAME} says")
-        self.totals(totals or {}, count, size)
-        self.others()
-        if self.problems:
-            raise VerificationError("; ".join([f"{self.folder}: {len(self.problems)} faults", *self.problems[:100]]))
-        return Verified(count, size, tuple(sorted(hashes)), self.source is not None)
+        return count, size
+
+    def open_sums(self, name: str) -> IO[bytes] | None:
+        """Open a file of checksums; None where there is no such file."""
+        status = self.present.pop(manifest.SUMS[name], None)
+        if status is None or not stat.S_ISREG(status.st_mode):
+            self.problem(f"{manifest.SUMS[name]}: {'is missing' if status is None else 'is no regular file'}")
+            return None
+        return open(os.path.join(self.folder, manifest.SUMS[name]), "rb")
 
     def problem(self, text: str) -> None:
         self.problems.append(text)
@@ -121,6 +136,8 @@ class _Verifier:
         if status is None or not stat.S_ISREG(status.st_mode):
             self.problem(f"{record.file}: {'is missing' if status is None else 'is no regular file'}")
             return
+        if record.hashes.keys() != set(self.names):
+            self.problem(f"{record.file}: lacks a hash that the others have, or has one more")
         if status.st_size != record.size:
             self.problem(f"{record.file}: is {status.st_size} bytes long, not {record.size}")
             return
@@ -167,11 +184,6 @@ class _Verifier:
         except AddressError as error:
             raise InputError(f"{record.file}: is not all in the source: {error}") from None
 
-    def totals(self, totals: dict[str, Any], count: int, size: int) -> None:
-        for name, value in (("segments", count), ("bytes", size)):
-            if totals.get(name) != value:
-                self.problem(f"{manifest.NAME}: says {totals.get(name)} {name} in total, and lists {value}")
-
     def manifest_hash(self, name: str) -> str:
         digest = hashlib.new(name, usedforsecurity=False)
         with open(os.path.join(self.folder, manifest.NAME), "rb") as file:
@@ -179,10 +191,11 @@ class _Verifier:
                 digest.update(data)
         return digest.hexdigest()
 
-    def others(self) -> None:
-        """Check that nothing else lies in the folder."""
-        for name in sorted(self.present.keys() - {manifest.NAME, *manifest.SUMS.values()}):
-            self.problem(f"{name}: is not in the manifest")
+
+def _says(file: IO[bytes], digest: str | None, name: str) -> bool:
+    """Say whether the next line of a file of checksums is this one."""
+    expected = f"{digest}  {name}\n".encode()
+    return file.readline(len(expected) + 1) == expected
 
 
 def _same(one: memoryview, other: memoryview) -> bool:

@@ -104,11 +104,13 @@ class MemoryMap:
     def _check(self, rows: Rows) -> None:
         """Raise MapError where a row claims what cannot be; for a map without such rows, a few maxima tell."""
         largest = max(int(column.max()) for column in (rows.size, rows.printed) if column is not None)
-        if largest <= _LARGEST_FILE and int(rows.virtual.max()) <= _LAST_CUT and int(rows.size.min()):
+        last = rows.virtual + (rows.size - np.uint64(1))
+        if largest <= _LARGEST_FILE and max(int(rows.virtual.max()), int(last.max())) <= _LAST_CUT:
             return
         self._refuse(rows, rows.size == 0, "has no bytes")
-        last = rows.virtual + (rows.size - np.uint64(1))
-        outside = (rows.virtual > np.uint64(_LAST_CUT)) & (rows.virtual < np.uint64(_FIRST_EXTENDED))
+        cut = rows.virtual <= np.uint64(_LAST_CUT)
+        extended = rows.virtual >= np.uint64(_FIRST_EXTENDED)
+        outside = ~(cut & (last <= np.uint64(_LAST_CUT))) & ~(extended & (last >= rows.virtual))
         self._refuse(rows, outside | (last < rows.virtual), "is no range of virtual addresses")
         for column in (rows.size, rows.printed):
             if column is not None:

@@ -66,6 +66,8 @@ def regular_rows(
     are added. A text that is not `known` is irregular, and so is a block with many different ones.
     """
     data = bytes(_PAD) + (block if not layout.padding else _bare(block, layout) or b"")
+    if b"\r" in data or (b'"' in data and layout.padding != b'"'):  # these mean something to a line's reader
+        return None
     places = _separators(data, layout)
     if places is None:
         return None
@@ -157,6 +159,7 @@ def _folded(words: Column, kinds: int | Places, half: int) -> Column | None:
     other &= _every(0x01)
     other *= np.uint64(9)
     nibbles += other
+    nibbles &= _every(0x0F)  # what follows "f" would have more bits, and is spelled otherwise now
     # the spelling: "0" + value, and 39 more to reach "a" where the value is ten or more
     np.add(nibbles, _every(0x06), out=other)
     other >>= np.uint64(4)

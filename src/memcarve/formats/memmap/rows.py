@@ -157,9 +157,7 @@ class Builder:
 
     def rows(self, *, has_printed: bool, has_file: bool) -> Rows:
         """Return what was collected in columns."""
-        table = np.array(self.numbers, np.uint64).reshape(len(self.numbers), -1)
-        if not len(table):
-            table = table.reshape(0, 3)
+        table = np.array(self.numbers, np.uint64) if self.numbers else np.zeros((0, 3), np.uint64)
         codes = np.array(self.codes, np.int64) if has_file else None
         lines = np.array(self.lines, np.int64)
         return Rows(

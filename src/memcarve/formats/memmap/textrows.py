@@ -131,7 +131,8 @@ class TextReader(Reader):
     def _line(self, line: bytes, number: int, builder: Builder) -> None:
         if _SKIPPED.fullmatch(line) or is_dashes(line):
             return
-        if line.strip() == self.table.header.strip():  # a second map was appended to the first
+        found = self.table.cells(line)
+        if found and [name.encode() for name in self.columns] == found:  # a second map was appended to the first
             if not (builder.marks and builder.marks[-1].row == len(builder.lines)):
                 builder.mark(None, None)
             return
@@ -139,7 +140,6 @@ class TextReader(Reader):
         if process:
             builder.mark(*process)
             return
-        found = self.table.cells(line)
         numbers = [found[place] for place in self.numeric] if found else []
         if not found or not all(map(_NUMBER.fullmatch, numbers)):
             self._no_row(line, number, numbers)
