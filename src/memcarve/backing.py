@@ -124,7 +124,7 @@ class FileBacking:
             if not count:
                 raise SourceReadError(
                     f"{self.path}: ends at offset 0x{offset + done:x}, before the 0x{len(buffer):x} bytes at "
-                    f"0x{offset:x}; it is 0x{self.size:x} bytes long"
+                    f"0x{offset:x}; it was 0x{self.size:x} bytes long when it was opened"
                 )
             done += count
 

@@ -224,7 +224,8 @@ class Copier:
                     beside.result()
             if progress is not None:
                 progress(len(view))
-        self._count(BUFFERED, size)
+        if size:
+            self._count(BUFFERED, size)
 
     def _buffer(self) -> memoryview:
         if not hasattr(self._local, "buffer"):

@@ -156,6 +156,10 @@ class Container(ABC):
     def choice(self, entries: Sequence[ProcessEntry]) -> str:
         """Return the message that lists the processes to choose from."""
         listed = ", ".join(map(str, entries[:_LISTED])) + (", ..." if len(entries) > _LISTED else "")
+        if all(entry == ProcessEntry(None, None) for entry in entries):
+            return (
+                f"{self}: holds {len(entries)} processes and does not say which is which; cut it into one map for each"
+            )
         return f"{self}: holds {len(entries)} processes ({listed}); choose with --pid or --name, or take --all"
 
     def __enter__(self) -> Self:

@@ -22,8 +22,11 @@ if TYPE_CHECKING:
 
 _EPILOG = (
     "Exit status: 0 complete, 1 it could not be done, 2 wrong usage, 3 done, but bytes are known to be missing, "
-    "130 and 143 stopped by a signal."
+    "or one of several processes failed; 129, 130 and 143 stopped by a signal."
 )
+
+
+_SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")
 
 
 class _StoppedBySignal(BaseException):
@@ -63,7 +66,7 @@ for _command in (carve, segments, verify, read, find, locate):
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command line and exit; every error is a line on standard error."""
-    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+    for name in _SIGNALS:
         number = getattr(signal, name, None)
         if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _on_signal)
@@ -71,15 +74,20 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 
 def _on_signal(number: int, _: FrameType | None) -> None:
+    for name in _SIGNALS:  # from here on the work is put away, which another signal must not disturb
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
     raise _StoppedBySignal(number)
 
 
-def _run(arguments: Sequence[str] | None) -> int:  # noqa: PLR0911 - one way out for each way to end
+def _run(arguments: Sequence[str] | None) -> int:  # noqa: C901, PLR0911 - one way out for each way to end
     try:
         result = cli.main(arguments, prog_name="memcarve", standalone_mode=False)
         sys.stdout.flush()
     except click.ClickException as error:
-        error.show()
+        context = getattr(error, "ctx", None)
+        command = context.command_path if context else "memcarve"
+        complain(f"{_one_line(error.format_message())}; see {command} --help")
         return error.exit_code
     except click.exceptions.Exit as error:
         return error.exit_code
@@ -104,4 +112,18 @@ def _run(arguments: Sequence[str] | None) -> int:  # noqa: PLR0911 - one way out
     except OSError as error:
         complain(f"{error.filename or 'the system'}: {error.strerror or error}")
         return FAILED
+    except Exception as error:
+        if os.environ.get("MEMCARVE_TRACEBACK"):
+            raise
+        kind = type(error).__name__
+        complain(
+            f"{kind}: {error}; this is a mistake in memcarve: please report it, with what MEMCARVE_TRACEBACK=1 shows"
+        )
+        return FAILED
     return result if isinstance(result, int) else 0
+
+
+def _one_line(message: str) -> str:
+    """Return a message of click's in the style of the others."""
+    text = " ".join(message.split()).rstrip(".")
+    return text[:1].lower() + text[1:]

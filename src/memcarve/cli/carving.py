@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -22,7 +22,7 @@ from memcarve.cli.options import (
     say,
     selection,
 )
-from memcarve.cli.progress import ProgressBar, amount
+from memcarve.cli.progress import ProgressBar, amount, counted
 from memcarve.errors import UsageError, printable
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ def carve(
         if len(indexes) > 1 or (flags["everything"] and len(container.processes()) > 1):
             with ProgressBar("carving", quiet=quiet) as progress:
                 outcomes = carve_several(container, indexes, out, options, progress=progress)
-            return _report_several(out, outcomes, quiet=quiet)
+            return _report_several(out, outcomes, quiet=quiet, verbose=flags["verbose"])
         process = container.open_process(indexes[0])
         say(process.notes, quiet=quiet)
         with ProgressBar("carving", quiet=quiet) as progress:
@@ -127,39 +127,44 @@ def _summary(result: CarveResult) -> str:
     rate = result.bytes / max(result.seconds, 1e-9)
     how = " and ".join(sorted(result.moved, key=lambda way: -result.moved[way])) or "nothing to move"
     return (
-        f"{result.segments} segments, {amount(result.bytes)} in {result.seconds:.2f} s ({amount(rate)}/s), "
+        f"{counted(result.segments, 'segment')}, {amount(result.bytes)} in {result.seconds:.2f} s ({amount(rate)}/s), "
         f"by {how}: {result.path}"
     )
 
 
 def _report(result: CarveResult, *, quiet: bool, verbose: bool) -> None:
-    say(result.notes, quiet=quiet)
     if quiet:
         return
-    for left in result.left_out if verbose or not result.complete else [left for left in result.left_out if left.bytes]:
-        click.echo(
-            f"left out: {left.bytes} bytes{f' in {left.segments} segments' if left.segments else ''}: {left.reason}",
-            err=True,
-        )
+    say(result.notes, quiet=False)
+    for left in result.left_out if verbose else [left for left in result.left_out if left.bytes]:
+        where = f" in {counted(left.segments, 'segment')}" if left.segments else ""
+        click.echo(f"left out: {counted(left.bytes, 'byte')}{where}: {left.reason}", err=True)
     if not result.complete:
         click.echo("incomplete: bytes are known to be missing; segments.json lists them", err=True)
-    if verbose:
-        for way, count in result.moved.items():
-            click.echo(f"moved: {count} bytes by {way}", err=True)
+    for way, count in result.moved.items() if verbose else ():
+        click.echo(f"moved: {counted(count, 'byte')} by {way}", err=True)
     click.echo(printable(_summary(result)), err=True)
 
 
-def _report_several(out: str, outcomes: Sequence[Outcome], *, quiet: bool) -> int:
+def _report_several(out: str, outcomes: Sequence[Outcome], *, quiet: bool, verbose: bool) -> int:
     done = [outcome.result for outcome in outcomes if outcome.result is not None]
     for outcome in outcomes:
         if outcome.error is not None:
             complain(f"{outcome.entry}: {outcome.error}")
         elif outcome.result is not None and not quiet:
-            line = _summary(outcome.result._replace(path=os.path.join(out, outcome.folder)))
-            click.echo(printable(f"{outcome.entry}: {line}"), err=True)
+            click.echo(printable(f"{outcome.entry}:"), err=True)
+            _report(outcome.result._replace(path=os.path.join(out, outcome.folder)), quiet=quiet, verbose=verbose)
     if not quiet:
         click.echo(printable(f"{len(done)} of {len(outcomes)} processes: {out}"), err=True)
     return COMPLETE if len(done) == len(outcomes) and all(result.complete for result in done) else INCOMPLETE
+
+
+def _trusted(header: dict[str, Any]) -> str | None:
+    """Return which positions were believed when the folder was carved, where that was decided."""
+    inputs = header.get("inputs")
+    used = inputs.get("map") if isinstance(inputs, dict) else None
+    trusted = used.get("trusted") if isinstance(used, dict) else None
+    return next((value for value in (trusted, header.get("positions")) if value in ("printed", "sum")), None)
 
 
 @click.command()
@@ -196,8 +201,7 @@ def verify(
                 found = verify(path, progress=progress)
             else:
                 header = read_header(path)
-                settled = header.get("positions")
-                believed = trust or (settled if settled in {"printed", "sum"} else None)
+                believed = trust or _trusted(header)
                 recorded = (header.get("process") or {}).get("pid")
                 with open_container(source, memory_map=memory_map, dump=dump, trust=believed) as container:
                     several = len(container.processes()) > 1
@@ -208,6 +212,8 @@ def verify(
         if not quiet:
             by = f"hashes {', '.join(found.hashes)}" if found.hashes else "no hashes recorded: names and sizes only"
             also = ", every byte compared with the source" if found.against_source else ""
-            line = f"{path}: {found.segments} segments, {found.bytes} bytes, all well ({by}{also})"
+            line = (
+                f"{path}: {counted(found.segments, 'segment')}, {counted(found.bytes, 'byte')}, all well ({by}{also})"
+            )
             click.echo(printable(line), err=True)
     return COMPLETE

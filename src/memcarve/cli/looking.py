@@ -23,6 +23,7 @@ from memcarve.cli.options import (
     selection,
     size as to_size,
 )
+from memcarve.cli.progress import counted
 from memcarve.cli.tables import Column, format_option, print_table
 from memcarve.errors import AddressError, UsageError
 
@@ -49,6 +50,12 @@ def _open(
             yield container.open_process(choose_one(container, pid, name))
 
     return opened()
+
+
+def _say(process: ProcessMemory, *, quiet: bool, verbose: bool) -> None:
+    """Say which files were taken; and the rest where something is wrong with them, or where it is asked for."""
+    everything = verbose or process.incomplete or process.positions in {"printed", "sum"}
+    say(process.notes if everything else process.notes[:1], quiet=quiet)
 
 
 @click.command()
@@ -82,7 +89,7 @@ def segments(
     with _open(file, pid, name, memory_map, dump, trust) as process:
         chosen = process.segments(selection(half, addresses, min_size, max_size))
         if extents:
-            columns = [Column("start", "address"), Column("end", "address"), Column("size", "number")]
+            columns = [Column("start", "address"), Column("end", "end"), Column("size", "number")]
             columns += [Column("offset", "number"), Column("segment", "address")]
             print_table(
                 layout,
@@ -95,14 +102,14 @@ def segments(
                 ),
             )
         else:
-            columns = [Column("start", "address"), Column("end", "address"), Column("size", "number")]
+            columns = [Column("start", "address"), Column("end", "end"), Column("size", "number")]
             columns += [Column("extents", "number"), Column("offset", "number")]
             rows = ((segment.start, segment.end, segment.size, segment.extents, segment.offset) for segment in chosen)
             print_table(layout, "segments", columns, rows)
         sys.stdout.flush()
-        say(process.notes if verbose or process.incomplete else process.notes[:1], quiet=quiet)
+        _say(process, quiet=quiet, verbose=verbose)
         if not quiet:
-            click.echo(f"{len(chosen)} segments, {chosen.total} bytes", err=True)
+            click.echo(f"{counted(len(chosen), 'segment')}, {counted(chosen.total, 'byte')}", err=True)
         return INCOMPLETE if process.incomplete else COMPLETE
 
 
@@ -113,6 +120,7 @@ def segments(
 @click.option("--hex/--raw", "as_hex", default=None, help="Hexdump or plain bytes.  [default: hexdump at a terminal]")
 @process_options
 @input_options
+@quiet_options
 def read(
     file: str,
     address: int,
@@ -124,9 +132,12 @@ def read(
     trust: str | None,
     *,
     as_hex: bool | None,
+    quiet: bool,
+    verbose: bool,
 ) -> int:
     """Print SIZE bytes of memory at ADDRESS, exactly, or say which address is not there."""
     with _open(file, pid, name, memory_map, dump, trust) as process:
+        _say(process, quiet=quiet, verbose=verbose)
         for _ in process.space.pieces(address, size):  # complain before anything is printed
             pass
         for place in range(address, address + size, _PIECE):
@@ -202,9 +213,9 @@ def find(
 
         print_table(layout, "hits", columns, rows())
         sys.stdout.flush()
-        say(process.notes if verbose or process.incomplete else process.notes[:1], quiet=quiet)
+        _say(process, quiet=quiet, verbose=verbose)
         if not quiet:
-            click.echo(f"{count} hits", err=True)
+            click.echo(counted(count, "hit"), err=True)
         return INCOMPLETE if process.incomplete else COMPLETE
 
 
@@ -236,6 +247,7 @@ def _patterns(patterns: Sequence[str], encodings: Sequence[str], *, as_hex: bool
 @process_options
 @format_option
 @input_options
+@quiet_options
 def locate(
     file: str,
     place: str,
@@ -245,6 +257,9 @@ def locate(
     memory_map: str | None,
     dump: str | None,
     trust: str | None,
+    *,
+    quiet: bool,
+    verbose: bool,
 ) -> int:
     """Tell where ADDRESS lies in the dump, or which address the dump's byte at +OFFSET has."""
     try:
@@ -252,14 +267,15 @@ def locate(
     except ValueError:
         raise UsageError(f"{place!r} is neither an address (0x7ffe0000) nor an offset in the dump (+0x1000)") from None
     with _open(file, pid, name, memory_map, dump, trust) as process:
+        _say(process, quiet=quiet, verbose=verbose)
         space = process.space
         found = space.addresses_of(value) if place.startswith("+") else [value]
         if not found:
             size = f"; the dump is 0x{space.backing.size:x} bytes long" if space.backing.size else ""
             raise AddressError(value, "no address is known for the dump's byte at this offset", size)
         columns = [Column("address", "address"), Column("offset", "number")]
-        columns += [Column("segment", "address"), Column("segment_end", "address")]
-        columns += [Column("extent", "address"), Column("extent_end", "address"), Column("extent_offset", "number")]
+        columns += [Column("segment", "address"), Column("segment_end", "end")]
+        columns += [Column("extent", "address"), Column("extent_end", "end"), Column("extent_offset", "number")]
 
         def row(address: int) -> tuple[int, ...]:
             segment, extent = space.locate(address)

@@ -93,7 +93,7 @@ input_options = together(
 )
 
 process_options = together(
-    click.option("--pid", type=click.IntRange(0), multiple=True, help="The process with this id; may be repeated."),
+    click.option("--pid", type=click.IntRange(0), multiple=True, help="The process with this id; carve takes several."),
     click.option("--name", metavar="GLOB", help="The processes with such a name."),
 )
 
@@ -131,6 +131,8 @@ def choose(container: Container, pids: Sequence[int], name: str | None, *, every
     import fnmatch  # noqa: PLC0415
 
     entries = container.processes()
+    if everything and (pids or name is not None):
+        raise UsageError("--all takes every process; --pid and --name choose: give one or the other")
     if everything:
         return list(range(len(entries)))
     if not pids and name is None:

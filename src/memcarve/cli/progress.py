@@ -29,7 +29,7 @@ class ProgressBar:
             return
         if self._bar is None:
             self._start(total)
-        self._bar.update(self._task, completed=done, total=total)
+        self._bar.update(self._task, completed=done, total=total, rate=amount(done / (time.monotonic() - self._begun)))
 
     def _start(self, total: int) -> None:
         from rich import progress  # noqa: PLC0415 - only for work that takes long
@@ -39,13 +39,13 @@ class ProgressBar:
             progress.TextColumn("{task.description}"),
             progress.BarColumn(),
             progress.DownloadColumn(binary_units=True),
-            progress.TransferSpeedColumn(),
+            progress.TextColumn("{task.fields[rate]}/s"),
             progress.TimeRemainingColumn(),
             console=Console(stderr=True),
             transient=True,
         )
         self._bar.start()
-        self._task = self._bar.add_task(self._label, total=total)
+        self._task = self._bar.add_task(self._label, total=total, rate="")
 
     def __enter__(self) -> Self:
         return self
@@ -55,6 +55,11 @@ class ProgressBar:
     ) -> None:
         if self._bar is not None:
             self._bar.stop()
+
+
+def counted(count: int, noun: str) -> str:
+    """Return a number with its noun: 1 segment, 2 segments."""
+    return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
 def amount(count: float) -> str:

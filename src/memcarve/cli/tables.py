@@ -22,6 +22,7 @@ FORMATS = ("table", "csv", "json", "jsonl", "parquet")
 SCHEMA = 1
 
 _SAMPLE = 1000  # rows that set the widths of a table's columns
+_ADDRESSES = ("address", "end")
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 format_option = click.option(
@@ -30,7 +31,7 @@ format_option = click.option(
 
 
 class Column(NamedTuple):
-    """A column's name and kind: ``address``, ``number`` or ``text``."""
+    """A column's name and kind: ``address``, ``end`` (an address that may be 2**64), ``number`` or ``text``."""
 
     name: str
     kind: str
@@ -55,14 +56,14 @@ def print_table(layout: str, title: str, columns: Sequence[Column], rows: Iterab
 def _shown(column: Column, cell: Cell) -> str:
     if cell is None:
         return ""
-    if column.kind == "address":
+    if column.kind in _ADDRESSES:
         return f"0x{cell:016x}"
     return printable(cell) if isinstance(cell, str) else str(cell)
 
 
 def _record(columns: Sequence[Column], row: Sequence[Cell]) -> dict[str, Cell]:
     return {
-        column.name: _shown(column, cell) if column.kind == "address" and cell is not None else cell
+        column.name: _shown(column, cell) if column.kind in _ADDRESSES and cell is not None else cell
         for column, cell in zip(columns, row, strict=True)
     }
 
@@ -120,10 +121,13 @@ def _parquet(columns: Sequence[Column], rows: Iterable[Sequence[Cell]]) -> None:
         raise MissingExtraError("parquet needs a package more: pip install 'memcarve[arrow]'") from None
     if sys.stdout.isatty():
         raise UsageError("parquet is no text; send it into a file: --format parquet > segments.parquet")
+    # an end may be 2**64, which no column of numbers holds: start and size say it, too
+    kept = [place for place, column in enumerate(columns) if column.kind != "end"]
     kinds = {"address": pa.uint64(), "number": pa.uint64(), "text": pa.string()}
-    schema = pa.schema([(column.name, kinds[column.kind]) for column in columns])
+    schema = pa.schema([(columns[place].name, kinds[columns[place].kind]) for place in kept])
     iterator = iter(rows)
     with parquet.ParquetWriter(sys.stdout.buffer, schema) as writer:
         while batch := list(islice(iterator, 1 << 16)):
-            arrays = [pa.array(cells, kind) for cells, kind in zip(zip(*batch, strict=True), schema.types, strict=True)]
+            cells = list(zip(*batch, strict=True))
+            arrays = [pa.array(cells[place], kind) for place, kind in zip(kept, schema.types, strict=True)]
             writer.write_batch(pa.record_batch(arrays, schema=schema))

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
 NAME = "segments.json"
+#: beside the folders of several processes: how each of them ended
+PROCESSES = "processes.json"
 SCHEMA = 1
 TOOL = "memcarve"
 #: hash functions by name, as ``hashlib`` knows them, and the file that sums of each go into

@@ -9,7 +9,8 @@ import stat
 import tempfile
 from typing import TYPE_CHECKING
 
-from memcarve.errors import MemcarveError, NoSpaceError, OutputError, TargetExistsError
+from memcarve.errors import InputError, MemcarveError, NoSpaceError, OutputError, TargetExistsError
+from memcarve.formats import manifest
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -121,3 +122,26 @@ def create_file(name: str, directory: int | None) -> int:
     """Create a file that must not exist, for writing, with mode 0600; return its descriptor."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0) | getattr(os, "O_NOFOLLOW", 0)
     return os.open(name, flags, 0o600, dir_fd=directory)
+
+
+def foreign(folder: str) -> str | None:
+    """Say what in an existing folder memcarve did not write; None where all of it is its own, or it is empty."""
+    entries = set(os.listdir(folder))
+    if manifest.PROCESSES in entries:
+        inside = sorted(entries - {manifest.PROCESSES})
+        problems = ((entry, _foreign_inside(os.path.join(folder, entry))) for entry in inside)
+        return next((f"{entry} {problem}" for entry, problem in problems if problem), None)
+    return _foreign_inside(folder) if entries else None
+
+
+def _foreign_inside(folder: str) -> str | None:
+    if os.path.islink(folder) or not os.path.isdir(folder):
+        return "is no folder that memcarve carved"
+    own = {manifest.NAME, *manifest.SUMS.values()}
+    try:
+        _, records = manifest.read(os.path.join(folder, manifest.NAME))
+        own.update(record.file for record in records if manifest.FILE_NAME.fullmatch(record.file))
+    except InputError:
+        return f"holds no {manifest.NAME} that memcarve wrote"
+    others = sorted(set(os.listdir(folder)) - own)
+    return f"holds {others[0]}, which memcarve did not write" if others else None

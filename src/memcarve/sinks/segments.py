@@ -18,7 +18,7 @@ from memcarve.copying import BUFFER, Copier, StoppedError, Target, is_zero
 from memcarve.errors import InputError, MemcarveError, NoSpaceError, TruncatedError, UsageError
 from memcarve.formats import manifest
 from memcarve.process import LeftOut, Selection
-from memcarve.sinks.folder import NewFolder, create_file
+from memcarve.sinks.folder import NewFolder, create_file, foreign
 from memcarve.sinks.work import Work
 from memcarve.version import __version__
 
@@ -283,21 +283,6 @@ class _Carver:
                     digest.update(data)
             for name in names:
                 sums[name].write(f"{digests[name].hexdigest()}  {manifest.NAME}\n".encode())
-
-
-def foreign(folder: str) -> str | None:
-    """Say what in an existing folder memcarve did not write; None where all of it is its own, or it is empty."""
-    entries = set(os.listdir(folder))
-    if not entries:
-        return None
-    own = {manifest.NAME, *manifest.SUMS.values()}
-    try:
-        _, records = manifest.read(os.path.join(folder, manifest.NAME))
-        own.update(record.file for record in records if manifest.FILE_NAME.fullmatch(record.file))
-    except InputError:
-        return f"holds no {manifest.NAME} that memcarve wrote"
-    others = sorted(entries - own)
-    return f"holds {others[0]}, which memcarve did not write" if others else None
 
 
 def _open(folder: str, name: str) -> IO[bytes]:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from memcarve.errors import MemcarveError, VerificationError
 from memcarve.formats import manifest
-from memcarve.sinks.folder import NewFolder, create_file
-from memcarve.sinks.segments import CarveResult, Options, carve, foreign
+from memcarve.sinks.folder import NewFolder, create_file, foreign
+from memcarve.sinks.segments import CarveResult, Options, carve
 from memcarve.version import __version__
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from memcarve.process import Container, ProcessEntry
     from memcarve.sinks.work import Progress
 
-NAME = "processes.json"
+_LARGEST = 1 << 26  # bytes of processes.json that are read
 
 
 class Outcome(NamedTuple):
@@ -47,7 +47,7 @@ def carve_several(
     outcomes: list[Outcome] = []
     first: MemcarveError | None = None
     inner = options._replace(force=False)
-    with NewFolder(os.fspath(out), force=options.force, foreign=_foreign) as folder:
+    with NewFolder(os.fspath(out), force=options.force, foreign=foreign) as folder:
         taken: set[str] = set()
         for index in indexes:
             name = _folder_name(entries[index], index, taken)
@@ -61,7 +61,7 @@ def carve_several(
                 outcomes.append(Outcome(entries[index], name, result, None))
         if first is not None and all(outcome.result is None for outcome in outcomes):
             raise first
-        with os.fdopen(create_file(os.path.join(folder.path, NAME), None), "w", encoding="utf-8") as file:
+        with os.fdopen(create_file(os.path.join(folder.path, manifest.PROCESSES), None), "w", encoding="utf-8") as file:
             json.dump(_document(outcomes), file, indent=1)
             file.write("\n")
     return outcomes
@@ -70,17 +70,27 @@ def carve_several(
 def carved_folders(folder: str | os.PathLike[str]) -> list[str]:
     """Return the carved folders in `folder`: itself, or those of the processes that were carved into it.
 
-    Raises VerificationError where something else lies between them.
+    Raises VerificationError where they are not those that ``processes.json`` lists.
     """
     top = os.fspath(folder)
-    if not os.path.isfile(os.path.join(top, NAME)):
+    path = os.path.join(top, manifest.PROCESSES)
+    if not os.path.lexists(path):
         return [top]
-    inside = sorted(entry for entry in os.listdir(top) if entry != NAME)
-    for entry in inside:
-        path = os.path.join(top, entry)
-        if os.path.islink(path) or not os.path.isdir(path):
-            raise VerificationError(f"{top}: {entry}: is no folder that memcarve carved")
-    return [os.path.join(top, entry) for entry in inside]
+    try:
+        with open(path, encoding="utf-8") as file:
+            listed = json.loads(file.read(_LARGEST))["processes"]
+        names = sorted(str(process["folder"]) for process in listed if process["folder"] is not None)
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+        raise VerificationError(f"{path}: is not what memcarve writes") from None
+    inside = sorted(entry for entry in os.listdir(top) if entry != manifest.PROCESSES)
+    different = sorted(set(names) ^ set(inside))
+    if different:
+        raise VerificationError(f"{top}: {different[0]}: is listed in {manifest.PROCESSES} or lies there, but not both")
+    folders = [os.path.join(top, entry) for entry in inside]
+    for entry in folders:
+        if os.path.islink(entry) or not os.path.isdir(entry):
+            raise VerificationError(f"{entry}: is no folder that memcarve carved")
+    return folders
 
 
 def _document(outcomes: Sequence[Outcome]) -> dict[str, Any]:
@@ -112,20 +122,3 @@ def _folder_name(entry: ProcessEntry, index: int, taken: set[str]) -> str:
         name += "+"
     taken.add(name.lower())
     return name
-
-
-def _foreign(folder: str) -> str | None:
-    """Say what in a folder of several processes memcarve did not write; None where all of it is its own."""
-    entries = sorted(os.listdir(folder))
-    if NAME not in entries:
-        return foreign(folder)
-    for entry in entries:
-        path = os.path.join(folder, entry)
-        if entry == NAME:
-            continue
-        if os.path.islink(path) or not os.path.isdir(path):
-            return f"holds {entry}, which memcarve did not write"
-        problem = foreign(path)
-        if problem:
-            return f"{entry} {problem}"
-    return None

@@ -77,7 +77,11 @@ class _Verifier:
         for name in sorted(self.present.keys() - {manifest.NAME}):
             self.problem(f"{name}: is not in the manifest")
         if self.problems:
-            raise VerificationError("; ".join([f"{self.folder}: {len(self.problems)} faults", *self.problems[:100]]))
+            raise VerificationError(
+                "; ".join(
+                    [f"{self.folder}: {len(self.problems)} fault{'s' * (len(self.problems) > 1)}", *self.problems[:100]]
+                )
+            )
         return Verified(count, size, tuple(self.names), self.source is not None)
 
     def entries(self) -> dict[str, os.stat_result]:

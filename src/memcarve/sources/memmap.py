@@ -9,8 +9,8 @@ import numpy as np
 
 from memcarve.backing import AbsentBacking, FileBacking
 from memcarve.columns import chunks, total
-from memcarve.errors import CounterpartError, NotRecognisedError, OverlapError
-from memcarve.formats.memmap import MemoryMap, is_binary
+from memcarve.errors import CounterpartError, InputError, NotRecognisedError, OverlapError
+from memcarve.formats.memmap import BinaryError, MemoryMap
 from memcarve.process import Container, ProcessEntry, ProcessMemory
 from memcarve.sources.maprows import ProcessRows, read_rows
 from memcarve.sources.pairing import base_file, find_dump, find_map, pid_in_name
@@ -48,6 +48,7 @@ class MemmapContainer(Container):
         self._files: list[FileBacking] = []
         try:
             self._rows = read_rows(memory_map)
+            self._alone = len(self._rows) == 1
             self._choose_by_dump()
             self._wide = _is_wide(self._rows)
         except BaseException:
@@ -77,11 +78,9 @@ class MemmapContainer(Container):
         if positions.how in ("printed", "sum") and columns.printed:
             notes.append(f"positions in the dump: {positions.how}, because the two ways to work them out differ")
         space, cut_off = self._space(rows, positions.offset, file or AbsentBacking(absent))
-        left_out = {}
-        if length is not None:
-            tail = max(length - positions.end, 0)
-            between = length - tail - space.total
-            left_out = {reason: count for reason, count in ((TAIL, tail), (BETWEEN, between)) if count}
+        tail = max(length - positions.end, 0) if length is not None else 0
+        between = (positions.end if length is None else length - tail) - space.total
+        left_out = {reason: count for reason, count in ((TAIL, tail), (BETWEEN, between)) if count}
         unwritten = total(rows.unwritten.size)
         notes += self._remarks(left_out, unwritten, cut_off)
         entry = self._entry(rows)
@@ -129,12 +128,12 @@ class MemmapContainer(Container):
         path = self.dump
         if path is None:
             try:
-                path, found = find_dump(self.map.path, rows.file, rows.pid, rows.name)
+                path, found = find_dump(self.map.path, rows.file, rows.pid, rows.name, alone=self._alone)
             except CounterpartError as error:
                 return None, str(error)
             notes += found
-        elif rows.file and pid_in_name(path)[0] not in {None, pid_in_name(rows.file)[0]}:
-            notes.append(f"{path}: the rows of the map name another dump, {rows.file}")
+        if rows.file and rows.file != base_file(path):
+            notes.append(f"{path}: the rows of the map call their dump {rows.file}")
         file = FileBacking(path)
         self._files.append(file)
         return file, ""
@@ -186,6 +185,7 @@ class MemmapContainer(Container):
                 "size": self.map.size,
                 "format": self.map.description,
                 "sha256": self.map.sha256,
+                "trusted": self.trust,
             }
         }
         if file:
@@ -245,9 +245,9 @@ def open_memmap(
             dump = path
             try:
                 found, notes = find_map(path, hashed=hashed)
-            except CounterpartError as lacking:
+            except InputError as lacking:
                 # for a dump the map is what is missing; a text that is no map was not meant as a dump
-                raise (lacking if is_binary(path) else error) from None
+                raise (lacking if isinstance(error, BinaryError) else error) from None
     return MemmapContainer(found, dump=dump, notes=notes, trust=trust)
 
 

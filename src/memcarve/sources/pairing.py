@@ -61,16 +61,22 @@ def find_map(dump: str, *, hashed: bool) -> tuple[MemoryMap, list[str]]:
     )
 
 
-def find_dump(memory_map: str, file: str | None, pid: int | None, process: str | None) -> tuple[str, list[str]]:
-    """Return the dump that lies beside a map, with a note; `file` is the name in its rows, `process` is Rekall's.
+def find_dump(
+    memory_map: str, file: str | None, pid: int | None, process: str | None, *, alone: bool
+) -> tuple[str, list[str]]:
+    """Return the dump that lies beside a map, with a note.
+
+    `file` is the name in the rows, `process` the process's name; `alone` says that the map holds no other process: only
+    then may a dump with the map's own name be meant.
 
     Raises CounterpartError where there is none, or where it cannot be told which of several it is.
     """
     folder, name = os.path.split(memory_map)
     base = next((name.removesuffix(end) for end in _COMPRESSED[1:] if name.endswith(end)), name)
     stem = os.path.splitext(base)[0]
-    wanted = [base.removesuffix(".idx")] if base.endswith(".dmp.idx") else []
-    wanted += [f"{stem}.dmp", *([file] if file else []), *([f"{pid}.dmp", f"pid.{pid}.dmp"] if pid is not None else [])]
+    wanted = [base.removesuffix(".idx") if base.endswith(".dmp.idx") else f"{stem}.dmp"] if alone else []
+    wanted += [file] if file else []
+    wanted += [f"{pid}.dmp", f"pid.{pid}.dmp"] if pid is not None else []
     wanted += [f"{process}_{pid}.dmp"] if process is not None and pid is not None else []
     # a name in the rows is data: nothing but a plain file name may come of it
     wanted = [plain for plain in dict.fromkeys(wanted) if os.path.basename(plain) == plain]
@@ -85,9 +91,8 @@ def find_dump(memory_map: str, file: str | None, pid: int | None, process: str |
         raise CounterpartError(
             f"{memory_map}: {len(renamed)} dumps could belong to it ({', '.join(renamed)}); choose with --dump"
         )
-    raise CounterpartError(
-        f"{memory_map}: its dump does not lie beside it (looked for {', '.join(wanted)}); give it with --dump"
-    )
+    looked = f"looked for {', '.join(wanted)}" if wanted else "the map does not say which process it is"
+    raise CounterpartError(f"{memory_map}: its dump does not lie beside it ({looked}); give it with --dump")
 
 
 def _renamed(folder: str, wanted: list[str]) -> list[str]:

@@ -47,14 +47,17 @@ def settle(where: str, process: ProcessRows, columns: Columns, length: int | Non
     `where` names the files in messages. `trust` (``"printed"`` or ``"sum"``) decides instead of the dump's length.
     Raises PositionError where they cannot be settled, UsageError where `trust` asks for what the map does not hold.
     """
-    ways = _Ways(process, columns)
+    ways = _Ways(where, process, columns)
     if trust == PRINTED and not columns.printed:
         raise UsageError(f"{where}: prints no positions that could be trusted; --trust sum is what remains")
     if trust is not None:
         return ways.take(trust)
     how, doubt = _verdict(ways, columns, length)
     if doubt:
-        raise PositionError(f"{where}: {doubt}; {ways.numbers(length)}; --trust printed or --trust sum decides")
+        trusting = "--trust printed or --trust sum decides" if columns.printed else "--trust sum goes ahead"
+        if length is not None and length < ways.written_end:
+            trusting += ", with --partial where the dump is too short for it"
+        raise PositionError(f"{where}: {doubt}; {ways.numbers(length)}; {trusting}")
     return ways.take(how)
 
 
@@ -88,8 +91,10 @@ def _doubt_in_sum(ways: _Ways, columns: Columns, length: int | None) -> str:
 
 def _with_errors(ways: _Ways, length: int | None) -> tuple[str, str]:
     """Return which way is right where rows could not be written, and what is doubtful about it."""
+    if not ways.explained:
+        return SUM, "some rows could not be written, and others were left out of the map (--filters)"
     if length is None:
-        return SUM, "" if ways.explained else "rows are missing from the map and others could not be written"
+        return SUM, ""
     if length == ways.printed_end:
         return PRINTED, ""
     if length == ways.sum_end:
@@ -113,7 +118,8 @@ def _doubt_in_printed(ways: _Ways, length: int | None) -> str:
 class _Ways:
     """Both ways to work out the positions, and what follows from them."""
 
-    def __init__(self, process: ProcessRows, columns: Columns) -> None:
+    def __init__(self, where: str, process: ProcessRows, columns: Columns) -> None:
+        self.where = where
         written, unwritten = process.written, process.unwritten
         self.columns = columns
         self.size, self.printed = written.size, written.offset
@@ -163,6 +169,6 @@ class _Ways:
             if len(bad):
                 place = int(offset[here][bad[0]])
                 raise PositionError(
-                    f"two rows claim the byte at position 0x{place:x} of the dump; if the map holds several processes "
-                    "one after the other, cut it into one map for each"
+                    f"{self.where}: two rows claim the byte at position 0x{place:x} of the dump; if the map "
+                    "holds several processes one after the other, cut it into one map for each"
                 )

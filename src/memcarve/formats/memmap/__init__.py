@@ -30,6 +30,10 @@ _FIRST_EXTENDED = (1 << 64) - (1 << 56)
 _LARGEST_FILE = 1 << 62
 
 
+class BinaryError(NotRecognisedError):
+    """The file is no text and no table either, as a dump is."""
+
+
 class MemoryMap:
     """A memory map, opened: what kind it is, and its rows in blocks.
 
@@ -125,12 +129,6 @@ class MemoryMap:
             )
 
 
-def is_binary(path: str) -> bool:
-    """Say whether a file holds something else than text, as a dump does; raises SourceReadError."""
-    with TextFile(path) as text:
-        return not text.is_text
-
-
 def _reader(text: TextFile) -> Reader:
     """Return the reader for the kind of map that the file holds."""
     head = text.head
@@ -140,7 +138,7 @@ def _reader(text: TextFile) -> Reader:
         reader = TextReader(text, table) if table else None
     reader = reader or open_records(text)
     if reader is None:
-        raise NotRecognisedError(f"{text.path}: {_what_else(text)}")
+        raise (NotRecognisedError if text.is_text else BinaryError)(f"{text.path}: {_what_else(text)}")
     unknown = sorted(set(reader.columns) - KNOWN)
     if unknown:
         raise NotRecognisedError(

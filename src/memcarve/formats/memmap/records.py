@@ -152,16 +152,16 @@ class ArrowReader(Reader):
         self._pa = pa
         kind = "parquet" if text.head.startswith(b"PAR1") else "arrow"
         super().__init__(text, f"volatility3 {kind}", [], None)
-        try:
+        try:  # through OSFile: by its path a file would be mapped, and one that shrinks meanwhile kill the process
             if kind == "parquet":
                 file = parquet.ParquetFile(path)
                 self._schema, self._batches = file.schema_arrow, file.iter_batches(1 << 18)
             elif text.head.startswith(b"ARROW1"):
-                table = ipc.open_file(path)
+                table = ipc.open_file(pa.OSFile(path))
                 self._schema = table.schema
                 self._batches = (table.get_batch(place) for place in range(table.num_record_batches))
             else:
-                stream = ipc.open_stream(path)
+                stream = ipc.open_stream(pa.OSFile(path))
                 self._schema, self._batches = stream.schema, iter(stream)
         except self._errors as error:
             raise self._damaged(error) from error

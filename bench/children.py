@@ -1,0 +1,62 @@
+"""The small programs that are measured beside the command itself: ``python bench/children.py NAME ARGUMENT...``.
+
+Each imports only what it needs: start and imports are part of what is measured.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+
+
+def copying(dump: str, out: str) -> None:
+    """Carve without hashes; print the seconds inside ``carve``: making the folder, copying, writing the manifest."""
+    import memcarve  # noqa: PLC0415
+
+    with memcarve.open(dump) as container:
+        print(memcarve.carve(container.process(), out, hashes=()).seconds)
+
+
+def extents(path: str) -> None:
+    """Read a map and join its rows to extents."""
+    import memcarve  # noqa: PLC0415
+
+    with memcarve.open(path) as container:
+        print(len(container.process().space))
+
+
+def rows_kept(path: str) -> None:
+    """Read a map as scripts do today: every row split and kept, then four columns made of them."""
+    with open(path, encoding="utf-8") as file:
+        rows = [line.split() for line in file.readlines()[4:]]
+    columns = [[int(row[place].replace("0x", ""), 16) for row in rows] for place in range(4)]
+    print(len(columns[0]))
+
+
+def rows_dropped(path: str) -> None:
+    """Read a map as more careful scripts do: a row is dropped as soon as its four numbers are in their lists."""
+    virtual, physical, size, offset = [], [], [], []
+    with open(path, encoding="utf-8") as file:
+        lines = file.readlines()
+    for line in lines[4:]:
+        cells = line.split()
+        virtual.append(int(cells[0].replace("0x", ""), 16))
+        physical.append(int(cells[1].replace("0x", ""), 16))
+        size.append(int(cells[2].replace("0x", ""), 16))
+        offset.append(int(cells[3].replace("0x", ""), 16))
+    print(len(virtual))
+
+
+def empty(folder: str, count: str) -> None:
+    """Create empty files in a new folder; print the seconds."""
+    os.mkdir(folder)
+    directory = os.open(folder, os.O_RDONLY)
+    begun = time.perf_counter()
+    for number in range(int(count)):
+        os.close(os.open(f"{number:041x}.bin", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600, dir_fd=directory))
+    print(time.perf_counter() - begun)
+
+
+if __name__ == "__main__":
+    globals()[sys.argv[1]](*sys.argv[2:])

@@ -1,0 +1,86 @@
+"""Memory maps and dumps for the benchmarks, always the same ones.
+
+    python bench/inputs.py process FOLDER BYTES SEGMENTS    pid.4321.map and pid.4321.dmp
+    python bench/inputs.py rows FILE ROWS joined|apart      a map alone, whose rows join to segments, or never do
+
+This runs in a process of its own, so that the one that measures stays small.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import random
+import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+PAGE = 4096
+_SEED = 4321
+#: pages that lie side by side in physical memory, too: as often as in the map of a real process
+_RUNS = [*[1] * 24, *[2] * 7, *[3] * 2, *[4] * 5, 5, 6, 7, *[8] * 3, 9, 12, 16, 16, 40]
+_CHUNK = 1 << 24
+#: where the rows of a process lie: few at low addresses, then its libraries, then the kernel (as printed, 48 bits)
+_PLACES = ((0.0, 0x10000), (0.1, 0x7E0000000000), (0.4, 0xF80000000000))
+_HEAD = "Volatility 3 Framework 2.28.2\n\nVirtual\tPhysical\tSize\tOffset in File\tFile output\n\n"
+
+
+def write_map(path: str, rows: Iterable[tuple[int, int]], count: int) -> None:
+    """Write a map as the quick renderer prints it; `rows` are pages and pages of gap behind them, roughly `count`."""
+    chance = random.Random(_SEED)  # noqa: S311 - the same numbers every time are what is wanted
+    starts = {int(share * count): start for share, start in _PLACES}
+    offset = virtual = 0
+    numbered = enumerate(rows)
+    with open(path, "w", encoding="ascii", newline="\n") as file:
+        file.write(_HEAD)
+        while part := list(itertools.islice(numbered, 1 << 14)):
+            lines = []
+            for number, (pages, gap) in part:
+                virtual = max(virtual, starts.get(number, 0))
+                size = pages * PAGE
+                physical = chance.getrandbits(22) * PAGE
+                lines.append(f"0x{virtual:x}\t0x{physical:x}\t0x{size:x}\t0x{offset:x}\tpid.4321.dmp\n")
+                offset += size
+                virtual += size + gap * PAGE
+            file.writelines(lines)
+
+
+def process(folder: str, size: int, segments: int) -> None:
+    """Write a map and a dump of `size` bytes that form `segments` segments or a few more."""
+    chance = random.Random(_SEED)  # noqa: S311
+    pages = size // PAGE
+    cuts = [0, *sorted(chance.sample(range(1, pages), min(segments, pages) - 1)), pages]
+
+    def rows() -> Iterator[tuple[int, int]]:
+        for first, end in itertools.pairwise(cuts):
+            place = first
+            while place < end:
+                run = min(chance.choice(_RUNS), end - place)
+                place += run
+                yield run, chance.randrange(1, 100) if place == end else 0
+
+    write_map(os.path.join(folder, "pid.4321.map"), rows(), max(segments, pages // 4))
+    import numpy as np  # noqa: PLC0415 - a map alone needs none
+
+    noise = np.random.default_rng(_SEED)
+    with open(os.path.join(folder, "pid.4321.dmp"), "wb") as file:
+        file.writelines(noise.bytes(min(_CHUNK, pages * PAGE - done)) for done in range(0, pages * PAGE, _CHUNK))
+
+
+def rows(path: str, count: int, *, joined: bool) -> None:
+    """Write a map of `count` rows that join to a segment in a thousand, or never join."""
+    chance = random.Random(_SEED)  # noqa: S311
+    write_map(
+        path,
+        ((chance.choice(_RUNS), 0 if joined and chance.random() > 0.001 else 1) for _ in range(count)),
+        count,
+    )
+
+
+if __name__ == "__main__":
+    if sys.argv[1] == "process":
+        process(sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))
+    else:
+        rows(sys.argv[2], int(sys.argv[3]), joined=sys.argv[4] == "joined")

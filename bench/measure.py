@@ -1,0 +1,72 @@
+"""Running programs: wall time and peak memory, contenders in turn."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import tempfile
+import time
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+class UnavailableError(Exception):
+    """Something that a benchmark needs is not here; the message names it."""
+
+
+class Run(NamedTuple):
+    """One run: seconds, and the peak of the resident set in bytes."""
+
+    seconds: float
+    rss: int
+
+
+class Contender(NamedTuple):
+    """A program to be measured.
+
+    `before` is called before every run, outside of the timing. Where `reports` is true, the program prints the seconds
+    that count as the last line of its output; else its wall time from start to end counts.
+    """
+
+    command: list[str]
+    before: Callable[[], None] = lambda: None
+    reports: bool = False
+    exits: tuple[int, ...] = (0,)
+
+
+def run(contender: Contender) -> Run:
+    """Run a program once. It inherits this process's peak of memory, so this process must stay small."""
+    contender.before()
+    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+        actions: list[tuple[int, ...] | tuple[int, int, str, int, int]] = [
+            (os.POSIX_SPAWN_DUP2, err.fileno(), 2),
+            (os.POSIX_SPAWN_DUP2, out.fileno(), 1)
+            if contender.reports
+            else (os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0),
+        ]
+        begun = time.perf_counter()
+        pid = os.posix_spawnp(contender.command[0], contender.command, os.environ, file_actions=actions)
+        _, status, usage = os.wait4(pid, 0)
+        seconds = time.perf_counter() - begun
+        if os.waitstatus_to_exitcode(status) not in contender.exits:
+            err.seek(0)
+            message = err.read().decode(errors="replace")[-2000:]
+            raise subprocess.CalledProcessError(status, contender.command, stderr=message)
+        if contender.reports:
+            out.seek(0)
+            seconds = float(out.read().split(b"\n")[-2])
+    return Run(seconds, usage.ru_maxrss * 1024)
+
+
+def in_turn(contenders: dict[str, Contender], runs: int, warm_up: int) -> dict[str, list[Run]]:
+    """Run the contenders in turn, `runs` rounds, every other one backwards, after `warm_up` that do not count."""
+    found: dict[str, list[Run]] = {name: [] for name in contenders}
+    for number in range(warm_up + runs):
+        names = list(contenders)
+        for name in names if number % 2 else reversed(names):
+            result = run(contenders[name])
+            if number >= warm_up:
+                found[name].append(result)
+    return found
