@@ -41,7 +41,7 @@ from memcarve.version import __version__
 if TYPE_CHECKING:
     from memcarve.process import Container, LeftOut, ProcessEntry, ProcessMemory, Selection
     from memcarve.sinks.segments import CarveResult, Options, carve
-    from memcarve.sinks.several import Outcome, carve_several
+    from memcarve.sinks.several import Outcome, SeveralResult, carve_several
     from memcarve.sinks.verify import Verified, verify
     from memcarve.sources import open_container as open  # noqa: A004 - that is what it does
     from memcarve.space import AddressSpace, Extent, Hit, Missing, Segment, Segments
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 _LATER = {
     "open": ("sources", "open_container"),
     **dict.fromkeys(("carve", "CarveResult", "Options"), ("sinks.segments", None)),
-    **dict.fromkeys(("carve_several", "Outcome"), ("sinks.several", None)),
+    **dict.fromkeys(("carve_several", "Outcome", "SeveralResult"), ("sinks.several", None)),
     **dict.fromkeys(("verify", "Verified"), ("sinks.verify", None)),
     **dict.fromkeys(("Container", "LeftOut", "ProcessEntry", "ProcessMemory", "Selection"), ("process", None)),
     **dict.fromkeys(("AddressSpace", "Extent", "Hit", "Missing", "Segment", "Segments"), ("space", None)),
@@ -82,6 +82,7 @@ __all__ = [
     "Segment",
     "Segments",
     "Selection",
+    "SeveralResult",
     "SourceReadError",
     "TargetExistsError",
     "TruncatedError",

@@ -261,8 +261,10 @@ def is_zero(view: memoryview) -> bool:
 
 def _clone(span: Span, target: Target, place: int) -> int:
     """Share the blocks of a range; 0 where it is not aligned to blocks."""
-    import fcntl  # noqa: PLC0415 - Linux alone gets here
-
+    try:
+        import fcntl  # noqa: PLC0415 - Linux alone gets here
+    except ImportError:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS)) from None
     length = span.length
     if span.offset + length != span.file.size:
         length -= length % _PAGE

@@ -101,7 +101,7 @@ def _run(arguments: Sequence[str] | None) -> int:  # noqa: C901, PLR0911 - one w
         # whoever read our output has had enough; keep the interpreter from complaining about it at the end
         with contextlib.suppress(OSError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 128 + getattr(signal, "SIGPIPE", 13)
+        return FAILED
     except _StoppedBySignal as error:
         notes = "; ".join(["stopped", *getattr(error, "__notes__", [])])
         complain(f"{notes} ({signal.Signals(error.number).name})")

@@ -106,8 +106,9 @@ def carve(
         out = output or f"{_stem(dump or file)}.segments"
         if len(indexes) > 1 or (flags["everything"] and len(container.processes()) > 1):
             with ProgressBar("carving", quiet=quiet) as progress:
-                outcomes = carve_several(container, indexes, out, options, progress=progress)
-            return _report_several(out, outcomes, quiet=quiet, verbose=flags["verbose"])
+                several = carve_several(container, indexes, out, options, progress=progress)
+            say(several.notes, quiet=quiet)
+            return _report_several(out, several.outcomes, quiet=quiet, verbose=flags["verbose"])
         process = container.open_process(indexes[0])
         say(process.notes, quiet=quiet)
         with ProgressBar("carving", quiet=quiet) as progress:

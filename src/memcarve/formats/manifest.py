@@ -26,6 +26,7 @@ SUMS = {"sha256": "SHA256SUMS", "sha1": "SHA1SUMS", "md5": "MD5SUMS"}
 FILE_NAME = re.compile(r"0x([0-9a-f]{16})-0x([0-9a-f]{16,17})\.bin")
 
 _LONGEST = 1 << 20
+_LARGEST = 1 << 26  # bytes of processes.json that are read
 
 
 class Record(NamedTuple):
@@ -108,6 +109,18 @@ def read(path: str) -> tuple[dict[str, Any], Iterator[Record]]:
     if header.get("schema") != SCHEMA:
         raise InputError(f"{path}: has schema {header.get('schema')}; this memcarve knows {SCHEMA}")
     return header, _records(path, source)
+
+
+def processes(path: str) -> list[str] | None:
+    """Return the folders that a ``processes.json`` lists, sorted; None where memcarve did not write it."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            document = json.loads(file.read(_LARGEST))
+        if document["tool"] != TOOL:
+            return None
+        return sorted(str(process["folder"]) for process in document["processes"] if process["folder"] is not None)
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+        return None
 
 
 def _source(path: str) -> Iterator[str]:

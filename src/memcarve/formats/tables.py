@@ -22,6 +22,7 @@ _NAMES = (
 )  # fmt: skip
 _SPACED = re.compile(rb"\s*(?:(?:%s)(?:\s+|$))+" % b"|".join(_NAMES))
 _NAME = re.compile(b"|".join(_NAMES))
+_LONGEST_HEADER = 4096
 _GREPTEXT = "volatility2 greptext"
 _DASHES = re.compile(rb"[\s-]*--[\s-]*")
 
@@ -65,6 +66,8 @@ def recognise(head: bytes) -> Table | None:
     for number, raw in enumerate(head.split(b"\n"), 1):
         place += len(raw) + 1
         for part in raw.rstrip(b"\r").split(b"\r"):  # progress messages begin and end with a carriage return
+            if len(part) > _LONGEST_HEADER:
+                continue
             banner = BANNER.match(part)
             if banner:
                 version = banner[1].decode("ascii", "replace")
@@ -82,7 +85,7 @@ def recognise(head: bytes) -> Table | None:
 
 def other_columns(head: bytes) -> str | None:
     """Return the columns of a table that `head` seems to hold, for a message; None where there is none."""
-    for line in head[: 1 << 16].split(b"\n"):
+    for line in (line[:_LONGEST_HEADER] for line in head[: 1 << 16].split(b"\n")):
         if re.match(rb'(TreeDepth,|"TreeDepth",|PID\t|Offset\t|[A-Z][\w ]*\t[A-Z][\w ]*(\t|$)|  \| +\w)', line):
             cells = re.split(r"[\t,|]", line[:300].decode("utf-8", "replace").strip(" |\r"))
             return ", ".join(cell.strip(' "') for cell in cells)

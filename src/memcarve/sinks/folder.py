@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import shutil
@@ -95,7 +96,9 @@ class NewFolder:
             old = os.path.join(replaced, "folder")
             if replaced and os.path.isdir(old) and not os.path.lexists(self.target):
                 os.rename(old, self.target)
-                os.rmdir(replaced)
+            if replaced:
+                with contextlib.suppress(OSError):  # it holds what could not be put back
+                    os.rmdir(replaced)
             left = self._remove(self.path)
             if isinstance(error, OSError):
                 raise self._translated(error, left) from error
@@ -124,24 +127,38 @@ def create_file(name: str, directory: int | None) -> int:
     return os.open(name, flags, 0o600, dir_fd=directory)
 
 
+def leftover_notes(folder: NewFolder) -> list[str]:
+    """Return a note for each folder that a run which was killed may have left."""
+    return [f"{path}: left by a run that was killed, or being written by another" for path in folder.leftovers]
+
+
 def foreign(folder: str) -> str | None:
     """Say what in an existing folder memcarve did not write; None where all of it is its own, or it is empty."""
-    entries = set(os.listdir(folder))
-    if manifest.PROCESSES in entries:
-        inside = sorted(entries - {manifest.PROCESSES})
-        problems = ((entry, _foreign_inside(os.path.join(folder, entry))) for entry in inside)
-        return next((f"{entry} {problem}" for entry, problem in problems if problem), None)
-    return _foreign_inside(folder) if entries else None
+    entries = _entries(folder)
+    if manifest.PROCESSES not in entries:
+        return _foreign_inside(folder) if entries else None
+    if manifest.processes(os.path.join(folder, manifest.PROCESSES)) is None:
+        return f"holds a {manifest.PROCESSES} that memcarve did not write"
+    for entry in sorted(entries.keys() - {manifest.PROCESSES}):
+        problem = _foreign_inside(os.path.join(folder, entry)) if stat.S_ISDIR(entries[entry]) else "is no folder"
+        if problem:
+            return f"{entry} {problem}"
+    return None
 
 
 def _foreign_inside(folder: str) -> str | None:
-    if os.path.islink(folder) or not os.path.isdir(folder):
-        return "is no folder that memcarve carved"
     own = {manifest.NAME, *manifest.SUMS.values()}
     try:
         _, records = manifest.read(os.path.join(folder, manifest.NAME))
         own.update(record.file for record in records if manifest.FILE_NAME.fullmatch(record.file))
     except InputError:
         return f"holds no {manifest.NAME} that memcarve wrote"
-    others = sorted(set(os.listdir(folder)) - own)
+    entries = _entries(folder)
+    others = sorted(name for name, mode in entries.items() if name not in own or not stat.S_ISREG(mode))
     return f"holds {others[0]}, which memcarve did not write" if others else None
+
+
+def _entries(folder: str) -> dict[str, int]:
+    """Return what lies in a folder, with the modes; links are not followed."""
+    with os.scandir(folder) as entries:
+        return {entry.name: entry.stat(follow_symlinks=False).st_mode for entry in entries}

@@ -18,7 +18,7 @@ from memcarve.copying import BUFFER, Copier, StoppedError, Target, is_zero
 from memcarve.errors import InputError, MemcarveError, NoSpaceError, TruncatedError, UsageError
 from memcarve.formats import manifest
 from memcarve.process import LeftOut, Selection
-from memcarve.sinks.folder import NewFolder, create_file, foreign
+from memcarve.sinks.folder import NewFolder, create_file, foreign, leftover_notes
 from memcarve.sinks.work import Work
 from memcarve.version import __version__
 
@@ -130,7 +130,6 @@ class _Carver:
             self._check_unchanged()
             self._account(segments, left_out)
             self._write_manifest(folder.path, work, left_out, input_hash)
-        notes = [f"{path}: left by a run that was killed, or being written by another" for path in folder.leftovers]
         return CarveResult(
             path=self.out,
             segments=len(segments),
@@ -141,7 +140,7 @@ class _Carver:
             complete=not self.process.incomplete,
             seconds=time.monotonic() - begun,
             moved=dict(self.copier.moved),
-            notes=notes,
+            notes=leftover_notes(folder),
         )
 
     def _source_name(self) -> str:

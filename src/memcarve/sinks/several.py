@@ -7,9 +7,9 @@ import os
 import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from memcarve.errors import MemcarveError, VerificationError
+from memcarve.errors import MemcarveError, NoSpaceError, VerificationError
 from memcarve.formats import manifest
-from memcarve.sinks.folder import NewFolder, create_file, foreign
+from memcarve.sinks.folder import NewFolder, create_file, foreign, leftover_notes
 from memcarve.sinks.segments import CarveResult, Options, carve
 from memcarve.version import __version__
 
@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 
     from memcarve.process import Container, ProcessEntry
     from memcarve.sinks.work import Progress
-
-_LARGEST = 1 << 26  # bytes of processes.json that are read
 
 
 class Outcome(NamedTuple):
@@ -31,6 +29,13 @@ class Outcome(NamedTuple):
     error: str | None
 
 
+class SeveralResult(NamedTuple):
+    """How each process ended, and notes for the user."""
+
+    outcomes: list[Outcome]
+    notes: list[str]
+
+
 def carve_several(
     container: Container,
     indexes: Sequence[int],
@@ -38,10 +43,11 @@ def carve_several(
     options: Options,
     *,
     progress: Progress | None = None,
-) -> list[Outcome]:
+) -> SeveralResult:
     """Carve the processes at `indexes` into folders in the new folder `out`; one that fails does not stop the others.
 
-    Raises the first one's error where all of them fail, TargetExistsError, OutputError.
+    Raises NoSpaceError as soon as the disk is full, the first one's error where all of them fail, TargetExistsError,
+    OutputError.
     """
     entries = container.processes()
     outcomes: list[Outcome] = []
@@ -53,6 +59,8 @@ def carve_several(
             name = _folder_name(entries[index], index, taken)
             try:
                 result = carve(container.open_process(index), os.path.join(folder.path, name), inner, progress=progress)
+            except NoSpaceError:
+                raise
             except MemcarveError as error:
                 first = first or error
                 message = str(error).replace(folder.path, folder.name)
@@ -64,7 +72,7 @@ def carve_several(
         with os.fdopen(create_file(os.path.join(folder.path, manifest.PROCESSES), None), "w", encoding="utf-8") as file:
             json.dump(_document(outcomes), file, indent=1)
             file.write("\n")
-    return outcomes
+    return SeveralResult(outcomes, leftover_notes(folder))
 
 
 def carved_folders(folder: str | os.PathLike[str]) -> list[str]:
@@ -76,12 +84,9 @@ def carved_folders(folder: str | os.PathLike[str]) -> list[str]:
     path = os.path.join(top, manifest.PROCESSES)
     if not os.path.lexists(path):
         return [top]
-    try:
-        with open(path, encoding="utf-8") as file:
-            listed = json.loads(file.read(_LARGEST))["processes"]
-        names = sorted(str(process["folder"]) for process in listed if process["folder"] is not None)
-    except (OSError, ValueError, TypeError, KeyError, RecursionError):
-        raise VerificationError(f"{path}: is not what memcarve writes") from None
+    names = manifest.processes(path)
+    if names is None:
+        raise VerificationError(f"{path}: is not what memcarve writes")
     inside = sorted(entry for entry in os.listdir(top) if entry != manifest.PROCESSES)
     different = sorted(set(names) ^ set(inside))
     if different:

@@ -155,38 +155,43 @@ class _Verifier:
         digests = {name: hashlib.new(name, usedforsecurity=False) for name in record.hashes}
         if not digests and self.source is None:
             return
-        view, other = memoryview(bytearray(BUFFER)), memoryview(bytearray(BUFFER))
-        zero, place = True, 0
+        zero = True
         with FileBacking(os.path.join(self.folder, record.file)) as file:
-            for offset, length in self.pieces(record):
-                for done in range(0, length, BUFFER):
-                    part = view[: min(BUFFER, length - done)]
-                    file.read_into(place, part)
-                    place += len(part)
-                    zero = zero and is_zero(part)
-                    for digest in digests.values():
-                        digest.update(part)
-                    if self.source is not None:
-                        self.source.space.backing.read_into(offset + done, other[: len(part)])
-                        if not _same(part, other[: len(part)]):
-                            where = record.start + place - len(part)
-                            self.problem(f"{record.file}: differs from the source within the block at 0x{where:x}")
-                            return
+            view, other = memoryview(bytearray(BUFFER)), memoryview(bytearray(BUFFER))
+            for place, offset, length in self.blocks(record):
+                part = view[:length]
+                file.read_into(place, part)
+                zero = zero and is_zero(part)
+                for digest in digests.values():
+                    digest.update(part)
+                if self.source is not None:
+                    self.source.space.backing.read_into(offset, other[:length])
+                    if not _same(part, other[:length]):
+                        where = record.start + place
+                        self.problem(f"{record.file}: differs from the source within the block at 0x{where:x}")
+                        return
         for name, digest in digests.items():
             if digest.hexdigest() != record.hashes[name]:
                 self.problem(f"{record.file}: its {name} is not the one in the manifest")
         if record.zero is not None and zero != record.zero:
             self.problem(f"{record.file}: is {'' if zero else 'not '}all zero, unlike the manifest says")
 
-    def pieces(self, record: Record) -> Iterator[tuple[int, int]]:
-        """Yield where the segment's bytes lie in the source; raises InputError where it has none such."""
-        if self.source is None:
-            yield 0, record.size
-            return
-        try:
-            yield from self.source.space.pieces(record.start, record.size)
-        except AddressError as error:
-            raise InputError(f"{record.file}: is not all in the source: {error}") from None
+    def blocks(self, record: Record) -> Iterator[tuple[int, int, int]]:
+        """Yield place in the file, offset in the source and length; raises InputError where the source lacks it."""
+        pieces = [(0, record.size)]
+        if self.source is not None:
+            try:
+                pieces = list(self.source.space.pieces(record.start, record.size))
+            except AddressError as error:
+                raise InputError(f"{record.file}: is not all in the source: {error}") from None
+            if pieces[0][0] != record.offset:
+                self.problem(f"{record.file}: lies at offset {pieces[0][0]} of the source, not at {record.offset}")
+        place = 0
+        for offset, length in pieces:
+            for done in range(0, length, BUFFER):
+                count = min(BUFFER, length - done)
+                yield place, offset + done, count
+                place += count
 
     def manifest_hash(self, name: str) -> str:
         digest = hashlib.new(name, usedforsecurity=False)

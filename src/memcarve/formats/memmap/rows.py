@@ -40,6 +40,8 @@ MESSAGE = re.compile(
 _FILE = re.compile(rb"(Disabled|Error ?outputting ?to ?file|[\w.-]+?\.dmp(?![\w.-]))(.*)", re.DOTALL)
 _FILE_AND_MESSAGE = re.compile(rb"([\w.-]+?\.dmp|Disabled)(Traceback|WARNING|ERROR|INFO|DEBUG|Volatility)")
 _MOST_TEXTS = 1 << 16
+#: bytes that a line may have and still be a row
+LONGEST_ROW = 4096
 
 
 class Mark(NamedTuple):
@@ -108,8 +110,8 @@ class Reader:
 
     def code(self, cell: bytes, line: int) -> int:
         """Return the index in `texts` of a cell of "File output", without a message printed right behind it."""
-        both = _FILE_AND_MESSAGE.match(cell)
-        found = _FILE.match(both[1] if both else cell)
+        both = _FILE_AND_MESSAGE.match(cell[:LONGEST_ROW])
+        found = _FILE.match(both[1] if both else cell[:LONGEST_ROW])
         if found is None or (found[2] and not MESSAGE.match(found[2])):
             raise MapError(
                 f"{self.path}: line {line}: {shown(cell)} is nothing that the column File output holds (Disabled, "

@@ -12,7 +12,18 @@ import numpy as np
 
 from memcarve.errors import MapError
 from memcarve.formats.memmap import cells
-from memcarve.formats.memmap.rows import FILE, MESSAGE, PRINTED, Builder, Mark, Reader, Rows, is_clean, shown
+from memcarve.formats.memmap.rows import (
+    FILE,
+    LONGEST_ROW,
+    MESSAGE,
+    PRINTED,
+    Builder,
+    Mark,
+    Reader,
+    Rows,
+    is_clean,
+    shown,
+)
 from memcarve.formats.tables import Table, is_dashes
 
 if TYPE_CHECKING:
@@ -40,7 +51,7 @@ class TextReader(Reader):
         self._owner: tuple[int | None, str | None] = (None, None)
         self._first: list[Mark] = []  # the process named above the header
         for above in text.head[: table.place].split(b"\n"):
-            process = _process(above)
+            process = _process(above[:LONGEST_ROW])
             if process:
                 self._first = [Mark(0, *process)]
         self._last: list[int] = []  # the numbers of the row before
@@ -129,6 +140,9 @@ class TextReader(Reader):
         return builder.rows(has_printed=self.has_printed, has_file=self.has_file), line + len(lines) - finished
 
     def _line(self, line: bytes, number: int, builder: Builder) -> None:
+        if len(line) > LONGEST_ROW:  # the patterns below are made for lines, not for megabytes
+            self._no_row(line[:LONGEST_ROW], number, [])
+            return
         if _SKIPPED.fullmatch(line) or is_dashes(line):
             return
         found = self.table.cells(line)
@@ -186,6 +200,8 @@ class TextReader(Reader):
 
     def _is_whole(self, line: bytes, builder: Builder) -> bool:
         """Say whether the last line, which has no newline, is surely complete: its last cell shows it."""
+        if len(line) > LONGEST_ROW:
+            return True
         found = self.table.cells(line)
         if not found:
             known = _SKIPPED.fullmatch(line) or MESSAGE.match(line) or _EXCERPT.fullmatch(line) or is_dashes(line)

@@ -1,0 +1,220 @@
+"""The project itself: who imports whom, what an import costs, what is promised in words."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import re
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+import memcarve
+from carving import ROOT
+from memcarve.version import __version__
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+PACKAGE = ROOT / "src" / "memcarve"
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+#: what DESIGN draws: a layer and those that it imports directly; what these import is open to it, too
+ARROWS = {
+    "errors": set(),
+    "version": set(),
+    "backing": {"errors"},
+    "columns": {"errors"},
+    "space": {"backing", "columns"},
+    "process": {"space"},
+    "copying": {"backing"},
+    "formats": {"backing"},
+    "images": {"formats", "process"},
+    "labels": {"formats", "process"},
+    "sources": {"images", "formats", "process"},
+    "sinks": {"copying", "formats", "process", "version"},
+    "cli": {"sinks", "labels", "sources", "version"},
+    "__main__": {"cli"},
+    "__init__": {"cli", "sinks", "labels", "sources", "version"},
+}
+UNIX_ONLY = {
+    "fcntl", "grp", "posix", "pty", "pwd", "readline", "resource", "syslog", "termios", "tty", "crypt", "curses",
+}  # fmt: skip
+HEAVY = ("numpy", "click", "pyarrow", "rich", "backports.zstd", "concurrent.futures")
+
+
+def layer(module: str) -> str:
+    """Return the layer of DESIGN that a module of memcarve belongs to."""
+    words = module.split(".")
+    return words[1] if len(words) > 1 else "__init__"
+
+
+def module_of(path: Path) -> str:
+    """Return a file's name as a module."""
+    words = [*path.relative_to(PACKAGE.parent).with_suffix("").parts]
+    return ".".join(words[:-1] if words[-1] == "__init__" else words)
+
+
+def imported(path: Path) -> set[str]:
+    """Return every module that a file imports, anywhere in it, for types only too."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: imports are absolute"
+            found |= {f"{node.module}.{alias.name}" for alias in node.names} | {node.module or ""}
+    return found
+
+
+def at_module_level(path: Path) -> set[str]:
+    """Return the modules that are imported when a file is."""
+    found: set[str] = set()
+    waiting: list[ast.AST] = [ast.parse(path.read_text())]
+    while waiting:
+        for node in ast.iter_child_nodes(waiting.pop()):
+            if isinstance(node, ast.Import):
+                found |= {alias.name.partition(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                found.add((node.module or "").partition(".")[0])
+            elif not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+                waiting.append(node)
+    return found
+
+
+def open_to(name: str) -> set[str]:
+    """Return the layers that a layer may import, directly or through others."""
+    found: set[str] = set()
+    waiting = [name]
+    while waiting:
+        for other in ARROWS[waiting.pop()] - found:
+            found.add(other)
+            waiting.append(other)
+    return found
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_arrows(path: Path) -> None:
+    """A module imports its own layer and those that the design's arrows lead to, for types too."""
+    own = layer(module_of(path))
+    assert own in ARROWS, f"{own}: is no layer of the design"
+    allowed = open_to(own) | {own}
+    found = {layer(name) for name in imported(path) if name.startswith("memcarve.") and name != "memcarve"}
+    assert found <= allowed, f"{own} may not import {found - allowed}"
+
+
+def test_sources_and_sinks_never_meet() -> None:
+    """Neither sources nor sinks can be reached from the other by any path of arrows."""
+    assert "sinks" not in open_to("sources")
+    assert "sources" not in open_to("sinks")
+    assert open_to("formats") == {"backing", "errors"}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_volatility_is_neither_imported_nor_run(path: Path) -> None:
+    """Nothing imports Volatility or its relatives, and nothing runs another program."""
+    found = {name.partition(".")[0] for name in imported(path)}
+    assert not found & {"volatility3", "volatility", "volatility2", "rekall", "subprocess"}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_no_unix_only_import_at_module_level(path: Path) -> None:
+    """What only Unix has is imported where it is used, so that every module can be imported on Windows."""
+    assert not at_module_level(path) & UNIX_ONLY
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_one_sitting(path: Path) -> None:
+    """Every source file has fewer than 400 lines."""
+    assert len(path.read_text().splitlines()) < 400
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_every_module_says_what_it_is(path: Path) -> None:
+    """Every module begins with a docstring."""
+    assert ast.get_docstring(ast.parse(path.read_text()))
+
+
+def loaded(statement: str) -> set[str]:
+    """Return which of the heavy modules are loaded after a statement in a fresh interpreter."""
+    script = f"import sys\n{statement}\nprint(*[name for name in {HEAVY} if name in sys.modules])"
+    found = subprocess.run([sys.executable, "-W", "error", "-c", script], capture_output=True, text=True, check=True)
+    return set(found.stdout.split())
+
+
+def test_import_is_light() -> None:
+    """Importing memcarve imports none of the heavy packages."""
+    assert loaded("import memcarve") == set()
+
+
+def test_help_is_light() -> None:
+    """What --help needs is click alone."""
+    assert loaded("import memcarve.cli") <= {"click"}
+
+
+def test_carving_needs_no_more_than_numpy() -> None:
+    """Carving from a text map loads numpy, and neither pyarrow nor rich."""
+    assert loaded("import memcarve; memcarve.open; memcarve.carve; memcarve.verify") <= {"numpy"}
+
+
+@pytest.mark.parametrize("name", memcarve.__all__)
+def test_public_names(name: str) -> None:
+    """Every public name can be had, and has a docstring of its own."""
+    value = getattr(memcarve, name)
+    if name == "__version__":
+        assert value == __version__
+        return
+    assert inspect.getdoc(value)
+    assert not (value.__doc__ or "").startswith(f"{name}(")  # what NamedTuple writes by itself
+
+
+def test_public_names_are_listed() -> None:
+    """The public names are listed in order, once, and dir() shows them."""
+    assert memcarve.__all__ == sorted(set(memcarve.__all__))
+    assert dir(memcarve) == sorted(memcarve.__all__)
+    with pytest.raises(AttributeError, match="no_such_name"):
+        getattr(memcarve, "no_such_name")  # noqa: B009 - a type checker would complain of the plain way
+
+
+def test_typed() -> None:
+    """The package says that it is typed."""
+    assert (PACKAGE / "py.typed").is_file()
+    assert 'memcarve = ["py.typed"]' in (ROOT / "pyproject.toml").read_text()
+
+
+def test_licence() -> None:
+    """LICENSE is the text of the Apache License 2.0, and pyproject.toml says so."""
+    text = (ROOT / "LICENSE").read_text()
+    assert re.match(r"\s*Apache License\s+Version 2\.0, January 2004\s+http://www\.apache\.org/licenses/", text)
+    assert "END OF TERMS AND CONDITIONS" in text
+    assert 'license = { text = "Apache-2.0" }' in (ROOT / "pyproject.toml").read_text()
+
+
+def test_version_is_in_the_changelog() -> None:
+    """The newest entry of the changelog is the version's."""
+    headings = re.findall(r"(?m)^## \[?v?(\d+\.\d+[\w.]*)", (ROOT / "CHANGELOG.md").read_text())
+    assert headings
+    assert headings[0] == __version__
+
+
+def test_nothing_knows_the_workplace() -> None:
+    """No file of the package, the tests or the documentation names a folder of the machine it was written on."""
+    places = [ROOT / name for name in ("src", "tests", "docs", "examples", "bench", "README.md", "CONTRIBUTING.md")]
+    files = [file for place in places for file in (place.rglob("*") if place.is_dir() else [place])]
+    texts = [file for file in files if file.suffix in {".py", ".md", ".toml"} and file.is_file()]
+    workplace = re.compile(r"(?<![\w.])/(?:work)/(?:main|shared)\b")
+    assert [str(file) for file in texts if workplace.search(file.read_text())] == []
+
+
+def test_tests_state_facts() -> None:
+    """Every test has a docstring whose first line is a sentence: the fact that it states."""
+    missing = []
+    for path in sorted((ROOT / "tests").glob("test_*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.FunctionDef) and node.name.startswith("test_"):
+                first = (ast.get_docstring(node) or "").partition("\n")[0]
+                if not first.endswith((".", ":")):
+                    missing.append(f"{path.name}:{node.lineno} {node.name}")
+    assert missing == []

@@ -1,0 +1,124 @@
+"""A real process's dump: what was carved from it against what the running system saw itself.
+
+The files are not in the repository (they hold other people's programs). Their folder is given by MEMCARVE_REAL, or lies
+beside the repository as ``shared/real``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import zlib
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+import memcarve
+from carving import PAGE, ROOT, binaries, invoke, manifest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+REAL = Path(os.environ.get("MEMCARVE_REAL") or ROOT / "../shared/real").resolve()
+STEM = "pid.114.user"
+RENDERERS = ("map", "csv", "json", "jsonl", "pretty")
+CLOCK = 0x7FFE0000  # Windows's shared data: the time of day is in it
+NEEDED = [f"{STEM}.{ending}" for ending in ("dmp", *RENDERERS)] + ["114.pages", "114.maps"]
+
+
+def needed(name: str) -> Path:
+    """Return one of the files, or skip the test with the name of what is missing."""
+    path = REAL / name
+    if not path.is_file():
+        pytest.skip(f"{path} is missing; MEMCARVE_REAL names the folder that holds {', '.join(NEEDED)}")
+    return path
+
+
+@pytest.fixture(scope="module")
+def carved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder that the dump was carved into, through one of its maps."""
+    out = tmp_path_factory.mktemp("real") / "out"
+    with memcarve.open(needed(f"{STEM}.dmp"), memory_map=needed(f"{STEM}.map")) as dump:
+        memcarve.carve(dump.process(), out)
+    return out
+
+
+@pytest.fixture(scope="module")
+def seen() -> dict[int, int]:
+    """Return what the running system saw: the CRC-32 of each resident page by its address."""
+    rows = (line.split() for line in needed("114.pages").read_text().splitlines())
+    return {int(row[0], 16): int(row[2], 16) for row in rows if not {"err", "swap"} & set(row)}
+
+
+def pages(folder: Path) -> Iterator[tuple[int, bytes]]:
+    """Yield address and content of each page of a carved folder; the addresses come from the files' names."""
+    for name, data in binaries(folder).items():
+        start = int(name.partition("-")[0], 16)
+        for at in range(0, len(data), PAGE):
+            yield start + at, data[at : at + PAGE]
+
+
+def test_every_page_is_what_the_system_saw(carved: Path, seen: dict[int, int]) -> None:
+    """Each page has the CRC-32 that the running system saw, but the one that holds a running clock."""
+    found = {address: zlib.crc32(data) for address, data in pages(carved)}
+    assert len(seen) > 3000
+    assert seen.keys() <= found.keys()
+    assert [hex(address) for address, crc in seen.items() if found[address] != crc] == [hex(CLOCK)]
+
+
+def test_one_page_more(carved: Path, seen: dict[int, int]) -> None:
+    """The map holds exactly one page that the system could not read of itself, and it is in [vvar]."""
+    (more,) = {address for address, _ in pages(carved)} - seen.keys()
+    rows = (line.split(None, 5) for line in needed("114.maps").read_text().splitlines())
+    ranges = {row[0]: row[-1].strip() for row in rows}
+    inside = [
+        name
+        for span, name in ranges.items()
+        if int(span.partition("-")[0], 16) <= more < int(span.partition("-")[2], 16)
+    ]
+    assert inside == ["[vvar]"]
+
+
+def test_files_are_the_whole_dump(carved: Path) -> None:
+    """Laid end to end in the order of their offsets, the files are the dump, and verify agrees."""
+    listed = sorted(manifest(carved)["segments"], key=lambda segment: segment["offset"])
+    contents = binaries(carved)
+    dump = needed(f"{STEM}.dmp")
+    assert b"".join(contents[segment["file"]] for segment in listed) == dump.read_bytes()
+    with memcarve.open(dump, memory_map=needed(f"{STEM}.csv")) as container:
+        memcarve.verify(carved, container.process())
+
+
+@pytest.mark.parametrize("renderer", RENDERERS)
+def test_renderers_agree(renderer: str, capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+    """All five renderers' maps give the same segments."""
+    dump = needed(f"{STEM}.dmp")
+    found = []
+    for ending in ("map", renderer):
+        memory_map = needed(f"{STEM}.{ending}")
+        ran = invoke(capfdbinary, "segments", dump, "--map", memory_map, "--format", "json")
+        assert ran.code == 0
+        found.append(json.loads(ran.out)["segments"])
+    assert found[0] == found[1]
+    assert sum(segment["size"] for segment in found[1]) == dump.stat().st_size
+
+
+def test_main_job(tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+    """The command alone finds the map beside the dump and carves it whole."""
+    needed(f"{STEM}.map")
+    ran = invoke(capfdbinary, "carve", needed(f"{STEM}.dmp"), "-o", tmp_path / "out")
+    assert (ran.code, ran.out) == (0, b"")
+    assert manifest(tmp_path / "out")["process"]["pid"] == 114
+    assert invoke(capfdbinary, "verify", tmp_path / "out", "--source", REAL / f"{STEM}.map").code == 0
+
+
+def test_programs_in_memory(capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+    """The process holds Wine's own programs: what marks them is found, at the offsets where it lies in the dump."""
+    dump = needed(f"{STEM}.dmp")
+    mark = b"Wine builtin DLL"
+    ran = invoke(capfdbinary, "find", dump, mark.decode(), "--encoding", "utf-8", "--format", "jsonl")
+    hits = [json.loads(line) for line in ran.out.splitlines()]
+    data = dump.read_bytes()
+    assert len(hits) == data.count(mark) > 0
+    assert all(data[hit["offset"] :].startswith(mark) for hit in hits)
