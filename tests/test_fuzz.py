@@ -125,7 +125,7 @@ def test_a_mutated_sample_raises_only_declared_errors(name: str, folder: Path) -
 
 
 @given(st.binary(max_size=300))
-@settings(max_examples=150)
+@settings(max_examples=80)
 def test_any_bytes_raise_only_declared_errors(folder: Path, data: bytes) -> None:
     """Bytes of any kind, also behind the beginnings of the formats, are rows or a declared error."""
     for begin in (
@@ -142,7 +142,7 @@ def test_any_bytes_raise_only_declared_errors(folder: Path, data: bytes) -> None
 
 
 @given(st.text(alphabet=" \t\n\r|,.x0123456789abfpid-:*<>\"'{}[]Virtual Size\x00\u2026", max_size=200))
-@settings(max_examples=150)
+@settings(max_examples=100)
 def test_any_text_behind_a_header_raises_only_declared_errors(folder: Path, text: str) -> None:
     """Text of any kind behind a header is rows or a declared error."""
     for render in (support.quick, support.csv, support.pretty, support.expanded, support.json_lines):
@@ -250,13 +250,13 @@ def test_sizes_that_add_up_beyond_any_file_are_refused(folder: Path) -> None:
             use(put(folder / "pid.4.map", data))
 
 
-def test_a_dump_that_is_not_there_to_the_end_is_not_padded(folder: Path) -> None:
-    """A row that begins beyond the end of the dump is missing as a whole; no zeros stand for it."""
-    path = put(folder / "pid.4.map", support.quick([Row(0x1000, 0x1000, 0), Row(0x5000, 0x1000, 1 << 40)]))
+def test_a_row_far_beyond_the_end_of_the_dump_is_not_padded(folder: Path) -> None:
+    """A row of a terabyte that the dump holds the beginning of is missing from there on; no zeros stand for it."""
+    path = put(folder / "pid.4.map", support.quick([Row(0x1000, 0x1000, 0), Row(0x5000, 1 << 40, 0x1000)]))
     with memcarve.open(path) as container:
         process = container.process()
-        assert [(gap.start, gap.size) for gap in process.space.missing()] == [(0x5000, 0x1000)]
-        assert process.space.total == 0x1000
+        assert [(gap.start, gap.size) for gap in process.space.missing()] == [(0x8000, (1 << 40) - 0x3000)]
+        assert process.space.total == 0x4000
 
 
 # texts that are too long, too deep, too many

@@ -45,6 +45,10 @@ class Table(NamedTuple):
     place: int
     version: str | None
 
+    def is_header(self, line: bytes) -> bool:
+        """Say whether a line is the header again; the widths of its columns may differ."""
+        return _words(line, self.delimiter) == _words(self.header, self.delimiter)
+
     def cells(self, line: bytes) -> list[bytes] | None:
         """Split a line into its cells; None where their number is not that of the columns."""
         if not self.delimiter:  # the last column is the only one with spaces in it
@@ -58,6 +62,10 @@ class Table(NamedTuple):
         if len(found) != len(self.columns):
             return None
         return [cell.strip() for cell in found]
+
+
+def _words(line: bytes, delimiter: bytes) -> list[bytes]:
+    return (line.replace(delimiter, b" ") if delimiter else line).replace(b'"', b" ").split()
 
 
 def recognise(head: bytes) -> Table | None:

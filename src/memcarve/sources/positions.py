@@ -107,11 +107,11 @@ def _with_errors(ways: _Ways, length: int | None) -> tuple[str, str]:
 
 def _doubt_in_printed(ways: _Ways, length: int | None) -> str:
     """Say what is doubtful about printed positions with gaps between them."""
-    if length != ways.sum_end:
+    if length is None or length >= ways.written_end:
         return ""
     return (
-        "the printed positions leave gaps, and yet the dump is as long as the rows together: the rows left out may be "
-        "ones that could not be written, or the dump is cut off"
+        "the printed positions leave gaps, and the dump is shorter than they are: rows that could not be written may "
+        "have been left out of the map (--filters), or the dump is cut off"
     )
 
 

@@ -109,7 +109,8 @@ class MemoryMap:
         """Raise MapError where a row claims what cannot be; for a map without such rows, a few maxima tell."""
         largest = max(int(column.max()) for column in (rows.size, rows.printed) if column is not None)
         last = rows.virtual + (rows.size - np.uint64(1))
-        if largest <= _LARGEST_FILE and max(int(rows.virtual.max()), int(last.max())) <= _LAST_CUT:
+        highest = max(int(rows.virtual.max()), int(last.max()))
+        if largest <= _LARGEST_FILE and highest <= _LAST_CUT and int(rows.size.min()):
             return
         self._refuse(rows, rows.size == 0, "has no bytes")
         cut = rows.virtual <= np.uint64(_LAST_CUT)

@@ -54,6 +54,7 @@ class TextReader(Reader):
             process = _process(above[:LONGEST_ROW])
             if process:
                 self._first = [Mark(0, *process)]
+        self._announced = False  # whether a process was named, and no row followed yet
         self._last: list[int] = []  # the numbers of the row before
         self._stray: tuple[int, bytes] | None = None  # a line that is no row: fine as long as no row follows
 
@@ -143,20 +144,11 @@ class TextReader(Reader):
         if len(line) > LONGEST_ROW:  # the patterns below are made for lines, not for megabytes
             self._no_row(line[:LONGEST_ROW], number, [])
             return
-        if _SKIPPED.fullmatch(line) or is_dashes(line):
-            return
         found = self.table.cells(line)
-        if found and [name.encode() for name in self.columns] == found:  # a second map was appended to the first
-            if not (builder.marks and builder.marks[-1].row == len(builder.lines)):
-                builder.mark(None, None)
-            return
-        process = _process(line)
-        if process:
-            builder.mark(*process)
-            return
         numbers = [found[place] for place in self.numeric] if found else []
         if not found or not all(map(_NUMBER.fullmatch, numbers)):
-            self._no_row(line, number, numbers)
+            if not self._known(line, builder):
+                self._no_row(line, number, numbers)
             return
         if self._stray:
             raise self._stray_error(self._stray)
@@ -165,7 +157,21 @@ class TextReader(Reader):
         if len(numbers[0]) == len("0x00010000") and self.kind == "volatility2 text":
             self.narrow = True
         code = self.code(found[self.columns.index(FILE)], number) if self.has_file else None
+        self._announced = False
         builder.row([int(cell, 16) for cell in numbers], code, number)
+
+    def _known(self, line: bytes, builder: Builder) -> bool:
+        """Say whether a line is one that belongs to a map without being a row; note where a process begins."""
+        process = _process(line)
+        if process:
+            builder.mark(*process)
+            self._announced = True
+        elif self.table.is_header(line):  # a second map was appended, unless a process was just announced
+            if not self._announced:
+                builder.mark(None, None)
+        elif not _SKIPPED.fullmatch(line) and not is_dashes(line):
+            return False
+        return True
 
     def _owned(self, found: list[bytes], number: int, builder: Builder) -> None:
         pid = found[self.columns.index("PID")]
@@ -181,7 +187,7 @@ class TextReader(Reader):
                 f"{self.path}: line {number}: {shown(line)} says that rows were left out; a map must be whole: run "
                 "memmap again with its output into a file"
             )
-        if any(b"0x" in cell for cell in numbers):
+        if any(b"0x" in cell for cell in numbers[: 1 if self.in_message else None]):
             cell = next(cell for cell in numbers if not _NUMBER.fullmatch(cell))
             why = "was shortened" if _SHORTENED.search(cell) else "is no hexadecimal number of up to 64 bits"
             raise MapError(f"{self.path}: line {number}: {shown(cell)} {why}; the row cannot be used")
