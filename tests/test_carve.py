@@ -268,16 +268,16 @@ def test_skip_zero_can_leave_nothing(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("selection", "starts"),
     [
-        (memcarve.Selection(half="user"), [0x10000, 0x20000, 0x40000]),
-        (memcarve.Selection(half="kernel"), [0xFFFFF80000000000]),
-        (memcarve.Selection(addresses=[(0x22000, 0x22001)]), [0x20000]),
-        (memcarve.Selection(addresses=[(0x10FFF, 0x20001)]), [0x10000, 0x20000]),
-        (memcarve.Selection(addresses=[(0x11000, 0x20000)]), []),
-        (memcarve.Selection(addresses=[(0x10000, 0x10001), (0x40000, 0x40001)]), [0x10000, 0x40000]),
+        (memcarve.Selection(range="user"), [0x10000, 0x20000, 0x40000]),
+        (memcarve.Selection(range="kernel"), [0xFFFFF80000000000]),
+        (memcarve.Selection(address=[(0x22000, 0x22001)]), [0x20000]),
+        (memcarve.Selection(address=[(0x10FFF, 0x20001)]), [0x10000, 0x20000]),
+        (memcarve.Selection(address=[(0x11000, 0x20000)]), []),
+        (memcarve.Selection(address=[(0x10000, 0x10001), (0x40000, 0x40001)]), [0x10000, 0x40000]),
         (memcarve.Selection(min_size=2 * PAGE), [0x20000, 0x40000]),
         (memcarve.Selection(max_size=2 * PAGE), [0x10000, 0x40000, 0xFFFFF80000000000]),
         (memcarve.Selection(min_size=2 * PAGE, max_size=2 * PAGE), [0x40000]),
-        (memcarve.Selection(half="user", min_size=PAGE + 1, addresses=[(0, 0x30000)]), [0x20000]),
+        (memcarve.Selection(range="user", min_size=PAGE + 1, address=[(0, 0x30000)]), [0x20000]),
     ],
 )
 def test_filters(tmp_path: Path, selection: memcarve.Selection, starts: list[int]) -> None:

@@ -24,19 +24,19 @@ _KERNEL_HALF_32 = 0x80000000
 class Selection(NamedTuple):
     """Which segments are wanted: by half, by addresses they touch (half-open), by size in bytes; None is no limit."""
 
-    half: str = "all"
-    addresses: Sequence[tuple[int, int]] = ()
+    range: str = "all"
+    address: Sequence[tuple[int, int]] = ()
     min_size: int | None = None
     max_size: int | None = None
 
     def apply(self, segments: Segments, kernel_half: int = KERNEL_HALF) -> tuple[Segments, list[LeftOut]]:
         """Return the segments wanted, and what was left out by each of the limits."""
         touching: npt.NDArray[np.bool_] | None = None
-        for start, end in self.addresses:
+        for start, end in self.address:
             here = segments.touching(start, end)
             touching = here if touching is None else touching | here
         limits = (
-            (f"outside --range {self.half}", None if self.half == "all" else segments.in_half(self.half, kernel_half)),
+            (f"outside --range {self.range}", None if self.range == "all" else segments.in_half(self.range, kernel_half)),
             ("outside --address", touching),
             ("below --min-size", None if self.min_size is None else segments.at_least(self.min_size)),
             ("above --max-size", None if self.max_size is None else segments.at_most(self.max_size)),
