@@ -36,7 +36,10 @@ class Selection(NamedTuple):
             here = segments.touching(start, end)
             touching = here if touching is None else touching | here
         limits = (
-            (f"outside --range {self.range}", None if self.range == "all" else segments.in_half(self.range, kernel_half)),
+            (
+                f"outside --range {self.range}",
+                None if self.range == "all" else segments.in_half(self.range, kernel_half),
+            ),
             ("outside --address", touching),
             ("below --min-size", None if self.min_size is None else segments.at_least(self.min_size)),
             ("above --max-size", None if self.max_size is None else segments.at_most(self.max_size)),
