@@ -215,7 +215,7 @@ def find(settings: Settings) -> Iterator[Row]:
     for name in settings.where:
         with place(name, settings.place(name)) as here:
             dump = make_process(here.folder / "input", size, settings.segments)
-            here.clear()
+            here.rest()
             pattern = "a needle in the haystack"
             contenders = {
                 "cat": Contender(["cat", str(dump)]),
@@ -250,4 +250,4 @@ ALL: dict[str, Callable[[Settings], Iterator[Row]]] = {
     "find": find,
 }
 
-NEEDED = [program for program in ("cp", "rm", "cat", "sync") if shutil.which(program) is None]
+NEEDED = [program for program in ("cp", "rm", "cat", "sync", "find", "truncate") if shutil.which(program) is None]

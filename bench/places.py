@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
 import shutil
@@ -29,6 +30,7 @@ class Place:
         self.folder = folder
         self.slow = slow
         self.wait = 1.0  # seconds between a sync and the next run
+        self._kept = 0
 
     def need(self, size: int, what: str) -> None:
         """Raise UnavailableError where `size` bytes do not fit, with something left for others."""
@@ -38,11 +40,21 @@ class Place:
         if size > free * 0.9:
             raise UnavailableError(f"{what} needs {size >> 20} MiB on {self.name}, {free >> 20} are free")
 
-    def clear(self, *targets: Path) -> None:
-        """Remove what a run has written, and let the disk come to rest: the next run starts from the same state."""
-        subprocess.run(["rm", "-rf", *targets], check=True)  # half a million names would make this process large
+    def clear(self, target: Path) -> None:
+        """Do away with what a run has written, and let the disk come to rest: the next run starts from the same state.
+
+        On a disk the files are emptied and kept: ext4 passes over inodes that were removed within the last minutes one
+        by one, which makes creating 5,000 files take 3 s instead of 0.07 s, for whoever does it.
+        """
+        if not target.exists():
+            return
         if self.slow:
+            self._kept += 1
+            kept = target.rename(self.folder / f"kept.{self._kept}")
+            _empty(kept)
             self.rest()
+        else:
+            subprocess.run(["rm", "-rf", target], check=True)  # half a million names would make this process large
 
     def rest(self) -> None:
         """Write everything to the disk and wait."""
@@ -56,6 +68,10 @@ class Place:
         return (status.f_blocks - status.f_bfree) * status.f_frsize
 
 
+def _empty(folder: Path) -> None:
+    subprocess.run(["find", folder, "-type", "f", "-exec", "truncate", "-s", "0", "{}", "+"], check=True)
+
+
 def _memory() -> int:
     with contextlib.suppress(OSError), open("/proc/meminfo", encoding="ascii") as file:
         for line in file:
@@ -66,11 +82,20 @@ def _memory() -> int:
 
 @contextlib.contextmanager
 def place(name: str, parent: Path) -> Iterator[Place]:
-    """Make a folder to work in, and remove it with everything in it."""
+    """Make a folder to work in. It is removed afterwards; on a disk at the very end, see `Place.clear`."""
     if not parent.is_dir():
         raise UnavailableError(f"{parent} is no folder")
-    with tempfile.TemporaryDirectory(prefix="memcarve-bench.", dir=parent) as folder:
-        yield Place(name, Path(folder), slow=name != "tmpfs")
+    folder = Path(tempfile.mkdtemp(prefix="memcarve-bench.", dir=parent))
+    slow = name != "tmpfs"
+    if slow:
+        atexit.register(subprocess.run, ["rm", "-rf", folder], check=True)
+    try:
+        yield Place(name, folder, slow=slow)
+    finally:
+        if slow:
+            _empty(folder)
+        else:
+            subprocess.run(["rm", "-rf", folder], check=True)
 
 
 @contextlib.contextmanager

@@ -511,6 +511,18 @@ def test_a_row_behind_the_rest_of_a_message_is_refused(tmp_path: Path) -> None:
         read(put(tmp_path / "map", "\n".join(lines).encode()))
 
 
+@pytest.mark.parametrize("renderer", ["quick", "expanded", "pretty", "csv"])
+@pytest.mark.parametrize("place", [-2, -1])
+def test_a_warning_excuses_no_later_row(renderer: str, place: int, tmp_path: Path) -> None:
+    """After a warning between rows a row that is damaged is refused like any other, the last one too."""
+    lines = RENDERERS[renderer](ROWS).decode().rstrip("\n").split("\n")
+    size = hex(ROWS[place].size)
+    lines[place] = re.sub(rf"{size}\b", "0x" + "z" * (len(size) - 2), lines[place])
+    lines[-3:-3] = ["WARNING  volatility3.framework.layers: odd"]
+    with pytest.raises(MapError, match="line"):
+        read(put(tmp_path / "map", "\n".join([*lines, ""]).encode()))
+
+
 @pytest.mark.parametrize("renderer", ["quick", "expanded", "pretty", "csv", "quoted csv", "jsonl"])
 def test_the_final_newline_may_be_missing(renderer: str, tmp_path: Path) -> None:
     """A last row without a newline is read where its file name shows that it is whole."""

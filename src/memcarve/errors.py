@@ -24,6 +24,8 @@ message is passed through `printable` when it is made, so showing one is safe on
 
 from __future__ import annotations
 
+_LONGEST_MESSAGE = 1500
+
 
 def printable(text: str) -> str:
     r"""Return `text` with everything that is not plainly visible written as an escape.
@@ -47,7 +49,10 @@ class MemcarveError(Exception):
     """Everything memcarve raises on purpose; ``str()`` of it is a message for the user, safe to print."""
 
     def __init__(self, message: str) -> None:
-        super().__init__(printable(message))
+        shown = printable(message)
+        if len(shown) > _LONGEST_MESSAGE:  # what stands in it came from evidence
+            shown = f"{shown[:1000]}...{shown[-400:]}"
+        super().__init__(shown)
 
 
 class UsageError(MemcarveError):

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     Column = npt.NDArray[np.uint64]
     Places = npt.NDArray[np.int64]
 
-_PAD = 32  # bytes before the first row, so that the word that ends its first cell exists
+_PAD = b"\xff" * 32  # before the first row, so that the words that end its first cell exist; no separator
 _NEWLINE = 10
 _MOST_TEXTS = 16  # different text cells that a block may hold
 _SHORTEST, _LONGEST = 3, 18  # "0x0" and "0x" with sixteen digits
@@ -30,11 +30,11 @@ def _every(byte: int) -> np.uint64:
     return np.uint64(byte * 0x0101010101010101)
 
 
-def _masks(choose: Callable[[int], bytes]) -> tuple[Column, Column]:
-    """Return what `choose` gives for cells of 0 to 18 characters, as words: the last eight bytes, the eight before."""
-    texts = [choose(n)[-16:].rjust(16, b"\0") for n in range(_LONGEST + 1)]
-    pairs = np.frombuffer(b"".join(texts), "<u8").reshape(-1, 2)
-    return pairs[:, 1].copy(), pairs[:, 0].copy()
+def _masks(choose: Callable[[int], bytes]) -> tuple[Column, ...]:
+    """Return what `choose` gives for cells of 0 to 18 characters, as three words: the last eight bytes come first."""
+    texts = [choose(n).rjust(24, b"\0") for n in range(_LONGEST + 1)]
+    words = np.frombuffer(b"".join(texts), "<u8").reshape(-1, 3)
+    return tuple(words[:, place].copy() for place in (2, 1, 0))
 
 
 # Of the words that end a cell of n characters: its digits, its digits and prefix, and what the prefix should be.
@@ -58,14 +58,14 @@ class Layout(NamedTuple):
 
 
 def regular_rows(
-    block: memoryview, layout: Layout, texts: list[bytes], known: Callable[[bytes], bool]
+    block: memoryview, layout: Layout, intern: Callable[[bytes], int | None]
 ) -> tuple[list[Column], Places | None] | None:
     """Read a block of whole lines; return the numeric columns and the text cells, or None where a line is irregular.
 
-    Each numeric column has dtype uint64; the text cells are returned as int64 indices into `texts`, to which new ones
-    are added. A text that is not `known` is irregular, and so is a block with many different ones.
+    Each numeric column has dtype uint64; the text cells are returned as int64 codes, which `intern` gives. A text
+    without one is irregular, and so is a block with many different ones.
     """
-    data = bytes(_PAD) + (block if not layout.padding else _bare(block, layout) or b"")
+    data = _PAD + (block if not layout.padding else _bare(block, layout) or b"")
     if b"\r" in data or (b'"' in data and layout.padding != b'"'):  # these mean something to a line's reader
         return None
     places = _separators(data, layout)
@@ -79,7 +79,7 @@ def regular_rows(
         columns.append(column)
     if layout.text is None:
         return columns, None
-    codes = _texts(data, *_cell(places, layout.text), texts, known)
+    codes = _texts(data, *_cell(places, layout.text), intern)
     return None if codes is None else (columns, codes)
 
 
@@ -95,22 +95,20 @@ def _bare(block: memoryview, layout: Layout) -> bytes | None:
 
 def _separators(data: bytes, layout: Layout) -> Places | None:
     """Return where each cell ends, shape (cells + 1, rows): row 0 is where the line before ended."""
-    raw = np.frombuffer(data, np.uint8, offset=_PAD)
-    if not len(raw) or raw[-1] != _NEWLINE:
+    raw = np.frombuffer(data, np.uint8)
+    if len(raw) == len(_PAD) or raw[-1] != _NEWLINE:
         return None
     delimiter = layout.delimiter[0]
-    newlines = raw == _NEWLINE
     # one comparison finds both a tab and a newline, and whatever else is below them, which is refused below
-    flat = np.flatnonzero(raw <= _NEWLINE if delimiter == ord("\t") else newlines | (raw == delimiter))
-    rows = int(np.count_nonzero(newlines))
-    if len(flat) != rows * layout.cells or (delimiter == ord("\t") and raw.min() < delimiter):
+    flat = np.flatnonzero(raw <= _NEWLINE if delimiter == ord("\t") else (raw == _NEWLINE) | (raw == delimiter))
+    rows, rest = divmod(len(flat), layout.cells)
+    if rest or raw[flat].tobytes() != (layout.delimiter * (layout.cells - 1) + b"\n") * rows:
         return None
     places = np.empty((layout.cells + 1, rows), np.int64)
     places[1:] = flat.reshape(rows, layout.cells).T
-    places[1:] += _PAD
-    places[0, 0] = _PAD - 1
+    places[0, 0] = len(_PAD) - 1
     places[0, 1:] = places[-1, :-1]
-    return places if newlines[places[-1] - _PAD].all() else None
+    return places
 
 
 def _cell(places: Places, cell: int) -> tuple[Places, Places]:
@@ -125,24 +123,42 @@ def _words(data: bytes, ends: Places) -> Column:
     return words
 
 
-def _numbers(data: bytes, ends: Places, lengths: Places) -> Column | None:
+def _pairs(data: bytes, ends: Places) -> tuple[Column, Column]:
+    """Return the eight bytes before each place, and the eight before those; fetching both at once is cheaper."""
+    every = np.ndarray((len(data) - 15,), "V16", data, strides=(1,))
+    both = every[ends - 16].view("<u8")
+    return both[1::2], both[::2]
+
+
+def _numbers(data: bytes, ends: Places, lengths: Places) -> Column | None:  # noqa: PLR0911 - each cut saves time
     """Return the numbers in the cells that end at `ends`; None unless each is ``0x`` and one to sixteen digits."""
     shortest, longest = int(lengths.min()), int(lengths.max())
     if shortest < _SHORTEST or longest > _LONGEST:
         return None
     kinds = shortest if shortest == longest else lengths  # one mask for all rows, or one for each
-    low = _folded(_words(data, ends), kinds, 0)
-    if low is None or longest <= 8:  # noqa: PLR2004 - the characters in a word
-        return low
-    words = _words(data, ends - 8)
+    if longest <= 8:  # noqa: PLR2004 - the characters in a word
+        return _folded(_words(data, ends), kinds, 0)
+    ending, before = _pairs(data, ends)
+    low = _folded(ending, kinds, 0)
+    if low is None:
+        return None
     if longest <= 10:  # noqa: PLR2004 - nothing but the prefix before the last eight characters
-        return None if ((words ^ _PREFIX[1][kinds]) & _CELL[1][kinds]).any() else low
-    high = _folded(words, kinds, 1)
+        return low if _is_prefix(before, kinds, 1) else None
+    if longest > 16 and not _is_prefix(_words(data, ends - 16), kinds, 2):  # noqa: PLR2004 - and before the last 16
+        return None
+    if shortest == longest and (before == before[0]).all():  # in memory near by, they mostly are
+        before = before[:1]
+    high = _folded(before, kinds, 1)
     if high is None:
         return None
     high <<= np.uint64(32)
-    high |= low
-    return high
+    low |= high
+    return low
+
+
+def _is_prefix(words: Column, kinds: int | Places, place: int) -> bool:
+    """Say whether what belongs to the cells in these words is the prefix and nothing else."""
+    return not ((words ^ _PREFIX[place][kinds]) & _CELL[place][kinds]).any()
 
 
 def _folded(words: Column, kinds: int | Places, half: int) -> Column | None:
@@ -152,7 +168,7 @@ def _folded(words: Column, kinds: int | Places, half: int) -> Column | None:
     its low four bits, plus nine where bit 6 is set (the letters). Whether it was a digit is seen by spelling the value
     again.
     """
-    words ^= _PREFIX[half][kinds]  # what is left of anything but "0x" fails the comparison below
+    words = words ^ _PREFIX[half][kinds]  # what is left of anything but "0x" fails the comparison below
     words &= _CELL[half][kinds]
     nibbles = words & _every(0x0F)
     other = words >> np.uint64(6)
@@ -179,26 +195,25 @@ def _folded(words: Column, kinds: int | Places, half: int) -> Column | None:
     return nibbles
 
 
-def _texts(
-    data: bytes, ends: Places, lengths: Places, texts: list[bytes], known: Callable[[bytes], bool]
-) -> Places | None:
-    """Return for each row which of `texts` its cell holds, adding new ones; None for unknown ones or too many."""
-    codes = np.full(len(ends), -1, np.int64)
-    rest = np.arange(len(ends))
+def _texts(data: bytes, ends: Places, lengths: Places, intern: Callable[[bytes], int | None]) -> Places | None:
+    """Return for each row the code of the text in its cell; None where one has none, or there are too many."""
+    codes = np.empty(len(ends), np.int64)
+    rest = None  # the rows whose text is not known yet: all
     for _ in range(_MOST_TEXTS):
-        end, length = int(ends[rest[0]]), int(lengths[rest[0]])
+        end, length = int(ends[0]), int(lengths[0])
         text = data[end - length : end]
-        same = lengths[rest] == length
-        for back in range(0, length, 8):  # word by word from its end
-            keep = _CELL[0][min(length - back, 8)]
-            wanted = np.frombuffer(data, "<u8", 1, end - back - 8)[0] & keep
-            same &= (_words(data, ends[rest] - back) & keep) == wanted
-        if text not in texts:
-            if not known(text):
-                return None
-            texts.append(text)
-        codes[rest[same]] = texts.index(text)
-        rest = rest[~same]
-        if not len(rest):
+        same = lengths == length
+        for back in range(0, length, 16):  # two words at a time from its end
+            for words, left in zip(_pairs(data, ends - back), (length - back, length - back - 8), strict=True):
+                keep = _CELL[0][min(max(left, 0), 8)]
+                same &= (words & keep) == (words[0] & keep)
+        code = intern(text)
+        if code is None:
+            return None
+        if same.all():
+            codes[slice(None) if rest is None else rest] = code
             return codes
+        rest = np.arange(len(codes)) if rest is None else rest
+        codes[rest[same]] = code
+        rest, ends, lengths = rest[~same], ends[~same], lengths[~same]
     return None

@@ -123,6 +123,7 @@ class JsonLinesReader(_RecordReader):
             for line in filter(None, (part.strip() for part in raw.split(b"\r"))):
                 record = jsonstream.document(line)
                 if isinstance(record, dict):
+                    self.in_message = False
                     found.append(record)
                 elif place == len(lines) - 1 and line.startswith(b"{"):
                     self.note_cut_off(line, number + place)
@@ -163,9 +164,9 @@ class ArrowReader(Reader):
             else:
                 stream = ipc.open_stream(pa.OSFile(path))
                 self._schema, self._batches = stream.schema, iter(stream)
+            self.columns = [name for name in self._schema.names if name != "__children"]
         except self._errors as error:
             raise self._damaged(error) from error
-        self.columns = [name for name in self._schema.names if name != "__children"]
 
     def rows(self) -> Iterator[Rows]:
         """Yield the rows in blocks, in the order of the file; raise MapError where one is malformed."""
@@ -179,6 +180,7 @@ class ArrowReader(Reader):
             raise self._damaged(error) from error
 
     def _batch(self, batch: Any, number: int) -> Rows:  # noqa: ANN401 - pyarrow brings no types
+        batch.validate(full=True)  # offsets that lead outside the batch would kill the process
         columns = []
         for place in self.numeric:
             column = batch.column(batch.schema.get_field_index(self.columns[place]))

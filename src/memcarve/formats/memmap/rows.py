@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import threading
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -83,6 +84,8 @@ class Reader:
         self.columns = columns
         self.version = version
         self.texts: list[bytes] = []
+        self._codes: dict[bytes, int] = {}
+        self._lock = threading.Lock()
         self.notes: list[str] = []
         self.cut_off = False
         self.narrow = False
@@ -118,11 +121,21 @@ class Reader:
                 "Error outputting to file, or the name of a .dmp file)"
             )
         self.in_message = self.in_message or bool(found[2]) or both is not None
-        if found[1] not in self.texts:
-            if len(self.texts) == _MOST_TEXTS:
-                raise MapError(f"{self.path}: line {line}: more than {_MOST_TEXTS} different files are named")
-            self.texts.append(found[1])
-        return self.texts.index(found[1])
+        code = self.intern(found[1])
+        if code is None:
+            raise MapError(f"{self.path}: line {line}: more than {_MOST_TEXTS} different files are named")
+        return code
+
+    def intern(self, text: bytes) -> int | None:
+        """Return the index in `texts` of a clean cell, adding it; None for another, or where there are too many."""
+        code = self._codes.get(text)
+        if code is None and is_clean(text):
+            with self._lock:  # several threads read blocks
+                if text not in self._codes and len(self.texts) < _MOST_TEXTS:
+                    self.texts.append(text)
+                    self._codes[text] = len(self.texts) - 1
+            code = self._codes.get(text)
+        return code
 
     def note_cut_off(self, line: bytes, number: int) -> None:
         """Note that the map ends within a row."""

@@ -115,7 +115,7 @@ class TextReader(Reader):
         padding = table.padding if table.padding != b'"' or b'"' in bytes(block[:200]) else b""
         file = self.columns.index(FILE) if self.has_file else None
         layout = cells.Layout(table.delimiter, len(self.columns), self.numeric, file, padding)
-        found = cells.regular_rows(block[:end], layout, self.texts, is_clean)
+        found = cells.regular_rows(block[:end], layout, self.intern)
         if found is None:
             return None
         columns, codes = found
@@ -127,6 +127,9 @@ class TextReader(Reader):
     def _careful(self, block: memoryview, line: int) -> tuple[Rows, int]:
         """Read a block line by line; return its rows and the number of the line after it."""
         builder = Builder(self._owner)
+        if not bytes(block).strip():  # however many empty lines there are
+            empty = builder.rows(has_printed=self.has_printed, has_file=self.has_file)
+            return empty, line + bytes(block).count(b"\n")
         finished = block[-1] == ord("\n")
         lines = bytes(block).split(b"\n")
         for number, raw in enumerate(lines[:-1] if finished else lines, line):
@@ -156,8 +159,8 @@ class TextReader(Reader):
             self._owned(found, number, builder)
         if len(numbers[0]) == len("0x00010000") and self.kind == "volatility2 text":
             self.narrow = True
+        self._announced = self.in_message = False
         code = self.code(found[self.columns.index(FILE)], number) if self.has_file else None
-        self._announced = False
         builder.row([int(cell, 16) for cell in numbers], code, number)
 
     def _known(self, line: bytes, builder: Builder) -> bool:
