@@ -54,7 +54,7 @@ class Place:
             _empty(kept)
             self.rest()
         else:
-            subprocess.run(["rm", "-rf", target], check=True)  # half a million names would make this process large
+            _remove(target)
 
     def rest(self) -> None:
         """Write everything to the disk and wait."""
@@ -70,6 +70,11 @@ class Place:
 
 def _empty(folder: Path) -> None:
     subprocess.run(["find", folder, "-type", "f", "-exec", "truncate", "-s", "0", "{}", "+"], check=True)
+
+
+def _remove(folder: Path) -> None:
+    """Remove a folder, in another process: half a million names would make this one large."""
+    subprocess.run(["rm", "-rf", folder], check=True)
 
 
 def _memory() -> int:
@@ -88,14 +93,14 @@ def place(name: str, parent: Path) -> Iterator[Place]:
     folder = Path(tempfile.mkdtemp(prefix="memcarve-bench.", dir=parent))
     slow = name != "tmpfs"
     if slow:
-        atexit.register(subprocess.run, ["rm", "-rf", folder], check=True)
+        atexit.register(_remove, folder)
     try:
         yield Place(name, folder, slow=slow)
     finally:
         if slow:
             _empty(folder)
         else:
-            subprocess.run(["rm", "-rf", folder], check=True)
+            _remove(folder)
 
 
 @contextlib.contextmanager
