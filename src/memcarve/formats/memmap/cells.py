@@ -47,7 +47,7 @@ class Layout(NamedTuple):
     """How the rows of a text table are laid out.
 
     `delimiter` separates `cells` cells; `numeric` are the places of the hexadecimal cells wanted and `text` that of
-    the cell wanted as text, if any; `padding` is a character that may surround a cell: a space, a quote, or none.
+    the cell wanted as text, if any; `padding` is a character that may surround a cell: a space, or none.
     """
 
     delimiter: bytes
@@ -66,7 +66,7 @@ def regular_rows(
     without one is irregular, and so is a block with many different ones.
     """
     data = _PAD + (block if not layout.padding else _bare(block, layout) or b"")
-    if b"\r" in data or (b'"' in data and layout.padding != b'"'):  # these mean something to a line's reader
+    if b"\r" in data or b'"' in data:  # these mean something to a line's reader
         return None
     places = _separators(data, layout)
     if places is None:

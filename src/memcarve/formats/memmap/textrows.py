@@ -112,7 +112,7 @@ class TextReader(Reader):
         if not table.delimiter or "Process" in self.columns or block[-1] != ord("\n"):
             return None
         end = len(block) - 1 if bytes(block[-2:]) == b"\n\n" else len(block)  # csv ends with an empty line
-        padding = table.padding if table.padding != b'"' or b'"' in bytes(block[:200]) else b""
+        padding = table.padding if table.padding == b" " else b""  # quoted cells are for the careful reader
         file = self.columns.index(FILE) if self.has_file else None
         layout = cells.Layout(table.delimiter, len(self.columns), self.numeric, file, padding)
         found = cells.regular_rows(block[:end], layout, self.intern)
