@@ -735,7 +735,7 @@ def test_the_fast_way_and_the_careful_way_agree(
     assert careful(path) == expected(rows, columns)
 
 
-@pytest.mark.parametrize("renderer", ["quick", "pretty", "csv", "quoted csv"])
+@pytest.mark.parametrize("renderer", ["quick", "pretty", "csv"])
 def test_regular_blocks_take_the_fast_way(renderer: str, tmp_path: Path) -> None:
     """A map as it was printed never needs the careful reader, where no cell holds the padding error rows neither."""
     failed = [] if renderer == "pretty" else range(7, 3000, 50)
