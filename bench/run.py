@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import sys
 import time
 from pathlib import Path
@@ -70,6 +71,7 @@ def _settings(arguments: argparse.Namespace) -> Settings:
 def main() -> None:
     """Measure, print the table as it grows, and write it."""
     arguments = _arguments()
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # so that everything is removed
     settings = _settings(arguments)
     names = arguments.only or [name for name in benchmarks.ALL if name != "reflinks" or not arguments.quick]
     unknown = [name for name in names if name not in benchmarks.ALL]

@@ -576,3 +576,13 @@ def test_the_first_address_cut_off_may_be_0() -> None:
     """The first address that the dump is too short for is told apart from none, also where it is 0."""
     assert ProcessMemory(space_of([], None, [Missing(0, 4, CUT_OFF)])).first_cut_off == 0
     assert ProcessMemory(space_of([], None, [Missing(0, 4, NOT_WRITTEN)])).first_cut_off is None
+
+
+@pytest.mark.parametrize("block", [1, 2, 3, 4, 5, 8, 64])
+def test_patterns_that_end_in_zeros_are_found_where_they_are_whole(block: int) -> None:
+    """The zeros at a pattern's end count: in another stretch, at a segment's end, and never from an older stretch."""
+    data = b"a\0b\0" + b"a\0b" + b"xa\0b\0\0a\0b\0"
+    space = space_of([(0x10, 4, 0), (0x20, 3, 4), (0x30, len(data) - 7, 7)], data)
+    pattern = "ab".encode("utf-16-le")
+    found = [hit.address for hit in space.find([pattern, b"\0\0", b"b\0\0"], block=block)]
+    assert found == [0x10, 0x31, 0x33, 0x34, 0x36]

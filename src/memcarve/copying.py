@@ -314,7 +314,9 @@ def _write(target: Target, view: memoryview) -> None:
 
 def _write_sparse(target: Target, view: memoryview) -> None:
     """Write a block that begins at the file's position, leaving out its pages of zeros."""
-    begin = 0
+    begin = len(view) if is_zero(view) else 0
+    if begin:
+        os.lseek(target.fd, begin, os.SEEK_CUR)
     while begin < len(view):
         zero = is_zero(view[begin : begin + _PAGE])
         end = begin + _PAGE

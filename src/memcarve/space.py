@@ -15,7 +15,7 @@ from memcarve.columns import CHUNK, breaks, by_start, check_disjoint, chunks, jo
 from memcarve.errors import AddressError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     import numpy.typing as npt
 
@@ -287,12 +287,16 @@ class AddressSpace:
         return bytes(buffer)
 
     def find(
-        self, patterns: bytes | Sequence[bytes], segments: Segments | None = None, block: int = _BLOCK
+        self,
+        patterns: bytes | Sequence[bytes],
+        segments: Segments | None = None,
+        block: int = _BLOCK,
+        progress: Callable[[int], object] | None = None,
     ) -> Iterator[Hit]:
         """Yield every place where one of `patterns` lies, overlapping ones too, in order of addresses.
 
-        Matches cross extents and end at gaps. Memory is bounded by `block` and the longest pattern. Raises ValueError
-        for an empty pattern.
+        Matches cross extents and end at gaps. Memory is bounded by `block` and the longest pattern; `progress` is told
+        the bytes of each stretch that was searched. Raises ValueError for an empty pattern.
         """
         wanted = [patterns] if isinstance(patterns, bytes) else list(patterns)
         if not wanted:
@@ -308,6 +312,8 @@ class AddressSpace:
                     extent = self.index(found)
                     offset = int(self.offset[extent]) + found - int(self.start[extent])
                     yield Hit(found, pattern, offset, segment)
+                if progress is not None:
+                    progress(fresh)
 
     def _windows(self, segment: Segment, buffer: bytearray, overlap: int) -> Iterator[tuple[int, int, int]]:
         """Fill `buffer` with one stretch of the segment after the other; yield address, length and how much is its own.
@@ -346,8 +352,12 @@ def _matches(buffer: bytearray, length: int, patterns: Sequence[bytes], fresh: i
     """Return (place, pattern) for every match that begins before `fresh`, sorted by place."""
     found = []
     for number, pattern in enumerate(patterns):
-        place = buffer.find(pattern, 0, length)
+        # searching skips ahead by a pattern's last byte: in memory, which is full of zeros, that must not be one
+        core = pattern.rstrip(b"\0") or pattern
+        last = max(length - len(pattern) + len(core), 0)
+        place = buffer.find(core, 0, last)
         while 0 <= place < fresh:
-            found.append((place, number))
-            place = buffer.find(pattern, place + 1, length)
+            if core is pattern or buffer.startswith(pattern, place):
+                found.append((place, number))
+            place = buffer.find(core, place + 1, last)
     return sorted(found)

@@ -23,7 +23,7 @@ from memcarve.cli.options import (
     selection,
     size as to_size,
 )
-from memcarve.cli.progress import counted
+from memcarve.cli.progress import ProgressBar, counted
 from memcarve.cli.tables import Column, format_option, print_table
 from memcarve.errors import AddressError, UsageError
 
@@ -203,15 +203,22 @@ def find(
         columns = [Column("address", "address"), Column("segment", "address"), Column("offset", "number")]
         columns += [Column("pattern", "text"), Column("encoding", "text")]
         labels = [(pattern, encoding) for pattern, encoding, _ in wanted]
-        count = 0
+        count = done = 0
+
+        def advance(searched: int) -> None:
+            nonlocal done
+            done += searched
+            progress(done, chosen.total)
 
         def rows() -> Iterator[tuple[int, int, int, str, str]]:
             nonlocal count
-            for hit in process.space.find([data for _, _, data in wanted], chosen):
+            for hit in process.space.find([data for _, _, data in wanted], chosen, progress=advance):
                 count += 1
                 yield (hit.address, hit.segment.start, hit.offset, *labels[hit.pattern])
 
-        print_table(layout, "hits", columns, rows())
+        # hits and a bar would get into each other's way at a terminal
+        with ProgressBar("searching", quiet=quiet or at_terminal()) as progress:
+            print_table(layout, "hits", columns, rows())
         sys.stdout.flush()
         _say(process, quiet=quiet, verbose=verbose)
         if not quiet:
