@@ -52,7 +52,8 @@ class Columns:
         needed = self._used + len(start)
         for column, new in zip(self._room, (start, size, offset), strict=True):
             if needed > len(column):
-                column.resize((max(needed, len(column) + len(column) // 2),), refcheck=False)
+                # by an eighth: the room added is filled with zeros, and so costs memory at once
+                column.resize((max(needed, len(column) + len(column) // 8),), refcheck=False)
             column[self._used : needed] = new
         self._used = needed
 

@@ -267,15 +267,15 @@ def _is_wide(processes: list[ProcessRows]) -> bool:
 
 
 def _canonical(start: Column, *, wide: bool) -> Column:
-    """Extend the highest bit of the addresses, bit 47 or bit 56, through the bits above it."""
-    bit = np.uint64(56 if wide else 47)
-    above = np.uint64(((1 << 64) - 1) ^ ((1 << (int(bit) + 1)) - 1))
-    if not len(start) or int(start.max()) < 1 << int(bit):
-        return start
-    result = start.copy()
+    """Extend the highest bit of the addresses, bit 47 or bit 56, through the bits above it; changes `start` itself.
+
+    Doing it twice does no harm.
+    """
+    bit = 56 if wide else 47
+    above = np.uint64(((1 << 64) - 1) ^ ((1 << (bit + 1)) - 1))
     for part in chunks(len(start)):
-        result[part] |= ((result[part] >> bit) & np.uint64(1)) * above
-    return result
+        start[part] |= ((start[part] >> np.uint64(bit)) & np.uint64(1)) * above
+    return start
 
 
 def _split_at_half(start: Column, size: Column, offset: Column, *, wide: bool) -> tuple[Column, Column, Column]:
