@@ -66,6 +66,8 @@ for _command in (carve, segments, verify, read, find, locate):
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command line and exit; every error is a line on standard error."""
+    # numpy's linear algebra, which nothing here uses, would start a thread for each processor when it is imported
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     for name in _SIGNALS:
         number = getattr(signal, name, None)
         if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
