@@ -674,7 +674,7 @@ class Several(memcarve.Container):
         """Return the processes as they were given."""
         return list(self.entries)
 
-    def open_process(self, index: int) -> memcarve.ProcessMemory:
+    def open_process(self, index: int, half: str = "all") -> memcarve.ProcessMemory:  # noqa: ARG002
         """Return the memory, or fail."""
         if index in self.broken:
             raise memcarve.InputError(f"process {index}: is broken on purpose")

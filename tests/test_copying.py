@@ -45,6 +45,12 @@ def by_hand(span: backing.Span, target: Target, place: int, limit: int = 1 << 40
     return os.pwrite(target.fd, data, place)
 
 
+@pytest.fixture(autouse=True)
+def each_piece_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have no pieces collected: what is tested here is how one moves."""
+    monkeypatch.setattr(copying, "_SMALL", 0)
+
+
 @pytest.fixture
 def source(tmp_path: Path) -> Iterator[FileBacking]:
     """Return an open file to copy from."""
@@ -497,3 +503,45 @@ def test_signals_without_hangup(monkeypatch: pytest.MonkeyPatch) -> None:
         cli.main(["--version"])
     assert caught.value.code == 0
     assert len(set_up) == 2
+
+
+def test_small_pieces_are_gathered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Scattered pages are collected and written together, large pieces between them are not; every byte is right."""
+    monkeypatch.setattr(copying, "_SMALL", 2 * PAGE)
+    data = noise(7, 64 * PAGE)
+    source = tmp_path / "source"
+    source.write_bytes(data)
+    pieces = [(5 * PAGE, PAGE), (3 * PAGE, 2 * PAGE), (20 * PAGE, 9 * PAGE), (PAGE, PAGE), (60 * PAGE, 4 * PAGE)]
+    expected = b"".join(data[offset : offset + size] for offset, size in pieces)
+    for observed, sparse in ((False, False), (True, False), (True, True)):
+        seen, written, target = [], [], tmp_path / "target"
+        copier = Copier()
+        copier._ways = [way for way in copier._ways if way != REFLINK]
+        with FileBacking(source) as backing, target.open("wb") as file:
+            copier.copy(
+                backing,
+                pieces,
+                Target(file.fileno(), "target"),
+                observe=(lambda view: seen.append(bytes(view))) if observed else None,  # noqa: B023
+                sparse=sparse,
+                progress=written.append,
+            )
+        assert target.read_bytes() == expected
+        assert b"".join(seen) == (expected if observed else b"")
+        assert sum(written) == len(expected) == sum(copier.moved.values())
+        assert copier.moved[copying.GATHERED] == 3 * PAGE
+
+
+def test_pieces_that_fill_the_buffer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """More small pieces than the buffer holds go in several goes, in order."""
+    monkeypatch.setattr(copying, "_SMALL", PAGE)
+    monkeypatch.setattr(copying, "BUFFER", 3 * PAGE)
+    data = noise(8, 16 * PAGE)
+    source = tmp_path / "source"
+    source.write_bytes(data)
+    pieces = [(number * PAGE, PAGE - number) for number in range(15, -1, -2)]
+    copier, target = Copier(), tmp_path / "target"
+    copier._ways = []
+    with FileBacking(source) as backing, target.open("wb") as file:
+        copier.copy(backing, pieces, Target(file.fileno(), "target"))
+    assert target.read_bytes() == b"".join(data[offset : offset + size] for offset, size in pieces)

@@ -27,8 +27,9 @@ ARROWS = {
     "version": set(),
     "backing": {"errors"},
     "columns": {"errors"},
+    "permissions": {"errors"},
     "space": {"backing", "columns"},
-    "process": {"space"},
+    "process": {"space", "permissions"},
     "copying": {"backing"},
     "formats": {"backing"},
     "images": {"formats", "process"},
@@ -181,7 +182,7 @@ def test_public_names_are_listed() -> None:
 def test_typed() -> None:
     """The package says that it is typed."""
     assert (PACKAGE / "py.typed").is_file()
-    assert 'memcarve = ["py.typed"]' in (ROOT / "pyproject.toml").read_text()
+    assert 'memcarve = ["py.typed", "images/*.json"]' in (ROOT / "pyproject.toml").read_text()
 
 
 def test_licence() -> None:

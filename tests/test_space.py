@@ -17,8 +17,10 @@ from memcarve.errors import AddressError, CounterpartError, MapError, OverlapErr
 from memcarve.process import LeftOut, ProcessMemory, Selection
 from memcarve.space import (
     CUT_OFF,
+    IMAGE_CUT_OFF,
     KERNEL_HALF,
     NOT_WRITTEN,
+    OUTSIDE,
     REASONS,
     TOP,
     AddressSpace,
@@ -33,7 +35,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 BACKING = 48  # bytes behind the model's spaces
-WHY = {NOT_WRITTEN: "mapped but missing", CUT_OFF: "the file ends too early"}
+WHY = {
+    NOT_WRITTEN: "mapped but missing",
+    CUT_OFF: "the file ends too early",
+    OUTSIDE: "mapped but missing",
+    IMAGE_CUT_OFF: "the file ends too early",
+}
 
 
 def column(values: list[int]) -> np.ndarray[tuple[int], np.dtype[np.uint64]]:

@@ -102,7 +102,7 @@ class FileBacking:
         """Read up to ``len(buffer)`` bytes at `offset`; return how many came, 0 at the end of the file."""
         try:
             if hasattr(os, "preadv"):
-                return os.preadv(self.fd, [buffer], offset)
+                return os.preadv(self.fd, (buffer,), offset)
             if hasattr(os, "pread"):
                 data = os.pread(self.fd, len(buffer), offset)
             else:  # Windows has one file position only
@@ -118,9 +118,9 @@ class FileBacking:
 
     def read_into(self, offset: int, buffer: memoryview) -> None:
         """Fill `buffer` with the bytes at `offset`, or raise SourceReadError."""
-        done = 0
+        done = self.read_some(offset, buffer) if len(buffer) else 0
         while done < len(buffer):
-            count = self.read_some(offset + done, buffer[done:])
+            count = self.read_some(offset + done, buffer[done:]) if done else 0
             if not count:
                 raise SourceReadError(
                     f"{self.path}: ends at offset 0x{offset + done:x}, before the 0x{len(buffer):x} bytes at "

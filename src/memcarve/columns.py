@@ -24,10 +24,10 @@ CHUNK = 1 << 20
 _LOW = np.uint64(0xFFFFFFFF)
 
 
-def chunks(rows: int) -> Iterator[slice]:
-    """Yield slices that cut a column of `rows` rows into chunks."""
-    for low in range(0, rows, CHUNK):
-        yield slice(low, min(low + CHUNK, rows))
+def chunks(rows: int, size: int = CHUNK) -> Iterator[slice]:
+    """Yield slices that cut a column of `rows` rows into chunks of `size`."""
+    for low in range(0, rows, size):
+        yield slice(low, min(low + size, rows))
 
 
 def neighbours(rows: int) -> Iterator[tuple[slice, slice]]:

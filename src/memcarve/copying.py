@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from memcarve.errors import InputError, NoSpaceError, OutputError, SourceReadError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
     from concurrent.futures import Future, ThreadPoolExecutor
 
     from memcarve.backing import Backing, Span
@@ -25,9 +25,11 @@ if TYPE_CHECKING:
     Observer = Callable[[memoryview], object]
 
 REFLINK, IN_KERNEL, BUFFERED = "reflink", "in-kernel copy", "read and write"
+GATHERED = "gathering scattered pages"
 
 BUFFER = 1 << 18  # stays in a processor's cache between reading, hashing and writing
 _STEP = 1 << 26  # bytes moved by one call, so that a stop is noticed
+_SMALL = 1 << 16  # pieces up to here are collected and written together: a call for each costs more than copying
 _LARGE = 1 << 25  # from here on, hashing a range runs beside writing it
 _PAGE = 4096
 _ZEROS = bytes(BUFFER)
@@ -58,8 +60,8 @@ class Copier:
     `moved` counts the bytes by the way they were moved. Setting `stop` makes every copy raise StoppedError soon.
     """
 
-    def __init__(self) -> None:
-        self.stop = threading.Event()
+    def __init__(self, stop: threading.Event | None = None) -> None:
+        self.stop = stop or threading.Event()
         self.moved: dict[str, int] = {}
         self._ways = _ways_here()
         self._lock = threading.Lock()
@@ -97,7 +99,11 @@ class Copier:
         OutputError (NoSpaceError where the disk is full), StoppedError.
         """
         place = 0
-        for offset, size in pieces:
+        for group in _groups(pieces, BUFFER if not self.reflinks or sparse else 0):
+            if len(group) > 1:
+                place += self._gather(backing, group, target, place, observe, progress, sparse=sparse)
+                continue
+            offset, size = group[0]
             if sparse:
                 self._through_buffer(backing, offset, size, target, place, observe, progress, sparse=True)
             elif observe is None:
@@ -227,6 +233,33 @@ class Copier:
         if size:
             self._count(BUFFERED, size)
 
+    def _gather(
+        self,
+        backing: Backing,
+        group: list[tuple[int, int]],
+        target: Target,
+        place: int,
+        observe: Observer | None,
+        progress: Callable[[int], object] | None,
+        *,
+        sparse: bool,
+    ) -> int:
+        """Collect small pieces in the buffer and write them in one go; return how many bytes that was."""
+        buffer, size = self._buffer(), 0
+        self._check_stop()
+        for offset, length in group:
+            backing.read_into(offset, buffer[size : size + length])
+            size += length
+        view = buffer[:size]
+        if observe is not None:
+            observe(view)
+        _seek(target, place)
+        _write_sparse(target, view) if sparse else _write(target, view)
+        if progress is not None:
+            progress(size)
+        self._count(GATHERED, size)
+        return size
+
     def _buffer(self) -> memoryview:
         if not hasattr(self._local, "buffer"):
             self._local.buffer = memoryview(bytearray(BUFFER))
@@ -252,6 +285,24 @@ class Copier:
     def _give_up(self, way: str) -> None:
         with self._lock:
             self._ways = [other for other in self._ways if other != way]
+
+
+def _groups(pieces: Iterable[tuple[int, int]], room: int) -> Iterator[list[tuple[int, int]]]:
+    """Yield the pieces one by one, or several together as long as they are small and fit into `room` bytes."""
+    group: list[tuple[int, int]] = []
+    held = 0
+    for piece in pieces:
+        small = piece[1] <= _SMALL
+        if group and (not small or held + piece[1] > room):
+            yield group
+            group, held = [], 0
+        if small and room:
+            group.append(piece)
+            held += piece[1]
+        else:
+            yield [piece]
+    if group:
+        yield group
 
 
 def is_zero(view: memoryview) -> bool:

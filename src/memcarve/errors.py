@@ -11,6 +11,7 @@
     |   |   |-- OverlapError       two rows claim the same address
     |   |   `-- PositionError      where the rows' bytes lie in the dump cannot be settled
     |   |-- TruncatedError         the dump ends before the map does
+    |   |-- LimitError             page tables are said to map more than anything has
     |   `-- SourceReadError        the operating system could not read an input
     |-- AddressError               bytes were asked for that are not there: ``address`` and ``reason``
     |-- OutputError                the output could not be written
@@ -101,6 +102,14 @@ class TruncatedError(InputError):
     def __init__(self, message: str, address: int) -> None:
         super().__init__(message)
         self.address = address
+
+
+class LimitError(InputError):
+    """Page tables are said to map ``claimed`` bytes of virtual memory, more than the limit."""
+
+    def __init__(self, message: str, claimed: int) -> None:
+        super().__init__(message)
+        self.claimed = claimed
 
 
 class SourceReadError(InputError):

@@ -9,6 +9,7 @@ from memcarve.errors import ProcessError, UsageError
 from memcarve.space import CUT_OFF, KERNEL_HALF
 
 if TYPE_CHECKING:
+    import datetime as dt
     from collections.abc import Sequence
     from types import TracebackType
     from typing import Self
@@ -16,15 +17,20 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
+    from memcarve.backing import Backing
     from memcarve.space import AddressSpace, Segments
 
 _KERNEL_HALF_32 = 0x80000000
 
 
 class Selection(NamedTuple):
-    """Which segments are wanted: by half, by addresses they touch (half-open), by size in bytes; None is no limit."""
+    """Which segments are wanted: by half, by addresses they touch (half-open), by size in bytes; None is no limit.
 
-    range: str = "all"
+    `range` is ``"user"``, ``"kernel"`` or ``"all"``; None leaves it to the process: all of a dump, the user half of an
+    image.
+    """
+
+    range: str | None = None
     address: Sequence[tuple[int, int]] = ()
     min_size: int | None = None
     max_size: int | None = None
@@ -38,7 +44,7 @@ class Selection(NamedTuple):
         limits = (
             (
                 f"outside --range {self.range}",
-                None if self.range == "all" else segments.in_half(self.range, kernel_half),
+                None if self.range in (None, "all") else segments.in_half(self.range, kernel_half),
             ),
             ("outside --address", touching),
             ("below --min-size", None if self.min_size is None else segments.at_least(self.min_size)),
@@ -63,10 +69,56 @@ class LeftOut(NamedTuple):
 
 
 class ProcessEntry(NamedTuple):
-    """A process that a container holds; what its source does not say is None."""
+    """A process that a container holds; what its source does not say is None.
+
+    From an image also: `parent` (pid), `created` and `exited` (UTC), `root` (physical address of its page tables, with
+    the flags that CR3 holds), `image_base` and `peb` (addresses), `wow64` (32-bit on 64), `listed` (the kernel's list of
+    processes leads to it), `ended`, and `object`, the address of what the kernel knows of it.
+    """
 
     pid: int | None
     name: str | None
+    parent: int | None = None
+    created: dt.datetime | None = None
+    exited: dt.datetime | None = None
+    root: int | None = None
+    image_base: int | None = None
+    peb: int | None = None
+    wow64: bool | None = None
+    listed: bool | None = None
+    ended: bool | None = None
+    object: int | None = None
+
+    @property
+    def state(self) -> str | None:
+        """``"running"``, ``"exited"``, ``"unlinked"``, or the last two with a comma; None where unknown."""
+        if self.listed is None:
+            return None
+        words = ["exited"] * bool(self.ended) + ["unlinked"] * (not self.listed)
+        return ", ".join(words) or "running"
+
+    def facts(self) -> dict[str, Any]:
+        """Return what an image tells of the process, ready for JSON; nothing where only pid and name are known."""
+        if self.root is None:
+            return {}
+
+        def address(value: int | None) -> str | None:
+            return None if value is None else f"0x{value:x}"
+
+        def time(value: dt.datetime | None) -> str | None:
+            return None if value is None else value.isoformat(timespec="microseconds").replace("+00:00", "Z")
+
+        return {
+            "parent": self.parent,
+            "created": time(self.created),
+            "exited": time(self.exited),
+            "state": self.state,
+            "root": address(self.root),
+            "image_base": address(self.image_base),
+            "peb": address(self.peb),
+            "wow64": self.wow64,
+            "object": address(self.object),
+        }
 
     def __str__(self) -> str:
         return " ".join(str(word) for word in (self.pid, self.name) if word is not None) or "unknown process"
@@ -78,7 +130,10 @@ class ProcessMemory:
     `pid`, `name` and `architecture` (``"x86"``, ``"x64"``) are None where unknown. `inputs` says where the memory came
     from, ready for JSON; `positions` how the bytes' places were settled. `left_out` counts bytes of the input that
     belong to no address, by reason. `notes` are sentences for the user; `incomplete` is true where bytes are known to
-    be missing.
+    be missing. `half` is what of the address space was looked at, `default_range` what is taken where nobody says.
+
+    From an image, `pages` counts 4 KiB pages by kind, `entry` is what the system knew of the process, and `file` the
+    image itself.
     """
 
     def __init__(
@@ -93,6 +148,12 @@ class ProcessMemory:
         left_out: dict[str, int] | None = None,
         notes: Sequence[str] = (),
         incomplete: bool = False,
+        kernel_half: int | None = None,
+        default_range: str = "all",
+        half: str = "all",
+        pages: dict[str, int] | None = None,
+        entry: ProcessEntry | None = None,
+        file: Backing | None = None,
     ) -> None:
         self.space = space
         self.pid = pid
@@ -103,38 +164,71 @@ class ProcessMemory:
         self.left_out = left_out or {}
         self.notes = list(notes)
         self.incomplete = incomplete
+        #: the first address of the kernel's half
+        self.kernel_half = kernel_half or (_KERNEL_HALF_32 if architecture == "x86" else KERNEL_HALF)
+        self.default_range = default_range
+        self.half = half
+        self.pages = pages
+        self.entry = entry or ProcessEntry(pid, name)
+        self.file = file or space.backing
 
     @property
-    def entry(self) -> ProcessEntry:
-        """Pid and name."""
-        return ProcessEntry(self.pid, self.name)
+    def input_bytes(self) -> int:
+        """The bytes to account for: a dump's length; of an image, what the page tables lead to."""
+        return self.space.backing.size if self.pages is None else self.space.total
 
-    @property
-    def kernel_half(self) -> int:
-        """The first address of the kernel's half."""
-        return _KERNEL_HALF_32 if self.architecture == "x86" else KERNEL_HALF
+    def select(self, selection: Selection, *, by_permissions: bool = False) -> tuple[Segments, list[LeftOut]]:
+        """Return the segments wanted, and what was left out by each of the limits.
+
+        `by_permissions`: segments end where the page tables allow something else, too. Raises UsageError where the
+        input does not say what they allow.
+        """
+        if by_permissions and self.space.flags is None:
+            raise UsageError("the input does not say what the page tables allow; --split permissions needs an image")
+        segments = self.space.segments(by_flags=by_permissions)
+        if selection.range is None:
+            selection = selection._replace(range=self.default_range)
+        return selection.apply(segments, self.kernel_half)
 
     @property
     def first_cut_off(self) -> int | None:
         """The first address whose byte the input should hold but does not, because it ends too early."""
         return next((gap.start for gap in self.space.missing() if gap.reason == CUT_OFF), None)
 
-    def segments(self, selection: Selection | None = None) -> Segments:
-        """Return the contiguous segments, in order of addresses: all, or those selected."""
-        segments = self.space.segments()
-        return segments if selection is None else selection.apply(segments, self.kernel_half)[0]
+    def segments(self, selection: Selection | None = None, split: str = "none") -> Segments:
+        """Return the contiguous segments, in order of addresses: those selected, else those of `default_range`.
+
+        `split`: ``"permissions"`` ends them where the page tables allow something else, too.
+        """
+        return self.select(selection or Selection(), by_permissions=split == "permissions")[0]
 
 
 class Container(ABC):
-    """What a source opened. Close it, or use it in a ``with`` statement: reading needs its files open."""
+    """What a source opened. Close it, or use it in a ``with`` statement: reading needs its files open.
+
+    `default_range` is the half that is taken where nobody says: ``"all"`` of a dump, ``"user"`` of an image.
+    """
+
+    default_range = "all"
+    #: sentences for the user about the input: all of them, and those that must not be missed
+    notes: Sequence[str]
+    remarks: Sequence[str] = ()
 
     @abstractmethod
     def processes(self) -> list[ProcessEntry]:
         """Return the processes it holds, in the order of the input."""
 
+    def known(self, pids: Sequence[int]) -> list[ProcessEntry]:  # noqa: ARG002 - a source may look no further
+        """Return the beginning of `processes()`, at least as long as it takes to hold these pids."""
+        return self.processes()
+
     @abstractmethod
-    def open_process(self, index: int) -> ProcessMemory:
-        """Return the memory of the process at a place in `processes()`."""
+    def open_process(self, index: int, half: str = "all") -> ProcessMemory:
+        """Return the memory of the process at a place in `processes()`; of an image perhaps one half of it only."""
+
+    def roots(self) -> list[Any]:
+        """Return the plausible page-table roots that lie in the input; raises UsageError where it is no image."""
+        raise UsageError(f"{self}: is no image of a machine's memory, where page tables could be")
 
     @abstractmethod
     def close(self) -> None:
@@ -145,7 +239,7 @@ class Container(ABC):
 
         Raises UsageError where it must be named, ProcessError where there is none such.
         """
-        entries = self.processes()
+        entries = self.known([] if pid is None else [pid])
         if pid is None:
             if len(entries) != 1:
                 raise UsageError(self.choice(entries))

@@ -30,9 +30,12 @@ KERNEL_HALF = 1 << 63
 
 NOT_WRITTEN = "not written to the dump"
 CUT_OFF = "the dump ends too early"
-REASONS = (NOT_WRITTEN, CUT_OFF)
+OUTSIDE = "outside the image"
+IMAGE_CUT_OFF = "the image ends too early"
+REASONS = (NOT_WRITTEN, CUT_OFF, OUTSIDE, IMAGE_CUT_OFF)
 
 _BLOCK = 1 << 20  # bytes read in one go while searching
+_PIECES = 1 << 14  # extents looked at in one go
 
 
 class Extent(NamedTuple):
@@ -169,20 +172,27 @@ class AddressSpace:
         offset: Column,
         backing: Backing,
         missing: Iterable[Missing] = (),
+        *,
+        physical: Column | None = None,
+        flags: npt.NDArray[np.uint8] | None = None,
+        absent: str = "not in the map",
     ) -> None:
         """Sort, check and join the extents; the columns given are the space's from then on.
 
-        Extents that continue each other both in memory and in the backing become one. Raises OverlapError where two
-        of them, or a missing range and an extent, claim one address.
+        Extents that continue each other both in memory and in the backing become one; given `physical` and `flags`,
+        they must be joined and sorted already. Raises OverlapError where two of them, or a missing range and an extent,
+        claim one address.
         """
         gaps = sorted(missing)
         self.missing_start = np.array([gap.start for gap in gaps], np.uint64)
         self.missing_size = np.array([gap.size for gap in gaps], np.uint64)
         self.missing_reason = np.array([REASONS.index(gap.reason) for gap in gaps], np.uint8)
-        columns = by_start(start, size, offset)
+        columns = (start, size, offset) if flags is not None else by_start(start, size, offset)
         check_disjoint(*columns[:2])
-        self.start, self.size, self.offset = joined(*columns)
+        self.start, self.size, self.offset = columns if flags is not None else joined(*columns)
+        self.physical, self.flags = physical, flags
         self.backing = backing
+        self.absent = absent
         self._check_missing()
 
     def __len__(self) -> int:
@@ -206,9 +216,11 @@ class AddressSpace:
         for start, size, reason in zip(*columns, strict=True):
             yield Missing(start, size, REASONS[reason])
 
-    def segments(self) -> Segments:
-        """Return the contiguous segments, in order of addresses."""
+    def segments(self, *, by_flags: bool = False) -> Segments:
+        """Return the contiguous segments, in order of addresses; `by_flags`: cut where the column `flags` changes."""
         begins = breaks(self.start, self.size)
+        if by_flags and self.flags is not None:
+            begins[1:] |= self.flags[1:] != self.flags[:-1]
         if begins.all():  # as in a map of scattered pages, where copies of the columns would cost the most
             one = np.broadcast_to(np.uint32(1), len(self))
             return Segments(self.start, self.size, self.offset, one, np.arange(len(self), dtype=np.uint32))
@@ -228,10 +240,11 @@ class AddressSpace:
             gap = int(np.searchsorted(self.missing_start, np.uint64(address), "right")) - 1
             if gap >= 0 and address - int(self.missing_start[gap]) < int(self.missing_size[gap]):
                 reason = REASONS[int(self.missing_reason[gap])]
-                if reason == CUT_OFF:
-                    raise AddressError(address, "the file ends too early", " (the map says that it was in the dump)")
+                if reason in {CUT_OFF, IMAGE_CUT_OFF}:
+                    detail = " (the map says that it was in the dump)" if reason == CUT_OFF else ""
+                    raise AddressError(address, "the file ends too early", detail)
                 raise AddressError(address, "mapped but missing", f" ({reason})")
-        raise AddressError(address, "not in the map", self._extended(address))
+        raise AddressError(address, self.absent, self._extended(address))
 
     def _extended(self, address: int) -> str:
         """Say which address was meant where one was given as maps print them, cut to 48 or 57 bits."""
@@ -262,16 +275,33 @@ class AddressSpace:
         return [int(self.start[index]) + offset - int(self.offset[index]) for index in found.tolist()]
 
     def pieces(self, address: int, size: int) -> Iterator[tuple[int, int]]:
-        """Yield (offset, length) in the backing for `size` bytes at `address`; raise AddressError for a missing one."""
-        done, index = 0, self.index(address) if size else 0
-        while done < size:
-            skip = address + done - int(self.start[index])
-            length = min(size - done, int(self.size[index]) - skip)
-            yield int(self.offset[index]) + skip, length
-            done += length
-            index += 1
-            if done < size and (index == len(self) or int(self.start[index]) != address + done):
-                self.index(address + done)  # raises, with the reason
+        """Yield (offset, length) in the backing for `size` bytes at `address`; raise AddressError for a missing one.
+
+        Extents that are neighbours in the backing come as one piece.
+        """
+        if not size:
+            return
+        index, end = self.index(address), address + size
+        last = int(np.searchsorted(self.start, np.uint64(min(end, TOP) - 1), "right"))
+        place = length = 0  # the piece that may still grow
+        for low in range(index, last, _PIECES):
+            part = slice(low, min(low + _PIECES, last))
+            columns = (self.start[part].tolist(), self.size[part].tolist(), self.offset[part].tolist())
+            for start, whole, offset in zip(*columns, strict=True):
+                skip = address - start
+                if skip < 0:
+                    self.index(address)  # raises, with the reason
+                count = min(end - address, whole - skip)
+                if place + length == offset + skip:
+                    length += count
+                else:
+                    if length:
+                        yield place, length
+                    place, length = offset + skip, count
+                address += count
+        if address < end:
+            self.index(address)  # raises
+        yield place, length
 
     def read(self, address: int, size: int) -> bytes:
         """Return exactly `size` bytes at `address`, across extents.

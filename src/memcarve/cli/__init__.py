@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NoReturn
 import click
 
 from memcarve.cli.carving import carve, verify
-from memcarve.cli.looking import find, locate, read, segments
+from memcarve.cli.looking import find, locate, processes, read, segments
 from memcarve.cli.options import FAILED, USAGE, complain
 from memcarve.errors import MemcarveError, UsageError
 from memcarve.version import __version__
@@ -60,7 +60,7 @@ def completion(shell: str) -> None:
     click.echo(found(cli, {}, "memcarve", "_MEMCARVE_COMPLETE").source())
 
 
-for _command in (carve, segments, verify, read, find, locate):
+for _command in (processes, carve, segments, verify, read, find, locate):
     cli.add_command(_command)
 
 

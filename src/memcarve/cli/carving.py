@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -18,9 +19,12 @@ from memcarve.cli.options import (
     filter_options,
     input_options,
     process_options,
+    process_words,
     quiet_options,
     say,
     selection,
+    split_option,
+    stem_of,
 )
 from memcarve.cli.progress import ProgressBar, amount, counted
 from memcarve.errors import UsageError, printable
@@ -49,6 +53,7 @@ def _hash_names(text: str) -> list[str]:
 @process_options
 @click.option("--all", "everything", is_flag=True, help="Every process, one folder each.")
 @filter_options
+@split_option
 @click.option("--skip-zero", is_flag=True, help="Leave out segments that are zero throughout.")
 @click.option("--partial", is_flag=True, help="Of a dump that ends too early, carve what is there.")
 @click.option("--sparse", is_flag=True, help="Write pages of zeros as holes.")
@@ -68,13 +73,12 @@ def carve(
     output: str | None,
     pid: Sequence[int],
     name: str | None,
-    half: str,
+    half: str | None,
     addresses: Sequence[tuple[int, int]],
     min_size: int | None,
     max_size: int | None,
-    memory_map: str | None,
-    dump: str | None,
-    trust: str | None,
+    split: str,
+    opening: dict[str, Any],
     hashes: Sequence[Sequence[str]],
     **flags: bool,
 ) -> int:
@@ -94,6 +98,7 @@ def carve(
     options = Options(
         hashes=[name for name in names if name != "none"],
         selection=selection(half, addresses, min_size, max_size),
+        split=split,
         skip_zero=flags["skip_zero"],
         partial=flags["partial"],
         sparse=flags["sparse"],
@@ -101,27 +106,22 @@ def carve(
         hash_input=flags["hash_input"],
         command=["memcarve", *sys.argv[1:]],
     )
-    with open_container(file, memory_map=memory_map, dump=dump, trust=trust, hashed=True) as container:
+    with open_container(file, hashed=True, **opening) as container:
         indexes = choose(container, pid, name, everything=flags["everything"])
-        out = output or f"{_stem(dump or file)}.segments"
+        stem = stem_of(opening["dump"] or file)
         if len(indexes) > 1 or (flags["everything"] and len(container.processes()) > 1):
+            out = output or f"{stem}.segments"
             with ProgressBar("carving", quiet=quiet) as progress:
                 several = carve_several(container, indexes, out, options, progress=progress)
             say(several.notes, quiet=quiet)
             return _report_several(out, several.outcomes, quiet=quiet, verbose=flags["verbose"])
-        process = container.open_process(indexes[0])
+        process = container.open_process(indexes[0], half or container.default_range)
         say(process.notes, quiet=quiet)
+        out = output or f"{'.'.join([stem, *process_words(process, indexes[0])])}.segments"
         with ProgressBar("carving", quiet=quiet) as progress:
             result = carve(process, out, options, progress=progress)
     _report(result, quiet=quiet, verbose=flags["verbose"])
     return COMPLETE if result.complete else INCOMPLETE
-
-
-def _stem(path: str) -> str:
-    base = os.path.basename(os.path.normpath(path))
-    for ending in (".gz", ".zst", ".xz"):
-        base = base.removesuffix(ending)
-    return os.path.splitext(base)[0] or base
 
 
 def _summary(result: CarveResult) -> str:
@@ -160,12 +160,23 @@ def _report_several(out: str, outcomes: Sequence[Outcome], *, quiet: bool, verbo
     return COMPLETE if len(done) == len(outcomes) and all(result.complete for result in done) else INCOMPLETE
 
 
-def _trusted(header: dict[str, Any]) -> str | None:
-    """Return which positions were believed when the folder was carved, where that was decided."""
+def _as_recorded(header: dict[str, Any], opening: dict[str, Any]) -> dict[str, Any]:
+    """Return how to open the source: as it was opened for the carve, where nothing else is said now."""
     inputs = header.get("inputs")
-    used = inputs.get("map") if isinstance(inputs, dict) else None
-    trusted = used.get("trusted") if isinstance(used, dict) else None
-    return next((value for value in (trusted, header.get("positions")) if value in ("printed", "sum")), None)
+    used: dict[str, Any] = inputs if isinstance(inputs, dict) else {}
+    memory_map, image = used.get("map"), used.get("image")
+    if isinstance(image, dict):
+        given = {**opening}
+        root = str(image.get("root"))
+        if given["dtb"] is None and image.get("dtb") is True and re.fullmatch("0x[0-9a-f]{1,16}", root):
+            given["dtb"] = int(root, 16)
+        for name, member in (("system", "os"), ("paging", "paging")):
+            if given["dtb"] is not None and given[name] is None and isinstance(image.get(member), str):
+                given[name] = image[member]
+        return given
+    trusted = [memory_map.get("trusted") if isinstance(memory_map, dict) else None, header.get("positions")]
+    believed = next((value for value in trusted if value in ("printed", "sum")), None)
+    return {**opening, "trust": opening["trust"] or believed}
 
 
 @click.command()
@@ -179,9 +190,7 @@ def verify(
     source: str | None,
     pid: Sequence[int],
     name: str | None,
-    memory_map: str | None,
-    dump: str | None,
-    trust: str | None,
+    opening: dict[str, Any],
     *,
     quiet: bool,
     verbose: bool,
@@ -194,19 +203,19 @@ def verify(
     from memcarve.sinks.verify import read_header, verify  # noqa: PLC0415 - numpy is not needed for --help
     from memcarve.sources import open_container  # noqa: PLC0415
 
-    if source is None and (memory_map or dump or trust or pid or name):
-        raise UsageError("--map, --dump, --trust, --pid and --name go with --source")
+    if source is None and (pid or name or any(value is not None for value in opening.values())):
+        raise UsageError("--map, --dump, --trust, --pid, --name, --dtb, --os, --paging and --limit go with --source")
     for path in carved_folders(folder):
         with ProgressBar("verifying", quiet=quiet) as progress:
             if source is None:
                 found = verify(path, progress=progress)
             else:
                 header = read_header(path)
-                believed = trust or _trusted(header)
                 recorded = (header.get("process") or {}).get("pid")
-                with open_container(source, memory_map=memory_map, dump=dump, trust=believed) as container:
-                    several = len(container.processes()) > 1
-                    pids = pid or ([recorded] if several and name is None and type(recorded) is int else [])
+                with open_container(source, **_as_recorded(header, opening)) as container:
+                    pids = pid or ([recorded] if name is None and type(recorded) is int else [])
+                    if len(container.known(pids)) == 1:
+                        pids = pid
                     process = container.open_process(choose_one(container, pids, name))
                     say(process.notes if verbose else [], quiet=quiet)
                     found = verify(path, process, progress=progress)

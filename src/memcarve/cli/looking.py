@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -13,6 +13,7 @@ from memcarve.cli.options import (
     address as to_address,
     at_terminal,
     choose_one,
+    complain,
     file_argument,
     filter_options,
     input_options,
@@ -22,39 +23,45 @@ from memcarve.cli.options import (
     say,
     selection,
     size as to_size,
+    split_option,
 )
 from memcarve.cli.progress import ProgressBar, counted
 from memcarve.cli.tables import Column, format_option, print_table
-from memcarve.errors import AddressError, UsageError
+from memcarve.errors import AddressError, InputError, UsageError
 
 if TYPE_CHECKING:
     import contextlib
     from collections.abc import Iterator, Sequence
 
-    from memcarve.process import ProcessMemory
+    from memcarve.process import Container, ProcessMemory
+    from memcarve.space import Segments
 
 _PIECE = 1 << 20
 
 
 def _open(
-    file: str, pid: Sequence[int], name: str | None, memory_map: str | None, dump: str | None, trust: str | None
+    file: str,
+    pid: Sequence[int],
+    name: str | None,
+    opening: dict[str, Any],
+    half: str | None = "all",
 ) -> contextlib.AbstractContextManager[ProcessMemory]:
-    """Open an input and choose its one process."""
+    """Open an input and choose its one process; None is the half that is the input's default."""
     import contextlib  # noqa: PLC0415
 
     from memcarve.sources import open_container  # noqa: PLC0415 - numpy is not needed for --help
 
     @contextlib.contextmanager
     def opened() -> Iterator[ProcessMemory]:
-        with open_container(file, memory_map=memory_map, dump=dump, trust=trust) as container:
-            yield container.open_process(choose_one(container, pid, name))
+        with open_container(file, **opening) as container:
+            yield container.open_process(choose_one(container, pid, name), half or container.default_range)
 
     return opened()
 
 
 def _say(process: ProcessMemory, *, quiet: bool, verbose: bool) -> None:
     """Say which files were taken; and the rest where something is wrong with them, or where it is asked for."""
-    everything = verbose or process.incomplete or process.positions in {"printed", "sum"}
+    everything = verbose or process.incomplete or process.pages is not None or process.positions in {"printed", "sum"}
     say(process.notes if everything else process.notes[:1], quiet=quiet)
 
 
@@ -65,6 +72,7 @@ def _say(process: ProcessMemory, *, quiet: bool, verbose: bool) -> None:
 )
 @process_options
 @filter_options
+@split_option
 @format_option
 @input_options
 @quiet_options
@@ -72,45 +80,66 @@ def segments(
     file: str,
     pid: Sequence[int],
     name: str | None,
-    half: str,
+    half: str | None,
     addresses: Sequence[tuple[int, int]],
     min_size: int | None,
     max_size: int | None,
+    split: str,
     layout: str,
-    memory_map: str | None,
-    dump: str | None,
-    trust: str | None,
+    opening: dict[str, Any],
     *,
     extents: bool,
     quiet: bool,
     verbose: bool,
 ) -> int:
-    """List the contiguous segments: start, end, size, extents, offset in the dump. The map alone is enough."""
-    with _open(file, pid, name, memory_map, dump, trust) as process:
-        chosen = process.segments(selection(half, addresses, min_size, max_size))
+    """List the contiguous segments: start, end, size, extents, offset in the dump or image.
+
+    Of a dump the map alone is enough.
+    """
+    with _open(file, pid, name, opening, half) as process:
+        chosen = process.segments(selection(half, addresses, min_size, max_size), split)
+        columns = [Column("start", "address"), Column("end", "end"), Column("size", "number")]
         if extents:
-            columns = [Column("start", "address"), Column("end", "end"), Column("size", "number")]
             columns += [Column("offset", "number"), Column("segment", "address")]
-            print_table(
-                layout,
-                "extents",
-                columns,
-                (
-                    (extent.start, extent.end, extent.size, extent.offset, segment.start)
-                    for segment in chosen
-                    for extent in process.space.extents(segment)
-                ),
-            )
+            if process.space.flags is not None:
+                columns += [Column("physical", "address"), Column("permissions", "text"), Column("state", "text")]
+            print_table(layout, "extents", columns, _extent_rows(process, chosen))
         else:
-            columns = [Column("start", "address"), Column("end", "end"), Column("size", "number")]
             columns += [Column("extents", "number"), Column("offset", "number")]
-            rows = ((segment.start, segment.end, segment.size, segment.extents, segment.offset) for segment in chosen)
-            print_table(layout, "segments", columns, rows)
+            columns += [Column("permissions", "text"), Column("state", "text")] if split == "permissions" else []
+            print_table(layout, "segments", columns, _segment_rows(process, chosen, split))
         sys.stdout.flush()
         _say(process, quiet=quiet, verbose=verbose)
         if not quiet:
             click.echo(f"{counted(len(chosen), 'segment')}, {counted(chosen.total, 'byte')}", err=True)
         return INCOMPLETE if process.incomplete else COMPLETE
+
+
+def _segment_rows(process: ProcessMemory, chosen: Segments, split: str) -> Iterator[tuple[int | str | None, ...]]:
+    flags = process.space.flags
+    for segment in chosen:
+        row = (segment.start, segment.end, segment.size, segment.extents, segment.offset)
+        if split == "permissions" and flags is not None:
+            yield (*row, *_allowed(int(flags[segment.first])))
+        else:
+            yield row
+
+
+def _extent_rows(process: ProcessMemory, chosen: Segments) -> Iterator[tuple[int | str | None, ...]]:
+    space = process.space
+    for segment in chosen:
+        for index, extent in enumerate(space.extents(segment), segment.first):
+            row = (extent.start, extent.end, extent.size, extent.offset, segment.start)
+            if space.physical is not None and space.flags is not None:
+                yield (*row, int(space.physical[index]), *_allowed(int(space.flags[index])))
+            else:
+                yield row
+
+
+def _allowed(flags: int) -> tuple[str | None, str]:
+    from memcarve.permissions import page_state, permissions  # noqa: PLC0415
+
+    return permissions(flags), page_state(flags)
 
 
 @click.command()
@@ -127,16 +156,14 @@ def read(
     size: int,
     pid: Sequence[int],
     name: str | None,
-    memory_map: str | None,
-    dump: str | None,
-    trust: str | None,
+    opening: dict[str, Any],
     *,
     as_hex: bool | None,
     quiet: bool,
     verbose: bool,
 ) -> int:
     """Print SIZE bytes of memory at ADDRESS, exactly, or say which address is not there."""
-    with _open(file, pid, name, memory_map, dump, trust) as process:
+    with _open(file, pid, name, opening) as process:
         _say(process, quiet=quiet, verbose=verbose)
         for _ in process.space.pieces(address, size):  # complain before anything is printed
             pass
@@ -183,14 +210,12 @@ def find(
     encodings: Sequence[str],
     pid: Sequence[int],
     name: str | None,
-    half: str,
+    half: str | None,
     addresses: Sequence[tuple[int, int]],
     min_size: int | None,
     max_size: int | None,
     layout: str,
-    memory_map: str | None,
-    dump: str | None,
-    trust: str | None,
+    opening: dict[str, Any],
     *,
     as_hex: bool,
     quiet: bool,
@@ -198,7 +223,7 @@ def find(
 ) -> int:
     """Find text or bytes: every hit's address, segment and offset in the dump, across extents."""
     wanted = _patterns(patterns, encodings, as_hex=as_hex)
-    with _open(file, pid, name, memory_map, dump, trust) as process:
+    with _open(file, pid, name, opening, half) as process:
         chosen = process.segments(selection(half, addresses, min_size, max_size))
         columns = [Column("address", "address"), Column("segment", "address"), Column("offset", "number")]
         columns += [Column("pattern", "text"), Column("encoding", "text")]
@@ -261,9 +286,7 @@ def locate(
     pid: Sequence[int],
     name: str | None,
     layout: str,
-    memory_map: str | None,
-    dump: str | None,
-    trust: str | None,
+    opening: dict[str, Any],
     *,
     quiet: bool,
     verbose: bool,
@@ -273,7 +296,7 @@ def locate(
         value = number(place.removeprefix("+"))
     except ValueError:
         raise UsageError(f"{place!r} is neither an address (0x7ffe0000) nor an offset in the dump (+0x1000)") from None
-    with _open(file, pid, name, memory_map, dump, trust) as process:
+    with _open(file, pid, name, opening) as process:
         _say(process, quiet=quiet, verbose=verbose)
         space = process.space
         found = space.addresses_of(value) if place.startswith("+") else [value]
@@ -290,4 +313,84 @@ def locate(
             return address, offset, segment.start, segment.end, extent.start, extent.end, extent.offset
 
         print_table(layout, "places", columns, [row(address) for address in found])
+    return COMPLETE
+
+
+@click.command()
+@file_argument
+@click.option("--pages", is_flag=True, help="Count each process's pages by kind, in the user half.")
+@click.option("--scan", is_flag=True, help="List plausible page-table roots instead, whatever the system.")
+@format_option
+@input_options
+@quiet_options
+def processes(
+    file: str,
+    layout: str,
+    opening: dict[str, Any],
+    *,
+    pages: bool,
+    scan: bool,
+    quiet: bool,
+    verbose: bool,
+) -> int:
+    """List the processes that an image of a machine's memory holds, or a map of several dumps.
+
+    On 64-bit Windows without symbols: those of the kernel's list, and those that only a search of all memory finds,
+    which are marked as unlinked or exited.
+    """
+    from memcarve.sources import open_container  # noqa: PLC0415 - numpy is not needed for --help
+
+    with open_container(file, **opening, image=scan) as container:
+        if scan:
+            return _scan(container, layout, quiet=quiet)
+        entries = container.processes()
+        columns = [Column("pid", "number"), Column("name", "text")]
+        image = any(entry.root is not None for entry in entries)
+        if image:
+            columns += [Column("parent", "number"), Column("created", "text"), Column("exited", "text")]
+            columns += [Column("root", "address"), Column("image_base", "address"), Column("peb", "address")]
+            columns += [Column("wow64", "text"), Column("state", "text")]
+        columns += [Column(kind, "number") for kind in _KINDS] if pages else []
+
+        def row(index: int) -> list[int | str | bool | None]:
+            entry = entries[index]
+            cells: list[int | str | bool | None] = [entry.pid, entry.name]
+            if image:
+                facts = entry.facts()
+                cells += [entry.parent, facts["created"], facts["exited"], entry.root, entry.image_base, entry.peb]
+                cells += [entry.wow64, entry.state]
+            return cells + (_page_counts(container, index) if pages else [])
+
+        print_table(layout, "processes", columns, map(row, range(len(entries))))
+        sys.stdout.flush()
+        say(container.notes if verbose else container.remarks, quiet=quiet)
+        if not quiet:
+            click.echo(counted(len(entries), "process"), err=True)
+    return COMPLETE
+
+
+_KINDS = (
+    "present", "transition", "prot_none", "outside", "demand_zero", "pagefile", "prototype", "swapped", "not_present",
+    "lost_tables",
+)  # fmt: skip
+
+
+def _page_counts(container: Container, index: int) -> list[int | str | bool | None]:
+    """Return the number of 4 KiB pages of each kind; None where the page tables cannot be walked."""
+    try:
+        counts = container.open_process(index, container.default_range).pages
+    except InputError as error:
+        complain(str(error))
+        counts = None
+    return [None if counts is None else counts.get(kind, 0) for kind in _KINDS]
+
+
+def _scan(container: Container, layout: str, *, quiet: bool) -> int:
+    roots = container.roots()
+    columns = [Column("root", "address"), Column("paging", "text"), Column("user_bytes", "number")]
+    columns += [Column("kernel_bytes", "number"), Column("self_map", "number")]
+    print_table(layout, "roots", columns, roots)
+    sys.stdout.flush()
+    if not quiet:
+        click.echo(f"{counted(len(roots), 'plausible page-table root')}; use one with --dtb", err=True)
     return COMPLETE

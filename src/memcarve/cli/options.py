@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import os
 import re
 import sys
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -13,7 +15,7 @@ from memcarve.errors import ProcessError, UsageError, printable
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from memcarve.process import Container, Selection
+    from memcarve.process import Container, ProcessMemory, Selection
 
 COMPLETE, FAILED, USAGE, INCOMPLETE = 0, 1, 2, 3
 
@@ -82,6 +84,20 @@ def together(*decorators: Callable[[_F], _F]) -> Callable[[_F], _F]:
 
 file_argument = click.argument("file", type=click.Path())
 
+
+def _collected(function: _F) -> _F:
+    """Hand what `input_options` asked for to a command as one argument, ready for the library's `open`."""
+
+    @functools.wraps(function)
+    def command(**given: Any) -> Any:  # noqa: ANN401 - a command's arguments
+        opening = {name: given.pop(name) for name in _OPENING}
+        return function(opening=opening, **given)
+
+    return command  # type: ignore[return-value]
+
+
+_OPENING = ("memory_map", "dump", "trust", "dtb", "system", "paging", "limit")
+
 input_options = together(
     click.option("--map", "memory_map", metavar="FILE", type=click.Path(), help="The memory map, if not beside it."),
     click.option("--dump", metavar="FILE", type=click.Path(), help="The dump, where FILE is the map."),
@@ -90,6 +106,30 @@ input_options = together(
         type=click.Choice(["printed", "sum"]),
         help="Which positions to believe where the map is at odds with the dump's length.",
     ),
+    click.option(
+        "--dtb",
+        type=address,
+        metavar="ROOT",
+        help="Of an image: the address space whose page tables have their root at this physical address.",
+    ),
+    click.option(
+        "--os",
+        "system",
+        type=click.Choice(["windows", "linux", "none"]),
+        help="Of an image: what page-table entries mean that are not present.  [default: recognised]",
+    ),
+    click.option(
+        "--paging",
+        type=click.Choice(["x64", "x64-5", "pae", "x86"]),
+        help="Of an image with --dtb: the kind of page tables.  [default: recognised]",
+    ),
+    click.option(
+        "--limit",
+        type=size,
+        metavar="SIZE",
+        help="Of an image: how much virtual memory page tables may claim.  [default: 4 times the image, at least 16G]",
+    ),
+    _collected,
 )
 
 process_options = together(
@@ -99,7 +139,10 @@ process_options = together(
 
 filter_options = together(
     click.option(
-        "--range", "half", type=click.Choice(_HALVES), default="all", show_default=True, help="Which half of the space."
+        "--range",
+        "half",
+        type=click.Choice(_HALVES),
+        help="Which half of the space.  [default: all of a dump, user of an image]",
     ),
     click.option(
         "--address",
@@ -113,13 +156,23 @@ filter_options = together(
     click.option("--max-size", type=size, metavar="SIZE", help="Segments of at most this size."),
 )
 
+split_option = click.option(
+    "--split",
+    type=click.Choice(["none", "permissions"]),
+    default="none",
+    show_default=True,
+    help="End segments also where the page tables allow something else.",
+)
+
 quiet_options = together(
     click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors and data."),
     click.option("-v", "--verbose", is_flag=True, help="Say more of what is done."),
 )
 
 
-def selection(half: str, addresses: Sequence[tuple[int, int]], min_size: int | None, max_size: int | None) -> Selection:
+def selection(
+    half: str | None, addresses: Sequence[tuple[int, int]], min_size: int | None, max_size: int | None
+) -> Selection:
     """Return the filters as the library takes them."""
     from memcarve.process import Selection  # noqa: PLC0415 - numpy is not needed for --help
 
@@ -130,7 +183,7 @@ def choose(container: Container, pids: Sequence[int], name: str | None, *, every
     """Return the places of the processes that were asked for; raises UsageError, ProcessError."""
     import fnmatch  # noqa: PLC0415
 
-    entries = container.processes()
+    entries = container.known(pids if name is None and not everything else [])
     if everything and (pids or name is not None):
         raise UsageError("--all takes every process; --pid and --name choose: give one or the other")
     if everything:
@@ -144,7 +197,8 @@ def choose(container: Container, pids: Sequence[int], name: str | None, *, every
         matching = [index for index, entry in enumerate(entries) if entry.pid == pid]
         if not matching:
             raise ProcessError(f"{container}: holds no process {pid}; it holds: {', '.join(map(str, entries[:40]))}")
-        found += matching
+        # what is left of a process that has ended does not hide the one that has its number now
+        found += [index for index in matching if entries[index].state in (None, "running")] or matching
     if name is not None:
         pattern = name.lower()
         found += [
@@ -163,6 +217,25 @@ def choose_one(container: Container, pids: Sequence[int], name: str | None) -> i
         listed = ", ".join(str(entries[index]) for index in found[:40])
         raise UsageError(f"{container}: several processes match ({listed}); this command takes one")
     return found[0]
+
+
+def stem_of(path: str) -> str:
+    """Return an input's name without folder and endings: what is written is named after it."""
+    base = os.path.basename(os.path.normpath(path))
+    for ending in (".gz", ".zst", ".xz"):
+        base = base.removesuffix(ending)
+    return os.path.splitext(base)[0] or base
+
+
+def process_words(process: ProcessMemory, index: int) -> list[str]:
+    """Return what is added to an image's name in what is written: ``4-System``, or the page tables' root."""
+    from memcarve.sinks.several import folder_name  # noqa: PLC0415
+
+    if process.pages is None:
+        return []
+    if process.pid is None:
+        return [str(process.inputs["image"]["root"])]
+    return [folder_name(process.entry, index, set())]
 
 
 def say(notes: Sequence[str], *, quiet: bool) -> None:

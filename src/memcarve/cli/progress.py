@@ -58,8 +58,9 @@ class ProgressBar:
 
 
 def counted(count: int, noun: str) -> str:
-    """Return a number with its noun: 1 segment, 2 segments."""
-    return f"{count} {noun}{'' if count == 1 else 's'}"
+    """Return a number with its noun: 1 segment, 2 segments, 3 processes."""
+    ending = "" if count == 1 else "es" if noun.endswith("s") else "s"
+    return f"{count} {noun}{ending}"
 
 
 def amount(count: float) -> str:

@@ -83,6 +83,11 @@ def hash_members(hashes: Iterable[tuple[str, str]]) -> str:
     return "".join(f'"{name}": "{value}", ' for name, value in hashes)
 
 
+def permission_members(permissions: str | None, state: str) -> str:
+    """Return the members that say what page tables allow of a segment, and how its pages were found."""
+    return f'"permissions": {json.dumps(permissions)}, "state": {json.dumps(state)}, '
+
+
 _ZERO = {None: "null", True: "true", False: "false"}
 
 

@@ -25,7 +25,6 @@ from memcarve.version import __version__
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from memcarve.backing import FileBacking
     from memcarve.process import ProcessMemory
     from memcarve.sinks.work import Progress
     from memcarve.space import Segments
@@ -35,10 +34,14 @@ _BLOCK = 4096
 
 
 class Options(NamedTuple):
-    """How to carve. `hashes` are names in `manifest.SUMS`; `command` is recorded as the command line."""
+    """How to carve. `hashes` are names in `manifest.SUMS`; `command` is recorded as the command line.
+
+    `split` is ``"none"`` or ``"permissions"``: segments of an image end where the page tables allow something else.
+    """
 
     hashes: Sequence[str] = ("sha256",)
     selection: Selection = Selection()
+    split: str = "none"
     skip_zero: bool = False
     partial: bool = False
     sparse: bool = False
@@ -50,9 +53,9 @@ class Options(NamedTuple):
 class CarveResult(NamedTuple):
     """What a carve wrote.
 
-    `bytes` of `input_bytes` are in `segments` files, the rest is in `left_out`. `missing_bytes` are addresses that the
-    map names and the dump does not hold. `complete` is false where bytes are known to be missing. `moved` counts the
-    bytes by how they were moved.
+    `bytes` of `input_bytes` (the dump's length; of an image what the page tables lead to) are in `segments` files, the
+    rest is in `left_out`. `missing_bytes` are addresses that the map names and the input does not hold. `complete` is
+    false where bytes are known to be missing. `moved` counts the bytes by how they were moved.
     """
 
     path: str
@@ -73,22 +76,36 @@ def carve(
     options: Options | None = None,
     *,
     progress: Progress | None = None,
+    threads: int | None = None,
+    stop: threading.Event | None = None,
     **changes: Any,  # noqa: ANN401 - members of Options
 ) -> CarveResult:
     """Write each contiguous segment of `process` into a file of the new folder `out`.
 
-    `changes` are members of Options by name. The folder gets its name when it is whole. Raises TruncatedError where
+    `changes` are members of Options by name; `threads` copy at once; setting `stop` makes it give up soon, by
+    StoppedError. The folder gets its name when it is whole. Raises TruncatedError where
     the dump ends too early (unless ``partial``), TargetExistsError, NoSpaceError, SourceReadError, OutputError.
     """
-    return _Carver(process, os.fspath(out), (options or Options())._replace(**changes), progress).run()
+    wanted = (options or Options())._replace(**changes)
+    return _Carver(process, os.fspath(out), wanted, progress, threads, Copier(stop)).run()
 
 
 class _Carver:
-    def __init__(self, process: ProcessMemory, out: str, options: Options, progress: Progress | None) -> None:
+    def __init__(
+        self,
+        process: ProcessMemory,
+        out: str,
+        options: Options,
+        progress: Progress | None,
+        threads: int | None,
+        copier: Copier,
+    ) -> None:
         self.process = process
         self.out = out
         self.options = options
         self.progress = progress
+        self.threads = threads
+        self.copier = copier
         unknown = [name for name in options.hashes if name not in manifest.SUMS]
         if unknown:
             raise UsageError(f"{unknown[0]}: is no hash function memcarve writes; it knows {', '.join(manifest.SUMS)}")
@@ -101,11 +118,11 @@ class _Carver:
             )
         self.backing = process.space.backing
         self.backing.spans(0, self.backing.size)  # complains where the dump is not at hand
-        self.copier = Copier()
 
     def run(self) -> CarveResult:
         begun = time.monotonic()
-        segments, left_out = self.options.selection.apply(self.process.segments(), self.process.kernel_half)
+        by_permissions = self.options.split == "permissions"
+        segments, left_out = self.process.select(self.options.selection, by_permissions=by_permissions)
         folder = NewFolder(self.out, force=self.options.force, foreign=foreign)
         folder.check()
         if self.options.skip_zero:
@@ -124,6 +141,8 @@ class _Carver:
                 hashes=self.options.hashes,
                 sparse=self.options.sparse,
                 progress=self.progress,
+                threads=self.threads,
+                by_permissions=by_permissions,
             )
             with self._input_hash() as input_hash:
                 work.run()
@@ -134,7 +153,7 @@ class _Carver:
             path=self.out,
             segments=len(segments),
             bytes=segments.total,
-            input_bytes=self.backing.size,
+            input_bytes=self.process.input_bytes,
             left_out=left_out,
             missing_bytes=sum(gap.size for gap in self.process.space.missing()),
             complete=not self.process.incomplete,
@@ -144,7 +163,7 @@ class _Carver:
         )
 
     def _source_name(self) -> str:
-        return getattr(self.process.space.backing, "path", "the input")
+        return getattr(self.process.file, "path", "the input")
 
     def _without_zero(self, segments: Segments) -> tuple[Segments, list[LeftOut]]:
         """Read everything once; return the segments that hold anything but zeros."""
@@ -204,10 +223,9 @@ class _Carver:
 
         def work() -> None:
             digest = hashlib.sha256()
-            copier = Copier()  # a buffer of its own
-            copier.stop = self.copier.stop
+            copier = Copier(self.copier.stop)  # a buffer of its own
             try:
-                copier.read(self.backing, 0, self.backing.size, digest.update)
+                copier.read(self.process.file, 0, self.process.file.size, digest.update)
                 found["sha256"] = digest.hexdigest()
             except StoppedError:
                 pass
@@ -229,44 +247,47 @@ class _Carver:
             raise failed[0]
 
     def _check_unchanged(self) -> None:
-        for span in self.backing.spans(0, min(self.backing.size, 1)) or []:
-            file: FileBacking = span.file
-            if file.changed():
-                raise InputError(f"{file.path}: was changed while it was read")
+        for backing in {self.backing, self.process.file}:
+            for span in backing.spans(0, min(backing.size, 1)) or []:
+                if span.file.changed():
+                    raise InputError(f"{span.file.path}: was changed while it was read")
 
     def _account(self, segments: Segments, left_out: Sequence[LeftOut]) -> None:
         """Every byte of the input is in a segment or left out for a reason."""
         counted = segments.total + sum(left.bytes for left in left_out)
-        if counted != self.backing.size:
+        if counted != self.process.input_bytes:
             raise MemcarveError(
-                f"{self._source_name()}: {self.backing.size} bytes, but {counted} are accounted for; this is a mistake "
-                "in memcarve, please report it"
+                f"{self._source_name()}: {self.process.input_bytes} bytes, but {counted} are accounted for; this is a "
+                "mistake in memcarve, please report it"
             )
 
     def _write_manifest(self, folder: str, work: Work, left_out: Sequence[LeftOut], input_hash: dict[str, str]) -> None:
         """Write segments.json and the files of checksums, which list it too."""
         process, segments = self.process, work.segments
         inputs = {**process.inputs}
-        if input_hash and "dump" in inputs:
-            inputs["dump"] = {**inputs["dump"], **input_hash}
+        for name in ("dump", "image"):
+            if input_hash and name in inputs:
+                inputs[name] = {**inputs[name], **input_hash}
         header = {
             "tool": manifest.TOOL,
             "version": __version__,
             "command": list(self.options.command if self.options.command is not None else sys.argv),
             "time": dt.datetime.now(dt.UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
             "inputs": inputs,
-            "process": {"pid": process.pid, "name": process.name, "architecture": process.architecture},
+            "process": {"pid": process.pid, "name": process.name, "architecture": process.architecture}
+            | process.entry.facts(),
             "positions": process.positions,
             "complete": not process.incomplete,
             "partial": process.first_cut_off is not None,
             "totals": {
-                "input_bytes": self.backing.size,
+                "input_bytes": process.input_bytes,
                 "segments": len(segments),
                 "bytes": segments.total,
                 "extents": int(segments.extents.sum()),
                 "missing_bytes": sum(gap.size for gap in process.space.missing()),
             },
             "hashes": list(self.options.hashes),
+            **({} if process.pages is None else {"split": self.options.split, "pages": process.pages}),
             "left_out": [left._asdict() for left in left_out],
             "notes": process.notes,
         }

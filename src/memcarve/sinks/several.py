@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import re
+import threading
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from memcarve.copying import StoppedError
 from memcarve.errors import MemcarveError, NoSpaceError, VerificationError
 from memcarve.formats import manifest
 from memcarve.sinks.folder import NewFolder, create_file, foreign, leftover_notes
@@ -15,9 +17,13 @@ from memcarve.version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from concurrent.futures import Future
 
     from memcarve.process import Container, ProcessEntry
     from memcarve.sinks.work import Progress
+
+
+_WORKERS = 16
 
 
 class Outcome(NamedTuple):
@@ -46,33 +52,117 @@ def carve_several(
 ) -> SeveralResult:
     """Carve the processes at `indexes` into folders in the new folder `out`; one that fails does not stop the others.
 
-    Raises NoSpaceError as soon as the disk is full, the first one's error where all of them fail, TargetExistsError,
-    OutputError.
+    Several are carved at once. Raises NoSpaceError as soon as the disk is full, the first one's error where all of them
+    fail, TargetExistsError, OutputError.
     """
     entries = container.processes()
-    outcomes: list[Outcome] = []
-    first: MemcarveError | None = None
-    inner = options._replace(force=False)
     with NewFolder(os.fspath(out), force=options.force, foreign=foreign) as folder:
         taken: set[str] = set()
-        for index in indexes:
-            name = _folder_name(entries[index], index, taken)
-            try:
-                result = carve(container.open_process(index), os.path.join(folder.path, name), inner, progress=progress)
-            except NoSpaceError:
-                raise
-            except MemcarveError as error:
-                first = first or error
-                message = str(error).replace(folder.path, folder.name)
-                outcomes.append(Outcome(entries[index], name, None, message))
-            else:
-                outcomes.append(Outcome(entries[index], name, result, None))
+        names = [folder_name(entries[index], index, taken) for index in indexes]
+        work = _Several(container, folder, options._replace(force=False), _Sum(progress, len(indexes)))
+        outcomes, first = work.run(indexes, names)
         if first is not None and all(outcome.result is None for outcome in outcomes):
             raise first
         with os.fdopen(create_file(os.path.join(folder.path, manifest.PROCESSES), None), "w", encoding="utf-8") as file:
             json.dump(_document(outcomes), file, indent=1)
             file.write("\n")
     return SeveralResult(outcomes, leftover_notes(folder))
+
+
+class _Several:
+    """Carves processes by a pool of threads: the kernel copies and hashes without holding the interpreter."""
+
+    def __init__(self, container: Container, folder: NewFolder, options: Options, progress: _Sum) -> None:
+        self.container = container
+        self.folder = folder
+        self.options = options
+        self.progress = progress
+        self.stop = threading.Event()
+        self.half = options.selection.range or container.default_range
+
+    def run(self, indexes: Sequence[int], names: Sequence[str]) -> tuple[list[Outcome], MemcarveError | None]:
+        """Return how each ended, and the first error."""
+        from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415 - only for several processes
+
+        entries = self.container.processes()
+        workers = min(os.cpu_count() or 1, len(indexes), _WORKERS)
+        outcomes: list[Outcome] = []
+        first: MemcarveError | None = None
+        with ThreadPoolExecutor(workers) as pool:
+            try:
+                futures = [
+                    pool.submit(self._carve, number, index, name, max(2 // workers, 1))
+                    for number, (index, name) in enumerate(zip(indexes, names, strict=True))
+                ]
+                for future, index, name in zip(futures, indexes, names, strict=True):
+                    try:
+                        outcomes.append(Outcome(entries[index], name, _wait(future), None))
+                    except (NoSpaceError, StoppedError):
+                        raise next(filter(None, map(_full, futures)), None) or StoppedError from None
+                    except MemcarveError as error:
+                        first = first or error
+                        message = str(error).replace(self.folder.path, self.folder.name)
+                        outcomes.append(Outcome(entries[index], name, None, message))
+            except BaseException:
+                self.stop.set()
+                pool.shutdown(cancel_futures=True)
+                raise
+        return outcomes, first
+
+    def _carve(self, number: int, index: int, name: str, threads: int) -> CarveResult:
+        if self.stop.is_set():
+            raise StoppedError
+        process = self.container.open_process(index, self.half)
+        out = os.path.join(self.folder.path, name)
+        try:
+            return carve(
+                process, out, self.options, progress=self.progress.part(number), threads=threads, stop=self.stop
+            )
+        except NoSpaceError:
+            self.stop.set()
+            raise
+
+
+def _wait(future: Future[CarveResult]) -> CarveResult:
+    """Wait for a result in steps, so that a signal is noticed."""
+    while True:
+        try:
+            return future.result(timeout=0.2)
+        except TimeoutError:
+            if future.done():
+                raise
+
+
+def _full(future: Future[CarveResult]) -> NoSpaceError | None:
+    """Return the error of a process for which the disk had no room, once it has ended."""
+    error = None if future.cancelled() else future.exception()
+    return error if isinstance(error, NoSpaceError) else None
+
+
+class _Sum:
+    """Adds up the progress of processes that are carved at the same time; those to come are thought alike."""
+
+    def __init__(self, progress: Progress | None, count: int) -> None:
+        self._progress = progress
+        self._count = count
+        self._parts: dict[int, tuple[int, int]] = {}
+        self._lock = threading.Lock()
+
+    def part(self, number: int) -> Progress | None:
+        """Return what the process with this number is to tell its progress."""
+        progress = self._progress
+        if progress is None:
+            return None
+
+        def told(done: int, total: int) -> None:
+            with self._lock:
+                self._parts[number] = done, total
+                parts = list(self._parts.values())
+                progress(
+                    sum(part[0] for part in parts), sum(part[1] for part in parts) * self._count // max(len(parts), 1)
+                )
+
+        return told
 
 
 def carved_folders(folder: str | os.PathLike[str]) -> list[str]:
@@ -112,13 +202,14 @@ def _document(outcomes: Sequence[Outcome]) -> dict[str, Any]:
                 "bytes": outcome.result.bytes if outcome.result else None,
                 "complete": outcome.result.complete if outcome.result else False,
                 "error": outcome.error,
+                **outcome.entry.facts(),
             }
             for outcome in outcomes
         ],
     }
 
 
-def _folder_name(entry: ProcessEntry, index: int, taken: set[str]) -> str:
+def folder_name(entry: ProcessEntry, index: int, taken: set[str]) -> str:
     """Return ``4-System``; the name comes from a hostile machine, so nothing but plain characters stays of it."""
     words = [str(entry.pid)] if entry.pid is not None else [f"process-{index + 1}"]
     plain = re.sub(r"[^A-Za-z0-9_.-]+", "_", entry.name or "")[:60].strip(".")

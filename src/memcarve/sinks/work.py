@@ -11,6 +11,7 @@ import numpy as np
 
 from memcarve.copying import Copier, StoppedError, Target, is_zero
 from memcarve.formats import manifest
+from memcarve.permissions import page_state, permissions
 from memcarve.sinks.folder import create_file
 
 if TYPE_CHECKING:
@@ -50,6 +51,8 @@ class Work:
         hashes: Sequence[str],
         sparse: bool,
         progress: Progress | None,
+        threads: int | None = None,
+        by_permissions: bool = False,
     ) -> None:
         self.space = space
         self.segments = segments
@@ -65,7 +68,9 @@ class Work:
         self.zero = np.ones(count, np.bool_)
         self._batches = iter(range(0, count, _BATCH))
         self._lock = threading.Lock()
-        self._done = [0] * _THREADS
+        self._threads = threads or _THREADS
+        self._done = [0] * self._threads
+        self._permissions = space.flags if by_permissions else None
         self._failed: list[BaseException] = []
         self._finished = threading.Semaphore(0)
 
@@ -74,7 +79,7 @@ class Work:
         directory = None
         if os.open in os.supports_dir_fd:
             directory = os.open(self.folder, os.O_RDONLY | getattr(os, "O_DIRECTORY", 0))
-        threads = [threading.Thread(target=self._thread, args=(number, directory)) for number in range(_THREADS)]
+        threads = [threading.Thread(target=self._thread, args=(number, directory)) for number in range(self._threads)]
         try:
             for thread in threads:
                 thread.start()
@@ -91,10 +96,12 @@ class Work:
                 os.close(directory)
         if self._failed:
             raise self._failed[0]
+        if self.copier.stop.is_set():
+            raise StoppedError
 
     def _wait(self) -> None:
         """Wait for the threads, reporting progress; a signal is noticed at once."""
-        total, running = self.segments.total, _THREADS
+        total, running = self.segments.total, self._threads
         while running:
             if self._finished.acquire(timeout=0.1):
                 running -= 1
@@ -153,6 +160,9 @@ class Work:
         segments = self.segments
         for low in range(0, len(segments), _LINES):
             part = slice(low, low + _LINES)
+            flags = [None] * len(segments.start[part])
+            if self._permissions is not None:
+                flags = self._permissions[segments.first[part]].tolist()
             columns = (segments.start, segments.size, segments.offset, segments.extents, self.zero)
             rows = list(zip(*(column[part].tolist() for column in columns), strict=True))
             hexes = {kind: [row.tobytes().hex() for row in table[part]] for kind, table in self.hashes.items()}
@@ -164,6 +174,9 @@ class Work:
                 sums[kind].write(text.encode())
             for place, (start, size, offset, extents, zero) in enumerate(rows):
                 members = manifest.hash_members((kind, values[place]) for kind, values in hexes.items())
+                allowed = flags[place]
+                if allowed is not None:
+                    members += manifest.permission_members(permissions(allowed), page_state(allowed))
                 known = zero if self.observed else None
                 yield manifest.segment_line(start, size, offset, extents, members, known)
 

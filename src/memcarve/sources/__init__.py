@@ -5,14 +5,16 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from memcarve.errors import InputError, NotRecognisedError
+from memcarve.errors import CounterpartError, InputError, NotRecognisedError
+from memcarve.sources.image import open_machine, open_raw
 from memcarve.sources.memmap import open_memmap
+from memcarve.sources.options import OpenOptions
 
 if TYPE_CHECKING:
     from memcarve.process import Container
 
-#: each takes a path and options, and raises NotRecognisedError where the file is not of its kind
-SOURCES = (open_memmap,)
+#: each takes a path and OpenOptions, and raises NotRecognisedError where the file is not of its kind
+SOURCES = (open_machine, open_memmap, open_raw)
 
 
 def open_container(
@@ -22,26 +24,44 @@ def open_container(
     dump: str | os.PathLike[str] | None = None,
     trust: str | None = None,
     hashed: bool = False,
+    dtb: int | None = None,
+    system: str | None = None,
+    paging: str | None = None,
+    limit: int | None = None,
+    image: bool = False,
 ) -> Container:
-    """Open whatever holds memory: a process dump or its map, which are looked for beside each other.
+    """Open what holds memory: an image of a machine's, or a process dump and its map, looked for beside each other.
 
     `memory_map` and `dump` name the other file where it lies elsewhere; `trust` (``"printed"`` or ``"sum"``) says which
-    positions to believe where the map is at odds with itself; `hashed` has the map's SHA-256 taken on the way. Close
-    the result, or use it in a ``with`` statement. Raises InputError, with the remedy, where nothing can be made of it.
+    positions to believe where the map is at odds with itself; `hashed` has the map's SHA-256 taken on the way.
+
+    Of an image, `dtb` is the physical address of one address space's page tables, whatever the system; `system`
+    (``"windows"``, ``"linux"``, ``"none"``) and `paging` (``"x64"``, ``"x64-5"``, ``"pae"``, ``"x86"``) say how to read
+    them where they are not recognised; `limit` is how many bytes of virtual memory they may be said to map; with
+    `image` the file is taken for one whatever lies in it.
+
+    Close the result, or use it in a ``with`` statement. Raises InputError, with the remedy, where nothing can be made
+    of it.
     """
     name = os.fspath(path)
     if os.path.isdir(name):
-        raise InputError(f"{name}: is a folder; give the dump or its map")
-    problem: NotRecognisedError | None = None
+        raise InputError(f"{name}: is a folder; give the image, the dump or its map")
+    options = OpenOptions(
+        memory_map=None if memory_map is None else os.fspath(memory_map),
+        dump=None if dump is None else os.fspath(dump),
+        trust=trust,
+        hashed=hashed,
+        dtb=dtb,
+        system=system,
+        paging=paging,
+        limit=limit,
+        image=image,
+    )
+    problems: dict[object, InputError] = {}
     for source in SOURCES:
         try:
-            return source(
-                name,
-                memory_map=None if memory_map is None else os.fspath(memory_map),
-                dump=None if dump is None else os.fspath(dump),
-                trust=trust,
-                hashed=hashed,
-            )
-        except NotRecognisedError as error:
-            problem = problem or error
-    raise problem or NotRecognisedError(f"{name}: is of no known kind")
+            return source(name, options)
+        except (NotRecognisedError, CounterpartError) as error:
+            problems[source] = error
+    # each source tells why the file is none of its; what is missing to a dump is the most useful of it all
+    raise problems[open_raw if options.for_image else open_memmap]

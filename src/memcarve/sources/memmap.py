@@ -20,6 +20,8 @@ from memcarve.space import CUT_OFF, NOT_WRITTEN, AddressSpace, Missing
 if TYPE_CHECKING:
     import numpy.typing as npt
 
+    from memcarve.sources.options import OpenOptions
+
     Column = npt.NDArray[np.uint64]
 
 #: Windows maps its shared data page here in every 32-bit kernel half (KI_USER_SHARED_DATA)
@@ -44,7 +46,7 @@ class MemmapContainer(Container):
         self.map = memory_map
         self.dump = dump
         self.trust = trust
-        self.notes = notes or []
+        self.notes: list[str] = notes or []
         self._files: list[FileBacking] = []
         try:
             self._rows = read_rows(memory_map)
@@ -62,7 +64,7 @@ class MemmapContainer(Container):
         """Return the processes it holds, in the order of the map."""
         return [self._entry(rows) for rows in self._rows]
 
-    def open_process(self, index: int) -> ProcessMemory:
+    def open_process(self, index: int, half: str = "all") -> ProcessMemory:  # noqa: ARG002 - the rows are read already
         """Return the memory of a process; its dump is opened if there is one.
 
         Raises PositionError where it cannot be settled where in the dump the rows lie, OverlapError where two rows
@@ -216,18 +218,14 @@ class MemmapContainer(Container):
         return bool(((start <= _SHARED_DATA_32) & (np.uint64(_SHARED_DATA_32) - start < rows.written.size)).any())
 
 
-def open_memmap(
-    path: str,
-    *,
-    memory_map: str | None = None,
-    dump: str | None = None,
-    trust: str | None = None,
-    hashed: bool = False,
-) -> MemmapContainer:
+def open_memmap(path: str, options: OpenOptions) -> MemmapContainer:
     """Open a dump with its map: `path` is either; the other is looked for beside it, or given.
 
     Raises NotRecognisedError where `path` is neither, CounterpartError where the map was not found.
     """
+    if options.for_image:
+        raise NotRecognisedError(f"{path}: --dtb, --os, --paging and --limit are for images of a machine's memory")
+    memory_map, dump, hashed = options.memory_map, options.dump, options.hashed
     notes: list[str] = []
     if memory_map is not None and dump is not None:
         given = {os.path.abspath(memory_map), os.path.abspath(dump)}
@@ -248,7 +246,7 @@ def open_memmap(
             except InputError as lacking:
                 # for a dump the map is what is missing; a text that is no map was not meant as a dump
                 raise (lacking if isinstance(error, BinaryError) else error) from None
-    return MemmapContainer(found, dump=dump, notes=notes, trust=trust)
+    return MemmapContainer(found, dump=dump, notes=notes, trust=options.trust)
 
 
 # addresses: maps print them cut to 48 bits (57 with five levels of page tables), or sign-extended

@@ -1,0 +1,172 @@
+"""The kernel of a Windows x64 machine: its page-table root, its memory, its version and what it exports."""
+
+from __future__ import annotations
+
+import re
+import struct
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from memcarve.errors import AddressError, LimitError
+from memcarve.formats import pe
+from memcarve.images.paging import WINDOWS, X64, X64_5, AddressTable, translate, walk
+from memcarve.images.physical import PAGE
+from memcarve.images.search import blocks
+from memcarve.space import KERNEL_HALF, TOP, AddressSpace
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import numpy.typing as npt
+
+    from memcarve.images.physical import PhysicalMemory
+
+#: KUSER_SHARED_DATA, at one address in every kernel; its fields are documented in ntddk.h
+_SHARED_DATA = 0xFFFFF78000000000
+_SYSTEM_ROOT, _BUILD, _MAJOR, _MINOR = 0x30, 0x260, 0x26C, 0x270
+_SYSTEM_ROOT_TEXT = re.compile(rb"(?:[A-Za-z]\0:\0\\\0)(?:[^\0]\0){1,250}\0\0")
+
+#: where Windows loads its kernel: the 512 GiB that begin here
+_KERNELS = 0xFFFFF80000000000
+_KERNELS_END = 0xFFFFF88000000000
+
+_FRAME = np.uint64(((1 << 52) - 1) ^ 0xFFF)
+_MOST_HEADS = 1 << 20  # pages looked at for the beginning of an image
+
+
+class Version(NamedTuple):
+    """Which Windows it is; `build` is None where nothing says it."""
+
+    major: int
+    minor: int
+    build: int | None
+
+    def __str__(self) -> str:
+        return f"{self.major}.{self.minor}" + (f".{self.build}" if self.build is not None else "")
+
+
+class Kernel(NamedTuple):
+    """A kernel as far as it was found: `base`, `size` and `exports` (absolute addresses) where its image was."""
+
+    table: AddressTable
+    space: AddressSpace
+    version: Version
+    base: int | None
+    size: int
+    exports: dict[bytes, int]
+
+
+def find_table(memory: PhysicalMemory) -> tuple[AddressTable, Version] | None:
+    """Return the page tables of the kernel, or of a process that maps all of it; None where there is no Windows x64.
+
+    A candidate is a page whose entry for itself stands in its upper half and through which KUSER_SHARED_DATA is read.
+    """
+    if memory.root is not None:
+        found = _checked(memory, memory.root & ~(PAGE - 1))
+        if found:
+            return found
+    for physical, words in blocks(memory):
+        entries = words[:, 256:] & _FRAME
+        own = np.uint64(physical) + np.arange(len(words), dtype=np.uint64) * np.uint64(PAGE)
+        for page in np.flatnonzero((entries == own[:, None]).any(axis=1)).tolist():
+            found = _checked(memory, physical + page * PAGE)
+            if found:
+                return found
+    return None
+
+
+def shared_data(memory: PhysicalMemory, table: AddressTable, address: int = _SHARED_DATA) -> Version | None:
+    """Return which Windows the page at the address of KUSER_SHARED_DATA speaks of; None where it is no such page."""
+    physical = translate(memory, table, address)
+    page = memory.read(physical, PAGE) if physical is not None else None
+    if page is None or not _SYSTEM_ROOT_TEXT.match(page, _SYSTEM_ROOT):
+        return None
+    build, major, minor = (struct.unpack_from("<I", page, at)[0] for at in (_BUILD, _MAJOR, _MINOR))
+    if (major, minor) == (10, 0):
+        return Version(major, minor, build & 0xFFFF or None)
+    # before Windows 10 the page holds no build
+    return Version(major, minor, None) if (major, minor) in {(6, 0), (6, 1), (6, 2), (6, 3)} else None
+
+
+def open_kernel(memory: PhysicalMemory, table: AddressTable, version: Version, wanted: set[bytes]) -> Kernel:
+    """Walk the kernel half and look for the kernel's image and the `wanted` exports of it.
+
+    Of the images that call themselves ntoskrnl.exe the one counts that exports the most of them.
+    """
+    space = kernel_space(memory, table)
+    best = Kernel(table, space, version, None, 0, {})
+    for base, image in _images(space):
+        name, found = pe.exported(lambda at, size, base=base: peek(space, base + at, size), image.exports, wanted)  # type: ignore[misc]
+        if name.lower() != b"ntoskrnl.exe" or len(found) <= len(best.exports):
+            continue
+        exports = {symbol: base + at for symbol, at in found.items()}
+        build = exports.get(b"NtBuildNumber")
+        number = struct.unpack("<I", peek(space, build, 4))[0] & 0xFFFF if build is not None else 0
+        exact = version._replace(build=number or version.build)
+        best = Kernel(table, space, exact, base, image.size_of_image, exports)
+        if len(found) == len(wanted):
+            break
+    return best
+
+
+def kernel_space(memory: PhysicalMemory, table: AddressTable) -> AddressSpace:
+    """Return the kernel half as an address space."""
+    placed = walk(memory, table, KERNEL_HALF, TOP).placed
+    return AddressSpace(
+        placed.start, placed.size, placed.offset, memory.backing, physical=placed.physical, flags=placed.flags
+    )
+
+
+def peek(space: AddressSpace, address: int, size: int) -> bytes:
+    """Return `size` bytes at `address`, zeros where a page is not in memory: for structures, never for evidence."""
+    try:
+        return space.read(address, size)
+    except AddressError:
+        parts, end = [], address + size
+        while address < end:
+            count = min(PAGE - address % PAGE, end - address)
+            try:
+                parts.append(space.read(address, count))
+            except AddressError:
+                parts.append(bytes(count))
+            address += count
+        return b"".join(parts)
+
+
+def _checked(memory: PhysicalMemory, root: int) -> tuple[AddressTable, Version] | None:
+    for mode in (X64, X64_5):
+        table = AddressTable(root, mode, WINDOWS)
+        try:
+            version = shared_data(memory, table)
+        except LimitError:
+            version = None
+        if version:
+            return table, version
+    return None
+
+
+def _images(space: AddressSpace) -> Iterator[tuple[int, pe.Headers]]:
+    """Yield the 64-bit images with exports in a kernel half, those where Windows loads its kernel first."""
+    usual = (space.start >= np.uint64(_KERNELS)) & (space.start < np.uint64(_KERNELS_END))
+    for chosen in (usual, ~usual):
+        for address in _heads(space, np.flatnonzero(chosen)):
+            image = pe.headers(peek(space, address, PAGE))
+            if image and image.machine == pe.AMD64 and all(image.exports):
+                yield address, image
+
+
+def _heads(space: AddressSpace, extents: npt.NDArray[np.int64]) -> Iterator[int]:
+    """Yield the addresses of pages that begin with ``MZ``."""
+    buffer, budget = memoryview(bytearray(1 << 20)), _MOST_HEADS
+    for index in extents.tolist():
+        start, size, offset = int(space.start[index]), int(space.size[index]), int(space.offset[index])
+        for done in range(0, size - PAGE + 1, len(buffer)):
+            view = buffer[: min(len(buffer), size - done) // PAGE * PAGE]
+            budget -= len(view) // PAGE
+            if budget < 0:
+                return
+            space.backing.read_into(offset + done, view)
+            pages = np.frombuffer(view, np.uint8).reshape(-1, PAGE)
+            for page in np.flatnonzero((pages[:, 0] == ord("M")) & (pages[:, 1] == ord("Z"))).tolist():
+                yield start + done + page * PAGE

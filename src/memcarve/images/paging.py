@@ -1,0 +1,387 @@
+"""Page tables of x86 processors, walked as arrays.
+
+Sources: Intel SDM volume 3, chapter 4; AMD APM volume 2, chapter 5. What an entry that is not present means is the
+operating system's business (`Rules`). A page table is a row of an array; a batch of them is looked at in one go, and
+batches go depth first, so that memory stays bounded however many tables there are.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from memcarve.columns import chunks
+from memcarve.errors import LimitError
+from memcarve.images.physical import PAGE, Outside, PhysicalMemory, Placed
+from memcarve.permissions import EXECUTE, PROT_NONE, TRANSITION, USER, WRITE
+from memcarve.space import TOP
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    Column = npt.NDArray[np.uint64]
+    Flags = npt.NDArray[np.uint8]
+    Mask = npt.NDArray[np.bool_]
+
+_PRESENT, _RW, _US, _LARGE = (np.uint64(1 << bit) for bit in (0, 1, 2, 7))
+_NO_EXECUTE = np.uint64(1 << 63)
+_FRAME = np.uint64(((1 << 52) - 1) ^ 0xFFF)
+
+_BATCH = 1024  # tables looked at in one go: 4 MiB
+_PLACED = 1 << 18  # stretches looked up in the image in one go
+_NO_PHYSICAL = 40  # no bit from here on is dropped from a frame unless the image is larger: processors have 36 or more
+
+
+class Level(NamedTuple):
+    """One level of tables: each entry maps `1 << shift` bytes; `large` says that it may map them without a table."""
+
+    shift: int
+    large: bool
+
+
+class Mode(NamedTuple):
+    """How a processor translates: entries of `entry` bytes, `top` of them in the root; addresses of `bits` bits."""
+
+    name: str
+    levels: tuple[Level, ...]
+    entry: int
+    top: int
+    bits: int
+
+    @property
+    def wide(self) -> bool:
+        """Whether addresses are 64-bit ones, whose highest bit is extended."""
+        return self.bits > 32  # noqa: PLR2004
+
+
+_LOWER = (Level(39, large=False), Level(30, large=True), Level(21, large=True), Level(12, large=False))
+X64 = Mode("x64", _LOWER, 8, 512, 48)
+X64_5 = Mode("x64-5", (Level(48, large=False), *_LOWER), 8, 512, 57)
+PAE = Mode("pae", (Level(30, large=False), Level(21, large=True), Level(12, large=False)), 8, 4, 32)
+X86 = Mode("x86", (Level(22, large=True), Level(12, large=False)), 4, 1024, 32)
+MODES = {mode.name: mode for mode in (X64, X64_5, PAE, X86)}
+
+WINDOWS, LINUX, NO_SYSTEM = "windows", "linux", "none"
+SYSTEMS = (WINDOWS, LINUX, NO_SYSTEM)
+
+
+class AddressTable(NamedTuple):
+    """A root of page tables and how to read it: `root` is a physical address without the flags that CR3 holds."""
+
+    root: int
+    mode: Mode
+    system: str
+
+    @property
+    def kernel_half(self) -> int:
+        """The first address of the kernel's half: 32-bit Windows from 2 GiB, Linux from 3 GiB."""
+        if self.mode.wide:
+            return 1 << 63
+        return 0xC0000000 if self.system == LINUX else 0x80000000
+
+
+class Pages(NamedTuple):
+    """What a walk found: columns sorted by address, stretches joined where they continue each other in every column.
+
+    `placed` and `outside` as their classes say; `counts` are 4 KiB pages by kind: ``present``, ``transition``,
+    ``prot_none``, ``outside``, and of those that are not in the image ``demand_zero``, ``pagefile``, ``prototype``,
+    ``swapped``, ``not_present``; ``tables``, ``lost_tables``: page tables read, and those that are outside the image or
+    paged out.
+    """
+
+    placed: Placed
+    outside: Outside
+    counts: dict[str, int]
+
+
+def walk(
+    memory: PhysicalMemory, table: AddressTable, start: int = 0, end: int = TOP, limit: int | None = None
+) -> Pages:
+    """Return every page that holds an address of ``start <= x < end``; large pages are not cut there.
+
+    Raises LimitError where the tables are said to map more than `limit` bytes of virtual memory (by default four times
+    the image, at least 16 GiB): tables may point to each other so that a few of them describe 2**48 bytes.
+    """
+    return _Walk(memory, table, start, end).run(default_limit(memory) if limit is None else limit)
+
+
+def translate(memory: PhysicalMemory, table: AddressTable, address: int) -> int | None:
+    """Return the physical address of a virtual one; None where it is not in memory or not in the image."""
+    placed = walk(memory, table, address, address + 1).placed
+    inside = np.flatnonzero(np.uint64(address) - placed.start < placed.size)
+    return int(placed.physical[inside[0]]) + address - int(placed.start[inside[0]]) if len(inside) else None
+
+
+def default_limit(memory: PhysicalMemory) -> int:
+    """Return how many bytes of virtual memory tables may be said to map before that is taken for damage."""
+    return max(16 << 30, 4 * memory.total)
+
+
+def claimed(memory: PhysicalMemory, table: AddressTable, start: int = 0, end: int = TOP) -> int:
+    """Return how many bytes of virtual memory the tables are said to map, in a time bounded by the image's size.
+
+    Of the range only the entries of the root that touch it are looked at.
+    """
+    return _Walk(memory, table, start, end).claim()[0]
+
+
+class _Entries(NamedTuple):
+    """The entries of a batch of tables that count: `row` of the batch, `column` of the table, what they lead to."""
+
+    row: npt.NDArray[np.int64]
+    column: Column
+    physical: Column
+    flags: Flags
+    leaf: Mask
+
+
+class _Walk:
+    def __init__(self, memory: PhysicalMemory, table: AddressTable, start: int, end: int) -> None:
+        self.memory = memory
+        self.table = table
+        self.mode = table.mode
+        self.first, self.last = start, end - 1
+        # bits that no physical address of the image can have: frames of pages in transition carry a mask up there
+        bits = max((memory.end - 1).bit_length(), _NO_PHYSICAL)
+        self.possible = np.uint64((1 << min(bits, 52)) - PAGE)
+        self.counts: dict[str, int] = {}
+        self.found: list[tuple[Column, Column, Column, Flags]] = []
+
+    def run(self, limit: int) -> Pages:
+        # what is asked for may be small enough by itself
+        size, tables = self.claim() if self.last - self.first >= limit else (0, 0)
+        if max(size, tables * PAGE) > limit:
+            raise LimitError(
+                f"the page tables at 0x{self.table.root:x} are said to map {size} bytes of virtual memory with "
+                f"{tables} tables, more than {limit}: they are damaged or made to deceive, or --limit must be larger",
+                size,
+            )
+        self.counts.clear()
+        levels = self.mode.levels
+        start, frames, flags = self._root()
+        todo = [(0, start, frames, flags)]
+        while todo:
+            depth, start, frames, flags = todo.pop()
+            if len(start) > _BATCH:
+                todo.append((depth, start[_BATCH:], frames[_BATCH:], flags[_BATCH:]))
+            start, frames, flags = start[:_BATCH], frames[:_BATCH], flags[:_BATCH]
+            entries = self._entries(depth, frames, flags)
+            address = self._address(start, entries, levels[depth].shift)
+            if depth:
+                entries, address = self._asked_for(entries, address, levels[depth].shift)
+            self._collect(address[entries.leaf], entries, levels[depth].shift)
+            below = ~entries.leaf
+            if below.any():
+                inside = self.memory.holds(entries.physical, PAGE) & below
+                self._count("lost_tables", int((below & ~inside).sum()))
+                todo.append((depth + 1, address[inside], entries.physical[inside], entries.flags[inside]))
+        return self._pages()
+
+    def claim(self) -> tuple[int, int]:
+        """Return the bytes that the tables are said to map, and how many tables a walk visits.
+
+        Each table is read once for each level at which it stands, however often it is pointed to: how many ways lead to
+        it is counted on the way down.
+        """
+        _, frames, flags = self._root()
+        ways, size, visits = np.ones(len(frames), np.float64), 0.0, 0.0
+        for depth, level in enumerate(self.mode.levels):
+            below: list[tuple[Column, npt.NDArray[np.float64]]] = []
+            visits += float(ways.sum())
+            for part in range(0, len(frames), _BATCH):
+                here = slice(part, part + _BATCH)
+                entries = self._entries(depth, frames[here], flags[: len(frames[here])])
+                weight = ways[here][entries.row]
+                size += float(weight[entries.leaf].sum()) * (1 << level.shift)
+                inside = ~entries.leaf
+                inside[inside] = self.memory.holds(entries.physical[inside], PAGE)
+                below.append(_merged(entries.physical[inside], weight[inside]))
+            frames, ways = _merged(*(np.concatenate(parts) for parts in zip(*below, strict=True))) if below else (
+                np.zeros(0, np.uint64), np.zeros(0, np.float64),
+            )  # fmt: skip
+            flags = np.zeros(_BATCH, np.uint8)
+        return int(size), int(visits)
+
+    def _root(self) -> tuple[Column, Column, Flags]:
+        root = np.array([self.table.root], np.uint64)
+        length = self.mode.entry * self.mode.top
+        if not self.memory.holds(root, length)[0]:
+            self._count("lost_tables", 1)
+            empty = np.zeros(0, np.uint64)
+            return empty, empty, np.zeros(0, np.uint8)
+        return np.zeros(1, np.uint64), root, np.full(1, USER | WRITE | EXECUTE, np.uint8)
+
+    def _words(self, depth: int, frames: Column) -> Column:
+        """Return the entries of tables as uint64, shape (n, 512), (n, 1024) or (n, 4)."""
+        if depth == 0:
+            raw = self.memory.read(int(frames[0]), self.mode.entry * self.mode.top) or b""
+            words = np.frombuffer(raw, f"<u{self.mode.entry}").astype(np.uint64)[None, :]
+            shift, above = self.mode.levels[0].shift, TOP - (1 << self.mode.bits)
+            for index in range(self.mode.top):
+                begin = index << shift
+                begin |= above if self.mode.wide and index >= self.mode.top // 2 else 0
+                if begin > self.last or begin + (1 << shift) <= self.first:
+                    words[0, index] = 0
+            return words
+        words = self.memory.pages(frames)
+        return words if self.mode.entry == 8 else words.view(np.uint32).astype(np.uint64)  # noqa: PLR2004
+
+    def _entries(self, depth: int, frames: Column, flags: Flags) -> _Entries:
+        """Read tables and return what counts in them; the rest is counted by kind."""
+        level, last = self.mode.levels[depth], depth == len(self.mode.levels) - 1
+        words = self._words(depth, frames)
+        self._count("tables", len(words))
+        present = (words & _PRESENT).astype(np.bool_)
+        moved = self._not_present(words, level)
+        row, column = np.nonzero(present | moved)
+        word = words[row, column]
+        here = present[row, column]
+        large = here & ((word & _LARGE) != 0) if level.large else np.zeros(len(word), np.bool_)
+        if self.table.system == LINUX and not last:
+            large |= ~here  # a whole large page that may not be touched: nothing else that is not present counts there
+        leaf = np.ones(len(word), np.bool_) if last else large
+        physical = self._frame(word, here, large, level)
+        combined = self._permissions(word, here, flags[row], depth)
+        if last:
+            self._count_absent(words, present | moved)
+        elif self.table.system == WINDOWS:
+            lost = (words != 0) & ~(present | moved)
+            self._count("lost_tables", int(np.count_nonzero(lost)))
+        return _Entries(row, column.astype(np.uint64), physical, combined, leaf)
+
+    def _not_present(self, words: Column, level: Level) -> Mask:
+        """Say which entries without the present bit still hold a frame."""
+        if self.table.system == WINDOWS:  # transition: bit 11 without bit 10
+            return np.asarray((words & np.uint64(0xC01)) == np.uint64(0x800))
+        if self.table.system == LINUX:  # PROT_NONE: bit 8; a swap entry has it clear
+            if level.shift == 12:  # noqa: PLR2004
+                return np.asarray((words & np.uint64(0x101)) == np.uint64(0x100))
+            if level.large:
+                return np.asarray((words & np.uint64(0x181)) == np.uint64(0x180))
+        return np.zeros(words.shape, np.bool_)
+
+    def _frame(self, word: Column, here: Mask, large: Mask, level: Level) -> Column:
+        """Return the physical addresses that entries hold."""
+        if self.mode.entry == 4:  # noqa: PLR2004
+            frame = word & np.uint64(0xFFFFF000)
+            high = (word >> np.uint64(13) & np.uint64(0xFF)) << np.uint64(32)  # PSE-36
+            physical = np.where(large, (word & np.uint64(0xFFC00000)) | high, frame)
+        else:
+            size = np.uint64((1 << level.shift) - 1)
+            physical = word & np.where(large, _FRAME & ~size, _FRAME)
+        if here.all():
+            return physical
+        if self.table.system == LINUX and self.mode.entry == 4:  # noqa: PLR2004
+            return physical
+        if self.table.system == LINUX:
+            # since the fixes of 2018 the frame of an entry that is not present is inverted
+            aligned = np.uint64((1 << 52) - (1 << level.shift))
+            inverted = ~word & aligned
+            plain = self.memory.holds(physical, PAGE) & ~self.memory.holds(inverted, PAGE)
+            return np.where(here | plain, physical, inverted)
+        swizzled = (word & np.uint64(0x10)) == 0  # the mask was applied
+        return np.where(~here & swizzled, physical & self.possible, physical)
+
+    def _permissions(self, word: Column, here: Mask, above: Flags, depth: int) -> Flags:
+        """Combine the entries' permissions with those of the levels above."""
+        if self.mode is PAE and depth == 0:
+            own = np.full(len(word), USER | WRITE | EXECUTE, np.uint8)
+        else:
+            own = ((word & _US) != 0).astype(np.uint8) * np.uint8(USER)
+            own |= ((word & _RW) != 0).astype(np.uint8) * np.uint8(WRITE)
+            own |= ((word & _NO_EXECUTE) == 0).astype(np.uint8) * np.uint8(EXECUTE)
+        moved = np.uint8(TRANSITION if self.table.system == WINDOWS else PROT_NONE)
+        # the processor sees nothing below an entry that is not present: no permissions, at no level
+        combined = np.where(above >= TRANSITION, above, above & own)
+        return np.where(here, combined, moved)
+
+    def _address(self, start: Column, entries: _Entries, shift: int) -> Column:
+        address = start[entries.row] + (entries.column << np.uint64(shift))
+        if self.mode.wide and shift == self.mode.levels[0].shift:
+            above = np.uint64((1 << 64) - (1 << self.mode.bits))
+            address |= (address >> np.uint64(self.mode.bits - 1)) * above
+        return address
+
+    def _asked_for(self, entries: _Entries, address: Column, shift: int) -> tuple[_Entries, Column]:
+        """Leave out entries that map nothing of the range; the root's were left out when it was read."""
+        if self.first == 0 and self.last >= TOP - 1:
+            return entries, address
+        keep = address + np.uint64((1 << shift) - 1) >= np.uint64(self.first)
+        keep &= address <= np.uint64(min(self.last, TOP - 1))
+        if keep.all():
+            return entries, address
+        row, column, physical, flags, leaf = entries
+        return _Entries(row[keep], column[keep], physical[keep], flags[keep], leaf[keep]), address[keep]
+
+    def _collect(self, address: Column, entries: _Entries, shift: int) -> None:
+        if len(address):
+            leaf = entries.leaf
+            size = np.full(len(address), 1 << shift, np.uint64)
+            self.found.append(_joined(address, size, entries.physical[leaf], entries.flags[leaf]))
+
+    def _count(self, kind: str, count: int) -> None:
+        if count:
+            self.counts[kind] = self.counts.get(kind, 0) + count
+
+    def _count_absent(self, words: Column, counted: Mask) -> None:
+        """Count the entries for 4 KiB pages that are not in memory, by what they mean to the operating system."""
+        rest = words[(words != 0) & ~counted]
+        if not len(rest):
+            return
+        if self.table.system == WINDOWS:
+            prototype = (rest & np.uint64(0x400)) != 0
+            # the upper half (from bit 12 on of a 32-bit entry) is where in the pagefile the page lies
+            paged = ~prototype & (rest >> np.uint64(32 if self.mode.entry == 8 else 12) != 0)  # noqa: PLR2004
+            self._count("prototype", int(prototype.sum()))
+            self._count("pagefile", int(paged.sum()))
+            self._count("demand_zero", int((~prototype & ~paged).sum()))
+        else:
+            self._count("swapped" if self.table.system == LINUX else "not_present", len(rest))
+
+    def _pages(self) -> Pages:
+        """Sort and join what was found, and look up where in the image it lies."""
+        if self.found:
+            start, size, physical, flags = (np.concatenate(parts) for parts in zip(*self.found, strict=True))
+            self.found.clear()
+            order = np.argsort(start, kind="stable")
+            start, size, physical, flags = _joined(start[order], size[order], physical[order], flags[order])
+        else:
+            start = size = physical = np.zeros(0, np.uint64)
+            flags = np.zeros(0, np.uint8)
+        placed, outside = [], []
+        for part in chunks(len(start), _PLACED):
+            inside, lacking = self.memory.place(start[part], size[part], physical[part], flags[part])
+            placed.append(inside)
+            outside.append(lacking)
+        for kind, chosen in (("transition", TRANSITION), ("prot_none", PROT_NONE), ("present", 0)):
+            pages = sum(int(part.size[(part.flags & (TRANSITION | PROT_NONE)) == chosen].sum()) for part in placed)
+            self._count(kind, pages // PAGE)
+        self._count("outside", sum(int(part.size.sum()) for part in outside) // PAGE)
+        return Pages(
+            Placed(*(np.concatenate(columns) for columns in zip(*placed, strict=True)))
+            if placed
+            else Placed(start, size, physical, physical, flags),
+            Outside(*(np.concatenate(columns) for columns in zip(*outside, strict=True)))
+            if outside
+            else Outside(start, size, physical),
+            dict(self.counts),
+        )
+
+
+def _merged(frames: Column, ways: npt.NDArray[np.float64]) -> tuple[Column, npt.NDArray[np.float64]]:
+    """Return each frame once, with the sum of the ways that lead to it."""
+    unique, inverse = np.unique(frames, return_inverse=True)
+    return unique, np.bincount(inverse, ways, len(unique)).astype(np.float64)
+
+
+def _joined(start: Column, size: Column, physical: Column, flags: Flags) -> tuple[Column, Column, Column, Flags]:
+    """Join neighbouring rows that continue each other in virtual and in physical memory with the same flags."""
+    if not len(start):
+        return start, size, physical, flags
+    first = np.ones(len(start), np.bool_)
+    first[1:] = start[1:] != start[:-1] + size[:-1]
+    first[1:] |= physical[1:] != physical[:-1] + size[:-1]
+    first[1:] |= flags[1:] != flags[:-1]
+    index = np.flatnonzero(first)
+    return start[index], np.add.reduceat(size, index), physical[index], flags[index]

@@ -1,0 +1,206 @@
+"""A machine's physical memory: sorted, disjoint ranges over a backing, read by physical address."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from memcarve.errors import InputError
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    from memcarve.formats.machine import MachineMemory
+
+    Column = npt.NDArray[np.uint64]
+    Flags = npt.NDArray[np.uint8]
+
+PAGE = 4096
+_ONE = np.uint64(1)
+_MOST_PIECES = 1 << 24  # rows that may come of splitting pages at holes: more is no machine's memory
+
+
+class Placed(NamedTuple):
+    """Stretches of virtual memory whose bytes are in the image: columns of dtype uint64, `flags` uint8."""
+
+    start: Column
+    size: Column
+    physical: Column
+    offset: Column
+    flags: Flags
+
+
+class Outside(NamedTuple):
+    """Stretches of virtual memory whose bytes are not in the image: columns of dtype uint64."""
+
+    start: Column
+    size: Column
+    physical: Column
+
+
+class PhysicalMemory:
+    """The machine's memory as one table: `start`, `size` and `offset` in the backing, uint64, a row a range.
+
+    Rows are sorted by `start` and disjoint: where two of the container's claim an address, the first one listed counts
+    (cores that list virtual memory name the same bytes twice). `cut_start` and `cut_size` are what the container should
+    hold and does not.
+    """
+
+    def __init__(self, machine: MachineMemory) -> None:
+        self.kind = machine.kind
+        self.backing = machine.backing
+        self.declared = machine.declared
+        self.root = machine.root
+        self.notes = list(machine.notes)
+        start, size, offset = _disjoint(machine.start, machine.size, machine.offset)
+        if len(start) != len(machine.start):
+            self.notes.append(f"{self.kind}: some physical ranges are listed twice; the first one of each was taken")
+        self.start, self.size, self.offset = _joined(start, size, offset)
+        cut = np.array(machine.cut_off, np.uint64).reshape(-1, 2)
+        cut = cut[np.argsort(cut[:, 0])]
+        self.cut_start, self.cut_size = cut[:, 0], cut[:, 1]
+
+    @property
+    def total(self) -> int:
+        """The number of bytes that are there."""
+        return int(self.size.sum())
+
+    @property
+    def end(self) -> int:
+        """The end of the highest range; 0 where there is none."""
+        return int(self.start[-1]) + int(self.size[-1]) if len(self.start) else 0
+
+    def holds(self, physical: Column, size: int) -> npt.NDArray[np.bool_]:
+        """Say for each address (bool) whether `size` bytes there lie wholly inside one range."""
+        if not len(self.start):
+            return np.zeros(len(physical), np.bool_)
+        index = np.maximum(np.searchsorted(self.start, physical, "right").astype(np.int64) - 1, 0)
+        into = physical - self.start[index]  # wraps, and is then too large, where the range begins behind
+        rest = self.size[index] - np.minimum(into, self.size[index])
+        return np.asarray((rest > 0) & (rest >= np.uint64(size)))
+
+    def read(self, physical: int, size: int) -> bytes | None:
+        """Return `size` bytes at a physical address, across ranges; None where any of them is not there."""
+        buffer = bytearray(size)
+        view, done = memoryview(buffer), 0
+        while done < size:
+            index = int(np.searchsorted(self.start, np.uint64(physical + done), "right")) - 1
+            into = physical + done - int(self.start[index]) if index >= 0 else 0
+            if index < 0 or into >= int(self.size[index]):
+                return None
+            count = min(size - done, int(self.size[index]) - into)
+            self.backing.read_into(int(self.offset[index]) + into, view[done : done + count])
+            done += count
+        return bytes(buffer)
+
+    def pages(self, physical: Column) -> Column:
+        """Return the pages at physical addresses that `holds` them: shape (n, 512), uint64; each is read once."""
+        unique, inverse = np.unique(physical, return_inverse=True)
+        index = np.searchsorted(self.start, unique, "right") - 1
+        offsets = self.offset[index] + (unique - self.start[index])
+        words = np.empty((len(unique), PAGE // 8), np.uint64)
+        view = words.view(np.uint8).reshape(-1).data
+        breaks = np.flatnonzero(np.diff(offsets) != PAGE) + 1
+        for low, high in zip([0, *breaks.tolist()], [*breaks.tolist(), len(unique)], strict=True):
+            if low < high:
+                self.backing.read_into(int(offsets[low]), view[low * PAGE : high * PAGE])
+        return words[inverse]
+
+    def place(self, start: Column, size: Column, physical: Column, flags: Flags) -> tuple[Placed, Outside]:
+        """Split stretches that are contiguous in virtual and physical memory at the holes of the image.
+
+        The columns are uint64 and as long as each other, sizes not 0. Raises InputError where ranges so small that it
+        is no memory would make millions of pieces.
+        """
+        last = physical + (size - _ONE)
+        ends = self.start + (self.size - _ONE)  # last byte of each range
+        first = np.searchsorted(ends, physical, "left")
+        count = np.maximum(np.searchsorted(self.start, last, "right").astype(np.int64) - first, 0)
+        pieces = int(count.sum())
+        if pieces > len(start) + _MOST_PIECES:
+            raise InputError(
+                f"{self.kind}: the physical ranges are in more than {_MOST_PIECES} pieces; this is damaged"
+            )
+        row = np.repeat(np.arange(len(start)), count)
+        index = np.arange(pieces) - np.repeat(np.cumsum(count) - count, count) + np.repeat(first, count)
+        low = np.maximum(physical[row], self.start[index])
+        high = np.minimum(last[row], ends[index])
+        length = high - low + _ONE
+        placed = Placed(
+            start[row] + (low - physical[row]), length, low, self.offset[index] + (low - self.start[index]), flags[row]
+        )
+        covered = np.zeros(len(start), np.uint64)
+        np.add.at(covered, row, length)
+        lacking = np.flatnonzero(covered < size)
+        if not len(lacking):
+            return placed, Outside(*(np.zeros(0, np.uint64),) * 3)
+        return placed, self._outside(start, size, physical, lacking, (row, low, high))
+
+    @staticmethod
+    def _outside(
+        start: Column,
+        size: Column,
+        physical: Column,
+        lacking: npt.NDArray[np.int64],
+        pieces: tuple[npt.NDArray[np.int64], Column, Column],
+    ) -> Outside:
+        """Return what lies between, before and after the pieces of the rows that are not covered whole."""
+        row, low, high = pieces
+        chosen = np.isin(row, lacking)
+        row, low, high = row[chosen], low[chosen], high[chosen]
+        # per row a marker of no length at its end closes the last hole
+        rows = np.concatenate([row, lacking])
+        lows = np.concatenate([low, physical[lacking] + size[lacking]])
+        order = np.lexsort((lows, rows))
+        rows, lows = rows[order], lows[order]
+        after = np.concatenate([high + _ONE, np.zeros(len(lacking), np.uint64)])[order]
+        begins = np.empty(len(rows), np.uint64)
+        begins[1:] = after[:-1]
+        fresh = np.ones(len(rows), np.bool_)
+        fresh[1:] = rows[1:] != rows[:-1]
+        begins[fresh] = physical[rows[fresh]]
+        hole = lows != begins
+        rows, begins, lows = rows[hole], begins[hole], lows[hole]
+        return Outside(start[rows] + (begins - physical[rows]), lows - begins, begins)
+
+    def was_cut(self, physical: Column, size: Column) -> npt.NDArray[np.bool_]:
+        """Say for each stretch (bool) whether the container should hold some of it, and ends too early."""
+        if not len(self.cut_start):
+            return np.zeros(len(physical), np.bool_)
+        index = np.searchsorted(self.cut_start, physical + (size - _ONE), "right").astype(np.int64) - 1
+        own = np.maximum(index, 0)
+        last = self.cut_start[own] + (self.cut_size[own] - _ONE)
+        return (index >= 0) & (last >= physical)
+
+
+def _disjoint(start: Column, size: Column, offset: Column) -> tuple[Column, Column, Column]:
+    """Sort ranges and cut away what an earlier row of the table claims already."""
+    size = np.minimum(size, ~start)  # nothing reaches 2**64: no machine has memory there
+    keep = size > 0
+    start, size, offset = start[keep], size[keep], offset[keep]
+    order = np.argsort(start, kind="stable")
+    start, size, offset = start[order], size[order], offset[order]
+    reached = np.maximum.accumulate(start + size)[:-1] if len(start) else start
+    overlaps = np.flatnonzero(start[1:] < reached)
+    if not len(overlaps):
+        return start, size, offset
+    # rare and small: later rows lose what reaches into earlier ones
+    rows, end = [], 0
+    for begin, length, place in zip(start.tolist(), size.tolist(), offset.tolist(), strict=True):
+        skip = max(end - begin, 0)
+        if skip < length:
+            rows.append((begin + skip, length - skip, place + skip))
+            end = begin + length
+    table = np.array(rows, np.uint64).reshape(-1, 3)
+    return table[:, 0].copy(), table[:, 1].copy(), table[:, 2].copy()
+
+
+def _joined(start: Column, size: Column, offset: Column) -> tuple[Column, Column, Column]:
+    """Join ranges that continue each other in physical memory and in the backing."""
+    if len(start) < 2:  # noqa: PLR2004 - nothing to join
+        return start, size, offset
+    first = np.ones(len(start), np.bool_)
+    first[1:] = (start[1:] != start[:-1] + size[:-1]) | (offset[1:] != offset[:-1] + size[:-1])
+    index = np.flatnonzero(first)
+    return start[index], np.add.reduceat(size, index), offset[index]

@@ -1,0 +1,207 @@
+"""What a page-table root is: which mode it is for, whose it is, and where in memory others lie."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from memcarve.errors import LimitError
+from memcarve.images import kernel
+from memcarve.images.paging import (
+    LINUX,
+    MODES,
+    NO_SYSTEM,
+    PAE,
+    WINDOWS,
+    X64,
+    X64_5,
+    X86,
+    AddressTable,
+    Mode,
+    claimed,
+    default_limit,
+    walk,
+)
+from memcarve.images.physical import PAGE, PhysicalMemory
+from memcarve.images.search import linux_version, look_everywhere
+from memcarve.space import KERNEL_HALF
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    Words = npt.NDArray[np.uint64]
+
+_FRAME = np.uint64(((1 << 52) - 1) ^ 0xFFF)
+_PRESENT_WRITABLE, _LARGE = np.uint64(0x3), np.uint64(0x80)
+#: bits that must be zero in the four entries of a PAE root (Intel SDM volume 3, 4.4.1)
+_PAE_RESERVED = np.uint64(0x1E6 | ((1 << 63) - (1 << 52)) | 1 << 63)
+#: KUSER_SHARED_DATA in the kernel half of 32-bit Windows
+_SHARED_DATA_32 = 0xFFDF0000
+_SAMPLE = 64
+
+
+class Root(NamedTuple):
+    """A plausible root: its physical address, what it maps (bytes, by half), and the slot of its entry for itself."""
+
+    root: int
+    mode: str
+    user_bytes: int
+    kernel_bytes: int
+    self_map: int | None
+
+
+def address_table(memory: PhysicalMemory, root: int, mode: str | None, system: str | None) -> tuple[AddressTable, str]:
+    """Return how to read the tables at `root`, which may carry the flags of CR3, and in words whose they are.
+
+    `mode` (a key of MODES) and `system` are recognised from the image where they are None.
+    """
+    chosen = MODES[mode] if mode else _mode(memory, root)
+    own = AddressTable(_masked(root, chosen), chosen, system or NO_SYSTEM)
+    if system:
+        return own, f"{system}, as given"
+    found, words = _system(memory, own)
+    return own._replace(system=found), words
+
+
+def find_roots(memory: PhysicalMemory) -> list[Root]:
+    """Return the plausible roots of 64-bit page tables in the image, by physical address."""
+    seeker = _RootSeeker(memory)
+    found = []
+    for candidates in look_everywhere(memory, seeker):
+        for root in candidates:
+            if _is_sane(memory, root, depth=0):
+                found += _measured(memory, root)
+    return found
+
+
+def _measured(memory: PhysicalMemory, root: int) -> list[Root]:
+    table = AddressTable(root, X64, NO_SYSTEM)
+    user = claimed(memory, table, 0, KERNEL_HALF)
+    upper = claimed(memory, table, KERNEL_HALF)
+    words = memory.pages(np.array([root], np.uint64))[0]
+    own = np.flatnonzero((words & _FRAME) == np.uint64(root))
+    own = own[(words[own] & np.uint64(1)) != 0]
+    if max(user, upper) > default_limit(memory):
+        return []
+    return [Root(root, X64.name, user, upper, int(own[0]) if len(own) else None)]
+
+
+class _RootSeeker:
+    """Finds pages of which every entry is the kind that leads to another table inside the image."""
+
+    def __init__(self, memory: PhysicalMemory) -> None:
+        self.end = np.uint64(memory.end)
+
+    def __call__(self, physical: int, words: Words) -> list[int]:
+        # the upper half of a root is never empty, and its entries are few: most pages fall at the first test
+        upper = words[:, 256:]
+        some = np.flatnonzero((upper != 0).any(axis=1))
+        pages = words[some]
+        bad = (pages & _PRESENT_WRITABLE) != _PRESENT_WRITABLE
+        bad |= (pages & _LARGE) != 0
+        bad |= (pages & _FRAME) >= self.end
+        bad &= pages != 0
+        return [physical + int(page) * PAGE for page in some[~bad.any(axis=1)]]
+
+
+def _is_sane(memory: PhysicalMemory, table: int, depth: int) -> bool:
+    """Say whether tables are tables, all the way down: a sample of the entries is followed at each level."""
+    if not memory.holds(np.array([table], np.uint64), PAGE)[0]:
+        return False
+    words = memory.pages(np.array([table], np.uint64))[0]
+    entries = words[(words & np.uint64(1)) != 0]
+    if not len(entries):
+        return depth > 0 and not words.any()
+    inside = (entries & _FRAME) < np.uint64(memory.end)
+    if int(inside.sum()) * 10 < len(entries) * 9:
+        return False
+    if depth == 3:  # noqa: PLR2004 - the last level
+        return True
+    below = entries[inside & (((entries & _LARGE) == 0) | (depth == 0))] & _FRAME
+    below = below[below != np.uint64(table)]
+    sample = below[:: max(len(below) // 8, 1)][:8]
+    good = sum(_is_sane(memory, int(frame), depth + 1) for frame in sample.tolist())
+    return good * 4 >= len(sample) * 3
+
+
+def _masked(root: int, mode: Mode) -> int:
+    """Return a root without the flags, or the PCID, in CR3's low bits."""
+    return root & ((1 << 52) - 1) & ~(0x1F if mode is PAE else 0xFFF)
+
+
+def _mode(memory: PhysicalMemory, root: int) -> Mode:
+    """Recognise which kind of tables lie at a root."""
+    groups = memory.read(root & ~0x1F, 32)
+    if groups is not None:
+        entries = np.frombuffer(groups, np.uint64)
+        used = entries[entries != 0]
+        present = (used & np.uint64(1)) != 0
+        if len(used) and present.all() and not (used & _PAE_RESERVED).any():
+            directories = used & _FRAME
+            if memory.holds(directories, PAGE).all() and len(np.unique(directories)) == len(directories):
+                return PAE
+    page = memory.read(_masked(root, X64), PAGE)
+    if page is None:
+        return X64
+    wide, narrow = np.frombuffer(page, np.uint64), np.frombuffer(page, np.uint32).astype(np.uint64)
+    if _share(memory, wide, large=False) >= 0.5 or _share(memory, narrow, large=True) < 0.5:  # noqa: PLR2004
+        return X64_5 if _leads_to_tables(memory, _masked(root, X64)) else X64
+    return X86
+
+
+def _share(memory: PhysicalMemory, entries: Words, *, large: bool) -> float:
+    """Return the share of the present entries that may stand in a root."""
+    present = entries[(entries & np.uint64(1)) != 0]
+    if not len(present):
+        return 0.0
+    good = memory.holds(present & _FRAME, PAGE) & ((present & _LARGE) == 0)
+    if large:
+        good |= (present & _LARGE) != 0
+    return float(good.mean())
+
+
+def _leads_to_tables(memory: PhysicalMemory, root: int) -> bool:
+    """Say whether what four levels lead to are not pages but tables: then the root is one of five levels."""
+    try:
+        found = walk(memory, AddressTable(root, X64, NO_SYSTEM), 0, KERNEL_HALF).placed
+    except LimitError:
+        return False
+    small = found.physical[found.size >= np.uint64(PAGE)]
+    sample = small[:: max(len(small) // _SAMPLE, 1)][:_SAMPLE]
+    sample = sample[memory.holds(sample, PAGE)]
+    if not len(sample):
+        return False
+    pages = memory.pages(sample)
+    used = pages != 0
+    present = (pages & np.uint64(1)) != 0
+    tables = present & ((pages & _FRAME) < np.uint64(memory.end)) & ((pages & _FRAME) != 0)
+    filled = used.any(axis=1)
+    looks = filled & (tables.sum(axis=1) * 2 > used.sum(axis=1))
+    return bool(filled.any()) and int(looks.sum()) * 2 > int(filled.sum())
+
+
+def _system(memory: PhysicalMemory, table: AddressTable) -> tuple[str, str]:
+    """Recognise the operating system; return it and in words how."""
+    windows = table._replace(system=WINDOWS)
+    try:
+        version = (
+            kernel.shared_data(memory, windows)
+            if table.mode.wide
+            else kernel.shared_data(memory, windows, _SHARED_DATA_32)
+        )
+    except LimitError:
+        version = None
+    if version:
+        return WINDOWS, f"Windows {version}"
+    linux = linux_version(memory)
+    if linux:
+        return LINUX, f"Linux {linux}"
+    if table.mode.wide:
+        found = kernel.find_table(memory)
+        if found:
+            return WINDOWS, f"Windows {found[1]}"
+    return NO_SYSTEM, "no operating system was recognised, so present pages only; --os says which it is"
+
+
+__all__ = ["X86", "Root", "address_table", "find_roots"]

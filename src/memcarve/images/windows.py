@@ -1,0 +1,346 @@
+"""The processes of a Windows x64 machine, found in its memory without symbols.
+
+The kernel's list of processes is walked in both directions from the System process. All of physical memory is looked
+through for processes as well, which repairs a damaged list and finds those that were taken out of it or have ended.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import struct
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from memcarve.errors import AddressError, ProcessError, printable
+from memcarve.images import eprocess, kernel
+from memcarve.images.physical import PAGE
+from memcarve.images.search import look_everywhere
+from memcarve.process import ProcessEntry
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import numpy.typing as npt
+
+    from memcarve.images.eprocess import Layout
+    from memcarve.images.kernel import Kernel
+    from memcarve.images.paging import AddressTable
+    from memcarve.images.physical import PhysicalMemory
+
+    Words = npt.NDArray[np.uint64]
+
+_SYSTEM = 4
+_HALF = 1 << 47
+_ROOT = (1 << 52) - PAGE  # CR3 without its flags and the PCID
+_POINTERS = np.uint64(0xFFFF800000000000)  # kernel addresses begin here
+_MOST_PROCESSES = 1 << 16
+_RUNNING = 0x103  # STATUS_PENDING: what ExitStatus says until a process ends
+_NAME = 15
+#: FILETIME of 1990 and of 2200: 100 ns since 1601
+_EARLIEST, _LATEST = 0x01B4C3F2C2D80000, 0x02A0000000000000
+_EPOCH = dt.datetime(1601, 1, 1, tzinfo=dt.UTC)
+_WANTED = {b"PsInitialSystemProcess", b"NtBuildNumber"} | {export for export, _ in eprocess.ACCESSORS.values()}
+
+
+class Process(NamedTuple):
+    """One EPROCESS: `address` of it, `offset` of its links in the backing, neighbours in the list, and its members.
+
+    Times are FILETIMEs; what is unknown is None.
+    """
+
+    address: int
+    offset: int
+    following: int
+    preceding: int
+    pid: int
+    name: bytes
+    root: int
+    parent: int | None
+    create: int | None
+    exit: int | None
+    image_base: int | None
+    peb: int | None
+    wow64: bool | None
+    ended: bool | None
+
+
+class Windows:
+    """A Windows x64 machine: its kernel, and its processes once they are asked for.
+
+    Raises ProcessError where a Windows is there but its processes cannot be found; the message says what was found.
+    """
+
+    def __init__(self, memory: PhysicalMemory, table: AddressTable, version: kernel.Version) -> None:
+        self.memory = memory
+        self.kernel: Kernel = kernel.open_kernel(memory, table, version, _WANTED)
+        self.notes: list[str] = []
+        decoded = eprocess.decode(self._code)
+        found = eprocess.layouts(self.kernel.version, decoded)
+        self.layout_source = found.source
+        self.layout, self.system = self._settle(found.layouts)
+        self._listed: list[Process] | None = None
+        self._all: list[ProcessEntry] | None = None
+
+    @property
+    def description(self) -> str:
+        """Which Windows it is, and how its processes are read, in words."""
+        base = f", kernel at 0x{self.kernel.base:x}" if self.kernel.base is not None else ""
+        return f"Windows {self.kernel.version} x64{base}; offsets from {self.layout_source}"
+
+    def listed(self) -> list[ProcessEntry]:
+        """Return the processes that the kernel's list leads to, without looking through all of memory."""
+        return [_entry(process, linked=True) for process in self._walk_list()[0]]
+
+    def processes(self) -> list[ProcessEntry]:
+        """Return every process, in the order of the list; then those that only the search found, by pid."""
+        if self._all is None:
+            reached, problem = self._walk_list()
+            known = {process.offset for process in reached}
+            others = [process for process in self._search([self.layout]) if process.offset not in known]
+            others.sort(key=lambda process: (process.pid, process.address))
+            linked = [process for process in others if self._is_linked(process)]
+            if problem:
+                self.notes.append(
+                    f"the list of processes is damaged ({problem}); {len(linked)} of its processes were found by "
+                    "looking through all of memory"
+                )
+            entries = [_entry(process, linked=True) for process in [*reached, *linked]]
+            entries += [_entry(process, linked=False) for process in others if process not in linked]
+            self._all = entries
+        return self._all
+
+    def _code(self, export: bytes) -> bytes:
+        address = self.kernel.exports.get(export)
+        if address is None:
+            return b""
+        try:
+            return self.kernel.space.read(address, 32)
+        except AddressError:
+            return b""
+
+    def _settle(self, layouts: list[Layout]) -> tuple[Layout, Process]:
+        """Return the layout under which the System process makes sense, and that process."""
+        pointer = self.kernel.exports.get(b"PsInitialSystemProcess")
+        if pointer is not None:
+            address = struct.unpack("<Q", kernel.peek(self.kernel.space, pointer, 8))[0]
+            for layout in layouts:
+                process = self._read(address, layout)
+                if process and process.pid == _SYSTEM:
+                    return layout, process
+        systems = [
+            (layout, process)
+            for layout in layouts
+            for process in self._search([layout], only=_SYSTEM)
+            if process.name.rstrip(b"\0").lower() == b"system"
+            and not process.ended
+            and self._is_linked(process, layout)
+        ]
+        if systems:
+            return systems[0]
+        where = f"its kernel's image at 0x{self.kernel.base:x}" if self.kernel.base else "no image of its kernel"
+        raise ProcessError(
+            f"a Windows {self.kernel.version} was found (page-table root 0x{self.kernel.table.root:x}, {where}), but "
+            f"not its System process with offsets from {self.layout_source}; give the root of one process with --dtb "
+            "(memcarve processes --scan lists roots)"
+        )
+
+    def _read(self, address: int, layout: Layout) -> Process | None:
+        """Read the EPROCESS at a kernel address; None where it does not make sense."""
+        space = self.kernel.space
+        if address % 16 or not _POINTERS <= address < (1 << 64) - layout.end:
+            return None
+        data = kernel.peek(space, address, layout.end)
+
+        def number(offset: int | None, size: int = 8) -> int | None:
+            return None if offset is None else int.from_bytes(data[offset : offset + size], "little")
+
+        try:
+            links = space.index(address + layout.links)
+        except AddressError:
+            return None
+        place = int(space.offset[links]) + address + layout.links - int(space.start[links])
+        wow64, status, ended = number(layout.wow64), number(layout.exit_status, 4), number(layout.exit)
+        following, preceding = struct.unpack_from("<QQ", data, layout.links)
+        process = Process(
+            address=address,
+            offset=place,
+            following=following,
+            preceding=preceding,
+            pid=number(layout.pid) or 0,
+            name=data[layout.name : layout.name + _NAME],
+            root=number(eprocess.ROOT) or 0,
+            parent=number(layout.parent),
+            create=number(layout.create),
+            exit=ended,
+            image_base=number(layout.section),
+            peb=number(layout.peb),
+            wow64=None if wow64 is None else wow64 != 0,
+            ended=ended != 0 if ended is not None else None if status is None else status != _RUNNING,
+        )
+        return process if self._makes_sense(process) else None
+
+    def _makes_sense(self, process: Process) -> bool:
+        """Say whether every member holds what it can hold: chance does not make all of it so."""
+        links = (process.following, process.preceding)
+        user = (process.image_base or 0, process.peb or 0)
+        return (
+            0 < process.pid < 1 << 32
+            and process.pid % 4 == 0
+            and (process.parent or 0) < 1 << 32
+            and all(link >= _POINTERS and link % 8 == 0 for link in links)
+            and all(address < _HALF and address % PAGE == 0 for address in user)
+            and (process.create is None or process.pid == _SYSTEM or _EARLIEST < process.create < _LATEST)
+            and (not process.exit or _EARLIEST < process.exit < _LATEST)
+            and process.root < 1 << 52
+            and bool(process.name[0])
+        )
+
+    def _walk_list(self) -> tuple[list[Process], str]:
+        """Return the processes that the list leads to, in its order, and what is wrong with it, in words."""
+        forward, problem = self._follow(forward=True)
+        if self._listed is None:
+            backward, other = self._follow(forward=False)
+            seen = {process.address for process in forward}
+            rest = [process for process in reversed(backward) if process.address not in seen]
+            if not problem and rest:
+                problem = "the two directions lead to different processes"
+            self._problem = problem or other
+            self._listed = forward + rest
+        return self._listed, self._problem
+
+    def _follow(self, *, forward: bool) -> tuple[list[Process], str]:
+        """Walk the list from System in one direction until it closes; the head, which is no process, is passed once."""
+        found, seen, head = [self.system], {self.system.address}, False
+        here = self.system.address + self.layout.links
+        link = self.system.following if forward else self.system.preceding
+        way = "forward" if forward else "backward"
+        while len(found) < _MOST_PROCESSES:
+            back = self._link(link, forward=not forward)
+            if back != here:
+                return found, f"{way}, 0x{link:x} does not lead back to 0x{here:x}"
+            address = link - self.layout.links
+            if address == self.system.address:
+                return found, ""
+            process = self._read(address, self.layout)
+            if process is None and not head:
+                head = True
+            elif process is None or address in seen:
+                return found, f"{way}, at 0x{link:x} is no process"
+            else:
+                found.append(process)
+                seen.add(address)
+            here, link = link, self._link(link, forward=forward) or 0
+        return found, f"{way}, it does not end"
+
+    def _link(self, entry: int, *, forward: bool) -> int | None:
+        """Return what a LIST_ENTRY at an address holds; None where it is not in memory."""
+        try:
+            return int.from_bytes(self.kernel.space.read(entry if forward else entry + 8, 8), "little")
+        except AddressError:
+            return None
+
+    def _is_linked(self, process: Process, layout: Layout | None = None) -> bool:
+        """Say whether a neighbour in the list still points to the process."""
+        here = process.address + (layout or self.layout).links
+        after, before = self._link(process.following, forward=False), self._link(process.preceding, forward=True)
+        alone = process.following == here
+        return not alone and here in (after, before)
+
+    def _search(self, layouts: list[Layout], only: int | None = None) -> list[Process]:
+        """Look through all of memory for processes; `only` one with this pid."""
+        space = self.kernel.space
+        order = np.argsort(space.offset, kind="stable")
+        begins, ends = space.offset[order], (space.offset + space.size)[order]
+        found: dict[int, Process] = {}
+        for layout in layouts:
+            seek = _Seeker(layout, only)
+            physical = np.concatenate([*look_everywhere(self.memory, seek), np.zeros(0, np.uint64)])
+            ranges = np.searchsorted(self.memory.start, physical, "right") - 1
+            offsets = self.memory.offset[ranges] + (physical - self.memory.start[ranges])
+            rows = np.searchsorted(begins, offsets, "right").astype(np.int64) - 1
+            mapped = (rows >= 0) & (offsets < ends[np.maximum(rows, 0)])
+            addresses = space.start[order[rows[mapped]]] + (offsets[mapped] - begins[rows[mapped]])
+            for address in addresses.tolist():
+                process = self._read(address - layout.links, layout)
+                if process and only in (None, process.pid):
+                    found.setdefault(process.offset, process)
+        return list(found.values())
+
+
+class _Seeker:
+    """Finds where in a block of pages the links of an EPROCESS may lie: two kernel addresses after a process id.
+
+    What else of the structure lies in the same page is checked, too; the page before and after may be another's.
+    """
+
+    def __init__(self, layout: Layout, only: int | None) -> None:
+        self.layout = layout
+        self.only = only
+
+    def __call__(self, physical: int, words: Words) -> Words:
+        pointers = words >= _POINTERS
+        pairs = pointers.copy()
+        pairs[:, :-1] &= pointers[:, 1:]  # in the last word of a page the second one is in another
+        place: npt.NDArray[np.int64] = np.flatnonzero(pairs)
+        flat = words.reshape(-1)
+        # the structure lies at a multiple of 16
+        place = place[(place * 8 - self.layout.links) % 16 == 0]
+        place = self._keep(flat, place, -8, self._is_pid)
+        layout = self.layout
+        for offset, test in (
+            (eprocess.ROOT, lambda word: word < np.uint64(1 << 52)),
+            (layout.parent, lambda word: word < np.uint64(1 << 32)),
+            (layout.create, lambda word: word < np.uint64(_LATEST)),
+            (layout.section, lambda word: word < np.uint64(_HALF)),
+            (layout.peb, lambda word: word < np.uint64(_HALF)),
+        ):
+            if offset is not None:
+                place = self._keep(flat, place, offset - layout.links, test)
+        return np.uint64(physical) + place.astype(np.uint64) * np.uint64(8)
+
+    def _is_pid(self, word: Words) -> npt.NDArray[np.bool_]:
+        if self.only is not None:
+            return np.asarray(word == np.uint64(self.only))
+        return np.asarray((word < np.uint64(1 << 32)) & (word % np.uint64(4) == 0) & (word != 0))
+
+    @staticmethod
+    def _keep(
+        flat: Words,
+        place: npt.NDArray[np.int64],
+        distance: int,
+        test: Callable[[Words], npt.NDArray[np.bool_]],
+    ) -> npt.NDArray[np.int64]:
+        """Keep the places whose word at a distance in bytes passes a test, or lies in another page."""
+        other = place + distance // 8
+        same = other // (PAGE // 8) == place // (PAGE // 8)
+        passes = test(flat[np.where(same, other, 0)])
+        return np.asarray(place[~same | passes])
+
+
+def _entry(process: Process, *, linked: bool) -> ProcessEntry:
+    name = process.name.split(b"\0")[0].decode("ascii", "backslashreplace")
+    return ProcessEntry(
+        pid=process.pid,
+        name=printable(name),
+        parent=process.parent,
+        created=_time(process.create),
+        exited=_time(process.exit),
+        root=process.root & _ROOT,
+        image_base=process.image_base or None,
+        peb=process.peb or None,
+        wow64=process.wow64,
+        listed=linked,
+        ended=process.ended,
+        object=process.address,
+    )
+
+
+def _time(value: int | None) -> dt.datetime | None:
+    """Return a FILETIME as a time; None where there is none, or none that a calendar has."""
+    if not value:
+        return None
+    try:
+        return _EPOCH + dt.timedelta(microseconds=value // 10)
+    except OverflowError:
+        return None

@@ -1,0 +1,304 @@
+"""A machine's memory: raw, or in a container that tells which physical ranges it holds."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from memcarve.backing import FileBacking
+from memcarve.errors import InputError, LimitError, NotRecognisedError, ProcessError
+from memcarve.formats import avml, crashdump, elfcore, lime, vmware
+from memcarve.formats.machine import MachineMemory
+from memcarve.images import kernel
+from memcarve.images.paging import WINDOWS, AddressTable, walk
+from memcarve.images.physical import PAGE, PhysicalMemory
+from memcarve.images.roots import Root, address_table, find_roots
+from memcarve.images.search import linux_version
+from memcarve.images.windows import Windows
+from memcarve.process import Container, ProcessEntry, ProcessMemory
+from memcarve.space import IMAGE_CUT_OFF, OUTSIDE, TOP, AddressSpace, Missing
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from memcarve.images.paging import Pages
+    from memcarve.sources.options import OpenOptions
+
+#: readers of containers, each by content; what none of them knows may be a raw image
+_READERS = (lime.read, avml.read, elfcore.read, crashdump.read, vmware.read)
+_HIBERNATED = "a hibernation file, which memcarve does not read; hibr2bin (of Comae) makes a raw image of it"
+_KDUMP = "a compressed kernel dump, which memcarve does not read; makedumpfile -E makes an ELF core of it"
+#: what else holds a machine's memory, by the first bytes
+_NOT_READ = {
+    **dict.fromkeys((b"hibr", b"HIBR", b"wake", b"WAKE", b"RSTR"), _HIBERNATED),
+    **dict.fromkeys((b"KDUMP   ", b"DISKDUMP"), _KDUMP),
+    b"makedumpfile\0": "a flattened kernel dump; makedumpfile -R puts it together",
+}
+#: PCs keep no memory in the last GiB below 4 GiB; VMware's files close that hole up
+_HOLE = 3 << 30
+
+
+class ImageContainer(Container):
+    """The processes of a machine, or the one address space whose root was given."""
+
+    default_range = "user"
+
+    def __init__(self, file: FileBacking, memory: PhysicalMemory, options: OpenOptions) -> None:
+        """Take over `file`, which `close` closes."""
+        self.file = file
+        self.memory = memory
+        self.options = options
+        self._windows: Windows | None = None
+        self._entries: list[ProcessEntry] = []
+        self._complete = False
+        self._table: tuple[AddressTable, str] | None = None
+        self._recognised: tuple[tuple[AddressTable, kernel.Version] | None, str | None] | None = None
+
+    def __str__(self) -> str:
+        return self.file.path
+
+    @property
+    def remarks(self) -> list[str]:  # type: ignore[override]
+        """What must not be missed: of the image, and of the list of processes once it was read."""
+        return [*self.memory.notes, *(self._windows.notes if self._windows else [])]
+
+    @property
+    def notes(self) -> list[str]:  # type: ignore[override]
+        """What is known of the image."""
+        return [*([self._windows.description] if self._windows else []), *self.remarks]
+
+    @property
+    def windows(self) -> Windows:
+        """The Windows machine; raises ProcessError where there is none, or its processes cannot be found."""
+        if self._windows is None:
+            if self.options.system not in (None, WINDOWS):
+                raise ProcessError(
+                    f"{self}: processes are found on Windows only; give a page-table root with --dtb (memcarve "
+                    "processes --scan lists roots)"
+                )
+            found, linux = self.recognise()
+            if found is None:
+                system = f"Linux {linux} was found, whose" if linux else "no 64-bit Windows was found; of others the"
+                raise ProcessError(
+                    f"{self}: {system} processes memcarve cannot find yet; give a page-table root with --dtb (memcarve "
+                    "processes --scan lists roots)"
+                )
+            try:
+                self._windows = Windows(self.memory, *found)
+            except (ProcessError, LimitError) as error:
+                raise ProcessError(f"{self}: {error}") from None
+        return self._windows
+
+    def recognise(self) -> tuple[tuple[AddressTable, kernel.Version] | None, str | None]:
+        """Return the page tables of a Windows kernel and its version; else None and a Linux's version, if it is one."""
+        if self._recognised is None:
+            found = kernel.find_table(self.memory)
+            self._recognised = found, None if found else linux_version(self.memory)
+        return self._recognised
+
+    def processes(self) -> list[ProcessEntry]:
+        """Return the processes: those of the kernel's list first, then those that only a search of memory finds."""
+        if self.options.dtb is not None:
+            return [ProcessEntry(None, None, root=self.options.dtb)]
+        if not self._complete:
+            self._entries = self.windows.processes()
+            self._complete = True
+        return self._entries
+
+    def known(self, pids: Sequence[int]) -> list[ProcessEntry]:
+        """Return the beginning of `processes`, long enough to hold these pids if any of it does."""
+        if self.options.dtb is None and not self._complete and pids:
+            listed = self.windows.listed()
+            if {entry.pid for entry in listed} >= set(pids):
+                self._entries = listed
+                return listed
+        return self.processes()
+
+    def roots(self) -> list[Root]:
+        """Return the plausible page-table roots of the image."""
+        return find_roots(self.memory)
+
+    def open_process(self, index: int, half: str = "all") -> ProcessMemory:
+        """Return the memory of a process, or one half of it.
+
+        Raises ProcessError where its page tables are not in the image, LimitError where they claim too much.
+        """
+        entries = self._entries if index < len(self._entries) else self.processes()
+        entry = entries[index]
+        table, system = self._table_of(entry)
+        start, end = (0, TOP) if half == "all" else (0, table.kernel_half)
+        if half == "kernel":
+            start, end = table.kernel_half, TOP
+        try:
+            pages = walk(self.memory, table, start, end, self.options.limit)
+        except LimitError as error:
+            raise LimitError(f"{self}: {error}", error.claimed) from None
+        notes = [*self.remarks, f"{self.memory.kind}, {table.mode.name} page tables at 0x{table.root:x}, {system}"]
+        missing = self._missing(pages)
+        if self.options.dtb is not None and not len(pages.placed.start) and half != "kernel":
+            raise ProcessError(
+                f"{self}: nothing is mapped through page tables at 0x{table.root:x}; memcarve processes --scan lists "
+                "roots"
+            )
+        notes += self._remarks(entry, pages, missing)
+        placed = pages.placed
+        space = AddressSpace(
+            placed.start,
+            placed.size,
+            placed.offset,
+            self.memory.backing,
+            missing,
+            physical=placed.physical,
+            flags=placed.flags,
+            absent="not in memory",
+        )
+        return ProcessMemory(
+            space,
+            pid=entry.pid,
+            name=entry.name,
+            architecture="x64" if table.mode.wide else "x86",
+            inputs=self._inputs(table, system),
+            notes=notes,
+            incomplete=self._is_incomplete(missing, table),
+            kernel_half=table.kernel_half,
+            default_range=self.default_range,
+            pages=pages.counts,
+            entry=entry,
+            file=self.file,
+            half=half,
+        )
+
+    def close(self) -> None:
+        """Close the image."""
+        self.memory.backing.close()
+        self.file.close()
+
+    def _table_of(self, entry: ProcessEntry) -> tuple[AddressTable, str]:
+        if self.options.dtb is None:
+            windows = self.windows
+            root = (entry.root or 0) & ((1 << 52) - PAGE)
+            return windows.kernel.table._replace(root=root), windows.description
+        if self._table is None:
+            self._table = address_table(self.memory, self.options.dtb, self.options.paging, self.options.system)
+        table, _ = self._table
+        length = table.mode.entry * table.mode.top
+        if not self.memory.holds(np.array([table.root], np.uint64), length)[0]:
+            raise ProcessError(
+                f"{self}: 0x{table.root:x} is outside the image, whose memory ends at 0x{self.memory.end:x}"
+            )
+        return self._table
+
+    def _missing(self, pages: Pages) -> list[Missing]:
+        """Return what is mapped but not in the image, neighbours with the same reason joined."""
+        outside = pages.outside
+        cut = self.memory.was_cut(outside.physical, outside.size)
+        missing: list[Missing] = []
+        for start, size, gone in zip(outside.start.tolist(), outside.size.tolist(), cut.tolist(), strict=True):
+            reason = IMAGE_CUT_OFF if gone else OUTSIDE
+            if missing and missing[-1].end == start and missing[-1].reason == reason:
+                missing[-1] = missing[-1]._replace(size=missing[-1].size + size)
+            else:
+                missing.append(Missing(start, size, reason))
+        return missing
+
+    def _is_incomplete(self, missing: Sequence[Missing], table: AddressTable) -> bool:
+        """Say whether bytes that the machine's memory held are known to be missing.
+
+        What lies outside is a device's where the container tells which memory the machine has, and in the kernel half.
+        """
+        return any(
+            gap.reason == IMAGE_CUT_OFF or (not self.memory.declared and gap.start < table.kernel_half)
+            for gap in missing
+        )
+
+    def _remarks(self, entry: ProcessEntry, pages: Pages, missing: Sequence[Missing]) -> list[str]:
+        remarks = []
+        for reason in (IMAGE_CUT_OFF, OUTSIDE):
+            size = sum(gap.size for gap in missing if gap.reason == reason)
+            if size:
+                remarks.append(f"{size} bytes are mapped, but {reason}")
+        lost = pages.counts.get("lost_tables", 0)
+        if lost:
+            remarks.append(f"{lost} page tables are outside the image or paged out; what they map is not known")
+        if entry.ended and not len(pages.placed.start):
+            remarks.append(f"{entry} has ended: its page tables are gone")
+        return remarks
+
+    def _inputs(self, table: AddressTable, system: str) -> dict[str, Any]:
+        return {
+            "image": {
+                "path": self.file.path,
+                "size": self.file.size,
+                "format": self.memory.kind,
+                "memory": self.memory.total,
+                "system": system,
+                "os": table.system,
+                "paging": table.mode.name,
+                "root": f"0x{table.root:x}",
+                "dtb": self.options.dtb is not None,
+            }
+        }
+
+
+def refuse_known(file: FileBacking) -> None:
+    """Raise InputError where a file is of a kind that holds a machine's memory, but cannot be read as it is."""
+    head = bytearray(16)
+    file.read_some(0, memoryview(head))
+    for magic, words in _NOT_READ.items():
+        if head.startswith(magic):
+            raise InputError(f"{file.path}: is {words}")
+
+
+def open_machine(path: str, options: OpenOptions) -> ImageContainer:
+    """Open a container of a machine's memory; raises NotRecognisedError where `path` is none that says so itself."""
+    if options.for_dump:
+        raise NotRecognisedError(f"{path}: --map, --dump and --trust are for process dumps")
+    file = FileBacking(path)
+    try:
+        for read in _READERS:
+            machine = read(file)
+            if machine is not None:
+                return ImageContainer(file, PhysicalMemory(machine), options)
+        refuse_known(file)
+    except BaseException:
+        file.close()
+        raise
+    file.close()
+    raise NotRecognisedError(f"{path}: is no container of a machine's memory")
+
+
+def open_raw(path: str, options: OpenOptions) -> ImageContainer:
+    """Open a raw image: offset is physical address.
+
+    Nothing in the file says that it is one. Raises NotRecognisedError where neither an operating system is found in it
+    nor a page-table root was given.
+    """
+    if options.for_dump:
+        raise NotRecognisedError(f"{path}: --map, --dump and --trust are for process dumps")
+    file = FileBacking(path)
+    container = _raw(file, options)
+    try:
+        known = options.for_image or container.recognise() != (None, None)
+    except BaseException:
+        container.close()
+        raise
+    if not known:
+        container.close()
+        raise NotRecognisedError(
+            f"{path}: no operating system's memory is recognised in it; an image of another system opens with --dtb"
+        )
+    return container
+
+
+def _raw(file: FileBacking, options: OpenOptions) -> ImageContainer:
+    start, size, offset = (np.array([number], np.uint64) for number in (0, file.size, 0))
+    memory = PhysicalMemory(MachineMemory("raw image", file, start, size, offset, [], declared=False))
+    if file.size % PAGE:
+        memory.notes.append(f"{file.path}: ends within a page; it may be cut off")
+    if os.path.splitext(file.path)[1].lower() == ".vmem" and file.size > _HOLE:
+        memory.notes.append(
+            f"{file.path}: the .vmss or .vmsn that belongs to it is not beside it: memory above 3 GiB may be misplaced"
+        )
+    return ImageContainer(file, memory, options)

@@ -1,0 +1,37 @@
+"""What may be said about an input when it is opened."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class OpenOptions(NamedTuple):
+    """`memory_map`, `dump` and `trust` are for dumps, the others for images; None leaves it to memcarve.
+
+    `memory_map` and `dump` name the other file; `trust` (``"printed"`` or ``"sum"``) the positions to believe; `hashed`
+    has the map's SHA-256 taken on the way. `dtb` is the physical address of a page-table root, `system`
+    (``"windows"``, ``"linux"``, ``"none"``) whose entries they are, `paging` their kind (``"x64"``, ``"x64-5"``,
+    ``"pae"``, ``"x86"``), `limit` how many bytes of virtual memory they may be said to map; `image` says that the file
+    is an image whatever lies in it.
+    """
+
+    memory_map: str | None = None
+    dump: str | None = None
+    trust: str | None = None
+    hashed: bool = False
+    dtb: int | None = None
+    system: str | None = None
+    paging: str | None = None
+    limit: int | None = None
+    image: bool = False
+
+    @property
+    def for_dump(self) -> bool:
+        """Whether something was said that only a dump has."""
+        return self.memory_map is not None or self.dump is not None or self.trust is not None
+
+    @property
+    def for_image(self) -> bool:
+        """Whether something was said that only an image has."""
+        said = (self.dtb, self.system, self.paging, self.limit)
+        return self.image or any(value is not None for value in said)

@@ -1,0 +1,196 @@
+"""A walker of x86 page tables that is slow and obvious: entry by entry, one level inside the other.
+
+Written from the processor's manual (Intel SDM volume 3, chapter 4) and from what Windows and Linux keep in entries that
+are not present; it shares nothing with memcarve.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    Read = Callable[[int, int], bytes | None]
+    #: address, size, physical address, user, writable, executable, state
+    Item = tuple[int, int, int, bool | None, bool | None, bool | None, str]
+
+MODES = ("x86-64", "x86-64-5", "pae", "x86")
+SYSTEMS = ("windows", "linux", "none")
+PAGE = 4096
+
+
+class Level(NamedTuple):
+    """A level of tables: how many entries, which address bits choose one, whether a page can be mapped here."""
+
+    entries: int
+    shift: int
+    leaf: bool = False
+
+
+class Mode(NamedTuple):
+    """A paging mode: its levels from the root down, bytes per entry, bits of an address, bits of a root."""
+
+    levels: tuple[Level, ...]
+    width: int
+    bits: int
+    root: int
+
+
+_LOW = (Level(512, 30, leaf=True), Level(512, 21, leaf=True), Level(512, 12, leaf=True))
+_FRAME64 = (1 << 52) - PAGE
+_MODES = {
+    "x86-64": Mode((Level(512, 39), *_LOW), 8, 48, _FRAME64),
+    "x86-64-5": Mode((Level(512, 48), Level(512, 39), *_LOW), 8, 57, _FRAME64),
+    "pae": Mode((Level(4, 30), *_LOW[1:]), 8, 32, (1 << 32) - 32),
+    "x86": Mode((Level(1024, 22, leaf=True), Level(1024, 12, leaf=True)), 4, 32, (1 << 32) - PAGE),
+}
+
+
+class TooMuchError(Exception):
+    """The tables map more pages than the limit."""
+
+
+class Entry(NamedTuple):
+    """An entry of a last-level table, or a large page: what it holds, and what those above it say."""
+
+    address: int
+    size: int
+    value: int
+    level: int
+    #: user, writable, executable by the levels above
+    above: tuple[bool, bool, bool]
+    #: a table above is in transition
+    moving: bool
+
+
+def walk(read: Read, root: int, mode: str, os: str, *, limit: int = 1 << 20, top: int = 0) -> list[Item]:
+    """Return all mapped pages in the order of the tables, large ones whole, also those that `read` does not have.
+
+    `read` returns bytes of physical memory, or None where any of them are missing; `top` is the highest physical
+    address. The state is ``present``, ``transition`` (the page, or a table above it) or ``prot-none``; what the
+    hardware allows is None unless it is present. More than `limit` pages, or reads of tables: TooMuchError.
+    """
+    items: list[Item] = []
+    reads = 0
+
+    def counted(physical: int, size: int) -> bytes | None:
+        nonlocal reads
+        reads += 1
+        if reads > limit:
+            raise TooMuchError
+        return read(physical, size)
+
+    for entry in entries(counted, root, mode, os, top=top):
+        item = _item(entry, read, _MODES[mode], os, top)
+        if item is not None:
+            items.append(item)
+        if len(items) > limit:
+            raise TooMuchError
+    return sorted(items)
+
+
+def absent(read: Read, root: int, os: str = "windows", *, mode: str = "x86-64", half: str = "user") -> dict[str, int]:
+    """Return how many entries of page tables map nothing, by kind as Windows has them, in the user half or in both."""
+    counts = {"zero": 0, "demand-zero": 0, "pagefile": 0, "prototype": 0}
+    for entry in entries(read, root, mode, os):
+        if half == "user" and entry.address >> (_MODES[mode].bits - 1):
+            # addresses ascend
+            break
+        if entry.size == PAGE and _item(entry, read, _MODES[mode], os, 0) is None:
+            counts[_kind(entry.value, _MODES[mode])] += 1
+    return counts
+
+
+def _kind(value: int, mode: Mode) -> str:
+    if value == 0:
+        return "zero"
+    if value >> 10 & 1:
+        return "prototype"
+    # where in the page file: the upper half of an entry, or what is left above the flags
+    place = value >> 32 if mode.width == 8 else value >> 12
+    return "pagefile" if place else "demand-zero"
+
+
+def entries(read: Read, root: int, mode: str, os: str, *, top: int = 0) -> Iterator[Entry]:
+    """Yield every entry of every page table, mapped or not, and every large page."""
+    kind = _MODES[mode]
+    yield from _table(read, root & kind.root, kind, os, top, 0, Entry(0, 0, 0, 0, (True, True, True), moving=False))
+
+
+def _table(read: Read, table: int, mode: Mode, os: str, top: int, number: int, above: Entry) -> Iterator[Entry]:
+    level = mode.levels[number]
+    data = read(table, level.entries * mode.width)
+    if data is None:
+        return
+    for index, value in enumerate(struct.unpack(f"<{level.entries}{'Q' if mode.width == 8 else 'I'}", data)):
+        address = above.address | index << level.shift
+        here = Entry(address, 1 << level.shift, value, number, above.above, above.moving)
+        present = bool(value & 1)
+        large = level.leaf and value >> 7 & 1 and (present or _protected(value, mode, number, os))
+        if number == len(mode.levels) - 1 or large:
+            yield here
+        elif present:
+            below = here._replace(above=_allowed(here, mode))
+            yield from _table(read, value & _frame(mode), mode, os, top, number + 1, below)
+        elif _moving(value, os):
+            below = here._replace(moving=True)
+            yield from _table(read, _moved(value, mode, top), mode, os, top, number + 1, below)
+
+
+def _frame(mode: Mode) -> int:
+    return _FRAME64 if mode.width == 8 else (1 << 32) - PAGE
+
+
+def _allowed(entry: Entry, mode: Mode) -> tuple[bool, bool, bool]:
+    """Return what an entry leaves of what is allowed above it."""
+    user, writable, executable = entry.above
+    if mode.bits == 32 and mode.width == 8 and entry.level == 0:
+        # the four pointers of PAE carry no permissions
+        return entry.above
+    no_execute = mode.width == 8 and entry.value >> 63 & 1
+    return user and bool(entry.value >> 2 & 1), writable and bool(entry.value >> 1 & 1), executable and not no_execute
+
+
+def _moving(value: int, os: str) -> bool:
+    """Return whether an entry that is not present is in transition: bit 11 without bit 10."""
+    return os == "windows" and value >> 10 & 3 == 2
+
+
+def _moved(value: int, mode: Mode, top: int) -> int:
+    """Return the physical address of an entry in transition, without bits that no address of the image can have."""
+    return value & _frame(mode) & ((1 << max(40, top.bit_length())) - 1)
+
+
+def _protected(value: int, mode: Mode, number: int, os: str) -> bool:
+    """Return whether an entry that is not present is a PROT_NONE page: bit 8, in tables of the last two levels.
+
+    Linux without PAE has no large ones.
+    """
+    last = len(mode.levels) - 1
+    return os == "linux" and bool(value >> 8 & 1) and (number == last or (number == last - 1 and mode.width == 8))
+
+
+def _item(entry: Entry, read: Read, mode: Mode, os: str, top: int) -> Item | None:
+    """Return the page that an entry maps, or None."""
+    aligned = ~(entry.size - 1)
+    address = entry.address
+    if mode.bits > 32 and address >> (mode.bits - 1):
+        address |= (1 << 64) - (1 << mode.bits)
+    if entry.value & 1:
+        physical = entry.value & _frame(mode) & aligned
+        if entry.size == 1 << 22:
+            # PSE-36
+            physical |= (entry.value >> 13 & 0xFF) << 32
+        if entry.moving:
+            return address, entry.size, physical, None, None, None, "transition"
+        return address, entry.size, physical, *_allowed(entry, mode), "present"
+    if _moving(entry.value, os):
+        return address, entry.size, _moved(entry.value, mode, top), None, None, None, "transition"
+    if _protected(entry.value, mode, entry.level, os):
+        plain = entry.value & _frame(mode) & aligned
+        inverted = ~entry.value & _frame(mode) & aligned
+        physical = plain if read(inverted, PAGE) is None and read(plain, PAGE) is not None else inverted
+        return address, entry.size, physical, None, None, None, "prot-none"
+    return None

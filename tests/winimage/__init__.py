@@ -1,0 +1,101 @@
+"""Raw images of the physical memory of Windows x64 machines that never were, with known contents.
+
+    truth = winimage.build(path, layout=8)
+    truth.process(1624).user.items()    # its pages, as tests/walker.py lists them
+    truth.segments(1624)                # address, size, SHA-256
+
+Nothing here is memcarve's, but for the table of kernel layouts. What is expected follows from the plan of an image, not
+from reading it. The same arguments make the same image.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from winimage.contents import page_bytes
+from winimage.layouts import LAYOUTS
+from winimage.plans import EDGES, LOOP, MIXED, PLANS, Heap, Huge, Large, Plan, Run
+from winimage.system import build_system
+from winimage.truth import Pages, Process, Segment, Truth
+from winimage.upper import Options
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+__all__ = [
+    "DAMAGE",
+    "EDGES",
+    "EXPORTS",
+    "LAYOUTS",
+    "LOOP",
+    "MIXED",
+    "PLANS",
+    "Heap",
+    "Huge",
+    "Large",
+    "Pages",
+    "Plan",
+    "Process",
+    "Run",
+    "Segment",
+    "Truth",
+    "big",
+    "build",
+    "many",
+    "page_bytes",
+    "sparse",
+]
+
+#: what can be wrong with the kernel's exports, and with the list of processes
+EXPORTS = ("full", "none", "no-accessors", "paged-out")
+DAMAGE = (None, "forward", "backward", "both", "loop")
+
+
+def build(
+    path: str | Path,
+    *,
+    layout: int = 8,
+    build: int | None = None,
+    megabytes: int = 32,
+    seed: int = 1,
+    processes: Sequence[Plan] = PLANS,
+    exports: str = "full",
+    damage: str | None = None,
+    small_pages: bool = False,
+    kpti: bool = False,
+    decoy: bool = True,
+    freed: bool = True,
+    top_page: bool = False,
+) -> Truth:
+    """Write an image; return what it holds. There is a System process beside those asked for.
+
+    `layout` is a place in the table of layouts, `build` a build number other than its newest. `exports` is one of
+    `EXPORTS`, `damage` one of `DAMAGE`. `small_pages`: the kernel is mapped by 4 KiB pages; ``paged-out`` implies it.
+    `kpti`: every process has a second root, for user mode. `decoy`: another module has the kernel's name. `freed`:
+    there is an overwritten process and an old root. `top_page`: the last page of the address space is mapped.
+    """
+    if exports not in EXPORTS or damage not in DAMAGE:
+        raise ValueError(f"no such variant: exports {exports!r}, damage {damage!r}")
+    options = Options(exports, damage, small_pages, kpti, decoy, freed, top_page)
+    return build_system(path, layout, build, megabytes, seed, processes, options)
+
+
+def big(path: str | Path, pages: int = 250_000, megabytes: int = 1280) -> Truth:
+    """Write an image with one large process, pid 800, whose pages are scattered one by one."""
+    plans = [Plan(388, b"smss.exe"), Plan(800, b"target.exe", 388, (Heap(pages, run=24, moving=0.02), Large(4)))]
+    return build(path, megabytes=megabytes, processes=plans)
+
+
+def many(path: str | Path, processes: int = 100, pages: int = 768) -> Truth:
+    """Write an image with many processes of some MiB each."""
+    plans = [
+        Plan(400 + 4 * number, b"worker-%03d.exe" % (number % 1000), memory=(Heap(pages, run=12, chunk=2),))
+        for number in range(processes)
+    ]
+    return build(path, megabytes=64 + processes * (pages + 128) // 256, processes=plans)
+
+
+def sparse(path: str | Path, gigabytes: int = 8) -> Truth:
+    """Write an image of which little is ever written: the pages of its processes lie all over it."""
+    return build(path, megabytes=gigabytes << 10)

@@ -1,0 +1,205 @@
+"""A whole machine: its processes over one kernel half."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from winimage import kernel
+from winimage.contents import PAGE
+from winimage.edges import finish_self_table
+from winimage.layouts import layout as layout_of
+from winimage.physical import LARGE, Physical
+from winimage.plans import Plan
+from winimage.pool import PROCESS, freed, thread
+from winimage.processlist import cut_off, links
+from winimage.tables import SELF_ENTRY, TABLE, Tables, selfmap
+from winimage.truth import Pages, Process, Truth
+from winimage.upper import EPOCH, SLOT_BITS, Options, Upper
+from winimage.user import Library, User
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+#: the System process's number, and where its root is
+SYSTEM = 4
+_ROOT, _ROOT_BEFORE_10 = 0x1AD000, 0x187000
+_RUNNING, _CRASHED = 0x103, 0xC0000005
+#: the priority class: not zero, and right behind the name, which may have no NUL
+_PRIORITY = 2
+#: in which field of which process a page ends
+_CROSSINGS = (None, "ImageFileName", "UniqueProcessId", None, "ExitTime", "Peb")
+
+
+class _Placed(NamedTuple):
+    """A process whose structure has its place."""
+
+    plan: Plan
+    eprocess: int
+    wow64: int | None
+
+
+class System:
+    """Builds an image, step by step."""
+
+    def __init__(self, physical: Physical, upper: Upper, blocks: int) -> None:
+        self.physical, self.upper, self.pool = physical, upper, upper.pool
+        self.layout, self.options = upper.layout, upper.options
+        physical.reserve_large(blocks + (0 if self.options.small else kernel.SIZE // LARGE))
+        self.library = Library.made(physical, 0x7FFA00000000 | int(physical.rng.integers(1 << 12)) << 20)
+        self.holes: list[tuple[int, int]] = []
+
+    def build(self, plans: Sequence[Plan]) -> tuple[Process, ...]:
+        """Write everything."""
+        placed = self._place(plans)
+        self.kernel_entries = self.upper.map()
+        self.kernel_pages = self.upper.tables.pages()
+        processes = tuple(self._process(one) for one in placed)
+        head = self.upper.base + kernel.HEAD
+        entries = [(one.eprocess + self.layout["ActiveProcessLinks"], one.plan.listed) for one in placed]
+        pointers = links(head, entries, self.options.damage, self.upper.base + kernel.TEXT + 0x4318)
+        for entry, _ in entries:
+            self.pool.put(entry, "QQ", *pointers[entry])
+        self.upper.store(placed[0].eprocess, pointers[head])
+        if self.options.freed:
+            # an old root: its entry for itself is all that is left
+            stale = self.physical.take_one() << 12
+            self._write_root(stale, {self.upper.slot: stale | SELF_ENTRY})
+        return processes
+
+    def _place(self, plans: Sequence[Plan]) -> list[_Placed]:
+        """Give every process its structure, in the pool; some end in another page than they begin in."""
+        layout, placed = self.layout, []
+        for number, plan in enumerate([Plan(SYSTEM, b"System", 0, ()), *plans]):
+            field = _CROSSINGS[number % len(_CROSSINGS)]
+            eprocess = self.pool.place(layout["size"], b"Proc", None if field is None else layout[field] + 1)
+            head = eprocess + layout["ThreadListHead"]
+            self.pool.put(head, "QQ", head, head)
+            if not plan.exited:
+                thread(self.pool, layout, head, plan.pid)
+                self.pool.put(eprocess + layout["ObjectTable"], "Q", self.pool.place(128, b"Obtb"))
+            wow64 = self.pool.place(64, b"Wow6") if plan.wow64 and layout.wow64_structure else None
+            placed.append(_Placed(plan, eprocess, wow64))
+            if self.options.freed and number == 1:
+                freed(self.pool, layout, 9996)
+        return placed
+
+    def _process(self, one: _Placed) -> Process:
+        """Write a process and its tables; exited ones have lost them, System has nothing in its user half."""
+        plan, upper = one.plan, self.upper
+        user, root, entries = None, self._root(plan), {}
+        if not plan.exited:
+            lower = Tables(self.physical)
+            if plan.pid != SYSTEM:
+                user = User(self.physical, plan, upper.shared_data, self.library)
+                lower = user.tables
+                self.holes += user.holes
+            entries = {**lower.write(), **self.kernel_entries, upper.slot: root | SELF_ENTRY}
+            if user is not None:
+                finish_self_table(user)
+            self._write_root(root, entries)
+        nothing = Pages.joined([])
+        user_root = self._user_root(user) if self.options.kpti and user is not None else None
+        create = EPOCH + plan.pid * 10_000_019
+        process = Process(
+            pid=plan.pid,
+            ppid=plan.ppid,
+            name=plan.name,
+            root=root,
+            # the number of the address space, where the processor has those
+            stored_root=root | (2 if self.options.kpti or plan.pid % 8 else 0),
+            user_root=user_root,
+            create=create,
+            exit=create + 36_000_000_001 if plan.exited else 0,
+            exit_status=_CRASHED if plan.exited else _RUNNING,
+            image_base=0 if user is None else user.image_base,
+            peb=0 if user is None else user.peb,
+            peb32=None if user is None else user.peb32,
+            eprocess=one.eprocess,
+            physical=self.pool.physical(one.eprocess),
+            straddles=one.eprocess // PAGE != (one.eprocess + self.layout["size"] - 1) // PAGE,
+            listed=plan.listed,
+            user=nothing if user is None else user.tables.pages(),
+            kernel=nothing if plan.exited else self.kernel_pages,
+            selfmap=nothing if plan.exited else self._selfmap(entries, user),
+            shadow=nothing if user_root is None else upper.shadow.pages(),
+            absent=(Tables(self.physical) if user is None else user.tables).counts(),
+            claimed=self._loop(root, entries) if user is not None and user.loop else 0,
+        )
+        self._write_process(process, one.wow64)
+        return process
+
+    def _root(self, plan: Plan) -> int:
+        if plan.pid == SYSTEM:
+            return _ROOT if self.layout.modern else _ROOT_BEFORE_10
+        return self.physical.take_one() << 12
+
+    def _selfmap(self, entries: dict[int, int], user: User | None) -> Pages:
+        return selfmap(self.upper.slot, entries, [self.upper.tables, *([] if user is None else [user.tables])])
+
+    def _write_root(self, root: int, entries: dict[int, int]) -> None:
+        for index, entry in entries.items():
+            self.physical.words[root >> 12, index] = entry
+
+    def _user_root(self, user: User) -> int:
+        root = self.physical.take_one() << 12
+        self._write_root(root, {**user.tables.entries[3], **self.upper.shadow.entries[3]})
+        return root
+
+    def _loop(self, root: int, entries: dict[int, int]) -> int:
+        """Let two tables that point to each other have every slot that is free; return how much they claim."""
+        one, other = (int(frame) for frame in self.physical.take(2))
+        self.physical.words[one] = other << 12 | TABLE
+        self.physical.words[other] = one << 12 | TABLE
+        slots = [slot for slot in range(512) if slot not in entries]
+        self._write_root(root, dict.fromkeys(slots, one << 12 | TABLE))
+        return len(slots) << SLOT_BITS
+
+    def _write_process(self, process: Process, wow64: int | None) -> None:
+        layout, pool, at = self.layout, self.pool, process.eprocess
+        pool.header(at, PROCESS, layout["_KPROCESS.size"], int(process.exit != 0))
+        # an empty list of profiles
+        pool.put(at + 0x18, "QQ", at + 0x18, at + 0x18)
+        for name, value in (
+            ("_KPROCESS.DirectoryTableBase", process.stored_root),
+            ("_KPROCESS.UserDirectoryTableBase", 0 if process.user_root is None else process.user_root | 1),
+            ("UniqueProcessId", process.pid),
+            ("InheritedFromUniqueProcessId", process.ppid),
+            ("CreateTime", process.create),
+            ("ExitTime", process.exit),
+            ("Peb", process.peb),
+            ("SectionBaseAddress", process.image_base),
+        ):
+            pool.put(at + layout[name], "Q", value)
+        pool.put(at + layout["ImageFileName"], "15sB", process.name, _PRIORITY)
+        pool.put(at + layout["ActiveThreads"], "I", int(process.exit == 0))
+        pool.put(at + layout.exit_status, "I", process.exit_status)
+        if process.peb32 is not None:
+            if wow64 is not None:
+                pool.put(wow64, "Q", process.peb32)
+            pool.put(at + layout.wow64, "Q", process.peb32 if wow64 is None else wow64)
+
+
+def build_system(
+    path: str | Path, layout: int, build: int | None, megabytes: int, seed: int, plans: Sequence[Plan], options: Options
+) -> Truth:
+    """Write an image; return what it holds."""
+    physical = Physical(path, megabytes, seed)
+    upper = Upper(physical, layout_of(layout, build), options)
+    system = System(physical, upper, sum(plan.blocks for plan in plans))
+    processes = system.build(plans)
+    return Truth(
+        path=str(path),
+        size=physical.size,
+        seed=seed,
+        layout=upper.layout,
+        build=upper.layout.build,
+        kernel_root=processes[0].root,
+        kernel_base=upper.base,
+        kernel_size=kernel.SIZE,
+        list_head=upper.base + kernel.HEAD,
+        selfmap_slot=upper.slot,
+        holes=tuple(system.holes),
+        cut_off=cut_off([process.pid for process in processes if process.listed], options.damage),
+        processes=processes,
+    )
