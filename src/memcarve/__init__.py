@@ -40,6 +40,7 @@ from memcarve.version import __version__
 
 if TYPE_CHECKING:
     from memcarve.process import Container, LeftOut, ProcessEntry, ProcessMemory, Selection
+    from memcarve.sinks.memmap import ExportResult, export_memmap
     from memcarve.sinks.segments import CarveResult, Options, carve
     from memcarve.sinks.several import Outcome, SeveralResult, carve_several
     from memcarve.sinks.verify import Verified, verify
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
 _LATER = {
     "open": ("sources", "open_container"),
     **dict.fromkeys(("carve", "CarveResult", "Options"), ("sinks.segments", None)),
+    **dict.fromkeys(("export_memmap", "ExportResult"), ("sinks.memmap", None)),
     **dict.fromkeys(("carve_several", "Outcome", "SeveralResult"), ("sinks.several", None)),
     **dict.fromkeys(("verify", "Verified"), ("sinks.verify", None)),
     **dict.fromkeys(("Container", "LeftOut", "ProcessEntry", "ProcessMemory", "Selection"), ("process", None)),
@@ -61,6 +63,7 @@ __all__ = [
     "CarveResult",
     "Container",
     "CounterpartError",
+    "ExportResult",
     "Extent",
     "Hit",
     "InputError",
@@ -92,6 +95,7 @@ __all__ = [
     "__version__",
     "carve",
     "carve_several",
+    "export_memmap",
     "open",
     "verify",
 ]

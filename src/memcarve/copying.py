@@ -89,16 +89,16 @@ class Copier:
         pieces: Iterable[tuple[int, int]],
         target: Target,
         *,
+        place: int = 0,
         observe: Observer | None = None,
         sparse: bool = False,
         progress: Callable[[int], object] | None = None,
     ) -> None:
-        """Write the (offset, size) `pieces` of `backing` one after the other into `target`, an empty file.
+        """Write the (offset, size) `pieces` of `backing` one after the other into `target`, from `place` on.
 
         `observe` is shown every byte in order; with `sparse`, pages of zeros become holes. Raises SourceReadError,
         OutputError (NoSpaceError where the disk is full), StoppedError.
         """
-        place = 0
         for group in _groups(pieces, BUFFER if not self.reflinks or sparse else 0):
             if len(group) > 1:
                 place += self._gather(backing, group, target, place, observe, progress, sparse=sparse)

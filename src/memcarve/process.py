@@ -71,9 +71,9 @@ class LeftOut(NamedTuple):
 class ProcessEntry(NamedTuple):
     """A process that a container holds; what its source does not say is None.
 
-    From an image also: `parent` (pid), `created` and `exited` (UTC), `root` (physical address of its page tables, with
-    the flags that CR3 holds), `image_base` and `peb` (addresses), `wow64` (32-bit on 64), `listed` (the kernel's list of
-    processes leads to it), `ended`, and `object`, the address of what the kernel knows of it.
+    From an image also: `parent` (pid), `created` and `exited` (UTC), `root` (physical address of its page tables),
+    `image_base` and `peb` (addresses), `wow64` (32-bit on 64), `listed` (the kernel's list of processes leads to it),
+    `ended`, and `object`, the address of what the kernel knows of it.
     """
 
     pid: int | None
@@ -133,7 +133,7 @@ class ProcessMemory:
     be missing. `half` is what of the address space was looked at, `default_range` what is taken where nobody says.
 
     From an image, `pages` counts 4 KiB pages by kind, `entry` is what the system knew of the process, and `file` the
-    image itself.
+    image itself. `address_bits` is how wide addresses are before their highest bit is extended.
     """
 
     def __init__(
@@ -154,6 +154,7 @@ class ProcessMemory:
         pages: dict[str, int] | None = None,
         entry: ProcessEntry | None = None,
         file: Backing | None = None,
+        address_bits: int = 48,
     ) -> None:
         self.space = space
         self.pid = pid
@@ -171,6 +172,7 @@ class ProcessMemory:
         self.pages = pages
         self.entry = entry or ProcessEntry(pid, name)
         self.file = file or space.backing
+        self.address_bits = address_bits
 
     @property
     def input_bytes(self) -> int:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NoReturn
 import click
 
 from memcarve.cli.carving import carve, verify
+from memcarve.cli.exporting import export
 from memcarve.cli.looking import find, locate, processes, read, segments
 from memcarve.cli.options import FAILED, USAGE, complain
 from memcarve.errors import MemcarveError, UsageError
@@ -60,7 +61,7 @@ def completion(shell: str) -> None:
     click.echo(found(cli, {}, "memcarve", "_MEMCARVE_COMPLETE").source())
 
 
-for _command in (processes, carve, segments, verify, read, find, locate):
+for _command in (processes, carve, export, segments, verify, read, find, locate):
     cli.add_command(_command)
 
 

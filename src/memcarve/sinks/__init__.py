@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from memcarve.sinks.memmap import ExportResult, export_memmap
 from memcarve.sinks.segments import CarveResult, Options, carve
 
-SINKS = {"segments": carve}
+SINKS = {"segments": carve, "memmap": export_memmap}
 
-__all__ = ["SINKS", "CarveResult", "Options", "carve"]
+__all__ = ["SINKS", "CarveResult", "ExportResult", "Options", "carve", "export_memmap"]

@@ -9,10 +9,11 @@ from typing import IO, TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from memcarve.copying import Copier, StoppedError, Target, is_zero
+from memcarve.copying import Copier, Target, is_zero
 from memcarve.formats import manifest
 from memcarve.permissions import page_state, permissions
 from memcarve.sinks.folder import create_file
+from memcarve.sinks.threads import THREADS, run_together
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from memcarve.backing import Backing
     from memcarve.space import AddressSpace, Segments
 
-_THREADS = min(os.cpu_count() or 1, 4)
 _BATCH = 64  # segments a thread takes at a time
 _LINES = 4096  # segments described at a time
 
@@ -68,61 +68,33 @@ class Work:
         self.zero = np.ones(count, np.bool_)
         self._batches = iter(range(0, count, _BATCH))
         self._lock = threading.Lock()
-        self._threads = threads or _THREADS
+        self._threads = threads or THREADS
         self._done = [0] * self._threads
         self._permissions = space.flags if by_permissions else None
-        self._failed: list[BaseException] = []
-        self._finished = threading.Semaphore(0)
 
     def run(self) -> None:
         """Copy every segment; raise the first error."""
         directory = None
         if os.open in os.supports_dir_fd:
             directory = os.open(self.folder, os.O_RDONLY | getattr(os, "O_DIRECTORY", 0))
-        threads = [threading.Thread(target=self._thread, args=(number, directory)) for number in range(self._threads)]
         try:
-            for thread in threads:
-                thread.start()
-            self._wait()
-        except BaseException:
-            self.copier.stop.set()
-            raise
+            run_together(self._threads, lambda number: self._thread(number, directory), self.copier.stop, self._report)
         finally:
-            for thread in threads:
-                if thread.ident is not None:
-                    thread.join()
             self.copier.close()
             if directory is not None:
                 os.close(directory)
-        if self._failed:
-            raise self._failed[0]
-        if self.copier.stop.is_set():
-            raise StoppedError
 
-    def _wait(self) -> None:
-        """Wait for the threads, reporting progress; a signal is noticed at once."""
-        total, running = self.segments.total, self._threads
-        while running:
-            if self._finished.acquire(timeout=0.1):
-                running -= 1
-            if self.progress is not None:
-                self.progress(sum(self._done), total)
+    def _report(self) -> None:
+        if self.progress is not None:
+            self.progress(sum(self._done), self.segments.total)
 
     def _thread(self, number: int, directory: int | None) -> None:
-        try:
-            while True:
-                with self._lock:
-                    first = next(self._batches, None)
-                if first is None:
-                    break
-                self._batch(number, directory, first)
-        except StoppedError:
-            pass
-        except BaseException as error:  # noqa: BLE001 - raised again by `run`
-            self._failed.append(error)
-            self.copier.stop.set()
-        finally:
-            self._finished.release()
+        while True:
+            with self._lock:
+                first = next(self._batches, None)
+            if first is None:
+                break
+            self._batch(number, directory, first)
 
     def _batch(self, number: int, directory: int | None, first: int) -> None:
         segments, space = self.segments, self.space

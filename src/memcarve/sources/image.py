@@ -168,6 +168,7 @@ class ImageContainer(Container):
             entry=entry,
             file=self.file,
             half=half,
+            address_bits=table.mode.bits,
         )
 
     def close(self) -> None:

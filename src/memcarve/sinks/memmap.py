@@ -1,0 +1,218 @@
+"""A memory map and the dump that belongs to it, as Volatility 3's windows.memmap --dump writes them."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import threading
+import time
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from memcarve.columns import joined
+from memcarve.copying import Copier, Target
+from memcarve.errors import NoSpaceError, OutputError, TargetExistsError, UsageError
+from memcarve.formats.memmap.writing import RENDERERS, MapRows
+from memcarve.process import LeftOut
+from memcarve.sinks.folder import create_file
+from memcarve.sinks.threads import THREADS, run_together
+from memcarve.version import __version__
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    import numpy.typing as npt
+
+    from memcarve.process import ProcessMemory
+    from memcarve.sinks.work import Progress
+
+    Column = npt.NDArray[np.uint64]
+
+_WRITER = f"memcarve {__version__}"
+_MARK = b"written by memcarve "
+_PART = 1 << 25  # bytes of the dump that a thread writes at a time
+
+
+class ExportResult(NamedTuple):
+    """What was written: `rows` of the map in file `map`, `bytes` in file `dump`; what was `left_out`, and why."""
+
+    map: str
+    dump: str
+    rows: int
+    bytes: int
+    left_out: Sequence[LeftOut]
+    complete: bool
+    seconds: float
+    moved: dict[str, int]
+
+
+def export_memmap(
+    process: ProcessMemory,
+    folder: str | os.PathLike[str] = ".",
+    *,
+    half: str = "all",
+    renderer: str = "quick",
+    force: bool = False,
+    progress: Progress | None = None,
+) -> ExportResult:
+    """Write ``pid.N.map`` (``.csv``, ``.json``, ``.jsonl``) and ``pid.N.dmp`` into `folder`, each whole or not at all.
+
+    A row is a run of pages that is contiguous in virtual and in physical memory; addresses are cut to the width of the
+    address space, and of its very last page the last byte is left out, as Volatility does. Of a source that knows no
+    physical addresses the column holds the offset in the source. `force` replaces a map that memcarve wrote (only one
+    of ``quick`` says so) and its dump.
+
+    Raises UsageError, TargetExistsError, NoSpaceError, SourceReadError, OutputError.
+    """
+    if renderer not in RENDERERS:
+        raise UsageError(f"{renderer}: is no format of a map; there are {', '.join(RENDERERS)}")
+    return _Exporter(process, os.fspath(folder), half, renderer, progress, force=force).run()
+
+
+class _Exporter:
+    def __init__(
+        self, process: ProcessMemory, folder: str, half: str, renderer: str, progress: Progress | None, *, force: bool
+    ) -> None:
+        self.process = process
+        self.folder = folder
+        self.force = force
+        self.progress = progress
+        self.write, ending = RENDERERS[renderer]
+        stem = f"pid.{process.pid}" if process.pid is not None else _stem(process)
+        self.names = (f"{stem}.dmp", f"{stem}.{ending}")
+        self.copier = Copier()
+        space, kernel = process.space, process.space.start >= np.uint64(process.kernel_half)
+        keep = np.ones(len(space), np.bool_) if half == "all" else kernel if half == "kernel" else ~kernel
+        self.start, self.size, self.offset = space.start[keep], space.size[keep], space.offset[keep]
+        self.physical = self.offset if space.physical is None else space.physical[keep]
+        self.left_out = []
+        if not keep.all():
+            gone = space.size[~keep]
+            self.left_out.append(LeftOut(f"outside --range {half}", 0, int(gone.sum())))
+        self._leave_out_last_byte()
+
+    def run(self) -> ExportResult:
+        begun = time.monotonic()
+        rows = self._rows()
+        self._check()
+        total = int(self.size.sum())
+        try:
+            os.makedirs(self.folder, exist_ok=True)
+            built = tempfile.mkdtemp(".incomplete", f".{self.names[0]}.", self.folder)
+        except OSError as error:
+            raise OutputError(f"{self.folder}: cannot be written to: {error.strerror}; choose with -o") from error
+        try:
+            self._write_dump(os.path.join(built, self.names[0]), total)
+            self._write_map(os.path.join(built, self.names[1]), rows)
+            self._check()
+            for name in self.names:
+                os.replace(os.path.join(built, name), os.path.join(self.folder, name))
+        finally:
+            shutil.rmtree(built, ignore_errors=True)
+        dump, text = (os.path.join(self.folder, name) for name in self.names)
+        complete, seconds = not self.process.incomplete, time.monotonic() - begun
+        moved = dict(self.copier.moved)
+        return ExportResult(text, dump, len(rows.virtual), total, self.left_out, complete, seconds, moved)
+
+    def _leave_out_last_byte(self) -> None:
+        top = 1 << self.process.address_bits
+        if len(self.start) and (int(self.start[-1]) + int(self.size[-1])) % top == 0:
+            self.size = self.size.copy()
+            self.size[-1] -= np.uint64(1)
+            self.left_out.append(LeftOut("the last byte of the address space, which such maps leave out", 0, 1))
+
+    def _rows(self) -> MapRows:
+        """Return the rows: extents joined where they continue each other in virtual and in physical memory."""
+        cut = self.start & np.uint64((1 << self.process.address_bits) - 1)
+        virtual, size, physical = joined(cut, self.size, self.physical)
+        return MapRows(virtual, physical, size, np.cumsum(size) - size, self.names[0])
+
+    def _check(self) -> None:
+        """Raise TargetExistsError where something has one of the names that may not be replaced."""
+        dump, text = (os.path.join(self.folder, name) for name in self.names)
+        for path in (dump, text):
+            if os.path.lexists(path) and not (self.force and _is_own(text)):
+                remedy = "it cannot be told that memcarve wrote it" if self.force else "--force replaces it"
+                raise TargetExistsError(f"{path}: exists; {remedy}, -o chooses another folder")
+
+    def _write_map(self, path: str, rows: MapRows) -> None:
+        with os.fdopen(create_file(path, None), "w", encoding="utf-8", newline="\n") as file:
+            try:
+                file.writelines(self.write(rows, _WRITER))
+            except OSError as error:
+                raise OutputError(f"{path}: cannot be written: {error.strerror}") from error
+
+    def _write_dump(self, path: str, total: int) -> None:
+        """Write the dump in parts, by several threads."""
+        backing, shown = self.process.space.backing, f"{self.folder}/{self.names[0]}"
+        parts, lock, done = self._parts(), threading.Lock(), [0] * THREADS
+
+        def work(number: int) -> None:
+            def advance(count: int) -> None:
+                done[number] += count
+
+            target = os.open(path, os.O_WRONLY | getattr(os, "O_BINARY", 0))
+            try:
+                while True:
+                    with lock:
+                        place, pieces = next(parts, (0, None))
+                    if pieces is None:
+                        break
+                    self.copier.copy(backing, pieces, Target(target, shown), place=place, progress=advance)
+            finally:
+                os.close(target)
+
+        def report() -> None:
+            if self.progress is not None:
+                self.progress(sum(done), total)
+
+        self._create(path, total)
+        try:
+            run_together(THREADS, work, self.copier.stop, report)
+        finally:
+            self.copier.close()
+
+    def _create(self, path: str, total: int) -> None:
+        """Create the dump with its length; find out whether it can share blocks with the source."""
+        fd = create_file(path, None)
+        try:
+            first = (int(self.offset[0]), int(self.size[0])) if len(self.offset) else (0, 0)
+            spans = self.process.space.backing.spans(*first)  # complains where the bytes are not at hand
+            shares = spans is not None and len(spans) > 0 and self.copier.probe_reflink(spans[0], Target(fd, path))
+            free = shutil.disk_usage(self.folder).free
+            if total > free and not shares:
+                raise NoSpaceError(
+                    f"{self.folder}: needs {total} bytes, and its file system has {free} free; choose another with -o"
+                )
+            os.ftruncate(fd, total)
+        except OSError as error:
+            raise OutputError(f"{path}: cannot be written: {error.strerror}") from error
+        finally:
+            os.close(fd)
+
+    def _parts(self) -> Iterator[tuple[int, list[tuple[int, int]]]]:
+        """Yield where in the dump a part begins, and its pieces of the source."""
+        ends = np.cumsum(self.size)
+        low = 0
+        while low < len(ends):
+            begin = int(ends[low]) - int(self.size[low])
+            high = max(int(np.searchsorted(ends, np.uint64(begin + _PART), "right")), low + 1)
+            yield begin, list(zip(self.offset[low:high].tolist(), self.size[low:high].tolist(), strict=True))
+            low = high
+
+
+def _stem(process: ProcessMemory) -> str:
+    """Return what a process without a number is called: by the root of its page tables, where that is known."""
+    image = process.inputs.get("image")
+    return f"dtb.{image['root']}" if isinstance(image, dict) else "process"
+
+
+def _is_own(path: str) -> bool:
+    """Say whether a map says that memcarve wrote it."""
+    try:
+        with open(path, "rb") as file:
+            return _MARK in file.readline(200)
+    except OSError:
+        return False
