@@ -31,7 +31,7 @@ ARROWS = {
     "space": {"backing", "columns"},
     "process": {"space", "permissions"},
     "copying": {"backing"},
-    "formats": {"backing"},
+    "formats": {"backing", "columns"},
     "images": {"formats", "process"},
     "labels": {"formats", "process"},
     "sources": {"images", "formats", "process"},

@@ -91,10 +91,12 @@ def walk(read: Read, root: int, mode: str, os: str, *, limit: int = 1 << 20, top
     return sorted(items)
 
 
-def absent(read: Read, root: int, os: str = "windows", *, mode: str = "x86-64", half: str = "user") -> dict[str, int]:
+def absent(
+    read: Read, root: int, os: str = "windows", *, mode: str = "x86-64", half: str = "user", top: int = 0
+) -> dict[str, int]:
     """Return how many entries of page tables map nothing, by kind as Windows has them, in the user half or in both."""
     counts = {"zero": 0, "demand-zero": 0, "pagefile": 0, "prototype": 0}
-    for entry in entries(read, root, mode, os):
+    for entry in entries(read, root, mode, os, top=top):
         if half == "user" and entry.address >> (_MODES[mode].bits - 1):
             # addresses ascend
             break
@@ -128,7 +130,7 @@ def _table(read: Read, table: int, mode: Mode, os: str, top: int, number: int, a
         address = above.address | index << level.shift
         here = Entry(address, 1 << level.shift, value, number, above.above, above.moving)
         present = bool(value & 1)
-        large = level.leaf and value >> 7 & 1 and (present or _protected(value, mode, number, os))
+        large = level.leaf and value >> 7 & 1 and (present or _protected(value, level, os))
         if number == len(mode.levels) - 1 or large:
             yield here
         elif present:
@@ -159,38 +161,47 @@ def _moving(value: int, os: str) -> bool:
 
 
 def _moved(value: int, mode: Mode, top: int) -> int:
-    """Return the physical address of an entry in transition, without bits that no address of the image can have."""
+    """Return the physical address of an entry in transition, without bits that no address of the image can have.
+
+    Bit 4 (SwizzleBit) says that no mask was put there.
+    """
+    if value >> 4 & 1:
+        return value & _frame(mode)
     return value & _frame(mode) & ((1 << max(40, top.bit_length())) - 1)
 
 
-def _protected(value: int, mode: Mode, number: int, os: str) -> bool:
-    """Return whether an entry that is not present is a PROT_NONE page: bit 8, in tables of the last two levels.
+def _protected(value: int, level: Level, os: str) -> bool:
+    """Return whether an entry that is not present is a PROT_NONE page: bit 8, wherever there are pages.
 
-    Linux without PAE has no large ones.
+    Above page tables that takes bit 7 as well; pages of 1 GiB, as hugetlbfs has them, are no exception.
     """
-    last = len(mode.levels) - 1
-    return os == "linux" and bool(value >> 8 & 1) and (number == last or (number == last - 1 and mode.width == 8))
+    return os == "linux" and level.leaf and bool(value >> 8 & 1)
+
+
+def _plain(entry: Entry, mode: Mode) -> int:
+    """Return the physical address of the page that an entry maps."""
+    physical = entry.value & _frame(mode) & ~(entry.size - 1)
+    # PSE-36
+    return physical | (entry.value >> 13 & 0xFF) << 32 if entry.size == 1 << 22 else physical
 
 
 def _item(entry: Entry, read: Read, mode: Mode, os: str, top: int) -> Item | None:
     """Return the page that an entry maps, or None."""
-    aligned = ~(entry.size - 1)
     address = entry.address
     if mode.bits > 32 and address >> (mode.bits - 1):
         address |= (1 << 64) - (1 << mode.bits)
     if entry.value & 1:
-        physical = entry.value & _frame(mode) & aligned
-        if entry.size == 1 << 22:
-            # PSE-36
-            physical |= (entry.value >> 13 & 0xFF) << 32
+        physical = _plain(entry, mode)
         if entry.moving:
             return address, entry.size, physical, None, None, None, "transition"
         return address, entry.size, physical, *_allowed(entry, mode), "present"
     if _moving(entry.value, os):
         return address, entry.size, _moved(entry.value, mode, top), None, None, None, "transition"
-    if _protected(entry.value, mode, entry.level, os):
-        plain = entry.value & _frame(mode) & aligned
-        inverted = ~entry.value & _frame(mode) & aligned
-        physical = plain if read(inverted, PAGE) is None and read(plain, PAGE) is not None else inverted
+    if _protected(entry.value, mode.levels[entry.level], os):
+        physical = plain = _plain(entry, mode)
+        # tables of two levels have no inverted ones
+        if mode.width == 8:
+            inverted = ~entry.value & _frame(mode) & ~(entry.size - 1)
+            physical = plain if read(inverted, PAGE) is None and read(plain, PAGE) is not None else inverted
         return address, entry.size, physical, None, None, None, "prot-none"
     return None

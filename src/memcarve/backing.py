@@ -118,9 +118,12 @@ class FileBacking:
 
     def read_into(self, offset: int, buffer: memoryview) -> None:
         """Fill `buffer` with the bytes at `offset`, or raise SourceReadError."""
-        done = self.read_some(offset, buffer) if len(buffer) else 0
+        try:  # the usual case, at the least cost: images are read page by page
+            done = os.preadv(self.fd, (buffer,), offset)
+        except (OSError, AttributeError):  # the careful way below says what is wrong, or does without
+            done = 0
         while done < len(buffer):
-            count = self.read_some(offset + done, buffer[done:]) if done else 0
+            count = self.read_some(offset + done, buffer[done:])
             if not count:
                 raise SourceReadError(
                     f"{self.path}: ends at offset 0x{offset + done:x}, before the 0x{len(buffer):x} bytes at "

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from memcarve.errors import InputError, NoSpaceError, OutputError, SourceReadError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable
     from concurrent.futures import Future, ThreadPoolExecutor
 
     from memcarve.backing import Backing, Span
@@ -99,11 +99,14 @@ class Copier:
         `observe` is shown every byte in order; with `sparse`, pages of zeros become holes. Raises SourceReadError,
         OutputError (NoSpaceError where the disk is full), StoppedError.
         """
-        for group in _groups(pieces, BUFFER if not self.reflinks or sparse else 0):
-            if len(group) > 1:
-                place += self._gather(backing, group, target, place, observe, progress, sparse=sparse)
+        gathered = _Gathered(self, backing, target, place, observe, progress, sparse=sparse)
+        # where blocks can be shared, each piece is tried by itself
+        small = 0 if self.reflinks and not sparse else _SMALL
+        for offset, size in pieces:
+            if size <= small:
+                gathered.add(offset, size)
                 continue
-            offset, size = group[0]
+            place = gathered.flush()
             if sparse:
                 self._through_buffer(backing, offset, size, target, place, observe, progress, sparse=True)
             elif observe is None:
@@ -113,7 +116,8 @@ class Copier:
                 self.read(backing, offset, shared, observe, progress)
                 rest = offset + shared, size - shared
                 self._through_buffer(backing, *rest, target, place + shared, observe, progress)
-            place += size
+            gathered.place += size
+        place = gathered.flush()
         if sparse:
             try:
                 os.ftruncate(target.fd, place)
@@ -233,33 +237,6 @@ class Copier:
         if size:
             self._count(BUFFERED, size)
 
-    def _gather(
-        self,
-        backing: Backing,
-        group: list[tuple[int, int]],
-        target: Target,
-        place: int,
-        observe: Observer | None,
-        progress: Callable[[int], object] | None,
-        *,
-        sparse: bool,
-    ) -> int:
-        """Collect small pieces in the buffer and write them in one go; return how many bytes that was."""
-        buffer, size = self._buffer(), 0
-        self._check_stop()
-        for offset, length in group:
-            backing.read_into(offset, buffer[size : size + length])
-            size += length
-        view = buffer[:size]
-        if observe is not None:
-            observe(view)
-        _seek(target, place)
-        _write_sparse(target, view) if sparse else _write(target, view)
-        if progress is not None:
-            progress(size)
-        self._count(GATHERED, size)
-        return size
-
     def _buffer(self) -> memoryview:
         if not hasattr(self._local, "buffer"):
             self._local.buffer = memoryview(bytearray(BUFFER))
@@ -287,22 +264,54 @@ class Copier:
             self._ways = [other for other in self._ways if other != way]
 
 
-def _groups(pieces: Iterable[tuple[int, int]], room: int) -> Iterator[list[tuple[int, int]]]:
-    """Yield the pieces one by one, or several together as long as they are small and fit into `room` bytes."""
-    group: list[tuple[int, int]] = []
-    held = 0
-    for piece in pieces:
-        small = piece[1] <= _SMALL
-        if group and (not small or held + piece[1] > room):
-            yield group
-            group, held = [], 0
-        if small and room:
-            group.append(piece)
-            held += piece[1]
-        else:
-            yield [piece]
-    if group:
-        yield group
+class _Gathered:
+    """Small pieces, collected in a buffer and written together, from `place` of the target on."""
+
+    def __init__(
+        self,
+        copier: Copier,
+        backing: Backing,
+        target: Target,
+        place: int,
+        observe: Observer | None,
+        progress: Callable[[int], object] | None,
+        *,
+        sparse: bool,
+    ) -> None:
+        self.place = place
+        self._copier = copier
+        self._read = backing.read_into
+        self._target = target
+        self._observe = observe
+        self._progress = progress
+        self._sparse = sparse
+        self._buffer = copier._buffer()  # noqa: SLF001 - the copier's own helper
+        self._used = 0
+
+    def add(self, offset: int, size: int) -> None:
+        """Read a piece, which must fit into the buffer."""
+        end = self._used + size
+        if end > BUFFER:
+            self.flush()
+            end = size
+        self._read(offset, self._buffer[end - size : end])
+        self._used = end
+
+    def flush(self) -> int:
+        """Write what is there; return the place behind it."""
+        if self._used:
+            view = self._buffer[: self._used]
+            self._copier._check_stop()  # noqa: SLF001
+            if self._observe is not None:
+                self._observe(view)
+            _seek(self._target, self.place)
+            _write_sparse(self._target, view) if self._sparse else _write(self._target, view)
+            self._copier._count(GATHERED, self._used)  # noqa: SLF001
+            if self._progress is not None:
+                self._progress(self._used)
+            self.place += self._used
+            self._used = 0
+        return self.place
 
 
 def is_zero(view: memoryview) -> bool:

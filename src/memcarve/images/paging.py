@@ -33,6 +33,17 @@ _PLACED = 1 << 18  # stretches looked up in the image in one go
 _NO_PHYSICAL = 40  # no bit from here on is dropped from a frame unless the image is larger: processors have 36 or more
 
 
+WINDOWS, LINUX, NO_SYSTEM = "windows", "linux", "none"
+SYSTEMS = (WINDOWS, LINUX, NO_SYSTEM)
+
+#: kinds of pages that are counted even where there are none
+_KINDS = {
+    WINDOWS: ("present", "transition", "outside", "demand_zero", "pagefile", "prototype", "tables", "lost_tables"),
+    LINUX: ("present", "prot_none", "outside", "swapped", "tables", "lost_tables"),
+    NO_SYSTEM: ("present", "outside", "not_present", "tables", "lost_tables"),
+}
+
+
 class Level(NamedTuple):
     """One level of tables: each entry maps `1 << shift` bytes; `large` says that it may map them without a table."""
 
@@ -61,9 +72,6 @@ X64_5 = Mode("x64-5", (Level(48, large=False), *_LOWER), 8, 512, 57)
 PAE = Mode("pae", (Level(30, large=False), Level(21, large=True), Level(12, large=False)), 8, 4, 32)
 X86 = Mode("x86", (Level(22, large=True), Level(12, large=False)), 4, 1024, 32)
 MODES = {mode.name: mode for mode in (X64, X64_5, PAE, X86)}
-
-WINDOWS, LINUX, NO_SYSTEM = "windows", "linux", "none"
-SYSTEMS = (WINDOWS, LINUX, NO_SYSTEM)
 
 
 class AddressTable(NamedTuple):
@@ -157,7 +165,7 @@ class _Walk:
                 f"{tables} tables, more than {limit}: they are damaged or made to deceive, or --limit must be larger",
                 size,
             )
-        self.counts.clear()
+        self.counts = dict.fromkeys(_KINDS[self.table.system], 0)
         levels = self.mode.levels
         start, frames, flags = self._root()
         todo = [(0, start, frames, flags)]

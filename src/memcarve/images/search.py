@@ -52,10 +52,13 @@ def look_everywhere(memory: PhysicalMemory, look: Callable[[int, Words], _T]) ->
             found.append(look(physical, buffer[:size].view(np.uint64).reshape(-1, PAGE // 8)))
         return found
 
-    step = 8
-    with ThreadPoolExecutor(_THREADS) as pool:
+    step = 4
+    pool = ThreadPoolExecutor(_THREADS)
+    try:
         for found in pool.map(work, (places[low : low + step] for low in range(0, len(places), step))):
             yield from found
+    finally:  # whoever has found what it looked for looks no further
+        pool.shutdown(cancel_futures=True)
 
 
 def linux_version(memory: PhysicalMemory) -> str | None:

@@ -19,7 +19,7 @@ from memcarve.images.search import look_everywhere
 from memcarve.process import ProcessEntry
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     import numpy.typing as npt
 
@@ -97,7 +97,7 @@ class Windows:
         if self._all is None:
             reached, problem = self._walk_list()
             known = {process.offset for process in reached}
-            others = [process for process in self._search([self.layout]) if process.offset not in known]
+            others = [process for process in self._search(self.layout) if process.offset not in known]
             others.sort(key=lambda process: (process.pid, process.address))
             linked = [process for process in others if self._is_linked(process)]
             if problem:
@@ -128,16 +128,10 @@ class Windows:
                 process = self._read(address, layout)
                 if process and process.pid == _SYSTEM:
                     return layout, process
-        systems = [
-            (layout, process)
-            for layout in layouts
-            for process in self._search([layout], only=_SYSTEM)
-            if process.name.rstrip(b"\0").lower() == b"system"
-            and not process.ended
-            and self._is_linked(process, layout)
-        ]
-        if systems:
-            return systems[0]
+        for layout in layouts:
+            for process in self._search(layout, only=_SYSTEM):
+                if process.name.rstrip(b"\0").lower() == b"system" and self._is_linked(process, layout):
+                    return layout, process
         where = f"its kernel's image at 0x{self.kernel.base:x}" if self.kernel.base else "no image of its kernel"
         raise ProcessError(
             f"a Windows {self.kernel.version} was found (page-table root 0x{self.kernel.table.root:x}, {where}), but "
@@ -247,25 +241,24 @@ class Windows:
         alone = process.following == here
         return not alone and here in (after, before)
 
-    def _search(self, layouts: list[Layout], only: int | None = None) -> list[Process]:
-        """Look through all of memory for processes; `only` one with this pid."""
+    def _search(self, layout: Layout, only: int | None = None) -> Iterator[Process]:
+        """Look through all of memory for processes, each yielded once; `only` those with this pid."""
         space = self.kernel.space
         order = np.argsort(space.offset, kind="stable")
         begins, ends = space.offset[order], (space.offset + space.size)[order]
-        found: dict[int, Process] = {}
-        for layout in layouts:
-            seek = _Seeker(layout, only)
-            physical = np.concatenate([*look_everywhere(self.memory, seek), np.zeros(0, np.uint64)])
+        seen: set[int] = set()
+        for physical in look_everywhere(self.memory, _Seeker(layout, only)):
             ranges = np.searchsorted(self.memory.start, physical, "right") - 1
             offsets = self.memory.offset[ranges] + (physical - self.memory.start[ranges])
+            # where in the kernel's half does it lie? Most of what looks like a process by chance lies nowhere
             rows = np.searchsorted(begins, offsets, "right").astype(np.int64) - 1
             mapped = (rows >= 0) & (offsets < ends[np.maximum(rows, 0)])
             addresses = space.start[order[rows[mapped]]] + (offsets[mapped] - begins[rows[mapped]])
             for address in addresses.tolist():
                 process = self._read(address - layout.links, layout)
-                if process and only in (None, process.pid):
-                    found.setdefault(process.offset, process)
-        return list(found.values())
+                if process and only in (None, process.pid) and process.offset not in seen:
+                    seen.add(process.offset)
+                    yield process
 
 
 class _Seeker:

@@ -16,7 +16,7 @@ from memcarve.sinks.folder import create_file
 from memcarve.sinks.threads import THREADS, run_together
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from memcarve.backing import Backing
     from memcarve.space import AddressSpace, Segments
@@ -97,17 +97,18 @@ class Work:
             self._batch(number, directory, first)
 
     def _batch(self, number: int, directory: int | None, first: int) -> None:
-        segments, space = self.segments, self.space
+        segments = self.segments
         part = slice(first, first + _BATCH)
         columns = (segments.start, segments.size, segments.offset, segments.extents)
         rows = zip(*(column[part].tolist() for column in columns), strict=True)
+        pieces_of = self._pieces(part)
 
         def progress(count: int) -> None:
             self._done[number] += count
 
         for index, (start, size, offset, extents) in enumerate(rows, first):
             name = f"0x{start:016x}-0x{start + size:016x}.bin"
-            pieces = [(offset, size)] if extents == 1 else space.pieces(start, size)
+            pieces = [(offset, size)] if extents == 1 else pieces_of(index - first)
             observer = _Observer(self.hashes) if self.observed else None
             path = name if directory is not None else os.path.join(self.folder, name)
             fd = create_file(path, directory)
@@ -126,6 +127,20 @@ class Work:
                 self.zero[index] = observer.zero
                 for kind, digest in observer.digests:
                     self.hashes[kind][index] = np.frombuffer(digest.digest(), np.uint8)
+
+    def _pieces(self, part: slice) -> Callable[[int], list[tuple[int, int]]]:
+        """Return what gives (offset, size) of each piece of one of the segments in `part`, neighbours joined."""
+        first, count = self.segments.first[part], self.segments.extents[part]
+        low, high = int(first[0]), int(first[-1]) + int(count[-1])
+        offset, size = self.space.offset[low:high], self.space.size[low:high]
+        begins = np.ones(high - low, np.bool_)
+        begins[1:] = offset[1:] != offset[:-1] + size[:-1]
+        begins[first - np.uint32(low)] = True
+        index = np.flatnonzero(begins)
+        pieces = list(zip(offset[index].tolist(), np.add.reduceat(size, index).tolist(), strict=True))
+        bounds = [*np.searchsorted(index, first - np.uint32(low)).tolist(), len(pieces)]
+        ends = np.searchsorted(index, first - np.uint32(low) + count).tolist()
+        return lambda number: pieces[bounds[number] : ends[number]]
 
     def lines(self, sums: dict[str, IO[bytes]]) -> Iterator[str]:
         """Yield the segments for the manifest, and write their checksums into `sums` on the way."""
