@@ -12,7 +12,7 @@ import pytest
 
 import memcarve
 from carving import EXAMPLE, PAGE, binaries, invoke, model, named, noise, run, write_dump
-from memcarve import backing, copying
+from memcarve import backing, copying, gathering
 from memcarve.backing import FileBacking
 from memcarve.copying import BUFFERED, IN_KERNEL, REFLINK, Copier, StoppedError, Target
 
@@ -514,10 +514,12 @@ def test_small_pieces_are_gathered(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     pieces = [(5 * PAGE, PAGE), (3 * PAGE, 2 * PAGE), (20 * PAGE, 9 * PAGE), (PAGE, PAGE), (60 * PAGE, 4 * PAGE)]
     expected = b"".join(data[offset : offset + size] for offset, size in pieces)
     for observed, sparse in ((False, False), (True, False), (True, True)):
-        seen, written, target = [], [], tmp_path / "target"
+        seen: list[bytes] = []
+        written: list[int] = []
+        target = tmp_path / "target"
         copier = Copier()
         copier._ways = [way for way in copier._ways if way != REFLINK]
-        with FileBacking(source) as backing, target.open("wb") as file:
+        with FileBacking(source) as backing, target.open("w+b") as file:
             copier.copy(
                 backing,
                 pieces,
@@ -529,13 +531,13 @@ def test_small_pieces_are_gathered(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         assert target.read_bytes() == expected
         assert b"".join(seen) == (expected if observed else b"")
         assert sum(written) == len(expected) == sum(copier.moved.values())
-        assert copier.moved[copying.GATHERED] == 3 * PAGE
+        assert copier.moved[copying.GATHERED] == 4 * PAGE
 
 
 def test_pieces_that_fill_the_buffer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """More small pieces than the buffer holds go in several goes, in order."""
     monkeypatch.setattr(copying, "_SMALL", PAGE)
-    monkeypatch.setattr(copying, "BUFFER", 3 * PAGE)
+    monkeypatch.setattr(gathering, "BUFFER", 3 * PAGE)
     data = noise(8, 16 * PAGE)
     source = tmp_path / "source"
     source.write_bytes(data)

@@ -30,7 +30,9 @@ ARROWS = {
     "permissions": {"errors"},
     "space": {"backing", "columns"},
     "process": {"space", "permissions"},
-    "copying": {"backing"},
+    "target": {"errors"},
+    "gathering": {"backing", "target"},
+    "copying": {"backing", "gathering"},
     "formats": {"backing", "columns"},
     "images": {"formats", "process"},
     "labels": {"formats", "process"},
@@ -110,7 +112,7 @@ def test_sources_and_sinks_never_meet() -> None:
     """Neither sources nor sinks can be reached from the other by any path of arrows."""
     assert "sinks" not in open_to("sources")
     assert "sources" not in open_to("sinks")
-    assert open_to("formats") == {"backing", "errors"}
+    assert open_to("formats") == {"backing", "columns", "errors"}
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))

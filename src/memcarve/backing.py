@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import mmap
 import os
 import stat
 import threading
@@ -70,6 +72,8 @@ class FileBacking:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = os.fspath(path)
         self._lock = threading.Lock()
+        self._mapping: mmap.mmap | None = None
+        self._unmappable = False
         self.fd = -1
         try:
             # O_NONBLOCK: opening a named pipe must not hang; for a regular file it means nothing
@@ -97,6 +101,21 @@ class FileBacking:
         """Say whether the file's length or modification time differ from when it was opened."""
         now = os.fstat(self.fd)
         return (now.st_size, now.st_mtime_ns) != (self._status.st_size, self._status.st_mtime_ns)
+
+    @property
+    def mapping(self) -> memoryview | None:
+        """The file mapped into memory, for the kernel to copy from; None where that does not work.
+
+        Only system calls may touch it: they fail with EFAULT where a page cannot be read, while touching it here would
+        end the program by a signal.
+        """
+        with self._lock:
+            if self._mapping is None and not self._unmappable:
+                try:
+                    self._mapping = mmap.mmap(self.fd, 0, access=mmap.ACCESS_READ)
+                except (OSError, ValueError):  # an empty file, a file system that cannot, no addresses left
+                    self._unmappable = True
+            return None if self._mapping is None else memoryview(self._mapping)
 
     def read_some(self, offset: int, buffer: memoryview) -> int:
         """Read up to ``len(buffer)`` bytes at `offset`; return how many came, 0 at the end of the file."""
@@ -138,6 +157,10 @@ class FileBacking:
     def close(self) -> None:
         """Close the file; a second call does nothing."""
         fd, self.fd = self.fd, -1
+        with contextlib.suppress(BufferError):  # somebody still holds a part of it: it ends with that
+            if self._mapping is not None:
+                self._mapping.close()
+            self._mapping = None
         if fd >= 0:
             os.close(fd)
 

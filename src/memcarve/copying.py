@@ -12,12 +12,14 @@ import os
 import struct
 import sys
 import threading
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
-from memcarve.errors import InputError, NoSpaceError, OutputError, SourceReadError
+from memcarve.errors import InputError, OutputError, SourceReadError
+from memcarve.gathering import GATHERED, gatherer
+from memcarve.target import BUFFER, FULL, PAGE, Target, seek, write, write_error, write_sparse
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Sequence
     from concurrent.futures import Future, ThreadPoolExecutor
 
     from memcarve.backing import Backing, Span
@@ -25,14 +27,10 @@ if TYPE_CHECKING:
     Observer = Callable[[memoryview], object]
 
 REFLINK, IN_KERNEL, BUFFERED = "reflink", "in-kernel copy", "read and write"
-GATHERED = "gathering scattered pages"
 
-BUFFER = 1 << 18  # stays in a processor's cache between reading, hashing and writing
 _STEP = 1 << 26  # bytes moved by one call, so that a stop is noticed
 _SMALL = 1 << 16  # pieces up to here are collected and written together: a call for each costs more than copying
 _LARGE = 1 << 25  # from here on, hashing a range runs beside writing it
-_PAGE = 4096
-_ZEROS = bytes(BUFFER)
 _FICLONERANGE = 0x4020940D
 _CLONE_RANGE = struct.Struct("=qQQQ")  # struct file_clone_range: descriptor, offset, length, target's offset
 
@@ -40,18 +38,10 @@ _NOT_HERE = {
     errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTTY, errno.EPERM, errno.EBADF, errno.ETXTBSY,
     errno.EISDIR,
 }  # fmt: skip
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG} if hasattr(errno, "EDQUOT") else {errno.ENOSPC, errno.EFBIG}
 
 
 class StoppedError(Exception):
     """The copying was asked to stop."""
-
-
-class Target(NamedTuple):
-    """An open file to write to: its descriptor, and its name for messages."""
-
-    fd: int
-    name: str
 
 
 class Copier:
@@ -76,7 +66,7 @@ class Copier:
     def probe_reflink(self, span: Span, target: Target) -> bool:
         """Try to reflink the beginning of a range into an empty file; return whether that works."""
         try:
-            works = self.reflinks and _clone(span._replace(length=min(span.length, _PAGE)), target, 0) > 0
+            works = self.reflinks and _clone(span._replace(length=min(span.length, PAGE)), target, 0) > 0
         except OSError:
             works = False
         if not works:
@@ -86,7 +76,7 @@ class Copier:
     def copy(
         self,
         backing: Backing,
-        pieces: Iterable[tuple[int, int]],
+        pieces: Sequence[tuple[int, int]],
         target: Target,
         *,
         place: int = 0,
@@ -99,9 +89,10 @@ class Copier:
         `observe` is shown every byte in order; with `sparse`, pages of zeros become holes. Raises SourceReadError,
         OutputError (NoSpaceError where the disk is full), StoppedError.
         """
-        gathered = _Gathered(self, backing, target, place, observe, progress, sparse=sparse)
-        # where blocks can be shared, each piece is tried by itself
-        small = 0 if self.reflinks and not sparse else _SMALL
+        # small pieces of several are collected; where blocks can be shared, each is tried by itself
+        several = len(pieces) > 1 and (sparse or not self.reflinks)
+        gathered = gatherer(backing, target, self._buffer(), place, observe, self._gathered(progress), sparse=sparse)
+        small = _SMALL if several else 0
         for offset, size in pieces:
             if size <= small:
                 gathered.add(offset, size)
@@ -122,7 +113,7 @@ class Copier:
             try:
                 os.ftruncate(target.fd, place)
             except OSError as error:
-                raise _write_error(error, target) from error
+                raise write_error(error, target) from error
 
     def read(
         self,
@@ -216,7 +207,7 @@ class Copier:
         sparse: bool = False,
     ) -> None:
         buffer = self._buffer()
-        _seek(target, place)
+        seek(target, place)
         for done in range(0, size, BUFFER):
             view = buffer[: min(BUFFER, size - done)]
             self._check_stop()
@@ -228,7 +219,7 @@ class Copier:
                 else:
                     observe(view)
             try:
-                _write_sparse(target, view) if sparse else _write(target, view)
+                write_sparse(target, view) if sparse else write(target, view)
             finally:
                 if beside is not None:
                     beside.result()
@@ -236,6 +227,17 @@ class Copier:
                 progress(len(view))
         if size:
             self._count(BUFFERED, size)
+
+    def _gathered(self, progress: Callable[[int], object] | None) -> Callable[[int], object]:
+        """Return what is told of bytes that were gathered and written."""
+
+        def told(count: int) -> None:
+            self._check_stop()
+            self._count(GATHERED, count)
+            if progress is not None:
+                progress(count)
+
+        return told
 
     def _buffer(self) -> memoryview:
         if not hasattr(self._local, "buffer"):
@@ -264,61 +266,6 @@ class Copier:
             self._ways = [other for other in self._ways if other != way]
 
 
-class _Gathered:
-    """Small pieces, collected in a buffer and written together, from `place` of the target on."""
-
-    def __init__(
-        self,
-        copier: Copier,
-        backing: Backing,
-        target: Target,
-        place: int,
-        observe: Observer | None,
-        progress: Callable[[int], object] | None,
-        *,
-        sparse: bool,
-    ) -> None:
-        self.place = place
-        self._copier = copier
-        self._read = backing.read_into
-        self._target = target
-        self._observe = observe
-        self._progress = progress
-        self._sparse = sparse
-        self._buffer = copier._buffer()  # noqa: SLF001 - the copier's own helper
-        self._used = 0
-
-    def add(self, offset: int, size: int) -> None:
-        """Read a piece, which must fit into the buffer."""
-        end = self._used + size
-        if end > BUFFER:
-            self.flush()
-            end = size
-        self._read(offset, self._buffer[end - size : end])
-        self._used = end
-
-    def flush(self) -> int:
-        """Write what is there; return the place behind it."""
-        if self._used:
-            view = self._buffer[: self._used]
-            self._copier._check_stop()  # noqa: SLF001
-            if self._observe is not None:
-                self._observe(view)
-            _seek(self._target, self.place)
-            _write_sparse(self._target, view) if self._sparse else _write(self._target, view)
-            self._copier._count(GATHERED, self._used)  # noqa: SLF001
-            if self._progress is not None:
-                self._progress(self._used)
-            self.place += self._used
-            self._used = 0
-        return self.place
-
-
-def is_zero(view: memoryview) -> bool:
-    """Say whether a block of at most BUFFER bytes holds nothing but zeros."""
-    return _ZEROS.startswith(view)
-
-
 def _clone(span: Span, target: Target, place: int) -> int:
     """Share the blocks of a range; 0 where it is not aligned to blocks."""
     try:
@@ -327,8 +274,8 @@ def _clone(span: Span, target: Target, place: int) -> int:
         raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS)) from None
     length = span.length
     if span.offset + length != span.file.size:
-        length -= length % _PAGE
-    if span.offset % _PAGE or place % _PAGE or not length:
+        length -= length % PAGE
+    if span.offset % PAGE or place % PAGE or not length:
         return 0
     try:
         fcntl.ioctl(target.fd, _FICLONERANGE, _CLONE_RANGE.pack(span.file.fd, span.offset, length, place))
@@ -344,7 +291,7 @@ def _copy_file_range(span: Span, target: Target, place: int) -> int:
 
 
 def _sendfile(span: Span, target: Target, place: int) -> int:
-    _seek(target, place)
+    seek(target, place)
     return os.sendfile(target.fd, span.file.fd, span.offset, min(span.length, _STEP))
 
 
@@ -360,48 +307,12 @@ def _ways_here() -> list[str]:
     return list(_WAYS) if sys.platform == "linux" else []
 
 
-def _seek(target: Target, place: int) -> None:
-    os.lseek(target.fd, place, os.SEEK_SET)
-
-
-def _write(target: Target, view: memoryview) -> None:
-    try:
-        while len(view):
-            view = view[os.write(target.fd, view) :]
-    except OSError as error:
-        raise _write_error(error, target) from error
-
-
-def _write_sparse(target: Target, view: memoryview) -> None:
-    """Write a block that begins at the file's position, leaving out its pages of zeros."""
-    begin = len(view) if is_zero(view) else 0
-    if begin:
-        os.lseek(target.fd, begin, os.SEEK_CUR)
-    while begin < len(view):
-        zero = is_zero(view[begin : begin + _PAGE])
-        end = begin + _PAGE
-        while end < len(view) and is_zero(view[end : end + _PAGE]) == zero:
-            end += _PAGE
-        end = min(end, len(view))
-        if zero:
-            os.lseek(target.fd, end - begin, os.SEEK_CUR)
-        else:
-            _write(target, view[begin:end])
-        begin = end
-
-
-def _write_error(error: OSError, target: Target) -> OutputError:
-    if error.errno in _FULL:
-        return NoSpaceError(f"{target.name}: cannot be written: {error.strerror}")
-    return OutputError(f"{target.name}: cannot be written: {error.strerror}")
-
-
 def _blame(error: OSError, span: Span, target: Target) -> InputError | OutputError:
     """Return the error for the side that failed: one call reads and writes, and does not say which it was."""
-    if error.errno in _FULL:
-        return _write_error(error, target)
+    if error.errno in FULL:
+        return write_error(error, target)
     try:
         span.file.read_into(span.offset, memoryview(bytearray(min(span.length, BUFFER))))
     except SourceReadError as source:
         return source
-    return _write_error(error, target)
+    return write_error(error, target)

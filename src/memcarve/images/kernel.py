@@ -12,7 +12,7 @@ from memcarve.errors import AddressError, LimitError
 from memcarve.formats import pe
 from memcarve.images.paging import WINDOWS, X64, X64_5, AddressTable, translate, walk
 from memcarve.images.physical import PAGE
-from memcarve.images.search import blocks
+from memcarve.images.search import BLOCK, everything, words_of
 from memcarve.space import KERNEL_HALF, TOP, AddressSpace
 
 if TYPE_CHECKING:
@@ -66,11 +66,11 @@ def find_table(memory: PhysicalMemory) -> tuple[AddressTable, Version] | None:
         found = _checked(memory, memory.root & ~(PAGE - 1))
         if found:
             return found
-    for physical, words in blocks(memory):
-        entries = words[:, 256:] & _FRAME
-        own = np.uint64(physical) + np.arange(len(words), dtype=np.uint64) * np.uint64(PAGE)
-        for page in np.flatnonzero((entries == own[:, None]).any(axis=1)).tolist():
-            found = _checked(memory, physical + page * PAGE)
+    buffer = np.empty(BLOCK, np.uint8)
+    for block in everything(memory):  # one by one: the kernel's tables lie low
+        entries = words_of(memory, block, buffer)[:, 256:] & _FRAME
+        for root in block.physical[(entries == block.physical[:, None]).any(axis=1)].tolist():
+            found = _checked(memory, root)
             if found:
                 return found
     return None

@@ -24,7 +24,7 @@ from memcarve.images.paging import (
     walk,
 )
 from memcarve.images.physical import PAGE, PhysicalMemory
-from memcarve.images.search import linux_version, look_everywhere
+from memcarve.images.search import everything, linux_version, look_through
 from memcarve.space import KERNEL_HALF
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def find_roots(memory: PhysicalMemory) -> list[Root]:
     """Return the plausible roots of 64-bit page tables in the image, by physical address."""
     seeker = _RootSeeker(memory)
     found = []
-    for candidates in look_everywhere(memory, seeker):
+    for candidates in look_through(memory, everything(memory), seeker):
         for root in candidates:
             if _is_sane(memory, root, depth=0):
                 found += _measured(memory, root)
@@ -93,7 +93,7 @@ class _RootSeeker:
     def __init__(self, memory: PhysicalMemory) -> None:
         self.end = np.uint64(memory.end)
 
-    def __call__(self, physical: int, words: Words) -> list[int]:
+    def __call__(self, physical: Words, words: Words) -> list[int]:
         # the upper half of a root is never empty, and its entries are few: most pages fall at the first test
         upper = words[:, 256:]
         some = np.flatnonzero((upper != 0).any(axis=1))
@@ -102,7 +102,8 @@ class _RootSeeker:
         bad |= (pages & _LARGE) != 0
         bad |= (pages & _FRAME) >= self.end
         bad &= pages != 0
-        return [physical + int(page) * PAGE for page in some[~bad.any(axis=1)]]
+        found: list[int] = physical[some[~bad.any(axis=1)]].tolist()
+        return found
 
 
 def _is_sane(memory: PhysicalMemory, table: int, depth: int) -> bool:

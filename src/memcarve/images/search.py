@@ -2,79 +2,105 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import numpy as np
 
+from memcarve.columns import chunks
 from memcarve.images.physical import PAGE
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     import numpy.typing as npt
 
     from memcarve.images.physical import PhysicalMemory
+    from memcarve.space import AddressSpace
 
+    Column = npt.NDArray[np.uint64]
     Words = npt.NDArray[np.uint64]
 
 _T = TypeVar("_T")
 
-_BLOCK = 1 << 22
+BLOCK = 1 << 22  # bytes looked at together
+_STEP = 4  # blocks that a thread takes at a time
 _THREADS = min(os.cpu_count() or 1, 4)
 #: what a Linux kernel says of itself: version, who built it where, with which compiler
 _LINUX = re.compile(rb"Linux version (\d[^ \0\n]{1,60}) \([^\0\n]{1,120}@[^\0\n]{1,120}\)[ (]")
 
 
-def blocks(memory: PhysicalMemory) -> Iterator[tuple[int, Words]]:
-    """Yield (physical address, pages) of all the memory in ascending order: pages of shape (n, 512), uint64.
+class Block(NamedTuple):
+    """Pages to look at together: where they lie in the backing (offset, size); their physical addresses (uint64)."""
 
-    The array is filled anew for each block. Ranges that do not begin or end at a page lose the part before or after.
+    pieces: list[tuple[int, int]]
+    physical: Column
+
+
+def everything(memory: PhysicalMemory) -> Iterator[Block]:
+    """Yield all the memory in ascending order; ranges lose what is before their first and after their last page."""
+    for start, length, offset in zip(memory.start.tolist(), memory.size.tolist(), memory.offset.tolist(), strict=True):
+        skip = -start % PAGE
+        end = (start + length) // PAGE * PAGE - start
+        for done in range(skip, end, BLOCK):
+            size = min(BLOCK, end - done)
+            physical = np.uint64(start + done) + np.arange(size // PAGE, dtype=np.uint64) * np.uint64(PAGE)
+            yield Block([(offset + done, size)], physical)
+
+
+def pages_of(memory: PhysicalMemory, space: AddressSpace) -> Iterator[Block]:
+    """Yield the pages that an address space of an image maps, each once, in order of their physical addresses."""
+    if space.physical is None:
+        return
+    low, count = space.physical // np.uint64(PAGE), (space.size // np.uint64(PAGE)).astype(np.int64)
+    within = np.arange(int(count.sum())) - np.repeat(np.cumsum(count) - count, count)
+    physical = np.unique(np.repeat(low, count) + within.astype(np.uint64)) * np.uint64(PAGE)
+    physical = physical[memory.holds(physical, PAGE)]
+    ranges = np.searchsorted(memory.start, physical, "right") - 1
+    offset = memory.offset[ranges] + (physical - memory.start[ranges])
+    for part in chunks(len(physical), BLOCK // PAGE):
+        here = offset[part]
+        breaks = np.flatnonzero(np.diff(here) != np.uint64(PAGE)) + 1
+        begins = np.concatenate([[0], breaks, [len(here)]])
+        pieces = zip(here[begins[:-1]].tolist(), (np.diff(begins) * PAGE).tolist(), strict=True)
+        yield Block(list(pieces), physical[part])
+
+
+def words_of(memory: PhysicalMemory, block: Block, buffer: npt.NDArray[np.uint8]) -> Words:
+    """Read a block into a buffer; return its pages, shape (n, 512), uint64, valid until the buffer is used again."""
+    done = 0
+    for offset, size in block.pieces:
+        memory.backing.read_into(offset, buffer[done : done + size].data)
+        done += size
+    return buffer[:done].view(np.uint64).reshape(-1, PAGE // 8)
+
+
+def look_through(memory: PhysicalMemory, blocks: Iterable[Block], look: Callable[[Column, Words], _T]) -> Iterator[_T]:
+    """Yield what `look` returns for the physical addresses and words of each block, in order.
+
+    Several threads look at once; whoever has found what it looked for may stop asking.
     """
-    buffer = np.empty(_BLOCK, np.uint8)
-    for physical, offset, size in _places(memory):
-        memory.backing.read_into(offset, buffer[:size].data)
-        yield physical, buffer[:size].view(np.uint64).reshape(-1, PAGE // 8)
-
-
-def look_everywhere(memory: PhysicalMemory, look: Callable[[int, Words], _T]) -> Iterator[_T]:
-    """Yield what `look` returns for each block, as `blocks` gives them, in order; several threads look at once."""
     from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415 - takes a while to import
 
-    places = list(_places(memory))
+    def work(part: list[Block]) -> list[_T]:
+        buffer = np.empty(BLOCK, np.uint8)
+        return [look(block.physical, words_of(memory, block, buffer)) for block in part]
 
-    def work(part: list[tuple[int, int, int]]) -> list[_T]:
-        buffer = np.empty(_BLOCK, np.uint8)
-        found = []
-        for physical, offset, size in part:
-            memory.backing.read_into(offset, buffer[:size].data)
-            found.append(look(physical, buffer[:size].view(np.uint64).reshape(-1, PAGE // 8)))
-        return found
-
-    step = 4
-    pool = ThreadPoolExecutor(_THREADS)
+    waiting, pool = iter(blocks), ThreadPoolExecutor(_THREADS)
     try:
-        for found in pool.map(work, (places[low : low + step] for low in range(0, len(places), step))):
+        for found in pool.map(work, iter(lambda: list(itertools.islice(waiting, _STEP)), [])):
             yield from found
-    finally:  # whoever has found what it looked for looks no further
+    finally:
         pool.shutdown(cancel_futures=True)
 
 
 def linux_version(memory: PhysicalMemory) -> str | None:
     """Return the version of a Linux kernel that lies in the memory; None where there is none."""
 
-    def look(_: int, words: Words) -> str | None:
+    def look(_: Column, words: Words) -> str | None:
         found = _LINUX.search(words.reshape(-1).view(np.uint8).data)
         return found[1].decode("ascii", "backslashreplace") if found else None
 
-    return next((version for version in look_everywhere(memory, look) if version), None)
-
-
-def _places(memory: PhysicalMemory) -> Iterator[tuple[int, int, int]]:
-    """Yield physical address, offset and size of blocks of whole pages."""
-    for start, length, offset in zip(memory.start.tolist(), memory.size.tolist(), memory.offset.tolist(), strict=True):
-        skip = -start % PAGE
-        end = (start + length) // PAGE * PAGE - start
-        for done in range(skip, end, _BLOCK):
-            yield start + done, offset + done, min(_BLOCK, end - done)
+    return next((version for version in look_through(memory, everything(memory), look) if version), None)

@@ -15,11 +15,11 @@ import numpy as np
 from memcarve.errors import AddressError, ProcessError, printable
 from memcarve.images import eprocess, kernel
 from memcarve.images.physical import PAGE
-from memcarve.images.search import look_everywhere
+from memcarve.images.search import everything, look_through, pages_of
 from memcarve.process import ProcessEntry
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     import numpy.typing as npt
 
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from memcarve.images.kernel import Kernel
     from memcarve.images.paging import AddressTable
     from memcarve.images.physical import PhysicalMemory
+    from memcarve.images.search import Block
 
     Words = npt.NDArray[np.uint64]
 
@@ -44,12 +45,12 @@ _WANTED = {b"PsInitialSystemProcess", b"NtBuildNumber"} | {export for export, _ 
 
 
 class Process(NamedTuple):
-    """One EPROCESS: `address` of it, `offset` of its links in the backing, neighbours in the list, and its members.
+    """One EPROCESS: its `address`, the `offset` of its links in the backing, neighbours in the list, and its members.
 
-    Times are FILETIMEs; what is unknown is None.
+    `address` is None where no kernel address leads to it any more. Times are FILETIMEs; what is unknown is None.
     """
 
-    address: int
+    address: int | None
     offset: int
     following: int
     preceding: int
@@ -97,8 +98,10 @@ class Windows:
         if self._all is None:
             reached, problem = self._walk_list()
             known = {process.offset for process in reached}
-            others = [process for process in self._search(self.layout) if process.offset not in known]
-            others.sort(key=lambda process: (process.pid, process.address))
+            others = [
+                process for process in self._search(self.layout, everything(self.memory)) if process.offset not in known
+            ]
+            others.sort(key=lambda process: (process.pid, process.offset))
             linked = [process for process in others if self._is_linked(process)]
             if problem:
                 self.notes.append(
@@ -129,7 +132,7 @@ class Windows:
                 if process and process.pid == _SYSTEM:
                     return layout, process
         for layout in layouts:
-            for process in self._search(layout, only=_SYSTEM):
+            for process in self._search(layout, pages_of(self.memory, self.kernel.space), only=_SYSTEM):
                 if process.name.rstrip(b"\0").lower() == b"system" and self._is_linked(process, layout):
                     return layout, process
         where = f"its kernel's image at 0x{self.kernel.base:x}" if self.kernel.base else "no image of its kernel"
@@ -144,21 +147,24 @@ class Windows:
         space = self.kernel.space
         if address % 16 or not _POINTERS <= address < (1 << 64) - layout.end:
             return None
-        data = kernel.peek(space, address, layout.end)
-
-        def number(offset: int | None, size: int = 8) -> int | None:
-            return None if offset is None else int.from_bytes(data[offset : offset + size], "little")
-
         try:
             links = space.index(address + layout.links)
         except AddressError:
             return None
         place = int(space.offset[links]) + address + layout.links - int(space.start[links])
+        return self._parse(kernel.peek(space, address, layout.end), layout, address, place)
+
+    def _parse(self, data: bytes, layout: Layout, address: int | None, offset: int) -> Process | None:
+        """Return the process in an EPROCESS's bytes, whose links lie at `offset`; None where it does not make sense."""
+
+        def number(member: int | None, size: int = 8) -> int | None:
+            return None if member is None else int.from_bytes(data[member : member + size], "little")
+
         wow64, status, ended = number(layout.wow64), number(layout.exit_status, 4), number(layout.exit)
         following, preceding = struct.unpack_from("<QQ", data, layout.links)
         process = Process(
             address=address,
-            offset=place,
+            offset=offset,
             following=following,
             preceding=preceding,
             pid=number(layout.pid) or 0,
@@ -205,8 +211,9 @@ class Windows:
 
     def _follow(self, *, forward: bool) -> tuple[list[Process], str]:
         """Walk the list from System in one direction until it closes; the head, which is no process, is passed once."""
-        found, seen, head = [self.system], {self.system.address}, False
-        here = self.system.address + self.layout.links
+        first = self.system.address or 0
+        found, seen, head = [self.system], {first}, False
+        here = first + self.layout.links
         link = self.system.following if forward else self.system.preceding
         way = "forward" if forward else "backward"
         while len(found) < _MOST_PROCESSES:
@@ -214,7 +221,7 @@ class Windows:
             if back != here:
                 return found, f"{way}, 0x{link:x} does not lead back to 0x{here:x}"
             address = link - self.layout.links
-            if address == self.system.address:
+            if address == first:
                 return found, ""
             process = self._read(address, self.layout)
             if process is None and not head:
@@ -236,29 +243,43 @@ class Windows:
 
     def _is_linked(self, process: Process, layout: Layout | None = None) -> bool:
         """Say whether a neighbour in the list still points to the process."""
+        if process.address is None:
+            return False
         here = process.address + (layout or self.layout).links
         after, before = self._link(process.following, forward=False), self._link(process.preceding, forward=True)
         alone = process.following == here
         return not alone and here in (after, before)
 
-    def _search(self, layout: Layout, only: int | None = None) -> Iterator[Process]:
-        """Look through all of memory for processes, each yielded once; `only` those with this pid."""
-        space = self.kernel.space
+    def _search(self, layout: Layout, blocks: Iterable[Block], only: int | None = None) -> Iterator[Process]:
+        """Look through memory for processes, each yielded once; `only` those with this pid."""
+        space, memory = self.kernel.space, self.memory
         order = np.argsort(space.offset, kind="stable")
         begins, ends = space.offset[order], (space.offset + space.size)[order]
         seen: set[int] = set()
-        for physical in look_everywhere(self.memory, _Seeker(layout, only)):
-            ranges = np.searchsorted(self.memory.start, physical, "right") - 1
-            offsets = self.memory.offset[ranges] + (physical - self.memory.start[ranges])
-            # where in the kernel's half does it lie? Most of what looks like a process by chance lies nowhere
+        for physical in look_through(memory, blocks, _Seeker(layout, only)):
+            ranges = np.searchsorted(memory.start, physical, "right") - 1
+            offsets = memory.offset[ranges] + (physical - memory.start[ranges])
+            # where in the kernel's half does it lie?
             rows = np.searchsorted(begins, offsets, "right").astype(np.int64) - 1
             mapped = (rows >= 0) & (offsets < ends[np.maximum(rows, 0)])
-            addresses = space.start[order[rows[mapped]]] + (offsets[mapped] - begins[rows[mapped]])
-            for address in addresses.tolist():
-                process = self._read(address - layout.links, layout)
-                if process and only in (None, process.pid) and process.offset not in seen:
-                    seen.add(process.offset)
+            addresses = space.start[order[rows]] + (offsets - begins[rows])
+            for place, offset, address, known in zip(
+                physical.tolist(), offsets.tolist(), addresses.tolist(), mapped.tolist(), strict=True
+            ):
+                if offset in seen:
+                    continue
+                process = self._read(address - layout.links, layout) if known else self._freed(place, offset, layout)
+                if process and only in (None, process.pid):
+                    seen.add(offset)
                     yield process
+
+    def _freed(self, physical: int, offset: int, layout: Layout) -> Process | None:
+        """Read an EPROCESS that no kernel address leads to; None unless all of it lies in one page."""
+        start = physical - layout.links
+        if start // PAGE != (start + layout.end - 1) // PAGE:
+            return None
+        data = self.memory.read(start, layout.end)
+        return self._parse(data, layout, None, offset) if data else None
 
 
 class _Seeker:
@@ -271,7 +292,7 @@ class _Seeker:
         self.layout = layout
         self.only = only
 
-    def __call__(self, physical: int, words: Words) -> Words:
+    def __call__(self, physical: Words, words: Words) -> Words:
         pointers = words >= _POINTERS
         pairs = pointers.copy()
         pairs[:, :-1] &= pointers[:, 1:]  # in the last word of a page the second one is in another
@@ -290,7 +311,7 @@ class _Seeker:
         ):
             if offset is not None:
                 place = self._keep(flat, place, offset - layout.links, test)
-        return np.uint64(physical) + place.astype(np.uint64) * np.uint64(8)
+        return np.asarray(physical[place // (PAGE // 8)] + (place % (PAGE // 8)).astype(np.uint64) * np.uint64(8))
 
     def _is_pid(self, word: Words) -> npt.NDArray[np.bool_]:
         if self.only is not None:

@@ -122,8 +122,8 @@ class NewFolder:
 
 
 def create_file(name: str, directory: int | None) -> int:
-    """Create a file that must not exist, for writing, with mode 0600; return its descriptor."""
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0) | getattr(os, "O_NOFOLLOW", 0)
+    """Create a file that must not exist, for writing and reading back, with mode 0600; return its descriptor."""
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0) | getattr(os, "O_NOFOLLOW", 0)
     return os.open(name, flags, 0o600, dir_fd=directory)
 
 

@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from memcarve.columns import joined
-from memcarve.copying import Copier, Target
+from memcarve.copying import Copier
 from memcarve.errors import NoSpaceError, OutputError, TargetExistsError, UsageError
 from memcarve.formats.memmap.writing import RENDERERS, MapRows
 from memcarve.process import LeftOut
 from memcarve.sinks.folder import create_file
 from memcarve.sinks.threads import THREADS, run_together
+from memcarve.target import Target
 from memcarve.version import __version__
 
 if TYPE_CHECKING:
@@ -153,7 +154,7 @@ class _Exporter:
             def advance(count: int) -> None:
                 done[number] += count
 
-            target = os.open(path, os.O_WRONLY | getattr(os, "O_BINARY", 0))
+            target = os.open(path, os.O_RDWR | getattr(os, "O_BINARY", 0))
             try:
                 while True:
                     with lock:

@@ -14,12 +14,13 @@ from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from memcarve.copying import BUFFER, Copier, StoppedError, Target, is_zero
+from memcarve.copying import Copier, StoppedError
 from memcarve.errors import InputError, MemcarveError, NoSpaceError, TruncatedError, UsageError
 from memcarve.formats import manifest
 from memcarve.process import LeftOut, Selection
 from memcarve.sinks.folder import NewFolder, create_file, foreign, leftover_notes
 from memcarve.sinks.work import Work
+from memcarve.target import BUFFER, Target, is_zero
 from memcarve.version import __version__
 
 if TYPE_CHECKING:

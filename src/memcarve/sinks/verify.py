@@ -11,9 +11,9 @@ from typing import IO, TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from memcarve.backing import FileBacking
-from memcarve.copying import BUFFER, is_zero
 from memcarve.errors import AddressError, InputError, MemcarveError, VerificationError
 from memcarve.formats import manifest
+from memcarve.target import BUFFER, is_zero
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -9,16 +9,17 @@ from typing import IO, TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from memcarve.copying import Copier, Target, is_zero
 from memcarve.formats import manifest
 from memcarve.permissions import page_state, permissions
 from memcarve.sinks.folder import create_file
 from memcarve.sinks.threads import THREADS, run_together
+from memcarve.target import Target, is_zero
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from memcarve.backing import Backing
+    from memcarve.copying import Copier
     from memcarve.space import AddressSpace, Segments
 
 _BATCH = 64  # segments a thread takes at a time
