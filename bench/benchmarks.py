@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+import images
 from measure import Contender, UnavailableError, in_turn, run
 from places import HERE, Place, make_process, make_rows, mounted, place
 from table import MIB, Goal, Row
@@ -29,6 +30,9 @@ class Settings(NamedTuple):
     rows: int
     most_rows: int
     many: int
+    pages: int
+    processes: int
+    gigabytes: int
     where: list[str]
     folders: dict[str, Path]
     runs: int
@@ -241,6 +245,10 @@ def _drop(path: Path) -> None:
         os.close(fd)
 
 
+def _images(benchmark: Callable[..., Iterator[Row]]) -> Callable[[Settings], Iterator[Row]]:
+    return lambda settings: benchmark(settings, _command)
+
+
 ALL: dict[str, Callable[[Settings], Iterator[Row]]] = {
     "carve": carve,
     "parse": parse,
@@ -248,6 +256,9 @@ ALL: dict[str, Callable[[Settings], Iterator[Row]]] = {
     "many": many,
     "start": start,
     "find": find,
+    "image": _images(images.image),
+    "all": _images(images.everything),
+    "sparse": _images(images.sparse),
 }
 
 NEEDED = [program for program in ("cp", "rm", "cat", "sync", "find", "truncate") if shutil.which(program) is None]

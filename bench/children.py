@@ -26,6 +26,37 @@ def extents(path: str) -> None:
         print(len(container.process().space))
 
 
+def walk(path: str, pid: str) -> None:
+    """Walk the page tables of a process of an image, both halves; print the seconds of the walk."""
+    import memcarve  # noqa: PLC0415
+
+    with memcarve.open(path) as container:
+        index = [entry.pid for entry in container.known([int(pid)])].index(int(pid))
+        begun = time.perf_counter()
+        container.open_process(index)
+        print(time.perf_counter() - begun)
+
+
+def walk_slowly(path: str, pid: str) -> None:
+    """Walk them slot by slot, as the tests' oracle does, whose tables are all in memory; print the seconds."""
+    import memcarve  # noqa: PLC0415
+
+    sys.path.insert(0, os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "tests"))
+    import walker  # noqa: PLC0415
+
+    with memcarve.open(path) as container:
+        root = next(entry.root for entry in container.known([int(pid)]) if entry.pid == int(pid))
+    with open(path, "rb") as file:
+        size = os.fstat(file.fileno()).st_size
+
+        def read(physical: int, count: int) -> bytes | None:
+            return os.pread(file.fileno(), count, physical) if physical + count <= size else None
+
+        begun = time.perf_counter()
+        walker.walk(read, root, "x86-64", "windows", limit=1 << 24, top=size)
+        print(time.perf_counter() - begun)
+
+
 def rows_kept(path: str) -> None:
     """Read a map as scripts do today: every row split and kept, then four columns made of them."""
     with open(path, encoding="utf-8") as file:

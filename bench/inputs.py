@@ -2,6 +2,7 @@
 
     python bench/inputs.py process FOLDER BYTES SEGMENTS    pid.4321.map and pid.4321.dmp
     python bench/inputs.py rows FILE ROWS joined|apart      a map alone, whose rows join to segments, or never do
+    python bench/inputs.py image FILE big|many|sparse N     a Windows machine's memory: pages, processes or GiB
 
 This runs in a process of its own, so that the one that measures stays small.
 """
@@ -79,8 +80,23 @@ def rows(path: str, count: int, *, joined: bool) -> None:
     )
 
 
+def image(path: str, kind: str, count: int) -> None:
+    """Write an image with the tests' generator: a process of many pages, many processes, or little in much memory."""
+    sys.path.insert(0, os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "tests"))
+    import winimage  # noqa: PLC0415 - needs numpy
+
+    if kind == "big":
+        winimage.big(path, count, max(64, count * 5 // 1000))
+    elif kind == "many":
+        winimage.many(path, count)
+    else:
+        winimage.sparse(path, count)
+
+
 if __name__ == "__main__":
-    if sys.argv[1] == "process":
+    if sys.argv[1] == "image":
+        image(sys.argv[2], sys.argv[3], int(sys.argv[4]))
+    elif sys.argv[1] == "process":
         process(sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))
     else:
         rows(sys.argv[2], int(sys.argv[3]), joined=sys.argv[4] == "joined")

@@ -60,6 +60,25 @@ def run(contender: Contender) -> Run:
     return Run(seconds, usage.ru_maxrss * 1024)
 
 
+def anonymous(contender: Contender) -> int:
+    """Run a program once; return the peak of its memory that is no file's, in bytes (a mapped image does not count)."""
+    contender.before()
+    with open(os.devnull, "wb") as nothing:
+        process = subprocess.Popen(contender.command, stdout=nothing, stderr=nothing)
+        most = 0
+        while process.poll() is None:
+            try:
+                with open(f"/proc/{process.pid}/status", encoding="ascii", errors="replace") as file:
+                    kept = next((line for line in file if line.startswith("RssAnon")), "0 0")
+            except OSError:  # it has just ended
+                break
+            most = max(most, int(kept.split()[1]) << 10)
+            time.sleep(0.002)
+        if process.wait() not in contender.exits:
+            raise subprocess.CalledProcessError(process.returncode, contender.command)
+    return most
+
+
 def in_turn(contenders: dict[str, Contender], runs: int, warm_up: int) -> dict[str, list[Run]]:
     """Run the contenders in turn, `runs` rounds, every other one backwards, after `warm_up` that do not count."""
     found: dict[str, list[Run]] = {name: [] for name in contenders}

@@ -136,6 +136,13 @@ def make_process(folder: Path, size: int, segments: int) -> Path:
     return folder / "pid.4321.dmp"
 
 
+def make_image(path: Path, kind: str, count: int) -> Path:
+    """Make an image of a machine's memory: `kind` is ``big``, ``many`` or ``sparse``; return it."""
+    path.parent.mkdir(exist_ok=True)
+    subprocess.run([sys.executable, str(HERE / "inputs.py"), "image", str(path), kind, str(count)], check=True)
+    return path
+
+
 def make_rows(path: Path, count: int, how: str) -> Path:
     """Make a map; return it."""
     subprocess.run([sys.executable, str(HERE / "inputs.py"), "rows", str(path), str(count), how], check=True)

@@ -43,6 +43,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--rows", type=_count, help="of a map, for the speed of parsing  [4M]")
     parser.add_argument("--most-rows", type=_count, help="of a map, for the memory that parsing takes  [12M]")
     parser.add_argument("--many", type=_count, help="segments, for the cost per segment  [500K]")
+    parser.add_argument("--pages", type=_count, help="scattered ones, of a process of an image  [250K]")
+    parser.add_argument("--processes", type=_count, help="of an image  [100]")
+    parser.add_argument("--gigabytes", type=int, help="of an image of which little is used  [8]")
     parser.add_argument("--where", type=_list, help="tmpfs, disk or both  [tmpfs,disk]")
     parser.add_argument("--tmpfs", type=Path, default=Path("/dev/shm"), metavar="FOLDER")  # noqa: S108 - it is one
     parser.add_argument("--disk", type=Path, default=Path("/var/tmp"), metavar="FOLDER")  # noqa: S108
@@ -61,6 +64,9 @@ def _settings(arguments: argparse.Namespace) -> Settings:
         rows=arguments.rows or (20_000 if quick else 4_000_000),
         most_rows=arguments.most_rows or (40_000 if quick else 12_000_000),
         many=arguments.many or (1_000 if quick else 500_000),
+        pages=arguments.pages or (2_000 if quick else 250_000),
+        processes=arguments.processes or (3 if quick else 100),
+        gigabytes=arguments.gigabytes or (1 if quick else 8),
         where=arguments.where or where,
         folders={"tmpfs": arguments.tmpfs, "disk": arguments.disk},
         runs=arguments.runs or (1 if quick else 7),

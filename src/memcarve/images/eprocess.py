@@ -13,7 +13,7 @@ from importlib import resources
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
 
     from memcarve.images.kernel import Version
 
@@ -97,20 +97,22 @@ def decode(code_of: Callable[[bytes], bytes]) -> dict[str, int]:
     return found if len(set(found.values())) == len(found) else {}
 
 
-def layouts(version: Version, decoded: dict[str, int]) -> Found:
-    """Return the layouts that a kernel may have, given what its accessors say (perhaps nothing) and its version."""
+def layouts(version: Version, decoded: dict[str, int]) -> Iterator[Found]:
+    """Yield the layouts that a kernel may have, the most likely first.
+
+    They follow from what its accessors say (perhaps nothing), from its build, and at last from what kernels there are.
+    """
     same_build = [layout for builds, layout in _table() if _is_build(builds, version)]
     every = [layout for _, layout in _table()]
     if {"pid", "name"} <= decoded.keys():
-        agreeing = [layout for layout in same_build if _agrees(layout, decoded)]
+        # an entry of the table that says the same of all that is known may fill in the rest
+        fitting = [layout for layout in [*same_build, *every] if _agrees(layout, decoded)]
+        known = {name: value for name, value in fitting[0]._asdict().items() if value is not None} if fitting else {}
         source = f"the accessors that the kernel exports ({len(decoded)} of {len(ACCESSORS)})"
-        # a table entry that says the same of all that is known may fill in the rest
-        fill = agreeing or [layout for layout in every if _agrees(layout, decoded)]
-        known = {name: value for name, value in fill[0]._asdict().items() if value is not None} if fill else {}
-        return Found([Layout(**{**known, **decoded})], source)
+        yield Found([Layout(**{**known, **decoded})], source)
     if same_build:
-        return Found(list(dict.fromkeys(same_build)), f"the table of known kernels, by build {version}")
-    return Found(list(dict.fromkeys(every)), "the table of known kernels, whichever fits")
+        yield Found(list(dict.fromkeys(same_build)), f"the table of known kernels, by build {version}")
+    yield Found(list(dict.fromkeys(every)), "the table of known kernels, by which of them fits")
 
 
 def _agrees(layout: Layout, decoded: dict[str, int]) -> bool:

@@ -89,25 +89,23 @@ def shared_data(memory: PhysicalMemory, table: AddressTable, address: int = _SHA
     return Version(major, minor, None) if (major, minor) in {(6, 0), (6, 1), (6, 2), (6, 3)} else None
 
 
-def open_kernel(memory: PhysicalMemory, table: AddressTable, version: Version, wanted: set[bytes]) -> Kernel:
-    """Walk the kernel half and look for the kernel's image and the `wanted` exports of it.
+def kernels(memory: PhysicalMemory, table: AddressTable, version: Version, wanted: set[bytes]) -> Iterator[Kernel]:
+    """Yield what may be the kernel: images that call themselves ntoskrnl.exe, with the `wanted` exports they have.
 
-    Of the images that call themselves ntoskrnl.exe the one counts that exports the most of them.
+    Any module may claim that name: whether the exports make sense is for the caller to check. The last one has no image
+    and no exports.
     """
     space = kernel_space(memory, table)
-    best = Kernel(table, space, version, None, 0, {})
     for base, image in _images(space):
         name, found = pe.exported(lambda at, size, base=base: peek(space, base + at, size), image.exports, wanted)  # type: ignore[misc]
-        if name.lower() != b"ntoskrnl.exe" or len(found) <= len(best.exports):
-            continue
-        exports = {symbol: base + at for symbol, at in found.items()}
-        build = exports.get(b"NtBuildNumber")
-        number = struct.unpack("<I", peek(space, build, 4))[0] & 0xFFFF if build is not None else 0
-        exact = version._replace(build=number or version.build)
-        best = Kernel(table, space, exact, base, image.size_of_image, exports)
-        if len(found) == len(wanted):
-            break
-    return best
+        if name.lower() == b"ntoskrnl.exe" and found:
+            exports = {symbol: base + at for symbol, at in found.items()}
+            build = exports.get(b"NtBuildNumber")
+            number = struct.unpack("<I", peek(space, build, 4))[0] & 0xFFFF if build is not None else 0
+            yield Kernel(
+                table, space, version._replace(build=number or version.build), base, image.size_of_image, exports
+            )
+    yield Kernel(table, space, version, None, 0, {})
 
 
 def kernel_space(memory: PhysicalMemory, table: AddressTable) -> AddressSpace:

@@ -74,12 +74,20 @@ class Windows:
 
     def __init__(self, memory: PhysicalMemory, table: AddressTable, version: kernel.Version) -> None:
         self.memory = memory
-        self.kernel: Kernel = kernel.open_kernel(memory, table, version, _WANTED)
         self.notes: list[str] = []
-        decoded = eprocess.decode(self._code)
-        found = eprocess.layouts(self.kernel.version, decoded)
-        self.layout_source = found.source
-        self.layout, self.system = self._settle(found.layouts)
+        self._problem = ""
+        for candidate in kernel.kernels(memory, table, version, _WANTED):
+            self.kernel: Kernel = candidate
+            found = self._settle()
+            if found:
+                break
+        else:
+            raise ProcessError(
+                f"a Windows {version} was found (page-table root 0x{table.root:x}), but no System process that makes "
+                "sense, neither through a kernel's exports nor with the offsets of known kernels; give the root of one "
+                "process with --dtb (memcarve processes --scan lists roots)"
+            )
+        self.layout, self.system, self.layout_source = found
         self._listed: list[Process] | None = None
         self._all: list[ProcessEntry] | None = None
 
@@ -105,8 +113,8 @@ class Windows:
             linked = [process for process in others if self._is_linked(process)]
             if problem:
                 self.notes.append(
-                    f"the list of processes is damaged ({problem}); {len(linked)} of its processes were found by "
-                    "looking through all of memory"
+                    f"the list of processes is damaged ({problem}); what it does not lead to was looked for in all of "
+                    "memory"
                 )
             entries = [_entry(process, linked=True) for process in [*reached, *linked]]
             entries += [_entry(process, linked=False) for process in others if process not in linked]
@@ -122,25 +130,32 @@ class Windows:
         except AddressError:
             return b""
 
-    def _settle(self, layouts: list[Layout]) -> tuple[Layout, Process]:
-        """Return the layout under which the System process makes sense, and that process."""
+    def _settle(self) -> tuple[Layout, Process, str] | None:
+        """Return the layout under which the System process makes sense, that process, and where the layout is from.
+
+        Layouts resemble each other: where several will do for System, the one that makes the most of the list counts.
+        """
         pointer = self.kernel.exports.get(b"PsInitialSystemProcess")
-        if pointer is not None:
-            address = struct.unpack("<Q", kernel.peek(self.kernel.space, pointer, 8))[0]
-            for layout in layouts:
-                process = self._read(address, layout)
-                if process and process.pid == _SYSTEM:
-                    return layout, process
-        for layout in layouts:
-            for process in self._search(layout, pages_of(self.memory, self.kernel.space), only=_SYSTEM):
-                if process.name.rstrip(b"\0").lower() == b"system" and self._is_linked(process, layout):
-                    return layout, process
-        where = f"its kernel's image at 0x{self.kernel.base:x}" if self.kernel.base else "no image of its kernel"
-        raise ProcessError(
-            f"a Windows {self.kernel.version} was found (page-table root 0x{self.kernel.table.root:x}, {where}), but "
-            f"not its System process with offsets from {self.layout_source}; give the root of one process with --dtb "
-            "(memcarve processes --scan lists roots)"
-        )
+        if (pointer is None) != (self.kernel.base is None):
+            return None  # an image of that name, but not the kernel
+        for found in eprocess.layouts(self.kernel.version, eprocess.decode(self._code)):
+            if pointer is not None:
+                address = struct.unpack("<Q", kernel.peek(self.kernel.space, pointer, 8))[0]
+                systems = [(layout, self._read(address, layout)) for layout in found.layouts]
+            else:
+                systems = [(layout, self._find_system(layout)) for layout in found.layouts]
+            fitting = [(layout, system) for layout, system in systems if system is not None and system.pid == _SYSTEM]
+            if fitting:
+                layout, system = max(fitting, key=lambda pair: len(self._follow(*pair, forward=True)[0]))
+                return layout, system, found.source
+        return None
+
+    def _find_system(self, layout: Layout) -> Process | None:
+        """Look for the System process in what the kernel maps."""
+        for process in self._search(layout, pages_of(self.memory, self.kernel.space), only=_SYSTEM):
+            if process.name.rstrip(b"\0").lower() == b"system" and self._is_linked(process, layout):
+                return process
+        return None
 
     def _read(self, address: int, layout: Layout) -> Process | None:
         """Read the EPROCESS at a kernel address; None where it does not make sense."""
@@ -188,19 +203,18 @@ class Windows:
             0 < process.pid < 1 << 32
             and process.pid % 4 == 0
             and (process.parent or 0) < 1 << 32
-            and all(link >= _POINTERS and link % 8 == 0 for link in links)
+            and any(link >= _POINTERS and link % 8 == 0 for link in links)  # one of them may be damaged
             and all(address < _HALF and address % PAGE == 0 for address in user)
             and (process.create is None or process.pid == _SYSTEM or _EARLIEST < process.create < _LATEST)
             and (not process.exit or _EARLIEST < process.exit < _LATEST)
             and process.root < 1 << 52
-            and bool(process.name[0])
         )
 
     def _walk_list(self) -> tuple[list[Process], str]:
         """Return the processes that the list leads to, in its order, and what is wrong with it, in words."""
-        forward, problem = self._follow(forward=True)
         if self._listed is None:
-            backward, other = self._follow(forward=False)
+            forward, problem = self._follow(self.layout, self.system, forward=True)
+            backward, other = self._follow(self.layout, self.system, forward=False)
             seen = {process.address for process in forward}
             rest = [process for process in reversed(backward) if process.address not in seen]
             if not problem and rest:
@@ -209,21 +223,21 @@ class Windows:
             self._listed = forward + rest
         return self._listed, self._problem
 
-    def _follow(self, *, forward: bool) -> tuple[list[Process], str]:
+    def _follow(self, layout: Layout, system: Process, *, forward: bool) -> tuple[list[Process], str]:
         """Walk the list from System in one direction until it closes; the head, which is no process, is passed once."""
-        first = self.system.address or 0
-        found, seen, head = [self.system], {first}, False
-        here = first + self.layout.links
-        link = self.system.following if forward else self.system.preceding
+        first = system.address or 0
+        found, seen, head = [system], {first}, False
+        here = first + layout.links
+        link = system.following if forward else system.preceding
         way = "forward" if forward else "backward"
         while len(found) < _MOST_PROCESSES:
             back = self._link(link, forward=not forward)
             if back != here:
                 return found, f"{way}, 0x{link:x} does not lead back to 0x{here:x}"
-            address = link - self.layout.links
+            address = link - layout.links
             if address == first:
                 return found, ""
-            process = self._read(address, self.layout)
+            process = self._read(address, layout)
             if process is None and not head:
                 head = True
             elif process is None or address in seen:
@@ -283,7 +297,7 @@ class Windows:
 
 
 class _Seeker:
-    """Finds where in a block of pages the links of an EPROCESS may lie: two kernel addresses after a process id.
+    """Finds where in a block of pages the links of an EPROCESS may lie: a kernel address or two after a process id.
 
     What else of the structure lies in the same page is checked, too; the page before and after may be another's.
     """

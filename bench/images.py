@@ -1,0 +1,122 @@
+"""What is measured on images of a machine's memory; README.md explains every line."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+from measure import Contender, anonymous, in_turn, run
+from places import HERE, make_image, place
+from table import MIB, Goal, Row
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from benchmarks import Settings
+    from places import Place
+
+PID = 800  # the process of many pages
+_MOST = Goal("rss", 250 * MIB)
+
+
+def image(settings: Settings, command: Callable[..., list[str]]) -> Iterator[Row]:
+    """One process of scattered pages: the walk, its segments, carving and exporting it, finding it."""
+    label = f"{settings.pages} scattered pages"
+    for name in settings.where:
+        with place(name, settings.place(name)) as here:
+            here.need(5 * 4096 * settings.pages, label)
+            path = make_image(here.folder / "mem.raw", "big", settings.pages)
+            if name == settings.fast:
+                yield from _walking(settings, command, path, name, label)
+            yield from _writing(settings, command, path, here, label)
+
+
+def _writing(
+    settings: Settings, command: Callable[..., list[str]], path: Path, here: Place, label: str
+) -> Iterator[Row]:
+    finished, target = here.folder / "finished", here.folder / "target"
+
+    def before() -> None:
+        here.clear(target)
+
+    run(Contender(command("carve", "-q", path, "--pid", str(PID), "-o", finished)))
+    ours = command("carve", "-q", path, "--pid", str(PID), "-o", target)
+    contenders = {
+        "cp": Contender(["cp", "-r", str(finished), str(target)], before),
+        "sha256": Contender(ours, before),
+        "none": Contender([*ours, "--hash", "none"], before),
+    }
+    found = in_turn(contenders, settings.runs, settings.warm_up)
+    for kind in ("none", "sha256"):
+        row = Row(f"carve {label}, --hash {kind}", here.name, found[kind], "cp -r", found["cp"])
+        row.goals, row.rss = [Goal("ratio", 1.5), _MOST], anonymous(contenders[kind])
+        yield row
+    pair = here.folder / "pair"
+    run(Contender(command("export", "-q", path, "--pid", str(PID), "--to", "memmap", "-o", pair)))
+    contenders = {
+        "cp": Contender(["cp", "-r", str(pair), str(target)], before),
+        "ours": Contender(
+            command("export", "-q", path, "--pid", str(PID), "--to", "memmap", "-o", target),
+            before,
+        ),
+    }
+    found = in_turn(contenders, settings.runs, settings.warm_up)
+    row = Row(f"export --to memmap, {label}", here.name, found["ours"], "cp -r", found["cp"])
+    row.goals, row.rss = [_MOST], anonymous(contenders["ours"])
+    yield row
+
+
+def _walking(settings: Settings, command: Callable[..., list[str]], path: Path, name: str, label: str) -> Iterator[Row]:
+    child = [sys.executable, str(HERE / "children.py")]
+    contenders = {
+        "slot by slot": Contender([*child, "walk_slowly", str(path), str(PID)], reports=True),
+        "walk": Contender([*child, "walk", str(path), str(PID)], reports=True),
+        "segments": Contender(command("segments", "-q", path, "--pid", str(PID))),
+        "processes": Contender(command("processes", "-q", path)),
+        "cat": Contender(["cat", str(path)]),
+    }
+    found = in_turn(contenders, settings.runs, settings.warm_up)
+    slow = found["slot by slot"]
+    yield Row(f"page walk, {label}", name, found["walk"], "a walk slot by slot", slow, speedup=True)
+    yield Row(f"segments, {label}", name, found["segments"], "the walk alone, slot by slot", slow, speedup=True)
+    goals = [Goal("seconds", 1.0)]
+    yield Row(f"processes of {label}", name, found["processes"], "cat > /dev/null", found["cat"], goals=goals)
+
+
+def everything(settings: Settings, command: Callable[..., list[str]]) -> Iterator[Row]:
+    """Every process of a machine, with one processor and with all."""
+    with place(settings.fast, settings.place(settings.fast)) as here:
+        path = make_image(here.folder / "mem.raw", "many", settings.processes)
+        target, finished = here.folder / "target", here.folder / "finished"
+
+        def before() -> None:
+            here.clear(target)
+
+        ours = command("carve", "-q", path, "--all", "-o", target)
+        run(Contender([*ours[:-1], str(finished)], exits=(0, 3)))
+        contenders = {
+            "cp": Contender(["cp", "-r", str(finished), str(target)], before),
+            "one": Contender(["taskset", "-c", "0", *ours], before, exits=(0, 3)),
+            "all": Contender(ours, before, exits=(0, 3)),
+        }
+        found = in_turn(contenders, settings.runs, settings.warm_up)
+        label = f"carve --all, {settings.processes} processes"
+        yield Row(label, here.name, found["all"], "cp -r", found["cp"], goals=[_MOST])
+        yield Row(f"{label}: all processors", here.name, found["all"], "one processor", found["one"], speedup=True)
+
+
+def sparse(settings: Settings, command: Callable[..., list[str]]) -> Iterator[Row]:
+    """Look into a large image of which little was ever touched."""
+    with place(settings.fast, settings.place(settings.fast)) as here:
+        path = make_image(here.folder / "mem.raw", "sparse", settings.gigabytes)
+        contenders = {
+            "processes": Contender(command("processes", "-q", path)),
+            "segments": Contender(command("segments", "-q", path, "--name", "explorer.exe")),
+            "cat": Contender(["cat", str(path)]),
+        }
+        found = in_turn(contenders, min(settings.runs, 5), settings.warm_up)
+        for name in ("processes", "segments"):
+            row = Row(f"{name}, sparse image of {settings.gigabytes} GiB", here.name, found[name])
+            row = Row(row.name, here.name, found[name], "cat > /dev/null", found["cat"], goals=[_MOST])
+            yield row
