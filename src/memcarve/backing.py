@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 from memcarve.errors import CounterpartError, InputError, SourceReadError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from types import TracebackType
     from typing import Self
 
@@ -149,6 +150,24 @@ class FileBacking:
                     f"0x{offset:x}; it was 0x{self.size:x} bytes long when it was opened"
                 )
             done += count
+
+    def written(self, offset: int, size: int) -> Iterator[tuple[int, int]]:
+        """Yield (offset, size) of what is not a hole of a sparse file, which reads as zeros."""
+        end = offset + size
+        while offset < end:
+            try:
+                begin = os.lseek(self.fd, offset, os.SEEK_DATA)
+                stop = os.lseek(self.fd, begin, os.SEEK_HOLE)
+            except AttributeError:  # Windows knows neither
+                begin, stop = offset, end
+            except OSError as error:
+                if error.errno == errno.ENXIO:  # nothing more is written
+                    return
+                begin, stop = offset, end
+            stop = min(stop, end) if stop > begin else end
+            if begin < stop:
+                yield begin, stop - begin
+            offset = stop
 
     def spans(self, offset: int, size: int) -> list[Span] | None:
         """Return the one place where the bytes lie."""

@@ -301,8 +301,8 @@ def locate(
         space = process.space
         found = space.addresses_of(value) if place.startswith("+") else [value]
         if not found:
-            size = f"; the dump is 0x{space.backing.size:x} bytes long" if space.backing.size else ""
-            raise AddressError(value, "no address is known for the dump's byte at this offset", size)
+            size = f"; the file is 0x{space.backing.size:x} bytes long" if space.backing.size else ""
+            raise AddressError(value, "no address is known for the file's byte at this offset", size)
         columns = [Column("address", "address"), Column("offset", "number")]
         columns += [Column("segment", "address"), Column("segment_end", "end")]
         columns += [Column("extent", "address"), Column("extent_end", "end"), Column("extent_offset", "number")]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import numpy as np
 
+from memcarve.backing import FileBacking
 from memcarve.columns import chunks
 from memcarve.images.physical import PAGE
 
@@ -40,14 +41,33 @@ class Block(NamedTuple):
 
 
 def everything(memory: PhysicalMemory) -> Iterator[Block]:
-    """Yield all the memory in ascending order; ranges lose what is before their first and after their last page."""
-    for start, length, offset in zip(memory.start.tolist(), memory.size.tolist(), memory.offset.tolist(), strict=True):
+    """Yield all the memory in ascending order, but for holes of a sparse file, which are zeros.
+
+    Ranges lose what is before their first and after their last page.
+    """
+    for start, length, offset in _written(memory):
         skip = -start % PAGE
         end = (start + length) // PAGE * PAGE - start
         for done in range(skip, end, BLOCK):
             size = min(BLOCK, end - done)
             physical = np.uint64(start + done) + np.arange(size // PAGE, dtype=np.uint64) * np.uint64(PAGE)
             yield Block([(offset + done, size)], physical)
+
+
+def _written(memory: PhysicalMemory) -> Iterator[tuple[int, int, int]]:
+    """Yield physical address, size and offset of stretches that are no holes, widened to whole pages."""
+    columns = (memory.start.tolist(), memory.size.tolist(), memory.offset.tolist())
+    for start, length, offset in zip(*columns, strict=True):
+        if not isinstance(memory.backing, FileBacking):
+            yield start, length, offset
+            continue
+        done = start
+        for place, size in memory.backing.written(offset, length):
+            low = max((start + place - offset) // PAGE * PAGE, done)
+            high = min(-(-(start + place - offset + size) // PAGE) * PAGE, start + length)
+            if low < high:
+                yield low, high - low, offset + low - start
+                done = high
 
 
 def pages_of(memory: PhysicalMemory, space: AddressSpace) -> Iterator[Block]:

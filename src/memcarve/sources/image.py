@@ -60,6 +60,11 @@ class ImageContainer(Container):
         return self.file.path
 
     @property
+    def stored(self) -> FileBacking:
+        """The file that the memory lies in: another than the one that was named where that only describes it."""
+        return self.memory.backing if isinstance(self.memory.backing, FileBacking) else self.file
+
+    @property
     def remarks(self) -> list[str]:  # type: ignore[override]
         """What must not be missed: of the image, and of the list of processes once it was read."""
         return [*self.memory.notes, *(self._windows.notes if self._windows else [])]
@@ -166,7 +171,7 @@ class ImageContainer(Container):
             default_range=self.default_range,
             pages=pages.counts,
             entry=entry,
-            file=self.file,
+            file=self.stored,
             half=half,
             address_bits=table.mode.bits,
         )
@@ -230,8 +235,8 @@ class ImageContainer(Container):
     def _inputs(self, table: AddressTable, system: str) -> dict[str, Any]:
         return {
             "image": {
-                "path": self.file.path,
-                "size": self.file.size,
+                "path": self.stored.path,
+                "size": self.stored.size,
                 "format": self.memory.kind,
                 "memory": self.memory.total,
                 "system": system,
