@@ -101,7 +101,8 @@ class GatheredByKernel:
             self.flush()
         part = self._mapping[offset : offset + size]
         if len(part) < size:
-            raise SourceReadError(f"{self._target.name}: lies beyond the end of the source")
+            self._backing.read_into(offset, self._buffer[:size])  # says where the file ends
+            raise SourceReadError(f"{self._target.name}: the source was shorter when it was opened")
         self._parts.append(part)
         self._places.append(offset)
         self._used += size

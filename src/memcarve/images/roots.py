@@ -39,6 +39,8 @@ _PAE_RESERVED = np.uint64(0x1E6 | ((1 << 63) - (1 << 52)) | 1 << 63)
 #: KUSER_SHARED_DATA in the kernel half of 32-bit Windows
 _SHARED_DATA_32 = 0xFFDF0000
 _SAMPLE = 64
+_MOST_ROOTS = 4096  # roots that are looked into: no machine has as many processes
+_MOST_GROUPS = 64
 
 
 class Root(NamedTuple):
@@ -65,35 +67,64 @@ def address_table(memory: PhysicalMemory, root: int, mode: str | None, system: s
 
 
 def find_roots(memory: PhysicalMemory) -> list[Root]:
-    """Return the plausible roots of 64-bit page tables in the image, by physical address."""
-    seeker = _RootSeeker(memory)
-    found = []
-    for candidates in look_through(memory, everything(memory), seeker):
-        for root in candidates:
+    """Return the plausible roots in the image, by physical address.
+
+    Those of 64-bit page tables, whosever they are; of 32-bit ones those of Windows, which map themselves. At most some
+    thousands are looked into.
+    """
+    found: list[Root] = []
+    narrow: list[int] = []
+    directories: list[Words] = []
+    for wide, own, groups in look_through(memory, everything(memory), _RootSeeker(memory)):
+        for root in wide if len(found) < _MOST_ROOTS else ():
             if _is_sane(memory, root, depth=0):
-                found += _measured(memory, root)
+                found += _measured(memory, root, X64)
+        narrow += own
+        directories += groups
+    for root in narrow[:_MOST_ROOTS]:
+        found += _measured(memory, root, X86)
+    if directories:
+        wanted = np.unique(np.array(directories, np.uint64), axis=0)[:_MOST_GROUPS]
+        for roots in look_through(memory, everything(memory), lambda at, words: _pointing_to(at, words, wanted)):
+            for root in roots:
+                found += _measured(memory, root, PAE)
+    return sorted(found)
+
+
+def _measured(memory: PhysicalMemory, root: int, mode: Mode) -> list[Root]:
+    table = AddressTable(root, mode, WINDOWS if not mode.wide else NO_SYSTEM)
+    user = claimed(memory, table, 0, table.kernel_half)
+    upper = claimed(memory, table, table.kernel_half)
+    if not user + upper or max(user, upper) > default_limit(memory):
+        return []
+    own = []
+    if mode.wide:
+        words = memory.pages(np.array([root], np.uint64))[0]
+        own = np.flatnonzero(((words & _FRAME) == np.uint64(root)) & ((words & np.uint64(1)) != 0)).tolist()
+    return [Root(root, mode.name, user, upper, own[0] if own else None)]
+
+
+def _pointing_to(physical: Words, words: Words, directories: Words) -> list[int]:
+    """Return where four entries, as the root of PAE page tables, point to one of the given sets of four directories."""
+    groups = words.reshape(len(words), -1, 4)
+    found: list[int] = []
+    for frames in directories:
+        page, place = np.nonzero(((groups & _FRAME) == frames).all(axis=2) & ((groups & np.uint64(1)) != 0).all(axis=2))
+        found += (physical[page] + place.astype(np.uint64) * np.uint64(32)).tolist()
     return found
 
 
-def _measured(memory: PhysicalMemory, root: int) -> list[Root]:
-    table = AddressTable(root, X64, NO_SYSTEM)
-    user = claimed(memory, table, 0, KERNEL_HALF)
-    upper = claimed(memory, table, KERNEL_HALF)
-    words = memory.pages(np.array([root], np.uint64))[0]
-    own = np.flatnonzero((words & _FRAME) == np.uint64(root))
-    own = own[(words[own] & np.uint64(1)) != 0]
-    if max(user, upper) > default_limit(memory):
-        return []
-    return [Root(root, X64.name, user, upper, int(own[0]) if len(own) else None)]
-
-
 class _RootSeeker:
-    """Finds pages of which every entry is the kind that leads to another table inside the image."""
+    """Finds pages of which every entry is the kind that leads to another table inside the image.
+
+    Also those that are 32-bit directories of Windows: entry 0x300 of a directory leads to itself; with PAE the first
+    four entries of the last directory lead to all four, the last one to itself.
+    """
 
     def __init__(self, memory: PhysicalMemory) -> None:
         self.end = np.uint64(memory.end)
 
-    def __call__(self, physical: Words, words: Words) -> list[int]:
+    def __call__(self, physical: Words, words: Words) -> tuple[list[int], list[int], list[Words]]:
         # the upper half of a root is never empty, and its entries are few: most pages fall at the first test
         upper = words[:, 256:]
         some = np.flatnonzero((upper != 0).any(axis=1))
@@ -102,8 +133,14 @@ class _RootSeeker:
         bad |= (pages & _LARGE) != 0
         bad |= (pages & _FRAME) >= self.end
         bad &= pages != 0
-        found: list[int] = physical[some[~bad.any(axis=1)]].tolist()
-        return found
+        narrow = words[:, 0x180]  # two entries of four bytes: 0x300 and 0x301
+        itself = (narrow & np.uint64(0xFFFFF001)) == physical + np.uint64(1)
+        first = words[:, :4]
+        last = (first[:, 3] & (_FRAME | np.uint64(1))) == physical + np.uint64(1)
+        last &= ((first & np.uint64(1)) != 0).all(axis=1)
+        wide: list[int] = physical[some[~bad.any(axis=1)]].tolist()
+        own: list[int] = physical[itself].tolist()
+        return wide, own, list(first[last] & _FRAME)
 
 
 def _is_sane(memory: PhysicalMemory, table: int, depth: int) -> bool:
