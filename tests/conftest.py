@@ -1,10 +1,21 @@
-"""What every test runs under."""
+"""What every test runs under, and what is too large to be made more than once."""
 
 from __future__ import annotations
 
 import os
+import sys
+from typing import TYPE_CHECKING
 
+import pytest
 from hypothesis import HealthCheck, settings
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 # deadlines would make a slow machine a failing test; with a fixed seed a failure can be repeated
 settings.register_profile(
@@ -13,3 +24,22 @@ settings.register_profile(
 settings.register_profile("ci", parent=settings.get_profile("default"), derandomize=True)
 settings.register_profile("long", parent=settings.get_profile("default"), max_examples=2000)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+
+_BLOCK = 1 << 20
+
+
+@pytest.fixture(scope="session")
+def linux_image(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a real Linux machine's memory, raw and with holes for zeros; skip where the compressed one is missing."""
+    from test_real import needed  # noqa: PLC0415 - tests come after their fixtures
+
+    packed = needed("linux-wine.raw.zst")
+    path, zeros = tmp_path_factory.mktemp("linux") / "linux-wine.raw", bytes(_BLOCK)
+    with zstd.open(packed) as source, path.open("wb") as image:
+        while block := source.read(_BLOCK):
+            if block == zeros[: len(block)]:
+                image.seek(len(block), os.SEEK_CUR)
+            else:
+                image.write(block)
+        image.truncate()
+    return path

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 from memcarve.errors import CounterpartError, InputError, SourceReadError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from types import TracebackType
     from typing import Self
 
@@ -151,23 +150,14 @@ class FileBacking:
                 )
             done += count
 
-    def written(self, offset: int, size: int) -> Iterator[tuple[int, int]]:
-        """Yield (offset, size) of what is not a hole of a sparse file, which reads as zeros."""
-        end = offset + size
-        while offset < end:
-            try:
-                begin = os.lseek(self.fd, offset, os.SEEK_DATA)
-                stop = os.lseek(self.fd, begin, os.SEEK_HOLE)
-            except AttributeError:  # Windows knows neither
-                begin, stop = offset, end
-            except OSError as error:
-                if error.errno == errno.ENXIO:  # nothing more is written
-                    return
-                begin, stop = offset, end
-            stop = min(stop, end) if stop > begin else end
-            if begin < stop:
-                yield begin, stop - begin
-            offset = stop
+    def next_written(self, offset: int) -> int:
+        """Return the first place from `offset` on that is no hole of a sparse file; the file's size where none is."""
+        try:
+            return os.lseek(self.fd, offset, os.SEEK_DATA)
+        except AttributeError:  # Windows does not tell
+            return offset
+        except OSError as error:
+            return self.size if error.errno == errno.ENXIO else offset
 
     def spans(self, offset: int, size: int) -> list[Span] | None:
         """Return the one place where the bytes lie."""

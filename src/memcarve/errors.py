@@ -119,8 +119,8 @@ class SourceReadError(InputError):
 class AddressError(MemcarveError):
     """Bytes were asked for that are not there.
 
-    ``address`` is the first bad address; ``reason`` is ``"not in the map"``, ``"mapped but missing"`` or
-    ``"the file ends too early"``.
+    ``address`` is the first bad address; ``reason`` is ``"not in the map"`` (of an image ``"not in memory"``),
+    ``"mapped but missing"`` or ``"the file ends too early"``.
     """
 
     def __init__(self, address: int, reason: str, detail: str = "") -> None:

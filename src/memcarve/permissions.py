@@ -9,12 +9,15 @@ USER, WRITE, EXECUTE, TRANSITION, PROT_NONE = 1, 2, 4, 8, 16
 
 
 def permissions(flags: int) -> str | None:
-    """Return what page tables allow, as ``urwx``: user, read, write, execute; None for pages that were not present."""
+    """Return what page tables allow, as ``urwx``; None for pages that were not present.
+
+    The first letter says to whom: ``u`` to programs too, ``s`` to the kernel (supervisor) alone. What is present can be
+    read; ``w`` and ``x`` are writing and executing, ``-`` stands for what is not allowed.
+    """
     if flags & (TRANSITION | PROT_NONE):
         return None
-    return "".join(
-        letter if flags & bit else "-" for letter, bit in (("u", USER), ("r", ~0), ("w", WRITE), ("x", EXECUTE))
-    )
+    whom = "u" if flags & USER else "s"
+    return f"{whom}r{'w' if flags & WRITE else '-'}{'x' if flags & EXECUTE else '-'}"
 
 
 def page_state(flags: int) -> str:

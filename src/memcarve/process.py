@@ -246,11 +246,18 @@ class Container(ABC):
             if len(entries) != 1:
                 raise UsageError(self.choice(entries))
             return self.open_process(0)
+        return self.open_process(self.matching(entries, pid)[0])
+
+    def matching(self, entries: Sequence[ProcessEntry], pid: int) -> list[int]:
+        """Return the places in `entries` of the processes with a number; raises ProcessError where there is none.
+
+        What is left of a process that has ended does not hide the one that has its number now.
+        """
         found = [index for index, entry in enumerate(entries) if entry.pid == pid]
         if not found:
             listed = ", ".join(map(str, entries[:_LISTED]))
             raise ProcessError(f"{self}: holds no process {pid}; it holds: {listed}")
-        return self.open_process(found[0])
+        return [index for index in found if entries[index].state in (None, "running")] or found
 
     def choice(self, entries: Sequence[ProcessEntry]) -> str:
         """Return the message that lists the processes to choose from."""

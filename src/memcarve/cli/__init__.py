@@ -41,8 +41,9 @@ class _StoppedBySignal(BaseException):
 def cli() -> None:
     """Carve a process's memory into its contiguous segments.
 
-    FILE is a process dump or the memory map that belongs to it, as Volatility's windows.memmap --dump writes them
-    (Volatility 2 and Rekall too); the other one is looked for beside it. Try: memcarve carve pid.4321.dmp
+    FILE is an image of a machine's memory (raw, LiME, AVML, ELF core, Windows crash dump, VMware), or a process dump or
+    the memory map that belongs to it, as Volatility's windows.memmap --dump writes them (Volatility 2 and Rekall too);
+    the other one is looked for beside it. Try: memcarve carve pid.4321.dmp, or memcarve processes mem.raw
     """
 
 

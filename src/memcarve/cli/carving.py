@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import sys
@@ -32,8 +33,10 @@ from memcarve.errors import UsageError, printable
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from memcarve.process import Container, ProcessEntry, ProcessMemory
     from memcarve.sinks.segments import CarveResult
     from memcarve.sinks.several import Outcome
+    from memcarve.sinks.verify import Verified
 
 _HASHES = ("sha256", "sha1", "md5", "none")
 
@@ -65,7 +68,7 @@ def _hash_names(text: str) -> list[str]:
     multiple=True,
     help="Checksums of the segments; may be repeated.  [default: sha256]",
 )
-@click.option("--hash-input", is_flag=True, help="Take the dump's SHA-256, too.")
+@click.option("--hash-input", is_flag=True, help="Take the SHA-256 of the dump or image, too.")
 @input_options
 @quiet_options
 def carve(
@@ -113,7 +116,7 @@ def carve(
             out = output or f"{stem}.segments"
             with ProgressBar("carving", quiet=quiet) as progress:
                 several = carve_several(container, indexes, out, options, progress=progress)
-            say(several.notes, quiet=quiet)
+            say([*container.remarks, *several.notes], quiet=quiet)
             return _report_several(out, several.outcomes, quiet=quiet, verbose=flags["verbose"])
         process = container.open_process(indexes[0], half or container.default_range)
         say(process.notes, quiet=quiet)
@@ -181,7 +184,9 @@ def _as_recorded(header: dict[str, Any], opening: dict[str, Any]) -> dict[str, A
 
 @click.command()
 @click.argument("folder", type=click.Path())
-@click.option("--source", metavar="DUMP", type=click.Path(), help="Compare every byte with this dump (or its map).")
+@click.option(
+    "--source", metavar="FILE", type=click.Path(), help="Compare every byte with this image, or dump (or its map)."
+)
 @process_options
 @input_options
 @quiet_options
@@ -205,25 +210,50 @@ def verify(
 
     if source is None and (pid or name or any(value is not None for value in opening.values())):
         raise UsageError("--map, --dump, --trust, --pid, --name, --dtb, --os, --paging and --limit go with --source")
-    for path in carved_folders(folder):
-        with ProgressBar("verifying", quiet=quiet) as progress:
-            if source is None:
-                found = verify(path, progress=progress)
-            else:
+    opened: dict[str, Any] = {}
+    with contextlib.ExitStack() as stack:
+        for path in carved_folders(folder):
+            process = None
+            if source is not None:
                 header = read_header(path)
-                recorded = (header.get("process") or {}).get("pid")
-                with open_container(source, **_as_recorded(header, opening)) as container:
-                    pids = pid or ([recorded] if name is None and type(recorded) is int else [])
-                    if len(container.known(pids)) == 1:
-                        pids = pid
-                    process = container.open_process(choose_one(container, pids, name))
-                    say(process.notes if verbose else [], quiet=quiet)
-                    found = verify(path, process, progress=progress)
-        if not quiet:
-            by = f"hashes {', '.join(found.hashes)}" if found.hashes else "no hashes recorded: names and sizes only"
-            also = ", every byte compared with the source" if found.against_source else ""
-            line = (
-                f"{path}: {counted(found.segments, 'segment')}, {counted(found.bytes, 'byte')}, all well ({by}{also})"
-            )
-            click.echo(printable(line), err=True)
+                how = _as_recorded(header, opening)
+                if opened.get("how") != how:  # the folders of one image are all of that image
+                    opened = {"how": how, "container": stack.enter_context(open_container(source, **how))}
+                process = _recorded_process(opened["container"], header, pid, name)
+                say(process.notes if verbose else [], quiet=quiet)
+            with ProgressBar("verifying", quiet=quiet) as progress:
+                found = verify(path, process, progress=progress)
+            if not quiet:
+                click.echo(printable(_verified(path, found)), err=True)
     return COMPLETE
+
+
+def _recorded_process(
+    container: Container, header: dict[str, Any], pid: Sequence[int], name: str | None
+) -> ProcessMemory:
+    """Open the process that a folder was carved from, if nothing else is said; numbers may have been used twice."""
+    found = header.get("process")
+    recorded: dict[str, Any] = found if isinstance(found, dict) else {}
+    number = recorded.get("pid")
+    if pid or name is not None or type(number) is not int:
+        return container.open_process(choose_one(container, pid, name))
+    entries = container.known([number])
+    same = [index for index, entry in enumerate(entries) if entry.pid == number]
+    if recorded.get("object") is not None and not any(_is_recorded(entries[index], recorded) for index in same):
+        entries = container.processes()
+    exactly = [index for index, entry in enumerate(entries) if _is_recorded(entry, recorded)]
+    if exactly:
+        return container.open_process(exactly[0])
+    return container.open_process(choose_one(container, [number] if len(entries) > 1 else [], None))
+
+
+def _is_recorded(entry: ProcessEntry, recorded: dict[str, Any]) -> bool:
+    facts = entry.facts()
+    same = entry.pid == recorded.get("pid")
+    return same and bool(facts) and all(facts[name] == recorded.get(name) for name in ("object", "root"))
+
+
+def _verified(path: str, found: Verified) -> str:
+    by = f"hashes {', '.join(found.hashes)}" if found.hashes else "no hashes recorded: names and sizes only"
+    also = ", every byte compared with the source" if found.against_source else ""
+    return f"{path}: {counted(found.segments, 'segment')}, {counted(found.bytes, 'byte')}, all well ({by}{also})"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -23,7 +24,7 @@ from memcarve.errors import MemcarveError, NoSpaceError, printable
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from memcarve.process import Container
+    from memcarve.sinks.memmap import ExportResult
 
 
 @click.command()
@@ -73,49 +74,51 @@ def export(
     verbose: bool,
 ) -> int:
     """Write a process's memory in the format of another program."""
-    from memcarve.sources import open_container  # noqa: PLC0415 - numpy is not needed for --help
+    from memcarve.sinks.memmap import export_memmap, stem_of  # noqa: PLC0415 - numpy is not needed for --help
+    from memcarve.sources import open_container  # noqa: PLC0415
 
     with open_container(file, **opening) as container:
         indexes = choose(container, pid, name, everything=everything)
         statuses = []
+        taken: Counter[str] = Counter()
         for index in indexes:
             try:
-                complete = _export(container, index, output, half, renderer, force=force, quiet=quiet, verbose=verbose)
+                process = container.open_process(index, half)
+                say(process.notes, quiet=quiet)
+                stem = stem_of(process)
+                # of two processes with one number the second is called as Volatility does it
+                again = f"-{taken[stem]}" if taken[stem] else ""
+                taken[stem] += 1
+                with ProgressBar("exporting", quiet=quiet) as progress:
+                    result = export_memmap(
+                        process,
+                        output,
+                        half=half,
+                        renderer=renderer,
+                        stem=stem + again,
+                        force=force,
+                        progress=progress,
+                    )
             except NoSpaceError:
                 raise
             except MemcarveError as error:
                 if len(indexes) == 1:
                     raise
-                complain(f"{container.processes()[index]}: {error}")
-                complete = False
-            statuses.append(complete)
+                complain(str(error))
+                statuses.append(False)
+            else:
+                _report(result, quiet=quiet, verbose=verbose)
+                statuses.append(result.complete)
     return COMPLETE if all(statuses) else INCOMPLETE
 
 
-def _export(
-    container: Container,
-    index: int,
-    output: str,
-    half: str,
-    renderer: str,
-    *,
-    force: bool,
-    quiet: bool,
-    verbose: bool,
-) -> bool:
-    """Write the files of one process; return whether nothing is known to be missing."""
-    from memcarve.sinks.memmap import export_memmap  # noqa: PLC0415
-
-    process = container.open_process(index, half)
-    say(process.notes, quiet=quiet)
-    with ProgressBar("exporting", quiet=quiet) as progress:
-        result = export_memmap(process, output, half=half, renderer=renderer, force=force, progress=progress)
-    if not quiet:
-        for left in result.left_out:
-            click.echo(f"left out: {counted(left.bytes, 'byte')}: {left.reason}", err=True)
-        for way, count in result.moved.items() if verbose else ():
-            click.echo(f"moved: {counted(count, 'byte')} by {way}", err=True)
-        rate = result.bytes / max(result.seconds, 1e-9)
-        line = f"{counted(result.rows, 'row')}, {amount(result.bytes)} in {result.seconds:.2f} s ({amount(rate)}/s)"
-        click.echo(printable(f"{line}: {result.map}, {result.dump}"), err=True)
-    return result.complete
+def _report(result: ExportResult, *, quiet: bool, verbose: bool) -> None:
+    if quiet:
+        return
+    for left in result.left_out:
+        click.echo(f"left out: {counted(left.bytes, 'byte')}: {left.reason}", err=True)
+    for way, count in result.moved.items() if verbose else ():
+        click.echo(f"moved: {counted(count, 'byte')} by {way}", err=True)
+    rate = result.bytes / max(result.seconds, 1e-9)
+    line = f"{counted(result.rows, 'row')}, {amount(result.bytes)} in {result.seconds:.2f} s ({amount(rate)}/s)"
+    click.echo(printable(f"{line}: {result.map}, {result.dump}"), err=True)

@@ -349,40 +349,38 @@ def processes(
         if image:
             columns += [Column("parent", "number"), Column("created", "text"), Column("exited", "text")]
             columns += [Column("root", "address"), Column("image_base", "address"), Column("peb", "address")]
-            columns += [Column("wow64", "text"), Column("state", "text")]
-        columns += [Column(kind, "number") for kind in _KINDS] if pages else []
+            columns += [Column("wow64", "flag"), Column("state", "text")]
+        counts = [_page_counts(container, index) for index in range(len(entries))] if pages else []
+        failed = pages and not all(counts)
+        kinds = list(dict.fromkeys(kind for count in counts for kind in count))
+        columns += [Column(kind, "number") for kind in kinds]
 
         def row(index: int) -> list[int | str | bool | None]:
             entry = entries[index]
             cells: list[int | str | bool | None] = [entry.pid, entry.name]
             if image:
                 facts = entry.facts()
-                cells += [entry.parent, facts["created"], facts["exited"], entry.root, entry.image_base, entry.peb]
-                cells += [entry.wow64, entry.state]
-            return cells + (_page_counts(container, index) if pages else [])
+                times = [facts["created"], facts["exited"]]
+                if layout == "table":
+                    times = [time and time[:19].replace("T", " ") for time in times]
+                cells += [entry.parent, *times, entry.root, entry.image_base, entry.peb, entry.wow64, entry.state]
+            return cells + ([counts[index].get(kind) for kind in kinds] if pages else [])
 
         print_table(layout, "processes", columns, map(row, range(len(entries))))
         sys.stdout.flush()
         say(container.notes if verbose else container.remarks, quiet=quiet)
         if not quiet:
             click.echo(counted(len(entries), "process"), err=True)
-    return COMPLETE
+        return INCOMPLETE if failed else COMPLETE
 
 
-_KINDS = (
-    "present", "transition", "prot_none", "outside", "demand_zero", "pagefile", "prototype", "swapped", "not_present",
-    "lost_tables",
-)  # fmt: skip
-
-
-def _page_counts(container: Container, index: int) -> list[int | str | bool | None]:
-    """Return the number of 4 KiB pages of each kind; None where the page tables cannot be walked."""
+def _page_counts(container: Container, index: int) -> dict[str, int]:
+    """Return the number of 4 KiB pages of each kind; nothing where the page tables cannot be walked."""
     try:
-        counts = container.open_process(index, container.default_range).pages
+        return container.open_process(index, container.default_range).pages or {}
     except InputError as error:
         complain(str(error))
-        counts = None
-    return [None if counts is None else counts.get(kind, 0) for kind in _KINDS]
+        return {}
 
 
 def _scan(container: Container, layout: str, *, quiet: bool) -> int:
@@ -392,5 +390,6 @@ def _scan(container: Container, layout: str, *, quiet: bool) -> int:
     print_table(layout, "roots", columns, roots)
     sys.stdout.flush()
     if not quiet:
-        click.echo(f"{counted(len(roots), 'plausible page-table root')}; use one with --dtb", err=True)
+        use = "; use one with --dtb" if roots else ""
+        click.echo(f"{counted(len(roots), 'plausible page-table root')}{use}", err=True)
     return COMPLETE

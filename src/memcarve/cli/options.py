@@ -133,7 +133,9 @@ input_options = together(
 )
 
 process_options = together(
-    click.option("--pid", type=click.IntRange(0), multiple=True, help="The process with this id; carve takes several."),
+    click.option(
+        "--pid", type=click.IntRange(0), multiple=True, help="The process with this id; carve and export take several."
+    ),
     click.option("--name", metavar="GLOB", help="The processes with such a name."),
 )
 
@@ -188,17 +190,15 @@ def choose(container: Container, pids: Sequence[int], name: str | None, *, every
         raise UsageError("--all takes every process; --pid and --name choose: give one or the other")
     if everything:
         return list(range(len(entries)))
+    if (pids or name is not None) and len(entries) == 1 and entries[0].pid is None and entries[0].root is not None:
+        raise UsageError("--dtb gives one address space by itself; --pid and --name choose processes: leave them out")
     if not pids and name is None:
         if len(entries) > 1:
             raise UsageError(container.choice(entries))
         return [0]
     found = []
     for pid in pids:
-        matching = [index for index, entry in enumerate(entries) if entry.pid == pid]
-        if not matching:
-            raise ProcessError(f"{container}: holds no process {pid}; it holds: {', '.join(map(str, entries[:40]))}")
-        # what is left of a process that has ended does not hide the one that has its number now
-        found += [index for index in matching if entries[index].state in (None, "running")] or matching
+        found += container.matching(entries, pid)
     if name is not None:
         pattern = name.lower()
         found += [

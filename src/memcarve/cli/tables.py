@@ -31,7 +31,7 @@ format_option = click.option(
 
 
 class Column(NamedTuple):
-    """A column's name and kind: ``address``, ``end`` (an address that may be 2**64), ``number`` or ``text``."""
+    """A column's name and kind: ``address``, ``end`` (an address that may be 2**64), ``number``, ``text``, ``flag``."""
 
     name: str
     kind: str
@@ -58,6 +58,8 @@ def _shown(column: Column, cell: Cell) -> str:
         return ""
     if column.kind in _ADDRESSES:
         return f"0x{cell:016x}"
+    if isinstance(cell, bool):
+        return "yes" if cell else "no"
     return printable(cell) if isinstance(cell, str) else str(cell)
 
 
@@ -123,7 +125,7 @@ def _parquet(columns: Sequence[Column], rows: Iterable[Sequence[Cell]]) -> None:
         raise UsageError("parquet is no text; send it into a file: --format parquet > segments.parquet")
     # an end may be 2**64, which no column of numbers holds: start and size say it, too
     kept = [place for place, column in enumerate(columns) if column.kind != "end"]
-    kinds = {"address": pa.uint64(), "number": pa.uint64(), "text": pa.string()}
+    kinds = {"address": pa.uint64(), "number": pa.uint64(), "text": pa.string(), "flag": pa.bool_()}
     schema = pa.schema([(columns[place].name, kinds[columns[place].kind]) for place in kept])
     iterator = iter(rows)
     with parquet.ParquetWriter(sys.stdout.buffer, schema) as writer:

@@ -74,7 +74,8 @@ def walk(file: FileBacking, kind: str, magic: bytes) -> MachineMemory | None:
         size.append(min(header.size, _LARGEST))
         offset.append(position)
         position += header.size
-    return machine(kind, file, (column(start), column(size), column(offset)), declared=True, notes=notes)
+    # behind a header that is cut off there may have been more
+    return machine(kind, file, (column(start), column(size), column(offset)), declared=not notes, notes=notes)
 
 
 def broken_off(file: FileBacking, position: int, count: int) -> str:

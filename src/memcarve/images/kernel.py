@@ -10,7 +10,8 @@ import numpy as np
 
 from memcarve.errors import AddressError, LimitError
 from memcarve.formats import pe
-from memcarve.images.paging import WINDOWS, X64, X64_5, AddressTable, translate, walk
+from memcarve.images.modes import WINDOWS, X64, X64_5, AddressTable
+from memcarve.images.paging import default_limit, translate, walk
 from memcarve.images.physical import PAGE
 from memcarve.images.search import BLOCK, everything, words_of
 from memcarve.space import KERNEL_HALF, TOP, AddressSpace
@@ -32,17 +33,20 @@ _KERNELS = 0xFFFFF80000000000
 _KERNELS_END = 0xFFFFF88000000000
 
 _FRAME = np.uint64(((1 << 52) - 1) ^ 0xFFF)
+_MOST_UNSURE = 16
 _MOST_HEADS = 1 << 20  # pages looked at for the beginning of an image
 
 
 class Version(NamedTuple):
-    """Which Windows it is; `build` is None where nothing says it."""
+    """Which Windows it is; `build` is None, and `major` 0, where nothing says it."""
 
     major: int
     minor: int
     build: int | None
 
     def __str__(self) -> str:
+        if not self.major:
+            return "of unknown version" if self.build is None else str(self.build)
         return f"{self.major}.{self.minor}" + (f".{self.build}" if self.build is not None else "")
 
 
@@ -57,23 +61,28 @@ class Kernel(NamedTuple):
     exports: dict[bytes, int]
 
 
-def find_table(memory: PhysicalMemory) -> tuple[AddressTable, Version] | None:
-    """Return the page tables of the kernel, or of a process that maps all of it; None where there is no Windows x64.
+def find_tables(memory: PhysicalMemory) -> Iterator[tuple[AddressTable, Version]]:
+    """Yield the page tables of a kernel, or of a process that maps all of it; nothing where there is no Windows x64.
 
     A candidate is a page whose entry for itself stands in its upper half and through which KUSER_SHARED_DATA is read.
+    Where that page is lost there is none; then candidates are yielded at last with a version of which nothing is known.
     """
     if memory.root is not None:
-        found = _checked(memory, memory.root & ~(PAGE - 1))
-        if found:
-            return found
-    buffer = np.empty(BLOCK, np.uint8)
+        table, version = _checked(memory, memory.root & ~(PAGE - 1))
+        if version:
+            yield table, version
+    buffer, others = np.empty(BLOCK, np.uint8), list[AddressTable]()
     for block in everything(memory):  # one by one: the kernel's tables lie low
         entries = words_of(memory, block, buffer)[:, 256:] & _FRAME
         for root in block.physical[(entries == block.physical[:, None]).any(axis=1)].tolist():
-            found = _checked(memory, root)
-            if found:
-                return found
-    return None
+            table, version = _checked(memory, root)
+            if version:
+                yield table, version
+                return
+            if len(others) < _MOST_UNSURE:
+                others.append(table)
+    for table in others:
+        yield table, Version(0, 0, None)
 
 
 def shared_data(memory: PhysicalMemory, table: AddressTable, address: int = _SHARED_DATA) -> Version | None:
@@ -86,16 +95,18 @@ def shared_data(memory: PhysicalMemory, table: AddressTable, address: int = _SHA
     if (major, minor) == (10, 0):
         return Version(major, minor, build & 0xFFFF or None)
     # before Windows 10 the page holds no build
-    return Version(major, minor, None) if (major, minor) in {(6, 0), (6, 1), (6, 2), (6, 3)} else None
+    return Version(major, minor, None) if (major, minor) in {(5, 1), (5, 2), (6, 0), (6, 1), (6, 2), (6, 3)} else None
 
 
-def kernels(memory: PhysicalMemory, table: AddressTable, version: Version, wanted: set[bytes]) -> Iterator[Kernel]:
+def kernels(
+    memory: PhysicalMemory, table: AddressTable, version: Version, wanted: set[bytes], limit: int | None = None
+) -> Iterator[Kernel]:
     """Yield what may be the kernel: images that call themselves ntoskrnl.exe, with the `wanted` exports they have.
 
     Any module may claim that name: whether the exports make sense is for the caller to check. The last one has no image
-    and no exports.
+    and no exports. Raises LimitError where the kernel half claims more than `limit`.
     """
-    space = kernel_space(memory, table)
+    space = kernel_space(memory, table, limit)
     for base, image in _images(space):
         name, found = pe.exported(lambda at, size, base=base: peek(space, base + at, size), image.exports, wanted)  # type: ignore[misc]
         if name.lower() == b"ntoskrnl.exe" and found:
@@ -108,9 +119,9 @@ def kernels(memory: PhysicalMemory, table: AddressTable, version: Version, wante
     yield Kernel(table, space, version, None, 0, {})
 
 
-def kernel_space(memory: PhysicalMemory, table: AddressTable) -> AddressSpace:
-    """Return the kernel half as an address space."""
-    placed = walk(memory, table, KERNEL_HALF, TOP).placed
+def kernel_space(memory: PhysicalMemory, table: AddressTable, limit: int | None = None) -> AddressSpace:
+    """Return the kernel half as an address space; `limit` counts where it is larger than the usual one."""
+    placed = walk(memory, table, KERNEL_HALF, TOP, max(limit or 0, default_limit(memory))).placed
     return AddressSpace(
         placed.start, placed.size, placed.offset, memory.backing, physical=placed.physical, flags=placed.flags
     )
@@ -132,16 +143,17 @@ def peek(space: AddressSpace, address: int, size: int) -> bytes:
         return b"".join(parts)
 
 
-def _checked(memory: PhysicalMemory, root: int) -> tuple[AddressTable, Version] | None:
+def _checked(memory: PhysicalMemory, root: int) -> tuple[AddressTable, Version | None]:
+    """Return how to read the tables at a root, and which Windows is seen through them, if any."""
     for mode in (X64, X64_5):
         table = AddressTable(root, mode, WINDOWS)
         try:
             version = shared_data(memory, table)
         except LimitError:
-            version = None
+            continue
         if version:
             return table, version
-    return None
+    return AddressTable(root, X64, WINDOWS), None
 
 
 def _images(space: AddressSpace) -> Iterator[tuple[int, pe.Headers]]:

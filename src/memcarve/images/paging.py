@@ -7,12 +7,14 @@ batches go depth first, so that memory stays bounded however many tables there a
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from memcarve.columns import chunks
 from memcarve.errors import LimitError
+from memcarve.images.modes import LINUX, NO_SYSTEM, PAE, WINDOWS, AddressTable, Level
 from memcarve.images.physical import PAGE, Outside, PhysicalMemory, Placed
 from memcarve.permissions import EXECUTE, PROT_NONE, TRANSITION, USER, WRITE
 from memcarve.space import TOP
@@ -33,60 +35,22 @@ _PLACED = 1 << 18  # stretches looked up in the image in one go
 _NO_PHYSICAL = 40  # no bit from here on is dropped from a frame unless the image is larger: processors have 36 or more
 
 
-WINDOWS, LINUX, NO_SYSTEM = "windows", "linux", "none"
-SYSTEMS = (WINDOWS, LINUX, NO_SYSTEM)
-
 #: kinds of pages that are counted even where there are none
 _KINDS = {
-    WINDOWS: ("present", "transition", "outside", "demand_zero", "pagefile", "prototype", "tables", "lost_tables"),
+    WINDOWS: (
+        "present",
+        "transition",
+        "outside",
+        "demand_zero",
+        "pagefile",
+        "prototype",
+        "tables",
+        "lost_tables",
+        "paged_tables",
+    ),
     LINUX: ("present", "prot_none", "outside", "swapped", "tables", "lost_tables"),
     NO_SYSTEM: ("present", "outside", "not_present", "tables", "lost_tables"),
 }
-
-
-class Level(NamedTuple):
-    """One level of tables: each entry maps `1 << shift` bytes; `large` says that it may map them without a table."""
-
-    shift: int
-    large: bool
-
-
-class Mode(NamedTuple):
-    """How a processor translates: entries of `entry` bytes, `top` of them in the root; addresses of `bits` bits."""
-
-    name: str
-    levels: tuple[Level, ...]
-    entry: int
-    top: int
-    bits: int
-
-    @property
-    def wide(self) -> bool:
-        """Whether addresses are 64-bit ones, whose highest bit is extended."""
-        return self.bits > 32  # noqa: PLR2004
-
-
-_LOWER = (Level(39, large=False), Level(30, large=True), Level(21, large=True), Level(12, large=False))
-X64 = Mode("x64", _LOWER, 8, 512, 48)
-X64_5 = Mode("x64-5", (Level(48, large=False), *_LOWER), 8, 512, 57)
-PAE = Mode("pae", (Level(30, large=False), Level(21, large=True), Level(12, large=False)), 8, 4, 32)
-X86 = Mode("x86", (Level(22, large=True), Level(12, large=False)), 4, 1024, 32)
-MODES = {mode.name: mode for mode in (X64, X64_5, PAE, X86)}
-
-
-class AddressTable(NamedTuple):
-    """A root of page tables and how to read it: `root` is a physical address without the flags that CR3 holds."""
-
-    root: int
-    mode: Mode
-    system: str
-
-    @property
-    def kernel_half(self) -> int:
-        """The first address of the kernel's half: 32-bit Windows from 2 GiB, Linux from 3 GiB."""
-        if self.mode.wide:
-            return 1 << 63
-        return 0xC0000000 if self.system == LINUX else 0x80000000
 
 
 class Pages(NamedTuple):
@@ -94,8 +58,8 @@ class Pages(NamedTuple):
 
     `placed` and `outside` as their classes say; `counts` are 4 KiB pages by kind: ``present``, ``transition``,
     ``prot_none``, ``outside``, and of those that are not in the image ``demand_zero``, ``pagefile``, ``prototype``,
-    ``swapped``, ``not_present``; ``tables``, ``lost_tables``: page tables read, and those that are outside the image or
-    paged out.
+    ``swapped``, ``not_present``; ``tables``: page tables read, ``lost_tables``: those outside the image,
+    ``paged_tables``: those that are paged out.
     """
 
     placed: Placed
@@ -131,7 +95,13 @@ def claimed(memory: PhysicalMemory, table: AddressTable, start: int = 0, end: in
 
     Of the range only the entries of the root that touch it are looked at.
     """
-    return _Walk(memory, table, start, end).claim()[0]
+    return claimed_until(memory, table, start, end, math.inf)[0]
+
+
+def claimed_until(memory: PhysicalMemory, table: AddressTable, start: int, end: int, most: float) -> tuple[int, int]:
+    """Return what `claimed` does, or something beyond `most` as soon as it is that, and how many tables were read."""
+    walking = _Walk(memory, table, start, end)
+    return walking.claim(most)[0], walking.counts.get("tables", 0)
 
 
 class _Entries(NamedTuple):
@@ -168,7 +138,7 @@ class _Walk:
         self.counts = dict.fromkeys(_KINDS[self.table.system], 0)
         levels = self.mode.levels
         start, frames, flags = self._root()
-        todo = [(0, start, frames, flags)]
+        todo = [(0, start, frames, flags)] if len(start) else []
         while todo:
             depth, start, frames, flags = todo.pop()
             if len(start) > _BATCH:
@@ -186,8 +156,8 @@ class _Walk:
                 todo.append((depth + 1, address[inside], entries.physical[inside], entries.flags[inside]))
         return self._pages()
 
-    def claim(self) -> tuple[int, int]:
-        """Return the bytes that the tables are said to map, and how many tables a walk visits.
+    def claim(self, most: float = math.inf) -> tuple[int, int]:
+        """Return the bytes that the tables are said to map, and how many tables a walk visits; at least `most` of them.
 
         Each table is read once for each level at which it stands, however often it is pointed to: how many ways lead to
         it is counted on the way down.
@@ -195,6 +165,10 @@ class _Walk:
         _, frames, flags = self._root()
         ways, size, visits = np.ones(len(frames), np.float64), 0.0, 0.0
         for depth, level in enumerate(self.mode.levels):
+            if not len(frames):
+                break
+            if max(size, (visits + float(ways.sum())) * PAGE) > most:
+                return int(max(size, (visits + float(ways.sum())) * PAGE)), int(visits)
             below: list[tuple[Column, npt.NDArray[np.float64]]] = []
             visits += float(ways.sum())
             for part in range(0, len(frames), _BATCH):
@@ -255,7 +229,7 @@ class _Walk:
             self._count_absent(words, present | moved)
         elif self.table.system == WINDOWS:
             lost = (words != 0) & ~(present | moved)
-            self._count("lost_tables", int(np.count_nonzero(lost)))
+            self._count("paged_tables", int(np.count_nonzero(lost)))
         return _Entries(row, column.astype(np.uint64), physical, combined, leaf)
 
     def _not_present(self, words: Column, level: Level) -> Mask:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import heapq
+import itertools
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from memcarve.columns import total
 from memcarve.errors import InputError
 
 if TYPE_CHECKING:
@@ -43,23 +46,28 @@ class PhysicalMemory:
     """The machine's memory as one table: `start`, `size` and `offset` in the backing, uint64, a row a range.
 
     Rows are sorted by `start` and disjoint: where two of the container's claim an address, the first one listed counts
-    (cores that list virtual memory name the same bytes twice). `cut_start` and `cut_size` are what the container should
+    (cores that list virtual memory name the same bytes twice). `cut_start` and `cut_end` are what the container should
     hold and does not.
     """
 
     def __init__(self, machine: MachineMemory) -> None:
         self.kind = machine.kind
         self.backing = machine.backing
-        self.declared = machine.declared
+        self.declared = machine.declared and not machine.cut_off
         self.root = machine.root
         self.notes = list(machine.notes)
-        start, size, offset = _disjoint(machine.start, machine.size, machine.offset)
-        if len(start) != len(machine.start):
+        start, size, offset, twice = _disjoint(machine.start, machine.size, machine.offset)
+        if twice:
             self.notes.append(f"{self.kind}: some physical ranges are listed twice; the first one of each was taken")
         self.start, self.size, self.offset = _joined(start, size, offset)
+        self._run_end = _run_ends(self.start, self.size)
         cut = np.array(machine.cut_off, np.uint64).reshape(-1, 2)
         cut = cut[np.argsort(cut[:, 0])]
-        self.cut_start, self.cut_size = cut[:, 0], cut[:, 1]
+        self.cut_start, self.cut_end = cut[:, 0], np.maximum.accumulate(cut[:, 0] + cut[:, 1])
+        if len(cut):
+            before = np.append(np.uint64(0), self.cut_end[:-1])
+            lost = total(self.cut_end - np.minimum(np.maximum(self.cut_start, before), self.cut_end))
+            self.notes.append(f"{self.kind}: the file ends too early: {lost} bytes of the memory it lists are missing")
 
     @property
     def total(self) -> int:
@@ -72,13 +80,12 @@ class PhysicalMemory:
         return int(self.start[-1]) + int(self.size[-1]) if len(self.start) else 0
 
     def holds(self, physical: Column, size: int) -> npt.NDArray[np.bool_]:
-        """Say for each address (bool) whether `size` bytes there lie wholly inside one range."""
+        """Say for each address (bool) whether all of `size` bytes there are in the image."""
         if not len(self.start):
             return np.zeros(len(physical), np.bool_)
-        index = np.maximum(np.searchsorted(self.start, physical, "right").astype(np.int64) - 1, 0)
-        into = physical - self.start[index]  # wraps, and is then too large, where the range begins behind
-        rest = self.size[index] - np.minimum(into, self.size[index])
-        return np.asarray((rest > 0) & (rest >= np.uint64(size)))
+        index = np.searchsorted(self.start, physical, "right").astype(np.int64) - 1
+        end = self._run_end[np.maximum(index, 0)]
+        return np.asarray((index >= 0) & (end > physical) & (end - np.minimum(physical, end) >= np.uint64(size)))
 
     def read(self, physical: int, size: int) -> bytes | None:
         """Return `size` bytes at a physical address, across ranges; None where any of them is not there."""
@@ -98,12 +105,16 @@ class PhysicalMemory:
         """Return the pages at physical addresses that `holds` them: shape (n, 512), uint64; each is read once."""
         unique, inverse = np.unique(physical, return_inverse=True)
         index = np.searchsorted(self.start, unique, "right") - 1
-        offsets = self.offset[index] + (unique - self.start[index])
+        into = unique - self.start[index]
+        offsets = self.offset[index] + into
+        split = into + np.uint64(PAGE) > self.size[index]  # begins in one range and ends in another
         words = np.empty((len(unique), PAGE // 8), np.uint64)
         view = words.view(np.uint8).reshape(-1).data
-        breaks = np.flatnonzero(np.diff(offsets) != PAGE) + 1
+        breaks = np.flatnonzero((np.diff(offsets) != PAGE) | split[1:] | split[:-1]) + 1
         for low, high in zip([0, *breaks.tolist()], [*breaks.tolist(), len(unique)], strict=True):
-            if low < high:
+            if low < high and split[low]:
+                view[low * PAGE : high * PAGE] = self.read(int(unique[low]), PAGE) or bytes(PAGE)
+            elif low < high:
                 self.backing.read_into(int(offsets[low]), view[low * PAGE : high * PAGE])
         return words[inverse]
 
@@ -169,31 +180,43 @@ class PhysicalMemory:
         if not len(self.cut_start):
             return np.zeros(len(physical), np.bool_)
         index = np.searchsorted(self.cut_start, physical + (size - _ONE), "right").astype(np.int64) - 1
-        own = np.maximum(index, 0)
-        last = self.cut_start[own] + (self.cut_size[own] - _ONE)
-        return (index >= 0) & (last >= physical)
+        return np.asarray((index >= 0) & (self.cut_end[np.maximum(index, 0)] > physical))
 
 
-def _disjoint(start: Column, size: Column, offset: Column) -> tuple[Column, Column, Column]:
-    """Sort ranges and cut away what an earlier row of the table claims already."""
+def _disjoint(start: Column, size: Column, offset: Column) -> tuple[Column, Column, Column, bool]:
+    """Sort ranges and cut away what an earlier row of the table claims already; say whether there was any of that."""
     size = np.minimum(size, ~start)  # nothing reaches 2**64: no machine has memory there
     keep = size > 0
     start, size, offset = start[keep], size[keep], offset[keep]
     order = np.argsort(start, kind="stable")
-    start, size, offset = start[order], size[order], offset[order]
-    reached = np.maximum.accumulate(start + size)[:-1] if len(start) else start
-    overlaps = np.flatnonzero(start[1:] < reached)
-    if not len(overlaps):
-        return start, size, offset
-    # rare and small: later rows lose what reaches into earlier ones
-    rows, end = [], 0
-    for begin, length, place in zip(start.tolist(), size.tolist(), offset.tolist(), strict=True):
-        skip = max(end - begin, 0)
-        if skip < length:
-            rows.append((begin + skip, length - skip, place + skip))
-            end = begin + length
+    begin, end = start[order], (start + size)[order]
+    if not (begin[1:] < np.maximum.accumulate(end)[:-1]).any():
+        return begin, size[order], offset[order], False
+    # rare: between two bounds the earliest of the rows counts that reach over both
+    waiting = [*zip(begin.tolist(), end.tolist(), order.tolist(), strict=True)][::-1]
+    bounds = sorted({*begin.tolist(), *end.tolist()})
+    over: list[tuple[int, int]] = []
+    rows = []
+    for low, high in itertools.pairwise(bounds):
+        while waiting and waiting[-1][0] == low:
+            _, until, row = waiting.pop()
+            heapq.heappush(over, (row, until))
+        while over and over[0][1] <= low:
+            heapq.heappop(over)
+        if over:
+            row = over[0][0]
+            rows.append((low, high - low, int(offset[row]) + low - int(start[row])))
     table = np.array(rows, np.uint64).reshape(-1, 3)
-    return table[:, 0].copy(), table[:, 1].copy(), table[:, 2].copy()
+    return table[:, 0].copy(), table[:, 1].copy(), table[:, 2].copy(), True
+
+
+def _run_ends(start: Column, size: Column) -> Column:
+    """Return for each range where the memory that it continues without a hole ends."""
+    if not len(start):
+        return start
+    last = np.append(start[1:] != start[:-1] + size[:-1], True)
+    ends = np.flatnonzero(last)
+    return (start + size)[ends][np.searchsorted(ends, np.arange(len(start)))]
 
 
 def _joined(start: Column, size: Column, offset: Column) -> tuple[Column, Column, Column]:

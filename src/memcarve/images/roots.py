@@ -8,24 +8,11 @@ import numpy as np
 
 from memcarve.errors import LimitError
 from memcarve.images import kernel
-from memcarve.images.paging import (
-    LINUX,
-    MODES,
-    NO_SYSTEM,
-    PAE,
-    WINDOWS,
-    X64,
-    X64_5,
-    X86,
-    AddressTable,
-    Mode,
-    claimed,
-    default_limit,
-    walk,
-)
+from memcarve.images.modes import LINUX, MODES, NO_SYSTEM, PAE, WINDOWS, X64, X64_5, X86, AddressTable, Mode
+from memcarve.images.paging import claimed_until, walk
 from memcarve.images.physical import PAGE, PhysicalMemory
-from memcarve.images.search import everything, linux_version, look_through
-from memcarve.space import KERNEL_HALF
+from memcarve.images.search import everything, find_linux, look_through
+from memcarve.space import KERNEL_HALF, TOP
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -38,9 +25,11 @@ _PRESENT_WRITABLE, _LARGE = np.uint64(0x3), np.uint64(0x80)
 _PAE_RESERVED = np.uint64(0x1E6 | ((1 << 63) - (1 << 52)) | 1 << 63)
 #: KUSER_SHARED_DATA in the kernel half of 32-bit Windows
 _SHARED_DATA_32 = 0xFFDF0000
+_LINUX_IMAGE = 0xFFFFFFFF80000000  # __START_KERNEL_map, Documentation/arch/x86/x86_64/mm.rst
 _SAMPLE = 64
-_MOST_ROOTS = 4096  # roots that are looked into: no machine has as many processes
+_TABLES_A_PAGE = 16  # tables that are read while looking for roots, for each page of the image
 _MOST_GROUPS = 64
+_MOST_CLAIMED = 8  # times the memory: tables that map more are none, or damaged
 
 
 class Root(NamedTuple):
@@ -61,7 +50,7 @@ def address_table(memory: PhysicalMemory, root: int, mode: str | None, system: s
     chosen = MODES[mode] if mode else _mode(memory, root)
     own = AddressTable(_masked(root, chosen), chosen, system or NO_SYSTEM)
     if system:
-        return own, f"{system}, as given"
+        return own, "present pages only, as given" if system == NO_SYSTEM else f"{system}, as given"
     found, words = _system(memory, own)
     return own._replace(system=found), words
 
@@ -69,39 +58,81 @@ def address_table(memory: PhysicalMemory, root: int, mode: str | None, system: s
 def find_roots(memory: PhysicalMemory) -> list[Root]:
     """Return the plausible roots in the image, by physical address.
 
-    Those of 64-bit page tables, whosever they are; of 32-bit ones those of Windows, which map themselves. At most some
-    thousands are looked into.
+    Those of 64-bit page tables, whosever they are; of 32-bit ones those of Windows, which map themselves.
     """
-    found: list[Root] = []
+    scan = _Scan(memory)
     narrow: list[int] = []
     directories: list[Words] = []
     for wide, own, groups in look_through(memory, everything(memory), _RootSeeker(memory)):
-        for root in wide if len(found) < _MOST_ROOTS else ():
-            if _is_sane(memory, root, depth=0):
-                found += _measured(memory, root, X64)
+        for root in wide:
+            if scan.is_sane(root):
+                scan.measure(root, X64)
         narrow += own
         directories += groups
-    for root in narrow[:_MOST_ROOTS]:
-        found += _measured(memory, root, X86)
+    for root in narrow:
+        scan.measure(root, X86)
     if directories:
         wanted = np.unique(np.array(directories, np.uint64), axis=0)[:_MOST_GROUPS]
         for roots in look_through(memory, everything(memory), lambda at, words: _pointing_to(at, words, wanted)):
             for root in roots:
-                found += _measured(memory, root, PAE)
-    return sorted(found)
+                scan.measure(root, PAE)
+    return sorted(scan.found)
 
 
-def _measured(memory: PhysicalMemory, root: int, mode: Mode) -> list[Root]:
-    table = AddressTable(root, mode, WINDOWS if not mode.wide else NO_SYSTEM)
-    user = claimed(memory, table, 0, table.kernel_half)
-    upper = claimed(memory, table, table.kernel_half)
-    if not user + upper or max(user, upper) > default_limit(memory):
-        return []
-    own = []
-    if mode.wide:
-        words = memory.pages(np.array([root], np.uint64))[0]
-        own = np.flatnonzero(((words & _FRAME) == np.uint64(root)) & ((words & np.uint64(1)) != 0)).tolist()
-    return [Root(root, mode.name, user, upper, own[0] if own else None)]
+class _Scan:
+    """Looks into candidates, with a budget: tables made to look like roots must not take forever."""
+
+    def __init__(self, memory: PhysicalMemory) -> None:
+        self.memory = memory
+        self.found: list[Root] = []
+        self.budget = _TABLES_A_PAGE * (memory.total // PAGE) + (1 << 16)
+        self._sane: dict[tuple[int, int], bool] = {}
+
+    def measure(self, root: int, mode: Mode) -> None:
+        """Note what a root maps, if that is plausible."""
+        if self.budget <= 0:
+            return
+        memory, most = self.memory, _MOST_CLAIMED * self.memory.total + (1 << 30)
+        table = AddressTable(root, mode, WINDOWS if not mode.wide else NO_SYSTEM)
+        sizes = []
+        for start, end in ((0, table.kernel_half), (table.kernel_half, TOP)):
+            size, tables = claimed_until(memory, table, start, end, most)
+            self.budget -= tables
+            sizes.append(size)
+        if not 0 < sum(sizes) <= most:
+            return
+        own: list[int] = []
+        if mode.wide:
+            words = memory.pages(np.array([root], np.uint64))[0]
+            own = np.flatnonzero(((words & _FRAME) == np.uint64(root)) & ((words & np.uint64(1)) != 0)).tolist()
+        self.found.append(Root(root, mode.name, sizes[0], sizes[1], own[0] if own else None))
+
+    def is_sane(self, table: int, depth: int = 0) -> bool:
+        """Say whether tables are tables, all the way down: a sample of the entries is followed at each level."""
+        key = (table, depth)
+        if key not in self._sane and self.budget > 0:
+            self.budget -= 1
+            self._sane[key] = False  # until it is known: tables may point to each other
+            self._sane[key] = self._look(table, depth)
+        return self._sane.get(key, False)
+
+    def _look(self, table: int, depth: int) -> bool:
+        address = np.array([table], np.uint64)
+        if not self.memory.holds(address, PAGE)[0]:
+            return False
+        words = self.memory.pages(address)[0]
+        entries = words[(words & np.uint64(1)) != 0]
+        if not len(entries):
+            return depth > 0 and not words.any()
+        inside = (entries & _FRAME) < np.uint64(self.memory.end)
+        if int(inside.sum()) * 2 < len(entries):
+            return False
+        if depth == 3:  # noqa: PLR2004 - the last level
+            return int(inside.sum()) * 10 >= len(entries) * 9
+        below = entries[inside & (((entries & _LARGE) == 0) | (depth == 0))] & _FRAME
+        below = below[below != np.uint64(table)]
+        sample = below[:: max(len(below) // 8, 1)][:8].tolist()
+        return sum(self.is_sane(frame, depth + 1) for frame in sample) * 2 >= len(sample)
 
 
 def _pointing_to(physical: Words, words: Words, directories: Words) -> list[int]:
@@ -115,7 +146,7 @@ def _pointing_to(physical: Words, words: Words, directories: Words) -> list[int]
 
 
 class _RootSeeker:
-    """Finds pages of which every entry is the kind that leads to another table inside the image.
+    """Finds pages of which nearly every entry is the kind that leads to another table inside the image.
 
     Also those that are 32-bit directories of Windows: entry 0x300 of a directory leads to itself; with PAE the first
     four entries of the last directory lead to all four, the last one to itself.
@@ -132,35 +163,19 @@ class _RootSeeker:
         bad = (pages & _PRESENT_WRITABLE) != _PRESENT_WRITABLE
         bad |= (pages & _LARGE) != 0
         bad |= (pages & _FRAME) >= self.end
-        bad &= pages != 0
+        used = pages != 0
+        bad &= used
         narrow = words[:, 0x180]  # two entries of four bytes: 0x300 and 0x301
         itself = (narrow & np.uint64(0xFFFFF001)) == physical + np.uint64(1)
         first = words[:, :4]
         last = (first[:, 3] & (_FRAME | np.uint64(1))) == physical + np.uint64(1)
         last &= ((first & np.uint64(1)) != 0).all(axis=1)
-        wide: list[int] = physical[some[~bad.any(axis=1)]].tolist()
+        # a root may hold an entry in transition, or one that leads out of a cut image
+        few = bad.sum(axis=1) * 4 <= (used & ~bad).sum(axis=1)
+        few &= (used & ~bad)[:, 256:].any(axis=1)
+        wide: list[int] = physical[some[few]].tolist()
         own: list[int] = physical[itself].tolist()
         return wide, own, list(first[last] & _FRAME)
-
-
-def _is_sane(memory: PhysicalMemory, table: int, depth: int) -> bool:
-    """Say whether tables are tables, all the way down: a sample of the entries is followed at each level."""
-    if not memory.holds(np.array([table], np.uint64), PAGE)[0]:
-        return False
-    words = memory.pages(np.array([table], np.uint64))[0]
-    entries = words[(words & np.uint64(1)) != 0]
-    if not len(entries):
-        return depth > 0 and not words.any()
-    inside = (entries & _FRAME) < np.uint64(memory.end)
-    if int(inside.sum()) * 10 < len(entries) * 9:
-        return False
-    if depth == 3:  # noqa: PLR2004 - the last level
-        return True
-    below = entries[inside & (((entries & _LARGE) == 0) | (depth == 0))] & _FRAME
-    below = below[below != np.uint64(table)]
-    sample = below[:: max(len(below) // 8, 1)][:8]
-    good = sum(_is_sane(memory, int(frame), depth + 1) for frame in sample.tolist())
-    return good * 4 >= len(sample) * 3
 
 
 def _masked(root: int, mode: Mode) -> int:
@@ -182,10 +197,24 @@ def _mode(memory: PhysicalMemory, root: int) -> Mode:
     page = memory.read(_masked(root, X64), PAGE)
     if page is None:
         return X64
-    wide, narrow = np.frombuffer(page, np.uint64), np.frombuffer(page, np.uint32).astype(np.uint64)
-    if _share(memory, wide, large=False) >= 0.5 or _share(memory, narrow, large=True) < 0.5:  # noqa: PLR2004
-        return X64_5 if _leads_to_tables(memory, _masked(root, X64)) else X64
-    return X86
+    wide, narrow = np.frombuffer(page, "<u8"), np.frombuffer(page, "<u4").astype(np.uint64)
+    if _is_narrow(memory, wide, narrow):
+        return X86
+    return X64_5 if _leads_to_tables(memory, _masked(root, X64)) else X64
+
+
+def _is_narrow(memory: PhysicalMemory, wide: Words, narrow: Words) -> bool:
+    """Say whether a root holds entries of four bytes, given it in both readings.
+
+    The upper halves of 64-bit entries hardly ever make sense as entries, and those of a dense directory as addresses.
+    """
+    good = _share(memory, wide, large=False)
+    upper = narrow[1::2]
+    odd = upper[upper != 0]
+    sensible = _share(memory, odd, large=True) * float(((odd & np.uint64(1)) != 0).mean()) if len(odd) else 0.0
+    if sensible >= 0.75 and good < 0.75:  # noqa: PLR2004
+        return True
+    return good < 0.5 <= _share(memory, narrow, large=True)  # noqa: PLR2004
 
 
 def _share(memory: PhysicalMemory, entries: Words, *, large: bool) -> float:
@@ -201,8 +230,11 @@ def _share(memory: PhysicalMemory, entries: Words, *, large: bool) -> float:
 
 def _leads_to_tables(memory: PhysicalMemory, root: int) -> bool:
     """Say whether what four levels lead to are not pages but tables: then the root is one of five levels."""
+    table = AddressTable(root, X64, NO_SYSTEM)
     try:
-        found = walk(memory, AddressTable(root, X64, NO_SYSTEM), 0, KERNEL_HALF).placed
+        found = walk(memory, table, 0, KERNEL_HALF).placed
+        if not len(found.start):
+            found = walk(memory, table, KERNEL_HALF).placed
     except LimitError:
         return False
     small = found.physical[found.size >= np.uint64(PAGE)]
@@ -232,14 +264,27 @@ def _system(memory: PhysicalMemory, table: AddressTable) -> tuple[str, str]:
         version = None
     if version:
         return WINDOWS, f"Windows {version}"
-    linux = linux_version(memory)
+    linux = find_linux(memory)
+    if linux and _maps(memory, table, linux[1]):
+        return LINUX, f"Linux {linux[0]}"
+    # a Windows may hold a Linux (WSL), and a root for user mode may map little of its kernel
+    found = next(kernel.find_tables(memory), None) if table.mode.wide else None
+    if found and found[1].major:
+        return WINDOWS, f"Windows {found[1]}"
     if linux:
-        return LINUX, f"Linux {linux}"
-    if table.mode.wide:
-        found = kernel.find_table(memory)
-        if found:
-            return WINDOWS, f"Windows {found[1]}"
+        return LINUX, f"Linux {linux[0]}"
     return NO_SYSTEM, "no operating system was recognised, so present pages only; --os says which it is"
+
+
+def _maps(memory: PhysicalMemory, table: AddressTable, physical: int) -> bool:
+    """Say whether the page at a physical address is where 64-bit Linux keeps its kernel's image."""
+    if not table.mode.wide:
+        return True
+    try:
+        placed = walk(memory, table, _LINUX_IMAGE, _LINUX_IMAGE + (1 << 30)).placed
+    except LimitError:
+        return False
+    return bool((np.uint64(physical) - placed.physical < placed.size).any())
 
 
 __all__ = ["X86", "Root", "address_table", "find_roots"]

@@ -41,33 +41,23 @@ class Block(NamedTuple):
 
 
 def everything(memory: PhysicalMemory) -> Iterator[Block]:
-    """Yield all the memory in ascending order, but for holes of a sparse file, which are zeros.
+    """Yield all the memory in ascending order, but for large holes of a sparse file, which are zeros.
 
     Ranges lose what is before their first and after their last page.
     """
-    for start, length, offset in _written(memory):
-        skip = -start % PAGE
+    written = memory.backing.next_written if isinstance(memory.backing, FileBacking) else lambda place: place
+    for start, length, offset in zip(memory.start.tolist(), memory.size.tolist(), memory.offset.tolist(), strict=True):
+        done = -start % PAGE
         end = (start + length) // PAGE * PAGE - start
-        for done in range(skip, end, BLOCK):
+        while done < end:
+            hole = (written(offset + done) - offset - done) // BLOCK
+            if hole > 0:
+                done += hole * BLOCK
+                continue
             size = min(BLOCK, end - done)
             physical = np.uint64(start + done) + np.arange(size // PAGE, dtype=np.uint64) * np.uint64(PAGE)
             yield Block([(offset + done, size)], physical)
-
-
-def _written(memory: PhysicalMemory) -> Iterator[tuple[int, int, int]]:
-    """Yield physical address, size and offset of stretches that are no holes, widened to whole pages."""
-    columns = (memory.start.tolist(), memory.size.tolist(), memory.offset.tolist())
-    for start, length, offset in zip(*columns, strict=True):
-        if not isinstance(memory.backing, FileBacking):
-            yield start, length, offset
-            continue
-        done = start
-        for place, size in memory.backing.written(offset, length):
-            low = max((start + place - offset) // PAGE * PAGE, done)
-            high = min(-(-(start + place - offset + size) // PAGE) * PAGE, start + length)
-            if low < high:
-                yield low, high - low, offset + low - start
-                done = high
+            done += size
 
 
 def pages_of(memory: PhysicalMemory, space: AddressSpace) -> Iterator[Block]:
@@ -116,11 +106,11 @@ def look_through(memory: PhysicalMemory, blocks: Iterable[Block], look: Callable
         pool.shutdown(cancel_futures=True)
 
 
-def linux_version(memory: PhysicalMemory) -> str | None:
-    """Return the version of a Linux kernel that lies in the memory; None where there is none."""
+def find_linux(memory: PhysicalMemory) -> tuple[str, int] | None:
+    """Return the version of a Linux kernel that lies in the memory, and the physical page of its banner; or None."""
 
-    def look(_: Column, words: Words) -> str | None:
+    def look(physical: Column, words: Words) -> tuple[str, int] | None:
         found = _LINUX.search(words.reshape(-1).view(np.uint8).data)
-        return found[1].decode("ascii", "backslashreplace") if found else None
+        return (found[1].decode("ascii", "backslashreplace"), int(physical[found.start() // PAGE])) if found else None
 
-    return next((version for version in look_through(memory, everything(memory), look) if version), None)
+    return next((found for found in look_through(memory, everything(memory), look) if found), None)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from memcarve.images.eprocess import Layout
     from memcarve.images.kernel import Kernel
-    from memcarve.images.paging import AddressTable
+    from memcarve.images.modes import AddressTable
     from memcarve.images.physical import PhysicalMemory
     from memcarve.images.search import Block
 
@@ -72,11 +72,13 @@ class Windows:
     Raises ProcessError where a Windows is there but its processes cannot be found; the message says what was found.
     """
 
-    def __init__(self, memory: PhysicalMemory, table: AddressTable, version: kernel.Version) -> None:
+    def __init__(
+        self, memory: PhysicalMemory, table: AddressTable, version: kernel.Version, limit: int | None = None
+    ) -> None:
         self.memory = memory
         self.notes: list[str] = []
         self._problem = ""
-        for candidate in kernel.kernels(memory, table, version, _WANTED):
+        for candidate in kernel.kernels(memory, table, version, _WANTED, limit):
             self.kernel: Kernel = candidate
             found = self._settle()
             if found:

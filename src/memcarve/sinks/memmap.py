@@ -55,6 +55,7 @@ def export_memmap(
     *,
     half: str = "all",
     renderer: str = "quick",
+    stem: str | None = None,
     force: bool = False,
     progress: Progress | None = None,
 ) -> ExportResult:
@@ -63,25 +64,32 @@ def export_memmap(
     A row is a run of pages that is contiguous in virtual and in physical memory; addresses are cut to the width of the
     address space, and of its very last page the last byte is left out, as Volatility does. Of a source that knows no
     physical addresses the column holds the offset in the source. `force` replaces a map that memcarve wrote (only one
-    of ``quick`` says so) and its dump.
+    of ``quick`` says so) and its dump; `stem` is what the files are called where that is not by the process's number.
 
     Raises UsageError, TargetExistsError, NoSpaceError, SourceReadError, OutputError.
     """
     if renderer not in RENDERERS:
         raise UsageError(f"{renderer}: is no format of a map; there are {', '.join(RENDERERS)}")
-    return _Exporter(process, os.fspath(folder), half, renderer, progress, force=force).run()
+    return _Exporter(process, os.fspath(folder), half, renderer, stem or stem_of(process), progress, force=force).run()
 
 
 class _Exporter:
     def __init__(
-        self, process: ProcessMemory, folder: str, half: str, renderer: str, progress: Progress | None, *, force: bool
+        self,
+        process: ProcessMemory,
+        folder: str,
+        half: str,
+        renderer: str,
+        stem: str,
+        progress: Progress | None,
+        *,
+        force: bool,
     ) -> None:
         self.process = process
         self.folder = folder
         self.force = force
         self.progress = progress
         self.write, ending = RENDERERS[renderer]
-        stem = f"pid.{process.pid}" if process.pid is not None else _stem(process)
         self.names = (f"{stem}.dmp", f"{stem}.{ending}")
         self.copier = Copier()
         space, kernel = process.space, process.space.start >= np.uint64(process.kernel_half)
@@ -204,8 +212,10 @@ class _Exporter:
             low = high
 
 
-def _stem(process: ProcessMemory) -> str:
-    """Return what a process without a number is called: by the root of its page tables, where that is known."""
+def stem_of(process: ProcessMemory) -> str:
+    """Return what the files of a process are called: ``pid.4``; without a number, by the root of its page tables."""
+    if process.pid is not None:
+        return f"pid.{process.pid}"
     image = process.inputs.get("image")
     return f"dtb.{image['root']}" if isinstance(image, dict) else "process"
 

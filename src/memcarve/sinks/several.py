@@ -98,16 +98,23 @@ class _Several:
                     try:
                         outcomes.append(Outcome(entries[index], name, _wait(future), None))
                     except (NoSpaceError, StoppedError):
-                        raise next(filter(None, map(_full, futures)), None) or StoppedError from None
+                        full = next(filter(None, map(_full, futures)), None)
+                        if full is None:
+                            raise
+                        # the folder within says that nothing was kept, as the one around it will
+                        raise NoSpaceError(self._outside(full).split("; ")[0]) from None
                     except MemcarveError as error:
                         first = first or error
-                        message = str(error).replace(self.folder.path, self.folder.name)
-                        outcomes.append(Outcome(entries[index], name, None, message))
+                        outcomes.append(Outcome(entries[index], name, None, self._outside(error)))
             except BaseException:
                 self.stop.set()
                 pool.shutdown(cancel_futures=True)
                 raise
         return outcomes, first
+
+    def _outside(self, error: MemcarveError) -> str:
+        """Return the message of an error, with the name that the folder is to get."""
+        return str(error).replace(self.folder.path, self.folder.name)
 
     def _carve(self, number: int, index: int, name: str, threads: int) -> CarveResult:
         if self.stop.is_set():

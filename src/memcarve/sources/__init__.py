@@ -13,6 +13,8 @@ from memcarve.sources.options import OpenOptions
 if TYPE_CHECKING:
     from memcarve.process import Container
 
+_SMALLEST_IMAGE = 1 << 20
+
 #: each takes a path and OpenOptions, and raises NotRecognisedError where the file is not of its kind
 SOURCES = (open_machine, open_memmap, open_raw)
 
@@ -64,4 +66,10 @@ def open_container(
         except (NotRecognisedError, CounterpartError) as error:
             problems[source] = error
     # each source tells why the file is none of its; what is missing to a dump is the most useful of it all
-    raise problems[open_raw if options.for_image else open_memmap]
+    problem = problems[open_raw if options.for_image else open_memmap]
+    if isinstance(problem, CounterpartError) and os.path.getsize(name) >= _SMALLEST_IMAGE:
+        raise CounterpartError(
+            f"{problem}; if it is the image of a machine in which no system is recognised, give the root of one "
+            "process's page tables with --dtb (memcarve processes --scan lists roots)"
+        )
+    raise problem

@@ -8,14 +8,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from memcarve.backing import FileBacking
-from memcarve.errors import InputError, LimitError, NotRecognisedError, ProcessError
+from memcarve.errors import InputError, LimitError, NotRecognisedError, ProcessError, UsageError
 from memcarve.formats import avml, crashdump, elfcore, lime, vmware
 from memcarve.formats.machine import MachineMemory
 from memcarve.images import kernel
-from memcarve.images.paging import WINDOWS, AddressTable, walk
+from memcarve.images.modes import WINDOWS, AddressTable
+from memcarve.images.paging import claimed, walk
 from memcarve.images.physical import PAGE, PhysicalMemory
 from memcarve.images.roots import Root, address_table, find_roots
-from memcarve.images.search import linux_version
+from memcarve.images.search import find_linux
 from memcarve.images.windows import Windows
 from memcarve.process import Container, ProcessEntry, ProcessMemory
 from memcarve.space import IMAGE_CUT_OFF, OUTSIDE, TOP, AddressSpace, Missing
@@ -54,7 +55,9 @@ class ImageContainer(Container):
         self._entries: list[ProcessEntry] = []
         self._complete = False
         self._table: tuple[AddressTable, str] | None = None
-        self._recognised: tuple[tuple[AddressTable, kernel.Version] | None, str | None] | None = None
+        self._looked = False
+        self._linux: str | None = None
+        self._unsettled = ""
 
     def __str__(self) -> str:
         return self.file.path
@@ -83,25 +86,33 @@ class ImageContainer(Container):
                     f"{self}: processes are found on Windows only; give a page-table root with --dtb (memcarve "
                     "processes --scan lists roots)"
                 )
-            found, linux = self.recognise()
-            if found is None:
-                system = f"Linux {linux} was found, whose" if linux else "no 64-bit Windows was found; of others the"
-                raise ProcessError(
-                    f"{self}: {system} processes memcarve cannot find yet; give a page-table root with --dtb (memcarve "
-                    "processes --scan lists roots)"
-                )
-            try:
-                self._windows = Windows(self.memory, *found)
-            except (ProcessError, LimitError) as error:
-                raise ProcessError(f"{self}: {error}") from None
+            self.recognise()
+        if self._windows is None:
+            linux = self._linux
+            system = f"Linux {linux} was found, whose" if linux else "no 64-bit Windows was found; of others the"
+            why = self._unsettled or (
+                f"{system} processes memcarve cannot find yet; give a page-table root with --dtb (memcarve processes "
+                "--scan lists roots)"
+            )
+            raise ProcessError(f"{self}: {why}")
         return self._windows
 
-    def recognise(self) -> tuple[tuple[AddressTable, kernel.Version] | None, str | None]:
-        """Return the page tables of a Windows kernel and its version; else None and a Linux's version, if it is one."""
-        if self._recognised is None:
-            found = kernel.find_table(self.memory)
-            self._recognised = found, None if found else linux_version(self.memory)
-        return self._recognised
+    def recognise(self) -> bool:
+        """Look for a Windows kernel, else for a Linux one; say whether there is either."""
+        if not self._looked:
+            self._looked = True
+            for table, version in kernel.find_tables(self.memory):
+                try:
+                    self._windows = Windows(self.memory, table, version, self.options.limit)
+                except (ProcessError, LimitError) as error:
+                    if version.major:  # a Windows for certain
+                        self._unsettled = str(error)
+                    continue
+                break
+            else:
+                linux = None if self._unsettled else find_linux(self.memory)
+                self._linux = linux[0] if linux else None
+        return self._windows is not None or bool(self._unsettled) or self._linux is not None
 
     def processes(self) -> list[ProcessEntry]:
         """Return the processes: those of the kernel's list first, then those that only a search of memory finds."""
@@ -133,6 +144,8 @@ class ImageContainer(Container):
         entries = self._entries if index < len(self._entries) else self.processes()
         entry = entries[index]
         table, system = self._table_of(entry)
+        if not entry.ended:
+            self._check_root(table)
         start, end = (0, TOP) if half == "all" else (0, table.kernel_half)
         if half == "kernel":
             start, end = table.kernel_half, TOP
@@ -142,12 +155,12 @@ class ImageContainer(Container):
             raise LimitError(f"{self}: {error}", error.claimed) from None
         notes = [*self.remarks, f"{self.memory.kind}, {table.mode.name} page tables at 0x{table.root:x}, {system}"]
         missing = self._missing(pages)
-        if self.options.dtb is not None and not len(pages.placed.start) and half != "kernel":
+        if self.options.dtb is not None and not claimed(self.memory, table):
             raise ProcessError(
                 f"{self}: nothing is mapped through page tables at 0x{table.root:x}; memcarve processes --scan lists "
                 "roots"
             )
-        notes += self._remarks(entry, pages, missing)
+        notes += self._remarks(entry, pages, missing, table, half)
         placed = pages.placed
         space = AddressSpace(
             placed.start,
@@ -166,7 +179,7 @@ class ImageContainer(Container):
             architecture="x64" if table.mode.wide else "x86",
             inputs=self._inputs(table, system),
             notes=notes,
-            incomplete=self._is_incomplete(missing, table),
+            incomplete=self._is_incomplete(entry, pages, missing, table),
             kernel_half=table.kernel_half,
             default_range=self.default_range,
             pages=pages.counts,
@@ -188,13 +201,15 @@ class ImageContainer(Container):
             return windows.kernel.table._replace(root=root), windows.description
         if self._table is None:
             self._table = address_table(self.memory, self.options.dtb, self.options.paging, self.options.system)
-        table, _ = self._table
+        return self._table
+
+    def _check_root(self, table: AddressTable) -> None:
         length = table.mode.entry * table.mode.top
         if not self.memory.holds(np.array([table.root], np.uint64), length)[0]:
             raise ProcessError(
-                f"{self}: 0x{table.root:x} is outside the image, whose memory ends at 0x{self.memory.end:x}"
+                f"{self}: the page tables at 0x{table.root:x} are outside the image, whose memory ends at "
+                f"0x{self.memory.end:x}"
             )
-        return self._table
 
     def _missing(self, pages: Pages) -> list[Missing]:
         """Return what is mapped but not in the image, neighbours with the same reason joined."""
@@ -209,27 +224,39 @@ class ImageContainer(Container):
                 missing.append(Missing(start, size, reason))
         return missing
 
-    def _is_incomplete(self, missing: Sequence[Missing], table: AddressTable) -> bool:
+    def _is_incomplete(
+        self, entry: ProcessEntry, pages: Pages, missing: Sequence[Missing], table: AddressTable
+    ) -> bool:
         """Say whether bytes that the machine's memory held are known to be missing.
 
         What lies outside is a device's where the container tells which memory the machine has, and in the kernel half.
         """
-        return any(
+        if entry.ended and not len(pages.placed.start):
+            return False  # its page tables are gone, as is usual
+        return pages.counts["lost_tables"] > 0 or any(
             gap.reason == IMAGE_CUT_OFF or (not self.memory.declared and gap.start < table.kernel_half)
             for gap in missing
         )
 
-    def _remarks(self, entry: ProcessEntry, pages: Pages, missing: Sequence[Missing]) -> list[str]:
+    def _remarks(
+        self, entry: ProcessEntry, pages: Pages, missing: Sequence[Missing], table: AddressTable, half: str
+    ) -> list[str]:
         remarks = []
         for reason in (IMAGE_CUT_OFF, OUTSIDE):
-            size = sum(gap.size for gap in missing if gap.reason == reason)
+            # in the kernel half that is a device's memory, as every machine has it
+            size = sum(gap.size for gap in missing if gap.reason == reason and gap.start < table.kernel_half)
             if size:
                 remarks.append(f"{size} bytes are mapped, but {reason}")
-        lost = pages.counts.get("lost_tables", 0)
-        if lost:
-            remarks.append(f"{lost} page tables are outside the image or paged out; what they map is not known")
         if entry.ended and not len(pages.placed.start):
-            remarks.append(f"{entry} has ended: its page tables are gone")
+            return [f"{entry} has ended: its page tables are gone"]
+        for kind, words in (("lost_tables", "outside the image"), ("paged_tables", "paged out")):
+            if pages.counts.get(kind):
+                number = pages.counts[kind]
+                remarks.append(
+                    f"{number} page table{'s are' if number > 1 else ' is'} {words}; what they map is not known"
+                )
+        if not len(pages.placed.start) and half == "user":
+            remarks.append(f"{entry} has nothing in the user half; --range kernel or all takes the rest")
         return remarks
 
     def _inputs(self, table: AddressTable, system: str) -> dict[str, Any]:
@@ -239,6 +266,7 @@ class ImageContainer(Container):
                 "size": self.stored.size,
                 "format": self.memory.kind,
                 "memory": self.memory.total,
+                **({} if self.stored is self.file else {"described_by": self.file.path}),
                 "system": system,
                 "os": table.system,
                 "paging": table.mode.name,
@@ -260,7 +288,9 @@ def refuse_known(file: FileBacking) -> None:
 def open_machine(path: str, options: OpenOptions) -> ImageContainer:
     """Open a container of a machine's memory; raises NotRecognisedError where `path` is none that says so itself."""
     if options.for_dump:
-        raise NotRecognisedError(f"{path}: --map, --dump and --trust are for process dumps")
+        raise NotRecognisedError(f"{path}: --map, --dump and --trust are for process dumps; leave them out")
+    if options.paging is not None and options.dtb is None:
+        raise UsageError("--paging says how to read what --dtb points to; give both")
     file = FileBacking(path)
     try:
         for read in _READERS:
@@ -282,11 +312,11 @@ def open_raw(path: str, options: OpenOptions) -> ImageContainer:
     nor a page-table root was given.
     """
     if options.for_dump:
-        raise NotRecognisedError(f"{path}: --map, --dump and --trust are for process dumps")
+        raise NotRecognisedError(f"{path}: --map, --dump and --trust are for process dumps; leave them out")
     file = FileBacking(path)
     container = _raw(file, options)
     try:
-        known = options.for_image or container.recognise() != (None, None)
+        known = options.for_image or container.recognise()
     except BaseException:
         container.close()
         raise

@@ -224,7 +224,9 @@ def open_memmap(path: str, options: OpenOptions) -> MemmapContainer:
     Raises NotRecognisedError where `path` is neither, CounterpartError where the map was not found.
     """
     if options.for_image:
-        raise NotRecognisedError(f"{path}: --dtb, --os, --paging and --limit are for images of a machine's memory")
+        raise NotRecognisedError(
+            f"{path}: --dtb, --os, --paging and --limit are for images of a machine's memory; leave them out"
+        )
     memory_map, dump, hashed = options.memory_map, options.dump, options.hashed
     notes: list[str] = []
     if memory_map is not None and dump is not None:

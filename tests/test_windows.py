@@ -1,0 +1,700 @@
+"""Processes and their memory from images of Windows machines, held against how the images were planned."""
+
+from __future__ import annotations
+
+import datetime as dt
+import hashlib
+import os
+import random
+import time
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import pytest
+
+import containers
+import memcarve
+import winimage
+from memcarve.permissions import EXECUTE, TRANSITION, USER, WRITE
+from winimage import kernel
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from winimage import Process, Truth
+
+PAGE = 4096
+MIB = 1 << 20
+U64 = np.uint64
+FEW = (
+    winimage.Plan(388, b"smss.exe"),
+    winimage.Plan(1624, b"explorer.exe", 388, winimage.MIXED),
+    winimage.Plan(2860, b"gone.exe", 1624, exited=True),
+    winimage.Plan(3272, b"hidden.exe", 388, listed=False),
+)
+EPOCH = dt.datetime(1601, 1, 1, tzinfo=dt.UTC)
+#: a mutation that takes so long, or grows so large, has met something unbounded
+LONGEST, LARGEST = 30, 512 * MIB
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return where images go, each over the one before: they are large."""
+    return tmp_path_factory.mktemp("images") / "mem.raw"
+
+
+@pytest.fixture(scope="module")
+def usual(tmp_path_factory: pytest.TempPathFactory) -> Truth:
+    """Return an image as it is unless told otherwise."""
+    return winimage.build(tmp_path_factory.mktemp("usual") / "mem.raw")
+
+
+class Found(NamedTuple):
+    """What is to be found of a process."""
+
+    pid: int
+    name: str
+    parent: int
+    created: dt.datetime
+    exited: dt.datetime | None
+    root: int
+    image_base: int | None
+    peb: int | None
+    wow64: bool
+    state: str
+    object: int
+
+
+def shown(name: bytes) -> str:
+    """Return a name as it may be shown: what is not plainly visible is escaped."""
+    return "".join(chr(byte) if 32 <= byte < 127 else f"\\x{byte:02x}" for byte in name)
+
+
+def moment(value: int) -> dt.datetime:
+    """Return the time of so many steps of 100 ns since 1601."""
+    return EPOCH + dt.timedelta(microseconds=value // 10)
+
+
+def planned(process: Process) -> Found:
+    """Return what is to be found of a process."""
+    words = ["exited"] * bool(process.exit) + ["unlinked"] * (not process.listed)
+    return Found(
+        pid=process.pid,
+        name=shown(process.name),
+        parent=process.ppid,
+        created=moment(process.create),
+        exited=moment(process.exit) if process.exit else None,
+        root=process.root,
+        image_base=process.image_base or None,
+        peb=process.peb or None,
+        wow64=process.wow64,
+        state=", ".join(words) or "running",
+        object=process.eprocess,
+    )
+
+
+def found(container: memcarve.Container) -> list[Found]:
+    """Return what was found of each process."""
+    return [
+        Found(**{name: getattr(entry, name) for name in Found._fields})  # type: ignore[arg-type]
+        for entry in container.processes()
+    ]
+
+
+def in_order(truth: Truth) -> list[Found]:
+    """Return all processes in the order of the list; then those that are not in it, by pid."""
+    listed = [planned(process) for process in truth.processes if process.listed]
+    others = [planned(process) for process in truth.processes if not process.listed]
+    return listed + sorted(others, key=lambda one: one.pid)
+
+
+def assert_all_found(truth: Truth, *, ordered: bool = True) -> list[str]:
+    """Hold the processes of an image against its plan; return the notes about it."""
+    with memcarve.open(truth.path) as container:
+        expected, actual = in_order(truth), found(container)
+        if not ordered:
+            expected, actual = sorted(expected), sorted(actual)
+        assert actual == expected
+        return list(container.remarks)
+
+
+class Columns(NamedTuple):
+    """4 KiB pages in order: address, physical address, what the tables allow (or TRANSITION)."""
+
+    address: NDArray[np.uint64]
+    physical: NDArray[np.uint64]
+    flags: NDArray[np.uint8]
+
+
+def _spread(start: Any, size: Any, physical: Any, flags: Any) -> Columns:
+    pieces = (size // U64(PAGE)).astype(np.int64)
+    inner = (np.arange(pieces.sum()) - np.repeat(np.cumsum(pieces) - pieces, pieces)).astype(U64) * U64(PAGE)
+    return Columns(np.repeat(start, pieces) + inner, np.repeat(physical, pieces) + inner, np.repeat(flags, pieces))
+
+
+def planned_pages(truth: Truth, pid: int, half: str = "all", holes: Any = ()) -> Columns:
+    """Return the pages of a process that are in the image."""
+    pages = truth.process(pid).pages(half)
+    allowed = (pages.user > 0) * USER | (pages.writable > 0) * WRITE | (pages.executable > 0) * EXECUTE
+    flags = np.where(pages.transition, TRANSITION, allowed).astype(np.uint8)
+    columns = _spread(pages.address, pages.size, pages.physical, flags)
+    there = columns.physical < U64(truth.size)
+    for start, size in holes:
+        there &= (columns.physical < U64(start)) | (columns.physical >= U64(start + size))
+    return Columns(*(column[there] for column in columns))
+
+
+def found_pages(process: memcarve.ProcessMemory) -> Columns:
+    """Return the pages that were found."""
+    space = process.space
+    assert space.physical is not None
+    assert space.flags is not None
+    return _spread(space.start, space.size, space.physical, space.flags)
+
+
+def segments_of(process: memcarve.ProcessMemory, half: str) -> list[tuple[int, int, str]]:
+    """Return the segments with the hashes of their bytes."""
+    rows = []
+    for segment in process.segments(memcarve.Selection(half)):
+        digest = hashlib.sha256()
+        for address in range(segment.start, segment.end, MIB):
+            digest.update(process.space.read(address, min(MIB, segment.end - address)))
+        rows.append((segment.start, segment.size, digest.hexdigest()))
+    return rows
+
+
+def assert_pages(truth: Truth, process: memcarve.ProcessMemory, half: str = "all", holes: Any = ()) -> None:
+    """Hold every page, with what the tables allow, against the plan; and the sums by kind in the user half."""
+    assert process.pid is not None
+    for actual, expected in zip(found_pages(process), planned_pages(truth, process.pid, half, holes), strict=True):
+        assert np.array_equal(actual, expected)
+
+
+def assert_counts(truth: Truth, process: memcarve.ProcessMemory) -> None:
+    """Hold the numbers of pages of the user half, by kind, against the plan."""
+    assert process.pid is not None
+    assert process.pages is not None
+    planned_one = truth.process(process.pid)
+    flags = planned_pages(truth, process.pid, "user").flags
+    moving = int((flags == TRANSITION).sum())
+    expected = {
+        "present": len(flags) - moving,
+        "transition": moving,
+        "outside": int(planned_one.user.size.sum()) // PAGE - len(flags),
+        **{kind.replace("-", "_"): count for kind, count in planned_one.absent.items() if kind != "zero"},
+    }
+    counted = {kind: process.pages.get(kind, 0) for kind in expected}
+    assert counted == expected
+    assert not {"prot_none", "swapped", "not_present"} & process.pages.keys()
+
+
+def every_process(truth: Truth, half: str) -> Iterator[memcarve.ProcessMemory]:
+    """Open one half (or all) of every process of an image, and check that each of the plan is there."""
+    with memcarve.open(truth.path) as container:
+        entries = container.processes()
+        assert {entry.pid for entry in entries} == {process.pid for process in truth.processes}
+        for index in range(len(entries)):
+            yield container.open_process(index, half)
+
+
+# processes
+
+
+@pytest.mark.parametrize("exports", winimage.EXPORTS)
+@pytest.mark.parametrize("layout", range(winimage.LAYOUTS))
+def test_processes(place: Path, layout: int, exports: str) -> None:
+    """In every layout all processes are found, in order, whether accessors and exports can be read or not."""
+    truth = winimage.build(place, layout=layout, exports=exports, seed=layout)
+    assert assert_all_found(truth) == []
+
+
+@pytest.mark.parametrize("exports", winimage.EXPORTS)
+@pytest.mark.parametrize(("layout", "build"), [(8, 19045), (7, 18363), (10, 22631), (3, 15063), (2, 9600)])
+def test_builds(place: Path, layout: int, build: int, exports: str) -> None:
+    """A build that carries an older kernel's file, or that no table knows, is read as well; its number is said."""
+    truth = winimage.build(place, layout=layout, build=build, exports=exports, processes=FEW)
+    assert assert_all_found(truth) == []
+    with memcarve.open(place) as container:
+        container.processes()
+        assert any(f".{build} x64" in note for note in container.notes) or (exports == "none" and build == 9600)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"decoy": False},
+        {"freed": False},
+        {"kpti": True},
+        {"kpti": True, "exports": "none"},
+        {"small_pages": True},
+        {"small_pages": True, "kpti": True, "exports": "no-accessors", "layout": 4},
+        {"top_page": True},
+        {"megabytes": 64, "seed": 5},
+    ],
+    ids=str,
+)
+def test_variants(place: Path, options: dict[str, Any]) -> None:
+    """Decoys, freed processes, second roots, small pages and the last page change nothing."""
+    truth = winimage.build(place, **options)
+    assert assert_all_found(truth) == []
+    for process in every_process(truth, "all"):
+        assert_pages(truth, process)
+
+
+@pytest.mark.parametrize("exports", ["full", "none"])
+@pytest.mark.parametrize("damage", winimage.DAMAGE[1:])
+def test_damaged_list(place: Path, damage: str, exports: str) -> None:
+    """However the list is damaged, all processes are found, with the states they have, and a note says the damage."""
+    truth = winimage.build(place, damage=damage, exports=exports)
+    (note,) = assert_all_found(truth, ordered=False)
+    assert "list of processes is damaged" in note
+
+
+def test_structures_across_pages(place: Path) -> None:
+    """Processes that only a search finds are found wherever in their structure a page ends."""
+    plans = [winimage.Plan(400 + 4 * at, b"w%d.exe" % at, listed=at % 7 == 0, exited=at % 5 == 4) for at in range(24)]
+    truth = winimage.build(place, processes=plans)
+    assert {process.straddles for process in truth.processes if not process.listed} == {True, False}
+    assert_all_found(truth)
+
+
+def test_names(usual: Truth) -> None:
+    """Names are shown with everything escaped that is not plainly visible; fifteen bytes without an end are whole."""
+    with memcarve.open(usual.path) as container:
+        names = {entry.pid: entry.name for entry in container.processes()}
+    assert names[4096] == "\\x1b[2J\\x1b]0;x\\x07.ex"
+    assert names[4100] == "\\xff\\xfe\\xc3(.exe\\xe2\\x80\\xae"
+    assert names[4104] == "../../etc/cron"
+    assert names[4108] == "fifteen-bytes.x"
+    assert names[70000] == ""
+    assert names[70004] == '=1+1"<b>,\\x0a'
+
+
+def test_wiped_structure(place: Path) -> None:
+    """A process whose number or name was wiped to hide it is not passed over in silence."""
+    truth = winimage.build(place, processes=FEW)
+    layout = truth.layout
+    for field, size in (("ImageFileName", 15), ("UniqueProcessId", 8)):
+        wiped = changed(place, truth, truth.process(388).eprocess + layout[field], bytes(size))
+        with wiped, memcarve.open(place) as container:
+            pids = {entry.pid for entry in container.processes()}
+            assert {4, 1624, 2860, 3272} <= pids
+            assert 388 in pids or any("0x" in note for note in container.remarks), field
+
+
+class changed:  # noqa: N801 - used like a function
+    """Write bytes at a kernel address of an image, and put back what was there."""
+
+    def __init__(self, path: Path, truth: Truth, address: int, data: bytes) -> None:
+        pages, physical = truth.frames(4, "kernel")
+        self.image = np.memmap(path, np.uint8, "r+")
+        self.places = [
+            int(physical[np.searchsorted(pages, U64(at & ~(PAGE - 1)))]) + at % PAGE
+            for at in range(address, address + len(data))
+        ]
+        self.data = np.frombuffer(data, np.uint8)
+
+    def __enter__(self) -> None:
+        self.before = self.image[self.places].copy()
+        self.image[self.places] = self.data
+
+    def __exit__(self, *_: object) -> None:
+        self.image[self.places] = self.before
+
+
+def test_unreadable_kernel(place: Path) -> None:
+    """Where System cannot be found, the message says what was and that --dtb works; and it does."""
+    truth = winimage.build(place, processes=FEW)
+    system = truth.process(4).eprocess
+    with changed(place, truth, system + truth.layout["UniqueProcessId"], b"\xff" * 8):
+        with memcarve.open(place) as container, pytest.raises(memcarve.ProcessError) as caught:
+            container.processes()
+        message = str(caught.value)
+        assert message.startswith(f"{place}: ")
+        for words in (f"10.0.{truth.build}", "0x1ad000", "System", "--dtb", "processes --scan"):
+            assert words in message
+        with memcarve.open(place, dtb=truth.process(1624).stored_root) as container:
+            assert segments_of(container.process(), "user") == truth.segments(1624, "user")
+            assert truth.process(1624).root in [root.root for root in container.roots()]
+
+
+def test_kernel_without_headers(place: Path) -> None:
+    """Where the kernel's image has lost its headers, the shared page's build number and the table suffice."""
+    truth = winimage.build(place, processes=FEW)
+    with changed(place, truth, truth.kernel_base, bytes(0x200)):
+        assert_all_found(truth)
+
+
+# memory
+
+
+@pytest.mark.parametrize("layout", range(winimage.LAYOUTS))
+def test_user_segments(place: Path, layout: int) -> None:
+    """In every layout the segments, pages, permissions and counts of every process are those planned."""
+    truth = winimage.build(place, layout=layout, seed=layout)
+    for process in every_process(truth, "user"):
+        pid = process.pid or 0
+        assert segments_of(process, "user") == truth.segments(pid, "user")
+        assert_pages(truth, process, "user")
+        assert_counts(truth, process)
+
+
+def test_all_segments(usual: Truth) -> None:
+    """Both halves of every process are those planned; the user half is what is taken where nobody says."""
+    for process in every_process(usual, "all"):
+        pid = process.pid or 0
+        assert segments_of(process, "all") == usual.segments(pid)
+        assert_pages(usual, process)
+        starts = [(segment.start, segment.size) for segment in process.segments()]
+        assert starts == [segment[:2] for segment in usual.segments(pid, "user")]
+    for process in every_process(usual, "kernel"):
+        pid = process.pid or 0
+        starts = [(segment.start, segment.size) for segment in process.segments(memcarve.Selection("kernel"))]
+        assert starts == [segment[:2] for segment in usual.segments(pid, "kernel")]
+
+
+def test_split_by_permissions(usual: Truth) -> None:
+    """Split by permissions, a segment ends where the next page is allowed something else, and nowhere else."""
+    for process in every_process(usual, "all"):
+        address, _, flags = planned_pages(usual, process.pid or 0)
+        first = np.ones(len(address), np.bool_)
+        first[1:] = (np.diff(address) != U64(PAGE)) | (flags[1:] != flags[:-1])
+        segments = process.segments(memcarve.Selection("all"), split="permissions")
+        assert np.array_equal(segments.start, address[first])
+        assert int(segments.size.sum()) == len(address) * PAGE
+
+
+def test_ended_processes_are_empty(usual: Truth) -> None:
+    """What has ended has no memory left; a note says why, and nothing is called missing."""
+    with memcarve.open(usual.path) as container:
+        for pid in (2860, 3684):
+            process = container.process(pid)
+            assert not len(process.segments(memcarve.Selection("all")))
+            assert not process.incomplete
+            assert any("has ended" in note for note in process.notes)
+
+
+@pytest.mark.parametrize("edge", winimage.EDGES)
+def test_edges(place: Path, edge: str) -> None:
+    """Each edge case of page tables is read as planned."""
+    truth = winimage.build(place, processes=[winimage.Plan(1624, b"edge.exe", edges=(edge,))])
+    with memcarve.open(place) as container:
+        process = container.process(1624)
+        assert_pages(truth, process)
+        assert segments_of(process, "user") == truth.segments(1624, "user")
+        user = container.open_process(1, "user")
+        assert_counts(truth, user)
+        assert user.incomplete is (edge in {"large-outside", "page-outside", "table-outside"})
+
+
+def test_large_page_with_holes(place: Path, tmp_path: Path) -> None:
+    """A large page of which the image lacks some 4 KiB pages is kept on both sides of each."""
+    truth = winimage.build(place, processes=[winimage.Plan(1624, b"edge.exe", edges=("large-hole",))])
+    ranges = [(start, containers.Slice(place, start, size)) for start, size in truth.ranges()]
+    with memcarve.open(containers.write_lime(tmp_path / "mem.lime", ranges)) as container:
+        process = container.process(1624)
+        assert_pages(truth, process, holes=truth.holes)
+        assert segments_of(process, "user") == truth.segments(1624, "user", truth.holes)
+        missing = sum(gap.size for gap in process.space.missing() if gap.start < 1 << 47)
+        assert missing == sum(size for _, size in truth.holes)
+
+
+def test_huge_page(place: Path) -> None:
+    """A page of 1 GiB in a smaller image is there as far as the image goes, and the rest is said to be missing."""
+    plan = winimage.Plan(1624, b"huge.exe", memory=(winimage.Huge(), winimage.Run(3)))
+    truth = winimage.build(place, processes=[plan])
+    with memcarve.open(place) as container:
+        process = container.process(1624)
+        assert_pages(truth, process)
+        assert process.incomplete
+        assert sum(gap.size for gap in process.space.missing() if gap.start < 1 << 47) == (1 << 30) - truth.size
+
+
+def test_loop_of_tables(place: Path) -> None:
+    """Tables that lead to each other are stopped by the limit, which says how much they claim; others are well."""
+    plans = [winimage.Plan(1624, b"loop.exe", edges=(winimage.LOOP,)), FEW[0]]
+    truth = winimage.build(place, processes=plans)
+    assert assert_all_found(truth) == []
+    with memcarve.open(place) as container:
+        with pytest.raises(memcarve.InputError, match="--limit") as caught:
+            container.process(1624)
+        assert getattr(caught.value, "claimed", 0) >= truth.process(1624).claimed // 2
+        assert segments_of(container.process(388), "user") == truth.segments(388, "user")
+
+
+def test_sparse_image(place: Path) -> None:
+    """An image of 8 GiB with little in it is read like a small one."""
+    truth = winimage.sparse(place, gigabytes=8)
+    try:
+        with memcarve.open(place) as container:
+            process = container.process(1624)
+            assert segments_of(process, "user") == truth.segments(1624, "user")
+            assert sorted(found(container)) == sorted(map(planned, truth.processes))
+    finally:
+        place.unlink()
+
+
+# images that end too early
+
+
+def test_cut_raw_images(place: Path) -> None:
+    """Cut anywhere, a raw image gives its processes, each as planned, or a declared error that names it."""
+    truth = winimage.build(place, processes=FEW)
+    known = {process.pid: planned(process) for process in truth.processes}
+    sizes = {0, 1, 8, PAGE - 1, PAGE, 3 * MIB + 7, truth.size // 2, truth.size - PAGE, truth.size - 1}
+    sizes |= {process.root + more for process in truth.processes for more in (0, 0x428, PAGE)}
+    sizes |= {process.physical + more for process in truth.processes for more in (0, 0x428)}
+    listed = 0
+    for size in sorted((size for size in sizes if size < truth.size), reverse=True):
+        os.truncate(place, size)
+        try:
+            with memcarve.open(place) as container:
+                assert not size % PAGE or any("cut off" in note for note in container.remarks)
+                assert all(one == known[one.pid] for one in found(container))
+                listed += 1
+        except memcarve.MemcarveError as error:
+            assert str(error).startswith(str(place))  # noqa: PT017
+    assert listed
+
+
+def test_unrecognised_images_are_told_what_to_do(place: Path) -> None:
+    """Of a large file in which no system is recognised, the message says that it may be an image, and --dtb."""
+    truth = winimage.build(place, processes=FEW)
+    os.truncate(place, truth.size // 2)
+    with pytest.raises(memcarve.InputError, match="--dtb"):
+        memcarve.open(place)
+
+
+def needed_frames(truth: Truth, *pids: int) -> NDArray[np.uint64]:
+    """Return the frames that the kernel takes, and the tables of processes; sorted."""
+    words = np.memmap(truth.path, U64, "r").reshape(-1, 512)
+    tables = set().union(*(tables_below(words, truth.process(pid).root) for pid in (4, *pids)))
+    return np.union1d(np.array(sorted(tables), U64), truth.frames(4, "kernel")[1] >> U64(12))
+
+
+def kernel_first(truth: Truth, *pids: int) -> tuple[list[tuple[int, containers.Slice]], int]:
+    """Return the ranges of an image, those of `needed_frames` in front, and how many of them these are."""
+    needed = np.zeros(truth.size // PAGE, np.bool_)
+    needed[needed_frames(truth, *pids).astype(np.int64)] = True
+    breaks = np.flatnonzero(np.diff(needed)) + 1
+    runs = list(zip([0, *breaks.tolist()], [*breaks.tolist(), len(needed)], strict=True))
+    runs.sort(key=lambda run: not needed[run[0]])
+    ranges = [(low * PAGE, containers.Slice(truth.path, low * PAGE, (high - low) * PAGE)) for low, high in runs]
+    return ranges, sum(bool(needed[low]) for low, _ in runs)
+
+
+def test_cut_containers(place: Path, tmp_path: Path) -> None:
+    """Cut anywhere behind the kernel, a container gives all processes: right bytes, and what lacks makes them so."""
+    truth = winimage.build(place, processes=FEW)
+    data, path = place.read_bytes(), tmp_path / "mem.lime"
+    ranges, first = kernel_first(truth)
+    containers.write_lime(path, ranges)
+    words = np.frombuffer(data, U64).reshape(-1, 512)
+    at, starts = 0, {}
+    for start, content in ranges:
+        starts[start], at = (at + 32, content.size), at + 32 + content.size
+    interesting = sorted(set().union(*(tables_below(words, truth.process(pid).root) for pid in (388, 1624))))
+    places = [
+        begin + (frame * PAGE - start)
+        for frame in interesting
+        for start, (begin, size) in starts.items()
+        if start <= frame * PAGE < start + size
+    ]
+    behind = starts[ranges[first][0]][0]
+    sizes = {size + more for size in places for more in (0, 0x428, PAGE)} | {at - 1, at - PAGE - 1}
+    # cut between two ranges, such a file looks whole
+    sizes -= {size for begin, length in starts.values() for size in (begin - 32, begin + length)}
+    sizes |= {begin - 16 for begin, _ in starts.values() if begin > behind}
+    partial = 0
+    for size in sorted((size for size in sizes if behind < size < at), reverse=True):
+        os.truncate(path, size)
+        with memcarve.open(path) as container:
+            assert sorted(found(container)) == sorted(map(planned, truth.processes))
+            assert container.remarks
+            there = {start: min(size - begin, length) for start, (begin, length) in starts.items() if begin < size}
+            for index in range(len(truth.processes)):
+                partial += assert_what_is_there(truth, data, container, index, there)
+    assert partial
+
+
+def assert_what_is_there(
+    truth: Truth, data: bytes, container: memcarve.Container, index: int, there: dict[int, int]
+) -> bool:
+    """Hold what a cut image has of a process against the plan; return whether something lacks."""
+    entry = container.processes()[index]
+    root = entry.root or 0
+    inside = any(start <= root < start + size and root + PAGE <= start + size for start, size in there.items())
+    try:
+        process = container.open_process(index, "user")
+    except memcarve.ProcessError:
+        assert not inside
+        return True
+    wanted, pages = planned_pages(truth, entry.pid or 0, "user"), found_pages(process)
+    places = np.searchsorted(wanted.address, pages.address)
+    for actual, column in zip(pages, wanted, strict=True):
+        assert np.array_equal(actual, column[places])
+    assert all(any(low <= at < low + size for low, size in there.items()) for at in set(pages.physical.tolist()))
+    for start, length, digest in segments_of(process, "user"):
+        assert hashlib.sha256(model(data, wanted, start, length)).hexdigest() == digest
+    lacking = len(pages.address) < len(wanted.address)
+    assert process.incomplete is lacking, (entry.pid, process.notes, len(pages.address), len(wanted.address))
+    assert inside or entry.ended
+    return lacking
+
+
+def model(data: bytes, pages: Columns, start: int, size: int) -> bytes:
+    """Return what lies at addresses, page by page."""
+    first = int(np.searchsorted(pages.address, U64(start)))
+    frames = pages.physical[first : first + -(-size // PAGE)].tolist()
+    return b"".join(data[at : at + PAGE] for at in frames)[:size]
+
+
+# hostile images
+
+
+def tables_below(words: NDArray[np.uint64], root: int, level: int = 3) -> set[int]:
+    """Return the frames of all tables below a root, itself too."""
+    frames = {root >> 12}
+    if level:
+        for entry in words[root >> 12][words[root >> 12] & U64(1) != 0].tolist():
+            frame = entry >> 12 & (1 << 40) - 1
+            if frame < len(words) and not (level < 3 and entry & 0x80) and frame not in frames:
+                frames |= tables_below(words, frame << 12, level - 1)
+    return frames
+
+
+def table_entry(rng: random.Random, tables: list[int], count: int) -> int:
+    """Return an entry for a table: noise, or one that leads where it should not."""
+    frame = rng.choice([rng.choice(tables), rng.randrange(count), count + rng.randrange(9), rng.getrandbits(40)])
+    low = rng.choice([0x07, 0x03, 0x87, 0x01, 0x800, 0x880, 0x8E0, 0xC80, 0x0, 0x1083, rng.getrandbits(12)])
+    return rng.choice([frame << 12 | low, frame << 12 | low, frame << 12 | low | 1 << 63, rng.getrandbits(64)])
+
+
+class Mutated:
+    """An image that is changed in place and put back."""
+
+    def __init__(self, path: Path, truth: Truth) -> None:
+        self.words = np.memmap(path, U64, "r+").reshape(-1, 512)
+        self.bytes = self.words.view(np.uint8).reshape(-1)
+        self.tables = sorted(set().union(*(tables_below(self.words, truth.process(pid).root) for pid in (4, 1624))))
+        pages, physical = truth.frames(4, "kernel")
+        self.where = dict(zip(pages.tolist(), physical.tolist(), strict=True))
+        self.truth = truth
+        self.before: dict[int, int] = {}
+
+    def physical(self, address: int) -> int:
+        """Return where a kernel address lies."""
+        return int(self.where[address & ~(PAGE - 1)]) + address % PAGE
+
+    def put(self, at: int, value: int) -> None:
+        """Change a byte."""
+        self.before.setdefault(at, int(self.bytes[at]))
+        self.bytes[at] = value
+
+    def restore(self) -> None:
+        """Put everything back."""
+        for at, value in self.before.items():
+            self.bytes[at] = value
+        self.before.clear()
+
+    def mutate_tables(self, rng: random.Random) -> None:
+        """Change some entries of page tables."""
+        for _ in range(rng.choice([1, 3, 30, 300])):
+            table = rng.choice(self.tables)
+            used = np.flatnonzero(self.words[table]).tolist()
+            index = rng.choice(used) if used and rng.random() < 0.7 else rng.randrange(512)
+            entry = table_entry(rng, self.tables, len(self.words))
+            for byte, value in enumerate(entry.to_bytes(8, "little")):
+                self.put(table * PAGE + index * 8 + byte, value)
+
+    def mutate_at(self, rng: random.Random, address: int, size: int) -> None:
+        """Change some bytes or words of a structure."""
+        for _ in range(rng.choice([1, 2, 8, 64])):
+            place = address + rng.randrange(size)
+            if rng.random() < 0.5:
+                self.put(self.physical(place), rng.choice([0, 0xFF, 0x7F, 0x80, rng.getrandbits(8)]))
+                continue
+            word = rng.choice([0, (1 << 64) - 1, rng.choice(list(self.where)), rng.getrandbits(64), 1 << 47, 1 << 63])
+            for byte, value in enumerate(word.to_bytes(8, "little")):
+                if (place & ~7) + byte < address + size:
+                    self.put(self.physical((place & ~7) + byte), value)
+
+    def mutate(self, rng: random.Random) -> None:
+        """Change something."""
+        truth = self.truth
+        process = rng.choice(truth.processes)
+        rng.choice([
+            self.mutate_tables,
+            lambda rng: self.mutate_at(rng, process.eprocess, truth.layout["size"]),
+            lambda rng: self.mutate_at(rng, process.eprocess + truth.layout["UniqueProcessId"], 24),
+            lambda rng: self.mutate_at(rng, truth.kernel_base + kernel.EDATA, 0x28),
+            lambda rng: self.mutate_at(rng, truth.kernel_base + kernel.EDATA, 0x3000),
+            lambda rng: self.mutate_at(rng, truth.kernel_base, 0x400),
+            lambda rng: self.mutate_at(rng, truth.kernel_base + kernel.ACCESSORS, 0x200),
+            lambda rng: self.mutate_at(rng, truth.kernel_base + kernel.INITIAL, 8),
+            lambda rng: self.mutate_at(rng, 0xFFFFF78000000000, 0x300),
+        ])(rng)  # fmt: skip
+
+
+def look_at_everything(path: Path, size: int) -> None:
+    """Do with an image what commands do; only declared errors, and no byte from outside of it."""
+    with memcarve.open(path) as container:
+        for index, entry in enumerate(container.processes()):
+            assert entry.facts()
+            assert str(entry).isprintable()
+            try:
+                process = container.open_process(index)
+                segments = process.segments(memcarve.Selection("all"), split="permissions")
+            except memcarve.MemcarveError:
+                continue
+            space = process.space
+            assert not len(space.start) or int((space.offset + space.size).max()) <= size
+            assert not np.any(space.start[1:] < space.start[:-1] + space.size[:-1])
+            for segment in list(segments)[:3]:
+                assert len(space.read(segment.start, min(segment.size, MIB))) == min(segment.size, MIB)
+
+
+def peak() -> int:
+    """Return the most memory this process ever had, in bytes; 0 where the system does not say."""
+    try:
+        import resource  # noqa: PLC0415 - Unix only
+    except ImportError:
+        return 0
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+@pytest.mark.parametrize("part", range(4))
+def test_mutated_images(place: Path, part: int) -> None:
+    """Whatever befalls tables, structures, exports and headers: declared errors, in bounded time and memory."""
+    truth = winimage.build(place, processes=FEW, megabytes=20, exports=("full", "none")[part % 2])
+    image = Mutated(place, truth)
+    before, errors = peak(), 0
+    for seed in range(80):
+        rng = random.Random(seed * 4 + part)  # noqa: S311 - test data
+        image.mutate(rng)
+        begun = time.monotonic()
+        try:
+            look_at_everything(place, truth.size)
+        except memcarve.MemcarveError as error:
+            errors += 1
+            assert "\n" not in str(error)  # noqa: PT017
+        assert time.monotonic() - begun < LONGEST, seed
+        image.restore()
+    assert peak() - before < LARGEST
+    assert errors
+    assert_all_found(truth)
+
+
+def test_mutated_processes_do_not_hide_the_others(place: Path) -> None:
+    """Noise over one process's structure, wherever it is in the list, leaves all the others to be found."""
+    truth = winimage.build(place, processes=FEW)
+    rng = random.Random(1)  # noqa: S311 - test data
+    for process in truth.processes[1:]:
+        with changed(place, truth, process.eprocess, rng.randbytes(truth.layout["size"])):
+            with memcarve.open(place) as container:
+                names = {entry.pid: entry for entry in container.processes()}
+            assert {one.pid for one in truth.processes} - names.keys() <= {process.pid}
+            assert len(names) <= len(truth.processes)
