@@ -50,8 +50,10 @@ class Copier:
     `moved` counts the bytes by the way they were moved. Setting `stop` makes every copy raise StoppedError soon.
     """
 
-    def __init__(self, stop: threading.Event | None = None) -> None:
-        self.stop = stop or threading.Event()
+    def __init__(self, stopped: Callable[[], bool] | None = None) -> None:
+        """Take `stopped`, which says whether somebody else wants this to stop, too."""
+        self.stop = threading.Event()
+        self._stopped = stopped
         self.moved: dict[str, int] = {}
         self._ways = _ways_here()
         self._lock = threading.Lock()
@@ -132,6 +134,10 @@ class Copier:
             observe(view)
             if progress is not None:
                 progress(len(view))
+
+    def stopped(self) -> bool:
+        """Say whether copying was asked to stop."""
+        return self.stop.is_set() or (self._stopped is not None and self._stopped())
 
     def close(self) -> None:
         """End the helper thread, if there was one."""
@@ -254,7 +260,7 @@ class Copier:
             return self._beside
 
     def _check_stop(self) -> None:
-        if self.stop.is_set():
+        if self.stopped():
             raise StoppedError
 
     def _count(self, way: str, count: int) -> None:

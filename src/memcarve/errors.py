@@ -55,6 +55,17 @@ class MemcarveError(Exception):
             shown = f"{shown[:1000]}...{shown[-400:]}"
         super().__init__(shown)
 
+    def __reduce__(self) -> tuple[object, ...]:
+        """Let an error travel between programs with all that it says."""
+        return _restored, (type(self), self.args, dict(self.__dict__))
+
+
+def _restored(kind: type[MemcarveError], args: tuple[object, ...], members: dict[str, object]) -> MemcarveError:
+    error = kind.__new__(kind)
+    error.args = args
+    error.__dict__.update(members)
+    return error
+
 
 class UsageError(MemcarveError):
     """The call does not say enough, or contradicts itself."""

@@ -212,6 +212,8 @@ class Container(ABC):
     """
 
     default_range = "all"
+    #: whether a copy of this program, made by forking, can open processes
+    can_be_forked = False
     #: sentences for the user about the input: all of them, and those that must not be missed
     notes: Sequence[str]
     remarks: Sequence[str] = ()

@@ -24,7 +24,7 @@ from memcarve.target import BUFFER, Target, is_zero
 from memcarve.version import __version__
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from memcarve.process import ProcessMemory
     from memcarve.sinks.work import Progress
@@ -78,17 +78,17 @@ def carve(
     *,
     progress: Progress | None = None,
     threads: int | None = None,
-    stop: threading.Event | None = None,
+    stopped: Callable[[], bool] | None = None,
     **changes: Any,  # noqa: ANN401 - members of Options
 ) -> CarveResult:
     """Write each contiguous segment of `process` into a file of the new folder `out`.
 
-    `changes` are members of Options by name; `threads` copy at once; setting `stop` makes it give up soon, by
+    `changes` are members of Options by name; `threads` copy at once; as soon as `stopped` says so it gives up, by
     StoppedError. The folder gets its name when it is whole. Raises TruncatedError where
     the dump ends too early (unless ``partial``), TargetExistsError, NoSpaceError, SourceReadError, OutputError.
     """
     wanted = (options or Options())._replace(**changes)
-    return _Carver(process, os.fspath(out), wanted, progress, threads, Copier(stop)).run()
+    return _Carver(process, os.fspath(out), wanted, progress, threads, Copier(stopped)).run()
 
 
 class _Carver:
@@ -224,7 +224,7 @@ class _Carver:
 
         def work() -> None:
             digest = hashlib.sha256()
-            copier = Copier(self.copier.stop)  # a buffer of its own
+            copier = Copier(self.copier.stopped)  # a buffer of its own
             try:
                 copier.read(self.process.file, 0, self.process.file.size, digest.update)
                 found["sha256"] = digest.hexdigest()

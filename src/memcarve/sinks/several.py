@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import json
+import mmap
 import os
 import re
+import signal
 import threading
+import time
 from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
 
 from memcarve.copying import StoppedError
 from memcarve.errors import MemcarveError, NoSpaceError, VerificationError
@@ -17,7 +22,7 @@ from memcarve.version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from concurrent.futures import Future
+    from concurrent.futures import Executor, Future
 
     from memcarve.process import Container, ProcessEntry
     from memcarve.sinks.work import Progress
@@ -59,8 +64,10 @@ def carve_several(
     with NewFolder(os.fspath(out), force=options.force, foreign=foreign) as folder:
         taken: set[str] = set()
         names = [folder_name(entries[index], index, taken) for index in indexes]
-        work = _Several(container, folder, options._replace(force=False), _Sum(progress, len(indexes)))
-        outcomes, first = work.run(indexes, names)
+        work = _Several(
+            container, folder, options._replace(force=False), progress, list(zip(indexes, names, strict=True))
+        )
+        outcomes, first = work.run()
         if first is not None and all(outcome.result is None for outcome in outcomes):
             raise first
         with os.fdopen(create_file(os.path.join(folder.path, manifest.PROCESSES), None), "w", encoding="utf-8") as file:
@@ -70,106 +77,141 @@ def carve_several(
 
 
 class _Several:
-    """Carves processes by a pool of threads: the kernel copies and hashes without holding the interpreter."""
+    """Carves processes in copies of this program, each on a processor of its own, or in threads.
 
-    def __init__(self, container: Container, folder: NewFolder, options: Options, progress: _Sum) -> None:
+    Copies are better: what Python does for many small segments holds up the other threads. They are made by forking,
+    where nothing else is running here that a copy would lack; the container must be one that can be used in them.
+    """
+
+    def __init__(
+        self,
+        container: Container,
+        folder: NewFolder,
+        options: Options,
+        progress: Progress | None,
+        tasks: Sequence[tuple[int, str]],
+    ) -> None:
         self.container = container
         self.folder = folder
         self.options = options
-        self.progress = progress
-        self.stop = threading.Event()
+        self.tasks = tasks
         self.half = options.selection.range or container.default_range
+        self._progress = progress
+        # seen by copies, too: whether to stop, and of each process the bytes that are done and those in all
+        self._shared = np.frombuffer(mmap.mmap(-1, 8 * (1 + 2 * len(tasks))), np.uint64)
 
-    def run(self, indexes: Sequence[int], names: Sequence[str]) -> tuple[list[Outcome], MemcarveError | None]:
+    def run(self) -> tuple[list[Outcome], MemcarveError | None]:
         """Return how each ended, and the first error."""
-        from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415 - only for several processes
-
         entries = self.container.processes()
-        workers = min(os.cpu_count() or 1, len(indexes), _WORKERS)
         outcomes: list[Outcome] = []
         first: MemcarveError | None = None
-        with ThreadPoolExecutor(workers) as pool:
-            try:
-                futures = [
-                    pool.submit(self._carve, number, index, name, max(2 // workers, 1))
-                    for number, (index, name) in enumerate(zip(indexes, names, strict=True))
-                ]
-                for future, index, name in zip(futures, indexes, names, strict=True):
-                    try:
-                        outcomes.append(Outcome(entries[index], name, _wait(future), None))
-                    except (NoSpaceError, StoppedError):
-                        full = next(filter(None, map(_full, futures)), None)
-                        if full is None:
-                            raise
-                        # the folder within says that nothing was kept, as the one around it will
-                        raise NoSpaceError(self._outside(full).split("; ")[0]) from None
-                    except MemcarveError as error:
-                        first = first or error
-                        outcomes.append(Outcome(entries[index], name, None, self._outside(error)))
-            except BaseException:
-                self.stop.set()
-                pool.shutdown(cancel_futures=True)
-                raise
+        pool = self._pool(min(os.cpu_count() or 1, len(self.tasks), _WORKERS))
+        try:
+            futures = [pool.submit(_carve_one, number) for number in range(len(self.tasks))]
+            for future, (index, name) in zip(futures, self.tasks, strict=True):
+                try:
+                    outcomes.append(Outcome(entries[index], name, self._wait(future), None))
+                except (NoSpaceError, StoppedError):
+                    full = next(filter(None, map(_full, futures)), None)
+                    if full is None:
+                        raise
+                    # the folder within says that nothing was kept, as the one around it will
+                    raise NoSpaceError(self._outside(full).split("; ")[0]) from None
+                except MemcarveError as error:
+                    first = first or error
+                    outcomes.append(Outcome(entries[index], name, None, self._outside(error)))
+        except BaseException:
+            self._shared[0] = 1
+            raise
+        finally:
+            pool.shutdown(cancel_futures=True)
         return outcomes, first
+
+    def carve(self, number: int, threads: int) -> CarveResult:
+        """Carve one of the processes."""
+        if self._stopped():
+            raise StoppedError
+        index, name = self.tasks[number]
+        process = self.container.open_process(index, self.half)
+        out = os.path.join(self.folder.path, name)
+
+        def told(done: int, total: int) -> None:
+            self._shared[1 + 2 * number : 3 + 2 * number] = done, total
+
+        try:
+            return carve(process, out, self.options, progress=told, threads=threads, stopped=self._stopped)
+        except NoSpaceError:
+            self._shared[0] = 1
+            raise
+
+    def _pool(self, workers: int) -> Executor:
+        """Return what runs `_carve_one`."""
+        from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor  # noqa: PLC0415 - not for one process
+
+        alone = threading.active_count() == 1 and hasattr(os, "fork")
+        threads = 1 if workers > 1 else 2
+        if self.container.can_be_forked and alone and workers > 1:
+            import multiprocessing  # noqa: PLC0415
+
+            context = multiprocessing.get_context("fork")
+            return ProcessPoolExecutor(workers, context, _begin, (self, threads, os.getpid()))
+        return ThreadPoolExecutor(workers, initializer=_begin, initargs=(self, threads, 0))
+
+    def _stopped(self) -> bool:
+        return bool(self._shared[0])
+
+    def _wait(self, future: Future[CarveResult]) -> CarveResult:
+        """Wait for a result in steps, so that a signal is noticed; tell the progress meanwhile."""
+        from concurrent.futures import BrokenExecutor  # noqa: PLC0415
+
+        while True:
+            try:
+                return future.result(timeout=0.2)
+            except TimeoutError:
+                if future.done():
+                    raise
+            except BrokenExecutor:
+                raise MemcarveError("the system ended what carved it; was there not enough memory?") from None
+            if self._progress is not None:
+                done, total = self._shared[1::2].tolist(), self._shared[2::2].tolist()
+                # those that have not begun are thought like those that have
+                begun = sum(1 for size in total if size) or 1
+                self._progress(sum(done), sum(total) * len(total) // begun)
 
     def _outside(self, error: MemcarveError) -> str:
         """Return the message of an error, with the name that the folder is to get."""
         return str(error).replace(self.folder.path, self.folder.name)
 
-    def _carve(self, number: int, index: int, name: str, threads: int) -> CarveResult:
-        if self.stop.is_set():
-            raise StoppedError
-        process = self.container.open_process(index, self.half)
-        out = os.path.join(self.folder.path, name)
-        try:
-            return carve(
-                process, out, self.options, progress=self.progress.part(number), threads=threads, stop=self.stop
-            )
-        except NoSpaceError:
-            self.stop.set()
-            raise
+
+_worker = threading.local()
 
 
-def _wait(future: Future[CarveResult]) -> CarveResult:
-    """Wait for a result in steps, so that a signal is noticed."""
-    while True:
-        try:
-            return future.result(timeout=0.2)
-        except TimeoutError:
-            if future.done():
-                raise
+def _begin(several: _Several, threads: int, parent: int) -> None:
+    """Prepare a worker; `parent` is the number of the program it is a copy of, 0 for a thread."""
+    _worker.task = several.carve, threads
+    if parent:
+        for name in ("SIGINT", "SIGTERM", "SIGHUP"):  # whom they are meant for tells the copies to stop
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
+        threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+
+
+def _end_with(parent: int) -> None:
+    """End this copy when the program that made it has been killed."""
+    while os.getppid() == parent:
+        time.sleep(0.2)
+    os._exit(1)
+
+
+def _carve_one(number: int) -> CarveResult:
+    carve_number, threads = _worker.task
+    result: CarveResult = carve_number(number, threads)
+    return result
 
 
 def _full(future: Future[CarveResult]) -> NoSpaceError | None:
     """Return the error of a process for which the disk had no room, once it has ended."""
     error = None if future.cancelled() else future.exception()
     return error if isinstance(error, NoSpaceError) else None
-
-
-class _Sum:
-    """Adds up the progress of processes that are carved at the same time; those to come are thought alike."""
-
-    def __init__(self, progress: Progress | None, count: int) -> None:
-        self._progress = progress
-        self._count = count
-        self._parts: dict[int, tuple[int, int]] = {}
-        self._lock = threading.Lock()
-
-    def part(self, number: int) -> Progress | None:
-        """Return what the process with this number is to tell its progress."""
-        progress = self._progress
-        if progress is None:
-            return None
-
-        def told(done: int, total: int) -> None:
-            with self._lock:
-                self._parts[number] = done, total
-                parts = list(self._parts.values())
-                progress(
-                    sum(part[0] for part in parts), sum(part[1] for part in parts) * self._count // max(len(parts), 1)
-                )
-
-        return told
 
 
 def carved_folders(folder: str | os.PathLike[str]) -> list[str]:

@@ -30,7 +30,7 @@ def run_together(  # noqa: C901 - what may go wrong with threads is in one place
         try:
             task(number)
         except StoppedError:
-            pass
+            stop.set()
         except BaseException as error:  # noqa: BLE001 - raised again below
             failed.append(error)
             stop.set()

@@ -45,6 +45,7 @@ class ImageContainer(Container):
     """The processes of a machine, or the one address space whose root was given."""
 
     default_range = "user"
+    can_be_forked = True  # nothing but reading at given places is done with the file
 
     def __init__(self, file: FileBacking, memory: PhysicalMemory, options: OpenOptions) -> None:
         """Take over `file`, which `close` closes."""
