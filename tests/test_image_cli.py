@@ -553,10 +553,10 @@ def test_interrupted(truth: Truth, tmp_path: Path) -> None:
     """Ctrl-C under --all ends in one line, and nothing is left behind."""
     before = (
         "import os, signal, memcarve.copying as c\n"
-        "true, calls, main = c.Copier.copy, [], os.getpid()\n"
+        "true, calls, program = c.Copier.copy, [], os.getpid()\n"
         "def copy(*arguments, **options):\n"
         "    calls.append(1)\n"
-        "    if len(calls) == 30: os.kill(main, signal.SIGINT)\n"
+        "    if len(calls) == 30: os.kill(program, signal.SIGINT)\n"
         "    return true(*arguments, **options)\n"
         "c.Copier.copy = copy\n"
     )
