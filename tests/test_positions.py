@@ -27,8 +27,9 @@ from memcarve.errors import (
     ProcessError,
     UsageError,
 )
+from memcarve.missing import CUT_OFF, NOT_WRITTEN, Missing
 from memcarve.sources.memmap import BETWEEN, TAIL
-from memcarve.space import CUT_OFF, NOT_WRITTEN, TOP, Missing
+from memcarve.space import TOP
 from support import COLUMNS, FAILED, RENDERERS, Row, canonical, content, dump_of, put, written
 
 if TYPE_CHECKING:

@@ -14,21 +14,9 @@ from memcarve import columns as columns_module, space as space_module
 from memcarve.backing import AbsentBacking
 from memcarve.columns import total
 from memcarve.errors import AddressError, CounterpartError, MapError, OverlapError, SourceReadError
+from memcarve.missing import CUT_OFF, IMAGE_CUT_OFF, NOT_WRITTEN, OUTSIDE, REASONS, Missing
 from memcarve.process import LeftOut, ProcessMemory, Selection
-from memcarve.space import (
-    CUT_OFF,
-    IMAGE_CUT_OFF,
-    KERNEL_HALF,
-    NOT_WRITTEN,
-    OUTSIDE,
-    REASONS,
-    TOP,
-    AddressSpace,
-    Extent,
-    Missing,
-    Segment,
-    Segments,
-)
+from memcarve.space import KERNEL_HALF, TOP, AddressSpace, Extent, Segment, Segments
 from support import Memory
 
 if TYPE_CHECKING:

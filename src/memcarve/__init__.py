@@ -40,13 +40,14 @@ from memcarve.errors import (
 from memcarve.version import __version__
 
 if TYPE_CHECKING:
+    from memcarve.missing import Missing
     from memcarve.process import Container, LeftOut, ProcessEntry, ProcessMemory, Selection
     from memcarve.sinks.memmap import ExportResult, export_memmap
     from memcarve.sinks.segments import CarveResult, Options, carve
     from memcarve.sinks.several import Outcome, SeveralResult, carve_several
     from memcarve.sinks.verify import Verified, verify
     from memcarve.sources import open_container as open  # noqa: A004 - that is what it does
-    from memcarve.space import AddressSpace, Extent, Hit, Missing, Segment, Segments
+    from memcarve.space import AddressSpace, Extent, Hit, Segment, Segments
 
 _LATER = {
     "open": ("sources", "open_container"),
@@ -55,7 +56,8 @@ _LATER = {
     **dict.fromkeys(("carve_several", "Outcome", "SeveralResult"), ("sinks.several", None)),
     **dict.fromkeys(("verify", "Verified"), ("sinks.verify", None)),
     **dict.fromkeys(("Container", "LeftOut", "ProcessEntry", "ProcessMemory", "Selection"), ("process", None)),
-    **dict.fromkeys(("AddressSpace", "Extent", "Hit", "Missing", "Segment", "Segments"), ("space", None)),
+    **dict.fromkeys(("AddressSpace", "Extent", "Hit", "Segment", "Segments"), ("space", None)),
+    "Missing": ("missing", None),
 }
 
 __all__ = [

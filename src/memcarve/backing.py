@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 from memcarve.errors import CounterpartError, InputError, SourceReadError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from types import TracebackType
     from typing import Self
 
@@ -40,6 +41,14 @@ class Backing(Protocol):
 
     def close(self) -> None:
         """Give the files back. What was read stays valid; reading again is an error."""
+
+
+def check_unchanged(backings: Iterable[Backing]) -> None:
+    """Raise InputError where a file behind one of the backings is not as it was when it was opened."""
+    for backing in backings:
+        for span in backing.spans(0, min(backing.size, 1)) or []:
+            if span.file.changed():
+                raise InputError(f"{span.file.path}: was changed while it was read")
 
 
 class AbsentBacking:
@@ -166,10 +175,10 @@ class FileBacking:
     def close(self) -> None:
         """Close the file; a second call does nothing."""
         fd, self.fd = self.fd, -1
+        mapping, self._mapping, self._unmappable = self._mapping, None, True
         with contextlib.suppress(BufferError):  # somebody still holds a part of it: it ends with that
-            if self._mapping is not None:
-                self._mapping.close()
-            self._mapping = None
+            if mapping is not None:
+                mapping.close()
         if fd >= 0:
             os.close(fd)
 

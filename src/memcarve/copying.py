@@ -92,7 +92,7 @@ class Copier:
         OutputError (NoSpaceError where the disk is full), StoppedError.
         """
         # small pieces of several are collected; where blocks can be shared, each is tried by itself
-        several = len(pieces) > 1 and (sparse or not self.reflinks)
+        several = len(pieces) > 1 and (sparse or not self.reflinks or backing.spans(*pieces[0]) is None)
         gathered = gatherer(backing, target, self._buffer(), place, observe, self._gathered(progress), sparse=sparse)
         small = _SMALL if several else 0
         for offset, size in pieces:

@@ -10,7 +10,8 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from memcarve.errors import SourceReadError
+from memcarve.backing import check_unchanged
+from memcarve.errors import OutputError, SourceReadError
 from memcarve.target import BUFFER, FULL, Target, seek, write, write_error, write_sparse
 
 if TYPE_CHECKING:
@@ -97,7 +98,7 @@ class GatheredByKernel:
 
     def add(self, offset: int, size: int) -> None:
         """Take note of a piece."""
-        if self._used + size > BUFFER or len(self._parts) == _MOST_PARTS:
+        if self._used + size > BUFFER or len(self._parts) >= _MOST_PARTS:
             self.flush()
         part = self._mapping[offset : offset + size]
         if len(part) < size:
@@ -122,6 +123,8 @@ class GatheredByKernel:
             done = 0
         if done < size:
             self._carefully(parts, places, done)
+        # behind a new end of the file, what is left of its last page reads as zeros
+        check_unchanged([self._backing])
         if self._observe is not None:
             self._read_back(size)
         self.place += size
@@ -142,9 +145,12 @@ class GatheredByKernel:
 
     def _read_back(self, size: int) -> None:
         view = self._buffer[:size]
-        count = os.preadv(self._target.fd, (view,), self.place)
+        try:
+            count = os.preadv(self._target.fd, (view,), self.place)
+        except OSError as error:
+            raise OutputError(f"{self._target.name}: cannot be read back: {error.strerror}") from error
         if count != size:
-            raise SourceReadError(f"{self._target.name}: reading back what was written gave {count} of {size} bytes")
+            raise OutputError(f"{self._target.name}: reading back what was written gave {count} of {size} bytes")
         if self._observe is not None:
             self._observe(view)
 

@@ -6,7 +6,8 @@ from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from memcarve.errors import ProcessError, UsageError
-from memcarve.space import CUT_OFF, KERNEL_HALF
+from memcarve.missing import CUT_OFF
+from memcarve.space import KERNEL_HALF
 
 if TYPE_CHECKING:
     import datetime as dt
@@ -129,7 +130,8 @@ class ProcessMemory:
 
     `pid`, `name` and `architecture` (``"x86"``, ``"x64"``) are None where unknown. `inputs` says where the memory came
     from, ready for JSON; `positions` how the bytes' places were settled. `left_out` counts bytes of the input that
-    belong to no address, by reason. `notes` are sentences for the user; `incomplete` is true where bytes are known to
+    belong to no address, by reason. `notes` are sentences for the user, `remarks` those that are about this process
+    alone; `incomplete` is true where bytes are known to
     be missing. `half` is what of the address space was looked at, `default_range` what is taken where nobody says.
 
     From an image, `pages` counts 4 KiB pages by kind, `entry` is what the system knew of the process, and `file` the
@@ -147,6 +149,7 @@ class ProcessMemory:
         positions: str | None = None,
         left_out: dict[str, int] | None = None,
         notes: Sequence[str] = (),
+        remarks: Sequence[str] = (),
         incomplete: bool = False,
         kernel_half: int | None = None,
         default_range: str = "all",
@@ -164,6 +167,7 @@ class ProcessMemory:
         self.positions = positions
         self.left_out = left_out or {}
         self.notes = list(notes)
+        self.remarks = list(remarks)
         self.incomplete = incomplete
         #: the first address of the kernel's half
         self.kernel_half = kernel_half or (_KERNEL_HALF_32 if architecture == "x86" else KERNEL_HALF)

@@ -13,6 +13,7 @@ import numpy as np
 
 from memcarve.columns import CHUNK, breaks, by_start, check_disjoint, chunks, joined, overlap, range_at, total
 from memcarve.errors import AddressError
+from memcarve.missing import CUT_OFF, IMAGE_CUT_OFF, REASONS, Missing, MissingColumns
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -28,11 +29,6 @@ if TYPE_CHECKING:
 TOP = 1 << 64
 KERNEL_HALF = 1 << 63
 
-NOT_WRITTEN = "not written to the dump"
-CUT_OFF = "the dump ends too early"
-OUTSIDE = "outside the image"
-IMAGE_CUT_OFF = "the image ends too early"
-REASONS = (NOT_WRITTEN, CUT_OFF, OUTSIDE, IMAGE_CUT_OFF)
 
 _BLOCK = 1 << 20  # bytes read in one go while searching
 _PIECES = 1 << 14  # extents looked at in one go
@@ -72,19 +68,6 @@ class Segment(NamedTuple):
     def name(self) -> str:
         """The addresses, as files are named after them: they sort by address and parse back."""
         return f"0x{self.start:016x}-0x{self.end:016x}"
-
-
-class Missing(NamedTuple):
-    """`size` bytes at `start` are mapped, but their bytes are not to be had; `reason` is one of REASONS."""
-
-    start: int
-    size: int
-    reason: str
-
-    @property
-    def end(self) -> int:
-        """The address after the last byte; 2**64 at the top."""
-        return self.start + self.size
 
 
 class Hit(NamedTuple):
@@ -171,7 +154,7 @@ class AddressSpace:
         size: Column,
         offset: Column,
         backing: Backing,
-        missing: Iterable[Missing] = (),
+        missing: Iterable[Missing] | MissingColumns = (),
         *,
         physical: Column | None = None,
         flags: npt.NDArray[np.uint8] | None = None,
@@ -183,10 +166,8 @@ class AddressSpace:
         they must be joined and sorted already. Raises OverlapError where two of them, or a missing range and an extent,
         claim one address.
         """
-        gaps = sorted(missing)
-        self.missing_start = np.array([gap.start for gap in gaps], np.uint64)
-        self.missing_size = np.array([gap.size for gap in gaps], np.uint64)
-        self.missing_reason = np.array([REASONS.index(gap.reason) for gap in gaps], np.uint8)
+        gaps = missing if isinstance(missing, MissingColumns) else MissingColumns.of(missing)
+        self.missing_start, self.missing_size, self.missing_reason = gaps
         columns = (start, size, offset) if flags is not None else by_start(start, size, offset)
         check_disjoint(*columns[:2])
         self.start, self.size, self.offset = columns if flags is not None else joined(*columns)

@@ -128,8 +128,10 @@ def carve(
 
 
 def _summary(result: CarveResult) -> str:
+    if not result.bytes:
+        return f"{counted(result.segments, 'segment')}, nothing to write: {result.path}"
     rate = result.bytes / max(result.seconds, 1e-9)
-    how = " and ".join(sorted(result.moved, key=lambda way: -result.moved[way])) or "nothing to move"
+    how = " and ".join(sorted(result.moved, key=lambda way: -result.moved[way]))
     return (
         f"{counted(result.segments, 'segment')}, {amount(result.bytes)} in {result.seconds:.2f} s ({amount(rate)}/s), "
         f"by {how}: {result.path}"

@@ -389,6 +389,7 @@ def _scan(container: Container, layout: str, *, quiet: bool) -> int:
     columns += [Column("kernel_bytes", "number"), Column("self_map", "number")]
     print_table(layout, "roots", columns, roots)
     sys.stdout.flush()
+    say(container.remarks, quiet=quiet)
     if not quiet:
         use = "; use one with --dtb" if roots else ""
         click.echo(f"{counted(len(roots), 'plausible page-table root')}{use}", err=True)

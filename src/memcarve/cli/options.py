@@ -6,6 +6,7 @@ import functools
 import os
 import re
 import sys
+from collections import Counter
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -211,7 +212,10 @@ def choose(container: Container, pids: Sequence[int], name: str | None, *, every
 
 def choose_one(container: Container, pids: Sequence[int], name: str | None) -> int:
     """Return the place of the one process that was asked for."""
-    found = choose(container, pids, name)
+    try:
+        found = choose(container, pids, name)
+    except UsageError as error:
+        raise UsageError(str(error).removesuffix(", or take --all")) from None
     if len(found) > 1:
         entries = container.processes()
         listed = ", ".join(str(entries[index]) for index in found[:40])
@@ -235,7 +239,7 @@ def process_words(process: ProcessMemory, index: int) -> list[str]:
         return []
     if process.pid is None:
         return [str(process.inputs["image"]["root"])]
-    return [folder_name(process.entry, index, set())]
+    return [folder_name(process.entry, index, Counter())]
 
 
 def say(notes: Sequence[str], *, quiet: bool) -> None:

@@ -49,14 +49,19 @@ def headers(data: bytes) -> Headers | None:
     return Headers(machine, timestamp, size, exports)
 
 
-def exported(peek: Peek, directory: tuple[int, int], wanted: Collection[bytes]) -> tuple[bytes, dict[bytes, int]]:
-    """Return the name that an export directory gives its image, and the relative addresses of the `wanted` names.
+def export_name(peek: Peek, directory: tuple[int, int]) -> bytes:
+    """Return the name that an export directory gives its image; nothing where it cannot be read."""
+    at = int.from_bytes(peek(directory[0] + 12, 4), "little")
+    return _text(peek(at, _LONGEST_NAME), 0)
+
+
+def exported(peek: Peek, directory: tuple[int, int], wanted: Collection[bytes]) -> dict[bytes, int]:
+    """Return the relative addresses of those of the `wanted` names that an image exports.
 
     What cannot be read is left out.
     """
     head = peek(directory[0], 40)
-    name_at, _, functions, names, functions_at, names_at, ordinals_at = struct.unpack_from("<7I", head, 12)
-    name = _text(peek(name_at, _LONGEST_NAME), 0)
+    functions, names, functions_at, names_at, ordinals_at = struct.unpack_from("<5I", head, 20)
     names, functions = min(names, _MOST_NAMES), min(functions, _MOST_NAMES)
     places = np.frombuffer(peek(names_at, 4 * names), "<u4")
     ordinals = np.frombuffer(peek(ordinals_at, 2 * names), "<u2")
@@ -64,7 +69,7 @@ def exported(peek: Peek, directory: tuple[int, int], wanted: Collection[bytes]) 
     there = places[places != 0]
     found: dict[bytes, int] = {}
     if not len(there) or not len(addresses):
-        return name, found
+        return found
     low, high = int(there.min()), int(there.max()) + _LONGEST_NAME
     text = peek(low, high - low) if high - low <= _MOST_TEXT else None
     for place, ordinal in zip(places.tolist(), ordinals.tolist(), strict=True):
@@ -73,7 +78,7 @@ def exported(peek: Peek, directory: tuple[int, int], wanted: Collection[bytes]) 
         symbol = _text(text, place - low) if text is not None else _text(peek(place, _LONGEST_NAME), 0)
         if symbol in wanted and addresses[ordinal]:
             found.setdefault(symbol, int(addresses[ordinal]))
-    return name, found
+    return found
 
 
 def _text(data: bytes, place: int) -> bytes:

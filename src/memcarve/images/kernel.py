@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import struct
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from memcarve.errors import AddressError, LimitError
+from memcarve.errors import AddressError, LimitError, SourceReadError
 from memcarve.formats import pe
 from memcarve.images.modes import WINDOWS, X64, X64_5, AddressTable
 from memcarve.images.paging import default_limit, translate, walk
@@ -34,6 +35,10 @@ _KERNELS_END = 0xFFFFF88000000000
 
 _FRAME = np.uint64(((1 << 52) - 1) ^ 0xFFF)
 _MOST_UNSURE = 16
+_MOST_KERNELS = 16
+_MOST_IMAGES = 1 << 16
+_MOST_CANDIDATES = 4096
+_MOST_SURE = 16
 _MOST_HEADS = 1 << 20  # pages looked at for the beginning of an image
 
 
@@ -68,21 +73,32 @@ def find_tables(memory: PhysicalMemory) -> Iterator[tuple[AddressTable, Version]
     Where that page is lost there is none; then candidates are yielded at last with a version of which nothing is known.
     """
     if memory.root is not None:
-        table, version = _checked(memory, memory.root & ~(PAGE - 1))
+        table, version = _checked(memory, memory.root & ((1 << 52) - PAGE))
         if version:
             yield table, version
-    buffer, others = np.empty(BLOCK, np.uint8), list[AddressTable]()
-    for block in everything(memory):  # one by one: the kernel's tables lie low
-        entries = words_of(memory, block, buffer)[:, 256:] & _FRAME
-        for root in block.physical[(entries == block.physical[:, None]).any(axis=1)].tolist():
-            table, version = _checked(memory, root)
-            if version:
-                yield table, version
+    sure, others = 0, list[AddressTable]()
+    for root in itertools.islice(_with_itself(memory), _MOST_CANDIDATES):
+        table, version = _checked(memory, root)
+        if version:
+            yield table, version
+            sure += 1
+            if sure == _MOST_SURE:
                 return
-            if len(others) < _MOST_UNSURE:
-                others.append(table)
-    for table in others:
+        elif len(others) < _MOST_UNSURE:
+            others.append(table)
+    for table in others if not sure else ():
         yield table, Version(0, 0, None)
+
+
+def _with_itself(memory: PhysicalMemory) -> Iterator[int]:
+    """Yield the physical addresses of pages with an entry for themselves in the upper half."""
+    buffer = np.empty(BLOCK, np.uint8)
+    for block in everything(memory):  # one by one: the kernel's tables lie low
+        try:
+            entries = words_of(memory, block, buffer)[:, 256:] & _FRAME
+        except SourceReadError:  # what cannot be read holds no root; whoever needs it is told
+            continue
+        yield from block.physical[(entries == block.physical[:, None]).any(axis=1)].tolist()
 
 
 def shared_data(memory: PhysicalMemory, table: AddressTable, address: int = _SHARED_DATA) -> Version | None:
@@ -107,9 +123,17 @@ def kernels(
     and no exports. Raises LimitError where the kernel half claims more than `limit`.
     """
     space = kernel_space(memory, table, limit)
+    budget = _MOST_KERNELS
     for base, image in _images(space):
-        name, found = pe.exported(lambda at, size, base=base: peek(space, base + at, size), image.exports, wanted)  # type: ignore[misc]
-        if name.lower() == b"ntoskrnl.exe" and found:
+
+        def look(at: int, size: int, base: int = base) -> bytes:
+            return peek(space, base + at, size)
+
+        if pe.export_name(look, image.exports).lower() != b"ntoskrnl.exe":
+            continue
+        budget -= 1
+        found = pe.exported(look, image.exports, wanted) if budget >= 0 else {}
+        if found:
             exports = {symbol: base + at for symbol, at in found.items()}
             build = exports.get(b"NtBuildNumber")
             number = struct.unpack("<I", peek(space, build, 4))[0] & 0xFFFF if build is not None else 0
@@ -159,8 +183,14 @@ def _checked(memory: PhysicalMemory, root: int) -> tuple[AddressTable, Version |
 def _images(space: AddressSpace) -> Iterator[tuple[int, pe.Headers]]:
     """Yield the 64-bit images with exports in a kernel half, those where Windows loads its kernel first."""
     usual = (space.start >= np.uint64(_KERNELS)) & (space.start < np.uint64(_KERNELS_END))
+    seen: set[int] = set()
     for chosen in (usual, ~usual):
         for address in _heads(space, np.flatnonzero(chosen)):
+            index = space.index(address)
+            place = int(space.offset[index]) + address - int(space.start[index])
+            if place in seen or len(seen) > _MOST_IMAGES:  # one page may be mapped at a million addresses
+                continue
+            seen.add(place)
             image = pe.headers(peek(space, address, PAGE))
             if image and image.machine == pe.AMD64 and all(image.exports):
                 yield address, image

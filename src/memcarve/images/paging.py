@@ -199,12 +199,12 @@ class _Walk:
         if depth == 0:
             raw = self.memory.read(int(frames[0]), self.mode.entry * self.mode.top) or b""
             words = np.frombuffer(raw, f"<u{self.mode.entry}").astype(np.uint64)[None, :]
-            shift, above = self.mode.levels[0].shift, TOP - (1 << self.mode.bits)
-            for index in range(self.mode.top):
-                begin = index << shift
-                begin |= above if self.mode.wide and index >= self.mode.top // 2 else 0
-                if begin > self.last or begin + (1 << shift) <= self.first:
-                    words[0, index] = 0
+            shift = np.uint64(self.mode.levels[0].shift)
+            begin = np.arange(self.mode.top, dtype=np.uint64) << shift
+            if self.mode.wide:
+                begin[self.mode.top // 2 :] |= np.uint64(TOP - (1 << self.mode.bits))
+            last = begin + np.uint64((1 << int(shift)) - 1)
+            words[0, (begin > np.uint64(self.last)) | (last < np.uint64(self.first))] = 0
             return words
         words = self.memory.pages(frames)
         return words if self.mode.entry == 8 else words.view(np.uint32).astype(np.uint64)  # noqa: PLR2004

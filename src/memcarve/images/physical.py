@@ -56,6 +56,7 @@ class PhysicalMemory:
         self.declared = machine.declared and not machine.cut_off
         self.root = machine.root
         self.notes = list(machine.notes)
+        self._damaged = False
         start, size, offset, twice = _disjoint(machine.start, machine.size, machine.offset)
         if twice:
             self.notes.append(f"{self.kind}: some physical ranges are listed twice; the first one of each was taken")
@@ -68,6 +69,12 @@ class PhysicalMemory:
             before = np.append(np.uint64(0), self.cut_end[:-1])
             lost = total(self.cut_end - np.minimum(np.maximum(self.cut_start, before), self.cut_end))
             self.notes.append(f"{self.kind}: the file ends too early: {lost} bytes of the memory it lists are missing")
+
+    def unreadable(self, why: str) -> None:
+        """Take note that part of the image cannot be read, the first time that it is noticed."""
+        if not self._damaged:
+            self._damaged = True
+            self.notes.append(f"part of the image cannot be read and was not looked through: {why}")
 
     @property
     def total(self) -> int:

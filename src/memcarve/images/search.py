@@ -5,12 +5,14 @@ from __future__ import annotations
 import itertools
 import os
 import re
+from collections import deque
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import numpy as np
 
 from memcarve.backing import FileBacking
 from memcarve.columns import chunks
+from memcarve.errors import SourceReadError
 from memcarve.images.physical import PAGE
 
 if TYPE_CHECKING:
@@ -90,18 +92,30 @@ def words_of(memory: PhysicalMemory, block: Block, buffer: npt.NDArray[np.uint8]
 def look_through(memory: PhysicalMemory, blocks: Iterable[Block], look: Callable[[Column, Words], _T]) -> Iterator[_T]:
     """Yield what `look` returns for the physical addresses and words of each block, in order.
 
-    Several threads look at once; whoever has found what it looked for may stop asking.
+    Several threads look at once; whoever has found what it looked for may stop asking. Blocks that cannot be read are
+    passed over, which the memory's notes say.
     """
-    from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415 - takes a while to import
+    from concurrent.futures import Future, ThreadPoolExecutor  # noqa: PLC0415 - takes a while to import
 
     def work(part: list[Block]) -> list[_T]:
-        buffer = np.empty(BLOCK, np.uint8)
-        return [look(block.physical, words_of(memory, block, buffer)) for block in part]
+        buffer, found = np.empty(BLOCK, np.uint8), []
+        for block in part:
+            try:
+                words = words_of(memory, block, buffer)
+            except SourceReadError as error:
+                memory.unreadable(str(error))
+                continue
+            found.append(look(block.physical, words))
+        return found
 
-    waiting, pool = iter(blocks), ThreadPoolExecutor(_THREADS)
+    waiting, pool, running = iter(blocks), ThreadPoolExecutor(_THREADS), deque[Future[list[_T]]]()
     try:
-        for found in pool.map(work, iter(lambda: list(itertools.islice(waiting, _STEP)), [])):
-            yield from found
+        while True:
+            while len(running) < 2 * _THREADS and (part := list(itertools.islice(waiting, _STEP))):
+                running.append(pool.submit(work, part))
+            if not running:
+                break
+            yield from running.popleft().result()
     finally:
         pool.shutdown(cancel_futures=True)
 

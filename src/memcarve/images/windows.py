@@ -7,6 +7,7 @@ through for processes as well, which repairs a damaged list and finds those that
 from __future__ import annotations
 
 import datetime as dt
+import itertools
 import struct
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -36,6 +37,7 @@ _HALF = 1 << 47
 _ROOT = (1 << 52) - PAGE  # CR3 without its flags and the PCID
 _POINTERS = np.uint64(0xFFFF800000000000)  # kernel addresses begin here
 _MOST_PROCESSES = 1 << 16
+_SAMPLE = 64  # processes that are looked at to see whether a layout fits
 _RUNNING = 0x103  # STATUS_PENDING: what ExitStatus says until a process ends
 _NAME = 15
 #: FILETIME of 1990 and of 2200: 100 ns since 1601
@@ -78,9 +80,11 @@ class Windows:
         self.memory = memory
         self.notes: list[str] = []
         self._problem = ""
-        for candidate in kernel.kernels(memory, table, version, _WANTED, limit):
+        candidates = list(kernel.kernels(memory, table, version, _WANTED, limit))
+        # first by the System process; where none makes sense, by any processes that are linked to each other
+        for settle, candidate in itertools.product((self._settle, self._settle_without_system), candidates):
             self.kernel: Kernel = candidate
-            found = self._settle()
+            found = settle()
             if found:
                 break
         else:
@@ -108,18 +112,27 @@ class Windows:
         if self._all is None:
             reached, problem = self._walk_list()
             known = {process.offset for process in reached}
-            others = [
-                process for process in self._search(self.layout, everything(self.memory)) if process.offset not in known
-            ]
+            others = []
+            for process in self._search(self.layout, everything(self.memory)):
+                if process.offset not in known:
+                    others.append(process)
+                if len(others) == _MOST_PROCESSES:
+                    self.notes.append(f"more than {len(others)} processes were found: the image is made to deceive")
+                    break
             others.sort(key=lambda process: (process.pid, process.offset))
-            linked = [process for process in others if self._is_linked(process)]
+            linked = [self._is_linked(process) for process in others]
             if problem:
                 self.notes.append(
                     f"the list of processes is damaged ({problem}); what it does not lead to was looked for in all of "
                     "memory"
                 )
-            entries = [_entry(process, linked=True) for process in [*reached, *linked]]
-            entries += [_entry(process, linked=False) for process in others if process not in linked]
+            entries = [_entry(process, linked=True) for process in reached]
+            for wanted in (True, False):
+                entries += [
+                    _entry(process, linked=wanted)
+                    for process, found in zip(others, linked, strict=True)
+                    if found == wanted
+                ]
             self._all = entries
         return self._all
 
@@ -150,6 +163,20 @@ class Windows:
             if fitting:
                 layout, system = max(fitting, key=lambda pair: len(self._follow(*pair, forward=True)[0]))
                 return layout, system, found.source
+        return None
+
+    def _settle_without_system(self) -> tuple[Layout, Process, str] | None:
+        """Settle on the layout by any processes that are linked to others, where System itself is damaged."""
+        best: tuple[int, Layout, Process, str] | None = None
+        for found in eprocess.layouts(self.kernel.version, eprocess.decode(self._code)):
+            for layout in found.layouts:
+                search = self._search(layout, pages_of(self.memory, self.kernel.space))
+                linked = [process for process in itertools.islice(search, _SAMPLE) if self._is_linked(process, layout)]
+                if len(linked) > (best[0] if best else 1):
+                    best = len(linked), layout, linked[0], found.source
+            if best:
+                self.notes.append("the System process is damaged")
+                return best[1:]
         return None
 
     def _find_system(self, layout: Layout) -> Process | None:
@@ -209,7 +236,6 @@ class Windows:
             and all(address < _HALF and address % PAGE == 0 for address in user)
             and (process.create is None or process.pid == _SYSTEM or _EARLIEST < process.create < _LATEST)
             and (not process.exit or _EARLIEST < process.exit < _LATEST)
-            and process.root < 1 << 52
         )
 
     def _walk_list(self) -> tuple[list[Process], str]:
@@ -319,7 +345,6 @@ class _Seeker:
         place = self._keep(flat, place, -8, self._is_pid)
         layout = self.layout
         for offset, test in (
-            (eprocess.ROOT, lambda word: word < np.uint64(1 << 52)),
             (layout.parent, lambda word: word < np.uint64(1 << 32)),
             (layout.create, lambda word: word < np.uint64(_LATEST)),
             (layout.section, lambda word: word < np.uint64(_HALF)),

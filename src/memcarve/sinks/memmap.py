@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import tempfile
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from memcarve.backing import check_unchanged
 from memcarve.columns import joined
 from memcarve.copying import Copier
 from memcarve.errors import NoSpaceError, OutputError, TargetExistsError, UsageError
@@ -18,7 +20,7 @@ from memcarve.formats.memmap.writing import RENDERERS, MapRows
 from memcarve.process import LeftOut
 from memcarve.sinks.folder import create_file
 from memcarve.sinks.threads import THREADS, run_together
-from memcarve.target import Target
+from memcarve.target import Target, write_error
 from memcarve.version import __version__
 
 if TYPE_CHECKING:
@@ -92,6 +94,8 @@ class _Exporter:
         self.write, ending = RENDERERS[renderer]
         self.names = (f"{stem}.dmp", f"{stem}.{ending}")
         self.copier = Copier()
+        if half not in {"user", "kernel", "all"}:
+            raise UsageError(f"{half}: is no half of an address space; there are user, kernel and all")
         space, kernel = process.space, process.space.start >= np.uint64(process.kernel_half)
         keep = np.ones(len(space), np.bool_) if half == "all" else kernel if half == "kernel" else ~kernel
         self.start, self.size, self.offset = space.start[keep], space.size[keep], space.offset[keep]
@@ -106,7 +110,7 @@ class _Exporter:
         begun = time.monotonic()
         rows = self._rows()
         self._check()
-        total = int(self.size.sum())
+        total, fresh = int(self.size.sum()), not os.path.isdir(self.folder)
         try:
             os.makedirs(self.folder, exist_ok=True)
             built = tempfile.mkdtemp(".incomplete", f".{self.names[0]}.", self.folder)
@@ -115,15 +119,29 @@ class _Exporter:
         try:
             self._write_dump(os.path.join(built, self.names[0]), total)
             self._write_map(os.path.join(built, self.names[1]), rows)
-            self._check()
-            for name in self.names:
-                os.replace(os.path.join(built, name), os.path.join(self.folder, name))
+            check_unchanged([self.process.space.backing, self.process.file])
+            self._rename(built)
         finally:
             shutil.rmtree(built, ignore_errors=True)
+            if fresh:
+                with contextlib.suppress(OSError):  # where nothing is in it
+                    os.rmdir(self.folder)
         dump, text = (os.path.join(self.folder, name) for name in self.names)
         complete, seconds = not self.process.incomplete, time.monotonic() - begun
         moved = dict(self.copier.moved)
         return ExportResult(text, dump, len(rows.virtual), total, self.left_out, complete, seconds, moved)
+
+    def _rename(self, built: str) -> None:
+        """Give the two files their names; a map that is there always belongs to the dump beside it."""
+        self._check()
+        dump, text = (os.path.join(self.folder, name) for name in self.names)
+        try:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(text)
+            os.replace(os.path.join(built, self.names[0]), dump)
+            os.replace(os.path.join(built, self.names[1]), text)
+        except OSError as error:
+            raise OutputError(f"{error.filename2 or error.filename}: cannot be replaced: {error.strerror}") from error
 
     def _leave_out_last_byte(self) -> None:
         top = 1 << self.process.address_bits
@@ -142,16 +160,19 @@ class _Exporter:
         """Raise TargetExistsError where something has one of the names that may not be replaced."""
         dump, text = (os.path.join(self.folder, name) for name in self.names)
         for path in (dump, text):
+            if os.path.isdir(path) and not os.path.islink(path):
+                raise TargetExistsError(f"{path}: is a folder; -o chooses another place")
             if os.path.lexists(path) and not (self.force and _is_own(text)):
                 remedy = "it cannot be told that memcarve wrote it" if self.force else "--force replaces it"
                 raise TargetExistsError(f"{path}: exists; {remedy}, -o chooses another folder")
 
     def _write_map(self, path: str, rows: MapRows) -> None:
-        with os.fdopen(create_file(path, None), "w", encoding="utf-8", newline="\n") as file:
-            try:
+        fd = create_file(path, None)
+        try:
+            with os.fdopen(fd, "w", encoding="utf-8", newline="\n") as file:
                 file.writelines(self.write(rows, _WRITER))
-            except OSError as error:
-                raise OutputError(f"{path}: cannot be written: {error.strerror}") from error
+        except OSError as error:
+            raise write_error(error, Target(fd, f"{self.folder}/{self.names[1]}")) from error
 
     def _write_dump(self, path: str, total: int) -> None:
         """Write the dump in parts, by several threads."""

@@ -14,8 +14,9 @@ from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from memcarve.backing import check_unchanged
 from memcarve.copying import Copier, StoppedError
-from memcarve.errors import InputError, MemcarveError, NoSpaceError, TruncatedError, UsageError
+from memcarve.errors import MemcarveError, NoSpaceError, TruncatedError, UsageError
 from memcarve.formats import manifest
 from memcarve.process import LeftOut, Selection
 from memcarve.sinks.folder import NewFolder, create_file, foreign, leftover_notes
@@ -79,16 +80,19 @@ def carve(
     progress: Progress | None = None,
     threads: int | None = None,
     stopped: Callable[[], bool] | None = None,
+    input_sha256: str | None = None,
     **changes: Any,  # noqa: ANN401 - members of Options
 ) -> CarveResult:
     """Write each contiguous segment of `process` into a file of the new folder `out`.
 
     `changes` are members of Options by name; `threads` copy at once; as soon as `stopped` says so it gives up, by
-    StoppedError. The folder gets its name when it is whole. Raises TruncatedError where
-    the dump ends too early (unless ``partial``), TargetExistsError, NoSpaceError, SourceReadError, OutputError.
+    StoppedError; `input_sha256` is the input's hash where it is known already.
+
+    The folder gets its name when it is whole. Raises TruncatedError where the dump ends too early (unless ``partial``),
+    TargetExistsError, NoSpaceError, SourceReadError, OutputError.
     """
     wanted = (options or Options())._replace(**changes)
-    return _Carver(process, os.fspath(out), wanted, progress, threads, Copier(stopped)).run()
+    return _Carver(process, os.fspath(out), wanted, progress, threads, Copier(stopped), input_sha256).run()
 
 
 class _Carver:
@@ -100,6 +104,7 @@ class _Carver:
         progress: Progress | None,
         threads: int | None,
         copier: Copier,
+        input_sha256: str | None,
     ) -> None:
         self.process = process
         self.out = out
@@ -107,6 +112,7 @@ class _Carver:
         self.progress = progress
         self.threads = threads
         self.copier = copier
+        self.input_sha256 = input_sha256
         unknown = [name for name in options.hashes if name not in manifest.SUMS]
         if unknown:
             raise UsageError(f"{unknown[0]}: is no hash function memcarve writes; it knows {', '.join(manifest.SUMS)}")
@@ -147,7 +153,7 @@ class _Carver:
             )
             with self._input_hash() as input_hash:
                 work.run()
-            self._check_unchanged()
+            check_unchanged([self.backing, self.process.file])
             self._account(segments, left_out)
             self._write_manifest(folder.path, work, left_out, input_hash)
         return CarveResult(
@@ -219,7 +225,8 @@ class _Carver:
     @contextlib.contextmanager
     def _input_hash(self) -> Iterator[dict[str, str]]:
         """Hash the whole input beside the copying, where that was asked for."""
-        found: dict[str, str] = {}
+        found = {} if self.input_sha256 is None else {"sha256": self.input_sha256}
+        wanted = self.options.hash_input and not found
         failed: list[BaseException] = []
 
         def work() -> None:
@@ -234,7 +241,7 @@ class _Carver:
                 failed.append(error)
 
         thread = threading.Thread(target=work)
-        if self.options.hash_input:
+        if wanted:
             thread.start()
         try:
             yield found
@@ -242,16 +249,10 @@ class _Carver:
             self.copier.stop.set()
             raise
         finally:
-            if self.options.hash_input:
+            if wanted:
                 thread.join()
         if failed:
             raise failed[0]
-
-    def _check_unchanged(self) -> None:
-        for backing in {self.backing, self.process.file}:
-            for span in backing.spans(0, min(backing.size, 1)) or []:
-                if span.file.changed():
-                    raise InputError(f"{span.file.path}: was changed while it was read")
 
     def _account(self, segments: Segments, left_out: Sequence[LeftOut]) -> None:
         """Every byte of the input is in a segment or left out for a reason."""

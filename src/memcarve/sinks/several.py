@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import mmap
 import os
@@ -9,11 +10,12 @@ import re
 import signal
 import threading
 import time
+from collections import Counter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from memcarve.copying import StoppedError
+from memcarve.copying import Copier, StoppedError
 from memcarve.errors import MemcarveError, NoSpaceError, VerificationError
 from memcarve.formats import manifest
 from memcarve.sinks.folder import NewFolder, create_file, foreign, leftover_notes
@@ -21,7 +23,7 @@ from memcarve.sinks.segments import CarveResult, Options, carve
 from memcarve.version import __version__
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from concurrent.futures import Executor, Future
 
     from memcarve.process import Container, ProcessEntry
@@ -62,7 +64,7 @@ def carve_several(
     """
     entries = container.processes()
     with NewFolder(os.fspath(out), force=options.force, foreign=foreign) as folder:
-        taken: set[str] = set()
+        taken: Counter[str] = Counter()
         names = [folder_name(entries[index], index, taken) for index in indexes]
         work = _Several(
             container, folder, options._replace(force=False), progress, list(zip(indexes, names, strict=True))
@@ -100,17 +102,36 @@ class _Several:
         # seen by copies, too: whether to stop, and of each process the bytes that are done and those in all
         self._shared = np.frombuffer(mmap.mmap(-1, 8 * (1 + 2 * len(tasks))), np.uint64)
 
+        self._input_sha256 = self._hash_input()
+
     def run(self) -> tuple[list[Outcome], MemcarveError | None]:
         """Return how each ended, and the first error."""
         entries = self.container.processes()
         outcomes: list[Outcome] = []
         first: MemcarveError | None = None
-        pool = self._pool(min(os.cpu_count() or 1, len(self.tasks), _WORKERS))
+        workers = min(os.cpu_count() or 1, len(self.tasks), _WORKERS)
+        while len(outcomes) < len(self.tasks):
+            ended = len(outcomes)
+            for result in self._some(range(ended, len(self.tasks)), workers):
+                index, name = self.tasks[len(outcomes)]
+                if isinstance(result, CarveResult):
+                    outcomes.append(Outcome(entries[index], name, result, None))
+                else:
+                    first = first or result
+                    outcomes.append(Outcome(entries[index], name, None, self._outside(result)))
+            workers = 1  # a copy was ended from outside: the others are done one at a time
+        return outcomes, first
+
+    def _some(self, numbers: Sequence[int], workers: int) -> Iterator[CarveResult | MemcarveError]:
+        """Yield how processes ended, in order: all of them, or up to the first whose copy was ended from outside."""
+        from concurrent.futures import BrokenExecutor  # noqa: PLC0415 - not for one process
+
+        pool = self._pool(workers)
         try:
-            futures = [pool.submit(_carve_one, number) for number in range(len(self.tasks))]
-            for future, (index, name) in zip(futures, self.tasks, strict=True):
+            futures = [pool.submit(_carve_one, number) for number in numbers]
+            for future in futures:
                 try:
-                    outcomes.append(Outcome(entries[index], name, self._wait(future), None))
+                    yield self._wait(future)
                 except (NoSpaceError, StoppedError):
                     full = next(filter(None, map(_full, futures)), None)
                     if full is None:
@@ -118,14 +139,19 @@ class _Several:
                     # the folder within says that nothing was kept, as the one around it will
                     raise NoSpaceError(self._outside(full).split("; ")[0]) from None
                 except MemcarveError as error:
-                    first = first or error
-                    outcomes.append(Outcome(entries[index], name, None, self._outside(error)))
+                    yield error
+                except BrokenExecutor:
+                    yield MemcarveError("the system ended what carved it; was there not enough memory?")
+                    return
+                except MemoryError:
+                    yield MemcarveError("there was not enough memory to carve it")
+                except OSError as error:
+                    yield MemcarveError(f"{error.filename or 'the system'}: {error.strerror or error}")
         except BaseException:
             self._shared[0] = 1
             raise
         finally:
             pool.shutdown(cancel_futures=True)
-        return outcomes, first
 
     def carve(self, number: int, threads: int) -> CarveResult:
         """Carve one of the processes."""
@@ -139,10 +165,28 @@ class _Several:
             self._shared[1 + 2 * number : 3 + 2 * number] = done, total
 
         try:
-            return carve(process, out, self.options, progress=told, threads=threads, stopped=self._stopped)
+            result = carve(
+                process,
+                out,
+                self.options,
+                progress=told,
+                threads=threads,
+                stopped=self._stopped,
+                input_sha256=self._input_sha256,
+            )
         except NoSpaceError:
             self._shared[0] = 1
             raise
+        return result._replace(notes=[*process.remarks, *result.notes])
+
+    def _hash_input(self) -> str | None:
+        """Hash what all the processes are in, once."""
+        file = getattr(self.container, "stored", None)
+        if not self.options.hash_input or file is None:
+            return None
+        digest = hashlib.sha256()
+        Copier(self._stopped).read(file, 0, file.size, digest.update)
+        return digest.hexdigest()
 
     def _pool(self, workers: int) -> Executor:
         """Return what runs `_carve_one`."""
@@ -162,16 +206,12 @@ class _Several:
 
     def _wait(self, future: Future[CarveResult]) -> CarveResult:
         """Wait for a result in steps, so that a signal is noticed; tell the progress meanwhile."""
-        from concurrent.futures import BrokenExecutor  # noqa: PLC0415
-
         while True:
             try:
                 return future.result(timeout=0.2)
             except TimeoutError:
                 if future.done():
                     raise
-            except BrokenExecutor:
-                raise MemcarveError("the system ended what carved it; was there not enough memory?") from None
             if self._progress is not None:
                 done, total = self._shared[1::2].tolist(), self._shared[2::2].tolist()
                 # those that have not begun are thought like those that have
@@ -258,12 +298,11 @@ def _document(outcomes: Sequence[Outcome]) -> dict[str, Any]:
     }
 
 
-def folder_name(entry: ProcessEntry, index: int, taken: set[str]) -> str:
+def folder_name(entry: ProcessEntry, index: int, taken: Counter[str]) -> str:
     """Return ``4-System``; the name comes from a hostile machine, so nothing but plain characters stays of it."""
     words = [str(entry.pid)] if entry.pid is not None else [f"process-{index + 1}"]
     plain = re.sub(r"[^A-Za-z0-9_.-]+", "_", entry.name or "")[:60].strip(".")
     name = "-".join([*words, plain] if plain else words)
-    while name.lower() in taken:
-        name += "+"
-    taken.add(name.lower())
-    return name
+    taken[name.lower()] += 1
+    again = taken[name.lower()]
+    return name if again == 1 else f"{name}+{again}"  # no plain name holds a plus

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from memcarve.backing import FileBacking
+from memcarve.columns import breaks, total
 from memcarve.errors import InputError, LimitError, NotRecognisedError, ProcessError, UsageError
 from memcarve.formats import avml, crashdump, elfcore, lime, vmware
 from memcarve.formats.machine import MachineMemory
@@ -18,8 +19,9 @@ from memcarve.images.physical import PAGE, PhysicalMemory
 from memcarve.images.roots import Root, address_table, find_roots
 from memcarve.images.search import find_linux
 from memcarve.images.windows import Windows
+from memcarve.missing import IMAGE_CUT_OFF, OUTSIDE, REASONS, MissingColumns
 from memcarve.process import Container, ProcessEntry, ProcessMemory
-from memcarve.space import IMAGE_CUT_OFF, OUTSIDE, TOP, AddressSpace, Missing
+from memcarve.space import TOP, AddressSpace
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -89,13 +91,15 @@ class ImageContainer(Container):
                 )
             self.recognise()
         if self._windows is None:
-            linux = self._linux
-            system = f"Linux {linux} was found, whose" if linux else "no 64-bit Windows was found; of others the"
             why = self._unsettled or (
-                f"{system} processes memcarve cannot find yet; give a page-table root with --dtb (memcarve processes "
-                "--scan lists roots)"
+                f"Linux {self._linux} was found, and memcarve"
+                if self._linux
+                else "no 64-bit Windows was found, and memcarve"
+            ) + (
+                " finds the processes of Windows only: give a page-table root with --dtb (memcarve processes --scan "
+                "lists roots)"
             )
-            raise ProcessError(f"{self}: {why}")
+            raise ProcessError("; ".join([f"{self}: {why}", *self.memory.notes]))
         return self._windows
 
     def recognise(self) -> bool:
@@ -161,7 +165,7 @@ class ImageContainer(Container):
                 f"{self}: nothing is mapped through page tables at 0x{table.root:x}; memcarve processes --scan lists "
                 "roots"
             )
-        notes += self._remarks(entry, pages, missing, table, half)
+        remarks = self._remarks(entry, pages, missing, table, half)
         placed = pages.placed
         space = AddressSpace(
             placed.start,
@@ -179,7 +183,8 @@ class ImageContainer(Container):
             name=entry.name,
             architecture="x64" if table.mode.wide else "x86",
             inputs=self._inputs(table, system),
-            notes=notes,
+            notes=[*notes, *remarks],
+            remarks=remarks,
             incomplete=self._is_incomplete(entry, pages, missing, table),
             kernel_half=table.kernel_half,
             default_range=self.default_range,
@@ -209,43 +214,40 @@ class ImageContainer(Container):
         if not self.memory.holds(np.array([table.root], np.uint64), length)[0]:
             raise ProcessError(
                 f"{self}: the page tables at 0x{table.root:x} are outside the image, whose memory ends at "
-                f"0x{self.memory.end:x}"
+                f"0x{self.memory.end:x}; memcarve processes --scan lists roots"
             )
 
-    def _missing(self, pages: Pages) -> list[Missing]:
+    def _missing(self, pages: Pages) -> MissingColumns:
         """Return what is mapped but not in the image, neighbours with the same reason joined."""
-        outside = pages.outside
-        cut = self.memory.was_cut(outside.physical, outside.size)
-        missing: list[Missing] = []
-        for start, size, gone in zip(outside.start.tolist(), outside.size.tolist(), cut.tolist(), strict=True):
-            reason = IMAGE_CUT_OFF if gone else OUTSIDE
-            if missing and missing[-1].end == start and missing[-1].reason == reason:
-                missing[-1] = missing[-1]._replace(size=missing[-1].size + size)
-            else:
-                missing.append(Missing(start, size, reason))
-        return missing
+        start, size, physical = pages.outside
+        cut = self.memory.was_cut(physical, size)
+        reason = np.where(cut, np.uint8(REASONS.index(IMAGE_CUT_OFF)), np.uint8(REASONS.index(OUTSIDE)))
+        first = breaks(start, size)
+        first[1:] |= reason[1:] != reason[:-1]
+        index = np.flatnonzero(first)
+        sizes = np.add.reduceat(size, index) if len(index) else size
+        return MissingColumns(start[index], sizes, reason[index])
 
-    def _is_incomplete(
-        self, entry: ProcessEntry, pages: Pages, missing: Sequence[Missing], table: AddressTable
-    ) -> bool:
+    def _is_incomplete(self, entry: ProcessEntry, pages: Pages, missing: MissingColumns, table: AddressTable) -> bool:
         """Say whether bytes that the machine's memory held are known to be missing.
 
         What lies outside is a device's where the container tells which memory the machine has, and in the kernel half.
         """
         if entry.ended and not len(pages.placed.start):
             return False  # its page tables are gone, as is usual
-        return pages.counts["lost_tables"] > 0 or any(
-            gap.reason == IMAGE_CUT_OFF or (not self.memory.declared and gap.start < table.kernel_half)
-            for gap in missing
-        )
+        cut = missing.reason == REASONS.index(IMAGE_CUT_OFF)
+        user = missing.start < np.uint64(table.kernel_half)
+        lost = cut.any() or (not self.memory.declared and bool(user.any()))
+        return pages.counts["lost_tables"] > 0 or bool(lost)
 
     def _remarks(
-        self, entry: ProcessEntry, pages: Pages, missing: Sequence[Missing], table: AddressTable, half: str
+        self, entry: ProcessEntry, pages: Pages, missing: MissingColumns, table: AddressTable, half: str
     ) -> list[str]:
         remarks = []
         for reason in (IMAGE_CUT_OFF, OUTSIDE):
             # in the kernel half that is a device's memory, as every machine has it
-            size = sum(gap.size for gap in missing if gap.reason == reason and gap.start < table.kernel_half)
+            here = (missing.reason == REASONS.index(reason)) & (missing.start < np.uint64(table.kernel_half))
+            size = total(missing.size[here])
             if size:
                 remarks.append(f"{size} bytes are mapped, but {reason}")
         if entry.ended and not len(pages.placed.start):
@@ -256,8 +258,10 @@ class ImageContainer(Container):
                 remarks.append(
                     f"{number} page table{'s are' if number > 1 else ' is'} {words}; what they map is not known"
                 )
-        if not len(pages.placed.start) and half == "user":
-            remarks.append(f"{entry} has nothing in the user half; --range kernel or all takes the rest")
+        if entry.ended:
+            remarks.append(f"{entry} has ended: its page tables may be another process's by now")
+        elif not len(pages.placed.start) and half == "user" and not remarks:
+            remarks.append("nothing is mapped in the user half; --range kernel or all takes the rest")
         return remarks
 
     def _inputs(self, table: AddressTable, system: str) -> dict[str, Any]:

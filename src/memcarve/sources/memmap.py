@@ -11,11 +11,12 @@ from memcarve.backing import AbsentBacking, FileBacking
 from memcarve.columns import chunks, total
 from memcarve.errors import CounterpartError, InputError, NotRecognisedError, OverlapError
 from memcarve.formats.memmap import BinaryError, MemoryMap
+from memcarve.missing import CUT_OFF, NOT_WRITTEN, Missing
 from memcarve.process import Container, ProcessEntry, ProcessMemory
 from memcarve.sources.maprows import ProcessRows, read_rows
 from memcarve.sources.pairing import base_file, find_dump, find_map, pid_in_name
 from memcarve.sources.positions import Columns, settle
-from memcarve.space import CUT_OFF, NOT_WRITTEN, AddressSpace, Missing
+from memcarve.space import AddressSpace
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -96,6 +97,7 @@ class MemmapContainer(Container):
             left_out=left_out,
             notes=notes,
             incomplete=bool(unwritten or cut_off or left_out or self.map.reader.cut_off),
+            address_bits=57 if self._wide else 48,
         )
 
     def close(self) -> None:

@@ -1,0 +1,48 @@
+"""What is mapped and not to be had, and why."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    import numpy.typing as npt
+
+    Column = npt.NDArray[np.uint64]
+
+NOT_WRITTEN = "not written to the dump"
+CUT_OFF = "the dump ends too early"
+OUTSIDE = "outside the image"
+IMAGE_CUT_OFF = "the image ends too early"
+REASONS = (NOT_WRITTEN, CUT_OFF, OUTSIDE, IMAGE_CUT_OFF)
+
+
+class Missing(NamedTuple):
+    """`size` bytes at `start` are mapped, but their bytes are not to be had; `reason` is one of REASONS."""
+
+    start: int
+    size: int
+    reason: str
+
+    @property
+    def end(self) -> int:
+        """The address after the last byte; 2**64 at the top."""
+        return self.start + self.size
+
+
+class MissingColumns(NamedTuple):
+    """Missing ranges in columns, sorted: `start` and `size` (uint64), `reason` (uint8, an index into REASONS)."""
+
+    start: Column
+    size: Column
+    reason: npt.NDArray[np.uint8]
+
+    @classmethod
+    def of(cls, missing: Iterable[Missing]) -> MissingColumns:
+        """Return ranges as columns."""
+        gaps = sorted(missing)
+        start, size = (np.array(column, np.uint64) for column in ([g.start for g in gaps], [g.size for g in gaps]))
+        return cls(start, size, np.array([REASONS.index(gap.reason) for gap in gaps], np.uint8))
