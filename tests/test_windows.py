@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import hashlib
 import os
 import random
+import shutil
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -306,10 +308,12 @@ class changed:  # noqa: N801 - used like a function
 
 
 def test_unreadable_kernel(place: Path) -> None:
-    """Where System cannot be found, the message says what was and that --dtb works; and it does."""
+    """Where no process can be found, the message says what was and that --dtb works; and it does."""
     truth = winimage.build(place, processes=FEW)
-    system = truth.process(4).eprocess
-    with changed(place, truth, system + truth.layout["UniqueProcessId"], b"\xff" * 8):
+    with contextlib.ExitStack() as stack:
+        for one in truth.processes:
+            number = one.eprocess + truth.layout["UniqueProcessId"]
+            stack.enter_context(changed(place, truth, number, b"\xff" * 8))
         with memcarve.open(place) as container, pytest.raises(memcarve.ProcessError) as caught:
             container.processes()
         message = str(caught.value)
@@ -319,6 +323,59 @@ def test_unreadable_kernel(place: Path) -> None:
         with memcarve.open(place, dtb=truth.process(1624).stored_root) as container:
             assert segments_of(container.process(), "user") == truth.segments(1624, "user")
             assert truth.process(1624).root in [root.root for root in container.roots()]
+
+
+@pytest.mark.parametrize(("member", "data"), [("UniqueProcessId", b"\xff" * 8), ("ActiveProcessLinks", bytes(16))])
+def test_damaged_system(place: Path, member: str, data: bytes) -> None:
+    """Where the System process itself is damaged the others are found all the same, and a note says so."""
+    truth = winimage.build(place, processes=FEW)
+    system = truth.process(4).eprocess
+    with changed(place, truth, system + truth.layout[member], data), memcarve.open(place) as container:
+        found = {entry.pid for entry in container.processes()}
+        assert found >= {one.pid for one in truth.processes} - {4}
+        assert any("System process is damaged" in remark for remark in container.remarks)
+        assert segments_of(container.process(1624), "user") == truth.segments(1624, "user")
+
+
+def test_reused_page_tables(place: Path) -> None:
+    """Of a process that has ended it is said that its page tables may be another's by now."""
+    truth = winimage.build(place)
+    gone, other = truth.process(2860), truth.process(1624)
+    root = other.stored_root.to_bytes(8, "little")
+    with changed(place, truth, gone.eprocess + 0x28, root), memcarve.open(place) as container:
+        process = container.process(2860)
+        assert segments_of(process, "user") == truth.segments(1624, "user")
+        assert any("another process's by now" in remark for remark in process.remarks)
+
+
+def test_flags_of_cr3(place: Path) -> None:
+    """A root in the structure may carry the PCID and the bit that keeps translations, bit 63."""
+    truth = winimage.build(place, processes=FEW)
+    with contextlib.ExitStack() as stack:
+        for one in truth.processes:
+            flagged = (one.stored_root | 1 << 63).to_bytes(8, "little")
+            stack.enter_context(changed(place, truth, one.eprocess + 0x28, flagged))
+        assert_all_found(truth)
+
+
+def test_many_that_look_like_processes(place: Path, tmp_path: Path) -> None:
+    """Copies of a process all over the memory cost no more than they are; each is marked for what it is."""
+    truth = winimage.build(place, processes=FEW)
+    one = truth.process(1624)
+    page = bytearray(PAGE)
+    path = tmp_path / "copies.raw"
+    shutil.copyfile(place, path)
+    with path.open("r+b") as file:
+        file.seek(one.physical)
+        data = file.read(min(0x700, PAGE - one.physical % PAGE))
+        page[0x10 : 0x10 + len(data)] = data
+        file.seek(0, 2)
+        file.write(bytes(page) * 5000)
+    with memcarve.open(path) as container:
+        listed = [entry for entry in container.processes() if entry.listed]
+    assert sorted(entry.pid for entry in listed if entry.pid is not None) == sorted(
+        process.pid for process in truth.processes if process.listed
+    )
 
 
 def test_kernel_without_headers(place: Path) -> None:

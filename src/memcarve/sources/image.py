@@ -111,7 +111,7 @@ class ImageContainer(Container):
                     self._windows = Windows(self.memory, table, version, self.options.limit)
                 except (ProcessError, LimitError) as error:
                     if version.major:  # a Windows for certain
-                        self._unsettled = str(error)
+                        self._unsettled = self._unsettled or str(error)
                     continue
                 break
             else:
