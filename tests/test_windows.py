@@ -337,6 +337,16 @@ def test_damaged_system(place: Path, member: str, data: bytes) -> None:
         assert segments_of(container.process(1624), "user") == truth.segments(1624, "user")
 
 
+def test_hidden_with_a_damaged_link(place: Path) -> None:
+    """A process that was taken out of the list is found by the search, also where one of its links is no address."""
+    truth = winimage.build(place)
+    one = truth.process(3272)
+    for link in (0, 8):
+        at = one.eprocess + truth.layout["ActiveProcessLinks"] + link
+        with changed(place, truth, at, b"A" * 8), memcarve.open(place) as container:
+            assert [entry.state for entry in container.processes() if entry.pid == 3272] == ["unlinked"]
+
+
 def test_reused_page_tables(place: Path) -> None:
     """Of a process that has ended it is said that its page tables may be another's by now."""
     truth = winimage.build(place)

@@ -17,10 +17,11 @@ from memcarve.errors import AddressError, ProcessError, printable
 from memcarve.images import eprocess, kernel
 from memcarve.images.physical import PAGE
 from memcarve.images.search import everything, look_through, pages_of
+from memcarve.images.seeker import LATEST, POINTERS, USER_END, Seeker
 from memcarve.process import ProcessEntry
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Iterable, Iterator
 
     import numpy.typing as npt
 
@@ -33,15 +34,13 @@ if TYPE_CHECKING:
     Words = npt.NDArray[np.uint64]
 
 _SYSTEM = 4
-_HALF = 1 << 47
 _ROOT = (1 << 52) - PAGE  # CR3 without its flags and the PCID
-_POINTERS = np.uint64(0xFFFF800000000000)  # kernel addresses begin here
 _MOST_PROCESSES = 1 << 16
 _SAMPLE = 64  # processes that are looked at to see whether a layout fits
 _RUNNING = 0x103  # STATUS_PENDING: what ExitStatus says until a process ends
 _NAME = 15
-#: FILETIME of 1990 and of 2200: 100 ns since 1601
-_EARLIEST, _LATEST = 0x01B4C3F2C2D80000, 0x02A0000000000000
+#: FILETIME of 1990: 100 ns since 1601
+_EARLIEST = 0x01B4C3F2C2D80000
 _EPOCH = dt.datetime(1601, 1, 1, tzinfo=dt.UTC)
 _WANTED = {b"PsInitialSystemProcess", b"NtBuildNumber"} | {export for export, _ in eprocess.ACCESSORS.values()}
 
@@ -189,7 +188,7 @@ class Windows:
     def _read(self, address: int, layout: Layout) -> Process | None:
         """Read the EPROCESS at a kernel address; None where it does not make sense."""
         space = self.kernel.space
-        if address % 16 or not _POINTERS <= address < (1 << 64) - layout.end:
+        if address % 16 or not POINTERS <= address < (1 << 64) - layout.end:
             return None
         try:
             links = space.index(address + layout.links)
@@ -232,10 +231,10 @@ class Windows:
             0 < process.pid < 1 << 32
             and process.pid % 4 == 0
             and (process.parent or 0) < 1 << 32
-            and any(link >= _POINTERS and link % 8 == 0 for link in links)  # one of them may be damaged
-            and all(address < _HALF and address % PAGE == 0 for address in user)
-            and (process.create is None or process.pid == _SYSTEM or _EARLIEST < process.create < _LATEST)
-            and (not process.exit or _EARLIEST < process.exit < _LATEST)
+            and any(link >= POINTERS and link % 8 == 0 for link in links)  # one of them may be damaged
+            and all(address < USER_END and address % PAGE == 0 for address in user)
+            and (process.create is None or process.pid == _SYSTEM or _EARLIEST < process.create < LATEST)
+            and (not process.exit or _EARLIEST < process.exit < LATEST)
         )
 
     def _walk_list(self) -> tuple[list[Process], str]:
@@ -298,7 +297,7 @@ class Windows:
         order = np.argsort(space.offset, kind="stable")
         begins, ends = space.offset[order], (space.offset + space.size)[order]
         seen: set[int] = set()
-        for physical in look_through(memory, blocks, _Seeker(layout, only)):
+        for physical in look_through(memory, blocks, Seeker(layout, only)):
             ranges = np.searchsorted(memory.start, physical, "right") - 1
             offsets = memory.offset[ranges] + (physical - memory.start[ranges])
             # where in the kernel's half does it lie?
@@ -322,55 +321,6 @@ class Windows:
             return None
         data = self.memory.read(start, layout.end)
         return self._parse(data, layout, None, offset) if data else None
-
-
-class _Seeker:
-    """Finds where in a block of pages the links of an EPROCESS may lie: a kernel address or two after a process id.
-
-    What else of the structure lies in the same page is checked, too; the page before and after may be another's.
-    """
-
-    def __init__(self, layout: Layout, only: int | None) -> None:
-        self.layout = layout
-        self.only = only
-
-    def __call__(self, physical: Words, words: Words) -> Words:
-        pointers = words >= _POINTERS
-        pairs = pointers.copy()
-        pairs[:, :-1] &= pointers[:, 1:]  # in the last word of a page the second one is in another
-        place: npt.NDArray[np.int64] = np.flatnonzero(pairs)
-        flat = words.reshape(-1)
-        # the structure lies at a multiple of 16
-        place = place[(place * 8 - self.layout.links) % 16 == 0]
-        place = self._keep(flat, place, -8, self._is_pid)
-        layout = self.layout
-        for offset, test in (
-            (layout.parent, lambda word: word < np.uint64(1 << 32)),
-            (layout.create, lambda word: word < np.uint64(_LATEST)),
-            (layout.section, lambda word: word < np.uint64(_HALF)),
-            (layout.peb, lambda word: word < np.uint64(_HALF)),
-        ):
-            if offset is not None:
-                place = self._keep(flat, place, offset - layout.links, test)
-        return np.asarray(physical[place // (PAGE // 8)] + (place % (PAGE // 8)).astype(np.uint64) * np.uint64(8))
-
-    def _is_pid(self, word: Words) -> npt.NDArray[np.bool_]:
-        if self.only is not None:
-            return np.asarray(word == np.uint64(self.only))
-        return np.asarray((word < np.uint64(1 << 32)) & (word % np.uint64(4) == 0) & (word != 0))
-
-    @staticmethod
-    def _keep(
-        flat: Words,
-        place: npt.NDArray[np.int64],
-        distance: int,
-        test: Callable[[Words], npt.NDArray[np.bool_]],
-    ) -> npt.NDArray[np.int64]:
-        """Keep the places whose word at a distance in bytes passes a test, or lies in another page."""
-        other = place + distance // 8
-        same = other // (PAGE // 8) == place // (PAGE // 8)
-        passes = test(flat[np.where(same, other, 0)])
-        return np.asarray(place[~same | passes])
 
 
 def _entry(process: Process, *, linked: bool) -> ProcessEntry:
