@@ -255,9 +255,8 @@ class ImageContainer(Container):
         for kind, words in (("lost_tables", "outside the image"), ("paged_tables", "paged out")):
             if pages.counts.get(kind):
                 number = pages.counts[kind]
-                remarks.append(
-                    f"{number} page table{'s are' if number > 1 else ' is'} {words}; what they map is not known"
-                )
+                tables, mapped = ("tables are", "they map") if number > 1 else ("table is", "it maps")
+                remarks.append(f"{number} page {tables} {words}; what {mapped} is not known")
         if entry.ended:
             remarks.append(f"{entry} has ended: its page tables may be another process's by now")
         elif not len(pages.placed.start) and half == "user" and not remarks:
