@@ -547,3 +547,15 @@ def test_pieces_that_fill_the_buffer(tmp_path: Path, monkeypatch: pytest.MonkeyP
     with FileBacking(source) as backing, target.open("wb") as file:
         copier.copy(backing, pieces, Target(file.fileno(), "target"))
     assert target.read_bytes() == b"".join(data[offset : offset + size] for offset, size in pieces)
+
+
+def test_one_piece_needs_no_mapping(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What lies in one piece, as most of a dump does, is copied without mapping the source, with hashes or without."""
+    monkeypatch.setattr(copying, "_SMALL", 1 << 16)
+    source = tmp_path / "source"
+    source.write_bytes(noise(9, 4 * PAGE))
+    for observe in (None, len):
+        with FileBacking(source) as backing, (tmp_path / "target").open("w+b") as file:
+            Copier().copy(backing, [(PAGE, PAGE)], Target(file.fileno(), "target"), observe=observe)
+            assert backing._mapping is None
+        assert (tmp_path / "target").read_bytes() == source.read_bytes()[PAGE : 2 * PAGE]

@@ -93,13 +93,15 @@ class Copier:
         """
         # small pieces of several are collected; where blocks can be shared, each is tried by itself
         several = len(pieces) > 1 and (sparse or not self.reflinks or backing.spans(*pieces[0]) is None)
-        gathered = gatherer(backing, target, self._buffer(), place, observe, self._gathered(progress), sparse=sparse)
-        small = _SMALL if several else 0
+        gathered = None
+        if several:
+            told = self._gathered(progress)
+            gathered = gatherer(backing, target, self._buffer(), place, observe, told, sparse=sparse)
         for offset, size in pieces:
-            if size <= small:
+            if gathered is not None and size <= _SMALL:
                 gathered.add(offset, size)
                 continue
-            place = gathered.flush()
+            place = gathered.flush() if gathered is not None else place
             if sparse:
                 self._through_buffer(backing, offset, size, target, place, observe, progress, sparse=True)
             elif observe is None:
@@ -109,8 +111,10 @@ class Copier:
                 self.read(backing, offset, shared, observe, progress)
                 rest = offset + shared, size - shared
                 self._through_buffer(backing, *rest, target, place + shared, observe, progress)
-            gathered.place += size
-        place = gathered.flush()
+            place += size
+            if gathered is not None:
+                gathered.place = place
+        place = gathered.flush() if gathered is not None else place
         if sparse:
             try:
                 os.ftruncate(target.fd, place)

@@ -8,7 +8,6 @@ from __future__ import annotations
 from typing import NamedTuple
 
 WINDOWS, LINUX, NO_SYSTEM = "windows", "linux", "none"
-SYSTEMS = (WINDOWS, LINUX, NO_SYSTEM)
 
 
 class Level(NamedTuple):

@@ -237,8 +237,7 @@ def _leads_to_tables(memory: PhysicalMemory, root: int) -> bool:
             found = walk(memory, table, KERNEL_HALF).placed
     except LimitError:
         return False
-    small = found.physical[found.size >= np.uint64(PAGE)]
-    sample = small[:: max(len(small) // _SAMPLE, 1)][:_SAMPLE]
+    sample = found.physical[:: max(len(found.physical) // _SAMPLE, 1)][:_SAMPLE]
     sample = sample[memory.holds(sample, PAGE)]
     if not len(sample):
         return False
@@ -285,6 +284,3 @@ def _maps(memory: PhysicalMemory, table: AddressTable, physical: int) -> bool:
     except LimitError:
         return False
     return bool((np.uint64(physical) - placed.physical < placed.size).any())
-
-
-__all__ = ["X86", "Root", "address_table", "find_roots"]
