@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from memcarve.errors import ProcessError, UsageError
+from memcarve.evidence import Evidence
 from memcarve.missing import CUT_OFF
 from memcarve.space import KERNEL_HALF
 
 if TYPE_CHECKING:
     import datetime as dt
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from types import TracebackType
     from typing import Self
 
@@ -136,6 +138,7 @@ class ProcessMemory:
 
     From an image, `pages` counts 4 KiB pages by kind, `entry` is what the system knew of the process, and `file` the
     image itself. `address_bits` is how wide addresses are before their highest bit is extended.
+    `evidence` finds what is known of the memory beyond its bytes.
     """
 
     def __init__(
@@ -158,6 +161,7 @@ class ProcessMemory:
         entry: ProcessEntry | None = None,
         file: Backing | None = None,
         address_bits: int = 48,
+        evidence: Callable[[], Evidence] = Evidence,
     ) -> None:
         self.space = space
         self.pid = pid
@@ -177,6 +181,12 @@ class ProcessMemory:
         self.entry = entry or ProcessEntry(pid, name)
         self.file = file or space.backing
         self.address_bits = address_bits
+        self._find_evidence = evidence
+
+    @functools.cached_property
+    def evidence(self) -> Evidence:
+        """What is known of the memory beyond its bytes: regions, modules, threads; looked up when it is asked for."""
+        return self._find_evidence()
 
     @property
     def input_bytes(self) -> int:

@@ -1,0 +1,192 @@
+"""What is known of a process's memory beyond its bytes: regions, modules, threads, areas; each from one source."""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from memcarve.protection import collapsed
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    import numpy.typing as npt
+
+    Column = npt.NDArray[np.uint64]
+
+PRIVATE, MAPPED, IMAGE, STACK, HEAP, TEB, PEB, PAGE_TABLES = KINDS = (
+    "private", "mapped", "image", "stack", "heap", "TEB", "PEB", "page tables",
+)  # fmt: skip
+
+
+class Region(NamedTuple):
+    """What the operating system says of ``start <= x < start + size``; None is not known.
+
+    `protection` is in the system's own words (``PAGE_EXECUTE_READ|PAGE_GUARD``, ``r-xp``): on Windows the one that the
+    region began with. `kind` is one of KINDS, `file` the path of what is mapped, `offset` where in that file the region
+    begins (bytes), `tag` a VAD's pool tag, `private` whether nobody else shares it. Text may hold anything.
+    """
+
+    start: int
+    size: int
+    protection: str | None = None
+    kind: str | None = None
+    file: str | None = None
+    tag: str | None = None
+    private: bool | None = None
+    offset: int | None = None
+
+    @property
+    def end(self) -> int:
+        """The address after the last byte; 2**64 at the top."""
+        return self.start + self.size
+
+    @property
+    def collapsed(self) -> str | None:
+        """The protection in three letters, as ``r-x``."""
+        return collapsed(self.protection)
+
+
+class Module(NamedTuple):
+    """A module that a list names: where it is loaded, its size in memory, name and path; None is not known."""
+
+    start: int
+    size: int | None = None
+    name: str | None = None
+    path: str | None = None
+
+    @property
+    def end(self) -> int:
+        """The address after the last byte, as far as the size is known."""
+        return self.start + (self.size or 1)
+
+
+class Thread(NamedTuple):
+    """A thread: its id, the addresses of its TEB and of where it began, its stack (half-open); None is not known."""
+
+    tid: int
+    teb: int | None = None
+    stack_start: int | None = None
+    stack_end: int | None = None
+    begin: int | None = None
+
+
+class Area(NamedTuple):
+    """What lies at ``start <= x < start + size`` by the process's own structures; `kind` is one of KINDS.
+
+    `whole`: all of the region that holds it is of that kind.
+    """
+
+    start: int
+    size: int
+    kind: str
+    whole: bool = False
+    detail: str | None = None
+
+    @property
+    def end(self) -> int:
+        """The address after the last byte."""
+        return self.start + self.size
+
+
+class Regions:
+    """Regions from one `source`, in order of their addresses, and how they divide the address space.
+
+    Columns, one row a piece: `start`, `size` (uint64) and `index` (int64), the place of the region in `rows`. Pieces
+    are sorted and do not overlap. They are the regions themselves, unless some overlap, as no honest system has it:
+    then an address belongs to the smallest of them, and `overlapping` counts those that share addresses.
+    """
+
+    def __init__(self, source: str, rows: Iterable[Region]) -> None:
+        self.source = source
+        self.rows = sorted(rows, key=lambda row: (row.start, row.size))
+        start = np.array([row.start for row in self.rows], np.uint64)
+        size = np.array([row.size for row in self.rows], np.uint64)
+        last = start + (size - np.uint64(1))
+        self.overlapping = 0
+        if bool((start[1:] <= last[:-1]).any()):
+            start, size, self.index, self.overlapping = _divided(self.rows)
+        else:
+            self.index = np.arange(len(start), dtype=np.int64)
+        self.start, self.size = start, size
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __iter__(self) -> Iterator[Region]:
+        return iter(self.rows)
+
+
+class Modules(NamedTuple):
+    """Modules that one `source` lists, in its order."""
+
+    source: str
+    rows: Sequence[Module]
+
+
+class Threads(NamedTuple):
+    """Threads that one `source` lists, in its order."""
+
+    source: str
+    rows: Sequence[Thread]
+
+
+class Areas(NamedTuple):
+    """Areas that one `source` knows."""
+
+    source: str
+    rows: Sequence[Area]
+
+
+class Evidence(NamedTuple):
+    """All that is known of a process; of several sources the one that counts first. `notes` are for the user.
+
+    A source is there also where its list is empty; where nothing is known there is none.
+    """
+
+    regions: tuple[Regions, ...] = ()
+    modules: tuple[Modules, ...] = ()
+    threads: tuple[Threads, ...] = ()
+    areas: tuple[Areas, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    def __add__(self, other: Evidence) -> Evidence:  # type: ignore[override]
+        """Return what both know; the left one counts first."""
+        return Evidence(
+            self.regions + other.regions,
+            self.modules + other.modules,
+            self.threads + other.threads,
+            self.areas + other.areas,
+            self.notes + other.notes,
+        )
+
+
+def _divided(rows: Sequence[Region]) -> tuple[Column, Column, npt.NDArray[np.int64], int]:
+    """Return the pieces (start, size, index) that overlapping regions form, and how many regions share addresses."""
+    bounds = sorted({row.start for row in rows} | {row.end for row in rows})
+    pieces: list[tuple[int, int, int]] = []
+    open_rows: list[tuple[int, int]] = []  # (size, index) of those that have begun, the smallest first
+    shared: set[int] = set()
+    following, furthest, owner = 0, 0, 0
+    for number, row in enumerate(rows):
+        if number and row.start < furthest:
+            shared |= {number, owner}
+        if row.end > furthest:
+            furthest, owner = row.end, number
+    for start, end in itertools.pairwise(bounds):
+        while following < len(rows) and rows[following].start == start:
+            heapq.heappush(open_rows, (rows[following].size, following))
+            following += 1
+        while open_rows and rows[open_rows[0][1]].end <= start:
+            heapq.heappop(open_rows)
+        if open_rows:
+            index = open_rows[0][1]
+            if pieces and pieces[-1][2] == index and pieces[-1][0] + pieces[-1][1] == start:
+                pieces[-1] = pieces[-1][0], end - pieces[-1][0], index
+            else:
+                pieces.append((start, end - start, index))
+    start_column, size_column = (np.array([piece[place] for piece in pieces], np.uint64) for place in (0, 1))
+    return start_column, size_column, np.array([piece[2] for piece in pieces], np.int64), len(shared)
