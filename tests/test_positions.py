@@ -29,7 +29,7 @@ from memcarve.errors import (
 )
 from memcarve.missing import CUT_OFF, NOT_WRITTEN, Missing
 from memcarve.sources.memmap import BETWEEN, TAIL
-from memcarve.space import TOP
+from memcarve.segments import TOP
 from support import COLUMNS, FAILED, RENDERERS, Row, canonical, content, dump_of, put, written
 
 if TYPE_CHECKING:

@@ -16,7 +16,8 @@ from memcarve.columns import total
 from memcarve.errors import AddressError, CounterpartError, MapError, OverlapError, SourceReadError
 from memcarve.missing import CUT_OFF, IMAGE_CUT_OFF, NOT_WRITTEN, OUTSIDE, REASONS, Missing
 from memcarve.process import LeftOut, ProcessMemory, Selection
-from memcarve.space import KERNEL_HALF, TOP, AddressSpace, Extent, Segment, Segments
+from memcarve.segments import KERNEL_HALF, TOP, Segment, Segments
+from memcarve.space import AddressSpace, Extent
 from support import Memory
 
 if TYPE_CHECKING:

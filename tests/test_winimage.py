@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import struct
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,7 @@ import pytest
 
 import walker
 import winimage
-from winimage import kernel
+from winimage import kernel, userland
 from winimage.tables import FRAME
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from winimage import Process, Truth
+    from winimage.userland import Userland
 
 PAGE = 4096
 FEW = (winimage.Plan(388, b"smss.exe"), winimage.Plan(1624, b"all.exe", 388, winimage.MIXED, winimage.EDGES))
@@ -526,3 +528,185 @@ def test_walker_stops() -> None:
                       0x3000: dict.fromkeys(range(512), 0x4003)})  # fmt: skip
     with pytest.raises(walker.TooMuchError):
         walker.walk(nothing, 0x1000, "x86-64", "none", limit=500)
+
+
+# what Windows knows of a process's memory
+
+
+def planned(process: Process) -> Userland:
+    """Return the plan of a process's memory."""
+    assert process.userland is not None
+    return process.userland
+
+
+def value(truth: Truth, pid: int, address: int, size: int = 8) -> int:
+    """Return a number at an address."""
+    return int.from_bytes(truth.content(pid, address, size), "little")
+
+
+def string(truth: Truth, pid: int, address: int, width: int = 8) -> str:
+    """Return what a UNICODE_STRING says."""
+    text = truth.content(pid, value(truth, pid, address + width, width), value(truth, pid, address, 2))
+    return text.decode("utf-16-le", "surrogatepass")
+
+
+def tree(truth: Truth, process: Process) -> list[tuple[int, int]]:
+    """Return the nodes of a process's tree of regions, in order, each with its parent as its node says it."""
+    old = truth.layout.number == 0
+    left, right, parent = (8, 16, 0) if old else (0, 8, 16)
+    root = process.eprocess + truth.layout["VadRoot"]
+    found: list[tuple[int, int]] = []
+    waiting: list[int] = []
+    node = value(truth, process.pid, root + 16 if old else root)
+    while node or waiting:
+        while node:
+            waiting.append(node)
+            node = value(truth, process.pid, node + left)
+        node = waiting.pop()
+        found.append((node, value(truth, process.pid, node + parent) & ~3))
+        node = value(truth, process.pid, node + right)
+    return found
+
+
+def region(truth: Truth, pid: int, node: int) -> tuple[int, int, str, str, str | None, str, bool]:
+    """Return what a node says, as `Vad.seen` has it."""
+    fields = truth.layout
+    if fields.number == 0:
+        first, last = (value(truth, pid, node + at) for at in (24, 32))
+    else:
+        first, last = (value(truth, pid, node + at, 4) | value(truth, pid, node + at // 4 + 26, 1) << 32
+                       for at in (24, 28))  # fmt: skip
+    flags = value(truth, pid, node + fields["_MMVAD_SHORT.u"])
+    kind, protection, private = (
+        flags >> bit & (1 << width) - 1
+        for _, bit, width in (
+            fields.bits[f"_MMVAD_FLAGS.{name}"] for name in ("VadType", "Protection", "PrivateMemory")
+        )
+    )
+    file = None
+    tag = truth.content(pid, node - 12, 4)
+    if tag not in {b"VadS", b"VadF"}:
+        control = value(truth, pid, value(truth, pid, node + fields["_MMVAD.Subsection"]))
+        pointer = value(truth, pid, control + fields["_CONTROL_AREA.FilePointer"])
+        file = string(truth, pid, (pointer & ~15) + fields["_FILE_OBJECT.FileName"]) if pointer else None
+    words = userland.PROTECTIONS[protection]
+    name = "image" if kind == 2 else "private" if private else "mapped"
+    return first << 12, last + 1 << 12, words, name, file, tag.decode(), bool(private)
+
+
+@pytest.mark.parametrize("layout", range(winimage.LAYOUTS))
+def test_regions(place: Path, layout: int) -> None:
+    """In every layout the tree of regions says what was planned, sorted, and parents know their children."""
+    truth = winimage.build(place, layout=layout, processes=winimage.USERLAND)
+    for process in truth.processes[2:4]:
+        assert_as_planned(truth, process)
+        nodes = tree(truth, process)
+        assert [region(truth, process.pid, node) for node, _ in nodes] == [vad.seen for vad in process.vads]
+        places = {node for node, _ in nodes}
+        heads = {parent for _, parent in nodes} - places
+        assert heads == ({process.eprocess + truth.layout["VadRoot"]} if layout == 0 else {0})
+        assert {vad.start for vad in process.vads} == {vad.start for vad in planned(process).vads}
+
+
+def test_protections_are_the_kernels() -> None:
+    """The words for a VAD's protection are those of Volatility, for the 32 values that a kernel's table has."""
+    assert len(userland.PROTECTIONS) == 32
+    assert [userland.PROTECTIONS[value] for value in (0, 1, 4, 6, 7, 8, 9, 16, 20, 24, 31)] == [
+        "PAGE_NOACCESS", "PAGE_READONLY", "PAGE_READWRITE", "PAGE_EXECUTE_READWRITE", "PAGE_EXECUTE_WRITECOPY",
+        "PAGE_NOACCESS", "PAGE_READONLY|PAGE_NOCACHE", "PAGE_NOACCESS", "PAGE_READWRITE|PAGE_GUARD", "PAGE_NOACCESS",
+        "PAGE_EXECUTE_WRITECOPY|PAGE_WRITECOMBINE",
+    ]  # fmt: skip
+
+
+def modules(truth: Truth, pid: int, peb: int, number: int, *, wide: bool) -> list[tuple[int, int, str, str]]:
+    """Return what one of the loader's lists says: by load, memory or initialization."""
+    size = 8 if wide else 4
+    ldr = value(truth, pid, peb + (0x18 if wide else 0x0C), size)
+    shift = 2 * size * number
+    head = ldr + (0x10 if wide else 0x0C) + shift
+    found, link = [], value(truth, pid, head, size)
+    while link != head:
+        entry = link - shift
+        offsets = (0x30, 0x40, 0x58, 0x48) if wide else (0x18, 0x20, 0x2C, 0x24)
+        base, length, name, path = (entry + offset for offset in offsets)
+        found.append((value(truth, pid, base, size), value(truth, pid, length, 4), string(truth, pid, name, size),
+                      string(truth, pid, path, size)))  # fmt: skip
+        following = value(truth, pid, link, size)
+        assert value(truth, pid, following + size, size) == link
+        link = following
+    return found
+
+
+def test_modules(place: Path) -> None:
+    """The loader's three lists say what was planned, of 64 and of 32 bits."""
+    truth = winimage.build(place, processes=winimage.USERLAND)
+    for pid in (1624, 2036):
+        process = truth.process(pid)
+        plan = planned(process)
+        for wide, peb, entries in ((True, process.peb, plan.modules), (False, process.peb32, plan.modules32)):
+            if peb is None:
+                continue
+            expected = [[module.seen for module in entries if letter in module.lists] for letter in "lmi"]
+            found = [modules(truth, pid, peb, number, wide=wide) for number in range(3)]
+            assert found == [*expected[:2], expected[2][::-1]]
+            assert len({len(rows) for rows in found}) > 1
+        heaps = value(truth, pid, process.peb + 0xF0)
+        assert [value(truth, pid, heaps + 8 * number) for number in range(len(plan.heaps))] == list(plan.heaps)
+        assert value(truth, pid, process.peb + 0x30) == plan.heaps[0]
+
+
+@pytest.mark.parametrize("layout", [0, 2, 8])
+def test_threads(place: Path, layout: int) -> None:
+    """The threads that a process's list leads to are those planned, with their environment blocks and stacks."""
+    truth = winimage.build(place, layout=layout, processes=winimage.USERLAND)
+    for pid in (1624, 2036):
+        process, fields = truth.process(pid), truth.layout
+        head = process.eprocess + fields["ThreadListHead"]
+        found, here = [], link(truth, head, 0)
+        while here != head:
+            thread = here - fields["_ETHREAD.ThreadListEntry"]
+            owner, begin, teb = (
+                value(truth, pid, thread + fields[name])
+                for name in ("_ETHREAD.Cid", "_ETHREAD.Win32StartAddress", "_KTHREAD.Teb")
+            )
+            tid = value(truth, pid, thread + fields["_ETHREAD.Cid"] + 8)
+            assert (owner, value(truth, pid, teb + 0x30), value(truth, pid, teb + 0x60)) == (pid, teb, process.peb)
+            stack = tuple(value(truth, pid, teb + at) for at in (8, 16, 0x1478))
+            narrow = None
+            if process.wow64:
+                narrow = tuple(value(truth, pid, teb + 0x2000 + at, 4) for at in (4, 8, 0xE0C))
+                assert value(truth, pid, teb + 0x2018, 4) == teb + 0x2000 < 1 << 32
+                assert value(truth, pid, teb + 0x180C, 4) == (0x2000 if fields.modern else 0)
+            found.append((tid, teb, stack, begin, narrow))
+            here = link(truth, here, 0)
+        assert found == [thread[:5] for thread in planned(process).threads]
+
+
+def test_what_labels_are_about(place: Path) -> None:
+    """The usual process has injected code, a wiped header, a writable page of code, and pages in 8 TB."""
+    truth = winimage.build(place, processes=winimage.USERLAND)
+    rights = {item[0]: item[3:6] for item in truth.process(1624).user.items()}
+    assert truth.content(1624, 0x2A0000, 2) == truth.content(1624, 0x7FFA10000000, 2) == b"MZ"
+    assert truth.content(1624, 0x7FFA11000000, PAGE) == bytes(PAGE)
+    assert [rights[base + 0x3000] for base in (0x7FFA10000000, 0x7FFA12000000)] == [
+        (True, False, True), (True, True, True),
+    ]  # fmt: skip
+    bounds = [(vad.start, vad.end) for vad in truth.process(1624).vads]
+    assert all(one[1] <= other[0] for one, other in itertools.pairwise(bounds))
+    assert sum(0x10000000000 <= address < 0x90000000000 for address in rights) == 3
+    head = truth.content(2036, 0x70000000, PAGE)
+    assert struct.unpack_from("<H", head, struct.unpack_from("<I", head, 0x3C)[0] + 4) == (0x14C,)
+
+
+@pytest.mark.parametrize("layout", [0, 8])
+def test_hostile_images_are_as_planned(place: Path, layout: int) -> None:
+    """Every tampered process is there with the pages planned; the tree of those with nothing wrong in it is whole."""
+    truth = winimage.build(place, layout=layout, megabytes=64, processes=winimage.hostile.PLANS)
+    for name, pid in winimage.hostile.PIDS.items():
+        process = truth.process(pid)
+        if pid % 40 == 0 or name == "peb-unmapped":
+            assert_as_planned(truth, process)
+        if name not in winimage.hostile.TREE and name not in {"names", "region-high"}:
+            bounds = [(vad.start, vad.end) for vad in process.vads]
+            found = [region(truth, pid, node)[:2] for node, _ in tree(truth, process)]
+            assert [pair for pair in found if pair[0] < pair[1]] == bounds or name == "no-files"

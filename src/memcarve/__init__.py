@@ -40,14 +40,17 @@ from memcarve.errors import (
 from memcarve.version import __version__
 
 if TYPE_CHECKING:
+    from memcarve.evidence import Area, Areas, Evidence, Module, Modules, Region, Regions, Thread, Threads
+    from memcarve.labels import Labelling
     from memcarve.missing import Missing
     from memcarve.process import Container, LeftOut, ProcessEntry, ProcessMemory, Selection
+    from memcarve.segments import Segment, Segments
     from memcarve.sinks.memmap import ExportResult, export_memmap
     from memcarve.sinks.segments import CarveResult, Options, carve
     from memcarve.sinks.several import Outcome, SeveralResult, carve_several
     from memcarve.sinks.verify import Verified, verify
     from memcarve.sources import open_container as open  # noqa: A004 - that is what it does
-    from memcarve.space import AddressSpace, Extent, Hit, Segment, Segments
+    from memcarve.space import AddressSpace, Extent, Hit
 
 _LATER = {
     "open": ("sources", "open_container"),
@@ -56,26 +59,37 @@ _LATER = {
     **dict.fromkeys(("carve_several", "Outcome", "SeveralResult"), ("sinks.several", None)),
     **dict.fromkeys(("verify", "Verified"), ("sinks.verify", None)),
     **dict.fromkeys(("Container", "LeftOut", "ProcessEntry", "ProcessMemory", "Selection"), ("process", None)),
-    **dict.fromkeys(("AddressSpace", "Extent", "Hit", "Segment", "Segments"), ("space", None)),
+    **dict.fromkeys(("AddressSpace", "Extent", "Hit"), ("space", None)),
+    **dict.fromkeys(("Segment", "Segments"), ("segments", None)),
+    **dict.fromkeys(
+        ("Area", "Areas", "Evidence", "Module", "Modules", "Region", "Regions", "Thread", "Threads"), ("evidence", None)
+    ),
+    "Labelling": ("labels", None),
     "Missing": ("missing", None),
 }
 
 __all__ = [
     "AddressError",
     "AddressSpace",
+    "Area",
+    "Areas",
     "CarveResult",
     "Container",
     "CounterpartError",
+    "Evidence",
     "ExportResult",
     "Extent",
     "Hit",
     "InputError",
+    "Labelling",
     "LeftOut",
     "LimitError",
     "MapError",
     "MemcarveError",
     "Missing",
     "MissingExtraError",
+    "Module",
+    "Modules",
     "NoSpaceError",
     "NotRecognisedError",
     "Options",
@@ -86,12 +100,16 @@ __all__ = [
     "ProcessEntry",
     "ProcessError",
     "ProcessMemory",
+    "Region",
+    "Regions",
     "Segment",
     "Segments",
     "Selection",
     "SeveralResult",
     "SourceReadError",
     "TargetExistsError",
+    "Thread",
+    "Threads",
     "TruncatedError",
     "UsageError",
     "VerificationError",

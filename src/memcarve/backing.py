@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 import mmap
 import os
 import stat
 import threading
+from bisect import bisect_right
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from memcarve.errors import CounterpartError, InputError, SourceReadError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
     from types import TracebackType
     from typing import Self
+
+_OPEN = 8  # files of a folder that are kept open
+_SPANS = 4  # files of a folder that the kernel is given at once
 
 
 class Span(NamedTuple):
@@ -46,6 +51,9 @@ class Backing(Protocol):
 def check_unchanged(backings: Iterable[Backing]) -> None:
     """Raise InputError where a file behind one of the backings is not as it was when it was opened."""
     for backing in backings:
+        if isinstance(backing, FolderBacking):
+            backing.check()
+            continue
         for span in backing.spans(0, min(backing.size, 1)) or []:
             if span.file.changed():
                 raise InputError(f"{span.file.path}: was changed while it was read")
@@ -75,10 +83,11 @@ class FileBacking:
     """A file as it lies on disk, opened read-only.
 
     The instance owns its descriptor until `close`, which may be called twice. Safe to use from several threads.
-    Raises InputError where `path` is no regular file and SourceReadError where it cannot be opened.
+    Raises InputError where `path` is no regular file and SourceReadError where it cannot be opened; unless `follow`, a
+    symbolic link cannot.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(self, path: str | os.PathLike[str], *, follow: bool = True) -> None:
         self.path = os.fspath(path)
         self._lock = threading.Lock()
         self._mapping: mmap.mmap | None = None
@@ -87,6 +96,7 @@ class FileBacking:
         try:
             # O_NONBLOCK: opening a named pipe must not hang; for a regular file it means nothing
             flags = os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0)
+            flags |= 0 if follow else getattr(os, "O_NOFOLLOW", 0)
             self.fd = os.open(self.path, flags)
             self._status = os.fstat(self.fd)
         except OSError as error:
@@ -188,4 +198,113 @@ class FileBacking:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.close()
+
+
+class FolderBacking:
+    """Files of the folder `path` laid end to end, in the order of `files`: plain names, and how long each must be.
+
+    A folder may hold more files than a program may open: each is opened when it is read, and few are kept open. Safe
+    to use from several threads. Raises InputError, which names the file, where one is missing, of another length or no
+    regular file (a symbolic link is none), and where it has changed when it is opened.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], files: Iterable[tuple[str, int]]) -> None:
+        self.path = os.fspath(path)
+        self._folder = os.path.abspath(self.path)
+        self._names: list[str] = []
+        self._starts = [0]
+        self._seen: list[tuple[int, int]] = []
+        self._lock = threading.Lock()
+        self._open: dict[int, FileBacking] | None = {}  # the one used last comes last
+        for name, size in files:
+            status = self._status(name)
+            if not stat.S_ISREG(status.st_mode):
+                raise InputError(f"{self._shown(name)}: is not a regular file")
+            if status.st_size != size:
+                raise InputError(
+                    f"{self._shown(name)}: is {status.st_size} bytes long and must be {size}; it was changed or cut "
+                    "off: carve it again"
+                )
+            self._names.append(name)
+            self._starts.append(self._starts[-1] + size)
+            self._seen.append((status.st_ino, status.st_mtime_ns))
+
+    @property
+    def size(self) -> int:
+        """The number of bytes in all files."""
+        return self._starts[-1]
+
+    def read_into(self, offset: int, buffer: memoryview) -> None:
+        """Fill `buffer` with the bytes at `offset`, or raise SourceReadError."""
+        done = 0
+        for index, place, length in self._parts(offset, len(buffer)):
+            self._file(index).read_into(place, buffer[done : done + length])
+            done += length
+
+    def spans(self, offset: int, size: int) -> list[Span] | None:
+        """Return the places where the bytes lie; None where they lie in more files than should be open at once."""
+        parts = list(itertools.islice(self._parts(offset, size), _SPANS + 1))
+        if len(parts) > _SPANS:
+            return None
+        return [Span(self._file(index), place, length) for index, place, length in parts]
+
+    def check(self) -> None:
+        """Raise InputError where one of the files is not as it was at first."""
+        for index, name in enumerate(self._names):
+            self._compare(index, self._status(name))
+
+    def close(self) -> None:
+        """Close the files; a second call does nothing."""
+        with self._lock:
+            self._open = None
+
+    def _parts(self, offset: int, size: int) -> Iterator[tuple[int, int, int]]:
+        """Yield the file's number, the place in it and the length of each part of a range."""
+        if offset < 0 or offset + size > self.size:
+            raise SourceReadError(
+                f"{self.path}: its files end at offset 0x{self.size:x}, before the 0x{size:x} bytes at 0x{offset:x}"
+            )
+        index = bisect_right(self._starts, offset) - 1
+        while size:
+            place = offset - self._starts[index]
+            length = min(size, self._starts[index + 1] - offset)
+            yield index, place, length
+            index, offset, size = index + 1, offset + length, size - length
+
+    def _file(self, index: int) -> FileBacking:
+        """Return one of the files, open at least as long as it is held."""
+        with self._lock:
+            if self._open is None:
+                raise SourceReadError(f"{self.path}: has been closed")
+            file = self._open.pop(index, None)
+            if file is None:
+                file = _Lent(os.path.join(self._folder, self._names[index]), follow=False)
+                self._compare(index, file.status)
+                if len(self._open) >= _OPEN:
+                    del self._open[next(iter(self._open))]
+            self._open[index] = file
+            return file
+
+    def _status(self, name: str) -> os.stat_result:
+        try:
+            return os.lstat(os.path.join(self._folder, name))
+        except FileNotFoundError:
+            raise InputError(f"{self._shown(name)}: is missing; put it back, or carve it again") from None
+        except OSError as error:
+            raise SourceReadError(f"{self._shown(name)}: cannot be read: {error.strerror}") from error
+
+    def _compare(self, index: int, status: os.stat_result) -> None:
+        size = self._starts[index + 1] - self._starts[index]
+        if (status.st_size, status.st_ino, status.st_mtime_ns) != (size, *self._seen[index]):
+            raise InputError(f"{self._shown(self._names[index])}: was changed while it was read")
+
+    def _shown(self, name: str) -> str:
+        return os.path.join(self.path, name)
+
+
+class _Lent(FileBacking):
+    """A file that is closed when nobody uses it any more: others may still read it when it is no longer kept open."""
+
+    def __del__(self) -> None:
         self.close()

@@ -17,17 +17,13 @@ if TYPE_CHECKING:
 
     Column = npt.NDArray[np.uint64]
 
-PRIVATE, MAPPED, IMAGE, STACK, HEAP, TEB, PEB, PAGE_TABLES = KINDS = (
-    "private", "mapped", "image", "stack", "heap", "TEB", "PEB", "page tables",
-)  # fmt: skip
-
 
 class Region(NamedTuple):
     """What the operating system says of ``start <= x < start + size``; None is not known.
 
     `protection` is in the system's own words (``PAGE_EXECUTE_READ|PAGE_GUARD``, ``r-xp``): on Windows the one that the
-    region began with. `kind` is one of KINDS, `file` the path of what is mapped, `offset` where in that file the region
-    begins (bytes), `tag` a VAD's pool tag, `private` whether nobody else shares it. Text may hold anything.
+    region began with. `kind` is one of names.KINDS, `file` the path of what is mapped, `offset` where in that file the
+    region begins (bytes), `tag` a VAD's pool tag, `private` whether nobody else shares it. Text may hold anything.
     """
 
     start: int
@@ -75,7 +71,7 @@ class Thread(NamedTuple):
 
 
 class Area(NamedTuple):
-    """What lies at ``start <= x < start + size`` by the process's own structures; `kind` is one of KINDS.
+    """What lies at ``start <= x < start + size`` by the process's own structures; `kind` is one of names.KINDS.
 
     `whole`: all of the region that holds it is of that kind.
     """
@@ -162,6 +158,41 @@ class Evidence(NamedTuple):
             self.areas + other.areas,
             self.notes + other.notes,
         )
+
+
+def places(evidence: Evidence, split: str) -> Column | None:
+    """Return the addresses (uint64) where regions, protections or modules begin or end; None where none are known.
+
+    `split` is ``"region"``, ``"protection"`` or ``"module"``. Without a list of modules, ``"module"`` goes by the
+    mapped files.
+    """
+    if split == "module" and evidence.modules:
+        ranges = [(row.start, row.end) for modules in evidence.modules for row in modules.rows]
+        return _column({place for bounds in ranges for place in bounds})
+    if not evidence.regions:
+        return None
+    regions = evidence.regions[0]
+
+    def words(index: int) -> object:
+        row = regions.rows[index]
+        return {"region": index, "protection": row.protection, "module": row.file}[split]
+
+    found: set[int] = set()
+    before: tuple[int, object] | None = None
+    for start, size, index in zip(regions.start.tolist(), regions.size.tolist(), regions.index.tolist(), strict=True):
+        value = words(index)
+        if before == (start, value):
+            found.discard(start)
+        else:
+            found.add(start)
+        found.add(start + size)
+        before = start + size, value
+    return _column(found)
+
+
+def _column(addresses: Iterable[int]) -> Column:
+    """Return addresses in order; 2**64, where nothing can be cut, is not among them."""
+    return np.array(sorted(address for address in addresses if address < 1 << 64), np.uint64)
 
 
 def _divided(rows: Sequence[Region]) -> tuple[Column, Column, npt.NDArray[np.int64], int]:

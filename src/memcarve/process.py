@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import functools
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from memcarve.errors import ProcessError, UsageError
-from memcarve.evidence import Evidence
+from memcarve.evidence import Evidence, places
 from memcarve.missing import CUT_OFF
-from memcarve.space import KERNEL_HALF
+from memcarve.segments import KERNEL_HALF
 
 if TYPE_CHECKING:
     import datetime as dt
@@ -21,9 +21,20 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from memcarve.backing import Backing
-    from memcarve.space import AddressSpace, Segments
+    from memcarve.segments import Labels, Segments
+    from memcarve.space import AddressSpace
 
 _KERNEL_HALF_32 = 0x80000000
+
+
+SPLITS = ("none", "region", "protection", "permissions", "module")
+
+
+class Labeller(Protocol):
+    """Says what is known of segments."""
+
+    def __call__(self, process: ProcessMemory, segments: Segments, wanted: Selection) -> Labels:
+        """Return labels of the segments, good for telling those that are `wanted`."""
 
 
 class Selection(NamedTuple):
@@ -31,12 +42,26 @@ class Selection(NamedTuple):
 
     `range` is ``"user"``, ``"kernel"`` or ``"all"``; None leaves it to the process: all of a dump, the user half of an
     image.
+
+    By labels, of each kind any of those given, in any region that a segment touches: `file` (patterns for the mapped
+    file's path or name, or the module's name), `protection` (letters that must all be in it, or its full name), `kind`
+    (of names.KINDS), `flag` (names of flags).
     """
 
     range: str | None = None
     address: Sequence[tuple[int, int]] = ()
     min_size: int | None = None
     max_size: int | None = None
+    file: Sequence[str] = ()
+    protection: Sequence[str] = ()
+    kind: Sequence[str] = ()
+    flag: Sequence[str] = ()
+
+    @property
+    def by_labels(self) -> dict[str, Sequence[str]]:
+        """What is wanted by labels, by the option's name."""
+        wanted = {"file": self.file, "protection": self.protection, "kind": self.kind, "flag": self.flag}
+        return {name: values for name, values in wanted.items() if values}
 
     def apply(self, segments: Segments, kernel_half: int = KERNEL_HALF) -> tuple[Segments, list[LeftOut]]:
         """Return the segments wanted, and what was left out by each of the limits."""
@@ -193,30 +218,61 @@ class ProcessMemory:
         """The bytes to account for: a dump's length; of an image, what the page tables lead to."""
         return self.space.backing.size if self.pages is None else self.space.total
 
-    def select(self, selection: Selection, *, by_permissions: bool = False) -> tuple[Segments, list[LeftOut]]:
+    def select(
+        self, selection: Selection, split: str = "none", labeller: Labeller | None = None
+    ) -> tuple[Segments, list[LeftOut]]:
         """Return the segments wanted, and what was left out by each of the limits.
 
-        `by_permissions`: segments end where the page tables allow something else, too. Raises UsageError where the
-        input does not say what they allow.
+        `split` is one of SPLITS: where else segments end. `labeller` gives them labels. Raises UsageError where the
+        input does not say where to split, and where labels are asked for without a labeller.
         """
-        if by_permissions and self.space.flags is None:
-            raise UsageError("the input does not say what the page tables allow; --split permissions needs an image")
-        segments = self.space.segments(by_flags=by_permissions)
+        segments = self.space.segments()
+        if split != "none":
+            segments = self.space.cut(segments, self._places(split))
         if selection.range is None:
             selection = selection._replace(range=self.default_range)
-        return selection.apply(segments, self.kernel_half)
+        segments, left_out = selection.apply(segments, self.kernel_half)
+        if labeller is None:
+            if selection.by_labels:
+                raise UsageError(f"to choose by --{next(iter(selection.by_labels))}, segments must be labelled")
+            return segments, left_out
+        segments = segments.labelled(labels := labeller(self, segments, selection))
+        for name, values in selection.by_labels.items():
+            keep = labels.matches(name, values)
+            gone = segments.where(~keep)
+            segments = segments.where(keep)
+            labels = segments.labels or labels
+            if len(gone):
+                left_out.append(LeftOut(f"not --{name} {', '.join(values)}", len(gone), gone.total))
+        return segments, left_out
+
+    def _places(self, split: str) -> npt.NDArray[np.uint64]:
+        """Return the addresses at which segments end that are split."""
+        if split == "permissions":
+            if self.space.flags is None:
+                raise UsageError(
+                    "the input does not say what the page tables allow; --split permissions needs an image"
+                )
+            return self.space.changes()
+        found = places(self.evidence, split)
+        if found is None:
+            option = "--modules or --regions" if split == "module" else "--regions"
+            raise UsageError(f"nothing is known to --split by {split}; {option} FILE gives what Volatility printed")
+        return found
 
     @property
     def first_cut_off(self) -> int | None:
         """The first address whose byte the input should hold but does not, because it ends too early."""
         return next((gap.start for gap in self.space.missing() if gap.reason == CUT_OFF), None)
 
-    def segments(self, selection: Selection | None = None, split: str = "none") -> Segments:
+    def segments(
+        self, selection: Selection | None = None, split: str = "none", labeller: Labeller | None = None
+    ) -> Segments:
         """Return the contiguous segments, in order of addresses: those selected, else those of `default_range`.
 
-        `split`: ``"permissions"`` ends them where the page tables allow something else, too.
+        `split` is one of SPLITS: where they end, too. `labeller` (a ``memcarve.Labelling``) gives them labels.
         """
-        return self.select(selection or Selection(), by_permissions=split == "permissions")[0]
+        return self.select(selection or Selection(), split, labeller)[0]
 
 
 class Container(ABC):

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from memcarve.columns import CHUNK, breaks, by_start, check_disjoint, chunks, joined, overlap, range_at, total
+from memcarve.columns import CHUNK, breaks, by_start, check_disjoint, joined, overlap, range_at, total
 from memcarve.errors import AddressError
 from memcarve.missing import CUT_OFF, IMAGE_CUT_OFF, REASONS, Missing, MissingColumns
+from memcarve.segments import TOP, Segments
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -21,14 +22,9 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from memcarve.backing import Backing
+    from memcarve.segments import Segment
 
     Column = npt.NDArray[np.uint64]
-    Counts = npt.NDArray[np.uint32]
-
-#: the end of the address space, and the first byte of the kernel's half where addresses have 64 bits
-TOP = 1 << 64
-KERNEL_HALF = 1 << 63
-
 
 _BLOCK = 1 << 20  # bytes read in one go while searching
 _PIECES = 1 << 14  # extents looked at in one go
@@ -47,29 +43,6 @@ class Extent(NamedTuple):
         return self.start + self.size
 
 
-class Segment(NamedTuple):
-    """A maximal stretch of consecutive addresses whose bytes are there.
-
-    `offset` is where its first extent lies in the backing, `extents` their number, `first` the index of the first.
-    """
-
-    start: int
-    size: int
-    offset: int
-    extents: int
-    first: int
-
-    @property
-    def end(self) -> int:
-        """The address after the last byte; 2**64 at the top."""
-        return self.start + self.size
-
-    @property
-    def name(self) -> str:
-        """The addresses, as files are named after them: they sort by address and parse back."""
-        return f"0x{self.start:016x}-0x{self.end:016x}"
-
-
 class Hit(NamedTuple):
     """A match of the pattern with index `pattern` at `address`; `offset` is where it lies in the backing."""
 
@@ -77,68 +50,6 @@ class Hit(NamedTuple):
     pattern: int
     offset: int
     segment: Segment
-
-
-class Segments:
-    """Segments in columns: `start`, `size`, `offset` (uint64), `extents` and `first` (uint32), one row a segment."""
-
-    def __init__(self, start: Column, size: Column, offset: Column, extents: Counts, first: Counts) -> None:
-        self.start = start
-        self.size = size
-        self.offset = offset
-        self.extents = extents
-        self.first = first
-
-    def __len__(self) -> int:
-        return len(self.start)
-
-    def __getitem__(self, index: int) -> Segment:
-        return Segment(
-            int(self.start[index]),
-            int(self.size[index]),
-            int(self.offset[index]),
-            int(self.extents[index]),
-            int(self.first[index]),
-        )
-
-    def __iter__(self) -> Iterator[Segment]:
-        for part in chunks(len(self)):
-            columns = (self.start, self.size, self.offset, self.extents, self.first)
-            yield from map(Segment, *(column[part].tolist() for column in columns))
-
-    @property
-    def total(self) -> int:
-        """The sum of the sizes, in bytes."""
-        return total(self.size)
-
-    def where(self, keep: npt.NDArray[np.bool_]) -> Segments:
-        """Return the segments whose place in `keep` (bool, one a segment) is true."""
-        if keep.all():
-            return self
-        start, size, offset = (column[keep] for column in (self.start, self.size, self.offset))
-        return Segments(start, size, offset, self.extents[keep], self.first[keep])
-
-    def in_half(self, half: str, boundary: int = KERNEL_HALF) -> npt.NDArray[np.bool_]:
-        """Say for each segment (bool) whether it starts in the ``"user"`` or ``"kernel"`` half, or in ``"all"``."""
-        if half == "all":
-            return np.ones(len(self), np.bool_)
-        kernel = self.start >= np.uint64(boundary)
-        return kernel if half == "kernel" else ~kernel
-
-    def at_least(self, size: int) -> npt.NDArray[np.bool_]:
-        """Say for each segment (bool) whether it has `size` bytes or more."""
-        return self.size >= np.uint64(min(max(size, 0), TOP - 1))
-
-    def at_most(self, size: int) -> npt.NDArray[np.bool_]:
-        """Say for each segment (bool) whether it has `size` bytes or fewer."""
-        return self.size <= np.uint64(min(max(size, 0), TOP - 1))
-
-    def touching(self, start: int, end: int) -> npt.NDArray[np.bool_]:
-        """Say for each segment (bool) whether it shares an address with ``start <= x < end``."""
-        if start >= end or start >= TOP:
-            return np.zeros(len(self), np.bool_)
-        last = self.start + (self.size - np.uint64(1))
-        return (self.start <= np.uint64(min(end, TOP) - 1)) & (last >= np.uint64(start))
 
 
 class AddressSpace:
@@ -185,11 +96,12 @@ class AddressSpace:
         return total(self.size)
 
     def extents(self, segment: Segment | None = None) -> Iterator[Extent]:
-        """Yield the extents in order of their addresses: all, or those of one segment."""
+        """Yield the extents in order of their addresses: all, or those of one segment, as far as they are in it."""
         first, end = (0, len(self)) if segment is None else (segment.first, segment.first + segment.extents)
         for low in range(first, end, CHUNK):
             part = slice(low, min(low + CHUNK, end))
-            yield from map(Extent, self.start[part].tolist(), self.size[part].tolist(), self.offset[part].tolist())
+            rows = map(Extent, self.start[part].tolist(), self.size[part].tolist(), self.offset[part].tolist())
+            yield from rows if segment is None or segment.whole is None else (_clipped(row, segment) for row in rows)
 
     def missing(self) -> Iterator[Missing]:
         """Yield what is mapped but missing, in order of addresses."""
@@ -197,11 +109,9 @@ class AddressSpace:
         for start, size, reason in zip(*columns, strict=True):
             yield Missing(start, size, REASONS[reason])
 
-    def segments(self, *, by_flags: bool = False) -> Segments:
-        """Return the contiguous segments, in order of addresses; `by_flags`: cut where the column `flags` changes."""
+    def segments(self) -> Segments:
+        """Return the contiguous segments, in order of addresses."""
         begins = breaks(self.start, self.size)
-        if by_flags and self.flags is not None:
-            begins[1:] |= self.flags[1:] != self.flags[:-1]
         if begins.all():  # as in a map of scattered pages, where copies of the columns would cost the most
             one = np.broadcast_to(np.uint32(1), len(self))
             return Segments(self.start, self.size, self.offset, one, np.arange(len(self), dtype=np.uint32))
@@ -211,6 +121,37 @@ class AddressSpace:
         size = self.start[last] - start + self.size[last]
         extents = (last - first + 1).astype(np.uint32)
         return Segments(start, size, self.offset[first], extents, first.astype(np.uint32))
+
+    def changes(self) -> Column:
+        """Return the addresses of the extents of which the column `flags` says something else than before."""
+        if self.flags is None or not len(self):
+            return np.zeros(0, np.uint64)
+        found: Column = self.start[1:][self.flags[1:] != self.flags[:-1]]
+        return found
+
+    def cut(self, segments: Segments, places: Column) -> Segments:
+        """Return segments that also end at the addresses `places` (uint64, in any order)."""
+        places = np.unique(places)
+        holder = np.searchsorted(segments.start, places, "right") - 1
+        inside = holder >= 0
+        own = np.maximum(holder, 0)
+        if len(segments):
+            inside &= (segments.start[own] < places) & (segments.last[own] >= places)
+        start = np.sort(np.concatenate([segments.start, places[inside]])) if len(segments) else segments.start
+        parent = np.searchsorted(segments.start, start, "right") - 1
+        last = segments.last[parent]
+        last[:-1] = np.minimum(last[:-1], start[1:] - np.uint64(1))
+        first = np.searchsorted(self.start, start, "right") - 1
+        extents = np.searchsorted(self.start, last, "right") - first
+        whole = segments.whole or (segments.start, segments.size)
+        return Segments(
+            start,
+            last - start + np.uint64(1),
+            self.offset[first] + (start - self.start[first]),
+            extents.astype(np.uint32),
+            first.astype(np.uint32),
+            (whole[0][parent], whole[1][parent]),
+        )
 
     def index(self, address: int) -> int:
         """Return the index of the extent that holds `address`, or raise AddressError with the reason."""
@@ -357,6 +298,12 @@ class AddressSpace:
         if len(bad):
             extent = range_at(self.start, self.size, int(own[bad[0]]))
             raise overlap(extent, range_at(starts, sizes, int(bad[0])))
+
+
+def _clipped(extent: Extent, segment: Segment) -> Extent:
+    """Return what of an extent lies in a segment."""
+    start, end = max(extent.start, segment.start), min(extent.end, segment.end)
+    return Extent(start, end - start, extent.offset + start - extent.start)
 
 
 def _matches(buffer: bytearray, length: int, patterns: Sequence[bytes], fresh: int) -> list[tuple[int, int]]:

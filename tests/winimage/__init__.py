@@ -12,12 +12,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from winimage import hostile
 from winimage.contents import page_bytes
 from winimage.layouts import LAYOUTS
 from winimage.plans import EDGES, LOOP, MIXED, PLANS, Heap, Huge, Large, Plan, Run
 from winimage.system import build_system
 from winimage.truth import Pages, Process, Segment, Truth
 from winimage.upper import Options
+from winimage.userland import usual, wow64
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,6 +33,7 @@ __all__ = [
     "LOOP",
     "MIXED",
     "PLANS",
+    "USERLAND",
     "Heap",
     "Huge",
     "Large",
@@ -42,6 +45,7 @@ __all__ = [
     "Truth",
     "big",
     "build",
+    "hostile",
     "many",
     "page_bytes",
     "sparse",
@@ -50,6 +54,14 @@ __all__ = [
 #: what can be wrong with the kernel's exports, and with the list of processes
 EXPORTS = ("full", "none", "no-accessors", "paged-out")
 DAMAGE = (None, "forward", "backward", "both", "loop")
+
+#: processes whose memory is planned: a usual one, one of 32 bits; and one with everything wrong is in `hostile.PLANS`
+USERLAND = (
+    Plan(388, b"smss.exe"),
+    Plan(1624, b"program.exe", 388, memory=(), userland=usual(1624)),
+    Plan(2036, b"thirtytwo.exe", 1624, memory=(), wow64=True, userland=wow64(2036)),
+    Plan(2860, b"gone.exe", 1624, exited=True),
+)
 
 
 def build(

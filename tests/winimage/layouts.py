@@ -30,6 +30,8 @@ class Layout:
     build: int
     version: tuple[int, int]
     offsets: dict[str, int]
+    #: bit fields: offset, bit and width
+    bits: dict[str, tuple[int, int, int]]
 
     def __getitem__(self, name: str) -> int:
         """Return the offset of a field of _EPROCESS, or of any structure if its name is given too."""
@@ -54,7 +56,8 @@ class Layout:
     def exit_status(self) -> int:
         """A place for the exit status where no field of the table lies: the table does not know the real one."""
         taken = [at for name, at in self.offsets.items() if name.startswith("_EPROCESS.") and not name.endswith("size")]
-        places = range(self["VadRoot"] + 24, self["size"] - 8, 8)
+        # the root of the regions takes 64 bytes on Windows 7
+        places = range(self["VadRoot"] + 64, self["size"] - 8, 8)
         # no field that is used here is longer than 16 bytes
         return next(place for place in places if not any(at - 8 < place < at + 16 for at in taken))
 
@@ -65,4 +68,6 @@ def layout(number: int, build: int | None = None) -> Layout:
     major, minor, newest = (int(part) for part in known["builds"][-1].split("."))
     # bit fields are texts, the rest are numbers
     offsets = {name: at for name, at in known["offsets"].items() if isinstance(at, int)}
-    return Layout(number, newest if build is None else build, (major, minor), offsets)
+    fields = {name: text.split(":") for name, text in known["offsets"].items() if isinstance(text, str)}
+    bits = {name: (int(at), int(bit), int(width)) for name, (at, bit, width) in fields.items()}
+    return Layout(number, newest if build is None else build, (major, minor), offsets, bits)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from winimage.userland import Userland
 
 
 class Run(NamedTuple):
@@ -70,7 +73,11 @@ LARGE_EDGES = ("large-hole", "pat")
 
 
 class Plan(NamedTuple):
-    """A process: `exited` ones have no memory any more, those not `listed` were taken out of the list."""
+    """A process: `exited` ones have no memory any more, those not `listed` were taken out of the list.
+
+    One with a `userland` has what that says in its memory: environment blocks, modules, threads; and besides what
+    `memory` and `edges` say, which is in no region.
+    """
 
     pid: int
     name: bytes
@@ -80,6 +87,7 @@ class Plan(NamedTuple):
     exited: bool = False
     listed: bool = True
     wow64: bool = False
+    userland: Userland | None = None
 
     @property
     def blocks(self) -> int:

@@ -30,17 +30,20 @@ class Pool:
         self.top = 0
         self.frames: NDArray[np.uint64]
 
-    def place(self, size: int, tag: bytes = b"Misc", across: int | None = None) -> int:
-        """Return the address of a new structure; `across` is the offset in it where a page is to end, None: nowhere."""
-        at = -(-(self.top + _BEFORE) // _GRAIN) * _GRAIN
+    def place(self, size: int, tag: bytes = b"Misc", across: int | None = None, before: int = _BEFORE) -> int:
+        """Return the address of a new structure; `across` is the offset in it where a page is to end, None: nowhere.
+
+        `before` is what its headers take; that of the pool comes first.
+        """
+        at = -(-(self.top + before) // _GRAIN) * _GRAIN
         if across is not None:
             across = -(-across // _GRAIN) * _GRAIN
             at = -(-(at + across) // PAGE) * PAGE - across
         elif at // PAGE != (at + size - 1) // PAGE:
-            at = -(-at // PAGE) * PAGE + _BEFORE
+            at = -(-at // PAGE) * PAGE + before
         self.top = at + size
         self.data.extend(bytes(-(-self.top // PAGE) * PAGE - len(self.data)))
-        struct.pack_into("<BBBB4s", self.data, at - _BEFORE, 0, 0, min(255, (size + _BEFORE) // 16), 2, tag)
+        struct.pack_into("<BBBB4s", self.data, at - before, 0, 0, min(255, (size + before) // 16), 2, tag)
         return self.base + at
 
     def put(self, address: int, layout: str, *values: int | bytes) -> None:

@@ -7,19 +7,24 @@ from typing import TYPE_CHECKING, NamedTuple
 from winimage import kernel
 from winimage.contents import PAGE
 from winimage.edges import finish_self_table
+from winimage.hostile import THREADS, lost
 from winimage.layouts import layout as layout_of
 from winimage.physical import LARGE, Physical
 from winimage.plans import Plan
 from winimage.pool import PROCESS, freed, thread
 from winimage.processlist import cut_off, links
 from winimage.tables import SELF_ENTRY, TABLE, Tables, selfmap
+from winimage.threads import Threads
 from winimage.truth import Pages, Process, Truth
 from winimage.upper import EPOCH, SLOT_BITS, Options, Upper
 from winimage.user import Library, User
+from winimage.vadtree import Tree
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
+
+    from winimage.userland import Userland, Vad
 
 #: the System process's number, and where its root is
 SYSTEM = 4
@@ -37,6 +42,7 @@ class _Placed(NamedTuple):
     plan: Plan
     eprocess: int
     wow64: int | None
+    vads: tuple[Vad, ...] = ()
 
 
 class System:
@@ -75,14 +81,28 @@ class System:
             eprocess = self.pool.place(layout["size"], b"Proc", None if field is None else layout[field] + 1)
             head = eprocess + layout["ThreadListHead"]
             self.pool.put(head, "QQ", head, head)
+            vads: tuple[Vad, ...] = ()
             if not plan.exited:
-                thread(self.pool, layout, head, plan.pid)
+                if plan.userland is None:
+                    thread(self.pool, layout, head, plan.pid)
+                else:
+                    vads = self._userland(plan.userland, eprocess, plan.pid)
                 self.pool.put(eprocess + layout["ObjectTable"], "Q", self.pool.place(128, b"Obtb"))
             wow64 = self.pool.place(64, b"Wow6") if plan.wow64 and layout.wow64_structure else None
-            placed.append(_Placed(plan, eprocess, wow64))
+            placed.append(_Placed(plan, eprocess, wow64, vads))
             if self.options.freed and number == 1:
                 freed(self.pool, layout, 9996)
         return placed
+
+    def _userland(self, userland: Userland, eprocess: int, pid: int) -> tuple[Vad, ...]:
+        """Write what the kernel knows of a process's memory; return the regions that it still leads to."""
+        layout, pool = self.layout, self.pool
+        threads = Threads(pool, layout, eprocess + layout["ThreadListHead"], pid, userland.threads)
+        if userland.damage in THREADS:
+            THREADS[userland.damage][0](threads)
+        tree = Tree(pool, layout, eprocess + layout["VadRoot"], userland.vads, userland.lean)
+        gone = lost(tree, userland.damage)
+        return tuple(vad for number, vad in enumerate(userland.vads) if number not in gone)
 
     def _process(self, one: _Placed) -> Process:
         """Write a process and its tables; exited ones have lost them, System has nothing in its user half."""
@@ -91,7 +111,7 @@ class System:
         if not plan.exited:
             lower = Tables(self.physical)
             if plan.pid != SYSTEM:
-                user = User(self.physical, plan, upper.shared_data, self.library)
+                user = User(self.physical, plan, upper.shared_data, self.library, self.layout)
                 lower = user.tables
                 self.holes += user.holes
             entries = {**lower.write(), **self.kernel_entries, upper.slot: root | SELF_ENTRY}
@@ -125,6 +145,8 @@ class System:
             shadow=nothing if user_root is None else upper.shadow.pages(),
             absent=(Tables(self.physical) if user is None else user.tables).counts(),
             claimed=self._loop(root, entries) if user is not None and user.loop else 0,
+            userland=None if plan.exited else plan.userland,
+            vads=one.vads,
         )
         self._write_process(process, one.wow64)
         return process
@@ -172,7 +194,8 @@ class System:
         ):
             pool.put(at + layout[name], "Q", value)
         pool.put(at + layout["ImageFileName"], "15sB", process.name, _PRIORITY)
-        pool.put(at + layout["ActiveThreads"], "I", int(process.exit == 0))
+        threads = 1 if process.userland is None else len(process.userland.threads)
+        pool.put(at + layout["ActiveThreads"], "I", threads if process.exit == 0 else 0)
         pool.put(at + layout.exit_status, "I", process.exit_status)
         if process.peb32 is not None:
             if wow64 is not None:

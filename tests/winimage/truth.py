@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
     from winimage.layouts import Layout
+    from winimage.userland import Userland, Vad
 
     #: address, size, physical address, user, writable, executable, state: as walker.py says it
     Item = tuple[int, int, int, bool | None, bool | None, bool | None, str]
@@ -117,6 +118,9 @@ class Process:
     absent: dict[str, int]
     #: bytes that loops of tables claim, which `user` and `kernel` do not have
     claimed: int
+    #: what its memory was planned to be, where it was; and of the regions those that the kernel's tree still leads to
+    userland: Userland | None = field(default=None, repr=False)
+    vads: tuple[Vad, ...] = field(default=(), repr=False)
 
     @property
     def wow64(self) -> bool:
@@ -155,6 +159,7 @@ class Truth:
     #: processes that are listed, but that a damaged list leads to in neither direction
     cut_off: tuple[int, ...]
     processes: tuple[Process, ...]
+    _frames: dict[int, tuple[NDArray[np.uint64], NDArray[np.uint64]]] = field(default_factory=dict, repr=False)
 
     def process(self, pid: int) -> Process:
         """Return the process with a number."""
@@ -204,7 +209,9 @@ class Truth:
 
     def content(self, pid: int, address: int, size: int) -> bytes:
         """Return bytes of a process; all of them must be there."""
-        pages, physical = self.frames(pid)
+        if pid not in self._frames:
+            self._frames[pid] = self.frames(pid)
+        pages, physical = self._frames[pid]
         image = np.memmap(self.path, np.uint8, "r").reshape(-1, PAGE)
         first = address & ~(PAGE - 1)
         wanted = U64(first) + np.arange(-(-(address + size - first) // PAGE), dtype=U64) * U64(PAGE)

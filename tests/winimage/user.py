@@ -9,7 +9,9 @@ import numpy as np
 
 from winimage.contents import PAGE, SHARED, U64
 from winimage.edges import EDGE_CASES, Place
+from winimage.hostile import FAKE, LOADER, UNMAPPED, fake_page
 from winimage.kernel import Section, header
+from winimage.loader import Memory, written
 from winimage.physical import LARGE, SPAN, numbers
 from winimage.plans import Heap, Huge, Large, Run
 from winimage.tables import KINDS, Tables
@@ -17,8 +19,10 @@ from winimage.tables import KINDS, Tables
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from winimage.layouts import Layout
     from winimage.physical import Physical
     from winimage.plans import Plan
+    from winimage.userland import Userland
 
 SHARED_DATA = 0x7FFE0000
 _EXE = 24
@@ -47,19 +51,23 @@ class Library(NamedTuple):
 class User:
     """Lays out the user half of one process."""
 
-    def __init__(self, physical: Physical, plan: Plan, shared_data: int, library: Library) -> None:
+    def __init__(self, physical: Physical, plan: Plan, shared_data: int, library: Library, layout: Layout) -> None:
         self.physical, self.rng, self.pid = physical, physical.rng, plan.pid
         self.tables = Tables(physical)
         self.holes: list[tuple[int, int]] = []
         self.loop = False
         self.own_table: tuple[int, int, int] | None = None
         self.tables.present(numbers(SHARED_DATA >> 12, 1), np.array([shared_data], U64), "R")
-        self.tables.present(library.pages, library.frames, "RX")
         below = plan.wow64
-        self.image_base = 0x400000 if below else 0x7FF600000000 + (self._random(1 << 12) << 20)
-        self.peb = 0x3000000000 + (self._random(1 << 16) << 16)
-        self.peb32 = 0x2F0000 + (self._random(16) << 12) if below else None
-        self._fixed()
+        if plan.userland is None:
+            self.tables.present(library.pages, library.frames, "RX")
+            self.image_base = 0x400000 if below else 0x7FF600000000 + (self._random(1 << 12) << 20)
+            self.peb = 0x3000000000 + (self._random(1 << 16) << 16)
+            self.peb32 = 0x2F0000 + (self._random(16) << 12) if below else None
+            self._fixed()
+        else:
+            self.image_base, self.peb, self.peb32 = plan.userland.image_base, plan.userland.peb, plan.userland.peb32
+            self._planned(plan.userland, layout)
         self.at = (0x10000000000 + (self._random(1 << 8) << 32)) if not below else 0x10000000
         for part in plan.memory:
             self._add(part)
@@ -80,6 +88,30 @@ class User:
                 self.physical.store(data, frames)
                 self.tables.present(numbers(address >> 12, 1), frames, "R" if address == self.image_base else "RW")
         self._map(numbers((self.image_base >> 12) + 1, _EXE - 4), "RX", chunk=4)
+
+    def _planned(self, userland: Userland, layout: Layout) -> None:
+        """Map what a plan says of all that is in memory, damaged as it says."""
+        sides = written(userland, self.pid, modern=layout.modern)
+        memory = sides.memory
+        if userland.damage in LOADER:
+            LOADER[userland.damage][0](sides)
+        if userland.damage in UNMAPPED:
+            del memory.pages[self.peb >> 12]
+        if userland.damage:
+            memory.write(FAKE, fake_page(layout))
+        self._map_memory(memory)
+
+    def _map_memory(self, memory: Memory) -> None:
+        for protection in sorted(set(memory.protections.values())):
+            pages = [page for page in sorted(memory.pages) if memory.protections[page] == protection]
+            said = [page for page in pages if memory.pages[page] is not None]
+            if said:
+                frames = self.physical.take(len(said))
+                self.physical.store(b"".join(memory.pages[page] or b"" for page in said), frames)
+                self.tables.present(np.array(said, U64), frames, protection)
+            usual = [page for page in pages if memory.pages[page] is None]
+            if usual:
+                self._map(np.array(usual, U64), protection)
 
     def _map(self, pages: NDArray[np.uint64], protection: str, kind: str = "present", chunk: int = 1) -> None:
         frames = self.physical.take(len(pages), chunk)

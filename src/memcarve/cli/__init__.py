@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, NoReturn
 import click
 
 from memcarve.cli.carving import carve, verify
+from memcarve.cli.comparing import diff
 from memcarve.cli.exporting import export
-from memcarve.cli.looking import find, locate, processes, read, segments
+from memcarve.cli.listing import regions, segments
+from memcarve.cli.looking import find, locate, processes, read
 from memcarve.cli.options import FAILED, USAGE, complain
 from memcarve.errors import MemcarveError, UsageError
 from memcarve.version import __version__
@@ -62,7 +64,7 @@ def completion(shell: str) -> None:
     click.echo(found(cli, {}, "memcarve", "_MEMCARVE_COMPLETE").source())
 
 
-for _command in (processes, carve, export, segments, verify, read, find, locate):
+for _command in (processes, carve, export, segments, regions, verify, diff, read, find, locate):
     cli.add_command(_command)
 
 

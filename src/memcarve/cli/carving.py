@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from memcarve.cli.listing import content_option
 from memcarve.cli.options import (
     COMPLETE,
     INCOMPLETE,
@@ -68,6 +69,10 @@ def _hash_names(text: str) -> list[str]:
     multiple=True,
     help="Checksums of the segments; may be repeated.  [default: sha256]",
 )
+@content_option
+@click.option(
+    "--label-names", is_flag=True, help="Name files by protection and module, too: 0x...-0x....r-x.ntdll.dll.bin"
+)
 @click.option("--hash-input", is_flag=True, help="Take the SHA-256 of the dump or image, too.")
 @input_options
 @quiet_options
@@ -76,11 +81,9 @@ def carve(
     output: str | None,
     pid: Sequence[int],
     name: str | None,
-    half: str | None,
-    addresses: Sequence[tuple[int, int]],
-    min_size: int | None,
-    max_size: int | None,
+    wanted: dict[str, Any],
     split: str,
+    content: str | None,
     opening: dict[str, Any],
     hashes: Sequence[Sequence[str]],
     **flags: bool,
@@ -90,6 +93,7 @@ def carve(
     The folder also holds segments.json, which tells where every byte came from, and SHA256SUMS for sha256sum -c. It
     gets its name when it is whole.
     """
+    from memcarve.labels import Labelling  # noqa: PLC0415
     from memcarve.sinks.segments import Options, carve  # noqa: PLC0415 - numpy is not needed for --help
     from memcarve.sinks.several import carve_several  # noqa: PLC0415
     from memcarve.sources import open_container  # noqa: PLC0415
@@ -98,10 +102,13 @@ def carve(
     names = list(dict.fromkeys(name for group in hashes for name in group)) or ["sha256"]
     if "none" in names and len(names) > 1:
         raise UsageError("--hash none leaves no room for another hash")
+    hashed = [name for name in names if name != "none"]
     options = Options(
-        hashes=[name for name in names if name != "none"],
-        selection=selection(half, addresses, min_size, max_size),
+        hashes=hashed,
+        selection=selection(wanted),
         split=split,
+        labeller=Labelling(content or ("headers" if hashed else "none")),
+        label_names=flags["label_names"],
         skip_zero=flags["skip_zero"],
         partial=flags["partial"],
         sparse=flags["sparse"],
@@ -118,7 +125,7 @@ def carve(
                 several = carve_several(container, indexes, out, options, progress=progress)
             say([*container.remarks, *several.notes], quiet=quiet)
             return _report_several(out, several.outcomes, quiet=quiet, verbose=flags["verbose"])
-        process = container.open_process(indexes[0], half or container.default_range)
+        process = container.open_process(indexes[0], wanted["half"] or container.default_range)
         say(process.notes, quiet=quiet)
         out = output or f"{'.'.join([stem, *process_words(process, indexes[0])])}.segments"
         with ProgressBar("carving", quiet=quiet) as progress:
@@ -210,8 +217,8 @@ def verify(
     from memcarve.sinks.verify import read_header, verify  # noqa: PLC0415 - numpy is not needed for --help
     from memcarve.sources import open_container  # noqa: PLC0415
 
-    if source is None and (pid or name or any(value is not None for value in opening.values())):
-        raise UsageError("--map, --dump, --trust, --pid, --name, --dtb, --os, --paging and --limit go with --source")
+    if source is None and (pid or name or any(value not in (None, ()) for value in opening.values())):
+        raise UsageError("--pid, --name and how to open an input go with --source")
     opened: dict[str, Any] = {}
     with contextlib.ExitStack() as stack:
         for path in carved_folders(folder):

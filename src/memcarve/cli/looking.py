@@ -12,134 +12,30 @@ from memcarve.cli.options import (
     INCOMPLETE,
     address as to_address,
     at_terminal,
-    choose_one,
     complain,
     file_argument,
     filter_options,
     input_options,
+    labeller,
     number,
+    open_one,
     process_options,
     quiet_options,
     say,
+    say_notes,
     selection,
     size as to_size,
-    split_option,
 )
 from memcarve.cli.progress import ProgressBar, counted
 from memcarve.cli.tables import Column, format_option, print_table
 from memcarve.errors import AddressError, InputError, UsageError
 
 if TYPE_CHECKING:
-    import contextlib
     from collections.abc import Iterator, Sequence
 
-    from memcarve.process import Container, ProcessMemory
-    from memcarve.space import Segments
+    from memcarve.process import Container
 
 _PIECE = 1 << 20
-
-
-def _open(
-    file: str,
-    pid: Sequence[int],
-    name: str | None,
-    opening: dict[str, Any],
-    half: str | None = "all",
-) -> contextlib.AbstractContextManager[ProcessMemory]:
-    """Open an input and choose its one process; None is the half that is the input's default."""
-    import contextlib  # noqa: PLC0415
-
-    from memcarve.sources import open_container  # noqa: PLC0415 - numpy is not needed for --help
-
-    @contextlib.contextmanager
-    def opened() -> Iterator[ProcessMemory]:
-        with open_container(file, **opening) as container:
-            yield container.open_process(choose_one(container, pid, name), half or container.default_range)
-
-    return opened()
-
-
-def _say(process: ProcessMemory, *, quiet: bool, verbose: bool) -> None:
-    """Say which files were taken; and the rest where something is wrong with them, or where it is asked for."""
-    everything = verbose or process.incomplete or process.pages is not None or process.positions in {"printed", "sum"}
-    say(process.notes if everything else process.notes[:1], quiet=quiet)
-
-
-@click.command()
-@file_argument
-@click.option(
-    "--extents", is_flag=True, help="List the extents beneath: each continues both in memory and in the dump."
-)
-@process_options
-@filter_options
-@split_option
-@format_option
-@input_options
-@quiet_options
-def segments(
-    file: str,
-    pid: Sequence[int],
-    name: str | None,
-    half: str | None,
-    addresses: Sequence[tuple[int, int]],
-    min_size: int | None,
-    max_size: int | None,
-    split: str,
-    layout: str,
-    opening: dict[str, Any],
-    *,
-    extents: bool,
-    quiet: bool,
-    verbose: bool,
-) -> int:
-    """List the contiguous segments: start, end, size, extents, offset in the dump or image.
-
-    Of a dump the map alone is enough.
-    """
-    with _open(file, pid, name, opening, half) as process:
-        chosen = process.segments(selection(half, addresses, min_size, max_size), split)
-        columns = [Column("start", "address"), Column("end", "end"), Column("size", "number")]
-        if extents:
-            columns += [Column("offset", "number"), Column("segment", "address")]
-            if process.space.flags is not None:
-                columns += [Column("physical", "address"), Column("permissions", "text"), Column("state", "text")]
-            print_table(layout, "extents", columns, _extent_rows(process, chosen))
-        else:
-            columns += [Column("extents", "number"), Column("offset", "number")]
-            columns += [Column("permissions", "text"), Column("state", "text")] if split == "permissions" else []
-            print_table(layout, "segments", columns, _segment_rows(process, chosen, split))
-        sys.stdout.flush()
-        _say(process, quiet=quiet, verbose=verbose)
-        if not quiet:
-            click.echo(f"{counted(len(chosen), 'segment')}, {counted(chosen.total, 'byte')}", err=True)
-        return INCOMPLETE if process.incomplete else COMPLETE
-
-
-def _segment_rows(process: ProcessMemory, chosen: Segments, split: str) -> Iterator[tuple[int | str | None, ...]]:
-    flags = process.space.flags
-    for segment in chosen:
-        row = (segment.start, segment.end, segment.size, segment.extents, segment.offset)
-        if split == "permissions" and flags is not None:
-            yield (*row, *_allowed(int(flags[segment.first])))
-        else:
-            yield row
-
-
-def _extent_rows(process: ProcessMemory, chosen: Segments) -> Iterator[tuple[int | str | None, ...]]:
-    space = process.space
-    for segment in chosen:
-        for index, extent in enumerate(space.extents(segment), segment.first):
-            row = (extent.start, extent.end, extent.size, extent.offset, segment.start)
-            if space.physical is not None and space.flags is not None:
-                yield (*row, int(space.physical[index]), *_allowed(int(space.flags[index])))
-            else:
-                yield row
-
-
-def _allowed(flags: int) -> tuple[str | None, str]:
-    from memcarve.permissions import page_state, permissions  # noqa: PLC0415
-
-    return permissions(flags), page_state(flags)
 
 
 @click.command()
@@ -163,8 +59,8 @@ def read(
     verbose: bool,
 ) -> int:
     """Print SIZE bytes of memory at ADDRESS, exactly, or say which address is not there."""
-    with _open(file, pid, name, opening) as process:
-        _say(process, quiet=quiet, verbose=verbose)
+    with open_one(file, pid, name, opening) as process:
+        say_notes(process, quiet=quiet, verbose=verbose)
         for _ in process.space.pieces(address, size):  # complain before anything is printed
             pass
         for place in range(address, address + size, _PIECE):
@@ -210,10 +106,7 @@ def find(
     encodings: Sequence[str],
     pid: Sequence[int],
     name: str | None,
-    half: str | None,
-    addresses: Sequence[tuple[int, int]],
-    min_size: int | None,
-    max_size: int | None,
+    wanted: dict[str, Any],
     layout: str,
     opening: dict[str, Any],
     *,
@@ -222,12 +115,12 @@ def find(
     verbose: bool,
 ) -> int:
     """Find text or bytes: every hit's address, segment and offset in the dump, across extents."""
-    wanted = _patterns(patterns, encodings, as_hex=as_hex)
-    with _open(file, pid, name, opening, half) as process:
-        chosen = process.segments(selection(half, addresses, min_size, max_size))
+    sought = _patterns(patterns, encodings, as_hex=as_hex)
+    with open_one(file, pid, name, opening, wanted["half"]) as process:
+        chosen = process.segments(selection(wanted), labeller=labeller(wanted))
         columns = [Column("address", "address"), Column("segment", "address"), Column("offset", "number")]
         columns += [Column("pattern", "text"), Column("encoding", "text")]
-        labels = [(pattern, encoding) for pattern, encoding, _ in wanted]
+        labels = [(pattern, encoding) for pattern, encoding, _ in sought]
         count = done = 0
 
         def advance(searched: int) -> None:
@@ -237,7 +130,7 @@ def find(
 
         def rows() -> Iterator[tuple[int, int, int, str, str]]:
             nonlocal count
-            for hit in process.space.find([data for _, _, data in wanted], chosen, progress=advance):
+            for hit in process.space.find([data for _, _, data in sought], chosen, progress=advance):
                 count += 1
                 yield (hit.address, hit.segment.start, hit.offset, *labels[hit.pattern])
 
@@ -245,7 +138,7 @@ def find(
         with ProgressBar("searching", quiet=quiet or at_terminal()) as progress:
             print_table(layout, "hits", columns, rows())
         sys.stdout.flush()
-        _say(process, quiet=quiet, verbose=verbose)
+        say_notes(process, quiet=quiet, verbose=verbose)
         if not quiet:
             click.echo(counted(count, "hit"), err=True)
         return INCOMPLETE if process.incomplete else COMPLETE
@@ -296,8 +189,8 @@ def locate(
         value = number(place.removeprefix("+"))
     except ValueError:
         raise UsageError(f"{place!r} is neither an address (0x7ffe0000) nor an offset in the dump (+0x1000)") from None
-    with _open(file, pid, name, opening) as process:
-        _say(process, quiet=quiet, verbose=verbose)
+    with open_one(file, pid, name, opening) as process:
+        say_notes(process, quiet=quiet, verbose=verbose)
         space = process.space
         found = space.addresses_of(value) if place.startswith("+") else [value]
         if not found:

@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from memcarve.errors import ProcessError, UsageError, printable
+from memcarve.names import FLAGS, KINDS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    import contextlib
+    from collections.abc import Callable, Iterator, Sequence
 
-    from memcarve.process import Container, ProcessMemory, Selection
+    from memcarve.process import Container, Labeller, ProcessMemory, Selection
 
 COMPLETE, FAILED, USAGE, INCOMPLETE = 0, 1, 2, 3
 
@@ -86,18 +88,23 @@ def together(*decorators: Callable[[_F], _F]) -> Callable[[_F], _F]:
 file_argument = click.argument("file", type=click.Path())
 
 
-def _collected(function: _F) -> _F:
-    """Hand what `input_options` asked for to a command as one argument, ready for the library's `open`."""
+def _collected(argument: str, names: Sequence[str]) -> Callable[[_F], _F]:
+    """Return a decorator that hands the options of these names to a command as one argument."""
 
-    @functools.wraps(function)
-    def command(**given: Any) -> Any:  # noqa: ANN401 - a command's arguments
-        opening = {name: given.pop(name) for name in _OPENING}
-        return function(opening=opening, **given)
+    def decorate(function: _F) -> _F:
+        @functools.wraps(function)
+        def command(**given: Any) -> Any:  # noqa: ANN401 - a command's arguments
+            collected = {name: given.pop(name) for name in names}
+            return function(**{argument: collected}, **given)
 
-    return command  # type: ignore[return-value]
+        return command  # type: ignore[return-value]
+
+    return decorate
 
 
-_OPENING = ("memory_map", "dump", "trust", "dtb", "system", "paging", "limit")
+#: what the library's `open` takes
+_OPENING = ("memory_map", "dump", "trust", "dtb", "system", "paging", "limit", "regions", "modules", "threads")
+_WANTED = ("half", "addresses", "min_size", "max_size", "files", "protections", "kinds", "flags")
 
 input_options = together(
     click.option("--map", "memory_map", metavar="FILE", type=click.Path(), help="The memory map, if not beside it."),
@@ -130,7 +137,20 @@ input_options = together(
         metavar="SIZE",
         help="Of an image: how much virtual memory page tables may claim.  [default: 4 times the image, at least 16G]",
     ),
-    _collected,
+    click.option(
+        "--regions",
+        metavar="FILE",
+        type=click.Path(),
+        multiple=True,
+        help="What the system said of regions: windows.vadinfo, linux.proc.Maps, mac.proc_maps, /proc/PID/maps.",
+    ),
+    click.option(
+        "--modules", metavar="FILE", type=click.Path(), multiple=True, help="The list of modules: windows.dlllist."
+    ),
+    click.option(
+        "--threads", metavar="FILE", type=click.Path(), multiple=True, help="The list of threads: windows.threads."
+    ),
+    _collected("opening", _OPENING),
 )
 
 process_options = together(
@@ -157,14 +177,34 @@ filter_options = together(
     ),
     click.option("--min-size", type=size, metavar="SIZE", help="Segments of at least this size (4096, 4k, 2M)."),
     click.option("--max-size", type=size, metavar="SIZE", help="Segments of at most this size."),
+    click.option(
+        "--file", "files", metavar="GLOB", multiple=True, help="Segments of a mapped file or module like this."
+    ),
+    click.option(
+        "--protection",
+        "protections",
+        metavar="rwx",
+        multiple=True,
+        help="Segments of regions whose protection has all these letters (c: write-copy), or this full name.",
+    ),
+    click.option("--kind", "kinds", metavar="KIND", multiple=True, help=f"Segments of this kind: {', '.join(KINDS)}."),
+    click.option(
+        "--flag",
+        "flags",
+        metavar="FLAG",
+        multiple=True,
+        help=f"Segments with this flag: {', '.join(FLAGS)}.",
+    ),
+    _collected("wanted", _WANTED),
 )
 
 split_option = click.option(
     "--split",
-    type=click.Choice(["none", "permissions"]),
+    type=click.Choice(["none", "region", "protection", "permissions", "module"]),
     default="none",
     show_default=True,
-    help="End segments also where the page tables allow something else.",
+    help="End segments also where regions or modules do, or where the system's protection or the page tables' "
+    "permissions change.",
 )
 
 quiet_options = together(
@@ -173,13 +213,53 @@ quiet_options = together(
 )
 
 
-def selection(
-    half: str | None, addresses: Sequence[tuple[int, int]], min_size: int | None, max_size: int | None
-) -> Selection:
-    """Return the filters as the library takes them."""
+def selection(wanted: dict[str, Any]) -> Selection:
+    """Return what `filter_options` collected as the library takes it."""
     from memcarve.process import Selection  # noqa: PLC0415 - numpy is not needed for --help
 
-    return Selection(half, tuple(addresses), min_size, max_size)
+    return Selection(
+        range=wanted["half"],
+        address=wanted["addresses"],
+        min_size=wanted["min_size"],
+        max_size=wanted["max_size"],
+        file=wanted["files"],
+        protection=wanted["protections"],
+        kind=wanted["kinds"],
+        flag=wanted["flags"],
+    )
+
+
+def labeller(wanted: dict[str, Any]) -> Labeller | None:
+    """Return what labels segments where something is asked for by labels."""
+    from memcarve.labels import Labelling  # noqa: PLC0415
+
+    return Labelling() if selection(wanted).by_labels else None
+
+
+def open_one(
+    file: str,
+    pid: Sequence[int],
+    name: str | None,
+    opening: dict[str, Any],
+    half: str | None = "all",
+) -> contextlib.AbstractContextManager[ProcessMemory]:
+    """Open an input and choose its one process; None is the half that is the input's default."""
+    import contextlib  # noqa: PLC0415
+
+    from memcarve.sources import open_container  # noqa: PLC0415 - numpy is not needed for --help
+
+    @contextlib.contextmanager
+    def opened() -> Iterator[ProcessMemory]:
+        with open_container(file, **opening) as container:
+            yield container.open_process(choose_one(container, pid, name), half or container.default_range)
+
+    return opened()
+
+
+def say_notes(process: ProcessMemory, *, quiet: bool, verbose: bool) -> None:
+    """Say which files were taken; and the rest where something is wrong with them, or where it is asked for."""
+    everything = verbose or process.incomplete or process.pages is not None or process.positions in {"printed", "sum"}
+    say(process.notes if everything else process.notes[:1], quiet=quiet)
 
 
 def choose(container: Container, pids: Sequence[int], name: str | None, *, everything: bool = False) -> list[int]:

@@ -23,9 +23,10 @@ TOOL = "memcarve"
 #: hash functions by name, as ``hashlib`` knows them, and the file that sums of each go into
 SUMS = {"sha256": "SHA256SUMS", "sha1": "SHA1SUMS", "md5": "MD5SUMS"}
 
-FILE_NAME = re.compile(r"0x([0-9a-f]{16})-0x([0-9a-f]{16,17})\.bin")
+#: a segment's file: start, end, and perhaps words of its labels, each after a dot
+FILE_NAME = re.compile(r"0x([0-9a-f]{16})-0x([0-9a-f]{16,17})(?:\.[A-Za-z0-9_-][A-Za-z0-9_.-]{0,99})?\.bin")
 
-_LONGEST = 1 << 20
+_LONGEST = 1 << 26  # a segment may lie in very many regions
 _LARGEST = 1 << 26  # bytes of processes.json that are read
 
 
@@ -68,13 +69,26 @@ def lines(header: dict[str, Any], missing: Iterable[tuple[int, int, str]], segme
     yield "\n ]\n}\n"
 
 
-def segment_line(start: int, size: int, offset: int, extents: int, hashes: str, zero: bool | None) -> str:  # noqa: FBT001
-    """Return one segment as JSON; `hashes` are its members for hashes, made by `hash_members`."""
+def file_name(start: int, end: int, words: str = "") -> str:
+    """Return a segment's file name; `words` of its labels are plain, and each has a dot before it."""
+    return f"0x{start:016x}-0x{end:016x}{words}.bin"
+
+
+def segment_line(
+    start: int,
+    size: int,
+    offset: int,
+    extents: int,
+    file: str,
+    members: str,
+    zero: bool | None,  # noqa: FBT001
+) -> str:
+    """Return one segment as JSON; `members` are those for hashes, made by `hash_members`, and others."""
     end = start + size
     return (
         f'{{"start": "0x{start:016x}", "end": "0x{end:016x}", "size": {size}, '
-        f'"file": "0x{start:016x}-0x{end:016x}.bin", "offset": {offset}, "extents": {extents}, '
-        f'{hashes}"zero": {_ZERO[zero]}}}'
+        f'"file": "{file}", "offset": {offset}, "extents": {extents}, '
+        f'{members}"zero": {_ZERO[zero]}}}'
     )
 
 
@@ -86,6 +100,16 @@ def hash_members(hashes: Iterable[tuple[str, str]]) -> str:
 def permission_members(permissions: str | None, state: str) -> str:
     """Return the members that say what page tables allow of a segment, and how its pages were found."""
     return f'"permissions": {json.dumps(permissions)}, "state": {json.dumps(state)}, '
+
+
+def part_member(start: int, end: int) -> str:
+    """Return the member that says what a segment that was split off is part of."""
+    return f'"part_of": {{"start": "0x{start:016x}", "end": "0x{end:016x}"}}, '
+
+
+def label_member(labels: str) -> str:
+    """Return the member that holds a segment's labels, which are JSON already; nothing where there are none."""
+    return f'"labels": {labels}, ' if labels != "{}" else ""
 
 
 _ZERO = {None: "null", True: "true", False: "false"}

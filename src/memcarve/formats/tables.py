@@ -11,18 +11,41 @@ import re
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
 BANNER = re.compile(rb"Volatility 3 Framework (\S+)")
 
-#: names of columns that hold more than one word, which a table separated by spaces must be told
+
+class Words(NamedTuple):
+    """What a header may say: the names that a table separated by spaces must be told, and which tables are meant.
+
+    `spaced` matches a line of such names and `name` each of them; `wanted` tells from the kind and the names of the
+    columns whether it is a header; a longer line than `longest` is none.
+    """
+
+    spaced: re.Pattern[bytes]
+    name: re.Pattern[bytes]
+    wanted: Callable[[str, set[str]], object]
+    longest: int
+
+
+def vocabulary(names: Sequence[bytes], wanted: Callable[[str, set[str]], object], longest: int) -> Words:
+    """Return what a header may say; of two names of which one begins with the other, the longer comes first."""
+    either = b"|".join(names)
+    return Words(re.compile(rb"\s*(?:(?:%s)(?:\s+|$))+" % either), re.compile(either), wanted, longest)
+
+
+def _is_map(kind: str, columns: set[str]) -> object:
+    return {"Virtual", "Virtual Addr"} & columns or (kind != "spaced" and "Size" in columns)
+
+
+#: names of columns that hold more than one word stand before the single ones
 _NAMES = (
     b"Virtual Addr", b"Virtual", b"Physical", b"Size", b"Offset in File", b"Offset", b"File output", b"File Address",
     b"DumpFileOffset", b"Length",
 )  # fmt: skip
-_SPACED = re.compile(rb"\s*(?:(?:%s)(?:\s+|$))+" % b"|".join(_NAMES))
-_NAME = re.compile(b"|".join(_NAMES))
-_LONGEST_HEADER = 4096
+MEMMAP = vocabulary(_NAMES, _is_map, 4096)
+_LONGEST_SHOWN = 4096
 _GREPTEXT = "volatility2 greptext"
 _DASHES = re.compile(rb"[\s-]*--[\s-]*")
 
@@ -51,6 +74,11 @@ class Table(NamedTuple):
 
     def cells(self, line: bytes) -> list[bytes] | None:
         """Split a line into its cells; None where their number is not that of the columns."""
+        found = self.split(line)
+        return None if found is None else [cell.strip() for cell in found]
+
+    def split(self, line: bytes) -> list[bytes] | None:
+        """Split a line into its cells as they stand there, padding and all; None where their number is another."""
         if not self.delimiter:  # the last column is the only one with spaces in it
             found = line.split(None, len(self.columns) - 1)
         elif self.padding == b'"' and b'"' in line:
@@ -59,27 +87,25 @@ class Table(NamedTuple):
             found = line.removeprefix(b">|").rsplit(self.delimiter, len(self.columns) - 1)
         else:
             found = line.split(self.delimiter)
-        if len(found) != len(self.columns):
-            return None
-        return [cell.strip() for cell in found]
+        return found if len(found) == len(self.columns) else None
 
 
 def _words(line: bytes, delimiter: bytes) -> list[bytes]:
     return (line.replace(delimiter, b" ") if delimiter else line).replace(b'"', b" ").split()
 
 
-def recognise(head: bytes) -> Table | None:
-    """Return the table whose header is the first one in `head`, or None."""
+def recognise(head: bytes, words: Words = MEMMAP) -> Table | None:
+    """Return the table whose header is the first one in `head`, or None; a memory map where nothing else is said."""
     place, version = 0, None
     for number, raw in enumerate(head.split(b"\n"), 1):
         place += len(raw) + 1
         for part in raw.rstrip(b"\r").split(b"\r"):  # progress messages begin and end with a carriage return
-            if len(part) > _LONGEST_HEADER:
+            if len(part) > words.longest:
                 continue
             banner = BANNER.match(part)
             if banner:
                 version = banner[1].decode("ascii", "replace")
-            found = _header(part)
+            found = _header(part, words)
             if found:
                 kind, columns, delimiter, padding = found
                 if not delimiter:
@@ -93,30 +119,30 @@ def recognise(head: bytes) -> Table | None:
 
 def other_columns(head: bytes) -> str | None:
     """Return the columns of a table that `head` seems to hold, for a message; None where there is none."""
-    for line in (line[:_LONGEST_HEADER] for line in head[: 1 << 16].split(b"\n")):
+    for line in (line[:_LONGEST_SHOWN] for line in head[: 1 << 16].split(b"\n")):
         if re.match(rb'(TreeDepth,|"TreeDepth",|PID\t|Offset\t|[A-Z][\w ]*\t[A-Z][\w ]*(\t|$)|  \| +\w)', line):
             cells = re.split(r"[\t,|]", line[:300].decode("utf-8", "replace").strip(" |\r"))
             return ", ".join(cell.strip(' "') for cell in cells)
     return None
 
 
-def _header(line: bytes) -> tuple[str, list[str], bytes, bytes] | None:
-    """Return kind, columns, delimiter and padding where `line` is the header of a memory map."""
+def _header(line: bytes, words: Words) -> tuple[str, list[str], bytes, bytes] | None:
+    """Return kind, columns, delimiter and padding where `line` is the header of a table that is wanted."""
     for kind, delimiter, padding, starts in _KINDS:
-        if starts(line):
-            names = line.replace(b'"', b"").split(delimiter) if delimiter else _NAME.findall(line)
+        if (starts or words.spaced.fullmatch)(line):
+            names = line.replace(b'"', b"").split(delimiter) if delimiter else words.name.findall(line)
             columns = [name.strip().decode("ascii", "replace") for name in names]
-            if {"Virtual", "Virtual Addr"} & set(columns) or (kind != "spaced" and {"Size"} & set(columns)):
+            if words.wanted(kind, set(columns)):
                 return kind, columns, delimiter, padding
     return None
 
 
-_KINDS: tuple[tuple[str, bytes, bytes, Callable[[bytes], object]], ...] = (
+_KINDS: tuple[tuple[str, bytes, bytes, Callable[[bytes], object] | None], ...] = (
     ("volatility3 csv", b",", b'"', re.compile(rb'"?TreeDepth"?,').match),
     ("volatility3 pretty", b"|", b" ", re.compile(rb"\s*\|\s").match),
     (_GREPTEXT, b"|", b" ", re.compile(rb"Process\|PID\|").match),
     ("volatility3 quick", b"\t", b"", re.compile(rb"(?:[\w ]+\t)+[\w ]+$").match),
-    ("spaced", b"", b"", _SPACED.fullmatch),
+    ("spaced", b"", b"", None),  # the words say what matches
 )
 
 

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
     from memcarve.images.kernel import Version
 
+    Offsets = dict[str, int | str]
+
 #: Pcb is the first member; DirectoryTableBase has been here in every 64-bit Windows
 ROOT = 0x28
 
@@ -102,8 +104,8 @@ def layouts(version: Version, decoded: dict[str, int]) -> Iterator[Found]:
 
     They follow from what its accessors say (perhaps nothing), from its build, and at last from what kernels there are.
     """
-    same_build = [layout for builds, layout in _table() if _is_build(builds, version)]
-    every = [layout for _, layout in _table()]
+    same_build = [layout for builds, layout, _ in _table() if _is_build(builds, version)]
+    every = [layout for _, layout, _ in _table()]
     if {"pid", "name"} <= decoded.keys():
         # an entry of the table that says the same of all that is known may fill in the rest
         fitting = [layout for layout in [*same_build, *every] if _agrees(layout, decoded)]
@@ -113,6 +115,17 @@ def layouts(version: Version, decoded: dict[str, int]) -> Iterator[Found]:
     if same_build:
         yield Found(list(dict.fromkeys(same_build)), f"the table of known kernels, by build {version}")
     yield Found(list(dict.fromkeys(every)), "the table of known kernels, by which of them fits")
+
+
+def entries(version: Version, layout: Layout) -> tuple[list[Offsets], bool]:
+    """Return what the table says of all structures of the kernels that agree with a layout, and if it is their build.
+
+    Those of the kernel's own build where there are any; else all of them, of which none may be right.
+    """
+    known = {member: offset for member, offset in layout._asdict().items() if offset is not None}
+    agreeing = [(builds, offsets) for builds, other, offsets in _table() if _agrees(other, known)]
+    same_build = [offsets for builds, offsets in agreeing if _is_build(builds, version)]
+    return same_build or [offsets for _, offsets in agreeing], bool(same_build)
 
 
 def _agrees(layout: Layout, decoded: dict[str, int]) -> bool:
@@ -127,8 +140,8 @@ def _is_build(builds: Iterable[tuple[int, int, int]], version: Version) -> bool:
 
 
 @cache
-def _table() -> list[tuple[list[tuple[int, int, int]], Layout]]:
-    """Return the builds and offsets of each entry of the table."""
+def _table() -> list[tuple[list[tuple[int, int, int]], Layout, Offsets]]:
+    """Return of each entry of the table the builds, the layout of an EPROCESS, and offsets in all structures."""
     text = resources.files("memcarve.images").joinpath("windows_x64_layouts.json").read_text(encoding="utf-8")
     table = []
     for entry in json.loads(text):
@@ -139,5 +152,5 @@ def _table() -> list[tuple[list[tuple[int, int, int]], Layout]]:
         for build in entry["builds"]:
             major, minor, number = map(int, build.split("."))
             builds.append((major, minor, number))
-        table.append((builds, Layout(**members, wow64=wow64)))
+        table.append((builds, Layout(**members, wow64=wow64), offsets))
     return table

@@ -15,7 +15,8 @@ from memcarve.images.modes import WINDOWS, X64, X64_5, AddressTable
 from memcarve.images.paging import default_limit, translate, walk
 from memcarve.images.physical import PAGE
 from memcarve.images.search import BLOCK, everything, words_of
-from memcarve.space import KERNEL_HALF, TOP, AddressSpace
+from memcarve.segments import KERNEL_HALF, TOP
+from memcarve.space import AddressSpace
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -17,7 +17,7 @@ from memcarve.errors import LimitError
 from memcarve.images.modes import LINUX, NO_SYSTEM, PAE, WINDOWS, AddressTable, Level
 from memcarve.images.physical import PAGE, Outside, PhysicalMemory, Placed
 from memcarve.permissions import EXECUTE, PROT_NONE, TRANSITION, USER, WRITE
-from memcarve.space import TOP
+from memcarve.segments import TOP
 
 if TYPE_CHECKING:
     import numpy.typing as npt

@@ -12,7 +12,7 @@ from memcarve.images.modes import LINUX, MODES, NO_SYSTEM, PAE, WINDOWS, X64, X6
 from memcarve.images.paging import claimed_until, walk
 from memcarve.images.physical import PAGE, PhysicalMemory
 from memcarve.images.search import everything, find_linux, look_through
-from memcarve.space import KERNEL_HALF, TOP
+from memcarve.segments import KERNEL_HALF, TOP
 
 if TYPE_CHECKING:
     import numpy.typing as npt

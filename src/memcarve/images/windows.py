@@ -81,12 +81,14 @@ class Windows:
         self._problem = ""
         candidates = list(kernel.kernels(memory, table, version, _WANTED, limit))
         # first by the System process; where none makes sense, by any processes that are linked to each other
-        for settle, candidate in itertools.product((self._settle, self._settle_without_system), candidates):
+        found = None
+        for candidate in candidates:
             self.kernel: Kernel = candidate
-            found = settle()
+            found = self._settle()
             if found:
                 break
-        else:
+        found = found or self._settle_without_system(candidates)
+        if found is None:
             raise ProcessError(
                 f"a Windows {version} was found (page-table root 0x{table.root:x}), but no System process that makes "
                 "sense, neither through a kernel's exports nor with the offsets of known kernels; give the root of one "
@@ -164,19 +166,28 @@ class Windows:
                 return layout, system, found.source
         return None
 
-    def _settle_without_system(self) -> tuple[Layout, Process, str] | None:
-        """Settle on the layout by any processes that are linked to others, where System itself is damaged."""
-        best: tuple[int, Layout, Process, str] | None = None
-        for found in eprocess.layouts(self.kernel.version, eprocess.decode(self._code)):
-            for layout in found.layouts:
-                search = self._search(layout, pages_of(self.memory, self.kernel.space))
-                linked = [process for process in itertools.islice(search, _SAMPLE) if self._is_linked(process, layout)]
-                if len(linked) > (best[0] if best else 1):
-                    best = len(linked), layout, linked[0], found.source
-            if best:
-                self.notes.append("the System process is damaged")
-                return best[1:]
-        return None
+    def _settle_without_system(self, candidates: list[Kernel]) -> tuple[Layout, Process, str] | None:
+        """Settle on kernel and layout by any processes that are linked to others, where System itself is damaged.
+
+        A layout that is another one, shifted, may find as many: then the one counts that the kernel's own code tells.
+        """
+        best: tuple[int, int] = (1, 0)
+        settled: tuple[Kernel, tuple[Layout, Process, str]] | None = None
+        for candidate in candidates:
+            self.kernel = candidate
+            decoded = eprocess.decode(self._code)
+            for found in eprocess.layouts(candidate.version, decoded):
+                for layout in found.layouts:
+                    search = self._search(layout, pages_of(self.memory, candidate.space))
+                    sample = itertools.islice(search, _SAMPLE)
+                    linked = [process for process in sample if self._is_linked(process, layout)]
+                    if linked and (len(linked), len(decoded)) > best and len(linked) > 1:
+                        best, settled = (len(linked), len(decoded)), (candidate, (layout, linked[0], found.source))
+        if settled is None:
+            return None
+        self.kernel = settled[0]
+        self.notes.append("the System process is damaged")
+        return settled[1]
 
     def _find_system(self, layout: Layout) -> Process | None:
         """Look for the System process in what the kernel maps."""

@@ -27,9 +27,9 @@ from memcarve.version import __version__
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from memcarve.process import ProcessMemory
+    from memcarve.process import Labeller, ProcessMemory
+    from memcarve.segments import Segments
     from memcarve.sinks.work import Progress
-    from memcarve.space import Segments
 
 _INODE = 512  # bytes that a file costs on top of its blocks, roughly
 _BLOCK = 4096
@@ -38,12 +38,15 @@ _BLOCK = 4096
 class Options(NamedTuple):
     """How to carve. `hashes` are names in `manifest.SUMS`; `command` is recorded as the command line.
 
-    `split` is ``"none"`` or ``"permissions"``: segments of an image end where the page tables allow something else.
+    `split` is one of ``process.SPLITS``: where segments end besides gaps. `labeller` (a ``memcarve.Labelling``) says
+    what they are; `label_names` has their files named by that, too.
     """
 
     hashes: Sequence[str] = ("sha256",)
     selection: Selection = Selection()
     split: str = "none"
+    labeller: Labeller | None = None
+    label_names: bool = False
     skip_zero: bool = False
     partial: bool = False
     sparse: bool = False
@@ -128,8 +131,8 @@ class _Carver:
 
     def run(self) -> CarveResult:
         begun = time.monotonic()
-        by_permissions = self.options.split == "permissions"
-        segments, left_out = self.process.select(self.options.selection, by_permissions=by_permissions)
+        split = self.options.split
+        segments, left_out = self.process.select(self.options.selection, split, self.options.labeller)
         folder = NewFolder(self.out, force=self.options.force, foreign=foreign)
         folder.check()
         if self.options.skip_zero:
@@ -149,7 +152,8 @@ class _Carver:
                 sparse=self.options.sparse,
                 progress=self.progress,
                 threads=self.threads,
-                by_permissions=by_permissions,
+                by_permissions=split == "permissions",
+                label_names=self.options.label_names,
             )
             with self._input_hash() as input_hash:
                 work.run()
@@ -289,7 +293,9 @@ class _Carver:
                 "missing_bytes": sum(gap.size for gap in process.space.missing()),
             },
             "hashes": list(self.options.hashes),
-            **({} if process.pages is None else {"split": self.options.split, "pages": process.pages}),
+            "split": self.options.split,
+            **({} if process.pages is None else {"pages": process.pages}),
+            **({} if segments.labels is None else {"labels": segments.labels.summary()}),
             "left_out": [left._asdict() for left in left_out],
             "notes": process.notes,
         }

@@ -133,7 +133,8 @@ class _Verifier:
 
     def segment(self, record: Record) -> None:
         """Check one file."""
-        if record.file != f"0x{record.start:016x}-0x{record.end:016x}.bin":
+        named = manifest.FILE_NAME.fullmatch(record.file)
+        if named is None or (int(named[1], 16), int(named[2], 16)) != (record.start, record.end):
             self.problem(f"{record.file[:80]}: is not named by its addresses 0x{record.start:x}-0x{record.end:x}")
             return  # a name that is not one may lead anywhere
         status = self.present.pop(record.file, None)

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
     from memcarve.backing import Backing
     from memcarve.copying import Copier
-    from memcarve.space import AddressSpace, Segments
+    from memcarve.segments import Segments
+    from memcarve.space import AddressSpace
 
 _BATCH = 64  # segments a thread takes at a time
 _LINES = 4096  # segments described at a time
@@ -36,8 +37,9 @@ class Progress(Protocol):
 class Work:
     """Copies `segments` of `space` into files in `folder`, which messages call `shown`.
 
-    With `hashes`, names in `manifest.SUMS`, or `sparse`, every byte is looked at on its way; `zero` then says for each
-    segment whether nothing but zeros is in it.
+    With `hashes`, names in `manifest.SUMS`, `sparse`, or labels that are about content, every byte is looked at on its
+    way; `zero` then says for each segment whether nothing but zeros is in it. `label_names`: files are named by labels,
+    too.
     """
 
     def __init__(
@@ -54,6 +56,7 @@ class Work:
         progress: Progress | None,
         threads: int | None = None,
         by_permissions: bool = False,
+        label_names: bool = False,
     ) -> None:
         self.space = space
         self.segments = segments
@@ -65,7 +68,9 @@ class Work:
         self.progress = progress
         count = len(segments)
         self.hashes = {name: np.zeros((count, _digest(name).digest_size), np.uint8) for name in hashes}
-        self.observed = bool(hashes) or sparse
+        self.labels = segments.labels
+        self.observed = bool(hashes) or sparse or (count > 0 and self._content(0) is not None)
+        self._words = self.labels.name if label_names and self.labels is not None else None
         self.zero = np.ones(count, np.bool_)
         self._batches = iter(range(0, count, _BATCH))
         self._lock = threading.Lock()
@@ -108,9 +113,10 @@ class Work:
             self._done[number] += count
 
         for index, (start, size, offset, extents) in enumerate(rows, first):
-            name = f"0x{start:016x}-0x{start + size:016x}.bin"
+            name = self._name(index, start, start + size)
             pieces = [(offset, size)] if extents == 1 else pieces_of(index - first)
-            observer = _Observer(self.hashes) if self.observed else None
+            content = self._content(index)
+            observer = _Observer(self.hashes, content) if self.observed else None
             path = name if directory is not None else os.path.join(self.folder, name)
             fd = create_file(path, directory)
             try:
@@ -128,9 +134,20 @@ class Work:
                 self.zero[index] = observer.zero
                 for kind, digest in observer.digests:
                     self.hashes[kind][index] = np.frombuffer(digest.digest(), np.uint8)
+                if content is not None and self.labels is not None:
+                    self.labels.observed(index, content)
+
+    def _name(self, index: int, start: int, end: int) -> str:
+        return manifest.file_name(start, end, "" if self._words is None else self._words(index))
+
+    def _content(self, index: int) -> Callable[[memoryview], object] | None:
+        return None if self.labels is None else self.labels.observer(index)
 
     def _pieces(self, part: slice) -> Callable[[int], list[tuple[int, int]]]:
         """Return what gives (offset, size) of each piece of one of the segments in `part`, neighbours joined."""
+        if self.segments.whole is not None:  # it may begin or end within an extent
+            bounds = list(zip(self.segments.start[part].tolist(), self.segments.size[part].tolist(), strict=True))
+            return lambda number: list(self.space.pieces(*bounds[number]))
         first, count = self.segments.first[part], self.segments.extents[part]
         low, high = int(first[0]), int(first[-1]) + int(count[-1])
         offset, size = self.space.offset[low:high], self.space.size[low:high]
@@ -139,9 +156,9 @@ class Work:
         begins[first - np.uint32(low)] = True
         index = np.flatnonzero(begins)
         pieces = list(zip(offset[index].tolist(), np.add.reduceat(size, index).tolist(), strict=True))
-        bounds = [*np.searchsorted(index, first - np.uint32(low)).tolist(), len(pieces)]
+        begin = [*np.searchsorted(index, first - np.uint32(low)).tolist(), len(pieces)]
         ends = np.searchsorted(index, first - np.uint32(low) + count).tolist()
-        return lambda number: pieces[bounds[number] : ends[number]]
+        return lambda number: pieces[begin[number] : ends[number]]
 
     def lines(self, sums: dict[str, IO[bytes]]) -> Iterator[str]:
         """Yield the segments for the manifest, and write their checksums into `sums` on the way."""
@@ -154,32 +171,45 @@ class Work:
             columns = (segments.start, segments.size, segments.offset, segments.extents, self.zero)
             rows = list(zip(*(column[part].tolist() for column in columns), strict=True))
             hexes = {kind: [row.tobytes().hex() for row in table[part]] for kind, table in self.hashes.items()}
+            names = [self._name(index, row[0], row[0] + row[1]) for index, row in enumerate(rows, low)]
             for kind, values in hexes.items():
-                text = "".join(
-                    f"{value}  0x{row[0]:016x}-0x{row[0] + row[1]:016x}.bin\n"
-                    for value, row in zip(values, rows, strict=True)
-                )
+                text = "".join(f"{value}  {name}\n" for value, name in zip(values, names, strict=True))
                 sums[kind].write(text.encode())
+            whole = self._whole(part)
             for place, (start, size, offset, extents, zero) in enumerate(rows):
                 members = manifest.hash_members((kind, values[place]) for kind, values in hexes.items())
                 allowed = flags[place]
                 if allowed is not None:
                     members += manifest.permission_members(permissions(allowed), page_state(allowed))
+                if whole:
+                    members += manifest.part_member(*whole[place])
+                if self.labels is not None:
+                    members += manifest.label_member(self.labels.text(low + place))
                 known = zero if self.observed else None
-                yield manifest.segment_line(start, size, offset, extents, members, known)
+                yield manifest.segment_line(start, size, offset, extents, names[place], members, known)
+
+    def _whole(self, part: slice) -> list[tuple[int, int]]:
+        """Return start and end of what each segment in `part` is part of; nothing where none were split."""
+        if self.segments.whole is None:
+            return []
+        start, size = (column[part].tolist() for column in self.segments.whole)
+        return [(begin, begin + length) for begin, length in zip(start, size, strict=True)]
 
 
 class _Observer:
-    """Is shown a segment's bytes: takes its hashes and notices whether anything but zeros is in it."""
+    """Is shown a segment's bytes: takes its hashes, sees whether it is all zero, lets `content` see it."""
 
-    def __init__(self, names: Iterable[str]) -> None:
+    def __init__(self, names: Iterable[str], content: Callable[[memoryview], object] | None) -> None:
         self.digests = [(name, _digest(name)) for name in names]
+        self.content = content
         self.zero = True
 
     def __call__(self, view: memoryview) -> None:
         self.zero = self.zero and is_zero(view)
         for _, digest in self.digests:
             digest.update(view)
+        if self.content is not None:
+            self.content(view)
 
 
 def _digest(name: str) -> hashlib._Hash:

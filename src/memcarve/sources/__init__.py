@@ -11,7 +11,11 @@ from memcarve.sources.memmap import open_memmap
 from memcarve.sources.options import OpenOptions
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from memcarve.process import Container
+
+    Paths = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
 
 _SMALLEST_IMAGE = 1 << 20
 
@@ -31,6 +35,9 @@ def open_container(
     paging: str | None = None,
     limit: int | None = None,
     image: bool = False,
+    regions: Paths = (),
+    modules: Paths = (),
+    threads: Paths = (),
 ) -> Container:
     """Open what holds memory: an image of a machine's, or a process dump and its map, looked for beside each other.
 
@@ -41,6 +48,10 @@ def open_container(
     (``"windows"``, ``"linux"``, ``"none"``) and `paging` (``"x64"``, ``"x64-5"``, ``"pae"``, ``"x86"``) say how to read
     them where they are not recognised; `limit` is how many bytes of virtual memory they may be said to map; with
     `image` the file is taken for one whatever lies in it.
+
+    `regions`, `modules` and `threads` are files (one or several each) that list those of the process, as Volatility 3
+    prints them, or ``/proc/PID/maps``; of a dump they are also found beside it, as ``pid.N.vadinfo.csv``. They are
+    read when the process's `evidence` is asked for, and errors in them are raised then.
 
     Close the result, or use it in a ``with`` statement. Raises InputError, with the remedy, where nothing can be made
     of it.
@@ -58,6 +69,9 @@ def open_container(
         paging=paging,
         limit=limit,
         image=image,
+        regions=_paths(regions),
+        modules=_paths(modules),
+        threads=_paths(threads),
     )
     problems: dict[object, InputError] = {}
     for source in SOURCES:
@@ -73,3 +87,10 @@ def open_container(
             "process's page tables with --dtb (memcarve processes --scan lists roots)"
         )
     raise problem
+
+
+def _paths(given: Paths) -> tuple[str, ...]:
+    """Return one path or several as a tuple."""
+    if isinstance(given, str | os.PathLike):
+        return (os.fspath(given),)
+    return tuple(os.fspath(path) for path in given)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from typing import TYPE_CHECKING, Any
 
@@ -10,9 +11,11 @@ import numpy as np
 from memcarve.backing import FileBacking
 from memcarve.columns import breaks, total
 from memcarve.errors import InputError, LimitError, NotRecognisedError, ProcessError, UsageError
+from memcarve.evidence import Evidence
 from memcarve.formats import avml, crashdump, elfcore, lime, vmware
 from memcarve.formats.machine import MachineMemory
 from memcarve.images import kernel
+from memcarve.images.knowledge import Knowledge
 from memcarve.images.modes import WINDOWS, AddressTable
 from memcarve.images.paging import claimed, walk
 from memcarve.images.physical import PAGE, PhysicalMemory
@@ -21,7 +24,9 @@ from memcarve.images.search import find_linux
 from memcarve.images.windows import Windows
 from memcarve.missing import IMAGE_CUT_OFF, OUTSIDE, REASONS, MissingColumns
 from memcarve.process import Container, ProcessEntry, ProcessMemory
-from memcarve.space import TOP, AddressSpace
+from memcarve.segments import TOP
+from memcarve.sources.evidence import file_evidence
+from memcarve.space import AddressSpace
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -177,12 +182,13 @@ class ImageContainer(Container):
             flags=placed.flags,
             absent="not in memory",
         )
+        inputs = self._inputs(table, system)
         return ProcessMemory(
             space,
             pid=entry.pid,
             name=entry.name,
             architecture="x64" if table.mode.wide else "x86",
-            inputs=self._inputs(table, system),
+            inputs=inputs,
             notes=[*notes, *remarks],
             remarks=remarks,
             incomplete=self._is_incomplete(entry, pages, missing, table),
@@ -193,7 +199,28 @@ class ImageContainer(Container):
             file=self.stored,
             half=half,
             address_bits=table.mode.bits,
+            evidence=functools.partial(self._evidence, entry, table, None if half == "kernel" else space, inputs),
         )
+
+    def _evidence(
+        self, entry: ProcessEntry, table: AddressTable, space: AddressSpace | None, inputs: dict[str, Any]
+    ) -> Evidence:
+        """Return what is known of a process beyond its bytes; `space` is its memory, None where its user half is not.
+
+        First what the machine's own system knows, then what files say; those used are added to `inputs`.
+        """
+        files: list[dict[str, Any]] = []
+        said = file_evidence(
+            self.options.evidence_files, entry.pid, [self.file.path], address_bits=table.mode.bits, files=files
+        )
+        if files:
+            inputs["evidence"] = files
+        return (Evidence() if self._knowledge is None else self._knowledge.of(entry, table, space)) + said
+
+    @functools.cached_property
+    def _knowledge(self) -> Knowledge | None:
+        """What the machine's own system knows; None where only a root was given."""
+        return None if self.options.dtb is not None else Knowledge(self.windows, self.options.limit)
 
     def close(self) -> None:
         """Close the image."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -13,6 +14,7 @@ from memcarve.errors import CounterpartError, InputError, NotRecognisedError, Ov
 from memcarve.formats.memmap import BinaryError, MemoryMap
 from memcarve.missing import CUT_OFF, NOT_WRITTEN, Missing
 from memcarve.process import Container, ProcessEntry, ProcessMemory
+from memcarve.sources.evidence import EvidenceFiles, file_evidence
 from memcarve.sources.maprows import ProcessRows, read_rows
 from memcarve.sources.pairing import base_file, find_dump, find_map, pid_in_name
 from memcarve.sources.positions import Columns, settle
@@ -21,6 +23,7 @@ from memcarve.space import AddressSpace
 if TYPE_CHECKING:
     import numpy.typing as npt
 
+    from memcarve.evidence import Evidence
     from memcarve.sources.options import OpenOptions
 
     Column = npt.NDArray[np.uint64]
@@ -42,8 +45,10 @@ class MemmapContainer(Container):
         dump: str | None = None,
         notes: list[str] | None = None,
         trust: str | None = None,
+        evidence_files: EvidenceFiles = EvidenceFiles(),  # noqa: B008 - a tuple
     ) -> None:
         """Read the map. `dump` is the dump, where it was given; else it is looked for beside the map."""
+        self.evidence_files = evidence_files
         self.map = memory_map
         self.dump = dump
         self.trust = trust
@@ -87,17 +92,19 @@ class MemmapContainer(Container):
         unwritten = total(rows.unwritten.size)
         notes += self._remarks(left_out, unwritten, cut_off)
         entry = self._entry(rows)
+        inputs = self._inputs(file)
         return ProcessMemory(
             space,
             pid=entry.pid,
             name=entry.name,
             architecture="x86" if self._is_32_bit(rows) else None,
-            inputs=self._inputs(file),
+            inputs=inputs,
             positions=positions.how,
             left_out=left_out,
             notes=notes,
             incomplete=bool(unwritten or cut_off or left_out or self.map.reader.cut_off),
             address_bits=57 if self._wide else 48,
+            evidence=functools.partial(self._evidence, entry.pid, file.path if file else None, inputs),
         )
 
     def close(self) -> None:
@@ -105,6 +112,20 @@ class MemmapContainer(Container):
         self.map.close()
         for file in self._files:
             file.close()
+
+    def _evidence(self, pid: int | None, dump: str | None, inputs: dict[str, object]) -> Evidence:
+        """Return what files say of a process; those used are added to `inputs`."""
+        beside = [dump] if dump is not None else []
+        if self._alone:
+            beside.append(self.map.path)
+        elif pid is not None:  # the map is of several processes, and so would be what has its name
+            beside.append(os.path.join(os.path.dirname(self.map.path), f"pid.{pid}.dmp"))
+        files: list[dict[str, Any]] = []
+        bits = 57 if self._wide else 48
+        found = file_evidence(self.evidence_files, pid, beside, address_bits=bits, files=files)
+        if files:
+            inputs["evidence"] = files
+        return found
 
     def _entry(self, rows: ProcessRows) -> ProcessEntry:
         if rows.pid is not None or rows.name is not None:
@@ -250,7 +271,7 @@ def open_memmap(path: str, options: OpenOptions) -> MemmapContainer:
             except InputError as lacking:
                 # for a dump the map is what is missing; a text that is no map was not meant as a dump
                 raise (lacking if isinstance(error, BinaryError) else error) from None
-    return MemmapContainer(found, dump=dump, notes=notes, trust=options.trust)
+    return MemmapContainer(found, dump=dump, notes=notes, trust=options.trust, evidence_files=options.evidence_files)
 
 
 # addresses: maps print them cut to 48 bits (57 with five levels of page tables), or sign-extended

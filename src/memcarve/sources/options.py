@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from memcarve.sources.evidence import EvidenceFiles
+
 
 class OpenOptions(NamedTuple):
     """`memory_map`, `dump` and `trust` are for dumps, the others for images; None leaves it to memcarve.
@@ -12,7 +14,7 @@ class OpenOptions(NamedTuple):
     has the map's SHA-256 taken on the way. `dtb` is the physical address of a page-table root, `system`
     (``"windows"``, ``"linux"``, ``"none"``) whose entries they are, `paging` their kind (``"x64"``, ``"x64-5"``,
     ``"pae"``, ``"x86"``), `limit` how many bytes of virtual memory they may be said to map; `image` says that the file
-    is an image whatever lies in it.
+    is an image whatever lies in it. `regions`, `modules` and `threads` are for both: files that list them.
     """
 
     memory_map: str | None = None
@@ -24,6 +26,14 @@ class OpenOptions(NamedTuple):
     paging: str | None = None
     limit: int | None = None
     image: bool = False
+    regions: tuple[str, ...] = ()
+    modules: tuple[str, ...] = ()
+    threads: tuple[str, ...] = ()
+
+    @property
+    def evidence_files(self) -> EvidenceFiles:
+        """The files that were named as evidence."""
+        return EvidenceFiles(self.regions, self.modules, self.threads)
 
     @property
     def for_dump(self) -> bool:

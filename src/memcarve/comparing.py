@@ -1,0 +1,391 @@
+"""What became of a process's memory from one dump, image or carved folder to another.
+
+Segments of both that share addresses, directly or through others, are one group; a group is what is compared. Its
+common addresses are held against each other byte by byte, and differences are told in pages of 4 KiB. Addresses that
+only one side holds were added or removed, except where the other side knows that they were mapped and lacks their
+bytes: of those nothing is known.
+
+Bytes that are not in a dump or an image may be gone, or paged out: "vanished" and "removed" mean that they are no
+longer in memory.
+"""
+
+from __future__ import annotations
+
+import itertools
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from memcarve.columns import total
+from memcarve.errors import UsageError
+from memcarve.process import Selection
+from memcarve.segments import TOP, Segments
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    import numpy.typing as npt
+
+    from memcarve.backing import Backing
+    from memcarve.process import ProcessMemory
+    from memcarve.space import AddressSpace
+
+    Column = npt.NDArray[np.uint64]
+    Index = npt.NDArray[np.int64]
+    Flags = npt.NDArray[np.bool_]
+
+PAGE = 4096
+APPEARED, VANISHED, GROWN, SHRUNK, CHANGED, UNKNOWN, UNCHANGED = STATES = (
+    "appeared", "vanished", "grown", "shrunk", "changed", "unknown", "unchanged",
+)  # fmt: skip
+
+_BLOCK = 1 << 20  # bytes of each side that are compared in one go
+_EXTENTS = 1 << 14  # extents of each side that are looked at in one go
+_ONE, _BITS = np.uint64(1), np.uint64(12)
+
+
+class Stretches:
+    """Stretches of whole pages in columns: `start` and `size` (uint64), sorted, none continues the one before it.
+
+    They yield (start, end), half-open; an end may be 2**64.
+    """
+
+    def __init__(self, start: Column, size: Column) -> None:
+        self.start = start
+        self.size = size
+
+    def __len__(self) -> int:
+        return len(self.start)
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        for start, size in zip(self.start.tolist(), self.size.tolist(), strict=True):
+            yield start, start + size
+
+    @property
+    def pages(self) -> int:
+        """The number of pages."""
+        return total(self.size) // PAGE
+
+
+class Difference(NamedTuple):
+    """What became of segments that share addresses.
+
+    `was` are those of before, `now` those of after; either may be none, and more than one where segments were split or
+    merged. `added` bytes are there now only, `removed` ones were there only before; of `unknown` ones one side is
+    there, and the other is mapped but missing. `changed` are the pages in which common bytes differ, `first_changed`
+    the address of the first such byte.
+    """
+
+    was: Segments
+    now: Segments
+    added: int
+    removed: int
+    unknown: int
+    changed: Stretches
+    first_changed: int | None
+
+    @property
+    def state(self) -> str:
+        """What happened, in words of STATES with commas between: ``"grown, changed"``.
+
+        ``"appeared"`` where bytes were added and nothing was there, else ``"grown"``; ``"vanished"`` where bytes were
+        removed and nothing is there, else ``"shrunk"``; ``"unchanged"`` where none of the words fits.
+        """
+        found = (
+            (GROWN if len(self.was) else APPEARED, self.added),
+            (SHRUNK if len(self.now) else VANISHED, self.removed),
+            (CHANGED, len(self.changed)),
+            (UNKNOWN, self.unknown),
+        )
+        return ", ".join(word for word, count in found if count) or UNCHANGED
+
+
+class Comparison:
+    """The differences between the memory of two processes, in order of addresses; iterating reads the bytes.
+
+    Its length is the number of groups that were compared, unchanged ones too, and `bytes` the number of their common
+    bytes. Made by `compare`.
+    """
+
+    def __init__(
+        self,
+        before: ProcessMemory,
+        after: ProcessMemory,
+        selection: Selection,
+        *,
+        unchanged: bool,
+        progress: Callable[[int, int], object] | None,
+        block: int,
+    ) -> None:
+        self._before, self._after = before.space, after.space
+        self._unchanged = unchanged
+        self._progress = progress
+        self._block = block
+        self._was, self._now = self._before.segments(), self._after.segments()
+        self._start, of_was, of_now = _groups(self._was, self._now)
+        count = len(self._start)
+        self._was_bounds, self._now_bounds = (_bounds(of, count) for of in (of_was, of_now))
+        self._wanted = self._select(selection, before.kernel_half)
+        common = _shared(self._now, self._was.start, self._was.size)
+        hidden = _shared(self._now, self._before.missing_start, self._before.missing_size)
+        lost = _shared(self._was, self._after.missing_start, self._after.missing_size)
+        self._added = _summed(self._now.size - common - hidden, self._now_bounds)
+        unknown = _summed(hidden, self._now_bounds) + _summed(lost, self._was_bounds)
+        common = _summed(common, self._now_bounds)
+        self._removed = _summed(self._was.size - lost, self._was_bounds) - common
+        self._unknown = unknown
+        self.bytes = total(common[self._wanted])
+
+    def __len__(self) -> int:
+        return int(np.count_nonzero(self._wanted))
+
+    def __iter__(self) -> Iterator[Difference]:
+        """Read both sides once. Raises SourceReadError, CounterpartError where a dump is not at hand."""
+        told = np.ones(len(self._start), np.bool_) if self._unchanged else self._added | self._removed | self._unknown
+        waiting = iter(np.flatnonzero(self._wanted & (told > 0)).tolist())
+        group = next(waiting, None)
+        for changed, parts in itertools.groupby(self._changes(), key=lambda change: change.group):
+            while group is not None and group < changed:
+                yield self._difference(group, ())
+                group = next(waiting, None)
+            yield self._difference(changed, parts)
+            if group == changed:
+                group = next(waiting, None)
+        while group is not None:
+            yield self._difference(group, ())
+            group = next(waiting, None)
+
+    def _select(self, selection: Selection, kernel_half: int) -> Flags:
+        """Say for each group whether it is wanted, by all the addresses from its first to its last."""
+        last = np.zeros(len(self._start), np.uint64)
+        for segments, bounds in ((self._was, self._was_bounds), (self._now, self._now_bounds)):
+            any_here = bounds[1:] > bounds[:-1]
+            last[any_here] = np.maximum(last[any_here], segments.last[bounds[1:][any_here] - 1])
+        size = last - self._start + _ONE
+        number = np.arange(len(self._start), dtype=np.uint32)
+        whole = Segments(self._start, size, size, number, number)
+        wanted = np.zeros(len(self._start), np.bool_)
+        wanted[selection.apply(whole, kernel_half)[0].first] = True
+        return wanted
+
+    def _difference(self, group: int, changes: Iterable[_Change]) -> Difference:
+        found = list(changes)
+        was, now = (
+            _part(segments, int(bounds[group]), int(bounds[group + 1]))
+            for segments, bounds in ((self._was, self._was_bounds), (self._now, self._now_bounds))
+        )
+        added, removed, unknown = (int(column[group]) for column in (self._added, self._removed, self._unknown))
+        return Difference(was, now, added, removed, unknown, _stretches(found), found[0].address if found else None)
+
+    def _changes(self) -> Iterator[_Change]:
+        """Compare all common bytes of the groups that are wanted; yield where they differ, in order of addresses."""
+        was, now = bytearray(self._block), bytearray(self._block)
+        done = 0
+        for common in _common(self._before, self._after):
+            wanted = self._wanted[np.searchsorted(self._start, common.start, "right") - 1]
+            for window in common.where(wanted).windows(self._block):
+                size = total(window.size)
+                _fill(self._before.backing, window.was, window.size, memoryview(was))
+                _fill(self._after.backing, window.now, window.size, memoryview(now))
+                yield from self._compared(window, *(np.frombuffer(data, np.uint8, size) for data in (was, now)))
+                done += size
+                if self._progress is not None:
+                    self._progress(done, self.bytes)
+
+    def _compared(self, window: _Common, was: npt.NDArray[np.uint8], now: npt.NDArray[np.uint8]) -> Iterator[_Change]:
+        """Yield for each group what differs in a window, whose bytes are given."""
+        whole = len(was) // 8 * 8
+        if np.array_equal(was[:whole].view(np.uint64), now[:whole].view(np.uint64)) and np.array_equal(
+            was[whole:], now[whole:]
+        ):
+            return
+        page, place, piece = window.pages()
+        different = was != now
+        here = np.flatnonzero(np.logical_or.reduceat(different, place))
+        group = np.searchsorted(self._start, window.start[piece[here]], "right") - 1
+        page = page[here]
+        bounds = [0, *(np.flatnonzero(group[1:] != group[:-1]) + 1).tolist(), len(here)]
+        begins = np.cumsum(window.size) - window.size
+        for low, high in itertools.pairwise(bounds):
+            first = int(here[low])
+            at = int(place[first])
+            at += int(different[at : at + PAGE].argmax())
+            address = int(window.start[piece[first]]) + at - int(begins[piece[first]])
+            yield _Change(int(group[low]), address, page[low:high])
+
+
+class _Change(NamedTuple):
+    """In a group, the address of a byte that differs, the first of the `pages` (their addresses / PAGE, ascending)."""
+
+    group: int
+    address: int
+    pages: Column
+
+
+class _Common(NamedTuple):
+    """Addresses that both sides hold: `start`, `size`, and the offsets in the backings; all uint64, a row a piece."""
+
+    start: Column
+    size: Column
+    was: Column
+    now: Column
+
+    def where(self, keep: Flags) -> _Common:
+        """Return the pieces whose place in `keep` is true."""
+        return self if keep.all() else _Common(*(column[keep] for column in self))
+
+    def windows(self, block: int) -> Iterator[_Common]:
+        """Yield the same bytes cut into parts of `block` bytes; the last one may be smaller."""
+        ends = np.cumsum(self.size)
+        whole = int(ends[-1]) if len(ends) else 0
+        for low in range(0, whole, block):
+            high = min(low + block, whole)
+            first = int(np.searchsorted(ends, np.uint64(low), "right"))
+            last = int(np.searchsorted(ends, np.uint64(high), "left"))
+            start, size, was, now = (column[first : last + 1].copy() for column in self)
+            size[-1] -= ends[last] - np.uint64(high)
+            skip = np.uint64(low) - (ends[first] - self.size[first])
+            for column in (start, was, now):
+                column[0] += skip
+            size[0] -= skip
+            yield _Common(start, size, was, now)
+
+    def pages(self) -> tuple[Column, Index, Index]:
+        """Cut the pieces at the borders of pages: return each part's page, place among the bytes, and piece."""
+        first = self.start >> _BITS
+        count = (((self.start + (self.size - _ONE)) >> _BITS) - first + _ONE).astype(np.int64)
+        piece = np.repeat(np.arange(len(count)), count)
+        number = np.arange(len(piece)) - np.repeat(np.cumsum(count) - count, count)
+        page = first[piece] + number.astype(np.uint64)
+        begins = (np.cumsum(self.size) - self.size)[piece]
+        place = begins + np.maximum(page << _BITS, self.start[piece]) - self.start[piece]
+        return page, place.astype(np.int64), piece
+
+
+def compare(
+    before: ProcessMemory,
+    after: ProcessMemory,
+    selection: Selection | None = None,
+    *,
+    unchanged: bool = False,
+    progress: Callable[[int, int], object] | None = None,
+    block: int = _BLOCK,
+) -> Comparison:
+    """Compare the memory of one process with another's, or with the same one's later; see `Comparison`.
+
+    `selection` chooses by the addresses from a group's first to its last (labels are not looked at); where it says
+    nothing of a half and only one half of either was looked at (of an image the user half), that one is compared. With
+    `unchanged`, groups without a difference are told, too. `progress` is told the bytes done and in all; memory is
+    bounded by `block` bytes, the number of segments, and the pages that changed in one of them.
+
+    Raises UsageError for a selection by labels.
+    """
+    wanted = selection or Selection()
+    if wanted.by_labels:
+        raise UsageError("a comparison chooses by addresses and sizes; labels are not looked at")
+    if wanted.range is None:
+        halves = {before.half, after.half} - {"all"}
+        wanted = wanted._replace(range=halves.pop() if len(halves) == 1 else "all")
+    return Comparison(before, after, wanted, unchanged=unchanged, progress=progress, block=block)
+
+
+def _groups(was: Segments, now: Segments) -> tuple[Column, Index, Index]:
+    """Return the start of each group, and for each segment of both sides the group it belongs to."""
+    start = np.concatenate([was.start, now.start])
+    order = np.argsort(start, kind="stable")
+    start, last = start[order], np.concatenate([was.last, now.last])[order]
+    begins = np.ones(len(start), np.bool_)
+    begins[1:] = start[1:] > np.maximum.accumulate(last)[:-1]
+    group = np.empty(len(start), np.int64)
+    group[order] = np.cumsum(begins) - 1
+    return start[begins], group[: len(was)], group[len(was) :]
+
+
+def _bounds(group: Index, count: int) -> Index:
+    """Return where the segments of each group begin, and where the last one's end; a side's groups ascend."""
+    return np.searchsorted(group, np.arange(count + 1)).astype(np.int64)
+
+
+def _summed(values: Column, bounds: Index) -> Column:
+    """Return the sum of each group's values; sums of sizes stay below 2**64, whatever all of them amount to."""
+    sums = np.zeros(len(values) + 1, np.uint64)
+    np.cumsum(values, out=sums[1:])
+    return sums[bounds[1:]] - sums[bounds[:-1]]
+
+
+def _shared(segments: Segments, start: Column, size: Column) -> Column:
+    """Return how many bytes of each segment lie in the given ranges, which are sorted and share none."""
+    if not len(start):
+        return np.zeros(len(segments), np.uint64)
+    sums = np.zeros(len(start) + 1, np.uint64)
+    np.cumsum(size, out=sums[1:])
+
+    def below(address: Column) -> Column:
+        """Return how many addresses of the ranges are smaller."""
+        index = np.searchsorted(start, address, "left")
+        before = np.maximum(index - 1, 0)
+        inside = np.minimum(address - start[before], size[before])
+        return sums[before] + np.where(index > 0, inside, np.uint64(0))
+
+    held = np.searchsorted(start, segments.last, "right") - 1
+    own = np.maximum(held, 0)
+    last_too = (held >= 0) & (segments.last - start[own] < size[own])
+    return below(segments.last) - below(segments.start) + last_too.astype(np.uint64)
+
+
+def _common(was: AddressSpace, now: AddressSpace) -> Iterator[_Common]:
+    """Yield what both sides hold, in order of addresses, some thousand extents at a time."""
+    place = 0
+    while place < TOP:
+        first, parts = np.uint64(place), []
+        for space in (was, now):
+            index = max(int(np.searchsorted(space.start, first, "right")) - 1, 0)
+            if index < len(space) and int(space.start[index]) + int(space.size[index]) <= place:
+                index += 1
+            if index >= len(space):
+                return
+            part = slice(index, index + _EXTENTS)
+            start, size = space.start[part], space.size[part]
+            parts.append((start, start + (size - _ONE), space.offset[part]))
+        end = min(part[1][-1] for part in parts)
+        begins = np.unique(np.maximum(np.concatenate([part[0] for part in parts]), first))
+        begins = begins[begins <= end]
+        ends = np.full(len(begins), end)
+        here, rows = np.ones(len(begins), np.bool_), []
+        for start, last, _ in parts:
+            row = np.searchsorted(start, begins, "right") - 1
+            rows.append(np.maximum(row, 0))
+            here &= (row >= 0) & (begins <= last[rows[-1]])
+            ends = np.minimum(ends, last[rows[-1]])
+        offsets = ((part[2][row] + (begins - part[0][row]))[here] for part, row in zip(parts, rows, strict=True))
+        yield _Common(begins[here], (ends - begins + _ONE)[here], *offsets)
+        place = int(end) + 1
+
+
+def _fill(backing: Backing, offset: Column, size: Column, buffer: memoryview) -> None:
+    """Read pieces one after the other into a buffer; those that are neighbours in the backing in one go."""
+    begins = np.ones(len(offset), np.bool_)
+    begins[1:] = offset[1:] != offset[:-1] + size[:-1]
+    index = np.flatnonzero(begins)
+    done = 0
+    for place, length in zip(offset[index].tolist(), np.add.reduceat(size, index).tolist(), strict=True):
+        backing.read_into(place, buffer[done : done + length])
+        done += length
+
+
+def _part(segments: Segments, low: int, high: int) -> Segments:
+    part = slice(low, high)
+    start, size, offset = segments.start[part], segments.size[part], segments.offset[part]
+    return Segments(start, size, offset, segments.extents[part], segments.first[part])
+
+
+def _stretches(changes: list[_Change]) -> Stretches:
+    """Return the pages of a group's changes, neighbours joined; one page may be in two changes."""
+    if not changes:
+        return Stretches(np.zeros(0, np.uint64), np.zeros(0, np.uint64))
+    pages = np.concatenate([change.pages for change in changes])
+    begins = np.ones(len(pages), np.bool_)
+    begins[1:] = pages[1:] > pages[:-1] + _ONE
+    index = np.flatnonzero(begins)
+    last = np.append(index[1:], len(pages)) - 1
+    return Stretches(pages[index] << _BITS, (pages[last] - pages[index] + _ONE) << _BITS)

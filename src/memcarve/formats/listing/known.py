@@ -1,0 +1,135 @@
+"""The tables that say what a process's memory holds: which columns tell them apart, which are needed, which are used.
+
+Columns are known by their names: any but those needed may be hidden. The names are those that the plugins of
+Volatility 3 print; those of its lists of threads are `Offset`, `PID`, `TID`, `StartAddress`, `StartPath`,
+`Win32StartAddress`, `Win32StartPath`, `CreateTime`, `ExitTime` (without the paths and the Win32 address before 2.11).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from memcarve.formats.tables import vocabulary
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+#: a cell's value: a number, a text, or None where the table says that it is not known
+Value = int | str | None
+Cells = dict[str, Value]
+
+VADINFO, VADWALK = "windows.vadinfo", "windows.vadwalk"
+LINUX_MAPS, MAC_MAPS, PROC_MAPS = "linux.proc.Maps", "mac.proc_maps.Maps", "/proc/PID/maps"
+DLLLIST, THREADS = "windows.dlllist", "windows.threads or windows.thrdscan"  # the latter print the same columns
+
+_LONGEST_HEADER = 1 << 16  # columns are as wide as the longest path in them
+_LARGEST = (1 << 64) - 1
+#: what stands in a cell whose value could not be read or does not exist
+MISSING = ("-", "N/A")
+HEXADECIMAL = {
+    "Offset", "Start VPN", "End VPN", "Parent", "Left", "Right", "Start", "End", "PgOff", "Base", "Size",
+    "StartAddress", "Win32StartAddress",
+}  # fmt: skip
+DECIMAL = {"PID", "TID", "CommitCharge", "PrivateMemory", "Major", "Minor", "Inode", "LoadCount"}
+_TEXTS = {
+    "Process", "Tag", "Protection", "File", "File output", "Flags", "File Path", "Map Name", "Name", "Path", "LoadTime",
+    "StartPath", "Win32StartPath", "CreateTime", "ExitTime",
+}  # fmt: skip
+
+
+class Known(NamedTuple):
+    """A kind of table: its `name`, the columns that must be there, and those that are used where they are.
+
+    `refused` says why such a table is of no use, and what to give instead.
+    """
+
+    name: str
+    needed: tuple[str, ...] = ()
+    optional: tuple[str, ...] = ()
+    refused: str | None = None
+
+
+_MALFIND = Known(
+    "malfind",
+    refused="is what malfind prints: its cells hold hexadecimal dumps of many lines, and it lists suspicious regions "
+    "only; give what windows.vadinfo or linux.proc.Maps prints",
+)
+_LDRMODULES = Known(
+    "windows.ldrmodules",
+    refused="is what windows.ldrmodules prints: it compares lists and is none; give what windows.dlllist prints",
+)
+_KERNEL_MODULES = Known(
+    "windows.modules",
+    refused="is a list of the kernel's modules (windows.modules), not of a process's; give what windows.dlllist prints",
+)
+_VADINFO = Known(VADINFO, ("PID", "Start VPN", "End VPN"), ("Tag", "Protection", "PrivateMemory", "File"))
+_VADWALK = Known(VADWALK, ("PID", "Start", "End"), ("Tag",))
+_LINUX = Known(LINUX_MAPS, ("PID", "Start", "End"), ("Flags", "PgOff", "Inode", "File Path"))
+_MAC = Known(MAC_MAPS, ("PID", "Start", "End"), ("Protection", "Map Name"))
+_DLLLIST = Known(DLLLIST, ("PID", "Base"), ("Size", "Name", "Path"))
+_THREADS = Known(THREADS, ("PID", "TID"), ("StartAddress", "Win32StartAddress"))
+_SMALL_MAPS = Known(PROC_MAPS)
+
+
+def known(columns: Iterable[str]) -> Known | None:  # noqa: PLR0911 - one for each kind
+    """Return the kind of table that has these columns; None where it is none of the known ones, or may be several.
+
+    Of the tables with `Start` and `End` some mean the last address by the one and some the address after it: without
+    a column that only one kind has, none is taken.
+    """
+    here = set(columns)
+    if here & {"Hexdump", "Disasm"}:
+        return _MALFIND
+    if here & {"InLoad", "InInit", "InMem"}:
+        return _LDRMODULES
+    if here & {"Start VPN", "End VPN"}:
+        return _VADINFO
+    if here & {"Start", "End"}:
+        signs = ((_LINUX, {"Flags", "PgOff", "Inode"}), (_MAC, {"Map Name", "Protection"}), (_VADWALK, {"Tag", "Left"}))
+        found = [kind for kind, names in signs if here & names]
+        return found[0] if len(found) == 1 else None
+    if here & {"StartAddress", "Win32StartAddress"}:
+        return _THREADS
+    if {"Base", "Size"} <= here:
+        return _KERNEL_MODULES if "Offset" in here and "PID" not in here else _DLLLIST
+    return None
+
+
+#: longer names before those that they begin with
+HEADER = vocabulary(
+    sorted((name.encode() for name in HEXADECIMAL | DECIMAL | _TEXTS), key=len, reverse=True),
+    lambda _, columns: known(columns),
+    _LONGEST_HEADER,
+)
+
+
+def value_of_text(column: str, cell: str) -> Value:
+    """Return what a cell of a text table says; raises ValueError, with what was expected, where it says nothing."""
+    if cell in MISSING:
+        return None
+    if column in HEXADECIMAL:
+        digits = cell[2:] if cell[:2] in {"0x", "0X"} else ""
+        if not 0 < len(digits) <= 16 or not digits.isascii() or not digits.isalnum():  # noqa: PLR2004 - 64 bits
+            raise ValueError("hexadecimal number of up to 64 bits")
+        try:
+            return int(digits, 16)
+        except ValueError:
+            raise ValueError("hexadecimal number of up to 64 bits") from None
+    if column in DECIMAL:
+        if not (cell.isascii() and cell.isdigit() and len(cell) <= 20 and int(cell) <= _LARGEST):  # noqa: PLR2004
+            raise ValueError("whole number of up to 64 bits")
+        return int(cell)
+    return cell or None
+
+
+def value_of_record(column: str, cell: object) -> Value:
+    """Return what a member of a record says; raises ValueError, with what was expected, where it says nothing."""
+    if cell is None or cell in MISSING:
+        return None
+    if column in HEXADECIMAL or column in DECIMAL:
+        if type(cell) is not int or not 0 <= cell <= _LARGEST:
+            raise ValueError("whole number of up to 64 bits")
+        return cell
+    if not isinstance(cell, str):
+        raise ValueError("text")  # noqa: TRY004 - one exception for all that a cell may be
+    return cell or None

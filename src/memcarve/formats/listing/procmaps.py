@@ -1,0 +1,66 @@
+r"""What Linux says of a process's regions in ``/proc/PID/maps`` and ``smaps``: proc_pid_maps(5), proc_pid_smaps(5).
+
+A line is ``start-end perms offset dev inode path``. The kernel writes a newline in a path as ``\012`` and everything
+else as it is, a backslash too, and adds `` (deleted)`` to what is deleted: a path that holds these texts itself looks
+the same, so they are left as they stand.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from memcarve.errors import MapError
+from memcarve.formats.listing.textrows import LONGEST_ROW, lines
+from memcarve.formats.memmap.rows import shown
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from memcarve.formats.listing.known import Cells
+    from memcarve.formats.text import TextFile
+
+_ROW = re.compile(
+    rb"([0-9a-f]{8,16})-([0-9a-f]{8,16}) ([r-][w-][x-][ps]) ([0-9a-f]{8,16}) [0-9a-f]{2,}:[0-9a-f]{2,} (\d{1,20})"
+    rb"(?: +(\S.*)?)?",
+    re.DOTALL,
+)
+_DETAIL = re.compile(rb"[A-Z][A-Za-z_]*: ")
+
+
+def is_maps(head: bytes) -> bool:
+    """Say whether the first line that is not empty is one of ``/proc/PID/maps``."""
+    first = next((line for line in head.split(b"\n", 64) if line.strip()), b"")[:LONGEST_ROW]
+    return _ROW.fullmatch(first.removesuffix(b"\r")) is not None
+
+
+def rows(text: TextFile, notes: list[str]) -> Iterator[tuple[int, Cells]]:
+    """Yield number and cells of each line, in the names of linux.proc.Maps; raise MapError where one is malformed.
+
+    `notes` are added to where the last line is cut off.
+    """
+    for number, raw, ended in lines(text):
+        line = raw[: LONGEST_ROW + 1].removesuffix(b"\r")
+        if not line.strip() or _DETAIL.match(line):
+            continue
+        found = _ROW.fullmatch(line) if len(raw) <= LONGEST_ROW else None
+        if found is None and ended:
+            raise MapError(
+                f"{text.path}: line {number}: {shown(line)} is no line of /proc/PID/maps (start-end perms offset dev "
+                "inode path)"
+            )
+        if found is None or not ended:  # a path might go on
+            notes.append(f"{text.path}: line {number}: is cut off within {shown(line)}; it is not used")
+            continue
+        path = found[6]
+        yield (
+            number,
+            {
+                "Start": int(found[1], 16),
+                "End": int(found[2], 16),
+                "Flags": found[3].decode(),
+                "PgOff": int(found[4], 16),
+                "Inode": int(found[5]),
+                "File Path": None if path is None else path.decode("utf-8", "surrogateescape"),
+            },
+        )

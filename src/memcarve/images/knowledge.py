@@ -1,0 +1,222 @@
+"""What a Windows x64 machine's memory tells of a process beyond its bytes: regions, modules, threads, areas."""
+
+from __future__ import annotations
+
+import functools
+from collections import Counter
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
+
+import numpy as np
+
+from memcarve.errors import LimitError
+from memcarve.evidence import Area, Areas, Evidence, Modules, Thread, Threads
+from memcarve.images import eprocess, loader, threads, vads
+from memcarve.images.members import thread_lists, trees
+from memcarve.images.paging import walk
+from memcarve.images.physical import PAGE
+from memcarve.images.reader import Reader, counted
+from memcarve.images.seeker import USER_END
+from memcarve.names import PAGE_TABLES, PEB, STACK, TEB
+from memcarve.segments import TOP
+from memcarve.space import AddressSpace
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from memcarve.images.members import ThreadList, Tree
+    from memcarve.images.modes import AddressTable
+    from memcarve.images.windows import Windows
+    from memcarve.process import ProcessEntry
+
+_T = TypeVar("_T")
+
+_SAMPLE = 32  # processes that are looked at to see which layout fits
+_FRAME = np.uint64((1 << 52) - PAGE)
+_PRESENT = np.uint64(1)
+_UPPER_HALF = 256  # entries of a root; Windows has its entry for the tables themselves behind them
+_EWOW64PROCESS_PEB = 0  # its first member
+_NARROW_END = 1 << 32
+
+
+class _Process(NamedTuple):
+    """A process, and what reads its own memory."""
+
+    entry: ProcessEntry
+    reader: Reader
+
+
+class Knowledge:
+    """What one Windows machine knows of its processes; layouts are settled when they are first needed."""
+
+    def __init__(self, windows: Windows, limit: int | None = None) -> None:
+        self.windows = windows
+        self.limit = limit
+
+    @functools.cached_property
+    def _entries(self) -> tuple[list[eprocess.Offsets], bool]:
+        return eprocess.entries(self.windows.kernel.version, self.windows.layout)
+
+    @functools.cached_property
+    def _tree(self) -> Tree | None:
+        offsets, known = self._entries
+        return self._settled(
+            trees(offsets), lambda reader, tree, entry: vads.fits(reader, tree, entry.object or 0), known=known
+        )
+
+    @functools.cached_property
+    def _thread_list(self) -> ThreadList | None:
+        offsets, known = self._entries
+        return self._settled(
+            thread_lists(offsets),
+            lambda reader, layout, entry: threads.fits(reader, layout, entry.object or 0, entry.pid or 0),
+            known=known,
+        )
+
+    def _settled(
+        self, candidates: Sequence[_T], fits: Callable[[Reader, _T, ProcessEntry], bool], *, known: bool
+    ) -> _T | None:
+        """Return the layout that the kernel is known to have, else the only one that some processes prove."""
+        if known and len(candidates) == 1:
+            return candidates[0]
+        reader = Reader(self.windows.kernel.space)
+        listed = [entry for entry in self.windows.listed() if entry.object is not None and not entry.ended]
+        proofs = [sum(fits(reader, candidate, entry) for entry in listed[:_SAMPLE]) for candidate in candidates]
+        fitting = [candidate for candidate, proof in zip(candidates, proofs, strict=True) if proof]
+        return fitting[0] if len(fitting) == 1 else None
+
+    def of(self, entry: ProcessEntry, table: AddressTable, space: AddressSpace | None) -> Evidence:
+        """Return what is known of a process; `space` holds its user half, else that is looked up in `table`.
+
+        What is left of a process that has ended tells only what the kernel still holds: its own memory may be
+        another's by now.
+        """
+        kernel = Reader(self.windows.kernel.space)
+        found = self._regions(kernel, entry)
+        listed = self._threads(kernel, entry)
+        found += Evidence(notes=tuple(listed[1]))
+        user: Reader | None = None
+        if not entry.ended and (entry.peb is not None or any(thread.teb for thread in listed[0] or ())):
+            try:
+                user = Reader(self._user_half(table) if space is None else space)
+            except LimitError as error:
+                found += Evidence(notes=(f"the process's own structures were not looked at: {error}",))
+        areas: list[Area] = []
+        narrow = self._narrow_peb(kernel, entry)
+        if user is not None:
+            process = _Process(entry, user)
+            for address, form in ((entry.peb, loader.WIDE), (narrow, loader.NARROW)):
+                if address is not None:
+                    more, here = _environment(process, address, form)
+                    found += more
+                    areas += here
+        if listed[0] is not None:
+            more, here = _threads(listed[0], user, narrow=narrow is not None)
+            found += more
+            areas += here
+        found += Evidence(areas=(Areas("PEB", areas),)) if areas else Evidence()
+        tables = [] if entry.ended else self._page_tables(table)
+        found += Evidence(areas=(Areas("page tables", tables),)) if tables else Evidence()
+        if kernel.spent or (user is not None and user.spent):
+            found += Evidence(notes=("the names of files and modules are more than a process has; some are left out",))
+        return found
+
+    def _regions(self, reader: Reader, entry: ProcessEntry) -> Evidence:
+        if entry.object is None:
+            return Evidence(notes=("no kernel address leads to the process: its regions and threads are not known",))
+        tree = self._tree
+        if tree is None:
+            return Evidence(notes=(self._unknown("regions"),))
+        if entry.ended and not vads.root_of(reader, tree, entry.object):
+            return Evidence()  # as is usual
+        if entry.ended and vads.walk(reader, tree, entry.object).damage:
+            return Evidence(notes=("what is left of the VAD tree is damaged; no regions are taken from it",))
+        regions, notes = vads.regions(reader, tree, entry.object)
+        return Evidence(regions=(regions,), notes=tuple(notes))
+
+    def _threads(self, reader: Reader, entry: ProcessEntry) -> tuple[list[threads.Kthread] | None, list[str]]:
+        """Return the threads as the kernel knows them, None where they are not known, and notes."""
+        if entry.object is None or entry.pid is None:
+            return None, []
+        layout = self._thread_list
+        if layout is None:
+            return None, [self._unknown("threads")]
+        walked = threads.walk(reader, layout, entry.object, entry.pid)
+        if entry.ended and (walked.problem or walked.foreign):
+            return None, []
+        return walked.threads, threads.notes_of(walked)
+
+    def _unknown(self, what: str) -> str:
+        return f"where Windows {self.windows.kernel.version} keeps its {what} is not known; none are told"
+
+    def _narrow_peb(self, reader: Reader, entry: ProcessEntry) -> int | None:
+        """Return the address of the 32-bit PEB; None where there is none, or it is not known.
+
+        Up to Windows 8.1 the EPROCESS holds it, from Windows 10 on it points to a structure that does: a 32-bit
+        address and a kernel's cannot be mistaken for each other.
+        """
+        at = self.windows.layout.wow64
+        if at is None or entry.object is None:
+            return None
+        value = reader.number(entry.object + at)
+        if value is not None and vads.is_kernel(value):
+            value = reader.number(value + _EWOW64PROCESS_PEB)
+        return value if value and value < _NARROW_END and value % PAGE == 0 else None
+
+    def _user_half(self, table: AddressTable) -> AddressSpace:
+        memory = self.windows.memory
+        placed = walk(memory, table, 0, table.kernel_half, self.limit).placed
+        return AddressSpace(
+            placed.start, placed.size, placed.offset, memory.backing, physical=placed.physical, flags=placed.flags
+        )
+
+    def _page_tables(self, table: AddressTable) -> list[Area]:
+        """Return where the page tables see themselves: behind the entries of the root that lead to the root."""
+        page = self.windows.memory.read(table.root, PAGE)
+        if page is None:
+            return []
+        entries = np.frombuffer(page, np.uint64)
+        itself = (entries & _PRESENT != 0) & (entries & _FRAME == np.uint64(table.root))
+        shift = table.mode.levels[0].shift
+        upper = TOP - (1 << table.mode.bits)
+        places = [place for place in np.flatnonzero(itself).tolist() if place >= _UPPER_HALF]
+        return [Area(upper | place << shift, 1 << shift, PAGE_TABLES) for place in places]
+
+
+def _environment(process: _Process, peb: int, form: loader.Form) -> tuple[Evidence, list[Area]]:
+    """Return the modules and heaps that a PEB leads to."""
+    modules, notes = loader.modules(process.reader, peb, form, process.entry.image_base)
+    heaps, more = loader.heaps(process.reader, peb, form)
+    lists = () if modules is None else (Modules(form.source, modules),)
+    detail = None if form is loader.WIDE else form.source
+    return Evidence(modules=lists, notes=(*notes, *more)), [Area(peb, PAGE, PEB, detail=detail), *heaps]
+
+
+def _threads(found: Sequence[threads.Kthread], user: Reader | None, *, narrow: bool) -> tuple[Evidence, list[Area]]:
+    """Return the threads with their stacks, and where these and the TEBs lie; `narrow`: the process has 32 bits."""
+    rows: list[Thread] = []
+    areas: list[Area] = []
+    wrong: Counter[str] = Counter()
+    for thread in found:
+        begin = thread.begin or None
+        if user is None or not thread.teb:
+            rows.append(Thread(thread.tid, thread.teb or None, begin=begin))
+            continue
+        if thread.teb % PAGE or thread.teb >= USER_END:
+            rows.append(Thread(thread.tid, begin=begin))
+            wrong["had an impossible address"] += 1
+            continue
+        detail = f"thread {thread.tid}"
+        stack, why = threads.stack(user, thread.teb)
+        if why:
+            wrong[why] += 1
+        start, end = stack or (None, None)
+        rows.append(Thread(thread.tid, thread.teb, start, end, begin))
+        areas.append(Area(thread.teb, threads.TEB_SIZE, TEB, detail=detail))
+        other = threads.narrow(user, thread.teb) if narrow else None
+        if other is not None:
+            areas.append(Area(other[0], threads.NARROW_TEB_SIZE, TEB, detail=f"{detail}, 32-bit"))
+        for each, words in ((stack, detail), (other and other[1], f"{detail}, 32-bit")):
+            if each:
+                areas.append(Area(each.start, each.end - each.start, STACK, whole=True, detail=words))
+    notes = tuple(f"{counted(number, 'TEB')} {why}; no stack is taken from there" for why, number in wrong.items())
+    return Evidence(threads=(Threads("thread list", rows),), notes=notes), areas

@@ -1,0 +1,123 @@
+"""Where a Windows x64 kernel keeps what it knows of a process's memory and threads: offsets in its structures.
+
+They come from the table of known kernels (``windows_x64_layouts.json``), whose entries were read from Microsoft's
+symbols. What the table leaves out because it never changes: RTL_BALANCED_NODE (ntdef.h), CLIENT_ID (ntddk.h).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+    Offsets = Mapping[str, int | str]
+
+_T = TypeVar("_T", "Tree", "ThreadList")
+
+
+class Bits(NamedTuple):
+    """A bit field: the little-endian number of `size` bytes at `at`, from bit `first` on, masked."""
+
+    at: int
+    size: int
+    first: int
+    mask: int
+
+    def of(self, data: bytes) -> int:
+        """Return its value in a structure's bytes."""
+        return int.from_bytes(data[self.at : self.at + self.size], "little") >> self.first & self.mask
+
+
+class Tree(NamedTuple):
+    """The tree of VADs: `root` in an EPROCESS points to the topmost node; offsets in a node, in bytes.
+
+    `anchor` is where in the EPROCESS the topmost node's parent lies, None where it has none. Page numbers are numbers
+    of 8 bytes, or where there are `start_high` and `end_high` of 4 bytes and one more byte there. `size` is that of the
+    shortest node. The rest leads from a long node to the name of the file.
+    """
+
+    root: int
+    anchor: int | None
+    left: int
+    right: int
+    parent: int
+    start: int
+    start_high: int | None
+    end: int
+    end_high: int | None
+    kind: Bits
+    protection: Bits
+    private: Bits
+    size: int
+    subsection: int
+    control_area: int
+    file: int
+    file_name: int
+
+
+class ThreadList(NamedTuple):
+    """The list of threads: its `head` in an EPROCESS, its `links` in an ETHREAD, and offsets of members there."""
+
+    head: int
+    links: int
+    client: int
+    begin: int
+    teb: int
+
+
+def trees(entries: Iterable[Offsets]) -> list[Tree]:
+    """Return the trees that entries of the table speak of, each once."""
+    return _distinct(entries, _tree)
+
+
+def thread_lists(entries: Iterable[Offsets]) -> list[ThreadList]:
+    """Return the lists of threads that entries of the table speak of, each once."""
+    return _distinct(entries, _thread_list)
+
+
+def _distinct(entries: Iterable[Offsets], make: Callable[[Offsets], _T]) -> list[_T]:
+    return list(dict.fromkeys(map(make, entries)))
+
+
+def _tree(offsets: Offsets) -> Tree:
+    def at(name: str) -> int:
+        return int(offsets[name])
+
+    def bits(name: str) -> Bits:
+        byte, first, width = map(int, str(offsets[f"_MMVAD_FLAGS.{name}"]).split(":"))
+        return Bits(at("_MMVAD_SHORT.u") + byte, at("_MMVAD_FLAGS.size"), first, (1 << width) - 1)
+
+    root, short = at("_EPROCESS.VadRoot"), "_MMVAD_SHORT"
+    # up to Windows 7 an _MM_AVL_TABLE, whose first member is a node: the tree hangs below its right child
+    table = f"{short}.RightChild" in offsets
+    node = 0 if table else at(f"{short}.VadNode")
+    return Tree(
+        root=root + at(f"{short}.RightChild") if table else root,
+        anchor=root if table else None,
+        left=at(f"{short}.LeftChild") if table else node,
+        right=at(f"{short}.RightChild") if table else node + 8,
+        parent=at(f"{short}.u1") if table else node + 16,
+        start=at(f"{short}.StartingVpn"),
+        start_high=None if table else at(f"{short}.StartingVpnHigh"),
+        end=at(f"{short}.EndingVpn"),
+        end_high=None if table else at(f"{short}.EndingVpnHigh"),
+        kind=bits("VadType"),
+        protection=bits("Protection"),
+        private=bits("PrivateMemory"),
+        size=at(f"{short}.size"),
+        subsection=at("_MMVAD.Subsection"),
+        control_area=at("_SUBSECTION.ControlArea"),
+        file=at("_CONTROL_AREA.FilePointer"),
+        file_name=at("_FILE_OBJECT.FileName"),
+    )
+
+
+def _thread_list(offsets: Offsets) -> ThreadList:
+    return ThreadList(
+        head=int(offsets["_EPROCESS.ThreadListHead"]),
+        links=int(offsets["_ETHREAD.ThreadListEntry"]),
+        client=int(offsets["_ETHREAD.Cid"]),
+        begin=int(offsets["_ETHREAD.Win32StartAddress"]),
+        teb=int(offsets["_KTHREAD.Teb"]),  # Tcb is the first member of an ETHREAD
+    )

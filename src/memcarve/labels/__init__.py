@@ -1,0 +1,56 @@
+"""Labels: what evidence says of segments. Segments in, columns of labels out."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from memcarve.errors import UsageError
+from memcarve.labels.content import observe
+from memcarve.labels.contents import Contents
+from memcarve.labels.flags import BY_CONTENT
+from memcarve.labels.known import Known
+from memcarve.labels.table import SegmentLabels
+from memcarve.names import FLAGS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from memcarve.process import ProcessMemory, Selection
+    from memcarve.segments import Segments
+
+__all__ = ["CONTENT", "FLAGS", "Known", "Labelling", "SegmentLabels"]
+
+#: how much is made of the segments' bytes
+CONTENT = ("none", "headers", "full")
+
+
+class Labelling(NamedTuple):
+    """Labels segments: `process.segments(labeller=Labelling())`.
+
+    `content` is one of CONTENT: ``"none"`` leaves the bytes alone; ``"headers"`` counts zero pages and looks for PE and
+    ELF headers at the beginning of every page; ``"full"`` also measures entropy and how much is text. Whoever copies
+    the bytes shows them to the labels on their way; `read` has them read at once.
+    """
+
+    content: str = "none"
+    read: bool = False
+    progress: Callable[[int, int], object] | None = None
+
+    def __call__(self, process: ProcessMemory, segments: Segments, wanted: Selection) -> SegmentLabels:
+        """Return the labels of segments. Where flags are wanted that content tells, all of it is read.
+
+        Raises UsageError for a level of content that there is not, SourceReadError.
+        """
+        if self.content not in CONTENT:
+            raise UsageError(f"{self.content!r} is no level of content; they are {', '.join(CONTENT)}")
+        needed = bool(BY_CONTENT & set(wanted.flag))
+        level = "headers" if self.content == "none" and needed else self.content
+        contents = None if level == "none" else Contents(len(segments), level)
+        if contents is not None and (needed or self.read):
+            done, total = 0, segments.total
+            for index, segment in enumerate(segments):
+                contents.keep(index, observe(process.space, segment, level))
+                done += segment.size
+                if self.progress is not None:
+                    self.progress(done, total)
+        return SegmentLabels(process.space, Known(process.evidence), segments, contents)

@@ -1,0 +1,248 @@
+"""Flags: what is worth an analyst's minute. ``docs/labels.md`` gives each one's reason and its false positives."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from memcarve.errors import AddressError
+from memcarve.labels.headers import parse_header
+from memcarve.labels.known import OWN
+from memcarve.labels.spans import Spans, spans, union
+from memcarve.names import (
+    BEYOND_SECTION,
+    ENTRY_UNMAPPED,
+    IMAGE,
+    MODULE_UNLISTED,
+    PE_IN_PRIVATE,
+    PRIVATE_EXECUTABLE,
+    WIPED_HEADER,
+    WRITABLE_EXECUTABLE,
+)
+from memcarve.permissions import EXECUTE, PROT_NONE, TRANSITION, USER, WRITE
+from memcarve.segments import TOP
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    import numpy.typing as npt
+
+    from memcarve.labels.headers import Header
+    from memcarve.labels.known import Known
+    from memcarve.space import AddressSpace
+
+    Flags = npt.NDArray[np.bool_]
+
+#: those that only the bytes of all pages tell
+BY_CONTENT = frozenset({PE_IN_PRIVATE, WIPED_HEADER})
+
+_PAGE = 4096
+_MOST_BASES = 1 << 16
+_SHOWN = 10
+#: findings that are told in words; the flags of segments are not bounded
+MOST_FINDINGS = 1000
+
+
+class Finding(NamedTuple):
+    """A flag, the first address that it is about, and why, in words."""
+
+    flag: str
+    address: int
+    why: str
+
+
+class Flagged:
+    """Where each flag holds: `where` by name; only those that could be looked for. `findings` say it in words.
+
+    `by_content` says whether the segments' bytes were looked at.
+    """
+
+    def __init__(self, space: AddressSpace, known: Known, headers: Sequence[Header] | None) -> None:
+        """Look for all flags; `headers` are those found in the segments, None where nobody looked."""
+        self.space = space
+        self.known = known
+        self.by_content = headers is not None
+        self.where: dict[str, Spans] = {}
+        self.findings: list[Finding] = []
+        self._bases = self._look_at_bases()
+        evidence = known.evidence
+        executable = self._pages(EXECUTE)
+        if evidence.regions:
+            self._set(PRIVATE_EXECUTABLE, [self._regions(self._own_executable), self._in_own(executable)])
+            if executable is not None:
+                self._set(BEYOND_SECTION, [*self._beyond_sections()])
+        if evidence.regions or executable is not None:
+            self._set(WRITABLE_EXECUTABLE, [self._regions(self._written_and_run), self._pages(EXECUTE | WRITE)])
+        if evidence.modules and evidence.regions:
+            self._set(MODULE_UNLISTED, [*self._unlisted()])
+            self._set(ENTRY_UNMAPPED, [*self._unmapped()])
+        if headers is not None or evidence.regions or evidence.modules:
+            self._set(WIPED_HEADER, [*self._wiped(headers or ())])
+        if headers is not None and evidence.regions:
+            self._set(PE_IN_PRIVATE, [*self._in_private(headers)])
+
+    @property
+    def notes(self) -> list[str]:
+        """What is flagged and may have no segment, in words."""
+        found = [finding for finding in self.findings if finding.flag == ENTRY_UNMAPPED]
+        more = [f"{ENTRY_UNMAPPED}: {len(found) - _SHOWN} more"] if len(found) > _SHOWN else []
+        return [f"{row.flag}: 0x{row.address:x}: {row.why}" for row in found[:_SHOWN]] + more
+
+    def _set(self, flag: str, parts: list[Spans | None]) -> None:
+        self.where[flag] = union([part for part in parts if part is not None])
+
+    def _regions(self, wanted: Callable[[int], bool]) -> Spans:
+        keep = np.array([wanted(place) for place in range(len(self.known.regions))], np.bool_)
+        found = self.known.region_spans
+        return found.where(keep[found.owner]) if len(keep) else found
+
+    def _own_executable(self, place: int) -> bool:
+        return self._is_own(place) and "x" in (self.known.regions[place].collapsed or "")
+
+    def _is_own(self, place: int) -> bool:
+        return self.known.kinds[place] in OWN and self.known.regions[place].file is None
+
+    def _written_and_run(self, place: int) -> bool:
+        return self.known.regions[place].collapsed in ("rwx", "-wx")
+
+    def _pages(self, wanted: int) -> Spans | None:
+        """Return the extents of which page tables allow programs what is wanted; None where there are none."""
+        space = self.space
+        if space.flags is None:
+            return None
+        gone = TRANSITION | PROT_NONE
+        keep = space.flags & np.uint8(wanted | USER | gone) == np.uint8(wanted | USER)
+        return spans(space.start, space.size).where(keep)
+
+    def _in_own(self, pages: Spans | None) -> Spans | None:
+        return None if pages is None else pages.common(self._regions(self._is_own))[0]
+
+    # images and modules
+
+    def _look_at_bases(self) -> dict[int, Header | None]:
+        """Return what header lies where images are mapped and modules are listed, as far as that page is there."""
+        known = self.known
+        images = [row.start for place, row in enumerate(known.regions) if known.kinds[place] == IMAGE]
+        bases = dict.fromkeys([*images, *(listed.module.start for listed in known.modules)])
+        found: dict[int, Header | None] = {}
+        for base in [*bases][:_MOST_BASES]:
+            try:
+                page = self.space.read(base, _PAGE)
+            except AddressError:
+                continue
+            found[base] = parse_header(base, page)
+        return found
+
+    def _beyond_sections(self) -> Iterator[Spans]:
+        """Yield pages of images that may be written or run, and lie where the header says something else."""
+        known = self.known
+        for flag, letter, words in ((WRITE, "w", "writable"), (EXECUTE, "x", "executable")):
+            pages = self._pages(flag)
+            if pages is None:
+                continue
+            images = self._regions(lambda place: known.kinds[place] == IMAGE and self._has_sections(place))
+            beyond = without(images.common(pages)[0], self._sections(letter))
+            yield beyond
+            for place in dict.fromkeys(beyond.owner.tolist()):
+                here = beyond.where(beyond.owner == place)
+                size = int((here.last - here.start).sum()) + len(here.start)
+                name = known.regions[place].file or "an image"
+                self.findings.append(
+                    Finding(
+                        BEYOND_SECTION, int(here.start[0]), f"{size} bytes of {name} are {words}, not by its section"
+                    )
+                )
+
+    def _has_sections(self, place: int) -> bool:
+        header = self._bases.get(self.known.regions[place].start)
+        return header is not None and bool(header.sections)
+
+    def _sections(self, letter: str) -> Spans:
+        """Return the addresses of images that their sections allow something."""
+        rows = [
+            (address, address + size)
+            for header in self._bases.values()
+            if header is not None
+            for address, size, permissions in header.sections
+            if letter in permissions and size
+        ]
+        start = np.array([row[0] for row in rows], np.uint64)
+        # a section takes whole pages
+        last = np.array([(row[1] - 1) | (_PAGE - 1) for row in rows], np.uint64)
+        return union([Spans(start, last, np.arange(len(rows)))])
+
+    def _unlisted(self) -> Iterator[Spans]:
+        known = self.known
+        listed = self._regions(lambda place: known.kinds[place] == IMAGE)
+        touched = {int(place) for place in listed.common(known.module_spans)[0].owner}
+        found = listed.where(np.array([place not in touched for place in listed.owner.tolist()], np.bool_))
+        for place in found.owner.tolist():
+            row = known.regions[place]
+            self.findings.append(
+                Finding(MODULE_UNLISTED, row.start, f"an image is mapped ({row.file or 'no name'}) that no list names")
+            )
+        yield found
+
+    def _unmapped(self) -> Iterator[Spans]:
+        known = self.known
+        for listed in known.modules:
+            module = listed.module
+            held = known.region_at(module.start)
+            if held is not None and known.kinds[held] not in OWN:
+                continue
+            what = "nothing is mapped there" if held is None else f"{known.kinds[held]} memory lies there"
+            self.findings.append(
+                Finding(ENTRY_UNMAPPED, module.start, f"{listed.source} lists {module.name or 'a module'}, but {what}")
+            )
+            start, last = (np.array([value], np.uint64) for value in (module.start, min(module.end, TOP) - 1))
+            yield Spans(start, last, np.zeros(1, np.int64))
+
+    def _wiped(self, headers: Sequence[Header]) -> Iterator[Spans]:
+        wiped = [(header.address, f"a header without its {header.wiped}") for header in headers if header.wiped]
+        wiped += [
+            (base, "an image's first page holds no header" if header is None else f"no {header.wiped}")
+            for base, header in self._bases.items()
+            if (header is None and self._is_image(base)) or (header is not None and header.wiped)
+        ]
+        yield from self._pages_of(WIPED_HEADER, wiped)
+
+    def _is_image(self, base: int) -> bool:
+        held = self.known.region_at(base)
+        return held is not None and self.known.kinds[held] == IMAGE
+
+    def _in_private(self, headers: Sequence[Header]) -> Iterator[Spans]:
+        known = self.known
+        places = [(header, known.region_at(header.address)) for header in headers if header.format == "PE"]
+        own = [
+            (header.address, f"a PE header in {known.kinds[place]} memory")
+            for header, place in places
+            if place is not None and self._is_own(place)
+        ]
+        yield from self._pages_of(PE_IN_PRIVATE, own)
+
+    def _pages_of(self, flag: str, found: list[tuple[int, str]]) -> Iterator[Spans]:
+        """Yield the pages at these addresses."""
+        rows = dict(reversed(found))
+        self.findings += [Finding(flag, address, rows[address]) for address in sorted(rows)]
+        start = np.array(sorted(rows), np.uint64)
+        yield Spans(start, start | np.uint64(_PAGE - 1), np.arange(len(start)))
+
+
+def without(one: Spans, other: Spans) -> Spans:
+    """Return the addresses of `one` that `other` has not."""
+    if not len(one.start) or not len(other.start):
+        return one
+    # cut at every bound of the other, then keep the pieces that it does not hold
+    places = np.unique(np.concatenate([one.start, other.start, other.last + np.uint64(1)]))
+    holder = np.searchsorted(one.start, places, "right") - 1
+    inside = (holder >= 0) & (one.last[np.maximum(holder, 0)] >= places)
+    start, own = places[inside], holder[inside]
+    following = np.append(start[1:], start[:1])
+    last = one.last[own]
+    shorter = np.append(own[1:] == own[:-1], [False])
+    last = np.where(shorter, following - np.uint64(1), last)
+    pieces = Spans(start, last, one.owner[own])
+    beside = np.searchsorted(other.last, start)
+    held = (beside < len(other.start)) & (other.start[np.minimum(beside, len(other.start) - 1)] <= start)
+    return pieces.where(~held)

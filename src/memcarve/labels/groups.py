@@ -1,0 +1,94 @@
+"""What segments share that lie in the same regions, modules and areas: worked out once for neighbours."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from memcarve.evidence import Area, Region
+    from memcarve.labels.known import Known, Listed
+
+MOST_LISTED = 50_000  # regions listed of one segment
+
+
+class Group:
+    """What is known of an address range that touches these regions, modules and areas, given by their places."""
+
+    def __init__(self, known: Known, regions: list[int], modules: list[int], areas: list[int]) -> None:
+        self.regions: list[Region] = [known.regions[place] for place in regions]
+        self.modules: list[Listed] = [known.modules[place] for place in modules]
+        self.areas: list[Area] = [known.areas[place] for place in areas]
+        self.protections: list[str] = distinct(row.collapsed for row in self.regions)
+        self.region_kinds: list[str] = distinct(known.kinds[place] for place in regions)
+        conflicts = known.conflicts
+        about = [conflicts.regions.get(place, ()) for place in regions]
+        about += [conflicts.modules.get(place, ()) for place in modules]
+        self.conflicts: list[str] = distinct(text for texts in about for text in texts)
+        self._region_texts = [known.region_text(place) for place in regions[:MOST_LISTED]]
+        self._texts: list[str] | None = None
+
+    def kinds(self, start: int, last: int) -> list[str]:
+        """Return the kinds of memory from `start` to `last`: what its own structures say, then its regions'."""
+        if not self.areas:
+            return self.region_kinds
+        covered = any(area.start <= start and last < area.end for area in self.areas)
+        return distinct([*(area.kind for area in self.areas), *([] if covered else self.region_kinds)])
+
+    def files(self, start: int) -> list[tuple[str, int | None]]:
+        """Return path or name of what is mapped, and where in it `start` is: modules, else files; each once."""
+        found: dict[str, int | None] = {}
+        for listed in self.modules:
+            name = listed.module.name or listed.module.path
+            if name is not None:
+                found.setdefault(name, max(start - listed.module.start, 0))
+        if not found:
+            for region in self.regions:
+                if region.file is not None:
+                    offset = None if region.offset is None else region.offset + max(start - region.start, 0)
+                    found.setdefault(region.file, offset)
+        return [*found.items()]
+
+    def texts(self) -> list[str]:
+        """Return the members for JSON that do not depend on the address: only those of what is known."""
+        if self._texts is None:
+            more = len(self.regions) - len(self._region_texts)
+            self._texts = [
+                *member("protection", self.protections),
+                *([f'"regions": [{", ".join(self._region_texts)}]'] if self._region_texts else []),
+                *member("regions_not_listed", max(more, 0)),
+                *member("areas", [_area(row) for row in self.areas]),
+                *member("conflicts", self.conflicts),
+            ]
+        return self._texts
+
+
+def distinct(values: Iterable[str | None]) -> list[str]:
+    """Return the values that are known, each once, in order."""
+    return [value for value in dict.fromkeys(values) if value is not None]
+
+
+def member(name: str, value: Sequence[Any] | int) -> list[str]:
+    """Return a member for JSON, in a list; nothing where there is nothing to say."""
+    return [f'"{name}": {json.dumps(value)}'] if value else []
+
+
+def module_record(listed: Listed, start: int) -> dict[str, Any]:
+    """Return a module for JSON, with where in it `start` is."""
+    module = listed.module
+    record = {
+        "name": module.name,
+        "path": module.path,
+        "base": f"0x{module.start:x}",
+        "size": module.size,
+        "offset": max(start - module.start, 0),
+        "source": listed.source,
+    }
+    return {name: value for name, value in record.items() if value is not None}
+
+
+def _area(row: Area) -> dict[str, Any]:
+    record = {"kind": row.kind, "start": f"0x{row.start:x}", "end": f"0x{row.end:x}"}
+    return record if row.detail is None else {**record, "detail": row.detail}

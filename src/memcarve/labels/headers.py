@@ -1,0 +1,164 @@
+"""PE and ELF headers in memory: where they may be, what they say, and what the file is called."""
+
+from __future__ import annotations
+
+import struct
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from memcarve.errors import AddressError
+from memcarve.formats import elf, pe
+from memcarve.formats.pe import PAGE
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    #: returns exactly `size` bytes at an address; raises AddressError where one is not there
+    Read = Callable[[int, int], bytes]
+
+ZEROS = bytes(PAGE)
+
+_MACHINES = {
+    "PE": {0x8664: "x64", 0x14C: "x86", 0xAA64: "arm64", 0x1C0: "arm", 0x1C2: "arm", 0x1C4: "arm"},
+    "ELF": {62: "x64", 3: "x86", 183: "arm64", 40: "arm"},
+}
+_ELF_KINDS = {1: "rel", 2: "exec", 3: "dyn", 4: "core"}
+_EXECUTABLE_IMAGE, _DLL = 0x2, 0x2000  # Characteristics
+_NATIVE = 1  # Subsystem
+_EFI = range(10, 14)
+_WDM_DRIVER = 0x2000  # DllCharacteristics
+_KERNEL_HALF = 1 << 63
+_TOP = 1 << 64
+
+# what of a page tells that it may begin with a header: two times two bytes, EI_CLASS to EI_OSABI, e_lfanew
+_FRONT = struct.Struct("<HHI52xI")
+_SIGNATURE = struct.Struct("<IH18xH")  # and machine, and the optional header's magic
+_MARK = int.from_bytes(pe.MZ, "little")
+_PE = int.from_bytes(pe.SIGNATURE, "little")
+_DOS_HEADER = 0x40
+
+#: as numpy and `may_begin` ask: the word at 4, less IDENT, has none of the bits of IDENT_BITS for ELF
+IDENT, IDENT_BITS = 0x010101, 0xFFFEFE
+
+
+class Header(NamedTuple):
+    """A PE or ELF header at `address`; None is not known.
+
+    `format` is ``"PE"`` or ``"ELF"``. `machine` is ``x64``, ``x86``, ``arm64``, ``arm``, or the number in hex. `kind`
+    of a PE image is ``dll``, ``driver``, ``efi``, ``native`` (a driver, or one of the few programs that need no Windows
+    subsystem) or ``exe``; of ELF ``exec``, ``dyn`` (library or position-independent program), ``rel``, ``core``, or the
+    number in hex. `size` is what the image takes in memory by its own account, in bytes; `timestamp` is what stands
+    there, seconds since 1970 or a hash. `sections` (of ELF: what is loaded) are (address, size, permissions as
+    ``r-x``), none where their headers are not sound. `wiped` says in words which marks are gone.
+    """
+
+    address: int
+    format: str
+    machine: str
+    kind: str | None
+    size: int | None
+    timestamp: int | None
+    sections: tuple[tuple[int, int, str], ...]
+    wiped: str | None
+
+    def members(self) -> dict[str, Any]:
+        """Return what is known, ready for JSON."""
+        found = self._asdict()
+        found["address"] = f"0x{self.address:x}"
+        found["sections"] = [
+            {"address": f"0x{address:x}", "size": size, "permissions": permissions}
+            for address, size, permissions in self.sections
+        ]
+        return {name: value for name, value in found.items() if value is not None and value != []}
+
+
+def parse_header(address: int, page: bytes) -> Header | None:
+    """Return the header that begins at `address`, whose bytes are `page`; None where there is none.
+
+    The first 4096 bytes are looked at, fewer where there are no more. `formats.pe.image` and `formats.elf.image` say
+    what must be right in them.
+    """
+    found = pe.image(page)
+    if found is not None:
+        return _of_pe(address, found)
+    program = elf.image(page)
+    return None if program is None else _of_elf(address, program)
+
+
+def may_begin(view: memoryview, at: int, end: int) -> bool:
+    """Say whether a header may begin at `at` of a block that is looked at up to `end`; at least 64 bytes are there.
+
+    True for everything that `parse_header` finds, and for next to nothing else.
+    """
+    mark, second, ident, place = _FRONT.unpack_from(view, at)
+    if (ident - IDENT) & IDENT_BITS == 0:
+        return True
+    if not place:
+        if second or ident or mark not in (0, _MARK) or not ZEROS.startswith(view[at + 2 : at + _DOS_HEADER]):
+            return False
+        return pe.SIGNATURE in bytes(view[at + _DOS_HEADER : min(at + pe.SEARCHED, end)])
+    if not pe.LOWEST <= place <= pe.HIGHEST or place & 3 or at + place + _SIGNATURE.size > end:
+        return False
+    signature, machine, magic = _SIGNATURE.unpack_from(view, at + place)
+    return bool((signature == _PE and mark == _MARK) or pe.MAGICS.get(machine) == magic)
+
+
+def name_of(read: Read, header: Header) -> str | None:
+    """Return what a file is called by its own account; None where it says nothing, or that page is not there.
+
+    That is the name in a PE's export directory, else that of its PDB; of ELF DT_SONAME. It may hold anything. Reads
+    some hundred bytes in a few places. Raises what `read` raises, but not AddressError.
+    """
+    page = _there(read, header.address)
+
+    def near(place: int, size: int) -> bytes:
+        return read(header.address + place, size)
+
+    if header.format == "PE":
+        found = pe.image(page)
+        return None if found is None else pe.image_name(near, found)
+    program = elf.image(page)
+    return None if program is None else elf.image_name(near, program, header.address)
+
+
+def _there(read: Read, address: int) -> bytes:
+    """Return what is there of a page's length at `address`."""
+    try:
+        return read(address, PAGE)
+    except AddressError as error:
+        size = error.address - address
+    try:
+        return read(address, size) if 0 < size < PAGE else b""
+    except AddressError:
+        return b""
+
+
+def _of_pe(address: int, found: pe.Image) -> Header:
+    machine = _MACHINES["PE"].get(found.machine, f"0x{found.machine:04x}")
+    sections = _sections(address, found.sections)
+    wiped = " and ".join(found.wiped) or None
+    return Header(address, "PE", machine, _kind(address, found), found.size, found.timestamp, sections, wiped)
+
+
+def _kind(address: int, found: pe.Image) -> str | None:
+    if not found.characteristics & _EXECUTABLE_IMAGE:
+        return None
+    if found.characteristics & _DLL:
+        return "dll"
+    if found.subsystem == _NATIVE:
+        kernel = found.traits & _WDM_DRIVER or max(address, found.base) >= _KERNEL_HALF
+        return "driver" if kernel else "native"
+    return "efi" if found.subsystem in _EFI else "exe"
+
+
+def _of_elf(address: int, found: elf.Image) -> Header:
+    machine = _MACHINES["ELF"].get(found.machine, f"0x{found.machine:04x}")
+    kind = _ELF_KINDS.get(found.kind, f"0x{found.kind:04x}")
+    sections = _sections(address, found.loads)
+    return Header(address, "ELF", machine, kind, found.size, None, sections, "magic" if found.wiped else None)
+
+
+def _sections(address: int, rows: Sequence[pe.Section] | Sequence[elf.Load]) -> tuple[tuple[int, int, str], ...]:
+    """Return sections where they lie; none where the image would not end within the address space."""
+    if not rows or address + rows[-1].address + rows[-1].size > _TOP:
+        return ()
+    return tuple((address + row.address, row.size, row.permissions) for row in rows)

@@ -1,0 +1,122 @@
+"""What the evidence says of a process's address space, arranged to be joined with segments."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from memcarve.evidence import Region, Regions
+from memcarve.labels.conflicts import Conflicts, find_conflicts
+from memcarve.labels.spans import Spans, spans_of
+from memcarve.names import HEAP, PRIVATE, STACK
+from memcarve.segments import TOP
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from memcarve.evidence import Area, Evidence, Module
+
+#: kinds of memory that nothing but the process itself put there
+OWN = frozenset({PRIVATE, STACK, HEAP})
+
+
+class Listed(NamedTuple):
+    """A module and the source that lists it."""
+
+    module: Module
+    source: str
+
+
+class Known:
+    """The evidence of one process by address; of several sources of regions the first one counts.
+
+    `regions`, `modules` and `areas` are the rows, `region_spans` and so on where they lie; `kinds` are the regions'
+    kinds as areas change them. `conflicts` are the differences between sources.
+    """
+
+    def __init__(self, evidence: Evidence) -> None:
+        self.evidence = evidence
+        self.source = evidence.regions[0].source if evidence.regions else None
+        first = evidence.regions[0] if evidence.regions else Regions("", [])
+        self.regions: Sequence[Region] = first.rows
+        self.region_spans = spans_of(first)
+        self.modules, self.module_spans = _placed_modules(evidence)
+        self.areas, self.area_spans = _placed_areas(evidence)
+        self.kinds = self._kinds(evidence)
+        self._texts: dict[int, str] = {}
+        self.conflicts: Conflicts = find_conflicts(evidence, self)
+
+    def region_text(self, place: int) -> str:
+        """Return a region as JSON, only what is known of it."""
+        text = self._texts.get(place)
+        if text is None:
+            text = self._texts[place] = _region_text(self.regions[place], self.kinds[place])
+        return text
+
+    def region_at(self, address: int) -> int | None:
+        """Return the place in `regions` of the one that holds an address; None where none does."""
+        return _at(self.region_spans, address)
+
+    def module_at(self, address: int) -> int | None:
+        """Return the place in `modules` of one that holds an address; None where none does."""
+        return _at(self.module_spans, address)
+
+    def _kinds(self, evidence: Evidence) -> list[str | None]:
+        kinds = [_kind(row) for row in self.regions]
+        for areas in evidence.areas:
+            for area in areas.rows:
+                held = self.region_at(area.start) if area.whole else None
+                if held is not None and kinds[held] in (None, *OWN):
+                    kinds[held] = area.kind
+        return kinds
+
+
+def _kind(region: Region) -> str | None:
+    """Return a region's kind; memory of its own that no file backs is private, whoever did not say so."""
+    if region.kind is None and region.private and region.file is None:
+        return PRIVATE
+    return region.kind
+
+
+def _region_text(region: Region, kind: str | None) -> str:
+    record = {
+        "start": f"0x{region.start:x}",
+        "end": f"0x{region.end:x}",
+        "protection": region.protection,
+        "kind": kind,
+        "file": region.file,
+        "offset": region.offset,
+        "tag": region.tag,
+        "private": region.private,
+    }
+    return json.dumps({name: value for name, value in record.items() if value is not None})
+
+
+def _placed_modules(evidence: Evidence) -> tuple[list[Listed], Spans]:
+    """Return the modules of all lists, and where they lie; of those at one address the first list's."""
+    found: dict[int, Listed] = {}
+    for modules in evidence.modules:
+        for row in modules.rows:
+            found.setdefault(row.start, Listed(row, modules.source))
+    return _placed([*found.values()], [(row.module.start, row.module.end) for row in found.values()])
+
+
+def _placed_areas(evidence: Evidence) -> tuple[list[Area], Spans]:
+    rows = [area for areas in evidence.areas for area in areas.rows if not area.whole]
+    return _placed(rows, [(area.start, area.end) for area in rows])
+
+
+def _placed(rows: list[Any], bounds: list[tuple[int, int]]) -> tuple[list[Any], Spans]:
+    """Return rows in order of addresses, and their spans; where some overlap, an address is the smallest one's."""
+    order = sorted(range(len(rows)), key=lambda place: (bounds[place][0], bounds[place][1]))
+    index = Regions("", [Region(low, min(high, TOP) - low) for low, high in map(bounds.__getitem__, order)])
+    return [rows[place] for place in order], spans_of(index)
+
+
+def _at(spans: Spans, address: int) -> int | None:
+    place = int(np.searchsorted(spans.last, np.uint64(address)))
+    if place < len(spans.start) and int(spans.start[place]) <= address:
+        return int(spans.owner[place])
+    return None

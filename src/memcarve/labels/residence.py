@@ -1,0 +1,122 @@
+"""Regions, and how much of each is in memory."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from memcarve.errors import UsageError
+from memcarve.labels.choosing import CHOICES
+from memcarve.labels.known import Known
+from memcarve.labels.table import permission_bits, permission_words
+from memcarve.segments import TOP
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import numpy.typing as npt
+
+    from memcarve.evidence import Region, Regions
+    from memcarve.process import ProcessMemory, Selection
+    from memcarve.space import AddressSpace
+
+    Column = npt.NDArray[np.uint64]
+
+
+class Residence:
+    """The regions of every source that a selection wants, with how many bytes of each are there.
+
+    `count` regions have `size` bytes of addresses together, of which `resident` are there. Raises UsageError where no
+    regions are known.
+    """
+
+    def __init__(self, process: ProcessMemory, selection: Selection) -> None:
+        self.process = process
+        self.known = Known(process.evidence)
+        if not process.evidence.regions:
+            raise UsageError(
+                f"{process.entry}: nothing is known of its regions; --regions FILE gives what Volatility printed "
+                "(windows.vadinfo, linux.proc.Maps), or /proc/PID/maps"
+            )
+        self._chosen = [
+            (regions, [place for place, row in enumerate(regions) if self._is_wanted(regions, place, row, selection)])
+            for regions in process.evidence.regions
+        ]
+        self.count = sum(len(places) for _, places in self._chosen)
+        self.size = sum(regions.rows[place].size for regions, places in self._chosen for place in places)
+        self._resident = [
+            resident(process.space, [regions.rows[place] for place in places]) for regions, places in self._chosen
+        ]
+        self.resident = sum(sum(column) for column in self._resident)
+
+    def _is_wanted(self, regions: Regions, place: int, row: Region, selection: Selection) -> bool:
+        kernel = row.start >= self.process.kernel_half
+        half = selection.range or "all"
+        return (
+            (half == "all" or kernel == (half == "kernel"))
+            and (not selection.address or any(start < row.end and row.start < end for start, end in selection.address))
+            and all(
+                CHOICES[name](values)(row, self._kind(regions, place))
+                for name, values in selection.by_labels.items()
+                if name in CHOICES
+            )
+        )
+
+    def _kind(self, regions: Regions, place: int) -> str | None:
+        return self.known.kinds[place] if regions is self.process.evidence.regions[0] else regions.rows[place].kind
+
+    def rows(self, *, short: bool) -> Iterator[list[str | int | bool | None]]:
+        """Yield the cells of each region: of the first source, then of the others."""
+        space = self.process.space
+        for (regions, places), there in zip(self._chosen, self._resident, strict=True):
+            first = regions is self.process.evidence.regions[0]
+            chosen = [regions.rows[place] for place in places]
+            allowed = _permissions(space, chosen)
+            for place, row, size, bits in zip(places, chosen, there, allowed, strict=True):
+                conflicts = len(self.known.conflicts.regions.get(place, ())) if first else None
+                yield [
+                    row.start,
+                    row.end,
+                    row.size,
+                    size,
+                    (row.collapsed or row.protection) if short else row.protection,
+                    *([] if space.flags is None else [",".join(permission_words(bits)) or None]),
+                    self._kind(regions, place),
+                    row.file,
+                    row.offset,
+                    row.tag,
+                    row.private,
+                    regions.source,
+                    conflicts,
+                ]
+
+
+def resident(space: AddressSpace, rows: list[Region]) -> list[int]:
+    """Return how many bytes of each region are in a space; what a region spans costs nothing."""
+    if not len(space):
+        return [0] * len(rows)
+    ends = np.cumsum(space.size)
+    last = space.start + (space.size - np.uint64(1))
+
+    def below(address: int) -> int:
+        """Return how many bytes lie below an address."""
+        if address >= TOP:
+            return int(ends[-1])
+        index = int(np.searchsorted(last, np.uint64(address)))
+        before = int(ends[index - 1]) if index else 0
+        within = max(address - int(space.start[index]), 0) if index < len(space) else 0
+        return before + within
+
+    return [below(row.end) - below(row.start) for row in rows]
+
+
+def _permissions(space: AddressSpace, rows: list[Region]) -> list[int]:
+    """Return for each region the flags of the extents in it, as bits of which the number is the flag."""
+    if space.flags is None or not len(space):
+        return [0] * len(rows)
+    last = space.start + (space.size - np.uint64(1))
+    first = np.searchsorted(last, np.array([row.start for row in rows], np.uint64))
+    end = np.searchsorted(space.start, np.array([row.end - 1 for row in rows], np.uint64), "right")
+    bits: list[int] = permission_bits(space, first, np.maximum(end, first)).tolist()
+    return bits

@@ -1,0 +1,89 @@
+"""Labels as columns of a table."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from memcarve.labels.conflicts import base_name
+from memcarve.names import FLAGS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from memcarve.labels.table import SegmentLabels
+
+_SHOWN = 3  # different labels of one segment that a table for people shows
+
+
+class LabelColumn(NamedTuple):
+    """A column of a table: its name, its kind (``text`` or ``number``), and what gives a segment's cell."""
+
+    name: str
+    kind: str
+    cell: Callable[[int], str | int | None]
+
+
+def columns(labels: SegmentLabels, *, short: bool) -> list[LabelColumn]:
+    """Return the columns for what is known at all; `short`, for people, shows names without paths, and few of many."""
+    most = _SHOWN if short else 1 << 30
+    known = labels.known
+    found = []
+    if known.regions:
+        found += [LabelColumn("protection", "text", lambda index: _words(labels.protections(index), most))]
+    if labels.space.flags is not None:
+        found += [LabelColumn("permissions", "text", lambda index: _words(labels.permissions(index), most))]
+    if known.regions or known.areas:
+        found += [LabelColumn("kind", "text", lambda index: _words(labels.kinds(index), most))]
+    if known.regions or known.modules:
+        if short:
+            found += [LabelColumn("file", "text", lambda index: _file(labels, index))]
+        else:
+            found += [LabelColumn("file", "text", lambda index: next((name for name, _ in labels.file(index)), None))]
+            found += [
+                LabelColumn("file_offset", "number", lambda index: next((at for _, at in labels.file(index)), None))
+            ]
+            found += [LabelColumn("regions", "number", lambda index: len(labels.regions(index)))]
+            found += [LabelColumn("conflicts", "number", lambda index: len(labels.conflicts(index)))]
+    if labels.contents is not None:
+        found += _content_columns(labels)
+    if labels.flagged.where:
+        found += [LabelColumn("flags", "text", lambda index: _words([*labels.flags(index)], len(FLAGS)))]
+    return found
+
+
+def _content_columns(labels: SegmentLabels) -> list[LabelColumn]:
+    contents = labels.contents
+    if contents is None:
+        return []
+
+    def number(column: np.ndarray[tuple[int], np.dtype[np.float32]]) -> Callable[[int], str | None]:
+        return lambda index: None if np.isnan(column[index]) else f"{column[index]:.2f}"
+
+    def headers(index: int) -> str | None:
+        rows = contents.headers_of.get(index, ())
+        words = [f"{'wiped ' if row.wiped else ''}{row.format}@0x{row.address:x}" for row in rows]
+        return _words(words, _SHOWN, contents.more_of.get(index, 0))
+
+    found = [LabelColumn("zero_pages", "number", lambda index: int(contents.zero_pages[index]))]
+    if contents.level == "full":
+        found += [LabelColumn("entropy", "text", number(contents.entropy))]
+        found += [LabelColumn("text", "text", number(contents.share_of_text))]
+    return [*found, LabelColumn("headers", "text", headers)]
+
+
+def _file(labels: SegmentLabels, index: int) -> str | None:
+    """Return the name of the first file in a segment, where in it that begins, and how many more there are."""
+    files = labels.file(index)
+    if not files:
+        return None
+    name, offset = files[0]
+    more = f",+{len(files) - 1}" if len(files) > 1 else ""
+    return base_name(name) + ("" if offset is None else f"+0x{offset:x}") + more
+
+
+def _words(words: Sequence[str], most: int, further: int = 0) -> str | None:
+    """Return words with commas between, and how many more there are; None where there are none."""
+    further += max(len(words) - most, 0)
+    return ",".join([*words[:most], *([f"+{further}"] if further else [])]) or None

@@ -1,0 +1,284 @@
+"""Labels in columns, a row a segment."""
+
+from __future__ import annotations
+
+import functools
+import json
+import re
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from memcarve.errors import UsageError
+from memcarve.labels.choosing import CHOICES, names_match
+from memcarve.labels.conflicts import base_name
+from memcarve.labels.flags import MOST_FINDINGS, Flagged
+from memcarve.labels.groups import Group, distinct, member, module_record
+from memcarve.labels.spans import Join
+from memcarve.names import FLAGS
+from memcarve.permissions import permissions
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import numpy.typing as npt
+
+    from memcarve.evidence import Region, Thread
+    from memcarve.labels.content import ContentObserver
+    from memcarve.labels.contents import Contents
+    from memcarve.labels.known import Known, Listed
+    from memcarve.segments import Segments
+    from memcarve.space import AddressSpace
+
+    Flags = npt.NDArray[np.bool_]
+    Indexes = npt.NDArray[np.int64]
+    Column = npt.NDArray[np.uint64]
+
+_PLAIN = re.compile(r"[^A-Za-z0-9_.-]+")
+_LONGEST_NAME = 48
+_MOST_THREADS = 4096  # that are listed
+_MOST_GROUPS = 1 << 12  # that are kept: neighbours share them
+
+
+class SegmentLabels:
+    """What is known of `segments`, in the same order; `contents` holds what their bytes say, None where nobody looks.
+
+    Implements ``segments.Labels``.
+    """
+
+    def __init__(self, space: AddressSpace, known: Known, segments: Segments, contents: Contents | None) -> None:
+        self.space = space
+        self.known = known
+        self.segments = segments
+        self.contents = contents
+        self._regions = Join(known.region_spans, segments)
+        self._modules = Join(known.module_spans, segments)
+        self._areas = Join(known.area_spans, segments)
+        first = segments.first.astype(np.int64)
+        self._permissions = permission_bits(space, first, first + segments.extents)
+        self._threads = [(threads.source, row) for threads in known.evidence.threads for row in threads.rows]
+        begun = sorted((row.begin, row.tid) for _, row in self._threads if row.begin is not None)
+        self._begins = np.array([begin for begin, _ in begun], np.uint64)
+        self._tids = [tid for _, tid in begun]
+        self._flagged: Flagged | None = None
+        self._flag_columns: dict[str, tuple[Flags, Column]] = {}
+        self._groups: dict[tuple[int, ...], Group] = {}
+
+    # carrying along
+
+    def where(self, keep: Flags) -> SegmentLabels:
+        """Return the labels of some of the segments."""
+        bare = self.segments.labelled(None).where(keep)
+        contents = None if self.contents is None else self.contents.where(keep)
+        found = SegmentLabels(self.space, self.known, bare, contents)
+        found._flagged = self._flagged  # it is about the whole process
+        return found
+
+    def observer(self, index: int) -> ContentObserver | None:
+        """Return what is to be shown the bytes of a segment; None where they are known, or nobody asks."""
+        return None if self.contents is None else self.contents.observer(index, int(self.segments.start[index]))
+
+    def observed(self, index: int, observer: ContentObserver) -> None:
+        """Keep what an observer says of a segment's bytes."""
+        if self.contents is not None:
+            self.contents.keep(index, observer.finish())
+
+    # what is known of one segment
+
+    def group(self, index: int) -> Group:
+        """Return what is known of a segment and of all that lie in the same regions, modules and areas."""
+        key = (*self._regions.bounds(index), *self._modules.bounds(index), *self._areas.bounds(index))
+        found = self._groups.get(key)
+        if found is None:
+            if len(self._groups) > _MOST_GROUPS:
+                self._groups.clear()
+            places = (join.places(index) for join in (self._regions, self._modules, self._areas))
+            found = self._groups[key] = Group(self.known, *places)
+        return found
+
+    def regions(self, index: int) -> list[Region]:
+        """Return the regions of the first source that a segment touches, in order of addresses."""
+        return self.group(index).regions
+
+    def modules(self, index: int) -> list[Listed]:
+        """Return the listed modules that a segment touches, in order of addresses."""
+        return self.group(index).modules
+
+    def kinds(self, index: int) -> list[str]:
+        """Return the kinds of memory in a segment: first what its own structures say, then its regions'."""
+        start = int(self.segments.start[index])
+        return self.group(index).kinds(start, start + int(self.segments.size[index]) - 1)
+
+    def protections(self, index: int) -> list[str]:
+        """Return the regions' protections in three letters, each once, in order of addresses."""
+        return self.group(index).protections
+
+    def permissions(self, index: int) -> list[str]:
+        """Return what the page tables allow in a segment, each once: of an image only."""
+        return permission_words(int(self._permissions[index]))
+
+    def file(self, index: int) -> list[tuple[str, int | None]]:
+        """Return path or name of what is mapped in a segment, and where in it that begins: modules, else files."""
+        return self.group(index).files(int(self.segments.start[index]))
+
+    def conflicts(self, index: int) -> list[str]:
+        """Return in what the sources contradict each other about a segment."""
+        return self.group(index).conflicts
+
+    def flags(self, index: int) -> dict[str, int]:
+        """Return the flags of a segment, each with the first address that it is about."""
+        flagged = self.flagged  # whose columns are made with it
+        if not flagged.where:
+            return {}
+        return {flag: int(where[index]) for flag, (held, where) in self._flag_columns.items() if held[index]}
+
+    @property
+    def flagged(self) -> Flagged:
+        """Where the flags hold, by what is known now."""
+        contents = self.contents
+        complete = contents is not None and contents.complete
+        if self._flagged is None or (complete and not self._flagged.by_content):
+            headers = contents.headers() if contents is not None and complete else None
+            self._flagged = Flagged(self.space, self.known, headers)
+            self._flag_columns = {}
+        if not self._flag_columns:
+            where = self._flagged.where
+            self._flag_columns = {flag: where[flag].begin(self.segments) for flag in FLAGS if flag in where}
+        return self._flagged
+
+    # choosing
+
+    def matches(self, name: str, values: Sequence[str]) -> Flags:
+        """Say for each segment (bool) whether its label `name` is any of `values`. Raises UsageError."""
+        if name == "flag":
+            return self._any_flag(values)
+        if not self.known.evidence.regions and not (name == "file" and self.known.modules):
+            raise UsageError(
+                f"nothing is known to choose by --{name}; --regions FILE gives what Volatility printed of the process"
+            )
+        wanted = CHOICES[name](values)
+        known = self.known
+        keep = np.array([wanted(row, kind) for row, kind in zip(known.regions, known.kinds, strict=True)], np.bool_)
+        found = self._regions.any(keep)
+        if name == "kind":
+            areas = np.array([area.kind in values for area in known.areas], np.bool_)
+            found |= self._areas.any(areas)
+        if name == "file":
+            modules = np.array(
+                [names_match(values, listed.module.name, listed.module.path) for listed in known.modules], np.bool_
+            )
+            found |= self._modules.any(modules)
+        return found
+
+    def _any_flag(self, values: Sequence[str]) -> Flags:
+        found = np.zeros(len(self.segments), np.bool_)
+        for flag in values:
+            if flag not in FLAGS:
+                raise UsageError(f"{flag!r} is no flag; they are {', '.join(FLAGS)}")
+            if flag not in self.flagged.where:
+                raise UsageError(
+                    f"nothing is known to look for {flag} by; --regions and --modules give what Volatility printed"
+                )
+            found |= self._flag_columns[flag][0]
+        return found
+
+    # showing
+
+    def record(self, index: int) -> dict[str, Any]:
+        """Return all labels of a segment: only what is known."""
+        found: dict[str, Any] = json.loads(self.text(index))
+        return found
+
+    def text(self, index: int) -> str:
+        """Return all labels of a segment as JSON: only what is known."""
+        group, start = self.group(index), int(self.segments.start[index])
+        members = [
+            *group.texts(),
+            *_permission_member(int(self._permissions[index])),
+            *member("kind", self.kinds(index)),
+            *member("modules", [module_record(listed, start) for listed in group.modules]),
+        ]
+        if self._begins.size:
+            members += member("threads", self._begun(index))
+        flags = self.flags(index)
+        if flags:
+            rows = (f'{{"name": "{flag}", "address": "0x{address:x}"}}' for flag, address in flags.items())
+            members.append(f'"flags": [{", ".join(rows)}]')
+        if self.contents is not None:
+            members += self.contents.text(index, self.space.read)
+        return f"{{{', '.join(members)}}}"
+
+    def _begun(self, index: int) -> list[dict[str, Any]]:
+        """Return the threads that began in a segment."""
+        start = self.segments.start[index]
+        low, high = (
+            np.searchsorted(self._begins, start),
+            np.searchsorted(self._begins, self.segments.last[index], "right"),
+        )
+        rows = zip(self._tids[low:high], self._begins[low:high].tolist(), strict=True)
+        return [{"tid": tid, "begin": f"0x{begin:x}"} for tid, begin in dict.fromkeys(rows)]
+
+    def name(self, index: int) -> str:
+        """Return what a file's name says besides the addresses: ``.r-x.ntdll.dll``; plain characters, not many."""
+        protections, files = self.protections(index), self.file(index)
+        words = protections if len(protections) == 1 else []
+        if files:
+            plain = _PLAIN.sub("_", base_name(files[0][0]))[:_LONGEST_NAME].strip(".")
+            words = [*words, plain] if plain else words
+        return "".join(f".{word}" for word in words)
+
+    def summary(self) -> dict[str, Any]:
+        """Return where the labels come from, and what was found, for JSON."""
+        evidence = self.known.evidence
+        flagged = self.flagged
+        return {
+            "sources": {
+                name: [{"source": found.source, "count": len(found.rows)} for found in lists]
+                for name, lists in (
+                    ("regions", evidence.regions),
+                    ("modules", evidence.modules),
+                    ("threads", evidence.threads),
+                    ("areas", evidence.areas),
+                )
+                if lists
+            },
+            "threads": [_thread(row, source) for source, row in self._threads[:_MOST_THREADS]],
+            "threads_in_all": len(self._threads),
+            "content": None if self.contents is None else self.contents.level,
+            "flags_looked_for": [*flagged.where],
+            "findings": [
+                {"flag": found.flag, "address": f"0x{found.address:016x}", "why": found.why}
+                for found in flagged.findings[:MOST_FINDINGS]
+            ],
+            "findings_in_all": len(flagged.findings),
+            "conflicts": len(self.known.conflicts),
+        }
+
+
+def _thread(thread: Thread, source: str) -> dict[str, Any]:
+    record = thread._asdict() | {"source": source}
+    addresses = ("teb", "stack_start", "stack_end", "begin")
+    return {name: f"0x{value:x}" if name in addresses else value for name, value in record.items() if value is not None}
+
+
+@functools.cache
+def _permission_member(bits: int) -> list[str]:
+    return member("permissions", permission_words(bits))
+
+
+@functools.cache
+def permission_words(bits: int) -> list[str]:
+    """Return what flags allow, each once; `bits` has a bit for each flag that occurs, of which the number is it."""
+    found = (permissions(code) for code in range(bits.bit_length()) if bits >> code & 1)
+    return distinct(found)
+
+
+def permission_bits(space: AddressSpace, first: Indexes, end: Indexes) -> Indexes:
+    """Return which flags (column `flags` of a space) the extents from each `first` to `end` have, as bits (int64)."""
+    if space.flags is None or not len(first):
+        return np.zeros(len(first), np.int64)
+    # reduceat does not know empty ranges: those are a bit that stands for nothing
+    bits = np.append(np.left_shift(np.int64(1), space.flags.astype(np.int64)), np.int64(0))
+    bounds = np.column_stack([first, np.maximum(end, first + 1)]).ravel().astype(np.int64)
+    found = np.bitwise_or.reduceat(bits, np.minimum(bounds, len(bits) - 1))[::2]
+    return np.where(end > first, found, 0)

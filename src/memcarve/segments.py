@@ -1,0 +1,162 @@
+"""Segments in columns, and what they may carry: where they were cut off, and labels."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+import numpy as np
+
+from memcarve.columns import chunks, total
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from typing import Self
+
+    import numpy.typing as npt
+
+    Column = npt.NDArray[np.uint64]
+    Counts = npt.NDArray[np.uint32]
+    Flags = npt.NDArray[np.bool_]
+
+#: the end of the address space, and the first byte of the kernel's half where addresses have 64 bits
+TOP = 1 << 64
+KERNEL_HALF = 1 << 63
+
+
+class Labels(Protocol):
+    """What is said of segments, one row a segment: made by labellers, carried along, written by sinks."""
+
+    def where(self, keep: Flags) -> Self:
+        """Return the labels of the segments whose place in `keep` (bool, one a segment) is true."""
+
+    def matches(self, name: str, values: Sequence[str]) -> Flags:
+        """Say for each segment (bool) whether its label `name` is any of `values`, as Selection describes them."""
+
+    def observer(self, index: int) -> Callable[[memoryview], object] | None:
+        """Return what must be shown every byte of a segment, in order; None where nothing looks at content."""
+
+    def observed(self, index: int, observer: Any) -> None:  # noqa: ANN401 - what `observer` returned
+        """Take note that all of a segment was shown to its observer."""
+
+    def text(self, index: int) -> str:
+        """Return what is known of a segment as a JSON object; what is not known is not in it."""
+
+    def name(self, index: int) -> str:
+        """Return words for the segment's file name, made of plain characters, each after a dot; perhaps none."""
+
+    def summary(self) -> dict[str, Any]:
+        """Return where the labels come from and what was found of the process as a whole, ready for JSON."""
+
+
+class Segment(NamedTuple):
+    """A maximal stretch of consecutive addresses whose bytes are there.
+
+    `offset` is where it begins in the backing, `extents` the number of extents it touches, `first` the index of the
+    first. Of one that was split off, `whole` is the start and end of the segment it is part of.
+    """
+
+    start: int
+    size: int
+    offset: int
+    extents: int
+    first: int
+    whole: tuple[int, int] | None = None
+
+    @property
+    def end(self) -> int:
+        """The address after the last byte; 2**64 at the top."""
+        return self.start + self.size
+
+    @property
+    def name(self) -> str:
+        """The addresses, as files are named after them: they sort by address and parse back."""
+        return f"0x{self.start:016x}-0x{self.end:016x}"
+
+
+class Segments:
+    """Segments in columns: `start`, `size`, `offset` (uint64), `extents` and `first` (uint32), one row a segment.
+
+    Of segments that were split, `whole` holds start and size (uint64) of what each is part of; else it is None.
+    `labels` are those of the same rows, None where nobody asked for them.
+    """
+
+    def __init__(
+        self,
+        start: Column,
+        size: Column,
+        offset: Column,
+        extents: Counts,
+        first: Counts,
+        whole: tuple[Column, Column] | None = None,
+        labels: Labels | None = None,
+    ) -> None:
+        self.start = start
+        self.size = size
+        self.offset = offset
+        self.extents = extents
+        self.first = first
+        self.whole = whole
+        self.labels = labels
+
+    def __len__(self) -> int:
+        return len(self.start)
+
+    def __getitem__(self, index: int) -> Segment:
+        return next(iter(self._rows(slice(index, index + 1) if index >= 0 else slice(index, index + 1 or None))))
+
+    def __iter__(self) -> Iterator[Segment]:
+        for part in chunks(len(self)):
+            yield from self._rows(part)
+
+    def _rows(self, part: slice) -> Iterator[Segment]:
+        columns = (self.start, self.size, self.offset, self.extents, self.first)
+        rows = map(Segment, *(column[part].tolist() for column in columns))
+        if self.whole is None:
+            yield from rows
+        else:
+            for row, start, size in zip(rows, self.whole[0][part].tolist(), self.whole[1][part].tolist(), strict=True):
+                yield row._replace(whole=(start, start + size))
+
+    @property
+    def total(self) -> int:
+        """The sum of the sizes, in bytes."""
+        return total(self.size)
+
+    @property
+    def last(self) -> Column:
+        """The last address of each."""
+        return self.start + (self.size - np.uint64(1))
+
+    def where(self, keep: Flags) -> Segments:
+        """Return the segments whose place in `keep` (bool, one a segment) is true."""
+        if keep.all():
+            return self
+        start, size, offset = (column[keep] for column in (self.start, self.size, self.offset))
+        whole = None if self.whole is None else (self.whole[0][keep], self.whole[1][keep])
+        labels = None if self.labels is None else self.labels.where(keep)
+        return Segments(start, size, offset, self.extents[keep], self.first[keep], whole, labels)
+
+    def labelled(self, labels: Labels | None) -> Segments:
+        """Return the same segments with labels."""
+        return Segments(self.start, self.size, self.offset, self.extents, self.first, self.whole, labels)
+
+    def in_half(self, half: str, boundary: int = KERNEL_HALF) -> Flags:
+        """Say for each segment (bool) whether it starts in the ``"user"`` or ``"kernel"`` half, or in ``"all"``."""
+        if half == "all":
+            return np.ones(len(self), np.bool_)
+        kernel = self.start >= np.uint64(boundary)
+        return kernel if half == "kernel" else ~kernel
+
+    def at_least(self, size: int) -> Flags:
+        """Say for each segment (bool) whether it has `size` bytes or more."""
+        return self.size >= np.uint64(min(max(size, 0), TOP - 1))
+
+    def at_most(self, size: int) -> Flags:
+        """Say for each segment (bool) whether it has `size` bytes or fewer."""
+        return self.size <= np.uint64(min(max(size, 0), TOP - 1))
+
+    def touching(self, start: int, end: int) -> Flags:
+        """Say for each segment (bool) whether it shares an address with ``start <= x < end``."""
+        if start >= end or start >= TOP:
+            return np.zeros(len(self), np.bool_)
+        return (self.start <= np.uint64(min(end, TOP) - 1)) & (self.last >= np.uint64(start))

@@ -1,0 +1,315 @@
+"""Modules, threads, stacks and heaps of Windows processes, read from images where they are planned or tampered with."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, NamedTuple
+
+import pytest
+
+import memcarve
+import winimage
+from winimage import hostile
+from winimage.loader import NARROW_TEB
+from winimage.userland import plain
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from memcarve.evidence import Area, Evidence, Thread
+    from winimage import Process, Truth
+    from winimage.userland import Threaded, Userland
+
+    Listed = list[tuple[int, int | None, str | None, str | None]]
+
+USER_END = 1 << 47
+#: tampered with in what the process or its threads say
+USER_SIDE = [name for name in hostile.NAMES if name not in hostile.TREE or name in hostile.LOADER]
+
+
+@contextmanager
+def opened(truth: Truth) -> Iterator[memcarve.Container]:
+    """Open the image of a truth."""
+    with memcarve.open(truth.path) as image:
+        yield image
+
+
+def plan(process: Process) -> Userland:
+    """Return the plan of a process's memory."""
+    assert process.userland is not None
+    return process.userland
+
+
+def listed(evidence: Evidence, source: str = "PEB") -> Listed:
+    """Return the modules that a source lists, as `Loaded.seen` has them."""
+    (modules,) = (modules for modules in evidence.modules if modules.source == source)
+    return [(row.start, row.size, row.name, row.path) for row in modules.rows]
+
+
+def threads(evidence: Evidence) -> list[Thread]:
+    """Return the threads."""
+    (found,) = evidence.threads
+    assert found.source == "thread list"
+    return list(found.rows)
+
+
+def areas(evidence: Evidence, kind: str) -> list[Area]:
+    """Return the areas of a kind, in order."""
+    return sorted(row for areas in evidence.areas for row in areas.rows if row.kind == kind)
+
+
+def expected_thread(thread: Threaded) -> tuple[int, int, int, int, int]:
+    """Return what is planned of a thread; its stack is all that was set aside for it, committed or not."""
+    return thread.tid, thread.teb, thread.stack.reserved, thread.stack.base, thread.begin
+
+
+# honest images
+
+
+@pytest.mark.parametrize("exports", ["full", "none"])
+@pytest.mark.parametrize("layout", range(winimage.LAYOUTS))
+def test_everything_is_as_planned(tmp_path: Path, layout: int, exports: str) -> None:
+    """In every layout modules, threads, stacks and heaps are those planned, of 64 and of 32 bits."""
+    truth = winimage.build(tmp_path / "mem.raw", layout=layout, exports=exports, processes=winimage.USERLAND)
+    with opened(truth) as image:
+        for pid in (1624, 2036):
+            assert_as_planned(truth.process(pid), image.process(pid).evidence)
+
+
+def assert_as_planned(process: Process, evidence: Evidence) -> None:
+    """Hold what is known of a process against its plan."""
+    planned = plan(process)
+    # in the order of loading; what is in another list only comes in some place of its own
+    found = listed(evidence)
+    assert [row for row in found if row[2] != "only-in-memory-order.dll"] == [
+        module.seen for module in planned.modules if "l" in module.lists
+    ]
+    assert {module.seen for module in planned.modules} == set(found)
+    assert len({row[0] for row in found}) == len(found)
+    notes = evidence.notes
+    assert len(notes) == (not process.wow64), notes
+    sources = [modules.source for modules in evidence.modules]
+    assert sources == (["PEB", "32-bit PEB"] if process.wow64 else ["PEB"])
+    if process.wow64:
+        assert listed(evidence, "32-bit PEB") == [module.seen for module in planned.modules32]
+    assert threads(evidence) == [expected_thread(thread) for thread in planned.threads]
+    stacks = [stack for thread in planned.threads for stack in (thread.stack, thread.narrow) if stack is not None]
+    assert [(row.start, row.end, row.whole) for row in areas(evidence, "stack")] == sorted(
+        (stack.reserved, stack.base, True) for stack in stacks
+    )
+    assert {(row.start, row.whole) for row in areas(evidence, "heap")} == {
+        (heap, True) for heap in planned.heaps + planned.heaps32
+    }
+    blocks = {thread.teb for thread in planned.threads}
+    blocks |= {thread.teb + NARROW_TEB for thread in planned.threads if thread.narrow}
+    assert {(row.start, row.whole) for row in areas(evidence, "TEB")} == {(teb, False) for teb in blocks}
+    assert {(row.start, row.whole) for row in areas(evidence, "PEB")} == {
+        (peb, False) for peb in (process.peb, process.peb32) if peb is not None
+    }
+    # a block takes no more than its own pages
+    assert all(0 < row.size <= 0x2000 for kind in ("PEB", "TEB") for row in areas(evidence, kind))
+
+
+@pytest.fixture(scope="module")
+def usual(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Truth, memcarve.Container]]:
+    """Return a usual image, opened."""
+    truth = winimage.build(tmp_path_factory.mktemp("usual") / "mem.raw", processes=winimage.USERLAND)
+    with opened(truth) as image:
+        yield truth, image
+
+
+def test_nothing_is_wrong_with_what_is_honest(usual: tuple[Truth, memcarve.Container]) -> None:
+    """Of a process that nobody tampered with there is no note; of the other there is one about its lists alone."""
+    image = usual[1]
+    assert [image.process(pid).evidence.notes for pid in (4, 388, 2036, 2860)] == [()] * 4
+    (note,) = image.process(1624).evidence.notes
+    assert "only-in-memory-order.dll" in note
+
+
+def test_lists_and_mappings_differ(usual: tuple[Truth, memcarve.Container]) -> None:
+    """A module taken out of every list is in none, though it is mapped; one that is listed need not be mapped."""
+    evidence = usual[1].process(1624).evidence
+    names = {row[2] for row in listed(evidence)}
+    files = {row.file for row in evidence.regions[0].rows}
+    assert "hidden.dll" not in names
+    assert "\\Windows\\System32\\hidden.dll" in files
+    assert "gone.dll" in names
+    assert not any(row.start <= 0x7FFA15000000 < row.end for row in evidence.regions[0].rows)
+
+
+def test_a_module_in_one_list_only(usual: tuple[Truth, memcarve.Container]) -> None:
+    """A module that was taken out of the list of loading alone is still a module that a list names."""
+    assert "only-in-memory-order.dll" in {row[2] for row in listed(usual[1].process(1624).evidence)}
+
+
+def test_processes_without_a_loader(usual: tuple[Truth, memcarve.Container]) -> None:
+    """System has a thread and no modules; a process that has ended, or has just begun, has what it has."""
+    image = usual[1]
+    (thread,) = threads(image.process(4).evidence)
+    assert (thread.tid, thread.teb, thread.stack_start, thread.stack_end) == (8, None, None, None)
+    for pid in (4, 388, 2860):
+        evidence = image.process(pid).evidence
+        assert [row for modules in evidence.modules for row in modules.rows] == []
+    assert [row.tid for row in threads(image.process(388).evidence)] == [392]
+    assert [row for found in image.process(2860).evidence.threads for row in found.rows] == []
+
+
+@pytest.mark.parametrize(("layout", "build"), [(8, 22631), (9, 22631), (3, 15063)])
+def test_an_unknown_build_is_right_or_silent(tmp_path: Path, layout: int, build: int) -> None:
+    """Of a kernel that no table knows threads are right or none; the loader's lists need no kernel's offsets."""
+    truth = winimage.build(tmp_path / "mem.raw", layout=layout, build=build, processes=winimage.USERLAND)
+    with opened(truth) as image:
+        evidence = image.process(1624).evidence
+    planned = plan(truth.process(1624))
+    assert {module.seen for module in planned.modules} == set(listed(evidence))
+    assert [row.tid for found in evidence.threads for row in found.rows] in (
+        [], [thread.tid for thread in planned.threads],
+    )  # fmt: skip
+
+
+# tampered ones
+
+
+class Tampered(NamedTuple):
+    """The image in which everything is wrong, and what each process is known to be."""
+
+    truth: Truth
+    found: dict[str, Evidence]
+
+
+@pytest.fixture(scope="module", params=[0, 2, 8])
+def tampered(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Tampered:
+    """Return the tampered processes of an image."""
+    path = tmp_path_factory.mktemp("tampered") / "mem.raw"
+    plans = [hostile.plan(name) for name in USER_SIDE]
+    truth = winimage.build(path, layout=request.param, megabytes=64, processes=plans)
+    with opened(truth) as image:
+        return Tampered(truth, {name: image.process(hostile.PIDS[name]).evidence for name in USER_SIDE})
+
+
+@pytest.mark.parametrize("name", USER_SIDE)
+def test_the_rest_is_untouched(tampered: Tampered, name: str) -> None:
+    """What is wrong in one structure costs nothing of the others; what is known is bounded, and so are the notes."""
+    process = tampered.truth.process(hostile.PIDS[name])
+    planned, evidence = plan(process), tampered.found[name]
+    if name not in hostile.LOADER and not name.startswith(("module", "peb", "ldr")):
+        assert listed(evidence) == [module.seen for module in planned.modules]
+    if name not in hostile.THREADS and not name.startswith(("teb", "stack")):
+        assert threads(evidence) == [expected_thread(thread) for thread in planned.threads]
+    assert len(evidence.regions[0]) == len(process.vads)
+    assert sum(len(found.rows) for found in evidence.areas) < 100
+    assert len(evidence.notes) < 20
+    assert all(len(note) < 1000 and note.isprintable() for note in evidence.notes)
+    # of the process's own structures none lies in the kernel's half
+    own = [row for kind in ("PEB", "TEB", "heap", "stack") for row in areas(evidence, kind)]
+    assert all(0 < row.start < row.end <= USER_END for row in own)
+
+
+@pytest.mark.parametrize("name", hostile.LOADER)
+def test_modules_that_can_be_reached(tampered: Tampered, name: str) -> None:
+    """A list that was cut, closed or led astray gives what it leads to, in order and once; a note says so."""
+    narrow = "-32-" in name
+    evidence, planned = tampered.found[name], plan(tampered.truth.process(hostile.PIDS[name]))
+    known = [module.seen for module in (planned.modules32 if narrow else planned.modules)]
+    found = listed(evidence, "32-bit PEB" if narrow else "PEB") if "ldr" not in name else [
+        (row.start, row.size, row.name, row.path) for modules in evidence.modules for row in modules.rows
+    ]  # fmt: skip
+    surely = hostile.LOADER[name][1]
+    if narrow:
+        surely = 2
+    assert set(known[:surely]) <= set(found) <= set(known)
+    assert len(found) == len(set(found))
+    assert found[:surely] == known[:surely]
+    if name != "ldr-nothing":
+        assert evidence.notes
+
+
+def test_other_lists_make_up_for_one(tampered: Tampered) -> None:
+    """Where the order of loading is cut, its other direction or the other lists still lead to every module."""
+    for name in ("modules-cycle", "modules-itself", "modules-unmapped", "modules-kernel", "modules-nothing"):
+        planned = plan(tampered.truth.process(hostile.PIDS[name]))
+        assert {row[0] for row in listed(tampered.found[name])} == {module.base for module in planned.modules}
+
+
+def test_heaps_that_cannot_be(tampered: Tampered) -> None:
+    """Billions of heaps are not believed, and a list of them that cannot be read is none."""
+    heaps = set(plain(0).heaps)
+    assert {row.start for row in areas(tampered.found["heaps-many"], "heap")} >= heaps
+    for name in ("heaps-unmapped", "heaps-kernel"):
+        assert {row.start for row in areas(tampered.found[name], "heap")} <= heaps
+
+
+@pytest.mark.parametrize("name", [name for name in hostile.CHANGES if name.startswith("module-")])
+def test_modules_that_cannot_be(tampered: Tampered, name: str) -> None:
+    """An entry that says what cannot be does not cost the others; its name is never made up."""
+    planned, found = plan(tampered.truth.process(hostile.PIDS[name])), listed(tampered.found[name])
+    known = [module.seen for module in planned.modules]
+    assert [row for row in found if row in known and row != known[2]] == known[:2] + known[3:]
+    assert len(found) in {4, 5}
+    other = [row for row in found if row not in known[:2] + known[3:]]
+    for start, size, text, path in other:
+        assert start == planned.modules[2].base
+        assert size in {None, planned.modules[2].size}
+        if planned.modules[2].raw is None:
+            assert (text, path) == (planned.modules[2].name, planned.modules[2].path)
+        else:
+            assert text is None or "x.dll".startswith(text) or name == "module-name-most"
+    # nothing has modules there, and what has no address cannot be labelled
+    assert all(start < USER_END for start, *_ in found)
+
+
+def test_names_of_modules_that_cannot_be_read(tampered: Tampered) -> None:
+    """A module whose name is not in memory, or is said to be in the kernel's, is there without a name."""
+    for name in ("module-name-unmapped", "module-name-kernel"):
+        row = listed(tampered.found[name])[2]
+        assert row[2:] == (None, None)
+        assert row[:2] == plain(0).modules[2].seen[:2]
+
+
+@pytest.mark.parametrize("name", hostile.THREADS)
+def test_threads_that_can_be_reached(tampered: Tampered, name: str) -> None:
+    """A list of threads that was tampered with gives what it leads to, once; a note says what is wrong."""
+    process = tampered.truth.process(hostile.PIDS[name])
+    evidence, known = tampered.found[name], [expected_thread(thread) for thread in plan(process).threads]
+    found = [tuple(row) for row in threads(evidence)]
+    surely = hostile.THREADS[name][1]
+    assert found[:surely] == known[:surely]
+    assert set(found) <= set(known)
+    assert len(found) == len(set(found))
+    assert evidence.notes
+    assert hostile.FAKE_TID not in {row[0] for row in found}
+
+
+def test_the_other_direction_makes_up_for_one(tampered: Tampered) -> None:
+    """Where the list of threads is cut or led astray forward, the way backward still leads to all of them."""
+    for name in hostile.THREADS:
+        if name != "threads-owner":
+            planned = plan(tampered.truth.process(hostile.PIDS[name]))
+            assert {row.tid for row in threads(tampered.found[name])} == {thread.tid for thread in planned.threads}
+
+
+BLOCKS = [name for name in hostile.NAMES if name.startswith(("teb-", "stack-"))]
+
+
+@pytest.mark.parametrize("name", BLOCKS)
+def test_blocks_of_threads_that_cannot_be_read(tampered: Tampered, name: str) -> None:
+    """A thread whose block is not there, or says what cannot be, is one without a stack; the others have theirs."""
+    evidence, planned = tampered.found[name], plan(tampered.truth.process(hostile.PIDS[name])).threads
+    rows = threads(evidence)
+    assert [(row.tid, row.begin) for row in rows] == [(thread.tid, thread.begin) for thread in planned]
+    assert (rows[1].stack_start, rows[1].stack_end) == (None, None)
+    others = [number for number in range(4) if number != 1]
+    assert [rows[number].stack_end for number in others] == [planned[number].stack.base for number in others]
+    assert {row.end for row in areas(evidence, "stack")} == {planned[number].stack.base for number in others}
+    if name == "teb-nothing":
+        assert rows[1].teb is None
+    if name in {"teb-unmapped", "teb-not-itself", "stack-reversed", "stack-limit"}:
+        assert rows[1].teb == planned[1].teb
+
+
+def test_a_process_whose_block_is_not_in_memory(tampered: Tampered) -> None:
+    """Without its PEB a process has no list of modules, and a note says so; the kernel still knows the rest."""
+    evidence = tampered.found["peb-unmapped"]
+    assert [row for modules in evidence.modules for row in modules.rows] == []
+    assert evidence.notes
