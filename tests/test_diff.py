@@ -24,7 +24,6 @@ from memcarve.missing import CUT_OFF, NOT_WRITTEN, Missing
 from memcarve.process import ProcessMemory, Selection
 from memcarve.space import AddressSpace
 from support import Memory
-from test_folder import as_an_input
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -37,12 +36,6 @@ if TYPE_CHECKING:
     Pair = tuple[int, int]
 
 TOP = 1 << 64
-
-
-@pytest.fixture(autouse=True)
-def _folders_open(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have carved folders opened, wherever the registry of sources stands."""
-    as_an_input(monkeypatch)
 
 
 class Side(NamedTuple):
@@ -278,6 +271,26 @@ def test_the_top_of_the_address_space() -> None:
     (row,) = compare(one((TOP - PAGE, A)), one((TOP - PAGE, A[:-1] + b"\0")))
     assert list(row.changed) == [(TOP - PAGE, TOP)]
     assert row.first_changed == TOP - 1
+
+
+def test_scattered_pages_that_are_neighbours_in_the_dump_are_read_together() -> None:
+    """A dump of scattered pages is read in large blocks, not page by page."""
+    calls = []
+
+    class Counting(Memory):
+        def read_into(self, offset: int, buffer: memoryview) -> None:
+            calls.append(len(buffer))
+            super().read_into(offset, buffer)
+
+    numbers = np.arange(600, dtype=np.uint64)
+    size, data = np.full(600, PAGE, np.uint64), noise(7, 600 * PAGE)
+    sides = [
+        ProcessMemory(AddressSpace(numbers * np.uint64(2 * PAGE), size, numbers * np.uint64(PAGE), Counting(data)))
+        for _ in range(2)
+    ]
+    assert list(compare(*sides)) == []
+    assert sum(calls) == 2 * len(data)
+    assert len(calls) == 2 * 3
 
 
 SELECTIONS = st.builds(

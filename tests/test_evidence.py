@@ -72,6 +72,7 @@ def test_the_top_of_the_address_space() -> None:
     assert [row.start for row in regions] == [0, (1 << 64) - 4096]
     assert top.end == 1 << 64
     assert not regions.overlapping
+    assert [row.end for row in Regions("all", [Region(0, 1 << 64)])] == [1 << 64]
 
 
 def test_evidence_adds_up() -> None:

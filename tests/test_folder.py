@@ -29,8 +29,8 @@ from carving import (
     write_dump,
     write_several,
 )
-from memcarve import backing as backing_module, sources
-from memcarve.backing import FolderBacking
+from memcarve import backing as backing_module
+from memcarve.backing import FileBacking, FolderBacking
 from memcarve.errors import (
     AddressError,
     InputError,
@@ -81,19 +81,6 @@ def opened(path: str | Path) -> FolderContainer:
 def contents(process: ProcessMemory) -> dict[int, bytes]:
     """Return start and content of each segment."""
     return {part.start: process.space.read(part.start, part.size) for part in process.segments()}
-
-
-def as_an_input(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have the registry of sources open folders, whatever it says of them."""
-    plain = sources.open_container
-
-    def open_any(path: Any, **options: Any) -> Any:
-        if not os.path.isdir(path):
-            return plain(path, **options)
-        known = {name: value for name, value in options.items() if value not in (None, ())}
-        return open_folder(os.fspath(path), OpenOptions(**known))
-
-    monkeypatch.setattr(sources, "open_container", open_any)
 
 
 # what a folder holds
@@ -179,7 +166,8 @@ def test_labelled_names(tmp_path: Path) -> None:
 
 def test_missing_and_cut_off(tmp_path: Path) -> None:
     """What the dump lacked the folder lacks for the same reasons; a dump that was cut off is so for its folder, too."""
-    dump = write_dump(tmp_path, [(0x1000, noise(1)), (0x2000, PAGE), (0x3000, noise(2)), (0x8000, noise(3))])
+    rows: list[Row] = [(0x1000, noise(1)), (0x2000, PAGE), (0x3000, noise(2)), (0x8000, noise(3))]
+    dump = write_dump(tmp_path, rows)
     with dump.open("r+b") as file:
         file.truncate(2 * PAGE + 5)
     with memcarve.open(dump, trust="sum") as container:
@@ -188,6 +176,9 @@ def test_missing_and_cut_off(tmp_path: Path) -> None:
     with opened(tmp_path / "carved") as container:
         process = container.process()
         assert list(process.space.missing()) == expected
+        rewritten(tmp_path / "carved", lambda document: document["missing"].reverse())
+        assert list(container.process().space.missing()) == expected
+        rewritten(tmp_path / "carved", lambda document: document["missing"].reverse())
         assert {gap.reason for gap in expected} == {NOT_WRITTEN, CUT_OFF}
         assert (process.incomplete, process.first_cut_off) == (True, 0x8005)
         with pytest.raises(AddressError, match="mapped but missing"):
@@ -266,9 +257,8 @@ def test_wide_addresses(tmp_path: Path) -> None:
                 assert contents(container.process()) == contents(process)
 
 
-def test_commands(tmp_path: Path, capfdbinary: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_commands(tmp_path: Path, capfdbinary: Capture) -> None:
     """Every command that takes an input takes a folder, and prints what it prints of the dump."""
-    as_an_input(monkeypatch)
     folder = carved(tmp_path)
     dump = tmp_path / "pid.4.dmp"
     for words in (
@@ -285,6 +275,20 @@ def test_commands(tmp_path: Path, capfdbinary: Capture, monkeypatch: pytest.Monk
     places = invoke(capfdbinary, "locate", folder, "0x60001", "--format", "jsonl")
     assert json.loads(places.out)["offset"] == 3 * PAGE + 1
     assert invoke(capfdbinary, "verify", folder, "--source", dump).code == 0
+
+
+def test_evidence(tmp_path: Path) -> None:
+    """Files that list regions say of a folder what they say of the dump, and are recorded."""
+    (tmp_path / "maps").write_text("00020000-00022000 r-xp 00000000 08:01 17    /bin/true\n")
+    folder = carved(tmp_path)
+    with open_folder(str(folder), OpenOptions(regions=(str(tmp_path / "maps"),))) as container:
+        process = container.process()
+        ((region,),) = process.evidence.regions
+        assert (region.start, region.end, region.file, region.collapsed) == (0x20000, 0x22000, "/bin/true", "r-x")
+        (recorded,) = process.inputs["evidence"]
+        assert recorded["sha256"] == hashlib.sha256((tmp_path / "maps").read_bytes()).hexdigest()
+    with opened(folder) as container:
+        assert container.process().evidence == memcarve.Evidence()
 
 
 # what a folder is not
@@ -388,8 +392,8 @@ def test_hostile_manifests(tmp_path: Path, name: str) -> None:
     assert str(folder) in str(caught.value)
 
 
-def test_same_order_at_any_address(tmp_path: Path) -> None:
-    """A segment that ends at 2**64, as every other, is read to its last byte."""
+def test_the_top_of_the_address_space(tmp_path: Path) -> None:
+    """A segment that ends at 2**64 is read to its last byte."""
     with opened(carved(tmp_path)) as container:
         space = container.process().space
         assert space.read(TOP - PAGE, PAGE) == noise(5)
@@ -611,6 +615,17 @@ def test_end_to_end(
     backing.close()
 
 
+@pytest.mark.skipif(not hasattr(os, "O_NOFOLLOW"), reason="Windows has no O_NOFOLLOW")
+def test_links_are_not_followed(tmp_path: Path) -> None:
+    """A file that must not be reached through a link is not, however late the link appears."""
+    (tmp_path / "file").write_bytes(bytes(8))
+    (tmp_path / "link").symlink_to(tmp_path / "file")
+    with FileBacking(tmp_path / "link") as file:
+        assert file.size == 8
+    with pytest.raises(SourceReadError, match="link: cannot be opened"):
+        FileBacking(tmp_path / "link", follow=False)
+
+
 def test_few_files_are_open(tmp_path: Path) -> None:
     """However many files are read, few of them are open; one that somebody still holds stays open."""
     backing, data = filled(tmp_path, [10] * 200)
@@ -687,3 +702,15 @@ with open_folder(sys.argv[1], OpenOptions()) as container:
     assert (found.returncode, found.stdout, found.stderr) == (0, "1\n", "")
     for again in (tmp_path / "again0", tmp_path / "again1"):
         assert binaries(again) == binaries(folder)
+
+
+def test_the_input_is_never_replaced(tmp_path: Path, capfdbinary: Capture) -> None:
+    """A folder is not carved onto itself, around itself or into itself, whatever is forced."""
+    folder = carved(tmp_path)
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    for out in (folder, folder / "within", tmp_path):
+        ran = invoke(capfdbinary, "carve", str(folder), "--force", "-o", str(out))
+        assert (ran.code, ran.out) == (1, b""), ran.err
+        assert "the input" in ran.err
+        assert "-o" in ran.err
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before

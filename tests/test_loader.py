@@ -155,17 +155,26 @@ def test_processes_without_a_loader(usual: tuple[Truth, memcarve.Container]) -> 
     assert [row for found in image.process(2860).evidence.threads for row in found.rows] == []
 
 
-@pytest.mark.parametrize(("layout", "build"), [(8, 22631), (9, 22631), (3, 15063)])
-def test_an_unknown_build_is_right_or_silent(tmp_path: Path, layout: int, build: int) -> None:
-    """Of a kernel that no table knows threads are right or none; the loader's lists need no kernel's offsets."""
+@pytest.mark.parametrize(("layout", "build"), [(0, 7602), (1, 9601), (3, 15063), (8, 22631), (9, 22631)])
+def test_an_unknown_build(tmp_path: Path, layout: int, build: int) -> None:
+    """Of a build that no table knows, laid out as one that is known, everything is as planned."""
     truth = winimage.build(tmp_path / "mem.raw", layout=layout, build=build, processes=winimage.USERLAND)
     with opened(truth) as image:
+        for pid in (1624, 2036):
+            assert_as_planned(truth.process(pid), image.process(pid).evidence)
+
+
+@pytest.mark.parametrize(
+    "moved", [{"_ETHREAD.Cid": 0x480}, {"_KTHREAD.Teb": 0xF8}, {"_EPROCESS.ThreadListHead": 0x5C0}]
+)
+def test_a_kernel_that_is_laid_out_otherwise(tmp_path: Path, moved: dict[str, int | str]) -> None:
+    """Of a build laid out as none that is known no threads are told; the loader's lists need no kernel's offsets."""
+    truth = winimage.build(tmp_path / "mem.raw", build=26100, moved=moved, processes=winimage.USERLAND)
+    with opened(truth) as image:
         evidence = image.process(1624).evidence
-    planned = plan(truth.process(1624))
-    assert {module.seen for module in planned.modules} == set(listed(evidence))
-    assert [row.tid for found in evidence.threads for row in found.rows] in (
-        [], [thread.tid for thread in planned.threads],
-    )  # fmt: skip
+    assert evidence.threads == ()
+    assert any("threads" in note for note in evidence.notes)
+    assert {module.seen for module in plan(truth.process(1624)).modules} == set(listed(evidence))
 
 
 # tampered ones
@@ -227,7 +236,8 @@ def test_modules_that_can_be_reached(tampered: Tampered, name: str) -> None:
 
 def test_other_lists_make_up_for_one(tampered: Tampered) -> None:
     """Where the order of loading is cut, its other direction or the other lists still lead to every module."""
-    for name in ("modules-cycle", "modules-itself", "modules-unmapped", "modules-kernel", "modules-nothing"):
+    for name in ("modules-cycle", "modules-itself", "modules-unmapped", "modules-kernel", "modules-nothing",
+                 "modules-misaligned", "modules-cut"):  # fmt: skip
         planned = plan(tampered.truth.process(hostile.PIDS[name]))
         assert {row[0] for row in listed(tampered.found[name])} == {module.base for module in planned.modules}
 
@@ -306,6 +316,13 @@ def test_blocks_of_threads_that_cannot_be_read(tampered: Tampered, name: str) ->
         assert rows[1].teb is None
     if name in {"teb-unmapped", "teb-not-itself", "stack-reversed", "stack-limit"}:
         assert rows[1].teb == planned[1].teb
+
+
+def test_a_block_of_32_bits_that_cannot_be(tampered: Tampered) -> None:
+    """What lies above 4 GiB is no 32-bit PEB: no modules are taken from there."""
+    evidence = tampered.found["peb-32-wide"]
+    assert [modules.source for modules in evidence.modules] == ["PEB"]
+    assert len(areas(evidence, "PEB")) == 1
 
 
 def test_a_process_whose_block_is_not_in_memory(tampered: Tampered) -> None:

@@ -842,3 +842,17 @@ def test_processes_and_headers_across_blocks(tmp_path: Path) -> None:
         path = put(tmp_path / "map", data)
         assert read(path) == [(row.virtual, row.size, row.offset, None) for row in rows] * 2
         assert owners_of(path) == [(4, "System")] * 60 + [(8, "a b")] * 60
+
+
+def test_arrow_with_two_columns_of_one_name(tmp_path: Path) -> None:
+    """Which of two columns of one name is meant cannot be told: the file is refused."""
+    import pyarrow as pa  # noqa: PLC0415 - an extra
+    from pyarrow import ipc  # noqa: PLC0415
+
+    columns = [pa.array([4096], pa.uint64()) for _ in range(4)]
+    table = pa.table([*columns, pa.array(["pid.4.dmp"])], names=["Virtual", "Size", "Size", "Physical", "File output"])
+    path = tmp_path / "two.arrow"
+    with ipc.new_stream(str(path), table.schema) as writer:
+        writer.write_table(table)
+    with pytest.raises(MapError, match="two columns of one name"), MemoryMap(str(path)):
+        pass

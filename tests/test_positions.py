@@ -28,8 +28,8 @@ from memcarve.errors import (
     UsageError,
 )
 from memcarve.missing import CUT_OFF, NOT_WRITTEN, Missing
-from memcarve.sources.memmap import BETWEEN, TAIL
 from memcarve.segments import TOP
+from memcarve.sources.memmap import BETWEEN, TAIL
 from support import COLUMNS, FAILED, RENDERERS, Row, canonical, content, dump_of, put, written
 
 if TYPE_CHECKING:

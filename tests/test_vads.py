@@ -80,16 +80,37 @@ def test_regions_whatever_the_kernel_is_like(tmp_path: Path, options: dict[str, 
         assert seen(image.process(1624).evidence) == planned(truth.process(1624))
 
 
-@pytest.mark.parametrize(("layout", "build"), [(8, 22631), (9, 22631), (1, 9601), (3, 15063)])
-def test_an_unknown_build_is_right_or_silent(tmp_path: Path, layout: int, build: int) -> None:
-    """Of a kernel that no table knows the regions are right, or there are none and a note says so."""
-    truth = winimage.build(tmp_path / "mem.raw", layout=layout, build=build, processes=winimage.USERLAND)
+@pytest.mark.parametrize("exports", ["full", "none"])
+@pytest.mark.parametrize(("layout", "build"), [(0, 7602), (1, 9601), (3, 15063), (8, 22631), (9, 22631)])
+def test_an_unknown_build(tmp_path: Path, layout: int, build: int, exports: str) -> None:
+    """Of a build that no table knows, laid out as one that is known, the regions are right."""
+    truth = winimage.build(
+        tmp_path / "mem.raw", layout=layout, build=build, exports=exports, processes=winimage.USERLAND
+    )
     with opened(truth) as image:
-        evidence = image.process(1624).evidence
-    if evidence.regions and evidence.regions[0].rows:
-        assert seen(evidence) == planned(truth.process(1624))
-    else:
-        assert evidence.notes
+        assert seen(image.process(1624).evidence) == planned(truth.process(1624))
+
+
+@pytest.mark.parametrize(
+    "moved",
+    [
+        {"_EPROCESS.VadRoot": 0x7E8},
+        {"_MMVAD_FLAGS.PrivateMemory": "0:25:1"},
+        {"_MMVAD_FLAGS.Protection": "0:12:5"},
+        {"_MMVAD_FLAGS.VadType": "0:24:3"},
+        {"_MMVAD_SHORT.u": 56},
+        {"_MMVAD_SHORT.StartingVpn": 28, "_MMVAD_SHORT.EndingVpn": 24},
+    ],
+    ids=str,
+)
+def test_a_kernel_that_is_laid_out_otherwise(tmp_path: Path, moved: dict[str, int | str]) -> None:
+    """Of a build that no table knows, laid out as none that is known, no regions are told, and a note says so."""
+    truth = winimage.build(tmp_path / "mem.raw", build=26100, moved=moved, processes=winimage.USERLAND)
+    with opened(truth) as image:
+        for pid in (388, 1624):
+            evidence = image.process(pid).evidence
+            assert evidence.regions == ()
+            assert any("regions" in note for note in evidence.notes)
 
 
 @pytest.fixture(scope="module")

@@ -40,6 +40,7 @@ from memcarve.errors import (
 from memcarve.version import __version__
 
 if TYPE_CHECKING:
+    from memcarve.comparing import Comparison, Difference, compare
     from memcarve.evidence import Area, Areas, Evidence, Module, Modules, Region, Regions, Thread, Threads
     from memcarve.labels import Labelling
     from memcarve.missing import Missing
@@ -64,6 +65,7 @@ _LATER = {
     **dict.fromkeys(
         ("Area", "Areas", "Evidence", "Module", "Modules", "Region", "Regions", "Thread", "Threads"), ("evidence", None)
     ),
+    **dict.fromkeys(("Comparison", "Difference", "compare"), ("comparing", None)),
     "Labelling": ("labels", None),
     "Missing": ("missing", None),
 }
@@ -74,8 +76,10 @@ __all__ = [
     "Area",
     "Areas",
     "CarveResult",
+    "Comparison",
     "Container",
     "CounterpartError",
+    "Difference",
     "Evidence",
     "ExportResult",
     "Extent",
@@ -117,6 +121,7 @@ __all__ = [
     "__version__",
     "carve",
     "carve_several",
+    "compare",
     "export_memmap",
     "open",
     "verify",

@@ -100,7 +100,8 @@ class Regions:
         self.source = source
         self.rows = sorted(rows, key=lambda row: (row.start, row.size))
         start = np.array([row.start for row in self.rows], np.uint64)
-        size = np.array([row.size for row in self.rows], np.uint64)
+        # all of the address space has one byte more than a column can say
+        size = np.array([min(row.size, (1 << 64) - 1) for row in self.rows], np.uint64)
         last = start + (size - np.uint64(1))
         self.overlapping = 0
         if bool((start[1:] <= last[:-1]).any()):

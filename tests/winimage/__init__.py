@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from winimage import hostile
 from winimage.contents import page_bytes
-from winimage.layouts import LAYOUTS
+from winimage.layouts import LAYOUTS, layout as layout_of
 from winimage.plans import EDGES, LOOP, MIXED, PLANS, Heap, Huge, Large, Plan, Run
 from winimage.system import build_system
 from winimage.truth import Pages, Process, Segment, Truth
@@ -22,7 +22,7 @@ from winimage.upper import Options
 from winimage.userland import usual, wow64
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
 __all__ = [
@@ -79,18 +79,20 @@ def build(
     decoy: bool = True,
     freed: bool = True,
     top_page: bool = False,
+    moved: Mapping[str, int | str] | None = None,
 ) -> Truth:
     """Write an image; return what it holds. There is a System process beside those asked for.
 
     `layout` is a place in the table of layouts, `build` a build number other than its newest. `exports` is one of
     `EXPORTS`, `damage` one of `DAMAGE`. `small_pages`: the kernel is mapped by 4 KiB pages; ``paged-out`` implies it.
     `kpti`: every process has a second root, for user mode. `decoy`: another module has the kernel's name. `freed`:
-    there is an overwritten process and an old root. `top_page`: the last page of the address space is mapped.
+    there is an overwritten process and an old root. `top_page`: the last page of the address space is mapped. `moved`:
+    what lies elsewhere than the table of layouts says, in its words.
     """
     if exports not in EXPORTS or damage not in DAMAGE:
         raise ValueError(f"no such variant: exports {exports!r}, damage {damage!r}")
     options = Options(exports, damage, small_pages, kpti, decoy, freed, top_page)
-    return build_system(path, layout, build, megabytes, seed, processes, options)
+    return build_system(path, layout_of(layout, build, moved), megabytes, seed, processes, options)
 
 
 def big(path: str | Path, pages: int = 250_000, megabytes: int = 1280) -> Truth:

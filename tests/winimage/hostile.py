@@ -135,6 +135,12 @@ def _entry(number: int, forward: Callable[[Side], int], sides: Sides) -> None:
     sides.wide.links(sides.wide.entries[number], forward(sides.wide))
 
 
+def _cut(sides: Sides) -> None:
+    """Cut all three lists forward, each at the third module."""
+    for shift in (0, 16, 32):
+        sides.wide.links(sides.wide.entries[2] + shift, 0)
+
+
 def _all_backward(sides: Sides) -> None:
     for entry in sides.wide.entries:
         sides.wide.links(entry, None, NOWHERE)
@@ -168,6 +174,8 @@ LOADER: dict[str, tuple[Callable[[Sides], None], int]] = {
     "modules-unmapped": (partial(_entry, 2, lambda _: 0x55550000), 3),
     "modules-kernel": (partial(_entry, 2, lambda _: NOWHERE), 3),
     "modules-nothing": (partial(_entry, 2, lambda _: 0), 3),
+    "modules-misaligned": (partial(_entry, 2, lambda side: side.entries[3] + 1), 3),
+    "modules-cut": (_cut, 3),
     "modules-backward": (_all_backward, 5),
     "modules-32-cycle": (_cycle_32, 3),
     "ldr-nothing": (partial(_ldr, 0), 0),
@@ -319,6 +327,7 @@ CHANGES: dict[str, Callable[[Userland], Userland]] = {
     "stack-reversed": lambda plan: _with_thread(1, plan, stack=Stack(0x1F00200000, 0x1F002FD000, 0x1F00300000)),
     "stack-limit": lambda plan: _with_thread(1, plan, stack=Stack(0x1F00300000, 0x1F00400000, 0x1F00200000)),
     "stack-kernel": lambda plan: _with_thread(1, plan, stack=Stack(NOWHERE, NOWHERE & ~0xFFF, NOWHERE & ~0xFFFF)),
+    "peb-32-wide": lambda plan: plan._replace(peb32=0x2100000000),
     "peb-unmapped": lambda plan: plan._replace(peb=0x55550000),
 }
 NAMES = tuple(dict.fromkeys([*TREE, *LOADER, *THREADS, *CHANGES]))

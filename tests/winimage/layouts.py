@@ -6,7 +6,10 @@ import json
 import os
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 _IMAGES = os.path.join(os.path.dirname(__file__), "..", "..", "src", "memcarve", "images")
 
@@ -62,12 +65,13 @@ class Layout:
         return next(place for place in places if not any(at - 8 < place < at + 16 for at in taken))
 
 
-def layout(number: int, build: int | None = None) -> Layout:
-    """Return a layout of the table, for its newest build or for a build that is said."""
+def layout(number: int, build: int | None = None, moved: Mapping[str, int | str] | None = None) -> Layout:
+    """Return a layout of the table, for its newest build or for a build that is said; `moved` are other offsets."""
     known = _table()[number]
     major, minor, newest = (int(part) for part in known["builds"][-1].split("."))
+    table = {**known["offsets"], **(moved or {})}
     # bit fields are texts, the rest are numbers
-    offsets = {name: at for name, at in known["offsets"].items() if isinstance(at, int)}
-    fields = {name: text.split(":") for name, text in known["offsets"].items() if isinstance(text, str)}
+    offsets = {name: at for name, at in table.items() if isinstance(at, int)}
+    fields = {name: text.split(":") for name, text in table.items() if isinstance(text, str)}
     bits = {name: (int(at), int(bit), int(width)) for name, (at, bit, width) in fields.items()}
     return Layout(number, newest if build is None else build, (major, minor), offsets, bits)

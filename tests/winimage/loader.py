@@ -189,7 +189,7 @@ def _write_thread(memory: Memory, thread: Threaded, plan: Userland, pid: int, *,
         memory.put(teb + width.bytes, f"{pointer}{pointer}", stack.base, stack.limit)
         memory.put(teb + width.own, pointer, teb)
         memory.put(teb + width.client, f"{pointer}{pointer}", pid, thread.tid)
-        memory.put(teb + width.peb, pointer, peb)
+        memory.put(teb + width.peb, pointer, peb & (1 << 8 * width.bytes) - 1)
         memory.put(teb + width.reserved, pointer, stack.reserved)
     if thread.narrow is not None:
         # where the other one is: as the first pointer, and since Windows 10 as a distance

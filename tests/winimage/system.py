@@ -8,7 +8,6 @@ from winimage import kernel
 from winimage.contents import PAGE
 from winimage.edges import finish_self_table
 from winimage.hostile import THREADS, lost
-from winimage.layouts import layout as layout_of
 from winimage.physical import LARGE, Physical
 from winimage.plans import Plan
 from winimage.pool import PROCESS, freed, thread
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from winimage.layouts import Layout
     from winimage.userland import Userland, Vad
 
 #: the System process's number, and where its root is
@@ -204,11 +204,11 @@ class System:
 
 
 def build_system(
-    path: str | Path, layout: int, build: int | None, megabytes: int, seed: int, plans: Sequence[Plan], options: Options
+    path: str | Path, layout: Layout, megabytes: int, seed: int, plans: Sequence[Plan], options: Options
 ) -> Truth:
     """Write an image; return what it holds."""
     physical = Physical(path, megabytes, seed)
-    upper = Upper(physical, layout_of(layout, build), options)
+    upper = Upper(physical, layout, options)
     system = System(physical, upper, sum(plan.blocks for plan in plans))
     processes = system.build(plans)
     return Truth(

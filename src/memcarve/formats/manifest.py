@@ -27,6 +27,7 @@ SUMS = {"sha256": "SHA256SUMS", "sha1": "SHA1SUMS", "md5": "MD5SUMS"}
 FILE_NAME = re.compile(r"0x([0-9a-f]{16})-0x([0-9a-f]{16,17})(?:\.[A-Za-z0-9_-][A-Za-z0-9_.-]{0,99})?\.bin")
 
 _LONGEST = 1 << 26  # a segment may lie in very many regions
+_LARGEST_HEADER = 1 << 25
 _LARGEST = 1 << 26  # bytes of processes.json that are read
 
 
@@ -122,12 +123,13 @@ def read(path: str) -> tuple[dict[str, Any], Iterator[Record]]:
     damaged: then, and while iterating.
     """
     source = _source(path)
-    opening = []
+    opening, length = [], 0
     for line in source:
         if line.rstrip("\n") == ' "missing": [':
             break
         opening.append(line)
-        if len(opening) > 100_000:  # noqa: PLR2004 - a header has some dozens of lines
+        length += len(line)
+        if len(opening) > 100_000 or length > _LARGEST_HEADER:  # noqa: PLR2004 - threads and findings are bounded
             raise NotRecognisedError(f"{path}: has no end to its header; memcarve did not write it")
     try:
         header = json.loads("".join(opening).rstrip().removesuffix(",") + "}")

@@ -5,6 +5,8 @@ Source: Microsoft, "PE Format" (learn.microsoft.com/windows/win32/debug/pe-forma
 
 from __future__ import annotations
 
+import itertools
+import re
 import struct
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -36,6 +38,19 @@ _MOST_NAMES = 1 << 16
 _MOST_TEXT = 1 << 22  # bytes of names that are read in one go
 _LONGEST_NAME = 512
 _LFANEW, _DOS_HEADER = 0x3C, 0x40
+_PE = SIGNATURE.rstrip(b"\0")
+_SIGNED = re.compile(  # lookahead: places may overlap
+    b"(?=%b(?:%b))"
+    % (
+        SIGNATURE,
+        b"|".join(
+            re.escape(struct.pack("<H", machine)) + b".{18}" + re.escape(struct.pack("<H", magic))
+            for machine, magic in MAGICS.items()
+        ),
+    ),
+    re.DOTALL,
+)
+_MOST_PLACES = 4
 _BLANK = bytes(_DOS_HEADER - len(MZ))
 _HEADER = struct.Struct("<4sHHI8xHHH")  # signature, file header, magic
 #: from SectionAlignment on: it, FileAlignment, SizeOfImage, SizeOfHeaders, Subsystem, DllCharacteristics
@@ -151,8 +166,8 @@ def image(page: bytes) -> Image | None:
 
     Nothing behind the first 4096 bytes is looked at. With ``MZ``, an e_lfanew that is a multiple of four, and
     ``PE\0\0`` where it leads, all else may be wrong. Where a mark is wiped, all else must be right, see `_is_sound`:
-    where e_lfanew leads; or, where all of the DOS header is zeros but maybe ``MZ``, at a signature within the first
-    0x400 bytes that no other DOS header leads to.
+    where e_lfanew leads; or, where all of the DOS header is zeros but maybe ``MZ``, at one of the signatures that
+    `bare_places` finds, unless another DOS header leads there.
     """
     if len(page) < _DOS_HEADER:
         return None
@@ -200,25 +215,32 @@ def string_at(read: Read, place: int, longest: int = _LONGEST_NAME) -> bytes | N
     return None
 
 
+def bare_places(front: bytes) -> list[int]:
+    """Return where signatures lie in the first 0x400 bytes of a page that a known machine and its magic follow.
+
+    Only the first four: a hostile page may hold many.
+    """
+    if _PE not in front:  # this is quick also where there are zeros
+        return []
+    found = (match.start() for match in _SIGNED.finditer(front, _DOS_HEADER, SEARCHED))
+    return [*itertools.islice((place for place in found if place % 4 == 0), _MOST_PLACES)]
+
+
 def _without_dos_header(page: bytes) -> Image | None:
     wiped = ("e_lfanew",) if page.startswith(MZ) else ("MZ", "e_lfanew")
-    place = page.find(SIGNATURE, _DOS_HEADER, SEARCHED)
-    while place >= 0:
-        found = None if place % 4 or _is_led_to(page, place) else _image_at(page, place, wiped)
-        if found is not None:
+    for place in bare_places(page):
+        found = _image_at(page, place, wiped)
+        if found is not None and not _is_led_to(page, place):
             return found
-        place = page.find(SIGNATURE, place + 1, SEARCHED)
     return None
 
 
 def _is_led_to(page: bytes, place: int) -> bool:
     """Say whether a DOS header within the page leads to a signature: then a file begins there, not at the page."""
-    begin = page.find(MZ, len(MZ), place)
-    while begin >= 0:
-        if int.from_bytes(page[begin + _LFANEW : begin + _DOS_HEADER], "little") == place - begin:
-            return True
-        begin = page.find(MZ, begin + 1, place)
-    return False
+    raw = np.frombuffer(page, np.uint8, place + _DOS_HEADER)
+    begins = 1 + np.flatnonzero((raw[1:place] == MZ[0]) & (raw[2 : place + 1] == MZ[1]))
+    leads = raw[begins[:, None] + np.arange(_LFANEW, _DOS_HEADER)].view("<u4").reshape(-1)
+    return bool((leads == place - begins).any())
 
 
 def _image_at(page: bytes, place: int, wiped: tuple[str, ...]) -> Image | None:

@@ -102,9 +102,7 @@ class TextFile:
             cut = len(data) if self._ended else data.rfind(b"\n") + 1
             rest = data[cut:]
             if len(rest) > LONGEST_LINE:
-                raise MapError(
-                    f"{self.path}: holds a line of more than {LONGEST_LINE >> 20} MiB; that is no memory map"
-                )
+                raise MapError(f"{self.path}: holds a line of more than {LONGEST_LINE >> 20} MiB; that is no table")
             if cut:
                 yield memoryview(data)[:cut]
         if rest:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from memcarve.formats.pe import PAGE
+from memcarve.formats.pe import PAGE, SEARCHED, SIGNATURE
 from memcarve.labels.headers import IDENT, IDENT_BITS, ZEROS, Header, may_begin, parse_header
 from memcarve.labels.measures import Entropy, is_text, text_pages
 
@@ -23,6 +23,7 @@ _FEW = 4 * PAGE  # up to here looking page by page is faster than setting numpy 
 _FRONT = 64  # bytes that tell whether a page may begin with a header
 _HIGHEST = np.uint32(PAGE - 1)  # a place in the page
 _IDENT, _IDENT_BITS, _ONE = np.uint32(IDENT), np.uint32(IDENT_BITS), np.uint32(1)
+_PE, _SEARCHED = np.uint32(int.from_bytes(SIGNATURE, "little")), slice(_FRONT // 4, SEARCHED // 4)
 
 
 class Content(NamedTuple):
@@ -116,11 +117,18 @@ class ContentObserver:
         if not view[0] and _ZEROS.startswith(view):
             self._zero += size // PAGE
             return
-        for at in range(0, size, PAGE) if size <= _FEW else _promising(view):
-            if not view[at] and ZEROS.startswith(view[at : at + PAGE]):
-                self._zero += 1
-            elif may_begin(view, at, at + PAGE):
-                self._parse(view[at : at + PAGE], self._address + at)
+        if size <= _FEW:
+            for at in range(0, size, PAGE):
+                if not view[at] and ZEROS.startswith(view[at : at + PAGE]):
+                    self._zero += 1
+                elif may_begin(view, at, at + PAGE):
+                    self._parse(view[at : at + PAGE], self._address + at)
+        else:
+            zero, places = _glance(view)
+            self._zero += zero
+            for at in places:
+                if may_begin(view, at, at + PAGE):
+                    self._parse(view[at : at + PAGE], self._address + at)
         if self._entropy is not None:
             self._text += text_pages(view)
 
@@ -161,11 +169,15 @@ def observe(space: AddressSpace, segment: Segment, level: str) -> Content:
     return observer.finish()
 
 
-def _promising(view: memoryview) -> list[int]:
-    """Return where pages begin that may be all zeros, or that `may_begin` may be true of: at a glance, none less."""
+def _glance(view: memoryview) -> tuple[int, list[int]]:
+    """Count the pages of zeros, and return where pages begin that `may_begin` may be true of: few more, none less."""
     words = np.frombuffer(view, "<u4").reshape(-1, PAGE // 4)
-    blank = np.bitwise_or.reduce(np.frombuffer(view, "<u8").reshape(-1, PAGE // 8)[:, 1:8], axis=1) == 0
-    ident = (words[:, 1] - _IDENT) & _IDENT_BITS == 0
-    leads = words[:, 15] - _ONE < _HIGHEST
-    found: list[int] = (np.flatnonzero(blank | ident | leads) * PAGE).tolist()
-    return found
+    longs = np.frombuffer(view, "<u8").reshape(-1, PAGE // 8)
+    wanted = (words[:, 1] - _IDENT) & _IDENT_BITS == 0
+    wanted |= words[:, 15] - _ONE < _HIGHEST
+    blank = np.flatnonzero(np.bitwise_or.reduce(longs[:, 1:8], axis=1) == 0)  # all of the DOS header, but its start
+    used = [page for page in blank.tolist() if not ZEROS.startswith(view[page * PAGE : (page + 1) * PAGE])]
+    if used:
+        wanted[used] |= (words[used, _SEARCHED] == _PE).any(axis=1)
+    places: list[int] = (np.flatnonzero(wanted) * PAGE).tolist()
+    return len(blank) - len(used), places

@@ -95,7 +95,7 @@ def may_begin(view: memoryview, at: int, end: int) -> bool:
     if not place:
         if second or ident or mark not in (0, _MARK) or not ZEROS.startswith(view[at + 2 : at + _DOS_HEADER]):
             return False
-        return pe.SIGNATURE in bytes(view[at + _DOS_HEADER : min(at + pe.SEARCHED, end)])
+        return bool(pe.bare_places(bytes(view[at : min(at + pe.SEARCHED, end)])))
     if not pe.LOWEST <= place <= pe.HIGHEST or place & 3 or at + place + _SIGNATURE.size > end:
         return False
     signature, machine, magic = _SIGNATURE.unpack_from(view, at + place)

@@ -14,7 +14,7 @@ from memcarve.errors import InputError, MemcarveError, NoSpaceError, OutputError
 from memcarve.formats import manifest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from types import TracebackType
     from typing import Self
 
@@ -26,13 +26,17 @@ class NewFolder:
     """Builds `target` in a folder beside it, `path`, with mode 0700.
 
     Leaving the ``with`` block in peace gives it its name; leaving it by any exception removes it. `foreign` says of an
-    existing folder what in it is not memcarve's own, or None: only then may `force` replace it. `leftovers` are folders
-    that runs which were killed have left, or that others are writing now.
+    existing folder what in it is not memcarve's own, or None: only then may `force` replace it. `inputs` are never
+    replaced, nor is anything put into them. `leftovers` are folders that runs which were killed have left, or that
+    others are writing now.
     """
 
-    def __init__(self, target: str, *, force: bool, foreign: Callable[[str], str | None]) -> None:
+    def __init__(
+        self, target: str, *, force: bool, foreign: Callable[[str], str | None], inputs: Sequence[str] = ()
+    ) -> None:
         self.target = os.path.abspath(target)
         self.name = target
+        self._inputs = inputs
         self._force = force
         self._foreign = foreign
         self._parent, base = os.path.split(self.target)
@@ -70,7 +74,8 @@ class NewFolder:
             error.add_note(self._state(left))
 
     def check(self) -> None:
-        """Raise TargetExistsError where something has the target's name that may not be replaced."""
+        """Raise TargetExistsError where something has the target's name that may not be replaced, or is the input."""
+        self._check_inputs()
         try:
             status = os.lstat(self.target)
         except OSError:
@@ -82,6 +87,16 @@ class NewFolder:
         foreign = self._foreign(self.target)
         if foreign:
             raise TargetExistsError(f"{self.name}: {foreign}; --force replaces only what memcarve wrote")
+
+    def _check_inputs(self) -> None:
+        """Raise TargetExistsError where an input would be replaced, or evidence that is a folder be added to."""
+        target = os.path.realpath(self.target)
+        for path in self._inputs:
+            source = os.path.realpath(path)
+            if source == target or source.startswith(os.path.join(target, "")):
+                raise TargetExistsError(f"{self.name}: is the input, or holds it; choose another with -o")
+            if os.path.isdir(source) and target.startswith(os.path.join(source, "")):
+                raise TargetExistsError(f"{self.name}: lies in the input; choose another with -o")
 
     def _rename(self) -> None:
         """Give the folder its name; what had it before is put back if that fails, whatever the reason."""

@@ -133,7 +133,10 @@ class _Carver:
         begun = time.monotonic()
         split = self.options.split
         segments, left_out = self.process.select(self.options.selection, split, self.options.labeller)
-        folder = NewFolder(self.out, force=self.options.force, foreign=foreign)
+        paths = [
+            str(each["path"]) for each in self.process.inputs.values() if isinstance(each, dict) and "path" in each
+        ]
+        folder = NewFolder(self.out, force=self.options.force, foreign=foreign, inputs=paths)
         folder.check()
         if self.options.skip_zero:
             segments, zero = self._without_zero(segments)
@@ -271,7 +274,7 @@ class _Carver:
         """Write segments.json and the files of checksums, which list it too."""
         process, segments = self.process, work.segments
         inputs = {**process.inputs}
-        for name in ("dump", "image"):
+        for name in ("dump", "image", "folder"):
             if input_hash and name in inputs:
                 inputs[name] = {**inputs[name], **input_hash}
         header = {

@@ -63,7 +63,7 @@ def carve_several(
     fail, TargetExistsError, OutputError.
     """
     entries = container.processes()
-    with NewFolder(os.fspath(out), force=options.force, foreign=foreign) as folder:
+    with NewFolder(os.fspath(out), force=options.force, foreign=foreign, inputs=[str(container)]) as folder:
         taken: Counter[str] = Counter()
         names = [folder_name(entries[index], index, taken) for index in indexes]
         work = _Several(

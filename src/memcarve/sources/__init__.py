@@ -6,6 +6,7 @@ import os
 from typing import TYPE_CHECKING
 
 from memcarve.errors import CounterpartError, InputError, NotRecognisedError
+from memcarve.sources.folder import open_folder
 from memcarve.sources.image import open_machine, open_raw
 from memcarve.sources.memmap import open_memmap
 from memcarve.sources.options import OpenOptions
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 _SMALLEST_IMAGE = 1 << 20
 
 #: each takes a path and OpenOptions, and raises NotRecognisedError where the file is not of its kind
-SOURCES = (open_machine, open_memmap, open_raw)
+SOURCES = (open_folder, open_machine, open_memmap, open_raw)
 
 
 def open_container(
@@ -57,8 +58,6 @@ def open_container(
     of it.
     """
     name = os.fspath(path)
-    if os.path.isdir(name):
-        raise InputError(f"{name}: is a folder; give the image, the dump or its map")
     options = OpenOptions(
         memory_map=None if memory_map is None else os.fspath(memory_map),
         dump=None if dump is None else os.fspath(dump),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import functools
 import hashlib
 import json
 import os
@@ -19,11 +20,13 @@ from memcarve.formats import manifest
 from memcarve.images.modes import LINUX, MODES, AddressTable
 from memcarve.missing import REASONS, MissingColumns
 from memcarve.process import Container, ProcessEntry, ProcessMemory
+from memcarve.sources.evidence import EvidenceFiles, file_evidence
 from memcarve.space import AddressSpace
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from memcarve.evidence import Evidence
     from memcarve.formats.manifest import Record
     from memcarve.sources.options import OpenOptions
 
@@ -40,8 +43,13 @@ _ADDRESS = re.compile(r"0x[0-9a-f]{1,16}")
 class FolderContainer(Container):
     """A carved folder, or several in one."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(
+        self,
+        path: str,
+        evidence_files: EvidenceFiles = EvidenceFiles(),  # noqa: B008 - a tuple
+    ) -> None:
         self.path = path
+        self.evidence_files = evidence_files
         self.notes: list[str] = []
         self._backings: list[FolderBacking] = []
         self._folders = _folders(path)
@@ -82,21 +90,32 @@ class FolderContainer(Container):
         narrow = table.kernel_half if table and not table.mode.wide else None
         left_out = _left_out(header)
         entry = self._entries[index]
+        bits = table.mode.bits if table else 57 if _is_wide(space) else 48
+        inputs: dict[str, Any] = {"folder": {"path": folder, "size": backing.size, "manifest_sha256": digest}}
         process = ProcessMemory(
             space,
             pid=entry.pid,
             name=entry.name,
             architecture=_word(_member(header, "process").get("architecture"), ("x86", "x64")),
-            inputs={"folder": {"path": folder, "size": backing.size, "manifest_sha256": digest}},
+            inputs=inputs,
             notes=[_origin(folder, header), *left_out, *_texts(header.get("notes"))],
             remarks=left_out,
             incomplete=header.get("complete") is not True,
             kernel_half=narrow,
             entry=entry,
-            address_bits=table.mode.bits if table else 57 if _is_wide(space) else 48,
+            address_bits=bits,
+            evidence=functools.partial(self._evidence, entry.pid, bits, inputs),
         )
         process.half = _half(header, space, process.kernel_half)
         return process
+
+    def _evidence(self, pid: int | None, bits: int, inputs: dict[str, Any]) -> Evidence:
+        """Return what the files that were named say of a process; they are added to `inputs`."""
+        files: list[dict[str, Any]] = []
+        found = file_evidence(self.evidence_files, pid, address_bits=bits, files=files)
+        if files:
+            inputs["evidence"] = files
+        return found
 
     def close(self) -> None:
         """Close the files."""
@@ -116,7 +135,7 @@ def open_folder(path: str, options: OpenOptions) -> FolderContainer:
             f"{path}: is a folder; --map, --dump, --trust, --dtb, --os, --paging and --limit are for dumps and images: "
             "leave them out"
         )
-    return FolderContainer(path)
+    return FolderContainer(path, options.evidence_files)
 
 
 def _folders(path: str) -> list[str]:

@@ -2,7 +2,7 @@
 
 Columns are known by their names: any but those needed may be hidden. The names are those that the plugins of
 Volatility 3 print; those of its lists of threads are `Offset`, `PID`, `TID`, `StartAddress`, `StartPath`,
-`Win32StartAddress`, `Win32StartPath`, `CreateTime`, `ExitTime` (without the paths and the Win32 address before 2.11).
+`Win32StartAddress`, `Win32StartPath`, `CreateTime`, `ExitTime`.
 """
 
 from __future__ import annotations

@@ -167,6 +167,8 @@ class ArrowReader(Reader):
             self.columns = [name for name in self._schema.names if name != "__children"]
         except self._errors as error:
             raise self._damaged(error) from error
+        if len({*self.columns}) < len(self.columns):
+            raise MapError(f"{path}: has two columns of one name ({', '.join(self.columns)})")
 
     def rows(self) -> Iterator[Rows]:
         """Yield the rows in blocks, in the order of the file; raise MapError where one is malformed."""
