@@ -17,7 +17,8 @@ from hypothesis import given, strategies as st
 import memcarve
 import winimage
 from carving import EXAMPLE, HEADER, PAGE, Ran, canonical, invoke, map_rows, noise, write_dump, write_several
-from memcarve import comparing
+from labelling import evidence_of, page_region, process_of
+from memcarve import comparing, differences
 from memcarve.comparing import compare
 from memcarve.errors import CounterpartError, UsageError
 from memcarve.missing import CUT_OFF, NOT_WRITTEN, Missing
@@ -100,7 +101,7 @@ def _expected(was: Side, now: Side, begin: int, end: int, ones: list[Pair], othe
     return Expected(inside[0], inside[1], added, removed, unknown, changed, first)
 
 
-def told(found: Sequence[comparing.Difference]) -> list[Expected]:
+def told(found: Sequence[differences.Difference]) -> list[Expected]:
     """Return differences in the model's terms."""
     return [
         Expected(
@@ -241,7 +242,7 @@ A, B, C = noise(1), noise(2), noise(3)
 def test_states(was: ProcessMemory, now: ProcessMemory, states: list[str]) -> None:
     """Each state means what its word says; bytes that one side knows it lacks are neither gone nor new."""
     assert [row.state for row in compare(was, now, unchanged=True)] == states
-    assert {word for row in states for word in row.split(", ")} <= set(comparing.STATES)
+    assert {word for row in states for word in row.split(", ")} <= set(differences.STATES)
 
 
 def test_split_and_merged() -> None:
@@ -328,10 +329,25 @@ def test_selections(both: tuple[Side, Side, list[int]], selection: Selection) ->
     assert found.bytes == len(set().union(*both_hold) & was.there.keys() & now.there.keys())
 
 
-def test_labels_select_nothing_here() -> None:
-    """A selection by labels is refused: a comparison knows of none."""
-    with pytest.raises(UsageError, match="labels"):
-        compare(one(), one(), Selection(kind=("heap",)))
+def test_choosing_by_labels() -> None:
+    """Groups are chosen by what is known of a segment on either side; where neither side knows anything, it is said."""
+    regions = [page_region(1, 1, "PAGE_READWRITE", kind="private"), page_region(5, 2, "PAGE_READONLY", kind="mapped")]
+    before = process_of([1, 5, 9], evidence_of(regions))
+    after = process_of([1, 6, 9, 20], contents={1: b"other"})
+    labelling = memcarve.Labelling()
+
+    def states(**labels: Sequence[str]) -> list[tuple[int, str]]:
+        found = compare(before, after, Selection(**labels), labeller=labelling)
+        return [((one.was if len(one.was) else one.now)[0].start // 4096, one.state) for one in found]
+
+    assert states() == [(1, "changed"), (5, "vanished"), (6, "appeared"), (20, "appeared")]
+    assert states(kind=["private"]) == [(1, "changed")]
+    assert states(kind=["mapped", "private"]) == [(1, "changed"), (5, "vanished")]
+    assert compare(before, after, Selection(kind=["private"]), labeller=labelling).bytes == 4096
+    with pytest.raises(UsageError, match="must be labelled"):
+        compare(before, after, Selection(kind=["private"]))
+    with pytest.raises(UsageError, match="nothing is known"):
+        compare(after, after, Selection(kind=["private"]), labeller=labelling)
 
 
 @pytest.mark.parametrize(

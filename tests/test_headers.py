@@ -321,6 +321,14 @@ def test_a_file_in_the_middle_of_a_page() -> None:
     assert parse_header(BASE, edited(page, (0x100, b"\0\0"))) is not None  # now nothing leads there
 
 
+def test_signature_that_nothing_leads_to() -> None:
+    """Without a DOS header a signature is looked for at multiples of four within the first 0x400 bytes."""
+    tail = bytes(pe_page())[0x80:0x400]
+    for place, there in ((0x40, True), (0x81, False), (0x82, False), (0x3E4, True), (0x3E8, False), (0x400, False)):
+        header = parse_header(BASE, (bytes(place) + tail).ljust(PAGE, b"\0"))
+        assert (header is not None) == there, hex(place)
+
+
 def test_identification_alone_is_no_header() -> None:
     """Sixteen bytes that a loader compares others with are no ELF header."""
     assert parse_header(BASE, bytes(elf_page()[:16]).ljust(PAGE, b"\0")) is None

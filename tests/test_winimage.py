@@ -585,7 +585,7 @@ def region(truth: Truth, pid: int, node: int) -> tuple[int, int, str, str, str |
     )
     file = None
     tag = truth.content(pid, node - 12, 4)
-    if tag not in {b"VadS", b"VadF"}:
+    if tag not in {b"VadS", b"VadF"} and not private:
         control = value(truth, pid, value(truth, pid, node + fields["_MMVAD.Subsection"]))
         pointer = value(truth, pid, control + fields["_CONTROL_AREA.FilePointer"])
         file = string(truth, pid, (pointer & ~15) + fields["_FILE_OBJECT.FileName"]) if pointer else None

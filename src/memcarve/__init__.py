@@ -40,7 +40,8 @@ from memcarve.errors import (
 from memcarve.version import __version__
 
 if TYPE_CHECKING:
-    from memcarve.comparing import Comparison, Difference, compare
+    from memcarve.comparing import Comparison, compare
+    from memcarve.differences import Difference
     from memcarve.evidence import Area, Areas, Evidence, Module, Modules, Region, Regions, Thread, Threads
     from memcarve.labels import Labelling
     from memcarve.missing import Missing
@@ -65,7 +66,8 @@ _LATER = {
     **dict.fromkeys(
         ("Area", "Areas", "Evidence", "Module", "Modules", "Region", "Regions", "Thread", "Threads"), ("evidence", None)
     ),
-    **dict.fromkeys(("Comparison", "Difference", "compare"), ("comparing", None)),
+    **dict.fromkeys(("Comparison", "compare"), ("comparing", None)),
+    "Difference": ("differences", None),
     "Labelling": ("labels", None),
     "Missing": ("missing", None),
 }

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from memcarve.columns import total
+from memcarve.differences import PAGE, Difference, Stretches
 from memcarve.errors import UsageError
 from memcarve.process import Selection
 from memcarve.segments import TOP, Segments
@@ -27,77 +28,16 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from memcarve.backing import Backing
-    from memcarve.process import ProcessMemory
+    from memcarve.process import Labeller, ProcessMemory
     from memcarve.space import AddressSpace
 
     Column = npt.NDArray[np.uint64]
     Index = npt.NDArray[np.int64]
     Flags = npt.NDArray[np.bool_]
 
-PAGE = 4096
-APPEARED, VANISHED, GROWN, SHRUNK, CHANGED, UNKNOWN, UNCHANGED = STATES = (
-    "appeared", "vanished", "grown", "shrunk", "changed", "unknown", "unchanged",
-)  # fmt: skip
-
 _BLOCK = 1 << 20  # bytes of each side that are compared in one go
 _EXTENTS = 1 << 14  # extents of each side that are looked at in one go
 _ONE, _BITS = np.uint64(1), np.uint64(12)
-
-
-class Stretches:
-    """Stretches of whole pages in columns: `start` and `size` (uint64), sorted, none continues the one before it.
-
-    They yield (start, end), half-open; an end may be 2**64.
-    """
-
-    def __init__(self, start: Column, size: Column) -> None:
-        self.start = start
-        self.size = size
-
-    def __len__(self) -> int:
-        return len(self.start)
-
-    def __iter__(self) -> Iterator[tuple[int, int]]:
-        for start, size in zip(self.start.tolist(), self.size.tolist(), strict=True):
-            yield start, start + size
-
-    @property
-    def pages(self) -> int:
-        """The number of pages."""
-        return total(self.size) // PAGE
-
-
-class Difference(NamedTuple):
-    """What became of segments that share addresses.
-
-    `was` are those of before, `now` those of after; either may be none, and more than one where segments were split or
-    merged. `added` bytes are there now only, `removed` ones were there only before; of `unknown` ones one side is
-    there, and the other is mapped but missing. `changed` are the pages in which common bytes differ, `first_changed`
-    the address of the first such byte.
-    """
-
-    was: Segments
-    now: Segments
-    added: int
-    removed: int
-    unknown: int
-    changed: Stretches
-    first_changed: int | None
-
-    @property
-    def state(self) -> str:
-        """What happened, in words of STATES with commas between: ``"grown, changed"``.
-
-        ``"appeared"`` where bytes were added and nothing was there, else ``"grown"``; ``"vanished"`` where bytes were
-        removed and nothing is there, else ``"shrunk"``; ``"unchanged"`` where none of the words fits.
-        """
-        found = (
-            (GROWN if len(self.was) else APPEARED, self.added),
-            (SHRUNK if len(self.now) else VANISHED, self.removed),
-            (CHANGED, len(self.changed)),
-            (UNKNOWN, self.unknown),
-        )
-        return ", ".join(word for word, count in found if count) or UNCHANGED
 
 
 class Comparison:
@@ -117,6 +57,7 @@ class Comparison:
         progress: Callable[[int, int], object] | None,
         block: int,
     ) -> None:
+        self._processes = before, after
         self._before, self._after = before.space, after.space
         self._unchanged = unchanged
         self._progress = progress
@@ -167,6 +108,24 @@ class Comparison:
         wanted = np.zeros(len(self._start), np.bool_)
         wanted[selection.apply(whole, kernel_half)[0].first] = True
         return wanted
+
+    def keep_labelled(self, selection: Selection, labeller: Labeller | None) -> None:
+        """Keep the groups in which a segment of either side has the labels that are wanted. Raises UsageError."""
+        problems = []
+        labelled = np.zeros(len(self._start), np.bool_)
+        sides = (self._was, self._was_bounds), (self._now, self._now_bounds)
+        for process, (segments, bounds) in zip(self._processes, sides, strict=True):
+            try:
+                keep = process.labelled(segments, selection, labeller)
+            except UsageError as error:  # where one side knows nothing the other one may
+                problems.append(error)
+                continue
+            labelled |= _summed(keep.astype(np.uint64), bounds) > 0
+        if len(problems) > 1:
+            raise problems[0]
+        self._wanted &= labelled
+        common = _shared(self._now, self._was.start, self._was.size)
+        self.bytes = total(_summed(common, self._now_bounds)[self._wanted])
 
     def _difference(self, group: int, changes: Iterable[_Change]) -> Difference:
         found = list(changes)
@@ -267,26 +226,29 @@ def compare(
     after: ProcessMemory,
     selection: Selection | None = None,
     *,
+    labeller: Labeller | None = None,
     unchanged: bool = False,
     progress: Callable[[int, int], object] | None = None,
     block: int = _BLOCK,
 ) -> Comparison:
     """Compare the memory of one process with another's, or with the same one's later; see `Comparison`.
 
-    `selection` chooses by the addresses from a group's first to its last (labels are not looked at); where it says
-    nothing of a half and only one half of either was looked at (of an image the user half), that one is compared. With
-    `unchanged`, groups without a difference are told, too. `progress` is told the bytes done and in all; memory is
-    bounded by `block` bytes, the number of segments, and the pages that changed in one of them.
+    `selection` chooses by the addresses from a group's first to its last, and by the labels that `labeller` gives to
+    any segment of the group, on either side of which something is known. Where it says nothing of a half and only one
+    half of either was looked at (of an image the user half), that one is compared. With `unchanged`, groups without a
+    difference are told, too. `progress` is told the bytes done and in all; memory is bounded by `block` bytes, the
+    number of segments, and the pages that changed in one of them.
 
-    Raises UsageError for a selection by labels.
+    Raises UsageError for a selection by labels without a labeller, or where neither side knows of any.
     """
     wanted = selection or Selection()
-    if wanted.by_labels:
-        raise UsageError("a comparison chooses by addresses and sizes; labels are not looked at")
     if wanted.range is None:
         halves = {before.half, after.half} - {"all"}
         wanted = wanted._replace(range=halves.pop() if len(halves) == 1 else "all")
-    return Comparison(before, after, wanted, unchanged=unchanged, progress=progress, block=block)
+    found = Comparison(before, after, wanted, unchanged=unchanged, progress=progress, block=block)
+    if wanted.by_labels:
+        found.keep_labelled(wanted, labeller)
+    return found
 
 
 def _groups(was: Segments, now: Segments) -> tuple[Column, Index, Index]:

@@ -246,6 +246,19 @@ class ProcessMemory:
                 left_out.append(LeftOut(f"not --{name} {', '.join(values)}", len(gone), gone.total))
         return segments, left_out
 
+    def labelled(self, segments: Segments, selection: Selection, labeller: Labeller | None) -> npt.NDArray[np.bool_]:
+        """Say for each segment (bool) whether it has all the labels that a selection wants.
+
+        Raises UsageError where there is no labeller, or nothing is known to choose by.
+        """
+        if labeller is None:
+            raise UsageError(f"to choose by --{next(iter(selection.by_labels))}, segments must be labelled")
+        labels = labeller(self, segments, selection)
+        keep = segments.in_half("all")
+        for name, values in selection.by_labels.items():
+            keep &= labels.matches(name, values)
+        return keep
+
     def _places(self, split: str) -> npt.NDArray[np.uint64]:
         """Return the addresses at which segments end that are split."""
         if split == "permissions":

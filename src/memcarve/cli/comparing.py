@@ -13,12 +13,14 @@ import click
 from memcarve.cli.options import (
     COMPLETE,
     INCOMPLETE,
-    address_range,
     at_terminal,
     choose_one,
+    filter_options,
+    labeller,
     process_options,
     quiet_options,
     say,
+    selection,
     size as to_size,
 )
 from memcarve.cli.progress import ProgressBar, counted
@@ -27,7 +29,7 @@ from memcarve.cli.tables import Column, format_option, print_table
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
-    from memcarve.comparing import Difference
+    from memcarve.differences import Difference
     from memcarve.process import ProcessMemory
     from memcarve.segments import Segments
 
@@ -94,20 +96,7 @@ _PAGE_COLUMNS = (
 @click.argument("after", type=click.Path())
 @process_options
 @click.option("--other-pid", type=click.IntRange(0), help="The process of AFTER, where it has another id.")
-@click.option(
-    "--range",
-    "half",
-    type=click.Choice(["user", "kernel", "all"]),
-    help="Which half of the space.  [default: user if either is of an image, else all]",
-)
-@click.option(
-    "--address",
-    "addresses",
-    type=address_range,
-    multiple=True,
-    metavar="A[-B]",
-    help="What holds the address, or touches the range (B is the first address outside); may be repeated.",
-)
+@filter_options
 @click.option("--unchanged", is_flag=True, help="List what did not change, too.")
 @click.option("--changed-pages", is_flag=True, help="List the pages that changed instead, a row for each stretch.")
 @format_option
@@ -125,8 +114,7 @@ def diff(
     pid: Sequence[int],
     name: str | None,
     other_pid: int | None,
-    half: str | None,
-    addresses: Sequence[tuple[int, int]],
+    wanted: dict[str, Any],
     layout: str,
     system: str | None,
     limit: int | None,
@@ -147,16 +135,17 @@ def diff(
     Exit status: 0 whether anything differs or not, 3 where either side is known to lack bytes.
     """
     from memcarve.comparing import compare  # noqa: PLC0415 - numpy is not needed for --help
-    from memcarve.process import Selection  # noqa: PLC0415
 
     with contextlib.ExitStack() as stack:
+        half = wanted["half"]
         opening = {"system": system, "limit": limit}
         was = _open(stack, before, pid, name, half, opening)
         now = _open(stack, after, pid if other_pid is None else [other_pid], name, half, opening)
         # rows and a bar would get into each other's way at a terminal
         progress = stack.enter_context(ProgressBar("comparing", quiet=quiet or at_terminal()))
-        selection = Selection(half, tuple(addresses))
-        compared = compare(was, now, selection, unchanged=unchanged, progress=progress)
+        compared = compare(
+            was, now, selection(wanted), labeller=labeller(wanted), unchanged=unchanged, progress=progress
+        )
         listed: Counter[str] = Counter()
         pages = 0
 

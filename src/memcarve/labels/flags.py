@@ -84,10 +84,10 @@ class Flagged:
 
     @property
     def notes(self) -> list[str]:
-        """What is flagged and may have no segment, in words."""
+        """What the sources contradict each other in, and what is flagged and may have no segment, in words."""
         found = [finding for finding in self.findings if finding.flag == ENTRY_UNMAPPED]
         more = [f"{ENTRY_UNMAPPED}: {len(found) - _SHOWN} more"] if len(found) > _SHOWN else []
-        return [f"{row.flag}: 0x{row.address:x}: {row.why}" for row in found[:_SHOWN]] + more
+        return [*self.known.notes, *(f"{row.flag}: 0x{row.address:x}: {row.why}" for row in found[:_SHOWN]), *more]
 
     def _set(self, flag: str, parts: list[Spans | None]) -> None:
         self.where[flag] = union([part for part in parts if part is not None])

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 #: kinds of memory that nothing but the process itself put there
 OWN = frozenset({PRIVATE, STACK, HEAP})
+_SHOWN = 5
 
 
 class Listed(NamedTuple):
@@ -47,6 +48,15 @@ class Known:
         self.kinds = self._kinds(evidence)
         self._texts: dict[int, str] = {}
         self.conflicts: Conflicts = find_conflicts(evidence, self)
+
+    @property
+    def notes(self) -> list[str]:
+        """The first conflicts between sources, in words, and how many more there are."""
+        about = [(self.regions[place].start, texts) for place, texts in sorted(self.conflicts.regions.items())]
+        about += [(self.modules[place].module.start, texts) for place, texts in sorted(self.conflicts.modules.items())]
+        found = [f"conflict at 0x{start:x}: {text}" for start, texts in about for text in texts]
+        more = len(self.conflicts) - len(found[:_SHOWN])
+        return [*found[:_SHOWN], *([f"{more} more conflicts between sources"] if more else [])]
 
     def region_text(self, place: int) -> str:
         """Return a region as JSON, only what is known of it."""

@@ -39,6 +39,8 @@ def columns(labels: SegmentLabels, *, short: bool) -> list[LabelColumn]:
     if known.regions or known.modules:
         if short:
             found += [LabelColumn("file", "text", lambda index: _file(labels, index))]
+            if len(known.conflicts):
+                found += [LabelColumn("conflicts", "number", lambda index: len(labels.conflicts(index)))]
         else:
             found += [LabelColumn("file", "text", lambda index: next((name for name, _ in labels.file(index)), None))]
             found += [
