@@ -69,7 +69,7 @@ def runs(addresses: set[int] | Mapping[int, int]) -> list[Pair]:
     return found
 
 
-def differences(was: Side, now: Side) -> list[Expected]:
+def by_address(was: Side, now: Side) -> list[Expected]:
     """Compare two sides address by address: neighbours belong together where one side holds them both."""
     groups: list[Pair] = []
     for address in sorted(was.there.keys() | now.there.keys()):
@@ -184,7 +184,7 @@ def test_against_the_model(
     one, other = (
         process(side, order, places if cuts else ()) for side, order, cuts in zip((was, now), orders, cut, strict=True)
     )
-    expected = differences(was, now)
+    expected = by_address(was, now)
     done: list[Pair] = []
     with mock.patch.object(comparing, "_EXTENTS", extents):
         found = compare(one, other, unchanged=True, progress=lambda *args: done.append(args), block=block)
@@ -322,7 +322,7 @@ def test_selections(both: tuple[Side, Side, list[int]], selection: Selection) ->
             and (selection.max_size is None or high - low <= selection.max_size)
         )
 
-    expected = [row for row in differences(was, now) if wanted(row)]
+    expected = [row for row in by_address(was, now) if wanted(row)]
     found = compare(process(was), process(now), selection, unchanged=True)
     assert told(list(found)) == expected
     both_hold = [set(range(low, high)) for row in expected for low, high in row.was]
