@@ -105,6 +105,31 @@ def _read(path: Path) -> None:
             pass
 
 
+def labels(settings: Settings) -> Iterator[Row]:
+    """Look at content beside SHA-256; join segments with regions."""
+    size = settings.sizes[0]
+    with place(settings.fast, settings.place(settings.fast)) as here:
+        target = here.folder / "target"
+        for count, kind in ((settings.segments, "segments"), (size // 4096, "segments of one page")):
+            label = f"carve {_size(size)} in {count} {kind}, SHA-256"
+            dump = make_process(here.folder / str(count), size, count)
+            contenders = {
+                level: Contender(
+                    _command("carve", "-q", dump, "-o", target, "--content", level), lambda: here.clear(target)
+                )
+                for level in ("none", "headers", "full")
+            }
+            found = in_turn(contenders, settings.runs, settings.warm_up)
+            for level, goals in (("headers", [Goal("ratio", 1.3), _MOST_RSS]), ("full", [_MOST_RSS])):
+                yield Row(f"{label}: --content {level}", here.name, found[level], "none", found["none"], goals=goals)
+            here.clear(target)
+            here.clear(dump.parent)
+    found = in_turn(
+        {"ours": Contender(_child("labels", "50000", "10000"), reports=True)}, settings.runs, settings.warm_up
+    )
+    yield Row("join 50,000 segments, 10,000 regions", "", found["ours"], goals=[Goal("seconds", 0.2)])
+
+
 def parse(settings: Settings) -> Iterator[Row]:
     """Map parsing, whole processes, against the loop that scripts use; and memory for the largest maps."""
     with place(settings.fast, settings.place(settings.fast)) as here:
@@ -254,6 +279,7 @@ ALL: dict[str, Callable[[Settings], Iterator[Row]]] = {
     "parse": parse,
     "reflinks": reflinks,
     "many": many,
+    "labels": labels,
     "start": start,
     "find": find,
     "image": _images(images.image),

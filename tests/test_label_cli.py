@@ -84,11 +84,11 @@ def test_segments_show_labels(go: Invoke, dump: Path) -> None:
     """Protection, kind, file and offset, flags; nothing of memory of which nothing is known; notes say the sources."""
     ran = go("segments", dump, "--format", "jsonl")
     heap, unknown, image = rows_of(ran)
-    assert (heap["protection"], heap["kind"], heap["file"], heap["flags"]) == ("rw-", "private", None, None)
-    assert {unknown[name] for name in ("protection", "kind", "file", "flags")} == {None}
-    assert (image["protection"], image["kind"]) == ("rcx,rwx", "image,private")
+    assert (heap["protection"], heap["kind"], heap["file"], heap["flags"]) == (["rw-"], ["private"], None, [])
+    assert {unknown[name] for name in ("protection", "kind", "file")} == {None}
+    assert (image["protection"], image["kind"]) == (["rcx", "rwx"], ["image", "private"])
     assert (image["file"], image["file_offset"], image["regions"]) == ("evil name.dll", 0, 2)
-    assert image["flags"] == "private-executable,writable-executable"
+    assert image["flags"] == ["private-executable", "writable-executable"]
     assert "pid.4.vadinfo.jsonl" in ran.err
     assert "pid.4.dlllist.jsonl" in ran.err
     assert "entry-unmapped: 0x50000000: windows.dlllist" in ran.err
@@ -169,6 +169,20 @@ def test_carved_labels(go: Invoke, dump: Path) -> None:
         assert recorded[str(dump.parent / name)] == hashlib.sha256(data).hexdigest()
 
 
+def test_what_must_be_told(go: Invoke, dump: Path) -> None:
+    """What is wrong with the evidence is told and recorded when something is carved, too."""
+    other = vads()
+    other[0]["Protection"] = "PAGE_READONLY"
+    (dump.parent / "other").mkdir()
+    (dump.parent / "other" / "pid.4.vadinfo.jsonl").write_text(json_lines(other))
+    words = ["--regions", "pid.4.vadinfo.jsonl", "--regions", "other/pid.4.vadinfo.jsonl"]
+    ran = go("carve", dump, "-o", "out", *words)
+    assert ran.code == 0
+    for sentence in ("entry-unmapped: 0x50000000: ", "conflict at 0x20000: protection: ", "/other says PAGE_READONLY"):
+        assert sentence in ran.err
+        assert any(sentence in note for note in manifest(dump.parent / "out")["notes"])
+
+
 def test_label_names(go: Invoke, dump: Path) -> None:
     """Files named by labels, too, sort by address, verify, and their checksums check with other tools."""
     assert go("carve", dump, "-o", "out", "--label-names", "--split", "region").code == 0
@@ -240,10 +254,21 @@ def test_given_evidence(go: Invoke, tmp_path: Path) -> None:
     (tmp_path / "one.jsonl").write_text(json_lines(one))
     (tmp_path / "two.jsonl").write_text(json_lines(two))
     rows = rows_of(go("segments", dump, "--format", "jsonl", "--regions", "one.jsonl", "--regions", "two.jsonl"))
-    assert [(row["protection"], row["conflicts"]) for row in rows] == [("rw-", 1), (None, 0), ("rcx,rwx", 0)]
+    assert [(row["protection"], row["conflicts"]) for row in rows] == [(["rw-"], 1), (None, 0), (["rcx", "rwx"], 0)]
     ran = go("segments", dump, "--regions", "pid.4.map")
     assert ran.code == 1
     assert "pid.4.map" in ran.err
+
+
+def test_a_map_alone_has_labels(go: Invoke, dump: Path) -> None:
+    """Regions and modules need no bytes; flags that need some are not looked for."""
+    dump.unlink()
+    rows = rows_of(go("segments", "pid.4.map", "--format", "jsonl"))
+    assert [row["flags"] for row in rows] == [[], [], ["private-executable", "writable-executable"]]
+    ran = go("segments", "pid.4.map", "--flag", "wiped-header")
+    assert (ran.code, ran.out) == (1, b"")
+    assert "pid.4" in ran.err
+    assert "Traceback" not in ran.err
 
 
 def test_find_in_what_labels_choose(go: Invoke, dump: Path) -> None:

@@ -44,6 +44,10 @@ class Labels(Protocol):
     def name(self, index: int) -> str:
         """Return words for the segment's file name, made of plain characters, each after a dot; perhaps none."""
 
+    @property
+    def notes(self) -> Sequence[str]:
+        """Sentences for the user: on the sources, on what they contradict each other in, on what was flagged."""
+
     def summary(self) -> dict[str, Any]:
         """Return where the labels come from and what was found of the process as a whole, ready for JSON."""
 

@@ -136,9 +136,9 @@ def _entry(number: int, forward: Callable[[Side], int], sides: Sides) -> None:
 
 
 def _cut(sides: Sides) -> None:
-    """Cut all three lists forward, each at the third module."""
-    for shift in (0, 16, 32):
-        sides.wide.links(sides.wide.entries[2] + shift, 0)
+    """Cut all three lists forward: that of initialization, which runs the other way, at the last module."""
+    for number, shift in ((2, 0), (2, 16), (4, 32)):
+        sides.wide.links(sides.wide.entries[number] + shift, 0)
 
 
 def _all_backward(sides: Sides) -> None:

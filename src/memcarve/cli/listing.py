@@ -83,8 +83,7 @@ def segments(
             _print_segments(process, chosen, split, layout)
         sys.stdout.flush()
         say_notes(process, quiet=quiet, verbose=verbose)
-        labels: Any = chosen.labels
-        say([*process.evidence.notes, *labels.flagged.notes], quiet=quiet)
+        say(chosen.labels.notes if chosen.labels is not None else [], quiet=quiet)
         if not quiet:
             click.echo(f"{counted(len(chosen), 'segment')}, {counted(chosen.total, 'byte')}", err=True)
         return INCOMPLETE if process.incomplete else COMPLETE
@@ -168,13 +167,13 @@ def regions(
     from memcarve.errors import UsageError  # noqa: PLC0415
     from memcarve.labels.residence import Residence  # noqa: PLC0415 - numpy is not needed for --help
 
-    if wanted["min_size"] is not None or wanted["flags"]:
+    if wanted["min_size"] is not None or wanted["max_size"] is not None or wanted["flags"]:
         raise UsageError("--min-size, --max-size and --flag are about segments; regions are chosen by the others")
     with open_one(file, pid, name, opening, wanted["half"]) as process:
         chosen = Residence(process, selection(wanted))
         columns = [Column("start", "address"), Column("end", "end"), Column("size", "number")]
         columns += [Column("resident", "number"), Column("protection", "text")]
-        columns += [Column("permissions", "text")] if process.space.flags is not None else []
+        columns += [Column("permissions", "words")] if process.space.flags is not None else []
         columns += [Column("kind", "text"), Column("file", "text"), Column("file_offset", "number")]
         columns += [Column("tag", "text"), Column("private", "flag"), Column("source", "text")]
         columns += [Column("conflicts", "number")]

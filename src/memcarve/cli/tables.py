@@ -16,7 +16,7 @@ from memcarve.errors import MissingExtraError, UsageError, printable
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
-    Cell = int | str | bool | None
+    Cell = int | str | bool | float | list[str] | None
 
 FORMATS = ("table", "csv", "json", "jsonl", "parquet")
 SCHEMA = 1
@@ -31,7 +31,11 @@ format_option = click.option(
 
 
 class Column(NamedTuple):
-    """A column's name and kind: ``address``, ``end`` (an address that may be 2**64), ``number``, ``text``, ``flag``."""
+    """A column's name and kind.
+
+    Kinds: ``address``, ``end`` (an address that may be 2**64), ``number``, ``real``, ``text``, ``words`` (several
+    texts), ``flag``.
+    """
 
     name: str
     kind: str
@@ -60,7 +64,9 @@ def _shown(column: Column, cell: Cell) -> str:
         return f"0x{cell:016x}"
     if isinstance(cell, bool):
         return "yes" if cell else "no"
-    return printable(cell) if isinstance(cell, str) else str(cell)
+    if isinstance(cell, list):
+        return ",".join(map(printable, cell))
+    return printable(cell) if isinstance(cell, str) else f"{cell:.2f}" if column.kind == "real" else str(cell)
 
 
 def _record(columns: Sequence[Column], row: Sequence[Cell]) -> dict[str, Cell]:
@@ -77,7 +83,7 @@ def _table(columns: Sequence[Column], rows: Iterable[Sequence[Cell]]) -> Iterato
     iterator = iter(rows)
     sample = [shown(row) for row in islice(iterator, _SAMPLE)]
     widths = [max(map(len, cells)) for cells in zip([column.name for column in columns], *sample, strict=True)]
-    right = [column.kind == "number" for column in columns]
+    right = [column.kind in ("number", "real") for column in columns]
     for cells in chain([[column.name for column in columns]], sample, map(shown, iterator)):
         aligned = (
             cell.rjust(width) if number else cell.ljust(width)
@@ -97,7 +103,7 @@ def _csv(columns: Sequence[Column], rows: Iterable[Sequence[Cell]]) -> Iterator[
         cells = [_shown(column, cell) for column, cell in zip(columns, row, strict=True)]
         # a spreadsheet must not take text from evidence for a formula
         writer.writerow(
-            f"'{cell}" if column.kind == "text" and cell.startswith(_FORMULA) else cell
+            f"'{cell}" if column.kind in ("text", "words") and cell.startswith(_FORMULA) else cell
             for column, cell in zip(columns, cells, strict=True)
         )
         yield buffer.getvalue()
@@ -126,6 +132,7 @@ def _parquet(columns: Sequence[Column], rows: Iterable[Sequence[Cell]]) -> None:
     # an end may be 2**64, which no column of numbers holds: start and size say it, too
     kept = [place for place, column in enumerate(columns) if column.kind != "end"]
     kinds = {"address": pa.uint64(), "number": pa.uint64(), "text": pa.string(), "flag": pa.bool_()}
+    kinds |= {"real": pa.float64(), "words": pa.list_(pa.string())}
     schema = pa.schema([(columns[place].name, kinds[columns[place].kind]) for place in kept])
     iterator = iter(rows)
     with parquet.ParquetWriter(sys.stdout.buffer, schema) as writer:

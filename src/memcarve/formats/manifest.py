@@ -159,7 +159,7 @@ def _source(path: str) -> Iterator[str]:
         with open(path, encoding="utf-8", errors="surrogateescape") as file:
             while line := file.readline(_LONGEST):
                 if len(line) == _LONGEST:
-                    raise NotRecognisedError(f"{path}: holds a line of 1 MiB; memcarve did not write it")
+                    raise NotRecognisedError(f"{path}: holds a line of {_LONGEST >> 20} MiB; memcarve did not write it")
                 yield line
     except OSError as error:
         raise SourceReadError(f"{path}: cannot be read: {error.strerror}") from error

@@ -42,6 +42,7 @@ class Contents:
         self.headers_of: dict[int, tuple[Header, ...]] = {}
         self.more_of: dict[int, int] = {}
         self._kept = self._named = 0
+        self._complete = False
         self._lock = threading.Lock()
 
     def where(self, keep: Flags) -> Contents:
@@ -57,7 +58,8 @@ class Contents:
     @property
     def complete(self) -> bool:
         """Whether the bytes of every segment were looked at."""
-        return bool(self.known.all())
+        self._complete = self._complete or bool(self.known.all())
+        return self._complete
 
     def observer(self, index: int, start: int) -> ContentObserver | None:
         """Return what is to be shown the bytes of a segment; None where they were looked at already."""

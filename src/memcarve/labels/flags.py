@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from memcarve.errors import AddressError
+from memcarve.errors import AddressError, CounterpartError, SourceReadError
 from memcarve.labels.headers import parse_header
 from memcarve.labels.known import OWN
 from memcarve.labels.spans import Spans, spans, union
@@ -65,29 +65,30 @@ class Flagged:
         self.by_content = headers is not None
         self.where: dict[str, Spans] = {}
         self.findings: list[Finding] = []
-        self._bases = self._look_at_bases()
+        bases = self._look_at_bases()
+        self._bases = bases or {}
         evidence = known.evidence
         executable = self._pages(EXECUTE)
         if evidence.regions:
             self._set(PRIVATE_EXECUTABLE, [self._regions(self._own_executable), self._in_own(executable)])
-            if executable is not None:
+            if executable is not None and bases is not None:
                 self._set(BEYOND_SECTION, [*self._beyond_sections()])
         if evidence.regions or executable is not None:
             self._set(WRITABLE_EXECUTABLE, [self._regions(self._written_and_run), self._pages(EXECUTE | WRITE)])
         if evidence.modules and evidence.regions:
             self._set(MODULE_UNLISTED, [*self._unlisted()])
             self._set(ENTRY_UNMAPPED, [*self._unmapped()])
-        if headers is not None or evidence.regions or evidence.modules:
+        if bases is not None and (headers is not None or evidence.regions or evidence.modules):
             self._set(WIPED_HEADER, [*self._wiped(headers or ())])
         if headers is not None and evidence.regions:
             self._set(PE_IN_PRIVATE, [*self._in_private(headers)])
 
     @property
     def notes(self) -> list[str]:
-        """What the sources contradict each other in, and what is flagged and may have no segment, in words."""
+        """What is flagged and may have no segment, in words."""
         found = [finding for finding in self.findings if finding.flag == ENTRY_UNMAPPED]
         more = [f"{ENTRY_UNMAPPED}: {len(found) - _SHOWN} more"] if len(found) > _SHOWN else []
-        return [*self.known.notes, *(f"{row.flag}: 0x{row.address:x}: {row.why}" for row in found[:_SHOWN]), *more]
+        return [*(f"{row.flag}: 0x{row.address:x}: {row.why}" for row in found[:_SHOWN]), *more]
 
     def _set(self, flag: str, parts: list[Spans | None]) -> None:
         self.where[flag] = union([part for part in parts if part is not None])
@@ -120,8 +121,11 @@ class Flagged:
 
     # images and modules
 
-    def _look_at_bases(self) -> dict[int, Header | None]:
-        """Return what header lies where images are mapped and modules are listed, as far as that page is there."""
+    def _look_at_bases(self) -> dict[int, Header | None] | None:
+        """Return what header lies where images are mapped and modules are listed, as far as that page is there.
+
+        None where there are no bytes to look at.
+        """
         known = self.known
         images = [row.start for place, row in enumerate(known.regions) if known.kinds[place] == IMAGE]
         bases = dict.fromkeys([*images, *(listed.module.start for listed in known.modules)])
@@ -129,8 +133,10 @@ class Flagged:
         for base in [*bases][:_MOST_BASES]:
             try:
                 page = self.space.read(base, _PAGE)
-            except AddressError:
+            except (AddressError, SourceReadError):
                 continue
+            except CounterpartError:  # there is a map alone
+                return None
             found[base] = parse_header(base, page)
         return found
 

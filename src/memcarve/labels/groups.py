@@ -30,6 +30,11 @@ class Group:
         self._region_texts = [known.region_text(place) for place in regions[:MOST_LISTED]]
         self._texts: list[str] | None = None
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing is known."""
+        return not (self.regions or self.modules or self.areas)
+
     def kinds(self, start: int, last: int) -> list[str]:
         """Return the kinds of memory from `start` to `last`: what its own structures say, then its regions'."""
         if not self.areas:
@@ -57,6 +62,7 @@ class Group:
             more = len(self.regions) - len(self._region_texts)
             self._texts = [
                 *member("protection", self.protections),
+                *([] if self.areas else member("kind", self.region_kinds)),
                 *([f'"regions": [{", ".join(self._region_texts)}]'] if self._region_texts else []),
                 *member("regions_not_listed", max(more, 0)),
                 *member("areas", [_area(row) for row in self.areas]),

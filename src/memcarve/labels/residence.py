@@ -15,13 +15,14 @@ from memcarve.segments import TOP
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    import numpy.typing as npt
-
     from memcarve.evidence import Region, Regions
     from memcarve.process import ProcessMemory, Selection
     from memcarve.space import AddressSpace
 
-    Column = npt.NDArray[np.uint64]
+    Cell = str | int | bool | list[str] | None
+
+
+_LONGEST = 60  # characters of a path that a table for people shows
 
 
 class Residence:
@@ -66,7 +67,7 @@ class Residence:
     def _kind(self, regions: Regions, place: int) -> str | None:
         return self.known.kinds[place] if regions is self.process.evidence.regions[0] else regions.rows[place].kind
 
-    def rows(self, *, short: bool) -> Iterator[list[str | int | bool | None]]:
+    def rows(self, *, short: bool) -> Iterator[list[Cell]]:
         """Yield the cells of each region: of the first source, then of the others."""
         space = self.process.space
         for (regions, places), there in zip(self._chosen, self._resident, strict=True):
@@ -81,15 +82,20 @@ class Residence:
                     row.size,
                     size,
                     (row.collapsed or row.protection) if short else row.protection,
-                    *([] if space.flags is None else [",".join(permission_words(bits)) or None]),
+                    *([] if space.flags is None else [permission_words(bits) or None]),
                     self._kind(regions, place),
-                    row.file,
+                    _shortened(row.file) if short else row.file,
                     row.offset,
                     row.tag,
                     row.private,
                     regions.source,
                     conflicts,
                 ]
+
+
+def _shortened(path: str | None) -> str | None:
+    """Return the end of a long path, where the name is."""
+    return path if path is None or len(path) <= _LONGEST else f"...{path[3 - _LONGEST :]}"
 
 
 def resident(space: AddressSpace, rows: list[Region]) -> list[int]:

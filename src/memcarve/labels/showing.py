@@ -18,11 +18,11 @@ _SHOWN = 3  # different labels of one segment that a table for people shows
 
 
 class LabelColumn(NamedTuple):
-    """A column of a table: its name, its kind (``text`` or ``number``), and what gives a segment's cell."""
+    """A column of a table: its name, its kind (as of cli.tables.Column), and what gives a segment's cell."""
 
     name: str
     kind: str
-    cell: Callable[[int], str | int | None]
+    cell: Callable[[int], str | int | float | list[str] | None]
 
 
 def columns(labels: SegmentLabels, *, short: bool) -> list[LabelColumn]:
@@ -31,11 +31,11 @@ def columns(labels: SegmentLabels, *, short: bool) -> list[LabelColumn]:
     known = labels.known
     found = []
     if known.regions:
-        found += [LabelColumn("protection", "text", lambda index: _words(labels.protections(index), most))]
+        found += [LabelColumn("protection", "words", lambda index: _words(labels.protections(index), most) or None)]
     if labels.space.flags is not None:
-        found += [LabelColumn("permissions", "text", lambda index: _words(labels.permissions(index), most))]
+        found += [LabelColumn("permissions", "words", lambda index: _words(labels.permissions(index), most) or None)]
     if known.regions or known.areas:
-        found += [LabelColumn("kind", "text", lambda index: _words(labels.kinds(index), most))]
+        found += [LabelColumn("kind", "words", lambda index: _words(labels.kinds(index), most) or None)]
     if known.regions or known.modules:
         if short:
             found += [LabelColumn("file", "text", lambda index: _file(labels, index))]
@@ -51,7 +51,7 @@ def columns(labels: SegmentLabels, *, short: bool) -> list[LabelColumn]:
     if labels.contents is not None:
         found += _content_columns(labels)
     if labels.flagged.where:
-        found += [LabelColumn("flags", "text", lambda index: _words([*labels.flags(index)], len(FLAGS)))]
+        found += [LabelColumn("flags", "words", lambda index: _words([*labels.flags(index)], len(FLAGS)))]
     return found
 
 
@@ -60,19 +60,19 @@ def _content_columns(labels: SegmentLabels) -> list[LabelColumn]:
     if contents is None:
         return []
 
-    def number(column: np.ndarray[tuple[int], np.dtype[np.float32]]) -> Callable[[int], str | None]:
-        return lambda index: None if np.isnan(column[index]) else f"{column[index]:.2f}"
+    def number(column: np.ndarray[tuple[int], np.dtype[np.float32]]) -> Callable[[int], float | None]:
+        return lambda index: None if np.isnan(column[index]) else round(float(column[index]), 3)
 
-    def headers(index: int) -> str | None:
+    def headers(index: int) -> list[str]:
         rows = contents.headers_of.get(index, ())
         words = [f"{'wiped ' if row.wiped else ''}{row.format}@0x{row.address:x}" for row in rows]
         return _words(words, _SHOWN, contents.more_of.get(index, 0))
 
     found = [LabelColumn("zero_pages", "number", lambda index: int(contents.zero_pages[index]))]
     if contents.level == "full":
-        found += [LabelColumn("entropy", "text", number(contents.entropy))]
-        found += [LabelColumn("text", "text", number(contents.share_of_text))]
-    return [*found, LabelColumn("headers", "text", headers)]
+        found += [LabelColumn("entropy", "real", number(contents.entropy))]
+        found += [LabelColumn("text", "real", number(contents.share_of_text))]
+    return [*found, LabelColumn("headers", "words", headers)]
 
 
 def _file(labels: SegmentLabels, index: int) -> str | None:
@@ -85,7 +85,7 @@ def _file(labels: SegmentLabels, index: int) -> str | None:
     return base_name(name) + ("" if offset is None else f"+0x{offset:x}") + more
 
 
-def _words(words: Sequence[str], most: int, further: int = 0) -> str | None:
-    """Return words with commas between, and how many more there are; None where there are none."""
+def _words(words: Sequence[str], most: int, further: int = 0) -> list[str]:
+    """Return words, no more than `most` of them, and how many more there are."""
     further += max(len(words) - most, 0)
-    return ",".join([*words[:most], *([f"+{further}"] if further else [])]) or None
+    return [*words[:most], *([f"+{further}"] if further else [])]

@@ -61,9 +61,13 @@ class Join:
         self.spans = spans
         self.first, self.end = spans.touched(segments)
 
-    def bounds(self, index: int) -> tuple[int, int]:
-        """Return the first span that a segment touches, and the one after the last."""
-        return int(self.first[index]), int(self.end[index])
+    def changes(self) -> Flags:
+        """Say for each segment (bool) whether it touches other spans than the one before it."""
+        found = np.ones(len(self.first), np.bool_)
+        nothing = self.first == self.end
+        same = (self.first[1:] == self.first[:-1]) & (self.end[1:] == self.end[:-1])
+        found[1:] = ~(same | (nothing[1:] & nothing[:-1]))
+        return found
 
     def places(self, index: int) -> list[int]:
         """Return what the spans belong to that a segment touches, in order of addresses, each once."""

@@ -54,15 +54,18 @@ class SegmentLabels:
         self._regions = Join(known.region_spans, segments)
         self._modules = Join(known.module_spans, segments)
         self._areas = Join(known.area_spans, segments)
+        self._joins = (self._regions, self._modules, self._areas)
+        self._group_of = np.cumsum(np.logical_or.reduce([join.changes() for join in self._joins]))
         first = segments.first.astype(np.int64)
-        self._permissions = permission_bits(space, first, first + segments.extents)
+        self._permissions = None if space.flags is None else permission_bits(space, first, first + segments.extents)
         self._threads = [(threads.source, row) for threads in known.evidence.threads for row in threads.rows]
         begun = sorted((row.begin, row.tid) for _, row in self._threads if row.begin is not None)
         self._begins = np.array([begin for begin, _ in begun], np.uint64)
         self._tids = [tid for _, tid in begun]
         self._flagged: Flagged | None = None
         self._flag_columns: dict[str, tuple[Flags, Column]] = {}
-        self._groups: dict[tuple[int, ...], Group] = {}
+        self._any_flag = np.zeros(0, np.bool_)
+        self._groups: dict[int, Group] = {}
 
     # carrying along
 
@@ -87,13 +90,12 @@ class SegmentLabels:
 
     def group(self, index: int) -> Group:
         """Return what is known of a segment and of all that lie in the same regions, modules and areas."""
-        key = (*self._regions.bounds(index), *self._modules.bounds(index), *self._areas.bounds(index))
+        key = int(self._group_of[index])
         found = self._groups.get(key)
         if found is None:
             if len(self._groups) > _MOST_GROUPS:
                 self._groups.clear()
-            places = (join.places(index) for join in (self._regions, self._modules, self._areas))
-            found = self._groups[key] = Group(self.known, *places)
+            found = self._groups[key] = Group(self.known, *(join.places(index) for join in self._joins))
         return found
 
     def regions(self, index: int) -> list[Region]:
@@ -115,7 +117,7 @@ class SegmentLabels:
 
     def permissions(self, index: int) -> list[str]:
         """Return what the page tables allow in a segment, each once: of an image only."""
-        return permission_words(int(self._permissions[index]))
+        return [] if self._permissions is None else permission_words(int(self._permissions[index]))
 
     def file(self, index: int) -> list[tuple[str, int | None]]:
         """Return path or name of what is mapped in a segment, and where in it that begins: modules, else files."""
@@ -127,8 +129,7 @@ class SegmentLabels:
 
     def flags(self, index: int) -> dict[str, int]:
         """Return the flags of a segment, each with the first address that it is about."""
-        flagged = self.flagged  # whose columns are made with it
-        if not flagged.where:
+        if not self._flags_anywhere[index]:
             return {}
         return {flag: int(where[index]) for flag, (held, where) in self._flag_columns.items() if held[index]}
 
@@ -144,14 +145,25 @@ class SegmentLabels:
         if not self._flag_columns:
             where = self._flagged.where
             self._flag_columns = {flag: where[flag].begin(self.segments) for flag in FLAGS if flag in where}
+            self._any_flag = np.zeros(0, np.bool_)
         return self._flagged
+
+    @property
+    def _flags_anywhere(self) -> Flags:
+        """Say for each segment (bool) whether it has a flag."""
+        flagged = self.flagged  # whose columns are made with it
+        if len(self._any_flag) != len(self.segments):
+            columns = [held for held, _ in self._flag_columns.values()]
+            nothing = np.zeros(len(self.segments), np.bool_)
+            self._any_flag = np.logical_or.reduce([nothing, *columns]) if flagged.where else nothing
+        return self._any_flag
 
     # choosing
 
     def matches(self, name: str, values: Sequence[str]) -> Flags:
         """Say for each segment (bool) whether its label `name` is any of `values`. Raises UsageError."""
         if name == "flag":
-            return self._any_flag(values)
+            return self._has_flag(values)
         if not self.known.evidence.regions and not (name == "file" and self.known.modules):
             raise UsageError(
                 f"nothing is known to choose by --{name}; --regions FILE gives what Volatility printed of the process"
@@ -170,7 +182,7 @@ class SegmentLabels:
             found |= self._modules.any(modules)
         return found
 
-    def _any_flag(self, values: Sequence[str]) -> Flags:
+    def _has_flag(self, values: Sequence[str]) -> Flags:
         found = np.zeros(len(self.segments), np.bool_)
         for flag in values:
             if flag not in FLAGS:
@@ -191,22 +203,29 @@ class SegmentLabels:
 
     def text(self, index: int) -> str:
         """Return all labels of a segment as JSON: only what is known."""
-        group, start = self.group(index), int(self.segments.start[index])
-        members = [
-            *group.texts(),
-            *_permission_member(int(self._permissions[index])),
-            *member("kind", self.kinds(index)),
-            *member("modules", [module_record(listed, start) for listed in group.modules]),
-        ]
+        group = self.group(index)
+        members = [] if group.is_empty else self._texts(group, index)
+        if self._permissions is not None:
+            members += _permission_member(int(self._permissions[index]))
         if self._begins.size:
             members += member("threads", self._begun(index))
-        flags = self.flags(index)
-        if flags:
-            rows = (f'{{"name": "{flag}", "address": "0x{address:x}"}}' for flag, address in flags.items())
+        if self._flags_anywhere[index]:
+            flags = self.flags(index).items()
+            rows = (f'{{"name": "{flag}", "address": "0x{address:x}"}}' for flag, address in flags)
             members.append(f'"flags": [{", ".join(rows)}]')
         if self.contents is not None:
             members += self.contents.text(index, self.space.read)
         return f"{{{', '.join(members)}}}"
+
+    def _texts(self, group: Group, index: int) -> list[str]:
+        """Return the members for JSON that regions, modules and areas make."""
+        start = int(self.segments.start[index])
+        members = [*group.texts()]
+        if group.areas:
+            members += member("kind", group.kinds(start, start + int(self.segments.size[index]) - 1))
+        if group.modules:
+            members += member("modules", [module_record(listed, start) for listed in group.modules])
+        return members
 
     def _begun(self, index: int) -> list[dict[str, Any]]:
         """Return the threads that began in a segment."""
@@ -226,6 +245,11 @@ class SegmentLabels:
             plain = _PLAIN.sub("_", base_name(files[0][0]))[:_LONGEST_NAME].strip(".")
             words = [*words, plain] if plain else words
         return "".join(f".{word}" for word in words)
+
+    @property
+    def notes(self) -> list[str]:
+        """What the user must be told: of the sources, of conflicts between them, of entries without a mapping."""
+        return [*self.known.evidence.notes, *self.known.notes, *self.flagged.notes]
 
     def summary(self) -> dict[str, Any]:
         """Return where the labels come from, and what was found, for JSON."""

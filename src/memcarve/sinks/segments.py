@@ -173,7 +173,7 @@ class _Carver:
             complete=not self.process.incomplete,
             seconds=time.monotonic() - begun,
             moved=dict(self.copier.moved),
-            notes=leftover_notes(folder),
+            notes=[*([] if segments.labels is None else segments.labels.notes), *leftover_notes(folder)],
         )
 
     def _source_name(self) -> str:
@@ -300,7 +300,7 @@ class _Carver:
             **({} if process.pages is None else {"pages": process.pages}),
             **({} if segments.labels is None else {"labels": segments.labels.summary()}),
             "left_out": [left._asdict() for left in left_out],
-            "notes": process.notes,
+            "notes": [*process.notes, *([] if segments.labels is None else segments.labels.notes)],
         }
         names = list(self.options.hashes)
         digests = {name: hashlib.new(name, usedforsecurity=False) for name in names}

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from memcarve.space import AddressSpace
 
 _BATCH = 64  # segments a thread takes at a time
+_SMALL = 1 << 15  # bytes of a segment up to which, on average, one thread is faster than several
 _LINES = 4096  # segments described at a time
 
 
@@ -74,7 +75,9 @@ class Work:
         self.zero = np.ones(count, np.bool_)
         self._batches = iter(range(0, count, _BATCH))
         self._lock = threading.Lock()
-        self._threads = threads or THREADS
+        # of small files most is Python's own work, for which threads only wait for each other
+        small = segments.total < _SMALL * count
+        self._threads = threads or (1 if small else THREADS)
         self._done = [0] * self._threads
         self._permissions = space.flags if by_permissions else None
 

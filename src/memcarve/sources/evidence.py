@@ -81,6 +81,7 @@ def file_evidence(
             notes += each.notes
             if files is not None:
                 files.append(each.file)
+    taken = {kind: _told_apart(found) for kind, found in taken.items()}
     regions = tuple(Regions(each.source, each.rows) for each in taken["regions"])  # type: ignore[arg-type]
     notes += [
         f"{each.source}: {each.overlapping} regions share addresses; an address belongs to the smallest of them"
@@ -93,6 +94,17 @@ def file_evidence(
         tuple(Threads(each.source, each.rows) for each in taken["threads"]),  # type: ignore[arg-type]
         notes=tuple(notes),
     )
+
+
+def _told_apart(found: list[_Taken]) -> list[_Taken]:
+    """Return the same with the paths in the names of sources that would be called the same."""
+    names = [each.source for each in found]
+    return [
+        each._replace(source=f"{each.source} of {os.path.dirname(os.path.abspath(each.file['path']))}")
+        if names.count(each.source) > 1
+        else each
+        for each in found
+    ]
 
 
 def names_beside(kind: str, pid: int | None, beside: Sequence[str]) -> list[list[str]]:
