@@ -122,3 +122,35 @@ def test_programs_in_memory(capfdbinary: pytest.CaptureFixture[bytes]) -> None:
     data = dump.read_bytes()
     assert len(hits) == data.count(mark) > 0
     assert all(data[hit["offset"] :].startswith(mark) for hit in hits)
+
+
+def test_labels_of_the_real_process(tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+    """Protection, file and offset of each segment are those of the maps that the system saw; headers have names."""
+    dump, maps = needed(f"{STEM}.dmp"), needed("114.maps")
+    options = ("--map", needed(f"{STEM}.map"), "--regions", maps, "--split", "region", "--hash", "none")
+    out = tmp_path / "out"
+    assert invoke(capfdbinary, "carve", dump, "-o", out, *options, "--content", "headers").code == 0
+    seen = {}
+    for line in maps.read_text().splitlines():
+        bounds, flags, offset, *rest = line.split(None, 5)
+        start, end = (int(bound, 16) for bound in bounds.split("-"))
+        seen[start] = end, flags[:3], int(offset, 16), rest[2].strip() if len(rest) > 2 else None
+    names: dict[str, str] = {}
+    for segment in manifest(out)["segments"]:
+        start, end = int(segment["start"], 16), int(segment["end"], 16)
+        labels = segment["labels"]
+        (region,) = labels["regions"]
+        begin = int(region["start"], 16)
+        last, flags, offset, file = seen[begin]
+        assert begin <= start
+        assert end <= last
+        assert labels["protection"] == [flags]
+        kinds = {"[heap]": ["heap"], "[stack]": ["stack"]}
+        assert region.get("file") == (None if file in kinds else file)
+        assert labels.get("kind") == kinds.get(file or "", labels.get("kind"))
+        assert file is None or file.startswith("[") or region["offset"] == offset
+        headers = labels.get("content", {}).get("headers", ())
+        names.update((os.path.basename(file or ""), header["name"]) for header in headers if "name" in header)
+    assert names["ntdll.dll"] == "ntdll.dll"
+    assert names["kernelbase.dll"].lower() == "kernelbase.dll"
+    assert names["libc.so.6"] == "libc.so.6"

@@ -93,12 +93,13 @@ class Regions:
 
     Columns, one row a piece: `start`, `size` (uint64) and `index` (int64), the place of the region in `rows`. Pieces
     are sorted and do not overlap. They are the regions themselves, unless some overlap, as no honest system has it:
-    then an address belongs to the smallest of them, and `overlapping` counts those that share addresses.
+    then an address belongs to the smallest of them, and `overlapping` counts those that share addresses. A region of no
+    bytes is none.
     """
 
     def __init__(self, source: str, rows: Iterable[Region]) -> None:
         self.source = source
-        self.rows = sorted(rows, key=lambda row: (row.start, row.size))
+        self.rows = sorted((row for row in rows if row.size > 0), key=lambda row: (row.start, row.size))
         start = np.array([row.start for row in self.rows], np.uint64)
         # all of the address space has one byte more than a column can say
         size = np.array([min(row.size, (1 << 64) - 1) for row in self.rows], np.uint64)

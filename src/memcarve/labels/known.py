@@ -121,7 +121,7 @@ def _placed_areas(evidence: Evidence) -> tuple[list[Area], Spans]:
 def _placed(rows: list[Any], bounds: list[tuple[int, int]]) -> tuple[list[Any], Spans]:
     """Return rows in order of addresses, and their spans; where some overlap, an address is the smallest one's."""
     order = sorted(range(len(rows)), key=lambda place: (bounds[place][0], bounds[place][1]))
-    index = Regions("", [Region(low, min(high, TOP) - low) for low, high in map(bounds.__getitem__, order)])
+    index = Regions("", [Region(low, max(min(high, TOP) - low, 1)) for low, high in map(bounds.__getitem__, order)])
     return [rows[place] for place in order], spans_of(index)
 
 
