@@ -301,3 +301,36 @@ def test_library(dump: Path, tmp_path: Path) -> None:
         result = carving.carve(process, tmp_path / "out", labeller=memcarve.Labelling("full"), label_names=True)
     assert result.segments == 3
     assert all("entropy" in row["labels"]["content"] for row in manifest(tmp_path / "out")["segments"])
+
+
+def test_a_carved_folder_keeps_its_labels(go: Invoke, dump: Path) -> None:
+    """What is known of a dump's segments is known of the folder that was carved from it, whichever way it was split."""
+    assert go("carve", dump, "-o", "whole").code == 0
+    assert go("carve", "whole", "-o", "again", "--split", "region", "--label-names").code == 0
+    wanted = ("start", "end", "protection", "kind", "file", "file_offset", "regions", "flags")
+    rows = rows_of(go("segments", dump, "--format", "jsonl"))
+    for folder in ("whole", "again"):
+        found = rows_of(go("segments", folder, "--format", "jsonl"))
+        assert [[row[name] for name in wanted] for row in found] == [[row[name] for name in wanted] for row in rows]
+    assert rows_of(go("regions", "whole", "--format", "jsonl"))[0]["source"].endswith(", as segments.json has it")
+
+
+def test_labels_in_a_manifest_may_be_anything(go: Invoke, dump: Path) -> None:
+    """What is not as memcarve writes it is passed over, and the segments are read all the same."""
+    assert go("carve", dump, "-o", "out").code == 0
+    path = dump.parent / "out" / "segments.json"
+    text = path.read_text()
+    (one,) = {json.dumps(row) for row in manifest(path.parent)["segments"][0]["labels"]["regions"]}
+    assert one in text
+    for other in (
+        "7", "null", '{"start": "0x20000"}', '{"start": 5, "end": []}', '{"start": "0x30000", "end": "0x20000"}',
+        '{"start": "0x20000", "end": "0x30000", "kind": ["private"], "protection": 7, "file": {}, "private": 1}',
+        '{"start": "0x0", "end": "0x10000000000000000"}', '{"start": "0x0", "end": "0xffffffffffffffffffff"}',
+    ):  # fmt: skip
+        path.write_text(text.replace(one, other))
+        ran = go("segments", "out", "--format", "jsonl")
+        assert ran.code == 0, ran.err
+        assert len(ran.out.splitlines()) == 3
+    path.write_text(text.replace('"labels": {"protection"', '"labels": 7, "old": {"protection"', 1))
+    ran = go("segments", "out")
+    assert (ran.code, "Traceback" in ran.err) == (1, False)

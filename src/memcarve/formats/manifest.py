@@ -32,7 +32,10 @@ _LARGEST = 1 << 26  # bytes of processes.json that are read
 
 
 class Record(NamedTuple):
-    """One segment in the manifest; `hashes` by the function's name, `zero` None where nothing read the bytes."""
+    """One segment in the manifest.
+
+    `hashes` are by the function's name, `zero` is None where nothing read the bytes, `labels` hold anything.
+    """
 
     start: int
     end: int
@@ -41,6 +44,7 @@ class Record(NamedTuple):
     extents: int
     hashes: dict[str, str]
     zero: bool | None
+    labels: dict[str, Any] = {}  # noqa: RUF012 - nobody changes it
 
     @property
     def size(self) -> int:
@@ -193,4 +197,7 @@ def _record(found: dict[str, Any]) -> Record:
     hashes = {name: found[name] for name in SUMS if name in found}
     if any(not isinstance(value, str) for value in hashes.values()):
         raise ValueError("a hash of another type")
-    return Record(start, end, found["file"], found["offset"], found["extents"], hashes, found["zero"])
+    labels = found.get("labels", {})
+    if not isinstance(labels, dict):
+        raise TypeError("labels of another type")
+    return Record(start, end, found["file"], found["offset"], found["extents"], hashes, found["zero"], labels)

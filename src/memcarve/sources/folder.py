@@ -21,6 +21,7 @@ from memcarve.images.modes import LINUX, MODES, AddressTable
 from memcarve.missing import REASONS, MissingColumns
 from memcarve.process import Container, ProcessEntry, ProcessMemory
 from memcarve.sources.evidence import EvidenceFiles, file_evidence
+from memcarve.sources.recorded import recorded_evidence
 from memcarve.space import AddressSpace
 
 if TYPE_CHECKING:
@@ -104,18 +105,18 @@ class FolderContainer(Container):
             kernel_half=narrow,
             entry=entry,
             address_bits=bits,
-            evidence=functools.partial(self._evidence, entry.pid, bits, inputs),
+            evidence=functools.partial(self._evidence, folder, entry.pid, bits, inputs),
         )
         process.half = _half(header, space, process.kernel_half)
         return process
 
-    def _evidence(self, pid: int | None, bits: int, inputs: dict[str, Any]) -> Evidence:
-        """Return what the files that were named say of a process; they are added to `inputs`."""
+    def _evidence(self, folder: str, pid: int | None, bits: int, inputs: dict[str, Any]) -> Evidence:
+        """Return what the manifest says of a process, and the files that were named; those are added to `inputs`."""
         files: list[dict[str, Any]] = []
         found = file_evidence(self.evidence_files, pid, address_bits=bits, files=files)
         if files:
             inputs["evidence"] = files
-        return found
+        return recorded_evidence(*_opened(folder)) + found
 
     def close(self) -> None:
         """Close the files."""

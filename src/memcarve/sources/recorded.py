@@ -1,0 +1,112 @@
+"""What a carved folder's manifest says of its segments, read back as evidence."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+from memcarve.evidence import Area, Areas, Evidence, Module, Modules, Region, Regions, Thread, Threads
+from memcarve.names import KINDS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from memcarve.formats.manifest import Record
+
+_TOP = 1 << 64
+_MOST = 1 << 20  # regions, modules, areas, threads: each
+_LONGEST = 1 << 15  # characters of a text
+_ADDRESS = re.compile(r"0x[0-9a-f]{1,17}")
+
+
+def recorded_evidence(header: dict[str, Any], records: Iterable[Record]) -> Evidence:
+    """Return the regions, modules, areas and threads that a manifest names; of each at most 2**20.
+
+    They are those that segments touched. The manifest may hold anything: what is not as memcarve writes it is passed
+    over. Raises what iterating the records raises.
+    """
+    regions: dict[Region, None] = {}
+    modules: dict[str, dict[Module, None]] = {}
+    areas: dict[Area, None] = {}
+    for record in records:
+        for row in _rows(record.labels, "regions"):
+            bounds = _bounds(row)
+            if bounds and len(regions) < _MOST:
+                regions[_region(row, *bounds)] = None
+        for row in _rows(record.labels, "modules"):
+            base = _address(row.get("base"))
+            listed = modules.setdefault(_text(row.get("source")) or "unknown", {}) if len(modules) < _MOST else {}
+            if base is not None and len(listed) < _MOST:
+                listed[Module(base, _number(row.get("size")), _text(row.get("name")), _text(row.get("path")))] = None
+        for row in _rows(record.labels, "areas"):
+            bounds, kind = _bounds(row), _kind(row)
+            if bounds and kind and len(areas) < _MOST:
+                areas[Area(*bounds, kind, detail=_text(row.get("detail")))] = None
+    labels = header.get("labels")
+    document: dict[str, Any] = labels if isinstance(labels, dict) else {}
+    sources = document.get("sources")
+    named = next(iter(_rows(sources if isinstance(sources, dict) else {}, "regions")), {}).get("source")
+    threads = [thread for row in _rows(document, "threads")[:_MOST] if (thread := _thread(row)) is not None]
+    return Evidence(
+        (Regions(_recorded(_text(named)), regions),) if regions else (),
+        tuple(Modules(_recorded(source), list(rows)) for source, rows in modules.items()),
+        (Threads(_recorded(None), threads),) if threads else (),
+        (Areas(_recorded(None), list(areas)),) if areas else (),
+    )
+
+
+def _recorded(source: str | None) -> str:
+    """Return what a source is called whose word is known by the manifest alone."""
+    return "segments.json" if source is None else source.removesuffix(_SUFFIX) + _SUFFIX
+
+
+_SUFFIX = ", as segments.json has it"
+
+
+def _rows(labels: dict[str, Any], name: str) -> list[dict[str, Any]]:
+    rows = labels.get(name)
+    return [row for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
+
+
+def _region(row: dict[str, Any], start: int, size: int) -> Region:
+    private = row.get("private")
+    return Region(
+        start,
+        size,
+        _text(row.get("protection")),
+        _kind(row),
+        _text(row.get("file")),
+        _text(row.get("tag")),
+        private if isinstance(private, bool) else None,
+        _number(row.get("offset")),
+    )
+
+
+def _thread(row: dict[str, Any]) -> Thread | None:
+    tid = _number(row.get("tid"))
+    places = (_address(row.get(name)) for name in ("teb", "stack_start", "stack_end", "begin"))
+    return None if tid is None else Thread(tid, *places)
+
+
+def _bounds(row: dict[str, Any]) -> tuple[int, int] | None:
+    """Return start and size; None where they make no range."""
+    start, end = _address(row.get("start")), _address(row.get("end"))
+    return None if start is None or end is None or not start < end <= _TOP else (start, end - start)
+
+
+def _address(value: object) -> int | None:
+    found = int(value, 16) if isinstance(value, str) and _ADDRESS.fullmatch(value) else None
+    return found if found is None or found <= _TOP else None
+
+
+def _number(value: object) -> int | None:
+    return value if type(value) is int and 0 <= value < _TOP else None
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) and len(value) <= _LONGEST else None
+
+
+def _kind(row: dict[str, Any]) -> str | None:
+    kind = row.get("kind")
+    return next((known for known in KINDS if known == kind), None)
