@@ -176,6 +176,79 @@ def test_modules_and_mappings() -> None:
     ]  # fmt: skip
 
 
+def test_what_no_source_says_is_not_looked_for() -> None:
+    """Regions without kinds or protections tell nothing of flags that need them; an empty answer would be a lie."""
+    bare, letters = [page_region(1, 1)], [page_region(1, 1, "rwx"), page_region(3, 1, "r-x")]
+    assert [*labels_of(process_of([1]), content="headers", read=True).flagged.where] == ["wiped-header"]
+    assert [*labels_of(process_of([1], evidence_of(bare, [])), content="headers", read=True).flagged.where] == [
+        "entry-unmapped", "wiped-header",
+    ]  # fmt: skip
+    looked = [*labels_of(process_of([1, 3], evidence_of(letters)), content="headers", read=True).flagged.where]
+    assert looked == ["writable-executable", "wiped-header"]
+    for flag in ("private-executable", "pe-in-private", "module-unlisted"):
+        with pytest.raises(UsageError, match="regions that say what is"):
+            labels_of(process_of([1, 3], evidence_of(letters)), Selection(flag=[flag]))
+    with pytest.raises(UsageError, match="page tables of an image"):
+        labels_of(process_of([8], evidence_of([image(8, 1)])), Selection(flag=["beyond-section"]))
+
+
+def test_no_region_at_all_is_known() -> None:
+    """A process of which it is known that it has no regions has none that is flagged, and choosing finds nothing."""
+    process = process_of([1], evidence_of([]))
+    assert flags_of(process) == {}
+    assert len(process.segments(Selection(kind=["private"]), labeller=_labelling())) == 0
+
+
+def test_a_forged_size_hides_nothing() -> None:
+    """A list may claim any size: a module ends with its image, and an image is listed where a module begins in it."""
+    regions = [image(8, 4), image(16, 4, "\\x\\hidden.dll"), own(24, 2, "PAGE_EXECUTE_READ")]
+    process = process_of([8, 16, 24], evidence_of(regions, [Module(8 * PAGE, 64 * PAGE, "a.dll")]), {8: pe_page([])})
+    labels = labels_of(process)
+    assert [[*labels.flags(index)] for index in range(3)] == [
+        [], ["module-unlisted", "wiped-header"], ["private-executable"],
+    ]  # fmt: skip
+    assert [labels.file(index)[:1] for index in range(3)] == [[("a.dll", 0)], [("\\x\\hidden.dll", None)], []]
+    assert labels.conflicts(0) == [
+        "end of the module: windows.vadinfo says 0xc000, windows.dlllist says 0x48000",
+    ]
+
+
+def test_an_entry_of_any_size_flags_what_is_in_no_region() -> None:
+    """An entry where nothing is mapped ends with the next region, whatever it claims."""
+    process = process_of(
+        [3, 9], evidence_of([own(8, 4, "PAGE_READWRITE")], [Module(2 * PAGE, (1 << 64) - 2 * PAGE, "x")])
+    )
+    assert flags_of(process) == {3: ["entry-unmapped"]}
+
+
+def test_one_header_says_nothing_of_another_image() -> None:
+    """Sections that reach beyond their image, and headers at forged entries, do not excuse another image's pages."""
+    greedy = pe_page([(1, 1 << 19, 0xE0000020)], size=(1 << 20) - 1)
+    regions = [own(0, 2, "PAGE_READWRITE"), image(8, 4), image(32, 8, "\\x\\ntdll.dll")]
+    contents = {0: greedy, 8: greedy, 32: pe_page([(1, 2, TEXT)])}
+    evidence = evidence_of(regions, [Module(0, 1 << 31, "forged.dll")])
+    found = flags_of(process_of({0: RW, 8: R, 9: RWX, 32: R, 33: RWX}, evidence, contents))
+    assert "beyond-section" in found[32]
+    assert "beyond-section" not in found[8]
+
+
+def test_memory_without_a_file_that_is_not_private() -> None:
+    """Sections that no file backs, and anonymous memory that has a name, are no place for programs either."""
+    section = page_region(4, 2, "PAGE_EXECUTE_READ", kind="mapped", private=False)
+    named = page_region(8, 2, "r-xp", kind="private", private=True, file="[anon:jit]")
+    data = page_region(16, 2, "PAGE_EXECUTE_READ", kind="mapped", private=False, file="\\x\\data.bin")
+    header = pe_page([])
+    process = process_of([4, 8, 16], evidence_of([section, named, data]), dict.fromkeys((4, 8, 16), header))
+    expected = ["private-executable", "pe-in-private"]
+    assert flags_of(process, "headers") == {4: expected, 8: expected}
+
+
+def test_overlapping_regions_are_told_once() -> None:
+    """A region that another one cuts in two is one finding."""
+    regions = [image(8, 8), own(10, 1, "PAGE_READWRITE")]
+    assert findings_of(process_of([9, 12], evidence_of(regions, []))) == [("module-unlisted", 8)]
+
+
 def test_without_lists_nothing_is_unlisted() -> None:
     """What cannot be known is not looked for; an empty list is a list."""
     assert "module-unlisted" not in labels_of(process_of([8], evidence_of([image(8, 1)]))).flagged.where

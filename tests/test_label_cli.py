@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -325,12 +326,53 @@ def test_labels_in_a_manifest_may_be_anything(go: Invoke, dump: Path) -> None:
     for other in (
         "7", "null", '{"start": "0x20000"}', '{"start": 5, "end": []}', '{"start": "0x30000", "end": "0x20000"}',
         '{"start": "0x20000", "end": "0x30000", "kind": ["private"], "protection": 7, "file": {}, "private": 1}',
-        '{"start": "0x0", "end": "0x10000000000000000"}', '{"start": "0x0", "end": "0xffffffffffffffffffff"}',
+        '{"start": "0x0", "end": "0x10000000000000000"}',
+        '{"start": "0x10000000000000000", "end": "0x10000000000000001"}',
+        '{"start": "0x0", "end": "0xffffffffffffffffffff"}',
     ):  # fmt: skip
         path.write_text(text.replace(one, other))
         ran = go("segments", "out", "--format", "jsonl")
         assert ran.code == 0, ran.err
         assert len(ran.out.splitlines()) == 3
+    for name, value in (("base", '"0x10000000000000000"'), ("base", "[]"), ("size", "-1"), ("source", "{}")):
+        head, found, rest = text.partition('"modules": [{"name"')
+        path.write_text(head + found + re.sub(f'"{name}": ("[^"]*"|[0-9]+)', f'"{name}": {value}', rest, count=1))
+        assert path.read_text() != text
+        for words in (["segments", "out"], ["segments", "out", "--split", "region"], ["regions", "out"]):
+            ran = go(*words)
+            assert ran.code == 0, ran.err
     path.write_text(text.replace('"labels": {"protection"', '"labels": 7, "old": {"protection"', 1))
     ran = go("segments", "out")
     assert (ran.code, "Traceback" in ran.err) == (1, False)
+
+
+def test_a_folder_does_not_know_what_it_was_not_carved_from(go: Invoke, dump: Path) -> None:
+    """Entries without a mapping are not in a folder: they are not looked for there, rather than not found."""
+    assert go("carve", dump, "-o", "out").code == 0
+    ran = go("segments", "out", "--flag", "entry-unmapped")
+    assert (ran.code, ran.out) == (2, b"")
+    assert "all of a list of modules" in ran.err
+
+
+def test_json_has_the_whole_record(go: Invoke, dump: Path) -> None:
+    """JSON has the labels as segments.json has them: full names, all regions."""
+    *_, image = rows_of(go("segments", dump, "--format", "jsonl", "--content", "headers"))
+    assert go("carve", dump, "-o", "out").code == 0
+    assert image["labels"] == manifest(dump.parent / "out")["segments"][-1]["labels"]
+    assert [row["protection"] for row in image["labels"]["regions"]] == [VADS[1][3], VADS[2][3]]
+
+
+@pytest.mark.parametrize("rows", ["", "0,8,other,0x1,0x1000,0x1fff,VadS,PAGE_READWRITE,0,1,0x0,N/A,Disabled\n"])
+def test_a_table_that_says_nothing(go: Invoke, tmp_path: Path, rows: str) -> None:
+    """A table cut off after its header, or of another process, is an error where it is given, else a note."""
+    dump = write_dump(tmp_path, ROWS)
+    columns = "PID,Process,Offset,Start VPN,End VPN,Tag,Protection,CommitCharge,PrivateMemory,Parent,File,File output"
+    (tmp_path / "cut.csv").write_text(f"TreeDepth,{columns}\n{rows}")
+    ran = go("segments", dump, "--regions", "cut.csv", "--flag", "private-executable")
+    assert (ran.code, ran.out) == (1, b"")
+    assert "cut.csv: holds no row" in ran.err
+    (tmp_path / "cut.csv").rename(tmp_path / "pid.4.vadinfo.csv")
+    ran = go("segments", dump)
+    assert ran.code == 0
+    assert "it is not used" in ran.err
+    assert go("segments", dump, "--flag", "private-executable").code == 2

@@ -92,6 +92,11 @@ def test_join_against_brute_force(
         ("file", ["*.DLL"], lambda row: row.file == FILES[0]),
         ("file", ["b.dat", "none"], lambda row: row.file == FILES[1]),
     ):
+        said = {"kind": "kind", "protection": "collapsed", "file": "file"}[name]
+        if regions and all(getattr(row, said) is None for row in regions):
+            with pytest.raises(UsageError, match=f"nothing is known to choose by --{name}"):
+                process.segments(Selection(**{name: values}), labeller=_labelling())
+            continue
         chosen = [*process.segments(Selection(**{name: values}), labeller=_labelling())]
         assert [segment.start for segment in chosen] == [
             segment.start for segment, here in zip(segments, expected, strict=True) if any(map(wanted, here))
@@ -125,6 +130,11 @@ def test_split_against_brute_force(
             expected[-1].append(page)
         else:
             expected.append([page])
+    said = {"region": "start", "protection": "protection", "module": "file"}[split]
+    if regions and all(getattr(row, said) is None for row in regions):
+        with pytest.raises(UsageError, match=f"nothing is known to --split by {split}"):
+            process.segments(split=split)
+        return
     found = [*process.segments(split=split)]
     assert [(one.start // PAGE, one.end // PAGE) for one in found] == [(run[0], run[-1] + 1) for run in expected]
     for segment in found:
@@ -164,7 +174,7 @@ def test_split_by_modules() -> None:
     modules = [Module(2 * PAGE, 2 * PAGE, "a.dll"), Module(6 * PAGE, None, "b.dll")]
     found = process_of(range(8), evidence_of([page_region(0, 8)], modules)).segments(split="module")
     starts = [one.start for one in found]
-    assert starts == [0, 2 * PAGE, 4 * PAGE, 6 * PAGE, 6 * PAGE + 1]
+    assert starts == [0, 2 * PAGE, 4 * PAGE, 6 * PAGE]
 
 
 def test_labels_of_modules_areas_and_kinds() -> None:
@@ -255,8 +265,8 @@ def test_conflicts_are_shown() -> None:
     evidence = Evidence(regions=(one, two))
     labels = labels_of(process_of([1, 5], evidence))
     assert labels.conflicts(0) == [
-        "protection: VAD tree says PAGE_READONLY, windows.vadinfo says PAGE_READWRITE",
         "kind: VAD tree says private, windows.vadinfo says mapped",
+        "protection: VAD tree says PAGE_READONLY, windows.vadinfo says PAGE_READWRITE",
     ]
     assert labels.conflicts(1) == []
     assert labels.record(0)["conflicts"] == labels.conflicts(0)
@@ -340,3 +350,43 @@ def test_records_are_json() -> None:
     """Text from evidence, unpaired surrogates too, goes into JSON and comes back."""
     labels = labels_of(process_of([1], evidence_of([page_region(1, 1, file='\ud800\\"\n\x1b')])))
     assert json.loads(json.dumps(labels.record(0)))["regions"][0]["file"] == '\ud800\\"\n\x1b'
+
+
+def test_conflicts_are_of_the_addresses_they_are_about() -> None:
+    """A segment shows the conflicts of its own addresses, and not thousands of them."""
+    one = Regions("VAD tree", [page_region(0, 2000, "PAGE_READONLY")])
+    two = Regions("b", [page_region(place, 1, "PAGE_NOACCESS", tag=str(place)) for place in range(0, 2000, 2)])
+    labels = labels_of(process_of([2, 3, *range(100, 1100)], Evidence(regions=(one, two))))
+    assert labels.conflicts(0) == ["protection: VAD tree says PAGE_READONLY, b says PAGE_NOACCESS"]
+    assert labels.record(1)["conflicts"] == labels.conflicts(0)
+    apart = labels_of(process_of([3], Evidence(regions=(one, two))))
+    assert apart.conflicts(0) == []
+
+
+def test_many_conflicts_are_counted() -> None:
+    """Of very many only a bounded number is kept, and the rest is counted."""
+    rows = [page_region(place, 1, "PAGE_READONLY", file=f"a{place}") for place in range(12_000)]
+    others = [row._replace(file=f"b{place}") for place, row in enumerate(rows)]
+    labels = labels_of(process_of(range(100), Evidence(regions=(Regions("a", rows), Regions("b", others)))))
+    assert labels.summary()["conflicts"] == 12_000
+    record = labels.record(0)
+    assert len(record["conflicts"]) + record["conflicts_not_listed"] == 100
+
+
+def test_a_module_that_begins_later() -> None:
+    """Where a segment begins before a module or a file, it has no offset in it."""
+    labels = labels_of(process_of(range(4), evidence_of([page_region(0, 8)], [Module(2 * PAGE, PAGE, "late.dll")])))
+    assert labels.file(0) == [("late.dll", None)]
+    assert "offset" not in labels.record(0)["modules"][0]
+
+
+@pytest.mark.parametrize("value", ["", "FOO", "PAGE_EVERYTHING", "rwz"])
+def test_unknown_protections(value: str) -> None:
+    """A protection that there is not is refused; letters and words may be of either case."""
+    process = process_of([1], evidence_of([page_region(1, 1, "PAGE_EXECUTE_READWRITE|PAGE_GUARD")]))
+    with pytest.raises(UsageError, match="no protection"):
+        process.segments(Selection(protection=[value]), labeller=_labelling())
+    for known in ("RWX", "page_guard", "PAGE_EXECUTE_READWRITE"):
+        assert len(process.segments(Selection(protection=[known]), labeller=_labelling())) == 1
+    with pytest.raises(UsageError, match="pattern"):
+        process.segments(Selection(file=[""]), labeller=_labelling())

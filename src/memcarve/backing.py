@@ -104,7 +104,7 @@ class FileBacking:
             raise SourceReadError(f"{self.path}: cannot be opened: {error.strerror}") from error
         if not stat.S_ISREG(self._status.st_mode):
             self.close()
-            raise InputError(f"{self.path}: is not a regular file; give the dump or the map itself")
+            raise InputError(f"{self.path}: is not a regular file; give a file, not a device or a folder")
 
     @property
     def size(self) -> int:

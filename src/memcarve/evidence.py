@@ -142,7 +142,8 @@ class Areas(NamedTuple):
 class Evidence(NamedTuple):
     """All that is known of a process; of several sources the one that counts first. `notes` are for the user.
 
-    A source is there also where its list is empty; where nothing is known there is none.
+    A source is there also where its list is empty; where nothing is known there is none. `complete` is false where
+    modules and regions are only those that somebody had to do with.
     """
 
     regions: tuple[Regions, ...] = ()
@@ -150,6 +151,7 @@ class Evidence(NamedTuple):
     threads: tuple[Threads, ...] = ()
     areas: tuple[Areas, ...] = ()
     notes: tuple[str, ...] = ()
+    complete: bool = True
 
     def __add__(self, other: Evidence) -> Evidence:  # type: ignore[override]
         """Return what both know; the left one counts first."""
@@ -159,6 +161,7 @@ class Evidence(NamedTuple):
             self.threads + other.threads,
             self.areas + other.areas,
             self.notes + other.notes,
+            self.complete and other.complete,
         )
 
 
@@ -169,11 +172,14 @@ def places(evidence: Evidence, split: str) -> Column | None:
     mapped files.
     """
     if split == "module" and evidence.modules:
-        ranges = [(row.start, row.end) for modules in evidence.modules for row in modules.rows]
-        return _column({place for bounds in ranges for place in bounds})
+        rows = [row for modules in evidence.modules for row in modules.rows]
+        return _column({row.start for row in rows} | {row.end for row in rows if row.size})
     if not evidence.regions:
         return None
     regions = evidence.regions[0]
+    said = {"region": "start", "protection": "protection", "module": "file"}[split]
+    if len(regions) and all(getattr(row, said) is None for row in regions):
+        return None
 
     def words(index: int) -> object:
         row = regions.rows[index]

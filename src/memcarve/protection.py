@@ -18,6 +18,8 @@ _WINDOWS = {
     "PAGE_EXECUTE_READWRITE": "rwx",
     "PAGE_EXECUTE_WRITECOPY": "rcx",
 }
+#: the words that a protection of Windows is made of
+WORDS = frozenset({*_WINDOWS, "PAGE_GUARD", "PAGE_NOCACHE", "PAGE_WRITECOMBINE"})
 _UNIX = re.compile(r"([r-][w-][x-])[ps]?")
 
 

@@ -101,6 +101,8 @@ def _print_segments(process: ProcessMemory, chosen: Segments, split: str, layout
     # what page tables allow stands there already where it is what segments were split by
     known = [column for column in label_columns(labels, short=layout == "table") if column.name not in _names(columns)]
     columns += [Column(column.name, column.kind) for column in known]
+    whole_record = bool(known) and layout in ("json", "jsonl")
+    columns += [Column("labels", "record")] if whole_record else []
     flags = process.space.flags if split == "permissions" else None
 
     def rows() -> Iterator[list[Cell]]:
@@ -108,7 +110,8 @@ def _print_segments(process: ProcessMemory, chosen: Segments, split: str, layout
             row: list[Cell] = [segment.start, segment.end, segment.size, segment.extents, segment.offset]
             row += segment.whole or ()
             row += _allowed(int(flags[segment.first])) if flags is not None else ()
-            yield [*row, *(column.cell(index) for column in known)]
+            cells = [column.cell(index) for column in known]
+            yield [*row, *cells, *([labels.record(index)] if whole_record else [])]
 
     print_table(layout, "segments", columns, rows())
 

@@ -7,7 +7,7 @@ import io
 import json
 import sys
 from itertools import chain, islice
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
@@ -16,7 +16,7 @@ from memcarve.errors import MissingExtraError, UsageError, printable
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
-    Cell = int | str | bool | float | list[str] | None
+    Cell = int | str | bool | float | list[str] | dict[str, Any] | None
 
 FORMATS = ("table", "csv", "json", "jsonl", "parquet")
 SCHEMA = 1
@@ -34,7 +34,7 @@ class Column(NamedTuple):
     """A column's name and kind.
 
     Kinds: ``address``, ``end`` (an address that may be 2**64), ``number``, ``real``, ``text``, ``words`` (several
-    texts), ``flag``.
+    texts), ``flag``, ``record`` (in JSON alone).
     """
 
     name: str

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from memcarve.errors import UsageError
 from memcarve.labels.conflicts import base_name
 from memcarve.names import KINDS
+from memcarve.protection import WORDS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -29,18 +30,22 @@ def _is_kind(values: Sequence[str]) -> Wanted:
 
 
 def _is_protected(values: Sequence[str]) -> Wanted:
-    for value in values:
-        if not _LETTERS.fullmatch(value) and not value.isupper():
-            raise UsageError(f"{value!r} is no protection; write letters of rwxc, or a full name like PAGE_READONLY")
+    letters = [frozenset(value.lower()) for value in values if _LETTERS.fullmatch(value.lower())]
+    words = frozenset(value.upper() for value in values if not _LETTERS.fullmatch(value.lower()))
+    unknown = sorted(words - WORDS)
+    if unknown:
+        raise UsageError(f"{unknown[0]!r} is no protection; write letters of rwxc, or a full name like PAGE_READONLY")
 
     def wanted(region: Region, _: str | None) -> bool:
-        letters, words = region.collapsed or "", (region.protection or "").split("|")
-        return any(set(value) <= set(letters) if _LETTERS.fullmatch(value) else value in words for value in values)
+        allowed = frozenset(region.collapsed or "")
+        return any(each <= allowed for each in letters) or not words.isdisjoint((region.protection or "").split("|"))
 
     return wanted
 
 
 def _is_file(values: Sequence[str]) -> Wanted:
+    if "" in values:
+        raise UsageError("--file takes a pattern for a name or path, like ntdll* or *.dll")
     return lambda region, _: names_match(values, region.file)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import ntpath
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -19,11 +20,19 @@ _MOST = 10_000
 _LONGEST = 200
 
 
-class Conflicts(NamedTuple):
-    """Sentences by the place of the region they are about, or of the module; `more` were left out."""
+class Conflict(NamedTuple):
+    """What sources say differently of ``start <= x <= last``, in words."""
 
-    regions: dict[int, list[str]]
-    modules: dict[int, list[str]]
+    start: int
+    last: int
+    text: str
+
+
+class Conflicts(NamedTuple):
+    """Conflicts by the place of the region they are about, or of the module; `more` were left out."""
+
+    regions: dict[int, list[Conflict]]
+    modules: dict[int, list[Conflict]]
     more: int
 
     def __len__(self) -> int:
@@ -37,41 +46,39 @@ def base_name(path: str) -> str:
 
 def find_conflicts(evidence: Evidence, known: Known) -> Conflicts:
     """Compare each source of regions with the first, each list of modules with the others, modules with regions."""
-    regions: dict[int, list[str]] = {}
-    modules: dict[int, list[str]] = {}
-    count = 0
-    found = ((regions, place, text) for place, text in _between_regions(evidence))
-    others = (
-        (modules, place, text) for place, text in [*_between_modules(evidence, known), *_with_regions(evidence, known)]
-    )
-    for table, place, text in (*found, *others):
-        here = table.setdefault(place, [])
-        if text in here:
-            continue
-        count += 1
-        if count <= _MOST:
-            here.append(text)
-    return Conflicts(regions, modules, max(count - _MOST, 0))
+    regions: dict[int, list[Conflict]] = {}
+    modules: dict[int, list[Conflict]] = {}
+    about_modules = itertools.chain(_between_modules(evidence, known), _with_regions(evidence, known))
+    kinds = (regions, _between_regions(evidence)), (modules, about_modules)
+    kept = more = 0
+    for table, conflicts in kinds:
+        for place, conflict in conflicts:
+            if kept < _MOST:
+                table.setdefault(place, []).append(conflict)
+                kept += 1
+            else:  # from here on they are only counted
+                more += 1
+    return Conflicts(regions, modules, more)
 
 
-def _between_regions(evidence: Evidence) -> Iterator[tuple[int, str]]:
+def _between_regions(evidence: Evidence) -> Iterator[tuple[int, Conflict]]:
     """Yield the place of a region of the first source, and what another says of its addresses."""
     for other in evidence.regions[1:]:
         first = evidence.regions[0]
         both, theirs = spans_of(first).common(spans_of(other))
-        for mine, place in dict.fromkeys(zip(both.owner.tolist(), theirs.tolist(), strict=True)):
+        columns = (both.owner.tolist(), theirs.tolist(), both.start.tolist(), both.last.tolist())
+        for mine, place, start, last in zip(*columns, strict=True):
             for name, one, two in _different(first.rows[mine], other.rows[place]):
-                yield mine, _says(name, (first.source, one), (other.source, two))
-        yield from _elsewhere(first, other)
+                yield mine, Conflict(start, last, _says(name, (first.source, one), (other.source, two)))
+        yield from _elsewhere(first, other, set(both.owner.tolist()))
 
 
-def _elsewhere(first: Regions, other: Regions) -> Iterator[tuple[int, str]]:
-    """Yield the regions of the first source of whose addresses another source knows nothing."""
-    if not len(other):
-        return
-    both, _ = spans_of(first).common(spans_of(other))
-    for place in sorted(set(range(len(first))) - set(both.owner.tolist())):
-        yield place, f"region: {first.source} has one, {other.source} has none here"
+def _elsewhere(first: Regions, other: Regions, known: set[int]) -> Iterator[tuple[int, Conflict]]:
+    """Yield the regions of the first source of whose addresses another source, which knows some, knows nothing."""
+    for place, row in enumerate(first) if len(other) else ():
+        if place not in known:
+            text = f"region: {first.source} has one, {other.source} has none here"
+            yield place, Conflict(row.start, row.end - 1, text)
 
 
 def _different(one: Region, other: Region) -> Iterator[tuple[str, object, object]]:
@@ -90,10 +97,15 @@ def _different(one: Region, other: Region) -> Iterator[tuple[str, object, object
         yield "file", one.file, other.file
 
 
-def _between_modules(evidence: Evidence, known: Known) -> Iterator[tuple[int, str]]:
+def _between_modules(evidence: Evidence, known: Known) -> Iterator[tuple[int, Conflict]]:
     """Yield the place of a module, and what another list says of the one at its address."""
     for place, listed, source, other in _same_address(evidence, known):
-        yield from ((place, _says(*what)) for what in _unlike(listed.module, listed.source, other, source))
+        for what in _unlike(listed.module, listed.source, other, source):
+            yield place, _of_module(listed.module, _says(*what))
+
+
+def _of_module(module: Module, text: str) -> Conflict:
+    return Conflict(module.start, module.end - 1, text)
 
 
 def _same_address(evidence: Evidence, known: Known) -> Iterator[tuple[int, Listed, str, Module]]:
@@ -115,19 +127,23 @@ def _unlike(
         yield "module's name", (source, one.name), (another, other.name)
 
 
-def _with_regions(evidence: Evidence, known: Known) -> Iterator[tuple[int, str]]:
-    """Yield the place of a module that has another file name than the image that is mapped there."""
+def _with_regions(evidence: Evidence, known: Known) -> Iterator[tuple[int, Conflict]]:
+    """Yield the place of a module that is called or sized otherwise than the image that is mapped there."""
     own = [(place, listed.source, listed.module) for place, listed in enumerate(known.modules)]
     others = [(place, source, row) for place, _, source, row in _same_address(evidence, known)]
     for place, source, module in (*own, *others):
         held = known.region_at(module.start)
-        if held is None or module.name is None:
+        if held is None:
             continue
-        region = known.regions[held]
-        if region.kind == IMAGE and region.file is not None:
+        region, says = known.regions[held], known.source or ""
+        if region.kind == IMAGE and region.file is not None and module.name is not None:
             mapped = base_name(region.file)
             if mapped.lower() != module.name.lower():
-                yield place, _says("file", (known.source or "", mapped), (source, module.name))
+                yield place, _of_module(module, _says("file", (says, mapped), (source, module.name)))
+        end = known.module_end(module)
+        if module.size and end < module.end:
+            ends = _says("end of the module", (says, f"0x{end:x}"), (source, f"0x{module.end:x}"))
+            yield place, Conflict(module.start, end - 1, ends)
 
 
 def _says(name: str, one: tuple[str, object], other: tuple[str, object]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -42,18 +42,6 @@ class Content(NamedTuple):
     headers: tuple[Header, ...]
     more_headers: int
     peak: float | None = None
-
-    def members(self) -> dict[str, Any]:
-        """Return what is known, ready for JSON."""
-        found: dict[str, Any] = {"pages": self.pages, "zero_pages": self.zero_pages}
-        for name, value in (("entropy", self.entropy), ("entropy_peak", self.peak), ("text", self.text)):
-            if value is not None:
-                found[name] = round(value, 3)
-        if self.headers:
-            found["headers"] = [header.members() for header in self.headers]
-        if self.more_headers:
-            found["more_headers"] = self.more_headers
-        return found
 
 
 class ContentObserver:

@@ -21,7 +21,6 @@ from memcarve.names import (
     WRITABLE_EXECUTABLE,
 )
 from memcarve.permissions import EXECUTE, PROT_NONE, TRANSITION, USER, WRITE
-from memcarve.segments import TOP
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -34,6 +33,16 @@ if TYPE_CHECKING:
 
     Flags = npt.NDArray[np.bool_]
 
+#: what must be known for a flag to be looked for
+NEEDS = {
+    PRIVATE_EXECUTABLE: "regions that say what is private: --regions FILE, as windows.vadinfo prints them",
+    WRITABLE_EXECUTABLE: "an image, or regions that say their protection: --regions FILE",
+    PE_IN_PRIVATE: "regions that say what is private: --regions FILE, as windows.vadinfo prints them",
+    BEYOND_SECTION: "the page tables of an image, and regions that say what is an image",
+    MODULE_UNLISTED: "a list of modules (--modules FILE) and regions that say what is an image (--regions FILE)",
+    ENTRY_UNMAPPED: "all of a list of modules (--modules FILE) and of the regions (--regions FILE)",
+    WIPED_HEADER: "the bytes, and what is mapped where: --content headers, or --regions FILE",
+}
 #: those that only the bytes of all pages tell
 BY_CONTENT = frozenset({PE_IN_PRIVATE, WIPED_HEADER})
 
@@ -67,20 +76,21 @@ class Flagged:
         self.findings: list[Finding] = []
         bases = self._look_at_bases()
         self._bases = bases or {}
-        evidence = known.evidence
         executable = self._pages(EXECUTE)
-        if evidence.regions:
-            self._set(PRIVATE_EXECUTABLE, [self._regions(self._own_executable), self._in_own(executable)])
-            if executable is not None and bases is not None:
-                self._set(BEYOND_SECTION, [*self._beyond_sections()])
-        if evidence.regions or executable is not None:
+        regions, modules = bool(known.regions), bool(known.evidence.modules)
+        if known.has_kinds and (known.has_protections or executable is not None):
+            self._set(PRIVATE_EXECUTABLE, [self._regions(self._unbacked_executable), self._in_unbacked(executable)])
+        if known.has_protections or executable is not None:
             self._set(WRITABLE_EXECUTABLE, [self._regions(self._written_and_run), self._pages(EXECUTE | WRITE)])
-        if evidence.modules and evidence.regions:
+        if known.has_kinds and executable is not None and bases is not None:
+            self._set(BEYOND_SECTION, [*self._beyond_sections()])
+        if modules and known.has_kinds:
             self._set(MODULE_UNLISTED, [*self._unlisted()])
+        if modules and regions and known.evidence.complete:
             self._set(ENTRY_UNMAPPED, [*self._unmapped()])
-        if bases is not None and (headers is not None or evidence.regions or evidence.modules):
+        if bases is not None and (headers is not None or regions or modules):
             self._set(WIPED_HEADER, [*self._wiped(headers or ())])
-        if headers is not None and evidence.regions:
+        if headers is not None and known.has_kinds:
             self._set(PE_IN_PRIVATE, [*self._in_private(headers)])
 
     @property
@@ -98,11 +108,8 @@ class Flagged:
         found = self.known.region_spans
         return found.where(keep[found.owner]) if len(keep) else found
 
-    def _own_executable(self, place: int) -> bool:
-        return self._is_own(place) and "x" in (self.known.regions[place].collapsed or "")
-
-    def _is_own(self, place: int) -> bool:
-        return self.known.kinds[place] in OWN and self.known.regions[place].file is None
+    def _unbacked_executable(self, place: int) -> bool:
+        return self.known.is_unbacked(place) and "x" in (self.known.regions[place].collapsed or "")
 
     def _written_and_run(self, place: int) -> bool:
         return self.known.regions[place].collapsed in ("rwx", "-wx")
@@ -116,8 +123,8 @@ class Flagged:
         keep = space.flags & np.uint8(wanted | USER | gone) == np.uint8(wanted | USER)
         return spans(space.start, space.size).where(keep)
 
-    def _in_own(self, pages: Spans | None) -> Spans | None:
-        return None if pages is None else pages.common(self._regions(self._is_own))[0]
+    def _in_unbacked(self, pages: Spans | None) -> Spans | None:
+        return None if pages is None else pages.common(self._regions(self.known.is_unbacked))[0]
 
     # images and modules
 
@@ -150,40 +157,42 @@ class Flagged:
             images = self._regions(lambda place: known.kinds[place] == IMAGE and self._has_sections(place))
             beyond = without(images.common(pages)[0], self._sections(letter))
             yield beyond
-            for place in dict.fromkeys(beyond.owner.tolist()):
-                here = beyond.where(beyond.owner == place)
-                size = int((here.last - here.start).sum()) + len(here.start)
-                name = known.regions[place].file or "an image"
-                self.findings.append(
-                    Finding(
-                        BEYOND_SECTION, int(here.start[0]), f"{size} bytes of {name} are {words}, not by its section"
-                    )
-                )
+            self._say_of_images(beyond, words)
+
+    def _say_of_images(self, beyond: Spans, words: str) -> None:
+        """Tell of each image what of it is beyond its sections; the spans' owners are regions, in order."""
+        if not len(beyond.owner):
+            return
+        first = np.flatnonzero(np.append([True], beyond.owner[1:] != beyond.owner[:-1]))
+        sizes = np.add.reduceat(beyond.last - beyond.start + np.uint64(1), first)
+        for at, size in zip(first.tolist(), sizes.tolist(), strict=True):
+            name = self.known.regions[int(beyond.owner[at])].file or "an image"
+            why = f"{size} bytes of {name} are {words}, not by its section"
+            self.findings.append(Finding(BEYOND_SECTION, int(beyond.start[at]), why))
 
     def _has_sections(self, place: int) -> bool:
         header = self._bases.get(self.known.regions[place].start)
         return header is not None and bool(header.sections)
 
     def _sections(self, letter: str) -> Spans:
-        """Return the addresses of images that their sections allow something."""
-        rows = [
-            (address, address + size)
-            for header in self._bases.values()
-            if header is not None
-            for address, size, permissions in header.sections
-            if letter in permissions and size
-        ]
-        start = np.array([row[0] for row in rows], np.uint64)
-        # a section takes whole pages
-        last = np.array([(row[1] - 1) | (_PAGE - 1) for row in rows], np.uint64)
-        return union([Spans(start, last, np.arange(len(rows)))])
+        """Return the addresses of images that their sections allow something: each header counts for its own image."""
+        rows = []
+        for place, region in enumerate(self.known.regions):
+            header = self._bases.get(region.start) if self.known.kinds[place] == IMAGE else None
+            for address, size, permissions in header.sections if header is not None else ():
+                # a section takes whole pages
+                last = min((address + size - 1) | (_PAGE - 1), region.end - 1)
+                if letter in permissions and size and address >= region.start and address <= last:
+                    rows.append((address, last))
+        start, last_column = (np.array([row[place] for row in rows], np.uint64) for place in (0, 1))
+        return union([Spans(start, last_column, np.arange(len(rows)))])
 
     def _unlisted(self) -> Iterator[Spans]:
         known = self.known
         listed = self._regions(lambda place: known.kinds[place] == IMAGE)
-        touched = {int(place) for place in listed.common(known.module_spans)[0].owner}
+        touched = {known.region_at(module.module.start) for module in known.modules}
         found = listed.where(np.array([place not in touched for place in listed.owner.tolist()], np.bool_))
-        for place in found.owner.tolist():
+        for place in dict.fromkeys(found.owner.tolist()):
             row = known.regions[place]
             self.findings.append(
                 Finding(MODULE_UNLISTED, row.start, f"an image is mapped ({row.file or 'no name'}) that no list names")
@@ -201,7 +210,7 @@ class Flagged:
             self.findings.append(
                 Finding(ENTRY_UNMAPPED, module.start, f"{listed.source} lists {module.name or 'a module'}, but {what}")
             )
-            start, last = (np.array([value], np.uint64) for value in (module.start, min(module.end, TOP) - 1))
+            start, last = (np.array([value], np.uint64) for value in (module.start, known.module_end(module) - 1))
             yield Spans(start, last, np.zeros(1, np.int64))
 
     def _wiped(self, headers: Sequence[Header]) -> Iterator[Spans]:
@@ -221,9 +230,9 @@ class Flagged:
         known = self.known
         places = [(header, known.region_at(header.address)) for header in headers if header.format == "PE"]
         own = [
-            (header.address, f"a PE header in {known.kinds[place]} memory")
+            (header.address, f"a PE header in {known.kinds[place]} memory that no file backs")
             for header, place in places
-            if place is not None and self._is_own(place)
+            if place is not None and self.known.is_unbacked(place)
         ]
         yield from self._pages_of(PE_IN_PRIVATE, own)
 

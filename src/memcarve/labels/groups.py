@@ -24,9 +24,9 @@ class Group:
         self.protections: list[str] = distinct(row.collapsed for row in self.regions)
         self.region_kinds: list[str] = distinct(known.kinds[place] for place in regions)
         conflicts = known.conflicts
-        about = [conflicts.regions.get(place, ()) for place in regions]
-        about += [conflicts.modules.get(place, ()) for place in modules]
-        self.conflicts: list[str] = distinct(text for texts in about for text in texts)
+        lists = [*map(conflicts.regions.get, regions), *map(conflicts.modules.get, modules)]
+        self._conflicts = sorted(conflict for found in lists if found is not None for conflict in found)
+        self._whole = [area for place in regions for area in known.whole_areas.get(place, ())]
         self._region_texts = [known.region_text(place) for place in regions[:MOST_LISTED]]
         self._texts: list[str] | None = None
 
@@ -42,18 +42,27 @@ class Group:
         covered = any(area.start <= start and last < area.end for area in self.areas)
         return distinct([*(area.kind for area in self.areas), *([] if covered else self.region_kinds)])
 
+    def conflicts(self, start: int, last: int) -> list[str]:
+        """Return in what the sources contradict each other about addresses from `start` to `last`."""
+        if not self._conflicts:
+            return []
+        return distinct(text for begin, end, text in self._conflicts if begin <= last and start <= end)
+
     def files(self, start: int) -> list[tuple[str, int | None]]:
-        """Return path or name of what is mapped, and where in it `start` is: modules, else files; each once."""
+        """Return path or name of what is mapped, and where in it `start` is: modules, else files; each once.
+
+        None where `start` lies before it, or that is not known.
+        """
         found: dict[str, int | None] = {}
         for listed in self.modules:
             name = listed.module.name or listed.module.path
             if name is not None:
-                found.setdefault(name, max(start - listed.module.start, 0))
+                found.setdefault(name, start - listed.module.start if start >= listed.module.start else None)
         if not found:
             for region in self.regions:
                 if region.file is not None:
-                    offset = None if region.offset is None else region.offset + max(start - region.start, 0)
-                    found.setdefault(region.file, offset)
+                    known = region.offset is not None and start >= region.start
+                    found.setdefault(region.file, (region.offset or 0) + start - region.start if known else None)
         return [*found.items()]
 
     def texts(self) -> list[str]:
@@ -65,8 +74,7 @@ class Group:
                 *([] if self.areas else member("kind", self.region_kinds)),
                 *([f'"regions": [{", ".join(self._region_texts)}]'] if self._region_texts else []),
                 *member("regions_not_listed", max(more, 0)),
-                *member("areas", [_area(row) for row in self.areas]),
-                *member("conflicts", self.conflicts),
+                *member("areas", [_area(row) for row in (*self.areas, *self._whole)]),
             ]
         return self._texts
 
@@ -89,7 +97,7 @@ def module_record(listed: Listed, start: int) -> dict[str, Any]:
         "path": module.path,
         "base": f"0x{module.start:x}",
         "size": module.size,
-        "offset": max(start - module.start, 0),
+        "offset": start - module.start if start >= module.start else None,
         "source": listed.source,
     }
     return {name: value for name, value in record.items() if value is not None}
@@ -97,4 +105,8 @@ def module_record(listed: Listed, start: int) -> dict[str, Any]:
 
 def _area(row: Area) -> dict[str, Any]:
     record = {"kind": row.kind, "start": f"0x{row.start:x}", "end": f"0x{row.end:x}"}
-    return record if row.detail is None else {**record, "detail": row.detail}
+    return {
+        **record,
+        **({"whole": True} if row.whole else {}),
+        **({} if row.detail is None else {"detail": row.detail}),
+    }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -10,7 +11,7 @@ import numpy as np
 from memcarve.evidence import Region, Regions
 from memcarve.labels.conflicts import Conflicts, find_conflicts
 from memcarve.labels.spans import Spans, spans_of
-from memcarve.names import HEAP, PRIVATE, STACK
+from memcarve.names import HEAP, MAPPED, PRIVATE, STACK
 from memcarve.segments import TOP
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
     from memcarve.evidence import Area, Evidence, Module
 
-#: kinds of memory that nothing but the process itself put there
+#: kinds of memory that are the process's own
 OWN = frozenset({PRIVATE, STACK, HEAP})
 _SHOWN = 5
 
@@ -43,18 +44,22 @@ class Known:
         first = evidence.regions[0] if evidence.regions else Regions("", [])
         self.regions: Sequence[Region] = first.rows
         self.region_spans = spans_of(first)
-        self.modules, self.module_spans = _placed_modules(evidence)
+        self.modules, self.module_spans = self._placed_modules(evidence)
         self.areas, self.area_spans = _placed_areas(evidence)
-        self.kinds = self._kinds(evidence)
+        self.kinds, self.whole_areas = self._kinds(evidence)
+        #: whether anything at all is known of regions' kinds, protections, files; of no region at all, all of it is
+        none = bool(evidence.regions) and not self.regions
+        self.has_kinds = none or any(kind is not None for kind in self.kinds)
+        self.has_protections = none or any(row.collapsed is not None for row in self.regions)
+        self.has_files = none or any(row.file is not None for row in self.regions)
         self._texts: dict[int, str] = {}
         self.conflicts: Conflicts = find_conflicts(evidence, self)
 
     @property
     def notes(self) -> list[str]:
         """The first conflicts between sources, in words, and how many more there are."""
-        about = [(self.regions[place].start, texts) for place, texts in sorted(self.conflicts.regions.items())]
-        about += [(self.modules[place].module.start, texts) for place, texts in sorted(self.conflicts.modules.items())]
-        found = [f"conflict at 0x{start:x}: {text}" for start, texts in about for text in texts]
+        lists = (*self.conflicts.regions.values(), *self.conflicts.modules.values())
+        found = [f"conflict at 0x{start:x}: {text}" for start, _, text in sorted(itertools.chain(*lists))]
         more = len(self.conflicts) - len(found[:_SHOWN])
         return [*found[:_SHOWN], *([f"{more} more conflicts between sources"] if more else [])]
 
@@ -62,30 +67,64 @@ class Known:
         """Return a region as JSON, only what is known of it."""
         text = self._texts.get(place)
         if text is None:
-            text = self._texts[place] = _region_text(self.regions[place], self.kinds[place])
+            text = self._texts[place] = _region_text(self.regions[place], _kind(self.regions[place]))
         return text
+
+    def is_unbacked(self, place: int) -> bool:
+        """Say whether no file backs a region: it is the process's own, or shared memory that is of no file."""
+        region, kind = self.regions[place], self.kinds[place]
+        return (kind in OWN and (region.file is None or region.private is True)) or (
+            kind == MAPPED and region.file is None
+        )
 
     def region_at(self, address: int) -> int | None:
         """Return the place in `regions` of the one that holds an address; None where none does."""
         return _at(self.region_spans, address)
 
-    def module_at(self, address: int) -> int | None:
-        """Return the place in `modules` of one that holds an address; None where none does."""
-        return _at(self.module_spans, address)
+    def module_end(self, module: Module) -> int:
+        """Return where a module ends at most.
 
-    def _kinds(self, evidence: Evidence) -> list[str | None]:
+        Lists of modules lie in the process's own memory, where it may write what it likes: a module ends with the
+        mapping that it begins in, or, where it begins in none, with the next one.
+        """
+        end = min(module.end, TOP)
+        if not self.regions:
+            return end
+        held = self.region_at(module.start)
+        if held is None:
+            place = int(np.searchsorted(self.region_spans.start, np.uint64(module.start)))
+            return min(end, int(self.region_spans.start[place])) if place < len(self.region_spans.start) else end
+        file, mapped = self.regions[held].file, self.regions[held].end
+        for row in itertools.islice(self.regions, held + 1, None):  # Unix maps a file in several regions
+            if mapped >= end or file is None or row.start != mapped or row.file != file:
+                break
+            mapped = row.end
+        return min(end, mapped)
+
+    def _kinds(self, evidence: Evidence) -> tuple[list[str | None], dict[int, list[Area]]]:
+        """Return the kind of each region, and the areas that made it so by the region's place."""
         kinds = [_kind(row) for row in self.regions]
+        whole: dict[int, list[Area]] = {}
         for areas in evidence.areas:
             for area in areas.rows:
                 held = self.region_at(area.start) if area.whole else None
                 if held is not None and kinds[held] in (None, *OWN):
                     kinds[held] = area.kind
-        return kinds
+                    whole.setdefault(held, []).append(area)
+        return kinds, whole
+
+    def _placed_modules(self, evidence: Evidence) -> tuple[list[Listed], Spans]:
+        """Return the modules of all lists, and where they lie; of those at one address the first list's."""
+        found: dict[int, Listed] = {}
+        for modules in evidence.modules:
+            for row in modules.rows:
+                found.setdefault(row.start, Listed(row, modules.source))
+        return _placed([*found.values()], [(row.module.start, self.module_end(row.module)) for row in found.values()])
 
 
 def _kind(region: Region) -> str | None:
-    """Return a region's kind; memory of its own that no file backs is private, whoever did not say so."""
-    if region.kind is None and region.private and region.file is None:
+    """Return a region's kind; what nobody else shares is private where nothing says more."""
+    if region.kind is None and region.private:
         return PRIVATE
     return region.kind
 
@@ -102,15 +141,6 @@ def _region_text(region: Region, kind: str | None) -> str:
         "private": region.private,
     }
     return json.dumps({name: value for name, value in record.items() if value is not None})
-
-
-def _placed_modules(evidence: Evidence) -> tuple[list[Listed], Spans]:
-    """Return the modules of all lists, and where they lie; of those at one address the first list's."""
-    found: dict[int, Listed] = {}
-    for modules in evidence.modules:
-        for row in modules.rows:
-            found.setdefault(row.start, Listed(row, modules.source))
-    return _placed([*found.values()], [(row.module.start, row.module.end) for row in found.values()])
 
 
 def _placed_areas(evidence: Evidence) -> tuple[list[Area], Spans]:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from memcarve.labels.table import SegmentLabels
 
+_LONGEST = 48  # characters of a name that a table for people shows
 _SHOWN = 3  # different labels of one segment that a table for people shows
 
 
@@ -82,7 +83,11 @@ def _file(labels: SegmentLabels, index: int) -> str | None:
         return None
     name, offset = files[0]
     more = f",+{len(files) - 1}" if len(files) > 1 else ""
-    return base_name(name) + ("" if offset is None else f"+0x{offset:x}") + more
+    return _shortened(base_name(name)) + ("" if offset is None else f"+0x{offset:x}") + more
+
+
+def _shortened(name: str) -> str:
+    return name if len(name) <= _LONGEST else f"{name[: _LONGEST - 3]}..."
 
 
 def _words(words: Sequence[str], most: int, further: int = 0) -> list[str]:

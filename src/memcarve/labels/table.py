@@ -12,7 +12,7 @@ import numpy as np
 from memcarve.errors import UsageError
 from memcarve.labels.choosing import CHOICES, names_match
 from memcarve.labels.conflicts import base_name
-from memcarve.labels.flags import MOST_FINDINGS, Flagged
+from memcarve.labels.flags import MOST_FINDINGS, NEEDS, Flagged
 from memcarve.labels.groups import Group, distinct, member, module_record
 from memcarve.labels.spans import Join
 from memcarve.names import FLAGS
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 _PLAIN = re.compile(r"[^A-Za-z0-9_.-]+")
 _LONGEST_NAME = 48
 _MOST_THREADS = 4096  # that are listed
+_MOST_CONFLICTS = 20  # that are listed of one segment
 _MOST_GROUPS = 1 << 12  # that are kept: neighbours share them
 
 
@@ -125,7 +126,8 @@ class SegmentLabels:
 
     def conflicts(self, index: int) -> list[str]:
         """Return in what the sources contradict each other about a segment."""
-        return self.group(index).conflicts
+        start = int(self.segments.start[index])
+        return self.group(index).conflicts(start, start + int(self.segments.size[index]) - 1)
 
     def flags(self, index: int) -> dict[str, int]:
         """Return the flags of a segment, each with the first address that it is about."""
@@ -164,12 +166,15 @@ class SegmentLabels:
         """Say for each segment (bool) whether its label `name` is any of `values`. Raises UsageError."""
         if name == "flag":
             return self._has_flag(values)
-        if not self.known.evidence.regions and not (name == "file" and self.known.modules):
-            raise UsageError(
-                f"nothing is known to choose by --{name}; --regions FILE gives what Volatility printed of the process"
-            )
         wanted = CHOICES[name](values)
         known = self.known
+        can_tell = {
+            "kind": known.has_kinds or bool(known.areas),
+            "protection": known.has_protections,
+            "file": known.has_files or bool(known.modules),
+        }
+        if not can_tell[name]:
+            raise UsageError(f"nothing is known to choose by --{name}; --regions FILE gives what Volatility printed")
         keep = np.array([wanted(row, kind) for row, kind in zip(known.regions, known.kinds, strict=True)], np.bool_)
         found = self._regions.any(keep)
         if name == "kind":
@@ -188,9 +193,7 @@ class SegmentLabels:
             if flag not in FLAGS:
                 raise UsageError(f"{flag!r} is no flag; they are {', '.join(FLAGS)}")
             if flag not in self.flagged.where:
-                raise UsageError(
-                    f"nothing is known to look for {flag} by; --regions and --modules give what Volatility printed"
-                )
+                raise UsageError(f"nothing is known to look for {flag} by; it needs {NEEDS[flag]}")
             found |= self._flag_columns[flag][0]
         return found
 
@@ -221,6 +224,9 @@ class SegmentLabels:
         """Return the members for JSON that regions, modules and areas make."""
         start = int(self.segments.start[index])
         members = [*group.texts()]
+        conflicts = self.conflicts(index)
+        members += member("conflicts", conflicts[:_MOST_CONFLICTS])
+        members += member("conflicts_not_listed", max(len(conflicts) - _MOST_CONFLICTS, 0))
         if group.areas:
             members += member("kind", group.kinds(start, start + int(self.segments.size[index]) - 1))
         if group.modules:

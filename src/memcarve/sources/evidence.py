@@ -193,6 +193,9 @@ def _rows(listing: Listing, pid: int | None, bits: int) -> tuple[list[Found], li
                 passed.setdefault("repeats another one", []).append(number)
             found[row] = None
     notes = [_of_passed(listing, why, numbers) for why, numbers in passed.items()]
+    if not found and not (pid is not None and owners and pid not in owners):
+        first = f"; {notes[0]}" if notes else ""
+        raise ProcessError(f"{listing.path}: holds no row that says anything, perhaps because it was cut off{first}")
     return list(found), [*notes, *_of_owners(listing, pid, [owner for owner in owners if owner is not None])]
 
 
@@ -206,8 +209,6 @@ def _of_owners(listing: Listing, pid: int | None, owners: list[int]) -> list[str
     if not listing.has_pid:
         return [f"{listing.path}: does not say which process it is of"]
     listed = ", ".join(map(str, owners[:_LISTED])) + (", ..." if len(owners) > _LISTED else "")
-    if not owners:
-        return [f"{listing.path}: has no row of any process"]
     if pid is None and len(owners) > 1:
         raise UsageError(
             f"{listing.path}: holds rows of {len(owners)} processes ({listed}), and it is not known which of them this "

@@ -41,7 +41,7 @@ def recorded_evidence(header: dict[str, Any], records: Iterable[Record]) -> Evid
         for row in _rows(record.labels, "areas"):
             bounds, kind = _bounds(row), _kind(row)
             if bounds and kind and len(areas) < _MOST:
-                areas[Area(*bounds, kind, detail=_text(row.get("detail")))] = None
+                areas[Area(*bounds, kind, row.get("whole") is True, _text(row.get("detail")))] = None
     labels = header.get("labels")
     document: dict[str, Any] = labels if isinstance(labels, dict) else {}
     sources = document.get("sources")
@@ -52,6 +52,7 @@ def recorded_evidence(header: dict[str, Any], records: Iterable[Record]) -> Evid
         tuple(Modules(_recorded(source), list(rows)) for source, rows in modules.items()),
         (Threads(_recorded(None), threads),) if threads else (),
         (Areas(_recorded(None), list(areas)),) if areas else (),
+        complete=not (regions or modules),
     )
 
 
@@ -90,13 +91,13 @@ def _thread(row: dict[str, Any]) -> Thread | None:
 
 def _bounds(row: dict[str, Any]) -> tuple[int, int] | None:
     """Return start and size; None where they make no range."""
-    start, end = _address(row.get("start")), _address(row.get("end"))
-    return None if start is None or end is None or not start < end <= _TOP else (start, end - start)
+    start, end = _address(row.get("start")), _address(row.get("end"), most=_TOP)
+    return None if start is None or end is None or not start < end else (start, end - start)
 
 
-def _address(value: object) -> int | None:
+def _address(value: object, most: int = _TOP - 1) -> int | None:
     found = int(value, 16) if isinstance(value, str) and _ADDRESS.fullmatch(value) else None
-    return found if found is None or found <= _TOP else None
+    return found if found is None or found <= most else None
 
 
 def _number(value: object) -> int | None:
