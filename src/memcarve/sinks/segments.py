@@ -95,10 +95,12 @@ def carve(
     TargetExistsError, NoSpaceError, SourceReadError, OutputError.
     """
     wanted = (options or Options())._replace(**changes)
-    return _Carver(process, os.fspath(out), wanted, progress, threads, Copier(stopped), input_sha256).run()
+    return Carver(process, os.fspath(out), wanted, progress, threads, Copier(stopped), input_sha256).run()
 
 
-class _Carver:
+class Carver:
+    """Carves one process; whoever writes the files otherwise uses what accounts for them and describes them."""
+
     def __init__(
         self,
         process: ProcessMemory,
@@ -130,6 +132,7 @@ class _Carver:
         self.backing.spans(0, self.backing.size)  # complains where the dump is not at hand
 
     def run(self) -> CarveResult:
+        """Carve; see `carve`."""
         begun = time.monotonic()
         split = self.options.split
         segments, left_out = self.process.select(self.options.selection, split, self.options.labeller)
@@ -161,8 +164,8 @@ class _Carver:
             with self._input_hash() as input_hash:
                 work.run()
             check_unchanged([self.backing, self.process.file])
-            self._account(segments, left_out)
-            self._write_manifest(folder.path, work, left_out, input_hash)
+            self.account(segments, left_out)
+            self.write_manifest(folder.path, work, left_out, input_hash)
         return CarveResult(
             path=self.out,
             segments=len(segments),
@@ -261,7 +264,7 @@ class _Carver:
         if failed:
             raise failed[0]
 
-    def _account(self, segments: Segments, left_out: Sequence[LeftOut]) -> None:
+    def account(self, segments: Segments, left_out: Sequence[LeftOut]) -> None:
         """Every byte of the input is in a segment or left out for a reason."""
         counted = segments.total + sum(left.bytes for left in left_out)
         if counted != self.process.input_bytes:
@@ -270,7 +273,7 @@ class _Carver:
                 "mistake in memcarve, please report it"
             )
 
-    def _write_manifest(self, folder: str, work: Work, left_out: Sequence[LeftOut], input_hash: dict[str, str]) -> None:
+    def write_manifest(self, folder: str, work: Work, left_out: Sequence[LeftOut], input_hash: dict[str, str]) -> None:
         """Write segments.json and the files of checksums, which list it too."""
         process, segments = self.process, work.segments
         inputs = {**process.inputs}

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from memcarve.segments import Segments
     from memcarve.space import AddressSpace
 
-_BATCH = 64  # segments a thread takes at a time
+BATCH = 64  # segments a thread takes at a time
 _SMALL = 1 << 15  # bytes of a segment up to which, on average, one thread is faster than several
 _LINES = 4096  # segments described at a time
 
@@ -73,7 +73,7 @@ class Work:
         self.observed = bool(hashes) or sparse or (count > 0 and self._content(0) is not None)
         self._words = self.labels.name if label_names and self.labels is not None else None
         self.zero = np.ones(count, np.bool_)
-        self._batches = iter(range(0, count, _BATCH))
+        self._batches = iter(range(0, count, BATCH))
         self._lock = threading.Lock()
         # of small files most is Python's own work, for which threads only wait for each other
         small = segments.total < _SMALL * count
@@ -107,7 +107,7 @@ class Work:
 
     def _batch(self, number: int, directory: int | None, first: int) -> None:
         segments = self.segments
-        part = slice(first, first + _BATCH)
+        part = slice(first, first + BATCH)
         columns = (segments.start, segments.size, segments.offset, segments.extents)
         rows = zip(*(column[part].tolist() for column in columns), strict=True)
         pieces_of = self._pieces(part)
@@ -119,7 +119,7 @@ class Work:
             name = self._name(index, start, start + size)
             pieces = [(offset, size)] if extents == 1 else pieces_of(index - first)
             content = self._content(index)
-            observer = _Observer(self.hashes, content) if self.observed else None
+            observer = Observer(self.hashes, content) if self.observed else None
             path = name if directory is not None else os.path.join(self.folder, name)
             fd = create_file(path, directory)
             try:
@@ -199,7 +199,7 @@ class Work:
         return [(begin, begin + length) for begin, length in zip(start, size, strict=True)]
 
 
-class _Observer:
+class Observer:
     """Is shown a segment's bytes: takes its hashes, sees whether it is all zero, lets `content` see it."""
 
     def __init__(self, names: Iterable[str], content: Callable[[memoryview], object] | None) -> None:
@@ -208,6 +208,7 @@ class _Observer:
         self.zero = True
 
     def __call__(self, view: memoryview) -> None:
+        """Take note of the bytes that follow."""
         self.zero = self.zero and is_zero(view)
         for _, digest in self.digests:
             digest.update(view)

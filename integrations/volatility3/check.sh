@@ -1,0 +1,18 @@
+#!/usr/bin/env bash
+# Run the plugin's tests with the oldest release of Volatility 3 that it works on, the one that changed how processes are
+# listed, and the newest: each in an environment of its own, installed as the README says.
+#     bash integrations/volatility3/check.sh [RELEASE...]
+set -euo pipefail
+here=$(cd "$(dirname "$0")" && pwd)
+root=$(cd "$here/../.." && pwd)
+[ $# -gt 0 ] || set -- 2.5.0 2.26.0 2.28.2
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+# a copy: building leaves files beside the source, which others may be using
+mkdir "$work/source" && cp -r "$root"/{pyproject.toml,README.md,LICENSE,src,integrations} "$work/source/"
+for release in "$@"; do
+    echo "+ Volatility 3 $release"
+    python3 -m venv "$work/$release"
+    "$work/$release/bin/pip" install -q "volatility3==$release" pytest "$work/source" "$work/source/integrations/volatility3"
+    "$work/$release/bin/python" -m pytest -q -p no:cacheprovider -c "$here/pyproject.toml" --rootdir "$here" "$here/tests"
+done
