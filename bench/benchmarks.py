@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+import exports
 import images
 from measure import Contender, UnavailableError, in_turn, run
 from places import HERE, Place, make_process, make_rows, mounted, place
@@ -270,7 +271,7 @@ def _drop(path: Path) -> None:
         os.close(fd)
 
 
-def _images(benchmark: Callable[..., Iterator[Row]]) -> Callable[[Settings], Iterator[Row]]:
+def _commanded(benchmark: Callable[..., Iterator[Row]]) -> Callable[[Settings], Iterator[Row]]:
     return lambda settings: benchmark(settings, _command)
 
 
@@ -282,9 +283,10 @@ ALL: dict[str, Callable[[Settings], Iterator[Row]]] = {
     "labels": labels,
     "start": start,
     "find": find,
-    "image": _images(images.image),
-    "all": _images(images.everything),
-    "sparse": _images(images.sparse),
+    "export": _commanded(exports.exports),
+    "image": _commanded(images.image),
+    "all": _commanded(images.everything),
+    "sparse": _commanded(images.sparse),
 }
 
 NEEDED = [program for program in ("cp", "rm", "cat", "sync", "find", "truncate") if shutil.which(program) is None]

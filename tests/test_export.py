@@ -540,12 +540,12 @@ def test_no_room_for_the_map(
 def before_export(code: str) -> str:
     """Return Python text that has something happen when an export begins."""
     lines = [
-        "import os, signal, memcarve.copying as c, memcarve.sinks.memmap as m",
-        "true = m.export_memmap",
+        "import os, signal, memcarve.copying as c, memcarve.sinks as s",
+        "true = s.SINKS['memmap']",
         "def exported(process, *arguments, **options):",
         *(f"    {line}" for line in code.splitlines()),
         "    return true(process, *arguments, **options)",
-        "m.export_memmap = exported",
+        "s.SINKS['memmap'] = exported",
     ]
     return "\n".join(lines)
 

@@ -43,11 +43,19 @@ if TYPE_CHECKING:
     from memcarve.comparing import Comparison, compare
     from memcarve.differences import Difference
     from memcarve.evidence import Area, Areas, Evidence, Module, Modules, Region, Regions, Thread, Threads
+    from memcarve.formats.mapped import MappedModule
     from memcarve.labels import Labelling
+    from memcarve.labels.modules import find_modules
     from memcarve.missing import Missing
-    from memcarve.process import Container, LeftOut, ProcessEntry, ProcessMemory, Selection
+    from memcarve.process import Container, LeftOut, Platform, ProcessEntry, ProcessMemory, Selection
     from memcarve.segments import Segment, Segments
+    from memcarve.sinks.elfcore import export_elfcore
+    from memcarve.sinks.extract import ExtractOptions, ExtractResult, extract
+    from memcarve.sinks.flat import export_flat
     from memcarve.sinks.memmap import ExportResult, export_memmap
+    from memcarve.sinks.minidump import export_minidump
+    from memcarve.sinks.onefile import FileOptions, Written
+    from memcarve.sinks.scripts import export_scripts
     from memcarve.sinks.segments import CarveResult, Options, carve
     from memcarve.sinks.several import Outcome, SeveralResult, carve_several
     from memcarve.sinks.verify import Verified, verify
@@ -58,9 +66,14 @@ _LATER = {
     "open": ("sources", "open_container"),
     **dict.fromkeys(("carve", "CarveResult", "Options"), ("sinks.segments", None)),
     **dict.fromkeys(("export_memmap", "ExportResult"), ("sinks.memmap", None)),
+    **dict.fromkeys(("FileOptions", "Written"), ("sinks.onefile", None)),
+    **dict.fromkeys(("extract", "ExtractOptions", "ExtractResult"), ("sinks.extract", None)),
+    **{f"export_{kind}": (f"sinks.{kind}", None) for kind in ("elfcore", "flat", "minidump", "scripts")},
     **dict.fromkeys(("carve_several", "Outcome", "SeveralResult"), ("sinks.several", None)),
     **dict.fromkeys(("verify", "Verified"), ("sinks.verify", None)),
-    **dict.fromkeys(("Container", "LeftOut", "ProcessEntry", "ProcessMemory", "Selection"), ("process", None)),
+    **dict.fromkeys(
+        ("Container", "LeftOut", "Platform", "ProcessEntry", "ProcessMemory", "Selection"), ("process", None)
+    ),
     **dict.fromkeys(("AddressSpace", "Extent", "Hit"), ("space", None)),
     **dict.fromkeys(("Segment", "Segments"), ("segments", None)),
     **dict.fromkeys(
@@ -69,6 +82,8 @@ _LATER = {
     **dict.fromkeys(("Comparison", "compare"), ("comparing", None)),
     "Difference": ("differences", None),
     "Labelling": ("labels", None),
+    "MappedModule": ("formats.mapped", None),
+    "find_modules": ("labels.modules", None),
     "Missing": ("missing", None),
 }
 
@@ -85,12 +100,16 @@ __all__ = [
     "Evidence",
     "ExportResult",
     "Extent",
+    "ExtractOptions",
+    "ExtractResult",
+    "FileOptions",
     "Hit",
     "InputError",
     "Labelling",
     "LeftOut",
     "LimitError",
     "MapError",
+    "MappedModule",
     "MemcarveError",
     "Missing",
     "MissingExtraError",
@@ -102,6 +121,7 @@ __all__ = [
     "Outcome",
     "OutputError",
     "OverlapError",
+    "Platform",
     "PositionError",
     "ProcessEntry",
     "ProcessError",
@@ -120,11 +140,18 @@ __all__ = [
     "UsageError",
     "VerificationError",
     "Verified",
+    "Written",
     "__version__",
     "carve",
     "carve_several",
     "compare",
+    "export_elfcore",
+    "export_flat",
     "export_memmap",
+    "export_minidump",
+    "export_scripts",
+    "extract",
+    "find_modules",
     "open",
     "verify",
 ]

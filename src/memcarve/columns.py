@@ -104,3 +104,42 @@ def overlap(one: tuple[int, int], other: tuple[int, int]) -> OverlapError:
         f"two rows claim the address 0x{address:x}: 0x{one[0]:x}-0x{one[1]:x} and 0x{other[0]:x}-0x{other[1]:x}",
         address,
     )
+
+
+def union(start: Column, size: Column) -> tuple[Column, Column]:
+    """Return the ranges, in order and touching ones joined, that ranges cover together; none of these has size 0."""
+    if not len(start):
+        return start, size
+    order = np.argsort(start, kind="stable")
+    start, last = start[order], (start + (size - np.uint64(1)))[order]
+    reach = np.maximum.accumulate(last)
+    first = np.ones(len(start), np.bool_)
+    # a range that begins at 0 touches whatever comes before it
+    first[1:] = (start[1:] > reach[:-1]) & (start[1:] - np.uint64(1) > reach[:-1])
+    begins = np.flatnonzero(first)
+    ends = np.append(begins[1:], len(start)) - 1
+    return start[begins], reach[ends] - start[begins] + np.uint64(1)
+
+
+def uncovered(
+    start: Column, size: Column, covers: tuple[Column, Column]
+) -> tuple[Column, Column, npt.NDArray[np.int64]]:
+    """Return what of ranges the ranges `covers` (start, size) leave bare, and which range each part belongs to (int64).
+
+    Both must be sorted and disjoint, and none of size 0.
+    """
+    one, top = np.uint64(1), np.array([(1 << 64) - 1], np.uint64)
+    inner, inner_last = covers[0], covers[0] + (covers[1] - one)
+    low = np.concatenate([np.zeros(1, np.uint64), inner_last + one])  # what covers nothing: before, between, behind
+    high = np.concatenate([inner - one, top])
+    bare = low <= high
+    if len(inner):
+        bare[0], bare[-1] = inner[0] != 0, inner_last[-1] != top[0]
+    low, high = low[bare], high[bare]
+    last = start + (size - one)
+    first = np.searchsorted(last, low)
+    count = np.searchsorted(start, high, "right") - first
+    gap = np.repeat(np.arange(len(low)), count)
+    own = np.arange(len(gap)) - np.repeat(np.cumsum(count) - count, count) + np.repeat(first, count)
+    begin = np.maximum(low[gap], start[own])
+    return begin, np.minimum(high[gap], last[own]) - begin + one, own

@@ -11,11 +11,13 @@ import numpy as np
 from memcarve.protection import collapsed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     import numpy.typing as npt
 
     Column = npt.NDArray[np.uint64]
+
+_TOP = 1 << 64
 
 
 class Region(NamedTuple):
@@ -61,13 +63,19 @@ class Module(NamedTuple):
 
 
 class Thread(NamedTuple):
-    """A thread: its id, the addresses of its TEB and of where it began, its stack (half-open); None is not known."""
+    """A thread: its id, the addresses of its TEB and of where it began, its stack (half-open); None is not known.
+
+    `registers` are those of a program at work, by the names that gdb and Linux have for them: ``rax`` ... ``r15``,
+    ``rip``, ``eflags``, ``cs`` ... ``gs``, ``fs_base``, ``gs_base``; of 32 bits ``eax`` ... ``eip``, ``eflags``, ``cs``
+    ... ``gs``. Those that are not known are not in it.
+    """
 
     tid: int
     teb: int | None = None
     stack_start: int | None = None
     stack_end: int | None = None
     begin: int | None = None
+    registers: Mapping[str, int] | None = None
 
 
 class Area(NamedTuple):
@@ -116,6 +124,33 @@ class Regions:
 
     def __iter__(self) -> Iterator[Region]:
         return iter(self.rows)
+
+    def at(self, address: int) -> int | None:
+        """Return the place in `rows` of the region that holds an address; None where none does."""
+        place = int(np.searchsorted(self.start, np.uint64(address), "right")) - 1
+        if place >= 0 and address - int(self.start[place]) < int(self.size[place]):
+            return int(self.index[place])
+        return None
+
+    def module_end(self, module: Module) -> int:
+        """Return where a module ends at most.
+
+        Lists of modules lie in the process's own memory, where it may write what it likes: a module ends with the
+        mapping that it begins in, or, where it begins in none, with the next one.
+        """
+        end = min(module.end, _TOP)
+        if not self.rows:
+            return end
+        held = self.at(module.start)
+        if held is None:
+            place = int(np.searchsorted(self.start, np.uint64(module.start)))
+            return min(end, int(self.start[place])) if place < len(self.start) else end
+        file, mapped = self.rows[held].file, self.rows[held].end
+        for row in itertools.islice(self.rows, held + 1, None):  # Unix maps a file in several regions
+            if mapped >= end or file is None or row.start != mapped or row.file != file:
+                break
+            mapped = row.end
+        return min(end, mapped)
 
 
 class Modules(NamedTuple):

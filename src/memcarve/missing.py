@@ -17,7 +17,10 @@ NOT_WRITTEN = "not written to the dump"
 CUT_OFF = "the dump ends too early"
 OUTSIDE = "outside the image"
 IMAGE_CUT_OFF = "the image ends too early"
-REASONS = (NOT_WRITTEN, CUT_OFF, OUTSIDE, IMAGE_CUT_OFF)
+DEVICE = "a device's memory"
+BEYOND_FILE = "beyond the end of the mapped file"
+UNREADABLE = "the system does not let it be read"
+REASONS = (NOT_WRITTEN, CUT_OFF, OUTSIDE, IMAGE_CUT_OFF, DEVICE, BEYOND_FILE, UNREADABLE)
 
 
 class Missing(NamedTuple):

@@ -1,6 +1,8 @@
-"""Words that commands, evidence and labels share: kinds of memory, and flags."""
+"""Words that commands, evidence and labels share: kinds of memory, and flags; and what a file is called."""
 
 from __future__ import annotations
+
+import ntpath
 
 PRIVATE, MAPPED, IMAGE, STACK, HEAP, TEB, PEB, PAGE_TABLES = KINDS = (
     "private", "mapped", "image", "stack", "heap", "TEB", "PEB", "page tables",
@@ -22,3 +24,8 @@ FLAGS = (
     ENTRY_UNMAPPED,
     WIPED_HEADER,
 )
+
+
+def base_name(path: str) -> str:
+    """Return the last part of a path of any system: what is behind its last slash of either kind."""
+    return ntpath.basename(path)

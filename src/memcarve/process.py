@@ -152,6 +152,15 @@ class ProcessEntry(NamedTuple):
         return " ".join(str(word) for word in (self.pid, self.name) if word is not None) or "unknown process"
 
 
+class Platform(NamedTuple):
+    """The operating system that a process ran on: ``"windows"``, ``"linux"``; version and build; None is not known."""
+
+    system: str | None = None
+    major: int | None = None
+    minor: int | None = None
+    build: int | None = None
+
+
 class ProcessMemory:
     """An address space and what its source knew.
 
@@ -163,7 +172,9 @@ class ProcessMemory:
 
     From an image, `pages` counts 4 KiB pages by kind, `entry` is what the system knew of the process, and `file` the
     image itself. `address_bits` is how wide addresses are before their highest bit is extended.
-    `evidence` finds what is known of the memory beyond its bytes.
+    `evidence` finds what is known of the memory beyond its bytes. `platform` is the operating system. `input_bytes` is
+    given where what must be accounted for is neither the backing's length nor what page tables lead to: a file that
+    also holds headers, whose bytes are in `left_out`.
     """
 
     def __init__(
@@ -187,6 +198,8 @@ class ProcessMemory:
         file: Backing | None = None,
         address_bits: int = 48,
         evidence: Callable[[], Evidence] = Evidence,
+        platform: Platform = Platform(),  # noqa: B008 - a tuple
+        input_bytes: int | None = None,
     ) -> None:
         self.space = space
         self.pid = pid
@@ -207,6 +220,8 @@ class ProcessMemory:
         self.file = file or space.backing
         self.address_bits = address_bits
         self._find_evidence = evidence
+        self.platform = platform
+        self._input_bytes = input_bytes
 
     @functools.cached_property
     def evidence(self) -> Evidence:
@@ -216,6 +231,8 @@ class ProcessMemory:
     @property
     def input_bytes(self) -> int:
         """The bytes to account for: a dump's length; of an image, what the page tables lead to."""
+        if self._input_bytes is not None:
+            return self._input_bytes
         return self.space.backing.size if self.pages is None else self.space.total
 
     def select(

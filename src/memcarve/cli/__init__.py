@@ -13,6 +13,7 @@ import click
 from memcarve.cli.carving import carve, verify
 from memcarve.cli.comparing import diff
 from memcarve.cli.exporting import export
+from memcarve.cli.extracting import extract
 from memcarve.cli.listing import regions, segments
 from memcarve.cli.looking import find, locate, processes, read
 from memcarve.cli.options import FAILED, USAGE, complain
@@ -43,9 +44,11 @@ class _StoppedBySignal(BaseException):
 def cli() -> None:
     """Carve a process's memory into its contiguous segments.
 
-    FILE is an image of a machine's memory (raw, LiME, AVML, ELF core, Windows crash dump, VMware), or a process dump or
-    the memory map that belongs to it, as Volatility's windows.memmap --dump writes them (Volatility 2 and Rekall too);
-    the other one is looked for beside it. Try: memcarve carve pid.4321.dmp, or memcarve processes mem.raw
+    FILE is an image of a machine's memory (raw, LiME, AVML, ELF core, Windows crash dump, VMware); or one process's: a
+    dump or the memory map that belongs to it, as Volatility's windows.memmap --dump writes them (Volatility 2 and
+    Rekall too; the other one is looked for beside it), a Windows minidump, an ELF core, a folder of segments (carved by
+    memcarve, or files named by their addresses), or /proc/PID. Try: memcarve carve pid.4321.dmp, or memcarve processes
+    mem.raw
     """
 
 
@@ -64,7 +67,7 @@ def completion(shell: str) -> None:
     click.echo(found(cli, {}, "memcarve", "_MEMCARVE_COMPLETE").source())
 
 
-for _command in (processes, carve, export, segments, regions, verify, diff, read, find, locate):
+for _command in (processes, carve, export, extract, segments, regions, verify, diff, read, find, locate):
     cli.add_command(_command)
 
 

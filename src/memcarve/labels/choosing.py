@@ -7,8 +7,7 @@ import re
 from typing import TYPE_CHECKING
 
 from memcarve.errors import UsageError
-from memcarve.labels.conflicts import base_name
-from memcarve.names import KINDS
+from memcarve.names import KINDS, base_name
 from memcarve.protection import WORDS
 
 if TYPE_CHECKING:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import itertools
-import ntpath
 from typing import TYPE_CHECKING, NamedTuple
 
 from memcarve.errors import printable
 from memcarve.labels.spans import spans_of
-from memcarve.names import IMAGE
+from memcarve.names import IMAGE, base_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -37,11 +36,6 @@ class Conflicts(NamedTuple):
 
     def __len__(self) -> int:
         return sum(map(len, (*self.regions.values(), *self.modules.values()))) + self.more
-
-
-def base_name(path: str) -> str:
-    """Return the last part of a path of any system: what is behind its last slash of either kind."""
-    return ntpath.basename(path)
 
 
 def find_conflicts(evidence: Evidence, known: Known) -> Conflicts:

@@ -6,8 +6,6 @@ import itertools
 import json
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import numpy as np
-
 from memcarve.evidence import Region, Regions
 from memcarve.labels.conflicts import Conflicts, find_conflicts
 from memcarve.labels.spans import Spans, spans_of
@@ -41,9 +39,9 @@ class Known:
     def __init__(self, evidence: Evidence) -> None:
         self.evidence = evidence
         self.source = evidence.regions[0].source if evidence.regions else None
-        first = evidence.regions[0] if evidence.regions else Regions("", [])
-        self.regions: Sequence[Region] = first.rows
-        self.region_spans = spans_of(first)
+        self._first = evidence.regions[0] if evidence.regions else Regions("", [])
+        self.regions: Sequence[Region] = self._first.rows
+        self.region_spans = spans_of(self._first)
         self.modules, self.module_spans = self._placed_modules(evidence)
         self.areas, self.area_spans = _placed_areas(evidence)
         self.kinds, self.whole_areas = self._kinds(evidence)
@@ -79,27 +77,11 @@ class Known:
 
     def region_at(self, address: int) -> int | None:
         """Return the place in `regions` of the one that holds an address; None where none does."""
-        return _at(self.region_spans, address)
+        return self._first.at(address)
 
     def module_end(self, module: Module) -> int:
-        """Return where a module ends at most.
-
-        Lists of modules lie in the process's own memory, where it may write what it likes: a module ends with the
-        mapping that it begins in, or, where it begins in none, with the next one.
-        """
-        end = min(module.end, TOP)
-        if not self.regions:
-            return end
-        held = self.region_at(module.start)
-        if held is None:
-            place = int(np.searchsorted(self.region_spans.start, np.uint64(module.start)))
-            return min(end, int(self.region_spans.start[place])) if place < len(self.region_spans.start) else end
-        file, mapped = self.regions[held].file, self.regions[held].end
-        for row in itertools.islice(self.regions, held + 1, None):  # Unix maps a file in several regions
-            if mapped >= end or file is None or row.start != mapped or row.file != file:
-                break
-            mapped = row.end
-        return min(end, mapped)
+        """Return where a module ends at most: with the mapping that it begins in, whatever it says."""
+        return self._first.module_end(module)
 
     def _kinds(self, evidence: Evidence) -> tuple[list[str | None], dict[int, list[Area]]]:
         """Return the kind of each region, and the areas that made it so by the region's place."""
@@ -153,10 +135,3 @@ def _placed(rows: list[Any], bounds: list[tuple[int, int]]) -> tuple[list[Any], 
     order = sorted(range(len(rows)), key=lambda place: (bounds[place][0], bounds[place][1]))
     index = Regions("", [Region(low, max(min(high, TOP) - low, 1)) for low, high in map(bounds.__getitem__, order)])
     return [rows[place] for place in order], spans_of(index)
-
-
-def _at(spans: Spans, address: int) -> int | None:
-    place = int(np.searchsorted(spans.last, np.uint64(address)))
-    if place < len(spans.start) and int(spans.start[place]) <= address:
-        return int(spans.owner[place])
-    return None

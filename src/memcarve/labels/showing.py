@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from memcarve.labels.conflicts import base_name
-from memcarve.names import FLAGS
+from memcarve.names import FLAGS, base_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -11,11 +11,10 @@ import numpy as np
 
 from memcarve.errors import UsageError
 from memcarve.labels.choosing import CHOICES, names_match
-from memcarve.labels.conflicts import base_name
 from memcarve.labels.flags import MOST_FINDINGS, NEEDS, Flagged
 from memcarve.labels.groups import Group, distinct, member, module_record
 from memcarve.labels.spans import Join
-from memcarve.names import FLAGS
+from memcarve.names import FLAGS, base_name
 from memcarve.permissions import permissions
 
 if TYPE_CHECKING:
@@ -288,6 +287,8 @@ class SegmentLabels:
 def _thread(thread: Thread, source: str) -> dict[str, Any]:
     record = thread._asdict() | {"source": source}
     addresses = ("teb", "stack_start", "stack_end", "begin")
+    if thread.registers is not None:
+        record["registers"] = {name: f"0x{value:x}" for name, value in thread.registers.items()}
     return {name: f"0x{value:x}" if name in addresses else value for name, value in record.items() if value is not None}
 
 

@@ -6,25 +6,22 @@ import contextlib
 import os
 import shutil
 import tempfile
-import threading
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from memcarve.backing import check_unchanged
 from memcarve.columns import joined
-from memcarve.copying import Copier
-from memcarve.errors import NoSpaceError, OutputError, TargetExistsError, UsageError
+from memcarve.errors import OutputError, TargetExistsError, UsageError
 from memcarve.formats.memmap.writing import RENDERERS, MapRows
 from memcarve.process import LeftOut
 from memcarve.sinks.folder import create_file
-from memcarve.sinks.threads import THREADS, run_together
+from memcarve.sinks.onefile import Mover
 from memcarve.target import Target, write_error
 from memcarve.version import __version__
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     import numpy.typing as npt
 
@@ -35,7 +32,6 @@ if TYPE_CHECKING:
 
 _WRITER = f"memcarve {__version__}"
 _MARK = b"written by memcarve "
-_PART = 1 << 25  # bytes of the dump that a thread writes at a time
 
 
 class ExportResult(NamedTuple):
@@ -49,6 +45,11 @@ class ExportResult(NamedTuple):
     complete: bool
     seconds: float
     moved: dict[str, int]
+
+    @property
+    def files(self) -> tuple[str, str]:
+        """The files that were written."""
+        return self.map, self.dump
 
 
 def export_memmap(
@@ -90,10 +91,9 @@ class _Exporter:
         self.process = process
         self.folder = folder
         self.force = force
-        self.progress = progress
         self.write, ending = RENDERERS[renderer]
         self.names = (f"{stem}.dmp", f"{stem}.{ending}")
-        self.copier = Copier()
+        self.mover = Mover(process, progress)
         if half not in {"user", "kernel", "all"}:
             raise UsageError(f"{half}: is no half of an address space; there are user, kernel and all")
         space, kernel = process.space, process.space.start >= np.uint64(process.kernel_half)
@@ -117,9 +117,12 @@ class _Exporter:
         except OSError as error:
             raise OutputError(f"{self.folder}: cannot be written to: {error.strerror}; choose with -o") from error
         try:
-            self._write_dump(os.path.join(built, self.names[0]), total)
+            dump = os.path.join(built, self.names[0])
+            os.close(create_file(dump, None))
+            place = np.cumsum(self.size, dtype=np.uint64) - self.size
+            shown = f"{self.folder}/{self.names[0]}"
+            self.mover.move(dump, shown, place, self.offset, self.size, length=total)
             self._write_map(os.path.join(built, self.names[1]), rows)
-            check_unchanged([self.process.space.backing, self.process.file])
             self._rename(built)
         finally:
             shutil.rmtree(built, ignore_errors=True)
@@ -128,7 +131,7 @@ class _Exporter:
                     os.rmdir(self.folder)
         dump, text = (os.path.join(self.folder, name) for name in self.names)
         complete, seconds = not self.process.incomplete, time.monotonic() - begun
-        moved = dict(self.copier.moved)
+        moved = dict(self.mover.copier.moved)
         return ExportResult(text, dump, len(rows.virtual), total, self.left_out, complete, seconds, moved)
 
     def _rename(self, built: str) -> None:
@@ -173,64 +176,6 @@ class _Exporter:
                 file.writelines(self.write(rows, _WRITER))
         except OSError as error:
             raise write_error(error, Target(fd, f"{self.folder}/{self.names[1]}")) from error
-
-    def _write_dump(self, path: str, total: int) -> None:
-        """Write the dump in parts, by several threads."""
-        backing, shown = self.process.space.backing, f"{self.folder}/{self.names[0]}"
-        parts, lock, done = self._parts(), threading.Lock(), [0] * THREADS
-
-        def work(number: int) -> None:
-            def advance(count: int) -> None:
-                done[number] += count
-
-            target = os.open(path, os.O_RDWR | getattr(os, "O_BINARY", 0))
-            try:
-                while True:
-                    with lock:
-                        place, pieces = next(parts, (0, None))
-                    if pieces is None:
-                        break
-                    self.copier.copy(backing, pieces, Target(target, shown), place=place, progress=advance)
-            finally:
-                os.close(target)
-
-        def report() -> None:
-            if self.progress is not None:
-                self.progress(sum(done), total)
-
-        self._create(path, total)
-        try:
-            run_together(THREADS, work, self.copier.stop, report)
-        finally:
-            self.copier.close()
-
-    def _create(self, path: str, total: int) -> None:
-        """Create the dump with its length; find out whether it can share blocks with the source."""
-        fd = create_file(path, None)
-        try:
-            first = (int(self.offset[0]), int(self.size[0])) if len(self.offset) else (0, 0)
-            spans = self.process.space.backing.spans(*first)  # complains where the bytes are not at hand
-            shares = spans is not None and len(spans) > 0 and self.copier.probe_reflink(spans[0], Target(fd, path))
-            free = shutil.disk_usage(self.folder).free
-            if total > free and not shares:
-                raise NoSpaceError(
-                    f"{self.folder}: needs {total} bytes, and its file system has {free} free; choose another with -o"
-                )
-            os.ftruncate(fd, total)
-        except OSError as error:
-            raise OutputError(f"{path}: cannot be written: {error.strerror}") from error
-        finally:
-            os.close(fd)
-
-    def _parts(self) -> Iterator[tuple[int, list[tuple[int, int]]]]:
-        """Yield where in the dump a part begins, and its pieces of the source."""
-        ends = np.cumsum(self.size)
-        low = 0
-        while low < len(ends):
-            begin = int(ends[low]) - int(self.size[low])
-            high = max(int(np.searchsorted(ends, np.uint64(begin + _PART), "right")), low + 1)
-            yield begin, list(zip(self.offset[low:high].tolist(), self.size[low:high].tolist(), strict=True))
-            low = high
 
 
 def stem_of(process: ProcessMemory) -> str:

@@ -277,9 +277,9 @@ class Carver:
         """Write segments.json and the files of checksums, which list it too."""
         process, segments = self.process, work.segments
         inputs = {**process.inputs}
-        for name in ("dump", "image", "folder"):
-            if input_hash and name in inputs:
-                inputs[name] = {**inputs[name], **input_hash}
+        for name, each in inputs.items():
+            if input_hash and isinstance(each, dict) and each.get("path") == self._source_name():
+                inputs[name] = {**each, **input_hash}
         header = {
             "tool": manifest.TOOL,
             "version": __version__,

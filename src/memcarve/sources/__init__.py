@@ -6,9 +6,13 @@ import os
 from typing import TYPE_CHECKING
 
 from memcarve.errors import CounterpartError, InputError, NotRecognisedError
+from memcarve.sources.core import open_core
 from memcarve.sources.folder import open_folder
 from memcarve.sources.image import open_machine, open_raw
+from memcarve.sources.live import open_live
 from memcarve.sources.memmap import open_memmap
+from memcarve.sources.minidump import open_minidump
+from memcarve.sources.named import open_named
 from memcarve.sources.options import OpenOptions
 
 if TYPE_CHECKING:
@@ -21,7 +25,7 @@ if TYPE_CHECKING:
 _SMALLEST_IMAGE = 1 << 20
 
 #: each takes a path and OpenOptions, and raises NotRecognisedError where the file is not of its kind
-SOURCES = (open_folder, open_machine, open_memmap, open_raw)
+SOURCES = (open_live, open_folder, open_named, open_minidump, open_core, open_machine, open_memmap, open_raw)
 
 
 def open_container(

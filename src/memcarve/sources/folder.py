@@ -127,10 +127,12 @@ class FolderContainer(Container):
 def open_folder(path: str, options: OpenOptions) -> FolderContainer:
     """Open a folder that memcarve carved, of one process or of several.
 
-    Raises NotRecognisedError where `path` is no folder, InputError where memcarve did not carve it.
+    Raises NotRecognisedError where `path` is no folder or has no manifest, InputError where memcarve did not carve it.
     """
     if not os.path.isdir(path):
         raise NotRecognisedError(f"{path}: is no folder")
+    if not any(os.path.lexists(os.path.join(path, name)) for name in (manifest.NAME, manifest.PROCESSES)):
+        raise NotRecognisedError(_bare(path))
     if options.for_dump or options.for_image:
         raise UsageError(
             f"{path}: is a folder; --map, --dump, --trust, --dtb, --os, --paging and --limit are for dumps and images: "
@@ -166,16 +168,20 @@ def _opened(folder: str) -> tuple[dict[str, Any], Iterator[Record]]:
     """Return a manifest's header and its segments; raises InputError where there is none."""
     path = os.path.join(folder, manifest.NAME)
     if not os.path.lexists(path):
-        raise InputError(
-            f"{folder}: is a folder without {manifest.NAME}; give an image, a dump or its map, or a folder that "
-            "memcarve carved"
-        )
+        raise InputError(_bare(folder))
     if not _is_regular(path):
         raise InputError(f"{path}: is not a regular file")
     try:
         return manifest.read(path)
     except NotRecognisedError as error:
         raise InputError(str(error)) from None
+
+
+def _bare(folder: str) -> str:
+    return (
+        f"{folder}: is a folder without {manifest.NAME}; give an image, a dump or its map, or a folder that memcarve "
+        "carved"
+    )
 
 
 def _is_regular(path: str) -> bool:
@@ -335,7 +341,7 @@ def _half(header: dict[str, Any], space: AddressSpace, kernel_half: int) -> str:
 
 def _origin(folder: str, header: dict[str, Any]) -> str:
     inputs = _member(header, "inputs")
-    places = [_member(inputs, name).get("path") for name in ("dump", "image", "map", "folder")]
+    places = [_member(inputs, name).get("path") for name in ("dump", "image", "map", "folder", *inputs)]
     place = next((place for place in places if isinstance(place, str)), "an unknown input")
     return f"{folder}: carved from {place}"
 

@@ -12,18 +12,18 @@ from memcarve.backing import FileBacking
 from memcarve.columns import breaks, total
 from memcarve.errors import InputError, LimitError, NotRecognisedError, ProcessError, UsageError
 from memcarve.evidence import Evidence
-from memcarve.formats import avml, crashdump, elfcore, lime, vmware
+from memcarve.formats import avml, crashdump, lime, machinecore, vmware
 from memcarve.formats.machine import MachineMemory
 from memcarve.images import kernel
 from memcarve.images.knowledge import Knowledge
-from memcarve.images.modes import WINDOWS, AddressTable
+from memcarve.images.modes import LINUX, WINDOWS, AddressTable
 from memcarve.images.paging import claimed, walk
 from memcarve.images.physical import PAGE, PhysicalMemory
 from memcarve.images.roots import Root, address_table, find_roots
 from memcarve.images.search import find_linux
 from memcarve.images.windows import Windows
 from memcarve.missing import IMAGE_CUT_OFF, OUTSIDE, REASONS, MissingColumns
-from memcarve.process import Container, ProcessEntry, ProcessMemory
+from memcarve.process import Container, Platform, ProcessEntry, ProcessMemory
 from memcarve.segments import TOP
 from memcarve.sources.evidence import file_evidence
 from memcarve.space import AddressSpace
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from memcarve.sources.options import OpenOptions
 
 #: readers of containers, each by content; what none of them knows may be a raw image
-_READERS = (lime.read, avml.read, elfcore.read, crashdump.read, vmware.read)
+_READERS = (lime.read, avml.read, machinecore.read, crashdump.read, vmware.read)
 _HIBERNATED = "a hibernation file, which memcarve does not read; hibr2bin (of Comae) makes a raw image of it"
 _KDUMP = "a compressed kernel dump, which memcarve does not read; makedumpfile -E makes an ELF core of it"
 #: what else holds a machine's memory, by the first bytes
@@ -200,6 +200,7 @@ class ImageContainer(Container):
             half=half,
             address_bits=table.mode.bits,
             evidence=functools.partial(self._evidence, entry, table, None if half == "kernel" else space, inputs),
+            platform=self._platform(table),
         )
 
     def _evidence(
@@ -221,6 +222,14 @@ class ImageContainer(Container):
     def _knowledge(self) -> Knowledge | None:
         """What the machine's own system knows; None where only a root was given."""
         return None if self.options.dtb is not None else Knowledge(self.windows, self.options.limit)
+
+    def _platform(self, table: AddressTable) -> Platform:
+        """Return what is known of the system: its version where its kernel was found."""
+        if self.options.dtb is not None or self._windows is None:
+            return Platform(table.system if table.system in (WINDOWS, LINUX) else None)
+        version = self._windows.kernel.version
+        known = version.major != 0
+        return Platform(WINDOWS, version.major if known else None, version.minor if known else None, version.build)
 
     def close(self) -> None:
         """Close the image."""

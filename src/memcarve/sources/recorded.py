@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 _TOP = 1 << 64
 _MOST = 1 << 20  # regions, modules, areas, threads: each
 _LONGEST = 1 << 15  # characters of a text
+_MOST_REGISTERS = 64
+_REGISTER = re.compile(r"[a-z][a-z0-9_]{1,9}")
 _ADDRESS = re.compile(r"0x[0-9a-f]{1,17}")
 
 
@@ -85,8 +87,15 @@ def _region(row: dict[str, Any], start: int, size: int) -> Region:
 
 def _thread(row: dict[str, Any]) -> Thread | None:
     tid = _number(row.get("tid"))
-    places = (_address(row.get(name)) for name in ("teb", "stack_start", "stack_end", "begin"))
-    return None if tid is None else Thread(tid, *places)
+    teb, low, high, begin = (_address(row.get(name)) for name in ("teb", "stack_start", "stack_end", "begin"))
+    return None if tid is None else Thread(tid, teb, low, high, begin, _registers(row.get("registers")))
+
+
+def _registers(row: object) -> dict[str, int] | None:
+    if not isinstance(row, dict) or len(row) > _MOST_REGISTERS:
+        return None
+    found = {name: value for name, text in row.items() if (value := _address(text)) is not None}
+    return {name: value for name, value in found.items() if _REGISTER.fullmatch(name)}
 
 
 def _bounds(row: dict[str, Any]) -> tuple[int, int] | None:

@@ -34,6 +34,12 @@ def is_maps(head: bytes) -> bool:
     return _ROW.fullmatch(first.removesuffix(b"\r")) is not None
 
 
+def cells(line: bytes) -> Cells | None:
+    """Return what a line says, given without its end, in the names of linux.proc.Maps; None where it is another."""
+    found = _ROW.fullmatch(line)
+    return None if found is None else _cells(found)
+
+
 def rows(text: TextFile, notes: list[str]) -> Iterator[tuple[int, Cells]]:
     """Yield number and cells of each line, in the names of linux.proc.Maps; raise MapError where one is malformed.
 
@@ -52,15 +58,16 @@ def rows(text: TextFile, notes: list[str]) -> Iterator[tuple[int, Cells]]:
         if found is None or not ended:  # a path might go on
             notes.append(f"{text.path}: line {number}: is cut off within {shown(line)}; it is not used")
             continue
-        path = found[6]
-        yield (
-            number,
-            {
-                "Start": int(found[1], 16),
-                "End": int(found[2], 16),
-                "Flags": found[3].decode(),
-                "PgOff": int(found[4], 16),
-                "Inode": int(found[5]),
-                "File Path": None if path is None else path.decode("utf-8", "surrogateescape"),
-            },
-        )
+        yield number, _cells(found)
+
+
+def _cells(found: re.Match[bytes]) -> Cells:
+    path = found[6]
+    return {
+        "Start": int(found[1], 16),
+        "End": int(found[2], 16),
+        "Flags": found[3].decode(),
+        "PgOff": int(found[4], 16),
+        "Inode": int(found[5]),
+        "File Path": None if path is None else path.decode("utf-8", "surrogateescape"),
+    }

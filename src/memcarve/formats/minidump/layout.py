@@ -1,0 +1,89 @@
+"""What stands where in a minidump, and what its numbers mean."""
+
+from __future__ import annotations
+
+import struct
+
+import numpy as np
+
+MAGIC = b"MDMP"
+VERSION = 0xA793  # the lower half of the header's; the upper is the writer's own
+#: what a comment begins with that memcarve wrote
+MARK = b'{"tool": "memcarve"'
+
+#: signature, version, number of streams, RVA of their directory, check sum, time, flags
+HEADER = struct.Struct("<4sIIIIIQ")
+#: a stream's type, its size in bytes, its RVA; of the same form are all the places of a structure
+DIRECTORY = struct.Struct("<III")
+LOCATION = struct.Struct("<II")
+
+THREAD_LIST, MODULE_LIST, MEMORY_LIST, SYSTEM_INFO, MEMORY64_LIST = 3, 4, 5, 7, 9
+COMMENT, MISC_INFO, MEMORY_INFO_LIST, THREAD_INFO_LIST = 10, 15, 16, 17
+
+FULL_MEMORY, FULL_MEMORY_INFO, THREAD_INFO = 0x2, 0x800, 0x1000  # of the header's flags
+
+#: architecture, level, revision, processors, product; version, build, platform, RVA of the service pack's name; suite
+SYSTEM = struct.Struct("<HHHBBIIIIIHH24x")
+ARCHITECTURES = {"x86": 0, "arm": 5, "x64": 9, "arm64": 12}
+UNKNOWN_ARCHITECTURE = 0xFFFF
+#: VER_PLATFORM_WIN32_NT; Linux has a number in the minidumps of Breakpad and Crashpad (minidump_extensions.h)
+PLATFORMS = {"windows": 2, "linux": 0x8201}
+
+MISC = struct.Struct("<III12x")  # size, which of the following are valid, process id
+MISC_PROCESS_ID = 1
+
+#: number of ranges, RVA of the first one's bytes; the others' follow
+MEMORY64_HEAD = struct.Struct("<QQ")
+MEMORY64 = np.dtype([("start", "<u8"), ("size", "<u8")])
+MEMORY = np.dtype([("start", "<u8"), ("size", "<u4"), ("rva", "<u4")])
+
+MEMORY_INFO_HEAD = struct.Struct("<IIQ")  # sizes of this and of an entry, number of entries
+MEMORY_INFO = np.dtype(
+    [
+        ("base", "<u8"), ("allocation", "<u8"), ("began_with", "<u4"), ("_1", "<u4"), ("size", "<u8"), ("state", "<u4"),
+        ("protect", "<u4"), ("type", "<u4"), ("_2", "<u4"),
+    ]
+)  # fmt: skip
+COMMIT, RESERVE, FREE = 0x1000, 0x2000, 0x10000
+PRIVATE, MAPPED, IMAGE = 0x20000, 0x40000, 0x1000000
+
+#: base, size, check sum, time stamp, RVA of the name; VS_FIXEDFILEINFO; places of the CodeView and the other record
+MODULE = struct.Struct("<QIIII52xIIII16x")
+#: id, suspended, priority class, priority; TEB; stack: address, size, RVA; place of the CONTEXT
+THREAD = struct.Struct("<IIIIQQIIII")
+THREAD_INFO_HEAD = struct.Struct("<III")  # sizes of this and of an entry, number of entries
+#: id, flags, errors, exit code; four times; where it began; processors
+THREAD_INFO_ENTRY = struct.Struct("<IIII32xQQ")
+INVALID_CONTEXT, INVALID_TEB = 0x10, 0x20  # of the flags
+
+#: a CodeView record without a name: `RSDS`, a GUID, the age, the path of the PDB
+NO_CODEVIEW = b"RSDS" + bytes(16 + 4 + 1)
+
+#: protections by their words, and what is added to them
+PROTECTIONS = {
+    "PAGE_NOACCESS": 0x01,
+    "PAGE_READONLY": 0x02,
+    "PAGE_READWRITE": 0x04,
+    "PAGE_WRITECOPY": 0x08,
+    "PAGE_EXECUTE": 0x10,
+    "PAGE_EXECUTE_READ": 0x20,
+    "PAGE_EXECUTE_READWRITE": 0x40,
+    "PAGE_EXECUTE_WRITECOPY": 0x80,
+}
+MODIFIERS = {"PAGE_GUARD": 0x100, "PAGE_NOCACHE": 0x200, "PAGE_WRITECOMBINE": 0x400}
+GUARD = MODIFIERS["PAGE_GUARD"]
+
+
+def number_of(protection: str) -> int:
+    """Return the number of a protection in words, joined by ``|``; 0, as of nothing known, where a word is unknown."""
+    words = protection.split("|")
+    known = {**PROTECTIONS, **MODIFIERS}
+    return sum(known[word] for word in set(words)) if all(word in known for word in words) else 0
+
+
+def words_of(number: int) -> str | None:
+    """Return a protection in words; None where it is not exactly one, with modifiers or without."""
+    base = [word for word, value in PROTECTIONS.items() if value & number]
+    if len(base) != 1:
+        return None
+    return "|".join(base + [word for word, value in MODIFIERS.items() if value & number])

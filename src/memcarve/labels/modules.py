@@ -1,0 +1,180 @@
+"""Modules in memory: those that lists name, those that the system mapped as images, and those whose header is there."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from memcarve.errors import UsageError
+from memcarve.formats.mapped import MappedModule
+from memcarve.labels.choosing import names_match
+from memcarve.labels.content import observe
+from memcarve.labels.headers import name_of
+from memcarve.labels.known import Known
+from memcarve.names import IMAGE, MAPPED, base_name
+from memcarve.process import Selection
+from memcarve.segments import TOP
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from memcarve.evidence import Module, Region
+    from memcarve.labels.headers import Header
+    from memcarve.process import ProcessMemory
+
+    Progress = Callable[[int, int], object]
+
+#: what a module is found by besides lists
+HEADER = "header"
+#: headers that are taken; memory may be full of them
+MOST_HEADERS = 1 << 16
+_MOST_NAMED = 1 << 12  # headers whose own names are looked up
+
+
+class FoundModules(NamedTuple):
+    """Modules in order of their addresses, one at an address; notes for the user."""
+
+    modules: Sequence[MappedModule]
+    notes: Sequence[str]
+
+
+def find_modules(
+    process: ProcessMemory, selection: Selection | None = None, *, progress: Progress | None = None
+) -> FoundModules:
+    """Return the modules of a process that a selection wants: by half, address, and patterns for their files' names.
+
+    All memory of the half is read for headers; `progress` is told how far that is, in bytes. Raises UsageError where
+    the selection wants more, SourceReadError.
+    """
+    wanted = selection or Selection()
+    others = {name for name in wanted.by_labels if name != "file"}
+    if others or wanted.min_size is not None or wanted.max_size is not None:
+        raise UsageError("modules are chosen by half, address and file name alone")
+    if "" in wanted.file:
+        raise UsageError("--file takes a pattern for a name or path, like ntdll* or *.dll")
+    search = _Search(process, wanted, progress)
+    return FoundModules([module for module in search.modules if _is_wanted(module, wanted)], search.notes)
+
+
+class _Search:
+    """Finds the modules of one half of a process."""
+
+    def __init__(self, process: ProcessMemory, selection: Selection, progress: Progress | None) -> None:
+        self.process = process
+        self.notes: list[str] = []
+        self._half = selection.range or process.default_range
+        self._known = Known(process.evidence)
+        self._mappings = _mappings(self._known.regions)
+        self._named = 0
+        headers = self._headers(progress)
+        listed: dict[int, list[tuple[Module, str]]] = {}
+        for modules in process.evidence.modules:
+            for row in modules.rows:
+                listed.setdefault(row.start, []).append((row, modules.source))
+        images = [row.start for place, row in enumerate(self._known.regions) if self._is_program(place)]
+        starts = sorted(start for start in {*listed, *images, *headers} if self._is_in_half(start))
+        self.modules = [self._module(start, listed.get(start, []), headers.get(start)) for start in starts]
+
+    def _headers(self, progress: Progress | None) -> dict[int, Header]:
+        """Return the headers in memory by address."""
+        space, found, more = self.process.space, dict[int, "Header"](), 0
+        segments = space.segments()
+        segments = segments.where(segments.in_half(self._half, self.process.kernel_half))
+        done = 0
+        for segment in segments:
+            content = observe(space, segment, "headers")
+            room = MOST_HEADERS - len(found)
+            found |= {header.address: header for header in content.headers[:room]}
+            more += content.more_headers + len(content.headers[room:])
+            done += segment.size
+            if progress is not None:
+                progress(done, segments.total)
+        if more:
+            self.notes.append(
+                f"there are some {more} more headers of programs than the {len(found)} that are looked at; choose less "
+                "memory with --range"
+            )
+        return found
+
+    def _is_in_half(self, address: int) -> bool:
+        return self._half == "all" or (address >= self.process.kernel_half) == (self._half == "kernel")
+
+    def _is_program(self, place: int) -> bool:
+        """Say whether a region begins what the system mapped as a program or library."""
+        row, kind, mapping = self._known.regions[place], self._known.kinds[place], self._mappings[place]
+        of_file = kind == MAPPED and row.file is not None and row.offset == 0
+        return (kind == IMAGE and row.start == mapping.start) or (of_file and mapping.executable)
+
+    def _module(self, start: int, listed: Sequence[tuple[Module, str]], header: Header | None) -> MappedModule:
+        known = self._known
+        held = known.region_at(start)
+        region = None if held is None else known.regions[held]
+        mapping = None if held is None else self._mappings[held]
+        image = held is not None and region is not None and region.start == start and self._is_program(held)
+        size = next((row.size for row, _ in listed if row.size is not None), None)
+        if size is None and header is None and mapping is not None and image:
+            size = mapping.file_end - start
+        path = next((row.path for row, _ in listed if row.path is not None), region and region.file)
+        name = next((row.name for row, _ in listed if row.name is not None), path and base_name(path))
+        sources = [*dict.fromkeys(source for _, source in listed)]
+        if region is not None and image and known.source is not None:
+            sources.append(known.source)
+        facts = None
+        if header is not None:
+            sources.append(HEADER)
+            facts = header.members()
+            self._named += 1
+            own = name_of(self.process.space.read, header) if self._named <= _MOST_NAMED else None
+            facts |= {} if own is None else {"name": own}
+        end = None if mapping is None else mapping.end
+        loaded = bool(listed) or image
+        return MappedModule(start, size, end, name, path, tuple(dict.fromkeys(sources)), loaded, facts)
+
+
+class _Mapping(NamedTuple):
+    """Where a mapping begins and ends, where what is of its file ends, and whether any of it may be executed."""
+
+    start: int
+    end: int
+    file_end: int
+    executable: bool
+
+
+def _mappings(regions: Sequence[Region]) -> list[_Mapping]:
+    """Return for each region the mapping that it is part of.
+
+    Windows maps an image as one region (with a tag), which some list by protection. Unix maps a file in several, with
+    memory of no file between and behind them. A mapping ends at a gap, unless its file goes on behind, where another
+    file's begins, and where an image does.
+    """
+    groups: list[list[Region]] = []
+    for row in regions:
+        if groups and _continues(groups[-1], row):
+            groups[-1].append(row)
+        else:
+            groups.append([row])
+    found = []
+    for group in groups:
+        file_end = max(row.end for row in group if row.file == group[0].file)
+        executable = any("x" in (row.collapsed or "") for row in group)
+        found += [_Mapping(group[0].start, min(group[-1].end, TOP), file_end, executable)] * len(group)
+    return found
+
+
+def _continues(group: list[Region], row: Region) -> bool:
+    """Say whether a region goes on with what the group is a mapping of."""
+    first, before = group[0], group[-1]
+    if before.tag is not None or row.tag is not None or (before.kind == IMAGE) != (row.kind == IMAGE):
+        return False
+    if before.end == row.start and row.file in (None, first.file):
+        return True
+    # not every source knows of all regions: where one is left out, the file goes on further down in it
+    further = before.offset is not None and row.offset is not None and row.offset > before.offset
+    return row.file is not None and row.file == first.file and before.end <= row.start and further
+
+
+def _is_wanted(module: MappedModule, selection: Selection) -> bool:
+    own = None if module.header is None else module.header.get("name")
+    size = max(module.size or 1, (module.header or {}).get("size") or 1)
+    end = module.start + max(module.room(size), 1)
+    touched = not selection.address or any(start < end and module.start < last for start, last in selection.address)
+    return touched and (not selection.file or names_match(selection.file, module.name, module.path, own))

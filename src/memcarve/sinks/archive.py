@@ -1,0 +1,110 @@
+"""One encrypted ZIP archive of files, as analysts exchange malware: AES-256, with a password that everybody knows.
+
+The password keeps programs from being run, looked into or removed by accident on their way; it is no secret. Sources:
+PKWARE, APPNOTE 6.3.10; WinZip, "AES Encryption Information" (AE-2).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import zipfile
+from typing import TYPE_CHECKING, Any
+
+from memcarve.errors import MissingExtraError
+from memcarve.formats import modulelist
+from memcarve.sinks.onefile import NewFile
+from memcarve.version import __version__
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from types import TracebackType
+    from typing import Self
+
+    from memcarve.sinks.modulefile import ModuleFile, Told
+
+PASSWORD = b"infected"
+
+_MARK = b"written by memcarve "
+#: one byte in so many must be from memory for a file to be packed: the rest is zeros, of which packing makes bombs
+_SHARE = 8
+_OVERHEAD = 1 << 10  # of a member: headers, salt, code
+_LARGE = 1 << 30  # bytes of a member from where on its lengths are written with 64 bits
+
+
+class NewArchive(NewFile):
+    """Builds an archive beside its final name; see NewFile. Raises MissingExtraError without pyzipper."""
+
+    notes: Sequence[str] = ()
+
+    def __init__(self, target: str, *, force: bool, inputs: Sequence[str] = ()) -> None:
+        super().__init__(target, force=force, own=is_own, inputs=inputs)
+        try:
+            import pyzipper  # noqa: PLC0415 - an extra
+        except ImportError:
+            raise MissingExtraError(f"{target}: to write an encrypted archive: pip install 'memcarve[zip]'") from None
+        self._pyzipper = pyzipper
+        self._archive: Any = None
+
+    def __enter__(self) -> Self:
+        """Create the file beside the target; raises TargetExistsError, OutputError."""
+        super().__enter__()
+        self._archive = self._pyzipper.AESZipFile(
+            self.path, "w", compression=self._pyzipper.ZIP_DEFLATED, encryption=self._pyzipper.WZ_AES
+        )
+        self._archive.setpassword(PASSWORD)
+        self._archive.comment = _MARK + __version__.encode()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            self._archive.close()
+        except OSError as problem:
+            if error is None:
+                kind, error, trace = type(problem), problem, problem.__traceback__
+        super().__exit__(kind, error, trace)
+
+    def add(self, name: str, file: ModuleFile, told: Told) -> str:
+        """Write a module's file; return its SHA-256. It is stored as it is where most of it is not in memory."""
+        digest, done = hashlib.sha256(), 0
+        packed = file.resident * _SHARE >= file.size
+        with self._member(name, file.size, packed=packed) as member:
+            for view, _ in file.blocks():
+                digest.update(view)
+                member.write(view)
+                done += len(view)
+                told(done)
+        return digest.hexdigest()
+
+    def write(self, name: str, chunks: Iterable[bytes]) -> None:
+        """Write another file."""
+        with self._member(name, 0, packed=True) as member:
+            for chunk in chunks:
+                member.write(chunk)
+
+    def needs(self, file: ModuleFile) -> int:
+        """Return how much room a file takes at most, in bytes."""
+        return file.size + _OVERHEAD
+
+    def _member(self, name: str, size: int, *, packed: bool) -> Any:  # noqa: ANN401 - a file of the library's
+        info = self._archive.zipinfo_cls(name)
+        info.compress_type = self._pyzipper.ZIP_DEFLATED if packed else self._pyzipper.ZIP_STORED
+        info.external_attr = 0o600 << 16
+        info.file_size = size
+        return self._archive.open(info, "w", force_zip64=size >= _LARGE)
+
+
+def is_own(path: str) -> bool:
+    """Say whether memcarve wrote an archive: it says so, and holds nothing but what memcarve puts into one."""
+    try:
+        if not os.path.isfile(path):
+            return False
+        with zipfile.ZipFile(path) as archive:
+            names = set(archive.namelist())
+            marked = archive.comment.startswith(_MARK)
+    except (OSError, ValueError, NotImplementedError, zipfile.BadZipFile):
+        return False
+    own = {modulelist.NAME, modulelist.SUMS}
+    return marked and own <= names and all(modulelist.FILE_NAME.fullmatch(name) for name in names - own)

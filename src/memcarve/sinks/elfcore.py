@@ -1,0 +1,284 @@
+"""An ELF core of a process, as gdb, lldb and disassemblers open it."""
+
+from __future__ import annotations
+
+import datetime as dt
+import itertools
+import json
+import os
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from memcarve.backing import FileBacking
+from memcarve.errors import InputError, UsageError, printable
+from memcarve.formats import elfcore, processcore
+from memcarve.formats.processcore import EXECUTE, READ, WRITE, MappedFile
+from memcarve.permissions import EXECUTE as MAY_EXECUTE, PROT_NONE, TRANSITION, WRITE as MAY_WRITE
+from memcarve.sinks.minidump import known_threads
+from memcarve.sinks.onefile import FileOptions, write_file
+from memcarve.sinks.ranges import ranges
+from memcarve.version import __version__
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    import numpy.typing as npt
+
+    from memcarve.evidence import Module, Region, Thread
+    from memcarve.process import LeftOut, ProcessMemory
+    from memcarve.sinks.onefile import Written
+    from memcarve.sinks.ranges import Ranges
+    from memcarve.sinks.work import Progress
+
+    Flags = npt.NDArray[np.uint32]
+
+_ALL = READ | WRITE | EXECUTE
+_LETTERS = {"r": READ, "w": WRITE, "c": WRITE, "x": EXECUTE}
+_BITS = {"x64": 64, "x86": 32}
+_MOST_MISSING = 1 << 20
+PAGE_TABLES, REGIONS, UNKNOWN = "page tables", "regions", "unknown"
+
+
+def export_elfcore(
+    process: ProcessMemory,
+    path: str | os.PathLike[str],
+    options: FileOptions = FileOptions(),  # noqa: B008 - a tuple
+    *,
+    architecture: str | None = None,
+    progress: Progress | None = None,
+) -> Written:
+    """Write the ELF core `path`, whole or not at all.
+
+    A segment of it (PT_LOAD) is a range that ends where regions, modules and permissions do. Its flags are what page
+    tables allow, else the region's protection (write-copy is writable there), else everything. Files with a Unix path
+    are named for what of them is there alone: debuggers take the rest from files of that name on the machine they run
+    on. What is mapped but missing has no segment: gdb would show zeros. Threads have the registers that are known, else
+    zeros; on 64-bit Windows gs_base is the TEB. memcarve's own note says where everything comes from, and lists what is
+    missing and all regions, modules and threads.
+
+    `architecture` (``"x64"``, ``"x86"``) counts before what the process knows; where nobody knows it is x64.
+
+    Raises UsageError where memory of x86 lies beyond 4 GiB, TargetExistsError, NoSpaceError, SourceReadError,
+    OutputError.
+    """
+    begun = time.monotonic()
+    found, left_out = ranges(process, options.selection, options.labeller)
+    threads = known_threads(process.evidence)
+    notes: list[str] = []
+    word = _architecture(process, threads, architecture, notes)
+    bits = _BITS[word]
+    if bits == 32 and len(found) and int(found.segments.last[-1]) >> bits:  # noqa: PLR2004
+        raise UsageError(
+            f"{os.fspath(path)}: memory of a 32-bit process lies at 0x{int(found.segments.last[-1]):x}, which an ELF "
+            "file of 32 bits cannot hold; --architecture x64 writes one of 64 bits"
+        )
+    flags, basis = _flags(found, notes)
+    document = _provenance(process, options, left_out, word, basis, threads)
+    if len(process.space.missing_start) > _MOST_MISSING:
+        notes.append(f"of what is missing, the first {_MOST_MISSING} ranges are noted in the core")
+    head = processcore.layout(
+        bits,
+        _notes(process, bits, found, threads, json.dumps(document).encode()),
+        found.start,
+        found.size,
+        flags,
+    )
+    if bits == 32 and (head.base + found.total) >> bits:  # noqa: PLR2004
+        raise UsageError(
+            f"{os.fspath(path)}: a core of 32 bits ends at 4 GiB; --architecture x64 writes one of 64 bits"
+        )
+    return write_file(
+        process,
+        path,
+        head.blocks,
+        found,
+        base=head.base,
+        options=options,
+        own=is_own,
+        progress=progress,
+        begun=begun,
+        left_out=left_out,
+        notes=notes,
+    )
+
+
+def is_own(path: str) -> bool:
+    """Say whether a file is an ELF core whose first note is memcarve's."""
+    try:
+        with FileBacking(path, follow=False) as file:
+            header = elfcore.read_header(file)
+            if header is None:
+                return False
+            table, _ = elfcore.program_headers(file, header)
+            first = next(elfcore.read_notes(file, header, table[:1]), None)
+    except InputError:
+        return False
+    return first is not None and (first.owner, first.kind) == (elfcore.OWNER, elfcore.PROVENANCE)
+
+
+def _architecture(process: ProcessMemory, threads: Sequence[Thread], given: str | None, notes: list[str]) -> str:
+    """Return ``"x64"`` or ``"x86"``, and say so where that is a guess."""
+    known = given or process.architecture
+    if known is None and any("eip" in (thread.registers or {}) for thread in threads):
+        return "x86"
+    if known is None:
+        notes.append("the architecture is not known; the core says x86-64")
+    elif known not in _BITS:
+        raise UsageError(f"{known}: is no architecture that cores are written for; there are {', '.join(_BITS)}")
+    return known or "x64"
+
+
+def _flags(found: Ranges, notes: list[str]) -> tuple[Flags, str]:
+    """Return p_flags of each range (uint32), and where they are from; say so where some are not known."""
+    by_region = np.array([_letters(region) for region in found.regions] + [-1])  # the last one: of no region
+    flags = by_region[found.region]
+    basis = REGIONS if bool((flags >= 0).any()) else UNKNOWN
+    if found.flags is not None:
+        basis = PAGE_TABLES
+        write, execute = (found.flags & bit != 0 for bit in (MAY_WRITE, MAY_EXECUTE))
+        present = found.flags & (TRANSITION | PROT_NONE) == 0  # of other pages the tables do not tell
+        flags = np.where(present, READ | np.where(write, WRITE, 0) | np.where(execute, EXECUTE, 0), flags)
+    unknown = int((flags < 0).sum())
+    if unknown:
+        notes.append(f"of {unknown} of {len(found)} ranges the permissions are not known; the core says all of them")
+    return np.where(flags < 0, _ALL, flags).astype(np.uint32), basis
+
+
+def _letters(region: Region) -> int:
+    word = region.collapsed
+    return -1 if word is None else sum(_LETTERS.get(letter, 0) for letter in word)
+
+
+def _notes(process: ProcessMemory, bits: int, found: Ranges, threads: Sequence[Thread], document: bytes) -> bytes:
+    """Return the notes in the order in which Linux writes them, memcarve's own before them."""
+    status = [processcore.status_note(bits, thread.tid, _registers(process, thread, bits)) for thread in threads]
+    name = _encoded(process.name or "")
+    info = processcore.info_note(bits, process.pid or 0, name)
+    known = process.pid is not None or process.name is not None
+    files = list(_mapped_files(found))
+    return b"".join(
+        (
+            processcore.own_note(document),
+            *status[:1],
+            *([info] if known else []),
+            *([processcore.file_note(bits, files)] if files else []),
+            *status[1:],
+        )
+    )
+
+
+def _registers(process: ProcessMemory, thread: Thread, bits: int) -> dict[str, int]:
+    known = dict(thread.registers or {})
+    if bits == 64 and process.platform.system == "windows" and thread.teb is not None:  # noqa: PLR2004
+        known.setdefault("gs_base", thread.teb)
+    return known
+
+
+def _mapped_files(found: Ranges) -> Iterator[MappedFile]:
+    """Yield what of mapped files is there, in order of addresses: by the regions, where they name no file by modules.
+
+    A file that debuggers could open by its name ends at each gap, so that they do not fill that from it. Where it is
+    not known at which place of the file a region begins, it is taken for the beginning.
+    """
+    modules = found.modules
+    starts = np.array([module.start for module in modules], np.uint64)
+    module = (np.searchsorted(starts, found.start, "right") - 1).tolist()
+    columns = found.start.tolist(), found.size.tolist(), found.region.tolist(), module
+
+    def mapping(row: tuple[int, int, int, int]) -> tuple[int, str, int] | None:
+        """Return start, file, and the offset in it of what holds a range."""
+        start, _, region, place = row
+        if region >= 0 and (here := found.regions[region]).file is not None:
+            return here.start, here.file, here.offset or 0
+        if place >= 0 and start < modules[place].end:
+            name = modules[place].path or modules[place].name
+            return None if name is None else (modules[place].start, name, 0)
+        return None
+
+    last: MappedFile | None = None
+    before: tuple[int, str, int] | None = None
+    for row in zip(*columns, strict=True):
+        holder = mapping(row)
+        if holder is None:
+            continue
+        start, end = row[0], row[0] + row[1]
+        if last is not None and before == holder and (last.end == start or not last.name.startswith(b"/")):
+            last = last._replace(end=end)
+            continue
+        if last is not None:
+            yield last
+        last, before = MappedFile(start, end, holder[2] + start - holder[0], _encoded(holder[1])), holder
+    if last is not None:
+        yield last
+
+
+def _encoded(text: str) -> bytes:
+    """Return text as UTF-8 without anything that is not plainly visible: tools print names as they are, or refuse them.
+
+    memcarve's own note has them unchanged.
+    """
+    return printable(text).encode()
+
+
+def _provenance(
+    process: ProcessMemory,
+    options: FileOptions,
+    left_out: Sequence[LeftOut],
+    architecture: str,
+    basis: str,
+    threads: Sequence[Thread],
+) -> dict[str, Any]:
+    """Return what the core's own note says, ready for JSON; regions and so on as a carved folder has them."""
+    missing = itertools.islice(process.space.missing(), _MOST_MISSING)
+    evidence = process.evidence
+    return {
+        "tool": "memcarve",
+        "version": __version__,
+        "command": list(options.command if options.command is not None else sys.argv),
+        "time": dt.datetime.now(dt.UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
+        "inputs": process.inputs,
+        "process": {"pid": process.pid, "name": process.name, "architecture": process.architecture}
+        | process.entry.facts(),
+        "platform": process.platform._asdict(),
+        "written_as": architecture,
+        "address_bits": process.address_bits,
+        "kernel_half": process.kernel_half,
+        "complete": not process.incomplete,
+        "p_flags": basis,
+        "left_out": [each._asdict() for each in left_out],
+        "notes": [*process.notes],
+        "missing": [_bounds(row.start, row.size) | {"reason": row.reason} for row in missing],
+        "labels": {
+            "complete": evidence.complete,
+            "sources": {"regions": [{"source": each.source} for each in evidence.regions[:1]]},
+            "threads": [_thread_row(thread) for thread in threads],
+        },
+        "regions": [_region_row(row) for each in evidence.regions[:1] for row in each.rows],
+        "modules": [_module_row(row, each.source) for each in evidence.modules for row in each.rows],
+    }
+
+
+def _bounds(start: int, size: int) -> dict[str, Any]:
+    return {"start": f"0x{start:x}", "end": f"0x{start + size:x}"}
+
+
+def _region_row(row: Region) -> dict[str, Any]:
+    said = zip(("protection", "kind", "file", "tag", "private", "offset"), row[2:], strict=True)
+    return _bounds(row.start, row.size) | {name: value for name, value in said if value is not None}
+
+
+def _module_row(row: Module, source: str) -> dict[str, Any]:
+    return {"source": source, "base": f"0x{row.start:x}", "size": row.size, "name": row.name, "path": row.path}
+
+
+def _thread_row(row: Thread) -> dict[str, Any]:
+    places = ((name, getattr(row, name)) for name in ("teb", "stack_start", "stack_end", "begin"))
+    registers = {name: f"0x{value:x}" for name, value in (row.registers or {}).items()}
+    return (
+        {"tid": row.tid}
+        | {name: f"0x{value:x}" for name, value in places if value is not None}
+        | ({"registers": registers} if registers else {})
+    )

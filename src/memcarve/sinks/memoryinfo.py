@@ -1,0 +1,111 @@
+"""What a minidump says of memory besides its bytes: a row for each range, and one for each part of a region without."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from memcarve.columns import uncovered
+from memcarve.formats.minidump import layout
+from memcarve.names import HEAP, IMAGE, MAPPED, PEB, PRIVATE, STACK, TEB
+from memcarve.permissions import EXECUTE, PROT_NONE, TRANSITION, WRITE
+from memcarve.protection import collapsed
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import numpy.typing as npt
+
+    from memcarve.evidence import Region, Regions
+    from memcarve.sinks.ranges import Ranges
+
+    Column = npt.NDArray[np.uint64]
+    Numbers = npt.NDArray[np.uint32]
+
+_TYPES = {
+    IMAGE: layout.IMAGE,
+    MAPPED: layout.MAPPED,
+    **dict.fromkeys((PRIVATE, STACK, HEAP, TEB, PEB), layout.PRIVATE),
+}
+#: what Unix allows, as Windows says it: what can be written there can be read, too
+_UNIX = {
+    "---": "PAGE_NOACCESS",
+    "r--": "PAGE_READONLY",
+    "rw-": "PAGE_READWRITE",
+    "-w-": "PAGE_READWRITE",
+    "--x": "PAGE_EXECUTE",
+    "r-x": "PAGE_EXECUTE_READ",
+    "rwx": "PAGE_EXECUTE_READWRITE",
+    "-wx": "PAGE_EXECUTE_READWRITE",
+}
+#: loaders look protections up one by one, and find none for these: what is not written yet is as good as read-only
+_PLAIN = {
+    layout.PROTECTIONS["PAGE_WRITECOPY"]: layout.PROTECTIONS["PAGE_READONLY"],
+    layout.PROTECTIONS["PAGE_EXECUTE_WRITECOPY"]: layout.PROTECTIONS["PAGE_EXECUTE_READ"],
+}
+_BASES = 0xFF
+
+
+def memory_infos(found: Ranges, regions: Regions) -> npt.NDArray[np.void]:
+    """Return rows of `layout.MEMORY_INFO` in order of addresses.
+
+    Protect is what page tables allow where they do, else what the region began with, without write-copy; 0 where
+    nothing is known. AllocationProtect is what the region began with, in full. The state is MEM_COMMIT throughout:
+    what of a region is only reserved, is not known. What lies in no region is an allocation of its own.
+    """
+    holes, hole_sizes, pieces = uncovered(regions.start, regions.size, (found.start, found.size))
+    base = np.concatenate([found.start, holes])
+    owner = np.concatenate([found.region, regions.index[pieces]])
+    order = np.argsort(base, kind="stable")
+    rows = np.zeros(len(base), layout.MEMORY_INFO)
+    start, began_with, plain, kind = _columns(regions.rows)
+    rows["base"] = base
+    rows["size"] = np.concatenate([found.size, hole_sizes])
+    rows["allocation"] = np.where(owner < 0, base, start[owner])
+    rows["began_with"] = began_with[owner]
+    rows["protect"] = plain[owner]
+    rows["type"] = kind[owner]
+    rows["state"] = layout.COMMIT
+    if found.flags is not None:
+        allowed = _ALLOWED[found.flags]
+        protect = rows["protect"][: len(found)]
+        rows["protect"][: len(found)] = np.where(allowed, allowed, protect)
+    return rows[order]
+
+
+def number_of(protection: str | None) -> int:
+    """Return a region's protection as Windows numbers it; 0 where it is not known."""
+    if protection is None:
+        return 0
+    return layout.number_of(protection) or layout.number_of(_UNIX.get(collapsed(protection) or "", ""))
+
+
+def _columns(regions: Sequence[Region]) -> tuple[Column, Numbers, Numbers, Numbers]:
+    """Return by region its start, its protection in full and plain, its type; the last row is for no region."""
+    known = {words: number_of(words) for words in {region.protection for region in regions}}
+    full = np.array([*(known[region.protection] for region in regions), 0], np.uint32)
+    plain = np.array([_plain(number) for number in full.tolist()], np.uint32)
+    start = np.array([*(region.start for region in regions), 0], np.uint64)
+    return start, full, plain, np.array([*map(_type, regions), 0], np.uint32)
+
+
+def _plain(number: int) -> int:
+    base = number & _BASES
+    return _PLAIN.get(base, base) | (number & layout.GUARD)
+
+
+def _type(region: Region) -> int:
+    if region.kind is not None:
+        return _TYPES.get(region.kind, 0)
+    return 0 if region.private is None else layout.PRIVATE if region.private else layout.MAPPED
+
+
+def _allowed(flags: int) -> int:
+    if flags & (TRANSITION | PROT_NONE):
+        return 0
+    word = _UNIX[f"r{'w' if flags & WRITE else '-'}{'x' if flags & EXECUTE else '-'}"]
+    return layout.PROTECTIONS[word]
+
+
+_ALLOWED = np.array([_allowed(flags) for flags in range(256)], np.uint32)

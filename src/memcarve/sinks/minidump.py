@@ -1,0 +1,254 @@
+"""A minidump of a process with its full memory, as debuggers and disassemblers open it."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from memcarve.errors import UsageError
+from memcarve.evidence import Regions, Thread
+from memcarve.formats.minidump import layout, writing
+from memcarve.formats.minidump.contexts import context
+from memcarve.formats.pefacts import facts
+from memcarve.names import base_name
+from memcarve.sinks.memoryinfo import memory_infos
+from memcarve.sinks.onefile import FileOptions, write_file
+from memcarve.sinks.ranges import ranges
+from memcarve.version import __version__
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Collection, Mapping, Sequence
+
+    from memcarve.evidence import Evidence, Module
+    from memcarve.formats.pe import Read
+    from memcarve.formats.pefacts import Facts
+    from memcarve.process import LeftOut, Platform, ProcessMemory
+    from memcarve.sinks.onefile import Written
+    from memcarve.sinks.ranges import Ranges
+    from memcarve.sinks.work import Progress
+    from memcarve.space import AddressSpace
+
+_MACHINES = {0x8664: "x64", 0x14C: "x86", 0xAA64: "arm64", 0x1C4: "arm"}  # IMAGE_FILE_MACHINE_...
+_NARROW = 1 << 32
+_FIELD = 0xFFFFFFFF
+_PAGE = 4096
+_CUT = (14, 15)  # EPROCESS holds so many characters of a name, the zero not counted
+_HEAD = 4096  # what of a file is looked at to tell who wrote it
+
+
+def export_minidump(
+    process: ProcessMemory,
+    path: str | os.PathLike[str],
+    options: FileOptions = FileOptions(),  # noqa: B008 - a tuple
+    *,
+    placeholder_thread: bool = False,
+    resident_modules: bool = False,
+    platform: Platform | None = None,
+    architecture: str | None = None,
+    progress: Progress | None = None,
+) -> Written:
+    """Write the minidump `path`, whole or not at all.
+
+    Its ranges end where regions, modules and permissions do; modules have what their headers in memory say. Threads are
+    those known; where there are none, `placeholder_thread` makes one with the id 1 and nothing else. `resident_modules`
+    leaves out modules whose first page is not in the file, with which angr's loader refuses it. `platform` (its members
+    that are not None) and `architecture` (``"x64"``, ``"x86"``, ``"arm64"``, ``"arm"``) count before what the process
+    knows; the latter is else that of the modules' headers, x64 where addresses need 64 bits, or unknown.
+
+    Raises UsageError, TargetExistsError, NoSpaceError, SourceReadError, OutputError.
+    """
+    begun = time.monotonic()
+    if architecture is not None and architecture not in layout.ARCHITECTURES:
+        raise UsageError(f"{architecture}: is no architecture; there are {', '.join(layout.ARCHITECTURES)}")
+    found, left_out = ranges(process, options.selection, options.labeller)
+    evidence = process.evidence
+    headers = {module.start: facts(_reader(process.space, module.start)) for module in found.modules}
+    notes: list[str] = []
+    modules = _modules(process, found, headers, notes, resident=resident_modules)
+    known = architecture or process.architecture or _architecture(headers)
+    word = known or _by_addresses(found, notes)
+    system = _platform(process.platform, platform, notes)
+    threads = [_thread(thread, word) for thread in known_threads(evidence)]
+    if placeholder_thread and not threads:
+        threads = [_thread(Thread(1), word)]
+    beginning = writing.head(
+        _system(word, system),
+        process.pid,
+        modules,
+        threads,
+        memory_infos(found, evidence.regions[0] if evidence.regions else Regions("", [])),
+        (found.start, found.size),
+        _comment(process, options, left_out, known, system, resident=resident_modules),
+    )
+    return write_file(
+        process,
+        path,
+        beginning.blocks,
+        found,
+        base=beginning.base,
+        options=options,
+        own=is_own,
+        progress=progress,
+        begun=begun,
+        left_out=left_out,
+        notes=notes,
+    )
+
+
+def is_own(path: str) -> bool:
+    """Say whether a file is a minidump that memcarve wrote: its comment, behind the directory, says so."""
+    try:
+        with open(path, "rb") as file:
+            data = file.read(_HEAD)
+    except OSError:
+        return False
+    if not data.startswith(layout.MAGIC) or len(data) < layout.HEADER.size:
+        return False
+    place = layout.HEADER.size + layout.DIRECTORY.size * layout.HEADER.unpack_from(data)[2]
+    return data.startswith(layout.MARK, place + -place % 8)
+
+
+def known_threads(evidence: Evidence) -> list[Thread]:
+    """Return the threads of all lists, each once: what the first list does not say of one, a later one may."""
+    found: dict[int, Thread] = {}
+    for threads in evidence.threads:
+        for row in threads.rows:
+            known = found.setdefault(row.tid, row)
+            found[row.tid] = known._replace(**_added(known, row))
+    return [*found.values()]
+
+
+def _added(known: tuple[Any, ...], other: tuple[Any, ...]) -> dict[str, Any]:
+    """Return the members of a tuple with names, `other`, that are None in `known`."""
+    names: tuple[str, ...] = known._fields  # type: ignore[attr-defined]
+    return {name: second for name, one, second in zip(names, known, other, strict=True) if one is None}
+
+
+def _modules(
+    process: ProcessMemory, found: Ranges, headers: Mapping[int, Facts | None], notes: list[str], *, resident: bool
+) -> list[writing.Module]:
+    """Return the modules, the program itself first, as debuggers expect it; the others in order of addresses."""
+    listed = list(found.modules)
+    there = np.isin(np.array([module.start for module in listed], np.uint64), found.start).tolist()
+    begins = dict(zip(listed, there, strict=True))
+    if found.regions:
+        mapped = process.evidence.regions[0]
+        gone = {module for module in listed if not begins[module] and mapped.at(module.start) is None}
+        if gone:
+            notes.append(f"{_counted(gone)} where nothing is mapped; not in the minidump")
+            listed = [module for module in listed if module not in gone]
+    bare = [module for module in listed if not begins[module]]
+    if bare:
+        how = "not in the minidump" if resident else "listed, though angr's loader refuses such a file (--resident-modules)"
+        notes.append(f"{_counted(bare)} with a page that is not in the file; {how}")
+    kept = [module for module in listed if begins[module] or not resident]
+    main = next((module for module in kept if _is_main(module, process)), None)
+    kept.sort(key=lambda module: module is not main)
+    return [_module(module, headers[module.start]) for module in kept]
+
+
+def _counted(modules: Collection[Module]) -> str:
+    return "1 module begins" if len(modules) == 1 else f"{len(modules)} modules begin"
+
+
+def _is_main(module: Module, process: ProcessMemory) -> bool:
+    """Say whether a module is the program that the process runs."""
+    if process.entry.image_base is not None:
+        return module.start == process.entry.image_base
+    name, known = (module.name or base_name(module.path or "")).casefold(), (process.name or "").casefold()
+    return bool(known) and (name == known or (len(known) in _CUT and name.startswith(known)))
+
+
+def _module(module: Module, header: Facts | None) -> writing.Module:
+    """Return a module as the minidump lists it; its size is the header's, unless lists or the mapping say otherwise."""
+    name, size = module.path or module.name or "", module.size
+    if header is None:
+        return writing.Module(module.start, min(size or 0, _FIELD), 0, 0, name)
+    if size is None or -(-size // _PAGE) == -(-header.size // _PAGE):
+        size = header.size
+    record = layout.NO_CODEVIEW if header.codeview is None else header.codeview
+    return writing.Module(module.start, min(size, _FIELD), header.checksum, header.timestamp, name, record)
+
+
+def _reader(space: AddressSpace, base: int) -> Read:
+    return lambda place, size: space.read(base + place, size)
+
+
+def _architecture(headers: Mapping[int, Facts | None]) -> str | None:
+    """Return the architecture as headers show it; a 32-bit program on x64 has modules of both."""
+    machines = {_MACHINES.get(header.machine) for header in headers.values() if header is not None}
+    return next((word for word in ("x64", "arm64", "x86", "arm") if word in machines), None)
+
+
+def _by_addresses(found: Ranges, notes: list[str]) -> str | None:
+    """Return the architecture that the minidump says where none is known."""
+    if len(found) and int(found.start[-1]) + int(found.size[-1]) > _NARROW:
+        notes.append("the architecture is not known; the minidump says x64, because addresses need 64 bits")
+        return "x64"
+    notes.append("the architecture is not known, and the minidump says so; --architecture names it, as most tools want it")
+    return None
+
+
+def _platform(known: Platform, given: Platform | None, notes: list[str]) -> Platform:
+    """Return the platform, what was given first."""
+    found = known if given is None else given._replace(**_added(given, known))
+    if found.system is not None and found.system not in layout.PLATFORMS:
+        raise UsageError(f"{found.system}: is no system that minidumps know; there are {', '.join(layout.PLATFORMS)}")
+    if found.system is None:
+        notes.append("the system is not known; the minidump says Windows, as its readers expect, without a version (--os-version)")
+    elif found.build is None and found.system == "windows":
+        notes.append("the version of Windows is not known; in the minidump it is 0 (--os-version)")
+    return found
+
+
+def _system(word: str | None, platform: Platform) -> writing.System:
+    architecture = layout.ARCHITECTURES.get(word or "", layout.UNKNOWN_ARCHITECTURE)
+    version = (number if number is not None and number <= _FIELD else 0 for number in platform[1:])
+    return writing.System(architecture, layout.PLATFORMS[platform.system or "windows"], *version)
+
+
+def _thread(thread: Thread, architecture: str | None) -> writing.Thread:
+    stack = (0, 0)
+    if thread.stack_start is not None and thread.stack_end is not None:
+        stack = thread.stack_start, thread.stack_end - thread.stack_start
+    registers = context(thread.registers, architecture or "")
+    known = bool(thread.registers)
+    return writing.Thread(thread.tid, thread.teb or 0, stack, thread.begin or 0, registers, known)
+
+
+def _comment(
+    process: ProcessMemory,
+    options: FileOptions,
+    left_out: Sequence[LeftOut],
+    architecture: str | None,
+    platform: Platform,
+    *,
+    resident: bool,
+) -> bytes:
+    """Return where the minidump comes from, as JSON in ASCII, with the zero behind it.
+
+    It also says what the format has no place for, and what of the rest is not known, though something stands there.
+    """
+    listed = "listed" if process.evidence.modules else "mapped"
+    document = {
+        "tool": "memcarve",
+        "version": __version__,
+        "command": list(options.command if options.command is not None else sys.argv),
+        "time": dt.datetime.now(dt.UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
+        "inputs": process.inputs,
+        "process": {"pid": process.pid, "name": process.name, "architecture": architecture} | process.entry.facts(),
+        "platform": platform._asdict(),
+        "complete": not process.incomplete,
+        "address_bits": process.address_bits,
+        "kernel_half": f"0x{process.kernel_half:x}",
+        "protect": "regions" if process.space.flags is None else "page tables",
+        "modules": f"{listed}, those whose first page is here" if resident else listed,
+        "left_out": [each._asdict() for each in left_out],
+    }
+    return json.dumps(document).encode() + b"\0"

@@ -1,0 +1,198 @@
+"""One module's file: planned from its header, then made block by block of what of it is in memory."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from memcarve.columns import breaks
+from memcarve.errors import AddressError
+from memcarve.formats import elf, elfimage, pe, peimage
+from memcarve.formats.mapped import FILE, PAGE, Part, plan_memory
+from memcarve.segments import TOP
+from memcarve.target import BUFFER
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    import numpy.typing as npt
+
+    from memcarve.formats.mapped import MappedModule, Plan
+    from memcarve.space import AddressSpace
+
+    Column = npt.NDArray[np.uint64]
+    #: is told how many bytes of a file are written
+    Told = Callable[[int], object]
+
+_MOST_MISSING = 1000  # ranges of one module that are listed
+
+
+class Residency:
+    """How many bytes of any stretch of addresses are there, in as good as no time."""
+
+    def __init__(self, space: AddressSpace) -> None:
+        self._start, self._size = space.start, space.size
+        self._last = space.start + (space.size - np.uint64(1))
+        self._ends = np.cumsum(space.size)
+
+    def count(self, start: int, end: int) -> int:
+        """Return how many of the bytes at ``start <= x < end`` are there."""
+        return self._below(end) - self._below(start)
+
+    def runs(self, start: int, end: int) -> tuple[Column, Column]:
+        """Return first and last address (uint64) of each contiguous stretch that is there of ``start <= x < end``."""
+        if start >= min(end, TOP):
+            return self._start[:0], self._last[:0]
+        first = int(np.searchsorted(self._last, np.uint64(start)))
+        behind = int(np.searchsorted(self._start, np.uint64(end - 1), "right"))
+        low, high, size = (column[first:behind] for column in (self._start, self._last, self._size))
+        index = np.flatnonzero(breaks(low, size))
+        if not len(index):
+            return low, high
+        begin, last = low[index], high[np.append(index[1:], len(low)) - 1]
+        return np.maximum(begin, np.uint64(start)), np.minimum(last, np.uint64(end - 1))
+
+    def _below(self, address: int) -> int:
+        """Return how many bytes lie below an address."""
+        if not len(self._ends):
+            return 0
+        if address >= TOP:
+            return int(self._ends[-1])
+        index = int(np.searchsorted(self._last, np.uint64(address)))
+        before = int(self._ends[index - 1]) if index else 0
+        return before + (max(address - int(self._start[index]), 0) if index < len(self._start) else 0)
+
+
+class ModuleFile:
+    """The file that is made of a module: `size` bytes, of which `resident` come from memory; the rest is zeros.
+
+    `layout` and `largest` (bytes) are what was asked for. `refused` says in words why there is no file of it, None
+    where there is.
+    """
+
+    def __init__(
+        self, space: AddressSpace, residency: Residency, module: MappedModule, layout: str, largest: int
+    ) -> None:
+        self.space = space
+        self.module = module
+        self._residency = residency
+        self.plan = self._planned(layout)
+        if self.plan.size > largest and layout == FILE:
+            smaller = self._planned("memory")
+            if smaller.size <= largest:
+                self.plan = smaller._replace(why=f"its file would have {self.plan.size} bytes")
+        self.size = self.plan.size
+        #: whether all that is wrong is that somebody has to allow more
+        self.too_large = self.size > largest
+        stored = [part for part in self.plan.parts if part.offset is not None]
+        self.resident = sum(self._there(part) for part in stored)
+        self.missing = sum(part.size for part in stored) - self.resident
+        self._stored = sorted(stored, key=lambda part: part.offset or 0)
+        self.refused: str | None = None
+        if not self.size:
+            self.refused = self.plan.why or "nothing says how large it is"
+        elif not self.resident:
+            self.refused = "none of it is in memory"
+        elif self.too_large:
+            self.refused = f"its file would have {self.size} bytes; --largest takes more"
+
+    def _planned(self, layout: str) -> Plan:
+        module, space = self.module, self.space
+
+        def read(address: int, size: int) -> bytes:
+            return space.read(module.start + address, size)
+
+        if module.header is None:
+            why = "its header is not in memory" if not self._residency.count(module.start, module.start + 1) else None
+            return plan_memory(module, why=why or "no header lies where it begins")
+        page = self._first_page()
+        program = elf.image(page) if module.header["format"] == "ELF" else None
+        if program is not None:
+            return elfimage.plan(module, page, program, read, layout)
+        found = pe.image(page)
+        if found is None:
+            return plan_memory(module, why="no header lies where it begins")
+        return peimage.plan(module, page, found, read, layout)
+
+    def _first_page(self) -> bytes:
+        """Return what is there of a page's length at the module's first address."""
+        size = PAGE
+        try:
+            return self.space.read(self.module.start, size)
+        except AddressError as error:
+            size = error.address - self.module.start
+        return self.space.read(self.module.start, size)
+
+    def _there(self, part: Part) -> int:
+        start = self.module.start + part.address
+        return self._residency.count(start, start + part.size)
+
+    def blocks(self) -> Iterator[tuple[memoryview, bool]]:
+        """Yield the file's bytes block by block, each with whether all of it is from memory.
+
+        A block is good until the next one is asked for. Raises SourceReadError.
+        """
+        buffer = memoryview(bytearray(BUFFER))
+        changes = sorted((change.offset, change.new) for change in self.plan.changes)
+        first = 0  # of the parts that do not end before the block
+        for place in range(0, self.size, BUFFER):
+            view = buffer[: min(BUFFER, self.size - place)]
+            view[:] = bytes(len(view))
+            end, filled = place + len(view), 0
+            while first < len(self._stored) and _end(self._stored[first]) <= place:
+                first += 1
+            for part in self._stored[first:]:
+                offset = part.offset or 0
+                if offset >= end:
+                    break
+                begin, last = max(offset, place), min(offset + part.size, end)
+                filled += self._fill(view[begin - place : last - place], part.address + begin - offset)
+            for at, new in changes:
+                low, high = max(at, place), min(at + len(new), end)
+                if low < high:
+                    view[low - place : high - place] = new[low - at : high - at]
+            yield view, filled == len(view)
+
+    def _fill(self, view: memoryview, address: int) -> int:
+        """Put into a block what is there at an address, relative to the module; return how many bytes that was."""
+        start, filled = self.module.start + address, 0
+        begins, lasts = self._residency.runs(start, start + len(view))
+        for low, high in zip(begins.tolist(), lasts.tolist(), strict=True):
+            done = low - start
+            for offset, size in self.space.pieces(low, high - low + 1):
+                self.space.backing.read_into(offset, view[done : done + size])
+                done += size
+            filled += high - low + 1
+        return filled
+
+    def sections(self) -> list[dict[str, Any]]:
+        """Return what the module consists of, ready for JSON: where it lies, and what of it is missing in memory."""
+        rows, room = [], _MOST_MISSING
+        for part in self.plan.parts:
+            start = self.module.start + part.address
+            there = self._there(part)
+            if part.name is None and part.offset is None and not there:
+                continue  # nothing is there that could be missed
+            missing = self._missing(start, start + part.size, room) if there < part.size else []
+            room -= len(missing)
+            row: dict[str, Any] = {} if part.name is None else {"name": part.name}
+            row |= {"address": f"0x{start:x}", "size": part.size, "offset": part.offset}
+            row |= {} if part.permissions is None else {"permissions": part.permissions}
+            row |= {"resident": there, "missing": missing}
+            if sum(gap["size"] for gap in missing) + there < part.size:
+                row["missing_not_listed"] = part.size - there - sum(gap["size"] for gap in missing)
+            rows.append(row)
+        return rows
+
+    def _missing(self, start: int, end: int, most: int) -> list[dict[str, Any]]:
+        begins, lasts = self._residency.runs(start, end)
+        # a gap lies before each stretch that is there, and behind the last one
+        low = [start, *(last + 1 for last in lasts[:most].tolist())]
+        high = [*begins[: most + 1].tolist(), end][: len(low)]
+        gaps = [(begin, until) for begin, until in zip(low, high, strict=True) if begin < until]
+        return [{"start": f"0x{begin:x}", "end": f"0x{until:x}", "size": until - begin} for begin, until in gaps[:most]]
+
+
+def _end(part: Part) -> int:
+    return (part.offset or 0) + part.size

@@ -1,0 +1,125 @@
+"""What goes into one file that holds a whole process: ranges that end wherever something about the memory changes.
+
+Loaders look protections and modules up by the first address of a range: each region, module and change of permissions
+begins one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from memcarve.evidence import Module, Regions, places
+from memcarve.names import IMAGE, base_name
+from memcarve.segments import TOP
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import numpy.typing as npt
+
+    from memcarve.evidence import Evidence, Region
+    from memcarve.process import Labeller, LeftOut, ProcessMemory, Selection
+    from memcarve.segments import Segments
+    from memcarve.space import AddressSpace
+
+    Column = npt.NDArray[np.uint64]
+
+
+@dataclass(frozen=True, eq=False)
+class Ranges:
+    """Ranges in order of addresses, all of whose bytes are there.
+
+    Columns, one row a range: `start`, `size` (uint64); `region` (int64), the place in `regions` of the one that holds
+    it, -1 where none is known; `flags` (uint8, as in ``memcarve.permissions``), None where there are no page tables.
+    `segments` are what was selected, `modules` those that are known, in order of addresses, each ending with its
+    mapping; their size is None where nobody says it.
+    """
+
+    space: AddressSpace
+    segments: Segments
+    start: Column
+    size: Column
+    region: npt.NDArray[np.int64]
+    flags: npt.NDArray[np.uint8] | None
+    regions: Sequence[Region]
+    modules: Sequence[Module]
+
+    def __len__(self) -> int:
+        return len(self.start)
+
+    @property
+    def total(self) -> int:
+        """The number of bytes."""
+        return self.segments.total
+
+    def offsets(self, base: int) -> Column:
+        """Return where each begins (uint64) in a file that holds them one after the other from `base` on."""
+        found: Column = np.cumsum(self.size, dtype=np.uint64) - self.size + np.uint64(base)
+        return found
+
+
+def ranges(
+    process: ProcessMemory, selection: Selection, labeller: Labeller | None = None, *, split: bool = True
+) -> tuple[Ranges, list[LeftOut]]:
+    """Return the ranges of what is selected, and what was left out.
+
+    Without `split` they are the segments. Raises UsageError as ProcessMemory.select does.
+    """
+    segments, left_out = process.select(selection, labeller=labeller)
+    space, evidence = process.space, process.evidence
+    regions = evidence.regions[0] if evidence.regions else Regions("", [])
+    modules = known_modules(evidence, regions)
+    parts = space.cut(segments, _changes(evidence, modules, space.changes())) if split else segments
+    flags = space.flags[parts.first.astype(np.int64)] if space.flags is not None else None
+    found = Ranges(space, segments, parts.start, parts.size, _region_of(parts, regions), flags, regions.rows, modules)
+    return found, left_out
+
+
+def known_modules(evidence: Evidence, regions: Regions) -> list[Module]:
+    """Return the modules that are listed, of several at one address the first list's; else the mapped images."""
+    found: dict[int, Module] = {}
+    for listed in evidence.modules:
+        for row in listed.rows:
+            size = regions.module_end(row) - row.start if row.size is not None else None
+            found.setdefault(row.start, row._replace(size=size))
+    if not evidence.modules:
+        programs = {row.file for row in regions.rows if row.kind == IMAGE or "x" in (row.collapsed or "")}
+        end = 0
+        for region in regions.rows:
+            if region.start >= end and region.file is not None and region.file in programs and not region.offset:
+                whole = Module(region.start, TOP - region.start, base_name(region.file), region.file)
+                end = regions.module_end(whole)
+                found[region.start] = whole._replace(size=end - region.start)
+    return [found[start] for start in sorted(found)]
+
+
+def pieces(space: AddressSpace, segments: Segments) -> tuple[Column, Column]:
+    """Return offset and size (uint64) of the pieces of the backing that segments are made of, in their order."""
+    count = segments.extents.astype(np.int64)
+    step = np.arange(int(count.sum())) - np.repeat(np.cumsum(count) - count, count)
+    extent = np.repeat(segments.first.astype(np.int64), count) + step
+    start = np.maximum(space.start[extent], np.repeat(segments.start, count))
+    ends = space.start[extent] + (space.size[extent] - np.uint64(1))
+    last = np.minimum(ends, np.repeat(segments.last, count))
+    return space.offset[extent] + (start - space.start[extent]), last - start + np.uint64(1)
+
+
+def _changes(evidence: Evidence, modules: Sequence[Module], permissions: Column) -> Column:
+    """Return the addresses (uint64) where something about the memory changes."""
+    bounds = {row.start for row in modules} | {row.end for row in modules if row.size is not None}
+    listed = np.array(sorted(bound for bound in bounds if bound < TOP), np.uint64)
+    found = places(evidence, "region")
+    return np.concatenate([listed, permissions, *([] if found is None else [found])])
+
+
+def _region_of(parts: Segments, regions: Regions) -> npt.NDArray[np.int64]:
+    """Return the place of the region that holds the first byte of each part, -1 where none does (int64)."""
+    if not len(regions.start):
+        return np.full(len(parts), -1, np.int64)
+    place = np.searchsorted(regions.start, parts.start, "right") - 1
+    own = np.maximum(place, 0)
+    inside = (place >= 0) & (parts.start - regions.start[own] < regions.size[own])
+    return np.where(inside, regions.index[own], np.int64(-1))

@@ -1,0 +1,31 @@
+"""README.txt: how each of the scripts is run."""
+
+from __future__ import annotations
+
+NAME = "README.txt"
+
+TEXT = """\
+These scripts map a memory dump as it lies, at the addresses that it was taken from. They copy nothing and change
+nothing; memory.json says which file they are about, and where in it each address lies. They were written by
+memcarve {version}.
+
+What memory.json calls "original" must be where it was, or lie as it did beside this folder; scripts check its length,
+and its SHA-256 where that was known. DUMP stands for it below.
+
+radare2        r2 -n -i map.r2 DUMP
+rizin          rizin -n -i map.rz DUMP
+IDA            ida -t -S/path/to/map_ida.py      (an empty database; or File > Script file... in one)
+Ghidra         import DUMP as "Raw Binary" with the language of its processor (x86:LE:64:default, x86:LE:32:default),
+               do not analyse it, and run map_ghidra.py from the Script Manager; or
+               analyzeHeadless PROJECTS NAME -import DUMP -loader BinaryLoader -processor x86:LE:64:default
+               -noanalysis -scriptPath . -postScript map_ghidra.py
+gdb            gdb -x map_gdb.py                 (then x/16xb ADDRESS, x/8i ADDRESS, memory-map, memory-map ADDRESS;
+               needs python3 and a shell: Linux, macOS)
+Binary Ninja   File > Run Script... > map_binja.py, or import it in a script; the view is called view
+
+Access: by the page tables where the dump has them, else by the region; write-copy counts as writing. Where it is not
+known, IDA is told so, and the others are told that everything is allowed. radare2 and rizin read only what is mapped
+readable, so all of it is. A processor that is not known is taken by gdb for x86, and left to you by the others.
+
+Names come from the dump, which may be hostile. In these scripts they are data.
+"""

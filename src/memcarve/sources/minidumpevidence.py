@@ -1,0 +1,198 @@
+"""What a minidump says besides bytes: regions, modules, threads; and what memcarve noted in those that it wrote."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from memcarve.columns import breaks
+from memcarve.evidence import Area, Areas, Evidence, Module, Modules, Region, Regions, Thread, Threads
+from memcarve.formats.minidump import layout
+from memcarve.names import IMAGE, MAPPED, PRIVATE, STACK, TEB, base_name
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    from memcarve.formats.minidump.reading import Minidump, Module as ModuleRow, Thread as ThreadRow
+
+    Table = npt.NDArray[np.void]
+
+_TOP = 1 << 64
+_MOST_REGIONS = 1 << 20
+_PAGE = 4096
+_KINDS = {layout.IMAGE: IMAGE, layout.MAPPED: MAPPED, layout.PRIVATE: PRIVATE}
+_BITS = (32, 48, 57)
+_ADDRESS = re.compile(r"0x[0-9a-f]{1,16}")
+_LONGEST = 1 << 12
+#: what stands for a thread where none was known
+_PLACEHOLDER = Thread(1)
+
+
+class Noted:
+    """What memcarve noted in a minidump that it wrote: `document` is None in all others.
+
+    Anything may stand there; what is not as memcarve writes it is None.
+    """
+
+    def __init__(self, comment: bytes) -> None:
+        self.document: dict[str, Any] | None = None
+        if comment.startswith(layout.MARK):
+            try:
+                found = json.loads(comment)
+            except (ValueError, RecursionError):
+                found = {}  # cut off, or changed: memcarve's all the same
+            self.document = found if isinstance(found, dict) else {}
+
+    def _member(self, *names: str) -> Any:  # noqa: ANN401 - JSON
+        found: Any = self.document
+        for name in names:
+            found = found.get(name) if isinstance(found, dict) else None
+        return found
+
+    def _text(self, *names: str) -> str | None:
+        found = self._member(*names)
+        return found if isinstance(found, str) and len(found) <= _LONGEST else None
+
+    @property
+    def name(self) -> str | None:
+        """The process's name."""
+        return self._text("process", "name")
+
+    @property
+    def architecture(self) -> str | None:
+        """The architecture, where it was known."""
+        return self._text("process", "architecture")
+
+    @property
+    def system(self) -> str | None:
+        """The operating system, where it was known."""
+        return self._text("platform", "system")
+
+    @property
+    def incomplete(self) -> bool:
+        """Whether bytes were known to be missing."""
+        return self.document is not None and self._member("complete") is not True
+
+    @property
+    def address_bits(self) -> int | None:
+        """How wide addresses are."""
+        found = self._member("address_bits")
+        return found if type(found) is int and found in _BITS else None
+
+    @property
+    def kernel_half(self) -> int | None:
+        """The first address of the kernel's half."""
+        found = self._text("kernel_half")
+        return int(found, 16) if found is not None and _ADDRESS.fullmatch(found) else None
+
+    @property
+    def has_all_modules(self) -> bool:
+        """Whether the modules are all those that somebody lists."""
+        return self.document is None or self._member("modules") == "listed"
+
+    @property
+    def origin(self) -> str | None:
+        """The path of the input."""
+        inputs = self._member("inputs")
+        names = ("dump", "image", "map", "folder", *(inputs if isinstance(inputs, dict) else ()))
+        return next((path for name in names if (path := self._text("inputs", name, "path")) is not None), None)
+
+
+def minidump_evidence(dump: Minidump, noted: Noted) -> Evidence:
+    """Return the regions, modules and threads that a minidump lists; notes say what of its lists is damaged."""
+    known, own = len(dump.notes), noted.document is not None
+    name = os.path.basename(dump.file.path)
+    notes: list[str] = []
+    modules = [row for module in dump.modules() if (row := _module(module, dump.file.path, notes)) is not None]
+    threads = [_thread(thread) for thread in dump.threads()]
+    regions = _regions(dump, notes, own=own)
+    if own and threads == [_PLACEHOLDER]:
+        threads = []
+    system = dump.system()
+    areas = _areas(threads, wide=system is not None and system.architecture == "x64")
+    has_regions = bool(regions) or (layout.MEMORY_INFO_LIST in dump and not own)
+    has_modules = bool(modules) or (layout.MODULE_LIST in dump and not own)
+    return Evidence(
+        (Regions(f"MemoryInfoList ({name})", regions),) if has_regions else (),
+        (Modules(f"ModuleList ({name})", modules),) if has_modules else (),
+        (Threads(f"ThreadList ({name})", threads),) if threads else (),
+        (Areas(f"ThreadList ({name})", areas),) if areas else (),
+        notes=(*dump.notes[known:], *notes),
+        complete=noted.has_all_modules,
+    )
+
+
+def _module(module: ModuleRow, path: str, notes: list[str]) -> Module | None:
+    if module.base + module.size > _TOP:
+        notes.append(
+            f"{path}: the module at 0x{module.base:x} of 0x{module.size:x} bytes ends beyond the last address; not used"
+        )
+        return None
+    name = None if module.name is None else base_name(module.name)
+    return Module(module.base, module.size or None, name or None, None if name == module.name else module.name)
+
+
+def _thread(thread: ThreadRow) -> Thread:
+    low: int | None
+    high: int | None
+    low, size = thread.stack
+    low, high = (low, low + size) if size and low + size <= _TOP else (None, None)
+    return Thread(thread.tid, thread.teb or None, low, high, thread.begin or None, thread.registers or None)
+
+
+def _areas(threads: list[Thread], *, wide: bool) -> list[Area]:
+    """Return where the TEBs and stacks of threads lie."""
+    size = 2 * _PAGE if wide else _PAGE
+    found = [
+        Area(thread.teb, size, TEB, detail=f"thread {thread.tid}")
+        for thread in threads
+        if thread.teb is not None and thread.teb + size <= _TOP
+    ]
+    for thread in threads:
+        if thread.stack_start is not None and thread.stack_end is not None:
+            length = thread.stack_end - thread.stack_start
+            found.append(Area(thread.stack_start, length, STACK, whole=True, detail=f"thread {thread.tid}"))
+    return found
+
+
+def _regions(dump: Minidump, notes: list[str], *, own: bool) -> list[Region]:
+    """Return the regions: neighbours that are the same allocation, protection and type are one.
+
+    Of a minidump that memcarve wrote the protection is what the region began with: the other one may be the page
+    tables' word. What is reserved has none.
+    """
+    rows = dump.memory_info()
+    rows = rows[np.argsort(rows["base"], kind="stable")]
+    start, size = rows["base"].astype(np.uint64), rows["size"].astype(np.uint64)
+    keep = (rows["state"] != layout.FREE) & (size > 0)
+    beyond = keep & (start + (size - np.uint64(1)) < start)
+    if beyond.any():
+        notes.append(
+            f"{dump.file.path}: the region at 0x{int(start[beyond][0]):x} ends beyond the last address; not used"
+        )
+    protection = rows["began_with"] if own else np.where(rows["state"] == layout.COMMIT, rows["protect"], 0)
+    keep &= ~beyond
+    if own:  # of what lies in no region nothing is known
+        keep &= (protection != 0) | (rows["type"] != 0)
+    start, size, rows, protection = start[keep], size[keep], rows[keep], protection[keep]
+    first = breaks(start, size)
+    for column in (rows["allocation"], protection, rows["type"]):
+        first[1:] |= column[1:] != column[:-1]
+    begins = np.flatnonzero(first)
+    if len(begins) > _MOST_REGIONS:
+        notes.append(f"{dump.file.path}: has {len(begins)} regions; the first {_MOST_REGIONS} are used")
+        begins = begins[: _MOST_REGIONS + 1]
+    sizes = np.add.reduceat(size, begins) if len(begins) else size
+    words: dict[int, str | None] = {}
+    found = []
+    columns = (start[begins], sizes, protection[begins], rows["type"][begins])
+    for low, length, number, kind in zip(*(column[:_MOST_REGIONS].tolist() for column in columns), strict=True):
+        if number not in words:
+            words[number] = layout.words_of(number)
+        private = None if kind not in _KINDS else kind == layout.PRIVATE
+        found.append(Region(low, length, words[number], _KINDS.get(kind), private=private))
+    return found
