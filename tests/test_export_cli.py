@@ -204,3 +204,14 @@ def test_recorded(go: Invoke, dump: Path, kind: str) -> None:
     inputs = json.loads(Path("carved/segments.json").read_text())["inputs"]
     assert any(each.get("path") == "out" and len(each["sha256"]) == 64 for each in inputs.values())
     assert go("verify", "carved", "--source", "out").code == 0
+
+
+@pytest.mark.parametrize("kind", [*NAMES, "memmap", "scripts"])
+def test_nothing_is_put_into_evidence(go: Invoke, dump: Path, kind: str) -> None:
+    """A folder that is the input gets no file more."""
+    assert go("carve", dump, "-o", "carved").code == 0
+    before = sorted(os.listdir("carved"))
+    where = "carved" if kind == "memmap" else "carved/new"
+    ran = export(go, Path("carved"), kind, "-o", where)
+    assert ran.code in (1, 2), ran
+    assert sorted(os.listdir("carved")) == before

@@ -16,7 +16,7 @@ from memcarve.errors import OutputError, TargetExistsError, UsageError
 from memcarve.formats.memmap.writing import RENDERERS, MapRows
 from memcarve.process import LeftOut
 from memcarve.sinks.folder import create_file
-from memcarve.sinks.onefile import Mover
+from memcarve.sinks.onefile import Mover, input_paths, refuse_inputs
 from memcarve.target import Target, write_error
 from memcarve.version import __version__
 
@@ -163,6 +163,7 @@ class _Exporter:
         """Raise TargetExistsError where something has one of the names that may not be replaced."""
         dump, text = (os.path.join(self.folder, name) for name in self.names)
         for path in (dump, text):
+            refuse_inputs(path, input_paths(self.process))
             if os.path.isdir(path) and not os.path.islink(path):
                 raise TargetExistsError(f"{path}: is a folder; -o chooses another place")
             if os.path.lexists(path) and not (self.force and _is_own(text)):

@@ -92,13 +92,7 @@ class NewFile:
 
     def check(self) -> None:
         """Raise TargetExistsError where something has the target's name that may not be replaced, or is the input."""
-        there = os.path.realpath(self.target)
-        for path in self._inputs:
-            source = os.path.realpath(path)
-            if there == source:
-                raise TargetExistsError(f"{self.target}: is the input; choose another with -o")
-            if os.path.isdir(source) and there.startswith(os.path.join(source, "")):
-                raise TargetExistsError(f"{self.target}: lies in the input; choose another with -o")
+        refuse_inputs(self.target, self._inputs)
         if os.path.isdir(self.target) and not os.path.islink(self.target):
             raise TargetExistsError(f"{self.target}: is a folder; name a file with -o")
         if not os.path.lexists(self.target):
@@ -249,6 +243,17 @@ def write_file(
         moved=dict(mover.copier.moved),
         notes=notes,
     )
+
+
+def refuse_inputs(target: str, inputs: Sequence[str]) -> None:
+    """Raise TargetExistsError where a file to be written is one of the inputs, or lies in one that is a folder."""
+    there = os.path.realpath(target)
+    for path in inputs:
+        source = os.path.realpath(path)
+        if there == source:
+            raise TargetExistsError(f"{target}: is the input; choose another with -o")
+        if os.path.isdir(source) and there.startswith(os.path.join(source, "")):
+            raise TargetExistsError(f"{target}: lies in the input; choose another with -o")
 
 
 def input_paths(process: ProcessMemory) -> list[str]:

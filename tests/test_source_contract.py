@@ -1,0 +1,72 @@
+"""Every source passes the same tests."""
+
+from __future__ import annotations
+
+from contracts import MAKERS, SourceContract
+from memcarve.sources import SOURCES
+
+
+class TestDump(SourceContract):
+    """A dump and its map."""
+
+    kind = "dump"
+    opens = "open_memmap"
+    foreign = ()  # with --dtb it is taken for an image
+
+
+class TestImage(SourceContract):
+    """The image of a machine as it lies in memory."""
+
+    kind = "image"
+    opens = "open_raw"
+    foreign = ()  # with --map it is taken for a dump
+
+
+class TestLime(SourceContract):
+    """The image of a machine in a format of its own."""
+
+    kind = "LiME image"
+    opens = "open_machine"
+    foreign = ()
+
+
+class TestCarvedFolder(SourceContract):
+    """A carved folder."""
+
+    kind = "carved folder"
+    opens = "open_folder"
+
+
+class TestNamedFolder(SourceContract):
+    """A bare folder of files named by addresses."""
+
+    kind = "named folder"
+    opens = "open_named"
+
+
+class TestCore(SourceContract):
+    """An ELF core of a process."""
+
+    kind = "core"
+    opens = "open_core"
+
+
+class TestMinidump(SourceContract):
+    """A Windows minidump."""
+
+    kind = "minidump"
+    opens = "open_minidump"
+
+
+class TestLive(SourceContract):
+    """A running Linux process."""
+
+    kind = "live"
+    opens = "open_live"
+
+
+def test_every_source_has_its_tests() -> None:
+    """There is a class of tests for every source, and for every kind of input."""
+    classes = SourceContract.__subclasses__()
+    assert {each.kind for each in classes} == MAKERS.keys()
+    assert {each.opens for each in classes} == {source.__name__ for source in SOURCES}
