@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from memcarve.names import IMAGE, MAPPED
 from memcarve.protection import collapsed
 
 if TYPE_CHECKING:
@@ -145,9 +146,11 @@ class Regions:
         if held is None:
             place = int(np.searchsorted(self.start, np.uint64(module.start)))
             return min(end, int(self.start[place])) if place < len(self.start) else end
-        file, mapped = self.rows[held].file, self.rows[held].end
-        for row in itertools.islice(self.rows, held + 1, None):  # Unix maps a file in several regions
-            if mapped >= end or file is None or row.start != mapped or row.file != file:
+        first, mapped = self.rows[held], self.rows[held].end
+        # Unix maps a file in several regions, and minidumps have one for each protection and name no files
+        parts = first.file is not None or first.kind in (IMAGE, MAPPED)
+        for row in itertools.islice(self.rows, held + 1, None):
+            if not parts or mapped >= end or row.start != mapped or (row.file, row.kind) != (first.file, first.kind):
                 break
             mapped = row.end
         return min(end, mapped)
@@ -198,6 +201,16 @@ class Evidence(NamedTuple):
             self.notes + other.notes,
             self.complete and other.complete,
         )
+
+    def all_threads(self) -> list[Thread]:
+        """Return the threads of all lists, each once: what the first list does not say of one, a later one may."""
+        found: dict[int, Thread] = {}
+        for threads in self.threads:
+            for row in threads.rows:
+                known = found.setdefault(row.tid, row)
+                members = zip(Thread._fields, known, row, strict=True)
+                found[row.tid] = known._replace(**{name: second for name, first, second in members if first is None})
+        return [*found.values()]
 
 
 def places(evidence: Evidence, split: str) -> Column | None:

@@ -45,7 +45,9 @@ if TYPE_CHECKING:
 PAGE = 4096
 EXECUTE, WRITE, READ = 1, 2, 4  # p_flags
 _SYSTEM = 3  # EI_OSABI of Linux (GNU): lldb wants it where there are threads
-_TEXT = 1 << 26  # bytes of a note that are read
+_TEXT = 1 << 26  # bytes of NT_FILE that are read; Linux writes 4 MiB at most
+#: the longest note of memcarve's own: as JSON it takes some ten times that in memory
+LARGEST_OWN = 1 << 25
 _FILE_PAGES = 1 << 52  # an offset in pages that still is one in bytes
 
 #: the registers of NT_PRSTATUS in their order

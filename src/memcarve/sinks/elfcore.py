@@ -17,7 +17,6 @@ from memcarve.errors import InputError, UsageError, printable
 from memcarve.formats import elfcore, processcore
 from memcarve.formats.processcore import EXECUTE, READ, WRITE, MappedFile
 from memcarve.permissions import EXECUTE as MAY_EXECUTE, PROT_NONE, TRANSITION, WRITE as MAY_WRITE
-from memcarve.sinks.minidump import known_threads
 from memcarve.sinks.onefile import FileOptions, write_file
 from memcarve.sinks.ranges import ranges
 from memcarve.version import __version__
@@ -38,7 +37,7 @@ if TYPE_CHECKING:
 _ALL = READ | WRITE | EXECUTE
 _LETTERS = {"r": READ, "w": WRITE, "c": WRITE, "x": EXECUTE}
 _BITS = {"x64": 64, "x86": 32}
-_MOST_MISSING = 1 << 20
+_MOST_MISSING = 1 << 16
 PAGE_TABLES, REGIONS, UNKNOWN = "page tables", "regions", "unknown"
 
 
@@ -66,7 +65,7 @@ def export_elfcore(
     """
     begun = time.monotonic()
     found, left_out = ranges(process, options.selection, options.labeller)
-    threads = known_threads(process.evidence)
+    threads = process.evidence.all_threads()
     notes: list[str] = []
     word = _architecture(process, threads, architecture, notes)
     bits = _BITS[word]
@@ -77,15 +76,13 @@ def export_elfcore(
         )
     flags, basis = _flags(found, notes)
     document = _provenance(process, options, left_out, word, basis, threads)
+    own = json.dumps(document).encode()
+    if len(own) > processcore.LARGEST_OWN:
+        own = json.dumps(document | {"regions": [], "modules": []}).encode()
+        notes.append("regions and modules are too many to be noted in the core: memcarve will not find them in it")
     if len(process.space.missing_start) > _MOST_MISSING:
         notes.append(f"of what is missing, the first {_MOST_MISSING} ranges are noted in the core")
-    head = processcore.layout(
-        bits,
-        _notes(process, bits, found, threads, json.dumps(document).encode()),
-        found.start,
-        found.size,
-        flags,
-    )
+    head = processcore.layout(bits, _notes(process, bits, found, threads, own), found.start, found.size, flags)
     if bits == 32 and (head.base + found.total) >> bits:  # noqa: PLR2004
         raise UsageError(
             f"{os.fspath(path)}: a core of 32 bits ends at 4 GiB; --architecture x64 writes one of 64 bits"

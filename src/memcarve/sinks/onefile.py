@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 import numpy as np
 
 from memcarve.backing import check_unchanged
+from memcarve.columns import joined
 from memcarve.copying import Copier
 from memcarve.errors import NoSpaceError, OutputError, TargetExistsError
 from memcarve.process import LeftOut, Selection
@@ -150,6 +151,7 @@ class Mover:
         the room is not enough; InputError where the source has changed meanwhile.
         """
         self._prepare(path, shown, offset, size, length, sparse=sparse)
+        place, size, offset = joined(place, size, offset)
         place, offset, size = _halved(place, offset, size)
         total, threads = int(size.sum()), 1 if sparse else THREADS
         parts, lock, done = _parts(place, offset, size), threading.Lock(), [0] * threads

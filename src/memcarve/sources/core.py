@@ -140,8 +140,6 @@ class CoreContainer(Container):
             )
         except OverlapError as error:
             raise OverlapError(f"{path}: {error}", error.address) from None
-        except MapError as error:
-            raise MapError(f"{path}: {error}") from None
         words = [f"{count} segments claim addresses that others have, too; their bytes are the same"] if count else []
         return AddressSpace(*kept, self.file, gaps, absent="not in the core"), words
 

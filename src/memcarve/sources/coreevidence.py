@@ -26,8 +26,7 @@ if TYPE_CHECKING:
     from memcarve.formats.processcore import MappedFile
 
 _TOP = 1 << 64
-_LARGEST = 1 << 26  # bytes of memcarve's own note that are read
-_MOST_MISSING = 1 << 20
+_MOST_MISSING = 1 << 16
 _LONGEST_ORIGIN = 1 << 16
 _ADDRESS = re.compile(r"0x[0-9a-f]{1,17}")
 _WORDS = ("---", "--x", "-w-", "-wx", "r--", "r-x", "rw-", "rwx")  # by p_flags
@@ -84,9 +83,14 @@ class CoreNotes(NamedTuple):
 
     @property
     def origin(self) -> dict[str, Any]:
-        """What the process was read from when memcarve wrote the core, where that is of moderate length."""
+        """What the process was read from when memcarve wrote the core: the plain members alone, at moderate length."""
         inputs = {} if self.own is None else _member(self.own, "inputs")
-        return {"written_from": inputs} if inputs and len(json.dumps(inputs)) < _LONGEST_ORIGIN else {}
+        found = {
+            name: {key: value for key, value in each.items() if isinstance(value, str | int)}
+            for name, each in inputs.items()
+            if isinstance(each, dict)
+        }
+        return {"written_from": found} if found and len(json.dumps(found)) < _LONGEST_ORIGIN else {}
 
 
 def read_core_notes(file: FileBacking, header: Header, table: Table) -> CoreNotes:
@@ -195,7 +199,7 @@ def _vdso(file: FileBacking, header: Header, note: Note) -> int | None:
 
 def _own(file: FileBacking, note: Note) -> dict[str, Any]:
     """Return what memcarve noted; nothing where that is damaged."""
-    if note.size > _LARGEST:
+    if note.size > processcore.LARGEST_OWN:
         return {}
     try:
         found = json.loads(read_at(file, note.offset, note.size))

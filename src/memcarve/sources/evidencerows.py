@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from memcarve.formats.listing.known import Cells
 
+_NARROW = 32
 _TOP = 1 << 64
 #: what stands for a file's name where there is none
 _ANONYMOUS = "Anonymous Mapping"
@@ -36,8 +37,11 @@ def reader(name: str) -> Callable[[Cells, int], Region | Module | Thread]:
 
 
 def canonical(address: int, bits: int) -> int:
-    """Extend the highest of an address's `bits` through those above it, where they are not there yet."""
-    high = address >> (bits - 1) == 1
+    """Extend the highest of an address's `bits` through those above it, where they are not there yet.
+
+    Of 32 bits there are none above.
+    """
+    high = bits > _NARROW and address >> (bits - 1) == 1
     return address | (_TOP - (1 << bits)) if high else address
 
 

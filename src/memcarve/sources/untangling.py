@@ -65,9 +65,8 @@ def _merged(file: FileBacking, rows: list[Extent]) -> tuple[list[Extent], int]:
             low, high = max(row.start, other.start), min(row.end, other.end)
             places = row.offset + low - row.start, other.offset + low - other.start
             left -= max(high - low, _LEAST) if low < high else _LEAST
-            if low < high and places[0] != places[1] and (left < 0 or not _same(file, *places, high - low)):
-                raise overlap((other.start, other.end), (row.start, row.end))
-            if left < 0:
+            same = low >= high or places[0] == places[1] or (left >= 0 and _same(file, *places, high - low))
+            if left < 0 or not same:
                 raise overlap((other.start, other.end), (row.start, row.end))
         if row.end > reach:
             begin = max(row.start, reach)
