@@ -304,3 +304,12 @@ def test_several_files_are_several_sources(tmp_path: Path) -> None:
         "format": "windows.vadinfo, volatility3 json",
         "sha256": hashlib.sha256(data).hexdigest(),
     }
+
+
+@pytest.mark.parametrize(("bits", "start"), [(32, 0xC0000000), (36, 0xC0000000), (48, 0xC0000000), (32, 0x80000000)])
+def test_addresses_of_32_bits(tmp_path: Path, bits: int, start: int) -> None:
+    """Where addresses have 32 bits, the upper half of them is nothing that must be extended."""
+    path = tmp_path / "maps"
+    path.write_text(f"{start:08x}-{start + 0x1000:08x} r-xp 00000000 00:00 0 \n")
+    found = file_evidence(EvidenceFiles((str(path),), (), ()), None, address_bits=bits)
+    assert [row.start for row in found.regions[0]] == [start]

@@ -125,23 +125,28 @@ def test_modules_of_lists() -> None:
     regions = Regions("here", [Region(0x1000, 0x2000, "PAGE_EXECUTE_WRITECOPY", IMAGE, "\\a.dll")])
     one = Modules("one", [Module(0x1000, 0x9000, "a.dll"), Module(0x8000, None, "b.dll")])
     other = Modules("other", [Module(0x1000, 0x1000, "x.dll"), Module(0x9000, 0x1000, "c.dll")])
-    found = known_modules(Evidence((regions,), (one, other)), regions)
+    evidence = Evidence((regions,), (one, other))
+    found = known_modules(ProcessMemory(space_of([]), evidence=lambda: evidence), regions)
     assert found == [Module(0x1000, 0x2000, "a.dll"), Module(0x8000, None, "b.dll"), Module(0x9000, 0x1000, "c.dll")]
 
 
 def test_modules_of_regions() -> None:
-    """Without any list modules are the images that regions map: on Unix the regions of a file, if any is executable."""
+    """Without a list modules are mapped images: on Unix files that have an executable region, or a header."""
     rows = [
         Region(0x1000, 0x1000, "r--p", "mapped", "/lib/a.so", offset=0),
         Region(0x2000, 0x1000, "r-xp", "mapped", "/lib/a.so", offset=0x1000),
         Region(0x3000, 0x1000, "rw-p", "mapped", "/lib/a.so", offset=0x2000),
         Region(0x4000, 0x1000, "r--p", "mapped", "/etc/locale", offset=0),
         Region(0x6000, 0x3000, "PAGE_EXECUTE_WRITECOPY", IMAGE, "\\Windows\\b.dll"),
+        Region(0xA000, 0x1000, "r--p", "mapped", "/lib/c.so", offset=0),
+        Region(0xC000, 0x1000, None, "mapped", "/lib/c.so", offset=0x2000),
     ]
     regions = Regions("here", rows)
-    assert known_modules(Evidence((regions,)), regions) == [
+    process = process_of([10], Evidence((regions,)), {10: b"\x7fELF"})
+    assert known_modules(process, regions) == [
         Module(0x1000, 0x3000, "a.so", "/lib/a.so"),
         Module(0x6000, 0x3000, "b.dll", "\\Windows\\b.dll"),
+        Module(0xA000, 0x1000, "c.so", "/lib/c.so"),
     ]
 
 
@@ -261,3 +266,11 @@ def test_threads_are_recorded(tmp_path: Path) -> None:
     memcarve.carve(process, tmp_path / "out", labeller=memcarve.Labelling("none"))
     with memcarve.open(tmp_path / "out") as folder:
         assert folder.process().evidence.threads[0].rows == threads
+
+
+def test_threads_of_several_lists() -> None:
+    """A thread that two lists have is one: what the first does not say, the second may."""
+    one = Threads("one", [Thread(1, teb=0x1000), Thread(0, begin=0)])
+    other = Threads("other", [Thread(1, teb=0x2000, begin=5), Thread(2), Thread(0, begin=7)])
+    found = Evidence(threads=(one, other)).all_threads()
+    assert found == [Thread(1, teb=0x1000, begin=5), Thread(0, begin=0), Thread(2)]

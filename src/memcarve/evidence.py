@@ -208,8 +208,9 @@ class Evidence(NamedTuple):
         for threads in self.threads:
             for row in threads.rows:
                 known = found.setdefault(row.tid, row)
-                members = zip(Thread._fields, known, row, strict=True)
-                found[row.tid] = known._replace(**{name: second for name, first, second in members if first is None})
+                found[row.tid] = Thread._make(
+                    first if first is not None else second for first, second in zip(known, row, strict=True)
+                )
         return [*found.values()]
 
 

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from memcarve.errors import AddressError
 from memcarve.evidence import Module, Regions, places
+from memcarve.formats import elf, pe
 from memcarve.names import IMAGE, base_name
 from memcarve.segments import TOP
 
@@ -71,15 +73,19 @@ def ranges(
     segments, left_out = process.select(selection, labeller=labeller)
     space, evidence = process.space, process.evidence
     regions = evidence.regions[0] if evidence.regions else Regions("", [])
-    modules = known_modules(evidence, regions)
+    modules = known_modules(process, regions)
     parts = space.cut(segments, _changes(evidence, modules, space.changes())) if split else segments
     flags = space.flags[parts.first.astype(np.int64)] if space.flags is not None else None
     found = Ranges(space, segments, parts.start, parts.size, _region_of(parts, regions), flags, regions.rows, modules)
     return found, left_out
 
 
-def known_modules(evidence: Evidence, regions: Regions) -> list[Module]:
-    """Return the modules that are listed, of several at one address the first list's; else the mapped images."""
+def known_modules(process: ProcessMemory, regions: Regions) -> list[Module]:
+    """Return the modules that are listed, of several at one address the first list's; else the mapped images.
+
+    Of a Unix those are the files that are mapped to be executed, or begin with a header.
+    """
+    evidence = process.evidence
     found: dict[int, Module] = {}
     for listed in evidence.modules:
         for row in listed.rows:
@@ -89,11 +95,20 @@ def known_modules(evidence: Evidence, regions: Regions) -> list[Module]:
         programs = {row.file for row in regions.rows if row.kind == IMAGE or "x" in (row.collapsed or "")}
         end = 0
         for region in regions.rows:
-            if region.start >= end and region.file is not None and region.file in programs and not region.offset:
+            if region.start < end or region.file is None or region.offset:
+                continue
+            if region.file in programs or _begins_with_header(process.space, region.start):
                 whole = Module(region.start, TOP - region.start, base_name(region.file), region.file)
                 end = regions.module_end(whole)
                 found[region.start] = whole._replace(size=end - region.start)
     return [found[start] for start in sorted(found)]
+
+
+def _begins_with_header(space: AddressSpace, address: int) -> bool:
+    try:
+        return space.read(address, len(elf.MAGIC)).startswith((elf.MAGIC, pe.MZ))
+    except AddressError:
+        return False
 
 
 def pieces(space: AddressSpace, segments: Segments) -> tuple[Column, Column]:

@@ -129,6 +129,7 @@ def core_evidence(file: FileBacking, header: Header, table: Table, known: CoreNo
     loads = table[table["type"] == elfcore.LOAD]
     pointers = [status.registers.get("rsp", status.registers.get("esp", 0)) for status in found if status.registers]
     rows = _regions(loads, files, vdso, pointers)
+    rows += _not_stored(rows, files or [])
     return Evidence(
         (Regions("PT_LOAD and NT_FILE" if files is not None else "PT_LOAD", rows),),
         (),
@@ -160,6 +161,28 @@ def _regions(loads: Table, files: list[MappedFile] | None, vdso: int | None, poi
             rows.append(_told(row, here, held) if files is not None else row)
             place = row.end
     return rows if vdso is None else _without_kernel(rows, vdso)
+
+
+def _not_stored(rows: list[Region], files: Iterable[MappedFile]) -> list[Region]:
+    """Return what of mapped files is in none of `rows`, which are in order: gdb leaves out what is in the file, too."""
+    found: list[Region] = []
+    done, index = 0, 0
+    for here in sorted(files):
+        place = max(here.start, done)
+        while index < len(rows) and rows[index].end <= place:
+            index += 1
+        while place < here.end:
+            load = rows[index] if index < len(rows) and rows[index].start < here.end else None
+            end = here.end if load is None else load.start
+            if end > place:
+                row = Region(place, end - place)
+                found.append(_told(row, here, []))
+            if load is None:
+                break
+            place = max(place, load.end)
+            index += load.end <= here.end
+        done = max(done, here.end)
+    return found
 
 
 def _told(row: Region, here: MappedFile | None, pointers: list[int]) -> Region:
