@@ -97,6 +97,7 @@ def test_never_onto_the_input(go: Invoke, dump: Path, kind: str) -> None:
         ("elfcore", ["--fill", "00"], "--fill is for --to flat"),
         ("minidump", ["--format", "csv"], "--format is for --to memmap"),
         ("memmap", ["--sparse"], "--sparse is for --to minidump and elfcore and flat"),
+        ("flat", ["--architecture", "x86"], "--architecture is for --to minidump and elfcore"),
         ("elfcore", ["--placeholder-thread"], "--placeholder-thread is for --to minidump"),
         ("flat", ["--os-version", "10.0.19045"], "--os-version is for --to minidump"),
         ("memmap", ["--min-size", "4k"], "--to memmap takes --range alone"),
@@ -215,3 +216,23 @@ def test_nothing_is_put_into_evidence(go: Invoke, dump: Path, kind: str) -> None
     ran = export(go, Path("carved"), kind, "-o", where)
     assert ran.code in (1, 2), ran
     assert sorted(os.listdir("carved")) == before
+
+
+def test_architecture(go: Invoke, dump: Path) -> None:
+    """What the processor was may be said; a core of 32 bits cannot hold addresses of 64."""
+    assert export(go, dump, "elfcore", "--architecture", "x64", "-o", "wide").code == 0
+    assert Path("wide").read_bytes()[4] == 2
+    ran = export(go, dump, "elfcore", "--architecture", "x86", "-o", "narrow")
+    assert ran.code == 2
+    assert "--architecture x64" in ran.err
+    assert export(go, dump, "minidump", "--architecture", "x86", "-o", "made").code == 0
+    with memcarve.open("made") as container:
+        assert container.process().architecture == "x86"
+
+
+def test_a_number_is_no_ending(go: Invoke, dump: Path) -> None:
+    """What is made of core.1234 is not called as what is made of core.1235."""
+    assert export(go, dump, "elfcore", "-o", "core.1624").code == 0
+    assert go("carve", "core.1624").code == 0
+    assert go("export", "core.1624", "--to", "minidump").code == 0
+    assert {"core.1624.segments", "core.1624.mdmp"} <= set(os.listdir())

@@ -49,7 +49,7 @@ _KINDS = {
     "minidump": _Kind(
         "mdmp", frozenset({"--sparse", "--placeholder-thread", "--resident-modules", "--architecture", "--os-version"})
     ),
-    "elfcore": _Kind("core", frozenset({"--sparse"})),
+    "elfcore": _Kind("core", frozenset({"--sparse", "--architecture"})),
     "flat": _Kind("bin", frozenset({"--sparse", "--fill"})),
     "scripts": _Kind("scripts", frozenset()),
     "memmap": _Kind("", frozenset({"--format"})),
@@ -101,7 +101,9 @@ def _version(text: str) -> tuple[int, ...]:
 @click.option("--placeholder-thread", is_flag=True, help="minidump: where no thread is known, make one up: for WinDbg.")
 @click.option("--resident-modules", is_flag=True, help="minidump: no modules whose first page is missing: for angr.")
 @click.option(
-    "--architecture", type=click.Choice(["x64", "x86"]), help="minidump: of which processor, where it is not known."
+    "--architecture",
+    type=click.Choice(["x64", "x86"]),
+    help="minidump, elfcore: the processor, instead of what is known.",
 )
 @click.option(
     "--os-version", type=_version, metavar="VERSION", help="minidump: of Windows, as 10.0.19045, where not known."
@@ -225,6 +227,8 @@ def _write(
         platform = _platform(process, given["os_version"])
         own = {name: given[name] for name in ("placeholder_thread", "resident_modules", "architecture")}
         own["platform"] = platform
+    elif kind == "elfcore":
+        own = {"architecture": given["architecture"]}
     elif kind == "flat":
         address = next((bounds for bounds in chosen.address if bounds[1] - bounds[0] > 1), None)
         if address is not None:

@@ -304,11 +304,15 @@ def choose_one(container: Container, pids: Sequence[int], name: str | None) -> i
 
 
 def stem_of(path: str) -> str:
-    """Return an input's name without folder and endings: what is written is named after it."""
+    """Return an input's name without folder and endings: what is written is named after it.
+
+    A number is no ending: ``core.1234`` is a process's.
+    """
     base = os.path.basename(os.path.normpath(path))
     for ending in (".gz", ".zst", ".xz"):
         base = base.removesuffix(ending)
-    return os.path.splitext(base)[0] or base
+    stem, ending = os.path.splitext(base)
+    return base if ending[1:].isdigit() else stem or base
 
 
 def process_words(process: ProcessMemory, index: int) -> list[str]:

@@ -27,7 +27,8 @@ class Group:
         lists = [*map(conflicts.regions.get, regions), *map(conflicts.modules.get, modules)]
         self._conflicts = sorted(conflict for found in lists if found is not None for conflict in found)
         self._whole = [area for place in regions for area in known.whole_areas.get(place, ())]
-        self._region_texts = [known.region_text(place) for place in regions[:MOST_LISTED]]
+        self._region_text = known.region_text
+        self._listed = regions[:MOST_LISTED]
         self._texts: list[str] | None = None
 
     @property
@@ -68,11 +69,12 @@ class Group:
     def texts(self) -> list[str]:
         """Return the members for JSON that do not depend on the address: only those of what is known."""
         if self._texts is None:
-            more = len(self.regions) - len(self._region_texts)
+            more = len(self.regions) - len(self._listed)
+            regions = ", ".join(map(self._region_text, self._listed))
             self._texts = [
                 *member("protection", self.protections),
                 *([] if self.areas else member("kind", self.region_kinds)),
-                *([f'"regions": [{", ".join(self._region_texts)}]'] if self._region_texts else []),
+                *([f'"regions": [{regions}]'] if regions else []),
                 *member("regions_not_listed", max(more, 0)),
                 *member("areas", [_area(row) for row in (*self.areas, *self._whole)]),
             ]
