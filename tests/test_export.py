@@ -427,6 +427,13 @@ def test_existing_files_of_others(tmp_path: Path, few: Truth, ending: str, *, fo
     assert there.read_bytes() == before
 
 
+def test_a_new_folder_is_private(tmp_path: Path, few: Truth) -> None:
+    """A folder that is made for the map and the dump can be entered by its owner alone."""
+    with memcarve.open(few.path) as container:
+        memcarve.export_memmap(container.process(388), tmp_path / "new")
+    assert (tmp_path / "new").stat().st_mode & 0o777 == 0o700 or os.name == "nt"
+
+
 def test_dangling_link(tmp_path: Path, few: Truth) -> None:
     """A symbolic link that leads nowhere is something that exists."""
     (tmp_path / "pid.388.dmp").symlink_to("nowhere")

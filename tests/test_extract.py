@@ -284,6 +284,7 @@ def test_as_it_lies(tmp_path: Path) -> None:
         assert (tmp_path / layout / NAME).read_bytes() == data
         module = only(document)
         assert (module["layout"], module["changes"], module["loaded"]) == ("as it lies", [], False)
+        assert module["why"] == "it lies in memory as in its file"  # a note says that the document says why
         assert [(row.get("name"), row["offset"], row["size"]) for row in module["sections"]] == [
             (None, 0, 0x400), (".text", 0x400, 0x200), (".text", 0x600, 0x200),
         ]  # fmt: skip
@@ -394,6 +395,7 @@ def test_elf_that_was_read(tmp_path: Path) -> None:
     _, document = taken(memory({FIRST: bytes(page), FIRST + 1: noise(1)}), tmp_path / "out")
     assert (tmp_path / "out" / only(document)["file"]).read_bytes() == bytes(page[: 0xC00 + 192])
     assert only(document)["layout"] == "as it lies"
+    assert only(document)["why"] == "it lies in memory as in its file"
 
 
 def test_elf_without_program_headers(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from hypothesis import given, settings, strategies as st
 import memcarve
 from carving import EXAMPLE, PAGE, listing, noise, write_dump
 from memcarve.backing import FileBacking
-from memcarve.errors import AddressError, InputError, NoSpaceError, TargetExistsError, UsageError
+from memcarve.errors import AddressError, InputError, NoSpaceError, OutputError, TargetExistsError, UsageError
 from memcarve.missing import NOT_WRITTEN, Missing
 from memcarve.process import ProcessMemory, Selection
 from memcarve.sinks.flat import export_flat
@@ -194,6 +194,23 @@ def test_both_files_are_private(tmp_path: Path) -> None:
     """Both files can be read by their owner alone."""
     export_flat(three(tmp_path), tmp_path / "out")
     assert [stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("out", "out.json")] == [0o600, 0o600]
+
+
+@pytest.mark.parametrize("name", ["", "new/", "n" * 252, "n" * 256])
+def test_names_that_no_file_can_have(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """A name that the file or its document cannot have is refused before anything is written; neither is kept."""
+    process = three(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("memcarve.sinks.flat.Mover.move", None)
+    with pytest.raises(OutputError, match=r"is no name of a file; name one with -o|too long; choose another with -o"):
+        export_flat(process, name)
+    assert listing(tmp_path) == ["dump"]
+
+
+def test_a_new_folder_is_private(tmp_path: Path) -> None:
+    """A folder that is made for the output can be entered by its owner alone."""
+    export_flat(three(tmp_path), tmp_path / "new" / "out")
+    assert stat.S_IMODE((tmp_path / "new").stat().st_mode) == 0o700
 
 
 @pytest.mark.parametrize(

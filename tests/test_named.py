@@ -250,11 +250,20 @@ def test_nothing_of_use(tmp_path: Path, capfdbinary: Capture) -> None:
             open_named(str(put(tmp_path / "folder", "0x1000-0x2000")), options)
 
 
-@pytest.mark.parametrize("size", [0, 1, PAGE - 1, PAGE + 2, 2 * PAGE])
+@pytest.mark.parametrize("size", [1, PAGE - 1, PAGE + 2, 2 * PAGE])
 def test_lengths_that_do_not_fit(tmp_path: Path, size: int) -> None:
     """A file of another length than its name says is refused with both lengths that would fit."""
     (tmp_path / "0x1000-0x2000.bin").write_bytes(bytes(size))
-    with pytest.raises(InputError, match=rf"0x1000-0x2000\.bin: is {size} bytes long; .* 4096 .* 4097 .*remove it"):
+    words = rf"0x1000-0x2000\.bin: is {size} bytes long; .* 4096 .* 4097 .*give a folder without it"
+    with pytest.raises(InputError, match=words):
+        opened(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["0x1000-0x2000.bin", "0x1000-0x1000.bin", "pid.4.vad.0x1000-0x1fff.dmp"])
+def test_empty_files(tmp_path: Path, name: str) -> None:
+    """A file without a byte is refused as empty, and nobody is told to remove evidence."""
+    (tmp_path / name).write_bytes(b"")
+    with pytest.raises(InputError, match=rf"{re.escape(name)}: is empty; .*; give a folder without it"):
         opened(tmp_path)
 
 
@@ -301,7 +310,7 @@ def test_no_regular_files(tmp_path: Path, damage: Callable[[Path], None]) -> Non
     """What is named by addresses and is no regular file is refused, and not followed."""
     put(tmp_path, "0x1000-0x2000.bin")
     damage(tmp_path / "0x5000-0x6000.bin")
-    with pytest.raises(InputError, match=r"0x5000-0x6000\.bin: .* is not a regular file"):
+    with pytest.raises(InputError, match=r"0x5000-0x6000\.bin: .* is not a regular file; give a folder without it"):
         opened(tmp_path)
 
 

@@ -47,7 +47,7 @@ class _Kind(NamedTuple):
 
 _KINDS = {
     "minidump": _Kind(
-        "mdmp", frozenset({"--sparse", "--placeholder-thread", "--resident-modules", "--architecture", "--os-version"})
+        "mdmp", frozenset({"--sparse", "--placeholder-thread", "--resident", "--architecture", "--os-version"})
     ),
     "elfcore": _Kind("core", frozenset({"--sparse", "--architecture"})),
     "flat": _Kind("bin", frozenset({"--sparse", "--fill"})),
@@ -99,7 +99,7 @@ def _version(text: str) -> tuple[int, ...]:
 @click.option("--fill", type=_byte, metavar="HEX", help="flat: the byte that fills gaps.  [default: 00]")
 @click.option("--sparse", is_flag=True, help="Holes instead of zeros in what is written (not memmap, scripts).")
 @click.option("--placeholder-thread", is_flag=True, help="minidump: where no thread is known, make one up: for WinDbg.")
-@click.option("--resident-modules", is_flag=True, help="minidump: no modules whose first page is missing: for angr.")
+@click.option("--resident", is_flag=True, help="minidump: no modules whose first page is missing: for angr.")
 @click.option(
     "--architecture",
     type=click.Choice(["x64", "x86"]),
@@ -169,7 +169,7 @@ def _check(kind: str, given: dict[str, Any], wanted: dict[str, Any]) -> None:
         "--fill": given["fill"] is not None,
         "--sparse": given["sparse"],
         "--placeholder-thread": given["placeholder_thread"],
-        "--resident-modules": given["resident_modules"],
+        "--resident": given["resident"],
         "--architecture": given["architecture"] is not None,
         "--os-version": given["os_version"] is not None,
     }
@@ -225,7 +225,7 @@ def _write(
     chosen = selection(wanted)
     if kind == "minidump":
         platform = _platform(process, given["os_version"])
-        own = {name: given[name] for name in ("placeholder_thread", "resident_modules", "architecture")}
+        own = {name: given[name] for name in ("placeholder_thread", "resident", "architecture")}
         own["platform"] = platform
     elif kind == "elfcore":
         own = {"architecture": given["architecture"]}

@@ -43,7 +43,7 @@ def plan(module: MappedModule, page: bytes, found: elf.Image, read: Read, layout
     flat = None if module.loaded else _length_as_it_lies(found, table, read)
     loads = [load for load in found.loads if load.address >= 0]
     if flat is not None and flat == module.room(flat) and not _is_loaded_there(loads, flat):
-        return Plan(AS_IT_LIES, flat, between([], flat, in_file=True))
+        return Plan(AS_IT_LIES, flat, between([], flat, in_file=True), why=mapped.WHY_AS_IT_LIES)
     sections = [Part(None, load.address, load.size, None, load.permissions) for load in loads]
     image = Image(found.size, tuple(sections))
     if layout != FILE:

@@ -15,6 +15,7 @@ _TOP = 1 << 64
 FILE, MEMORY = LAYOUTS = ("file", "memory")
 #: what lies in memory as it lies in its file needs no layout: it was read or mapped, not loaded
 AS_IT_LIES = "as it lies"
+WHY_AS_IT_LIES = "it lies in memory as in its file"
 
 
 class MappedModule(NamedTuple):

@@ -156,7 +156,7 @@ def _plan_as_it_lies(module: MappedModule, head: _Head) -> Plan:
         for number, row in enumerate(rows)
         if row.stored
     ]
-    return Plan(AS_IT_LIES, whole, between(sections, whole, in_file=True))
+    return Plan(AS_IT_LIES, whole, between(sections, whole, in_file=True), why=mapped.WHY_AS_IT_LIES)
 
 
 def _plan_file(module: MappedModule, head: _Head, image: Image, read: Read) -> Plan:

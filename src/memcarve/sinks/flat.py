@@ -105,10 +105,9 @@ def export_flat(
     mover = Mover(process, report)
     offset, size = pieces(process.space, plan.parts)
     place = _places(process.space, plan)
-    with (
-        NewFile(_beside(name), force=options.force, own=_is_document, inputs=inputs) as document,
-        NewFile(name, force=options.force, own=_is_own, inputs=inputs) as file,
-    ):
+    target = NewFile(name, force=options.force, own=_is_own, inputs=inputs)
+    target.check()  # before anything is made for the document
+    with NewFile(_beside(name), force=options.force, own=_is_document, inputs=inputs) as document, target as file:
         if not options.sparse:
             _check_room(file.path, name, plan)
         mover.move(file.path, name, place, offset, size, length=plan.size, sparse=options.sparse)

@@ -112,7 +112,7 @@ class _Exporter:
         self._check()
         total, fresh = int(self.size.sum()), not os.path.isdir(self.folder)
         try:
-            os.makedirs(self.folder, exist_ok=True)
+            os.makedirs(self.folder, 0o700, exist_ok=True)
             built = tempfile.mkdtemp(".incomplete", f".{self.names[0]}.", self.folder)
         except OSError as error:
             raise OutputError(f"{self.folder}: cannot be written to: {error.strerror}; choose with -o") from error

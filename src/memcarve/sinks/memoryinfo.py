@@ -28,8 +28,8 @@ _TYPES = {
     MAPPED: layout.MAPPED,
     **dict.fromkeys((PRIVATE, STACK, HEAP, TEB, PEB), layout.PRIVATE),
 }
-#: what Unix allows, as Windows says it: what can be written there can be read, too
-_UNIX = {
+#: three letters as Windows says them; what can be written can be read, too
+_WORDS = {
     "---": "PAGE_NOACCESS",
     "r--": "PAGE_READONLY",
     "rw-": "PAGE_READWRITE",
@@ -38,6 +38,8 @@ _UNIX = {
     "r-x": "PAGE_EXECUTE_READ",
     "rwx": "PAGE_EXECUTE_READWRITE",
     "-wx": "PAGE_EXECUTE_READWRITE",
+    "rc-": "PAGE_WRITECOPY",
+    "rcx": "PAGE_EXECUTE_WRITECOPY",
 }
 #: loaders look protections up one by one, and find none for these: what is not written yet is as good as read-only
 _PLAIN = {
@@ -78,7 +80,7 @@ def number_of(protection: str | None) -> int:
     """Return a region's protection as Windows numbers it; 0 where it is not known."""
     if protection is None:
         return 0
-    return layout.number_of(protection) or layout.number_of(_UNIX.get(collapsed(protection) or "", ""))
+    return layout.number_of(protection) or layout.number_of(_WORDS.get(collapsed(protection) or "", ""))
 
 
 def _columns(regions: Sequence[Region]) -> tuple[Column, Numbers, Numbers, Numbers]:
@@ -104,7 +106,7 @@ def _type(region: Region) -> int:
 def _allowed(flags: int) -> int:
     if flags & (TRANSITION | PROT_NONE):
         return 0
-    word = _UNIX[f"r{'w' if flags & WRITE else '-'}{'x' if flags & EXECUTE else '-'}"]
+    word = _WORDS[f"r{'w' if flags & WRITE else '-'}{'x' if flags & EXECUTE else '-'}"]
     return layout.PROTECTIONS[word]
 
 

@@ -6,7 +6,7 @@ import datetime as dt
 import json
 import sys
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from memcarve.formats.minidump import layout, writing
 from memcarve.formats.minidump.contexts import context
 from memcarve.formats.pefacts import facts
 from memcarve.names import base_name
+from memcarve.process import Platform
 from memcarve.sinks.memoryinfo import memory_infos
 from memcarve.sinks.onefile import FileOptions, write_file
 from memcarve.sinks.ranges import ranges
@@ -25,10 +26,10 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Collection, Mapping, Sequence
 
-    from memcarve.evidence import Evidence, Module
+    from memcarve.evidence import Module
     from memcarve.formats.pe import Read
     from memcarve.formats.pefacts import Facts
-    from memcarve.process import LeftOut, Platform, ProcessMemory
+    from memcarve.process import LeftOut, ProcessMemory
     from memcarve.sinks.onefile import Written
     from memcarve.sinks.ranges import Ranges
     from memcarve.sinks.work import Progress
@@ -39,6 +40,9 @@ _NARROW = 1 << 32
 _FIELD = 0xFFFFFFFF
 _PAGE = 4096
 _CUT = (14, 15)  # EPROCESS holds so many characters of a name, the zero not counted
+#: of a TEB (winternl.h): bytes of a pointer, where it points to itself, where what cle looks at ends
+_TEB = {"x64": (8, 0x30, 0x60), "x86": (4, 0x18, 0x30)}
+_REFUSED = "angr's loader refuses the file (--resident)"
 _HEAD = 4096  # what of a file is looked at to tell who wrote it
 
 
@@ -48,7 +52,7 @@ def export_minidump(
     options: FileOptions = FileOptions(),  # noqa: B008 - a tuple
     *,
     placeholder_thread: bool = False,
-    resident_modules: bool = False,
+    resident: bool = False,
     platform: Platform | None = None,
     architecture: str | None = None,
     progress: Progress | None = None,
@@ -56,10 +60,11 @@ def export_minidump(
     """Write the minidump `path`, whole or not at all.
 
     Its ranges end where regions, modules and permissions do; modules have what their headers in memory say. Threads are
-    those known; where there are none, `placeholder_thread` makes one with the id 1 and nothing else. `resident_modules`
-    leaves out modules whose first page is not in the file, with which angr's loader refuses it. `platform` (its members
-    that are not None) and `architecture` (``"x64"``, ``"x86"``, ``"arm64"``, ``"arm"``) count before what the process
-    knows; the latter is else that of the modules' headers, x64 where addresses need 64 bits, or unknown.
+    those known; where there are none, `placeholder_thread` makes one with the id 1 and nothing else. `resident` leaves
+    out modules whose first page is not in the file, and threads whose TEB is not there or does not lead to itself:
+    angr's loader refuses a file that has any. `platform` (its members that are not None) and `architecture` (``"x64"``,
+    ``"x86"``, ``"arm64"``, ``"arm"``) count before what the process knows; the latter is else that of the modules'
+    headers, x64 where addresses need 64 bits, or unknown.
 
     Raises UsageError, TargetExistsError, NoSpaceError, SourceReadError, OutputError.
     """
@@ -70,11 +75,11 @@ def export_minidump(
     evidence = process.evidence
     headers = {module.start: facts(_reader(process.space, module.start)) for module in found.modules}
     notes: list[str] = []
-    modules = _modules(process, found, headers, notes, resident=resident_modules)
+    modules = _modules(process, found, headers, notes, resident=resident)
     known = architecture or process.architecture or _architecture(headers)
     word = known or _by_addresses(found, notes)
     system = _platform(process.platform, platform, notes)
-    threads = [_thread(thread, word) for thread in known_threads(evidence)]
+    threads = [_thread(thread, word) for thread in _threads(process, found, word, notes, resident=resident)]
     if placeholder_thread and not threads:
         threads = [_thread(Thread(1), word)]
     beginning = writing.head(
@@ -84,7 +89,7 @@ def export_minidump(
         threads,
         memory_infos(found, evidence.regions[0] if evidence.regions else Regions("", [])),
         (found.start, found.size),
-        _comment(process, options, left_out, known, system, resident=resident_modules),
+        _comment(process, options, left_out, known, system, resident=resident),
     )
     return write_file(
         process,
@@ -114,22 +119,6 @@ def is_own(path: str) -> bool:
     return data.startswith(layout.MARK, place + -place % 8)
 
 
-def known_threads(evidence: Evidence) -> list[Thread]:
-    """Return the threads of all lists, each once: what the first list does not say of one, a later one may."""
-    found: dict[int, Thread] = {}
-    for threads in evidence.threads:
-        for row in threads.rows:
-            known = found.setdefault(row.tid, row)
-            found[row.tid] = known._replace(**_added(known, row))
-    return [*found.values()]
-
-
-def _added(known: tuple[Any, ...], other: tuple[Any, ...]) -> dict[str, Any]:
-    """Return the members of a tuple with names, `other`, that are None in `known`."""
-    names: tuple[str, ...] = known._fields  # type: ignore[attr-defined]
-    return {name: second for name, one, second in zip(names, known, other, strict=True) if one is None}
-
-
 def _modules(
     process: ProcessMemory, found: Ranges, headers: Mapping[int, Facts | None], notes: list[str], *, resident: bool
 ) -> list[writing.Module]:
@@ -145,7 +134,7 @@ def _modules(
             listed = [module for module in listed if module not in gone]
     bare = [module for module in listed if not begins[module]]
     if bare:
-        how = "not in the minidump" if resident else "listed, though angr's loader refuses such a file (--resident-modules)"
+        how = "not in the minidump" if resident else _REFUSED
         notes.append(f"{_counted(bare)} with a page that is not in the file; {how}")
     kept = [module for module in listed if begins[module] or not resident]
     main = next((module for module in kept if _is_main(module, process)), None)
@@ -155,6 +144,31 @@ def _modules(
 
 def _counted(modules: Collection[Module]) -> str:
     return "1 module begins" if len(modules) == 1 else f"{len(modules)} modules begin"
+
+
+def _threads(
+    process: ProcessMemory, found: Ranges, architecture: str | None, notes: list[str], *, resident: bool
+) -> list[Thread]:
+    """Return the threads that are listed."""
+    threads = process.evidence.all_threads()
+    sound = [thread for thread in threads if _is_sound(process.space, found, thread.teb, architecture)]
+    lost = len(threads) - len(sound)
+    if lost:
+        what = "1 thread has a TEB that is" if lost == 1 else f"{lost} threads have TEBs that are"
+        how = "not in the minidump" if resident else _REFUSED
+        notes.append(f"{what} not in the file, or damaged; {how}")
+    return sound if resident else threads
+
+
+def _is_sound(space: AddressSpace, found: Ranges, teb: int | None, architecture: str | None) -> bool:
+    """Say whether a TEB is in the file and leads to itself, and its ThreadLocalStoragePointer is there, too."""
+    if teb is None or architecture not in _TEB:
+        return False
+    width, itself, end = _TEB[architecture]
+    place = int(np.searchsorted(found.start, np.uint64(teb), "right")) - 1
+    if place < 0 or teb - int(found.start[place]) + end > int(found.size[place]):
+        return False
+    return space.read(teb + itself, width) == teb.to_bytes(8, "little")[:width]
 
 
 def _is_main(module: Module, process: ProcessMemory) -> bool:
@@ -191,17 +205,18 @@ def _by_addresses(found: Ranges, notes: list[str]) -> str | None:
     if len(found) and int(found.start[-1]) + int(found.size[-1]) > _NARROW:
         notes.append("the architecture is not known; the minidump says x64, because addresses need 64 bits")
         return "x64"
-    notes.append("the architecture is not known, and the minidump says so; --architecture names it, as most tools want it")
+    notes.append("the architecture is not known, and the minidump says so; most tools want --architecture")
     return None
 
 
 def _platform(known: Platform, given: Platform | None, notes: list[str]) -> Platform:
     """Return the platform, what was given first."""
-    found = known if given is None else given._replace(**_added(given, known))
+    pairs = zip(known, known if given is None else given, strict=True)
+    found = Platform._make(other if one is None else one for other, one in pairs)
     if found.system is not None and found.system not in layout.PLATFORMS:
         raise UsageError(f"{found.system}: is no system that minidumps know; there are {', '.join(layout.PLATFORMS)}")
     if found.system is None:
-        notes.append("the system is not known; the minidump says Windows, as its readers expect, without a version (--os-version)")
+        notes.append("the system is not known; the minidump says Windows, of no version (--os-version)")
     elif found.build is None and found.system == "windows":
         notes.append("the version of Windows is not known; in the minidump it is 0 (--os-version)")
     return found
@@ -251,4 +266,7 @@ def _comment(
         "modules": f"{listed}, those whose first page is here" if resident else listed,
         "left_out": [each._asdict() for each in left_out],
     }
-    return json.dumps(document).encode() + b"\0"
+    text = json.dumps(document)
+    if len(text) >= layout.LONGEST_COMMENT:  # a command line may be that long
+        text = json.dumps(document | {"command": []})
+    return text.encode() + b"\0"

@@ -92,12 +92,21 @@ class NewFile:
         self._inputs = inputs
 
     def check(self) -> None:
-        """Raise TargetExistsError where something has the target's name that may not be replaced, or is the input."""
+        """Raise TargetExistsError where something has the target's name that may not be replaced, or is the input.
+
+        Raises OutputError where no file can have that name.
+        """
+        if not os.path.basename(self.target):
+            raise OutputError(f"{self.target!r}: is no name of a file; name one with -o")
         refuse_inputs(self.target, self._inputs)
         if os.path.isdir(self.target) and not os.path.islink(self.target):
             raise TargetExistsError(f"{self.target}: is a folder; name a file with -o")
-        if not os.path.lexists(self.target):
+        try:
+            os.lstat(self.target)
+        except (FileNotFoundError, NotADirectoryError):
             return
+        except OSError as error:  # its name is too long, say: no file could be given it once it is whole
+            raise OutputError(f"{self.target}: cannot be written: {error.strerror}; choose another with -o") from error
         if not self._force:
             raise TargetExistsError(f"{self.target}: exists; --force replaces it, -o chooses another")
         if os.path.islink(self.target) or not self._own(self.target):
@@ -108,7 +117,7 @@ class NewFile:
         self.check()
         folder, name = os.path.split(os.path.abspath(self.target))
         try:
-            os.makedirs(folder, exist_ok=True)
+            os.makedirs(folder, 0o700, exist_ok=True)
             fd, self.path = tempfile.mkstemp(".incomplete", f".{name[:100]}.", folder)  # with mode 0600
             os.close(fd)
         except OSError as error:

@@ -233,14 +233,17 @@ def _matched(name: str) -> tuple[_Writer, dict[str, str]] | None:
 def _bounds(path: str, parts: dict[str, str], status: os.stat_result) -> tuple[int, int]:
     """Return start and size of what a file holds; raise InputError where its name and its length do not agree."""
     if not stat.S_ISREG(status.st_mode):
-        raise InputError(f"{path}: is named by addresses and is not a regular file; remove it")
+        raise InputError(f"{path}: is named by addresses and is not a regular file; give a folder without it")
     start, end, size = int(parts["start"], 16), int(parts["end"], 16), status.st_size
     if not start < _TOP or not start <= end <= _TOP:
         raise InputError(f"{path}: is named by addresses that make no range; rename it")
-    if size not in (end - start, end - start + 1) or not 0 < size <= _TOP - start:
+    if not size:
+        raise InputError(f"{path}: is empty; by its name it holds memory; give a folder without it")
+    if size not in (end - start, end - start + 1) or size > _TOP - start:
         raise InputError(
             f"{path}: is {size} bytes long; by its name it must be {end - start} (if 0x{end:x} is the first address "
-            f"outside) or {end - start + 1} (if it is the last one inside); it was changed or cut off: remove it"
+            f"outside) or {end - start + 1} (if it is the last one inside); it was changed or cut off: "
+            "give a folder without it"
         )
     return start, size
 

@@ -8,6 +8,7 @@ import numpy as np
 
 MAGIC = b"MDMP"
 VERSION = 0xA793  # the lower half of the header's; the upper is the writer's own
+LONGEST_COMMENT = 1 << 20
 #: what a comment begins with that memcarve wrote
 MARK = b'{"tool": "memcarve"'
 

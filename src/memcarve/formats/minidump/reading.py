@@ -32,7 +32,7 @@ _MOST_INFOS = 1 << 22
 _MOST_ROWS = 1 << 16  # modules, threads
 _MOST_NAMES = 1 << 24  # bytes of them all
 _LONGEST_NAME = 1 << 16  # bytes; Windows allows 32,767 characters
-_LONGEST_COMMENT = 1 << 16
+_LONGEST_COMMENT = layout.LONGEST_COMMENT
 _LONGEST_CONTEXT = 1 << 12
 _DIRECTORY = np.dtype([("kind", "<u4"), ("size", "<u4"), ("rva", "<u4")])
 _WORDS = {number: word for word, number in layout.ARCHITECTURES.items()}
@@ -162,7 +162,7 @@ class Minidump:
     def modules(self) -> list[Module]:
         """Return the modules, in the order of the list: the first is the program itself."""
         width = np.dtype((np.void, layout.MODULE.size))
-        rows = self._few(self._listed(layout.MODULE_LIST, width, "module"), "modules")
+        rows = self._few(self._listed(layout.MODULE_LIST, width, "module"), "modules", _MOST_ROWS)
         names: dict[int, str | None] = {}
         left = _MOST_NAMES
         found = []
@@ -176,7 +176,7 @@ class Minidump:
     def threads(self) -> list[Thread]:
         """Return the threads, in the order of the list."""
         width = np.dtype((np.void, layout.THREAD.size))
-        rows = self._few(self._listed(layout.THREAD_LIST, width, "thread"), "threads")
+        rows = self._few(self._listed(layout.THREAD_LIST, width, "thread"), "threads", _MOST_ROWS)
         system = self.system()
         architecture = system.architecture if system is not None else None
         begins, found = self._begins(), []
@@ -192,7 +192,7 @@ class Minidump:
             return {}
         width = np.dtype((np.void, layout.THREAD_INFO_ENTRY.size))
         rows = self._wide(layout.THREAD_INFO_LIST, head, width, "thread information")
-        rows = self._few(rows, "threads that are described")
+        rows = self._few(rows, "threads that are described", _MOST_ROWS)
         return {row[0]: row[4] for row in layout.THREAD_INFO_ENTRY.iter_unpack(rows.tobytes())}
 
     def _head(self, kind: int, form: struct.Struct) -> tuple[int, ...] | None:
@@ -230,7 +230,7 @@ class Minidump:
         there = min(count, room, _MOST_RANGES + 1)
         return np.frombuffer(read_at(self.file, place + begin, there * row.itemsize), row)
 
-    def _few(self, rows: Table, what: str, most: int = _MOST_ROWS) -> Table:
+    def _few(self, rows: Table, what: str, most: int) -> Table:
         if len(rows) > most:
             self._note(f"has {len(rows)} {what} or more, as no process has; the first {most} are used")
         return rows[:most]
