@@ -165,6 +165,36 @@ def test_flat_of_one_address(go: Invoke, dump: Path, tmp_path: Path) -> None:
     assert (tmp_path / "out").stat().st_size == 4096
 
 
+def test_flat_of_one_byte(go: Invoke, dump: Path, tmp_path: Path) -> None:
+    """A range of one byte is one byte."""
+    assert go("export", dump, "--to", "flat", "--address", "0x7ffe0030-0x7ffe0031", "-o", "out").code == 0
+    assert (tmp_path / "out").read_bytes() == b"C"
+
+
+def test_addresses_lie_in_either_half(go: Invoke, few: Truth, tmp_path: Path) -> None:
+    """An address of an image means both halves, where --range says nothing."""
+    with memcarve.open(few.path) as image:
+        kernel = image.process(1624).segments(memcarve.Selection(range="kernel"))[0]
+        wanted = image.process(1624).space.read(kernel.start, 4096)
+    bounds = f"0x{kernel.start:x}-0x{kernel.start + 4096:x}"
+    ran = go("export", few.path, "--to", "flat", "--pid", 1624, "--address", bounds, "-o", "out")
+    assert ran.code == 0, ran.err
+    assert (tmp_path / "out").read_bytes() == wanted
+    assert f"0x{kernel.start:016x}" in go("segments", few.path, "--pid", 1624, "--address", bounds).out.decode()
+
+
+@pytest.mark.parametrize("kind", ["minidump", "elfcore", "memmap"])
+def test_nothing_selected(go: Invoke, dump: Path, kind: str) -> None:
+    """Where nothing is in what was written, that is said."""
+    how = ["--min-size", "1T"] if kind != "memmap" else []
+    if kind == "memmap":
+        assert go("carve", dump, "--min-size", "1T", "-o", "none").code == 0
+        dump = Path("none")
+    ran = export(go, dump, kind, *how, "-o", "out")
+    assert ran.code == 0, ran.err
+    assert "no memory is in what was written" in ran.err
+
+
 @pytest.mark.parametrize("kind", ["minidump", "elfcore"])
 def test_several(go: Invoke, few: Truth, tmp_path: Path, kind: str) -> None:
     """Of several processes each becomes a file in the folder that is named, called by number and name."""

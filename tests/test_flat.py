@@ -357,3 +357,23 @@ def test_many_gaps(tmp_path: Path) -> None:
     padded = np.append(found, np.full(16, 0xFF, np.uint8)).reshape(count, 32)
     assert padded[:, :16].tobytes() == data
     assert (padded[:, 16:] == 0xFF).all()
+
+
+def test_never_without_its_document(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the document cannot get its name, the file does not keep its own."""
+    process, true = three(tmp_path), os.link
+
+    def link(old: str, new: str) -> None:
+        if new.endswith(".json"):
+            raise OSError(5, "Input/output error")
+        true(old, new)
+
+    def replace(old: str, new: str) -> None:
+        raise OSError(5, "Input/output error", old, None, new)
+
+    monkeypatch.setattr(os, "link", link)
+    monkeypatch.setattr(os, "replace", replace)
+    before = listing(tmp_path)
+    with pytest.raises(OutputError, match="Input/output error"):
+        export_flat(process, tmp_path / "out")
+    assert listing(tmp_path) == before

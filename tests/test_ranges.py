@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -23,9 +23,6 @@ from memcarve.sinks.onefile import Mover, NewFile
 from memcarve.sinks.ranges import known_modules, pieces, ranges
 from memcarve.space import AddressSpace
 from support import PAGE, Memory
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 _PAGES = 24
 
@@ -223,7 +220,7 @@ def test_new_file_failed(tmp_path: Path, error: BaseException) -> None:
 @pytest.mark.parametrize(
     ("name", "force", "words"),
     [
-        ("other", False, "exists; --force replaces it"),
+        ("other", False, "exists; choose another with -o"),
         ("other", True, "only what memcarve wrote"),
         ("own", False, "exists; --force replaces it"),
         ("folder", True, "is a folder"),
@@ -274,3 +271,30 @@ def test_threads_of_several_lists() -> None:
     other = Threads("other", [Thread(1, teb=0x2000, begin=5), Thread(2), Thread(0, begin=7)])
     found = Evidence(threads=(one, other)).all_threads()
     assert found == [Thread(1, teb=0x1000, begin=5), Thread(0, begin=0), Thread(2)]
+
+
+def test_what_appears_meanwhile_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file that somebody else gives the name at the last moment is not replaced."""
+    target = tmp_path / "file"
+
+    def late(_: str, other: str) -> None:
+        Path(other).write_bytes(b"somebody else's")
+        raise FileExistsError(17, "File exists")
+
+    monkeypatch.setattr(os, "link", late)
+    with pytest.raises(TargetExistsError), NewFile(str(target), force=False, own=made):
+        pass
+    assert target.read_bytes() == b"somebody else's"
+    assert os.listdir(tmp_path) == ["file"]
+
+
+def test_without_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a file system has no links, the file gets its name all the same."""
+
+    def none(*_: str) -> None:
+        raise OSError(95, "Operation not supported")
+
+    monkeypatch.setattr(os, "link", none)
+    with NewFile(str(tmp_path / "file"), force=False, own=made):
+        pass
+    assert os.listdir(tmp_path) == ["file"]

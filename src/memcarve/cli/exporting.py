@@ -13,6 +13,7 @@ import click
 from memcarve.cli.options import (
     COMPLETE,
     INCOMPLETE,
+    OneAddress,
     choose,
     complain,
     file_argument,
@@ -195,7 +196,8 @@ def _path(kind: str, output: str | None, words: Sequence[str], wanted: dict[str,
         return output
     if kind == "flat" and len(wanted["addresses"]) == 1:
         start, end = wanted["addresses"][0]
-        words = [*words, f"0x{start:x}-0x{end:x}" if end - start > 1 else f"0x{start:x}"]
+        single = isinstance(wanted["addresses"][0], OneAddress)
+        words = [*words, f"0x{start:x}" if single else f"0x{start:x}-0x{end:x}"]
     return os.path.join(output or "", f"{'.'.join(words)}.{_KINDS[kind].ending}")
 
 
@@ -230,7 +232,7 @@ def _write(
     elif kind == "elfcore":
         own = {"architecture": given["architecture"]}
     elif kind == "flat":
-        address = next((bounds for bounds in chosen.address if bounds[1] - bounds[0] > 1), None)
+        address = next((bounds for bounds in chosen.address if not isinstance(bounds, OneAddress)), None)
         if address is not None:
             if len(chosen.address) > 1:
                 raise UsageError("--to flat writes one range; give one --address A-B")
@@ -262,6 +264,8 @@ def _report(result: Written | ExportResult, *, quiet: bool, verbose: bool) -> No
     if not result.complete:
         click.echo("incomplete: bytes are known to be missing", err=True)
     rows = getattr(result, "rows", None)
+    if not (result.ranges if rows is None else rows):  # type: ignore[union-attr]
+        say(["nothing is selected, or nothing is there: no memory is in what was written"], quiet=False)
     words = [counted(result.ranges, "range") if rows is None else counted(rows, "row")]  # type: ignore[union-attr]
     if result.moved:
         rate = result.bytes / max(result.seconds, 1e-9)

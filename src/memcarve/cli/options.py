@@ -61,8 +61,14 @@ def address(text: str) -> int:
     return found
 
 
+class OneAddress(tuple[int, int]):
+    """Start and end of what was given as a single address: of one byte, by which a segment may be meant."""
+
+    __slots__ = ()
+
+
 def address_range(text: str) -> tuple[int, int]:
-    """Return start and end, half-open, of an address or of two with a hyphen between."""
+    """Return start and end, half-open, of an address (a OneAddress) or of two with a hyphen between."""
     first, hyphen, second = text.partition("-")
     try:
         start = number(first)
@@ -71,7 +77,7 @@ def address_range(text: str) -> tuple[int, int]:
         raise click.BadParameter(f"{text!r} is no address or range; write 0x400000 or 0x400000-0x480000") from None
     if not start < end <= _TOP:
         raise click.BadParameter(f"{text!r} holds no address; the end is the first address outside")
-    return start, end
+    return (start, end) if hyphen else OneAddress((start, end))
 
 
 def together(*decorators: Callable[[_F], _F]) -> Callable[[_F], _F]:
@@ -88,13 +94,23 @@ def together(*decorators: Callable[[_F], _F]) -> Callable[[_F], _F]:
 file_argument = click.argument("file", type=click.Path())
 
 
-def _collected(argument: str, names: Sequence[str]) -> Callable[[_F], _F]:
-    """Return a decorator that hands the options of these names to a command as one argument."""
+def _everywhere(wanted: dict[str, Any]) -> None:
+    """Take both halves of an image, where nobody says which, if addresses are given: they may lie in either."""
+    if wanted["half"] is None and wanted["addresses"]:
+        wanted["half"] = "all"
+
+
+def _collected(
+    argument: str, names: Sequence[str], settle: Callable[[dict[str, Any]], object] | None = None
+) -> Callable[[_F], _F]:
+    """Return a decorator that hands the options of these names to a command as one argument, once they are settled."""
 
     def decorate(function: _F) -> _F:
         @functools.wraps(function)
         def command(**given: Any) -> Any:  # noqa: ANN401 - a command's arguments
             collected = {name: given.pop(name) for name in names}
+            if settle is not None:
+                settle(collected)
             return function(**{argument: collected}, **given)
 
         return command  # type: ignore[return-value]
@@ -195,7 +211,7 @@ filter_options = together(
         multiple=True,
         help=f"Segments with this flag: {', '.join(FLAGS)}.",
     ),
-    _collected("wanted", _WANTED),
+    _collected("wanted", _WANTED, _everywhere),
 )
 
 split_option = click.option(

@@ -106,14 +106,25 @@ def export_flat(
     offset, size = pieces(process.space, plan.parts)
     place = _places(process.space, plan)
     target = NewFile(name, force=options.force, own=_is_own, inputs=inputs)
-    target.check()  # before anything is made for the document
-    with NewFile(_beside(name), force=options.force, own=_is_document, inputs=inputs) as document, target as file:
-        if not options.sparse:
-            _check_room(file.path, name, plan)
-        mover.move(file.path, name, place, offset, size, length=plan.size, sparse=options.sparse)
-        if not options.sparse:
-            _fill(file.path, name, plan, fill, report)
-        _write_document(document.path, _document(process, options, plan, None if options.sparse else fill, name))
+    target.check()
+    beside = NewFile(_beside(name), force=options.force, own=_is_document, inputs=inputs)
+    beside.check()
+    named = False
+    try:
+        with beside as document:
+            with target as file:
+                if not options.sparse:
+                    _check_room(file.path, name, plan)
+                mover.move(file.path, name, place, offset, size, length=plan.size, sparse=options.sparse)
+                if not options.sparse:
+                    _fill(file.path, name, plan, fill, report)
+                filled = None if options.sparse else fill
+                _write_document(document.path, _document(process, options, plan, filled, name))
+            named = True
+    except BaseException:
+        if named:  # and its document is not: nobody would know where it comes from
+            os.unlink(name)
+        raise
     return Written(
         files=(name, _beside(name)),
         ranges=len(plan.parts),

@@ -107,9 +107,11 @@ class NewFile:
             return
         except OSError as error:  # its name is too long, say: no file could be given it once it is whole
             raise OutputError(f"{self.target}: cannot be written: {error.strerror}; choose another with -o") from error
+        own = not os.path.islink(self.target) and self._own(self.target)
         if not self._force:
-            raise TargetExistsError(f"{self.target}: exists; --force replaces it, -o chooses another")
-        if os.path.islink(self.target) or not self._own(self.target):
+            remedy = "--force replaces it, -o chooses another" if own else "choose another with -o"
+            raise TargetExistsError(f"{self.target}: exists; {remedy}")
+        if not own:
             raise TargetExistsError(f"{self.target}: --force replaces only what memcarve wrote; choose another with -o")
 
     def __enter__(self) -> Self:
@@ -130,7 +132,7 @@ class NewFile:
         try:
             if error is None:
                 self.check()  # something may have appeared meanwhile
-                os.replace(self.path, self.target)
+                self._rename()
                 return
         except OSError as problem:
             raise OutputError(f"{self.target}: cannot be replaced: {problem.strerror}; nothing was kept") from problem
@@ -140,6 +142,20 @@ class NewFile:
         if isinstance(error, OSError):
             full = NoSpaceError if error.errno in FULL else OutputError
             raise full(f"{self.target}: cannot be written: {error.strerror or error}; nothing was kept") from error
+
+    def _rename(self) -> None:
+        """Give the file its name; without `force` nothing is replaced, not even what has appeared this moment."""
+        if not self._force:
+            try:
+                os.link(self.path, self.target)
+            except FileExistsError:
+                self.check()  # raises, and says what is there
+                raise
+            except OSError:  # a file system without links
+                pass
+            else:
+                return
+        os.replace(self.path, self.target)
 
 
 class Mover:
