@@ -181,7 +181,7 @@ filter_options = together(
         "--range",
         "half",
         type=click.Choice(_HALVES),
-        help="Which half of the space.  [default: all of a dump, user of an image]",
+        help="Which half of the space.  [default: all of a dump, user of an image; with --address all]",
     ),
     click.option(
         "--address",
