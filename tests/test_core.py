@@ -514,6 +514,16 @@ def test_overlaps_beyond_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         opened(tmp_path, core(loads, NOTES))
 
 
+def test_too_many_ranges_of_which_some_overlap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where some of very many segments overlap, the core is refused: telling them apart would cost too much memory."""
+    loads = [Load(0x1000, bytes(0x1000)), Load(0x1800, bytes(0x1000)), Load(0x9000, bytes(0x1000))]
+    monkeypatch.setattr("memcarve.sources.untangling._MOST", 3)
+    assert len(opened(tmp_path, core(loads, NOTES)).space.segments()) == 2
+    monkeypatch.setattr("memcarve.sources.untangling._MOST", 2)
+    with pytest.raises(errors.OverlapError):
+        opened(tmp_path, core(loads, NOTES))
+
+
 GOOD = core(LOADS, NOTES + files([(0x400000, 0x401000, 0, b"/x"), (0x402000, 0x403000, 1, b"/y")]))
 HEAD = len(GOOD) - 4 * PAGE
 

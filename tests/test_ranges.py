@@ -120,7 +120,7 @@ def test_selected() -> None:
 def test_modules_of_lists() -> None:
     """Of two lists the first counts at each address; a module ends with its mapping; unknown sizes stay unknown."""
     regions = Regions("here", [Region(0x1000, 0x2000, "PAGE_EXECUTE_WRITECOPY", IMAGE, "\\a.dll")])
-    one = Modules("one", [Module(0x1000, 0x9000, "a.dll"), Module(0x8000, None, "b.dll")])
+    one = Modules("one", [Module(0x1000, 0x9000, "a.dll"), Module(0x8000, 0, "b.dll")])
     other = Modules("other", [Module(0x1000, 0x1000, "x.dll"), Module(0x9000, 0x1000, "c.dll")])
     evidence = Evidence((regions,), (one, other))
     found = known_modules(ProcessMemory(space_of([]), evidence=lambda: evidence), regions)

@@ -100,7 +100,7 @@ def _version(text: str) -> tuple[int, ...]:
 @click.option("--fill", type=_byte, metavar="HEX", help="flat: the byte that fills gaps.  [default: 00]")
 @click.option("--sparse", is_flag=True, help="Holes instead of zeros in what is written (not memmap, scripts).")
 @click.option("--placeholder-thread", is_flag=True, help="minidump: where no thread is known, make one up: for WinDbg.")
-@click.option("--resident", is_flag=True, help="minidump: no modules whose first page is missing: for angr.")
+@click.option("--resident", is_flag=True, help="minidump: no modules or threads whose page is missing: for angr.")
 @click.option(
     "--architecture",
     type=click.Choice(["x64", "x86"]),

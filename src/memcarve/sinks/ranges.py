@@ -89,7 +89,7 @@ def known_modules(process: ProcessMemory, regions: Regions) -> list[Module]:
     found: dict[int, Module] = {}
     for listed in evidence.modules:
         for row in listed.rows:
-            size = regions.module_end(row) - row.start if row.size is not None else None
+            size = regions.module_end(row) - row.start if row.size not in (None, 0) else None
             found.setdefault(row.start, row._replace(size=size))
     if not evidence.modules:
         programs = {row.file for row in regions.rows if row.kind == IMAGE or "x" in (row.collapsed or "")}

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 _BLOCK = 1 << 20
 _LEAST = 4096  # what comparing costs at least, in bytes
 _SPARE = 1 << 24
+_MOST = 1 << 20  # ranges, of which some claim the same addresses: each takes memory
 
 
 def untangled(file: FileBacking, stored: Stored, missing: MissingColumns) -> tuple[Stored, MissingColumns, int]:
@@ -33,7 +34,7 @@ def untangled(file: FileBacking, stored: Stored, missing: MissingColumns) -> tup
 
     Both are sorted; sizes are not 0, and nothing reaches beyond 2**64. What is stored is not missing. Also returns how
     many ranges claimed addresses that others do, too. Raises OverlapError where the bytes differ, or where comparing
-    them would take more reading than the file has bytes.
+    them would take more reading than the file has bytes, or of more than 2**20 ranges some overlap.
     """
     order = np.argsort(stored[0], kind="stable")
     start, size, offset = (column[order] for column in stored)
@@ -44,6 +45,8 @@ def untangled(file: FileBacking, stored: Stored, missing: MissingColumns) -> tup
     try:
         check_disjoint(both[0][order], both[1][order])
     except OverlapError:
+        if len(both[0]) > _MOST:
+            raise  # no program writes so many, and then some twice
         kept, count = _merged(file, list(map(Extent, start.tolist(), size.tolist(), offset.tolist())))
         gaps, more = _outside(missing, kept)
         columns = zip(*kept, strict=True) if kept else ((), (), ())
