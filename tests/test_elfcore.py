@@ -8,6 +8,7 @@ import re
 import stat
 import subprocess
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -32,7 +33,6 @@ from support import PAGE, content, put
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
     from memcarve.sinks.onefile import Written
 
@@ -460,13 +460,42 @@ def test_32_bits_hold_no_more(tmp_path: Path) -> None:
 
 
 def test_unknown_architecture(tmp_path: Path) -> None:
-    """Where the architecture is not known the core is of x86-64 and that is said, unless registers are of 32 bits."""
+    """Where the architecture is not known the core is of x86-64 and that is said, unless registers are of 32 bits.
+
+    What was assumed is not known to memcarve afterwards; what was told is.
+    """
     said = export_elfcore(made(tmp_path, architecture=None), tmp_path / "core")
     assert "the architecture is not known; the core says x86-64" in said.notes
-    assert reopened(tmp_path / "core").architecture == "x64"
+    assert reopened(tmp_path / "core").architecture is None
+    export_elfcore(made(tmp_path, architecture=None), tmp_path / "told", architecture="x64")
+    assert reopened(tmp_path / "told").architecture == "x64"
     narrow = made(tmp_path, RANGES[:1], architecture=None, threads=[Thread(7, registers={"eip": 1})])
     export_elfcore(narrow, tmp_path / "narrow")
-    assert reopened(tmp_path / "narrow").architecture == "x86"
+    assert (tmp_path / "narrow").read_bytes()[4] == 1  # EI_CLASS: 32 bits
+    assert reopened(tmp_path / "narrow").architecture is None
+
+
+@pytest.mark.parametrize(("bits", "word"), [(32, "x86"), (64, "x64")])
+def test_files_at_the_very_end(tmp_path: Path, bits: int, word: str) -> None:
+    """A file at the last page ends at the last address, as no word holds more; an offset beyond a word is no file's.
+
+    Nor is what the kernel maps by a name in brackets.
+    """
+    elffile = pytest.importorskip("elftools.elf.elffile", reason="pyelftools is not installed")
+    last = (1 << bits) - PAGE
+    regions = [
+        Region(0x1000, PAGE, "r--p", "mapped", "/far", None, None, 1 << 60),
+        Region(0x2000, PAGE, "r-xp", None, "[vdso]"),
+        Region(last, PAGE, "r--p", "mapped", "/last", None, None, 0),
+    ]
+    process = made(tmp_path, [(0x1000, 2 * PAGE), (last, PAGE)], regions, [], [], missing=[], architecture=word)
+    export_elfcore(process, tmp_path / "core")
+    with (tmp_path / "core").open("rb") as file:
+        notes = [note for part in elffile.ELFFile(file).iter_segments("PT_NOTE") for note in part.iter_notes()]
+    (found,) = (note["n_desc"] for note in notes if note["n_type"] == "NT_FILE")
+    rows = [(row["vm_start"], row["vm_end"]) for row in found["Elf_Nt_File_Entry"]]
+    assert rows == [(0x1000, 0x2000)] * (bits == 64) + [(last, (1 << bits) - 1)]
+    assert reopened(tmp_path / "core").evidence.regions[0].rows == regions
 
 
 # sizes
@@ -662,3 +691,50 @@ def test_a_real_core_again(tmp_path: Path) -> None:
     first, second = (re.findall(r"(?m)^\w+ \w+ \w+ \w+$", gdb(each, ask)) for each in (path, tmp_path / "again"))
     assert len(first) == 2
     assert first == second
+
+
+PLACED = """
+#include <stdio.h>
+#include <unistd.h>
+volatile long marked = 0x1122334455667788;
+int main(void) { printf("ready\\n"); fflush(stdout); pause(); return (int)marked; }
+"""
+
+
+def test_gdb_finds_the_program(tmp_path: Path) -> None:
+    """Given a program that lies anywhere, gdb finds its variables and libraries by the auxiliary vector in the core."""
+    program = compiled(tmp_path, PLACED, "-g", "-fPIE", "-pie")
+    needed("gdb")
+    child = subprocess.Popen([str(program)], stdout=subprocess.PIPE, text=True)
+    try:
+        assert child.stdout is not None
+        assert child.stdout.readline() == "ready\n"
+        vector = Path(f"/proc/{child.pid}/auxv").read_bytes()
+        with memcarve.open(f"/proc/{child.pid}") as container:
+            memcarve.export_elfcore(container.process(), tmp_path / "one")
+    finally:
+        child.kill()
+        child.wait()
+        child.stdout.close()
+    with memcarve.open(tmp_path / "one") as container:  # and once more
+        assert container.process().auxiliary_vector == vector
+        memcarve.export_elfcore(container.process(), tmp_path / "two")
+    for name in ("one", "two"):
+        said = run(
+            needed("gdb"), "-q", "-nx", "-batch", str(program), "-c", str(tmp_path / name), "-ex", "p/x marked",
+            "-ex", "info sharedlibrary",
+        )  # fmt: skip
+        assert "$1 = 0x1122334455667788" in said
+        assert "libc.so" in said
+
+
+def test_a_vector_of_another_width(tmp_path: Path) -> None:
+    """An auxiliary vector whose words are not as wide as the core's is left out."""
+    space = AddressSpace(
+        *(np.array([value], np.uint64) for value in (0x1000, PAGE, 0)), FileBacking(put(tmp_path / "x", bytes(PAGE)))
+    )
+    for architecture, there in (("x64", True), ("x86", False), (None, False)):
+        process = ProcessMemory(space, architecture=architecture, auxiliary_vector=bytes(16))
+        export_elfcore(process, tmp_path / f"core.{architecture}", architecture="x64")
+        with memcarve.open(tmp_path / f"core.{architecture}") as container:
+            assert (container.process().auxiliary_vector is not None) == there

@@ -266,3 +266,33 @@ def test_a_number_is_no_ending(go: Invoke, dump: Path) -> None:
     assert go("carve", "core.1624").code == 0
     assert go("export", "core.1624", "--to", "minidump").code == 0
     assert {"core.1624.segments", "core.1624.mdmp"} <= set(os.listdir())
+
+
+def test_the_version_of_another_system(go: Invoke, dump: Path) -> None:
+    """What is known to be of Linux is not turned into Windows by giving its version."""
+    with memcarve.open(dump) as container:
+        process = container.process()
+        process.platform = memcarve.Platform("linux")
+        memcarve.export_elfcore(process, "core")
+    ran = go("export", "core", "--to", "minidump", "--os-version", "10.0.19045")
+    assert ran.code == 2
+    assert "of linux" in ran.err
+
+
+def test_what_is_wrong_with_the_evidence_is_said(go: Invoke, dump: Path) -> None:
+    """Notes on the sources of regions are printed where the output depends on them."""
+    Path("maps").write_text("7ffe0000-7ffe1000 r--p 00000000 00:00 0 \n7ff673400000-7ff6734")
+    ran = export(go, dump, "minidump", "--regions", "maps", "-o", "out")
+    assert ran.code == 0, ran.err
+    assert "maps: line 2: is cut off" in ran.err
+
+
+@pytest.mark.parametrize("kind", ["minidump", "elfcore", "flat", "memmap"])
+def test_a_pipe_is_not_waited_for(go: Invoke, dump: Path, tmp_path: Path, kind: str) -> None:
+    """A pipe that has the name is somebody else's, and nobody waits for what may come out of it."""
+    if not hasattr(os, "mkfifo"):
+        pytest.skip("this system has no named pipes")
+    os.mkfifo(tmp_path / {"flat": "out.json", "memmap": "pid.1624.map"}.get(kind, "out"))
+    ran = export(go, dump, kind, "-o", "." if kind == "memmap" else "out", "--force")
+    assert ran.code == 1
+    assert "memcarve wrote" in ran.err

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
 import shutil
@@ -22,9 +23,11 @@ from labelling import Module, Region, evidence_of, process_of
 from memcarve.errors import AddressError, MissingExtraError, NoSpaceError, OutputError, TargetExistsError, UsageError
 from memcarve.formats import elf, elfimage, pe, peimage
 from memcarve.formats.mapped import MappedModule, Plan
+from memcarve.labels.content import observe
 from memcarve.labels.modules import find_modules
 from memcarve.process import ProcessMemory, Selection
 from memcarve.sinks import extract as sink
+from memcarve.sinks.archive import NewArchive
 from memcarve.sinks.extract import ExtractOptions, ExtractResult, extract
 from memcarve.space import AddressSpace
 from support import Memory
@@ -37,7 +40,7 @@ if TYPE_CHECKING:
     Capture = pytest.CaptureFixture[bytes]
 
 FIRST = BASE // PAGE
-NAME = "0x00007ff612340000.dll.bin"
+NAME = "0x00007ff612340000.unnamed.dll.bin"
 
 
 def laid(header: bytes, pages: int = 5, base: int = FIRST) -> dict[int, bytes]:
@@ -230,7 +233,7 @@ def test_headers_that_make_no_file(tmp_path: Path, change: dict[str, Any], why: 
     assert (tmp_path / "out" / NAME).read_bytes() == b"".join(pages.values())
     assert only(document)["layout"] == "memory"
     assert why in only(document)["why"]
-    assert result.notes == ["1 of 1 modules are laid out as in memory: modules.json says why"]
+    assert result.notes == ["laid out as in memory: 1 of 1 module; modules.json says why"]
 
 
 def test_sections_without_pages_of_their_own(tmp_path: Path) -> None:
@@ -511,6 +514,36 @@ def test_choosing() -> None:
             chosen(**wrong)
 
 
+def test_nothing_is_chosen(tmp_path: Path, capfdbinary: Capture) -> None:
+    """Where modules are there and none is chosen a note says so; where there are none, that is no matter."""
+    process = memory(laid(pe_page()))
+    for wanted in (Selection(file=["nosuch*"]), Selection(address=[(0, 1)])):
+        assert find_modules(process, wanted).notes == ["of 1 module in memory --file and --address choose none"]
+    assert find_modules(process).notes == []
+    assert find_modules(memory({}), Selection(file=["nosuch*"])).notes == []
+    dump = write_dump(tmp_path, [(BASE, bytes(pe_page())), (BASE + PAGE, noise(1))])
+    ran = invoke(capfdbinary, "extract", dump, "--file", "nosuch*", "-o", tmp_path / "out")
+    assert ran.code == 0
+    assert "note: of 1 module in memory --file and --address choose none\n" in ran.err
+    assert "0 files of 0 modules" in ran.err
+
+
+@pytest.mark.parametrize(
+    ("header", "name"),
+    [
+        (pe_page(), "unnamed.dll"),
+        (pe_page(traits=0x22), "unnamed.exe"),
+        (pe_page(traits=0x20), "unnamed"),
+        (elf_page(), "unnamed.dyn"),
+    ],
+)
+def test_nameless(tmp_path: Path, header: bytearray, name: str) -> None:
+    """A module that nothing names is called unnamed, and by its kind where that is known."""
+    _, document = taken(memory(laid(header)), tmp_path / "out")
+    assert only(document)["file"] == f"0x{BASE:016x}.{name}.bin"
+    assert "name" not in only(document)
+
+
 @pytest.mark.parametrize("layout", range(winimage.LAYOUTS))
 def test_windows_process(tmp_path: Path, layout: int) -> None:
     """Of a process in an image everything is extracted that was planned: listed, hidden, wiped, injected, gone."""
@@ -602,11 +635,79 @@ def test_many_that_overlap(tmp_path: Path) -> None:
     modules = [Module(BASE + (count - 1) * PAGE, PAGE, "listed.dll")]
     result, document = taken(memory(pages, evidence_of(modules=modules)), tmp_path / "out", layout="memory")
     assert result.modules == count
-    assert 16 <= result.files < count
-    assert result.bytes - result.missing_bytes <= 16 * count * PAGE
+    assert 4 <= result.files < count
+    assert result.bytes - result.missing_bytes <= 4 * count * PAGE
     assert not result.complete
     assert document["modules"][-1]["file"] is not None
-    assert all("claim more than is taken" in row["why"] for row in document["modules"] if row["file"] is None)
+    refused = [row for row in document["modules"] if row["file"] is None]
+    assert all("claim more than is taken" in row["why"] for row in refused)
+
+
+def test_refused_modules_take_little_room(tmp_path: Path) -> None:
+    """Of headers in every other page that each claim 1 GiB, next to nothing is listed but the sums of their bytes."""
+    count = 300
+    pages = {FIRST + 2 * number: bytes(pe_page(size=1 << 30)) for number in range(count)}
+    process = memory(pages)
+    _, document = taken(process, tmp_path / "out", layout="memory")
+    refused = [row for row in document["modules"] if row["file"] is None]
+    assert len(refused) > count / 2
+    for row in refused:
+        at = (int(row["base"], 16) // PAGE - FIRST) // 2
+        assert (row["resident"], row["missing_bytes"]) == ((count - at) * PAGE, (1 << 30) - (count - at) * PAGE)
+        assert row["sections"] == row["changes"] == []
+        assert len(json.dumps(row)) < 700
+
+
+def test_headers_in_segments_of_any_kind() -> None:
+    """Headers are found where looking at each segment by itself finds them: short, long, odd, cut, in pieces, wiped."""
+    random = np.random.default_rng(5)
+    headers = [bytes(pe_page()), bytes(elf_page()), *(edited(pe_page(), *changes) for changes in WIPED.values())]
+    starts, blocks, address = [], [], 0x10000
+    for number in range(3000):
+        long = number % 500 == 0
+        size = int(random.choice([1, 63, 64, 500, PAGE, PAGE + 100, 3 * PAGE, (300 if long else 16) * PAGE]))
+        address += PAGE * int(random.integers(1, 4))
+        begin = address + int(random.choice([0, 0, 0, 0, 0x200, 8]))
+        data = bytearray(noise(number, PAGE) * (size // PAGE + 2) if number % 3 else bytes(size + PAGE))
+        for _ in range(2 if number % 2 else 0):
+            at = int(random.integers(0, size // PAGE + 1)) * PAGE - begin % PAGE * int(random.integers(0, 2))
+            header = headers[int(random.integers(len(headers)))]
+            data[max(at, 0) : max(at, 0) + PAGE] = header[max(-at, 0) :]
+        cuts = sorted({0, size, *random.integers(0, size, 2).tolist()})
+        for low, high in itertools.pairwise(cuts):  # extents
+            starts.append(begin + low)
+            blocks.append(bytes(data[low:high]))
+        address = (begin + size) // PAGE * PAGE + PAGE
+    order = random.permutation(len(blocks))
+    offsets, place, parts = np.zeros(len(blocks), np.uint64), 0, []
+    for index in order.tolist():
+        offsets[index] = place
+        parts.append(blocks[index])
+        place += len(blocks[index])
+    sizes = np.array([len(block) for block in blocks], np.uint64)
+    space = AddressSpace(np.array(starts, np.uint64), sizes, offsets, Memory(b"".join(parts)))
+    expected = {header.address for segment in space.segments() for header in observe(space, segment, "headers").headers}
+    assert len(expected) > 500
+    assert len({address % PAGE for address in expected}) == 3
+    told: list[tuple[int, int]] = []
+    found = find_modules(ProcessMemory(space), progress=lambda *done: told.append(done))
+    assert {module.start for module in found.modules} == expected
+    assert told[-1] == (space.total, space.total)
+
+
+def test_short_segments_are_looked_at_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of many short segments only those are looked at by themselves that a header may be in."""
+    seen: list[int] = []
+
+    def counted(space: AddressSpace, segment: Any, level: str) -> Any:
+        seen.append(segment.start)
+        return observe(space, segment, level)
+
+    monkeypatch.setattr("memcarve.labels.modules.observe", counted)
+    pages = {2 * number: noise(number % 7) for number in range(20_000)} | {16: bytes(pe_page()), 18: bytes(PAGE)}
+    found = find_modules(memory(pages))
+    assert [module.start for module in found.modules] == [16 * PAGE]
+    assert seen == [16 * PAGE]
 
 
 def test_too_many_headers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -710,17 +811,25 @@ def test_hostile_process(tmp_path: Path) -> None:
 
 
 def test_folder(tmp_path: Path) -> None:
-    """The folder is the user's alone, its checksums are what sha256sum takes, and modules.json has the totals."""
+    """The folder is the user's alone, and modules.json has the totals."""
     result, document = taken(memory(laid(pe_page())), tmp_path / "out", command=["memcarve", "extract"])
     out = tmp_path / "out"
     assert stat.S_IMODE(out.stat().st_mode) == 0o700
     assert {stat.S_IMODE(path.stat().st_mode) for path in out.iterdir()} == {0o600}
-    if shutil.which("sha256sum"):
-        subprocess.run(["sha256sum", "--quiet", "--strict", "-c", "SHA256SUMS"], cwd=out, check=True)
     assert document["totals"] == {"modules": 1, "files": 1, "bytes": 0x5000, "missing_bytes": 0}
     assert (document["schema"], document["tool"], document["layout"]) == (1, "memcarve", "file")
     assert document["command"] == ["memcarve", "extract"]
     assert result.path == str(out)
+
+
+def test_checksums(tmp_path: Path) -> None:
+    """The folder's checksums are what sha256sum takes."""
+    program = shutil.which("sha256sum")
+    if program is None:
+        pytest.skip("sha256sum is missing (coreutils)")
+    taken(memory({**laid(pe_page()), **laid(elf_page(), 4, 0x400)}), tmp_path / "out")
+    assert (tmp_path / "out" / "SHA256SUMS").read_text().count("\n") == 3
+    subprocess.run([program, "--quiet", "--strict", "-c", "SHA256SUMS"], cwd=tmp_path / "out", check=True)
 
 
 def test_only_own_folders_are_replaced(tmp_path: Path) -> None:
@@ -840,7 +949,18 @@ def test_archive_is_no_bomb(tmp_path: Path) -> None:
     size, packed = sizes[NAME]
     assert size == 0x100000
     assert packed >= size
-    assert sizes["0x0000000000400000.dll.bin"][1] > 0x4000  # noise
+    assert sizes["0x0000000000400000.unnamed.dll.bin"][1] > 0x4000  # noise
+
+
+def test_archive_with_a_long_list(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A member whose size nobody knows before it is written may be larger than 32 bits of size can say."""
+    pyzipper = pytest.importorskip("pyzipper")
+    monkeypatch.setattr("pyzipper.zipfile.ZIP64_LIMIT", 3000)
+    modules = [Module(BASE + number * PAGE, PAGE, "x" * 500) for number in range(20)]
+    archived(memory({FIRST: noise(0)}, evidence_of(modules=modules)), tmp_path / "out.zip")
+    with pyzipper.AESZipFile(tmp_path / "out.zip") as archive:
+        assert archive.getinfo("modules.json").file_size > 3000
+        assert len(json.loads(archive.read("modules.json", pwd=b"infected"))["modules"]) == 20
 
 
 def test_only_own_archives_are_replaced(tmp_path: Path) -> None:
@@ -874,6 +994,38 @@ def test_nothing_is_kept_of_an_archive_that_failed(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr("memcarve.sinks.modulefile.ModuleFile._first_page", lambda _: bytes(pe_page()))
     with pytest.raises(OutputError, match="nothing was kept"):
         extract(process, tmp_path / "out.zip", modules, archive=True)
+    assert listing(tmp_path) == []
+
+
+@pytest.mark.parametrize("room", [10, 3000, 12_000])
+def test_nothing_is_kept_of_an_archive_on_a_full_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, room: int
+) -> None:
+    """Where the disk is full while a member is written, that is said and nothing stays."""
+    pytest.importorskip("pyzipper")
+    enter = NewArchive.__enter__
+
+    class Limited:
+        def __init__(self, file: Any) -> None:
+            self.file, self.left = file, room
+
+        def write(self, data: bytes) -> int:
+            self.left -= len(data)
+            if self.left < 0:
+                raise OSError(28, "No space left on device")
+            return int(self.file.write(data))
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self.file, name)
+
+    def limited(archive: NewArchive) -> NewArchive:
+        found = enter(archive)
+        found._archive.fp = Limited(found._archive.fp)
+        return found
+
+    monkeypatch.setattr(NewArchive, "__enter__", limited)
+    with pytest.raises(NoSpaceError, match="nothing was kept"):
+        archived(memory(laid(pe_page())), tmp_path / "out.zip")
     assert listing(tmp_path) == []
 
 

@@ -12,7 +12,9 @@ import shutil
 import struct
 import subprocess
 import sys
-from typing import TYPE_CHECKING, Any
+import time
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -23,9 +25,6 @@ from memcarve.sinks.extract import extract
 from test_extract import undone
 from test_headers import PAGE, mapped, needed
 from test_real import STEM, needed as real
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 BASES = {"AMD64": 0x7FFA_1234_0000, "I386": 0x6234_0000, "ARM64": 0x7FFA_1234_0000}
 LIBRARY = 0x7F12_3456_7000
@@ -207,14 +206,26 @@ def test_real_libraries(tmp_path: Path, drop: bool) -> None:  # noqa: FBT001
             assert [row.name for row in parsed.dynamic_entries if hasattr(row, "name")] == [
                 row.name for row in original.dynamic_entries if hasattr(row, "name")
             ]
-            if shutil.which("readelf"):
-                (tmp_path / "made").write_bytes(made)
-                ran = subprocess.run(
-                    ["readelf", "-hldW", tmp_path / "made"], capture_output=True, text=True, check=True,
-                    env={**os.environ, "LC_ALL": "C"},
-                )  # fmt: skip
-                assert not ran.stderr, path
-                assert os.path.basename(path).split(".so")[0] in ran.stdout or "SONAME" not in ran.stdout
+
+
+def test_real_libraries_in_readelf(tmp_path: Path) -> None:
+    """Of an extracted library readelf reads headers and dynamic section, and complains of nothing."""
+    lief = pytest.importorskip("lief")
+    readelf = shutil.which("readelf")
+    if readelf is None:
+        pytest.skip("readelf is missing (binutils)")
+    for path in libraries():
+        with open(path, "rb") as file:
+            data = file.read()
+        memory = loaded(lief.ELF.parse(data), data, lief)
+        made, _ = extracted(pages_of(memory, LIBRARY, drop=False), tmp_path / "out")
+        (tmp_path / "made").write_bytes(made)
+        ran = subprocess.run(
+            [readelf, "-hldW", tmp_path / "made"], capture_output=True, text=True, check=True,
+            env={**os.environ, "LC_ALL": "C"},
+        )  # fmt: skip
+        assert not ran.stderr, path
+        assert os.path.basename(path).split(".so")[0] in ran.stdout or "SONAME" not in ran.stdout
 
 
 def compare(made: bytes, data: bytes, pages: dict[int, bytes], where: tuple[int, int, int], path: str) -> None:
@@ -259,6 +270,47 @@ def test_own_libraries(tmp_path: Path) -> None:
                 assert changed[part][header:] == data[part][header:], path
                 assert changed[part][:40] == data[part][:40], path
         assert [row.name for row in parsed.dynamic_symbols] == [row.name for row in original.dynamic_symbols], path
+
+
+def test_ordinary_core_of_gcore(tmp_path: Path) -> None:
+    """Of a core that gcore wrote as it usually does, without code, every program and library is extracted, by name."""
+    lief = pytest.importorskip("lief")
+    gcore, sleep = shutil.which("gcore"), shutil.which("sleep")
+    if gcore is None or sleep is None:
+        pytest.skip("gcore (gdb) or sleep (coreutils) is missing")
+    with subprocess.Popen([sleep, "60"]) as child:
+        try:
+            # until the loader is through
+            deadline = time.monotonic() + 10
+            while "libc" not in Path(f"/proc/{child.pid}/maps").read_text() and time.monotonic() < deadline:
+                time.sleep(0.02)
+            ran = subprocess.run([gcore, "-o", tmp_path / "core", str(child.pid)], capture_output=True, check=False)
+            rows = [line.split(None, 5) for line in Path(f"/proc/{child.pid}/maps").read_text().splitlines()]
+        finally:
+            child.kill()
+    core = tmp_path / f"core.{child.pid}"
+    if not core.exists():
+        pytest.skip(f"gcore may not look into a process here: {ran.stderr.decode()[-200:]}")
+    files = {row[5] for row in rows if len(row) > 5 and "x" in row[1] and row[5].startswith("/")}
+    expected = {int(row[0].split("-")[0], 16): row[5] for row in rows
+                if len(row) > 5 and row[5] in files and int(row[2], 16) == 0}  # fmt: skip
+    assert len(expected) == len(files) >= 2
+    with memcarve.open(core) as container:
+        process = container.process()
+        result = extract(process, tmp_path / "out", find_modules(process).modules)
+    modules = json.loads((tmp_path / "out" / "modules.json").read_text())["modules"]
+    found = {int(row["base"], 16): row for row in modules}
+    assert {start: row["path"] for start, row in found.items() if "path" in row} == expected
+    for start, path in expected.items():
+        row = found[start]
+        assert (row["name"], row["layout"]) == (os.path.basename(path), "file")
+        assert 0 < row["resident"] < row["bytes"]
+        made = (tmp_path / "out" / row["file"]).read_bytes()
+        original, parsed = lief.ELF.parse(Path(path).read_bytes()), lief.ELF.parse(made)
+        assert [(part.type, part.file_offset) for part in parsed.segments] == [
+            (part.type, part.file_offset) for part in original.segments
+        ]
+    assert result.files == len(modules)
 
 
 def test_process_of_wine(tmp_path: Path) -> None:

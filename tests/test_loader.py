@@ -59,9 +59,12 @@ def areas(evidence: Evidence, kind: str) -> list[Area]:
     return sorted(row for areas in evidence.areas for row in areas.rows if row.kind == kind)
 
 
-def expected_thread(thread: Threaded) -> tuple[int, int, int, int, int]:
-    """Return what is planned of a thread; its stack is all that was set aside for it, committed or not."""
-    return thread.tid, thread.teb, thread.stack.reserved, thread.stack.base, thread.begin
+def expected_thread(thread: Threaded) -> tuple[int, int, int, int, int, None]:
+    """Return what is planned of a thread; its stack is all that was set aside for it, committed or not.
+
+    Registers of threads that do not run lie on their kernel stacks: they are not known.
+    """
+    return thread.tid, thread.teb, thread.stack.reserved, thread.stack.base, thread.begin, None
 
 
 # honest images

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import stat
 import struct
@@ -410,8 +411,9 @@ def test_placeholder_thread(path: Path) -> None:
     for evidence, asked, expected in ((Evidence(), False, []), (Evidence(), True, [1]), (None, True, [8, 12, 0])):
         members = {} if evidence is None else {"evidence": lambda evidence=evidence: evidence}
         process = made(**members)
-        found, _ = written(process, path, placeholder_thread=asked, options=FileOptions(force=True))
+        found, said = written(process, path, placeholder_thread=asked, options=FileOptions(force=True))
         assert [row[0] for row in found.threads()] == expected
+        assert any("placeholder" in note for note in said.notes) == (expected == [1])
         if asked and evidence is not None:
             with open_minidump(str(path), OpenOptions()) as container:
                 assert container.process().evidence.threads == ()
@@ -525,6 +527,21 @@ def test_only_what_memcarve_wrote_is_replaced(path: Path) -> None:
         with pytest.raises(TargetExistsError, match="only what memcarve wrote"):
             export_minidump(made(), path, FileOptions(force=True))
         assert path.read_bytes() == other
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="Windows has no pipes in folders")
+def test_a_pipe_is_not_waited_for(path: Path) -> None:
+    """A named pipe where the minidump is to go is somebody else's, and nobody waits for what it might say."""
+    os.mkfifo(path)
+    with pytest.raises(TargetExistsError, match="exists; choose another"):
+        export_minidump(made(), path)
+
+
+def test_stacks_that_end_before_they_begin(path: Path) -> None:
+    """A stack whose bounds cannot be is not known; the thread is there all the same."""
+    threads = [Thread(7, stack_start=0x9000, stack_end=0x1000), Thread(8, stack_start=0x1000, stack_end=0x3000)]
+    found, _ = written(made(evidence=lambda: Evidence(threads=(Threads("a table", threads),))), path)
+    assert [(tid, stack) for tid, _, stack, _ in found.threads()] == [(7, (0, 0, 0)), (8, (0x1000, 0x2000, 0))]
 
 
 def test_names_that_are_no_text(path: Path) -> None:

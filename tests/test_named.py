@@ -140,7 +140,7 @@ def test_several_processes(tmp_path: Path, capfdbinary: Capture) -> None:
     folder = put(tmp_path / "folder", *names)
     with memcarve.open(folder) as container:
         found = [(entry.pid, entry.name) for entry in container.processes()]
-        assert found == [(4, None), (12, None), (None, "task.exe"), (None, "task.exe")]
+        assert found == [(4, None), (12, None), (None, "task.exe.aa000"), (None, "task.exe.bb000")]
         assert stretches(container.process(4)) == [(0x1000, 0x2000), (0x5000, 0x6000)]
         assert stretches(container.process(12)) == [(0x1000, 0x2000)]
         with pytest.raises(UsageError, match="holds 4 processes"):
@@ -150,6 +150,31 @@ def test_several_processes(tmp_path: Path, capfdbinary: Capture) -> None:
     assert sorted(binaries(tmp_path / "out")) == [f"0x{at:016x}-0x{at + PAGE:016x}.bin" for at in (0x1000, 0x5000)]
     assert invoke(capfdbinary, "carve", folder, "--all", "-o", tmp_path / "all").code == 0
     assert len(list((tmp_path / "all").iterdir())) == 5
+
+
+def test_processes_with_all_in_common(tmp_path: Path, capfdbinary: Capture) -> None:
+    """Processes of one name, or one number, are called by how their files begin, so that --name reaches each."""
+    names = ["task.exe.bb000.0x00001000-0x00001fff.dmp", "task.exe.aa000.0x00003000-0x00003fff.dmp"]
+    names += ["pid.5.vad.0x5000-0x5fff.dmp", "pid.5.vma.0x7000-0x8000.dmp", "other.exe.cc.0x00009000-0x00009fff.dmp"]
+    folder = put(tmp_path / "folder", *names)
+    with memcarve.open(folder) as container:
+        entries = container.processes()
+        assert [(entry.pid, entry.name) for entry in entries] == [
+            (5, "pid.5.vad"), (5, "pid.5.vma"), (None, "other.exe"),
+            (None, "task.exe.aa000"), (None, "task.exe.bb000"),
+        ]  # fmt: skip
+        starts = [stretches(container.open_process(index))[0][0] for index in range(5)]
+        assert starts == [0x5000, 0x7000, 0x9000, 0x3000, 0x1000]
+        process = container.open_process(3)
+        assert (process.pid, process.name) == (None, "task.exe")  # that is its name all the same
+        assert any("--name chooses" in note and "folder of its own" in note for note in process.notes)
+    for start, name in zip(starts, ("pid.5.vad", "pid.5.vma", "other.exe", "*aa000", "*bb000"), strict=True):
+        ran = invoke(capfdbinary, "segments", folder, "--name", name, "--format", "csv")
+        assert f"0x{start:016x}" in ran.out.decode(), (name, ran.err)
+    ran = invoke(capfdbinary, "segments", folder, "--pid", "5")
+    assert ran.code == 2
+    assert "(5 pid.5.vad, 5 pid.5.vma)" in ran.err
+    assert invoke(capfdbinary, "segments", folder, "--name", "task.exe").code == 1
 
 
 @given(
@@ -225,7 +250,7 @@ def test_other_files(tmp_path: Path, capfdbinary: Capture) -> None:
     before = {entry.name: entry.stat(follow_symlinks=False).st_mtime_ns for entry in os.scandir(folder)}
     ran = invoke(capfdbinary, "carve", folder, "-o", tmp_path / "out")
     assert ran.code == 0
-    assert "4 other files of 127 bytes are left out" in ran.err
+    assert "4 other files of 127 bytes\n" in ran.err
     document = manifest(tmp_path / "out")
     assert document["totals"]["input_bytes"] == PAGE + 127
     assert document["left_out"] == [{"reason": "in files that are not named by addresses", "segments": 0, "bytes": 127}]
@@ -240,7 +265,14 @@ def test_nothing_of_use(tmp_path: Path, capfdbinary: Capture) -> None:
     (tmp_path / "notes.txt").write_text("x")
     ran = invoke(capfdbinary, "segments", tmp_path)
     assert ran.code == 1
-    for word in ("1 files", "segments.json", "an image, a dump", "0xSTART-0xEND", "pid.N.vad.", "pid.N.vma."):
+    for word in (
+        "of its 1 file none",
+        "segments.json",
+        "an image, a dump",
+        "0xSTART-0xEND",
+        "pid.N.vad.",
+        "pid.N.vma.",
+    ):
         assert word in ran.err
     for path in (EXAMPLE, tmp_path / "nothing"):
         with pytest.raises(NotRecognisedError):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import itertools
 import json
 import re
 import shutil
@@ -179,6 +180,7 @@ def test_table(tmp_path: Path) -> None:
         ["0x22000", PAGE, 1 + 2 * PAGE, None, rest],
     ]
     size = (tmp_path / "dump").stat().st_size
+    assert table["original"].pop("sample").keys() == {"blocks", "size", "sha256"}
     assert table["original"] == {
         "path": str(tmp_path / "dump"), "relative": "../dump", "size": size, "sha256": None,
     }  # fmt: skip
@@ -532,7 +534,7 @@ GHIDRA_HOST = """
 from __future__ import print_function
 import io, json, sys
 calls = []
-path, folder, length, state, bits = sys.argv[1:]
+path, folder, length, state, bits, dump = sys.argv[1:]
 length, imported = int(length), state == "imported"
 
 class Some(object):
@@ -541,8 +543,9 @@ class Some(object):
     def get(self): return self.value
 
 class Held(object):
-    def __init__(self, size): self.size = size
+    def __init__(self, size, data=b""): self.size, self.data = size, bytearray(data)
     def getSize(self): return self.size
+    def getOriginalByte(self, place): return (self.data[place] + 128) % 256 - 128  # a byte of Java's has a sign
     def equals(self, other): return self is other
 
 class Info(object):
@@ -557,7 +560,7 @@ class Block(object):
 
 class Memory(object):
     def __init__(self):
-        self.held = [Held(5)] + ([Held(length)] if imported else [])
+        self.held = [Held(5)] + ([Held(length, io.open(dump, "rb").read())] if imported else [])
         self.blocks = [Block(None), Block(self.held[-1])]
     def getAllFileBytes(self): return self.held
     def getBlocks(self): return self.blocks
@@ -624,7 +627,8 @@ def ghidra(python: str, folder: Path, size: int, state: str = "imported", bits: 
     host = folder.parent / "host.py"
     host.write_text(GHIDRA_HOST, encoding="ascii")
     script = folder / "map_ghidra.py"
-    command = [interpreter(python), host, script, folder, str(size), state, str(bits)]
+    dump = folder.parent / "dump"
+    command = [interpreter(python), host, script, folder, str(size), state, str(bits), dump]
     ran = subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder.parent)
     assert ran.returncode == 0, ran.stderr
     return json.loads(ran.stdout.strip().splitlines()[-1])
@@ -677,20 +681,63 @@ def failure(name: str, folder: Path) -> str:
 
 @pytest.mark.parametrize("name", PYTHON)
 def test_another_file_is_not_mapped(tmp_path: Path, name: str) -> None:
-    """A script maps nothing where the dump is gone, is longer, has another hash, or the table is another's."""
-    process = a_process(tmp_path / "dump")
-    process.inputs["dump"]["sha256"] = hashlib.sha256((tmp_path / "dump").read_bytes()).hexdigest()
-    table = exported(process, tmp_path / "out")
-    assert table["original"]["sha256"] == process.inputs["dump"]["sha256"]
+    """A script maps nothing where the dump is gone, is longer, has other bytes, or the table is another's."""
+    exported(a_process(tmp_path / "dump"), tmp_path / "out")
     data = (tmp_path / "dump").read_bytes()
-    (tmp_path / "dump").write_bytes(data[:-1] + b"!")
-    assert "has another SHA-256 than the dump had" in failure(name, tmp_path / "out")
+    for place in (0, len(data) // 2, len(data) - 1):
+        (tmp_path / "dump").write_bytes(data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :])
+        assert "has other bytes than the dump had" in failure(name, tmp_path / "out")
     (tmp_path / "dump").write_bytes(data + b"!")
     assert f"has {len(data) + 1} bytes, and the dump had {len(data)}" in failure(name, tmp_path / "out")
     (tmp_path / "dump").unlink()
     assert "is missing; put it back" in failure(name, tmp_path / "out")
     (tmp_path / "out" / "memory.json").write_text("{}")
     assert "is not the one that memcarve wrote" in failure(name, tmp_path / "out")
+
+
+#: a dump of a size at which the blocks do not touch each other
+FAR = {0x10000: 601 * PAGE, 0x1000000: 100}
+
+
+@pytest.mark.parametrize("name", PYTHON)
+def test_a_hash_that_is_known_is_held_against_all(tmp_path: Path, name: str) -> None:
+    """Where the dump's SHA-256 was known every byte counts, also those between the blocks that are looked at."""
+    process = process_of(tmp_path / "dump", FAR)
+    process.inputs["dump"]["sha256"] = hashlib.sha256((tmp_path / "dump").read_bytes()).hexdigest()
+    table = exported(process, tmp_path / "out")
+    assert table["original"]["sha256"] == process.inputs["dump"]["sha256"]
+    data = bytearray((tmp_path / "dump").read_bytes())
+    data[PAGE] ^= 1
+    (tmp_path / "dump").write_bytes(data)
+    assert "has another SHA-256 than the dump had" in failure(name, tmp_path / "out")
+
+
+def test_blocks_that_are_looked_at(tmp_path: Path) -> None:
+    """The table has the SHA-256 of 64 blocks of 4096 bytes, spread evenly; a small dump is in them as a whole."""
+    process_of(tmp_path / "dump", FAR)
+    data = (tmp_path / "dump").read_bytes()
+    for size in (0, 1, PAGE - 1, PAGE + 1, 63 * PAGE, 64 * PAGE, len(data)):
+        (tmp_path / "dump").write_bytes(data[:size])
+        space = AddressSpace(*(column([]) for _ in range(3)), FileBacking(tmp_path / "dump"))
+        table = exported(ProcessMemory(space), tmp_path / f"{size}")
+        places = [max(size - PAGE, 0) * number // 63 for number in range(64)]
+        expected = hashlib.sha256(b"".join(data[at : min(at + PAGE, size)] for at in places)).hexdigest()
+        assert table["original"]["sample"] == {"blocks": 64, "size": PAGE, "sha256": expected}
+        assert (places[0], places[-1] + min(PAGE, size)) == (0, size)
+        if size <= 64 * PAGE:
+            assert all(after - before <= PAGE for before, after in itertools.pairwise(places))
+
+
+@pytest.mark.parametrize("python", ["python3", "python2.7", "jython"])
+def test_what_ghidra_imported_is_looked_at(tmp_path: Path, python: str) -> None:
+    """Imported bytes of the same length that are not the dump's are not mapped, and no block is taken away."""
+    interpreter(python)
+    table = exported(process_of(tmp_path / "dump", FAR), tmp_path / "out")
+    size = table["original"]["size"]
+    data = (tmp_path / "dump").read_bytes()
+    assert ghidra(python, tmp_path / "out", size)[0] == ["remove", 1]
+    (tmp_path / "dump").write_bytes(data[:-1] + bytes([data[-1] ^ 0x80]))
+    assert ghidra(python, tmp_path / "out", size) == "what was imported has other bytes than the dump had"
 
 
 @pytest.mark.parametrize("name", PYTHON)
@@ -712,10 +759,26 @@ def test_hostile_names_are_data(tmp_path: Path, name: str, monkeypatch: pytest.M
 
 
 def test_dump_and_scripts_may_move_together(tmp_path: Path) -> None:
-    """The original is found where it lies as it did beside the scripts, if not where it was."""
+    """The original is found where it lies as it did beside the scripts, before the place where it was."""
     (tmp_path / "case").mkdir()
     exported(a_process(tmp_path / "case" / "dump"), tmp_path / "case" / "out")
-    (tmp_path / "case").rename(tmp_path / "elsewhere")
+    shutil.copytree(tmp_path / "case", tmp_path / "elsewhere")
+    script = tmp_path / "elsewhere" / "out" / "map_ida.py"
+    there = run_script(script, {"idaapi": Ida()})
+    folder = str(script.parent)
+    assert there["original"](there["load"](folder), folder) == str(tmp_path / "elsewhere" / "dump")
+    shutil.rmtree(tmp_path / "case")
+    ida = Ida()
+    run_script(script, {"idaapi": ida})
+    assert len(ida.segments) == 6
+
+
+def test_another_dump_beside_the_scripts(tmp_path: Path) -> None:
+    """Where another file lies beside the scripts the original is taken from where it was."""
+    (tmp_path / "case").mkdir()
+    exported(a_process(tmp_path / "case" / "dump"), tmp_path / "case" / "out")
+    shutil.copytree(tmp_path / "case", tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "dump").write_bytes(noise(3, (tmp_path / "case" / "dump").stat().st_size))
     ida = Ida()
     run_script(tmp_path / "elsewhere" / "out" / "map_ida.py", {"idaapi": ida})
     assert len(ida.segments) == 6

@@ -14,7 +14,17 @@ from memcarve import columns as columns_module, space as space_module
 from memcarve.backing import AbsentBacking
 from memcarve.columns import total
 from memcarve.errors import AddressError, CounterpartError, MapError, OverlapError, SourceReadError
-from memcarve.missing import CUT_OFF, IMAGE_CUT_OFF, NOT_WRITTEN, OUTSIDE, REASONS, Missing
+from memcarve.missing import (
+    BEYOND_FILE,
+    CUT_OFF,
+    DEVICE,
+    IMAGE_CUT_OFF,
+    NOT_WRITTEN,
+    OUTSIDE,
+    REASONS,
+    UNREADABLE,
+    Missing,
+)
 from memcarve.process import LeftOut, ProcessMemory, Selection
 from memcarve.segments import KERNEL_HALF, TOP, Segment, Segments
 from memcarve.space import AddressSpace, Extent
@@ -25,10 +35,8 @@ if TYPE_CHECKING:
 
 BACKING = 48  # bytes behind the model's spaces
 WHY = {
-    NOT_WRITTEN: "mapped but missing",
-    CUT_OFF: "the file ends too early",
-    OUTSIDE: "mapped but missing",
-    IMAGE_CUT_OFF: "the file ends too early",
+    **dict.fromkeys((NOT_WRITTEN, OUTSIDE, DEVICE, BEYOND_FILE, UNREADABLE), "mapped but missing"),
+    **dict.fromkeys((CUT_OFF, IMAGE_CUT_OFF), "the file ends too early"),
 }
 
 

@@ -174,7 +174,8 @@ class ProcessMemory:
     image itself. `address_bits` is how wide addresses are before their highest bit is extended.
     `evidence` finds what is known of the memory beyond its bytes. `platform` is the operating system. `input_bytes` is
     given where what must be accounted for is neither the backing's length nor what page tables lead to: a file that
-    also holds headers, whose bytes are in `left_out`.
+    also holds headers, whose bytes are in `left_out`. `auxiliary_vector` is what Linux gave the program when it began
+    (getauxval(3)), in words of its own size: debuggers find the program's place by it.
     """
 
     def __init__(
@@ -200,6 +201,7 @@ class ProcessMemory:
         evidence: Callable[[], Evidence] = Evidence,
         platform: Platform = Platform(),  # noqa: B008 - a tuple
         input_bytes: int | None = None,
+        auxiliary_vector: bytes | None = None,
     ) -> None:
         self.space = space
         self.pid = pid
@@ -222,6 +224,7 @@ class ProcessMemory:
         self._find_evidence = evidence
         self.platform = platform
         self._input_bytes = input_bytes
+        self.auxiliary_vector = auxiliary_vector
 
     @functools.cached_property
     def evidence(self) -> Evidence:

@@ -55,6 +55,8 @@ _KINDS = {
     "scripts": _Kind("scripts", frozenset()),
     "memmap": _Kind("", frozenset({"--format"})),
 }
+#: what also holds regions, modules or threads
+_WITH_EVIDENCE = ("minidump", "elfcore", "scripts")
 
 
 def _byte(text: str) -> int:
@@ -150,6 +152,7 @@ def export(
                 out = _path(kind, output, [stem, *words], wanted, several=several)
                 with ProgressBar("exporting", quiet=quiet) as progress:
                     result = _write(kind, process, out, given, wanted, taken, progress)
+                say(process.evidence.notes if kind in _WITH_EVIDENCE else (), quiet=quiet)
             except NoSpaceError:
                 raise
             except MemcarveError as error:
@@ -249,6 +252,10 @@ def _platform(process: ProcessMemory, version: tuple[int, ...] | None) -> Platfo
     """Return the system with the version that was given; None where none was."""
     if version is None:
         return None
+    if process.platform.system not in (None, "windows"):
+        raise UsageError(
+            f"--os-version is about Windows, and the process is of {process.platform.system}; leave it out"
+        )
     major, minor, build = (*version, None)[:3]
     return process.platform._replace(system="windows", major=major, minor=minor, build=build)
 

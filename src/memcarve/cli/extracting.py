@@ -11,9 +11,10 @@ from memcarve.cli.options import (
     COMPLETE,
     INCOMPLETE,
     address_range,
+    choose,
+    complain,
     file_argument,
     input_options,
-    open_one,
     process_options,
     process_words,
     quiet_options,
@@ -28,7 +29,9 @@ from memcarve.errors import printable
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from memcarve.process import ProcessMemory
     from memcarve.sinks.extract import ExtractResult
+    from memcarve.sinks.severalmodules import Extracted
 
 
 @click.command()
@@ -38,7 +41,7 @@ if TYPE_CHECKING:
     "--output",
     metavar="DIR",
     type=click.Path(),
-    help="The folder (archive) to write.  [default: STEM.modules]",
+    help="The folder (archive) to write; for several processes a folder with one of each.  [default: STEM.modules]",
 )
 @click.option("--force", is_flag=True, help="Replace what memcarve extracted before, once the new one is whole.")
 @click.option(
@@ -50,11 +53,12 @@ if TYPE_CHECKING:
 )
 @click.option("--zip", "archive", is_flag=True, help="Write one encrypted ZIP archive; its password is infected.")
 @process_options
+@click.option("--all", "everything", is_flag=True, help="Every process, a folder (archive) each.")
 @click.option(
     "--range",
     "half",
     type=click.Choice(["user", "kernel", "all"]),
-    help="Which half of the space.  [default: all of a dump, user of an image]",
+    help="Which half of the space.  [default: all of a dump, user of an image; with --address all]",
 )
 @click.option(
     "--address",
@@ -87,6 +91,7 @@ def extract(
     largest: int,
     opening: dict[str, Any],
     *,
+    everything: bool,
     force: bool,
     archive: bool,
     quiet: bool,
@@ -100,22 +105,49 @@ def extract(
     from memcarve.labels.modules import find_modules  # noqa: PLC0415 - numpy is not needed for --help
     from memcarve.process import Selection  # noqa: PLC0415
     from memcarve.sinks.extract import ExtractOptions, extract  # noqa: PLC0415
+    from memcarve.sinks.severalmodules import extract_several  # noqa: PLC0415
+    from memcarve.sources import open_container  # noqa: PLC0415
 
     options = ExtractOptions(
         layout=layout, largest=largest, archive=archive, force=force, command=["memcarve", *sys.argv[1:]]
     )
-    with open_one(file, pid, name, opening, half) as process:
-        say_notes(process, quiet=quiet, verbose=verbose)
-        stem = ".".join([stem_of(opening["dump"] or file), *process_words(process, 0)])
-        out = output or (f"{stem}.modules.zip" if archive else f"{stem}.modules")
+    half = half or ("all" if addresses else None)  # an address may lie in either
+
+    def one(process: ProcessMemory, out: str) -> ExtractResult:
         with ProgressBar("looking for modules", quiet=quiet) as progress:
             found = find_modules(process, Selection(range=half, address=addresses, file=files), progress=progress)
-        say(found.notes, quiet=quiet)
         with ProgressBar("extracting", quiet=quiet) as progress:
             result = extract(process, out, found.modules, options, progress=progress)
+        return result._replace(notes=[*found.notes, *result.notes])
+
+    with open_container(file, **opening) as container:
+        indexes = choose(container, pid, name, everything=everything)
+        stem = stem_of(opening["dump"] or file)
+        if len(indexes) > 1 or (everything and len(container.processes()) > 1):
+            out = output or f"{stem}.modules"
+            several = extract_several(container, indexes, out, one, half=half, packed=archive, force=force)
+            say([*container.remarks, *several.notes], quiet=quiet)
+            return _report_several(out, several.outcomes, quiet=quiet)
+        process = container.open_process(indexes[0], half or container.default_range)
+        say_notes(process, quiet=quiet, verbose=verbose)
+        stem = ".".join([stem, *process_words(process, indexes[0])])
+        result = one(process, output or (f"{stem}.modules.zip" if archive else f"{stem}.modules"))
     if not quiet:
         _report(result)
     return COMPLETE if result.complete else INCOMPLETE
+
+
+def _report_several(out: str, outcomes: Sequence[Extracted], *, quiet: bool) -> int:
+    done = [outcome.result for outcome in outcomes if outcome.result is not None]
+    for outcome in outcomes:
+        if outcome.error is not None:
+            complain(f"{outcome.entry}: {outcome.error}")
+        elif outcome.result is not None and not quiet:
+            click.echo(printable(f"{outcome.entry}:"), err=True)
+            _report(outcome.result)
+    if not quiet:
+        click.echo(printable(f"{len(done)} of {len(outcomes)} processes: {out}"), err=True)
+    return COMPLETE if len(done) == len(outcomes) and all(result.complete for result in done) else INCOMPLETE
 
 
 def _report(result: ExtractResult) -> None:

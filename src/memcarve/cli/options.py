@@ -171,7 +171,10 @@ input_options = together(
 
 process_options = together(
     click.option(
-        "--pid", type=click.IntRange(0), multiple=True, help="The process with this id; carve and export take several."
+        "--pid",
+        type=click.IntRange(0),
+        multiple=True,
+        help="The process with this id; carve, export, extract take several.",
     ),
     click.option("--name", metavar="GLOB", help="The processes with such a name."),
 )

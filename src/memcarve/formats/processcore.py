@@ -151,7 +151,13 @@ def info_note(bits: int, pid: int, name: bytes) -> bytes:
 
 
 def file_note(bits: int, rows: Sequence[MappedFile]) -> bytes:
-    """Return a note of type NT_FILE; no name may hold a zero byte."""
+    """Return a note of type NT_FILE; no name may hold a zero byte.
+
+    The end of the address space, which no word holds, is said as the last address; a row whose offset is more than a
+    word holds, which no system has, is left out.
+    """
+    most = (1 << bits) - 1
+    rows = [row._replace(end=min(row.end, most)) for row in rows if row.offset // PAGE <= most]
     words = [len(rows), PAGE, *(word for row in rows for word in (row.start, row.end, row.offset // PAGE))]
     names = b"".join(row.name + b"\0" for row in rows)
     return note(b"CORE", FILE, struct.pack(f"<{len(words)}{_word(bits)}", *words) + names)

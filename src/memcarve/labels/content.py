@@ -112,7 +112,7 @@ class ContentObserver:
                 elif may_begin(view, at, at + PAGE):
                     self._parse(view[at : at + PAGE], self._address + at)
         else:
-            zero, places = _glance(view)
+            zero, places = glance(view)
             self._zero += zero
             for at in places:
                 if may_begin(view, at, at + PAGE):
@@ -157,7 +157,7 @@ def observe(space: AddressSpace, segment: Segment, level: str) -> Content:
     return observer.finish()
 
 
-def _glance(view: memoryview) -> tuple[int, list[int]]:
+def glance(view: memoryview) -> tuple[int, list[int]]:
     """Count the pages of zeros, and return where pages begin that `may_begin` may be true of: few more, none less."""
     words = np.frombuffer(view, "<u4").reshape(-1, PAGE // 4)
     longs = np.frombuffer(view, "<u8").reshape(-1, PAGE // 8)

@@ -10,6 +10,7 @@ from memcarve.labels.choosing import names_match
 from memcarve.labels.content import observe
 from memcarve.labels.headers import name_of
 from memcarve.labels.known import Known
+from memcarve.labels.seeking import likely
 from memcarve.names import IMAGE, MAPPED, base_name
 from memcarve.process import Selection
 from memcarve.segments import TOP
@@ -52,7 +53,11 @@ def find_modules(
     if "" in wanted.file:
         raise UsageError("--file takes a pattern for a name or path, like ntdll* or *.dll")
     search = _Search(process, wanted, progress)
-    return FoundModules([module for module in search.modules if _is_wanted(module, wanted)], search.notes)
+    modules = [module for module in search.modules if _is_wanted(module, wanted)]
+    if search.modules and not modules:
+        there = f"{len(search.modules)} module{'s' * (len(search.modules) > 1)}"
+        search.notes.append(f"of {there} in memory --file and --address choose none")
+    return FoundModules(modules, search.notes)
 
 
 class _Search:
@@ -80,12 +85,16 @@ class _Search:
         segments = space.segments()
         segments = segments.where(segments.in_half(self._half, self.process.kernel_half))
         done = 0
-        for segment in segments:
-            content = observe(space, segment, "headers")
-            room = MOST_HEADERS - len(found)
-            found |= {header.address: header for header in content.headers[:room]}
-            more += content.more_headers + len(content.headers[room:])
-            done += segment.size
+        for some, size in likely(space, segments):
+            for segment, places in some:
+                room = MOST_HEADERS - len(found)
+                if not room and places is not None:
+                    more += places
+                    continue
+                content = observe(space, segment, "headers")
+                found |= {header.address: header for header in content.headers[:room]}
+                more += content.more_headers + len(content.headers[room:])
+            done += size
             if progress is not None:
                 progress(done, segments.total)
         if more:

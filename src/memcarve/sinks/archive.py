@@ -6,6 +6,7 @@ PKWARE, APPNOTE 6.3.10; WinZip, "AES Encryption Information" (AE-2).
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import zipfile
@@ -59,11 +60,15 @@ class NewArchive(NewFile):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        try:
-            self._archive.close()
-        except OSError as problem:
-            if error is None:
+        if error is None:
+            try:
+                self._archive.close()
+            except OSError as problem:
                 kind, error, trace = type(problem), problem, problem.__traceback__
+        else:  # it is not to be finished, and cannot be where a member is not
+            file, self._archive.fp = self._archive.fp, None
+            with contextlib.suppress(OSError):  # what is left to be written
+                file.close()
         super().__exit__(kind, error, trace)
 
     def add(self, name: str, file: ModuleFile, told: Told) -> str:
@@ -80,7 +85,7 @@ class NewArchive(NewFile):
 
     def write(self, name: str, chunks: Iterable[bytes]) -> None:
         """Write another file."""
-        with self._member(name, 0, packed=True) as member:
+        with self._member(name, None, packed=True) as member:
             for chunk in chunks:
                 member.write(chunk)
 
@@ -88,12 +93,13 @@ class NewArchive(NewFile):
         """Return how much room a file takes at most, in bytes."""
         return file.size + _OVERHEAD
 
-    def _member(self, name: str, size: int, *, packed: bool) -> Any:  # noqa: ANN401 - a file of the library's
+    def _member(self, name: str, size: int | None, *, packed: bool) -> Any:  # noqa: ANN401 - a file of the library's
+        """Begin a member; None is a size that is not known, which may be any."""
         info = self._archive.zipinfo_cls(name)
         info.compress_type = self._pyzipper.ZIP_DEFLATED if packed else self._pyzipper.ZIP_STORED
         info.external_attr = 0o600 << 16
-        info.file_size = size
-        return self._archive.open(info, "w", force_zip64=size >= _LARGE)
+        info.file_size = size or 0
+        return self._archive.open(info, "w", force_zip64=size is None or size >= _LARGE)
 
 
 def is_own(path: str) -> bool:

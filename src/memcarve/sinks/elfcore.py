@@ -75,7 +75,8 @@ def export_elfcore(
             "file of 32 bits cannot hold; --architecture x64 writes one of 64 bits"
         )
     flags, basis = _flags(found, notes)
-    document = _provenance(process, options, left_out, word, basis, threads)
+    known = process.architecture or architecture
+    document = _provenance(process, options, left_out, (known, word), basis, threads)
     own = json.dumps(document).encode()
     if len(own) > processcore.LARGEST_OWN:
         own = json.dumps(document | {"regions": [], "modules": []}).encode()
@@ -156,11 +157,15 @@ def _notes(process: ProcessMemory, bits: int, found: Ranges, threads: Sequence[T
     info = processcore.info_note(bits, process.pid or 0, name)
     known = process.pid is not None or process.name is not None
     files = list(_mapped_files(found))
+    vector = process.auxiliary_vector
+    # its words have the size of the process's own
+    fits = vector is not None and _BITS.get(process.architecture or "") == bits
     return b"".join(
         (
             processcore.own_note(document),
             *status[:1],
             *([info] if known else []),
+            *([processcore.note(b"CORE", elfcore.AUXV, vector or b"")] if fits else []),
             *([processcore.file_note(bits, files)] if files else []),
             *status[1:],
         )
@@ -189,7 +194,8 @@ def _mapped_files(found: Ranges) -> Iterator[MappedFile]:
         """Return start, file, and the offset in it of what holds a range."""
         start, _, region, place = row
         if region >= 0 and (here := found.regions[region]).file is not None:
-            return here.start, here.file, here.offset or 0
+            # what the kernel itself put there goes by a name, as [vdso], and is no file
+            return None if here.file.startswith("[") else (here.start, here.file, here.offset or 0)
         if place >= 0 and start < modules[place].end:
             name = modules[place].path or modules[place].name
             return None if name is None else (modules[place].start, name, 0)
@@ -224,11 +230,14 @@ def _provenance(
     process: ProcessMemory,
     options: FileOptions,
     left_out: Sequence[LeftOut],
-    architecture: str,
+    architecture: tuple[str | None, str],
     basis: str,
     threads: Sequence[Thread],
 ) -> dict[str, Any]:
-    """Return what the core's own note says, ready for JSON; regions and so on as a carved folder has them."""
+    """Return what the core's own note says, ready for JSON; regions and so on as a carved folder has them.
+
+    `architecture` is the one that is known, and the one that the core is written for.
+    """
     missing = itertools.islice(process.space.missing(), _MOST_MISSING)
     evidence = process.evidence
     return {
@@ -237,10 +246,9 @@ def _provenance(
         "command": list(options.command if options.command is not None else sys.argv),
         "time": dt.datetime.now(dt.UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
         "inputs": process.inputs,
-        "process": {"pid": process.pid, "name": process.name, "architecture": process.architecture}
-        | process.entry.facts(),
+        "process": {"pid": process.pid, "name": process.name, "architecture": architecture[0]} | process.entry.facts(),
         "platform": process.platform._asdict(),
-        "written_as": architecture,
+        "written_as": architecture[1],
         "address_bits": process.address_bits,
         "kernel_half": process.kernel_half,
         "complete": not process.incomplete,

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 LARGEST = 1 << 30
 _MOST_MISSING = 16  # times the largest file: zeros that all files may hold
-_MOST_COPIES = 16  # times the memory: bytes of overlapping modules, whose headers may claim anything
+_MOST_COPIES = 4  # times the memory: bytes of overlapping modules, whose headers may claim anything
 _INODE = 512
 _CHUNK = 1 << 16
 
@@ -221,13 +221,16 @@ class _Extractor:
             why = plan.why
             self.whys[_AS[plan.layout]] += plan.layout != self.options.layout
         else:
-            self.whys["are without a file"] += 1
+            self.whys["without a file"] += 1
         record |= {} if why is None else {"why": why}
-        record["sections"] = file.sections()
-        record["changes"] = [
-            {"field": field, "offset": offset, "old": old.hex(), "new": new.hex()}
-            for field, offset, old, new in plan.changes
-        ]
+        if record["file"] is None:  # there may be one for every page of memory, so little is said of each
+            record |= {"resident": file.resident, "missing_bytes": file.missing, "sections": [], "changes": []}
+        else:
+            record["sections"] = file.sections()
+            record["changes"] = [
+                {"field": field, "offset": offset, "old": old.hex(), "new": new.hex()}
+                for field, offset, old, new in plan.changes
+            ]
         entries.write(json.dumps(record).encode() + b"\n")
         return sums
 
@@ -236,8 +239,9 @@ class _Extractor:
             self.progress(self.bytes + done, self.total)
 
     def _notes(self) -> list[str]:
+        total = f"{len(self.modules)} module{'s' * (len(self.modules) != 1)}"
         return [
-            f"{count} of {len(self.modules)} modules {words}: {modulelist.NAME} says why"
+            f"{words}: {count} of {total}; {modulelist.NAME} says why"
             for words, count in sorted(self.whys.items())
             if count
         ]
@@ -267,7 +271,7 @@ class _Extractor:
             yield text.encode()
 
 
-_AS = {FILE: "are laid out as files", "memory": "are laid out as in memory", AS_IT_LIES: "are copied as they lie"}
+_AS = {FILE: "laid out as files", "memory": "laid out as in memory", AS_IT_LIES: "copied as they lie"}
 
 
 def _facts(module: MappedModule) -> dict[str, Any] | None:
@@ -279,8 +283,9 @@ def _facts(module: MappedModule) -> dict[str, Any] | None:
 def _called(module: MappedModule) -> str:
     """Return what a module is called: by a list, by its mapping, by itself, or by what it is."""
     header = module.header or {}
-    words = [module.name, module.path and base_name(module.path), header.get("name"), header.get("kind")]
-    return next((word for word in words if word), "module")
+    words = [module.name, module.path and base_name(module.path), header.get("name")]
+    kind = f"unnamed.{header['kind']}" if header.get("kind") else "unnamed"
+    return next((word for word in words if word), kind)
 
 
 def _digested(chunks: Iterable[bytes], digest: hashlib._Hash) -> Iterator[bytes]:

@@ -18,7 +18,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from memcarve import columns
-from memcarve.errors import AddressError, NoSpaceError, UsageError, printable
+from memcarve.backing import FileBacking
+from memcarve.errors import AddressError, InputError, NoSpaceError, UsageError, printable
+from memcarve.formats.machine import read_at
 from memcarve.process import LeftOut
 from memcarve.segments import TOP
 from memcarve.sinks.onefile import FileOptions, Mover, NewFile, Written, input_paths
@@ -288,8 +290,8 @@ def _beside(name: str) -> str:
 
 def _read_document(path: str) -> dict[str, Any]:
     """Return what memcarve wrote beside a flat file; nothing where it is something else."""
-    with contextlib.suppress(OSError, ValueError, RecursionError), open(path, "rb") as file:
-        found = json.loads(file.read(_LARGEST_DOCUMENT))
+    with contextlib.suppress(InputError, ValueError, RecursionError), FileBacking(path, follow=False) as file:
+        found = json.loads(read_at(file, 0, min(file.size, _LARGEST_DOCUMENT)))
         if isinstance(found, dict) and (found.get("tool"), found.get("what")) == ("memcarve", "flat"):
             return found
     return {}

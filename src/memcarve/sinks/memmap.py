@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from memcarve.backing import FileBacking
 from memcarve.columns import joined
-from memcarve.errors import OutputError, TargetExistsError, UsageError
+from memcarve.errors import InputError, OutputError, TargetExistsError, UsageError
+from memcarve.formats.machine import read_at
 from memcarve.formats.memmap.writing import RENDERERS, MapRows
 from memcarve.process import LeftOut
 from memcarve.sinks.folder import create_file
@@ -190,7 +192,7 @@ def stem_of(process: ProcessMemory) -> str:
 def _is_own(path: str) -> bool:
     """Say whether a map says that memcarve wrote it."""
     try:
-        with open(path, "rb") as file:
-            return _MARK in file.readline(200)
-    except OSError:
+        with FileBacking(path, follow=False) as file:
+            return _MARK in read_at(file, 0, 200).partition(b"\n")[0]
+    except InputError:
         return False

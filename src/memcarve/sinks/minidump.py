@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from memcarve.errors import UsageError
+from memcarve.backing import FileBacking
+from memcarve.errors import InputError, UsageError
 from memcarve.evidence import Regions, Thread
+from memcarve.formats.machine import read_at
 from memcarve.formats.minidump import layout, writing
 from memcarve.formats.minidump.contexts import context
 from memcarve.formats.pefacts import facts
@@ -60,7 +62,7 @@ def export_minidump(
     """Write the minidump `path`, whole or not at all.
 
     Its ranges end where regions, modules and permissions do; modules have what their headers in memory say. Threads are
-    those known; where there are none, `placeholder_thread` makes one with the id 1 and nothing else. `resident` leaves
+    those known; where none is listed, `placeholder_thread` makes one with the id 1 and nothing else. `resident` leaves
     out modules whose first page is not in the file, and threads whose TEB is not there or does not lead to itself:
     angr's loader refuses a file that has any. `platform` (its members that are not None) and `architecture` (``"x64"``,
     ``"x86"``, ``"arm64"``, ``"arm"``) count before what the process knows; the latter is else that of the modules'
@@ -82,6 +84,7 @@ def export_minidump(
     threads = [_thread(thread, word) for thread in _threads(process, found, word, notes, resident=resident)]
     if placeholder_thread and not threads:
         threads = [_thread(Thread(1), word)]
+        notes.append("the placeholder thread has no TEB; angr's loader refuses the file")
     beginning = writing.head(
         _system(word, system),
         process.pid,
@@ -109,9 +112,9 @@ def export_minidump(
 def is_own(path: str) -> bool:
     """Say whether a file is a minidump that memcarve wrote: its comment, behind the directory, says so."""
     try:
-        with open(path, "rb") as file:
-            data = file.read(_HEAD)
-    except OSError:
+        with FileBacking(path, follow=False) as file:
+            data = read_at(file, 0, _HEAD)
+    except InputError:
         return False
     if not data.startswith(layout.MAGIC) or len(data) < layout.HEADER.size:
         return False
@@ -230,7 +233,7 @@ def _system(word: str | None, platform: Platform) -> writing.System:
 
 def _thread(thread: Thread, architecture: str | None) -> writing.Thread:
     stack = (0, 0)
-    if thread.stack_start is not None and thread.stack_end is not None:
+    if thread.stack_start is not None and thread.stack_end is not None and thread.stack_start < thread.stack_end:
         stack = thread.stack_start, thread.stack_end - thread.stack_start
     registers = context(thread.registers, architecture or "")
     known = bool(thread.registers)

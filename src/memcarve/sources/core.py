@@ -17,7 +17,7 @@ from memcarve.errors import MapError, NotRecognisedError, OverlapError, UsageErr
 from memcarve.formats import elfcore, processcore
 from memcarve.missing import CUT_OFF, NOT_WRITTEN, REASONS, MissingColumns
 from memcarve.process import Container, ProcessEntry, ProcessMemory
-from memcarve.sources.coreevidence import core_evidence, read_core_notes
+from memcarve.sources.coreevidence import auxiliary_vector, core_evidence, read_core_notes
 from memcarve.sources.evidence import EvidenceFiles, file_evidence
 from memcarve.sources.untangling import untangled
 from memcarve.space import AddressSpace
@@ -97,7 +97,7 @@ class CoreContainer(Container):
             space,
             pid=known.pid,
             name=known.name,
-            architecture=known.own_word("architecture", ("x86", "x64")) or processcore.architecture(self.header),
+            architecture=self._architecture(),
             inputs=inputs,
             left_out=left_out,
             notes=[*self.notes, *shared, *missing],
@@ -108,6 +108,7 @@ class CoreContainer(Container):
             address_bits=bits,
             evidence=functools.partial(self._evidence, bits, inputs),
             platform=known.platform,
+            auxiliary_vector=auxiliary_vector(self.file, known),
             input_bytes=space.total + sum(left_out.values()),
         )
 
@@ -150,6 +151,12 @@ class CoreContainer(Container):
             return own.get("complete") is not True or bool((space.missing_reason == REASONS.index(CUT_OFF)).any())
         short = (self.loads["filesz"] < self.loads["memsz"]) & (self.loads["flags"] & _ACCESS != 0)
         return bool(len(space.missing_start)) and bool(short.any())
+
+    def _architecture(self) -> str | None:
+        """Return the architecture as far as memcarve has words for it; what it only assumed itself is not known."""
+        if self._known.own:
+            return self._known.own_word("architecture", ("x86", "x64"))
+        return processcore.architecture(self.header)
 
     def _evidence(self, bits: int, inputs: dict[str, Any]) -> Evidence:
         """Return what the core says of the process, and the files that were named; those are added to `inputs`."""

@@ -117,6 +117,12 @@ def read_core_notes(file: FileBacking, header: Header, table: Table) -> CoreNote
     return CoreNotes(pid, name, own, status, first.get(elfcore.FILE), vector, linux, _remarks(own))
 
 
+def auxiliary_vector(file: FileBacking, known: CoreNotes) -> bytes | None:
+    """Return the program's auxiliary vector; None where the core has none of a likely size."""
+    note = known.vector
+    return read_at(file, note.offset, note.size) if note is not None and note.size <= _LONGEST_VECTOR else None
+
+
 def core_evidence(file: FileBacking, header: Header, table: Table, known: CoreNotes) -> Evidence:
     """Return the regions and threads of a core; of one that memcarve wrote, what was known when it did."""
     if known.own is not None:

@@ -113,6 +113,7 @@ class LiveContainer(Container):
             platform=Platform("linux", *(int(word) for word in release[:2] if word.isdecimal())),
             input_bytes=space.total,
             evidence=functools.partial(self._evidence, mapped, status.pid, inputs),
+            auxiliary_vector=self._beginning("auxv", _LONGEST) or None,
         )
 
     def close(self) -> None:
@@ -216,17 +217,21 @@ class LiveContainer(Container):
         finally:
             os.close(fd)
 
-    def _architecture(self) -> str | None:
+    def _beginning(self, name: str, size: int) -> bytes:
+        """Return the first bytes of a file below the process's folder; none where it cannot be read."""
         try:
-            fd = os.open("exe", os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._memory)
+            fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._memory)
         except OSError:
-            return None
+            return b""
         try:
-            head = os.read(fd, 20)
+            return os.read(fd, size)
         except OSError:
-            return None
+            return b""
         finally:
             os.close(fd)
+
+    def _architecture(self) -> str | None:
+        head = self._beginning("exe", 20)
         if len(head) < 20 or not head.startswith(b"\x7fELF"):  # noqa: PLR2004
             return None
         return _ARCHITECTURES.get(struct.unpack_from(">H" if head[5] == 2 else "<H", head, 18)[0])  # noqa: PLR2004

@@ -7,6 +7,7 @@ import os
 import re
 import stat
 from array import array
+from collections import Counter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -68,9 +69,10 @@ _ACCEPTED = "0xSTART-0xEND.*, pid.N.vad.0xSTART-0xEND.dmp, pid.N.vma.0xSTART-0xE
 class _Files:
     """The files of one process, in the order of the folder: their names, where each starts and how long it is."""
 
-    def __init__(self, writer: _Writer, entry: ProcessEntry) -> None:
+    def __init__(self, writer: _Writer, entry: ProcessEntry, prefix: str) -> None:
         self.writer = writer
         self.entry = entry
+        self.prefix = prefix  # how the names begin, before the addresses
         self.names: list[str] = []
         self.start = array("Q")
         self.size = array("Q")
@@ -98,24 +100,34 @@ class NamedContainer(Container):
                 self._others += 1
                 self._others_size += status.st_size if stat.S_ISREG(status.st_mode) else 0
                 continue
-            writer, parts = matched
+            writer, parts, prefix = matched
             start, size = _bounds(os.path.join(path, name), parts, status)
             entry = ProcessEntry(None if parts.get("pid") is None else int(parts["pid"]), parts.get("name"))
-            files = found.setdefault((writer, entry, parts.get("object")), _Files(writer, entry))
+            files = found.setdefault((writer, entry, parts.get("object")), _Files(writer, entry, prefix))
             files.names.append(name)
             files.start.append(start)
             files.size.append(size)
         if not found:
             raise InputError(
-                f"{path}: is a folder without segments.json, and none of its {self._others} files is named by "
+                f"{path}: is a folder without segments.json, and of its {_files(self._others)} none is named by "
                 "addresses; give an image, a dump or its map, a folder that memcarve carved, or files named "
                 f"{_ACCEPTED}"
             )
-        self._found = sorted(found.values(), key=lambda files: _order(files.entry))
+        self._found = sorted(found.values(), key=_order)
+        entries = Counter(files.entry for files in self._found)
+        self._entries = [
+            files.entry._replace(name=files.prefix) if entries[files.entry] > 1 else files.entry
+            for files in self._found
+        ]
+        if len(entries) < len(self._entries):
+            self.notes.append(
+                f"{path}: holds files of several processes of one number or name; --name chooses among them by how the "
+                "files' names begin, or put the files of each into a folder of its own"
+            )
         if self._others:
             self.notes.append(
-                f"{path}: {self._others} other files of {self._others_size} bytes are left out: their names are no "
-                "addresses"
+                f"{path}: left out, because their names are no addresses: {_files(self._others, 'other ')} of "
+                f"{self._others_size} bytes"
             )
         self.remarks = self.notes
 
@@ -123,8 +135,11 @@ class NamedContainer(Container):
         return self.path
 
     def processes(self) -> list[ProcessEntry]:
-        """Return the processes that the names tell apart, by pid and name; where they tell neither, there is one."""
-        return [files.entry for files in self._found]
+        """Return the processes that the names tell apart, by pid and name; where they tell neither, there is one.
+
+        Those that have both in common are called by how their files' names begin: ``pid.5.vad``, ``task.exe.1f2e3d40``.
+        """
+        return self._entries
 
     def open_process(self, index: int, half: str = "all") -> ProcessMemory:  # noqa: ARG002 - what lies there is known
         """Return what the files hold as the memory of a process.
@@ -143,7 +158,7 @@ class NamedContainer(Container):
         last = starts + (sizes - np.uint64(1))
         wide = bool(((last >= _LOWER) & (starts < _UPPER)).any())
         inputs: dict[str, Any] = {"folder": {"path": self.path, "size": backing.size, "files": len(names)}}
-        notes = [f"{self.path}: {len(names)} files are taken for the memory at the addresses in their names"]
+        notes = [f"{self.path}: taken for the memory at the addresses in their names: {_files(len(names))}"]
         if files.writer.regions is not None:
             notes.append(
                 f"{self.path}: {files.writer.regions} writes zeros for pages that are not in memory: which of the "
@@ -221,12 +236,15 @@ def _entries(path: str) -> Iterator[tuple[str, os.stat_result]]:
         raise SourceReadError(f"{error.filename or path}: cannot be read: {error.strerror}") from error
 
 
-def _matched(name: str) -> tuple[_Writer, dict[str, str]] | None:
-    """Return who writes files of this name, and what the name says; None where it is no name of addresses."""
+def _matched(name: str) -> tuple[_Writer, dict[str, str], str] | None:
+    """Return who writes files of this name, what the name says, and what of it comes before the addresses.
+
+    None where it is no name of addresses.
+    """
     for writer in _WRITERS:
         found = writer.pattern.fullmatch(name)
         if found:
-            return writer, found.groupdict()
+            return writer, found.groupdict(), name[: found.start("start") - 2].rstrip(".")
     return None
 
 
@@ -248,5 +266,10 @@ def _bounds(path: str, parts: dict[str, str], status: os.stat_result) -> tuple[i
     return start, size
 
 
-def _order(entry: ProcessEntry) -> tuple[bool, int, str]:
-    return entry.pid is None, -1 if entry.pid is None else entry.pid, entry.name or ""
+def _files(count: int, word: str = "") -> str:
+    return f"{count} {word}file{'s' * (count != 1)}"
+
+
+def _order(files: _Files) -> tuple[bool, int, str, str]:
+    entry = files.entry
+    return entry.pid is None, -1 if entry.pid is None else entry.pid, entry.name or "", files.prefix

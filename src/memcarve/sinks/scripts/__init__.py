@@ -7,6 +7,7 @@ know commands only (radare2, rizin), what they are given is numbers, plain words
 from __future__ import annotations
 
 import datetime as dt
+import hashlib
 import os
 import stat
 import sys
@@ -34,6 +35,8 @@ _FILES = (table.NAME, RADARE, RIZIN, ida.NAME, ghidra.NAME, gdb.NAME, binja.NAME
 _BITS = {"x86": 32, "x64": 64}
 _WRITER = f"# Written by memcarve {__version__}. The dump that this maps is described in memory.json.\n"
 _LARGEST_HEADER = 1 << 16
+#: by what of it scripts recognise the original: so many blocks of so many bytes
+_BLOCKS, _BLOCK = 64, 4096
 
 
 def export_scripts(
@@ -134,6 +137,7 @@ def _header(
             "relative": relative,
             "size": backing.size,
             "sha256": next((each["sha256"] for each in known if each.get("sha256")), None),
+            "sample": {"blocks": _BLOCKS, "size": _BLOCK, "sha256": _sampled(backing)},
         },
         "process": {
             "pid": process.pid,
@@ -144,6 +148,19 @@ def _header(
         "complete": not process.incomplete,
         "threads": _threads(process),
     }
+
+
+def _sampled(backing: FileBacking) -> str:
+    """Return the SHA-256 of blocks spread evenly over a file, its first and last bytes among them.
+
+    A file that is no larger than all blocks together is in them as a whole.
+    """
+    digest, size = hashlib.sha256(), min(_BLOCK, backing.size)
+    block = memoryview(bytearray(size))
+    for number in range(_BLOCKS):
+        backing.read_into((backing.size - size) * number // (_BLOCKS - 1), block)
+        digest.update(block)
+    return digest.hexdigest()
 
 
 def _threads(process: ProcessMemory) -> list[tuple[int, dict[str, int]]]:

@@ -24,30 +24,52 @@ def load(folder):
     return table
 
 
-def check(table, path, hashed):
-    """Raise ValueError where a file is not the one that the table is about; its hash is looked at on request."""
+def sampled(read, wanted):
+    """Return the SHA-256 of blocks that are spread evenly over a file, the first and the last bytes among them."""
+    count, length = wanted["sample"]["blocks"], wanted["sample"]["size"]
+    digest = hashlib.sha256()
+    for number in range(count):
+        digest.update(read(max(wanted["size"] - length, 0) * number // (count - 1), min(length, wanted["size"])))
+    return digest.hexdigest()
+
+
+def check(table, path):
+    """Raise ValueError where a file is not the one that the table is about."""
     wanted = table["original"]
     size = os.path.getsize(path)
     if size != wanted["size"]:
         raise ValueError("%r: has %d bytes, and the dump had %d" % (path, size, wanted["size"]))
-    if hashed and wanted["sha256"] is not None:
-        digest = hashlib.sha256()
-        with open(path, "rb") as file:
+    with open(path, "rb") as file:
+
+        def read(place, count):
+            file.seek(place)
+            return file.read(count)
+
+        if sampled(read, wanted) != wanted["sample"]["sha256"]:
+            raise ValueError("%r: has other bytes than the dump had" % path)
+        if wanted["sha256"] is not None:
+            file.seek(0)
+            digest = hashlib.sha256()
             for block in iter(lambda: file.read(1 << 20), b""):
                 digest.update(block)
-        if digest.hexdigest() != wanted["sha256"]:
-            raise ValueError("%r: has another SHA-256 than the dump had" % path)
+            if digest.hexdigest() != wanted["sha256"]:
+                raise ValueError("%r: has another SHA-256 than the dump had" % path)
 
 
-def original(table, folder, hashed=True):
-    """Return the path of the dump, which may have moved together with this folder."""
+def original(table, folder):
+    """Return the path of the dump: where it lies as it did beside this folder, else where it was."""
     wanted = table["original"]
-    paths = [wanted["path"]]
-    if wanted["relative"] is not None:
-        paths.append(os.path.join(folder, wanted["relative"]))
-    for path in paths:
+    paths = [] if wanted["relative"] is None else [os.path.normpath(os.path.join(folder, wanted["relative"]))]
+    problems = []
+    for path in paths + [wanted["path"]]:
         if os.path.isfile(path):
-            check(table, path, hashed)
-            return path
+            try:
+                check(table, path)
+            except ValueError as error:
+                problems.append(error)
+            else:
+                return path
+    if problems:
+        raise problems[0]
     raise ValueError("%r: is missing; put it back, or write the scripts again" % wanted["path"])
 '''

@@ -155,7 +155,7 @@ def serve(folder):
     """Answer gdb through the standard streams."""
     table = load(folder)
     source, sink = getattr(sys.stdin, "buffer", sys.stdin), getattr(sys.stdout, "buffer", sys.stdout)
-    Server(table, Memory(table, original(table, folder, hashed=False)), source, sink).run()
+    Server(table, Memory(table, os.environ["MEMCARVE_DUMP"]), source, sink).run()
 
 
 def connect(folder):
@@ -165,7 +165,7 @@ def connect(folder):
     import gdb
 
     table = load(folder)
-    original(table, folder)  # complains here, where it is read
+    path = original(table, folder)  # complains here, where it is read
     starts = [int(row[0], 16) for row in table["rows"]]
 
     def told(place):
@@ -193,6 +193,7 @@ def connect(folder):
     MemoryMap()
     os.environ["MEMCARVE_PYTHON"] = shutil.which("python3") or shutil.which("python") or "python3"
     os.environ["MEMCARVE_SCRIPT"] = os.path.join(folder, "map_gdb.py")
+    os.environ["MEMCARVE_DUMP"] = path
     if table["process"]["architecture"] is None:
         gdb.write("memcarve: the processor is not known and taken for %s\\n" % ARCHITECTURES[table["bits"]])
         gdb.execute("set architecture " + ARCHITECTURES[table["bits"]])

@@ -27,6 +27,12 @@ def imported(table, memory, folder):
             return memory.createFileBytes(os.path.basename(path), 0, wanted["size"], stream, monitor)
         finally:
             stream.close()
+
+    def read(place, count):
+        return bytes(bytearray(held.getOriginalByte(place + number) & 255 for number in range(count)))
+
+    if sampled(read, wanted) != wanted["sample"]["sha256"]:
+        raise ValueError("what was imported has other bytes than the dump had")
     digest = currentProgram.getExecutableSHA256()
     if wanted["sha256"] is not None and digest is not None and digest != wanted["sha256"]:
         raise ValueError("what was imported has another SHA-256 than the dump had")

@@ -9,8 +9,11 @@ These scripts map a memory dump as it lies, at the addresses that it was taken f
 nothing; memory.json says which file they are about, and where in it each address lies. They were written by
 memcarve {version}.
 
-What memory.json calls "original" must be where it was, or lie as it did beside this folder; scripts check its length,
-and its SHA-256 where that was known. DUMP stands for it below.
+What memory.json calls "original" must lie as it did beside this folder, where it is looked for first, or be where it
+was. The Python scripts map nothing unless it has the same length, the same SHA-256 over 64 blocks of 4096 bytes spread
+evenly over it, the first and the last bytes among them, and the same SHA-256 of all of it where that was known. Other
+changes are not noticed. radare2 and rizin can check the length alone: see yourself that DUMP, as it is called below, is
+the right file.
 
 radare2        r2 -n -i map.r2 DUMP
 rizin          rizin -n -i map.rz DUMP
