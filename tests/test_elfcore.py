@@ -738,3 +738,13 @@ def test_a_vector_of_another_width(tmp_path: Path) -> None:
         export_elfcore(process, tmp_path / f"core.{architecture}", architecture="x64")
         with memcarve.open(tmp_path / f"core.{architecture}") as container:
             assert (container.process().auxiliary_vector is not None) == there
+
+
+def test_missing_up_to_the_top(tmp_path: Path) -> None:
+    """What is missing at the very end of the address space is missing in the core, too."""
+    columns = (np.array([value], np.uint64) for value in (0x1000, PAGE, 0))
+    gap = Missing((1 << 64) - PAGE, PAGE, NOT_WRITTEN)
+    space = AddressSpace(*columns, FileBacking(put(tmp_path / "x", bytes(PAGE))), [gap])
+    export_elfcore(ProcessMemory(space, architecture="x64"), tmp_path / "core")
+    with memcarve.open(tmp_path / "core") as container:
+        assert list(container.process().space.missing()) == [gap]

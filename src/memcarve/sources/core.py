@@ -13,7 +13,7 @@ import numpy as np
 
 from memcarve.backing import FileBacking
 from memcarve.columns import total
-from memcarve.errors import MapError, NotRecognisedError, OverlapError, UsageError
+from memcarve.errors import MapError, NotRecognisedError, OverlapError
 from memcarve.formats import elfcore, processcore
 from memcarve.missing import CUT_OFF, NOT_WRITTEN, REASONS, MissingColumns
 from memcarve.process import Container, ProcessEntry, ProcessMemory
@@ -190,11 +190,7 @@ def _opened(file: FileBacking, options: OpenOptions) -> CoreContainer:
     table, remarks = elfcore.program_headers(file, header)
     if not elfcore.origin(file, header, table).process:
         raise NotRecognisedError(f"{file.path}: is the ELF core of a machine, not of a process")
-    if options.for_dump or options.for_image:
-        raise UsageError(
-            f"{file.path}: is the core of a process; --map, --dump, --trust, --dtb, --os, --paging and --limit are for "
-            "dumps with maps and for images: leave them out"
-        )
+    options.refuse_other(file.path, "the core of a process")
     return CoreContainer(file, header, table, remarks, options.evidence_files)
 
 

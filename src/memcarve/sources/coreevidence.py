@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from bisect import bisect_right
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -16,7 +15,7 @@ from memcarve.formats.manifest import Record
 from memcarve.missing import REASONS
 from memcarve.names import MAPPED, PRIVATE, STACK
 from memcarve.process import Platform
-from memcarve.sources.recorded import recorded_evidence
+from memcarve.sources.recorded import address, member, number, recorded_evidence, word
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -28,7 +27,6 @@ if TYPE_CHECKING:
 _TOP = 1 << 64
 _MOST_MISSING = 1 << 16
 _LONGEST_ORIGIN = 1 << 16
-_ADDRESS = re.compile(r"0x[0-9a-f]{1,17}")
 _WORDS = ("---", "--x", "-w-", "-wx", "r--", "r-x", "rw-", "rwx")  # by p_flags
 _UPPER = 1 << 63
 _SYSINFO_EHDR = 33  # a_type of the auxiliary vector
@@ -57,9 +55,9 @@ class CoreNotes(NamedTuple):
         """The operating system."""
         if self.own is None:
             return Platform("linux" if self.linux else None)
-        found = _member(self.own, "platform")
-        numbers = (_number(found.get(name)) for name in ("major", "minor", "build"))
-        return Platform(_word(found.get("system"), ("windows", "linux")), *numbers)
+        found = member(self.own, "platform")
+        numbers = (number(found.get(name)) for name in ("major", "minor", "build"))
+        return Platform(word(found.get("system"), ("windows", "linux")), *numbers)
 
     @property
     def missing(self) -> list[tuple[int, int, int]]:
@@ -67,7 +65,9 @@ class CoreNotes(NamedTuple):
         rows = None if self.own is None else self.own.get("missing")
         found = []
         for row in rows[:_MOST_MISSING] if isinstance(rows, list) else []:
-            start, end = (_address(row.get(name)) for name in ("start", "end")) if isinstance(row, dict) else (0, 0)
+            start, end = (
+                (address(row.get(name), _TOP) for name in ("start", "end")) if isinstance(row, dict) else (0, 0)
+            )
             reason = row.get("reason") if isinstance(row, dict) else None
             if start is not None and end is not None and start < end <= _TOP and end - start < _TOP:
                 found += [(start, end - start, place) for place, known in enumerate(REASONS) if known == reason]
@@ -75,16 +75,16 @@ class CoreNotes(NamedTuple):
 
     def own_number(self, name: str) -> int | None:
         """Return a number that memcarve noted."""
-        return None if self.own is None else _number(self.own.get(name))
+        return None if self.own is None else number(self.own.get(name))
 
     def own_word(self, name: str, known: tuple[str, ...]) -> str | None:
         """Return a word that memcarve noted of the process."""
-        return None if self.own is None else _word(_member(self.own, "process").get(name), known)
+        return None if self.own is None else word(member(self.own, "process").get(name), known)
 
     @property
     def origin(self) -> dict[str, Any]:
         """What the process was read from when memcarve wrote the core: the plain members alone, at moderate length."""
-        inputs = {} if self.own is None else _member(self.own, "inputs")
+        inputs = {} if self.own is None else member(self.own, "inputs")
         found = {
             name: {key: value for key, value in each.items() if isinstance(value, str | int)}
             for name, each in inputs.items()
@@ -110,8 +110,8 @@ def read_core_notes(file: FileBacking, header: Header, table: Table) -> CoreNote
     known = processcore.process_info(file, header, first[elfcore.PRPSINFO]) if elfcore.PRPSINFO in first else None
     pid, name = (None, None) if known is None else (known[0], known[1].decode("utf-8", "surrogateescape") or None)
     if own is not None:  # the whole name, and what of the two was not known
-        process = _member(own, "process")
-        pid = _number(process.get("pid"))
+        process = member(own, "process")
+        pid = number(process.get("pid"))
         name = process["name"] if isinstance(process.get("name"), str) else None
     vector = first.get(elfcore.AUXV)
     return CoreNotes(pid, name, own, status, first.get(elfcore.FILE), vector, linux, _remarks(own))
@@ -258,26 +258,9 @@ def _noted(own: dict[str, Any]) -> Evidence:
         tuple(each._replace(source=_renamed(each.source)) for each in found.modules),
         tuple(each._replace(source=_renamed(each.source)) for each in found.threads),
         tuple(each._replace(source=_renamed(each.source)) for each in found.areas),
-        complete=_member(own, "labels").get("complete") is not False,
+        complete=member(own, "labels").get("complete") is not False,
     )
 
 
 def _renamed(source: str) -> str:
     return source.replace("segments.json", "the core's note")
-
-
-def _member(document: dict[str, Any], name: str) -> dict[str, Any]:
-    found = document.get(name)
-    return found if isinstance(found, dict) else {}
-
-
-def _word(value: object, known: tuple[str, ...]) -> str | None:
-    return next((word for word in known if word == value), None)
-
-
-def _number(value: object) -> int | None:
-    return value if type(value) is int and 0 <= value < _TOP else None
-
-
-def _address(value: object) -> int | None:
-    return int(value, 16) if isinstance(value, str) and _ADDRESS.fullmatch(value) else None

@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from memcarve.backing import FileBacking, FolderBacking
-from memcarve.errors import InputError, NotRecognisedError, OverlapError, UsageError
+from memcarve.errors import InputError, NotRecognisedError, OverlapError
 from memcarve.formats import manifest
 from memcarve.images.modes import LINUX, MODES, AddressTable
 from memcarve.missing import REASONS, MissingColumns
 from memcarve.process import Container, ProcessEntry, ProcessMemory
 from memcarve.sources.evidence import EvidenceFiles, file_evidence
-from memcarve.sources.recorded import recorded_evidence
+from memcarve.sources.recorded import address, member, number, recorded_evidence, word
 from memcarve.space import AddressSpace
 
 if TYPE_CHECKING:
@@ -38,7 +38,6 @@ _LONGEST = 1 << 20  # a line of the manifest
 _BLOCK = 1 << 20
 #: what the folders of processes may be called: nothing that leads out of the folder above them
 _FOLDER = re.compile(r"[A-Za-z0-9_+-][A-Za-z0-9_.+-]*")
-_ADDRESS = re.compile(r"0x[0-9a-f]{1,16}")
 
 
 class FolderContainer(Container):
@@ -97,7 +96,7 @@ class FolderContainer(Container):
             space,
             pid=entry.pid,
             name=entry.name,
-            architecture=_word(_member(header, "process").get("architecture"), ("x86", "x64")),
+            architecture=word(member(header, "process").get("architecture"), ("x86", "x64")),
             inputs=inputs,
             notes=[_origin(folder, header), *left_out, *_texts(header.get("notes"))],
             remarks=left_out,
@@ -133,11 +132,7 @@ def open_folder(path: str, options: OpenOptions) -> FolderContainer:
         raise NotRecognisedError(f"{path}: is no folder")
     if not any(os.path.lexists(os.path.join(path, name)) for name in (manifest.NAME, manifest.PROCESSES)):
         raise NotRecognisedError(_bare(path))
-    if options.for_dump or options.for_image:
-        raise UsageError(
-            f"{path}: is a folder; --map, --dump, --trust, --dtb, --os, --paging and --limit are for dumps and images: "
-            "leave them out"
-        )
+    options.refuse_other(path, "a folder")
     return FolderContainer(path, options.evidence_files)
 
 
@@ -251,23 +246,6 @@ def _sha256(file: FileBacking) -> str:
 # what the manifest's header tells: anything may stand there, and what is not as memcarve writes it is not known
 
 
-def _member(document: dict[str, Any], name: str) -> dict[str, Any]:
-    found = document.get(name)
-    return found if isinstance(found, dict) else {}
-
-
-def _word(value: object, known: tuple[str, ...]) -> str | None:
-    return next((word for word in known if word == value), None)
-
-
-def _number(value: object) -> int | None:
-    return value if type(value) is int and 0 <= value < _TOP else None
-
-
-def _address(value: object) -> int | None:
-    return int(value, 16) if isinstance(value, str) and _ADDRESS.fullmatch(value) else None
-
-
 def _time(value: object) -> dt.datetime | None:
     try:
         found = dt.datetime.fromisoformat(value) if isinstance(value, str) else None
@@ -282,33 +260,33 @@ def _texts(value: object) -> list[str]:
 
 
 def _entry(header: dict[str, Any]) -> ProcessEntry:
-    found = _member(header, "process")
+    found = member(header, "process")
     name, state = found.get("name"), found.get("state")
-    pid, plain = _number(found.get("pid")), name if isinstance(name, str) else None
-    if _address(found.get("root")) is None:
+    pid, plain = number(found.get("pid")), name if isinstance(name, str) else None
+    if address(found.get("root")) is None:
         return ProcessEntry(pid, plain)
     words = state.split(", ") if isinstance(state, str) else []
     return ProcessEntry(
         pid,
         plain,
-        parent=_number(found.get("parent")),
+        parent=number(found.get("parent")),
         created=_time(found.get("created")),
         exited=_time(found.get("exited")),
-        root=_address(found.get("root")),
-        image_base=_address(found.get("image_base")),
-        peb=_address(found.get("peb")),
+        root=address(found.get("root")),
+        image_base=address(found.get("image_base")),
+        peb=address(found.get("peb")),
         wow64=found["wow64"] if isinstance(found.get("wow64"), bool) else None,
         listed="unlinked" not in words if words else None,
         ended="exited" in words if words else None,
-        object=_address(found.get("object")),
+        object=address(found.get("object")),
     )
 
 
 def _table(header: dict[str, Any]) -> AddressTable | None:
     """Return what is known of the page tables that a folder was carved through, if any."""
-    image = _member(_member(header, "inputs"), "image")
-    name = _word(image.get("paging"), tuple(MODES))
-    return None if name is None else AddressTable(0, MODES[name], _word(image.get("os"), (LINUX,)) or "")
+    image = member(member(header, "inputs"), "image")
+    name = word(image.get("paging"), tuple(MODES))
+    return None if name is None else AddressTable(0, MODES[name], word(image.get("os"), (LINUX,)) or "")
 
 
 def _left_out(header: dict[str, Any]) -> list[str]:
@@ -317,7 +295,7 @@ def _left_out(header: dict[str, Any]) -> list[str]:
     found = []
     for row in rows[:_MOST_NOTES] if isinstance(rows, list) else []:
         count, reason = (row.get("bytes"), row.get("reason")) if isinstance(row, dict) else (None, None)
-        if _number(count) and isinstance(reason, str):
+        if number(count) and isinstance(reason, str):
             found.append(f"{count} bytes were left out when it was carved: {reason}")
     return found
 
@@ -331,7 +309,7 @@ def _half(header: dict[str, Any], space: AddressSpace, kernel_half: int) -> str:
     for half in ("user", "kernel"):
         if f"outside --range {half}" in listed:
             return half
-    if _member(_member(header, "inputs"), "image"):  # whose other half is left alone unless it is asked for
+    if member(member(header, "inputs"), "image"):  # whose other half is left alone unless it is asked for
         starts = np.concatenate([space.start, space.missing_start])
         kernel = starts >= np.uint64(kernel_half)
         if len(starts) and (kernel.all() or not kernel.any()):
@@ -340,8 +318,8 @@ def _half(header: dict[str, Any], space: AddressSpace, kernel_half: int) -> str:
 
 
 def _origin(folder: str, header: dict[str, Any]) -> str:
-    inputs = _member(header, "inputs")
-    places = [_member(inputs, name).get("path") for name in ("dump", "image", "map", "folder", *inputs)]
+    inputs = member(header, "inputs")
+    places = [member(inputs, name).get("path") for name in ("dump", "image", "map", "folder", *inputs)]
     place = next((place for place in places if isinstance(place, str)), "an unknown input")
     return f"{folder}: carved from {place}"
 

@@ -13,7 +13,7 @@ import os
 import struct
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from memcarve.errors import InputError, NotRecognisedError, OverlapError, SourceReadError, UsageError
+from memcarve.errors import InputError, NotRecognisedError, OverlapError, SourceReadError
 from memcarve.evidence import Evidence, Regions, Thread, Threads
 from memcarve.formats.listing.known import PROC_MAPS
 from memcarve.process import Container, Platform, ProcessEntry, ProcessMemory
@@ -305,11 +305,7 @@ def open_live(path: str, options: OpenOptions) -> LiveContainer:
     parent, name = os.path.split(place)
     if not (name == "self" or (name.isascii() and name.isdigit())) or not _is_proc(parent):
         raise NotRecognisedError(f"{path}: is no folder of a process below /proc")
-    if options.for_dump or options.for_image:
-        raise UsageError(
-            f"{path}: is a process that runs; --map, --dump, --trust, --dtb, --os, --paging and --limit are for dumps "
-            "and images: leave them out"
-        )
+    options.refuse_other(path, "a process that runs")
     try:
         folder = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError as error:

@@ -10,7 +10,7 @@ import numpy as np
 
 from memcarve.backing import FileBacking
 from memcarve.columns import total, union
-from memcarve.errors import NotRecognisedError, OverlapError, UsageError
+from memcarve.errors import NotRecognisedError, OverlapError
 from memcarve.formats.minidump import layout
 from memcarve.formats.minidump.reading import Minidump
 from memcarve.missing import CUT_OFF, REASONS, MissingColumns
@@ -171,11 +171,7 @@ def open_minidump(path: str, options: OpenOptions) -> MinidumpContainer:
 
 def _opened(file: FileBacking, options: OpenOptions) -> MinidumpContainer:
     found = MinidumpContainer(file, options.evidence_files)
-    if options.for_dump or options.for_image:
-        raise UsageError(
-            f"{file.path}: is a minidump; --map, --dump, --trust, --dtb, --os, --paging and --limit are for dumps with "
-            "maps and for images: leave them out"
-        )
+    options.refuse_other(file.path, "a minidump")
     return found
 
 

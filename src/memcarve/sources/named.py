@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from memcarve.backing import FolderBacking
-from memcarve.errors import InputError, NotRecognisedError, OverlapError, SourceReadError, UsageError
+from memcarve.errors import InputError, NotRecognisedError, OverlapError, SourceReadError
 from memcarve.evidence import Evidence, Region, Regions
 from memcarve.process import Container, Platform, ProcessEntry, ProcessMemory
 from memcarve.sources.evidence import EvidenceFiles, file_evidence
@@ -218,11 +218,7 @@ def open_named(path: str, options: OpenOptions) -> NamedContainer:
     """
     if not os.path.isdir(path):
         raise NotRecognisedError(f"{path}: is no folder")
-    if options.for_dump or options.for_image:
-        raise UsageError(
-            f"{path}: is a folder; --map, --dump, --trust, --dtb, --os, --paging and --limit are for dumps and images: "
-            "leave them out"
-        )
+    options.refuse_other(path, "a folder")
     return NamedContainer(path, options.evidence_files)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from memcarve.errors import UsageError
 from memcarve.sources.evidence import EvidenceFiles
 
 
@@ -39,6 +40,14 @@ class OpenOptions(NamedTuple):
     def for_dump(self) -> bool:
         """Whether something was said that only a dump has."""
         return self.memory_map is not None or self.dump is not None or self.trust is not None
+
+    def refuse_other(self, path: str, what: str) -> None:
+        """Raise UsageError where something was said that `path`, which is `what`, does not have."""
+        if self.for_dump or self.for_image:
+            raise UsageError(
+                f"{path}: is {what}; --map, --dump, --trust, --dtb, --os, --paging and --limit are for dumps with maps "
+                "and for images: leave them out"
+            )
 
     @property
     def for_image(self) -> bool:

@@ -36,10 +36,10 @@ def recorded_evidence(header: dict[str, Any], records: Iterable[Record]) -> Evid
             if bounds and len(regions) < _MOST:
                 regions[_region(row, *bounds)] = None
         for row in _rows(record.labels, "modules"):
-            base = _address(row.get("base"))
+            base = address(row.get("base"))
             listed = modules.setdefault(_text(row.get("source")) or "unknown", {}) if len(modules) < _MOST else {}
             if base is not None and len(listed) < _MOST:
-                listed[Module(base, _number(row.get("size")), _text(row.get("name")), _text(row.get("path")))] = None
+                listed[Module(base, number(row.get("size")), _text(row.get("name")), _text(row.get("path")))] = None
         for row in _rows(record.labels, "areas"):
             bounds, kind = _bounds(row), _kind(row)
             if bounds and kind and len(areas) < _MOST:
@@ -81,36 +81,49 @@ def _region(row: dict[str, Any], start: int, size: int) -> Region:
         _text(row.get("file")),
         _text(row.get("tag")),
         private if isinstance(private, bool) else None,
-        _number(row.get("offset")),
+        number(row.get("offset")),
     )
 
 
 def _thread(row: dict[str, Any]) -> Thread | None:
-    tid = _number(row.get("tid"))
-    teb, low, high, begin = (_address(row.get(name)) for name in ("teb", "stack_start", "stack_end", "begin"))
+    tid = number(row.get("tid"))
+    teb, low, high, begin = (address(row.get(name)) for name in ("teb", "stack_start", "stack_end", "begin"))
     return None if tid is None else Thread(tid, teb, low, high, begin, _registers(row.get("registers")))
 
 
 def _registers(row: object) -> dict[str, int] | None:
     if not isinstance(row, dict) or len(row) > _MOST_REGISTERS:
         return None
-    found = {name: value for name, text in row.items() if (value := _address(text)) is not None}
+    found = {name: value for name, text in row.items() if (value := address(text)) is not None}
     return {name: value for name, value in found.items() if _REGISTER.fullmatch(name)}
 
 
 def _bounds(row: dict[str, Any]) -> tuple[int, int] | None:
     """Return start and size; None where they make no range."""
-    start, end = _address(row.get("start")), _address(row.get("end"), most=_TOP)
+    start, end = address(row.get("start")), address(row.get("end"), most=_TOP)
     return None if start is None or end is None or not start < end else (start, end - start)
 
 
-def _address(value: object, most: int = _TOP - 1) -> int | None:
+def address(value: object, most: int = _TOP - 1) -> int | None:
+    """Return an address as memcarve writes it, up to `most`; None for anything else."""
     found = int(value, 16) if isinstance(value, str) and _ADDRESS.fullmatch(value) else None
     return found if found is None or found <= most else None
 
 
-def _number(value: object) -> int | None:
+def number(value: object) -> int | None:
+    """Return a number below 2**64; None for anything else."""
     return value if type(value) is int and 0 <= value < _TOP else None
+
+
+def member(document: dict[str, Any], name: str) -> dict[str, Any]:
+    """Return the object that a document has under a name; an empty one where there is none."""
+    found = document.get(name)
+    return found if isinstance(found, dict) else {}
+
+
+def word(value: object, known: tuple[str, ...]) -> str | None:
+    """Return one of the `known` words; None for anything else."""
+    return next((known_word for known_word in known if known_word == value), None)
 
 
 def _text(value: object) -> str | None:
