@@ -15,6 +15,7 @@ from labelling import evidence_of, page_region, process_of
 from memcarve.backing import FileBacking
 from memcarve.errors import OutputError, TargetExistsError
 from memcarve.evidence import Evidence, Module, Modules, Region, Regions, Thread, Threads
+from memcarve.formats.placing import memory_begins
 from memcarve.names import IMAGE
 from memcarve.process import ProcessMemory, Selection
 from memcarve.segments import TOP
@@ -298,3 +299,20 @@ def test_without_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with NewFile(str(tmp_path / "file"), force=False, own=made):
         pass
     assert os.listdir(tmp_path) == ["file"]
+
+
+@pytest.mark.parametrize(
+    ("end", "total", "begins"),
+    [
+        (0, 0, 0),
+        (1, 1, PAGE),
+        (PAGE, 1, PAGE),
+        (PAGE + 1, (1 << 26) - 1, 2 * PAGE),
+        (PAGE, 1 << 26, 1 << 21),
+        (1 << 21, 1 << 26, 1 << 21),
+        ((1 << 21) + 1, 1 << 40, 1 << 22),
+    ],
+)
+def test_where_memory_begins(end: int, total: int, begins: int) -> None:
+    """Memory begins at a page behind the header; much of it at 2 MiB, for the sake of speed."""
+    assert memory_begins(end, total) == begins

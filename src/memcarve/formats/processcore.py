@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from memcarve.columns import total
 from memcarve.formats.elfcore import (
     CORE,
     FILE,
@@ -31,6 +32,7 @@ from memcarve.formats.elfcore import (
     program_type,
 )
 from memcarve.formats.machine import read_at
+from memcarve.formats.placing import memory_begins
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -188,7 +190,7 @@ class Layout(NamedTuple):
 
 
 def layout(bits: int, notes: bytes, start: Column, size: Column, flags: npt.NDArray[np.uint32]) -> Layout:
-    """Lay a core out: headers, notes, and memory that begins at a page, range after range.
+    """Lay a core out: headers, notes, and memory, range after range, where `memory_begins` says.
 
     Columns, one row a range: start, size (uint64), p_flags (uint32). From 65,535 program headers on their number is in
     a section header, the only one there is: an empty table of sections has loaders take permissions from it. A range
@@ -200,8 +202,8 @@ def layout(bits: int, notes: bytes, start: Column, size: Column, flags: npt.NDAr
     header = 16 + struct.calcsize(f"<{HEADERS[bits]}")
     sections = header + rows * dtype.itemsize
     notes_at = sections + (SECTIONS[bits][1] if many else 0)
-    base = notes_at + len(notes)
-    base += -base % PAGE
+    # a file of 32 bits has no room to lose
+    base = memory_begins(notes_at + len(notes), total(size) if bits == 64 else 0)  # noqa: PLR2004
     table = np.zeros(rows, dtype)
     table[0] = _named(dtype, type=NOTE, offset=notes_at, filesz=len(notes), align=4)
     loads = table[1:]

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from memcarve.columns import total
 from memcarve.errors import OutputError
 from memcarve.formats.minidump import layout
+from memcarve.formats.placing import memory_begins
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,7 +20,6 @@ if TYPE_CHECKING:
     Column = npt.NDArray[np.uint64]
     Table = npt.NDArray[np.void]
 
-_PAGE = 4096
 _FIELD = 0xFFFFFFFF  # the largest number that fits
 
 
@@ -116,7 +117,7 @@ def head(
     ranges["start"], ranges["size"] = memory
     size = layout.MEMORY64_HEAD.size + ranges.nbytes
     begin = blocks.end + -blocks.end % 8
-    base = begin + size + -(begin + size) % _PAGE
+    base = memory_begins(begin + size, total(memory[1]))
     if begin + size > _FIELD:
         raise OutputError(
             f"{len(ranges)} ranges are more than a minidump can list; choose fewer with --range or --address"
