@@ -17,10 +17,12 @@ import walker
 import winimage
 from memcarve.errors import LimitError
 from memcarve.formats.machine import MachineMemory
+from memcarve.images import paging
 from memcarve.images.modes import MODES, AddressTable
 from memcarve.images.paging import claimed, default_limit, translate, walk
 from memcarve.images.physical import PhysicalMemory
 from memcarve.permissions import page_state, permissions
+from memcarve.space import AddressSpace
 from support import Memory
 
 if TYPE_CHECKING:
@@ -124,13 +126,20 @@ def entries(draw: st.DrawFn, width: int) -> int:
 
 
 @st.composite
-def machines(draw: st.DrawFn, mode: str) -> Machine:
-    """Draw tables in a memory with holes, whose ranges lie in any order in the backing."""
+def machines(draw: st.DrawFn, mode: str, alike: int = 1) -> Machine:
+    """Draw tables in a memory with holes, whose ranges lie in any order in the backing.
+
+    So many links in one table are `alike`.
+    """
     width, count = (4, 1024) if mode == "x86" else (8, 512)
     index = st.sampled_from([0, 1, 2, count // 2 - 1, count // 2, count - 2, count - 1])
     table = st.dictionaries(index, entries(width), max_size=3)
-    links = {number * PAGE: {draw(index): (number + 1) * PAGE | draw(_LINKS) & ((1 << 8 * width) - 1)}
-             for number in TABLES}  # fmt: skip
+    links = {
+        number * PAGE: dict.fromkeys(
+            [draw(index) for _ in range(alike)], (number + 1) * PAGE | draw(_LINKS) & ((1 << 8 * width) - 1)
+        )
+        for number in TABLES
+    }
     tables = {place: {**draw(table), **link} for place, link in links.items()}
     root = PAGE
     if mode == "pae":
@@ -238,10 +247,11 @@ def assert_same(pages: Pages, items: Sequence[walker.Item], ranges: Sequence[Ran
     assert {name: pages.counts.get(name, 0) for name in counts} == counts
 
 
-def walked(machine: Machine, mode: str, system: str) -> list[walker.Item]:
+def walked(machine: Machine, mode: str, system: str, once: walker.Once | None = None) -> list[walker.Item]:
     """Return the walker's pages; random tables that lead to each other too often are another test's."""
+    top = machine.memory.end - 1
     try:
-        return walker.walk(machine.read, machine.root, NAMES[mode], system, limit=200, top=machine.memory.end - 1)
+        return walker.walk(machine.read, machine.root, NAMES[mode], system, limit=200, top=top, once=once)
     except walker.TooMuchError:
         reject()
 
@@ -268,6 +278,39 @@ def test_walk_as_the_slow_walker(mode: str, data: st.DataObject) -> None:
     if start < TOP:
         here = [item[2] + start - item[0] for item in items if item[0] <= start < item[0] + item[1]]
         assert translate(machine.memory, table, start) == (here[0] if here and machine.read(here[0], 1) else None)
+
+
+@pytest.mark.parametrize("mode", NAMES)
+@given(data=st.data())
+def test_shared_tables_of_the_kernel_half_are_walked_once(mode: str, data: st.DataObject) -> None:
+    """Random tables that are shared in the kernel half count once a level; their repeats have the same bytes."""
+    many = data.draw(st.sampled_from([2, 3]))
+    machine, system = data.draw(machines(mode, alike=many)), data.draw(st.sampled_from(walker.SYSTEMS))
+    once = walker.Once(NAMES[mode], system, many)
+    everything = walked(machine, mode, system, once)
+    once.begin()
+    items, table = walked(machine, mode, system, once), table_of(mode, system, machine.root)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(paging, "_SHARED", many)
+        pages = walk(machine.memory, table, limit=TOP)
+        assert claimed(machine.memory, table) == sum(item[1] for item in items)
+    assert_same(pages, items, machine.ranges)
+    assert list(zip(*(column.tolist() for column in pages.repeats), strict=True)) == sorted(once.repeats)
+    start, size, physical, offset, flags = pages.placed
+    backing, repeats = machine.memory.backing, pages.repeats
+    space = AddressSpace(start, size, offset, backing, physical=physical, flags=flags, repeats=repeats)
+    inside = expected(everything, machine.ranges)[0]
+    assert space.total + space.repeated == sum(row[1] for row in inside)
+    for address, length, _, place, _ in inside:
+        count = min(length, 4 * PAGE)
+        wanted = bytearray(count)
+        backing.read_into(place, memoryview(wanted))
+        assert space.read(address, count) == wanted
+        assert space.offset_of(address) == place
+        segment, extent = space.locate(address)
+        assert extent.start <= address < extent.end
+        assert extent.offset + address - extent.start == place
+        assert (segment is None) == any(begin <= address < begin + span for begin, span, _ in once.repeats)
 
 
 @pytest.mark.parametrize("mode", NAMES)
@@ -621,14 +664,24 @@ def test_loop_of_tables(loop: winimage.Truth) -> None:
     """Tables that point to each other are refused with what they claim, in the memory of a few batches."""
     memory, process = memory_of(loop), loop.process(1624)
     table = table_of(system="windows", root=process.root)
-    # the root's entry for itself shows the loop's entries of the root as tables of three more levels
-    total = int(process.pages().size.sum()) + sum(process.claimed >> 9 * times for times in range(4))
-    assert claimed(memory, table) == total > 1 << 47
+    used = {address >> 39 for address in process.user.address.tolist()}
+    total = int(process.user.size.sum()) + ((256 - len(used)) << 39)
+    assert claimed(memory, table, 0, TOP >> 1) == total > 1 << 46
     with pytest.raises(LimitError, match=f"{total} bytes of virtual memory"):
-        walk(memory, table)
+        walk(memory, table, 0, TOP >> 1)
     assert peak(lambda: walk(memory, table)) < 100 << 20
     with pytest.raises(LimitError):
-        walk(memory, table, limit=total - 1)
+        walk(memory, table, 0, TOP >> 1, limit=total - 1)
+
+
+def test_loop_in_the_kernel_half(loop: winimage.Truth) -> None:
+    """In the kernel half tables that point to each other are walked once, and the rest of it is as planned."""
+    memory, process = memory_of(loop), loop.process(1624)
+    pages = walk(memory, table_of(system="windows", root=process.root), TOP >> 1)
+    starts = set(pages.placed.start.tolist())
+    assert {item[0] for item in expected(process.kernel.items(), [(0, loop.size, 0)])[0]} <= starts
+    assert pages.repeats.size.max() == 1 << 39
+    assert int(pages.placed.size.sum()) < loop.size
 
 
 def test_loop_is_read_in_part(loop: winimage.Truth) -> None:
@@ -642,15 +695,15 @@ def test_loop_is_read_in_part(loop: winimage.Truth) -> None:
 
 
 def test_loop_without_pages() -> None:
-    """Tables that lead to each other and to no page are refused by how many a walk would visit."""
+    """Tables that lead to each other and to no page are refused by how many a walk of the lower half would visit."""
     tables = {number * PAGE: dict.fromkeys(range(512), (number + 1) * PAGE | 0x67) for number in (1, 2, 3)}
     memory = physical_memory(written(tables))
     assert claimed(memory, table_of()) == 0
     assert peak(lambda: walk(memory, table_of())) < 100 << 20
     itself = physical_memory(written({0x1000: dict.fromkeys(range(512), 0x1067)}))
-    assert claimed(itself, table_of()) == 1 << 48
+    assert claimed(itself, table_of()) == (1 << 47) + LARGE
     assert peak(lambda: walk(itself, table_of())) < 100 << 20
-    assert claimed(itself, table_of("x64-5")) == 1 << 57
+    assert claimed(itself, table_of("x64-5")) == (1 << 56) + LARGE
     assert peak(lambda: walk(itself, table_of("x64-5"))) < 100 << 20
 
 

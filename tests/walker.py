@@ -65,7 +65,46 @@ class Entry(NamedTuple):
     moving: bool
 
 
-def walk(read: Read, root: int, mode: str, os: str, *, limit: int = 1 << 20, top: int = 0) -> list[Item]:
+class Once:
+    """What is passed over if shared tables of the kernel half are walked once a level.
+
+    Shared is a table to which `many` entries of one table lead. A first walk with this learns which those are, each
+    walk after `begin` passes them over.
+    """
+
+    def __init__(self, mode: str, os: str, many: int) -> None:
+        self.bits = _MODES[mode].bits
+        self.half = 1 << (self.bits - 1) if self.bits > 32 or os != "linux" else 3 << 30
+        self.many = many
+        self.shared: set[tuple[int, int]] = set()
+        self.seen: dict[tuple[int, int], int] | None = None
+        #: address, size, and the address at which the same was walked
+        self.repeats: list[tuple[int, int, int]] = []
+
+    def begin(self) -> None:
+        """Pass over from now on what was learnt to be shared."""
+        self.seen = {}
+
+    def learn(self, level: int, below: list[tuple[int, int]]) -> None:
+        """Note to which tables of a level, at which addresses, the entries of one table lead."""
+        upper = [table for table, address in below if address >= self.half]
+        self.shared |= {(level, table) for table in upper if upper.count(table) >= self.many}
+
+    def passes(self, level: int, table: int, address: int, size: int) -> bool:
+        """Note a table of a level that maps `size` bytes at an address; return whether it was walked before."""
+        if self.seen is None or address < self.half or (level, table) not in self.shared:
+            return False
+        if (level, table) not in self.seen:
+            self.seen[level, table] = address
+            return False
+        upper = (1 << 64) - (1 << self.bits) if self.bits > 32 else 0
+        self.repeats.append((address | upper, size, self.seen[level, table] | upper))
+        return True
+
+
+def walk(
+    read: Read, root: int, mode: str, os: str, *, limit: int = 1 << 20, top: int = 0, once: Once | None = None
+) -> list[Item]:
     """Return all mapped pages in the order of the tables, large ones whole, also those that `read` does not have.
 
     `read` returns bytes of physical memory, or None where any of them are missing; `top` is the highest physical
@@ -82,7 +121,7 @@ def walk(read: Read, root: int, mode: str, os: str, *, limit: int = 1 << 20, top
             raise TooMuchError
         return read(physical, size)
 
-    for entry in entries(counted, root, mode, os, top=top):
+    for entry in entries(counted, root, mode, os, top=top, once=once):
         item = _item(entry, read, _MODES[mode], os, top)
         if item is not None:
             items.append(item)
@@ -92,11 +131,18 @@ def walk(read: Read, root: int, mode: str, os: str, *, limit: int = 1 << 20, top
 
 
 def absent(
-    read: Read, root: int, os: str = "windows", *, mode: str = "x86-64", half: str = "user", top: int = 0
+    read: Read,
+    root: int,
+    os: str = "windows",
+    *,
+    mode: str = "x86-64",
+    half: str = "user",
+    top: int = 0,
+    once: Once | None = None,
 ) -> dict[str, int]:
     """Return how many entries of page tables map nothing, by kind as Windows has them, in the user half or in both."""
     counts = {"zero": 0, "demand-zero": 0, "pagefile": 0, "prototype": 0}
-    for entry in entries(read, root, mode, os, top=top):
+    for entry in entries(read, root, mode, os, top=top, once=once):
         if half == "user" and entry.address >> (_MODES[mode].bits - 1):
             # addresses ascend
             break
@@ -115,17 +161,21 @@ def _kind(value: int, mode: Mode) -> str:
     return "pagefile" if place else "demand-zero"
 
 
-def entries(read: Read, root: int, mode: str, os: str, *, top: int = 0) -> Iterator[Entry]:
-    """Yield every entry of every page table, mapped or not, and every large page."""
+def entries(read: Read, root: int, mode: str, os: str, *, top: int = 0, once: Once | None = None) -> Iterator[Entry]:
+    """Yield every entry of every page table, mapped or not, and every large page; but what `once` passes over."""
     kind = _MODES[mode]
-    yield from _table(read, root & kind.root, kind, os, top, 0, Entry(0, 0, 0, 0, (True, True, True), moving=False))
+    first = Entry(0, 0, 0, 0, (True, True, True), moving=False)
+    yield from _table(read, root & kind.root, kind, os, top, 0, first, once)
 
 
-def _table(read: Read, table: int, mode: Mode, os: str, top: int, number: int, above: Entry) -> Iterator[Entry]:
+def _table(
+    read: Read, table: int, mode: Mode, os: str, top: int, number: int, above: Entry, once: Once | None
+) -> Iterator[Entry]:
     level = mode.levels[number]
     data = read(table, level.entries * mode.width)
     if data is None:
         return
+    tables: list[tuple[int, int]] = []
     for index, value in enumerate(struct.unpack(f"<{level.entries}{'Q' if mode.width == 8 else 'I'}", data)):
         address = above.address | index << level.shift
         here = Entry(address, 1 << level.shift, value, number, above.above, above.moving)
@@ -133,12 +183,20 @@ def _table(read: Read, table: int, mode: Mode, os: str, top: int, number: int, a
         large = level.leaf and value >> 7 & 1 and (present or _protected(value, level, os))
         if number == len(mode.levels) - 1 or large:
             yield here
-        elif present:
-            below = here._replace(above=_allowed(here, mode))
-            yield from _table(read, value & _frame(mode), mode, os, top, number + 1, below)
+            continue
+        if present:
+            below, under = here._replace(above=_allowed(here, mode)), value & _frame(mode)
         elif _moving(value, os):
-            below = here._replace(moving=True)
-            yield from _table(read, _moved(value, mode, top), mode, os, top, number + 1, below)
+            below, under = here._replace(moving=True), _moved(value, mode, top)
+        else:
+            continue
+        if once and read(under, PAGE) is not None:
+            tables.append((under, address))
+            if once.passes(number + 1, under, address, here.size):
+                continue
+        yield from _table(read, under, mode, os, top, number + 1, below, once)
+    if once:
+        once.learn(number + 1, tables)
 
 
 def _frame(mode: Mode) -> int:

@@ -92,6 +92,15 @@ def joined(start: Column, size: Column, offset: Column) -> tuple[Column, Column,
     return start[index], np.add.reduceat(size, index), offset[index]
 
 
+def bytes_below(start: Column, size: Column, address: Column) -> Column:
+    """Return for each of the addresses how many bytes of ranges, sorted and disjoint, lie below it; 0 is 2**64."""
+    sums = np.concatenate([np.zeros(1, np.uint64), np.cumsum(size, dtype=np.uint64)])
+    index = np.searchsorted(start, address - np.uint64(1), "right")
+    own = np.maximum(index - 1, 0)
+    within = np.minimum(address - start[own], size[own]) if len(start) else address
+    return np.asarray(np.where(index > 0, sums[own] + within, np.uint64(0)))
+
+
 def range_at(start: Column, size: Column, index: int) -> tuple[int, int]:
     """Return start and end of one range as Python ints."""
     return int(start[index]), int(start[index]) + int(size[index])

@@ -236,7 +236,7 @@ class ProcessMemory:
         """The bytes to account for: a dump's length; of an image, what the page tables lead to."""
         if self._input_bytes is not None:
             return self._input_bytes
-        return self.space.backing.size if self.pages is None else self.space.total
+        return self.space.backing.size if self.pages is None else self.space.total + self.space.repeated
 
     def select(
         self, selection: Selection, split: str = "none", labeller: Labeller | None = None
@@ -332,6 +332,13 @@ class Container(ABC):
     @abstractmethod
     def open_process(self, index: int, half: str = "all") -> ProcessMemory:
         """Return the memory of the process at a place in `processes()`; of an image perhaps one half of it only."""
+
+    def open_span(self, index: int, start: int, end: int) -> ProcessMemory:  # noqa: ARG002 - a source may look no further
+        """Return the memory of a process, at least what of it holds an address of ``start <= x < end``.
+
+        Of an image nothing else is looked at, so that damage elsewhere does not matter.
+        """
+        return self.open_process(index)
 
     def roots(self) -> list[Any]:
         """Return the plausible page-table roots that lie in the input; raises UsageError where it is no image."""

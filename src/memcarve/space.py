@@ -7,11 +7,12 @@ half-open. An end may be 2**64, which no column can hold: columns keep start and
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from memcarve.columns import CHUNK, breaks, by_start, check_disjoint, joined, overlap, range_at, total
+from memcarve.columns import CHUNK, breaks, by_start, bytes_below, check_disjoint, joined, overlap, range_at, total
 from memcarve.errors import AddressError
 from memcarve.missing import CUT_OFF, IMAGE_CUT_OFF, REASONS, Missing, MissingColumns
 from memcarve.segments import TOP, Segments
@@ -43,6 +44,22 @@ class Extent(NamedTuple):
         return self.start + self.size
 
 
+class Repeats(NamedTuple):
+    """Where page tables that were walked once are seen again: columns of dtype uint64, sorted by `start`, disjoint.
+
+    Whatever lies at `target` and the `size` bytes behind it, is there at `start`, too; `target` is lower.
+    """
+
+    start: Column
+    size: Column
+    target: Column
+
+    def at(self, address: int) -> int | None:
+        """Return the index of the range that holds an address; None if none does."""
+        index = int(np.searchsorted(self.start, np.uint64(address), "right")) - 1
+        return index if index >= 0 and address - int(self.start[index]) < int(self.size[index]) else None
+
+
 class Hit(NamedTuple):
     """A match of the pattern with index `pattern` at `address`; `offset` is where it lies in the backing."""
 
@@ -56,7 +73,8 @@ class AddressSpace:
     """Sorted, non-overlapping extents over a backing, and apart from them what is mapped but missing.
 
     Columns, all uint64, one row an extent: `start`, `size` (never 0), `offset`. Missing ranges likewise:
-    `missing_start`, `missing_size`, and `missing_reason` (uint8, an index into REASONS).
+    `missing_start`, `missing_size`, and `missing_reason` (uint8, an index into REASONS). `repeats` are in no extent and
+    no segment, but can be read.
     """
 
     def __init__(
@@ -70,6 +88,7 @@ class AddressSpace:
         physical: Column | None = None,
         flags: npt.NDArray[np.uint8] | None = None,
         absent: str = "not in the map",
+        repeats: Repeats | None = None,
     ) -> None:
         """Sort, check and join the extents; the columns given are the space's from then on.
 
@@ -85,6 +104,7 @@ class AddressSpace:
         self.physical, self.flags = physical, flags
         self.backing = backing
         self.absent = absent
+        self.repeats = repeats or Repeats(*(np.zeros(0, np.uint64),) * 3)
         self._check_missing()
 
     def __len__(self) -> int:
@@ -94,6 +114,23 @@ class AddressSpace:
     def total(self) -> int:
         """The number of bytes that are there."""
         return total(self.size)
+
+    @functools.cached_property
+    def repeated(self) -> int:
+        """The number of bytes that `repeats` stand for."""
+        start, size, target = self.repeats
+        there = np.zeros(len(start), np.uint64)
+        # what repeats little may lie in what repeats much, and counts again with it
+        for span in np.unique(size).tolist():
+            inner, rows = np.flatnonzero(size < np.uint64(span)), np.flatnonzero(size == np.uint64(span))
+            low, end = target[rows], target[rows] + np.uint64(span)
+            there[rows] = bytes_below(self.start, self.size, end) - bytes_below(self.start, self.size, low)
+            sums = np.concatenate([np.zeros(1, np.uint64), np.cumsum(there[inner], dtype=np.uint64)])
+            begins = start[inner]
+            there[rows] += (
+                sums[np.searchsorted(begins, end - np.uint64(1), "right")] - sums[np.searchsorted(begins, low)]
+            )
+        return total(there)
 
     def extents(self, segment: Segment | None = None) -> Iterator[Extent]:
         """Yield the extents in order of their addresses: all, or those of one segment, as far as they are in it."""
@@ -153,6 +190,21 @@ class AddressSpace:
             (whole[0][parent], whole[1][parent]),
         )
 
+    def walked(self, address: int) -> int:
+        """Return at which address the byte at `address` lies in an extent, if it lies in a repeat; else `address`."""
+        while len(self.repeats.start) and 0 <= address < TOP and (row := self.repeats.at(address)) is not None:
+            address += int(self.repeats.target[row]) - int(self.repeats.start[row])  # which is lower each time
+        return address
+
+    def offset_of(self, address: int) -> int:
+        """Return where in the backing the byte at `address` lies, or raise AddressError with the reason."""
+        found = self.walked(address)
+        try:
+            index = self.index(found)
+        except AddressError as error:
+            raise (AddressError(address, error.reason) if found != address else error) from None
+        return int(self.offset[index]) + found - int(self.start[index])
+
     def index(self, address: int) -> int:
         """Return the index of the extent that holds `address`, or raise AddressError with the reason."""
         if 0 <= address < TOP:
@@ -180,8 +232,20 @@ class AddressSpace:
         index = int(np.searchsorted(self.start, np.uint64(address), "right")) - 1
         return index >= 0 and address - int(self.start[index]) < int(self.size[index])
 
-    def locate(self, address: int) -> tuple[Segment, Extent]:
-        """Return the segment and the extent that hold `address`, or raise AddressError."""
+    def locate(self, address: int) -> tuple[Segment | None, Extent]:
+        """Return the segment and the extent that hold `address`, or raise AddressError.
+
+        What lies in a repeat is in no segment; its extent is that of where it was walked, as far as it is repeated.
+        """
+        if (found := self.walked(address)) != address:
+            offset, low, end, here = self.offset_of(address), 0, TOP, address
+            while (row := self.repeats.at(here)) is not None:
+                start, away = int(self.repeats.start[row]), address - here
+                low, end = max(low, start + away), min(end, start + away + int(self.repeats.size[row]))
+                here += int(self.repeats.target[row]) - start
+            begin, until = range_at(self.start, self.size, self.index(found))
+            low, end = max(low, begin + address - found), min(end, until + address - found)
+            return None, Extent(low, end - low, offset - (address - low))
         index = self.index(address)
         segments = self.segments()
         segment = segments[int(np.searchsorted(segments.start, np.uint64(address), "right")) - 1]
@@ -201,6 +265,30 @@ class AddressSpace:
 
         Extents that are neighbours in the backing come as one piece.
         """
+        if len(self.repeats.start):
+            yield from self._pieces_with_repeats(address, size)
+        else:
+            yield from self._pieces(address, size)
+
+    def _pieces_with_repeats(self, address: int, size: int) -> Iterator[tuple[int, int]]:
+        """Yield the pieces of a range that repeats may hold: each of them leads to where its tables were walked."""
+        end = address + size
+        while address < end:
+            row = self.repeats.at(address) if 0 <= address < TOP else None
+            if row is None:
+                following = int(np.searchsorted(self.repeats.start, np.uint64(max(address, 0)), "right"))
+                until = end if following >= len(self.repeats.start) else min(end, int(self.repeats.start[following]))
+                yield from self._pieces(address, until - address)
+            else:
+                start, target = int(self.repeats.start[row]), int(self.repeats.target[row])
+                until = min(end, start + int(self.repeats.size[row]))
+                try:
+                    yield from self._pieces_with_repeats(target + address - start, until - address)
+                except AddressError as error:
+                    raise AddressError(error.address - target + start, error.reason) from None
+            address = until
+
+    def _pieces(self, address: int, size: int) -> Iterator[tuple[int, int]]:
         if not size:
             return
         index, end = self.index(address), address + size

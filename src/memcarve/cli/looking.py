@@ -12,6 +12,7 @@ from memcarve.cli.options import (
     INCOMPLETE,
     address as to_address,
     at_terminal,
+    choose_one,
     complain,
     file_argument,
     filter_options,
@@ -28,7 +29,7 @@ from memcarve.cli.options import (
 )
 from memcarve.cli.progress import ProgressBar, counted
 from memcarve.cli.tables import Column, format_option, print_table
-from memcarve.errors import AddressError, InputError, UsageError
+from memcarve.errors import AddressError, InputError, LimitError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -59,7 +60,7 @@ def read(
     verbose: bool,
 ) -> int:
     """Print SIZE bytes of memory at ADDRESS, exactly, or say which address is not there."""
-    with open_one(file, pid, name, opening) as process:
+    with open_one(file, pid, name, opening, span=(address, address + size)) as process:
         say_notes(process, quiet=quiet, verbose=verbose)
         for _ in process.space.pieces(address, size):  # complain before anything is printed
             pass
@@ -189,10 +190,23 @@ def locate(
         value = number(place.removeprefix("+"))
     except ValueError:
         raise UsageError(f"{place!r} is neither an address (0x7ffe0000) nor an offset in the dump (+0x1000)") from None
-    with open_one(file, pid, name, opening) as process:
+    from memcarve.sources import open_container  # noqa: PLC0415 - numpy is not needed for --help
+
+    by_offset = place.startswith("+")
+    with open_container(file, **opening) as container:
+        index = choose_one(container, pid, name)
+        known = True
+        try:
+            process = container.open_process(index)
+        except LimitError as error:
+            if by_offset:
+                raise
+            # what page tables claim elsewhere does not matter to this address, only to where its segment ends
+            process, known = container.open_span(index, value, value + 1), False
+            say([f"{error}; the segment is not known"], quiet=quiet)
         say_notes(process, quiet=quiet, verbose=verbose)
         space = process.space
-        found = space.addresses_of(value) if place.startswith("+") else [value]
+        found = space.addresses_of(value) if by_offset else [value]
         if not found:
             size = f"; the file is 0x{space.backing.size:x} bytes long" if space.backing.size else ""
             raise AddressError(value, "no address is known for the file's byte at this offset", size)
@@ -200,10 +214,11 @@ def locate(
         columns += [Column("segment", "address"), Column("segment_end", "end")]
         columns += [Column("extent", "address"), Column("extent_end", "end"), Column("extent_offset", "number")]
 
-        def row(address: int) -> tuple[int, ...]:
+        def row(address: int) -> tuple[int | None, ...]:
             segment, extent = space.locate(address)
             offset = extent.offset + address - extent.start
-            return address, offset, segment.start, segment.end, extent.start, extent.end, extent.offset
+            bounds = (None, None) if segment is None or not known else (segment.start, segment.end)
+            return address, offset, *bounds, extent.start, extent.end, extent.offset
 
         print_table(layout, "places", columns, [row(address) for address in found])
     return COMPLETE

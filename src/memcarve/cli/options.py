@@ -261,8 +261,12 @@ def open_one(
     name: str | None,
     opening: dict[str, Any],
     half: str | None = "all",
+    span: tuple[int, int] | None = None,
 ) -> contextlib.AbstractContextManager[ProcessMemory]:
-    """Open an input and choose its one process; None is the half that is the input's default."""
+    """Open an input and choose its one process; None is the half that is the input's default.
+
+    With `span` (addresses, half-open) no more of it than that is needed.
+    """
     import contextlib  # noqa: PLC0415
 
     from memcarve.sources import open_container  # noqa: PLC0415 - numpy is not needed for --help
@@ -270,7 +274,11 @@ def open_one(
     @contextlib.contextmanager
     def opened() -> Iterator[ProcessMemory]:
         with open_container(file, **opening) as container:
-            yield container.open_process(choose_one(container, pid, name), half or container.default_range)
+            index = choose_one(container, pid, name)
+            if span is None:
+                yield container.open_process(index, half or container.default_range)
+            else:
+                yield container.open_span(index, *span)
 
     return opened()
 

@@ -146,10 +146,9 @@ def kernels(
 
 def kernel_space(memory: PhysicalMemory, table: AddressTable, limit: int | None = None) -> AddressSpace:
     """Return the kernel half as an address space; `limit` counts where it is larger than the usual one."""
-    placed = walk(memory, table, KERNEL_HALF, TOP, max(limit or 0, default_limit(memory))).placed
-    return AddressSpace(
-        placed.start, placed.size, placed.offset, memory.backing, physical=placed.physical, flags=placed.flags
-    )
+    pages = walk(memory, table, KERNEL_HALF, TOP, max(limit or 0, default_limit(memory)))
+    start, size, physical, offset, flags = pages.placed
+    return AddressSpace(start, size, offset, memory.backing, physical=physical, flags=flags, repeats=pages.repeats)
 
 
 def peek(space: AddressSpace, address: int, size: int) -> bytes:
@@ -187,8 +186,7 @@ def _images(space: AddressSpace) -> Iterator[tuple[int, pe.Headers]]:
     seen: set[int] = set()
     for chosen in (usual, ~usual):
         for address in _heads(space, np.flatnonzero(chosen)):
-            index = space.index(address)
-            place = int(space.offset[index]) + address - int(space.start[index])
+            place = space.offset_of(address)
             if place in seen or len(seen) > _MOST_IMAGES:  # one page may be mapped at a million addresses
                 continue
             seen.add(place)

@@ -18,6 +18,7 @@ from memcarve.images.modes import LINUX, NO_SYSTEM, PAE, WINDOWS, AddressTable, 
 from memcarve.images.physical import PAGE, Outside, PhysicalMemory, Placed
 from memcarve.permissions import EXECUTE, PROT_NONE, TRANSITION, USER, WRITE
 from memcarve.segments import TOP
+from memcarve.space import Repeats
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -32,6 +33,7 @@ _FRAME = np.uint64(((1 << 52) - 1) ^ 0xFFF)
 
 _BATCH = 1024  # tables looked at in one go: 4 MiB
 _PLACED = 1 << 18  # stretches looked up in the image in one go
+_SHARED = 16  # entries of a directory that lead to one table: no system maps one thing that often for its own sake
 _NO_PHYSICAL = 40  # no bit from here on is dropped from a frame unless the image is larger: processors have 36 or more
 
 
@@ -56,23 +58,32 @@ _KINDS = {
 class Pages(NamedTuple):
     """What a walk found: columns sorted by address, stretches joined where they continue each other in every column.
 
-    `placed` and `outside` as their classes say; `counts` are 4 KiB pages by kind: ``present``, ``transition``,
-    ``prot_none``, ``outside``, and of those that are not in the image ``demand_zero``, ``pagefile``, ``prototype``,
-    ``swapped``, ``not_present``; ``tables``: page tables read, ``lost_tables``: those outside the image,
+    `placed`, `outside` and `repeats` as their classes say; `counts` are 4 KiB pages by kind: ``present``,
+    ``transition``, ``prot_none``, ``outside``, and of those that are not in the image ``demand_zero``, ``pagefile``,
+    ``prototype``, ``swapped``, ``not_present``; ``tables``: page tables read, ``lost_tables``: those outside the image,
     ``paged_tables``: those that are paged out.
     """
 
     placed: Placed
     outside: Outside
     counts: dict[str, int]
+    repeats: Repeats
 
 
 def walk(
-    memory: PhysicalMemory, table: AddressTable, start: int = 0, end: int = TOP, limit: int | None = None
+    memory: PhysicalMemory,
+    table: AddressTable,
+    start: int = 0,
+    end: int = TOP,
+    limit: int | None = None,
 ) -> Pages:
     """Return every page that holds an address of ``start <= x < end``; large pages are not cut there.
 
-    Raises LimitError where the tables are said to map more than `limit` bytes of virtual memory (by default four times
+    In the kernel half Windows shares tables so that one page is mapped hundreds of millions of times (Linux does for
+    KASAN): directories of which all entries lead to one table. Such a table is walked once, at the lowest address; what
+    other entries of that level map through it is in `repeats`. A range below the default limit is walked whole.
+
+    Raises LimitError if the tables are said to map more than `limit` bytes of virtual memory (by default four times
     the image, at least 16 GiB): tables may point to each other so that a few of them describe 2**48 bytes.
     """
     return _Walk(memory, table, start, end).run(default_limit(memory) if limit is None else limit)
@@ -93,7 +104,7 @@ def default_limit(memory: PhysicalMemory) -> int:
 def claimed(memory: PhysicalMemory, table: AddressTable, start: int = 0, end: int = TOP) -> int:
     """Return how many bytes of virtual memory the tables are said to map, in a time bounded by the image's size.
 
-    Of the range only the entries of the root that touch it are looked at.
+    Of the range only the entries of the root that touch it are looked at. Repeats are not counted.
     """
     return claimed_until(memory, table, start, end, math.inf)[0]
 
@@ -125,10 +136,15 @@ class _Walk:
         self.possible = np.uint64((1 << min(bits, 52)) - PAGE)
         self.counts: dict[str, int] = {}
         self.found: list[tuple[Column, Column, Column, Flags]] = []
+        # of each level: the frames of tables that are shared, where they were walked, and what repeats them
+        self.shared: list[Column] = [np.zeros(0, np.uint64) for _ in self.mode.levels]
+        self.walked: list[dict[int, int]] = [{} for _ in self.mode.levels]
+        self.again: list[list[tuple[Column, Column]]] = [[] for _ in self.mode.levels]
 
     def run(self, limit: int) -> Pages:
         # what is asked for may be small enough by itself
-        size, tables = self.claim() if self.last - self.first >= limit else (0, 0)
+        small = self.last - self.first < min(limit, default_limit(self.memory))
+        size, tables = (0, 0) if small else self.claim()
         if max(size, tables * PAGE) > limit:
             raise LimitError(
                 f"the page tables at 0x{self.table.root:x} are said to map {size} bytes of virtual memory with "
@@ -153,35 +169,65 @@ class _Walk:
             if below.any():
                 inside = self.memory.holds(entries.physical, PAGE) & below
                 self._count("lost_tables", int((below & ~inside).sum()))
+                inside = self._without_repeats(depth + 1, address, entries.physical, inside)
                 todo.append((depth + 1, address[inside], entries.physical[inside], entries.flags[inside]))
         return self._pages()
+
+    def _without_repeats(self, depth: int, address: Column, frames: Column, tables: Mask) -> Mask:
+        """Return which of the `tables` of a level are to be walked; note at which addresses others repeat them.
+
+        Batches come in order of addresses within a level, so that what is walked lies at the lowest address.
+        """
+        if not len(self.shared[depth]):
+            return tables
+        rows = np.flatnonzero(tables & (address >= np.uint64(self.table.kernel_half)))
+        rows = rows[np.isin(frames[rows], self.shared[depth])]
+        unique, first, inverse = np.unique(frames[rows], return_index=True, return_inverse=True)
+        walked = self.walked[depth]
+        lowest = zip(unique.tolist(), address[rows[first]].tolist(), strict=True)
+        target = np.array([walked.setdefault(frame, at) for frame, at in lowest], np.uint64)[inverse]
+        repeat = target != address[rows]
+        self.again[depth].append((address[rows[repeat]], target[repeat]))
+        tables = tables.copy()
+        tables[rows[repeat]] = False
+        return tables
 
     def claim(self, most: float = math.inf) -> tuple[int, int]:
         """Return the bytes that the tables are said to map, and how many tables a walk visits; at least `most` of them.
 
         Each table is read once for each level at which it stands, however often it is pointed to: how many ways lead to
-        it is counted on the way down.
+        it is counted on the way down. To a table that is shared in the kernel half one way counts, and a repeat counts
+        like a table.
         """
         _, frames, flags = self._root()
-        ways, size, visits = np.ones(len(frames), np.float64), 0.0, 0.0
+        size = visits = 0.0
+        ways, kernel = np.ones(len(frames), np.float64), np.zeros(len(frames), np.bool_)
         for depth, level in enumerate(self.mode.levels):
             if not len(frames):
                 break
             if max(size, (visits + float(ways.sum())) * PAGE) > most:
                 return int(max(size, (visits + float(ways.sum())) * PAGE)), int(visits)
-            below: list[tuple[Column, npt.NDArray[np.float64]]] = []
+            below, shared = [], []
             visits += float(ways.sum())
             for part in range(0, len(frames), _BATCH):
                 here = slice(part, part + _BATCH)
                 entries = self._entries(depth, frames[here], flags[: len(frames[here])])
-                weight = ways[here][entries.row]
+                weight, upper = ways[here][entries.row], kernel[here][entries.row]
+                if not depth:
+                    address = self._address(np.zeros(1, np.uint64), entries, level.shift)
+                    upper = address >= np.uint64(self.table.kernel_half)
                 size += float(weight[entries.leaf].sum()) * (1 << level.shift)
                 inside = ~entries.leaf
                 inside[inside] = self.memory.holds(entries.physical[inside], PAGE)
-                below.append(_merged(entries.physical[inside], weight[inside]))
-            frames, ways = _merged(*(np.concatenate(parts) for parts in zip(*below, strict=True))) if below else (
-                np.zeros(0, np.uint64), np.zeros(0, np.float64),
-            )  # fmt: skip
+                tables = _Tables(entries.physical[inside], weight[inside], upper[inside])
+                below.append(_merged(tables))
+                shared.append(_shared(entries.row[inside], tables))
+            frames, ways, kernel = _merged(_Tables(*map(np.concatenate, zip(*below, strict=True))))
+            if depth + 1 < len(self.shared):
+                self.shared[depth + 1] = np.unique(np.concatenate(shared))
+                once = kernel & np.isin(frames, self.shared[depth + 1])
+                visits += float(ways[once].sum()) - int(once.sum())
+                ways[once] = 1
             flags = np.zeros(_BATCH, np.uint8)
         return int(size), int(visits)
 
@@ -348,13 +394,44 @@ class _Walk:
             if outside
             else Outside(start, size, physical),
             dict(self.counts),
+            self._repeats(),
         )
 
+    def _repeats(self) -> Repeats:
+        """Return the repeats, sorted, neighbours joined that repeat neighbours."""
+        rows = [np.zeros((3, 0), np.uint64)]
+        for level, found in zip(self.mode.levels, [*self.again[1:], []], strict=True):
+            rows += [np.stack([start, np.full_like(start, 1 << level.shift), target]) for start, target in found]
+        start, size, target = np.concatenate(rows, axis=1)
+        order = np.argsort(start)
+        return Repeats(start[order], size[order], target[order])
 
-def _merged(frames: Column, ways: npt.NDArray[np.float64]) -> tuple[Column, npt.NDArray[np.float64]]:
-    """Return each frame once, with the sum of the ways that lead to it."""
-    unique, inverse = np.unique(frames, return_inverse=True)
-    return unique, np.bincount(inverse, ways, len(unique)).astype(np.float64)
+
+class _Tables(NamedTuple):
+    """Tables by their frames (uint64), how many ways lead to each (float64), and whether it is in the kernel half."""
+
+    frames: Column
+    ways: npt.NDArray[np.float64]
+    kernel: Mask
+
+
+def _merged(tables: _Tables) -> _Tables:
+    """Return each table once, with the sum of the ways that lead to it."""
+    unique, inverse = np.unique(tables.frames | tables.kernel, return_inverse=True)  # a table lies at a whole page
+    ways = np.bincount(inverse, tables.ways, len(unique)).astype(np.float64)
+    return _Tables(unique & ~np.uint64(1), ways, (unique & np.uint64(1)) != 0)
+
+
+def _shared(row: npt.NDArray[np.int64], tables: _Tables) -> Column:
+    """Return the frames to which many entries of one directory (`row`) of the kernel half lead."""
+    row, frames = row[tables.kernel], tables.frames[tables.kernel]
+    if len(row) < _SHARED:
+        return frames[:0]
+    order = np.lexsort((frames, row))
+    row, frames = row[order], frames[order]
+    ahead = slice(_SHARED - 1, None)
+    found = frames[ahead][(frames[ahead] == frames[: 1 - _SHARED]) & (row[ahead] == row[: 1 - _SHARED])]
+    return np.unique(found)
 
 
 def _joined(start: Column, size: Column, physical: Column, flags: Flags) -> tuple[Column, Column, Column, Flags]:

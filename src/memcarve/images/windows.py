@@ -202,10 +202,9 @@ class Windows:
         if address % 16 or not POINTERS <= address < (1 << 64) - layout.end:
             return None
         try:
-            links = space.index(address + layout.links)
+            place = space.offset_of(address + layout.links)
         except AddressError:
             return None
-        place = int(space.offset[links]) + address + layout.links - int(space.start[links])
         return self._parse(kernel.peek(space, address, layout.end), layout, address, place)
 
     def _parse(self, data: bytes, layout: Layout, address: int | None, offset: int) -> Process | None:

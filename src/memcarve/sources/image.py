@@ -22,7 +22,7 @@ from memcarve.images.physical import PAGE, PhysicalMemory
 from memcarve.images.roots import Root, address_table, find_roots
 from memcarve.images.search import find_linux
 from memcarve.images.windows import Windows
-from memcarve.missing import IMAGE_CUT_OFF, OUTSIDE, REASONS, MissingColumns
+from memcarve.missing import IMAGE_CUT_OFF, OUTSIDE, REASONS, REPEATED, MissingColumns
 from memcarve.process import Container, Platform, ProcessEntry, ProcessMemory
 from memcarve.segments import TOP
 from memcarve.sources.evidence import file_evidence
@@ -151,18 +151,41 @@ class ImageContainer(Container):
 
         Raises ProcessError where its page tables are not in the image, LimitError where they claim too much.
         """
-        entries = self._entries if index < len(self._entries) else self.processes()
-        entry = entries[index]
-        table, system = self._table_of(entry)
-        if not entry.ended:
-            self._check_root(table)
+        entry, table, system = self._chosen(index)
         start, end = (0, TOP) if half == "all" else (0, table.kernel_half)
         if half == "kernel":
             start, end = table.kernel_half, TOP
+        return self._memory(entry, table, system, self._walk(table, start, end), half)
+
+    def open_span(self, index: int, start: int, end: int) -> ProcessMemory:
+        """Return what of a process's memory holds an address of ``start <= x < end``; nothing else is walked.
+
+        Raises ProcessError if its page tables are not in the image, LimitError if they claim too much there.
+        """
+        entry, table, system = self._chosen(index)
+        pages = self._walk(table, start, end)
+        extended = start | (TOP - (1 << table.mode.bits))
+        if not len(pages.placed.start) and table.mode.wide and start >> (table.mode.bits - 1) == 1:
+            # an address as maps print it, cut to 48 bits: the error names the one that was meant
+            pages = self._walk(table, extended, extended + 1)
+        return self._memory(entry, table, system, pages, "all")
+
+    def _chosen(self, index: int) -> tuple[ProcessEntry, AddressTable, str]:
+        """Return a process, how to read its page tables, and in words why."""
+        entries = self._entries if index < len(self._entries) else self.processes()
+        table, system = self._table_of(entries[index])
+        if not entries[index].ended:
+            self._check_root(table)
+        return entries[index], table, system
+
+    def _walk(self, table: AddressTable, start: int, end: int) -> Pages:
         try:
-            pages = walk(self.memory, table, start, end, self.options.limit)
+            return walk(self.memory, table, start, end, self.options.limit)
         except LimitError as error:
             raise LimitError(f"{self}: {error}", error.claimed) from None
+
+    def _memory(self, entry: ProcessEntry, table: AddressTable, system: str, pages: Pages, half: str) -> ProcessMemory:
+        """Return what a walk found as a process's memory."""
         notes = [*self.remarks, f"{self.memory.kind}, {table.mode.name} page tables at 0x{table.root:x}, {system}"]
         missing = self._missing(pages)
         if self.options.dtb is not None and not claimed(self.memory, table):
@@ -181,7 +204,13 @@ class ImageContainer(Container):
             physical=placed.physical,
             flags=placed.flags,
             absent="not in memory",
+            repeats=pages.repeats,
         )
+        if space.repeated:
+            remarks.append(
+                f"{space.repeated} bytes of the kernel half are mapped again by shared page tables: they are in no "
+                "segment, read shows them"
+            )
         inputs = self._inputs(table, system)
         return ProcessMemory(
             space,
@@ -189,6 +218,7 @@ class ImageContainer(Container):
             name=entry.name,
             architecture="x64" if table.mode.wide else "x86",
             inputs=inputs,
+            left_out={REPEATED: space.repeated} if space.repeated else None,
             notes=[*notes, *remarks],
             remarks=remarks,
             incomplete=self._is_incomplete(entry, pages, missing, table),
