@@ -655,6 +655,25 @@ def test_modules(place: Path) -> None:
         assert value(truth, pid, process.peb + 0x30) == plan.heaps[0]
 
 
+@pytest.mark.parametrize(("layout", "kpti"), [(0, False), (8, True)])
+def test_start_block(place: Path, layout: int, *, kpti: bool) -> None:
+    """On request a page of the first MiB is the processors' start block, which leads to the kernel and its root."""
+    without = winimage.build(place, layout=layout, kpti=kpti, processes=FEW)
+    before = place.read_bytes()
+    truth = winimage.build(place, layout=layout, kpti=kpti, processes=FEW, stub=True)
+    assert (without.stub, without.processes[1].root) == (None, truth.processes[1].root)
+    after = place.read_bytes()
+    words = np.frombuffer(after[: 1 << 20], "<u8").reshape(-1, 512)
+    (found,) = np.flatnonzero((words[:, 0] & np.uint64(0xFFFFFFFFFFFF00FF)) == 0x00000001000600E9)
+    assert truth.stub == found * PAGE
+    assert words[found, 0xA0 // 8] == truth.kernel_root
+    entry = int(words[found, 0x70 // 8])
+    assert truth.kernel_base < entry < truth.kernel_base + truth.kernel_size
+    assert truth.content(4, entry, 1)
+    # nothing else differs
+    assert after == before[: truth.stub] + after[truth.stub :][:PAGE] + before[truth.stub + PAGE :]
+
+
 @pytest.mark.parametrize("layout", [0, 2, 8])
 def test_threads(place: Path, layout: int) -> None:
     """The threads that a process's list leads to are those planned, with their environment blocks and stacks."""

@@ -67,6 +67,7 @@ class System:
         for entry, _ in entries:
             self.pool.put(entry, "QQ", *pointers[entry])
         self.upper.store(placed[0].eprocess, pointers[head])
+        self.upper.store_stub(processes[0].root)
         if self.options.freed:
             # an old root: its entry for itself is all that is left
             stale = self.physical.take_one() << 12
@@ -222,6 +223,7 @@ def build_system(
         kernel_size=kernel.SIZE,
         list_head=upper.base + kernel.HEAD,
         selfmap_slot=upper.slot,
+        stub=upper.stub,
         holes=tuple(system.holes),
         cut_off=cut_off([process.pid for process in processes if process.listed], options.damage),
         processes=processes,

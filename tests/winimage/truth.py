@@ -154,6 +154,8 @@ class Truth:
     kernel_size: int
     list_head: int
     selfmap_slot: int
+    #: where the block that processors start with is, physically
+    stub: int | None
     #: physical (start, size) to leave out when the image is written into a container that can have holes
     holes: tuple[tuple[int, int], ...]
     #: processes that are listed, but that a damaged list leads to in neither direction

@@ -27,6 +27,8 @@ _KUSER = 0xFFFFF78000000000
 #: device memory and tables of the processor's own
 _HAL = 0xFFFFF7E000000000
 _TOP = MASK64 - PAGE + 1
+#: which pages of the first MiB can have the start block; below them is the BIOS's, above them the display's
+_STUBS = range(1, 0x9F)
 #: the root's slots of these, of the kernel, and of the self-map before Windows 10
 _FIXED = (0x1ED, 0x1EF, 0x1F0, 0x1FF)
 
@@ -41,6 +43,7 @@ class Options(NamedTuple):
     decoy: bool = True
     freed: bool = True
     top_page: bool = False
+    stub: bool = False
 
     @property
     def small(self) -> bool:
@@ -62,6 +65,9 @@ class Upper:
         # the decoy lies below
         self.base = 0xFFFFF80000000000 | (64 + self._random(1 << 13)) << 21
         self.shared_data = self._shared_data()
+        #: where the start block is, physically, and where it sends processors
+        self.stub = _STUBS[physical.seed * 37 % len(_STUBS)] * PAGE if options.stub else None
+        self.entry = self.base + kernel.TEXT + 0x2340
         self.tables = Tables(physical, user=False)
         #: what user-mode roots have of it
         self.shadow = Tables(physical, user=False)
@@ -164,6 +170,18 @@ class Upper:
             image[kernel.ACCESSORS : kernel.ACCESSORS + PAGE] = filler[:PAGE]
         self.physical.store(image, self.frames)
         self.physical.store(self.pool.data, self.pool.frames)
+
+    def store_stub(self, root: int) -> None:
+        """Write the block that processors start with (Windows' PROCESSOR_START_BLOCK), with the kernel's root."""
+        if self.stub is None:
+            return
+        block = bytearray(PAGE)
+        # jmp near, of 16 bits; the flag that the processor has started
+        struct.pack_into("<BHxI", block, 0, 0xE9, 0x64D, 1)
+        struct.pack_into("<Q", block, 0x70, self.entry)
+        # cr0, cr2, cr3, cr4
+        struct.pack_into("<QQQQ", block, 0x90, 0x80050031, 0, root, 0x6F8)
+        self.physical.store(block, numbers(self.stub // PAGE, 1))
 
 
 def _pages(address: int, size: int) -> NDArray[np.uint64]:
