@@ -325,6 +325,14 @@ class Container(ABC):
     def processes(self) -> list[ProcessEntry]:
         """Return the processes it holds, in the order of the input."""
 
+    def listed(self) -> list[ProcessEntry]:
+        """Return the processes that the input lists by itself; of an image nothing is searched for."""
+        return self.processes()
+
+    def entry(self, index: int) -> ProcessEntry:
+        """Return the process at a place in `processes()`; an image is not searched if it is known already."""
+        return self.processes()[index]
+
     def known(self, pids: Sequence[int]) -> list[ProcessEntry]:  # noqa: ARG002 - a source may look no further
         """Return the beginning of `processes()`, at least as long as it takes to hold these pids."""
         return self.processes()
@@ -369,7 +377,8 @@ class Container(ABC):
         if not found:
             listed = ", ".join(map(str, entries[:_LISTED]))
             raise ProcessError(f"{self}: holds no process {pid}; it holds: {listed}")
-        return [index for index in found if entries[index].state in (None, "running")] or found
+        running = [index for index in found if entries[index].state in (None, "running")]
+        return running or [index for index in found if not entries[index].ended] or found
 
     def choice(self, entries: Sequence[ProcessEntry]) -> str:
         """Return the message that lists the processes to choose from."""

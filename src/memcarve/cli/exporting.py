@@ -158,7 +158,7 @@ def export(
             except MemcarveError as error:
                 if not several:
                     raise
-                complain(f"{container.processes()[index]}: {error}")
+                complain(f"{container.entry(index)}: {error}")
                 statuses.append(False)
             else:
                 _report(result, quiet=quiet, verbose=verbose)

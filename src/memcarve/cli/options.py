@@ -324,8 +324,7 @@ def choose_one(container: Container, pids: Sequence[int], name: str | None) -> i
     except UsageError as error:
         raise UsageError(str(error).removesuffix(", or take --all")) from None
     if len(found) > 1:
-        entries = container.processes()
-        listed = ", ".join(str(entries[index]) for index in found[:40])
+        listed = ", ".join(str(container.entry(index)) for index in found[:40])
         raise UsageError(f"{container}: several processes match ({listed}); this command takes one")
     return found[0]
 

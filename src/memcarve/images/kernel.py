@@ -34,6 +34,15 @@ _SYSTEM_ROOT_TEXT = re.compile(rb"(?:[A-Za-z]\0:\0\\\0)(?:[^\0]\0){1,250}\0\0")
 _KERNELS = 0xFFFFF80000000000
 _KERNELS_END = 0xFFFFF88000000000
 
+#: the block with which processors start: its words in the first MiB, their masks and what is left of them
+_START = 1 << 20
+_BLOCK = (
+    (0x00, 0xFFFFFFFFFFFF00FF, 0x00000001000600E9),
+    (0x70, 0xFFFFF80000000003, _KERNELS),
+    (0xA0, ~0xFFFFFFF000, 0),
+)
+_LARGEST_KERNEL = 64 << 20
+
 _FRAME = np.uint64(((1 << 52) - 1) ^ 0xFFF)
 _MOST_UNSURE = 16
 _MOST_KERNELS = 16
@@ -67,14 +76,39 @@ class Kernel(NamedTuple):
     exports: dict[bytes, int]
 
 
+class StartBlock(NamedTuple):
+    """What processors are started with: the physical address of the kernel's page tables, an address in the kernel."""
+
+    root: int
+    entry: int
+
+
+def start_block(memory: PhysicalMemory) -> StartBlock | None:
+    """Return what the block in the first MiB says with which processors start; None if there is none.
+
+    Not every machine has it, and what it says is to be checked.
+    """
+    physical = np.arange(PAGE, _START, PAGE, dtype=np.uint64)
+    try:
+        words = memory.pages(physical := physical[memory.holds(physical, PAGE)])
+    except SourceReadError:
+        return None
+    found = np.ones(len(physical), np.bool_)
+    for at, mask, value in _BLOCK:
+        found &= words[:, at // 8] & np.uint64(mask & (TOP - 1)) == np.uint64(value)
+    blocks = words[found]
+    return StartBlock(int(blocks[0, 0xA0 // 8]), int(blocks[0, 0x70 // 8])) if len(blocks) else None
+
+
 def find_tables(memory: PhysicalMemory) -> Iterator[tuple[AddressTable, Version]]:
     """Yield the page tables of a kernel, or of a process that maps all of it; nothing where there is no Windows x64.
 
     A candidate is a page whose entry for itself stands in its upper half and through which KUSER_SHARED_DATA is read.
     Where that page is lost there is none; then candidates are yielded at last with a version of which nothing is known.
     """
-    if memory.root is not None:
-        table, version = _checked(memory, memory.root & ((1 << 52) - PAGE))
+    told, block = memory.root, start_block(memory)
+    for root in dict.fromkeys([*([] if told is None else [told]), *([block.root] if block else [])]):
+        table, version = _checked(memory, root & ((1 << 52) - PAGE))
         if version:
             yield table, version
     sure, others = 0, list[AddressTable]()
@@ -125,7 +159,8 @@ def kernels(
     """
     space = kernel_space(memory, table, limit)
     budget = _MOST_KERNELS
-    for base, image in _images(space):
+    block = start_block(memory)
+    for base, image in _images(space, block.entry if block else None):
 
         def look(at: int, size: int, base: int = base) -> bytes:
             return peek(space, base + at, size)
@@ -180,11 +215,18 @@ def _checked(memory: PhysicalMemory, root: int) -> tuple[AddressTable, Version |
     return AddressTable(root, X64, WINDOWS), None
 
 
-def _images(space: AddressSpace) -> Iterator[tuple[int, pe.Headers]]:
-    """Yield the 64-bit images with exports in a kernel half, those where Windows loads its kernel first."""
+def _images(space: AddressSpace, entry: int | None) -> Iterator[tuple[int, pe.Headers]]:
+    """Yield the 64-bit images with exports in a kernel half, those where Windows loads its kernel first.
+
+    Before them all, those that begin not far below `entry`, an address that should lie in the kernel.
+    """
     usual = (space.start >= np.uint64(_KERNELS)) & (space.start < np.uint64(_KERNELS_END))
+    near = np.zeros(len(space), np.bool_)
+    if entry is not None:
+        last = space.start + (space.size - np.uint64(1))
+        near = (last >= np.uint64(entry - _LARGEST_KERNEL)) & (space.start <= np.uint64(entry))
     seen: set[int] = set()
-    for chosen in (usual, ~usual):
+    for chosen in (near, usual & ~near, ~usual & ~near):
         for address in _heads(space, np.flatnonzero(chosen)):
             place = space.offset_of(address)
             if place in seen or len(seen) > _MOST_IMAGES:  # one page may be mapped at a million addresses

@@ -62,10 +62,9 @@ def carve_several(
     Several are carved at once. Raises NoSpaceError as soon as the disk is full, the first one's error where all of them
     fail, TargetExistsError, OutputError.
     """
-    entries = container.processes()
     with NewFolder(os.fspath(out), force=options.force, foreign=foreign, inputs=[str(container)]) as folder:
         taken: Counter[str] = Counter()
-        names = [folder_name(entries[index], index, taken) for index in indexes]
+        names = [folder_name(container.entry(index), index, taken) for index in indexes]
         work = _Several(
             container, folder, options._replace(force=False), progress, list(zip(indexes, names, strict=True))
         )
@@ -106,7 +105,6 @@ class _Several:
 
     def run(self) -> tuple[list[Outcome], MemcarveError | None]:
         """Return how each ended, and the first error."""
-        entries = self.container.processes()
         outcomes: list[Outcome] = []
         first: MemcarveError | None = None
         workers = min(os.cpu_count() or 1, len(self.tasks), _WORKERS)
@@ -115,10 +113,10 @@ class _Several:
             for result in self._some(range(ended, len(self.tasks)), workers):
                 index, name = self.tasks[len(outcomes)]
                 if isinstance(result, CarveResult):
-                    outcomes.append(Outcome(entries[index], name, result, None))
+                    outcomes.append(Outcome(self.container.entry(index), name, result, None))
                 else:
                     first = first or result
-                    outcomes.append(Outcome(entries[index], name, None, self._outside(result)))
+                    outcomes.append(Outcome(self.container.entry(index), name, None, self._outside(result)))
             workers = 1  # a copy was ended from outside: the others are done one at a time
         return outcomes, first
 

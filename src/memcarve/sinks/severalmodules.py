@@ -59,13 +59,12 @@ def extract_several(
     NoSpaceError as soon as the disk is full, the first one's error where all of them fail, TargetExistsError,
     OutputError.
     """
-    entries = container.processes()
     outcomes: list[Extracted] = []
     first: MemcarveError | None = None
     taken: Counter[str] = Counter()
     with NewFolder(os.fspath(out), force=force, foreign=foreign, inputs=[str(container)]) as folder:
         for index in indexes:
-            name = folder_name(entries[index], index, taken) + _ENDINGS[packed]
+            name = folder_name(container.entry(index), index, taken) + _ENDINGS[packed]
             try:
                 process = container.open_process(index, half or container.default_range)
                 result = one(process, os.path.join(folder.path, name))
@@ -74,11 +73,11 @@ def extract_several(
                 raise NoSpaceError(_outside(folder, str(error)).split("; ")[0]) from None
             except MemcarveError as error:
                 first = first or error
-                outcomes.append(Extracted(entries[index], name, None, _outside(folder, str(error))))
+                outcomes.append(Extracted(container.entry(index), name, None, _outside(folder, str(error))))
             else:
                 notes = [*process.remarks, *result.notes]
                 result = result._replace(path=os.path.join(folder.name, name), notes=notes)
-                outcomes.append(Extracted(entries[index], name, result, None))
+                outcomes.append(Extracted(container.entry(index), name, result, None))
         if first is not None and all(outcome.result is None for outcome in outcomes):
             first.args = (_outside(folder, str(first)).split("; nothing was kept")[0],)
             raise first

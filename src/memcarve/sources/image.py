@@ -44,6 +44,7 @@ _NOT_READ = {
     **dict.fromkeys((b"KDUMP   ", b"DISKDUMP"), _KDUMP),
     b"makedumpfile\0": "a flattened kernel dump; makedumpfile -R puts it together",
 }
+_UNSOUGHT = "unlisted processes were not looked for"
 #: PCs keep no memory in the last GiB below 4 GiB; VMware's files close that hole up
 _HOLE = 3 << 30
 
@@ -64,6 +65,7 @@ class ImageContainer(Container):
         self._complete = False
         self._table: tuple[AddressTable, str] | None = None
         self._looked = False
+        self._unsought: str | None = None
         self._linux: str | None = None
         self._unsettled = ""
 
@@ -78,7 +80,8 @@ class ImageContainer(Container):
     @property
     def remarks(self) -> list[str]:  # type: ignore[override]
         """What must not be missed: of the image, and of the list of processes once it was read."""
-        return [*self.memory.notes, *(self._windows.notes if self._windows else [])]
+        unsought = [] if self._unsought is None or self._complete else [self._unsought]
+        return [*self.memory.notes, *(self._windows.notes if self._windows else []), *unsought]
 
     @property
     def notes(self) -> list[str]:  # type: ignore[override]
@@ -133,14 +136,26 @@ class ImageContainer(Container):
             self._complete = True
         return self._entries
 
+    def listed(self) -> list[ProcessEntry]:
+        """Return the beginning of `processes`: those of the kernel's list; memory is not searched for others."""
+        if self.options.dtb is not None or self._complete:
+            return [entry for entry in self.processes() if entry.listed is not False]
+        self._unsought = self._unsought or _UNSOUGHT
+        self._entries = self.windows.listed()
+        return self._entries
+
     def known(self, pids: Sequence[int]) -> list[ProcessEntry]:
         """Return the beginning of `processes`, long enough to hold these pids if any of it does."""
         if self.options.dtb is None and not self._complete and pids:
             listed = self.windows.listed()
-            if {entry.pid for entry in listed} >= set(pids):
-                self._entries = listed
-                return listed
+            if {entry.pid for entry in listed if not entry.ended} >= set(pids):
+                self._unsought = f"{_UNSOUGHT}: another with this pid may exist"
+                return self.listed()
         return self.processes()
+
+    def entry(self, index: int) -> ProcessEntry:
+        """Return the process at a place in `processes`."""
+        return (self._entries if index < len(self._entries) else self.processes())[index]
 
     def roots(self) -> list[Root]:
         """Return the plausible page-table roots of the image."""
@@ -172,11 +187,11 @@ class ImageContainer(Container):
 
     def _chosen(self, index: int) -> tuple[ProcessEntry, AddressTable, str]:
         """Return a process, how to read its page tables, and in words why."""
-        entries = self._entries if index < len(self._entries) else self.processes()
-        table, system = self._table_of(entries[index])
-        if not entries[index].ended:
+        entry = self.entry(index)
+        table, system = self._table_of(entry)
+        if not entry.ended:
             self._check_root(table)
-        return entries[index], table, system
+        return entry, table, system
 
     def _walk(self, table: AddressTable, start: int, end: int) -> Pages:
         try:
