@@ -12,7 +12,7 @@ STEPS = (
     ("ruff", "check"),
     ("ruff", "format", "--check"),
     ("mypy",),
-    ("pytest",),
+    ("pytest", "--numprocesses", "auto"),
 )
 _COVERAGE = ("--cov", "--cov-report=term")
 
@@ -21,7 +21,7 @@ def main() -> int:
     """Run each step with this interpreter's tools; stop at the first that fails."""
     more = _COVERAGE if "--coverage" in sys.argv[1:] else ()
     for each in STEPS:
-        step = (*each, *more) if each == ("pytest",) else each
+        step = (*each, *more) if each[0] == "pytest" else each
         print("+", *step, flush=True)  # noqa: T201 - that is its output
         status = subprocess.run([sys.executable, "-m", *step], check=False).returncode  # noqa: S603
         if status:
