@@ -6,10 +6,12 @@ import csv
 import io
 import json
 import os
+import platform
 import re
 import shutil
 import subprocess
 import sys
+from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -674,6 +676,17 @@ def test_locate_between_filtered_rows(tmp_path: Path, capfdbinary: Capture) -> N
     with dump.open("ab") as file:
         file.write(noise(3))
     one_line(invoke(capfdbinary, "locate", dump, f"+{2 * PAGE}"), 1, "no address is known")
+
+
+def test_debug_info(capfdbinary: Capture) -> None:
+    """The versions of memcarve, Python and the packages are printed, and no path."""
+    ran = invoke(capfdbinary, "debug-info")
+    facts = dict(line.split(": ", 1) for line in ran.out.decode().splitlines())
+    assert ran.code == 0
+    assert facts["memcarve"] == __version__
+    assert facts["python"].startswith(f"{platform.python_implementation()} {platform.python_version()}")
+    assert facts["numpy"] == metadata.version("numpy")
+    assert os.getcwd() not in ran.out.decode()
 
 
 # completion, pipes, colours

@@ -193,7 +193,7 @@ def test_licence() -> None:
     text = (ROOT / "LICENSE").read_text()
     assert re.match(r"\s*Apache License\s+Version 2\.0, January 2004\s+http://www\.apache\.org/licenses/", text)
     assert "END OF TERMS AND CONDITIONS" in text
-    assert 'license = { text = "Apache-2.0" }' in (ROOT / "pyproject.toml").read_text()
+    assert 'license = "Apache-2.0"' in (ROOT / "pyproject.toml").read_text()
 
 
 def test_version_is_in_the_changelog() -> None:
@@ -201,6 +201,7 @@ def test_version_is_in_the_changelog() -> None:
     headings = re.findall(r"(?m)^## \[?v?(\d+\.\d+[\w.]*)", (ROOT / "CHANGELOG.md").read_text())
     assert headings
     assert headings[0] == __version__
+    assert f"\nversion: {__version__}\n" in (ROOT / "CITATION.cff").read_text()
 
 
 def test_nothing_knows_the_workplace() -> None:

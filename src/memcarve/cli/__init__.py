@@ -12,6 +12,7 @@ import click
 
 from memcarve.cli.carving import carve, verify
 from memcarve.cli.comparing import diff
+from memcarve.cli.debugging import debug_info
 from memcarve.cli.exporting import export
 from memcarve.cli.extracting import extract
 from memcarve.cli.listing import regions, segments
@@ -67,7 +68,7 @@ def completion(shell: str) -> None:
     click.echo(found(cli, {}, "memcarve", "_MEMCARVE_COMPLETE").source())
 
 
-for _command in (processes, carve, export, extract, segments, regions, verify, diff, read, find, locate):
+for _command in (processes, carve, export, extract, segments, regions, verify, diff, read, find, locate, debug_info):
     cli.add_command(_command)
 
 

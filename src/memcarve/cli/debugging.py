@@ -1,0 +1,49 @@
+"""What a report of a fault should say of the machine and the installation, and nothing of evidence."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from importlib import metadata
+
+import click
+
+from memcarve.cli.options import COMPLETE
+from memcarve.version import __version__
+
+#: what memcarve needs, and what its extras bring
+_PACKAGES = ("numpy", "click", "rich", "backports.zstd", "cramjam", "pyarrow", "pyzipper")
+#: what the system can do for copying: see copying.py
+_CALLS = ("copy_file_range", "sendfile", "writev", "fork")
+
+
+@click.command("debug-info")
+def debug_info() -> int:
+    """Print versions and what the system can do, for a report of a fault. Nothing of your files is in it."""
+    for what, value in _facts():
+        click.echo(f"{what}: {value}")
+    return COMPLETE
+
+
+def _facts() -> list[tuple[str, str]]:
+    able = [call for call in _CALLS if hasattr(os, call)]
+    return [
+        ("memcarve", __version__),
+        (
+            "python",
+            f"{platform.python_implementation()} {platform.python_version()}, {sys.maxsize.bit_length() + 1} bits",
+        ),
+        ("system", f"{platform.system()} {platform.release()}, {platform.machine()}, {sys.byteorder}-endian"),
+        ("processors", str(os.cpu_count() or "unknown")),
+        ("encoding", f"{sys.getfilesystemencoding()} for names, {sys.stdout.encoding} for output"),
+        ("calls", ", ".join(able) or "none"),
+        *((package, _version(package)) for package in _PACKAGES),
+    ]
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "not installed"
