@@ -10,7 +10,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
+
+    #: makes a block of a file, once all places are known: offsets in the file by the names of blocks
+    Block = Callable[[Mapping[str, int]], bytes]
 
 AMD64, INTEL, ARM64 = 9, 0, 12
 WINDOWS, LINUX = 2, 0x8201
@@ -186,3 +189,40 @@ def context32(registers: Mapping[str, int], flags: int = 0x10007) -> bytes:
     for name, place, size in X86_REGISTERS:
         data[place : place + size] = registers[name].to_bytes(size, "little")
     return bytes(data)
+
+
+def laid_out(blocks: Mapping[str, Block | bytes], streams: Sequence[tuple[int, str, int | None]]) -> bytes:
+    """Return a minidump of blocks, in their order behind the header.
+
+    `streams` are the directory's entries: type, the block that is the stream, and its size if that is not the block's.
+    One block is called ``directory``; its content is made here.
+    """
+    places = dict.fromkeys([*blocks, "directory"], 1 << 16)
+    made: dict[str, bytes] = {}
+    for _ in range(2):  # sizes do not depend on places
+        made = {name: block if isinstance(block, bytes) else block(places) for name, block in blocks.items()}
+        made["directory"] = b"".join(
+            struct.pack("<III", kind, len(made[name]) if size is None else size, places[name])
+            for kind, name, size in streams
+        )
+        place = 32
+        for name in blocks:
+            places[name] = place
+            place += len(made[name])
+    head = struct.pack("<4sIIIIIQ", b"MDMP", 0x61B1A793, len(streams), places["directory"], 0, 0x5F000000, 2)
+    return head + b"".join(made[name] for name in blocks)
+
+
+def system_info(number: int = AMD64, platform: int = WINDOWS) -> bytes:
+    """Return a SystemInfo."""
+    return struct.pack("<HHHBBIIIIIHH24x", number, 6, 0, 4, 1, 10, 0, 19041, platform, 0, 0, 0)
+
+
+def memory_list(*rows: tuple[int, int, int]) -> bytes:
+    """Return a MemoryList: address, size, place in the file."""
+    return struct.pack("<I", len(rows)) + b"".join(struct.pack("<QII", *row) for row in rows)
+
+
+def memory64_list(base: int, *rows: tuple[int, int]) -> bytes:
+    """Return a Memory64List: address and size; the bytes lie one after the other from `base` on."""
+    return struct.pack("<QQ", len(rows), base) + b"".join(struct.pack("<QQ", *row) for row in rows)

@@ -381,6 +381,84 @@ def test_threads_x86(opened: Any) -> None:
     assert list(opened(dump).evidence.threads[0].rows) == [Thread(4, registers=registers)]
 
 
+def extended(address: int) -> int:
+    """Return an address of 32 bits as dbghelp writes it."""
+    return address | 0xFFFFFFFF00000000 if address >> 31 else address
+
+
+HIGH = 0xA0000000
+
+
+def narrow_dump(number: int, **other: Any) -> Dump:
+    """Return a minidump of a process of 32 bits, with addresses on both sides of 2 GiB."""
+    return Dump(
+        [(0x10000, b"low"), (extended(HIGH), b"high")],
+        [(extended(0xFFFFF000), bytes(PAGE)), (extended(0x80000000), b"first"), (0x7FFFFFF0, bytes(16))],
+        [(0x10000, PAGE, "a.exe"), (extended(HIGH), PAGE, "b.dll"), (extended(0xFFFFF000), PAGE, "last.dll")],
+        [minidumps.Thread(4, extended(0xFFFDD000), (extended(0x90000000), 64), begin=extended(HIGH + 8))],
+        [Info(0x10000, PAGE, 0x10000), Info(extended(HIGH), PAGE, extended(HIGH)),
+         Info(extended(HIGH) + PAGE, PAGE, extended(HIGH), minidumps.READONLY)],
+        system=(number, WINDOWS, 6, 1, 7601),
+        **other,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("number", [INTEL, 5, 10])
+def test_extended_addresses(opened: Any, number: int) -> None:
+    """Of x86 and ARM addresses have 32 bits, in every list: dbghelp extends the highest of them through its fields."""
+    process = opened(narrow_dump(number))
+    assert contents(process) == {
+        0x10000: b"low", 0x7FFFFFF0: bytes(16) + b"first", HIGH: b"high", 0xFFFFF000: bytes(PAGE),
+    }  # fmt: skip
+    assert (process.address_bits, process.kernel_half, process.incomplete) == (32, 1 << 32, False)
+    evidence = process.evidence
+    assert [row.start for row in evidence.modules[0].rows] == [0x10000, HIGH, 0xFFFFF000]
+    assert [(row.start, row.end) for row in evidence.regions[0]] == [
+        (0x10000, 0x11000), (HIGH, HIGH + PAGE), (HIGH + PAGE, HIGH + 2 * PAGE),
+    ]  # fmt: skip
+    assert list(evidence.threads[0].rows) == [Thread(4, 0xFFFDD000, 0x90000000, 0x90000040, HIGH + 8)]
+    assert [(row.start, row.kind) for row in evidence.areas[0].rows] == [(0xFFFDD000, "TEB"), (0x90000000, "stack")]
+
+
+def test_addresses_that_are_not_extended(opened: Any) -> None:
+    """Of x64 addresses stay as they are, and so do those of x86 that are not extended from 32 bits."""
+    rows = [(0x10000, b"low"), (1 << 32, b"beyond"), (extended(HIGH), b"high")]
+    assert contents(opened(Dump(rows))) == dict(rows)
+    rows[2] = (0xFFFFFFFF7FFFFFF0, b"high")
+    assert contents(opened(Dump(rows, system=(INTEL, WINDOWS, 6, 1, 7601)))) == dict(rows)
+
+
+def test_addresses_of_memcarves_own(opened: Any) -> None:
+    """What memcarve wrote has the addresses of a kernel as they are, whatever the program's processor is called."""
+    rows = [(0x10000, b"low"), (0xFFFFFFFF81000000, b"kernel")]
+    comment = b'{"tool": "memcarve", "process": {"architecture": "x86"}, "complete": true}\0'
+    assert contents(opened(Dump(rows, system=(INTEL, WINDOWS, 6, 1, 7601), comment=comment))) == dict(rows)
+
+
+@pytest.mark.parametrize("high", [0xFFFFF000, extended(0xFFFFF000)])
+def test_ends_beyond_4_gib(opened: Any, high: int) -> None:
+    """Of 32 bits nothing reaches beyond 4 GiB: not ranges of memory, modules, regions, or stacks."""
+    system = INTEL, WINDOWS, 6, 1, 7601
+    rows = [(high, bytes(PAGE + 1))]
+    for dump in (Dump(rows, system=system), Dump(memory32=rows, system=system)):
+        with pytest.raises(InputError, match="range at 0xfffff000 of 0x1001 bytes reaches beyond the last address"):
+            opened(dump)
+    process = opened(
+        Dump(
+            [(high, bytes(PAGE))],
+            modules=[(high, PAGE + 1, "a.dll"), (high, PAGE, "b.dll")],
+            infos=[Info(0x10000, PAGE, 0x10000), Info(high, PAGE + 1, high)],
+            threads=[minidumps.Thread(4, 0, (high, PAGE + 1)), minidumps.Thread(8, 0, (high, PAGE))],
+            system=system,
+        )
+    )
+    assert contents(process) == {0xFFFFF000: bytes(PAGE)}
+    evidence = process.evidence
+    assert [row.name for row in evidence.modules[0].rows] == ["b.dll"]
+    assert [row.start for row in evidence.regions[0]] == [0x10000]
+    assert [row.stack_end for row in evidence.threads[0].rows] == [None, 1 << 32]
+
+
 def test_named_files_are_added(opened: Any, tmp_path: Path) -> None:
     """Files given as evidence are added to what the minidump says, and recorded as inputs."""
     maps = tmp_path / "some.maps"

@@ -20,9 +20,10 @@ IMAGE_CUT_OFF = "the image ends too early"
 DEVICE = "a device's memory"
 BEYOND_FILE = "beyond the end of the mapped file"
 UNREADABLE = "the system does not let it be read"
+MISPLACED = "its place in the dump cannot be right"
 #: why what page tables map again is in no segment: it is not missing
 REPEATED = "mapped again by shared page tables"
-REASONS = (NOT_WRITTEN, CUT_OFF, OUTSIDE, IMAGE_CUT_OFF, DEVICE, BEYOND_FILE, UNREADABLE)
+REASONS = (NOT_WRITTEN, CUT_OFF, OUTSIDE, IMAGE_CUT_OFF, DEVICE, BEYOND_FILE, UNREADABLE, MISPLACED)
 
 
 class Missing(NamedTuple):

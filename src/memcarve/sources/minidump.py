@@ -13,7 +13,7 @@ from memcarve.columns import total, union
 from memcarve.errors import NotRecognisedError, OverlapError
 from memcarve.formats.minidump import layout
 from memcarve.formats.minidump.reading import Minidump
-from memcarve.missing import CUT_OFF, REASONS, MissingColumns
+from memcarve.missing import CUT_OFF, MISPLACED, NOT_WRITTEN, REASONS, MissingColumns
 from memcarve.names import base_name
 from memcarve.process import Container, Platform, ProcessEntry, ProcessMemory
 from memcarve.sources.evidence import EvidenceFiles, file_evidence
@@ -32,6 +32,12 @@ if TYPE_CHECKING:
 REST = "headers and streams"
 TWICE = "of addresses that the file holds twice"
 _NARROW = 32
+#: why bytes are missing, and what is said of that
+_LOST = {
+    MISPLACED: "whose place in the minidump cannot be right",
+    NOT_WRITTEN: "that the minidump lists and gives no place in it (RVA 0)",
+    CUT_OFF: "at the end of the minidump",
+}
 _SYSTEMS = {number: word for word, number in layout.PLATFORMS.items()}
 
 
@@ -67,19 +73,19 @@ class MinidumpContainer(Container):
         path, architecture = self.file.path, self._architecture()
         space, left_out = self._space()
         remarks = list(self.dump.notes)
-        cut = total(space.missing_size)
-        if cut:
-            remarks.append(f"{cut} bytes are missing at the end of the minidump")
+        for reason, words in _LOST.items():
+            lost = total(space.missing_size[space.missing_reason == np.uint8(REASONS.index(reason))])
+            if lost:
+                remarks.append(f"{lost} bytes are missing {words}")
         notes = [*self._origin(), *remarks]
         if layout.MEMORY64_LIST not in self.dump and not self.dump.flags & layout.FULL_MEMORY:
             notes.append(f"{path}: was made without full memory: most of the process's is not in it")
         if self.system is not None and architecture is None and self.noted.document is None:
             word = self.system.architecture or f"unknown (0x{self.system.number:x})"
             notes.append(f"{path}: is of a process whose architecture is {word}")
-        bits = self.noted.address_bits or _bits(space, architecture)
+        narrow = self.dump.narrow or architecture == "x86"
+        bits = self.noted.address_bits or _bits(space, narrow=narrow)
         inputs: dict[str, Any] = {"dump": {"path": path, "size": self.file.size, "format": "minidump"}}
-        # a program of 32 bits may have all of them, where the kernel has more
-        narrow = 1 << _NARROW if architecture == "x86" else None
         return ProcessMemory(
             space,
             pid=self._entry.pid,
@@ -90,7 +96,8 @@ class MinidumpContainer(Container):
             notes=notes,
             remarks=remarks,
             incomplete=bool(remarks) or self.noted.incomplete,
-            kernel_half=self.noted.kernel_half or narrow,
+            # a program of 32 bits may have all of them, where the kernel has more
+            kernel_half=self.noted.kernel_half or (1 << _NARROW if narrow else None),
             address_bits=bits,
             evidence=functools.partial(self._evidence, max(bits, 48), inputs),
             platform=self._platform(),
@@ -103,16 +110,17 @@ class MinidumpContainer(Container):
 
     def _space(self) -> tuple[AddressSpace, dict[str, int]]:
         """Return the address space, and what of the file's bytes is not in it, by reason."""
-        start, size, offset = self.dump.memory()
+        found = self.dump.memory()
+        start, size, offset = found.stored
         limit = np.uint64(self.file.size)
         there = np.minimum(size, limit - np.minimum(offset, limit))
         short = there < size
-        lost = union(start[short] + there[short], size[short] - there[short])
+        cut_off = start[short] + there[short], size[short] - there[short]
         some = there > 0
         stored = start[some], there[some], offset[some]
-        reason = np.full(len(lost[0]), REASONS.index(CUT_OFF), np.uint8)
+        lost = _missing((found.misplaced, MISPLACED), (found.unwritten, NOT_WRITTEN), (cut_off, CUT_OFF))
         try:
-            kept, missing, _ = untangled(self.file, stored, MissingColumns(*lost, reason))
+            kept, missing, _ = untangled(self.file, stored, lost)
             space = AddressSpace(*kept, self.file, missing)
         except OverlapError as error:
             raise OverlapError(f"{self.file.path}: {error}", error.address) from None
@@ -175,10 +183,18 @@ def _opened(file: FileBacking, options: OpenOptions) -> MinidumpContainer:
     return found
 
 
-def _bits(space: AddressSpace, architecture: str | None) -> int:
+def _missing(*lost: tuple[tuple[Column, Column], str]) -> MissingColumns:
+    """Return what is missing for each reason, given as start and size, in one table."""
+    tables = [(*union(*columns), REASONS.index(reason)) for columns, reason in lost]
+    reasons = [np.full(len(start), reason, np.uint8) for start, _, reason in tables]
+    start, size = (np.concatenate([table[place] for table in tables]).astype(np.uint64) for place in (0, 1))
+    return MissingColumns(start, size, np.concatenate(reasons))
+
+
+def _bits(space: AddressSpace, *, narrow: bool) -> int:
     """Return how wide addresses are."""
     last = space.start + (space.size - np.uint64(1))
-    if architecture == "x86" and not (last >= np.uint64(1 << _NARROW)).any():
+    if narrow and not (last >= np.uint64(1 << _NARROW)).any():
         return _NARROW
     wide = (last >= np.uint64(1 << 47)) & (space.start < np.uint64((1 << 64) - (1 << 47)))
     return 57 if wide.any() else 48

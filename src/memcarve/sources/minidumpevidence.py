@@ -107,8 +107,8 @@ def minidump_evidence(dump: Minidump, noted: Noted) -> Evidence:
     known, own = len(dump.notes), noted.document is not None
     name = os.path.basename(dump.file.path)
     notes: list[str] = []
-    modules = [row for module in dump.modules() if (row := _module(module, dump.file.path, notes)) is not None]
-    threads = [_thread(thread) for thread in dump.threads()]
+    modules = [row for module in dump.modules() if (row := _module(module, dump, notes)) is not None]
+    threads = [_thread(thread, dump) for thread in dump.threads()]
     regions = _regions(dump, notes, own=own)
     if own and threads == [_PLACEHOLDER]:
         threads = []
@@ -126,21 +126,22 @@ def minidump_evidence(dump: Minidump, noted: Noted) -> Evidence:
     )
 
 
-def _module(module: ModuleRow, path: str, notes: list[str]) -> Module | None:
-    if module.base + module.size > _TOP:
+def _module(module: ModuleRow, dump: Minidump, notes: list[str]) -> Module | None:
+    if not dump.fits(module.base, module.size):
         notes.append(
-            f"{path}: the module at 0x{module.base:x} of 0x{module.size:x} bytes ends beyond the last address; not used"
+            f"{dump.file.path}: the module at 0x{module.base:x} of 0x{module.size:x} bytes ends beyond the last "
+            "address; not used"
         )
         return None
     name = None if module.name is None else base_name(module.name)
     return Module(module.base, module.size or None, name or None, None if name == module.name else module.name)
 
 
-def _thread(thread: ThreadRow) -> Thread:
+def _thread(thread: ThreadRow, dump: Minidump) -> Thread:
     low: int | None
     high: int | None
     low, size = thread.stack
-    low, high = (low, low + size) if size and low + size <= _TOP else (None, None)
+    low, high = (low, low + size) if size and dump.fits(low, size) else (None, None)
     return Thread(thread.tid, thread.teb or None, low, high, thread.begin or None, thread.registers or None)
 
 
@@ -169,7 +170,7 @@ def _regions(dump: Minidump, notes: list[str], *, own: bool) -> list[Region]:
     rows = rows[np.argsort(rows["base"], kind="stable")]
     start, size = rows["base"].astype(np.uint64), rows["size"].astype(np.uint64)
     keep = (rows["state"] != layout.FREE) & (size > 0)
-    beyond = keep & (start + (size - np.uint64(1)) < start)
+    beyond = keep & dump.beyond(start, np.maximum(size, np.uint64(1)))
     if beyond.any():
         notes.append(
             f"{dump.file.path}: the region at 0x{int(start[beyond][0]):x} ends beyond the last address; not used"

@@ -26,9 +26,13 @@ FULL_MEMORY, FULL_MEMORY_INFO, THREAD_INFO = 0x2, 0x800, 0x1000  # of the header
 #: architecture, level, revision, processors, product; version, build, platform, RVA of the service pack's name; suite
 SYSTEM = struct.Struct("<HHHBBIIIIIHH24x")
 ARCHITECTURES = {"x86": 0, "arm": 5, "x64": 9, "arm64": 12}
+#: those of 32 bits: x86, MIPS, PowerPC, SHx, ARM, and x86 and ARM as 64-bit Windows names programs of theirs
+NARROW = frozenset({0, 1, 3, 4, 5, 10, 13, 14})
 UNKNOWN_ARCHITECTURE = 0xFFFF
 #: VER_PLATFORM_WIN32_NT; Linux has a number in the minidumps of Breakpad and Crashpad (minidump_extensions.h)
 PLATFORMS = {"windows": 2, "linux": 0x8201}
+#: from here on they are Breakpad's numbers of systems that are no Windows
+OTHER_PLATFORMS = 0x8000
 
 MISC = struct.Struct("<III12x")  # size, which of the following are valid, process id
 MISC_PROCESS_ID = 1
