@@ -634,6 +634,7 @@ def test_round_trip(path: Path) -> None:
                 file=None,
                 kind=kinds.get(row.kind, row.kind),
                 protection={"r-xp": "PAGE_EXECUTE_READ"}.get(row.protection or "", row.protection),
+                allocation=row.start,
             )
             for row in REGIONS
         ]

@@ -201,19 +201,20 @@ INFOS = [
 def test_regions(opened: Any, width: int) -> None:
     """Rows of one allocation, protection and type are one region; free ones are none; protections are words.
 
-    What is reserved has none, nor has what is no protection. Rows may be longer than those known today.
+    Each region knows its allocation. What is reserved has no protection, nor has what is none. Rows may be longer than
+    those known today.
     """
     found = opened(Dump([(BASE, b"x")], infos=INFOS, info_width=width)).evidence.regions
     assert [each.source for each in found] == ["MemoryInfoList (some.mdmp)"]
     assert found[0].rows == [
-        Region(0x10000, 2 * PAGE, "PAGE_READWRITE", "private", private=True),
-        Region(0x12000, PAGE, "PAGE_READWRITE|PAGE_GUARD", "private", private=True),
-        Region(0x13000, 0xD000, None, "private", private=True),
-        Region(0x20000, PAGE, "PAGE_READWRITE", "private", private=True),
-        Region(1 << 40, PAGE, None, "mapped", private=False),
-        Region(BASE, PAGE, "PAGE_READONLY", "image", private=False),
-        Region(BASE + PAGE, 3 * PAGE, "PAGE_EXECUTE_READ", "image", private=False),
-        Region((1 << 64) - PAGE, PAGE, "PAGE_READONLY"),
+        Region(0x10000, 2 * PAGE, "PAGE_READWRITE", "private", private=True, allocation=0x10000),
+        Region(0x12000, PAGE, "PAGE_READWRITE|PAGE_GUARD", "private", private=True, allocation=0x10000),
+        Region(0x13000, 0xD000, None, "private", private=True, allocation=0x10000),
+        Region(0x20000, PAGE, "PAGE_READWRITE", "private", private=True, allocation=0x20000),
+        Region(1 << 40, PAGE, None, "mapped", private=False, allocation=1 << 40),
+        Region(BASE, PAGE, "PAGE_READONLY", "image", private=False, allocation=BASE),
+        Region(BASE + PAGE, 3 * PAGE, "PAGE_EXECUTE_READ", "image", private=False, allocation=BASE),
+        Region((1 << 64) - PAGE, PAGE, "PAGE_READONLY", allocation=(1 << 64) - PAGE),
     ]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import heapq
 import itertools
 from typing import TYPE_CHECKING, NamedTuple
@@ -27,6 +28,8 @@ class Region(NamedTuple):
     `protection` is in the system's own words (``PAGE_EXECUTE_READ|PAGE_GUARD``, ``r-xp``): on Windows the one that the
     region began with. `kind` is one of names.KINDS, `file` the path of what is mapped, `offset` where in that file the
     region begins (bytes), `tag` a VAD's pool tag, `private` whether nobody else shares it. Text may hold anything.
+    `allocation` is where the allocation begins that the region is part of, where a source lists an allocation in
+    several regions; None where each region stands for itself.
     """
 
     start: int
@@ -37,6 +40,7 @@ class Region(NamedTuple):
     tag: str | None = None
     private: bool | None = None
     offset: int | None = None
+    allocation: int | None = None
 
     @property
     def end(self) -> int:
@@ -97,6 +101,15 @@ class Area(NamedTuple):
         return self.start + self.size
 
 
+class Allocation(NamedTuple):
+    """What the system gave out at once: ``start <= x < end``; its parts are the regions from `first` up to `behind`."""
+
+    start: int
+    end: int
+    first: int
+    behind: int
+
+
 class Regions:
     """Regions from one `source`, in order of their addresses, and how they divide the address space.
 
@@ -133,6 +146,27 @@ class Regions:
             return int(self.index[place])
         return None
 
+    @functools.cached_property
+    def allocations(self) -> list[Allocation]:
+        """The allocation of each region, by its place in `rows`.
+
+        Regions that follow each other and name the same beginning, which is not behind them, are one allocation; every
+        other region is one by itself.
+        """
+        found: list[Allocation] = []
+        place = 0
+        while place < len(self.rows):
+            first, base = self.rows[place], self.rows[place].allocation
+            behind, start, end = place + 1, first.start, first.end
+            if base is not None and base <= start:
+                start = base
+                while behind < len(self.rows) and self.rows[behind].allocation == base:
+                    end = max(end, self.rows[behind].end)
+                    behind += 1
+            found += [Allocation(start, end, place, behind)] * (behind - place)
+            place = behind
+        return found
+
     def module_end(self, module: Module) -> int:
         """Return where a module ends at most.
 
@@ -145,9 +179,15 @@ class Regions:
         held = self.at(module.start)
         if held is None:
             place = int(np.searchsorted(self.start, np.uint64(module.start)))
-            return min(end, int(self.start[place])) if place < len(self.start) else end
+            if place == len(self.start):
+                return end
+            following = self.allocations[int(self.index[place])]
+            # the first region of an allocation need not be listed
+            return min(end, following.end if following.start == module.start else int(self.start[place]))
+        if self.rows[held].allocation is not None:
+            return min(end, self.allocations[held].end)
         first, mapped = self.rows[held], self.rows[held].end
-        # Unix maps a file in several regions, and minidumps have one for each protection and name no files
+        # Unix maps a file in several regions, and of minidumps from there nobody knows which file it is
         parts = first.file is not None or first.kind in (IMAGE, MAPPED)
         for row in itertools.islice(self.rows, held + 1, None):
             if not parts or mapped >= end or row.start != mapped or (row.file, row.kind) != (first.file, first.kind):

@@ -134,7 +134,7 @@ class Flagged:
         None where there are no bytes to look at.
         """
         known = self.known
-        images = [row.start for place, row in enumerate(known.regions) if known.kinds[place] == IMAGE]
+        images = [known.allocation(place).start for place, kind in enumerate(known.kinds) if kind == IMAGE]
         bases = dict.fromkeys([*images, *(listed.module.start for listed in known.modules)])
         found: dict[int, Header | None] = {}
         for base in [*bases][:_MOST_BASES]:
@@ -171,40 +171,45 @@ class Flagged:
             self.findings.append(Finding(BEYOND_SECTION, int(beyond.start[at]), why))
 
     def _has_sections(self, place: int) -> bool:
-        header = self._bases.get(self.known.regions[place].start)
+        header = self._bases.get(self.known.allocation(place).start)
         return header is not None and bool(header.sections)
 
     def _sections(self, letter: str) -> Spans:
         """Return the addresses of images that their sections allow something: each header counts for its own image."""
         rows = []
         for place, region in enumerate(self.known.regions):
-            header = self._bases.get(region.start) if self.known.kinds[place] == IMAGE else None
+            base = self.known.allocation(place).start
+            header = self._bases.get(base) if self.known.kinds[place] == IMAGE else None
             for address, size, permissions in header.sections if header is not None else ():
                 # a section takes whole pages
                 last = min((address + size - 1) | (_PAGE - 1), region.end - 1)
-                if letter in permissions and size and address >= region.start and address <= last:
-                    rows.append((address, last))
+                first = max(address, region.start)
+                if letter in permissions and size and address >= base and first <= last:
+                    rows.append((first, last))
         start, last_column = (np.array([row[place] for row in rows], np.uint64) for place in (0, 1))
         return union([Spans(start, last_column, np.arange(len(rows)))])
 
     def _unlisted(self) -> Iterator[Spans]:
+        """Yield the images that no list names; each allocation is one, however many regions it has."""
         known = self.known
-        listed = self._regions(lambda place: known.kinds[place] == IMAGE)
-        touched = {known.region_at(module.module.start) for module in known.modules}
-        found = listed.where(np.array([place not in touched for place in listed.owner.tolist()], np.bool_))
-        for place in dict.fromkeys(found.owner.tolist()):
-            row = known.regions[place]
-            self.findings.append(
-                Finding(MODULE_UNLISTED, row.start, f"an image is mapped ({row.file or 'no name'}) that no list names")
-            )
+        starts = [listed.module.start for listed in known.modules]
+        held = {known.region_at(start) for start in starts} - {None}
+        named = {*starts, *(known.allocation(place).start for place in held if place is not None)}
+        found = self._regions(lambda place: known.kinds[place] == IMAGE and known.allocation(place).start not in named)
+        images = {known.allocation(place): known.regions[place] for place in reversed(found.owner.tolist())}
+        for row in sorted(images.values(), key=lambda row: row.start):
+            why = f"an image is mapped ({row.file or 'no name'}) that no list names"
+            self.findings.append(Finding(MODULE_UNLISTED, row.start, why))
         yield found
 
     def _unmapped(self) -> Iterator[Spans]:
         known = self.known
+        begins = {known.allocation(place).start for place in range(len(known.regions))}
         for listed in known.modules:
             module = listed.module
             held = known.region_at(module.start)
-            if held is not None and known.kinds[held] not in OWN:
+            # the first region of an allocation need not be listed
+            if module.start in begins if held is None else known.kinds[held] not in OWN:
                 continue
             what = "nothing is mapped there" if held is None else f"{known.kinds[held]} memory lies there"
             self.findings.append(

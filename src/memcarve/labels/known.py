@@ -15,7 +15,7 @@ from memcarve.segments import TOP
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from memcarve.evidence import Area, Evidence, Module
+    from memcarve.evidence import Allocation, Area, Evidence, Module
 
 #: kinds of memory that are the process's own
 OWN = frozenset({PRIVATE, STACK, HEAP})
@@ -79,6 +79,10 @@ class Known:
         """Return the place in `regions` of the one that holds an address; None where none does."""
         return self._first.at(address)
 
+    def allocation(self, place: int) -> Allocation:
+        """Return the allocation that the region at a place in `regions` is part of."""
+        return self._first.allocations[place]
+
     def module_end(self, module: Module) -> int:
         """Return where a module ends at most: with the mapping that it begins in, whatever it says."""
         return self._first.module_end(module)
@@ -90,9 +94,11 @@ class Known:
         for areas in evidence.areas:
             for area in areas.rows:
                 held = self.region_at(area.start) if area.whole else None
-                if held is not None and kinds[held] in (None, *OWN):
-                    kinds[held] = area.kind
-                    whole.setdefault(held, []).append(area)
+                allocation = None if held is None else self.allocation(held)
+                for place in () if allocation is None else range(allocation.first, allocation.behind):
+                    if kinds[place] in (None, *OWN):
+                        kinds[place] = area.kind
+                        whole.setdefault(place, []).append(area)
         return kinds, whole
 
     def _placed_modules(self, evidence: Evidence) -> tuple[list[Listed], Spans]:
@@ -121,6 +127,7 @@ def _region_text(region: Region, kind: str | None) -> str:
         "offset": region.offset,
         "tag": region.tag,
         "private": region.private,
+        "allocation": None if region.allocation is None else f"0x{region.allocation:x}",
     }
     return json.dumps({name: value for name, value in record.items() if value is not None})
 

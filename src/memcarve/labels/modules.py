@@ -151,9 +151,9 @@ class _Mapping(NamedTuple):
 def _mappings(regions: Sequence[Region]) -> list[_Mapping]:
     """Return for each region the mapping that it is part of.
 
-    Windows maps an image as one region (with a tag), which some list by protection. Unix maps a file in several, with
-    memory of no file between and behind them. A mapping ends at a gap, unless its file goes on behind, where another
-    file's begins, and where an image does.
+    Windows maps an image as one region (with a tag), which some list by protection (and may say of which allocation).
+    Unix maps a file in several, with memory of no file between and behind them. A mapping ends at a gap, unless its
+    file goes on behind, where another file's begins, and where an image does.
     """
     groups: list[list[Region]] = []
     for row in regions:
@@ -172,6 +172,8 @@ def _mappings(regions: Sequence[Region]) -> list[_Mapping]:
 def _continues(group: list[Region], row: Region) -> bool:
     """Say whether a region goes on with what the group is a mapping of."""
     first, before = group[0], group[-1]
+    if first.allocation is not None or row.allocation is not None:
+        return first.allocation == row.allocation
     if before.tag is not None or row.tag is not None or (before.kind == IMAGE) != (row.kind == IMAGE):
         return False
     if before.end == row.start and row.file in (None, first.file):

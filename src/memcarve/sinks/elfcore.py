@@ -271,8 +271,10 @@ def _bounds(start: int, size: int) -> dict[str, Any]:
 
 
 def _region_row(row: Region) -> dict[str, Any]:
-    said = zip(("protection", "kind", "file", "tag", "private", "offset"), row[2:], strict=True)
-    return _bounds(row.start, row.size) | {name: value for name, value in said if value is not None}
+    names = "protection", "kind", "file", "tag", "private", "offset"
+    said = {name: value for name in names if (value := getattr(row, name)) is not None}
+    allocation = {} if row.allocation is None else {"allocation": f"0x{row.allocation:x}"}
+    return _bounds(row.start, row.size) | said | allocation
 
 
 def _module_row(row: Module, source: str) -> dict[str, Any]:

@@ -84,11 +84,15 @@ def number_of(protection: str | None) -> int:
 
 
 def _columns(regions: Sequence[Region]) -> tuple[Column, Numbers, Numbers, Numbers]:
-    """Return by region its start, its protection in full and plain, its type; the last row is for no region."""
+    """Return by region where its allocation begins, its protection in full and plain, its type.
+
+    The last row is for no region.
+    """
     known = {words: number_of(words) for words in {region.protection for region in regions}}
     full = np.array([*(known[region.protection] for region in regions), 0], np.uint32)
     plain = np.array([_plain(number) for number in full.tolist()], np.uint32)
-    start = np.array([*(region.start for region in regions), 0], np.uint64)
+    bases = [region.start if region.allocation is None else region.allocation for region in regions]
+    start = np.array([*bases, 0], np.uint64)
     return start, full, plain, np.array([*map(_type, regions), 0], np.uint32)
 
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from memcarve.formats.minidump.reading import Minidump, Module as ModuleRow, Thread as ThreadRow
 
+    Column = npt.NDArray[np.uint64]
     Table = npt.NDArray[np.void]
 
 _TOP = 1 << 64
@@ -109,7 +110,7 @@ def minidump_evidence(dump: Minidump, noted: Noted) -> Evidence:
     notes: list[str] = []
     modules = [row for module in dump.modules() if (row := _module(module, dump, notes)) is not None]
     threads = [_thread(thread, dump) for thread in dump.threads()]
-    regions = _regions(dump, notes, own=own)
+    regions = _regions(dump, noted, modules, notes)
     if own and threads == [_PLACEHOLDER]:
         threads = []
     system = dump.system()
@@ -160,28 +161,35 @@ def _areas(threads: list[Thread], *, wide: bool) -> list[Area]:
     return found
 
 
-def _regions(dump: Minidump, notes: list[str], *, own: bool) -> list[Region]:
+def _regions(dump: Minidump, noted: Noted, modules: list[Module], notes: list[str]) -> list[Region]:
     """Return the regions: neighbours that are the same allocation, protection and type are one.
 
     Of a minidump that memcarve wrote the protection is what the region began with: the other one may be the page
-    tables' word. What is reserved has none.
+    tables' word. What is reserved has none. Of a system that is no Windows there are no allocations, and the type says
+    whether a mapping is private or shared, not what is mapped.
     """
-    rows = dump.memory_info()
+    rows, own = dump.memory_info(), noted.document is not None
     rows = rows[np.argsort(rows["base"], kind="stable")]
+    rows = rows[rows["size"] > 0]
     start, size = rows["base"].astype(np.uint64), rows["size"].astype(np.uint64)
-    keep = (rows["state"] != layout.FREE) & (size > 0)
-    beyond = keep & dump.beyond(start, np.maximum(size, np.uint64(1)))
+    free = rows["state"] == layout.FREE
+    beyond = dump.beyond(start, size) & ~free
     if beyond.any():
         notes.append(
             f"{dump.file.path}: the region at 0x{int(start[beyond][0]):x} ends beyond the last address; not used"
         )
+    system = dump.system()
+    foreign = system is not None and system.platform >= layout.OTHER_PLATFORMS and not own
+    told = not foreign and (not own or noted.system == "windows")
+    allocation = _allocations(dump, rows, modules, notes) if told else start
+    kind = np.zeros_like(rows["type"]) if foreign else rows["type"]
     protection = rows["began_with"] if own else np.where(rows["state"] == layout.COMMIT, rows["protect"], 0)
-    keep &= ~beyond
+    keep = ~free & ~beyond
     if own:  # of what lies in no region nothing is known
-        keep &= (protection != 0) | (rows["type"] != 0)
-    start, size, rows, protection = start[keep], size[keep], rows[keep], protection[keep]
+        keep &= (protection != 0) | (kind != 0)
+    start, size, allocation, protection, kind = (column[keep] for column in (start, size, allocation, protection, kind))
     first = breaks(start, size)
-    for column in (rows["allocation"], protection, rows["type"]):
+    for column in (allocation if told else rows["allocation"][keep], protection, kind):
         first[1:] |= column[1:] != column[:-1]
     begins = np.flatnonzero(first)
     if len(begins) > _MOST_REGIONS:
@@ -190,10 +198,46 @@ def _regions(dump: Minidump, notes: list[str], *, own: bool) -> list[Region]:
     sizes = np.add.reduceat(size, begins) if len(begins) else size
     words: dict[int, str | None] = {}
     found = []
-    columns = (start[begins], sizes, protection[begins], rows["type"][begins])
-    for low, length, number, kind in zip(*(column[:_MOST_REGIONS].tolist() for column in columns), strict=True):
+    columns = (start[begins], sizes, protection[begins], kind[begins], allocation[begins])
+    for low, length, number, of, base in zip(*(column[:_MOST_REGIONS].tolist() for column in columns), strict=True):
         if number not in words:
             words[number] = layout.words_of(number)
-        private = None if kind not in _KINDS else kind == layout.PRIVATE
-        found.append(Region(low, length, words[number], _KINDS.get(kind), private=private))
+        private = None if of not in _KINDS else of == layout.PRIVATE
+        region = Region(low, length, words[number], _KINDS.get(of), private=private)
+        found.append(region._replace(allocation=base) if told else region)
     return found
+
+
+def _allocations(dump: Minidump, rows: Table, modules: list[Module], notes: list[str]) -> Column:
+    """Return where the allocation begins (uint64) that each row is part of; rows are in order of addresses, not empty.
+
+    Rows that follow each other and name the same AllocationBase are one allocation, unless that lies behind them, or in
+    something else that is listed: then it is not known. Such a row stands for itself; but an image is part of the
+    module that is listed there, or else of what begins with the first of the images that touch each other.
+    """
+    start, base = rows["base"].astype(np.uint64), rows["allocation"].astype(np.uint64)
+    last = start + (rows["size"].astype(np.uint64) - np.uint64(1))
+    free, image = rows["state"] == layout.FREE, rows["type"] == layout.IMAGE
+    begins = np.ones(len(rows), np.bool_)
+    begins[1:] = (base[1:] != base[:-1]) | free[1:] | free[:-1]
+    first = np.flatnonzero(begins)
+    inside = np.zeros(len(first), np.bool_)  # whether it lies in what is listed before
+    inside[1:] = base[first[1:]] <= np.maximum.accumulate(last)[first[1:] - 1]
+    sound = (base[first] == start[first]) | ((base[first] < start[first]) & (base[first] != 0) & ~inside)
+    unknown = ~sound[np.cumsum(begins) - 1] & ~free
+    if not unknown.any():
+        return base
+    notes.append(
+        f"{dump.file.path}: of {int(unknown.sum())} rows of memory information the AllocationBase cannot be right; "
+        "images that touch each other are taken for one there"
+    )
+    alone = ~(unknown & image)
+    alone[1:] |= alone[:-1] | (start[1:] - np.uint64(1) != last[:-1])
+    found: Column = start[np.maximum.accumulate(np.where(alone, np.arange(len(rows)), 0))]
+    listed = sorted((module.start, module.size) for module in modules if module.size is not None)
+    if listed:
+        low, length = (np.array(column, np.uint64) for column in zip(*listed, strict=True))
+        place = np.searchsorted(low, start, "right") - 1
+        low, length = low[np.maximum(place, 0)], length[np.maximum(place, 0)]
+        found = np.where(image & (place >= 0) & (start - low < length), low, found)
+    return np.where(unknown, found, base)

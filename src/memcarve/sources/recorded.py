@@ -82,6 +82,7 @@ def _region(row: dict[str, Any], start: int, size: int) -> Region:
         _text(row.get("tag")),
         private if isinstance(private, bool) else None,
         number(row.get("offset")),
+        address(row.get("allocation")),
     )
 
 
