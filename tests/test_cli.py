@@ -180,6 +180,7 @@ def test_options_of_the_issue() -> None:
         ["find", EXAMPLE, "--hex", ""],
         ["find", EXAMPLE, "x", "--encoding", "nonsense"],
         ["find", EXAMPLE, "\u20ac", "--encoding", "latin-1"],
+        *(["find", EXAMPLE, "x", "--encoding", name] for name in ("rot13", "hex", "base64", "undefined", "a.b", "")),
         ["locate", EXAMPLE, "here"],
         ["locate", EXAMPLE, "+"],
         ["locate", EXAMPLE, "++1"],
@@ -588,6 +589,27 @@ def test_find_encodings(tmp_path: Path, capfdbinary: Capture, encoding: str) -> 
     dump = write_dump(tmp_path, [(0x1000, noise(1) + WORD.encode(encoding) + noise(2))])
     found = rows_of(invoke(capfdbinary, "find", dump, WORD, "--encoding", encoding, "--format", "jsonl"))
     assert [(row["address"], row["encoding"]) for row in found] == [("0x0000000000002000", encoding)]
+
+
+def units(text: str, width: int) -> bytes:
+    """Return a text of ASCII as little-endian numbers of `width` bytes."""
+    return b"".join(bytes([ord(letter)]) + bytes(width - 1) for letter in text)
+
+
+@pytest.mark.parametrize(
+    ("encoding", "width", "shown"),
+    [
+        ("utf-16", 2, "utf-16-le"), ("UTF16", 2, "utf-16-le"), ("u16", 2, "utf-16-le"), ("utf_16", 2, "utf-16-le"),
+        ("utf-32", 4, "utf-32-le"), ("UTF_32", 4, "utf-32-le"), ("utf-8-sig", 1, "utf-8"),
+    ],
+)  # fmt: skip
+def test_find_without_marks(tmp_path: Path, capfdbinary: Capture, encoding: str, width: int, shown: str) -> None:
+    """Encodings of files that begin with a byte-order mark find text without: little-endian, as the result says."""
+    dump = write_dump(tmp_path, [(0x1000, noise(1) + b"x" * 7 + units("a plain word", width) + noise(2))])
+    ran = invoke(
+        capfdbinary, "find", dump, "a plain word", "--encoding", encoding, "--encoding", shown, "--format", "jsonl"
+    )
+    assert [(row["address"], row["encoding"]) for row in rows_of(ran)] == [("0x0000000000002007", shown)]
 
 
 def test_find_bytes(tmp_path: Path, capfdbinary: Capture) -> None:

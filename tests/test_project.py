@@ -39,15 +39,16 @@ ARROWS = {
     "comparing": {"process", "differences"},
     "target": {"errors"},
     "gathering": {"backing", "target"},
+    "patterns": {"errors"},
     "copying": {"backing", "gathering"},
     "formats": {"backing", "columns"},
     "images": {"formats", "process"},
     "labels": {"formats", "process"},
     "sources": {"images", "formats", "process"},
     "sinks": {"copying", "formats", "process", "version"},
-    "cli": {"sinks", "labels", "sources", "comparing", "names", "version"},
+    "cli": {"sinks", "labels", "sources", "comparing", "names", "patterns", "version"},
     "__main__": {"cli"},
-    "__init__": {"cli", "sinks", "labels", "sources", "comparing", "version"},
+    "__init__": {"cli", "sinks", "labels", "sources", "comparing", "patterns", "version"},
 }
 UNIX_ONLY = {
     "fcntl", "grp", "posix", "pty", "pwd", "readline", "resource", "syslog", "termios", "tty", "crypt", "curses",

@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from memcarve.labels import Labelling
     from memcarve.labels.modules import find_modules
     from memcarve.missing import Missing
+    from memcarve.patterns import TextPattern, text_pattern
     from memcarve.process import Container, LeftOut, Platform, ProcessEntry, ProcessMemory, Selection
     from memcarve.segments import Segment, Segments
     from memcarve.sinks.elfcore import export_elfcore
@@ -85,6 +86,7 @@ _LATER = {
     "MappedModule": ("formats.mapped", None),
     "find_modules": ("labels.modules", None),
     "Missing": ("missing", None),
+    **dict.fromkeys(("TextPattern", "text_pattern"), ("patterns", None)),
 }
 
 __all__ = [
@@ -134,6 +136,7 @@ __all__ = [
     "SeveralResult",
     "SourceReadError",
     "TargetExistsError",
+    "TextPattern",
     "Thread",
     "Threads",
     "TruncatedError",
@@ -153,6 +156,7 @@ __all__ = [
     "extract",
     "find_modules",
     "open",
+    "text_pattern",
     "verify",
 ]
 

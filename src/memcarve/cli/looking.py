@@ -30,6 +30,7 @@ from memcarve.cli.options import (
 from memcarve.cli.progress import ProgressBar, counted
 from memcarve.cli.tables import Column, format_option, print_table
 from memcarve.errors import AddressError, InputError, LimitError, UsageError
+from memcarve.patterns import text_pattern
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -156,12 +157,8 @@ def _patterns(patterns: Sequence[str], encodings: Sequence[str], *, as_hex: bool
                 raise UsageError(f"{pattern!r} is not bytes in hexadecimal, like 4d5a9000") from None
             continue
         for encoding in encodings:
-            try:
-                found.setdefault(pattern.encode(encoding), (pattern, encoding))
-            except LookupError:
-                raise UsageError(f"{encoding!r} is no encoding that Python knows") from None
-            except UnicodeError:
-                raise UsageError(f"{pattern!r} cannot be written in {encoding}") from None
+            wanted = text_pattern(pattern, encoding)
+            found.setdefault(wanted.data, (pattern, wanted.encoding))
     if b"" in found or not found:
         raise UsageError("a pattern to search for is empty")
     return [(pattern, encoding, data) for data, (pattern, encoding) in found.items()]
