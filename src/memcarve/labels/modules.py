@@ -8,6 +8,7 @@ from memcarve.errors import UsageError
 from memcarve.formats.mapped import MappedModule
 from memcarve.labels.choosing import names_match
 from memcarve.labels.content import observe
+from memcarve.labels.firstpages import parts_of_others
 from memcarve.labels.headers import name_of
 from memcarve.labels.known import Known
 from memcarve.labels.seeking import likely
@@ -16,7 +17,7 @@ from memcarve.process import Selection
 from memcarve.segments import TOP
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from memcarve.evidence import Module, Region
     from memcarve.labels.headers import Header
@@ -77,6 +78,10 @@ class _Search:
                 listed.setdefault(row.start, []).append((row, modules.source))
         images = [row.start for place, row in enumerate(self._known.regions) if self._is_program(place)]
         starts = sorted(start for start in {*listed, *images, *headers} if self._is_in_half(start))
+        again = parts_of_others(process.space, starts, headers, self._known)
+        again = {start: first for start, first in again.items() if start not in listed}
+        self._ends = self._further_ends(again)
+        starts = [start for start in starts if start not in again]
         self.modules = [self._module(start, listed.get(start, []), headers.get(start)) for start in starts]
 
     def _headers(self, progress: Progress | None) -> dict[int, Header]:
@@ -103,6 +108,15 @@ class _Search:
                 "memory with --range"
             )
         return found
+
+    def _further_ends(self, again: Mapping[int, int]) -> dict[int, int]:
+        """Return where modules end of which a part lies apart: those that begin again there, by where they begin."""
+        ends: dict[int, int] = {}
+        for part, start in again.items():
+            held = self._known.region_at(part)
+            if held is not None:
+                ends[start] = max(ends.get(start, 0), self._mappings[held].end)
+        return ends
 
     def _is_in_half(self, address: int) -> bool:
         return self._half == "all" or (address >= self.process.kernel_half) == (self._half == "kernel")
@@ -134,7 +148,7 @@ class _Search:
             self._named += 1
             own = name_of(self.process.space.read, header) if self._named <= _MOST_NAMED else None
             facts |= {} if own is None else {"name": own}
-        end = None if mapping is None else mapping.end
+        end = None if mapping is None else max(mapping.end, self._ends.get(start, 0))
         loaded = bool(listed) or image
         return MappedModule(start, size, end, name, path, tuple(dict.fromkeys(sources)), loaded, facts)
 

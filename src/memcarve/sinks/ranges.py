@@ -14,6 +14,8 @@ import numpy as np
 from memcarve.errors import AddressError
 from memcarve.evidence import Module, Regions, places
 from memcarve.formats import elf, pe
+from memcarve.formats.firstpage import first_page_again
+from memcarve.formats.pe import PAGE
 from memcarve.names import IMAGE, base_name
 from memcarve.segments import TOP
 
@@ -93,14 +95,19 @@ def known_modules(process: ProcessMemory, regions: Regions) -> list[Module]:
             found.setdefault(row.start, row._replace(size=size))
     if not evidence.modules:
         programs = {row.file for row in regions.rows if row.kind == IMAGE or "x" in (row.collapsed or "")}
-        end = 0
+        end, parts = 0, dict[int, Module]()
         for region in regions.rows:
             if region.start < end or region.file is None or region.offset:
                 continue
-            if region.file in programs or _begins_with_header(process.space, region.start):
+            part_of = parts.get(region.start)
+            if part_of is not None and part_of.path == region.file:  # the loader mapped its first page once more
+                end = regions.module_end(part_of._replace(start=region.start, size=TOP - region.start))
+                found[part_of.start] = part_of._replace(size=end - part_of.start)
+            elif region.file in programs or _begins_with_header(process.space, region.start):
                 whole = Module(region.start, TOP - region.start, base_name(region.file), region.file)
                 end = regions.module_end(whole)
                 found[region.start] = whole._replace(size=end - region.start)
+                parts = dict.fromkeys(_first_page_again(process.space, region.start), whole)
     return [found[start] for start in sorted(found)]
 
 
@@ -109,6 +116,14 @@ def _begins_with_header(space: AddressSpace, address: int) -> bool:
         return space.read(address, len(elf.MAGIC)).startswith((elf.MAGIC, pe.MZ))
     except AddressError:
         return False
+
+
+def _first_page_again(space: AddressSpace, start: int) -> list[int]:
+    """Return the addresses where a module's header says that it lies again."""
+    try:
+        return [start + again.place for again in first_page_again(space.read(start, PAGE))]
+    except AddressError:
+        return []
 
 
 def pieces(space: AddressSpace, segments: Segments) -> tuple[Column, Column]:
