@@ -320,6 +320,23 @@ def test_residence_against_brute_force(pages: set[int], bounds: list[tuple[int, 
     assert found == [sum(start <= page < start + count for page in pages) * PAGE for start, count in bounds]
 
 
+@settings(deadline=None)
+@given(page_sets, st.lists(st.lists(st.tuples(st.integers(0, 40), st.integers(1, 12)), max_size=5), max_size=3))
+def test_totals_of_regions(pages: set[int], sources: list[list[tuple[int, int]]]) -> None:
+    """In the sum of regions each address counts once, however many regions of however many sources it lies in."""
+    evidence = Evidence(
+        tuple(
+            Regions(f"list {number}", [page_region(*bounds) for bounds in rows]) for number, rows in enumerate(sources)
+        )
+    )
+    if not sources:
+        return
+    chosen = Residence(process_of(sorted(pages), evidence), Selection())
+    covered = {page for rows in sources for start, count in rows for page in range(start, start + count)}
+    assert (chosen.size, chosen.resident) == (len(covered) * PAGE, len(covered & pages) * PAGE)
+    assert (chosen.count, chosen.sources) == (sum(map(len, sources)), sum(map(bool, sources)))
+
+
 def test_residence_of_huge_regions() -> None:
     """A region of 8 TB with three pages costs nothing, and one may reach the top."""
     rows = [Region(0, 8 << 40, "PAGE_READWRITE"), Region(8 << 40, TOP - (8 << 40))]
@@ -329,7 +346,7 @@ def test_residence_of_huge_regions() -> None:
         [0, 8 << 40, 8 << 40, 3 * PAGE],
         [8 << 40, TOP, TOP - (8 << 40), PAGE],
     ]
-    assert (chosen.count, chosen.resident) == (2, 4 * PAGE)
+    assert (chosen.count, chosen.sources, chosen.size, chosen.resident) == (2, 1, TOP, 4 * PAGE)
     with pytest.raises(UsageError, match="nothing is known of its regions"):
         Residence(process_of([1]), Selection())
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import given, strategies as st
 
+import listings
 import memcarve
 from carving import EXAMPLE, PAGE, binaries, invoke, manifest, noise
 from memcarve.errors import AddressError, InputError, NotRecognisedError, OverlapError, SourceReadError, UsageError
@@ -116,6 +117,29 @@ def test_regions(tmp_path: Path) -> None:
         assert [part.start for part in process.segments(split="region")] == [0x1000, 0x2000]
     with opened(put(tmp_path / "plain", "0x1000-0x2000.bin")) as container:
         assert container.process().evidence.regions == ()
+
+
+@pytest.mark.parametrize("given", ["listed", "beside", "nothing"])
+def test_bytes_count_once(tmp_path: Path, capfdbinary: Capture, given: str) -> None:
+    """With a table of the same regions as the files, every command counts each byte once."""
+    folder = put(tmp_path / "vads", "pid.4.vad.0x10000-0x11fff.dmp", "pid.4.vad.0x20000-0x22fff.dmp")
+    table = (folder if given == "beside" else tmp_path) / "pid.4.vadinfo.csv"
+    rows = [listings.vad(0x10000, 0x11FFF), listings.vad(0x20000, 0x22FFF)]
+    if given != "nothing":
+        table.write_bytes(listings.csv(rows, list(rows[0])))
+    options = ["--regions", table] if given == "listed" else []
+    shown = invoke(capfdbinary, "regions", folder, *options)
+    count = "2 regions" if given == "nothing" else "4 regions of 2 sources"
+    assert shown.err.splitlines()[-1] == f"{count}, {5 * PAGE} bytes, of which {5 * PAGE} are there"
+    first = invoke(capfdbinary, "regions", folder, *options, "--address", "0x10000")
+    assert first.err.splitlines()[-1].endswith(f", {2 * PAGE} bytes, of which {2 * PAGE} are there")
+    assert f"2 segments, {5 * PAGE} bytes" in invoke(capfdbinary, "segments", folder, *options).err
+    assert invoke(capfdbinary, "carve", folder, *options, "-o", tmp_path / "out").code == 0
+    document = manifest(tmp_path / "out")
+    assert document["totals"]["bytes"] == 5 * PAGE
+    assert document["totals"]["bytes"] + sum(row["bytes"] for row in document["left_out"]) == sum(
+        path.stat().st_size for path in folder.iterdir()
+    )
 
 
 def test_what_lies_beside(tmp_path: Path) -> None:

@@ -185,8 +185,9 @@ def regions(
         say_notes(process, quiet=quiet, verbose=verbose)
         say(process.evidence.notes, quiet=quiet)
         if not quiet:
+            of = f" of {chosen.sources} sources" if chosen.sources > 1 else ""
             click.echo(
-                f"{counted(chosen.count, 'region')}, {counted(chosen.size, 'byte')}, of which "
+                f"{counted(chosen.count, 'region')}{of}, {counted(chosen.size, 'byte')}, of which "
                 f"{chosen.resident} are there",
                 err=True,
             )

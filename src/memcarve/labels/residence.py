@@ -7,15 +7,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from memcarve.errors import UsageError
+from memcarve.evidence import Region
 from memcarve.labels.choosing import CHOICES
 from memcarve.labels.known import Known
 from memcarve.labels.table import permission_bits, permission_words
 from memcarve.segments import TOP
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
-    from memcarve.evidence import Region, Regions
+    from memcarve.evidence import Regions
     from memcarve.process import ProcessMemory, Selection
     from memcarve.space import AddressSpace
 
@@ -28,8 +29,8 @@ _LONGEST = 60  # characters of a path that a table for people shows
 class Residence:
     """The regions of every source that a selection wants, with how many bytes of each are there.
 
-    `count` regions have `size` bytes of addresses together, of which `resident` are there. Raises UsageError where no
-    regions are known.
+    `count` regions of `sources` sources have `size` bytes of addresses together, of which `resident` are there: an
+    address counts once, however many regions it lies in. Raises UsageError where no regions are known.
     """
 
     def __init__(self, process: ProcessMemory, selection: Selection) -> None:
@@ -45,11 +46,12 @@ class Residence:
             for regions in process.evidence.regions
         ]
         self.count = sum(len(places) for _, places in self._chosen)
-        self.size = sum(regions.rows[place].size for regions, places in self._chosen for place in places)
-        self._resident = [
-            resident(process.space, [regions.rows[place] for place in places]) for regions, places in self._chosen
-        ]
-        self.resident = sum(sum(column) for column in self._resident)
+        self.sources = sum(bool(places) for _, places in self._chosen)
+        rows = [[regions.rows[place] for place in places] for regions, places in self._chosen]
+        self._resident = [resident(process.space, each) for each in rows]
+        joined = _joined(row for each in rows for row in each)
+        self.size = sum(row.size for row in joined)
+        self.resident = sum(resident(process.space, joined))
 
     def _is_wanted(self, regions: Regions, place: int, row: Region, selection: Selection) -> bool:
         kernel = row.start >= self.process.kernel_half
@@ -91,6 +93,19 @@ class Residence:
                     regions.source,
                     conflicts,
                 ]
+
+
+def _joined(rows: Iterable[Region]) -> list[Region]:
+    """Return regions without members that lie where any of `rows` do, none where another one does."""
+    found: list[Region] = []
+    start = end = 0
+    for row in sorted(rows, key=lambda row: row.start):
+        if row.start > end:
+            found.append(Region(start, end - start))
+            start = row.start
+        end = max(end, row.end)
+    found.append(Region(start, end - start))
+    return [row for row in found if row.size]
 
 
 def _shortened(path: str | None) -> str | None:
