@@ -53,6 +53,8 @@ ARROWS = {
 UNIX_ONLY = {
     "fcntl", "grp", "posix", "pty", "pwd", "readline", "resource", "syslog", "termios", "tty", "crypt", "curses",
 }  # fmt: skip
+#: under the AGPL and the GPL
+MEMPROCFS = ("memprocfs", "leechcorepyc", "vmmpyc")
 HEAVY = ("numpy", "click", "pyarrow", "rich", "backports.zstd", "concurrent.futures")
 
 
@@ -125,9 +127,16 @@ def test_sources_and_sinks_never_meet() -> None:
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_volatility_is_neither_imported_nor_run(path: Path) -> None:
-    """Nothing imports Volatility or its relatives, and nothing runs another program."""
+    """Nothing imports Volatility or its relatives, nor MemProcFS, and nothing runs another program."""
     found = {name.partition(".")[0] for name in imported(path)}
-    assert not found & {"volatility3", "volatility", "volatility2", "rekall", "subprocess"}
+    assert not found & {"volatility3", "volatility", "volatility2", "rekall", "subprocess", *MEMPROCFS}
+
+
+def test_memprocfs_has_a_process_of_its_own() -> None:
+    """Of the tests and the benchmarks, only the scripts that run MemProcFS in a process of its own import it."""
+    files = [file for name in ("tests", "bench") for file in sorted((ROOT / name).rglob("*.py"))]
+    found = {file.name for file in files if imported(file) & {*MEMPROCFS}}
+    assert found <= {"memprocfs_reader.py", "children.py"}
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))

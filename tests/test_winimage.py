@@ -674,6 +674,30 @@ def test_start_block(place: Path, layout: int, *, kpti: bool) -> None:
     assert after == before[: truth.stub] + after[truth.stub :][:PAGE] + before[truth.stub + PAGE :]
 
 
+@pytest.mark.parametrize("layout", [0, 3, 8])
+def test_what_other_readers_look_for(place: Path, layout: int) -> None:
+    """What readers that know no layout find a kernel and its processes by is where real machines have it."""
+    truth = winimage.build(place, layout=layout, processes=winimage.USERLAND, realistic=True)
+    head = truth.content(4, truth.kernel_base, PAGE)
+    assert b"POOLCODE" in {head[at : at + 8] for at in range(0, PAGE, 8)}
+    fields = truth.layout
+    for process in truth.processes:
+        if process.exit:
+            continue
+        at, pid = process.eprocess, process.pid
+        assert truth.content(4, value(truth, pid, at + fields["ObjectTable"]) - 12, 4) == b"Obtb"
+        audited = value(truth, pid, at + fields["SeAuditProcessCreationInfo"])
+        assert string(truth, pid, audited).rpartition("\\") == (
+            ("", "", "") if pid == 4 else ("\\Device\\HarddiskVolume2\\Windows\\System32", "\\", process.name.decode())
+        )
+        assert value(truth, pid, at + fields["VadRoot"] - 4, 4) == 0x103
+        number = value(truth, pid, at + fields["VadRoot"] + (0x29 if fields.version == (6, 1) else 0x10), 4)
+        assert number == len(process.vads) == len(tree(truth, process))
+    assert value(truth, 4, truth.process(4).eprocess + fields["VadRoot"]) >> 47 == 0x1FFFF
+    assert {vad.kind for vad in truth.process(4).vads} == {"private", "image"}
+    assert winimage.build(place, layout=layout, processes=FEW[:1]).process(4).vads == ()
+
+
 @pytest.mark.parametrize("layout", [0, 2, 8])
 def test_threads(place: Path, layout: int) -> None:
     """The threads that a process's list leads to are those planned, with their environment blocks and stacks."""

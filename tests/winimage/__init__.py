@@ -81,6 +81,7 @@ def build(
     top_page: bool = False,
     moved: Mapping[str, int | str] | None = None,
     stub: bool = False,
+    realistic: bool = False,
 ) -> Truth:
     """Write an image; return what it holds. There is a System process beside those asked for.
 
@@ -89,11 +90,11 @@ def build(
     `kpti`: every process has a second root, for user mode. `decoy`: another module has the kernel's name. `freed`:
     there is an overwritten process and an old root. `top_page`: the last page of the address space is mapped. `moved`:
     what lies elsewhere than the table of layouts says, in its words. `stub`: the first MiB has the block that
-    processors start with.
+    processors start with. `realistic`: System has regions.
     """
     if exports not in EXPORTS or damage not in DAMAGE:
         raise ValueError(f"no such variant: exports {exports!r}, damage {damage!r}")
-    options = Options(exports, damage, small_pages, kpti, decoy, freed, top_page, stub)
+    options = Options(exports, damage, small_pages, kpti, decoy, freed, top_page, stub, realistic)
     return build_system(path, layout_of(layout, build, moved), megabytes, seed, processes, options)
 
 

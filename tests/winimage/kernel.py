@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
 NAME = b"ntoskrnl.exe"
 SIZE = 0x600000
-#: where things are in the image: code, pageable code (the accessors), read-only data, exports, data
-TEXT, PAGEABLE, RDATA, EDATA, DATA = 0x1000, 0x180000, 0x200000, 0x300000, 0x400000
+#: where things are in the image: code, that of the pool, pageable code (the accessors), read-only data, exports, data
+TEXT, POOL, PAGEABLE, RDATA, EDATA, DATA = 0x1000, 0x17E000, 0x180000, 0x200000, 0x300000, 0x400000
 ACCESSORS = PAGEABLE + 0x3000
 #: the variables; the list's head is not exported
 INITIAL, BUILD, HEAD = DATA + 0x1238, DATA + 0x2344, DATA + 0x3560
@@ -33,7 +33,9 @@ class Section(NamedTuple):
 
 
 SECTIONS = (
-    Section(b".text", TEXT, PAGEABLE - TEXT, 0x68000020),
+    Section(b".text", TEXT, POOL - TEXT, 0x68000020),
+    # by this name others know a kernel; all kernels have it
+    Section(b"POOLCODE", POOL, PAGEABLE - POOL, 0x68000020),
     Section(b"PAGE", PAGEABLE, RDATA - PAGEABLE, 0x60000020),
     Section(b".rdata", RDATA, EDATA - RDATA, 0x48000040),
     Section(b".edata", EDATA, DATA - EDATA, 0x40000040),

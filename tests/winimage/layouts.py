@@ -57,8 +57,13 @@ class Layout:
 
     @property
     def exit_status(self) -> int:
-        """A place for the exit status where no field of the table lies: the table does not know the real one."""
+        """The place of the exit status: right before the regions' root, as far as is known; the table has it not.
+
+        If a field of the table lies there, which is so where one was moved, it is somewhere else.
+        """
         taken = [at for name, at in self.offsets.items() if name.startswith("_EPROCESS.") and not name.endswith("size")]
+        if not any(self["VadRoot"] - 16 < at < self["VadRoot"] for at in taken):
+            return self["VadRoot"] - 4
         # the root of the regions takes 64 bytes on Windows 7
         places = range(self["VadRoot"] + 64, self["size"] - 8, 8)
         # no field that is used here is longer than 16 bytes

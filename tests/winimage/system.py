@@ -17,6 +17,7 @@ from winimage.threads import Threads
 from winimage.truth import Pages, Process, Truth
 from winimage.upper import EPOCH, SLOT_BITS, Options, Upper
 from winimage.user import Library, User
+from winimage.userland import SYSTEM_REGIONS, encoded
 from winimage.vadtree import Tree
 
 if TYPE_CHECKING:
@@ -84,16 +85,31 @@ class System:
             self.pool.put(head, "QQ", head, head)
             vads: tuple[Vad, ...] = ()
             if not plan.exited:
+                if plan.pid == SYSTEM and self.options.realistic:
+                    vads = SYSTEM_REGIONS
+                    Tree(self.pool, layout, eprocess + layout["VadRoot"], vads)
                 if plan.userland is None:
                     thread(self.pool, layout, head, plan.pid)
                 else:
                     vads = self._userland(plan.userland, eprocess, plan.pid)
-                self.pool.put(eprocess + layout["ObjectTable"], "Q", self.pool.place(128, b"Obtb"))
+                # no object: it has the pool's header alone
+                table = self.pool.place(128, b"Obtb", before=16)
+                self.pool.put(eprocess + layout["ObjectTable"], "Q", table)
+                self._audited(eprocess, plan)
             wow64 = self.pool.place(64, b"Wow6") if plan.wow64 and layout.wow64_structure else None
             placed.append(_Placed(plan, eprocess, wow64, vads))
             if self.options.freed and number == 1:
                 freed(self.pool, layout, 9996)
         return placed
+
+    def _audited(self, eprocess: int, plan: Plan) -> None:
+        """Write the path of a process's program as the kernel keeps it for audits: a UNICODE_STRING and its text."""
+        name = plan.name.decode("latin-1")
+        text = encoded("" if plan.pid == SYSTEM else f"\\Device\\HarddiskVolume2\\Windows\\System32\\{name}")
+        at = self.pool.place(16 + len(text) + 2, b"SeOn", before=16)
+        self.pool.put(at, "HH4xQ", len(text), len(text) + 2, at + 16 if text else 0)
+        self.pool.put(at + 16, f"{len(text)}s", text)
+        self.pool.put(eprocess + self.layout["SeAuditProcessCreationInfo"], "Q", at)
 
     def _userland(self, userland: Userland, eprocess: int, pid: int) -> tuple[Vad, ...]:
         """Write what the kernel knows of a process's memory; return the regions that it still leads to."""

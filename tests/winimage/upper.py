@@ -44,6 +44,7 @@ class Options(NamedTuple):
     freed: bool = True
     top_page: bool = False
     stub: bool = False
+    realistic: bool = False
 
     @property
     def small(self) -> bool:

@@ -188,6 +188,9 @@ NAMES = (
 )
 _EIGHT_TB = 8 << 40
 
+#: what System has: the shared page, and the library of every process; no page of which is in memory
+SYSTEM_REGIONS = (_KUSER, image(0x7FFA10000000, 40, SYSTEM32 + "ntdll.dll"))
+
 
 def usual(pid: int) -> Userland:
     """Return an ordinary process with everything that a label can be about."""

@@ -48,7 +48,7 @@ class Tree:
             subsection = trap
             if not short_vad and not vad.private:
                 named = vad.file is not None or vad.name is not None
-                subsection = self._subsection(vad.file or "" if named else None, vad.name)
+                subsection = self._subsection(vad.file or "" if named else None, vad.name, image=vad.kind == "image")
                 self.files[node] = self._file
             pool.put(node, f"{layout['_MMVAD_SHORT.size']}s", fields(layout, vad))
             pool.put(node + layout["_MMVAD.Subsection"], "Q", subsection)
@@ -78,6 +78,9 @@ class Tree:
             self.point_root(order[0])
         else:
             self.point_root(self._balanced(0, len(self.nodes), above))
+        if not self.old and self.nodes:
+            # where a search begins next time, and how many there are
+            self.pool.put(self.root + 8, "QQ", self.nodes[-1], len(self.nodes))
 
     def _balanced(self, first: int, last: int, parent: int) -> int:
         """Link the nodes from `first` up to `last` below a parent; return the topmost."""
@@ -90,11 +93,11 @@ class Tree:
         self.pool.put(node + self.parent, "Q", parent | middle % 3)
         return node
 
-    def _subsection(self, file: str | None, name: Name | None) -> int:
+    def _subsection(self, file: str | None, name: Name | None, *, image: bool = False) -> int:
         """Place the structures of a section; `file` None: of the page file. Return the subsection."""
         layout, pool = self.layout, self.pool
         subsection = pool.place(layout["_SUBSECTION.size"], b"MmSi", None, _HEADER)
-        control = pool.place(layout["_CONTROL_AREA.size"], b"MmCa", None, _HEADER)
+        control = pool.place(layout["_CONTROL_AREA.size"], b"MmCi" if image else b"MmCa", None, _HEADER)
         pool.put(subsection + layout["_SUBSECTION.ControlArea"], "Q", control)
         pointer = 0
         if file is not None:
