@@ -287,6 +287,7 @@ ALL: dict[str, Callable[[Settings], Iterator[Row]]] = {
     "image": _commanded(images.image),
     "all": _commanded(images.everything),
     "sparse": _commanded(images.sparse),
+    "listing": _commanded(images.listing),
 }
 
 NEEDED = [program for program in ("cp", "rm", "cat", "sync", "find", "truncate") if shutil.which(program) is None]

@@ -93,6 +93,16 @@ def walk_slowly(path: str, pid: str) -> None:
         print(time.perf_counter() - begun)
 
 
+def memprocfs(path: str | None = None) -> None:
+    """List an image's processes with MemProcFS, which is under the AGPL; without an image, only see that it is here."""
+    import memprocfs as theirs  # noqa: PLC0415
+
+    if path is not None:
+        options = ("-disable-symbolserver", "-disable-symbols", "-disable-python", "-disable-yara")
+        machine = theirs.Vmm(["-device", path, *options])
+        print(*(f"{process.pid} {process.ppid} {process.name}" for process in machine.process_list()), sep="\n")
+
+
 def rows_kept(path: str) -> None:
     """Read a map as scripts do today: every row split and kept, then four columns made of them."""
     with open(path, encoding="utf-8") as file:

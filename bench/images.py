@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from typing import TYPE_CHECKING
 
-from measure import Contender, anonymous, in_turn, run
+from measure import Contender, UnavailableError, anonymous, in_turn, run
 from places import HERE, make_image, place
 from table import MIB, Goal, Row
 
@@ -121,4 +122,28 @@ def sparse(settings: Settings, command: Callable[..., list[str]]) -> Iterator[Ro
         for name in ("processes", "segments"):
             row = Row(f"{name}, sparse image of {settings.gigabytes} GiB", here.name, found[name])
             row = Row(row.name, here.name, found[name], "cat > /dev/null", found["cat"], goals=[_MOST])
+            yield row
+
+
+def listing(settings: Settings, command: Callable[..., list[str]]) -> Iterator[Row]:
+    """List the processes of a large image of which little was ever touched, and of one that is full."""
+    child = [sys.executable, str(HERE / "children.py"), "memprocfs"]
+    done = subprocess.run(child, capture_output=True, text=True, check=False)
+    if done.returncode:
+        # the first error says what is missing, the last one that something is
+        errors = [line for line in done.stderr.splitlines() if "Error: " in line]
+        raise UnavailableError(f"MemProcFS cannot run: {errors[0] if errors else done.returncode}")
+    for kind, count, label in (
+        ("sparse", settings.gigabytes, f"sparse image of {settings.gigabytes} GiB"),
+        ("dense", settings.gigabytes << 7, f"full image of {settings.gigabytes << 7} MiB"),
+    ):
+        with place(settings.fast, settings.place(settings.fast)) as here:
+            path = make_image(here.folder / "mem.raw", kind, count)
+            contenders = {
+                "processes": Contender(command("processes", "-q", path)),
+                "MemProcFS": Contender([*child, str(path)]),
+            }
+            found = in_turn(contenders, settings.runs, settings.warm_up)
+            row = Row(f"list processes, {label}", here.name, found["processes"], "MemProcFS", found["MemProcFS"])
+            row.goals = [Goal("ratio", 2.0), *([Goal("seconds", 0.5)] if kind == "sparse" else [])]
             yield row

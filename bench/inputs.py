@@ -81,7 +81,10 @@ def rows(path: str, count: int, *, joined: bool) -> None:
 
 
 def image(path: str, kind: str, count: int) -> None:
-    """Write an image with the tests' generator: a process of many pages, many processes, or little in much memory."""
+    """Write an image with the tests' generator: a process of many pages, many processes, or little in much memory.
+
+    ``dense`` is one of about `count` MiB that 25 processes fill.
+    """
     sys.path.insert(0, os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "tests"))
     import winimage  # noqa: PLC0415 - needs numpy
 
@@ -89,6 +92,8 @@ def image(path: str, kind: str, count: int) -> None:
         winimage.big(path, count, max(64, count * 5 // 1000))
     elif kind == "many":
         winimage.many(path, count)
+    elif kind == "dense":
+        winimage.many(path, 25, (count - 64) * 256 // 25 - 128)
     else:
         winimage.sparse(path, count)
 

@@ -137,7 +137,7 @@ def make_process(folder: Path, size: int, segments: int) -> Path:
 
 
 def make_image(path: Path, kind: str, count: int) -> Path:
-    """Make an image of a machine's memory: `kind` is ``big``, ``many`` or ``sparse``; return it."""
+    """Make an image of a machine's memory: `kind` is ``big``, ``many``, ``dense`` or ``sparse``; return it."""
     path.parent.mkdir(exist_ok=True)
     subprocess.run([sys.executable, str(HERE / "inputs.py"), "image", str(path), kind, str(count)], check=True)
     return path

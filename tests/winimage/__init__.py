@@ -105,14 +105,19 @@ def big(path: str | Path, pages: int = 250_000, megabytes: int = 1280) -> Truth:
 
 
 def many(path: str | Path, processes: int = 100, pages: int = 768) -> Truth:
-    """Write an image with many processes of some MiB each."""
+    """Write an image with many processes of some MiB each, which readers that know no layout can read, too."""
     plans = [
         Plan(400 + 4 * number, b"worker-%03d.exe" % (number % 1000), memory=(Heap(pages, run=12, chunk=2),))
         for number in range(processes)
     ]
-    return build(path, megabytes=64 + processes * (pages + 128) // 256, processes=plans)
+    plans[0] = plans[0]._replace(name=b"smss.exe")
+    megabytes = 64 + processes * (pages + 128) // 256
+    return build(path, megabytes=megabytes, processes=plans, stub=True, realistic=True)
 
 
 def sparse(path: str | Path, gigabytes: int = 8) -> Truth:
-    """Write an image of which little is ever written: the pages of its processes lie all over it."""
-    return build(path, megabytes=gigabytes << 10)
+    """Write an image of which little is ever written: the pages of its processes lie all over it.
+
+    Readers that know no layout can read it, too.
+    """
+    return build(path, megabytes=gigabytes << 10, stub=True, realistic=True)
