@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import platform
 import sys
-from importlib import metadata
 
 import click
 
@@ -27,6 +25,8 @@ def debug_info() -> int:
 
 
 def _facts() -> list[tuple[str, str]]:
+    import platform  # noqa: PLC0415 - for this command alone, like the one below
+
     able = [call for call in _CALLS if hasattr(os, call)]
     return [
         ("memcarve", __version__),
@@ -43,6 +43,8 @@ def _facts() -> list[tuple[str, str]]:
 
 
 def _version(package: str) -> str:
+    from importlib import metadata  # noqa: PLC0415 - takes 14 ms to import
+
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
