@@ -14,6 +14,7 @@ import sys
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
+import click
 import pytest
 
 from carving import (
@@ -46,7 +47,7 @@ if TYPE_CHECKING:
 
 MAP = EXAMPLE.with_suffix(".map")
 TRUTH = json.loads((EXAMPLE.parent / "truth.json").read_text())
-COMMANDS = ("carve", "segments", "verify", "read", "find", "locate", "completion")
+COMMANDS = tuple(name for commands in cli.COMMANDS.values() for name in commands)
 
 #: user half: a segment of two extents with a word across their border; kernel half: one page
 WORD = "N\u00e4del"
@@ -63,6 +64,13 @@ ROWS: list[Row] = [
 def dump(tmp_path: Path) -> Path:
     """Return a dump with its map."""
     return write_dump(tmp_path, ROWS)
+
+
+def command_of(name: str) -> click.Command:
+    """Return a command by its name."""
+    found = cli.cli.get_command(click.Context(cli.cli), name)
+    assert found is not None
+    return found
 
 
 def rows_of(ran: Ran) -> list[dict[str, Any]]:
@@ -110,7 +118,7 @@ def test_help(capfdbinary: Capture, name: str, option: str) -> None:
     """Each command's help goes to standard output, ends with 0 and mentions every option it takes."""
     ran = invoke(capfdbinary, *([name] if name else []), option)
     assert (ran.code, ran.err) == (0, "")
-    chosen = cli.cli.commands[name] if name else cli.cli
+    chosen = command_of(name) if name else cli.cli
     for parameter in chosen.params:
         for word in [*getattr(parameter, "opts", []), *getattr(parameter, "secondary_opts", [])]:
             if word.startswith("-"):
@@ -123,6 +131,22 @@ def test_help_lists_commands_and_exit_statuses(capfdbinary: Capture) -> None:
     text = invoke(capfdbinary, "--help").out.decode()
     assert all(re.search(rf"(?m)^  {name} ", text) for name in COMMANDS)
     assert re.search(r"0 complete.*1 it could not.*2 .*usage.*3 .*missing.*130.*143", text.replace("\n", " "))
+
+
+def test_alone(capfdbinary: Capture) -> None:
+    """Without arguments the program prints its help, and ends as wrong usage does."""
+    ran = invoke(capfdbinary)
+    assert (ran.code, ran.err) == (2, "")
+    assert ran.out == invoke(capfdbinary, "--help").out
+
+
+def test_help_says_what_each_command_says(capfdbinary: Capture) -> None:
+    """What the program's help says of a command fits on a line of 80 columns, and the command has a help of its own."""
+    text = invoke(capfdbinary, "--help").out.decode().splitlines()
+    for commands in cli.COMMANDS.values():
+        for name, where in commands.items():
+            assert any(line.split() == [name, *where.help.split()] for line in text)
+            assert command_of(name).help
 
 
 def test_options_of_the_issue() -> None:
@@ -140,16 +164,13 @@ def test_options_of_the_issue() -> None:
         "locate": common | {"--format"},
     }  # fmt: skip
     for name, words in promised.items():
-        has = {
-            word for parameter in cli.cli.commands[name].params for word in parameter.opts + parameter.secondary_opts
-        }
+        has = {word for parameter in command_of(name).params for word in parameter.opts + parameter.secondary_opts}
         assert words - {"--help"} <= has, name
 
 
 @pytest.mark.parametrize(
     "arguments",
     [
-        [],
         ["nonsense"],
         ["carve"],
         ["--nonsense"],

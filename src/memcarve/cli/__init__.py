@@ -3,20 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import os
 import signal
 import sys
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 import click
 
-from memcarve.cli.carving import carve, verify
-from memcarve.cli.comparing import diff
-from memcarve.cli.debugging import debug_info
-from memcarve.cli.exporting import export
-from memcarve.cli.extracting import extract
-from memcarve.cli.listing import regions, segments
-from memcarve.cli.looking import find, locate, processes, read
 from memcarve.cli.options import FAILED, USAGE, complain
 from memcarve.errors import MemcarveError, UsageError
 from memcarve.version import __version__
@@ -34,15 +28,70 @@ _EPILOG = (
 _SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")
 
 
+class _Command(NamedTuple):
+    """Where a command stands, and what the program's help says of it."""
+
+    module: str
+    attribute: str
+    help: str
+
+
+#: the commands by what they are for; each one's module is imported when it is used
+COMMANDS = {
+    "Look": {
+        "processes": _Command("looking", "processes", "List the processes of an image, or of a map of several."),
+        "segments": _Command("listing", "segments", "List the contiguous segments of a process's memory."),
+        "regions": _Command("listing", "regions", "List what the operating system says of memory."),
+        "read": _Command("looking", "read", "Print the bytes at an address."),
+        "find": _Command("looking", "find", "Find text or bytes, with their addresses."),
+        "locate": _Command("looking", "locate", "Tell where an address lies in the file, and back."),
+        "diff": _Command("comparing", "diff", "Tell what became of a process's memory."),
+    },
+    "Write": {
+        "carve": _Command("carving", "carve", "Write each segment into a file named by its addresses."),
+        "export": _Command("exporting", "export", "Write one file that another program opens."),
+        "extract": _Command("extracting", "extract", "Write the programs and libraries in memory as files."),
+        "verify": _Command("carving", "verify", "Check a carved folder, also against its source."),
+    },
+    "Help": {
+        "completion": _Command("completing", "completion", "Print a script that completes commands and options."),
+        "debug-info": _Command("debugging", "debug_info", "Print what a report of a fault should say."),
+    },
+}
+
+
+class _Lazy(click.Group):
+    """Commands that are imported when they are used: what one needs holds up no other, nor the program's help."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's
+        return [name for commands in COMMANDS.values() for name in commands]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - click's
+        for commands in COMMANDS.values():
+            if cmd_name in commands:
+                where = commands[cmd_name]
+                found: click.Command = getattr(importlib.import_module(f"memcarve.cli.{where.module}"), where.attribute)
+                return found
+        return None
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - click's
+        for title, commands in COMMANDS.items():
+            with formatter.section(title):
+                formatter.write_dl([(name, command.help) for name, command in commands.items()])
+
+
 class _StoppedBySignal(BaseException):
     def __init__(self, number: int) -> None:
         super().__init__()
         self.number = number
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]}, epilog=_EPILOG)
+@click.group(
+    cls=_Lazy, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]}, epilog=_EPILOG
+)
 @click.version_option(__version__, prog_name="memcarve", message="%(prog)s %(version)s")
-def cli() -> None:
+@click.pass_context
+def cli(context: click.Context) -> int | None:
     """Carve a process's memory into its contiguous segments.
 
     FILE is an image of a machine's memory (raw, LiME, AVML, ELF core, Windows crash dump, VMware); or one process's: a
@@ -51,25 +100,10 @@ def cli() -> None:
     memcarve, or files named by their addresses), or /proc/PID. Try: memcarve carve pid.4321.dmp, or memcarve processes
     mem.raw
     """
-
-
-@cli.command()
-@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
-def completion(shell: str) -> None:
-    """Print a script that completes commands and options.
-
-    For bash, put this into ~/.bashrc: eval "$(memcarve completion bash)"
-    """
-    from click.shell_completion import get_completion_class  # noqa: PLC0415 - for this command alone
-
-    found = get_completion_class(shell)
-    if found is None:
-        raise UsageError(f"{shell}: is no shell that can be completed")
-    click.echo(found(cli, {}, "memcarve", "_MEMCARVE_COMPLETE").source())
-
-
-for _command in (processes, carve, export, extract, segments, regions, verify, diff, read, find, locate, debug_info):
-    cli.add_command(_command)
+    if context.invoked_subcommand is None:
+        click.echo(context.get_help())
+        return USAGE
+    return None
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
