@@ -224,10 +224,11 @@ class _Walk:
                 shared.append(_shared(entries.row[inside], tables))
             frames, ways, kernel = _merged(_Tables(*map(np.concatenate, zip(*below, strict=True))))
             if depth + 1 < len(self.shared):
-                self.shared[depth + 1] = np.unique(np.concatenate(shared))
-                once = kernel & np.isin(frames, self.shared[depth + 1])
-                visits += float(ways[once].sum()) - int(once.sum())
-                ways[once] = 1
+                self.shared[depth + 1] = found = np.concatenate(shared)
+                if len(found):
+                    once = kernel & np.isin(frames, found)
+                    visits += float(ways[once].sum()) - int(once.sum())
+                    ways[once] = 1
             flags = np.zeros(_BATCH, np.uint8)
         return int(size), int(visits)
 
@@ -430,8 +431,10 @@ def _shared(row: npt.NDArray[np.int64], tables: _Tables) -> Column:
     order = np.lexsort((frames, row))
     row, frames = row[order], frames[order]
     ahead = slice(_SHARED - 1, None)
-    found = frames[ahead][(frames[ahead] == frames[: 1 - _SHARED]) & (row[ahead] == row[: 1 - _SHARED])]
-    return np.unique(found)
+    found: Column = frames[ahead][(frames[ahead] == frames[: 1 - _SHARED]) & (row[ahead] == row[: 1 - _SHARED])]
+    fresh = np.ones(len(found), np.bool_)  # np.unique in its plain form imports numpy.ma first
+    fresh[1:] = found[1:] != found[:-1]
+    return found[fresh]
 
 
 def _joined(start: Column, size: Column, physical: Column, flags: Flags) -> tuple[Column, Column, Column, Flags]:
