@@ -64,10 +64,20 @@ def write(path: str | os.PathLike[str], parts: Iterable[bytes]) -> str:
 # LiME and AVML
 
 
+def lime_header(start: int, size: int) -> bytes:
+    """Return the header of a range of LiME's."""
+    return struct.pack("<IIQQ8x", 0x4C694D45, 1, start, start + size - 1)
+
+
+def avml_header(start: int, size: int) -> bytes:
+    """Return the header of a range of AVML's."""
+    return struct.pack("<4sIQQ8x", b"AVML", 2, start, start + size - 1)
+
+
 def lime_parts(ranges: Ranges) -> Iterator[bytes]:
     """Yield a LiME file."""
     for start, content in ranges:
-        yield struct.pack("<IIQQ8x", 0x4C694D45, 1, start, start + length(content) - 1)
+        yield lime_header(start, length(content))
         yield from blocks(content)
 
 
@@ -76,32 +86,55 @@ def lime(ranges: Ranges) -> bytes:
     return b"".join(lime_parts(ranges))
 
 
+def lime_of_avml_parts(ranges: Ranges, *, block: int = AVML_BLOCK, zeros: str = "left out") -> Iterator[bytes]:
+    """Yield LiME as AVML writes it: in blocks, of which those of zeros are "left out" or a header "alone"."""
+    for start, content in ranges:
+        address = start
+        for data in blocks(content, block):
+            if any(data):
+                yield lime_header(address, len(data)) + data
+            elif zeros == "alone":
+                yield lime_header(address, len(data))
+            address += len(data)
+
+
+def lime_of_avml(ranges: Ranges, *, block: int = AVML_BLOCK, zeros: str = "left out") -> bytes:
+    """Return LiME as AVML writes it."""
+    return b"".join(lime_of_avml_parts(ranges, block=block, zeros=zeros))
+
+
 def write_lime(path: str | os.PathLike[str], ranges: Ranges) -> str:
     """Write a LiME file."""
     return write(path, lime_parts(ranges))
 
 
-def avml_parts(ranges: Ranges, *, counts: bool = True, skip_zeros: bool = False) -> Iterator[bytes]:
+def avml_parts(
+    ranges: Ranges, *, counts: bool = True, skip_zeros: bool = False, alone: bool = False, block: int = AVML_BLOCK
+) -> Iterator[bytes]:
     """Yield an AVML file; without `counts` the sizes behind the blocks are left out.
 
-    AVML itself leaves out blocks that are zero (`skip_zeros`).
+    AVML itself leaves out blocks that are zero (`skip_zeros`), or for a year all but their headers (`alone`).
     """
     for start, content in ranges:
         address = start
-        for block in blocks(content, AVML_BLOCK):
-            begin, address = address, address + len(block)
-            if skip_zeros and not any(block):
+        for data in blocks(content, block):
+            begin, address = address, address + len(data)
+            if skip_zeros and not any(data):
                 continue
-            stream = bytes(cramjam.snappy.compress(block))
-            yield struct.pack("<4sIQQ8x", b"AVML", 2, begin, begin + len(block) - 1)
+            yield avml_header(begin, len(data))
+            if alone and not any(data):
+                continue
+            stream = bytes(cramjam.snappy.compress(data))
             yield stream
             if counts:
                 yield struct.pack("<Q", len(stream))
 
 
-def avml(ranges: Ranges, *, counts: bool = True, skip_zeros: bool = False) -> bytes:
+def avml(
+    ranges: Ranges, *, counts: bool = True, skip_zeros: bool = False, alone: bool = False, block: int = AVML_BLOCK
+) -> bytes:
     """Return an AVML file."""
-    return b"".join(avml_parts(ranges, counts=counts, skip_zeros=skip_zeros))
+    return b"".join(avml_parts(ranges, counts=counts, skip_zeros=skip_zeros, alone=alone, block=block))
 
 
 def write_avml(path: str | os.PathLike[str], ranges: Ranges) -> str:

@@ -319,20 +319,26 @@ def test_counts_as_the_slow_walker(mode: str, data: st.DataObject) -> None:
     """Random tables give as many tables, lost tables and absent pages of each kind as the walker meets."""
     machine, system = data.draw(machines(mode)), data.draw(st.sampled_from(walker.SYSTEMS))
     walked(machine, mode, system)
-    tables = {True: 0, False: 0}
+    asked: list[list[bool]] = []
 
     def read(physical: int, size: int) -> bytes | None:
-        page = machine.read(physical, size)
-        tables[page is not None] += 1
-        return page
+        data = machine.read(physical, size)
+        width = 4 if mode == "x86" else 8
+        if size > width:
+            asked.append([data is not None])
+        elif size == width:  # an entry of the table that was just asked for, and is not there whole
+            asked[-1].append(data is not None)
+        return data
 
     top = machine.memory.end - 1
     list(walker.entries(read, machine.root, NAMES[mode], system, top=top))
     absent = walker.absent(machine.read, machine.root, system, mode=NAMES[mode], half="both", top=top)
+    tables = [whole or sum(parts) * 2 > len(parts) for whole, *parts in asked]
     counts = walk(machine.memory, table_of(mode, system, machine.root), limit=TOP).counts
-    assert counts.get("tables", 0) == tables[True]
+    assert counts.get("tables", 0) == tables.count(True)
+    assert counts.get("lost_entries", 0) == absent.pop("lost", 0)
     names = {"windows": ("demand-zero", "pagefile", "prototype")}.get(system)
-    assert counts.get("lost_tables", 0) == tables[False]
+    assert counts.get("lost_tables", 0) == tables.count(False)
     if names:
         assert {name: counts.get(name.replace("-", "_"), 0) for name in names} == {name: absent[name] for name in names}
     else:
@@ -497,6 +503,95 @@ def test_prototype_and_pagefile() -> None:
         "tables": 4, "prototype": 2, "pagefile": 1, "demand_zero": 1,
     }  # fmt: skip
     assert found(chain(0x5067, pde=0x4C60), system="windows") == []
+
+
+# tables of which a part is there
+
+
+def torn(tables: Tables, *lost: tuple[int, int], size: int = 1 << 20, width: int = 8) -> PhysicalMemory:
+    """Return physical memory that holds tables, without the (start, size) that are lost."""
+    data, ranges, done = written(tables, size, width), [], 0
+    for start, length in sorted(lost):
+        ranges.append((done, start - done, done))
+        done = start + length
+    return physical_memory(data, [*ranges, (done, size - done, done)])
+
+
+@pytest.mark.parametrize("table", [0x1000, 0x2000, 0x3000, 0x4000])
+def test_table_without_its_last_byte(table: int) -> None:
+    """A table of any level that lacks its last byte has 511 good entries, and one of which nothing is known."""
+    tables = {at: dict.fromkeys((0, 510), at + 0x1067) for at in (0x1000, 0x2000, 0x3000, 0x4000)}
+    tables[table][511] = tables[table][0]
+    last = [0x1000, 0x2000, 0x3000, 0x4000].index(table)
+    whole, memory = torn(tables), torn(tables, (table + 0xFFF, 1))
+    pages, all_pages = walk(memory, table_of()), walk(whole, table_of())
+    known = [row for row in zip(*(part.tolist() for part in all_pages.placed[:3]), strict=True)
+             if row[0] >> 39 - 9 * last & 511 != 511]  # fmt: skip
+    assert len(known) == 16
+    assert list(zip(*(part.tolist() for part in pages.placed[:3]), strict=True)) == known
+    assert pages.counts["lost_entries"] == 2**last
+    assert pages.counts["lost_tables"] == 0
+    assert claimed(memory, table_of()) == 16 * PAGE
+    assert claimed(whole, table_of()) == 24 * PAGE
+
+
+@pytest.mark.parametrize(("entry", "lost"), [
+    (0x6067, "all"), (0x6800, "windows"), (0x6160, "linux"), (0x6C00, ""), (0x7_0000_0080, ""), (0, ""),
+    (0xE800 | 1 << 45, "windows"), (0x02, ""),
+])  # fmt: skip
+@pytest.mark.parametrize("system", walker.SYSTEMS)
+def test_entry_without_its_last_byte(entry: int, lost: str, system: str) -> None:
+    """An entry without its last byte is unknown, unless what is there of it says that it holds no page."""
+    memory = torn({**chain(0), 0x4000: {0: 0x5067, 511: entry}}, (0x4FFF, 1))
+    pages = walk(memory, table_of(system=system))
+    assert pages.placed.start.tolist() == [0]
+    assert pages.counts.get("lost_entries", 0) == (lost in {"all", system})
+    # nor does it say anything without its second byte
+    pages = walk(torn({**chain(0), 0x4000: {0: 0x5067, 511: entry}}, (0x4FF9, 1)), table_of(system=system))
+    assert pages.counts["lost_entries"] == 1
+
+
+def test_lost_entries_of_a_range() -> None:
+    """An entry that is lost counts if what it would map is asked for, and whoever asks for others is not told of it."""
+    memory = torn({**chain(0), 0x4000: {0: 0x5067, 511: 0x6067}}, (0x4FFF, 1))
+    end = 512 * PAGE
+    for start, stop in ((0, TOP), (end - 1, end), (end - PAGE, end - PAGE + 1), (0, end)):
+        assert walk(memory, table_of(), start, stop).counts["lost_entries"] == 1
+    for start, stop in ((0, end - PAGE), (end, TOP), (0, 1)):
+        assert "lost_entries" not in walk(memory, table_of(), start, stop).counts
+    assert translate(memory, table_of(), 5) == 0x5005
+    assert translate(memory, table_of(), end - 1) is None
+    # of the root, too
+    memory = torn({**chain(0x5067), 0x1000: {0: 0x2067, 511: 0x2067}}, (0x1FFF, 1))
+    assert walk(memory, table_of(), 1 << 63).counts["lost_entries"] == 1
+    assert "lost_entries" not in walk(memory, table_of(), 0, 1 << 47).counts
+
+
+def test_entries_of_four_bytes_in_part() -> None:
+    """Of a table of 32-bit entries one is lost with its last byte, and the one before it is not."""
+    tables = {0x1000: {0: 0x2067}, 0x2000: {1022: 0x5067, 1023: 0x6067}}
+    pages = walk(torn(tables, (0x2FFF, 1), width=4), table_of("x86"))
+    assert pages.placed.start.tolist() == [1022 * PAGE]
+    assert counted(pages) == {"tables": 2, "present": 1, "lost_entries": 1}
+
+
+def test_root_of_pae_in_part() -> None:
+    """A root of PAE that lacks its last byte, at the end of its page, has three good entries."""
+    tables = {0x1FE0: {0: 0x2001, 3: 0x2001}, 0x2000: {0: 0x3067}, 0x3000: {0: 0x5067}}
+    pages = walk(torn(tables, (0x1FFF, 1)), table_of("pae", root=0x1FE0))
+    assert pages.placed.start.tolist() == [0]
+    assert counted(pages) == {"tables": 3, "present": 1, "lost_entries": 1}
+
+
+def test_table_in_pieces() -> None:
+    """Of a table every entry counts that is there whole, wherever bytes of it lack; less than half of one is lost."""
+    tables = {**chain(0), 0x4000: dict.fromkeys(range(512), 0x5067)}
+    pages = walk(torn(tables, (0x4000, 1), (0x4010, 16), (0x4805, 2)), table_of())
+    gone = {0, 2, 3, 256}  # of the last one the first two bytes are there, and say that it is present
+    assert pages.placed.start.tolist() == [number * PAGE for number in range(512) if number not in gone]
+    assert pages.counts["lost_entries"] == 4
+    assert counted(walk(torn(tables, (0x4000, 0x7F8)), table_of()))["present"] == 257
+    assert counted(walk(torn(tables, (0x4000, 0x801)), table_of())) == {"tables": 3, "lost_tables": 1}
 
 
 @pytest.mark.parametrize("inverted", [True, False], ids=["inverted", "plain"])

@@ -11,8 +11,9 @@ from hypothesis import given, strategies as st
 from carving import noise
 from memcarve.errors import InputError
 from memcarve.formats.machine import MachineMemory
-from memcarve.images import physical
+from memcarve.images import physical, search
 from memcarve.images.physical import PhysicalMemory
+from memcarve.images.search import everything, words_of
 from support import Memory
 
 PAGE = 4096
@@ -166,6 +167,68 @@ def test_pages(order: list[int], gaps: list[int], wanted: list[int]) -> None:
     pages = memory_of(rows, data).pages(column(*addresses))
     assert pages.shape == (len(wanted), 512)
     assert [page.tobytes() for page in pages] == [content[address] for address in addresses]
+
+
+def pages_of_model(model: Model) -> dict[int, list[int | None]]:
+    """Return every page of which a byte is there, byte by byte: None for what is not."""
+    numbers = sorted({address // PAGE for address in model.place})
+    wanted = {number * PAGE: range(number * PAGE, (number + 1) * PAGE) for number in numbers}
+    return {
+        page: [model.data[model.place[at]] if at in model.place else None for at in addresses]
+        for page, addresses in wanted.items()
+    }
+
+
+@given(model=models())
+def test_everything(model: Model) -> None:
+    """Whoever looks through all of memory sees each page once of which a byte is there; what is not, is zero."""
+    buffer, found = np.zeros(search.BLOCK, np.uint8), dict[int, bytes]()
+    for block in everything(model.memory):
+        words = words_of(model.memory, block, buffer)
+        for address, page in zip(block.physical.tolist(), words, strict=True):
+            assert found.setdefault(address, page.tobytes()) == page.tobytes()
+    assert list(found) == sorted(found)
+    assert found == {page: bytes(byte or 0 for byte in data) for page, data in pages_of_model(model).items()}
+
+
+@given(model=models(), width=st.sampled_from([4, 8]), size=st.sampled_from([32, PAGE]), data=st.data())
+def test_tables_in_part(model: Model, width: int, size: int, data: st.DataObject) -> None:
+    """A table is there if more than half of its entries are, and it is known which of its bytes are not."""
+    start = data.draw(spots) // size * size
+    page = pages_of_model(model).get(start // PAGE * PAGE, [None] * PAGE)
+    table = page[start % PAGE :][:size]
+    there = [None not in table[at : at + width] for at in range(0, size, width)]
+    memory = model.memory
+    assert memory.holds_tables(column(start), size, width).tolist() == [2 * sum(there) > len(there)]
+    assert memory.peek(start, size) == bytes(byte or 0 for byte in table)
+    if start // PAGE * PAGE in memory.seams.tolist():
+        assert memory.part(start, size)[0] == memory.peek(start, size)
+        assert memory.part(start, size)[1].tolist() == [byte is not None for byte in table]
+
+
+def test_pages_in_part_among_others() -> None:
+    """Pages that lie in several ranges, or lack bytes, are returned among whole ones, in the order asked for."""
+    data = noise(5, 6 * PAGE)
+    rows = [(0, PAGE + 7, 0), (PAGE + 8, 2 * PAGE - 8, PAGE + 8), (3 * PAGE, PAGE, 3 * PAGE + 1), (4 * PAGE, 9, 4096)]
+    memory = memory_of(rows, data)
+    second = bytearray(data[PAGE : 2 * PAGE])
+    second[7] = 0
+    content = [data[:PAGE], bytes(second), data[2 * PAGE : 3 * PAGE], data[3 * PAGE + 1 :][:PAGE]]
+    content.append(data[4096 : 4096 + 9].ljust(PAGE, b"\0"))
+    assert memory.seams.tolist() == [PAGE, 4 * PAGE]
+    wanted = [4, 1, 0, 3, 1, 2, 4]
+    pages = memory.pages(column(*(number * PAGE for number in wanted)))
+    assert [page.tobytes() for page in pages] == [content[number] for number in wanted]
+
+
+def test_too_many_pages_in_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    """If more pages than on any machine lie in several ranges, or lack bytes, nothing is done for them, with a note."""
+    monkeypatch.setattr(physical, "_MOST_SEAMS", 3)
+    for count in (3, 4):
+        memory = memory_of([(index * 2 * PAGE, PAGE - 1, index * PAGE) for index in range(count)], bytes(4 * PAGE))
+        assert memory.holds_tables(column(0)).tolist() == [count == 3]
+        assert [("in part" in note) for note in memory.notes] == [True] * (count - 3)
+        assert memory.pages(column(0)).tolist() == [[0] * 512]
 
 
 def test_nothing() -> None:

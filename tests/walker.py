@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 MODES = ("x86-64", "x86-64-5", "pae", "x86")
 SYSTEMS = ("windows", "linux", "none")
 PAGE = 4096
+_WIDEST = 8  # bytes of an entry
 
 
 class Level(NamedTuple):
@@ -53,11 +54,12 @@ class TooMuchError(Exception):
 
 
 class Entry(NamedTuple):
-    """An entry of a last-level table, or a large page: what it holds, and what those above it say."""
+    """An entry of a last-level table, a large page or a lost entry: what it holds, and what those above it say."""
 
     address: int
     size: int
-    value: int
+    #: None if a byte of it is missing
+    value: int | None
     level: int
     #: user, writable, executable by the levels above
     above: tuple[bool, bool, bool]
@@ -116,7 +118,7 @@ def walk(
 
     def counted(physical: int, size: int) -> bytes | None:
         nonlocal reads
-        reads += 1
+        reads += size > _WIDEST
         if reads > limit:
             raise TooMuchError
         return read(physical, size)
@@ -140,13 +142,18 @@ def absent(
     top: int = 0,
     once: Once | None = None,
 ) -> dict[str, int]:
-    """Return how many entries of page tables map nothing, by kind as Windows has them, in the user half or in both."""
+    """Return how many entries of page tables map nothing, by kind as Windows has them, in the user half or in both.
+
+    Those of tables of any level of which a byte is missing are lost, if there are any.
+    """
     counts = {"zero": 0, "demand-zero": 0, "pagefile": 0, "prototype": 0}
     for entry in entries(read, root, mode, os, top=top, once=once):
         if half == "user" and entry.address >> (_MODES[mode].bits - 1):
             # addresses ascend
             break
-        if entry.size == PAGE and _item(entry, read, _MODES[mode], os, 0) is None:
+        if entry.value is None:
+            counts["lost"] = counts.get("lost", 0) + 1
+        elif entry.size == PAGE and _item(entry, read, _MODES[mode], os, 0) is None:
             counts[_kind(entry.value, _MODES[mode])] += 1
     return counts
 
@@ -157,12 +164,13 @@ def _kind(value: int, mode: Mode) -> str:
     if value >> 10 & 1:
         return "prototype"
     # where in the page file: the upper half of an entry, or what is left above the flags
-    place = value >> 32 if mode.width == 8 else value >> 12
-    return "pagefile" if place else "demand-zero"
+    if mode.width == 4:
+        return "pagefile" if value >> 12 else "demand-zero"
+    return "pagefile" if value >> 32 else "demand-zero"
 
 
 def entries(read: Read, root: int, mode: str, os: str, *, top: int = 0, once: Once | None = None) -> Iterator[Entry]:
-    """Yield every entry of every page table, mapped or not, and every large page; but what `once` passes over."""
+    """Yield all entries of page tables, mapped, absent or lost, and large pages; but what `once` passes over."""
     kind = _MODES[mode]
     first = Entry(0, 0, 0, 0, (True, True, True), moving=False)
     yield from _table(read, root & kind.root, kind, os, top, 0, first, once)
@@ -172,13 +180,13 @@ def _table(
     read: Read, table: int, mode: Mode, os: str, top: int, number: int, above: Entry, once: Once | None
 ) -> Iterator[Entry]:
     level = mode.levels[number]
-    data = read(table, level.entries * mode.width)
-    if data is None:
-        return
     tables: list[tuple[int, int]] = []
-    for index, value in enumerate(struct.unpack(f"<{level.entries}{'Q' if mode.width == 8 else 'I'}", data)):
+    for index, value in enumerate(_values(read, table, level, mode.width, os)):
         address = above.address | index << level.shift
         here = Entry(address, 1 << level.shift, value, number, above.above, above.moving)
+        if value is None:
+            yield here
+            continue
         present = bool(value & 1)
         large = level.leaf and value >> 7 & 1 and (present or _protected(value, level, os))
         if number == len(mode.levels) - 1 or large:
@@ -190,7 +198,7 @@ def _table(
             below, under = here._replace(moving=True), _moved(value, mode, top)
         else:
             continue
-        if once and read(under, PAGE) is not None:
+        if once and _values(read, under, mode.levels[number + 1], mode.width, os):
             tables.append((under, address))
             if once.passes(number + 1, under, address, here.size):
                 continue
@@ -199,12 +207,36 @@ def _table(
         once.learn(number + 1, tables)
 
 
+def _values(read: Read, table: int, level: Level, width: int, os: str) -> list[int | None]:
+    """Return the entries of a table: None for those that are not there whole, and nothing where those are most.
+
+    One of which what is there says that it maps nothing, whatever the rest of it is, is 0.
+    """
+    count = level.entries
+    data = read(table, count * width)
+    if data is not None:
+        return list(struct.unpack(f"<{count}{'Q' if width == 8 else 'I'}", data))
+    values: list[int | None] = []
+    for place in range(table, table + count * width, width):
+        whole, begin = read(place, width), read(place, 2)
+        values.append(None if whole is None else int.from_bytes(whole, "little"))
+        if whole is None and begin is not None:
+            low = int.from_bytes(begin, "little")
+            large_or_last = level.shift == 12 or bool(low >> 7 & 1)
+            if not (low & 1 or _moving(low, os) or (_protected(low, level, os) and large_or_last)):
+                values[-1] = 0
+    if sum(read(place, width) is None for place in range(table, table + count * width, width)) * 2 >= count:
+        return []
+    return values
+
+
 def _frame(mode: Mode) -> int:
     return _FRAME64 if mode.width == 8 else (1 << 32) - PAGE
 
 
 def _allowed(entry: Entry, mode: Mode) -> tuple[bool, bool, bool]:
     """Return what an entry leaves of what is allowed above it."""
+    assert entry.value is not None
     user, writable, executable = entry.above
     if mode.bits == 32 and mode.width == 8 and entry.level == 0:
         # the four pointers of PAE carry no permissions
@@ -238,6 +270,7 @@ def _protected(value: int, level: Level, os: str) -> bool:
 
 def _plain(entry: Entry, mode: Mode) -> int:
     """Return the physical address of the page that an entry maps."""
+    assert entry.value is not None
     physical = entry.value & _frame(mode) & ~(entry.size - 1)
     # PSE-36
     return physical | (entry.value >> 13 & 0xFF) << 32 if entry.size == 1 << 22 else physical
@@ -245,6 +278,8 @@ def _plain(entry: Entry, mode: Mode) -> int:
 
 def _item(entry: Entry, read: Read, mode: Mode, os: str, top: int) -> Item | None:
     """Return the page that an entry maps, or None."""
+    if entry.value is None:
+        return None
     address = entry.address
     if mode.bits > 32 and address >> (mode.bits - 1):
         address |= (1 << 64) - (1 << mode.bits)

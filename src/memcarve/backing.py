@@ -303,6 +303,37 @@ class FolderBacking:
         return os.path.join(self.path, name)
 
 
+class ZerosBehind:
+    """The bytes of `backing`, and behind them, from the offset `begin` on, zeros that lie nowhere and take no room.
+
+    Between the two at least a byte belongs to neither, so that no range reaches across. Owns `backing`.
+    """
+
+    def __init__(self, backing: Backing, zeros: int) -> None:
+        self.backing = backing
+        self.begin = (backing.size | 0xFFF) + 1
+        self.size = self.begin + zeros
+
+    def read_into(self, offset: int, buffer: memoryview) -> None:
+        """Fill `buffer` with the bytes at `offset`, or raise SourceReadError."""
+        if self.begin <= offset and offset + len(buffer) <= self.size:
+            buffer[:] = bytes(len(buffer))
+        else:
+            self.backing.read_into(offset, buffer)  # says where its bytes end
+
+    def next_written(self, offset: int) -> int:
+        """Return the first place from `offset` on that is no hole of a sparse file, as far as that is known."""
+        return self.backing.next_written(offset) if isinstance(self.backing, FileBacking) else offset
+
+    def spans(self, offset: int, size: int) -> list[Span] | None:
+        """Where the bytes lie in files, in order; None where they lie nowhere, or must be decoded first."""
+        return self.backing.spans(offset, size) if offset + size <= self.backing.size else None
+
+    def close(self) -> None:
+        """Close the backing; a second call does nothing."""
+        self.backing.close()
+
+
 class _Lent(FileBacking):
     """A file that is closed when nobody uses it any more: others may still read it when it is no longer kept open."""
 

@@ -21,9 +21,10 @@ DEVICE = "a device's memory"
 BEYOND_FILE = "beyond the end of the mapped file"
 UNREADABLE = "the system does not let it be read"
 MISPLACED = "its place in the dump cannot be right"
+LEFT_OUT = "left out of the image"
 #: why what page tables map again is in no segment: it is not missing
 REPEATED = "mapped again by shared page tables"
-REASONS = (NOT_WRITTEN, CUT_OFF, OUTSIDE, IMAGE_CUT_OFF, DEVICE, BEYOND_FILE, UNREADABLE, MISPLACED)
+REASONS = (NOT_WRITTEN, CUT_OFF, OUTSIDE, IMAGE_CUT_OFF, DEVICE, BEYOND_FILE, UNREADABLE, MISPLACED, LEFT_OUT)
 
 
 class Missing(NamedTuple):

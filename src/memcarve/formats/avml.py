@@ -3,7 +3,9 @@
 The format is that of microsoft/avml, src/image.rs and src/io/snappy.rs: LiME's header with another magic and version 2;
 then the range as a stream of Snappy's framing format (google/snappy, framing_format.txt), a chunk for each 64 KiB; then
 how many bytes the stream has, 8 bytes, little-endian. AVML cuts ranges into blocks of 16 MiB and leaves out those that
-are all zero, so that what lies outside the blocks may be memory nonetheless.
+are all zero, so that what lies outside the blocks may be memory nonetheless; from 2025-03 to 2026-03 (0.16 and 0.17) it
+left out their bytes and kept the header. It takes the last address of a range in /proc/iomem for the end, so that the
+last byte of each range is left out, too.
 """
 
 from __future__ import annotations
@@ -25,6 +27,10 @@ if TYPE_CHECKING:
 
 MAGIC = b"AVML"
 VERSION = 2
+_GAPS = (
+    "AVML leaves out blocks of 16 MiB that are zero, and the last byte of each range: what is outside the image may be "
+    "such memory"
+)
 CACHE = 32 << 20  # bytes of decoded chunks that are kept
 
 _COMPRESSED, _PLAIN = 0x00, 0x01
@@ -150,6 +156,8 @@ class _Index:
     def __init__(self) -> None:
         self.start, self.size, self.offset = array("Q"), array("Q"), array("Q")  # of the ranges
         self.place, self.length, self.decoded = array("Q"), array("I"), array("Q", [0])  # of the chunks
+        self.alone = array("Q"), array("Q")  # start and size of ranges that a header alone stands for
+        self.whole = True  # one header leads to the next until the file ends
         self.notes: list[str] = []
 
 
@@ -177,13 +185,20 @@ def read(file: FileBacking) -> MachineMemory | None:
         header = lime.parse_header(data) if len(data) == lime.HEADER.size else None
         if header is None or header.magic != MAGIC or header.version != VERSION:
             index.notes.append(lime.broken_off(file, position, len(data)))
+            index.whole = False
             break
-        bounded(file, len(index.start) + 1, "ranges")
+        bounded(file, len(index.start) + len(index.alone[0]) + 1, "ranges")
+        size, position = min(header.size, (1 << 64) - 1), position + lime.HEADER.size
+        if size and lime.header_at(file, position, MAGIC, VERSION) is not None:  # no chunk begins like that
+            index.alone[0].append(header.start)
+            index.alone[1].append(size)
+            continue
         index.start.append(header.start)
-        index.size.append(min(header.size, (1 << 64) - 1))
+        index.size.append(size)
         index.offset.append(index.decoded[-1])
-        after = _read_block(file, position + lime.HEADER.size, header.size, index)
+        after = _read_block(file, position, header.size, index)
         if after is None:
+            index.whole = position == file.size  # only what that header stands for was cut off
             break
         position = after
     return _machine(file, index)
@@ -195,6 +210,10 @@ def _machine(file: FileBacking, index: _Index) -> MachineMemory:
     backing = DecodingBacking(file, column(index.place), index.length, decoded)
     cut = CutOff()
     start, offset = column(index.start), column(index.offset)
+    alone = np.stack([column(values) for values in index.alone], axis=1)
+    lacking = lime.left_out(
+        *(np.concatenate(pair) for pair in ((start, alone[:, 0]), (column(index.size), alone[:, 1])))
+    )
     size = addressable(start, column(index.size))
     # what of a range is not in its own chunks is not in the next range's either
     there = np.append(offset[1:], decoded[-1]) - offset
@@ -202,8 +221,22 @@ def _machine(file: FileBacking, index: _Index) -> MachineMemory:
     if short.any():
         cut.add(start[short] + there[short], size[short] - there[short])
     start, size, offset = fitted(start, np.minimum(size, there), offset, backing.size, cut)
-    notes = (*index.notes, *cut.notes())
-    return MachineMemory("AVML", backing, start, size, offset, cut.listed(), False, None, notes)  # noqa: FBT003
+    if not index.whole and len(alone):
+        cut.add(alone[:, 0], addressable(alone[:, 0], alone[:, 1]))
+    notes = (*index.notes, *lime.alone_notes(alone[:, 1], zeros=index.whole), *cut.notes())
+    return MachineMemory(
+        "AVML",
+        backing,
+        start,
+        size,
+        offset,
+        cut.listed(),
+        declared=False,
+        notes=notes,
+        zeros=alone if index.whole else None,
+        gaps=_GAPS,
+        left_out=lacking,
+    )
 
 
 def _read_block(file: FileBacking, begin: int, size: int, index: _Index) -> int | None:
@@ -267,6 +300,7 @@ def _skip_count(file: FileBacking, begin: int, position: int, index: _Index) -> 
         return position
     if 0 < len(data) < _COUNT:
         index.notes.append(f"the file ends inside the count at offset 0x{position:x}; nothing of the memory is missing")
+        index.whole = False
         return file.size
     if data:
         index.notes.append(f"the count at offset 0x{position:x} is not that of the compressed data before it")

@@ -34,6 +34,11 @@ class MachineMemory(NamedTuple):
     ends too early, does not hold. `declared` says that the container tells which memory the machine has, so that what
     lies outside the ranges is no memory; of a raw image nobody knows. `root` is a page-table root, where the container
     records one. `notes` are sentences for the user.
+
+    `zeros` (uint64, shape (n, 2): physical start and size in bytes, not 0) is memory that the container says to be
+    zeros without storing them; any sizes, and where a range claims the same address, that counts. `gaps` is a sentence
+    for the user if the container's writer is known to leave memory out; `left_out`, in the shape of `zeros`, is what of
+    that is memory for certain.
     """
 
     kind: str
@@ -45,6 +50,9 @@ class MachineMemory(NamedTuple):
     declared: bool
     root: int | None = None
     notes: tuple[str, ...] = ()
+    zeros: Column | None = None
+    gaps: str | None = None
+    left_out: Column | None = None
 
 
 class CutOff:

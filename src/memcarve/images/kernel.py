@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 #: KUSER_SHARED_DATA, at one address in every kernel; its fields are documented in ntddk.h
 _SHARED_DATA = 0xFFFFF78000000000
 _SYSTEM_ROOT, _BUILD, _MAJOR, _MINOR = 0x30, 0x260, 0x26C, 0x270
+_SHARED = _MINOR + 4  # the page need not be there to its end
 _SYSTEM_ROOT_TEXT = re.compile(rb"(?:[A-Za-z]\0:\0\\\0)(?:[^\0]\0){1,250}\0\0")
 
 #: where Windows loads its kernel: the 512 GiB that begin here
@@ -41,6 +42,7 @@ _BLOCK = (
     (0x70, 0xFFFFF80000000003, _KERNELS),
     (0xA0, ~0xFFFFFFF000, 0),
 )
+_BLOCK_END = 0xA8  # the page need not be there to its end
 _LARGEST_KERNEL = 64 << 20
 
 _FRAME = np.uint64(((1 << 52) - 1) ^ 0xFFF)
@@ -90,7 +92,7 @@ def start_block(memory: PhysicalMemory) -> StartBlock | None:
     """
     physical = np.arange(PAGE, _START, PAGE, dtype=np.uint64)
     try:
-        words = memory.pages(physical := physical[memory.holds(physical, PAGE)])
+        words = memory.pages(physical := physical[memory.holds(physical, _BLOCK_END)])
     except SourceReadError:
         return None
     found = np.ones(len(physical), np.bool_)
@@ -139,7 +141,7 @@ def _with_itself(memory: PhysicalMemory) -> Iterator[int]:
 def shared_data(memory: PhysicalMemory, table: AddressTable, address: int = _SHARED_DATA) -> Version | None:
     """Return which Windows the page at the address of KUSER_SHARED_DATA speaks of; None where it is no such page."""
     physical = translate(memory, table, address)
-    page = memory.read(physical, PAGE) if physical is not None else None
+    page = memory.read(physical, _SHARED) if physical is not None else None
     if page is None or not _SYSTEM_ROOT_TEXT.match(page, _SYSTEM_ROOT):
         return None
     build, major, minor = (struct.unpack_from("<I", page, at)[0] for at in (_BUILD, _MAJOR, _MINOR))
@@ -187,19 +189,19 @@ def kernel_space(memory: PhysicalMemory, table: AddressTable, limit: int | None 
 
 
 def peek(space: AddressSpace, address: int, size: int) -> bytes:
-    """Return `size` bytes at `address`, zeros where a page is not in memory: for structures, never for evidence."""
+    """Return `size` bytes at `address`, zeros for those not in memory: for structures, never for evidence."""
     try:
         return space.read(address, size)
     except AddressError:
-        parts, end = [], address + size
-        while address < end:
-            count = min(PAGE - address % PAGE, end - address)
-            try:
-                parts.append(space.read(address, count))
-            except AddressError:
-                parts.append(bytes(count))
-            address += count
-        return b"".join(parts)
+        data, end = bytearray(size), address + size
+        index = max(int(np.searchsorted(space.start, np.uint64(min(address, TOP - 1)), "right")) - 1, 0)
+        while index < len(space) and int(space.start[index]) < end:
+            start, length, offset = (int(column[index]) for column in (space.start, space.size, space.offset))
+            low, high = max(start, address), min(start + length, end)
+            if low < high:
+                space.backing.read_into(offset + low - start, memoryview(data)[low - address : high - address])
+            index += 1
+        return bytes(data)
 
 
 def _checked(memory: PhysicalMemory, root: int) -> tuple[AddressTable, Version | None]:
@@ -238,16 +240,17 @@ def _images(space: AddressSpace, entry: int | None) -> Iterator[tuple[int, pe.He
 
 
 def _heads(space: AddressSpace, extents: npt.NDArray[np.int64]) -> Iterator[int]:
-    """Yield the addresses of pages that begin with ``MZ``."""
+    """Yield the addresses of pages that begin with ``MZ``; an extent may begin and end within a page."""
     buffer, budget = memoryview(bytearray(1 << 20)), _MOST_HEADS
     for index in extents.tolist():
         start, size, offset = int(space.start[index]), int(space.size[index]), int(space.offset[index])
-        for done in range(0, size - PAGE + 1, len(buffer)):
-            view = buffer[: min(len(buffer), size - done) // PAGE * PAGE]
-            budget -= len(view) // PAGE
+        for done in range(-start % PAGE, size - 1, len(buffer)):
+            view = buffer[: min(len(buffer), size - done)]
+            budget -= -(-len(view) // PAGE)
             if budget < 0:
                 return
             space.backing.read_into(offset + done, view)
-            pages = np.frombuffer(view, np.uint8).reshape(-1, PAGE)
-            for page in np.flatnonzero((pages[:, 0] == ord("M")) & (pages[:, 1] == ord("Z"))).tolist():
+            second = np.frombuffer(view, np.uint8)[1::PAGE]
+            first = np.frombuffer(view, np.uint8)[::PAGE][: len(second)]
+            for page in np.flatnonzero((first == ord("M")) & (second == ord("Z"))).tolist():
                 yield start + done + page * PAGE

@@ -21,6 +21,8 @@ from memcarve.segments import TOP
 from memcarve.space import Repeats
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     import numpy.typing as npt
 
     Column = npt.NDArray[np.uint64]
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
 _PRESENT, _RW, _US, _LARGE = (np.uint64(1 << bit) for bit in (0, 1, 2, 7))
 _NO_EXECUTE = np.uint64(1 << 63)
 _FRAME = np.uint64(((1 << 52) - 1) ^ 0xFFF)
+_PAGES = np.uint64((1 << 64) - PAGE)
 
 _BATCH = 1024  # tables looked at in one go: 4 MiB
 _PLACED = 1 << 18  # stretches looked up in the image in one go
@@ -61,7 +64,8 @@ class Pages(NamedTuple):
     `placed`, `outside` and `repeats` as their classes say; `counts` are 4 KiB pages by kind: ``present``,
     ``transition``, ``prot_none``, ``outside``, and of those that are not in the image ``demand_zero``, ``pagefile``,
     ``prototype``, ``swapped``, ``not_present``; ``tables``: page tables read, ``lost_tables``: those outside the image,
-    ``paged_tables``: those that are paged out.
+    ``paged_tables``: those that are paged out; ``lost_entries``, if there are any: of tables that were read, those that
+    are outside the image or lack a byte, and may hold a page.
     """
 
     placed: Placed
@@ -161,13 +165,14 @@ class _Walk:
                 todo.append((depth, start[_BATCH:], frames[_BATCH:], flags[_BATCH:]))
             start, frames, flags = start[:_BATCH], frames[:_BATCH], flags[:_BATCH]
             entries = self._entries(depth, frames, flags)
+            self._count_lost(depth, start, frames)
             address = self._address(start, entries, levels[depth].shift)
             if depth:
                 entries, address = self._asked_for(entries, address, levels[depth].shift)
             self._collect(address[entries.leaf], entries, levels[depth].shift)
             below = ~entries.leaf
             if below.any():
-                inside = self.memory.holds(entries.physical, PAGE) & below
+                inside = self.memory.holds_tables(entries.physical, PAGE, self.mode.entry) & below
                 self._count("lost_tables", int((below & ~inside).sum()))
                 inside = self._without_repeats(depth + 1, address, entries.physical, inside)
                 todo.append((depth + 1, address[inside], entries.physical[inside], entries.flags[inside]))
@@ -218,7 +223,7 @@ class _Walk:
                     upper = address >= np.uint64(self.table.kernel_half)
                 size += float(weight[entries.leaf].sum()) * (1 << level.shift)
                 inside = ~entries.leaf
-                inside[inside] = self.memory.holds(entries.physical[inside], PAGE)
+                inside[inside] = self.memory.holds_tables(entries.physical[inside], PAGE, self.mode.entry)
                 tables = _Tables(entries.physical[inside], weight[inside], upper[inside])
                 below.append(_merged(tables))
                 shared.append(_shared(entries.row[inside], tables))
@@ -235,7 +240,7 @@ class _Walk:
     def _root(self) -> tuple[Column, Column, Flags]:
         root = np.array([self.table.root], np.uint64)
         length = self.mode.entry * self.mode.top
-        if not self.memory.holds(root, length)[0]:
+        if not self.memory.holds_tables(root, length, self.mode.entry)[0]:
             self._count("lost_tables", 1)
             empty = np.zeros(0, np.uint64)
             return empty, empty, np.zeros(0, np.uint8)
@@ -244,7 +249,7 @@ class _Walk:
     def _words(self, depth: int, frames: Column) -> Column:
         """Return the entries of tables as uint64, shape (n, 512), (n, 1024) or (n, 4)."""
         if depth == 0:
-            raw = self.memory.read(int(frames[0]), self.mode.entry * self.mode.top) or b""
+            raw = self.memory.peek(int(frames[0]), self.mode.entry * self.mode.top)
             words = np.frombuffer(raw, f"<u{self.mode.entry}").astype(np.uint64)[None, :]
             shift = np.uint64(self.mode.levels[0].shift)
             begin = np.arange(self.mode.top, dtype=np.uint64) << shift
@@ -252,9 +257,22 @@ class _Walk:
                 begin[self.mode.top // 2 :] |= np.uint64(TOP - (1 << self.mode.bits))
             last = begin + np.uint64((1 << int(shift)) - 1)
             words[0, (begin > np.uint64(self.last)) | (last < np.uint64(self.first))] = 0
-            return words
-        words = self.memory.pages(frames)
-        return words if self.mode.entry == 8 else words.view(np.uint32).astype(np.uint64)  # noqa: PLR2004
+        else:
+            words = self.memory.pages(frames)
+            words = words if self.mode.entry == 8 else words.view(np.uint32).astype(np.uint64)  # noqa: PLR2004
+        for row, _, there in self._in_part(depth, frames):
+            words[row, ~there.all(axis=1)] = 0
+        return words
+
+    def _in_part(self, depth: int, frames: Column) -> Iterator[tuple[int, Column, Mask]]:
+        """Yield the row of each table that the image holds in part, its entries, and which bytes of them are there."""
+        if not len(self.memory.seams):
+            return
+        width = self.mode.entry
+        size = PAGE if depth else width * self.mode.top
+        for row in np.flatnonzero(np.isin(frames & _PAGES, self.memory.seams)).tolist():
+            data, there = self.memory.part(int(frames[row]), size)
+            yield row, np.frombuffer(data, f"<u{width}").astype(np.uint64), there.reshape(-1, width)
 
     def _entries(self, depth: int, frames: Column, flags: Flags) -> _Entries:
         """Read tables and return what counts in them; the rest is counted by kind."""
@@ -342,6 +360,20 @@ class _Walk:
             return entries, address
         row, column, physical, flags, leaf = entries
         return _Entries(row[keep], column[keep], physical[keep], flags[keep], leaf[keep]), address[keep]
+
+    def _count_lost(self, depth: int, start: Column, frames: Column) -> None:
+        """Count the entries that the image does not hold whole, of those whose place is in the range.
+
+        If the first two bytes of one are there and say that it holds no page, the others do not matter.
+        """
+        level = self.mode.levels[depth]
+        shift = level.shift
+        for row, words, there in self._in_part(depth, frames):
+            held = ((words & _PRESENT) != 0) | self._not_present(words, level)
+            column = np.flatnonzero(~there.all(axis=1) & (held | ~there[:, :2].all(axis=1))).astype(np.uint64)
+            none = np.zeros(len(column), np.uint8)
+            entries = _Entries(np.full(len(column), row), column, column, none, none.astype(np.bool_))
+            self._count("lost_entries", len(self._asked_for(entries, self._address(start, entries, shift), shift)[1]))
 
     def _collect(self, address: Column, entries: _Entries, shift: int) -> None:
         if len(address):

@@ -8,20 +8,24 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from memcarve.backing import AbsentBacking, ZerosBehind
 from memcarve.columns import total
 from memcarve.errors import InputError
+from memcarve.formats.machine import MachineMemory
+from memcarve.missing import LEFT_OUT
 
 if TYPE_CHECKING:
     import numpy.typing as npt
-
-    from memcarve.formats.machine import MachineMemory
 
     Column = npt.NDArray[np.uint64]
     Flags = npt.NDArray[np.uint8]
 
 PAGE = 4096
 _ONE = np.uint64(1)
+_PAGES = np.uint64((1 << 64) - PAGE)
 _MOST_PIECES = 1 << 24  # rows that may come of splitting pages at holes: more is no machine's memory
+_MOST_SEAMS = 1 << 12  # pages at which ranges end or begin elsewhere than at their ends: a machine has a dozen
+_HIGHEST = np.uint64(1 << 52)  # no physical address is as high (AMD APM volume 2, 5.3)
 
 
 class Placed(NamedTuple):
@@ -47,21 +51,43 @@ class PhysicalMemory:
 
     Rows are sorted by `start` and disjoint: where two of the container's claim an address, the first one listed counts
     (cores that list virtual memory name the same bytes twice). `cut_start` and `cut_end` are what the container should
-    hold and does not.
+    hold and does not. Memory that it only says to be zeros lies behind everything else, from `zeros_from` on, at an
+    offset that grows with the address.
+
+    `seams` (uint64, sorted) are the pages that do not lie in one range whole: at the end of a range that ends within a
+    page. Of some of them there is only a part. `left_out` is memory that the container's writer left out, as a table of
+    its own whose bytes cannot be read; None if there is none.
     """
 
     def __init__(self, machine: MachineMemory) -> None:
         self.kind = machine.kind
         self.backing = machine.backing
         self.declared = machine.declared and not machine.cut_off
+        self.gaps = machine.gaps
         self.root = machine.root
         self.notes = list(machine.notes)
         self._damaged = False
-        start, size, offset, twice = _disjoint(machine.start, machine.size, machine.offset)
+        start, size, offset = machine.start, machine.size, machine.offset
+        self.zeros_from = 1 << 64
+        if machine.zeros is not None and len(machine.zeros):
+            low = np.minimum(machine.zeros[:, 0], _HIGHEST)
+            length = np.minimum(machine.zeros[:, 1], _HIGHEST - low)
+            behind = ZerosBehind(machine.backing, int((low + length).max()))
+            self.backing, self.zeros_from = behind, behind.begin
+            start, size = np.concatenate([start, low]), np.concatenate([size, length])
+            offset = np.concatenate([offset, low + np.uint64(behind.begin)])
+        start, size, offset, twice = _disjoint(start, size, offset)
         if twice:
             self.notes.append(f"{self.kind}: some physical ranges are listed twice; the first one of each was taken")
         self.start, self.size, self.offset = _joined(start, size, offset)
         self._run_end = _run_ends(self.start, self.size)
+        self.seams = self._find_seams()
+        self.left_out: PhysicalMemory | None = None
+        if machine.left_out is not None and len(machine.left_out):
+            start, size = machine.left_out.T
+            absent = MachineMemory(LEFT_OUT, AbsentBacking(LEFT_OUT), start, size, start, [], declared=False)
+            self.left_out = PhysicalMemory(absent)
+        self._parts: dict[int, tuple[bytes, npt.NDArray[np.bool_]]] = {}
         cut = np.array(machine.cut_off, np.uint64).reshape(-1, 2)
         cut = cut[np.argsort(cut[:, 0])]
         self.cut_start, self.cut_end = cut[:, 0], np.maximum.accumulate(cut[:, 0] + cut[:, 1])
@@ -82,6 +108,16 @@ class PhysicalMemory:
         return int(self.size.sum())
 
     @property
+    def stored(self) -> int:
+        """The number of bytes that are there and stored: all but those that the container only says to be zeros."""
+        return int(self.size[self.is_stored].sum())
+
+    @property
+    def is_stored(self) -> npt.NDArray[np.bool_]:
+        """For each range (bool) whether its bytes are stored."""
+        return self.offset <= np.uint64(self.zeros_from - 1)
+
+    @property
     def end(self) -> int:
         """The end of the highest range; 0 where there is none."""
         return int(self.start[-1]) + int(self.size[-1]) if len(self.start) else 0
@@ -93,6 +129,26 @@ class PhysicalMemory:
         index = np.searchsorted(self.start, physical, "right").astype(np.int64) - 1
         end = self._run_end[np.maximum(index, 0)]
         return np.asarray((index >= 0) & (end > physical) & (end - np.minimum(physical, end) >= np.uint64(size)))
+
+    def holds_tables(self, physical: Column, size: int = PAGE, entry: int = 8) -> npt.NDArray[np.bool_]:
+        """Say for each address (bool) whether a table of `size` bytes there is in the image, or most of its entries.
+
+        A table does not cross a page; an entry has `entry` bytes.
+        """
+        found = self.holds(physical, size)
+        if len(self.seams):
+            rest = np.flatnonzero(~found & np.isin(physical & _PAGES, self.seams))
+            tables, inverse = np.unique(physical[rest], return_inverse=True)
+            bytes_there = (self.part(table, size)[1].reshape(-1, entry) for table in tables.tolist())
+            most = [2 * int(there.all(axis=1).sum()) > len(there) for there in bytes_there]
+            found[rest] = np.array(most, np.bool_)[inverse]
+        return found
+
+    def part(self, physical: int, size: int) -> tuple[bytes, npt.NDArray[np.bool_]]:
+        """Return `size` bytes of one of `seams`, zeros for those that are not in the image, and which are (bool)."""
+        at = physical % PAGE
+        data, there = self._seam(physical - at)
+        return data[at : at + size], there[at : at + size]
 
     def read(self, physical: int, size: int) -> bytes | None:
         """Return `size` bytes at a physical address, across ranges; None where any of them is not there."""
@@ -109,21 +165,59 @@ class PhysicalMemory:
         return bytes(buffer)
 
     def pages(self, physical: Column) -> Column:
-        """Return the pages at physical addresses that `holds` them: shape (n, 512), uint64; each is read once."""
+        """Return the pages at physical addresses that `holds` them: shape (n, 512), uint64; each is read once.
+
+        Of one of `seams` the bytes that are not in the image are zeros.
+        """
         unique, inverse = np.unique(physical, return_inverse=True)
         index = np.searchsorted(self.start, unique, "right") - 1
         into = unique - self.start[index]
         offsets = self.offset[index] + into
         split = into + np.uint64(PAGE) > self.size[index]  # begins in one range and ends in another
+        if len(self.seams):
+            split |= np.isin(unique, self.seams)
         words = np.empty((len(unique), PAGE // 8), np.uint64)
         view = words.view(np.uint8).reshape(-1).data
         breaks = np.flatnonzero((np.diff(offsets) != PAGE) | split[1:] | split[:-1]) + 1
         for low, high in zip([0, *breaks.tolist()], [*breaks.tolist(), len(unique)], strict=True):
             if low < high and split[low]:
-                view[low * PAGE : high * PAGE] = self.read(int(unique[low]), PAGE) or bytes(PAGE)
+                view[low * PAGE : high * PAGE] = self.peek(int(unique[low]), PAGE)
             elif low < high:
                 self.backing.read_into(int(offsets[low]), view[low * PAGE : high * PAGE])
         return words[inverse]
+
+    def peek(self, physical: int, size: int) -> bytes:
+        """Return `size` bytes of one page at a physical address, with zeros for what is not in the image."""
+        data = self.read(physical, size)
+        if data is not None:
+            return data
+        known = np.isin(np.uint64(physical - physical % PAGE), self.seams)
+        return self.part(physical, size)[0] if known else bytes(size)
+
+    def _seam(self, page: int) -> tuple[bytes, npt.NDArray[np.bool_]]:
+        if page not in self._parts:
+            data, there = bytearray(PAGE), np.zeros(PAGE, np.bool_)
+            index = max(int(np.searchsorted(self.start, np.uint64(page), "right")) - 1, 0)
+            while index < len(self.start) and int(self.start[index]) < page + PAGE:
+                start, size, offset = (int(column[index]) for column in (self.start, self.size, self.offset))
+                low, high = max(start, page), min(start + size, page + PAGE)
+                if low < high:
+                    self.backing.read_into(offset + low - start, memoryview(data)[low - page : high - page])
+                    there[low - page : high - page] = True
+                index += 1
+            self._parts[page] = bytes(data), there
+        return self._parts[page]
+
+    def _find_seams(self) -> Column:
+        ends = np.concatenate([self.start, self.start + self.size])
+        seams = np.unique(ends[ends % np.uint64(PAGE) != 0] & _PAGES)
+        if len(seams) <= _MOST_SEAMS:
+            return seams
+        self.notes.append(
+            f"{self.kind}: {len(seams)} pages lie in several ranges or are there in part, more than {_MOST_SEAMS}: "
+            "nothing is looked for in them, and a page table that lacks some of its bytes counts as lost"
+        )
+        return seams[:0]
 
     def place(self, start: Column, size: Column, physical: Column, flags: Flags) -> tuple[Placed, Outside]:
         """Split stretches that are contiguous in virtual and physical memory at the holes of the image.

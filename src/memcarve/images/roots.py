@@ -118,7 +118,7 @@ class _Scan:
 
     def _look(self, table: int, depth: int) -> bool:
         address = np.array([table], np.uint64)
-        if not self.memory.holds(address, PAGE)[0]:
+        if not self.memory.holds_tables(address)[0]:
             return False
         words = self.memory.pages(address)[0]
         entries = words[(words & np.uint64(1)) != 0]
@@ -185,18 +185,14 @@ def _masked(root: int, mode: Mode) -> int:
 
 def _mode(memory: PhysicalMemory, root: int) -> Mode:
     """Recognise which kind of tables lie at a root."""
-    groups = memory.read(root & ~0x1F, 32)
-    if groups is not None:
-        entries = np.frombuffer(groups, np.uint64)
-        used = entries[entries != 0]
-        present = (used & np.uint64(1)) != 0
-        if len(used) and present.all() and not (used & _PAE_RESERVED).any():
-            directories = used & _FRAME
-            if memory.holds(directories, PAGE).all() and len(np.unique(directories)) == len(directories):
-                return PAE
-    page = memory.read(_masked(root, X64), PAGE)
-    if page is None:
-        return X64
+    entries = np.frombuffer(memory.peek(root & ~0x1F, 32), np.uint64)
+    used = entries[entries != 0]
+    present = (used & np.uint64(1)) != 0
+    if len(used) and present.all() and not (used & _PAE_RESERVED).any():
+        directories = used & _FRAME
+        if memory.holds_tables(directories).all() and len(np.unique(directories)) == len(directories):
+            return PAE
+    page = memory.peek(_masked(root, X64), PAGE)
     wide, narrow = np.frombuffer(page, "<u8"), np.frombuffer(page, "<u4").astype(np.uint64)
     if _is_narrow(memory, wide, narrow):
         return X86
@@ -222,7 +218,7 @@ def _share(memory: PhysicalMemory, entries: Words, *, large: bool) -> float:
     present = entries[(entries & np.uint64(1)) != 0]
     if not len(present):
         return 0.0
-    good = memory.holds(present & _FRAME, PAGE) & ((present & _LARGE) == 0)
+    good = memory.holds_tables(present & _FRAME) & ((present & _LARGE) == 0)
     if large:
         good |= (present & _LARGE) != 0
     return float(good.mean())

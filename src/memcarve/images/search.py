@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import numpy as np
 
-from memcarve.backing import FileBacking
+from memcarve.backing import FileBacking, ZerosBehind
 from memcarve.columns import chunks
 from memcarve.errors import SourceReadError
 from memcarve.images.physical import PAGE
@@ -36,21 +36,30 @@ _LINUX = re.compile(rb"Linux version (\d[^ \0\n]{1,60}) \([^\0\n]{1,120}@[^\0\n]
 
 
 class Block(NamedTuple):
-    """Pages to look at together: where they lie in the backing (offset, size); their physical addresses (uint64)."""
+    """Pages to look at together: where they lie in the backing (offset, size); their physical addresses (uint64).
+
+    Without `pieces` the pages are among the memory's `seams`.
+    """
 
     pieces: list[tuple[int, int]]
     physical: Column
 
 
 def everything(memory: PhysicalMemory) -> Iterator[Block]:
-    """Yield all the memory in ascending order, but for large holes of a sparse file, which are zeros.
+    """Yield all the memory in ascending order, but for large holes of a sparse file and what is not stored: zeros.
 
-    Ranges lose what is before their first and after their last page.
+    Pages that do not lie in one range whole come by themselves.
     """
-    written = memory.backing.next_written if isinstance(memory.backing, FileBacking) else lambda place: place
-    for start, length, offset in zip(memory.start.tolist(), memory.size.tolist(), memory.offset.tolist(), strict=True):
+    backing = memory.backing
+    written = backing.next_written if isinstance(backing, FileBacking | ZerosBehind) else lambda place: place
+    stored, passed = memory.is_stored, 0
+    rows = (column[stored].tolist() for column in (memory.start, memory.size, memory.offset))
+    for start, length, offset in zip(*rows, strict=True):
         done = -start % PAGE
         end = (start + length) // PAGE * PAGE - start
+        before = int(np.searchsorted(memory.seams, np.uint64(start + done)))
+        yield from _seams(memory.seams[passed:before])
+        passed = before
         while done < end:
             hole = (written(offset + done) - offset - done) // BLOCK
             if hole > 0:
@@ -60,16 +69,27 @@ def everything(memory: PhysicalMemory) -> Iterator[Block]:
             physical = np.uint64(start + done) + np.arange(size // PAGE, dtype=np.uint64) * np.uint64(PAGE)
             yield Block([(offset + done, size)], physical)
             done += size
+    yield from _seams(memory.seams[passed:])
+
+
+def _seams(physical: Column) -> Iterator[Block]:
+    for part in chunks(len(physical), BLOCK // PAGE):
+        yield Block([], physical[part])
 
 
 def pages_of(memory: PhysicalMemory, space: AddressSpace) -> Iterator[Block]:
-    """Yield the pages that an address space of an image maps, each once, in order of their physical addresses."""
+    """Yield the pages that an address space of an image maps, each once: those of `seams`, then by physical address."""
     if space.physical is None:
         return
-    low, count = space.physical // np.uint64(PAGE), (space.size // np.uint64(PAGE)).astype(np.int64)
+    stored = space.offset <= np.uint64(memory.zeros_from - 1)
+    first, size, page = space.physical[stored], space.size[stored], np.uint64(PAGE)
+    low = first // page
+    count = ((first + size - np.uint64(1)) // page - low + np.uint64(1)).astype(np.int64)
     within = np.arange(int(count.sum())) - np.repeat(np.cumsum(count) - count, count)
-    physical = np.unique(np.repeat(low, count) + within.astype(np.uint64)) * np.uint64(PAGE)
-    physical = physical[memory.holds(physical, PAGE)]
+    physical = np.unique(np.repeat(low, count) + within.astype(np.uint64)) * page
+    seams = np.isin(physical, memory.seams)
+    yield from _seams(physical[seams])
+    physical = physical[~seams & memory.holds(physical, PAGE)]
     ranges = np.searchsorted(memory.start, physical, "right") - 1
     offset = memory.offset[ranges] + (physical - memory.start[ranges])
     for part in chunks(len(physical), BLOCK // PAGE):
@@ -82,6 +102,8 @@ def pages_of(memory: PhysicalMemory, space: AddressSpace) -> Iterator[Block]:
 
 def words_of(memory: PhysicalMemory, block: Block, buffer: npt.NDArray[np.uint8]) -> Words:
     """Read a block into a buffer; return its pages, shape (n, 512), uint64, valid until the buffer is used again."""
+    if not block.pieces:
+        return memory.pages(block.physical)
     done = 0
     for offset, size in block.pieces:
         memory.backing.read_into(offset, buffer[done : done + size].data)

@@ -307,7 +307,8 @@ class Windows:
         order = np.argsort(space.offset, kind="stable")
         begins, ends = space.offset[order], (space.offset + space.size)[order]
         seen: set[int] = set()
-        for physical in look_through(memory, blocks, Seeker(layout, only)):
+        for found in look_through(memory, blocks, Seeker(layout, only)):
+            physical = found[memory.holds(found, 1)]  # of a page that is there in part the rest looks like zeros
             ranges = np.searchsorted(memory.start, physical, "right") - 1
             offsets = memory.offset[ranges] + (physical - memory.start[ranges])
             # where in the kernel's half does it lie?

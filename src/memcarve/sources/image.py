@@ -22,7 +22,7 @@ from memcarve.images.physical import PAGE, PhysicalMemory
 from memcarve.images.roots import Root, address_table, find_roots
 from memcarve.images.search import find_linux
 from memcarve.images.windows import Windows
-from memcarve.missing import IMAGE_CUT_OFF, OUTSIDE, REASONS, REPEATED, MissingColumns
+from memcarve.missing import IMAGE_CUT_OFF, LEFT_OUT, OUTSIDE, REASONS, REPEATED, MissingColumns
 from memcarve.process import Container, Platform, ProcessEntry, ProcessMemory
 from memcarve.segments import TOP
 from memcarve.sources.evidence import file_evidence
@@ -45,6 +45,12 @@ _NOT_READ = {
     b"makedumpfile\0": "a flattened kernel dump; makedumpfile -R puts it together",
 }
 _UNSOUGHT = "unlisted processes were not looked for"
+#: what of page tables is not there, by the kind that counts it
+_NOT_KNOWN = (
+    ("lost_tables", "page table", "page tables", "outside the image"),
+    ("lost_entries", "entry of a page table", "entries of page tables", "outside the image"),
+    ("paged_tables", "page table", "page tables", "paged out"),
+)
 #: PCs keep no memory in the last GiB below 4 GiB; VMware's files close that hole up
 _HOLE = 3 << 30
 
@@ -292,7 +298,7 @@ class ImageContainer(Container):
 
     def _check_root(self, table: AddressTable) -> None:
         length = table.mode.entry * table.mode.top
-        if not self.memory.holds(np.array([table.root], np.uint64), length)[0]:
+        if not self.memory.holds_tables(np.array([table.root], np.uint64), length, table.mode.entry)[0]:
             raise ProcessError(
                 f"{self}: the page tables at 0x{table.root:x} are outside the image, whose memory ends at "
                 f"0x{self.memory.end:x}; memcarve processes --scan lists roots"
@@ -301,8 +307,15 @@ class ImageContainer(Container):
     def _missing(self, pages: Pages) -> MissingColumns:
         """Return what is mapped but not in the image, neighbours with the same reason joined."""
         start, size, physical = pages.outside
-        cut = self.memory.was_cut(physical, size)
-        reason = np.where(cut, np.uint8(REASONS.index(IMAGE_CUT_OFF)), np.uint8(REASONS.index(OUTSIDE)))
+        reason = np.full(len(start), REASONS.index(OUTSIDE), np.uint8)
+        if self.memory.left_out is not None:
+            left, others = self.memory.left_out.place(start, size, physical, reason)
+            start, size, physical = (np.concatenate(pair) for pair in zip(left[:3], others, strict=True))
+            reason = np.full(len(start), REASONS.index(OUTSIDE), np.uint8)
+            reason[: len(left.start)] = REASONS.index(LEFT_OUT)
+            order = np.argsort(start, kind="stable")
+            start, size, physical, reason = start[order], size[order], physical[order], reason[order]
+        reason[self.memory.was_cut(physical, size)] = REASONS.index(IMAGE_CUT_OFF)
         first = breaks(start, size)
         first[1:] |= reason[1:] != reason[:-1]
         index = np.flatnonzero(first)
@@ -316,28 +329,29 @@ class ImageContainer(Container):
         """
         if entry.ended and not len(pages.placed.start):
             return False  # its page tables are gone, as is usual
-        cut = missing.reason == REASONS.index(IMAGE_CUT_OFF)
+        lost = missing.reason != REASONS.index(OUTSIDE)
         user = missing.start < np.uint64(table.kernel_half)
-        lost = cut.any() or (not self.memory.declared and bool(user.any()))
-        return pages.counts["lost_tables"] > 0 or bool(lost)
+        tables = pages.counts["lost_tables"] + pages.counts.get("lost_entries", 0)
+        return tables > 0 or bool(lost.any()) or (not self.memory.declared and bool(user.any()))
 
     def _remarks(
         self, entry: ProcessEntry, pages: Pages, missing: MissingColumns, table: AddressTable, half: str
     ) -> list[str]:
         remarks = []
-        for reason in (IMAGE_CUT_OFF, OUTSIDE):
-            # in the kernel half that is a device's memory, as every machine has it
-            here = (missing.reason == REASONS.index(reason)) & (missing.start < np.uint64(table.kernel_half))
-            size = total(missing.size[here])
+        for reason in (IMAGE_CUT_OFF, OUTSIDE, LEFT_OUT):
+            # in the kernel half what is outside is a device's memory, as every machine has it
+            here = (missing.start < np.uint64(table.kernel_half)) | (reason == LEFT_OUT)
+            size = total(missing.size[here & (missing.reason == REASONS.index(reason))])
             if size:
-                remarks.append(f"{size} bytes are mapped, but {reason}")
+                remarks.append(f"{size} byte{'s are' if size > 1 else ' is'} mapped, but {reason}")
+        if self.memory.gaps is not None and remarks:
+            remarks.append(self.memory.gaps)
         if entry.ended and not len(pages.placed.start):
             return [f"{entry} has ended: its page tables are gone"]
-        for kind, words in (("lost_tables", "outside the image"), ("paged_tables", "paged out")):
-            if pages.counts.get(kind):
-                number = pages.counts[kind]
-                tables, mapped = ("tables are", "they map") if number > 1 else ("table is", "it maps")
-                remarks.append(f"{number} page {tables} {words}; what {mapped} is not known")
+        for kind, one, many, words in _NOT_KNOWN:
+            if number := pages.counts.get(kind, 0):
+                lost, mapped = (f"{many} are", "they map") if number > 1 else (f"{one} is", "it maps")
+                remarks.append(f"{number} {lost} {words}; what {mapped} is not known")
         if entry.ended:
             remarks.append(f"{entry} has ended: its page tables may be another process's by now")
         elif not len(pages.placed.start) and half == "user" and not remarks:

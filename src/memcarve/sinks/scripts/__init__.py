@@ -61,8 +61,9 @@ def export_scripts(
         )
     if not isinstance(backing, FileBacking):
         raise UsageError(
-            f"{getattr(process.file, 'path', 'the input')}: holds its bytes in another form (compressed or alive), so "
-            "nothing can map them as they lie; export it with --to minidump, elfcore or flat"
+            f"{getattr(process.file, 'path', 'the input')}: holds its bytes in another form (compressed, zeros that "
+            "it does not store, or alive), so nothing can map them as they lie; export it with --to minidump, elfcore "
+            "or flat"
         )
     found, left_out = ranges(process, options.selection, options.labeller)
     rows = table.table_rows(found)
