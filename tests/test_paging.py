@@ -505,6 +505,31 @@ def test_prototype_and_pagefile() -> None:
     assert found(chain(0x5067, pde=0x4C60), system="windows") == []
 
 
+@pytest.mark.parametrize("mode", ["x64", "pae"])
+def test_masked_demand_zero(mode: str) -> None:
+    """Windows' mask on an entry makes no place in a pagefile; SwizzleBit set, or other bits, say that it is one."""
+    mask = 0x2000_0000_0000
+    zero = [0x80, mask | 0x80, 7 << 45 | 0x20, mask << 1 | 0x80, 1 << 40 | 0x80, 0x7FF << 41 | 0xC0]
+    paged = [
+        0x7_0000_0080, mask | 0x90, 0x90 | 7 << 45, mask | 0x7_0000_0080, mask | 0x12_0000_0080, 5 << 45 | 0x80,
+        1 << 39 | 0x80, 0x3F << 39 | 0x80,
+    ]  # fmt: skip
+    chained = {"x64": chain(0), "pae": {0x1000: {0: 0x2001}, 0x2000: {0: 0x4067}}}[mode]
+    memory = physical_memory(written({**chained, 0x4000: dict(enumerate(zero + paged))}))
+    assert counted(walk(memory, table_of(mode, "windows"))) == {
+        "tables": len(chained) + (mode == "pae"), "demand_zero": len(zero), "pagefile": len(paged),
+    }  # fmt: skip
+
+
+def test_mask_above_the_memory() -> None:
+    """What bits a mask can have depends on how much memory there is: never those of a physical address."""
+    high = 1 << 42
+    memory = physical_memory(written({**chain(0), 0x4000: {0: high | 0x80, 1: high << 2 | 0x80}}))
+    assert counted(walk(memory, table_of(system="windows"))) == {"tables": 4, "demand_zero": 2}
+    larger = physical_memory(memory.backing.data, [(0, 1 << 20, 0), (high, PAGE, 0)])  # type: ignore[attr-defined]
+    assert counted(walk(larger, table_of(system="windows"))) == {"tables": 4, "demand_zero": 1, "pagefile": 1}
+
+
 # tables of which a part is there
 
 

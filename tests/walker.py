@@ -154,11 +154,11 @@ def absent(
         if entry.value is None:
             counts["lost"] = counts.get("lost", 0) + 1
         elif entry.size == PAGE and _item(entry, read, _MODES[mode], os, 0) is None:
-            counts[_kind(entry.value, _MODES[mode])] += 1
+            counts[_kind(entry.value, _MODES[mode], top)] += 1
     return counts
 
 
-def _kind(value: int, mode: Mode) -> str:
+def _kind(value: int, mode: Mode, top: int) -> str:
     if value == 0:
         return "zero"
     if value >> 10 & 1:
@@ -166,7 +166,10 @@ def _kind(value: int, mode: Mode) -> str:
     # where in the page file: the upper half of an entry, or what is left above the flags
     if mode.width == 4:
         return "pagefile" if value >> 12 else "demand-zero"
-    return "pagefile" if value >> 32 else "demand-zero"
+    # the mask against L1TF is one run of bits that no physical address has, and SwizzleBit says that it is not there
+    digits = f"{value:064b}"[:32].rstrip("0")
+    masked = "0" not in digits.lstrip("0") and len(digits) <= 64 - max(40, top.bit_length()) and not value >> 4 & 1
+    return "pagefile" if digits and not masked else "demand-zero"
 
 
 def entries(read: Read, root: int, mode: str, os: str, *, top: int = 0, once: Once | None = None) -> Iterator[Entry]:

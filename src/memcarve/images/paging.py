@@ -394,6 +394,8 @@ class _Walk:
             prototype = (rest & np.uint64(0x400)) != 0
             # the upper half (from bit 12 on of a 32-bit entry) is where in the pagefile the page lies
             paged = ~prototype & (rest >> np.uint64(32 if self.mode.entry == 8 else 12) != 0)  # noqa: PLR2004
+            if self.mode.entry == 8:  # noqa: PLR2004
+                paged &= ~_only_masked(rest, self.possible)
             self._count("prototype", int(prototype.sum()))
             self._count("pagefile", int(paged.sum()))
             self._count("demand_zero", int((~prototype & ~paged).sum()))
@@ -467,6 +469,18 @@ def _shared(row: npt.NDArray[np.int64], tables: _Tables) -> Column:
     fresh = np.ones(len(found), np.bool_)  # np.unique in its plain form imports numpy.ma first
     fresh[1:] = found[1:] != found[:-1]
     return found[fresh]
+
+
+def _only_masked(words: Column, possible: np.uint64) -> Mask:
+    """Say of which entries the upper half is nothing but the mask that Windows puts on what is not present.
+
+    SwizzleBit (bit 4) is clear where it is there. It is one run of bits, none of them in `possible` (those that a
+    physical address may have); a place in a pagefile looks like that once in thousands.
+    """
+    upper = words & np.uint64((1 << 64) - (1 << 32))
+    lowest = upper & (~upper + np.uint64(1))
+    run = (upper & (upper + lowest)) == 0
+    return np.asarray(run & (lowest > possible) & ((words & np.uint64(0x10)) == 0))
 
 
 def _joined(start: Column, size: Column, physical: Column, flags: Flags) -> tuple[Column, Column, Column, Flags]:
