@@ -143,6 +143,45 @@ def test_low_bits_of_a_root(mode: str, flags: int) -> None:
     assert given == table
 
 
+@pytest.mark.parametrize("accessed", [0, 0x20], ids=["as on hardware", "as in QEMU's emulation"])
+@pytest.mark.parametrize("root", [0x1000, 0x1020, 0x1FE0])
+def test_roots_of_pae(root: int, accessed: int) -> None:
+    """Four entries with bit 5 set or clear are a root of PAE, at every 32 bytes of a page, and it is found there."""
+    made = Machine("pae")
+    made.root = root
+    for address in (0x10000, 0x40000000, 0x80001000, 0xC0801000, 0xFFDFE000):
+        made.map(address)
+    own = struct.unpack_from("<4Q", made.data, root)
+    struct.pack_into("<4Q", made.data, root, *(entry | accessed for entry in own))
+    # as Windows has it: its last directory begins with entries for all four
+    struct.pack_into("<4Q", made.data, own[3] & ~0xFFF, *((entry & ~0xFFF) | KERNEL for entry in own))
+    table, _ = address_table(made.memory(), root, None, "none")
+    assert (table.mode.name, table.root) == ("pae", root)
+    (found,) = find_roots(made.memory())
+    assert (found.root, found.mode, found.self_map) == (root, "pae", None)
+    # of 5 pages, 3 lie in the kernel's half, and there are the four directories and the tables below them
+    assert (found.user_bytes, found.kernel_bytes) == (2 * PAGE, (3 + 5 + 4) * PAGE)
+
+
+@pytest.mark.parametrize("spoilt", [{0: 0x7FFF0001}, {1: 0}, {1: 0x5001, 2: 0x5001}, {2: 0x6009}])
+def test_roots_within_a_page_are_of_pae(spoilt: dict[int, int]) -> None:
+    """A root at a multiple of 32 within a page is of PAE, also if directories lie outside the image or are the same."""
+    made = machine("pae")
+    for index, value in spoilt.items():
+        struct.pack_into("<Q", made.data, made.root + 8 * index, value)
+    assert address_table(made.memory(), made.root, None, None)[0].mode.name == "pae"
+    assert address_table(memory_of(bytes(PAGE)), 0x1260, None, None)[0].mode.name == "pae"
+
+
+@pytest.mark.parametrize("mode", ["x64", "x64-5"])
+@pytest.mark.parametrize("number", [0x20, 0x40, 0x808, 0xFE0])
+def test_numbers_that_look_like_roots_within_a_page(mode: str, number: int) -> None:
+    """Of a root of whole pages the number of the address space may be a multiple of 32."""
+    made = machine(mode)
+    table, _ = address_table(made.memory(), made.root | number, None, None)
+    assert (table.mode.name, table.root) == (mode, made.root)
+
+
 @pytest.mark.parametrize("mode", MODES)
 def test_root_without_its_last_byte(mode: str) -> None:
     """A root is recognised, and found, without the last byte of its page, as AVML leaves it out; as is its system."""

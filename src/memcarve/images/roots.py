@@ -21,8 +21,10 @@ if TYPE_CHECKING:
 
 _FRAME = np.uint64(((1 << 52) - 1) ^ 0xFFF)
 _PRESENT_WRITABLE, _LARGE = np.uint64(0x3), np.uint64(0x80)
-#: bits that must be zero in the four entries of a PAE root (Intel SDM volume 3, 4.4.1)
-_PAE_RESERVED = np.uint64(0x1E6 | ((1 << 63) - (1 << 52)) | 1 << 63)
+#: bits that must be zero in the four entries of a PAE root (Intel SDM volume 3, 4.4.1). Bit 5 is one of them, too, but
+#: QEMU's emulation of a processor sets it (Accessed, target/i386/tcg/system/excp_helper.c)
+_PAE_RESERVED = np.uint64(0x1C6 | ((1 << 63) - (1 << 52)) | 1 << 63)
+_WRITABLE = np.uint64(0x2)
 #: KUSER_SHARED_DATA in the kernel half of 32-bit Windows
 _SHARED_DATA_32 = 0xFFDF0000
 _LINUX_IMAGE = 0xFFFFFFFF80000000  # __START_KERNEL_map, Documentation/arch/x86/x86_64/mm.rst
@@ -140,7 +142,10 @@ def _pointing_to(physical: Words, words: Words, directories: Words) -> list[int]
     groups = words.reshape(len(words), -1, 4)
     found: list[int] = []
     for frames in directories:
-        page, place = np.nonzero(((groups & _FRAME) == frames).all(axis=2) & ((groups & np.uint64(1)) != 0).all(axis=2))
+        # the directories' entries for themselves are no root: they allow writing
+        pointing = ((groups & _FRAME) == frames).all(axis=2)
+        pointing &= ((groups & (_PAE_RESERVED | np.uint64(1))) == np.uint64(1)).all(axis=2)
+        page, place = np.nonzero(pointing)
         found += (physical[page] + place.astype(np.uint64) * np.uint64(32)).tolist()
     return found
 
@@ -188,12 +193,17 @@ def _mode(memory: PhysicalMemory, root: int) -> Mode:
     entries = np.frombuffer(memory.peek(root & ~0x1F, 32), np.uint64)
     used = entries[entries != 0]
     present = (used & np.uint64(1)) != 0
+    within = root & 0xFE0 != 0 and root & 0x7 == 0  # of a page: PAE alone has such roots, but a PCID may look like that
     if len(used) and present.all() and not (used & _PAE_RESERVED).any():
         directories = used & _FRAME
-        if memory.holds_tables(directories).all() and len(np.unique(directories)) == len(directories):
+        distinct = len(np.unique(directories)) == len(directories)
+        if within or (distinct and memory.holds_tables(directories).all()):
             return PAE
     page = memory.peek(_masked(root, X64), PAGE)
     wide, narrow = np.frombuffer(page, "<u8"), np.frombuffer(page, "<u4").astype(np.uint64)
+    entries = wide[(wide & np.uint64(1)) != 0]
+    if within and 2 * int(((entries & _WRITABLE) != 0).sum()) <= len(entries):
+        return PAE  # no root of whole pages: in those, entries allow writing
     if _is_narrow(memory, wide, narrow):
         return X86
     return X64_5 if _leads_to_tables(memory, _masked(root, X64)) else X64
