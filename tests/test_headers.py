@@ -17,7 +17,9 @@ import numpy as np
 import pytest
 
 from memcarve.errors import AddressError
+from memcarve.formats import pe
 from memcarve.labels.headers import may_begin, name_of, parse_header
+from winimage.kernel import export_directory
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -513,6 +515,31 @@ def test_pdb_name(kind: bytes, path: bytes) -> None:
     struct.pack_into("<12xIIII", memory, 0x201C, 2, 100, 0x3000, 0x600)
     memory[0x3000 : 0x3000 + len(kind + path)] = kind + path
     assert named(bytes(memory)) == "tool.pdb"
+
+
+def _there(image: bytes, place: int, size: int) -> bytes:
+    """Return bytes of an image, zeros behind its end."""
+    return image[place : place + size].ljust(size, b"\0")
+
+
+def test_exports_of_which_pages_are_not_in_memory() -> None:
+    """Where a page of the export directory is not in memory a name leads to its own function, or to none."""
+    names = [b"Name%04d" % number for number in range(1500)]
+    at, rng = 0x1000, np.random.default_rng(1)
+    expected = {name: 0x100000 + 16 * number for number, name in enumerate(names)}
+    data = export_directory(at, b"some.dll", expected, rng)
+    pages, found = -(-len(data) // PAGE), 0
+    for lost in [None, *range(pages)]:
+        image = bytearray(bytes(at) + data.ljust(pages * PAGE, b"\0"))
+        if lost is not None:
+            image[at + lost * PAGE : at + (lost + 1) * PAGE] = bytes(PAGE)
+        peek = functools.partial(_there, bytes(image))
+        exports = pe.exported(peek, (at, 0), names)
+        wrong = {name for name, place in exports.items() if expected[name] != place}
+        assert not wrong
+        assert (lost is None) == (exports == expected)
+        found += bool(exports)
+    assert found > pages // 2
 
 
 def test_endless_debug_directory() -> None:

@@ -106,7 +106,7 @@ def export_name(peek: Peek, directory: tuple[int, int]) -> bytes:
 def exported(peek: Peek, directory: tuple[int, int], wanted: Collection[bytes]) -> dict[bytes, int]:
     """Return the relative addresses of those of the `wanted` names that an image exports.
 
-    What cannot be read is left out.
+    What cannot be read is left out: also what has the ordinal 0 like others, as zeros stand for what is not in memory.
     """
     head = peek(directory[0], 40)
     functions, names, functions_at, names_at, ordinals_at = struct.unpack_from("<5I", head, 20)
@@ -115,13 +115,14 @@ def exported(peek: Peek, directory: tuple[int, int], wanted: Collection[bytes]) 
     ordinals = np.frombuffer(peek(ordinals_at, 2 * names), "<u2")
     addresses = np.frombuffer(peek(functions_at, 4 * functions), "<u4")
     there = places[places != 0]
+    lost = np.count_nonzero(ordinals == 0) > 1
     found: dict[bytes, int] = {}
     if not len(there) or not len(addresses):
         return found
     low, high = int(there.min()), int(there.max()) + _LONGEST_NAME
     text = peek(low, high - low) if high - low <= _MOST_TEXT else None
     for place, ordinal in zip(places.tolist(), ordinals.tolist(), strict=True):
-        if not place or ordinal >= len(addresses):
+        if not place or ordinal >= len(addresses) or (lost and not ordinal):
             continue
         symbol = _text(text, place - low) if text is not None else _text(peek(place, _LONGEST_NAME), 0)
         if symbol in wanted and addresses[ordinal]:
