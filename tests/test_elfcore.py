@@ -20,7 +20,18 @@ import winimage
 from cores import PROGRAM, compiled, crashed, gdb, gdb_memory, lldb, needed, run
 from memcarve import errors
 from memcarve.backing import FileBacking
-from memcarve.evidence import Evidence, Module, Modules, Region, Regions, Thread, Threads
+from memcarve.evidence import (
+    Evidence,
+    Module,
+    Modules,
+    Parameters,
+    Region,
+    Regions,
+    Thread,
+    Threads,
+    Unloaded,
+    UnloadedModule,
+)
 from memcarve.formats import processcore
 from memcarve.missing import CUT_OFF, NOT_WRITTEN, Missing
 from memcarve.process import Platform, ProcessMemory, Selection
@@ -325,6 +336,18 @@ def test_round_trip(exported: Exported) -> None:
     assert again.inputs["dump"]["written_from"] == process.inputs
     assert again.incomplete
     assert "the core's note" in again.evidence.regions[0].source
+
+
+def test_what_processes_say_of_themselves(tmp_path: Path) -> None:
+    """What a process was started with, and what it unloaded, is in the core's note; its environment is not."""
+    started = Parameters("PEB", "x.exe \x1b[2J\ud800", "C:\\x.exe", None, ("A=b",))
+    gone = Unloaded("ntdll", [UnloadedModule(0x7FFA40000000, 0x3000, "half \ud800.dll", 5, 6, 7)])
+    process = made(tmp_path)
+    process.evidence = process.evidence._replace(parameters=(started,), unloaded=(gone,))
+    export_elfcore(process, tmp_path / "core")
+    again = reopened(tmp_path / "core").evidence
+    assert again.parameters == (started._replace(source="PEB, as the core's note has it", environment=None),)
+    assert again.unloaded == (gone._replace(source="ntdll, as the core's note has it"),)
 
 
 def test_made_up_flags_are_not_protections(tmp_path: Path) -> None:

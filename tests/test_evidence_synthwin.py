@@ -94,6 +94,16 @@ def test_modules(machine: Found) -> None:
         assert [tuple(row) for one in modules for row in one.rows] == planned
 
 
+def test_what_processes_were_started_with(machine: Found) -> None:
+    """Command line, image path and environment are those that the generator writes; it writes no current directory."""
+    environment = ("OS=Windows_NT", "SystemRoot=C:\\Windows")
+    for process in machine.truth["processes"]:
+        found = machine.found["user"][process["pid"]].parameters
+        path = process["modules"][0]["path"] if process["modules"] else None
+        planned = ("PEB", f'"{path}" --synthetic {process["pid"]}', path, "", environment)
+        assert [tuple(one) for one in found] == ([planned] if process["modules"] else [])
+
+
 def test_areas(machine: Found) -> None:
     """The PEB is where it was planned, and the page tables see themselves where the root has its own address."""
     tables = (0xFFFF << 48) | machine.truth["selfmap_index"] << 39

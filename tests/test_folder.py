@@ -291,6 +291,36 @@ def test_evidence(tmp_path: Path) -> None:
         assert container.process().evidence == memcarve.Evidence()
 
 
+def test_what_processes_say_of_themselves(tmp_path: Path) -> None:
+    """A folder of a process of an image keeps what it was started with and unloaded; the environment on request."""
+    truth = winimage.build(tmp_path / "mem.raw", processes=winimage.USERLAND)
+    with memcarve.open(truth.path) as machine:
+        for pid in (4, 1624, 2036):
+            process = machine.process(pid)
+            for environment in (False, True):
+                folder = tmp_path / f"{pid}-{environment}"
+                memcarve.carve(process, folder, environment=environment)
+                with opened(folder) as container:
+                    again = container.process().evidence
+                assert again.parameters == tuple(
+                    one._replace(
+                        source=f"{one.source}, as segments.json has it",
+                        environment=one.environment if environment else None,
+                    )
+                    for one in process.evidence.parameters
+                )
+                assert [(one.source, list(one.rows)) for one in again.unloaded] == [
+                    (f"{one.source}, as segments.json has it", list(one.rows)) for one in process.evidence.unloaded
+                ]
+                if pid != 4:
+                    assert "VARIABLE_79" in (folder / "segments.json").read_text() or not environment
+                # and once more
+                with opened(folder) as container:
+                    memcarve.carve(container.process(), tmp_path / "again", labeller=memcarve.Labelling(), force=True)
+                with opened(tmp_path / "again") as container:
+                    assert container.process().evidence.unloaded == again.unloaded
+
+
 # what a folder is not
 
 
@@ -542,6 +572,20 @@ def test_header_of_anything(tmp_path: Path) -> None:
             process = container.process()
             assert process.entry.root == 0x1000
             json.dumps(process.entry.facts())
+        rows = ["source", "command_line", "image_path", "current_directory", "environment"]
+        rows += ["base", "size", "name", "timestamp", "checksum", "sequence"]
+        lists = {name: [value] for name in rows} | {"base": "0x1000"}
+        for row in (value, [value], [dict.fromkeys(rows, value)], [lists]):
+            said = {"parameters": row, "unloaded": row, "command_line": value}
+            rewritten(folder, lambda document, said=said: document.update(process=said))
+            with opened(folder) as container:
+                evidence = container.process().evidence
+            json.dumps(evidence.told(environment=True))
+            texts = [each for one in evidence.parameters for each in (*one[:4], *(one.environment or ()))]
+            texts += [each.name for one in evidence.unloaded for each in one.rows]
+            assert all(each is None or isinstance(each, str) for each in texts)
+            numbers = [number for one in evidence.unloaded for each in one.rows for number in (*each[:2], *each[3:])]
+            assert all(number is None or 0 <= number < 1 << 64 for number in numbers)
         rewritten(folder, lambda document: document.update(process={}, inputs={}, left_out=[], notes=[]))
 
 

@@ -22,6 +22,7 @@ import winimage
 from carving import EXAMPLE, PAGE, binaries, invoke, listing, manifest, run
 from test_system import tmpfs
 from test_windows import kernel_first, needed_frames, planned, planned_pages
+from winimage.userland import Name, Started, plain
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -132,6 +133,141 @@ def test_pages(truth: Truth, go: Invoke) -> None:
             process.absent[kind] for kind in ("demand-zero", "pagefile", "prototype")
         ]
         assert row["present"] + row["transition"] == len(planned_pages(truth, process.pid, "user").address)
+
+
+@pytest.fixture(scope="module")
+def machine(tmp_path_factory: pytest.TempPathFactory) -> Truth:
+    """Return an image of processes whose own memory is planned."""
+    return winimage.build(tmp_path_factory.mktemp("planned") / "mem.raw", processes=winimage.USERLAND)
+
+
+def started(machine: Truth, pid: int, *, narrow: bool = False) -> Started:
+    """Return what a process was planned to be started with."""
+    plan = machine.process(pid).userland
+    found = plan and (plan.started32 if narrow else plan.started)
+    assert found
+    return found
+
+
+def test_details(machine: Truth, go: Invoke) -> None:
+    """JSON has what each process was started with, by each side where they differ, and which modules it unloaded."""
+    rows = {row["pid"]: row for row in rows_of(go("processes", machine.path, "--details", "--format", "jsonl"))}
+    assert set(rows) == {process.pid for process in machine.processes}
+    names = ("command_line", "image_path", "current_directory")
+    for pid in (4, 388, 2860):
+        assert [rows[pid][name] for name in (*names, "parameters", "unloaded")] == [None] * 5
+    wide = dict(zip(names, started(machine, 1624).seen, strict=False))
+    assert {name: rows[1624][name] for name in names} == wide
+    assert rows[1624]["parameters"] == [{"source": "PEB", **wide}]
+    plan = machine.process(1624).userland
+    assert plan is not None
+    assert plan.trace is not None
+    assert rows[1624]["unloaded"] == [
+        {
+            "base": f"0x{event.base:x}",
+            "size": event.size,
+            "name": event.name,
+            "timestamp": event.timestamp,
+            "checksum": event.checksum,
+            "sequence": event.sequence,
+            "source": "ntdll",
+        }
+        for event in plan.trace.events
+    ]
+    both = [dict(zip(names, started(machine, 2036, narrow=narrow).seen, strict=False)) for narrow in (False, True)]
+    assert rows[2036]["parameters"] == [{"source": "PEB", **both[0]}, {"source": "32-bit PEB", **both[1]}]
+    assert [row["source"] for row in rows[2036]["unloaded"]] == ["ntdll"] * 3 + ["32-bit ntdll"] * 10
+
+
+def test_details_in_tables(machine: Truth, go: Invoke) -> None:
+    """A table for people has command lines, shortened and without anything a terminal obeys; CSV has all texts."""
+    ran = go("processes", machine.path, "--details")
+    table = ran.out.decode().splitlines()
+    assert table[0].split() == ["pid", "name", "parent", "created", "state", "command_line"]
+    assert all(line.isprintable() and len(line) < 300 for line in table)
+    (line,) = [line for line in table if line.split()[0] == "1624"]
+    assert r'"C:\Users\John, Doe\program.exe" =1+1 /x:' in line
+    assert r"\x1b[2J\x1b]0;x\x07 \u202egnp \ud800 half" in line
+    (row,) = [
+        row
+        for row in csv.DictReader(
+            io.StringIO(go("processes", machine.path, "--details", "--format", "csv").out.decode())
+        )
+        if row["pid"] == "1624"
+    ]
+    assert row["image_path"] == started(machine, 1624).seen[1]
+    assert row["current_directory"] == started(machine, 1624).seen[2]
+    assert row["unloaded"].startswith(r"gone.dll,\x1b[2J\x07.dll,half \ud800.dll,")
+    plain = go("processes", machine.path)
+    assert plain.out.decode().splitlines()[0].split()[-1] == "state"
+
+
+def test_long_and_tempting_command_lines(go: Invoke, tmp_path: Path) -> None:
+    """A command line that is long is cut in a table alone; in CSV one that looks like a formula is none."""
+    plans = [
+        winimage.hostile.plan("start-long"),
+        winimage.Plan(
+            1624,
+            b"formula.exe",
+            memory=(),
+            userland=plain(1624)._replace(started=Started(Name("=1+1"), Name("@x"), Name("-y"))),
+        ),
+    ]
+    truth = winimage.build(tmp_path / "mem.raw", processes=plans)
+    table = go("processes", truth.path, "--details").out.decode()
+    assert max(map(len, table.splitlines())) < 700
+    assert "..." in table
+    rows = {row["pid"]: row for row in rows_of(go("processes", truth.path, "--details", "--format", "jsonl"))}
+    assert rows[winimage.hostile.PIDS["start-long"]]["command_line"] == "y\ud800" * 16383
+    found = csv.DictReader(io.StringIO(go("processes", truth.path, "--details", "--format", "csv").out.decode()))
+    row = {row["pid"]: row for row in found}["1624"]
+    assert [row[name] for name in ("command_line", "image_path", "current_directory")] == ["'=1+1", "'@x", "'-y"]
+
+
+def test_environments(machine: Truth, go: Invoke) -> None:
+    """The environment is told on request, in JSON; a table has no place for it."""
+    rows = rows_of(go("processes", machine.path, "--environment", "--format", "jsonl"))
+    (row,) = [row for row in rows if row["pid"] == 1624]
+    assert row["parameters"][0]["environment"] == list(started(machine, 1624).seen[3])
+    for words in (["--environment"], ["--environment", "--format", "csv"]):
+        complaint(go("processes", machine.path, *words), 2, "--format json")
+    complaint(go("processes", machine.path, "--scan", "--details"), 2, "--scan")
+    assert "VARIABLE_79" not in go("processes", machine.path, "--details", "--format", "json").out.decode()
+
+
+def test_details_in_parquet(machine: Truth, go: Invoke, tmp_path: Path) -> None:
+    """Parquet, which has no halves of characters, has escapes for them; so it is with every table."""
+    parquet = pytest.importorskip("pyarrow.parquet", reason="pyarrow is not installed")
+    for words in (["processes", machine.path, "--details"], ["regions", machine.path, "--pid", "1624"]):
+        ran = go(*words, "--format", "parquet")
+        assert ran.code == 0, ran.err
+        (tmp_path / "table.parquet").write_bytes(ran.out)
+        table = parquet.read_table(tmp_path / "table.parquet").to_pylist()
+        if words[0] == "processes":
+            (row,) = [row for row in table if row["pid"] == 1624]
+            assert row["command_line"] == started(machine, 1624).seen[0].replace("\ud800", r"\ud800")
+            assert row["unloaded"][2] == r"half \ud800.dll"
+        else:
+            assert any(r"\ud800 pair" in (row["file"] or "") for row in table)
+
+
+def test_what_manifests_say_of_the_start(machine: Truth, go: Invoke, tmp_path: Path) -> None:
+    """segments.json has what a process of an image was started with and unloaded; its environment on request."""
+    for words in ([], ["--environment"], ["--range", "kernel"]):
+        out = tmp_path / "-".join(["out", *words])
+        assert go("carve", machine.path, "--pid", 1624, "-o", out, *words).code == 0
+        process = manifest(out)["process"]
+        seen = started(machine, 1624).seen
+        assert [process[name] for name in ("command_line", "image_path", "current_directory")] == list(seen[:3])
+        assert len(process["unloaded"]) == 64
+        assert process["parameters"][0].get("environment") == (list(seen[3]) if words == ["--environment"] else None)
+    assert go("carve", machine.path, "--all", "-o", tmp_path / "all").code == 0
+    found = manifest(tmp_path / "all" / "2036-thirtytwo.exe")["process"]
+    assert [row["source"] for row in found["parameters"]] == ["PEB", "32-bit PEB"]
+    assert "command_line" not in manifest(tmp_path / "all" / "388-smss.exe")["process"]
+    with memcarve.open(machine.path) as image:
+        memcarve.carve(image.process(1624), tmp_path / "library")
+    assert manifest(tmp_path / "library")["process"]["command_line"] == started(machine, 1624).seen[0]
 
 
 def test_scan(truth: Truth, go: Invoke) -> None:

@@ -1,4 +1,7 @@
-"""Modules, threads, stacks and heaps of Windows processes, read from images where they are planned or tampered with."""
+"""What Windows processes say of themselves, read from images where it is planned or tampered with.
+
+Modules, threads, stacks and heaps; what they were started with, and which modules they unloaded.
+"""
 
 from __future__ import annotations
 
@@ -22,6 +25,8 @@ if TYPE_CHECKING:
     from winimage.userland import Threaded, Userland
 
     Listed = list[tuple[int, int | None, str | None, str | None]]
+    Texts = tuple[object, ...]
+    Gone = tuple[object, ...]
 
 USER_END = 1 << 47
 #: tampered with in what the process or its threads say
@@ -52,6 +57,18 @@ def threads(evidence: Evidence) -> list[Thread]:
     (found,) = evidence.threads
     assert found.source == "thread list"
     return list(found.rows)
+
+
+def started(evidence: Evidence, source: str = "PEB") -> tuple[Texts, ...]:
+    """Return what a source says that the process was started with, as `Started.seen` has it; nothing if it does not."""
+    return tuple(tuple(row[1:]) for row in evidence.parameters if row.source == source)
+
+
+def unloaded(evidence: Evidence, source: str = "ntdll") -> list[Gone] | None:
+    """Return the modules that were unloaded, as `Event.seen` has them; None if they are not known."""
+    found = [list(map(tuple, one.rows)) for one in evidence.unloaded if one.source == source]
+    assert len(found) < 2
+    return found[0] if found else None
 
 
 def areas(evidence: Evidence, kind: str) -> list[Area]:
@@ -110,6 +127,17 @@ def assert_as_planned(process: Process, evidence: Evidence) -> None:
     assert {(row.start, row.whole) for row in areas(evidence, "PEB")} == {
         (peb, False) for peb in (process.peb, process.peb32) if peb is not None
     }
+    assert planned.started is not None
+    assert planned.trace is not None
+    assert started(evidence) == (planned.started.seen,)
+    assert unloaded(evidence) == [event.seen for event in planned.trace.events]
+    if process.wow64:
+        assert planned.started32 is not None
+        assert planned.trace32 is not None
+        assert started(evidence, "32-bit PEB") == (planned.started32.seen,)
+        assert unloaded(evidence, "32-bit ntdll") == [event.seen for event in planned.trace32.events]
+    else:
+        assert len(evidence.parameters) == len(evidence.unloaded) == 1
     # a block takes no more than its own pages
     assert all(0 < row.size <= 0x2000 for kind in ("PEB", "TEB") for row in areas(evidence, kind))
 
@@ -128,6 +156,37 @@ def test_nothing_is_wrong_with_what_is_honest(usual: tuple[Truth, memcarve.Conta
     assert [image.process(pid).evidence.notes for pid in (4, 388, 2036, 2860)] == [()] * 4
     (note,) = image.process(1624).evidence.notes
     assert "only-in-memory-order.dll" in note
+
+
+def test_what_odd_texts_and_full_lists_are(usual: tuple[Truth, memcarve.Container]) -> None:
+    """The planned command line has escapes, halves of characters and a zero; the list of modules unloaded is full."""
+    planned = plan(usual[0].process(1624))
+    assert planned.started is not None
+    assert planned.trace is not None
+    assert {"\x1b", "\ud800", "\0", "\u202e"} <= set(planned.started.seen[0])
+    assert len(planned.trace.events) == 64
+    assert sum(2 * len(string) + 2 for string in planned.started.seen[3]) > 0x1000
+    narrow = plan(usual[0].process(2036))
+    assert narrow.started32 is not None
+    assert not narrow.started32.normalised
+
+
+def test_the_start_is_known_without_the_rest(usual: tuple[Truth, memcarve.Container]) -> None:
+    """What is looked up of the start alone is the same as in all that is known of a process."""
+    image = usual[1]
+    for index, entry in enumerate(image.processes()):
+        evidence, found = image.open_process(index).evidence, image.start_of(index)
+        assert (found.parameters, found.unloaded) == (evidence.parameters, evidence.unloaded)
+        assert found.notes == ()
+        assert bool(found.parameters) == (entry.pid in (1624, 2036))
+
+
+def test_whichever_half_was_opened(usual: tuple[Truth, memcarve.Container]) -> None:
+    """What a process says of itself does not depend on which half of its memory was asked for."""
+    image = usual[1]
+    for index in range(len(image.processes())):
+        found = [image.open_process(index, half).evidence for half in ("user", "kernel", "all")]
+        assert len({(one.parameters, repr(one.unloaded), one.notes) for one in found}) == 1
 
 
 def test_lists_and_mappings_differ(usual: tuple[Truth, memcarve.Container]) -> None:
@@ -154,6 +213,7 @@ def test_processes_without_a_loader(usual: tuple[Truth, memcarve.Container]) -> 
     for pid in (4, 388, 2860):
         evidence = image.process(pid).evidence
         assert [row for modules in evidence.modules for row in modules.rows] == []
+        assert (evidence.parameters, evidence.unloaded) == ((), ())
     assert [row.tid for row in threads(image.process(388).evidence)] == [392]
     assert [row for found in image.process(2860).evidence.threads for row in found.rows] == []
 
@@ -188,6 +248,8 @@ class Tampered(NamedTuple):
 
     truth: Truth
     found: dict[str, Evidence]
+    #: of the start alone
+    started: dict[str, Evidence]
 
 
 @pytest.fixture(scope="module", params=[0, 2, 8])
@@ -197,7 +259,12 @@ def tampered(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     plans = [hostile.plan(name) for name in USER_SIDE]
     truth = winimage.build(path, layout=request.param, megabytes=64, processes=plans)
     with opened(truth) as image:
-        return Tampered(truth, {name: image.process(hostile.PIDS[name]).evidence for name in USER_SIDE})
+        places = {entry.pid: index for index, entry in enumerate(image.processes())}
+        return Tampered(
+            truth,
+            {name: image.process(hostile.PIDS[name]).evidence for name in USER_SIDE},
+            {name: image.start_of(places[hostile.PIDS[name]]) for name in USER_SIDE},
+        )
 
 
 @pytest.mark.parametrize("name", USER_SIDE)
@@ -209,6 +276,15 @@ def test_the_rest_is_untouched(tampered: Tampered, name: str) -> None:
         assert listed(evidence) == [module.seen for module in planned.modules]
     if name not in hostile.THREADS and not name.startswith(("teb", "stack")):
         assert threads(evidence) == [expected_thread(thread) for thread in planned.threads]
+    assert planned.started is not None
+    assert planned.trace is not None
+    if (name not in hostile.STARTS and not name.startswith("peb")) or "-32-" in name:
+        assert started(evidence) == (planned.started.seen,)
+    if name not in hostile.TRACES or "-32-" in name:
+        assert unloaded(evidence) == [event.seen for event in planned.trace.events]
+    quick = tampered.started[name]
+    assert (quick.parameters, quick.unloaded) == (evidence.parameters, evidence.unloaded)
+    assert set(quick.notes) <= set(evidence.notes)
     assert len(evidence.regions[0]) == len(process.vads)
     assert sum(len(found.rows) for found in evidence.areas) < 100
     assert len(evidence.notes) < 20
@@ -333,3 +409,45 @@ def test_a_process_whose_block_is_not_in_memory(tampered: Tampered) -> None:
     evidence = tampered.found["peb-unmapped"]
     assert [row for modules in evidence.modules for row in modules.rows] == []
     assert evidence.notes
+
+
+@pytest.mark.parametrize("name", hostile.STARTS)
+def test_starts_that_cannot_be_read(tampered: Tampered, name: str) -> None:
+    """What of the start cannot be read is not known, and a note names it; the rest is as planned to the letter."""
+    narrow = "-32-" in name
+    planned, evidence = plan(tampered.truth.process(hostile.PIDS[name])), tampered.found[name]
+    side = planned.started32 if narrow else planned.started
+    assert side is not None
+    members = ("command_line", "image_path", "directory", "environment")
+    lost = hostile.STARTS[name][1]
+    found = started(evidence, "32-bit PEB" if narrow else "PEB")
+    if lost == members:
+        assert found == ()
+    else:
+        expected = zip(members, side.seen, strict=True)
+        assert found == (tuple(None if member in lost else text for member, text in expected),)
+    words = [word.replace("directory", "current directory").replace("_", " ") for word in lost]
+    assert len(evidence.notes) == (bool(lost) and name != "start-nothing")
+    for note in evidence.notes:
+        assert "started with" in note
+        assert all(word in note for word in words) or lost == members
+
+
+@pytest.mark.parametrize("name", hostile.TRACES)
+def test_lists_of_unloaded_modules(tampered: Tampered, name: str) -> None:
+    """A list is believed only where known code leads to it and it makes sense; else a note says that it is unknown."""
+    narrow = "-32-" in name
+    planned, evidence = plan(tampered.truth.process(hostile.PIDS[name])), tampered.found[name]
+    trace = planned.trace32 if narrow else planned.trace
+    assert trace is not None
+    found = unloaded(evidence, "32-bit ntdll" if narrow else "ntdll")
+    known = hostile.TRACES[name][1]
+    assert found == ([event.seen for event in trace.events] if known else None)
+    assert len(evidence.notes) == (not known or name == "unload-wrong")
+    assert all("unloaded" in note for note in evidence.notes)
+
+
+def test_entries_that_cannot_be(tampered: Tampered) -> None:
+    """Of unloaded modules with impossible addresses, without a size, or out of turn there is a count in a note."""
+    (note,) = tampered.found["unload-wrong"].notes
+    assert note == "5 modules of the list of those that were unloaded (ntdll) claimed what cannot be"

@@ -16,6 +16,8 @@ import pytest
 
 import memcarve
 from carving import PAGE, ROOT, binaries, invoke, manifest
+from memcarve.images import loader, startup, unloaded
+from memcarve.images.reader import Reader
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -154,3 +156,30 @@ def test_labels_of_the_real_process(tmp_path: Path, capfdbinary: pytest.CaptureF
     assert names["ntdll.dll"] == "ntdll.dll"
     assert names["kernelbase.dll"].lower() == "kernelbase.dll"
     assert names["libc.so.6"] == "libc.so.6"
+
+
+def test_what_a_program_of_wines_says_of_itself() -> None:
+    """Wine lays its PEB and ntdll out as Windows does: command line and environment are read, and no module unloaded.
+
+    The first page that names the program as its image and leads to parameters is the PEB: the dump does not say where
+    it is.
+    """
+    with memcarve.open(needed(f"{STEM}.dmp"), memory_map=needed(f"{STEM}.map")) as dump:
+        reader = Reader(dump.process().space)
+        pages = (page for segment in dump.process().segments() for page in range(segment.start, segment.end, PAGE))
+        peb = next(page for page in pages if reader.number(page + 0x10) == 0x140000000 and reader.number(page + 0x20))
+        found, notes = startup.parameters(reader, peb, loader.WIDE)
+        modules, _ = loader.modules(reader, peb, loader.WIDE, 0x140000000)
+        bases = [row.start for row in modules or () if row.name == "ntdll.dll"]
+        gone, more = unloaded.unloaded(reader, unloaded.FORMS[8], bases)
+    assert found is not None
+    assert (found.command_line, found.image_path, found.current_directory) == (
+        '"C:\\windows\\system32\\services.exe"',
+        "C:\\windows\\system32\\services.exe",
+        "C:\\windows\\",
+    )
+    environment = found.environment or ()
+    assert {"SystemDrive=C:", "SystemRoot=C:\\windows", "WINEPREFIX=/root/.wine"} <= set(environment)
+    assert all("=" in string for string in environment)
+    assert gone is not None
+    assert (list(gone.rows), notes, more) == ([], [], [])

@@ -42,7 +42,20 @@ from memcarve.version import __version__
 if TYPE_CHECKING:
     from memcarve.comparing import Comparison, compare
     from memcarve.differences import Difference
-    from memcarve.evidence import Area, Areas, Evidence, Module, Modules, Region, Regions, Thread, Threads
+    from memcarve.evidence import (
+        Area,
+        Areas,
+        Evidence,
+        Module,
+        Modules,
+        Parameters,
+        Region,
+        Regions,
+        Thread,
+        Threads,
+        Unloaded,
+        UnloadedModule,
+    )
     from memcarve.formats.mapped import MappedModule
     from memcarve.labels import Labelling
     from memcarve.labels.modules import find_modules
@@ -78,7 +91,11 @@ _LATER = {
     **dict.fromkeys(("AddressSpace", "Extent", "Hit"), ("space", None)),
     **dict.fromkeys(("Segment", "Segments"), ("segments", None)),
     **dict.fromkeys(
-        ("Area", "Areas", "Evidence", "Module", "Modules", "Region", "Regions", "Thread", "Threads"), ("evidence", None)
+        (
+            *("Area", "Areas", "Evidence", "Module", "Modules", "Parameters", "Region", "Regions", "Thread", "Threads"),
+            *("Unloaded", "UnloadedModule"),
+        ),
+        ("evidence", None),
     ),
     **dict.fromkeys(("Comparison", "compare"), ("comparing", None)),
     "Difference": ("differences", None),
@@ -123,6 +140,7 @@ __all__ = [
     "Outcome",
     "OutputError",
     "OverlapError",
+    "Parameters",
     "Platform",
     "PositionError",
     "ProcessEntry",
@@ -140,6 +158,8 @@ __all__ = [
     "Thread",
     "Threads",
     "TruncatedError",
+    "Unloaded",
+    "UnloadedModule",
     "UsageError",
     "VerificationError",
     "Verified",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import heapq
 import itertools
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     Column = npt.NDArray[np.uint64]
 
 _TOP = 1 << 64
+#: in JSON: strings of an environment, modules that were unloaded
+_MOST_STRINGS = 10_000
+_MOST_UNLOADED = 2_000
 
 
 class Region(NamedTuple):
@@ -65,6 +68,64 @@ class Module(NamedTuple):
     def end(self) -> int:
         """The address after the last byte, as far as the size is known."""
         return self.start + (self.size or 1)
+
+
+class UnloadedModule(NamedTuple):
+    """A module that was unloaded: where it lay and its size in memory (bytes), its name; None is not known.
+
+    `timestamp` and `checksum` are those of its header; the name is cut at 32 characters where Windows kept it.
+    `sequence` is the system's number of the event, which grows by one.
+    """
+
+    start: int
+    size: int | None = None
+    name: str | None = None
+    timestamp: int | None = None
+    checksum: int | None = None
+    sequence: int | None = None
+
+    @property
+    def end(self) -> int:
+        """The address after the last byte, as far as the size is known."""
+        return self.start + (self.size or 1)
+
+    def facts(self) -> dict[str, Any]:
+        """Return what is known of it, ready for JSON."""
+        return {
+            "base": f"0x{self.start:x}",
+            "size": self.size,
+            "name": self.name,
+            "timestamp": self.timestamp,
+            "checksum": self.checksum,
+            "sequence": self.sequence,
+        }
+
+
+class Parameters(NamedTuple):
+    """What a process was started with, by one `source`: its own word, which it may change; None is not known.
+
+    `environment` are strings like ``NAME=value``, in their order. Text may hold anything.
+    """
+
+    source: str
+    command_line: str | None = None
+    image_path: str | None = None
+    current_directory: str | None = None
+    environment: tuple[str, ...] | None = None
+
+    def facts(self, *, environment: bool = False) -> dict[str, Any]:
+        """Return what is known but the source, ready for JSON; the environment only on request."""
+        found: dict[str, Any] = {
+            "command_line": self.command_line,
+            "image_path": self.image_path,
+            "current_directory": self.current_directory,
+        }
+        if environment:
+            strings = self.environment
+            found["environment"] = None if strings is None else list(strings[:_MOST_STRINGS])
+            if strings is not None and len(strings) > _MOST_STRINGS:
+                found["environment_not_listed"] = len(strings) - _MOST_STRINGS
+        return found
 
 
 class Thread(NamedTuple):
@@ -217,8 +278,17 @@ class Areas(NamedTuple):
     rows: Sequence[Area]
 
 
+class Unloaded(NamedTuple):
+    """Modules that were unloaded, as one `source` lists them; in the order in which they were, if it says so."""
+
+    source: str
+    rows: Sequence[UnloadedModule]
+
+
 class Evidence(NamedTuple):
     """All that is known of a process; of several sources the one that counts first. `notes` are for the user.
+
+    `parameters` are what it was started with, of a 32-bit program on 64-bit Windows by both of its sides.
 
     A source is there also where its list is empty; where nothing is known there is none. `complete` is false where
     modules and regions are only those that somebody had to do with.
@@ -230,6 +300,8 @@ class Evidence(NamedTuple):
     areas: tuple[Areas, ...] = ()
     notes: tuple[str, ...] = ()
     complete: bool = True
+    parameters: tuple[Parameters, ...] = ()
+    unloaded: tuple[Unloaded, ...] = ()
 
     def __add__(self, other: Evidence) -> Evidence:  # type: ignore[override]
         """Return what both know; the left one counts first."""
@@ -240,7 +312,33 @@ class Evidence(NamedTuple):
             self.areas + other.areas,
             self.notes + other.notes,
             self.complete and other.complete,
+            self.parameters + other.parameters,
+            self.unloaded + other.unloaded,
         )
+
+    def told(self, *, environment: bool = False) -> dict[str, Any]:
+        """Return what the process says of its start and of modules it unloaded, ready for JSON; nothing if it does not.
+
+        Of each text the first one that is known; all of them by their sources in ``parameters``, where a later source
+        stands only if it says something else. ``unloaded`` is None where that is not known. The environment is there
+        only on request.
+        """
+        if not self.parameters and not self.unloaded:
+            return {}
+        rows = [(each.source, each.facts(environment=environment)) for each in self.parameters]
+        texts = ("command_line", "image_path", "current_directory")
+        unloaded = [row.facts() | {"source": each.source} for each in self.unloaded for row in each.rows]
+        more = len(unloaded) - _MOST_UNLOADED
+        return {
+            **{text: next((row[text] for _, row in rows if row[text] is not None), None) for text in texts},
+            "parameters": [
+                {"source": source, **row}
+                for place, (source, row) in enumerate(rows)
+                if row not in [earlier for _, earlier in rows[:place]]
+            ],
+            "unloaded": unloaded[:_MOST_UNLOADED] if self.unloaded else None,
+            **({"unloaded_not_listed": more} if more > 0 else {}),
+        }
 
     def all_threads(self) -> list[Thread]:
         """Return the threads of all lists, each once: what the first list does not say of one, a later one may."""

@@ -348,6 +348,14 @@ class Container(ABC):
         """
         return self.open_process(index)
 
+    def start_of(self, index: int) -> Evidence:
+        """Return what is known of how the process at a place in `processes()` was started, and what it unloaded.
+
+        It is part of its evidence, and of an image found with less reading than all of that. Raises what opening a
+        process and its evidence raise.
+        """
+        return self.open_process(index, self.default_range).evidence
+
     def roots(self) -> list[Any]:
         """Return the plausible page-table roots that lie in the input; raises UsageError where it is no image."""
         raise UsageError(f"{self}: is no image of a machine's memory, where page tables could be")

@@ -1,18 +1,21 @@
 """Processes whose structures were tampered with: trees, lists and texts that tempt a reader to err, to loop or to die.
 
 Each is `userland.plain` with one thing wrong, under the name of what that is. What is wrong and can be said in a plan
-is in `CHANGES`; links are damaged when they are written: those of the tree (`TREE`, which return the regions that
-nothing leads to any more), of the loader's lists (`LOADER`) and of the threads (`THREADS`).
+is in `CHANGES`, `STARTS` and `TRACES`; links are damaged when they are written: those of the tree (`TREE`, which return
+the regions that nothing leads to any more), of the loader's lists (`LOADER`) and of the threads (`THREADS`).
 """
 
 from __future__ import annotations
 
+import struct
 from functools import partial
 from typing import TYPE_CHECKING
 
+from winimage import ntdll
 from winimage.contents import PAGE
+from winimage.ntdll import Trace
 from winimage.plans import Plan
-from winimage.userland import Name, Stack, Userland, Vad, mapped, plain, wow64
+from winimage.userland import SYSTEM32, Name, Stack, Userland, Vad, image, mapped, plain, wow64
 from winimage.vadtree import fields
 
 if TYPE_CHECKING:
@@ -30,6 +33,8 @@ FAKE = 0x66000000
 FAKE_VAD, FAKE_THREAD = FAKE + 0x20, FAKE + 0x600
 #: what the faked VAD claims, and the faked thread's number
 FAKE_REGION, FAKE_TID = Vad(0x77770000, 0x1000, "PAGE_EXECUTE_READWRITE"), 0x7774
+#: what every process and the kernel share, where the kernel has it; a text of 20 bytes lies in it
+KERNEL, KERNEL_TEXT = 0xFFFFF78000000000, 0xFFFFF78000000030
 LONG = 3000
 DEEP = 64
 FIRST_PID = 5000
@@ -319,6 +324,7 @@ CHANGES: dict[str, Callable[[Userland], Userland]] = {
     ),
     "module-name-unmapped": lambda plan: _with_module(2, plan, raw=Name("x.dll", buffer=0x55550000)),
     "module-name-kernel": lambda plan: _with_module(2, plan, raw=Name("x.dll", buffer=NOWHERE)),
+    "module-name-shared": lambda plan: _with_module(2, plan, raw=Name("C:\\Windows", buffer=KERNEL_TEXT)),
     "module-name-longer": lambda plan: _with_module(2, plan, raw=Name("x.dll", maximum=4)),
     "module-name-most": lambda plan: _with_module(2, plan, raw=Name("x.dll", length=0xFFFF, maximum=0xFFFF)),
     "teb-unmapped": lambda plan: _with_thread(1, plan, mapped=False),
@@ -330,6 +336,111 @@ CHANGES: dict[str, Callable[[Userland], Userland]] = {
     "peb-32-wide": lambda plan: plan._replace(peb32=0x2100000000),
     "peb-unmapped": lambda plan: plan._replace(peb=0x55550000),
 }
+
+
+# what a process was started with, and which modules it unloaded
+
+
+def _started(plan: Userland, **changes: object) -> Userland:
+    """Change what a process was started with; of 32 bits what that side says."""
+    side = "started" if plan.peb32 is None else "started32"
+    return plan._replace(**{side: getattr(plan, side)._replace(**changes)})
+
+
+def _traced(plan: Userland, **changes: object) -> Userland:
+    side = "trace" if plan.peb32 is None else "trace32"
+    return plan._replace(**{side: getattr(plan, side)._replace(**changes)})
+
+
+def _copied(plan: Userland) -> Userland:
+    """Map another ntdll below, as it is in its file."""
+    base = 0x7FF900000000
+    copy = image(base, ntdll.PAGES, SYSTEM32 + "ntdll.dll")
+    contents = ntdll.contents(base, Trace(lost=("list",), pointer=0), 0)
+    return plan._replace(vads=tuple(sorted([*plan.vads, copy])), contents=(*plan.contents, *contents))
+
+
+_TEXTS = ("command_line", "image_path", "directory", "environment")
+_X = Name("x.exe /y")
+#: and what of it cannot be read
+STARTS: dict[str, tuple[Callable[[Userland], Userland], tuple[str, ...]]] = {
+    "start-nothing": (lambda plan: _started(plan, at=0), _TEXTS),
+    "start-unmapped": (lambda plan: _started(plan, at=0x55550000), _TEXTS),
+    "start-kernel": (lambda plan: _started(plan, at=KERNEL), _TEXTS),
+    "start-impossible": (lambda plan: _started(plan, at=IMPOSSIBLE), _TEXTS),
+    "start-lost": (lambda plan: _started(plan, lost=("parameters",)), _TEXTS),
+    "start-odd": (lambda plan: _started(plan, command_line=_X._replace(length=13)), ("command_line",)),
+    "start-longer": (lambda plan: _started(plan, command_line=_X._replace(maximum=4)), ("command_line",)),
+    "start-most": (lambda plan: _started(plan, image_path=_X._replace(length=65535, maximum=65535)), ("image_path",)),
+    "start-text-kernel": (
+        lambda plan: _started(plan, command_line=Name("C:\\Windows", buffer=KERNEL_TEXT)),
+        ("command_line",),
+    ),
+    "start-text-unmapped": (lambda plan: _started(plan, directory=_X._replace(buffer=0x55550000)), ("directory",)),
+    "start-text-lost": (lambda plan: _started(plan, lost=("command_line", "directory")), ("command_line", "directory")),
+    "start-relative": (lambda plan: _started(plan, normalised=False), ()),
+    "start-relative-far": (
+        lambda plan: _started(plan, normalised=False, command_line=_X._replace(buffer=(1 << 64) - 16)),
+        ("command_line",),
+    ),
+    "start-unflagged": (lambda plan: _started(plan, flagged=False), ()),
+    "start-empty": (lambda plan: _started(plan, command_line=Name(""), image_path=Name(""), directory=Name("")), ()),
+    "start-long": (lambda plan: _started(plan, command_line=Name("y\ud800" * 16383)), ()),
+    "start-32-odd": (lambda plan: _started(plan, command_line=_X._replace(length=13)), ("command_line",)),
+    "start-32-flagged": (lambda plan: _started(plan, normalised=True), ()),
+    "start-32-lost": (lambda plan: _started(plan, lost=("parameters",)), _TEXTS),
+    "environment-empty": (lambda plan: _started(plan, environment=()), ()),
+    "environment-none": (lambda plan: _started(plan, environment=(), environment_at=0), ()),
+    "environment-endless": (lambda plan: _started(plan, ends=False), ("environment",)),
+    "environment-huge": (lambda plan: _started(plan, environment_size=1 << 40), ()),
+    "environment-unsized": (lambda plan: _started(plan, environment_size=0), ()),
+    "environment-short": (lambda plan: _started(plan, environment_size=9), ("environment",)),
+    "environment-lost": (lambda plan: _started(plan, lost=("environment",)), ("environment",)),
+    "environment-kernel": (lambda plan: _started(plan, environment_at=KERNEL_TEXT), ("environment",)),
+    "environment-32-long": (lambda plan: _started(plan, environment=("A=" + "\u4e2d" * 40000, "B=")), ()),
+}
+_BAD = struct.Struct("<QQIII64s")
+_RAW = (
+    (10, _BAD.pack(0xFFFFF80011000000, 0x1000, 10, 1, 1, b"k\0")),
+    (11, _BAD.pack(0x7FFA40000010, 0x1000, 11, 1, 1, b"u\0")),
+    (12, _BAD.pack(0x7FFA40000000, 0, 12, 1, 1, b"n\0")),
+    (13, _BAD.pack(0x7FFA40000000, 1 << 47, 13, 1, 1, b"h\0")),
+    (14, _BAD.pack(0x7FFA40000000, 0x1000, 15, 1, 1, b"s\0")),
+)
+_NOISE = tuple((number, bytes((number * 37 + at) % 255 + 1 for at in range(104))) for number in range(6, 60))
+#: and whether it is known nevertheless
+TRACES: dict[str, tuple[Callable[[Userland], Userland], bool]] = {
+    "unload-nothing": (lambda plan: _traced(plan, events=(), pointer=0), True),
+    "unload-array": (lambda plan: _traced(plan, code="array"), True),
+    "unload-variables": (lambda plan: _traced(plan, code="variables"), True),
+    "unload-other": (lambda plan: _traced(plan, code="other"), False),
+    "unload-unnamed": (lambda plan: _traced(plan, code="unnamed"), False),
+    "unload-outside": (lambda plan: _traced(plan, code="outside"), False),
+    "unload-headers": (lambda plan: _traced(plan, lost=("headers",)), False),
+    "unload-exports": (lambda plan: _traced(plan, lost=("exports",)), False),
+    "unload-code": (lambda plan: _traced(plan, lost=("code",)), False),
+    "unload-null": (lambda plan: _traced(plan, pointer=0), True),
+    "unload-kernel": (lambda plan: _traced(plan, pointer=NOWHERE), True),
+    "unload-shared": (lambda plan: _traced(plan, pointer=KERNEL), True),
+    "unload-unmapped": (lambda plan: _traced(plan, pointer=0x55550000), True),
+    "unload-number": (lambda plan: _traced(plan, number=0xFFFFFFFF), True),
+    "unload-number-none": (lambda plan: _traced(plan, number=0), True),
+    "unload-list-lost": (lambda plan: _traced(plan, lost=("list",)), True),
+    "unload-array-lost": (lambda plan: _traced(plan, lost=("array",)), True),
+    "unload-lost": (lambda plan: _traced(plan, code="variables", lost=("list",)), False),
+    "unload-short": (lambda plan: _traced(plan, code="array", entry=96), True),
+    "unload-wide": (lambda plan: _traced(plan, code="variables", entry=128), True),
+    "unload-wrong": (lambda plan: _traced(plan, raw=_RAW), True),
+    "unload-noise": (lambda plan: _traced(plan, raw=_NOISE), False),
+    "unload-copy": (_copied, True),
+    "unload-unlisted": (lambda plan: _with_module(1, plan, name="other.dll"), True),
+    "unload-32-array": (lambda plan: _traced(plan, code="array"), True),
+    "unload-32-variables": (lambda plan: _traced(plan, code="variables"), True),
+    "unload-32-short": (lambda plan: _traced(plan, code="array", entry=84), True),
+    "unload-32-other": (lambda plan: _traced(plan, code="other"), False),
+    "unload-32-outside": (lambda plan: _traced(plan, code="outside"), False),
+}
+CHANGES |= {name: change for name, (change, _) in (*STARTS.items(), *TRACES.items())}
 NAMES = tuple(dict.fromkeys([*TREE, *LOADER, *THREADS, *CHANGES]))
 PIDS = {name: FIRST_PID + 4 * number for number, name in enumerate(NAMES)}
 

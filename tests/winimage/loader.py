@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 from typing import TYPE_CHECKING, NamedTuple
 
+from winimage import ntdll
 from winimage.contents import PAGE
 from winimage.userland import Name, encoded
 
@@ -12,10 +13,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from winimage.programs import Content
-    from winimage.userland import Loaded, Threaded, Userland
+    from winimage.userland import Loaded, Started, Threaded, Userland
 
 #: where the 32-bit TEB is, from the 64-bit one on
 NARROW_TEB = 0x2000
+#: where in a heap the list of modules that were unloaded is
+_TRACE = 0x80000
 
 
 class Memory:
@@ -73,6 +76,14 @@ class _Width(NamedTuple):
     client: int
     peb: int
     reserved: int
+    #: in the PEB; in RTL_USER_PROCESS_PARAMETERS, and its size
+    parameters: int
+    directory: int
+    image_path: int
+    command_line: int
+    environment: int
+    environment_size: int
+    parameters_size: int
 
     @property
     def bytes(self) -> int:
@@ -85,8 +96,14 @@ class _Width(NamedTuple):
         return "HH4xQ" if self.pointer == "Q" else "HHI"
 
 
-WIDE = _Width("Q", 0x10, 0x18, 0x30, 0xE8, 0xF0, 0x10, 0x30, 0x120, 0x30, 0x40, 0x60, 0x1478)
-NARROW = _Width("I", 0x08, 0x0C, 0x18, 0x88, 0x90, 0x0C, 0x18, 0xA8, 0x18, 0x20, 0x30, 0xE0C)
+WIDE = _Width(
+    "Q", 0x10, 0x18, 0x30, 0xE8, 0xF0, 0x10, 0x30, 0x120, 0x30, 0x40, 0x60, 0x1478,
+    0x20, 0x38, 0x60, 0x70, 0x80, 0x3F0, 0x440,
+)  # fmt: skip
+NARROW = _Width(
+    "I", 0x08, 0x0C, 0x18, 0x88, 0x90, 0x0C, 0x18, 0xA8, 0x18, 0x20, 0x30, 0xE0C,
+    0x10, 0x24, 0x38, 0x40, 0x48, 0x290, 0x2C0,
+)  # fmt: skip
 _LISTS = "lmi"
 
 
@@ -99,6 +116,8 @@ class Side:
         self.entries: list[int] = []
         #: where the addresses of the heaps are listed
         self.heap_list = 0
+        #: pages that are not in memory
+        self.lost: list[int] = []
 
     def place(self, size: int) -> int:
         """Return the address of a new structure."""
@@ -136,6 +155,42 @@ class Side:
             # an _HEAP_ENTRY, then the signature of a segment
             memory.put(heap + 2 * width.bytes, "I", 0xFFEEFFEE)
 
+    def start(self, started: Started) -> None:
+        """Write what the process was started with."""
+        memory, width, pointer = self.memory, self.width, self.width.pointer
+        at = self._apart(width.parameters_size, lost="parameters" in started.lost)
+        relative = 0 if started.normalised else at
+        for name, member, text in (
+            ("command_line", width.command_line, started.command_line),
+            ("image_path", width.image_path, started.image_path),
+            ("directory", width.directory, started.directory),
+        ):
+            data = encoded(text.text)
+            place = self._apart(len(data) + 2, lost=name in started.lost)
+            memory.write(place, data + b"\0\0")
+            memory.put(at + member, width.text, *text.packed(place - relative, narrow=pointer == "I"))
+        # how much it is in all, the texts included
+        memory.put(at, "III", self.top - at, self.top - at, 0x2000 | (started.normalised and started.flagged))
+        block = b"".join(encoded(string) + b"\0\0" for string in started.environment) or b"\0\0"
+        block += b"\0\0" if started.ends else encoded("MORE=")
+        place = self._apart(len(block), lost=False)
+        memory.write(place, block)
+        if "environment" in started.lost:
+            self.lost.append((place + len(block) - 1) // PAGE)
+        size = len(block) if started.environment_size is None else started.environment_size
+        memory.put(at + width.environment, pointer, place if started.environment_at is None else started.environment_at)
+        memory.put(at + width.environment_size, pointer, size)
+        memory.put(self.peb + width.parameters, pointer, at if started.at is None else started.at)
+
+    def _apart(self, size: int, *, lost: bool) -> int:
+        """Return the address of a new structure; if it is `lost` nothing else lies in its pages."""
+        if not lost:
+            return self.place(size)
+        at = -(-self.top // PAGE) * PAGE
+        self.top = -(-(at + size) // PAGE) * PAGE
+        self.lost += range(at // PAGE, self.top // PAGE)
+        return at
+
     def _link(self, number: int, modules: Sequence[Loaded]) -> None:
         """Link one of the three lists; that of initialization has another order."""
         shift = 2 * self.width.bytes * number
@@ -164,15 +219,24 @@ class Sides(NamedTuple):
 
 def written(plan: Userland, pid: int, *, modern: bool) -> Sides:
     """Return the memory of a process, with all that its plan has; `modern`: of Windows 10 or later."""
-    memory = Memory(plan.contents)
+    modules = ntdll.contents(plan.ntdll, plan.trace, plan.heaps[0] + _TRACE) if plan.trace else []
+    if plan.trace32:
+        modules += ntdll.contents(plan.ntdll32, plan.trace32, plan.heaps32[0] + _TRACE, narrow=True)
+    memory = Memory([*plan.contents, *modules])
     wide, narrow = Side(memory, WIDE, plan.peb, plan.arena), None
     wide.write(plan.image_base, plan.modules, plan.heaps)
+    if plan.started:
+        wide.start(plan.started)
     if plan.peb32 is not None:
         narrow = Side(memory, NARROW, plan.peb32, plan.arena32)
         narrow.write(plan.image_base, plan.modules32, plan.heaps32)
+        if plan.started32:
+            narrow.start(plan.started32)
     for thread in plan.threads:
         if thread.teb and thread.mapped:
             _write_thread(memory, thread, plan, pid, modern=modern)
+    for page in [*wide.lost, *(narrow.lost if narrow else ())]:
+        del memory.pages[page], memory.protections[page]
     return Sides(memory, wide, narrow)
 
 

@@ -33,11 +33,12 @@ def sections(pages: int) -> tuple[Section, ...]:
     )
 
 
-def header32(base: int, size: int, parts: tuple[Section, ...]) -> bytes:
-    """Return a page of PE32 headers."""
+def header32(base: int, size: int, parts: tuple[Section, ...], exports: tuple[int, int] = (0, 0)) -> bytes:
+    """Return a page of PE32 headers; `exports` are address and size of the export directory."""
     optional = struct.pack("<HBBIIIIII", 0x10B, 14, 20, PAGE, PAGE, 0, PAGE, PAGE, PAGE)
     optional += struct.pack("<IIIHHHHHHIIIIHH", base, PAGE, 0x200, 6, 0, 6, 0, 6, 0, 0, size, 0x400, 0, 2, 0x140)
-    optional += struct.pack("<IIIIII", 0x80000, 0x2000, 0x100000, 0x1000, 0, 16) + bytes(128)
+    optional += struct.pack("<IIIIII", 0x80000, 0x2000, 0x100000, 0x1000, 0, 16)
+    optional += struct.pack("<II", *exports) + bytes(120)
     data = b"MZ\x90\0\x03\0\0\0\x04\0\0\0\xff\xff\0\0\xb8".ljust(0x3C, b"\0") + struct.pack("<I", 0xE8)
     data = data.ljust(0xE8, b"\0")
     data += b"PE\0\0" + struct.pack("<HHIIIHH", 0x14C, len(parts), 0x5A5B4C3D, 0, 0, len(optional), 0x102) + optional

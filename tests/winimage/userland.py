@@ -7,8 +7,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from winimage import ntdll
 from winimage.contents import PAGE
 from winimage.kernel import header
+from winimage.ntdll import Trace, events
 from winimage.programs import Content, module, sections
 
 if TYPE_CHECKING:
@@ -124,6 +126,33 @@ class Threaded(NamedTuple):
     mapped: bool = True
 
 
+class Started(NamedTuple):
+    """What a process was started with, and how it stands in memory.
+
+    `normalised`: texts are found by their addresses, else relative to the parameters; `flagged`: and they say so.
+    `lost` is what is not in memory: ``parameters``, ``command_line``, ``image_path``, ``directory``, ``environment``
+    (its last page). `at` and `environment_at` are where parameters and environment are said to be, None: where they
+    are; so it is with `environment_size`. The environment `ends`, or runs on into something else.
+    """
+
+    command_line: Name
+    image_path: Name
+    directory: Name
+    environment: tuple[str, ...] = ()
+    normalised: bool = True
+    flagged: bool = True
+    lost: tuple[str, ...] = ()
+    at: int | None = None
+    environment_at: int | None = None
+    environment_size: int | None = None
+    ends: bool = True
+
+    @property
+    def seen(self) -> tuple[str, str, str, tuple[str, ...]]:
+        """Command line, image path, current directory, environment, where nothing is wrong with them."""
+        return self.command_line.text, self.image_path.text, self.directory.text, self.environment
+
+
 class Userland(NamedTuple):
     """All of a process's memory. The loader's entries lie from `arena` on, those of 32 bits from `arena32`."""
 
@@ -139,6 +168,13 @@ class Userland(NamedTuple):
     modules32: tuple[Loaded, ...] = ()
     heaps32: tuple[int, ...] = ()
     arena32: int = 0
+    started: Started | None = None
+    started32: Started | None = None
+    #: where ntdll is, if it is in memory with what it keeps of modules that were unloaded
+    ntdll: int = 0
+    trace: Trace | None = None
+    ntdll32: int = 0
+    trace32: Trace | None = None
     #: which way the tree of VADs leans: it is balanced unless told otherwise
     lean: str = ""
     #: the name of what is wrong: see `hostile`
@@ -159,6 +195,12 @@ def _library(
     """Return a module's region, its entry in the lists, and its pages."""
     entry = Loaded(base, pages * PAGE, path.rpartition("\\")[2], "C:" + path, lists)
     return image(base, pages, path), entry, module(base, pages, narrow=narrow, wiped=wiped, patched=patched)
+
+
+def _ntdll(base: int, path: str) -> tuple[Vad, Loaded, list[Content]]:
+    """Return what `_library` does of an ntdll whose pages follow from the plan's trace."""
+    entry = Loaded(base, ntdll.PAGES * PAGE, "ntdll.dll", "C:" + path)
+    return image(base, ntdll.PAGES, path), entry, []
 
 
 def _thread(
@@ -187,6 +229,24 @@ NAMES = (
     "\\caf\u00e9\u4e2d\u6587\uffff",
 )
 _EIGHT_TB = 8 << 40
+#: more than a page of it
+ENVIRONMENT = (
+    "=C:=C:\\Users",
+    "=ExitCode=00000000",
+    "EMPTY=",
+    "Path=C:\\Windows\\System32;C:\\Windows",
+    "ODD=\x1b[2J\t\r\n\ud800 \U0001f512",
+    "WIDE=\u4e2d\u6587",
+    "no sign",
+    *(f"VARIABLE_{number}=" + "x" * number for number in range(80)),
+)
+
+
+def _started(path: str, arguments: str = "") -> Started:
+    """Return what a program is usually started with."""
+    folder = path.rpartition("\\")[0] + "\\"
+    return Started(Name(f'"{path}"{arguments}'), Name(path), Name(folder), ENVIRONMENT)
+
 
 #: what System has: the shared page, and the library of every process; no page of which is in memory
 SYSTEM_REGIONS = (_KUSER, image(0x7FFA10000000, 40, SYSTEM32 + "ntdll.dll"))
@@ -194,10 +254,10 @@ SYSTEM_REGIONS = (_KUSER, image(0x7FFA10000000, 40, SYSTEM32 + "ntdll.dll"))
 
 def usual(pid: int) -> Userland:
     """Return an ordinary process with everything that a label can be about."""
-    program, ntdll, kernel32 = 0x7FF612340000, 0x7FFA10000000, 0x7FFA11000000
+    program, native, kernel32 = 0x7FF612340000, 0x7FFA10000000, 0x7FFA11000000
     libraries = [
         _library(program, 24, "\\Users\\John, Doe\\program.exe", lists="lm"),
-        _library(ntdll, 40, SYSTEM32 + "ntdll.dll"),
+        _ntdll(native, SYSTEM32 + "ntdll.dll"),
         _library(kernel32, 32, SYSTEM32 + "KERNEL32.DLL", wiped=True),
         _library(0x7FFA12000000, 20, SYSTEM32 + "patched.dll", patched=True),
         _library(0x7FFA13000000, 16, SYSTEM32 + "hidden.dll", lists=""),
@@ -238,7 +298,14 @@ def usual(pid: int) -> Userland:
           for value, words in enumerate(PROTECTIONS)),
         *(mapped(0x50000000 + 0x10000 * number, PAGE, name) for number, name in enumerate(NAMES)),
     ]  # fmt: skip
-    return _userland(program, libraries, threads, contents, vads, more=[gone], heaps=(_HEAP, _HEAP + 0x200000))
+    plan = _userland(program, libraries, threads, contents, vads, more=[gone], heaps=(_HEAP, _HEAP + 0x200000))
+    odd = " =1+1 /x:'\"' \x1b[2J\x1b]0;x\x07 \u202egnp \ud800 half \U0001f512 \u4e2d\u6587 \r\n\0 end"
+    return plan._replace(
+        started=_started("C:\\Users\\John, Doe\\program.exe", odd),
+        # the seventieth is the last of so many
+        trace=Trace(events(7, 64)),
+        ntdll=native,
+    )
 
 
 def wow64(pid: int) -> Userland:
@@ -248,11 +315,11 @@ def wow64(pid: int) -> Userland:
     shared = _library(program, 24, "\\Program Files (x86)\\thirtytwo.exe", lists="lm", narrow=True)
     wide = [
         shared,
-        _library(0x7FFA10000000, 40, SYSTEM32 + "ntdll.dll"),
+        _ntdll(0x7FFA10000000, SYSTEM32 + "ntdll.dll"),
         _library(0x6FF00000, 24, SYSTEM32 + "wow64.dll"),
     ]
     narrow = [
-        _library(below, 40, syswow64 + "ntdll.dll", narrow=True),
+        _ntdll(below, syswow64 + "ntdll.dll"),
         _library(below + 0x100000, 20, syswow64 + "kernel32.dll", narrow=True),
     ]
     gone = Loaded(0x10000000, 0x5000, "gone32.dll", "C:\\Temp\\gone32.dll")
@@ -281,6 +348,15 @@ def wow64(pid: int) -> Userland:
         modules32=(shared[1], *(entry for _, entry, _ in narrow), gone),
         heaps32=(heap, heap + 0x200000),
         arena32=heap + 0xFC0,
+        started=_started("C:\\Program Files (x86)\\thirtytwo.exe", " -a"),
+        # as it is before the 32-bit side has begun; and that side has gone to another folder since
+        started32=_started("C:\\Program Files (x86)\\thirtytwo.exe", " -a")._replace(
+            directory=Name("D:\\elsewhere\\"), normalised=False
+        ),
+        trace=Trace(events(1, 3)),
+        ntdll=0x7FFA10000000,
+        trace32=Trace(events(60, 10, 0x60000000)),
+        ntdll32=below,
     )
 
 
@@ -288,11 +364,15 @@ def plain(pid: int) -> Userland:
     """Return a small process: fifteen regions, five modules, four threads."""
     program = 0x140000000
     libraries = [_library(program, 24, "\\Temp\\plain.exe", lists="lm")]
-    libraries += [_library(0x7FFA10000000 + (n << 24), 16, f"{SYSTEM32}library-{n}.dll") for n in range(4)]
+    libraries += [_ntdll(0x7FFA10000000, SYSTEM32 + "ntdll.dll")]
+    libraries += [_library(0x7FFA10000000 + (n << 24), 16, f"{SYSTEM32}library-{n}.dll") for n in range(1, 4)]
     threads = [_thread(pid, number, program + 0x1000) for number in range(4)]
     vads = [Vad(0x10000, 0x1000), mapped(0x20000, 0x3000, SYSTEM32 + "a.nls"), _KUSER, Vad(_BLOCKS, 0x200000),
             Vad(_HEAP, 0x100000), Vad(_HEAP + 0x200000, 0x10000)]  # fmt: skip
-    return _userland(program, libraries, threads, [], vads, heaps=(_HEAP, _HEAP + 0x200000))
+    plan = _userland(program, libraries, threads, [], vads, heaps=(_HEAP, _HEAP + 0x200000))
+    return plan._replace(
+        started=_started("C:\\Temp\\plain.exe", " plain"), trace=Trace(events(1, 5)), ntdll=0x7FFA10000000
+    )
 
 
 def _userland(

@@ -73,6 +73,7 @@ def _hash_names(text: str) -> list[str]:
 @click.option(
     "--label-names", is_flag=True, help="Name files by protection and module, too: 0x...-0x....r-x.ntdll.dll.bin"
 )
+@click.option("--environment", is_flag=True, help="Put the process's environment into segments.json, if it is known.")
 @click.option("--hash-input", is_flag=True, help="Take the SHA-256 of the dump or image, too.")
 @input_options
 @quiet_options
@@ -114,6 +115,7 @@ def carve(
         sparse=flags["sparse"],
         force=flags["force"],
         hash_input=flags["hash_input"],
+        environment=flags["environment"],
         command=["memcarve", *sys.argv[1:]],
     )
     with open_container(file, hashed=True, **opening) as container:

@@ -33,11 +33,16 @@ from memcarve.errors import AddressError, InputError, LimitError, UsageError
 from memcarve.patterns import text_pattern
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
+    from memcarve.cli.tables import Cell
     from memcarve.process import Container
 
 _PIECE = 1 << 20
+_JSON = ("json", "jsonl")
+#: columns of processes that a table for people does not have beside command lines
+_LEFT_OUT = ("exited", "root", "image_base", "peb", "wow64")
+_LONGEST = 120  # characters of a command line in it
 
 
 @click.command()
@@ -225,6 +230,13 @@ def locate(
 @file_argument
 @click.option("--pages", is_flag=True, help="Count each process's pages by kind, in the user half.")
 @click.option("--listed", is_flag=True, help="Those of the kernel's list alone, without a search of all memory.")
+@click.option(
+    "--details",
+    is_flag=True,
+    help="What each says of itself, too: its command line; in the other formats also image path, current directory, "
+    "and the modules it unloaded.",
+)
+@click.option("--environment", is_flag=True, help="The details, and each process's environment; in JSON alone.")
 @click.option("--scan", is_flag=True, help="List plausible page-table roots instead, whatever the system.")
 @format_option
 @input_options
@@ -236,6 +248,8 @@ def processes(
     *,
     pages: bool,
     listed: bool,
+    details: bool,
+    environment: bool,
     scan: bool,
     quiet: bool,
     verbose: bool,
@@ -247,10 +261,14 @@ def processes(
     """
     from memcarve.sources import open_container  # noqa: PLC0415 - numpy is not needed for --help
 
+    if environment and layout not in _JSON:
+        raise UsageError("an environment has no place in a table; print it with --format json or jsonl")
+    details = details or environment
+    if scan and (listed or details):
+        word = "--listed" if listed else "--details"
+        raise UsageError(f"--scan lists page-table roots, {word} processes: give one or the other")
     with open_container(file, **opening, image=scan) as container:
         if scan:
-            if listed:
-                raise UsageError("--scan lists page-table roots, --listed processes: give one or the other")
             return _scan(container, layout, quiet=quiet)
         entries = container.listed() if listed else container.processes()
         columns = [Column("pid", "number"), Column("name", "text")]
@@ -260,22 +278,29 @@ def processes(
             columns += [Column("root", "address"), Column("image_base", "address"), Column("peb", "address")]
             columns += [Column("wow64", "flag"), Column("state", "text")]
         counts = [_page_counts(container, index) for index in range(len(entries))] if pages else []
-        failed = pages and not all(counts)
+        told = [_told(container, index, environment=environment) for index in range(len(entries))] if details else []
+        failed = (pages and not all(counts)) or any(each is None for each in told)
         kinds = list(dict.fromkeys(kind for count in counts for kind in count))
         columns += [Column(kind, "number") for kind in kinds]
+        more = _detail_columns(layout) if details else []
+        columns += more
 
-        def row(index: int) -> list[int | str | bool | None]:
+        def row(index: int) -> list[Cell]:
             entry = entries[index]
-            cells: list[int | str | bool | None] = [entry.pid, entry.name]
+            cells: list[Cell] = [entry.pid, entry.name]
             if image:
                 facts = entry.facts()
                 times = [facts["created"], facts["exited"]]
                 if layout == "table":
                     times = [time and time[:19].replace("T", " ") for time in times]
                 cells += [entry.parent, *times, entry.root, entry.image_base, entry.peb, entry.wow64, entry.state]
-            return cells + ([counts[index].get(kind) for kind in kinds] if pages else [])
+            cells += [counts[index].get(kind) for kind in kinds] if pages else []
+            return cells + [_detail(column, told[index] or {}, layout) for column in more]
 
-        print_table(layout, "processes", columns, map(row, range(len(entries))))
+        rows: Iterable[list[Cell]] = map(row, range(len(entries)))
+        if details and layout == "table":
+            columns, rows = _narrowed(columns, rows)
+        print_table(layout, "processes", columns, rows)
         sys.stdout.flush()
         say(container.notes if verbose else container.remarks, quiet=quiet)
         if not quiet:
@@ -290,6 +315,39 @@ def _page_counts(container: Container, index: int) -> dict[str, int]:
     except InputError as error:
         complain(str(error))
         return {}
+
+
+def _told(container: Container, index: int, *, environment: bool) -> dict[str, Any] | None:
+    """Return what a process says of itself, ready for JSON; None if it cannot be opened."""
+    try:
+        return container.start_of(index).told(environment=environment)
+    except InputError as error:
+        complain(str(error))
+        return None
+
+
+def _narrowed(columns: list[Column], rows: Iterable[list[Cell]]) -> tuple[list[Column], Iterable[list[Cell]]]:
+    """Return a table for people without some of its columns: it is wide enough with command lines."""
+    kept = [place for place, column in enumerate(columns) if column.name not in _LEFT_OUT]
+    return [columns[place] for place in kept], ([cells[place] for place in kept] for cells in rows)
+
+
+def _detail_columns(layout: str) -> list[Column]:
+    if layout == "table":
+        return [Column("command_line", "text")]
+    texts = [Column(name, "text") for name in ("command_line", "image_path", "current_directory")]
+    if layout in _JSON:
+        return [*texts, Column("parameters", "record"), Column("unloaded", "record")]
+    return [*texts, Column("unloaded", "words")]
+
+
+def _detail(column: Column, told: dict[str, Any], layout: str) -> Cell:
+    found: Cell = told.get(column.name)
+    if layout == "table" and isinstance(found, str) and len(found) > _LONGEST:
+        return f"{found[: _LONGEST - 3]}..."
+    if column.kind == "words" and isinstance(found, list):  # of each module that was unloaded its name
+        return [str(row["name"] or row["base"]) for row in found if isinstance(row, dict)]
+    return found
 
 
 def _scan(container: Container, layout: str, *, quiet: bool) -> int:

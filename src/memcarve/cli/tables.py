@@ -16,7 +16,7 @@ from memcarve.errors import MissingExtraError, UsageError, printable
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
-    Cell = int | str | bool | float | list[str] | dict[str, Any] | None
+    Cell = int | str | bool | float | list[str] | list[dict[str, Any]] | dict[str, Any] | None
 
 FORMATS = ("table", "csv", "json", "jsonl", "parquet")
 SCHEMA = 1
@@ -65,7 +65,7 @@ def _shown(column: Column, cell: Cell) -> str:
     if isinstance(cell, bool):
         return "yes" if cell else "no"
     if isinstance(cell, list):
-        return ",".join(map(printable, cell))
+        return ",".join(printable(str(word)) for word in cell)
     return printable(cell) if isinstance(cell, str) else f"{cell:.2f}" if column.kind == "real" else str(cell)
 
 
@@ -138,5 +138,14 @@ def _parquet(columns: Sequence[Column], rows: Iterable[Sequence[Cell]]) -> None:
     with parquet.ParquetWriter(sys.stdout.buffer, schema) as writer:
         while batch := list(islice(iterator, 1 << 16)):
             cells = list(zip(*batch, strict=True))
-            arrays = [pa.array(cells[place], kind) for place, kind in zip(kept, schema.types, strict=True)]
+            arrays = [
+                pa.array(map(_encodable, cells[place]), kind) for place, kind in zip(kept, schema.types, strict=True)
+            ]
             writer.write_batch(pa.record_batch(arrays, schema=schema))
+
+
+def _encodable(cell: Cell) -> Cell:
+    """Return a cell without halves of characters, which no UTF-8 holds: they become escapes."""
+    if isinstance(cell, list):
+        return [str(word).encode("utf-8", "backslashreplace").decode() for word in cell]
+    return cell.encode("utf-8", "backslashreplace").decode() if isinstance(cell, str) else cell

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
@@ -10,19 +11,20 @@ import numpy as np
 
 from memcarve.errors import LimitError
 from memcarve.evidence import Area, Areas, Evidence, Modules, Thread, Threads
-from memcarve.images import eprocess, loader, threads, vads
+from memcarve.images import eprocess, loader, startup, threads, unloaded, vads
 from memcarve.images.members import thread_lists, trees
 from memcarve.images.paging import walk
 from memcarve.images.physical import PAGE
-from memcarve.images.reader import Reader, counted
+from memcarve.images.reader import LookedUp, Reader, counted
 from memcarve.images.seeker import USER_END
-from memcarve.names import PAGE_TABLES, PEB, STACK, TEB
+from memcarve.names import IMAGE, PAGE_TABLES, PEB, STACK, TEB, base_name
 from memcarve.segments import TOP
 from memcarve.space import AddressSpace
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
+    from memcarve.evidence import Regions
     from memcarve.images.members import ThreadList, Tree
     from memcarve.images.modes import AddressTable
     from memcarve.images.windows import Windows
@@ -36,6 +38,7 @@ _PRESENT = np.uint64(1)
 _UPPER_HALF = 256  # entries of a root; Windows has its entry for the tables themselves behind them
 _EWOW64PROCESS_PEB = 0  # its first member
 _NARROW_END = 1 << 32
+_MOST_COPIES = 4  # of ntdll, of those listed and of those mapped: others may lie there besides the one that is used
 
 
 class _Process(NamedTuple):
@@ -97,17 +100,17 @@ class Knowledge:
         user: Reader | None = None
         if not entry.ended and (entry.peb is not None or any(thread.teb for thread in listed[0] or ())):
             try:
-                user = Reader(self._user_half(table) if space is None else space)
+                user = Reader(self._user_half(table) if space is None else space, USER_END)
             except LimitError as error:
                 found += Evidence(notes=(f"the process's own structures were not looked at: {error}",))
         areas: list[Area] = []
         narrow = self._narrow_peb(kernel, entry)
         if user is not None:
-            process = _Process(entry, user)
+            process, regions = _Process(entry, user), found.regions
             for address, form in ((entry.peb, loader.WIDE), (narrow, loader.NARROW)):
                 if address is not None:
                     more, here = _environment(process, address, form)
-                    found += more
+                    found += more + _unloaded(user, form, more.modules, lambda: regions)
                     areas += here
         if listed[0] is not None:
             more, here = _threads(listed[0], user, narrow=narrow is not None)
@@ -118,6 +121,23 @@ class Knowledge:
         found += Evidence(areas=(Areas("page tables", tables),)) if tables else Evidence()
         if kernel.spent or (user is not None and user.spent):
             found += Evidence(notes=("the names of files and modules are more than a process has; some are left out",))
+        return found
+
+    def start_of(self, entry: ProcessEntry, table: AddressTable) -> Evidence:
+        """Return what a process was started with, and which modules it unloaded: no more of it is read than that takes.
+
+        It is the same as in `of`, which says more. Nothing of a process that has ended.
+        """
+        if entry.ended:
+            return Evidence()
+        kernel, user = Reader(self.windows.kernel.space), Reader(LookedUp(self.windows.memory, table), USER_END)
+        found = Evidence()
+        for address, form in ((entry.peb, loader.WIDE), (self._narrow_peb(kernel, entry), loader.NARROW)):
+            if address is not None:
+                found += _started(user, address, form)
+                rows, _ = loader.modules(user, address, form, entry.image_base)
+                lists = () if rows is None else (Modules(form.source, rows),)
+                found += _unloaded(user, form, lists, lambda: self._regions(kernel, entry).regions)
         return found
 
     def _regions(self, reader: Reader, entry: ProcessEntry) -> Evidence:
@@ -182,13 +202,38 @@ class Knowledge:
         return [Area(upper | place << shift, 1 << shift, PAGE_TABLES) for place in places]
 
 
+def _started(reader: Reader, peb: int, form: loader.Form) -> Evidence:
+    """Return what a PEB says that the process was started with."""
+    found, notes = startup.parameters(reader, peb, form)
+    return Evidence(notes=tuple(notes), parameters=() if found is None else (found,))
+
+
+def _unloaded(
+    reader: Reader, form: loader.Form, modules: Iterable[Modules], regions: Callable[[], Iterable[Regions]]
+) -> Evidence:
+    """Return the modules that were unloaded; `regions` are asked for only if no module leads to them."""
+
+    def bases() -> Iterator[int]:
+        listed = (row for each in modules for row in each.rows)
+        found = (row.start for row in listed if (row.name or "").lower() == unloaded.NTDLL)
+        yield from itertools.islice(found, _MOST_COPIES)
+        images = (row for each in regions() for row in each if row.kind == IMAGE)
+        mapped = (row.start for row in images if base_name(row.file or "").lower() == unloaded.NTDLL)
+        yield from itertools.islice(mapped, _MOST_COPIES)
+
+    found, notes = unloaded.unloaded(reader, unloaded.FORMS[form.word], bases())
+    return Evidence(notes=tuple(notes), unloaded=() if found is None else (found,))
+
+
 def _environment(process: _Process, peb: int, form: loader.Form) -> tuple[Evidence, list[Area]]:
-    """Return the modules and heaps that a PEB leads to."""
+    """Return the modules and heaps that a PEB leads to, and what it says that the process was started with."""
+    started = _started(process.reader, peb, form)
     modules, notes = loader.modules(process.reader, peb, form, process.entry.image_base)
     heaps, more = loader.heaps(process.reader, peb, form)
     lists = () if modules is None else (Modules(form.source, modules),)
     detail = None if form is loader.WIDE else form.source
-    return Evidence(modules=lists, notes=(*notes, *more)), [Area(peb, PAGE, PEB, detail=detail), *heaps]
+    found = Evidence(modules=lists, notes=(*notes, *more)) + started
+    return found, [Area(peb, PAGE, PEB, detail=detail), *heaps]
 
 
 def _threads(found: Sequence[threads.Kthread], user: Reader | None, *, narrow: bool) -> tuple[Evidence, list[Area]]:

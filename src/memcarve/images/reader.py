@@ -8,24 +8,68 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from memcarve.errors import AddressError, SourceReadError
+from memcarve.images.paging import walk
 from memcarve.images.physical import PAGE
 from memcarve.segments import TOP
+from memcarve.space import AddressSpace
 
 if TYPE_CHECKING:
-    from memcarve.space import AddressSpace
+    from typing import Protocol
+
+    from memcarve.images.modes import AddressTable
+    from memcarve.images.physical import PhysicalMemory
+
+    class Readable(Protocol):
+        """What is read."""
+
+        def read(self, address: int, size: int) -> bytes:
+            """Return exactly `size` bytes at an address; raises AddressError, SourceReadError."""
+
 
 _MOST_PAGES = 4096  # kept at once: 16 MiB
 _MOST_TEXT = 1 << 23  # characters that are read in all: one path may be told at a million places
 
 
+_STRETCH = 1 << 21  # what one table of the lowest level maps
+_MOST_STRETCHES = 256  # kept at once
+
+
+class LookedUp:
+    """A process's memory whose page tables are walked only where it is read: for a few structures of many processes."""
+
+    def __init__(self, memory: PhysicalMemory, table: AddressTable) -> None:
+        self.memory = memory
+        self.table = table
+        self._stretches: dict[int, AddressSpace] = {}
+
+    def read(self, address: int, size: int) -> bytes:
+        """Return exactly `size` bytes at an address; raises AddressError, SourceReadError."""
+        parts, end = [], address + size
+        while address < end:
+            count = min(_STRETCH - address % _STRETCH, end - address)
+            parts.append(self._stretch(address // _STRETCH).read(address, count))
+            address += count
+        return b"".join(parts)
+
+    def _stretch(self, number: int) -> AddressSpace:
+        if number not in self._stretches:
+            if len(self._stretches) >= _MOST_STRETCHES:
+                self._stretches.clear()
+            placed = walk(self.memory, self.table, number * _STRETCH, (number + 1) * _STRETCH).placed
+            self._stretches[number] = AddressSpace(placed.start, placed.size, placed.offset, self.memory.backing)
+        return self._stretches[number]
+
+
 class Reader:
     """Reads from an address space, page by page; the pages last read are kept.
 
+    Nothing is read from `end` on: of a process's own structures none lies in the kernel's half, whatever they say.
     `spent` says that so much text was asked for that no more is read.
     """
 
-    def __init__(self, space: AddressSpace) -> None:
+    def __init__(self, space: Readable, end: int = TOP) -> None:
         self.space = space
+        self.end = end
         self.spent = False
         self._pages: dict[int, bytes | None] = {}
         self._texts: dict[tuple[int, int], str | None] = {}
@@ -33,7 +77,7 @@ class Reader:
 
     def read(self, address: int, size: int) -> bytes | None:
         """Return `size` bytes at an address; None where one of them is not there."""
-        if not 0 <= address <= TOP - size:
+        if not 0 <= address <= self.end - size:
             return None
         number, at = divmod(address, PAGE)
         page = self._page(number)

@@ -246,7 +246,9 @@ def _provenance(
         "command": list(options.command if options.command is not None else sys.argv),
         "time": dt.datetime.now(dt.UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
         "inputs": process.inputs,
-        "process": {"pid": process.pid, "name": process.name, "architecture": architecture[0]} | process.entry.facts(),
+        "process": {"pid": process.pid, "name": process.name, "architecture": architecture[0]}
+        | process.entry.facts()
+        | evidence.told(),
         "platform": process.platform._asdict(),
         "written_as": architecture[1],
         "address_bits": process.address_bits,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
+import functools
 import hashlib
 import os
 import shutil
@@ -39,7 +40,7 @@ class Options(NamedTuple):
     """How to carve. `hashes` are names in `manifest.SUMS`; `command` is recorded as the command line.
 
     `split` is one of ``process.SPLITS``: where segments end besides gaps. `labeller` (a ``memcarve.Labelling``) says
-    what they are; `label_names` has their files named by that, too.
+    what they are; `label_names` has their files named by that, too. `environment` has the manifest tell the process's.
     """
 
     hashes: Sequence[str] = ("sha256",)
@@ -52,6 +53,7 @@ class Options(NamedTuple):
     sparse: bool = False
     force: bool = False
     hash_input: bool = False
+    environment: bool = False
     command: Sequence[str] | None = None
 
 
@@ -141,6 +143,7 @@ class Carver:
         ]
         folder = NewFolder(self.out, force=self.options.force, foreign=foreign, inputs=paths)
         folder.check()
+        _ = self.told  # what is wrong with its tables is said before anything is written
         if self.options.skip_zero:
             segments, zero = self._without_zero(segments)
             left_out += zero
@@ -178,6 +181,15 @@ class Carver:
             moved=dict(self.copier.moved),
             notes=[*([] if segments.labels is None else segments.labels.notes), *leftover_notes(folder)],
         )
+
+    @functools.cached_property
+    def told(self) -> dict[str, Any]:
+        """What the process says of itself, ready for JSON.
+
+        Of an image always; of other inputs if labels are wanted, for which all that is known is looked at anyway.
+        """
+        wanted = self.process.pages is not None or self.options.labeller is not None
+        return self.process.evidence.told(environment=self.options.environment) if wanted else {}
 
     def _source_name(self) -> str:
         return getattr(self.process.file, "path", "the input")
@@ -287,7 +299,8 @@ class Carver:
             "time": dt.datetime.now(dt.UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
             "inputs": inputs,
             "process": {"pid": process.pid, "name": process.name, "architecture": process.architecture}
-            | process.entry.facts(),
+            | process.entry.facts()
+            | self.told,
             "positions": process.positions,
             "complete": not process.incomplete,
             "partial": process.first_cut_off is not None,

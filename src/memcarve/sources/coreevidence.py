@@ -259,6 +259,8 @@ def _noted(own: dict[str, Any]) -> Evidence:
         tuple(each._replace(source=_renamed(each.source)) for each in found.threads),
         tuple(each._replace(source=_renamed(each.source)) for each in found.areas),
         complete=member(own, "labels").get("complete") is not False,
+        parameters=tuple(each._replace(source=_renamed(each.source)) for each in found.parameters),
+        unloaded=tuple(each._replace(source=_renamed(each.source)) for each in found.unloaded),
     )
 
 

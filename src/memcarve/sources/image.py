@@ -254,6 +254,13 @@ class ImageContainer(Container):
             platform=self._platform(table),
         )
 
+    def start_of(self, index: int) -> Evidence:
+        """Return what a process was started with and what it unloaded; nothing of an address space without a system."""
+        if self._knowledge is None:
+            return Evidence()
+        entry = self.entry(index)
+        return self._knowledge.start_of(entry, self._table_of(entry)[0])
+
     def _evidence(
         self, entry: ProcessEntry, table: AddressTable, space: AddressSpace | None, inputs: dict[str, Any]
     ) -> Evidence:

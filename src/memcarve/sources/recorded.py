@@ -5,7 +5,20 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
-from memcarve.evidence import Area, Areas, Evidence, Module, Modules, Region, Regions, Thread, Threads
+from memcarve.evidence import (
+    Area,
+    Areas,
+    Evidence,
+    Module,
+    Modules,
+    Parameters,
+    Region,
+    Regions,
+    Thread,
+    Threads,
+    Unloaded,
+    UnloadedModule,
+)
 from memcarve.names import KINDS
 
 if TYPE_CHECKING:
@@ -17,15 +30,18 @@ _TOP = 1 << 64
 _MOST = 1 << 20  # regions, modules, areas, threads: each
 _LONGEST = 1 << 15  # characters of a text
 _MOST_REGISTERS = 64
+_MOST_STRINGS = 1 << 16  # of an environment, and
+_LONGEST_STRING = 1 << 20  # characters of one of them
+_MOST_PARAMETERS = 16
 _REGISTER = re.compile(r"[a-z][a-z0-9_]{1,9}")
 _ADDRESS = re.compile(r"0x[0-9a-f]{1,17}")
 
 
 def recorded_evidence(header: dict[str, Any], records: Iterable[Record]) -> Evidence:
-    """Return the regions, modules, areas and threads that a manifest names; of each at most 2**20.
+    """Return what a manifest tells of a process, of regions, modules, areas and threads at most 2**20 each.
 
-    They are those that segments touched. The manifest may hold anything: what is not as memcarve writes it is passed
-    over. Raises what iterating the records raises.
+    Regions, modules and areas are those that segments touched. The manifest may hold anything: what is not as memcarve
+    writes it is passed over. Raises what iterating the records raises.
     """
     regions: dict[Region, None] = {}
     modules: dict[str, dict[Module, None]] = {}
@@ -55,7 +71,48 @@ def recorded_evidence(header: dict[str, Any], records: Iterable[Record]) -> Evid
         (Threads(_recorded(None), threads),) if threads else (),
         (Areas(_recorded(None), list(areas)),) if areas else (),
         complete=not (regions or modules),
+        parameters=recorded_parameters(header),
+        unloaded=_recorded_unloaded(header),
     )
+
+
+def recorded_parameters(header: dict[str, Any]) -> tuple[Parameters, ...]:
+    """Return what a document that memcarve wrote says that the process was started with."""
+    return tuple(
+        Parameters(
+            _recorded(_text(row.get("source"))),
+            _text(row.get("command_line")),
+            _text(row.get("image_path")),
+            _text(row.get("current_directory")),
+            _strings(row.get("environment")),
+        )
+        for row in _rows(member(header, "process"), "parameters")[:_MOST_PARAMETERS]
+    )
+
+
+def _recorded_unloaded(header: dict[str, Any]) -> tuple[Unloaded, ...]:
+    """Return the modules that were unloaded, by their sources."""
+    process = member(header, "process")
+    lists: dict[str, list[UnloadedModule]] = {}
+    for row in _rows(process, "unloaded")[:_MOST]:
+        base = address(row.get("base"))
+        if base is not None:
+            size, timestamp, checksum, sequence = (
+                number(row.get(name)) for name in ("size", "timestamp", "checksum", "sequence")
+            )
+            listed = UnloadedModule(base, size, _text(row.get("name")), timestamp, checksum, sequence)
+            lists.setdefault(_text(row.get("source")) or "unknown", []).append(listed)
+    if not lists and process.get("unloaded") == []:
+        return (Unloaded(_recorded(None), ()),)
+    return tuple(Unloaded(_recorded(source), rows) for source, rows in lists.items())
+
+
+def _strings(value: object) -> tuple[str, ...] | None:
+    """Return texts; None for anything else."""
+    if not isinstance(value, list) or len(value) > _MOST_STRINGS:
+        return None
+    found = tuple(text for text in value if isinstance(text, str) and len(text) <= _LONGEST_STRING)
+    return found if len(found) == len(value) else None
 
 
 def _recorded(source: str | None) -> str:
