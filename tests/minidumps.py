@@ -52,7 +52,8 @@ class Dump:
 
     `memory64` and `memory32` are addresses and bytes, `modules` base, size and name. `aligned` puts four bytes between
     the number of a list and its rows, as some writers do. `claims` are numbers of rows to be written in place of the
-    true ones, by the stream's type.
+    true ones, by the stream's type. `unloaded` are base, size, check sum, time stamp and name (None: at RVA 0) of
+    modules that were unloaded; `unloaded_sizes` what is said of the sizes of that list's head and of an entry.
     """
 
     memory64: Sequence[tuple[int, bytes]] | None = None
@@ -67,6 +68,8 @@ class Dump:
     aligned: bool = False
     claims: Mapping[int, int] = field(default_factory=dict)
     info_width: int = 48
+    unloaded: Sequence[tuple[int, int, int, int, str | None]] | None = None
+    unloaded_sizes: tuple[int, int] = (12, 24)
 
     def build(self) -> bytes:
         """Return the file."""
@@ -99,11 +102,12 @@ class _Builder:
     def run(self) -> bytes:  # noqa: C901 - a part for each stream
         dump = self.dump
         kinds = [
-            dump.system, dump.pid, dump.modules, dump.threads, dump.infos, dump.memory32, dump.memory64, dump.comment,
+            dump.system, dump.pid, dump.modules, dump.unloaded, dump.threads, dump.infos, dump.memory32, dump.memory64,
+            dump.comment,
         ]  # fmt: skip
         begun = [thread for thread in dump.threads or () if thread.begin is not None]
-        count = sum(kind is not None for kind in kinds) + bool(begun)
-        self.data += bytes(32 + 12 * count)
+        streams = sum(kind is not None for kind in kinds) + bool(begun)
+        self.data += bytes(32 + 12 * streams)
         if dump.system is not None:
             number, platform, major, minor, build = dump.system
             place = self.text("Service Pack 3")
@@ -120,6 +124,14 @@ class _Builder:
                 for base, size, name in dump.modules
             ]
             self.listed(4, rows)
+        if dump.unloaded is not None:
+            head, width = dump.unloaded_sizes
+            rows = [
+                struct.pack("<QIIII", *each[:4], 0 if each[4] is None else self.text(each[4])).ljust(width, b"\xee")
+                for each in dump.unloaded
+            ]
+            count = dump.claims.get(14, len(rows))
+            self.stream(14, struct.pack("<III", head, width, count).ljust(head, b"\xdd") + b"".join(rows))
         if dump.threads is not None:
             rows = [
                 struct.pack("<IIIIQQIIII", each.tid, 0, 32, 0, each.teb, *each.stack, 0, len(each.context),
@@ -146,8 +158,8 @@ class _Builder:
             self.stream(9, head + struct.pack("<Q", place) + b"".join(rows))
             for _, data in dump.memory64:
                 self.put(data)
-        head = struct.pack("<4sIIIIIQ", b"MDMP", 0x61B1A793, count, 32, 0, 0x5F000000, dump.flags)
-        self.data[: 32 + 12 * count] = head + b"".join(struct.pack("<III", *each) for each in self.streams)
+        head = struct.pack("<4sIIIIIQ", b"MDMP", 0x61B1A793, streams, 32, 0, 0x5F000000, dump.flags)
+        self.data[: 32 + 12 * streams] = head + b"".join(struct.pack("<III", *each) for each in self.streams)
         return bytes(self.data)
 
 

@@ -18,6 +18,7 @@ import pytest
 
 import containers
 import memcarve
+import minidumps
 import winimage
 from carving import EXAMPLE, PAGE, binaries, invoke, listing, manifest, run
 from test_system import tmpfs
@@ -249,6 +250,22 @@ def test_details_in_parquet(machine: Truth, go: Invoke, tmp_path: Path) -> None:
             assert row["unloaded"][2] == r"half \ud800.dll"
         else:
             assert any(r"\ud800 pair" in (row["file"] or "") for row in table)
+
+
+def test_details_of_a_process_that_cannot_be_opened(go: Invoke, tmp_path: Path) -> None:
+    """Of other inputs the details are what is known; one that cannot be opened is an error line, and exit status 3."""
+    (tmp_path / "crash.mdmp").write_bytes(
+        minidumps.Dump([(0x10000, b"x")], pid=7, unloaded=[(0x20000, PAGE, 1, 2, "gone.dll")]).build()
+    )
+    (row,) = rows_of(go("processes", "crash.mdmp", "--details", "--format", "jsonl"))
+    assert [each["name"] for each in row["unloaded"]] == ["gone.dll"]
+    assert (row["pid"], row["command_line"], row["parameters"]) == (7, None, [])
+    data = minidumps.Dump([(0x10000, b"x"), (0x10000, b"y")], pid=7).build()
+    (tmp_path / "crash.mdmp").write_bytes(data)
+    ran = go("processes", "crash.mdmp", "--details", "--format", "jsonl")
+    assert ran.code == 3
+    assert "crash.mdmp" in ran.err
+    assert json.loads(ran.out)["unloaded"] is None
 
 
 def test_what_manifests_say_of_the_start(machine: Truth, go: Invoke, tmp_path: Path) -> None:

@@ -64,7 +64,7 @@ class Exported(NamedTuple):
     """A process, the minidump made of it, and what must be in it.
 
     `ranges` are start, size and letters, `modules` name and size by base; `tebs`, by thread, are those that are there
-    and lead to themselves.
+    and lead to themselves. `unloaded` are base, size, check sum, time stamp and name; None: they are not known.
     """
 
     process: ProcessMemory
@@ -73,6 +73,7 @@ class Exported(NamedTuple):
     modules: dict[int, tuple[str, int]]
     threads: list[int]
     tebs: dict[int, int]
+    unloaded: list[tuple[int, int, int, int, str]] | None = None
 
     def addresses(self) -> list[int]:
         """Return addresses around the bounds of ranges, some of which are not there."""
@@ -142,7 +143,12 @@ def image(folder: Path) -> Exported:
     planned = sorted(plan.userland.threads, key=lambda row: row.tid)
     tebs = {row.tid: row.teb for row in planned if row.mapped}
     there = {start: (row.path, row.size) for start, row in modules.items() if row.name != "gone.dll"}
-    return Exported(process, path, joined(pages, places), there, [row.tid for row in planned], tebs)
+    assert plan.userland.trace is not None
+    unloaded = [
+        (event.base, event.size, event.checksum, event.timestamp, event.name.replace("\ud800", "\ufffd"))
+        for event in plan.userland.trace.events
+    ]
+    return Exported(process, path, joined(pages, places), there, [row.tid for row in planned], tebs, unloaded)
 
 
 @pytest.fixture(scope="module", params=[example, image])
@@ -167,6 +173,11 @@ def test_minidump(exported: Exported, caplog: pytest.LogCaptureFixture) -> None:
         else:
             assert reader.read(address, 8) == expected
     assert {each.baseaddress: (each.name, each.size) for each in found.modules.modules} == exported.modules
+    unloaded = found.unloaded_modules and [
+        (each.baseaddress, each.size, each.checksum, each.timestamp, each.name)
+        for each in found.unloaded_modules.modules
+    ]
+    assert unloaded == exported.unloaded
     assert found.sysinfo.ProcessorArchitecture.name == "AMD64"
     assert found.sysinfo.OperatingSystem.startswith("Windows 10")
     assert found.misc_info.ProcessId == 1624

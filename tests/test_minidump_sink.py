@@ -18,7 +18,19 @@ import winimage
 from carving import EXAMPLE, PAGE, ROOT, noise
 from labelling import RW, RX, R
 from memcarve.errors import TargetExistsError, UsageError
-from memcarve.evidence import Area, Evidence, Module, Modules, Region, Regions, Thread, Threads
+from memcarve.evidence import (
+    Area,
+    Evidence,
+    Module,
+    Modules,
+    Parameters,
+    Region,
+    Regions,
+    Thread,
+    Threads,
+    Unloaded,
+    UnloadedModule,
+)
 from memcarve.permissions import EXECUTE, PROT_NONE, TRANSITION, WRITE
 from memcarve.process import Platform, ProcessEntry, ProcessMemory, Selection
 from memcarve.sinks.minidump import export_minidump
@@ -144,6 +156,13 @@ class File(NamedTuple):
             base, size, checksum, time, name, length, place = self.unpack("<QIIII52xII", 4, 4 + 108 * number)
             found.append((base, size, checksum, time, self.text(name), self.data[place : place + length]))
         return found
+
+    def unloaded(self) -> list[tuple[int, int, int, int, str]]:
+        """Return base, size, check sum, time stamp and name of each module that was unloaded."""
+        head, width, count = self.unpack("<III", 14)
+        assert (head, width, self.streams[14][0]) == (12, 24, 12 + 24 * count)
+        rows = [self.unpack("<QIIII", 14, 12 + 24 * number) for number in range(count)]
+        return [(*row[:4], self.text(row[4])) for row in rows]  # type: ignore[misc]
 
     def threads(self) -> list[tuple[int, int, tuple[int, int, int], bytes]]:
         """Return id, TEB, stack (address, size, RVA) and CONTEXT of each thread."""
@@ -315,6 +334,60 @@ def test_modules(path: Path) -> None:
     ]
     assert any("1 module begins where nothing is mapped; not" in note for note in said.notes)
     assert any("1 module begins with a page that is not in the file; angr" in note for note in said.notes)
+
+
+UNLOADED = [
+    UnloadedModule(0x7FFA40000000, 0x3000, "gone.dll", 0x5A5B4C3D, 0xC0FFEE, 7),
+    UnloadedModule(0x60000000, None, "half \ud800.dll"),
+    UnloadedModule(0x70000000, 1 << 33, None, 0, 0, 8),
+]
+STARTED = (
+    Parameters("PEB", "x.exe \x1b[2J\ud800", "C:\\x.exe", "C:\\", ("A=b",)),
+    Parameters("32-bit PEB", None, "C:\\x.exe", "D:\\"),
+)
+
+
+def test_unloaded_modules(path: Path) -> None:
+    """Modules that were unloaded have a list of their own; it is there only if they are known, even if none was."""
+    lists = (Unloaded("ntdll", UNLOADED[:1]), Unloaded("32-bit ntdll", UNLOADED[1:]))
+    found, _ = written(made(evidence=lambda: Evidence(unloaded=lists)), path)
+    assert found.unloaded() == [
+        (0x7FFA40000000, 0x3000, 0xC0FFEE, 0x5A5B4C3D, "gone.dll"),
+        (0x60000000, 0, 0, 0, "half \ufffd.dll"),
+        (0x70000000, 0xFFFFFFFF, 0, 0, ""),
+    ]
+    (none,) = (Unloaded("ntdll", ()),)
+    found, _ = written(made(evidence=lambda: Evidence(unloaded=(none,))), path, options=FileOptions(force=True))
+    assert found.unloaded() == []
+    with open_minidump(str(path), OpenOptions()) as container:
+        assert [list(one.rows) for one in container.process().evidence.unloaded] == [[]]
+    found, _ = written(made(), path, options=FileOptions(force=True))
+    assert 14 not in found.streams
+
+
+def test_what_the_process_was_started_with(path: Path) -> None:
+    """The comment says what the process was started with, without its environment; it is read again."""
+    evidence = Evidence(parameters=STARTED, unloaded=(Unloaded("ntdll", UNLOADED),))
+    found, _ = written(made(evidence=lambda: evidence), path)
+    process = found.comment["process"]
+    assert (process["command_line"], process["current_directory"]) == ("x.exe \x1b[2J\ud800", "C:\\")
+    assert "environment" not in json.dumps(process)
+    assert "unloaded" not in process
+    with open_minidump(str(path), OpenOptions()) as container:
+        again = container.process().evidence.parameters
+    assert again == (
+        STARTED[0]._replace(source="PEB, as the comment has it", environment=None),
+        STARTED[1]._replace(source="32-bit PEB, as the comment has it"),
+    )
+
+
+def test_a_comment_has_an_end(path: Path) -> None:
+    """What would make the comment longer than is read again is left out of it; the rest is there."""
+    long = Parameters("PEB", "\ud800" * 32767, "\ud800" * 32767, "\ud800" * 32767)
+    evidence = Evidence(parameters=(long, long._replace(source="32-bit PEB", command_line="x")))
+    found, _ = written(made(evidence=lambda: evidence), path)
+    assert found.streams[10][0] < 1 << 20
+    assert (found.comment["process"]["pid"], found.comment["complete"]) == (1624, True)
 
 
 def test_resident(path: Path) -> None:
@@ -703,6 +776,17 @@ def test_image(tmp_path: Path) -> None:
             } == known
             assert [(row.start, row.size, row.protection) for row in again.evidence.regions[0]] == [
                 (row.start, row.size, row.protection) for row in process.evidence.regions[0]
+            ]
+            plan = truth.process(1624).userland
+            assert plan is not None
+            assert plan.trace is not None
+            assert found.unloaded() == [
+                (event.base, event.size, event.checksum, event.timestamp, event.name.replace("\ud800", "\ufffd"))
+                for event in plan.trace.events
+            ]
+            assert [tuple(row) for one in again.evidence.unloaded for row in one.rows] == [
+                (event.base, event.size, event.name.replace("\ud800", "\ufffd"), event.timestamp, event.checksum, None)
+                for event in plan.trace.events
             ]
 
 

@@ -14,7 +14,7 @@ import memcarve
 import minidumps
 from carving import noise
 from memcarve.errors import AddressError, InputError, MemcarveError, NotRecognisedError, OverlapError, UsageError
-from memcarve.evidence import Module, Region, Thread
+from memcarve.evidence import Module, Region, Thread, UnloadedModule
 from memcarve.process import Platform
 from memcarve.sources.minidump import open_minidump
 from memcarve.sources.options import OpenOptions
@@ -234,6 +234,42 @@ def test_modules(opened: Any) -> None:
     ]
 
 
+@pytest.mark.parametrize("sizes", [(12, 24), (16, 24), (12, 32), (40, 4096)])
+def test_unloaded_modules(opened: Any, sizes: tuple[int, int]) -> None:
+    """Modules that were unloaded are those of the list, whose head and entries are as long as they say."""
+    names = ["gone.dll", "C:\\Windows\\\x1b[2J.dll", "", None, "half \ud800.dll"]
+    rows = [(BASE + place * 0x10000, 0x1000 * place, place, 7 + place, name) for place, name in enumerate(names)]
+    (found,) = opened(Dump([(BASE, b"x")], unloaded=rows, unloaded_sizes=sizes)).evidence.unloaded
+    assert found.source == "UnloadedModuleList (some.mdmp)"
+    assert list(found.rows) == [
+        UnloadedModule(BASE, None, "gone.dll", 7, 0),
+        UnloadedModule(BASE + 0x10000, 0x1000, names[1], 8, 1),
+        UnloadedModule(BASE + 0x20000, 0x2000, None, 9, 2),
+        UnloadedModule(BASE + 0x30000, 0x3000, None, 10, 3),
+        UnloadedModule(BASE + 0x40000, 0x4000, "half \\x00\\xd8.dll", 11, 4),
+    ]
+
+
+def test_no_unloaded_modules(opened: Any) -> None:
+    """An empty list of unloaded modules is known to be empty; without one nothing is known of them."""
+    (found,) = opened(Dump([(BASE, b"x")], unloaded=[])).evidence.unloaded
+    assert list(found.rows) == []
+    assert opened(Dump([(BASE, b"x")])).evidence.unloaded == ()
+
+
+@pytest.mark.parametrize(
+    ("sizes", "there"), [((12, 23), 0), ((12, 0), 0), ((12, 4097), 0), ((0xFFFF, 24), 0), ((11, 24), 0)]
+)
+def test_lists_of_unloaded_modules_that_cannot_be(opened: Any, sizes: tuple[int, int], there: int) -> None:
+    """A list of unloaded modules whose entries are too short or too long, or lie behind it, is not used."""
+    data = Dump([(BASE, b"x")], unloaded=[(BASE, PAGE, 1, 2, "a.dll")]).build()
+    data = data.replace(struct.pack("<III", 12, 24, 1), struct.pack("<III", *sizes, 1))
+    process = opened(data)
+    assert sum(len(one.rows) for one in process.evidence.unloaded) == there
+    assert any("unloaded module list" in note for note in [*process.notes, *process.evidence.notes])
+    assert contents(process) == {BASE: b"x"}
+
+
 def test_modules_of_several_regions(opened: Any) -> None:
     """A module of which each part has its protection, as Windows writes it, ends with the last of them."""
     protections = [(0, 2), (1, 0x20), (3, 4)]
@@ -253,11 +289,13 @@ def test_what_ends_beyond_the_last_address(opened: Any) -> None:
     """Modules and regions that cannot be are not used, and notes say so."""
     last = (1 << 64) - PAGE
     dump = Dump([(BASE, b"x")], modules=[(last, PAGE + 1, "a.dll"), (last, PAGE, "b.dll")],
+                unloaded=[(last, PAGE + 1, 0, 0, "c.dll"), (last, PAGE, 0, 0, "d.dll")],
                 infos=[Info(last, PAGE + 1, last), Info(BASE, PAGE, BASE)])  # fmt: skip
     evidence = opened(dump).evidence
     assert [row.name for row in evidence.modules[0].rows] == ["b.dll"]
     assert [row.start for row in evidence.regions[0]] == [BASE]
-    assert sum("beyond the last address; not used" in note for note in evidence.notes) == 2
+    assert [row.name for row in evidence.unloaded[0].rows] == ["d.dll"]
+    assert sum("beyond the last address; not used" in note for note in evidence.notes) == 3
 
 
 def test_too_many(opened: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -265,10 +303,12 @@ def test_too_many(opened: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("memcarve.formats.minidump.reading._MOST_ROWS", 2)
     monkeypatch.setattr("memcarve.sources.minidumpevidence._MOST_REGIONS", 2)
     dump = Dump([(BASE, b"x")], modules=[(0, 0, "a"), (1, 0, "b"), (2, 0, "c")], infos=INFOS,
+                unloaded=[(number, 0, 0, 0, "d") for number in range(3)],
                 threads=[minidumps.Thread(tid, begin=9) for tid in range(3)])  # fmt: skip
     evidence = opened(dump).evidence
     assert [row.name for row in evidence.modules[0].rows] == ["a", "b"]
     assert [row.tid for row in evidence.threads[0].rows] == [0, 1]
+    assert [row.start for row in evidence.unloaded[0].rows] == [0, 1]
     assert [row.start for row in evidence.regions[0]] == [0x10000, 0x12000]
     assert any("has 8 regions; the first 2 are used" in note for note in evidence.notes)
     monkeypatch.setattr("memcarve.formats.minidump.reading._MOST_NAMES", 1)
@@ -400,6 +440,7 @@ def narrow_dump(number: int, **other: Any) -> Dump:
         [Info(0x10000, PAGE, 0x10000), Info(extended(HIGH), PAGE, extended(HIGH)),
          Info(extended(HIGH) + PAGE, PAGE, extended(HIGH), minidumps.READONLY)],
         system=(number, WINDOWS, 6, 1, 7601),
+        unloaded=[(extended(HIGH), PAGE, 1, 2, "c.dll"), (extended(0xFFFFF000), PAGE + 1, 1, 2, "beyond.dll")],
         **other,
     )  # fmt: skip
 
@@ -418,6 +459,7 @@ def test_extended_addresses(opened: Any, number: int) -> None:
         (0x10000, 0x11000), (HIGH, HIGH + PAGE), (HIGH + PAGE, HIGH + 2 * PAGE),
     ]  # fmt: skip
     assert list(evidence.threads[0].rows) == [Thread(4, 0xFFFDD000, 0x90000000, 0x90000040, HIGH + 8)]
+    assert list(evidence.unloaded[0].rows) == [UnloadedModule(HIGH, PAGE, "c.dll", 2, 1)]
     assert [(row.start, row.kind) for row in evidence.areas[0].rows] == [(0xFFFDD000, "TEB"), (0x90000000, "stack")]
 
 
@@ -472,18 +514,25 @@ def test_named_files_are_added(opened: Any, tmp_path: Path) -> None:
     assert process.inputs["evidence"][0]["path"] == str(maps)
 
 
-@pytest.mark.parametrize("kind", [3, 4, 5, 9, 16, 17])
+@pytest.mark.parametrize("kind", [3, 4, 5, 9, 14, 16, 17])
 def test_counts_of_everything(opened: Any, kind: int) -> None:
     """A list that says to hold 2**32 - 1 rows holds those that are there; a note says so."""
     thread = minidumps.Thread(4, begin=5)
     dump = Dump(
-        [(BASE, b"xy")], [(BASE + PAGE, b"z")], [(BASE, PAGE, "a.exe")], [thread], INFOS, claims={kind: 0xFFFFFFFF}
+        [(BASE, b"xy")],
+        [(BASE + PAGE, b"z")],
+        [(BASE, PAGE, "a.exe")],
+        [thread],
+        INFOS,
+        claims={kind: 0xFFFFFFFF},
+        unloaded=[(BASE, PAGE, 1, 2, "b.dll")],
     )
     process = opened(dump)
     assert contents(process) == {BASE: b"xy", BASE + PAGE: b"z"}
     evidence = process.evidence
     assert [row.start for row in evidence.modules[0].rows] == [BASE]
     assert list(evidence.threads[0].rows) == [Thread(4, begin=5)]
+    assert list(evidence.unloaded[0].rows) == [UnloadedModule(BASE, PAGE, "b.dll", 2, 1)]
     assert len(evidence.regions[0]) == 8
     notes = [*process.notes, *evidence.notes]
     assert sum("should have 4294967295 entries" in note for note in notes) == 1
@@ -535,6 +584,7 @@ FULL = Dump(
     [Info(0x10000, 64, 0x10000), Info(BASE, PAGE, BASE, kind=PRIVATE)],
     pid=4,
     comment=b'{"tool": "memcarve", "inputs": {"dump": {"path": "x"}}, "complete": true}\0',
+    unloaded=[(BASE, PAGE, 1, 2, "c.dll"), (BASE + PAGE, PAGE, 1, 2, "d.dll")],
 ).build()  # fmt: skip
 
 
@@ -545,7 +595,7 @@ def read_all(process: ProcessMemory) -> None:
         contents(process)
     for each in process.evidence.regions:
         assert all(row.end <= 1 << 64 for row in each.rows)
-    for row in process.evidence.modules[:1]:
+    for row in (*process.evidence.modules[:1], *process.evidence.unloaded):
         assert all(module.end <= 1 << 64 for module in row.rows)
 
 

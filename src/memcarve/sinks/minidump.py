@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Collection, Mapping, Sequence
 
-    from memcarve.evidence import Module
+    from memcarve.evidence import Evidence, Module
     from memcarve.formats.pe import Read
     from memcarve.formats.pefacts import Facts
     from memcarve.process import LeftOut, ProcessMemory
@@ -89,6 +89,7 @@ def export_minidump(
         _system(word, system),
         process.pid,
         modules,
+        _unloaded(evidence),
         threads,
         memory_infos(found, evidence.regions[0] if evidence.regions else Regions("", [])),
         (found.start, found.size),
@@ -193,6 +194,19 @@ def _module(module: Module, header: Facts | None) -> writing.Module:
     return writing.Module(module.start, min(size, _FIELD), header.checksum, header.timestamp, name, record)
 
 
+def _unloaded(evidence: Evidence) -> list[writing.UnloadedModule] | None:
+    """Return the modules that were unloaded; None if they are not known."""
+    if not evidence.unloaded:
+        return None
+    return [
+        writing.UnloadedModule(
+            row.start, min(row.size or 0, _FIELD), row.checksum or 0, row.timestamp or 0, row.name or ""
+        )
+        for each in evidence.unloaded
+        for row in each.rows
+    ]
+
+
 def _reader(space: AddressSpace, base: int) -> Read:
     return lambda place, size: space.read(base + place, size)
 
@@ -254,13 +268,16 @@ def _comment(
     It also says what the format has no place for, and what of the rest is not known, though something stands there.
     """
     listed = "listed" if process.evidence.modules else "mapped"
+    known = {"pid": process.pid, "name": process.name, "architecture": architecture} | process.entry.facts()
+    # modules that were unloaded have a list of their own
+    told = {name: value for name, value in process.evidence.told().items() if not name.startswith("unloaded")}
     document = {
         "tool": "memcarve",
         "version": __version__,
         "command": list(options.command if options.command is not None else sys.argv),
         "time": dt.datetime.now(dt.UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
         "inputs": process.inputs,
-        "process": {"pid": process.pid, "name": process.name, "architecture": architecture} | process.entry.facts(),
+        "process": known | told,
         "platform": platform._asdict(),
         "complete": not process.incomplete,
         "address_bits": process.address_bits,
@@ -271,5 +288,5 @@ def _comment(
     }
     text = json.dumps(document)
     if len(text) >= layout.LONGEST_COMMENT:  # a command line may be that long
-        text = json.dumps(document | {"command": []})
+        text = json.dumps(document | {"command": [], "process": known})
     return text.encode() + b"\0"

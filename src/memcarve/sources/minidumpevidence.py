@@ -10,14 +10,32 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from memcarve.columns import breaks
-from memcarve.evidence import Area, Areas, Evidence, Module, Modules, Region, Regions, Thread, Threads
+from memcarve.evidence import (
+    Area,
+    Areas,
+    Evidence,
+    Module,
+    Modules,
+    Region,
+    Regions,
+    Thread,
+    Threads,
+    Unloaded,
+    UnloadedModule,
+)
 from memcarve.formats.minidump import layout
 from memcarve.names import IMAGE, MAPPED, PRIVATE, STACK, TEB, base_name
+from memcarve.sources.recorded import recorded_parameters
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-    from memcarve.formats.minidump.reading import Minidump, Module as ModuleRow, Thread as ThreadRow
+    from memcarve.formats.minidump.reading import (
+        Minidump,
+        Module as ModuleRow,
+        Thread as ThreadRow,
+        UnloadedModule as UnloadedRow,
+    )
 
     Column = npt.NDArray[np.uint64]
     Table = npt.NDArray[np.void]
@@ -110,6 +128,7 @@ def minidump_evidence(dump: Minidump, noted: Noted) -> Evidence:
     notes: list[str] = []
     modules = [row for module in dump.modules() if (row := _module(module, dump, notes)) is not None]
     threads = [_thread(thread, dump) for thread in dump.threads()]
+    unloaded = [gone for each in dump.unloaded() if (gone := _unloaded(each, dump, notes)) is not None]
     regions = _regions(dump, noted, modules, notes)
     if own and threads == [_PLACEHOLDER]:
         threads = []
@@ -124,6 +143,11 @@ def minidump_evidence(dump: Minidump, noted: Noted) -> Evidence:
         (Areas(f"ThreadList ({name})", areas),) if areas else (),
         notes=(*dump.notes[known:], *notes),
         complete=noted.has_all_modules,
+        parameters=tuple(
+            each._replace(source=each.source.replace("segments.json", "the comment"))
+            for each in recorded_parameters(noted.document or {})
+        ),
+        unloaded=(Unloaded(f"UnloadedModuleList ({name})", unloaded),) if layout.UNLOADED_MODULE_LIST in dump else (),
     )
 
 
@@ -136,6 +160,16 @@ def _module(module: ModuleRow, dump: Minidump, notes: list[str]) -> Module | Non
         return None
     name = None if module.name is None else base_name(module.name)
     return Module(module.base, module.size or None, name or None, None if name == module.name else module.name)
+
+
+def _unloaded(module: UnloadedRow, dump: Minidump, notes: list[str]) -> UnloadedModule | None:
+    if not dump.fits(module.base, module.size):
+        notes.append(
+            f"{dump.file.path}: the unloaded module at 0x{module.base:x} of 0x{module.size:x} bytes ends beyond the "
+            "last address; not used"
+        )
+        return None
+    return UnloadedModule(module.base, module.size or None, module.name or None, module.timestamp, module.checksum)
 
 
 def _thread(thread: ThreadRow, dump: Minidump) -> Thread:

@@ -27,7 +27,11 @@ _PLAIN = {
     layout.MEMORY_LIST: layout.MEMORY.itemsize,
 }
 #: lists that say how long their head and their rows are
-_WIDE = {layout.MEMORY_INFO_LIST: layout.MEMORY_INFO_HEAD, layout.THREAD_INFO_LIST: layout.THREAD_INFO_HEAD}
+_WIDE = {
+    layout.MEMORY_INFO_LIST: layout.MEMORY_INFO_HEAD,
+    layout.THREAD_INFO_LIST: layout.THREAD_INFO_HEAD,
+    layout.UNLOADED_MODULE_LIST: layout.UNLOADED_MODULE_HEAD,
+}
 _LONGEST_HEAD = 1 << 12
 _COUNT = struct.Struct("<I")
 #: the streams that are read, by what they are called
@@ -38,6 +42,7 @@ NAMES = {
     layout.SYSTEM_INFO: "system information",
     layout.MEMORY64_LIST: "memory (64-bit) list",
     layout.COMMENT: "comment",
+    layout.UNLOADED_MODULE_LIST: "unloaded module list",
     layout.MISC_INFO: "miscellaneous information",
     layout.MEMORY_INFO_LIST: "memory information list",
     layout.THREAD_INFO_LIST: "thread information list",

@@ -19,7 +19,7 @@ DIRECTORY = struct.Struct("<III")
 LOCATION = struct.Struct("<II")
 
 THREAD_LIST, MODULE_LIST, MEMORY_LIST, SYSTEM_INFO, MEMORY64_LIST = 3, 4, 5, 7, 9
-COMMENT, MISC_INFO, MEMORY_INFO_LIST, THREAD_INFO_LIST = 10, 15, 16, 17
+COMMENT, UNLOADED_MODULE_LIST, MISC_INFO, MEMORY_INFO_LIST, THREAD_INFO_LIST = 10, 14, 15, 16, 17
 
 FULL_MEMORY, FULL_MEMORY_INFO, THREAD_INFO = 0x2, 0x800, 0x1000  # of the header's flags
 
@@ -54,6 +54,9 @@ PRIVATE, MAPPED, IMAGE = 0x20000, 0x40000, 0x1000000
 
 #: base, size, check sum, time stamp, RVA of the name; VS_FIXEDFILEINFO; places of the CodeView and the other record
 MODULE = struct.Struct("<QIIII52xIIII16x")
+UNLOADED_MODULE_HEAD = struct.Struct("<III")  # sizes of this and of an entry, number of entries
+#: base, size, check sum, time stamp, RVA of the name
+UNLOADED_MODULE = struct.Struct("<QIIII")
 #: id, suspended, priority class, priority; TEB; stack: address, size, RVA; place of the CONTEXT
 THREAD = struct.Struct("<IIIIQQIIII")
 THREAD_INFO_HEAD = struct.Struct("<III")  # sizes of this and of an entry, number of entries

@@ -18,6 +18,8 @@ from memcarve.formats.minidump.contexts import registers
 from memcarve.formats.minidump.directory import Directory
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     import numpy.typing as npt
 
     from memcarve.backing import FileBacking
@@ -58,6 +60,16 @@ class Module(NamedTuple):
 
     base: int
     size: int
+    name: str | None
+
+
+class UnloadedModule(NamedTuple):
+    """A module that was unloaded: its base and size (bytes, 0 is not known), and its name; None is not known."""
+
+    base: int
+    size: int
+    checksum: int
+    timestamp: int
     name: str | None
 
 
@@ -264,15 +276,31 @@ class Minidump:
     def modules(self) -> list[Module]:
         """Return the modules, in the order of the list: the first is the program itself."""
         rows = self._few(self._first(layout.MODULE_LIST, layout.MODULE.size, "module"), "modules", _MOST_ROWS)
+        table = [*layout.MODULE.iter_unpack(rows.tobytes())]
+        names = self._names(row[4] for row in table)
+        return [Module(self._address(base), size, names[place]) for base, size, _, _, place, *_ in table]
+
+    def unloaded(self) -> list[UnloadedModule]:
+        """Return the modules that were unloaded, in the order of the list."""
+        width = np.dtype((np.void, layout.UNLOADED_MODULE.size))
+        rows = self._wide(layout.UNLOADED_MODULE_LIST, width, "unloaded module")
+        rows = self._few(rows, "modules that were unloaded", _MOST_ROWS)
+        table = [*layout.UNLOADED_MODULE.iter_unpack(rows.tobytes())]
+        names = self._names(row[4] for row in table)
+        return [
+            UnloadedModule(self._address(base), size, checksum, timestamp, names[place])
+            for base, size, checksum, timestamp, place in table
+        ]
+
+    def _names(self, places: Iterable[int]) -> dict[int, str | None]:
+        """Return the texts at places in the file, as many as there may be."""
         names: dict[int, str | None] = {}
         left = _MOST_NAMES
-        found = []
-        for base, size, _, _, place, *_ in layout.MODULE.iter_unpack(rows.tobytes()):
+        for place in places:
             if place not in names:
                 names[place] = self._string(place) if left > 0 else None
                 left -= len(names[place] or "") + 1
-            found.append(Module(self._address(base), size, names[place]))
-        return found
+        return names
 
     def threads(self) -> list[Thread]:
         """Return the threads, in the order of the list."""

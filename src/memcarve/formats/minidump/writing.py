@@ -44,6 +44,16 @@ class Module(NamedTuple):
     codeview: bytes = layout.NO_CODEVIEW
 
 
+class UnloadedModule(NamedTuple):
+    """A module that was unloaded; what is not known is 0, or an empty name."""
+
+    base: int
+    size: int
+    checksum: int
+    timestamp: int
+    name: str
+
+
 class Thread(NamedTuple):
     """A thread; a TEB or an address where it began that is not known is 0. `stack` is its start and size in bytes."""
 
@@ -82,6 +92,7 @@ def head(
     system: System,
     pid: int | None,
     modules: Sequence[Module],
+    unloaded: Sequence[UnloadedModule] | None,
     threads: Sequence[Thread],
     infos: Table,
     memory: tuple[Column, Column],
@@ -89,11 +100,12 @@ def head(
 ) -> Head:
     """Return what stands before the memory.
 
-    `infos` are rows of `layout.MEMORY_INFO`, `memory` start and size (uint64) of the ranges in the order in which their
-    bytes follow. `comment` is ASCII and ends with a zero. Raises OutputError where it all would not end below 4 GiB.
+    There is no list of `unloaded` modules if that is None. `infos` are rows of `layout.MEMORY_INFO`, `memory` start and
+    size (uint64) of the ranges in the order in which their bytes follow. `comment` is ASCII and ends with a zero.
+    Raises OutputError where it all would not end below 4 GiB.
     """
     begun = [thread for thread in threads if thread.begin]
-    count = 7 + bool(begun)
+    count = 7 + bool(begun) + (unloaded is not None)
     place = layout.HEADER.size + count * layout.DIRECTORY.size
     blocks, streams = _Blocks(place), list[tuple[int, int, int]]()
 
@@ -108,6 +120,8 @@ def head(
     valid = 0 if pid is None or pid > _FIELD else layout.MISC_PROCESS_ID
     stream(layout.MISC_INFO, layout.MISC.pack(layout.MISC.size, valid, (pid or 0) if valid else 0))
     stream(layout.MODULE_LIST, _modules(blocks, modules))
+    if unloaded is not None:
+        stream(layout.UNLOADED_MODULE_LIST, _unloaded(blocks, unloaded))
     stream(layout.THREAD_LIST, _threads(blocks, threads))
     if begun:
         stream(layout.THREAD_INFO_LIST, _thread_infos(begun))
@@ -147,6 +161,13 @@ def _modules(blocks: _Blocks, modules: Sequence[Module]) -> bytes:
         numbers = (module.base, module.size, module.checksum, module.timestamp)
         rows.append(layout.MODULE.pack(*numbers, name, *record, 0, 0))
     return b"".join(rows)
+
+
+def _unloaded(blocks: _Blocks, modules: Sequence[UnloadedModule]) -> bytes:
+    """Return the list of modules that were unloaded; names are put before it."""
+    head, entry = layout.UNLOADED_MODULE_HEAD, layout.UNLOADED_MODULE
+    rows = [entry.pack(*module[:4], blocks.add(_string(module.name))) for module in modules]
+    return head.pack(head.size, entry.size, len(rows)) + b"".join(rows)
 
 
 def _threads(blocks: _Blocks, threads: Sequence[Thread]) -> bytes:
