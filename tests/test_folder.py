@@ -41,6 +41,7 @@ from memcarve.errors import (
     TruncatedError,
     UsageError,
 )
+from memcarve.evidence import Parameters
 from memcarve.missing import CUT_OFF, NOT_WRITTEN
 from memcarve.sources.folder import FolderContainer, open_folder
 from memcarve.sources.options import OpenOptions
@@ -302,15 +303,23 @@ def test_what_processes_say_of_themselves(tmp_path: Path) -> None:
                 memcarve.carve(process, folder, environment=environment)
                 with opened(folder) as container:
                     again = container.process().evidence
+                # but for halves of characters
                 assert again.parameters == tuple(
-                    one._replace(
-                        source=f"{one.source}, as segments.json has it",
-                        environment=one.environment if environment else None,
+                    Parameters(
+                        f"{one.source}, as segments.json has it",
+                        *((text or "").replace("\ud800", r"\ud800") for text in one[1:4]),
+                        tuple(text.replace("\ud800", r"\ud800") for text in one.environment or ())
+                        if environment
+                        else None,
                     )
                     for one in process.evidence.parameters
                 )
                 assert [(one.source, list(one.rows)) for one in again.unloaded] == [
-                    (f"{one.source}, as segments.json has it", list(one.rows)) for one in process.evidence.unloaded
+                    (
+                        f"{one.source}, as segments.json has it",
+                        [row._replace(name=(row.name or "").replace("\ud800", r"\ud800")) for row in one.rows],
+                    )
+                    for one in process.evidence.unloaded
                 ]
                 if pid != 4:
                     assert "VARIABLE_79" in (folder / "segments.json").read_text() or not environment

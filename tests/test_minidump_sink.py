@@ -370,13 +370,13 @@ def test_what_the_process_was_started_with(path: Path) -> None:
     evidence = Evidence(parameters=STARTED, unloaded=(Unloaded("ntdll", UNLOADED),))
     found, _ = written(made(evidence=lambda: evidence), path)
     process = found.comment["process"]
-    assert (process["command_line"], process["current_directory"]) == ("x.exe \x1b[2J\ud800", "C:\\")
+    assert (process["command_line"], process["current_directory"]) == ("x.exe \x1b[2J\\ud800", "C:\\")
     assert "environment" not in json.dumps(process)
     assert "unloaded" not in process
     with open_minidump(str(path), OpenOptions()) as container:
         again = container.process().evidence.parameters
     assert again == (
-        STARTED[0]._replace(source="PEB, as the comment has it", environment=None),
+        STARTED[0]._replace(source="PEB, as the comment has it", command_line="x.exe \x1b[2J\\ud800", environment=None),
         STARTED[1]._replace(source="32-bit PEB, as the comment has it"),
     )
 

@@ -46,6 +46,11 @@ def _escaped(character: str) -> str:
     return f"\\u{code:04x}" if code <= 0xFFFF else f"\\U{code:08x}"  # noqa: PLR2004
 
 
+def encodable(text: str) -> str:
+    r"""Return `text` with halves of characters, which UTF-8 and strict readers of JSON refuse, as ``\uNNNN``."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
 class MemcarveError(Exception):
     """Everything memcarve raises on purpose; ``str()`` of it is a message for the user, safe to print."""
 

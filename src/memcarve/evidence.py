@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from memcarve.errors import encodable
 from memcarve.names import IMAGE, MAPPED
 from memcarve.protection import collapsed
 
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     Column = npt.NDArray[np.uint64]
 
 _TOP = 1 << 64
+#: what a process was started with, but its environment
+TEXTS = ("command_line", "image_path", "current_directory")
 #: in JSON: strings of an environment, modules that were unloaded
 _MOST_STRINGS = 10_000
 _MOST_UNLOADED = 2_000
@@ -90,11 +93,11 @@ class UnloadedModule(NamedTuple):
         return self.start + (self.size or 1)
 
     def facts(self) -> dict[str, Any]:
-        """Return what is known of it, ready for JSON."""
+        """Return what is known of it, ready for JSON: halves of characters are escaped."""
         return {
             "base": f"0x{self.start:x}",
             "size": self.size,
-            "name": self.name,
+            "name": None if self.name is None else encodable(self.name),
             "timestamp": self.timestamp,
             "checksum": self.checksum,
             "sequence": self.sequence,
@@ -114,15 +117,15 @@ class Parameters(NamedTuple):
     environment: tuple[str, ...] | None = None
 
     def facts(self, *, environment: bool = False) -> dict[str, Any]:
-        """Return what is known but the source, ready for JSON; the environment only on request."""
-        found: dict[str, Any] = {
-            "command_line": self.command_line,
-            "image_path": self.image_path,
-            "current_directory": self.current_directory,
-        }
+        """Return what is known but the source, ready for JSON; the environment only on request.
+
+        Halves of characters are escaped.
+        """
+        texts = zip(TEXTS, self[1:4], strict=True)
+        found: dict[str, Any] = {name: None if text is None else encodable(text) for name, text in texts}
         if environment:
             strings = self.environment
-            found["environment"] = None if strings is None else list(strings[:_MOST_STRINGS])
+            found["environment"] = None if strings is None else [encodable(text) for text in strings[:_MOST_STRINGS]]
             if strings is not None and len(strings) > _MOST_STRINGS:
                 found["environment_not_listed"] = len(strings) - _MOST_STRINGS
         return found
@@ -326,11 +329,10 @@ class Evidence(NamedTuple):
         if not self.parameters and not self.unloaded:
             return {}
         rows = [(each.source, each.facts(environment=environment)) for each in self.parameters]
-        texts = ("command_line", "image_path", "current_directory")
         unloaded = [row.facts() | {"source": each.source} for each in self.unloaded for row in each.rows]
         more = len(unloaded) - _MOST_UNLOADED
         return {
-            **{text: next((row[text] for _, row in rows if row[text] is not None), None) for text in texts},
+            **{text: next((row[text] for _, row in rows if row[text] is not None), None) for text in TEXTS},
             "parameters": [
                 {"source": source, **row}
                 for place, (source, row) in enumerate(rows)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
-from memcarve.errors import MissingExtraError, UsageError, printable
+from memcarve.errors import MissingExtraError, UsageError, encodable, printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -147,5 +147,5 @@ def _parquet(columns: Sequence[Column], rows: Iterable[Sequence[Cell]]) -> None:
 def _encodable(cell: Cell) -> Cell:
     """Return a cell without halves of characters, which no UTF-8 holds: they become escapes."""
     if isinstance(cell, list):
-        return [str(word).encode("utf-8", "backslashreplace").decode() for word in cell]
-    return cell.encode("utf-8", "backslashreplace").decode() if isinstance(cell, str) else cell
+        return [encodable(str(word)) for word in cell]
+    return encodable(cell) if isinstance(cell, str) else cell
