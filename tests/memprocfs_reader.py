@@ -44,6 +44,23 @@ def vads(process: Any) -> list[tuple[int, int, str, str]]:
     return [(row["start"], row["end"] + 1, row["protection"], row["type"].strip()) for row in rows]
 
 
+def started(process: Any) -> dict[str, str | None]:
+    """Return command line and image path; None for what it does not say."""
+    found: dict[str, str | None] = {}
+    for name in ("cmdline", "pathuser"):
+        try:
+            found[name] = getattr(process, name)
+        except RuntimeError:
+            found[name] = None
+    return found
+
+
+def unloaded(process: Any) -> list[tuple[int, int, str, int, int, bool]]:
+    """Return base, size, name, time stamp, check sum of modules that were unloaded, and whether they are of 32 bits."""
+    members = ("va", "size", "name", "dwTimeDateStamp", "dwCheckSum", "wow64")
+    return [tuple(row[member] for member in members) for row in process.maps.unloaded_module()]  # type: ignore[misc]
+
+
 def told(process: Any, more: list[tuple[int, int]]) -> dict[str, Any]:
     """Return what is known of a process, and its pages: those it lists of the user half (of System: all), and more."""
     own = [(row["va"], row["pages"]) for row in process.maps.pte()]
@@ -51,6 +68,8 @@ def told(process: Any, more: list[tuple[int, int]]) -> dict[str, Any]:
     return {
         **{name: getattr(process, name) for name in ("pid", "ppid", "name", "dtb", "eprocess", "peb", "state")},
         "wow64": process.is_wow64,
+        **started(process),
+        "unloaded": unloaded(process),
         "vads": vads(process),
         "modules": [
             (module.base, module.image_size, module.name, module.fullname, module.is_wow64)

@@ -237,6 +237,31 @@ def assert_same_modules(machine: Machine, pid: int, evidence: Evidence) -> None:
     } == expected
 
 
+def assert_same_starts(machine: Machine, pid: int, evidence: Evidence) -> None:
+    """Hold against each other what processes were started with, and which modules they unloaded.
+
+    MemProcFS tells no text with half a character in it, has the first 31 letters of a name, reads 6,144 bytes of the
+    list, in the list's own order, and of a 32-bit program has that side's list alone.
+    """
+    theirs, process = machine.theirs[pid], machine.truth.process(pid)
+    (ours, *_) = evidence.parameters or (None,)
+    assert (ours is not None) == (process.userland is not None)
+    for name, text in (
+        ("cmdline", ours and ours.command_line),
+        ("pathuser", ours and ours.image_path),
+    ):
+        assert theirs[name] == (None if text and "\ud800" in text else text), name
+    source, size = ("32-bit ntdll", 92) if process.wow64 else ("ntdll", 104)
+    rows = [row for one in evidence.unloaded if one.source == source for row in one.rows]
+    assert bool(rows) == (process.userland is not None)
+    rows.sort(key=lambda row: (row.sequence or 0) % 64)
+    seen = []
+    for row in rows[: 6144 // size]:
+        name = "" if "\ud800" in (row.name or "") else (row.name or "")[:31]
+        seen.append([row.start, row.size, name, row.timestamp, row.checksum, process.wow64])
+    assert theirs["unloaded"] == seen
+
+
 class Differing(NamedTuple):
     """Pages that MemProcFS has otherwise, and why: those it has as zeros, those it does not have."""
 
@@ -306,6 +331,7 @@ def assert_same(machine: Machine) -> None:
             evidence = ours.process(pid).evidence
             assert_same_regions(machine, pid, evidence)
             assert_same_modules(machine, pid, evidence)
+            assert_same_starts(machine, pid, evidence)
             same += assert_same_pages(machine, process)
         # so that it is no empty machine that is the same
         assert same > 6000

@@ -353,9 +353,9 @@ def wow64(pid: int) -> Userland:
         started32=_started("C:\\Program Files (x86)\\thirtytwo.exe", " -a")._replace(
             directory=Name("D:\\elsewhere\\"), normalised=False
         ),
-        trace=Trace(events(1, 3)),
+        trace=Trace(events(0, 3)),
         ntdll=0x7FFA10000000,
-        trace32=Trace(events(60, 10, 0x60000000)),
+        trace32=Trace(events(0, 10, 0x60000000)),
         ntdll32=below,
     )
 
@@ -371,7 +371,7 @@ def plain(pid: int) -> Userland:
             Vad(_HEAP, 0x100000), Vad(_HEAP + 0x200000, 0x10000)]  # fmt: skip
     plan = _userland(program, libraries, threads, [], vads, heaps=(_HEAP, _HEAP + 0x200000))
     return plan._replace(
-        started=_started("C:\\Temp\\plain.exe", " plain"), trace=Trace(events(1, 5)), ntdll=0x7FFA10000000
+        started=_started("C:\\Temp\\plain.exe", " plain"), trace=Trace(events(0, 5)), ntdll=0x7FFA10000000
     )
 
 
