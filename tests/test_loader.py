@@ -5,6 +5,8 @@ Modules, threads, stacks and heaps; what they were started with, and which modul
 
 from __future__ import annotations
 
+import json
+import random
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -451,3 +453,34 @@ def test_entries_that_cannot_be(tampered: Tampered) -> None:
     """Of unloaded modules with impossible addresses, without a size, or out of turn there is a count in a note."""
     (note,) = tampered.found["unload-wrong"].notes
     assert note == "5 modules of the list of those that were unloaded (ntdll) claimed what cannot be"
+
+
+def test_structures_damaged_at_random(tmp_path: Path) -> None:
+    """Whatever stands in a process's own structures, what is told of it lies in its user half, and nothing fails."""
+    truth = winimage.build(tmp_path / "mem.raw", processes=winimage.USERLAND)
+    dice, image = random.Random(5), bytearray((tmp_path / "mem.raw").read_bytes())  # noqa: S311 - no secret
+    places = []
+    for pid in (1624, 2036):
+        planned = plan(truth.process(pid))
+        pages = [planned.peb, planned.peb32 or planned.peb]
+        for start in (planned.arena, planned.arena32, planned.ntdll, planned.ntdll32):
+            pages += range(start & ~0xFFF, (start & ~0xFFF) + 40 * 0x1000, 0x1000) if start else []
+        addresses, frames = truth.frames(pid, "user")
+        places += [frame for page, frame in zip(addresses.tolist(), frames.tolist(), strict=True) if page in pages]
+    words = [0, 1, 0xFFFFFFFF, (1 << 64) - 1, USER_END - 1, hostile.KERNEL, 0x10000, 0x2000000000]
+    for _ in range(60):
+        damaged = bytearray(image)
+        for _ in range(dice.randrange(1, 8)):
+            at, size = dice.choice(places) + dice.randrange(0xFF8), dice.choice((1, 2, 4, 8))
+            word = dice.choice(words) if dice.randrange(3) else dice.getrandbits(64)
+            damaged[at : at + size] = (word & (1 << 8 * size) - 1).to_bytes(size, "little")
+        (tmp_path / "damaged.raw").write_bytes(damaged)
+        with memcarve.open(tmp_path / "damaged.raw") as machine:
+            for pid in (1624, 2036):
+                evidence = machine.process(pid).evidence
+                quick = machine.start_of([entry.pid for entry in machine.listed()].index(pid))
+                assert (quick.parameters, quick.unloaded) == (evidence.parameters, evidence.unloaded)
+                json.dumps(evidence.told(environment=True)).encode()
+                gone = [row for one in evidence.unloaded for row in one.rows]
+                assert all(0 < row.start < row.end <= USER_END for row in gone)
+                assert all(note.isprintable() for note in evidence.notes)
