@@ -315,6 +315,31 @@ def test_shared_tables_of_the_kernel_half_are_walked_once(mode: str, data: st.Da
 
 @pytest.mark.parametrize("mode", NAMES)
 @given(data=st.data())
+def test_a_range_of_shared_tables(mode: str, data: st.DataObject) -> None:
+    """A large range that begins or ends anywhere in shared tables has, repeats included, what the walker finds."""
+    many = data.draw(st.sampled_from([2, 3]))
+    machine, system = data.draw(machines(mode, alike=many)), data.draw(st.sampled_from(walker.SYSTEMS))
+    items = walked(machine, mode, system)
+    edges = sorted({0, TOP, *(edge for item in items for edge in (item[0], item[0] + item[1]))})
+    edge, shift = st.sampled_from(edges), st.sampled_from([0, 0, -1, 1, -PAGE, 5 * PAGE])
+    first, end = sorted(min(max(data.draw(edge) + data.draw(shift), 0), TOP) for _ in range(2))
+    if first == end:
+        return
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(paging, "_SHARED", many)
+        patch.setattr(paging, "default_limit", lambda _: 0)  # no range is small
+        pages = walk(machine.memory, table_of(mode, system, machine.root), first, end, limit=TOP)
+    start, size, physical, offset, flags = pages.placed
+    backing, repeats = machine.memory.backing, pages.repeats
+    space = AddressSpace(start, size, offset, backing, physical=physical, flags=flags, repeats=repeats)
+    for address, length, _, place, _ in expected(items, machine.ranges)[0]:
+        for at in {max(address, first), min(address + length, end) - 1}:
+            if address <= at < address + length and first <= at < end:
+                assert space.offset_of(at) == place + at - address
+
+
+@pytest.mark.parametrize("mode", NAMES)
+@given(data=st.data())
 def test_counts_as_the_slow_walker(mode: str, data: st.DataObject) -> None:
     """Random tables give as many tables, lost tables and absent pages of each kind as the walker meets."""
     machine, system = data.draw(machines(mode)), data.draw(st.sampled_from(walker.SYSTEMS))

@@ -97,12 +97,7 @@ class Shared:
         root = self.truth.process(pid).root
         # of what is shared, the first walk that learns it would meet all: it is told instead
         once.begin()
-        once.shared = {
-            (level + 1, frame)
-            for level in range(3)
-            for frame in range(0, len(self.data), PAGE)
-            if self.is_shared(frame)
-        }
+        once.shared = {(level + 1, *pair) for level in range(3) for pair in self.shared()}
         top = self.truth.size - 1
         items = walker.walk(self.read, root, "x86-64", "windows", limit=1 << 22, top=top, once=once)
         rows: list[list[int]] = []
@@ -116,15 +111,14 @@ class Shared:
                 rows.append([address, length])
         return [(start, size) for start, size in rows]
 
-    def is_shared(self, frame: int) -> bool:
-        """Say whether many entries of one table lead to a frame."""
-        if not hasattr(self, "_shared"):
-            self._shared = set()
-            for at in range(0, len(self.data), PAGE):
-                entries = struct.unpack_from("<512Q", self.data, at)
-                frames = [entry & ((1 << 52) - PAGE) for entry in entries if entry & 1]
-                self._shared |= {each for each in set(frames) if frames.count(each) >= MANY} if frames else set()
-        return frame in self._shared
+    def shared(self) -> set[tuple[int, int]]:
+        """Return the directories of which many entries lead to one table, each with that."""
+        found = set()
+        for at in range(0, len(self.data), PAGE):
+            entries = struct.unpack_from("<512Q", self.data, at)
+            frames = [entry & ((1 << 52) - PAGE) for entry in entries if entry & 1]
+            found |= {(at, each) for each in set(frames) if frames.count(each) >= MANY}
+        return found
 
 
 @pytest.fixture
@@ -188,6 +182,56 @@ def test_read_and_locate_still_answer(go: Invoke, tmp_path: Path) -> None:
     ran = go("read", image, f"0x{shared.address(shared.slots[1], 200, 0, 8):x}", 1, "--pid", PID)
     assert ran.code == 1
     assert "not in memory" in ran.err
+
+
+def test_a_range_that_begins_inside_a_shared_table(tmp_path: Path) -> None:
+    """Of a large range whose first page lies in the middle of shared tables every address can be read."""
+    shared = built(tmp_path / "mem.raw", "as-seen")
+    slot = shared.slots[0]
+    start = shared.address(slot, 3, 5, 7)
+    with memcarve.open(shared.truth.path) as container:
+        index = container.matching(container.processes(), PID)[0]
+        space = container.open_span(index, start, start + 17 * HUGE).space
+    assert len(space.repeats.start) > 0
+    for indexes in ((3, 5, 7), (3, 5, 511), (4, 0, 0), (4, 5, 6), (12, 511, 511), (20, 0, 0)):
+        assert space.offset_of(shared.address(slot, *indexes)) == shared.pages[0]
+
+
+@pytest.mark.parametrize("level", ["directory", "table"])
+def test_a_decoy_at_a_lower_address_hides_nothing(tmp_path: Path, level: str) -> None:
+    """If a table of the kernel is shared elsewhere, too, the kernel stays memory where it lies, and is found there."""
+    truth = winimage.build(tmp_path / "mem.raw", processes=winimage.USERLAND, small_pages=level == "table")
+    base = truth.kernel_base
+    with memcarve.open(truth.path) as container:
+        wanted = [row for row in segments_of(container.process(PID), "kernel") if row[0] <= base < sum(row[:2])]
+    with open(truth.path, "rb") as file:
+        data = bytearray(file.read())
+
+    def entry(table: int, index: int) -> int:
+        return int.from_bytes(data[table + 8 * index : table + 8 * index + 8], "little")
+
+    found = truth.kernel_root
+    for shift in (39, 30, 21)[: 2 if level == "directory" else 3]:
+        found = entry(found, base >> shift & 511) & ((1 << 52) - PAGE)
+    roots = [process.root for process in truth.processes if process.exit == 0]
+    slot = next(slot for slot in range(256, 512) if not any(entry(root, slot) for root in roots))
+    assert slot < base >> 39 & 511
+    pointers, directory = [at for at in range(truth.size - PAGE, 0, -PAGE) if not any(data[at : at + PAGE])][:2]
+    rows = [(root, slot, pointers) for root in roots]
+    if level == "directory":
+        rows += [(pointers, index, found) for index in range(100)]
+    else:
+        rows += [(pointers, 0, directory), *((directory, index, found) for index in range(100))]
+    for table, index, below in rows:
+        struct.pack_into("<Q", data, table + 8 * index, below | TABLE)
+    with open(truth.path, "wb") as file:
+        file.write(data)
+    assert assert_all_found(truth) == []
+    with memcarve.open(truth.path) as container:
+        process = container.process(PID)
+        assert process.space.repeated >= 99 * LARGE
+        assert [row for row in segments_of(process, "kernel") if row[0] <= base < sum(row[:2])] == wanted != []
+        assert container.windows.kernel.base == base  # type: ignore[attr-defined]
 
 
 def test_damage_elsewhere_does_not_matter_to_read(go: Invoke, tmp_path: Path) -> None:

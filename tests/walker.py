@@ -70,15 +70,16 @@ class Entry(NamedTuple):
 class Once:
     """What is passed over if shared tables of the kernel half are walked once a level.
 
-    Shared is a table to which `many` entries of one table lead. A first walk with this learns which those are, each
-    walk after `begin` passes them over.
+    Shared is a table to which `many` entries of one directory lead, for these alone. A first walk with this learns
+    which those are, each walk after `begin` passes them over.
     """
 
     def __init__(self, mode: str, os: str, many: int) -> None:
         self.bits = _MODES[mode].bits
         self.half = 1 << (self.bits - 1) if self.bits > 32 or os != "linux" else 3 << 30
         self.many = many
-        self.shared: set[tuple[int, int]] = set()
+        #: level, directory, table
+        self.shared: set[tuple[int, int, int]] = set()
         self.seen: dict[tuple[int, int], int] | None = None
         #: address, size, and the address at which the same was walked
         self.repeats: list[tuple[int, int, int]] = []
@@ -87,14 +88,14 @@ class Once:
         """Pass over from now on what was learnt to be shared."""
         self.seen = {}
 
-    def learn(self, level: int, below: list[tuple[int, int]]) -> None:
-        """Note to which tables of a level, at which addresses, the entries of one table lead."""
+    def learn(self, level: int, directory: int, below: list[tuple[int, int]]) -> None:
+        """Note to which tables of a level, at which addresses, the entries of a directory lead."""
         upper = [table for table, address in below if address >= self.half]
-        self.shared |= {(level, table) for table in upper if upper.count(table) >= self.many}
+        self.shared |= {(level, directory, table) for table in upper if upper.count(table) >= self.many}
 
-    def passes(self, level: int, table: int, address: int, size: int) -> bool:
+    def passes(self, level: int, directory: int, table: int, address: int, size: int) -> bool:
         """Note a table of a level that maps `size` bytes at an address; return whether it was walked before."""
-        if self.seen is None or address < self.half or (level, table) not in self.shared:
+        if self.seen is None or address < self.half or (level, directory, table) not in self.shared:
             return False
         if (level, table) not in self.seen:
             self.seen[level, table] = address
@@ -203,11 +204,11 @@ def _table(
             continue
         if once and _values(read, under, mode.levels[number + 1], mode.width, os):
             tables.append((under, address))
-            if once.passes(number + 1, under, address, here.size):
+            if once.passes(number + 1, table, under, address, here.size):
                 continue
         yield from _table(read, under, mode, os, top, number + 1, below, once)
     if once:
-        once.learn(number + 1, tables)
+        once.learn(number + 1, table, tables)
 
 
 def _values(read: Read, table: int, level: Level, width: int, os: str) -> list[int | None]:

@@ -84,8 +84,9 @@ def walk(
     """Return every page that holds an address of ``start <= x < end``; large pages are not cut there.
 
     In the kernel half Windows shares tables so that one page is mapped hundreds of millions of times (Linux does for
-    KASAN): directories of which all entries lead to one table. Such a table is walked once, at the lowest address; what
-    other entries of that level map through it is in `repeats`. A range below the default limit is walked whole.
+    KASAN): directories of which all entries lead to one table. Such a table is walked once for all of them, at the
+    lowest address; what the others map is in `repeats`. An entry of another directory that leads to the same table by
+    itself is no repeat: nobody hides a table by sharing it elsewhere. A range below the default limit is walked whole.
 
     Raises LimitError if the tables are said to map more than `limit` bytes of virtual memory (by default four times
     the image, at least 16 GiB): tables may point to each other so that a few of them describe 2**48 bytes.
@@ -140,8 +141,7 @@ class _Walk:
         self.possible = np.uint64((1 << min(bits, 52)) - PAGE)
         self.counts: dict[str, int] = {}
         self.found: list[tuple[Column, Column, Column, Flags]] = []
-        # of each level: the frames of tables that are shared, where they were walked, and what repeats them
-        self.shared: list[Column] = [np.zeros(0, np.uint64) for _ in self.mode.levels]
+        # of each level: where tables that are shared were walked, by their frames, and what repeats them
         self.walked: list[dict[int, int]] = [{} for _ in self.mode.levels]
         self.again: list[list[tuple[Column, Column]]] = [[] for _ in self.mode.levels]
 
@@ -167,42 +167,47 @@ class _Walk:
             entries = self._entries(depth, frames, flags)
             self._count_lost(depth, start, frames)
             address = self._address(start, entries, levels[depth].shift)
+            many = np.zeros(len(address), np.bool_)
+            if not small:
+                many = _many(entries, ~entries.leaf & (address >= np.uint64(self.table.kernel_half)))
             if depth:
-                entries, address = self._asked_for(entries, address, levels[depth].shift)
+                keep = self._asked_for(address, levels[depth].shift)
+                entries, address, many = _Entries(*(column[keep] for column in entries)), address[keep], many[keep]
             self._collect(address[entries.leaf], entries, levels[depth].shift)
             below = ~entries.leaf
             if below.any():
                 inside = self.memory.holds_tables(entries.physical, PAGE, self.mode.entry) & below
                 self._count("lost_tables", int((below & ~inside).sum()))
-                inside = self._without_repeats(depth + 1, address, entries.physical, inside)
+                inside &= ~self._repeated(depth, address, entries.physical, inside & many)
                 todo.append((depth + 1, address[inside], entries.physical[inside], entries.flags[inside]))
         return self._pages()
 
-    def _without_repeats(self, depth: int, address: Column, frames: Column, tables: Mask) -> Mask:
-        """Return which of the `tables` of a level are to be walked; note at which addresses others repeat them.
+    def _repeated(self, depth: int, address: Column, frames: Column, shared: Mask) -> Mask:
+        """Return which of the entries of a level lead to `shared` tables that are walked at another address; note it.
 
-        Batches come in order of addresses within a level, so that what is walked lies at the lowest address.
+        Batches come in order of addresses within a level, so that what is walked lies at the lowest address. What
+        reaches beyond the range asked for is walked as far as it lies in it, and repeats nothing.
         """
-        if not len(self.shared[depth]):
-            return tables
-        rows = np.flatnonzero(tables & (address >= np.uint64(self.table.kernel_half)))
-        rows = rows[np.isin(frames[rows], self.shared[depth])]
-        unique, first, inverse = np.unique(frames[rows], return_index=True, return_inverse=True)
-        walked = self.walked[depth]
-        lowest = zip(unique.tolist(), address[rows[first]].tolist(), strict=True)
-        target = np.array([walked.setdefault(frame, at) for frame, at in lowest], np.uint64)[inverse]
-        repeat = target != address[rows]
-        self.again[depth].append((address[rows[repeat]], target[repeat]))
-        tables = tables.copy()
-        tables[rows[repeat]] = False
-        return tables
+        repeated = np.zeros(len(address), np.bool_)
+        end = np.uint64((1 << self.mode.levels[depth].shift) - 1)
+        last = np.uint64(min(self.last, TOP - 1))
+        rows = np.flatnonzero(shared & (address >= np.uint64(self.first)) & (address + end <= last))
+        if len(rows):
+            unique, first, inverse = np.unique(frames[rows], return_index=True, return_inverse=True)
+            walked = self.walked[depth]
+            lowest = zip(unique.tolist(), address[rows[first]].tolist(), strict=True)
+            target = np.array([walked.setdefault(frame, at) for frame, at in lowest], np.uint64)[inverse]
+            repeat = target != address[rows]
+            self.again[depth].append((address[rows[repeat]], target[repeat]))
+            repeated[rows[repeat]] = True
+        return repeated
 
     def claim(self, most: float = math.inf) -> tuple[int, int]:
         """Return the bytes that the tables are said to map, and how many tables a walk visits; at least `most` of them.
 
         Each table is read once for each level at which it stands, however often it is pointed to: how many ways lead to
-        it is counted on the way down. To a table that is shared in the kernel half one way counts, and a repeat counts
-        like a table.
+        it is counted on the way down. Of those that share it in the kernel half one way counts, and a repeat counts like
+        a table.
         """
         _, frames, flags = self._root()
         size = visits = 0.0
@@ -212,7 +217,7 @@ class _Walk:
                 break
             if max(size, (visits + float(ways.sum())) * PAGE) > most:
                 return int(max(size, (visits + float(ways.sum())) * PAGE)), int(visits)
-            below, shared = [], []
+            below, shared = [], [np.zeros(0, np.uint64)]
             visits += float(ways.sum())
             for part in range(0, len(frames), _BATCH):
                 here = slice(part, part + _BATCH)
@@ -224,16 +229,15 @@ class _Walk:
                 size += float(weight[entries.leaf].sum()) * (1 << level.shift)
                 inside = ~entries.leaf
                 inside[inside] = self.memory.holds_tables(entries.physical[inside], PAGE, self.mode.entry)
-                tables = _Tables(entries.physical[inside], weight[inside], upper[inside])
-                below.append(_merged(tables))
-                shared.append(_shared(entries.row[inside], tables))
+                many = _many(entries, ~entries.leaf & upper) & inside
+                visits += float(weight[many].sum())
+                shared.append(np.unique(entries.physical[many]))
+                inside &= ~many
+                below.append(_merged(_Tables(entries.physical[inside], weight[inside], upper[inside])))
+            once = np.unique(np.concatenate(shared))
+            visits -= len(once)  # these are counted when they are read
+            below.append(_Tables(once, np.ones(len(once), np.float64), np.ones(len(once), np.bool_)))
             frames, ways, kernel = _merged(_Tables(*map(np.concatenate, zip(*below, strict=True))))
-            if depth + 1 < len(self.shared):
-                self.shared[depth + 1] = found = np.concatenate(shared)
-                if len(found):
-                    once = kernel & np.isin(frames, found)
-                    visits += float(ways[once].sum()) - int(once.sum())
-                    ways[once] = 1
             flags = np.zeros(_BATCH, np.uint8)
         return int(size), int(visits)
 
@@ -350,16 +354,11 @@ class _Walk:
             address |= (address >> np.uint64(self.mode.bits - 1)) * above
         return address
 
-    def _asked_for(self, entries: _Entries, address: Column, shift: int) -> tuple[_Entries, Column]:
-        """Leave out entries that map nothing of the range; the root's were left out when it was read."""
-        if self.first == 0 and self.last >= TOP - 1:
-            return entries, address
-        keep = address + np.uint64((1 << shift) - 1) >= np.uint64(self.first)
+    def _asked_for(self, address: Column, shift: int) -> Mask:
+        """Say which entries map any of the range; the root's others were left out when it was read."""
+        keep: Mask = address + np.uint64((1 << shift) - 1) >= np.uint64(self.first)
         keep &= address <= np.uint64(min(self.last, TOP - 1))
-        if keep.all():
-            return entries, address
-        row, column, physical, flags, leaf = entries
-        return _Entries(row[keep], column[keep], physical[keep], flags[keep], leaf[keep]), address[keep]
+        return keep
 
     def _count_lost(self, depth: int, start: Column, frames: Column) -> None:
         """Count the entries that the image does not hold whole, of those whose place is in the range.
@@ -373,7 +372,8 @@ class _Walk:
             column = np.flatnonzero(~there.all(axis=1) & (held | ~there[:, :2].all(axis=1))).astype(np.uint64)
             none = np.zeros(len(column), np.uint8)
             entries = _Entries(np.full(len(column), row), column, column, none, none.astype(np.bool_))
-            self._count("lost_entries", len(self._asked_for(entries, self._address(start, entries, shift), shift)[1]))
+            asked = self._asked_for(self._address(start, entries, shift), shift)
+            self._count("lost_entries", int(np.count_nonzero(asked)))
 
     def _collect(self, address: Column, entries: _Entries, shift: int) -> None:
         if len(address):
@@ -433,9 +433,9 @@ class _Walk:
         )
 
     def _repeats(self) -> Repeats:
-        """Return the repeats, sorted, neighbours joined that repeat neighbours."""
+        """Return the repeats, sorted."""
         rows = [np.zeros((3, 0), np.uint64)]
-        for level, found in zip(self.mode.levels, [*self.again[1:], []], strict=True):
+        for level, found in zip(self.mode.levels, self.again, strict=True):
             rows += [np.stack([start, np.full_like(start, 1 << level.shift), target]) for start, target in found]
         start, size, target = np.concatenate(rows, axis=1)
         order = np.argsort(start)
@@ -457,20 +457,6 @@ def _merged(tables: _Tables) -> _Tables:
     return _Tables(unique & ~np.uint64(1), ways, (unique & np.uint64(1)) != 0)
 
 
-def _shared(row: npt.NDArray[np.int64], tables: _Tables) -> Column:
-    """Return the frames to which many entries of one directory (`row`) of the kernel half lead."""
-    row, frames = row[tables.kernel], tables.frames[tables.kernel]
-    if len(row) < _SHARED:
-        return frames[:0]
-    order = np.lexsort((frames, row))
-    row, frames = row[order], frames[order]
-    ahead = slice(_SHARED - 1, None)
-    found: Column = frames[ahead][(frames[ahead] == frames[: 1 - _SHARED]) & (row[ahead] == row[: 1 - _SHARED])]
-    fresh = np.ones(len(found), np.bool_)  # np.unique in its plain form imports numpy.ma first
-    fresh[1:] = found[1:] != found[:-1]
-    return found[fresh]
-
-
 def _only_masked(words: Column, possible: np.uint64) -> Mask:
     """Say of which entries the upper half is nothing but the mask that Windows puts on what is not present.
 
@@ -481,6 +467,20 @@ def _only_masked(words: Column, possible: np.uint64) -> Mask:
     lowest = upper & (~upper + np.uint64(1))
     run = (upper & (upper + lowest)) == 0
     return np.asarray(run & (lowest > possible) & ((words & np.uint64(0x10)) == 0))
+
+
+def _many(entries: _Entries, tables: Mask) -> Mask:
+    """Say which entries, of those for `tables`, are of many in one directory that lead to one table."""
+    found = np.zeros(len(tables), np.bool_)
+    rows = np.flatnonzero(tables)
+    if len(rows) < _SHARED:
+        return found
+    order = rows[np.lexsort((entries.physical[rows], entries.row[rows]))]
+    row, frames = entries.row[order], entries.physical[order]
+    first = np.flatnonzero(np.append([True], (row[1:] != row[:-1]) | (frames[1:] != frames[:-1])))
+    count = np.diff(np.append(first, len(order)))
+    found[order] = np.repeat(count >= _SHARED, count)
+    return found
 
 
 def _joined(start: Column, size: Column, physical: Column, flags: Flags) -> tuple[Column, Column, Column, Flags]:
