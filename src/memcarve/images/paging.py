@@ -170,9 +170,8 @@ class _Walk:
             many = np.zeros(len(address), np.bool_)
             if not small:
                 many = _many(entries, ~entries.leaf & (address >= np.uint64(self.table.kernel_half)))
-            if depth:
-                keep = self._asked_for(address, levels[depth].shift)
-                entries, address, many = _Entries(*(column[keep] for column in entries)), address[keep], many[keep]
+            if depth and not (keep := self._asked_for(address, levels[depth].shift)).all():
+                entries, address, many = _some(entries, keep), address[keep], many[keep]
             self._collect(address[entries.leaf], entries, levels[depth].shift)
             below = ~entries.leaf
             if below.any():
@@ -206,8 +205,8 @@ class _Walk:
         """Return the bytes that the tables are said to map, and how many tables a walk visits; at least `most` of them.
 
         Each table is read once for each level at which it stands, however often it is pointed to: how many ways lead to
-        it is counted on the way down. Of those that share it in the kernel half one way counts, and a repeat counts like
-        a table.
+        it is counted on the way down. Of those that share it in the kernel half one way counts, and a repeat counts
+        like a table.
         """
         _, frames, flags = self._root()
         size = visits = 0.0
@@ -467,6 +466,11 @@ def _only_masked(words: Column, possible: np.uint64) -> Mask:
     lowest = upper & (~upper + np.uint64(1))
     run = (upper & (upper + lowest)) == 0
     return np.asarray(run & (lowest > possible) & ((words & np.uint64(0x10)) == 0))
+
+
+def _some(entries: _Entries, keep: Mask) -> _Entries:
+    row, column, physical, flags, leaf = entries
+    return _Entries(row[keep], column[keep], physical[keep], flags[keep], leaf[keep])
 
 
 def _many(entries: _Entries, tables: Mask) -> Mask:
