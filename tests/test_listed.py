@@ -99,6 +99,22 @@ def test_commands_do_not_wait_for_the_search(truth: Truth, go: Invoke, words: tu
     assert f"{UNSOUGHT}: another with this pid may exist" in ran.err
 
 
+def test_a_damaged_list_is_told(tmp_path: Path, go: Invoke) -> None:
+    """If the list is damaged, `--listed` and a process taken by its pid say so; a whole list has no such note."""
+    truth = winimage.build(tmp_path / "mem.raw", damage="both")
+    assert truth.cut_off
+    for words in (
+        ("processes", truth.path, "--listed"),
+        ("segments", truth.path, "--pid", 4),
+        ("processes", truth.path),
+    ):
+        ran = go(*words)
+        assert ran.code == 0
+        assert ran.err.count("the list of processes is damaged (forward, 0x") == 1, words
+    whole = winimage.build(tmp_path / "whole.raw")
+    assert "damaged" not in go("processes", whole.path, "--listed").err
+
+
 def test_what_the_list_lacks_is_searched_for(truth: Truth, go: Invoke) -> None:
     """A hidden process is found by its pid, and by its name, without the note."""
     hidden = next(process for process in truth.processes if not process.listed and process.exit == 0)

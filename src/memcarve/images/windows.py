@@ -108,6 +108,11 @@ class Windows:
         """Return the processes that the kernel's list leads to, without looking through all of memory."""
         return [_entry(process, linked=True) for process in self._walk_list()[0]]
 
+    @property
+    def problem(self) -> str:
+        """What is wrong with the kernel's list of processes, in words; nothing if it is whole."""
+        return self._walk_list()[1]
+
     def processes(self) -> list[ProcessEntry]:
         """Return every process, in the order of the list; then those that only the search found, by pid."""
         if self._all is None:

@@ -87,6 +87,8 @@ class ImageContainer(Container):
     def remarks(self) -> list[str]:  # type: ignore[override]
         """What must not be missed: of the image, and of the list of processes once it was read."""
         unsought = [] if self._unsought is None or self._complete else [self._unsought]
+        if unsought and (problem := self.windows.problem):
+            unsought.append(f"the list of processes is damaged ({problem}): some that it held may be unlisted now")
         return [*self.memory.notes, *(self._windows.notes if self._windows else []), *unsought]
 
     @property
