@@ -173,6 +173,23 @@ def test_found_modules(opened: Any) -> None:
     ]
 
 
+@pytest.mark.parametrize("rows_of_a", [True, False])
+def test_an_image_that_pretends_to_be_part_of_a_listed_one(opened: Any, rows_of_a: bool) -> None:  # noqa: FBT001 - of pytest
+    """Behind the end of a listed module an image is one of its own, whatever AllocationBase says; a note tells."""
+    for base in (ONE + 0x10000, ONE + (1 << 24)):
+        infos = [*(parts(ONE) if rows_of_a else ()), *parts(base, ONE)]
+        process = opened(Dump([(ONE, PROGRAM), (base, bytes(PAGE) + PROGRAM[PAGE:])], infos=infos, modules=[A]))
+        found = findings(process)
+        assert ("module-unlisted", base) in found
+        assert ("wiped-header", base) in found
+        assert any("the AllocationBase cannot be right" in note for note in process.evidence.notes)
+        assert process.evidence.regions[0].rows[-1].allocation == base
+    # the list may give a size that is no whole page; and what is no image needs no list
+    within = [Info(ONE + 2 * PAGE, PAGE, ONE, kind=IMAGE), Info(ONE + (1 << 24), PAGE, ONE)]
+    process = opened(Dump([(ONE, PROGRAM)], infos=within, modules=[(ONE, 0x2001, "a.exe")]))
+    assert [row.allocation for row in process.evidence.regions[0].rows] == [ONE, ONE]
+
+
 def test_stack(opened: Any) -> None:
     """All rows of a stack are the stack: what is reserved, the guard page, what is in use; its neighbours are not."""
     infos = [

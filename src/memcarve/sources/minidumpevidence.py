@@ -41,6 +41,8 @@ if TYPE_CHECKING:
     Table = npt.NDArray[np.void]
 
 _TOP = 1 << 64
+#: allocations begin at multiples of this
+_GRANULE = 1 << 16
 _MOST_REGIONS = 1 << 20
 _PAGE = 4096
 _KINDS = {layout.IMAGE: IMAGE, layout.MAPPED: MAPPED, layout.PRIVATE: PRIVATE}
@@ -246,12 +248,19 @@ def _allocations(dump: Minidump, rows: Table, modules: list[Module], notes: list
     """Return where the allocation begins (uint64) that each row is part of; rows are in order of addresses, not empty.
 
     Rows that follow each other and name the same AllocationBase are one allocation, unless that lies behind them, or in
-    something else that is listed: then it is not known. Such a row stands for itself; but an image is part of the
-    module that is listed there, or else of what begins with the first of the images that touch each other.
+    something else that is listed, or an image is said to be part of a module that ends before it: then it is not known.
+    Such a row stands for itself; but an image is part of the module that is listed there, or else of what begins with
+    the first of the images that touch each other.
     """
     start, base = rows["base"].astype(np.uint64), rows["allocation"].astype(np.uint64)
     last = start + (rows["size"].astype(np.uint64) - np.uint64(1))
     free, image = rows["state"] == layout.FREE, rows["type"] == layout.IMAGE
+    listed = sorted((module.start, module.size) for module in modules if module.size is not None)
+    low, length = (np.array(column, np.uint64) for column in (zip(*listed, strict=True) if listed else ((), ())))
+    if listed:  # an image that no list names may be said to be part of one that is listed
+        own = np.maximum(np.searchsorted(low, base, "right") - 1, 0)
+        ends = (length[own] + np.uint64(_GRANULE - 1)) & ~np.uint64(_GRANULE - 1)
+        base = np.where(image & (low[own] == base) & (start > base) & (start - base >= ends), np.uint64(0), base)
     begins = np.ones(len(rows), np.bool_)
     begins[1:] = (base[1:] != base[:-1]) | free[1:] | free[:-1]
     first = np.flatnonzero(begins)
@@ -268,9 +277,7 @@ def _allocations(dump: Minidump, rows: Table, modules: list[Module], notes: list
     alone = ~(unknown & image)
     alone[1:] |= alone[:-1] | (start[1:] - np.uint64(1) != last[:-1])
     found: Column = start[np.maximum.accumulate(np.where(alone, np.arange(len(rows)), 0))]
-    listed = sorted((module.start, module.size) for module in modules if module.size is not None)
     if listed:
-        low, length = (np.array(column, np.uint64) for column in zip(*listed, strict=True))
         place = np.searchsorted(low, start, "right") - 1
         low, length = low[np.maximum(place, 0)], length[np.maximum(place, 0)]
         found = np.where(image & (place >= 0) & (start - low < length), low, found)
