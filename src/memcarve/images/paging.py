@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 _PRESENT, _RW, _US, _LARGE = (np.uint64(1 << bit) for bit in (0, 1, 2, 7))
 _NO_EXECUTE = np.uint64(1 << 63)
 _FRAME = np.uint64(((1 << 52) - 1) ^ 0xFFF)
-_PAGES = np.uint64((1 << 64) - PAGE)
 
 _BATCH = 1024  # tables looked at in one go: 4 MiB
 _PLACED = 1 << 18  # stretches looked up in the image in one go
@@ -269,11 +268,9 @@ class _Walk:
 
     def _in_part(self, depth: int, frames: Column) -> Iterator[tuple[int, Column, Mask]]:
         """Yield the row of each table that the image holds in part, its entries, and which bytes of them are there."""
-        if not len(self.memory.seams):
-            return
         width = self.mode.entry
         size = PAGE if depth else width * self.mode.top
-        for row in np.flatnonzero(np.isin(frames & _PAGES, self.memory.seams)).tolist():
+        for row in np.flatnonzero(self.memory.on_seam(frames)).tolist():
             data, there = self.memory.part(int(frames[row]), size)
             yield row, np.frombuffer(data, f"<u{width}").astype(np.uint64), there.reshape(-1, width)
 

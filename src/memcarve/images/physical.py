@@ -137,12 +137,20 @@ class PhysicalMemory:
         """
         found = self.holds(physical, size)
         if len(self.seams):
-            rest = np.flatnonzero(~found & np.isin(physical & _PAGES, self.seams))
+            rest = np.flatnonzero(~found & self.on_seam(physical))
             tables, inverse = np.unique(physical[rest], return_inverse=True)
             bytes_there = (self.part(table, size)[1].reshape(-1, entry) for table in tables.tolist())
             most = [2 * int(there.all(axis=1).sum()) > len(there) for there in bytes_there]
             found[rest] = np.array(most, np.bool_)[inverse]
         return found
+
+    def on_seam(self, physical: Column) -> npt.NDArray[np.bool_]:
+        """Say for each address (bool) whether it lies on one of `seams`."""
+        if not len(self.seams):
+            return np.zeros(len(physical), np.bool_)
+        page = physical & _PAGES
+        place = np.minimum(np.searchsorted(self.seams, page), len(self.seams) - 1)
+        return np.asarray(self.seams[place] == page)
 
     def part(self, physical: int, size: int) -> tuple[bytes, npt.NDArray[np.bool_]]:
         """Return `size` bytes of one of `seams`, zeros for those that are not in the image, and which are (bool)."""
@@ -174,8 +182,7 @@ class PhysicalMemory:
         into = unique - self.start[index]
         offsets = self.offset[index] + into
         split = into + np.uint64(PAGE) > self.size[index]  # begins in one range and ends in another
-        if len(self.seams):
-            split |= np.isin(unique, self.seams)
+        split |= self.on_seam(unique)
         words = np.empty((len(unique), PAGE // 8), np.uint64)
         view = words.view(np.uint8).reshape(-1).data
         breaks = np.flatnonzero((np.diff(offsets) != PAGE) | split[1:] | split[:-1]) + 1
@@ -191,8 +198,7 @@ class PhysicalMemory:
         data = self.read(physical, size)
         if data is not None:
             return data
-        known = np.isin(np.uint64(physical - physical % PAGE), self.seams)
-        return self.part(physical, size)[0] if known else bytes(size)
+        return self.part(physical, size)[0] if self.on_seam(np.array([physical], np.uint64))[0] else bytes(size)
 
     def _seam(self, page: int) -> tuple[bytes, npt.NDArray[np.bool_]]:
         if page not in self._parts:
@@ -210,7 +216,8 @@ class PhysicalMemory:
 
     def _find_seams(self) -> Column:
         ends = np.concatenate([self.start, self.start + self.size])
-        seams = np.unique(ends[ends % np.uint64(PAGE) != 0] & _PAGES)
+        seams = ends[ends % np.uint64(PAGE) != 0] & _PAGES
+        seams = np.unique(seams) if len(seams) else seams
         if len(seams) <= _MOST_SEAMS:
             return seams
         self.notes.append(

@@ -87,7 +87,7 @@ def pages_of(memory: PhysicalMemory, space: AddressSpace) -> Iterator[Block]:
     count = ((first + size - np.uint64(1)) // page - low + np.uint64(1)).astype(np.int64)
     within = np.arange(int(count.sum())) - np.repeat(np.cumsum(count) - count, count)
     physical = np.unique(np.repeat(low, count) + within.astype(np.uint64)) * page
-    seams = np.isin(physical, memory.seams)
+    seams = memory.on_seam(physical)
     yield from _seams(physical[seams])
     physical = physical[~seams & memory.holds(physical, PAGE)]
     ranges = np.searchsorted(memory.start, physical, "right") - 1
