@@ -587,14 +587,36 @@ def test_other_elf_headers(tmp_path: Path, place: int, value: bytes, message: st
                 machinecore.read(file)
 
 
-def test_other_processors(tmp_path: Path) -> None:
-    """The core of another processor's machine is read, with a note."""
+@pytest.mark.parametrize(
+    ("number", "name"),
+    [
+        (183, "ARM64"),
+        (40, "32-bit ARM"),
+        (243, "RISC-V"),
+        (22, "s390"),
+        (21, "64-bit PowerPC"),
+        (8, "MIPS"),
+        (999, "999"),
+    ],
+)
+def test_other_processors(tmp_path: Path, number: int, name: str) -> None:
+    """The core of another processor's machine is refused by the processor's name, as its page tables are not x86's."""
     data = bytearray(containers.elf_core(SHORT))
-    data[18] = 183
+    data[18:20] = number.to_bytes(2, "little")
+    with opened(tmp_path / "image", bytes(data)) as file:
+        for certain in (False, True):
+            with pytest.raises(InputError, match=f"whose processor is.* {name}.*gcore"):
+                machinecore.read(file, certain=certain)
+
+
+def test_no_processor(tmp_path: Path) -> None:
+    """The core of a machine that names no processor is read, with a note."""
+    data = bytearray(containers.elf_core(SHORT))
+    data[18] = 0
     with opened(tmp_path / "image", bytes(data)) as file:
         memory = machinecore.read(file)
         assert memory is not None
-        assert "type 183" in memory.notes[0]
+        assert "does not say of which processor" in memory.notes[0]
 
 
 @pytest.mark.parametrize("count", [0xFFFF, (1 << 32) - 1])
@@ -667,6 +689,9 @@ def patched(place: int, layout: str, *values: int | bytes, kind: str = "full") -
         (patched(0x88, "<I", (1 << 32) - 1), "4294967295 runs"),
         (patched(0x98, "<QQ", (1 << 64) - 1, 1), "no machine has so many"),
         (patched(0xF98, "<I", 5), "without its bitmap"),
+        (patched(0x30, "<I", 0xAA64), "whose processor is ARM64 .0xaa64.; .*procdump"),
+        (patched(0x30, "<I", 0x1C4), "whose processor is 32-bit ARM"),
+        (patched(0x30, "<I", 0x5064), "whose processor is unknown .0x5064."),
         (patched(0xF98, "<I", 8), "without its ranges"),
         (patched(0x2000, "<4s", b"XDMP", kind="FDMP"), "expected FDMP or SDMP"),
         (patched(0x2030, "<Q", (1 << 64) - 1, kind="FDMP"), "does not end before its first page"),
@@ -694,6 +719,17 @@ def test_runs_and_pages_that_make_no_sense(tmp_path: Path) -> None:
         assert memory is not None
         sound(memory)
         assert not len(memory.start)
+
+
+@pytest.mark.parametrize("number", [0, 0x45474150])
+def test_crash_dump_of_no_processor(tmp_path: Path, number: int) -> None:
+    """A crash dump in whose header no processor was put is read, with a note."""
+    data = bytearray(containers.crash_dump(RANGES))
+    struct.pack_into("<I", data, 0x30, number)
+    with opened(tmp_path / "image", bytes(data)) as file:
+        memory = crashdump.read(file)
+        assert memory is not None
+        assert "does not say of which processor" in memory.notes[0]
 
 
 def test_more_pages_than_the_bitmap(tmp_path: Path) -> None:

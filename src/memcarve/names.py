@@ -1,8 +1,16 @@
-"""Words that commands, evidence and labels share: kinds of memory, and flags; and what a file is called."""
+"""Words that commands, the library, evidence and labels share, each list closed; and what a file is called."""
 
 from __future__ import annotations
 
 import ntpath
+
+#: what an input may be said to be; `image` is any container of a machine's memory, and a raw one
+INPUT_TYPES = ("image", "dump", "map", "core", "minidump", "folder", "proc")
+TRUSTS = ("printed", "sum")
+SYSTEMS = ("windows", "linux", "none")
+PAGINGS = ("x64", "x64-5", "pae", "x86")
+HALVES = ("user", "kernel", "all")
+SPLITS = ("none", "region", "protection", "permissions", "module")
 
 PRIVATE, MAPPED, IMAGE, STACK, HEAP, TEB, PEB, PAGE_TABLES = KINDS = (
     "private", "mapped", "image", "stack", "heap", "TEB", "PEB", "page tables",

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from memcarve.errors import ProcessError, UsageError
+from memcarve.errors import ProcessError, UsageError, one_of
 from memcarve.evidence import Evidence, places
 from memcarve.missing import CUT_OFF
+from memcarve.names import FLAGS, HALVES, KINDS, SPLITS
 from memcarve.segments import KERNEL_HALF
 
 if TYPE_CHECKING:
@@ -27,9 +29,6 @@ if TYPE_CHECKING:
 _KERNEL_HALF_32 = 0x80000000
 
 
-SPLITS = ("none", "region", "protection", "permissions", "module")
-
-
 class Labeller(Protocol):
     """Says what is known of segments."""
 
@@ -37,7 +36,8 @@ class Labeller(Protocol):
         """Return labels of the segments, good for telling those that are `wanted`."""
 
 
-class Selection(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Selection:
     """Which segments are wanted: by half, by addresses they touch (half-open), by size in bytes; None is no limit.
 
     `range` is ``"user"``, ``"kernel"`` or ``"all"``; None leaves it to the process: all of a dump, the user half of an
@@ -45,7 +45,7 @@ class Selection(NamedTuple):
 
     By labels, of each kind any of those given, in any region that a segment touches: `file` (patterns for the mapped
     file's path or name, or the module's name), `protection` (letters that must all be in it, or its full name), `kind`
-    (of names.KINDS), `flag` (names of flags).
+    (of names.KINDS), `flag` (of names.FLAGS). Raises UsageError for a half, kind or flag that there is not.
     """
 
     range: str | None = None
@@ -56,6 +56,15 @@ class Selection(NamedTuple):
     protection: Sequence[str] = ()
     kind: Sequence[str] = ()
     flag: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        one_of("half of an address space (range)", () if self.range is None else (self.range,), HALVES)
+        one_of("kind of memory", self.kind, KINDS)
+        one_of("flag", self.flag, FLAGS)
+
+    def _replace(self, **changes: Any) -> Selection:  # noqa: ANN401 - members, as of the tuples that options are
+        """Return the same with some members changed."""
+        return dataclasses.replace(self, **changes)
 
     @property
     def by_labels(self) -> dict[str, Sequence[str]]:
@@ -243,9 +252,10 @@ class ProcessMemory:
     ) -> tuple[Segments, list[LeftOut]]:
         """Return the segments wanted, and what was left out by each of the limits.
 
-        `split` is one of SPLITS: where else segments end. `labeller` gives them labels. Raises UsageError where the
-        input does not say where to split, and where labels are asked for without a labeller.
+        `split` is one of names.SPLITS: where else segments end. `labeller` gives them labels. Raises UsageError if it
+        is none, if the input does not say where to split, and if labels are asked for without a labeller.
         """
+        one_of("way to split", (split,), SPLITS)
         segments = self.space.segments()
         if split != "none":
             segments = self.space.cut(segments, self._places(split))
@@ -303,7 +313,7 @@ class ProcessMemory:
     ) -> Segments:
         """Return the contiguous segments, in order of addresses: those selected, else those of `default_range`.
 
-        `split` is one of SPLITS: where they end, too. `labeller` (a ``memcarve.Labelling``) gives them labels.
+        `split` is one of names.SPLITS: where they end, too. `labeller` (a ``memcarve.Labelling``) gives them labels.
         """
         return self.select(selection or Selection(), split, labeller)[0]
 
@@ -320,6 +330,13 @@ class Container(ABC):
     #: sentences for the user about the input: all of them, and those that must not be missed
     notes: Sequence[str]
     remarks: Sequence[str] = ()
+    #: what the user said that the input is, if anything
+    input_type: str | None = None
+
+    @property
+    def said(self) -> dict[str, str]:
+        """What the user said of the input, as it stands among the inputs in what is written."""
+        return {} if self.input_type is None else {"input_type": self.input_type}
 
     @abstractmethod
     def processes(self) -> list[ProcessEntry]:

@@ -215,7 +215,8 @@ class AddressSpace:
             if gap >= 0 and address - int(self.missing_start[gap]) < int(self.missing_size[gap]):
                 reason = REASONS[int(self.missing_reason[gap])]
                 if reason in {CUT_OFF, IMAGE_CUT_OFF}:
-                    detail = " (the map says that it was in the dump)" if reason == CUT_OFF else ""
+                    mapped = reason == CUT_OFF and self.absent == "not in the map"
+                    detail = " (the map says that it was in the dump)" if mapped else ""
                     raise AddressError(address, "the file ends too early", detail)
                 raise AddressError(address, "mapped but missing", f" ({reason})")
         raise AddressError(address, self.absent, self._extended(address))

@@ -30,6 +30,7 @@ from memcarve.cli.options import (
 )
 from memcarve.cli.progress import ProgressBar, amount, counted
 from memcarve.errors import UsageError, printable
+from memcarve.names import INPUT_TYPES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -178,6 +179,9 @@ def _as_recorded(header: dict[str, Any], opening: dict[str, Any]) -> dict[str, A
     """Return how to open the source: as it was opened for the carve, where nothing else is said now."""
     inputs = header.get("inputs")
     used: dict[str, Any] = inputs if isinstance(inputs, dict) else {}
+    if all(value in (None, ()) for value in opening.values()):
+        said = [each.get("input_type") for each in used.values() if isinstance(each, dict)]
+        opening = {**opening, "input_type": next((word for word in said if word in INPUT_TYPES), None)}
     memory_map, image = used.get("map"), used.get("image")
     if isinstance(image, dict):
         given = {**opening}

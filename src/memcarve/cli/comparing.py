@@ -25,6 +25,7 @@ from memcarve.cli.options import (
 )
 from memcarve.cli.progress import ProgressBar, counted
 from memcarve.cli.tables import Column, format_option, print_table
+from memcarve.names import INPUT_TYPES, SYSTEMS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -103,10 +104,12 @@ _PAGE_COLUMNS = (
 @click.option(
     "--os",
     "system",
-    type=click.Choice(["windows", "linux", "none"]),
+    type=click.Choice(SYSTEMS),
     help="Of images: what page-table entries mean that are not present.  [default: recognised]",
 )
 @click.option("--limit", type=to_size, metavar="SIZE", help="Of images: how much virtual memory page tables may claim.")
+@click.option("--input-type", type=click.Choice(INPUT_TYPES), help="What BEFORE and AFTER are, if not recognised.")
+@click.option("--other-input-type", type=click.Choice(INPUT_TYPES), help="What AFTER is, if that is another.")
 @quiet_options
 def diff(
     before: str,
@@ -118,6 +121,8 @@ def diff(
     layout: str,
     system: str | None,
     limit: int | None,
+    input_type: str | None,
+    other_input_type: str | None,
     *,
     unchanged: bool,
     changed_pages: bool,
@@ -139,8 +144,9 @@ def diff(
     with contextlib.ExitStack() as stack:
         half = wanted["half"]
         opening = {"system": system, "limit": limit}
-        was = _open(stack, before, pid, name, half, opening)
-        now = _open(stack, after, pid if other_pid is None else [other_pid], name, half, opening)
+        was = _open(stack, before, pid, name, half, {**opening, "input_type": input_type})
+        other = {**opening, "input_type": other_input_type or input_type}
+        now = _open(stack, after, pid if other_pid is None else [other_pid], name, half, other)
         # rows and a bar would get into each other's way at a terminal
         progress = stack.enter_context(ProgressBar("comparing", quiet=quiet or at_terminal()))
         compared = compare(
@@ -188,7 +194,9 @@ def _open(
     """Open one side; what is said of images means nothing to a folder."""
     from memcarve.sources import open_container  # noqa: PLC0415
 
-    container = stack.enter_context(open_container(path, **({} if os.path.isdir(path) else opening)))
+    if os.path.isdir(path):
+        opening = {"input_type": opening["input_type"]}
+    container = stack.enter_context(open_container(path, **opening))
     return container.open_process(choose_one(container, pid, name), half or container.default_range)
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from memcarve.errors import ProcessError, UsageError, printable
-from memcarve.names import FLAGS, KINDS
+from memcarve.names import FLAGS, HALVES, INPUT_TYPES, KINDS, PAGINGS, SPLITS, SYSTEMS, TRUSTS
 
 if TYPE_CHECKING:
     import contextlib
@@ -24,7 +24,6 @@ COMPLETE, FAILED, USAGE, INCOMPLETE = 0, 1, 2, 3
 
 _TOP = 1 << 64
 _UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
-_HALVES = ("user", "kernel", "all")
 
 _F = TypeVar("_F", bound="Callable[..., Any]")
 
@@ -119,15 +118,26 @@ def _collected(
 
 
 #: what the library's `open` takes
-_OPENING = ("memory_map", "dump", "trust", "dtb", "system", "paging", "limit", "regions", "modules", "threads")
+_OPENING = (
+    *("input_type", "memory_map", "dump", "trust", "dtb", "system", "paging", "limit"),
+    *("regions", "modules", "threads"),
+)
 _WANTED = ("half", "addresses", "min_size", "max_size", "files", "protections", "kinds", "flags")
 
+input_type_option = click.option(
+    "--input-type",
+    type=click.Choice(INPUT_TYPES),
+    help="What the input is, if it is not recognised or taken for something else; a core is a process's, an image a "
+    "machine's memory in any container.",
+)
+
 input_options = together(
+    input_type_option,
     click.option("--map", "memory_map", metavar="FILE", type=click.Path(), help="The memory map, if not beside it."),
     click.option("--dump", metavar="FILE", type=click.Path(), help="The dump, where FILE is the map."),
     click.option(
         "--trust",
-        type=click.Choice(["printed", "sum"]),
+        type=click.Choice(TRUSTS),
         help="Which positions to believe where the map is at odds with the dump's length.",
     ),
     click.option(
@@ -139,12 +149,12 @@ input_options = together(
     click.option(
         "--os",
         "system",
-        type=click.Choice(["windows", "linux", "none"]),
+        type=click.Choice(SYSTEMS),
         help="Of an image: what page-table entries mean that are not present.  [default: recognised]",
     ),
     click.option(
         "--paging",
-        type=click.Choice(["x64", "x64-5", "pae", "x86"]),
+        type=click.Choice(PAGINGS),
         help="Of an image with --dtb: the kind of page tables.  [default: recognised]",
     ),
     click.option(
@@ -183,7 +193,7 @@ filter_options = together(
     click.option(
         "--range",
         "half",
-        type=click.Choice(_HALVES),
+        type=click.Choice(HALVES),
         help="Which half of the space.  [default: all of a dump, user of an image; with --address all]",
     ),
     click.option(
@@ -219,7 +229,7 @@ filter_options = together(
 
 split_option = click.option(
     "--split",
-    type=click.Choice(["none", "region", "protection", "permissions", "module"]),
+    type=click.Choice(SPLITS),
     default="none",
     show_default=True,
     help="End segments also where regions or modules do, or where the system's protection or the page tables' "

@@ -33,6 +33,8 @@ _RUN_COUNT = struct.Struct("<IIQ")
 _RUN = struct.Struct("<QQ")
 _MOST_RUNS = (700 - _RUN_COUNT.size) // _RUN.size  # the header has 700 bytes for them
 _X86_64 = 0x8664
+_UNKNOWN = {0, int.from_bytes(b"PAGE", "little")}  # what the header is filled with where nothing was put
+_OTHER_PROCESSORS = {0xAA64: "ARM64", 0x1C4: "32-bit ARM", 0x14C: "32-bit x86", 0x200: "Itanium"}
 _MOST_PAGES = 1 << 40  # a physical address has 52 bits
 
 _COMPLETE = 1
@@ -61,8 +63,8 @@ class _Header(NamedTuple):
 def read(file: FileBacking) -> MachineMemory | None:
     """Return the machine's memory, None where the file is no crash dump.
 
-    Raises InputError where the dump is 32-bit or of a kind that memcarve does not read, and where its headers are cut
-    off or make no sense; and SourceReadError.
+    Raises InputError where the dump is 32-bit, of another processor or of a kind that memcarve does not read, and where
+    its headers are cut off or make no sense; and SourceReadError.
     """
     begin = read_at(file, 0, 8)
     if begin == _MAGIC_32:
@@ -81,8 +83,15 @@ def read(file: FileBacking) -> MachineMemory | None:
     root = int(_ROOT.unpack_from(data, _ROOT_AT)[0]) & ~0xFFF  # below are flags, or the PCID
     processor, kind = (int.from_bytes(data[place : place + 4], "little") for place in (_PROCESSOR_AT, _TYPE_AT))
     notes: tuple[str, ...] = ()
-    if processor != _X86_64:
-        notes = (f"the crash dump is of a processor of type 0x{processor:x}, not of x86-64 (0x{_X86_64:x})",)
+    if processor in _UNKNOWN:
+        notes = ("the crash dump does not say of which processor it is; it is read as x86-64's",)
+    elif processor != _X86_64:
+        word = _OTHER_PROCESSORS.get(processor, "unknown")
+        raise InputError(
+            f"{file.path}: is the crash dump of a machine whose processor is {word} (0x{processor:x}); memcarve reads "
+            "page tables of x86 and x86-64 alone: make a full dump of each process on the machine itself (procdump "
+            "-ma), and give those, or use WinDbg"
+        )
     header = _Header(root, kind, notes)
     if kind == _COMPLETE:
         return _complete(file, header, data)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from memcarve.errors import InputError
-from memcarve.formats.elfcore import I386, LOAD, X86_64, origin, program_headers, read_header
+from memcarve.formats.elfcore import I386, LOAD, NO_PROCESSOR, X86_64, origin, program_headers, read_header
 from memcarve.formats.machine import machine, read_at
 
 if TYPE_CHECKING:
@@ -22,40 +22,51 @@ if TYPE_CHECKING:
     from memcarve.formats.elfcore import Note
     from memcarve.formats.machine import MachineMemory
 
-_PROCESSORS = {I386: "32-bit x86", X86_64: "x86-64"}
 # what QEMU notes of a processor: version, size, 18 registers, 10 segments of 24 bytes, then cr0 to cr4
 _QEMU_CONTROL = struct.Struct("<5Q")
 _QEMU_CONTROL_AT = 8 + 18 * 8 + 10 * 24
 _PAGING = 1 << 31  # in cr0
 
 
-def read(file: FileBacking) -> MachineMemory | None:
+def read(file: FileBacking, *, certain: bool = False) -> MachineMemory | None:
     """Return the machine's memory, None where the file is no ELF core, or the core of a process.
 
-    Raises InputError where the core is big-endian or its headers make no sense; and SourceReadError.
+    `certain`: somebody said that it is a machine's. Raises InputError where the core is of a machine whose page tables
+    memcarve does not read, or its headers make no sense; and SourceReadError.
     """
     header = read_header(file)
     if header is None:
         return None
+    if not header.rows and header.sections_size:
+        raise InputError(
+            f"{file.path}: is an ELF core of sections alone, without program headers, as Xen's dump-core writes "
+            "domains; memcarve does not read those; take the memory from inside the domain (AVML, LiME)"
+        )
     table, remarks = program_headers(file, header)
+    whole = not remarks
     found = origin(file, header, table)
-    if found.process:
+    if found.process and not certain:
         return None
-    if header.order != "<":
-        raise InputError(f"{file.path}: is a core of a big-endian machine; memcarve reads x86 only")
-    if header.processor not in _PROCESSORS:
-        remarks += (f"the core is of a processor of type {header.processor} (e_machine), not of x86",)
+    other = "; if it is the core of a process, --input-type core reads it" if found.doubtful and not certain else ""
+    if header.order != "<" or header.processor not in {NO_PROCESSOR, I386, X86_64}:
+        raise InputError(
+            f"{file.path}: is the core of a machine whose processor is {header.machine}; memcarve reads page tables of "
+            f"x86 and x86-64 alone: make a core of each process on the machine itself (gcore), and give those{other}"
+        )
+    if header.processor == NO_PROCESSOR:
+        remarks += ("the core does not say of which processor it is; it is read as x86's",)
+    if other:
+        remarks += (f"nothing in the core tells a machine's from a process's; it is taken for a machine's{other}",)
     # /proc/kcore says with this address that it does not know
     unknown = (1 << header.bits) - 1
     loads = table[table["type"] == LOAD]
     loads = loads[loads["paddr"] != unknown]
-    start, size, offset, whole, virtual = (
+    start, size, offset, memory, virtual = (
         loads[name].astype(np.uint64) for name in ("paddr", "filesz", "offset", "memsz", "vaddr")
     )
     # kdump leaves pages out, and so does a core of virtual memory
-    declared = found.writer in {"QEMU", "VirtualBox"} and not bool(
-        ((size != 0) & ((size < whole) | ((virtual != 0) & (virtual != start)))).any()
-    )
+    partly = ((size != 0) & ((size < memory) | ((virtual != 0) & (virtual != start)))).any()
+    declared = found.writer in {"QEMU", "VirtualBox"} and whole and not bool(partly)
     kind = f"ELF core ({found.writer})" if found.writer else "ELF core"
     roots = (_root(file, note, header.processor) for note in found.qemu)
     root = next((root for root in roots if root is not None), None)

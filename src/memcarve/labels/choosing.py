@@ -6,7 +6,7 @@ import fnmatch
 import re
 from typing import TYPE_CHECKING
 
-from memcarve.errors import UsageError
+from memcarve.errors import UsageError, one_of
 from memcarve.names import KINDS, base_name
 from memcarve.protection import WORDS
 
@@ -22,9 +22,7 @@ _LETTERS = re.compile(r"[rwcx]+")
 
 
 def _is_kind(values: Sequence[str]) -> Wanted:
-    unknown = [value for value in values if value not in KINDS]
-    if unknown:
-        raise UsageError(f"{unknown[0]!r} is no kind of memory; they are {', '.join(KINDS)}")
+    one_of("kind of memory", values, KINDS)
     return lambda _, kind: kind in values
 
 

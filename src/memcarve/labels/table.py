@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from memcarve.errors import UsageError
+from memcarve.errors import UsageError, one_of
 from memcarve.labels.choosing import CHOICES, names_match
 from memcarve.labels.flags import MOST_FINDINGS, NEEDS, Flagged
 from memcarve.labels.groups import Group, distinct, member, module_record
@@ -189,8 +189,7 @@ class SegmentLabels:
     def _has_flag(self, values: Sequence[str]) -> Flags:
         found = np.zeros(len(self.segments), np.bool_)
         for flag in values:
-            if flag not in FLAGS:
-                raise UsageError(f"{flag!r} is no flag; they are {', '.join(FLAGS)}")
+            one_of("flag", (flag,), FLAGS)
             if flag not in self.flagged.where:
                 raise UsageError(f"nothing is known to look for {flag} by; it needs {NEEDS[flag]}")
             found |= self._flag_columns[flag][0]

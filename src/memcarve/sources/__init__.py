@@ -6,6 +6,7 @@ import os
 from typing import TYPE_CHECKING
 
 from memcarve.errors import CounterpartError, InputError, NotRecognisedError
+from memcarve.names import INPUT_TYPES
 from memcarve.sources.core import open_core
 from memcarve.sources.folder import open_folder
 from memcarve.sources.image import open_machine, open_raw
@@ -13,7 +14,7 @@ from memcarve.sources.live import open_live
 from memcarve.sources.memmap import open_memmap
 from memcarve.sources.minidump import open_minidump
 from memcarve.sources.named import open_named
-from memcarve.sources.options import OpenOptions
+from memcarve.sources.options import CORE, DUMP, FOLDER, IMAGE, MAP, MINIDUMP, PROC, OpenOptions
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -26,6 +27,17 @@ _SMALLEST_IMAGE = 1 << 20
 
 #: each takes a path and OpenOptions, and raises NotRecognisedError where the file is not of its kind
 SOURCES = (open_live, open_folder, open_named, open_minidump, open_core, open_machine, open_memmap, open_raw)
+#: those that are tried where somebody says what the input is; what the last one says is the most useful
+_BY_TYPE = {
+    None: SOURCES,
+    PROC: (open_live,),
+    FOLDER: (open_folder, open_named),
+    MINIDUMP: (open_minidump,),
+    CORE: (open_core,),
+    IMAGE: (open_machine, open_raw),
+    MAP: (open_memmap,),
+    DUMP: (open_memmap,),
+}
 
 
 def open_container(
@@ -43,6 +55,7 @@ def open_container(
     regions: Paths = (),
     modules: Paths = (),
     threads: Paths = (),
+    input_type: str | None = None,
 ) -> Container:
     """Open what holds memory: an image of a machine's, or a process dump and its map, looked for beside each other.
 
@@ -58,8 +71,12 @@ def open_container(
     prints them, or ``/proc/PID/maps``; of a dump they are also found beside it, as ``pid.N.vadinfo.csv``. They are
     read when the process's `evidence` is asked for, and errors in them are raised then.
 
+    `input_type` (``"image"``, ``"dump"``, ``"map"``, ``"core"``, ``"minidump"``, ``"folder"``, ``"proc"``) says what
+    the file is if it is not recognised, or taken for something else; nothing else is tried then. ``"core"`` is a
+    process's, ``"image"`` any container of a machine's memory, its core among them, or a raw image.
+
     Close the result, or use it in a ``with`` statement. Raises InputError, with the remedy, where nothing can be made
-    of it.
+    of it; UsageError where what was said contradicts itself, or is none of the words above.
     """
     name = os.fspath(path)
     options = OpenOptions(
@@ -75,21 +92,28 @@ def open_container(
         regions=_paths(regions),
         modules=_paths(modules),
         threads=_paths(threads),
+        input_type=input_type,
     )
+    options.check(name)
     problems: dict[object, InputError] = {}
-    for source in SOURCES:
+    for source in _BY_TYPE[input_type]:
         try:
-            return source(name, options)
+            container: Container = source(name, options)
         except (NotRecognisedError, CounterpartError) as error:
             problems[source] = error
+        else:
+            container.input_type = input_type
+            return container
+    if input_type is not None:
+        raise list(problems.values())[-1]
     # each source tells why the file is none of its; what is missing to a dump is the most useful of it all
     problem = problems[open_raw if options.for_image else open_memmap]
     if isinstance(problem, CounterpartError) and os.path.getsize(name) >= _SMALLEST_IMAGE:
-        raise CounterpartError(
+        problem = CounterpartError(
             f"{problem}; if it is the image of a machine in which no system is recognised, give the root of one "
             "process's page tables with --dtb (memcarve processes --scan lists roots)"
         )
-    raise problem
+    raise type(problem)(f"{problem}; --input-type ({', '.join(INPUT_TYPES)}) says what it is if it is something else")
 
 
 def _paths(given: Paths) -> tuple[str, ...]:

@@ -13,12 +13,13 @@ import numpy as np
 
 from memcarve.backing import FileBacking
 from memcarve.columns import total
-from memcarve.errors import MapError, NotRecognisedError, OverlapError
+from memcarve.errors import InputError, MapError, NotRecognisedError, OverlapError
 from memcarve.formats import elfcore, processcore
 from memcarve.missing import CUT_OFF, NOT_WRITTEN, REASONS, MissingColumns
 from memcarve.process import Container, ProcessEntry, ProcessMemory
 from memcarve.sources.coreevidence import auxiliary_vector, core_evidence, read_core_notes
 from memcarve.sources.evidence import EvidenceFiles, file_evidence
+from memcarve.sources.options import CORE
 from memcarve.sources.untangling import untangled
 from memcarve.space import AddressSpace
 
@@ -49,7 +50,7 @@ class CoreContainer(Container):
         remarks: tuple[str, ...] = (),
         evidence_files: EvidenceFiles = EvidenceFiles(),  # noqa: B008 - a tuple
     ) -> None:
-        """Take over `file`, which `close` closes."""
+        """Take over `file`, which `close` closes; `remarks` say what of its headers and notes it ends too early for."""
         self.file = file
         self.header = header
         self.table = table
@@ -69,10 +70,13 @@ class CoreContainer(Container):
     def open_process(self, index: int, half: str = "all") -> ProcessMemory:  # noqa: ARG002 - there is one
         """Return the process's memory.
 
-        Raises OverlapError where two segments of the core claim one address with different bytes, MapError where one
-        reaches beyond the address space.
+        Raises InputError where the core holds none, OverlapError where two segments of the core claim one address with
+        different bytes, MapError where one reaches beyond the address space.
         """
         known = self._known
+        if not len(self.loads) and known.own is None:
+            why = self._remarks[0] if self._remarks else "it has notes alone; gcore writes cores with memory"
+            raise InputError(f"{self.file.path}: is the core of a process that holds no memory: {why}")
         space, shared = self._space()
         left_out = _left_out(space)
         missing = [
@@ -87,6 +91,7 @@ class CoreContainer(Container):
                 "size": self.file.size,
                 "format": f"{self.header.bits}-bit ELF core of a process",
                 "processor": self.header.processor,
+                **self.said,
                 **known.origin,
             }
         }
@@ -144,11 +149,19 @@ class CoreContainer(Container):
         words = [f"{count} segments claim addresses that others have, too; their bytes are the same"] if count else []
         return AddressSpace(*kept, self.file, gaps, absent="not in the core"), words
 
+    def _is_cut(self) -> bool:
+        """Say whether the file ends before the bytes that it should hold do."""
+        size, offset = (self.loads[name].astype(np.uint64) for name in ("filesz", "offset"))
+        limit = np.uint64(self.file.size)
+        return bool((size > limit - np.minimum(offset, limit)).any())
+
     def _lacks(self, space: AddressSpace) -> bool:
         """Say whether bytes are known to be missing; what the process could not access has none."""
+        if self._remarks or self._is_cut() or (space.missing_reason == REASONS.index(CUT_OFF)).any():
+            return True
         own = self._known.own
         if own is not None:
-            return own.get("complete") is not True or bool((space.missing_reason == REASONS.index(CUT_OFF)).any())
+            return own.get("complete") is not True
         short = (self.loads["filesz"] < self.loads["memsz"]) & (self.loads["flags"] & _ACCESS != 0)
         return bool(len(space.missing_start)) and bool(short.any())
 
@@ -188,10 +201,19 @@ def _opened(file: FileBacking, options: OpenOptions) -> CoreContainer:
     if header is None:
         raise NotRecognisedError(f"{file.path}: is no ELF core")
     table, remarks = elfcore.program_headers(file, header)
-    if not elfcore.origin(file, header, table).process:
+    found = elfcore.origin(file, header, table)
+    process = options.input_type == CORE or (found.process and not (found.doubtful and options.for_image))
+    if not process:
         raise NotRecognisedError(f"{file.path}: is the ELF core of a machine, not of a process")
     options.refuse_other(file.path, "the core of a process")
-    return CoreContainer(file, header, table, remarks, options.evidence_files)
+    container = CoreContainer(file, header, table, remarks, options.evidence_files)
+    if found.doubtful and options.input_type is None:
+        doubt = "nothing in the core tells a process's from a machine's; it is taken for a process's"
+        container.notes = [
+            *container.notes,
+            f"{file.path}: {doubt}; if it is a machine's, --input-type image reads it",
+        ]
+    return container
 
 
 def _reasons(reason: str, count: int) -> Column:

@@ -10,7 +10,7 @@ import numpy as np
 
 from memcarve.backing import FileBacking
 from memcarve.columns import breaks, total
-from memcarve.errors import InputError, LimitError, NotRecognisedError, ProcessError, UsageError
+from memcarve.errors import InputError, LimitError, NotRecognisedError, ProcessError, UsageError, one_of
 from memcarve.evidence import Evidence
 from memcarve.formats import avml, crashdump, lime, machinecore, vmware
 from memcarve.formats.machine import MachineMemory
@@ -23,6 +23,7 @@ from memcarve.images.roots import Root, address_table, find_roots
 from memcarve.images.search import find_linux
 from memcarve.images.windows import Windows
 from memcarve.missing import IMAGE_CUT_OFF, LEFT_OUT, OUTSIDE, REASONS, REPEATED, MissingColumns
+from memcarve.names import HALVES
 from memcarve.process import Container, Platform, ProcessEntry, ProcessMemory
 from memcarve.segments import TOP
 from memcarve.sources.evidence import file_evidence
@@ -172,8 +173,10 @@ class ImageContainer(Container):
     def open_process(self, index: int, half: str = "all") -> ProcessMemory:
         """Return the memory of a process, or one half of it.
 
-        Raises ProcessError where its page tables are not in the image, LimitError where they claim too much.
+        Raises ProcessError where its page tables are not in the image, LimitError where they claim too much, UsageError
+        for a half that there is not.
         """
+        one_of("half of an address space", (half,), HALVES)
         entry, table, system = self._chosen(index)
         start, end = (0, TOP) if half == "all" else (0, table.kernel_half)
         if half == "kernel":
@@ -380,6 +383,7 @@ class ImageContainer(Container):
                 "paging": table.mode.name,
                 "root": f"0x{table.root:x}",
                 "dtb": self.options.dtb is not None,
+                **self.said,
             }
         }
 
@@ -393,6 +397,18 @@ def refuse_known(file: FileBacking) -> None:
             raise InputError(f"{file.path}: is {words}")
 
 
+def machine_memory(file: FileBacking, *, certain: bool = False) -> MachineMemory | None:
+    """Return a machine's memory if a file is a container of one that says so itself.
+
+    `certain`: somebody said that it is an image. Raises what the readers of containers raise.
+    """
+    for read in _READERS:
+        machine = machinecore.read(file, certain=certain) if read is machinecore.read else read(file)
+        if machine is not None:
+            return machine
+    return None
+
+
 def open_machine(path: str, options: OpenOptions) -> ImageContainer:
     """Open a container of a machine's memory; raises NotRecognisedError where `path` is none that says so itself."""
     if options.for_dump:
@@ -401,10 +417,9 @@ def open_machine(path: str, options: OpenOptions) -> ImageContainer:
         raise UsageError("--paging says how to read what --dtb points to; give both")
     file = FileBacking(path)
     try:
-        for read in _READERS:
-            machine = read(file)
-            if machine is not None:
-                return ImageContainer(file, PhysicalMemory(machine), options)
+        machine = machine_memory(file, certain=options.for_image)
+        if machine is not None:
+            return ImageContainer(file, PhysicalMemory(machine), options)
         refuse_known(file)
     except BaseException:
         file.close()
@@ -431,7 +446,8 @@ def open_raw(path: str, options: OpenOptions) -> ImageContainer:
     if not known:
         container.close()
         raise NotRecognisedError(
-            f"{path}: no operating system's memory is recognised in it; an image of another system opens with --dtb"
+            f"{path}: no operating system's memory is recognised in it; an image of another system opens with --dtb, "
+            "or --input-type image"
         )
     return container
 

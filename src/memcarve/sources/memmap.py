@@ -16,6 +16,7 @@ from memcarve.missing import CUT_OFF, NOT_WRITTEN, Missing
 from memcarve.process import Container, ProcessEntry, ProcessMemory
 from memcarve.sources.evidence import EvidenceFiles, file_evidence
 from memcarve.sources.maprows import ProcessRows, read_rows
+from memcarve.sources.options import DUMP, MAP
 from memcarve.sources.pairing import base_file, find_dump, find_map, pid_in_name
 from memcarve.sources.positions import Columns, settle
 from memcarve.space import AddressSpace
@@ -214,7 +215,7 @@ class MemmapContainer(Container):
             }
         }
         if file:
-            inputs["dump"] = {"path": file.path, "size": file.size}
+            inputs["dump"] = {"path": file.path, "size": file.size, **self.said}
         return inputs
 
     def _remarks(self, left_out: dict[str, int], unwritten: int, cut_off: int) -> list[str]:
@@ -252,7 +253,15 @@ def open_memmap(path: str, options: OpenOptions) -> MemmapContainer:
         )
     memory_map, dump, hashed = options.memory_map, options.dump, options.hashed
     notes: list[str] = []
-    if memory_map is not None and dump is not None:
+    if options.input_type == MAP:
+        found = MemoryMap(path, hashed=hashed)
+    elif options.input_type == DUMP:
+        FileBacking(path).close()  # complains where there is no such file
+        dump = path
+        found, notes = (
+            find_map(path, hashed=hashed) if memory_map is None else (MemoryMap(memory_map, hashed=hashed), [])
+        )
+    elif memory_map is not None and dump is not None:
         given = {os.path.abspath(memory_map), os.path.abspath(dump)}
         if os.path.abspath(path) not in given:
             raise NotRecognisedError(f"{path}: is neither the map nor the dump given with --map and --dump")

@@ -85,7 +85,7 @@ class MinidumpContainer(Container):
             notes.append(f"{path}: is of a process whose architecture is {word}")
         narrow = self.dump.narrow or architecture == "x86"
         bits = self.noted.address_bits or _bits(space, narrow=narrow)
-        inputs: dict[str, Any] = {"dump": {"path": path, "size": self.file.size, "format": "minidump"}}
+        inputs: dict[str, Any] = {"dump": {"path": path, "size": self.file.size, "format": "minidump", **self.said}}
         return ProcessMemory(
             space,
             pid=self._entry.pid,

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import os
 from typing import NamedTuple
 
-from memcarve.errors import UsageError
+from memcarve.errors import UsageError, one_of
+from memcarve.names import INPUT_TYPES, PAGINGS, SYSTEMS, TRUSTS
 from memcarve.sources.evidence import EvidenceFiles
+
+IMAGE, DUMP, MAP, CORE, MINIDUMP, FOLDER, PROC = INPUT_TYPES
 
 
 class OpenOptions(NamedTuple):
     """`memory_map`, `dump` and `trust` are for dumps, the others for images; None leaves it to memcarve.
+
+    `input_type` (of names.INPUT_TYPES) is what the file is, whatever it looks like.
 
     `memory_map` and `dump` name the other file; `trust` (``"printed"`` or ``"sum"``) the positions to believe; `hashed`
     has the map's SHA-256 taken on the way. `dtb` is the physical address of a page-table root, `system`
@@ -30,6 +36,32 @@ class OpenOptions(NamedTuple):
     regions: tuple[str, ...] = ()
     modules: tuple[str, ...] = ()
     threads: tuple[str, ...] = ()
+    input_type: str | None = None
+
+    def check(self, path: str) -> None:
+        """Raise UsageError for words that there are not, and if what was said of `path` contradicts itself."""
+        for what, word, words in (
+            ("type of input", self.input_type, INPUT_TYPES),
+            ("way to trust positions", self.trust, TRUSTS),
+            ("operating system (--os)", self.system, SYSTEMS),
+            ("kind of page tables", self.paging, PAGINGS),
+        ):
+            one_of(what, () if word is None else (word,), words)
+        kind = self.input_type
+        if kind is None:
+            return
+        said = f"--input-type {kind} says that the file is "
+        if kind != IMAGE and self.for_image:
+            raise UsageError(
+                f"{path}: {said}no image; --dtb, --os, --paging, --limit, --scan are for images: leave them or it out"
+            )
+        if kind not in (DUMP, MAP) and self.for_dump:
+            raise UsageError(
+                f"{path}: {said}no dump that has a map; --map, --dump and --trust are for those: leave them or it out"
+            )
+        other, option = (self.memory_map, "--map") if kind == MAP else (self.dump, "--dump")
+        if kind in (DUMP, MAP) and other is not None and os.path.abspath(other) != os.path.abspath(path):
+            raise UsageError(f"{path}: {said}the {kind} itself, and {option} names another; leave one of them out")
 
     @property
     def evidence_files(self) -> EvidenceFiles:
@@ -53,4 +85,4 @@ class OpenOptions(NamedTuple):
     def for_image(self) -> bool:
         """Whether something was said that only an image has."""
         said = (self.dtb, self.system, self.paging, self.limit)
-        return self.image or any(value is not None for value in said)
+        return self.image or self.input_type == IMAGE or any(value is not None for value in said)
