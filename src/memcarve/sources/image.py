@@ -13,7 +13,7 @@ from memcarve.columns import breaks, total
 from memcarve.errors import InputError, LimitError, NotRecognisedError, ProcessError, UsageError, one_of
 from memcarve.evidence import Evidence
 from memcarve.formats import avml, crashdump, lime, machinecore, vmware
-from memcarve.formats.machine import MachineMemory
+from memcarve.formats.machine import MachineMemory, read_at
 from memcarve.images import kernel
 from memcarve.images.knowledge import Knowledge
 from memcarve.images.modes import LINUX, WINDOWS, AddressTable
@@ -27,23 +27,47 @@ from memcarve.names import HALVES
 from memcarve.process import Container, Platform, ProcessEntry, ProcessMemory
 from memcarve.segments import TOP
 from memcarve.sources.evidence import file_evidence
+from memcarve.sources.options import OpenOptions
 from memcarve.space import AddressSpace
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from memcarve.images.paging import Pages
-    from memcarve.sources.options import OpenOptions
 
 #: readers of containers, each by content; what none of them knows may be a raw image
 _READERS = (lime.read, avml.read, machinecore.read, crashdump.read, vmware.read)
 _HIBERNATED = "a hibernation file, which memcarve does not read; hibr2bin (of Comae) makes a raw image of it"
 _KDUMP = "a compressed kernel dump, which memcarve does not read; makedumpfile -E makes an ELF core of it"
-#: what else holds a machine's memory, by the first bytes
+_STREAM = (
+    "a migration stream of QEMU (savevm, migrate to a file), in which nothing lies at its physical address; load it "
+    "with -incoming and -S into the same machine, and dump-guest-memory in the monitor makes an ELF core of it"
+)
+_SAVED = (
+    "a machine that libvirt saved (virsh save), in which nothing lies at its physical address; virsh restore --paused "
+    "loads it, and then virsh dump --memory-only makes an ELF core of it"
+)
+_XEN = "a saved domain of Xen, which memcarve does not read; restore it, and take its memory from inside (AVML, LiME)"
+_DISK = "and holds no memory as it lies; give the memory of the machine (virsh dump --memory-only, a .vmem, AVML)"
+_ARCHIVE = "an archive; unpack what is in it, and give that"
+_MACH_O = "a core in the format of macOS (Mach-O), which memcarve does not read"
+#: what else may hold a machine's memory, or is often taken for it, by the first bytes
 _NOT_READ = {
     **dict.fromkeys((b"hibr", b"HIBR", b"wake", b"WAKE", b"RSTR"), _HIBERNATED),
     **dict.fromkeys((b"KDUMP   ", b"DISKDUMP"), _KDUMP),
     b"makedumpfile\0": "a flattened kernel dump; makedumpfile -R puts it together",
+    b"QEVM": _STREAM,
+    **dict.fromkeys((b"LibvirtQemudSave", b"LibvirtQemudPart"), _SAVED),
+    **dict.fromkeys((b"LinuxGuestRecord", b"Xen saved domain"), _XEN),
+    b"\x7fVirtualBox": "a machine that VirtualBox saved; VBoxManage debugvm NAME dumpvmcore makes an ELF core of it",
+    b"QFI\xfb": f"a disk of QEMU's (QCOW2), {_DISK}",
+    **dict.fromkeys((b"KDMV", b"COWD", b"# Disk Descripto"), f"a disk of VMware's (VMDK), {_DISK}"),
+    b"vhdxfile": f"a disk of Hyper-V's (VHDX), {_DISK}",
+    b"conectix": f"a disk of Hyper-V's (VHD), {_DISK}",
+    **dict.fromkeys((b"EVF\x09\r\n\xff\0", b"EVF2\r\n\x81\0"), "an EnCase image; ewfexport makes a raw image of it"),
+    b"PK\3\4": f"a ZIP file (AFF4 images are such, too): {_ARCHIVE}",
+    b"7z\xbc\xaf\x27\x1c": _ARCHIVE,
+    b"HPAK": "an HPAK file of FastDump, which memcarve does not read; extract the raw image from it (hpakextract)",
 }
 _UNSOUGHT = "unlisted processes were not looked for"
 #: what of page tables is not there, by the kind that counts it
@@ -389,12 +413,13 @@ class ImageContainer(Container):
 
 
 def refuse_known(file: FileBacking) -> None:
-    """Raise InputError where a file is of a kind that holds a machine's memory, but cannot be read as it is."""
-    head = bytearray(16)
-    file.read_some(0, memoryview(head))
+    """Raise InputError where a file says by its first bytes that it is something that cannot be read as it is."""
+    head = read_at(file, 0, 16)
     for magic, words in _NOT_READ.items():
         if head.startswith(magic):
             raise InputError(f"{file.path}: is {words}")
+    if head[:4] in (b"\xce\xfa\xed\xfe", b"\xcf\xfa\xed\xfe") and head[12:] == b"\4\0\0\0":  # filetype MH_CORE
+        raise InputError(f"{file.path}: is {_MACH_O}")
 
 
 def machine_memory(file: FileBacking, *, certain: bool = False) -> MachineMemory | None:
@@ -409,6 +434,11 @@ def machine_memory(file: FileBacking, *, certain: bool = False) -> MachineMemory
     return None
 
 
+def holds_system(file: FileBacking) -> bool:
+    """Say whether an operating system is found in a file if it is taken for a raw image."""
+    return _raw(file, OpenOptions()).recognise()
+
+
 def open_machine(path: str, options: OpenOptions) -> ImageContainer:
     """Open a container of a machine's memory; raises NotRecognisedError where `path` is none that says so itself."""
     if options.for_dump:
@@ -420,7 +450,6 @@ def open_machine(path: str, options: OpenOptions) -> ImageContainer:
         machine = machine_memory(file, certain=options.for_image)
         if machine is not None:
             return ImageContainer(file, PhysicalMemory(machine), options)
-        refuse_known(file)
     except BaseException:
         file.close()
         raise
@@ -432,11 +461,16 @@ def open_raw(path: str, options: OpenOptions) -> ImageContainer:
     """Open a raw image: offset is physical address.
 
     Nothing in the file says that it is one. Raises NotRecognisedError where neither an operating system is found in it
-    nor a page-table root was given.
+    nor a page-table root was given, InputError where the file says that it is something else.
     """
     if options.for_dump:
         raise NotRecognisedError(f"{path}: --map, --dump and --trust are for process dumps; leave them out")
     file = FileBacking(path)
+    try:
+        refuse_known(file)
+    except BaseException:
+        file.close()
+        raise
     container = _raw(file, options)
     try:
         known = options.for_image or container.recognise()

@@ -11,12 +11,16 @@ import numpy as np
 from memcarve.backing import AbsentBacking, FileBacking
 from memcarve.columns import chunks, total
 from memcarve.errors import CounterpartError, InputError, NotRecognisedError, OverlapError
+from memcarve.formats import elfcore
+from memcarve.formats.machine import read_at
 from memcarve.formats.memmap import BinaryError, MemoryMap
+from memcarve.formats.minidump import layout
 from memcarve.missing import CUT_OFF, NOT_WRITTEN, Missing
 from memcarve.process import Container, ProcessEntry, ProcessMemory
 from memcarve.sources.evidence import EvidenceFiles, file_evidence
+from memcarve.sources.image import holds_system, machine_memory, refuse_known
 from memcarve.sources.maprows import ProcessRows, read_rows
-from memcarve.sources.options import DUMP, MAP
+from memcarve.sources.options import CORE, DUMP, IMAGE, MAP, MINIDUMP
 from memcarve.sources.pairing import base_file, find_dump, find_map, pid_in_name
 from memcarve.sources.positions import Columns, settle
 from memcarve.space import AddressSpace
@@ -83,7 +87,8 @@ class MemmapContainer(Container):
         length = file.size if file else None
         where = f"{self.map.path} and {file.path}" if file else self.map.path
         columns = Columns(self.map.has_printed, self.map.has_file, self.map.filters_possible)
-        positions = settle(where, rows, columns, length, self.trust)
+        stranger = functools.partial(_stranger, rows, file)
+        positions = settle(where, rows, columns, length, self.trust, stranger)
         if positions.how in ("printed", "sum") and columns.printed:
             notes.append(f"positions in the dump: {positions.how}, because the two ways to work them out differ")
         space, cut_off = self._space(rows, positions.offset, file or AbsentBacking(absent))
@@ -281,6 +286,40 @@ def open_memmap(path: str, options: OpenOptions) -> MemmapContainer:
                 # for a dump the map is what is missing; a text that is no map was not meant as a dump
                 raise (lacking if isinstance(error, BinaryError) else error) from None
     return MemmapContainer(found, dump=dump, notes=notes, trust=options.trust, evidence_files=options.evidence_files)
+
+
+def _stranger(rows: ProcessRows, file: FileBacking | None) -> str:
+    """Say why a file, whose length is not that of the rows, may not be their dump; nothing if nothing says so.
+
+    Raises InputError if it is of another kind that memcarve does not read.
+    """
+    if file is None:
+        return ""
+    refuse_known(file)
+    machine = machine_memory(file)
+    if machine is not None and machine.backing is not file:
+        machine.backing.close()
+    found = None if machine is None else (machine.kind, IMAGE)
+    if found is None and elfcore.read_header(file) is not None:
+        found = "ELF core of a process", CORE
+    elif found is None and read_at(file, 0, len(layout.MAGIC)) == layout.MAGIC:
+        found = "minidump", MINIDUMP
+    elif found is None and rows.file is None and file.size > rows.sum and holds_system(file):
+        found = "raw image", IMAGE
+    path, (pid, _) = file.path, pid_in_name(file.path)
+    if found is not None:
+        return (
+            f"what is taken for the dump is no such thing ({found[0]}); --input-type {found[1]} reads it without a map"
+        )
+    why = ""
+    if rows.file and rows.file != base_file(path):
+        why = f"the rows call their dump {rows.file}"
+    elif rows.pid is not None and pid is not None and rows.pid != pid:
+        why = f"the rows are of process {rows.pid}, and the dump's name is of {pid}"
+    return why and (
+        f"{why}, and it has another length: they belong to different processes or runs, or it is no dump; give the "
+        "right one with --map or --dump, or a machine's image by --input-type image"
+    )
 
 
 # addresses: maps print them cut to 48 bits (57 with five levels of page tables), or sign-extended

@@ -16,6 +16,8 @@ from memcarve.columns import ascending, furthest, neighbours, total
 from memcarve.errors import PositionError, UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import numpy.typing as npt
 
     from memcarve.sources.maprows import ProcessRows
@@ -41,17 +43,29 @@ class Positions(NamedTuple):
     end: int
 
 
-def settle(where: str, process: ProcessRows, columns: Columns, length: int | None, trust: str | None) -> Positions:
+def settle(
+    where: str,
+    process: ProcessRows,
+    columns: Columns,
+    length: int | None,
+    trust: str | None,
+    stranger: Callable[[], str],
+) -> Positions:
     """Work out the positions of a process's extents in its dump of `length` bytes (None: there is no dump at hand).
 
     `where` names the files in messages. `trust` (``"printed"`` or ``"sum"``) decides instead of the dump's length.
-    Raises PositionError where they cannot be settled, UsageError where `trust` asks for what the map does not hold.
+    `stranger`, which is asked if the dump has another length than the rows, says in words why it may not be the dump
+    that the map belongs to, if there is anything. Raises PositionError where they cannot be settled, UsageError where
+    `trust` asks for what the map does not hold, and what `stranger` raises.
     """
     ways = _Ways(where, process, columns)
     if trust == PRINTED and not columns.printed:
         raise UsageError(f"{where}: prints no positions that could be trusted; --trust sum is what remains")
     if trust is not None:
         return ways.take(trust)
+    if length not in (None, ways.sum_end, ways.written_end, ways.printed_end) and (why := stranger()):
+        trusting = "--trust printed or --trust sum goes ahead" if columns.printed else "--trust sum goes ahead"
+        raise PositionError(f"{where}: {why}; {ways.numbers(length)}; {trusting} all the same")
     how, doubt = _verdict(ways, columns, length)
     if doubt:
         trusting = "--trust printed or --trust sum decides" if columns.printed else "--trust sum goes ahead"

@@ -1,0 +1,230 @@
+"""A map beside a file that is not its dump; and files that are often taken for a machine's image, and are none."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from typing import TYPE_CHECKING
+
+import pytest
+
+import containers
+import memcarve
+import minidumps
+import winimage
+from carving import HEADER, ROOT, invoke, map_rows, noise, write_dump
+from cores import Load, core, info
+from support import PAGE, put
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    Capture = pytest.CaptureFixture[bytes]
+
+ROWS = [(0x10000, noise(1, 2 * PAGE)), (0x20000, noise(2, 3 * PAGE))]
+SIZE = 5 * PAGE
+MACHINE = [(0, noise(3, 4 * PAGE)), (0x8000, noise(4, PAGE))]
+STREAM = "../shared/machines/linux-6.1-amd64-pti/containers"
+
+
+def renamed(folder: Path, change: int, name: str = "evidence.dmp") -> Path:
+    """Write a map whose rows call their dump pid.4.dmp, and a dump of another name and length beside it."""
+    dump = write_dump(folder, [*ROWS])
+    data = dump.read_bytes()
+    dump.unlink()
+    dump.with_suffix(".map").rename(folder / f"{name.removesuffix('.dmp')}.map")
+    (folder / name).write_bytes(data[:change] if change < 0 else data + noise(9, change))
+    return folder / name
+
+
+@pytest.mark.parametrize("change", [-2 * PAGE, -1, 1, PAGE, 100 * PAGE])
+@pytest.mark.parametrize("given", ["dump", "map", "both"])
+def test_another_name_and_length(tmp_path: Path, capfdbinary: Capture, change: int, given: str) -> None:
+    """A dump of another name and length than the rows say is refused; --partial is no remedy, --trust is."""
+    dump = renamed(tmp_path, change)
+    table = dump.with_suffix(".map")
+    words = {"dump": [dump], "map": [table], "both": [table, "--dump", dump]}[given]
+    for more in ([], ["--partial"]):
+        ran = invoke(capfdbinary, "carve", *words, *more, "-o", tmp_path / "out")
+        assert ran.code == 1
+        assert "the rows call their dump pid.4.dmp, and it has another length" in ran.err
+        assert "--trust printed or --trust sum" in ran.err
+        assert "--partial" not in ran.err
+        assert not (tmp_path / "out").exists()
+    for trust in ("printed", "sum"):
+        ran = invoke(capfdbinary, "carve", *words, "--trust", trust, "--partial", "-o", tmp_path / trust)
+        assert ran.code == 3, ran.err
+
+
+def test_another_name(tmp_path: Path, capfdbinary: Capture) -> None:
+    """A dump that was given another name, and has the length of its rows, is read with a note."""
+    dump = renamed(tmp_path, 0)
+    with memcarve.open(dump) as container:
+        process = container.process()
+        assert process.space.read(0x20000, 3 * PAGE) == ROWS[1][1]
+        assert not process.incomplete
+        assert any("call their dump pid.4.dmp" in note for note in process.notes)
+    assert invoke(capfdbinary, "segments", dump).code == 0
+
+
+@pytest.mark.parametrize("name", ["pid.4.dmp", "pid.4-1.dmp"])
+def test_the_right_name(tmp_path: Path, capfdbinary: Capture, name: str) -> None:
+    """A dump of the right name that ends too early is one that was cut off, and --partial is the remedy."""
+    dump = write_dump(tmp_path, [*ROWS])
+    put(tmp_path / name, dump.read_bytes()[:-PAGE])
+    ran = invoke(capfdbinary, "carve", tmp_path / name, "-o", tmp_path / "out")
+    assert ran.code == 1
+    assert "ends too early" in ran.err
+    assert "--partial" in ran.err
+    assert invoke(capfdbinary, "carve", tmp_path / name, "--partial", "-o", tmp_path / "out").code == 3
+
+
+def test_another_length_where_rows_could_not_be_written(tmp_path: Path) -> None:
+    """Where the length is that of the rows in either way to count them, the name does not matter."""
+    rows = [ROWS[0], (0x30000, PAGE), (0x40000, noise(3))]
+    for size in (3 * PAGE, 4 * PAGE):
+        dump = write_dump(tmp_path, [*rows])
+        put(tmp_path / "x.dmp", noise(5, size))
+        dump.with_suffix(".map").replace(tmp_path / "x.map")
+        with memcarve.open(tmp_path / "x.dmp") as container:
+            assert container.process().incomplete
+
+
+def test_another_pid(tmp_path: Path) -> None:
+    """Where rows name no file and tell their process, a dump named after another one, of another length, is refused."""
+    lines = ["System pid:      4", "Virtual            Physical                         Size     DumpFileOffset"]
+    lines += ["-" * 18 + " " + "-" * 18 + " " + "-" * 18 + " " + "-" * 18]
+    lines += ["0x0000000000010000 0x0000000000001000             0x1000                0x0"]
+    put(tmp_path / "a.txt", "\n".join([*lines, ""]).encode())
+    for name, size, fine in (("8.dmp", 3 * PAGE, False), ("8.dmp", PAGE, True), ("4.dmp", 3 * PAGE, True)):
+        dump = put(tmp_path / name, noise(1, size))
+        with memcarve.open(dump, memory_map=tmp_path / "a.txt") as container:
+            if fine:
+                assert container.process().space.total == PAGE
+                continue
+            with pytest.raises(memcarve.PositionError, match=r"of process 4, and the dump's name is of 8"):
+                container.process()
+
+
+MACHINES = {
+    "LiME": containers.lime(MACHINE),
+    "AVML": containers.avml(MACHINE),
+    "ELF core (QEMU)": containers.elf_core(MACHINE),
+    "Windows crash dump (complete)": containers.crash_dump(MACHINE),
+    "VMware": containers.vmware(MACHINE, embedded=True)[1],
+}
+PROCESSES = {
+    "core": core([Load(0x1000, noise(1))], info(4, b"a")),
+    "minidump": minidumps.Dump(memory64=[(0x1000, noise(1))]).build(),
+}
+
+
+@pytest.mark.parametrize("kind", MACHINES)
+def test_a_machines_image_beside_a_map(tmp_path: Path, kind: str) -> None:
+    """A machine's image is not a dump, whatever its name, and the error says how to read it."""
+    put(tmp_path / "pid.4.map", (HEADER + map_rows([*ROWS], "pid.4.dmp")).encode())
+    image = put(tmp_path / "pid.4.dmp", MACHINES[kind])
+    with memcarve.open(tmp_path / "pid.4.map") as container:
+        with pytest.raises(memcarve.PositionError, match="--input-type image") as caught:
+            container.process()
+        assert kind.partition(" (")[0] in str(caught.value)
+        assert "--partial" not in str(caught.value)
+    with memcarve.open(image, memory_map=tmp_path / "pid.4.map", trust="sum") as container:
+        assert container.process().space.read(0x10000, 4) == MACHINES[kind][:4]
+
+
+@pytest.mark.parametrize("kind", PROCESSES)
+def test_a_core_beside_a_map(tmp_path: Path, kind: str) -> None:
+    """A core and a minidump need no map, and are no dumps."""
+    put(tmp_path / "pid.4.map", (HEADER + map_rows([*ROWS], "pid.4.dmp")).encode())
+    put(tmp_path / "pid.4.dmp", PROCESSES[kind])
+    with (
+        memcarve.open(tmp_path / "pid.4.map") as container,
+        pytest.raises(memcarve.PositionError, match=f"--input-type {kind} reads it"),
+    ):
+        container.process()
+
+
+def test_a_raw_image_beside_a_map(tmp_path: Path) -> None:
+    """A raw image in which a system is found is not the dump of a map that names none."""
+    image = tmp_path / "mem.raw"
+    winimage.build(image, processes=[winimage.Plan(388, b"small.exe")])
+    lines = (HEADER + map_rows([*ROWS], "pid.4.dmp")).splitlines()
+    table = "\n".join(line.rpartition("\t")[0] if "\t" in line else line for line in lines)
+    put(tmp_path / "mem.map", f"{table}\n".encode())
+    with (
+        memcarve.open(image) as container,
+        pytest.raises(memcarve.PositionError, match=r"\(raw image\); --input-type image"),
+    ):
+        container.process()
+    with memcarve.open(image, input_type="image") as container:
+        assert 388 in [entry.pid for entry in container.processes()]
+
+
+# what is no image
+
+NOT_READ = {
+    "QEMU": (b"QEVM\0\0\0\3\x07", "migration stream of QEMU.*dump-guest-memory"),
+    "libvirt": (b"LibvirtQemudSave\2\0\0\0", "virsh restore --paused.*virsh dump --memory-only"),
+    "libvirt, stopped": (b"LibvirtQemudPart\2\0\0\0", "virsh dump --memory-only"),
+    "Xen": (b"LinuxGuestRecord\0", "domain of Xen"),
+    "xl": (b"Xen saved domain, xl format\n \0\r", "domain of Xen"),
+    "VirtualBox": (b"\x7fVirtualBox SavedState V2.0\n", "dumpvmcore"),
+    "qcow2": (b"QFI\xfb\0\0\0\3", "QCOW2"),
+    "vmdk": (b"KDMV\1\0\0\0", "VMDK"),
+    "vmdk in text": (b"# Disk DescriptorFile\nversion=1\n", "VMDK"),
+    "vhdx": (b"vhdxfile", "VHDX"),
+    "vhd": (b"conectix", "VHD"),
+    "E01": (b"EVF\x09\r\n\xff\0\1", "ewfexport"),
+    "Ex01": (b"EVF2\r\n\x81\0\2", "ewfexport"),
+    "AFF4": (b"PK\3\4\x14\0", "AFF4.*unpack"),
+    "7z": (b"7z\xbc\xaf\x27\x1c\0\4", "unpack"),
+    "HPAK": (b"HPAK", "FastDump"),
+    "Mach-O core": (b"\xcf\xfa\xed\xfe\x07\0\0\1\3\0\0\x80\4\0\0\0", "Mach-O"),
+    "hibernation": (b"hibr", "hibr2bin"),
+}
+
+
+@pytest.mark.parametrize("name", NOT_READ)
+@pytest.mark.parametrize(
+    "words", [["processes"], ["segments", "--dtb", "0x1000"], ["segments", "--input-type", "image"]]
+)
+def test_what_is_no_image(tmp_path: Path, capfdbinary: Capture, name: str, words: list[str]) -> None:
+    """A file that says that it is something else is refused by name, with what helps, however it is opened."""
+    magic, said = NOT_READ[name]
+    path = put(tmp_path / "memory.bin", magic + bytes(8 * PAGE))
+    ran = invoke(capfdbinary, words[0], path, *words[1:])
+    assert (ran.code, ran.out) == (1, b"")
+    with pytest.raises(memcarve.InputError, match=said):
+        memcarve.open(path)
+
+
+def test_a_program_is_no_core(tmp_path: Path) -> None:
+    """A program of macOS is not refused as a core: it may be the beginning of a process."""
+    path = put(tmp_path / "memory.bin", b"\xcf\xfa\xed\xfe\x07\0\0\1\3\0\0\x80\2\0\0\0" + bytes(8 * PAGE))
+    with pytest.raises(memcarve.CounterpartError):
+        memcarve.open(path)
+
+
+@pytest.mark.parametrize("name", NOT_READ)
+def test_a_dump_that_begins_so(tmp_path: Path, name: str) -> None:
+    """A dump whose first bytes happen to be such is read, as the map beside it tells what it is."""
+    data = NOT_READ[name][0].ljust(PAGE, b"\0")
+    with memcarve.open(write_dump(tmp_path, [(0x10000, data)])) as container:
+        assert container.process().space.read(0x10000, PAGE) == data
+
+
+def test_a_real_stream(tmp_path: Path) -> None:
+    """A stream that QEMU wrote is refused by name."""
+    folder = os.path.join(ROOT, STREAM)
+    if not os.path.exists(folder) or shutil.which("zstd") is None:
+        pytest.skip(f"needs {STREAM} and zstd")
+    import subprocess  # noqa: PLC0415
+
+    place = os.path.join(folder, "..", "memory.raw.zst")
+    options = ["zstd", "-q", "-d", "-f", "--long=28", "--memory=1024MB"]
+    subprocess.run([*options, place, "-o", tmp_path / "raw"], check=True)
+    patch = os.path.join(folder, "memory.migrate.patch.zst")
+    subprocess.run([*options, f"--patch-from={tmp_path / 'raw'}", patch, "-o", tmp_path / "stream"], check=True)
+    with pytest.raises(memcarve.InputError, match="migration stream of QEMU"):
+        memcarve.open(tmp_path / "stream")
