@@ -184,7 +184,8 @@ class ProcessMemory:
     `evidence` finds what is known of the memory beyond its bytes. `platform` is the operating system. `input_bytes` is
     given where what must be accounted for is neither the backing's length nor what page tables lead to: a file that
     also holds headers, whose bytes are in `left_out`. `auxiliary_vector` is what Linux gave the program when it began
-    (getauxval(3)), in words of its own size: debuggers find the program's place by it.
+    (getauxval(3)), in words of its own size: debuggers find the program's place by it. `whole`: the
+    input ends where it should; what it ends too early for is noted in it of what it was made from.
     """
 
     def __init__(
@@ -211,6 +212,7 @@ class ProcessMemory:
         platform: Platform = Platform(),  # noqa: B008 - a tuple
         input_bytes: int | None = None,
         auxiliary_vector: bytes | None = None,
+        whole: bool = False,
     ) -> None:
         self.space = space
         self.pid = pid
@@ -234,6 +236,7 @@ class ProcessMemory:
         self.platform = platform
         self._input_bytes = input_bytes
         self.auxiliary_vector = auxiliary_vector
+        self._whole = whole
 
     @functools.cached_property
     def evidence(self) -> Evidence:
@@ -306,6 +309,8 @@ class ProcessMemory:
     @property
     def first_cut_off(self) -> int | None:
         """The first address whose byte the input should hold but does not, because it ends too early."""
+        if self._whole:
+            return None
         return next((gap.start for gap in self.space.missing() if gap.reason == CUT_OFF), None)
 
     def segments(

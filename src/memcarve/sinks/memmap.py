@@ -13,9 +13,11 @@ import numpy as np
 
 from memcarve.backing import FileBacking
 from memcarve.columns import joined
-from memcarve.errors import InputError, OutputError, TargetExistsError, UsageError
+from memcarve.errors import InputError, OutputError, TargetExistsError, UsageError, one_of
 from memcarve.formats.machine import read_at
 from memcarve.formats.memmap.writing import RENDERERS, MapRows
+from memcarve.missing import OUTSIDE, REASONS
+from memcarve.names import HALVES
 from memcarve.process import LeftOut
 from memcarve.sinks.folder import create_file
 from memcarve.sinks.onefile import Mover, input_paths, refuse_inputs
@@ -34,10 +36,14 @@ if TYPE_CHECKING:
 
 _WRITER = f"memcarve {__version__}"
 _MARK = b"written by memcarve "
+_LARGEST = np.uint64(1 << 62)  # no file is longer, and no position behind that is believed
 
 
 class ExportResult(NamedTuple):
-    """What was written: `rows` of the map in file `map`, `bytes` in file `dump`; what was `left_out`, and why."""
+    """What was written: `rows` of the map in file `map`, `bytes` in file `dump`; what was `left_out`, and why.
+
+    `notes` are for the user.
+    """
 
     map: str
     dump: str
@@ -47,6 +53,7 @@ class ExportResult(NamedTuple):
     complete: bool
     seconds: float
     moved: dict[str, int]
+    notes: Sequence[str] = ()
 
     @property
     def files(self) -> tuple[str, str]:
@@ -68,8 +75,10 @@ def export_memmap(
 
     A row is a run of pages that is contiguous in virtual and in physical memory; addresses are cut to the width of the
     address space, and of its very last page the last byte is left out, as Volatility does. Of a source that knows no
-    physical addresses the column holds the offset in the source. `force` replaces a map that memcarve wrote (only one
-    of ``quick`` says so) and its dump; `stem` is what the files are called where that is not by the process's number.
+    physical addresses the column holds the offset in the source. If bytes are known to be missing, rows at the end name
+    what is mapped and not there, with "Error outputting to file" (but for pages outside an image), and the banner of
+    ``quick`` says it. `force` replaces a map that memcarve wrote (only one of ``quick`` says so) and its dump; `stem`
+    is what the files are called where that is not by the process's number.
 
     Raises UsageError, TargetExistsError, NoSpaceError, SourceReadError, OutputError.
     """
@@ -92,16 +101,17 @@ class _Exporter:
     ) -> None:
         self.process = process
         self.folder = folder
+        self.renderer = renderer
         self.force = force
         self.write, ending = RENDERERS[renderer]
         self.names = (f"{stem}.dmp", f"{stem}.{ending}")
         self.mover = Mover(process, progress)
-        if half not in {"user", "kernel", "all"}:
-            raise UsageError(f"{half}: is no half of an address space; there are user, kernel and all")
+        one_of("half of an address space", (half,), HALVES)
         space, kernel = process.space, process.space.start >= np.uint64(process.kernel_half)
         keep = np.ones(len(space), np.bool_) if half == "all" else kernel if half == "kernel" else ~kernel
         self.start, self.size, self.offset = space.start[keep], space.size[keep], space.offset[keep]
         self.physical = self.offset if space.physical is None else space.physical[keep]
+        self.missing = self._missing(half)
         self.left_out = []
         if not keep.all():
             gone = space.size[~keep]
@@ -134,7 +144,10 @@ class _Exporter:
         dump, text = (os.path.join(self.folder, name) for name in self.names)
         complete, seconds = not self.process.incomplete, time.monotonic() - begun
         moved = dict(self.mover.copier.moved)
-        return ExportResult(text, dump, len(rows.virtual), total, self.left_out, complete, seconds, moved)
+        notes: tuple[str, ...] = ()
+        if not complete and not len(self.missing[0]) and self.renderer != "quick":
+            notes = (f"{text}: cannot say that bytes are missing; --format quick can",)
+        return ExportResult(text, dump, len(rows.virtual), total, self.left_out, complete, seconds, moved, notes)
 
     def _rename(self, built: str) -> None:
         """Give the two files their names; a map that is there always belongs to the dump beside it."""
@@ -156,10 +169,35 @@ class _Exporter:
             self.left_out.append(LeftOut("the last byte of the address space, which such maps leave out", 0, 1))
 
     def _rows(self) -> MapRows:
-        """Return the rows: extents joined where they continue each other in virtual and in physical memory."""
-        cut = self.start & np.uint64((1 << self.process.address_bits) - 1)
-        virtual, size, physical = joined(cut, self.size, self.physical)
-        return MapRows(virtual, physical, size, np.cumsum(size) - size, self.names[0])
+        """Return the rows: extents joined where they continue each other in virtual and in physical memory.
+
+        What is not there comes last: so the positions of all others are right, and each way to work them out agrees.
+        """
+        mask = np.uint64((1 << self.process.address_bits) - 1)
+        virtual, size, physical = joined(self.start & mask, self.size, self.physical)
+        gone, gone_size = self.missing
+        sizes = np.concatenate([size, gone_size])
+        return MapRows(
+            np.concatenate([virtual, gone & mask]),
+            np.concatenate([physical, np.zeros_like(gone)]),
+            sizes,
+            np.minimum(np.cumsum(sizes) - sizes, _LARGEST),
+            self.names[0],
+            len(virtual),
+            not self.process.incomplete,
+        )
+
+    def _missing(self, half: str) -> tuple[Column, Column]:
+        """Return start and size of what is mapped in a half and not there, if bytes are known to be missing.
+
+        Pages outside an image are left out, as Volatility does.
+        """
+        space = self.process.space
+        kernel = space.missing_start >= np.uint64(self.process.kernel_half)
+        keep = (space.missing_reason != REASONS.index(OUTSIDE)) & self.process.incomplete
+        if half != "all":
+            keep &= kernel if half == "kernel" else ~kernel
+        return space.missing_start[keep], space.missing_size[keep]
 
     def _check(self) -> None:
         """Raise TargetExistsError where something has one of the names that may not be replaced."""

@@ -115,6 +115,7 @@ class CoreContainer(Container):
             platform=known.platform,
             auxiliary_vector=auxiliary_vector(self.file, known),
             input_bytes=space.total + sum(left_out.values()),
+            whole=known.own is not None and not self._is_cut(),
         )
 
     def close(self) -> None:

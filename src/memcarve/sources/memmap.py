@@ -97,6 +97,8 @@ class MemmapContainer(Container):
         left_out = {reason: count for reason, count in ((TAIL, tail), (BETWEEN, between)) if count}
         unwritten = total(rows.unwritten.size)
         notes += self._remarks(left_out, unwritten, cut_off)
+        if self.map.of_incomplete:
+            notes.append(f"{self.map.path}: was written of a process of which bytes were known to be missing")
         entry = self._entry(rows)
         inputs = self._inputs(file)
         return ProcessMemory(
@@ -108,7 +110,7 @@ class MemmapContainer(Container):
             positions=positions.how,
             left_out=left_out,
             notes=notes,
-            incomplete=bool(unwritten or cut_off or left_out or self.map.reader.cut_off),
+            incomplete=bool(unwritten or cut_off or left_out or self.map.reader.cut_off or self.map.of_incomplete),
             address_bits=57 if self._wide else 48,
             evidence=functools.partial(self._evidence, entry.pid, file.path if file else None, inputs),
         )

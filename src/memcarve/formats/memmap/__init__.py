@@ -16,6 +16,7 @@ from memcarve.formats import tables
 from memcarve.formats.memmap.records import open_records
 from memcarve.formats.memmap.rows import KNOWN, REPEATED, SIZE, VIRTUAL, Reader, Rows
 from memcarve.formats.memmap.textrows import TextReader
+from memcarve.formats.memmap.writing import OF_INCOMPLETE
 from memcarve.formats.text import TextFile
 
 if TYPE_CHECKING:
@@ -69,6 +70,11 @@ class MemoryMap:
     def notes(self) -> list[str]:
         """What the user should know; complete when the rows were read."""
         return self.reader.notes
+
+    @property
+    def of_incomplete(self) -> bool:
+        """Whether memcarve wrote it of a process of which it knew that bytes are missing."""
+        return OF_INCOMPLETE.match(self._text.head) is not None
 
     @property
     def sha256(self) -> str | None:
