@@ -19,6 +19,8 @@ from memcarve.missing import (
     CUT_OFF,
     DEVICE,
     IMAGE_CUT_OFF,
+    LEFT_OUT,
+    MISPLACED,
     NOT_WRITTEN,
     OUTSIDE,
     REASONS,
@@ -35,7 +37,7 @@ if TYPE_CHECKING:
 
 BACKING = 48  # bytes behind the model's spaces
 WHY = {
-    **dict.fromkeys((NOT_WRITTEN, OUTSIDE, DEVICE, BEYOND_FILE, UNREADABLE), "mapped but missing"),
+    **dict.fromkeys((NOT_WRITTEN, OUTSIDE, DEVICE, BEYOND_FILE, UNREADABLE, MISPLACED, LEFT_OUT), "mapped but missing"),
     **dict.fromkeys((CUT_OFF, IMAGE_CUT_OFF), "the file ends too early"),
 }
 

@@ -196,7 +196,8 @@ def tampered(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 UNREMARKED = {"regions-right", "regions-left", "tags"}
 #: those that tests of their own are about
 APART = {"names", "tags", "region-high", "child-noise"}
-ELSEWHERE = {name for name in TREES if name.split("-", maxsplit=1)[0] in {"module", "teb", "stack", "peb"}}
+_ELSEWHERE = {"module", "teb", "stack", "peb", "start", "environment", "unload"}
+ELSEWHERE = {name for name in TREES if name.split("-", maxsplit=1)[0] in _ELSEWHERE}
 
 
 @pytest.mark.parametrize("name", [name for name in TREES if name not in APART])
