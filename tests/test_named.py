@@ -423,7 +423,7 @@ def test_a_folder_that_cannot_be_read(tmp_path: Path) -> None:
     if os.geteuid() != 0:
         pytest.skip("must be root to become another user")
     for path in (tmp_path, *tmp_path.parents):
-        if path.stat().st_mode & 0o777 == 0o700:  # what pytest made for this user alone  # noqa: PLR2004
+        if path.stat().st_mode & 0o777 == 0o700:  # what pytest made for this user alone
             path.chmod(0o755)
     (tmp_path / "folder").chmod(0o700)
     os.seteuid(65534)
