@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from winimage import hostile
 from winimage.contents import page_bytes
 from winimage.layouts import LAYOUTS, layout as layout_of
-from winimage.plans import EDGES, LOOP, MIXED, PLANS, Heap, Huge, Large, Plan, Run
+from winimage.plans import EDGES, LOOP, MIXED, PLANS, Heap, Huge, Large, Plan, Run, alike
 from winimage.system import build_system
 from winimage.truth import Pages, Process, Segment, Truth
 from winimage.upper import Options
@@ -43,9 +43,11 @@ __all__ = [
     "Run",
     "Segment",
     "Truth",
+    "alike",
     "big",
     "build",
     "hostile",
+    "layout_of",
     "many",
     "page_bytes",
     "sparse",

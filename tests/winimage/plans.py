@@ -76,7 +76,8 @@ class Plan(NamedTuple):
     """A process: `exited` ones have no memory any more, those not `listed` were taken out of the list.
 
     One with a `userland` has what that says in its memory: environment blocks, modules, threads; and besides what
-    `memory` and `edges` say, which is in no region.
+    `memory` and `edges` say, which is in no region. `minimal`: it has no program, as Registry has none. `wiped` are
+    members of its structure that were zeroed at last; `unmapped`: no kernel address leads to its structure any more.
     """
 
     pid: int
@@ -88,6 +89,9 @@ class Plan(NamedTuple):
     listed: bool = True
     wow64: bool = False
     userland: Userland | None = None
+    minimal: bool = False
+    wiped: tuple[str, ...] = ()
+    unmapped: bool = False
 
     @property
     def blocks(self) -> int:
@@ -95,6 +99,28 @@ class Plan(NamedTuple):
         return sum(part.pages for part in self.memory if isinstance(part, Large)) + sum(
             name in LARGE_EDGES for name in self.edges
         )
+
+
+def alike(links: int, create: int, times: int = 100) -> tuple[Run, ...]:
+    """Return runs whose page tables look like processes that many times, given where links and time lie in one.
+
+    A page of demand zero has an entry of 128, a process id; that of a prototype page on an odd place is as a kernel
+    address; and in an entry that allows execution, bits that hardware ignores make a time.
+    """
+    odd = links // 8 % 2
+    flink = 8 + odd
+    # one of the two pointers may be damaged: where the first lies on an even place it is a page file's
+    entries = {
+        flink - 1: "demand-zero",
+        **({flink: "prototype"} if odd else {flink: "pagefile", flink + 1: "prototype"}),
+    }
+    entries[flink + (create - links) // 8] = "present"
+    runs, at = [], 0
+    for place, kind in sorted(entries.items()):
+        runs.append(Run(1, "RX" if kind == "present" else "RW", kind, gap=place - at))
+        at = place + 1
+    # many words apart, so that none of them is another one's member
+    return (*runs, Run(1, kind="zero", gap=65 - at)) * times
 
 
 #: every kind of page in one process

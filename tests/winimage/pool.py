@@ -28,6 +28,8 @@ class Pool:
         self.base = base
         self.data = bytearray()
         self.top = 0
+        #: pages that no address leads to any more
+        self.unmapped: set[int] = set()
         self.frames: NDArray[np.uint64]
 
     def place(self, size: int, tag: bytes = b"Misc", across: int | None = None, before: int = _BEFORE) -> int:
@@ -46,6 +48,13 @@ class Pool:
         struct.pack_into("<BBBB4s", self.data, at - before, 0, 0, min(255, (size + before) // 16), 2, tag)
         return self.base + at
 
+    def place_unmapped(self, size: int, tag: bytes) -> int:
+        """Return the address that a structure had; no table has its page, in which nothing else is."""
+        address = self.place(size, tag, 0)
+        self.unmapped.add((address - self.base) // PAGE)
+        self.top = len(self.data)
+        return address
+
     def put(self, address: int, layout: str, *values: int | bytes) -> None:
         """Write values at an address."""
         struct.pack_into("<" + layout, self.data, address - self.base, *values)
@@ -58,6 +67,11 @@ class Pool:
     def claim(self, physical: Physical) -> None:
         """Take the frames."""
         self.frames = apart(physical.take(len(self.data) // PAGE))
+
+    @property
+    def mapped(self) -> list[int]:
+        """Which of its pages the tables have."""
+        return [page for page in range(len(self.data) // PAGE) if page not in self.unmapped]
 
     def physical(self, address: int) -> int:
         """Return the physical address of an address."""

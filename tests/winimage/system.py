@@ -33,6 +33,8 @@ _ROOT, _ROOT_BEFORE_10 = 0x1AD000, 0x187000
 _RUNNING, _CRASHED = 0x103, 0xC0000005
 #: the priority class: not zero, and right behind the name, which may have no NUL
 _PRIORITY = 2
+#: bytes of the members that are no number of eight
+_SIZES = {"ImageFileName": 15, "ActiveProcessLinks": 16, "ThreadListHead": 16}
 #: in which field of which process a page ends
 _CROSSINGS = (None, "ImageFileName", "UniqueProcessId", None, "ExitTime", "Peb")
 
@@ -67,6 +69,10 @@ class System:
         pointers = links(head, entries, self.options.damage, self.upper.base + kernel.TEXT + 0x4318)
         for entry, _ in entries:
             self.pool.put(entry, "QQ", *pointers[entry])
+        for one in placed:
+            for name in one.plan.wiped:
+                size = _SIZES.get(name, 8)
+                self.pool.put(one.eprocess + self.layout[name], f"{size}s", bytes(size))
         self.upper.store(placed[0].eprocess, pointers[head])
         self.upper.store_stub(processes[0].root)
         if self.options.freed:
@@ -80,7 +86,10 @@ class System:
         layout, placed = self.layout, []
         for number, plan in enumerate([Plan(SYSTEM, b"System", 0, ()), *plans]):
             field = _CROSSINGS[number % len(_CROSSINGS)]
-            eprocess = self.pool.place(layout["size"], b"Proc", None if field is None else layout[field] + 1)
+            if plan.unmapped:
+                eprocess = self.pool.place_unmapped(layout["size"], b"Proc")
+            else:
+                eprocess = self.pool.place(layout["size"], b"Proc", None if field is None else layout[field] + 1)
             head = eprocess + layout["ThreadListHead"]
             self.pool.put(head, "QQ", head, head)
             vads: tuple[Vad, ...] = ()
@@ -92,9 +101,7 @@ class System:
                     thread(self.pool, layout, head, plan.pid)
                 else:
                     vads = self._userland(plan.userland, eprocess, plan.pid)
-                # no object: it has the pool's header alone
-                table = self.pool.place(128, b"Obtb", before=16)
-                self.pool.put(eprocess + layout["ObjectTable"], "Q", table)
+                self._handles(eprocess, plan.pid)
                 self._audited(eprocess, plan)
             wow64 = self.pool.place(64, b"Wow6") if plan.wow64 and layout.wow64_structure else None
             placed.append(_Placed(plan, eprocess, wow64, vads))
@@ -110,6 +117,15 @@ class System:
         self.pool.put(at, "HH4xQ", len(text), len(text) + 2, at + 16 if text else 0)
         self.pool.put(at + 16, f"{len(text)}s", text)
         self.pool.put(eprocess + self.layout["SeAuditProcessCreationInfo"], "Q", at)
+
+    def _handles(self, eprocess: int, pid: int) -> None:
+        """Give a process its table of handles; those of System are charged to nobody."""
+        # no object: it has the pool's header alone
+        layout, table = self.layout, self.pool.place(128, b"Obtb", before=16)
+        quota, number = (0x10, 0x28) if layout.version > (6, 1) else (0x08, 0x10)
+        self.pool.put(table + quota, "Q", 0 if pid == SYSTEM else eprocess)
+        self.pool.put(table + number, "I", pid)
+        self.pool.put(eprocess + layout["ObjectTable"], "Q", table)
 
     def _userland(self, userland: Userland, eprocess: int, pid: int) -> tuple[Vad, ...]:
         """Write what the kernel knows of a process's memory; return the regions that it still leads to."""

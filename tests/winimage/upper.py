@@ -94,7 +94,8 @@ class Upper:
         """Write the tables; return the root's entries."""
         self._map_kernel()
         self.pool.claim(self.physical)
-        self.tables.present(_pages(self.pool.base, len(self.pool.data)), self.pool.frames, "RW")
+        mapped = self.pool.mapped
+        self.tables.present(_pages(self.pool.base, len(self.pool.data))[mapped], self.pool.frames[mapped], "RW")
         self.tables.present(_pages(_KUSER, PAGE), np.array([self.shared_data], U64), "R")
         if self.options.decoy:
             self._map_decoy()

@@ -59,7 +59,9 @@ class User:
         self.own_table: tuple[int, int, int] | None = None
         self.tables.present(numbers(SHARED_DATA >> 12, 1), np.array([shared_data], U64), "R")
         below = plan.wow64
-        if plan.userland is None:
+        if plan.minimal:
+            self.image_base, self.peb, self.peb32 = 0, 0, None
+        elif plan.userland is None:
             self.tables.present(library.pages, library.frames, "RX")
             self.image_base = 0x400000 if below else 0x7FF600000000 + (self._random(1 << 12) << 20)
             self.peb = 0x3000000000 + (self._random(1 << 16) << 16)
