@@ -110,7 +110,8 @@ class ProcessEntry(NamedTuple):
 
     From an image also: `parent` (pid), `created` and `exited` (UTC), `root` (physical address of its page tables),
     `image_base` and `peb` (addresses), `wow64` (32-bit on 64), `listed` (the kernel's list of processes leads to it),
-    `ended`, and `object`, the address of what the kernel knows of it.
+    `ended`, and `object`, the address of what the kernel knows of it. `doubts` says in words what speaks against its
+    being a process at all; nothing does where it is empty.
     """
 
     pid: int | None
@@ -125,14 +126,15 @@ class ProcessEntry(NamedTuple):
     listed: bool | None = None
     ended: bool | None = None
     object: int | None = None
+    doubts: tuple[str, ...] = ()
 
     @property
     def state(self) -> str | None:
-        """``"running"``, ``"exited"``, ``"unlinked"``, or the last two with a comma; None where unknown."""
+        """``"running"``, or ``"exited"``, ``"unlinked"``; and ``"doubtful"``, with commas; None where unknown."""
         if self.listed is None:
             return None
         words = ["exited"] * bool(self.ended) + ["unlinked"] * (not self.listed)
-        return ", ".join(words) or "running"
+        return ", ".join([*(words or ["running"]), *["doubtful"] * bool(self.doubts)])
 
     def facts(self) -> dict[str, Any]:
         """Return what an image tells of the process, ready for JSON; nothing where only pid and name are known."""
@@ -155,6 +157,7 @@ class ProcessEntry(NamedTuple):
             "peb": address(self.peb),
             "wow64": self.wow64,
             "object": address(self.object),
+            "doubts": list(self.doubts),
         }
 
     def __str__(self) -> str:
@@ -401,14 +404,16 @@ class Container(ABC):
     def matching(self, entries: Sequence[ProcessEntry], pid: int) -> list[int]:
         """Return the places in `entries` of the processes with a number; raises ProcessError where there is none.
 
-        What is left of a process that has ended does not hide the one that has its number now.
+        What is left of a process that has ended does not hide the one that has its number now, nor what is doubtful
+        any other.
         """
         found = [index for index, entry in enumerate(entries) if entry.pid == pid]
         if not found:
             listed = ", ".join(map(str, entries[:_LISTED]))
             raise ProcessError(f"{self}: holds no process {pid}; it holds: {listed}")
-        running = [index for index in found if entries[index].state in (None, "running")]
-        return running or [index for index in found if not entries[index].ended] or found
+        certain = [index for index in found if not entries[index].doubts] or found
+        running = [index for index in certain if entries[index].state in (None, "running")]
+        return running or [index for index in certain if not entries[index].ended] or certain
 
     def choice(self, entries: Sequence[ProcessEntry]) -> str:
         """Return the message that lists the processes to choose from."""

@@ -56,7 +56,7 @@ def _hash_names(text: str) -> list[str]:
 @click.option("-o", "--output", metavar="DIR", type=click.Path(), help="The folder to write.  [default: STEM.segments]")
 @click.option("--force", is_flag=True, help="Replace the folder if memcarve wrote it, once the new one is whole.")
 @process_options
-@click.option("--all", "everything", is_flag=True, help="Every process, one folder each.")
+@click.option("--all", "everything", is_flag=True, help="Every process, one folder each; none that is doubtful.")
 @filter_options
 @split_option
 @click.option("--skip-zero", is_flag=True, help="Leave out segments that are zero throughout.")

@@ -113,7 +113,7 @@ def _version(text: str) -> tuple[int, ...]:
 )
 @click.option("--force", is_flag=True, help="Replace what has the name if memcarve wrote it.")
 @process_options
-@click.option("--all", "everything", is_flag=True, help="Every process, a file each.")
+@click.option("--all", "everything", is_flag=True, help="Every process, a file each; none that is doubtful.")
 @filter_options
 @input_options
 @quiet_options

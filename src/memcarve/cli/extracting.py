@@ -53,7 +53,9 @@ if TYPE_CHECKING:
 )
 @click.option("--zip", "archive", is_flag=True, help="Write one encrypted ZIP archive; its password is infected.")
 @process_options
-@click.option("--all", "everything", is_flag=True, help="Every process, a folder (archive) each.")
+@click.option(
+    "--all", "everything", is_flag=True, help="Every process, a folder (archive) each; none that is doubtful."
+)
 @click.option(
     "--range",
     "half",

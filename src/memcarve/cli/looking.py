@@ -257,7 +257,8 @@ def processes(
     """List the processes that an image of a machine's memory holds, or a map of several dumps.
 
     On 64-bit Windows without symbols: those of the kernel's list, and those that only a search of all memory finds,
-    which are marked as unlinked or exited. The search takes as long as reading the image does.
+    which are marked as unlinked or exited; and as doubtful, with what speaks against them, if not all of it holds up.
+    The search takes as long as reading the image does.
     """
     from memcarve.sources import open_container  # noqa: PLC0415 - numpy is not needed for --help
 
@@ -273,10 +274,12 @@ def processes(
         entries = container.listed() if listed else container.processes()
         columns = [Column("pid", "number"), Column("name", "text")]
         image = any(entry.root is not None for entry in entries)
+        doubts = image and (layout != "table" or any(entry.doubts for entry in entries))
         if image:
             columns += [Column("parent", "number"), Column("created", "text"), Column("exited", "text")]
             columns += [Column("root", "address"), Column("image_base", "address"), Column("peb", "address")]
             columns += [Column("wow64", "flag"), Column("state", "text")]
+            columns += [Column("doubts", "words")] if doubts else []
         counts = [_page_counts(container, index) for index in range(len(entries))] if pages else []
         told = [_told(container, index, environment=environment) for index in range(len(entries))] if details else []
         failed = (pages and not all(counts)) or any(each is None for each in told)
@@ -294,6 +297,7 @@ def processes(
                 if layout == "table":
                     times = [time and time[:19].replace("T", " ") for time in times]
                 cells += [entry.parent, *times, entry.root, entry.image_base, entry.peb, entry.wow64, entry.state]
+                cells += [list(entry.doubts)] if doubts else []
             cells += [counts[index].get(kind) for kind in kinds] if pages else []
             return cells + [_detail(column, told[index] or {}, layout) for column in more]
 

@@ -306,8 +306,9 @@ def choose(container: Container, pids: Sequence[int], name: str | None, *, every
     entries = container.known(pids if name is None and not everything else [])
     if everything and (pids or name is not None):
         raise UsageError("--all takes every process; --pid and --name choose: give one or the other")
+    certain = {index for index, entry in enumerate(entries) if not entry.doubts}
     if everything:
-        return list(range(len(entries)))
+        return sorted(certain)
     if (pids or name is not None) and len(entries) == 1 and entries[0].pid is None and entries[0].root is not None:
         raise UsageError("--dtb gives one address space by itself; --pid and --name choose processes: leave them out")
     if not pids and name is None:
@@ -319,9 +320,15 @@ def choose(container: Container, pids: Sequence[int], name: str | None, *, every
         found += container.matching(entries, pid)
     if name is not None:
         pattern = name.lower()
-        found += [
+        named = [
             index for index, entry in enumerate(entries) if fnmatch.fnmatchcase((entry.name or "").lower(), pattern)
         ]
+        found += [index for index in named if index in certain]
+        if not found and named:
+            listed = ", ".join(str(entries[index]) for index in named[:40])
+            raise ProcessError(
+                f"{container}: holds only doubtful processes of a name like {name} ({listed}); take them with --pid"
+            )
         if not found:
             raise ProcessError(f"{container}: holds no process of a name like {name}")
     return list(dict.fromkeys(found))

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 #: Pcb is the first member; DirectoryTableBase has been here in every 64-bit Windows
 ROOT = 0x28
+#: bytes of ImageFileName
+NAME = 15
 
 #: accessors by member; the code that each may consist of, with the offset in it
 _LOAD = rb"\x48\x8b\x81(....)\xc3"  # mov rax, [rcx+offset]; ret

@@ -15,9 +15,10 @@ import numpy as np
 
 from memcarve.errors import AddressError, ProcessError, printable
 from memcarve.images import eprocess, kernel
+from memcarve.images.judging import SYSTEM, Judge, has_number, judged
 from memcarve.images.physical import PAGE
 from memcarve.images.search import everything, look_through, pages_of
-from memcarve.images.seeker import LATEST, POINTERS, USER_END, Seeker
+from memcarve.images.seeker import EARLIEST, LATEST, POINTERS, PROFILE_LIST, USER_END, WAIT_LIST, Seeker
 from memcarve.process import ProcessEntry
 
 if TYPE_CHECKING:
@@ -33,14 +34,12 @@ if TYPE_CHECKING:
 
     Words = npt.NDArray[np.uint64]
 
-_SYSTEM = 4
 _ROOT = (1 << 52) - PAGE  # CR3 without its flags and the PCID
 _MOST_PROCESSES = 1 << 16
 _SAMPLE = 64  # processes that are looked at to see whether a layout fits
 _RUNNING = 0x103  # STATUS_PENDING: what ExitStatus says until a process ends
-_NAME = 15
-#: FILETIME of 1990: 100 ns since 1601
-_EARLIEST = 0x01B4C3F2C2D80000
+#: of what looks like a process, so much is looked at; or one in so many pages if that is more
+_MOST_CANDIDATES, _CANDIDATE_PAGES = 1 << 17, 16
 _EPOCH = dt.datetime(1601, 1, 1, tzinfo=dt.UTC)
 _WANTED = {b"PsInitialSystemProcess", b"NtBuildNumber"} | {export for export, _ in eprocess.ACCESSORS.values()}
 
@@ -48,7 +47,8 @@ _WANTED = {b"PsInitialSystemProcess", b"NtBuildNumber"} | {export for export, _ 
 class Process(NamedTuple):
     """One EPROCESS: its `address`, the `offset` of its links in the backing, neighbours in the list, and its members.
 
-    `address` is None where no kernel address leads to it any more. Times are FILETIMEs; what is unknown is None.
+    `address` is None where no kernel address leads to it any more; then `physical` says where all of it lies. Times are
+    FILETIMEs; what is unknown is None.
     """
 
     address: int | None
@@ -65,6 +65,7 @@ class Process(NamedTuple):
     peb: int | None
     wow64: bool | None
     ended: bool | None
+    physical: int | None = None
 
 
 class Windows:
@@ -114,33 +115,37 @@ class Windows:
         return self._walk_list()[1]
 
     def processes(self) -> list[ProcessEntry]:
-        """Return every process, in the order of the list; then those that only the search found, by pid."""
+        """Return every process, in the order of the list; then those that only the search found, by pid.
+
+        What the search found is judged; what is doubtful comes last.
+        """
         if self._all is None:
             reached, problem = self._walk_list()
-            known = {process.offset for process in reached}
-            others = []
-            for process in self._search(self.layout, everything(self.memory)):
-                if process.offset not in known:
-                    others.append(process)
-                if len(others) == _MOST_PROCESSES:
-                    self.notes.append(f"more than {len(others)} processes were found: the image is made to deceive")
-                    break
-            others.sort(key=lambda process: (process.pid, process.offset))
-            linked = [self._is_linked(process) for process in others]
+            others = self._unlisted(reached)
             if problem:
                 self.notes.append(
                     f"the list of processes is damaged ({problem}); what it does not lead to was looked for in all of "
                     "memory"
                 )
-            entries = [_entry(process, linked=True) for process in reached]
-            for wanted in (True, False):
-                entries += [
-                    _entry(process, linked=wanted)
-                    for process, found in zip(others, linked, strict=True)
-                    if found == wanted
-                ]
-            self._all = entries
+            entries = [_entry(process, linked=self._is_linked(process), doubts=doubts) for process, doubts in others]
+            entries.sort(key=lambda entry: (bool(entry.doubts), not entry.listed))
+            doubtful = sum(bool(entry.doubts) for entry in entries)
+            if doubtful:
+                self.notes.append(
+                    f"the search found {doubtful} doubtful process{'' if doubtful == 1 else 'es'}: why is listed by "
+                    "memcarve processes; --all and --name leave them out, --pid takes them"
+                )
+            self._all = [_entry(process, linked=True) for process in reached] + entries
         return self._all
+
+    def _unlisted(self, reached: list[Process]) -> list[tuple[Process, tuple[str, ...]]]:
+        """Return what the search found besides those `reached` by the list, by pid, and what is doubtful about each."""
+        known = {process.offset for process in reached}
+        search = self._search(self.layout, everything(self.memory))
+        judge = Judge(self.memory, self.kernel, self.layout, reached, self._is_linked)
+        found, notes = judged((process for process in search if process.offset not in known), judge)
+        self.notes += notes
+        return sorted(found, key=lambda pair: (pair[0].pid, pair[0].offset))
 
     def _code(self, export: bytes) -> bytes:
         address = self.kernel.exports.get(export)
@@ -165,7 +170,7 @@ class Windows:
                 systems = [(layout, self._read(address, layout)) for layout in found.layouts]
             else:
                 systems = [(layout, self._find_system(layout)) for layout in found.layouts]
-            fitting = [(layout, system) for layout, system in systems if system is not None and system.pid == _SYSTEM]
+            fitting = [(layout, system) for layout, system in systems if system is not None and system.pid == SYSTEM]
             if fitting:
                 layout, system = max(fitting, key=lambda pair: len(self._follow(*pair, forward=True)[0]))
                 return layout, system, found.source
@@ -184,7 +189,7 @@ class Windows:
             for found in eprocess.layouts(candidate.version, decoded):
                 for layout in found.layouts:
                     search = self._search(layout, pages_of(self.memory, candidate.space))
-                    sample = itertools.islice(search, _SAMPLE)
+                    sample = itertools.islice(filter(_makes_sense, search), _SAMPLE)
                     linked = [process for process in sample if self._is_linked(process, layout)]
                     if linked and (len(linked), len(decoded)) > best and len(linked) > 1:
                         best, settled = (len(linked), len(decoded)), (candidate, (layout, linked[0], found.source))
@@ -196,13 +201,19 @@ class Windows:
 
     def _find_system(self, layout: Layout) -> Process | None:
         """Look for the System process in what the kernel maps."""
-        for process in self._search(layout, pages_of(self.memory, self.kernel.space), only=_SYSTEM):
-            if process.name.rstrip(b"\0").lower() == b"system" and self._is_linked(process, layout):
+        for process in self._search(layout, pages_of(self.memory, self.kernel.space), only=SYSTEM):
+            named = process.name.rstrip(b"\0").lower() == b"system"
+            if named and _makes_sense(process) and self._is_linked(process, layout):
                 return process
         return None
 
     def _read(self, address: int, layout: Layout) -> Process | None:
         """Read the EPROCESS at a kernel address; None where it does not make sense."""
+        process = self._look(address, layout)
+        return process if process is not None and _makes_sense(process) else None
+
+    def _look(self, address: int, layout: Layout) -> Process | None:
+        """Read what may be an EPROCESS at a kernel address; None where none can be."""
         space = self.kernel.space
         if address % 16 or not POINTERS <= address < (1 << 64) - layout.end:
             return None
@@ -210,23 +221,26 @@ class Windows:
             place = space.offset_of(address + layout.links)
         except AddressError:
             return None
-        return self._parse(kernel.peek(space, address, layout.end), layout, address, place)
+        process = self._parse(kernel.peek(space, address, layout.end), layout, address, place)
+        if not process.exit and layout.exit is not None and self._link(address + layout.exit, forward=True) is None:
+            return process._replace(exit=None, ended=None)  # not in memory, which is no zero
+        return process
 
-    def _parse(self, data: bytes, layout: Layout, address: int | None, offset: int) -> Process | None:
-        """Return the process in an EPROCESS's bytes, whose links lie at `offset`; None where it does not make sense."""
+    def _parse(self, data: bytes, layout: Layout, address: int | None, offset: int) -> Process:
+        """Return the process in an EPROCESS's bytes, whose links lie at `offset`."""
 
         def number(member: int | None, size: int = 8) -> int | None:
             return None if member is None else int.from_bytes(data[member : member + size], "little")
 
         wow64, status, ended = number(layout.wow64), number(layout.exit_status, 4), number(layout.exit)
         following, preceding = struct.unpack_from("<QQ", data, layout.links)
-        process = Process(
+        return Process(
             address=address,
             offset=offset,
             following=following,
             preceding=preceding,
             pid=number(layout.pid) or 0,
-            name=data[layout.name : layout.name + _NAME],
+            name=data[layout.name : layout.name + eprocess.NAME],
             root=number(eprocess.ROOT) or 0,
             parent=number(layout.parent),
             create=number(layout.create),
@@ -235,21 +249,6 @@ class Windows:
             peb=number(layout.peb),
             wow64=None if wow64 is None else wow64 != 0,
             ended=ended != 0 if ended is not None else None if status is None else status != _RUNNING,
-        )
-        return process if self._makes_sense(process) else None
-
-    def _makes_sense(self, process: Process) -> bool:
-        """Say whether every member holds what it can hold: chance does not make all of it so."""
-        links = (process.following, process.preceding)
-        user = (process.image_base or 0, process.peb or 0)
-        return (
-            0 < process.pid < 1 << 32
-            and process.pid % 4 == 0
-            and (process.parent or 0) < 1 << 32
-            and any(link >= POINTERS and link % 8 == 0 for link in links)  # one of them may be damaged
-            and all(address < USER_END and address % PAGE == 0 for address in user)
-            and (process.create is None or process.pid == _SYSTEM or _EARLIEST < process.create < LATEST)
-            and (not process.exit or _EARLIEST < process.exit < LATEST)
         )
 
     def _walk_list(self) -> tuple[list[Process], str]:
@@ -307,42 +306,88 @@ class Windows:
         return not alone and here in (after, before)
 
     def _search(self, layout: Layout, blocks: Iterable[Block], only: int | None = None) -> Iterator[Process]:
-        """Look through memory for processes, each yielded once; `only` those with this pid."""
+        """Look through memory for what looks like a process, each yielded once; `only` those with this pid."""
         space, memory = self.kernel.space, self.memory
         order = np.argsort(space.offset, kind="stable")
         begins, ends = space.offset[order], (space.offset + space.size)[order]
+        # of all that begin before a place the one that reaches farthest: a page may be mapped more than once
+        reaches = np.maximum.accumulate(ends)
+        farthest = np.maximum.accumulate(np.where(ends == reaches, np.arange(len(ends)), 0))
+        heads = {entry.get("_EPROCESS.ThreadListHead") for entry in eprocess.entries(self.kernel.version, layout)[0]}
+        head = heads.pop() if len(heads) == 1 else None
+        seeker = Seeker(layout, memory.end, None if head is None else int(head), only)
         seen: set[int] = set()
-        for found in look_through(memory, blocks, Seeker(layout, only)):
-            physical = found[memory.holds(found, 1)]  # of a page that is there in part the rest looks like zeros
+        most = max(_MOST_CANDIDATES, memory.total // PAGE // _CANDIDATE_PAGES)
+        # what the kernel does not map cannot use up what it does
+        left = {True: most, False: most}
+        for found, distances in look_through(memory, blocks, seeker):
+            there = memory.holds(found, 1)  # of a page that is there in part the rest looks like zeros
+            physical, distance = found[there], distances[there]
             ranges = np.searchsorted(memory.start, physical, "right") - 1
             offsets = memory.offset[ranges] + (physical - memory.start[ranges])
             # where in the kernel's half does it lie?
             rows = np.searchsorted(begins, offsets, "right").astype(np.int64) - 1
-            mapped = (rows >= 0) & (offsets < ends[np.maximum(rows, 0)])
+            mapped = rows >= 0
+            rows = farthest[np.maximum(rows, 0)]
+            mapped &= offsets < ends[rows]
             addresses = space.start[order[rows]] + (offsets - begins[rows])
-            for place, offset, address, known in zip(
-                physical.tolist(), offsets.tolist(), addresses.tolist(), mapped.tolist(), strict=True
+            for place, into, address, known in zip(
+                physical.tolist(), distance.tolist(), addresses.tolist(), mapped.tolist(), strict=True
             ):
-                if offset in seen:
+                left[known] -= 1
+                if left[known] < 0:
                     continue
-                process = self._read(address - layout.links, layout) if known else self._freed(place, offset, layout)
-                if process and only in (None, process.pid):
-                    seen.add(offset)
+                process = self._mapped(address - into, layout) if known else self._freed(place - into, layout)
+                if process and process.offset not in seen and only in (None, process.pid):
+                    seen.add(process.offset)
                     yield process
+        note = f"more than {most} places look like processes, and no more were looked at: the image is made to deceive"
+        if min(left.values()) < 0 and note not in self.notes:
+            self.notes.append(note)
 
-    def _freed(self, physical: int, offset: int, layout: Layout) -> Process | None:
+    def _mapped(self, address: int, layout: Layout) -> Process | None:
+        """Read an EPROCESS at a kernel address; if it is mapped more than once, at the one that its own lists have."""
+        process = self._look(address, layout)
+        for at in (PROFILE_LIST, WAIT_LIST) if process is not None else ():
+            link = self._link(address + at, forward=True)
+            if link == address + at:
+                break
+            other = None if link is None else self._look(link - at, layout)
+            if other is not None and process is not None and other.offset == process.offset:
+                return other
+        return process
+
+    def _freed(self, physical: int, layout: Layout) -> Process | None:
         """Read an EPROCESS that no kernel address leads to; None unless all of it lies in one page."""
-        start = physical - layout.links
-        if start // PAGE != (start + layout.end - 1) // PAGE:
+        if physical < 0 or physical // PAGE != (physical + layout.end - 1) // PAGE:
             return None
-        data = self.memory.read(start, layout.end)
-        return self._parse(data, layout, None, offset) if data else None
+        data = self.memory.read(physical, layout.end)
+        if data is None:
+            return None
+        links = physical + layout.links
+        row = int(np.searchsorted(self.memory.start, np.uint64(links), "right")) - 1
+        offset = int(self.memory.offset[row]) + links - int(self.memory.start[row])
+        return self._parse(data, layout, None, offset)._replace(physical=physical)
 
 
-def _entry(process: Process, *, linked: bool) -> ProcessEntry:
+def _makes_sense(process: Process) -> bool:
+    """Say whether every member holds what it can hold: chance does not make all of it so."""
+    links = (process.following, process.preceding)
+    user = (process.image_base or 0, process.peb or 0)
+    return (
+        has_number(process.pid)
+        and (process.parent or 0) < 1 << 32
+        and any(link >= POINTERS and link % 8 == 0 for link in links)  # one of them may be damaged
+        and all(address < USER_END and address % PAGE == 0 for address in user)
+        and (process.create is None or process.pid == SYSTEM or EARLIEST < process.create < LATEST)
+        and (not process.exit or EARLIEST < process.exit < LATEST)
+    )
+
+
+def _entry(process: Process, *, linked: bool, doubts: tuple[str, ...] = ()) -> ProcessEntry:
     name = process.name.split(b"\0")[0].decode("ascii", "backslashreplace")
     return ProcessEntry(
-        pid=process.pid,
+        pid=process.pid if has_number(process.pid) else None,
         name=printable(name),
         parent=process.parent,
         created=_time(process.create),
@@ -354,6 +399,7 @@ def _entry(process: Process, *, linked: bool) -> ProcessEntry:
         listed=linked,
         ended=process.ended,
         object=process.address,
+        doubts=doubts,
     )
 
 

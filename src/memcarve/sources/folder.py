@@ -279,6 +279,7 @@ def _entry(header: dict[str, Any]) -> ProcessEntry:
         listed="unlinked" not in words if words else None,
         ended="exited" in words if words else None,
         object=address(found.get("object")),
+        doubts=tuple(_texts(found.get("doubts"))),
     )
 
 

@@ -243,7 +243,8 @@ class ImageContainer(Container):
                 f"{self}: nothing is mapped through page tables at 0x{table.root:x}; memcarve processes --scan lists "
                 "roots"
             )
-        remarks = self._remarks(entry, pages, missing, table, half)
+        doubts = [f"{entry} is doubtful as a process: {'; '.join(entry.doubts)}"] if entry.doubts else []
+        remarks = doubts + self._remarks(entry, pages, missing, table, half)
         placed = pages.placed
         space = AddressSpace(
             placed.start,
