@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import pytest
 
+import containers
 import memcarve
 import winimage
 from carving import invoke, manifest
@@ -360,6 +361,26 @@ def test_waited_for(place: Path) -> None:
         changed(place, truth, head + 0x10, bytes(16)),
     ):
         assert [one.state for one in listed(place) if one.pid == 3272] == ["unlinked"]
+
+
+def test_part_of_it_is_not_in_the_image(hidden: Truth, tmp_path: Path) -> None:
+    """Of a process of which a page is missing what lay there says nothing: neither a doubt, nor that it runs."""
+    layout, path = hidden.layout, tmp_path / "mem.lime"
+    pages, physical = hidden.frames(4, "kernel")
+    straddling = [process for process in hidden.processes if process.straddles and not process.listed]
+    assert len(straddling) > 5
+    for process in straddling:
+        first, links, ended, last = (
+            (process.eprocess + at) // PAGE
+            for at in (0, layout["ActiveProcessLinks"], layout["ExitTime"], layout["size"] - 1)
+        )
+        gone = last if links == first else first
+        at = int(physical[np.searchsorted(pages, np.uint64(gone * PAGE))])
+        parts = [(0, at), (at + PAGE, hidden.size - at - PAGE)]
+        containers.write_lime(path, [(start, containers.Slice(hidden.path, start, size)) for start, size in parts])
+        (one,) = [one for one in listed(path) if one.object == process.eprocess]
+        assert one.doubts == ()
+        assert one.state == ("exited, unlinked" if process.exit and ended != gone else "unlinked")
 
 
 # copies, and what is planted

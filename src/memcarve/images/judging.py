@@ -69,8 +69,8 @@ class Verdict(NamedTuple):
 
     @property
     def is_process(self) -> bool:
-        """Whether enough holds for it to be a process, doubtful or not."""
-        return self.holds >= ENOUGH
+        """Whether enough holds for it to be a process, doubtful or not; if part of it is missing less does it."""
+        return self.holds >= (ENOUGH if self.doubts else ENOUGH - 1)
 
 
 class _Seen(NamedTuple):
