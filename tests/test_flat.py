@@ -160,6 +160,7 @@ def test_document(tmp_path: Path) -> None:
         "filled_bytes": 3 * PAGE,
         "missing_bytes": PAGE,
         "unselected_bytes": 0,
+        "repeated_bytes": 0,
         "filled": [["0x0000000000012000", "0x0000000000014000"], ["0x0000000000015000", "0x0000000000016000"]],
     }
     assert b"\x1b" not in (tmp_path / "out.json").read_bytes()

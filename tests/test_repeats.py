@@ -284,6 +284,20 @@ def test_exports_pass_over_repeats(go: Invoke, tmp_path: Path, sink: str) -> Non
     assert sum(path.stat().st_size for path in tmp_path.iterdir() if path.name != "mem.raw") < 64 << 20
 
 
+def test_a_flat_file_tells_what_it_does_not_hold(go: Invoke, tmp_path: Path) -> None:
+    """A range that touches repeats says how much of it they are, and one of nothing else is no file, but told."""
+    shared = built(tmp_path / "mem.raw", "directory-alone")
+    first, second, third = (shared.address(shared.slots[0], 0, index, 0) for index in range(3))
+    flat = ("export", shared.truth.path, "--pid", PID, "--range", "kernel", "--to", "flat", "-o", "flat.bin")
+    ran = go(*flat, "--address", f"0x{second:x}-0x{third:x}")
+    assert ran.code == 1
+    assert "what shared page tables map again: read --raw gives it" in ran.err
+    ran = go(*flat, "--address", f"0x{first:x}-0x{second + PAGE:x}")
+    assert ran.code == 0, ran.err
+    assert f"{PAGE} of these bytes lie in what shared page tables map again" in ran.err
+    assert json.loads((tmp_path / "flat.bin.json").read_text())["repeated_bytes"] == PAGE
+
+
 def test_scan_lists_the_same_roots(go: Invoke, tmp_path: Path) -> None:
     """Roots of such a machine are as plausible as others."""
     truth = winimage.build(tmp_path / "mem.raw", processes=winimage.USERLAND)

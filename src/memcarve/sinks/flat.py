@@ -52,7 +52,8 @@ class Plan(NamedTuple):
     """What goes into a flat file for ``start <= address < end``, both Python ints.
 
     `parts` are the segments of the range; `gaps` (start, size) what lies between. Of their bytes, `missing` are mapped
-    but missing, and `unselected` are there but were not chosen; the rest is not in the map.
+    but missing, and `unselected` are there but were not chosen; `repeated` of their addresses lie in what shared page
+    tables map again, where some or all may be there, too. The rest is not in the map.
     """
 
     start: int
@@ -61,6 +62,7 @@ class Plan(NamedTuple):
     gaps: list[tuple[int, int]]
     missing: int
     unselected: int
+    repeated: int
 
     @property
     def size(self) -> int:
@@ -152,12 +154,17 @@ def _plan(process: ProcessMemory, segments: Segments, address: tuple[int, int] |
             raise UsageError(f"0x{start:x}-0x{end:x}: is no range of addresses; it begins before it ends")
     parts = _clipped(space, segments, start, end)
     missing = _overlap(space.missing_start, space.missing_size, start, end)
+    repeated = _overlap(space.repeats.start, space.repeats.size, start, end)
     if not len(parts):
+        if repeated:
+            raise AddressError(
+                start, "in no segment", f"; up to 0x{end:x} lies what shared page tables map again: read --raw gives it"
+            )
         reason = "mapped but missing" if missing else space.absent
         raise AddressError(start, reason, f", and nothing else up to 0x{end:x} is there")
     there = _clipped(space, space.segments(), start, end).total
     gaps = list(_gaps(parts, start, end))
-    return Plan(start, end, parts, gaps, missing, there - parts.total)
+    return Plan(start, end, parts, gaps, missing, there - parts.total, repeated)
 
 
 def _clipped(space: AddressSpace, segments: Segments, start: int, end: int) -> Segments:
@@ -244,6 +251,11 @@ def _notes(plan: Plan, fill: int | None) -> Sequence[str]:
         notes.append(f"{plan.missing} of these bytes are mapped but missing in the input")
     if plan.unselected:
         notes.append(f"{plan.unselected} of these bytes are in the input, and were not selected")
+    if plan.repeated:
+        notes.append(
+            f"{plan.repeated} of these bytes lie in what shared page tables map again, and were not read: read shows "
+            "what is there"
+        )
     return notes
 
 
@@ -272,6 +284,7 @@ def _document(process: ProcessMemory, options: FileOptions, plan: Plan, fill: in
         "filled_bytes": plan.filled,
         "missing_bytes": plan.missing,
         "unselected_bytes": plan.unselected,
+        "repeated_bytes": plan.repeated,
         "filled": [[f"0x{start:016x}", f"0x{start + size:016x}"] for start, size in plan.gaps],
     }
 
