@@ -191,6 +191,15 @@ def test_whichever_half_was_opened(usual: tuple[Truth, memcarve.Container]) -> N
         assert len({(one.parameters, repr(one.unloaded), one.notes) for one in found}) == 1
 
 
+def test_whatever_part_was_opened(usual: tuple[Truth, memcarve.Container]) -> None:
+    """What is known of a process is known though only a page of it was asked for."""
+    image = usual[1]
+    index = [entry.pid for entry in image.processes()].index(1624)
+    part, whole = image.open_span(index, 0x2A0000, 0x2A1000).evidence, image.open_process(index).evidence
+    assert part._replace(regions=()) == whole._replace(regions=())
+    assert [list(one) for one in part.regions] == [list(one) for one in whole.regions]
+
+
 def test_lists_and_mappings_differ(usual: tuple[Truth, memcarve.Container]) -> None:
     """A module taken out of every list is in none, though it is mapped; one that is listed need not be mapped."""
     evidence = usual[1].process(1624).evidence

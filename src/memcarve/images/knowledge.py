@@ -9,17 +9,14 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import numpy as np
 
-from memcarve.errors import LimitError
 from memcarve.evidence import Area, Areas, Evidence, Modules, Thread, Threads
 from memcarve.images import eprocess, loader, startup, threads, unloaded, vads
 from memcarve.images.members import thread_lists, trees
-from memcarve.images.paging import walk
 from memcarve.images.physical import PAGE
 from memcarve.images.reader import LookedUp, Reader, counted
 from memcarve.images.seeker import USER_END
 from memcarve.names import IMAGE, PAGE_TABLES, PEB, STACK, TEB, base_name
 from memcarve.segments import TOP
-from memcarve.space import AddressSpace
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -51,9 +48,8 @@ class _Process(NamedTuple):
 class Knowledge:
     """What one Windows machine knows of its processes; layouts are settled when they are first needed."""
 
-    def __init__(self, windows: Windows, limit: int | None = None) -> None:
+    def __init__(self, windows: Windows) -> None:
         self.windows = windows
-        self.limit = limit
 
     @functools.cached_property
     def _entries(self) -> tuple[list[eprocess.Offsets], bool]:
@@ -87,8 +83,8 @@ class Knowledge:
         fitting = [candidate for candidate, proof in zip(candidates, proofs, strict=True) if proof]
         return fitting[0] if len(fitting) == 1 else None
 
-    def of(self, entry: ProcessEntry, table: AddressTable, space: AddressSpace | None) -> Evidence:
-        """Return what is known of a process; `space` holds its user half, else that is looked up in `table`.
+    def of(self, entry: ProcessEntry, table: AddressTable) -> Evidence:
+        """Return what is known of a process; of its own memory no more is looked up in `table` than that takes.
 
         What is left of a process that has ended tells only what the kernel still holds: its own memory may be
         another's by now.
@@ -99,10 +95,7 @@ class Knowledge:
         found += Evidence(notes=tuple(listed[1]))
         user: Reader | None = None
         if not entry.ended and (entry.peb is not None or any(thread.teb for thread in listed[0] or ())):
-            try:
-                user = Reader(self._user_half(table) if space is None else space, USER_END)
-            except LimitError as error:
-                found += Evidence(notes=(f"the process's own structures were not looked at: {error}",))
+            user = Reader(LookedUp(self.windows.memory, table), USER_END)
         areas: list[Area] = []
         narrow = self._narrow_peb(kernel, entry)
         if user is not None:
@@ -181,13 +174,6 @@ class Knowledge:
         if value is not None and vads.is_kernel(value):
             value = reader.number(value + _EWOW64PROCESS_PEB)
         return value if value and value < _NARROW_END and value % PAGE == 0 else None
-
-    def _user_half(self, table: AddressTable) -> AddressSpace:
-        memory = self.windows.memory
-        placed = walk(memory, table, 0, table.kernel_half, self.limit).placed
-        return AddressSpace(
-            placed.start, placed.size, placed.offset, memory.backing, physical=placed.physical, flags=placed.flags
-        )
 
     def _page_tables(self, table: AddressTable) -> list[Area]:
         """Return where the page tables see themselves: behind the entries of the root that lead to the root."""

@@ -280,7 +280,7 @@ class ImageContainer(Container):
             file=self.stored,
             half=half,
             address_bits=table.mode.bits,
-            evidence=functools.partial(self._evidence, entry, table, None if half == "kernel" else space, inputs),
+            evidence=functools.partial(self._evidence, entry, table, inputs),
             platform=self._platform(table),
         )
 
@@ -291,10 +291,8 @@ class ImageContainer(Container):
         entry = self.entry(index)
         return self._knowledge.start_of(entry, self._table_of(entry)[0])
 
-    def _evidence(
-        self, entry: ProcessEntry, table: AddressTable, space: AddressSpace | None, inputs: dict[str, Any]
-    ) -> Evidence:
-        """Return what is known of a process beyond its bytes; `space` is its memory, None where its user half is not.
+    def _evidence(self, entry: ProcessEntry, table: AddressTable, inputs: dict[str, Any]) -> Evidence:
+        """Return what is known of a process beyond its bytes, whatever part of its memory was asked for.
 
         First what the machine's own system knows, then what files say; those used are added to `inputs`.
         """
@@ -304,12 +302,12 @@ class ImageContainer(Container):
         )
         if files:
             inputs["evidence"] = files
-        return (Evidence() if self._knowledge is None else self._knowledge.of(entry, table, space)) + said
+        return (Evidence() if self._knowledge is None else self._knowledge.of(entry, table)) + said
 
     @functools.cached_property
     def _knowledge(self) -> Knowledge | None:
         """What the machine's own system knows; None where only a root was given."""
-        return None if self.options.dtb is not None else Knowledge(self.windows, self.options.limit)
+        return None if self.options.dtb is not None else Knowledge(self.windows)
 
     def _platform(self, table: AddressTable) -> Platform:
         """Return what is known of the system: its version where its kernel was found."""
