@@ -880,7 +880,7 @@ def test_nothing_is_kept_of_what_failed(tmp_path: Path, monkeypatch: pytest.Monk
 
 def test_unknown_layout(tmp_path: Path) -> None:
     """A layout that there is not is an error of usage."""
-    with pytest.raises(UsageError, match="they are file, memory"):
+    with pytest.raises(UsageError, match="choose from file, memory"):
         taken(memory({}), tmp_path / "out", layout="raw")
 
 

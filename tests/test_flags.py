@@ -24,9 +24,9 @@ from labelling import (
 from memcarve.errors import UsageError
 from memcarve.labels.flags import without
 from memcarve.labels.spans import Spans, union
-from memcarve.names import FLAGS
 from memcarve.permissions import PROT_NONE, TRANSITION
 from memcarve.process import Selection
+from memcarve.vocabulary import Flag
 
 if TYPE_CHECKING:
     from memcarve.evidence import Region
@@ -276,7 +276,7 @@ def test_unknown_flag() -> None:
     """A flag that there is not is refused, and the message lists those that there are."""
     with pytest.raises(UsageError, match="private-executable"):
         labels_of(process_of({1: RW}), Selection(flag=["evil"]))
-    assert len(FLAGS) == len({*FLAGS})
+    assert len(Flag) == len({*Flag})
 
 
 intervals = st.lists(st.tuples(st.integers(0, 50), st.integers(1, 12)), max_size=8)

@@ -13,8 +13,8 @@ from carving import EXAMPLE, invoke, manifest, write_dump
 from contracts import MAKERS, PAGE, PIECES, Given
 from cores import Load, core, info, status
 from memcarve.images.modes import MODES
-from memcarve.names import FLAGS, INPUT_TYPES, KINDS, PAGINGS, SPLITS
 from memcarve.process import Selection
+from memcarve.vocabulary import Flag, InputType, Kind, Paging, Split
 from support import content, put
 
 if TYPE_CHECKING:
@@ -120,7 +120,7 @@ def test_a_dump(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in RIGHT if name != "live"])
-@pytest.mark.parametrize("word", INPUT_TYPES)
+@pytest.mark.parametrize("word", InputType)
 def test_said_as_it_is_not(inputs: Mapping[str, Given], name: str, word: str) -> None:
     """An input that is said to be another kind is refused by the complaint of that kind, or holds nothing of it."""
     if word == RIGHT[name] or (name, word) == ("dump", "image"):
@@ -158,7 +158,7 @@ def test_commands(tmp_path: Path, capfdbinary: Capture, command: str) -> None:
         assert ran.err.startswith(f"memcarve: {path}: ")
     ran = invoke(capfdbinary, command, path, *words, "--input-type", "picture")
     assert ran.code == 2
-    assert all(word in ran.err for word in INPUT_TYPES)
+    assert all(word in ran.err for word in InputType)
 
 
 def test_verify(tmp_path: Path, capfdbinary: Capture) -> None:
@@ -190,13 +190,13 @@ def test_diff(tmp_path: Path, capfdbinary: Capture) -> None:
 @pytest.mark.parametrize(
     ("word", "options"),
     [
-        *((word, {"dtb": 0}) for word in INPUT_TYPES if word != "image"),
-        *((word, {"image": True}) for word in INPUT_TYPES if word != "image"),
-        *((word, {"system": "linux"}) for word in INPUT_TYPES if word != "image"),
-        *((word, {"limit": 1}) for word in INPUT_TYPES if word != "image"),
-        *((word, {"trust": "sum"}) for word in INPUT_TYPES if word not in {"dump", "map"}),
-        *((word, {"memory_map": "x"}) for word in INPUT_TYPES if word != "dump"),
-        *((word, {"dump": "x"}) for word in INPUT_TYPES if word != "map"),
+        *((word, {"dtb": 0}) for word in InputType if word != "image"),
+        *((word, {"image": True}) for word in InputType if word != "image"),
+        *((word, {"system": "linux"}) for word in InputType if word != "image"),
+        *((word, {"limit": 1}) for word in InputType if word != "image"),
+        *((word, {"trust": "sum"}) for word in InputType if word not in {"dump", "map"}),
+        *((word, {"memory_map": "x"}) for word in InputType if word != "dump"),
+        *((word, {"dump": "x"}) for word in InputType if word != "map"),
     ],
 )
 def test_contradictions(tmp_path: Path, word: str, options: dict[str, Any]) -> None:
@@ -219,14 +219,14 @@ def test_errors_say_it(tmp_path: Path, data: bytes) -> None:
 @pytest.mark.parametrize(
     ("name", "value", "words"),
     [
-        ("input_type", "Image", INPUT_TYPES),
-        ("input_type", "elf", INPUT_TYPES),
+        ("input_type", "Image", InputType),
+        ("input_type", "elf", InputType),
         ("trust", "Sum", ("printed", "sum")),
         ("trust", "", ("printed", "sum")),
         ("system", "windoze", ("windows", "linux", "none")),
         ("system", "Windows", ("windows", "linux", "none")),
-        ("paging", "x46", PAGINGS),
-        ("paging", "X64", PAGINGS),
+        ("paging", "x46", Paging),
+        ("paging", "X64", Paging),
     ],
 )
 @pytest.mark.parametrize("path", [EXAMPLE, "nothing"])
@@ -236,12 +236,12 @@ def test_words_of_open(path: Path, name: str, value: str, words: tuple[str, ...]
     with pytest.raises(memcarve.UsageError) as caught:
         memcarve.open(path, **options)
     assert repr(value) in str(caught.value)
-    assert str(caught.value).endswith(f"there are {', '.join(words)}")
+    assert str(caught.value).endswith(f"choose from {', '.join(words)}")
 
 
 def test_paging_names() -> None:
     """The kinds of page tables that can be named are those that can be read."""
-    assert set(PAGINGS) == set(MODES)
+    assert set(Paging) == set(MODES)
 
 
 @pytest.mark.parametrize(
@@ -249,9 +249,9 @@ def test_paging_names() -> None:
     [
         ("range", "Kernel", ("user", "kernel", "all")),
         ("range", "", ("user", "kernel", "all")),
-        ("kind", ["private", "Stack"], KINDS),
-        ("kind", "private", KINDS),  # a text is a sequence of letters
-        ("flag", ["pe-in-privat"], FLAGS),
+        ("kind", ["private", "Stack"], Kind),
+        ("kind", "private", Kind),  # a text is a sequence of letters
+        ("flag", ["pe-in-privat"], Flag),
     ],
 )
 def test_words_of_selections(name: str, value: object, words: tuple[str, ...]) -> None:
@@ -260,7 +260,7 @@ def test_words_of_selections(name: str, value: object, words: tuple[str, ...]) -
     for make in (lambda: Selection(**options), lambda: Selection()._replace(**options)):
         with pytest.raises(memcarve.UsageError) as caught:
             make()
-        assert str(caught.value).endswith(f"there are {', '.join(words)}")
+        assert str(caught.value).endswith(f"choose from {', '.join(words)}")
 
 
 @pytest.mark.parametrize("value", ["regions", "Region", ""])
@@ -268,7 +268,7 @@ def test_words_of_splits(value: str) -> None:
     """Segments cannot be split by a word that there is not."""
     with memcarve.open(EXAMPLE) as container:
         process = container.process()
-        with pytest.raises(memcarve.UsageError, match=f"there are {', '.join(SPLITS)}"):
+        with pytest.raises(memcarve.UsageError, match=f"choose from {', '.join(Split)}"):
             process.segments(split=value)
 
 
@@ -284,8 +284,8 @@ def test_words_of_halves(tmp_path: Path) -> None:
 
 def test_words_at_the_command_line(capfdbinary: Capture) -> None:
     """A kind or flag that there is not ends a command as wrong usage, with the words."""
-    for option, words in (("--kind", KINDS), ("--flag", FLAGS)):
+    for option, words in (("--kind", Kind), ("--flag", Flag)):
         ran = invoke(capfdbinary, "segments", EXAMPLE, option, "nothing")
         assert ran.code == 2
-        assert ran.err.endswith(f"there are {', '.join(words)}\n")
+        assert ran.err.endswith(f"choose from {', '.join(words)}\n")
         assert ran.err.count("\n") == 1

@@ -16,13 +16,13 @@ from memcarve.backing import FileBacking
 from memcarve.errors import OutputError, TargetExistsError
 from memcarve.evidence import Evidence, Module, Modules, Region, Regions, Thread, Threads
 from memcarve.formats.placing import memory_begins
-from memcarve.names import IMAGE
 from memcarve.process import ProcessMemory, Selection
 from memcarve.segments import TOP
 from memcarve.sinks import onefile
 from memcarve.sinks.onefile import Mover, NewFile
 from memcarve.sinks.ranges import known_modules, pieces, ranges
 from memcarve.space import AddressSpace
+from memcarve.vocabulary import Kind
 from support import PAGE, Memory
 
 _PAGES = 24
@@ -120,7 +120,7 @@ def test_selected() -> None:
 
 def test_modules_of_lists() -> None:
     """Of two lists the first counts at each address; a module ends with its mapping; unknown sizes stay unknown."""
-    regions = Regions("here", [Region(0x1000, 0x2000, "PAGE_EXECUTE_WRITECOPY", IMAGE, "\\a.dll")])
+    regions = Regions("here", [Region(0x1000, 0x2000, "PAGE_EXECUTE_WRITECOPY", Kind.IMAGE, "\\a.dll")])
     one = Modules("one", [Module(0x1000, 0x9000, "a.dll"), Module(0x8000, 0, "b.dll")])
     other = Modules("other", [Module(0x1000, 0x1000, "x.dll"), Module(0x9000, 0x1000, "c.dll")])
     evidence = Evidence((regions,), (one, other))
@@ -135,7 +135,7 @@ def test_modules_of_regions() -> None:
         Region(0x2000, 0x1000, "r-xp", "mapped", "/lib/a.so", offset=0x1000),
         Region(0x3000, 0x1000, "rw-p", "mapped", "/lib/a.so", offset=0x2000),
         Region(0x4000, 0x1000, "r--p", "mapped", "/etc/locale", offset=0),
-        Region(0x6000, 0x3000, "PAGE_EXECUTE_WRITECOPY", IMAGE, "\\Windows\\b.dll"),
+        Region(0x6000, 0x3000, "PAGE_EXECUTE_WRITECOPY", Kind.IMAGE, "\\Windows\\b.dll"),
         Region(0xA000, 0x1000, "r--p", "mapped", "/lib/c.so", offset=0),
         Region(0xC000, 0x1000, None, "mapped", "/lib/c.so", offset=0x2000),
     ]

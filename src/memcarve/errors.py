@@ -25,11 +25,6 @@ message is passed through `printable` when it is made, so showing one is safe on
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-
 _LONGEST_MESSAGE = 1500
 
 
@@ -79,13 +74,6 @@ def _restored(kind: type[MemcarveError], args: tuple[object, ...], members: dict
 
 class UsageError(MemcarveError):
     """The call does not say enough, or contradicts itself."""
-
-
-def one_of(what: str, given: Iterable[object], words: Sequence[str]) -> None:
-    """Raise UsageError, which lists the words that there are, if anything that was given for `what` is none of them."""
-    for value in given:
-        if value not in words:
-            raise UsageError(f"{value!r} is no {what}; there are {', '.join(words)}")
 
 
 class MissingExtraError(MemcarveError):

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from memcarve.errors import encodable
-from memcarve.names import IMAGE, MAPPED
 from memcarve.protection import collapsed
+from memcarve.vocabulary import Kind
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -32,7 +32,7 @@ class Region(NamedTuple):
     """What the operating system says of ``start <= x < start + size``; None is not known.
 
     `protection` is in the system's own words (``PAGE_EXECUTE_READ|PAGE_GUARD``, ``r-xp``): on Windows the one that the
-    region began with. `kind` is one of names.KINDS, `file` the path of what is mapped, `offset` where in that file the
+    region began with. `kind` is a vocabulary.Kind, `file` the path of what is mapped, `offset` where in that file the
     region begins (bytes), `tag` a VAD's pool tag, `private` whether nobody else shares it. Text may hold anything.
     `allocation` is where the allocation begins that the region is part of, where a source lists an allocation in
     several regions; None where each region stands for itself.
@@ -148,7 +148,7 @@ class Thread(NamedTuple):
 
 
 class Area(NamedTuple):
-    """What lies at ``start <= x < start + size`` by the process's own structures; `kind` is one of names.KINDS.
+    """What lies at ``start <= x < start + size`` by the process's own structures; `kind` is one of vocabulary.Kind.
 
     `whole`: all of the region that holds it is of that kind.
     """
@@ -252,7 +252,7 @@ class Regions:
             return min(end, self.allocations[held].end)
         first, mapped = self.rows[held], self.rows[held].end
         # Unix maps a file in several regions, and of minidumps from there nobody knows which file it is
-        parts = first.file is not None or first.kind in (IMAGE, MAPPED)
+        parts = first.file is not None or first.kind in (Kind.IMAGE, Kind.MAPPED)
         for row in itertools.islice(self.rows, held + 1, None):
             if not parts or mapped >= end or row.start != mapped or (row.file, row.kind) != (first.file, first.kind):
                 break

@@ -7,11 +7,11 @@ import functools
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from memcarve.errors import ProcessError, UsageError, one_of
+from memcarve.errors import ProcessError, UsageError
 from memcarve.evidence import Evidence, places
 from memcarve.missing import CUT_OFF
-from memcarve.names import FLAGS, HALVES, KINDS, SPLITS
 from memcarve.segments import KERNEL_HALF
+from memcarve.vocabulary import Flag, Half, Kind, Split
 
 if TYPE_CHECKING:
     import datetime as dt
@@ -45,7 +45,7 @@ class Selection:
 
     By labels, of each kind any of those given, in any region that a segment touches: `file` (patterns for the mapped
     file's path or name, or the module's name), `protection` (letters that must all be in it, or its full name), `kind`
-    (of names.KINDS), `flag` (of names.FLAGS). Raises UsageError for a half, kind or flag that there is not.
+    (of vocabulary.Kind), `flag` (of vocabulary.Flag). Raises UsageError for a half, kind or flag that there is not.
     """
 
     range: str | None = None
@@ -58,9 +58,9 @@ class Selection:
     flag: Sequence[str] = ()
 
     def __post_init__(self) -> None:
-        one_of("half of an address space (range)", () if self.range is None else (self.range,), HALVES)
-        one_of("kind of memory", self.kind, KINDS)
-        one_of("flag", self.flag, FLAGS)
+        Half.check(self.range)
+        Kind.check(*self.kind)
+        Flag.check(*self.flag)
 
     def _replace(self, **changes: Any) -> Selection:  # noqa: ANN401 - members, as of the tuples that options are
         """Return the same with some members changed."""
@@ -258,10 +258,10 @@ class ProcessMemory:
     ) -> tuple[Segments, list[LeftOut]]:
         """Return the segments wanted, and what was left out by each of the limits.
 
-        `split` is one of names.SPLITS: where else segments end. `labeller` gives them labels. Raises UsageError if it
+        `split` is a vocabulary.Split: where else segments end. `labeller` gives them labels. Raises UsageError if it
         is none, if the input does not say where to split, and if labels are asked for without a labeller.
         """
-        one_of("way to split", (split,), SPLITS)
+        Split.check(split)
         segments = self.space.segments()
         if split != "none":
             segments = self.space.cut(segments, self._places(split))
@@ -321,7 +321,7 @@ class ProcessMemory:
     ) -> Segments:
         """Return the contiguous segments, in order of addresses: those selected, else those of `default_range`.
 
-        `split` is one of names.SPLITS: where they end, too. `labeller` (a ``memcarve.Labelling``) gives them labels.
+        `split` is a vocabulary.Split: where they end, too. `labeller` (a ``memcarve.Labelling``) gives them labels.
         """
         return self.select(selection or Selection(), split, labeller)[0]
 

@@ -30,7 +30,7 @@ from memcarve.cli.options import (
 )
 from memcarve.cli.progress import ProgressBar, amount, counted
 from memcarve.errors import UsageError, printable
-from memcarve.names import INPUT_TYPES
+from memcarve.vocabulary import InputType
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -181,7 +181,7 @@ def _as_recorded(header: dict[str, Any], opening: dict[str, Any]) -> dict[str, A
     used: dict[str, Any] = inputs if isinstance(inputs, dict) else {}
     if all(value in (None, ()) for value in opening.values()):
         said = [each.get("input_type") for each in used.values() if isinstance(each, dict)]
-        opening = {**opening, "input_type": next((word for word in said if word in INPUT_TYPES), None)}
+        opening = {**opening, "input_type": next((word for word in said if word in [*InputType]), None)}
     memory_map, image = used.get("map"), used.get("image")
     if isinstance(image, dict):
         given = {**opening}

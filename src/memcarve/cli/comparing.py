@@ -14,6 +14,7 @@ from memcarve.cli.options import (
     COMPLETE,
     INCOMPLETE,
     at_terminal,
+    choice,
     choose_one,
     filter_options,
     labeller,
@@ -25,7 +26,7 @@ from memcarve.cli.options import (
 )
 from memcarve.cli.progress import ProgressBar, counted
 from memcarve.cli.tables import Column, format_option, print_table
-from memcarve.names import INPUT_TYPES, SYSTEMS
+from memcarve.vocabulary import InputType, System
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -104,12 +105,12 @@ _PAGE_COLUMNS = (
 @click.option(
     "--os",
     "system",
-    type=click.Choice(SYSTEMS),
+    type=choice(System),
     help="Of images: what page-table entries mean that are not present.  [default: recognised]",
 )
 @click.option("--limit", type=to_size, metavar="SIZE", help="Of images: how much virtual memory page tables may claim.")
-@click.option("--input-type", type=click.Choice(INPUT_TYPES), help="What BEFORE and AFTER are, if not recognised.")
-@click.option("--other-input-type", type=click.Choice(INPUT_TYPES), help="What AFTER is, if that is another.")
+@click.option("--input-type", type=choice(InputType), help="What BEFORE and AFTER are, if not recognised.")
+@click.option("--other-input-type", type=choice(InputType), help="What AFTER is, if that is another.")
 @quiet_options
 def diff(
     before: str,

@@ -11,6 +11,7 @@ from memcarve.cli.options import (
     COMPLETE,
     INCOMPLETE,
     address_range,
+    choice,
     choose,
     complain,
     file_argument,
@@ -25,6 +26,7 @@ from memcarve.cli.options import (
 )
 from memcarve.cli.progress import ProgressBar, amount, counted
 from memcarve.errors import printable
+from memcarve.vocabulary import Half, Layout
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -46,7 +48,7 @@ if TYPE_CHECKING:
 @click.option("--force", is_flag=True, help="Replace what memcarve extracted before, once the new one is whole.")
 @click.option(
     "--layout",
-    type=click.Choice(["file", "memory"]),
+    type=choice(Layout),
     default="file",
     show_default=True,
     help="As a file that tools parse: each section where its header says; or as it is mapped.",
@@ -59,7 +61,7 @@ if TYPE_CHECKING:
 @click.option(
     "--range",
     "half",
-    type=click.Choice(["user", "kernel", "all"]),
+    type=choice(Half),
     help="Which half of the space.  [default: all of a dump, user of an image; with --address all]",
 )
 @click.option(

@@ -10,6 +10,7 @@ import click
 from memcarve.cli.options import (
     COMPLETE,
     INCOMPLETE,
+    choice,
     file_argument,
     filter_options,
     input_options,
@@ -23,6 +24,7 @@ from memcarve.cli.options import (
 )
 from memcarve.cli.progress import ProgressBar, counted
 from memcarve.cli.tables import Column, format_option, print_table
+from memcarve.vocabulary import Content
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -31,11 +33,10 @@ if TYPE_CHECKING:
     from memcarve.process import ProcessMemory
     from memcarve.segments import Segments
 
-_CONTENT = ("none", "headers", "full")
 
 content_option = click.option(
     "--content",
-    type=click.Choice(_CONTENT),
+    type=choice(Content),
     help="What to make of the bytes: zero pages and PE and ELF headers, or entropy and text, too.",
 )
 

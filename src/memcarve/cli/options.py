@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from memcarve.errors import ProcessError, UsageError, printable
-from memcarve.names import FLAGS, HALVES, INPUT_TYPES, KINDS, PAGINGS, SPLITS, SYSTEMS, TRUSTS
+from memcarve.vocabulary import Flag, Half, InputType, Kind, Paging, Split, System, Trust, Word
 
 if TYPE_CHECKING:
     import contextlib
@@ -26,6 +26,11 @@ _TOP = 1 << 64
 _UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 
 _F = TypeVar("_F", bound="Callable[..., Any]")
+
+
+def choice(words: type[Word]) -> click.Choice[str]:
+    """Return a choice from a vocabulary."""
+    return click.Choice([word.value for word in words])
 
 
 def complain(message: str) -> None:
@@ -126,7 +131,7 @@ _WANTED = ("half", "addresses", "min_size", "max_size", "files", "protections", 
 
 input_type_option = click.option(
     "--input-type",
-    type=click.Choice(INPUT_TYPES),
+    type=choice(InputType),
     help="What the input is, if it is not recognised or taken for something else; a core is a process's, an image a "
     "machine's memory in any container.",
 )
@@ -137,7 +142,7 @@ input_options = together(
     click.option("--dump", metavar="FILE", type=click.Path(), help="The dump, where FILE is the map."),
     click.option(
         "--trust",
-        type=click.Choice(TRUSTS),
+        type=choice(Trust),
         help="Which positions to believe where the map is at odds with the dump's length.",
     ),
     click.option(
@@ -149,12 +154,12 @@ input_options = together(
     click.option(
         "--os",
         "system",
-        type=click.Choice(SYSTEMS),
+        type=choice(System),
         help="Of an image: what page-table entries mean that are not present.  [default: recognised]",
     ),
     click.option(
         "--paging",
-        type=click.Choice(PAGINGS),
+        type=choice(Paging),
         help="Of an image with --dtb: the kind of page tables.  [default: recognised]",
     ),
     click.option(
@@ -193,7 +198,7 @@ filter_options = together(
     click.option(
         "--range",
         "half",
-        type=click.Choice(HALVES),
+        type=choice(Half),
         help="Which half of the space.  [default: all of a dump, user of an image; with --address all]",
     ),
     click.option(
@@ -216,20 +221,20 @@ filter_options = together(
         multiple=True,
         help="Segments of regions whose protection has all these letters (c: write-copy), or this full name.",
     ),
-    click.option("--kind", "kinds", metavar="KIND", multiple=True, help=f"Segments of this kind: {', '.join(KINDS)}."),
+    click.option("--kind", "kinds", metavar="KIND", multiple=True, help=f"Segments of this kind: {', '.join(Kind)}."),
     click.option(
         "--flag",
         "flags",
         metavar="FLAG",
         multiple=True,
-        help=f"Segments with this flag: {', '.join(FLAGS)}.",
+        help=f"Segments with this flag: {', '.join(Flag)}.",
     ),
     _collected("wanted", _WANTED, _everywhere),
 )
 
 split_option = click.option(
     "--split",
-    type=click.Choice(SPLITS),
+    type=choice(Split),
     default="none",
     show_default=True,
     help="End segments also where regions or modules do, or where the system's protection or the page tables' "

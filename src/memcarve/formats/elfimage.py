@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 
 from memcarve.errors import AddressError
 from memcarve.formats import elf, mapped
-from memcarve.formats.mapped import AS_IT_LIES, FILE, Change, Image, Part, Plan, between, offset_in_file, up
+from memcarve.formats.mapped import AS_IT_LIES, Change, Image, Part, Plan, between, offset_in_file, up
+from memcarve.vocabulary import Layout
 
 if TYPE_CHECKING:
     from memcarve.formats.mapped import MappedModule, Read
@@ -37,7 +38,7 @@ def plan(module: MappedModule, page: bytes, found: elf.Image, read: Read, layout
     """Return how a file is made of an ELF image whose header `found` was read from `page`, its first.
 
     With layout ``"file"`` everything loaded lies at its p_offset; where program headers are not sound the file is as in
-    memory, with the reason. What lies there as in its file is copied as it lies. `layout` is one of LAYOUTS.
+    memory, with the reason. What lies there as in its file is copied as it lies. `layout` is one of vocabulary.Layout.
     """
     table = _table(page, found)
     flat = None if module.loaded else _length_as_it_lies(found, table, read)
@@ -46,7 +47,7 @@ def plan(module: MappedModule, page: bytes, found: elf.Image, read: Read, layout
         return Plan(AS_IT_LIES, flat, between([], flat, in_file=True), why=mapped.WHY_AS_IT_LIES)
     sections = [Part(None, load.address, load.size, None, load.permissions) for load in loads]
     image = Image(found.size, tuple(sections))
-    if layout != FILE:
+    if layout != Layout.FILE:
         return mapped.plan_memory(module, image)
     if not loads:
         return mapped.plan_memory(module, image, "its program headers are not sound, or say nothing of what is loaded")
@@ -72,7 +73,7 @@ def _plan_file(
         ]
     changes += _relative(module, found, parts, read)
     whole = module.room(max(found.size or 0, module.size or 0, *(load.address + load.size for load in loads)))
-    return Plan(FILE, size, between(parts, whole, in_file=False), tuple(changes))
+    return Plan(Layout.FILE, size, between(parts, whole, in_file=False), tuple(changes))
 
 
 def _placed(module: MappedModule, loads: list[elf.Load], table: tuple[int, int]) -> list[Part]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from memcarve.vocabulary import Layout
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
@@ -12,7 +14,6 @@ if TYPE_CHECKING:
 
 PAGE = 4096
 _TOP = 1 << 64
-FILE, MEMORY = LAYOUTS = ("file", "memory")
 #: what lies in memory as it lies in its file needs no layout: it was read or mapped, not loaded
 AS_IT_LIES = "as it lies"
 WHY_AS_IT_LIES = "it lies in memory as in its file"
@@ -66,7 +67,7 @@ class Change(NamedTuple):
 class Plan(NamedTuple):
     """A file of `size` bytes: `parts` in order of addresses, which share no byte of the file; all else in it is zeros.
 
-    `layout` is one of LAYOUTS, or AS_IT_LIES; `why` says in words why it is not the one that was asked for.
+    `layout` is one of vocabulary.Layout, or AS_IT_LIES; `why` says in words why it is not the one that was asked for.
     """
 
     layout: str
@@ -90,7 +91,7 @@ def plan_memory(module: MappedModule, image: Image | None = None, why: str | Non
     """
     size = module.room(max(module.size or 0, (image and image.size) or 0))
     sections = [part._replace(offset=part.address) for part in image.sections] if image is not None else []
-    return Plan(MEMORY, size, between(sections, size, in_file=True), why=why)
+    return Plan(Layout.MEMORY, size, between(sections, size, in_file=True), why=why)
 
 
 def between(sections: Sequence[Part], size: int, *, in_file: bool) -> tuple[Part, ...]:

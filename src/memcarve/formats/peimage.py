@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from memcarve.errors import AddressError
 from memcarve.formats import mapped, pe
-from memcarve.formats.mapped import AS_IT_LIES, FILE, PAGE, Change, Image, Part, Plan, between, offset_in_file, up
+from memcarve.formats.mapped import AS_IT_LIES, PAGE, Change, Image, Part, Plan, between, offset_in_file, up
+from memcarve.vocabulary import Layout
 
 if TYPE_CHECKING:
     from memcarve.formats.mapped import MappedModule, Read
@@ -76,7 +77,7 @@ def plan(module: MappedModule, page: bytes, found: pe.Image, read: Read, layout:
     """Return how a file is made of a PE image whose header `found` was read from `page`, its first.
 
     With layout ``"file"`` that is one whose section headers lead to its sections; where they cannot, it is as in
-    memory, with the reason. What lies there as in its file is copied as it lies. `layout` is one of LAYOUTS.
+    memory, with the reason. What lies there as in its file is copied as it lies. `layout` is one of vocabulary.Layout.
     """
     head = _Head(page, found)
     if not module.loaded and lies_as_in_file(page, found, read):
@@ -86,13 +87,13 @@ def plan(module: MappedModule, page: bytes, found: pe.Image, read: Read, layout:
         for number, row in enumerate(found.sections)
     ]
     image = Image(found.size, tuple(sections))
-    if layout != FILE:
+    if layout != Layout.FILE:
         return mapped.plan_memory(module, image)
     if head.number(found.place + _ALIGNMENT_AT, 4) < PAGE and not sections:
         # such an image is mapped as it lies in its file
         whole = mapped.plan_memory(module, image)
         changes = [each for each in _marks(head) + _base(module, head) if each.offset + len(each.new) <= whole.size]
-        return whole._replace(layout=FILE, changes=tuple(changes))
+        return whole._replace(layout=Layout.FILE, changes=tuple(changes))
     if not sections:
         return mapped.plan_memory(module, image, "its section headers are not sound, or not in its first page")
     if found.sections[0].address < head.end:
@@ -195,7 +196,7 @@ def _plan_file(module: MappedModule, head: _Head, image: Image, read: Read) -> P
         return mapped.plan_memory(module, image, "a PE file cannot be larger than 4 GiB")
     changes += _debug(head, parts, read)
     whole = module.room(max(found.size, module.size or 0, parts[-1].address + parts[-1].size))
-    return Plan(FILE, end, between(parts, whole, in_file=False), tuple(changes))
+    return Plan(Layout.FILE, end, between(parts, whole, in_file=False), tuple(changes))
 
 
 def _marks(head: _Head) -> list[Change]:

@@ -15,8 +15,9 @@ from memcarve.images.members import thread_lists, trees
 from memcarve.images.physical import PAGE
 from memcarve.images.reader import LookedUp, Reader, counted
 from memcarve.images.seeker import USER_END
-from memcarve.names import IMAGE, PAGE_TABLES, PEB, STACK, TEB, base_name
+from memcarve.paths import base_name
 from memcarve.segments import TOP
+from memcarve.vocabulary import Kind
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -185,7 +186,7 @@ class Knowledge:
         shift = table.mode.levels[0].shift
         upper = TOP - (1 << table.mode.bits)
         places = [place for place in np.flatnonzero(itself).tolist() if place >= _UPPER_HALF]
-        return [Area(upper | place << shift, 1 << shift, PAGE_TABLES) for place in places]
+        return [Area(upper | place << shift, 1 << shift, Kind.PAGE_TABLES) for place in places]
 
 
 def _started(reader: Reader, peb: int, form: loader.Form) -> Evidence:
@@ -203,7 +204,7 @@ def _unloaded(
         listed = (row for each in modules for row in each.rows)
         found = (row.start for row in listed if (row.name or "").lower() == unloaded.NTDLL)
         yield from itertools.islice(found, _MOST_COPIES)
-        images = (row for each in regions() for row in each if row.kind == IMAGE)
+        images = (row for each in regions() for row in each if row.kind == Kind.IMAGE)
         mapped = (row.start for row in images if base_name(row.file or "").lower() == unloaded.NTDLL)
         yield from itertools.islice(mapped, _MOST_COPIES)
 
@@ -219,7 +220,7 @@ def _environment(process: _Process, peb: int, form: loader.Form) -> tuple[Eviden
     lists = () if modules is None else (Modules(form.source, modules),)
     detail = None if form is loader.WIDE else form.source
     found = Evidence(modules=lists, notes=(*notes, *more)) + started
-    return found, [Area(peb, PAGE, PEB, detail=detail), *heaps]
+    return found, [Area(peb, PAGE, Kind.PEB, detail=detail), *heaps]
 
 
 def _threads(found: Sequence[threads.Kthread], user: Reader | None, *, narrow: bool) -> tuple[Evidence, list[Area]]:
@@ -242,12 +243,12 @@ def _threads(found: Sequence[threads.Kthread], user: Reader | None, *, narrow: b
             wrong[why] += 1
         start, end = stack or (None, None)
         rows.append(Thread(thread.tid, thread.teb, start, end, begin))
-        areas.append(Area(thread.teb, threads.TEB_SIZE, TEB, detail=detail))
+        areas.append(Area(thread.teb, threads.TEB_SIZE, Kind.TEB, detail=detail))
         other = threads.narrow(user, thread.teb) if narrow else None
         if other is not None:
-            areas.append(Area(other[0], threads.NARROW_TEB_SIZE, TEB, detail=f"{detail}, 32-bit"))
+            areas.append(Area(other[0], threads.NARROW_TEB_SIZE, Kind.TEB, detail=f"{detail}, 32-bit"))
         for each, words in ((stack, detail), (other and other[1], f"{detail}, 32-bit")):
             if each:
-                areas.append(Area(each.start, each.end - each.start, STACK, whole=True, detail=words))
+                areas.append(Area(each.start, each.end - each.start, Kind.STACK, whole=True, detail=words))
     notes = tuple(f"{counted(number, 'TEB')} {why}; no stack is taken from there" for why, number in wrong.items())
     return Evidence(threads=(Threads("thread list", rows),), notes=notes), areas

@@ -15,7 +15,7 @@ from memcarve.evidence import Area, Module
 from memcarve.images.physical import PAGE
 from memcarve.images.reader import counted
 from memcarve.images.seeker import USER_END
-from memcarve.names import HEAP
+from memcarve.vocabulary import Kind
 
 if TYPE_CHECKING:
     from memcarve.images.reader import Reader
@@ -133,7 +133,7 @@ def heaps(reader: Reader, peb: int, form: Form) -> tuple[list[Area], list[str]]:
         notes.append(f"where {lost} of {counted(count, 'heap')} begin is not in memory ({form.source})")
     if impossible and count <= _MOST_HEAPS:
         notes.append(f"{impossible} of {counted(count, 'heap')} had impossible addresses ({form.source})")
-    return [Area(heap, PAGE, HEAP, whole=True) for heap in found], notes
+    return [Area(heap, PAGE, Kind.HEAP, whole=True) for heap in found], notes
 
 
 def _ring(reader: Reader, head: int, word: int) -> _Ring:

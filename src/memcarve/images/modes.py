@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-WINDOWS, LINUX, NO_SYSTEM = "windows", "linux", "none"
+from memcarve.vocabulary import System
+
+WINDOWS, LINUX, NO_SYSTEM = System
 
 
 class Level(NamedTuple):

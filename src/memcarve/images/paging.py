@@ -40,7 +40,7 @@ _NO_PHYSICAL = 40  # no bit from here on is dropped from a frame unless the imag
 
 
 #: kinds of pages that are counted even where there are none
-_KINDS = {
+_KINDS: dict[str, tuple[str, ...]] = {
     WINDOWS: (
         "present",
         "transition",

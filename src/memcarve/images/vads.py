@@ -13,7 +13,7 @@ from memcarve.evidence import Region, Regions
 from memcarve.images.physical import PAGE
 from memcarve.images.reader import counted
 from memcarve.images.seeker import POINTERS, USER_END
-from memcarve.names import IMAGE, MAPPED, PRIVATE
+from memcarve.vocabulary import Kind
 
 if TYPE_CHECKING:
     from memcarve.images.members import Tree
@@ -156,7 +156,7 @@ def regions(reader: Reader, tree: Tree, process: int) -> tuple[Regions, list[str
         long = not node.private and node.tag not in _SHORT
         known, file = _file(reader, tree, node.address) if long else (True, None)
         lost += not known
-        kind = IMAGE if node.kind == _IMAGE_MAP else PRIVATE if node.private else MAPPED
+        kind = Kind.IMAGE if node.kind == _IMAGE_MAP else Kind.PRIVATE if node.private else Kind.MAPPED
         size = node.end - node.start
         rows.append(Region(node.start, size, _PROTECTIONS[node.protection], kind, file, node.tag, node.private))
     if lost:

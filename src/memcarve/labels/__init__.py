@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from memcarve.errors import UsageError
 from memcarve.labels.content import observe
 from memcarve.labels.contents import Contents
 from memcarve.labels.flags import BY_CONTENT
 from memcarve.labels.known import Known
 from memcarve.labels.table import SegmentLabels
-from memcarve.names import FLAGS
+from memcarve.vocabulary import Content
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -18,18 +17,17 @@ if TYPE_CHECKING:
     from memcarve.process import ProcessMemory, Selection
     from memcarve.segments import Segments
 
-__all__ = ["CONTENT", "FLAGS", "Known", "Labelling", "SegmentLabels"]
+__all__ = ["Known", "Labelling", "SegmentLabels"]
 
 #: how much is made of the segments' bytes
-CONTENT = ("none", "headers", "full")
 
 
 class Labelling(NamedTuple):
     """Labels segments: `process.segments(labeller=Labelling())`.
 
-    `content` is one of CONTENT: ``"none"`` leaves the bytes alone; ``"headers"`` counts zero pages and looks for PE and
-    ELF headers at the beginning of every page; ``"full"`` also measures entropy and how much is text. Whoever copies
-    the bytes shows them to the labels on their way; `read` has them read at once.
+    `content` is a vocabulary.Content: ``"none"`` leaves the bytes alone; ``"headers"`` counts zero pages and looks for
+    PE and ELF headers at the beginning of every page; ``"full"`` also measures entropy and how much is text. Whoever
+    copies the bytes shows them to the labels on their way; `read` has them read at once.
     """
 
     content: str = "none"
@@ -41,8 +39,7 @@ class Labelling(NamedTuple):
 
         Raises UsageError for a level of content that there is not, SourceReadError.
         """
-        if self.content not in CONTENT:
-            raise UsageError(f"{self.content!r} is no level of content; they are {', '.join(CONTENT)}")
+        Content.check(self.content)
         needed = bool(BY_CONTENT & set(wanted.flag))
         level = "headers" if self.content == "none" and needed else self.content
         contents = None if level == "none" else Contents(len(segments), level)

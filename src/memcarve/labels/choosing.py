@@ -6,9 +6,10 @@ import fnmatch
 import re
 from typing import TYPE_CHECKING
 
-from memcarve.errors import UsageError, one_of
-from memcarve.names import KINDS, base_name
+from memcarve.errors import UsageError
+from memcarve.paths import base_name
 from memcarve.protection import WORDS
+from memcarve.vocabulary import Kind
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -22,7 +23,7 @@ _LETTERS = re.compile(r"[rwcx]+")
 
 
 def _is_kind(values: Sequence[str]) -> Wanted:
-    one_of("kind of memory", values, KINDS)
+    Kind.check(*values)
     return lambda _, kind: kind in values
 
 

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from memcarve.errors import printable
 from memcarve.labels.spans import spans_of
-from memcarve.names import IMAGE, base_name
+from memcarve.paths import base_name
+from memcarve.vocabulary import Kind
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -130,7 +131,7 @@ def _with_regions(evidence: Evidence, known: Known) -> Iterator[tuple[int, Confl
         if held is None:
             continue
         region, says = known.regions[held], known.source or ""
-        if region.kind == IMAGE and region.file is not None and module.name is not None:
+        if region.kind == Kind.IMAGE and region.file is not None and module.name is not None:
             mapped = base_name(region.file)
             if mapped.lower() != module.name.lower():
                 yield place, _of_module(module, _says("file", (says, mapped), (source, module.name)))

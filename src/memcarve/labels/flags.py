@@ -10,17 +10,8 @@ from memcarve.errors import AddressError, CounterpartError, SourceReadError
 from memcarve.labels.headers import parse_header
 from memcarve.labels.known import OWN
 from memcarve.labels.spans import Spans, spans, union
-from memcarve.names import (
-    BEYOND_SECTION,
-    ENTRY_UNMAPPED,
-    IMAGE,
-    MODULE_UNLISTED,
-    PE_IN_PRIVATE,
-    PRIVATE_EXECUTABLE,
-    WIPED_HEADER,
-    WRITABLE_EXECUTABLE,
-)
 from memcarve.permissions import EXECUTE, PROT_NONE, TRANSITION, USER, WRITE
+from memcarve.vocabulary import Flag, Kind
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -35,16 +26,16 @@ if TYPE_CHECKING:
 
 #: what must be known for a flag to be looked for
 NEEDS = {
-    PRIVATE_EXECUTABLE: "regions that say what is private: --regions FILE, as windows.vadinfo prints them",
-    WRITABLE_EXECUTABLE: "an image, or regions that say their protection: --regions FILE",
-    PE_IN_PRIVATE: "regions that say what is private: --regions FILE, as windows.vadinfo prints them",
-    BEYOND_SECTION: "the page tables of an image, and regions that say what is an image",
-    MODULE_UNLISTED: "a list of modules (--modules FILE) and regions that say what is an image (--regions FILE)",
-    ENTRY_UNMAPPED: "all of a list of modules (--modules FILE) and of the regions (--regions FILE)",
-    WIPED_HEADER: "the bytes, and what is mapped where: --content headers, or --regions FILE",
+    Flag.PRIVATE_EXECUTABLE: "regions that say what is private: --regions FILE, as windows.vadinfo prints them",
+    Flag.WRITABLE_EXECUTABLE: "an image, or regions that say their protection: --regions FILE",
+    Flag.PE_IN_PRIVATE: "regions that say what is private: --regions FILE, as windows.vadinfo prints them",
+    Flag.BEYOND_SECTION: "the page tables of an image, and regions that say what is an image",
+    Flag.MODULE_UNLISTED: "a list of modules (--modules FILE) and regions that say what is an image (--regions FILE)",
+    Flag.ENTRY_UNMAPPED: "all of a list of modules (--modules FILE) and of the regions (--regions FILE)",
+    Flag.WIPED_HEADER: "the bytes, and what is mapped where: --content headers, or --regions FILE",
 }
 #: those that only the bytes of all pages tell
-BY_CONTENT = frozenset({PE_IN_PRIVATE, WIPED_HEADER})
+BY_CONTENT = frozenset({Flag.PE_IN_PRIVATE, Flag.WIPED_HEADER})
 
 _PAGE = 4096
 _MOST_BASES = 1 << 16
@@ -79,25 +70,27 @@ class Flagged:
         executable = self._pages(EXECUTE)
         regions, modules = bool(known.regions), bool(known.evidence.modules)
         if known.has_kinds and (known.has_protections or executable is not None):
-            self._set(PRIVATE_EXECUTABLE, [self._regions(self._unbacked_executable), self._in_unbacked(executable)])
+            self._set(
+                Flag.PRIVATE_EXECUTABLE, [self._regions(self._unbacked_executable), self._in_unbacked(executable)]
+            )
         if known.has_protections or executable is not None:
-            self._set(WRITABLE_EXECUTABLE, [self._regions(self._written_and_run), self._pages(EXECUTE | WRITE)])
+            self._set(Flag.WRITABLE_EXECUTABLE, [self._regions(self._written_and_run), self._pages(EXECUTE | WRITE)])
         if known.has_kinds and executable is not None and bases is not None:
-            self._set(BEYOND_SECTION, [*self._beyond_sections()])
+            self._set(Flag.BEYOND_SECTION, [*self._beyond_sections()])
         if modules and known.has_kinds:
-            self._set(MODULE_UNLISTED, [*self._unlisted()])
+            self._set(Flag.MODULE_UNLISTED, [*self._unlisted()])
         if modules and regions and known.evidence.complete:
-            self._set(ENTRY_UNMAPPED, [*self._unmapped()])
+            self._set(Flag.ENTRY_UNMAPPED, [*self._unmapped()])
         if bases is not None and (headers is not None or regions or modules):
-            self._set(WIPED_HEADER, [*self._wiped(headers or ())])
+            self._set(Flag.WIPED_HEADER, [*self._wiped(headers or ())])
         if headers is not None and known.has_kinds:
-            self._set(PE_IN_PRIVATE, [*self._in_private(headers)])
+            self._set(Flag.PE_IN_PRIVATE, [*self._in_private(headers)])
 
     @property
     def notes(self) -> list[str]:
         """What is flagged and may have no segment, in words."""
-        found = [finding for finding in self.findings if finding.flag == ENTRY_UNMAPPED]
-        more = [f"{ENTRY_UNMAPPED}: {len(found) - _SHOWN} more"] if len(found) > _SHOWN else []
+        found = [finding for finding in self.findings if finding.flag == Flag.ENTRY_UNMAPPED]
+        more = [f"{Flag.ENTRY_UNMAPPED}: {len(found) - _SHOWN} more"] if len(found) > _SHOWN else []
         return [*(f"{row.flag}: 0x{row.address:x}: {row.why}" for row in found[:_SHOWN]), *more]
 
     def _set(self, flag: str, parts: list[Spans | None]) -> None:
@@ -134,7 +127,7 @@ class Flagged:
         None where there are no bytes to look at.
         """
         known = self.known
-        images = [known.allocation(place).start for place, kind in enumerate(known.kinds) if kind == IMAGE]
+        images = [known.allocation(place).start for place, kind in enumerate(known.kinds) if kind == Kind.IMAGE]
         bases = dict.fromkeys([*images, *(listed.module.start for listed in known.modules)])
         found: dict[int, Header | None] = {}
         for base in [*bases][:_MOST_BASES]:
@@ -154,7 +147,7 @@ class Flagged:
             pages = self._pages(flag)
             if pages is None:
                 continue
-            images = self._regions(lambda place: known.kinds[place] == IMAGE and self._has_sections(place))
+            images = self._regions(lambda place: known.kinds[place] == Kind.IMAGE and self._has_sections(place))
             beyond = without(images.common(pages)[0], self._sections(letter))
             yield beyond
             self._say_of_images(beyond, words)
@@ -168,7 +161,7 @@ class Flagged:
         for at, size in zip(first.tolist(), sizes.tolist(), strict=True):
             name = self.known.regions[int(beyond.owner[at])].file or "an image"
             why = f"{size} bytes of {name} are {words}, not by its section"
-            self.findings.append(Finding(BEYOND_SECTION, int(beyond.start[at]), why))
+            self.findings.append(Finding(Flag.BEYOND_SECTION, int(beyond.start[at]), why))
 
     def _has_sections(self, place: int) -> bool:
         header = self._bases.get(self.known.allocation(place).start)
@@ -179,7 +172,7 @@ class Flagged:
         rows = []
         for place, region in enumerate(self.known.regions):
             base = self.known.allocation(place).start
-            header = self._bases.get(base) if self.known.kinds[place] == IMAGE else None
+            header = self._bases.get(base) if self.known.kinds[place] == Kind.IMAGE else None
             for address, size, permissions in header.sections if header is not None else ():
                 # a section takes whole pages
                 last = min((address + size - 1) | (_PAGE - 1), region.end - 1)
@@ -195,11 +188,13 @@ class Flagged:
         starts = [listed.module.start for listed in known.modules]
         held = {known.region_at(start) for start in starts} - {None}
         named = {*starts, *(known.allocation(place).start for place in held if place is not None)}
-        found = self._regions(lambda place: known.kinds[place] == IMAGE and known.allocation(place).start not in named)
+        found = self._regions(
+            lambda place: known.kinds[place] == Kind.IMAGE and known.allocation(place).start not in named
+        )
         images = {known.allocation(place): known.regions[place] for place in reversed(found.owner.tolist())}
         for row in sorted(images.values(), key=lambda row: row.start):
             why = f"an image is mapped ({row.file or 'no name'}) that no list names"
-            self.findings.append(Finding(MODULE_UNLISTED, row.start, why))
+            self.findings.append(Finding(Flag.MODULE_UNLISTED, row.start, why))
         yield found
 
     def _unmapped(self) -> Iterator[Spans]:
@@ -213,7 +208,9 @@ class Flagged:
                 continue
             what = "nothing is mapped there" if held is None else f"{known.kinds[held]} memory lies there"
             self.findings.append(
-                Finding(ENTRY_UNMAPPED, module.start, f"{listed.source} lists {module.name or 'a module'}, but {what}")
+                Finding(
+                    Flag.ENTRY_UNMAPPED, module.start, f"{listed.source} lists {module.name or 'a module'}, but {what}"
+                )
             )
             start, last = (np.array([value], np.uint64) for value in (module.start, known.module_end(module) - 1))
             yield Spans(start, last, np.zeros(1, np.int64))
@@ -225,11 +222,11 @@ class Flagged:
             for base, header in self._bases.items()
             if (header is None and self._is_image(base)) or (header is not None and header.wiped)
         ]
-        yield from self._pages_of(WIPED_HEADER, wiped)
+        yield from self._pages_of(Flag.WIPED_HEADER, wiped)
 
     def _is_image(self, base: int) -> bool:
         held = self.known.region_at(base)
-        return held is not None and self.known.kinds[held] == IMAGE
+        return held is not None and self.known.kinds[held] == Kind.IMAGE
 
     def _in_private(self, headers: Sequence[Header]) -> Iterator[Spans]:
         known = self.known
@@ -239,7 +236,7 @@ class Flagged:
             for header, place in places
             if place is not None and self.known.is_unbacked(place)
         ]
-        yield from self._pages_of(PE_IN_PRIVATE, own)
+        yield from self._pages_of(Flag.PE_IN_PRIVATE, own)
 
     def _pages_of(self, flag: str, found: list[tuple[int, str]]) -> Iterator[Spans]:
         """Yield the pages at these addresses."""

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from memcarve.evidence import Region, Regions
 from memcarve.labels.conflicts import Conflicts, find_conflicts
 from memcarve.labels.spans import Spans, spans_of
-from memcarve.names import HEAP, MAPPED, PRIVATE, STACK
 from memcarve.segments import TOP
+from memcarve.vocabulary import Kind
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from memcarve.evidence import Allocation, Area, Evidence, Module
 
 #: kinds of memory that are the process's own
-OWN = frozenset({PRIVATE, STACK, HEAP})
+OWN = frozenset({Kind.PRIVATE, Kind.STACK, Kind.HEAP})
 _SHOWN = 5
 
 
@@ -72,7 +72,7 @@ class Known:
         """Say whether no file backs a region: it is the process's own, or shared memory that is of no file."""
         region, kind = self.regions[place], self.kinds[place]
         return (kind in OWN and (region.file is None or region.private is True)) or (
-            kind == MAPPED and region.file is None
+            kind == Kind.MAPPED and region.file is None
         )
 
     def region_at(self, address: int) -> int | None:
@@ -113,7 +113,7 @@ class Known:
 def _kind(region: Region) -> str | None:
     """Return a region's kind; what nobody else shares is private where nothing says more."""
     if region.kind is None and region.private:
-        return PRIVATE
+        return Kind.PRIVATE
     return region.kind
 
 

@@ -12,9 +12,10 @@ from memcarve.labels.firstpages import parts_of_others
 from memcarve.labels.headers import name_of
 from memcarve.labels.known import Known
 from memcarve.labels.seeking import likely
-from memcarve.names import IMAGE, MAPPED, base_name
+from memcarve.paths import base_name
 from memcarve.process import Selection
 from memcarve.segments import TOP
+from memcarve.vocabulary import Kind
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -124,8 +125,8 @@ class _Search:
     def _is_program(self, place: int) -> bool:
         """Say whether a region begins what the system mapped as a program or library."""
         row, kind, mapping = self._known.regions[place], self._known.kinds[place], self._mappings[place]
-        of_file = kind == MAPPED and row.file is not None and row.offset == 0
-        return (kind == IMAGE and row.start == mapping.start) or (of_file and mapping.executable)
+        of_file = kind == Kind.MAPPED and row.file is not None and row.offset == 0
+        return (kind == Kind.IMAGE and row.start == mapping.start) or (of_file and mapping.executable)
 
     def _module(self, start: int, listed: Sequence[tuple[Module, str]], header: Header | None) -> MappedModule:
         known = self._known
@@ -188,7 +189,7 @@ def _continues(group: list[Region], row: Region) -> bool:
     first, before = group[0], group[-1]
     if first.allocation is not None or row.allocation is not None:
         return first.allocation == row.allocation
-    if before.tag is not None or row.tag is not None or (before.kind == IMAGE) != (row.kind == IMAGE):
+    if before.tag is not None or row.tag is not None or (before.kind == Kind.IMAGE) != (row.kind == Kind.IMAGE):
         return False
     if before.end == row.start and row.file in (None, first.file):
         return True

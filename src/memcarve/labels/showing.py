@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from memcarve.names import FLAGS, base_name
+from memcarve.paths import base_name
+from memcarve.vocabulary import Flag
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -51,7 +52,7 @@ def columns(labels: SegmentLabels, *, short: bool) -> list[LabelColumn]:
     if labels.contents is not None:
         found += _content_columns(labels)
     if labels.flagged.where:
-        found += [LabelColumn("flags", "words", lambda index: _words([*labels.flags(index)], len(FLAGS)))]
+        found += [LabelColumn("flags", "words", lambda index: _words([*labels.flags(index)], len(Flag)))]
     return found
 
 

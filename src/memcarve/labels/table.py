@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from memcarve.errors import UsageError, one_of
+from memcarve.errors import UsageError
 from memcarve.labels.choosing import CHOICES, names_match
 from memcarve.labels.flags import MOST_FINDINGS, NEEDS, Flagged
 from memcarve.labels.groups import Group, distinct, member, module_record
 from memcarve.labels.spans import Join
-from memcarve.names import FLAGS, base_name
+from memcarve.paths import base_name
 from memcarve.permissions import permissions
+from memcarve.vocabulary import Flag
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -145,7 +146,7 @@ class SegmentLabels:
             self._flag_columns = {}
         if not self._flag_columns:
             where = self._flagged.where
-            self._flag_columns = {flag: where[flag].begin(self.segments) for flag in FLAGS if flag in where}
+            self._flag_columns = {flag: where[flag].begin(self.segments) for flag in Flag if flag in where}
             self._any_flag = np.zeros(0, np.bool_)
         return self._flagged
 
@@ -189,9 +190,9 @@ class SegmentLabels:
     def _has_flag(self, values: Sequence[str]) -> Flags:
         found = np.zeros(len(self.segments), np.bool_)
         for flag in values:
-            one_of("flag", (flag,), FLAGS)
+            Flag.check(flag)
             if flag not in self.flagged.where:
-                raise UsageError(f"nothing is known to look for {flag} by; it needs {NEEDS[flag]}")
+                raise UsageError(f"nothing is known to look for {flag} by; it needs {NEEDS[Flag(flag)]}")
             found |= self._flag_columns[flag][0]
         return found
 

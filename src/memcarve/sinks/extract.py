@@ -15,15 +15,16 @@ from collections import Counter
 from typing import IO, TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from memcarve.backing import check_unchanged
-from memcarve.errors import NoSpaceError, UsageError
+from memcarve.errors import NoSpaceError
 from memcarve.formats import modulelist
-from memcarve.formats.mapped import AS_IT_LIES, FILE, LAYOUTS
-from memcarve.names import base_name
+from memcarve.formats.mapped import AS_IT_LIES
+from memcarve.paths import base_name
 from memcarve.sinks.folder import NewFolder, create_file, leftover_notes
 from memcarve.sinks.modulefile import ModuleFile, Residency
 from memcarve.sinks.onefile import input_paths
 from memcarve.target import Target, write, write_error, write_sparse
 from memcarve.version import __version__
+from memcarve.vocabulary import Layout
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -46,7 +47,7 @@ class ExtractOptions(NamedTuple):
     `archive` writes one encrypted ZIP archive instead of a folder; `command` is recorded as the command line.
     """
 
-    layout: str = FILE
+    layout: str = Layout.FILE
     largest: int = LARGEST
     archive: bool = False
     force: bool = False
@@ -102,8 +103,7 @@ def extract(
     is to be an archive.
     """
     wanted = (options or ExtractOptions())._replace(**changes)
-    if wanted.layout not in LAYOUTS:
-        raise UsageError(f"{wanted.layout!r} is no layout; they are {', '.join(LAYOUTS)}")
+    Layout.check(wanted.layout)
     return _Extractor(process, os.fspath(out), modules, wanted, progress).run()
 
 
@@ -271,7 +271,7 @@ class _Extractor:
             yield text.encode()
 
 
-_AS = {FILE: "laid out as files", "memory": "laid out as in memory", AS_IT_LIES: "copied as they lie"}
+_AS = {Layout.FILE: "laid out as files", Layout.MEMORY: "laid out as in memory", AS_IT_LIES: "copied as they lie"}
 
 
 def _facts(module: MappedModule) -> dict[str, Any] | None:

@@ -13,16 +13,16 @@ import numpy as np
 
 from memcarve.backing import FileBacking
 from memcarve.columns import joined
-from memcarve.errors import InputError, OutputError, TargetExistsError, UsageError, one_of
+from memcarve.errors import InputError, OutputError, TargetExistsError, UsageError
 from memcarve.formats.machine import read_at
 from memcarve.formats.memmap.writing import RENDERERS, MapRows
 from memcarve.missing import OUTSIDE, REASONS
-from memcarve.names import HALVES
 from memcarve.process import LeftOut
 from memcarve.sinks.folder import create_file
 from memcarve.sinks.onefile import Mover, input_paths, refuse_inputs
 from memcarve.target import Target, write_error
 from memcarve.version import __version__
+from memcarve.vocabulary import Half
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -106,7 +106,7 @@ class _Exporter:
         self.write, ending = RENDERERS[renderer]
         self.names = (f"{stem}.dmp", f"{stem}.{ending}")
         self.mover = Mover(process, progress)
-        one_of("half of an address space", (half,), HALVES)
+        Half.check(half)
         space, kernel = process.space, process.space.start >= np.uint64(process.kernel_half)
         keep = np.ones(len(space), np.bool_) if half == "all" else kernel if half == "kernel" else ~kernel
         self.start, self.size, self.offset = space.start[keep], space.size[keep], space.offset[keep]

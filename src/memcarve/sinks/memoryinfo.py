@@ -8,9 +8,9 @@ import numpy as np
 
 from memcarve.columns import uncovered
 from memcarve.formats.minidump import layout
-from memcarve.names import HEAP, IMAGE, MAPPED, PEB, PRIVATE, STACK, TEB
 from memcarve.permissions import EXECUTE, PROT_NONE, TRANSITION, WRITE
 from memcarve.protection import collapsed
+from memcarve.vocabulary import Kind
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,10 +23,10 @@ if TYPE_CHECKING:
     Column = npt.NDArray[np.uint64]
     Numbers = npt.NDArray[np.uint32]
 
-_TYPES = {
-    IMAGE: layout.IMAGE,
-    MAPPED: layout.MAPPED,
-    **dict.fromkeys((PRIVATE, STACK, HEAP, TEB, PEB), layout.PRIVATE),
+_TYPES: dict[str, int] = {
+    Kind.IMAGE: layout.IMAGE,
+    Kind.MAPPED: layout.MAPPED,
+    **dict.fromkeys((Kind.PRIVATE, Kind.STACK, Kind.HEAP, Kind.TEB, Kind.PEB), layout.PRIVATE),
 }
 #: three letters as Windows says them; what can be written can be read, too
 _WORDS = {

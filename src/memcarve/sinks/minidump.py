@@ -17,7 +17,7 @@ from memcarve.formats.machine import read_at
 from memcarve.formats.minidump import layout, writing
 from memcarve.formats.minidump.contexts import context
 from memcarve.formats.pefacts import facts
-from memcarve.names import base_name
+from memcarve.paths import base_name
 from memcarve.process import Platform
 from memcarve.sinks.memoryinfo import memory_infos
 from memcarve.sinks.onefile import FileOptions, write_file

@@ -9,9 +9,10 @@ import numpy as np
 from memcarve.columns import breaks
 from memcarve.errors import AddressError
 from memcarve.formats import elf, elfimage, pe, peimage
-from memcarve.formats.mapped import FILE, PAGE, Part, plan_memory
+from memcarve.formats.mapped import PAGE, Part, plan_memory
 from memcarve.segments import TOP
 from memcarve.target import BUFFER
+from memcarve.vocabulary import Layout
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -78,7 +79,7 @@ class ModuleFile:
         self.module = module
         self._residency = residency
         self.plan = self._planned(layout)
-        if self.plan.size > largest and layout == FILE:
+        if self.plan.size > largest and layout == Layout.FILE:
             smaller = self._planned("memory")
             if smaller.size <= largest:
                 self.plan = smaller._replace(why=f"its file would have {self.plan.size} bytes")

@@ -16,8 +16,9 @@ from memcarve.evidence import Module, Regions, places
 from memcarve.formats import elf, pe
 from memcarve.formats.firstpage import first_page_again
 from memcarve.formats.pe import PAGE
-from memcarve.names import IMAGE, base_name
+from memcarve.paths import base_name
 from memcarve.segments import TOP
+from memcarve.vocabulary import Kind
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -94,7 +95,7 @@ def known_modules(process: ProcessMemory, regions: Regions) -> list[Module]:
             size = regions.module_end(row) - row.start if row.size not in (None, 0) else None
             found.setdefault(row.start, row._replace(size=size))
     if not evidence.modules:
-        programs = {row.file for row in regions.rows if row.kind == IMAGE or "x" in (row.collapsed or "")}
+        programs = {row.file for row in regions.rows if row.kind == Kind.IMAGE or "x" in (row.collapsed or "")}
         end, parts = 0, dict[int, Module]()
         for region in regions.rows:
             if region.start < end or region.file is None or region.offset:

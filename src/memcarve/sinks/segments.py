@@ -39,7 +39,7 @@ _BLOCK = 4096
 class Options(NamedTuple):
     """How to carve. `hashes` are names in `manifest.SUMS`; `command` is recorded as the command line.
 
-    `split` is one of ``names.SPLITS``: where segments end besides gaps. `labeller` (a ``memcarve.Labelling``) says
+    `split` is one of ``vocabulary.Split``: where segments end besides gaps. `labeller` (a ``memcarve.Labelling``) says
     what they are; `label_names` has their files named by that, too. `environment` has the manifest tell the process's.
     """
 

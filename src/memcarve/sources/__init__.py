@@ -6,7 +6,6 @@ import os
 from typing import TYPE_CHECKING
 
 from memcarve.errors import CounterpartError, InputError, NotRecognisedError
-from memcarve.names import INPUT_TYPES
 from memcarve.sources.core import open_core
 from memcarve.sources.folder import open_folder
 from memcarve.sources.image import open_machine, open_raw
@@ -15,6 +14,7 @@ from memcarve.sources.memmap import open_memmap
 from memcarve.sources.minidump import open_minidump
 from memcarve.sources.named import open_named
 from memcarve.sources.options import CORE, DUMP, FOLDER, IMAGE, MAP, MINIDUMP, PROC, OpenOptions
+from memcarve.vocabulary import InputType
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -96,7 +96,7 @@ def open_container(
     )
     options.check(name)
     problems: dict[object, InputError] = {}
-    for source in _BY_TYPE[input_type]:
+    for source in _BY_TYPE[None if input_type is None else InputType(input_type)]:
         try:
             container: Container = source(name, options)
         except (NotRecognisedError, CounterpartError) as error:
@@ -113,7 +113,7 @@ def open_container(
             f"{problem}; if it is the image of a machine in which no system is recognised, give the root of one "
             "process's page tables with --dtb (memcarve processes --scan lists roots)"
         )
-    raise type(problem)(f"{problem}; --input-type ({', '.join(INPUT_TYPES)}) says what it is if it is something else")
+    raise type(problem)(f"{problem}; --input-type ({', '.join(InputType)}) says what it is if it is something else")
 
 
 def _paths(given: Paths) -> tuple[str, ...]:

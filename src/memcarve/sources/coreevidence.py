@@ -13,9 +13,9 @@ from memcarve.formats import elfcore, processcore
 from memcarve.formats.machine import read_at
 from memcarve.formats.manifest import Record
 from memcarve.missing import REASONS
-from memcarve.names import MAPPED, PRIVATE, STACK
 from memcarve.process import Platform
 from memcarve.sources.recorded import address, member, number, recorded_evidence, word
+from memcarve.vocabulary import Kind
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -195,12 +195,12 @@ def _told(row: Region, here: MappedFile | None, pointers: list[int]) -> Region:
     """Return a region with its file, or as what it is without one."""
     if here is not None:
         name = here.name.decode("utf-8", "surrogateescape")
-        return row._replace(kind=MAPPED, file=name, offset=here.offset + row.start - here.start)
+        return row._replace(kind=Kind.MAPPED, file=name, offset=here.offset + row.start - here.start)
     if row.start >= _UPPER:
         return row
     next_pointer = bisect_right(pointers, row.end - 1) - 1
     stack = next_pointer >= 0 and pointers[next_pointer] >= row.start
-    return row._replace(kind=STACK if stack else PRIVATE, private=True)
+    return row._replace(kind=Kind.STACK if stack else Kind.PRIVATE, private=True)
 
 
 def _without_kernel(rows: list[Region], vdso: int) -> list[Region]:

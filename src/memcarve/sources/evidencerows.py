@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, cast
 
 from memcarve.evidence import Module, Region, Thread
 from memcarve.formats.listing.known import DLLLIST, LINUX_MAPS, MAC_MAPS, PROC_MAPS, THREADS, VADINFO, VADWALK
-from memcarve.names import HEAP, IMAGE, MAPPED, PRIVATE, STACK
+from memcarve.vocabulary import Kind
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -58,11 +58,11 @@ def _vad(cells: Cells, bits: int) -> Region:
     private = None if flag is None else flag != 0
     kind = None
     if private:
-        kind = PRIVATE
+        kind = Kind.PRIVATE
     elif file is not None and protection is not None and _LOADER in protection.split("|"):
-        kind = IMAGE
+        kind = Kind.IMAGE
     elif private is False or file is not None:
-        kind = MAPPED
+        kind = Kind.MAPPED
     return Region(start, size, protection, kind, file, _text(cells, "Tag"), private)
 
 
@@ -80,13 +80,13 @@ def _linux(cells: Cells, bits: int) -> Region:
     start, size = _range(cells, "Start", "End", bits, inclusive=False)
     flags, name, inode = _text(cells, "Flags"), _text(cells, "File Path"), _number(cells, "Inode")
     kind, file = _named(name)
-    mapped = kind == MAPPED or (inode is not None and inode > 0)
+    mapped = kind == Kind.MAPPED or (inode is not None and inode > 0)
     if mapped:
-        kind = MAPPED
+        kind = Kind.MAPPED
     private = False if flags is not None and flags.endswith("s") else None
     if flags is not None and flags.endswith("p") and not mapped and (file is None or file.startswith("[anon")):
         private = True
-        kind = kind or PRIVATE
+        kind = kind or Kind.PRIVATE
     return Region(start, size, flags, kind, file, None, private, _number(cells, "PgOff") if mapped else None)
 
 
@@ -101,10 +101,10 @@ def _named(name: str | None) -> tuple[str | None, str | None]:
     if name is None or name == _ANONYMOUS:
         return None, None
     if name == "[heap]":
-        return HEAP, None
+        return Kind.HEAP, None
     if name == "[stack]" or (name.startswith("[stack:") and name.endswith("]")):
-        return STACK, None
-    return MAPPED if name.startswith("/") else None, name
+        return Kind.STACK, None
+    return Kind.MAPPED if name.startswith("/") else None, name
 
 
 def _module(cells: Cells, bits: int) -> Module:

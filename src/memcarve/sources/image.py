@@ -10,7 +10,7 @@ import numpy as np
 
 from memcarve.backing import FileBacking
 from memcarve.columns import breaks, total
-from memcarve.errors import InputError, LimitError, NotRecognisedError, ProcessError, UsageError, one_of
+from memcarve.errors import InputError, LimitError, NotRecognisedError, ProcessError, UsageError
 from memcarve.evidence import Evidence
 from memcarve.formats import avml, crashdump, lime, machinecore, vmware
 from memcarve.formats.machine import MachineMemory, read_at
@@ -23,12 +23,12 @@ from memcarve.images.roots import Root, address_table, find_roots
 from memcarve.images.search import find_linux
 from memcarve.images.windows import Windows
 from memcarve.missing import IMAGE_CUT_OFF, LEFT_OUT, OUTSIDE, REASONS, REPEATED, MissingColumns
-from memcarve.names import HALVES
 from memcarve.process import Container, Platform, ProcessEntry, ProcessMemory
 from memcarve.segments import TOP
 from memcarve.sources.evidence import file_evidence
 from memcarve.sources.options import OpenOptions
 from memcarve.space import AddressSpace
+from memcarve.vocabulary import Half
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -200,7 +200,7 @@ class ImageContainer(Container):
         Raises ProcessError where its page tables are not in the image, LimitError where they claim too much, UsageError
         for a half that there is not.
         """
-        one_of("half of an address space", (half,), HALVES)
+        Half.check(half)
         entry, table, system = self._chosen(index)
         start, end = (0, TOP) if half == "all" else (0, table.kernel_half)
         if half == "kernel":

@@ -14,7 +14,7 @@ from memcarve.errors import NotRecognisedError, OverlapError
 from memcarve.formats.minidump import layout
 from memcarve.formats.minidump.reading import Minidump
 from memcarve.missing import CUT_OFF, MISPLACED, NOT_WRITTEN, REASONS, MissingColumns
-from memcarve.names import base_name
+from memcarve.paths import base_name
 from memcarve.process import Container, Platform, ProcessEntry, ProcessMemory
 from memcarve.sources.evidence import EvidenceFiles, file_evidence
 from memcarve.sources.minidumpevidence import Noted, minidump_evidence

@@ -24,8 +24,9 @@ from memcarve.evidence import (
     UnloadedModule,
 )
 from memcarve.formats.minidump import layout
-from memcarve.names import IMAGE, MAPPED, PRIVATE, STACK, TEB, base_name
+from memcarve.paths import base_name
 from memcarve.sources.recorded import recorded_parameters
+from memcarve.vocabulary import Kind
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -45,7 +46,7 @@ _TOP = 1 << 64
 _GRANULE = 1 << 16
 _MOST_REGIONS = 1 << 20
 _PAGE = 4096
-_KINDS = {layout.IMAGE: IMAGE, layout.MAPPED: MAPPED, layout.PRIVATE: PRIVATE}
+_KINDS = {layout.IMAGE: Kind.IMAGE, layout.MAPPED: Kind.MAPPED, layout.PRIVATE: Kind.PRIVATE}
 _BITS = (32, 48, 57)
 _ADDRESS = re.compile(r"0x[0-9a-f]{1,16}")
 _LONGEST = 1 << 12
@@ -186,14 +187,14 @@ def _areas(threads: list[Thread], *, wide: bool) -> list[Area]:
     """Return where the TEBs and stacks of threads lie."""
     size = 2 * _PAGE if wide else _PAGE
     found = [
-        Area(thread.teb, size, TEB, detail=f"thread {thread.tid}")
+        Area(thread.teb, size, Kind.TEB, detail=f"thread {thread.tid}")
         for thread in threads
         if thread.teb is not None and thread.teb + size <= _TOP
     ]
     for thread in threads:
         if thread.stack_start is not None and thread.stack_end is not None:
             length = thread.stack_end - thread.stack_start
-            found.append(Area(thread.stack_start, length, STACK, whole=True, detail=f"thread {thread.tid}"))
+            found.append(Area(thread.stack_start, length, Kind.STACK, whole=True, detail=f"thread {thread.tid}"))
     return found
 
 

@@ -5,17 +5,17 @@ from __future__ import annotations
 import os
 from typing import NamedTuple
 
-from memcarve.errors import UsageError, one_of
-from memcarve.names import INPUT_TYPES, PAGINGS, SYSTEMS, TRUSTS
+from memcarve.errors import UsageError
 from memcarve.sources.evidence import EvidenceFiles
+from memcarve.vocabulary import InputType, Paging, System, Trust
 
-IMAGE, DUMP, MAP, CORE, MINIDUMP, FOLDER, PROC = INPUT_TYPES
+IMAGE, DUMP, MAP, CORE, MINIDUMP, FOLDER, PROC = InputType
 
 
 class OpenOptions(NamedTuple):
     """`memory_map`, `dump` and `trust` are for dumps, the others for images; None leaves it to memcarve.
 
-    `input_type` (of names.INPUT_TYPES) is what the file is, whatever it looks like.
+    `input_type` (of vocabulary.InputType) is what the file is, whatever it looks like.
 
     `memory_map` and `dump` name the other file; `trust` (``"printed"`` or ``"sum"``) the positions to believe; `hashed`
     has the map's SHA-256 taken on the way. `dtb` is the physical address of a page-table root, `system`
@@ -40,13 +40,10 @@ class OpenOptions(NamedTuple):
 
     def check(self, path: str) -> None:
         """Raise UsageError for words that there are not, and if what was said of `path` contradicts itself."""
-        for what, word, words in (
-            ("type of input", self.input_type, INPUT_TYPES),
-            ("way to trust positions", self.trust, TRUSTS),
-            ("operating system (--os)", self.system, SYSTEMS),
-            ("kind of page tables", self.paging, PAGINGS),
-        ):
-            one_of(what, () if word is None else (word,), words)
+        InputType.check(self.input_type)
+        Trust.check(self.trust)
+        System.check(self.system)
+        Paging.check(self.paging)
         kind = self.input_type
         if kind is None:
             return

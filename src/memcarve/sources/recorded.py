@@ -19,7 +19,7 @@ from memcarve.evidence import (
     Unloaded,
     UnloadedModule,
 )
-from memcarve.names import KINDS
+from memcarve.vocabulary import Kind
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -190,4 +190,4 @@ def _text(value: object) -> str | None:
 
 def _kind(row: dict[str, Any]) -> str | None:
     kind = row.get("kind")
-    return next((known for known in KINDS if known == kind), None)
+    return next((known for known in Kind if known == kind), None)

@@ -12,7 +12,7 @@ import numpy as np
 
 from memcarve.columns import chunks
 from memcarve.errors import printable
-from memcarve.names import base_name
+from memcarve.paths import base_name
 from memcarve.permissions import EXECUTE, PROT_NONE, TRANSITION, WRITE
 from memcarve.sinks.ranges import pieces
 

@@ -1,0 +1,133 @@
+"""The closed vocabularies: the words that commands, the library, evidence and labels share.
+
+A word is checked where it is taken: ``Half("Kernel")`` is a UsageError that lists the words there are.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from memcarve.errors import UsageError
+
+#: what each list is of, in messages
+_NOUNS = {
+    "Half": "half of an address space",
+    "Split": "way to split",
+    "Trust": "way to trust positions",
+    "System": "operating system (--os)",
+    "Paging": "kind of page tables",
+    "InputType": "type of input",
+    "Content": "level of content",
+    "Layout": "layout",
+    "Kind": "kind of memory",
+    "Flag": "flag",
+}
+
+
+class Word(StrEnum):
+    """A word of a closed list."""
+
+    @classmethod
+    def check(cls, *given: str | None) -> None:
+        """Raise UsageError if anything that was given is none of the words; None is nothing given."""
+        for value in given:
+            if value is not None:
+                cls(value)
+
+    @classmethod
+    def _missing_(cls, value: object) -> None:
+        raise UsageError(f"unknown {_NOUNS[cls.__name__]} {value!r}; choose from {', '.join(cls)}")
+
+
+class Half(Word):
+    """A half of an address space, or both."""
+
+    USER = "user"
+    KERNEL = "kernel"
+    ALL = "all"
+
+
+class Split(Word):
+    """Where segments end besides gaps."""
+
+    NONE = "none"
+    REGION = "region"
+    PROTECTION = "protection"
+    PERMISSIONS = "permissions"
+    MODULE = "module"
+
+
+class Trust(Word):
+    """Which positions to believe if a map is at odds with its dump."""
+
+    PRINTED = "printed"
+    SUM = "sum"
+
+
+class System(Word):
+    """An operating system, by what its page-table entries mean that are not present."""
+
+    WINDOWS = "windows"
+    LINUX = "linux"
+    NONE = "none"
+
+
+class Paging(Word):
+    """A kind of page tables."""
+
+    X64 = "x64"
+    X64_5 = "x64-5"
+    PAE = "pae"
+    X86 = "x86"
+
+
+class InputType(Word):
+    """What an input may be said to be; an image is any container of a machine's memory, and a raw one."""
+
+    IMAGE = "image"
+    DUMP = "dump"
+    MAP = "map"
+    CORE = "core"
+    MINIDUMP = "minidump"
+    FOLDER = "folder"
+    PROC = "proc"
+
+
+class Content(Word):
+    """How much of the bytes is looked at for labels."""
+
+    NONE = "none"
+    HEADERS = "headers"
+    FULL = "full"
+
+
+class Layout(Word):
+    """How an extracted program lies in its file: as on disk, or as in memory."""
+
+    FILE = "file"
+    MEMORY = "memory"
+
+
+class Kind(Word):
+    """What memory is."""
+
+    PRIVATE = "private"
+    MAPPED = "mapped"
+    IMAGE = "image"
+    STACK = "stack"
+    HEAP = "heap"
+    TEB = "TEB"
+    PEB = "PEB"
+    PAGE_TABLES = "page tables"
+
+
+class Flag(Word):
+    """What is noticed about a segment."""
+
+    PRIVATE_EXECUTABLE = "private-executable"
+    WRITABLE_EXECUTABLE = "writable-executable"
+    PE_IN_PRIVATE = "pe-in-private"
+    BEYOND_SECTION = "beyond-section"
+    MODULE_UNLISTED = "module-unlisted"
+    ENTRY_UNMAPPED = "entry-unmapped"
+    WIPED_HEADER = "wiped-header"
