@@ -263,6 +263,11 @@ def test_every_byte_is_accounted_for(go: Invoke, tmp_path: Path) -> None:
     # 511 tables of 8 pages; seen through the root's entry for itself: 511 tables as pages are one table of 512 entries
     assert left["bytes"] == 511 * 8 * PAGE
     assert f"{left['bytes']} bytes of the kernel half are mapped again" in ran.err
+    first = shared.address(shared.slots[0], 0, 0, 0)
+    assert header["repeats"] == {
+        "bytes": left["bytes"],
+        "ranges": [{"start": f"0x{first + LARGE:x}", "end": f"0x{first + HUGE:x}", "same_as": f"0x{first:x}"}],
+    }
     totals = header["totals"]
     assert totals["input_bytes"] == totals["bytes"] + sum(row["bytes"] for row in header["left_out"])
     assert header["complete"]

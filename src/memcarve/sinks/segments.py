@@ -6,6 +6,7 @@ import contextlib
 import datetime as dt
 import functools
 import hashlib
+import itertools
 import os
 import shutil
 import sys
@@ -31,9 +32,11 @@ if TYPE_CHECKING:
     from memcarve.process import Labeller, ProcessMemory
     from memcarve.segments import Segments
     from memcarve.sinks.work import Progress
+    from memcarve.space import AddressSpace
 
 _INODE = 512  # bytes that a file costs on top of its blocks, roughly
 _BLOCK = 4096
+_MOST_REPEATS = 1000  # ranges that page tables map again, as the manifest lists them
 
 
 class Options(NamedTuple):
@@ -314,6 +317,7 @@ class Carver:
             "hashes": list(self.options.hashes),
             "split": self.options.split,
             **({} if process.pages is None else {"pages": process.pages}),
+            **_repeats(process.space),
             **({} if segments.labels is None else {"labels": segments.labels.summary()}),
             "left_out": [left._asdict() for left in left_out],
             "notes": [*process.notes, *([] if segments.labels is None else segments.labels.notes)],
@@ -330,6 +334,23 @@ class Carver:
                     digest.update(data)
             for name in names:
                 sums[name].write(f"{digests[name].hexdigest()}  {manifest.NAME}\n".encode())
+
+
+def _repeats(space: AddressSpace) -> dict[str, Any]:
+    """Return what page tables map again, ready for JSON: the ranges, and where the same bytes were walked."""
+    start, size, target = space.repeats
+    if not len(start):
+        return {}
+    first = np.ones(len(start), np.bool_)  # neighbours that repeat one thing are one row
+    first[1:] = (start[1:] != start[:-1] + size[:-1]) | (target[1:] != target[:-1])
+    index = np.flatnonzero(first)
+    rows = zip(start[index].tolist(), np.add.reduceat(size, index).tolist(), target[index].tolist(), strict=True)
+    listed = [
+        {"start": f"0x{at:x}", "end": f"0x{at + length:x}", "same_as": f"0x{where:x}"}
+        for at, length, where in itertools.islice(rows, _MOST_REPEATS)
+    ]
+    more = {"ranges_not_listed": len(index) - len(listed)} if len(index) > len(listed) else {}
+    return {"repeats": {"bytes": space.repeated, "ranges": listed, **more}}
 
 
 def _open(folder: str, name: str) -> IO[bytes]:
