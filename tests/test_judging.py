@@ -563,6 +563,17 @@ def test_table_without_doubts(place: Path, go: Invoke) -> None:
     assert b"doubts" not in go("processes", place).out.splitlines()[0]
 
 
+def test_pages_of_doubtful_ones(place: Path, go: Invoke) -> None:
+    """What is doubtful need not have page tables that can be walked: the listing is complete without."""
+    plans = [Plan(388, b"smss.exe"), Plan(3720, b"root.exe", 388, listed=False)]
+    truth = winimage.build(place, processes=plans)
+    with changed(place, truth, truth.process(3720).eprocess + 0x28, (1 << 40).to_bytes(8, "little")):
+        ran = go("processes", place, "--pages", "--format", "jsonl")
+    assert ran.code == 0
+    assert "outside the image" in ran.err
+    assert [json.loads(line).get("present") is None for line in ran.out.splitlines()] == [False, False, True]
+
+
 @pytest.mark.parametrize("command", [("carve",), ("export", "--to", "memmap"), ("extract",)])
 def test_doubtful_is_not_in_all(doubtful: Truth, go: Invoke, tmp_path: Path, command: tuple[str, ...]) -> None:
     """What is doubtful is not taken by --all, and a note says so."""

@@ -161,7 +161,8 @@ class ProcessEntry(NamedTuple):
         }
 
     def __str__(self) -> str:
-        return " ".join(str(word) for word in (self.pid, self.name) if word is not None) or "unknown process"
+        words = ([] if self.pid is None else [str(self.pid)]) + ([self.name] if self.name else [])
+        return " ".join(words) or "unknown process"
 
 
 class Platform(NamedTuple):

@@ -282,7 +282,9 @@ def processes(
             columns += [Column("doubts", "words")] if doubts else []
         counts = [_page_counts(container, index) for index in range(len(entries))] if pages else []
         told = [_told(container, index, environment=environment) for index in range(len(entries))] if details else []
-        failed = (pages and not all(counts)) or any(each is None for each in told)
+        # what may be no process at all need not have page tables
+        certain = [index for index, entry in enumerate(entries) if not entry.doubts]
+        failed = any((pages and not counts[index]) or (details and told[index] is None) for index in certain)
         kinds = list(dict.fromkeys(kind for count in counts for kind in count))
         columns += [Column(kind, "number") for kind in kinds]
         more = _detail_columns(layout) if details else []

@@ -332,7 +332,8 @@ def choose(container: Container, pids: Sequence[int], name: str | None, *, every
         if not found and named:
             listed = ", ".join(str(entries[index]) for index in named[:40])
             raise ProcessError(
-                f"{container}: holds only doubtful processes of a name like {name} ({listed}); take them with --pid"
+                f"{container}: holds only doubtful processes of a name like {name} ({listed}); take them with --pid, "
+                "or with --dtb by their root"
             )
         if not found:
             raise ProcessError(f"{container}: holds no process of a name like {name}")
