@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from memcarve.process import ProcessEntry, ProcessMemory
-    from memcarve.space import AddressSpace
 
 _LEVELS_OF_LA57 = 5
 _FEW = 3  # rows that a note names
@@ -77,13 +76,7 @@ class Machine(ImageContainer):
     def _table_of(self, entry: ProcessEntry) -> tuple[AddressTable, str]:
         return self._found[id(entry)].table, f"found by Volatility 3 {constants.PACKAGE_VERSION}"
 
-    def _evidence(
-        self,
-        entry: ProcessEntry,
-        table: AddressTable,
-        space: AddressSpace | None,  # noqa: ARG002
-        inputs: dict[str, Any],  # noqa: ARG002
-    ) -> Evidence:
+    def _evidence(self, entry: ProcessEntry, table: AddressTable, inputs: dict[str, Any]) -> Evidence:  # noqa: ARG002
         return _evidence(self._found[id(entry)], table.mode.bits)
 
 
