@@ -91,20 +91,9 @@ def test_an_unknown_build(tmp_path: Path, layout: int, build: int, exports: str)
         assert seen(image.process(1624).evidence) == planned(truth.process(1624))
 
 
-@pytest.mark.parametrize(
-    "moved",
-    [
-        {"_EPROCESS.VadRoot": 0x7E8},
-        {"_MMVAD_FLAGS.PrivateMemory": "0:25:1"},
-        {"_MMVAD_FLAGS.Protection": "0:12:5"},
-        {"_MMVAD_FLAGS.VadType": "0:24:3"},
-        {"_MMVAD_SHORT.u": 56},
-        {"_MMVAD_SHORT.StartingVpn": 28, "_MMVAD_SHORT.EndingVpn": 24},
-    ],
-    ids=str,
-)
-def test_a_kernel_that_is_laid_out_otherwise(tmp_path: Path, moved: dict[str, int | str]) -> None:
-    """Of a build that no table knows, laid out as none that is known, no regions are told, and a note says so."""
+def test_a_kernel_that_is_laid_out_otherwise(tmp_path: Path) -> None:
+    """Where the ranges lie as in no kernel that is known, nor near it, no regions are told, and a note says so."""
+    moved = {"_MMVAD_SHORT.StartingVpn": 28, "_MMVAD_SHORT.EndingVpn": 24}
     truth = winimage.build(tmp_path / "mem.raw", build=26100, moved=moved, processes=winimage.USERLAND)
     with opened(truth) as image:
         for pid in (388, 1624):

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from winimage import hostile
 from winimage.contents import page_bytes
-from winimage.layouts import LAYOUTS, layout as layout_of
+from winimage.layouts import ALL_LAYOUTS, LAYOUTS, layout as layout_of
 from winimage.plans import EDGES, LOOP, MIXED, PLANS, Heap, Huge, Large, Plan, Run, alike
 from winimage.system import build_system
 from winimage.truth import Pages, Process, Segment, Truth
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 __all__ = [
+    "ALL_LAYOUTS",
     "DAMAGE",
     "EDGES",
     "EXPORTS",

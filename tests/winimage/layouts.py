@@ -21,8 +21,28 @@ def _table() -> list[dict[str, Any]]:
     return table
 
 
-#: how many layouts there are
-LAYOUTS = len(_table())
+#: how many layouts there are whose every member is known; those behind them lack what `_likely` gives them
+LAYOUTS = sum("_MMVAD_SHORT.size" in entry["offsets"] for entry in _table())
+ALL_LAYOUTS = len(_table())
+#: which kernel's VADs those of builds have whose own are not known, from which build on: places in the table
+_NEIGHBOURS = {6000: 0, 9200: 1, 10240: 3, 15063: 3, 16299: 5, 18362: 7, 22621: 9}
+#: what became of a VAD with build 28000: eight bytes less
+_SHORTER = {"_MMVAD_SHORT.size": 56, "_MMVAD.u2": 56, "_MMVAD.Subsection": 64, "_MMVAD.size": 128}
+#: up to Windows 8 the number of threads lies further behind the head of their list
+_ACTIVE, _ACTIVE_BEFORE_8 = 16, 32
+
+
+def _likely(build: int, offsets: dict[str, Any]) -> dict[str, Any]:
+    """Return the offsets of a kernel, with what is not known of it as its neighbours have it."""
+    neighbour = _table()[max((at, place) for at, place in _NEIGHBOURS.items() if at <= build)[1]]["offsets"]
+    old = build < 9200
+    likely = {name: at for name, at in neighbour.items() if name.startswith(("_MMVAD", "_MMPTE"))}
+    likely |= {name: neighbour[name] for name in ("_KPROCESS.size", "_KTHREAD.size")}
+    likely["_KPROCESS.UserDirectoryTableBase"] = offsets["_EPROCESS.UniqueProcessId"] - 32
+    likely["_EPROCESS.ActiveThreads"] = offsets["_EPROCESS.ThreadListHead"] + (_ACTIVE_BEFORE_8 if old else _ACTIVE)
+    name = "WoW64Process" if build >= 10240 else "Wow64Process"
+    likely[f"_EPROCESS.{name}"] = offsets["_EPROCESS.Peb"] + (-24 if old else 48)
+    return {**likely, **(_SHORTER if build >= 28000 else {}), **offsets}
 
 
 @dataclass(frozen=True)
@@ -74,7 +94,8 @@ def layout(number: int, build: int | None = None, moved: Mapping[str, int | str]
     """Return a layout of the table, for its newest build or for a build that is said; `moved` are other offsets."""
     known = _table()[number]
     major, minor, newest = (int(part) for part in known["builds"][-1].split("."))
-    table = {**known["offsets"], **(moved or {})}
+    offsets = known["offsets"] if number < LAYOUTS else _likely(int(newest), known["offsets"])
+    table = {**offsets, **(moved or {})}
     # bit fields are texts, the rest are numbers
     offsets = {name: at for name, at in table.items() if isinstance(at, int)}
     fields = {name: text.split(":") for name, text in table.items() if isinstance(text, str)}

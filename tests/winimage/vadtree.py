@@ -28,10 +28,14 @@ class Tree:
 
     def __init__(self, pool: Pool, layout: Layout, root: int, vads: Sequence[Vad], lean: str = "") -> None:
         self.pool, self.layout, self.root, self.vads = pool, layout, root, vads
-        short = "_MMVAD_SHORT.LeftChild" in layout.offsets
+        #: whether the root hangs below a node of its own
+        self.old = "_MMVAD_SHORT.LeftChild" in layout.offsets
         #: offsets in a node: left and right child, parent
-        self.left, self.right, self.parent = (8, 16, 0) if short else (0, 8, 16)
-        self.old = short
+        if self.old:
+            members = [layout[f"_MMVAD_SHORT.{name}"] for name in ("LeftChild", "RightChild", "u1")]
+        else:
+            members = [layout["_MMVAD_SHORT.VadNode"] + at for at in (0, 8, 16)]
+        self.left, self.right, self.parent = members
         trap = self._subsection("\\Windows\\not-yours.dll", None)
         # behind a short VAD lies something else: that it is read shows where a file has no business
         behind = layout["_MMVAD.Subsection"] + 8
@@ -62,7 +66,7 @@ class Tree:
 
     def point_root(self, value: int) -> None:
         """Have the root of the tree be at an address."""
-        self.pool.put(self.root + (self.right if self.old else 0), "Q", value)
+        self.pool.put(self.root + (16 if self.old else 0), "Q", value)
 
     def _link(self, lean: str) -> None:
         if self.old:
@@ -128,8 +132,9 @@ def fields(layout: Layout, vad: Vad) -> bytes:
         # the bytes behind are the high parts of other numbers
         struct.pack_into("<BB", data, max(highs) + 1, 0x5A, 0xA5)
     else:
+        width = offsets[1] - offsets[0]
         for value, at in zip((first, last), offsets, strict=True):
-            struct.pack_into("<Q", data, at, value & 0xFFFFFFFFFFFFFFFF)
+            data[at : at + width] = (value & (1 << 8 * width) - 1).to_bytes(width, "little")
     size = layout["_MMVAD_FLAGS.size"]
     flags = (vad.start >> 12) * 0x9E3779B97F4A7C15 >> 7 & (1 << 8 * size) - 1
     protection = PROTECTIONS.index(vad.protection) if vad.value is None else vad.value

@@ -1,7 +1,10 @@
 """Where a Windows x64 kernel keeps what it knows of a process: offsets in its EPROCESS.
 
 They come from the kernel's own exported accessors, tiny functions whose machine code holds the offset; what has none,
-or cannot be read, from a table of 213 kernels, by build number (``windows_x64_layouts.json``).
+or cannot be read, from a table of kernels, by build number (``windows_x64_layouts.json``). Its first entries were read
+from Microsoft's symbols of the 213 kernels that they name. Those with an ``origin`` are of builds that these lack:
+facts read from public symbol files, gathered by others, which do not say what a VAD is like. What comes from the table
+is held against the memory, and what no table has is learned there (``learning``).
 """
 
 from __future__ import annotations
@@ -52,7 +55,13 @@ _MEMBERS = {
     "exit": "ExitTime",
 }
 #: builds that carry a kernel file of an older number
-_FILES = {19042: 19041, 19043: 19041, 19044: 19041, 19045: 19041, 18363: 18362}
+_FILES = {
+    **dict.fromkeys((19042, 19043, 19044, 19045), 19041),
+    18363: 18362,
+    22631: 22621,
+    26200: 26100,
+}
+_LONGEST_MEMBER = 16  # bytes: a list's two links, a name
 
 
 class Layout(NamedTuple):
@@ -76,14 +85,19 @@ class Layout(NamedTuple):
     @property
     def end(self) -> int:
         """The end of the last member that is known."""
-        return max(offset + 16 for offset in self if offset is not None)
+        return max(self.links, *(offset for offset in self if offset is not None)) + _LONGEST_MEMBER
+
+    def only(self, members: Iterable[str]) -> Layout:
+        """Return the layout with these members alone, and what every layout has."""
+        return Layout(**{name: at for name, at in self._asdict().items() if name in {"pid", "name", *members}})
 
 
 class Found(NamedTuple):
-    """Layouts to try, and in words where they come from."""
+    """Layouts to try, and in words where they come from; `own`: the table has them for the kernel's build."""
 
     layouts: list[Layout]
     source: str
+    own: bool
 
 
 def decode(code_of: Callable[[bytes], bytes]) -> dict[str, int]:
@@ -105,29 +119,46 @@ def layouts(version: Version, decoded: dict[str, int]) -> Iterator[Found]:
     """Yield the layouts that a kernel may have, the most likely first.
 
     They follow from what its accessors say (perhaps nothing), from its build, and at last from what kernels there are.
+    Whether they hold up is for the caller to see.
     """
     same_build = [layout for builds, layout, _ in _table() if _is_build(builds, version)]
     every = [layout for _, layout, _ in _table()]
     if {"pid", "name"} <= decoded.keys():
-        # an entry of the table that says the same of all that is known may fill in the rest
-        fitting = [layout for layout in [*same_build, *every] if _agrees(layout, decoded)]
-        known = {name: value for name, value in fitting[0]._asdict().items() if value is not None} if fitting else {}
+        # entries of the table that say the same of all that is known may fill in the rest
         source = f"the accessors that the kernel exports ({len(decoded)} of {len(ACCESSORS)})"
-        yield Found([Layout(**{**known, **decoded})], source)
+        fitting = [layout for layout in same_build if _agrees(layout, decoded)]
+        own = bool(fitting)
+        fitting = fitting or [layout for layout in every if _agrees(layout, decoded)]
+        filled = [
+            Layout(**{**{name: at for name, at in layout._asdict().items() if at is not None}, **decoded})
+            for layout in fitting
+        ]
+        yield Found(list(dict.fromkeys([*filled, Layout(**decoded)] if not own else filled)), source, own)
     if same_build:
-        yield Found(list(dict.fromkeys(same_build)), f"the table of known kernels, by build {version}")
-    yield Found(list(dict.fromkeys(every)), "the table of known kernels, by which of them fits")
+        yield Found(list(dict.fromkeys(same_build)), f"the table of known kernels, by build {version}", own=True)
+    yield Found(list(dict.fromkeys(every)), "the table of known kernels, by which of them fits", own=False)
 
 
-def entries(version: Version, layout: Layout) -> tuple[list[Offsets], bool]:
-    """Return what the table says of all structures of the kernels that agree with a layout, and if it is their build.
-
-    Those of the kernel's own build where there are any; else all of them, of which none may be right.
-    """
+def entries(version: Version, layout: Layout) -> tuple[list[Offsets], list[Offsets]]:
+    """Return what the table says of all structures of the kernels that agree with a layout: of its build, of others."""
     known = {member: offset for member, offset in layout._asdict().items() if offset is not None}
-    agreeing = [(builds, offsets) for builds, other, offsets in _table() if _agrees(other, known)]
-    same_build = [offsets for builds, offsets in agreeing if _is_build(builds, version)]
-    return same_build or [offsets for _, offsets in agreeing], bool(same_build)
+    own: list[Offsets] = []
+    others: list[Offsets] = []
+    for builds, other, offsets in _table():
+        if _agrees(other, known):
+            (own if _is_build(builds, version) else others).append(offsets)
+    return own, others
+
+
+def every_entry() -> list[Offsets]:
+    """Return what the table says of all structures of all kernels."""
+    return [offsets for _, _, offsets in _table()]
+
+
+def agreeing(layout: Layout) -> list[Layout]:
+    """Return the layouts of all known kernels that have everything as a layout has it, as far as that is known."""
+    known = {member: offset for member, offset in layout._asdict().items() if offset is not None}
+    return [other for _, other, _ in _table() if _agrees(other, known)]
 
 
 def _agrees(layout: Layout, decoded: dict[str, int]) -> bool:

@@ -107,7 +107,8 @@ class Judge:
         self._memory, self._kernel, self._layout = memory, kernel, layout
         self._is_linked = is_linked
         self._reader = Reader(kernel.space)
-        offsets, _ = eprocess.entries(kernel.version, layout)
+        own, others = eprocess.entries(kernel.version, layout)
+        offsets = own or others
         self._threads: list[ThreadList] = thread_lists(offsets)
         tables = {entry.get("_EPROCESS.ObjectTable") for entry in offsets}
         self._tables = sorted(int(at) for at in tables if at is not None)

@@ -5,13 +5,16 @@ from __future__ import annotations
 import functools
 import itertools
 from collections import Counter
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from memcarve.evidence import Area, Areas, Evidence, Modules, Thread, Threads
+from memcarve.evidence import Area, Areas, Evidence, Modules, Regions, Thread, Threads
 from memcarve.images import eprocess, loader, startup, threads, unloaded, vads
-from memcarve.images.members import thread_lists, trees
+from memcarve.images.learning import regions as learned_regions, threads as learned_threads
+from memcarve.images.learning.sample import Probe
+from memcarve.images.members import roots, thread_lists, trees, ways
+from memcarve.images.modes import WINDOWS, AddressTable
 from memcarve.images.physical import PAGE
 from memcarve.images.reader import LookedUp, Reader, counted
 from memcarve.images.seeker import USER_END
@@ -22,13 +25,9 @@ from memcarve.vocabulary import Kind
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
-    from memcarve.evidence import Regions
-    from memcarve.images.members import ThreadList, Tree
-    from memcarve.images.modes import AddressTable
+    from memcarve.images.members import ThreadList
     from memcarve.images.windows import Windows
     from memcarve.process import ProcessEntry
-
-_T = TypeVar("_T")
 
 _SAMPLE = 32  # processes that are looked at to see which layout fits
 _FRAME = np.uint64((1 << 52) - PAGE)
@@ -51,38 +50,71 @@ class Knowledge:
 
     def __init__(self, windows: Windows) -> None:
         self.windows = windows
+        self._ranges: dict[int, Regions] = {}
 
     @functools.cached_property
-    def _entries(self) -> tuple[list[eprocess.Offsets], bool]:
+    def _entries(self) -> tuple[list[eprocess.Offsets], list[eprocess.Offsets]]:
         return eprocess.entries(self.windows.kernel.version, self.windows.layout)
 
+    def _probes(self, entries: Sequence[ProcessEntry]) -> list[Probe]:
+        """Return processes that are looked at to see where the kernel keeps what."""
+        kernel = self.windows.kernel
+        reader = Reader(kernel.space)
+        return [
+            Probe(
+                reader,
+                self.windows.memory,
+                None if entry.root is None else AddressTable(entry.root, kernel.table.mode, WINDOWS),
+                entry.object,
+                entry.pid,
+                entry.peb,
+                entry.image_base,
+            )
+            for entry in entries
+            if entry.object is not None and entry.pid is not None and not entry.ended
+        ][:_SAMPLE]
+
     @functools.cached_property
-    def _tree(self) -> Tree | None:
-        offsets, known = self._entries
-        return self._settled(
-            trees(offsets), lambda reader, tree, entry: vads.fits(reader, tree, entry.object or 0), known=known
-        )
+    def _listed(self) -> list[Probe]:
+        return self._probes(self.windows.listed())
+
+    @functools.cached_property
+    def _searched(self) -> list[Probe]:
+        """Processes that only a search finds, too, where the list does not lead to all of them."""
+        return self._probes(self.windows.processes()) if self.windows.list_is_damaged else []
+
+    @functools.cached_property
+    def _tree(self) -> learned_regions.Settled:
+        own, likely = self._entries
+        every = eprocess.every_entry()
+        likely = [*own, *likely, *every]
+
+        def settle(probes: list[Probe]) -> learned_regions.Settled:
+            return learned_regions.settle(probes, trees(own), trees(every), roots(likely), ways(likely))
+
+        found = settle(self._listed)
+        if (found.tree is None or found.unknown) and self._searched:
+            found = settle(self._searched)
+        return found
 
     @functools.cached_property
     def _thread_list(self) -> ThreadList | None:
-        offsets, known = self._entries
-        return self._settled(
-            thread_lists(offsets),
-            lambda reader, layout, entry: threads.fits(reader, layout, entry.object or 0, entry.pid or 0),
-            known=known,
-        )
+        own, likely = self._entries
+        known = thread_lists([*own, *likely, *eprocess.every_entry()])
+        found = learned_threads.settle(self._listed, thread_lists(own), known, self._is_inside)
+        if (found is None or found.begin is None) and self._searched:
+            found = learned_threads.settle(self._searched, thread_lists(own), known, self._is_inside)
+        return found
 
-    def _settled(
-        self, candidates: Sequence[_T], fits: Callable[[Reader, _T, ProcessEntry], bool], *, known: bool
-    ) -> _T | None:
-        """Return the layout that the kernel is known to have, else the only one that some processes prove."""
-        if known and len(candidates) == 1:
-            return candidates[0]
-        reader = Reader(self.windows.kernel.space)
-        listed = [entry for entry in self.windows.listed() if entry.object is not None and not entry.ended]
-        proofs = [sum(fits(reader, candidate, entry) for entry in listed[:_SAMPLE]) for candidate in candidates]
-        fitting = [candidate for candidate, proof in zip(candidates, proofs, strict=True) if proof]
-        return fitting[0] if len(fitting) == 1 else None
+    def _is_inside(self, probe: Probe, address: int) -> bool | None:
+        """Say whether an address lies in a region of a process; None where its regions are not known."""
+        tree = self._tree.tree
+        if tree is None:
+            return None
+        if probe.address not in self._ranges:
+            self._ranges[probe.address] = Regions("", vads.regions(probe.kernel, tree, probe.address)[0].rows)
+        held = self._ranges[probe.address]
+        return held.at(address) is not None if len(held) else None
 
     def of(self, entry: ProcessEntry, table: AddressTable) -> Evidence:
         """Return what is known of a process; of its own memory no more is looked up in `table` than that takes.
@@ -137,7 +169,7 @@ class Knowledge:
     def _regions(self, reader: Reader, entry: ProcessEntry) -> Evidence:
         if entry.object is None:
             return Evidence(notes=("no kernel address leads to the process: its regions and threads are not known",))
-        tree = self._tree
+        tree, unknown = self._tree
         if tree is None:
             return Evidence(notes=(self._unknown("regions"),))
         if entry.ended and not vads.root_of(reader, tree, entry.object):
@@ -145,6 +177,8 @@ class Knowledge:
         if entry.ended and vads.walk(reader, tree, entry.object).damage:
             return Evidence(notes=("what is left of the VAD tree is damaged; no regions are taken from it",))
         regions, notes = vads.regions(reader, tree, entry.object)
+        if unknown and len(regions):
+            notes.append(self._unknown(" and ".join(unknown)))
         return Evidence(regions=(regions,), notes=tuple(notes))
 
     def _threads(self, reader: Reader, entry: ProcessEntry) -> tuple[list[threads.Kthread] | None, list[str]]:
@@ -157,7 +191,10 @@ class Knowledge:
         walked = threads.walk(reader, layout, entry.object, entry.pid)
         if entry.ended and (walked.problem or walked.foreign):
             return None, []
-        return walked.threads, threads.notes_of(walked)
+        parts = (("start addresses of threads", layout.begin), ("TEBs of threads", layout.teb))
+        unknown = [words for words, at in parts if at is None]
+        notes = [self._unknown(" and ".join(unknown))] if unknown and walked.threads else []
+        return walked.threads, threads.notes_of(walked) + notes
 
     def _unknown(self, what: str) -> str:
         return f"where Windows {self.windows.kernel.version} keeps its {what} is not known; none are told"

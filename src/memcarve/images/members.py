@@ -1,7 +1,8 @@
 """Where a Windows x64 kernel keeps what it knows of a process's memory and threads: offsets in its structures.
 
 They come from the table of known kernels (``windows_x64_layouts.json``), whose entries were read from Microsoft's
-symbols. What the table leaves out because it never changes: RTL_BALANCED_NODE (ntdef.h), CLIENT_ID (ntddk.h).
+symbols; some of them know nothing of a VAD. What is believed of it is settled by ``learning``. What the table leaves
+out because it never changes: RTL_BALANCED_NODE (ntdef.h), CLIENT_ID (ntddk.h).
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     Offsets = Mapping[str, int | str]
 
 _T = TypeVar("_T", "Tree", "ThreadList")
+_SHORT = "_MMVAD_SHORT"
+_BELOW = 16  # _MM_AVL_TABLE.BalancedRoot.RightChild
 
 
 class Bits(NamedTuple):
@@ -29,12 +32,21 @@ class Bits(NamedTuple):
         return int.from_bytes(data[self.at : self.at + self.size], "little") >> self.first & self.mask
 
 
+class Way(NamedTuple):
+    """The way from a subsection to the name of its file: offsets of the members that lead on."""
+
+    control_area: int
+    file: int
+    file_name: int
+
+
 class Tree(NamedTuple):
     """The tree of VADs: `root` in an EPROCESS points to the topmost node; offsets in a node, in bytes.
 
     `anchor` is where in the EPROCESS the topmost node's parent lies, None where it has none. Page numbers are numbers
     of 8 bytes, or where there are `start_high` and `end_high` of 4 bytes and one more byte there. `size` is that of the
-    shortest node. The rest leads from a long node to the name of the file.
+    shortest node. The rest leads from a long node to the name of the file. What of the flags and of the way to the file
+    is not known is None.
     """
 
     root: int
@@ -46,29 +58,62 @@ class Tree(NamedTuple):
     start_high: int | None
     end: int
     end_high: int | None
-    kind: Bits
-    protection: Bits
-    private: Bits
+    kind: Bits | None
+    protection: Bits | None
+    private: Bits | None
     size: int
-    subsection: int
+    subsection: int | None
     control_area: int
     file: int
     file_name: int
 
+    def rooted(self, at: int) -> Tree:
+        """Return the same tree whose topmost node `at` in the EPROCESS points to."""
+        moved = at - self.root
+        return self._replace(root=at, anchor=None if self.anchor is None else self.anchor + moved)
+
 
 class ThreadList(NamedTuple):
-    """The list of threads: its `head` in an EPROCESS, its `links` in an ETHREAD, and offsets of members there."""
+    """The list of threads: its `head` in an EPROCESS, its `links` in an ETHREAD, and offsets of members there.
+
+    Start address and TEB are None where it is not known in which members they are.
+    """
 
     head: int
     links: int
     client: int
-    begin: int
-    teb: int
+    begin: int | None
+    teb: int | None
 
 
 def trees(entries: Iterable[Offsets]) -> list[Tree]:
-    """Return the trees that entries of the table speak of, each once."""
-    return _distinct(entries, _tree)
+    """Return the trees that entries of the table know in full, each once."""
+    return _distinct((offsets for offsets in entries if f"{_SHORT}.size" in offsets), _tree)
+
+
+def roots(entries: Iterable[Offsets]) -> list[int]:
+    """Return where in an EPROCESS the pointer to the topmost node is, by entries of the table, each offset once."""
+    found = (
+        int(offsets["_EPROCESS.VadRoot"]) + at
+        for offsets in entries
+        # up to Windows 8 the tree hangs below a node in the EPROCESS
+        for at in (0, _BELOW)
+    )
+    return list(dict.fromkeys(found))
+
+
+def ways(entries: Iterable[Offsets]) -> list[Way]:
+    """Return the ways from a subsection to the name of its file that entries of the table speak of, each once."""
+    return list(
+        dict.fromkeys(
+            Way(
+                int(offsets["_SUBSECTION.ControlArea"]),
+                int(offsets["_CONTROL_AREA.FilePointer"]),
+                int(offsets["_FILE_OBJECT.FileName"]),
+            )
+            for offsets in entries
+        )
+    )
 
 
 def thread_lists(entries: Iterable[Offsets]) -> list[ThreadList]:
@@ -88,7 +133,7 @@ def _tree(offsets: Offsets) -> Tree:
         byte, first, width = map(int, str(offsets[f"_MMVAD_FLAGS.{name}"]).split(":"))
         return Bits(at("_MMVAD_SHORT.u") + byte, at("_MMVAD_FLAGS.size"), first, (1 << width) - 1)
 
-    root, short = at("_EPROCESS.VadRoot"), "_MMVAD_SHORT"
+    root, short = at("_EPROCESS.VadRoot"), _SHORT
     # up to Windows 7 an _MM_AVL_TABLE, whose first member is a node: the tree hangs below its right child
     table = f"{short}.RightChild" in offsets
     node = 0 if table else at(f"{short}.VadNode")

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from memcarve.images.reader import Reader
 
 _MOST_THREADS = 1 << 16
-_THREAD_OBJECT = 6  # KOBJECTS.ThreadObject: what a thread's DISPATCHER_HEADER begins with
+THREAD_OBJECT = 6  # KOBJECTS.ThreadObject: what a thread's DISPATCHER_HEADER begins with
+OBJECT_TYPE = 0x7F  # the rest of that byte is a lock
 
 #: a TEB is 0x1818 to 0x1878 bytes long, by version; a 32-bit one up to 0x1000
 TEB_SIZE, NARROW_TEB_SIZE = 2 * PAGE, PAGE
@@ -79,7 +80,9 @@ def walk(reader: Reader, layout: ThreadList, process: int, pid: int) -> Walked:
     found, foreign = [], 0
     for link in links:
         address = link - layout.links
-        tid, begin, teb = (reader.number(address + at) for at in (layout.client + 8, layout.begin, layout.teb))
+        tid, begin, teb = (
+            0 if at is None else reader.number(address + at) for at in (layout.client + 8, layout.begin, layout.teb)
+        )
         if owner(link) != pid or tid is None or tid >= 1 << 32 or begin is None or teb is None:
             foreign += 1
         else:
@@ -87,21 +90,10 @@ def walk(reader: Reader, layout: ThreadList, process: int, pid: int) -> Walked:
     return Walked(found, problem, foreign)
 
 
-def fits(reader: Reader, layout: ThreadList, process: int, pid: int) -> bool:
-    """Say whether a process's threads prove that they are laid out like that.
-
-    Each is an object of that type, names the process as its own, and has a TEB where one can be; one of them has it.
-    """
-    walked = walk(reader, layout, process, pid)
-    return (
-        not walked.problem
-        and not walked.foreign
-        and any(thread.teb for thread in walked.threads)
-        and all(
-            thread.teb % PAGE == 0 and thread.teb < USER_END and reader.number(thread.address, 1) == _THREAD_OBJECT
-            for thread in walked.threads
-        )
-    )
+def is_thread(reader: Reader, thread: Kthread) -> bool:
+    """Say whether a thread is an object of that type, and has a TEB where one can be, or none."""
+    kind = reader.number(thread.address, 1)
+    return kind is not None and kind & OBJECT_TYPE == THREAD_OBJECT and thread.teb % PAGE == 0 and thread.teb < USER_END
 
 
 def notes_of(walked: Walked) -> list[str]:

@@ -22,14 +22,13 @@ if TYPE_CHECKING:
 SOURCE = "VAD tree"
 _KERNEL = int(POINTERS)
 _MOST_NODES = 1 << 18
-_FEW_NODES = 1 << 12  # enough to see whether a layout fits
 _PAGES = USER_END // PAGE
 _PARENTS = ~7  # the lowest bits of a parent's address say how the node is balanced
 
-_IMAGE_MAP = 2  # _MI_VAD_TYPE.VadImageMap
-_IMAGE_PROTECTION = 7  # every image is mapped as PAGE_EXECUTE_WRITECOPY
-_SHORT, _LONG = ("VadS", "VadF"), ("Vad ", "Vadl", "Vadm")
-_FILE_TYPE = 5  # IO_TYPE_FILE (wdm.h): a FILE_OBJECT begins with it
+IMAGE_MAP = 2  # _MI_VAD_TYPE.VadImageMap
+IMAGE_PROTECTION = 7  # every image is mapped as PAGE_EXECUTE_WRITECOPY
+SHORT, LONG = ("VadS", "VadF"), ("Vad ", "Vadl", "Vadm")
+FILE_TYPE = 5  # IO_TYPE_FILE (wdm.h): a FILE_OBJECT begins with it
 _NO_ACCESS = "PAGE_NOACCESS"
 _BASES = (
     _NO_ACCESS,
@@ -58,23 +57,30 @@ _PARENT = "node", "named another parent"
 
 
 class Node(NamedTuple):
-    """A VAD at `address`: what lies between `start` and `end` (half-open), what its flags and its pool's tag say."""
+    """A VAD at `address`: what lies between `start` and `end` (half-open), what its flags and its pool's tag say.
+
+    What of the flags is not known is None.
+    """
 
     address: int
     start: int
     end: int
-    kind: int
-    protection: int
-    private: bool
+    kind: int | None
+    protection: int | None
+    private: bool | None
     tag: str | None
 
 
 class Walked(NamedTuple):
-    """The nodes of a tree, and in words what is wrong with it; `cut`: there were more than was asked for."""
+    """The nodes of a tree, and in words what is wrong with it; `cut`: there were more than was asked for.
+
+    `wrong` counts what is.
+    """
 
     nodes: list[Node]
     damage: list[str]
     cut: bool
+    wrong: int
 
 
 def is_kernel(pointer: int, alignment: int = 8) -> bool:
@@ -91,7 +97,7 @@ def walk(reader: Reader, tree: Tree, process: int, most: int = _MOST_NODES) -> W
     """Return up to `most` nodes of a process's tree."""
     top = root_of(reader, tree, process)
     if top is None:
-        return Walked([], ["its root cannot be read"], cut=False)
+        return Walked([], ["its root cannot be read"], cut=False, wrong=1)
     damage: Counter[tuple[str, str]] = Counter()
     nodes: list[Node] = []
     seen: set[int] = set()
@@ -108,8 +114,19 @@ def walk(reader: Reader, tree: Tree, process: int, most: int = _MOST_NODES) -> W
         seen.add(address)
         first, last = _pages(data, tree)
         if first <= last < _PAGES:
-            flags = tree.kind.of(data), tree.protection.of(data), bool(tree.private.of(data))
-            nodes.append(Node(address, first * PAGE, (last + 1) * PAGE, *flags, _tag(reader, address)))
+            kind, protection, private = (
+                None if bits is None else bits.of(data) for bits in (tree.kind, tree.protection, tree.private)
+            )
+            node = Node(
+                address,
+                first * PAGE,
+                (last + 1) * PAGE,
+                kind,
+                protection,
+                None if private is None else private != 0,
+                _tag(reader, address),
+            )
+            nodes.append(node)
             damage[_DISORDER] += not low <= first <= last <= high
         else:
             damage[_IMPOSSIBLE] += 1
@@ -121,31 +138,12 @@ def walk(reader: Reader, tree: Tree, process: int, most: int = _MOST_NODES) -> W
         )
         waiting += [child for child in children if child[0]]
     words = [f"{counted(number, thing)} {what}" for (thing, what), number in damage.items() if number]
-    return Walked(nodes, words, bool(waiting))
-
-
-def fits(reader: Reader, tree: Tree, process: int) -> bool:
-    """Say whether a process's tree proves that nodes are laid out like that.
-
-    Nothing is wrong with it, and the flags agree with the pools' tags: short nodes are private, images are not, and
-    are mapped as images are. There must be some of both.
-    """
-    nodes, damage, cut = walk(reader, tree, process, _FEW_NODES)
-    if damage or cut:
-        return False
-    images = [node for node in nodes if node.kind == _IMAGE_MAP]
-    short = [node for node in nodes if node.tag in _SHORT]
-    return (
-        bool(short)
-        and all(node.private for node in short)
-        and all(node.tag in _LONG and not node.private for node in images)
-        and any(node.protection == _IMAGE_PROTECTION for node in images)
-    )
+    return Walked(nodes, words, bool(waiting), damage.total())
 
 
 def regions(reader: Reader, tree: Tree, process: int) -> tuple[Regions, list[str]]:
     """Return the regions that a process's tree holds, and notes for the user."""
-    nodes, damage, cut = walk(reader, tree, process)
+    nodes, damage, cut, _ = walk(reader, tree, process)
     notes = []
     if damage:
         notes.append(f"the VAD tree is damaged: {', '.join(damage)}; regions may be missing")
@@ -153,18 +151,28 @@ def regions(reader: Reader, tree: Tree, process: int) -> tuple[Regions, list[str
         notes.append(f"the VAD tree has more than {_MOST_NODES} nodes; the rest was left out, and regions are missing")
     rows, lost = [], 0
     for node in nodes:
-        long = not node.private and node.tag not in _SHORT
-        known, file = _file(reader, tree, node.address) if long else (True, None)
+        # where it is not known whether a region is private, its tag must say that it is long
+        long = node.tag in LONG if node.private is None else not node.private and node.tag not in SHORT
+        known, file = file_of(reader, tree, node.address) if long else (True, None)
         lost += not known
-        kind = Kind.IMAGE if node.kind == _IMAGE_MAP else Kind.PRIVATE if node.private else Kind.MAPPED
+        protection = None if node.protection is None else _PROTECTIONS[node.protection]
         size = node.end - node.start
-        rows.append(Region(node.start, size, _PROTECTIONS[node.protection], kind, file, node.tag, node.private))
+        rows.append(Region(node.start, size, protection, _kind(node), file, node.tag, node.private))
     if lost:
         notes.append(f"the files of {counted(lost, 'region')} have no name that can be read")
     found = Regions(SOURCE, rows)
     if found.overlapping:
         notes.append(f"{counted(found.overlapping, 'region')} of the VAD tree overlap others")
     return found, notes
+
+
+def _kind(node: Node) -> str | None:
+    """Return the kind of a region; None where what is known of its flags does not tell."""
+    if node.kind == IMAGE_MAP:
+        return Kind.IMAGE
+    if node.private:
+        return Kind.PRIVATE
+    return None if node.kind is None or node.private is None else Kind.MAPPED
 
 
 def _number(data: bytes, at: int) -> int:
@@ -185,8 +193,10 @@ def _tag(reader: Reader, address: int) -> str | None:
     return data.decode("ascii") if data is not None and all(32 <= byte < 127 for byte in data) else None  # noqa: PLR2004
 
 
-def _file(reader: Reader, tree: Tree, address: int) -> tuple[bool, str | None]:
-    """Return the path of the file that a long node maps, None where it maps none; and whether that is known."""
+def file_of(reader: Reader, tree: Tree, address: int) -> tuple[bool, str | None]:
+    """Return the path of the file that a long node maps, None where it maps none; and whether that can be read."""
+    if tree.subsection is None:
+        return True, None
     at = address + tree.subsection
     for step in (tree.control_area, tree.file):
         pointer = reader.number(at)
@@ -199,7 +209,7 @@ def _file(reader: Reader, tree: Tree, address: int) -> tuple[bool, str | None]:
     if reference is None or not reference & ~15:
         return reference is not None, None  # backed by the page file
     file = reference & ~15
-    if not is_kernel(file) or reader.number(file, 2) != _FILE_TYPE:
+    if not is_kernel(file) or reader.number(file, 2) != FILE_TYPE:
         return False, None
     name = reader.text(reader.read(file + tree.file_name, 16))
     return name is not None, name

@@ -16,7 +16,9 @@ import numpy as np
 from memcarve.errors import AddressError, ProcessError, printable
 from memcarve.images import eprocess, kernel
 from memcarve.images.judging import SYSTEM, Judge, has_number, judged
+from memcarve.images.learning import processes
 from memcarve.images.physical import PAGE
+from memcarve.images.reader import Reader
 from memcarve.images.search import everything, look_through, pages_of
 from memcarve.images.seeker import EARLIEST, LATEST, POINTERS, PROFILE_LIST, USER_END, WAIT_LIST, Seeker
 from memcarve.process import ProcessEntry
@@ -105,6 +107,11 @@ class Windows:
         base = f", kernel at 0x{self.kernel.base:x}" if self.kernel.base is not None else ""
         return f"Windows {self.kernel.version} x64{base}; offsets from {self.layout_source}"
 
+    @property
+    def list_is_damaged(self) -> bool:
+        """Whether something is wrong with the kernel's list of processes."""
+        return bool(self._walk_list()[1])
+
     def listed(self) -> list[ProcessEntry]:
         """Return the processes that the kernel's list leads to, without looking through all of memory."""
         return [_entry(process, linked=True) for process in self._walk_list()[0]]
@@ -159,22 +166,44 @@ class Windows:
     def _settle(self) -> tuple[Layout, Process, str] | None:
         """Return the layout under which the System process makes sense, that process, and where the layout is from.
 
-        Layouts resemble each other: where several will do for System, the one that makes the most of the list counts.
+        Layouts resemble each other: where several will do for System, the one under which most processes make sense
+        counts.
         """
         pointer = self.kernel.exports.get(b"PsInitialSystemProcess")
         if (pointer is None) != (self.kernel.base is None):
             return None  # an image of that name, but not the kernel
-        for found in eprocess.layouts(self.kernel.version, eprocess.decode(self._code)):
-            if pointer is not None:
-                address = struct.unpack("<Q", kernel.peek(self.kernel.space, pointer, 8))[0]
-                systems = [(layout, self._read(address, layout)) for layout in found.layouts]
-            else:
-                systems = [(layout, self._find_system(layout)) for layout in found.layouts]
-            fitting = [(layout, system) for layout, system in systems if system is not None and system.pid == SYSTEM]
-            if fitting:
-                layout, system = max(fitting, key=lambda pair: len(self._follow(*pair, forward=True)[0]))
-                return layout, system, found.source
-        return None
+        address = None if pointer is None else struct.unpack("<Q", kernel.peek(self.kernel.space, pointer, 8))[0]
+        decoded = eprocess.decode(self._code)
+        for found in eprocess.layouts(self.kernel.version, decoded):
+            settled = self._settle_among(found, decoded, address)
+            if settled is not None:
+                return (*settled, found.source)
+        learned = processes.learned(self.memory, self.kernel, address, decoded)
+        system = None if learned is None else self._read(learned[1], learned[0])
+        return None if learned is None or system is None else (learned[0], system, "what processes look like")
+
+    def _settle_among(
+        self, found: eprocess.Found, decoded: dict[str, int], address: int | None
+    ) -> tuple[Layout, Process] | None:
+        """Return which of several layouts holds up, and the System process: at `address`, if that is known."""
+        told = decoded if found.source.startswith("the accessors") else {}
+        held: list[tuple[processes.Judged, processes.Sample, int]] = []
+        for layout in found.layouts:
+            system = self._find_system(layout) if address is None else self._read(address, layout.only(told))
+            if system is None or system.pid != SYSTEM or system.address is None:
+                continue
+            if address is None and not processes.is_process(Reader(self.kernel.space), system.address):
+                continue  # another layout, shifted
+            sample = processes.Sample(self.memory, self.kernel, system.address, layout.links)
+            if processes.has_names(sample, layout, own=found.own or bool(told)):
+                held.append((processes.judge(sample, layout, told, own=found.own), sample, system.address))
+        if not held:
+            return None
+        layout = processes.agreed([one for one, _, _ in held])
+        _, sample, at = next(one for one in held if one[0].layout.pid == layout.pid)
+        layout = processes.completed(sample, layout)
+        system = self._read(at, layout)
+        return None if system is None else (layout, system)
 
     def _settle_without_system(self, candidates: list[Kernel]) -> tuple[Layout, Process, str] | None:
         """Settle on kernel and layout by any processes that are linked to others, where System itself is damaged.
@@ -185,12 +214,16 @@ class Windows:
         settled: tuple[Kernel, tuple[Layout, Process, str]] | None = None
         for candidate in candidates:
             self.kernel = candidate
-            decoded = eprocess.decode(self._code)
+            decoded, reader = eprocess.decode(self._code), Reader(candidate.space)
             for found in eprocess.layouts(candidate.version, decoded):
                 for layout in found.layouts:
                     search = self._search(layout, pages_of(self.memory, candidate.space))
                     sample = itertools.islice(filter(_makes_sense, search), _SAMPLE)
-                    linked = [process for process in sample if self._is_linked(process, layout)]
+                    linked = [
+                        process
+                        for process in sample
+                        if self._is_linked(process, layout) and processes.is_process(reader, process.address or 0)
+                    ]
                     if linked and (len(linked), len(decoded)) > best and len(linked) > 1:
                         best, settled = (len(linked), len(decoded)), (candidate, (layout, linked[0], found.source))
         if settled is None:
@@ -233,6 +266,8 @@ class Windows:
             return None if member is None else int.from_bytes(data[member : member + size], "little")
 
         wow64, status, ended = number(layout.wow64), number(layout.exit_status, 4), number(layout.exit)
+        if not status and address is not None and not self._is_there(address + (layout.exit_status or 0), 4):
+            status = None  # zeros stand for it
         following, preceding = struct.unpack_from("<QQ", data, layout.links)
         return Process(
             address=address,
@@ -250,6 +285,13 @@ class Windows:
             wow64=None if wow64 is None else wow64 != 0,
             ended=ended != 0 if ended is not None else None if status is None else status != _RUNNING,
         )
+
+    def _is_there(self, address: int, size: int) -> bool:
+        try:
+            self.kernel.space.read(address, size)
+        except AddressError:
+            return False
+        return True
 
     def _walk_list(self) -> tuple[list[Process], str]:
         """Return the processes that the list leads to, in its order, and what is wrong with it, in words."""
