@@ -367,3 +367,22 @@ def test_kernels_to_come(tmp_path: Path, seed: int) -> None:
     wrong, unknown = told(truth)
     assert wrong == []
     assert {what.split(": ")[1] for what in unknown} <= {"wow64"}
+
+
+@pytest.mark.parametrize("system", [True, False], ids=["", "without-system"])
+@pytest.mark.parametrize("layout", [0, 8, winimage.LAYOUTS - 1])
+def test_processes_without_headers(tmp_path: Path, layout: int, *, system: bool) -> None:
+    """If every process's header is overwritten and the kernel exports nothing, its list still leads to all of them."""
+    truth = winimage.build(tmp_path / "mem.raw", layout=layout, exports="none")
+    with open(truth.path, "r+b") as file:
+        for process in truth.processes:
+            file.seek(process.physical)
+            file.write(bytes(0x18))
+        if not system:  # its number, too
+            file.seek(truth.process(4).physical + truth.layout["UniqueProcessId"])
+            file.write(bytes(8))
+    with memcarve.open(truth.path) as container:
+        listed = {entry.pid for entry in container.listed()}
+    expected = {process.pid for process in truth.processes if process.listed}
+    assert listed == (expected if system else listed & expected)
+    assert len(listed) >= len(expected) - 1

@@ -174,25 +174,35 @@ class Windows:
             return None  # an image of that name, but not the kernel
         address = None if pointer is None else struct.unpack("<Q", kernel.peek(self.kernel.space, pointer, 8))[0]
         decoded = eprocess.decode(self._code)
-        for found in eprocess.layouts(self.kernel.version, decoded):
+        layouts = list(eprocess.layouts(self.kernel.version, decoded))
+        for found in layouts:
             settled = self._settle_among(found, decoded, address)
             if settled is not None:
                 return (*settled, found.source)
         learned = processes.learned(self.memory, self.kernel, address, decoded)
         system = None if learned is None else self._read(learned[1], learned[0])
-        return None if learned is None or system is None else (learned[0], system, "what processes look like")
+        if learned is not None and system is not None:
+            return learned[0], system, "what processes look like"
+        for found in layouts:  # headers may be overwritten
+            settled = self._settle_among(found, decoded, address, headers=False)
+            if settled is not None:
+                return (*settled, found.source)
+        return None
 
     def _settle_among(
-        self, found: eprocess.Found, decoded: dict[str, int], address: int | None
+        self, found: eprocess.Found, decoded: dict[str, int], address: int | None, *, headers: bool = True
     ) -> tuple[Layout, Process] | None:
-        """Return which of several layouts holds up, and the System process: at `address`, if that is known."""
+        """Return which of several layouts holds up, and the System process: at `address`, if that is known.
+
+        Else it is searched for; without `headers` also where no object of a process begins.
+        """
         told = decoded if found.source.startswith("the accessors") else {}
         held: list[tuple[processes.Judged, processes.Sample, int]] = []
         for layout in found.layouts:
             system = self._find_system(layout) if address is None else self._read(address, layout.only(told))
             if system is None or system.pid != SYSTEM or system.address is None:
                 continue
-            if address is None and not processes.is_process(Reader(self.kernel.space), system.address):
+            if headers and address is None and not processes.is_process(Reader(self.kernel.space), system.address):
                 continue  # another layout, shifted
             sample = processes.Sample(self.memory, self.kernel, system.address, layout.links)
             if processes.has_names(sample, layout, own=found.own or bool(told)):
@@ -205,10 +215,13 @@ class Windows:
         system = self._read(at, layout)
         return None if system is None else (layout, system)
 
-    def _settle_without_system(self, candidates: list[Kernel]) -> tuple[Layout, Process, str] | None:
-        """Settle on kernel and layout by any processes that are linked to others, where System itself is damaged.
+    def _settle_without_system(
+        self, candidates: list[Kernel], *, headers: bool = True
+    ) -> tuple[Layout, Process, str] | None:
+        """Settle on kernel and layout by any processes that are linked to others, if System itself is damaged.
 
         A layout that is another one, shifted, may find as many: then the one counts that the kernel's own code tells.
+        If nothing is found where `headers` of processes are, they may be overwritten, too.
         """
         best: tuple[int, int] = (1, 0)
         settled: tuple[Kernel, tuple[Layout, Process, str]] | None = None
@@ -222,12 +235,13 @@ class Windows:
                     linked = [
                         process
                         for process in sample
-                        if self._is_linked(process, layout) and processes.is_process(reader, process.address or 0)
+                        if self._is_linked(process, layout)
+                        and (not headers or processes.is_process(reader, process.address or 0))
                     ]
                     if linked and (len(linked), len(decoded)) > best and len(linked) > 1:
                         best, settled = (len(linked), len(decoded)), (candidate, (layout, linked[0], found.source))
         if settled is None:
-            return None
+            return self._settle_without_system(candidates, headers=False) if headers else None
         self.kernel = settled[0]
         self.notes.append("the System process is damaged")
         return settled[1]
