@@ -386,3 +386,19 @@ def test_processes_without_headers(tmp_path: Path, layout: int, *, system: bool)
     expected = {process.pid for process in truth.processes if process.listed}
     assert listed == (expected if system else listed & expected)
     assert len(listed) >= len(expected) - 1
+
+
+@pytest.mark.parametrize("exports", winimage.EXPORTS)
+@pytest.mark.parametrize(
+    "names",
+    [[b"a", b"b"], [b"\xd1\xf2\xee\xeb.exe", b"\xb2\xe2\xca\xd4", b"\xc0\xc1"], []],
+    ids=["one-letter", "other-alphabets", "system-alone"],
+)
+@pytest.mark.parametrize("same", [False, True], ids=["", "same-number"])
+def test_few_processes_of_odd_names(tmp_path: Path, exports: str, names: list[bytes], *, same: bool) -> None:
+    """Few processes do not refute what a kernel is like, whatever they are called, also if several have one number."""
+    plans = [winimage.Plan(1624 if same else 1624 + 4 * place, name) for place, name in enumerate(names)]
+    truth = winimage.build(tmp_path / "mem.raw", layout=8, exports=exports, processes=plans)
+    with memcarve.open(truth.path) as container:
+        found = sorted((entry.pid, entry.root) for entry in container.processes())
+    assert found == sorted((process.pid, process.root) for process in truth.processes)

@@ -204,8 +204,10 @@ class Windows:
                 continue
             if headers and address is None and not processes.is_process(Reader(self.kernel.space), system.address):
                 continue  # another layout, shifted
+            if not headers and not self._maps_kernel(system):
+                continue
             sample = processes.Sample(self.memory, self.kernel, system.address, layout.links)
-            if processes.has_names(sample, layout, own=found.own or bool(told)):
+            if processes.has_names(sample, layout, told, own=found.own or bool(told)):
                 held.append((processes.judge(sample, layout, told, own=found.own), sample, system.address))
         if not held:
             return None
@@ -214,6 +216,13 @@ class Windows:
         layout = processes.completed(sample, layout)
         system = self._read(at, layout)
         return None if system is None else (layout, system)
+
+    def _maps_kernel(self, process: Process) -> bool:
+        """Say whether a process's page tables map what every kernel's do, as far as that can be told."""
+        if not self.kernel.version.major:
+            return process.root & _ROOT != 0
+        table = self.kernel.table._replace(root=process.root & _ROOT)
+        return kernel.shared_data(self.memory, table) is not None
 
     def _settle_without_system(
         self, candidates: list[Kernel], *, headers: bool = True
@@ -236,7 +245,11 @@ class Windows:
                         process
                         for process in sample
                         if self._is_linked(process, layout)
-                        and (not headers or processes.is_process(reader, process.address or 0))
+                        and (
+                            processes.is_process(reader, process.address or 0)
+                            if headers
+                            else self._maps_kernel(process)
+                        )
                     ]
                     if linked and (len(linked), len(decoded)) > best and len(linked) > 1:
                         best, settled = (len(linked), len(decoded)), (candidate, (layout, linked[0], found.source))

@@ -131,8 +131,13 @@ def judge(sample: Sample, layout: Layout, told: Iterable[str], *, own: bool) -> 
     return Judged(Layout(**members), len(sample), proven)
 
 
-def has_names(sample: Sample, layout: Layout, *, own: bool) -> bool:
-    """Say whether processes have names where a layout says; if it is the build's `own`, System's may be damaged."""
+def has_names(sample: Sample, layout: Layout, told: Iterable[str], *, own: bool) -> bool:
+    """Say whether processes have names where a layout says; if it is the build's `own`, System's may be damaged.
+
+    Where the kernel's own code has `told` the place, processes may be called what they like.
+    """
+    if "name" in told:
+        return True
     system = sample.texts(layout.name)[0].rstrip(b"\0").lower() == b"system"
     return (system or own) and (len(sample) < _LEAST or _named(sample, layout.name))
 
@@ -269,7 +274,7 @@ def _named(sample: Sample, at: int) -> bool:
     good = 0
     for text in sample.texts(at):
         name = text.split(b"\0")[0]
-        good += len(name) > 1 and all(byte in _PLAIN for byte in name)
+        good += len(name) > 0 and all(byte in _PLAIN for byte in name)
     return good >= _HALF * len(sample)
 
 
