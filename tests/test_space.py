@@ -592,3 +592,17 @@ def test_patterns_that_end_in_zeros_are_found_where_they_are_whole(block: int) -
     pattern = "ab".encode("utf-16-le")
     found = [hit.address for hit in space.find([pattern, b"\0\0", b"b\0\0"], block=block)]
     assert found == [0x10, 0x31, 0x33, 0x34, 0x36]
+
+
+@given(
+    st.sets(st.integers(0, 40)), st.lists(st.tuples(st.integers(0, 41), st.integers(0, 41)), max_size=6), st.booleans()
+)
+def test_bytes_within(addresses: set[int], bounds: list[tuple[int, int]], top: bool) -> None:  # noqa: FBT001 - drawn
+    """The bytes of ranges between two addresses are those that a set of addresses has there, also at the very top."""
+    base = TOP - 42 if top else 0
+    runs = [at for at in sorted(addresses) if at - 1 not in addresses]
+    sizes = [next(size for size in range(1, 43) if at + size not in addresses) for at in runs]
+    pairs = [(min(pair), max(pair)) for pair in bounds]
+    low, last = (column([base + pair[place] for pair in pairs]) for place in range(2))
+    found = columns_module.bytes_within(column([base + at for at in runs]), column(sizes), low, last)
+    assert found.tolist() == [sum(first <= at <= end for at in addresses) for first, end in pairs]

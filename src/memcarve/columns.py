@@ -92,13 +92,23 @@ def joined(start: Column, size: Column, offset: Column) -> tuple[Column, Column,
     return start[index], np.add.reduceat(size, index), offset[index]
 
 
-def bytes_below(start: Column, size: Column, address: Column) -> Column:
-    """Return for each of the addresses how many bytes of ranges, sorted and disjoint, lie below it; 0 is 2**64."""
-    sums = np.concatenate([np.zeros(1, np.uint64), np.cumsum(size, dtype=np.uint64)])
-    index = np.searchsorted(start, address - np.uint64(1), "right")
-    own = np.maximum(index - 1, 0)
-    within = np.minimum(address - start[own], size[own]) if len(start) else address
-    return np.asarray(np.where(index > 0, sums[own] + within, np.uint64(0)))
+def bytes_within(start: Column, size: Column, low: Column, last: Column) -> Column:
+    """Return how many bytes of ranges, sorted and disjoint, lie in each of ``low <= x <= last`` (uint64)."""
+    if not len(start):
+        return np.zeros(len(low), np.uint64)
+    sums = np.zeros(len(start) + 1, np.uint64)
+    np.cumsum(size, out=sums[1:])
+
+    def below(address: Column) -> Column:
+        index = np.searchsorted(start, address, "left")
+        before = np.maximum(index - 1, 0)
+        inside = np.minimum(address - start[before], size[before])
+        return sums[before] + np.where(index > 0, inside, np.uint64(0))
+
+    held = np.searchsorted(start, last, "right") - 1
+    own = np.maximum(held, 0)
+    last_too = (held >= 0) & (last - start[own] < size[own])
+    return below(last) - below(low) + last_too.astype(np.uint64)
 
 
 def range_at(start: Column, size: Column, index: int) -> tuple[int, int]:

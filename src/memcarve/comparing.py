@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from memcarve.columns import total
+from memcarve.columns import bytes_within, total
 from memcarve.differences import PAGE, Difference, Stretches
 from memcarve.errors import UsageError
 from memcarve.process import Selection
@@ -67,9 +67,9 @@ class Comparison:
         count = len(self._start)
         self._was_bounds, self._now_bounds = (_bounds(of, count) for of in (of_was, of_now))
         self._wanted = self._select(selection, before.kernel_half)
-        common = _shared(self._now, self._was.start, self._was.size)
-        hidden = _shared(self._now, self._before.missing_start, self._before.missing_size)
-        lost = _shared(self._was, self._after.missing_start, self._after.missing_size)
+        common = bytes_within(self._was.start, self._was.size, self._now.start, self._now.last)
+        hidden = _missing_in(self._before, self._now)
+        lost = _missing_in(self._after, self._was)
         self._added = _summed(self._now.size - common - hidden, self._now_bounds)
         unknown = _summed(hidden, self._now_bounds) + _summed(lost, self._was_bounds)
         common = _summed(common, self._now_bounds)
@@ -124,7 +124,7 @@ class Comparison:
         if len(problems) > 1:
             raise problems[0]
         self._wanted &= labelled
-        common = _shared(self._now, self._was.start, self._was.size)
+        common = bytes_within(self._was.start, self._was.size, self._now.start, self._now.last)
         self.bytes = total(_summed(common, self._now_bounds)[self._wanted])
 
     def _difference(self, group: int, changes: Iterable[_Change]) -> Difference:
@@ -275,24 +275,9 @@ def _summed(values: Column, bounds: Index) -> Column:
     return sums[bounds[1:]] - sums[bounds[:-1]]
 
 
-def _shared(segments: Segments, start: Column, size: Column) -> Column:
-    """Return how many bytes of each segment lie in the given ranges, which are sorted and share none."""
-    if not len(start):
-        return np.zeros(len(segments), np.uint64)
-    sums = np.zeros(len(start) + 1, np.uint64)
-    np.cumsum(size, out=sums[1:])
-
-    def below(address: Column) -> Column:
-        """Return how many addresses of the ranges are smaller."""
-        index = np.searchsorted(start, address, "left")
-        before = np.maximum(index - 1, 0)
-        inside = np.minimum(address - start[before], size[before])
-        return sums[before] + np.where(index > 0, inside, np.uint64(0))
-
-    held = np.searchsorted(start, segments.last, "right") - 1
-    own = np.maximum(held, 0)
-    last_too = (held >= 0) & (segments.last - start[own] < size[own])
-    return below(segments.last) - below(segments.start) + last_too.astype(np.uint64)
+def _missing_in(space: AddressSpace, segments: Segments) -> Column:
+    """Return how many bytes of each segment are missing in a space."""
+    return bytes_within(space.missing_start, space.missing_size, segments.start, segments.last)
 
 
 def _common(was: AddressSpace, now: AddressSpace) -> Iterator[_Common]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from memcarve.columns import CHUNK, breaks, by_start, bytes_below, check_disjoint, joined, overlap, range_at, total
+from memcarve.columns import CHUNK, breaks, by_start, bytes_within, check_disjoint, joined, overlap, range_at, total
 from memcarve.errors import AddressError
 from memcarve.missing import CUT_OFF, IMAGE_CUT_OFF, REASONS, Missing, MissingColumns
 from memcarve.segments import TOP, Segments
@@ -123,13 +123,11 @@ class AddressSpace:
         # what repeats little may lie in what repeats much, and counts again with it
         for span in np.unique(size).tolist():
             inner, rows = np.flatnonzero(size < np.uint64(span)), np.flatnonzero(size == np.uint64(span))
-            low, end = target[rows], target[rows] + np.uint64(span)
-            there[rows] = bytes_below(self.start, self.size, end) - bytes_below(self.start, self.size, low)
+            low, last = target[rows], target[rows] + np.uint64(span - 1)
+            there[rows] = bytes_within(self.start, self.size, low, last)
             sums = np.concatenate([np.zeros(1, np.uint64), np.cumsum(there[inner], dtype=np.uint64)])
             begins = start[inner]
-            there[rows] += (
-                sums[np.searchsorted(begins, end - np.uint64(1), "right")] - sums[np.searchsorted(begins, low)]
-            )
+            there[rows] += sums[np.searchsorted(begins, last, "right")] - sums[np.searchsorted(begins, low)]
         return total(there)
 
     def extents(self, segment: Segment | None = None) -> Iterator[Extent]:

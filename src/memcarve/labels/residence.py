@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from memcarve.columns import bytes_within
 from memcarve.errors import UsageError
 from memcarve.evidence import Region
 from memcarve.labels.choosing import CHOICES
 from memcarve.labels.known import Known
 from memcarve.labels.table import permission_bits, permission_words
-from memcarve.segments import TOP
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -115,21 +115,11 @@ def _shortened(path: str | None) -> str | None:
 
 def resident(space: AddressSpace, rows: list[Region]) -> list[int]:
     """Return how many bytes of each region are in a space; what a region spans costs nothing."""
-    if not len(space):
-        return [0] * len(rows)
-    ends = np.cumsum(space.size)
-    last = space.start + (space.size - np.uint64(1))
-
-    def below(address: int) -> int:
-        """Return how many bytes lie below an address."""
-        if address >= TOP:
-            return int(ends[-1])
-        index = int(np.searchsorted(last, np.uint64(address)))
-        before = int(ends[index - 1]) if index else 0
-        within = max(address - int(space.start[index]), 0) if index < len(space) else 0
-        return before + within
-
-    return [below(row.end) - below(row.start) for row in rows]
+    some = [row for row in rows if row.size]
+    low = np.array([row.start for row in some], np.uint64)
+    last = np.array([row.end - 1 for row in some], np.uint64)
+    found = iter(bytes_within(space.start, space.size, low, last).tolist())
+    return [next(found) if row.size else 0 for row in rows]
 
 
 def _permissions(space: AddressSpace, rows: list[Region]) -> list[int]:
