@@ -721,6 +721,17 @@ def test_locate_between_filtered_rows(tmp_path: Path, capfdbinary: Capture) -> N
     one_line(invoke(capfdbinary, "locate", dump, f"+{2 * PAGE}"), 1, "no address is known")
 
 
+@pytest.mark.parametrize("chosen", [("--all",), ("--pid", "4", "--pid", "8"), ("--pid", "4")], ids=" ".join)
+def test_what_was_not_written_is_told_of_each_process(
+    tmp_path: Path, capfdbinary: Capture, chosen: tuple[str, ...]
+) -> None:
+    """However processes are chosen, a note says of how many bytes the dump does not have, and the status is 3."""
+    table = write_several(tmp_path, {4: [(0x10000, noise(1)), (0x20000, PAGE)], 8: [(0x30000, noise(2))]})
+    ran = invoke(capfdbinary, "carve", table, *chosen, "-o", tmp_path / "out")
+    assert ran.code == 3
+    assert "4096 bytes were not written to the dump" in ran.err
+
+
 def test_debug_info(capfdbinary: Capture) -> None:
     """The versions of memcarve, Python and the packages are printed, and no path."""
     ran = invoke(capfdbinary, "debug-info")

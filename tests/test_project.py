@@ -33,7 +33,7 @@ ARROWS = {
     "paths": set(),
     "protection": {"errors"},
     "evidence": {"protection", "vocabulary"},
-    "segments": {"columns"},
+    "segments": {"columns", "vocabulary"},
     "space": {"backing", "missing", "segments"},
     "process": {"space", "permissions", "evidence", "paths"},
     "differences": {"segments"},

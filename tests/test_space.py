@@ -13,7 +13,7 @@ from hypothesis import given, settings, strategies as st
 from memcarve import columns as columns_module, space as space_module
 from memcarve.backing import AbsentBacking
 from memcarve.columns import total
-from memcarve.errors import AddressError, CounterpartError, MapError, OverlapError, SourceReadError
+from memcarve.errors import AddressError, CounterpartError, MapError, OverlapError, SourceReadError, UsageError
 from memcarve.missing import (
     BEYOND_FILE,
     CUT_OFF,
@@ -606,3 +606,39 @@ def test_bytes_within(addresses: set[int], bounds: list[tuple[int, int]], top: b
     low, last = (column([base + pair[place] for pair in pairs]) for place in range(2))
     found = columns_module.bytes_within(column([base + at for at in runs]), column(sizes), low, last)
     assert found.tolist() == [sum(first <= at <= end for at in addresses) for first, end in pairs]
+
+
+@given(models(), st.data())
+def test_segments_are_a_sequence(model: Model, data: st.DataObject) -> None:
+    """Segments behave as a list of them does: places from either end, slices, and an IndexError beyond."""
+    segments = model.space.segments()
+    rows = list(segments)
+    for index in range(-len(rows) - 2, len(rows) + 2):
+        if -len(rows) <= index < len(rows):
+            assert segments[index] == rows[index]
+        else:
+            with pytest.raises(IndexError):
+                segments[index]
+    bound = st.one_of(st.none(), st.integers(-5, 5))
+    part = slice(data.draw(bound), data.draw(bound), data.draw(st.one_of(st.none(), st.integers(1, 3))))
+    assert list(segments[part]) == rows[part]
+    assert list(reversed(segments)) == rows[::-1]
+    with pytest.raises(ValueError, match="negative step"):
+        segments[::-1]
+
+
+def test_representations_are_worth_reading() -> None:
+    """What is shown at a prompt says how much there is, and where."""
+    space = space_of([(0x1000, 16, 0), (TOP - 16, 16, 16)], bytes(32))
+    assert repr(space) == "<AddressSpace: 2 extents of 32 bytes, 0x1000 to 0x10000000000000000>"
+    assert repr(space.segments()) == "<Segments: 2 of 32 bytes, 0x1000 to 0x10000000000000000>"
+    assert repr(space_of([])) == "<AddressSpace: 0 extents of 0 bytes>"
+    assert repr(space_of([]).segments()) == "<Segments: 0 of 0 bytes>"
+    named = ProcessMemory(space, pid=4, name="a\x1b[31m", architecture="x64")
+    assert repr(named) == r"<ProcessMemory: 4 a\x1b[31m, x64, 32 bytes>"
+
+
+def test_another_half_is_refused() -> None:
+    """A half that there is not is an error of usage, never the user half."""
+    with pytest.raises(UsageError, match="choose from user, kernel, all"):
+        space_of([]).segments().in_half("Kernel")

@@ -7,7 +7,7 @@ import functools
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from memcarve.errors import ProcessError, UsageError
+from memcarve.errors import ProcessError, UsageError, printable
 from memcarve.evidence import Evidence, places
 from memcarve.missing import CUT_OFF
 from memcarve.segments import KERNEL_HALF
@@ -242,6 +242,10 @@ class ProcessMemory:
         self.auxiliary_vector = auxiliary_vector
         self._whole = whole
 
+    def __repr__(self) -> str:
+        words = [str(self.entry), *([self.architecture] if self.architecture else []), f"{self.space.total} bytes"]
+        return f"<ProcessMemory: {printable(', '.join(words))}>"
+
     @functools.cached_property
     def evidence(self) -> Evidence:
         """What is known of the memory beyond its bytes: regions, modules, threads; looked up when it is asked for."""
@@ -424,6 +428,13 @@ class Container(ABC):
                 f"{self}: holds {len(entries)} processes and does not say which is which; cut it into one map for each"
             )
         return f"{self}: holds {len(entries)} processes ({listed}); choose with --pid or --name, or take --all"
+
+    def __str__(self) -> str:
+        """Return what the input is called in messages: its path."""
+        return type(self).__name__
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}: {printable(str(self))}>"
 
     def __enter__(self) -> Self:
         return self

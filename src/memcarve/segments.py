@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, overload
 
 import numpy as np
 
 from memcarve.columns import chunks, total
+from memcarve.vocabulary import Half
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator
     from typing import Self
 
     import numpy.typing as npt
@@ -77,8 +79,10 @@ class Segment(NamedTuple):
         return f"0x{self.start:016x}-0x{self.end:016x}"
 
 
-class Segments:
+class Segments(Sequence[Segment]):
     """Segments in columns: `start`, `size`, `offset` (uint64), `extents` and `first` (uint32), one row a segment.
+
+    A sequence of Segment, in order of addresses; a slice of it is Segments again.
 
     Of segments that were split, `whole` holds start and size (uint64) of what each is part of; else it is None.
     `labels` are those of the same rows, None where nobody asked for them.
@@ -105,8 +109,25 @@ class Segments:
     def __len__(self) -> int:
         return len(self.start)
 
-    def __getitem__(self, index: int) -> Segment:
-        return next(iter(self._rows(slice(index, index + 1) if index >= 0 else slice(index, index + 1 or None))))
+    def __repr__(self) -> str:
+        where = f", 0x{int(self.start[0]):x} to 0x{int(self.last[-1]) + 1:x}" if len(self) else ""
+        return f"<Segments: {len(self)} of {self.total} bytes{where}>"
+
+    @overload
+    def __getitem__(self, index: int) -> Segment: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Segments: ...
+
+    def __getitem__(self, index: int | slice) -> Segment | Segments:
+        if isinstance(index, slice):
+            if (index.step or 1) < 0:
+                raise ValueError("segments are in order of their addresses: a slice of them has no negative step")
+            keep = np.zeros(len(self), np.bool_)
+            keep[index] = True
+            return self.where(keep)
+        place = range(len(self))[index]  # raises IndexError
+        return next(self._rows(slice(place, place + 1)))
 
     def __iter__(self) -> Iterator[Segment]:
         for part in chunks(len(self)):
@@ -145,11 +166,11 @@ class Segments:
         return Segments(self.start, self.size, self.offset, self.extents, self.first, self.whole, labels)
 
     def in_half(self, half: str, boundary: int = KERNEL_HALF) -> Flags:
-        """Say for each segment (bool) whether it starts in the ``"user"`` or ``"kernel"`` half, or in ``"all"``."""
-        if half == "all":
+        """Say for each segment (bool) whether it starts in a half, a vocabulary.Half; raises UsageError for others."""
+        if Half(half) == Half.ALL:
             return np.ones(len(self), np.bool_)
         kernel = self.start >= np.uint64(boundary)
-        return kernel if half == "kernel" else ~kernel
+        return kernel if half == Half.KERNEL else ~kernel
 
     def at_least(self, size: int) -> Flags:
         """Say for each segment (bool) whether it has `size` bytes or more."""

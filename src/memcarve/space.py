@@ -110,6 +110,10 @@ class AddressSpace:
     def __len__(self) -> int:
         return len(self.start)
 
+    def __repr__(self) -> str:
+        where = f", 0x{int(self.start[0]):x} to 0x{range_at(self.start, self.size, -1)[1]:x}" if len(self) else ""
+        return f"<AddressSpace: {len(self)} extents of {self.total} bytes{where}>"
+
     @property
     def total(self) -> int:
         """The number of bytes that are there."""

@@ -96,9 +96,9 @@ class MemmapContainer(Container):
         between = (positions.end if length is None else length - tail) - space.total
         left_out = {reason: count for reason, count in ((TAIL, tail), (BETWEEN, between)) if count}
         unwritten = total(rows.unwritten.size)
-        notes += self._remarks(left_out, unwritten, cut_off)
+        remarks = self._remarks(left_out, unwritten, cut_off)
         if self.map.of_incomplete:
-            notes.append(f"{self.map.path}: was written of a process of which bytes were known to be missing")
+            remarks.append(f"{self.map.path}: was written of a process of which bytes were known to be missing")
         entry = self._entry(rows)
         inputs = self._inputs(file)
         return ProcessMemory(
@@ -109,7 +109,8 @@ class MemmapContainer(Container):
             inputs=inputs,
             positions=positions.how,
             left_out=left_out,
-            notes=notes,
+            notes=[*notes, *remarks],
+            remarks=remarks,
             incomplete=bool(unwritten or cut_off or left_out or self.map.reader.cut_off or self.map.of_incomplete),
             address_bits=57 if self._wide else 48,
             evidence=functools.partial(self._evidence, entry.pid, file.path if file else None, inputs),
