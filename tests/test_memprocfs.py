@@ -50,20 +50,18 @@ MACHINE = (
     Plan(5008, b"plain.exe", 388, memory=(), userland=userland.plain(5008)),
 )
 #: layouts that MemProcFS cannot read without symbols, and why
-UNREADABLE: dict[int, str] = {}
+UNREADABLE = dict.fromkeys(
+    (11, 12, 14, 24),
+    "of 6000, 6001, 9200 and 28000 the plan has a neighbouring kernel's VADs, and MemProcFS knows those of the build",
+)
 #: what makes containers of ranges and the kernel's root
 WRITERS: dict[str, Callable[[Ranges, int], Iterable[bytes]]] = {
     "LiME": lambda ranges, _root: containers.lime_parts(ranges),
     "ELF core": lambda ranges, root: containers.elf_core_parts(ranges, root=root),
     "crash dump": lambda ranges, root: containers.crash_dump_parts(ranges, root=root),
 }
-#: of containers, one of a layout each; HYPOTHESIS_PROFILE=long tries all of all
-CONTAINED = [
-    (layout, container)
-    for place, container in enumerate(WRITERS)
-    for layout in range(winimage.LAYOUTS)
-    if os.environ.get("HYPOTHESIS_PROFILE") == "long" or layout == place * (winimage.LAYOUTS - 1) // 2
-]
+#: every container of every layout
+CONTAINED = [(layout, container) for container in WRITERS for layout in range(winimage.LAYOUTS)]
 
 #: letters for the protections of winnt.h, as MemProcFS has them: r, w, x; c is a copy on write
 LETTERS = {
@@ -337,7 +335,7 @@ def assert_same(machine: Machine) -> None:
         assert same > 6000
 
 
-@pytest.mark.parametrize("layout", range(winimage.LAYOUTS))
+@pytest.mark.parametrize("layout", range(winimage.ALL_LAYOUTS))
 def test_a_machine_is_the_same(place: Path, layout: int) -> None:
     """In every layout processes, regions, modules and pages of a raw image are those that MemProcFS finds."""
     if layout in UNREADABLE:
