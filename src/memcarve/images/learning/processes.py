@@ -18,7 +18,7 @@ from memcarve.images.modes import WINDOWS, AddressTable
 from memcarve.images.physical import PAGE
 from memcarve.images.reader import Reader
 from memcarve.images.search import look_through, pages_of
-from memcarve.images.seeker import LATEST, USER_END
+from memcarve.images.seeker import EARLIEST, LATEST, PROCESS, TYPE_MASK, USER_END
 from memcarve.images.vads import is_kernel
 
 if TYPE_CHECKING:
@@ -40,14 +40,10 @@ _READ = 8  # of which the own memory is looked at
 _LEAST = 3  # with fewer nothing is learned
 _MOST_NAMES = 1 << 10  # places that say System
 _FIRST = 0x30  # what comes before is the same in every kernel
-_PROCESS_OBJECT = 3  # KOBJECTS.ProcessObject: what an EPROCESS begins with
-_OBJECT_TYPE = 0x7F
 _WAITING = 8  # DISPATCHER_HEADER.WaitListHead
 _RUNNING = 0x103  # STATUS_PENDING
-_EARLIEST = 0x01B4C3F2C2D80000  # FILETIME of 1990
 _ROOT = (1 << 52) - PAGE
 _PEB_IMAGE = 0x10  # PEB.ImageBaseAddress, in every 64-bit Windows
-_NAME = 15
 _NAME_WORD = int.from_bytes(b"System\0\0", "little")
 _MOSTLY, _HALF, _SOME = 0.75, 0.5, 0.25
 _NEARLY = 0.9
@@ -101,7 +97,7 @@ class Sample:
 
     def texts(self, at: int) -> list[bytes]:
         """Return the names at an offset."""
-        return [data[at : at + _NAME] for data in self.structures]
+        return [data[at : at + eprocess.NAME] for data in self.structures]
 
     def statuses(self, at: int) -> npt.NDArray[np.uint32]:
         """Return the numbers of 4 bytes at an offset of every process, System first."""
@@ -212,7 +208,7 @@ def _neighbours(reader: Reader, system: int, links: int) -> list[int]:
                 break
             kind = reader.number(address, 1)
             # the list's head is no process
-            if address % 16 == 0 and kind is not None and kind & _OBJECT_TYPE == _PROCESS_OBJECT:
+            if address % 16 == 0 and kind is not None and kind & TYPE_MASK == PROCESS:
                 found.append(address)
             here = link
     return found
@@ -248,7 +244,7 @@ def _systems(memory: PhysicalMemory, kernel: Kernel) -> Iterator[int]:
 def is_process(reader: Reader, address: int) -> bool:
     """Say whether an object that a process is begins at an address: type, those who wait for it, root."""
     kind, root = reader.number(address, 1), reader.number(address + eprocess.ROOT)
-    if kind is None or kind & _OBJECT_TYPE != _PROCESS_OBJECT or not root or root & _ROOT == 0 or root >= 1 << 52:
+    if kind is None or kind & TYPE_MASK != PROCESS or not root or root & _ROOT == 0 or root >= 1 << 52:
         return False
     here = address + _WAITING
     first, last = reader.number(here), reader.number(here + 8)
@@ -371,7 +367,7 @@ def _share(column: Mask) -> float:
 
 
 def _is_time(column: Column) -> Mask:
-    return np.asarray((column > np.uint64(_EARLIEST)) & (column < np.uint64(LATEST)))
+    return np.asarray((column > np.uint64(EARLIEST)) & (column < np.uint64(LATEST)))
 
 
 def _is_user(column: Column) -> bool:
