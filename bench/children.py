@@ -52,8 +52,8 @@ def labels(segments: str, regions: str) -> None:
         if high > low
     ]
     modules = [memcarve.Module(row.start, row.size, row.file[3:]) for row in rows if row.file][:2000]
-    evidence = memcarve.Evidence((memcarve.Regions("a", rows),), (memcarve.Modules("b", modules),))
-    process = ProcessMemory(space, evidence=lambda: evidence)
+    metadata = memcarve.Metadata((memcarve.Regions("a", rows),), (memcarve.Modules("b", modules),))
+    process = ProcessMemory(space, metadata=lambda: metadata)
     found = process.segments()
     begun = time.perf_counter()
     joined = memcarve.Labelling()(process, found, memcarve.Selection())
@@ -77,7 +77,7 @@ def walk_slowly(path: str, pid: str) -> None:
     """Walk them slot by slot, as the tests' oracle does, whose tables are all in memory; print the seconds."""
     import memcarve  # noqa: PLC0415
 
-    sys.path.insert(0, os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "tests"))
+    sys.path.insert(0, os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "tests", "helpers"))
     import walker  # noqa: PLC0415
 
     with memcarve.open(path) as container:

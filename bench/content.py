@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from memcarve.copying.output_file import BUFFER, PAGE
 from memcarve.labels.content import ContentObserver
-from memcarve.target import BUFFER, PAGE
 
 if TYPE_CHECKING:
     from collections.abc import Callable

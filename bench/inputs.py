@@ -85,7 +85,7 @@ def image(path: str, kind: str, count: int) -> None:
 
     ``dense`` is one of about `count` MiB that 25 processes fill.
     """
-    sys.path.insert(0, os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "tests"))
+    sys.path.insert(0, os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "tests", "helpers"))
     import winimage  # noqa: PLC0415 - needs numpy
 
     if kind == "big":

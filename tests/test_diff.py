@@ -17,7 +17,7 @@ from hypothesis import given, strategies as st
 import memcarve
 import winimage
 from carving import EXAMPLE, HEADER, PAGE, Ran, canonical, invoke, map_rows, noise, write_dump, write_several
-from labelling import evidence_of, page_region, process_of
+from labelling import metadata_of, page_region, process_of
 from memcarve import comparing, differences
 from memcarve.comparing import compare
 from memcarve.errors import CounterpartError, UsageError
@@ -332,7 +332,7 @@ def test_selections(both: tuple[Side, Side, list[int]], selection: Selection) ->
 def test_choosing_by_labels() -> None:
     """Groups are chosen by what is known of a segment on either side; where neither side knows anything, it is said."""
     regions = [page_region(1, 1, "PAGE_READWRITE", kind="private"), page_region(5, 2, "PAGE_READONLY", kind="mapped")]
-    before = process_of([1, 5, 9], evidence_of(regions))
+    before = process_of([1, 5, 9], metadata_of(regions))
     after = process_of([1, 6, 9, 20], contents={1: b"other"})
     labelling = memcarve.Labelling()
 

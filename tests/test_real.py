@@ -16,8 +16,8 @@ import pytest
 
 import memcarve
 from carving import PAGE, ROOT, binaries, invoke, manifest
-from memcarve.images import loader, startup, unloaded
-from memcarve.images.reader import Reader
+from memcarve.images.structure_reader import Reader
+from memcarve.images.windows import peb_modules, process_parameters, unloaded_modules
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -168,10 +168,10 @@ def test_what_a_program_of_wines_says_of_itself() -> None:
         reader = Reader(dump.process().space)
         pages = (page for segment in dump.process().segments() for page in range(segment.start, segment.end, PAGE))
         peb = next(page for page in pages if reader.number(page + 0x10) == 0x140000000 and reader.number(page + 0x20))
-        found, notes = startup.parameters(reader, peb, loader.WIDE)
-        modules, _ = loader.modules(reader, peb, loader.WIDE, 0x140000000)
+        found, notes = process_parameters.parameters(reader, peb, peb_modules.WIDE)
+        modules, _ = peb_modules.modules(reader, peb, peb_modules.WIDE, 0x140000000)
         bases = [row.start for row in modules or () if row.name == "ntdll.dll"]
-        gone, more = unloaded.unloaded(reader, unloaded.FORMS[8], bases)
+        gone, more = unloaded_modules.unloaded(reader, unloaded_modules.FORMS[8], bases)
     assert found is not None
     assert (found.command_line, found.image_path, found.current_directory) == (
         '"C:\\windows\\system32\\services.exe"',

@@ -18,7 +18,7 @@ import pytest
 
 import memcarve
 from carving import PAGE, binaries, command, invoke, listing, manifest, model, named, noise, run, write_dump
-from memcarve.copying import REFLINK
+from memcarve.copying.copier import REFLINK
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -399,7 +399,7 @@ def test_second_signal(tmp_path: Path, rows: list[Row]) -> None:
     """A second Ctrl-C, while the first one is being cleaned up after, leaves nothing behind unsaid."""
     dump = write_dump(tmp_path, rows)
     before = (
-        "import os, shutil, signal, memcarve.copying as c\n"
+        "import os, shutil, signal, memcarve.copying.copier as c\n"
         "true, sent = shutil.rmtree, []\n"
         "def rmtree(path, **options):\n"
         "    os.kill(os.getpid(), signal.SIGINT)\n"
@@ -423,7 +423,7 @@ def test_ignored_signals_stay_ignored(tmp_path: Path, rows: list[Row]) -> None:
     """A signal that was ignored when the program started, as nohup does it, does not stop it."""
     dump = write_dump(tmp_path, rows)
     before = (
-        "import os, signal, memcarve.copying as c\n"
+        "import os, signal, memcarve.copying.copier as c\n"
         "signal.signal(signal.SIGINT, signal.SIG_IGN)\n"
         "true = c.Copier.copy\n"
         "def copy(*arguments, **options):\n"

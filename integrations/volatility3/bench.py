@@ -19,7 +19,7 @@ import time
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE / "tests"), str(HERE.parents[1] / "tests")]
+sys.path[:0] = [str(HERE / "tests"), str(HERE.parents[1] / "tests" / "helpers")]
 
 import winimage  # noqa: E402
 

@@ -42,10 +42,13 @@ from memcarve.version import __version__
 if TYPE_CHECKING:
     from memcarve.comparing import Comparison, compare
     from memcarve.differences import Difference
-    from memcarve.evidence import (
+    from memcarve.formats.programs.mapped_module import MappedModule
+    from memcarve.labels import Labelling
+    from memcarve.labels.modules import find_modules
+    from memcarve.metadata import (
         Area,
         Areas,
-        Evidence,
+        Metadata,
         Module,
         Modules,
         Parameters,
@@ -56,31 +59,28 @@ if TYPE_CHECKING:
         Unloaded,
         UnloadedModule,
     )
-    from memcarve.formats.mapped import MappedModule
-    from memcarve.labels import Labelling
-    from memcarve.labels.modules import find_modules
     from memcarve.missing import Missing
     from memcarve.patterns import TextPattern, text_pattern
     from memcarve.process import Container, LeftOut, Platform, ProcessEntry, ProcessMemory, Selection
     from memcarve.segments import Segment, Segments
+    from memcarve.sinks.carved_folder import CarveResult, Options, carve
     from memcarve.sinks.elfcore import export_elfcore
     from memcarve.sinks.extract import ExtractOptions, ExtractResult, extract
     from memcarve.sinks.flat import export_flat
     from memcarve.sinks.memmap import ExportResult, export_memmap
     from memcarve.sinks.minidump import export_minidump
-    from memcarve.sinks.onefile import FileOptions, Written
     from memcarve.sinks.scripts import export_scripts
-    from memcarve.sinks.segments import CarveResult, Options, carve
     from memcarve.sinks.several import Outcome, SeveralResult, carve_several
+    from memcarve.sinks.single_file import FileOptions, Written
     from memcarve.sinks.verify import Verified, verify
     from memcarve.sources import open_container as open  # noqa: A004 - that is what it does
     from memcarve.space import AddressSpace, Extent, Hit
 
 _LATER = {
     "open": ("sources", "open_container"),
-    **dict.fromkeys(("carve", "CarveResult", "Options"), ("sinks.segments", None)),
+    **dict.fromkeys(("carve", "CarveResult", "Options"), ("sinks.carved_folder", None)),
     **dict.fromkeys(("export_memmap", "ExportResult"), ("sinks.memmap", None)),
-    **dict.fromkeys(("FileOptions", "Written"), ("sinks.onefile", None)),
+    **dict.fromkeys(("FileOptions", "Written"), ("sinks.single_file", None)),
     **dict.fromkeys(("extract", "ExtractOptions", "ExtractResult"), ("sinks.extract", None)),
     **{f"export_{kind}": (f"sinks.{kind}", None) for kind in ("elfcore", "flat", "minidump", "scripts")},
     **dict.fromkeys(("carve_several", "Outcome", "SeveralResult"), ("sinks.several", None)),
@@ -92,15 +92,15 @@ _LATER = {
     **dict.fromkeys(("Segment", "Segments"), ("segments", None)),
     **dict.fromkeys(
         (
-            *("Area", "Areas", "Evidence", "Module", "Modules", "Parameters", "Region", "Regions", "Thread", "Threads"),
+            *("Area", "Areas", "Metadata", "Module", "Modules", "Parameters", "Region", "Regions", "Thread", "Threads"),
             *("Unloaded", "UnloadedModule"),
         ),
-        ("evidence", None),
+        ("metadata", None),
     ),
     **dict.fromkeys(("Comparison", "compare"), ("comparing", None)),
     "Difference": ("differences", None),
     "Labelling": ("labels", None),
-    "MappedModule": ("formats.mapped", None),
+    "MappedModule": ("formats.programs.mapped_module", None),
     "find_modules": ("labels.modules", None),
     "Missing": ("missing", None),
     **dict.fromkeys(("TextPattern", "text_pattern"), ("patterns", None)),
@@ -116,7 +116,6 @@ __all__ = [
     "Container",
     "CounterpartError",
     "Difference",
-    "Evidence",
     "ExportResult",
     "Extent",
     "ExtractOptions",
@@ -130,6 +129,7 @@ __all__ = [
     "MapError",
     "MappedModule",
     "MemcarveError",
+    "Metadata",
     "Missing",
     "MissingExtraError",
     "Module",

@@ -15,10 +15,8 @@ from memcarve.errors import MapError, OverlapError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    import numpy.typing as npt
+    from memcarve.dtypes import I64, U64, Bools
 
-    Column = npt.NDArray[np.uint64]
-    Flags = npt.NDArray[np.bool_]
 
 CHUNK = 1 << 20
 _LOW = np.uint64(0xFFFFFFFF)
@@ -37,24 +35,24 @@ def neighbours(rows: int) -> Iterator[tuple[slice, slice]]:
         yield slice(low, end), slice(low - 1, end - 1)
 
 
-def total(sizes: Column) -> int:
+def total(sizes: U64) -> int:
     """Return the sum of a column as an exact Python int, however large its members claim to be."""
     if not len(sizes) or int(sizes.max()) < (1 << 64) // len(sizes):
         return int(sizes.sum())
     return (int((sizes >> np.uint64(32)).sum()) << 32) + int((sizes & _LOW).sum())
 
 
-def furthest(start: Column, size: Column) -> int:
+def furthest(start: U64, size: U64) -> int:
     """Return the largest end of any range, 0 where there are none; no range may reach beyond 2**64 - 1."""
     return max((int((start[part] + size[part]).max()) for part in chunks(len(start))), default=0)
 
 
-def ascending(column: Column) -> bool:
+def ascending(column: U64) -> bool:
     """Say whether no member is smaller than the one before it."""
     return all(bool((column[here] >= column[before]).all()) for here, before in neighbours(len(column)))
 
 
-def breaks(start: Column, size: Column) -> Flags:
+def breaks(start: U64, size: U64) -> Bools:
     """Say for each range whether it does not begin where the one before it ends."""
     result = np.ones(len(start), np.bool_)
     for here, before in neighbours(len(start)):
@@ -62,7 +60,7 @@ def breaks(start: Column, size: Column) -> Flags:
     return result
 
 
-def by_start(start: Column, size: Column, offset: Column) -> tuple[Column, Column, Column]:
+def by_start(start: U64, size: U64, offset: U64) -> tuple[U64, U64, U64]:
     """Sort ranges and their offsets by `start`; the columns themselves where they are in order already."""
     if ascending(start):
         return start, size, offset
@@ -70,7 +68,7 @@ def by_start(start: Column, size: Column, offset: Column) -> tuple[Column, Colum
     return start[order], size[order], offset[order]
 
 
-def check_disjoint(start: Column, size: Column) -> None:
+def check_disjoint(start: U64, size: U64) -> None:
     """Raise OverlapError where two of the ranges, sorted by `start`, share an address; MapError beyond 2**64."""
     for part in chunks(len(start)):
         if (start[part] + (size[part] - np.uint64(1)) < start[part]).any():
@@ -82,7 +80,7 @@ def check_disjoint(start: Column, size: Column) -> None:
             raise overlap(range_at(start, size, first), range_at(start, size, first + 1))
 
 
-def joined(start: Column, size: Column, offset: Column) -> tuple[Column, Column, Column]:
+def joined(start: U64, size: U64, offset: U64) -> tuple[U64, U64, U64]:
     """Join ranges that continue each other both in `start` and in `offset`."""
     first = breaks(start, size)
     first |= breaks(offset, size)
@@ -92,14 +90,14 @@ def joined(start: Column, size: Column, offset: Column) -> tuple[Column, Column,
     return start[index], np.add.reduceat(size, index), offset[index]
 
 
-def bytes_within(start: Column, size: Column, low: Column, last: Column) -> Column:
+def bytes_within(start: U64, size: U64, low: U64, last: U64) -> U64:
     """Return how many bytes of ranges, sorted and disjoint, lie in each of ``low <= x <= last`` (uint64)."""
     if not len(start):
         return np.zeros(len(low), np.uint64)
     sums = np.zeros(len(start) + 1, np.uint64)
     np.cumsum(size, out=sums[1:])
 
-    def below(address: Column) -> Column:
+    def below(address: U64) -> U64:
         index = np.searchsorted(start, address, "left")
         before = np.maximum(index - 1, 0)
         inside = np.minimum(address - start[before], size[before])
@@ -111,7 +109,7 @@ def bytes_within(start: Column, size: Column, low: Column, last: Column) -> Colu
     return below(last) - below(low) + last_too.astype(np.uint64)
 
 
-def range_at(start: Column, size: Column, index: int) -> tuple[int, int]:
+def range_at(start: U64, size: U64, index: int) -> tuple[int, int]:
     """Return start and end of one range as Python ints."""
     return int(start[index]), int(start[index]) + int(size[index])
 
@@ -125,7 +123,7 @@ def overlap(one: tuple[int, int], other: tuple[int, int]) -> OverlapError:
     )
 
 
-def union(start: Column, size: Column) -> tuple[Column, Column]:
+def union(start: U64, size: U64) -> tuple[U64, U64]:
     """Return the ranges, in order and touching ones joined, that ranges cover together; none of these has size 0."""
     if not len(start):
         return start, size
@@ -140,9 +138,7 @@ def union(start: Column, size: Column) -> tuple[Column, Column]:
     return start[begins], reach[ends] - start[begins] + np.uint64(1)
 
 
-def uncovered(
-    start: Column, size: Column, covers: tuple[Column, Column]
-) -> tuple[Column, Column, npt.NDArray[np.int64]]:
+def uncovered(start: U64, size: U64, covers: tuple[U64, U64]) -> tuple[U64, U64, I64]:
     """Return what of ranges the ranges `covers` (start, size) leave bare, and which range each part belongs to (int64).
 
     Both must be sorted and disjoint, and none of size 0.

@@ -25,15 +25,11 @@ from memcarve.segments import TOP, Segments
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-    import numpy.typing as npt
-
     from memcarve.backing import Backing
+    from memcarve.dtypes import I64, U8, U64, Bools
     from memcarve.process import Labeller, ProcessMemory
     from memcarve.space import AddressSpace
 
-    Column = npt.NDArray[np.uint64]
-    Index = npt.NDArray[np.int64]
-    Flags = npt.NDArray[np.bool_]
 
 _BLOCK = 1 << 20  # bytes of each side that are compared in one go
 _EXTENTS = 1 << 14  # extents of each side that are looked at in one go
@@ -96,7 +92,7 @@ class Comparison:
             yield self._difference(group, ())
             group = next(waiting, None)
 
-    def _select(self, selection: Selection, kernel_half: int) -> Flags:
+    def _select(self, selection: Selection, kernel_half: int) -> Bools:
         """Say for each group whether it is wanted, by all the addresses from its first to its last."""
         last = np.zeros(len(self._start), np.uint64)
         for segments, bounds in ((self._was, self._was_bounds), (self._now, self._now_bounds)):
@@ -151,7 +147,7 @@ class Comparison:
                 if self._progress is not None:
                     self._progress(done, self.bytes)
 
-    def _compared(self, window: _Common, was: npt.NDArray[np.uint8], now: npt.NDArray[np.uint8]) -> Iterator[_Change]:
+    def _compared(self, window: _Common, was: U8, now: U8) -> Iterator[_Change]:
         """Yield for each group what differs in a window, whose bytes are given."""
         whole = len(was) // 8 * 8
         if np.array_equal(was[:whole].view(np.uint64), now[:whole].view(np.uint64)) and np.array_equal(
@@ -178,18 +174,18 @@ class _Change(NamedTuple):
 
     group: int
     address: int
-    pages: Column
+    pages: U64
 
 
 class _Common(NamedTuple):
     """Addresses that both sides hold: `start`, `size`, and the offsets in the backings; all uint64, a row a piece."""
 
-    start: Column
-    size: Column
-    was: Column
-    now: Column
+    start: U64
+    size: U64
+    was: U64
+    now: U64
 
-    def where(self, keep: Flags) -> _Common:
+    def where(self, keep: Bools) -> _Common:
         """Return the pieces whose place in `keep` is true."""
         return self if keep.all() else _Common(*(column[keep] for column in self))
 
@@ -209,7 +205,7 @@ class _Common(NamedTuple):
             size[0] -= skip
             yield _Common(start, size, was, now)
 
-    def pages(self) -> tuple[Column, Index, Index]:
+    def pages(self) -> tuple[U64, I64, I64]:
         """Cut the pieces at the borders of pages: return each part's page, place among the bytes, and piece."""
         first = self.start >> _BITS
         count = (((self.start + (self.size - _ONE)) >> _BITS) - first + _ONE).astype(np.int64)
@@ -251,7 +247,7 @@ def compare(
     return found
 
 
-def _groups(was: Segments, now: Segments) -> tuple[Column, Index, Index]:
+def _groups(was: Segments, now: Segments) -> tuple[U64, I64, I64]:
     """Return the start of each group, and for each segment of both sides the group it belongs to."""
     start = np.concatenate([was.start, now.start])
     order = np.argsort(start, kind="stable")
@@ -263,19 +259,19 @@ def _groups(was: Segments, now: Segments) -> tuple[Column, Index, Index]:
     return start[begins], group[: len(was)], group[len(was) :]
 
 
-def _bounds(group: Index, count: int) -> Index:
+def _bounds(group: I64, count: int) -> I64:
     """Return where the segments of each group begin, and where the last one's end; a side's groups ascend."""
     return np.searchsorted(group, np.arange(count + 1)).astype(np.int64)
 
 
-def _summed(values: Column, bounds: Index) -> Column:
+def _summed(values: U64, bounds: I64) -> U64:
     """Return the sum of each group's values; sums of sizes stay below 2**64, whatever all of them amount to."""
     sums = np.zeros(len(values) + 1, np.uint64)
     np.cumsum(values, out=sums[1:])
     return sums[bounds[1:]] - sums[bounds[:-1]]
 
 
-def _missing_in(space: AddressSpace, segments: Segments) -> Column:
+def _missing_in(space: AddressSpace, segments: Segments) -> U64:
     """Return how many bytes of each segment are missing in a space."""
     return bytes_within(space.missing_start, space.missing_size, segments.start, segments.last)
 
@@ -309,7 +305,7 @@ def _common(was: AddressSpace, now: AddressSpace) -> Iterator[_Common]:
         place = int(end) + 1
 
 
-def _fill(backing: Backing, offset: Column, size: Column, buffer: memoryview) -> None:
+def _fill(backing: Backing, offset: U64, size: U64, buffer: memoryview) -> None:
     """Read pieces one after the other into a buffer; those that are neighbours in the backing in one go."""
     begins = np.ones(len(offset), np.bool_)
     begins[1:] = offset[1:] != offset[:-1] + size[:-1]

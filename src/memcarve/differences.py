@@ -9,12 +9,9 @@ from memcarve.columns import total
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    import numpy as np
-    import numpy.typing as npt
-
+    from memcarve.dtypes import U64
     from memcarve.segments import Segments
 
-    Column = npt.NDArray[np.uint64]
 
 PAGE = 4096
 APPEARED, VANISHED, GROWN, SHRUNK, CHANGED, UNKNOWN, UNCHANGED = STATES = (
@@ -28,7 +25,7 @@ class Stretches:
     They yield (start, end), half-open; an end may be 2**64.
     """
 
-    def __init__(self, start: Column, size: Column) -> None:
+    def __init__(self, start: U64, size: U64) -> None:
         self.start = start
         self.size = size
 

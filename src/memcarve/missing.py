@@ -9,9 +9,8 @@ import numpy as np
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    import numpy.typing as npt
+    from memcarve.dtypes import U8, U64
 
-    Column = npt.NDArray[np.uint64]
 
 NOT_WRITTEN = "not written to the dump"
 CUT_OFF = "the dump ends too early"
@@ -43,9 +42,9 @@ class Missing(NamedTuple):
 class MissingColumns(NamedTuple):
     """Missing ranges in columns, sorted: `start` and `size` (uint64), `reason` (uint8, an index into REASONS)."""
 
-    start: Column
-    size: Column
-    reason: npt.NDArray[np.uint8]
+    start: U64
+    size: U64
+    reason: U8
 
     @classmethod
     def of(cls, missing: Iterable[Missing]) -> MissingColumns:

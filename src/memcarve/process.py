@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from memcarve.errors import ProcessError, UsageError, printable
-from memcarve.evidence import Evidence, places
+from memcarve.metadata import Metadata, places
 from memcarve.missing import CUT_OFF
 from memcarve.segments import KERNEL_HALF
 from memcarve.vocabulary import Flag, Half, Kind, Split
@@ -19,10 +19,8 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
-    import numpy as np
-    import numpy.typing as npt
-
     from memcarve.backing import Backing
+    from memcarve.dtypes import U64, Bools
     from memcarve.segments import Labels, Segments
     from memcarve.space import AddressSpace
 
@@ -74,7 +72,7 @@ class Selection:
 
     def apply(self, segments: Segments, kernel_half: int = KERNEL_HALF) -> tuple[Segments, list[LeftOut]]:
         """Return the segments wanted, and what was left out by each of the limits."""
-        touching: npt.NDArray[np.bool_] | None = None
+        touching: Bools | None = None
         for start, end in self.address:
             here = segments.touching(start, end)
             touching = here if touching is None else touching | here
@@ -212,7 +210,7 @@ class ProcessMemory:
         entry: ProcessEntry | None = None,
         file: Backing | None = None,
         address_bits: int = 48,
-        evidence: Callable[[], Evidence] = Evidence,
+        metadata: Callable[[], Metadata] = Metadata,
         platform: Platform = Platform(),  # noqa: B008 - a tuple
         input_bytes: int | None = None,
         auxiliary_vector: bytes | None = None,
@@ -236,7 +234,7 @@ class ProcessMemory:
         self.entry = entry or ProcessEntry(pid, name)
         self.file = file or space.backing
         self.address_bits = address_bits
-        self._find_evidence = evidence
+        self._find_metadata = metadata
         self.platform = platform
         self._input_bytes = input_bytes
         self.auxiliary_vector = auxiliary_vector
@@ -247,9 +245,9 @@ class ProcessMemory:
         return f"<ProcessMemory: {printable(', '.join(words))}>"
 
     @functools.cached_property
-    def evidence(self) -> Evidence:
+    def metadata(self) -> Metadata:
         """What is known of the memory beyond its bytes: regions, modules, threads; looked up when it is asked for."""
-        return self._find_evidence()
+        return self._find_metadata()
 
     @property
     def input_bytes(self) -> int:
@@ -287,7 +285,7 @@ class ProcessMemory:
                 left_out.append(LeftOut(f"not --{name} {', '.join(values)}", len(gone), gone.total))
         return segments, left_out
 
-    def labelled(self, segments: Segments, selection: Selection, labeller: Labeller | None) -> npt.NDArray[np.bool_]:
+    def labelled(self, segments: Segments, selection: Selection, labeller: Labeller | None) -> Bools:
         """Say for each segment (bool) whether it has all the labels that a selection wants.
 
         Raises UsageError where there is no labeller, or nothing is known to choose by.
@@ -300,7 +298,7 @@ class ProcessMemory:
             keep &= labels.matches(name, values)
         return keep
 
-    def _places(self, split: str) -> npt.NDArray[np.uint64]:
+    def _places(self, split: str) -> U64:
         """Return the addresses at which segments end that are split."""
         if split == "permissions":
             if self.space.flags is None:
@@ -308,7 +306,7 @@ class ProcessMemory:
                     "the input does not say what the page tables allow; --split permissions needs an image"
                 )
             return self.space.changes()
-        found = places(self.evidence, split)
+        found = places(self.metadata, split)
         if found is None:
             option = "--modules or --regions" if split == "module" else "--regions"
             raise UsageError(f"nothing is known to --split by {split}; {option} FILE gives what Volatility printed")
@@ -378,13 +376,13 @@ class Container(ABC):
         """
         return self.open_process(index)
 
-    def start_of(self, index: int) -> Evidence:
+    def start_of(self, index: int) -> Metadata:
         """Return what is known of how the process at a place in `processes()` was started, and what it unloaded.
 
         It is part of its evidence, and of an image found with less reading than all of that. Raises what opening a
         process and its evidence raise.
         """
-        return self.open_process(index, self.default_range).evidence
+        return self.open_process(index, self.default_range).metadata
 
     def roots(self) -> list[Any]:
         """Return the plausible page-table roots that lie in the input; raises UsageError where it is no image."""

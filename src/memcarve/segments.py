@@ -14,11 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from typing import Self
 
-    import numpy.typing as npt
+    from memcarve.dtypes import U32, U64, Bools
 
-    Column = npt.NDArray[np.uint64]
-    Counts = npt.NDArray[np.uint32]
-    Flags = npt.NDArray[np.bool_]
 
 #: the end of the address space, and the first byte of the kernel's half where addresses have 64 bits
 TOP = 1 << 64
@@ -28,10 +25,10 @@ KERNEL_HALF = 1 << 63
 class Labels(Protocol):
     """What is said of segments, one row a segment: made by labellers, carried along, written by sinks."""
 
-    def where(self, keep: Flags) -> Self:
+    def where(self, keep: Bools) -> Self:
         """Return the labels of the segments whose place in `keep` (bool, one a segment) is true."""
 
-    def matches(self, name: str, values: Sequence[str]) -> Flags:
+    def matches(self, name: str, values: Sequence[str]) -> Bools:
         """Say for each segment (bool) whether its label `name` is any of `values`, as Selection describes them."""
 
     def observer(self, index: int) -> Callable[[memoryview], object] | None:
@@ -90,12 +87,12 @@ class Segments(Sequence[Segment]):
 
     def __init__(
         self,
-        start: Column,
-        size: Column,
-        offset: Column,
-        extents: Counts,
-        first: Counts,
-        whole: tuple[Column, Column] | None = None,
+        start: U64,
+        size: U64,
+        offset: U64,
+        extents: U32,
+        first: U32,
+        whole: tuple[U64, U64] | None = None,
         labels: Labels | None = None,
     ) -> None:
         self.start = start
@@ -148,11 +145,11 @@ class Segments(Sequence[Segment]):
         return total(self.size)
 
     @property
-    def last(self) -> Column:
+    def last(self) -> U64:
         """The last address of each."""
         return self.start + (self.size - np.uint64(1))
 
-    def where(self, keep: Flags) -> Segments:
+    def where(self, keep: Bools) -> Segments:
         """Return the segments whose place in `keep` (bool, one a segment) is true."""
         if keep.all():
             return self
@@ -165,22 +162,22 @@ class Segments(Sequence[Segment]):
         """Return the same segments with labels."""
         return Segments(self.start, self.size, self.offset, self.extents, self.first, self.whole, labels)
 
-    def in_half(self, half: str, boundary: int = KERNEL_HALF) -> Flags:
+    def in_half(self, half: str, boundary: int = KERNEL_HALF) -> Bools:
         """Say for each segment (bool) whether it starts in a half, a vocabulary.Half; raises UsageError for others."""
         if Half(half) == Half.ALL:
             return np.ones(len(self), np.bool_)
         kernel = self.start >= np.uint64(boundary)
         return kernel if half == Half.KERNEL else ~kernel
 
-    def at_least(self, size: int) -> Flags:
+    def at_least(self, size: int) -> Bools:
         """Say for each segment (bool) whether it has `size` bytes or more."""
         return self.size >= np.uint64(min(max(size, 0), TOP - 1))
 
-    def at_most(self, size: int) -> Flags:
+    def at_most(self, size: int) -> Bools:
         """Say for each segment (bool) whether it has `size` bytes or fewer."""
         return self.size <= np.uint64(min(max(size, 0), TOP - 1))
 
-    def touching(self, start: int, end: int) -> Flags:
+    def touching(self, start: int, end: int) -> Bools:
         """Say for each segment (bool) whether it shares an address with ``start <= x < end``."""
         if start >= end or start >= TOP:
             return np.zeros(len(self), np.bool_)

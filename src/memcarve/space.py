@@ -20,12 +20,10 @@ from memcarve.segments import TOP, Segments
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
-    import numpy.typing as npt
-
     from memcarve.backing import Backing
+    from memcarve.dtypes import U8, U64
     from memcarve.segments import Segment
 
-    Column = npt.NDArray[np.uint64]
 
 _BLOCK = 1 << 20  # bytes read in one go while searching
 _PIECES = 1 << 14  # extents looked at in one go
@@ -50,9 +48,9 @@ class Repeats(NamedTuple):
     Whatever lies at `target` and the `size` bytes behind it, is there at `start`, too; `target` is lower.
     """
 
-    start: Column
-    size: Column
-    target: Column
+    start: U64
+    size: U64
+    target: U64
 
     def at(self, address: int) -> int | None:
         """Return the index of the range that holds an address; None if none does."""
@@ -79,14 +77,14 @@ class AddressSpace:
 
     def __init__(
         self,
-        start: Column,
-        size: Column,
-        offset: Column,
+        start: U64,
+        size: U64,
+        offset: U64,
         backing: Backing,
         missing: Iterable[Missing] | MissingColumns = (),
         *,
-        physical: Column | None = None,
-        flags: npt.NDArray[np.uint8] | None = None,
+        physical: U64 | None = None,
+        flags: U8 | None = None,
         absent: str = "not in the map",
         repeats: Repeats | None = None,
     ) -> None:
@@ -161,14 +159,14 @@ class AddressSpace:
         extents = (last - first + 1).astype(np.uint32)
         return Segments(start, size, self.offset[first], extents, first.astype(np.uint32))
 
-    def changes(self) -> Column:
+    def changes(self) -> U64:
         """Return the addresses of the extents of which the column `flags` says something else than before."""
         if self.flags is None or not len(self):
             return np.zeros(0, np.uint64)
-        found: Column = self.start[1:][self.flags[1:] != self.flags[:-1]]
+        found: U64 = self.start[1:][self.flags[1:] != self.flags[:-1]]
         return found
 
-    def cut(self, segments: Segments, places: Column) -> Segments:
+    def cut(self, segments: Segments, places: U64) -> Segments:
         """Return segments that also end at the addresses `places` (uint64, in any order)."""
         places = np.unique(places)
         holder = np.searchsorted(segments.start, places, "right") - 1

@@ -15,7 +15,7 @@ import pytest
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[2]
-sys.path[:0] = [str(ROOT / "tests"), str(HERE)]
+sys.path[:0] = [str(ROOT / "tests" / "helpers"), str(HERE)]
 
 import winimage  # noqa: E402
 from winimage import EDGES, USERLAND, Plan  # noqa: E402

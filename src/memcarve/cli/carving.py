@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from memcarve.process import Container, ProcessEntry, ProcessMemory
-    from memcarve.sinks.segments import CarveResult
+    from memcarve.sinks.carved_folder import CarveResult
     from memcarve.sinks.several import Outcome
     from memcarve.sinks.verify import Verified
 
@@ -96,7 +96,7 @@ def carve(
     gets its name when it is whole.
     """
     from memcarve.labels import Labelling  # noqa: PLC0415
-    from memcarve.sinks.segments import Options, carve  # noqa: PLC0415 - numpy is not needed for --help
+    from memcarve.sinks.carved_folder import Options, carve  # noqa: PLC0415 - numpy is not needed for --help
     from memcarve.sinks.several import carve_several  # noqa: PLC0415
     from memcarve.sources import open_container  # noqa: PLC0415
 

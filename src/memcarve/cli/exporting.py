@@ -35,8 +35,8 @@ if TYPE_CHECKING:
 
     from memcarve.process import Container, Platform, ProcessMemory
     from memcarve.sinks.memmap import ExportResult
-    from memcarve.sinks.onefile import FileOptions, Written
-    from memcarve.sinks.work import Progress
+    from memcarve.sinks.segment_writer import Progress
+    from memcarve.sinks.single_file import FileOptions, Written
 
 
 class _Kind(NamedTuple):
@@ -56,7 +56,7 @@ _KINDS = {
     "memmap": _Kind("", frozenset({"--format"})),
 }
 #: what also holds regions, modules or threads
-_WITH_EVIDENCE = ("minidump", "elfcore", "scripts")
+_WITH_METADATA = ("minidump", "elfcore", "scripts")
 
 
 def _byte(text: str) -> int:
@@ -152,7 +152,7 @@ def export(
                 out = _path(kind, output, [stem, *words], wanted, several=several)
                 with ProgressBar("exporting", quiet=quiet) as progress:
                     result = _write(kind, process, out, given, wanted, taken, progress)
-                say(process.evidence.notes if kind in _WITH_EVIDENCE else (), quiet=quiet)
+                say(process.metadata.notes if kind in _WITH_METADATA else (), quiet=quiet)
             except NoSpaceError:
                 raise
             except MemcarveError as error:
@@ -215,7 +215,7 @@ def _write(
 ) -> Written | ExportResult:
     from memcarve.sinks import SINKS  # noqa: PLC0415
     from memcarve.sinks.memmap import stem_of as own_stem  # noqa: PLC0415
-    from memcarve.sinks.onefile import FileOptions  # noqa: PLC0415
+    from memcarve.sinks.single_file import FileOptions  # noqa: PLC0415
 
     sink: Any = SINKS[kind]
     if kind == "memmap":

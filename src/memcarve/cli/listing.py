@@ -169,7 +169,7 @@ def regions(
     From an image of 64-bit Windows, or from what Volatility printed: beside the dump, or given with --regions.
     """
     from memcarve.errors import UsageError  # noqa: PLC0415
-    from memcarve.labels.residence import Residence  # noqa: PLC0415 - numpy is not needed for --help
+    from memcarve.labels.resident_regions import Residence  # noqa: PLC0415 - numpy is not needed for --help
 
     if wanted["min_size"] is not None or wanted["max_size"] is not None or wanted["flags"]:
         raise UsageError("--min-size, --max-size and --flag are about segments; regions are chosen by the others")
@@ -184,7 +184,7 @@ def regions(
         print_table(layout, "regions", columns, chosen.rows(short=layout == "table"))
         sys.stdout.flush()
         say_notes(process, quiet=quiet, verbose=verbose)
-        say(process.evidence.notes, quiet=quiet)
+        say(process.metadata.notes, quiet=quiet)
         if not quiet:
             of = f" of {chosen.sources} sources" if chosen.sources > 1 else ""
             click.echo(

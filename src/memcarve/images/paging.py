@@ -14,7 +14,7 @@ import numpy as np
 
 from memcarve.columns import chunks
 from memcarve.errors import LimitError
-from memcarve.images.modes import LINUX, NO_SYSTEM, PAE, WINDOWS, AddressTable, Level
+from memcarve.images.paging_modes import LINUX, NO_SYSTEM, PAE, WINDOWS, AddressTable, Level
 from memcarve.images.physical import PAGE, Outside, PhysicalMemory, Placed
 from memcarve.permissions import EXECUTE, PROT_NONE, TRANSITION, USER, WRITE
 from memcarve.segments import TOP
@@ -23,11 +23,8 @@ from memcarve.space import Repeats
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    import numpy.typing as npt
+    from memcarve.dtypes import F64, I64, U8, U64, Bools
 
-    Column = npt.NDArray[np.uint64]
-    Flags = npt.NDArray[np.uint8]
-    Mask = npt.NDArray[np.bool_]
 
 _PRESENT, _RW, _US, _LARGE = (np.uint64(1 << bit) for bit in (0, 1, 2, 7))
 _NO_EXECUTE = np.uint64(1 << 63)
@@ -122,11 +119,11 @@ def claimed_until(memory: PhysicalMemory, table: AddressTable, start: int, end: 
 class _Entries(NamedTuple):
     """The entries of a batch of tables that count: `row` of the batch, `column` of the table, what they lead to."""
 
-    row: npt.NDArray[np.int64]
-    column: Column
-    physical: Column
-    flags: Flags
-    leaf: Mask
+    row: I64
+    column: U64
+    physical: U64
+    flags: U8
+    leaf: Bools
 
 
 class _Walk:
@@ -139,10 +136,10 @@ class _Walk:
         bits = max((memory.end - 1).bit_length(), _NO_PHYSICAL)
         self.possible = np.uint64((1 << min(bits, 52)) - PAGE)
         self.counts: dict[str, int] = {}
-        self.found: list[tuple[Column, Column, Column, Flags]] = []
+        self.found: list[tuple[U64, U64, U64, U8]] = []
         # of each level: where tables that are shared were walked, by their frames, and what repeats them
         self.walked: list[dict[int, int]] = [{} for _ in self.mode.levels]
-        self.again: list[list[tuple[Column, Column]]] = [[] for _ in self.mode.levels]
+        self.again: list[list[tuple[U64, U64]]] = [[] for _ in self.mode.levels]
 
     def run(self, limit: int) -> Pages:
         # what is asked for may be small enough by itself
@@ -180,7 +177,7 @@ class _Walk:
                 todo.append((depth + 1, address[inside], entries.physical[inside], entries.flags[inside]))
         return self._pages()
 
-    def _repeated(self, depth: int, address: Column, frames: Column, shared: Mask) -> Mask:
+    def _repeated(self, depth: int, address: U64, frames: U64, shared: Bools) -> Bools:
         """Return which of the entries of a level lead to `shared` tables that are walked at another address; note it.
 
         Batches come in order of addresses within a level, so that what is walked lies at the lowest address. What
@@ -239,7 +236,7 @@ class _Walk:
             flags = np.zeros(_BATCH, np.uint8)
         return int(size), int(visits)
 
-    def _root(self) -> tuple[Column, Column, Flags]:
+    def _root(self) -> tuple[U64, U64, U8]:
         root = np.array([self.table.root], np.uint64)
         length = self.mode.entry * self.mode.top
         if not self.memory.holds_tables(root, length, self.mode.entry)[0]:
@@ -248,7 +245,7 @@ class _Walk:
             return empty, empty, np.zeros(0, np.uint8)
         return np.zeros(1, np.uint64), root, np.full(1, USER | WRITE | EXECUTE, np.uint8)
 
-    def _words(self, depth: int, frames: Column) -> Column:
+    def _words(self, depth: int, frames: U64) -> U64:
         """Return the entries of tables as uint64, shape (n, 512), (n, 1024) or (n, 4)."""
         if depth == 0:
             raw = self.memory.peek(int(frames[0]), self.mode.entry * self.mode.top)
@@ -266,7 +263,7 @@ class _Walk:
             words[row, ~there.all(axis=1)] = 0
         return words
 
-    def _in_part(self, depth: int, frames: Column) -> Iterator[tuple[int, Column, Mask]]:
+    def _in_part(self, depth: int, frames: U64) -> Iterator[tuple[int, U64, Bools]]:
         """Yield the row of each table that the image holds in part, its entries, and which bytes of them are there."""
         width = self.mode.entry
         size = PAGE if depth else width * self.mode.top
@@ -274,7 +271,7 @@ class _Walk:
             data, there = self.memory.part(int(frames[row]), size)
             yield row, np.frombuffer(data, f"<u{width}").astype(np.uint64), there.reshape(-1, width)
 
-    def _entries(self, depth: int, frames: Column, flags: Flags) -> _Entries:
+    def _entries(self, depth: int, frames: U64, flags: U8) -> _Entries:
         """Read tables and return what counts in them; the rest is counted by kind."""
         level, last = self.mode.levels[depth], depth == len(self.mode.levels) - 1
         words = self._words(depth, frames)
@@ -297,7 +294,7 @@ class _Walk:
             self._count("paged_tables", int(np.count_nonzero(lost)))
         return _Entries(row, column.astype(np.uint64), physical, combined, leaf)
 
-    def _not_present(self, words: Column, level: Level) -> Mask:
+    def _not_present(self, words: U64, level: Level) -> Bools:
         """Say which entries without the present bit still hold a frame."""
         if self.table.system == WINDOWS:  # transition: bit 11 without bit 10
             return np.asarray((words & np.uint64(0xC01)) == np.uint64(0x800))
@@ -308,7 +305,7 @@ class _Walk:
                 return np.asarray((words & np.uint64(0x181)) == np.uint64(0x180))
         return np.zeros(words.shape, np.bool_)
 
-    def _frame(self, word: Column, here: Mask, large: Mask, level: Level) -> Column:
+    def _frame(self, word: U64, here: Bools, large: Bools, level: Level) -> U64:
         """Return the physical addresses that entries hold."""
         if self.mode.entry == 4:  # noqa: PLR2004
             frame = word & np.uint64(0xFFFFF000)
@@ -330,7 +327,7 @@ class _Walk:
         swizzled = (word & np.uint64(0x10)) == 0  # the mask was applied
         return np.where(~here & swizzled, physical & self.possible, physical)
 
-    def _permissions(self, word: Column, here: Mask, above: Flags, depth: int) -> Flags:
+    def _permissions(self, word: U64, here: Bools, above: U8, depth: int) -> U8:
         """Combine the entries' permissions with those of the levels above."""
         if self.mode is PAE and depth == 0:
             own = np.full(len(word), USER | WRITE | EXECUTE, np.uint8)
@@ -343,20 +340,20 @@ class _Walk:
         combined = np.where(above >= TRANSITION, above, above & own)
         return np.where(here, combined, moved)
 
-    def _address(self, start: Column, entries: _Entries, shift: int) -> Column:
+    def _address(self, start: U64, entries: _Entries, shift: int) -> U64:
         address = start[entries.row] + (entries.column << np.uint64(shift))
         if self.mode.wide and shift == self.mode.levels[0].shift:
             above = np.uint64((1 << 64) - (1 << self.mode.bits))
             address |= (address >> np.uint64(self.mode.bits - 1)) * above
         return address
 
-    def _asked_for(self, address: Column, shift: int) -> Mask:
+    def _asked_for(self, address: U64, shift: int) -> Bools:
         """Say which entries map any of the range; the root's others were left out when it was read."""
-        keep: Mask = address + np.uint64((1 << shift) - 1) >= np.uint64(self.first)
+        keep: Bools = address + np.uint64((1 << shift) - 1) >= np.uint64(self.first)
         keep &= address <= np.uint64(min(self.last, TOP - 1))
         return keep
 
-    def _count_lost(self, depth: int, start: Column, frames: Column) -> None:
+    def _count_lost(self, depth: int, start: U64, frames: U64) -> None:
         """Count the entries that the image does not hold whole, of those whose place is in the range.
 
         If the first two bytes of one are there and say that it holds no page, the others do not matter.
@@ -371,7 +368,7 @@ class _Walk:
             asked = self._asked_for(self._address(start, entries, shift), shift)
             self._count("lost_entries", int(np.count_nonzero(asked)))
 
-    def _collect(self, address: Column, entries: _Entries, shift: int) -> None:
+    def _collect(self, address: U64, entries: _Entries, shift: int) -> None:
         if len(address):
             leaf = entries.leaf
             size = np.full(len(address), 1 << shift, np.uint64)
@@ -381,7 +378,7 @@ class _Walk:
         if count:
             self.counts[kind] = self.counts.get(kind, 0) + count
 
-    def _count_absent(self, words: Column, counted: Mask) -> None:
+    def _count_absent(self, words: U64, counted: Bools) -> None:
         """Count the entries for 4 KiB pages that are not in memory, by what they mean to the operating system."""
         rest = words[(words != 0) & ~counted]
         if not len(rest):
@@ -441,9 +438,9 @@ class _Walk:
 class _Tables(NamedTuple):
     """Tables by their frames (uint64), how many ways lead to each (float64), and whether it is in the kernel half."""
 
-    frames: Column
-    ways: npt.NDArray[np.float64]
-    kernel: Mask
+    frames: U64
+    ways: F64
+    kernel: Bools
 
 
 def _merged(tables: _Tables) -> _Tables:
@@ -453,7 +450,7 @@ def _merged(tables: _Tables) -> _Tables:
     return _Tables(unique & ~np.uint64(1), ways, (unique & np.uint64(1)) != 0)
 
 
-def _only_masked(words: Column, possible: np.uint64) -> Mask:
+def _only_masked(words: U64, possible: np.uint64) -> Bools:
     """Say of which entries the upper half is nothing but the mask that Windows puts on what is not present.
 
     SwizzleBit (bit 4) is clear where it is there. It is one run of bits, none of them in `possible` (those that a
@@ -465,12 +462,12 @@ def _only_masked(words: Column, possible: np.uint64) -> Mask:
     return np.asarray(run & (lowest > possible) & ((words & np.uint64(0x10)) == 0))
 
 
-def _some(entries: _Entries, keep: Mask) -> _Entries:
+def _some(entries: _Entries, keep: Bools) -> _Entries:
     row, column, physical, flags, leaf = entries
     return _Entries(row[keep], column[keep], physical[keep], flags[keep], leaf[keep])
 
 
-def _many(entries: _Entries, tables: Mask) -> Mask:
+def _many(entries: _Entries, tables: Bools) -> Bools:
     """Say which entries, of those for `tables`, are of many in one directory that lead to one table."""
     found = np.zeros(len(tables), np.bool_)
     rows = np.flatnonzero(tables)
@@ -484,7 +481,7 @@ def _many(entries: _Entries, tables: Mask) -> Mask:
     return found
 
 
-def _joined(start: Column, size: Column, physical: Column, flags: Flags) -> tuple[Column, Column, Column, Flags]:
+def _joined(start: U64, size: U64, physical: U64, flags: U8) -> tuple[U64, U64, U64, U8]:
     """Join neighbouring rows that continue each other in virtual and in physical memory with the same flags."""
     if not len(start):
         return start, size, physical, flags

@@ -11,14 +11,12 @@ import numpy as np
 from memcarve.backing import AbsentBacking, ZerosBehind
 from memcarve.columns import total
 from memcarve.errors import InputError
-from memcarve.formats.machine import MachineMemory
+from memcarve.formats.images.machine import MachineMemory
 from memcarve.missing import LEFT_OUT
 
 if TYPE_CHECKING:
-    import numpy.typing as npt
+    from memcarve.dtypes import I64, U8, U64, Bools
 
-    Column = npt.NDArray[np.uint64]
-    Flags = npt.NDArray[np.uint8]
 
 PAGE = 4096
 _ONE = np.uint64(1)
@@ -31,19 +29,19 @@ _HIGHEST = np.uint64(1 << 52)  # no physical address is as high (AMD APM volume 
 class Placed(NamedTuple):
     """Stretches of virtual memory whose bytes are in the image: columns of dtype uint64, `flags` uint8."""
 
-    start: Column
-    size: Column
-    physical: Column
-    offset: Column
-    flags: Flags
+    start: U64
+    size: U64
+    physical: U64
+    offset: U64
+    flags: U8
 
 
 class Outside(NamedTuple):
     """Stretches of virtual memory whose bytes are not in the image: columns of dtype uint64."""
 
-    start: Column
-    size: Column
-    physical: Column
+    start: U64
+    size: U64
+    physical: U64
 
 
 class PhysicalMemory:
@@ -87,7 +85,7 @@ class PhysicalMemory:
             start, size = machine.left_out.T
             absent = MachineMemory(LEFT_OUT, AbsentBacking(LEFT_OUT), start, size, start, [], declared=False)
             self.left_out = PhysicalMemory(absent)
-        self._parts: dict[int, tuple[bytes, npt.NDArray[np.bool_]]] = {}
+        self._parts: dict[int, tuple[bytes, Bools]] = {}
         cut = np.array(machine.cut_off, np.uint64).reshape(-1, 2)
         cut = cut[np.argsort(cut[:, 0])]
         self.cut_start, self.cut_end = cut[:, 0], np.maximum.accumulate(cut[:, 0] + cut[:, 1])
@@ -113,7 +111,7 @@ class PhysicalMemory:
         return int(self.size[self.is_stored].sum())
 
     @property
-    def is_stored(self) -> npt.NDArray[np.bool_]:
+    def is_stored(self) -> Bools:
         """For each range (bool) whether its bytes are stored."""
         return self.offset <= np.uint64(self.zeros_from - 1)
 
@@ -122,7 +120,7 @@ class PhysicalMemory:
         """The end of the highest range; 0 where there is none."""
         return int(self.start[-1]) + int(self.size[-1]) if len(self.start) else 0
 
-    def holds(self, physical: Column, size: int) -> npt.NDArray[np.bool_]:
+    def holds(self, physical: U64, size: int) -> Bools:
         """Say for each address (bool) whether all of `size` bytes there are in the image."""
         if not len(self.start):
             return np.zeros(len(physical), np.bool_)
@@ -130,7 +128,7 @@ class PhysicalMemory:
         end = self._run_end[np.maximum(index, 0)]
         return np.asarray((index >= 0) & (end > physical) & (end - np.minimum(physical, end) >= np.uint64(size)))
 
-    def holds_tables(self, physical: Column, size: int = PAGE, entry: int = 8) -> npt.NDArray[np.bool_]:
+    def holds_tables(self, physical: U64, size: int = PAGE, entry: int = 8) -> Bools:
         """Say for each address (bool) whether a table of `size` bytes there is in the image, or most of its entries.
 
         A table does not cross a page; an entry has `entry` bytes.
@@ -144,7 +142,7 @@ class PhysicalMemory:
             found[rest] = np.array(most, np.bool_)[inverse]
         return found
 
-    def on_seam(self, physical: Column) -> npt.NDArray[np.bool_]:
+    def on_seam(self, physical: U64) -> Bools:
         """Say for each address (bool) whether it lies on one of `seams`."""
         if not len(self.seams):
             return np.zeros(len(physical), np.bool_)
@@ -152,7 +150,7 @@ class PhysicalMemory:
         place = np.minimum(np.searchsorted(self.seams, page), len(self.seams) - 1)
         return np.asarray(self.seams[place] == page)
 
-    def part(self, physical: int, size: int) -> tuple[bytes, npt.NDArray[np.bool_]]:
+    def part(self, physical: int, size: int) -> tuple[bytes, Bools]:
         """Return `size` bytes of one of `seams`, zeros for those that are not in the image, and which are (bool)."""
         at = physical % PAGE
         data, there = self._seam(physical - at)
@@ -172,7 +170,7 @@ class PhysicalMemory:
             done += count
         return bytes(buffer)
 
-    def pages(self, physical: Column) -> Column:
+    def pages(self, physical: U64) -> U64:
         """Return the pages at physical addresses that `holds` them: shape (n, 512), uint64; each is read once.
 
         Of one of `seams` the bytes that are not in the image are zeros.
@@ -200,7 +198,7 @@ class PhysicalMemory:
             return data
         return self.part(physical, size)[0] if self.on_seam(np.array([physical], np.uint64))[0] else bytes(size)
 
-    def _seam(self, page: int) -> tuple[bytes, npt.NDArray[np.bool_]]:
+    def _seam(self, page: int) -> tuple[bytes, Bools]:
         if page not in self._parts:
             data, there = bytearray(PAGE), np.zeros(PAGE, np.bool_)
             index = max(int(np.searchsorted(self.start, np.uint64(page), "right")) - 1, 0)
@@ -214,7 +212,7 @@ class PhysicalMemory:
             self._parts[page] = bytes(data), there
         return self._parts[page]
 
-    def _find_seams(self) -> Column:
+    def _find_seams(self) -> U64:
         ends = np.concatenate([self.start, self.start + self.size])
         seams = ends[ends % np.uint64(PAGE) != 0] & _PAGES
         seams = np.unique(seams) if len(seams) else seams
@@ -226,7 +224,7 @@ class PhysicalMemory:
         )
         return seams[:0]
 
-    def place(self, start: Column, size: Column, physical: Column, flags: Flags) -> tuple[Placed, Outside]:
+    def place(self, start: U64, size: U64, physical: U64, flags: U8) -> tuple[Placed, Outside]:
         """Split stretches that are contiguous in virtual and physical memory at the holes of the image.
 
         The columns are uint64 and as long as each other, sizes not 0. Raises InputError where ranges so small that it
@@ -258,11 +256,11 @@ class PhysicalMemory:
 
     @staticmethod
     def _outside(
-        start: Column,
-        size: Column,
-        physical: Column,
-        lacking: npt.NDArray[np.int64],
-        pieces: tuple[npt.NDArray[np.int64], Column, Column],
+        start: U64,
+        size: U64,
+        physical: U64,
+        lacking: I64,
+        pieces: tuple[I64, U64, U64],
     ) -> Outside:
         """Return what lies between, before and after the pieces of the rows that are not covered whole."""
         row, low, high = pieces
@@ -283,7 +281,7 @@ class PhysicalMemory:
         rows, begins, lows = rows[hole], begins[hole], lows[hole]
         return Outside(start[rows] + (begins - physical[rows]), lows - begins, begins)
 
-    def was_cut(self, physical: Column, size: Column) -> npt.NDArray[np.bool_]:
+    def was_cut(self, physical: U64, size: U64) -> Bools:
         """Say for each stretch (bool) whether the container should hold some of it, and ends too early."""
         if not len(self.cut_start):
             return np.zeros(len(physical), np.bool_)
@@ -291,7 +289,7 @@ class PhysicalMemory:
         return np.asarray((index >= 0) & (self.cut_end[np.maximum(index, 0)] > physical))
 
 
-def _disjoint(start: Column, size: Column, offset: Column) -> tuple[Column, Column, Column, bool]:
+def _disjoint(start: U64, size: U64, offset: U64) -> tuple[U64, U64, U64, bool]:
     """Sort ranges and cut away what an earlier row of the table claims already; say whether there was any of that."""
     size = np.minimum(size, ~start)  # nothing reaches 2**64: no machine has memory there
     keep = size > 0
@@ -318,7 +316,7 @@ def _disjoint(start: Column, size: Column, offset: Column) -> tuple[Column, Colu
     return table[:, 0].copy(), table[:, 1].copy(), table[:, 2].copy(), True
 
 
-def _run_ends(start: Column, size: Column) -> Column:
+def _run_ends(start: U64, size: U64) -> U64:
     """Return for each range where the memory that it continues without a hole ends."""
     if not len(start):
         return start
@@ -327,7 +325,7 @@ def _run_ends(start: Column, size: Column) -> Column:
     return (start + size)[ends][np.searchsorted(ends, np.arange(len(start)))]
 
 
-def _joined(start: Column, size: Column, offset: Column) -> tuple[Column, Column, Column]:
+def _joined(start: U64, size: U64, offset: U64) -> tuple[U64, U64, U64]:
     """Join ranges that continue each other in physical memory and in the backing."""
     if len(start) < 2:  # noqa: PLR2004 - nothing to join
         return start, size, offset

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from memcarve.labels.content import observe
 from memcarve.labels.contents import Contents
 from memcarve.labels.flags import BY_CONTENT
-from memcarve.labels.known import Known
+from memcarve.labels.metadata_index import Known
 from memcarve.labels.table import SegmentLabels
 from memcarve.vocabulary import Content
 
@@ -50,4 +50,4 @@ class Labelling(NamedTuple):
                 done += segment.size
                 if self.progress is not None:
                     self.progress(done, total)
-        return SegmentLabels(process.space, Known(process.evidence), segments, contents)
+        return SegmentLabels(process.space, Known(process.metadata), segments, contents)

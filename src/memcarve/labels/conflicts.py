@@ -13,8 +13,8 @@ from memcarve.vocabulary import Kind
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from memcarve.evidence import Evidence, Module, Region, Regions
-    from memcarve.labels.known import Known, Listed
+    from memcarve.labels.metadata_index import Known, Listed
+    from memcarve.metadata import Metadata, Module, Region, Regions
 
 _MOST = 10_000
 _LONGEST = 200
@@ -39,12 +39,12 @@ class Conflicts(NamedTuple):
         return sum(map(len, (*self.regions.values(), *self.modules.values()))) + self.more
 
 
-def find_conflicts(evidence: Evidence, known: Known) -> Conflicts:
+def find_conflicts(metadata: Metadata, known: Known) -> Conflicts:
     """Compare each source of regions with the first, each list of modules with the others, modules with regions."""
     regions: dict[int, list[Conflict]] = {}
     modules: dict[int, list[Conflict]] = {}
-    about_modules = itertools.chain(_between_modules(evidence, known), _with_regions(evidence, known))
-    kinds = (regions, _between_regions(evidence)), (modules, about_modules)
+    about_modules = itertools.chain(_between_modules(metadata, known), _with_regions(metadata, known))
+    kinds = (regions, _between_regions(metadata)), (modules, about_modules)
     kept = more = 0
     for table, conflicts in kinds:
         for place, conflict in conflicts:
@@ -56,10 +56,10 @@ def find_conflicts(evidence: Evidence, known: Known) -> Conflicts:
     return Conflicts(regions, modules, more)
 
 
-def _between_regions(evidence: Evidence) -> Iterator[tuple[int, Conflict]]:
+def _between_regions(metadata: Metadata) -> Iterator[tuple[int, Conflict]]:
     """Yield the place of a region of the first source, and what another says of its addresses."""
-    for other in evidence.regions[1:]:
-        first = evidence.regions[0]
+    for other in metadata.regions[1:]:
+        first = metadata.regions[0]
         both, theirs = spans_of(first).common(spans_of(other))
         columns = (both.owner.tolist(), theirs.tolist(), both.start.tolist(), both.last.tolist())
         for mine, place, start, last in zip(*columns, strict=True):
@@ -92,9 +92,9 @@ def _different(one: Region, other: Region) -> Iterator[tuple[str, object, object
         yield "file", one.file, other.file
 
 
-def _between_modules(evidence: Evidence, known: Known) -> Iterator[tuple[int, Conflict]]:
+def _between_modules(metadata: Metadata, known: Known) -> Iterator[tuple[int, Conflict]]:
     """Yield the place of a module, and what another list says of the one at its address."""
-    for place, listed, source, other in _same_address(evidence, known):
+    for place, listed, source, other in _same_address(metadata, known):
         for what in _unlike(listed.module, listed.source, other, source):
             yield place, _of_module(listed.module, _says(*what))
 
@@ -103,10 +103,10 @@ def _of_module(module: Module, text: str) -> Conflict:
     return Conflict(module.start, module.end - 1, text)
 
 
-def _same_address(evidence: Evidence, known: Known) -> Iterator[tuple[int, Listed, str, Module]]:
+def _same_address(metadata: Metadata, known: Known) -> Iterator[tuple[int, Listed, str, Module]]:
     """Yield each module's place and itself, with what another list has at its address, and that list's source."""
     places = {listed.module.start: place for place, listed in enumerate(known.modules)}
-    for modules in evidence.modules:
+    for modules in metadata.modules:
         for row in modules.rows:
             place = places[row.start]
             if known.modules[place].source != modules.source:
@@ -122,10 +122,10 @@ def _unlike(
         yield "module's name", (source, one.name), (another, other.name)
 
 
-def _with_regions(evidence: Evidence, known: Known) -> Iterator[tuple[int, Conflict]]:
+def _with_regions(metadata: Metadata, known: Known) -> Iterator[tuple[int, Conflict]]:
     """Yield the place of a module that is called or sized otherwise than the image that is mapped there."""
     own = [(place, listed.source, listed.module) for place, listed in enumerate(known.modules)]
-    others = [(place, source, row) for place, _, source, row in _same_address(evidence, known)]
+    others = [(place, source, row) for place, _, source, row in _same_address(metadata, known)]
     for place, source, module in (*own, *others):
         held = known.region_at(module.start)
         if held is None:

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from memcarve.formats.pe import PAGE, SEARCHED, SIGNATURE
+from memcarve.formats.programs.pe import PAGE, SEARCHED, SIGNATURE
 from memcarve.labels.headers import IDENT, IDENT_BITS, ZEROS, Header, may_begin, parse_header
-from memcarve.labels.measures import Entropy, is_text, text_pages
+from memcarve.labels.text_stats import Entropy, is_text, text_pages
 
 if TYPE_CHECKING:
     from memcarve.segments import Segment

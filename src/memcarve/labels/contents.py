@@ -12,11 +12,9 @@ from memcarve.labels.content import Content, ContentObserver
 from memcarve.labels.headers import name_of
 
 if TYPE_CHECKING:
-    import numpy.typing as npt
-
+    from memcarve.dtypes import Bools
     from memcarve.labels.headers import Header, Read
 
-    Flags = npt.NDArray[np.bool_]
 
 _MOST_HEADERS = 1 << 16  # of all segments together
 _MOST_NAMED = 1 << 12  # headers whose names are looked up
@@ -45,7 +43,7 @@ class Contents:
         self._complete = False
         self._lock = threading.Lock()
 
-    def where(self, keep: Flags) -> Contents:
+    def where(self, keep: Bools) -> Contents:
         """Return what is known of some of the segments."""
         found = Contents(int(keep.sum()), self.level)
         for name in ("pages", "zero_pages", "known", *(_MEASURED if self.level == "full" else ())):

@@ -9,15 +9,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from memcarve.errors import AddressError
-from memcarve.formats.firstpage import first_page_again
-from memcarve.formats.pe import PAGE
+from memcarve.formats.programs.first_page import first_page_again
+from memcarve.formats.programs.pe import PAGE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from memcarve.formats.firstpage import Again
+    from memcarve.formats.programs.first_page import Again
     from memcarve.labels.headers import Header
-    from memcarve.labels.known import Known
+    from memcarve.labels.metadata_index import Known
     from memcarve.space import AddressSpace
 
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from memcarve.errors import AddressError, CounterpartError, SourceReadError
 from memcarve.labels.headers import parse_header
-from memcarve.labels.known import OWN
+from memcarve.labels.metadata_index import OWN
 from memcarve.labels.spans import Spans, spans, union
 from memcarve.permissions import EXECUTE, PROT_NONE, TRANSITION, USER, WRITE
 from memcarve.vocabulary import Flag, Kind
@@ -16,13 +16,10 @@ from memcarve.vocabulary import Flag, Kind
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    import numpy.typing as npt
-
     from memcarve.labels.headers import Header
-    from memcarve.labels.known import Known
+    from memcarve.labels.metadata_index import Known
     from memcarve.space import AddressSpace
 
-    Flags = npt.NDArray[np.bool_]
 
 #: what must be known for a flag to be looked for
 NEEDS = {
@@ -68,7 +65,7 @@ class Flagged:
         bases = self._look_at_bases()
         self._bases = bases or {}
         executable = self._pages(EXECUTE)
-        regions, modules = bool(known.regions), bool(known.evidence.modules)
+        regions, modules = bool(known.regions), bool(known.metadata.modules)
         if known.has_kinds and (known.has_protections or executable is not None):
             self._set(
                 Flag.PRIVATE_EXECUTABLE, [self._regions(self._unbacked_executable), self._in_unbacked(executable)]
@@ -79,7 +76,7 @@ class Flagged:
             self._set(Flag.BEYOND_SECTION, [*self._beyond_sections()])
         if modules and known.has_kinds:
             self._set(Flag.MODULE_UNLISTED, [*self._unlisted()])
-        if modules and regions and known.evidence.complete:
+        if modules and regions and known.metadata.complete:
             self._set(Flag.ENTRY_UNMAPPED, [*self._unmapped()])
         if bases is not None and (headers is not None or regions or modules):
             self._set(Flag.WIPED_HEADER, [*self._wiped(headers or ())])

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from memcarve.evidence import Area, Region
-    from memcarve.labels.known import Known, Listed
+    from memcarve.labels.metadata_index import Known, Listed
+    from memcarve.metadata import Area, Region
 
 MOST_LISTED = 50_000  # regions listed of one segment
 

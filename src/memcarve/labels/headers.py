@@ -6,8 +6,8 @@ import struct
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from memcarve.errors import AddressError
-from memcarve.formats import elf, pe
-from memcarve.formats.pe import PAGE
+from memcarve.formats.programs import elf, pe
+from memcarve.formats.programs.pe import PAGE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

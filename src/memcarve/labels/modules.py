@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from memcarve.errors import UsageError
-from memcarve.formats.mapped import MappedModule
-from memcarve.labels.choosing import names_match
+from memcarve.formats.programs.mapped_module import MappedModule
 from memcarve.labels.content import observe
+from memcarve.labels.filters import names_match
 from memcarve.labels.firstpages import parts_of_others
+from memcarve.labels.header_scan import likely
 from memcarve.labels.headers import name_of
-from memcarve.labels.known import Known
-from memcarve.labels.seeking import likely
+from memcarve.labels.metadata_index import Known
 from memcarve.paths import base_name
 from memcarve.process import Selection
 from memcarve.segments import TOP
@@ -20,8 +20,8 @@ from memcarve.vocabulary import Kind
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from memcarve.evidence import Module, Region
     from memcarve.labels.headers import Header
+    from memcarve.metadata import Module, Region
     from memcarve.process import ProcessMemory
 
     Progress = Callable[[int, int], object]
@@ -69,12 +69,12 @@ class _Search:
         self.process = process
         self.notes: list[str] = []
         self._half = selection.range or process.default_range
-        self._known = Known(process.evidence)
+        self._known = Known(process.metadata)
         self._mappings = _mappings(self._known.regions)
         self._named = 0
         headers = self._headers(progress)
         listed: dict[int, list[tuple[Module, str]]] = {}
-        for modules in process.evidence.modules:
+        for modules in process.metadata.modules:
             for row in modules.rows:
                 listed.setdefault(row.start, []).append((row, modules.source))
         images = [row.start for place, row in enumerate(self._known.regions) if self._is_program(place)]

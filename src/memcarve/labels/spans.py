@@ -7,14 +7,9 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 if TYPE_CHECKING:
-    import numpy.typing as npt
-
-    from memcarve.evidence import Regions
+    from memcarve.dtypes import I64, U64, Bools
+    from memcarve.metadata import Regions
     from memcarve.segments import Segments
-
-    Column = npt.NDArray[np.uint64]
-    Indexes = npt.NDArray[np.int64]
-    Flags = npt.NDArray[np.bool_]
 
 
 class Spans(NamedTuple):
@@ -23,27 +18,27 @@ class Spans(NamedTuple):
     Rows are in order of addresses and share none.
     """
 
-    start: Column
-    last: Column
-    owner: Indexes
+    start: U64
+    last: U64
+    owner: I64
 
-    def touched(self, segments: Segments) -> tuple[Indexes, Indexes]:
+    def touched(self, segments: Segments) -> tuple[I64, I64]:
         """Return for each segment the first span that it touches and the one after the last; equal where none."""
         first = np.searchsorted(self.last, segments.start, "left")
         return first, np.maximum(np.searchsorted(self.start, segments.last, "right"), first)
 
-    def begin(self, segments: Segments) -> tuple[Flags, Column]:
+    def begin(self, segments: Segments) -> tuple[Bools, U64]:
         """Say for each segment (bool) whether it touches a span, and where the first one begins in it (uint64)."""
         first, end = self.touched(segments)
         if not len(self.start):
             return end > first, segments.start
         return end > first, np.maximum(self.start[np.minimum(first, len(self.start) - 1)], segments.start)
 
-    def where(self, keep: Flags) -> Spans:
+    def where(self, keep: Bools) -> Spans:
         """Return the spans whose place in `keep` (bool, one a span) is true."""
         return Spans(self.start[keep], self.last[keep], self.owner[keep])
 
-    def common(self, other: Spans) -> tuple[Spans, Indexes]:
+    def common(self, other: Spans) -> tuple[Spans, I64]:
         """Return the addresses that both have: as spans with this one's owners, and the other's owner of each."""
         first = np.searchsorted(other.last, self.start, "left")
         count = np.maximum(np.searchsorted(other.start, self.last, "right") - first, 0)
@@ -61,7 +56,7 @@ class Join:
         self.spans = spans
         self.first, self.end = spans.touched(segments)
 
-    def changes(self) -> Flags:
+    def changes(self) -> Bools:
         """Say for each segment (bool) whether it touches other spans than the one before it."""
         found = np.ones(len(self.first), np.bool_)
         nothing = self.first == self.end
@@ -73,10 +68,10 @@ class Join:
         """Return what the spans belong to that a segment touches, in order of addresses, each once."""
         return [*dict.fromkeys(self.spans.owner[self.first[index] : self.end[index]].tolist())]
 
-    def any(self, wanted: Flags) -> Flags:
+    def any(self, wanted: Bools) -> Bools:
         """Say for each segment (bool) whether it touches a span whose place in `wanted` (bool, by owner) is true."""
         sums = np.concatenate([[0], np.cumsum(wanted[self.spans.owner])])
-        found: Flags = sums[self.end] > sums[self.first]
+        found: Bools = sums[self.end] > sums[self.first]
         return found
 
 
@@ -85,7 +80,7 @@ def spans_of(regions: Regions) -> Spans:
     return Spans(regions.start, regions.start + (regions.size - np.uint64(1)), regions.index)
 
 
-def spans(start: Column, size: Column) -> Spans:
+def spans(start: U64, size: U64) -> Spans:
     """Return spans of columns that are in order already, as a space's extents are."""
     return Spans(start, start + (size - np.uint64(1)), np.arange(len(start)))
 

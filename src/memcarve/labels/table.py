@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from memcarve.errors import UsageError
-from memcarve.labels.choosing import CHOICES, names_match
+from memcarve.labels.filters import CHOICES, names_match
 from memcarve.labels.flags import MOST_FINDINGS, NEEDS, Flagged
 from memcarve.labels.groups import Group, distinct, member, module_record
 from memcarve.labels.spans import Join
@@ -21,18 +21,14 @@ from memcarve.vocabulary import Flag
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    import numpy.typing as npt
-
-    from memcarve.evidence import Region, Thread
+    from memcarve.dtypes import I64, U64, Bools
     from memcarve.labels.content import ContentObserver
     from memcarve.labels.contents import Contents
-    from memcarve.labels.known import Known, Listed
+    from memcarve.labels.metadata_index import Known, Listed
+    from memcarve.metadata import Region, Thread
     from memcarve.segments import Segments
     from memcarve.space import AddressSpace
 
-    Flags = npt.NDArray[np.bool_]
-    Indexes = npt.NDArray[np.int64]
-    Column = npt.NDArray[np.uint64]
 
 _PLAIN = re.compile(r"[^A-Za-z0-9_.-]+")
 _LONGEST_NAME = 48
@@ -59,18 +55,18 @@ class SegmentLabels:
         self._group_of = np.cumsum(np.logical_or.reduce([join.changes() for join in self._joins]))
         first = segments.first.astype(np.int64)
         self._permissions = None if space.flags is None else permission_bits(space, first, first + segments.extents)
-        self._threads = [(threads.source, row) for threads in known.evidence.threads for row in threads.rows]
+        self._threads = [(threads.source, row) for threads in known.metadata.threads for row in threads.rows]
         begun = sorted((row.begin, row.tid) for _, row in self._threads if row.begin is not None)
         self._begins = np.array([begin for begin, _ in begun], np.uint64)
         self._tids = [tid for _, tid in begun]
         self._flagged: Flagged | None = None
-        self._flag_columns: dict[str, tuple[Flags, Column]] = {}
+        self._flag_columns: dict[str, tuple[Bools, U64]] = {}
         self._any_flag = np.zeros(0, np.bool_)
         self._groups: dict[int, Group] = {}
 
     # carrying along
 
-    def where(self, keep: Flags) -> SegmentLabels:
+    def where(self, keep: Bools) -> SegmentLabels:
         """Return the labels of some of the segments."""
         bare = self.segments.labelled(None).where(keep)
         contents = None if self.contents is None else self.contents.where(keep)
@@ -151,7 +147,7 @@ class SegmentLabels:
         return self._flagged
 
     @property
-    def _flags_anywhere(self) -> Flags:
+    def _flags_anywhere(self) -> Bools:
         """Say for each segment (bool) whether it has a flag."""
         flagged = self.flagged  # whose columns are made with it
         if len(self._any_flag) != len(self.segments):
@@ -162,7 +158,7 @@ class SegmentLabels:
 
     # choosing
 
-    def matches(self, name: str, values: Sequence[str]) -> Flags:
+    def matches(self, name: str, values: Sequence[str]) -> Bools:
         """Say for each segment (bool) whether its label `name` is any of `values`. Raises UsageError."""
         if name == "flag":
             return self._has_flag(values)
@@ -187,7 +183,7 @@ class SegmentLabels:
             found |= self._modules.any(modules)
         return found
 
-    def _has_flag(self, values: Sequence[str]) -> Flags:
+    def _has_flag(self, values: Sequence[str]) -> Bools:
         found = np.zeros(len(self.segments), np.bool_)
         for flag in values:
             Flag.check(flag)
@@ -254,20 +250,20 @@ class SegmentLabels:
     @property
     def notes(self) -> list[str]:
         """What the user must be told: of the sources, of conflicts between them, of entries without a mapping."""
-        return [*self.known.evidence.notes, *self.known.notes, *self.flagged.notes]
+        return [*self.known.metadata.notes, *self.known.notes, *self.flagged.notes]
 
     def summary(self) -> dict[str, Any]:
         """Return where the labels come from, and what was found, for JSON."""
-        evidence = self.known.evidence
+        metadata = self.known.metadata
         flagged = self.flagged
         return {
             "sources": {
                 name: [{"source": found.source, "count": len(found.rows)} for found in lists]
                 for name, lists in (
-                    ("regions", evidence.regions),
-                    ("modules", evidence.modules),
-                    ("threads", evidence.threads),
-                    ("areas", evidence.areas),
+                    ("regions", metadata.regions),
+                    ("modules", metadata.modules),
+                    ("threads", metadata.threads),
+                    ("areas", metadata.areas),
                 )
                 if lists
             },
@@ -304,7 +300,7 @@ def permission_words(bits: int) -> list[str]:
     return distinct(found)
 
 
-def permission_bits(space: AddressSpace, first: Indexes, end: Indexes) -> Indexes:
+def permission_bits(space: AddressSpace, first: I64, end: I64) -> I64:
     """Return which flags (column `flags` of a space) the extents from each `first` to `end` have, as bits (int64)."""
     if space.flags is None or not len(first):
         return np.zeros(len(first), np.int64)

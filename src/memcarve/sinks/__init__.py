@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from memcarve.sinks.carved_folder import CarveResult, Options, carve
 from memcarve.sinks.elfcore import export_elfcore
 from memcarve.sinks.flat import export_flat
 from memcarve.sinks.memmap import ExportResult, export_memmap
 from memcarve.sinks.minidump import export_minidump
-from memcarve.sinks.onefile import FileOptions, Written
 from memcarve.sinks.scripts import export_scripts
-from memcarve.sinks.segments import CarveResult, Options, carve
+from memcarve.sinks.single_file import FileOptions, Written
 
 SINKS = {
     "segments": carve,

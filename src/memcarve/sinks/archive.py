@@ -13,8 +13,8 @@ import zipfile
 from typing import TYPE_CHECKING, Any
 
 from memcarve.errors import MissingExtraError
-from memcarve.formats import modulelist
-from memcarve.sinks.onefile import NewFile
+from memcarve.formats.programs import module_list
+from memcarve.sinks.single_file import NewFile
 from memcarve.version import __version__
 
 if TYPE_CHECKING:
@@ -112,5 +112,5 @@ def is_own(path: str) -> bool:
             marked = archive.comment.startswith(_MARK)
     except (OSError, ValueError, NotImplementedError, zipfile.BadZipFile):
         return False
-    own = {modulelist.NAME, modulelist.SUMS}
-    return marked and own <= names and all(modulelist.FILE_NAME.fullmatch(name) for name in names - own)
+    own = {module_list.NAME, module_list.SUMS}
+    return marked and own <= names and all(module_list.FILE_NAME.fullmatch(name) for name in names - own)

@@ -14,25 +14,23 @@ import numpy as np
 
 from memcarve.backing import FileBacking
 from memcarve.errors import InputError, UsageError, printable
-from memcarve.formats import elfcore, processcore
-from memcarve.formats.processcore import EXECUTE, READ, WRITE, MappedFile
+from memcarve.formats.elf_core import core_reading, core_writing
+from memcarve.formats.elf_core.core_reading import EXECUTE, READ, WRITE, MappedFile
 from memcarve.permissions import EXECUTE as MAY_EXECUTE, PROT_NONE, TRANSITION, WRITE as MAY_WRITE
-from memcarve.sinks.onefile import FileOptions, write_file
 from memcarve.sinks.ranges import ranges
+from memcarve.sinks.single_file import FileOptions, write_file
 from memcarve.version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    import numpy.typing as npt
-
-    from memcarve.evidence import Module, Region, Thread
+    from memcarve.dtypes import U32
+    from memcarve.metadata import Module, Region, Thread
     from memcarve.process import LeftOut, ProcessMemory
-    from memcarve.sinks.onefile import Written
     from memcarve.sinks.ranges import Ranges
-    from memcarve.sinks.work import Progress
+    from memcarve.sinks.segment_writer import Progress
+    from memcarve.sinks.single_file import Written
 
-    Flags = npt.NDArray[np.uint32]
 
 _ALL = READ | WRITE | EXECUTE
 _LETTERS = {"r": READ, "w": WRITE, "c": WRITE, "x": EXECUTE}
@@ -65,7 +63,7 @@ def export_elfcore(
     """
     begun = time.monotonic()
     found, left_out = ranges(process, options.selection, options.labeller)
-    threads = process.evidence.all_threads()
+    threads = process.metadata.all_threads()
     notes: list[str] = []
     word = _architecture(process, threads, architecture, notes)
     bits = _BITS[word]
@@ -78,12 +76,12 @@ def export_elfcore(
     known = process.architecture or architecture
     document = _provenance(process, options, left_out, (known, word), basis, threads)
     own = json.dumps(document).encode()
-    if len(own) > processcore.LARGEST_OWN:
+    if len(own) > core_reading.LARGEST_OWN:
         own = json.dumps(document | {"regions": [], "modules": []}).encode()
         notes.append("regions and modules are too many to be noted in the core: memcarve will not find them in it")
     if len(process.space.missing_start) > _MOST_MISSING:
         notes.append(f"of what is missing, the first {_MOST_MISSING} ranges are noted in the core")
-    head = processcore.layout(bits, _notes(process, bits, found, threads, own), found.start, found.size, flags)
+    head = core_reading.layout(bits, _notes(process, bits, found, threads, own), found.start, found.size, flags)
     if bits == 32 and (head.base + found.total) >> bits:  # noqa: PLR2004
         raise UsageError(
             f"{os.fspath(path)}: a core of 32 bits ends at 4 GiB; --architecture x64 writes one of 64 bits"
@@ -107,14 +105,14 @@ def is_own(path: str) -> bool:
     """Say whether a file is an ELF core whose first note is memcarve's."""
     try:
         with FileBacking(path, follow=False) as file:
-            header = elfcore.read_header(file)
+            header = core_writing.read_header(file)
             if header is None:
                 return False
-            table, _ = elfcore.program_headers(file, header)
-            first = next(elfcore.read_notes(file, header, table[:1]), None)
+            table, _ = core_writing.program_headers(file, header)
+            first = next(core_writing.read_notes(file, header, table[:1]), None)
     except InputError:
         return False
-    return first is not None and (first.owner, first.kind) == (elfcore.OWNER, elfcore.PROVENANCE)
+    return first is not None and (first.owner, first.kind) == (core_writing.OWNER, core_writing.PROVENANCE)
 
 
 def _architecture(process: ProcessMemory, threads: Sequence[Thread], given: str | None, notes: list[str]) -> str:
@@ -129,7 +127,7 @@ def _architecture(process: ProcessMemory, threads: Sequence[Thread], given: str 
     return known or "x64"
 
 
-def _flags(found: Ranges, notes: list[str]) -> tuple[Flags, str]:
+def _flags(found: Ranges, notes: list[str]) -> tuple[U32, str]:
     """Return p_flags of each range (uint32), and where they are from; say so where some are not known."""
     by_region = np.array([_letters(region) for region in found.regions] + [-1])  # the last one: of no region
     flags = by_region[found.region]
@@ -152,9 +150,9 @@ def _letters(region: Region) -> int:
 
 def _notes(process: ProcessMemory, bits: int, found: Ranges, threads: Sequence[Thread], document: bytes) -> bytes:
     """Return the notes in the order in which Linux writes them, memcarve's own before them."""
-    status = [processcore.status_note(bits, thread.tid, _registers(process, thread, bits)) for thread in threads]
+    status = [core_reading.status_note(bits, thread.tid, _registers(process, thread, bits)) for thread in threads]
     name = _encoded(process.name or "")
-    info = processcore.info_note(bits, process.pid or 0, name)
+    info = core_reading.info_note(bits, process.pid or 0, name)
     known = process.pid is not None or process.name is not None
     files = list(_mapped_files(found))
     vector = process.auxiliary_vector
@@ -162,11 +160,11 @@ def _notes(process: ProcessMemory, bits: int, found: Ranges, threads: Sequence[T
     fits = vector is not None and _BITS.get(process.architecture or "") == bits
     return b"".join(
         (
-            processcore.own_note(document),
+            core_reading.own_note(document),
             *status[:1],
             *([info] if known else []),
-            *([processcore.note(b"CORE", elfcore.AUXV, vector or b"")] if fits else []),
-            *([processcore.file_note(bits, files)] if files else []),
+            *([core_reading.note(b"CORE", core_writing.AUXV, vector or b"")] if fits else []),
+            *([core_reading.file_note(bits, files)] if files else []),
             *status[1:],
         )
     )
@@ -239,7 +237,7 @@ def _provenance(
     `architecture` is the one that is known, and the one that the core is written for.
     """
     missing = itertools.islice(process.space.missing(), _MOST_MISSING)
-    evidence = process.evidence
+    metadata = process.metadata
     return {
         "tool": "memcarve",
         "version": __version__,
@@ -248,7 +246,7 @@ def _provenance(
         "inputs": process.inputs,
         "process": {"pid": process.pid, "name": process.name, "architecture": architecture[0]}
         | process.entry.facts()
-        | evidence.told(),
+        | metadata.told(),
         "platform": process.platform._asdict(),
         "written_as": architecture[1],
         "address_bits": process.address_bits,
@@ -259,12 +257,12 @@ def _provenance(
         "notes": [*process.notes],
         "missing": [_bounds(row.start, row.size) | {"reason": row.reason} for row in missing],
         "labels": {
-            "complete": evidence.complete,
-            "sources": {"regions": [{"source": each.source} for each in evidence.regions[:1]]},
+            "complete": metadata.complete,
+            "sources": {"regions": [{"source": each.source} for each in metadata.regions[:1]]},
             "threads": [_thread_row(thread) for thread in threads],
         },
-        "regions": [_region_row(row) for each in evidence.regions[:1] for row in each.rows],
-        "modules": [_module_row(row, each.source) for each in evidence.modules for row in each.rows],
+        "regions": [_region_row(row) for each in metadata.regions[:1] for row in each.rows],
+        "modules": [_module_row(row, each.source) for each in metadata.modules for row in each.rows],
     }
 
 

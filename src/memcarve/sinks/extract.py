@@ -15,24 +15,24 @@ from collections import Counter
 from typing import IO, TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from memcarve.backing import check_unchanged
+from memcarve.copying.output_file import Target, write, write_error, write_sparse
 from memcarve.errors import NoSpaceError
-from memcarve.formats import modulelist
-from memcarve.formats.mapped import AS_IT_LIES
+from memcarve.formats.programs import module_list
+from memcarve.formats.programs.mapped_module import AS_IT_LIES
 from memcarve.paths import base_name
 from memcarve.sinks.folder import NewFolder, create_file, leftover_notes
 from memcarve.sinks.modulefile import ModuleFile, Residency
-from memcarve.sinks.onefile import input_paths
-from memcarve.target import Target, write, write_error, write_sparse
+from memcarve.sinks.single_file import input_paths
 from memcarve.version import __version__
 from memcarve.vocabulary import Layout
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from memcarve.formats.mapped import MappedModule
+    from memcarve.formats.programs.mapped_module import MappedModule
     from memcarve.process import ProcessMemory
     from memcarve.sinks.modulefile import Told
-    from memcarve.sinks.work import Progress
+    from memcarve.sinks.segment_writer import Progress
 
 LARGEST = 1 << 30
 _MOST_MISSING = 16  # times the largest file: zeros that all files may hold
@@ -145,9 +145,9 @@ class _Extractor:
             check_unchanged([self.process.space.backing, self.process.file])
             notes = self._notes()
             digest = hashlib.sha256()
-            store.write(modulelist.NAME, _digested(self._document(entries, notes), digest))
-            sums.append(f"{digest.hexdigest()}  {modulelist.NAME}\n".encode())
-            store.write(modulelist.SUMS, sums)
+            store.write(module_list.NAME, _digested(self._document(entries, notes), digest))
+            sums.append(f"{digest.hexdigest()}  {module_list.NAME}\n".encode())
+            store.write(module_list.SUMS, sums)
             notes += store.notes
         return ExtractResult(
             path=self.out,
@@ -210,7 +210,7 @@ class _Extractor:
         sums = []
         why = self.refused.get(index)
         if why is None:
-            name = modulelist.file_name(module.start, _called(module))
+            name = module_list.file_name(module.start, _called(module))
             digest = store.add(name, file, self._told)
             self.files += 1
             self.bytes += file.size
@@ -241,7 +241,7 @@ class _Extractor:
     def _notes(self) -> list[str]:
         total = f"{len(self.modules)} module{'s' * (len(self.modules) != 1)}"
         return [
-            f"{words}: {count} of {total}; {modulelist.NAME} says why"
+            f"{words}: {count} of {total}; {module_list.NAME} says why"
             for words, count in sorted(self.whys.items())
             if count
         ]
@@ -267,7 +267,7 @@ class _Extractor:
         }
         entries.seek(0)
         rows = (line.decode().rstrip("\n") for line in entries)
-        for text in modulelist.lines(header, rows):
+        for text in module_list.lines(header, rows):
             yield text.encode()
 
 
@@ -339,9 +339,9 @@ def foreign(folder: str) -> str | None:
         entries = {entry.name: entry.stat(follow_symlinks=False).st_mode for entry in found}
     if not entries:
         return None
-    listed = modulelist.files(os.path.join(folder, modulelist.NAME))
+    listed = module_list.files(os.path.join(folder, module_list.NAME))
     if listed is None:
-        return f"holds no {modulelist.NAME} that memcarve wrote"
-    own = {modulelist.NAME, modulelist.SUMS, *listed}
+        return f"holds no {module_list.NAME} that memcarve wrote"
+    own = {module_list.NAME, module_list.SUMS, *listed}
     others = sorted(name for name, mode in entries.items() if name not in own or not stat.S_ISREG(mode))
     return f"holds {others[0]}, which memcarve did not write" if others else None

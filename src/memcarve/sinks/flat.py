@@ -19,26 +19,24 @@ import numpy as np
 
 from memcarve import columns
 from memcarve.backing import FileBacking
+from memcarve.copying.output_file import BUFFER, Target, seek, write
 from memcarve.errors import AddressError, InputError, NoSpaceError, UsageError, printable
-from memcarve.formats.machine import read_at
+from memcarve.formats.images.machine import read_at
 from memcarve.process import LeftOut
 from memcarve.segments import TOP
-from memcarve.sinks.onefile import FileOptions, Mover, NewFile, Written, input_paths
 from memcarve.sinks.ranges import pieces
-from memcarve.target import BUFFER, Target, seek, write
+from memcarve.sinks.single_file import FileOptions, Mover, NewFile, Written, input_paths
 from memcarve.version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    import numpy.typing as npt
-
+    from memcarve.dtypes import U64
     from memcarve.process import ProcessMemory
     from memcarve.segments import Segments
-    from memcarve.sinks.work import Progress
+    from memcarve.sinks.segment_writer import Progress
     from memcarve.space import AddressSpace
 
-    Column = npt.NDArray[np.uint64]
 
 SCHEMA = 1
 #: bytes of gaps that are filled unasked: more is a mistake in the range sooner than a wish
@@ -174,7 +172,7 @@ def _clipped(space: AddressSpace, segments: Segments, start: int, end: int) -> S
     return parts.where((parts.start >= np.uint64(start)) & (parts.last <= np.uint64(end - 1)))
 
 
-def _overlap(start: Column, size: Column, low: int, high: int) -> int:
+def _overlap(start: U64, size: U64, low: int, high: int) -> int:
     """Return how many bytes of ranges, which do not overlap, lie in ``low <= x < high``."""
     begin, last = np.maximum(start, np.uint64(low)), np.minimum(start + (size - _ONE), np.uint64(high - 1))
     inside = begin <= last
@@ -191,13 +189,13 @@ def _gaps(parts: Segments, start: int, end: int) -> Iterator[tuple[int, int]]:
         yield start, end - start
 
 
-def _places(space: AddressSpace, plan: Plan) -> Column:
+def _places(space: AddressSpace, plan: Plan) -> U64:
     """Return where in the file each piece of the source goes (uint64): an extent's start, or its part's."""
     parts = plan.parts
     _, size = pieces(space, parts)
     owner = np.repeat(np.arange(len(parts)), parts.extents.astype(np.int64))
     before = np.cumsum(size, dtype=np.uint64) - size - (np.cumsum(parts.size, dtype=np.uint64) - parts.size)[owner]
-    found: Column = parts.start[owner] - np.uint64(plan.start) + before
+    found: U64 = parts.start[owner] - np.uint64(plan.start) + before
     return found
 
 

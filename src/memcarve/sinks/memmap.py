@@ -13,26 +13,24 @@ import numpy as np
 
 from memcarve.backing import FileBacking
 from memcarve.columns import joined
+from memcarve.copying.output_file import Target, write_error
 from memcarve.errors import InputError, OutputError, TargetExistsError, UsageError
-from memcarve.formats.machine import read_at
+from memcarve.formats.images.machine import read_at
 from memcarve.formats.memmap.writing import RENDERERS, MapRows
 from memcarve.missing import OUTSIDE, REASONS
 from memcarve.process import LeftOut
 from memcarve.sinks.folder import create_file
-from memcarve.sinks.onefile import Mover, input_paths, refuse_inputs
-from memcarve.target import Target, write_error
+from memcarve.sinks.single_file import Mover, input_paths, refuse_inputs
 from memcarve.version import __version__
 from memcarve.vocabulary import Half
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    import numpy.typing as npt
-
+    from memcarve.dtypes import U64
     from memcarve.process import ProcessMemory
-    from memcarve.sinks.work import Progress
+    from memcarve.sinks.segment_writer import Progress
 
-    Column = npt.NDArray[np.uint64]
 
 _WRITER = f"memcarve {__version__}"
 _MARK = b"written by memcarve "
@@ -187,7 +185,7 @@ class _Exporter:
             not self.process.incomplete,
         )
 
-    def _missing(self, half: str) -> tuple[Column, Column]:
+    def _missing(self, half: str) -> tuple[U64, U64]:
         """Return start and size of what is mapped in a half and not there, if bytes are known to be missing.
 
         Pages outside an image are left out, as Volatility does.

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from memcarve.columns import uncovered
-from memcarve.formats.minidump import layout
+from memcarve.formats.minidump import structures
 from memcarve.permissions import EXECUTE, PROT_NONE, TRANSITION, WRITE
 from memcarve.protection import collapsed
 from memcarve.vocabulary import Kind
@@ -15,18 +15,15 @@ from memcarve.vocabulary import Kind
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    import numpy.typing as npt
-
-    from memcarve.evidence import Region, Regions
+    from memcarve.dtypes import U32, U64, Records
+    from memcarve.metadata import Region, Regions
     from memcarve.sinks.ranges import Ranges
 
-    Column = npt.NDArray[np.uint64]
-    Numbers = npt.NDArray[np.uint32]
 
 _TYPES: dict[str, int] = {
-    Kind.IMAGE: layout.IMAGE,
-    Kind.MAPPED: layout.MAPPED,
-    **dict.fromkeys((Kind.PRIVATE, Kind.STACK, Kind.HEAP, Kind.TEB, Kind.PEB), layout.PRIVATE),
+    Kind.IMAGE: structures.IMAGE,
+    Kind.MAPPED: structures.MAPPED,
+    **dict.fromkeys((Kind.PRIVATE, Kind.STACK, Kind.HEAP, Kind.TEB, Kind.PEB), structures.PRIVATE),
 }
 #: three letters as Windows says them; what can be written can be read, too
 _WORDS = {
@@ -43,13 +40,13 @@ _WORDS = {
 }
 #: loaders look protections up one by one, and find none for these: what is not written yet is as good as read-only
 _PLAIN = {
-    layout.PROTECTIONS["PAGE_WRITECOPY"]: layout.PROTECTIONS["PAGE_READONLY"],
-    layout.PROTECTIONS["PAGE_EXECUTE_WRITECOPY"]: layout.PROTECTIONS["PAGE_EXECUTE_READ"],
+    structures.PROTECTIONS["PAGE_WRITECOPY"]: structures.PROTECTIONS["PAGE_READONLY"],
+    structures.PROTECTIONS["PAGE_EXECUTE_WRITECOPY"]: structures.PROTECTIONS["PAGE_EXECUTE_READ"],
 }
 _BASES = 0xFF
 
 
-def memory_infos(found: Ranges, regions: Regions) -> npt.NDArray[np.void]:
+def memory_infos(found: Ranges, regions: Regions) -> Records:
     """Return rows of `layout.MEMORY_INFO` in order of addresses.
 
     Protect is what page tables allow where they do, else what the region began with, without write-copy; 0 where
@@ -60,7 +57,7 @@ def memory_infos(found: Ranges, regions: Regions) -> npt.NDArray[np.void]:
     base = np.concatenate([found.start, holes])
     owner = np.concatenate([found.region, regions.index[pieces]])
     order = np.argsort(base, kind="stable")
-    rows = np.zeros(len(base), layout.MEMORY_INFO)
+    rows = np.zeros(len(base), structures.MEMORY_INFO)
     start, began_with, plain, kind = _columns(regions.rows)
     rows["base"] = base
     rows["size"] = np.concatenate([found.size, hole_sizes])
@@ -68,7 +65,7 @@ def memory_infos(found: Ranges, regions: Regions) -> npt.NDArray[np.void]:
     rows["began_with"] = began_with[owner]
     rows["protect"] = plain[owner]
     rows["type"] = kind[owner]
-    rows["state"] = layout.COMMIT
+    rows["state"] = structures.COMMIT
     if found.flags is not None:
         allowed = _ALLOWED[found.flags]
         protect = rows["protect"][: len(found)]
@@ -80,10 +77,10 @@ def number_of(protection: str | None) -> int:
     """Return a region's protection as Windows numbers it; 0 where it is not known."""
     if protection is None:
         return 0
-    return layout.number_of(protection) or layout.number_of(_WORDS.get(collapsed(protection) or "", ""))
+    return structures.number_of(protection) or structures.number_of(_WORDS.get(collapsed(protection) or "", ""))
 
 
-def _columns(regions: Sequence[Region]) -> tuple[Column, Numbers, Numbers, Numbers]:
+def _columns(regions: Sequence[Region]) -> tuple[U64, U32, U32, U32]:
     """Return by region where its allocation begins, its protection in full and plain, its type.
 
     The last row is for no region.
@@ -98,20 +95,20 @@ def _columns(regions: Sequence[Region]) -> tuple[Column, Numbers, Numbers, Numbe
 
 def _plain(number: int) -> int:
     base = number & _BASES
-    return _PLAIN.get(base, base) | (number & layout.GUARD)
+    return _PLAIN.get(base, base) | (number & structures.GUARD)
 
 
 def _type(region: Region) -> int:
     if region.kind is not None:
         return _TYPES.get(region.kind, 0)
-    return 0 if region.private is None else layout.PRIVATE if region.private else layout.MAPPED
+    return 0 if region.private is None else structures.PRIVATE if region.private else structures.MAPPED
 
 
 def _allowed(flags: int) -> int:
     if flags & (TRANSITION | PROT_NONE):
         return 0
     word = _WORDS[f"r{'w' if flags & WRITE else '-'}{'x' if flags & EXECUTE else '-'}"]
-    return layout.PROTECTIONS[word]
+    return structures.PROTECTIONS[word]
 
 
 _ALLOWED = np.array([_allowed(flags) for flags in range(256)], np.uint32)

@@ -12,29 +12,29 @@ import numpy as np
 
 from memcarve.backing import FileBacking
 from memcarve.errors import InputError, UsageError
-from memcarve.evidence import Regions, Thread
-from memcarve.formats.machine import read_at
-from memcarve.formats.minidump import layout, writing
+from memcarve.formats.images.machine import read_at
+from memcarve.formats.minidump import minidump_writing, structures
 from memcarve.formats.minidump.contexts import context
-from memcarve.formats.pefacts import facts
+from memcarve.formats.programs.pe_facts import facts
+from memcarve.metadata import Regions, Thread
 from memcarve.paths import base_name
 from memcarve.process import Platform
 from memcarve.sinks.memoryinfo import memory_infos
-from memcarve.sinks.onefile import FileOptions, write_file
 from memcarve.sinks.ranges import ranges
+from memcarve.sinks.single_file import FileOptions, write_file
 from memcarve.version import __version__
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Collection, Mapping, Sequence
 
-    from memcarve.evidence import Evidence, Module
-    from memcarve.formats.pe import Read
-    from memcarve.formats.pefacts import Facts
+    from memcarve.formats.programs.pe import Read
+    from memcarve.formats.programs.pe_facts import Facts
+    from memcarve.metadata import Metadata, Module
     from memcarve.process import LeftOut, ProcessMemory
-    from memcarve.sinks.onefile import Written
     from memcarve.sinks.ranges import Ranges
-    from memcarve.sinks.work import Progress
+    from memcarve.sinks.segment_writer import Progress
+    from memcarve.sinks.single_file import Written
     from memcarve.space import AddressSpace
 
 _MACHINES = {0x8664: "x64", 0x14C: "x86", 0xAA64: "arm64", 0x1C4: "arm"}  # IMAGE_FILE_MACHINE_...
@@ -71,10 +71,10 @@ def export_minidump(
     Raises UsageError, TargetExistsError, NoSpaceError, SourceReadError, OutputError.
     """
     begun = time.monotonic()
-    if architecture is not None and architecture not in layout.ARCHITECTURES:
-        raise UsageError(f"{architecture}: is no architecture; there are {', '.join(layout.ARCHITECTURES)}")
+    if architecture is not None and architecture not in structures.ARCHITECTURES:
+        raise UsageError(f"{architecture}: is no architecture; there are {', '.join(structures.ARCHITECTURES)}")
     found, left_out = ranges(process, options.selection, options.labeller)
-    evidence = process.evidence
+    metadata = process.metadata
     headers = {module.start: facts(_reader(process.space, module.start)) for module in found.modules}
     notes: list[str] = []
     modules = _modules(process, found, headers, notes, resident=resident)
@@ -85,13 +85,13 @@ def export_minidump(
     if placeholder_thread and not threads:
         threads = [_thread(Thread(1), word)]
         notes.append("the placeholder thread has no TEB; angr's loader refuses the file")
-    beginning = writing.head(
+    beginning = minidump_writing.head(
         _system(word, system),
         process.pid,
         modules,
-        _unloaded(evidence),
+        _unloaded(metadata),
         threads,
-        memory_infos(found, evidence.regions[0] if evidence.regions else Regions("", [])),
+        memory_infos(found, metadata.regions[0] if metadata.regions else Regions("", [])),
         (found.start, found.size),
         _comment(process, options, left_out, known, system, resident=resident),
     )
@@ -117,21 +117,21 @@ def is_own(path: str) -> bool:
             data = read_at(file, 0, _HEAD)
     except InputError:
         return False
-    if not data.startswith(layout.MAGIC) or len(data) < layout.HEADER.size:
+    if not data.startswith(structures.MAGIC) or len(data) < structures.HEADER.size:
         return False
-    place = layout.HEADER.size + layout.DIRECTORY.size * layout.HEADER.unpack_from(data)[2]
-    return data.startswith(layout.MARK, place + -place % 8)
+    place = structures.HEADER.size + structures.DIRECTORY.size * structures.HEADER.unpack_from(data)[2]
+    return data.startswith(structures.MARK, place + -place % 8)
 
 
 def _modules(
     process: ProcessMemory, found: Ranges, headers: Mapping[int, Facts | None], notes: list[str], *, resident: bool
-) -> list[writing.Module]:
+) -> list[minidump_writing.Module]:
     """Return the modules, the program itself first, as debuggers expect it; the others in order of addresses."""
     listed = list(found.modules)
     there = np.isin(np.array([module.start for module in listed], np.uint64), found.start).tolist()
     begins = dict(zip(listed, there, strict=True))
     if found.regions:
-        mapped = process.evidence.regions[0]
+        mapped = process.metadata.regions[0]
         gone = {module for module in listed if not begins[module] and mapped.at(module.start) is None}
         if gone:
             notes.append(f"{_counted(gone)} where nothing is mapped; not in the minidump")
@@ -154,7 +154,7 @@ def _threads(
     process: ProcessMemory, found: Ranges, architecture: str | None, notes: list[str], *, resident: bool
 ) -> list[Thread]:
     """Return the threads that are listed."""
-    threads = process.evidence.all_threads()
+    threads = process.metadata.all_threads()
     sound = [thread for thread in threads if _is_sound(process.space, found, thread.teb, architecture)]
     lost = len(threads) - len(sound)
     if lost:
@@ -183,26 +183,26 @@ def _is_main(module: Module, process: ProcessMemory) -> bool:
     return bool(known) and (name == known or (len(known) in _CUT and name.startswith(known)))
 
 
-def _module(module: Module, header: Facts | None) -> writing.Module:
+def _module(module: Module, header: Facts | None) -> minidump_writing.Module:
     """Return a module as the minidump lists it; its size is the header's, unless lists or the mapping say otherwise."""
     name, size = module.path or module.name or "", module.size
     if header is None:
-        return writing.Module(module.start, min(size or 0, _FIELD), 0, 0, name)
+        return minidump_writing.Module(module.start, min(size or 0, _FIELD), 0, 0, name)
     if size is None or -(-size // _PAGE) == -(-header.size // _PAGE):
         size = header.size
-    record = layout.NO_CODEVIEW if header.codeview is None else header.codeview
-    return writing.Module(module.start, min(size, _FIELD), header.checksum, header.timestamp, name, record)
+    record = structures.NO_CODEVIEW if header.codeview is None else header.codeview
+    return minidump_writing.Module(module.start, min(size, _FIELD), header.checksum, header.timestamp, name, record)
 
 
-def _unloaded(evidence: Evidence) -> list[writing.UnloadedModule] | None:
+def _unloaded(metadata: Metadata) -> list[minidump_writing.UnloadedModule] | None:
     """Return the modules that were unloaded; None if they are not known."""
-    if not evidence.unloaded:
+    if not metadata.unloaded:
         return None
     return [
-        writing.UnloadedModule(
+        minidump_writing.UnloadedModule(
             row.start, min(row.size or 0, _FIELD), row.checksum or 0, row.timestamp or 0, row.name or ""
         )
-        for each in evidence.unloaded
+        for each in metadata.unloaded
         for row in each.rows
     ]
 
@@ -230,8 +230,10 @@ def _platform(known: Platform, given: Platform | None, notes: list[str]) -> Plat
     """Return the platform, what was given first."""
     pairs = zip(known, known if given is None else given, strict=True)
     found = Platform._make(other if one is None else one for other, one in pairs)
-    if found.system is not None and found.system not in layout.PLATFORMS:
-        raise UsageError(f"{found.system}: is no system that minidumps know; there are {', '.join(layout.PLATFORMS)}")
+    if found.system is not None and found.system not in structures.PLATFORMS:
+        raise UsageError(
+            f"{found.system}: is no system that minidumps know; there are {', '.join(structures.PLATFORMS)}"
+        )
     if found.system is None:
         notes.append("the system is not known; the minidump says Windows, of no version (--os-version)")
     elif found.build is None and found.system == "windows":
@@ -239,19 +241,19 @@ def _platform(known: Platform, given: Platform | None, notes: list[str]) -> Plat
     return found
 
 
-def _system(word: str | None, platform: Platform) -> writing.System:
-    architecture = layout.ARCHITECTURES.get(word or "", layout.UNKNOWN_ARCHITECTURE)
+def _system(word: str | None, platform: Platform) -> minidump_writing.System:
+    architecture = structures.ARCHITECTURES.get(word or "", structures.UNKNOWN_ARCHITECTURE)
     version = (number if number is not None and number <= _FIELD else 0 for number in platform[1:])
-    return writing.System(architecture, layout.PLATFORMS[platform.system or "windows"], *version)
+    return minidump_writing.System(architecture, structures.PLATFORMS[platform.system or "windows"], *version)
 
 
-def _thread(thread: Thread, architecture: str | None) -> writing.Thread:
+def _thread(thread: Thread, architecture: str | None) -> minidump_writing.Thread:
     stack = (0, 0)
     if thread.stack_start is not None and thread.stack_end is not None and thread.stack_start < thread.stack_end:
         stack = thread.stack_start, thread.stack_end - thread.stack_start
     registers = context(thread.registers, architecture or "")
     known = bool(thread.registers)
-    return writing.Thread(thread.tid, thread.teb or 0, stack, thread.begin or 0, registers, known)
+    return minidump_writing.Thread(thread.tid, thread.teb or 0, stack, thread.begin or 0, registers, known)
 
 
 def _comment(
@@ -267,10 +269,10 @@ def _comment(
 
     It also says what the format has no place for, and what of the rest is not known, though something stands there.
     """
-    listed = "listed" if process.evidence.modules else "mapped"
+    listed = "listed" if process.metadata.modules else "mapped"
     known = {"pid": process.pid, "name": process.name, "architecture": architecture} | process.entry.facts()
     # modules that were unloaded have a list of their own
-    told = {name: value for name, value in process.evidence.told().items() if not name.startswith("unloaded")}
+    told = {name: value for name, value in process.metadata.told().items() if not name.startswith("unloaded")}
     document = {
         "tool": "memcarve",
         "version": __version__,
@@ -287,6 +289,6 @@ def _comment(
         "left_out": [each._asdict() for each in left_out],
     }
     text = json.dumps(document)
-    if len(text) >= layout.LONGEST_COMMENT:  # a command line may be that long
+    if len(text) >= structures.LONGEST_COMMENT:  # a command line may be that long
         text = json.dumps(document | {"command": [], "process": known})
     return text.encode() + b"\0"

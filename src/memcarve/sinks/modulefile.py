@@ -7,22 +7,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from memcarve.columns import breaks
+from memcarve.copying.output_file import BUFFER
 from memcarve.errors import AddressError
-from memcarve.formats import elf, elfimage, pe, peimage
-from memcarve.formats.mapped import PAGE, Part, plan_memory
+from memcarve.formats.programs import elf, elf_image, pe, pe_image
+from memcarve.formats.programs.mapped_module import PAGE, Part, plan_memory
 from memcarve.segments import TOP
-from memcarve.target import BUFFER
 from memcarve.vocabulary import Layout
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    import numpy.typing as npt
-
-    from memcarve.formats.mapped import MappedModule, Plan
+    from memcarve.dtypes import U64
+    from memcarve.formats.programs.mapped_module import MappedModule, Plan
     from memcarve.space import AddressSpace
 
-    Column = npt.NDArray[np.uint64]
     #: is told how many bytes of a file are written
     Told = Callable[[int], object]
 
@@ -41,7 +39,7 @@ class Residency:
         """Return how many of the bytes at ``start <= x < end`` are there."""
         return self._below(end) - self._below(start)
 
-    def runs(self, start: int, end: int) -> tuple[Column, Column]:
+    def runs(self, start: int, end: int) -> tuple[U64, U64]:
         """Return first and last address (uint64) of each contiguous stretch that is there of ``start <= x < end``."""
         if start >= min(end, TOP):
             return self._start[:0], self._last[:0]
@@ -110,11 +108,11 @@ class ModuleFile:
         page = self._first_page()
         program = elf.image(page) if module.header["format"] == "ELF" else None
         if program is not None:
-            return elfimage.plan(module, page, program, read, layout)
+            return elf_image.plan(module, page, program, read, layout)
         found = pe.image(page)
         if found is None:
             return plan_memory(module, why="no header lies where it begins")
-        return peimage.plan(module, page, found, read, layout)
+        return pe_image.plan(module, page, found, read, layout)
 
     def _first_page(self) -> bytes:
         """Return what is there of a page's length at the module's first address."""

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from memcarve.errors import AddressError
-from memcarve.evidence import Module, Regions, places
-from memcarve.formats import elf, pe
-from memcarve.formats.firstpage import first_page_again
-from memcarve.formats.pe import PAGE
+from memcarve.formats.programs import elf, pe
+from memcarve.formats.programs.first_page import first_page_again
+from memcarve.formats.programs.pe import PAGE
+from memcarve.metadata import Module, Regions, places
 from memcarve.paths import base_name
 from memcarve.segments import TOP
 from memcarve.vocabulary import Kind
@@ -23,14 +23,11 @@ from memcarve.vocabulary import Kind
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    import numpy.typing as npt
-
-    from memcarve.evidence import Evidence, Region
+    from memcarve.dtypes import I64, U8, U64
+    from memcarve.metadata import Metadata, Region
     from memcarve.process import Labeller, LeftOut, ProcessMemory, Selection
     from memcarve.segments import Segments
     from memcarve.space import AddressSpace
-
-    Column = npt.NDArray[np.uint64]
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,10 +42,10 @@ class Ranges:
 
     space: AddressSpace
     segments: Segments
-    start: Column
-    size: Column
-    region: npt.NDArray[np.int64]
-    flags: npt.NDArray[np.uint8] | None
+    start: U64
+    size: U64
+    region: I64
+    flags: U8 | None
     regions: Sequence[Region]
     modules: Sequence[Module]
 
@@ -60,9 +57,9 @@ class Ranges:
         """The number of bytes."""
         return self.segments.total
 
-    def offsets(self, base: int) -> Column:
+    def offsets(self, base: int) -> U64:
         """Return where each begins (uint64) in a file that holds them one after the other from `base` on."""
-        found: Column = np.cumsum(self.size, dtype=np.uint64) - self.size + np.uint64(base)
+        found: U64 = np.cumsum(self.size, dtype=np.uint64) - self.size + np.uint64(base)
         return found
 
 
@@ -74,10 +71,10 @@ def ranges(
     Without `split` they are the segments. Raises UsageError as ProcessMemory.select does.
     """
     segments, left_out = process.select(selection, labeller=labeller)
-    space, evidence = process.space, process.evidence
-    regions = evidence.regions[0] if evidence.regions else Regions("", [])
+    space, metadata = process.space, process.metadata
+    regions = metadata.regions[0] if metadata.regions else Regions("", [])
     modules = known_modules(process, regions)
-    parts = space.cut(segments, _changes(evidence, modules, space.changes())) if split else segments
+    parts = space.cut(segments, _changes(metadata, modules, space.changes())) if split else segments
     flags = space.flags[parts.first.astype(np.int64)] if space.flags is not None else None
     found = Ranges(space, segments, parts.start, parts.size, _region_of(parts, regions), flags, regions.rows, modules)
     return found, left_out
@@ -88,13 +85,13 @@ def known_modules(process: ProcessMemory, regions: Regions) -> list[Module]:
 
     Of a Unix those are the files that are mapped to be executed, or begin with a header.
     """
-    evidence = process.evidence
+    metadata = process.metadata
     found: dict[int, Module] = {}
-    for listed in evidence.modules:
+    for listed in metadata.modules:
         for row in listed.rows:
             size = regions.module_end(row) - row.start if row.size not in (None, 0) else None
             found.setdefault(row.start, row._replace(size=size))
-    if not evidence.modules:
+    if not metadata.modules:
         programs = {row.file for row in regions.rows if row.kind == Kind.IMAGE or "x" in (row.collapsed or "")}
         end, parts = 0, dict[int, Module]()
         for region in regions.rows:
@@ -127,7 +124,7 @@ def _first_page_again(space: AddressSpace, start: int) -> list[int]:
         return []
 
 
-def pieces(space: AddressSpace, segments: Segments) -> tuple[Column, Column]:
+def pieces(space: AddressSpace, segments: Segments) -> tuple[U64, U64]:
     """Return offset and size (uint64) of the pieces of the backing that segments are made of, in their order."""
     count = segments.extents.astype(np.int64)
     step = np.arange(int(count.sum())) - np.repeat(np.cumsum(count) - count, count)
@@ -138,15 +135,15 @@ def pieces(space: AddressSpace, segments: Segments) -> tuple[Column, Column]:
     return space.offset[extent] + (start - space.start[extent]), last - start + np.uint64(1)
 
 
-def _changes(evidence: Evidence, modules: Sequence[Module], permissions: Column) -> Column:
+def _changes(metadata: Metadata, modules: Sequence[Module], permissions: U64) -> U64:
     """Return the addresses (uint64) where something about the memory changes."""
     bounds = {row.start for row in modules} | {row.end for row in modules if row.size is not None}
     listed = np.array(sorted(bound for bound in bounds if bound < TOP), np.uint64)
-    found = places(evidence, "region")
+    found = places(metadata, "region")
     return np.concatenate([listed, permissions, *([] if found is None else [found])])
 
 
-def _region_of(parts: Segments, regions: Regions) -> npt.NDArray[np.int64]:
+def _region_of(parts: Segments, regions: Regions) -> I64:
     """Return the place of the region that holds the first byte of each part, -1 where none does (int64)."""
     if not len(regions.start):
         return np.full(len(parts), -1, np.int64)

@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from memcarve.copying import Copier, StoppedError
+from memcarve.copying.copier import Copier, StoppedError
 from memcarve.errors import MemcarveError, NoSpaceError, VerificationError
 from memcarve.formats import manifest
+from memcarve.sinks.carved_folder import CarveResult, Options, carve
 from memcarve.sinks.folder import NewFolder, create_file, foreign, leftover_notes
-from memcarve.sinks.segments import CarveResult, Options, carve
 from memcarve.version import __version__
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from concurrent.futures import Executor, Future
 
     from memcarve.process import Container, ProcessEntry
-    from memcarve.sinks.work import Progress
+    from memcarve.sinks.segment_writer import Progress
 
 
 _WORKERS = 16

@@ -11,9 +11,9 @@ from typing import IO, TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from memcarve.backing import FileBacking
+from memcarve.copying.output_file import BUFFER, is_zero
 from memcarve.errors import AddressError, InputError, MemcarveError, VerificationError
 from memcarve.formats import manifest
-from memcarve.target import BUFFER, is_zero
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from memcarve.formats.manifest import Record
     from memcarve.process import ProcessMemory
-    from memcarve.sinks.work import Progress
+    from memcarve.sinks.segment_writer import Progress
 
 
 class Verified(NamedTuple):

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 
 from memcarve.errors import CounterpartError, InputError, NotRecognisedError
 from memcarve.sources.core import open_core
-from memcarve.sources.folder import open_folder
+from memcarve.sources.folder.carved import open_folder
+from memcarve.sources.folder.named_by_address import open_named
 from memcarve.sources.image import open_machine, open_raw
-from memcarve.sources.live import open_live
 from memcarve.sources.memmap import open_memmap
 from memcarve.sources.minidump import open_minidump
-from memcarve.sources.named import open_named
 from memcarve.sources.options import CORE, DUMP, FOLDER, IMAGE, MAP, MINIDUMP, PROC, OpenOptions
+from memcarve.sources.proc import open_live
 from memcarve.vocabulary import InputType
 
 if TYPE_CHECKING:

@@ -11,21 +11,21 @@ import numpy as np
 from memcarve.backing import FileBacking
 from memcarve.columns import breaks, total
 from memcarve.errors import InputError, LimitError, NotRecognisedError, ProcessError, UsageError
-from memcarve.evidence import Evidence
-from memcarve.formats import avml, crashdump, lime, machinecore, vmware
-from memcarve.formats.machine import MachineMemory, read_at
-from memcarve.images import kernel
-from memcarve.images.knowledge import Knowledge
-from memcarve.images.modes import LINUX, WINDOWS, AddressTable
+from memcarve.formats.images import avml, crashdump, lime, machine_core, vmware
+from memcarve.formats.images.machine import MachineMemory, read_at
+from memcarve.images.page_table_roots import Root, address_table, find_roots
 from memcarve.images.paging import claimed, walk
+from memcarve.images.paging_modes import LINUX, WINDOWS, AddressTable
 from memcarve.images.physical import PAGE, PhysicalMemory
-from memcarve.images.roots import Root, address_table, find_roots
-from memcarve.images.search import find_linux
-from memcarve.images.windows import Windows
+from memcarve.images.physical_scan import find_linux
+from memcarve.images.windows import kernel
+from memcarve.images.windows.processes import Windows
+from memcarve.images.windows.windows_metadata import Knowledge
+from memcarve.metadata import Metadata
 from memcarve.missing import IMAGE_CUT_OFF, LEFT_OUT, OUTSIDE, REASONS, REPEATED, MissingColumns
 from memcarve.process import Container, Platform, ProcessEntry, ProcessMemory
 from memcarve.segments import TOP
-from memcarve.sources.evidence import file_evidence
+from memcarve.sources.listings import metadata_from_files
 from memcarve.sources.options import OpenOptions
 from memcarve.space import AddressSpace
 from memcarve.vocabulary import Half
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from memcarve.images.paging import Pages
 
 #: readers of containers, each by content; what none of them knows may be a raw image
-_READERS = (lime.read, avml.read, machinecore.read, crashdump.read, vmware.read)
+_READERS = (lime.read, avml.read, machine_core.read, crashdump.read, vmware.read)
 _HIBERNATED = "a hibernation file, which memcarve does not read; hibr2bin (of Comae) makes a raw image of it"
 _KDUMP = "a compressed kernel dump, which memcarve does not read; makedumpfile -E makes an ELF core of it"
 _STREAM = (
@@ -280,29 +280,29 @@ class ImageContainer(Container):
             file=self.stored,
             half=half,
             address_bits=table.mode.bits,
-            evidence=functools.partial(self._evidence, entry, table, inputs),
+            metadata=functools.partial(self._metadata, entry, table, inputs),
             platform=self._platform(table),
         )
 
-    def start_of(self, index: int) -> Evidence:
+    def start_of(self, index: int) -> Metadata:
         """Return what a process was started with and what it unloaded; nothing of an address space without a system."""
         if self._knowledge is None:
-            return Evidence()
+            return Metadata()
         entry = self.entry(index)
         return self._knowledge.start_of(entry, self._table_of(entry)[0])
 
-    def _evidence(self, entry: ProcessEntry, table: AddressTable, inputs: dict[str, Any]) -> Evidence:
+    def _metadata(self, entry: ProcessEntry, table: AddressTable, inputs: dict[str, Any]) -> Metadata:
         """Return what is known of a process beyond its bytes, whatever part of its memory was asked for.
 
         First what the machine's own system knows, then what files say; those used are added to `inputs`.
         """
         files: list[dict[str, Any]] = []
-        said = file_evidence(
-            self.options.evidence_files, entry.pid, [self.file.path], address_bits=table.mode.bits, files=files
+        said = metadata_from_files(
+            self.options.listing_files, entry.pid, [self.file.path], address_bits=table.mode.bits, files=files
         )
         if files:
             inputs["evidence"] = files
-        return (Evidence() if self._knowledge is None else self._knowledge.of(entry, table)) + said
+        return (Metadata() if self._knowledge is None else self._knowledge.of(entry, table)) + said
 
     @functools.cached_property
     def _knowledge(self) -> Knowledge | None:
@@ -427,7 +427,7 @@ def machine_memory(file: FileBacking, *, certain: bool = False) -> MachineMemory
     `certain`: somebody said that it is an image. Raises what the readers of containers raise.
     """
     for read in _READERS:
-        machine = machinecore.read(file, certain=certain) if read is machinecore.read else read(file)
+        machine = machine_core.read(file, certain=certain) if read is machine_core.read else read(file)
         if machine is not None:
             return machine
     return None

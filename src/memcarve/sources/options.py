@@ -6,7 +6,7 @@ import os
 from typing import NamedTuple
 
 from memcarve.errors import UsageError
-from memcarve.sources.evidence import EvidenceFiles
+from memcarve.sources.listings import ListingFiles
 from memcarve.vocabulary import InputType, Paging, System, Trust
 
 IMAGE, DUMP, MAP, CORE, MINIDUMP, FOLDER, PROC = InputType
@@ -61,9 +61,9 @@ class OpenOptions(NamedTuple):
             raise UsageError(f"{path}: {said}the {kind} itself, and {option} names another; leave one of them out")
 
     @property
-    def evidence_files(self) -> EvidenceFiles:
+    def listing_files(self) -> ListingFiles:
         """The files that were named as evidence."""
-        return EvidenceFiles(self.regions, self.modules, self.threads)
+        return ListingFiles(self.regions, self.modules, self.threads)
 
     @property
     def for_dump(self) -> bool:

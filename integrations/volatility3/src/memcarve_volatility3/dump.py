@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from memcarve.backing import FileBacking, check_unchanged
-from memcarve.copying import Copier
+from memcarve.copying.copier import Copier
+from memcarve.copying.output_file import Target
 from memcarve.formats import manifest
 from memcarve.process import LeftOut, Selection
-from memcarve.sinks.segments import Carver, Options
-from memcarve.sinks.work import BATCH, Observer, Work
-from memcarve.target import Target
+from memcarve.sinks.carved_folder import Carver, Options
+from memcarve.sinks.segment_writer import BATCH, Observer, Work
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

@@ -18,7 +18,7 @@ from volatility3.framework.layers import physical, segmented
 
 from memcarve.backing import FileBacking
 from memcarve.errors import InputError, SourceReadError
-from memcarve.formats.machine import CutOff, MachineMemory, column, fitted
+from memcarve.formats.images.machine import CutOff, MachineMemory, column, fitted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

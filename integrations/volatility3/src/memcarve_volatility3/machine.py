@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from volatility3.framework import constants, exceptions
 from volatility3.framework.layers import intel
 
-from memcarve.evidence import Evidence, Regions
-from memcarve.images.modes import LINUX, PAE, X64, X64_5, X86, AddressTable
+from memcarve.images.paging_modes import LINUX, PAE, X64, X64_5, X86, AddressTable
 from memcarve.images.physical import PAGE, PhysicalMemory
-from memcarve.sources.evidencerows import DoubtfulError, UnknownError, reader
+from memcarve.metadata import Metadata, Regions
 from memcarve.sources.image import ImageContainer
+from memcarve.sources.listings.listing_rows import DoubtfulError, UnknownError, reader
 from memcarve.sources.options import OpenOptions
 from memcarve_volatility3.layers import machine_of
 
@@ -76,11 +76,11 @@ class Machine(ImageContainer):
     def _table_of(self, entry: ProcessEntry) -> tuple[AddressTable, str]:
         return self._found[id(entry)].table, f"found by Volatility 3 {constants.PACKAGE_VERSION}"
 
-    def _evidence(self, entry: ProcessEntry, table: AddressTable, inputs: dict[str, Any]) -> Evidence:  # noqa: ARG002
-        return _evidence(self._found[id(entry)], table.mode.bits)
+    def _metadata(self, entry: ProcessEntry, table: AddressTable, inputs: dict[str, Any]) -> Metadata:  # noqa: ARG002
+        return _metadata(self._found[id(entry)], table.mode.bits)
 
 
-def _evidence(found: Found, bits: int) -> Evidence:
+def _metadata(found: Found, bits: int) -> Metadata:
     """Return the regions that Volatility lists; what of them cannot be read is told."""
     region_of = reader(found.listing)
     rows, notes, doubtful = [], [], []
@@ -96,8 +96,8 @@ def _evidence(found: Found, bits: int) -> Evidence:
     if doubtful:
         notes.append(f"{found.source}: {len(doubtful)} rows say what cannot be: {'; '.join(doubtful[:_FEW])}")
     if not rows and notes:
-        return Evidence(notes=tuple(notes))
+        return Metadata(notes=tuple(notes))
     regions = Regions(found.source, rows)  # type: ignore[arg-type] - these readers return regions
     if regions.overlapping:
         notes.append(f"{found.source}: {regions.overlapping} regions overlap others")
-    return Evidence((regions,), notes=tuple(notes))
+    return Metadata((regions,), notes=tuple(notes))

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from memcarve.evidence import Regions
+    from memcarve.metadata import Regions
     from memcarve.process import ProcessMemory
     from memcarve.segments import Segments
 
@@ -96,9 +96,9 @@ def _of_process(
 ) -> Iterator[Row]:
     process = machine.memory_of(found, "all" if wanted.kernel else "user")
     shown = printable(str(found.entry))
-    for text in [*process.remarks, *process.evidence.notes]:
+    for text in [*process.remarks, *process.metadata.notes]:
         (vollog.warning if process.incomplete else vollog.info)(f"{shown}: {printable(text)}")
-    split = wanted.split if process.evidence.regions or wanted.split == "none" else "none"
+    split = wanted.split if process.metadata.regions or wanted.split == "none" else "none"
     if split != wanted.split:
         vollog.warning(f"{shown}: nothing is known to split by {wanted.split}; its segments are whole")
     options = options_of(split, Labelling("headers"))
@@ -124,7 +124,7 @@ def _of_process(
 def _lines(process: ProcessMemory, segments: Segments, names: list[str | None], *, dump: bool) -> Iterator[Row]:
     pid = renderers.UnreadableValue() if process.pid is None else process.pid
     name = renderers.UnreadableValue() if process.name is None else printable(process.name)
-    regions = process.evidence.regions[0] if process.evidence.regions else None
+    regions = process.metadata.regions[0] if process.metadata.regions else None
     texts = _Texts(regions, segments)
     columns = (segments.start.tolist(), segments.size.tolist(), segments.extents.tolist())
     hexadecimal = format_hints.Hex

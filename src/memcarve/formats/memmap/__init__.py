@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Self
 
-    import numpy.typing as npt
+    from memcarve.dtypes import Bools
+
 
 #: addresses are printed cut to 48 or 57 bits, or sign-extended: what lies between is none
 _LAST_CUT = (1 << 57) - 1
@@ -127,7 +128,7 @@ class MemoryMap:
             if column is not None:
                 self._refuse(rows, column > np.uint64(_LARGEST_FILE), "claims bytes beyond the end of any file")
 
-    def _refuse(self, rows: Rows, bad: npt.NDArray[np.bool_], why: str) -> None:
+    def _refuse(self, rows: Rows, bad: Bools, why: str) -> None:
         if bad.any():
             row = int(np.flatnonzero(bad)[0])
             raise MapError(

@@ -15,10 +15,8 @@ import numpy as np
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    import numpy.typing as npt
+    from memcarve.dtypes import I64, U64
 
-    Column = npt.NDArray[np.uint64]
-    Places = npt.NDArray[np.int64]
 
 _PAD = b"\xff" * 32  # before the first row, so that the words that end its first cell exist; no separator
 _NEWLINE = 10
@@ -30,7 +28,7 @@ def _every(byte: int) -> np.uint64:
     return np.uint64(byte * 0x0101010101010101)
 
 
-def _masks(choose: Callable[[int], bytes]) -> tuple[Column, ...]:
+def _masks(choose: Callable[[int], bytes]) -> tuple[U64, ...]:
     """Return what `choose` gives for cells of 0 to 18 characters, as three words: the last eight bytes come first."""
     texts = [choose(n).rjust(24, b"\0") for n in range(_LONGEST + 1)]
     words = np.frombuffer(b"".join(texts), "<u8").reshape(-1, 3)
@@ -59,7 +57,7 @@ class Layout(NamedTuple):
 
 def regular_rows(
     block: memoryview, layout: Layout, intern: Callable[[bytes], int | None]
-) -> tuple[list[Column], Places | None] | None:
+) -> tuple[list[U64], I64 | None] | None:
     """Read a block of whole lines; return the numeric columns and the text cells, or None where a line is irregular.
 
     Each numeric column has dtype uint64; the text cells are returned as int64 codes, which `intern` gives. A text
@@ -93,7 +91,7 @@ def _bare(block: memoryview, layout: Layout) -> bytes | None:
     return bytes(block).translate(None, layout.padding)
 
 
-def _separators(data: bytes, layout: Layout) -> Places | None:
+def _separators(data: bytes, layout: Layout) -> I64 | None:
     """Return where each cell ends, shape (cells + 1, rows): row 0 is where the line before ended."""
     raw = np.frombuffer(data, np.uint8)
     if len(raw) == len(_PAD) or raw[-1] != _NEWLINE:
@@ -111,26 +109,26 @@ def _separators(data: bytes, layout: Layout) -> Places | None:
     return places
 
 
-def _cell(places: Places, cell: int) -> tuple[Places, Places]:
+def _cell(places: I64, cell: int) -> tuple[I64, I64]:
     """Return where a cell ends in each row, and how long it is."""
     return places[cell + 1], places[cell + 1] - places[cell] - 1
 
 
-def _words(data: bytes, ends: Places) -> Column:
+def _words(data: bytes, ends: I64) -> U64:
     """Return the eight bytes before each place as little-endian words."""
     every = np.ndarray((len(data) - 7,), "<u8", data, strides=(1,))
-    words: Column = every[ends - 8]
+    words: U64 = every[ends - 8]
     return words
 
 
-def _pairs(data: bytes, ends: Places) -> tuple[Column, Column]:
+def _pairs(data: bytes, ends: I64) -> tuple[U64, U64]:
     """Return the eight bytes before each place, and the eight before those; fetching both at once is cheaper."""
     every = np.ndarray((len(data) - 15,), "V16", data, strides=(1,))
     both = every[ends - 16].view("<u8")
     return both[1::2], both[::2]
 
 
-def _numbers(data: bytes, ends: Places, lengths: Places) -> Column | None:  # noqa: PLR0911 - each cut saves time
+def _numbers(data: bytes, ends: I64, lengths: I64) -> U64 | None:  # noqa: PLR0911 - each cut saves time
     """Return the numbers in the cells that end at `ends`; None unless each is ``0x`` and one to sixteen digits."""
     shortest, longest = int(lengths.min()), int(lengths.max())
     if shortest < _SHORTEST or longest > _LONGEST:
@@ -156,12 +154,12 @@ def _numbers(data: bytes, ends: Places, lengths: Places) -> Column | None:  # no
     return low
 
 
-def _is_prefix(words: Column, kinds: int | Places, place: int) -> bool:
+def _is_prefix(words: U64, kinds: int | I64, place: int) -> bool:
     """Say whether what belongs to the cells in these words is the prefix and nothing else."""
     return not ((words ^ _PREFIX[place][kinds]) & _CELL[place][kinds]).any()
 
 
-def _folded(words: Column, kinds: int | Places, half: int) -> Column | None:
+def _folded(words: U64, kinds: int | I64, half: int) -> U64 | None:
     """Return the number that the digits in each word spell; None where the word is not as it should be.
 
     `kinds` are the cells' lengths, `half` is 0 for the words that end them and 1 for those before. A digit's value is
@@ -195,7 +193,7 @@ def _folded(words: Column, kinds: int | Places, half: int) -> Column | None:
     return nibbles
 
 
-def _texts(data: bytes, ends: Places, lengths: Places, intern: Callable[[bytes], int | None]) -> Places | None:
+def _texts(data: bytes, ends: I64, lengths: I64, intern: Callable[[bytes], int | None]) -> I64 | None:
     """Return for each row the code of the text in its cell; None where one has none, or there are too many."""
     codes = np.empty(len(ends), np.int64)
     rest = None  # the rows whose text is not known yet: all

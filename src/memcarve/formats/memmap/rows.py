@@ -13,12 +13,9 @@ from memcarve.errors import MapError
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    import numpy.typing as npt
-
+    from memcarve.dtypes import I64, U64
     from memcarve.formats.text import TextFile
 
-    Column = npt.NDArray[np.uint64]
-    Places = npt.NDArray[np.int64]
 
 #: which columns hold what, as the different programs call them
 VIRTUAL = ("Virtual", "Virtual Addr")
@@ -61,11 +58,11 @@ class Rows(NamedTuple):
     their number within a JSON array, from 1.
     """
 
-    virtual: Column
-    size: Column
-    printed: Column | None
-    codes: Places | None
-    lines: Places
+    virtual: U64
+    size: U64
+    printed: U64 | None
+    codes: I64 | None
+    lines: I64
     marks: Sequence[Mark]
 
 

@@ -12,10 +12,8 @@ from memcarve.columns import CHUNK, chunks
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    import numpy as np
-    import numpy.typing as npt
+    from memcarve.dtypes import U64
 
-    Column = npt.NDArray[np.uint64]
     Row = tuple[int, int, int, int, str]
 
 #: the release whose output is imitated: its columns have not changed since 2.0.0
@@ -36,10 +34,10 @@ class MapRows(NamedTuple):
     missing.
     """
 
-    virtual: Column
-    physical: Column
-    size: Column
-    offset: Column
+    virtual: U64
+    physical: U64
+    size: U64
+    offset: U64
     file: str
     written: int
     complete: bool

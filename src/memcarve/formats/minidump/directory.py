@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from memcarve.errors import InputError, NotRecognisedError
-from memcarve.formats.machine import read_at
-from memcarve.formats.minidump import layout
+from memcarve.formats.images.machine import read_at
+from memcarve.formats.minidump import structures
 
 if TYPE_CHECKING:
     from memcarve.backing import FileBacking
@@ -22,34 +22,34 @@ _MOST_STREAMS = 1 << 12
 _ROW = np.dtype([("kind", "<u4"), ("size", "<u4"), ("rva", "<u4")])
 #: lists that begin with the number of their rows, and how long a row is
 _PLAIN = {
-    layout.THREAD_LIST: layout.THREAD.size,
-    layout.MODULE_LIST: layout.MODULE.size,
-    layout.MEMORY_LIST: layout.MEMORY.itemsize,
+    structures.THREAD_LIST: structures.THREAD.size,
+    structures.MODULE_LIST: structures.MODULE.size,
+    structures.MEMORY_LIST: structures.MEMORY.itemsize,
 }
 #: lists that say how long their head and their rows are
 _WIDE = {
-    layout.MEMORY_INFO_LIST: layout.MEMORY_INFO_HEAD,
-    layout.THREAD_INFO_LIST: layout.THREAD_INFO_HEAD,
-    layout.UNLOADED_MODULE_LIST: layout.UNLOADED_MODULE_HEAD,
+    structures.MEMORY_INFO_LIST: structures.MEMORY_INFO_HEAD,
+    structures.THREAD_INFO_LIST: structures.THREAD_INFO_HEAD,
+    structures.UNLOADED_MODULE_LIST: structures.UNLOADED_MODULE_HEAD,
 }
 _LONGEST_HEAD = 1 << 12
 _COUNT = struct.Struct("<I")
 #: the streams that are read, by what they are called
 NAMES = {
-    layout.THREAD_LIST: "thread list",
-    layout.MODULE_LIST: "module list",
-    layout.MEMORY_LIST: "memory list",
-    layout.SYSTEM_INFO: "system information",
-    layout.MEMORY64_LIST: "memory (64-bit) list",
-    layout.COMMENT: "comment",
-    layout.UNLOADED_MODULE_LIST: "unloaded module list",
-    layout.MISC_INFO: "miscellaneous information",
-    layout.MEMORY_INFO_LIST: "memory information list",
-    layout.THREAD_INFO_LIST: "thread information list",
+    structures.THREAD_LIST: "thread list",
+    structures.MODULE_LIST: "module list",
+    structures.MEMORY_LIST: "memory list",
+    structures.SYSTEM_INFO: "system information",
+    structures.MEMORY64_LIST: "memory (64-bit) list",
+    structures.COMMENT: "comment",
+    structures.UNLOADED_MODULE_LIST: "unloaded module list",
+    structures.MISC_INFO: "miscellaneous information",
+    structures.MEMORY_INFO_LIST: "memory information list",
+    structures.THREAD_INFO_LIST: "thread information list",
 }
-_ARCHITECTURES = frozenset(layout.ARCHITECTURES.values())
-_PLATFORM, _PLATFORMS = 8, frozenset(layout.PLATFORMS.values())
-_LISTS_OF_MEMORY = (layout.MEMORY_LIST, layout.MEMORY64_LIST)
+_ARCHITECTURES = frozenset(structures.ARCHITECTURES.values())
+_PLATFORM, _PLATFORMS = 8, frozenset(structures.PLATFORMS.values())
+_LISTS_OF_MEMORY = (structures.MEMORY_LIST, structures.MEMORY64_LIST)
 
 
 class Stream(NamedTuple):
@@ -82,19 +82,19 @@ class Directory:
     def __init__(self, file: FileBacking) -> None:
         self.file = file
         self.notes: list[str] = []
-        data = read_at(file, 0, layout.HEADER.size)
-        if not data.startswith(layout.MAGIC):
+        data = read_at(file, 0, structures.HEADER.size)
+        if not data.startswith(structures.MAGIC):
             raise NotRecognisedError(f"{file.path}: is no minidump")
-        if len(data) < layout.HEADER.size:
+        if len(data) < structures.HEADER.size:
             raise InputError(f"{file.path}: is a minidump that ends inside its header; the file was cut off")
-        _, _, count, rva, _, _, self.flags = layout.HEADER.unpack(data)
+        _, _, count, rva, _, _, self.flags = structures.HEADER.unpack(data)
         end = rva + _ROW.itemsize * count
         if count > _MOST_STREAMS or end > file.size:
             raise InputError(
                 f"{file.path}: is a minidump of {count} streams, listed at 0x{rva:x}; the file ends at "
                 f"0x{file.size:x}: it is damaged, or was cut off"
             )
-        if count and rva < layout.HEADER.size:
+        if count and rva < structures.HEADER.size:
             raise InputError(
                 f"{file.path}: is a minidump of {count} streams, listed at 0x{rva:x}, inside its header; it is damaged"
             )
@@ -104,12 +104,12 @@ class Directory:
         rows = np.frombuffer(read_at(file, rva, _ROW.itemsize * count), _ROW).tolist()
         used = [number for number, (kind, size, _) in enumerate(rows, 1) if size and kind in NAMES]
         # some writers count streams that they leave out, and the first one follows where their entries should be
-        self._taken = [(0, layout.HEADER.size), (rva, rva + _ROW.itemsize * max(used, default=0))]
+        self._taken = [(0, structures.HEADER.size), (rva, rva + _ROW.itemsize * max(used, default=0))]
         for number in used:
             kind, size, place = rows[number - 1]
             self._add(Stream(kind, place, size))
         #: the bytes of the file, as begin and end, that are the header, the directory, the system and the sound lists
-        self.structures = [(0, layout.HEADER.size), (rva, end), *self._sound()]
+        self.structures = [(0, structures.HEADER.size), (rva, end), *self._sound()]
 
     def _add(self, stream: Stream) -> None:
         known = self._streams.get(stream.kind, [])
@@ -157,9 +157,9 @@ class Directory:
                 return None
             found = Rows(4, _PLAIN[stream.kind], head[0])
             return found._replace(begin=8) if stream.size == found.size + 4 else found
-        if stream.kind == layout.MEMORY64_LIST:
-            head = self.head(stream, layout.MEMORY64_HEAD)
-            return None if head is None else Rows(layout.MEMORY64_HEAD.size, layout.MEMORY64.itemsize, head[0])
+        if stream.kind == structures.MEMORY64_LIST:
+            head = self.head(stream, structures.MEMORY64_HEAD)
+            return None if head is None else Rows(structures.MEMORY64_HEAD.size, structures.MEMORY64.itemsize, head[0])
         if stream.kind in _WIDE:
             form = _WIDE[stream.kind]
             head = self.head(stream, form)
@@ -194,8 +194,8 @@ class Directory:
             rows = self.rows(stream)
             if rows is not None and rows.number and rows.size == stream.size:
                 found.append(self.extent(stream))
-            if stream.kind == layout.SYSTEM_INFO and stream.size == layout.SYSTEM.size:
-                head = self.head(stream, layout.SYSTEM)
+            if stream.kind == structures.SYSTEM_INFO and stream.size == structures.SYSTEM.size:
+                head = self.head(stream, structures.SYSTEM)
                 if head is not None and head[0] in _ARCHITECTURES and head[_PLATFORM] in _PLATFORMS:
                     found.append((stream.place, stream.place + stream.size))
         return found

@@ -17,21 +17,21 @@ from typing import TYPE_CHECKING, Any
 from memcarve.backing import FileBacking, FolderBacking, check_unchanged
 from memcarve.errors import UsageError, printable
 from memcarve.sinks.folder import NewFolder, create_file, leftover_notes
-from memcarve.sinks.onefile import FileOptions, Written, input_paths
 from memcarve.sinks.ranges import ranges
-from memcarve.sinks.scripts import binja, gdb, ghidra, ida, readme, table
-from memcarve.sinks.scripts.common import COMMON
+from memcarve.sinks.scripts import binja, gdb, ghidra, ida, range_table, readme
 from memcarve.sinks.scripts.radare import RADARE, RIZIN, radare_lines
+from memcarve.sinks.scripts.script_parts import COMMON
+from memcarve.sinks.single_file import FileOptions, Written, input_paths
 from memcarve.version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from memcarve.process import ProcessMemory
-    from memcarve.sinks.scripts.table import Rows
-    from memcarve.sinks.work import Progress
+    from memcarve.sinks.scripts.range_table import Rows
+    from memcarve.sinks.segment_writer import Progress
 
-_FILES = (table.NAME, RADARE, RIZIN, ida.NAME, ghidra.NAME, gdb.NAME, binja.NAME, readme.NAME)
+_FILES = (range_table.NAME, RADARE, RIZIN, ida.NAME, ghidra.NAME, gdb.NAME, binja.NAME, readme.NAME)
 _BITS = {"x86": 32, "x64": 64}
 _WRITER = f"# Written by memcarve {__version__}. The dump that this maps is described in memory.json.\n"
 _LARGEST_HEADER = 1 << 16
@@ -66,13 +66,13 @@ def export_scripts(
             "or flat"
         )
     found, left_out = ranges(process, options.selection, options.labeller)
-    rows = table.table_rows(found)
+    rows = range_table.table_rows(found)
     name, bits = os.fspath(folder), _bits(process, rows)
     target = NewFolder(name, force=options.force, foreign=foreign, inputs=input_paths(process))
     header = _header(process, backing, target, options, bits)
     x86 = process.architecture in _BITS
     texts: dict[str, Iterable[str]] = {
-        table.NAME: table.lines(header, rows),
+        range_table.NAME: range_table.lines(header, rows),
         RADARE: radare_lines(RADARE, __version__, backing.size, bits, rows, x86=x86),
         RIZIN: radare_lines(RIZIN, __version__, backing.size, bits, rows, x86=x86),
         ida.NAME: (_WRITER, COMMON, ida.BODY),
@@ -103,8 +103,8 @@ def foreign(folder: str) -> str | None:
         modes = {entry.name: entry.stat(follow_symlinks=False).st_mode for entry in entries}
     if not modes:
         return None
-    if not stat.S_ISREG(modes.get(table.NAME, 0)) or not _is_own(os.path.join(folder, table.NAME)):
-        return f"holds no {table.NAME} that memcarve wrote"
+    if not stat.S_ISREG(modes.get(range_table.NAME, 0)) or not _is_own(os.path.join(folder, range_table.NAME)):
+        return f"holds no {range_table.NAME} that memcarve wrote"
     others = sorted(name for name, mode in modes.items() if name not in _FILES or not stat.S_ISREG(mode))
     return f"holds {others[0]}, which memcarve did not write" if others else None
 
@@ -115,7 +115,9 @@ def _is_own(path: str) -> bool:
             head = file.read(_LARGEST_HEADER)
     except OSError:
         return False
-    return head.startswith(f'{{\n "schema": {table.SCHEMA},\n "tool": "memcarve",\n "what": "{table.WHAT}",\n'.encode())
+    return head.startswith(
+        f'{{\n "schema": {range_table.SCHEMA},\n "tool": "memcarve",\n "what": "{range_table.WHAT}",\n'.encode()
+    )
 
 
 def _header(
@@ -129,7 +131,7 @@ def _header(
     known = [each for each in process.inputs.values() if isinstance(each, dict) and each.get("path") == backing.path]
     return {
         "tool": "memcarve",
-        "what": table.WHAT,
+        "what": range_table.WHAT,
         "version": __version__,
         "command": list(options.command if options.command is not None else sys.argv),
         "time": dt.datetime.now(dt.UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
@@ -167,10 +169,12 @@ def _sampled(backing: FileBacking) -> str:
 def _threads(process: ProcessMemory) -> list[tuple[int, dict[str, int]]]:
     """Return the ids and registers of the threads whose registers are known."""
     found: dict[int, dict[str, int]] = {}
-    for threads in process.evidence.threads:
+    for threads in process.metadata.threads:
         for thread in threads.rows:
             if thread.registers:
-                found.setdefault(thread.tid, {table.plain(name): value for name, value in thread.registers.items()})
+                found.setdefault(
+                    thread.tid, {range_table.plain(name): value for name, value in thread.registers.items()}
+                )
     return sorted(found.items())
 
 

@@ -10,12 +10,12 @@ from __future__ import annotations
 import base64
 from typing import TYPE_CHECKING
 
-from memcarve.sinks.scripts.table import ACCESS
+from memcarve.sinks.scripts.range_table import ACCESS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from memcarve.sinks.scripts.table import Rows
+    from memcarve.sinks.scripts.range_table import Rows
 
 RADARE, RIZIN = "map.r2", "map.rz"
 #: how each sets the result of an expression, does something unless it is 0, and prints a text

@@ -1,0 +1,328 @@
+"""Moving byte ranges between files at the file system's best speed.
+
+In this order, the first that works: reflink (FICLONERANGE, Linux: ioctl_ficlonerange(2)), copy_file_range(2),
+sendfile(2), reading and writing through a buffer. Where the content must be looked at (hashes, zero pages), each block
+is read once, shown to the observer and written from the same buffer.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import struct
+import sys
+import threading
+from typing import TYPE_CHECKING
+
+from memcarve.copying.output_file import BUFFER, FULL, PAGE, Target, seek, write, write_error, write_sparse
+from memcarve.copying.scatter import GATHERED, gatherer
+from memcarve.errors import InputError, OutputError, SourceReadError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from concurrent.futures import Future, ThreadPoolExecutor
+
+    from memcarve.backing import Backing, Span
+
+    Observer = Callable[[memoryview], object]
+
+REFLINK, IN_KERNEL, BUFFERED = "reflink", "in-kernel copy", "read and write"
+
+_STEP = 1 << 26  # bytes moved by one call, so that a stop is noticed
+_SMALL = 1 << 16  # pieces up to here are collected and written together: a call for each costs more than copying
+_LARGE = 1 << 25  # from here on, hashing a range runs beside writing it
+_FICLONERANGE = 0x4020940D
+_CLONE_RANGE = struct.Struct("=qQQQ")  # struct file_clone_range: descriptor, offset, length, target's offset
+
+_NOT_HERE = {
+    errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTTY, errno.EPERM, errno.EBADF, errno.ETXTBSY,
+    errno.EISDIR,
+}  # fmt: skip
+
+
+class StoppedError(Exception):
+    """The copying was asked to stop."""
+
+
+class Copier:
+    """Copies ranges of one source into many files, from several threads.
+
+    `moved` counts the bytes by the way they were moved. Setting `stop` makes every copy raise StoppedError soon.
+    """
+
+    def __init__(self, stopped: Callable[[], bool] | None = None) -> None:
+        """Take `stopped`, which says whether somebody else wants this to stop, too."""
+        self.stop = threading.Event()
+        self._stopped = stopped
+        self.moved: dict[str, int] = {}
+        self._ways = _ways_here()
+        self._lock = threading.Lock()
+        self._local = threading.local()
+        self._beside: ThreadPoolExecutor | None = None
+
+    @property
+    def reflinks(self) -> bool:
+        """Whether reflinking is still thought possible."""
+        return REFLINK in self._ways
+
+    def probe_reflink(self, span: Span, target: Target) -> bool:
+        """Try to reflink the beginning of a range into an empty file; return whether that works."""
+        try:
+            works = self.reflinks and _clone(span._replace(length=min(span.length, PAGE)), target, 0) > 0
+        except OSError:
+            works = False
+        if not works:
+            self._give_up(REFLINK)
+        return works
+
+    def copy(
+        self,
+        backing: Backing,
+        pieces: Sequence[tuple[int, int]],
+        target: Target,
+        *,
+        place: int = 0,
+        observe: Observer | None = None,
+        sparse: bool = False,
+        progress: Callable[[int], object] | None = None,
+    ) -> None:
+        """Write the (offset, size) `pieces` of `backing` one after the other into `target`, from `place` on.
+
+        `observe` is shown every byte in order; with `sparse`, pages of zeros become holes. Raises SourceReadError,
+        OutputError (NoSpaceError where the disk is full), StoppedError.
+        """
+        # small pieces of several are collected; where blocks can be shared, each is tried by itself
+        several = len(pieces) > 1 and (sparse or not self.reflinks or backing.spans(*pieces[0]) is None)
+        gathered = None
+        if several:
+            told = self._gathered(progress)
+            gathered = gatherer(backing, target, self._buffer(), place, observe, told, sparse=sparse)
+        for offset, size in pieces:
+            if gathered is not None and size <= _SMALL:
+                gathered.add(offset, size)
+                continue
+            place = gathered.flush() if gathered is not None else place
+            if sparse:
+                self._through_buffer(backing, offset, size, target, place, observe, progress, sparse=True)
+            elif observe is None:
+                self._by_kernel(backing, offset, size, target, place, progress)
+            else:
+                shared = self._reflink(backing, offset, size, target, place)
+                self.read(backing, offset, shared, observe, progress)
+                rest = offset + shared, size - shared
+                self._through_buffer(backing, *rest, target, place + shared, observe, progress)
+            place += size
+            if gathered is not None:
+                gathered.place = place
+        place = gathered.flush() if gathered is not None else place
+        if sparse:
+            try:
+                os.ftruncate(target.fd, place)
+            except OSError as error:
+                raise write_error(error, target) from error
+
+    def read(
+        self,
+        backing: Backing,
+        offset: int,
+        size: int,
+        observe: Observer,
+        progress: Callable[[int], object] | None = None,
+    ) -> None:
+        """Show `size` bytes at `offset` to `observe`, block by block."""
+        buffer = self._buffer()
+        for done in range(0, size, BUFFER):
+            view = buffer[: min(BUFFER, size - done)]
+            self._check_stop()
+            backing.read_into(offset + done, view)
+            observe(view)
+            if progress is not None:
+                progress(len(view))
+
+    def stopped(self) -> bool:
+        """Say whether copying was asked to stop."""
+        return self.stop.is_set() or (self._stopped is not None and self._stopped())
+
+    def close(self) -> None:
+        """End the helper thread, if there was one."""
+        if self._beside is not None:
+            self._beside.shutdown()
+
+    def _by_kernel(
+        self,
+        backing: Backing,
+        offset: int,
+        size: int,
+        target: Target,
+        place: int,
+        progress: Callable[[int], object] | None,
+    ) -> None:
+        """Have the kernel copy a range, or do it through a buffer where it cannot."""
+        spans = backing.spans(offset, size)
+        if spans is None:
+            self._through_buffer(backing, offset, size, target, place, None, progress)
+            return
+        for span in spans:
+            done = 0
+            while done < span.length:
+                self._check_stop()
+                rest = span._replace(offset=span.offset + done, length=span.length - done)
+                count = self._step(rest, target, place + done)
+                if not count:
+                    self._through_buffer(backing, offset + done, rest.length, target, place + done, None, progress)
+                    break
+                if progress is not None:
+                    progress(count)
+                done += count
+            place += span.length
+            offset += span.length
+
+    def _reflink(self, backing: Backing, offset: int, size: int, target: Target, place: int) -> int:
+        """Reflink as much of the beginning of a range as possible; return how many bytes that was."""
+        shared = 0
+        for span in (backing.spans(offset, size) or []) if self.reflinks else []:
+            count = self._step(span, target, place + shared, (REFLINK,))
+            shared += count
+            if count < span.length:
+                break
+        return shared
+
+    def _step(self, span: Span, target: Target, place: int, only: tuple[str, ...] | None = None) -> int:
+        """Move the beginning of a span; return how many bytes: 0 where no way is left but the buffer."""
+        for way in [way for way in self._ways if only is None or way in only]:
+            try:
+                count = _WAYS[way](span, target, place)
+            except OSError as error:
+                if error.errno not in _NOT_HERE:
+                    raise _blame(error, span, target) from error
+                self._give_up(way)
+                continue
+            if count:
+                self._count(way, count)
+                return count
+            if way != REFLINK:  # at the end of the file; reading it gives the message
+                break
+        return 0
+
+    def _through_buffer(
+        self,
+        backing: Backing,
+        offset: int,
+        size: int,
+        target: Target,
+        place: int,
+        observe: Observer | None,
+        progress: Callable[[int], object] | None,
+        *,
+        sparse: bool = False,
+    ) -> None:
+        buffer = self._buffer()
+        seek(target, place)
+        for done in range(0, size, BUFFER):
+            view = buffer[: min(BUFFER, size - done)]
+            self._check_stop()
+            backing.read_into(offset + done, view)
+            beside: Future[object] | None = None
+            if observe is not None:
+                if size >= _LARGE:
+                    beside = self._helper().submit(observe, view)
+                else:
+                    observe(view)
+            try:
+                write_sparse(target, view) if sparse else write(target, view)
+            finally:
+                if beside is not None:
+                    beside.result()
+            if progress is not None:
+                progress(len(view))
+        if size:
+            self._count(BUFFERED, size)
+
+    def _gathered(self, progress: Callable[[int], object] | None) -> Callable[[int], object]:
+        """Return what is told of bytes that were gathered and written."""
+
+        def told(count: int) -> None:
+            self._check_stop()
+            self._count(GATHERED, count)
+            if progress is not None:
+                progress(count)
+
+        return told
+
+    def _buffer(self) -> memoryview:
+        if not hasattr(self._local, "buffer"):
+            self._local.buffer = memoryview(bytearray(BUFFER))
+        buffer: memoryview = self._local.buffer
+        return buffer
+
+    def _helper(self) -> ThreadPoolExecutor:
+        from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415 - only where a segment is large
+
+        with self._lock:
+            if self._beside is None:
+                self._beside = ThreadPoolExecutor(os.cpu_count() or 1)
+            return self._beside
+
+    def _check_stop(self) -> None:
+        if self.stopped():
+            raise StoppedError
+
+    def _count(self, way: str, count: int) -> None:
+        with self._lock:
+            self.moved[way] = self.moved.get(way, 0) + count
+
+    def _give_up(self, way: str) -> None:
+        with self._lock:
+            self._ways = [other for other in self._ways if other != way]
+
+
+def _clone(span: Span, target: Target, place: int) -> int:
+    """Share the blocks of a range; 0 where it is not aligned to blocks."""
+    try:
+        import fcntl  # noqa: PLC0415 - Linux alone gets here
+    except ImportError:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS)) from None
+    length = span.length
+    if span.offset + length != span.file.size:
+        length -= length % PAGE
+    if span.offset % PAGE or place % PAGE or not length:
+        return 0
+    try:
+        fcntl.ioctl(target.fd, _FICLONERANGE, _CLONE_RANGE.pack(span.file.fd, span.offset, length, place))
+    except OSError as error:
+        if error.errno == errno.EINVAL:  # larger blocks than a page, or a place of the file that cannot be shared
+            return 0
+        raise
+    return length
+
+
+def _copy_file_range(span: Span, target: Target, place: int) -> int:
+    return os.copy_file_range(span.file.fd, target.fd, min(span.length, _STEP), span.offset, place)
+
+
+def _sendfile(span: Span, target: Target, place: int) -> int:
+    seek(target, place)
+    return os.sendfile(target.fd, span.file.fd, span.offset, min(span.length, _STEP))
+
+
+_WAYS: dict[str, Callable[[Span, Target, int], int]] = {
+    REFLINK: _clone,
+    IN_KERNEL: _copy_file_range,
+    f"{IN_KERNEL} (sendfile)": _sendfile,
+}
+
+
+def _ways_here() -> list[str]:
+    """Return the ways that this system may have; Windows and macOS copy through a buffer."""
+    return list(_WAYS) if sys.platform == "linux" else []
+
+
+def _blame(error: OSError, span: Span, target: Target) -> InputError | OutputError:
+    """Return the error for the side that failed: one call reads and writes, and does not say which it was."""
+    if error.errno in FULL:
+        return write_error(error, target)
+    try:
+        span.file.read_into(span.offset, memoryview(bytearray(min(span.length, BUFFER))))
+    except SourceReadError as source:
+        return source
+    return write_error(error, target)

@@ -1,0 +1,173 @@
+"""Scattered pieces of a source, collected and written to a target together: a call for each would cost the most.
+
+The usual way hands the kernel a list of places in a mapping of the source (writev(2)); what was written is then read
+back for whoever looks at it. Only the kernel touches the mapping: a page of it that cannot be read, because the disk is
+bad or the file was cut meanwhile, is an error of that call and no signal that would end the program.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from memcarve.backing import check_unchanged
+from memcarve.copying.output_file import BUFFER, FULL, Target, seek, write, write_error, write_sparse
+from memcarve.errors import OutputError, SourceReadError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from memcarve.backing import Backing
+
+    Observer = Callable[[memoryview], object]
+    Told = Callable[[int], object]
+
+GATHERED = "gathering scattered pages"
+
+_MOST_PARTS = 1024  # of one writev: IOV_MAX of Linux and macOS
+
+
+class Gathered:
+    """Pieces are read into a buffer, observed, and written together, from `place` of the target on."""
+
+    def __init__(
+        self,
+        backing: Backing,
+        target: Target,
+        buffer: memoryview,
+        place: int,
+        observe: Observer | None,
+        told: Told,
+        *,
+        sparse: bool,
+    ) -> None:
+        self.place = place
+        self._read = backing.read_into
+        self._target = target
+        self._buffer = buffer
+        self._observe = observe
+        self._told = told
+        self._sparse = sparse
+        self._used = 0
+
+    def add(self, offset: int, size: int) -> None:
+        """Read a piece, which must fit into the buffer."""
+        end = self._used + size
+        if end > len(self._buffer):
+            self.flush()
+            end = size
+        self._read(offset, self._buffer[end - size : end])
+        self._used = end
+
+    def flush(self) -> int:
+        """Write what is there; return the place behind it."""
+        if self._used:
+            view, self._used = self._buffer[: self._used], 0
+            if self._observe is not None:
+                self._observe(view)
+            seek(self._target, self.place)
+            write_sparse(self._target, view) if self._sparse else write(self._target, view)
+            self.place += len(view)
+            self._told(len(view))
+        return self.place
+
+
+class GatheredByKernel:
+    """Pieces are handed to the kernel as places in a mapping of the source."""
+
+    def __init__(
+        self,
+        backing: Backing,
+        mapping: memoryview,
+        target: Target,
+        buffer: memoryview,
+        place: int,
+        observe: Observer | None,
+        told: Told,
+    ) -> None:
+        self.place = place
+        self._backing = backing
+        self._mapping = mapping
+        self._target = target
+        self._buffer = buffer
+        self._observe = observe
+        self._told = told
+        self._parts: list[memoryview] = []
+        self._places: list[int] = []
+        self._used = 0
+
+    def add(self, offset: int, size: int) -> None:
+        """Take note of a piece."""
+        if self._used + size > BUFFER or len(self._parts) >= _MOST_PARTS:
+            self.flush()
+        part = self._mapping[offset : offset + size]
+        if len(part) < size:
+            self._backing.read_into(offset, self._buffer[:size])  # says where the file ends
+            raise SourceReadError(f"{self._target.name}: the source was shorter when it was opened")
+        self._parts.append(part)
+        self._places.append(offset)
+        self._used += size
+
+    def flush(self) -> int:
+        """Write what was noted; return the place behind it."""
+        if not self._used:
+            return self.place
+        size, self._used = self._used, 0
+        parts, places, self._parts, self._places = self._parts, self._places, [], []
+        seek(self._target, self.place)
+        try:
+            done = os.writev(self._target.fd, parts)
+        except OSError as error:
+            if error.errno in FULL:
+                raise write_error(error, self._target) from error
+            done = 0
+        if done < size:
+            self._carefully(parts, places, done)
+        # behind a new end of the file, what is left of its last page reads as zeros
+        check_unchanged([self._backing])
+        if self._observe is not None:
+            self._read_back(size)
+        self.place += size
+        self._told(size)
+        return self.place
+
+    def _carefully(self, parts: list[memoryview], places: list[int], done: int) -> None:
+        """Write what the kernel did not, through the buffer: reading or writing says what is wrong."""
+        begin = 0
+        for part, place in zip(parts, places, strict=True):
+            skip = min(max(done - begin, 0), len(part))
+            view = self._buffer[: len(part) - skip]
+            if len(view):
+                self._backing.read_into(place + skip, view)
+                seek(self._target, self.place + begin + skip)
+                write(self._target, view)
+            begin += len(part)
+
+    def _read_back(self, size: int) -> None:
+        view = self._buffer[:size]
+        try:
+            count = os.preadv(self._target.fd, (view,), self.place)
+        except OSError as error:
+            raise OutputError(f"{self._target.name}: cannot be read back: {error.strerror}") from error
+        if count != size:
+            raise OutputError(f"{self._target.name}: reading back what was written gave {count} of {size} bytes")
+        if self._observe is not None:
+            self._observe(view)
+
+
+def gatherer(
+    backing: Backing,
+    target: Target,
+    buffer: memoryview,
+    place: int,
+    observe: Observer | None,
+    told: Told,
+    *,
+    sparse: bool,
+) -> Gathered | GatheredByKernel:
+    """Return the better way to collect pieces of `backing`; `told` is called with the bytes of each write."""
+    able = not sparse and hasattr(os, "writev") and hasattr(os, "preadv")
+    mapping = getattr(backing, "mapping", None) if able else None
+    if mapping is None:
+        return Gathered(backing, target, buffer, place, observe, told, sparse=sparse)
+    return GatheredByKernel(backing, mapping, target, buffer, place, observe, told)

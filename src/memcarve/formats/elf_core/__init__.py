@@ -1,0 +1,1 @@
+"""ELF cores of processes: laid out, written and read."""

@@ -1,0 +1,231 @@
+"""ELF cores of a process: who it is, its threads' registers and mapped files, read and laid out.
+
+Sources: core(5); the Linux kernel's include/linux/elfcore.h and elfcore-compat.h (prstatus, prpsinfo), include/uapi/
+asm/ptrace-abi.h and user_64.h of arch/x86 (the order of registers), fs/binfmt_elf.c (NT_FILE, and how cores are laid
+out). Owners of more kinds of cores lay their notes out in their own way: those are not read.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from memcarve.columns import total
+from memcarve.formats.alignment import memory_begins
+from memcarve.formats.elf_core.core_writing import (
+    CORE,
+    FILE,
+    HEADERS,
+    I386,
+    LOAD,
+    MAGIC,
+    MANY,
+    NOTE,
+    NOTE_HEADER,
+    OWNER,
+    PROVENANCE,
+    PRPSINFO,
+    PRSTATUS,
+    SECTIONS,
+    X86_64,
+    program_type,
+)
+from memcarve.formats.images.machine import read_at
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from memcarve.backing import FileBacking
+    from memcarve.dtypes import U32, U64, Records
+    from memcarve.formats.elf_core.core_writing import Header, Note
+
+
+PAGE = 4096
+EXECUTE, WRITE, READ = 1, 2, 4  # p_flags
+_SYSTEM = 3  # EI_OSABI of Linux (GNU): lldb wants it where there are threads
+_TEXT = 1 << 26  # bytes of NT_FILE that are read; Linux writes 4 MiB at most
+#: the longest note of memcarve's own: as JSON it takes some ten times that in memory
+LARGEST_OWN = 1 << 25
+_FILE_PAGES = 1 << 52  # an offset in pages that still is one in bytes
+
+#: the registers of NT_PRSTATUS in their order
+_REGISTERS = {
+    64: "r15 r14 r13 r12 rbp rbx r11 r10 r9 r8 rax rcx rdx rsi rdi orig_rax rip cs eflags rsp ss fs_base gs_base ds es "
+    "fs gs",
+    32: "ebx ecx edx esi edi ebp eax ds es fs gs orig_eax eip cs eflags esp ss",
+}
+#: size of NT_PRSTATUS, where its pr_pid is, and where its registers are
+_STATUS = {64: (336, 32, 112), 32: (144, 24, 72)}
+#: of NT_PRPSINFO, by its size: where pr_pid and pr_fname are; of 32 bits user ids have 16 or 32 bits
+_INFO = {(64, 136): (24, 40), (32, 124): (12, 28), (32, 128): (16, 32)}
+_NAME, _ARGUMENTS = 16, 80  # bytes of pr_fname and pr_psargs
+_MACHINES = {64: X86_64, 32: I386}
+
+
+class Status(NamedTuple):
+    """A thread: its id, and the registers that NT_PRSTATUS holds, by name; None of a processor that is not x86."""
+
+    tid: int
+    registers: dict[str, int] | None
+
+
+class MappedFile(NamedTuple):
+    """The addresses ``start <= x < end`` are mapped from `offset` (bytes) of a file on."""
+
+    start: int
+    end: int
+    offset: int
+    name: bytes
+
+
+def architecture(header: Header) -> str | None:
+    """Return ``"x64"`` or ``"x86"``, None for all other processors; x32 is none of the two."""
+    known = {(64, X86_64): "x64", (32, I386): "x86"}
+    return known.get((header.bits, header.processor)) if header.order == "<" else None
+
+
+def status(file: FileBacking, header: Header, note: Note) -> Status | None:
+    """Return the thread of a note of type NT_PRSTATUS; None where it is too short."""
+    size, tid_at, registers_at = _STATUS[header.bits]
+    data = read_at(file, note.offset, min(note.size, size))
+    if len(data) < tid_at + 4:
+        return None
+    (tid,) = struct.unpack_from(f"{header.order}I", data, tid_at)
+    if architecture(header) is None or len(data) < size:
+        return Status(tid, None)
+    names = _REGISTERS[header.bits].split()
+    values = struct.unpack_from(f"<{len(names)}{_word(header.bits)}", data, registers_at)
+    return Status(tid, dict(zip(names, values, strict=True)))
+
+
+def process_info(file: FileBacking, header: Header, note: Note) -> tuple[int, bytes] | None:
+    """Return pid and name (at most 15 bytes) of a note of type NT_PRPSINFO; None where it is laid out otherwise."""
+    places = _INFO.get((header.bits, note.size))
+    if places is None:
+        return None
+    data = read_at(file, note.offset, note.size)
+    (pid,) = struct.unpack_from(f"{header.order}I", data, places[0])
+    return pid, data[places[1] : places[1] + _NAME].partition(b"\0")[0]
+
+
+def mapped_files(file: FileBacking, header: Header, note: Note) -> list[MappedFile] | None:
+    """Return what a note of type NT_FILE lists; None where it is damaged."""
+    if note.size > _TEXT:
+        return None
+    data = read_at(file, note.offset, note.size)
+    dtype = np.dtype(f"{header.order}u{header.bits // 8}")
+    words = np.frombuffer(data[: len(data) // dtype.itemsize * dtype.itemsize], dtype)
+    if len(words) < 2 or int(words[0]) > (len(words) - 2) // 3:  # noqa: PLR2004 - count and page size
+        return None
+    count, unit = int(words[0]), int(words[1])
+    names = data[(2 + 3 * count) * dtype.itemsize :].split(b"\0", count)
+    if len(names) <= count:
+        return None
+    rows = zip(words[2 : 2 + 3 * count].reshape(-1, 3).tolist(), names, strict=False)
+    found = [MappedFile(start, end, pages * unit, name) for (start, end, pages), name in rows]
+    return found if all(row.start < row.end and row.offset < _FILE_PAGES * PAGE for row in found) else None
+
+
+def status_note(bits: int, tid: int, registers: Mapping[str, int]) -> bytes:
+    """Return a note of type NT_PRSTATUS; registers that are not given are 0."""
+    size, tid_at, registers_at = _STATUS[bits]
+    data = bytearray(size)
+    struct.pack_into("<I", data, tid_at, tid & 0xFFFFFFFF)
+    names, mask = _REGISTERS[bits].split(), (1 << bits) - 1
+    values = [registers.get(name, 0) & mask for name in names]
+    struct.pack_into(f"<{len(names)}{_word(bits)}", data, registers_at, *values)
+    return note(b"CORE", PRSTATUS, bytes(data))
+
+
+def info_note(bits: int, pid: int, name: bytes) -> bytes:
+    """Return a note of type NT_PRPSINFO: its name is cut to 15 bytes, and stands for the arguments, too."""
+    size = next(size for width, size in _INFO if width == bits)
+    pid_at, name_at = _INFO[bits, size]
+    data = bytearray(size)
+    struct.pack_into("<I", data, pid_at, pid & 0xFFFFFFFF)
+    short, long = (name[: length - 1].ljust(length, b"\0") for length in (_NAME, _ARGUMENTS))
+    data[name_at : name_at + _NAME + _ARGUMENTS] = short + long
+    return note(b"CORE", PRPSINFO, bytes(data))
+
+
+def file_note(bits: int, rows: Sequence[MappedFile]) -> bytes:
+    """Return a note of type NT_FILE; no name may hold a zero byte.
+
+    The end of the address space, which no word holds, is said as the last address; a row whose offset is more than a
+    word holds, which no system has, is left out.
+    """
+    most = (1 << bits) - 1
+    rows = [row._replace(end=min(row.end, most)) for row in rows if row.offset // PAGE <= most]
+    words = [len(rows), PAGE, *(word for row in rows for word in (row.start, row.end, row.offset // PAGE))]
+    names = b"".join(row.name + b"\0" for row in rows)
+    return note(b"CORE", FILE, struct.pack(f"<{len(words)}{_word(bits)}", *words) + names)
+
+
+def own_note(content: bytes) -> bytes:
+    """Return memcarve's own note, which says where the core comes from."""
+    return note(OWNER, PROVENANCE, content)
+
+
+def note(owner: bytes, kind: int, content: bytes) -> bytes:
+    """Return a note, padded to four bytes."""
+    name = owner + b"\0"
+    return b"".join(
+        (
+            struct.pack(f"<{NOTE_HEADER}", len(name), len(content), kind),
+            name.ljust(len(name) + 3 & ~3, b"\0"),
+            content.ljust(len(content) + 3 & ~3, b"\0"),
+        )
+    )
+
+
+class Layout(NamedTuple):
+    """What comes before a core's memory: `blocks`, and the offset `base` at which the memory begins."""
+
+    blocks: Iterable[bytes]
+    base: int
+
+
+def layout(bits: int, notes: bytes, start: U64, size: U64, flags: U32) -> Layout:
+    """Lay a core out: headers, notes, and memory, range after range, where `memory_begins` says.
+
+    Columns, one row a range: start, size (uint64), p_flags (uint32). From 65,535 program headers on their number is in
+    a section header, the only one there is: an empty table of sections has loaders take permissions from it. A range
+    that lies otherwise in its page than in the file says so by p_align.
+    """
+    dtype = program_type(bits)
+    rows = len(start) + 1
+    many = rows >= MANY
+    header = 16 + struct.calcsize(f"<{HEADERS[bits]}")
+    sections = header + rows * dtype.itemsize
+    notes_at = sections + (SECTIONS[bits][1] if many else 0)
+    # a file of 32 bits has no room to lose
+    base = memory_begins(notes_at + len(notes), total(size) if bits == 64 else 0)  # noqa: PLR2004
+    table = np.zeros(rows, dtype)
+    table[0] = _named(dtype, type=NOTE, offset=notes_at, filesz=len(notes), align=4)
+    loads = table[1:]
+    offset = np.cumsum(size, dtype=np.uint64) - size + np.uint64(base)
+    loads["type"], loads["flags"] = LOAD, flags
+    loads["offset"], loads["vaddr"], loads["filesz"], loads["memsz"] = offset, start, size, size
+    loads["align"] = np.where((offset - start) % np.uint64(PAGE) == 0, PAGE, 1)
+    ident = MAGIC + bytes([2 if bits == 64 else 1, 1, 1, _SYSTEM]).ljust(12, b"\0")  # noqa: PLR2004 - EI_CLASS
+    row, section = dtype.itemsize, SECTIONS[bits][1] if many else 0
+    where = (0, header, sections if many else 0)  # e_entry, e_phoff, e_shoff
+    counts = (0, header, row, MANY if many else rows, section, int(many), 0)
+    head = ident + struct.pack(f"<{HEADERS[bits]}", CORE, _MACHINES[bits], 1, *where, *counts)
+    extra = bytearray(section)
+    if many:
+        struct.pack_into("<I", extra, SECTIONS[bits][0], rows)
+    return Layout((head, table.tobytes(), bytes(extra), notes, bytes(base - notes_at - len(notes))), base)
+
+
+def _named(dtype: np.dtype[np.void], **fields: int) -> Records:
+    row = np.zeros((), dtype)
+    for name, value in fields.items():
+        row[name] = value
+    return row
+
+
+def _word(bits: int) -> str:
+    return "Q" if bits == 64 else "I"  # noqa: PLR2004

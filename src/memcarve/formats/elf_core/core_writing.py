@@ -1,0 +1,260 @@
+"""ELF cores: headers, program headers and notes, of a machine or of a process; and which of the two a core is.
+
+Specifications: System V ABI, chapters 4 and 5 (headers, notes, and e_phnum in sh_info of section 0 where it does not
+fit); core(5); for who notes what, those that machinecore.py and processcore.py name. Which processor an e_machine is:
+the System V ABI's list of them.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from memcarve.errors import InputError
+from memcarve.formats.images.machine import bounded, read_at
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from memcarve.backing import FileBacking
+    from memcarve.dtypes import Records
+
+
+MAGIC = b"\x7fELF"
+CORE = 4  # e_type ET_CORE
+LOAD, NOTE = 1, 4  # p_type
+MANY = 0xFFFF  # e_phnum PN_XNUM: the number is in sh_info of section 0
+NO_PROCESSOR, I386, X86_64 = 0, 3, 62  # e_machine
+#: what other numbers of e_machine mean
+_PROCESSORS = {
+    2: "SPARC",
+    8: "MIPS",
+    15: "PA-RISC",
+    20: "PowerPC",
+    21: "64-bit PowerPC",
+    22: "s390",
+    40: "32-bit ARM",
+    42: "SuperH",
+    43: "64-bit SPARC",
+    50: "Itanium",
+    94: "Xtensa",
+    183: "ARM64",
+    243: "RISC-V",
+    258: "LoongArch",
+}
+PRSTATUS, PRPSINFO, AUXV, FILE, SIGINFO = 1, 3, 6, 0x46494C45, 0x53494749  # types of notes named CORE
+#: what memcarve calls its own note, whose type is nobody else's: readers go by that alone
+OWNER, PROVENANCE = b"memcarve", 0x4D435256
+
+_BITS = {1: 32, 2: 64}  # EI_CLASS
+_ORDERS = {1: "<", 2: ">"}  # EI_DATA
+HEADERS = {32: "HHIIIIIHHHHHH", 64: "HHIQQQIHHHHHH"}  # behind the 16 of e_ident
+#: where sh_info is in a section header, and how long that is
+SECTIONS = {32: (28, 40), 64: (44, 64)}
+_NAMES = ("type", "offset", "vaddr", "paddr", "filesz", "memsz", "flags", "align")
+_WIDE_NAMES = ("offset", "vaddr", "paddr", "filesz", "memsz", "align")
+NOTE_HEADER = "III"  # n_namesz, n_descsz, n_type
+_MOST_NOTES = 1 << 17  # a process of 20,000 threads
+_LONGEST_OWNER = 64
+
+#: notes that only a machine's core has: the note's name, and who writes it
+_MACHINES = {
+    b"QEMU": "QEMU",
+    b"VBCORE": "VirtualBox",
+    b"VBCPU": "VirtualBox",
+    b"VMCOREINFO": "Linux",
+    b"VMCOREINFO_XEN": "Linux",
+    b"Xen": "Linux",
+}
+#: notes named CORE that only a process's has; and who else writes cores of processes, by how the notes' names begin
+_OF_PROCESS = {AUXV, FILE, SIGINFO}
+_PROCESS_OWNERS = (b"FreeBSD", b"NetBSD", b"OpenBSD", OWNER)
+#: notes that machines' and processes' cores have alike: registers of processors, or of threads (NT_PRSTATUS and
+#: NT_PRFPREG; those named LINUX that ARM64 and others have). Any other is of a process, unless addresses say otherwise
+_OF_BOTH = {(b"CORE", PRSTATUS), (b"CORE", 2)}
+_OWNER_OF_BOTH = b"LINUX"
+_PHYSICAL = 1 << 52  # no processor's physical addresses reach beyond
+_LOW = 1 << 16  # where a machine's memory begins, and no process's: systems leave it out
+
+
+class Header(NamedTuple):
+    """What an ELF header says: 32 or 64 `bits`, byte `order` (``<``, ``>``), e_machine, EI_OSABI, and where tables are.
+
+    `table` is the offset of `rows` program headers of `row` bytes, `sections` that of the section headers, which are
+    `sections_size` bytes.
+    """
+
+    bits: int
+    order: str
+    processor: int
+    system: int
+    table: int
+    row: int
+    rows: int
+    sections: int
+    sections_size: int
+
+    @property
+    def machine(self) -> str:
+        """What kind of processor it names."""
+        known = {I386: "32-bit x86", X86_64: "x86-64"} | _PROCESSORS
+        order = "" if self.order == "<" else "big-endian "
+        return order + known.get(self.processor, f"unknown (e_machine {self.processor})")
+
+
+class Note(NamedTuple):
+    """A note: its owner's name, its type, and the offset and size of as much of its content as is in the file."""
+
+    owner: bytes
+    kind: int
+    offset: int
+    size: int
+
+
+class Origin(NamedTuple):
+    """Who wrote a machine's core, if its notes tell; its QEMU notes; and whether it is a process's instead.
+
+    It is `doubtful` if neither notes nor addresses tell which of the two it is.
+    """
+
+    writer: str | None
+    qemu: list[Note]
+    process: bool
+    doubtful: bool
+
+
+def program_type(bits: int, order: str = "<") -> np.dtype[np.void]:
+    """Return the layout of a program header."""
+    if bits == 32:  # noqa: PLR2004 - EI_CLASS
+        return np.dtype([(name, f"{order}u4") for name in _NAMES])
+    wide = [(name, f"{order}u8") for name in _WIDE_NAMES]
+    return np.dtype([("type", f"{order}u4"), ("flags", f"{order}u4"), *wide])
+
+
+def read_header(file: FileBacking) -> Header | None:
+    """Return what the ELF header says, None where the file is no core.
+
+    Raises InputError where it ends too early or its program headers have another size than they must.
+    """
+    ident = read_at(file, 0, 64)
+    bits = _BITS.get(ident[4]) if len(ident) > 16 and ident[:4] == MAGIC else None  # noqa: PLR2004 - e_ident
+    if bits is None:
+        return None
+    order = _ORDERS.get(ident[5], "<")
+    if int.from_bytes(ident[16:18], "little" if order == "<" else "big") != CORE:
+        return None
+    layout = struct.Struct(order + HEADERS[bits])
+    if len(ident) < 16 + layout.size:
+        raise InputError(f"{file.path}: is an ELF core that ends inside its header; the file was cut off")
+    _, processor, _, _, table, sections, _, _, row, rows, section, count, _ = layout.unpack_from(ident, 16)
+    expected = program_type(bits).itemsize
+    if rows and row != expected:
+        raise InputError(
+            f"{file.path}: is an ELF core whose program headers have {row} bytes (e_phentsize); expected {expected}"
+        )
+    return Header(bits, order, processor, ident[7], table, expected, rows, sections, section * count)
+
+
+def program_headers(file: FileBacking, header: Header) -> tuple[Records, tuple[str, ...]]:
+    """Return the rows of the table that are in the file, and notes on what of the core's headers and notes is not.
+
+    Raises InputError where there are more than any machine or process has.
+    """
+    rows = header.rows
+    notes: tuple[str, ...] = ()
+    if rows == MANY:
+        info = read_at(file, header.sections + SECTIONS[header.bits][0], 4) if header.sections else b""
+        if len(info) == 4:  # noqa: PLR2004 - sh_info
+            rows = int.from_bytes(info, "little" if header.order == "<" else "big")
+        else:  # Linux writes it behind the memory
+            rows = _counted(header, _rows(file, header, rows))
+            notes += (f"how many program headers there are is not in the file, which ends too early; {rows} are used",)
+    table = _rows(file, header, rows)
+    if len(table) < rows:
+        notes += (f"the file ends inside its program headers: {len(table)} of {rows} are there",)
+    ends = [begin + size for begin, size in table[table["type"] == NOTE][["offset", "filesz"]].tolist() if size]
+    if not notes and max(ends, default=0) > file.size:
+        notes = ("the file ends before its notes do: not all that they said is known",)
+    if not notes and header.sections and header.sections + header.sections_size > file.size:
+        notes = ("the file ends before its section headers do: it was cut off",)
+    return table, notes
+
+
+def _rows(file: FileBacking, header: Header, count: int) -> Records:
+    """Return as many of the program headers as there are in the file."""
+    there = bounded(file, min(count, max(file.size - header.table, 0) // header.row), "program headers")
+    data = read_at(file, header.table, there * header.row)
+    return np.frombuffer(data, program_type(header.bits, header.order))
+
+
+def _counted(header: Header, table: Records) -> int:
+    """Return how many program headers there are if that can be told by where the notes begin, as Linux lays cores out.
+
+    `table` are the first of them, as many as e_phnum can tell.
+    """
+    begins = table["offset"][table["type"] == NOTE][:1].tolist()
+    behind = begins[0] - header.table if begins else 0
+    return behind // header.row if behind >= MANY * header.row and behind % header.row == 0 else MANY
+
+
+def read_notes(file: FileBacking, header: Header, table: Records) -> Iterator[Note]:
+    """Yield the notes of a core as far as the file goes, at most 2**17 of them."""
+    segments = table[table["type"] == NOTE][:_MOST_NOTES]
+    left, layout = _MOST_NOTES, struct.Struct(header.order + NOTE_HEADER)
+    for begin, size in zip(segments["offset"].tolist(), segments["filesz"].tolist(), strict=True):
+        offset, end = begin, min(begin + size, file.size)
+        while offset + layout.size <= end and left:
+            data = read_at(file, offset, min(layout.size + _LONGEST_OWNER, end - offset))
+            name_size, content_size, kind = layout.unpack_from(data)
+            owner = data[layout.size : layout.size + min(name_size, _LONGEST_OWNER)].rstrip(b"\0")
+            place = min(offset + layout.size + (name_size + 3 & ~3), end)
+            yield Note(owner, kind, place, min(content_size, end - place))
+            offset = place + (content_size + 3 & ~3)
+            left -= 1
+
+
+def origin(file: FileBacking, header: Header, table: Records) -> Origin:
+    """Say whether a core is a machine's or a process's.
+
+    Notes tell that only one of the two has. Else addresses do: in a process's core p_paddr is 0, or p_vaddr again; what
+    has other physical addresses is a machine's. But QEMU, too, repeats p_paddr as p_vaddr where it does not look at
+    page tables, and of processors but x86 it writes no note of its own: then p_flags tell.
+    """
+    writer, certain, likely, both, kernel = None, False, False, False, False
+    qemu: list[Note] = []
+    for note in read_notes(file, header, table):
+        # QEMU writes the guest's VMCOREINFO, too: what is its own says more
+        found = _MACHINES.get(note.owner)
+        writer = found if writer in {None, "Linux"} and found else writer
+        certain |= note.owner.startswith(_PROCESS_OWNERS) or (note.owner == b"CORE" and note.kind in _OF_PROCESS)
+        shared = note.owner == _OWNER_OF_BOTH or (note.owner, note.kind) in _OF_BOTH
+        both |= shared
+        likely |= not shared
+        kernel |= (note.owner, note.kind) == (b"CORE", PRPSINFO) and _is_kernel(file, note)
+        if note.owner == b"QEMU":
+            qemu.append(note)
+    if writer is not None or certain:
+        return Origin(writer, qemu, process=writer is None, doubtful=False)
+    loads = table[table["type"] == LOAD]
+    if _placed(header, loads) or (kernel and loads["paddr"].any()):
+        return Origin(None, qemu, process=False, doubtful=False)
+    if likely or (both and not len(loads)) or (loads["vaddr"].any() and not loads["paddr"].any()):
+        return Origin(None, qemu, process=True, doubtful=False)
+    flags, start = loads["flags"], loads["vaddr"]
+    uniform = not bool((flags != flags[:1]).any()) and not bool((start >= _PHYSICAL).any())
+    # QEMU leaves p_flags at 0; others that copy a machine's memory (FreeBSD) have all of it alike, and no notes
+    machine = uniform and (not flags.any() or (not both and int(start.min()) < _LOW))
+    return Origin(None, qemu, process=not machine, doubtful=bool(start.any()))
+
+
+def _is_kernel(file: FileBacking, note: Note) -> bool:
+    """Say whether the process that NT_PRPSINFO names is Linux itself: so it stands in /proc/kcore, and on s390."""
+    return b"vmlinux\0" in read_at(file, note.offset, min(note.size, 64))
+
+
+def _placed(header: Header, loads: Records) -> bool:
+    """Say whether PT_LOADs have physical addresses of their own: neither 0, nor p_vaddr, nor all ones (not known)."""
+    physical, unknown = loads["paddr"], (1 << header.bits) - 1
+    return bool(((physical != 0) & (physical != loads["vaddr"]) & (physical != unknown)).any())

@@ -1,0 +1,1 @@
+"""Containers of a machine's physical memory."""

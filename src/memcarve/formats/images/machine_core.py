@@ -1,0 +1,92 @@
+"""ELF cores of a whole machine: QEMU's and libvirt's, VirtualBox's, and those that kdump and makedumpfile write.
+
+Specifications: QEMU's dump/dump.c and target/i386/arch_dump.c; VirtualBox's include/VBox/vmm/dbgfcorefmt.h and
+DBGFCoreWrite.cpp; the Linux kernel's Documentation/admin-guide/kdump/vmcoreinfo.rst. A PT_LOAD's bytes lie at the
+physical address p_paddr; p_filesz of them are in the file, whatever p_memsz says. Cores that QEMU writes with paging
+name the same bytes several times.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from memcarve.errors import InputError
+from memcarve.formats.elf_core.core_writing import (
+    I386,
+    LOAD,
+    NO_PROCESSOR,
+    X86_64,
+    origin,
+    program_headers,
+    read_header,
+)
+from memcarve.formats.images.machine import machine, read_at
+
+if TYPE_CHECKING:
+    from memcarve.backing import FileBacking
+    from memcarve.formats.elf_core.core_writing import Note
+    from memcarve.formats.images.machine import MachineMemory
+
+# what QEMU notes of a processor: version, size, 18 registers, 10 segments of 24 bytes, then cr0 to cr4
+_QEMU_CONTROL = struct.Struct("<5Q")
+_QEMU_CONTROL_AT = 8 + 18 * 8 + 10 * 24
+_PAGING = 1 << 31  # in cr0
+
+
+def read(file: FileBacking, *, certain: bool = False) -> MachineMemory | None:
+    """Return the machine's memory, None where the file is no ELF core, or the core of a process.
+
+    `certain`: somebody said that it is a machine's. Raises InputError where the core is of a machine whose page tables
+    memcarve does not read, or its headers make no sense; and SourceReadError.
+    """
+    header = read_header(file)
+    if header is None:
+        return None
+    if not header.rows and header.sections_size:
+        raise InputError(
+            f"{file.path}: is an ELF core of sections alone, without program headers, as Xen's dump-core writes "
+            "domains; memcarve does not read those; take the memory from inside the domain (AVML, LiME)"
+        )
+    table, remarks = program_headers(file, header)
+    whole = not remarks
+    found = origin(file, header, table)
+    if found.process and not certain:
+        return None
+    other = "; if it is the core of a process, --input-type core reads it" if found.doubtful and not certain else ""
+    if header.order != "<" or header.processor not in {NO_PROCESSOR, I386, X86_64}:
+        raise InputError(
+            f"{file.path}: is the core of a machine whose processor is {header.machine}; memcarve reads page tables of "
+            f"x86 and x86-64 alone: make a core of each process on the machine itself (gcore), and give those{other}"
+        )
+    if header.processor == NO_PROCESSOR:
+        remarks += ("the core does not say of which processor it is; it is read as x86's",)
+    if other:
+        remarks += (f"nothing in the core tells a machine's from a process's; it is taken for a machine's{other}",)
+    # /proc/kcore says with this address that it does not know
+    unknown = (1 << header.bits) - 1
+    loads = table[table["type"] == LOAD]
+    loads = loads[loads["paddr"] != unknown]
+    start, size, offset, memory, virtual = (
+        loads[name].astype(np.uint64) for name in ("paddr", "filesz", "offset", "memsz", "vaddr")
+    )
+    # kdump leaves pages out, and so does a core of virtual memory
+    partly = ((size != 0) & ((size < memory) | ((virtual != 0) & (virtual != start)))).any()
+    declared = found.writer in {"QEMU", "VirtualBox"} and whole and not bool(partly)
+    kind = f"ELF core ({found.writer})" if found.writer else "ELF core"
+    roots = (_root(file, note, header.processor) for note in found.qemu)
+    root = next((root for root in roots if root is not None), None)
+    return machine(kind, file, (start, size, offset), declared=declared, root=root, notes=remarks)
+
+
+def _root(file: FileBacking, note: Note, processor: int) -> int | None:
+    """Return the page-table root of a processor that QEMU describes, None where it does not use paging."""
+    end = _QEMU_CONTROL_AT + _QEMU_CONTROL.size
+    if note.size < end:
+        return None
+    control = _QEMU_CONTROL.unpack_from(read_at(file, note.offset, end), _QEMU_CONTROL_AT)
+    if not control[0] & _PAGING:
+        return None
+    return int(control[3]) & (~0xFFF if processor == X86_64 else ~0x1F)  # below are flags, or the PCID

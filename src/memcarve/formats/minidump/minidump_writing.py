@@ -1,0 +1,201 @@
+"""The beginning of a minidump: everything but the memory, which follows it."""
+
+from __future__ import annotations
+
+import struct
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from memcarve.columns import total
+from memcarve.errors import OutputError
+from memcarve.formats.alignment import memory_begins
+from memcarve.formats.minidump import structures
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from memcarve.dtypes import U64, Records
+
+
+_FIELD = 0xFFFFFFFF  # the largest number that fits
+
+
+class System(NamedTuple):
+    """The system: `architecture` and `platform` are numbers; an unknown version is 0."""
+
+    architecture: int
+    platform: int
+    major: int = 0
+    minor: int = 0
+    build: int = 0
+
+
+class Module(NamedTuple):
+    """A module; sizes in bytes, 0 is not known. `codeview` is its CodeView record, a whole one."""
+
+    base: int
+    size: int
+    checksum: int
+    timestamp: int
+    name: str
+    codeview: bytes = structures.NO_CODEVIEW
+
+
+class UnloadedModule(NamedTuple):
+    """A module that was unloaded; what is not known is 0, or an empty name."""
+
+    base: int
+    size: int
+    checksum: int
+    timestamp: int
+    name: str
+
+
+class Thread(NamedTuple):
+    """A thread; a TEB or an address where it began that is not known is 0. `stack` is its start and size in bytes."""
+
+    tid: int
+    teb: int
+    stack: tuple[int, int]
+    begin: int
+    context: bytes
+    has_registers: bool
+
+
+class Head(NamedTuple):
+    """The first bytes of a minidump, in `blocks`; the memory begins at `base`."""
+
+    blocks: Sequence[bytes]
+    base: int
+
+
+class _Blocks:
+    """Blocks one behind the other, each beginning at a multiple of 8."""
+
+    def __init__(self, begin: int) -> None:
+        self.blocks: list[bytes] = []
+        self.end = begin
+
+    def add(self, *parts: bytes, align: int = 8) -> int:
+        """Append parts, one block together; return where it begins."""
+        gap = -self.end % align
+        place = self.end + gap
+        self.blocks += [bytes(gap), *parts] if gap else parts
+        self.end = place + sum(map(len, parts))
+        return place
+
+
+def head(
+    system: System,
+    pid: int | None,
+    modules: Sequence[Module],
+    unloaded: Sequence[UnloadedModule] | None,
+    threads: Sequence[Thread],
+    infos: Records,
+    memory: tuple[U64, U64],
+    comment: bytes,
+) -> Head:
+    """Return what stands before the memory.
+
+    There is no list of `unloaded` modules if that is None. `infos` are rows of `layout.MEMORY_INFO`, `memory` start and
+    size (uint64) of the ranges in the order in which their bytes follow. `comment` is ASCII and ends with a zero.
+    Raises OutputError where it all would not end below 4 GiB.
+    """
+    begun = [thread for thread in threads if thread.begin]
+    count = 7 + bool(begun) + (unloaded is not None)
+    place = structures.HEADER.size + count * structures.DIRECTORY.size
+    blocks, streams = _Blocks(place), list[tuple[int, int, int]]()
+
+    def stream(kind: int, *parts: bytes) -> None:
+        streams.append((kind, sum(map(len, parts)), blocks.add(*parts)))
+
+    stream(structures.COMMENT, comment)
+    service_pack = blocks.add(_string(""))
+    one = 1  # a machine has one processor at least; how many is not known
+    words = (system.architecture, 0, 0, one, 0, *system[2:], system.platform, service_pack, 0, 0)
+    stream(structures.SYSTEM_INFO, structures.SYSTEM.pack(*words))
+    valid = 0 if pid is None or pid > _FIELD else structures.MISC_PROCESS_ID
+    stream(structures.MISC_INFO, structures.MISC.pack(structures.MISC.size, valid, (pid or 0) if valid else 0))
+    stream(structures.MODULE_LIST, _modules(blocks, modules))
+    if unloaded is not None:
+        stream(structures.UNLOADED_MODULE_LIST, _unloaded(blocks, unloaded))
+    stream(structures.THREAD_LIST, _threads(blocks, threads))
+    if begun:
+        stream(structures.THREAD_INFO_LIST, _thread_infos(begun))
+    info_head = structures.MEMORY_INFO_HEAD.pack(
+        structures.MEMORY_INFO_HEAD.size, structures.MEMORY_INFO.itemsize, len(infos)
+    )
+    stream(structures.MEMORY_INFO_LIST, info_head, infos.tobytes())
+    ranges = np.zeros(len(memory[0]), structures.MEMORY64)
+    ranges["start"], ranges["size"] = memory
+    size = structures.MEMORY64_HEAD.size + ranges.nbytes
+    begin = blocks.end + -blocks.end % 8
+    base = memory_begins(begin + size, total(memory[1]))
+    if begin + size > _FIELD:
+        raise OutputError(
+            f"{len(ranges)} ranges are more than a minidump can list; choose fewer with --range or --address"
+        )
+    stream(structures.MEMORY64_LIST, structures.MEMORY64_HEAD.pack(len(ranges), base), ranges.tobytes())
+    flags = structures.FULL_MEMORY | structures.FULL_MEMORY_INFO | (structures.THREAD_INFO if begun else 0)
+    first = [structures.HEADER.pack(structures.MAGIC, structures.VERSION, count, structures.HEADER.size, 0, 0, flags)]
+    first += [structures.DIRECTORY.pack(*each) for each in streams]
+    return Head([*first, *blocks.blocks, bytes(base - blocks.end)], base)
+
+
+def _string(text: str) -> bytes:
+    """Return a MINIDUMP_STRING; halves of characters, which are no text and upset readers, become U+FFFD."""
+    data = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace").encode("utf-16-le")
+    return struct.pack("<I", len(data)) + data + bytes(2)
+
+
+def _modules(blocks: _Blocks, modules: Sequence[Module]) -> bytes:
+    """Return the list of modules; names and records are put before it."""
+    places: dict[bytes, int] = {}
+    rows = [struct.pack("<I", len(modules))]
+    for module in modules:
+        if module.codeview not in places:
+            places[module.codeview] = blocks.add(module.codeview)
+        name = blocks.add(_string(module.name))
+        record = len(module.codeview), places[module.codeview]
+        numbers = (module.base, module.size, module.checksum, module.timestamp)
+        rows.append(structures.MODULE.pack(*numbers, name, *record, 0, 0))
+    return b"".join(rows)
+
+
+def _unloaded(blocks: _Blocks, modules: Sequence[UnloadedModule]) -> bytes:
+    """Return the list of modules that were unloaded; names are put before it."""
+    head, entry = structures.UNLOADED_MODULE_HEAD, structures.UNLOADED_MODULE
+    rows = [entry.pack(*module[:4], blocks.add(_string(module.name))) for module in modules]
+    return head.pack(head.size, entry.size, len(rows)) + b"".join(rows)
+
+
+def _threads(blocks: _Blocks, threads: Sequence[Thread]) -> bytes:
+    """Return the list of threads; their registers are put before it.
+
+    A stack has no RVA of its own, as in all minidumps of full memory: its bytes are found by its address. Ghidra maps
+    what has one a second time.
+    """
+    places: dict[bytes, int] = {}
+    rows = [struct.pack("<I", len(threads))]
+    for thread in threads:
+        data = thread.context
+        if data not in places:
+            places[data] = blocks.add(data, align=16) if data else 0
+        start, size = thread.stack if thread.stack[1] <= _FIELD else (thread.stack[0], 0)
+        rows.append(
+            structures.THREAD.pack(thread.tid & _FIELD, 0, 0, 0, thread.teb, start, size, 0, len(data), places[data])
+        )
+    return b"".join(rows)
+
+
+def _thread_infos(threads: Sequence[Thread]) -> bytes:
+    """Return the list of where threads began."""
+    entry = structures.THREAD_INFO_ENTRY
+    rows = [structures.THREAD_INFO_HEAD.pack(structures.THREAD_INFO_HEAD.size, entry.size, len(threads))]
+    for thread in threads:
+        flags = (0 if thread.has_registers else structures.INVALID_CONTEXT) | (
+            0 if thread.teb else structures.INVALID_TEB
+        )
+        rows.append(entry.pack(thread.tid & _FIELD, flags, 0, 0, thread.begin, 0))
+    return b"".join(rows)

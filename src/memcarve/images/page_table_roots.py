@@ -1,0 +1,291 @@
+"""What a page-table root is: which mode it is for, whose it is, and where in memory others lie."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from memcarve.errors import LimitError
+from memcarve.images.paging import claimed_until, walk
+from memcarve.images.paging_modes import LINUX, MODES, NO_SYSTEM, PAE, WINDOWS, X64, X64_5, X86, AddressTable, Mode
+from memcarve.images.physical import PAGE, PhysicalMemory
+from memcarve.images.physical_scan import everything, find_linux, look_through
+from memcarve.images.windows import kernel
+from memcarve.segments import KERNEL_HALF, TOP
+
+if TYPE_CHECKING:
+    from memcarve.dtypes import U64
+
+
+_FRAME = np.uint64(((1 << 52) - 1) ^ 0xFFF)
+_PRESENT_WRITABLE, _LARGE = np.uint64(0x3), np.uint64(0x80)
+#: bits that must be zero in the four entries of a PAE root (Intel SDM volume 3, 4.4.1). Bit 5 is one of them, too, but
+#: QEMU's emulation of a processor sets it (Accessed, target/i386/tcg/system/excp_helper.c)
+_PAE_RESERVED = np.uint64(0x1C6 | ((1 << 63) - (1 << 52)) | 1 << 63)
+_WRITABLE = np.uint64(0x2)
+#: KUSER_SHARED_DATA in the kernel half of 32-bit Windows
+_SHARED_DATA_32 = 0xFFDF0000
+_LINUX_IMAGE = 0xFFFFFFFF80000000  # __START_KERNEL_map, Documentation/arch/x86/x86_64/mm.rst
+_SAMPLE = 64
+_TABLES_A_PAGE = 16  # tables that are read while looking for roots, for each page of the image
+_MOST_GROUPS = 64
+_MOST_CLAIMED = 8  # times the memory: tables that map more are none, or damaged
+
+
+class Root(NamedTuple):
+    """A plausible root: its physical address, what it maps (bytes, by half), and the slot of its entry for itself."""
+
+    root: int
+    mode: str
+    user_bytes: int
+    kernel_bytes: int
+    self_map: int | None
+
+
+def address_table(memory: PhysicalMemory, root: int, mode: str | None, system: str | None) -> tuple[AddressTable, str]:
+    """Return how to read the tables at `root`, which may carry the flags of CR3, and in words whose they are.
+
+    `mode` (a key of MODES) and `system` are recognised from the image where they are None.
+    """
+    chosen = MODES[mode] if mode else _mode(memory, root)
+    own = AddressTable(_masked(root, chosen), chosen, system or NO_SYSTEM)
+    if system:
+        return own, "present pages only, as given" if system == NO_SYSTEM else f"{system}, as given"
+    found, words = _system(memory, own)
+    return own._replace(system=found), words
+
+
+def find_roots(memory: PhysicalMemory) -> list[Root]:
+    """Return the plausible roots in the image, by physical address.
+
+    Those of 64-bit page tables, whosever they are; of 32-bit ones those of Windows, which map themselves.
+    """
+    scan = _Scan(memory)
+    narrow: list[int] = []
+    directories: list[U64] = []
+    for wide, own, groups in look_through(memory, everything(memory), _RootSeeker(memory)):
+        for root in wide:
+            if scan.is_sane(root):
+                scan.measure(root, X64)
+        narrow += own
+        directories += groups
+    for root in narrow:
+        scan.measure(root, X86)
+    if directories:
+        wanted = np.unique(np.array(directories, np.uint64), axis=0)[:_MOST_GROUPS]
+        for roots in look_through(memory, everything(memory), lambda at, words: _pointing_to(at, words, wanted)):
+            for root in roots:
+                scan.measure(root, PAE)
+    return sorted(scan.found)
+
+
+class _Scan:
+    """Looks into candidates, with a budget: tables made to look like roots must not take forever."""
+
+    def __init__(self, memory: PhysicalMemory) -> None:
+        self.memory = memory
+        self.found: list[Root] = []
+        self.budget = _TABLES_A_PAGE * (memory.total // PAGE) + (1 << 16)
+        self._sane: dict[tuple[int, int], bool] = {}
+
+    def measure(self, root: int, mode: Mode) -> None:
+        """Note what a root maps, if that is plausible."""
+        if self.budget <= 0:
+            return
+        memory, most = self.memory, _MOST_CLAIMED * self.memory.total + (1 << 30)
+        table = AddressTable(root, mode, WINDOWS if not mode.wide else NO_SYSTEM)
+        sizes = []
+        for start, end in ((0, table.kernel_half), (table.kernel_half, TOP)):
+            size, tables = claimed_until(memory, table, start, end, most)
+            self.budget -= tables
+            sizes.append(size)
+        if not 0 < sum(sizes) <= most:
+            return
+        own: list[int] = []
+        if mode.wide:
+            words = memory.pages(np.array([root], np.uint64))[0]
+            own = np.flatnonzero(((words & _FRAME) == np.uint64(root)) & ((words & np.uint64(1)) != 0)).tolist()
+        self.found.append(Root(root, mode.name, sizes[0], sizes[1], own[0] if own else None))
+
+    def is_sane(self, table: int, depth: int = 0) -> bool:
+        """Say whether tables are tables, all the way down: a sample of the entries is followed at each level."""
+        key = (table, depth)
+        if key not in self._sane and self.budget > 0:
+            self.budget -= 1
+            self._sane[key] = False  # until it is known: tables may point to each other
+            self._sane[key] = self._look(table, depth)
+        return self._sane.get(key, False)
+
+    def _look(self, table: int, depth: int) -> bool:
+        address = np.array([table], np.uint64)
+        if not self.memory.holds_tables(address)[0]:
+            return False
+        words = self.memory.pages(address)[0]
+        entries = words[(words & np.uint64(1)) != 0]
+        if not len(entries):
+            return depth > 0 and not words.any()
+        inside = (entries & _FRAME) < np.uint64(self.memory.end)
+        if int(inside.sum()) * 2 < len(entries):
+            return False
+        if depth == 3:  # noqa: PLR2004 - the last level
+            return int(inside.sum()) * 10 >= len(entries) * 9
+        below = entries[inside & (((entries & _LARGE) == 0) | (depth == 0))] & _FRAME
+        below = below[below != np.uint64(table)]
+        sample = below[:: max(len(below) // 8, 1)][:8].tolist()
+        return sum(self.is_sane(frame, depth + 1) for frame in sample) * 2 >= len(sample)
+
+
+def _pointing_to(physical: U64, words: U64, directories: U64) -> list[int]:
+    """Return where four entries, as the root of PAE page tables, point to one of the given sets of four directories."""
+    groups = words.reshape(len(words), -1, 4)
+    found: list[int] = []
+    for frames in directories:
+        # the directories' entries for themselves are no root: they allow writing
+        pointing = ((groups & _FRAME) == frames).all(axis=2)
+        pointing &= ((groups & (_PAE_RESERVED | np.uint64(1))) == np.uint64(1)).all(axis=2)
+        page, place = np.nonzero(pointing)
+        found += (physical[page] + place.astype(np.uint64) * np.uint64(32)).tolist()
+    return found
+
+
+class _RootSeeker:
+    """Finds pages of which nearly every entry is the kind that leads to another table inside the image.
+
+    Also those that are 32-bit directories of Windows: entry 0x300 of a directory leads to itself; with PAE the first
+    four entries of the last directory lead to all four, the last one to itself.
+    """
+
+    def __init__(self, memory: PhysicalMemory) -> None:
+        self.end = np.uint64(memory.end)
+
+    def __call__(self, physical: U64, words: U64) -> tuple[list[int], list[int], list[U64]]:
+        # the upper half of a root is never empty, and its entries are few: most pages fall at the first test
+        upper = words[:, 256:]
+        some = np.flatnonzero((upper != 0).any(axis=1))
+        pages = words[some]
+        bad = (pages & _PRESENT_WRITABLE) != _PRESENT_WRITABLE
+        bad |= (pages & _LARGE) != 0
+        bad |= (pages & _FRAME) >= self.end
+        used = pages != 0
+        bad &= used
+        narrow = words[:, 0x180]  # two entries of four bytes: 0x300 and 0x301
+        itself = (narrow & np.uint64(0xFFFFF001)) == physical + np.uint64(1)
+        first = words[:, :4]
+        last = (first[:, 3] & (_FRAME | np.uint64(1))) == physical + np.uint64(1)
+        last &= ((first & np.uint64(1)) != 0).all(axis=1)
+        # a root may hold an entry in transition, or one that leads out of a cut image
+        few = bad.sum(axis=1) * 4 <= (used & ~bad).sum(axis=1)
+        few &= (used & ~bad)[:, 256:].any(axis=1)
+        wide: list[int] = physical[some[few]].tolist()
+        own: list[int] = physical[itself].tolist()
+        return wide, own, list(first[last] & _FRAME)
+
+
+def _masked(root: int, mode: Mode) -> int:
+    """Return a root without the flags, or the PCID, in CR3's low bits."""
+    return root & ((1 << 52) - 1) & ~(0x1F if mode is PAE else 0xFFF)
+
+
+def _mode(memory: PhysicalMemory, root: int) -> Mode:
+    """Recognise which kind of tables lie at a root."""
+    entries = np.frombuffer(memory.peek(root & ~0x1F, 32), np.uint64)
+    used = entries[entries != 0]
+    present = (used & np.uint64(1)) != 0
+    within = root & 0xFE0 != 0 and root & 0x7 == 0  # of a page: PAE alone has such roots, but a PCID may look like that
+    if len(used) and present.all() and not (used & _PAE_RESERVED).any():
+        directories = used & _FRAME
+        distinct = len(np.unique(directories)) == len(directories)
+        if within or (distinct and memory.holds_tables(directories).all()):
+            return PAE
+    page = memory.peek(_masked(root, X64), PAGE)
+    wide, narrow = np.frombuffer(page, "<u8"), np.frombuffer(page, "<u4").astype(np.uint64)
+    entries = wide[(wide & np.uint64(1)) != 0]
+    if within and 2 * int(((entries & _WRITABLE) != 0).sum()) <= len(entries):
+        return PAE  # no root of whole pages: in those, entries allow writing
+    if _is_narrow(memory, wide, narrow):
+        return X86
+    return X64_5 if _leads_to_tables(memory, _masked(root, X64)) else X64
+
+
+def _is_narrow(memory: PhysicalMemory, wide: U64, narrow: U64) -> bool:
+    """Say whether a root holds entries of four bytes, given it in both readings.
+
+    The upper halves of 64-bit entries hardly ever make sense as entries, and those of a dense directory as addresses.
+    """
+    good = _share(memory, wide, large=False)
+    upper = narrow[1::2]
+    odd = upper[upper != 0]
+    sensible = _share(memory, odd, large=True) * float(((odd & np.uint64(1)) != 0).mean()) if len(odd) else 0.0
+    if sensible >= 0.75 and good < 0.75:  # noqa: PLR2004
+        return True
+    return good < 0.5 <= _share(memory, narrow, large=True)  # noqa: PLR2004
+
+
+def _share(memory: PhysicalMemory, entries: U64, *, large: bool) -> float:
+    """Return the share of the present entries that may stand in a root."""
+    present = entries[(entries & np.uint64(1)) != 0]
+    if not len(present):
+        return 0.0
+    good = memory.holds_tables(present & _FRAME) & ((present & _LARGE) == 0)
+    if large:
+        good |= (present & _LARGE) != 0
+    return float(good.mean())
+
+
+def _leads_to_tables(memory: PhysicalMemory, root: int) -> bool:
+    """Say whether what four levels lead to are not pages but tables: then the root is one of five levels."""
+    table = AddressTable(root, X64, NO_SYSTEM)
+    try:
+        found = walk(memory, table, 0, KERNEL_HALF).placed
+        if not len(found.start):
+            found = walk(memory, table, KERNEL_HALF).placed
+    except LimitError:
+        return False
+    sample = found.physical[:: max(len(found.physical) // _SAMPLE, 1)][:_SAMPLE]
+    sample = sample[memory.holds(sample, PAGE)]
+    if not len(sample):
+        return False
+    pages = memory.pages(sample)
+    used = pages != 0
+    present = (pages & np.uint64(1)) != 0
+    tables = present & ((pages & _FRAME) < np.uint64(memory.end)) & ((pages & _FRAME) != 0)
+    filled = used.any(axis=1)
+    looks = filled & (tables.sum(axis=1) * 2 > used.sum(axis=1))
+    return bool(filled.any()) and int(looks.sum()) * 2 > int(filled.sum())
+
+
+def _system(memory: PhysicalMemory, table: AddressTable) -> tuple[str, str]:
+    """Recognise the operating system; return it and in words how."""
+    windows = table._replace(system=WINDOWS)
+    try:
+        version = (
+            kernel.shared_data(memory, windows)
+            if table.mode.wide
+            else kernel.shared_data(memory, windows, _SHARED_DATA_32)
+        )
+    except LimitError:
+        version = None
+    if version:
+        return WINDOWS, f"Windows {version}"
+    linux = find_linux(memory)
+    if linux and _maps(memory, table, linux[1]):
+        return LINUX, f"Linux {linux[0]}"
+    # a Windows may hold a Linux (WSL), and a root for user mode may map little of its kernel
+    found = next(kernel.find_tables(memory), None) if table.mode.wide else None
+    if found and found[1].major:
+        return WINDOWS, f"Windows {found[1]}"
+    if linux:
+        return LINUX, f"Linux {linux[0]}"
+    return NO_SYSTEM, "no operating system was recognised, so present pages only; --os says which it is"
+
+
+def _maps(memory: PhysicalMemory, table: AddressTable, physical: int) -> bool:
+    """Say whether the page at a physical address is where 64-bit Linux keeps its kernel's image."""
+    if not table.mode.wide:
+        return True
+    try:
+        placed = walk(memory, table, _LINUX_IMAGE, _LINUX_IMAGE + (1 << 30)).placed
+    except LimitError:
+        return False
+    return bool((np.uint64(physical) - placed.physical < placed.size).any())

@@ -1,0 +1,149 @@
+"""Looking through all of a machine's memory, block by block."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import re
+from collections import deque
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
+
+import numpy as np
+
+from memcarve.backing import FileBacking, ZerosBehind
+from memcarve.columns import chunks
+from memcarve.errors import SourceReadError
+from memcarve.images.physical import PAGE
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    from memcarve.dtypes import U8, U64
+    from memcarve.images.physical import PhysicalMemory
+    from memcarve.space import AddressSpace
+
+
+_T = TypeVar("_T")
+
+BLOCK = 1 << 22  # bytes looked at together
+_STEP = 4  # blocks that a thread takes at a time
+_THREADS = min(os.cpu_count() or 1, 4)
+#: what a Linux kernel says of itself: version, who built it where, with which compiler
+_LINUX = re.compile(rb"Linux version (\d[^ \0\n]{1,60}) \([^\0\n]{1,120}@[^\0\n]{1,120}\)[ (]")
+
+
+class Block(NamedTuple):
+    """Pages to look at together: where they lie in the backing (offset, size); their physical addresses (uint64).
+
+    Without `pieces` the pages are among the memory's `seams`.
+    """
+
+    pieces: list[tuple[int, int]]
+    physical: U64
+
+
+def everything(memory: PhysicalMemory) -> Iterator[Block]:
+    """Yield all the memory in ascending order, but for large holes of a sparse file and what is not stored: zeros.
+
+    Pages that do not lie in one range whole come by themselves.
+    """
+    backing = memory.backing
+    written = backing.next_written if isinstance(backing, FileBacking | ZerosBehind) else lambda place: place
+    stored, passed = memory.is_stored, 0
+    rows = (column[stored].tolist() for column in (memory.start, memory.size, memory.offset))
+    for start, length, offset in zip(*rows, strict=True):
+        done = -start % PAGE
+        end = (start + length) // PAGE * PAGE - start
+        before = int(np.searchsorted(memory.seams, np.uint64(start + done)))
+        yield from _seams(memory.seams[passed:before])
+        passed = before
+        while done < end:
+            hole = (written(offset + done) - offset - done) // BLOCK
+            if hole > 0:
+                done += hole * BLOCK
+                continue
+            size = min(BLOCK, end - done)
+            physical = np.uint64(start + done) + np.arange(size // PAGE, dtype=np.uint64) * np.uint64(PAGE)
+            yield Block([(offset + done, size)], physical)
+            done += size
+    yield from _seams(memory.seams[passed:])
+
+
+def _seams(physical: U64) -> Iterator[Block]:
+    for part in chunks(len(physical), BLOCK // PAGE):
+        yield Block([], physical[part])
+
+
+def pages_of(memory: PhysicalMemory, space: AddressSpace) -> Iterator[Block]:
+    """Yield the pages that an address space of an image maps, each once: those of `seams`, then by physical address."""
+    if space.physical is None:
+        return
+    stored = space.offset <= np.uint64(memory.zeros_from - 1)
+    first, size, page = space.physical[stored], space.size[stored], np.uint64(PAGE)
+    low = first // page
+    count = ((first + size - np.uint64(1)) // page - low + np.uint64(1)).astype(np.int64)
+    within = np.arange(int(count.sum())) - np.repeat(np.cumsum(count) - count, count)
+    physical = np.unique(np.repeat(low, count) + within.astype(np.uint64)) * page
+    seams = memory.on_seam(physical)
+    yield from _seams(physical[seams])
+    physical = physical[~seams & memory.holds(physical, PAGE)]
+    ranges = np.searchsorted(memory.start, physical, "right") - 1
+    offset = memory.offset[ranges] + (physical - memory.start[ranges])
+    for part in chunks(len(physical), BLOCK // PAGE):
+        here = offset[part]
+        breaks = np.flatnonzero(np.diff(here) != np.uint64(PAGE)) + 1
+        begins = np.concatenate([[0], breaks, [len(here)]])
+        pieces = zip(here[begins[:-1]].tolist(), (np.diff(begins) * PAGE).tolist(), strict=True)
+        yield Block(list(pieces), physical[part])
+
+
+def words_of(memory: PhysicalMemory, block: Block, buffer: U8) -> U64:
+    """Read a block into a buffer; return its pages, shape (n, 512), uint64, valid until the buffer is used again."""
+    if not block.pieces:
+        return memory.pages(block.physical)
+    done = 0
+    for offset, size in block.pieces:
+        memory.backing.read_into(offset, buffer[done : done + size].data)
+        done += size
+    return buffer[:done].view(np.uint64).reshape(-1, PAGE // 8)
+
+
+def look_through(memory: PhysicalMemory, blocks: Iterable[Block], look: Callable[[U64, U64], _T]) -> Iterator[_T]:
+    """Yield what `look` returns for the physical addresses and words of each block, in order.
+
+    Several threads look at once; whoever has found what it looked for may stop asking. Blocks that cannot be read are
+    passed over, which the memory's notes say.
+    """
+    from concurrent.futures import Future, ThreadPoolExecutor  # noqa: PLC0415 - takes a while to import
+
+    def work(part: list[Block]) -> list[_T]:
+        buffer, found = np.empty(BLOCK, np.uint8), []
+        for block in part:
+            try:
+                words = words_of(memory, block, buffer)
+            except SourceReadError as error:
+                memory.unreadable(str(error))
+                continue
+            found.append(look(block.physical, words))
+        return found
+
+    waiting, pool, running = iter(blocks), ThreadPoolExecutor(_THREADS), deque[Future[list[_T]]]()
+    try:
+        while True:
+            while len(running) < 2 * _THREADS and (part := list(itertools.islice(waiting, _STEP))):
+                running.append(pool.submit(work, part))
+            if not running:
+                break
+            yield from running.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def find_linux(memory: PhysicalMemory) -> tuple[str, int] | None:
+    """Return the version of a Linux kernel that lies in the memory, and the physical page of its banner; or None."""
+
+    def look(physical: U64, words: U64) -> tuple[str, int] | None:
+        found = _LINUX.search(words.reshape(-1).view(np.uint8).data)
+        return (found[1].decode("ascii", "backslashreplace"), int(physical[found.start() // PAGE])) if found else None
+
+    return next((found for found in look_through(memory, everything(memory), look) if found), None)

@@ -1,0 +1,255 @@
+"""The kernel of a Windows x64 machine: its page-table root, its memory, its version and what it exports."""
+
+from __future__ import annotations
+
+import itertools
+import re
+import struct
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from memcarve.errors import AddressError, LimitError, SourceReadError
+from memcarve.formats.programs import pe
+from memcarve.images.paging import default_limit, translate, walk
+from memcarve.images.paging_modes import WINDOWS, X64, X64_5, AddressTable
+from memcarve.images.physical import PAGE
+from memcarve.images.physical_scan import BLOCK, everything, words_of
+from memcarve.segments import KERNEL_HALF, TOP
+from memcarve.space import AddressSpace
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from memcarve.dtypes import I64
+    from memcarve.images.physical import PhysicalMemory
+
+#: KUSER_SHARED_DATA, at one address in every kernel; its fields are documented in ntddk.h
+_SHARED_DATA = 0xFFFFF78000000000
+_SYSTEM_ROOT, _BUILD, _MAJOR, _MINOR = 0x30, 0x260, 0x26C, 0x270
+_SHARED = _MINOR + 4  # the page need not be there to its end
+_SYSTEM_ROOT_TEXT = re.compile(rb"(?:[A-Za-z]\0:\0\\\0)(?:[^\0]\0){1,250}\0\0")
+
+#: where Windows loads its kernel: the 512 GiB that begin here
+_KERNELS = 0xFFFFF80000000000
+_KERNELS_END = 0xFFFFF88000000000
+
+#: the block with which processors start: its words in the first MiB, their masks and what is left of them
+_START = 1 << 20
+_BLOCK = (
+    (0x00, 0xFFFFFFFFFFFF00FF, 0x00000001000600E9),
+    (0x70, 0xFFFFF80000000003, _KERNELS),
+    (0xA0, ~0xFFFFFFF000, 0),
+)
+_BLOCK_END = 0xA8  # the page need not be there to its end
+_LARGEST_KERNEL = 64 << 20
+
+_FRAME = np.uint64(((1 << 52) - 1) ^ 0xFFF)
+_MOST_UNSURE = 16
+_MOST_KERNELS = 16
+_MOST_IMAGES = 1 << 16
+_MOST_CANDIDATES = 4096
+_MOST_SURE = 16
+_MOST_HEADS = 1 << 20  # pages looked at for the beginning of an image
+
+
+class Version(NamedTuple):
+    """Which Windows it is; `build` is None, and `major` 0, where nothing says it."""
+
+    major: int
+    minor: int
+    build: int | None
+
+    def __str__(self) -> str:
+        if not self.major:
+            return "of unknown version" if self.build is None else str(self.build)
+        return f"{self.major}.{self.minor}" + (f".{self.build}" if self.build is not None else "")
+
+
+class Kernel(NamedTuple):
+    """A kernel as far as it was found: `base`, `size` and `exports` (absolute addresses) where its image was."""
+
+    table: AddressTable
+    space: AddressSpace
+    version: Version
+    base: int | None
+    size: int
+    exports: dict[bytes, int]
+
+
+class StartBlock(NamedTuple):
+    """What processors are started with: the physical address of the kernel's page tables, an address in the kernel."""
+
+    root: int
+    entry: int
+
+
+def start_block(memory: PhysicalMemory) -> StartBlock | None:
+    """Return what the block in the first MiB says with which processors start; None if there is none.
+
+    Not every machine has it, and what it says is to be checked.
+    """
+    physical = np.arange(PAGE, _START, PAGE, dtype=np.uint64)
+    try:
+        words = memory.pages(physical := physical[memory.holds(physical, _BLOCK_END)])
+    except SourceReadError:
+        return None
+    found = np.ones(len(physical), np.bool_)
+    for at, mask, value in _BLOCK:
+        found &= words[:, at // 8] & np.uint64(mask & (TOP - 1)) == np.uint64(value)
+    blocks = words[found]
+    return StartBlock(int(blocks[0, 0xA0 // 8]), int(blocks[0, 0x70 // 8])) if len(blocks) else None
+
+
+def find_tables(memory: PhysicalMemory) -> Iterator[tuple[AddressTable, Version]]:
+    """Yield the page tables of a kernel, or of a process that maps all of it; nothing where there is no Windows x64.
+
+    A candidate is a page whose entry for itself stands in its upper half and through which KUSER_SHARED_DATA is read.
+    Where that page is lost there is none; then candidates are yielded at last with a version of which nothing is known.
+    """
+    told, block = memory.root, start_block(memory)
+    for root in dict.fromkeys([*([] if told is None else [told]), *([block.root] if block else [])]):
+        table, version = _checked(memory, root & ((1 << 52) - PAGE))
+        if version:
+            yield table, version
+    sure, others = 0, list[AddressTable]()
+    for root in itertools.islice(_with_itself(memory), _MOST_CANDIDATES):
+        table, version = _checked(memory, root)
+        if version:
+            yield table, version
+            sure += 1
+            if sure == _MOST_SURE:
+                return
+        elif len(others) < _MOST_UNSURE:
+            others.append(table)
+    for table in others if not sure else ():
+        yield table, Version(0, 0, None)
+
+
+def _with_itself(memory: PhysicalMemory) -> Iterator[int]:
+    """Yield the physical addresses of pages with an entry for themselves in the upper half."""
+    buffer = np.empty(BLOCK, np.uint8)
+    for block in everything(memory):  # one by one: the kernel's tables lie low
+        try:
+            entries = words_of(memory, block, buffer)[:, 256:] & _FRAME
+        except SourceReadError:  # what cannot be read holds no root; whoever needs it is told
+            continue
+        yield from block.physical[(entries == block.physical[:, None]).any(axis=1)].tolist()
+
+
+def shared_data(memory: PhysicalMemory, table: AddressTable, address: int = _SHARED_DATA) -> Version | None:
+    """Return which Windows the page at the address of KUSER_SHARED_DATA speaks of; None where it is no such page."""
+    physical = translate(memory, table, address)
+    page = memory.read(physical, _SHARED) if physical is not None else None
+    if page is None or not _SYSTEM_ROOT_TEXT.match(page, _SYSTEM_ROOT):
+        return None
+    build, major, minor = (struct.unpack_from("<I", page, at)[0] for at in (_BUILD, _MAJOR, _MINOR))
+    if (major, minor) == (10, 0):
+        return Version(major, minor, build & 0xFFFF or None)
+    # before Windows 10 the page holds no build
+    return Version(major, minor, None) if (major, minor) in {(5, 1), (5, 2), (6, 0), (6, 1), (6, 2), (6, 3)} else None
+
+
+def kernels(
+    memory: PhysicalMemory, table: AddressTable, version: Version, wanted: set[bytes], limit: int | None = None
+) -> Iterator[Kernel]:
+    """Yield what may be the kernel: images that call themselves ntoskrnl.exe, with the `wanted` exports they have.
+
+    Any module may claim that name: whether the exports make sense is for the caller to check. The last one has no image
+    and no exports. Raises LimitError where the kernel half claims more than `limit`.
+    """
+    space = kernel_space(memory, table, limit)
+    budget = _MOST_KERNELS
+    block = start_block(memory)
+    for base, image in _images(space, block.entry if block else None):
+
+        def look(at: int, size: int, base: int = base) -> bytes:
+            return peek(space, base + at, size)
+
+        if pe.export_name(look, image.exports).lower() != b"ntoskrnl.exe":
+            continue
+        budget -= 1
+        found = pe.exported(look, image.exports, wanted) if budget >= 0 else {}
+        if found:
+            exports = {symbol: base + at for symbol, at in found.items()}
+            build = exports.get(b"NtBuildNumber")
+            number = struct.unpack("<I", peek(space, build, 4))[0] & 0xFFFF if build is not None else 0
+            yield Kernel(
+                table, space, version._replace(build=number or version.build), base, image.size_of_image, exports
+            )
+    yield Kernel(table, space, version, None, 0, {})
+
+
+def kernel_space(memory: PhysicalMemory, table: AddressTable, limit: int | None = None) -> AddressSpace:
+    """Return the kernel half as an address space; `limit` counts where it is larger than the usual one."""
+    pages = walk(memory, table, KERNEL_HALF, TOP, max(limit or 0, default_limit(memory)))
+    start, size, physical, offset, flags = pages.placed
+    return AddressSpace(start, size, offset, memory.backing, physical=physical, flags=flags, repeats=pages.repeats)
+
+
+def peek(space: AddressSpace, address: int, size: int) -> bytes:
+    """Return `size` bytes at `address`, zeros for those not in memory: for structures, never for evidence."""
+    try:
+        return space.read(address, size)
+    except AddressError:
+        data, end = bytearray(size), address + size
+        index = max(int(np.searchsorted(space.start, np.uint64(min(address, TOP - 1)), "right")) - 1, 0)
+        while index < len(space) and int(space.start[index]) < end:
+            start, length, offset = (int(column[index]) for column in (space.start, space.size, space.offset))
+            low, high = max(start, address), min(start + length, end)
+            if low < high:
+                space.backing.read_into(offset + low - start, memoryview(data)[low - address : high - address])
+            index += 1
+        return bytes(data)
+
+
+def _checked(memory: PhysicalMemory, root: int) -> tuple[AddressTable, Version | None]:
+    """Return how to read the tables at a root, and which Windows is seen through them, if any."""
+    for mode in (X64, X64_5):
+        table = AddressTable(root, mode, WINDOWS)
+        try:
+            version = shared_data(memory, table)
+        except LimitError:
+            continue
+        if version:
+            return table, version
+    return AddressTable(root, X64, WINDOWS), None
+
+
+def _images(space: AddressSpace, entry: int | None) -> Iterator[tuple[int, pe.Headers]]:
+    """Yield the 64-bit images with exports in a kernel half, those where Windows loads its kernel first.
+
+    Before them all, those that begin not far below `entry`, an address that should lie in the kernel.
+    """
+    usual = (space.start >= np.uint64(_KERNELS)) & (space.start < np.uint64(_KERNELS_END))
+    near = np.zeros(len(space), np.bool_)
+    if entry is not None:
+        last = space.start + (space.size - np.uint64(1))
+        near = (last >= np.uint64(entry - _LARGEST_KERNEL)) & (space.start <= np.uint64(entry))
+    seen: set[int] = set()
+    for chosen in (near, usual & ~near, ~usual & ~near):
+        for address in _heads(space, np.flatnonzero(chosen)):
+            place = space.offset_of(address)
+            if place in seen or len(seen) > _MOST_IMAGES:  # one page may be mapped at a million addresses
+                continue
+            seen.add(place)
+            image = pe.headers(peek(space, address, PAGE))
+            if image and image.machine == pe.AMD64 and all(image.exports):
+                yield address, image
+
+
+def _heads(space: AddressSpace, extents: I64) -> Iterator[int]:
+    """Yield the addresses of pages that begin with ``MZ``; an extent may begin and end within a page."""
+    buffer, budget = memoryview(bytearray(1 << 20)), _MOST_HEADS
+    for index in extents.tolist():
+        start, size, offset = int(space.start[index]), int(space.size[index]), int(space.offset[index])
+        for done in range(-start % PAGE, size - 1, len(buffer)):
+            view = buffer[: min(len(buffer), size - done)]
+            budget -= -(-len(view) // PAGE)
+            if budget < 0:
+                return
+            space.backing.read_into(offset + done, view)
+            second = np.frombuffer(view, np.uint8)[1::PAGE]
+            first = np.frombuffer(view, np.uint8)[::PAGE][: len(second)]
+            for page in np.flatnonzero((first == ord("M")) & (second == ord("Z"))).tolist():
+                yield start + done + page * PAGE

@@ -1,0 +1,291 @@
+"""What a Windows x64 machine's memory tells of a process beyond its bytes: regions, modules, threads, areas."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections import Counter
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from memcarve.images.paging_modes import WINDOWS, AddressTable
+from memcarve.images.physical import PAGE
+from memcarve.images.structure_reader import LookedUp, Reader, counted
+from memcarve.images.windows import eprocess, peb_modules, process_parameters, threads, unloaded_modules, vads
+from memcarve.images.windows.eprocess_scan import USER_END
+from memcarve.images.windows.learning import thread_members as learned_threads, vad_members as learned_regions
+from memcarve.images.windows.learning.sample import Probe
+from memcarve.images.windows.offsets import roots, thread_lists, trees, ways
+from memcarve.metadata import Area, Areas, Metadata, Modules, Regions, Thread, Threads
+from memcarve.paths import base_name
+from memcarve.segments import TOP
+from memcarve.vocabulary import Kind
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+
+    from memcarve.images.windows.offsets import ThreadList
+    from memcarve.images.windows.processes import Windows
+    from memcarve.process import ProcessEntry
+
+_SAMPLE = 32  # processes that are looked at to see which layout fits
+_FRAME = np.uint64((1 << 52) - PAGE)
+_PRESENT = np.uint64(1)
+_UPPER_HALF = 256  # entries of a root; Windows has its entry for the tables themselves behind them
+_EWOW64PROCESS_PEB = 0  # its first member
+_NARROW_END = 1 << 32
+_MOST_COPIES = 4  # of ntdll, of those listed and of those mapped: others may lie there besides the one that is used
+
+
+class _Process(NamedTuple):
+    """A process, and what reads its own memory."""
+
+    entry: ProcessEntry
+    reader: Reader
+
+
+class Knowledge:
+    """What one Windows machine knows of its processes; layouts are settled when they are first needed."""
+
+    def __init__(self, windows: Windows) -> None:
+        self.windows = windows
+        self._ranges: dict[int, Regions] = {}
+
+    @functools.cached_property
+    def _entries(self) -> tuple[list[eprocess.Offsets], list[eprocess.Offsets]]:
+        return eprocess.entries(self.windows.kernel.version, self.windows.layout)
+
+    def _probes(self, entries: Sequence[ProcessEntry]) -> list[Probe]:
+        """Return processes that are looked at to see where the kernel keeps what."""
+        kernel = self.windows.kernel
+        reader = Reader(kernel.space)
+        return [
+            Probe(
+                reader,
+                self.windows.memory,
+                None if entry.root is None else AddressTable(entry.root, kernel.table.mode, WINDOWS),
+                entry.object,
+                entry.pid,
+                entry.peb,
+                entry.image_base,
+            )
+            for entry in entries
+            if entry.object is not None and entry.pid is not None and not entry.ended
+        ][:_SAMPLE]
+
+    @functools.cached_property
+    def _listed(self) -> list[Probe]:
+        return self._probes(self.windows.listed())
+
+    @functools.cached_property
+    def _searched(self) -> list[Probe]:
+        """Processes that only a search finds, too, where the list does not lead to all of them."""
+        return self._probes(self.windows.processes()) if self.windows.list_is_damaged else []
+
+    @functools.cached_property
+    def _tree(self) -> learned_regions.Settled:
+        own, likely = self._entries
+        every = eprocess.every_entry()
+        likely = [*own, *likely, *every]
+
+        def settle(probes: list[Probe]) -> learned_regions.Settled:
+            return learned_regions.settle(probes, trees(own), trees(every), roots(likely), ways(likely))
+
+        found = settle(self._listed)
+        if (found.tree is None or found.unknown) and self._searched:
+            found = settle(self._searched)
+        return found
+
+    @functools.cached_property
+    def _thread_list(self) -> ThreadList | None:
+        own, likely = self._entries
+        known = thread_lists([*own, *likely, *eprocess.every_entry()])
+        found = learned_threads.settle(self._listed, thread_lists(own), known, self._is_inside)
+        if (found is None or found.begin is None) and self._searched:
+            found = learned_threads.settle(self._searched, thread_lists(own), known, self._is_inside)
+        return found
+
+    def _is_inside(self, probe: Probe, address: int) -> bool | None:
+        """Say whether an address lies in a region of a process; None where its regions are not known."""
+        tree = self._tree.tree
+        if tree is None:
+            return None
+        if probe.address not in self._ranges:
+            self._ranges[probe.address] = Regions("", vads.regions(probe.kernel, tree, probe.address)[0].rows)
+        held = self._ranges[probe.address]
+        return held.at(address) is not None if len(held) else None
+
+    def of(self, entry: ProcessEntry, table: AddressTable) -> Metadata:
+        """Return what is known of a process; of its own memory no more is looked up in `table` than that takes.
+
+        What is left of a process that has ended tells only what the kernel still holds: its own memory may be
+        another's by now.
+        """
+        kernel = Reader(self.windows.kernel.space)
+        found = self._regions(kernel, entry)
+        listed = self._threads(kernel, entry)
+        found += Metadata(notes=tuple(listed[1]))
+        user: Reader | None = None
+        if not entry.ended and (entry.peb is not None or any(thread.teb for thread in listed[0] or ())):
+            user = Reader(LookedUp(self.windows.memory, table), USER_END)
+        areas: list[Area] = []
+        narrow = self._narrow_peb(kernel, entry)
+        if user is not None:
+            process, regions = _Process(entry, user), found.regions
+            for address, form in ((entry.peb, peb_modules.WIDE), (narrow, peb_modules.NARROW)):
+                if address is not None:
+                    more, here = _environment(process, address, form)
+                    found += more + _unloaded(user, form, more.modules, lambda: regions)
+                    areas += here
+        if listed[0] is not None:
+            more, here = _threads(listed[0], user, narrow=narrow is not None)
+            found += more
+            areas += here
+        found += Metadata(areas=(Areas("PEB", areas),)) if areas else Metadata()
+        tables = [] if entry.ended else self._page_tables(table)
+        found += Metadata(areas=(Areas("page tables", tables),)) if tables else Metadata()
+        if kernel.spent or (user is not None and user.spent):
+            found += Metadata(notes=("the names of files and modules are more than a process has; some are left out",))
+        return found
+
+    def start_of(self, entry: ProcessEntry, table: AddressTable) -> Metadata:
+        """Return what a process was started with, and which modules it unloaded: no more of it is read than that takes.
+
+        It is the same as in `of`, which says more. Nothing of a process that has ended.
+        """
+        if entry.ended:
+            return Metadata()
+        kernel, user = Reader(self.windows.kernel.space), Reader(LookedUp(self.windows.memory, table), USER_END)
+        found = Metadata()
+        for address, form in ((entry.peb, peb_modules.WIDE), (self._narrow_peb(kernel, entry), peb_modules.NARROW)):
+            if address is not None:
+                found += _started(user, address, form)
+                rows, _ = peb_modules.modules(user, address, form, entry.image_base)
+                lists = () if rows is None else (Modules(form.source, rows),)
+                found += _unloaded(user, form, lists, lambda: self._regions(kernel, entry).regions)
+        return found
+
+    def _regions(self, reader: Reader, entry: ProcessEntry) -> Metadata:
+        if entry.object is None:
+            return Metadata(notes=("no kernel address leads to the process: its regions and threads are not known",))
+        tree, unknown = self._tree
+        if tree is None:
+            return Metadata(notes=(self._unknown("regions"),))
+        if entry.ended and not vads.root_of(reader, tree, entry.object):
+            return Metadata()  # as is usual
+        if entry.ended and vads.walk(reader, tree, entry.object).damage:
+            return Metadata(notes=("what is left of the VAD tree is damaged; no regions are taken from it",))
+        regions, notes = vads.regions(reader, tree, entry.object)
+        if unknown and len(regions):
+            notes.append(self._unknown(" and ".join(unknown)))
+        return Metadata(regions=(regions,), notes=tuple(notes))
+
+    def _threads(self, reader: Reader, entry: ProcessEntry) -> tuple[list[threads.Kthread] | None, list[str]]:
+        """Return the threads as the kernel knows them, None where they are not known, and notes."""
+        if entry.object is None or entry.pid is None:
+            return None, []
+        layout = self._thread_list
+        if layout is None:
+            return None, [self._unknown("threads")]
+        walked = threads.walk(reader, layout, entry.object, entry.pid)
+        if entry.ended and (walked.problem or walked.foreign):
+            return None, []
+        parts = (("start addresses of threads", layout.begin), ("TEBs of threads", layout.teb))
+        unknown = [words for words, at in parts if at is None]
+        notes = [self._unknown(" and ".join(unknown))] if unknown and walked.threads else []
+        return walked.threads, threads.notes_of(walked) + notes
+
+    def _unknown(self, what: str) -> str:
+        return f"where Windows {self.windows.kernel.version} keeps its {what} is not known; none are told"
+
+    def _narrow_peb(self, reader: Reader, entry: ProcessEntry) -> int | None:
+        """Return the address of the 32-bit PEB; None where there is none, or it is not known.
+
+        Up to Windows 8.1 the EPROCESS holds it, from Windows 10 on it points to a structure that does: a 32-bit
+        address and a kernel's cannot be mistaken for each other.
+        """
+        at = self.windows.layout.wow64
+        if at is None or entry.object is None:
+            return None
+        value = reader.number(entry.object + at)
+        if value is not None and vads.is_kernel(value):
+            value = reader.number(value + _EWOW64PROCESS_PEB)
+        return value if value and value < _NARROW_END and value % PAGE == 0 else None
+
+    def _page_tables(self, table: AddressTable) -> list[Area]:
+        """Return where the page tables see themselves: behind the entries of the root that lead to the root."""
+        page = self.windows.memory.read(table.root, PAGE)
+        if page is None:
+            return []
+        entries = np.frombuffer(page, np.uint64)
+        itself = (entries & _PRESENT != 0) & (entries & _FRAME == np.uint64(table.root))
+        shift = table.mode.levels[0].shift
+        upper = TOP - (1 << table.mode.bits)
+        places = [place for place in np.flatnonzero(itself).tolist() if place >= _UPPER_HALF]
+        return [Area(upper | place << shift, 1 << shift, Kind.PAGE_TABLES) for place in places]
+
+
+def _started(reader: Reader, peb: int, form: peb_modules.Form) -> Metadata:
+    """Return what a PEB says that the process was started with."""
+    found, notes = process_parameters.parameters(reader, peb, form)
+    return Metadata(notes=tuple(notes), parameters=() if found is None else (found,))
+
+
+def _unloaded(
+    reader: Reader, form: peb_modules.Form, modules: Iterable[Modules], regions: Callable[[], Iterable[Regions]]
+) -> Metadata:
+    """Return the modules that were unloaded; `regions` are asked for only if no module leads to them."""
+
+    def bases() -> Iterator[int]:
+        listed = (row for each in modules for row in each.rows)
+        found = (row.start for row in listed if (row.name or "").lower() == unloaded_modules.NTDLL)
+        yield from itertools.islice(found, _MOST_COPIES)
+        images = (row for each in regions() for row in each if row.kind == Kind.IMAGE)
+        mapped = (row.start for row in images if base_name(row.file or "").lower() == unloaded_modules.NTDLL)
+        yield from itertools.islice(mapped, _MOST_COPIES)
+
+    found, notes = unloaded_modules.unloaded(reader, unloaded_modules.FORMS[form.word], bases())
+    return Metadata(notes=tuple(notes), unloaded=() if found is None else (found,))
+
+
+def _environment(process: _Process, peb: int, form: peb_modules.Form) -> tuple[Metadata, list[Area]]:
+    """Return the modules and heaps that a PEB leads to, and what it says that the process was started with."""
+    started = _started(process.reader, peb, form)
+    modules, notes = peb_modules.modules(process.reader, peb, form, process.entry.image_base)
+    heaps, more = peb_modules.heaps(process.reader, peb, form)
+    lists = () if modules is None else (Modules(form.source, modules),)
+    detail = None if form is peb_modules.WIDE else form.source
+    found = Metadata(modules=lists, notes=(*notes, *more)) + started
+    return found, [Area(peb, PAGE, Kind.PEB, detail=detail), *heaps]
+
+
+def _threads(found: Sequence[threads.Kthread], user: Reader | None, *, narrow: bool) -> tuple[Metadata, list[Area]]:
+    """Return the threads with their stacks, and where these and the TEBs lie; `narrow`: the process has 32 bits."""
+    rows: list[Thread] = []
+    areas: list[Area] = []
+    wrong: Counter[str] = Counter()
+    for thread in found:
+        begin = thread.begin or None
+        if user is None or not thread.teb:
+            rows.append(Thread(thread.tid, thread.teb or None, begin=begin))
+            continue
+        if thread.teb % PAGE or thread.teb >= USER_END:
+            rows.append(Thread(thread.tid, begin=begin))
+            wrong["had an impossible address"] += 1
+            continue
+        detail = f"thread {thread.tid}"
+        stack, why = threads.stack(user, thread.teb)
+        if why:
+            wrong[why] += 1
+        start, end = stack or (None, None)
+        rows.append(Thread(thread.tid, thread.teb, start, end, begin))
+        areas.append(Area(thread.teb, threads.TEB_SIZE, Kind.TEB, detail=detail))
+        other = threads.narrow(user, thread.teb) if narrow else None
+        if other is not None:
+            areas.append(Area(other[0], threads.NARROW_TEB_SIZE, Kind.TEB, detail=f"{detail}, 32-bit"))
+        for each, words in ((stack, detail), (other and other[1], f"{detail}, 32-bit")):
+            if each:
+                areas.append(Area(each.start, each.end - each.start, Kind.STACK, whole=True, detail=words))
+    notes = tuple(f"{counted(number, 'TEB')} {why}; no stack is taken from there" for why, number in wrong.items())
+    return Metadata(threads=(Threads("thread list", rows),), notes=notes), areas

@@ -1,0 +1,80 @@
+"""Where PE and ELF headers may be: short segments are looked at many at a time, so that 500,000 take seconds."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from memcarve.columns import joined
+from memcarve.formats.programs.pe import PAGE
+from memcarve.labels.content import glance
+from memcarve.labels.headers import may_begin
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from memcarve.dtypes import I64
+    from memcarve.segments import Segment, Segments
+    from memcarve.space import AddressSpace
+
+
+_SHORT = 16 * PAGE
+_BLOCK = 1 << 20  # bytes of short segments that are looked at together
+_ROWS = 1 << 12  # segments of any length between two calls of `told`
+
+
+class Likely(NamedTuple):
+    """A segment that may hold headers: at `places` of its pages, by a glance; None where nobody has looked yet."""
+
+    segment: Segment
+    places: int | None
+
+
+def likely(space: AddressSpace, segments: Segments) -> Iterator[tuple[list[Likely], int]]:
+    """Yield, some segments at a time and in order: those that may hold headers, and the bytes of all of them.
+
+    Every segment in which `content.observe` finds a header is among them. `segments` are whole ones, not split. Memory
+    is bounded, however many there are. Raises SourceReadError.
+    """
+    short = (segments.size <= np.uint64(_SHORT)) & (segments.start % np.uint64(PAGE) == 0)
+    room = np.where(short, -(-segments.size.astype(np.int64) // PAGE) * PAGE, 0)
+    ends = np.cumsum(room)
+    buffer = memoryview(bytearray(_BLOCK))
+    low = 0
+    while low < len(segments):
+        before = int(ends[low - 1]) if low else 0
+        high = min(int(np.searchsorted(ends, before + _BLOCK, "right")), low + _ROWS)
+        rows = np.arange(low, high)
+        counts = np.where(short[low:high], 0, -1)
+        if short[low:high].any():
+            _read(space, segments, rows[short[low:high]], ends[low:high][short[low:high]] - before, buffer)
+            for at in _places(buffer[: int(ends[high - 1]) - before]):
+                counts[int(np.searchsorted(ends[low:high], before + at, "right"))] += 1
+        found = [Likely(segments[low + row], _known(counts[row])) for row in np.flatnonzero(counts).tolist()]
+        yield found, int(segments.size[low:high].sum())
+        low = high
+
+
+def _read(space: AddressSpace, segments: Segments, rows: I64, ends: I64, buffer: memoryview) -> None:
+    """Put segments into the buffer, each in pages of its own of which the last ends at its place in `ends`."""
+    count = segments.extents[rows].astype(np.int64)
+    size = segments.size[rows].astype(np.int64)
+    step = np.arange(int(count.sum())) - np.repeat(np.cumsum(count) - count, count)
+    extents = np.repeat(segments.first[rows].astype(np.int64), count) + step
+    begin = (ends - (-(-size // PAGE) * PAGE)).astype(np.uint64)
+    place = np.repeat(begin, count) + (space.start[extents] - np.repeat(segments.start[rows], count))
+    if (size % PAGE).any():
+        buffer[:] = bytes(len(buffer))  # what is behind the end of one is zeros, as `observe` never sees it
+    columns = joined(place, space.size[extents], space.offset[extents])
+    for at, length, offset in zip(*(column.tolist() for column in columns), strict=True):
+        space.backing.read_into(offset, buffer[at : at + length])
+
+
+def _places(view: memoryview) -> Iterator[int]:
+    """Yield where pages begin that may begin with a header."""
+    return (at for at in glance(view)[1] if may_begin(view, at, at + PAGE))
+
+
+def _known(count: int) -> int | None:
+    return None if count < 0 else int(count)

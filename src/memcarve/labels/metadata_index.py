@@ -1,0 +1,144 @@
+"""What the evidence says of a process's address space, arranged to be joined with segments."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from memcarve.labels.conflicts import Conflicts, find_conflicts
+from memcarve.labels.spans import Spans, spans_of
+from memcarve.metadata import Region, Regions
+from memcarve.segments import TOP
+from memcarve.vocabulary import Kind
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from memcarve.metadata import Allocation, Area, Metadata, Module
+
+#: kinds of memory that are the process's own
+OWN = frozenset({Kind.PRIVATE, Kind.STACK, Kind.HEAP})
+_SHOWN = 5
+
+
+class Listed(NamedTuple):
+    """A module and the source that lists it."""
+
+    module: Module
+    source: str
+
+
+class Known:
+    """The evidence of one process by address; of several sources of regions the first one counts.
+
+    `regions`, `modules` and `areas` are the rows, `region_spans` and so on where they lie; `kinds` are the regions'
+    kinds as areas change them. `conflicts` are the differences between sources.
+    """
+
+    def __init__(self, metadata: Metadata) -> None:
+        self.metadata = metadata
+        self.source = metadata.regions[0].source if metadata.regions else None
+        self._first = metadata.regions[0] if metadata.regions else Regions("", [])
+        self.regions: Sequence[Region] = self._first.rows
+        self.region_spans = spans_of(self._first)
+        self.modules, self.module_spans = self._placed_modules(metadata)
+        self.areas, self.area_spans = _placed_areas(metadata)
+        self.kinds, self.whole_areas = self._kinds(metadata)
+        #: whether anything at all is known of regions' kinds, protections, files; of no region at all, all of it is
+        none = bool(metadata.regions) and not self.regions
+        self.has_kinds = none or any(kind is not None for kind in self.kinds)
+        self.has_protections = none or any(row.collapsed is not None for row in self.regions)
+        self.has_files = none or any(row.file is not None for row in self.regions)
+        self._texts: dict[int, str] = {}
+        self.conflicts: Conflicts = find_conflicts(metadata, self)
+
+    @property
+    def notes(self) -> list[str]:
+        """The first conflicts between sources, in words, and how many more there are."""
+        lists = (*self.conflicts.regions.values(), *self.conflicts.modules.values())
+        found = [f"conflict at 0x{start:x}: {text}" for start, _, text in sorted(itertools.chain(*lists))]
+        more = len(self.conflicts) - len(found[:_SHOWN])
+        return [*found[:_SHOWN], *([f"{more} more conflicts between sources"] if more else [])]
+
+    def region_text(self, place: int) -> str:
+        """Return a region as JSON, only what is known of it."""
+        text = self._texts.get(place)
+        if text is None:
+            text = self._texts[place] = _region_text(self.regions[place], _kind(self.regions[place]))
+        return text
+
+    def is_unbacked(self, place: int) -> bool:
+        """Say whether no file backs a region: it is the process's own, or shared memory that is of no file."""
+        region, kind = self.regions[place], self.kinds[place]
+        return (kind in OWN and (region.file is None or region.private is True)) or (
+            kind == Kind.MAPPED and region.file is None
+        )
+
+    def region_at(self, address: int) -> int | None:
+        """Return the place in `regions` of the one that holds an address; None where none does."""
+        return self._first.at(address)
+
+    def allocation(self, place: int) -> Allocation:
+        """Return the allocation that the region at a place in `regions` is part of."""
+        return self._first.allocations[place]
+
+    def module_end(self, module: Module) -> int:
+        """Return where a module ends at most: with the mapping that it begins in, whatever it says."""
+        return self._first.module_end(module)
+
+    def _kinds(self, metadata: Metadata) -> tuple[list[str | None], dict[int, list[Area]]]:
+        """Return the kind of each region, and the areas that made it so by the region's place."""
+        kinds = [_kind(row) for row in self.regions]
+        whole: dict[int, list[Area]] = {}
+        for areas in metadata.areas:
+            for area in areas.rows:
+                held = self.region_at(area.start) if area.whole else None
+                allocation = None if held is None else self.allocation(held)
+                for place in () if allocation is None else range(allocation.first, allocation.behind):
+                    if kinds[place] in (None, *OWN):
+                        kinds[place] = area.kind
+                        whole.setdefault(place, []).append(area)
+        return kinds, whole
+
+    def _placed_modules(self, metadata: Metadata) -> tuple[list[Listed], Spans]:
+        """Return the modules of all lists, and where they lie; of those at one address the first list's."""
+        found: dict[int, Listed] = {}
+        for modules in metadata.modules:
+            for row in modules.rows:
+                found.setdefault(row.start, Listed(row, modules.source))
+        return _placed([*found.values()], [(row.module.start, self.module_end(row.module)) for row in found.values()])
+
+
+def _kind(region: Region) -> str | None:
+    """Return a region's kind; what nobody else shares is private where nothing says more."""
+    if region.kind is None and region.private:
+        return Kind.PRIVATE
+    return region.kind
+
+
+def _region_text(region: Region, kind: str | None) -> str:
+    record = {
+        "start": f"0x{region.start:x}",
+        "end": f"0x{region.end:x}",
+        "protection": region.protection,
+        "kind": kind,
+        "file": region.file,
+        "offset": region.offset,
+        "tag": region.tag,
+        "private": region.private,
+        "allocation": None if region.allocation is None else f"0x{region.allocation:x}",
+    }
+    return json.dumps({name: value for name, value in record.items() if value is not None})
+
+
+def _placed_areas(metadata: Metadata) -> tuple[list[Area], Spans]:
+    rows = [area for areas in metadata.areas for area in areas.rows if not area.whole]
+    return _placed(rows, [(area.start, area.end) for area in rows])
+
+
+def _placed(rows: list[Any], bounds: list[tuple[int, int]]) -> tuple[list[Any], Spans]:
+    """Return rows in order of addresses, and their spans; where some overlap, an address is the smallest one's."""
+    order = sorted(range(len(rows)), key=lambda place: (bounds[place][0], bounds[place][1]))
+    index = Regions("", [Region(low, max(min(high, TOP) - low, 1)) for low, high in map(bounds.__getitem__, order)])
+    return [rows[place] for place in order], spans_of(index)

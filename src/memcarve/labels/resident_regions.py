@@ -1,0 +1,133 @@
+"""Regions, and how much of each is in memory."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from memcarve.columns import bytes_within
+from memcarve.errors import UsageError
+from memcarve.labels.filters import CHOICES
+from memcarve.labels.metadata_index import Known
+from memcarve.labels.table import permission_bits, permission_words
+from memcarve.metadata import Region
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from memcarve.metadata import Regions
+    from memcarve.process import ProcessMemory, Selection
+    from memcarve.space import AddressSpace
+
+    Cell = str | int | bool | list[str] | None
+
+
+_LONGEST = 60  # characters of a path that a table for people shows
+
+
+class Residence:
+    """The regions of every source that a selection wants, with how many bytes of each are there.
+
+    `count` regions of `sources` sources have `size` bytes of addresses together, of which `resident` are there: an
+    address counts once, however many regions it lies in. Raises UsageError where no regions are known.
+    """
+
+    def __init__(self, process: ProcessMemory, selection: Selection) -> None:
+        self.process = process
+        self.known = Known(process.metadata)
+        if not process.metadata.regions:
+            raise UsageError(
+                f"{process.entry}: nothing is known of its regions; --regions FILE gives what Volatility printed "
+                "(windows.vadinfo, linux.proc.Maps), or /proc/PID/maps"
+            )
+        self._chosen = [
+            (regions, [place for place, row in enumerate(regions) if self._is_wanted(regions, place, row, selection)])
+            for regions in process.metadata.regions
+        ]
+        self.count = sum(len(places) for _, places in self._chosen)
+        self.sources = sum(bool(places) for _, places in self._chosen)
+        rows = [[regions.rows[place] for place in places] for regions, places in self._chosen]
+        self._resident = [resident(process.space, each) for each in rows]
+        joined = _joined(row for each in rows for row in each)
+        self.size = sum(row.size for row in joined)
+        self.resident = sum(resident(process.space, joined))
+
+    def _is_wanted(self, regions: Regions, place: int, row: Region, selection: Selection) -> bool:
+        kernel = row.start >= self.process.kernel_half
+        half = selection.range or "all"
+        return (
+            (half == "all" or kernel == (half == "kernel"))
+            and (not selection.address or any(start < row.end and row.start < end for start, end in selection.address))
+            and all(
+                CHOICES[name](values)(row, self._kind(regions, place))
+                for name, values in selection.by_labels.items()
+                if name in CHOICES
+            )
+        )
+
+    def _kind(self, regions: Regions, place: int) -> str | None:
+        return self.known.kinds[place] if regions is self.process.metadata.regions[0] else regions.rows[place].kind
+
+    def rows(self, *, short: bool) -> Iterator[list[Cell]]:
+        """Yield the cells of each region: of the first source, then of the others."""
+        space = self.process.space
+        for (regions, places), there in zip(self._chosen, self._resident, strict=True):
+            first = regions is self.process.metadata.regions[0]
+            chosen = [regions.rows[place] for place in places]
+            allowed = _permissions(space, chosen)
+            for place, row, size, bits in zip(places, chosen, there, allowed, strict=True):
+                conflicts = len(self.known.conflicts.regions.get(place, ())) if first else None
+                yield [
+                    row.start,
+                    row.end,
+                    row.size,
+                    size,
+                    (row.collapsed or row.protection) if short else row.protection,
+                    *([] if space.flags is None else [permission_words(bits) or None]),
+                    self._kind(regions, place),
+                    _shortened(row.file) if short else row.file,
+                    row.offset,
+                    row.tag,
+                    row.private,
+                    regions.source,
+                    conflicts,
+                ]
+
+
+def _joined(rows: Iterable[Region]) -> list[Region]:
+    """Return regions without members that lie where any of `rows` do, none where another one does."""
+    found: list[Region] = []
+    start = end = 0
+    for row in sorted(rows, key=lambda row: row.start):
+        if row.start > end:
+            found.append(Region(start, end - start))
+            start = row.start
+        end = max(end, row.end)
+    found.append(Region(start, end - start))
+    return [row for row in found if row.size]
+
+
+def _shortened(path: str | None) -> str | None:
+    """Return the end of a long path, where the name is."""
+    return path if path is None or len(path) <= _LONGEST else f"...{path[3 - _LONGEST :]}"
+
+
+def resident(space: AddressSpace, rows: list[Region]) -> list[int]:
+    """Return how many bytes of each region are in a space; what a region spans costs nothing."""
+    some = [row for row in rows if row.size]
+    low = np.array([row.start for row in some], np.uint64)
+    last = np.array([row.end - 1 for row in some], np.uint64)
+    found = iter(bytes_within(space.start, space.size, low, last).tolist())
+    return [next(found) if row.size else 0 for row in rows]
+
+
+def _permissions(space: AddressSpace, rows: list[Region]) -> list[int]:
+    """Return for each region the flags of the extents in it, as bits of which the number is the flag."""
+    if space.flags is None or not len(space):
+        return [0] * len(rows)
+    last = space.start + (space.size - np.uint64(1))
+    first = np.searchsorted(last, np.array([row.start for row in rows], np.uint64))
+    end = np.searchsorted(space.start, np.array([row.end - 1 for row in rows], np.uint64), "right")
+    bits: list[int] = permission_bits(space, first, np.maximum(end, first)).tolist()
+    return bits

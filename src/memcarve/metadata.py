@@ -1,0 +1,419 @@
+"""What is known of a process's memory beyond its bytes: regions, modules, threads, areas; each from one source."""
+
+from __future__ import annotations
+
+import functools
+import heapq
+import itertools
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from memcarve.errors import encodable
+from memcarve.protection import collapsed
+from memcarve.vocabulary import Kind
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+    from memcarve.dtypes import I64, U64
+
+
+_TOP = 1 << 64
+#: what a process was started with, but its environment
+TEXTS = ("command_line", "image_path", "current_directory")
+#: in JSON: strings of an environment, modules that were unloaded
+_MOST_STRINGS = 10_000
+_MOST_UNLOADED = 2_000
+
+
+class Region(NamedTuple):
+    """What the operating system says of ``start <= x < start + size``; None is not known.
+
+    `protection` is in the system's own words (``PAGE_EXECUTE_READ|PAGE_GUARD``, ``r-xp``): on Windows the one that the
+    region began with. `kind` is a vocabulary.Kind, `file` the path of what is mapped, `offset` where in that file the
+    region begins (bytes), `tag` a VAD's pool tag, `private` whether nobody else shares it. Text may hold anything.
+    `allocation` is where the allocation begins that the region is part of, where a source lists an allocation in
+    several regions; None where each region stands for itself.
+    """
+
+    start: int
+    size: int
+    protection: str | None = None
+    kind: str | None = None
+    file: str | None = None
+    tag: str | None = None
+    private: bool | None = None
+    offset: int | None = None
+    allocation: int | None = None
+
+    @property
+    def end(self) -> int:
+        """The address after the last byte; 2**64 at the top."""
+        return self.start + self.size
+
+    @property
+    def collapsed(self) -> str | None:
+        """The protection in three letters, as ``r-x``."""
+        return collapsed(self.protection)
+
+
+class Module(NamedTuple):
+    """A module that a list names: where it is loaded, its size in memory, name and path; None is not known."""
+
+    start: int
+    size: int | None = None
+    name: str | None = None
+    path: str | None = None
+
+    @property
+    def end(self) -> int:
+        """The address after the last byte, as far as the size is known."""
+        return self.start + (self.size or 1)
+
+
+class UnloadedModule(NamedTuple):
+    """A module that was unloaded: where it lay and its size in memory (bytes), its name; None is not known.
+
+    `timestamp` and `checksum` are those of its header; the name is cut at 32 characters where Windows kept it.
+    `sequence` is the system's number of the event, which grows by one.
+    """
+
+    start: int
+    size: int | None = None
+    name: str | None = None
+    timestamp: int | None = None
+    checksum: int | None = None
+    sequence: int | None = None
+
+    @property
+    def end(self) -> int:
+        """The address after the last byte, as far as the size is known."""
+        return self.start + (self.size or 1)
+
+    def facts(self) -> dict[str, Any]:
+        """Return what is known of it, ready for JSON: halves of characters are escaped."""
+        return {
+            "base": f"0x{self.start:x}",
+            "size": self.size,
+            "name": None if self.name is None else encodable(self.name),
+            "timestamp": self.timestamp,
+            "checksum": self.checksum,
+            "sequence": self.sequence,
+        }
+
+
+class Parameters(NamedTuple):
+    """What a process was started with, by one `source`: its own word, which it may change; None is not known.
+
+    `environment` are strings like ``NAME=value``, in their order. Text may hold anything.
+    """
+
+    source: str
+    command_line: str | None = None
+    image_path: str | None = None
+    current_directory: str | None = None
+    environment: tuple[str, ...] | None = None
+
+    def facts(self, *, environment: bool = False) -> dict[str, Any]:
+        """Return what is known but the source, ready for JSON; the environment only on request.
+
+        Halves of characters are escaped.
+        """
+        texts = zip(TEXTS, self[1:4], strict=True)
+        found: dict[str, Any] = {name: None if text is None else encodable(text) for name, text in texts}
+        if environment:
+            strings = self.environment
+            found["environment"] = None if strings is None else [encodable(text) for text in strings[:_MOST_STRINGS]]
+            if strings is not None and len(strings) > _MOST_STRINGS:
+                found["environment_not_listed"] = len(strings) - _MOST_STRINGS
+        return found
+
+
+class Thread(NamedTuple):
+    """A thread: its id, the addresses of its TEB and of where it began, its stack (half-open); None is not known.
+
+    `registers` are those of a program at work, by the names that gdb and Linux have for them: ``rax`` ... ``r15``,
+    ``rip``, ``eflags``, ``cs`` ... ``gs``, ``fs_base``, ``gs_base``; of 32 bits ``eax`` ... ``eip``, ``eflags``, ``cs``
+    ... ``gs``. Those that are not known are not in it.
+    """
+
+    tid: int
+    teb: int | None = None
+    stack_start: int | None = None
+    stack_end: int | None = None
+    begin: int | None = None
+    registers: Mapping[str, int] | None = None
+
+
+class Area(NamedTuple):
+    """What lies at ``start <= x < start + size`` by the process's own structures; `kind` is one of vocabulary.Kind.
+
+    `whole`: all of the region that holds it is of that kind.
+    """
+
+    start: int
+    size: int
+    kind: str
+    whole: bool = False
+    detail: str | None = None
+
+    @property
+    def end(self) -> int:
+        """The address after the last byte."""
+        return self.start + self.size
+
+
+class Allocation(NamedTuple):
+    """What the system gave out at once: ``start <= x < end``; its parts are the regions from `first` up to `behind`."""
+
+    start: int
+    end: int
+    first: int
+    behind: int
+
+
+class Regions:
+    """Regions from one `source`, in order of their addresses, and how they divide the address space.
+
+    Columns, one row a piece: `start`, `size` (uint64) and `index` (int64), the place of the region in `rows`. Pieces
+    are sorted and do not overlap. They are the regions themselves, unless some overlap, as no honest system has it:
+    then an address belongs to the smallest of them, and `overlapping` counts those that share addresses. A region of no
+    bytes is none.
+    """
+
+    def __init__(self, source: str, rows: Iterable[Region]) -> None:
+        self.source = source
+        self.rows = sorted((row for row in rows if row.size > 0), key=lambda row: (row.start, row.size))
+        start = np.array([row.start for row in self.rows], np.uint64)
+        # all of the address space has one byte more than a column can say
+        size = np.array([min(row.size, (1 << 64) - 1) for row in self.rows], np.uint64)
+        last = start + (size - np.uint64(1))
+        self.overlapping = 0
+        if bool((start[1:] <= last[:-1]).any()):
+            start, size, self.index, self.overlapping = _divided(self.rows)
+        else:
+            self.index = np.arange(len(start), dtype=np.int64)
+        self.start, self.size = start, size
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __iter__(self) -> Iterator[Region]:
+        return iter(self.rows)
+
+    def at(self, address: int) -> int | None:
+        """Return the place in `rows` of the region that holds an address; None where none does."""
+        place = int(np.searchsorted(self.start, np.uint64(address), "right")) - 1
+        if place >= 0 and address - int(self.start[place]) < int(self.size[place]):
+            return int(self.index[place])
+        return None
+
+    @functools.cached_property
+    def allocations(self) -> list[Allocation]:
+        """The allocation of each region, by its place in `rows`.
+
+        Regions that follow each other and name the same beginning, which is not behind them, are one allocation; every
+        other region is one by itself.
+        """
+        found: list[Allocation] = []
+        place = 0
+        while place < len(self.rows):
+            first, base = self.rows[place], self.rows[place].allocation
+            behind, start, end = place + 1, first.start, first.end
+            if base is not None and base <= start:
+                start = base
+                while behind < len(self.rows) and self.rows[behind].allocation == base:
+                    end = max(end, self.rows[behind].end)
+                    behind += 1
+            found += [Allocation(start, end, place, behind)] * (behind - place)
+            place = behind
+        return found
+
+    def module_end(self, module: Module) -> int:
+        """Return where a module ends at most.
+
+        Lists of modules lie in the process's own memory, where it may write what it likes: a module ends with the
+        mapping that it begins in, or, where it begins in none, with the next one.
+        """
+        end = min(module.end, _TOP)
+        if not self.rows:
+            return end
+        held = self.at(module.start)
+        if held is None:
+            place = int(np.searchsorted(self.start, np.uint64(module.start)))
+            if place == len(self.start):
+                return end
+            following = self.allocations[int(self.index[place])]
+            # the first region of an allocation need not be listed
+            return min(end, following.end if following.start == module.start else int(self.start[place]))
+        if self.rows[held].allocation is not None:
+            return min(end, self.allocations[held].end)
+        first, mapped = self.rows[held], self.rows[held].end
+        # Unix maps a file in several regions, and of minidumps from there nobody knows which file it is
+        parts = first.file is not None or first.kind in (Kind.IMAGE, Kind.MAPPED)
+        for row in itertools.islice(self.rows, held + 1, None):
+            if not parts or mapped >= end or row.start != mapped or (row.file, row.kind) != (first.file, first.kind):
+                break
+            mapped = row.end
+        return min(end, mapped)
+
+
+class Modules(NamedTuple):
+    """Modules that one `source` lists, in its order."""
+
+    source: str
+    rows: Sequence[Module]
+
+
+class Threads(NamedTuple):
+    """Threads that one `source` lists, in its order."""
+
+    source: str
+    rows: Sequence[Thread]
+
+
+class Areas(NamedTuple):
+    """Areas that one `source` knows."""
+
+    source: str
+    rows: Sequence[Area]
+
+
+class Unloaded(NamedTuple):
+    """Modules that were unloaded, as one `source` lists them; in the order in which they were, if it says so."""
+
+    source: str
+    rows: Sequence[UnloadedModule]
+
+
+class Metadata(NamedTuple):
+    """All that is known of a process; of several sources the one that counts first. `notes` are for the user.
+
+    `parameters` are what it was started with, of a 32-bit program on 64-bit Windows by both of its sides.
+
+    A source is there also where its list is empty; where nothing is known there is none. `complete` is false where
+    modules and regions are only those that somebody had to do with.
+    """
+
+    regions: tuple[Regions, ...] = ()
+    modules: tuple[Modules, ...] = ()
+    threads: tuple[Threads, ...] = ()
+    areas: tuple[Areas, ...] = ()
+    notes: tuple[str, ...] = ()
+    complete: bool = True
+    parameters: tuple[Parameters, ...] = ()
+    unloaded: tuple[Unloaded, ...] = ()
+
+    def __add__(self, other: Metadata) -> Metadata:  # type: ignore[override]
+        """Return what both know; the left one counts first."""
+        return Metadata(
+            self.regions + other.regions,
+            self.modules + other.modules,
+            self.threads + other.threads,
+            self.areas + other.areas,
+            self.notes + other.notes,
+            self.complete and other.complete,
+            self.parameters + other.parameters,
+            self.unloaded + other.unloaded,
+        )
+
+    def told(self, *, environment: bool = False) -> dict[str, Any]:
+        """Return what the process says of its start and of modules it unloaded, ready for JSON; nothing if it does not.
+
+        Of each text the first one that is known; all of them by their sources in ``parameters``, where a later source
+        stands only if it says something else. ``unloaded`` is None where that is not known. The environment is there
+        only on request.
+        """
+        if not self.parameters and not self.unloaded:
+            return {}
+        rows = [(each.source, each.facts(environment=environment)) for each in self.parameters]
+        unloaded = [row.facts() | {"source": each.source} for each in self.unloaded for row in each.rows]
+        more = len(unloaded) - _MOST_UNLOADED
+        return {
+            **{text: next((row[text] for _, row in rows if row[text] is not None), None) for text in TEXTS},
+            "parameters": [
+                {"source": source, **row}
+                for place, (source, row) in enumerate(rows)
+                if row not in [earlier for _, earlier in rows[:place]]
+            ],
+            "unloaded": unloaded[:_MOST_UNLOADED] if self.unloaded else None,
+            **({"unloaded_not_listed": more} if more > 0 else {}),
+        }
+
+    def all_threads(self) -> list[Thread]:
+        """Return the threads of all lists, each once: what the first list does not say of one, a later one may."""
+        found: dict[int, Thread] = {}
+        for threads in self.threads:
+            for row in threads.rows:
+                known = found.setdefault(row.tid, row)
+                found[row.tid] = Thread._make(
+                    first if first is not None else second for first, second in zip(known, row, strict=True)
+                )
+        return [*found.values()]
+
+
+def places(metadata: Metadata, split: str) -> U64 | None:
+    """Return the addresses (uint64) where regions, protections or modules begin or end; None where none are known.
+
+    `split` is ``"region"``, ``"protection"`` or ``"module"``. Without a list of modules, ``"module"`` goes by the
+    mapped files.
+    """
+    if split == "module" and metadata.modules:
+        rows = [row for modules in metadata.modules for row in modules.rows]
+        return _column({row.start for row in rows} | {row.end for row in rows if row.size})
+    if not metadata.regions:
+        return None
+    regions = metadata.regions[0]
+    said = {"region": "start", "protection": "protection", "module": "file"}[split]
+    if len(regions) and all(getattr(row, said) is None for row in regions):
+        return None
+
+    def words(index: int) -> object:
+        row = regions.rows[index]
+        return {"region": index, "protection": row.protection, "module": row.file}[split]
+
+    found: set[int] = set()
+    before: tuple[int, object] | None = None
+    for start, size, index in zip(regions.start.tolist(), regions.size.tolist(), regions.index.tolist(), strict=True):
+        value = words(index)
+        if before == (start, value):
+            found.discard(start)
+        else:
+            found.add(start)
+        found.add(start + size)
+        before = start + size, value
+    return _column(found)
+
+
+def _column(addresses: Iterable[int]) -> U64:
+    """Return addresses in order; 2**64, where nothing can be cut, is not among them."""
+    return np.array(sorted(address for address in addresses if address < 1 << 64), np.uint64)
+
+
+def _divided(rows: Sequence[Region]) -> tuple[U64, U64, I64, int]:
+    """Return the pieces (start, size, index) that overlapping regions form, and how many regions share addresses."""
+    bounds = sorted({row.start for row in rows} | {row.end for row in rows})
+    pieces: list[tuple[int, int, int]] = []
+    open_rows: list[tuple[int, int]] = []  # (size, index) of those that have begun, the smallest first
+    shared: set[int] = set()
+    following, furthest, owner = 0, 0, 0
+    for number, row in enumerate(rows):
+        if number and row.start < furthest:
+            shared |= {number, owner}
+        if row.end > furthest:
+            furthest, owner = row.end, number
+    for start, end in itertools.pairwise(bounds):
+        while following < len(rows) and rows[following].start == start:
+            heapq.heappush(open_rows, (rows[following].size, following))
+            following += 1
+        while open_rows and rows[open_rows[0][1]].end <= start:
+            heapq.heappop(open_rows)
+        if open_rows:
+            index = open_rows[0][1]
+            if pieces and pieces[-1][2] == index and pieces[-1][0] + pieces[-1][1] == start:
+                pieces[-1] = pieces[-1][0], end - pieces[-1][0], index
+            else:
+                pieces.append((start, end - start, index))
+    start_column, size_column = (np.array([piece[place] for piece in pieces], np.uint64) for place in (0, 1))
+    return start_column, size_column, np.array([piece[2] for piece in pieces], np.int64), len(shared)

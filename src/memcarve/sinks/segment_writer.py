@@ -1,0 +1,220 @@
+"""The copying of segments into files, by several threads."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+from typing import IO, TYPE_CHECKING, Protocol
+
+import numpy as np
+
+from memcarve.copying.output_file import Target, is_zero
+from memcarve.formats import manifest
+from memcarve.permissions import page_state, permissions
+from memcarve.sinks.folder import create_file
+from memcarve.sinks.workers import THREADS, run_together
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+
+    from memcarve.backing import Backing
+    from memcarve.copying.copier import Copier
+    from memcarve.segments import Segments
+    from memcarve.space import AddressSpace
+
+BATCH = 64  # segments a thread takes at a time
+_SMALL = 1 << 15  # bytes of a segment up to which, on average, one thread is faster than several
+_LINES = 4096  # segments described at a time
+
+
+class Progress(Protocol):
+    """Is told how far the work is, in bytes, several times a second."""
+
+    def __call__(self, done: int, total: int) -> object:
+        """Take note that `done` of `total` bytes are done."""
+
+
+class Work:
+    """Copies `segments` of `space` into files in `folder`, which messages call `shown`.
+
+    With `hashes`, names in `manifest.SUMS`, `sparse`, or labels that are about content, every byte is looked at on its
+    way; `zero` then says for each segment whether nothing but zeros is in it. `label_names`: files are named by labels,
+    too.
+    """
+
+    def __init__(
+        self,
+        space: AddressSpace,
+        segments: Segments,
+        folder: str,
+        *,
+        shown: str,
+        copier: Copier,
+        backing: Backing,
+        hashes: Sequence[str],
+        sparse: bool,
+        progress: Progress | None,
+        threads: int | None = None,
+        by_permissions: bool = False,
+        label_names: bool = False,
+    ) -> None:
+        self.space = space
+        self.segments = segments
+        self.folder = folder
+        self.shown = shown
+        self.copier = copier
+        self.backing = backing
+        self.sparse = sparse
+        self.progress = progress
+        count = len(segments)
+        self.hashes = {name: np.zeros((count, _digest(name).digest_size), np.uint8) for name in hashes}
+        self.labels = segments.labels
+        self.observed = bool(hashes) or sparse or (count > 0 and self._content(0) is not None)
+        self._words = self.labels.name if label_names and self.labels is not None else None
+        self.zero = np.ones(count, np.bool_)
+        self._batches = iter(range(0, count, BATCH))
+        self._lock = threading.Lock()
+        # of small files most is Python's own work, for which threads only wait for each other
+        small = segments.total < _SMALL * count
+        self._threads = threads or (1 if small else THREADS)
+        self._done = [0] * self._threads
+        self._permissions = space.flags if by_permissions else None
+
+    def run(self) -> None:
+        """Copy every segment; raise the first error."""
+        directory = None
+        if os.open in os.supports_dir_fd:
+            directory = os.open(self.folder, os.O_RDONLY | getattr(os, "O_DIRECTORY", 0))
+        try:
+            run_together(self._threads, lambda number: self._thread(number, directory), self.copier.stop, self._report)
+        finally:
+            self.copier.close()
+            if directory is not None:
+                os.close(directory)
+
+    def _report(self) -> None:
+        if self.progress is not None:
+            self.progress(sum(self._done), self.segments.total)
+
+    def _thread(self, number: int, directory: int | None) -> None:
+        while True:
+            with self._lock:
+                first = next(self._batches, None)
+            if first is None:
+                break
+            self._batch(number, directory, first)
+
+    def _batch(self, number: int, directory: int | None, first: int) -> None:
+        segments = self.segments
+        part = slice(first, first + BATCH)
+        columns = (segments.start, segments.size, segments.offset, segments.extents)
+        rows = zip(*(column[part].tolist() for column in columns), strict=True)
+        pieces_of = self._pieces(part)
+
+        def progress(count: int) -> None:
+            self._done[number] += count
+
+        for index, (start, size, offset, extents) in enumerate(rows, first):
+            name = self._name(index, start, start + size)
+            pieces = [(offset, size)] if extents == 1 else pieces_of(index - first)
+            content = self._content(index)
+            observer = Observer(self.hashes, content) if self.observed else None
+            path = name if directory is not None else os.path.join(self.folder, name)
+            fd = create_file(path, directory)
+            try:
+                self.copier.copy(
+                    self.backing,
+                    pieces,
+                    Target(fd, f"{self.shown}/{name}"),
+                    observe=observer,
+                    sparse=self.sparse,
+                    progress=progress,
+                )
+            finally:
+                os.close(fd)
+            if observer is not None:
+                self.zero[index] = observer.zero
+                for kind, digest in observer.digests:
+                    self.hashes[kind][index] = np.frombuffer(digest.digest(), np.uint8)
+                if content is not None and self.labels is not None:
+                    self.labels.observed(index, content)
+
+    def _name(self, index: int, start: int, end: int) -> str:
+        return manifest.file_name(start, end, "" if self._words is None else self._words(index))
+
+    def _content(self, index: int) -> Callable[[memoryview], object] | None:
+        return None if self.labels is None else self.labels.observer(index)
+
+    def _pieces(self, part: slice) -> Callable[[int], list[tuple[int, int]]]:
+        """Return what gives (offset, size) of each piece of one of the segments in `part`, neighbours joined."""
+        if self.segments.whole is not None:  # it may begin or end within an extent
+            bounds = list(zip(self.segments.start[part].tolist(), self.segments.size[part].tolist(), strict=True))
+            return lambda number: list(self.space.pieces(*bounds[number]))
+        first, count = self.segments.first[part], self.segments.extents[part]
+        low, high = int(first[0]), int(first[-1]) + int(count[-1])
+        offset, size = self.space.offset[low:high], self.space.size[low:high]
+        begins = np.ones(high - low, np.bool_)
+        begins[1:] = offset[1:] != offset[:-1] + size[:-1]
+        begins[first - np.uint32(low)] = True
+        index = np.flatnonzero(begins)
+        pieces = list(zip(offset[index].tolist(), np.add.reduceat(size, index).tolist(), strict=True))
+        begin = [*np.searchsorted(index, first - np.uint32(low)).tolist(), len(pieces)]
+        ends = np.searchsorted(index, first - np.uint32(low) + count).tolist()
+        return lambda number: pieces[begin[number] : ends[number]]
+
+    def lines(self, sums: dict[str, IO[bytes]]) -> Iterator[str]:
+        """Yield the segments for the manifest, and write their checksums into `sums` on the way."""
+        segments = self.segments
+        for low in range(0, len(segments), _LINES):
+            part = slice(low, low + _LINES)
+            flags = [None] * len(segments.start[part])
+            if self._permissions is not None:
+                flags = self._permissions[segments.first[part]].tolist()
+            columns = (segments.start, segments.size, segments.offset, segments.extents, self.zero)
+            rows = list(zip(*(column[part].tolist() for column in columns), strict=True))
+            hexes = {kind: [row.tobytes().hex() for row in table[part]] for kind, table in self.hashes.items()}
+            names = [self._name(index, row[0], row[0] + row[1]) for index, row in enumerate(rows, low)]
+            for kind, values in hexes.items():
+                text = "".join(f"{value}  {name}\n" for value, name in zip(values, names, strict=True))
+                sums[kind].write(text.encode())
+            whole = self._whole(part)
+            for place, (start, size, offset, extents, zero) in enumerate(rows):
+                members = manifest.hash_members((kind, values[place]) for kind, values in hexes.items())
+                allowed = flags[place]
+                if allowed is not None:
+                    members += manifest.permission_members(permissions(allowed), page_state(allowed))
+                if whole:
+                    members += manifest.part_member(*whole[place])
+                if self.labels is not None:
+                    members += manifest.label_member(self.labels.text(low + place))
+                known = zero if self.observed else None
+                yield manifest.segment_line(start, size, offset, extents, names[place], members, known)
+
+    def _whole(self, part: slice) -> list[tuple[int, int]]:
+        """Return start and end of what each segment in `part` is part of; nothing where none were split."""
+        if self.segments.whole is None:
+            return []
+        start, size = (column[part].tolist() for column in self.segments.whole)
+        return [(begin, begin + length) for begin, length in zip(start, size, strict=True)]
+
+
+class Observer:
+    """Is shown a segment's bytes: takes its hashes, sees whether it is all zero, lets `content` see it."""
+
+    def __init__(self, names: Iterable[str], content: Callable[[memoryview], object] | None) -> None:
+        self.digests = [(name, _digest(name)) for name in names]
+        self.content = content
+        self.zero = True
+
+    def __call__(self, view: memoryview) -> None:
+        """Take note of the bytes that follow."""
+        self.zero = self.zero and is_zero(view)
+        for _, digest in self.digests:
+            digest.update(view)
+        if self.content is not None:
+            self.content(view)
+
+
+def _digest(name: str) -> hashlib._Hash:
+    return hashlib.new(name, usedforsecurity=False)

@@ -1,0 +1,237 @@
+"""An ELF core of a process: Linux writes one when a program ends badly, gcore of one that runs, and so does memcarve.
+
+What is mapped and not in the core (p_filesz < p_memsz: by default what files hold unchanged) is missing, not zero.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from memcarve.backing import FileBacking
+from memcarve.columns import total
+from memcarve.errors import InputError, MapError, NotRecognisedError, OverlapError
+from memcarve.formats.elf_core import core_reading, core_writing
+from memcarve.missing import CUT_OFF, NOT_WRITTEN, REASONS, MissingColumns
+from memcarve.process import Container, ProcessEntry, ProcessMemory
+from memcarve.sources.core.core_metadata import auxiliary_vector, core_metadata_of, read_core_notes
+from memcarve.sources.listings import ListingFiles, metadata_from_files
+from memcarve.sources.options import CORE
+from memcarve.sources.overlaps import untangled
+from memcarve.space import AddressSpace
+
+if TYPE_CHECKING:
+    from memcarve.dtypes import U64, Records
+    from memcarve.formats.elf_core.core_writing import Header
+    from memcarve.metadata import Metadata
+    from memcarve.sources.options import OpenOptions
+
+
+BEFORE = "headers and notes, before the memory"
+BEHIND = "between and behind the parts of the memory"
+_NARROW = 32
+_BITS = (32, 48, 57)
+_ACCESS = 7  # of p_flags
+
+
+class CoreContainer(Container):
+    """The one process of a core."""
+
+    def __init__(
+        self,
+        file: FileBacking,
+        header: Header,
+        table: Records,
+        remarks: tuple[str, ...] = (),
+        listing_files: ListingFiles = ListingFiles(),  # noqa: B008 - a tuple
+    ) -> None:
+        """Take over `file`, which `close` closes; `remarks` say what of its headers and notes it ends too early for."""
+        self.file = file
+        self.header = header
+        self.table = table
+        self.loads = table[table["type"] == core_writing.LOAD]
+        self.listing_files = listing_files
+        self._known = read_core_notes(file, header, table)
+        self._remarks = remarks
+        self.notes = [*remarks, *self._known.remarks]
+
+    def __str__(self) -> str:
+        return self.file.path
+
+    def processes(self) -> list[ProcessEntry]:
+        """Return the process."""
+        return [ProcessEntry(self._known.pid, self._known.name)]
+
+    def open_process(self, index: int, half: str = "all") -> ProcessMemory:  # noqa: ARG002 - there is one
+        """Return the process's memory.
+
+        Raises InputError where the core holds none, OverlapError where two segments of the core claim one address with
+        different bytes, MapError where one reaches beyond the address space.
+        """
+        known = self._known
+        if not len(self.loads) and known.own is None:
+            why = self._remarks[0] if self._remarks else "it has notes alone; gcore writes cores with memory"
+            raise InputError(f"{self.file.path}: is the core of a process that holds no memory: {why}")
+        space, shared = self._space()
+        left_out = _left_out(space)
+        missing = [
+            f"{size} bytes are mapped, but {reason}"
+            for place, reason in enumerate(REASONS)
+            if (size := total(space.missing_size[space.missing_reason == place]))
+        ]
+        remarks = [*self._remarks, *shared, *missing]
+        inputs: dict[str, Any] = {
+            "dump": {
+                "path": self.file.path,
+                "size": self.file.size,
+                "format": f"{self.header.bits}-bit ELF core of a process",
+                "processor": self.header.processor,
+                **self.said,
+                **known.origin,
+            }
+        }
+        bits = known.own_number("address_bits")
+        bits = bits if bits in _BITS else _NARROW if self.header.bits == _NARROW else 57 if _is_wide(space) else 48
+        half_begins = known.own_number("kernel_half")
+        return ProcessMemory(
+            space,
+            pid=known.pid,
+            name=known.name,
+            architecture=self._architecture(),
+            inputs=inputs,
+            left_out=left_out,
+            notes=[*self.notes, *shared, *missing],
+            remarks=remarks,
+            incomplete=self._lacks(space),
+            # of 32 bits a process may have all of them, where the kernel has more
+            kernel_half=half_begins or (1 << _NARROW if self.header.bits == _NARROW else None),
+            address_bits=bits,
+            metadata=functools.partial(self._metadata, bits, inputs),
+            platform=known.platform,
+            auxiliary_vector=auxiliary_vector(self.file, known),
+            input_bytes=space.total + sum(left_out.values()),
+            whole=known.own is not None and not self._is_cut(),
+        )
+
+    def close(self) -> None:
+        """Close the file."""
+        self.file.close()
+
+    def _space(self) -> tuple[AddressSpace, list[str]]:
+        """Return the address space, and a note where segments claim the same addresses."""
+        path, limit = self.file.path, np.uint64(self.file.size)
+        names = ("vaddr", "filesz", "memsz", "offset")
+        start, stored, whole, offset = (self.loads[name].astype(np.uint64) for name in names)
+        whole = np.maximum(stored, whole)
+        top = np.uint64((1 << self.header.bits) - 1)
+        if ((whole > 0) & (whole - np.uint64(1) > top - start)).any():
+            raise MapError(f"{path}: a segment of the core reaches beyond the last address; the file is damaged")
+        there = np.minimum(stored, limit - np.minimum(offset, limit))
+        noted = np.array(self._known.missing, np.uint64).reshape(-1, 3)
+        missing = MissingColumns(
+            np.concatenate([start + there, start + stored, noted[:, 0]]),
+            np.concatenate([stored - there, whole - stored, noted[:, 1]]),
+            np.concatenate([_reasons(CUT_OFF, len(start)), _reasons(NOT_WRITTEN, len(start)), noted[:, 2]]),
+        )
+        some, gone = there > 0, missing.size > 0
+        try:
+            kept, gaps, count = untangled(
+                self.file,
+                (start[some], there[some], offset[some]),
+                MissingColumns(missing.start[gone], missing.size[gone], missing.reason[gone].astype(np.uint8)),
+            )
+        except OverlapError as error:
+            raise OverlapError(f"{path}: {error}", error.address) from None
+        words = [f"{count} segments claim addresses that others have, too; their bytes are the same"] if count else []
+        return AddressSpace(*kept, self.file, gaps, absent="not in the core"), words
+
+    def _is_cut(self) -> bool:
+        """Say whether the file ends before the bytes that it should hold do."""
+        size, offset = (self.loads[name].astype(np.uint64) for name in ("filesz", "offset"))
+        limit = np.uint64(self.file.size)
+        return bool((size > limit - np.minimum(offset, limit)).any())
+
+    def _lacks(self, space: AddressSpace) -> bool:
+        """Say whether bytes are known to be missing; what the process could not access has none."""
+        if self._remarks or self._is_cut() or (space.missing_reason == REASONS.index(CUT_OFF)).any():
+            return True
+        own = self._known.own
+        if own is not None:
+            return own.get("complete") is not True
+        short = (self.loads["filesz"] < self.loads["memsz"]) & (self.loads["flags"] & _ACCESS != 0)
+        return bool(len(space.missing_start)) and bool(short.any())
+
+    def _architecture(self) -> str | None:
+        """Return the architecture as far as memcarve has words for it; what it only assumed itself is not known."""
+        if self._known.own:
+            return self._known.own_word("architecture", ("x86", "x64"))
+        return core_reading.architecture(self.header)
+
+    def _metadata(self, bits: int, inputs: dict[str, Any]) -> Metadata:
+        """Return what the core says of the process, and the files that were named; those are added to `inputs`."""
+        files: list[dict[str, Any]] = []
+        found = metadata_from_files(self.listing_files, self._known.pid, address_bits=max(bits, 48), files=files)
+        if files:
+            inputs["evidence"] = files
+        return core_metadata_of(self.file, self.header, self.table, self._known) + found
+
+
+def open_core(path: str, options: OpenOptions) -> CoreContainer:
+    """Open an ELF core of a process.
+
+    Raises NotRecognisedError where `path` is none, InputError where its headers make no sense, UsageError where
+    options are given that are for dumps with maps or for images.
+    """
+    if os.path.isdir(path):
+        raise NotRecognisedError(f"{path}: is a folder, not an ELF core")
+    file = FileBacking(path)
+    try:
+        return _opened(file, options)
+    except BaseException:
+        file.close()
+        raise
+
+
+def _opened(file: FileBacking, options: OpenOptions) -> CoreContainer:
+    header = core_writing.read_header(file)
+    if header is None:
+        raise NotRecognisedError(f"{file.path}: is no ELF core")
+    table, remarks = core_writing.program_headers(file, header)
+    found = core_writing.origin(file, header, table)
+    process = options.input_type == CORE or (found.process and not (found.doubtful and options.for_image))
+    if not process:
+        raise NotRecognisedError(f"{file.path}: is the ELF core of a machine, not of a process")
+    options.refuse_other(file.path, "the core of a process")
+    container = CoreContainer(file, header, table, remarks, options.listing_files)
+    if found.doubtful and options.input_type is None:
+        doubt = "nothing in the core tells a process's from a machine's; it is taken for a process's"
+        container.notes = [
+            *container.notes,
+            f"{file.path}: {doubt}; if it is a machine's, --input-type image reads it",
+        ]
+    return container
+
+
+def _reasons(reason: str, count: int) -> U64:
+    return np.full(count, REASONS.index(reason), np.uint64)
+
+
+def _left_out(space: AddressSpace) -> dict[str, int]:
+    """Return how many bytes of the file are at no address, before and behind the first that is."""
+    length = space.backing.size
+    order = np.argsort(space.offset, kind="stable")
+    offset, end = space.offset[order], (space.offset + space.size)[order]
+    reach = np.maximum.accumulate(end)
+    fresh = np.maximum(reach[1:], offset[1:]) - np.maximum(reach[:-1], offset[1:])
+    first = int(offset[0]) if len(offset) else length
+    used = int(end[0] - offset[0]) + int(fresh.sum()) if len(offset) else 0
+    return {reason: count for reason, count in ((BEFORE, first), (BEHIND, length - first - used)) if count}
+
+
+def _is_wide(space: AddressSpace) -> bool:
+    """Say whether any address needs more than 48 bits."""
+    last = space.start + (space.size - np.uint64(1))
+    return bool(((last >= np.uint64(1 << 47)) & (space.start < np.uint64((1 << 64) - (1 << 47)))).any())

@@ -1,0 +1,273 @@
+"""What the notes of a process's core say: who it is, its regions and threads; and what memcarve noted in its own."""
+
+from __future__ import annotations
+
+import json
+from bisect import bisect_right
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from memcarve.formats.elf_core import core_reading, core_writing
+from memcarve.formats.images.machine import read_at
+from memcarve.formats.manifest import Record
+from memcarve.metadata import Metadata, Region, Regions, Thread, Threads
+from memcarve.missing import REASONS
+from memcarve.process import Platform
+from memcarve.sources.folder.recorded import address, member, number, recorded_metadata, word
+from memcarve.vocabulary import Kind
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from memcarve.backing import FileBacking
+    from memcarve.dtypes import Records
+    from memcarve.formats.elf_core.core_reading import MappedFile
+    from memcarve.formats.elf_core.core_writing import Header, Note
+
+_TOP = 1 << 64
+_MOST_MISSING = 1 << 16
+_LONGEST_ORIGIN = 1 << 16
+_WORDS = ("---", "--x", "-w-", "-wx", "r--", "r-x", "rw-", "rwx")  # by p_flags
+_UPPER = 1 << 63
+_SYSINFO_EHDR = 33  # a_type of the auxiliary vector
+_LONGEST_VECTOR = 1 << 16
+_COLUMNS = ("vaddr", "size", "flags")
+
+
+class CoreNotes(NamedTuple):
+    """What notes say of the process, and where those are that tell more; None is not known.
+
+    `own` is what memcarve noted when it wrote the core: anything may stand in it. `status` are the threads' notes,
+    `files` and `vector` the first of types NT_FILE and NT_AUXV. `linux`: there are notes that only Linux writes.
+    """
+
+    pid: int | None
+    name: str | None
+    own: dict[str, Any] | None
+    status: list[Note]
+    files: Note | None
+    vector: Note | None
+    linux: bool
+    remarks: list[str]
+
+    @property
+    def platform(self) -> Platform:
+        """The operating system."""
+        if self.own is None:
+            return Platform("linux" if self.linux else None)
+        found = member(self.own, "platform")
+        numbers = (number(found.get(name)) for name in ("major", "minor", "build"))
+        return Platform(word(found.get("system"), ("windows", "linux")), *numbers)
+
+    @property
+    def missing(self) -> list[tuple[int, int, int]]:
+        """What memcarve noted as missing: start, size, and the place of the reason in REASONS."""
+        rows = None if self.own is None else self.own.get("missing")
+        found = []
+        for row in rows[:_MOST_MISSING] if isinstance(rows, list) else []:
+            start, end = (
+                (address(row.get(name), _TOP) for name in ("start", "end")) if isinstance(row, dict) else (0, 0)
+            )
+            reason = row.get("reason") if isinstance(row, dict) else None
+            if start is not None and end is not None and start < end <= _TOP and end - start < _TOP:
+                found += [(start, end - start, place) for place, known in enumerate(REASONS) if known == reason]
+        return found
+
+    def own_number(self, name: str) -> int | None:
+        """Return a number that memcarve noted."""
+        return None if self.own is None else number(self.own.get(name))
+
+    def own_word(self, name: str, known: tuple[str, ...]) -> str | None:
+        """Return a word that memcarve noted of the process."""
+        return None if self.own is None else word(member(self.own, "process").get(name), known)
+
+    @property
+    def origin(self) -> dict[str, Any]:
+        """What the process was read from when memcarve wrote the core: the plain members alone, at moderate length."""
+        inputs = {} if self.own is None else member(self.own, "inputs")
+        found = {
+            name: {key: value for key, value in each.items() if isinstance(value, str | int)}
+            for name, each in inputs.items()
+            if isinstance(each, dict)
+        }
+        return {"written_from": found} if found and len(json.dumps(found)) < _LONGEST_ORIGIN else {}
+
+
+def read_core_notes(file: FileBacking, header: Header, table: Records) -> CoreNotes:
+    """Read the notes once; of what comes several times the first counts, but for threads."""
+    status: list[Note] = []
+    first: dict[int, Note] = {}
+    own, linux = None, False
+    for note in core_writing.read_notes(file, header, table):
+        if (note.owner, note.kind) == (core_writing.OWNER, core_writing.PROVENANCE):
+            own = _own(file, note) if own is None else own
+        elif note.owner == b"CORE":
+            if note.kind == core_writing.PRSTATUS:
+                status.append(note)
+            first.setdefault(note.kind, note)
+        linux = linux or note.owner == b"LINUX"
+    linux = linux or core_writing.FILE in first or core_writing.SIGINFO in first
+    known = (
+        core_reading.process_info(file, header, first[core_writing.PRPSINFO])
+        if core_writing.PRPSINFO in first
+        else None
+    )
+    pid, name = (None, None) if known is None else (known[0], known[1].decode("utf-8", "surrogateescape") or None)
+    if own is not None:  # the whole name, and what of the two was not known
+        process = member(own, "process")
+        pid = number(process.get("pid"))
+        name = process["name"] if isinstance(process.get("name"), str) else None
+    vector = first.get(core_writing.AUXV)
+    return CoreNotes(pid, name, own, status, first.get(core_writing.FILE), vector, linux, _remarks(own))
+
+
+def auxiliary_vector(file: FileBacking, known: CoreNotes) -> bytes | None:
+    """Return the program's auxiliary vector; None where the core has none of a likely size."""
+    note = known.vector
+    return read_at(file, note.offset, note.size) if note is not None and note.size <= _LONGEST_VECTOR else None
+
+
+def core_metadata_of(file: FileBacking, header: Header, table: Records, known: CoreNotes) -> Metadata:
+    """Return the regions and threads of a core; of one that memcarve wrote, what was known when it did."""
+    if known.own is not None:
+        return _noted(known.own)
+    found = [status for note in known.status if (status := core_reading.status(file, header, note)) is not None]
+    threads = [Thread(status.tid, registers=status.registers) for status in found]
+    files = None if known.files is None else core_reading.mapped_files(file, header, known.files)
+    notes = () if files is not None or known.files is None else (f"{file.path}: its note NT_FILE is damaged; not used",)
+    vdso = None if known.vector is None else _vdso(file, header, known.vector)
+    loads = table[table["type"] == core_writing.LOAD]
+    pointers = [status.registers.get("rsp", status.registers.get("esp", 0)) for status in found if status.registers]
+    rows = _regions(loads, files, vdso, pointers)
+    rows += _not_stored(rows, files or [])
+    return Metadata(
+        (Regions("PT_LOAD and NT_FILE" if files is not None else "PT_LOAD", rows),),
+        (),
+        (Threads("NT_PRSTATUS", threads),) if threads else (),
+        notes=notes,
+    )
+
+
+def _regions(loads: Records, files: list[MappedFile] | None, vdso: int | None, pointers: Iterable[int]) -> list[Region]:
+    """Return the regions: the PT_LOADs, cut where a mapped file begins or ends, in order of addresses.
+
+    On Linux every mapping that is shared has a file, at least one without a name: what has none is private, but for
+    what the kernel itself puts there: the virtual library at `vdso`, its data before it, and what lies in the upper
+    half. Where no file is known nothing is known of that either.
+    """
+    mapped = sorted(files or [])
+    begins = [row.start for row in mapped]
+    held = sorted(set(pointers))
+    rows: list[Region] = []
+    columns = [np.maximum(loads["memsz"], loads["filesz"]) if name == "size" else loads[name] for name in _COLUMNS]
+    for start, size, flags in sorted(zip(*(column.tolist() for column in columns), strict=True)):
+        place, end, index = start, min(start + size, _TOP), max(bisect_right(begins, start) - 1, 0)
+        while place < end:
+            while index < len(mapped) and mapped[index].end <= place:
+                index += 1
+            here = mapped[index] if index < len(mapped) and mapped[index].start <= place else None
+            limit = here.end if here else mapped[index].start if index < len(mapped) else end
+            row = Region(place, min(limit, end) - place, _WORDS[flags & 7])
+            rows.append(_told(row, here, held) if files is not None else row)
+            place = row.end
+    return rows if vdso is None else _without_kernel(rows, vdso)
+
+
+def _not_stored(rows: list[Region], files: Iterable[MappedFile]) -> list[Region]:
+    """Return what of mapped files is in none of `rows`, which are in order: gdb leaves out what is in the file, too."""
+    found: list[Region] = []
+    done, index = 0, 0
+    for here in sorted(files):
+        place = max(here.start, done)
+        while index < len(rows) and rows[index].end <= place:
+            index += 1
+        while place < here.end:
+            load = rows[index] if index < len(rows) and rows[index].start < here.end else None
+            end = here.end if load is None else load.start
+            if end > place:
+                row = Region(place, end - place)
+                found.append(_told(row, here, []))
+            if load is None:
+                break
+            place = max(place, load.end)
+            index += load.end <= here.end
+        done = max(done, here.end)
+    return found
+
+
+def _told(row: Region, here: MappedFile | None, pointers: list[int]) -> Region:
+    """Return a region with its file, or as what it is without one."""
+    if here is not None:
+        name = here.name.decode("utf-8", "surrogateescape")
+        return row._replace(kind=Kind.MAPPED, file=name, offset=here.offset + row.start - here.start)
+    if row.start >= _UPPER:
+        return row
+    next_pointer = bisect_right(pointers, row.end - 1) - 1
+    stack = next_pointer >= 0 and pointers[next_pointer] >= row.start
+    return row._replace(kind=Kind.STACK if stack else Kind.PRIVATE, private=True)
+
+
+def _without_kernel(rows: list[Region], vdso: int) -> list[Region]:
+    """Return the regions; of those that the kernel itself put there it is not known what they are."""
+    place = bisect_right([row.start for row in rows], vdso) - 1
+    if place < 0 or vdso >= rows[place].end:
+        return rows
+    while True:
+        here = rows[place] = rows[place]._replace(kind=None, private=None)
+        place -= 1
+        if place < 0 or rows[place][:3] != (rows[place].start, here.start - rows[place].start, "r--"):
+            return rows
+        if rows[place].file is not None:
+            return rows
+
+
+def _vdso(file: FileBacking, header: Header, note: Note) -> int | None:
+    """Return where the auxiliary vector says that the kernel's virtual library lies (AT_SYSINFO_EHDR)."""
+    dtype = np.dtype(f"{header.order}u{header.bits // 8}")
+    data = read_at(file, note.offset, min(note.size, _LONGEST_VECTOR))
+    pairs = np.frombuffer(data[: len(data) // (2 * dtype.itemsize) * 2 * dtype.itemsize], dtype).reshape(-1, 2)
+    found = pairs[pairs[:, 0] == _SYSINFO_EHDR]
+    return int(found[0, 1]) if len(found) else None
+
+
+def _own(file: FileBacking, note: Note) -> dict[str, Any]:
+    """Return what memcarve noted; nothing where that is damaged."""
+    if note.size > core_reading.LARGEST_OWN:
+        return {}
+    try:
+        found = json.loads(read_at(file, note.offset, note.size))
+    except (ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _remarks(own: dict[str, Any] | None) -> list[str]:
+    if own is None:
+        return []
+    if not own:
+        return ["memcarve wrote the core, and its note is damaged: what it says of permissions is not used"]
+    inputs = own.get("inputs")
+    places = (
+        [each.get("path") for each in inputs.values() if isinstance(each, dict)] if isinstance(inputs, dict) else []
+    )
+    place = next((place for place in places if isinstance(place, str)), "an unknown input")
+    return [f"written by memcarve from {place}"]
+
+
+def _noted(own: dict[str, Any]) -> Metadata:
+    """Return the evidence that memcarve noted: it stands there as in a folder's manifest."""
+    found = recorded_metadata(own, [Record(0, 1, "", 0, 1, {}, None, own)])
+    return Metadata(
+        tuple(Regions(_renamed(each.source), each.rows) for each in found.regions),
+        tuple(each._replace(source=_renamed(each.source)) for each in found.modules),
+        tuple(each._replace(source=_renamed(each.source)) for each in found.threads),
+        tuple(each._replace(source=_renamed(each.source)) for each in found.areas),
+        complete=member(own, "labels").get("complete") is not False,
+        parameters=tuple(each._replace(source=_renamed(each.source)) for each in found.parameters),
+        unloaded=tuple(each._replace(source=_renamed(each.source)) for each in found.unloaded),
+    )
+
+
+def _renamed(source: str) -> str:
+    return source.replace("segments.json", "the core's note")

@@ -1,0 +1,331 @@
+"""A folder that memcarve carved, read as the memory it was carved from; or the folder above those of several."""
+
+from __future__ import annotations
+
+import datetime as dt
+import functools
+import hashlib
+import json
+import os
+import re
+import stat
+from array import array
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from memcarve.backing import FileBacking, FolderBacking
+from memcarve.errors import InputError, NotRecognisedError, OverlapError
+from memcarve.formats import manifest
+from memcarve.images.paging_modes import LINUX, MODES, AddressTable
+from memcarve.missing import REASONS, MissingColumns
+from memcarve.process import Container, ProcessEntry, ProcessMemory
+from memcarve.sources.folder.recorded import address, member, number, recorded_metadata, word
+from memcarve.sources.listings import ListingFiles, metadata_from_files
+from memcarve.space import AddressSpace
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from memcarve.formats.manifest import Record
+    from memcarve.metadata import Metadata
+    from memcarve.sources.options import OpenOptions
+
+_TOP = 1 << 64
+_MOST_MISSING = 1 << 24
+_MOST_NOTES = 1000
+_LONGEST = 1 << 20  # a line of the manifest
+_BLOCK = 1 << 20
+#: what the folders of processes may be called: nothing that leads out of the folder above them
+_FOLDER = re.compile(r"[A-Za-z0-9_+-][A-Za-z0-9_.+-]*")
+
+
+class FolderContainer(Container):
+    """A carved folder, or several in one."""
+
+    def __init__(
+        self,
+        path: str,
+        listing_files: ListingFiles = ListingFiles(),  # noqa: B008 - a tuple
+    ) -> None:
+        self.path = path
+        self.listing_files = listing_files
+        self.notes: list[str] = []
+        self._backings: list[FolderBacking] = []
+        self._folders = _folders(path)
+        self._entries = [_entry(_opened(folder)[0]) for folder in self._folders]
+
+    def __str__(self) -> str:
+        return self.path
+
+    def processes(self) -> list[ProcessEntry]:
+        """Return the processes: of several, in the order of their folders' names."""
+        return list(self._entries)
+
+    def open_process(self, index: int, half: str = "all") -> ProcessMemory:  # noqa: ARG002 - what lies there is known
+        """Return what a folder holds as the memory of a process.
+
+        Every file is looked at, and none is read: ``memcarve verify`` holds them against their hashes. Raises
+        InputError where one is missing, has another length or is no regular file, OverlapError where two segments,
+        or a segment and what is missing, claim one address.
+        """
+        folder = self._folders[index]
+        path = os.path.join(folder, manifest.NAME)
+        with FileBacking(path, follow=False) as document:
+            header, records = _opened(folder)
+            start, size = array("Q"), array("Q")
+            backing = FolderBacking(folder, _files(path, records, start, size))
+            missing = _missing(path)
+            digest = _sha256(document)
+            if document.changed():
+                raise InputError(f"{path}: was changed while it was read")
+        self._backings.append(backing)
+        starts, sizes = np.array(start, np.uint64), np.array(size, np.uint64)
+        offsets = np.cumsum(sizes, dtype=np.uint64) - sizes
+        try:
+            space = AddressSpace(starts, sizes, offsets, backing, missing)
+        except OverlapError as error:
+            raise OverlapError(f"{path}: {error}", error.address) from None
+        table = _table(header)
+        narrow = table.kernel_half if table and not table.mode.wide else None
+        left_out = _left_out(header)
+        entry = self._entries[index]
+        bits = table.mode.bits if table else 57 if _is_wide(space) else 48
+        inputs: dict[str, Any] = {"folder": {"path": folder, "size": backing.size, "manifest_sha256": digest}}
+        process = ProcessMemory(
+            space,
+            pid=entry.pid,
+            name=entry.name,
+            architecture=word(member(header, "process").get("architecture"), ("x86", "x64")),
+            inputs=inputs,
+            notes=[_origin(folder, header), *left_out, *_texts(header.get("notes"))],
+            remarks=left_out,
+            incomplete=header.get("complete") is not True,
+            kernel_half=narrow,
+            entry=entry,
+            address_bits=bits,
+            metadata=functools.partial(self._metadata, folder, entry.pid, bits, inputs),
+        )
+        process.half = _half(header, space, process.kernel_half)
+        return process
+
+    def _metadata(self, folder: str, pid: int | None, bits: int, inputs: dict[str, Any]) -> Metadata:
+        """Return what the manifest says of a process, and the files that were named; those are added to `inputs`."""
+        files: list[dict[str, Any]] = []
+        found = metadata_from_files(self.listing_files, pid, address_bits=bits, files=files)
+        if files:
+            inputs["evidence"] = files
+        return recorded_metadata(*_opened(folder)) + found
+
+    def close(self) -> None:
+        """Close the files."""
+        for backing in self._backings:
+            backing.close()
+
+
+def open_folder(path: str, options: OpenOptions) -> FolderContainer:
+    """Open a folder that memcarve carved, of one process or of several.
+
+    Raises NotRecognisedError where `path` is no folder or has no manifest, InputError where memcarve did not carve it.
+    """
+    if not os.path.isdir(path):
+        raise NotRecognisedError(f"{path}: is no folder")
+    if not any(os.path.lexists(os.path.join(path, name)) for name in (manifest.NAME, manifest.PROCESSES)):
+        raise NotRecognisedError(_bare(path))
+    options.refuse_other(path, "a folder")
+    return FolderContainer(path, options.listing_files)
+
+
+def _folders(path: str) -> list[str]:
+    """Return the carved folders: the one itself, or those that ``processes.json`` lists."""
+    listing = os.path.join(path, manifest.PROCESSES)
+    if not os.path.lexists(listing):
+        return [path]
+    names = manifest.processes(listing) if _is_regular(listing) else None
+    if names is None:
+        raise InputError(f"{listing}: is not what memcarve writes; give one of the folders beside it")
+    if not names:
+        raise InputError(f"{path}: holds no process: carving each of them failed")
+    found = []
+    for name in names:
+        if not _FOLDER.fullmatch(name):
+            raise InputError(f"{listing}: {name[:80]!r} is no name of a folder that memcarve carves")
+        folder = os.path.join(path, name)
+        if os.path.islink(folder) or not os.path.isdir(folder):
+            raise InputError(f"{folder}: is listed in {manifest.PROCESSES} and is no folder; put it back")
+        found.append(folder)
+    if len(set(found)) < len(found):
+        raise InputError(f"{listing}: lists a folder twice")
+    return found
+
+
+def _opened(folder: str) -> tuple[dict[str, Any], Iterator[Record]]:
+    """Return a manifest's header and its segments; raises InputError where there is none."""
+    path = os.path.join(folder, manifest.NAME)
+    if not os.path.lexists(path):
+        raise InputError(_bare(folder))
+    if not _is_regular(path):
+        raise InputError(f"{path}: is not a regular file")
+    try:
+        return manifest.read(path)
+    except NotRecognisedError as error:
+        raise InputError(str(error)) from None
+
+
+def _bare(folder: str) -> str:
+    return (
+        f"{folder}: is a folder without {manifest.NAME}; give an image, a dump or its map, or a folder that memcarve "
+        "carved"
+    )
+
+
+def _is_regular(path: str) -> bool:
+    return stat.S_ISREG(os.lstat(path).st_mode)
+
+
+def _files(path: str, records: Iterator[Record], start: array[int], size: array[int]) -> Iterator[tuple[str, int]]:
+    """Yield name and size of each segment's file, in order of addresses; its columns are added to `start`, `size`."""
+    before = (0, 0)
+    for record in records:
+        here = record.start, record.end
+        named = manifest.FILE_NAME.fullmatch(record.file)
+        if not named or named.groups() != (f"{here[0]:016x}", f"{here[1]:016x}") or not here[0] < here[1] <= _TOP:
+            raise InputError(
+                f"{path}: {record.file[:80]!r} is no file name of the segment 0x{record.start:x}-0x{record.end:x}"
+            )
+        if here[0] < before[1]:
+            both = f"0x{before[0]:x}-0x{before[1]:x} and 0x{here[0]:x}-0x{here[1]:x}"
+            if here[1] <= before[0]:
+                raise InputError(f"{path}: its segments {both} are not in order of addresses")
+            address = max(here[0], before[0])
+            raise OverlapError(f"{path}: two segments claim the address 0x{address:x}: {both}", address)
+        before = here
+        yield record.file, record.size  # whoever takes it holds the size against the file's
+        start.append(record.start)
+        size.append(record.size)
+
+
+def _missing(path: str) -> MissingColumns:
+    """Return what a manifest lists as missing; its lines are known to be short."""
+    start, size, reason = array("Q"), array("Q"), array("B")
+    with open(path, encoding="utf-8", errors="surrogateescape") as file:
+        inside = False
+        for line in iter(lambda: file.readline(_LONGEST), ""):
+            text = line.rstrip("\n")
+            if inside and text == ' "segments": [':
+                break
+            if inside and text != " ],":
+                try:
+                    row = json.loads(text.removesuffix(","))
+                    begin, end = int(row["start"], 16), int(row["end"], 16)
+                    place = REASONS.index(row["reason"])
+                except (ValueError, TypeError, KeyError, RecursionError):
+                    raise InputError(f"{path}: what is missing is damaged: {text.strip()[:80]}") from None
+                if not 0 <= begin < end <= _TOP or end - begin == _TOP:
+                    raise InputError(f"{path}: what is missing is damaged: {text.strip()[:80]}")
+                if len(start) == _MOST_MISSING:
+                    raise InputError(f"{path}: lists more than {_MOST_MISSING} missing ranges")
+                start.append(begin)
+                size.append(end - begin)
+                reason.append(place)
+            inside = inside or text == ' "missing": ['
+    starts = np.array(start, np.uint64)
+    order = np.argsort(starts, kind="stable")
+    return MissingColumns(starts[order], np.array(size, np.uint64)[order], np.array(reason, np.uint8)[order])
+
+
+def _sha256(file: FileBacking) -> str:
+    digest, buffer = hashlib.sha256(), memoryview(bytearray(_BLOCK))
+    for place in range(0, file.size, _BLOCK):
+        view = buffer[: min(_BLOCK, file.size - place)]
+        file.read_into(place, view)
+        digest.update(view)
+    return digest.hexdigest()
+
+
+# what the manifest's header tells: anything may stand there, and what is not as memcarve writes it is not known
+
+
+def _time(value: object) -> dt.datetime | None:
+    try:
+        found = dt.datetime.fromisoformat(value) if isinstance(value, str) else None
+        return found.astimezone(dt.UTC) if found and found.tzinfo else None
+    except (ValueError, OverflowError):
+        return None
+
+
+def _texts(value: object) -> list[str]:
+    texts = value if isinstance(value, list) else []
+    return [text for text in texts[:_MOST_NOTES] if isinstance(text, str)]
+
+
+def _entry(header: dict[str, Any]) -> ProcessEntry:
+    found = member(header, "process")
+    name, state = found.get("name"), found.get("state")
+    pid, plain = number(found.get("pid")), name if isinstance(name, str) else None
+    if address(found.get("root")) is None:
+        return ProcessEntry(pid, plain)
+    words = state.split(", ") if isinstance(state, str) else []
+    return ProcessEntry(
+        pid,
+        plain,
+        parent=number(found.get("parent")),
+        created=_time(found.get("created")),
+        exited=_time(found.get("exited")),
+        root=address(found.get("root")),
+        image_base=address(found.get("image_base")),
+        peb=address(found.get("peb")),
+        wow64=found["wow64"] if isinstance(found.get("wow64"), bool) else None,
+        listed="unlinked" not in words if words else None,
+        ended="exited" in words if words else None,
+        object=address(found.get("object")),
+        doubts=tuple(_texts(found.get("doubts"))),
+    )
+
+
+def _table(header: dict[str, Any]) -> AddressTable | None:
+    """Return what is known of the page tables that a folder was carved through, if any."""
+    image = member(member(header, "inputs"), "image")
+    name = word(image.get("paging"), tuple(MODES))
+    return None if name is None else AddressTable(0, MODES[name], word(image.get("os"), (LINUX,)) or "")
+
+
+def _left_out(header: dict[str, Any]) -> list[str]:
+    """Return a note for each reason why bytes of the input are not in the folder."""
+    rows = header.get("left_out")
+    found = []
+    for row in rows[:_MOST_NOTES] if isinstance(rows, list) else []:
+        count, reason = (row.get("bytes"), row.get("reason")) if isinstance(row, dict) else (None, None)
+        if number(count) and isinstance(reason, str):
+            found.append(f"{count} bytes were left out when it was carved: {reason}")
+    return found
+
+
+def _half(header: dict[str, Any], space: AddressSpace, kernel_half: int) -> str:
+    """Return which half the folder is about: as a selection tells, or, of an image, as its addresses do."""
+    rows = header.get("left_out")
+    listed = (
+        [row.get("reason") for row in rows[:_MOST_NOTES] if isinstance(row, dict)] if isinstance(rows, list) else []
+    )
+    for half in ("user", "kernel"):
+        if f"outside --range {half}" in listed:
+            return half
+    if member(member(header, "inputs"), "image"):  # whose other half is left alone unless it is asked for
+        starts = np.concatenate([space.start, space.missing_start])
+        kernel = starts >= np.uint64(kernel_half)
+        if len(starts) and (kernel.all() or not kernel.any()):
+            return "kernel" if kernel.all() else "user"
+    return "all"
+
+
+def _origin(folder: str, header: dict[str, Any]) -> str:
+    inputs = member(header, "inputs")
+    places = [member(inputs, name).get("path") for name in ("dump", "image", "map", "folder", *inputs)]
+    place = next((place for place in places if isinstance(place, str)), "an unknown input")
+    return f"{folder}: carved from {place}"
+
+
+def _is_wide(space: AddressSpace) -> bool:
+    """Say whether any address needs more than 48 bits."""
+    last = space.start + (space.size - np.uint64(1))
+    return bool(((last >= np.uint64(1 << 47)) & (space.start < np.uint64(_TOP - (1 << 47)))).any())

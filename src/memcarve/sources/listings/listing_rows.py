@@ -1,0 +1,166 @@
+"""What a row of a table says: a region, a module, a thread."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, cast
+
+from memcarve.formats.listing.known import DLLLIST, LINUX_MAPS, MAC_MAPS, PROC_MAPS, THREADS, VADINFO, VADWALK
+from memcarve.metadata import Module, Region, Thread
+from memcarve.vocabulary import Kind
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from memcarve.formats.listing.known import Cells
+
+_NARROW = 32
+_TOP = 1 << 64
+#: what stands for a file's name where there is none
+_ANONYMOUS = "Anonymous Mapping"
+_LOADER = "PAGE_EXECUTE_WRITECOPY"
+
+
+class UnknownError(Exception):
+    """A row does not say what is needed of it: what lacks could not be read when the table was made."""
+
+
+class DoubtfulError(Exception):
+    """A row says what cannot be."""
+
+
+def reader(name: str) -> Callable[[Cells, int], Region | Module | Thread]:
+    """Return what turns the cells of a table's row into what they say.
+
+    It takes the cells and how many bits addresses have, and raises UnknownError or DoubtfulError.
+    """
+    return _READERS[name]
+
+
+def canonical(address: int, bits: int) -> int:
+    """Extend the highest of an address's `bits` through those above it, where they are not there yet.
+
+    Of 32 bits there are none above.
+    """
+    high = bits > _NARROW and address >> (bits - 1) == 1
+    return address | (_TOP - (1 << bits)) if high else address
+
+
+def _vad(cells: Cells, bits: int) -> Region:
+    """Return the region of a row of windows.vadinfo; `End VPN` is its last address.
+
+    What is not private is a section. Of a file that is an image if all of it began as PAGE_EXECUTE_WRITECOPY: so the
+    loader maps programs and libraries, whose parts are then protected one by one, while data is mapped with what is
+    asked for, and nobody who reads or writes a file asks for that. Without a file it is memory of the paging file.
+    """
+    start, size = _range(cells, "Start VPN", "End VPN", bits, inclusive=True)
+    file, protection = _text(cells, "File"), _text(cells, "Protection")
+    flag = _number(cells, "PrivateMemory")
+    private = None if flag is None else flag != 0
+    kind = None
+    if private:
+        kind = Kind.PRIVATE
+    elif file is not None and protection is not None and _LOADER in protection.split("|"):
+        kind = Kind.IMAGE
+    elif private is False or file is not None:
+        kind = Kind.MAPPED
+    return Region(start, size, protection, kind, file, _text(cells, "Tag"), private)
+
+
+def _vad_node(cells: Cells, bits: int) -> Region:
+    """Return the region of a row of windows.vadwalk: `End` is its last address."""
+    return Region(*_range(cells, "Start", "End", bits, inclusive=True), tag=_text(cells, "Tag"))
+
+
+def _linux(cells: Cells, bits: int) -> Region:
+    """Return the region of a row of linux.proc.Maps, or of a line of /proc/PID/maps; `End` is the address after it.
+
+    Only the latter says whether a mapping is shared (`s`) or private (`p`). A private mapping of a file is copied page
+    by page as it is written to: `private` is then not known, and the region is one of the file all the same.
+    """
+    start, size = _range(cells, "Start", "End", bits, inclusive=False)
+    flags, name, inode = _text(cells, "Flags"), _text(cells, "File Path"), _number(cells, "Inode")
+    kind, file = _named(name)
+    mapped = kind == Kind.MAPPED or (inode is not None and inode > 0)
+    if mapped:
+        kind = Kind.MAPPED
+    private = False if flags is not None and flags.endswith("s") else None
+    if flags is not None and flags.endswith("p") and not mapped and (file is None or file.startswith("[anon")):
+        private = True
+        kind = kind or Kind.PRIVATE
+    return Region(start, size, flags, kind, file, None, private, _number(cells, "PgOff") if mapped else None)
+
+
+def _mac(cells: Cells, bits: int) -> Region:
+    """Return the region of a row of mac.proc_maps.Maps: `End` is the address after it."""
+    kind, file = _named(_text(cells, "Map Name"))
+    return Region(*_range(cells, "Start", "End", bits, inclusive=False), _text(cells, "Protection"), kind, file)
+
+
+def _named(name: str | None) -> tuple[str | None, str | None]:
+    """Return kind and file by the name that a Unix gives a mapping; what it calls heap or stack is no file."""
+    if name is None or name == _ANONYMOUS:
+        return None, None
+    if name == "[heap]":
+        return Kind.HEAP, None
+    if name == "[stack]" or (name.startswith("[stack:") and name.endswith("]")):
+        return Kind.STACK, None
+    return Kind.MAPPED if name.startswith("/") else None, name
+
+
+def _module(cells: Cells, bits: int) -> Module:
+    """Return the module of a row of windows.dlllist; such a list lies in the process's own memory, open to forgery."""
+    start, size = _number(cells, "Base"), _number(cells, "Size")
+    if start is None:
+        raise UnknownError("its base could not be read")
+    start = canonical(start, bits)
+    if size is not None and start + size > _TOP:
+        raise UnknownError(f"the module at 0x{start:x} of 0x{size:x} bytes ends beyond the last address")
+    return Module(start, size, _text(cells, "Name"), _text(cells, "Path"))
+
+
+def _thread(cells: Cells, bits: int) -> Thread:
+    """Return the thread of a row of windows.threads or windows.thrdscan.
+
+    The address that was given to CreateThread counts; `StartAddress` is that of the system's code which calls it.
+    """
+    tid = _number(cells, "TID")
+    if tid is None:
+        raise UnknownError("its id could not be read")
+    begin = _number(cells, "Win32StartAddress")
+    begin = _number(cells, "StartAddress") if begin is None else begin
+    return Thread(tid, begin=None if begin is None else canonical(begin, bits))
+
+
+def _range(cells: Cells, first: str, last: str, bits: int, *, inclusive: bool) -> tuple[int, int]:
+    """Return start and size (bytes) of a row's addresses."""
+    start, end = _number(cells, first), _number(cells, last)
+    if start is None or end is None:
+        raise UnknownError("its addresses could not be read")
+    size = end - start + inclusive
+    if size <= 0:
+        raise DoubtfulError(f"the region at 0x{start:x} ends at 0x{end:x}")
+    if size == _TOP:
+        raise DoubtfulError("the region is all of the address space, as none can be")
+    start = canonical(start, bits)
+    if start + size > _TOP:
+        raise DoubtfulError(f"the region at 0x{start:x} of 0x{size:x} bytes ends beyond the last address")
+    return start, size
+
+
+def _number(cells: Cells, column: str) -> int | None:
+    return cast("int | None", cells.get(column))
+
+
+def _text(cells: Cells, column: str) -> str | None:
+    return cast("str | None", cells.get(column))
+
+
+_READERS: dict[str, Callable[[Cells, int], Region | Module | Thread]] = {
+    VADINFO: _vad,
+    VADWALK: _vad_node,
+    LINUX_MAPS: _linux,
+    PROC_MAPS: _linux,
+    MAC_MAPS: _mac,
+    DLLLIST: _module,
+    THREADS: _thread,
+}

@@ -1,0 +1,388 @@
+"""A process dump that Volatility or Rekall wrote, read through the memory map that belongs to it."""
+
+from __future__ import annotations
+
+import functools
+import os
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from memcarve.backing import AbsentBacking, FileBacking
+from memcarve.columns import chunks, total
+from memcarve.errors import CounterpartError, InputError, NotRecognisedError, OverlapError
+from memcarve.formats.elf_core import core_writing
+from memcarve.formats.images.machine import read_at
+from memcarve.formats.memmap import BinaryError, MemoryMap
+from memcarve.formats.minidump import structures
+from memcarve.missing import CUT_OFF, NOT_WRITTEN, Missing
+from memcarve.process import Container, ProcessEntry, ProcessMemory
+from memcarve.sources.counterparts import base_file, find_dump, find_map, pid_in_name
+from memcarve.sources.image import holds_system, machine_memory, refuse_known
+from memcarve.sources.listings import ListingFiles, metadata_from_files
+from memcarve.sources.memmap.map_rows import ProcessRows, read_rows
+from memcarve.sources.memmap.positions import Columns, settle
+from memcarve.sources.options import CORE, DUMP, IMAGE, MAP, MINIDUMP
+from memcarve.space import AddressSpace
+
+if TYPE_CHECKING:
+    from memcarve.dtypes import U64
+    from memcarve.metadata import Metadata
+    from memcarve.sources.options import OpenOptions
+
+
+#: Windows maps its shared data page here in every 32-bit kernel half (KI_USER_SHARED_DATA)
+_SHARED_DATA_32 = 0xFFDF0000
+
+TAIL = "after the last row of the map"
+BETWEEN = "between the rows of the map (rows left out)"
+
+
+class MemmapContainer(Container):
+    """A memory map and the dump, or dumps, that belong to it."""
+
+    def __init__(
+        self,
+        memory_map: MemoryMap,
+        *,
+        dump: str | None = None,
+        notes: list[str] | None = None,
+        trust: str | None = None,
+        listing_files: ListingFiles = ListingFiles(),  # noqa: B008 - a tuple
+    ) -> None:
+        """Read the map. `dump` is the dump, where it was given; else it is looked for beside the map."""
+        self.listing_files = listing_files
+        self.map = memory_map
+        self.dump = dump
+        self.trust = trust
+        self.notes: list[str] = notes or []
+        self._files: list[FileBacking] = []
+        try:
+            self._rows = read_rows(memory_map)
+            self._alone = len(self._rows) == 1
+            self._choose_by_dump()
+            self._wide = _is_wide(self._rows)
+        except BaseException:
+            self.close()
+            raise
+
+    def __str__(self) -> str:
+        return self.dump or self.map.path
+
+    def processes(self) -> list[ProcessEntry]:
+        """Return the processes it holds, in the order of the map."""
+        return [self._entry(rows) for rows in self._rows]
+
+    def open_process(self, index: int, half: str = "all") -> ProcessMemory:  # noqa: ARG002 - the rows are read already
+        """Return the memory of a process; its dump is opened if there is one.
+
+        Raises PositionError where it cannot be settled where in the dump the rows lie, OverlapError where two rows
+        claim one address.
+        """
+        rows = self._rows[index]
+        notes = [*self.notes, *self.map.notes]
+        file, absent = self._dump_of(rows, notes)
+        length = file.size if file else None
+        where = f"{self.map.path} and {file.path}" if file else self.map.path
+        columns = Columns(self.map.has_printed, self.map.has_file, self.map.filters_possible)
+        stranger = functools.partial(_stranger, rows, file)
+        positions = settle(where, rows, columns, length, self.trust, stranger)
+        if positions.how in ("printed", "sum") and columns.printed:
+            notes.append(f"positions in the dump: {positions.how}, because the two ways to work them out differ")
+        space, cut_off = self._space(rows, positions.offset, file or AbsentBacking(absent))
+        tail = max(length - positions.end, 0) if length is not None else 0
+        between = (positions.end if length is None else length - tail) - space.total
+        left_out = {reason: count for reason, count in ((TAIL, tail), (BETWEEN, between)) if count}
+        unwritten = total(rows.unwritten.size)
+        remarks = self._remarks(left_out, unwritten, cut_off)
+        if self.map.of_incomplete:
+            remarks.append(f"{self.map.path}: was written of a process of which bytes were known to be missing")
+        entry = self._entry(rows)
+        inputs = self._inputs(file)
+        return ProcessMemory(
+            space,
+            pid=entry.pid,
+            name=entry.name,
+            architecture="x86" if self._is_32_bit(rows) else None,
+            inputs=inputs,
+            positions=positions.how,
+            left_out=left_out,
+            notes=[*notes, *remarks],
+            remarks=remarks,
+            incomplete=bool(unwritten or cut_off or left_out or self.map.reader.cut_off or self.map.of_incomplete),
+            address_bits=57 if self._wide else 48,
+            metadata=functools.partial(self._metadata, entry.pid, file.path if file else None, inputs),
+        )
+
+    def close(self) -> None:
+        """Close the map and every dump that was opened."""
+        self.map.close()
+        for file in self._files:
+            file.close()
+
+    def _metadata(self, pid: int | None, dump: str | None, inputs: dict[str, object]) -> Metadata:
+        """Return what files say of a process; those used are added to `inputs`."""
+        beside = [dump] if dump is not None else []
+        if self._alone:
+            beside.append(self.map.path)
+        elif pid is not None:  # the map is of several processes, and so would be what has its name
+            beside.append(os.path.join(os.path.dirname(self.map.path), f"pid.{pid}.dmp"))
+        files: list[dict[str, Any]] = []
+        bits = 57 if self._wide else 48
+        found = metadata_from_files(self.listing_files, pid, beside, address_bits=bits, files=files)
+        if files:
+            inputs["evidence"] = files
+        return found
+
+    def _entry(self, rows: ProcessRows) -> ProcessEntry:
+        if rows.pid is not None or rows.name is not None:
+            return ProcessEntry(rows.pid, rows.name)
+        if rows.file:
+            return ProcessEntry(*pid_in_name(rows.file))
+        if len(self._rows) == 1:  # the rows do not say it; the name that the program gave the file does
+            pid, name = pid_in_name(self.dump or self.map.path)
+            return ProcessEntry(pid, name)
+        return ProcessEntry(None, None)
+
+    def _choose_by_dump(self) -> None:
+        """Where a dump was given and the map holds several processes, keep the one whose rows name it."""
+        if self.dump is None or len(self._rows) == 1:
+            return
+        name = base_file(self.dump)
+        pid, _ = pid_in_name(self.dump)
+        mine = [rows for rows in self._rows if rows.file == name or (pid is not None and rows.pid == pid)]
+        if len(mine) == 1:
+            self.notes.append(f"{self.map.path}: holds {len(self._rows)} processes; taken: {name}")
+            self._rows = mine
+
+    def _dump_of(self, rows: ProcessRows, notes: list[str]) -> tuple[FileBacking | None, str]:
+        """Open the dump of a process; or return why there is none."""
+        path = self.dump
+        if path is None:
+            try:
+                path, found = find_dump(self.map.path, rows.file, rows.pid, rows.name, alone=self._alone)
+            except CounterpartError as error:
+                return None, str(error)
+            notes += found
+        if rows.file and rows.file != base_file(path):
+            notes.append(f"{path}: the rows of the map call their dump {rows.file}")
+        file = FileBacking(path)
+        self._files.append(file)
+        return file, ""
+
+    def _space(self, rows: ProcessRows, offset: U64, file: FileBacking | AbsentBacking) -> tuple[AddressSpace, int]:
+        """Return the address space, and how many bytes the dump should hold but does not."""
+        start, size = rows.written.start, rows.written.size
+        missing, cut_off = [], 0
+        start, size, offset = _split_at_half(start, size, offset, wide=self._wide)
+        if isinstance(file, FileBacking):
+            start, size, offset, cut = _cut(start, size, offset, file.size)
+            missing += [Missing(self._canonical(at), count, CUT_OFF) for at, count in cut]
+            cut_off = sum(count for _, count in cut)
+        gaps = _split_at_half(rows.unwritten.start, rows.unwritten.size, rows.unwritten.offset, wide=self._wide)
+        missing += [
+            Missing(self._canonical(at), count, NOT_WRITTEN)
+            for at, count in zip(gaps[0].tolist(), gaps[1].tolist(), strict=True)
+        ]
+        try:
+            return AddressSpace(_canonical(start, wide=self._wide), size, offset, file, missing), cut_off
+        except OverlapError as error:
+            message = f"{self.map.path}: {error}{self._overlapping_rows(rows, error.address)}"
+            raise OverlapError(message, error.address) from None
+
+    def _canonical(self, address: int) -> int:
+        return int(_canonical(np.array([address], np.uint64), wide=self._wide)[0])
+
+    def _overlapping_rows(self, rows: ProcessRows, address: int) -> str:
+        """Look the two rows up in the map, which has been joined to extents meanwhile; return them in words."""
+        found = []
+        with MemoryMap(self.map.path) as again:
+            for block in again.rows():
+                virtual = _canonical(block.virtual, wide=self._wide)
+                inside = (virtual <= np.uint64(address)) & (np.uint64(address) - virtual < block.size)
+                inside &= (block.lines >= rows.lines[0]) & (block.lines <= rows.lines[1])
+                found += [
+                    f"line {block.lines[row]} (0x{int(virtual[row]):x}, 0x{int(block.size[row]):x} bytes)"
+                    for row in np.flatnonzero(inside)[:2]
+                ]
+                if len(found) > 1:
+                    break
+        lines = f": {' and '.join(found[:2])}" if found else ""
+        return f"{lines}; the map may hold several processes, or one twice: cut it into one map for each"
+
+    def _inputs(self, file: FileBacking | None) -> dict[str, object]:
+        inputs: dict[str, object] = {
+            "map": {
+                "path": self.map.path,
+                "size": self.map.size,
+                "format": self.map.description,
+                "sha256": self.map.sha256,
+                "trusted": self.trust,
+            }
+        }
+        if file:
+            inputs["dump"] = {"path": file.path, "size": file.size, **self.said}
+        return inputs
+
+    def _remarks(self, left_out: dict[str, int], unwritten: int, cut_off: int) -> list[str]:
+        remarks = []
+        if TAIL in left_out:
+            remarks.append(
+                f"{left_out[TAIL]} bytes of the dump lie after the last row of the map (rows left out by a filter, or "
+                "a map that is cut off); no address is known for them"
+            )
+        if BETWEEN in left_out:
+            remarks.append(f"{left_out[BETWEEN]} bytes of the dump lie between the rows of the map (rows left out)")
+        if unwritten:
+            remarks.append(f"{unwritten} bytes were not written to the dump ('Error outputting to file')")
+        if cut_off:
+            remarks.append(f"{cut_off} bytes are missing at the end of the dump")
+        return remarks
+
+    def _is_32_bit(self, rows: ProcessRows) -> bool:
+        if self.map.reader.narrow:
+            return True
+        start = rows.written.start
+        if not len(start) or int(start.max()) >= 1 << 32:
+            return False
+        return bool(((start <= _SHARED_DATA_32) & (np.uint64(_SHARED_DATA_32) - start < rows.written.size)).any())
+
+
+def open_memmap(path: str, options: OpenOptions) -> MemmapContainer:
+    """Open a dump with its map: `path` is either; the other is looked for beside it, or given.
+
+    Raises NotRecognisedError where `path` is neither, CounterpartError where the map was not found.
+    """
+    if options.for_image:
+        raise NotRecognisedError(
+            f"{path}: --dtb, --os, --paging and --limit are for images of a machine's memory; leave them out"
+        )
+    memory_map, dump, hashed = options.memory_map, options.dump, options.hashed
+    notes: list[str] = []
+    if options.input_type == MAP:
+        found = MemoryMap(path, hashed=hashed)
+    elif options.input_type == DUMP:
+        FileBacking(path).close()  # complains where there is no such file
+        dump = path
+        found, notes = (
+            find_map(path, hashed=hashed) if memory_map is None else (MemoryMap(memory_map, hashed=hashed), [])
+        )
+    elif memory_map is not None and dump is not None:
+        given = {os.path.abspath(memory_map), os.path.abspath(dump)}
+        if os.path.abspath(path) not in given:
+            raise NotRecognisedError(f"{path}: is neither the map nor the dump given with --map and --dump")
+        found = MemoryMap(memory_map, hashed=hashed)
+    elif memory_map is not None:
+        found, dump = MemoryMap(memory_map, hashed=hashed), path
+    elif dump is not None:
+        found = MemoryMap(path, hashed=hashed)
+    else:
+        try:
+            found = MemoryMap(path, hashed=hashed)
+        except NotRecognisedError as error:
+            dump = path
+            try:
+                found, notes = find_map(path, hashed=hashed)
+            except InputError as lacking:
+                # for a dump the map is what is missing; a text that is no map was not meant as a dump
+                raise (lacking if isinstance(error, BinaryError) else error) from None
+    return MemmapContainer(found, dump=dump, notes=notes, trust=options.trust, listing_files=options.listing_files)
+
+
+def _stranger(rows: ProcessRows, file: FileBacking | None) -> str:
+    """Say why a file, whose length is not that of the rows, may not be their dump; nothing if nothing says so.
+
+    Raises InputError if it is of another kind that memcarve does not read.
+    """
+    if file is None:
+        return ""
+    refuse_known(file)
+    machine = machine_memory(file)
+    if machine is not None and machine.backing is not file:
+        machine.backing.close()
+    found = None if machine is None else (machine.kind, IMAGE)
+    if found is None and core_writing.read_header(file) is not None:
+        found = "ELF core of a process", CORE
+    elif found is None and read_at(file, 0, len(structures.MAGIC)) == structures.MAGIC:
+        found = "minidump", MINIDUMP
+    elif found is None and rows.file is None and file.size > rows.sum and holds_system(file):
+        found = "raw image", IMAGE
+    path, (pid, _) = file.path, pid_in_name(file.path)
+    if found is not None:
+        return (
+            f"what is taken for the dump is no such thing ({found[0]}); --input-type {found[1]} reads it without a map"
+        )
+    why = ""
+    if rows.file and rows.file != base_file(path):
+        why = f"the rows call their dump {rows.file}"
+    elif rows.pid is not None and pid is not None and rows.pid != pid:
+        why = f"the rows are of process {rows.pid}, and the dump's name is of {pid}"
+    return why and (
+        f"{why}, and it has another length: they belong to different processes or runs, or it is no dump; give the "
+        "right one with --map or --dump, or a machine's image by --input-type image"
+    )
+
+
+# addresses: maps print them cut to 48 bits (57 with five levels of page tables), or sign-extended
+
+
+def _is_wide(processes: list[ProcessRows]) -> bool:
+    """Say whether any row reaches beyond 48 bits without being sign-extended: a map of 57-bit addresses."""
+    limit, extended = np.uint64(1 << 48), np.uint64(((1 << 64) - 1) ^ ((1 << 47) - 1))
+    for process in processes:
+        for rows in (process.written, process.unwritten):
+            for part in chunks(len(rows)):
+                last = rows.start[part] + (rows.size[part] - np.uint64(1))
+                if ((last >= limit) & (rows.start[part] < extended)).any():
+                    return True
+    return False
+
+
+def _canonical(start: U64, *, wide: bool) -> U64:
+    """Extend the highest bit of the addresses, bit 47 or bit 56, through the bits above it; changes `start` itself.
+
+    Doing it twice does no harm.
+    """
+    bit = 56 if wide else 47
+    above = np.uint64(((1 << 64) - 1) ^ ((1 << (bit + 1)) - 1))
+    for part in chunks(len(start)):
+        start[part] |= ((start[part] >> np.uint64(bit)) & np.uint64(1)) * above
+    return start
+
+
+def _split_at_half(start: U64, size: U64, offset: U64, *, wide: bool) -> tuple[U64, U64, U64]:
+    """Cut rows in two that reach across the middle of the printed address space: it is a hole once canonical."""
+    half = np.uint64(1 << (56 if wide else 47))
+    last_below = half - np.uint64(1)
+    found = [
+        np.flatnonzero((start[part] <= last_below) & (start[part] + (size[part] - np.uint64(1)) > last_below))
+        + part.start
+        for part in chunks(len(start))
+    ]
+    crossing = np.concatenate(found) if found else np.zeros(0, np.int64)
+    if not len(crossing):
+        return start, size, offset
+    below = half - start[crossing]
+    lower = size.copy()
+    lower[crossing] = below
+    upper = np.full(len(crossing), half, np.uint64), size[crossing] - below, offset[crossing] + below
+    return (
+        np.concatenate([start, upper[0]]),
+        np.concatenate([lower, upper[1]]),
+        np.concatenate([offset, upper[2]]),
+    )
+
+
+def _cut(start: U64, size: U64, offset: U64, length: int) -> tuple[U64, U64, U64, list[tuple[int, int]]]:
+    """Cut what lies beyond the end of a dump of `length` bytes; return it as (address, size), too."""
+    end = np.uint64(length)
+    beyond = np.zeros(len(start), np.bool_)
+    for part in chunks(len(start)):
+        beyond[part] = offset[part] + size[part] > end
+    if not beyond.any():
+        return start, size, offset, []
+    there = np.where(offset < end, np.minimum(size, end - np.minimum(offset, end)), np.uint64(0))
+    lost = np.flatnonzero(beyond)
+    cut = zip((start[lost] + there[lost]).tolist(), (size[lost] - there[lost]).tolist(), strict=True)
+    keep = there > 0
+    return start[keep], there[keep], offset[keep], list(cut)

@@ -1,0 +1,224 @@
+"""The rows of a memory map, sorted out by process and joined to extents while they are read."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from memcarve.columns import total
+from memcarve.errors import MapError
+from memcarve.formats.memmap.rows import ERROR, WRITTEN, meaning
+
+if TYPE_CHECKING:
+    from memcarve.dtypes import U64
+    from memcarve.formats.memmap import MemoryMap
+    from memcarve.formats.memmap.rows import Rows
+
+
+_HALF_48 = np.uint64((1 << 47) - 1)
+_LARGEST_FILE = 1 << 62
+
+
+class Columns:
+    """Three columns (uint64) that grow: start, size, offset. Growing moves no bytes where the system can remap them."""
+
+    def __init__(self) -> None:
+        self._room = [np.zeros(0, np.uint64) for _ in range(3)]
+        self._used = 0
+
+    def __len__(self) -> int:
+        return self._used
+
+    @property
+    def start(self) -> U64:
+        """The addresses as the map prints them."""
+        return self._room[0][: self._used]
+
+    @property
+    def size(self) -> U64:
+        """The sizes in bytes."""
+        return self._room[1][: self._used]
+
+    @property
+    def offset(self) -> U64:
+        """The positions in the dump: printed, or summed where none are printed."""
+        return self._room[2][: self._used]
+
+    def append(self, start: U64, size: U64, offset: U64) -> None:
+        """Add rows at the end."""
+        needed = self._used + len(start)
+        for column, new in zip(self._room, (start, size, offset), strict=True):
+            if needed > len(column):
+                # by an eighth: the room added is filled with zeros, and so costs memory at once
+                column.resize((max(needed, len(column) + len(column) // 8),), refcheck=False)
+            column[self._used : needed] = new
+        self._used = needed
+
+
+class ProcessRows:
+    """The rows of one process: extents written to its dump, and rows that were not written.
+
+    `file` is the name in "File output"; `rows` counts the rows, `lines` are those of the first and last one.
+    """
+
+    def __init__(self, pid: int | None = None, name: str | None = None) -> None:
+        self.pid = pid
+        self.name = name
+        self.file: str | None = None
+        self.written = Columns()
+        self.unwritten = Columns()
+        self.rows = 0
+        self.lines = (0, 0)
+        self.last_virtual = 0
+        self.sum = 0  # of the sizes of the rows written
+
+    def add(self, virtual: U64, size: U64, printed: U64 | None, lines: tuple[int, int], *, error: bool) -> None:
+        """Add consecutive rows of one kind."""
+        self.lines = (self.lines[0] or lines[0], lines[1])
+        self.rows += len(virtual)
+        self.last_virtual = int(virtual[-1])
+        if error:
+            self.unwritten.append(virtual, size, np.zeros(len(virtual), np.uint64) if printed is None else printed)
+            return
+        before = self.sum
+        self.sum += total(size)
+        if self.sum > _LARGEST_FILE:
+            raise MapError(f"line {lines[1]}: the sizes up to here add up to more than any file holds")
+        # without printed positions these hold for rows in order of their addresses; `settle` sees to the others
+        offset = np.cumsum(size) - size + np.uint64(before) if printed is None else printed
+        first = np.ones(len(virtual), np.bool_)
+        # what lies on both sides of 2**47 is far apart once the addresses are canonical
+        first[1:] = (
+            (virtual[1:] != virtual[:-1] + size[:-1])
+            | (offset[1:] != offset[:-1] + size[:-1])
+            | (virtual[1:] & _HALF_48 == 0)
+        )
+        index = np.flatnonzero(first)
+        starts, sizes, offsets = virtual[index], np.add.reduceat(size, index), offset[index]
+        if len(self.written) and self._continues(starts[0], offsets[0]):
+            self.written.size[-1] += sizes[0]
+            starts, sizes, offsets = starts[1:], sizes[1:], offsets[1:]
+        self.written.append(starts, sizes, offsets)
+
+    def _continues(self, start: np.uint64, offset: np.uint64) -> bool:
+        last = self.written
+        end = int(last.start[-1]) + int(last.size[-1]), int(last.offset[-1]) + int(last.size[-1])
+        return end == (int(start), int(offset)) and bool(start & _HALF_48)
+
+
+def read_rows(memory_map: MemoryMap) -> list[ProcessRows]:
+    """Read a whole map; return its processes, at least one, in the order in which they appear.
+
+    Raises MapError where a row is malformed, or where there is none.
+    """
+    sorter = _Sorter(memory_map)
+    try:
+        for rows in memory_map.rows():
+            sorter.add(rows)
+    except MapError as error:
+        if str(error).startswith("line"):
+            raise MapError(f"{memory_map.path}: {error}") from None
+        raise
+    found = [process for process in sorter.processes if process.rows]
+    if not found:
+        raise MapError(
+            f"{memory_map.path}: has a header and no rows: the program that wrote it found no page, or was stopped "
+            "before the first"
+        )
+    return _one_shuffled(found, memory_map)
+
+
+class _Sorter:
+    """Finds out where one process ends and another begins.
+
+    The name in "File output" tells, and marks in the map; where there is neither, a position of 0; where no positions
+    are printed either, an address lower than the one before.
+    """
+
+    def __init__(self, memory_map: MemoryMap) -> None:
+        self.texts = memory_map.reader.texts
+        self.processes: list[ProcessRows] = []
+        self.by_file: dict[str, ProcessRows] = {}
+        self.current: ProcessRows | None = None
+
+    def add(self, rows: Rows) -> None:
+        """Add a block of rows."""
+        marks = {mark.row: mark for mark in rows.marks}
+        for begin, end in self._runs(rows):
+            if begin in marks:
+                self._new(marks[begin].pid, marks[begin].name)
+            if begin < end:
+                part = slice(begin, end)
+                error, process = self._whose(rows, begin)
+                printed = None if rows.printed is None else rows.printed[part]
+                lines = int(rows.lines[begin]), int(rows.lines[end - 1])
+                process.add(rows.virtual[part], rows.size[part], printed, lines, error=error)
+
+    def _runs(self, rows: Rows) -> list[tuple[int, int]]:
+        """Cut a block wherever something changes that could mean another process."""
+        count = len(rows.virtual)
+        changes = np.zeros(count, np.bool_)
+        if rows.codes is not None:
+            changes[1:] |= rows.codes[1:] != rows.codes[:-1]
+        if rows.printed is not None:
+            changes |= rows.printed == 0
+        else:
+            changes[1:] |= rows.virtual[1:] < rows.virtual[:-1]
+        cuts = {0, count, *np.flatnonzero(changes).tolist(), *(mark.row for mark in rows.marks)}
+        places = sorted(cuts)
+        return list(zip(places, [*places[1:], count], strict=True))
+
+    def _whose(self, rows: Rows, row: int) -> tuple[bool, ProcessRows]:
+        """Return whether the rows from `row` on were not written, and whose they are."""
+        kind, file = (None, None) if rows.codes is None else meaning(self.texts[int(rows.codes[row])])
+        current = self.current
+        if rows.printed is not None:
+            begins = bool(rows.printed[row] == 0)
+        else:
+            begins = current is not None and int(rows.virtual[row]) < current.last_virtual
+        if kind == WRITTEN and file is not None:
+            process = self.by_file.get(file)
+            if process is None:
+                # rows that could not be written may stand before the first that names the file
+                unnamed = current is not None and current.file is None and not len(current.written)
+                process = current if current is not None and unnamed and not (begins and current.rows) else self._new()
+                process.file = file
+                self.by_file[file] = process
+            self.current = process
+            return False, process
+        if current is None or (begins and current.rows and current.pid is None):
+            current = self._new()
+        return kind == ERROR, current
+
+    def _new(self, pid: int | None = None, name: str | None = None) -> ProcessRows:
+        self.current = ProcessRows(pid, name)
+        self.processes.append(self.current)
+        return self.current
+
+
+def _one_shuffled(processes: list[ProcessRows], memory_map: MemoryMap) -> list[ProcessRows]:
+    """Put together what a position of 0 in the middle has cut, where the rows of one process are in another order.
+
+    Two parts are one process if the first does not begin at position 0, no name or mark tells them apart, and no byte
+    of the dump belongs to both.
+    """
+    if len(processes) != 2 or not memory_map.has_printed:  # noqa: PLR2004 - one row has position 0
+        return processes
+    one, other = processes
+    if (one.file and other.file) or one.pid is not None or other.pid is not None:
+        return processes
+    parts = (one.written, one.unwritten, other.written, other.unwritten)
+    offset = np.concatenate([part.offset for part in parts])
+    size = np.concatenate([part.size for part in parts])
+    order = np.argsort(offset, kind="stable")
+    begins_at_zero = min((int(part.offset.min()) for part in (one.written, one.unwritten) if len(part)), default=0) == 0
+    if begins_at_zero or (offset[order][1:] < (offset + size)[order][:-1]).any():
+        return processes
+    for mine, theirs in ((one.written, other.written), (one.unwritten, other.unwritten)):
+        mine.append(theirs.start, theirs.size, theirs.offset)
+    one.rows += other.rows
+    one.file = one.file or other.file
+    one.sum += other.sum
+    one.lines = (one.lines[0], max(one.lines[1], other.lines[1]))
+    return [one]

@@ -1,0 +1,198 @@
+"""A minidump of a process: those of Windows with full memory, others as far as they hold any, and memcarve's own."""
+
+from __future__ import annotations
+
+import functools
+import os
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from memcarve.backing import FileBacking
+from memcarve.columns import total, union
+from memcarve.errors import NotRecognisedError, OverlapError
+from memcarve.formats.minidump import structures
+from memcarve.formats.minidump.minidump_reading import Minidump
+from memcarve.missing import CUT_OFF, MISPLACED, NOT_WRITTEN, REASONS, MissingColumns
+from memcarve.paths import base_name
+from memcarve.process import Container, Platform, ProcessEntry, ProcessMemory
+from memcarve.sources.listings import ListingFiles, metadata_from_files
+from memcarve.sources.minidump.minidump_metadata import Noted, minidump_metadata_of
+from memcarve.sources.overlaps import untangled
+from memcarve.space import AddressSpace
+
+if TYPE_CHECKING:
+    from memcarve.dtypes import U64
+    from memcarve.metadata import Metadata
+    from memcarve.sources.options import OpenOptions
+
+
+REST = "headers and streams"
+TWICE = "of addresses that the file holds twice"
+_NARROW = 32
+#: why bytes are missing, and what is said of that
+_LOST = {
+    MISPLACED: "whose place in the minidump cannot be right",
+    NOT_WRITTEN: "that the minidump lists and gives no place in it (RVA 0)",
+    CUT_OFF: "at the end of the minidump",
+}
+_SYSTEMS = {number: word for word, number in structures.PLATFORMS.items()}
+
+
+class MinidumpContainer(Container):
+    """The one process of a minidump."""
+
+    def __init__(
+        self,
+        file: FileBacking,
+        listing_files: ListingFiles = ListingFiles(),  # noqa: B008 - a tuple
+    ) -> None:
+        """Take over `file`, which `close` closes."""
+        self.file = file
+        self.dump = Minidump(file)
+        self.listing_files = listing_files
+        self.noted = Noted(self.dump.comment())
+        self.system = self.dump.system()
+        self._entry = ProcessEntry(self.dump.pid(), self._name())
+        self.notes: list[str] = list(self.dump.notes)
+
+    def __str__(self) -> str:
+        return self.file.path
+
+    def processes(self) -> list[ProcessEntry]:
+        """Return the process; it goes by the name of its first module."""
+        return [self._entry]
+
+    def open_process(self, index: int, half: str = "all") -> ProcessMemory:  # noqa: ARG002 - there is one
+        """Return the process's memory.
+
+        Raises InputError where the minidump holds none, OverlapError where it holds different bytes for one address.
+        """
+        path, architecture = self.file.path, self._architecture()
+        space, left_out = self._space()
+        remarks = list(self.dump.notes)
+        for reason, words in _LOST.items():
+            lost = total(space.missing_size[space.missing_reason == np.uint8(REASONS.index(reason))])
+            if lost:
+                remarks.append(f"{lost} bytes are missing {words}")
+        notes = [*self._origin(), *remarks]
+        if structures.MEMORY64_LIST not in self.dump and not self.dump.flags & structures.FULL_MEMORY:
+            notes.append(f"{path}: was made without full memory: most of the process's is not in it")
+        if self.system is not None and architecture is None and self.noted.document is None:
+            word = self.system.architecture or f"unknown (0x{self.system.number:x})"
+            notes.append(f"{path}: is of a process whose architecture is {word}")
+        narrow = self.dump.narrow or architecture == "x86"
+        bits = self.noted.address_bits or _bits(space, narrow=narrow)
+        inputs: dict[str, Any] = {"dump": {"path": path, "size": self.file.size, "format": "minidump", **self.said}}
+        return ProcessMemory(
+            space,
+            pid=self._entry.pid,
+            name=self._entry.name,
+            architecture=architecture,
+            inputs=inputs,
+            left_out=left_out,
+            notes=notes,
+            remarks=remarks,
+            incomplete=bool(remarks) or self.noted.incomplete,
+            # a program of 32 bits may have all of them, where the kernel has more
+            kernel_half=self.noted.kernel_half or (1 << _NARROW if narrow else None),
+            address_bits=bits,
+            metadata=functools.partial(self._metadata, max(bits, 48), inputs),
+            platform=self._platform(),
+            input_bytes=space.total + sum(left_out.values()),
+        )
+
+    def close(self) -> None:
+        """Close the file."""
+        self.file.close()
+
+    def _space(self) -> tuple[AddressSpace, dict[str, int]]:
+        """Return the address space, and what of the file's bytes is not in it, by reason."""
+        found = self.dump.memory()
+        start, size, offset = found.stored
+        limit = np.uint64(self.file.size)
+        there = np.minimum(size, limit - np.minimum(offset, limit))
+        short = there < size
+        cut_off = start[short] + there[short], size[short] - there[short]
+        some = there > 0
+        stored = start[some], there[some], offset[some]
+        lost = _missing((found.misplaced, MISPLACED), (found.unwritten, NOT_WRITTEN), (cut_off, CUT_OFF))
+        try:
+            kept, missing, _ = untangled(self.file, stored, lost)
+            space = AddressSpace(*kept, self.file, missing)
+        except OverlapError as error:
+            raise OverlapError(f"{self.file.path}: {error}", error.address) from None
+        described, used = (total(union(each[2], each[1])[1]) for each in (stored, kept))
+        left_out = {REST: self.file.size - described, TWICE: described - used}
+        return space, {reason: count for reason, count in left_out.items() if count}
+
+    def _metadata(self, bits: int, inputs: dict[str, Any]) -> Metadata:
+        """Return what the minidump says of the process, and the files that were named; those are added to `inputs`."""
+        files: list[dict[str, Any]] = []
+        found = metadata_from_files(self.listing_files, self._entry.pid, address_bits=bits, files=files)
+        if files:
+            inputs["evidence"] = files
+        return minidump_metadata_of(self.dump, self.noted) + found
+
+    def _name(self) -> str | None:
+        if self.noted.document is not None:
+            return self.noted.name
+        first = next((module.name for module in self.dump.modules()), None)
+        return base_name(first) or None if first is not None else None
+
+    def _architecture(self) -> str | None:
+        """Return the architecture as far as memcarve has words for it; what it only assumed itself is not known."""
+        found = None if self.system is None else self.system.architecture
+        if self.noted.document is not None and self.noted.architecture is None:
+            return None
+        return found if found in ("x86", "x64") else None
+
+    def _platform(self) -> Platform:
+        if self.system is None or (self.noted.document is not None and self.noted.system is None):
+            return Platform()
+        version = (self.system.major, self.system.minor, self.system.build)
+        return Platform(_SYSTEMS.get(self.system.platform), *(version if any(version) else ()))
+
+    def _origin(self) -> list[str]:
+        if self.noted.document is None:
+            return []
+        return [f"{self.file.path}: written by memcarve from {self.noted.origin or 'an unknown input'}"]
+
+
+def open_minidump(path: str, options: OpenOptions) -> MinidumpContainer:
+    """Open a minidump.
+
+    Raises NotRecognisedError where `path` is none, InputError where its directory is not in it, UsageError where
+    options are given that are for dumps with maps or for images.
+    """
+    if os.path.isdir(path) or options.image:
+        raise NotRecognisedError(f"{path}: is a folder, or said to be an image, and no minidump")
+    file = FileBacking(path)
+    try:
+        return _opened(file, options)
+    except BaseException:
+        file.close()
+        raise
+
+
+def _opened(file: FileBacking, options: OpenOptions) -> MinidumpContainer:
+    found = MinidumpContainer(file, options.listing_files)
+    options.refuse_other(file.path, "a minidump")
+    return found
+
+
+def _missing(*lost: tuple[tuple[U64, U64], str]) -> MissingColumns:
+    """Return what is missing for each reason, given as start and size, in one table."""
+    tables = [(*union(*columns), REASONS.index(reason)) for columns, reason in lost]
+    reasons = [np.full(len(start), reason, np.uint8) for start, _, reason in tables]
+    start, size = (np.concatenate([table[place] for table in tables]).astype(np.uint64) for place in (0, 1))
+    return MissingColumns(start, size, np.concatenate(reasons))
+
+
+def _bits(space: AddressSpace, *, narrow: bool) -> int:
+    """Return how wide addresses are."""
+    last = space.start + (space.size - np.uint64(1))
+    if narrow and not (last >= np.uint64(1 << _NARROW)).any():
+        return _NARROW
+    wide = (last >= np.uint64(1 << 47)) & (space.start < np.uint64((1 << 64) - (1 << 47)))
+    return 57 if wide.any() else 48

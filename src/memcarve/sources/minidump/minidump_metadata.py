@@ -1,0 +1,284 @@
+"""What a minidump says besides bytes: regions, modules, threads; and what memcarve noted in those that it wrote."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from memcarve.columns import breaks
+from memcarve.formats.minidump import structures
+from memcarve.metadata import (
+    Area,
+    Areas,
+    Metadata,
+    Module,
+    Modules,
+    Region,
+    Regions,
+    Thread,
+    Threads,
+    Unloaded,
+    UnloadedModule,
+)
+from memcarve.paths import base_name
+from memcarve.sources.folder.recorded import recorded_parameters
+from memcarve.vocabulary import Kind
+
+if TYPE_CHECKING:
+    from memcarve.dtypes import U64, Records
+    from memcarve.formats.minidump.minidump_reading import (
+        Minidump,
+        Module as ModuleRow,
+        Thread as ThreadRow,
+        UnloadedModule as UnloadedRow,
+    )
+
+
+_TOP = 1 << 64
+#: allocations begin at multiples of this
+_GRANULE = 1 << 16
+_MOST_REGIONS = 1 << 20
+_PAGE = 4096
+_KINDS = {structures.IMAGE: Kind.IMAGE, structures.MAPPED: Kind.MAPPED, structures.PRIVATE: Kind.PRIVATE}
+_BITS = (32, 48, 57)
+_ADDRESS = re.compile(r"0x[0-9a-f]{1,16}")
+_LONGEST = 1 << 12
+#: what stands for a thread where none was known
+_PLACEHOLDER = Thread(1)
+
+
+class Noted:
+    """What memcarve noted in a minidump that it wrote: `document` is None in all others.
+
+    Anything may stand there; what is not as memcarve writes it is None.
+    """
+
+    def __init__(self, comment: bytes) -> None:
+        self.document: dict[str, Any] | None = None
+        if comment.startswith(structures.MARK):
+            try:
+                found = json.loads(comment)
+            except (ValueError, RecursionError):
+                found = {}  # cut off, or changed: memcarve's all the same
+            self.document = found if isinstance(found, dict) else {}
+
+    def _member(self, *names: str) -> Any:  # noqa: ANN401 - JSON
+        found: Any = self.document
+        for name in names:
+            found = found.get(name) if isinstance(found, dict) else None
+        return found
+
+    def _text(self, *names: str) -> str | None:
+        found = self._member(*names)
+        return found if isinstance(found, str) and len(found) <= _LONGEST else None
+
+    @property
+    def name(self) -> str | None:
+        """The process's name."""
+        return self._text("process", "name")
+
+    @property
+    def architecture(self) -> str | None:
+        """The architecture, where it was known."""
+        return self._text("process", "architecture")
+
+    @property
+    def system(self) -> str | None:
+        """The operating system, where it was known."""
+        return self._text("platform", "system")
+
+    @property
+    def incomplete(self) -> bool:
+        """Whether bytes were known to be missing."""
+        return self.document is not None and self._member("complete") is not True
+
+    @property
+    def address_bits(self) -> int | None:
+        """How wide addresses are."""
+        found = self._member("address_bits")
+        return found if type(found) is int and found in _BITS else None
+
+    @property
+    def kernel_half(self) -> int | None:
+        """The first address of the kernel's half."""
+        found = self._text("kernel_half")
+        return int(found, 16) if found is not None and _ADDRESS.fullmatch(found) else None
+
+    @property
+    def has_all_modules(self) -> bool:
+        """Whether the modules are all those that somebody lists."""
+        return self.document is None or self._member("modules") == "listed"
+
+    @property
+    def origin(self) -> str | None:
+        """The path of the input."""
+        inputs = self._member("inputs")
+        names = ("dump", "image", "map", "folder", *(inputs if isinstance(inputs, dict) else ()))
+        return next((path for name in names if (path := self._text("inputs", name, "path")) is not None), None)
+
+
+def minidump_metadata_of(dump: Minidump, noted: Noted) -> Metadata:
+    """Return the regions, modules and threads that a minidump lists; notes say what of its lists is damaged."""
+    known, own = len(dump.notes), noted.document is not None
+    name = os.path.basename(dump.file.path)
+    notes: list[str] = []
+    modules = [row for module in dump.modules() if (row := _module(module, dump, notes)) is not None]
+    threads = [_thread(thread, dump) for thread in dump.threads()]
+    unloaded = [gone for each in dump.unloaded() if (gone := _unloaded(each, dump, notes)) is not None]
+    regions = _regions(dump, noted, modules, notes)
+    if own and threads == [_PLACEHOLDER]:
+        threads = []
+    system = dump.system()
+    areas = _areas(threads, wide=system is not None and system.architecture == "x64")
+    has_regions = bool(regions) or (structures.MEMORY_INFO_LIST in dump and not own)
+    has_modules = bool(modules) or (structures.MODULE_LIST in dump and not own)
+    return Metadata(
+        (Regions(f"MemoryInfoList ({name})", regions),) if has_regions else (),
+        (Modules(f"ModuleList ({name})", modules),) if has_modules else (),
+        (Threads(f"ThreadList ({name})", threads),) if threads else (),
+        (Areas(f"ThreadList ({name})", areas),) if areas else (),
+        notes=(*dump.notes[known:], *notes),
+        complete=noted.has_all_modules,
+        parameters=tuple(
+            each._replace(source=each.source.replace("segments.json", "the comment"))
+            for each in recorded_parameters(noted.document or {})
+        ),
+        unloaded=(Unloaded(f"UnloadedModuleList ({name})", unloaded),)
+        if structures.UNLOADED_MODULE_LIST in dump
+        else (),
+    )
+
+
+def _module(module: ModuleRow, dump: Minidump, notes: list[str]) -> Module | None:
+    if not dump.fits(module.base, module.size):
+        notes.append(
+            f"{dump.file.path}: the module at 0x{module.base:x} of 0x{module.size:x} bytes ends beyond the last "
+            "address; not used"
+        )
+        return None
+    name = None if module.name is None else base_name(module.name)
+    return Module(module.base, module.size or None, name or None, None if name == module.name else module.name)
+
+
+def _unloaded(module: UnloadedRow, dump: Minidump, notes: list[str]) -> UnloadedModule | None:
+    if not dump.fits(module.base, module.size):
+        notes.append(
+            f"{dump.file.path}: the unloaded module at 0x{module.base:x} of 0x{module.size:x} bytes ends beyond the "
+            "last address; not used"
+        )
+        return None
+    return UnloadedModule(module.base, module.size or None, module.name or None, module.timestamp, module.checksum)
+
+
+def _thread(thread: ThreadRow, dump: Minidump) -> Thread:
+    low: int | None
+    high: int | None
+    low, size = thread.stack
+    low, high = (low, low + size) if size and dump.fits(low, size) else (None, None)
+    return Thread(thread.tid, thread.teb or None, low, high, thread.begin or None, thread.registers or None)
+
+
+def _areas(threads: list[Thread], *, wide: bool) -> list[Area]:
+    """Return where the TEBs and stacks of threads lie."""
+    size = 2 * _PAGE if wide else _PAGE
+    found = [
+        Area(thread.teb, size, Kind.TEB, detail=f"thread {thread.tid}")
+        for thread in threads
+        if thread.teb is not None and thread.teb + size <= _TOP
+    ]
+    for thread in threads:
+        if thread.stack_start is not None and thread.stack_end is not None:
+            length = thread.stack_end - thread.stack_start
+            found.append(Area(thread.stack_start, length, Kind.STACK, whole=True, detail=f"thread {thread.tid}"))
+    return found
+
+
+def _regions(dump: Minidump, noted: Noted, modules: list[Module], notes: list[str]) -> list[Region]:
+    """Return the regions: neighbours that are the same allocation, protection and type are one.
+
+    Of a minidump that memcarve wrote the protection is what the region began with: the other one may be the page
+    tables' word. What is reserved has none. Of a system that is no Windows there are no allocations, and the type says
+    whether a mapping is private or shared, not what is mapped.
+    """
+    rows, own = dump.memory_info(), noted.document is not None
+    rows = rows[np.argsort(rows["base"], kind="stable")]
+    rows = rows[rows["size"] > 0]
+    start, size = rows["base"].astype(np.uint64), rows["size"].astype(np.uint64)
+    free = rows["state"] == structures.FREE
+    beyond = dump.beyond(start, size) & ~free
+    if beyond.any():
+        notes.append(
+            f"{dump.file.path}: the region at 0x{int(start[beyond][0]):x} ends beyond the last address; not used"
+        )
+    system = dump.system()
+    foreign = system is not None and system.platform >= structures.OTHER_PLATFORMS and not own
+    told = not foreign and (not own or noted.system == "windows")
+    allocation = _allocations(dump, rows, modules, notes) if told else start
+    kind = np.zeros_like(rows["type"]) if foreign else rows["type"]
+    protection = rows["began_with"] if own else np.where(rows["state"] == structures.COMMIT, rows["protect"], 0)
+    keep = ~free & ~beyond
+    if own:  # of what lies in no region nothing is known
+        keep &= (protection != 0) | (kind != 0)
+    start, size, allocation, protection, kind = (column[keep] for column in (start, size, allocation, protection, kind))
+    first = breaks(start, size)
+    for column in (allocation if told else rows["allocation"][keep], protection, kind):
+        first[1:] |= column[1:] != column[:-1]
+    begins = np.flatnonzero(first)
+    if len(begins) > _MOST_REGIONS:
+        notes.append(f"{dump.file.path}: has {len(begins)} regions; the first {_MOST_REGIONS} are used")
+        begins = begins[: _MOST_REGIONS + 1]
+    sizes = np.add.reduceat(size, begins) if len(begins) else size
+    words: dict[int, str | None] = {}
+    found = []
+    columns = (start[begins], sizes, protection[begins], kind[begins], allocation[begins])
+    for low, length, number, of, base in zip(*(column[:_MOST_REGIONS].tolist() for column in columns), strict=True):
+        if number not in words:
+            words[number] = structures.words_of(number)
+        private = None if of not in _KINDS else of == structures.PRIVATE
+        region = Region(low, length, words[number], _KINDS.get(of), private=private)
+        found.append(region._replace(allocation=base) if told else region)
+    return found
+
+
+def _allocations(dump: Minidump, rows: Records, modules: list[Module], notes: list[str]) -> U64:
+    """Return where the allocation begins (uint64) that each row is part of; rows are in order of addresses, not empty.
+
+    Rows that follow each other and name the same AllocationBase are one allocation, unless that lies behind them, or in
+    something else that is listed, or an image is said to be part of a module that ends before it: then it is not known.
+    Such a row stands for itself; but an image is part of the module that is listed there, or else of what begins with
+    the first of the images that touch each other.
+    """
+    start, base = rows["base"].astype(np.uint64), rows["allocation"].astype(np.uint64)
+    last = start + (rows["size"].astype(np.uint64) - np.uint64(1))
+    free, image = rows["state"] == structures.FREE, rows["type"] == structures.IMAGE
+    listed = sorted((module.start, module.size) for module in modules if module.size is not None)
+    low, length = (np.array(column, np.uint64) for column in (zip(*listed, strict=True) if listed else ((), ())))
+    if listed:  # an image that no list names may be said to be part of one that is listed
+        own = np.maximum(np.searchsorted(low, base, "right") - 1, 0)
+        ends = (length[own] + np.uint64(_GRANULE - 1)) & ~np.uint64(_GRANULE - 1)
+        base = np.where(image & (low[own] == base) & (start > base) & (start - base >= ends), np.uint64(0), base)
+    begins = np.ones(len(rows), np.bool_)
+    begins[1:] = (base[1:] != base[:-1]) | free[1:] | free[:-1]
+    first = np.flatnonzero(begins)
+    inside = np.zeros(len(first), np.bool_)  # whether it lies in what is listed before
+    inside[1:] = base[first[1:]] <= np.maximum.accumulate(last)[first[1:] - 1]
+    sound = (base[first] == start[first]) | ((base[first] < start[first]) & (base[first] != 0) & ~inside)
+    unknown = ~sound[np.cumsum(begins) - 1] & ~free
+    if not unknown.any():
+        return base
+    notes.append(
+        f"{dump.file.path}: of {int(unknown.sum())} rows of memory information the AllocationBase cannot be right; "
+        "images that touch each other are taken for one there"
+    )
+    alone = ~(unknown & image)
+    alone[1:] |= alone[:-1] | (start[1:] - np.uint64(1) != last[:-1])
+    found: U64 = start[np.maximum.accumulate(np.where(alone, np.arange(len(rows)), 0))]
+    if listed:
+        place = np.searchsorted(low, start, "right") - 1
+        low, length = low[np.maximum(place, 0)], length[np.maximum(place, 0)]
+        found = np.where(image & (place >= 0) & (start - low < length), low, found)
+    return np.where(unknown, found, base)

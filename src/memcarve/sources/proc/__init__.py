@@ -1,0 +1,350 @@
+"""A running Linux process, read through ``/proc/PID`` and never written to.
+
+Sources: proc_pid_mem(5), proc_pid_stat(5), proc_pid_task(5), ptrace(2) on who may read; and what livepages.py names.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime as dt
+import errno
+import functools
+import os
+import struct
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from memcarve.errors import InputError, NotRecognisedError, OverlapError, SourceReadError
+from memcarve.formats.listing.known import PROC_MAPS
+from memcarve.metadata import Metadata, Regions, Thread, Threads
+from memcarve.process import Container, Platform, ProcessEntry, ProcessMemory
+from memcarve.sources.listings import ListingFiles, metadata_from_files
+from memcarve.sources.proc.live_memory import READABLE, EndToEnd, LiveBacking, Present
+from memcarve.sources.proc.live_pages import MappedFiles, PageMap, mappings
+from memcarve.space import AddressSpace
+
+if TYPE_CHECKING:
+    from memcarve.sources.options import OpenOptions
+    from memcarve.sources.proc.live_pages import Mapping
+
+_WIDE = 1 << 47
+_MOUNTS = "/proc/self/mountinfo"  # proc_pid_mountinfo(5)
+_YAMA = "/proc/sys/kernel/yama/ptrace_scope"
+_KERNEL_THREAD = 0x200000  # PF_KTHREAD, in the flags of stat
+_STOPPED, _ENDED = ("T", "t"), ("Z", "X", "x")
+_ARCHITECTURES = {3: "x86", 62: "x64"}  # e_machine
+_LONGEST = 1 << 16
+
+
+class _Status(NamedTuple):
+    """What ``stat`` says: pid, name, state (a letter), flags, and when it started (ticks since the system did)."""
+
+    pid: int
+    name: str
+    state: str
+    flags: int
+    started: int
+
+
+class LiveContainer(Container):
+    """A process that runs on this machine; `folder` is a descriptor of its folder below ``/proc``, then its own.
+
+    What is opened through the descriptor is of that process and of no later one with its number.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        folder: int,
+        listing_files: ListingFiles = ListingFiles(),  # noqa: B008 - a tuple
+    ) -> None:
+        self.path = path
+        self.listing_files = listing_files
+        self.notes: list[str] = []
+        self._folder = folder
+        self._memory = folder  # of the thread through which the memory is reached
+        self._backings: list[LiveBacking] = []
+        try:
+            self._status = self._read_status()
+            self._find_memory()
+        except BaseException:
+            self.close()
+            raise
+
+    def __str__(self) -> str:
+        return self.path
+
+    def processes(self) -> list[ProcessEntry]:
+        """Return the one process."""
+        return [ProcessEntry(self._status.pid, self._status.name)]
+
+    def open_process(self, index: int, half: str = "all") -> ProcessMemory:  # noqa: ARG002 - there is one, and no kernel
+        """Return the process's memory: what is in memory, in swap or in the files that are mapped.
+
+        What was never touched is not there. Raises SourceReadError where the process may not be read or has ended.
+        """
+        status = self._read_status()
+        backing = LiveBacking(self.path, self._open("mem"))
+        self._backings.append(backing)
+        mapped = self._mappings()
+        space, unreadable, notes = self._space(mapped, backing)
+        if status.state not in _STOPPED:
+            notes.insert(
+                0,
+                f"{self.path}: runs while it is read: what it changes meanwhile is of different moments; "
+                f"kill -STOP {status.pid} stops it, kill -CONT {status.pid} lets it go on",
+            )
+        inputs: dict[str, Any] = {"live": self._about(status)}
+        wide = any(each.region.start < READABLE and each.region.end > _WIDE for each in mapped)
+        bits = 57 if wide else 48
+        release, architecture = os.uname().release.split("."), self._architecture()
+        return ProcessMemory(
+            space,
+            pid=status.pid,
+            name=status.name,
+            architecture=architecture,
+            inputs=inputs,
+            notes=notes,
+            remarks=notes,
+            incomplete=unreadable,
+            # of 32 bits a program may have all of them, where the kernel has more
+            kernel_half=1 << 32 if architecture == "x86" else None,
+            file=EndToEnd(self.path, space),
+            address_bits=bits,
+            platform=Platform("linux", *(int(word) for word in release[:2] if word.isdecimal())),
+            input_bytes=space.total,
+            metadata=functools.partial(self._metadata, mapped, status.pid, inputs),
+            auxiliary_vector=self._beginning("auxv", _LONGEST) or None,
+        )
+
+    def close(self) -> None:
+        """Close what was opened below ``/proc``; a second call does nothing."""
+        for backing in self._backings:
+            backing.close()
+        for folder in {self._folder, self._memory} - {-1}:
+            os.close(folder)
+        self._folder = self._memory = -1
+
+    # which memory there is
+
+    def _mappings(self) -> list[Mapping]:
+        fd = self._open("smaps")
+        try:
+            with os.fdopen(fd, "rb") as file:
+                return list(mappings(iter(lambda: file.readline(_LONGEST), b""), f"{self.path}/smaps"))
+        except OSError as error:
+            raise self._refused("smaps", error) from error
+
+    def _space(self, mapped: list[Mapping], backing: LiveBacking) -> tuple[AddressSpace, bool, list[str]]:
+        """Return what is there, whether some of it cannot be read though it should be, and notes."""
+        fd = self._open("pagemap")
+        try:
+            present = Present(backing, PageMap(fd, f"{self.path}/pagemap"), MappedFiles(self._memory))
+            for mapping in mapped:
+                present.look(mapping)
+        finally:
+            os.close(fd)
+        start, end = present.ranges()
+        try:
+            space = AddressSpace(start, end - start, start.copy(), backing, present.missing, absent="not in memory")
+        except OverlapError as error:
+            raise SourceReadError(
+                f"{self.path}: its mappings changed while they were listed ({error}); stop the process (kill -STOP) "
+                "and try again"
+            ) from None
+        notes = []
+        if present.files.unknown:
+            notes.append(
+                f"{self.path}: {present.files.unknown} mapped files cannot be looked at by this user; of them what is "
+                "in memory is taken: as root they are taken whole"
+            )
+        sums: dict[str, int] = {}
+        for gap in present.missing:
+            sums[gap.reason] = sums.get(gap.reason, 0) + gap.size
+        notes += [f"{self.path}: {size} bytes are mapped and not taken: {reason}" for reason, size in sums.items()]
+        return space, present.unreadable, notes
+
+    # what is known of it
+
+    def _read_status(self, task: str = ".") -> _Status:
+        """Return what the process's ``stat`` says, or that of a thread's folder within."""
+        if self._folder < 0:
+            raise SourceReadError(f"{self.path}: has been closed")
+        try:
+            fd = os.open(f"{task}/stat", os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._folder)
+            try:
+                text = os.read(fd, _LONGEST)
+            finally:
+                os.close(fd)
+        except OSError as error:
+            raise self._refused("stat", error) from error
+        # the name stands in parentheses and may hold any byte, so also a closing one
+        first, last = text.find(b"("), text.rfind(b")")
+        words = text[last + 2 :].split()
+        try:
+            name = text[first + 1 : last].decode("utf-8", "surrogateescape")
+            return _Status(int(text[:first]), name, words[0].decode(), int(words[6]), int(words[19]))
+        except (ValueError, IndexError):
+            raise InputError(f"{self.path}/stat: does not say what proc_pid_stat(5) promises") from None
+
+    def _find_memory(self) -> None:
+        """Find a thread that has the memory; raise InputError where there is none.
+
+        The first one may have ended while others live: what belongs to the process is then seen through these.
+        """
+        if self._status.flags & _KERNEL_THREAD:
+            raise InputError(
+                f"{self.path}: is a thread of the kernel ({self._status.name}), which has no memory of its own"
+            )
+        if self._status.state not in _ENDED:
+            return
+        for tid in self._threads():
+            with contextlib.suppress(InputError, OSError):
+                if self._read_status(f"task/{tid}").state not in _ENDED:
+                    self._memory = os.open(f"task/{tid}", os.O_RDONLY | os.O_DIRECTORY, dir_fd=self._folder)
+                    return
+        raise InputError(f"{self.path}: has ended (its parent has not taken note yet); its memory is gone")
+
+    def _threads(self) -> list[int]:
+        """Return the ids of the threads, in order."""
+        try:
+            fd = os.open("task", os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._folder)
+        except OSError:
+            return []
+        try:
+            return sorted(int(name) for name in os.listdir(fd) if name.isdecimal())
+        except OSError:
+            return []
+        finally:
+            os.close(fd)
+
+    def _beginning(self, name: str, size: int) -> bytes:
+        """Return the first bytes of a file below the process's folder; none where it cannot be read."""
+        try:
+            fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._memory)
+        except OSError:
+            return b""
+        try:
+            return os.read(fd, size)
+        except OSError:
+            return b""
+        finally:
+            os.close(fd)
+
+    def _architecture(self) -> str | None:
+        head = self._beginning("exe", 20)
+        if len(head) < 20 or not head.startswith(b"\x7fELF"):  # noqa: PLR2004
+            return None
+        return _ARCHITECTURES.get(struct.unpack_from(">H" if head[5] == 2 else "<H", head, 18)[0])  # noqa: PLR2004
+
+    def _about(self, status: _Status) -> dict[str, Any]:
+        """Return what identifies the process, ready for JSON."""
+        try:
+            program: str | None = os.readlink("exe", dir_fd=self._memory)
+        except OSError:
+            program = None
+        system = os.uname()
+        return {
+            "path": self.path,
+            "pid": status.pid,
+            "started": _started(status.started),
+            "state": status.state,
+            "program": program,
+            "host": system.nodename,
+            "kernel": f"{system.sysname} {system.release} {system.machine}",
+        }
+
+    def _metadata(self, mapped: list[Mapping], pid: int, inputs: dict[str, Any]) -> Metadata:
+        """Return the regions that there were when the process was opened, its threads, and what named files say."""
+        regions = Regions(PROC_MAPS, [each.region for each in mapped])
+        tids = self._threads()
+        threads = (Threads("/proc/PID/task", [Thread(tid) for tid in tids]),) if tids else ()
+        files: list[dict[str, Any]] = []
+        found = metadata_from_files(self.listing_files, pid, address_bits=64, files=files)
+        if files:
+            inputs["evidence"] = files
+        return Metadata((regions,), threads=threads) + found
+
+    def _open(self, name: str) -> int:
+        if self._folder < 0:
+            raise SourceReadError(f"{self.path}: has been closed")
+        try:
+            return os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._memory)
+        except OSError as error:
+            raise self._refused(name, error) from error
+
+    def _refused(self, name: str, error: OSError) -> SourceReadError:
+        """Return the error that says why a file below ``/proc/PID`` cannot be read, and what to do about it."""
+        if error.errno in (errno.EACCES, errno.EPERM):
+            remedy = "run memcarve as root, or give it the capability CAP_SYS_PTRACE"
+            if os.geteuid() == 0:
+                remedy = "a container or a security module forbids it: run memcarve outside, with CAP_SYS_PTRACE"
+            return SourceReadError(
+                f"{self.path}/{name}: this user may not read the process's memory ({error.strerror}); {remedy}{_yama()}"
+            )
+        if error.errno in (errno.ESRCH, errno.ENOENT) and not self._is_there():
+            return SourceReadError(f"{self.path}: the process has ended")
+        return SourceReadError(f"{self.path}/{name}: cannot be read: {error.strerror}")
+
+    def _is_there(self) -> bool:
+        try:
+            os.stat("stat", dir_fd=self._folder)
+        except OSError:
+            return False
+        return True
+
+
+def open_live(path: str, options: OpenOptions) -> LiveContainer:
+    """Open a process that runs on this machine: `path` is ``/proc/PID``, ``/proc/PID/mem`` or ``/proc/self``.
+
+    Raises NotRecognisedError where `path` is none of these, SourceReadError where there is no such process or this user
+    may not read it, InputError where it has no memory.
+    """
+    place = os.path.normpath(os.path.abspath(path))
+    if os.path.basename(place) == "mem":
+        place = os.path.dirname(place)
+    parent, name = os.path.split(place)
+    if not (name == "self" or (name.isascii() and name.isdigit())) or not _is_proc(parent):
+        raise NotRecognisedError(f"{path}: is no folder of a process below /proc")
+    options.refuse_other(path, "a process that runs")
+    try:
+        folder = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        raise SourceReadError(
+            f"{path}: there is no such process, or it is hidden from this user: {error.strerror}"
+        ) from error
+    return LiveContainer(path, folder, options.listing_files)
+
+
+def _is_proc(folder: str) -> bool:
+    """Say whether a folder is the root of a proc file system; on other systems than Linux none is."""
+    try:
+        device = os.stat(folder).st_dev
+        wanted = f"{os.major(device)}:{os.minor(device)}"
+        with open(_MOUNTS, encoding="utf-8", errors="surrogateescape") as mounts:
+            rows = [row.partition(" - ") for row in mounts]
+    except (OSError, AttributeError):
+        return False
+    # major:minor comes third, and first behind the hyphen the kind of file system
+    return any(before.split()[2] == wanted and after.startswith("proc ") for before, _, after in rows)
+
+
+def _started(ticks: int) -> str | None:
+    """Return when a process started (RFC 3339), which began this many ticks after the system."""
+    try:
+        with open("/proc/stat", "rb") as file:
+            booted = next(int(line.split()[1]) for line in file if line.startswith(b"btime "))
+        at = dt.datetime.fromtimestamp(booted + ticks // os.sysconf("SC_CLK_TCK"), dt.UTC)
+    except (OSError, StopIteration, ValueError, OverflowError):
+        return None
+    return at.isoformat().replace("+00:00", "Z")
+
+
+def _yama() -> str:
+    """Return what a security module says of who may read, as the end of a sentence."""
+    try:
+        with open(_YAMA, encoding="ascii") as file:
+            scope = file.read().strip()
+    except (OSError, ValueError):
+        return ""
+    who = {"1": "only its parents", "2": "only administrators", "3": "nobody"}.get(scope)
+    return "" if who is None else f" (kernel.yama.ptrace_scope is {scope}: {who} may read a process's memory)"

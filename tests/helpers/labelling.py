@@ -1,0 +1,86 @@
+"""Small processes with evidence, for the tests of labels: a page is 4096 bytes, addresses are written in pages."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from memcarve.metadata import Area, Areas, Metadata, Module, Modules, Region, Regions, Thread, Threads
+from memcarve.permissions import EXECUTE, USER, WRITE
+from memcarve.process import ProcessMemory, Selection
+from memcarve.space import AddressSpace
+from support import PAGE, Memory
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from memcarve.labels import SegmentLabels
+
+R, RW, RX, RWX = USER, USER | WRITE, USER | EXECUTE, USER | WRITE | EXECUTE
+
+__all__ = [
+    "PAGE",
+    "RW",
+    "RWX",
+    "RX",
+    "Area",
+    "Areas",
+    "Metadata",
+    "Module",
+    "Modules",
+    "R",
+    "Region",
+    "Regions",
+    "Thread",
+    "Threads",
+    "labels_of",
+    "metadata_of",
+    "page_region",
+    "process_of",
+]  # fmt: skip
+
+
+def page_region(start: int, pages: int, protection: str | None = None, **members: object) -> Region:
+    """Return a region that begins at page `start`."""
+    return Region(start * PAGE, pages * PAGE, protection, **members)  # type: ignore[arg-type]
+
+
+def metadata_of(
+    regions: Sequence[Region] | None = None, modules: Sequence[Module] | None = None, areas: Sequence[Area] = ()
+) -> Metadata:
+    """Return evidence of one source each; None is a source that is not there."""
+    return Metadata(
+        regions=() if regions is None else (Regions("windows.vadinfo", regions),),
+        modules=() if modules is None else (Modules("windows.dlllist", modules),),
+        areas=(Areas("PEB", areas),) if areas else (),
+    )
+
+
+def process_of(
+    pages: Mapping[int, int | None] | Sequence[int],
+    metadata: Metadata | None = None,
+    contents: Mapping[int, bytes] | None = None,
+) -> ProcessMemory:
+    """Return a process with these pages, each with its flags (None: not from an image), and these contents."""
+    flags = pages if hasattr(pages, "keys") else dict.fromkeys(pages)
+    numbers = sorted(flags)
+    data = b"".join((contents or {}).get(page, bytes([page % 251 + 1]) * PAGE).ljust(PAGE, b"\0") for page in numbers)
+    start = np.array([page * PAGE for page in numbers], np.uint64)
+    size = np.full(len(numbers), PAGE, np.uint64)
+    offset = np.arange(len(numbers), dtype=np.uint64) * np.uint64(PAGE)
+    known = [flags[page] for page in numbers]  # type: ignore[index]
+    columns = {"flags": np.array(known, np.uint8), "physical": offset} if numbers and None not in known else {}
+    space = AddressSpace(start, size, offset, Memory(data), **columns)  # type: ignore[arg-type]
+    return ProcessMemory(space, pid=4, metadata=lambda: metadata or Metadata())
+
+
+def labels_of(
+    process: ProcessMemory, wanted: Selection | None = None, split: str = "none", **labelling: object
+) -> SegmentLabels:
+    """Return the labels of a process's segments."""
+    from memcarve.labels import Labelling  # noqa: PLC0415 - so that a mistake there fails tests, not their collection
+
+    found = process.segments(wanted, split, Labelling(**labelling)).labels  # type: ignore[arg-type]
+    assert found is not None
+    return found  # type: ignore[return-value]
