@@ -19,11 +19,36 @@
     |   `-- NoSpaceError           the file system is or would be full
     `-- VerificationError          a carved folder is not what its manifest says
 
-Messages are one line, lower case, the file first, and say what to do. They may hold names from evidence: every
-message is passed through `printable` when it is made, so showing one is safe on any terminal.
+An error says what it is about, what is wrong, what to do, and what state things were left in, each in a member:
+
+    raise TargetExistsError("exists", subject=path, remedy="{force} replaces it, {out} chooses another")
+    -> path: exists; force=True replaces it, out= chooses another          str(error), for who called the library
+    -> path: exists; --force replaces it, -o chooses another               on the command line
+
+`remedy` is a constant template: ``{name}`` or ``{name:value}`` stands for an argument of the library, which the command
+line words as its option (`MemcarveError.worded`; cli/wording.py knows those that are called differently). What comes
+from evidence stands in `subject` and `problem`, which are no templates. Who passes an error on sets its members
+(``error.subject = path``, ``error.state = "nothing was kept"``) or adds to its remedy (`MemcarveError.suggest`), and
+raises the same error; nobody takes its text apart.
+
+Messages are one line, lower case, the file first. They may hold names from evidence: each is passed through `printable`
+when it is shown, so showing one is safe on any terminal.
 """
 
 from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Self
+
+_ARGUMENT = re.compile(r"\{(\w+)(?::([^{}]*))?\}")
+#: arguments that are switched on; of the others a remedy may give the value
+_SWITCHES = {"force", "partial", "sparse"}
+#: what a remedy names that is no argument
+_CALLS = {"scan": "open(path, image=True).roots()"}
 
 _LONGEST_MESSAGE = 1500
 
@@ -54,15 +79,53 @@ def encodable(text: str) -> str:
 class MemcarveError(Exception):
     """Everything memcarve raises on purpose; ``str()`` of it is a message for the user, safe to print."""
 
-    def __init__(self, message: str) -> None:
-        shown = printable(message)
+    def __init__(self, problem: str, *, subject: str = "", remedy: str = "", state: str = "") -> None:
+        super().__init__(problem)
+        #: the file, address or process that it is about
+        self.subject = subject
+        self.problem = problem
+        self._remedies = [remedy] if remedy else []
+        #: what was left behind
+        self.state = state
+
+    @property
+    def remedy(self) -> str:
+        """What can be done about it, in terms of the library's arguments."""
+        return self._remedy(_argument)
+
+    def suggest(self, remedy: str) -> Self:
+        """Add another remedy (a template)."""
+        self._remedies.append(remedy)
+        return self
+
+    def worded(self, word: Callable[[str, str], str]) -> str:
+        """Return the message as one line, safe to print; `word` gives an argument (name, value or "") its wording."""
+        parts = "; ".join(filter(None, (self.problem, self._remedy(word), self.state)))
+        shown = printable(f"{self.subject}: {parts}" if self.subject else parts)
         if len(shown) > _LONGEST_MESSAGE:  # what stands in it came from evidence
             shown = f"{shown[:1000]}...{shown[-400:]}"
-        super().__init__(shown)
+        return shown
+
+    def _remedy(self, word: Callable[[str, str], str]) -> str:
+        return "; ".join(
+            _ARGUMENT.sub(lambda found: word(found[1], found[2] or ""), remedy) for remedy in self._remedies
+        )
+
+    def __str__(self) -> str:
+        return self.worded(_argument)
 
     def __reduce__(self) -> tuple[object, ...]:
         """Let an error travel between programs with all that it says."""
         return _restored, (type(self), self.args, dict(self.__dict__))
+
+
+def _argument(name: str, value: str) -> str:
+    """Return an argument as a caller of the library writes it; a value in capitals stands for any."""
+    if name in _CALLS:
+        return _CALLS[name]
+    if not value:
+        return f"{name}=True" if name in _SWITCHES else f"{name}="
+    return f"{name}={value}" if value.isupper() else f"{name}={value!r}"
 
 
 def _restored(kind: type[MemcarveError], args: tuple[object, ...], members: dict[str, object]) -> MemcarveError:
@@ -103,8 +166,8 @@ class MapError(InputError):
 class OverlapError(MapError):
     """Two rows of one process claim the same address, ``address``."""
 
-    def __init__(self, message: str, address: int) -> None:
-        super().__init__(message)
+    def __init__(self, problem: str, address: int, *, subject: str = "", remedy: str = "") -> None:
+        super().__init__(problem, subject=subject, remedy=remedy)
         self.address = address
 
 
@@ -115,16 +178,16 @@ class PositionError(MapError):
 class TruncatedError(InputError):
     """The dump ends before the map does; ``address`` is the first missing one."""
 
-    def __init__(self, message: str, address: int) -> None:
-        super().__init__(message)
+    def __init__(self, problem: str, address: int, *, subject: str = "", remedy: str = "") -> None:
+        super().__init__(problem, subject=subject, remedy=remedy)
         self.address = address
 
 
 class LimitError(InputError):
     """Page tables are said to map ``claimed`` bytes of virtual memory, more than the limit."""
 
-    def __init__(self, message: str, claimed: int) -> None:
-        super().__init__(message)
+    def __init__(self, problem: str, claimed: int, *, subject: str = "", remedy: str = "") -> None:
+        super().__init__(problem, subject=subject, remedy=remedy)
         self.claimed = claimed
 
 
@@ -139,8 +202,8 @@ class AddressError(MemcarveError):
     ``"mapped but missing"`` or ``"the file ends too early"``.
     """
 
-    def __init__(self, address: int, reason: str, detail: str = "") -> None:
-        super().__init__(f"0x{address:x}: {reason}{detail}")
+    def __init__(self, address: int, reason: str, detail: str = "", *, remedy: str = "") -> None:
+        super().__init__(f"{reason}{detail}", subject=f"0x{address:x}", remedy=remedy)
         self.address = address
         self.reason = reason
 

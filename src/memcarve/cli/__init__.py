@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 import click
 
-from memcarve.cli.options import FAILED, USAGE, complain
+from memcarve.cli.options import FAILED, USAGE
+from memcarve.cli.wording import complain
 from memcarve.errors import MemcarveError, UsageError
 from memcarve.version import __version__
 
@@ -124,7 +125,7 @@ def _on_signal(number: int, _: FrameType | None) -> None:
     raise _StoppedBySignal(number)
 
 
-def _run(arguments: Sequence[str] | None) -> int:  # noqa: C901, PLR0911 - one way out for each way to end
+def _run(arguments: Sequence[str] | None) -> int:  # noqa: PLR0911 - one way out for each way to end
     try:
         result = cli.main(arguments, prog_name="memcarve", standalone_mode=False)
         sys.stdout.flush()
@@ -135,12 +136,9 @@ def _run(arguments: Sequence[str] | None) -> int:  # noqa: C901, PLR0911 - one w
         return error.exit_code
     except click.exceptions.Exit as error:
         return error.exit_code
-    except UsageError as error:
-        complain(str(error))
-        return USAGE
     except MemcarveError as error:
-        complain(str(error))
-        return FAILED
+        complain(error)
+        return USAGE if isinstance(error, UsageError) else FAILED
     except BrokenPipeError:
         # whoever read our output has had enough; keep the interpreter from complaining about it at the end
         with contextlib.suppress(OSError):

@@ -16,7 +16,6 @@ from memcarve.cli.options import (
     INCOMPLETE,
     choose,
     choose_one,
-    complain,
     file_argument,
     filter_options,
     input_options,
@@ -29,6 +28,7 @@ from memcarve.cli.options import (
     stem_of,
 )
 from memcarve.cli.progress import ProgressBar, amount, counted
+from memcarve.cli.wording import complain
 from memcarve.errors import UsageError, printable
 from memcarve.vocabulary import InputType
 
@@ -166,7 +166,7 @@ def _report_several(out: str, outcomes: Sequence[Outcome], *, quiet: bool, verbo
     done = [outcome.result for outcome in outcomes if outcome.result is not None]
     for outcome in outcomes:
         if outcome.error is not None:
-            complain(f"{outcome.entry}: {outcome.error}")
+            complain(outcome.error, outcome.entry)
         elif outcome.result is not None and not quiet:
             click.echo(printable(f"{outcome.entry}:"), err=True)
             _report(outcome.result._replace(path=os.path.join(out, outcome.folder)), quiet=quiet, verbose=verbose)

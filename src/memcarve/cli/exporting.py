@@ -15,7 +15,6 @@ from memcarve.cli.options import (
     INCOMPLETE,
     OneAddress,
     choose,
-    complain,
     file_argument,
     filter_options,
     input_options,
@@ -28,6 +27,7 @@ from memcarve.cli.options import (
     stem_of,
 )
 from memcarve.cli.progress import ProgressBar, amount, counted
+from memcarve.cli.wording import complain
 from memcarve.errors import MemcarveError, NoSpaceError, UsageError, printable
 
 if TYPE_CHECKING:
@@ -158,7 +158,7 @@ def export(
             except MemcarveError as error:
                 if not several:
                     raise
-                complain(f"{container.entry(index)}: {error}")
+                complain(error, container.entry(index))
                 statuses.append(False)
             else:
                 _report(result, quiet=quiet, verbose=verbose)

@@ -13,7 +13,6 @@ from memcarve.cli.options import (
     address_range,
     choice,
     choose,
-    complain,
     file_argument,
     input_options,
     process_options,
@@ -25,6 +24,7 @@ from memcarve.cli.options import (
     stem_of,
 )
 from memcarve.cli.progress import ProgressBar, amount, counted
+from memcarve.cli.wording import complain
 from memcarve.errors import printable
 from memcarve.vocabulary import Half, Layout
 
@@ -145,7 +145,7 @@ def _report_several(out: str, outcomes: Sequence[Extracted], *, quiet: bool) -> 
     done = [outcome.result for outcome in outcomes if outcome.result is not None]
     for outcome in outcomes:
         if outcome.error is not None:
-            complain(f"{outcome.entry}: {outcome.error}")
+            complain(outcome.error, outcome.entry)
         elif outcome.result is not None and not quiet:
             click.echo(printable(f"{outcome.entry}:"), err=True)
             _report(outcome.result)

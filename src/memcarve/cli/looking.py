@@ -13,7 +13,6 @@ from memcarve.cli.options import (
     address as to_address,
     at_terminal,
     choose_one,
-    complain,
     file_argument,
     filter_options,
     input_options,
@@ -29,6 +28,7 @@ from memcarve.cli.options import (
 )
 from memcarve.cli.progress import ProgressBar, counted
 from memcarve.cli.tables import Column, format_option, print_table
+from memcarve.cli.wording import complain, option
 from memcarve.errors import AddressError, InputError, LimitError, UsageError
 from memcarve.patterns import text_pattern
 
@@ -205,7 +205,7 @@ def locate(
                 raise
             # what page tables claim elsewhere does not matter to this address, only to where its segment ends
             process, known = container.open_span(index, value, value + 1), False
-            say([f"{error}; the segment is not known"], quiet=quiet)
+            say([f"{error.worded(option)}; the segment is not known"], quiet=quiet)
         say_notes(process, quiet=quiet, verbose=verbose)
         space = process.space
         found = space.addresses_of(value) if by_offset else [value]
@@ -319,7 +319,7 @@ def _page_counts(container: Container, index: int) -> dict[str, int]:
     try:
         return container.open_process(index, container.default_range).pages or {}
     except InputError as error:
-        complain(str(error))
+        complain(error)
         return {}
 
 
@@ -328,7 +328,7 @@ def _told(container: Container, index: int, *, environment: bool) -> dict[str, A
     try:
         return container.start_of(index).told(environment=environment)
     except InputError as error:
-        complain(str(error))
+        complain(error)
         return None
 
 

@@ -33,11 +33,6 @@ def choice(words: type[Word]) -> click.Choice[str]:
     return click.Choice([word.value for word in words])
 
 
-def complain(message: str) -> None:
-    """Print an error on standard error."""
-    click.echo(f"memcarve: {printable(message)}", err=True)
-
-
 def number(text: str) -> int:
     """Return the number in `text`, decimal or with 0x; raises ValueError."""
     found = re.fullmatch(r"0[xX][0-9a-fA-F]{1,17}|[0-9]{1,20}", text.strip())

@@ -69,7 +69,7 @@ class NewFolder:
         if isinstance(error, OSError):
             raise self._translated(error, left) from error
         if isinstance(error, MemcarveError):
-            error.args = (f"{error}; {self._state(left)}",)
+            error.state = self._state(left)
         else:
             error.add_note(self._state(left))
 

@@ -79,7 +79,7 @@ def extract_several(
                 result = result._replace(path=os.path.join(folder.name, name), notes=notes)
                 outcomes.append(Extracted(container.entry(index), name, result, None))
         if first is not None and all(outcome.result is None for outcome in outcomes):
-            first.args = (_outside(folder, str(first)).split("; nothing was kept")[0],)
+            first.subject, first.problem = _outside(folder, first.subject), _outside(folder, first.problem)
             raise first
         with os.fdopen(create_file(os.path.join(folder.path, manifest.PROCESSES), None), "w", encoding="utf-8") as file:
             json.dump(_document(outcomes), file, indent=1)
