@@ -30,11 +30,13 @@ def text_pattern(text: str, encoding: str) -> TextPattern:
     try:
         name = _OF_FILES.get(codecs.lookup(encoding).name, encoding)
     except (LookupError, ValueError):  # ValueError: it holds what no name can
-        raise UsageError(f"{encoding!r} is no encoding that Python knows") from None
+        raise UsageError(f"unknown encoding {encoding!r}") from None
     try:
         mark, data = "".encode(name), text.encode(name)
     except LookupError:
-        raise UsageError(f"{encoding!r} is no encoding of text; give what it makes of the pattern with --hex") from None
+        raise UsageError(
+            f"{encoding!r} is not an encoding of text", remedy="give the bytes that it makes of the pattern"
+        ) from None
     except ValueError:
         raise UsageError(f"{text!r} cannot be written in {encoding}") from None
     if mark:

@@ -273,7 +273,7 @@ class ProcessMemory:
         segments, left_out = selection.apply(segments, self.kernel_half)
         if labeller is None:
             if selection.by_labels:
-                raise UsageError(f"to choose by --{next(iter(selection.by_labels))}, segments must be labelled")
+                raise UsageError(f"to choose by {next(iter(selection.by_labels))}, segments must be labelled")
             return segments, left_out
         segments = segments.labelled(labels := labeller(self, segments, selection))
         for name, values in selection.by_labels.items():
@@ -291,7 +291,7 @@ class ProcessMemory:
         Raises UsageError where there is no labeller, or nothing is known to choose by.
         """
         if labeller is None:
-            raise UsageError(f"to choose by --{next(iter(selection.by_labels))}, segments must be labelled")
+            raise UsageError(f"to choose by {next(iter(selection.by_labels))}, segments must be labelled")
         labels = labeller(self, segments, selection)
         keep = segments.in_half("all")
         for name, values in selection.by_labels.items():
@@ -303,13 +303,13 @@ class ProcessMemory:
         if split == "permissions":
             if self.space.flags is None:
                 raise UsageError(
-                    "the input does not say what the page tables allow; --split permissions needs an image"
+                    "the input does not say what the page tables allow", remedy="{split:permissions} needs an image"
                 )
             return self.space.changes()
         found = places(self.metadata, split)
         if found is None:
-            option = "--modules or --regions" if split == "module" else "--regions"
-            raise UsageError(f"nothing is known to --split by {split}; {option} FILE gives what Volatility printed")
+            files = "{modules:FILE} or {regions:FILE}" if split == "module" else "{regions:FILE}"
+            raise UsageError(f"nothing is known to split by {split}", remedy=f"{files} gives what Volatility printed")
         return found
 
     @property
@@ -386,7 +386,7 @@ class Container(ABC):
 
     def roots(self) -> list[Any]:
         """Return the plausible page-table roots that lie in the input; raises UsageError where it is no image."""
-        raise UsageError(f"{self}: is no image of a machine's memory, where page tables could be")
+        raise UsageError("is not an image of a machine's memory, where page tables could be", subject=str(self))
 
     @abstractmethod
     def close(self) -> None:
@@ -400,7 +400,7 @@ class Container(ABC):
         entries = self.known([] if pid is None else [pid])
         if pid is None:
             if len(entries) != 1:
-                raise UsageError(self.choice(entries))
+                raise self.choice(entries, "choose with {pid}")
             return self.open_process(0)
         return self.open_process(self.matching(entries, pid)[0])
 
@@ -413,19 +413,17 @@ class Container(ABC):
         found = [index for index, entry in enumerate(entries) if entry.pid == pid]
         if not found:
             listed = ", ".join(map(str, entries[:_LISTED]))
-            raise ProcessError(f"{self}: holds no process {pid}; it holds: {listed}")
+            raise ProcessError(f"holds no process {pid}; it holds: {listed}", subject=str(self))
         certain = [index for index in found if not entries[index].doubts] or found
         running = [index for index in certain if entries[index].state in (None, "running")]
         return running or [index for index in certain if not entries[index].ended] or certain
 
-    def choice(self, entries: Sequence[ProcessEntry]) -> str:
-        """Return the message that lists the processes to choose from."""
+    def choice(self, entries: Sequence[ProcessEntry], remedy: str) -> UsageError:
+        """Return the error that lists the processes to choose from; `remedy` says how."""
         listed = ", ".join(map(str, entries[:_LISTED])) + (", ..." if len(entries) > _LISTED else "")
         if all(entry == ProcessEntry(None, None) for entry in entries):
-            return (
-                f"{self}: holds {len(entries)} processes and does not say which is which; cut it into one map for each"
-            )
-        return f"{self}: holds {len(entries)} processes ({listed}); choose with --pid or --name, or take --all"
+            listed, remedy = "it does not say which is which", "cut it into one map for each"
+        return UsageError(f"holds {len(entries)} processes ({listed})", subject=str(self), remedy=remedy)
 
     def __str__(self) -> str:
         """Return what the input is called in messages: its path."""

@@ -14,7 +14,7 @@ _NOUNS = {
     "Half": "half of an address space",
     "Split": "way to split",
     "Trust": "way to trust positions",
-    "System": "operating system (--os)",
+    "System": "operating system",
     "Paging": "kind of page tables",
     "InputType": "type of input",
     "Content": "level of content",
@@ -36,7 +36,7 @@ class Word(StrEnum):
 
     @classmethod
     def _missing_(cls, value: object) -> None:
-        raise UsageError(f"unknown {_NOUNS[cls.__name__]} {value!r}; choose from {', '.join(cls)}")
+        raise UsageError(f"unknown {_NOUNS[cls.__name__]} {value!r}", remedy=f"choose from {', '.join(cls)}")
 
 
 class Half(Word):

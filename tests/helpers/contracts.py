@@ -368,7 +368,7 @@ class SourceContract:
                 split = process.segments(split="region")
             except UsageError as error:
                 assert not metadata.regions
-                assert "--regions" in str(error)  # noqa: PT017
+                assert "regions=" in str(error)  # noqa: PT017
             else:
                 assert split.total == process.segments().total
 

@@ -115,7 +115,7 @@ def test_writable_and_executable_without_regions() -> None:
     """Page tables alone tell what may be written and run; without them and without regions nothing does."""
     assert flags_of(process_of({1: RWX, 3: RX, 5: RW})) == {1: ["writable-executable"]}
     assert labels_of(process_of([1])).flagged.where == {}
-    with pytest.raises(UsageError, match="--regions"):
+    with pytest.raises(UsageError, match="regions="):
         labels_of(process_of([1]), Selection(flag=["writable-executable"]))
 
 

@@ -299,8 +299,13 @@ def say_notes(process: ProcessMemory, *, quiet: bool, verbose: bool) -> None:
     say(process.notes if everything else process.notes[:1], quiet=quiet)
 
 
-def choose(container: Container, pids: Sequence[int], name: str | None, *, everything: bool = False) -> list[int]:
-    """Return the places of the processes that were asked for; raises UsageError, ProcessError."""
+def choose(
+    container: Container, pids: Sequence[int], name: str | None, *, everything: bool = False, several: bool = True
+) -> list[int]:
+    """Return the places of the processes that were asked for; raises UsageError, ProcessError.
+
+    `several`: the command takes more than one.
+    """
     import fnmatch  # noqa: PLC0415
 
     entries = container.known(pids if name is None and not everything else [])
@@ -313,7 +318,7 @@ def choose(container: Container, pids: Sequence[int], name: str | None, *, every
         raise UsageError("--dtb gives one address space by itself; --pid and --name choose processes: leave them out")
     if not pids and name is None:
         if len(entries) > 1:
-            raise UsageError(container.choice(entries))
+            raise container.choice(entries, f"choose with --pid or --name{', or take --all' if several else ''}")
         return [0]
     found = []
     for pid in pids:
@@ -327,23 +332,21 @@ def choose(container: Container, pids: Sequence[int], name: str | None, *, every
         if not found and named:
             listed = ", ".join(str(entries[index]) for index in named[:40])
             raise ProcessError(
-                f"{container}: holds only doubtful processes of a name like {name} ({listed}); take them with --pid, "
-                "or with --dtb by their root"
+                f"only doubtful processes are named like {name!r} ({listed})",
+                subject=str(container),
+                remedy="take them with {pid}, or with {dtb} by their root",
             )
         if not found:
-            raise ProcessError(f"{container}: holds no process of a name like {name}")
+            raise ProcessError(f"no process is named like {name!r}", subject=str(container))
     return list(dict.fromkeys(found))
 
 
 def choose_one(container: Container, pids: Sequence[int], name: str | None) -> int:
     """Return the place of the one process that was asked for."""
-    try:
-        found = choose(container, pids, name)
-    except UsageError as error:
-        raise UsageError(str(error).removesuffix(", or take --all")) from None
+    found = choose(container, pids, name, several=False)
     if len(found) > 1:
         listed = ", ".join(str(container.entry(index)) for index in found[:40])
-        raise UsageError(f"{container}: several processes match ({listed}); this command takes one")
+        raise UsageError(f"several processes match ({listed})", subject=str(container), remedy="this command takes one")
     return found[0]
 
 

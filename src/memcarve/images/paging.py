@@ -148,8 +148,9 @@ class _Walk:
         if max(size, tables * PAGE) > limit:
             raise LimitError(
                 f"the page tables at 0x{self.table.root:x} are said to map {size} bytes of virtual memory with "
-                f"{tables} tables, more than {limit}: they are damaged or made to deceive, or --limit must be larger",
+                f"{tables} tables, more than {limit}: they are damaged or made to deceive",
                 size,
+                remedy="if they are neither, a larger {limit:SIZE} walks them",
             )
         self.counts = dict.fromkeys(_KINDS[self.table.system], 0)
         levels = self.mode.levels

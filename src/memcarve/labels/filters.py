@@ -1,4 +1,4 @@
-"""Choosing by labels: what ``--kind``, ``--protection`` and ``--file`` mean."""
+"""Choosing by labels: what the kinds, protections and files of a selection mean."""
 
 from __future__ import annotations
 
@@ -32,7 +32,9 @@ def _is_protected(values: Sequence[str]) -> Wanted:
     words = frozenset(value.upper() for value in values if not _LETTERS.fullmatch(value.lower()))
     unknown = sorted(words - WORDS)
     if unknown:
-        raise UsageError(f"{unknown[0]!r} is no protection; write letters of rwxc, or a full name like PAGE_READONLY")
+        raise UsageError(
+            f"unknown protection {unknown[0]!r}", remedy="write letters of rwxc, or a full name like PAGE_READONLY"
+        )
 
     def wanted(region: Region, _: str | None) -> bool:
         allowed = frozenset(region.collapsed or "")
@@ -43,7 +45,7 @@ def _is_protected(values: Sequence[str]) -> Wanted:
 
 def _is_file(values: Sequence[str]) -> Wanted:
     if "" in values:
-        raise UsageError("--file takes a pattern for a name or path, like ntdll* or *.dll")
+        raise UsageError("a pattern for files is empty", remedy="write a name or path, like ntdll* or *.dll")
     return lambda region, _: names_match(values, region.file)
 
 
@@ -53,7 +55,7 @@ def names_match(patterns: Sequence[str], *names: str | None) -> bool:
     return any(fnmatch.fnmatchcase(name, pattern.lower()) for name in found for pattern in patterns)
 
 
-#: by the option's name, what tells from its values which regions are wanted
+#: by the name of the selection's member, what tells from its values which regions are wanted
 CHOICES: dict[str, Callable[[Sequence[str]], Wanted]] = {
     "kind": _is_kind,
     "protection": _is_protected,

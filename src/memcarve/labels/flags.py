@@ -21,15 +21,15 @@ if TYPE_CHECKING:
     from memcarve.space import AddressSpace
 
 
-#: what must be known for a flag to be looked for
+#: what must be known for a flag to be looked for, as remedies say it
 NEEDS = {
-    Flag.PRIVATE_EXECUTABLE: "regions that say what is private: --regions FILE, as windows.vadinfo prints them",
-    Flag.WRITABLE_EXECUTABLE: "an image, or regions that say their protection: --regions FILE",
-    Flag.PE_IN_PRIVATE: "regions that say what is private: --regions FILE, as windows.vadinfo prints them",
+    Flag.PRIVATE_EXECUTABLE: "regions that say what is private: {regions:FILE}, as windows.vadinfo prints them",
+    Flag.WRITABLE_EXECUTABLE: "an image, or regions that say their protection: {regions:FILE}",
+    Flag.PE_IN_PRIVATE: "regions that say what is private: {regions:FILE}, as windows.vadinfo prints them",
     Flag.BEYOND_SECTION: "the page tables of an image, and regions that say what is an image",
-    Flag.MODULE_UNLISTED: "a list of modules (--modules FILE) and regions that say what is an image (--regions FILE)",
-    Flag.ENTRY_UNMAPPED: "all of a list of modules (--modules FILE) and of the regions (--regions FILE)",
-    Flag.WIPED_HEADER: "the bytes, and what is mapped where: --content headers, or --regions FILE",
+    Flag.MODULE_UNLISTED: "a list of modules ({modules:FILE}) and regions that say what is an image ({regions:FILE})",
+    Flag.ENTRY_UNMAPPED: "all of a list of modules ({modules:FILE}) and of the regions ({regions:FILE})",
+    Flag.WIPED_HEADER: "the bytes, and what is mapped where: {content:headers}, or {regions:FILE}",
 }
 #: those that only the bytes of all pages tell
 BY_CONTENT = frozenset({Flag.PE_IN_PRIVATE, Flag.WIPED_HEADER})

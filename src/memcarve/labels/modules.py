@@ -53,7 +53,7 @@ def find_modules(
     if others or wanted.min_size is not None or wanted.max_size is not None:
         raise UsageError("modules are chosen by half, address and file name alone")
     if "" in wanted.file:
-        raise UsageError("--file takes a pattern for a name or path, like ntdll* or *.dll")
+        raise UsageError("a pattern for files is empty", remedy="write a name or path, like ntdll* or *.dll")
     search = _Search(process, wanted, progress)
     modules = [module for module in search.modules if _is_wanted(module, wanted)]
     if search.modules and not modules:

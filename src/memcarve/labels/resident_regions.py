@@ -38,8 +38,10 @@ class Residence:
         self.known = Known(process.metadata)
         if not process.metadata.regions:
             raise UsageError(
-                f"{process.entry}: nothing is known of its regions; --regions FILE gives what Volatility printed "
-                "(windows.vadinfo, linux.proc.Maps), or /proc/PID/maps"
+                "nothing is known of its regions",
+                subject=str(process.entry),
+                remedy="{regions:FILE} gives what Volatility printed (windows.vadinfo, linux.proc.Maps), or "
+                "/proc/PID/maps",
             )
         self._chosen = [
             (regions, [place for place, row in enumerate(regions) if self._is_wanted(regions, place, row, selection)])

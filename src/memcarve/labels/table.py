@@ -170,7 +170,9 @@ class SegmentLabels:
             "file": known.has_files or bool(known.modules),
         }
         if not can_tell[name]:
-            raise UsageError(f"nothing is known to choose by --{name}; --regions FILE gives what Volatility printed")
+            raise UsageError(
+                f"nothing is known to choose by {name}", remedy="{regions:FILE} gives what Volatility printed"
+            )
         keep = np.array([wanted(row, kind) for row, kind in zip(known.regions, known.kinds, strict=True)], np.bool_)
         found = self._regions.any(keep)
         if name == "kind":
@@ -188,7 +190,7 @@ class SegmentLabels:
         for flag in values:
             Flag.check(flag)
             if flag not in self.flagged.where:
-                raise UsageError(f"nothing is known to look for {flag} by; it needs {NEEDS[Flag(flag)]}")
+                raise UsageError(f"nothing is known to look for {flag} by", remedy=f"it needs {NEEDS[Flag(flag)]}")
             found |= self._flag_columns[flag][0]
         return found
 

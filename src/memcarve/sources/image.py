@@ -48,6 +48,7 @@ _SAVED = (
     "loads it, and then virsh dump --memory-only makes an ELF core of it"
 )
 _XEN = "a saved domain of Xen, which memcarve does not read; restore it, and take its memory from inside (AVML, LiME)"
+_GIVE_ROOT = "give a page-table root with {dtb} ({scan} lists roots)"
 _DISK = "and holds no memory as it lies; give the memory of the machine (virsh dump --memory-only, a .vmem, AVML)"
 _ARCHIVE = "an archive; unpack what is in it, and give that"
 _MACH_O = "a core in the format of macOS (Mach-O), which memcarve does not read"
@@ -126,21 +127,12 @@ class ImageContainer(Container):
         """The Windows machine; raises ProcessError where there is none, or its processes cannot be found."""
         if self._windows is None:
             if self.options.system not in (None, WINDOWS):
-                raise ProcessError(
-                    f"{self}: processes are found on Windows only; give a page-table root with --dtb (memcarve "
-                    "processes --scan lists roots)"
-                )
+                raise ProcessError("processes are found on Windows only", subject=str(self), remedy=_GIVE_ROOT)
             self.recognise()
         if self._windows is None:
-            why = self._unsettled or (
-                f"Linux {self._linux} was found, and memcarve"
-                if self._linux
-                else "no 64-bit Windows was found, and memcarve"
-            ) + (
-                " finds the processes of Windows only: give a page-table root with --dtb (memcarve processes --scan "
-                "lists roots)"
-            )
-            raise ProcessError("; ".join([f"{self}: {why}", *self.memory.notes]))
+            found = f"Linux {self._linux}" if self._linux else "no 64-bit Windows"
+            why = self._unsettled or f"{found} was found, and memcarve finds the processes of Windows only"
+            raise ProcessError("; ".join([why, *self.memory.notes]), subject=str(self), remedy=_GIVE_ROOT)
         return self._windows
 
     def recognise(self) -> bool:
@@ -152,7 +144,7 @@ class ImageContainer(Container):
                     self._windows = Windows(self.memory, table, version, self.options.limit)
                 except (ProcessError, LimitError) as error:
                     if version.major:  # a Windows for certain
-                        self._unsettled = self._unsettled or str(error)
+                        self._unsettled = self._unsettled or error.problem
                     continue
                 break
             else:
@@ -232,7 +224,8 @@ class ImageContainer(Container):
         try:
             return walk(self.memory, table, start, end, self.options.limit)
         except LimitError as error:
-            raise LimitError(f"{self}: {error}", error.claimed) from None
+            error.subject = str(self)
+            raise
 
     def _memory(self, entry: ProcessEntry, table: AddressTable, system: str, pages: Pages, half: str) -> ProcessMemory:
         """Return what a walk found as a process's memory."""
@@ -240,8 +233,9 @@ class ImageContainer(Container):
         missing = self._missing(pages)
         if self.options.dtb is not None and not claimed(self.memory, table):
             raise ProcessError(
-                f"{self}: nothing is mapped through page tables at 0x{table.root:x}; memcarve processes --scan lists "
-                "roots"
+                f"nothing is mapped through page tables at 0x{table.root:x}",
+                subject=str(self),
+                remedy="{scan} lists roots",
             )
         doubts = [f"{entry} is doubtful as a process: {'; '.join(entry.doubts)}"] if entry.doubts else []
         remarks = doubts + self._remarks(entry, pages, missing, table, half)
@@ -335,8 +329,10 @@ class ImageContainer(Container):
         length = table.mode.entry * table.mode.top
         if not self.memory.holds_tables(np.array([table.root], np.uint64), length, table.mode.entry)[0]:
             raise ProcessError(
-                f"{self}: the page tables at 0x{table.root:x} are outside the image, whose memory ends at "
-                f"0x{self.memory.end:x}; memcarve processes --scan lists roots"
+                f"the page tables at 0x{table.root:x} are outside the image, whose memory ends at "
+                f"0x{self.memory.end:x}",
+                subject=str(self),
+                remedy="{scan} lists roots",
             )
 
     def _missing(self, pages: Pages) -> MissingColumns:

@@ -134,7 +134,7 @@ def head(
     base = memory_begins(begin + size, total(memory[1]))
     if begin + size > _FIELD:
         raise OutputError(
-            f"{len(ranges)} ranges are more than a minidump can list; choose fewer with --range or --address"
+            f"{len(ranges)} ranges are more than a minidump can list", remedy="choose fewer with {half} or {address}"
         )
     stream(structures.MEMORY64_LIST, structures.MEMORY64_HEAD.pack(len(ranges), base), ranges.tobytes())
     flags = structures.FULL_MEMORY | structures.FULL_MEMORY_INFO | (structures.THREAD_INFO if begun else 0)

@@ -91,8 +91,8 @@ class Windows:
         if found is None:
             raise ProcessError(
                 f"a Windows {version} was found (page-table root 0x{table.root:x}), but no System process that makes "
-                "sense, neither through a kernel's exports nor with the offsets of known kernels; give the root of one "
-                "process with --dtb (memcarve processes --scan lists roots)"
+                "sense, neither through a kernel's exports nor with the offsets of known kernels",
+                remedy="give the root of one process with {dtb} ({scan} lists roots)",
             )
         self.layout, self.system, self.layout_source = found
         self._listed: list[Process] | None = None
