@@ -188,6 +188,7 @@ def test_public_names_are_listed() -> None:
     """The public names are listed in order, once, and dir() shows them."""
     assert memcarve.__all__ == sorted(set(memcarve.__all__))
     assert dir(memcarve) == sorted(memcarve.__all__)
+    assert {"open", "carve", "verify", "Container", "ProcessMemory", "MemcarveError"} < set(memcarve.__all__)
     with pytest.raises(AttributeError, match="no_such_name"):
         getattr(memcarve, "no_such_name")  # noqa: B009 - a type checker would complain of the plain way
 
@@ -195,7 +196,7 @@ def test_public_names_are_listed() -> None:
 def test_typed() -> None:
     """The package says that it is typed."""
     assert (PACKAGE / "py.typed").is_file()
-    assert 'memcarve = ["py.typed", "images/windows/*.json"]' in (ROOT / "pyproject.toml").read_text()
+    assert 'memcarve = ["py.typed", "*.pyi", "images/windows/*.json"]' in (ROOT / "pyproject.toml").read_text()
 
 
 def test_licence() -> None:

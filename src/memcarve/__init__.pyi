@@ -1,0 +1,64 @@
+# The public names, each where it comes from: for type checkers, and read by __init__.py.
+from memcarve.comparing import Comparison as Comparison, compare as compare
+from memcarve.differences import Difference as Difference
+from memcarve.errors import (
+    AddressError as AddressError,
+    CounterpartError as CounterpartError,
+    InputError as InputError,
+    LimitError as LimitError,
+    MapError as MapError,
+    MemcarveError as MemcarveError,
+    MissingExtraError as MissingExtraError,
+    NoSpaceError as NoSpaceError,
+    NotRecognisedError as NotRecognisedError,
+    OutputError as OutputError,
+    OverlapError as OverlapError,
+    PositionError as PositionError,
+    ProcessError as ProcessError,
+    SourceReadError as SourceReadError,
+    TargetExistsError as TargetExistsError,
+    TruncatedError as TruncatedError,
+    UsageError as UsageError,
+    VerificationError as VerificationError,
+)
+from memcarve.formats.programs.mapped_module import MappedModule as MappedModule
+from memcarve.labels import Labelling as Labelling
+from memcarve.labels.modules import find_modules as find_modules
+from memcarve.metadata import (
+    Area as Area,
+    Areas as Areas,
+    Metadata as Metadata,
+    Module as Module,
+    Modules as Modules,
+    Parameters as Parameters,
+    Region as Region,
+    Regions as Regions,
+    Thread as Thread,
+    Threads as Threads,
+    Unloaded as Unloaded,
+    UnloadedModule as UnloadedModule,
+)
+from memcarve.missing import Missing as Missing
+from memcarve.patterns import TextPattern as TextPattern, text_pattern as text_pattern
+from memcarve.process import (
+    Container as Container,
+    LeftOut as LeftOut,
+    Platform as Platform,
+    ProcessEntry as ProcessEntry,
+    ProcessMemory as ProcessMemory,
+    Selection as Selection,
+)
+from memcarve.segments import Segment as Segment, Segments as Segments
+from memcarve.sinks.carved_folder import CarveResult as CarveResult, Options as Options, carve as carve
+from memcarve.sinks.elfcore import export_elfcore as export_elfcore
+from memcarve.sinks.extract import ExtractOptions as ExtractOptions, ExtractResult as ExtractResult, extract as extract
+from memcarve.sinks.flat import export_flat as export_flat
+from memcarve.sinks.memmap import ExportResult as ExportResult, export_memmap as export_memmap
+from memcarve.sinks.minidump import export_minidump as export_minidump
+from memcarve.sinks.scripts import export_scripts as export_scripts
+from memcarve.sinks.several import Outcome as Outcome, SeveralResult as SeveralResult, carve_several as carve_several
+from memcarve.sinks.single_file import FileOptions as FileOptions, Written as Written
+from memcarve.sinks.verify import Verified as Verified, verify as verify
+from memcarve.sources import open_container as open  # noqa: A004, F401 - that is what it does; it is public
+from memcarve.space import AddressSpace as AddressSpace, Extent as Extent, Hit as Hit
+from memcarve.version import __version__ as __version__
