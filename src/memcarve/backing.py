@@ -42,14 +42,14 @@ class Backing(Protocol):
         """Fill `buffer` with the bytes at `offset`, or raise SourceReadError."""
 
     def spans(self, offset: int, size: int) -> list[Span] | None:
-        """Where the bytes lie in files, in order; None where they must be decoded first."""
+        """Return where the bytes lie in files, in order; None if they must be decoded first."""
 
     def close(self) -> None:
-        """Give the files back. What was read stays valid; reading again is an error."""
+        """Close the files. What was read stays valid; reading again is an error."""
 
 
 def check_unchanged(backings: Iterable[Backing]) -> None:
-    """Raise InputError where a file behind one of the backings is not as it was when it was opened."""
+    """Raise InputError if a file behind one of the backings has changed since it was opened."""
     for backing in backings:
         if isinstance(backing, FolderBacking):
             backing.check()
@@ -83,8 +83,8 @@ class FileBacking:
     """A file as it lies on disk, opened read-only.
 
     The instance owns its descriptor until `close`, which may be called twice. Safe to use from several threads.
-    Raises InputError where `path` is no regular file and SourceReadError where it cannot be opened; unless `follow`, a
-    symbolic link cannot.
+    Raises InputError if `path` is not a regular file and SourceReadError if it cannot be opened; a symbolic link can
+    be opened only with `follow`.
     """
 
     def __init__(self, path: str | os.PathLike[str], *, follow: bool = True) -> None:
@@ -117,16 +117,16 @@ class FileBacking:
         return self._status
 
     def changed(self) -> bool:
-        """Say whether the file's length or modification time differ from when it was opened."""
+        """Return True if the file's length or modification time differs from when it was opened."""
         now = os.fstat(self.fd)
         return (now.st_size, now.st_mtime_ns) != (self._status.st_size, self._status.st_mtime_ns)
 
     @property
     def mapping(self) -> memoryview | None:
-        """The file mapped into memory, for the kernel to copy from; None where that does not work.
+        """The file mapped into memory, for the kernel to copy from; None if it cannot be mapped.
 
-        Only system calls may touch it: they fail with EFAULT where a page cannot be read, while touching it here would
-        end the program by a signal.
+        Only system calls may touch it: they fail with EFAULT if a page cannot be read, but touching it here would end
+        the program with a signal.
         """
         with self._lock:
             if self._mapping is None and not self._unmappable:
@@ -158,7 +158,7 @@ class FileBacking:
         """Fill `buffer` with the bytes at `offset`, or raise SourceReadError."""
         try:  # the usual case, at the least cost: images are read page by page
             done = os.preadv(self.fd, (buffer,), offset)
-        except (OSError, AttributeError):  # the careful way below says what is wrong, or does without
+        except (OSError, AttributeError):  # the careful way below says what is wrong, or works without preadv
             done = 0
         while done < len(buffer):
             count = self.read_some(offset + done, buffer[done:])
@@ -170,23 +170,23 @@ class FileBacking:
             done += count
 
     def next_written(self, offset: int) -> int:
-        """Return the first place from `offset` on that is no hole of a sparse file; the file's size where none is."""
+        """Return the first offset from `offset` on that is not in a hole of a sparse file; else the file's size."""
         try:
             return os.lseek(self.fd, offset, os.SEEK_DATA)
-        except AttributeError:  # Windows does not tell
+        except AttributeError:  # Windows has no SEEK_DATA
             return offset
         except OSError as error:
             return self.size if error.errno == errno.ENXIO else offset
 
     def spans(self, offset: int, size: int) -> list[Span] | None:
-        """Return the one place where the bytes lie."""
+        """Return the one span of the bytes."""
         return [Span(self, offset, size)]
 
     def close(self) -> None:
         """Close the file; a second call does nothing."""
         fd, self.fd = self.fd, -1
         mapping, self._mapping, self._unmappable = self._mapping, None, True
-        with contextlib.suppress(BufferError):  # somebody still holds a part of it: it ends with that
+        with contextlib.suppress(BufferError):  # a part of it is still in use: it is closed with that
             if mapping is not None:
                 mapping.close()
         if fd >= 0:
@@ -205,8 +205,8 @@ class FolderBacking:
     """Files of the folder `path` laid end to end, in the order of `files`: plain names, and how long each must be.
 
     A folder may hold more files than a program may open: each is opened when it is read, and few are kept open. Safe
-    to use from several threads. Raises InputError, which names the file, where one is missing, of another length or no
-    regular file (a symbolic link is none), and where it has changed when it is opened.
+    to use from several threads. Raises InputError, which names the file, if a file is missing, has another length or
+    is not a regular file (a symbolic link is not), and if it has changed when it is opened.
     """
 
     def __init__(self, path: str | os.PathLike[str], files: Iterable[tuple[str, int]]) -> None:
@@ -243,14 +243,14 @@ class FolderBacking:
             done += length
 
     def spans(self, offset: int, size: int) -> list[Span] | None:
-        """Return the places where the bytes lie; None where they lie in more files than should be open at once."""
+        """Return the spans of the bytes; None if they lie in more files than should be open at once."""
         parts = list(itertools.islice(self._parts(offset, size), _SPANS + 1))
         if len(parts) > _SPANS:
             return None
         return [Span(self._file(index), place, length) for index, place, length in parts]
 
     def check(self) -> None:
-        """Raise InputError where one of the files is not as it was at first."""
+        """Raise InputError if one of the files has changed since the beginning."""
         for index, name in enumerate(self._names):
             self._compare(index, self._status(name))
 
@@ -260,7 +260,7 @@ class FolderBacking:
             self._open = None
 
     def _parts(self, offset: int, size: int) -> Iterator[tuple[int, int, int]]:
-        """Yield the file's number, the place in it and the length of each part of a range."""
+        """Yield the file's number, the offset in it and the length of each part of a range."""
         if offset < 0 or offset + size > self.size:
             raise SourceReadError(
                 f"{self.path}: its files end at offset 0x{self.size:x}, before the 0x{size:x} bytes at 0x{offset:x}"
@@ -304,9 +304,9 @@ class FolderBacking:
 
 
 class ZerosBehind:
-    """The bytes of `backing`, and behind them, from the offset `begin` on, zeros that lie nowhere and take no room.
+    """The bytes of `backing` and, from the offset `begin` on, zeros that are stored nowhere and take no room.
 
-    Between the two at least a byte belongs to neither, so that no range reaches across. Owns `backing`.
+    Between the two, at least one byte belongs to neither, so that no range reaches across. Owns `backing`.
     """
 
     def __init__(self, backing: Backing, zeros: int) -> None:
@@ -322,11 +322,11 @@ class ZerosBehind:
             self.backing.read_into(offset, buffer)  # says where its bytes end
 
     def next_written(self, offset: int) -> int:
-        """Return the first place from `offset` on that is no hole of a sparse file, as far as that is known."""
+        """Return the first offset from `offset` on that is not in a hole of a sparse file, as far as that is known."""
         return self.backing.next_written(offset) if isinstance(self.backing, FileBacking) else offset
 
     def spans(self, offset: int, size: int) -> list[Span] | None:
-        """Where the bytes lie in files, in order; None where they lie nowhere, or must be decoded first."""
+        """Return where the bytes lie in files, in order; None if they lie nowhere, or must be decoded first."""
         return self.backing.spans(offset, size) if offset + size <= self.backing.size else None
 
     def close(self) -> None:
@@ -335,7 +335,7 @@ class ZerosBehind:
 
 
 class _Lent(FileBacking):
-    """A file that is closed when nobody uses it any more: others may still read it when it is no longer kept open."""
+    """A file that is closed with its last reference: others may still read it after the folder has let go of it."""
 
     def __del__(self) -> None:
         self.close()

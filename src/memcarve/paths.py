@@ -1,4 +1,4 @@
-"""Paths as evidence has them: of any system, on any system."""
+"""Paths as the evidence has them: of any system, on any system."""
 
 from __future__ import annotations
 
@@ -6,5 +6,5 @@ import ntpath
 
 
 def base_name(path: str) -> str:
-    """Return the last part of a path of any system: what is behind its last slash of either kind."""
+    """Return the last part of a path of any system: what follows its last slash or backslash."""
     return ntpath.basename(path)

@@ -1,4 +1,4 @@
-"""Text as it lies in memory: without what marks the beginning of a file."""
+"""Text as it lies in memory: without the mark at the beginning of a file."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from typing import NamedTuple
 
 from memcarve.errors import UsageError
 
-#: encodings of files that begin with a byte-order mark, and what they are without: processors that systems run on today
-#: have their bytes in this order
+#: encodings whose files begin with a byte-order mark, and the encodings without it, in the byte order of today's
+#: processors
 _OF_FILES = {"utf-8-sig": "utf-8", "utf-16": "utf-16-le", "utf-32": "utf-32-le"}
 
 
 class TextPattern(NamedTuple):
-    """A text, the encoding that says the order of bytes, too, and its bytes in that."""
+    """A text, its encoding with a definite byte order, and its bytes in that encoding."""
 
     text: str
     encoding: str
@@ -21,15 +21,15 @@ class TextPattern(NamedTuple):
 
 
 def text_pattern(text: str, encoding: str) -> TextPattern:
-    """Return what to search memory for to find a text; `encoding` is any encoding of text that Python knows.
+    """Return the pattern that finds a text in memory; `encoding` is any encoding of text that Python knows.
 
-    No byte-order mark is part of it: ``utf-16`` and ``utf-32`` are taken for the little-endian ones, and ``utf-8-sig``
-    for ``utf-8``. Raises UsageError if there is no such encoding, it is none of text, it puts a mark before all text,
-    or the text cannot be written in it.
+    It has no byte-order mark: ``utf-16`` and ``utf-32`` mean the little-endian encodings, and ``utf-8-sig`` means
+    ``utf-8``. Raises UsageError if there is no such encoding, if it is not an encoding of text or puts a mark before
+    all text, or if the text cannot be written in it.
     """
     try:
         name = _OF_FILES.get(codecs.lookup(encoding).name, encoding)
-    except (LookupError, ValueError):  # ValueError: it holds what no name can
+    except (LookupError, ValueError):  # ValueError: it holds characters that no name can have
         raise UsageError(f"unknown encoding {encoding!r}") from None
     try:
         mark, data = "".encode(name), text.encode(name)

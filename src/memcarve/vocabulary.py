@@ -1,6 +1,6 @@
-"""The closed vocabularies: the words that commands, the library, evidence and labels share.
+"""The closed vocabularies: the words that commands, the library, metadata and labels share.
 
-A word is checked where it is taken: ``Half("Kernel")`` is a UsageError that lists the words there are.
+A word is checked where it is taken: ``Half("Kernel")`` raises a UsageError that lists the valid words.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from enum import StrEnum
 
 from memcarve.errors import UsageError
 
-#: what each list is of, in messages
+#: what the words of each list are called in messages
 _NOUNS = {
     "Half": "half of an address space",
     "Split": "way to split",
@@ -29,7 +29,7 @@ class Word(StrEnum):
 
     @classmethod
     def check(cls, *given: str | None) -> None:
-        """Raise UsageError if anything that was given is none of the words; None is nothing given."""
+        """Raise UsageError if anything that was given is not one of the words; None means nothing was given."""
         for value in given:
             if value is not None:
                 cls(value)
@@ -58,14 +58,14 @@ class Split(Word):
 
 
 class Trust(Word):
-    """Which positions to believe if a map is at odds with its dump."""
+    """Which positions to believe if a map contradicts the dump's length."""
 
     PRINTED = "printed"
     SUM = "sum"
 
 
 class System(Word):
-    """An operating system, by what its page-table entries mean that are not present."""
+    """An operating system, by the meaning of its page-table entries that are not present."""
 
     WINDOWS = "windows"
     LINUX = "linux"
@@ -82,7 +82,7 @@ class Paging(Word):
 
 
 class InputType(Word):
-    """What an input may be said to be; an image is any container of a machine's memory, and a raw one."""
+    """What an input can be declared to be; an image is a machine's memory in any container, or raw."""
 
     IMAGE = "image"
     DUMP = "dump"
@@ -94,7 +94,7 @@ class InputType(Word):
 
 
 class Content(Word):
-    """How much of the bytes is looked at for labels."""
+    """How closely the bytes are looked at for labels."""
 
     NONE = "none"
     HEADERS = "headers"
@@ -102,14 +102,14 @@ class Content(Word):
 
 
 class Layout(Word):
-    """How an extracted program lies in its file: as on disk, or as in memory."""
+    """How an extracted program is laid out in its file: as on disk, or as in memory."""
 
     FILE = "file"
     MEMORY = "memory"
 
 
 class Kind(Word):
-    """What memory is."""
+    """What a piece of memory is used for."""
 
     PRIVATE = "private"
     MAPPED = "mapped"
@@ -122,7 +122,7 @@ class Kind(Word):
 
 
 class Flag(Word):
-    """What is noticed about a segment."""
+    """What is remarkable about a segment."""
 
     PRIVATE_EXECUTABLE = "private-executable"
     WRITABLE_EXECUTABLE = "writable-executable"
