@@ -669,7 +669,7 @@ def test_options_of_the_other_kind(truth: Truth, go: Invoke, tmp_path: Path) -> 
     shutil.copy(EXAMPLE, tmp_path)
     shutil.copy(EXAMPLE.with_suffix(".map"), tmp_path)
     dump = tmp_path / EXAMPLE.name
-    complaint(go("segments", truth.path, "--dtb", "0x1000", "--map", dump.with_suffix(".map")), 1, "--map")
+    complaint(go("segments", truth.path, "--dtb", "0x1000", "--map", dump.with_suffix(".map")), 2, "--map")
     lime = containers.write_lime(tmp_path / "mem.lime", slices(truth))
     complaint(go("segments", lime, "--pid", 388, "--map", dump.with_suffix(".map")), 1, "mem.lime")
     complaint(go("segments", dump, "--dtb", "0x1000"), 1, dump)

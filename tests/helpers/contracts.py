@@ -23,15 +23,17 @@ import pytest
 import memcarve
 import winimage
 from carving import PAGE, binaries, invoke, manifest, named, noise, write_dump
+from memcarve.backing import FileBacking
 from memcarve.errors import AddressError, InputError, MemcarveError, NotRecognisedError, SourceReadError, UsageError
 from memcarve.sources import SOURCES
-from memcarve.sources.options import OpenOptions
+from memcarve.sources.opening import Opened, OpenOptions
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from carving import Row
     from memcarve.process import ProcessMemory
+    from memcarve.sources.opening import Source
 
     Capture = pytest.CaptureFixture[bytes]
 
@@ -244,7 +246,7 @@ class SourceContract:
     """The tests of a source; a subclass says how an input of its kind is made, and which function opens it."""
 
     kind: ClassVar[str]
-    opens: ClassVar[str]
+    opens: ClassVar[Source]
     foreign: ClassVar[Sequence[dict[str, Any]]] = _FOREIGN
 
     @pytest.fixture(scope="class")
@@ -263,15 +265,40 @@ class SourceContract:
 
     def test_one_source_opens_it(self, given: Given) -> None:
         """The first source that takes the input is the one for its kind, and those before it do not know it."""
-        for source in SOURCES:
-            try:
-                container = source(str(given.path), OpenOptions())
-            except (NotRecognisedError, memcarve.CounterpartError):
-                continue
-            container.close()
-            assert source.__name__ == self.opens
-            return
+        with Opened(given.path) as opened:
+            for source in SOURCES:
+                if not source.recognise(opened):
+                    continue
+                try:
+                    container = source.open(opened, OpenOptions())
+                except (NotRecognisedError, memcarve.CounterpartError):
+                    continue
+                container.close()
+                assert source is self.opens
+                return
         pytest.fail("no source opens it")
+
+    def test_recognising_looks_at_the_first_bytes_alone(self, given: Given, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Its source recognises it by its path and its first bytes: nothing else is read, and nothing is opened."""
+        with Opened(given.path) as opened:
+            assert len(opened.head) <= 4096
+            monkeypatch.setattr(os, "open", lambda *_, **__: pytest.fail("something is opened"))
+            monkeypatch.setattr(FileBacking, "read_into", lambda *_: pytest.fail("more is read"))
+            monkeypatch.setattr(FileBacking, "read_some", lambda *_: pytest.fail("more is read"))
+            assert self.opens.recognise(opened)
+
+    def test_opened_once(self, given: Given, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Each file of the input is opened once at most, whatever looks at it, until its memory is read."""
+        calls, before = list[str](), os.open
+
+        def spy(path: str, *arguments: Any, **named: Any) -> int:
+            calls.append(os.path.abspath(path))
+            return before(path, *arguments, **named)
+
+        monkeypatch.setattr(os, "open", spy)
+        with given.opened():
+            names = [str(path) for path in given.files if path.suffix != ".json"]
+        assert all(calls.count(name) <= 1 for name in names), calls
 
     def test_segments(self, given: Given) -> None:
         """Segments are those that the input holds, with their bytes, and nothing is missing unless it is said."""
@@ -397,8 +424,10 @@ class SourceContract:
     def test_options_for_others(self, given: Given, capfdbinary: Capture) -> None:
         """Options that mean nothing here are refused as wrong usage, and the message says which to leave out."""
         for options in self.foreign:
-            with pytest.raises(UsageError, match="leave them out"):
+            (name,) = options
+            with pytest.raises(UsageError, match=rf"leave {name}=\S* out") as caught:
                 memcarve.open(given.path, **options)
+            assert caught.value.subject == str(given.path)
         if self.foreign:
             ran = invoke(capfdbinary, "segments", given.path, "--dtb", "0x1000")
             assert (ran.code, ran.err.count("\n")) == (2, 1)

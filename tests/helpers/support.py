@@ -11,10 +11,14 @@ import os
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from memcarve.errors import SourceReadError
+from memcarve.sources import open_by
+from memcarve.sources.opening import OpenOptions
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
     from pathlib import Path
+
+    from memcarve.sources.opening import Source
 
     Writer = Callable[[Sequence[tuple[str, int, Sequence["Row"]]]], bytes]
 
@@ -241,3 +245,8 @@ class Memory:
 
     def close(self) -> None:
         """Do nothing."""
+
+
+def opened_as(source: Source, path: str | Path, options: OpenOptions = OpenOptions()) -> Any:  # noqa: B008 - a tuple
+    """Open an input by one source alone; return its container."""
+    return open_by([source], path, options)

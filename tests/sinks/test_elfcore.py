@@ -38,17 +38,15 @@ from memcarve.missing import CUT_OFF, NOT_WRITTEN, Missing
 from memcarve.process import Platform, ProcessMemory, Selection
 from memcarve.sinks.elfcore import export_elfcore, is_own
 from memcarve.sinks.single_file import FileOptions
-from memcarve.sources.core import open_core
-from memcarve.sources.options import OpenOptions
+from memcarve.sources.core import CORE
 from memcarve.space import AddressSpace
-from support import PAGE, content, put
+from support import PAGE, content, opened_as, put
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from memcarve.sinks.single_file import Written
 
-PLAIN = OpenOptions()
 NAMES = (
     "r15 r14 r13 r12 rbp rbx r11 r10 r9 r8 rax rcx rdx rsi rdi orig_rax rip cs eflags rsp ss fs_base gs_base ds es fs "
     "gs"
@@ -121,7 +119,7 @@ def made(
 
 def reopened(path: Path) -> ProcessMemory:
     """Return the process of a core."""
-    return open_core(str(path), PLAIN).process()
+    return opened_as(CORE, path).process()
 
 
 def programs(path: Path) -> list[tuple[int, int, int, str]]:
@@ -675,7 +673,7 @@ def test_mutations(exported: Exported, changes: list[tuple[int, bytes]]) -> None
         data[place : place + len(value)] = value
     put(path, bytes(data))
     try:
-        with open_core(str(path), PLAIN) as container:
+        with opened_as(CORE, path) as container:
             process = container.process()
             assert process.input_bytes == process.space.total + sum(process.left_out.values())
             json.dumps([process.inputs, process.notes])
@@ -707,7 +705,7 @@ def test_example(tmp_path: Path) -> None:
 def test_a_real_core_again(tmp_path: Path) -> None:
     """A core of the kernel's, exported and read again, says the same, but for where it lies; so do its registers."""
     path, _ = crashed(compiled(tmp_path, PROGRAM, "-pthread"))
-    with open_core(str(path), PLAIN) as container:
+    with opened_as(CORE, path) as container:
         process = container.process()
         export_elfcore(process, tmp_path / "again")
         again = reopened(tmp_path / "again")

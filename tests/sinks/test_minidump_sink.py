@@ -35,10 +35,9 @@ from memcarve.permissions import EXECUTE, PROT_NONE, TRANSITION, WRITE
 from memcarve.process import Platform, ProcessEntry, ProcessMemory, Selection
 from memcarve.sinks.minidump import export_minidump
 from memcarve.sinks.single_file import FileOptions
-from memcarve.sources.minidump import open_minidump
-from memcarve.sources.options import OpenOptions
+from memcarve.sources.minidump import MINIDUMP
 from memcarve.space import AddressSpace
-from support import Memory
+from support import Memory, opened_as
 from winimage.kernel import header
 
 if TYPE_CHECKING:
@@ -359,7 +358,7 @@ def test_unloaded_modules(path: Path) -> None:
     (none,) = (Unloaded("ntdll", ()),)
     found, _ = written(made(metadata=lambda: Metadata(unloaded=(none,))), path, options=FileOptions(force=True))
     assert found.unloaded() == []
-    with open_minidump(str(path), OpenOptions()) as container:
+    with opened_as(MINIDUMP, path) as container:
         assert [list(one.rows) for one in container.process().metadata.unloaded] == [[]]
     found, _ = written(made(), path, options=FileOptions(force=True))
     assert 14 not in found.streams
@@ -373,7 +372,7 @@ def test_what_the_process_was_started_with(path: Path) -> None:
     assert (process["command_line"], process["current_directory"]) == ("x.exe \x1b[2J\\ud800", "C:\\")
     assert "environment" not in json.dumps(process)
     assert "unloaded" not in process
-    with open_minidump(str(path), OpenOptions()) as container:
+    with opened_as(MINIDUMP, path) as container:
         again = container.process().metadata.parameters
     assert again == (
         STARTED[0]._replace(source="PEB, as the comment has it", command_line="x.exe \x1b[2J\\ud800", environment=None),
@@ -399,7 +398,7 @@ def test_resident(path: Path) -> None:
     assert [row[0] for row in found.modules()] == [PROGRAM]
     assert found.threads() == []
     assert any("3 threads have TEBs that are not in the file, or damaged; not in" in note for note in said.notes)
-    with open_minidump(str(path), OpenOptions()) as container:
+    with opened_as(MINIDUMP, path) as container:
         assert not container.process().metadata.complete
 
 
@@ -488,7 +487,7 @@ def test_placeholder_thread(path: Path) -> None:
         assert [row[0] for row in found.threads()] == expected
         assert any("placeholder" in note for note in said.notes) == (expected == [1])
         if asked and metadata is not None:
-            with open_minidump(str(path), OpenOptions()) as container:
+            with opened_as(MINIDUMP, path) as container:
                 assert container.process().metadata.threads == ()
 
 
@@ -516,7 +515,7 @@ def test_architecture(
     assert found.unpack("<H", 7) == (expected,)
     told = [note for note in said.notes if "architecture" in note]
     assert not told if says is None else says in told[0]
-    with open_minidump(str(path), OpenOptions()) as container:
+    with opened_as(MINIDUMP, path) as container:
         assert container.process().architecture == ({9: "x64", 0: "x86"}.get(expected) if says is None else None)
 
 
@@ -553,7 +552,7 @@ def test_platform(
     assert found.text(found.unpack("<I", 7, 24)[0]) == ""
     told = [note for note in said.notes if "system" in note or "version" in note]
     assert not told if says is None else says in told[0]
-    with open_minidump(str(path), OpenOptions()) as container:
+    with opened_as(MINIDUMP, path) as container:
         system = container.process().platform
     assert (system.system is None) == (known.system is None and given is None)
 
@@ -582,7 +581,7 @@ def test_nothing_selected(path: Path) -> None:
     """A minidump without memory is one all the same."""
     found, said = written(made(), path, options=FileOptions(Selection(min_size=1 << 30)))
     assert (found.ranges(), said.bytes) == ([], 0)
-    with open_minidump(str(path), OpenOptions()) as container:
+    with opened_as(MINIDUMP, path) as container:
         assert len(container.process().space) == 0
 
 
@@ -652,7 +651,7 @@ def beyond_4_gib(path: Path) -> bytes:
 def test_beyond_4_gib(path: Path) -> None:
     """More than 4 GiB of memory: all structures lie before it, and only its own offset has 64 bits."""
     last = beyond_4_gib(path)
-    with open_minidump(str(path), OpenOptions()) as container:
+    with opened_as(MINIDUMP, path) as container:
         process = container.process()
         assert process.space.read(1 << 44, PAGE) == last
         assert process.space.total == (1 << 32) + 2 * PAGE
@@ -670,7 +669,7 @@ def test_many_ranges(path: Path) -> None:
     regions = [Region(at, 16, "PAGE_READWRITE", "private", private=True) for at in start.tolist()]
     metadata = Metadata((Regions("list", regions),))
     assert export_minidump(ProcessMemory(space, metadata=lambda: metadata), path).ranges == count
-    with open_minidump(str(path), OpenOptions()) as container:
+    with opened_as(MINIDUMP, path) as container:
         process = container.process()
         assert (process.space.start == start).all()
         assert process.space.read(0x10000 + 16 * 65_600, 8) == (65_600).to_bytes(8, "little")
@@ -694,7 +693,7 @@ def test_round_trip(path: Path) -> None:
     """
     process = made(architecture="x64", platform=Platform("windows", 10, 0, 19041))
     export_minidump(process, path)
-    with open_minidump(str(path), OpenOptions()) as container:
+    with opened_as(MINIDUMP, path) as container:
         again = container.process()
         same_memory(process, again)
         assert (again.pid, again.name, again.architecture) == (1624, "program.exe", "x64")
@@ -723,7 +722,7 @@ def test_nothing_known_stays_so(path: Path) -> None:
     """Of a process of which nothing is known but bytes, nothing more is known after the way through a minidump."""
     process = made(regions=None, metadata=Metadata, pid=None, name=None, incomplete=True)
     export_minidump(process, path)
-    with open_minidump(str(path), OpenOptions()) as container:
+    with opened_as(MINIDUMP, path) as container:
         again = container.process()
         same_memory(process, again)
         assert again.metadata == Metadata(complete=False)
@@ -737,7 +736,7 @@ def test_example(path: Path) -> None:
     with memcarve.open(EXAMPLE, regions=examples / "vadinfo.txt", modules=examples / "dlllist.txt") as dump:
         process = dump.process()
         export_minidump(process, path)
-        with open_minidump(str(path), OpenOptions()) as container:
+        with opened_as(MINIDUMP, path) as container:
             again = container.process()
             same_memory(process, again)
             before, after = process.metadata, again.metadata
@@ -762,7 +761,7 @@ def test_image(tmp_path: Path) -> None:
         checked = {row[0]: row[4] for row in found.infos() if row[0] in pages and row[0] in starts}
         assert checked == {address: allowed[pages[address]] for address in checked}
         assert len(set(checked.values())) == 4
-        with open_minidump(str(path), OpenOptions()) as container:
+        with opened_as(MINIDUMP, path) as container:
             again = container.process()
             user = Selection(range="user")
             assert [each[:2] for each in again.segments()] == [each[:2] for each in process.segments(user)]

@@ -32,11 +32,11 @@ from cores import (
 from memcarve import errors
 from memcarve.missing import CUT_OFF, NOT_WRITTEN, Missing
 from memcarve.process import Selection
-from memcarve.sources.core import open_core
-from memcarve.sources.image import open_machine
-from memcarve.sources.options import OpenOptions
+from memcarve.sources.core import CORE
+from memcarve.sources.image import MACHINE
+from memcarve.sources.opening import OpenOptions
 from memcarve.space import Extent
-from support import content, put
+from support import content, opened_as, put
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -58,7 +58,7 @@ NOTES = info(1234, b"program") + status(1235, range(27)) + status(1236, range(10
 
 def opened(path: Path, data: bytes, options: OpenOptions = PLAIN) -> ProcessMemory:
     """Return the process of a core."""
-    return open_core(put(path / "core", data), options).process()
+    return opened_as(CORE, put(path / "core", data), options).process()
 
 
 def regions(process: ProcessMemory) -> list[Region]:
@@ -75,7 +75,7 @@ class Real:
     def __init__(self, path: Path, maps: list[Mapping]) -> None:
         self.path = path
         self.maps = maps
-        self.container = open_core(str(path), PLAIN)
+        self.container = opened_as(CORE, path)
         self.process = self.container.process()
 
 
@@ -364,8 +364,8 @@ def test_program_headers_cut_off(tmp_path: Path) -> None:
     data = core(LOADS, NOTES)
     path = put(tmp_path / "core", data[: 64 + 56 * 3 + 5])
     with pytest.raises(errors.NotRecognisedError):  # its notes are gone: it might be a machine's
-        open_core(put(tmp_path / "other", core([Load(0, b"", PAGE)])), PLAIN)
-    process = open_core(path, PLAIN).process()
+        opened_as(CORE, put(tmp_path / "other", core([Load(0, b"", PAGE)])))
+    process = opened_as(CORE, path).process()
     assert [row.start for row in process.space.missing()] == [0x400000, 0x402000, 0x403000]
     assert any("3 of 5 are there" in each for each in process.notes)
 
@@ -440,10 +440,10 @@ def test_a_machines_core_is_not_a_process(tmp_path: Path) -> None:
     machine = core([Load(0x1000, bytes(PAGE))], note(b"VMCOREINFO", 0, b"OSRELEASE=6\n") + NOTES, physical=[0x1000])
     with pytest.raises(errors.NotRecognisedError, match="of a machine"):
         opened(tmp_path, machine)
-    with pytest.raises(errors.NotRecognisedError, match="no ELF core"):
+    with pytest.raises(errors.NotRecognisedError, match="not an ELF core"):
         opened(tmp_path, b"MDMP" + bytes(100))
     with pytest.raises(errors.NotRecognisedError, match="folder"):
-        open_core(str(tmp_path), PLAIN)
+        opened_as(CORE, tmp_path)
 
 
 def test_a_process_is_not_a_machine(tmp_path: Path) -> None:
@@ -451,18 +451,18 @@ def test_a_process_is_not_a_machine(tmp_path: Path) -> None:
     for order in "<>":
         path = put(tmp_path / "core", core(LOADS[:2], info(1, b"x", order=order), order=order))
         with pytest.raises(errors.NotRecognisedError):
-            open_machine(path, PLAIN)
+            opened_as(MACHINE, path)
     path = put(tmp_path / "core", core([Load(0x1000, b"x")], note(b"VMCOREINFO", 0, b"", ">"), order=">"))
     with pytest.raises(errors.InputError, match="big-endian"):
-        open_machine(path, PLAIN)
+        opened_as(MACHINE, path)
 
 
 def test_options_of_other_inputs(tmp_path: Path) -> None:
     """Options for dumps with maps and for images are refused."""
     path = put(tmp_path / "core", core(LOADS, NOTES))
     for options in (OpenOptions(memory_map="x"), OpenOptions(dtb=0), OpenOptions(image=True)):
-        with pytest.raises(errors.UsageError, match="leave them out"):
-            open_core(path, options)
+        with pytest.raises(errors.UsageError, match=r"leave .* out"):
+            opened_as(CORE, path, options)
 
 
 def test_files_of_evidence(tmp_path: Path) -> None:
@@ -491,7 +491,7 @@ def test_sizes_beyond_the_file_allocate_nothing(tmp_path: Path) -> None:
     path = put(tmp_path / "core", bytes(data))
     tracemalloc.start()
     try:
-        process = open_core(path, PLAIN).process()
+        process = opened_as(CORE, path).process()
         assert len(process.space) == 0
         assert process.metadata.threads == () or process.metadata.threads[0].rows
         assert tracemalloc.get_traced_memory()[1] < 1 << 24
@@ -550,7 +550,7 @@ def test_mutations(tmp_path_factory: pytest.TempPathFactory, changes: list[tuple
         data[place : place + len(value)] = value
     path = put(tmp_path_factory.getbasetemp() / "mutated", bytes(data[:length]))
     try:
-        container = open_core(path, PLAIN)
+        container = opened_as(CORE, path)
     except errors.InputError:
         return
     with container:

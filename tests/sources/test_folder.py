@@ -43,8 +43,9 @@ from memcarve.errors import (
 )
 from memcarve.metadata import Parameters
 from memcarve.missing import CUT_OFF, NOT_WRITTEN
-from memcarve.sources.folder.carved import FolderContainer, open_folder
-from memcarve.sources.options import OpenOptions
+from memcarve.sources.folder.carved import CARVED, FolderContainer
+from memcarve.sources.opening import OpenOptions
+from support import opened_as
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -76,7 +77,7 @@ def carved(folder: Path, rows: list[Row] = ROWS, **options: Any) -> Path:
 
 def opened(path: str | Path) -> FolderContainer:
     """Open a folder as the registry of sources does."""
-    return open_folder(os.fspath(path), OpenOptions())
+    return opened_as(CARVED, path)
 
 
 def contents(process: ProcessMemory) -> dict[int, bytes]:
@@ -282,7 +283,7 @@ def test_evidence(tmp_path: Path) -> None:
     """Files that list regions say of a folder what they say of the dump, and are recorded."""
     (tmp_path / "maps").write_text("00020000-00022000 r-xp 00000000 08:01 17    /bin/true\n")
     folder = carved(tmp_path)
-    with open_folder(str(folder), OpenOptions(regions=(str(tmp_path / "maps"),))) as container:
+    with opened_as(CARVED, folder, OpenOptions(regions=(str(tmp_path / "maps"),))) as container:
         process = container.process()
         ((region,),) = process.metadata.regions
         assert (region.start, region.end, region.file, region.collapsed) == (0x20000, 0x22000, "/bin/true", "r-x")
@@ -495,23 +496,21 @@ def test_manifest_that_is_no_file(tmp_path: Path, damage: Callable[[Path], None]
     """A manifest that is no regular file is not opened."""
     folder = carved(tmp_path)
     damage(folder / "segments.json")
-    with pytest.raises(InputError, match=r"without segments\.json|is not a regular file"):
+    with pytest.raises(InputError, match=r"not a folder that memcarve carved|is not a regular file"):
         opened(folder)
 
 
 def test_other_inputs(tmp_path: Path) -> None:
-    """A bare folder is refused with what to give instead, a file is another source's, options for others are wrong."""
+    """A bare folder and a file are other sources', options for others are wrong."""
     (tmp_path / "bare").mkdir()
     (tmp_path / "bare" / OWN).write_bytes(bytes(PAGE))
-    with pytest.raises(InputError, match=r"is a folder without segments\.json; give an image, a dump"):
-        opened(tmp_path / "bare")
-    for path in (EXAMPLE, tmp_path / "nothing"):
-        with pytest.raises(NotRecognisedError):
+    for path in (tmp_path / "bare", EXAMPLE, tmp_path / "nothing"):
+        with pytest.raises(NotRecognisedError, match="not a folder that memcarve carved"):
             opened(path)
     folder = carved(tmp_path)
     for options in (OpenOptions(trust="sum"), OpenOptions(dtb=0x1000), OpenOptions(image=True)):
-        with pytest.raises(UsageError, match="leave them out"):
-            open_folder(str(folder), options)
+        with pytest.raises(UsageError, match=r"leave .* out"):
+            opened_as(CARVED, folder, options)
 
 
 @pytest.mark.parametrize("name", ["..", "../carved", "/etc", "4/..", ".", "", "4\n", "elsewhere", "4"])
@@ -738,9 +737,7 @@ def test_more_files_than_may_be_open(tmp_path: Path) -> None:
 import resource, sys
 resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
 import memcarve
-from memcarve.sources.folder.carved import open_folder
-from memcarve.sources.options import OpenOptions
-with open_folder(sys.argv[1], OpenOptions()) as container:
+with memcarve.open(sys.argv[1]) as container:
     process = container.process()
     for hashes in ((), ("sha256",)):
         memcarve.carve(process, f"{sys.argv[2]}{len(hashes)}", hashes=hashes, threads=4)

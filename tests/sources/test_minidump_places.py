@@ -14,10 +14,9 @@ from carving import invoke, noise
 from memcarve.errors import AddressError, InputError
 from memcarve.metadata import Thread
 from memcarve.missing import MISPLACED, NOT_WRITTEN
-from memcarve.sources.minidump import open_minidump
-from memcarve.sources.options import OpenOptions
+from memcarve.sources.minidump import MINIDUMP
 from minidumps import Dump, laid_out, memory64_list, memory_list, system_info
-from support import PAGE
+from support import PAGE, opened_as
 from test_minidump_source import balance, contents, opened
 
 if TYPE_CHECKING:
@@ -463,7 +462,7 @@ def test_any_places(tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[i
         size = 24 if name == "directory" else len(blocks[name])
         at = data.index(blocks[name]) if size and name != "directory" else 32 + 120
         structures |= set(range(at, at + size))
-    with open_minidump(str(path), OpenOptions()) as container:
+    with opened_as(MINIDUMP, path) as container:
         process = container.process()
         for number, (place, size) in enumerate(rows, 1):
             if place and not structures & set(range(place, place + size)):

@@ -16,10 +16,10 @@ from carving import noise
 from memcarve.errors import AddressError, InputError, MemcarveError, NotRecognisedError, OverlapError, UsageError
 from memcarve.metadata import Module, Region, Thread, UnloadedModule
 from memcarve.process import Platform
-from memcarve.sources.minidump import open_minidump
-from memcarve.sources.options import OpenOptions
+from memcarve.sources.minidump import MINIDUMP
+from memcarve.sources.opening import OpenOptions
 from minidumps import AMD64, ARM64, INTEL, LINUX, PRIVATE, WINDOWS, Dump, Info
-from support import PAGE
+from support import PAGE, opened_as
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -39,7 +39,7 @@ def opened(tmp_path: Path) -> Iterator[Any]:
     def run(dump: Dump | bytes, **options: Any) -> ProcessMemory:
         path = tmp_path / "some.mdmp"
         path.write_bytes(dump if isinstance(dump, bytes) else dump.build())
-        containers.append(open_minidump(str(path), OpenOptions(**options)))
+        containers.append(opened_as(MINIDUMP, path, OpenOptions(**options)))
         return containers[-1].process()
 
     yield run
@@ -156,7 +156,7 @@ def test_beyond_4_gib(tmp_path: Path) -> None:
         file.write(data)
         file.seek(size, 1)
         file.write(noise(12, PAGE))
-    with open_minidump(str(path), OpenOptions()) as container:
+    with opened_as(MINIDUMP, path) as container:
         process = container.process()
         assert process.space.read(1 << 44, PAGE) == noise(12, PAGE)
         assert process.space.read(BASE + size - 8, 8) == bytes(8)
@@ -164,22 +164,21 @@ def test_beyond_4_gib(tmp_path: Path) -> None:
 
 
 def test_not_recognised(tmp_path: Path) -> None:
-    """Folders, other files and whatever is said to be an image are somebody else's."""
+    """Folders and other files are somebody else's."""
     path = tmp_path / "other"
     for data in (b"", b"MDM", b"PMDM" + bytes(40), bytes(4096)):
         path.write_bytes(data)
         with pytest.raises(NotRecognisedError):
-            open_minidump(str(path), OpenOptions())
+            opened_as(MINIDUMP, path)
     path.write_bytes(Dump([]).build())
-    for place, options in ((tmp_path, OpenOptions()), (path, OpenOptions(image=True))):
-        with pytest.raises(NotRecognisedError):
-            open_minidump(str(place), options)
+    with pytest.raises(NotRecognisedError, match="is a folder, not a minidump"):
+        opened_as(MINIDUMP, tmp_path)
 
 
-@pytest.mark.parametrize("option", [{"memory_map": "x"}, {"trust": "sum"}, {"dtb": 0}, {"paging": "x64"}])
+@pytest.mark.parametrize("option", [{"memory_map": "x"}, {"trust": "sum"}, {"dtb": 0}, {"image": True}])
 def test_options_of_others(opened: Any, option: dict[str, Any]) -> None:
     """Options that are for maps or images are refused, with their names."""
-    with pytest.raises(UsageError, match=r"is a minidump; --map, --dump, .*leave them out"):
+    with pytest.raises(UsageError, match=rf"is a minidump, and .*; leave {next(iter(option))}=\S* out$"):
         opened(Dump([(BASE, b"x")]), **option)
 
 
@@ -611,7 +610,7 @@ def test_damaged(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) 
     path = tmp_path_factory.getbasetemp() / "damaged.mdmp"
     path.write_bytes(damaged[: data.draw(st.integers(4, len(FULL)) | st.just(len(FULL)))])
     try:
-        with open_minidump(str(path), OpenOptions()) as container:
+        with opened_as(MINIDUMP, path) as container:
             read_all(container.process())
     except MemcarveError as error:
         assert str(error).startswith(str(path))  # noqa: PT017 - it may be an error, or not
@@ -623,7 +622,7 @@ def test_every_truncation(tmp_path: Path) -> None:
     for size in random.Random(1).sample(range(4, len(FULL)), 200):  # noqa: S311
         path.write_bytes(FULL[:size])
         try:
-            with open_minidump(str(path), OpenOptions()) as container:
+            with opened_as(MINIDUMP, path) as container:
                 read_all(container.process())
                 read += 1
         except InputError:
@@ -652,7 +651,7 @@ def test_adversarial_lists(tmp_path: Path) -> None:
             for place, byte in enumerate(row):
                 clash |= expected.setdefault(low + place, byte) != byte
         path.write_bytes(Dump(*lists).build())
-        with open_minidump(str(path), OpenOptions()) as container:
+        with opened_as(MINIDUMP, path) as container:
             if clash:
                 with pytest.raises(OverlapError):
                     container.process()

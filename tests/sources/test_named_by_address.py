@@ -14,9 +14,9 @@ import memcarve
 from carving import EXAMPLE, PAGE, binaries, invoke, manifest, noise
 from memcarve.errors import AddressError, InputError, NotRecognisedError, OverlapError, SourceReadError, UsageError
 from memcarve.sources.folder import named_by_address
-from memcarve.sources.folder.named_by_address import NamedContainer, open_named
-from memcarve.sources.options import OpenOptions
-from support import content
+from memcarve.sources.folder.named_by_address import NAMED, NamedContainer
+from memcarve.sources.opening import OpenOptions
+from support import content, opened_as
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -41,7 +41,7 @@ def put(folder: Path, *names: str) -> Path:
 
 def opened(path: str | Path) -> NamedContainer:
     """Open a folder as the registry of sources does."""
-    return open_named(os.fspath(path), OpenOptions())
+    return opened_as(NAMED, path)
 
 
 def stretches(process: ProcessMemory) -> list[tuple[int, int]]:
@@ -302,8 +302,8 @@ def test_nothing_of_use(tmp_path: Path, capfdbinary: Capture) -> None:
         with pytest.raises(NotRecognisedError):
             opened(path)
     for options in (OpenOptions(trust="sum"), OpenOptions(dtb=0x1000), OpenOptions(image=True)):
-        with pytest.raises(UsageError, match="leave them out"):
-            open_named(str(put(tmp_path / "folder", "0x1000-0x2000")), options)
+        with pytest.raises(UsageError, match=r"leave .* out"):
+            opened_as(NAMED, put(tmp_path / "folder", "0x1000-0x2000"), options)
 
 
 @pytest.mark.parametrize("size", [1, PAGE - 1, PAGE + 2, 2 * PAGE])

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from contracts import MAKERS, SourceContract
-from memcarve.sources import SOURCES
+from memcarve import sources
 
 
 class TestDump(SourceContract):
     """A dump and its map."""
 
     kind = "dump"
-    opens = "open_memmap"
+    opens = sources.MEMMAP
     foreign = ()  # with --dtb it is taken for an image
 
 
@@ -18,7 +18,7 @@ class TestImage(SourceContract):
     """The image of a machine as it lies in memory."""
 
     kind = "image"
-    opens = "open_raw"
+    opens = sources.RAW
     foreign = ()  # with --map it is taken for a dump
 
 
@@ -26,7 +26,7 @@ class TestLime(SourceContract):
     """The image of a machine in a format of its own."""
 
     kind = "LiME image"
-    opens = "open_machine"
+    opens = sources.MACHINE
     foreign = ()
 
 
@@ -34,39 +34,39 @@ class TestCarvedFolder(SourceContract):
     """A carved folder."""
 
     kind = "carved folder"
-    opens = "open_folder"
+    opens = sources.CARVED
 
 
 class TestNamedFolder(SourceContract):
     """A bare folder of files named by addresses."""
 
     kind = "named folder"
-    opens = "open_named"
+    opens = sources.NAMED
 
 
 class TestCore(SourceContract):
     """An ELF core of a process."""
 
     kind = "core"
-    opens = "open_core"
+    opens = sources.CORE
 
 
 class TestMinidump(SourceContract):
     """A Windows minidump."""
 
     kind = "minidump"
-    opens = "open_minidump"
+    opens = sources.MINIDUMP
 
 
 class TestLive(SourceContract):
     """A running Linux process."""
 
     kind = "live"
-    opens = "open_live"
+    opens = sources.LIVE
 
 
 def test_every_source_has_its_tests() -> None:
     """There is a class of tests for every source, and for every kind of input."""
     classes = SourceContract.__subclasses__()
     assert {each.kind for each in classes} == MAKERS.keys()
-    assert {each.opens for each in classes} == {source.__name__ for source in SOURCES}
+    assert {each.opens for each in classes} == {*sources.SOURCES} - {sources.FOREIGN}  # which opens nothing

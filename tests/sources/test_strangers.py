@@ -202,7 +202,7 @@ def test_what_is_no_image(tmp_path: Path, capfdbinary: Capture, name: str, words
 def test_a_program_is_no_core(tmp_path: Path) -> None:
     """A program of macOS is not refused as a core: it may be the beginning of a process."""
     path = put(tmp_path / "memory.bin", b"\xcf\xfa\xed\xfe\x07\0\0\1\3\0\0\x80\2\0\0\0" + bytes(8 * PAGE))
-    with pytest.raises(memcarve.CounterpartError):
+    with pytest.raises(memcarve.NotRecognisedError):
         memcarve.open(path)
 
 
@@ -228,3 +228,31 @@ def test_a_real_stream(tmp_path: Path) -> None:
     subprocess.run([*options, f"--patch-from={tmp_path / 'raw'}", patch, "-o", tmp_path / "stream"], check=True)
     with pytest.raises(memcarve.InputError, match="migration stream of QEMU"):
         memcarve.open(tmp_path / "stream")
+
+
+# what an unrecognised file is told to be
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "dump"),
+    [
+        ("pid.4.dmp", 100, True),
+        ("evidence.dmp", 99, True),
+        ("what", PAGE, True),
+        ("what", 100, False),
+        ("mem.raw", 99, False),
+    ],
+)
+def test_what_looks_like_a_dump(tmp_path: Path, name: str, size: int, dump: bool) -> None:  # noqa: FBT001
+    """That no map lies beside it is said of what looks like a dump, by name or whole pages, and of nothing else."""
+    with pytest.raises(memcarve.InputError) as caught:
+        memcarve.open(put(tmp_path / name, bytes(size)))
+    assert isinstance(caught.value, memcarve.CounterpartError) is dump
+    assert ("no map lies beside it" in str(caught.value)) is dump
+    assert ("no operating system's memory is found in it" in str(caught.value)) is not dump
+
+
+def test_both_a_dump_and_an_image(tmp_path: Path) -> None:
+    """Options of dumps and of images together contradict each other, whatever the file."""
+    with pytest.raises(memcarve.UsageError, match=r"leave dtb= and trust= out"):
+        memcarve.open(put(tmp_path / "what", bytes(PAGE)), dtb=0, trust="sum")

@@ -9,6 +9,7 @@ from memcarve.errors import MemcarveError, printable
 #: arguments whose options are called differently; the others have the argument's name
 _OPTIONS = {
     "half": "--range",
+    "image": "--scan",
     "memory_map": "--map",
     "out": "-o",
     "scan": "memcarve processes --scan",

@@ -57,9 +57,10 @@ class TextFile:
     to HEAD bytes, decoded. Raises SourceReadError where the file cannot be read.
     """
 
-    def __init__(self, path: str, *, hashed: bool = False) -> None:
-        self.path = path
-        self.file = FileBacking(path)
+    def __init__(self, path: str | FileBacking, *, hashed: bool = False) -> None:
+        """Open the file, or take one that is open already: that stays open if this raises."""
+        self.file = path if isinstance(path, FileBacking) else FileBacking(path)
+        self.path = self.file.path
         try:
             self._raw = _Raw(self.file, hashed=hashed)
             start = bytearray(6)
@@ -74,7 +75,8 @@ class TextFile:
             self._ended = len(raw_head) < HEAD
             self.is_empty = count == 0
         except BaseException:
-            self.file.close()
+            if self.file is not path:
+                self.file.close()
             raise
 
     @property

@@ -5,39 +5,32 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from memcarve.errors import CounterpartError, InputError, NotRecognisedError
-from memcarve.sources.core import open_core
-from memcarve.sources.folder.carved import open_folder
-from memcarve.sources.folder.named_by_address import open_named
-from memcarve.sources.image import open_machine, open_raw
-from memcarve.sources.memmap import open_memmap
-from memcarve.sources.minidump import open_minidump
-from memcarve.sources.options import CORE, DUMP, FOLDER, IMAGE, MAP, MINIDUMP, PROC, OpenOptions
-from memcarve.sources.proc import open_live
+from memcarve.errors import CounterpartError, InputError, NotRecognisedError, UsageError
+from memcarve.sources.core import CORE
+from memcarve.sources.counterparts import pid_in_name
+from memcarve.sources.folder.carved import CARVED
+from memcarve.sources.folder.named_by_address import NAMED
+from memcarve.sources.foreign import FOREIGN
+from memcarve.sources.image import MACHINE, RAW
+from memcarve.sources.memmap import MEMMAP
+from memcarve.sources.minidump import MINIDUMP
+from memcarve.sources.opening import Opened, OpenOptions, refusal
+from memcarve.sources.proc import LIVE
 from memcarve.vocabulary import InputType
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from memcarve.process import Container
+    from memcarve.sources.opening import Source
 
     Paths = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
 
 _SMALLEST_IMAGE = 1 << 20
+_PAGE = 4096
 
-#: each takes a path and OpenOptions, and raises NotRecognisedError where the file is not of its kind
-SOURCES = (open_live, open_folder, open_named, open_minidump, open_core, open_machine, open_memmap, open_raw)
-#: those that are tried where somebody says what the input is; what the last one says is the most useful
-_BY_TYPE = {
-    None: SOURCES,
-    PROC: (open_live,),
-    FOLDER: (open_folder, open_named),
-    MINIDUMP: (open_minidump,),
-    CORE: (open_core,),
-    IMAGE: (open_machine, open_raw),
-    MAP: (open_memmap,),
-    DUMP: (open_memmap,),
-}
+#: the sources, those that are surest of what they recognise first
+SOURCES = (LIVE, CARVED, NAMED, MINIDUMP, CORE, MACHINE, MEMMAP, FOREIGN, RAW)
 
 
 def open_container(
@@ -78,7 +71,6 @@ def open_container(
     Close the result, or use it in a ``with`` statement. Raises InputError, with the remedy, where nothing can be made
     of it; UsageError where what was said contradicts itself, or is none of the words above.
     """
-    name = os.fspath(path)
     options = OpenOptions(
         memory_map=None if memory_map is None else os.fspath(memory_map),
         dump=None if dump is None else os.fspath(dump),
@@ -94,26 +86,59 @@ def open_container(
         threads=_paths(threads),
         input_type=input_type,
     )
-    options.check(name)
-    problems: dict[object, InputError] = {}
-    for source in _BY_TYPE[None if input_type is None else InputType(input_type)]:
-        try:
-            container: Container = source(name, options)
-        except (NotRecognisedError, CounterpartError) as error:
-            problems[source] = error
-        else:
-            container.input_type = input_type
+    return open_by([source for source in SOURCES if input_type is None or input_type in source.types], path, options)
+
+
+def open_by(sources: Sequence[Source], path: str | os.PathLike[str], options: OpenOptions) -> Container:
+    """Open an input by the first of some sources that does it. Raises what `open_container` raises."""
+    options.check()
+    foreign = [options.given - source.understands for source in sources]
+    if options.input_type is not None and all(foreign):
+        raise refusal(os.fspath(path), f"was said to be {sources[0].what}", min(foreign, key=len))
+    with Opened(path) as opened:
+        said: dict[Source, InputError] = {}
+        for source, others in zip(sources, foreign, strict=True):
+            if (others and not source.sure) or not source.recognise(opened):
+                continue
+            try:
+                container = source.open(opened, options)
+            except (NotRecognisedError, CounterpartError) as error:
+                said[source] = error
+                continue
+            opened.keep()
+            if others:
+                container.close()
+                raise refusal(opened.path, f"is {source.what}", others)
+            container.input_type = options.input_type
             return container
-    if input_type is not None:
-        raise list(problems.values())[-1]
-    # each source tells why the file is none of its; what is missing to a dump is the most useful of it all
-    problem = problems[open_raw if options.for_image else open_memmap]
-    if isinstance(problem, CounterpartError) and os.path.getsize(name) >= _SMALLEST_IMAGE:
-        problem = CounterpartError(
-            f"{problem}; if it is the image of a machine in which no system is recognised, give the root of one "
-            "process's page tables with --dtb (memcarve processes --scan lists roots)"
-        )
-    raise type(problem)(f"{problem}; --input-type ({', '.join(InputType)}) says what it is if it is something else")
+        raise _complaint(opened, sources, options, said)
+
+
+def _complaint(
+    opened: Opened, sources: Sequence[Source], options: OpenOptions, said: dict[Source, InputError]
+) -> InputError | UsageError:
+    """Return the error for an input that no source opens, from what those said that looked closer."""
+    if not said and all(options.given - source.understands for source in sources):
+        return refusal(opened.path, "cannot be both a dump with a map and an image", options.given)
+    if len(sources) < len(SOURCES):  # somebody said what it is
+        kind = "a folder, not " if opened.is_folder and InputType.FOLDER not in sources[-1].types else "not "
+        unknown = NotRecognisedError(f"is {kind}{sources[-1].what}", subject=opened.path)
+        return list(said.values())[-1] if said else unknown
+    problem = said[RAW if MEMMAP not in said else MEMMAP]
+    if isinstance(problem, CounterpartError):
+        size = opened.file.size
+        if (
+            not (size and size % _PAGE == 0)
+            and not opened.path.endswith(".dmp")
+            and pid_in_name(opened.path)[0] is None
+        ):
+            problem = said[RAW]
+        elif size >= _SMALLEST_IMAGE:
+            problem.suggest(
+                "if it is the image of a machine in which no system is recognised, give the root of one process's page "
+                "tables with {dtb} ({scan} lists roots)"
+            )
+    return problem.suggest(f"{{input_type}} ({', '.join(InputType)}) says what it is if it is something else")
 
 
 def _paths(given: Paths) -> tuple[str, ...]:

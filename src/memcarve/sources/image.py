@@ -10,9 +10,10 @@ import numpy as np
 
 from memcarve.backing import FileBacking
 from memcarve.columns import breaks, total
-from memcarve.errors import InputError, LimitError, NotRecognisedError, ProcessError, UsageError
+from memcarve.errors import LimitError, NotRecognisedError, ProcessError, UsageError
+from memcarve.formats.elf_core.core_writing import is_core
 from memcarve.formats.images import avml, crashdump, lime, machine_core, vmware
-from memcarve.formats.images.machine import MachineMemory, read_at
+from memcarve.formats.images.machine import MachineMemory
 from memcarve.images.page_table_roots import Root, address_table, find_roots
 from memcarve.images.paging import claimed, walk
 from memcarve.images.paging_modes import LINUX, WINDOWS, AddressTable
@@ -26,7 +27,7 @@ from memcarve.missing import IMAGE_CUT_OFF, LEFT_OUT, OUTSIDE, REASONS, REPEATED
 from memcarve.process import Container, Platform, ProcessEntry, ProcessMemory
 from memcarve.segments import TOP
 from memcarve.sources.listings import metadata_from_files
-from memcarve.sources.options import OpenOptions
+from memcarve.sources.opening import FOR_IMAGES, IMAGE, Opened, OpenOptions, Source
 from memcarve.space import AddressSpace
 from memcarve.vocabulary import Half
 
@@ -37,39 +38,8 @@ if TYPE_CHECKING:
 
 #: readers of containers, each by content; what none of them knows may be a raw image
 _READERS = (lime.read, avml.read, machine_core.read, crashdump.read, vmware.read)
-_HIBERNATED = "a hibernation file, which memcarve does not read; hibr2bin (of Comae) makes a raw image of it"
-_KDUMP = "a compressed kernel dump, which memcarve does not read; makedumpfile -E makes an ELF core of it"
-_STREAM = (
-    "a migration stream of QEMU (savevm, migrate to a file), in which nothing lies at its physical address; load it "
-    "with -incoming and -S into the same machine, and dump-guest-memory in the monitor makes an ELF core of it"
-)
-_SAVED = (
-    "a machine that libvirt saved (virsh save), in which nothing lies at its physical address; virsh restore --paused "
-    "loads it, and then virsh dump --memory-only makes an ELF core of it"
-)
-_XEN = "a saved domain of Xen, which memcarve does not read; restore it, and take its memory from inside (AVML, LiME)"
 _GIVE_ROOT = "give a page-table root with {dtb} ({scan} lists roots)"
-_DISK = "and holds no memory as it lies; give the memory of the machine (virsh dump --memory-only, a .vmem, AVML)"
-_ARCHIVE = "an archive; unpack what is in it, and give that"
-_MACH_O = "a core in the format of macOS (Mach-O), which memcarve does not read"
-#: what else may hold a machine's memory, or is often taken for it, by the first bytes
-_NOT_READ = {
-    **dict.fromkeys((b"hibr", b"HIBR", b"wake", b"WAKE", b"RSTR"), _HIBERNATED),
-    **dict.fromkeys((b"KDUMP   ", b"DISKDUMP"), _KDUMP),
-    b"makedumpfile\0": "a flattened kernel dump; makedumpfile -R puts it together",
-    b"QEVM": _STREAM,
-    **dict.fromkeys((b"LibvirtQemudSave", b"LibvirtQemudPart"), _SAVED),
-    **dict.fromkeys((b"LinuxGuestRecord", b"Xen saved domain"), _XEN),
-    b"\x7fVirtualBox": "a machine that VirtualBox saved; VBoxManage debugvm NAME dumpvmcore makes an ELF core of it",
-    b"QFI\xfb": f"a disk of QEMU's (QCOW2), {_DISK}",
-    **dict.fromkeys((b"KDMV", b"COWD", b"# Disk Descripto"), f"a disk of VMware's (VMDK), {_DISK}"),
-    b"vhdxfile": f"a disk of Hyper-V's (VHDX), {_DISK}",
-    b"conectix": f"a disk of Hyper-V's (VHD), {_DISK}",
-    **dict.fromkeys((b"EVF\x09\r\n\xff\0", b"EVF2\r\n\x81\0"), "an EnCase image; ewfexport makes a raw image of it"),
-    b"PK\3\4": f"a ZIP file (AFF4 images are such, too): {_ARCHIVE}",
-    b"7z\xbc\xaf\x27\x1c": _ARCHIVE,
-    b"HPAK": "an HPAK file of FastDump, which memcarve does not read; extract the raw image from it (hpakextract)",
-}
+_MAGICS = (lime.MAGIC, avml.MAGIC, *crashdump.MAGICS, *vmware.MAGICS)
 _UNSOUGHT = "unlisted processes were not looked for"
 #: what of page tables is not there, by the kind that counts it
 _NOT_KNOWN = (
@@ -89,6 +59,10 @@ class ImageContainer(Container):
 
     def __init__(self, file: FileBacking, memory: PhysicalMemory, options: OpenOptions) -> None:
         """Take over `file`, which `close` closes."""
+        if options.paging is not None and options.dtb is None:
+            raise UsageError(
+                "how page tables are read was said, and not where they are", remedy="give {dtb} with {paging}"
+            )
         self.file = file
         self.memory = memory
         self.options = options
@@ -407,16 +381,6 @@ class ImageContainer(Container):
         }
 
 
-def refuse_known(file: FileBacking) -> None:
-    """Raise InputError where a file says by its first bytes that it is something that cannot be read as it is."""
-    head = read_at(file, 0, 16)
-    for magic, words in _NOT_READ.items():
-        if head.startswith(magic):
-            raise InputError(f"{file.path}: is {words}")
-    if head[:4] in (b"\xce\xfa\xed\xfe", b"\xcf\xfa\xed\xfe") and head[12:] == b"\4\0\0\0":  # filetype MH_CORE
-        raise InputError(f"{file.path}: is {_MACH_O}")
-
-
 def machine_memory(file: FileBacking, *, certain: bool = False) -> MachineMemory | None:
     """Return a machine's memory if a file is a container of one that says so itself.
 
@@ -434,51 +398,30 @@ def holds_system(file: FileBacking) -> bool:
     return _raw(file, OpenOptions()).recognise()
 
 
-def open_machine(path: str, options: OpenOptions) -> ImageContainer:
-    """Open a container of a machine's memory; raises NotRecognisedError where `path` is none that says so itself."""
-    if options.for_dump:
-        raise NotRecognisedError(f"{path}: --map, --dump and --trust are for process dumps; leave them out")
-    if options.paging is not None and options.dtb is None:
-        raise UsageError("--paging says how to read what --dtb points to; give both")
-    file = FileBacking(path)
-    try:
-        machine = machine_memory(file, certain=options.for_image)
-        if machine is not None:
-            return ImageContainer(file, PhysicalMemory(machine), options)
-    except BaseException:
-        file.close()
-        raise
-    file.close()
-    raise NotRecognisedError(f"{path}: is no container of a machine's memory")
+def _is_machine(opened: Opened) -> bool:
+    """Say whether a file may be a container of a machine's memory; what belongs to a .vmem lies beside it."""
+    head = opened.head
+    return head.startswith(_MAGICS) or is_core(head) or opened.path.lower().endswith(".vmem")
 
 
-def open_raw(path: str, options: OpenOptions) -> ImageContainer:
-    """Open a raw image: offset is physical address.
+def _open_machine(opened: Opened, options: OpenOptions) -> ImageContainer:
+    machine = machine_memory(opened.file, certain=options.for_image)
+    if machine is None:
+        raise NotRecognisedError("is not a container of a machine's memory", subject=opened.path)
+    return ImageContainer(opened.file, PhysicalMemory(machine), options)
 
-    Nothing in the file says that it is one. Raises NotRecognisedError where neither an operating system is found in it
-    nor a page-table root was given, InputError where the file says that it is something else.
-    """
-    if options.for_dump:
-        raise NotRecognisedError(f"{path}: --map, --dump and --trust are for process dumps; leave them out")
-    file = FileBacking(path)
-    try:
-        refuse_known(file)
-    except BaseException:
-        file.close()
-        raise
-    container = _raw(file, options)
-    try:
-        known = options.for_image or container.recognise()
-    except BaseException:
-        container.close()
-        raise
-    if not known:
-        container.close()
-        raise NotRecognisedError(
-            f"{path}: no operating system's memory is recognised in it; an image of another system opens with --dtb, "
-            "or --input-type image"
-        )
-    return container
+
+def _open_raw(opened: Opened, options: OpenOptions) -> ImageContainer:
+    """Open a raw image: offset is physical address. Nothing in the file says that it is one, but a system in it."""
+    container = _raw(opened.file, options)
+    if options.for_image or container.recognise():
+        return container
+    raise NotRecognisedError(
+        "is not recognised, and no operating system's memory is found in it",
+        subject=opened.path,
+        remedy="a machine's image opens with {dtb}, or with {input_type:image}; a process's dump needs its map "
+        "({memory_map})",
+    )
 
 
 def _raw(file: FileBacking, options: OpenOptions) -> ImageContainer:
@@ -491,3 +434,7 @@ def _raw(file: FileBacking, options: OpenOptions) -> ImageContainer:
             f"{file.path}: the .vmss or .vmsn that belongs to it is not beside it: memory above 3 GiB may be misplaced"
         )
     return ImageContainer(file, memory, options)
+
+
+MACHINE = Source("a machine's memory", (IMAGE,), _is_machine, _open_machine, FOR_IMAGES, sure=False)
+RAW = Source("a raw image", (IMAGE,), lambda opened: not opened.is_folder, _open_raw, FOR_IMAGES, sure=False)

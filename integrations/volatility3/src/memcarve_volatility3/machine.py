@@ -14,7 +14,7 @@ from memcarve.images.physical import PAGE, PhysicalMemory
 from memcarve.metadata import Metadata, Regions
 from memcarve.sources.image import ImageContainer
 from memcarve.sources.listings.listing_rows import DoubtfulError, UnknownError, reader
-from memcarve.sources.options import OpenOptions
+from memcarve.sources.opening import OpenOptions
 from memcarve_volatility3.layers import machine_of
 
 if TYPE_CHECKING:

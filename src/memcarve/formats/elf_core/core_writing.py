@@ -133,18 +133,22 @@ def program_type(bits: int, order: str = "<") -> np.dtype[np.void]:
     return np.dtype([("type", f"{order}u4"), ("flags", f"{order}u4"), *wide])
 
 
+def is_core(head: bytes) -> bool:
+    """Say whether a file that begins like this is an ELF core."""
+    if len(head) <= 16 or head[:4] != MAGIC or head[4] not in _BITS:  # noqa: PLR2004 - e_ident
+        return False
+    return int.from_bytes(head[16:18], "big" if _ORDERS.get(head[5]) == ">" else "little") == CORE
+
+
 def read_header(file: FileBacking) -> Header | None:
     """Return what the ELF header says, None where the file is no core.
 
     Raises InputError where it ends too early or its program headers have another size than they must.
     """
     ident = read_at(file, 0, 64)
-    bits = _BITS.get(ident[4]) if len(ident) > 16 and ident[:4] == MAGIC else None  # noqa: PLR2004 - e_ident
-    if bits is None:
+    if not is_core(ident):
         return None
-    order = _ORDERS.get(ident[5], "<")
-    if int.from_bytes(ident[16:18], "little" if order == "<" else "big") != CORE:
-        return None
+    bits, order = _BITS[ident[4]], _ORDERS.get(ident[5], "<")
     layout = struct.Struct(order + HEADERS[bits])
     if len(ident) < 16 + layout.size:
         raise InputError(f"{file.path}: is an ELF core that ends inside its header; the file was cut off")

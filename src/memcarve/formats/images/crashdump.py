@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from memcarve.backing import FileBacking
     from memcarve.dtypes import U64
 
-_MAGIC, _MAGIC_32 = b"PAGEDU64", b"PAGEDUMP"
+_MAGIC, _MAGIC_32 = MAGICS = b"PAGEDU64", b"PAGEDUMP"
 _HEADER_SIZE = 0x2000
 _ROOT = struct.Struct("<Q")
 _ROOT_AT, _PROCESSOR_AT, _TYPE_AT, _RUNS_AT = 0x10, 0x30, 0xF98, 0x88

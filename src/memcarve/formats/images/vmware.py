@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 _MAGICS = {0xBED2BED2, 0xBED3BED3, 0xBAD1BAD1, 0xBAD2BAD2}
 _OLD_MAGICS = {0xBED0BED0, 0xBED2BED0}  # of 32-bit products
+#: how files begin that hold the metadata
+MAGICS = tuple(number.to_bytes(4, "little") for number in sorted(_MAGICS | _OLD_MAGICS))
 _MEMORY_SUFFIX = ".vmem"
 _LAYOUT_SUFFIXES = (".vmss", ".vmsn", ".VMSS", ".VMSN")
 _HEADER = struct.Struct("<III")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from memcarve.backing import FileBacking
 from memcarve.errors import MapError, NotRecognisedError
 from memcarve.formats import tables
 from memcarve.formats.memmap.records import open_records
@@ -40,16 +41,17 @@ class MemoryMap:
     """A memory map, opened: what kind it is, and its rows in blocks.
 
     Raises NotRecognisedError where the file holds no memory map, MissingExtraError where reading it needs pyarrow,
-    MapError where it is damaged, SourceReadError where it cannot be read.
+    MapError where it is damaged, SourceReadError where it cannot be read. A file that was open already stays so then.
     """
 
-    def __init__(self, path: str | os.PathLike[str], *, hashed: bool = False) -> None:
-        self.path = os.fspath(path)
-        self._text = TextFile(self.path, hashed=hashed)
+    def __init__(self, path: str | os.PathLike[str] | FileBacking, *, hashed: bool = False) -> None:
+        self._text = TextFile(path if isinstance(path, FileBacking) else os.fspath(path), hashed=hashed)
+        self.path = self._text.path
         try:
             self.reader = _reader(self._text)
         except BaseException:
-            self._text.close()
+            if self._text.file is not path:
+                self._text.close()
             raise
 
     @property

@@ -6,12 +6,10 @@ What is mapped and not in the core (p_filesz < p_memsz: by default what files ho
 from __future__ import annotations
 
 import functools
-import os
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from memcarve.backing import FileBacking
 from memcarve.columns import total
 from memcarve.errors import InputError, MapError, NotRecognisedError, OverlapError
 from memcarve.formats.elf_core import core_reading, core_writing
@@ -19,15 +17,16 @@ from memcarve.missing import CUT_OFF, NOT_WRITTEN, REASONS, MissingColumns
 from memcarve.process import Container, ProcessEntry, ProcessMemory
 from memcarve.sources.core.core_metadata import auxiliary_vector, core_metadata_of, read_core_notes
 from memcarve.sources.listings import ListingFiles, metadata_from_files
-from memcarve.sources.options import CORE
+from memcarve.sources.opening import CORE as TYPE, Source
 from memcarve.sources.overlaps import untangled
 from memcarve.space import AddressSpace
 
 if TYPE_CHECKING:
+    from memcarve.backing import FileBacking
     from memcarve.dtypes import U64, Records
     from memcarve.formats.elf_core.core_writing import Header
     from memcarve.metadata import Metadata
-    from memcarve.sources.options import OpenOptions
+    from memcarve.sources.opening import Opened, OpenOptions
 
 
 BEFORE = "headers and notes, before the memory"
@@ -179,32 +178,15 @@ class CoreContainer(Container):
         return core_metadata_of(self.file, self.header, self.table, self._known) + found
 
 
-def open_core(path: str, options: OpenOptions) -> CoreContainer:
-    """Open an ELF core of a process.
-
-    Raises NotRecognisedError where `path` is none, InputError where its headers make no sense, UsageError where
-    options are given that are for dumps with maps or for images.
-    """
-    if os.path.isdir(path):
-        raise NotRecognisedError(f"{path}: is a folder, not an ELF core")
-    file = FileBacking(path)
-    try:
-        return _opened(file, options)
-    except BaseException:
-        file.close()
-        raise
-
-
-def _opened(file: FileBacking, options: OpenOptions) -> CoreContainer:
+def _open(opened: Opened, options: OpenOptions) -> CoreContainer:
+    file = opened.file
     header = core_writing.read_header(file)
     if header is None:
-        raise NotRecognisedError(f"{file.path}: is no ELF core")
+        raise NotRecognisedError("is not an ELF core", subject=file.path)
     table, remarks = core_writing.program_headers(file, header)
     found = core_writing.origin(file, header, table)
-    process = options.input_type == CORE or (found.process and not (found.doubtful and options.for_image))
-    if not process:
-        raise NotRecognisedError(f"{file.path}: is the ELF core of a machine, not of a process")
-    options.refuse_other(file.path, "the core of a process")
+    if options.input_type != TYPE and (not found.process or (found.doubtful and options.for_image)):
+        raise NotRecognisedError("is the ELF core of a machine, not of a process", subject=file.path)
     container = CoreContainer(file, header, table, remarks, options.listing_files)
     if found.doubtful and options.input_type is None:
         doubt = "nothing in the core tells a process's from a machine's; it is taken for a process's"
@@ -235,3 +217,6 @@ def _is_wide(space: AddressSpace) -> bool:
     """Say whether any address needs more than 48 bits."""
     last = space.start + (space.size - np.uint64(1))
     return bool(((last >= np.uint64(1 << 47)) & (space.start < np.uint64((1 << 64) - (1 << 47)))).any())
+
+
+CORE = Source("an ELF core of a process", (TYPE,), lambda opened: core_writing.is_core(opened.head), _open)

@@ -22,6 +22,7 @@ from memcarve.missing import REASONS, MissingColumns
 from memcarve.process import Container, ProcessEntry, ProcessMemory
 from memcarve.sources.folder.recorded import address, member, number, recorded_metadata, word
 from memcarve.sources.listings import ListingFiles, metadata_from_files
+from memcarve.sources.opening import FOLDER, Source
 from memcarve.space import AddressSpace
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
     from memcarve.formats.manifest import Record
     from memcarve.metadata import Metadata
-    from memcarve.sources.options import OpenOptions
+    from memcarve.sources.opening import Opened
 
 _TOP = 1 << 64
 _MOST_MISSING = 1 << 24
@@ -121,19 +122,6 @@ class FolderContainer(Container):
         """Close the files."""
         for backing in self._backings:
             backing.close()
-
-
-def open_folder(path: str, options: OpenOptions) -> FolderContainer:
-    """Open a folder that memcarve carved, of one process or of several.
-
-    Raises NotRecognisedError where `path` is no folder or has no manifest, InputError where memcarve did not carve it.
-    """
-    if not os.path.isdir(path):
-        raise NotRecognisedError(f"{path}: is no folder")
-    if not any(os.path.lexists(os.path.join(path, name)) for name in (manifest.NAME, manifest.PROCESSES)):
-        raise NotRecognisedError(_bare(path))
-    options.refuse_other(path, "a folder")
-    return FolderContainer(path, options.listing_files)
 
 
 def _folders(path: str) -> list[str]:
@@ -329,3 +317,16 @@ def _is_wide(space: AddressSpace) -> bool:
     """Say whether any address needs more than 48 bits."""
     last = space.start + (space.size - np.uint64(1))
     return bool(((last >= np.uint64(1 << 47)) & (space.start < np.uint64(_TOP - (1 << 47)))).any())
+
+
+def _recognise(opened: Opened) -> bool:
+    named = (os.path.join(opened.path, name) for name in (manifest.NAME, manifest.PROCESSES))
+    return opened.is_folder and any(map(os.path.lexists, named))
+
+
+CARVED = Source(
+    "a folder that memcarve carved",
+    (FOLDER,),
+    _recognise,
+    lambda opened, options: FolderContainer(opened.path, options.listing_files),
+)

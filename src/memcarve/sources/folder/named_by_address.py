@@ -13,17 +13,17 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from memcarve.backing import FolderBacking
-from memcarve.errors import InputError, NotRecognisedError, OverlapError, SourceReadError
+from memcarve.errors import InputError, OverlapError, SourceReadError
 from memcarve.metadata import Metadata, Region, Regions
 from memcarve.process import Container, Platform, ProcessEntry, ProcessMemory
 from memcarve.sources.listings import ListingFiles, metadata_from_files
+from memcarve.sources.opening import FOLDER, Source
 from memcarve.space import AddressSpace
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from memcarve.dtypes import U64
-    from memcarve.sources.options import OpenOptions
 
 
 _TOP = 1 << 64
@@ -77,7 +77,11 @@ class _Files:
 
 
 class NamedContainer(Container):
-    """A folder of files named by addresses: of one process, or of several that the names tell apart."""
+    """A folder of files named by addresses: of one process, or of several that the names tell apart.
+
+    A name's end is the first address outside, or the last one inside: the file's length tells. Raises InputError if no
+    file in the folder is so named, or one that is so named has another length or is not a regular file.
+    """
 
     def __init__(
         self,
@@ -207,19 +211,6 @@ class NamedContainer(Container):
             )
 
 
-def open_named(path: str, options: OpenOptions) -> NamedContainer:
-    """Open a folder of files that are named by addresses.
-
-    A name's end is the first address outside, or the last one inside: the file's length tells. Raises
-    NotRecognisedError where `path` is no folder, InputError where no file in it is so named, or one that is so named is
-    of another length or no regular file.
-    """
-    if not os.path.isdir(path):
-        raise NotRecognisedError(f"{path}: is no folder")
-    options.refuse_other(path, "a folder")
-    return NamedContainer(path, options.listing_files)
-
-
 def _entries(path: str) -> Iterator[tuple[str, os.stat_result]]:
     """Yield name and status of what lies in a folder; links are not followed."""
     try:
@@ -267,3 +258,11 @@ def _files(count: int, word: str = "") -> str:
 def _order(files: _Files) -> tuple[bool, int, str, str]:
     entry = files.entry
     return entry.pid is None, -1 if entry.pid is None else entry.pid, entry.name or "", files.prefix
+
+
+NAMED = Source(
+    "a folder",
+    (FOLDER,),
+    lambda opened: opened.is_folder,
+    lambda opened, options: NamedContainer(opened.path, options.listing_files),
+)

@@ -10,7 +10,7 @@ import numpy as np
 
 from memcarve.backing import AbsentBacking, FileBacking
 from memcarve.columns import chunks, total
-from memcarve.errors import CounterpartError, InputError, NotRecognisedError, OverlapError
+from memcarve.errors import CounterpartError, InputError, NotRecognisedError, OverlapError, UsageError
 from memcarve.formats.elf_core import core_writing
 from memcarve.formats.images.machine import read_at
 from memcarve.formats.memmap import BinaryError, MemoryMap
@@ -18,17 +18,18 @@ from memcarve.formats.minidump import structures
 from memcarve.missing import CUT_OFF, NOT_WRITTEN, Missing
 from memcarve.process import Container, ProcessEntry, ProcessMemory
 from memcarve.sources.counterparts import base_file, find_dump, find_map, pid_in_name
-from memcarve.sources.image import holds_system, machine_memory, refuse_known
-from memcarve.sources.listings import ListingFiles, metadata_from_files
+from memcarve.sources.foreign import foreign
+from memcarve.sources.image import holds_system, machine_memory
+from memcarve.sources.listings import metadata_from_files
 from memcarve.sources.memmap.map_rows import ProcessRows, read_rows
 from memcarve.sources.memmap.positions import Columns, settle
-from memcarve.sources.options import CORE, DUMP, IMAGE, MAP, MINIDUMP
+from memcarve.sources.opening import CORE, DUMP, IMAGE, MAP, MINIDUMP, Source
 from memcarve.space import AddressSpace
 
 if TYPE_CHECKING:
     from memcarve.dtypes import U64
     from memcarve.metadata import Metadata
-    from memcarve.sources.options import OpenOptions
+    from memcarve.sources.opening import Opened, OpenOptions
 
 
 #: Windows maps its shared data page here in every 32-bit kernel half (KI_USER_SHARED_DATA)
@@ -44,19 +45,22 @@ class MemmapContainer(Container):
     def __init__(
         self,
         memory_map: MemoryMap,
+        options: OpenOptions,
         *,
         dump: str | None = None,
+        file: FileBacking | None = None,
         notes: list[str] | None = None,
-        trust: str | None = None,
-        listing_files: ListingFiles = ListingFiles(),  # noqa: B008 - a tuple
     ) -> None:
-        """Read the map. `dump` is the dump, where it was given; else it is looked for beside the map."""
-        self.listing_files = listing_files
+        """Read the map. `dump` is the dump if it was given, `file` if it is open; else it is looked for beside the map.
+
+        `close` closes the map and the file.
+        """
+        self.listing_files = options.listing_files
         self.map = memory_map
         self.dump = dump
-        self.trust = trust
+        self.trust = options.trust
         self.notes: list[str] = notes or []
-        self._files: list[FileBacking] = []
+        self._files = {} if dump is None or file is None else {dump: file}
         try:
             self._rows = read_rows(memory_map)
             self._alone = len(self._rows) == 1
@@ -117,7 +121,7 @@ class MemmapContainer(Container):
     def close(self) -> None:
         """Close the map and every dump that was opened."""
         self.map.close()
-        for file in self._files:
+        for file in self._files.values():
             file.close()
 
     def _metadata(self, pid: int | None, dump: str | None, inputs: dict[str, object]) -> Metadata:
@@ -166,9 +170,9 @@ class MemmapContainer(Container):
             notes += found
         if rows.file and rows.file != base_file(path):
             notes.append(f"{path}: the rows of the map call their dump {rows.file}")
-        file = FileBacking(path)
-        self._files.append(file)
-        return file, ""
+        if path not in self._files:
+            self._files[path] = FileBacking(path)
+        return self._files[path], ""
 
     def _space(self, rows: ProcessRows, offset: U64, file: FileBacking | AbsentBacking) -> tuple[AddressSpace, int]:
         """Return the address space, and how many bytes the dump should hold but does not."""
@@ -248,45 +252,43 @@ class MemmapContainer(Container):
         return bool(((start <= _SHARED_DATA_32) & (np.uint64(_SHARED_DATA_32) - start < rows.written.size)).any())
 
 
-def open_memmap(path: str, options: OpenOptions) -> MemmapContainer:
-    """Open a dump with its map: `path` is either; the other is looked for beside it, or given.
+def _open(opened: Opened, options: OpenOptions) -> MemmapContainer:
+    """Open a dump with its map: the input is either; the other is looked for beside it, or given.
 
-    Raises NotRecognisedError where `path` is neither, CounterpartError where the map was not found.
+    Raises NotRecognisedError if it is neither, CounterpartError if the map was not found.
     """
-    if options.for_image:
-        raise NotRecognisedError(
-            f"{path}: --dtb, --os, --paging and --limit are for images of a machine's memory; leave them out"
-        )
-    memory_map, dump, hashed = options.memory_map, options.dump, options.hashed
-    notes: list[str] = []
-    if options.input_type == MAP:
-        found = MemoryMap(path, hashed=hashed)
-    elif options.input_type == DUMP:
-        FileBacking(path).close()  # complains where there is no such file
-        dump = path
-        found, notes = (
-            find_map(path, hashed=hashed) if memory_map is None else (MemoryMap(memory_map, hashed=hashed), [])
-        )
-    elif memory_map is not None and dump is not None:
-        given = {os.path.abspath(memory_map), os.path.abspath(dump)}
-        if os.path.abspath(path) not in given:
-            raise NotRecognisedError(f"{path}: is neither the map nor the dump given with --map and --dump")
-        found = MemoryMap(memory_map, hashed=hashed)
-    elif memory_map is not None:
-        found, dump = MemoryMap(memory_map, hashed=hashed), path
-    elif dump is not None:
-        found = MemoryMap(path, hashed=hashed)
-    else:
+    path, hashed, said = opened.path, options.hashed, options.input_type
+    is_map, is_dump = (_is_same(path, given) for given in (options.memory_map, options.dump))
+    if (said == MAP and is_map is False) or (said == DUMP and is_dump is False):
+        option = "memory_map" if said == MAP else "dump"
+        problem = f"was said to be the {said} itself, and another one was named"
+        raise UsageError(problem, subject=path, remedy=f"leave {{{option}}} or {{input_type}} out")
+    if is_map is False and is_dump is False:
+        raise NotRecognisedError("is neither the map nor the dump that was given", subject=path)
+    what = said or (MAP if is_map or is_dump is False else DUMP if is_dump or is_map is False else None)
+    refused: NotRecognisedError | None = None
+    if what != DUMP:
         try:
-            found = MemoryMap(path, hashed=hashed)
+            return MemmapContainer(MemoryMap(opened.file, hashed=hashed), options, dump=options.dump)
         except NotRecognisedError as error:
-            dump = path
-            try:
-                found, notes = find_map(path, hashed=hashed)
-            except InputError as lacking:
-                # for a dump the map is what is missing; a text that is no map was not meant as a dump
-                raise (lacking if isinstance(error, BinaryError) else error) from None
-    return MemmapContainer(found, dump=dump, notes=notes, trust=options.trust, listing_files=options.listing_files)
+            if what == MAP:
+                raise
+            refused = error
+    file, notes = opened.file, list[str]()
+    try:
+        if options.memory_map is None:
+            memory_map, notes = find_map(path, hashed=hashed)
+        else:
+            memory_map = MemoryMap(options.memory_map, hashed=hashed)
+    except InputError as error:
+        # for a dump the map is what is missing; a text that is no map was not meant as a dump
+        raise (error if refused is None or isinstance(refused, BinaryError) else refused) from None
+    return MemmapContainer(memory_map, options, dump=path, file=file, notes=notes)
+
+
+def _is_same(path: str, other: str | None) -> bool | None:
+    """Say whether two paths are the same; None if the other was not given."""
+    return None if other is None else os.path.abspath(path) == os.path.abspath(other)
 
 
 def _stranger(rows: ProcessRows, file: FileBacking | None) -> str:
@@ -296,7 +298,8 @@ def _stranger(rows: ProcessRows, file: FileBacking | None) -> str:
     """
     if file is None:
         return ""
-    refuse_known(file)
+    if words := foreign(read_at(file, 0, 16)):
+        raise InputError(f"is {words}", subject=file.path)
     machine = machine_memory(file)
     if machine is not None and machine.backing is not file:
         machine.backing.close()
@@ -386,3 +389,13 @@ def _cut(start: U64, size: U64, offset: U64, length: int) -> tuple[U64, U64, U64
     cut = zip((start[lost] + there[lost]).tolist(), (size[lost] - there[lost]).tolist(), strict=True)
     keep = there > 0
     return start[keep], there[keep], offset[keep], list(cut)
+
+
+MEMMAP = Source(
+    "a dump with a map",
+    (MAP, DUMP),
+    lambda opened: not opened.is_folder,
+    _open,
+    frozenset({"memory_map", "dump", "trust"}),
+    sure=False,
+)

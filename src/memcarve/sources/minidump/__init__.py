@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import functools
-import os
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from memcarve.backing import FileBacking
 from memcarve.columns import total, union
-from memcarve.errors import NotRecognisedError, OverlapError
+from memcarve.errors import OverlapError
 from memcarve.formats.minidump import structures
 from memcarve.formats.minidump.minidump_reading import Minidump
 from memcarve.missing import CUT_OFF, MISPLACED, NOT_WRITTEN, REASONS, MissingColumns
@@ -18,14 +16,14 @@ from memcarve.paths import base_name
 from memcarve.process import Container, Platform, ProcessEntry, ProcessMemory
 from memcarve.sources.listings import ListingFiles, metadata_from_files
 from memcarve.sources.minidump.minidump_metadata import Noted, minidump_metadata_of
+from memcarve.sources.opening import MINIDUMP as TYPE, Source
 from memcarve.sources.overlaps import untangled
 from memcarve.space import AddressSpace
 
 if TYPE_CHECKING:
+    from memcarve.backing import FileBacking
     from memcarve.dtypes import U64
     from memcarve.metadata import Metadata
-    from memcarve.sources.options import OpenOptions
-
 
 REST = "headers and streams"
 TWICE = "of addresses that the file holds twice"
@@ -159,28 +157,6 @@ class MinidumpContainer(Container):
         return [f"{self.file.path}: written by memcarve from {self.noted.origin or 'an unknown input'}"]
 
 
-def open_minidump(path: str, options: OpenOptions) -> MinidumpContainer:
-    """Open a minidump.
-
-    Raises NotRecognisedError where `path` is none, InputError where its directory is not in it, UsageError where
-    options are given that are for dumps with maps or for images.
-    """
-    if os.path.isdir(path) or options.image:
-        raise NotRecognisedError(f"{path}: is a folder, or said to be an image, and no minidump")
-    file = FileBacking(path)
-    try:
-        return _opened(file, options)
-    except BaseException:
-        file.close()
-        raise
-
-
-def _opened(file: FileBacking, options: OpenOptions) -> MinidumpContainer:
-    found = MinidumpContainer(file, options.listing_files)
-    options.refuse_other(file.path, "a minidump")
-    return found
-
-
 def _missing(*lost: tuple[tuple[U64, U64], str]) -> MissingColumns:
     """Return what is missing for each reason, given as start and size, in one table."""
     tables = [(*union(*columns), REASONS.index(reason)) for columns, reason in lost]
@@ -196,3 +172,11 @@ def _bits(space: AddressSpace, *, narrow: bool) -> int:
         return _NARROW
     wide = (last >= np.uint64(1 << 47)) & (space.start < np.uint64((1 << 64) - (1 << 47)))
     return 57 if wide.any() else 48
+
+
+MINIDUMP = Source(
+    "a minidump",
+    (TYPE,),
+    lambda opened: opened.head.startswith(structures.MAGIC),
+    lambda opened, options: MinidumpContainer(opened.file, options.listing_files),
+)

@@ -13,17 +13,18 @@ import os
 import struct
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from memcarve.errors import InputError, NotRecognisedError, OverlapError, SourceReadError
+from memcarve.errors import InputError, OverlapError, SourceReadError
 from memcarve.formats.listing.known import PROC_MAPS
 from memcarve.metadata import Metadata, Regions, Thread, Threads
 from memcarve.process import Container, Platform, ProcessEntry, ProcessMemory
 from memcarve.sources.listings import ListingFiles, metadata_from_files
+from memcarve.sources.opening import PROC, Source
 from memcarve.sources.proc.live_memory import READABLE, EndToEnd, LiveBacking, Present
 from memcarve.sources.proc.live_pages import MappedFiles, PageMap, mappings
 from memcarve.space import AddressSpace
 
 if TYPE_CHECKING:
-    from memcarve.sources.options import OpenOptions
+    from memcarve.sources.opening import Opened, OpenOptions
     from memcarve.sources.proc.live_pages import Mapping
 
 _WIDE = 1 << 47
@@ -293,26 +294,26 @@ class LiveContainer(Container):
         return True
 
 
-def open_live(path: str, options: OpenOptions) -> LiveContainer:
-    """Open a process that runs on this machine: `path` is ``/proc/PID``, ``/proc/PID/mem`` or ``/proc/self``.
-
-    Raises NotRecognisedError where `path` is none of these, SourceReadError where there is no such process or this user
-    may not read it, InputError where it has no memory.
-    """
+def _place(path: str) -> str:
+    """Return the folder that a path may mean: ``/proc/PID``, also of ``/proc/PID/mem``."""
     place = os.path.normpath(os.path.abspath(path))
-    if os.path.basename(place) == "mem":
-        place = os.path.dirname(place)
-    parent, name = os.path.split(place)
-    if not (name == "self" or (name.isascii() and name.isdigit())) or not _is_proc(parent):
-        raise NotRecognisedError(f"{path}: is no folder of a process below /proc")
-    options.refuse_other(path, "a process that runs")
+    return os.path.dirname(place) if os.path.basename(place) == "mem" else place
+
+
+def _recognise(opened: Opened) -> bool:
+    parent, name = os.path.split(_place(opened.path))
+    return (name == "self" or (name.isascii() and name.isdigit())) and _is_proc(parent)
+
+
+def _open(opened: Opened, options: OpenOptions) -> LiveContainer:
+    """Open a running process; raises SourceReadError if there is none, or this user may not read it."""
     try:
-        folder = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        folder = os.open(_place(opened.path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError as error:
         raise SourceReadError(
-            f"{path}: there is no such process, or it is hidden from this user: {error.strerror}"
+            f"there is no such process, or it is hidden from this user: {error.strerror}", subject=opened.path
         ) from error
-    return LiveContainer(path, folder, options.listing_files)
+    return LiveContainer(opened.path, folder, options.listing_files)
 
 
 def _is_proc(folder: str) -> bool:
@@ -348,3 +349,6 @@ def _yama() -> str:
         return ""
     who = {"1": "only its parents", "2": "only administrators", "3": "nobody"}.get(scope)
     return "" if who is None else f" (kernel.yama.ptrace_scope is {scope}: {who} may read a process's memory)"
+
+
+LIVE = Source("a running process below /proc", (PROC,), _recognise, _open)

@@ -1,0 +1,126 @@
+"""How an input is opened: what was named, opened once; what may be said about it; and what a source is."""
+
+from __future__ import annotations
+
+import functools
+import os
+from typing import TYPE_CHECKING, NamedTuple
+
+from memcarve.backing import FileBacking
+from memcarve.errors import UsageError
+from memcarve.formats.images.machine import read_at
+from memcarve.sources.listings import ListingFiles
+from memcarve.vocabulary import InputType, Paging, System, Trust
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Self
+
+    from memcarve.process import Container
+
+IMAGE, DUMP, MAP, CORE, MINIDUMP, FOLDER, PROC = InputType
+
+#: options that mean something for every input
+_FOR_ALL = frozenset({"hashed", "regions", "modules", "threads", "input_type"})
+#: options of which any says that the input is an image
+FOR_IMAGES = frozenset({"dtb", "system", "paging", "limit", "image"})
+_HEAD = 4096
+
+
+class Opened:
+    """What a path names, opened once and shared by all sources that look at it.
+
+    The container that a source makes of it owns `file`; until then it is closed here. (A compressed input would be
+    unpacked here, before any source looks at it.)
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = os.fspath(path)
+        self.is_folder = os.path.isdir(self.path)
+        self._kept = False
+
+    @functools.cached_property
+    def file(self) -> FileBacking:
+        """The file, opened when it is first asked for. Raises SourceReadError, InputError if it is no regular file."""
+        return FileBacking(self.path)
+
+    @functools.cached_property
+    def head(self) -> bytes:
+        """The first 4096 bytes of the file, fewer if it is shorter; none of a folder."""
+        return b"" if self.is_folder else read_at(self.file, 0, _HEAD)
+
+    def keep(self) -> None:
+        """Leave the file open: something else closes it now."""
+        self._kept = True
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if not self._kept and "file" in self.__dict__:
+            self.file.close()
+
+
+class OpenOptions(NamedTuple):
+    """What may be said about an input; `memcarve.open` explains each. None leaves it to memcarve."""
+
+    memory_map: str | None = None
+    dump: str | None = None
+    trust: str | None = None
+    hashed: bool = False
+    dtb: int | None = None
+    system: str | None = None
+    paging: str | None = None
+    limit: int | None = None
+    image: bool = False
+    regions: tuple[str, ...] = ()
+    modules: tuple[str, ...] = ()
+    threads: tuple[str, ...] = ()
+    input_type: str | None = None
+
+    def check(self) -> None:
+        """Raise UsageError for words that there are not."""
+        InputType.check(self.input_type)
+        Trust.check(self.trust)
+        System.check(self.system)
+        Paging.check(self.paging)
+
+    @property
+    def given(self) -> set[str]:
+        """The options that were given, but for those that mean something for every input."""
+        return {name for name, value in self._asdict().items() if value is not None and value is not False} - _FOR_ALL
+
+    @property
+    def for_image(self) -> bool:
+        """Whether something was said that only an image has."""
+        return self.input_type == IMAGE or bool(self.given & FOR_IMAGES)
+
+    @property
+    def listing_files(self) -> ListingFiles:
+        """The files that were named as listings of regions, modules and threads."""
+        return ListingFiles(self.regions, self.modules, self.threads)
+
+
+class Source(NamedTuple):
+    """A kind of input: how it is recognised by its path and first bytes, and how it is opened.
+
+    `what` is what messages call it, `types` what a user may say that it is, `understands` the options that mean
+    something for it. `open` looks closer, and raises NotRecognisedError or CounterpartError if the input is of another
+    kind after all. If options are given that it does not understand, a source that is `sure` of what it opened refuses
+    them; others leave the input to the sources behind them.
+    """
+
+    what: str
+    types: tuple[InputType, ...]
+    recognise: Callable[[Opened], bool]
+    open: Callable[[Opened, OpenOptions], Container]
+    understands: frozenset[str] = frozenset()
+    sure: bool = True
+
+
+def refusal(path: str, what: str, options: set[str]) -> UsageError:
+    """Return the error for options that do not apply to the input, which is `what`."""
+    named = " and ".join(f"{{{name}}}" for name in sorted(options))
+    return UsageError(
+        f"{what}, and options were given that do not apply to it", subject=path, remedy=f"leave {named} out"
+    )
