@@ -1,1 +1,1 @@
-"""Windows x64: its processes and what they hold, found in memory without symbols."""
+"""Windows x64: its processes and their contents, found in memory without symbols."""

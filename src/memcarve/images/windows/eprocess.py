@@ -1,10 +1,11 @@
 """Where a Windows x64 kernel keeps what it knows of a process: offsets in its EPROCESS.
 
-They come from the kernel's own exported accessors, tiny functions whose machine code holds the offset; what has none,
-or cannot be read, from a table of kernels, by build number (``windows_x64_layouts.json``). Its first entries were read
-from Microsoft's symbols of the 213 kernels that they name. Those with an ``origin`` are of builds that these lack:
-facts read from public symbol files, gathered by others, which do not say what a VAD is like. What comes from the table
-is held against the memory, and what no table has is learned there (``learning``).
+They come from the kernel's own exported accessors, tiny functions whose machine code holds the offset. Members without
+an accessor, or whose accessor cannot be read, come from a table of kernels, by build number
+(``windows_x64_layouts.json``). Its first entries were read from Microsoft's symbols of the 213 kernels that they name.
+Entries with an ``origin`` are for builds that these lack: facts read from public symbol files, gathered by others,
+which do not say what a VAD is like. What comes from the table is checked against the memory, and what no table has is
+learned there (``learning``).
 """
 
 from __future__ import annotations
@@ -65,7 +66,7 @@ _LONGEST_MEMBER = 16  # bytes: a list's two links, a name
 
 
 class Layout(NamedTuple):
-    """Offsets in an EPROCESS, in bytes; None where unknown. ActiveProcessLinks follows UniqueProcessId directly."""
+    """Offsets in an EPROCESS, in bytes; None if unknown. ActiveProcessLinks follows UniqueProcessId directly."""
 
     pid: int
     name: int
@@ -88,7 +89,7 @@ class Layout(NamedTuple):
         return max(self.links, *(offset for offset in self if offset is not None)) + _LONGEST_MEMBER
 
     def only(self, members: Iterable[str]) -> Layout:
-        """Return the layout with these members alone, and what every layout has."""
+        """Return the layout with only these members, and those that every layout has."""
         return Layout(**{name: at for name, at in self._asdict().items() if name in {"pid", "name", *members}})
 
 
@@ -101,7 +102,7 @@ class Found(NamedTuple):
 
 
 def decode(code_of: Callable[[bytes], bytes]) -> dict[str, int]:
-    """Return the offsets that the accessors' code holds; `code_of` gives the code of an export, or nothing.
+    """Return the offsets that the accessors' code holds; `code_of` returns the code of an export, or nothing.
 
     Only code that is recognised to the last byte counts.
     """
@@ -118,13 +119,13 @@ def decode(code_of: Callable[[bytes], bytes]) -> dict[str, int]:
 def layouts(version: Version, decoded: dict[str, int]) -> Iterator[Found]:
     """Yield the layouts that a kernel may have, the most likely first.
 
-    They follow from what its accessors say (perhaps nothing), from its build, and at last from what kernels there are.
-    Whether they hold up is for the caller to see.
+    They follow from what its accessors say (perhaps nothing), from its build, and finally from all known kernels. The
+    caller must check that they hold up.
     """
     same_build = [layout for builds, layout, _ in _table() if _is_build(builds, version)]
     every = [layout for _, layout, _ in _table()]
     if {"pid", "name"} <= decoded.keys():
-        # entries of the table that say the same of all that is known may fill in the rest
+        # entries of the table that agree with all that is known may fill in the rest
         source = f"the accessors that the kernel exports ({len(decoded)} of {len(ACCESSORS)})"
         fitting = [layout for layout in same_build if _agrees(layout, decoded)]
         own = bool(fitting)
@@ -140,7 +141,7 @@ def layouts(version: Version, decoded: dict[str, int]) -> Iterator[Found]:
 
 
 def entries(version: Version, layout: Layout) -> tuple[list[Offsets], list[Offsets]]:
-    """Return what the table says of all structures of the kernels that agree with a layout: of its build, of others."""
+    """Return what the table says of all structures of the kernels that agree with a layout: its build's, others'."""
     known = {member: offset for member, offset in layout._asdict().items() if offset is not None}
     own: list[Offsets] = []
     others: list[Offsets] = []
@@ -156,7 +157,7 @@ def every_entry() -> list[Offsets]:
 
 
 def agreeing(layout: Layout) -> list[Layout]:
-    """Return the layouts of all known kernels that have everything as a layout has it, as far as that is known."""
+    """Return the layouts of all known kernels that agree with a layout, as far as it is known."""
     known = {member: offset for member, offset in layout._asdict().items() if offset is not None}
     return [other for _, other, _ in _table() if _agrees(other, known)]
 
@@ -174,7 +175,7 @@ def _is_build(builds: Iterable[tuple[int, int, int]], version: Version) -> bool:
 
 @cache
 def _table() -> list[tuple[list[tuple[int, int, int]], Layout, Offsets]]:
-    """Return of each entry of the table the builds, the layout of an EPROCESS, and offsets in all structures."""
+    """Return for each entry of the table the builds, the layout of an EPROCESS, and offsets in all structures."""
     text = resources.files("memcarve.images.windows").joinpath("windows_x64_layouts.json").read_text(encoding="utf-8")
     table = []
     for entry in json.loads(text):

@@ -1,4 +1,4 @@
-"""What an EPROCESS looks like in a block of memory, to whoever looks through all of it."""
+"""What an EPROCESS looks like in a block of memory, for a scan of all memory."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ POINTERS = np.uint64(0xFFFF800000000000)  # kernel addresses begin here
 EARLIEST = 0x01B4C3F2C2D80000  # FILETIME of 1990: 100 ns since 1601
 LATEST = 0x02A0000000000000  # of 2200
 
-# a process begins with a DISPATCHER_HEADER: its type, and the list of those who wait for it; behind it is another list
+# a process begins with a DISPATCHER_HEADER: its type, and the list of its waiters; after that comes another list
 PROCESS = 3  # KOBJECTS.ProcessObject
 TYPE_MASK = 0x7F  # bit 7 is a lock
 WAIT_LIST, PROFILE_LIST = 0x08, 0x18
 
-#: how much of what a process looks like must be there, of all that is looked at here
+#: how many of the signs of a process must be right, of all that are checked here
 _ENOUGH = 3
 _WORDS = PAGE // 8
 
 
 class Seeker:
-    """Finds where in a block of pages an EPROCESS may lie, by two things of which one may have been overwritten.
+    """Finds where in a block of pages an EPROCESS may lie, by two signs, because one may have been overwritten.
 
-    The one is a process id in front of a kernel address or two, the other an empty list in its header. Beside either so
-    much of what else lies in the same page must look right that not all of it can be chance; the page before and the
-    one after may be another's. `end` is where physical memory ends, `head` where in the structure the list of threads
-    begins if that is known.
+    One is a process id in front of one or two kernel addresses, the other an empty list in its header. Beside either,
+    so many other members in the same page must look right that not all of it can be chance; the page before and the
+    one after may belong to something else. `end` is where physical memory ends; `head` is where in the structure the
+    list of threads begins, if that is known.
     """
 
     def __init__(self, layout: Layout, end: int, head: int | None = None, only: int | None = None) -> None:
@@ -47,14 +47,14 @@ class Seeker:
         self.only = only
 
     def __call__(self, physical: U64, words: U64) -> tuple[U64, I64]:
-        """Return physical addresses (uint64) within what may be processes, and how far in (int64) each is, in bytes.
+        """Return physical addresses (uint64) within possible processes, and how far in (int64) each is, in bytes.
 
-        Given are pages of shape (n, 512) and their physical addresses. Both ways may lead to the same process.
+        `words` are pages of shape (n, 512), `physical` their addresses. Both signs may lead to the same process.
         """
         flat = words.reshape(-1)
         pointers = words >= POINTERS
         either = pointers.copy()  # one of the two may be damaged
-        either[:, :-1] |= pointers[:, 1:]  # in the last word of a page the second one is in another
+        either[:, :-1] |= pointers[:, 1:]  # after the last word of a page, the second one is in another page
         place = np.flatnonzero(either)
         odd = place % 2 == 1  # the structure lies at a multiple of 16
         found = [(self._by_number(flat, place[odd if self.layout.links // 8 % 2 else ~odd]), self.layout.links)]
@@ -65,7 +65,7 @@ class Seeker:
         if len(places):
             likely = self._likely(_Near(flat, places, distances))
             places, distances = places[likely], distances[likely]
-            # what lies in one page is found both ways
+            # a process that lies in one page is found by both signs
             _, once = np.unique(places * 8 - distances, return_index=True)
             places, distances = places[once], distances[once]
         at = physical[places // _WORDS] + (places % _WORDS).astype(np.uint64) * np.uint64(8)
@@ -76,7 +76,7 @@ class Seeker:
         return np.asarray(place[first | self._is_number(flat[place - 1])])
 
     def _by_header(self, flat: U64, place: I64) -> list[tuple[I64, int]]:
-        # addresses and places in physical memory are alike in the lowest twelve bits
+        # virtual and physical addresses are the same in the lowest twelve bits
         within = place % _WORDS * 8
         pointer = flat[place]
         place = place[(pointer >= POINTERS) & (pointer & np.uint64(PAGE - 1) == within) & (within < PAGE - 8)]
@@ -88,9 +88,9 @@ class Seeker:
         return found
 
     def _likely(self, near: _Near) -> Bools:
-        """Say of each place whether so much looks right that not all of it can be chance.
+        """Return for each candidate whether so much looks right that not all of it can be chance.
 
-        Of what is found by its header, which is rare, more may be wrong.
+        For one found by its header, which is rare, more may be wrong.
         """
         layout = self.layout
         near.count(layout.pid, 1, lambda words: self._is_number(words[0]))
@@ -116,9 +116,9 @@ class Seeker:
 
 
 class _Near:
-    """What lies in the same page as some places, each at a distance in bytes into what may be a process.
+    """The members in the same page as each candidate, whose word is `distance` bytes into a possible process.
 
-    Of what was counted, `there` is how much lies in the page of each place (int64), `right` how much of that is right.
+    Of the members counted, `there` (int64) is how many lie in the candidate's page, `right` how many of them are right.
     """
 
     def __init__(self, flat: U64, place: I64, distance: I64) -> None:
@@ -127,7 +127,7 @@ class _Near:
         self.right: I64 = np.zeros(len(place), np.int64)
 
     def count(self, member: int, size: int, looks_right: Callable[[list[U64]], Bools]) -> None:
-        """Count a member of so many words."""
+        """Count a member of `size` words."""
         first = self.place + (member - self.distance) // 8
         page = self.place // _WORDS
         there = (first // _WORDS == page) & ((first + size - 1) // _WORDS == page)
@@ -149,7 +149,7 @@ def _is_time(word: U64) -> Bools:
 
 
 def _is_name(words: list[U64]) -> Bools:
-    """Say whether fifteen of sixteen bytes are plain text, then zeros."""
+    """Return for each whether the first fifteen of sixteen bytes are plain text, then zeros."""
     text = np.stack(words, axis=1).astype("<u8").view(np.uint8)[:, : eprocess.NAME]
     zero = text == 0
     plain = (text >= ord(" ")) & (text != 0x7F) & (text < 0x80)  # noqa: PLR2004 - delete; the end of ASCII

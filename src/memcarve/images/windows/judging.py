@@ -1,11 +1,11 @@
-"""Whether what looks like a process of Windows x64 is one: what its members say, and what leads back to it.
+"""Decides whether what looks like a Windows x64 process is one: what its members say, and what leads back to it.
 
-A process that was hidden is in no list, so no list is asked. Each of several facts, which have little to do with each
-other, holds, fails, or says nothing. What fails for the processes of the kernel's list, which are certain, says nothing
-on this machine: an offset is another one there, or part of the memory is missing.
+A process that was hidden is in no list, so no list is used. Each of several facts, which have little to do with each
+other, holds, fails, or says nothing. A fact that fails for the processes of the kernel's list, which are certain, says
+nothing on this machine: an offset is different there, or part of the memory is missing.
 
 Sources: Microsoft's public symbols of _DISPATCHER_HEADER, _KPROCESS, _HANDLE_TABLE and _PEB, whose members used here
-have been where they are in every 64-bit Windows; KUSER_SHARED_DATA and KSYSTEM_TIME of ntddk.h.
+have kept their offsets in every 64-bit Windows; KUSER_SHARED_DATA and KSYSTEM_TIME of ntddk.h.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from memcarve.images.windows.offsets import ThreadList
     from memcarve.images.windows.processes import Process
 
-#: how many facts must hold: what a process looks like is one, and chance makes another hold now and then
+#: how many facts must hold: the candidate's looks are one, and chance makes another hold now and then
 ENOUGH = 3
 MOST_CERTAIN, MOST_DOUBTFUL = 1 << 16, 1 << 12
 _SAMPLE = 32  # processes of the list that show which facts say something
@@ -55,25 +55,25 @@ _UPPER_HALF = 256  # entries of a root
 _THREAD_OBJECT = 6  # KOBJECTS
 _HANDLE_TABLE = 0x40  # bytes in which QuotaProcess lies: at 0x08 in Windows 7, at 0x10 from 8 on
 _PEB_IMAGE_BASE = 0x10
-_SYSTEM_TIME = 0xFFFFF78000000014  # in KUSER_SHARED_DATA: low part, high part, and that again
-_DAY = 864_000_000_000  # in steps of 100 ns: how long an acquisition may have gone on, or a clock been wrong
-_HOLDS = ""  # what a fact says; None says nothing, and anything else is in words what fails
+_SYSTEM_TIME = 0xFFFFF78000000014  # in KUSER_SHARED_DATA: low part, high part, and the high part again
+_DAY = 864_000_000_000  # in steps of 100 ns: how long an acquisition may take, or how far a clock may be off
+_HOLDS = ""  # the result of a fact that holds; None means that it says nothing, anything else says in words what fails
 
 
 class Verdict(NamedTuple):
-    """How many facts hold, and in words what does not."""
+    """How many facts hold, and in words what fails."""
 
     holds: int
     doubts: tuple[str, ...]
 
     @property
     def is_process(self) -> bool:
-        """Whether enough holds for it to be a process, doubtful or not; if part of it is missing less does it."""
+        """Whether enough facts hold for a process, doubtful or not; fewer are enough if part of it is missing."""
         return self.holds >= (ENOUGH if self.doubts else ENOUGH - 1)
 
 
 class _Seen(NamedTuple):
-    """A process to judge; `base` is the kernel address that it has, or that it had by what it says itself."""
+    """A process to judge; `base` is the kernel address that it has, or that it had according to its own members."""
 
     process: Process
     base: int | None
@@ -85,14 +85,14 @@ class _Seen(NamedTuple):
         return None if data is None else int.from_bytes(data, "little")
 
     def points_to_itself(self, at: int) -> bool:
-        """Say whether the head of a list at an offset is that of an empty one."""
+        """Return True if the head of a list at an offset is that of an empty list."""
         return self.base is not None and self.number(at) == self.number(at + 8) == self.base + at
 
 
 class Judge:
-    """Judges what a search found on one machine; `listed` are processes that the kernel's list leads to.
+    """Judges what a search found on one machine; `listed` are the processes that the kernel's list leads to.
 
-    Each costs a few small reads at most.
+    Judging a process costs a few small reads at most.
     """
 
     def __init__(
@@ -135,10 +135,10 @@ class Judge:
         heads = {head - at for at in (WAIT_LIST, PROFILE_LIST) if (head := seen.number(at)) is not None}
         return seen._replace(base=heads.pop()) if len(heads) == 1 else seen
 
-    # facts
+    # the facts: each returns _HOLDS, words for what fails, or None
 
     def _identity(self, seen: _Seen) -> str | None:
-        """Say whether it has a number, a parent that may be one, and an entry for a list."""
+        """Check that it has a process id, a possible parent, and an entry for a list."""
         process, layout = seen.process, self._layout
         if seen.read(layout.pid, 8) is None:
             return None
@@ -151,7 +151,7 @@ class Judge:
         return _HOLDS
 
     def _times(self, seen: _Seen) -> str | None:
-        """Say whether its times can be, and follow each other."""
+        """Check that its times are possible, and in order."""
         created, exited = seen.process.create, seen.process.exit
         if self._layout.create is None or seen.read(self._layout.create, 8) is None:
             return None
@@ -167,7 +167,7 @@ class Judge:
         return next((words for fails, words in wrong if fails), _HOLDS)
 
     def _name(self, seen: _Seen) -> str | None:
-        """Say whether it is plain text, then zeros; what the list leads to may have any name."""
+        """Check that its name is plain text, then zeros; a process that the list leads to may have any name."""
         if seen.read(self._layout.name, eprocess.NAME) is None:
             return None
         name, _, rest = seen.process.name.partition(b"\0")
@@ -183,7 +183,7 @@ class Judge:
         return None if all(ord(" ") <= byte != _DELETE for byte in name) else "control characters in its name"
 
     def _header(self, seen: _Seen) -> str | None:
-        """Say whether it begins with its type, and with two lists: those who wait for it, and those who profile it."""
+        """Check that it begins with its type, and with two lists: its waiters, and those who profile it."""
         kind = seen.number(0, 1)
         if kind is None:
             return None
@@ -194,16 +194,16 @@ class Judge:
         return "the lists in its header do not lead back to it"
 
     def _root(self, seen: _Seen) -> str | None:
-        """Say whether its page tables are those of a process: with the kernel's entries, and one for themselves.
+        """Check that its page tables are a process's: with the kernel's entries, and one for themselves.
 
-        Those of a process that has ended are gone.
+        The page tables of a process that has ended are gone.
         """
         root, ended = seen.process.root & _ROOT, seen.process.ended
         if ended or seen.number(eprocess.ROOT) is None:
             return None
         own, others = self._upper_half(root)
         common = np.count_nonzero((others == self._others) & (others != 0))
-        # some entries are a session's or a process's own
+        # some entries belong to a session or to a single process
         wrong = (
             (not root, "no page-table root"),
             (not self._memory.holds_tables(np.array([root], np.uint64))[0], "its page-table root is not in the image"),
@@ -221,7 +221,7 @@ class Judge:
         return "its list of threads does not lead back to it" if False in said else None
 
     def _threads_lead_back(self, seen: _Seen, threads: ThreadList) -> bool | None:
-        """Say whether the first thread or the last one leads back and names the process; None if nothing says it."""
+        """Return True if the first or last thread leads back and names the process; None if that cannot be read."""
         head = threads.head
         links = seen.number(head), seen.number(head + 8)
         if links[0] is None or links[1] is None or seen.points_to_itself(head):
@@ -239,7 +239,7 @@ class Judge:
         return None if unknown else False
 
     def _handle_table(self, seen: _Seen) -> str | None:
-        """Say whether its handles are charged to it; those that are charged to nobody say nothing."""
+        """Check that its handles are charged to it; a table that is charged to no process says nothing."""
         said: list[str | None] = []
         for at in self._tables:
             table = seen.number(at)
@@ -252,7 +252,7 @@ class Judge:
         return said[0] if said and all(said) else None
 
     def _program(self, seen: _Seen) -> str | None:
-        """Say whether the PEB agrees where the program lies; it may be paged out, and malware may have changed it."""
+        """Check that the PEB agrees where the program lies; it may be paged out, and malware may have changed it."""
         process = seen.process
         places = [process.peb or 0, process.image_base or 0]
         if any(place >= USER_END or place % PAGE for place in places):
@@ -271,7 +271,7 @@ class Judge:
         return _HOLDS if self._is_linked(seen.process) else None
 
     def _mapping(self, seen: _Seen) -> str | None:
-        """Say what is wrong if no kernel address leads to it: it cannot run, and may be a copy."""
+        """Return what is wrong if no kernel address leads to it: it cannot run, and may be a copy."""
         process = seen.process
         if process.address is not None:
             return None
@@ -279,10 +279,10 @@ class Judge:
             return f"a copy of the process at 0x{seen.base:x}"
         return None if process.ended else "no kernel address leads to it"
 
-    # what facts are made of
+    # helpers of the facts
 
     def _leads_back(self, seen: _Seen, at: int) -> bool:
-        """Say whether what the head of a list points to points back to it."""
+        """Return True if an entry that the head of a list points to points back to the head."""
         if seen.points_to_itself(at):
             return True
         links = seen.number(at), seen.number(at + 8)
@@ -292,7 +292,7 @@ class Judge:
         )
 
     def _upper_half(self, root: int) -> tuple[Bools, U64]:
-        """Return of a root's upper half which entries lead to the root, and where all others lead; 0 is nowhere."""
+        """Return which entries of a root's upper half lead to the root, and where all others lead; 0 is nowhere."""
         try:
             page = self._memory.peek(root, PAGE)
         except SourceReadError:
@@ -303,7 +303,7 @@ class Judge:
         return own, np.where(own, np.uint64(0), frames)
 
     def _now(self, listed: Sequence[Process]) -> int:
-        """Return the latest time that the machine knew, and a day more; clocks may have been set back."""
+        """Return the latest time that the machine knew, plus one day; clocks may have been set back."""
         data = self._reader.read(_SYSTEM_TIME, 12)
         low, high, again = (int.from_bytes(data[at : at + 4], "little") for at in (0, 4, 8)) if data else (0, 0, 0)
         now = high << 32 | low
@@ -313,9 +313,9 @@ class Judge:
 
 
 def judged(found: Iterable[Process], judge: Judge) -> tuple[list[tuple[Process, tuple[str, ...]]], list[str]]:
-    """Return what of all that was found is a process, with what is doubtful about it, and notes for the user.
+    """Return the processes among all that was found, each with its doubts, and notes for the user.
 
-    Of what is doubtful only so many are kept, those of which the most holds up: an image may be full of it.
+    Only a limited number of doubtful ones are kept, those for which the most facts hold: an image may be full of them.
     """
     certain: list[Process] = []
     doubtful: list[tuple[Process, Verdict]] = []
@@ -346,7 +346,7 @@ def _most_likely(doubtful: list[tuple[Process, Verdict]]) -> list[tuple[Process,
 
 
 def has_number(pid: int) -> bool:
-    """Say whether a process may have this number."""
+    """Return True if a process may have this id."""
     return 0 < pid < 1 << 32 and pid % 4 == 0
 
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from memcarve.dtypes import I64
     from memcarve.images.physical import PhysicalMemory
 
-#: KUSER_SHARED_DATA, at one address in every kernel; its fields are documented in ntddk.h
+#: KUSER_SHARED_DATA, at the same address in every kernel; its fields are documented in ntddk.h
 _SHARED_DATA = 0xFFFFF78000000000
 _SYSTEM_ROOT, _BUILD, _MAJOR, _MINOR = 0x30, 0x260, 0x26C, 0x270
 _SHARED = _MINOR + 4  # the page need not be there to its end
@@ -34,7 +34,7 @@ _SYSTEM_ROOT_TEXT = re.compile(rb"(?:[A-Za-z]\0:\0\\\0)(?:[^\0]\0){1,250}\0\0")
 _KERNELS = 0xFFFFF80000000000
 _KERNELS_END = 0xFFFFF88000000000
 
-#: the block with which processors start: its words in the first MiB, their masks and what is left of them
+#: the block with which processors start, in the first MiB: offsets of words, their masks and the masked values
 _START = 1 << 20
 _BLOCK = (
     (0x00, 0xFFFFFFFFFFFF00FF, 0x00000001000600E9),
@@ -54,7 +54,7 @@ _MOST_HEADS = 1 << 20  # pages looked at for the beginning of an image
 
 
 class Version(NamedTuple):
-    """Which Windows it is; `build` is None, and `major` 0, where nothing says it."""
+    """Which Windows it is; `build` is None, and `major` 0, if they are not known."""
 
     major: int
     minor: int
@@ -67,7 +67,7 @@ class Version(NamedTuple):
 
 
 class Kernel(NamedTuple):
-    """A kernel as far as it was found: `base`, `size` and `exports` (absolute addresses) where its image was."""
+    """A kernel as far as it was found: `base`, `size` and `exports` (absolute addresses) if its image was found."""
 
     table: AddressTable
     space: AddressSpace
@@ -78,16 +78,16 @@ class Kernel(NamedTuple):
 
 
 class StartBlock(NamedTuple):
-    """What processors are started with: the physical address of the kernel's page tables, an address in the kernel."""
+    """What processors start with: the physical address of the kernel's page tables, and an address in the kernel."""
 
     root: int
     entry: int
 
 
 def start_block(memory: PhysicalMemory) -> StartBlock | None:
-    """Return what the block in the first MiB says with which processors start; None if there is none.
+    """Return what the block in the first MiB that starts the processors says; None if there is none.
 
-    Not every machine has it, and what it says is to be checked.
+    Not every machine has it, and the caller must check what it says.
     """
     physical = np.arange(PAGE, _START, PAGE, dtype=np.uint64)
     try:
@@ -102,10 +102,10 @@ def start_block(memory: PhysicalMemory) -> StartBlock | None:
 
 
 def find_tables(memory: PhysicalMemory) -> Iterator[tuple[AddressTable, Version]]:
-    """Yield the page tables of a kernel, or of a process that maps all of it; nothing where there is no Windows x64.
+    """Yield the page tables of a kernel, or of a process that maps all of it; nothing if there is no Windows x64.
 
-    A candidate is a page whose entry for itself stands in its upper half and through which KUSER_SHARED_DATA is read.
-    Where that page is lost there is none; then candidates are yielded at last with a version of which nothing is known.
+    A candidate is a page with an entry for itself in its upper half, through which KUSER_SHARED_DATA can be read. If
+    that page is lost, there are none; then the pages with such an entry are yielded last, with an unknown version.
     """
     told, block = memory.root, start_block(memory)
     for root in dict.fromkeys([*([] if told is None else [told]), *([block.root] if block else [])]):
@@ -132,13 +132,13 @@ def _with_itself(memory: PhysicalMemory) -> Iterator[int]:
     for block in everything(memory):  # one by one: the kernel's tables lie low
         try:
             entries = words_of(memory, block, buffer)[:, 256:] & _FRAME
-        except SourceReadError:  # what cannot be read holds no root; whoever needs it is told
+        except SourceReadError:  # what cannot be read holds no root; reading it later raises the error
             continue
         yield from block.physical[(entries == block.physical[:, None]).any(axis=1)].tolist()
 
 
 def shared_data(memory: PhysicalMemory, table: AddressTable, address: int = _SHARED_DATA) -> Version | None:
-    """Return which Windows the page at the address of KUSER_SHARED_DATA speaks of; None where it is no such page."""
+    """Return which Windows the page at the address of KUSER_SHARED_DATA names; None if it is not such a page."""
     physical = translate(memory, table, address)
     page = memory.read(physical, _SHARED) if physical is not None else None
     if page is None or not _SYSTEM_ROOT_TEXT.match(page, _SYSTEM_ROOT):
@@ -155,8 +155,8 @@ def kernels(
 ) -> Iterator[Kernel]:
     """Yield what may be the kernel: images that call themselves ntoskrnl.exe, with the `wanted` exports they have.
 
-    Any module may claim that name: whether the exports make sense is for the caller to check. The last one has no image
-    and no exports. Raises LimitError where the kernel half claims more than `limit`.
+    Any module may claim that name: the caller must check that the exports make sense. The last one has no image and no
+    exports. Raises LimitError if the kernel half claims more than `limit`.
     """
     space = kernel_space(memory, table, limit)
     budget = _MOST_KERNELS
@@ -181,14 +181,14 @@ def kernels(
 
 
 def kernel_space(memory: PhysicalMemory, table: AddressTable, limit: int | None = None) -> AddressSpace:
-    """Return the kernel half as an address space; `limit` counts where it is larger than the usual one."""
+    """Return the kernel half as an address space; `limit` counts if it is larger than the usual one."""
     pages = walk(memory, table, KERNEL_HALF, TOP, max(limit or 0, default_limit(memory)))
     start, size, physical, offset, flags = pages.placed
     return AddressSpace(start, size, offset, memory.backing, physical=physical, flags=flags, repeats=pages.repeats)
 
 
 def peek(space: AddressSpace, address: int, size: int) -> bytes:
-    """Return `size` bytes at `address`, zeros for those not in memory: for structures, never for evidence."""
+    """Return `size` bytes at `address`, zeros for those not in memory: only for structures, never for output."""
     try:
         return space.read(address, size)
     except AddressError:
@@ -219,7 +219,7 @@ def _checked(memory: PhysicalMemory, root: int) -> tuple[AddressTable, Version |
 def _images(space: AddressSpace, entry: int | None) -> Iterator[tuple[int, pe.Headers]]:
     """Yield the 64-bit images with exports in a kernel half, those where Windows loads its kernel first.
 
-    Before them all, those that begin not far below `entry`, an address that should lie in the kernel.
+    Images that begin not far below `entry`, an address that should lie in the kernel, come before all others.
     """
     usual = (space.start >= np.uint64(_KERNELS)) & (space.start < np.uint64(_KERNELS_END))
     near = np.zeros(len(space), np.bool_)

@@ -1,8 +1,8 @@
 """Where a Windows x64 kernel keeps what it knows of a process's memory and threads: offsets in its structures.
 
 They come from the table of known kernels (``windows_x64_layouts.json``), whose entries were read from Microsoft's
-symbols; some of them know nothing of a VAD. What is believed of it is settled by ``learning``. What the table leaves
-out because it never changes: RTL_BALANCED_NODE (ntdef.h), CLIENT_ID (ntddk.h).
+symbols; some of them do not describe a VAD. ``learning`` settles what is believed of the table. The table leaves out
+what never changes: RTL_BALANCED_NODE (ntdef.h), CLIENT_ID (ntddk.h).
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ class Bits(NamedTuple):
     mask: int
 
     def of(self, data: bytes) -> int:
-        """Return its value in a structure's bytes."""
+        """Return the field's value in a structure's bytes."""
         return int.from_bytes(data[self.at : self.at + self.size], "little") >> self.first & self.mask
 
 
 class Way(NamedTuple):
-    """The way from a subsection to the name of its file: offsets of the members that lead on."""
+    """The way from a subsection to the name of its file: offsets of the members to follow."""
 
     control_area: int
     file: int
@@ -43,10 +43,10 @@ class Way(NamedTuple):
 class Tree(NamedTuple):
     """The tree of VADs: `root` in an EPROCESS points to the topmost node; offsets in a node, in bytes.
 
-    `anchor` is where in the EPROCESS the topmost node's parent lies, None where it has none. Page numbers are numbers
-    of 8 bytes, or where there are `start_high` and `end_high` of 4 bytes and one more byte there. `size` is that of the
-    shortest node. The rest leads from a long node to the name of the file. What of the flags and of the way to the file
-    is not known is None.
+    `anchor` is where in the EPROCESS the topmost node's parent lies, None if it has none. Page numbers have 8 bytes;
+    if there are `start_high` and `end_high`, they have 4 bytes and one more byte there. `size` is that of the shortest
+    node. The rest leads from a long node to the name of the file. Flags, and parts of the way to the file, are None if
+    they are not known.
     """
 
     root: int
@@ -68,7 +68,7 @@ class Tree(NamedTuple):
     file_name: int
 
     def rooted(self, at: int) -> Tree:
-        """Return the same tree whose topmost node `at` in the EPROCESS points to."""
+        """Return the same tree with its root at the offset `at` in the EPROCESS."""
         moved = at - self.root
         return self._replace(root=at, anchor=None if self.anchor is None else self.anchor + moved)
 
@@ -76,7 +76,7 @@ class Tree(NamedTuple):
 class ThreadList(NamedTuple):
     """The list of threads: its `head` in an EPROCESS, its `links` in an ETHREAD, and offsets of members there.
 
-    Start address and TEB are None where it is not known in which members they are.
+    The offsets of start address and TEB are None if they are not known.
     """
 
     head: int
@@ -87,12 +87,12 @@ class ThreadList(NamedTuple):
 
 
 def trees(entries: Iterable[Offsets]) -> list[Tree]:
-    """Return the trees that entries of the table know in full, each once."""
+    """Return the trees that entries of the table describe in full, each once."""
     return _distinct((offsets for offsets in entries if f"{_SHORT}.size" in offsets), _tree)
 
 
 def roots(entries: Iterable[Offsets]) -> list[int]:
-    """Return where in an EPROCESS the pointer to the topmost node is, by entries of the table, each offset once."""
+    """Return the offsets in an EPROCESS of the pointer to the topmost node, from entries of the table, each once."""
     found = (
         int(offsets["_EPROCESS.VadRoot"]) + at
         for offsets in entries
@@ -103,7 +103,7 @@ def roots(entries: Iterable[Offsets]) -> list[int]:
 
 
 def ways(entries: Iterable[Offsets]) -> list[Way]:
-    """Return the ways from a subsection to the name of its file that entries of the table speak of, each once."""
+    """Return the ways from a subsection to the name of its file in entries of the table, each once."""
     return list(
         dict.fromkeys(
             Way(
@@ -117,7 +117,7 @@ def ways(entries: Iterable[Offsets]) -> list[Way]:
 
 
 def thread_lists(entries: Iterable[Offsets]) -> list[ThreadList]:
-    """Return the lists of threads that entries of the table speak of, each once."""
+    """Return the lists of threads in entries of the table, each once."""
     return _distinct(entries, _thread_list)
 
 

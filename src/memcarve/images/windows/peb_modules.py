@@ -1,8 +1,8 @@
 """The process environment block of a process on Windows x64: the modules that its loader lists, and its heaps.
 
 Sources: winternl.h and Microsoft's symbols of _PEB, _PEB_LDR_DATA and _LDR_DATA_TABLE_ENTRY, which have kept these
-offsets in every 64-bit Windows. All of it lies in the process's own memory, where it may write what it likes, and where
-pages may be missing.
+offsets in every 64-bit Windows. All of it lies in the process's own memory, where the process may write what it likes,
+and where pages may be missing.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _LONGEST = 60  # characters of a name that a note shows
 
 
 class Form(NamedTuple):
-    """How wide pointers are, in bytes, and where members lie: in the PEB, in the loader's data, in an entry of it.
+    """The width of pointers, in bytes, and offsets of members: in the PEB, in the loader's data, in one of its entries.
 
     An entry begins with three links, one for each of the `lists`.
     """
@@ -54,7 +54,7 @@ NARROW = Form("32-bit PEB", 4, 0x0C, 0x88, 0x90, (0x0C, 0x14, 0x1C), 0x18, 0x20,
 class _Ring(NamedTuple):
     """The links of a list in order, and whether each agrees with the one before it; what is wrong with the list.
 
-    `whole`: it leads back to its head, so that nothing is missing.
+    `whole`: it leads back to its head, so nothing is missing.
     """
 
     links: dict[int, bool]
@@ -63,9 +63,9 @@ class _Ring(NamedTuple):
 
 
 def modules(reader: Reader, peb: int, form: Form, program: int | None) -> tuple[list[Module] | None, list[str]]:
-    """Return the modules that the loader's lists hold, and notes for the user; None where there are no lists.
+    """Return the modules that the loader's lists hold, and notes for the user; None if there are no lists.
 
-    Entries come in load order; after them those that only other lists lead to. `program` is the address of the
+    Entries are in load order; after them come those that only other lists lead to. `program` is the address of the
     program's own image, which is never initialised as libraries are.
     """
     loader = reader.number(peb + form.loader, form.word)
@@ -74,7 +74,7 @@ def modules(reader: Reader, peb: int, form: Form, program: int | None) -> tuple[
     if not loader:
         return None, []  # the loader has not begun
     rings = [_ring(reader, loader + head, form.word) for head in form.lists]
-    # each entry by its address, and which of the lists lead to it; those that some list agrees about
+    # each entry by its address, with the lists that lead to it; and the entries that some list agrees about
     entries: dict[int, set[int]] = {}
     sure: set[int] = set()
     for place, ring in enumerate(rings):
@@ -114,7 +114,7 @@ def heaps(reader: Reader, peb: int, form: Form) -> tuple[list[Area], list[str]]:
     """Return the heaps that a PEB lists, each its first page, and notes for the user."""
     count, array = reader.number(peb + form.heap_count, 4), reader.number(peb + form.heaps, form.word)
     if count is None or array is None:
-        return [], []  # what is missing is the PEB, which the modules' note says
+        return [], []  # the PEB is missing, which the modules' note says
     found: dict[int, None] = {}
     lost = impossible = 0
     for place in range(min(count, _MOST_HEAPS)):
@@ -137,7 +137,7 @@ def heaps(reader: Reader, peb: int, form: Form) -> tuple[list[Area], list[str]]:
 
 
 def _ring(reader: Reader, head: int, word: int) -> _Ring:
-    """Follow a list forward; where it is damaged backward as well."""
+    """Follow a list forward; if it is damaged, backward as well."""
     forward = _follow(reader, head, word, forward=True)
     if forward.whole:
         return forward
@@ -147,7 +147,7 @@ def _ring(reader: Reader, head: int, word: int) -> _Ring:
 
 
 def _follow(reader: Reader, head: int, word: int, *, forward: bool) -> _Ring:
-    """Return the links from a head on in one direction, up to where they lead back there or to nothing."""
+    """Return the links from a head on in one direction, until they lead back to it or nowhere."""
     found: dict[int, bool] = {}
     here, before, last = head, head, head
     while True:

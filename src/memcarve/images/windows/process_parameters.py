@@ -1,7 +1,7 @@
 """What a process on Windows x64 was started with: command line, image path, current directory, environment.
 
 Sources: winternl.h and Microsoft's symbols of _PEB and _RTL_USER_PROCESS_PARAMETERS, which have kept these offsets in
-every 64-bit Windows. All of it lies in the process's own memory: it is the process's word, which it may change.
+every 64-bit Windows. All of it lies in the process's own memory, which the process may change.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 #: bytes of an environment; Windows sets no limit to it since Vista
 MOST_ENVIRONMENT = 1 << 20
 _MAXIMUM_LENGTH, _FLAGS = 0, 8  # the first is the size (bytes) of the parameters, texts included
-#: of the flags: buffers of texts are addresses; without it, as before the program begins, they are relative to the
-#: parameters. Nothing looks at it later: a buffer that cannot be relative is an address all the same
+#: a flag: buffers of texts are addresses; without it, as before the program begins, they are relative to the
+#: parameters. Nothing reads the flag later, so a buffer that cannot be relative is an address in any case
 _NORMALISED = 1
 _WORDS = ("command line", "image path", "current directory", "environment")
 
 
 class _Offsets(NamedTuple):
-    """Where the PEB leads to the parameters, and where in these what is: texts, the environment and its size."""
+    """Offset in the PEB of the pointer to the parameters, and offsets in them: texts, the environment and its size."""
 
     parameters: int
     directory: int
@@ -40,7 +40,7 @@ _OFFSETS = {8: _Offsets(0x20, 0x38, 0x60, 0x70, 0x80, 0x3F0), 4: _Offsets(0x10, 
 
 
 def parameters(reader: Reader, peb: int, form: Form) -> tuple[Parameters | None, list[str]]:
-    """Return what the parameters that a PEB leads to say, and notes for the user; None where it leads to none."""
+    """Return the contents of the parameters that a PEB points to, and notes for the user; None if there are none."""
     at = _OFFSETS[form.word]
     place = reader.number(peb + at.parameters, form.word)
     if not place:
@@ -59,7 +59,7 @@ def parameters(reader: Reader, peb: int, form: Form) -> tuple[Parameters | None,
 
 
 def _text(reader: Reader, place: int, offset: int, word: int, relative: int) -> str | None:
-    """Return what a UNICODE_STRING in the parameters says; None where that cannot be read.
+    """Return the text of a UNICODE_STRING in the parameters; None if it cannot be read.
 
     A buffer below `relative` is relative to the parameters, which lie at `place`.
     """
@@ -75,7 +75,7 @@ def _text(reader: Reader, place: int, offset: int, word: int, relative: int) -> 
 
 
 def _environment(reader: Reader, place: int, at: _Offsets, word: int) -> tuple[str, ...] | None:
-    """Return the strings of the environment; None where one of them cannot be read, or no end is found."""
+    """Return the strings of the environment; None if one of them cannot be read, or it has no end."""
     begin, size = (reader.number(place + offset, word) for offset in (at.environment, at.environment_size))
     if begin is None:
         return None
@@ -97,9 +97,9 @@ def _environment(reader: Reader, place: int, at: _Offsets, word: int) -> tuple[s
 
 
 def _end(before: bytearray, part: bytes) -> int | None:
-    """Return where the last string of an environment ends whose next bytes are `part`; None where it goes on.
+    """Return where the last string of an environment ends, if its next bytes are `part`; None if it goes on.
 
-    An empty string follows the last one: two zeros, of two bytes each. Of an environment without strings one is enough.
+    An empty string follows the last one: two zeros, of two bytes each. If there are no strings, one zero is enough.
     """
     begin = max(len(before) - 3, 0) & ~1
     both = bytes(before[begin:]) + part

@@ -1,7 +1,7 @@
 """The processes of a Windows x64 machine, found in its memory without symbols.
 
-The kernel's list of processes is walked in both directions from the System process. All of physical memory is looked
-through for processes as well, which repairs a damaged list and finds those that were taken out of it or have ended.
+The kernel's list of processes is walked in both directions from the System process. All physical memory is searched for
+processes as well, which repairs a damaged list and finds those that were taken out of it or have ended.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _ROOT = (1 << 52) - PAGE  # CR3 without its flags and the PCID
 _MOST_PROCESSES = 1 << 16
 _SAMPLE = 64  # processes that are looked at to see whether a layout fits
 _RUNNING = 0x103  # STATUS_PENDING: what ExitStatus says until a process ends
-#: of what looks like a process, so much is looked at; or one in so many pages if that is more
+#: how many candidates for a process are looked at; or one for so many pages, if that is more
 _MOST_CANDIDATES, _CANDIDATE_PAGES = 1 << 17, 16
 _EPOCH = dt.datetime(1601, 1, 1, tzinfo=dt.UTC)
 _WANTED = {b"PsInitialSystemProcess", b"NtBuildNumber"} | {export for export, _ in eprocess.ACCESSORS.values()}
@@ -46,7 +46,7 @@ _WANTED = {b"PsInitialSystemProcess", b"NtBuildNumber"} | {export for export, _ 
 class Process(NamedTuple):
     """One EPROCESS: its `address`, the `offset` of its links in the backing, neighbours in the list, and its members.
 
-    `address` is None where no kernel address leads to it any more; then `physical` says where all of it lies. Times are
+    `address` is None if no kernel address leads to it any more; then `physical` is where all of it lies. Times are
     FILETIMEs; what is unknown is None.
     """
 
@@ -68,9 +68,9 @@ class Process(NamedTuple):
 
 
 class Windows:
-    """A Windows x64 machine: its kernel, and its processes once they are asked for.
+    """A Windows x64 machine: its kernel, and its processes on demand.
 
-    Raises ProcessError where a Windows is there but its processes cannot be found; the message says what was found.
+    Raises ProcessError if there is a Windows but its processes cannot be found; the message says what was found.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class Windows:
         self.notes: list[str] = []
         self._problem = ""
         candidates = list(kernel.kernels(memory, table, version, _WANTED, limit))
-        # first by the System process; where none makes sense, by any processes that are linked to each other
+        # first by the System process; if none makes sense, by any processes that are linked to each other
         found = None
         for candidate in candidates:
             self.kernel: Kernel = candidate
@@ -100,7 +100,7 @@ class Windows:
 
     @property
     def description(self) -> str:
-        """Which Windows it is, and how its processes are read, in words."""
+        """Which Windows it is and how its processes are read, in words."""
         base = f", kernel at 0x{self.kernel.base:x}" if self.kernel.base is not None else ""
         return f"Windows {self.kernel.version} x64{base}; offsets from {self.layout_source}"
 
@@ -110,18 +110,18 @@ class Windows:
         return bool(self._walk_list()[1])
 
     def listed(self) -> list[ProcessEntry]:
-        """Return the processes that the kernel's list leads to, without looking through all of memory."""
+        """Return the processes that the kernel's list leads to, without a search of all memory."""
         return [_entry(process, linked=True) for process in self._walk_list()[0]]
 
     @property
     def problem(self) -> str:
-        """What is wrong with the kernel's list of processes, in words; nothing if it is whole."""
+        """What is wrong with the kernel's list of processes, in words; empty if it is whole."""
         return self._walk_list()[1]
 
     def processes(self) -> list[ProcessEntry]:
         """Return every process, in the order of the list; then those that only the search found, by pid.
 
-        What the search found is judged; what is doubtful comes last.
+        Processes that the search found are judged; doubtful ones come last.
         """
         if self._all is None:
             reached, problem = self._walk_list()
@@ -143,7 +143,7 @@ class Windows:
         return self._all
 
     def _unlisted(self, reached: list[Process]) -> list[tuple[Process, tuple[str, ...]]]:
-        """Return what the search found besides those `reached` by the list, by pid, and what is doubtful about each."""
+        """Return what the search found besides those `reached` by the list, by pid, each with its doubts."""
         known = {process.offset for process in reached}
         search = self._search(self.layout, everything(self.memory))
         judge = Judge(self.memory, self.kernel, self.layout, reached, self._is_linked)
@@ -161,10 +161,9 @@ class Windows:
             return b""
 
     def _settle(self) -> tuple[Layout, Process, str] | None:
-        """Return the layout under which the System process makes sense, that process, and where the layout is from.
+        """Return the layout under which the System process makes sense, that process, and the layout's source.
 
-        Layouts resemble each other: where several will do for System, the one under which most processes make sense
-        counts.
+        Layouts resemble each other: if several fit System, the one under which most processes make sense counts.
         """
         pointer = self.kernel.exports.get(b"PsInitialSystemProcess")
         if (pointer is None) != (self.kernel.base is None):
@@ -191,7 +190,7 @@ class Windows:
     ) -> tuple[Layout, Process] | None:
         """Return which of several layouts holds up, and the System process: at `address`, if that is known.
 
-        Else it is searched for; without `headers` also where no object of a process begins.
+        Otherwise it is searched for; without `headers` also at addresses without the header of a process.
         """
         told = decoded if found.source.startswith("the accessors") else {}
         held: list[tuple[eprocess_members.Judged, eprocess_members.Sample, int]] = []
@@ -204,7 +203,7 @@ class Windows:
                 and address is None
                 and not eprocess_members.is_process(Reader(self.kernel.space), system.address)
             ):
-                continue  # another layout, shifted
+                continue  # a different layout that fits when shifted
             if not headers and not self._maps_kernel(system):
                 continue
             sample = eprocess_members.Sample(self.memory, self.kernel, system.address, layout.links)
@@ -219,7 +218,7 @@ class Windows:
         return None if system is None else (layout, system)
 
     def _maps_kernel(self, process: Process) -> bool:
-        """Say whether a process's page tables map what every kernel's do, as far as that can be told."""
+        """Return True if a process's page tables map what every kernel's do, as far as that is known."""
         if not self.kernel.version.major:
             return process.root & _ROOT != 0
         table = self.kernel.table._replace(root=process.root & _ROOT)
@@ -228,10 +227,10 @@ class Windows:
     def _settle_without_system(
         self, candidates: list[Kernel], *, headers: bool = True
     ) -> tuple[Layout, Process, str] | None:
-        """Settle on kernel and layout by any processes that are linked to others, if System itself is damaged.
+        """Settle kernel and layout by any processes that are linked to others, if System itself is damaged.
 
-        A layout that is another one, shifted, may find as many: then the one counts that the kernel's own code tells.
-        If nothing is found where `headers` of processes are, they may be overwritten, too.
+        A wrong layout, shifted, may find as many: then the one given by the kernel's own code counts. If nothing is
+        found at `headers` of processes, these may have been overwritten, too.
         """
         best: tuple[int, int] = (1, 0)
         settled: tuple[Kernel, tuple[Layout, Process, str]] | None = None
@@ -261,7 +260,7 @@ class Windows:
         return settled[1]
 
     def _find_system(self, layout: Layout) -> Process | None:
-        """Look for the System process in what the kernel maps."""
+        """Search what the kernel maps for the System process."""
         for process in self._search(layout, pages_of(self.memory, self.kernel.space), only=SYSTEM):
             named = process.name.rstrip(b"\0").lower() == b"system"
             if named and _makes_sense(process) and self._is_linked(process, layout):
@@ -269,12 +268,12 @@ class Windows:
         return None
 
     def _read(self, address: int, layout: Layout) -> Process | None:
-        """Read the EPROCESS at a kernel address; None where it does not make sense."""
+        """Read the EPROCESS at a kernel address; None if it does not make sense."""
         process = self._look(address, layout)
         return process if process is not None and _makes_sense(process) else None
 
     def _look(self, address: int, layout: Layout) -> Process | None:
-        """Read what may be an EPROCESS at a kernel address; None where none can be."""
+        """Read what may be an EPROCESS at a kernel address; None if there cannot be one."""
         space = self.kernel.space
         if address % 16 or not POINTERS <= address < (1 << 64) - layout.end:
             return None
@@ -284,18 +283,18 @@ class Windows:
             return None
         process = self._parse(kernel.peek(space, address, layout.end), layout, address, place)
         if not process.exit and layout.exit is not None and self._link(address + layout.exit, forward=True) is None:
-            return process._replace(exit=None, ended=None)  # not in memory, which is no zero
+            return process._replace(exit=None, ended=None)  # not in memory, which is not the same as zero
         return process
 
     def _parse(self, data: bytes, layout: Layout, address: int | None, offset: int) -> Process:
-        """Return the process in an EPROCESS's bytes, whose links lie at `offset`."""
+        """Return the process in an EPROCESS's bytes, whose links are at `offset` of the backing."""
 
         def number(member: int | None, size: int = 8) -> int | None:
             return None if member is None else int.from_bytes(data[member : member + size], "little")
 
         wow64, status, ended = number(layout.wow64), number(layout.exit_status, 4), number(layout.exit)
         if not status and address is not None and not self._is_there(address + (layout.exit_status or 0), 4):
-            status = None  # zeros stand for it
+            status = None  # it was not read: the zeros only fill its room
         following, preceding = struct.unpack_from("<QQ", data, layout.links)
         return Process(
             address=address,
@@ -322,7 +321,7 @@ class Windows:
         return True
 
     def _walk_list(self) -> tuple[list[Process], str]:
-        """Return the processes that the list leads to, in its order, and what is wrong with it, in words."""
+        """Return the processes that the list leads to, in its order, and what is wrong with the list, in words."""
         if self._listed is None:
             forward, problem = self._follow(self.layout, self.system, forward=True)
             backward, other = self._follow(self.layout, self.system, forward=False)
@@ -335,7 +334,7 @@ class Windows:
         return self._listed, self._problem
 
     def _follow(self, layout: Layout, system: Process, *, forward: bool) -> tuple[list[Process], str]:
-        """Walk the list from System in one direction until it closes; the head, which is no process, is passed once."""
+        """Walk the list from System in one direction until it closes; the head, not a process, is passed once."""
         first = system.address or 0
         found, seen, head = [system], {first}, False
         here = first + layout.links
@@ -360,14 +359,14 @@ class Windows:
         return found, f"{way}, it does not end"
 
     def _link(self, entry: int, *, forward: bool) -> int | None:
-        """Return what a LIST_ENTRY at an address holds; None where it is not in memory."""
+        """Return what a LIST_ENTRY at an address holds; None if it is not in memory."""
         try:
             return int.from_bytes(self.kernel.space.read(entry if forward else entry + 8, 8), "little")
         except AddressError:
             return None
 
     def _is_linked(self, process: Process, layout: Layout | None = None) -> bool:
-        """Say whether a neighbour in the list still points to the process."""
+        """Return True if a neighbour in the list still points to the process."""
         if process.address is None:
             return False
         here = process.address + (layout or self.layout).links
@@ -376,11 +375,11 @@ class Windows:
         return not alone and here in (after, before)
 
     def _search(self, layout: Layout, blocks: Iterable[Block], only: int | None = None) -> Iterator[Process]:
-        """Look through memory for what looks like a process, each yielded once; `only` those with this pid."""
+        """Search memory for what looks like a process and yield each once; with `only`, those with this pid."""
         space, memory = self.kernel.space, self.memory
         order = np.argsort(space.offset, kind="stable")
         begins, ends = space.offset[order], (space.offset + space.size)[order]
-        # of all that begin before a place the one that reaches farthest: a page may be mapped more than once
+        # of all extents that begin before an offset, the one that reaches farthest: a page may be mapped repeatedly
         reaches = np.maximum.accumulate(ends)
         farthest = np.maximum.accumulate(np.where(ends == reaches, np.arange(len(ends)), 0))
         heads = {entry.get("_EPROCESS.ThreadListHead") for entry in eprocess.entries(self.kernel.version, layout)[0]}
@@ -388,14 +387,14 @@ class Windows:
         seeker = Seeker(layout, memory.end, None if head is None else int(head), only)
         seen: set[int] = set()
         most = max(_MOST_CANDIDATES, memory.total // PAGE // _CANDIDATE_PAGES)
-        # what the kernel does not map cannot use up what it does
+        # two budgets: candidates that the kernel does not map cannot use up that of those it maps
         left = {True: most, False: most}
         for found, distances in look_through(memory, blocks, seeker):
-            there = memory.holds(found, 1)  # of a page that is there in part the rest looks like zeros
+            there = memory.holds(found, 1)  # if only a part of a page is there, the rest looks like zeros
             physical, distance = found[there], distances[there]
             ranges = np.searchsorted(memory.start, physical, "right") - 1
             offsets = memory.offset[ranges] + (physical - memory.start[ranges])
-            # where in the kernel's half does it lie?
+            # where in the kernel half does it lie?
             rows = np.searchsorted(begins, offsets, "right").astype(np.int64) - 1
             mapped = rows >= 0
             rows = farthest[np.maximum(rows, 0)]
@@ -416,7 +415,7 @@ class Windows:
             self.notes.append(note)
 
     def _mapped(self, address: int, layout: Layout) -> Process | None:
-        """Read an EPROCESS at a kernel address; if it is mapped more than once, at the one that its own lists have."""
+        """Read an EPROCESS at a kernel address; if it is mapped more than once, at the one in its own lists."""
         process = self._look(address, layout)
         for at in (PROFILE_LIST, WAIT_LIST) if process is not None else ():
             link = self._link(address + at, forward=True)
@@ -441,7 +440,7 @@ class Windows:
 
 
 def _makes_sense(process: Process) -> bool:
-    """Say whether every member holds what it can hold: chance does not make all of it so."""
+    """Return True if every member holds a possible value: chance does not make that so."""
     links = (process.following, process.preceding)
     user = (process.image_base or 0, process.peb or 0)
     return (
@@ -474,7 +473,7 @@ def _entry(process: Process, *, linked: bool, doubts: tuple[str, ...] = ()) -> P
 
 
 def _time(value: int | None) -> dt.datetime | None:
-    """Return a FILETIME as a time; None where there is none, or none that a calendar has."""
+    """Return a FILETIME as a time; None if there is none, or a calendar does not have it."""
     if not value:
         return None
     try:

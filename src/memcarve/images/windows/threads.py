@@ -1,7 +1,7 @@
 """The threads of a process on Windows x64: the kernel's list of them, their TEBs and stacks.
 
 Sources: Microsoft's symbols of _ETHREAD; winternl.h and the symbols of _TEB and _NT_TIB, which have kept these offsets
-in every 64-bit Windows. A TEB lies in the process's own memory, where it may write what it likes.
+in every 64-bit Windows. A TEB lies in the process's own memory, where the process may write what it likes.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _NARROW_OFFSET = 0x180C  # WowTebOffset, from Windows 10 on
 
 
 class Kthread(NamedTuple):
-    """A thread as the kernel knows it, in the ETHREAD at `address`; `teb` and `begin` are 0 where it has none."""
+    """A thread as the kernel knows it, in the ETHREAD at `address`; `teb` and `begin` are 0 if it has none."""
 
     address: int
     tid: int
@@ -38,7 +38,7 @@ class Kthread(NamedTuple):
 
 
 class Walked(NamedTuple):
-    """The threads of a list, what is wrong with it, in words, and how many entries are another process's or none."""
+    """The threads of a list, what is wrong with it, in words, and how many entries are not this process's threads."""
 
     threads: list[Kthread]
     problem: str
@@ -46,14 +46,14 @@ class Walked(NamedTuple):
 
 
 class Stack(NamedTuple):
-    """A thread's stack, half-open: what was set aside for it, not only what is in use."""
+    """A thread's stack, half-open: the reserved range, not only what is in use."""
 
     start: int
     end: int
 
 
 class _Form(NamedTuple):
-    """How wide pointers are, in bytes, and where members lie in a TEB."""
+    """The width of pointers, in bytes, and offsets of members in a TEB."""
 
     word: int
     base: int
@@ -66,7 +66,7 @@ _WIDE, _NARROW = _Form(8, 0x08, 0x10, 0x30, 0x1478), _Form(4, 0x04, 0x08, 0x18, 
 
 
 def walk(reader: Reader, layout: ThreadList, process: int, pid: int) -> Walked:
-    """Return the threads in the list of a process (address of its EPROCESS); backward too where it is damaged."""
+    """Return the threads in the list of a process (address of its EPROCESS); a damaged list is also read backward."""
 
     def owner(link: int) -> int | None:
         return reader.number(link - layout.links + layout.client)
@@ -91,7 +91,7 @@ def walk(reader: Reader, layout: ThreadList, process: int, pid: int) -> Walked:
 
 
 def is_thread(reader: Reader, thread: Kthread) -> bool:
-    """Say whether a thread is an object of that type, and has a TEB where one can be, or none."""
+    """Return True if a thread is an object of that type, and has no TEB or one at a possible address."""
     kind = reader.number(thread.address, 1)
     return kind is not None and kind & OBJECT_TYPE == THREAD_OBJECT and thread.teb % PAGE == 0 and thread.teb < USER_END
 
@@ -108,12 +108,12 @@ def notes_of(walked: Walked) -> list[str]:
 
 
 def stack(reader: Reader, teb: int) -> tuple[Stack | None, str]:
-    """Return the stack that the TEB at an address speaks of, or None and why not; no reason where that is usual."""
+    """Return the stack that the TEB at an address gives, or None and why not; without a reason if that is usual."""
     return _stack(reader, teb, _WIDE)
 
 
 def narrow(reader: Reader, teb: int) -> tuple[int, Stack | None] | None:
-    """Return address and stack of the 32-bit TEB that belongs to another; None where none is found."""
+    """Return address and stack of the 32-bit TEB that belongs to a TEB; None if there is none."""
     behind = reader.number(teb + _NARROW_OFFSET, 4)
     signed = None if behind is None else behind - (behind >> 31 << 32)
     places = (
@@ -144,7 +144,7 @@ def _stack(reader: Reader, teb: int, form: _Form) -> tuple[Stack | None, str]:
 def _follow(reader: Reader, head: int, is_own: Callable[[int], bool], *, forward: bool) -> tuple[list[int], str]:
     """Return the links from a head on in one direction, and what is wrong with them.
 
-    What a link leads to counts if it leads back, or else if `is_own` knows it.
+    What a link leads to counts if it leads back, or if `is_own` recognises it.
     """
     found: list[int] = []
     seen = {head}

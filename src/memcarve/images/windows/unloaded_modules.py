@@ -1,12 +1,12 @@
-"""The modules that a process on Windows x64 has unloaded: what its ntdll keeps of the last ones, for debuggers.
+"""The modules that a process on Windows x64 has unloaded: ntdll keeps the last ones for debuggers.
 
-Two functions of ntdll tell where. RtlGetUnloadEventTrace returns the address of an array of 64 entries.
+Two functions of ntdll say where. RtlGetUnloadEventTrace returns the address of an array of 64 entries.
 RtlGetUnloadEventTraceEx gives the addresses of three variables: the size of an entry, the number of entries, and a
-pointer to them, which is null before there is one. An entry's place is its sequence number, modulo their number.
+pointer to them, which is null before there is one. An entry's index is its sequence number, modulo their number.
 
 Sources: Microsoft, "RtlGetUnloadEventTrace function" and "RtlGetUnloadEventTraceEx function" (learn.microsoft.com,
-Win32 developer notes). That Version ends an entry, and how the second function looks in 32 bits, are told by programs
-that read the list (System Informer's phnt headers, NtUtils). All of it lies in the process's own memory.
+Win32 developer notes). Programs that read the list (System Informer's phnt headers, NtUtils) show that Version ends an
+entry, and what the second function looks like in 32 bits. All of it lies in the process's own memory.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ _LARGEST_ENTRY = 1 << 10
 class Form(NamedTuple):
     """An ntdll of one width: its machine, the width of a pointer (bytes), all the code of both functions, its entries.
 
-    Code is what stands before, between and behind addresses of four bytes, which are `relative` to their own end.
-    `entry` is how entries begin: base, size, sequence, time stamp, check sum, name. `sizes` are those (bytes) that an
-    entry of the array may have: with Version behind it, and without.
+    Code is what comes before, between and after addresses of four bytes, which may be `relative` to their own end.
+    `entry` is how entries begin: base, size, sequence, time stamp, check sum, name. `sizes` (bytes) are those that an
+    entry of the array may have: with Version at its end, and without.
     """
 
     source: str
@@ -85,7 +85,7 @@ FORMS = {
 
 
 class _Entries(NamedTuple):
-    """What a list of so many entries (`number`) holds: those that make sense, how many do not, or are not in memory."""
+    """What a list of `number` entries holds: those that make sense, how many do not, how many are not in memory."""
 
     number: int
     rows: list[UnloadedModule]
@@ -94,14 +94,14 @@ class _Entries(NamedTuple):
 
     @property
     def sound(self) -> bool:
-        """Whether it is the list: of what was read with another size little makes sense."""
+        """Whether it is the list: read with a wrong size, little of it would make sense."""
         return len(self.rows) >= self.wrong and (not self.number or self.lost < self.number)
 
 
 def unloaded(reader: Reader, form: Form, bases: Iterable[int]) -> tuple[Unloaded | None, list[str]]:
     """Return the modules that were unloaded, in that order, and notes for the user; None if they are not known.
 
-    `bases` are where ntdll may lie, the likeliest first; what is no ntdll of that width is passed over.
+    `bases` are where ntdll may lie, the most likely first; what is not an ntdll of that width is skipped.
     """
     notes: list[str] = []
     seen: set[int] = set()
@@ -149,7 +149,7 @@ def _read(reader: Reader, form: Form, base: int) -> _Entries | str | None:
 
 
 def _exports(reader: Reader, base: int, image: pe.Image) -> dict[bytes, int] | None:
-    """Return where in ntdll both functions are, as far as its exports can be read; None if it is another image."""
+    """Return the addresses of both functions, as far as ntdll's exports can be read; None if it is another image."""
 
     def look(at: int, size: int) -> bytes:
         return _padded(reader, base + at, size)
@@ -166,7 +166,7 @@ def _exports(reader: Reader, base: int, image: pe.Image) -> dict[bytes, int] | N
 def _addresses(
     reader: Reader, begin: int, code: tuple[bytes, ...], inside: range, *, relative: bool
 ) -> list[int] | None:
-    """Return the addresses in a function's code; None if it is another code, or one of them is not `inside` ntdll."""
+    """Return the addresses in a function's code; None if the code differs, or an address is not `inside` ntdll."""
     data = reader.read(begin, sum(map(len, code)) + 4 * (len(code) - 1))
     if data is None or not data.startswith(code[0]):
         return None
@@ -196,7 +196,7 @@ def _by_variables(reader: Reader, form: Form, places: list[int] | None) -> list[
 
 
 def _by_array(reader: Reader, form: Form, places: list[int] | None) -> list[_Entries]:
-    """Return the list at an address, read with each of the sizes that its entries may have."""
+    """Return the list at an address, read with each size that its entries may have."""
     return [] if places is None else [_entries(reader, form, places[0], size, _ENTRIES) for size in form.sizes]
 
 
@@ -226,7 +226,7 @@ def _entries(reader: Reader, form: Form, begin: int, size: int, number: int) -> 
 
 
 def _padded(reader: Reader, address: int, size: int) -> bytes:
-    """Return `size` bytes at an address, zeros where a page is not in memory."""
+    """Return `size` bytes at an address, with zeros for pages that are not in memory."""
     data = reader.read(address, size)
     if data is not None:
         return data

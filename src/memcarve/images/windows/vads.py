@@ -1,7 +1,7 @@
 """The VAD tree of a process of a Windows x64 machine: the regions that its kernel knows.
 
-Sources: Microsoft's symbols of _MMVAD_SHORT, _MMVAD and _MI_VAD_TYPE; "Memory Protection Constants" (winnt.h). A node
-is never looked at twice, whatever points to it.
+Sources: Microsoft's symbols of _MMVAD_SHORT, _MMVAD and _MI_VAD_TYPE; "Memory Protection Constants" (winnt.h). No node
+is looked at twice, whatever points to it.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _BASES = (
     "PAGE_EXECUTE_READWRITE",
     "PAGE_EXECUTE_WRITECOPY",
 )
-#: by what the kernel keeps in five bits, as its table MmProtectToValue has it
+#: protections by the number of five bits that the kernel keeps, as in its table MmProtectToValue
 _PROTECTIONS = tuple(
     base if base == _NO_ACCESS else base + more
     for more in ("", "|PAGE_NOCACHE", "|PAGE_GUARD", "|PAGE_WRITECOMBINE")
@@ -57,9 +57,9 @@ _PARENT = "node", "named another parent"
 
 
 class Node(NamedTuple):
-    """A VAD at `address`: what lies between `start` and `end` (half-open), what its flags and its pool's tag say.
+    """A VAD at `address`: its range from `start` to `end` (half-open), what its flags and its pool tag say.
 
-    What of the flags is not known is None.
+    Flags that are not known are None.
     """
 
     address: int
@@ -74,7 +74,7 @@ class Node(NamedTuple):
 class Walked(NamedTuple):
     """The nodes of a tree, and in words what is wrong with it; `cut`: there were more than was asked for.
 
-    `wrong` counts what is.
+    `wrong` counts the faults.
     """
 
     nodes: list[Node]
@@ -84,12 +84,12 @@ class Walked(NamedTuple):
 
 
 def is_kernel(pointer: int, alignment: int = 8) -> bool:
-    """Say whether a number can be the address of something of the kernel's."""
+    """Return True if a number can be an address of the kernel's memory."""
     return pointer >= _KERNEL and pointer % alignment == 0
 
 
 def root_of(reader: Reader, tree: Tree, process: int) -> int | None:
-    """Return the address of the topmost node of a process (address of its EPROCESS): 0 where it has none."""
+    """Return the address of the topmost node of a process (address of its EPROCESS): 0 if it has none."""
     return reader.number(process + tree.root)
 
 
@@ -101,11 +101,11 @@ def walk(reader: Reader, tree: Tree, process: int, most: int = _MOST_NODES) -> W
     damage: Counter[tuple[str, str]] = Counter()
     nodes: list[Node] = []
     seen: set[int] = set()
-    # a node, the one that points to it, and the page numbers between which it has to lie
+    # a node, the one that points to it, and the page numbers between which it must lie
     waiting = [(top, 0 if tree.anchor is None else process + tree.anchor, 0, _PAGES - 1)] if top else []
     while waiting and len(seen) < most:
         address, parent, low, high = waiting.pop()
-        possible = is_kernel(address, 16)  # what the pool gives out begins at a multiple of 16
+        possible = is_kernel(address, 16)  # the pool allocates at multiples of 16
         data = reader.read(address, tree.size) if possible and address not in seen else None
         if data is None:
             damage[_ASTRAY if not possible else _AGAIN if address in seen else _UNREADABLE] += 1
@@ -151,7 +151,7 @@ def regions(reader: Reader, tree: Tree, process: int) -> tuple[Regions, list[str
         notes.append(f"the VAD tree has more than {_MOST_NODES} nodes; the rest was left out, and regions are missing")
     rows, lost = [], 0
     for node in nodes:
-        # where it is not known whether a region is private, its tag must say that it is long
+        # if it is not known whether a region is private, its tag must say that it is long
         long = node.tag in LONG if node.private is None else not node.private and node.tag not in SHORT
         known, file = file_of(reader, tree, node.address) if long else (True, None)
         lost += not known
@@ -167,7 +167,7 @@ def regions(reader: Reader, tree: Tree, process: int) -> tuple[Regions, list[str
 
 
 def _kind(node: Node) -> str | None:
-    """Return the kind of a region; None where what is known of its flags does not tell."""
+    """Return the kind of a region; None if the flags that are known do not determine it."""
     if node.kind == IMAGE_MAP:
         return Kind.IMAGE
     if node.private:
@@ -194,7 +194,7 @@ def _tag(reader: Reader, address: int) -> str | None:
 
 
 def file_of(reader: Reader, tree: Tree, address: int) -> tuple[bool, str | None]:
-    """Return the path of the file that a long node maps, None where it maps none; and whether that can be read."""
+    """Return whether it can be read which file a long node maps, and that file's path; None if it maps none."""
     if tree.subsection is None:
         return True, None
     at = address + tree.subsection

@@ -1,4 +1,4 @@
-"""What a Windows x64 machine's memory tells of a process beyond its bytes: regions, modules, threads, areas."""
+"""The metadata of a process in a Windows x64 machine's memory: regions, modules, threads, areas."""
 
 from __future__ import annotations
 
@@ -39,14 +39,14 @@ _MOST_COPIES = 4  # of ntdll, of those listed and of those mapped: others may li
 
 
 class _Process(NamedTuple):
-    """A process, and what reads its own memory."""
+    """A process, and the reader of its own memory."""
 
     entry: ProcessEntry
     reader: Reader
 
 
 class Knowledge:
-    """What one Windows machine knows of its processes; layouts are settled when they are first needed."""
+    """What a Windows machine knows of its processes; layouts are settled when they are first needed."""
 
     def __init__(self, windows: Windows) -> None:
         self.windows = windows
@@ -57,7 +57,7 @@ class Knowledge:
         return eprocess.entries(self.windows.kernel.version, self.windows.layout)
 
     def _probes(self, entries: Sequence[ProcessEntry]) -> list[Probe]:
-        """Return processes that are looked at to see where the kernel keeps what."""
+        """Return the processes from which the kernel's layouts are learned."""
         kernel = self.windows.kernel
         reader = Reader(kernel.space)
         return [
@@ -80,7 +80,7 @@ class Knowledge:
 
     @functools.cached_property
     def _searched(self) -> list[Probe]:
-        """Processes that only a search finds, too, where the list does not lead to all of them."""
+        """Also processes that only a search finds, if the list does not lead to all of them."""
         return self._probes(self.windows.processes()) if self.windows.list_is_damaged else []
 
     @functools.cached_property
@@ -107,7 +107,7 @@ class Knowledge:
         return found
 
     def _is_inside(self, probe: Probe, address: int) -> bool | None:
-        """Say whether an address lies in a region of a process; None where its regions are not known."""
+        """Return True if an address lies in a region of a process; None if its regions are not known."""
         tree = self._tree.tree
         if tree is None:
             return None
@@ -117,10 +117,9 @@ class Knowledge:
         return held.at(address) is not None if len(held) else None
 
     def of(self, entry: ProcessEntry, table: AddressTable) -> Metadata:
-        """Return what is known of a process; of its own memory no more is looked up in `table` than that takes.
+        """Return what is known of a process; `table` is walked only for the parts of its own memory that are needed.
 
-        What is left of a process that has ended tells only what the kernel still holds: its own memory may be
-        another's by now.
+        For a process that has ended, only what the kernel still holds is read: its own memory may be another's by now.
         """
         kernel = Reader(self.windows.kernel.space)
         found = self._regions(kernel, entry)
@@ -150,9 +149,9 @@ class Knowledge:
         return found
 
     def start_of(self, entry: ProcessEntry, table: AddressTable) -> Metadata:
-        """Return what a process was started with, and which modules it unloaded: no more of it is read than that takes.
+        """Return what a process was started with, and which modules it unloaded, reading no more than is needed.
 
-        It is the same as in `of`, which says more. Nothing of a process that has ended.
+        `of` returns the same, and more. Nothing is returned for a process that has ended.
         """
         if entry.ended:
             return Metadata()
@@ -182,7 +181,7 @@ class Knowledge:
         return Metadata(regions=(regions,), notes=tuple(notes))
 
     def _threads(self, reader: Reader, entry: ProcessEntry) -> tuple[list[threads.Kthread] | None, list[str]]:
-        """Return the threads as the kernel knows them, None where they are not known, and notes."""
+        """Return the threads as the kernel knows them, None if they are not known, and notes."""
         if entry.object is None or entry.pid is None:
             return None, []
         layout = self._thread_list
@@ -200,10 +199,10 @@ class Knowledge:
         return f"where Windows {self.windows.kernel.version} keeps its {what} is not known; none are told"
 
     def _narrow_peb(self, reader: Reader, entry: ProcessEntry) -> int | None:
-        """Return the address of the 32-bit PEB; None where there is none, or it is not known.
+        """Return the address of the 32-bit PEB; None if there is none, or it is not known.
 
-        Up to Windows 8.1 the EPROCESS holds it, from Windows 10 on it points to a structure that does: a 32-bit
-        address and a kernel's cannot be mistaken for each other.
+        Up to Windows 8.1 the EPROCESS holds it; from Windows 10 on it points to a structure that does. A 32-bit address
+        and a kernel address cannot be confused.
         """
         at = self.windows.layout.wow64
         if at is None or entry.object is None:
@@ -214,7 +213,7 @@ class Knowledge:
         return value if value and value < _NARROW_END and value % PAGE == 0 else None
 
     def _page_tables(self, table: AddressTable) -> list[Area]:
-        """Return where the page tables see themselves: behind the entries of the root that lead to the root."""
+        """Return where the page tables are mapped: at the entries of the root that lead to the root."""
         page = self.windows.memory.read(table.root, PAGE)
         if page is None:
             return []
@@ -227,7 +226,7 @@ class Knowledge:
 
 
 def _started(reader: Reader, peb: int, form: peb_modules.Form) -> Metadata:
-    """Return what a PEB says that the process was started with."""
+    """Return what the process was started with, according to a PEB."""
     found, notes = process_parameters.parameters(reader, peb, form)
     return Metadata(notes=tuple(notes), parameters=() if found is None else (found,))
 
@@ -250,7 +249,7 @@ def _unloaded(
 
 
 def _environment(process: _Process, peb: int, form: peb_modules.Form) -> tuple[Metadata, list[Area]]:
-    """Return the modules and heaps that a PEB leads to, and what it says that the process was started with."""
+    """Return the modules and heaps that a PEB leads to, and what it says the process was started with."""
     started = _started(process.reader, peb, form)
     modules, notes = peb_modules.modules(process.reader, peb, form, process.entry.image_base)
     heaps, more = peb_modules.heaps(process.reader, peb, form)
@@ -261,7 +260,7 @@ def _environment(process: _Process, peb: int, form: peb_modules.Form) -> tuple[M
 
 
 def _threads(found: Sequence[threads.Kthread], user: Reader | None, *, narrow: bool) -> tuple[Metadata, list[Area]]:
-    """Return the threads with their stacks, and where these and the TEBs lie; `narrow`: the process has 32 bits."""
+    """Return the threads with their stacks, and the areas of stacks and TEBs; `narrow`: it is a 32-bit process."""
     rows: list[Thread] = []
     areas: list[Area] = []
     wrong: Counter[str] = Counter()

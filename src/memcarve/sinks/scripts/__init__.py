@@ -98,7 +98,7 @@ def export_scripts(
 
 
 def foreign(folder: str) -> str | None:
-    """Say what in an existing folder is not a set of scripts that memcarve wrote; None where all of it is."""
+    """Say what in an existing folder is not a set of scripts that memcarve wrote; None if all of it is."""
     with os.scandir(folder) as entries:
         modes = {entry.name: entry.stat(follow_symlinks=False).st_mode for entry in entries}
     if not modes:

@@ -1,6 +1,6 @@
-"""What a Windows x64 kernel is like, learned from its memory: where no table has its build, or the table errs.
+"""The layout of a Windows x64 kernel's structures, learned from its memory if no table has its build, or it is wrong.
 
-An offset counts where what is found there looks like what it has to be, in most of the processes that are looked at: a
-process may be damaged, or made to deceive, and neither makes another offset right. Where two would tell different
-things and nothing decides, it is unknown.
+An offset counts if its contents look as they must in most of the processes that are looked at: a process may be
+damaged, or made to deceive, but neither makes a wrong offset right. If two offsets would give different results and
+nothing decides between them, the offset is unknown.
 """

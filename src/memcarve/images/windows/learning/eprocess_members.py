@@ -1,7 +1,7 @@
-"""Where a kernel that no table knows, or that differs from what one says, keeps the members of an EPROCESS.
+"""Where a kernel that no table knows, or that differs from its table, keeps the members of an EPROCESS.
 
-The list of processes is walked by its links alone. Then each member is held against what it has to be in most of them:
-a System process of that name and number, times that a calendar has, parents that are processes, a PEB that names the
+The list of processes is walked by its links alone. Then each member is compared with what it must be in most processes:
+a System process with that name and id, times that a calendar has, parents that are processes, a PEB that names the
 image base beside it, and so on. Chance does not make that so, and one damaged process does not undo it.
 """
 
@@ -31,10 +31,10 @@ if TYPE_CHECKING:
 
 _SYSTEM = 4
 _MOST = 64  # processes that are looked at
-_SEVERAL = 2  # members that are proven make those of the same layout likely that nothing refutes
-_READ = 8  # of which the own memory is looked at
-_LEAST = 3  # with fewer nothing is learned
-_MOST_NAMES = 1 << 10  # places that say System
+_SEVERAL = 2  # so many proven members make the unrefuted ones of the same layout likely
+_READ = 8  # processes whose own memory is looked at
+_LEAST = 3  # with fewer processes nothing is learned
+_MOST_NAMES = 1 << 10  # occurrences of the name System
 _FIRST = 0x30  # what comes before is the same in every kernel
 _WAITING = 8  # DISPATCHER_HEADER.WaitListHead
 _RUNNING = 0x103  # STATUS_PENDING
@@ -50,7 +50,7 @@ _PLAIN = range(32, 127)
 
 
 class Judged(NamedTuple):
-    """A layout as far as it holds up, with how many processes its list has, and how many members are proven."""
+    """A layout as far as it holds up, with the number of processes in its list, and of members that are proven."""
 
     layout: Layout
     listed: int
@@ -60,7 +60,7 @@ class Judged(NamedTuple):
 class Sample:
     """The processes that the list leads to from System, System first: `words` of each, uint64, shape (n, words).
 
-    Those of which something is not in memory are left out if there are enough others.
+    Processes that are not completely in memory are left out if there are enough others.
     """
 
     def __init__(self, memory: PhysicalMemory, kernel: Kernel, system: int, links: int) -> None:
@@ -86,7 +86,7 @@ class Sample:
         return self.words[1:, at // 8]
 
     def status(self, layout: Layout) -> int | None:
-        """Return where exit statuses are, if that is found."""
+        """Return the offset of exit statuses, if it is found."""
         if self._status is None:
             self._status = (_only(self, layout, "exit_status", range(_FIRST, STRUCTURE - 16, 4)),)
         return self._status[0]
@@ -103,9 +103,9 @@ class Sample:
 def judge(sample: Sample, layout: Layout, told: Iterable[str], *, own: bool) -> Judged:
     """Return a layout without the members that do not hold up.
 
-    `told` are those that the kernel's own code tells, which stay. What the table says of its build (`own`) stays unless
-    it is refuted. What it says of other kernels goes unless it is proven, or unless several other members are and the
-    processes' memory, which would prove it, is not there.
+    Members that the kernel's own code gives (`told`) stay. What the table says of its build (`own`) stays unless it is
+    refuted. What it says of other kernels is dropped unless it is proven, or unless several other members are proven
+    and the processes' memory, which would prove it, is not there.
     """
     if len(sample) < _LEAST:
         return Judged(layout if own else layout.only({"pid", "name", *told}), len(sample), 0)
@@ -124,9 +124,9 @@ def judge(sample: Sample, layout: Layout, told: Iterable[str], *, own: bool) -> 
 
 
 def has_names(sample: Sample, layout: Layout, told: Iterable[str], *, own: bool) -> bool:
-    """Say whether processes have names where a layout says; if it is the build's `own`, System's may be damaged.
+    """Return True if processes have names at a layout's offset; if it is the build's `own`, System's may be damaged.
 
-    Where the kernel's own code has `told` the place, processes may be called what they like.
+    If the kernel's own code has `told` the offset, processes may have any names.
     """
     if "name" in told:
         return True
@@ -135,7 +135,7 @@ def has_names(sample: Sample, layout: Layout, told: Iterable[str], *, own: bool)
 
 
 def agreed(judged: Sequence[Judged]) -> Layout:
-    """Return what the best of several layouts have in common; where they say different things nothing is known."""
+    """Return what the best of several layouts have in common; members on which they differ are unknown."""
     best = max((one.listed, one.proven) for one in judged)
     layouts = [one.layout for one in judged if (one.listed, one.proven) == best]
     layouts = [layout for layout in layouts if (layout.pid, layout.name) == (layouts[0].pid, layouts[0].name)]
@@ -144,7 +144,7 @@ def agreed(judged: Sequence[Judged]) -> Layout:
 
 
 def completed(sample: Sample, layout: Layout) -> Layout:
-    """Return a layout with the members that it lacks, as far as they are found by what they have to be."""
+    """Return a layout completed with the members that it lacks, as far as they are recognised by their contents."""
     if len(sample) < _LEAST:
         return layout
     places = range(_FIRST, STRUCTURE - 16, 8)
@@ -165,7 +165,7 @@ def learned(
 ) -> tuple[Layout, int] | None:
     """Return the layout of an EPROCESS and the System process's address, found without any table.
 
-    `system` is that address where it is known, `decoded` what the kernel's own code tells.
+    `system` is that address if it is known, `decoded` what the kernel's own code gives.
     """
     for address in _systems(memory, kernel) if system is None else [system]:
         best: tuple[int, Layout] = (_LEAST - 1, Layout(0, 0))
@@ -189,7 +189,7 @@ def _with(layout: Layout, member: str, at: int | None) -> Layout:
 
 
 def _neighbours(reader: Reader, system: int, links: int) -> list[int]:
-    """Return the addresses of the processes in the list, System first: forward, and where that ends early backward."""
+    """Return the addresses of the processes in the list, System first: forward; if that ends early, also backward."""
     found = [system]
     for forward in (True, False):
         here = system + links
@@ -203,7 +203,7 @@ def _neighbours(reader: Reader, system: int, links: int) -> list[int]:
                     return found
                 break
             kind = reader.number(address, 1)
-            # the list's head is no process
+            # the list's head is not a process
             if address % 16 == 0 and kind is not None and kind & TYPE_MASK == PROCESS:
                 found.append(address)
             here = link
@@ -211,7 +211,7 @@ def _neighbours(reader: Reader, system: int, links: int) -> list[int]:
 
 
 def _systems(memory: PhysicalMemory, kernel: Kernel) -> Iterator[int]:
-    """Yield the kernel addresses of what may be the System process, by its name and the header of an object."""
+    """Yield the kernel addresses of possible System processes, by the name and the header of an object."""
     space, reader = kernel.space, Reader(kernel.space)
     order = np.argsort(space.offset, kind="stable")
     begins, ends = space.offset[order], (space.offset + space.size)[order]
@@ -238,7 +238,7 @@ def _systems(memory: PhysicalMemory, kernel: Kernel) -> Iterator[int]:
 
 
 def is_process(reader: Reader, address: int) -> bool:
-    """Say whether an object that a process is begins at an address: type, those who wait for it, root."""
+    """Return True if a process's object begins at an address: type, list of waiters, root."""
     kind, root = reader.number(address, 1), reader.number(address + eprocess.ROOT)
     if kind is None or kind & TYPE_MASK != PROCESS or not root or root & _ROOT == 0 or root >= 1 << 52:
         return False
@@ -252,7 +252,7 @@ def is_process(reader: Reader, address: int) -> bool:
 
 
 def _name(sample: Sample) -> int | None:
-    """Return where the names are; None where that is not one place."""
+    """Return the offset of the names; None if there is not exactly one."""
     found, at = [], sample.structures[0].find(b"System\0")
     while at >= 0:
         if _named(sample, at):
@@ -262,7 +262,7 @@ def _name(sample: Sample) -> int | None:
 
 
 def _named(sample: Sample, at: int) -> bool:
-    """Say whether half of the processes have a name there that is plain text."""
+    """Return True if half of the processes have a plain-text name there."""
     good = 0
     for text in sample.texts(at):
         name = text.split(b"\0")[0]
@@ -271,7 +271,7 @@ def _named(sample: Sample, at: int) -> bool:
 
 
 def _only(sample: Sample, layout: Layout, member: str, places: Iterable[int]) -> int | None:
-    """Return the place at which a member is proven; None where none is, or where two tell different things."""
+    """Return the offset at which a member is proven; None if there is none, or if two give different results."""
     taken = {at for at in layout if at is not None} | {layout.links, layout.links + 8, layout.name + 8}
     check = _CHECKS.get(member, _is_status)
     found = [at for at in places if at not in taken and check(sample, at, layout)]
@@ -281,7 +281,7 @@ def _only(sample: Sample, layout: Layout, member: str, places: Iterable[int]) ->
     return found[0] if all(np.array_equal(told[0], other) for other in told[1:]) else None
 
 
-# what members have to be: True if a sample proves it, False if it refutes it, None if it says nothing
+# what members must be: True if a sample proves it, False if it refutes it, None if it says nothing
 
 
 def _is_create(sample: Sample, at: int, _: Layout) -> bool | None:
@@ -303,7 +303,7 @@ def _is_exit(sample: Sample, at: int, layout: Layout) -> bool | None:
         if (~says).any() and _share(~ended[~says]) < _NEARLY:
             return False
         return True if says.any() else None
-    # a process that has ended has no threads left, and its tables are gone; nothing says so for certain
+    # a process that has ended has no threads left, and its tables are gone; but neither is certain
     return True if ended.any() else None
 
 
@@ -367,13 +367,13 @@ def _is_time(column: U64) -> Bools:
 
 
 def _is_user(column: U64) -> bool:
-    """Say whether these can be pages' addresses in the user half, and half of them are some."""
+    """Return True if these can be page addresses in the user half, and half of them are not 0."""
     possible = (column < np.uint64(USER_END)) & (column % np.uint64(PAGE) == 0)
     return _share(possible) >= _NEARLY and _share(possible & (column != 0)) >= _SOME
 
 
 def _same(sample: Sample, peb: int, section: int) -> bool | None:
-    """Say whether PEBs name the image base; None where none of them can be read."""
+    """Return True if PEBs name the image base; None if no PEB can be read."""
     read: list[bool] = []
     for probe, block, base in zip(
         sample.probes[1:], sample.column(peb).tolist(), sample.column(section).tolist(), strict=True
@@ -387,9 +387,9 @@ def _same(sample: Sample, peb: int, section: int) -> bool | None:
 
 
 def _narrow_peb(probe: Probe, value: int) -> bool | None:
-    """Say whether what stands there is a 32-bit PEB's address, or leads to a structure that begins with one.
+    """Return True if the value there is a 32-bit PEB's address, or leads to a structure that begins with one.
 
-    None where that PEB is not in memory.
+    None if that PEB is not in memory.
     """
     if is_kernel(value):
         found = probe.kernel.number(value)
@@ -401,7 +401,7 @@ def _narrow_peb(probe: Probe, value: int) -> bool | None:
 
 
 def _narrow_programs(sample: Sample, layout: Layout) -> bool:
-    """Say whether a process runs a program of 32 bits, by the header of its image."""
+    """Return True if a process runs a 32-bit program, according to the header of its image."""
     if layout.section is None:
         return False
     bases = zip(sample.probes[1:], sample.column(layout.section).tolist(), strict=True)
@@ -415,9 +415,9 @@ def _narrow_programs(sample: Sample, layout: Layout) -> bool:
 
 
 def _unused_wow64(sample: Sample, layout: Layout) -> int | None:
-    """Return where 32-bit PEBs would be if there were any, as known kernels that are the same have it.
+    """Return the offset of 32-bit PEBs, though there are none, from known kernels that are otherwise the same.
 
-    No process may be one of 32 bits, whose programs lie below 4 GiB, and nothing may stand there.
+    No process may be a 32-bit one (their programs lie below 4 GiB), and the member must be 0 in all.
     """
     if layout.section is None:
         return None
@@ -429,7 +429,7 @@ def _unused_wow64(sample: Sample, layout: Layout) -> int | None:
 
 
 def _blocks(sample: Sample, layout: Layout) -> Layout:
-    """Return a layout with the places of PEB and image base, if they are found together."""
+    """Return a layout with the offsets of PEB and image base, if they are found together."""
     places = [at for at in range(_FIRST, STRUCTURE - 16, 8) if _is_user(sample.column(at))]
     pebs = places if layout.peb is None else [layout.peb]
     sections = places if layout.section is None else [layout.section]

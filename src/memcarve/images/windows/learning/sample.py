@@ -1,4 +1,4 @@
-"""Processes that are looked at to learn what their kernel is like."""
+"""Processes from which the layouts of their kernel are learned."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _MOST_MODULES = 256
 
 
 class Pages(NamedTuple):
-    """What a process's page tables map of its user half: columns `start`, `size` (uint64), `flags` (uint8)."""
+    """What a process's page tables map in its user half: columns `start`, `size` (uint64), `flags` (uint8)."""
 
     start: U64
     size: U64
@@ -35,7 +35,7 @@ class Pages(NamedTuple):
 
 
 class Probe:
-    """A process that is looked at: the `address` of its EPROCESS, its `pid`, PEB and image base as far as known."""
+    """A process to learn from: the `address` of its EPROCESS, its `pid`, PEB and image base as far as known."""
 
     def __init__(
         self,
@@ -52,17 +52,17 @@ class Probe:
 
     @functools.cached_property
     def structure(self) -> bytes:
-        """The bytes of the EPROCESS and what follows, zeros where they cannot be read."""
+        """The bytes of the EPROCESS and what follows, zeros if they cannot be read."""
         return snapshot(self.kernel, self.address)
 
     @functools.cached_property
     def user(self) -> Reader | None:
-        """What reads its own memory, page by page."""
+        """The reader of its own memory, page by page."""
         return None if self._table is None else Reader(LookedUp(self._memory, self._table), USER_END)
 
     @functools.cached_property
     def pages(self) -> Pages | None:
-        """What its page tables map; None where they claim too much, or are not known."""
+        """What its page tables map; None if they claim too much, or are not known."""
         if self._table is None:
             return None
         try:
@@ -73,7 +73,7 @@ class Probe:
 
     @functools.cached_property
     def images(self) -> list[int]:
-        """Where its program and the modules lie that its loader lists."""
+        """The addresses of its program and of the modules that its loader lists."""
         found = [] if self.image_base is None else [self.image_base]
         if self.user is not None and self.peb is not None:
             modules = peb_modules.modules(self.user, self.peb, peb_modules.WIDE, self.image_base)[0] or []
@@ -82,7 +82,7 @@ class Probe:
 
 
 def snapshot(reader: Reader, address: int, size: int = STRUCTURE) -> bytes:
-    """Return the bytes of a structure, zeros where they cannot be read."""
+    """Return the bytes of a structure, zeros if they cannot be read."""
     parts, end = [], address + size
     while address < end:
         count = min(PAGE - address % PAGE, end - address)

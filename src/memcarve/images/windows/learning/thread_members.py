@@ -1,9 +1,9 @@
-"""The list of threads of a kernel that no table knows: where it begins, and what a thread is like.
+"""The list of threads of a kernel that no table knows: where it begins, and the layout of a thread.
 
-What proves a list: it leads back to the process, and everything in it is a thread object (its header begins with that
-type, and with a list of those who wait) which names the process as its own, beside its own number. What proves where
-the TEB is: the TEB points to itself and names process and thread. The start address is what lies in a region of the
-process between those members, in every thread that has a TEB.
+A list is proven if it leads back to the process, and everything in it is a thread object (its header begins with that
+type, and with a list of waiters) that names the process as its own, beside its own id. The TEB's offset is proven if
+the TEB points to itself and names process and thread. The start address is the member between those two that lies in a
+region of the process, in every thread that has a TEB.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ if TYPE_CHECKING:
 
     from memcarve.images.windows.learning.sample import Probe
 
-    #: says whether an address lies in a region of a process; None where regions are not known
+    #: returns True if an address lies in a region of a process; None if regions are not known
     Inside = Callable[[Probe, int], bool | None]
 
-_CHECKED = 8  # processes that are looked at to see whether what a table says is so
+_CHECKED = 8  # processes with which a table is checked
 _MOST_LEARNED = 16
-_MOST_THREADS = 32  # of a process that is learned from
+_MOST_THREADS = 32  # of each process that is learned from
 _FIRST = 0x30  # where in an EPROCESS or ETHREAD the first list or member can be
 _LAST_TEB = 0x400
 _WAITING = 8  # DISPATCHER_HEADER.WaitListHead
@@ -51,10 +51,10 @@ class _Seen(NamedTuple):
 def settle(
     probes: Sequence[Probe], own: Sequence[ThreadList], known: Sequence[ThreadList], inside: Inside
 ) -> ThreadList | None:
-    """Return how a kernel's processes list their threads; None where that is not known.
+    """Return how a kernel's processes list their threads; None if that is not known.
 
-    `own` is what the table says of its build, which has to hold up in most of what is looked at; of what it says of
-    other kernels (`known`), and of what is learned, nothing is believed that is not proven.
+    `own` is what the table says of its build, which must hold up in most of what is looked at. What the table says of
+    other kernels (`known`), and what is learned, is believed only if it is proven.
     """
     few = [probe for probe in probes if probe.peb is not None][:_CHECKED] or list(probes[:_CHECKED])
     usable: ThreadList | None = None
@@ -64,12 +64,12 @@ def settle(
             return layout if _begins(few, layout, inside) else _begun(few, layout, inside)
         if good > bad or (len(own) == 1 and not good and not bad):
             usable = layout
-    # where no TEB is in memory nothing better may be found
+    # if no TEB is in memory, nothing better may be found
     return _best(probes, known, inside) or _learned(probes, inside) or usable
 
 
 def _weigh(probes: Iterable[Probe], layout: ThreadList) -> tuple[int, int, int]:
-    """Return how many threads hold up, how many entries do not, and how many TEBs prove where TEBs are."""
+    """Return how many threads hold up, how many entries do not, and how many TEBs prove the TEB's offset."""
     good = bad = proven = 0
     for probe in probes:
         walked = threads.walk(probe.kernel, layout, probe.address, probe.pid)
@@ -83,7 +83,7 @@ def _weigh(probes: Iterable[Probe], layout: ThreadList) -> tuple[int, int, int]:
 
 
 def _begins(probes: Iterable[Probe], layout: ThreadList, inside: Inside) -> bool:
-    """Say whether half of the threads that have a TEB began in a region of their process."""
+    """Return True if half of the threads with a TEB began in a region of their process."""
     begins = [
         thread.begin and inside(probe, thread.begin) is not False
         for probe in probes
@@ -94,7 +94,7 @@ def _begins(probes: Iterable[Probe], layout: ThreadList, inside: Inside) -> bool
 
 
 def _begun(probes: Iterable[Probe], layout: ThreadList, inside: Inside) -> ThreadList:
-    """Return a list of threads with the place of the start address that is found in them, if any."""
+    """Return a list of threads with the offset of the start address that is found in them, if any."""
     seen = [
         _Seen(probe, thread.address, snapshot(probe.kernel, thread.address))
         for probe in probes
@@ -105,7 +105,7 @@ def _begun(probes: Iterable[Probe], layout: ThreadList, inside: Inside) -> Threa
 
 
 def _is_teb(probe: Probe, teb: int, tid: int) -> bool:
-    """Say whether a TEB is there that is its thread's."""
+    """Return True if there is a TEB that belongs to its thread."""
     if probe.user is None or not 0 < teb < USER_END or teb % PAGE:
         return False
     return (probe.user.number(teb + _SELF), probe.user.number(teb + _CLIENT), probe.user.number(teb + _CLIENT + 8)) == (
@@ -116,7 +116,7 @@ def _is_teb(probe: Probe, teb: int, tid: int) -> bool:
 
 
 def _best(probes: Sequence[Probe], known: Iterable[ThreadList], inside: Inside) -> ThreadList | None:
-    """Return the list that most threads prove; None where none does, or where two of them tell different things."""
+    """Return the list that most threads prove; None if there is none, or if two give different results."""
     some = [probe for probe in probes if probe.peb is not None][:_MOST_LEARNED]
     found: list[tuple[int, ThreadList, list[object]]] = []
     for layout in dict.fromkeys(known):
@@ -146,7 +146,7 @@ def _learned(probes: Sequence[Probe], inside: Inside) -> ThreadList | None:
             rings[number, head] = links
             heads[head] += 1
             votes.update((head, at) for at in _starts(probe, links))
-    # of two lists of the same threads, that of the EPROCESS itself comes behind that of its first member
+    # of two lists of the same threads, that of the EPROCESS itself comes after that of its first member
     for (head, at), count in sorted(votes.items(), key=lambda item: (-item[1], -item[0][0])):
         if count * 2 <= heads[head]:
             return None
@@ -165,7 +165,7 @@ def _learned(probes: Sequence[Probe], inside: Inside) -> ThreadList | None:
 
 
 def _rings(probe: Probe) -> list[tuple[int, list[int]]]:
-    """Return the lists that begin in an EPROCESS and lead back there: where each begins, and its first links."""
+    """Return the lists that begin in an EPROCESS and lead back to it: where each begins, and its first links."""
     found = []
     for head in range(_FIRST, STRUCTURE - 16, 8):
         here = probe.address + head
@@ -186,7 +186,7 @@ def _rings(probe: Probe) -> list[tuple[int, list[int]]]:
 
 
 def _starts(probe: Probe, links: Sequence[int]) -> list[int]:
-    """Return how far before each of the links a thread object may begin."""
+    """Return at which distances before all of the links a thread object may begin."""
     possible: list[int] = []
     for number, link in enumerate(links):
         before = snapshot(probe.kernel, link - STRUCTURE)
@@ -202,7 +202,7 @@ def _starts(probe: Probe, links: Sequence[int]) -> list[int]:
 
 
 def _is_header(probe: Probe, address: int, data: bytes) -> bool:
-    """Say whether there is a list of those who wait for an object."""
+    """Return True if there is a list of an object's waiters."""
     here = address + _WAITING
     first, last = (int.from_bytes(data[_WAITING + at : _WAITING + at + 8], "little") for at in (0, 8))
     if first == last == here:
@@ -216,7 +216,7 @@ def _is_header(probe: Probe, address: int, data: bytes) -> bool:
 
 
 def _client(seen: Sequence[_Seen]) -> int | None:
-    """Return where threads name their process and themselves; None where that is not one place."""
+    """Return the offset of the ids of process and thread; None if there is not exactly one."""
     found = []
     for at in range(_FIRST, STRUCTURE - 16, 8):
         numbers = [(one.probe.pid, one.number(at + 8)) for one in seen if one.number(at) == one.probe.pid]
@@ -230,7 +230,7 @@ def _client(seen: Sequence[_Seen]) -> int | None:
 
 
 def _teb(seen: Sequence[_Seen], client: int) -> int | None:
-    """Return where threads have the address of their TEB; None where that is not one place."""
+    """Return the offset of the TEB's address; None if there is not exactly one."""
     found = []
     for at in range(_FIRST - 8, _LAST_TEB, 8):
         possible = [one for one in seen if one.number(at) < USER_END and one.number(at) % PAGE == 0]
@@ -241,7 +241,7 @@ def _teb(seen: Sequence[_Seen], client: int) -> int | None:
 
 
 def _begin(seen: Sequence[_Seen], client: int, links: int, teb: int, inside: Inside) -> int | None:
-    """Return where threads have the address at which they began; None where that is not one place."""
+    """Return the offset of the start address; None if there is not exactly one."""
     chosen = [one for one in seen if one.number(teb)]
     found = []
     for at in range(client + 16, links, 8):

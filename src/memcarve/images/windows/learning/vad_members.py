@@ -1,10 +1,10 @@
-"""The tree of VADs of a kernel that no table knows in full: where its root is, and what a node is like.
+"""The tree of VADs of a kernel that no table knows in full: where its root is, and the layout of a node.
 
-What proves a tree: its nodes point back to their parents, stand in order, lie in the user half, and hold the process's
-PEB, its modules and the pages that it has in memory. What proves the flags: nodes that the pool's tags call short are
-private and no images; where the loader has a module is an image, which is not private and is mapped as
-PAGE_EXECUTE_WRITECOPY; what a page's tables allow, the protection does not forbid. What proves the way to the files:
-images' nodes lead to a FILE_OBJECT.
+A tree is proven if its nodes point back to their parents, are in order, lie in the user half, and cover the process's
+PEB, its modules and the pages that it has in memory. Flags are proven if nodes that the pool tags call short are
+private and not images; if a module of the loader lies in an image, which is not private and is mapped as
+PAGE_EXECUTE_WRITECOPY; and if no protection forbids what the page tables allow. The way to the files is proven if the
+nodes of images lead to a FILE_OBJECT.
 """
 
 from __future__ import annotations
@@ -28,39 +28,39 @@ if TYPE_CHECKING:
     from memcarve.images.windows.vads import Node
 
 
-_CHECKED = 8  # processes that are looked at to see whether what a table says is so
+_CHECKED = 8  # processes with which a table is checked
 _FEW_NODES = 256
-_MOST_NODES = 1 << 11  # of a process that is learned from
-_MOST_VOTES = 16  # that a process has for or against a tree: none may shout the others down
+_MOST_NODES = 1 << 11  # of each process that is learned from
+_MOST_VOTES = 16  # votes of one process for or against a tree: none may outvote the others
 _LEAST_NODES = 3  # fewer prove nothing
-_TIMES = 4  # so many times as much has to speak for a tree as against it
+_TIMES = 4  # so many times more votes must be for a tree than against it
 _WIDTH = 80  # bytes of a node in which flags are looked for
-_MOST_PART = 0.9  # of what is looked at has to agree
-_SHORTEST = 56  # bytes of a node: what comes behind may be another's
-_SUBSECTION = 72  # where it has been in all kernels before 28000
+_MOST_PART = 0.9  # of what is looked at must agree
+_SHORTEST = 56  # bytes of a node: what follows may belong to something else
+_SUBSECTION = 72  # its offset in all kernels before 28000
 _ENOUGH = 6
 _BITS = {"kind": 3, "protection": 5, "private": 1}
-_POINTERS = 24  # bytes: a node begins with three
-_HELD = 0.95  # of the pages in memory have to lie in regions
+_POINTERS = 24  # bytes: a node begins with three pointers
+_HELD = 0.95  # of the pages in memory must lie in regions
 
 
-#: where left and right child and parent are in a node, and of the topmost's parent how it lies to the root: as
-#: RTL_BALANCED_NODE has them (ntdef.h), and as up to Windows 8; where the first and the last page's numbers are, in 8
-#: or 4 bytes, and of the first the higher bits
+#: offsets of left child, right child and parent in a node, and of the topmost node's parent from the root: as in
+#: RTL_BALANCED_NODE (ntdef.h), and as up to Windows 8; then the offsets of the first and the last page number, in 8 or
+#: 4 bytes, and of the higher bits of the first
 _LINKS = ((0, 8, 16, None), (8, 16, 0, -16), (8, 16, 0, None))
 _NUMBERS = ((24, 28, 32), (24, 32, None), (24, 28, None))
 _NOTHING = Tree(0, None, 0, 0, 0, 0, None, 0, None, None, None, None, 0, None, 0, 0, 0)
 
 
 class Settled(NamedTuple):
-    """The tree, None where it is not known, and in words which parts of what a node says are not."""
+    """The tree, None if it is not known, and in words which parts of a node are not known."""
 
     tree: Tree | None
     unknown: tuple[str, ...]
 
 
 class _Weight(NamedTuple):
-    """What speaks for a tree: processes that prove it, nodes that hold up; and nodes that do not."""
+    """The votes on a tree: processes that prove it, nodes that hold up; and nodes that do not."""
 
     proven: int
     good: int
@@ -72,9 +72,9 @@ def settle(
 ) -> Settled:
     """Return the tree that a kernel's processes have.
 
-    `own` is what the table says of its build, which has to hold up in most of what is looked at; `known` are the trees
-    of all kernels, `roots` where their roots may be, and `ways` those to the names of files, the likeliest first: of
-    these nothing is believed that is not proven.
+    `own` is what the table says of its build, which must hold up in most of what is looked at. `known` are the trees of
+    all kernels, `roots` the possible offsets of their roots, and `ways` the ways to the names of files, the most likely
+    first: these are believed only if they are proven.
     """
     few = [probe for probe in probes if probe.peb is not None][:_CHECKED] or list(probes[:_CHECKED])
     idle: Tree | None = None
@@ -90,12 +90,12 @@ def settle(
         if found is not None:
             likely = [tree for tree in known if _ranges(tree.rooted(found.root)) == _ranges(found)]
             return _completed([probe for probe in probes if probe.peb is not None], found, None, likely or known, ways)
-    # no process has a tree: then what the table says can do no harm
+    # no process has a tree: then the table can do no harm
     return Settled(idle, ())
 
 
 def _ranges(tree: Tree) -> Tree:
-    """Return what of a tree tells the ranges: without flags and the way to files."""
+    """Return the part of a tree that gives the ranges: without flags and the way to files."""
     ends = [
         at + size
         for at, size in (
@@ -112,7 +112,7 @@ def _ranges(tree: Tree) -> Tree:
 
 
 def _shapes(known: Iterable[Tree]) -> Iterator[Tree]:
-    """Yield what nodes may be like: as those of known kernels; then mixed, and shifted by a little."""
+    """Yield possible layouts of nodes: first those of known kernels; then mixed, and slightly shifted ones."""
     plain = list(dict.fromkeys(_ranges(tree) for tree in known))
     shapes = [
         _ranges(
@@ -147,7 +147,7 @@ def _shifted(tree: Tree, links: int, numbers: int) -> Tree:
 
 
 def _pointers(probes: Sequence[Probe]) -> list[int]:
-    """Return where in an EPROCESS most processes that have a PEB have a pointer to what the pool gives out."""
+    """Return the offsets in an EPROCESS at which most processes with a PEB have a pointer to a pool allocation."""
     chosen = [probe.structure for probe in probes if probe.peb is not None]
     if not chosen:
         return []
@@ -157,7 +157,7 @@ def _pointers(probes: Sequence[Probe]) -> list[int]:
 
 
 def _weigh(probes: Iterable[Probe], tree: Tree) -> _Weight:
-    """Look at few nodes of some processes."""
+    """Return the votes of a few nodes of some processes."""
     good = bad = 0
     for probe in probes:
         walked = vads.walk(probe.kernel, tree, probe.address, _FEW_NODES)
@@ -167,7 +167,7 @@ def _weigh(probes: Iterable[Probe], tree: Tree) -> _Weight:
 
 
 def _best(probes: Sequence[Probe], trees: Iterable[Tree]) -> Tree | None:
-    """Return the tree that most processes prove; None where none does, or where two of them tell different things."""
+    """Return the tree that most processes prove; None if there is none, or if two give different results."""
     weighed: list[tuple[_Weight, Tree, list[tuple[int, int, int]]]] = []
     some = [probe for probe in probes if probe.peb is not None]
     for tree in dict.fromkeys(trees):
@@ -191,7 +191,7 @@ def _best(probes: Sequence[Probe], trees: Iterable[Tree]) -> Tree | None:
 
 
 def _may_be(probe: Probe, tree: Tree) -> bool:
-    """Say whether what stands at the place of the root may be the topmost node."""
+    """Return True if the pointer at the root's offset may lead to the topmost node."""
     top = vads.root_of(probe.kernel, tree, probe.address)
     if not top or not vads.is_kernel(top, 16):
         return False
@@ -200,7 +200,7 @@ def _may_be(probe: Probe, tree: Tree) -> bool:
 
 
 def _holds(probe: Probe, nodes: Sequence[Node], *, whole: bool) -> bool:
-    """Say whether regions hold the PEB, the modules and the pages of a process."""
+    """Return True if regions cover the PEB, the modules and the pages of a process."""
     if len(nodes) < _LEAST_NODES:
         return False
     ordered = sorted((node.start, node.end) for node in nodes)
@@ -221,19 +221,19 @@ def _holds(probe: Probe, nodes: Sequence[Node], *, whole: bool) -> bool:
 
 
 def _within(start: U64, end: U64, addresses: U64) -> Bools:
-    """Say which addresses lie in one of the ranges, which are in order and do not overlap."""
+    """Return which addresses lie in one of the ranges, which are in order and do not overlap."""
     place = np.searchsorted(start, addresses, "right").astype(np.int64) - 1
     return np.asarray((place >= 0) & (addresses < end[np.maximum(place, 0)]))
 
 
 class _Nodes:
-    """Nodes of processes that are looked at, with what is known of each from elsewhere than its flags.
+    """Nodes of processes that are looked at, with what is known of each from sources other than its flags.
 
-    Without `pages` these are few nodes, of the modules the program only, and no pages are looked at.
+    Without `pages` these are few nodes, only those of the program among the modules, and no pages are looked at.
 
-    `data`: their bytes, uint8, shape (n, _WIDTH). `short`: so the pool's tag calls it; `image`: a module that the
-    loader lists begins there; `write`, `execute`: the page tables allow it of some page in it; `looked`: there is such
-    a page. `files`: from there a file is reached, as soon as that is known.
+    `data`: their bytes, uint8, shape (n, _WIDTH). `short`: the pool tag says so; `image`: a module that the loader
+    lists begins there; `write`, `execute`: the page tables allow it for some page in it; `looked`: there is such a
+    page. `files`: the node leads to a file, as soon as that is known.
     """
 
     def __init__(self, probes: Sequence[Probe], tree: Tree, *, pages: bool) -> None:
@@ -260,7 +260,7 @@ class _Nodes:
         self.write, self.execute = (flags & WRITE) != 0, (flags & EXECUTE) != 0
 
     def find_files(self, tree: Tree) -> None:
-        """See which of the long nodes lead to a file."""
+        """Find which of the long nodes lead to a file."""
         self.files = np.array(
             [
                 node.tag in vads.LONG and vads.file_of(probe.kernel, tree, node.address)[1] is not None
@@ -271,12 +271,12 @@ class _Nodes:
 
     @property
     def tells(self) -> bool:
-        """Whether there are so many of them that chance makes no bits agree."""
+        """Whether there are too many of them for bits to agree by chance."""
         return bool(self.image.sum() >= _ENOUGH and self.short.sum() >= _ENOUGH)
 
     @property
     def judges(self) -> bool:
-        """Whether there are nodes whose flags are known from elsewhere."""
+        """Whether there are nodes whose flags are known from other sources."""
         return bool(self.image.any() and self.short.any())
 
     def value(self, bits: Bits) -> U64:
@@ -291,7 +291,7 @@ _SEEN = 0x80  # some page is there
 
 
 def _allowed(probe: Probe, nodes: Sequence[Node]) -> U8:
-    """Return what the page tables allow together in each node's range; 0 where no page is there."""
+    """Return what the page tables allow, all together, in each node's range; 0 if no page is there."""
     found = np.zeros(len(nodes), np.uint8)
     pages = probe.pages
     if pages is None:
@@ -316,7 +316,7 @@ def _is_kind(nodes: _Nodes, value: U64) -> bool:
 
 
 def _is_protection(nodes: _Nodes, value: U64) -> bool:
-    """Say whether images are mapped as images are, and pages allow no more than their regions do."""
+    """Return True if images have the protection of images, and pages allow no more than their regions do."""
     others = nodes.looked & ~nodes.image
     base = value & np.uint64(7)
     executes, writes = np.isin(base, (2, 3, 6, 7)), np.isin(base, (4, 5, 6, 7))
@@ -327,7 +327,7 @@ def _is_protection(nodes: _Nodes, value: U64) -> bool:
 
 
 def _agrees(column: Bools) -> bool:
-    """Say whether there are some, and most of them agree."""
+    """Return True if there are any, and most of them agree."""
     return len(column) > 0 and bool(column.mean() >= _MOST_PART)
 
 
@@ -341,9 +341,9 @@ _FIELDS: tuple[tuple[str, str, Callable[[_Nodes, U64], bool]], ...] = (
 def _completed(
     probes: Sequence[Probe], tree: Tree, own: Tree | None, known: Sequence[Tree], ways: Sequence[Way]
 ) -> Settled:
-    """Return a tree with those flags, and that way to files, which hold up.
+    """Return a tree with only those flags and that way to files that hold up.
 
-    `own` is what the kernel's build has, which stays unless it is refuted.
+    What the table says of the kernel's build (`own`) stays unless it is refuted.
     """
     if own is not None:
         nodes = _Nodes(probes, tree, pages=False)
@@ -387,7 +387,7 @@ def _fits_all(nodes: _Nodes, tree: Tree) -> bool:
 
 
 def _moved(known: Iterable[Tree], field: str, ranges: Tree) -> Iterator[Bits]:
-    """Yield where a bit field may be: as in known kernels, but that the flags begin elsewhere behind the ranges."""
+    """Yield possible bit fields: those of known kernels, with the flags at another offset after the ranges."""
     kinds = dict.fromkeys(getattr(tree, field)._replace(at=0) for tree in known if getattr(tree, field) is not None)
     for at in range(ranges.size // 4 * 4, _WIDTH - 8, 4):
         for bits in kinds:
@@ -395,13 +395,13 @@ def _moved(known: Iterable[Tree], field: str, ranges: Tree) -> Iterator[Bits]:
 
 
 def _anywhere(width: int, ranges: Tree) -> Iterator[Bits]:
-    """Yield every place behind the ranges that a bit field of some bits can have in the shortest node."""
+    """Yield every possible bit field of some bits after the ranges in the shortest node."""
     for bit in range(8 * ranges.size, 8 * _SHORTEST - width + 1):
         yield Bits(bit // 8, 2, bit % 8, (1 << width) - 1)
 
 
 def _only(nodes: _Nodes, candidates: Iterable[Bits], check: Callable[[_Nodes, U64], bool]) -> Bits | None:
-    """Return the bit field that holds up; None where none does, or where two tell different things."""
+    """Return the bit field that holds up; None if there is none, or if two give different results."""
     fitting = [
         (bits, value) for bits in dict.fromkeys(candidates) for value in [nodes.value(bits)] if check(nodes, value)
     ]
@@ -411,7 +411,7 @@ def _only(nodes: _Nodes, candidates: Iterable[Bits], check: Callable[[_Nodes, U6
 
 
 def _ways(tree: Tree, known: Iterable[Tree], ways: Sequence[Way]) -> Iterator[list[Tree]]:
-    """Yield trees with the ways to files that there may be: those of known kernels, shifted a little, and any."""
+    """Yield trees with possible ways to files: those of known kernels, slightly shifted ones, and any others."""
     subsections = [*dict.fromkeys(each.subsection for each in known if each.subsection is not None)] or [_SUBSECTION]
     shifted = [at + more for at in subsections for more in (0, -16, -8, 8, 16)]
     for way in ways:
@@ -424,7 +424,7 @@ def _ways(tree: Tree, known: Iterable[Tree], ways: Sequence[Way]) -> Iterator[li
 
 
 def _with_files(nodes: _Nodes, candidates: Sequence[Tree], *, few: bool = False) -> Tree | None:
-    """Return the tree in which most (or a `few`) nodes of images lead to files; None where two lead to others."""
+    """Return the tree in which most (or a `few`) nodes of images lead to files; None if two lead to different ones."""
     images = [pair for pair, image in zip(nodes.nodes, nodes.image.tolist(), strict=True) if image][:_FEW_NODES]
     told: list[tuple[int, Tree, list[str | None]]] = []
     for tree in candidates:
