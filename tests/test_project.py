@@ -168,6 +168,13 @@ def test_help_is_light() -> None:
     assert loaded("import memcarve.cli") <= {"click"}
 
 
+def test_a_commands_help_is_light() -> None:
+    """What a command's own --help needs is click alone."""
+    script = "import contextlib, io, memcarve.cli\nwith contextlib.redirect_stdout(io.StringIO()) as text:\n"
+    script += "    memcarve.cli._run(['carve', '--help'])\nassert '--min-size' in text.getvalue()"
+    assert loaded(script) <= {"click"}
+
+
 def test_carving_needs_no_more_than_numpy() -> None:
     """Carving from a text map loads numpy, and neither pyarrow nor rich."""
     assert loaded("import memcarve; memcarve.open; memcarve.carve; memcarve.verify") <= {"numpy"}

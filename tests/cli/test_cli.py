@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import inspect
 import io
 import json
 import os
@@ -35,6 +36,8 @@ from carving import (
     write_several,
 )
 from memcarve import cli
+from memcarve.cli.commands import Command
+from memcarve.cli.option_groups import HEADINGS
 from memcarve.version import __version__
 
 if TYPE_CHECKING:
@@ -47,7 +50,7 @@ if TYPE_CHECKING:
 
 MAP = EXAMPLE.with_suffix(".map")
 TRUTH = json.loads((EXAMPLE.parent / "truth.json").read_text())
-COMMANDS = tuple(name for commands in cli.COMMANDS.values() for name in commands)
+COMMANDS = tuple(str(command.name) for commands in cli.COMMANDS.values() for command in commands)
 
 #: user half: a segment of two extents with a word across their border; kernel half: one page
 WORD = "N\u00e4del"
@@ -144,9 +147,32 @@ def test_help_says_what_each_command_says(capfdbinary: Capture) -> None:
     """What the program's help says of a command fits on a line of 80 columns, and the command has a help of its own."""
     text = invoke(capfdbinary, "--help").out.decode().splitlines()
     for commands in cli.COMMANDS.values():
-        for name, where in commands.items():
-            assert any(line.split() == [name, *where.help.split()] for line in text)
-            assert command_of(name).help
+        for each in commands:
+            assert any(line.split() == [each.name, *str(each.short_help).split()] for line in text)
+            assert each.help
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_command_takes_what_its_function_takes(name: str) -> None:
+    """A command's function has a parameter for each argument and group of options, of the group's type."""
+    command = command_of(name)
+    assert isinstance(command, Command)
+    taken = inspect.signature(command.function).parameters
+    groups = {argument: group.__name__ for argument, group in command.groups.items()}
+    arguments = {parameter.name for parameter in command.params if parameter.param_type_name == "argument"}
+    assert taken.keys() == groups.keys() | arguments
+    assert {argument: taken[argument].annotation for argument in groups} == groups
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_has_headings(capfdbinary: Capture, name: str) -> None:
+    """Options stand in groups, those of what to take first, and each of them once."""
+    text = invoke(capfdbinary, name, "--help").out.decode()
+    headings = re.findall(r"(?m)^(\S.*):$", text)
+    assert headings == [heading for heading in HEADINGS if heading in headings]
+    assert "Options:" not in text
+    words = re.findall(r"(?m)^  (?:-\w, )?(--[a-z-]+)", text[text.index(f"\n{headings[0]}:") :])
+    assert len(words) == len(set(words))
 
 
 def test_options_of_the_issue() -> None:
@@ -810,7 +836,7 @@ def test_no_colours_in_pipes(tmp_path: Path, env: dict[str, str]) -> None:
 def test_no_colour_at_a_terminal(tmp_path: Path) -> None:
     """With NO_COLOR nothing is coloured at a terminal, not even the progress bar."""
     pty = pytest.importorskip("pty", reason="pseudo terminals are for Unix")
-    script = "import memcarve.cli.progress as p; p._PATIENCE = -1.0"
+    script = "import memcarve.cli.progress_bar as p; p._PATIENCE = -1.0"
     main, secondary = pty.openpty()
     with subprocess.Popen(
         command("carve", EXAMPLE, "-o", tmp_path / "out", before=script),

@@ -101,8 +101,8 @@ def test_never_onto_the_input(go: Invoke, dump: Path, kind: str) -> None:
         ("elfcore", ["--placeholder-thread"], "--placeholder-thread is for --to minidump"),
         ("flat", ["--os-version", "10.0.19045"], "--os-version is for --to minidump"),
         ("memmap", ["--min-size", "4k"], "--to memmap takes --range alone"),
-        ("flat", ["--fill", "123"], "no byte"),
-        ("minidump", ["--os-version", "ten"], "no version"),
+        ("flat", ["--fill", "123"], "not a byte"),
+        ("minidump", ["--os-version", "ten"], "not a version"),
         ("flat", ["--address", "0x1000-0x2000"], "one --address"),
     ],
 )

@@ -660,7 +660,7 @@ def test_wrong_choices(truth: Truth, go: Invoke) -> None:
     complaint(go("carve", truth.path, "--all", "--pid", 4), 2, "--all")
     complaint(go("carve", truth.path, "--pid", 4, "--dtb", "0x1000"), 2, "--dtb", "--pid")
     complaint(go("carve", truth.path, "--pid", "x"), 2, "--pid")
-    complaint(go("carve", truth.path, "--pid", 4, "--limit", "much"), 2, "no size")
+    complaint(go("carve", truth.path, "--pid", 4, "--limit", "much"), 2, "not a size")
     complaint(go("carve", truth.path, "--pid", 4, "--os", "beos"), 2, "windows")
 
 

@@ -28,6 +28,7 @@ from labelling import (
 from memcarve.errors import UsageError
 from memcarve.formats.manifest import FILE_NAME, file_name
 from memcarve.labels.resident_regions import Residence, resident
+from memcarve.labels.table import permission_words
 from memcarve.process import Selection
 from memcarve.segments import TOP
 
@@ -342,9 +343,9 @@ def test_residence_of_huge_regions() -> None:
     rows = [Region(0, 8 << 40, "PAGE_READWRITE"), Region(8 << 40, TOP - (8 << 40))]
     process = process_of([3, 9, (1 << 43) // PAGE - 1, (1 << 52) - 1], metadata_of(rows))
     chosen = Residence(process, Selection())
-    assert [row[:4] for row in chosen.rows(short=False)] == [
-        [0, 8 << 40, 8 << 40, 3 * PAGE],
-        [8 << 40, TOP, TOP - (8 << 40), PAGE],
+    assert [(*row.region[:2], row.resident) for row in chosen.rows()] == [
+        (0, 8 << 40, 3 * PAGE),
+        (8 << 40, TOP - (8 << 40), PAGE),
     ]
     assert (chosen.count, chosen.sources, chosen.size, chosen.resident) == (2, 1, TOP, 4 * PAGE)
     with pytest.raises(UsageError, match="nothing is known of its regions"):
@@ -355,7 +356,7 @@ def test_permissions_of_regions() -> None:
     """A region shows what page tables allow of the pages in it; nothing of an empty one."""
     rows = [page_region(0, 3, "PAGE_READONLY"), page_region(3, 2), page_region(7, 5), page_region(20, 3)]
     process = process_of({1: R, 2: RWX, 3: RW, 8: RX}, metadata_of(rows))
-    assert [row[5] for row in Residence(process, Selection()).rows(short=True)] == [
+    assert [permission_words(row.permissions) or None for row in Residence(process, Selection()).rows()] == [
         ["ur--", "urwx"],
         ["urw-"],
         ["ur-x"],

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
 import os
 import signal
 import sys
-from typing import TYPE_CHECKING, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import click
 
-from memcarve.cli.options import FAILED, USAGE
+from memcarve.cli.commands import COMMANDS
+from memcarve.cli.exit_status import FAILED, USAGE
 from memcarve.cli.wording import complain
 from memcarve.errors import MemcarveError, UsageError
 from memcarve.version import __version__
@@ -29,56 +29,16 @@ _EPILOG = (
 _SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")
 
 
-class _Command(NamedTuple):
-    """Where a command stands, and what the program's help says of it."""
-
-    module: str
-    attribute: str
-    help: str
-
-
-#: the commands by what they are for; each one's module is imported when it is used
-COMMANDS = {
-    "Look": {
-        "processes": _Command("looking", "processes", "List the processes of an image, or of a map of several."),
-        "segments": _Command("listing", "segments", "List the contiguous segments of a process's memory."),
-        "regions": _Command("listing", "regions", "List what the operating system says of memory."),
-        "read": _Command("looking", "read", "Print the bytes at an address."),
-        "find": _Command("looking", "find", "Find text or bytes, with their addresses."),
-        "locate": _Command("looking", "locate", "Tell where an address lies in the file, and back."),
-        "diff": _Command("comparing", "diff", "Tell what became of a process's memory."),
-    },
-    "Write": {
-        "carve": _Command("carving", "carve", "Write each segment into a file named by its addresses."),
-        "export": _Command("exporting", "export", "Write one file that another program opens."),
-        "extract": _Command("extracting", "extract", "Write the programs and libraries in memory as files."),
-        "verify": _Command("carving", "verify", "Check a carved folder, also against its source."),
-    },
-    "Help": {
-        "completion": _Command("completing", "completion", "Print a script that completes commands and options."),
-        "debug-info": _Command("debugging", "debug_info", "Print what a report of a fault should say."),
-    },
-}
-
-
-class _Lazy(click.Group):
-    """Commands that are imported when they are used: what one needs holds up no other, nor the program's help."""
+class _Program(click.Group):
+    """Commands under headings by what they are for."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's
-        return [name for commands in COMMANDS.values() for name in commands]
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - click's
-        for commands in COMMANDS.values():
-            if cmd_name in commands:
-                where = commands[cmd_name]
-                found: click.Command = getattr(importlib.import_module(f"memcarve.cli.{where.module}"), where.attribute)
-                return found
-        return None
+        return list(self.commands)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - click's
         for title, commands in COMMANDS.items():
             with formatter.section(title):
-                formatter.write_dl([(name, command.help) for name, command in commands.items()])
+                formatter.write_dl([(str(command.name), command.get_short_help_str(200)) for command in commands])
 
 
 class _StoppedBySignal(BaseException):
@@ -88,7 +48,11 @@ class _StoppedBySignal(BaseException):
 
 
 @click.group(
-    cls=_Lazy, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]}, epilog=_EPILOG
+    cls=_Program,
+    commands=[command for commands in COMMANDS.values() for command in commands],
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
+    epilog=_EPILOG,
 )
 @click.version_option(__version__, prog_name="memcarve", message="%(prog)s %(version)s")
 @click.pass_context
@@ -132,7 +96,7 @@ def _run(arguments: Sequence[str] | None) -> int:  # noqa: PLR0911 - one way out
     except click.ClickException as error:
         context = getattr(error, "ctx", None)
         command = context.command_path if context else "memcarve"
-        complain(f"{_one_line(error.format_message())}; see {command} --help")
+        complain(f"{_worded(error)}; see {command} --help")
         return error.exit_code
     except click.exceptions.Exit as error:
         return error.exit_code
@@ -165,7 +129,10 @@ def _run(arguments: Sequence[str] | None) -> int:  # noqa: PLR0911 - one way out
     return result if isinstance(result, int) else 0
 
 
-def _one_line(message: str) -> str:
-    """Return a message of click's in the style of the others."""
-    text = " ".join(message.split()).rstrip(".")
+def _worded(error: click.ClickException) -> str:
+    """Return what click complains about in the style of the other messages."""
+    text = " ".join(error.format_message().split()).rstrip(".")
+    if type(error) is click.BadParameter and error.param is not None:
+        name = error.param.human_readable_name if isinstance(error.param, click.Argument) else error.param.opts[-1]
+        return f"{name}: {error.message}"
     return text[:1].lower() + text[1:]

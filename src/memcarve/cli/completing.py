@@ -5,18 +5,15 @@ from __future__ import annotations
 import click
 from click.shell_completion import get_completion_class
 
+from memcarve.cli.exit_status import COMPLETE
 from memcarve.errors import UsageError
 
 
-@click.command()
-@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
-@click.pass_context
-def completion(context: click.Context, shell: str) -> None:
-    """Print a script that completes commands and options.
-
-    For bash, put this into ~/.bashrc: eval "$(memcarve completion bash)"
-    """
+def completion(shell: str) -> int:
+    """Print what a shell is to read."""
     found = get_completion_class(shell)
     if found is None:
-        raise UsageError(f"{shell}: is no shell that can be completed")
-    click.echo(found(context.find_root().command, {}, "memcarve", "_MEMCARVE_COMPLETE").source())
+        raise UsageError(f"{shell} cannot be completed")
+    root = click.get_current_context().find_root().command
+    click.echo(found(root, {}, "memcarve", "_MEMCARVE_COMPLETE").source())
+    return COMPLETE

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import platform
 import sys
+from importlib import metadata
 
 import click
 
-from memcarve.cli.options import COMPLETE
+from memcarve.cli.exit_status import COMPLETE
 from memcarve.version import __version__
 
 #: what memcarve needs, and what its extras bring
@@ -16,17 +18,14 @@ _PACKAGES = ("numpy", "click", "rich", "backports.zstd", "cramjam", "pyarrow", "
 _CALLS = ("copy_file_range", "sendfile", "writev", "fork")
 
 
-@click.command("debug-info")
 def debug_info() -> int:
-    """Print versions and what the system can do, for a report of a fault. Nothing of your files is in it."""
+    """Print a fact a line."""
     for what, value in _facts():
         click.echo(f"{what}: {value}")
     return COMPLETE
 
 
 def _facts() -> list[tuple[str, str]]:
-    import platform  # noqa: PLC0415 - for this command alone, like the one below
-
     able = [call for call in _CALLS if hasattr(os, call)]
     return [
         ("memcarve", __version__),
@@ -43,8 +42,6 @@ def _facts() -> list[tuple[str, str]]:
 
 
 def _version(package: str) -> str:
-    from importlib import metadata  # noqa: PLC0415 - takes 14 ms to import
-
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:

@@ -1,10 +1,16 @@
-"""What errors say to people at the command line: options, where the library speaks of arguments."""
+"""What is printed for people: errors, notes, numbers with their nouns."""
 
 from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
 
 import click
 
 from memcarve.errors import MemcarveError, printable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 #: arguments whose options are called differently; the others have the argument's name
 _OPTIONS = {
@@ -27,3 +33,30 @@ def complain(problem: MemcarveError | str, about: object = None) -> None:
     """Print an error on standard error; with what it is about, if the error does not say so."""
     text = problem.worded(option) if isinstance(problem, MemcarveError) else problem
     click.echo(printable(f"memcarve: {text}" if about is None else f"memcarve: {about}: {text}"), err=True)
+
+
+def say(notes: Iterable[str], *, quiet: bool) -> None:
+    """Print notes for the user on standard error."""
+    if not quiet:
+        for note in notes:
+            click.echo(f"note: {printable(note)}", err=True)
+
+
+def counted(count: int, noun: str) -> str:
+    """Return a number with its noun: 1 segment, 2 segments, 3 processes."""
+    ending = "" if count == 1 else "es" if noun.endswith("s") else "s"
+    return f"{count} {noun}{ending}"
+
+
+def amount(count: float) -> str:
+    """Return a number of bytes for people: 1.6 MiB."""
+    for unit in ("bytes", "KiB", "MiB", "GiB"):
+        if count < 1024:  # noqa: PLR2004 - a binary unit
+            return f"{count:.0f} {unit}" if unit == "bytes" else f"{count:.1f} {unit}"
+        count /= 1024
+    return f"{count:.1f} TiB"
+
+
+def at_terminal() -> bool:
+    """Return True if data goes to a person's terminal."""
+    return sys.stdout.isatty()

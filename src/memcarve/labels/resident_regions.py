@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -10,7 +10,7 @@ from memcarve.columns import bytes_within
 from memcarve.errors import UsageError
 from memcarve.labels.filters import CHOICES
 from memcarve.labels.metadata_index import Known
-from memcarve.labels.table import permission_bits, permission_words
+from memcarve.labels.table import permission_bits
 from memcarve.metadata import Region
 
 if TYPE_CHECKING:
@@ -20,10 +20,20 @@ if TYPE_CHECKING:
     from memcarve.process import ProcessMemory, Selection
     from memcarve.space import AddressSpace
 
-    Cell = str | int | bool | list[str] | None
 
+class ResidentRegion(NamedTuple):
+    """A region, and how many of its bytes are there.
 
-_LONGEST = 60  # characters of a path that a table for people shows
+    `permissions` are the flags of the pages in it, as bits of which the number is the flag; `kind` is what its memory
+    is, as far as anything known says; `conflicts` counts what contradicts it, None if it is not of the first source.
+    """
+
+    region: Region
+    resident: int
+    permissions: int
+    kind: str | None
+    source: str
+    conflicts: int | None
 
 
 class Residence:
@@ -71,30 +81,15 @@ class Residence:
     def _kind(self, regions: Regions, place: int) -> str | None:
         return self.known.kinds[place] if regions is self.process.metadata.regions[0] else regions.rows[place].kind
 
-    def rows(self, *, short: bool) -> Iterator[list[Cell]]:
-        """Yield the cells of each region: of the first source, then of the others."""
-        space = self.process.space
+    def rows(self) -> Iterator[ResidentRegion]:
+        """Yield the regions: of the first source, then of the others."""
         for (regions, places), there in zip(self._chosen, self._resident, strict=True):
             first = regions is self.process.metadata.regions[0]
             chosen = [regions.rows[place] for place in places]
-            allowed = _permissions(space, chosen)
+            allowed = _permissions(self.process.space, chosen)
             for place, row, size, bits in zip(places, chosen, there, allowed, strict=True):
                 conflicts = len(self.known.conflicts.regions.get(place, ())) if first else None
-                yield [
-                    row.start,
-                    row.end,
-                    row.size,
-                    size,
-                    (row.collapsed or row.protection) if short else row.protection,
-                    *([] if space.flags is None else [permission_words(bits) or None]),
-                    self._kind(regions, place),
-                    _shortened(row.file) if short else row.file,
-                    row.offset,
-                    row.tag,
-                    row.private,
-                    regions.source,
-                    conflicts,
-                ]
+                yield ResidentRegion(row, size, bits, self._kind(regions, place), regions.source, conflicts)
 
 
 def _joined(rows: Iterable[Region]) -> list[Region]:
@@ -108,11 +103,6 @@ def _joined(rows: Iterable[Region]) -> list[Region]:
         end = max(end, row.end)
     found.append(Region(start, end - start))
     return [row for row in found if row.size]
-
-
-def _shortened(path: str | None) -> str | None:
-    """Return the end of a long path, where the name is."""
-    return path if path is None or len(path) <= _LONGEST else f"...{path[3 - _LONGEST :]}"
 
 
 def resident(space: AddressSpace, rows: list[Region]) -> list[int]:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import csv
+import importlib
 import io
 import json
 import sys
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Any, NamedTuple
-
-import click
 
 from memcarve.errors import MissingExtraError, UsageError, encodable, printable
 
@@ -18,16 +17,11 @@ if TYPE_CHECKING:
 
     Cell = int | str | bool | float | list[str] | list[dict[str, Any]] | dict[str, Any] | None
 
-FORMATS = ("table", "csv", "json", "jsonl", "parquet")
 SCHEMA = 1
 
 _SAMPLE = 1000  # rows that set the widths of a table's columns
 _ADDRESSES = ("address", "end")
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
-
-format_option = click.option(
-    "--format", "layout", type=click.Choice(FORMATS), default="table", show_default=True, help="How to print the table."
-)
 
 
 class Column(NamedTuple):
@@ -42,7 +36,7 @@ class Column(NamedTuple):
 
 
 def print_table(layout: str, title: str, columns: Sequence[Column], rows: Iterable[Sequence[Cell]]) -> None:
-    """Print rows in one of FORMATS; `title` is the name of the list in JSON."""
+    """Print rows in one of the formats; `title` is the name of the list in JSON."""
     if layout == "parquet":
         _parquet(columns, rows)
         return
@@ -123,12 +117,11 @@ def _json(title: str, columns: Sequence[Column], rows: Iterable[Sequence[Cell]])
 
 def _parquet(columns: Sequence[Column], rows: Iterable[Sequence[Cell]]) -> None:
     try:
-        import pyarrow as pa  # noqa: PLC0415 - an extra
-        from pyarrow import parquet  # noqa: PLC0415
+        pa, parquet = importlib.import_module("pyarrow"), importlib.import_module("pyarrow.parquet")
     except ImportError:
-        raise MissingExtraError("parquet needs a package more: pip install 'memcarve[arrow]'") from None
+        raise MissingExtraError("Parquet needs another package", remedy="pip install 'memcarve[arrow]'") from None
     if sys.stdout.isatty():
-        raise UsageError("parquet is no text; send it into a file: --format parquet > segments.parquet")
+        raise UsageError("Parquet is binary", remedy="redirect it to a file: --format parquet > segments.parquet")
     # an end may be 2**64, which no column of numbers holds: start and size say it, too
     kept = [place for place, column in enumerate(columns) if column.kind != "end"]
     kinds = {"address": pa.uint64(), "number": pa.uint64(), "text": pa.string(), "flag": pa.bool_()}

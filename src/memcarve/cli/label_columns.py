@@ -1,4 +1,4 @@
-"""Labels as columns of a table."""
+"""Labels as columns of a table, and what of long names a table for people shows."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ if TYPE_CHECKING:
 
     from memcarve.labels.table import SegmentLabels
 
-_LONGEST = 48  # characters of a name that a table for people shows
+_LONGEST_NAME, _LONGEST_PATH = 48, 60  # characters that a table for people shows
 _SHOWN = 3  # different labels of one segment that a table for people shows
 
 
 class LabelColumn(NamedTuple):
-    """A column of a table: its name, its kind (as of cli.tables.Column), and what gives a segment's cell."""
+    """A column of a table: its name, its kind (as of a Column), and what gives a segment's cell."""
 
     name: str
     kind: str
     cell: Callable[[int], str | int | float | list[str] | None]
 
 
-def columns(labels: SegmentLabels, *, short: bool) -> list[LabelColumn]:
+def label_columns(labels: SegmentLabels, *, short: bool) -> list[LabelColumn]:
     """Return the columns for what is known at all; `short`, for people, shows names without paths, and few of many."""
     most = _SHOWN if short else 1 << 30
     known = labels.known
@@ -87,7 +87,12 @@ def _file(labels: SegmentLabels, index: int) -> str | None:
 
 
 def _shortened(name: str) -> str:
-    return name if len(name) <= _LONGEST else f"{name[: _LONGEST - 3]}..."
+    return name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 3]}..."
+
+
+def shortened_path(path: str | None) -> str | None:
+    """Return the end of a long path, where the name is."""
+    return path if path is None or len(path) <= _LONGEST_PATH else f"...{path[3 - _LONGEST_PATH :]}"
 
 
 def _words(words: Sequence[str], most: int, further: int = 0) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import sys
 from collections import Counter
@@ -10,27 +11,18 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from memcarve.cli.options import (
-    COMPLETE,
-    INCOMPLETE,
-    at_terminal,
-    choice,
-    choose_one,
-    filter_options,
-    labeller,
-    process_options,
-    quiet_options,
-    say,
-    selection,
-    size as to_size,
-)
-from memcarve.cli.progress import ProgressBar, counted
-from memcarve.cli.tables import Column, format_option, print_table
-from memcarve.vocabulary import InputType, System
+from memcarve.cli.exit_status import COMPLETE, INCOMPLETE
+from memcarve.cli.frame import choose_one, labeller, selection
+from memcarve.cli.printed_tables import Column, print_table
+from memcarve.cli.progress_bar import ProgressBar
+from memcarve.cli.wording import counted, say
+from memcarve.comparing import compare
+from memcarve.sources import open_container
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator
 
+    from memcarve.cli.option_groups import Differences, DiffInput, Messages, OneProcess, Printing, SegmentFilters
     from memcarve.differences import Difference
     from memcarve.process import ProcessMemory
     from memcarve.segments import Segments
@@ -45,7 +37,7 @@ def _end(segments: Segments) -> int | None:
 
 
 def _split(found: Difference) -> str | None:
-    """Say how many segments there were and are, where one side has several."""
+    """Return how many segments there were and are, if one side has several."""
     count, before = len(found.now), len(found.was)
     return f"{before} -> {count}" if max(count, before) > 1 else None
 
@@ -93,65 +85,25 @@ _PAGE_COLUMNS = (
 )
 
 
-@click.command()
-@click.argument("before", type=click.Path())
-@click.argument("after", type=click.Path())
-@process_options
-@click.option("--other-pid", type=click.IntRange(0), help="The process of AFTER, where it has another id.")
-@filter_options
-@click.option("--unchanged", is_flag=True, help="List what did not change, too.")
-@click.option("--changed-pages", is_flag=True, help="List the pages that changed instead, a row for each stretch.")
-@format_option
-@click.option(
-    "--os",
-    "system",
-    type=choice(System),
-    help="Of images: what page-table entries mean that are not present.  [default: recognised]",
-)
-@click.option("--limit", type=to_size, metavar="SIZE", help="Of images: how much virtual memory page tables may claim.")
-@click.option("--input-type", type=choice(InputType), help="What BEFORE and AFTER are, if not recognised.")
-@click.option("--other-input-type", type=choice(InputType), help="What AFTER is, if that is another.")
-@quiet_options
 def diff(
     before: str,
     after: str,
-    pid: Sequence[int],
-    name: str | None,
-    other_pid: int | None,
-    wanted: dict[str, Any],
-    layout: str,
-    system: str | None,
-    limit: int | None,
-    input_type: str | None,
-    other_input_type: str | None,
-    *,
-    unchanged: bool,
-    changed_pages: bool,
-    quiet: bool,
-    verbose: bool,
+    process: OneProcess,
+    wanted: Differences,
+    filters: SegmentFilters,
+    source: DiffInput,
+    printing: Printing,
+    messages: Messages,
 ) -> int:
-    """Tell what became of a process's memory from BEFORE to AFTER.
-
-    Each is a dump, a folder that memcarve carved, or an image. A row is a segment, or several of both sides that share
-    addresses: one that was split, or some that were merged. Its state: appeared (nothing was at these addresses),
-    vanished (nothing is there now: freed, or paged out), grown and shrunk (bytes were added, removed), changed (bytes
-    at the same addresses differ), unknown (one side knows of bytes that it lacks); several of the last four may hold.
-
-    What is called was_ is of BEFORE. JSON also lists the segments of both sides (now, was) and the pages that changed.
-    Exit status: 0 whether anything differs or not, 3 where either side is known to lack bytes.
-    """
-    from memcarve.comparing import compare  # noqa: PLC0415 - numpy is not needed for --help
-
+    """Compare a process of two inputs."""
     with contextlib.ExitStack() as stack:
-        half = wanted["half"]
-        opening = {"system": system, "limit": limit}
-        was = _open(stack, before, pid, name, half, {**opening, "input_type": input_type})
-        other = {**opening, "input_type": other_input_type or input_type}
-        now = _open(stack, after, pid if other_pid is None else [other_pid], name, half, other)
+        was = _open(stack, before, process, filters.half, source, source.input_type)
+        other = process if wanted.other_pid is None else dataclasses.replace(process, pid=[wanted.other_pid])
+        now = _open(stack, after, other, filters.half, source, source.other_input_type or source.input_type)
         # rows and a bar would get into each other's way at a terminal
-        progress = stack.enter_context(ProgressBar("comparing", quiet=quiet or at_terminal()))
+        progress = stack.enter_context(ProgressBar("comparing", messages, data=True))
         compared = compare(
-            was, now, selection(wanted), labeller=labeller(wanted), unchanged=unchanged, progress=progress
+            was, now, selection(filters), labeller=labeller(filters), unchanged=wanted.unchanged, progress=progress
         )
         listed: Counter[str] = Counter()
         pages = 0
@@ -163,20 +115,22 @@ def diff(
                 pages += difference.changed.pages
                 yield difference
 
-        if changed_pages:
-            print_table(layout, "pages", _PAGE_COLUMNS, _page_rows(differences()))
+        if wanted.changed_pages:
+            print_table(printing.layout, "pages", _PAGE_COLUMNS, _page_rows(differences()))
         else:
-            names = _LAYOUTS[layout]
+            names = _LAYOUTS[printing.layout]
             columns = [Column(name, _VALUES[name][0]) for name in names]
             values = [_VALUES[name][1] for name in names]
-            print_table(layout, "differences", columns, ([of(found) for of in values] for found in differences()))
+            print_table(
+                printing.layout, "differences", columns, ([of(found) for of in values] for found in differences())
+            )
     sys.stdout.flush()
-    for process in (was, now):
-        everything = verbose or process.incomplete or process.pages is not None
-        say(process.notes if everything else [*process.notes[:1], *process.remarks], quiet=quiet)
-    say(list(_doubts(was, now)), quiet=quiet)
+    for side in (was, now):
+        everything = messages.verbose or side.incomplete or side.pages is not None
+        say(side.notes if everything else [*side.notes[:1], *side.remarks], quiet=messages.quiet)
+    say(_doubts(was, now), quiet=messages.quiet)
     listed["unchanged"] += len(compared) - listed.total()
-    if not quiet:
+    if not messages.quiet:
         told = [f"{count} {state}" for state, count in listed.items()]
         click.echo(
             f"{'; '.join(told)}; {counted(pages, 'page')} changed of {counted(compared.bytes, 'byte')}", err=True
@@ -187,18 +141,15 @@ def diff(
 def _open(
     stack: contextlib.ExitStack,
     path: str,
-    pid: Sequence[int],
-    name: str | None,
+    process: OneProcess,
     half: str | None,
-    opening: dict[str, Any],
+    source: DiffInput,
+    input_type: str | None,
 ) -> ProcessMemory:
     """Open one side; what is said of images means nothing to a folder."""
-    from memcarve.sources import open_container  # noqa: PLC0415
-
-    if os.path.isdir(path):
-        opening = {"input_type": opening["input_type"]}
-    container = stack.enter_context(open_container(path, **opening))
-    return container.open_process(choose_one(container, pid, name), half or container.default_range)
+    image: dict[str, Any] = {} if os.path.isdir(path) else {"system": source.system, "limit": source.limit}
+    container = stack.enter_context(open_container(path, input_type=input_type, **image))
+    return container.open_process(choose_one(container, process), half or container.default_range)
 
 
 def _page_rows(differences: Iterable[Difference]) -> Iterator[list[int]]:

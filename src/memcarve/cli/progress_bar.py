@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 import time
 from typing import TYPE_CHECKING, Any
+
+from memcarve.cli.wording import amount, at_terminal
 
 if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
+    from memcarve.cli.option_groups import Messages
+
 _PATIENCE = 1.0  # seconds before anything is shown
 
 
 class ProgressBar:
-    """Called with bytes done and bytes in all; draws nothing where standard error is no terminal."""
+    """Called with bytes done and bytes in all; draws nothing if standard error is not a terminal.
 
-    def __init__(self, label: str, *, quiet: bool) -> None:
+    With `data`, rows are printed meanwhile: at a terminal, they and a bar would get into each other's way.
+    """
+
+    def __init__(self, label: str, messages: Messages, *, data: bool = False) -> None:
         self._label = label
-        self._shown = sys.stderr.isatty() and not quiet
+        self._shown = sys.stderr.isatty() and not messages.quiet and not (data and at_terminal())
         self._begun = time.monotonic()
         self._bar: Any = None
         self._task: Any = None
@@ -32,16 +40,16 @@ class ProgressBar:
         self._bar.update(self._task, completed=done, total=total, rate=amount(done / (time.monotonic() - self._begun)))
 
     def _start(self, total: int) -> None:
-        from rich import progress  # noqa: PLC0415 - only for work that takes long
-        from rich.console import Console  # noqa: PLC0415
-
+        # what takes longer to import than most commands take, for work that takes long
+        progress = importlib.import_module("rich.progress")
+        console = importlib.import_module("rich.console")
         self._bar = progress.Progress(
             progress.TextColumn("{task.description}"),
             progress.BarColumn(),
             progress.DownloadColumn(binary_units=True),
             progress.TextColumn("{task.fields[rate]}/s"),
             progress.TimeRemainingColumn(),
-            console=Console(stderr=True),
+            console=console.Console(stderr=True),
             transient=True,
         )
         self._bar.start()
@@ -55,18 +63,3 @@ class ProgressBar:
     ) -> None:
         if self._bar is not None:
             self._bar.stop()
-
-
-def counted(count: int, noun: str) -> str:
-    """Return a number with its noun: 1 segment, 2 segments, 3 processes."""
-    ending = "" if count == 1 else "es" if noun.endswith("s") else "s"
-    return f"{count} {noun}{ending}"
-
-
-def amount(count: float) -> str:
-    """Return a number of bytes for people: 1.6 MiB."""
-    for unit in ("bytes", "KiB", "MiB", "GiB"):
-        if count < 1024:  # noqa: PLR2004 - a binary unit
-            return f"{count:.0f} {unit}" if unit == "bytes" else f"{count:.1f} {unit}"
-        count /= 1024
-    return f"{count:.1f} TiB"

@@ -1,0 +1,136 @@
+"""The command that lists processes."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from memcarve.cli.exit_status import COMPLETE, INCOMPLETE
+from memcarve.cli.printed_tables import Column, print_table
+from memcarve.cli.wording import complain, counted, say
+from memcarve.errors import InputError, UsageError
+from memcarve.sources import open_container
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from memcarve.cli.option_groups import Input, Messages, Printing, ProcessList
+    from memcarve.cli.printed_tables import Cell
+    from memcarve.process import Container
+
+_JSON = ("json", "jsonl")
+#: columns of processes that a table for people does not have beside command lines
+_LEFT_OUT = ("exited", "root", "image_base", "peb", "wow64")
+_LONGEST = 120  # characters of a command line in it
+
+
+def processes(file: str, wanted: ProcessList, source: Input, printing: Printing, messages: Messages) -> int:
+    """Print a row for each process, or for each plausible page-table root."""
+    layout, pages, environment = printing.layout, wanted.pages, wanted.environment
+    if environment and layout not in _JSON:
+        raise UsageError("an environment has no place in a table", remedy="print it with --format json or jsonl")
+    details = wanted.details or environment
+    if wanted.scan and (wanted.listed or details):
+        word = "--listed" if wanted.listed else "--details"
+        raise UsageError(f"--scan lists page-table roots, {word} processes", remedy="give one or the other")
+    with open_container(file, **vars(source), image=wanted.scan) as container:
+        if wanted.scan:
+            return _scan(container, layout, messages)
+        entries = container.listed() if wanted.listed else container.processes()
+        columns = [Column("pid", "number"), Column("name", "text")]
+        image = any(entry.root is not None for entry in entries)
+        doubts = image and (layout != "table" or any(entry.doubts for entry in entries))
+        if image:
+            columns += [Column("parent", "number"), Column("created", "text"), Column("exited", "text")]
+            columns += [Column("root", "address"), Column("image_base", "address"), Column("peb", "address")]
+            columns += [Column("wow64", "flag"), Column("state", "text")]
+            columns += [Column("doubts", "words")] if doubts else []
+        counts = [_page_counts(container, index) for index in range(len(entries))] if pages else []
+        told = [_told(container, index, environment=environment) for index in range(len(entries))] if details else []
+        # what may be no process at all need not have page tables
+        certain = [index for index, entry in enumerate(entries) if not entry.doubts]
+        failed = any((pages and not counts[index]) or (details and told[index] is None) for index in certain)
+        kinds = list(dict.fromkeys(kind for count in counts for kind in count))
+        columns += [Column(kind, "number") for kind in kinds]
+        more = _detail_columns(layout) if details else []
+        columns += more
+
+        def row(index: int) -> list[Cell]:
+            entry = entries[index]
+            cells: list[Cell] = [entry.pid, entry.name]
+            if image:
+                facts = entry.facts()
+                times = [facts["created"], facts["exited"]]
+                if layout == "table":
+                    times = [time and time[:19].replace("T", " ") for time in times]
+                cells += [entry.parent, *times, entry.root, entry.image_base, entry.peb, entry.wow64, entry.state]
+                cells += [list(entry.doubts)] if doubts else []
+            cells += [counts[index].get(kind) for kind in kinds] if pages else []
+            return cells + [_detail(column, told[index] or {}, layout) for column in more]
+
+        rows: Iterable[list[Cell]] = map(row, range(len(entries)))
+        if details and layout == "table":
+            columns, rows = _narrowed(columns, rows)
+        print_table(layout, "processes", columns, rows)
+        sys.stdout.flush()
+        say(container.notes if messages.verbose else container.remarks, quiet=messages.quiet)
+        if not messages.quiet:
+            click.echo(counted(len(entries), "process"), err=True)
+        return INCOMPLETE if failed else COMPLETE
+
+
+def _page_counts(container: Container, index: int) -> dict[str, int]:
+    """Return the number of 4 KiB pages of each kind; nothing if the page tables cannot be walked."""
+    try:
+        return container.open_process(index, container.default_range).pages or {}
+    except InputError as error:
+        complain(error)
+        return {}
+
+
+def _told(container: Container, index: int, *, environment: bool) -> dict[str, Any] | None:
+    """Return what a process says of itself, ready for JSON; None if it cannot be opened."""
+    try:
+        return container.start_of(index).told(environment=environment)
+    except InputError as error:
+        complain(error)
+        return None
+
+
+def _narrowed(columns: list[Column], rows: Iterable[list[Cell]]) -> tuple[list[Column], Iterable[list[Cell]]]:
+    """Return a table for people without some of its columns: it is wide enough with command lines."""
+    kept = [place for place, column in enumerate(columns) if column.name not in _LEFT_OUT]
+    return [columns[place] for place in kept], ([cells[place] for place in kept] for cells in rows)
+
+
+def _detail_columns(layout: str) -> list[Column]:
+    if layout == "table":
+        return [Column("command_line", "text")]
+    texts = [Column(name, "text") for name in ("command_line", "image_path", "current_directory")]
+    if layout in _JSON:
+        return [*texts, Column("parameters", "record"), Column("unloaded", "record")]
+    return [*texts, Column("unloaded", "words")]
+
+
+def _detail(column: Column, told: dict[str, Any], layout: str) -> Cell:
+    found: Cell = told.get(column.name)
+    if layout == "table" and isinstance(found, str) and len(found) > _LONGEST:
+        return f"{found[: _LONGEST - 3]}..."
+    if column.kind == "words" and isinstance(found, list):  # of each module that was unloaded its name
+        return [str(row["name"] or row["base"]) for row in found if isinstance(row, dict)]
+    return found
+
+
+def _scan(container: Container, layout: str, messages: Messages) -> int:
+    roots = container.roots()
+    columns = [Column("root", "address"), Column("paging", "text"), Column("user_bytes", "number")]
+    columns += [Column("kernel_bytes", "number"), Column("self_map", "number")]
+    print_table(layout, "roots", columns, roots)
+    sys.stdout.flush()
+    say(container.remarks, quiet=messages.quiet)
+    if not messages.quiet:
+        use = "; use one with --dtb" if roots else ""
+        click.echo(f"{counted(len(roots), 'plausible page-table root')}{use}", err=True)
+    return COMPLETE

@@ -1,0 +1,99 @@
+"""The command that checks carved folders."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from memcarve.cli.exit_status import COMPLETE
+from memcarve.cli.frame import choose_one
+from memcarve.cli.option_groups import OneProcess
+from memcarve.cli.progress_bar import ProgressBar
+from memcarve.cli.wording import counted, say
+from memcarve.errors import UsageError, printable
+from memcarve.sinks.several import carved_folders
+from memcarve.sinks.verify import read_header, verify as verify_folder
+from memcarve.sources import open_container
+from memcarve.vocabulary import InputType
+
+if TYPE_CHECKING:
+    from memcarve.cli.option_groups import Input, Messages, Source
+    from memcarve.process import Container, ProcessEntry, ProcessMemory
+    from memcarve.sinks.verify import Verified
+
+
+def verify(folder: str, process: OneProcess, compared: Source, source: Input, messages: Messages) -> int:
+    """Check one folder, or each in a folder of several."""
+    if compared.source is None and (process.is_given or source.is_given):
+        raise UsageError("--pid, --name and how to open an input go with --source")
+    opened: dict[str, Any] = {}
+    with contextlib.ExitStack() as stack:
+        for path in carved_folders(folder):
+            memory = None
+            if compared.source is not None:
+                header = read_header(path)
+                how = _as_recorded(header, source)
+                if opened.get("how") != how:  # the folders of one image are all of that image
+                    opened = {"how": how, "container": stack.enter_context(open_container(compared.source, **how))}
+                memory = _recorded_process(opened["container"], header, process)
+                say(memory.notes if messages.verbose else [], quiet=messages.quiet)
+            with ProgressBar("verifying", messages) as progress:
+                found = verify_folder(path, memory, progress=progress)
+            if not messages.quiet:
+                click.echo(printable(_verified(path, found)), err=True)
+    return COMPLETE
+
+
+def _as_recorded(header: dict[str, Any], source: Input) -> dict[str, Any]:
+    """Return how to open the source: as it was opened for the carve, if nothing else is said now."""
+    opening = vars(source)
+    inputs = header.get("inputs")
+    used: dict[str, Any] = inputs if isinstance(inputs, dict) else {}
+    if not source.is_given:
+        said = [each.get("input_type") for each in used.values() if isinstance(each, dict)]
+        opening = {**opening, "input_type": next((word for word in said if word in [*InputType]), None)}
+    memory_map, image = used.get("map"), used.get("image")
+    if isinstance(image, dict):
+        given = {**opening}
+        root = str(image.get("root"))
+        if given["dtb"] is None and image.get("dtb") is True and re.fullmatch("0x[0-9a-f]{1,16}", root):
+            given["dtb"] = int(root, 16)
+        for name, member in (("system", "os"), ("paging", "paging")):
+            if given["dtb"] is not None and given[name] is None and isinstance(image.get(member), str):
+                given[name] = image[member]
+        return given
+    trusted = [memory_map.get("trusted") if isinstance(memory_map, dict) else None, header.get("positions")]
+    believed = next((value for value in trusted if value in ("printed", "sum")), None)
+    return {**opening, "trust": opening["trust"] or believed}
+
+
+def _recorded_process(container: Container, header: dict[str, Any], said: OneProcess) -> ProcessMemory:
+    """Open the process that a folder was carved from, if nothing else is said; numbers may have been used twice."""
+    found = header.get("process")
+    recorded: dict[str, Any] = found if isinstance(found, dict) else {}
+    number = recorded.get("pid")
+    if said.is_given or type(number) is not int:
+        return container.open_process(choose_one(container, said))
+    entries = container.known([number])
+    same = [index for index, entry in enumerate(entries) if entry.pid == number]
+    if recorded.get("object") is not None and not any(_is_recorded(entries[index], recorded) for index in same):
+        entries = container.processes()
+    exactly = [index for index, entry in enumerate(entries) if _is_recorded(entry, recorded)]
+    if exactly:
+        return container.open_process(exactly[0])
+    return container.open_process(choose_one(container, OneProcess([number] if len(entries) > 1 else [], None)))
+
+
+def _is_recorded(entry: ProcessEntry, recorded: dict[str, Any]) -> bool:
+    facts = entry.facts()
+    same = entry.pid == recorded.get("pid")
+    return same and bool(facts) and all(facts[name] == recorded.get(name) for name in ("object", "root"))
+
+
+def _verified(path: str, found: Verified) -> str:
+    by = f"hashes {', '.join(found.hashes)}" if found.hashes else "no hashes recorded: names and sizes only"
+    also = ", every byte compared with the source" if found.against_source else ""
+    return f"{path}: {counted(found.segments, 'segment')}, {counted(found.bytes, 'byte')}, all well ({by}{also})"
