@@ -1,7 +1,7 @@
 """Scripts that have other programs map the original file at the right addresses; no byte of it is copied.
 
-All that comes from evidence is in ``memory.json``; the Python scripts are the same text for every dump. Where programs
-know commands only (radare2, rizin), what they are given is numbers, plain words and base64.
+Everything that comes from evidence is in ``memory.json``; the Python scripts are the same text for every dump. Programs
+that only know commands (radare2, rizin) are given numbers, plain words and base64.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _FILES = (range_table.NAME, RADARE, RIZIN, ida.NAME, ghidra.NAME, gdb.NAME, binj
 _BITS = {"x86": 32, "x64": 64}
 _WRITER = f"# Written by memcarve {__version__}. The dump that this maps is described in memory.json.\n"
 _LARGEST_HEADER = 1 << 16
-#: by what of it scripts recognise the original: so many blocks of so many bytes
+#: the sample by which scripts recognise the original: so many blocks of so many bytes
 _BLOCKS, _BLOCK = 64, 4096
 
 
@@ -49,7 +49,7 @@ def export_scripts(
     """Write scripts for radare2, rizin, IDA, Ghidra, gdb and Binary Ninja into the new folder `folder`.
 
     They map the file that the process was read from, so its bytes must lie in one file as they are: raises UsageError
-    where they must be decoded first, or lie in several. Raises TargetExistsError and OutputError, too.
+    if they must be decoded first, or lie in several files. Also raises TargetExistsError and OutputError.
     """
     begun = time.monotonic()
     backing = process.space.backing
@@ -154,9 +154,9 @@ def _header(
 
 
 def _sampled(backing: FileBacking) -> str:
-    """Return the SHA-256 of blocks spread evenly over a file, its first and last bytes among them.
+    """Return the SHA-256 of blocks spread evenly over a file, including its first and last bytes.
 
-    A file that is no larger than all blocks together is in them as a whole.
+    The blocks cover all of a file that is not larger than all blocks together.
     """
     digest, size = hashlib.sha256(), min(_BLOCK, backing.size)
     block = memoryview(bytearray(size))
@@ -179,7 +179,7 @@ def _threads(process: ProcessMemory) -> list[tuple[int, dict[str, int]]]:
 
 
 def _bits(process: ProcessMemory, rows: Rows) -> int:
-    """Return how wide addresses are: where that is not known, as wide as those that occur."""
+    """Return the width of addresses in bits: if it is not known, that of the addresses that occur."""
     known = _BITS.get(process.architecture or "")
     if known is not None:
         return known

@@ -1,4 +1,4 @@
-"""The script for Binary Ninja: a view of its own over the dump, which Binary Ninja reads as it lies."""
+"""The script for Binary Ninja: a new view over the dump, which Binary Ninja reads as it lies."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ ARCHITECTURES = {"x86": "x86", "x64": "x86_64"}
 
 
 def flags_of(access):
-    """Return what may be done, as Binary Ninja says it; what is not known may be anything."""
+    """Return the access as Binary Ninja's flags; if it is not known, everything is allowed."""
     letters = "rwx" if access is None else access
     flag = binaryninja.SegmentFlag
     found = flag.SegmentReadable if "r" in letters else 0
@@ -22,7 +22,7 @@ def flags_of(access):
 
 
 def semantics_of(access):
-    """Return what a section holds, as far as what may be done with it tells."""
+    """Return what a section holds, as far as its access shows."""
     kinds = binaryninja.SectionSemantics
     if access is None or ("w" in access and "x" in access):
         return kinds.DefaultSectionSemantics
@@ -36,7 +36,7 @@ def map_memory(folder):
     table = load(folder)
     raw = binaryninja.BinaryViewType["Raw"].open(original(table, folder))
     view = binaryninja.BinaryViewType["Mapped"].create(raw)
-    for segment in list(view.segments):  # the one that shows the file as it lies
+    for segment in list(view.segments):  # the segment that shows the file as it lies
         view.remove_auto_segment(segment.start, len(segment))
         view.remove_user_segment(segment.start, len(segment))
     name = ARCHITECTURES.get(table["process"]["architecture"])

@@ -1,8 +1,8 @@
 """The script for gdb: gdb asks it for memory as it would ask a debugger on another machine, and it reads the dump.
 
 gdb cannot map parts of a plain file by itself. The same script, run a second time by ``target remote |``, answers the
-few packets of the Remote Serial Protocol that reading takes (GDB manual, appendix E); it writes nothing, and runs
-nothing. No command that gdb is given holds a path: the shell takes them from the environment.
+few packets of the Remote Serial Protocol that reading needs (GDB manual, appendix E); it writes nothing and runs
+nothing. No command for gdb holds a path: the shell takes the paths from the environment.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ import sys
 MOST = 1 << 14  # bytes in one answer
 ARCHITECTURES = {32: "i386", 64: "i386:x86-64"}
 SEGMENTS = "eflags cs ss ds es fs gs".split()
-REGISTERS = {  # in the order that gdb numbers them in, without those of the floating point unit
+REGISTERS = {  # in gdb's order, without those of the floating-point unit
     32: "eax ecx edx ebx esp ebp esi edi eip".split() + SEGMENTS,
     64: "rax rbx rcx rdx rsi rdi rbp rsp r8 r9 r10 r11 r12 r13 r14 r15 rip".split() + SEGMENTS,
 }
 
 
 def registers_of(bits, known):
-    """Return a thread's registers as gdb wants them: x where one is not known, but for the program counter."""
+    """Return a thread's registers as gdb needs them: x if one is not known, except for the program counter."""
     found = []
     for name in REGISTERS[bits]:
         size = 4 if name in SEGMENTS or bits == 32 else 8
-        value = known.get(name, 0 if name in ("eip", "rip") else None)  # without one gdb does not begin
+        value = known.get(name, 0 if name in ("eip", "rip") else None)  # gdb does not start without it
         if value is None:
             found.append("xx" * size)
         else:
@@ -52,7 +52,7 @@ class Memory(object):
         self.file = open(path, "rb")
 
     def read(self, address, size):
-        """Return up to `size` bytes at an address: none where the first one is not there."""
+        """Return up to `size` bytes at an address: none if the first one is not there."""
         found = []
         while size > 0:
             place = bisect.bisect_right(self.starts, address) - 1
@@ -72,7 +72,7 @@ class Memory(object):
 
 
 class Server(object):
-    """Answers packets, one after the other, until gdb has had enough."""
+    """Answers packets, one after the other, until gdb disconnects."""
 
     def __init__(self, table, memory, source, sink):
         self.memory = memory
@@ -119,7 +119,7 @@ class Server(object):
                 return
 
     def answer(self, packet):
-        """Return what is said to a packet: nothing to those that are not known."""
+        """Return the answer to a packet: nothing if the packet is not known."""
         if packet.startswith(b"m"):
             asked = re.match(b"m([0-9a-f]+),([0-9a-f]+)$", packet)
             data = self.memory.read(int(asked.group(1), 16), min(int(asked.group(2), 16), MOST)) if asked else b""
@@ -146,7 +146,7 @@ class Server(object):
         if packet == b"g":
             return registers_of(self.bits, self.threads[self.chosen])
         if packet[:1] in b"GMXPcsCS" or packet.startswith((b"vCont;", b"vRun", b"vAttach")):
-            return b"E01"  # it is the memory of what has long ended
+            return b"E01"  # the process is not running: it can be neither changed nor resumed
         known = {b"QStartNoAckMode": b"OK", b"D": b"OK", b"qsThreadInfo": b"l", b"qAttached": b"1"}
         return known.get(packet, b"")
 
@@ -159,13 +159,13 @@ def serve(folder):
 
 
 def connect(folder):
-    """Have gdb read the dump through this script, and teach it what the memory is called."""
+    """Make gdb read the dump through this script, and give it the names of the memory."""
     import shutil
 
     import gdb
 
     table = load(folder)
-    path = original(table, folder)  # complains here, where it is read
+    path = original(table, folder)  # raises its errors here, where the user sees them
     starts = [int(row[0], 16) for row in table["rows"]]
 
     def told(place):
@@ -174,7 +174,7 @@ def connect(folder):
         return "0x%016x-0x%016x %s %s\\n" % (starts[place], starts[place] + size, access or "???", text)
 
     class MemoryMap(gdb.Command):
-        """memory-map [ADDRESS]: show what lies where, or at one address: addresses, access, name."""
+        """memory-map [ADDRESS]: show what is mapped, or what lies at an address: addresses, access, name."""
 
         def __init__(self):
             super(MemoryMap, self).__init__("memory-map", gdb.COMMAND_DATA)

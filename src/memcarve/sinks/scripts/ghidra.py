@@ -1,4 +1,4 @@
-"""The script for Ghidra: Jython (Python 2.7) of old, and PyGhidra. The dump was imported as a raw binary."""
+"""The script for Ghidra: for the older Jython (Python 2.7) and for PyGhidra. The dump is imported as a raw binary."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ HEAD = """\
 BODY = '''
 
 def imported(table, memory, folder):
-    """Return the bytes of the dump as Ghidra keeps them, and take away the blocks that show them as a plain file."""
+    """Return the bytes of the dump as Ghidra keeps them, and remove the blocks that show them as a plain file."""
     wanted = table["original"]
     held = None
     for each in memory.getAllFileBytes():
@@ -44,7 +44,7 @@ def imported(table, memory, folder):
 
 
 def map_memory(folder):
-    """Make a block of each row, over the bytes of the dump; return how many there are."""
+    """Make a block for each row, over the bytes of the dump; return how many there are."""
     table = load(folder)
     bits = currentProgram.getDefaultPointerSize() * 8
     if table["process"]["architecture"] is not None and bits != table["bits"]:
@@ -54,7 +54,7 @@ def map_memory(folder):
     for start, size, offset, access, name in table["rows"]:
         word, text = table["names"][name]
         block = memory.createInitializedBlock(word, toAddr(start), held, offset, size, False)
-        letters = "rwx" if access is None else access  # what is not known may be anything
+        letters = "rwx" if access is None else access  # if it is not known, everything is allowed
         block.setPermissions("r" in letters, "w" in letters, "x" in letters)
         block.setComment(text if access is not None else text + "; access not known")
     return len(table["rows"])

@@ -12,7 +12,7 @@ LETTERS = {"r": 4, "w": 2, "x": 1}
 
 
 def setup(table):
-    """Choose the processor, where the dump said which it was."""
+    """Choose the processor, if the dump said which it was."""
     bits = table["bits"]
     if table["process"]["architecture"] in ("x86", "x64"):
         idaapi.set_processor_type("metapc", idaapi.SETPROC_LOADER_NON_FATAL)
@@ -23,7 +23,7 @@ def setup(table):
 
 
 def map_memory(folder):
-    """Make a sparse segment of each row, and load its bytes from the dump; return how many there are."""
+    """Make a sparse segment for each row, and load its bytes from the dump; return how many there are."""
     table = load(folder)
     source = idaapi.loader_input_t()
     if not source.open(original(table, folder), False):

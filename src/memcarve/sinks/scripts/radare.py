@@ -1,6 +1,6 @@
-"""Scripts for radare2 and rizin: commands that map the file which was opened, and name what was mapped.
+"""Scripts for radare2 and rizin: commands that map the file that was opened, and name what was mapped.
 
-They hold numbers, words of plain characters and base64 alone. The commands are those in the programs' own help
+They hold only numbers, words of plain characters and base64. The commands are those in the programs' own help
 (``om?``, ``f?``, ``CC?``, ``?``): ``om fd vaddr size paddr rwx name``, ``f name size @ addr``,
 ``CCu base64:... @ addr``. Either program gives the file on its command line the descriptor 3.
 """
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from memcarve.sinks.scripts.range_table import Rows
 
 RADARE, RIZIN = "map.r2", "map.rz"
-#: how each sets the result of an expression, does something unless it is 0, and prints a text
+#: how each evaluates an expression, runs a command unless the result is 0, and prints a text
 _TEST = {RADARE: ("?=", "??", "?e"), RIZIN: ("%=", "%%", "echo")}
 _FD = 3
 
@@ -32,7 +32,7 @@ def radare_lines(script: str, version: str, size: int, bits: int, rows: Rows, *,
         yield f"{evaluate} $s-0x{size:x}\n{unless} {doing}\n"
     yield f"{'e asm.arch=x86' if x86 else '# the processor is not known: choose it by e asm.arch'}\n"
     yield f"e asm.bits={bits}\ne io.va=true\nom-*\n"
-    # neither reads what is not mapped readable; what is not known may be anything
+    # neither reads what is not mapped readable; if the access is not known, everything is allowed
     access = ["rwx", *(f"r{letters[1:]}" for letters in ACCESS[1:] if letters is not None)]
     comments = [base64.b64encode(name.text.encode()).decode() for name in rows.names]
     for start, count, offset, letters, name, _ in rows:

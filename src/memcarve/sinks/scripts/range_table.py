@@ -28,7 +28,7 @@ NAME = "memory.json"
 SCHEMA = 1
 WHAT = "scripts"
 
-#: what may be done, by the column `access`: unknown, then all that three letters can say
+#: the access, by the column `access`: unknown, then all combinations of the three letters
 ACCESS = (None, *("".join(letters) for letters in itertools.product("-r", "-w", "-x")))
 _LETTERS = {"r": 4, "w": 2, "c": 2, "x": 1}
 _PLAIN = re.compile(r"[^A-Za-z0-9_.]+")
@@ -45,10 +45,10 @@ class Name(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Rows:
-    """Columns, one row a piece that is contiguous in memory and in the file, in order of addresses.
+    """Columns, one row for each piece that is contiguous in memory and in the file, in order of addresses.
 
-    `start`, `size`, `offset` (uint64); `access` (uint8), a place in ACCESS; `name` (int64), a place in `names`, and
-    `first` (bool): whether the row begins what has that name.
+    `start`, `size`, `offset` (uint64); `access` (uint8), an index into ACCESS; `name` (int64), an index into `names`,
+    and `first` (bool): whether the row begins what has that name.
     """
 
     start: U64
@@ -69,7 +69,7 @@ class Rows:
 
 
 def table_rows(ranges: Ranges) -> Rows:
-    """Return the rows for ranges; a row ends where its range does, and where its bytes do not go on in the file."""
+    """Return the rows for ranges; a row ends with its range, and where its bytes are not consecutive in the file."""
     parts = ranges.space.cut(ranges.segments, ranges.start)
     offset, size = pieces(ranges.space, parts)
     owner = np.repeat(np.arange(len(parts)), parts.extents.astype(np.int64))
@@ -84,7 +84,7 @@ def table_rows(ranges: Ranges) -> Rows:
 
 
 def lines(header: dict[str, Any], rows: Rows) -> Iterator[str]:
-    """Yield the document: ASCII, so that nothing in it can do anything to a terminal."""
+    """Yield the document: in ASCII, so that nothing in it can affect a terminal."""
     yield json.dumps({"schema": SCHEMA, **header}, indent=1)[:-2] + ',\n "names": ['
     yield from _array(json.dumps([name.word, name.text]) for name in rows.names)
     yield '\n ],\n "rows": ['
@@ -104,7 +104,7 @@ def _array(elements: Iterable[str]) -> Iterator[str]:
 
 
 def _access(ranges: Ranges) -> U8:
-    """Say what may be done with each range: by the page tables where they are known, else by its region.
+    """Return the access to each range: from the page tables if they are known, else from its region.
 
     Write-copy counts as writing: the process may have written there.
     """
@@ -122,7 +122,7 @@ def _code(letters: str | None) -> int:
 
 
 def _names(ranges: Ranges) -> tuple[I64, list[Name]]:
-    """Return for each range the place of its name (int64), and the names."""
+    """Return for each range the index of its name (int64), and the names."""
     module = _module_of(ranges.start, ranges.modules)
     key = (module + 1) * (len(ranges.regions) + 1) + ranges.region + 1
     unique, place = np.unique(key, return_inverse=True)
@@ -135,7 +135,7 @@ def _names(ranges: Ranges) -> tuple[I64, list[Name]]:
 
 
 def _module_of(start: U64, modules: Sequence[Module]) -> I64:
-    """Return the place of the module that each address lies in (int64), -1 where none is known."""
+    """Return for each address the index of the module in which it lies (int64), -1 if none is known."""
     if not modules:
         return np.full(len(start), -1, np.int64)
     begins = np.array([module.start for module in modules], np.uint64)
@@ -161,5 +161,5 @@ def _name(module: Module | None, region: Region | None) -> Name:
 
 
 def plain(text: str) -> str:
-    """Return letters, digits, ``_`` and ``.`` of a text, beginning with none of the last; perhaps nothing."""
+    """Return a text's letters, digits, ``_`` and ``.``, the others as ``_``, without ``_`` and ``.`` at its ends."""
     return _PLAIN.sub("_", text[:_LONGEST_WORD]).strip("._")

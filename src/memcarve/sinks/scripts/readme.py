@@ -1,4 +1,4 @@
-"""README.txt: how each of the scripts is run."""
+"""README.txt: how to run each of the scripts."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ NAME = "README.txt"
 
 TEXT = """\
 These scripts map a memory dump as it lies, at the addresses that it was taken from. They copy nothing and change
-nothing; memory.json says which file they are about, and where in it each address lies. They were written by
+nothing; memory.json says which file they map, and where in it each address lies. They were written by
 memcarve {version}.
 
-What memory.json calls "original" must lie as it did beside this folder, where it is looked for first, or be where it
-was. The Python scripts map nothing unless it has the same length, the same SHA-256 over 64 blocks of 4096 bytes spread
-evenly over it, the first and the last bytes among them, and the same SHA-256 of all of it where that was known. Other
-changes are not noticed. radare2 and rizin can check the length alone: see yourself that DUMP, as it is called below, is
+The file that memory.json calls "original" is looked for at the same path relative to this folder, then where it was.
+The Python scripts map nothing unless it has the same length, the same SHA-256 over 64 blocks of 4096 bytes spread
+evenly over it, including the first and the last bytes, and the same SHA-256 as a whole if that was known. Other changes
+are not noticed. radare2 and rizin can check only the length: make sure yourself that DUMP, as it is called below, is
 the right file.
 
 radare2        r2 -n -i map.r2 DUMP
@@ -26,9 +26,10 @@ gdb            gdb -x map_gdb.py                 (then x/16xb ADDRESS, x/8i ADDR
                needs python3 and a shell: Linux, macOS)
 Binary Ninja   File > Run Script... > map_binja.py, or import it in a script; the view is called view
 
-Access: by the page tables where the dump has them, else by the region; write-copy counts as writing. Where it is not
-known, IDA is told so, and the others are told that everything is allowed. radare2 and rizin read only what is mapped
-readable, so all of it is. A processor that is not known is taken by gdb for x86, and left to you by the others.
+Access comes from the page tables if the dump has them, otherwise from the region; write-copy counts as writing. If it
+is not known, IDA is told so, and the other programs are told that everything is allowed. radare2 and rizin read only
+what is mapped readable, so all of it is. If the processor is not known, gdb takes it for x86, and you must choose it in
+the others.
 
 Names come from the dump, which may be hostile. In these scripts they are data.
 """

@@ -1,7 +1,7 @@
-"""What the Python scripts begin with: they read the table, and make sure that the original is the one it is about.
+"""The common beginning of the Python scripts: it reads the table, and checks that the original is the right file.
 
-Every script is the same text for every dump; what comes from evidence stands in the table, as data. Python 2.7 (as in
-Ghidra's Jython) and Python 3 run it.
+Every script is the same text for every dump; what comes from evidence is in the table, as data. It runs in Python 2.7
+(as in Ghidra's Jython) and Python 3.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def load(folder):
 
 
 def sampled(read, wanted):
-    """Return the SHA-256 of blocks that are spread evenly over a file, the first and the last bytes among them."""
+    """Return the SHA-256 of blocks that are spread evenly over a file, including the first and the last bytes."""
     count, length = wanted["sample"]["blocks"], wanted["sample"]["size"]
     digest = hashlib.sha256()
     for number in range(count):
@@ -34,7 +34,7 @@ def sampled(read, wanted):
 
 
 def check(table, path):
-    """Raise ValueError where a file is not the one that the table is about."""
+    """Raise ValueError if a file is not the one that the table describes."""
     wanted = table["original"]
     size = os.path.getsize(path)
     if size != wanted["size"]:
@@ -57,7 +57,7 @@ def check(table, path):
 
 
 def original(table, folder):
-    """Return the path of the dump: where it lies as it did beside this folder, else where it was."""
+    """Return the path of the dump: at the same path relative to this folder, else where it was."""
     wanted = table["original"]
     paths = [] if wanted["relative"] is None else [os.path.normpath(os.path.join(folder, wanted["relative"]))]
     problems = []
