@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import HealthCheck, settings
 
+from real import needed
+
 if sys.version_info >= (3, 14):
     from compression import zstd
 else:
@@ -31,8 +33,6 @@ _BLOCK = 1 << 20
 @pytest.fixture(scope="session")
 def linux_image(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a real Linux machine's memory, raw and with holes for zeros; skip where the compressed one is missing."""
-    from test_real import needed  # noqa: PLC0415 - tests come after their fixtures
-
     packed = needed("linux-wine.raw.zst")
     path, zeros = tmp_path_factory.mktemp("linux") / "linux-wine.raw", bytes(_BLOCK)
     with zstd.open(packed) as source, path.open("wb") as image:

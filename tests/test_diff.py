@@ -16,21 +16,23 @@ from hypothesis import given, strategies as st
 
 import memcarve
 import winimage
-from carving import EXAMPLE, HEADER, PAGE, Ran, canonical, invoke, map_rows, noise, write_dump, write_several
-from labelling import metadata_of, page_region, process_of
+from cli import Ran, invoke
+from dumps import HEADER, map_rows, write_dump, write_several
+from files import EXAMPLE
 from memcarve import comparing, differences
 from memcarve.comparing import compare
 from memcarve.errors import CounterpartError, UsageError
 from memcarve.missing import CUT_OFF, NOT_WRITTEN, Missing
 from memcarve.process import ProcessMemory, Selection
 from memcarve.space import AddressSpace
-from support import Memory
+from memory import PAGE, Memory, canonical, noise
+from processes import metadata_of, page_region, process_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from carving import Row
+    from dumps import Piece
     from winimage import Truth
 
     Capture = pytest.CaptureFixture[bytes]
@@ -463,8 +465,8 @@ def test_parquet(capfdbinary: Capture, copy: Path) -> None:
     assert not {"end", "was_end", "now", "was", "changed"} & found[0].keys()
 
 
-OLD: list[Row] = [(0x10000, A + B), (0x20000, A), (0x30000, B), (0x40000, A + B + C), (0x60000, C)]
-NEW: list[Row] = [(0x10000, A + B + C), (0x30000, B), (0x40000, A), (0x42000, C), (0x50000, B), (0x60000, A)]
+OLD: list[Piece] = [(0x10000, A + B), (0x20000, A), (0x30000, B), (0x40000, A + B + C), (0x60000, C)]
+NEW: list[Piece] = [(0x10000, A + B + C), (0x30000, B), (0x40000, A), (0x42000, C), (0x50000, B), (0x60000, A)]
 #: state, start, end, was_start, was_end, split
 TOLD = [
     ("grown", 0x10000, 0x13000, 0x10000, 0x12000, None),

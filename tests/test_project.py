@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 import memcarve
-from carving import ROOT
+from files import ROOT
 from memcarve.version import __version__
 
 if TYPE_CHECKING:

@@ -9,32 +9,21 @@ from __future__ import annotations
 import json
 import os
 import zlib
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 import memcarve
-from carving import PAGE, ROOT, binaries, invoke, manifest
+from carved import binaries, manifest
+from cli import invoke
 from memcarve.images.structure_reader import Reader
 from memcarve.images.windows import peb_modules, process_parameters, unloaded_modules
+from memory import PAGE
+from real import CLOCK, REAL, RENDERERS, STEM, needed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-REAL = Path(os.environ.get("MEMCARVE_REAL") or ROOT / "../shared/real").resolve()
-STEM = "pid.114.user"
-RENDERERS = ("map", "csv", "json", "jsonl", "pretty")
-CLOCK = 0x7FFE0000  # Windows's shared data: the time of day is in it
-NEEDED = [f"{STEM}.{ending}" for ending in ("dmp", *RENDERERS)] + ["114.pages", "114.maps"]
-
-
-def needed(name: str) -> Path:
-    """Return one of the files, or skip the test with the name of what is missing."""
-    path = REAL / name
-    if not path.is_file():
-        pytest.skip(f"{path} is missing; MEMCARVE_REAL names the folder that holds {', '.join(NEEDED)}")
-    return path
+    from pathlib import Path
 
 
 @pytest.fixture(scope="module")

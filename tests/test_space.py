@@ -30,7 +30,7 @@ from memcarve.missing import (
 from memcarve.process import LeftOut, ProcessMemory, Selection
 from memcarve.segments import KERNEL_HALF, TOP, Segment, Segments
 from memcarve.space import AddressSpace, Extent
-from support import Memory
+from memory import Memory
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

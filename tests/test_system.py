@@ -10,21 +10,25 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from typing import TYPE_CHECKING
 
 import pytest
 
 import memcarve
-from carving import PAGE, binaries, command, invoke, listing, manifest, model, named, noise, run, write_dump
+from carved import binaries, manifest, model, named
+from cli import command, invoke, run
+from dumps import write_dump
+from files import listing
 from memcarve.copying.copier import REFLINK
+from memory import PAGE, noise
+from mounts import mounted, only_on_linux_as_root, tmpfs
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from carving import Row
+    from dumps import Piece
 
     Capture = pytest.CaptureFixture[bytes]
 
@@ -34,37 +38,12 @@ DUMP = 32 * MIB
 KILLS = 50
 
 
-def only_on_linux_as_root(*programs: str) -> None:
-    """Skip the test by the name of what is missing: Linux, root, programs."""
-    if sys.platform != "linux":
-        pytest.skip("loop devices and mounts as these tests use them are Linux's")
-    if os.geteuid():
-        pytest.skip("mounting needs root")
-    for program in programs:
-        if shutil.which(program) is None:
-            pytest.skip(f"{program} is not installed")
-
-
-@contextlib.contextmanager
-def mounted(where: Path, *arguments: str | Path) -> Iterator[Path]:
-    """Mount something, and unmount it in the end whatever happened; skip where mounting is not allowed."""
-    where.mkdir()
-    done = subprocess.run(["mount", *arguments, where], capture_output=True, text=True, check=False)
-    if done.returncode:
-        pytest.skip(f"mount {' '.join(map(str, arguments))}: {done.stderr.strip()}")
-    try:
-        yield where
-    finally:
-        if subprocess.run(["umount", where], capture_output=True, check=False).returncode:
-            subprocess.run(["umount", "--lazy", where], check=True)
-
-
 @pytest.fixture(scope="module")
-def rows() -> list[Row]:
+def rows() -> list[Piece]:
     """Return rows of a few tens of MiB in a thousand segments, some of several rows, some not page sized."""
     sizes = random.Random(4)  # noqa: S311 - sizes of test data
     block = noise(1, MIB)
-    found: list[Row] = []
+    found: list[Piece] = []
     address = 0x10000
     left = DUMP
     while left > 0:
@@ -115,7 +94,7 @@ def used(where: Path) -> int:
 
 
 @pytest.mark.parametrize("hashes", [[], ["sha256"]])
-def test_reflinks(place: Path, rows: list[Row], hashes: list[str]) -> None:
+def test_reflinks(place: Path, rows: list[Piece], hashes: list[str]) -> None:
     """Where the file system can share blocks, carving shares them all: no data is written, and all bytes are equal."""
     dump = write_dump(place, rows)
     before = used(place)
@@ -146,8 +125,8 @@ def test_reflinks_need_no_room(place: Path) -> None:
 
 def test_reflinks_of_odd_sizes(place: Path) -> None:
     """Segments that do not end with a block, in the middle of the dump and at its end, are right on such a system."""
-    odd: list[Row] = [(0x10000, noise(1, 5 * PAGE)), (0xFFFFFFFFE000, noise(2)), (0xFFFFFFFFF000, noise(3, PAGE - 1))]
-    middle: list[Row] = [(0x10000, noise(1, PAGE + 100)), (0x20000, noise(2, 7 * PAGE + 5)), (0x30000, noise(3, 99))]
+    odd: list[Piece] = [(0x10000, noise(1, 5 * PAGE)), (0xFFFFFFFFE000, noise(2)), (0xFFFFFFFFF000, noise(3, PAGE - 1))]
+    middle: list[Piece] = [(0x10000, noise(1, PAGE + 100)), (0x20000, noise(2, 7 * PAGE + 5)), (0x30000, noise(3, 99))]
     for name, layout in (("end", odd), ("middle", middle)):
         (place / name).mkdir()
         with memcarve.open(write_dump(place / name, layout)) as container:
@@ -156,7 +135,7 @@ def test_reflinks_of_odd_sizes(place: Path) -> None:
         assert binaries(place / name / "out") == named(model(layout))
 
 
-def test_other_file_system(place: Path, rows: list[Row], tmp_path: Path) -> None:
+def test_other_file_system(place: Path, rows: list[Piece], tmp_path: Path) -> None:
     """From one file system to another nothing can be shared; the bytes are copied and equal."""
     with memcarve.open(write_dump(tmp_path, rows)) as container:
         result = memcarve.carve(container.process(), place / "out", hashes=[])
@@ -168,13 +147,7 @@ def test_other_file_system(place: Path, rows: list[Row], tmp_path: Path) -> None
 # full disks
 
 
-def tmpfs(tmp_path: Path, options: str) -> contextlib.AbstractContextManager[Path]:
-    """Mount a small file system in memory."""
-    only_on_linux_as_root("mount", "umount")
-    return mounted(tmp_path / "small", "-t", "tmpfs", "-o", options, "tmpfs")
-
-
-def test_too_little_room_is_told_before(tmp_path: Path, rows: list[Row]) -> None:
+def test_too_little_room_is_told_before(tmp_path: Path, rows: list[Piece]) -> None:
     """A file system with too little room is found out before anything is written there."""
     dump = write_dump(tmp_path, rows)
     with tmpfs(tmp_path, "size=4m") as where:
@@ -185,7 +158,7 @@ def test_too_little_room_is_told_before(tmp_path: Path, rows: list[Row]) -> None
 
 
 @pytest.mark.parametrize("options", [["--sparse"], ["--hash", "none"], ["--hash", "md5"]])
-def test_disk_runs_full(tmp_path: Path, rows: list[Row], options: list[str]) -> None:
+def test_disk_runs_full(tmp_path: Path, rows: list[Piece], options: list[str]) -> None:
     """A disk that runs full while segments are written is told in one line, and nothing is left on it."""
     before = "" if options == ["--sparse"] else (
         "import shutil, types; shutil.disk_usage = lambda _: types.SimpleNamespace(free=1 << 60)"
@@ -204,7 +177,7 @@ def test_disk_runs_full(tmp_path: Path, rows: list[Row], options: list[str]) -> 
 @pytest.mark.parametrize("inodes", [20, 1030])
 def test_no_inodes_left(tmp_path: Path, inodes: int) -> None:
     """A file system that can hold no more files is told like a full one: within the segments or with the manifest."""
-    many: list[Row] = [(0x10000 + at * 2 * PAGE, noise(at % 7)) for at in range(1027)]  # root, folder: 1029 with these
+    many: list[Piece] = [(0x10000 + at * 2 * PAGE, noise(at % 7)) for at in range(1027)]  # 1029 with root, folder
     dump = write_dump(tmp_path, many)
     with tmpfs(tmp_path, f"size=40m,nr_inodes={inodes}") as where:
         ran = run("carve", "-q", dump, "-o", where / "out")
@@ -215,7 +188,7 @@ def test_no_inodes_left(tmp_path: Path, inodes: int) -> None:
     assert "nothing was kept" in ran.err
 
 
-def test_full_disk_keeps_the_old_folder(tmp_path: Path, rows: list[Row]) -> None:
+def test_full_disk_keeps_the_old_folder(tmp_path: Path, rows: list[Piece]) -> None:
     """With --force on a disk that runs full, the old folder stays as it was."""
     dump = write_dump(tmp_path, rows)
     (tmp_path / "first").mkdir()
@@ -229,7 +202,7 @@ def test_full_disk_keeps_the_old_folder(tmp_path: Path, rows: list[Row]) -> None
         memcarve.verify(where / "out")
 
 
-def test_file_size_limit(tmp_path: Path, rows: list[Row]) -> None:
+def test_file_size_limit(tmp_path: Path, rows: list[Piece]) -> None:
     """A limit on the size of files is told like a full disk, and nothing is left behind."""
     pytest.importorskip("resource", reason="limits on files are for Unix")
     dump = write_dump(tmp_path, [(0x10000, noise(1, 4 * MIB)), *[(at + 0x1000000, data) for at, data in rows[:5]]])
@@ -259,7 +232,7 @@ def test_input_that_is_shorter_than_it_says(tmp_path: Path) -> None:
     assert listing(tmp_path) == ["pid.4.dmp", "rows.map"]
 
 
-def test_input_that_cannot_be_read(tmp_path: Path, rows: list[Row]) -> None:
+def test_input_that_cannot_be_read(tmp_path: Path, rows: list[Piece]) -> None:
     """A read error in the middle of the input is told with the file and the offset, and nothing is left behind."""
     dump = write_dump(tmp_path, rows)
     before = (
@@ -395,7 +368,7 @@ def test_signal_while_reading(tmp_path: Path, slow: Path, arguments: list[str]) 
     assert "Traceback" not in ran.err
 
 
-def test_second_signal(tmp_path: Path, rows: list[Row]) -> None:
+def test_second_signal(tmp_path: Path, rows: list[Piece]) -> None:
     """A second Ctrl-C, while the first one is being cleaned up after, leaves nothing behind unsaid."""
     dump = write_dump(tmp_path, rows)
     before = (
@@ -419,7 +392,7 @@ def test_second_signal(tmp_path: Path, rows: list[Row]) -> None:
     assert left or "nothing was kept" in ran.err, ran.err
 
 
-def test_ignored_signals_stay_ignored(tmp_path: Path, rows: list[Row]) -> None:
+def test_ignored_signals_stay_ignored(tmp_path: Path, rows: list[Piece]) -> None:
     """A signal that was ignored when the program started, as nohup does it, does not stop it."""
     dump = write_dump(tmp_path, rows)
     before = (
@@ -452,7 +425,7 @@ def killed(seconds: float, folder: Path | None, *arguments: str | Path) -> None:
     process.wait()
 
 
-def test_killed_at_random_moments(tmp_path: Path, rows: list[Row], capfdbinary: Capture) -> None:
+def test_killed_at_random_moments(tmp_path: Path, rows: list[Piece], capfdbinary: Capture) -> None:
     """Killed at any moment, a folder that has its final name is whole; the next run succeeds and names what is left."""
     dump = write_dump(tmp_path, rows)
     out = tmp_path / "out"
@@ -488,7 +461,7 @@ def test_killed_at_random_moments(tmp_path: Path, rows: list[Row], capfdbinary: 
 
 
 @pytest.mark.parametrize("step", ["first rename", "second rename", "removal"])
-def test_killed_while_replacing(tmp_path: Path, rows: list[Row], step: str) -> None:
+def test_killed_while_replacing(tmp_path: Path, rows: list[Piece], step: str) -> None:
     """Killed at any step of replacing a folder, the next run succeeds and names what is left of the old one."""
     dump = write_dump(tmp_path, rows)
     out = tmp_path / "out"
@@ -516,7 +489,7 @@ def test_killed_while_replacing(tmp_path: Path, rows: list[Row], step: str) -> N
     memcarve.verify(out)
 
 
-def test_two_runs_at_once(tmp_path: Path, rows: list[Row]) -> None:
+def test_two_runs_at_once(tmp_path: Path, rows: list[Piece]) -> None:
     """Of two runs for one folder at the same time one wins; the other fails, and what is there is whole."""
     dump = write_dump(tmp_path, rows)
     runs = [
@@ -532,7 +505,7 @@ def test_two_runs_at_once(tmp_path: Path, rows: list[Row]) -> None:
     assert listing(tmp_path) == ["out", "pid.4.dmp", "pid.4.map"]
 
 
-def test_manifest_is_read_by_others(tmp_path: Path, rows: list[Row]) -> None:
+def test_manifest_is_read_by_others(tmp_path: Path, rows: list[Piece]) -> None:
     """The manifest of a thousand segments is read by a JSON reader of another make, and holds one of each."""
     program = shutil.which("jq")
     dump = write_dump(tmp_path, rows)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 import memcarve
-from carving import EXAMPLE
+from files import EXAMPLE
 from memcarve import vocabulary
 from memcarve.vocabulary import Half, Kind, Word
 

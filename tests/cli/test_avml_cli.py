@@ -16,14 +16,16 @@ import pytest
 import containers
 import memcarve
 import winimage
-from carving import PAGE, binaries, invoke, manifest
+from carved import binaries, manifest
+from cli import invoke
 from memcarve.images.windows import kernel
+from memory import PAGE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from carving import Ran
+    from cli import Ran
     from winimage import Truth
 
     Capture = pytest.CaptureFixture[bytes]

@@ -18,33 +18,22 @@ from typing import TYPE_CHECKING, Any
 import click
 import pytest
 
-from carving import (
-    EXAMPLE,
-    HEADER,
-    PAGE,
-    binaries,
-    command,
-    dump_bytes,
-    invoke,
-    listing,
-    map_rows,
-    model,
-    named,
-    noise,
-    run,
-    write_dump,
-    write_several,
-)
+from carved import binaries, model, named
+from cli import command, invoke, run
+from dumps import HEADER, dump_bytes, map_rows, write_dump, write_several
+from files import EXAMPLE, listing
 from memcarve import cli
 from memcarve.cli.commands import Command
 from memcarve.cli.option_groups import HEADINGS
 from memcarve.version import __version__
+from memory import PAGE, noise
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from carving import Ran, Row
+    from cli import Ran
+    from dumps import Piece
 
     Capture = pytest.CaptureFixture[bytes]
 
@@ -54,7 +43,7 @@ COMMANDS = tuple(str(command.name) for commands in cli.COMMANDS.values() for com
 
 #: user half: a segment of two extents with a word across their border; kernel half: one page
 WORD = "N\u00e4del"
-ROWS: list[Row] = [
+ROWS: list[Piece] = [
     (0x20000, noise(1, PAGE - 3) + WORD.encode()[:3]),
     (0x40000, noise(2, PAGE)),
     (0x21000, WORD.encode()[3:] + noise(3, PAGE - 3 - 10) + WORD.encode("utf-16-le")),
@@ -372,7 +361,7 @@ def test_no_map(capfdbinary: Capture, dump: Path) -> None:
 @pytest.mark.parametrize("trust", ["printed", "sum"])
 def test_trust(tmp_path: Path, capfdbinary: Capture, trust: str) -> None:
     """Where positions cannot be settled the error has the numbers; --trust decides."""
-    rows: list[Row] = [(0x1000, noise(1)), (0x2000, PAGE), (0x3000, noise(2)), (0x4000, PAGE)]
+    rows: list[Piece] = [(0x1000, noise(1)), (0x2000, PAGE), (0x3000, noise(2)), (0x4000, PAGE)]
     dump = write_dump(tmp_path, rows)
     dump.write_bytes(noise(1) + noise(7) + noise(2))  # as long as neither way says
     ran = invoke(capfdbinary, "carve", dump, "-o", tmp_path / "out")
@@ -408,7 +397,7 @@ def test_names_of_processes(tmp_path: Path, capfdbinary: Capture) -> None:
 # segments
 
 
-def expected_segments(rows: list[Row]) -> list[tuple[int, int]]:
+def expected_segments(rows: list[Piece]) -> list[tuple[int, int]]:
     """Return start and size of the segments that rows amount to."""
     return [(start, len(content)) for start, content in sorted(model(rows).items())]
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from carving import ROOT
+from files import ROOT
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -13,13 +13,14 @@ import pytest
 
 import memcarve
 import winimage
-from carving import ROOT, invoke
+from cli import invoke
+from files import ROOT
 from memcarve.sinks import SINKS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from carving import Ran
+    from cli import Ran
     from winimage.truth import Truth
 
     Invoke = Callable[..., Ran]

@@ -20,16 +20,19 @@ import containers
 import memcarve
 import minidumps
 import winimage
-from carving import EXAMPLE, PAGE, binaries, invoke, listing, manifest, run
-from test_processes import kernel_first, needed_frames, planned, planned_pages
-from test_system import tmpfs
+from carved import binaries, manifest
+from cli import invoke, run
+from files import EXAMPLE, listing
+from memory import PAGE
+from mounts import tmpfs
+from planned import kernel_first, needed_frames, planned, planned_pages
 from winimage.userland import Name, Started, plain
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from carving import Ran
+    from cli import Ran
     from winimage import Truth
 
     Capture = pytest.CaptureFixture[bytes]

@@ -10,25 +10,29 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import memcarve
-from carving import PAGE, binaries, invoke, manifest, noise, write_dump
+from carved import binaries, manifest
+from cli import invoke
+from dumps import write_dump
+from headers import TEXT, dll_page
 from memcarve.sinks import carved_folder as carving
-from test_flags import TEXT, pe_page
+from memory import PAGE, noise
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from carving import Ran, Row
+    from cli import Ran
+    from dumps import Piece
 
     Capture = pytest.CaptureFixture[bytes]
     Invoke = Callable[..., Ran]
 
 BASE = 0x7FF600000000
 #: a heap, an image of two parts with an injected neighbour right behind it, and memory of which nothing is known
-ROWS: list[Row] = [
+ROWS: list[Piece] = [
     (0x20000, noise(1, 2 * PAGE)),
-    (BASE, pe_page([(1, 2, TEXT)], size=4) + noise(2, PAGE)),
-    (BASE + 2 * PAGE, noise(3, 2 * PAGE) + pe_page([(1, 1, TEXT)]) + bytes(PAGE)),
+    (BASE, dll_page([(1, 2, TEXT)], size=4) + noise(2, PAGE)),
+    (BASE + 2 * PAGE, noise(3, 2 * PAGE) + dll_page([(1, 1, TEXT)]) + bytes(PAGE)),
     (0x90000, noise(4, PAGE)),
 ]
 VADS = [

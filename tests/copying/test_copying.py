@@ -11,17 +11,21 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import memcarve
-from carving import EXAMPLE, PAGE, binaries, invoke, model, named, noise, run, write_dump
+from carved import binaries, model, named
+from cli import invoke, run
+from dumps import write_dump
+from files import EXAMPLE
 from memcarve import backing
 from memcarve.backing import FileBacking
 from memcarve.copying import copier as copier_module, scatter
 from memcarve.copying.copier import BUFFERED, IN_KERNEL, REFLINK, Copier, StoppedError, Target
+from memory import PAGE, noise
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from carving import Row
+    from dumps import Piece
 
 SENDFILE = f"{IN_KERNEL} (sendfile)"
 CONTENT = noise(1, 3 * PAGE) + bytes(5 * PAGE) + noise(2, 600_001)
@@ -349,7 +353,7 @@ def test_write_fails_beside_the_observer(source: FileBacking, target: Target, mo
 def test_carving_with_the_helper_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, large: int) -> None:
     """Segments carved with hashing beside the writing are the same, and so are their hashes."""
     monkeypatch.setattr(copier_module, "_LARGE", large)
-    rows: list[Row] = [(0x100000 * at, noise(at, 150 * PAGE)) for at in range(1, 9)]
+    rows: list[Piece] = [(0x100000 * at, noise(at, 150 * PAGE)) for at in range(1, 9)]
     with memcarve.open(write_dump(tmp_path, rows)) as dump:
         memcarve.carve(dump.process(), tmp_path / "out", hashes=["sha256", "md5"])
         memcarve.verify(tmp_path / "out", dump.process())

@@ -14,14 +14,14 @@ import pytest
 from hypothesis import given, strategies as st
 
 import memcarve
-from carving import ROOT, noise
+from files import ROOT
 from memcarve.backing import FileBacking
 from memcarve.copying import copier, scatter
 from memcarve.copying.copier import BUFFERED, Copier, StoppedError
 from memcarve.copying.output_file import BUFFER, Target
 from memcarve.copying.scatter import GATHERED, Gathered, GatheredByKernel, gatherer
-from support import Memory
-from test_system import tmpfs
+from memory import Memory, noise
+from mounts import tmpfs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

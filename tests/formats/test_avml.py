@@ -20,7 +20,7 @@ from memcarve.errors import SourceReadError
 from memcarve.formats.images import avml, lime
 from memcarve.formats.images.machine import MachineMemory
 from memcarve.images.physical import PhysicalMemory
-from support import Memory, content
+from memory import Memory, content
 
 if TYPE_CHECKING:
     from collections.abc import Callable

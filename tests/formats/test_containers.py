@@ -20,7 +20,7 @@ from memcarve.backing import FileBacking
 from memcarve.errors import InputError, SourceReadError
 from memcarve.formats.elf_core import core_writing
 from memcarve.formats.images import avml, crashdump, lime, machine, machine_core, vmware
-from support import content
+from memory import content
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

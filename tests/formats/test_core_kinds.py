@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, NamedTuple
 import pytest
 
 import memcarve
-from carving import invoke
+from cli import invoke
 from containers import qemu_note
 from cores import PAGE, Load, core, info, note, status
+from files import put
 from memcarve import errors
 from memcarve.sources.core import CoreContainer
 from memcarve.sources.image import ImageContainer
-from support import content, put
+from memory import content
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

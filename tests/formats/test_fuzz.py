@@ -17,11 +17,12 @@ from unittest import mock
 import pytest
 from hypothesis import given, settings, strategies as st
 
+import maps
 import memcarve
-import support
+from files import SAMPLES, put
+from maps import FAILED, RENDERERS, Row, written
 from memcarve.errors import InputError, MapError, MemcarveError, NotRecognisedError
 from memcarve.formats.memmap import MemoryMap, rows as rows_module
-from support import FAILED, RENDERERS, SAMPLES, Row, put, written
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -44,7 +45,7 @@ for _folder, _, _files in os.walk(SAMPLES):
         with open(os.path.join(_folder, _file), "rb") as _opened:
             CORPUS[os.path.relpath(os.path.join(_folder, _file), SAMPLES)] = _opened.read()
 CORPUS |= {f"written {name}": render(ROWS) for name, render in RENDERERS.items()}
-CORPUS |= {name: compress(support.quick(ROWS)) for name, compress in COMPRESSIONS.items()}
+CORPUS |= {name: compress(maps.quick(ROWS)) for name, compress in COMPRESSIONS.items()}
 BINARY = [name for name in CORPUS if "arrow" in name or "parquet" in name]
 PIECES = [
     *(b"\0", b"\r", b"\n", b"\t", b"|", b",", b'"', b"'", b"[", b"]", b"{", b"}", b":", b"\\", b" ", b"-", b"."),
@@ -145,7 +146,7 @@ def test_any_bytes_raise_only_declared_errors(folder: Path, data: bytes) -> None
 @settings(max_examples=100)
 def test_any_text_behind_a_header_raises_only_declared_errors(folder: Path, text: str) -> None:
     """Text of any kind behind a header is rows or a declared error."""
-    for render in (support.quick, support.csv, support.pretty, support.expanded, support.json_lines):
+    for render in (maps.quick, maps.csv, maps.pretty, maps.expanded, maps.json_lines):
         survives(put(folder / "pid.4.map", render(ROWS[:1]) + text.encode()))
 
 
@@ -203,7 +204,7 @@ def test_records_of_other_types_are_refused(kind: str, rows: dict[str, list[obje
 def test_places_outside_an_arrow_table_are_refused(place: int, value: int, folder: Path) -> None:
     """Names that claim to lie outside the table are a declared error and not the end of the program."""
     rows = written([(n << 12, 0x1000) for n in range(1, 4)])
-    data, offsets = support.arrow(rows), struct.pack("<4i", 0, 9, 18, 27)
+    data, offsets = maps.arrow(rows), struct.pack("<4i", 0, 9, 18, 27)
     at = data.index(offsets) + 4 * place
     path = put(folder / "places", data[:at] + struct.pack("<i", value) + data[at + 4 :])
     code = "import sys, memcarve as m\ntry:\n    m.open(sys.argv[1])\nexcept m.InputError:\n    print('refused')\n"
@@ -245,14 +246,14 @@ def test_rows_that_claim_too_much_cost_nothing(renderer: str, size: int, offset:
 def test_sizes_that_add_up_beyond_any_file_are_refused(folder: Path) -> None:
     """Rows whose sizes add up to more than any file holds are refused by their line, not wrapped around."""
     rows = [Row(n << 46, 1 << 46, 0) for n in range(1 << 11)]
-    for data in (support.quick(rows), support.quick(rows, ("Virtual", "Size"))):
+    for data in (maps.quick(rows), maps.quick(rows, ("Virtual", "Size"))):
         with pytest.raises(InputError):
             use(put(folder / "pid.4.map", data))
 
 
 def test_a_row_far_beyond_the_end_of_the_dump_is_not_padded(folder: Path) -> None:
     """A row of a terabyte that the dump holds the beginning of is missing from there on; no zeros stand for it."""
-    path = put(folder / "pid.4.map", support.quick([Row(0x1000, 0x1000, 0), Row(0x5000, 1 << 40, 0x1000)]))
+    path = put(folder / "pid.4.map", maps.quick([Row(0x1000, 0x1000, 0), Row(0x5000, 1 << 40, 0x1000)]))
     with memcarve.open(path) as container:
         process = container.process()
         assert [(gap.start, gap.size) for gap in process.space.missing()] == [(0x8000, (1 << 40) - 0x3000)]
@@ -301,7 +302,7 @@ QUADRATIC = {
 @pytest.mark.parametrize("name", QUADRATIC)
 def test_a_long_line_takes_no_longer_than_it_is_long(name: str, renderer: str, tmp_path: Path) -> None:
     """No line of a megabyte takes time with the square of its length, which would be hours."""
-    head = support.volatility2([("a", 4, ROWS[:1])]) if renderer == "vol2" else RENDERERS[renderer](ROWS[:1])
+    head = maps.volatility2([("a", 4, ROWS[:1])]) if renderer == "vol2" else RENDERERS[renderer](ROWS[:1])
     path = put(tmp_path / "map", head + QUADRATIC[name] + b"\n")
     code = (
         "import sys, memcarve\n"
@@ -357,7 +358,7 @@ def test_a_pid_too_large_for_a_number_is_refused(folder: Path) -> None:
 def test_very_many_file_names_are_refused(folder: Path) -> None:
     """A map that names a new dump in every row is refused when there are more than any system has processes."""
     rows = [Row(n << 12, 0x1000, 0, f"pid.{n}.dmp") for n in range(2000)]
-    path = put(folder / "pid.4.map", support.quick(rows))
+    path = put(folder / "pid.4.map", maps.quick(rows))
     with mock.patch.object(rows_module, "_MOST_TEXTS", 1000), pytest.raises(MapError, match="1000 different files"):
         use(path)
 
@@ -380,7 +381,7 @@ def test_a_decompression_bomb_is_refused_before_it_goes_off(compression: str, wh
 def test_a_decompression_bomb_behind_a_header(compression: str, character: bytes, folder: Path) -> None:
     """Behind a header, too, a line that a small file decompresses to is refused long before it is in memory."""
     piece = COMPRESSIONS[compression](character * (1 << 20))
-    path = put(folder / "pid.4.map", COMPRESSIONS[compression](support.quick(ROWS[:1])) + piece * 128)
+    path = put(folder / "pid.4.map", COMPRESSIONS[compression](maps.quick(ROWS[:1])) + piece * 128)
     tracemalloc.start()
     try:
         with pytest.raises(InputError):
@@ -394,7 +395,7 @@ def test_a_decompression_bomb_behind_a_header(compression: str, character: bytes
 @pytest.mark.parametrize("compression", COMPRESSIONS)
 def test_empty_lines_behind_the_rows_are_no_rows(compression: str, folder: Path) -> None:
     """However many empty lines a small file decompresses to, they are passed over."""
-    path = put(folder / "pid.4.map", COMPRESSIONS[compression](support.quick(ROWS[:1]) + b"\n" * (3 << 20)))
+    path = put(folder / "pid.4.map", COMPRESSIONS[compression](maps.quick(ROWS[:1]) + b"\n" * (3 << 20)))
     with memcarve.open(path) as container:
         assert container.process().space.total == 0x1000
 
@@ -419,5 +420,5 @@ def test_damaged_compressed_data_is_refused(name: str, folder: Path) -> None:
 def test_what_follows_compressed_data_is_refused_or_ignored(folder: Path) -> None:
     """Rubbish behind compressed data is a declared error or ignored, never read as rows."""
     for name in ("gzip", "xz", "zstd"):
-        for behind in (b"\0" * 100, b"rubbish" * 30, support.quick(ROWS), CORPUS[name][:20]):
+        for behind in (b"\0" * 100, b"rubbish" * 30, maps.quick(ROWS), CORPUS[name][:20]):
             survives(put(folder / "pid.4.map", CORPUS[name] + behind))

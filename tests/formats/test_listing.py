@@ -15,10 +15,26 @@ from unittest import mock
 import pytest
 
 import listings
-from listings import DLLLIST, LINUX, MAC, RECORDS, RENDERERS, TEXTS, THREADS, VADINFO, dll, thread, vad, vma
+from files import SAMPLES, put, sample
+from listings import (
+    DLLLIST,
+    LINUX,
+    RECORDS,
+    RENDERERS,
+    SAMPLED,
+    TABLES,
+    TEXTS,
+    TRACEBACK,
+    USED,
+    VADINFO,
+    dll,
+    held,
+    read,
+    vad,
+    vma,
+)
 from memcarve.errors import MapError, MissingExtraError, NotRecognisedError
 from memcarve.formats.listing import Listing
-from support import SAMPLES, put
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -28,34 +44,6 @@ else:
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
-
-#: of each kind of table: the columns that are used, in words of their own; and the stem of its samples
-USED = {
-    "windows.vadinfo": ("PID", "Start VPN", "End VPN", "Tag", "Protection", "PrivateMemory", "File"),
-    "windows.vadwalk": ("PID", "Start", "End", "Tag"),
-    "windows.dlllist": ("PID", "Base", "Size", "Name", "Path"),
-    "linux.proc.Maps": ("PID", "Start", "End", "Flags", "PgOff", "Inode", "File Path"),
-    "mac.proc_maps.Maps": ("PID", "Start", "End", "Protection", "Map Name"),
-    "windows.threads or windows.thrdscan": ("PID", "TID", "StartAddress", "Win32StartAddress"),
-}
-SAMPLED = {
-    **{f"vad/{name}.{{}}": f"windows.{name}" for name in ("vadinfo", "vadwalk", "dlllist")},
-    **{f"e2e/{name}.{{}}.stdout": f"windows.{name}" for name in ("vadinfo", "vadwalk")},
-    "linux_mac/linux.proc.Maps.{}": "linux.proc.Maps",
-    "linux_mac/mac.proc_maps.Maps.{}": "mac.proc_maps.Maps",
-}
-
-
-def read(path: str) -> list[dict[str, Any]]:
-    """Return the cells of each row."""
-    with Listing(path) as listing:
-        return [cells for _, cells in listing.rows()]
-
-
-def sample(name: str) -> bytes:
-    """Return the bytes of a sample."""
-    with open(os.path.join(SAMPLES, name), "rb") as file:
-        return file.read()
 
 
 def truth(stem: str, kind: str) -> list[dict[str, Any]]:
@@ -99,51 +87,6 @@ def test_a_table_written_with_dump_holds_the_same() -> None:
     assert read(os.path.join(SAMPLES, "e2e/vadinfo-dump.quick.stdout")) == truth(
         "e2e/vadinfo.{}.stdout", "windows.vadinfo"
     )
-
-
-TABLES: dict[str, tuple[list[dict[str, Any]], tuple[str, ...]]] = {
-    "windows.vadinfo": (
-        [
-            vad(0x7FFE0000, 0x7FFE0FFF, protection="PAGE_READONLY"),
-            vad(0x1C0000, 0x3A1FFF, tag="Vad ", protection="PAGE_EXECUTE_WRITECOPY", private=0, file="\\a b\\c, d.exe"),
-            vad(0, 0xFFFFFFFFFFFFFFFF, pid=0, process="two words", protection="PAGE_NOACCESS"),
-        ],
-        VADINFO,
-    ),
-    "windows.dlllist": (
-        [
-            dll(0x7FF6A0000000, 0x1E2000, "a b.exe", "C:\\Users\\John Doe\\a b.exe"),
-            dll(None, None, None, None),
-            dll(0x10000, 0, "x.dll", "\\\\server\\share\\x.dll"),
-        ],
-        DLLLIST,
-    ),
-    "linux.proc.Maps": (
-        [
-            vma(0x400000, 0x409000, "/sbin/init", "r-x", 652843, 0x2000),
-            vma(0x23FB000, 0x241C000, "[heap]"),
-            vma(0x7F0000000000, 0x7F0000001000, "Anonymous Mapping"),
-            vma(0x7F0000002000, 0x7F0000003000, "/srv/a b (deleted)", "---", 3),
-        ],
-        LINUX,
-    ),
-    "mac.proc_maps.Maps": (
-        [
-            {"PID": 1, "Process": "launchd", "Start": 0x1000, "End": 0x3000, "Protection": "r-x", "Map Name": "/a b",
-             "File output": "Disabled"},
-        ],
-        MAC,
-    ),
-    "windows.threads or windows.thrdscan": (
-        [thread(8, 0x7FFD0000, 0x401000), thread(12, None, None), thread(16, 0xF80012345678, 0, pid=0)],
-        THREADS,
-    ),
-}  # fmt: skip
-
-
-def held(kind: str) -> list[dict[str, Any]]:
-    """Return what a table of TABLES holds in the columns that are used."""
-    return [{name: row[name] for name in USED[kind]} for row in TABLES[kind][0]]
 
 
 @pytest.mark.parametrize("renderer", RENDERERS)
@@ -204,11 +147,6 @@ def test_encodings_and_compression_change_nothing(
 
 
 PROGRESS = "\rProgress:  100.00\t\tPDB scanning finished                        \r\r"
-TRACEBACK = (
-    "Traceback (most recent call last):\n"
-    '  File "/usr/bin/vol", line 8, in <module>\n'
-    "volatility3.framework.exceptions.PagedInvalidAddressException: Page Fault at entry 0x0 in page directory\n"
-)
 
 
 @pytest.mark.parametrize("renderer", ["quick", "expanded", "pretty", "csv", "json", "jsonl"])

@@ -9,12 +9,11 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 import listings
-from listings import RECORDS, RENDERERS, VADINFO, vad
+from files import put, sample
+from listings import RECORDS, RENDERERS, SAMPLED, TABLES, TRACEBACK, VADINFO, held, read, vad
 from memcarve.errors import InputError, MapError, MemcarveError
 from memcarve.formats import listing as listing_module
 from memcarve.formats.listing import Listing
-from support import put
-from test_listing import SAMPLED, TABLES, TRACEBACK, held, read, sample
 
 if TYPE_CHECKING:
     from pathlib import Path

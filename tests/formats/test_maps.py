@@ -16,13 +16,14 @@ from unittest import mock
 import pytest
 from hypothesis import given, settings, strategies as st
 
+import maps
 import memcarve
-import support
+from files import SAMPLES, put
+from maps import COLUMNS, FAILED, RENDERERS, TEXTS, Row, written
 from memcarve.errors import InputError, MapError, MissingExtraError, NotRecognisedError
 from memcarve.formats import text as text_module
 from memcarve.formats.memmap import MemoryMap, textrows
 from memcarve.formats.memmap.textrows import TextReader
-from support import COLUMNS, FAILED, RENDERERS, TEXTS, Row, put, written
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -156,7 +157,7 @@ def naive(name: str) -> list[Read]:
 
 def sample(name: str) -> bytes:
     """Return the bytes of a sample."""
-    with open(os.path.join(support.SAMPLES, name), "rb") as file:
+    with open(os.path.join(SAMPLES, name), "rb") as file:
         return file.read()
 
 
@@ -238,8 +239,8 @@ def _samples() -> dict[str, Holds]:
 
 HOLDS = _samples()
 ALL = sorted(
-    os.path.relpath(os.path.join(folder, file), support.SAMPLES).replace(os.sep, "/")
-    for folder, _, files in os.walk(support.SAMPLES)
+    os.path.relpath(os.path.join(folder, file), SAMPLES).replace(os.sep, "/")
+    for folder, _, files in os.walk(SAMPLES)
     for file in files
 )
 REFUSED = [name for name in ALL if name not in HOLDS]
@@ -256,7 +257,7 @@ def test_every_sample_is_a_map_or_known_to_be_none() -> None:
 def test_a_sample_parses_to_the_rows_it_holds(name: str) -> None:
     """A sample's kind is recognised by its content, and its rows are read as they stand there."""
     holds = HOLDS[name]
-    path = os.path.join(support.SAMPLES, name)
+    path = os.path.join(SAMPLES, name)
     assert read(path) == holds.rows
     with MemoryMap(path) as memory_map:
         assert memory_map.description == holds.kind
@@ -272,13 +273,13 @@ def test_rows_of_samples_have_their_line_numbers(name: str) -> None:
     data = sample(name)
     text = data.decode("utf-16") if data.startswith(codecs.BOM_UTF16_LE) else data.decode()
     lines = [number for number, line in enumerate(text.split("\n"), 1) if len(re.findall(r"\b0x[0-9a-f]", line)) > 1]
-    assert lines_of(os.path.join(support.SAMPLES, name)) == lines
+    assert lines_of(os.path.join(SAMPLES, name)) == lines
 
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_a_sample_of_something_else_is_refused(name: str) -> None:
     """A table of another plugin, a map that was not printed, an empty file and stderr are no memory map."""
-    path = os.path.join(support.SAMPLES, name)
+    path = os.path.join(SAMPLES, name)
     with pytest.raises(NotRecognisedError) as caught:
         MemoryMap(path)
     assert str(caught.value).startswith(f"{path}: ")
@@ -298,7 +299,7 @@ def test_a_sample_of_something_else_is_refused(name: str) -> None:
 def test_a_refusal_says_what_the_file_is(name: str, word: str) -> None:
     """The message for a file that is no map says what it is instead."""
     with pytest.raises(NotRecognisedError, match=re.escape(word)):
-        MemoryMap(os.path.join(support.SAMPLES, name))
+        MemoryMap(os.path.join(SAMPLES, name))
 
 
 def test_the_kind_is_recognised_by_content_not_by_ending(tmp_path: Path) -> None:
@@ -363,7 +364,7 @@ COMPRESSIONS: dict[str, Callable[[bytes], bytes]] = {
 
 @pytest.mark.parametrize("newline", ["\n", "\r\n"], ids=["LF", "CRLF"])
 @pytest.mark.parametrize("encoding", ENCODINGS)
-@pytest.mark.parametrize("renderer", [*TEXTS, *support.JSONS])
+@pytest.mark.parametrize("renderer", [*TEXTS, *maps.JSONS])
 def test_every_encoding_gives_the_same_rows(renderer: str, encoding: str, newline: str, tmp_path: Path) -> None:
     """UTF-8 and UTF-16, with and without a mark, LF and CRLF: a redirection does not change what is read."""
     text = RENDERERS[renderer](ROWS).decode().replace("\n", newline)
@@ -372,7 +373,7 @@ def test_every_encoding_gives_the_same_rows(renderer: str, encoding: str, newlin
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-16-le with mark"])
 @pytest.mark.parametrize("compression", COMPRESSIONS)
-@pytest.mark.parametrize("renderer", [*TEXTS, *support.JSONS])
+@pytest.mark.parametrize("renderer", [*TEXTS, *maps.JSONS])
 def test_a_map_may_be_compressed(renderer: str, compression: str, encoding: str, tmp_path: Path) -> None:
     """A map compressed with gzip, xz or zstd is read as it is, whatever it is called."""
     data = ENCODINGS[encoding](RENDERERS[renderer](ROWS).decode())
@@ -385,7 +386,7 @@ def test_a_map_may_be_compressed(renderer: str, compression: str, encoding: str,
 @pytest.mark.parametrize("compression", ["gzip", "xz", "zstd"])
 def test_compressed_data_may_come_in_several_parts(compression: str, tmp_path: Path) -> None:
     """What several compressors wrote one after the other is one map."""
-    data = support.quick(ROWS)
+    data = maps.quick(ROWS)
     compress = COMPRESSIONS[compression]
     assert read(put(tmp_path / "map", b"".join(map(compress, (data[:70], b"", data[70:100], data[100:]))))) == expected(
         ROWS
@@ -395,14 +396,14 @@ def test_compressed_data_may_come_in_several_parts(compression: str, tmp_path: P
 @pytest.mark.parametrize("compression", ["gzip", "xz", "zstd"])
 def test_compressed_data_that_ends_early_is_refused(compression: str, tmp_path: Path) -> None:
     """A compressed map that was cut off anywhere is an error, never a shorter map."""
-    data = COMPRESSIONS[compression](support.quick(written([(n << 13, 0x1000) for n in range(1, 400)])))
+    data = COMPRESSIONS[compression](maps.quick(written([(n << 13, 0x1000) for n in range(1, 400)])))
     for length in [*range(6, 40), *range(40, len(data), 97), len(data) - 1]:
         with pytest.raises((MapError, NotRecognisedError)):
             read(put(tmp_path / "map", data[:length]))
 
 
 @pytest.mark.parametrize("compression", ["gzip", "xz", "zstd"])
-@pytest.mark.parametrize("renderer", support.BINARIES)
+@pytest.mark.parametrize("renderer", maps.BINARIES)
 def test_a_compressed_table_of_arrow_is_refused(renderer: str, compression: str, tmp_path: Path) -> None:
     """Parquet and Arrow files are not read from within a compressed file; the message says so."""
     path = put(tmp_path / "map", COMPRESSIONS[compression](RENDERERS[renderer](ROWS)))
@@ -413,14 +414,14 @@ def test_a_compressed_table_of_arrow_is_refused(renderer: str, compression: str,
 def test_an_arrow_file_is_read_like_a_stream(tmp_path: Path) -> None:
     """Arrow's file format is read, not only the stream that Volatility writes."""
     pa = pytest.importorskip("pyarrow")
-    table = pa.ipc.open_stream(support.arrow(ROWS)).read_all()
+    table = pa.ipc.open_stream(maps.arrow(ROWS)).read_all()
     path = tmp_path / "map"
     with pa.ipc.new_file(str(path), table.schema) as writer:
         writer.write_table(table, max_chunksize=2)
     assert read(str(path)) == expected(ROWS)
 
 
-@pytest.mark.parametrize("renderer", support.BINARIES)
+@pytest.mark.parametrize("renderer", maps.BINARIES)
 def test_without_pyarrow_the_message_says_how_to_install_it(renderer: str, tmp_path: Path) -> None:
     """Where pyarrow is not installed, a file that needs it is an error with the command that installs it."""
     path = put(tmp_path / "map", RENDERERS[renderer](ROWS))
@@ -505,7 +506,7 @@ def test_a_message_glued_behind_the_last_row(renderer: str, file: str, behind: s
 
 def test_a_row_behind_the_rest_of_a_message_is_refused(tmp_path: Path) -> None:
     """Where rows follow lines that nothing explains, the first of those lines is named and nothing is read."""
-    lines = support.quick(ROWS).decode().split("\n")
+    lines = maps.quick(ROWS).decode().split("\n")
     lines[6:6] = ["Traceback (most recent call last):", "  something odd"]
     with pytest.raises(MapError, match=r"line 8: 'something odd'"):
         read(put(tmp_path / "map", "\n".join(lines).encode()))
@@ -572,7 +573,7 @@ def test_a_header_without_rows_has_no_rows(renderer: str, tmp_path: Path) -> Non
         memcarve.open(path)
 
 
-@pytest.mark.parametrize("renderer", ["json", *support.BINARIES])
+@pytest.mark.parametrize("renderer", ["json", *maps.BINARIES])
 def test_an_empty_table_of_records_has_no_rows(renderer: str, tmp_path: Path) -> None:
     """An array without elements, and a Parquet or Arrow table without rows, are maps without rows."""
     path = put(tmp_path / "map", RENDERERS[renderer]([]))
@@ -606,7 +607,7 @@ def test_blank_lines_and_upper_case_are_harmless(renderer: str, tmp_path: Path) 
 def test_tabs_expanded_to_other_widths(tmp_path: Path) -> None:
     """How far tabs were expanded does not matter."""
     for width in (1, 2, 4, 8, 16):
-        data = support.quick(ROWS).decode().expandtabs(width).encode()
+        data = maps.quick(ROWS).decode().expandtabs(width).encode()
         assert read(put(tmp_path / "map", data)) == expected(ROWS)
 
 
@@ -632,7 +633,7 @@ def test_an_excerpt_is_refused(renderer: str, line: str, tmp_path: Path) -> None
 def test_elided_cells_of_volatility_2(place: int, shape: str, tmp_path: Path) -> None:
     """A row whose Virtual, Size or DumpFileOffset was shortened is refused by its line; Physical does no harm."""
     rows = written([(0x10000, 0x1000), (0x7FFE0000, 0x12345000), (0x91110000, 0x1000)])
-    lines = support.volatility2([("System", 4, rows)], 8).decode().split("\n")
+    lines = maps.volatility2([("System", 4, rows)], 8).decode().split("\n")
     cells = lines[4].split()
     cells[place] = shape.format(start=cells[place][:4], end=cells[place][-3:])
     lines[4] = " ".join(cells)
@@ -684,7 +685,7 @@ def test_a_row_that_cannot_be_is_refused(renderer: str, row: Row, why: str, tmp_
 
 def test_what_is_not_yet_known_is_not_guessed(tmp_path: Path) -> None:
     """A table with Virtual and Size but with a column that no release prints is refused, with its name."""
-    data = support.quick(ROWS).replace(b"Physical", b"Protection")
+    data = maps.quick(ROWS).replace(b"Physical", b"Protection")
     with pytest.raises(NotRecognisedError, match="Protection"):
         MemoryMap(put(tmp_path / "map", data))
 
@@ -801,7 +802,7 @@ MANY = written([(0x10000 + (n << 14), 0x1000 * (n % 4 + 1)) for n in range(300)]
 @pytest.mark.parametrize("small_blocks", [64, 200, 1000, 5000], indirect=True)
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-16-le with mark"])
 @pytest.mark.parametrize("newline", ["\n", "\r\n"], ids=["LF", "CRLF"])
-@pytest.mark.parametrize("renderer", [*TEXTS, *support.JSONS])
+@pytest.mark.parametrize("renderer", [*TEXTS, *maps.JSONS])
 @pytest.mark.usefixtures("small_blocks")
 def test_blocks_join_without_a_seam(renderer: str, encoding: str, newline: str, tmp_path: Path) -> None:
     """A map read in many blocks by several threads has the same rows, in order, with the same line numbers."""
@@ -835,9 +836,9 @@ def test_processes_and_headers_across_blocks(tmp_path: Path) -> None:
     """Several processes in a map of many blocks keep their rows."""
     rows = written([(0x10000 + (n << 14), 0x1000) for n in range(60)])
     for data in (
-        support.volatility2([("System", 4, rows), ("a b", 8, rows)]),
-        support.greptext([("System", 4, rows), ("a b", 8, rows)]),
-        support.volatility2_json([("System", 4, rows), ("a b", 8, rows)]),
+        maps.volatility2([("System", 4, rows), ("a b", 8, rows)]),
+        maps.greptext([("System", 4, rows), ("a b", 8, rows)]),
+        maps.volatility2_json([("System", 4, rows), ("a b", 8, rows)]),
     ):
         path = put(tmp_path / "map", data)
         assert read(path) == [(row.virtual, row.size, row.offset, None) for row in rows] * 2

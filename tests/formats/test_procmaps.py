@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import given, settings, strategies as st
 
+from files import put
 from memcarve.errors import MapError, MemcarveError, NotRecognisedError
 from memcarve.formats.listing import Listing
 from memcarve.metadata import Region
 from memcarve.sources.listings import ListingFiles, metadata_from_files
-from support import put
-from test_real import needed
+from real import needed
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -22,16 +22,19 @@ import pytest
 
 import memcarve
 import winimage
-from carving import PAGE, binaries, invoke, manifest, named, noise, write_dump
+from carved import binaries, manifest, named
+from cli import invoke
+from dumps import write_dump
 from memcarve.backing import FileBacking
 from memcarve.errors import AddressError, InputError, MemcarveError, NotRecognisedError, SourceReadError, UsageError
 from memcarve.sources import SOURCES
 from memcarve.sources.opening import Opened, OpenOptions
+from memory import PAGE, noise
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    from carving import Row
+    from dumps import Piece
     from memcarve.process import ProcessMemory
     from memcarve.sources.opening import Source
 
@@ -93,7 +96,7 @@ def _made(function: Callable[[Path], Given]) -> Callable[[Path], contextlib.Abst
 @_made
 def dump(folder: Path) -> Given:
     """Write a dump of Volatility's with its map."""
-    rows: list[Row] = [(start, data) for start, data in reversed(PIECES)]
+    rows: list[Piece] = [(start, data) for start, data in reversed(PIECES)]
     path = write_dump(folder, rows, 1624)
     return Given(path, MEMORY, 1624, files=(path, path.with_suffix(".map")))
 

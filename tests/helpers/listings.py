@@ -6,6 +6,8 @@ import io
 import json
 from typing import TYPE_CHECKING, Any
 
+from memcarve.formats.listing import Listing
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
@@ -178,3 +180,78 @@ TEXTS: dict[str, Callable[..., bytes]] = {
 RECORDS: dict[str, Callable[..., bytes]] = {"json": json_array, "jsonl": json_lines}
 BINARIES: dict[str, Callable[..., bytes]] = {"arrow": arrow, "parquet": parquet}
 RENDERERS = {**TEXTS, **RECORDS, **BINARIES}
+
+#: of each kind of table: the columns that are used, in words of their own; and the stem of its samples
+USED = {
+    "windows.vadinfo": ("PID", "Start VPN", "End VPN", "Tag", "Protection", "PrivateMemory", "File"),
+    "windows.vadwalk": ("PID", "Start", "End", "Tag"),
+    "windows.dlllist": ("PID", "Base", "Size", "Name", "Path"),
+    "linux.proc.Maps": ("PID", "Start", "End", "Flags", "PgOff", "Inode", "File Path"),
+    "mac.proc_maps.Maps": ("PID", "Start", "End", "Protection", "Map Name"),
+    "windows.threads or windows.thrdscan": ("PID", "TID", "StartAddress", "Win32StartAddress"),
+}
+
+
+SAMPLED = {
+    **{f"vad/{name}.{{}}": f"windows.{name}" for name in ("vadinfo", "vadwalk", "dlllist")},
+    **{f"e2e/{name}.{{}}.stdout": f"windows.{name}" for name in ("vadinfo", "vadwalk")},
+    "linux_mac/linux.proc.Maps.{}": "linux.proc.Maps",
+    "linux_mac/mac.proc_maps.Maps.{}": "mac.proc_maps.Maps",
+}
+
+
+TABLES: dict[str, tuple[list[dict[str, Any]], tuple[str, ...]]] = {
+    "windows.vadinfo": (
+        [
+            vad(0x7FFE0000, 0x7FFE0FFF, protection="PAGE_READONLY"),
+            vad(0x1C0000, 0x3A1FFF, tag="Vad ", protection="PAGE_EXECUTE_WRITECOPY", private=0, file="\\a b\\c, d.exe"),
+            vad(0, 0xFFFFFFFFFFFFFFFF, pid=0, process="two words", protection="PAGE_NOACCESS"),
+        ],
+        VADINFO,
+    ),
+    "windows.dlllist": (
+        [
+            dll(0x7FF6A0000000, 0x1E2000, "a b.exe", "C:\\Users\\John Doe\\a b.exe"),
+            dll(None, None, None, None),
+            dll(0x10000, 0, "x.dll", "\\\\server\\share\\x.dll"),
+        ],
+        DLLLIST,
+    ),
+    "linux.proc.Maps": (
+        [
+            vma(0x400000, 0x409000, "/sbin/init", "r-x", 652843, 0x2000),
+            vma(0x23FB000, 0x241C000, "[heap]"),
+            vma(0x7F0000000000, 0x7F0000001000, "Anonymous Mapping"),
+            vma(0x7F0000002000, 0x7F0000003000, "/srv/a b (deleted)", "---", 3),
+        ],
+        LINUX,
+    ),
+    "mac.proc_maps.Maps": (
+        [
+            {"PID": 1, "Process": "launchd", "Start": 0x1000, "End": 0x3000, "Protection": "r-x", "Map Name": "/a b",
+             "File output": "Disabled"},
+        ],
+        MAC,
+    ),
+    "windows.threads or windows.thrdscan": (
+        [thread(8, 0x7FFD0000, 0x401000), thread(12, None, None), thread(16, 0xF80012345678, 0, pid=0)],
+        THREADS,
+    ),
+}  # fmt: skip
+BOTH = [vad(0x1000, 0x1FFF, pid=4), vad(0x5000, 0x5FFF, pid=8), vad(0x7000, 0x7FFF, pid=4)]
+TRACEBACK = (
+    "Traceback (most recent call last):\n"
+    '  File "/usr/bin/vol", line 8, in <module>\n'
+    "volatility3.framework.exceptions.PagedInvalidAddressException: Page Fault at entry 0x0 in page directory\n"
+)
+
+
+def held(kind: str) -> list[dict[str, Any]]:
+    """Return what a table of TABLES holds in the columns that are used."""
+    return [{name: row[name] for name in USED[kind]} for row in TABLES[kind][0]]
+
+
+def read(path: str) -> list[dict[str, Any]]:
+    """Return the cells of each row."""
+    with Listing(path) as listing:
+        return [cells for _, cells in listing.rows()]

@@ -15,9 +15,10 @@ import pytest
 import containers
 import memcarve
 import winimage
-from carving import invoke, manifest
+from carved import manifest
+from cli import invoke
 from memcarve.images.windows import judging, processes
-from test_processes import changed, shown
+from planned import changed, shown
 from winimage import Plan
 from winimage.upper import EPOCH
 
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from carving import Ran
+    from cli import Ran
     from winimage import Process, Truth
 
     Capture = pytest.CaptureFixture[bytes]

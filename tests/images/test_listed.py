@@ -10,16 +10,16 @@ import pytest
 
 import memcarve
 import winimage
-from carving import invoke
+from cli import invoke
 from memcarve.images.windows import kernel
 from memcarve.images.windows.processes import Windows
-from test_processes import found, in_order, planned
+from planned import found, in_order, planned
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from carving import Ran
+    from cli import Ran
     from winimage import Truth
 
     Capture = pytest.CaptureFixture[bytes]

@@ -20,7 +20,7 @@ import containers
 import memcarve
 import walker
 import winimage
-from carving import ROOT
+from files import ROOT
 from memcarve.process import Selection
 from winimage import Plan, userland
 

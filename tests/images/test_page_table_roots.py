@@ -17,8 +17,8 @@ from memcarve.formats.images.machine import MachineMemory
 from memcarve.images.page_table_roots import address_table, find_roots
 from memcarve.images.paging import translate, walk
 from memcarve.images.physical import PhysicalMemory
-from support import Memory
-from test_real import CLOCK, needed
+from memory import Memory
+from real import CLOCK, needed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

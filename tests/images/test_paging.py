@@ -23,7 +23,7 @@ from memcarve.images.paging_modes import MODES, AddressTable
 from memcarve.images.physical import PhysicalMemory
 from memcarve.permissions import page_state, permissions
 from memcarve.space import AddressSpace
-from support import Memory
+from memory import Memory
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

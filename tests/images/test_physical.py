@@ -8,13 +8,12 @@ import numpy as np
 import pytest
 from hypothesis import given, strategies as st
 
-from carving import noise
 from memcarve.errors import InputError
 from memcarve.formats.images.machine import MachineMemory
 from memcarve.images import physical, physical_scan
 from memcarve.images.physical import PhysicalMemory
 from memcarve.images.physical_scan import everything, words_of
-from support import Memory
+from memory import Memory, noise
 
 PAGE = 4096
 #: where random ranges begin: low, around 2**32, at the highest addresses a processor has

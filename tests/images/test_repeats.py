@@ -16,15 +16,15 @@ import pytest
 import memcarve
 import walker
 import winimage
-from carving import invoke
+from cli import invoke
 from memcarve.formats.manifest import NAME
-from test_processes import assert_all_found, segments_of
+from planned import assert_all_found, segments_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from carving import Ran
+    from cli import Ran
     from winimage import Truth
 
     Capture = pytest.CaptureFixture[bytes]

@@ -13,13 +13,13 @@ import pytest
 from hypothesis import given, strategies as st
 
 import memcarve
+from headers import edited, elf_page, pe_page
 from memcarve.labels.content import Content, ContentObserver, observe
 from memcarve.labels.headers import name_of, parse_header
 from memcarve.labels.text_stats import is_text
 from memcarve.space import AddressSpace
-from support import Memory
-from test_headers import edited, elf_page, needed as dlls_needed, pe_page
-from test_real import needed
+from memory import Memory
+from real import needed, needed_dlls
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -204,7 +204,7 @@ def test_no_false_headers_in_programs() -> None:
     """In real images nothing but the page that begins with one holds a header."""
     data = bytearray()
     starts = []
-    for path in dlls_needed()[:30]:
+    for path in needed_dlls()[:30]:
         with open(path, "rb") as file:
             content = file.read()
         starts.append(START + len(data))

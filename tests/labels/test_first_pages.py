@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import memcarve
-from carving import PAGE, noise
 from cores import compiled, needed
-from labelling import Module, Region, metadata_of, process_of
+from headers import BASE, elf_page, pe_page
 from memcarve.formats.programs.first_page import Again, first_page_again
 from memcarve.labels.modules import find_modules
-from memcarve.metadata import Metadata, Regions
+from memcarve.metadata import Metadata, Module, Region, Regions
 from memcarve.sinks.extract import extract
 from memcarve.sinks.ranges import known_modules
-from test_headers import BASE, elf_page, pe_page
+from memory import PAGE, noise
+from processes import metadata_of, process_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -2,56 +2,26 @@
 
 from __future__ import annotations
 
-import struct
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 from hypothesis import given, strategies as st
 
-from labelling import (
-    PAGE,
-    RW,
-    RWX,
-    RX,
-    Module,
-    R,
-    labels_of,
-    metadata_of,
-    page_region,
-    process_of,
-)
+from headers import DATA, READ_ONLY, TEXT, dll_page
 from memcarve.errors import UsageError
 from memcarve.labels.flags import without
 from memcarve.labels.spans import Spans, union
+from memcarve.metadata import Module
 from memcarve.permissions import PROT_NONE, TRANSITION
 from memcarve.process import Selection
 from memcarve.vocabulary import Flag
+from memory import PAGE
+from processes import RW, RWX, RX, R, labels_of, metadata_of, page_region, process_of
 
 if TYPE_CHECKING:
     from memcarve.metadata import Region
     from memcarve.process import ProcessMemory
-
-TEXT, DATA, READ_ONLY = 0x60000020, 0xC0000040, 0x40000040  # section characteristics
-
-
-def pe_page(sections: list[tuple[int, int, int]], magic: bytes = b"MZ", size: int = 16) -> bytes:
-    """Return the first page of a 64-bit DLL of `size` pages; sections are (page, pages, characteristics)."""
-    optional = struct.pack("<HBBIIIII", 0x20B, 14, 0, PAGE, PAGE, 0, PAGE, PAGE)
-    optional += struct.pack(
-        "<QIIHHHHHHIIIIHH", 0x180000000, PAGE, 512, 6, 0, 0, 0, 6, 0, 0, size * PAGE, 1024, 0, 3, 0x160
-    )
-    optional += struct.pack("<QQQQII", 0x100000, 0x1000, 0x100000, 0x1000, 0, 16) + bytes(128)
-    header = (
-        b"PE\0\0" + struct.pack("<HHIIIHH", 0x8664, len(sections), 0x5F000000, 0, 0, len(optional), 0x2022) + optional
-    )
-    for number, (page, pages, characteristics) in enumerate(sections):
-        name = b".s%d" % number
-        header += struct.pack(
-            "<8sIIIIIIHHI", name, pages * PAGE, page * PAGE, pages * PAGE, 1024, 0, 0, 0, 0, characteristics
-        )
-    dos = magic + bytes(58) + struct.pack("<I", 0x80)
-    return (dos.ljust(0x80, b"\0") + header).ljust(PAGE, b"\0")
 
 
 def flags_of(process: ProcessMemory, content: str = "none", *, split: str = "none") -> dict[int, list[str]]:
@@ -126,7 +96,7 @@ def test_write_copy_is_not_writable() -> None:
 
 def test_pe_in_private_memory() -> None:
     """A header at any page of private memory; only where the bytes were looked at, and not in images."""
-    header = pe_page([(1, 2, TEXT)])
+    header = dll_page([(1, 2, TEXT)])
     regions = [own(0, 4, "PAGE_READWRITE"), image(8, 4)]
     process = process_of([0, 1, 2, 8], metadata_of(regions), {2: header, 8: header})
     assert flags_of(process) == {}
@@ -146,7 +116,7 @@ def _labelling() -> object:
 
 def test_beyond_section() -> None:
     """Pages that may be written or run although their section says otherwise; written data and running code may."""
-    header = pe_page([(1, 2, TEXT), (3, 2, DATA), (5, 1, READ_ONLY)])
+    header = dll_page([(1, 2, TEXT), (3, 2, DATA), (5, 1, READ_ONLY)])
     regions, contents = [image(16, 8)], {16: header}
     honest = {16: R, 17: RX, 18: RX, 19: RW, 20: R, 21: R}
     assert flags_of(process_of(honest, metadata_of(regions), contents)) == {}
@@ -168,7 +138,7 @@ def test_modules_and_mappings() -> None:
         Module(64 * PAGE, 2 * PAGE, "gone.dll"),
         Module(96 * PAGE, None, None),
     ]
-    header = pe_page([])
+    header = dll_page([])
     process = process_of([8, 16, 33, 65], metadata_of(regions, modules), {8: header, 16: header})
     assert flags_of(process) == {16: ["module-unlisted"], 33: ["entry-unmapped"], 65: ["entry-unmapped"]}
     assert findings_of(process) == [
@@ -202,7 +172,7 @@ def test_no_region_at_all_is_known() -> None:
 def test_a_forged_size_hides_nothing() -> None:
     """A list may claim any size: a module ends with its image, and an image is listed where a module begins in it."""
     regions = [image(8, 4), image(16, 4, "\\x\\hidden.dll"), own(24, 2, "PAGE_EXECUTE_READ")]
-    process = process_of([8, 16, 24], metadata_of(regions, [Module(8 * PAGE, 64 * PAGE, "a.dll")]), {8: pe_page([])})
+    process = process_of([8, 16, 24], metadata_of(regions, [Module(8 * PAGE, 64 * PAGE, "a.dll")]), {8: dll_page([])})
     labels = labels_of(process)
     assert [[*labels.flags(index)] for index in range(3)] == [
         [], ["module-unlisted", "wiped-header"], ["private-executable"],
@@ -223,9 +193,9 @@ def test_an_entry_of_any_size_flags_what_is_in_no_region() -> None:
 
 def test_one_header_says_nothing_of_another_image() -> None:
     """Sections that reach beyond their image, and headers at forged entries, do not excuse another image's pages."""
-    greedy = pe_page([(1, 1 << 19, 0xE0000020)], size=(1 << 20) - 1)
+    greedy = dll_page([(1, 1 << 19, 0xE0000020)], size=(1 << 20) - 1)
     regions = [own(0, 2, "PAGE_READWRITE"), image(8, 4), image(32, 8, "\\x\\ntdll.dll")]
-    contents = {0: greedy, 8: greedy, 32: pe_page([(1, 2, TEXT)])}
+    contents = {0: greedy, 8: greedy, 32: dll_page([(1, 2, TEXT)])}
     metadata = metadata_of(regions, [Module(0, 1 << 31, "forged.dll")])
     found = flags_of(process_of({0: RW, 8: R, 9: RWX, 32: R, 33: RWX}, metadata, contents))
     assert "beyond-section" in found[32]
@@ -237,7 +207,7 @@ def test_memory_without_a_file_that_is_not_private() -> None:
     section = page_region(4, 2, "PAGE_EXECUTE_READ", kind="mapped", private=False)
     named = page_region(8, 2, "r-xp", kind="private", private=True, file="[anon:jit]")
     data = page_region(16, 2, "PAGE_EXECUTE_READ", kind="mapped", private=False, file="\\x\\data.bin")
-    header = pe_page([])
+    header = dll_page([])
     process = process_of([4, 8, 16], metadata_of([section, named, data]), dict.fromkeys((4, 8, 16), header))
     expected = ["private-executable", "pe-in-private"]
     assert flags_of(process, "headers") == {4: expected, 8: expected}
@@ -257,7 +227,7 @@ def test_without_lists_nothing_is_unlisted() -> None:
 
 def test_wiped_headers() -> None:
     """An image whose first page holds no header, or one without its marks; where that page is not there, nothing."""
-    sound, wiped = pe_page([(1, 2, TEXT)]), pe_page([(1, 2, TEXT)], magic=b"\0\0")
+    sound, wiped = dll_page([(1, 2, TEXT)]), dll_page([(1, 2, TEXT)], magic=b"\0\0")
     regions = [image(8, 4), image(16, 4, "b"), image(24, 4, "c"), image(32, 4, "d")]
     process = process_of([8, 16, 24, 33], metadata_of(regions), {8: sound, 16: wiped, 24: bytes(PAGE)})
     assert flags_of(process) == {16: ["wiped-header"], 24: ["wiped-header"]}
@@ -266,7 +236,7 @@ def test_wiped_headers() -> None:
 
 def test_a_wiped_header_in_private_memory() -> None:
     """Only a look at the bytes finds one where nothing else says that an image is there."""
-    wiped = pe_page([(1, 2, TEXT)], magic=b"\0\0")
+    wiped = dll_page([(1, 2, TEXT)], magic=b"\0\0")
     process = process_of([2, 3], metadata_of([own(0, 8, "PAGE_READWRITE")]), {3: wiped})
     assert flags_of(process) == {}
     assert flags_of(process, "headers") == {2: ["pe-in-private", "wiped-header"]}

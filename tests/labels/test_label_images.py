@@ -8,8 +8,10 @@ import pytest
 
 import memcarve
 import winimage
-from carving import PAGE, binaries, invoke, manifest
+from carved import binaries, manifest
+from cli import invoke
 from memcarve.labels.resident_regions import Residence
+from memory import PAGE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -8,29 +8,15 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from labelling import (
-    PAGE,
-    RW,
-    RWX,
-    RX,
-    Area,
-    Metadata,
-    Module,
-    Modules,
-    R,
-    Region,
-    Regions,
-    labels_of,
-    metadata_of,
-    page_region,
-    process_of,
-)
 from memcarve.errors import UsageError
 from memcarve.formats.manifest import FILE_NAME, file_name
 from memcarve.labels.resident_regions import Residence, resident
 from memcarve.labels.table import permission_words
+from memcarve.metadata import Area, Metadata, Module, Modules, Region, Regions
 from memcarve.process import Selection
 from memcarve.segments import TOP
+from memory import PAGE
+from processes import RW, RWX, RX, R, labels_of, metadata_of, page_region, process_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -17,36 +17,23 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 import memcarve
-from carving import (
-    EXAMPLE,
-    HEADER,
-    PAGE,
-    binaries,
-    canonical,
-    dump_bytes,
-    file_name,
-    invoke,
-    listing,
-    manifest,
-    map_rows,
-    model,
-    named,
-    noise,
-    write_dump,
-    write_several,
-)
+from carved import binaries, file_name, manifest, model, named
+from cli import invoke
+from dumps import HEADER, dump_bytes, map_rows, write_dump, write_several
+from files import EXAMPLE, listing
 from memcarve.version import __version__
+from memory import PAGE, canonical, noise
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from carving import Row
+    from dumps import Piece
 
 TRUTH = json.loads((EXAMPLE.parent / "truth.json").read_text())
 ZEROS = bytes(PAGE)
 
 #: two segments in the user half (the second of two rows), one that is zero, one in the kernel half
-ROWS: list[Row] = [
+ROWS: list[Piece] = [
     (0x10000, noise(1)),
     (0x20000, noise(2)),
     (0x21000, noise(3, 2 * PAGE)),
@@ -205,7 +192,7 @@ def test_input_hash(tmp_path: Path) -> None:
 @pytest.mark.parametrize("options", [{}, {"hashes": [], "sparse": True}, {"sparse": True}])
 def test_zero_flag(tmp_path: Path, options: dict[str, Any]) -> None:
     """The manifest says of each segment whether it is zero throughout, wherever its bytes were read."""
-    rows: list[Row] = [
+    rows: list[Piece] = [
         (0x1000, ZEROS),
         (0x3000, ZEROS[:-1] + b"\1"),
         (0x5000, b"\1" + ZEROS[1:]),
@@ -217,7 +204,7 @@ def test_zero_flag(tmp_path: Path, options: dict[str, Any]) -> None:
 
 def test_sparse_makes_holes(tmp_path: Path) -> None:
     """With sparse, pages of zeros take no blocks, and the bytes are the same."""
-    rows: list[Row] = [
+    rows: list[Piece] = [
         (0x10000, bytes(64 * PAGE)),
         (0x50000, noise(1) + bytes(62 * PAGE) + noise(2)),
         (0x200000, noise(3)),
@@ -237,7 +224,7 @@ def test_sparse_makes_holes(tmp_path: Path) -> None:
 def test_sparse_end(tmp_path: Path, size: int) -> None:
     """A sparse file that ends in zeros has its whole length."""
     content = noise(1, size) + bytes(size)
-    rows: list[Row] = [(0x10000, content)]
+    rows: list[Piece] = [(0x10000, content)]
     carve(write_dump(tmp_path, rows), tmp_path / "out", sparse=True)
     assert binaries(tmp_path / "out") == named({0x10000: content})
 
@@ -245,7 +232,7 @@ def test_sparse_end(tmp_path: Path, size: int) -> None:
 def test_skip_zero(tmp_path: Path) -> None:
     """With skip-zero a segment that is zero throughout is left out and counted; one that ends in a byte is not."""
     last = bytes((1 << 20) - 1) + b"\1"
-    rows: list[Row] = [*ROWS[:4], (0x100000, last)]
+    rows: list[Piece] = [*ROWS[:4], (0x100000, last)]
     result = carve(write_dump(tmp_path, rows), tmp_path / "out", skip_zero=True)
     expected = {start: content for start, content in model(rows).items() if any(content)}
     assert binaries(tmp_path / "out") == named(expected)
@@ -329,7 +316,7 @@ def test_partial(tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]) -> N
     os.truncate(dump, 5 * PAGE + 100)
     assert invoke(capfdbinary, "carve", dump, "-o", tmp_path / "out").code == 1
     assert invoke(capfdbinary, "carve", "--partial", dump, "-o", tmp_path / "out").code == 3
-    there: list[Row] = [*ROWS[:3], (0x40000, bytes(PAGE + 100))]
+    there: list[Piece] = [*ROWS[:3], (0x40000, bytes(PAGE + 100))]
     assert binaries(tmp_path / "out") == named(model(there))
     found = manifest(tmp_path / "out")
     assert (found["complete"], found["partial"]) == (False, True)
@@ -350,7 +337,7 @@ def test_partial_of_a_whole_dump(tmp_path: Path, capfdbinary: pytest.CaptureFixt
 
 def test_rows_not_written(tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]) -> None:
     """Rows that could not be written end a segment, are listed as missing, shift nothing, and the exit is 3."""
-    rows: list[Row] = [(0x1000, noise(1)), (0x2000, 2 * PAGE), (0x4000, noise(2)), (0x5000, noise(3)), (0x9000, PAGE)]
+    rows: list[Piece] = [(0x1000, noise(1)), (0x2000, 2 * PAGE), (0x4000, noise(2)), (0x5000, noise(3)), (0x9000, PAGE)]
     dump = write_dump(tmp_path, rows)
     assert invoke(capfdbinary, "carve", dump, "-o", tmp_path / "out").code == 3
     assert binaries(tmp_path / "out") == named(model(rows))
@@ -365,7 +352,7 @@ def test_rows_not_written(tmp_path: Path, capfdbinary: pytest.CaptureFixture[byt
 
 def test_top_of_the_address_space(tmp_path: Path) -> None:
     """The last page, whose row is one byte short, and address 0 are carved like any other."""
-    rows: list[Row] = [(0, noise(1)), (0xFFFFFFFFE000, noise(2)), (0xFFFFFFFFF000, noise(3, PAGE - 1))]
+    rows: list[Piece] = [(0, noise(1)), (0xFFFFFFFFE000, noise(2)), (0xFFFFFFFFF000, noise(3, PAGE - 1))]
     carve(write_dump(tmp_path, rows), tmp_path / "out")
     assert binaries(tmp_path / "out") == {
         "0x0000000000000000-0x0000000000001000.bin": noise(1),
@@ -376,7 +363,7 @@ def test_top_of_the_address_space(tmp_path: Path) -> None:
 
 def test_end_at_two_to_the_64(tmp_path: Path) -> None:
     """A segment that ends at 2**64 has a name with seventeen digits, and verify accepts it."""
-    rows: list[Row] = [(0xFFFFFFFFF000, noise(2))]
+    rows: list[Piece] = [(0xFFFFFFFFF000, noise(2))]
     carve(write_dump(tmp_path, rows), tmp_path / "out")
     assert list(binaries(tmp_path / "out")) == ["0xfffffffffffff000-0x10000000000000000.bin"]
     assert memcarve.verify(tmp_path / "out").segments == 1
@@ -399,7 +386,7 @@ def test_modes(tmp_path: Path) -> None:
 
 def test_several_extents(tmp_path: Path) -> None:
     """A segment whose pieces lie apart in the dump is one file; offset is that of its lowest address."""
-    rows: list[Row] = [
+    rows: list[Piece] = [
         (0x3000, noise(3)),
         (0x1000, noise(1)),
         (0x9000, noise(9)),
@@ -414,7 +401,7 @@ def test_several_extents(tmp_path: Path) -> None:
 
 def test_pages_mapped_twice(tmp_path: Path) -> None:
     """What continues in memory and in the dump is one extent, over however many rows."""
-    rows: list[Row] = [(0x1000 + at * PAGE, noise(at % 3)) for at in range(100)]
+    rows: list[Piece] = [(0x1000 + at * PAGE, noise(at % 3)) for at in range(100)]
     carve(write_dump(tmp_path, rows), tmp_path / "out")
     (segment,) = manifest(tmp_path / "out")["segments"]
     assert (segment["extents"], segment["size"]) == (1, 100 * PAGE)
@@ -470,7 +457,7 @@ def test_result(tmp_path: Path) -> None:
 
 def test_many_segments_in_batches(tmp_path: Path) -> None:
     """Three hundred segments, more than the threads take at a time, are all written, each with its own hash."""
-    rows: list[Row] = [(0x1000 + at * 2 * PAGE, noise(at, PAGE + at * 16)) for at in range(256)]
+    rows: list[Piece] = [(0x1000 + at * 2 * PAGE, noise(at, PAGE + at * 16)) for at in range(256)]
     rows += [(0x1000000 + at * 3 * PAGE, noise(at, 2 * PAGE)) for at in range(44)]
     carve(write_dump(tmp_path, rows), tmp_path / "out")
     contents = binaries(tmp_path / "out")
@@ -506,7 +493,7 @@ def test_existing_folder_is_refused(tmp_path: Path) -> None:
 def test_force_replaces_its_own(tmp_path: Path) -> None:
     """With force a folder that memcarve wrote is replaced, and nothing of the old one is left."""
     carve(write_dump(tmp_path, ROWS), tmp_path / "out", hashes=["md5"])
-    other: list[Row] = [(0x70000, noise(70))]
+    other: list[Piece] = [(0x70000, noise(70))]
     carve(write_dump(tmp_path, other), tmp_path / "out", force=True)
     assert binaries(tmp_path / "out") == named(model(other))
     assert listing(tmp_path) == ["out", "pid.4.dmp", "pid.4.map"]
@@ -815,10 +802,10 @@ CONTENTS = st.sampled_from([ZEROS, noise(1), noise(2), ZEROS[:-1] + b"\1", bytes
 
 
 @st.composite
-def layouts(draw: st.DrawFn) -> list[Row]:
+def layouts(draw: st.DrawFn) -> list[Piece]:
     """Draw rows that do not overlap: in order with rows not written, or all written and in any order."""
     address = draw(st.sampled_from([0, 0x10000, 0x7FFF_FFFF_0000, 0xF800_0000_0000]))
-    rows: list[Row] = []
+    rows: list[Piece] = []
     for content in draw(st.lists(CONTENTS, min_size=1, max_size=12)):
         address += draw(st.sampled_from([0, 0, 0, PAGE, 16 * PAGE]))
         rows.append((address, content))
@@ -836,7 +823,7 @@ def layouts(draw: st.DrawFn) -> list[Row]:
     skip_zero=st.booleans(),
     hashes=st.sampled_from([[], ["sha256"], ["md5", "sha1"]]),
 )
-def test_any_layout(rows: list[Row], *, sparse: bool, skip_zero: bool, hashes: list[str]) -> None:
+def test_any_layout(rows: list[Piece], *, sparse: bool, skip_zero: bool, hashes: list[str]) -> None:
     """Whatever the layout and the options, the files are the segments of an independent model, and all adds up."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

@@ -17,8 +17,8 @@ from hypothesis import given, strategies as st
 
 import memcarve
 import winimage
-from carving import ROOT
 from cores import PROGRAM, compiled, crashed, gdb, gdb_memory, lldb, needed, run
+from files import ROOT, put
 from memcarve import errors
 from memcarve.backing import FileBacking
 from memcarve.formats.elf_core import core_reading
@@ -40,7 +40,8 @@ from memcarve.sinks.elfcore import export_elfcore, is_own
 from memcarve.sinks.single_file import FileOptions
 from memcarve.sources.core import CORE
 from memcarve.space import AddressSpace
-from support import PAGE, content, opened_as, put
+from memory import PAGE, content
+from opening import opened_as
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -16,15 +16,18 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pytest
 
 import containers
+import maps
 import memcarve
-import support
 import walker
 import winimage
-from carving import EXAMPLE, PAGE, canonical, invoke, listing, noise, run, write_dump
+from cli import invoke, run
+from dumps import write_dump
+from files import EXAMPLE, listing
+from maps import Row
 from memcarve.sinks import memmap
-from support import Row
-from test_real import REAL, STEM, needed
-from test_system import tmpfs
+from memory import PAGE, canonical, noise
+from mounts import tmpfs
+from real import REAL, STEM, needed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -46,10 +49,10 @@ FEW = (
 HALVES = ("user", "kernel", "all")
 #: by the name of a format: who else writes it, and the ending of the file
 FORMATS: dict[str, tuple[Callable[..., bytes], str]] = {
-    "quick": (support.quick, "map"),
-    "csv": (support.csv, "csv"),
-    "json": (support.json_array, "json"),
-    "jsonl": (support.json_lines, "jsonl"),
+    "quick": (maps.quick, "map"),
+    "csv": (maps.csv, "csv"),
+    "json": (maps.json_array, "json"),
+    "jsonl": (maps.json_lines, "jsonl"),
 }
 #: memcarve's modes: the walker's names of them, bits of an address, levels, bytes and number of entries in the root
 MODES = {
@@ -417,7 +420,7 @@ def test_default_folder(tmp_path: Path, capfdbinary: Capture, monkeypatch: pytes
 def test_existing_files_of_others(tmp_path: Path, few: Truth, ending: str, *, force: bool) -> None:
     """What memcarve did not write stays, with and without --force, and the message names it."""
     there = tmp_path / f"pid.388.{ending}"
-    there.write_bytes(support.quick([]) if ending == "map" else b"precious")
+    there.write_bytes(maps.quick([]) if ending == "map" else b"precious")
     before = there.read_bytes()
     with memcarve.open(few.path) as container, pytest.raises(memcarve.TargetExistsError) as caught:
         memcarve.export_memmap(container.process(388), tmp_path, force=force)

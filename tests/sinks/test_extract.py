@@ -18,20 +18,24 @@ import pytest
 
 import memcarve
 import winimage
-from carving import PAGE, invoke, listing, noise, write_dump
-from labelling import Module, Region, metadata_of, process_of
+from carved import undone
+from cli import invoke
+from dumps import write_dump
+from files import listing
+from headers import BASE, DATA, TEXT, WIPED, edited, elf_page, pe_page
 from memcarve.errors import AddressError, MissingExtraError, NoSpaceError, OutputError, TargetExistsError, UsageError
 from memcarve.formats.programs import elf, elf_image, pe, pe_image
 from memcarve.formats.programs.mapped_module import MappedModule, Plan
 from memcarve.labels.content import observe
 from memcarve.labels.modules import find_modules
+from memcarve.metadata import Module, Region
 from memcarve.process import ProcessMemory, Selection
 from memcarve.sinks import extract as sink
 from memcarve.sinks.archive import NewArchive
 from memcarve.sinks.extract import ExtractOptions, ExtractResult, extract
 from memcarve.space import AddressSpace
-from support import Memory
-from test_headers import BASE, DATA, TEXT, WIPED, edited, elf_page, pe_page
+from memory import PAGE, Memory, noise
+from processes import metadata_of, process_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -66,16 +70,6 @@ def only(document: dict[str, Any]) -> dict[str, Any]:
     """Return the one module that is listed."""
     (module,) = document["modules"]
     return dict(module)
-
-
-def undone(data: bytes, module: dict[str, Any]) -> bytes:
-    """Return a file's bytes as they were in memory: without the changes that are listed."""
-    found = bytearray(data)
-    for change in module["changes"]:
-        old, new = bytes.fromhex(change["old"]), bytes.fromhex(change["new"])
-        assert found[change["offset"] : change["offset"] + len(new)] == new, change
-        found[change["offset"] : change["offset"] + len(old)] = old
-    return bytes(found)
 
 
 # what is made of a PE image

@@ -19,12 +19,14 @@ from typing import Any
 import pytest
 
 import memcarve
-from labelling import Module, Region, metadata_of, process_of
+from carved import undone
+from headers import mapped
 from memcarve.labels.modules import find_modules
+from memcarve.metadata import Module, Region
 from memcarve.sinks.extract import extract
-from test_extract import undone
-from test_headers import PAGE, mapped, needed
-from test_real import STEM, needed as real
+from memory import PAGE
+from processes import metadata_of, process_of
+from real import STEM, needed, needed_dlls
 
 BASES = {"AMD64": 0x7FFA_1234_0000, "I386": 0x6234_0000, "ARM64": 0x7FFA_1234_0000}
 LIBRARY = 0x7F12_3456_7000
@@ -65,7 +67,7 @@ def residency(module: dict[str, Any]) -> set[int]:
 def test_real_dlls(tmp_path: Path, drop: bool) -> None:  # noqa: FBT001
     """Each section of an extracted DLL is the section of its file where it is in memory, zeros where it is not."""
     lief, pefile = pytest.importorskip("lief"), pytest.importorskip("pefile")
-    for path in needed()[:24]:
+    for path in needed_dlls()[:24]:
         with open(path, "rb") as file:
             data = file.read()
         original = lief.PE.parse(data)
@@ -115,7 +117,7 @@ def assert_same_tables(original: Any, parsed: Any, path: str) -> None:
 def test_real_dlls_as_in_memory(tmp_path: Path) -> None:
     """As in memory, a DLL's file is its memory, byte for byte; found by a list without its header, too."""
     lief = pytest.importorskip("lief")
-    for path in needed()[:6]:
+    for path in needed_dlls()[:6]:
         with open(path, "rb") as file:
             data = file.read()
         original = lief.PE.parse(data)
@@ -139,7 +141,7 @@ def test_real_dlls_as_in_memory(tmp_path: Path) -> None:
 def test_real_dlls_that_were_read(tmp_path: Path) -> None:
     """A DLL that was read into memory is told from one that is mapped, and copied as it lies."""
     lief = pytest.importorskip("lief")
-    for path in needed()[:24]:
+    for path in needed_dlls()[:24]:
         with open(path, "rb") as file:
             data = file.read()
         original = lief.PE.parse(data)
@@ -316,12 +318,12 @@ def test_ordinary_core_of_gcore(tmp_path: Path) -> None:
 def test_process_of_wine(tmp_path: Path) -> None:
     """Of a real process of Wine's every program and library is extracted whose header is there: PE and ELF, parsed."""
     lief, pefile = pytest.importorskip("lief"), pytest.importorskip("pefile")
-    maps = real("114.maps")
+    maps = needed("114.maps")
     rows = [line.split(None, 5) for line in maps.read_text().splitlines()]
     executable = {row[5] for row in rows if len(row) > 5 and "x" in row[1]}
     first = {row[5]: int(row[0].split("-")[0], 16) for row in reversed(rows) if len(row) > 5 and int(row[2], 16) == 0}
     planned = {(first[path], path) for path in executable & first.keys() if path.startswith("/")}
-    with memcarve.open(real(f"{STEM}.dmp"), memory_map=real(f"{STEM}.map"), regions=[maps]) as dump:
+    with memcarve.open(needed(f"{STEM}.dmp"), memory_map=needed(f"{STEM}.map"), regions=[maps]) as dump:
         process = dump.process()
         found = find_modules(process)
         result = extract(process, tmp_path / "out", found.modules)

@@ -9,15 +9,18 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import winimage
-from carving import PAGE, invoke, listing, noise, write_several
+from cli import invoke
+from dumps import write_several
+from files import listing
+from headers import BASE, pe_page
 from memcarve.sinks import extract as sink
-from test_headers import BASE, pe_page
+from memory import PAGE, noise
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from carving import Ran
+    from cli import Ran
 
     Invoke = Callable[..., Ran]
 

@@ -15,7 +15,8 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 import memcarve
-from carving import EXAMPLE, PAGE, listing, noise, write_dump
+from dumps import write_dump
+from files import EXAMPLE, listing
 from memcarve.backing import FileBacking
 from memcarve.errors import AddressError, InputError, NoSpaceError, OutputError, TargetExistsError, UsageError
 from memcarve.missing import NOT_WRITTEN, Missing
@@ -23,6 +24,7 @@ from memcarve.process import ProcessMemory, Selection
 from memcarve.sinks.flat import export_flat
 from memcarve.sinks.single_file import FileOptions
 from memcarve.space import AddressSpace
+from memory import PAGE, noise
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

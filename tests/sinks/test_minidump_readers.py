@@ -11,22 +11,26 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
 import pytest
 
 import memcarve
 import minidumps
 import winimage
-from carving import EXAMPLE, PAGE, ROOT
 from cores import lldb
+from files import EXAMPLE, ROOT
 from memcarve.metadata import Metadata, Thread, Threads
-from memcarve.process import Platform, Selection
+from memcarve.process import Platform, ProcessMemory, Selection
 from memcarve.sinks.minidump import export_minidump
 from memcarve.sinks.single_file import FileOptions
+from memcarve.sources.minidump import MINIDUMP
+from memcarve.space import AddressSpace
+from memory import PAGE, Memory, noise
+from opening import opened_as
+from processes import process_of
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    from memcarve.process import ProcessMemory
 
 REGISTERS = minidumps.some_registers(minidumps.AMD64_REGISTERS)
 #: what VADs say, as loaders should see it: readable, writable, executable
@@ -270,10 +274,39 @@ def run_cle(path: Path, *addresses: str) -> Any:
     return json.loads(done.stdout.splitlines()[-1])
 
 
+def beyond_4_gib(path: Path) -> bytes:
+    """Write a minidump of a process of more than 4 GiB, but for its zeros; return the page at 2**44, its last."""
+    size = (1 << 32) + PAGE
+    columns = (np.array([[0x10000], [size], [0]], np.uint64), np.array([[1 << 44], [PAGE], [size]], np.uint64))
+    space = AddressSpace(*np.concatenate(columns, axis=1), Memory(b""))
+    calls: list[tuple[Any, ...]] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            "memcarve.sinks.minidump.write_file", lambda *given, **named: calls.append((*given, named["base"]))
+        )
+        export_minidump(ProcessMemory(space, pid=4), path)
+    (_, _, blocks, ranges, base) = calls[0]
+    with path.open("wb") as file:
+        file.writelines(blocks)
+        assert file.tell() == base
+        file.seek(int(ranges.offsets(base)[1]))
+        file.write(noise(10))
+    return noise(10)
+
+
+def test_beyond_4_gib(tmp_path: Path) -> None:
+    """More than 4 GiB of memory: all structures lie before it, and only its own offset has 64 bits."""
+    path = tmp_path / "large.mdmp"
+    last = beyond_4_gib(path)
+    with opened_as(MINIDUMP, path) as container:
+        process = container.process()
+        assert process.space.read(1 << 44, PAGE) == last
+        assert process.space.total == (1 << 32) + 2 * PAGE
+        assert process.input_bytes == path.stat().st_size
+
+
 def test_lldb_beyond_4_gib(tmp_path: Path) -> None:
     """Lldb finds memory that lies behind the first 4 GiB of a minidump's bytes; the file is mostly a hole."""
-    from test_minidump_sink import beyond_4_gib  # noqa: PLC0415
-
     path = tmp_path / "large.mdmp"
     expected = beyond_4_gib(path)
     lldb(path, f"memory read --force --binary --outfile {tmp_path / 'out'} --count {PAGE} 0x{1 << 44:x}")
@@ -282,12 +315,11 @@ def test_lldb_beyond_4_gib(tmp_path: Path) -> None:
 
 def test_lldb_x86(tmp_path: Path) -> None:
     """Lldb reads a minidump of 32 bits, registers and all."""
-    from test_minidump_sink import made  # noqa: PLC0415
-
     registers = minidumps.some_registers(minidumps.X86_REGISTERS)
     metadata = Metadata(threads=(Threads("list", [Thread(4, registers=registers)]),))
     path = tmp_path / "narrow.mdmp"
-    process = made(regions=None, architecture="x86", metadata=lambda: metadata)
+    space = process_of([0x10, 0x11]).space
+    process = ProcessMemory(space, pid=4, architecture="x86", metadata=lambda: metadata)
     export_minidump(process, path, FileOptions(Selection(address=[(0, 1 << 32)])))
     text = lldb(
         path, "register read eip esp edi eflags", "memory read --format x --size 4 --count 1 0x10000", "target list"

@@ -15,8 +15,7 @@ import pytest
 import memcarve
 import minidumps
 import winimage
-from carving import EXAMPLE, PAGE, ROOT, noise
-from labelling import RW, RX, R
+from files import EXAMPLE, ROOT
 from memcarve.errors import TargetExistsError, UsageError
 from memcarve.metadata import (
     Area,
@@ -37,7 +36,9 @@ from memcarve.sinks.minidump import export_minidump
 from memcarve.sinks.single_file import FileOptions
 from memcarve.sources.minidump import MINIDUMP
 from memcarve.space import AddressSpace
-from support import Memory, opened_as
+from memory import PAGE, Memory, noise
+from opening import opened_as
+from processes import RW, RX, R
 from winimage.kernel import header
 
 if TYPE_CHECKING:
@@ -626,36 +627,6 @@ def test_names_that_are_no_text(path: Path) -> None:
     assert [row[4] for row in written(process, path, options=FileOptions(force=True))[0].modules()] == [
         "C:\\\ufffd.dll"
     ]
-
-
-def beyond_4_gib(path: Path) -> bytes:
-    """Write a minidump of a process of more than 4 GiB, but for its zeros; return the page at 2**44, its last."""
-    size = (1 << 32) + PAGE
-    columns = (np.array([[0x10000], [size], [0]], np.uint64), np.array([[1 << 44], [PAGE], [size]], np.uint64))
-    space = AddressSpace(*np.concatenate(columns, axis=1), Memory(b""))
-    calls: list[tuple[Any, ...]] = []
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            "memcarve.sinks.minidump.write_file", lambda *given, **named: calls.append((*given, named["base"]))
-        )
-        export_minidump(ProcessMemory(space, pid=4), path)
-    (_, _, blocks, ranges, base) = calls[0]
-    with path.open("wb") as file:
-        file.writelines(blocks)
-        assert file.tell() == base
-        file.seek(int(ranges.offsets(base)[1]))
-        file.write(noise(10))
-    return noise(10)
-
-
-def test_beyond_4_gib(path: Path) -> None:
-    """More than 4 GiB of memory: all structures lie before it, and only its own offset has 64 bits."""
-    last = beyond_4_gib(path)
-    with opened_as(MINIDUMP, path) as container:
-        process = container.process()
-        assert process.space.read(1 << 44, PAGE) == last
-        assert process.space.total == (1 << 32) + 2 * PAGE
-        assert process.input_bytes == path.stat().st_size
 
 
 def test_many_ranges(path: Path) -> None:

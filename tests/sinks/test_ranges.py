@@ -11,7 +11,6 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 import memcarve
-from labelling import metadata_of, page_region, process_of
 from memcarve.backing import FileBacking
 from memcarve.errors import OutputError, TargetExistsError
 from memcarve.formats.alignment import memory_begins
@@ -23,7 +22,8 @@ from memcarve.sinks.ranges import known_modules, pieces, ranges
 from memcarve.sinks.single_file import Mover, NewFile
 from memcarve.space import AddressSpace
 from memcarve.vocabulary import Kind
-from support import PAGE, Memory
+from memory import PAGE, Memory
+from processes import metadata_of, page_region, process_of
 
 _PAGES = 24
 

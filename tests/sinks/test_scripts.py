@@ -19,7 +19,8 @@ import numpy as np
 import pytest
 
 import memcarve
-from carving import EXAMPLE, PAGE, listing, noise, write_dump
+from dumps import write_dump
+from files import EXAMPLE, listing
 from memcarve.backing import AbsentBacking, FileBacking
 from memcarve.errors import CounterpartError, TargetExistsError, UsageError, printable
 from memcarve.metadata import Metadata, Module, Modules, Region, Regions, Thread, Threads
@@ -29,7 +30,7 @@ from memcarve.process import ProcessMemory, Selection
 from memcarve.sinks.scripts import export_scripts
 from memcarve.sinks.single_file import FileOptions
 from memcarve.space import AddressSpace
-from support import Memory
+from memory import PAGE, Memory, noise
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

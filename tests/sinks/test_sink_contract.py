@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 
 import memcarve
-from carving import PAGE, listing, noise, write_dump
 from contracts import MAKERS
+from dumps import write_dump
+from files import listing
 from memcarve.errors import InputError, NoSpaceError, OutputError, SourceReadError, TargetExistsError
 from memcarve.process import ProcessMemory
 from memcarve.sinks import (
@@ -28,15 +29,15 @@ from memcarve.sinks import (
     export_scripts,
 )
 from memcarve.space import AddressSpace
-from support import Memory
+from memory import PAGE, Memory, noise
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from carving import Row
+    from dumps import Piece
 
-ROWS: list[Row] = [(0x10000, noise(1, 2 * PAGE)), (0x20000, noise(2)), (0x21000, noise(3)), (0x40000, bytes(PAGE))]
+ROWS: list[Piece] = [(0x10000, noise(1, 2 * PAGE)), (0x20000, noise(2)), (0x21000, noise(3)), (0x40000, bytes(PAGE))]
 
 
 class Write(Protocol):

@@ -12,15 +12,19 @@ from typing import TYPE_CHECKING
 import pytest
 
 import memcarve
-from carving import EXAMPLE, PAGE, file_name, invoke, listing, noise, run, write_dump, write_several
+from carved import file_name
+from cli import invoke, run
+from dumps import write_dump, write_several
+from files import EXAMPLE, listing
+from memory import PAGE, noise
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from carving import Row
+    from dumps import Piece
 
-ROWS: list[Row] = [(0x10000, noise(1)), (0x20000, noise(2, 2 * PAGE)), (0x30000, bytes(PAGE)), (0x40000, noise(4))]
+ROWS: list[Piece] = [(0x10000, noise(1)), (0x20000, noise(2, 2 * PAGE)), (0x30000, bytes(PAGE)), (0x40000, noise(4))]
 FIRST, SECOND, ZERO = file_name(0x10000, PAGE), file_name(0x20000, 2 * PAGE), file_name(0x30000, PAGE)
 
 

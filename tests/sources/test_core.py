@@ -29,6 +29,7 @@ from cores import (
     run,
     status,
 )
+from files import put
 from memcarve import errors
 from memcarve.missing import CUT_OFF, NOT_WRITTEN, Missing
 from memcarve.process import Selection
@@ -36,7 +37,8 @@ from memcarve.sources.core import CORE
 from memcarve.sources.image import MACHINE
 from memcarve.sources.opening import OpenOptions
 from memcarve.space import Extent
-from support import content, opened_as, put
+from memory import content
+from opening import opened_as
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -16,19 +16,10 @@ from hypothesis import given, strategies as st
 
 import memcarve
 import winimage
-from carving import (
-    EXAMPLE,
-    PAGE,
-    binaries,
-    file_name,
-    invoke,
-    listing,
-    manifest,
-    model,
-    noise,
-    write_dump,
-    write_several,
-)
+from carved import binaries, file_name, manifest, model
+from cli import invoke
+from dumps import write_dump, write_several
+from files import EXAMPLE, listing
 from memcarve import backing as backing_module
 from memcarve.backing import FileBacking, FolderBacking
 from memcarve.errors import (
@@ -45,20 +36,21 @@ from memcarve.metadata import Parameters
 from memcarve.missing import CUT_OFF, NOT_WRITTEN
 from memcarve.sources.folder.carved import CARVED, FolderContainer
 from memcarve.sources.opening import OpenOptions
-from support import opened_as
+from memory import PAGE, noise
+from opening import opened_as
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from carving import Row
+    from dumps import Piece
     from memcarve.process import ProcessMemory
     from winimage import Truth
 
     Capture = pytest.CaptureFixture[bytes]
 
 TOP = 1 << 64
-ROWS: list[Row] = [
+ROWS: list[Piece] = [
     (0x20000, noise(1)),
     (0x40000, noise(2)),
     (0x21000, noise(3)),
@@ -68,7 +60,7 @@ ROWS: list[Row] = [
 ]
 
 
-def carved(folder: Path, rows: list[Row] = ROWS, **options: Any) -> Path:
+def carved(folder: Path, rows: list[Piece] = ROWS, **options: Any) -> Path:
     """Carve a dump of some rows; return the folder."""
     with memcarve.open(write_dump(folder, rows)) as dump:
         memcarve.carve(dump.process(), folder / "carved", **options)
@@ -168,7 +160,7 @@ def test_labelled_names(tmp_path: Path) -> None:
 
 def test_missing_and_cut_off(tmp_path: Path) -> None:
     """What the dump lacked the folder lacks for the same reasons; a dump that was cut off is so for its folder, too."""
-    rows: list[Row] = [(0x1000, noise(1)), (0x2000, PAGE), (0x3000, noise(2)), (0x8000, noise(3))]
+    rows: list[Piece] = [(0x1000, noise(1)), (0x2000, PAGE), (0x3000, noise(2)), (0x8000, noise(3))]
     dump = write_dump(tmp_path, rows)
     with dump.open("r+b") as file:
         file.truncate(2 * PAGE + 5)
@@ -250,7 +242,7 @@ def test_wide_addresses(tmp_path: Path) -> None:
     """Addresses of five levels of page tables are known to be wide, those of four are not."""
     for number, (address, bits) in enumerate([(0x7FFFFFFFF000, 48), (1 << 47, 57), (0xFFFFFFFFF000, 57)]):
         (tmp_path / str(number)).mkdir()
-        rows: list[Row] = [(0xFF000000000000, noise(1))] if bits > 48 else []
+        rows: list[Piece] = [(0xFF000000000000, noise(1))] if bits > 48 else []
         with memcarve.open(write_dump(tmp_path / str(number), [*rows, (address, noise(2))])) as dump:
             process = dump.process()
             memcarve.carve(process, tmp_path / str(number) / "carved")
@@ -731,7 +723,7 @@ def test_from_several_threads(tmp_path: Path) -> None:
 def test_more_files_than_may_be_open(tmp_path: Path) -> None:
     """A folder of 500 segments is read, searched and carved where a program may open 64 files."""
     pytest.importorskip("resource")
-    rows: list[Row] = [(0x10000 + 2 * PAGE * number, noise(number)) for number in range(500)]
+    rows: list[Piece] = [(0x10000 + 2 * PAGE * number, noise(number)) for number in range(500)]
     folder = carved(tmp_path, rows)
     script = """
 import resource, sys

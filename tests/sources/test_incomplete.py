@@ -10,9 +10,12 @@ import pytest
 
 import containers
 import memcarve
-from carving import invoke, manifest, noise, write_dump
+from carved import manifest
+from cli import invoke
 from cores import PAGE, Load, core, info, status
-from support import content, put
+from dumps import write_dump
+from files import put
+from memory import content, noise
 
 if TYPE_CHECKING:
     from collections.abc import Callable

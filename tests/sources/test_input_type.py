@@ -9,13 +9,16 @@ import pytest
 
 import containers
 import memcarve
-from carving import EXAMPLE, invoke, manifest, write_dump
+from carved import manifest
+from cli import invoke
 from contracts import MAKERS, PAGE, PIECES, Given
 from cores import Load, core, info, status
+from dumps import write_dump
+from files import EXAMPLE, put
 from memcarve.images.paging_modes import MODES
 from memcarve.process import Selection
 from memcarve.vocabulary import Flag, InputType, Kind, Paging, Split
-from support import content, put
+from memory import content
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

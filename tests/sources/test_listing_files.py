@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import listings
-from listings import DLLLIST, LINUX, MAC, RENDERERS, THREADS, VADINFO, VADWALK, dll, thread, vad, vma
+from files import SAMPLES, put
+from listings import BOTH, DLLLIST, LINUX, MAC, RENDERERS, THREADS, VADINFO, VADWALK, dll, thread, vad, vma
 from memcarve.errors import MapError, NotRecognisedError, ProcessError, UsageError
 from memcarve.metadata import Metadata, Module, Region, Thread
 from memcarve.sources.listings import ListingFiles, metadata_from_files
-from support import SAMPLES, put
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -226,9 +226,6 @@ def test_a_forged_module_does_no_harm(tmp_path: Path) -> None:
 
 
 # whose rows
-
-
-BOTH = [vad(0x1000, 0x1FFF, pid=4), vad(0x5000, 0x5FFF, pid=8), vad(0x7000, 0x7FFF, pid=4)]
 
 
 @pytest.mark.parametrize("renderer", RENDERERS)

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import listings
+import maps
 import memcarve
-import support
-from listings import DLLLIST, LINUX, THREADS, VADINFO, dll, thread, vad, vma
+from files import put
+from listings import BOTH, DLLLIST, LINUX, THREADS, VADINFO, dll, thread, vad, vma
+from maps import Row, dump_of, written
 from memcarve.errors import MemcarveError, SourceReadError
 from memcarve.metadata import Metadata
-from support import Row, dump_of, put, written
-from test_listing_files import BOTH
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,7 +28,7 @@ TABLE = [vad(0x1000, 0x5FFF)]
 
 def dump(folder: Path, name: str = "pid.4", rows: Sequence[Row] = ROWS) -> str:
     """Write a dump and its map; return the dump's path."""
-    put(folder / f"{name}.map", support.quick(rows))
+    put(folder / f"{name}.map", maps.quick(rows))
     return put(folder / f"{name}.dmp", dump_of(rows))
 
 
@@ -89,7 +89,7 @@ def test_nothing_beside_the_dump_is_nothing_known(tmp_path: Path) -> None:
     ("data", "why"),
     [
         (b"nonsense\n", "holds no table"),
-        (support.quick(ROWS), "is a memory map"),
+        (maps.quick(ROWS), "is a memory map"),
         (listings.csv([dll(0, 1, "a", "a")], DLLLIST), "holds modules"),
         (listings.csv([vad(9, 1)], VADINFO), "line 2"),
         (listings.csv([vad(1, 9, pid=7)], VADINFO), "no row of process 4"),
@@ -112,7 +112,7 @@ def test_what_lies_beside_the_dump_and_cannot_be_used_is_noted(data: bytes, why:
 def test_the_map_itself_is_no_evidence(tmp_path: Path) -> None:
     """A map that was given under a name that evidence has is not read as such."""
     put(tmp_path / "pid.4.dmp", dump_of(ROWS))
-    path = put(tmp_path / "pid.4.maps.txt", support.quick(ROWS))
+    path = put(tmp_path / "pid.4.maps.txt", maps.quick(ROWS))
     assert metadata(str(tmp_path / "pid.4.dmp"), memory_map=path)[0] == Metadata()
 
 
@@ -123,7 +123,7 @@ def test_evidence_is_not_taken_for_the_map(tmp_path: Path) -> None:
         folder.mkdir()
         put(folder / "pid.4.vadinfo.csv", listings.csv(TABLE, VADINFO))
         put(folder / "pid.4.maps.txt", b"00001000-00006000 rw-p 00000000 00:00 0\n")
-        put(folder / f"pid.4.{ending}", support.quick(ROWS))
+        put(folder / f"pid.4.{ending}", maps.quick(ROWS))
         found, inputs = metadata(put(folder / "pid.4.dmp", dump_of(ROWS)))
         assert inputs["map"]["path"] == str(folder / f"pid.4.{ending}")
         assert len(found.regions) == 2
@@ -156,7 +156,7 @@ def test_a_map_of_several_processes(tmp_path: Path) -> None:
     """Each process has what is named after its pid; what has the map's name is of all of them and taken for none."""
     both = [*written([(0x1000, 0x1000)], "pid.4.dmp"), *written([(0x5000, 0x1000)], "pid.8.dmp")]
     put(tmp_path / "pid.4.dmp", dump_of(both[:1]))
-    path = put(tmp_path / "all.map", support.quick(both))
+    path = put(tmp_path / "all.map", maps.quick(both))
     put(tmp_path / "all.maps", b"00001000-00006000 rw-p 00000000 00:00 0\n")
     put(tmp_path / "pid.8.vadinfo.csv", listings.csv([vad(0x5000, 0x5FFF, pid=8)], VADINFO))
     with memcarve.open(path) as container:

@@ -22,14 +22,17 @@ import pytest
 from hypothesis import given, strategies as st
 
 import memcarve
-from carving import binaries, invoke, listing, manifest
+from carved import binaries, manifest
+from cli import invoke
+from files import listing
 from memcarve.errors import AddressError, InputError, MapError, NotRecognisedError, SourceReadError, UsageError
 from memcarve.sources import proc
 from memcarve.sources.opening import OpenOptions
 from memcarve.sources.proc import LIVE, live_pages
 from memcarve.sources.proc.live_memory import Present
 from memcarve.sources.proc.live_pages import mappings, united
-from support import content, opened_as
+from memory import content
+from opening import opened_as
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

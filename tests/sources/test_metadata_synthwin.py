@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pytest
 
 import memcarve
-from test_real import REAL
+from real import REAL
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

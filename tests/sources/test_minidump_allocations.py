@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import memcarve
+from headers import DATA, TEXT, dll_page
 from memcarve.labels.metadata_index import Known
 from memcarve.labels.modules import find_modules
 from memcarve.metadata import Allocation, Module, Region, Regions
 from memcarve.process import Selection
 from memcarve.sinks.elfcore import export_elfcore
 from memcarve.sinks.minidump import export_minidump
+from memory import PAGE
 from minidumps import (
     AMD64,
     EXECUTE_READ,
@@ -30,9 +32,6 @@ from minidumps import (
     Info,
     Thread,
 )
-from support import PAGE
-from test_flags import DATA, TEXT, pe_page
-from test_minidump_source import opened
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -40,10 +39,9 @@ if TYPE_CHECKING:
 
     from memcarve.process import ProcessMemory
 
-__all__ = ["opened"]  # a fixture
 
 ONE, TWO = 0x140000000, 0x140000000 + 3 * PAGE  # two images, the one right behind the other
-HEADER = pe_page([(1, 1, TEXT), (2, 1, DATA)], size=3)
+HEADER = dll_page([(1, 1, TEXT), (2, 1, DATA)], size=3)
 PROGRAM = HEADER + b"\xcc" * PAGE + b"data" * (PAGE // 4)
 
 

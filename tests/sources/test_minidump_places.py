@@ -10,20 +10,20 @@ import pytest
 from hypothesis import given, strategies as st
 
 import minidumps
-from carving import invoke, noise
+from cli import invoke
 from memcarve.errors import AddressError, InputError
 from memcarve.metadata import Thread
 from memcarve.missing import MISPLACED, NOT_WRITTEN
 from memcarve.sources.minidump import MINIDUMP
+from memory import PAGE, noise
 from minidumps import Dump, laid_out, memory64_list, memory_list, system_info
-from support import PAGE, opened_as
-from test_minidump_source import balance, contents, opened
+from opening import opened_as
+from processes import balance, contents
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-__all__ = ["opened"]  # a fixture
 
 ONE, TWO = noise(1, PAGE), noise(2, 2 * PAGE)
 BOTH = {0x10000: ONE, 0x20000: TWO}

@@ -12,49 +12,21 @@ from hypothesis import given, strategies as st
 
 import memcarve
 import minidumps
-from carving import noise
 from memcarve.errors import AddressError, InputError, MemcarveError, NotRecognisedError, OverlapError, UsageError
 from memcarve.metadata import Module, Region, Thread, UnloadedModule
 from memcarve.process import Platform
 from memcarve.sources.minidump import MINIDUMP
-from memcarve.sources.opening import OpenOptions
+from memory import PAGE, noise
 from minidumps import AMD64, ARM64, INTEL, LINUX, PRIVATE, WINDOWS, Dump, Info
-from support import PAGE, opened_as
+from opening import opened_as
+from processes import balance, contents
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
     from memcarve.process import ProcessMemory
-    from memcarve.sources.minidump import MinidumpContainer
 
 BASE = 0x7FF600000000
-
-
-@pytest.fixture
-def opened(tmp_path: Path) -> Iterator[Any]:
-    """Return what opens a minidump made by hand, or its bytes, and gives its one process."""
-    containers: list[MinidumpContainer] = []
-
-    def run(dump: Dump | bytes, **options: Any) -> ProcessMemory:
-        path = tmp_path / "some.mdmp"
-        path.write_bytes(dump if isinstance(dump, bytes) else dump.build())
-        containers.append(opened_as(MINIDUMP, path, OpenOptions(**options)))
-        return containers[-1].process()
-
-    yield run
-    for container in containers:
-        container.close()
-
-
-def contents(process: ProcessMemory) -> dict[int, bytes]:
-    """Return the segments' bytes by address."""
-    return {each.start: process.space.read(each.start, each.size) for each in process.segments()}
-
-
-def balance(process: ProcessMemory) -> int:
-    """Return how many bytes are accounted for."""
-    return process.space.total + sum(process.left_out.values())
 
 
 def test_memory64(opened: Any) -> None:

@@ -11,12 +11,15 @@ from hypothesis import given, strategies as st
 
 import listings
 import memcarve
-from carving import EXAMPLE, PAGE, binaries, invoke, manifest, noise
+from carved import binaries, manifest
+from cli import invoke
+from files import EXAMPLE
 from memcarve.errors import AddressError, InputError, NotRecognisedError, OverlapError, SourceReadError, UsageError
 from memcarve.sources.folder import named_by_address
 from memcarve.sources.folder.named_by_address import NAMED, NamedContainer
 from memcarve.sources.opening import OpenOptions
-from support import content, opened_as
+from memory import PAGE, content, noise
+from opening import opened_as
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import assume, given, settings, strategies as st
 
+import maps
 import memcarve
-import support
+from files import SAMPLES, put
+from maps import COLUMNS, FAILED, RENDERERS, Row, dump_of, written
 from memcarve.errors import (
     AddressError,
     CounterpartError,
@@ -30,7 +32,7 @@ from memcarve.errors import (
 from memcarve.missing import CUT_OFF, NOT_WRITTEN, Missing
 from memcarve.segments import TOP
 from memcarve.sources.memmap import BETWEEN, TAIL
-from support import COLUMNS, FAILED, RENDERERS, Row, canonical, content, dump_of, put, written
+from memory import canonical, content
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -49,7 +51,7 @@ def lay(
     """Write a map and its dump beside each other; return the map's path."""
     if dump is not None:
         put(folder / f"{name}.dmp", dump)
-    return put(folder / f"{name}.map", support.quick(rows, columns))
+    return put(folder / f"{name}.map", maps.quick(rows, columns))
 
 
 def process_of(path: str, **options: str) -> ProcessMemory:
@@ -116,7 +118,7 @@ def test_rows_after_an_error_row_lie_where_the_sum_says(renderer: str, failed: l
 
 def test_the_drift_sample_lies_as_its_dump_is_long() -> None:
     """The sample's rows add up to the size its dump had: 12288 bytes for three pages beside an error row."""
-    path = os.path.join(support.SAMPLES, "drift", "trunc4k.lime.2.28.2.stdout")
+    path = os.path.join(SAMPLES, "drift", "trunc4k.lime.2.28.2.stdout")
     with memcarve.open(path) as container:
         process = container.process()
         assert process.space.addresses_of(0x1000) == [0x30000]
@@ -159,7 +161,7 @@ def first_release(ranges: Iterable[tuple[int, int]], failed: Sequence[int] = ())
     """Return the rows and the text of release 1.0, one row a page, the fourth column called Offset."""
     pages = [(at, min(PAGE, start + size - at)) for start, size in ranges for at in range(start, start + size, PAGE)]
     rows = written(pages, failed=failed)
-    return rows, support.quick(rows, ("Virtual", "Physical", "Size", "Offset", "File output"))
+    return rows, maps.quick(rows, ("Virtual", "Physical", "Size", "Offset", "File output"))
 
 
 @pytest.mark.parametrize("failed", [[], [0], [1, 4]])
@@ -372,7 +374,7 @@ def two(folder: Path, one: Sequence[Row], other: Sequence[Row], columns: Sequenc
     """Write a map of two processes and their dumps."""
     put(folder / "pid.4.dmp", dump_of(one))
     put(folder / "pid.8.dmp", dump_of(other))
-    return put(folder / "all.map", support.quick([*one, *other], columns))
+    return put(folder / "all.map", maps.quick([*one, *other], columns))
 
 
 @pytest.mark.parametrize("columns", [COLUMNS, [name for name in COLUMNS if name != "Offset in File"]])
@@ -405,7 +407,7 @@ def test_a_process_may_be_interleaved_with_another(tmp_path: Path) -> None:
     mixed = [row for pair in zip(one, other, strict=True) for row in pair]
     put(tmp_path / "pid.4.dmp", dump_of(one))
     put(tmp_path / "pid.8.dmp", dump_of(other))
-    with memcarve.open(put(tmp_path / "all.map", support.quick(mixed))) as container:
+    with memcarve.open(put(tmp_path / "all.map", maps.quick(mixed))) as container:
         for pid in (4, 8):
             check(container.process(pid))
             assert addresses(container.process(pid)) == of_rows(one)
@@ -416,7 +418,7 @@ def test_position_0_begins_a_process(shown: Sequence[str], tmp_path: Path) -> No
     """Without names a process begins where the printed position returns to 0, also at a higher address."""
     parts = [written([(0x1000, 0x1000)], "Disabled"), written([(0x5000, PAGE), (0x9000, PAGE)], "Disabled")]
     parts.append(written(LOW, "Disabled"))
-    path = put(tmp_path / "all.map", support.quick([row for part in parts for row in part], shown))
+    path = put(tmp_path / "all.map", maps.quick([row for part in parts for row in part], shown))
     with memcarve.open(path) as container:
         assert [entry.pid for entry in container.processes()] == [None] * 3
         for index, part in enumerate(parts):
@@ -426,7 +428,7 @@ def test_position_0_begins_a_process(shown: Sequence[str], tmp_path: Path) -> No
 def test_a_lower_address_begins_a_process_where_no_position_is_printed(tmp_path: Path) -> None:
     """In a map without names and positions a process begins where the address decreases."""
     for columns, file in ((("Virtual", "Size"), "pid.4.dmp"), (("Virtual", "Size", "File output"), "Disabled")):
-        path = put(tmp_path / "all.map", support.quick([*written(MIXED, file), *written(SECOND, file)], columns))
+        path = put(tmp_path / "all.map", maps.quick([*written(MIXED, file), *written(SECOND, file)], columns))
         with memcarve.open(path) as container:
             assert len(container.processes()) == 2
             assert addresses(container.open_process(0)) == of_rows(written(MIXED))
@@ -436,15 +438,15 @@ def test_a_lower_address_begins_a_process_where_no_position_is_printed(tmp_path:
 @pytest.mark.parametrize("name", ["1.0.0", "2.0.1", "2.4.1", "2.28.2"])
 def test_the_samples_of_two_processes_hold_two(name: str) -> None:
     """The samples without --pid hold two processes of the same pages."""
-    with memcarve.open(os.path.join(support.SAMPLES, name, "quick-nodump-allpids.stdout")) as container:
+    with memcarve.open(os.path.join(SAMPLES, name, "quick-nodump-allpids.stdout")) as container:
         assert len(container.processes()) == 2
         first, second = (container.open_process(index) for index in (0, 1))
         assert addresses(first) == addresses(second)
         assert addresses(first)[-1] == (TOP - 0x1000, 0xFFF)
 
 
-@pytest.mark.parametrize("write", [support.volatility2, support.greptext, support.volatility2_json])
-def test_volatility_2_names_its_processes(write: support.Writer, tmp_path: Path) -> None:
+@pytest.mark.parametrize("write", [maps.volatility2, maps.greptext, maps.volatility2_json])
+def test_volatility_2_names_its_processes(write: maps.Writer, tmp_path: Path) -> None:
     """Volatility 2 says pid and name of each process; its dumps are called <pid>.dmp."""
     one, other = written(MIXED), written(SECOND)
     put(tmp_path / "4.dmp", dump_of(one))
@@ -460,7 +462,7 @@ def test_volatility_2_names_its_processes(write: support.Writer, tmp_path: Path)
 def test_equal_processes_of_volatility_2_stay_apart(tmp_path: Path) -> None:
     """A process that begins at a higher address than the one before ends is still another one."""
     one, other = written([(0x1000, PAGE)]), written([(0x9000, PAGE)])
-    path = put(tmp_path / "memmap.txt", support.volatility2([("a", 4, one), ("b", 8, other)]))
+    path = put(tmp_path / "memmap.txt", maps.volatility2([("a", 4, one), ("b", 8, other)]))
     with memcarve.open(path) as container:
         assert [addresses(container.open_process(index)) for index in (0, 1)] == [of_rows(one), of_rows(other)]
 
@@ -468,7 +470,7 @@ def test_equal_processes_of_volatility_2_stay_apart(tmp_path: Path) -> None:
 def test_32_bit_addresses_stay_as_they_are(tmp_path: Path) -> None:
     """Addresses of a 32-bit profile are not extended, and their kernel half begins at 2 GiB."""
     rows = written([(0x10000, PAGE), (0x80000000, PAGE), (0xFFDF0000, PAGE), (0xFFFFF000, PAGE)])
-    for data in (support.volatility2([("System", 4, rows)], 8), support.quick(rows)):
+    for data in (maps.volatility2([("System", 4, rows)], 8), maps.quick(rows)):
         put(tmp_path / "4.dmp", dump_of(rows))
         process = process_of(put(tmp_path / "4.txt", data))
         assert addresses(process) == of_rows(rows)
@@ -551,7 +553,7 @@ def test_the_same_map_twice_is_refused(tmp_path: Path) -> None:
     """A map appended to itself is an error that begins with the file, not a process of twice the size."""
     rows = written(LOW)
     put(tmp_path / "pid.4.dmp", dump_of(rows))
-    path = put(tmp_path / "pid.4.map", support.quick(rows) * 2)
+    path = put(tmp_path / "pid.4.map", maps.quick(rows) * 2)
     with pytest.raises(MapError) as caught:
         process_of(path)
     assert str(caught.value).startswith(path)
@@ -648,7 +650,7 @@ def test_a_map_is_found_beside_its_dump(ending: str, compression: str, tmp_path:
     rows = written(LOW)
     dump = put(tmp_path / "pid.4.dmp", dump_of(rows))
     # whatever it is called: what it is, its content tells
-    path = put(tmp_path / f"pid.4{ending}{compression}", support.csv(rows))
+    path = put(tmp_path / f"pid.4{ending}{compression}", maps.csv(rows))
     for given_path in (dump, path):
         process = process_of(given_path)
         assert addresses(process) == of_rows(rows)
@@ -665,7 +667,7 @@ def test_maps_are_tried_in_order_and_the_others_are_said(tmp_path: Path) -> None
     dump = put(tmp_path / "pid.4.dmp", dump_of(rows))
     endings = [".map", ".txt", ".csv", ".json", ".jsonl", ".parquet", ".arrow"]
     for ending in endings:
-        put(tmp_path / f"pid.4{ending}", support.quick(rows))
+        put(tmp_path / f"pid.4{ending}", maps.quick(rows))
     for place, ending in enumerate(endings):
         notes = process_of(dump).notes
         (note,) = [note for note in notes if note.startswith("map: ")]
@@ -685,7 +687,7 @@ def test_what_is_no_map_is_passed_over(tmp_path: Path) -> None:
     with pytest.raises(NotRecognisedError) as caught:
         process_of(dump)
     assert str(caught.value).startswith(notes)
-    put(tmp_path / "pid.4.json", support.json_array(rows))
+    put(tmp_path / "pid.4.json", maps.json_array(rows))
     assert addresses(process_of(dump)) == of_rows(rows)
 
 
@@ -694,7 +696,7 @@ def test_a_renamed_dump_is_found_and_said(name: str, tmp_path: Path) -> None:
     """A dump that was numbered because pid.4.dmp existed belongs to the rows that say pid.4.dmp."""
     rows = written(LOW)
     dump = put(tmp_path / f"{name}.dmp", dump_of(rows))
-    path = put(tmp_path / "out.txt", support.quick(rows))
+    path = put(tmp_path / "out.txt", maps.quick(rows))
     process = process_of(path)
     assert process.inputs["dump"]["path"] == dump
     assert any(dump in note and "pid.4.dmp" in note for note in process.notes)
@@ -711,7 +713,7 @@ def test_of_several_renamed_dumps_none_is_guessed(tmp_path: Path) -> None:
     """Where two numbered dumps could be meant, none is taken; given one of them, that one is."""
     rows = written(LOW)
     one, other = (put(tmp_path / f"pid.4-{number}.dmp", dump_of(rows)) for number in (1, 2))
-    path = put(tmp_path / "out.txt", support.quick(rows))
+    path = put(tmp_path / "out.txt", maps.quick(rows))
     with memcarve.open(path) as container, pytest.raises(CounterpartError) as caught:
         container.process().space.read(0x1000, 1)
     assert "pid.4-1.dmp" in str(caught.value)
@@ -725,7 +727,7 @@ def test_both_may_be_given(tmp_path: Path) -> None:
     rows = written(LOW)
     (tmp_path / "a").mkdir()
     dump = put(tmp_path / "a" / "strange", dump_of(rows))
-    path = put(tmp_path / "other", support.quick(rows))
+    path = put(tmp_path / "other", maps.quick(rows))
     for process in (
         process_of(dump, memory_map=path),
         process_of(path, dump=dump),
@@ -740,7 +742,7 @@ def test_rekall_writes_an_index_beside_its_dump(tmp_path: Path) -> None:
     """Rekall's index is found by the dump's name, and both names tell pid and process."""
     rows = written(LOW)
     dump = put(tmp_path / "explorer.exe_1234.dmp", dump_of(rows))
-    index = put(tmp_path / "explorer.exe_1234.dmp.idx", support.rekall_index(rows))
+    index = put(tmp_path / "explorer.exe_1234.dmp.idx", maps.rekall_index(rows))
     for path in (dump, index):
         process = process_of(path)
         assert (process.pid, process.name) == (1234, "explorer.exe")
@@ -753,7 +755,7 @@ def test_a_dump_of_volatility_2_picks_its_process(tmp_path: Path) -> None:
     one, other = written(LOW), written(SECOND)
     put(tmp_path / "4.dmp", dump_of(one))
     dump = put(tmp_path / "1234.dmp", dump_of(other))
-    path = put(tmp_path / "all.txt", support.volatility2([("System", 4, one), ("x.exe", 1234, other)]))
+    path = put(tmp_path / "all.txt", maps.volatility2([("System", 4, one), ("x.exe", 1234, other)]))
     process = process_of(dump, memory_map=path)
     assert (process.pid, process.name) == (1234, "x.exe")
     assert addresses(process) == of_rows(other)
@@ -765,14 +767,14 @@ def test_a_dump_of_volatility_3_picks_its_process(name: str, tmp_path: Path) -> 
     """The rows that name the dump, numbered or not, are taken from a map of several processes."""
     rows = [*written(LOW), *written(SECOND, "pid.8.dmp")]
     dump = put(tmp_path / name, dump_of(written(SECOND)))
-    process = process_of(dump, memory_map=put(tmp_path / "all.txt", support.quick(rows)))
+    process = process_of(dump, memory_map=put(tmp_path / "all.txt", maps.quick(rows)))
     assert process.pid == 8
     assert addresses(process) == of_rows(written(SECOND))
 
 
 def test_without_a_dump_there_are_segments_and_no_bytes(tmp_path: Path) -> None:
     """A map alone gives the segments; reading says which dump was looked for."""
-    path = put(tmp_path / "out.txt", support.quick(written(MIXED, failed=[1])))
+    path = put(tmp_path / "out.txt", maps.quick(written(MIXED, failed=[1])))
     with memcarve.open(path) as container:
         process = container.process()
         assert addresses(process) == of_rows(written(MIXED, failed=[1]))

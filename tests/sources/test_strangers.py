@@ -12,9 +12,11 @@ import containers
 import memcarve
 import minidumps
 import winimage
-from carving import HEADER, ROOT, invoke, map_rows, noise, write_dump
+from cli import invoke
 from cores import Load, core, info
-from support import PAGE, put
+from dumps import HEADER, map_rows, write_dump
+from files import ROOT, put
+from memory import PAGE, noise
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -1,4 +1,4 @@
-"""Helpers that several tests share: maps in every renderer, dumps whose bytes say their address, a backing in memory.
+"""Memory maps as Volatility 2 and 3 and Rekall print them, and the dumps whose bytes say their address.
 
 Nothing here uses memcarve's own parsing or arithmetic: what the tests expect is worked out independently.
 """
@@ -7,23 +7,15 @@ from __future__ import annotations
 
 import io
 import json
-import os
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from memcarve.errors import SourceReadError
-from memcarve.sources import open_by
-from memcarve.sources.opening import OpenOptions
+from memory import canonical, content
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
-    from pathlib import Path
-
-    from memcarve.sources.opening import Source
 
     Writer = Callable[[Sequence[tuple[str, int, Sequence["Row"]]]], bytes]
 
-PAGE = 0x1000
-SAMPLES = os.path.join(os.path.dirname(os.path.dirname(__file__)), "data", "samples")
 BANNER = "Volatility 3 Framework 2.28.2"
 COLUMNS = ("Virtual", "Physical", "Size", "Offset in File", "File output")
 FAILED = "Error outputting to file"
@@ -57,18 +49,6 @@ def written(ranges: Iterable[tuple[int, int]], file: str = "pid.4.dmp", failed: 
         rows.append(Row(virtual, size, offset, FAILED if index in failed else file, 0x400000 + offset))
         offset += size
     return rows
-
-
-def canonical(address: int, bit: int = 47) -> int:
-    """Extend bit 47 (or another) of an address through the bits above."""
-    return address | ((1 << 64) - (1 << bit)) if address >> bit & 1 else address
-
-
-def content(address: int, size: int) -> bytes:
-    """Return bytes that say where they are: each eight of them are the address of the first (big-endian, scrambled)."""
-    first, last = address & ~7, address + size
-    data = b"".join((word ^ 0xA5A5A5A5A5A5A500).to_bytes(8, "big") for word in range(first, last, 8))
-    return data[address - first : address - first + size]
 
 
 def dump_of(rows: Iterable[Row], bit: int = 47) -> bytes:
@@ -215,38 +195,3 @@ def _arrow_table(rows: Iterable[Row], columns: Sequence[str]) -> Any:
         for name in columns
     ]
     return pa.table(arrays, names=list(columns))
-
-
-def put(path: Path, data: bytes) -> str:
-    """Write a file; return its path."""
-    path.write_bytes(data)
-    return str(path)
-
-
-class Memory:
-    """A backing in memory, which reads exactly or not at all."""
-
-    def __init__(self, data: bytes) -> None:
-        self.data = data
-
-    @property
-    def size(self) -> int:
-        """The number of bytes."""
-        return len(self.data)
-
-    def read_into(self, offset: int, buffer: memoryview) -> None:
-        """Fill `buffer`, or raise SourceReadError."""
-        if offset < 0 or offset + len(buffer) > len(self.data):
-            raise SourceReadError(f"memory: ends at offset 0x{len(self.data):x}")
-        buffer[:] = self.data[offset : offset + len(buffer)]
-
-    def spans(self, offset: int, size: int) -> None:
-        """Say that the bytes lie in no file."""
-
-    def close(self) -> None:
-        """Do nothing."""
-
-
-def opened_as(source: Source, path: str | Path, options: OpenOptions = OpenOptions()) -> Any:  # noqa: B008 - a tuple
-    """Open an input by one source alone; return its container."""
-    return open_by([source], path, options)

@@ -1,4 +1,4 @@
-"""Small processes with evidence, for the tests of labels: a page is 4096 bytes, addresses are written in pages."""
+"""Small processes with metadata: a page is 4096 bytes, addresses are written in pages."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from memcarve.metadata import Area, Areas, Metadata, Module, Modules, Region, Regions, Thread, Threads
+from memcarve.metadata import Area, Areas, Metadata, Module, Modules, Region, Regions
 from memcarve.permissions import EXECUTE, USER, WRITE
 from memcarve.process import ProcessMemory, Selection
 from memcarve.space import AddressSpace
-from support import PAGE, Memory
+from memory import PAGE, Memory
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -18,27 +18,6 @@ if TYPE_CHECKING:
     from memcarve.labels import SegmentLabels
 
 R, RW, RX, RWX = USER, USER | WRITE, USER | EXECUTE, USER | WRITE | EXECUTE
-
-__all__ = [
-    "PAGE",
-    "RW",
-    "RWX",
-    "RX",
-    "Area",
-    "Areas",
-    "Metadata",
-    "Module",
-    "Modules",
-    "R",
-    "Region",
-    "Regions",
-    "Thread",
-    "Threads",
-    "labels_of",
-    "metadata_of",
-    "page_region",
-    "process_of",
-]  # fmt: skip
 
 
 def page_region(start: int, pages: int, protection: str | None = None, **members: object) -> Region:
@@ -84,3 +63,13 @@ def labels_of(
     found = process.segments(wanted, split, Labelling(**labelling)).labels  # type: ignore[arg-type]
     assert found is not None
     return found  # type: ignore[return-value]
+
+
+def contents(process: ProcessMemory) -> dict[int, bytes]:
+    """Return the segments' bytes by address."""
+    return {each.start: process.space.read(each.start, each.size) for each in process.segments()}
+
+
+def balance(process: ProcessMemory) -> int:
+    """Return how many bytes are accounted for."""
+    return process.space.total + sum(process.left_out.values())
