@@ -22,7 +22,7 @@ import memcarve
 from files import SAMPLES, put
 from maps import FAILED, RENDERERS, Row, written
 from memcarve.errors import InputError, MapError, MemcarveError, NotRecognisedError
-from memcarve.formats.memmap import MemoryMap, rows as rows_module
+from memcarve.formats.memmap import MemoryMap, map_columns
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -359,7 +359,7 @@ def test_very_many_file_names_are_refused(folder: Path) -> None:
     """A map that names a new dump in every row is refused when there are more than any system has processes."""
     rows = [Row(n << 12, 0x1000, 0, f"pid.{n}.dmp") for n in range(2000)]
     path = put(folder / "pid.4.map", maps.quick(rows))
-    with mock.patch.object(rows_module, "_MOST_TEXTS", 1000), pytest.raises(MapError, match="1000 different files"):
+    with mock.patch.object(map_columns, "_MOST_TEXTS", 1000), pytest.raises(MapError, match="1000 different files"):
         use(path)
 
 

@@ -21,9 +21,9 @@ import memcarve
 from files import SAMPLES, put
 from maps import COLUMNS, FAILED, RENDERERS, TEXTS, Row, written
 from memcarve.errors import InputError, MapError, MissingExtraError, NotRecognisedError
-from memcarve.formats import text as text_module
-from memcarve.formats.memmap import MemoryMap, textrows
-from memcarve.formats.memmap.textrows import TextReader
+from memcarve.formats.memmap import MemoryMap, fast_rows
+from memcarve.formats.memmap.text_map import TextMap
+from memcarve.formats.tables import text_file
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -51,7 +51,7 @@ def rows_of(memory_map: MemoryMap) -> list[Read]:
         count = len(block.virtual)
         printed = [None] * count if block.printed is None else block.printed.tolist()
         codes = [] if block.codes is None else block.codes.tolist()
-        files = [memory_map.reader.texts[code].decode() for code in codes] or [None] * count
+        files = [memory_map.columns.texts[code].decode() for code in codes] or [None] * count
         found += zip(block.virtual.tolist(), block.size.tolist(), printed, files, strict=True)
     return found
 
@@ -531,7 +531,7 @@ def test_the_final_newline_may_be_missing(renderer: str, tmp_path: Path) -> None
     assert read(path) == expected(ROWS)
     with MemoryMap(path) as memory_map:
         rows_of(memory_map)
-        assert not memory_map.reader.cut_off
+        assert not memory_map.table.cut_off
 
 
 @pytest.mark.parametrize("renderer", ["quick", "expanded", "pretty", "csv", "quoted csv", "json", "jsonl"])
@@ -550,7 +550,7 @@ def test_a_map_cut_off_anywhere_gives_only_whole_rows(renderer: str, columns: tu
         try:
             with MemoryMap(path) as memory_map:
                 found = rows_of(memory_map)
-                said = memory_map.reader.cut_off
+                said = memory_map.table.cut_off
         except NotRecognisedError:
             assert renderer in ("json", "jsonl")  # not even the first record is whole
             continue
@@ -705,7 +705,7 @@ def test_file_output_that_is_no_plain_dump_name_is_refused(name: str, tmp_path: 
 
 def careful(path: str) -> list[Read]:
     """Return the rows as the careful reader reads them, line by line."""
-    with mock.patch.object(TextReader, "_regular", return_value=None):
+    with mock.patch.object(fast_rows, "_regular_rows", return_value=None):
         return read_unchecked(path)
 
 
@@ -742,7 +742,7 @@ def test_regular_blocks_take_the_fast_way(renderer: str, tmp_path: Path) -> None
     failed = [] if renderer == "pretty" else range(7, 3000, 50)
     rows = written([(n << 14, 0x1000 * (n % 3 + 1)) for n in range(1, 3000)], failed=failed)
     path = put(tmp_path / "map", RENDERERS[renderer](rows))
-    with mock.patch.object(TextReader, "_careful", side_effect=AssertionError):
+    with mock.patch.object(TextMap, "_careful", side_effect=AssertionError):
         assert read(path) == expected(rows)
 
 
@@ -786,11 +786,11 @@ def small_blocks(request: pytest.FixtureRequest) -> Iterator[int]:
     """Have maps read in blocks of a few lines, by several threads."""
     size = request.param
     with (
-        mock.patch.object(textrows, "_BLOCK", size),
-        mock.patch.object(textrows, "_SMALL", 40),
-        mock.patch.object(text_module, "HEAD", 600),
-        mock.patch.object(text_module, "BLOCK", size),
-        mock.patch.object(text_module.TextFile.blocks, "__defaults__", (size,)),
+        mock.patch.object(fast_rows, "_BLOCK", size),
+        mock.patch.object(fast_rows, "_SMALL", 40),
+        mock.patch.object(text_file, "HEAD", 600),
+        mock.patch.object(text_file, "BLOCK", size),
+        mock.patch.object(text_file.TextFile.blocks, "__defaults__", (0, size)),
         mock.patch("os.cpu_count", return_value=4),
     ):
         yield size
@@ -815,6 +815,15 @@ def test_blocks_join_without_a_seam(renderer: str, encoding: str, newline: str, 
         lines = text.split("\n")
         first = next(n for n, line in enumerate(lines, 1) if "0x10000" in line or "65536" in line)
         assert lines_of(path) == list(range(first, first + len(MANY)))
+
+
+def test_rows_of_json_lines_are_numbered_by_their_lines(tmp_path: Path) -> None:
+    """Whatever stands between them: empty lines and messages count."""
+    first, *others = maps.json_lines(written([(n << 14, 0x1000) for n in range(1, 5)])).splitlines(keepends=True)[1:]
+    path = put(
+        tmp_path / "map", b"".join([first, b"\n", others[0], b"WARNING  volatility3: odd\n", b" \n", *others[1:]])
+    )
+    assert lines_of(path) == [1, 3, 6, 7]
 
 
 @pytest.mark.parametrize("small_blocks", [64, 1000], indirect=True)

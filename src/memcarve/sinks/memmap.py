@@ -16,7 +16,7 @@ from memcarve.columns import joined
 from memcarve.copying.output_file import Target, write_error
 from memcarve.errors import InputError, OutputError, TargetExistsError, UsageError
 from memcarve.formats.images.machine import read_at
-from memcarve.formats.memmap.writing import RENDERERS, MapRows
+from memcarve.formats.memmap.map_writing import RENDERERS, MapRows
 from memcarve.missing import OUTSIDE, REASONS
 from memcarve.process import LeftOut
 from memcarve.sinks.folder import create_file

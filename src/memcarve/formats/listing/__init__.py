@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
-import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from memcarve.errors import MapError, NotRecognisedError
-from memcarve.formats import tables
-from memcarve.formats.listing import procmaps, records
-from memcarve.formats.listing.known import HEADER, PROC_MAPS, Cells, Known, known
-from memcarve.formats.listing.textrows import TextRows
-from memcarve.formats.text import TextFile
+from memcarve.formats.listing.listing_kinds import (
+    HEADER,
+    PROC_MAPS,
+    Kind,
+    kind_of,
+    shown_value,
+    unusable,
+    value_of_record,
+)
+from memcarve.formats.listing.procmaps import ProcMaps, is_maps
+from memcarve.formats.listing.text_listing import TextListing
+from memcarve.formats.memmap.map_columns import MEMORY_MAP
+from memcarve.formats.tables import TableFile, recognise_table
+from memcarve.formats.tables.arrow_table import ArrowTable
+from memcarve.formats.tables.json_table import JsonTable
+from memcarve.formats.tables.text_header import other_columns, recognise
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Iterator
-    from typing import Self
+
+    from memcarve.formats.listing.listing_kinds import Cells, Value
+    from memcarve.formats.tables.text_file import TextFile
 
 #: no process has as many regions; what is longer is meant to fill the memory
 MOST_ROWS = 2_000_000
@@ -25,48 +38,34 @@ _WANTED = (
 )
 
 
-class Listing:
+class Listing(TableFile):
     """A table, opened: `name` says what printed it (as ``windows.vadinfo``), `notes` what the user should know.
 
-    Raises NotRecognisedError where it is none of the known tables or lacks a column, MissingExtraError where reading
-    it needs pyarrow, MapError where it is damaged, SourceReadError where it cannot be read.
+    Raises NotRecognisedError if it is none of the known tables or lacks a column, MissingExtraError if reading it needs
+    pyarrow, MapError if it is damaged, SourceReadError if it cannot be read.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = os.fspath(path)
-        self.notes: list[str] = []
-        self._text = TextFile(self.path, hashed=True)
-        try:
-            self._open()
-        except BaseException:
-            self._text.close()
-            raise
+    table: ProcMaps | TextListing | JsonTable | ArrowTable
 
-    def _open(self) -> None:
-        text = self._text
-        self._rows: TextRows | records.RecordRows | records.ArrowRows | None = None
-        self._format, self._in_lines, version = "text", True, None
-        if text.is_text and procmaps.is_maps(text.head):
-            self._kind = Known(PROC_MAPS)
-        else:
-            table = tables.recognise(text.head, HEADER) if text.is_text else None
-            if table:
-                kind = _usable(self.path, table.columns)
-                self._rows = TextRows(text, table, kind)
-                self._format, version = table.kind, table.version
-            else:
-                found = records.open_rows(text)
-                if found is None:
-                    raise NotRecognisedError(f"{self.path}: {_what_else(text)}; {_WANTED}")
-                kind = _usable(self.path, found.columns)
-                self._rows, self._format, version, self._in_lines = found, found.kind, found.version, found.in_lines
-            self._kind = kind
-        if version:
-            self._format += f" {version}"
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        super().__init__(path, hashed=True)
+
+    def _recognised(self) -> ProcMaps | TextListing | JsonTable | ArrowTable:
+        text = self.text
+        if text.is_text and is_maps(text.head):
+            self._kind = Kind(PROC_MAPS)
+            return ProcMaps(text)
+        found = recognise_table(text, HEADER)
+        if found is None or found.kind == "volatility2 json":
+            raise NotRecognisedError(f"{self.path}: {_what_else(text)}; {_WANTED}")
+        if isinstance(found, JsonTable) and found.is_empty:
+            raise NotRecognisedError(f"{self.path}: is an empty JSON array; nothing says what table it would be")
+        self._kind = _usable(self.path, found.columns)
+        return found if isinstance(found, JsonTable | ArrowTable) else TextListing(text, found, self._kind)
 
     @property
     def name(self) -> str:
-        """What printed the table, as one of the names in ``known``."""
+        """What printed the table, as one of the names in ``listing_kinds``."""
         return self._kind.name
 
     @property
@@ -77,62 +76,48 @@ class Listing:
     @property
     def description(self) -> str:
         """What printed it, the renderer and its version, the encoding and the compression in words."""
-        encoding = self._text.encoding if self._text.encoding != "utf-8" else None
-        return ", ".join(filter(None, (self.name, self._format, encoding, self._text.compression)))
-
-    @property
-    def size(self) -> int:
-        """The file's length in bytes."""
-        return self._text.file.size
-
-    @property
-    def sha256(self) -> str | None:
-        """SHA-256 of the file as it lies on disk, once the rows were read."""
-        return self._text.sha256
+        return f"{self.name}, {super().description}"
 
     def place(self, number: int) -> str:
         """Return the file and the line (or row) of that number, for a message."""
-        return f"{self.path}: {'line' if self._in_lines else 'row'} {number}"
+        return self.table.place(number)
 
     def rows(self) -> Iterator[tuple[int, Cells]]:
         """Yield the number and the cells of each row, in the order of the file.
 
         Cells are those of the kind's columns that are used; hidden ones are left out, and what the table says is not
-        known is None. Raises MapError where a row is malformed, or there are more than MOST_ROWS or MOST_TEXT.
+        known is None. Raises MapError if a row is malformed, or there are more than MOST_ROWS or MOST_TEXT.
         """
         letters = 0
-        for count, row in enumerate(self._each()):
+        table = self.table
+        rows = self._records(table) if isinstance(table, JsonTable | ArrowTable) else table.rows()
+        for count, row in enumerate(rows):
             letters += sum([len(cell) for cell in row[1].values() if isinstance(cell, str)])
             if count >= MOST_ROWS or letters > MOST_TEXT:
                 what = f"{MOST_ROWS} rows" if count >= MOST_ROWS else f"{MOST_TEXT} characters"
                 raise MapError(f"{self.path}: has more than {what}; no process has so many regions")
             yield row
-        if isinstance(self._rows, TextRows | records.RecordRows):
-            self.notes += self._rows.notes
 
-    def _each(self) -> Iterator[tuple[int, Cells]]:
-        if self._rows is None:
-            return procmaps.rows(self._text, self.notes)
-        if isinstance(self._rows, TextRows):
-            return self._rows.rows()
-        if isinstance(self._rows, records.RecordRows):
-            return self._rows.rows(self._kind)
-        return self._rows.records(self._kind)
+    def _records(self, table: JsonTable | ArrowTable) -> Iterator[tuple[int, Cells]]:
+        used = self._kind.used(table.columns)
+        for number, record in table.records(used):
+            if not isinstance(record, dict) or record.get("__children"):
+                what = "is no object" if not isinstance(record, dict) else "has rows below it, as no known table has"
+                raise MapError(f"{self.place(number)}: {shown_value(record)} {what}")
+            yield number, {name: self._value(name, record, number) for name in used}
 
-    def close(self) -> None:
-        """Close the file."""
-        self._text.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    def _value(self, column: str, record: dict[str, Any], number: int) -> Value:
+        try:
+            return value_of_record(column, record[column])
+        except KeyError:
+            raise MapError(f"{self.place(number)}: {shown_value(record)} lacks {column}") from None
+        except ValueError as error:
+            raise unusable(self.place(number), column, record[column], error) from None
 
 
-def _usable(path: str, columns: list[str]) -> Known:
-    """Return the kind of table that has these columns; raise NotRecognisedError where it is of no use."""
-    kind = known(columns)
+def _usable(path: str, columns: list[str]) -> Kind:
+    """Return the kind of table that has these columns; raise NotRecognisedError if it is of no use."""
+    kind = kind_of(columns)
     if kind is None:
         raise NotRecognisedError(f"{path}: is a table of other columns ({', '.join(columns)[:300]}); {_WANTED}")
     if kind.refused:
@@ -155,7 +140,7 @@ def _what_else(text: TextFile) -> str:
         return "holds binary data"
     if not text.head.strip():
         return "is empty"
-    if tables.recognise(text.head):
+    if recognise(text.head, MEMORY_MAP):
         return "is a memory map"
-    others = tables.other_columns(text.head)
+    others = other_columns(text.head)
     return f"is a table of other columns ({others})" if others else "holds no table that is known"

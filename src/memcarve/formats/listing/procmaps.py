@@ -11,14 +11,14 @@ import re
 from typing import TYPE_CHECKING
 
 from memcarve.errors import MapError
-from memcarve.formats.listing.textrows import LONGEST_ROW, lines
-from memcarve.formats.memmap.rows import shown
+from memcarve.formats.listing.text_listing import LONGEST_ROW
+from memcarve.formats.tables.printed_table import PrintedTable, shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from memcarve.formats.listing.known import Cells
-    from memcarve.formats.text import TextFile
+    from memcarve.formats.listing.listing_kinds import Cells
+    from memcarve.formats.tables.text_file import TextFile
 
 _ROW = re.compile(
     rb"([0-9a-f]{8,16})-([0-9a-f]{8,16}) ([r-][w-][x-][ps]) ([0-9a-f]{8,16}) [0-9a-f]{2,}:[0-9a-f]{2,} (\d{1,20})"
@@ -29,36 +29,39 @@ _DETAIL = re.compile(rb"[A-Z][A-Za-z_]*: ")
 
 
 def is_maps(head: bytes) -> bool:
-    """Say whether the first line that is not empty is one of ``/proc/PID/maps``."""
+    """Return whether the first line that is not empty is one of ``/proc/PID/maps``."""
     first = next((line for line in head.split(b"\n", 64) if line.strip()), b"")[:LONGEST_ROW]
     return _ROW.fullmatch(first.removesuffix(b"\r")) is not None
 
 
 def cells(line: bytes) -> Cells | None:
-    """Return what a line says, given without its end, in the names of linux.proc.Maps; None where it is another."""
+    """Return what a line says, given without its end, in the names of linux.proc.Maps; None if it is another."""
     found = _ROW.fullmatch(line)
     return None if found is None else _cells(found)
 
 
-def rows(text: TextFile, notes: list[str]) -> Iterator[tuple[int, Cells]]:
-    """Yield number and cells of each line, in the names of linux.proc.Maps; raise MapError where one is malformed.
+class ProcMaps(PrintedTable):
+    """``/proc/PID/maps`` or ``smaps``."""
 
-    `notes` are added to where the last line is cut off.
-    """
-    for number, raw, ended in lines(text):
-        line = raw[: LONGEST_ROW + 1].removesuffix(b"\r")
-        if not line.strip() or _DETAIL.match(line):
-            continue
-        found = _ROW.fullmatch(line) if len(raw) <= LONGEST_ROW else None
-        if found is None and ended:
-            raise MapError(
-                f"{text.path}: line {number}: {shown(line)} is no line of /proc/PID/maps (start-end perms offset dev "
-                "inode path)"
-            )
-        if found is None or not ended:  # a path might go on
-            notes.append(f"{text.path}: line {number}: is cut off within {shown(line)}; it is not used")
-            continue
-        yield number, _cells(found)
+    def __init__(self, text: TextFile) -> None:
+        super().__init__(text, "text", [])
+
+    def rows(self) -> Iterator[tuple[int, Cells]]:
+        """Yield number and cells of each line, in the names of linux.proc.Maps; raise MapError if one is malformed."""
+        for number, raw, ended in self.text.lines():
+            line = raw[: LONGEST_ROW + 1].removesuffix(b"\r")
+            if not line.strip() or _DETAIL.match(line):
+                continue
+            found = _ROW.fullmatch(line) if len(raw) <= LONGEST_ROW else None
+            if found is None and ended:
+                raise MapError(
+                    f"{self.place(number)}: {shown(line)} is no line of /proc/PID/maps (start-end perms offset dev "
+                    "inode path)"
+                )
+            if found is None or not ended:  # a path might go on
+                self.note_cut_off(line, number)
+                continue
+            yield number, _cells(found)
 
 
 def _cells(found: re.Match[bytes]) -> Cells:

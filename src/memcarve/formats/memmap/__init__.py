@@ -5,117 +5,103 @@ The formats and their traps are described in ``docs/formats.md``.
 
 from __future__ import annotations
 
-import os
 import re
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from memcarve.backing import FileBacking
 from memcarve.errors import MapError, NotRecognisedError
-from memcarve.formats import tables
-from memcarve.formats.memmap.records import open_records
-from memcarve.formats.memmap.rows import KNOWN, REPEATED, SIZE, VIRTUAL, Reader, Rows
-from memcarve.formats.memmap.textrows import TextReader
-from memcarve.formats.memmap.writing import OF_INCOMPLETE
-from memcarve.formats.text import TextFile
+from memcarve.formats.memmap.map_columns import FILE, KNOWN, MEMORY_MAP, REPEATED, SIZE, VIRTUAL, MapColumns
+from memcarve.formats.memmap.map_records import arrow_rows, json_rows
+from memcarve.formats.memmap.map_writing import OF_INCOMPLETE
+from memcarve.formats.memmap.text_map import TextMap
+from memcarve.formats.tables import TableFile, recognise_table
+from memcarve.formats.tables.arrow_table import ArrowTable
+from memcarve.formats.tables.json_table import JsonTable
+from memcarve.formats.tables.text_header import BANNER, other_columns
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Iterator
-    from typing import Self
 
+    from memcarve.backing import FileBacking
     from memcarve.dtypes import Bools
+    from memcarve.formats.memmap.map_columns import Rows
+    from memcarve.formats.tables.text_file import TextFile
 
 
 #: addresses are printed cut to 48 or 57 bits, or sign-extended: what lies between is none
 _LAST_CUT = (1 << 57) - 1
 _FIRST_EXTENDED = (1 << 64) - (1 << 56)
 _LARGEST_FILE = 1 << 62
+#: columns of an empty JSON array, which says nothing of them
+_NAMES = ["Virtual", "Size", "Offset in File", FILE]
 
 
 class BinaryError(NotRecognisedError):
     """The file is no text and no table either, as a dump is."""
 
 
-class MemoryMap:
+class MemoryMap(TableFile):
     """A memory map, opened: what kind it is, and its rows in blocks.
 
-    Raises NotRecognisedError where the file holds no memory map, MissingExtraError where reading it needs pyarrow,
-    MapError where it is damaged, SourceReadError where it cannot be read. A file that was open already stays so then.
+    Raises NotRecognisedError if the file holds no memory map, MissingExtraError if reading it needs pyarrow,
+    MapError if it is damaged, SourceReadError if it cannot be read. A file that was open already stays so then.
     """
 
+    table: TextMap | JsonTable | ArrowTable
+
     def __init__(self, path: str | os.PathLike[str] | FileBacking, *, hashed: bool = False) -> None:
-        self._text = TextFile(path if isinstance(path, FileBacking) else os.fspath(path), hashed=hashed)
-        self.path = self._text.path
-        try:
-            self.reader = _reader(self._text)
-        except BaseException:
-            if self._text.file is not path:
-                self._text.close()
-            raise
+        super().__init__(path, hashed=hashed)
 
-    @property
-    def has_printed(self) -> bool:
-        """Whether the map prints positions (release 1.0 prints something else in their place)."""
-        return self.reader.has_printed
-
-    @property
-    def has_file(self) -> bool:
-        """Whether the map says which rows were written."""
-        return self.reader.has_file
+    def _recognised(self) -> TextMap | JsonTable | ArrowTable:
+        text = self.text
+        found = recognise_table(text, MEMORY_MAP)
+        if found is None:
+            raise (NotRecognisedError if text.is_text else BinaryError)(f"{text.path}: {_what_else(text)}")
+        # an array without rows has no names
+        names = found.columns or (_NAMES if isinstance(found, JsonTable) else [])
+        unknown = sorted(set(names) - KNOWN)
+        if unknown:
+            raise NotRecognisedError(
+                f"{text.path}: is a {found.kind} table of other columns ({', '.join(names)}); a memory map is what "
+                "`windows.memmap` prints"
+            )
+        for group in (VIRTUAL, SIZE):
+            if not set(group) & set(names):
+                raise NotRecognisedError(
+                    f"{text.path}: has no column {group[0]}; a map needs it: run memmap again without hiding it"
+                )
+        self.columns = MapColumns(names)
+        return found if isinstance(found, JsonTable | ArrowTable) else TextMap(text, found, self.columns)
 
     @property
     def filters_possible(self) -> bool:
         """Whether the program could leave out rows whose bytes it wrote: Volatility 3 since 2.7, with --filters."""
-        return self.reader.kind.startswith("volatility3") and REPEATED not in self.reader.columns
-
-    @property
-    def notes(self) -> list[str]:
-        """What the user should know; complete when the rows were read."""
-        return self.reader.notes
+        return self.table.kind.startswith("volatility3") and REPEATED not in self.columns.names
 
     @property
     def of_incomplete(self) -> bool:
         """Whether memcarve wrote it of a process of which it knew that bytes are missing."""
-        return OF_INCOMPLETE.match(self._text.head) is not None
-
-    @property
-    def sha256(self) -> str | None:
-        """SHA-256 of the file as it lies on disk, once the rows were read (None unless asked for at the start)."""
-        return self._text.sha256
-
-    @property
-    def size(self) -> int:
-        """The file's length in bytes."""
-        return self._text.file.size
-
-    @property
-    def description(self) -> str:
-        """The kind, the version, the encoding and the compression in words."""
-        words = self.reader.kind + (f" {self.reader.version}" if self.reader.version else "")
-        encoding = self._text.encoding if self._text.encoding != "utf-8" else None
-        return ", ".join(filter(None, (words, encoding, self._text.compression)))
+        return OF_INCOMPLETE.match(self.text.head) is not None
 
     def rows(self) -> Iterator[Rows]:
-        """Yield the rows in blocks, in the order of the file; raise MapError where one is malformed."""
-        for rows in self.reader.rows():
+        """Yield the rows in blocks, in the order of the file; raise MapError if one is malformed."""
+        for rows in self._blocks():
             if len(rows.virtual):
                 self._check(rows)
             if len(rows.virtual) or rows.marks:
                 yield rows
 
-    def close(self) -> None:
-        """Close the file."""
-        self._text.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    def _blocks(self) -> Iterator[Rows]:
+        if isinstance(self.table, TextMap):
+            return self.table.rows()
+        if isinstance(self.table, JsonTable):
+            return json_rows(self.table, self.columns)
+        return arrow_rows(self.table, self.columns)
 
     def _check(self, rows: Rows) -> None:
-        """Raise MapError where a row claims what cannot be; for a map without such rows, a few maxima tell."""
+        """Raise MapError if a row claims what cannot be; for a map without such rows, a few maxima tell."""
         largest = max(int(column.max()) for column in (rows.size, rows.printed) if column is not None)
         last = rows.virtual + (rows.size - np.uint64(1))
         highest = max(int(rows.virtual.max()), int(last.max()))
@@ -134,33 +120,9 @@ class MemoryMap:
         if bad.any():
             row = int(np.flatnonzero(bad)[0])
             raise MapError(
-                f"{self.path}: line {int(rows.lines[row])}: the row at 0x{int(rows.virtual[row]):x} of size "
+                f"{self.table.place(int(rows.lines[row]))}: the row at 0x{int(rows.virtual[row]):x} of size "
                 f"0x{int(rows.size[row]):x} {why}; the map is damaged"
             )
-
-
-def _reader(text: TextFile) -> Reader:
-    """Return the reader for the kind of map that the file holds."""
-    head = text.head
-    reader: Reader | None = None
-    if text.is_text:
-        table = tables.recognise(head)
-        reader = TextReader(text, table) if table else None
-    reader = reader or open_records(text)
-    if reader is None:
-        raise (NotRecognisedError if text.is_text else BinaryError)(f"{text.path}: {_what_else(text)}")
-    unknown = sorted(set(reader.columns) - KNOWN)
-    if unknown:
-        raise NotRecognisedError(
-            f"{text.path}: is a {reader.kind} table of other columns ({', '.join(reader.columns)}); a memory map is "
-            "what `windows.memmap` prints"
-        )
-    for group in (VIRTUAL, SIZE):
-        if not set(group) & set(reader.columns):
-            raise NotRecognisedError(
-                f"{text.path}: has no column {group[0]}; a map needs it: run memmap again without hiding it"
-            )
-    return reader
 
 
 def _what_else(text: TextFile) -> str:
@@ -176,9 +138,9 @@ def _what_else(text: TextFile) -> str:
             "is what Volatility 2's memdump prints, which does not say where anything lies; run its memmap for the "
             "same process"
         )
-    others = tables.other_columns(head)
+    others = other_columns(head)
     if others:
         return f"is a table of other columns ({others}); {wanted}"
-    if tables.BANNER.search(head):
+    if BANNER.search(head):
         return f"holds no table (printed with -r none or mermaid?); {wanted}"
     return f"holds no memory map; {wanted}"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from memcarve.errors import MapError, MemcarveError, NotRecognisedError, ProcessError, UsageError
 from memcarve.formats.listing import Listing
-from memcarve.formats.listing.known import DLLLIST, LINUX_MAPS, MAC_MAPS, PROC_MAPS, THREADS, VADINFO, VADWALK
+from memcarve.formats.listing.listing_kinds import DLLLIST, LINUX_MAPS, MAC_MAPS, PROC_MAPS, THREADS, VADINFO, VADWALK
 from memcarve.metadata import Metadata, Modules, Regions, Threads
 from memcarve.sources.counterparts import MAP_ENDINGS, base_file
 from memcarve.sources.listings.listing_rows import DoubtfulError, UnknownError, reader

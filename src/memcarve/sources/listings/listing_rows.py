@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, cast
 
-from memcarve.formats.listing.known import DLLLIST, LINUX_MAPS, MAC_MAPS, PROC_MAPS, THREADS, VADINFO, VADWALK
+from memcarve.formats.listing.listing_kinds import DLLLIST, LINUX_MAPS, MAC_MAPS, PROC_MAPS, THREADS, VADINFO, VADWALK
 from memcarve.metadata import Module, Region, Thread
 from memcarve.vocabulary import Kind
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from memcarve.formats.listing.known import Cells
+    from memcarve.formats.listing.listing_kinds import Cells
 
 _NARROW = 32
 _TOP = 1 << 64

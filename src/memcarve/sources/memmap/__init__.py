@@ -88,7 +88,7 @@ class MemmapContainer(Container):
         file, absent = self._dump_of(rows, notes)
         length = file.size if file else None
         where = f"{self.map.path} and {file.path}" if file else self.map.path
-        columns = Columns(self.map.has_printed, self.map.has_file, self.map.filters_possible)
+        columns = Columns(self.map.columns.has_printed, self.map.columns.file is not None, self.map.filters_possible)
         stranger = functools.partial(_stranger, rows, file)
         positions = settle(where, rows, columns, length, self.trust, stranger)
         if positions.how in ("printed", "sum") and columns.printed:
@@ -113,7 +113,7 @@ class MemmapContainer(Container):
             left_out=left_out,
             notes=[*notes, *remarks],
             remarks=remarks,
-            incomplete=bool(unwritten or cut_off or left_out or self.map.reader.cut_off or self.map.of_incomplete),
+            incomplete=bool(unwritten or cut_off or left_out or self.map.table.cut_off or self.map.of_incomplete),
             address_bits=57 if self._wide else 48,
             metadata=functools.partial(self._metadata, entry.pid, file.path if file else None, inputs),
         )
@@ -244,7 +244,7 @@ class MemmapContainer(Container):
         return remarks
 
     def _is_32_bit(self, rows: ProcessRows) -> bool:
-        if self.map.reader.narrow:
+        if self.map.columns.narrow:
             return True
         start = rows.written.start
         if not len(start) or int(start.max()) >= 1 << 32:

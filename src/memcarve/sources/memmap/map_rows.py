@@ -8,12 +8,12 @@ import numpy as np
 
 from memcarve.columns import total
 from memcarve.errors import MapError
-from memcarve.formats.memmap.rows import ERROR, WRITTEN, meaning
+from memcarve.formats.memmap.map_columns import ERROR, WRITTEN, meaning
 
 if TYPE_CHECKING:
     from memcarve.dtypes import U64
     from memcarve.formats.memmap import MemoryMap
-    from memcarve.formats.memmap.rows import Rows
+    from memcarve.formats.memmap.map_columns import Rows
 
 
 _HALF_48 = np.uint64((1 << 47) - 1)
@@ -137,7 +137,7 @@ class _Sorter:
     """
 
     def __init__(self, memory_map: MemoryMap) -> None:
-        self.texts = memory_map.reader.texts
+        self.texts = memory_map.columns.texts
         self.processes: list[ProcessRows] = []
         self.by_file: dict[str, ProcessRows] = {}
         self.current: ProcessRows | None = None
@@ -203,7 +203,7 @@ def _one_shuffled(processes: list[ProcessRows], memory_map: MemoryMap) -> list[P
     Two parts are one process if the first does not begin at position 0, no name or mark tells them apart, and no byte
     of the dump belongs to both.
     """
-    if len(processes) != 2 or not memory_map.has_printed:  # noqa: PLR2004 - one row has position 0
+    if len(processes) != 2 or not memory_map.columns.has_printed:  # noqa: PLR2004 - one row has position 0
         return processes
     one, other = processes
     if (one.file and other.file) or one.pid is not None or other.pid is not None:

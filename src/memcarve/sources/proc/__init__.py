@@ -14,7 +14,7 @@ import struct
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from memcarve.errors import InputError, OverlapError, SourceReadError
-from memcarve.formats.listing.known import PROC_MAPS
+from memcarve.formats.listing.listing_kinds import PROC_MAPS
 from memcarve.metadata import Metadata, Regions, Thread, Threads
 from memcarve.process import Container, Platform, ProcessEntry, ProcessMemory
 from memcarve.sources.listings import ListingFiles, metadata_from_files

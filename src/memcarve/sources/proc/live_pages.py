@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple, cast
 import numpy as np
 
 from memcarve.errors import MapError, SourceReadError
-from memcarve.formats.listing.known import PROC_MAPS
+from memcarve.formats.listing.listing_kinds import PROC_MAPS
 from memcarve.formats.listing.procmaps import cells
 from memcarve.sources.listings.listing_rows import DoubtfulError, reader
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 BANNER = re.compile(rb"Volatility 3 Framework (\S+)")
 
 
-class Words(NamedTuple):
+class Vocabulary(NamedTuple):
     """What a header may say: the names that a table separated by spaces must be told, and which tables are meant.
 
     `spaced` matches a line of such names and `name` each of them; `wanted` tells from the kind and the names of the
@@ -29,32 +29,22 @@ class Words(NamedTuple):
     longest: int
 
 
-def vocabulary(names: Sequence[bytes], wanted: Callable[[str, set[str]], object], longest: int) -> Words:
+def vocabulary(names: Sequence[bytes], wanted: Callable[[str, set[str]], object], longest: int) -> Vocabulary:
     """Return what a header may say; of two names of which one begins with the other, the longer comes first."""
     either = b"|".join(names)
-    return Words(re.compile(rb"\s*(?:(?:%s)(?:\s+|$))+" % either), re.compile(either), wanted, longest)
+    return Vocabulary(re.compile(rb"\s*(?:(?:%s)(?:\s+|$))+" % either), re.compile(either), wanted, longest)
 
 
-def _is_map(kind: str, columns: set[str]) -> object:
-    return {"Virtual", "Virtual Addr"} & columns or (kind != "spaced" and "Size" in columns)
-
-
-#: names of columns that hold more than one word stand before the single ones
-_NAMES = (
-    b"Virtual Addr", b"Virtual", b"Physical", b"Size", b"Offset in File", b"Offset", b"File output", b"File Address",
-    b"DumpFileOffset", b"Length",
-)  # fmt: skip
-MEMMAP = vocabulary(_NAMES, _is_map, 4096)
 _LONGEST_SHOWN = 4096
 _GREPTEXT = "volatility2 greptext"
 _DASHES = re.compile(rb"[\s-]*--[\s-]*")
 
 
-class Table(NamedTuple):
+class Header(NamedTuple):
     """What was recognised of a text table.
 
     `kind` is the program and renderer in words; `columns` the names in the header; `delimiter` what separates cells
-    (empty: runs of white space); `padding` what may surround a cell; `header` is the header line itself; `line` is the
+    (empty: runs of white space); `padding` what may surround a cell; `text` is the header line itself; `line` is the
     number, counted from 1, of the last line before the rows, and `place` the offset of the first row in the decoded
     text; `version` that of the banner.
     """
@@ -63,19 +53,14 @@ class Table(NamedTuple):
     columns: list[str]
     delimiter: bytes
     padding: bytes
-    header: bytes
+    text: bytes
     line: int
     place: int
     version: str | None
 
     def is_header(self, line: bytes) -> bool:
         """Say whether a line is the header again; the widths of its columns may differ."""
-        return _words(line, self.delimiter) == _words(self.header, self.delimiter)
-
-    def cells(self, line: bytes) -> list[bytes] | None:
-        """Split a line into its cells; None where their number is not that of the columns."""
-        found = self.split(line)
-        return None if found is None else [cell.strip() for cell in found]
+        return _words(line, self.delimiter) == _words(self.text, self.delimiter)
 
     def split(self, line: bytes) -> list[bytes] | None:
         """Split a line into its cells as they stand there, padding and all; None where their number is another."""
@@ -94,8 +79,8 @@ def _words(line: bytes, delimiter: bytes) -> list[bytes]:
     return (line.replace(delimiter, b" ") if delimiter else line).replace(b'"', b" ").split()
 
 
-def recognise(head: bytes, words: Words = MEMMAP) -> Table | None:
-    """Return the table whose header is the first one in `head`, or None; a memory map where nothing else is said."""
+def recognise(head: bytes, words: Vocabulary) -> Header | None:
+    """Return the table whose header is the first one in `head`, or None."""
     place, version = 0, None
     for number, raw in enumerate(head.split(b"\n"), 1):
         place += len(raw) + 1
@@ -113,7 +98,7 @@ def recognise(head: bytes, words: Words = MEMMAP) -> Table | None:
                 empty = re.compile(rb"(?:\r?\n)*").match(head, place)  # the rows begin after an empty line
                 end = empty.end() if empty else place
                 line = number + head.count(b"\n", place, end)
-                return Table(kind, columns, delimiter, padding, part, line, end, version)
+                return Header(kind, columns, delimiter, padding, part, line, end, version)
     return None
 
 
@@ -126,7 +111,7 @@ def other_columns(head: bytes) -> str | None:
     return None
 
 
-def _header(line: bytes, words: Words) -> tuple[str, list[str], bytes, bytes] | None:
+def _header(line: bytes, words: Vocabulary) -> tuple[str, list[str], bytes, bytes] | None:
     """Return kind, columns, delimiter and padding where `line` is the header of a table that is wanted."""
     for kind, delimiter, padding, starts in _KINDS:
         if (starts or words.spaced.fullmatch)(line):

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from memcarve.formats.tables import vocabulary
+from memcarve.errors import MapError
+from memcarve.formats.tables.printed_table import shown
+from memcarve.formats.tables.text_header import vocabulary
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
 #: a cell's value: a number, a text, or None where the table says that it is not known
 Value = int | str | None
@@ -37,8 +39,8 @@ _TEXTS = {
 }  # fmt: skip
 
 
-class Known(NamedTuple):
-    """A kind of table: its `name`, the columns that must be there, and those that are used where they are.
+class Kind(NamedTuple):
+    """A kind of table: its `name`, the columns that must be there, and those that are used if they are.
 
     `refused` says why such a table is of no use, and what to give instead.
     """
@@ -48,30 +50,33 @@ class Known(NamedTuple):
     optional: tuple[str, ...] = ()
     refused: str | None = None
 
+    def used(self, columns: Sequence[str]) -> list[str]:
+        """Return those of a table's columns that are used."""
+        return [name for name in (*self.needed, *self.optional) if name in columns]
 
-_MALFIND = Known(
+
+_MALFIND = Kind(
     "malfind",
     refused="is what malfind prints: its cells hold hexadecimal dumps of many lines, and it lists suspicious regions "
     "only; give what windows.vadinfo or linux.proc.Maps prints",
 )
-_LDRMODULES = Known(
+_LDRMODULES = Kind(
     "windows.ldrmodules",
     refused="is what windows.ldrmodules prints: it compares lists and is none; give what windows.dlllist prints",
 )
-_KERNEL_MODULES = Known(
+_KERNEL_MODULES = Kind(
     "windows.modules",
     refused="is a list of the kernel's modules (windows.modules), not of a process's; give what windows.dlllist prints",
 )
-_VADINFO = Known(VADINFO, ("PID", "Start VPN", "End VPN"), ("Tag", "Protection", "PrivateMemory", "File"))
-_VADWALK = Known(VADWALK, ("PID", "Start", "End"), ("Tag",))
-_LINUX = Known(LINUX_MAPS, ("PID", "Start", "End"), ("Flags", "PgOff", "Inode", "File Path"))
-_MAC = Known(MAC_MAPS, ("PID", "Start", "End"), ("Protection", "Map Name"))
-_DLLLIST = Known(DLLLIST, ("PID", "Base"), ("Size", "Name", "Path"))
-_THREADS = Known(THREADS, ("PID", "TID"), ("StartAddress", "Win32StartAddress"))
-_SMALL_MAPS = Known(PROC_MAPS)
+_VADINFO = Kind(VADINFO, ("PID", "Start VPN", "End VPN"), ("Tag", "Protection", "PrivateMemory", "File"))
+_VADWALK = Kind(VADWALK, ("PID", "Start", "End"), ("Tag",))
+_LINUX = Kind(LINUX_MAPS, ("PID", "Start", "End"), ("Flags", "PgOff", "Inode", "File Path"))
+_MAC = Kind(MAC_MAPS, ("PID", "Start", "End"), ("Protection", "Map Name"))
+_DLLLIST = Kind(DLLLIST, ("PID", "Base"), ("Size", "Name", "Path"))
+_THREADS = Kind(THREADS, ("PID", "TID"), ("StartAddress", "Win32StartAddress"))
 
 
-def known(columns: Iterable[str]) -> Known | None:  # noqa: PLR0911 - one for each kind
+def kind_of(columns: Iterable[str]) -> Kind | None:  # noqa: PLR0911 - one for each kind
     """Return the kind of table that has these columns; None where it is none of the known ones, or may be several.
 
     Of the tables with `Start` and `End` some mean the last address by the one and some the address after it: without
@@ -98,13 +103,13 @@ def known(columns: Iterable[str]) -> Known | None:  # noqa: PLR0911 - one for ea
 #: longer names before those that they begin with
 HEADER = vocabulary(
     sorted((name.encode() for name in HEXADECIMAL | DECIMAL | _TEXTS), key=len, reverse=True),
-    lambda _, columns: known(columns),
+    lambda _, columns: kind_of(columns),
     _LONGEST_HEADER,
 )
 
 
 def value_of_text(column: str, cell: str) -> Value:
-    """Return what a cell of a text table says; raises ValueError, with what was expected, where it says nothing."""
+    """Return what a cell of a text table says; raises ValueError, with what was expected, if it says nothing."""
     if cell in MISSING:
         return None
     if column in HEXADECIMAL:
@@ -123,7 +128,7 @@ def value_of_text(column: str, cell: str) -> Value:
 
 
 def value_of_record(column: str, cell: object) -> Value:
-    """Return what a member of a record says; raises ValueError, with what was expected, where it says nothing."""
+    """Return what a member of a record says; raises ValueError, with what was expected, if it says nothing."""
     if cell is None or cell in MISSING:
         return None
     if column in HEXADECIMAL or column in DECIMAL:
@@ -133,3 +138,13 @@ def value_of_record(column: str, cell: object) -> Value:
     if not isinstance(cell, str):
         raise ValueError("text")  # noqa: TRY004 - one exception for all that a cell may be
     return cell or None
+
+
+def unusable(place: str, column: str, cell: object, error: ValueError) -> MapError:
+    """Return the error for a cell that says nothing; `error` is what was expected."""
+    return MapError(f"{place}: {shown_value(cell)} in the column {column} is no {error}; the row cannot be used")
+
+
+def shown_value(value: object) -> str:
+    """Return the beginning of a value for a message, in quotes."""
+    return shown(str(value)[:200].encode("utf-8", "backslashreplace"))

@@ -93,12 +93,12 @@ class TextFile:
         """False where the beginning holds NUL bytes, as no text does."""
         return b"\0" not in self.head[:4096]
 
-    def blocks(self, size: int = BLOCK) -> Iterator[memoryview]:
-        """Yield the content from its start, each block ending at the end of a line (the last one perhaps not).
+    def blocks(self, place: int = 0, size: int = BLOCK) -> Iterator[memoryview]:
+        """Yield the content from a place in `head` on, each block ending with a line (the last one perhaps not).
 
-        Raises MapError for a line longer than LONGEST_LINE, and where compressed data is damaged.
+        Raises MapError for a line longer than LONGEST_LINE, and if compressed data is damaged.
         """
-        rest = self.head
+        rest = self.head[place:]
         while not self._ended:
             data = rest + self._more(size)
             cut = len(data) if self._ended else data.rfind(b"\n") + 1
@@ -110,9 +110,20 @@ class TextFile:
         if rest:
             yield memoryview(rest)
 
-    def chunks(self) -> Iterator[bytes]:
-        """Yield the content from its start in pieces of any length, for formats that do not need lines."""
-        yield self.head
+    def lines(self, place: int = 0) -> Iterator[tuple[int, bytes, bool]]:
+        """Yield the lines from a place in `head` on: number, from 1, line without its end, whether it has an end."""
+        number = self.head.count(b"\n", 0, place)
+        for block in self.blocks(place):
+            *pieces, rest = bytes(block).split(b"\n")
+            for line in pieces:
+                number += 1
+                yield number, line, True
+            if rest:
+                yield number + 1, rest, False
+
+    def chunks(self, place: int = 0) -> Iterator[bytes]:
+        """Yield the content from a place in `head` on in pieces of any length, for formats that do not need lines."""
+        yield self.head[place:]
         while not self._ended:
             yield self._more(BLOCK)
 

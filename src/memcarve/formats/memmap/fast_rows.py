@@ -1,23 +1,33 @@
-"""Hexadecimal cells of regular text rows as columns of numbers, many rows at a time.
+"""The fast way through a text map of millions of rows: hexadecimal cells as columns of numbers, many rows at a time.
 
 A block of text in which every line has the same number of delimited cells is read without looking at single rows:
 the separators' places give each cell's end and length; the eight bytes that end a cell are taken as one 64-bit word
 and folded from ASCII to a number inside the word. Anything that is not perfectly regular is left to the caller's slow,
-careful reader: `regular_rows` returns None, it never guesses.
+careful reader: it is never guessed.
 """
 
 from __future__ import annotations
 
+import os
+from collections import deque
+from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from memcarve.formats.memmap.map_columns import Rows
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from memcarve.dtypes import I64, U64
+    from memcarve.formats.memmap.map_columns import MapColumns
+    from memcarve.formats.tables.text_file import TextFile
+    from memcarve.formats.tables.text_header import Header
 
 
+_BLOCK = 1 << 20  # bytes of text that one thread parses at a time
+_SMALL = 1 << 15
 _PAD = b"\xff" * 32  # before the first row, so that the words that end its first cell exist; no separator
 _NEWLINE = 10
 _MOST_TEXTS = 16  # different text cells that a block may hold
@@ -41,7 +51,40 @@ _CELL = _masks(lambda n: b"\xff" * n)
 _PREFIX = _masks(lambda n: b"0x" + bytes(max(n - 2, 0)))
 
 
-class Layout(NamedTuple):
+def blocks(text: TextFile, header: Header, columns: MapColumns) -> Iterator[tuple[memoryview, Rows | None]]:
+    """Yield the blocks of lines after a header, and their rows; None for a small block that must be read line by line.
+
+    Lines end in LF alone. Rows are numbered from 0 in each block, as its lines are: an empty one can only be the last.
+    """
+    layout = _layout(header, columns)
+
+    def parse(block: memoryview) -> Rows | None:
+        return None if layout is None else _regular_rows(block, layout, columns)
+
+    for block, rows in _in_parallel(_whole_lines(text, header.place), parse):
+        if rows is not None or len(block) <= _SMALL:
+            yield block, rows
+            continue
+        data, place = bytes(block), 0
+        while place < len(data):
+            end = data.find(b"\n", place + _SMALL) + 1 or len(data)
+            yield block[place:end], parse(block[place:end])
+            place = end
+
+
+def _whole_lines(text: TextFile, place: int) -> Iterator[memoryview]:
+    """Yield blocks of whole lines from `place` on, LF only; an unfinished last line is a block of its own."""
+    crlf = b"\r\n" in text.head
+    for block in text.blocks(place, _BLOCK):
+        if crlf:
+            block = memoryview(bytes(block).replace(b"\r\n", b"\n"))  # noqa: PLW2901 - the same block
+        cut = len(block) if block[-1] == _NEWLINE else bytes(block).rfind(b"\n") + 1
+        for part in (block[:cut], block[cut:]):
+            if part:
+                yield part
+
+
+class _Layout(NamedTuple):
     """How the rows of a text table are laid out.
 
     `delimiter` separates `cells` cells; `numeric` are the places of the hexadecimal cells wanted and `text` that of
@@ -55,33 +98,44 @@ class Layout(NamedTuple):
     padding: bytes
 
 
-def regular_rows(
-    block: memoryview, layout: Layout, intern: Callable[[bytes], int | None]
-) -> tuple[list[U64], I64 | None] | None:
-    """Read a block of whole lines; return the numeric columns and the text cells, or None where a line is irregular.
+def _layout(header: Header, columns: MapColumns) -> _Layout | None:
+    """Return how the rows below a header are laid out, None if only the careful reader can tell."""
+    if not header.delimiter or "Process" in header.columns:
+        return None
+    padding = header.padding if header.padding == b" " else b""  # quoted cells are for the careful reader
+    return _Layout(header.delimiter, len(header.columns), columns.numeric, columns.file, padding)
 
-    Each numeric column has dtype uint64; the text cells are returned as int64 codes, which `intern` gives. A text
-    without one is irregular, and so is a block with many different ones.
+
+def _regular_rows(block: memoryview, layout: _Layout, columns: MapColumns) -> Rows | None:
+    """Return the rows of a block whose lines all have this layout, None if a line is irregular.
+
+    A text cell without a code is irregular, and so is a block with many different ones.
     """
+    if block[-1] != _NEWLINE:
+        return None
+    if bytes(block[-2:]) == b"\n\n":  # csv ends with an empty line
+        block = block[:-1]
     data = _PAD + (block if not layout.padding else _bare(block, layout) or b"")
     if b"\r" in data or b'"' in data:  # these mean something to a line's reader
         return None
     places = _separators(data, layout)
     if places is None:
         return None
-    columns = []
+    found = []
     for cell in layout.numeric:
         column = _numbers(data, *_cell(places, cell))
         if column is None:
             return None
-        columns.append(column)
-    if layout.text is None:
-        return columns, None
-    codes = _texts(data, *_cell(places, layout.text), intern)
-    return None if codes is None else (columns, codes)
+        found.append(column)
+    codes = None
+    if layout.text is not None:
+        codes = _texts(data, *_cell(places, layout.text), columns.intern)
+        if codes is None:
+            return None
+    return Rows(found[0], found[1], found[2] if columns.has_printed else None, codes, np.arange(len(found[0])), ())
 
 
-def _bare(block: memoryview, layout: Layout) -> bytes | None:
+def _bare(block: memoryview, layout: _Layout) -> bytes | None:
     """Return the block without the padding around its cells; None where it stands within one, too."""
     raw = np.frombuffer(block, np.uint8)
     padding = raw == layout.padding[0]
@@ -91,7 +145,7 @@ def _bare(block: memoryview, layout: Layout) -> bytes | None:
     return bytes(block).translate(None, layout.padding)
 
 
-def _separators(data: bytes, layout: Layout) -> I64 | None:
+def _separators(data: bytes, layout: _Layout) -> I64 | None:
     """Return where each cell ends, shape (cells + 1, rows): row 0 is where the line before ended."""
     raw = np.frombuffer(data, np.uint8)
     if len(raw) == len(_PAD) or raw[-1] != _NEWLINE:
@@ -215,3 +269,33 @@ def _texts(data: bytes, ends: I64, lengths: I64, intern: Callable[[bytes], int |
         codes[rest[same]] = code
         rest, ends, lengths = rest[~same], ends[~same], lengths[~same]
     return None
+
+
+def _in_parallel(
+    blocks: Iterable[memoryview], parse: Callable[[memoryview], Rows | None]
+) -> Iterator[tuple[memoryview, Rows | None]]:
+    """Yield each block and what `parse` makes of it, in order, several at a time: numpy lets go of the interpreter."""
+    threads = min(os.cpu_count() or 1, 4)
+    iterator = iter(blocks)
+    start = list(islice(iterator, 2))
+    if len(start) < 2 or threads == 1:  # noqa: PLR2004 - starting threads costs more than a small map takes
+        for group in (start, iterator):
+            for block in group:
+                yield block, parse(block)
+        return
+    from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415 - not needed for a small map
+
+    with ThreadPoolExecutor(threads) as pool:
+        waiting = deque((block, pool.submit(parse, block)) for block in start)
+        try:
+            for block in iterator:
+                waiting.append((block, pool.submit(parse, block)))
+                if len(waiting) > threads + 1:
+                    done, future = waiting.popleft()
+                    yield done, future.result()
+            while waiting:
+                done, future = waiting.popleft()
+                yield done, future.result()
+        finally:
+            for _, future in waiting:
+                future.cancel()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-from memcarve.formats.listing.known import DECIMAL, HEXADECIMAL
+from memcarve.formats.listing.listing_kinds import DECIMAL, HEXADECIMAL
 
 _MOST = 48  # words that a row may have: so many ways there are to divide them
 

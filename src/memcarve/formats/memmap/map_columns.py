@@ -1,4 +1,4 @@
-"""What every reader of a memory map shares: its rows in columns, the names of the columns, the cell "File output"."""
+"""What memory maps say, whatever the format: the names of their columns, their rows, the cell "File output"."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from memcarve.errors import MapError
+from memcarve.formats.tables.printed_table import MESSAGE, shown
+from memcarve.formats.tables.text_header import vocabulary
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Sequence
 
     from memcarve.dtypes import I64, U64
-    from memcarve.formats.text import TextFile
 
 
 #: which columns hold what, as the different programs call them
@@ -29,12 +30,18 @@ KNOWN = {*VIRTUAL, *SIZE, *PRINTED, FILE, REPEATED, "Physical", "PID", "Process"
 #: what "File output" says of a row: not written, no dump was asked for, written to a file
 ERROR, DISABLED, WRITTEN = "error", "disabled", "written"
 
-#: a line or the end of one that Volatility or Python printed, not the table
-MESSAGE = re.compile(
-    rb"\s*(Progress: |Formatting\.\.\.|Traceback \(most recent|During handling of|The above exception|"
-    rb"(WARNING|INFO|DEBUG|ERROR|CRITICAL|DETAIL \d|Level \d+)\b|Volatility (was|experienced|3)|Unable to |"
-    rb"No further results|[\w.]*(Error|Exception|Interrupt|Exit|Warning)\b|Volatility Foundation)"
-)
+
+def _is_map(kind: str, columns: set[str]) -> object:
+    return {"Virtual", "Virtual Addr"} & columns or (kind != "spaced" and "Size" in columns)
+
+
+#: names of columns that hold more than one word stand before the single ones
+_NAMES = (
+    b"Virtual Addr", b"Virtual", b"Physical", b"Size", b"Offset in File", b"Offset", b"File output", b"File Address",
+    b"DumpFileOffset", b"Length",
+)  # fmt: skip
+MEMORY_MAP = vocabulary(_NAMES, _is_map, 4096)
+
 _FILE = re.compile(rb"(Disabled|Error ?outputting ?to ?file|[\w.-]+?\.dmp(?![\w.-]))(.*)", re.DOTALL)
 _FILE_AND_MESSAGE = re.compile(rb"([\w.-]+?\.dmp|Disabled)(Traceback|WARNING|ERROR|INFO|DEBUG|Volatility)")
 _MOST_TEXTS = 1 << 16
@@ -66,65 +73,43 @@ class Rows(NamedTuple):
     marks: Sequence[Mark]
 
 
-class Reader:
-    """Reads the rows of one kind of map; what differs from kind to kind is in the subclasses.
+class MapColumns:
+    """Which columns of a map hold what; and `texts`, the different cells of "File output" so far.
 
-    `kind` is the program and its renderer, `version` the banner's, `columns` the header's names; `texts` the different
-    cells of "File output" so far; `notes` what the user should know; `cut_off` whether the map ends within a row;
-    `narrow` whether addresses are printed with 32 bits.
+    `numeric` are the places of the columns for address, size and, if there is one, position; `file` is that of "File
+    output". `has_printed`: there is a column of positions that can be relied on. `narrow`: addresses are printed with
+    32 bits.
     """
 
-    def __init__(self, text: TextFile, kind: str, columns: list[str], version: str | None) -> None:
-        self.text = text
-        self.path = text.path
-        self.kind = kind
-        self.columns = columns
-        self.version = version
+    def __init__(self, names: Sequence[str]) -> None:
+        self.names = names
+        self.numeric = [names.index(name) for group in (VIRTUAL, SIZE, PRINTED) for name in group if name in names]
+        self.file = names.index(FILE) if FILE in names else None
+        self.has_printed = any(name in names for name in PRINTED)
+        self.narrow = False
         self.texts: list[bytes] = []
         self._codes: dict[bytes, int] = {}
         self._lock = threading.Lock()
-        self.notes: list[str] = []
-        self.cut_off = False
-        self.narrow = False
-        self.in_message = False
 
-    def rows(self) -> Iterator[Rows]:
-        """Yield the rows in blocks, in the order of the file; raise MapError where one is malformed."""
-        raise NotImplementedError
+    def code(self, cell: bytes, place: Callable[[int], str], row: int) -> tuple[int, bool]:
+        """Return the index in `texts` of a cell of "File output", and whether a message is printed right behind it.
 
-    @property
-    def has_file(self) -> bool:
-        """Whether there is the column "File output"."""
-        return FILE in self.columns
-
-    @property
-    def numeric(self) -> list[int]:
-        """The places of the columns for address, size and, where there is one, position."""
-        found = [name for group in (VIRTUAL, SIZE, PRINTED) for name in group if name in self.columns]
-        return [self.columns.index(name) for name in found]
-
-    @property
-    def has_printed(self) -> bool:
-        """Whether there is a column of positions that can be relied on."""
-        return any(name in self.columns for name in PRINTED)
-
-    def code(self, cell: bytes, line: int) -> int:
-        """Return the index in `texts` of a cell of "File output", without a message printed right behind it."""
+        Raises MapError, with the `place` of the row, for a cell that Volatility does not print.
+        """
         both = _FILE_AND_MESSAGE.match(cell[:LONGEST_ROW])
         found = _FILE.match(both[1] if both else cell[:LONGEST_ROW])
         if found is None or (found[2] and not MESSAGE.match(found[2])):
             raise MapError(
-                f"{self.path}: line {line}: {shown(cell)} is nothing that the column File output holds (Disabled, "
+                f"{place(row)}: {shown(cell)} is nothing that the column File output holds (Disabled, "
                 "Error outputting to file, or the name of a .dmp file)"
             )
-        self.in_message = self.in_message or bool(found[2]) or both is not None
         code = self.intern(found[1])
         if code is None:
-            raise MapError(f"{self.path}: line {line}: more than {_MOST_TEXTS} different files are named")
-        return code
+            raise MapError(f"{place(row)}: more than {_MOST_TEXTS} different files are named")
+        return code, bool(found[2]) or both is not None
 
     def intern(self, text: bytes) -> int | None:
-        """Return the index in `texts` of a clean cell, adding it; None for another, or where there are too many."""
+        """Return the index in `texts` of a clean cell, adding it; None for another, or if there are too many."""
         code = self._codes.get(text)
         if code is None and is_clean(text):
             with self._lock:  # several threads read blocks
@@ -133,11 +118,6 @@ class Reader:
                     self._codes[text] = len(self.texts) - 1
             code = self._codes.get(text)
         return code
-
-    def note_cut_off(self, line: bytes, number: int) -> None:
-        """Note that the map ends within a row."""
-        self.cut_off = True
-        self.notes.append(f"{self.path}: line {number}: the map is cut off within {shown(line)}; the row is not used")
 
 
 class Builder:
@@ -167,17 +147,15 @@ class Builder:
         if self.owner != (pid, name):
             self.mark(pid, name)
 
-    def rows(self, *, has_printed: bool, has_file: bool) -> Rows:
+    def rows(self, columns: MapColumns) -> Rows:
         """Return what was collected in columns."""
         table = np.array(self.numbers, np.uint64) if self.numbers else np.zeros((0, 3), np.uint64)
-        codes = np.array(self.codes, np.int64) if has_file else None
-        lines = np.array(self.lines, np.int64)
         return Rows(
             table[:, 0].copy(),
             table[:, 1].copy(),
-            table[:, 2].copy() if has_printed else None,
-            codes,
-            lines,
+            table[:, 2].copy() if columns.has_printed else None,
+            None if columns.file is None else np.array(self.codes, np.int64),
+            np.array(self.lines, np.int64),
             self.marks,
         )
 
@@ -190,11 +168,6 @@ def meaning(text: bytes) -> tuple[str, str | None]:
 
 
 def is_clean(text: bytes) -> bool:
-    """Say whether a cell of "File output" is one of the known ones, complete and with nothing behind it."""
+    """Return whether a cell of "File output" is one of the known ones, complete and with nothing behind it."""
     found = _FILE.fullmatch(text)
     return found is not None and not found[2]
-
-
-def shown(line: bytes, most: int = 60) -> str:
-    """Return the beginning of a line for a message, in quotes."""
-    return f"'{line[:most].decode('utf-8', 'backslashreplace').strip()}{'...' if len(line) > most else ''}'"
