@@ -133,10 +133,11 @@ class Segmenting(Group):
     split: str = option(
         "--split",
         type=Choice(Split),
+        metavar="WHERE",
         default="none",
         show_default=True,
         help="End segments also at the borders of regions or modules, or if the system's protection or the page "
-        "tables' permissions change.",
+        f"tables' permissions change: {', '.join(Split)}.",
     )
     content: str | None = option(
         "--content",
@@ -154,8 +155,9 @@ class Input(Group):
     input_type: str | None = option(
         "--input-type",
         type=Choice(InputType),
-        help="What the input is, if it is not recognised or taken for something else. A core is a process's; an image "
-        "is a machine's memory in any container.",
+        metavar="TYPE",
+        help=f"What the input is, if it is not recognised or taken for something else: {', '.join(InputType)}. A core "
+        "is a process's; an image is a machine's memory in any container.",
     )
     memory_map: str | None = option("--map", metavar="FILE", type=click.Path(), help="The memory map of a dump.")
     dump: str | None = option("--dump", metavar="FILE", type=click.Path(), help="The dump, if FILE is its map.")
@@ -194,10 +196,13 @@ class DiffInput(Group):
     HEADING = FROM
 
     input_type: str | None = option(
-        "--input-type", type=Choice(InputType), help="What BEFORE and AFTER are, if not recognised."
+        "--input-type",
+        type=Choice(InputType),
+        metavar="TYPE",
+        help=f"What BEFORE and AFTER are, if not recognised: {', '.join(InputType)}.",
     )
     other_input_type: str | None = option(
-        "--other-input-type", type=Choice(InputType), help="What AFTER is, if it is something else."
+        "--other-input-type", type=Choice(InputType), metavar="TYPE", help="What AFTER is, if it is something else."
     )
     system: str | None = option(
         "--os", type=Choice(System), help="Images: whose page-table entries they are.  [default: recognised]"
@@ -228,7 +233,12 @@ class Printing(Group):
     HEADING = WRITE
 
     layout: str = option(
-        "--format", type=Choice(FORMATS), default="table", show_default=True, help="How to print the table."
+        "--format",
+        type=Choice(FORMATS),
+        metavar="FORMAT",
+        default="table",
+        show_default=True,
+        help=f"How to print the table: {', '.join(FORMATS)}.",
     )
 
 
