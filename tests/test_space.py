@@ -52,7 +52,11 @@ def space_of(
 ) -> AddressSpace:
     """Return a space of (start, size, offset) extents over bytes."""
     columns = [column([extent[place] for extent in extents]) for place in range(3)]
-    return AddressSpace(*columns, AbsentBacking("give it with --dump") if data is None else Memory(data), missing or [])
+    return AddressSpace(
+        *columns,
+        AbsentBacking(CounterpartError("no dump", remedy="give it with {dump}")) if data is None else Memory(data),
+        missing or [],
+    )
 
 
 @contextlib.contextmanager
@@ -349,9 +353,9 @@ def test_without_a_backing_nothing_is_read() -> None:
     """A space whose dump is not at hand has segments; reading and searching say what is lacking."""
     space = space_of([(0x1000, 4, 0)], None)
     assert len(space.segments()) == 1
-    with pytest.raises(CounterpartError, match="--dump"):
+    with pytest.raises(CounterpartError, match="dump="):
         space.read(0x1000, 1)
-    with pytest.raises(CounterpartError, match="--dump"):
+    with pytest.raises(CounterpartError, match="dump="):
         list(space.find(b"a"))
     assert space.read(0x1000, 0) == b""
 

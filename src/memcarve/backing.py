@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import errno
 import itertools
 import mmap
@@ -60,20 +61,20 @@ def check_unchanged(backings: Iterable[Backing]) -> None:
 
 
 class AbsentBacking:
-    """The bytes of an address space whose file is not at hand: reading raises CounterpartError with `why`."""
+    """The bytes of an address space whose file is not at hand: reading raises `error`."""
 
     size = 0
 
-    def __init__(self, why: str) -> None:
-        self.why = why
+    def __init__(self, error: CounterpartError) -> None:
+        self.error = error
 
     def read_into(self, offset: int, buffer: memoryview) -> None:  # noqa: ARG002 - nothing can be read
         """Raise CounterpartError."""
-        raise CounterpartError(self.why)
+        raise copy.copy(self.error)
 
     def spans(self, offset: int, size: int) -> list[Span] | None:  # noqa: ARG002
         """Raise CounterpartError."""
-        raise CounterpartError(self.why)
+        raise copy.copy(self.error)
 
     def close(self) -> None:
         """Do nothing."""

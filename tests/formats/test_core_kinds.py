@@ -133,7 +133,7 @@ def test_machines_of_other_processors(tmp_path: Path, name: str) -> None:
 def test_what_a_machine_may_be_instead(tmp_path: Path, name: str) -> None:
     """What no note tells to be a machine's is read as a process's core where somebody says so, and the error tells."""
     path = put(tmp_path / "core", OTHERS[name].data())
-    with pytest.raises(errors.InputError, match="--input-type core reads it"):
+    with pytest.raises(errors.InputError, match="input_type='core' reads it"):
         memcarve.open(path)
     with memcarve.open(path, input_type="core") as container:
         assert [segment.start for segment in container.process().segments()] == [OTHERS[name].loads[0][0]]

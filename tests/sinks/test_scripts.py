@@ -263,7 +263,9 @@ def test_bytes_that_must_be_decoded_are_refused(tmp_path: Path) -> None:
     space = AddressSpace(column([0]), column([4]), column([0]), Memory(b"text"))
     with pytest.raises(UsageError, match=r"in another form.*--to minidump"):
         export_scripts(ProcessMemory(space), tmp_path / "out")
-    space = AddressSpace(column([0]), column([4]), column([0]), AbsentBacking("x.map: belongs to no dump"))
+    space = AddressSpace(
+        column([0]), column([4]), column([0]), AbsentBacking(CounterpartError("belongs to no dump", subject="x.map"))
+    )
     with pytest.raises(CounterpartError, match="belongs to no dump"):
         export_scripts(ProcessMemory(space), tmp_path / "out")
 

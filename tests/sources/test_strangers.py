@@ -127,7 +127,7 @@ def test_a_machines_image_beside_a_map(tmp_path: Path, kind: str) -> None:
     put(tmp_path / "pid.4.map", (HEADER + map_rows([*ROWS], "pid.4.dmp")).encode())
     image = put(tmp_path / "pid.4.dmp", MACHINES[kind])
     with memcarve.open(tmp_path / "pid.4.map") as container:
-        with pytest.raises(memcarve.PositionError, match="--input-type image") as caught:
+        with pytest.raises(memcarve.PositionError, match="input_type='image'") as caught:
             container.process()
         assert kind.partition(" (")[0] in str(caught.value)
         assert "--partial" not in str(caught.value)
@@ -142,7 +142,7 @@ def test_a_core_beside_a_map(tmp_path: Path, kind: str) -> None:
     put(tmp_path / "pid.4.dmp", PROCESSES[kind])
     with (
         memcarve.open(tmp_path / "pid.4.map") as container,
-        pytest.raises(memcarve.PositionError, match=f"--input-type {kind} reads it"),
+        pytest.raises(memcarve.PositionError, match=f"input_type='{kind}' reads it"),
     ):
         container.process()
 
@@ -156,7 +156,7 @@ def test_a_raw_image_beside_a_map(tmp_path: Path) -> None:
     put(tmp_path / "mem.map", f"{table}\n".encode())
     with (
         memcarve.open(image) as container,
-        pytest.raises(memcarve.PositionError, match=r"\(raw image\); --input-type image"),
+        pytest.raises(memcarve.PositionError, match=r"raw image.*input_type='image'"),
     ):
         container.process()
     with memcarve.open(image, input_type="image") as container:

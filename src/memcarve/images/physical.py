@@ -10,7 +10,7 @@ import numpy as np
 
 from memcarve.backing import AbsentBacking, ZerosBehind
 from memcarve.columns import total
-from memcarve.errors import InputError
+from memcarve.errors import CounterpartError, InputError
 from memcarve.formats.images.machine import MachineMemory
 from memcarve.missing import LEFT_OUT
 
@@ -83,7 +83,9 @@ class PhysicalMemory:
         self.left_out: PhysicalMemory | None = None
         if machine.left_out is not None and len(machine.left_out):
             start, size = machine.left_out.T
-            absent = MachineMemory(LEFT_OUT, AbsentBacking(LEFT_OUT), start, size, start, [], declared=False)
+            absent = MachineMemory(
+                LEFT_OUT, AbsentBacking(CounterpartError(LEFT_OUT)), start, size, start, [], declared=False
+            )
             self.left_out = PhysicalMemory(absent)
         self._parts: dict[int, tuple[bytes, Bools]] = {}
         cut = np.array(machine.cut_off, np.uint64).reshape(-1, 2)

@@ -56,8 +56,9 @@ def find_map(dump: str, *, hashed: bool) -> tuple[MemoryMap, list[str]]:
     if problem:
         raise problem
     raise CounterpartError(
-        f"{dump}: no map lies beside it (looked for {stem}{{{','.join(MAP_ENDINGS)}}} and {name}.idx, also "
-        "compressed); give it with --map"
+        f"no map lies beside it (looked for {stem}{{{','.join(MAP_ENDINGS)}}} and {name}.idx, also compressed)",
+        subject=dump,
+        remedy="give it with {memory_map}",
     )
 
 
@@ -89,10 +90,14 @@ def find_dump(
         return path, [f"dump: {path} (the map's rows say {file or wanted[0]})"]
     if renamed:
         raise CounterpartError(
-            f"{memory_map}: {len(renamed)} dumps could belong to it ({', '.join(renamed)}); choose with --dump"
+            f"{len(renamed)} dumps could belong to it ({', '.join(renamed)})",
+            subject=memory_map,
+            remedy="choose with {dump}",
         )
     looked = f"looked for {', '.join(wanted)}" if wanted else "the map does not say which process it is"
-    raise CounterpartError(f"{memory_map}: its dump does not lie beside it ({looked}); give it with --dump")
+    raise CounterpartError(
+        f"its dump does not lie beside it ({looked})", subject=memory_map, remedy="give it with {dump}"
+    )
 
 
 def _renamed(folder: str, wanted: list[str]) -> list[str]:

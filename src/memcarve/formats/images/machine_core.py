@@ -55,16 +55,20 @@ def read(file: FileBacking, *, certain: bool = False) -> MachineMemory | None:
     found = origin(file, header, table)
     if found.process and not certain:
         return None
-    other = "; if it is the core of a process, --input-type core reads it" if found.doubtful and not certain else ""
+    doubtful = found.doubtful and not certain
     if header.order != "<" or header.processor not in {NO_PROCESSOR, I386, X86_64}:
         raise InputError(
-            f"{file.path}: is the core of a machine whose processor is {header.machine}; memcarve reads page tables of "
-            f"x86 and x86-64 alone: make a core of each process on the machine itself (gcore), and give those{other}"
+            f"is the core of a machine whose processor is {header.machine}; memcarve reads page tables of x86 and "
+            "x86-64 alone",
+            subject=file.path,
+            remedy="make a core of each process on the machine itself (gcore), and give those"
+            + "; if it is the core of a process, {input_type:core} reads it" * doubtful,
         )
     if header.processor == NO_PROCESSOR:
         remarks += ("the core does not say of which processor it is; it is read as x86's",)
-    if other:
-        remarks += (f"nothing in the core tells a machine's from a process's; it is taken for a machine's{other}",)
+    if doubtful:
+        taken = "nothing in the core tells a machine's from a process's; it is taken for a machine's"
+        remarks += (f"{taken}; if it is the core of a process, --input-type core reads it",)
     # /proc/kcore says with this address that it does not know
     unknown = (1 << header.bits) - 1
     loads = table[table["type"] == LOAD]

@@ -143,7 +143,8 @@ class CoreContainer(Container):
                 MissingColumns(missing.start[gone], missing.size[gone], missing.reason[gone].astype(np.uint8)),
             )
         except OverlapError as error:
-            raise OverlapError(f"{path}: {error}", error.address) from None
+            error.subject = path
+            raise
         words = [f"{count} segments claim addresses that others have, too; their bytes are the same"] if count else []
         return AddressSpace(*kept, self.file, gaps, absent="not in the core"), words
 

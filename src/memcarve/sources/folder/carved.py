@@ -86,7 +86,8 @@ class FolderContainer(Container):
         try:
             space = AddressSpace(starts, sizes, offsets, backing, missing)
         except OverlapError as error:
-            raise OverlapError(f"{path}: {error}", error.address) from None
+            error.subject = path
+            raise
         table = _table(header)
         narrow = table.kernel_half if table and not table.mode.wide else None
         left_out = _left_out(header)

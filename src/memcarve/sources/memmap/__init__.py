@@ -85,7 +85,8 @@ class MemmapContainer(Container):
         """
         rows = self._rows[index]
         notes = [*self.notes, *self.map.notes]
-        file, absent = self._dump_of(rows, notes)
+        backing = self._dump_of(rows, notes)
+        file = backing if isinstance(backing, FileBacking) else None
         length = file.size if file else None
         where = f"{self.map.path} and {file.path}" if file else self.map.path
         columns = Columns(self.map.columns.has_printed, self.map.columns.file is not None, self.map.filters_possible)
@@ -93,7 +94,7 @@ class MemmapContainer(Container):
         positions = settle(where, rows, columns, length, self.trust, stranger)
         if positions.how in ("printed", "sum") and columns.printed:
             notes.append(f"positions in the dump: {positions.how}, because the two ways to work them out differ")
-        space, cut_off = self._space(rows, positions.offset, file or AbsentBacking(absent))
+        space, cut_off = self._space(rows, positions.offset, backing)
         tail = max(length - positions.end, 0) if length is not None else 0
         between = (positions.end if length is None else length - tail) - space.total
         left_out = {reason: count for reason, count in ((TAIL, tail), (BETWEEN, between)) if count}
@@ -159,20 +160,20 @@ class MemmapContainer(Container):
             self.notes.append(f"{self.map.path}: holds {len(self._rows)} processes; taken: {name}")
             self._rows = mine
 
-    def _dump_of(self, rows: ProcessRows, notes: list[str]) -> tuple[FileBacking | None, str]:
-        """Open the dump of a process; or return why there is none."""
+    def _dump_of(self, rows: ProcessRows, notes: list[str]) -> FileBacking | AbsentBacking:
+        """Open the dump of a process, if it is there."""
         path = self.dump
         if path is None:
             try:
                 path, found = find_dump(self.map.path, rows.file, rows.pid, rows.name, alone=self._alone)
             except CounterpartError as error:
-                return None, str(error)
+                return AbsentBacking(error)
             notes += found
         if rows.file and rows.file != base_file(path):
             notes.append(f"{path}: the rows of the map call their dump {rows.file}")
         if path not in self._files:
             self._files[path] = FileBacking(path)
-        return self._files[path], ""
+        return self._files[path]
 
     def _space(self, rows: ProcessRows, offset: U64, file: FileBacking | AbsentBacking) -> tuple[AddressSpace, int]:
         """Return the address space, and how many bytes the dump should hold but does not."""
@@ -191,8 +192,9 @@ class MemmapContainer(Container):
         try:
             return AddressSpace(_canonical(start, wide=self._wide), size, offset, file, missing), cut_off
         except OverlapError as error:
-            message = f"{self.map.path}: {error}{self._overlapping_rows(rows, error.address)}"
-            raise OverlapError(message, error.address) from None
+            error.subject = self.map.path
+            error.problem += self._overlapping_rows(rows, error.address)
+            raise
 
     def _canonical(self, address: int) -> int:
         return int(_canonical(np.array([address], np.uint64), wide=self._wide)[0])
@@ -291,13 +293,15 @@ def _is_same(path: str, other: str | None) -> bool | None:
     return None if other is None else os.path.abspath(path) == os.path.abspath(other)
 
 
-def _stranger(rows: ProcessRows, file: FileBacking | None) -> str:
-    """Say why a file, whose length is not that of the rows, may not be their dump; nothing if nothing says so.
+def _stranger(rows: ProcessRows, file: FileBacking | None) -> tuple[str, str]:
+    """Return why a file, whose length is not that of the rows, may not be their dump, and a remedy.
+
+    Both are empty if nothing says so.
 
     Raises InputError if it is of another kind that memcarve does not read.
     """
     if file is None:
-        return ""
+        return "", ""
     if words := foreign(read_at(file, 0, 16)):
         raise InputError(f"is {words}", subject=file.path)
     machine = machine_memory(file)
@@ -312,17 +316,17 @@ def _stranger(rows: ProcessRows, file: FileBacking | None) -> str:
         found = "raw image", IMAGE
     path, (pid, _) = file.path, pid_in_name(file.path)
     if found is not None:
-        return (
-            f"what is taken for the dump is no such thing ({found[0]}); --input-type {found[1]} reads it without a map"
-        )
-    why = ""
+        remedy = f"{{input_type:{found[1]}}} reads it without a map"
+        return f"what is taken for the dump is no such thing ({found[0]})", remedy
     if rows.file and rows.file != base_file(path):
         why = f"the rows call their dump {rows.file}"
     elif rows.pid is not None and pid is not None and rows.pid != pid:
         why = f"the rows are of process {rows.pid}, and the dump's name is of {pid}"
-    return why and (
-        f"{why}, and it has another length: they belong to different processes or runs, or it is no dump; give the "
-        "right one with --map or --dump, or a machine's image by --input-type image"
+    else:
+        return "", ""
+    return (
+        f"{why}, and it has another length: they belong to different processes or runs, or it is no dump",
+        "give the right one with {memory_map} or {dump}, or a machine's image with {input_type:image}",
     )
 
 

@@ -84,7 +84,7 @@ class ProcessRows:
         before = self.sum
         self.sum += total(size)
         if self.sum > _LARGEST_FILE:
-            raise MapError(f"line {lines[1]}: the sizes up to here add up to more than any file holds")
+            raise MapError("the sizes up to here add up to more than any file holds", subject=f"line {lines[1]}")
         # without printed positions these hold for rows in order of their addresses; `settle` sees to the others
         offset = np.cumsum(size) - size + np.uint64(before) if printed is None else printed
         first = np.ones(len(virtual), np.bool_)
@@ -117,8 +117,8 @@ def read_rows(memory_map: MemoryMap) -> list[ProcessRows]:
         for rows in memory_map.rows():
             sorter.add(rows)
     except MapError as error:
-        if str(error).startswith("line"):
-            raise MapError(f"{memory_map.path}: {error}") from None
+        if error.subject:  # a line of this map
+            error.subject = f"{memory_map.path}: {error.subject}"
         raise
     found = [process for process in sorter.processes if process.rows]
     if not found:

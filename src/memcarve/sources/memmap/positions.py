@@ -47,29 +47,34 @@ def settle(
     columns: Columns,
     length: int | None,
     trust: str | None,
-    stranger: Callable[[], str],
+    stranger: Callable[[], tuple[str, str]],
 ) -> Positions:
     """Work out the positions of a process's extents in its dump of `length` bytes (None: there is no dump at hand).
 
     `where` names the files in messages. `trust` (``"printed"`` or ``"sum"``) decides instead of the dump's length.
     `stranger`, which is asked if the dump has another length than the rows, says in words why it may not be the dump
-    that the map belongs to, if there is anything. Raises PositionError where they cannot be settled, UsageError where
-    `trust` asks for what the map does not hold, and what `stranger` raises.
+    that the map belongs to, if there is anything, and what to do. Raises PositionError if they cannot be settled,
+    UsageError if `trust` asks for what the map does not hold, and what `stranger` raises.
     """
     ways = _Ways(where, process, columns)
     if trust == PRINTED and not columns.printed:
-        raise UsageError(f"{where}: prints no positions that could be trusted; --trust sum is what remains")
+        raise UsageError(
+            "prints no positions that could be trusted", subject=where, remedy="{trust:sum} is what remains"
+        )
     if trust is not None:
         return ways.take(trust)
-    if length not in (None, ways.sum_end, ways.written_end, ways.printed_end) and (why := stranger()):
-        trusting = "--trust printed or --trust sum goes ahead" if columns.printed else "--trust sum goes ahead"
-        raise PositionError(f"{where}: {why}; {ways.numbers(length)}; {trusting} all the same")
+    trusting = "{trust:printed} or {trust:sum}" if columns.printed else "{trust:sum}"
+    if length not in (None, ways.sum_end, ways.written_end, ways.printed_end) and (why := stranger())[0]:
+        error = PositionError(f"{why[0]}; {ways.numbers(length)}", subject=where, remedy=why[1])
+        error.suggest(f"{trusting} goes ahead all the same")
+        raise error
     how, doubt = _verdict(ways, columns, length)
     if doubt:
-        trusting = "--trust printed or --trust sum decides" if columns.printed else "--trust sum goes ahead"
+        error = PositionError(f"{doubt}; {ways.numbers(length)}", subject=where)
+        error.suggest(f"{trusting} decides" if columns.printed else f"{trusting} goes ahead")
         if length is not None and length < ways.written_end:
-            trusting += ", with --partial where the dump is too short for it"
-        raise PositionError(f"{where}: {doubt}; {ways.numbers(length)}; {trusting}")
+            error.suggest("add {partial} if the dump is too short for it")
+        raise error
     return ways.take(how)
 
 

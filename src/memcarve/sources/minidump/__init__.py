@@ -119,7 +119,8 @@ class MinidumpContainer(Container):
             kept, missing, _ = untangled(self.file, stored, lost)
             space = AddressSpace(*kept, self.file, missing)
         except OverlapError as error:
-            raise OverlapError(f"{self.file.path}: {error}", error.address) from None
+            error.subject = self.file.path
+            raise
         described, used = (total(union(each[2], each[1])[1]) for each in (stored, kept))
         left_out = {REST: self.file.size - described, TWICE: described - used}
         return space, {reason: count for reason, count in left_out.items() if count}
