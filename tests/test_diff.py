@@ -26,7 +26,7 @@ from memcarve.missing import CUT_OFF, NOT_WRITTEN, Missing
 from memcarve.process import ProcessMemory, Selection
 from memcarve.space import AddressSpace
 from memory import PAGE, Memory, canonical, noise
-from processes import metadata_of, page_region, process_of
+from processes import metadata_of, page_region, process_of, process_with
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -132,7 +132,7 @@ def process(side: Side, order: Sequence[int] = (), cuts: Sequence[int] = (), **k
         data += bytes(side.there[address] for address in range(low, high))
     columns = (np.array([row[place] for row in rows], np.uint64) for place in range(3))
     gaps = [Missing(low, high - low, NOT_WRITTEN) for low, high in runs(side.missing)]
-    return ProcessMemory(AddressSpace(*columns, Memory(data), gaps), **known)
+    return process_with(AddressSpace(*columns, Memory(data), gaps), **known)
 
 
 THERE, ABSENT, MISSING = "there", "absent", "missing"
@@ -207,9 +207,7 @@ def one(
     sizes = [len(content) for _, content in parts]
     columns = [start for start, _ in parts], sizes, [sum(sizes[:number]) for number in range(len(sizes))]
     gaps = [Missing(start, size, reason) for start, size in missing]
-    return ProcessMemory(
-        AddressSpace(*(np.array(column, np.uint64) for column in columns), Memory(data), gaps), **known
-    )
+    return process_with(AddressSpace(*(np.array(column, np.uint64) for column in columns), Memory(data), gaps), **known)
 
 
 A, B, C = noise(1), noise(2), noise(3)

@@ -31,6 +31,7 @@ from memcarve.process import LeftOut, ProcessMemory, Selection
 from memcarve.segments import KERNEL_HALF, TOP, Segment, Segments
 from memcarve.space import AddressSpace, Extent
 from memory import Memory
+from processes import process_with
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -574,7 +575,7 @@ def test_the_kernel_half_of_32_bits_begins_at_2_gib() -> None:
     space = space_of([(0x7FFF0000, 0x10, 0), (0x80000000, 0x10, 0x10)], None)
     starts = {
         architecture: [
-            [segment.start for segment in ProcessMemory(space, architecture=architecture).segments(Selection(half))]
+            [segment.start for segment in process_with(space, architecture=architecture).segments(Selection(half))]
             for half in ("user", "kernel")
         ]
         for architecture in ("x86", None)
@@ -638,7 +639,7 @@ def test_representations_are_worth_reading() -> None:
     assert repr(space.segments()) == "<Segments: 2 of 32 bytes, 0x1000 to 0x10000000000000000>"
     assert repr(space_of([])) == "<AddressSpace: 0 extents of 0 bytes>"
     assert repr(space_of([]).segments()) == "<Segments: 0 of 0 bytes>"
-    named = ProcessMemory(space, pid=4, name="a\x1b[31m", architecture="x64")
+    named = process_with(space, pid=4, name="a\x1b[31m", architecture="x64")
     assert repr(named) == r"<ProcessMemory: 4 a\x1b[31m, x64, 32 bytes>"
 
 

@@ -292,6 +292,8 @@ class Metadata(NamedTuple):
 
     `parameters` are what it was started with, of a 32-bit program on 64-bit Windows by both of its sides.
 
+    `files` are those that it was read from besides the input, ready for JSON: kind, path, size, format, SHA-256.
+
     A source is there also where its list is empty; where nothing is known there is none. `complete` is false where
     modules and regions are only those that somebody had to do with.
     """
@@ -304,6 +306,7 @@ class Metadata(NamedTuple):
     complete: bool = True
     parameters: tuple[Parameters, ...] = ()
     unloaded: tuple[Unloaded, ...] = ()
+    files: tuple[dict[str, Any], ...] = ()
 
     def __add__(self, other: Metadata) -> Metadata:  # type: ignore[override]
         """Return what both know; the left one counts first."""
@@ -316,6 +319,7 @@ class Metadata(NamedTuple):
             self.complete and other.complete,
             self.parameters + other.parameters,
             self.unloaded + other.unloaded,
+            self.files + other.files,
         )
 
     def told(self, *, environment: bool = False) -> dict[str, Any]:

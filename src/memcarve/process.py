@@ -5,7 +5,10 @@ from __future__ import annotations
 import dataclasses
 import functools
 from abc import ABC, abstractmethod
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+import numpy as np
 
 from memcarve.errors import ProcessError, UsageError, printable
 from memcarve.metadata import Metadata, places
@@ -15,16 +18,18 @@ from memcarve.vocabulary import Flag, Half, Kind, Split
 
 if TYPE_CHECKING:
     import datetime as dt
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from types import TracebackType
-    from typing import Self
+    from typing import Literal, Self
 
-    from memcarve.backing import Backing
+    from memcarve.backing import Backing, FileBacking
     from memcarve.dtypes import U64, Bools
     from memcarve.segments import Labels, Segments
     from memcarve.space import AddressSpace
 
 _KERNEL_HALF_32 = 0x80000000
+#: what lies between these addresses needs more than 48 bits
+_LOWER_END, _UPPER_START = np.uint64(1 << 47), np.uint64((1 << 64) - (1 << 47))
 
 
 class Labeller(Protocol):
@@ -112,8 +117,8 @@ class ProcessEntry(NamedTuple):
     being a process at all; nothing does where it is empty.
     """
 
-    pid: int | None
-    name: str | None
+    pid: int | None = None
+    name: str | None = None
     parent: int | None = None
     created: dt.datetime | None = None
     exited: dt.datetime | None = None
@@ -172,73 +177,127 @@ class Platform(NamedTuple):
     build: int | None = None
 
 
+class Machine(NamedTuple):
+    """What a process ran on; None is not known.
+
+    `architecture` is ``"x86"`` or ``"x64"``. Addresses are `address_bits` wide before their highest bit is extended.
+    From `kernel_half` on they are the kernel's: by the architecture if that is not given.
+    """
+
+    platform: Platform = Platform()
+    architecture: str | None = None
+    address_bits: int = 48
+    kernel_half: int | None = None
+
+
+class Account(NamedTuple):
+    """What of its input a process's memory is.
+
+    `input_bytes` are to be accounted for: if they are not given, the backing's length, or of an image what its page
+    tables lead to. `left_out` counts those that belong to no address, by reason. `incomplete`: bytes are known to be
+    missing. `whole`: the input ends where it should; what is cut off was missing in what it was made from.
+    """
+
+    input_bytes: int | None = None
+    left_out: Mapping[str, int] = MappingProxyType({})
+    incomplete: bool = False
+    whole: bool = False
+
+
+class Note(str):
+    """A note that must not be missed; `about` is ``"input"``, all of it, or ``"process"``, this one alone."""
+
+    __slots__ = ("about",)
+    about: str
+
+    def __new__(cls, text: str, about: Literal["input", "process"] = "process") -> Self:
+        """Return a note."""
+        note = super().__new__(cls, text)
+        note.about = about
+        return note
+
+    @staticmethod
+    def of(notes: Iterable[str], about: str) -> list[str]:
+        """Return those of some notes that must not be missed and are about something."""
+        return [note for note in notes if isinstance(note, Note) and note.about == about]
+
+
 class ProcessMemory:
     """An address space and what its source knew.
 
-    `pid`, `name` and `architecture` (``"x86"``, ``"x64"``) are None where unknown. `inputs` says where the memory came
-    from, ready for JSON; `positions` how the bytes' places were settled. `left_out` counts bytes of the input that
-    belong to no address, by reason. `notes` are sentences for the user, `remarks` those that are about this process
-    alone; `incomplete` is true where bytes are known to
-    be missing. `half` is what of the address space was looked at, `default_range` what is taken where nobody says.
+    `entry` is what the input's list of processes says of it; `pid` and `name` are None where unknown, and so are the
+    members of `machine`, by which `platform`, `architecture`, `address_bits` and `kernel_half` are known here, and of
+    `account`: `input_bytes`, `left_out`, `incomplete`. `inputs` says where the memory came from, ready for JSON;
+    `positions` how the bytes' places were settled. `notes` are sentences for the user. `half` is what of the address
+    space was looked at.
 
-    From an image, `pages` counts 4 KiB pages by kind, `entry` is what the system knew of the process, and `file` the
-    image itself. `address_bits` is how wide addresses are before their highest bit is extended.
-    `evidence` finds what is known of the memory beyond its bytes. `platform` is the operating system. `input_bytes` is
-    given where what must be accounted for is neither the backing's length nor what page tables lead to: a file that
-    also holds headers, whose bytes are in `left_out`. `auxiliary_vector` is what Linux gave the program when it began
-    (getauxval(3)), in words of its own size: debuggers find the program's place by it. `whole`: the
-    input ends where it should; what it ends too early for is noted in it of what it was made from.
+    From an image, `pages` counts 4 KiB pages by kind, and `file` is the image itself. `auxiliary_vector` is what Linux
+    gave the program when it began (getauxval(3)), in words of its own size: debuggers find the program's place by it.
+    `metadata` finds what is known of the memory beyond its bytes.
     """
 
     def __init__(
         self,
         space: AddressSpace,
-        *,
-        pid: int | None = None,
-        name: str | None = None,
-        architecture: str | None = None,
-        inputs: dict[str, Any] | None = None,
-        positions: str | None = None,
-        left_out: dict[str, int] | None = None,
-        notes: Sequence[str] = (),
-        remarks: Sequence[str] = (),
-        incomplete: bool = False,
-        kernel_half: int | None = None,
-        default_range: str = "all",
-        half: str = "all",
-        pages: dict[str, int] | None = None,
         entry: ProcessEntry | None = None,
-        file: Backing | None = None,
-        address_bits: int = 48,
+        *,
+        machine: Machine = Machine(),  # noqa: B008 - a tuple
+        account: Account = Account(),  # noqa: B008 - a tuple
+        inputs: dict[str, Any] | None = None,
+        notes: Iterable[str] = (),
         metadata: Callable[[], Metadata] = Metadata,
-        platform: Platform = Platform(),  # noqa: B008 - a tuple
-        input_bytes: int | None = None,
+        half: str = "all",
+        positions: str | None = None,
+        pages: dict[str, int] | None = None,
+        file: Backing | None = None,
         auxiliary_vector: bytes | None = None,
-        whole: bool = False,
     ) -> None:
         self.space = space
-        self.pid = pid
-        self.name = name
-        self.architecture = architecture
-        self.inputs = inputs or {}
-        self.positions = positions
-        self.left_out = left_out or {}
-        self.notes = list(notes)
-        self.remarks = list(remarks)
-        self.incomplete = incomplete
+        self.entry = entry or ProcessEntry()
+        self.platform, self.architecture, self.address_bits, kernel_half = machine
         #: the first address of the kernel's half
-        self.kernel_half = kernel_half or (_KERNEL_HALF_32 if architecture == "x86" else KERNEL_HALF)
-        self.default_range = default_range
-        self.half = half
-        self.pages = pages
-        self.entry = entry or ProcessEntry(pid, name)
-        self.file = file or space.backing
-        self.address_bits = address_bits
+        self.kernel_half = kernel_half or kernel_half_of(self.architecture)
+        self._input_bytes, left_out, self.incomplete, self._whole = account
+        self.left_out = dict(left_out)
+        self.inputs = inputs or {}
+        self.notes = list(notes)
         self._find_metadata = metadata
-        self.platform = platform
-        self._input_bytes = input_bytes
+        self.half = half
+        self.positions = positions
+        self.pages = pages
+        self.file = file or space.backing
         self.auxiliary_vector = auxiliary_vector
-        self._whole = whole
+
+    @property
+    def pid(self) -> int | None:
+        """The process's number."""
+        return self.entry.pid
+
+    @property
+    def name(self) -> str | None:
+        """The process's name."""
+        return self.entry.name
+
+    @property
+    def is_image(self) -> bool:
+        """Whether the memory was read through page tables, from an image of a machine's."""
+        return self.pages is not None
+
+    @property
+    def default_range(self) -> str:
+        """The half that is taken if nobody says: ``"user"`` of an image, else ``"all"``."""
+        return "user" if self.is_image else "all"
+
+    @property
+    def warnings(self) -> list[str]:
+        """The notes that must not be missed and are about this process alone."""
+        return Note.of(self.notes, "process")
+
+    @property
+    def used_inputs(self) -> dict[str, Any]:
+        """`inputs`, and as ``evidence`` the files that `metadata` was read from, if it was looked up."""
+        files = self.metadata.files if "metadata" in self.__dict__ else ()
+        return {**self.inputs, "evidence": list(files)} if files else self.inputs
 
     def __repr__(self) -> str:
         words = [str(self.entry), *([self.architecture] if self.architecture else []), f"{self.space.total} bytes"]
@@ -254,7 +313,7 @@ class ProcessMemory:
         """The bytes to account for: a dump's length; of an image, what the page tables lead to."""
         if self._input_bytes is not None:
             return self._input_bytes
-        return self.space.backing.size if self.pages is None else self.space.total + self.space.repeated
+        return self.space.total + self.space.repeated if self.is_image else self.space.backing.size
 
     def select(
         self, selection: Selection, split: str = "none", labeller: Labeller | None = None
@@ -338,11 +397,17 @@ class Container(ABC):
     default_range = "all"
     #: whether a copy of this program, made by forking, can open processes
     can_be_forked = False
-    #: sentences for the user about the input: all of them, and those that must not be missed
+    #: sentences for the user about the input
     notes: Sequence[str]
-    remarks: Sequence[str] = ()
+    #: the one file that all processes lie in, if there is one
+    stored: FileBacking | None = None
     #: what the user said that the input is, if anything
     input_type: str | None = None
+
+    @property
+    def warnings(self) -> list[str]:
+        """The notes that must not be missed and are about all of the input."""
+        return Note.of(self.notes, "input")
 
     @property
     def said(self) -> dict[str, str]:
@@ -365,9 +430,14 @@ class Container(ABC):
         """Return the beginning of `processes()`, at least as long as it takes to hold these pids."""
         return self.processes()
 
-    @abstractmethod
     def open_process(self, index: int, half: str = "all") -> ProcessMemory:
-        """Return the memory of the process at a place in `processes()`; of an image perhaps one half of it only."""
+        """Return the memory of the process at a place in `processes()`: all that there is, or of an image one half."""
+        Half.check(half)
+        return self._process(index)
+
+    @abstractmethod
+    def _process(self, index: int) -> ProcessMemory:
+        """Return the memory of the process at a place in `processes()`."""
 
     def open_span(self, index: int, start: int, end: int) -> ProcessMemory:  # noqa: ARG002 - a source may look no further
         """Return the memory of a process, at least what of it holds an address of ``start <= x < end``.
@@ -421,7 +491,7 @@ class Container(ABC):
     def choice(self, entries: Sequence[ProcessEntry], remedy: str) -> UsageError:
         """Return the error that lists the processes to choose from; `remedy` says how."""
         listed = ", ".join(map(str, entries[:_LISTED])) + (", ..." if len(entries) > _LISTED else "")
-        if all(entry == ProcessEntry(None, None) for entry in entries):
+        if all(entry == ProcessEntry() for entry in entries):
             listed, remedy = "it does not say which is which", "cut it into one map for each"
         return UsageError(f"holds {len(entries)} processes ({listed})", subject=str(self), remedy=remedy)
 
@@ -439,6 +509,17 @@ class Container(ABC):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def kernel_half_of(architecture: str | None) -> int:
+    """Return the first address of the kernel's half, if nothing more is known."""
+    return _KERNEL_HALF_32 if architecture == "x86" else KERNEL_HALF
+
+
+def width_of(start: U64, size: U64) -> int:
+    """Return how many bits addresses have, by ranges of them (no size is 0): 57 if any needs more than 48, else 48."""
+    last = start + (size - np.uint64(1))
+    return 57 if ((last >= _LOWER_END) & (start < _UPPER_START)).any() else 48
 
 
 _LISTED = 40

@@ -6,6 +6,7 @@ An input is made without memcarve, but for the folder that it carves; what it mu
 from __future__ import annotations
 
 import contextlib
+import copy
 import hashlib
 import json
 import os
@@ -411,8 +412,21 @@ class SourceContract:
             process = container.process(given.pid)
             rows = [row for source in process.metadata.regions for row in source]
             assert "/lib/given.so" in [row.file for row in rows]
-            (used,) = process.inputs["evidence"]
+            assert "evidence" not in process.inputs
+            (used,) = process.used_inputs["evidence"]
+            assert process.metadata.files == (used,)
             assert used["sha256"] == hashlib.sha256(listed.read_bytes()).hexdigest()
+
+    def test_reading_changes_nothing(self, given: Given, tmp_path: Path) -> None:
+        """Looking what is known of a process up changes nothing of what is told of it."""
+        start, data = next(iter(given.memory.items()))
+        listed = tmp_path / "maps"
+        listed.write_text(f"{start:08x}-{start + len(data):08x} r-xp 00000000 08:01 77 /lib/given.so\n")
+        with memcarve.open(given.path, regions=listed) as container:
+            process = container.process(given.pid)
+            before = copy.deepcopy((process.inputs, process.notes, process.left_out, process.warnings))
+            assert process.metadata.regions
+            assert (process.inputs, process.notes, process.left_out, process.warnings) == before
 
     def test_closing(self, given: Given) -> None:
         """Closing twice does no harm; reading afterwards is an error that says so."""

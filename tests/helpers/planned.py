@@ -92,7 +92,7 @@ def assert_all_found(truth: Truth, *, ordered: bool = True) -> list[str]:
         if not ordered:
             expected, actual = sorted(expected), sorted(actual)
         assert actual == expected
-        return list(container.remarks)
+        return list(container.warnings)
 
 
 class Columns(NamedTuple):

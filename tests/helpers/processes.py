@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from memcarve.metadata import Area, Areas, Metadata, Module, Modules, Region, Regions
 from memcarve.permissions import EXECUTE, USER, WRITE
-from memcarve.process import ProcessMemory, Selection
+from memcarve.process import Account, Machine, ProcessEntry, ProcessMemory, Selection
 from memcarve.space import AddressSpace
 from memory import PAGE, Memory
 
@@ -51,7 +51,15 @@ def process_of(
     known = [flags[page] for page in numbers]  # type: ignore[index]
     columns = {"flags": np.array(known, np.uint8), "physical": offset} if numbers and None not in known else {}
     space = AddressSpace(start, size, offset, Memory(data), **columns)  # type: ignore[arg-type]
-    return ProcessMemory(space, pid=4, metadata=lambda: metadata or Metadata())
+    return ProcessMemory(space, ProcessEntry(4), metadata=lambda: metadata or Metadata())
+
+
+def process_with(space: AddressSpace, **known: Any) -> ProcessMemory:
+    """Return a process's memory by all that is known of it, in no groups."""
+    groups = [{name: known.pop(name) for name in kind._fields if name in known} for kind in (Machine, Account)]
+    named = {name: known.pop(name) for name in ("pid", "name") if name in known}
+    entry = known.pop("entry", None) or ProcessEntry(**named)
+    return ProcessMemory(space, entry, machine=Machine(**groups[0]), account=Account(**groups[1]), **known)
 
 
 def labels_of(

@@ -514,7 +514,7 @@ def test_budget(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(processes, "_CANDIDATE_PAGES", 1 << 30)
     with memcarve.open(path) as container:
         assert len(container.processes()) <= 502
-        assert any("more than 500 places look like processes" in remark for remark in container.remarks)
+        assert any("more than 500 places look like processes" in remark for remark in container.warnings)
 
 
 def test_most_likely_are_kept(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -528,7 +528,7 @@ def test_most_likely_are_kept(place: Path, tmp_path: Path, monkeypatch: pytest.M
         entries = container.processes()
         assert len(entries) == 2 + 50
         assert 3708 in {entry.pid for entry in entries}
-        assert any("251 more doubtful processes are not listed" in remark for remark in container.remarks)
+        assert any("251 more doubtful processes are not listed" in remark for remark in container.warnings)
 
 
 # what is done with them

@@ -136,9 +136,9 @@ def test_library(truth: Truth) -> None:
     """`listed` is the beginning of `processes`, before and after the search."""
     with memcarve.open(truth.path) as container:
         listed = container.listed()
-        assert container.remarks == [UNSOUGHT]
+        assert container.warnings == [UNSOUGHT]
         assert container.processes()[: len(listed)] == listed
-        assert container.remarks == []
+        assert container.warnings == []
         assert container.listed() == listed
         assert sorted(found(container)) == sorted(map(planned, truth.processes))
         assert found(container)[: len(listed)] == in_order(truth)[: len(listed)]

@@ -178,7 +178,7 @@ def test_wiped_structure(place: Path) -> None:
         with wiped, memcarve.open(place) as container:
             pids = {entry.pid for entry in container.processes()}
             assert {4, 1624, 2860, 3272} <= pids
-            assert 388 in pids or any("0x" in note for note in container.remarks), field
+            assert 388 in pids or any("0x" in note for note in container.warnings), field
 
 
 def test_unreadable_kernel(place: Path) -> None:
@@ -207,7 +207,7 @@ def test_damaged_system(place: Path, member: str, data: bytes) -> None:
     with changed(place, truth, system + truth.layout[member], data), memcarve.open(place) as container:
         found = {entry.pid for entry in container.processes()}
         assert found >= {one.pid for one in truth.processes} - {4}
-        assert any("System process is damaged" in remark for remark in container.remarks)
+        assert any("System process is damaged" in remark for remark in container.warnings)
         assert segments_of(container.process(1624), "user") == truth.segments(1624, "user")
 
 
@@ -229,7 +229,7 @@ def test_reused_page_tables(place: Path) -> None:
     with changed(place, truth, gone.eprocess + 0x28, root), memcarve.open(place) as container:
         process = container.process(2860)
         assert segments_of(process, "user") == truth.segments(1624, "user")
-        assert any("another process's by now" in remark for remark in process.remarks)
+        assert any("another process's by now" in remark for remark in process.warnings)
 
 
 def test_flags_of_cr3(place: Path) -> None:
@@ -393,7 +393,7 @@ def test_cut_raw_images(place: Path) -> None:
         os.truncate(place, size)
         try:
             with memcarve.open(place) as container:
-                assert not size % PAGE or any("cut off" in note for note in container.remarks)
+                assert not size % PAGE or any("cut off" in note for note in container.warnings)
                 assert all(one == known[one.pid] for one in found(container))
                 listed += 1
         except memcarve.MemcarveError as error:
@@ -436,7 +436,7 @@ def test_cut_containers(place: Path, tmp_path: Path) -> None:
         os.truncate(path, size)
         with memcarve.open(path) as container:
             assert sorted(found(container)) == sorted(map(planned, truth.processes))
-            assert container.remarks
+            assert container.warnings
             there = {start: min(size - begin, length) for start, (begin, length) in starts.items() if begin < size}
             for index in range(len(truth.processes)):
                 partial += assert_what_is_there(truth, data, container, index, there)

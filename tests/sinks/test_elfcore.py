@@ -42,6 +42,7 @@ from memcarve.sources.core import CORE
 from memcarve.space import AddressSpace
 from memory import PAGE, content
 from opening import opened_as
+from processes import process_with
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -115,7 +116,7 @@ def made(
         (Modules("windows.dlllist", modules),) if modules else (),
         (Threads("windows.threads", threads),) if threads else (),
     )
-    return ProcessMemory(space, metadata=lambda: metadata, left_out={"between": 100 * len(ranges)}, **given)
+    return process_with(space, metadata=lambda: metadata, left_out={"between": 100 * len(ranges)}, **given)
 
 
 def reopened(path: Path) -> ProcessMemory:
@@ -482,7 +483,7 @@ def test_32_bits_hold_no_more(tmp_path: Path) -> None:
     column = [np.array([value], np.uint64) for value in (0, (1 << 32) - PAGE, 0)]
     space = AddressSpace(column[0], column[1], column[2], FileBacking(tmp_path / "large"))
     with pytest.raises(errors.UsageError, match="ends at 4 GiB; --architecture x64"):
-        export_elfcore(ProcessMemory(space, architecture="x86"), tmp_path / "core", FileOptions(force=True))
+        export_elfcore(process_with(space, architecture="x86"), tmp_path / "core", FileOptions(force=True))
     with pytest.raises(errors.UsageError, match="x64, x86"):
         export_elfcore(process, tmp_path / "other", architecture="arm64")
 
@@ -536,7 +537,7 @@ def test_many_ranges(tmp_path: Path, count: int) -> None:
     backing = FileBacking(put(tmp_path / "dump", content(0, 16 * PAGE)))
     offset = np.arange(count, dtype=np.uint64) % np.uint64(16) * np.uint64(PAGE)
     space = AddressSpace(start, np.full(count, 16, np.uint64), offset, backing)
-    said = export_elfcore(ProcessMemory(space, architecture="x64"), tmp_path / "core")
+    said = export_elfcore(process_with(space, architecture="x64"), tmp_path / "core")
     assert said.ranges == count
     text = run(needed("readelf"), "-hW", str(tmp_path / "core"))
     sections = int(re.findall(r"Number of section headers: +(\d+)", text)[0])
@@ -762,7 +763,7 @@ def test_a_vector_of_another_width(tmp_path: Path) -> None:
         *(np.array([value], np.uint64) for value in (0x1000, PAGE, 0)), FileBacking(put(tmp_path / "x", bytes(PAGE)))
     )
     for architecture, there in (("x64", True), ("x86", False), (None, False)):
-        process = ProcessMemory(space, architecture=architecture, auxiliary_vector=bytes(16))
+        process = process_with(space, architecture=architecture, auxiliary_vector=bytes(16))
         export_elfcore(process, tmp_path / f"core.{architecture}", architecture="x64")
         with memcarve.open(tmp_path / f"core.{architecture}") as container:
             assert (container.process().auxiliary_vector is not None) == there
@@ -773,6 +774,6 @@ def test_missing_up_to_the_top(tmp_path: Path) -> None:
     columns = (np.array([value], np.uint64) for value in (0x1000, PAGE, 0))
     gap = Missing((1 << 64) - PAGE, PAGE, NOT_WRITTEN)
     space = AddressSpace(*columns, FileBacking(put(tmp_path / "x", bytes(PAGE))), [gap])
-    export_elfcore(ProcessMemory(space, architecture="x64"), tmp_path / "core")
+    export_elfcore(process_with(space, architecture="x64"), tmp_path / "core")
     with memcarve.open(tmp_path / "core") as container:
         assert list(container.process().space.missing()) == [gap]

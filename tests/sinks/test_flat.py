@@ -25,6 +25,7 @@ from memcarve.sinks.flat import export_flat
 from memcarve.sinks.single_file import FileOptions
 from memcarve.space import AddressSpace
 from memory import PAGE, noise
+from processes import process_with
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -57,7 +58,7 @@ def process_of(
         FileBacking(path),
         [Missing(start, size, NOT_WRITTEN) for start, size in missing],
     )
-    return ProcessMemory(space, pid=7, inputs={"dump": {"path": str(path), "size": len(data)}})
+    return process_with(space, pid=7, inputs={"dump": {"path": str(path), "size": len(data)}})
 
 
 def document(path: Path) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from memcarve.sources.minidump import MINIDUMP
 from memcarve.space import AddressSpace
 from memory import PAGE, Memory, noise
 from opening import opened_as
-from processes import process_of
+from processes import process_of, process_with
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -284,7 +284,7 @@ def beyond_4_gib(path: Path) -> bytes:
         patch.setattr(
             "memcarve.sinks.minidump.write_file", lambda *given, **named: calls.append((*given, named["base"]))
         )
-        export_minidump(ProcessMemory(space, pid=4), path)
+        export_minidump(process_with(space, pid=4), path)
     (_, _, blocks, ranges, base) = calls[0]
     with path.open("wb") as file:
         file.writelines(blocks)
@@ -319,7 +319,7 @@ def test_lldb_x86(tmp_path: Path) -> None:
     metadata = Metadata(threads=(Threads("list", [Thread(4, registers=registers)]),))
     path = tmp_path / "narrow.mdmp"
     space = process_of([0x10, 0x11]).space
-    process = ProcessMemory(space, pid=4, architecture="x86", metadata=lambda: metadata)
+    process = process_with(space, pid=4, architecture="x86", metadata=lambda: metadata)
     export_minidump(process, path, FileOptions(Selection(address=[(0, 1 << 32)])))
     text = lldb(
         path, "register read eip esp edi eflags", "memory read --format x --size 4 --count 1 0x10000", "target list"

@@ -38,7 +38,7 @@ from memcarve.sources.minidump import MINIDUMP
 from memcarve.space import AddressSpace
 from memory import PAGE, Memory, noise
 from opening import opened_as
-from processes import RW, RX, R
+from processes import RW, RX, R, process_with
 from winimage.kernel import header
 
 if TYPE_CHECKING:
@@ -110,7 +110,7 @@ def made(flags: dict[int, int] | None = None, regions: list[Region] | None = REG
         (Threads("windows.threads", THREADS),),
     )
     given = {"pid": 1624, "name": "program.exe", "metadata": lambda: metadata, **members}
-    return ProcessMemory(space, **given)  # type: ignore[arg-type]
+    return process_with(space, **given)  # type: ignore[arg-type]
 
 
 class File(NamedTuple):

@@ -23,7 +23,7 @@ from memcarve.sinks.single_file import Mover, NewFile
 from memcarve.space import AddressSpace
 from memcarve.vocabulary import Kind
 from memory import PAGE, Memory
-from processes import metadata_of, page_region, process_of
+from processes import metadata_of, page_region, process_of, process_with
 
 _PAGES = 24
 
@@ -260,7 +260,7 @@ def test_threads_are_recorded(tmp_path: Path) -> None:
     """A carved folder keeps threads with their registers, whatever is unknown of them."""
     threads = [Thread(0, 0x1000, registers={"rip": 0, "gs_base": TOP - 1}), Thread(7, begin=0x2000)]
     process = process_of([1, 2])
-    process = ProcessMemory(process.space, pid=4, metadata=lambda: Metadata(threads=(Threads("here", threads),)))
+    process = process_with(process.space, pid=4, metadata=lambda: Metadata(threads=(Threads("here", threads),)))
     memcarve.carve(process, tmp_path / "out", labeller=memcarve.Labelling("none"))
     with memcarve.open(tmp_path / "out") as folder:
         assert folder.process().metadata.threads[0].rows == threads

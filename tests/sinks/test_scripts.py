@@ -31,6 +31,7 @@ from memcarve.sinks.scripts import export_scripts
 from memcarve.sinks.single_file import FileOptions
 from memcarve.space import AddressSpace
 from memory import PAGE, Memory, noise
+from processes import process_with
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -106,7 +107,7 @@ def process_of(
         column(starts), column(list(sizes.values())), column([offsets[at] for at in starts]), FileBacking(path)
     )
     inputs = {"dump": {"path": str(path), "size": len(data)}}
-    return ProcessMemory(space, pid=7, inputs=inputs, metadata=lambda: metadata, **more)
+    return process_with(space, pid=7, inputs=inputs, metadata=lambda: metadata, **more)
 
 
 def a_process(path: Path, **more: Any) -> ProcessMemory:
@@ -919,7 +920,7 @@ def test_many_ranges(tmp_path: Path) -> None:
         numbers[::-1] * np.uint64(8),
         FileBacking(tmp_path / "dump"),
     )
-    process = ProcessMemory(space, architecture="x64")
+    process = process_with(space, architecture="x64")
     rows = rows_of(exported(process, tmp_path / "out"))
     assert rows == [Row(number * PAGE, 8, (count - 1 - number) * 8) for number in range(count)]
     places = [(0, 8), (12345 * PAGE, 8), ((count - 1) * PAGE + 1, 7)]

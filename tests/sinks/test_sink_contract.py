@@ -17,7 +17,6 @@ from contracts import MAKERS
 from dumps import write_dump
 from files import listing
 from memcarve.errors import InputError, NoSpaceError, OutputError, SourceReadError, TargetExistsError
-from memcarve.process import ProcessMemory
 from memcarve.sinks import (
     SINKS,
     FileOptions,
@@ -30,12 +29,14 @@ from memcarve.sinks import (
 )
 from memcarve.space import AddressSpace
 from memory import PAGE, Memory, noise
+from processes import process_with
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from dumps import Piece
+    from memcarve.process import ProcessMemory
 
 ROWS: list[Piece] = [(0x10000, noise(1, 2 * PAGE)), (0x20000, noise(2)), (0x21000, noise(3)), (0x40000, bytes(PAGE))]
 
@@ -111,7 +112,7 @@ def failing(at: int = 3 * PAGE) -> ProcessMemory:
     data = b"".join(content for _, content in ROWS if isinstance(content, bytes))
     start = np.array([address for address, _ in ROWS], np.uint64)
     size = np.array([len(content) for _, content in ROWS if isinstance(content, bytes)], np.uint64)
-    return ProcessMemory(AddressSpace(start, size, np.cumsum(size) - size, Broken(data)), pid=1624)
+    return process_with(AddressSpace(start, size, np.cumsum(size) - size, Broken(data)), pid=1624)
 
 
 @pytest.fixture

@@ -473,7 +473,7 @@ def test_files_of_evidence(tmp_path: Path) -> None:
     table.write_text("00400000-00402000 r-xp 00000000 08:01 7 /bin/program\n")
     process = opened(tmp_path, core(LOADS, NOTES), OpenOptions(regions=(str(table),)))
     assert [row.file for row in process.metadata.regions[1].rows] == ["/bin/program"]
-    assert process.inputs["evidence"][0]["path"] == str(table)
+    assert process.used_inputs["evidence"][0]["path"] == str(table)
 
 
 # hostile

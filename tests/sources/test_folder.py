@@ -189,7 +189,7 @@ def test_left_out(tmp_path: Path) -> None:
     with opened(carved(tmp_path, selection=selection)) as container:
         process = container.process()
         assert process.half == "user"
-        assert process.remarks == [
+        assert process.warnings == [
             f"{2 * PAGE} bytes were left out when it was carved: outside --range user",
             f"{PAGE} bytes were left out when it was carved: below --min-size",
         ]
@@ -279,7 +279,7 @@ def test_evidence(tmp_path: Path) -> None:
         process = container.process()
         ((region,),) = process.metadata.regions
         assert (region.start, region.end, region.file, region.collapsed) == (0x20000, 0x22000, "/bin/true", "r-x")
-        (recorded,) = process.inputs["evidence"]
+        (recorded,) = process.used_inputs["evidence"]
         assert recorded["sha256"] == hashlib.sha256((tmp_path / "maps").read_bytes()).hexdigest()
     with opened(folder) as container:
         assert container.process().metadata == memcarve.Metadata()

@@ -210,7 +210,7 @@ def test_section_headers_cut_off(tmp_path: Path) -> None:
         with memcarve.open(put(tmp_path / "core", bytes(data[: len(data) - lost]))) as container:
             process = container.process()
             assert process.incomplete is incomplete
-            assert any("section headers" in each for each in process.remarks) is incomplete
+            assert any("section headers" in each for each in process.warnings) is incomplete
 
 
 @pytest.mark.parametrize("kept", [1, 2])

@@ -288,8 +288,8 @@ def test_several_files_are_several_sources(tmp_path: Path) -> None:
     """Each file that is given is a source of its own, in the order given; what was used can be recorded."""
     first = put(tmp_path / "a.csv", listings.csv(BOTH, VADINFO))
     second = put(tmp_path / "b.json", listings.json_array(BOTH, VADINFO))
-    files: list[dict[str, Any]] = []
-    found = metadata_from_files(ListingFiles(regions=(first, second)), 4, files=files)
+    found = metadata_from_files(ListingFiles(regions=(first, second)), 4)
+    files = found.files
     assert [each.source for each in found.regions] == ["windows.vadinfo (a.csv)", "windows.vadinfo (b.json)"]
     assert found.regions[0].rows == found.regions[1].rows
     with open(second, "rb") as file:

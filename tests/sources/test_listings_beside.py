@@ -36,8 +36,8 @@ def metadata(path: str, **options: Any) -> tuple[Metadata, dict[str, Any]]:
     """Return what is known of the only process of a dump, and its inputs after that."""
     with memcarve.open(path, **options) as container:
         process = container.process()
-        assert "evidence" not in process.inputs
-        return process.metadata, process.inputs
+        assert "evidence" not in process.used_inputs
+        return process.metadata, process.used_inputs
 
 
 @pytest.mark.parametrize(

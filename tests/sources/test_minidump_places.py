@@ -88,8 +88,8 @@ def test_memory64_in_structures(opened: Any, base: str | int, offset: int) -> No
         (0x10000, PAGE, MISPLACED),
         (0x20000, 2 * PAGE, MISPLACED),
     ]
-    assert any("memory (64-bit) list says that memory lies at 0x" in note for note in process.remarks)
-    assert any(f"{3 * PAGE} bytes are missing whose place" in note for note in process.remarks)
+    assert any("memory (64-bit) list says that memory lies at 0x" in note for note in process.warnings)
+    assert any(f"{3 * PAGE} bytes are missing whose place" in note for note in process.warnings)
     assert balance(process) == process.input_bytes == len(data)
     with pytest.raises(AddressError, match=r"mapped but missing \(its place in the dump cannot be right\)"):
         process.space.read(0x10000, 1)
@@ -172,7 +172,7 @@ def test_memory_list_in_structures(opened: Any, place: str | int, more: int, bef
     assert contents(process) == {0x10000: ONE}
     assert [(gap.start, gap.size, gap.reason) for gap in process.space.missing()] == [(0x30000, 16, MISPLACED)]
     assert process.incomplete
-    assert any("of 1 of 2 entries of its memory list" in note for note in process.remarks)
+    assert any("of 1 of 2 entries of its memory list" in note for note in process.warnings)
     assert balance(process) == process.input_bytes == len(data)
 
 
@@ -183,7 +183,7 @@ def test_rva_0(opened: Any) -> None:
     assert [(gap.start, gap.size, gap.reason) for gap in process.space.missing()] == [(0x30000, PAGE, NOT_WRITTEN)]
     assert process.incomplete
     assert any(
-        f"{PAGE} bytes are missing that the minidump lists and gives no place" in note for note in process.remarks
+        f"{PAGE} bytes are missing that the minidump lists and gives no place" in note for note in process.warnings
     )
     with pytest.raises(AddressError, match=r"0x30000: mapped but missing \(not written to the dump\)"):
         process.space.read(0x2FFF0 + 16, 16)
@@ -238,7 +238,7 @@ def test_lists_in_the_header(opened: Any, kind: int, place: int | str) -> None:
     assert [len(found) for found in (metadata.threads, metadata.modules, metadata.regions)] == [
         kind != 3, kind != 4, kind != 16,
     ]  # fmt: skip
-    assert any(f"its {STREAM_NAMES[kind]} list is said to lie at" in note for note in process.remarks)
+    assert any(f"its {STREAM_NAMES[kind]} list is said to lie at" in note for note in process.warnings)
     assert process.name == (None if kind == 4 else "a.exe")
 
 
@@ -303,7 +303,7 @@ def test_two_lists_of_memory(
     assert contents(process) == read
     assert {gap.start: gap.size for gap in process.space.missing()} == missing
     assert process.incomplete
-    assert any("has a second memory" in note for note in process.remarks)
+    assert any("has a second memory" in note for note in process.warnings)
     assert balance(process) == process.input_bytes
 
 
@@ -314,7 +314,7 @@ def test_one_stream_listed_twice(opened: Any) -> None:
     )
     process = opened(data)
     assert contents(process) == {0x10000: ONE}
-    assert any("list is listed twice" in note for note in process.remarks)
+    assert any("list is listed twice" in note for note in process.warnings)
 
 
 def test_second_list_of_others(opened: Any) -> None:
@@ -418,7 +418,7 @@ def test_layouts_of_honest_writers(opened: Any, order: list[str], aligned: bool)
                (0x43500001, "one", None), (0x43500001, "two", None), (0x47670009, "directory", None)]  # fmt: skip
     process = opened(laid_out({name: blocks[name] for name in order}, streams))
     assert contents(process) == BOTH | {0x30000: STACK}
-    assert (process.name, process.incomplete, process.remarks) == ("a.exe", False, [])
+    assert (process.name, process.incomplete, process.warnings) == ("a.exe", False, [])
     assert [row.stack_start for row in process.metadata.threads[0].rows] == [0x30000]
 
 
@@ -429,7 +429,7 @@ def test_more_streams_than_there_are(opened: Any, more: int) -> None:
     struct.pack_into("<I", data, 8, 5 + more)
     process = opened(bytes(data))
     assert contents(process) == {0x10000: ONE}
-    assert (process.name, process.architecture, process.remarks) == ("a.exe", "x64", [])
+    assert (process.name, process.architecture, process.warnings) == ("a.exe", "x64", [])
 
 
 def test_a_damaged_list_loses_no_memory(opened: Any) -> None:

@@ -482,7 +482,7 @@ def test_named_files_are_added(opened: Any, tmp_path: Path) -> None:
         "MemoryInfoList",
         "/proc/PID/maps",
     ]
-    assert process.inputs["evidence"][0]["path"] == str(maps)
+    assert process.used_inputs["evidence"][0]["path"] == str(maps)
 
 
 @pytest.mark.parametrize("kind", [3, 4, 5, 9, 14, 16, 17])

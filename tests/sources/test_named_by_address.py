@@ -155,7 +155,7 @@ def test_what_lies_beside(tmp_path: Path) -> None:
         first, second = process.metadata.regions
         assert first.source == "windows.vadinfo (pid.1624.vadinfo.txt)"
         assert len(first) > len(second) == 1
-        (used,) = process.inputs["evidence"]
+        (used,) = process.used_inputs["evidence"]
         assert used["path"] == str(folder / "pid.1624.vadinfo.txt")
         assert process.left_out == {"in files that are not named by addresses": len(listed)}
 

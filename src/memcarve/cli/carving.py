@@ -59,7 +59,7 @@ def carve(
             out = write.output or f"{stem}.segments"
             with ProgressBar("carving", messages) as progress:
                 several = carve_several(container, indexes, out, options, progress=progress)
-            say([*container.remarks, *several.notes], quiet=messages.quiet)
+            say([*container.warnings, *several.notes], quiet=messages.quiet)
 
             def report(outcome: Outcome) -> None:
                 if outcome.result is not None:

@@ -126,8 +126,8 @@ def diff(
             )
     sys.stdout.flush()
     for side in (was, now):
-        everything = messages.verbose or side.incomplete or side.pages is not None
-        say(side.notes if everything else [*side.notes[:1], *side.remarks], quiet=messages.quiet)
+        everything = messages.verbose or side.incomplete or side.is_image
+        say(side.notes if everything else [*side.notes[:1], *side.warnings], quiet=messages.quiet)
     say(_doubts(was, now), quiet=messages.quiet)
     listed["unchanged"] += len(compared) - listed.total()
     if not messages.quiet:

@@ -56,7 +56,7 @@ def extract(
             several = extract_several(
                 container, indexes, out, one, half=filters.half, packed=write.archive, force=write.force
             )
-            say([*container.remarks, *several.notes], quiet=messages.quiet)
+            say([*container.warnings, *several.notes], quiet=messages.quiet)
 
             def report(outcome: Extracted) -> None:
                 if outcome.result is not None:

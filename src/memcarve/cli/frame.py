@@ -127,7 +127,7 @@ def stem_of(path: str) -> str:
 
 def process_words(process: ProcessMemory, index: int) -> list[str]:
     """Return what is added to an image's name in what is written: ``4-System``, or the page tables' root."""
-    if process.pages is None:
+    if not process.is_image:
         return []
     if process.pid is None:
         return [str(process.inputs["image"]["root"])]
@@ -136,9 +136,7 @@ def process_words(process: ProcessMemory, index: int) -> list[str]:
 
 def say_notes(process: ProcessMemory, messages: Messages) -> None:
     """Print which files were taken; and the rest if something is wrong with them, or if it is asked for."""
-    everything = (
-        messages.verbose or process.incomplete or process.pages is not None or process.positions in {"printed", "sum"}
-    )
+    everything = messages.verbose or process.incomplete or process.is_image or process.positions in {"printed", "sum"}
     say(process.notes if everything else process.notes[:1], quiet=messages.quiet)
 
 

@@ -75,7 +75,7 @@ def processes(file: str, wanted: ProcessList, source: Input, printing: Printing,
             columns, rows = _narrowed(columns, rows)
         print_table(layout, "processes", columns, rows)
         sys.stdout.flush()
-        say(container.notes if messages.verbose else container.remarks, quiet=messages.quiet)
+        say(container.notes if messages.verbose else container.warnings, quiet=messages.quiet)
         if not messages.quiet:
             click.echo(counted(len(entries), "process"), err=True)
         return INCOMPLETE if failed else COMPLETE
@@ -129,7 +129,7 @@ def _scan(container: Container, layout: str, messages: Messages) -> int:
     columns += [Column("kernel_bytes", "number"), Column("self_map", "number")]
     print_table(layout, "roots", columns, roots)
     sys.stdout.flush()
-    say(container.remarks, quiet=messages.quiet)
+    say(container.warnings, quiet=messages.quiet)
     if not messages.quiet:
         use = "; use one with --dtb" if roots else ""
         click.echo(f"{counted(len(roots), 'plausible page-table root')}{use}", err=True)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from memcarve.backing import check_unchanged
+from memcarve.backing import FileBacking, check_unchanged
 from memcarve.copying.output_file import BUFFER, FULL, Target, seek, write, write_error, write_sparse
 from memcarve.errors import OutputError, SourceReadError
 
@@ -167,7 +167,7 @@ def gatherer(
 ) -> Gathered | GatheredByKernel:
     """Return the better way to collect pieces of `backing`; `told` is called with the bytes of each write."""
     able = not sparse and hasattr(os, "writev") and hasattr(os, "preadv")
-    mapping = getattr(backing, "mapping", None) if able else None
+    mapping = backing.mapping if able and isinstance(backing, FileBacking) else None
     if mapping is None:
         return Gathered(backing, target, buffer, place, observe, told, sparse=sparse)
     return GatheredByKernel(backing, mapping, target, buffer, place, observe, told)

@@ -191,7 +191,7 @@ class Carver:
 
         Of an image always; of other inputs if labels are wanted, for which all that is known is looked at anyway.
         """
-        wanted = self.process.pages is not None or self.options.labeller is not None
+        wanted = self.process.is_image or self.options.labeller is not None
         return self.process.metadata.told(environment=self.options.environment) if wanted else {}
 
     def _source_name(self) -> str:
@@ -291,7 +291,7 @@ class Carver:
     def write_manifest(self, folder: str, work: Work, left_out: Sequence[LeftOut], input_hash: dict[str, str]) -> None:
         """Write segments.json and the files of checksums, which list it too."""
         process, segments = self.process, work.segments
-        inputs = {**process.inputs}
+        inputs = {**process.used_inputs}
         for name, each in inputs.items():
             if input_hash and isinstance(each, dict) and each.get("path") == self._source_name():
                 inputs[name] = {**each, **input_hash}

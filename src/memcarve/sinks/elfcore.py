@@ -243,7 +243,7 @@ def _provenance(
         "version": __version__,
         "command": list(options.command if options.command is not None else sys.argv),
         "time": dt.datetime.now(dt.UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
-        "inputs": process.inputs,
+        "inputs": process.used_inputs,
         "process": {"pid": process.pid, "name": process.name, "architecture": architecture[0]}
         | process.entry.facts()
         | metadata.told(),

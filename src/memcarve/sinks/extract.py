@@ -252,7 +252,7 @@ class _Extractor:
             "version": __version__,
             "command": list(self.options.command if self.options.command is not None else sys.argv),
             "time": dt.datetime.now(dt.UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
-            "inputs": process.inputs,
+            "inputs": process.used_inputs,
             "process": {"pid": process.pid, "name": process.name, "architecture": process.architecture}
             | process.entry.facts(),
             "layout": self.options.layout,

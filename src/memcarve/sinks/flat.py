@@ -270,7 +270,7 @@ def _document(process: ProcessMemory, options: FileOptions, plan: Plan, fill: in
         "start": f"0x{plan.start:016x}",
         "end": f"0x{plan.end:016x}",
         "size": plan.size,
-        "inputs": process.inputs,
+        "inputs": process.used_inputs,
         "process": {
             "pid": process.pid,
             "name": None if process.name is None else printable(process.name),

@@ -278,7 +278,7 @@ def _comment(
         "version": __version__,
         "command": list(options.command if options.command is not None else sys.argv),
         "time": dt.datetime.now(dt.UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
-        "inputs": process.inputs,
+        "inputs": process.used_inputs,
         "process": known | told,
         "platform": platform._asdict(),
         "complete": not process.incomplete,

@@ -175,11 +175,11 @@ class _Several:
         except NoSpaceError:
             self._shared[0] = 1
             raise
-        return result._replace(notes=[*process.remarks, *result.notes])
+        return result._replace(notes=[*process.warnings, *result.notes])
 
     def _hash_input(self) -> str | None:
         """Hash what all the processes are in, once."""
-        file = getattr(self.container, "stored", None)
+        file = self.container.stored
         if not self.options.hash_input or file is None:
             return None
         digest = hashlib.sha256()

@@ -75,7 +75,7 @@ def extract_several(
                 first = first or error
                 outcomes.append(Extracted(container.entry(index), name, None, _outside(folder, str(error))))
             else:
-                notes = [*process.remarks, *result.notes]
+                notes = [*process.warnings, *result.notes]
                 result = result._replace(path=os.path.join(folder.name, name), notes=notes)
                 outcomes.append(Extracted(container.entry(index), name, result, None))
         if first is not None and all(outcome.result is None for outcome in outcomes):

@@ -24,7 +24,7 @@ from memcarve.images.windows.processes import Windows
 from memcarve.images.windows.windows_metadata import Knowledge
 from memcarve.metadata import Metadata
 from memcarve.missing import IMAGE_CUT_OFF, LEFT_OUT, OUTSIDE, REASONS, REPEATED, MissingColumns
-from memcarve.process import Container, Platform, ProcessEntry, ProcessMemory
+from memcarve.process import Account, Container, Machine, Note, Platform, ProcessEntry, ProcessMemory
 from memcarve.segments import TOP
 from memcarve.sources.listings import metadata_from_files
 from memcarve.sources.opening import FOR_IMAGES, IMAGE, Opened, OpenOptions, Source
@@ -79,22 +79,18 @@ class ImageContainer(Container):
         return self.file.path
 
     @property
-    def stored(self) -> FileBacking:
+    def stored(self) -> FileBacking:  # type: ignore[override]
         """The file that the memory lies in: another than the one that was named where that only describes it."""
         return self.memory.backing if isinstance(self.memory.backing, FileBacking) else self.file
 
     @property
-    def remarks(self) -> list[str]:  # type: ignore[override]
-        """What must not be missed: of the image, and of the list of processes once it was read."""
+    def notes(self) -> list[str]:  # type: ignore[override]
+        """What is known of the image, and of the list of processes once it was read."""
         unsought = [] if self._unsought is None or self._complete else [self._unsought]
         if unsought and (problem := self.windows.problem):
             unsought.append(f"the list of processes is damaged ({problem}): some that it held may be unlisted now")
-        return [*self.memory.notes, *(self._windows.notes if self._windows else []), *unsought]
-
-    @property
-    def notes(self) -> list[str]:  # type: ignore[override]
-        """What is known of the image."""
-        return [*([self._windows.description] if self._windows else []), *self.remarks]
+        found, known = (self._windows.notes, [self._windows.description]) if self._windows else ([], [])
+        return [*known, *(Note(note, "input") for note in (*self.memory.notes, *found, *unsought))]
 
     @property
     def windows(self) -> Windows:
@@ -173,6 +169,9 @@ class ImageContainer(Container):
             start, end = table.kernel_half, TOP
         return self._memory(entry, table, system, self._walk(table, start, end), half)
 
+    def _process(self, index: int) -> ProcessMemory:
+        return self.open_process(index)
+
     def open_span(self, index: int, start: int, end: int) -> ProcessMemory:
         """Return what of a process's memory holds an address of ``start <= x < end``; nothing else is walked.
 
@@ -203,7 +202,7 @@ class ImageContainer(Container):
 
     def _memory(self, entry: ProcessEntry, table: AddressTable, system: str, pages: Pages, half: str) -> ProcessMemory:
         """Return what a walk found as a process's memory."""
-        notes = [*self.remarks, f"{self.memory.kind}, {table.mode.name} page tables at 0x{table.root:x}, {system}"]
+        notes = [*self.warnings, f"{self.memory.kind}, {table.mode.name} page tables at 0x{table.root:x}, {system}"]
         missing = self._missing(pages)
         if self.options.dtb is not None and not claimed(self.memory, table):
             raise ProcessError(
@@ -230,26 +229,19 @@ class ImageContainer(Container):
                 f"{space.repeated} bytes of the kernel half are mapped again by shared page tables: they are in no "
                 "segment, read shows them"
             )
-        inputs = self._inputs(table, system)
+        architecture = "x64" if table.mode.wide else "x86"
+        left_out = {REPEATED: space.repeated} if space.repeated else {}
         return ProcessMemory(
             space,
-            pid=entry.pid,
-            name=entry.name,
-            architecture="x64" if table.mode.wide else "x86",
-            inputs=inputs,
-            left_out={REPEATED: space.repeated} if space.repeated else None,
-            notes=[*notes, *remarks],
-            remarks=remarks,
-            incomplete=self._is_incomplete(entry, pages, missing, table),
-            kernel_half=table.kernel_half,
-            default_range=self.default_range,
-            pages=pages.counts,
-            entry=entry,
-            file=self.stored,
+            entry,
+            machine=Machine(self._platform(table), architecture, table.mode.bits, table.kernel_half),
+            account=Account(None, left_out, self._is_incomplete(entry, pages, missing, table)),
+            inputs=self._inputs(table, system),
+            notes=[*notes, *map(Note, remarks)],
+            metadata=functools.partial(self._metadata, entry, table),
             half=half,
-            address_bits=table.mode.bits,
-            metadata=functools.partial(self._metadata, entry, table, inputs),
-            platform=self._platform(table),
+            pages=pages.counts,
+            file=self.stored,
         )
 
     def start_of(self, index: int) -> Metadata:
@@ -259,18 +251,15 @@ class ImageContainer(Container):
         entry = self.entry(index)
         return self._knowledge.start_of(entry, self._table_of(entry)[0])
 
-    def _metadata(self, entry: ProcessEntry, table: AddressTable, inputs: dict[str, Any]) -> Metadata:
+    def _metadata(self, entry: ProcessEntry, table: AddressTable) -> Metadata:
         """Return what is known of a process beyond its bytes, whatever part of its memory was asked for.
 
-        First what the machine's own system knows, then what files say; those used are added to `inputs`.
+        First what the machine's own system knows, then what files say.
         """
-        files: list[dict[str, Any]] = []
-        said = metadata_from_files(
-            self.options.listing_files, entry.pid, [self.file.path], address_bits=table.mode.bits, files=files
+        known = Metadata() if self._knowledge is None else self._knowledge.of(entry, table)
+        return known + metadata_from_files(
+            self.options.listing_files, entry.pid, [self.file.path], address_bits=table.mode.bits
         )
-        if files:
-            inputs["evidence"] = files
-        return (Metadata() if self._knowledge is None else self._knowledge.of(entry, table)) + said
 
     @functools.cached_property
     def _knowledge(self) -> Knowledge | None:

@@ -76,7 +76,7 @@ class Machine(ImageContainer):
     def _table_of(self, entry: ProcessEntry) -> tuple[AddressTable, str]:
         return self._found[id(entry)].table, f"found by Volatility 3 {constants.PACKAGE_VERSION}"
 
-    def _metadata(self, entry: ProcessEntry, table: AddressTable, inputs: dict[str, Any]) -> Metadata:  # noqa: ARG002
+    def _metadata(self, entry: ProcessEntry, table: AddressTable) -> Metadata:
         return _metadata(self._found[id(entry)], table.mode.bits)
 
 

@@ -96,7 +96,7 @@ def _of_process(
 ) -> Iterator[Row]:
     process = machine.memory_of(found, "all" if wanted.kernel else "user")
     shown = printable(str(found.entry))
-    for text in [*process.remarks, *process.metadata.notes]:
+    for text in [*process.warnings, *process.metadata.notes]:
         (vollog.warning if process.incomplete else vollog.info)(f"{shown}: {printable(text)}")
     split = wanted.split if process.metadata.regions or wanted.split == "none" else "none"
     if split != wanted.split:

@@ -5,8 +5,7 @@ What is mapped and not in the core (p_filesz < p_memsz: by default what files ho
 
 from __future__ import annotations
 
-import functools
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -14,7 +13,7 @@ from memcarve.columns import total
 from memcarve.errors import InputError, MapError, NotRecognisedError, OverlapError
 from memcarve.formats.elf_core import core_reading, core_writing
 from memcarve.missing import CUT_OFF, NOT_WRITTEN, REASONS, MissingColumns
-from memcarve.process import Container, ProcessEntry, ProcessMemory
+from memcarve.process import Account, Container, Machine, Note, ProcessEntry, ProcessMemory, width_of
 from memcarve.sources.core.core_metadata import auxiliary_vector, core_metadata_of, read_core_notes
 from memcarve.sources.listings import ListingFiles, metadata_from_files
 from memcarve.sources.opening import CORE as TYPE, Source
@@ -25,7 +24,6 @@ if TYPE_CHECKING:
     from memcarve.backing import FileBacking
     from memcarve.dtypes import U64, Records
     from memcarve.formats.elf_core.core_writing import Header
-    from memcarve.metadata import Metadata
     from memcarve.sources.opening import Opened, OpenOptions
 
 
@@ -55,7 +53,7 @@ class CoreContainer(Container):
         self.listing_files = listing_files
         self._known = read_core_notes(file, header, table)
         self._remarks = remarks
-        self.notes = [*remarks, *self._known.remarks]
+        self.notes = [*map(Note, remarks), *self._known.remarks]
 
     def __str__(self) -> str:
         return self.file.path
@@ -64,7 +62,7 @@ class CoreContainer(Container):
         """Return the process."""
         return [ProcessEntry(self._known.pid, self._known.name)]
 
-    def open_process(self, index: int, half: str = "all") -> ProcessMemory:  # noqa: ARG002 - there is one
+    def _process(self, index: int) -> ProcessMemory:  # noqa: ARG002 - there is one
         """Return the process's memory.
 
         Raises InputError where the core holds none, OverlapError where two segments of the core claim one address with
@@ -81,38 +79,32 @@ class CoreContainer(Container):
             for place, reason in enumerate(REASONS)
             if (size := total(space.missing_size[space.missing_reason == place]))
         ]
-        remarks = [*self._remarks, *shared, *missing]
-        inputs: dict[str, Any] = {
-            "dump": {
-                "path": self.file.path,
-                "size": self.file.size,
-                "format": f"{self.header.bits}-bit ELF core of a process",
-                "processor": self.header.processor,
-                **self.said,
-                **known.origin,
-            }
-        }
         bits = known.own_number("address_bits")
-        bits = bits if bits in _BITS else _NARROW if self.header.bits == _NARROW else 57 if _is_wide(space) else 48
-        half_begins = known.own_number("kernel_half")
+        bits = bits if bits in _BITS else _NARROW if self.header.bits == _NARROW else width_of(space.start, space.size)
+        # of 32 bits a process may have all of them, where the kernel has more
+        kernel_half = known.own_number("kernel_half") or (1 << _NARROW if self.header.bits == _NARROW else None)
+        whole = known.own is not None and not self._is_cut()
         return ProcessMemory(
             space,
-            pid=known.pid,
-            name=known.name,
-            architecture=self._architecture(),
-            inputs=inputs,
-            left_out=left_out,
-            notes=[*self.notes, *shared, *missing],
-            remarks=remarks,
-            incomplete=self._lacks(space),
-            # of 32 bits a process may have all of them, where the kernel has more
-            kernel_half=half_begins or (1 << _NARROW if self.header.bits == _NARROW else None),
-            address_bits=bits,
-            metadata=functools.partial(self._metadata, bits, inputs),
-            platform=known.platform,
+            ProcessEntry(known.pid, known.name),
+            machine=Machine(known.platform, self._architecture(), bits, kernel_half),
+            account=Account(space.total + sum(left_out.values()), left_out, self._lacks(space), whole),
+            inputs={
+                "dump": {
+                    "path": self.file.path,
+                    "size": self.file.size,
+                    "format": f"{self.header.bits}-bit ELF core of a process",
+                    "processor": self.header.processor,
+                    **self.said,
+                    **known.origin,
+                }
+            },
+            notes=[*self.notes, *map(Note, (*shared, *missing))],
+            metadata=lambda: (
+                core_metadata_of(self.file, self.header, self.table, known)
+                + metadata_from_files(self.listing_files, known.pid, address_bits=max(bits, 48))
+            ),
             auxiliary_vector=auxiliary_vector(self.file, known),
-            input_bytes=space.total + sum(left_out.values()),
-            whole=known.own is not None and not self._is_cut(),
         )
 
     def close(self) -> None:
@@ -170,14 +162,6 @@ class CoreContainer(Container):
             return self._known.own_word("architecture", ("x86", "x64"))
         return core_reading.architecture(self.header)
 
-    def _metadata(self, bits: int, inputs: dict[str, Any]) -> Metadata:
-        """Return what the core says of the process, and the files that were named; those are added to `inputs`."""
-        files: list[dict[str, Any]] = []
-        found = metadata_from_files(self.listing_files, self._known.pid, address_bits=max(bits, 48), files=files)
-        if files:
-            inputs["evidence"] = files
-        return core_metadata_of(self.file, self.header, self.table, self._known) + found
-
 
 def _open(opened: Opened, options: OpenOptions) -> CoreContainer:
     file = opened.file
@@ -212,12 +196,6 @@ def _left_out(space: AddressSpace) -> dict[str, int]:
     first = int(offset[0]) if len(offset) else length
     used = int(end[0] - offset[0]) + int(fresh.sum()) if len(offset) else 0
     return {reason: count for reason, count in ((BEFORE, first), (BEHIND, length - first - used)) if count}
-
-
-def _is_wide(space: AddressSpace) -> bool:
-    """Say whether any address needs more than 48 bits."""
-    last = space.start + (space.size - np.uint64(1))
-    return bool(((last >= np.uint64(1 << 47)) & (space.start < np.uint64((1 << 64) - (1 << 47)))).any())
 
 
 CORE = Source("an ELF core of a process", (TYPE,), lambda opened: core_writing.is_core(opened.head), _open)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-import functools
 import hashlib
 import json
 import os
@@ -19,7 +18,17 @@ from memcarve.errors import InputError, NotRecognisedError, OverlapError
 from memcarve.formats import manifest
 from memcarve.images.paging_modes import LINUX, MODES, AddressTable
 from memcarve.missing import REASONS, MissingColumns
-from memcarve.process import Container, ProcessEntry, ProcessMemory
+from memcarve.process import (
+    Account,
+    Container,
+    Machine,
+    Note,
+    Platform,
+    ProcessEntry,
+    ProcessMemory,
+    kernel_half_of,
+    width_of,
+)
 from memcarve.sources.folder.recorded import address, member, number, recorded_metadata, word
 from memcarve.sources.listings import ListingFiles, metadata_from_files
 from memcarve.sources.opening import FOLDER, Source
@@ -29,7 +38,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from memcarve.formats.manifest import Record
-    from memcarve.metadata import Metadata
     from memcarve.sources.opening import Opened
 
 _TOP = 1 << 64
@@ -63,7 +71,7 @@ class FolderContainer(Container):
         """Return the processes: of several, in the order of their folders' names."""
         return list(self._entries)
 
-    def open_process(self, index: int, half: str = "all") -> ProcessMemory:  # noqa: ARG002 - what lies there is known
+    def _process(self, index: int) -> ProcessMemory:
         """Return what a folder holds as the memory of a process.
 
         Every file is looked at, and none is read: ``memcarve verify`` holds them against their hashes. Raises
@@ -92,32 +100,22 @@ class FolderContainer(Container):
         narrow = table.kernel_half if table and not table.mode.wide else None
         left_out = _left_out(header)
         entry = self._entries[index]
-        bits = table.mode.bits if table else 57 if _is_wide(space) else 48
-        inputs: dict[str, Any] = {"folder": {"path": folder, "size": backing.size, "manifest_sha256": digest}}
-        process = ProcessMemory(
+        bits = table.mode.bits if table else width_of(starts, sizes)
+        architecture = word(member(header, "process").get("architecture"), ("x86", "x64"))
+        machine = Machine(Platform(), architecture, bits, narrow)
+        return ProcessMemory(
             space,
-            pid=entry.pid,
-            name=entry.name,
-            architecture=word(member(header, "process").get("architecture"), ("x86", "x64")),
-            inputs=inputs,
-            notes=[_origin(folder, header), *left_out, *_texts(header.get("notes"))],
-            remarks=left_out,
-            incomplete=header.get("complete") is not True,
-            kernel_half=narrow,
-            entry=entry,
-            address_bits=bits,
-            metadata=functools.partial(self._metadata, folder, entry.pid, bits, inputs),
+            entry,
+            machine=machine,
+            account=Account(incomplete=header.get("complete") is not True),
+            inputs={"folder": {"path": folder, "size": backing.size, "manifest_sha256": digest}},
+            notes=[_origin(folder, header), *map(Note, left_out), *_texts(header.get("notes"))],
+            metadata=lambda: (
+                recorded_metadata(*_opened(folder))
+                + metadata_from_files(self.listing_files, entry.pid, address_bits=bits)
+            ),
+            half=_half(header, space, narrow or kernel_half_of(architecture)),
         )
-        process.half = _half(header, space, process.kernel_half)
-        return process
-
-    def _metadata(self, folder: str, pid: int | None, bits: int, inputs: dict[str, Any]) -> Metadata:
-        """Return what the manifest says of a process, and the files that were named; those are added to `inputs`."""
-        files: list[dict[str, Any]] = []
-        found = metadata_from_files(self.listing_files, pid, address_bits=bits, files=files)
-        if files:
-            inputs["evidence"] = files
-        return recorded_metadata(*_opened(folder)) + found
 
     def close(self) -> None:
         """Close the files."""
@@ -312,12 +310,6 @@ def _origin(folder: str, header: dict[str, Any]) -> str:
     places = [member(inputs, name).get("path") for name in ("dump", "image", "map", "folder", *inputs)]
     place = next((place for place in places if isinstance(place, str)), "an unknown input")
     return f"{folder}: carved from {place}"
-
-
-def _is_wide(space: AddressSpace) -> bool:
-    """Say whether any address needs more than 48 bits."""
-    last = space.start + (space.size - np.uint64(1))
-    return bool(((last >= np.uint64(1 << 47)) & (space.start < np.uint64(_TOP - (1 << 47)))).any())
 
 
 def _recognise(opened: Opened) -> bool:

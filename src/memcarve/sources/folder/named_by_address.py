@@ -8,14 +8,14 @@ import re
 import stat
 from array import array
 from collections import Counter
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from memcarve.backing import FolderBacking
 from memcarve.errors import InputError, OverlapError, SourceReadError
 from memcarve.metadata import Metadata, Region, Regions
-from memcarve.process import Container, Platform, ProcessEntry, ProcessMemory
+from memcarve.process import Account, Container, Machine, Note, Platform, ProcessEntry, ProcessMemory, width_of
 from memcarve.sources.listings import ListingFiles, metadata_from_files
 from memcarve.sources.opening import FOLDER, Source
 from memcarve.space import AddressSpace
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 
 _TOP = 1 << 64
 _MOST = 1 << 21  # things in the folder
-#: what lies between these addresses needs more than 48 bits
-_LOWER, _UPPER = np.uint64(1 << 47), np.uint64(_TOP - (1 << 47))
 OTHERS = "in files that are not named by addresses"
 
 _BOUNDS = r"0[xX](?P<start>[0-9a-fA-F]{1,17})-0[xX](?P<end>[0-9a-fA-F]{1,17})"
@@ -122,16 +120,14 @@ class NamedContainer(Container):
             for files in self._found
         ]
         if len(entries) < len(self._entries):
-            self.notes.append(
-                f"{path}: holds files of several processes of one number or name; --name chooses among them by how the "
-                "files' names begin, or put the files of each into a folder of its own"
+            several = "holds files of several processes of one number or name"
+            how = (
+                "--name chooses among them by how the files' names begin, or put those of each into a folder of its own"
             )
+            self.notes.append(Note(f"{path}: {several}; {how}", "input"))
         if self._others:
-            self.notes.append(
-                f"{path}: left out, because their names are no addresses: {_files(self._others, 'other ')} of "
-                f"{self._others_size} bytes"
-            )
-        self.remarks = self.notes
+            others = f"{_files(self._others, 'other ')} of {self._others_size} bytes"
+            self.notes.append(Note(f"{path}: left out, because their names are no addresses: {others}", "input"))
 
     def __str__(self) -> str:
         return self.path
@@ -143,7 +139,7 @@ class NamedContainer(Container):
         """
         return self._entries
 
-    def open_process(self, index: int, half: str = "all") -> ProcessMemory:  # noqa: ARG002 - what lies there is known
+    def _process(self, index: int) -> ProcessMemory:
         """Return what the files hold as the memory of a process.
 
         No file is read. Raises InputError where one has changed meanwhile, OverlapError where two claim one address.
@@ -157,26 +153,22 @@ class NamedContainer(Container):
         backing = FolderBacking(self.path, zip(names, sizes.tolist(), strict=True))
         self._backings.append(backing)
         space = AddressSpace(starts, sizes, np.cumsum(sizes, dtype=np.uint64) - sizes, backing)
-        last = starts + (sizes - np.uint64(1))
-        wide = bool(((last >= _LOWER) & (starts < _UPPER)).any())
-        inputs: dict[str, Any] = {"folder": {"path": self.path, "size": backing.size, "files": len(names)}}
+        bits = width_of(starts, sizes)
         notes = [f"{self.path}: taken for the memory at the addresses in their names: {_files(len(names))}"]
         if files.writer.regions is not None:
             notes.append(
                 f"{self.path}: {files.writer.regions} writes zeros for pages that are not in memory: which of the "
                 "zeros were there is not known"
             )
+        left_out = {OTHERS: self._others_size} if self._others_size else {}
         return ProcessMemory(
             space,
-            pid=files.entry.pid,
-            name=files.entry.name,
-            inputs=inputs,
-            left_out={OTHERS: self._others_size} if self._others_size else None,
+            files.entry,
+            machine=Machine(Platform(files.writer.system), address_bits=bits),
+            account=Account(backing.size + self._others_size, left_out),
+            inputs={"folder": {"path": self.path, "size": backing.size, "files": len(names)}},
             notes=[*notes, *self.notes],
-            address_bits=57 if wide else 48,
-            platform=Platform(files.writer.system),
-            input_bytes=backing.size + self._others_size,
-            metadata=functools.partial(self._metadata, files, (starts, sizes), 57 if wide else 48, inputs),
+            metadata=functools.partial(self._metadata, files, (starts, sizes), bits),
         )
 
     def close(self) -> None:
@@ -184,14 +176,11 @@ class NamedContainer(Container):
         for backing in self._backings:
             backing.close()
 
-    def _metadata(self, files: _Files, bounds: tuple[U64, U64], bits: int, inputs: dict[str, Any]) -> Metadata:
+    def _metadata(self, files: _Files, bounds: tuple[U64, U64], bits: int) -> Metadata:
         """Return what files say that were named or lie among these, and the regions that the names tell."""
-        taken: list[dict[str, Any]] = []
         pid = files.entry.pid
         beside = [] if pid is None else [os.path.join(self.path, f"pid.{pid}.dmp")]
-        found = metadata_from_files(self.listing_files, pid, beside, address_bits=bits, files=taken)
-        if taken:
-            inputs["evidence"] = taken
+        found = metadata_from_files(self.listing_files, pid, beside, address_bits=bits)
         if files.writer.regions is None:
             return found
         rows = [Region(*row) for row in zip(*(column.tolist() for column in bounds), strict=True)]

@@ -54,7 +54,6 @@ def metadata_from_files(
     beside: Sequence[str] = (),
     *,
     address_bits: int = 48,
-    files: list[dict[str, Any]] | None = None,
 ) -> Metadata:
     """Return what files say of the process `pid` (None: not known).
 
@@ -77,10 +76,8 @@ def metadata_from_files(
             found, remarks = _first_usable(choices, kind, pid, address_bits)
             taken[kind] += found
             notes += remarks
-        for each in taken[kind]:
-            notes += each.notes
-            if files is not None:
-                files.append(each.file)
+        notes += [note for each in taken[kind] for note in each.notes]
+    files = tuple(each.file for found in taken.values() for each in found)
     taken = {kind: _told_apart(found) for kind, found in taken.items()}
     regions = tuple(Regions(each.source, each.rows) for each in taken["regions"])  # type: ignore[arg-type]
     notes += [
@@ -93,6 +90,7 @@ def metadata_from_files(
         tuple(Modules(each.source, each.rows) for each in taken["modules"]),  # type: ignore[arg-type]
         tuple(Threads(each.source, each.rows) for each in taken["threads"]),  # type: ignore[arg-type]
         notes=tuple(notes),
+        files=files,
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -16,7 +16,7 @@ from memcarve.formats.images.machine import read_at
 from memcarve.formats.memmap import BinaryError, MemoryMap
 from memcarve.formats.minidump import structures
 from memcarve.missing import CUT_OFF, NOT_WRITTEN, Missing
-from memcarve.process import Container, ProcessEntry, ProcessMemory
+from memcarve.process import Account, Container, Machine, Note, Platform, ProcessEntry, ProcessMemory
 from memcarve.sources.counterparts import base_file, find_dump, find_map, pid_in_name
 from memcarve.sources.foreign import foreign
 from memcarve.sources.image import holds_system, machine_memory
@@ -28,7 +28,6 @@ from memcarve.space import AddressSpace
 
 if TYPE_CHECKING:
     from memcarve.dtypes import U64
-    from memcarve.metadata import Metadata
     from memcarve.sources.opening import Opened, OpenOptions
 
 
@@ -77,7 +76,7 @@ class MemmapContainer(Container):
         """Return the processes it holds, in the order of the map."""
         return [self._entry(rows) for rows in self._rows]
 
-    def open_process(self, index: int, half: str = "all") -> ProcessMemory:  # noqa: ARG002 - the rows are read already
+    def _process(self, index: int) -> ProcessMemory:
         """Return the memory of a process; its dump is opened if there is one.
 
         Raises PositionError where it cannot be settled where in the dump the rows lie, OverlapError where two rows
@@ -103,20 +102,19 @@ class MemmapContainer(Container):
         if self.map.of_incomplete:
             remarks.append(f"{self.map.path}: was written of a process of which bytes were known to be missing")
         entry = self._entry(rows)
-        inputs = self._inputs(file)
+        incomplete = bool(unwritten or cut_off or left_out or self.map.table.cut_off or self.map.of_incomplete)
+        bits = 57 if self._wide else 48
         return ProcessMemory(
             space,
-            pid=entry.pid,
-            name=entry.name,
-            architecture="x86" if self._is_32_bit(rows) else None,
-            inputs=inputs,
+            entry,
+            machine=Machine(Platform(), "x86" if self._is_32_bit(rows) else None, bits),
+            account=Account(None, left_out, incomplete),
+            inputs=self._inputs(file),
+            notes=[*notes, *map(Note, remarks)],
+            metadata=lambda: metadata_from_files(
+                self.listing_files, entry.pid, self._beside(entry.pid, file), address_bits=bits
+            ),
             positions=positions.how,
-            left_out=left_out,
-            notes=[*notes, *remarks],
-            remarks=remarks,
-            incomplete=bool(unwritten or cut_off or left_out or self.map.table.cut_off or self.map.of_incomplete),
-            address_bits=57 if self._wide else 48,
-            metadata=functools.partial(self._metadata, entry.pid, file.path if file else None, inputs),
         )
 
     def close(self) -> None:
@@ -125,19 +123,14 @@ class MemmapContainer(Container):
         for file in self._files.values():
             file.close()
 
-    def _metadata(self, pid: int | None, dump: str | None, inputs: dict[str, object]) -> Metadata:
-        """Return what files say of a process; those used are added to `inputs`."""
-        beside = [dump] if dump is not None else []
+    def _beside(self, pid: int | None, dump: FileBacking | None) -> list[str]:
+        """Return the files beside which others may lie that list what a process holds."""
+        beside = [] if dump is None else [dump.path]
         if self._alone:
             beside.append(self.map.path)
         elif pid is not None:  # the map is of several processes, and so would be what has its name
             beside.append(os.path.join(os.path.dirname(self.map.path), f"pid.{pid}.dmp"))
-        files: list[dict[str, Any]] = []
-        bits = 57 if self._wide else 48
-        found = metadata_from_files(self.listing_files, pid, beside, address_bits=bits, files=files)
-        if files:
-            inputs["evidence"] = files
-        return found
+        return beside
 
     def _entry(self, rows: ProcessRows) -> ProcessEntry:
         if rows.pid is not None or rows.name is not None:

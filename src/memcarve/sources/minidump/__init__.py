@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import functools
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -13,7 +12,7 @@ from memcarve.formats.minidump import structures
 from memcarve.formats.minidump.minidump_reading import Minidump
 from memcarve.missing import CUT_OFF, MISPLACED, NOT_WRITTEN, REASONS, MissingColumns
 from memcarve.paths import base_name
-from memcarve.process import Container, Platform, ProcessEntry, ProcessMemory
+from memcarve.process import Account, Container, Machine, Note, Platform, ProcessEntry, ProcessMemory, width_of
 from memcarve.sources.listings import ListingFiles, metadata_from_files
 from memcarve.sources.minidump.minidump_metadata import Noted, minidump_metadata_of
 from memcarve.sources.opening import MINIDUMP as TYPE, Source
@@ -23,7 +22,6 @@ from memcarve.space import AddressSpace
 if TYPE_CHECKING:
     from memcarve.backing import FileBacking
     from memcarve.dtypes import U64
-    from memcarve.metadata import Metadata
 
 REST = "headers and streams"
 TWICE = "of addresses that the file holds twice"
@@ -61,43 +59,41 @@ class MinidumpContainer(Container):
         """Return the process; it goes by the name of its first module."""
         return [self._entry]
 
-    def open_process(self, index: int, half: str = "all") -> ProcessMemory:  # noqa: ARG002 - there is one
+    def _process(self, index: int) -> ProcessMemory:  # noqa: ARG002 - there is one
         """Return the process's memory.
 
         Raises InputError where the minidump holds none, OverlapError where it holds different bytes for one address.
         """
         path, architecture = self.file.path, self._architecture()
         space, left_out = self._space()
-        remarks = list(self.dump.notes)
+        remarks = [Note(note) for note in self.dump.notes]
         for reason, words in _LOST.items():
             lost = total(space.missing_size[space.missing_reason == np.uint8(REASONS.index(reason))])
             if lost:
-                remarks.append(f"{lost} bytes are missing {words}")
+                remarks.append(Note(f"{lost} bytes are missing {words}"))
         notes = [*self._origin(), *remarks]
         if structures.MEMORY64_LIST not in self.dump and not self.dump.flags & structures.FULL_MEMORY:
             notes.append(f"{path}: was made without full memory: most of the process's is not in it")
         if self.system is not None and architecture is None and self.noted.document is None:
             word = self.system.architecture or f"unknown (0x{self.system.number:x})"
             notes.append(f"{path}: is of a process whose architecture is {word}")
+        # a program of 32 bits may have all of them, where the kernel has more
         narrow = self.dump.narrow or architecture == "x86"
+        kernel_half = self.noted.kernel_half or (1 << _NARROW if narrow else None)
         bits = self.noted.address_bits or _bits(space, narrow=narrow)
-        inputs: dict[str, Any] = {"dump": {"path": path, "size": self.file.size, "format": "minidump", **self.said}}
         return ProcessMemory(
             space,
-            pid=self._entry.pid,
-            name=self._entry.name,
-            architecture=architecture,
-            inputs=inputs,
-            left_out=left_out,
+            self._entry,
+            machine=Machine(self._platform(), architecture, bits, kernel_half),
+            account=Account(
+                space.total + sum(left_out.values()), left_out, incomplete=bool(remarks) or self.noted.incomplete
+            ),
+            inputs={"dump": {"path": path, "size": self.file.size, "format": "minidump", **self.said}},
             notes=notes,
-            remarks=remarks,
-            incomplete=bool(remarks) or self.noted.incomplete,
-            # a program of 32 bits may have all of them, where the kernel has more
-            kernel_half=self.noted.kernel_half or (1 << _NARROW if narrow else None),
-            address_bits=bits,
-            metadata=functools.partial(self._metadata, max(bits, 48), inputs),
-            platform=self._platform(),
-            input_bytes=space.total + sum(left_out.values()),
+            metadata=lambda: (
+                minidump_metadata_of(self.dump, self.noted)
+                + metadata_from_files(self.listing_files, self._entry.pid, address_bits=max(bits, 48))
+            ),
         )
 
     def close(self) -> None:
@@ -124,14 +120,6 @@ class MinidumpContainer(Container):
         described, used = (total(union(each[2], each[1])[1]) for each in (stored, kept))
         left_out = {REST: self.file.size - described, TWICE: described - used}
         return space, {reason: count for reason, count in left_out.items() if count}
-
-    def _metadata(self, bits: int, inputs: dict[str, Any]) -> Metadata:
-        """Return what the minidump says of the process, and the files that were named; those are added to `inputs`."""
-        files: list[dict[str, Any]] = []
-        found = metadata_from_files(self.listing_files, self._entry.pid, address_bits=bits, files=files)
-        if files:
-            inputs["evidence"] = files
-        return minidump_metadata_of(self.dump, self.noted) + found
 
     def _name(self) -> str | None:
         if self.noted.document is not None:
@@ -171,8 +159,7 @@ def _bits(space: AddressSpace, *, narrow: bool) -> int:
     last = space.start + (space.size - np.uint64(1))
     if narrow and not (last >= np.uint64(1 << _NARROW)).any():
         return _NARROW
-    wide = (last >= np.uint64(1 << 47)) & (space.start < np.uint64((1 << 64) - (1 << 47)))
-    return 57 if wide.any() else 48
+    return width_of(space.start, space.size)
 
 
 MINIDUMP = Source(

@@ -8,18 +8,19 @@ from __future__ import annotations
 import contextlib
 import datetime as dt
 import errno
-import functools
 import os
 import struct
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
+
 from memcarve.errors import InputError, OverlapError, SourceReadError
 from memcarve.formats.listing.listing_kinds import PROC_MAPS
 from memcarve.metadata import Metadata, Regions, Thread, Threads
-from memcarve.process import Container, Platform, ProcessEntry, ProcessMemory
+from memcarve.process import Account, Container, Machine, Note, Platform, ProcessEntry, ProcessMemory, width_of
 from memcarve.sources.listings import ListingFiles, metadata_from_files
 from memcarve.sources.opening import PROC, Source
-from memcarve.sources.proc.live_memory import READABLE, EndToEnd, LiveBacking, Present
+from memcarve.sources.proc.live_memory import EndToEnd, LiveBacking, Present
 from memcarve.sources.proc.live_pages import MappedFiles, PageMap, mappings
 from memcarve.space import AddressSpace
 
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from memcarve.sources.opening import Opened, OpenOptions
     from memcarve.sources.proc.live_pages import Mapping
 
-_WIDE = 1 << 47
 _MOUNTS = "/proc/self/mountinfo"  # proc_pid_mountinfo(5)
 _YAMA = "/proc/sys/kernel/yama/ptrace_scope"
 _KERNEL_THREAD = 0x200000  # PF_KTHREAD, in the flags of stat
@@ -78,7 +78,7 @@ class LiveContainer(Container):
         """Return the one process."""
         return [ProcessEntry(self._status.pid, self._status.name)]
 
-    def open_process(self, index: int, half: str = "all") -> ProcessMemory:  # noqa: ARG002 - there is one, and no kernel
+    def _process(self, index: int) -> ProcessMemory:  # noqa: ARG002 - there is one, and no kernel
         """Return the process's memory: what is in memory, in swap or in the files that are mapped.
 
         What was never touched is not there. Raises SourceReadError where the process may not be read or has ended.
@@ -94,26 +94,23 @@ class LiveContainer(Container):
                 f"{self.path}: runs while it is read: what it changes meanwhile is of different moments; "
                 f"kill -STOP {status.pid} stops it, kill -CONT {status.pid} lets it go on",
             )
-        inputs: dict[str, Any] = {"live": self._about(status)}
-        wide = any(each.region.start < READABLE and each.region.end > _WIDE for each in mapped)
-        bits = 57 if wide else 48
+        start, size = (
+            np.array(column, np.uint64)
+            for column in ([each.region.start for each in mapped], [each.region.size for each in mapped])
+        )
         release, architecture = os.uname().release.split("."), self._architecture()
+        platform = Platform("linux", *(int(word) for word in release[:2] if word.isdecimal()))
+        # of 32 bits a program may have all of them, where the kernel has more
+        kernel_half = 1 << 32 if architecture == "x86" else None
         return ProcessMemory(
             space,
-            pid=status.pid,
-            name=status.name,
-            architecture=architecture,
-            inputs=inputs,
-            notes=notes,
-            remarks=notes,
-            incomplete=unreadable,
-            # of 32 bits a program may have all of them, where the kernel has more
-            kernel_half=1 << 32 if architecture == "x86" else None,
+            ProcessEntry(status.pid, status.name),
+            machine=Machine(platform, architecture, width_of(start, size), kernel_half),
+            account=Account(space.total, incomplete=unreadable),
+            inputs={"live": self._about(status)},
+            notes=map(Note, notes),
+            metadata=lambda: self._known(mapped) + metadata_from_files(self.listing_files, status.pid, address_bits=64),
             file=EndToEnd(self.path, space),
-            address_bits=bits,
-            platform=Platform("linux", *(int(word) for word in release[:2] if word.isdecimal())),
-            input_bytes=space.total,
-            metadata=functools.partial(self._metadata, mapped, status.pid, inputs),
             auxiliary_vector=self._beginning("auxv", _LONGEST) or None,
         )
 
@@ -254,16 +251,12 @@ class LiveContainer(Container):
             "kernel": f"{system.sysname} {system.release} {system.machine}",
         }
 
-    def _metadata(self, mapped: list[Mapping], pid: int, inputs: dict[str, Any]) -> Metadata:
-        """Return the regions that there were when the process was opened, its threads, and what named files say."""
+    def _known(self, mapped: list[Mapping]) -> Metadata:
+        """Return the regions that there were when the process was opened, and its threads."""
         regions = Regions(PROC_MAPS, [each.region for each in mapped])
         tids = self._threads()
         threads = (Threads("/proc/PID/task", [Thread(tid) for tid in tids]),) if tids else ()
-        files: list[dict[str, Any]] = []
-        found = metadata_from_files(self.listing_files, pid, address_bits=64, files=files)
-        if files:
-            inputs["evidence"] = files
-        return Metadata((regions,), threads=threads) + found
+        return Metadata((regions,), threads=threads)
 
     def _open(self, name: str) -> int:
         if self._folder < 0:
