@@ -50,7 +50,7 @@ USER_PROCESSES = (1624, 2036)
 
 def table() -> list[dict[str, Any]]:
     """Return the table as it is shipped."""
-    text = resources.files("memcarve.images").joinpath("windows_x64_layouts.json").read_text(encoding="utf-8")
+    text = resources.files("memcarve.images.windows").joinpath("windows_x64_layouts.json").read_text(encoding="utf-8")
     entries: list[dict[str, Any]] = json.loads(text)
     return entries
 
