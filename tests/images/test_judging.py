@@ -198,8 +198,8 @@ OVERWRITTEN: dict[str, tuple[int, tuple[str, str], tuple[str, str]]] = {
     "ThreadListHead": (16, (NO_THREADS, NO_THREADS), (NO_THREADS, NO_THREADS)),
     "ObjectTable": (
         8,
-        ("", "its handle table is at no kernel address"),
-        ("", "its handle table is at no kernel address"),
+        ("", "its handle table is not at a kernel address"),
+        ("", "its handle table is not at a kernel address"),
     ),
     "Peb": (8, ("", IMPOSSIBLE), ("", IMPOSSIBLE)),
     "SectionBaseAddress": (8, ("", IMPOSSIBLE), ("", IMPOSSIBLE)),

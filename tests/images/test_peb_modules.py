@@ -439,7 +439,7 @@ def test_starts_that_cannot_be_read(tampered: Tampered, name: str) -> None:
     words = [word.replace("directory", "current directory").replace("_", " ") for word in lost]
     assert len(metadata.notes) == (bool(lost) and name != "start-nothing")
     for note in metadata.notes:
-        assert "started with" in note
+        assert "process parameters" in note
         assert all(word in note for word in words) or lost == members
 
 
@@ -460,7 +460,7 @@ def test_lists_of_unloaded_modules(tampered: Tampered, name: str) -> None:
 def test_entries_that_cannot_be(tampered: Tampered) -> None:
     """Of unloaded modules with impossible addresses, without a size, or out of turn there is a count in a note."""
     (note,) = tampered.found["unload-wrong"].notes
-    assert note == "5 modules of the list of those that were unloaded (ntdll) claimed what cannot be"
+    assert note == "5 modules in the list of unloaded modules (ntdll) had impossible values"
 
 
 def test_structures_damaged_at_random(tmp_path: Path) -> None:

@@ -179,7 +179,7 @@ class Judge:
         if not name:
             return "no name"
         if rest.strip(b"\0"):
-            return "something else behind its name"
+            return "something else after its name"
         return None if all(ord(" ") <= byte != _DELETE for byte in name) else "control characters in its name"
 
     def _header(self, seen: _Seen) -> str | None:
@@ -248,7 +248,7 @@ class Judge:
             data = self._reader.read(table, _HANDLE_TABLE) if is_kernel(table) else b""
             if data and seen.base in np.frombuffer(data, np.uint64).tolist():
                 return _HOLDS
-            said.append("its handle table is at no kernel address" if data == b"" else None)
+            said.append("its handle table is not at a kernel address" if data == b"" else None)
         return said[0] if said and all(said) else None
 
     def _program(self, seen: _Seen) -> str | None:
@@ -334,7 +334,8 @@ def judged(found: Iterable[Process], judge: Judge) -> tuple[list[tuple[Process, 
     dropped += max(0, len(doubtful) - MOST_DOUBTFUL)
     if dropped:
         notes.append(
-            f"{dropped} more doubtful processes are not listed, of which no more holds up: the image is made to deceive"
+            f"{dropped} more doubtful processes are not listed, because no more facts hold for them: the image is made "
+            "to deceive"
         )
     nothing: tuple[str, ...] = ()
     listed = [(process, nothing) for process in certain]

@@ -130,7 +130,7 @@ def heaps(reader: Reader, peb: int, form: Form) -> tuple[list[Area], list[str]]:
     if count > _MOST_HEAPS:
         notes.append(f"the {form.source} claims {count} heaps: it is damaged or made to deceive")
     elif lost:
-        notes.append(f"where {lost} of {counted(count, 'heap')} begin is not in memory ({form.source})")
+        notes.append(f"the addresses of {lost} of {counted(count, 'heap')} are not in memory ({form.source})")
     if impossible and count <= _MOST_HEAPS:
         notes.append(f"{impossible} of {counted(count, 'heap')} had impossible addresses ({form.source})")
     return [Area(heap, PAGE, Kind.HEAP, whole=True) for heap in found], notes

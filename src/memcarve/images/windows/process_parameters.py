@@ -47,14 +47,14 @@ def parameters(reader: Reader, peb: int, form: Form) -> tuple[Parameters | None,
         return None, []  # there are none yet; or the PEB is not in memory, which the note about modules says
     flags, most = (reader.number(place + offset, 4) for offset in (_FLAGS, _MAXIMUM_LENGTH))
     if flags is None or most is None:
-        return None, [f"what the process was started with, at 0x{place:x} ({form.source}), is not in memory"]
+        return None, [f"the process parameters at 0x{place:x} ({form.source}) are not in memory"]
     relative = 0 if flags & _NORMALISED else most
     command, image, directory = (
         _text(reader, place, offset, form.word, relative) for offset in (at.command, at.image, at.directory)
     )
     found = Parameters(form.source, command, image, directory, _environment(reader, place, at, form.word))
     lost = [word for word, member in zip(_WORDS, found[1:], strict=True) if member is None]
-    notes = [f"of what the process was started with ({form.source}) cannot be read: {', '.join(lost)}"] if lost else []
+    notes = [f"these process parameters ({form.source}) cannot be read: {', '.join(lost)}"] if lost else []
     return found, notes
 
 

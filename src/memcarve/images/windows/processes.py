@@ -128,16 +128,15 @@ class Windows:
             others = self._unlisted(reached)
             if problem:
                 self.notes.append(
-                    f"the list of processes is damaged ({problem}); what it does not lead to was looked for in all of "
-                    "memory"
+                    f"the list of processes is damaged ({problem}); other processes were searched for in all memory"
                 )
             entries = [_entry(process, linked=self._is_linked(process), doubts=doubts) for process, doubts in others]
             entries.sort(key=lambda entry: (bool(entry.doubts), not entry.listed))
             doubtful = sum(bool(entry.doubts) for entry in entries)
             if doubtful:
                 self.notes.append(
-                    f"the search found {doubtful} doubtful process{'' if doubtful == 1 else 'es'}: why is listed by "
-                    "memcarve processes; --all and --name leave them out, --pid takes them"
+                    f"the search found {doubtful} doubtful process{'' if doubtful == 1 else 'es'}: memcarve processes "
+                    "says why; --all and --name leave them out, --pid takes them"
                 )
             self._all = [_entry(process, linked=True) for process in reached] + entries
         return self._all
@@ -351,7 +350,7 @@ class Windows:
             if process is None and not head:
                 head = True
             elif process is None or address in seen:
-                return found, f"{way}, at 0x{link:x} is no process"
+                return found, f"{way}, 0x{link:x} does not lead to a process"
             else:
                 found.append(process)
                 seen.add(address)

@@ -111,12 +111,12 @@ def unloaded(reader: Reader, form: Form, bases: Iterable[int]) -> tuple[Unloaded
         seen.add(base)
         found = _read(reader, form, base)
         if isinstance(found, str):
-            notes += [f"which modules were unloaded is not known: {found} ({form.source} at 0x{base:x})"]
+            notes += [f"the unloaded modules are not known: {found} ({form.source} at 0x{base:x})"]
         elif found is not None:
             rows = sorted(found.rows, key=lambda row: row.sequence or 0)
             return Unloaded(form.source, rows), [
-                f"{counted(count, 'module')} of the list of those that were unloaded ({form.source}) {what}"
-                for what, count in (("cannot be read", found.lost), ("claimed what cannot be", found.wrong))
+                f"{counted(count, 'module')} in the list of unloaded modules ({form.source}) {what}"
+                for what, count in (("cannot be read", found.lost), ("had impossible values", found.wrong))
                 if count
             ]
     return None, notes[:1]

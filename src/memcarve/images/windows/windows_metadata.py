@@ -145,7 +145,7 @@ class Knowledge:
         tables = [] if entry.ended else self._page_tables(table)
         found += Metadata(areas=(Areas("page tables", tables),)) if tables else Metadata()
         if kernel.spent or (user is not None and user.spent):
-            found += Metadata(notes=("the names of files and modules are more than a process has; some are left out",))
+            found += Metadata(notes=("more names of files and modules than a process has; some are left out",))
         return found
 
     def start_of(self, entry: ProcessEntry, table: AddressTable) -> Metadata:
@@ -196,7 +196,7 @@ class Knowledge:
         return walked.threads, threads.notes_of(walked) + notes
 
     def _unknown(self, what: str) -> str:
-        return f"where Windows {self.windows.kernel.version} keeps its {what} is not known; none are told"
+        return f"where Windows {self.windows.kernel.version} keeps its {what} is not known; none are given"
 
     def _narrow_peb(self, reader: Reader, entry: ProcessEntry) -> int | None:
         """Return the address of the 32-bit PEB; None if there is none, or it is not known.
