@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 import click
 
 from memcarve.cli.exit_status import COMPLETE, INCOMPLETE
-from memcarve.cli.frame import are_several, choose, finish_several, process_words, selection, stem_of
+from memcarve.cli.frame import choose, selection
 from memcarve.cli.progress_bar import ProgressBar
 from memcarve.cli.wording import amount, counted, say
+from memcarve.cli.writing_frame import are_several, finish_several, process_words, stem_of
 from memcarve.errors import UsageError, printable
 from memcarve.labels import Labelling
 from memcarve.sinks import carved_folder

@@ -138,7 +138,7 @@ COMMANDS = {
         ),
         Command(
             "find",
-            "looking",
+            "finding",
             "Find text or bytes, with their addresses.",
             "Find text or bytes: every hit's address, segment and offset in the dump, across extents.",
             [_path("file"), click.Argument(["patterns"], metavar="PATTERN...", nargs=-1, required=True)],

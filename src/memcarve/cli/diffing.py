@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from memcarve.cli.exit_status import COMPLETE, INCOMPLETE
-from memcarve.cli.frame import choose_one, labeller, selection
+from memcarve.cli.frame import choose_one, selection
 from memcarve.cli.printed_tables import Column, print_table
 from memcarve.cli.progress_bar import ProgressBar
 from memcarve.cli.wording import counted, say
 from memcarve.comparing import compare
+from memcarve.labels import Labelling
 from memcarve.sources import open_container
 
 if TYPE_CHECKING:
@@ -102,9 +103,9 @@ def diff(
         now = _open(stack, after, other, filters.half, source, source.other_input_type or source.input_type)
         # rows and a bar would get into each other's way at a terminal
         progress = stack.enter_context(ProgressBar("comparing", messages, data=True))
-        compared = compare(
-            was, now, selection(filters), labeller=labeller(filters), unchanged=wanted.unchanged, progress=progress
-        )
+        chosen = selection(filters)
+        labeller = Labelling() if chosen.by_labels else None
+        compared = compare(was, now, chosen, labeller=labeller, unchanged=wanted.unchanged, progress=progress)
         listed: Counter[str] = Counter()
         pages = 0
 

@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import click
 
 from memcarve.cli.exit_status import COMPLETE, INCOMPLETE
-from memcarve.cli.frame import are_several, choose, labeller, process_words, selection, stem_of
+from memcarve.cli.frame import choose, selection
 from memcarve.cli.option_values import OneAddress
 from memcarve.cli.progress_bar import ProgressBar
 from memcarve.cli.wording import amount, complain, counted, say
+from memcarve.cli.writing_frame import are_several, process_words, stem_of
 from memcarve.errors import MemcarveError, NoSpaceError, UsageError, printable
+from memcarve.labels import Labelling
 from memcarve.sinks import SINKS
 from memcarve.sinks.memmap import stem_of as own_stem
 from memcarve.sinks.several import folder_name
@@ -156,7 +158,13 @@ def _write(
                 raise UsageError("--to flat writes one range", remedy="give one --address A-B")
             chosen = chosen._replace(address=())
         own = {"address": address, "fill": write.fill or 0}
-    options = FileOptions(chosen, labeller(filters), write.sparse, write.force, ["memcarve", *sys.argv[1:]])
+    options = FileOptions(
+        chosen,
+        Labelling() if selection(filters).by_labels else None,
+        write.sparse,
+        write.force,
+        ["memcarve", *sys.argv[1:]],
+    )
     written: Written = sink(process, out, options, **own, progress=progress)
     return written
 

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 import click
 
 from memcarve.cli.exit_status import COMPLETE, INCOMPLETE
-from memcarve.cli.frame import are_several, choose, finish_several, process_words, say_notes, selection, stem_of
+from memcarve.cli.frame import choose, say_notes, selection
 from memcarve.cli.progress_bar import ProgressBar
 from memcarve.cli.wording import amount, counted, say
+from memcarve.cli.writing_frame import are_several, finish_several, process_words, stem_of
 from memcarve.errors import printable
 from memcarve.labels.modules import find_modules
 from memcarve.sinks.extract import ExtractOptions, extract as write_modules

@@ -4,41 +4,28 @@ from __future__ import annotations
 
 import contextlib
 import fnmatch
-import os
 import sys
-from collections import Counter
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import click
 
 from memcarve.cli.exit_status import COMPLETE, INCOMPLETE
 from memcarve.cli.option_groups import SeveralProcesses
-from memcarve.cli.wording import complain, say
-from memcarve.errors import ProcessError, UsageError, printable
-from memcarve.labels import Labelling
+from memcarve.cli.wording import say
+from memcarve.errors import ProcessError, UsageError
 from memcarve.process import Selection
-from memcarve.sinks.several import folder_name
 from memcarve.sources import open_container
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from memcarve.cli.option_groups import Input, MemoryFilters, Messages, OneProcess
-    from memcarve.process import Container, Labeller, ProcessMemory
-    from memcarve.sinks.several import Outcome
-    from memcarve.sinks.severalmodules import Extracted
-
-_Ended = TypeVar("_Ended", "Outcome", "Extracted")
+    from memcarve.process import Container, ProcessMemory
 
 
 def selection(filters: MemoryFilters) -> Selection:
     """Return what options choose as the library takes it."""
     return Selection(filters.half, **{name: value for name, value in vars(filters).items() if name != "given_half"})
-
-
-def labeller(filters: MemoryFilters) -> Labeller | None:
-    """Return what labels segments if something is asked for by labels."""
-    return Labelling() if selection(filters).by_labels else None
 
 
 @contextlib.contextmanager
@@ -108,32 +95,6 @@ def _listed(container: Container, indexes: Sequence[int]) -> str:
     return ", ".join(str(container.entry(index)) for index in indexes[:40])
 
 
-def are_several(container: Container, wanted: SeveralProcesses, indexes: Sequence[int]) -> bool:
-    """Return True if several outputs are to be written: one that was taken of all is one of several."""
-    return len(indexes) > 1 or (wanted.everything and len(container.processes()) > 1)
-
-
-def stem_of(path: str) -> str:
-    """Return an input's name without folder and endings: what is written is named after it.
-
-    A number is not an ending: ``core.1234`` is a process's.
-    """
-    base = os.path.basename(os.path.normpath(path))
-    for ending in (".gz", ".zst", ".xz"):
-        base = base.removesuffix(ending)
-    stem, ending = os.path.splitext(base)
-    return base if ending[1:].isdigit() else stem or base
-
-
-def process_words(process: ProcessMemory, index: int) -> list[str]:
-    """Return what is added to an image's name in what is written: ``4-System``, or the page tables' root."""
-    if not process.is_image:
-        return []
-    if process.pid is None:
-        return [str(process.inputs["image"]["root"])]
-    return [folder_name(process.entry, index, Counter())]
-
-
 def say_notes(process: ProcessMemory, messages: Messages) -> None:
     """Print which files were taken; and the rest if something is wrong with them, or if it is asked for."""
     everything = messages.verbose or process.incomplete or process.is_image or process.positions in {"printed", "sum"}
@@ -148,17 +109,3 @@ def finish(process: ProcessMemory, messages: Messages, summary: str, notes: Iter
     if not messages.quiet:
         click.echo(summary, err=True)
     return INCOMPLETE if process.incomplete else COMPLETE
-
-
-def finish_several(out: str, outcomes: Sequence[_Ended], messages: Messages, report: Callable[[_Ended], None]) -> int:
-    """Print how each of several processes ended, `report` what was written of one; return the exit status."""
-    done = [outcome.result for outcome in outcomes if outcome.result is not None]
-    for outcome in outcomes:
-        if outcome.error is not None:
-            complain(outcome.error, outcome.entry)
-        elif not messages.quiet:
-            click.echo(printable(f"{outcome.entry}:"), err=True)
-            report(outcome)
-    if not messages.quiet:
-        click.echo(printable(f"{len(done)} of {len(outcomes)} processes: {out}"), err=True)
-    return COMPLETE if len(done) == len(outcomes) and all(result.complete for result in done) else INCOMPLETE

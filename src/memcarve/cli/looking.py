@@ -1,4 +1,4 @@
-"""The commands that look into memory without writing anything."""
+"""The commands that look at single addresses."""
 
 from __future__ import annotations
 
@@ -6,19 +6,17 @@ import sys
 from typing import TYPE_CHECKING
 
 from memcarve.cli.exit_status import COMPLETE
-from memcarve.cli.frame import choose_one, finish, labeller, one_process, say_notes, selection
+from memcarve.cli.frame import choose_one, one_process, say_notes
 from memcarve.cli.option_values import number
 from memcarve.cli.printed_tables import Column, print_table
-from memcarve.cli.progress_bar import ProgressBar
-from memcarve.cli.wording import at_terminal, counted, option, say
+from memcarve.cli.wording import at_terminal, option, say
 from memcarve.errors import AddressError, LimitError, UsageError
-from memcarve.patterns import text_pattern
 from memcarve.sources import open_container
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
 
-    from memcarve.cli.option_groups import Input, Messages, OneProcess, Printing, ReadOutput, SegmentFilters, Sought
+    from memcarve.cli.option_groups import Input, Messages, OneProcess, Printing, ReadOutput
 
 _PIECE = 1 << 20
 
@@ -56,59 +54,6 @@ def _hexdump(address: int, data: bytes) -> Iterator[str]:
         text = "".join(" " if byte is None else chr(byte) if 32 <= byte < 127 else "." for byte in row)  # noqa: PLR2004
         yield f"{place:016x}  {left}  {right}  |{text}|\n"
         place += 16
-
-
-def find(
-    file: str,
-    patterns: Sequence[str],
-    process: OneProcess,
-    sought: Sought,
-    filters: SegmentFilters,
-    source: Input,
-    printing: Printing,
-    messages: Messages,
-) -> int:
-    """Print a row for each hit."""
-    wanted = _patterns(patterns, sought)
-    with one_process(file, process, source, filters.half) as memory:
-        chosen = memory.segments(selection(filters), labeller=labeller(filters))
-        columns = [Column("address", "address"), Column("segment", "address"), Column("offset", "number")]
-        columns += [Column("pattern", "text"), Column("encoding", "text")]
-        labels = [(pattern, encoding) for pattern, encoding, _ in wanted]
-        count = done = 0
-
-        def advance(searched: int) -> None:
-            nonlocal done
-            done += searched
-            progress(done, chosen.total)
-
-        def rows() -> Iterator[tuple[int, int, int, str, str]]:
-            nonlocal count
-            for hit in memory.space.find([data for _, _, data in wanted], chosen, progress=advance):
-                count += 1
-                yield (hit.address, hit.segment.start, hit.offset, *labels[hit.pattern])
-
-        with ProgressBar("searching", messages, data=True) as progress:
-            print_table(printing.layout, "hits", columns, rows())
-        return finish(memory, messages, counted(count, "hit"))
-
-
-def _patterns(patterns: Sequence[str], sought: Sought) -> list[tuple[str, str, bytes]]:
-    """Return pattern, encoding and bytes of what to search for; texts that are the same in two encodings once."""
-    found: dict[bytes, tuple[str, str]] = {}
-    for pattern in patterns:
-        if sought.as_hex:
-            try:
-                found.setdefault(bytes.fromhex(pattern.removeprefix("0x")), (pattern, "hex"))
-            except ValueError:
-                raise UsageError(f"{pattern!r} is not bytes in hexadecimal, like 4d5a9000") from None
-            continue
-        for encoding in sought.encodings:
-            wanted = text_pattern(pattern, encoding)
-            found.setdefault(wanted.data, (pattern, wanted.encoding))
-    if b"" in found or not found:
-        raise UsageError("a pattern to search for is empty")
-    return [(pattern, encoding, data) for data, (pattern, encoding) in found.items()]
 
 
 def locate(file: str, place: str, process: OneProcess, source: Input, printing: Printing, messages: Messages) -> int:
