@@ -18,7 +18,7 @@ import containers
 from containers import PAGE, Slice
 from memcarve.backing import FileBacking
 from memcarve.errors import InputError, SourceReadError
-from memcarve.formats.elf_core import core_writing
+from memcarve.formats.elf_core import core_headers
 from memcarve.formats.images import avml, crashdump, lime, machine, machine_core, vmware
 from memory import content
 
@@ -1012,7 +1012,7 @@ def survives(file: FileBacking) -> None:
 
 def test_too_many_notes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No more of a core's notes are read than a machine has, and what was found until then counts."""
-    monkeypatch.setattr(core_writing, "_MOST_NOTES", 3)
+    monkeypatch.setattr(core_headers, "_MOST_NOTES", 3)
     with opened(tmp_path / "image", containers.elf_core(SHORT)) as file:
         memory = machine_core.read(file)
         assert memory is not None

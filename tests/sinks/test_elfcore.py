@@ -21,7 +21,7 @@ from cores import PROGRAM, compiled, crashed, gdb, gdb_memory, lldb, needed, run
 from files import ROOT, put
 from memcarve import errors
 from memcarve.backing import FileBacking
-from memcarve.formats.elf_core import core_reading
+from memcarve.formats.elf_core import process_notes
 from memcarve.metadata import (
     Metadata,
     Module,
@@ -557,8 +557,8 @@ def test_more_than_4_gib(tmp_path: Path) -> None:
     sizes = [(4 << 30) + 16 * PAGE, PAGE]
     starts = [0x10000000, 0x7FFA12200000]
     columns = [np.array(column, np.uint64) for column in (starts, sizes)]
-    head = core_reading.layout(
-        64, core_reading.info_note(64, 1624, b"x"), columns[0], columns[1], np.full(2, 6, np.uint32)
+    head = process_notes.layout(
+        64, process_notes.info_note(64, 1624, b"x"), columns[0], columns[1], np.full(2, 6, np.uint32)
     )
     with (tmp_path / "core").open("wb") as file:
         file.writelines(head.blocks)
@@ -593,7 +593,7 @@ def test_nothing_chosen(tmp_path: Path) -> None:
 
 def test_regions_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where regions take too much room they are not noted, which is said, and the core is sound."""
-    monkeypatch.setattr(core_reading, "LARGEST_OWN", 2000)
+    monkeypatch.setattr(process_notes, "LARGEST_OWN", 2000)
     said = export_elfcore(made(tmp_path), tmp_path / "core")
     assert any("too many to be noted" in note for note in said.notes)
     monkeypatch.undo()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from memcarve.columns import joined
-from memcarve.formats.programs.pe import PAGE
+from memcarve.formats.programs.mapped_module import PAGE
 from memcarve.labels.content import glance
 from memcarve.labels.headers import may_begin
 

@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from memcarve.errors import AddressError
 from memcarve.formats.programs import elf, pe
-from memcarve.formats.programs.pe import PAGE
+from memcarve.formats.programs.mapped_module import PAGE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+
+    from memcarve.formats.programs.mapped_module import Section
 
     #: returns exactly `size` bytes at an address; raises AddressError where one is not there
     Read = Callable[[int, int], bytes]
@@ -77,11 +79,17 @@ def parse_header(address: int, page: bytes) -> Header | None:
     The first 4096 bytes are looked at, fewer where there are no more. `formats.pe.image` and `formats.elf.image` say
     what must be right in them.
     """
-    found = pe.image(page)
-    if found is not None:
-        return _of_pe(address, found)
-    program = elf.image(page)
-    return None if program is None else _of_elf(address, program)
+    found = pe.image(page) or elf.image(page)
+    if found is None:
+        return None
+    timestamp: int | None = None
+    if isinstance(found, pe.Image):
+        kind, timestamp, name = _kind(address, found), found.timestamp, "PE"
+    else:
+        kind, name = _ELF_KINDS.get(found.kind, f"0x{found.kind:04x}"), "ELF"
+    machine = _MACHINES[name].get(found.machine, f"0x{found.machine:04x}")
+    wiped = " and ".join(found.wiped) or None
+    return Header(address, name, machine, kind, found.size, timestamp, _sections(address, found.sections), wiped)
 
 
 def may_begin(view: memoryview, at: int, end: int) -> bool:
@@ -132,13 +140,6 @@ def _there(read: Read, address: int) -> bytes:
         return b""
 
 
-def _of_pe(address: int, found: pe.Image) -> Header:
-    machine = _MACHINES["PE"].get(found.machine, f"0x{found.machine:04x}")
-    sections = _sections(address, found.sections)
-    wiped = " and ".join(found.wiped) or None
-    return Header(address, "PE", machine, _kind(address, found), found.size, found.timestamp, sections, wiped)
-
-
 def _kind(address: int, found: pe.Image) -> str | None:
     if not found.characteristics & _EXECUTABLE_IMAGE:
         return None
@@ -150,14 +151,7 @@ def _kind(address: int, found: pe.Image) -> str | None:
     return "efi" if found.subsystem in _EFI else "exe"
 
 
-def _of_elf(address: int, found: elf.Image) -> Header:
-    machine = _MACHINES["ELF"].get(found.machine, f"0x{found.machine:04x}")
-    kind = _ELF_KINDS.get(found.kind, f"0x{found.kind:04x}")
-    sections = _sections(address, found.loads)
-    return Header(address, "ELF", machine, kind, found.size, None, sections, "magic" if found.wiped else None)
-
-
-def _sections(address: int, rows: Sequence[pe.Section] | Sequence[elf.Load]) -> tuple[tuple[int, int, str], ...]:
+def _sections(address: int, rows: Sequence[Section]) -> tuple[tuple[int, int, str], ...]:
     """Return sections where they lie; none where the image would not end within the address space."""
     if not rows or address + rows[-1].address + rows[-1].size > _TOP:
         return ()

@@ -14,8 +14,8 @@ import numpy as np
 
 from memcarve.backing import FileBacking
 from memcarve.errors import InputError, UsageError, printable
-from memcarve.formats.elf_core import core_reading, core_writing
-from memcarve.formats.elf_core.core_reading import EXECUTE, READ, WRITE, MappedFile
+from memcarve.formats.elf_core import core_headers, process_notes
+from memcarve.formats.elf_core.process_notes import EXECUTE, READ, WRITE, MappedFile
 from memcarve.permissions import EXECUTE as MAY_EXECUTE, PROT_NONE, TRANSITION, WRITE as MAY_WRITE
 from memcarve.sinks.ranges import ranges
 from memcarve.sinks.single_file import FileOptions, write_file
@@ -76,12 +76,12 @@ def export_elfcore(
     known = process.architecture or architecture
     document = _provenance(process, options, left_out, (known, word), basis, threads)
     own = json.dumps(document).encode()
-    if len(own) > core_reading.LARGEST_OWN:
+    if len(own) > process_notes.LARGEST_OWN:
         own = json.dumps(document | {"regions": [], "modules": []}).encode()
         notes.append("regions and modules are too many to be noted in the core: memcarve will not find them in it")
     if len(process.space.missing_start) > _MOST_MISSING:
         notes.append(f"of what is missing, the first {_MOST_MISSING} ranges are noted in the core")
-    head = core_reading.layout(bits, _notes(process, bits, found, threads, own), found.start, found.size, flags)
+    head = process_notes.layout(bits, _notes(process, bits, found, threads, own), found.start, found.size, flags)
     if bits == 32 and (head.base + found.total) >> bits:  # noqa: PLR2004
         raise UsageError(
             f"{os.fspath(path)}: a core of 32 bits ends at 4 GiB; --architecture x64 writes one of 64 bits"
@@ -105,14 +105,14 @@ def is_own(path: str) -> bool:
     """Say whether a file is an ELF core whose first note is memcarve's."""
     try:
         with FileBacking(path, follow=False) as file:
-            header = core_writing.read_header(file)
+            header = core_headers.read_header(file)
             if header is None:
                 return False
-            table, _ = core_writing.program_headers(file, header)
-            first = next(core_writing.read_notes(file, header, table[:1]), None)
+            table, _ = core_headers.program_headers(file, header)
+            first = next(core_headers.read_notes(file, header, table[:1]), None)
     except InputError:
         return False
-    return first is not None and (first.owner, first.kind) == (core_writing.OWNER, core_writing.PROVENANCE)
+    return first is not None and (first.owner, first.kind) == (core_headers.OWNER, core_headers.PROVENANCE)
 
 
 def _architecture(process: ProcessMemory, threads: Sequence[Thread], given: str | None, notes: list[str]) -> str:
@@ -150,9 +150,9 @@ def _letters(region: Region) -> int:
 
 def _notes(process: ProcessMemory, bits: int, found: Ranges, threads: Sequence[Thread], document: bytes) -> bytes:
     """Return the notes in the order in which Linux writes them, memcarve's own before them."""
-    status = [core_reading.status_note(bits, thread.tid, _registers(process, thread, bits)) for thread in threads]
+    status = [process_notes.status_note(bits, thread.tid, _registers(process, thread, bits)) for thread in threads]
     name = _encoded(process.name or "")
-    info = core_reading.info_note(bits, process.pid or 0, name)
+    info = process_notes.info_note(bits, process.pid or 0, name)
     known = process.pid is not None or process.name is not None
     files = list(_mapped_files(found))
     vector = process.auxiliary_vector
@@ -160,11 +160,11 @@ def _notes(process: ProcessMemory, bits: int, found: Ranges, threads: Sequence[T
     fits = vector is not None and _BITS.get(process.architecture or "") == bits
     return b"".join(
         (
-            core_reading.own_note(document),
+            process_notes.own_note(document),
             *status[:1],
             *([info] if known else []),
-            *([core_reading.note(b"CORE", core_writing.AUXV, vector or b"")] if fits else []),
-            *([core_reading.file_note(bits, files)] if files else []),
+            *([process_notes.note(b"CORE", core_headers.AUXV, vector or b"")] if fits else []),
+            *([process_notes.file_note(bits, files)] if files else []),
             *status[1:],
         )
     )

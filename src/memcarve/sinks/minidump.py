@@ -15,7 +15,7 @@ from memcarve.errors import InputError, UsageError
 from memcarve.formats.images.machine import read_at
 from memcarve.formats.minidump import minidump_writing, structures
 from memcarve.formats.minidump.contexts import context
-from memcarve.formats.programs.pe_facts import facts
+from memcarve.formats.programs import pe
 from memcarve.metadata import Regions, Thread
 from memcarve.paths import base_name
 from memcarve.process import Platform
@@ -28,8 +28,7 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Collection, Mapping, Sequence
 
-    from memcarve.formats.programs.pe import Read
-    from memcarve.formats.programs.pe_facts import Facts
+    from memcarve.formats.programs.mapped_module import Read
     from memcarve.metadata import Metadata, Module
     from memcarve.process import LeftOut, ProcessMemory
     from memcarve.sinks.ranges import Ranges
@@ -75,7 +74,7 @@ def export_minidump(
         raise UsageError(f"{architecture}: is no architecture; there are {', '.join(structures.ARCHITECTURES)}")
     found, left_out = ranges(process, options.selection, options.labeller)
     metadata = process.metadata
-    headers = {module.start: facts(_reader(process.space, module.start)) for module in found.modules}
+    headers = {module.start: pe.facts(_reader(process.space, module.start)) for module in found.modules}
     notes: list[str] = []
     modules = _modules(process, found, headers, notes, resident=resident)
     known = architecture or process.architecture or _architecture(headers)
@@ -124,7 +123,7 @@ def is_own(path: str) -> bool:
 
 
 def _modules(
-    process: ProcessMemory, found: Ranges, headers: Mapping[int, Facts | None], notes: list[str], *, resident: bool
+    process: ProcessMemory, found: Ranges, headers: Mapping[int, pe.Facts | None], notes: list[str], *, resident: bool
 ) -> list[minidump_writing.Module]:
     """Return the modules, the program itself first, as debuggers expect it; the others in order of addresses."""
     listed = list(found.modules)
@@ -183,15 +182,16 @@ def _is_main(module: Module, process: ProcessMemory) -> bool:
     return bool(known) and (name == known or (len(known) in _CUT and name.startswith(known)))
 
 
-def _module(module: Module, header: Facts | None) -> minidump_writing.Module:
+def _module(module: Module, header: pe.Facts | None) -> minidump_writing.Module:
     """Return a module as the minidump lists it; its size is the header's, unless lists or the mapping say otherwise."""
     name, size = module.path or module.name or "", module.size
     if header is None:
         return minidump_writing.Module(module.start, min(size or 0, _FIELD), 0, 0, name)
-    if size is None or -(-size // _PAGE) == -(-header.size // _PAGE):
-        size = header.size
+    if size is None or -(-size // _PAGE) == -(-header.image.size // _PAGE):
+        size = header.image.size
     record = structures.NO_CODEVIEW if header.codeview is None else header.codeview
-    return minidump_writing.Module(module.start, min(size, _FIELD), header.checksum, header.timestamp, name, record)
+    numbers = header.image.checksum, header.image.timestamp
+    return minidump_writing.Module(module.start, min(size, _FIELD), *numbers, name, record)
 
 
 def _unloaded(metadata: Metadata) -> list[minidump_writing.UnloadedModule] | None:
@@ -211,9 +211,9 @@ def _reader(space: AddressSpace, base: int) -> Read:
     return lambda place, size: space.read(base + place, size)
 
 
-def _architecture(headers: Mapping[int, Facts | None]) -> str | None:
+def _architecture(headers: Mapping[int, pe.Facts | None]) -> str | None:
     """Return the architecture as headers show it; a 32-bit program on x64 has modules of both."""
-    machines = {_MACHINES.get(header.machine) for header in headers.values() if header is not None}
+    machines = {_MACHINES.get(header.image.machine) for header in headers.values() if header is not None}
     return next((word for word in ("x64", "arm64", "x86", "arm") if word in machines), None)
 
 

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from memcarve.errors import AddressError
-from memcarve.formats.programs import elf, pe
+from memcarve.formats.elf_layout import MAGIC
+from memcarve.formats.programs import pe
 from memcarve.formats.programs.first_page import first_page_again
-from memcarve.formats.programs.pe import PAGE
+from memcarve.formats.programs.mapped_module import PAGE
 from memcarve.metadata import Module, Regions, places
 from memcarve.paths import base_name
 from memcarve.segments import TOP
@@ -111,7 +112,7 @@ def known_modules(process: ProcessMemory, regions: Regions) -> list[Module]:
 
 def _begins_with_header(space: AddressSpace, address: int) -> bool:
     try:
-        return space.read(address, len(elf.MAGIC)).startswith((elf.MAGIC, pe.MZ))
+        return space.read(address, len(MAGIC)).startswith((MAGIC, pe.MZ))
     except AddressError:
         return False
 

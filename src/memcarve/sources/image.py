@@ -11,7 +11,7 @@ import numpy as np
 from memcarve.backing import FileBacking
 from memcarve.columns import breaks, total
 from memcarve.errors import LimitError, NotRecognisedError, ProcessError, UsageError
-from memcarve.formats.elf_core.core_writing import is_core
+from memcarve.formats.elf_core.core_headers import is_core
 from memcarve.formats.images import avml, crashdump, lime, machine_core, vmware
 from memcarve.formats.images.machine import MachineMemory
 from memcarve.images.page_table_roots import Root, address_table, find_roots

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from memcarve.errors import InputError
-from memcarve.formats.elf_core.core_writing import (
+from memcarve.formats.elf_core.core_headers import (
     I386,
     LOAD,
     NO_PROCESSOR,
@@ -27,7 +27,7 @@ from memcarve.formats.images.machine import machine, read_at
 
 if TYPE_CHECKING:
     from memcarve.backing import FileBacking
-    from memcarve.formats.elf_core.core_writing import Note
+    from memcarve.formats.elf_core.core_headers import Note
     from memcarve.formats.images.machine import MachineMemory
 
 # what QEMU notes of a processor: version, size, 18 registers, 10 segments of 24 bytes, then cr0 to cr4

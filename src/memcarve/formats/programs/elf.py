@@ -7,121 +7,103 @@ from __future__ import annotations
 
 import itertools
 import struct
-from typing import TYPE_CHECKING, NamedTuple
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
 
 from memcarve.errors import AddressError
-from memcarve.formats.programs.pe import PAGE, string_at
+from memcarve.formats.elf_layout import BITS, HEADER_SIZES, HEADERS, IDENT, MAGIC, ORDERS, program_type
+from memcarve.formats.programs import mapped_module
+from memcarve.formats.programs.mapped_module import PAGE, Section, string_at, up
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from memcarve.formats.programs.mapped_module import Read
 
-    #: returns exactly `size` bytes at an address relative to the image; raises AddressError where one is not there
-    Read = Callable[[int, int], bytes]
-
-MAGIC = b"\x7fELF"
 #: e_machine of processors that systems run on: SPARC, x86, MIPS, PowerPC (64), S390, ARM, x86-64, ARM64, RISC-V
 MACHINES = frozenset({2, 3, 8, 20, 21, 22, 40, 43, 62, 183, 243})
 
-_IDENT = 16
-_ORDERS = {1: "<", 2: ">"}  # EI_DATA
-# behind e_ident, by EI_CLASS: e_type, e_machine, e_version, e_phoff, e_ehsize, e_phentsize, e_phnum
-_HEADERS = {1: "HHI4xI8xHHH", 2: "HHI8xQ12xHHH"}
-_HEADER_SIZES = {1: 52, 2: 64}
-_PROGRAM_SIZES = {1: 32, 2: 56}
-# a program header: p_type, p_offset, p_vaddr, p_filesz, p_memsz, p_flags; of 64 bits the flags come second
-_PROGRAMS = {1: "III4xIII4x", 2: "IIQQ8xQQ8x"}
-_WIDE = 2  # EI_CLASS
 _PERMISSIONS = ("---", "--x", "-w-", "-wx", "r--", "r-x", "rw-", "rwx")  # by the lower bits of p_flags
 _LOAD, _DYNAMIC = 1, 2
 _OBJECT, _PROGRAM, _LIBRARY = 1, 2, 3  # e_type ET_REL, ET_EXEC, ET_DYN
 _STRTAB, _STRSZ, _SONAME = 5, 10, 14
-_MOST_ENTRIES = 512  # of a dynamic section
+MOST_ENTRIES = 512  # of a dynamic section
 _TOP = 1 << 64
 
 
-class Load(NamedTuple):
-    """What is loaded: relative address and size in memory (bytes), where it lies in the file, and as ``r-x``."""
+@dataclass(frozen=True)
+class Image(mapped_module.Image):
+    """What the headers say. There are no sections of what is not loaded (objects, cores).
 
-    address: int
-    size: int
-    offset: int
-    stored: int
-    permissions: str
-
-
-class _Program(NamedTuple):
-    """A program header."""
-
-    kind: int
-    flags: int
-    offset: int
-    address: int
-    stored: int
-    size: int
-
-
-class Image(NamedTuple):
-    """What the headers say. `loads` are empty where they are not sound, and of what is not loaded (objects, cores).
-
-    `base` is the address at which the header wants to lie, `size` reaches in whole pages from the first to the last
-    byte that is loaded, None where nothing is known of that; `dynamic` is (relative address, offset in the file, size)
-    of the dynamic section. `wiped`: the magic is gone.
+    `size` reaches in whole pages from the first to the last byte that is loaded. `dynamic` is (relative address, offset
+    in the file, size) of the dynamic section, `section_headers` says where these begin and end in the file, zeros if
+    there are none. The one mark that may be wiped is the ``"magic"``.
     """
 
-    wide: bool
+    bits: int
     order: str
     kind: int
-    machine: int
-    base: int
-    size: int | None
-    loads: tuple[Load, ...]
     dynamic: tuple[int, int, int] | None
-    wiped: bool
+    section_headers: tuple[int, int]
+
+    @property
+    def entry(self) -> struct.Struct:
+        """An entry of the dynamic section: tag and value."""
+        return struct.Struct(self.order + ("qQ" if self.bits == 64 else "iI"))  # noqa: PLR2004
 
 
 def image(page: bytes) -> Image | None:
-    """Read an ELF header and the program headers from a page, as much of it as there is; None where there are none.
+    """Read an ELF header and the program headers from a page, as much of it as there is; None if there are none.
 
     The magic, class, byte order and version in e_ident must be known ones, type and machine be there, and the size of
     a program header what loaders demand (in an object file, that of the header); all else may be wrong. Without the
     magic everything must be right: e_ident is filled with zeros, the machine is a known one, it is a program or a
     library, the program headers lie in the page and say what is loaded where, in order.
     """
-    wide = page[4] if len(page) > _IDENT else 0
-    order = _ORDERS.get(page[5]) if wide in _HEADERS else None
-    if order is None or page[6] != 1 or len(page) < _HEADER_SIZES[wide]:
+    bits, order = (BITS.get(page[4]), ORDERS.get(page[5])) if len(page) > IDENT else (None, None)
+    if bits is None or order is None or page[6] != 1 or len(page) < HEADER_SIZES[bits]:
         return None
-    kind, machine, version, table, length, row, count = struct.unpack_from(order + _HEADERS[wide], page, _IDENT)
-    if not kind or not machine or (row != _PROGRAM_SIZES[wide] and (kind != _OBJECT or length != _HEADER_SIZES[wide])):
+    header, dtype = struct.Struct(order + HEADERS[bits]), program_type(bits, order)
+    kind, machine, version, _, table, begin, _, length, row, count, width, number, _ = header.unpack_from(page, IDENT)
+    fits = row == dtype.itemsize
+    if not kind or not machine or not (fits or (kind == _OBJECT and length == HEADER_SIZES[bits])):
         return None  # as where a loader keeps the e_ident that it compares others with
-    wiped = not page.startswith(MAGIC)
+    wiped = () if page.startswith(MAGIC) else ("magic",)
     if wiped and not (
         version == 1
-        and not any(page[9:_IDENT])
+        and not any(page[9:IDENT])
         and kind in (_PROGRAM, _LIBRARY)
         and machine in MACHINES
-        and length == _HEADER_SIZES[wide]
+        and length == HEADER_SIZES[bits]
         and table >= length
     ):
         return None
-    loaded = kind in (_PROGRAM, _LIBRARY) and row == _PROGRAM_SIZES[wide]
-    programs: list[_Program] = []
-    if loaded and table + row * count <= min(len(page), PAGE):
-        rows = struct.iter_unpack(order + _PROGRAMS[wide], page[table : table + row * count])
-        programs = [_Program(*fields) if wide == _WIDE else _reordered(*fields) for fields in rows]
-    loads = _loads([program for program in programs if program.kind == _LOAD])
+    programs: list[dict[str, int]] = []
+    if fits and kind in (_PROGRAM, _LIBRARY) and table + row * count <= min(len(page), PAGE):
+        rows = np.frombuffer(page[table : table + row * count], dtype).tolist()
+        programs = [dict(zip(dtype.names or (), fields, strict=True)) for fields in rows]
+    loads = _loads([program for program in programs if program["type"] == _LOAD])
     if wiped and not loads:
         return None
     base = next((load.address - load.offset for load in loads if load.offset < PAGE), None)
-    if base is None:  # the header itself is not loaded
-        return Image(wide == _WIDE, order, kind, machine, 0, None, (), None, wiped)
-    size = _up(loads[-1].address + loads[-1].size) - _down(loads[0].address)
-    dynamic = next(
-        ((program.address - base, program.offset, program.size) for program in programs if program.kind == _DYNAMIC),
-        None,
+    size: int | None = None
+    dynamic: tuple[int, int, int] | None = None
+    if base is not None:  # else the header itself is not loaded
+        size = up(loads[-1].address + loads[-1].size) - loads[0].address // PAGE * PAGE
+        tables = [each for each in programs if each["type"] == _DYNAMIC]
+        dynamic = next(((each["vaddr"] - base, each["offset"], each["memsz"]) for each in tables), None)
+    return Image(
+        machine=machine,
+        base=base or 0,
+        size=size,
+        sections=tuple(load._replace(address=load.address - base) for load in loads if base is not None),
+        wiped=wiped,
+        bits=bits,
+        order=order,
+        kind=kind,
+        dynamic=dynamic,
+        section_headers=(begin, begin + width * number) if begin else (0, 0),
     )
-    relative = tuple(load._replace(address=load.address - base) for load in loads)
-    return Image(wide == _WIDE, order, kind, machine, base, size, relative, dynamic, wiped)
 
 
 def image_name(read: Read, found: Image, address: int) -> str | None:
@@ -132,11 +114,11 @@ def image_name(read: Read, found: Image, address: int) -> str | None:
     """
     if found.dynamic is None:
         return None
-    entry = struct.Struct(found.order + ("qQ" if found.wide else "iI"))
+    entry = found.entry
     at, offset, size = found.dynamic
     for place, in_file in ((at, False), (offset, True)):
         try:
-            data = read(place, min(size, _MOST_ENTRIES * entry.size) // entry.size * entry.size)
+            data = read(place, min(size, MOST_ENTRIES * entry.size) // entry.size * entry.size)
         except AddressError:
             continue
         entries = dict(itertools.takewhile(lambda row: row[0], entry.iter_unpack(data)))
@@ -158,30 +140,20 @@ def _located(found: Image, value: int, address: int, in_file: bool) -> int | Non
     if not in_file:
         loaded = found.size is not None and address <= value < address + found.size
         return value - address if loaded else value - found.base
-    for load in found.loads:
+    for load in found.sections:
         if load.address <= value - found.base < load.address + load.stored:
             return load.offset + value - found.base - load.address
     return None
 
 
-def _reordered(kind: int, offset: int, address: int, stored: int, size: int, flags: int) -> _Program:
-    return _Program(kind, flags, offset, address, stored, size)
-
-
-def _loads(programs: list[_Program]) -> list[Load]:
-    """Return what is loaded; nothing where it is out of order, overlaps or is larger than an address space."""
-    found, end = [], 0
-    for _, flags, offset, address, stored, size in programs:
+def _loads(programs: list[dict[str, int]]) -> list[Section]:
+    """Return what is loaded; nothing if it is out of order, overlaps or is larger than an address space."""
+    found: list[Section] = []
+    end = 0
+    for each in programs:
+        address, size, offset, stored = (each[name] for name in ("vaddr", "memsz", "offset", "filesz"))
         if address < end or stored > size or address + size > _TOP or (address - offset) % PAGE:
             return []
         end = address + size
-        found.append(Load(address, size, offset, stored, _PERMISSIONS[flags & 7]))
+        found.append(Section(address, size, offset, stored, _PERMISSIONS[each["flags"] & 7]))
     return found if found and end > found[0].address else []
-
-
-def _down(address: int) -> int:
-    return address - address % PAGE
-
-
-def _up(address: int) -> int:
-    return address + -address % PAGE

@@ -33,11 +33,11 @@ def first_page_again(page: bytes) -> list[Again]:
     """Return where the first page of a module's file lies again by its header, which is in `page`."""
     program = elf.image(page)
     if program is not None:
-        own = next((load for load in program.loads if load.address == load.offset), None)
+        own = next((load for load in program.sections if load.address == load.offset), None)
         executable = None if own is None else "x" in own.permissions
         return [
             Again(load.address - load.offset, load.address + load.size, executable)
-            for before, load in itertools.pairwise(program.loads)
+            for before, load in itertools.pairwise(program.sections)
             # whatever size pages have: it is mapped from the file's beginning, behind all of what comes before
             if up(before.address + before.size) <= load.address - load.offset
             and load.stored

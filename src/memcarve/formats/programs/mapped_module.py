@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from memcarve.errors import AddressError
 from memcarve.vocabulary import Layout
 
 if TYPE_CHECKING:
@@ -14,9 +16,39 @@ if TYPE_CHECKING:
 
 PAGE = 4096
 _TOP = 1 << 64
+_LONGEST_NAME = 512
 #: what lies in memory as it lies in its file needs no layout: it was read or mapped, not loaded
 AS_IT_LIES = "as it lies"
 WHY_AS_IT_LIES = "it lies in memory as in its file"
+
+
+class Section(NamedTuple):
+    """What of a program is loaded together: a section of a PE image, what a program header of ELF loads.
+
+    It has `size` bytes at `address`, relative to the image, and `stored` bytes at `offset` of the file; `permissions`
+    are as ``r-x``.
+    """
+
+    address: int
+    size: int
+    offset: int
+    stored: int
+    permissions: str
+
+
+@dataclass(frozen=True)
+class Image:
+    """What the headers of a program or library say; numbers are as they stand there.
+
+    It wants to lie at `base` and takes `size` bytes in memory, None if nothing is known of that. `sections` are in
+    order, and empty if their headers are not sound. `wiped` names the marks that are not as they must be.
+    """
+
+    machine: int
+    base: int
+    size: int | None
+    sections: tuple[Section, ...]
+    wiped: tuple[str, ...]
 
 
 class MappedModule(NamedTuple):
@@ -77,21 +109,16 @@ class Plan(NamedTuple):
     why: str | None = None
 
 
-class Image(NamedTuple):
-    """What a header says of a module: how far it reaches in memory, and its sections, not yet in any file."""
-
-    size: int | None
-    sections: tuple[Part, ...] = ()
-
-
-def plan_memory(module: MappedModule, image: Image | None = None, why: str | None = None) -> Plan:
+def plan_memory(
+    module: MappedModule, size: int | None = None, sections: Sequence[Part] = (), why: str | None = None
+) -> Plan:
     """Return the file that holds a module as it is mapped, up to the end of its mapping.
 
-    It is as large as its header says, or a list where that says more.
+    It is as large as its header says (`size`), or a list if that says more. `sections` are not yet in any file.
     """
-    size = module.room(max(module.size or 0, (image and image.size) or 0))
-    sections = [part._replace(offset=part.address) for part in image.sections] if image is not None else []
-    return Plan(Layout.MEMORY, size, between(sections, size, in_file=True), why=why)
+    room = module.room(max(module.size or 0, size or 0))
+    parts = [part._replace(offset=part.address) for part in sections]
+    return Plan(Layout.MEMORY, room, between(parts, room, in_file=True), why=why)
 
 
 def between(sections: Sequence[Part], size: int, *, in_file: bool) -> tuple[Part, ...]:
@@ -126,3 +153,17 @@ def offset_in_file(parts: Sequence[Part], address: int, size: int) -> int | None
 def up(value: int, alignment: int = PAGE) -> int:
     """Return the first multiple of `alignment` that is not below `value`."""
     return value + -value % alignment
+
+
+def string_at(read: Read, place: int, longest: int = _LONGEST_NAME) -> bytes | None:
+    """Return the string at `place`; None if a byte of it is not there, or no zero follows within `longest`."""
+    data = b""
+    try:
+        while len(data) < longest:
+            at = place + len(data)
+            data += read(at, min(PAGE - at % PAGE, longest - len(data)))  # the page behind may not be there
+            if b"\0" in data:
+                return data[: data.index(b"\0")]
+    except AddressError:
+        pass
+    return None

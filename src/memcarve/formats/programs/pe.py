@@ -1,4 +1,4 @@
-"""Headers and export directories of PE images as they lie in memory.
+"""PE images as they lie in memory: headers, data directories, exports, names, CodeView records.
 
 Source: Microsoft, "PE Format" (learn.microsoft.com/windows/win32/debug/pe-format).
 """
@@ -8,24 +8,26 @@ from __future__ import annotations
 import itertools
 import re
 import struct
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from memcarve.errors import AddressError
+from memcarve.formats.programs import mapped_module
+from memcarve.formats.programs.mapped_module import PAGE, Section, string_at
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 
+    from memcarve.formats.programs.mapped_module import Read
+
     #: returns `size` bytes at an address relative to the image, zeros where a page is not in memory
     Peek = Callable[[int, int], bytes]
-    #: returns exactly `size` bytes at an address relative to the image; raises AddressError where one is not there
-    Read = Callable[[int, int], bytes]
 
-AMD64 = 0x8664
+I386, AMD64 = 0x14C, 0x8664
 MZ = b"MZ"
 SIGNATURE = b"PE\0\0"
-PAGE = 4096
 #: where e_lfanew may lead: multiples of four so far down that everything up to DllCharacteristics is in the page
 LOWEST, HIGHEST = 4, PAGE - 96
 #: how far down a signature is looked for where e_lfanew is gone
@@ -33,7 +35,7 @@ SEARCHED = 0x400
 
 _PE32, _PE32_PLUS = 0x10B, 0x20B
 #: the optional header's magic by machine: i386, ARM, THUMB, ARMNT, AMD64, ARM64
-MAGICS = {0x14C: _PE32, 0x1C0: _PE32, 0x1C2: _PE32, 0x1C4: _PE32, AMD64: _PE32_PLUS, 0xAA64: _PE32_PLUS}
+MAGICS = {I386: _PE32, 0x1C0: _PE32, 0x1C2: _PE32, 0x1C4: _PE32, AMD64: _PE32_PLUS, 0xAA64: _PE32_PLUS}
 _MOST_NAMES = 1 << 16
 _MOST_TEXT = 1 << 22  # bytes of names that are read in one go
 _LONGEST_NAME = 512
@@ -53,9 +55,11 @@ _SIGNED = re.compile(  # lookahead: places may overlap
 _MOST_PLACES = 4
 _BLANK = bytes(_DOS_HEADER - len(MZ))
 _HEADER = struct.Struct("<4sHHI8xHHH")  # signature, file header, magic
-#: from SectionAlignment on: it, FileAlignment, SizeOfImage, SizeOfHeaders, Subsystem, DllCharacteristics
-_SIZES = struct.Struct("<II16xII4xHH")
-_SIZES_AT, _ENTRY_AT = 24 + 32, 24 + 16
+#: from SectionAlignment on: it, FileAlignment, SizeOfImage, SizeOfHeaders, CheckSum, Subsystem, DllCharacteristics
+_SIZES = struct.Struct("<II16xIIIHH")
+#: where the optional header begins behind the signature, and how long a section header is
+OPTIONAL, SECTION = 24, 40
+_SIZES_AT, _ENTRY_AT = OPTIONAL + 32, OPTIONAL + 16
 _BASES = {_PE32: struct.Struct("<24x28xI"), _PE32_PLUS: struct.Struct("<24x24xQ")}
 _DIRECTORIES = {_PE32: 96, _PE32_PLUS: 112}  # in the optional header; their number stands before them
 _SECTION = struct.Struct("<8x4I12xI")
@@ -63,38 +67,14 @@ _PERMISSIONS = ("---", "--x", "r--", "r-x", "-w-", "-wx", "rw-", "rwx")  # by th
 _EXECUTABLE_IMAGE = 2
 _MOST_SECTIONS = 96  # that Windows loads
 _MOST_DIRECTORIES = 16
+EXPORTS, CERTIFICATES, RELOCATIONS, DEBUG = 0, 4, 5, 6
 _LARGEST = 1 << 31
-_EXPORTS, _DEBUG = 0, 6
 _EXPORT_HEAD = struct.Struct("<I8xI4xII3I")
-_DEBUG_ENTRY = struct.Struct("<12xIIII")
+#: of the debug directory: type, size in bytes, relative address, offset in the file
+DEBUG_ENTRY = struct.Struct("<12xIIII")
 _MOST_DEBUG = 16
 _CODEVIEW = 2
-_PDB = {b"RSDS": 24, b"NB10": 16}  # where the path is
-
-
-class Headers(NamedTuple):
-    """What the headers say of an image: sizes in bytes, `exports` as (relative address, size)."""
-
-    machine: int
-    timestamp: int
-    size_of_image: int
-    exports: tuple[int, int]
-
-
-def headers(data: bytes) -> Headers | None:
-    """Read the headers of a 64-bit image from its first page; None where they are not sound."""
-    if len(data) < 0x40 or data[:2] != b"MZ":  # noqa: PLR2004
-        return None
-    place = int.from_bytes(data[0x3C:0x40], "little")
-    if place + 0x90 > len(data) or data[place : place + 4] != b"PE\0\0":
-        return None
-    machine, _, timestamp = struct.unpack_from("<HHI", data, place + 4)
-    magic = struct.unpack_from("<H", data, place + 24)[0]
-    if magic != _PE32_PLUS:
-        return None
-    size, count = (struct.unpack_from("<I", data, place + 24 + at)[0] for at in (56, 108))
-    exports = struct.unpack_from("<II", data, place + 24 + 112) if count else (0, 0)
-    return Headers(machine, timestamp, size, exports)
+_PDB = {b"RSDS": 24, b"NB10": 16}  # what stands before the path of the PDB, in bytes
 
 
 def export_name(peek: Peek, directory: tuple[int, int]) -> bytes:
@@ -130,36 +110,37 @@ def exported(peek: Peek, directory: tuple[int, int], wanted: Collection[bytes]) 
     return found
 
 
-class Section(NamedTuple):
-    """A section: relative address and size in memory (bytes), where it lies in the file, and as ``r-x``."""
+@dataclass(frozen=True)
+class Image(mapped_module.Image):
+    """What an image's headers say.
 
-    address: int
-    size: int
-    offset: int
-    stored: int
-    permissions: str
-
-
-class Image(NamedTuple):
-    """What an image's headers say; numbers are as they stand there.
-
-    `place` is where the signature lies in the image, `directories` where the data directories do. `sections` are empty
-    where their headers are not sound, and where sections have no pages of their own (SectionAlignment below a page:
-    such an image is mapped as a whole). `wiped` names the marks that are not as they must be: ``"MZ"``, ``"e_lfanew"``,
-    ``"PE signature"``, ``"optional header's magic"``.
+    `place` is where the signature lies in the image, `directories` where the data directories do, `table` and
+    `table_end` where section headers begin and end. `wide`: of PE32+. There are no sections if they have no pages of
+    their own (SectionAlignment below a page: such an image is mapped as a whole). Marks that may be wiped are ``"MZ"``,
+    ``"e_lfanew"``, ``"PE signature"``, ``"optional header's magic"``.
     """
 
+    size: int
     place: int
-    machine: int
     timestamp: int
     characteristics: int
     subsystem: int
     traits: int
-    base: int
-    size: int
+    checksum: int
+    alignment: int
+    file_alignment: int
+    headers_size: int
+    wide: bool
     directories: int
-    sections: tuple[Section, ...]
-    wiped: tuple[str, ...]
+    table: int
+    table_end: int
+
+
+class Facts(NamedTuple):
+    """What identifies an image to a debugger: its headers; and its CodeView record up to the zero behind the path."""
+
+    image: Image
+    codeview: bytes | None
 
 
 def image(page: bytes) -> Image | None:
@@ -187,33 +168,40 @@ def image_name(read: Read, found: Image) -> str | None:
     The image may lie there as it is mapped, or as it is in its file. The name may hold anything; bytes that are no
     UTF-8 are escaped.
     """
+    for look, number in ((_own_name, EXPORTS), (_pdb_name, DEBUG)):
+        place, size = directory(read, found, number)
+        for in_file in (False, True):
+            at = _located(found, place, in_file) if place else None
+            name = None if at is None else look(read, found, (at, size), in_file)
+            if name:
+                return name.decode("utf-8", "backslashreplace")
+    return None
+
+
+def directory(read: Read, found: Image, number: int) -> tuple[int, int]:
+    """Return relative address and size of a data directory; zeros if there is none, or it cannot be read."""
     try:
         count = int.from_bytes(read(found.directories - 4, 4), "little")
-        rows = read(found.directories, 8 * min(count, _MOST_DIRECTORIES))
-    except AddressError:
-        return None
-    directories = [*struct.iter_unpack("<II", rows)]
-    for look, number in ((_own_name, _EXPORTS), (_pdb_name, _DEBUG)):
-        if number < len(directories) and directories[number][0]:
-            for in_file in (False, True):
-                name = look(read, found, directories[number], in_file)
-                if name:
-                    return name.decode("utf-8", "backslashreplace")
-    return None
-
-
-def string_at(read: Read, place: int, longest: int = _LONGEST_NAME) -> bytes | None:
-    """Return the string at `place`; None where a byte of it is not there, or no zero follows within `longest`."""
-    data = b""
-    try:
-        while len(data) < longest:
-            at = place + len(data)
-            data += read(at, min(PAGE - at % PAGE, longest - len(data)))  # the page behind may not be there
-            if b"\0" in data:
-                return data[: data.index(b"\0")]
+        if number < min(count, _MOST_DIRECTORIES):
+            address, size = struct.unpack("<II", read(found.directories + 8 * number, 8))
+            return address, size
     except AddressError:
         pass
-    return None
+    return 0, 0
+
+
+def facts(read: Read) -> Facts | None:
+    """Return the facts of an image as it is mapped; None if its first page is not there or is none of an image."""
+    try:
+        found = image(read(0, PAGE))
+    except AddressError:
+        return None
+    return None if found is None else Facts(found, _codeview(read, directory(read, found, DEBUG), in_file=False))
+
+
+def number_at(page: bytes, at: int, size: int) -> int:
+    """Return the number of `size` bytes that stands there."""
+    return int.from_bytes(page[at : at + size], "little")
 
 
 def bare_places(front: bytes) -> list[int]:
@@ -257,55 +245,60 @@ def _image_at(page: bytes, place: int, wiped: tuple[str, ...]) -> Image | None:
     if magic not in _BASES:
         kind = MAGICS.get(machine, _PE32)
         wiped = ("optional header's magic",)
-    alignment, stored, size, head, subsystem, traits = _SIZES.unpack_from(page, place + _SIZES_AT)
-    directories = place + 24 + _DIRECTORIES[kind]
-    sections = _sections(page, place + 24 + length, count, size) if alignment >= PAGE else ()
-    found = Image(
-        place,
-        machine,
-        timestamp,
-        characteristics,
-        subsystem,
-        traits,
-        _BASES[kind].unpack_from(page, place)[0],
-        size,
-        directories,
-        sections,
-        wiped,
+    alignment, file_alignment, size, headers_size, checksum, subsystem, traits = _SIZES.unpack_from(
+        page, place + _SIZES_AT
     )
-    if wiped and magic == kind:
-        given = int.from_bytes(page[directories - 4 : directories], "little")
-        entry = int.from_bytes(page[place + _ENTRY_AT : place + _ENTRY_AT + 4], "little")
-        room = (place + 24 + length - directories) // 8
-        if not (given <= min(room, _MOST_DIRECTORIES) and _is_sound(found, alignment, stored, head, entry)):
-            return None
-    return found
+    table = place + OPTIONAL + length
+    found = Image(
+        machine=machine,
+        base=_BASES[kind].unpack_from(page, place)[0],
+        size=size,
+        sections=_sections(page, table, count, size) if alignment >= PAGE else (),
+        wiped=wiped,
+        place=place,
+        timestamp=timestamp,
+        characteristics=characteristics,
+        subsystem=subsystem,
+        traits=traits,
+        checksum=checksum,
+        alignment=alignment,
+        file_alignment=file_alignment,
+        headers_size=headers_size,
+        wide=kind == _PE32_PLUS,
+        directories=place + OPTIONAL + _DIRECTORIES[kind],
+        table=table,
+        table_end=table + SECTION * count,
+    )
+    return None if wiped and magic == kind and not _is_sound(page, found) else found
 
 
-def _is_sound(found: Image, alignment: int, stored: int, head: int, entry: int) -> bool:
-    """Say whether numbers are as the loader wants them: those that a header without its marks is known by.
+def _is_sound(page: bytes, found: Image) -> bool:
+    """Return True if numbers are as the loader wants them: those that a header without its marks is known by.
 
-    Besides: the machine is known, and the optional header's magic is that machine's; the data directories fit into the
-    optional header. `alignment`, of sections, is a page at least, or `found` had no sections.
+    Besides: the machine is known, and the optional header's magic is that machine's. SectionAlignment is a page at
+    least, or `found` had no sections.
     """
+    given = number_at(page, found.directories - 4, 4)
+    stored = found.file_alignment
     return bool(
-        found.characteristics & _EXECUTABLE_IMAGE
+        given <= min((found.table - found.directories) // 8, _MOST_DIRECTORIES)
+        and found.characteristics & _EXECUTABLE_IMAGE
         and found.sections
-        and alignment & (alignment - 1) == 0
-        and 0 < stored <= alignment
+        and found.alignment & (found.alignment - 1) == 0
+        and 0 < stored <= found.alignment
         and stored & (stored - 1) == 0
-        and 0 < head <= found.size <= _LARGEST
-        and entry < found.size
+        and 0 < found.headers_size <= found.size <= _LARGEST
+        and number_at(page, found.place + _ENTRY_AT, 4) < found.size
     )
 
 
 def _sections(page: bytes, place: int, count: int, size: int) -> tuple[Section, ...]:
     """Return the sections of an image of `size` bytes; none where they are too many, not in the page, out of order."""
-    if not 0 < count <= _MOST_SECTIONS or place + 40 * count > min(len(page), PAGE):
+    if not 0 < count <= _MOST_SECTIONS or place + SECTION * count > min(len(page), PAGE):
         return ()
     found, end = [], 0
     limit = size + -size % PAGE
-    for virtual, address, stored, offset, flags in _SECTION.iter_unpack(page[place : place + 40 * count]):
+    for virtual, address, stored, offset, flags in _SECTION.iter_unpack(page[place : place + SECTION * count]):
         if address % PAGE or address < end:
             return ()
         end = address + (virtual or stored)
@@ -326,11 +319,8 @@ def _located(found: Image, address: int, in_file: bool) -> int | None:  # noqa: 
 
 
 def _own_name(read: Read, found: Image, directory: tuple[int, int], in_file: bool) -> bytes | None:  # noqa: FBT001
-    place = _located(found, directory[0], in_file)
-    if place is None:
-        return None
     try:
-        flags, name, functions, names, *tables = _EXPORT_HEAD.unpack(read(place, _EXPORT_HEAD.size))
+        flags, name, functions, names, *tables = _EXPORT_HEAD.unpack(read(directory[0], _EXPORT_HEAD.size))
     except AddressError:
         return None
     inside = all(address < found.size for address in (name, *tables))
@@ -340,20 +330,30 @@ def _own_name(read: Read, found: Image, directory: tuple[int, int], in_file: boo
     return None if at is None else string_at(read, at)
 
 
-def _pdb_name(read: Read, found: Image, directory: tuple[int, int], in_file: bool) -> bytes | None:  # noqa: FBT001
-    place = _located(found, directory[0], in_file)
-    count = min(directory[1] // 28, _MOST_DEBUG)
-    if place is None:
+def _pdb_name(read: Read, _: Image, directory: tuple[int, int], in_file: bool) -> bytes | None:  # noqa: FBT001
+    record = _codeview(read, directory, in_file=in_file)
+    if record is None:
         return None
+    return record[_PDB[record[:4]] : -1].replace(b"/", b"\\").rpartition(b"\\")[2]
+
+
+def _codeview(read: Read, directory: tuple[int, int], *, in_file: bool) -> bytes | None:
+    """Return the first CodeView record that is there, as far as the zero behind its path, of a debug directory."""
     try:
-        for kind, size, address, offset in _DEBUG_ENTRY.iter_unpack(read(place, 28 * count)):
-            at = offset if in_file else address
-            skip = _PDB.get(read(at, 4)) if kind == _CODEVIEW and size > min(_PDB.values()) and at else None
-            if skip is not None:
-                path = string_at(read, at + skip)
-                return path and path.replace(b"/", b"\\").rpartition(b"\\")[2]
+        rows = read(directory[0], DEBUG_ENTRY.size * min(directory[1] // DEBUG_ENTRY.size, _MOST_DEBUG))
     except AddressError:
-        pass
+        return None
+    for kind, size, address, offset in DEBUG_ENTRY.iter_unpack(rows if directory[0] else b""):
+        at = offset if in_file else address
+        if kind != _CODEVIEW or not at or size <= min(_PDB.values()):
+            continue
+        try:
+            head = read(at, _PDB.get(read(at, 4), 0))
+        except AddressError:
+            continue
+        path = string_at(read, at + len(head)) if head else None
+        if path is not None:
+            return head + path + b"\0"
     return None
 
 

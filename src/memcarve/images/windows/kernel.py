@@ -166,17 +166,16 @@ def kernels(
         def look(at: int, size: int, base: int = base) -> bytes:
             return peek(space, base + at, size)
 
-        if pe.export_name(look, image.exports).lower() != b"ntoskrnl.exe":
+        directory = pe.directory(look, image, pe.EXPORTS)
+        if not all(directory) or pe.export_name(look, directory).lower() != b"ntoskrnl.exe":
             continue
         budget -= 1
-        found = pe.exported(look, image.exports, wanted) if budget >= 0 else {}
+        found = pe.exported(look, directory, wanted) if budget >= 0 else {}
         if found:
             exports = {symbol: base + at for symbol, at in found.items()}
             build = exports.get(b"NtBuildNumber")
             number = struct.unpack("<I", peek(space, build, 4))[0] & 0xFFFF if build is not None else 0
-            yield Kernel(
-                table, space, version._replace(build=number or version.build), base, image.size_of_image, exports
-            )
+            yield Kernel(table, space, version._replace(build=number or version.build), base, image.size, exports)
     yield Kernel(table, space, version, None, 0, {})
 
 
@@ -216,8 +215,8 @@ def _checked(memory: PhysicalMemory, root: int) -> tuple[AddressTable, Version |
     return AddressTable(root, X64, WINDOWS), None
 
 
-def _images(space: AddressSpace, entry: int | None) -> Iterator[tuple[int, pe.Headers]]:
-    """Yield the 64-bit images with exports in a kernel half, those where Windows loads its kernel first.
+def _images(space: AddressSpace, entry: int | None) -> Iterator[tuple[int, pe.Image]]:
+    """Yield the 64-bit images in a kernel half, those where Windows loads its kernel first.
 
     Images that begin not far below `entry`, an address that should lie in the kernel, come before all others.
     """
@@ -233,8 +232,8 @@ def _images(space: AddressSpace, entry: int | None) -> Iterator[tuple[int, pe.He
             if place in seen or len(seen) > _MOST_IMAGES:  # one page may be mapped at a million addresses
                 continue
             seen.add(place)
-            image = pe.headers(peek(space, address, PAGE))
-            if image and image.machine == pe.AMD64 and all(image.exports):
+            image = pe.image(peek(space, address, PAGE))
+            if image is not None and not image.wiped and image.wide and image.machine == pe.AMD64:
                 yield address, image
 
 

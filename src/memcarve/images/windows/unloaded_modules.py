@@ -154,7 +154,7 @@ def _exports(reader: Reader, base: int, image: pe.Image) -> dict[bytes, int] | N
     def look(at: int, size: int) -> bytes:
         return _padded(reader, base + at, size)
 
-    directory = struct.unpack("<II", look(image.directories, 8))
+    directory = pe.directory(look, image, pe.EXPORTS)
     if not directory[0]:
         return None
     if reader.read(base + directory[0], _DIRECTORY) is None:

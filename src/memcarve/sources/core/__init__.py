@@ -11,7 +11,7 @@ import numpy as np
 
 from memcarve.columns import total
 from memcarve.errors import InputError, MapError, NotRecognisedError, OverlapError
-from memcarve.formats.elf_core import core_reading, core_writing
+from memcarve.formats.elf_core import core_headers, process_notes
 from memcarve.missing import CUT_OFF, NOT_WRITTEN, REASONS, MissingColumns
 from memcarve.process import Account, Container, Machine, Note, ProcessEntry, ProcessMemory, width_of
 from memcarve.sources.core.core_metadata import auxiliary_vector, core_metadata_of, read_core_notes
@@ -23,7 +23,7 @@ from memcarve.space import AddressSpace
 if TYPE_CHECKING:
     from memcarve.backing import FileBacking
     from memcarve.dtypes import U64, Records
-    from memcarve.formats.elf_core.core_writing import Header
+    from memcarve.formats.elf_core.core_headers import Header
     from memcarve.sources.opening import Opened, OpenOptions
 
 
@@ -49,7 +49,7 @@ class CoreContainer(Container):
         self.file = file
         self.header = header
         self.table = table
-        self.loads = table[table["type"] == core_writing.LOAD]
+        self.loads = table[table["type"] == core_headers.LOAD]
         self.listing_files = listing_files
         self._known = read_core_notes(file, header, table)
         self._remarks = remarks
@@ -160,16 +160,16 @@ class CoreContainer(Container):
         """Return the architecture as far as memcarve has words for it; what it only assumed itself is not known."""
         if self._known.own:
             return self._known.own_word("architecture", ("x86", "x64"))
-        return core_reading.architecture(self.header)
+        return process_notes.architecture(self.header)
 
 
 def _open(opened: Opened, options: OpenOptions) -> CoreContainer:
     file = opened.file
-    header = core_writing.read_header(file)
+    header = core_headers.read_header(file)
     if header is None:
         raise NotRecognisedError("is not an ELF core", subject=file.path)
-    table, remarks = core_writing.program_headers(file, header)
-    found = core_writing.origin(file, header, table)
+    table, remarks = core_headers.program_headers(file, header)
+    found = core_headers.origin(file, header, table)
     if options.input_type != TYPE and (not found.process or (found.doubtful and options.for_image)):
         raise NotRecognisedError("is the ELF core of a machine, not of a process", subject=file.path)
     container = CoreContainer(file, header, table, remarks, options.listing_files)
@@ -198,4 +198,4 @@ def _left_out(space: AddressSpace) -> dict[str, int]:
     return {reason: count for reason, count in ((BEFORE, first), (BEHIND, length - first - used)) if count}
 
 
-CORE = Source("an ELF core of a process", (TYPE,), lambda opened: core_writing.is_core(opened.head), _open)
+CORE = Source("an ELF core of a process", (TYPE,), lambda opened: core_headers.is_core(opened.head), _open)

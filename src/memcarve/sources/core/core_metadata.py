@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from memcarve.formats.elf_core import core_reading, core_writing
+from memcarve.formats.elf_core import core_headers, process_notes
 from memcarve.formats.images.machine import read_at
 from memcarve.formats.manifest import Record
 from memcarve.metadata import Metadata, Region, Regions, Thread, Threads
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
     from memcarve.backing import FileBacking
     from memcarve.dtypes import Records
-    from memcarve.formats.elf_core.core_reading import MappedFile
-    from memcarve.formats.elf_core.core_writing import Header, Note
+    from memcarve.formats.elf_core.core_headers import Header, Note
+    from memcarve.formats.elf_core.process_notes import MappedFile
 
 _TOP = 1 << 64
 _MOST_MISSING = 1 << 16
@@ -99,18 +99,18 @@ def read_core_notes(file: FileBacking, header: Header, table: Records) -> CoreNo
     status: list[Note] = []
     first: dict[int, Note] = {}
     own, linux = None, False
-    for note in core_writing.read_notes(file, header, table):
-        if (note.owner, note.kind) == (core_writing.OWNER, core_writing.PROVENANCE):
+    for note in core_headers.read_notes(file, header, table):
+        if (note.owner, note.kind) == (core_headers.OWNER, core_headers.PROVENANCE):
             own = _own(file, note) if own is None else own
         elif note.owner == b"CORE":
-            if note.kind == core_writing.PRSTATUS:
+            if note.kind == core_headers.PRSTATUS:
                 status.append(note)
             first.setdefault(note.kind, note)
         linux = linux or note.owner == b"LINUX"
-    linux = linux or core_writing.FILE in first or core_writing.SIGINFO in first
+    linux = linux or core_headers.FILE in first or core_headers.SIGINFO in first
     known = (
-        core_reading.process_info(file, header, first[core_writing.PRPSINFO])
-        if core_writing.PRPSINFO in first
+        process_notes.process_info(file, header, first[core_headers.PRPSINFO])
+        if core_headers.PRPSINFO in first
         else None
     )
     pid, name = (None, None) if known is None else (known[0], known[1].decode("utf-8", "surrogateescape") or None)
@@ -118,8 +118,8 @@ def read_core_notes(file: FileBacking, header: Header, table: Records) -> CoreNo
         process = member(own, "process")
         pid = number(process.get("pid"))
         name = process["name"] if isinstance(process.get("name"), str) else None
-    vector = first.get(core_writing.AUXV)
-    return CoreNotes(pid, name, own, status, first.get(core_writing.FILE), vector, linux, _remarks(own))
+    vector = first.get(core_headers.AUXV)
+    return CoreNotes(pid, name, own, status, first.get(core_headers.FILE), vector, linux, _remarks(own))
 
 
 def auxiliary_vector(file: FileBacking, known: CoreNotes) -> bytes | None:
@@ -132,12 +132,12 @@ def core_metadata_of(file: FileBacking, header: Header, table: Records, known: C
     """Return the regions and threads of a core; of one that memcarve wrote, what was known when it did."""
     if known.own is not None:
         return _noted(known.own)
-    found = [status for note in known.status if (status := core_reading.status(file, header, note)) is not None]
+    found = [status for note in known.status if (status := process_notes.status(file, header, note)) is not None]
     threads = [Thread(status.tid, registers=status.registers) for status in found]
-    files = None if known.files is None else core_reading.mapped_files(file, header, known.files)
+    files = None if known.files is None else process_notes.mapped_files(file, header, known.files)
     notes = () if files is not None or known.files is None else (f"{file.path}: its note NT_FILE is damaged; not used",)
     vdso = None if known.vector is None else _vdso(file, header, known.vector)
-    loads = table[table["type"] == core_writing.LOAD]
+    loads = table[table["type"] == core_headers.LOAD]
     pointers = [status.registers.get("rsp", status.registers.get("esp", 0)) for status in found if status.registers]
     rows = _regions(loads, files, vdso, pointers)
     rows += _not_stored(rows, files or [])
@@ -233,7 +233,7 @@ def _vdso(file: FileBacking, header: Header, note: Note) -> int | None:
 
 def _own(file: FileBacking, note: Note) -> dict[str, Any]:
     """Return what memcarve noted; nothing where that is damaged."""
-    if note.size > core_reading.LARGEST_OWN:
+    if note.size > process_notes.LARGEST_OWN:
         return {}
     try:
         found = json.loads(read_at(file, note.offset, note.size))

@@ -11,7 +11,7 @@ import numpy as np
 from memcarve.backing import AbsentBacking, FileBacking
 from memcarve.columns import chunks, total
 from memcarve.errors import CounterpartError, InputError, NotRecognisedError, OverlapError, UsageError
-from memcarve.formats.elf_core import core_writing
+from memcarve.formats.elf_core import core_headers
 from memcarve.formats.images.machine import read_at
 from memcarve.formats.memmap import BinaryError, MemoryMap
 from memcarve.formats.minidump import structures
@@ -301,7 +301,7 @@ def _stranger(rows: ProcessRows, file: FileBacking | None) -> tuple[str, str]:
     if machine is not None and machine.backing is not file:
         machine.backing.close()
     found = None if machine is None else (machine.kind, IMAGE)
-    if found is None and core_writing.read_header(file) is not None:
+    if found is None and core_headers.read_header(file) is not None:
         found = "ELF core of a process", CORE
     elif found is None and read_at(file, 0, len(structures.MAGIC)) == structures.MAGIC:
         found = "minidump", MINIDUMP

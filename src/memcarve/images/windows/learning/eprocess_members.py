@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from memcarve.formats.programs import pe
 from memcarve.images.paging_modes import WINDOWS, AddressTable
 from memcarve.images.physical import PAGE
 from memcarve.images.physical_scan import look_through, pages_of
@@ -44,8 +45,6 @@ _NAME_WORD = int.from_bytes(b"System\0\0", "little")
 _MOSTLY, _HALF, _SOME = 0.75, 0.5, 0.25
 _NEARLY = 0.9
 _NARROW = 1 << 32
-_PE_HEADER = 0x3C  # where an image says where its PE header is
-_I386 = b"PE\0\0\x4c\x01"
 _PLAIN = range(32, 127)
 
 
@@ -408,8 +407,8 @@ def _narrow_programs(sample: Sample, layout: Layout) -> bool:
     low = [(probe, base) for probe, base in bases if 0 < base < _NARROW and base % PAGE == 0]
     for probe, base in low[:_READ]:
         header = None if probe.user is None else probe.user.read(base, PAGE)
-        place = 0 if header is None else int.from_bytes(header[_PE_HEADER : _PE_HEADER + 4], "little")
-        if header is not None and header[:2] == b"MZ" and header[place : place + len(_I386)] == _I386:
+        image = None if header is None else pe.image(header)
+        if image is not None and not image.wiped and image.machine == pe.I386:
             return True
     return False
 

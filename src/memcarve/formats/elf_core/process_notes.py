@@ -14,13 +14,11 @@ import numpy as np
 
 from memcarve.columns import total
 from memcarve.formats.alignment import memory_begins
-from memcarve.formats.elf_core.core_writing import (
+from memcarve.formats.elf_core.core_headers import (
     CORE,
     FILE,
-    HEADERS,
     I386,
     LOAD,
-    MAGIC,
     MANY,
     NOTE,
     NOTE_HEADER,
@@ -28,10 +26,9 @@ from memcarve.formats.elf_core.core_writing import (
     PROVENANCE,
     PRPSINFO,
     PRSTATUS,
-    SECTIONS,
     X86_64,
-    program_type,
 )
+from memcarve.formats.elf_layout import HEADER_SIZES, HEADERS, MAGIC, SECTIONS, program_type
 from memcarve.formats.images.machine import read_at
 
 if TYPE_CHECKING:
@@ -39,7 +36,7 @@ if TYPE_CHECKING:
 
     from memcarve.backing import FileBacking
     from memcarve.dtypes import U32, U64, Records
-    from memcarve.formats.elf_core.core_writing import Header, Note
+    from memcarve.formats.elf_core.core_headers import Header, Note
 
 
 PAGE = 4096
@@ -197,7 +194,7 @@ def layout(bits: int, notes: bytes, start: U64, size: U64, flags: U32) -> Layout
     dtype = program_type(bits)
     rows = len(start) + 1
     many = rows >= MANY
-    header = 16 + struct.calcsize(f"<{HEADERS[bits]}")
+    header = HEADER_SIZES[bits]
     sections = header + rows * dtype.itemsize
     notes_at = sections + (SECTIONS[bits][1] if many else 0)
     # a file of 32 bits has no room to lose

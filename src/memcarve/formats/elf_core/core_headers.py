@@ -1,8 +1,8 @@
 """ELF cores: headers, program headers and notes, of a machine or of a process; and which of the two a core is.
 
 Specifications: System V ABI, chapters 4 and 5 (headers, notes, and e_phnum in sh_info of section 0 where it does not
-fit); core(5); for who notes what, those that machinecore.py and processcore.py name. Which processor an e_machine is:
-the System V ABI's list of them.
+fit); core(5); for who notes what, those that machine_core.py and process_notes.py name. Which processor an e_machine
+is: the System V ABI's list of them.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from memcarve.errors import InputError
+from memcarve.formats.elf_layout import BITS, HEADERS, IDENT, MAGIC, ORDERS, SECTIONS, program_type
 from memcarve.formats.images.machine import bounded, read_at
 
 if TYPE_CHECKING:
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from memcarve.dtypes import Records
 
 
-MAGIC = b"\x7fELF"
 CORE = 4  # e_type ET_CORE
 LOAD, NOTE = 1, 4  # p_type
 MANY = 0xFFFF  # e_phnum PN_XNUM: the number is in sh_info of section 0
@@ -48,13 +48,6 @@ PRSTATUS, PRPSINFO, AUXV, FILE, SIGINFO = 1, 3, 6, 0x46494C45, 0x53494749  # typ
 #: what memcarve calls its own note, whose type is nobody else's: readers go by that alone
 OWNER, PROVENANCE = b"memcarve", 0x4D435256
 
-_BITS = {1: 32, 2: 64}  # EI_CLASS
-_ORDERS = {1: "<", 2: ">"}  # EI_DATA
-HEADERS = {32: "HHIIIIIHHHHHH", 64: "HHIQQQIHHHHHH"}  # behind the 16 of e_ident
-#: where sh_info is in a section header, and how long that is
-SECTIONS = {32: (28, 40), 64: (44, 64)}
-_NAMES = ("type", "offset", "vaddr", "paddr", "filesz", "memsz", "flags", "align")
-_WIDE_NAMES = ("offset", "vaddr", "paddr", "filesz", "memsz", "align")
 NOTE_HEADER = "III"  # n_namesz, n_descsz, n_type
 _MOST_NOTES = 1 << 17  # a process of 20,000 threads
 _LONGEST_OWNER = 64
@@ -125,19 +118,11 @@ class Origin(NamedTuple):
     doubtful: bool
 
 
-def program_type(bits: int, order: str = "<") -> np.dtype[np.void]:
-    """Return the layout of a program header."""
-    if bits == 32:  # noqa: PLR2004 - EI_CLASS
-        return np.dtype([(name, f"{order}u4") for name in _NAMES])
-    wide = [(name, f"{order}u8") for name in _WIDE_NAMES]
-    return np.dtype([("type", f"{order}u4"), ("flags", f"{order}u4"), *wide])
-
-
 def is_core(head: bytes) -> bool:
     """Say whether a file that begins like this is an ELF core."""
-    if len(head) <= 16 or head[:4] != MAGIC or head[4] not in _BITS:  # noqa: PLR2004 - e_ident
+    if len(head) <= IDENT or head[:4] != MAGIC or head[4] not in BITS:
         return False
-    return int.from_bytes(head[16:18], "big" if _ORDERS.get(head[5]) == ">" else "little") == CORE
+    return int.from_bytes(head[16:18], "big" if ORDERS.get(head[5]) == ">" else "little") == CORE
 
 
 def read_header(file: FileBacking) -> Header | None:
@@ -148,11 +133,11 @@ def read_header(file: FileBacking) -> Header | None:
     ident = read_at(file, 0, 64)
     if not is_core(ident):
         return None
-    bits, order = _BITS[ident[4]], _ORDERS.get(ident[5], "<")
+    bits, order = BITS[ident[4]], ORDERS.get(ident[5], "<")
     layout = struct.Struct(order + HEADERS[bits])
-    if len(ident) < 16 + layout.size:
+    if len(ident) < IDENT + layout.size:
         raise InputError(f"{file.path}: is an ELF core that ends inside its header; the file was cut off")
-    _, processor, _, _, table, sections, _, _, row, rows, section, count, _ = layout.unpack_from(ident, 16)
+    _, processor, _, _, table, sections, _, _, row, rows, section, count, _ = layout.unpack_from(ident, IDENT)
     expected = program_type(bits).itemsize
     if rows and row != expected:
         raise InputError(
