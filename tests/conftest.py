@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from real import needed
+from sweeps import LONG
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -19,13 +21,22 @@ else:
 if TYPE_CHECKING:
     from pathlib import Path
 
-# deadlines would make a slow machine a failing test; with a fixed seed a failure can be repeated
+# deadlines would make a slow machine a failing test. CI tries the same examples every time; elsewhere new ones are
+# tried, and what failed once is tried again
 settings.register_profile(
     "default", deadline=None, max_examples=100, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
 )
 settings.register_profile("ci", parent=settings.get_profile("default"), derandomize=True)
 settings.register_profile("long", parent=settings.get_profile("default"), max_examples=2000)
-settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+_usual = "long" if LONG else "ci" if os.environ.get("CI") else "default"
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", _usual))
+
+# Under nohup or in a background job these are ignored, and would be in every program that a test starts and interrupts.
+# What is handled here has its usual meaning there.
+for _name in ("SIGHUP", "SIGINT", "SIGQUIT"):
+    _number = getattr(signal, _name, None)
+    if _number is not None and signal.getsignal(_number) is signal.SIG_IGN:
+        signal.signal(_number, signal.default_int_handler if _name == "SIGINT" else lambda *_: None)
 
 _BLOCK = 1 << 20
 

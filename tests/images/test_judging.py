@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import shutil
 import time
 from typing import TYPE_CHECKING, NamedTuple
@@ -19,6 +18,7 @@ from carved import manifest
 from cli import invoke
 from memcarve.images.windows import judging, processes
 from planned import changed, shown
+from sweeps import LONG
 from winimage import Plan
 from winimage.upper import EPOCH
 
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     Invoke = Callable[..., Ran]
 
 PAGE = 4096
-LONG = os.environ.get("HYPOTHESIS_PROFILE") == "long"
 SEEDS = range(1, 41)
 
 NO_ROOT, NO_NUMBER = "no page-table root", "no process id"

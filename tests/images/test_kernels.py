@@ -1,14 +1,13 @@
 """Kernels that a table knows in part or not at all: what they tell of their processes is right, or said to be unknown.
 
-The images keep the layout that they are made with; memcarve's table is taken away from it. `MEMCARVE_SWEEP=1` tries
-every kernel with all kinds of exports and more seeds.
+The images keep the layout that they are made with; memcarve's table is taken away from it. `python check.py --long`
+tries every kernel with all kinds of exports and more seeds.
 """
 
 from __future__ import annotations
 
 import itertools
 import json
-import os
 import random
 from importlib import resources
 from typing import TYPE_CHECKING, Any
@@ -20,6 +19,7 @@ import memcarve
 import winimage
 from memcarve.images.windows import eprocess
 from memcarve.images.windows.kernel import Version
+from sweeps import LONG
 from winimage import hostile
 from winimage.layouts import layout as layout_of
 
@@ -31,11 +31,10 @@ if TYPE_CHECKING:
 
 KERNELS = range(winimage.ALL_LAYOUTS)
 EXPORTS = ("full", "no-accessors", "none")
-SWEEP = bool(os.environ.get("MEMCARVE_SWEEP"))
 #: kernel, its exports, seed
 CASES = (
     [(number, exports, seed) for number in KERNELS for exports in EXPORTS for seed in range(1, 9)]
-    if SWEEP
+    if LONG
     else [(number, EXPORTS[number % 3], 1 + number) for number in KERNELS]
 )
 #: members by which kernels differ for whoever reads processes
@@ -261,7 +260,7 @@ def test_a_kernel_that_is_laid_out_otherwise(
     """Of a kernel that is laid out otherwise, whatever its build, all is right but what is said to be unknown."""
     wrong: list[str] = []
     unknown: set[str] = set()
-    for exports in EXPORTS if SWEEP or next(iter(moved)).startswith("_EPROCESS") else ("full",):
+    for exports in EXPORTS if LONG or next(iter(moved)).startswith("_EPROCESS") else ("full",):
         truth = winimage.build(tmp_path / "mem.raw", layout=number, moved=moved, build=build, exports=exports,
                                processes=winimage.USERLAND)  # fmt: skip
         found = told(truth)
@@ -270,7 +269,7 @@ def test_a_kernel_that_is_laid_out_otherwise(
     assert (wrong, unknown) == ([], lost)
 
 
-@pytest.mark.parametrize("number", KERNELS if SWEEP else (0, 8, 23))
+@pytest.mark.parametrize("number", KERNELS if LONG else (0, 8, 23))
 def test_tampered_processes_do_not_mislead(tmp_path: Path, withhold: Callable[[int], None], number: int) -> None:
     """Where every process was tampered with, in tree, lists or threads, the kernel is learned all the same."""
     withhold(number)
@@ -358,7 +357,7 @@ def future(seed: int) -> tuple[int, dict[str, int | str]]:
     return number, moved
 
 
-@pytest.mark.parametrize("seed", range(400 if SWEEP else 24))
+@pytest.mark.parametrize("seed", range(400 if LONG else 24))
 def test_kernels_to_come(tmp_path: Path, seed: int) -> None:
     """Of kernels between whose members others have come nothing is wrong, and the list of processes is found."""
     number, moved = future(seed)
