@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from memcarve.copying.output_file import BUFFER, PAGE
+from memcarve.copying.output_file import BUFFER
+from memcarve.intervals import PAGE
 from memcarve.labels.content import ContentObserver
 
 if TYPE_CHECKING:

@@ -47,9 +47,10 @@ def test_pieces_against_a_model(ranges: list[tuple[int, int]]) -> None:
     """Each address belongs to the smallest region that holds it; pieces are sorted and share nothing."""
     rows = sorted((Region(start, size) for start, size in ranges), key=lambda row: (row.start, row.size))
     regions = Regions("model", rows)
+    pieces = regions.pieces
     owners: dict[int, Region] = {}
     end = -1
-    for start, size, index in zip(regions.start.tolist(), regions.size.tolist(), regions.index.tolist(), strict=True):
+    for start, size, index in zip(pieces.start.tolist(), pieces.size.tolist(), pieces.owner.tolist(), strict=True):
         assert start >= end
         end = start + size
         owners |= dict.fromkeys(range(start, end), regions.rows[index])

@@ -27,21 +27,21 @@ ARROWS = {
     "version": set(),
     "backing": {"errors", "dtypes"},
     "dtypes": set(),
-    "columns": {"errors", "dtypes"},
+    "intervals": {"errors", "dtypes"},
     "permissions": {"errors", "dtypes"},
-    "missing": {"errors", "dtypes"},
+    "missing": {"intervals"},
     "vocabulary": {"errors"},
     "paths": set(),
     "protection": {"errors"},
-    "metadata": {"dtypes", "protection", "vocabulary"},
-    "segments": {"columns", "vocabulary"},
+    "metadata": {"intervals", "protection", "vocabulary"},
+    "segments": {"intervals", "vocabulary"},
     "space": {"backing", "missing", "segments"},
     "process": {"space", "permissions", "metadata", "paths"},
     "differences": {"segments"},
     "comparing": {"process", "differences"},
     "patterns": {"errors"},
     "copying": {"backing"},
-    "formats": {"backing", "columns", "vocabulary"},
+    "formats": {"backing", "intervals", "vocabulary"},
     "images": {"formats", "process"},
     "labels": {"formats", "process"},
     "sources": {"images", "formats", "process"},
@@ -122,7 +122,7 @@ def test_sources_and_sinks_never_meet() -> None:
     """Neither sources nor sinks can be reached from the other by any path of arrows."""
     assert "sinks" not in open_to("sources")
     assert "sources" not in open_to("sinks")
-    assert open_to("formats") == {"backing", "columns", "dtypes", "errors", "vocabulary"}
+    assert open_to("formats") == {"backing", "dtypes", "errors", "intervals", "vocabulary"}
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))

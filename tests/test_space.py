@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from memcarve import columns as columns_module, space as space_module
+from memcarve import intervals as columns_module, space as space_module
 from memcarve.backing import AbsentBacking
-from memcarve.columns import total
 from memcarve.errors import AddressError, CounterpartError, MapError, OverlapError, SourceReadError, UsageError
+from memcarve.intervals import TOP, total
 from memcarve.missing import (
     BEYOND_FILE,
     CUT_OFF,
@@ -28,7 +28,7 @@ from memcarve.missing import (
     Missing,
 )
 from memcarve.process import LeftOut, ProcessMemory, Selection
-from memcarve.segments import KERNEL_HALF, TOP, Segment, Segments
+from memcarve.segments import KERNEL_HALF, Segment, Segments
 from memcarve.space import AddressSpace, Extent
 from memory import Memory
 from processes import process_with
@@ -180,7 +180,7 @@ def test_segments_are_the_maximal_runs_of_addresses(model: Model, chunk: int) ->
 @given(models())
 def test_what_is_missing_is_kept_apart(model: Model) -> None:
     """The missing ranges are listed in order of their addresses with the reasons they came with."""
-    assert list(model.space.missing()) == sorted(model.gaps)
+    assert list(model.space.missing) == sorted(model.gaps)
 
 
 def test_a_name_holds_both_ends_in_sixteen_digits() -> None:
@@ -208,7 +208,7 @@ def test_address_0_offset_0_and_the_last_byte_are_ordinary() -> None:
 def test_an_empty_space_has_nothing() -> None:
     """A space without extents has no segments, no bytes and no hits."""
     space = space_of([], b"abc")
-    assert (len(space), space.total, list(space.extents()), list(space.missing())) == (0, 0, [], [])
+    assert (len(space), space.total, list(space.extents()), list(space.missing)) == (0, 0, [], [])
     assert list(space.segments()) == []
     assert list(space.find(b"a")) == []
     assert space.addresses_of(0) == []
@@ -597,20 +597,6 @@ def test_patterns_that_end_in_zeros_are_found_where_they_are_whole(block: int) -
     pattern = "ab".encode("utf-16-le")
     found = [hit.address for hit in space.find([pattern, b"\0\0", b"b\0\0"], block=block)]
     assert found == [0x10, 0x31, 0x33, 0x34, 0x36]
-
-
-@given(
-    st.sets(st.integers(0, 40)), st.lists(st.tuples(st.integers(0, 41), st.integers(0, 41)), max_size=6), st.booleans()
-)
-def test_bytes_within(addresses: set[int], bounds: list[tuple[int, int]], top: bool) -> None:  # noqa: FBT001 - drawn
-    """The bytes of ranges between two addresses are those that a set of addresses has there, also at the very top."""
-    base = TOP - 42 if top else 0
-    runs = [at for at in sorted(addresses) if at - 1 not in addresses]
-    sizes = [next(size for size in range(1, 43) if at + size not in addresses) for at in runs]
-    pairs = [(min(pair), max(pair)) for pair in bounds]
-    low, last = (column([base + pair[place] for pair in pairs]) for place in range(2))
-    found = columns_module.bytes_within(column([base + at for at in runs]), column(sizes), low, last)
-    assert found.tolist() == [sum(first <= at <= end for at in addresses) for first, end in pairs]
 
 
 @given(models(), st.data())

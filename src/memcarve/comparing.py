@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from memcarve.columns import bytes_within, total
-from memcarve.differences import PAGE, Difference, Stretches
+from memcarve.differences import Difference, Stretches
 from memcarve.errors import UsageError
+from memcarve.intervals import PAGE, TOP, expand, total
 from memcarve.process import Selection
-from memcarve.segments import TOP, Segments
+from memcarve.segments import Segments
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -63,7 +63,7 @@ class Comparison:
         count = len(self._start)
         self._was_bounds, self._now_bounds = (_bounds(of, count) for of in (of_was, of_now))
         self._wanted = self._select(selection, before.kernel_half)
-        common = bytes_within(self._was.start, self._was.size, self._now.start, self._now.last)
+        common = self._was.bytes_within(self._now.start, self._now.last)
         hidden = _missing_in(self._before, self._now)
         lost = _missing_in(self._after, self._was)
         self._added = _summed(self._now.size - common - hidden, self._now_bounds)
@@ -120,7 +120,7 @@ class Comparison:
         if len(problems) > 1:
             raise problems[0]
         self._wanted &= labelled
-        common = bytes_within(self._was.start, self._was.size, self._now.start, self._now.last)
+        common = self._was.bytes_within(self._now.start, self._now.last)
         self.bytes = total(_summed(common, self._now_bounds)[self._wanted])
 
     def _difference(self, group: int, changes: Iterable[_Change]) -> Difference:
@@ -209,8 +209,7 @@ class _Common(NamedTuple):
         """Cut the pieces at the borders of pages: return each part's page, place among the bytes, and piece."""
         first = self.start >> _BITS
         count = (((self.start + (self.size - _ONE)) >> _BITS) - first + _ONE).astype(np.int64)
-        piece = np.repeat(np.arange(len(count)), count)
-        number = np.arange(len(piece)) - np.repeat(np.cumsum(count) - count, count)
+        piece, number = expand(count)
         page = first[piece] + number.astype(np.uint64)
         begins = (np.cumsum(self.size) - self.size)[piece]
         place = begins + np.maximum(page << _BITS, self.start[piece]) - self.start[piece]
@@ -273,7 +272,7 @@ def _summed(values: U64, bounds: I64) -> U64:
 
 def _missing_in(space: AddressSpace, segments: Segments) -> U64:
     """Return how many bytes of each segment are missing in a space."""
-    return bytes_within(space.missing_start, space.missing_size, segments.start, segments.last)
+    return space.missing.bytes_within(segments.start, segments.last)
 
 
 def _common(was: AddressSpace, now: AddressSpace) -> Iterator[_Common]:

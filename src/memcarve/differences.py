@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from memcarve.columns import total
+from memcarve.intervals import PAGE, total
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from memcarve.segments import Segments
 
 
-PAGE = 4096
 APPEARED, VANISHED, GROWN, SHRUNK, CHANGED, UNKNOWN, UNCHANGED = STATES = (
     "appeared", "vanished", "grown", "shrunk", "changed", "unknown", "unchanged",
 )  # fmt: skip

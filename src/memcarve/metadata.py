@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import functools
-import heapq
 import itertools
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from memcarve.errors import encodable
+from memcarve.intervals import TOP, Intervals, smallest_owner
 from memcarve.protection import collapsed
 from memcarve.vocabulary import Kind
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-    from memcarve.dtypes import I64, U64
+    from memcarve.dtypes import U64
 
 
-_TOP = 1 << 64
 #: what a process was started with, but its environment
 TEXTS = ("command_line", "image_path", "current_directory")
 #: in JSON: strings of an environment, modules that were unloaded
@@ -176,25 +175,20 @@ class Allocation(NamedTuple):
 class Regions:
     """Regions from one `source`, in order of their addresses, and how they divide the address space.
 
-    Columns, one row a piece: `start`, `size` (uint64) and `index` (int64), the place of the region in `rows`. Pieces
-    are sorted and do not overlap. They are the regions themselves, unless some overlap, as no honest system has it:
-    then an address belongs to the smallest of them, and `overlapping` counts those that share addresses. A region of no
-    bytes is none.
+    `pieces` are intervals, whose owner is a region's place in `rows`. They are the regions themselves, unless some
+    overlap, as no honest system has it: then an address belongs to the smallest of them, and `overlapping` counts those
+    that share addresses. A region of no bytes is none.
     """
 
     def __init__(self, source: str, rows: Iterable[Region]) -> None:
         self.source = source
         self.rows = sorted((row for row in rows if row.size > 0), key=lambda row: (row.start, row.size))
-        start = np.array([row.start for row in self.rows], np.uint64)
         # all of the address space has one byte more than a column can say
-        size = np.array([min(row.size, (1 << 64) - 1) for row in self.rows], np.uint64)
-        last = start + (size - np.uint64(1))
-        self.overlapping = 0
-        if bool((start[1:] <= last[:-1]).any()):
-            start, size, self.index, self.overlapping = _divided(self.rows)
-        else:
-            self.index = np.arange(len(start), dtype=np.int64)
-        self.start, self.size = start, size
+        given = Intervals.of((row.start, min(row.size, TOP - 1)) for row in self.rows)
+        self.pieces = smallest_owner(given.start, given.size)
+        before = given.start[1:] <= np.maximum.accumulate(given.last)[:-1]
+        behind = given.start[1:] <= given.last[:-1]
+        self.overlapping = int(np.count_nonzero(np.append(False, before) | np.append(behind, False)))
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -204,10 +198,8 @@ class Regions:
 
     def at(self, address: int) -> int | None:
         """Return the place in `rows` of the region that holds an address; None where none does."""
-        place = int(np.searchsorted(self.start, np.uint64(address), "right")) - 1
-        if place >= 0 and address - int(self.start[place]) < int(self.size[place]):
-            return int(self.index[place])
-        return None
+        place = self.pieces.at(address)
+        return None if place is None else int(self.pieces.owner[place])
 
     @functools.cached_property
     def allocations(self) -> list[Allocation]:
@@ -236,17 +228,17 @@ class Regions:
         Lists of modules lie in the process's own memory, where it may write what it likes: a module ends with the
         mapping that it begins in, or, where it begins in none, with the next one.
         """
-        end = min(module.end, _TOP)
+        end = min(module.end, TOP)
         if not self.rows:
             return end
         held = self.at(module.start)
         if held is None:
-            place = int(np.searchsorted(self.start, np.uint64(module.start)))
-            if place == len(self.start):
+            place = int(np.searchsorted(self.pieces.start, np.uint64(module.start)))
+            if place == len(self.pieces):
                 return end
-            following = self.allocations[int(self.index[place])]
+            following = self.allocations[int(self.pieces.owner[place])]
             # the first region of an allocation need not be listed
-            return min(end, following.end if following.start == module.start else int(self.start[place]))
+            return min(end, following.end if following.start == module.start else int(self.pieces.start[place]))
         if self.rows[held].allocation is not None:
             return min(end, self.allocations[held].end)
         first, mapped = self.rows[held], self.rows[held].end
@@ -379,7 +371,8 @@ def places(metadata: Metadata, split: str) -> U64 | None:
 
     found: set[int] = set()
     before: tuple[int, object] | None = None
-    for start, size, index in zip(regions.start.tolist(), regions.size.tolist(), regions.index.tolist(), strict=True):
+    pieces = regions.pieces
+    for start, size, index in zip(pieces.start.tolist(), pieces.size.tolist(), pieces.owner.tolist(), strict=True):
         value = words(index)
         if before == (start, value):
             found.discard(start)
@@ -392,32 +385,4 @@ def places(metadata: Metadata, split: str) -> U64 | None:
 
 def _column(addresses: Iterable[int]) -> U64:
     """Return addresses in order; 2**64, where nothing can be cut, is not among them."""
-    return np.array(sorted(address for address in addresses if address < 1 << 64), np.uint64)
-
-
-def _divided(rows: Sequence[Region]) -> tuple[U64, U64, I64, int]:
-    """Return the pieces (start, size, index) that overlapping regions form, and how many regions share addresses."""
-    bounds = sorted({row.start for row in rows} | {row.end for row in rows})
-    pieces: list[tuple[int, int, int]] = []
-    open_rows: list[tuple[int, int]] = []  # (size, index) of those that have begun, the smallest first
-    shared: set[int] = set()
-    following, furthest, owner = 0, 0, 0
-    for number, row in enumerate(rows):
-        if number and row.start < furthest:
-            shared |= {number, owner}
-        if row.end > furthest:
-            furthest, owner = row.end, number
-    for start, end in itertools.pairwise(bounds):
-        while following < len(rows) and rows[following].start == start:
-            heapq.heappush(open_rows, (rows[following].size, following))
-            following += 1
-        while open_rows and rows[open_rows[0][1]].end <= start:
-            heapq.heappop(open_rows)
-        if open_rows:
-            index = open_rows[0][1]
-            if pieces and pieces[-1][2] == index and pieces[-1][0] + pieces[-1][1] == start:
-                pieces[-1] = pieces[-1][0], end - pieces[-1][0], index
-            else:
-                pieces.append((start, end - start, index))
-    start_column, size_column = (np.array([piece[place] for piece in pieces], np.uint64) for place in (0, 1))
-    return start_column, size_column, np.array([piece[2] for piece in pieces], np.int64), len(shared)
+    return np.array(sorted(address for address in addresses if address < TOP), np.uint64)

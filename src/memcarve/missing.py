@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from memcarve.intervals import Intervals
+
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from memcarve.dtypes import U8, U64
 
@@ -39,16 +41,23 @@ class Missing(NamedTuple):
         return self.start + self.size
 
 
-class MissingColumns(NamedTuple):
-    """Missing ranges in columns, sorted: `start` and `size` (uint64), `reason` (uint8, an index into REASONS)."""
+class MissingMemory(Intervals):
+    """Missing ranges in columns: `start` and `size` (uint64), `reason` (uint8, an index into REASONS).
 
-    start: U64
-    size: U64
-    reason: U8
+    They yield Missing, in order of addresses.
+    """
+
+    def __init__(self, start: U64, size: U64, reason: U8) -> None:
+        super().__init__(start, size)
+        self.reason = reason
 
     @classmethod
-    def of(cls, missing: Iterable[Missing]) -> MissingColumns:
-        """Return ranges as columns."""
-        gaps = sorted(missing)
-        start, size = (np.array(column, np.uint64) for column in ([g.start for g in gaps], [g.size for g in gaps]))
-        return cls(start, size, np.array([REASONS.index(gap.reason) for gap in gaps], np.uint8))
+    def of(cls, rows: Iterable[Missing]) -> MissingMemory:  # type: ignore[override]
+        """Return ranges, in any order, as columns."""
+        gaps = sorted(rows)
+        columns = Intervals.of((gap.start, gap.size) for gap in gaps)
+        return cls(columns.start, columns.size, np.array([REASONS.index(gap.reason) for gap in gaps], np.uint8))
+
+    def __iter__(self) -> Iterator[Missing]:
+        for start, size, reason in zip(self.start.tolist(), self.size.tolist(), self.reason.tolist(), strict=True):
+            yield Missing(start, size, REASONS[reason])

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 import numpy as np
 
 from memcarve.errors import ProcessError, UsageError, printable
+from memcarve.intervals import TOP
 from memcarve.metadata import Metadata, places
 from memcarve.missing import CUT_OFF
 from memcarve.segments import KERNEL_HALF
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
 _KERNEL_HALF_32 = 0x80000000
 #: what lies between these addresses needs more than 48 bits
-_LOWER_END, _UPPER_START = np.uint64(1 << 47), np.uint64((1 << 64) - (1 << 47))
+_LOWER_END, _UPPER_START = np.uint64(1 << 47), np.uint64(TOP - (1 << 47))
 
 
 class Labeller(Protocol):
@@ -376,7 +377,7 @@ class ProcessMemory:
         """The first address whose byte the input should hold but does not, because it ends too early."""
         if self._whole:
             return None
-        return next((gap.start for gap in self.space.missing() if gap.reason == CUT_OFF), None)
+        return next((gap.start for gap in self.space.missing if gap.reason == CUT_OFF), None)
 
     def segments(
         self, selection: Selection | None = None, split: str = "none", labeller: Labeller | None = None

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, overload
 
 import numpy as np
 
-from memcarve.columns import chunks, total
+from memcarve.intervals import TOP, Intervals, chunks
 from memcarve.vocabulary import Half
 
 if TYPE_CHECKING:
@@ -17,8 +17,7 @@ if TYPE_CHECKING:
     from memcarve.dtypes import U32, U64, Bools
 
 
-#: the end of the address space, and the first byte of the kernel's half where addresses have 64 bits
-TOP = 1 << 64
+#: the first byte of the kernel's half where addresses have 64 bits
 KERNEL_HALF = 1 << 63
 
 
@@ -76,7 +75,7 @@ class Segment(NamedTuple):
         return f"0x{self.start:016x}-0x{self.end:016x}"
 
 
-class Segments(Sequence[Segment]):
+class Segments(Intervals, Sequence[Segment]):
     """Segments in columns: `start`, `size`, `offset` (uint64), `extents` and `first` (uint32), one row a segment.
 
     A sequence of Segment, in order of addresses; a slice of it is Segments again.
@@ -95,16 +94,12 @@ class Segments(Sequence[Segment]):
         whole: tuple[U64, U64] | None = None,
         labels: Labels | None = None,
     ) -> None:
-        self.start = start
-        self.size = size
+        super().__init__(start, size)
         self.offset = offset
         self.extents = extents
         self.first = first
         self.whole = whole
         self.labels = labels
-
-    def __len__(self) -> int:
-        return len(self.start)
 
     def __repr__(self) -> str:
         where = f", 0x{int(self.start[0]):x} to 0x{int(self.last[-1]) + 1:x}" if len(self) else ""
@@ -138,16 +133,6 @@ class Segments(Sequence[Segment]):
         else:
             for row, start, size in zip(rows, self.whole[0][part].tolist(), self.whole[1][part].tolist(), strict=True):
                 yield row._replace(whole=(start, start + size))
-
-    @property
-    def total(self) -> int:
-        """The sum of the sizes, in bytes."""
-        return total(self.size)
-
-    @property
-    def last(self) -> U64:
-        """The last address of each."""
-        return self.start + (self.size - np.uint64(1))
 
     def where(self, keep: Bools) -> Segments:
         """Return the segments whose place in `keep` (bool, one a segment) is true."""

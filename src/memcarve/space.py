@@ -1,8 +1,6 @@
 """A sparse address space: extents in columns over a backing, and the contiguous segments they form.
 
-Everything here is pure arithmetic on numpy columns of dtype uint64; the backing alone touches files. Intervals are
-half-open. An end may be 2**64, which no column can hold: columns keep start and size, compare
-``start + size - 1``, and an end is a Python int.
+Everything here is pure arithmetic on columns (`intervals`); the backing alone touches files.
 """
 
 from __future__ import annotations
@@ -12,10 +10,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from memcarve.columns import CHUNK, breaks, by_start, bytes_within, check_disjoint, joined, overlap, range_at, total
 from memcarve.errors import AddressError
-from memcarve.missing import CUT_OFF, IMAGE_CUT_OFF, REASONS, Missing, MissingColumns
-from memcarve.segments import TOP, Segments
+from memcarve.intervals import CHUNK, TOP, Intervals, breaks, by_start, check_disjoint, joined, overlap, range_at, total
+from memcarve.missing import CUT_OFF, IMAGE_CUT_OFF, REASONS, Missing, MissingMemory
+from memcarve.segments import Segments
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -42,20 +40,15 @@ class Extent(NamedTuple):
         return self.start + self.size
 
 
-class Repeats(NamedTuple):
-    """Where page tables that were walked once are seen again: columns of dtype uint64, sorted by `start`, disjoint.
+class Repeats(Intervals):
+    """Where page tables that were walked once are seen again: `start`, `size` and `target` (uint64).
 
     Whatever lies at `target` and the `size` bytes behind it, is there at `start`, too; `target` is lower.
     """
 
-    start: U64
-    size: U64
-    target: U64
-
-    def at(self, address: int) -> int | None:
-        """Return the index of the range that holds an address; None if none does."""
-        index = int(np.searchsorted(self.start, np.uint64(address), "right")) - 1
-        return index if index >= 0 and address - int(self.start[index]) < int(self.size[index]) else None
+    def __init__(self, start: U64, size: U64, target: U64) -> None:
+        super().__init__(start, size)
+        self.target = target
 
 
 class Hit(NamedTuple):
@@ -67,12 +60,11 @@ class Hit(NamedTuple):
     segment: Segment
 
 
-class AddressSpace:
+class AddressSpace(Intervals):
     """Sorted, non-overlapping extents over a backing, and apart from them what is mapped but missing.
 
-    Columns, all uint64, one row an extent: `start`, `size` (never 0), `offset`. Missing ranges likewise:
-    `missing_start`, `missing_size`, and `missing_reason` (uint8, an index into REASONS). `repeats` are in no extent and
-    no segment, but can be read.
+    Columns, all uint64, one row an extent: `start`, `size`, `offset`. What is `missing` has columns of its own, and
+    yields Missing. `repeats` are in no extent and no segment, but can be read.
     """
 
     def __init__(
@@ -81,7 +73,7 @@ class AddressSpace:
         size: U64,
         offset: U64,
         backing: Backing,
-        missing: Iterable[Missing] | MissingColumns = (),
+        missing: Iterable[Missing] | MissingMemory = (),
         *,
         physical: U64 | None = None,
         flags: U8 | None = None,
@@ -94,39 +86,31 @@ class AddressSpace:
         they must be joined and sorted already. Raises OverlapError where two of them, or a missing range and an extent,
         claim one address.
         """
-        gaps = missing if isinstance(missing, MissingColumns) else MissingColumns.of(missing)
-        self.missing_start, self.missing_size, self.missing_reason = gaps
+        self.missing = missing if isinstance(missing, MissingMemory) else MissingMemory.of(missing)
         columns = (start, size, offset) if flags is not None else by_start(start, size, offset)
         check_disjoint(*columns[:2])
-        self.start, self.size, self.offset = columns if flags is not None else joined(*columns)
+        start, size, self.offset = columns if flags is not None else joined(*columns)
+        super().__init__(start, size)
         self.physical, self.flags = physical, flags
         self.backing = backing
         self.absent = absent
         self.repeats = repeats or Repeats(*(np.zeros(0, np.uint64),) * 3)
         self._check_missing()
 
-    def __len__(self) -> int:
-        return len(self.start)
-
     def __repr__(self) -> str:
         where = f", 0x{int(self.start[0]):x} to 0x{range_at(self.start, self.size, -1)[1]:x}" if len(self) else ""
         return f"<AddressSpace: {len(self)} extents of {self.total} bytes{where}>"
 
-    @property
-    def total(self) -> int:
-        """The number of bytes that are there."""
-        return total(self.size)
-
     @functools.cached_property
     def repeated(self) -> int:
         """The number of bytes that `repeats` stand for."""
-        start, size, target = self.repeats
+        start, size, target = self.repeats.start, self.repeats.size, self.repeats.target
         there = np.zeros(len(start), np.uint64)
         # what repeats little may lie in what repeats much, and counts again with it
         for span in np.unique(size).tolist():
             inner, rows = np.flatnonzero(size < np.uint64(span)), np.flatnonzero(size == np.uint64(span))
             low, last = target[rows], target[rows] + np.uint64(span - 1)
-            there[rows] = bytes_within(self.start, self.size, low, last)
+            there[rows] = self.bytes_within(low, last)
             sums = np.concatenate([np.zeros(1, np.uint64), np.cumsum(there[inner], dtype=np.uint64)])
             begins = start[inner]
             there[rows] += sums[np.searchsorted(begins, last, "right")] - sums[np.searchsorted(begins, low)]
@@ -140,15 +124,9 @@ class AddressSpace:
             rows = map(Extent, self.start[part].tolist(), self.size[part].tolist(), self.offset[part].tolist())
             yield from rows if segment is None or segment.whole is None else (_clipped(row, segment) for row in rows)
 
-    def missing(self) -> Iterator[Missing]:
-        """Yield what is mapped but missing, in order of addresses."""
-        columns = self.missing_start.tolist(), self.missing_size.tolist(), self.missing_reason.tolist()
-        for start, size, reason in zip(*columns, strict=True):
-            yield Missing(start, size, REASONS[reason])
-
     def segments(self) -> Segments:
         """Return the contiguous segments, in order of addresses."""
-        begins = breaks(self.start, self.size)
+        begins = breaks(self.size, self.start)
         if begins.all():  # as in a map of scattered pages, where copies of the columns would cost the most
             one = np.broadcast_to(np.uint32(1), len(self))
             return Segments(self.start, self.size, self.offset, one, np.arange(len(self), dtype=np.uint32))
@@ -169,12 +147,10 @@ class AddressSpace:
     def cut(self, segments: Segments, places: U64) -> Segments:
         """Return segments that also end at the addresses `places` (uint64, in any order)."""
         places = np.unique(places)
-        holder = np.searchsorted(segments.start, places, "right") - 1
+        holder = segments.rows_of(places)
         inside = holder >= 0
-        own = np.maximum(holder, 0)
-        if len(segments):
-            inside &= (segments.start[own] < places) & (segments.last[own] >= places)
-        start = np.sort(np.concatenate([segments.start, places[inside]])) if len(segments) else segments.start
+        inside[inside] = places[inside] != segments.start[holder[inside]]
+        start: U64 = np.sort(np.concatenate([segments.start, places[inside]]))
         parent = np.searchsorted(segments.start, start, "right") - 1
         last = segments.last[parent]
         last[:-1] = np.minimum(last[:-1], start[1:] - np.uint64(1))
@@ -192,7 +168,7 @@ class AddressSpace:
 
     def walked(self, address: int) -> int:
         """Return at which address the byte at `address` lies in an extent, if it lies in a repeat; else `address`."""
-        while len(self.repeats.start) and 0 <= address < TOP and (row := self.repeats.at(address)) is not None:
+        while len(self.repeats) and 0 <= address < TOP and (row := self.repeats.at(address)) is not None:
             address += int(self.repeats.target[row]) - int(self.repeats.start[row])  # which is lower each time
         return address
 
@@ -208,12 +184,12 @@ class AddressSpace:
     def index(self, address: int) -> int:
         """Return the index of the extent that holds `address`, or raise AddressError with the reason."""
         if 0 <= address < TOP:
-            index = int(np.searchsorted(self.start, np.uint64(address), "right")) - 1
-            if index >= 0 and address - int(self.start[index]) < int(self.size[index]):
+            index = self.at(address)
+            if index is not None:
                 return index
-            gap = int(np.searchsorted(self.missing_start, np.uint64(address), "right")) - 1
-            if gap >= 0 and address - int(self.missing_start[gap]) < int(self.missing_size[gap]):
-                reason = REASONS[int(self.missing_reason[gap])]
+            gap = self.missing.at(address)
+            if gap is not None:
+                reason = REASONS[int(self.missing.reason[gap])]
                 if reason in {CUT_OFF, IMAGE_CUT_OFF}:
                     mapped = reason == CUT_OFF and self.absent == "not in the map"
                     detail = " (the map says that it was in the dump)" if mapped else ""
@@ -225,13 +201,9 @@ class AddressSpace:
         """Say which address was meant where one was given as maps print them, cut to 48 or 57 bits."""
         for bits in (48, 57):
             extended = address | (TOP - (1 << bits))
-            if (1 << (bits - 1)) <= address < 1 << bits and self._holds(extended):
+            if (1 << (bits - 1)) <= address < 1 << bits and self.at(extended) is not None:
                 return f"; 0x{extended:x} is: maps print addresses cut to {bits} bits"
         return ""
-
-    def _holds(self, address: int) -> bool:
-        index = int(np.searchsorted(self.start, np.uint64(address), "right")) - 1
-        return index >= 0 and address - int(self.start[index]) < int(self.size[index])
 
     def locate(self, address: int) -> tuple[Segment | None, Extent]:
         """Return the segment and the extent that hold `address`, or raise AddressError.
@@ -249,8 +221,8 @@ class AddressSpace:
             return None, Extent(low, end - low, offset - (address - low))
         index = self.index(address)
         segments = self.segments()
-        segment = segments[int(np.searchsorted(segments.start, np.uint64(address), "right")) - 1]
-        return segment, Extent(int(self.start[index]), int(self.size[index]), int(self.offset[index]))
+        row = int(segments.rows_of(self.start[index : index + 1])[0])
+        return segments[row], Extent(int(self.start[index]), int(self.size[index]), int(self.offset[index]))
 
     def addresses_of(self, offset: int) -> list[int]:
         """Return the addresses at which the backing's byte at `offset` is mapped: none, one or several."""
@@ -266,7 +238,7 @@ class AddressSpace:
 
         Extents that are neighbours in the backing come as one piece.
         """
-        if len(self.repeats.start):
+        if len(self.repeats):
             yield from self._pieces_with_repeats(address, size)
         else:
             yield from self._pieces(address, size)
@@ -278,7 +250,7 @@ class AddressSpace:
             row = self.repeats.at(address) if 0 <= address < TOP else None
             if row is None:
                 following = int(np.searchsorted(self.repeats.start, np.uint64(max(address, 0)), "right"))
-                until = end if following >= len(self.repeats.start) else min(end, int(self.repeats.start[following]))
+                until = end if following >= len(self.repeats) else min(end, int(self.repeats.start[following]))
                 yield from self._pieces(address, until - address)
             else:
                 start, target = int(self.repeats.start[row]), int(self.repeats.target[row])
@@ -376,17 +348,13 @@ class AddressSpace:
 
     def _check_missing(self) -> None:
         """Raise OverlapError where missing ranges overlap each other, or an extent."""
-        starts, sizes = self.missing_start, self.missing_size
-        check_disjoint(starts, sizes)
-        if not len(self) or not len(starts):
-            return
-        # the last extent that starts at or before the end of each range must end before the range begins
-        index = np.searchsorted(self.start, starts + (sizes - np.uint64(1)), "right").astype(np.int64) - 1
-        own = np.maximum(index, 0)
-        bad = np.flatnonzero((index >= 0) & (self.start[own] + (self.size[own] - np.uint64(1)) >= starts))
+        gaps = self.missing
+        check_disjoint(gaps.start, gaps.size)
+        first, end = self.touched(gaps)
+        bad = np.flatnonzero(end > first)
         if len(bad):
-            extent = range_at(self.start, self.size, int(own[bad[0]]))
-            raise overlap(extent, range_at(starts, sizes, int(bad[0])))
+            extent = range_at(self.start, self.size, int(end[bad[0]]) - 1)
+            raise overlap(extent, range_at(gaps.start, gaps.size, int(bad[0])))
 
 
 def _clipped(extent: Extent, segment: Segment) -> Extent:

@@ -63,7 +63,7 @@ def use(path: str) -> None:
         for index in range(len(container.processes())):
             process = container.open_process(index)
             assert process.segments().total == process.space.total
-            assert all(gap.end <= 1 << 64 for gap in process.space.missing())
+            assert all(gap.end <= 1 << 64 for gap in process.space.missing)
             for extent in list(process.space.extents())[:3]:
                 assert extent.end <= 1 << 64
                 process.space.read(extent.start, min(extent.size, 16))
@@ -256,7 +256,7 @@ def test_a_row_far_beyond_the_end_of_the_dump_is_not_padded(folder: Path) -> Non
     path = put(folder / "pid.4.map", maps.quick([Row(0x1000, 0x1000, 0), Row(0x5000, 1 << 40, 0x1000)]))
     with memcarve.open(path) as container:
         process = container.process()
-        assert [(gap.start, gap.size) for gap in process.space.missing()] == [(0x8000, (1 << 40) - 0x3000)]
+        assert [(gap.start, gap.size) for gap in process.space.missing] == [(0x8000, (1 << 40) - 0x3000)]
         assert process.space.total == 0x4000
 
 

@@ -42,6 +42,11 @@ ROOT_SHIFT = {"x64": 39, "x64-5": 48, "pae": 30, "x86": 22}
 FLAGS = {"transition": 8, "prot-none": 16}
 
 
+def outside_lists(pages: Pages) -> list[list[int]]:
+    """Return the starts, the sizes and the physical addresses of what is outside the image."""
+    return [column.tolist() for column in (pages.outside.start, pages.outside.size, pages.outside.physical)]
+
+
 def physical_memory(data: bytes, ranges: Sequence[Range] | None = None) -> PhysicalMemory:
     """Return physical memory over bytes; by default these begin at physical address 0."""
     table = np.array([(0, len(data), 0)] if ranges is None else ranges, np.uint64).reshape(-1, 3)
@@ -74,7 +79,7 @@ def found(tables: Tables, mode: str = "x64", system: str = "none", size: int = 1
     placed = walk(memory, table_of(mode, system)).placed
     return [
         (start, length, physical, permissions(flags) or page_state(flags))
-        for start, length, physical, _, flags in zip(*(column.tolist() for column in placed), strict=True)
+        for start, length, physical, _, flags in zip(*(column.tolist() for column in placed.columns), strict=True)
     ]
 
 
@@ -239,8 +244,8 @@ def joined(rows: Sequence[Sequence[int]]) -> list[list[int]]:
 def assert_same(pages: Pages, items: Sequence[walker.Item], ranges: Sequence[Range]) -> None:
     """Hold pages against the walker's: every byte's place and flags, what is outside, and how many there are."""
     inside, outside = expected(items, ranges)
-    assert [list(row) for row in zip(*(column.tolist() for column in pages.placed), strict=True)] == inside
-    assert joined(list(zip(*(column.tolist() for column in pages.outside), strict=True))) == outside
+    assert [list(row) for row in zip(*(column.tolist() for column in pages.placed.columns), strict=True)] == inside
+    assert joined(list(zip(*outside_lists(pages), strict=True))) == outside
     counts = {"outside": sum(row[1] for row in outside) // PAGE}
     for name, chosen in (("transition", {8}), ("prot_none", {16}), ("present", set(range(8)))):
         counts[name] = sum(row[1] for row in inside if row[4] in chosen) // PAGE
@@ -295,8 +300,10 @@ def test_shared_tables_of_the_kernel_half_are_walked_once(mode: str, data: st.Da
         pages = walk(machine.memory, table, limit=TOP)
         assert claimed(machine.memory, table) == sum(item[1] for item in items)
     assert_same(pages, items, machine.ranges)
-    assert list(zip(*(column.tolist() for column in pages.repeats), strict=True)) == sorted(once.repeats)
-    start, size, physical, offset, flags = pages.placed
+    again = pages.repeats
+    columns = again.start.tolist(), again.size.tolist(), again.target.tolist()
+    assert list(zip(*columns, strict=True)) == sorted(once.repeats)
+    start, size, physical, offset, flags = pages.placed.columns
     backing, repeats = machine.memory.backing, pages.repeats
     space = AddressSpace(start, size, offset, backing, physical=physical, flags=flags, repeats=repeats)
     inside = expected(everything, machine.ranges)[0]
@@ -329,7 +336,7 @@ def test_a_range_of_shared_tables(mode: str, data: st.DataObject) -> None:
         patch.setattr(paging, "_SHARED", many)
         patch.setattr(paging, "default_limit", lambda _: 0)  # no range is small
         pages = walk(machine.memory, table_of(mode, system, machine.root), first, end, limit=TOP)
-    start, size, physical, offset, flags = pages.placed
+    start, size, physical, offset, flags = pages.placed.columns
     backing, repeats = machine.memory.backing, pages.repeats
     space = AddressSpace(start, size, offset, backing, physical=physical, flags=flags, repeats=repeats)
     for address, length, _, place, _ in expected(items, machine.ranges)[0]:
@@ -452,7 +459,7 @@ def test_large_page_with_a_hole() -> None:
     pages = walk(memory, table_of())
     assert pages.placed.start.tolist() == [0, 6 * PAGE]
     assert pages.placed.size.tolist() == [5 * PAGE, LARGE - 6 * PAGE]
-    assert [column.tolist() for column in pages.outside] == [[5 * PAGE], [PAGE], [hole]]
+    assert outside_lists(pages) == [[5 * PAGE], [PAGE], [hole]]
     assert pages.counts["outside"] == 1
 
 
@@ -575,10 +582,10 @@ def test_table_without_its_last_byte(table: int) -> None:
     last = [0x1000, 0x2000, 0x3000, 0x4000].index(table)
     whole, memory = torn(tables), torn(tables, (table + 0xFFF, 1))
     pages, all_pages = walk(memory, table_of()), walk(whole, table_of())
-    known = [row for row in zip(*(part.tolist() for part in all_pages.placed[:3]), strict=True)
+    known = [row for row in zip(*(part.tolist() for part in all_pages.placed.columns[:3]), strict=True)
              if row[0] >> 39 - 9 * last & 511 != 511]  # fmt: skip
     assert len(known) == 16
-    assert list(zip(*(part.tolist() for part in pages.placed[:3]), strict=True)) == known
+    assert list(zip(*(part.tolist() for part in pages.placed.columns[:3]), strict=True)) == known
     assert pages.counts["lost_entries"] == 2**last
     assert pages.counts["lost_tables"] == 0
     assert claimed(memory, table_of()) == 16 * PAGE
@@ -722,8 +729,12 @@ def test_huge_page() -> None:
     """A page of 1 GiB is one stretch, as far as the image goes; with PAE there is none."""
     data = written({0x1000: {0: 0x2067}, 0x2000: {511: 0xE7}})
     pages = walk(physical_memory(data), table_of())
-    assert [column.tolist() for column in pages.placed[:3]] == [[511 * HUGE], [1 << 20], [0]]
-    assert [column.tolist() for column in pages.outside] == [[511 * HUGE + (1 << 20)], [HUGE - (1 << 20)], [1 << 20]]
+    assert [column.tolist() for column in pages.placed.columns[:3]] == [[511 * HUGE], [1 << 20], [0]]
+    assert outside_lists(pages) == [
+        [511 * HUGE + (1 << 20)],
+        [HUGE - (1 << 20)],
+        [1 << 20],
+    ]
     assert found({0x1000: {0: 0x2081}, 0x2000: {0: 0x3067}, 0x3000: {0: 0x5067}}, "pae") == [(0, PAGE, 0x5000, "urwx")]
 
 
@@ -732,7 +743,7 @@ def test_pages_beyond_4_gib_in_32_bits() -> None:
     data = written({0x1000: {1023: 0x1240_E087}}, width=4)
     memory = physical_memory(data, [(0, 1 << 20, 0), (0x07_12500000, PAGE, 0x5000)])
     placed = walk(memory, table_of("x86")).placed
-    assert [column.tolist() for column in placed[:4]] == [[0xFFD00000], [PAGE], [0x07_12500000], [0x5000]]
+    assert [column.tolist() for column in placed.columns[:4]] == [[0xFFD00000], [PAGE], [0x07_12500000], [0x5000]]
 
 
 def test_two_ranges_hold_one_page() -> None:
@@ -743,7 +754,7 @@ def test_two_ranges_hold_one_page() -> None:
         [(0, LARGE, 0), (middle, 2 * LARGE - middle, LARGE), (LARGE, 0x12345, 3 * LARGE - middle)],
     )
     pages = walk(memory, table_of())
-    assert [column.tolist() for column in pages.placed[:4]] == [
+    assert [column.tolist() for column in pages.placed.columns[:4]] == [
         [0, 0x12345], [0x12345, LARGE - 0x12345], [LARGE, middle], [3 * LARGE - middle, LARGE],
     ]  # fmt: skip
     assert len(pages.outside.start) == 0
@@ -763,7 +774,7 @@ def test_last_page() -> None:
     memory = physical_memory(written(last))
     for start, end in ((0, TOP), (TOP - 1, TOP), (TOP >> 1, TOP), (TOP - PAGE, TOP - 1)):
         placed = walk(memory, table_of(), start, end).placed
-        assert [column.tolist() for column in placed[:3]] == [[TOP - PAGE], [PAGE], [0x5000]]
+        assert [column.tolist() for column in placed.columns[:3]] == [[TOP - PAGE], [PAGE], [0x5000]]
     assert translate(memory, table_of(), TOP - 1) == 0x5FFF
     assert translate(memory, table_of(), TOP - PAGE - 1) is None
 

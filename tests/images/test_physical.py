@@ -120,14 +120,15 @@ def test_place(model: Model, stretches: list[tuple[int, int]]) -> None:
             else:
                 gone.append((begin + index, first + index))
         pieces += sum(low < first + size and first < low + length for low, length, _ in model.ranges())
-    rows = list(zip(*(part.tolist() for part in placed), strict=True))
+    rows = list(zip(*(part.tolist() for part in placed.columns), strict=True))
     assert [
         (start + index, at + index, offset + index, flag)
         for start, size, at, offset, flag in rows
         for index in range(size)
     ] == inside
     assert len(rows) == pieces
-    rows = list(zip(*(part.tolist() for part in outside), strict=True))
+    columns = outside.start.tolist(), outside.size.tolist(), outside.physical.tolist()
+    rows = list(zip(*columns, strict=True))
     assert [(start + index, at + index) for start, size, at in rows for index in range(size)] == gone
     assert all(size for _, size, _ in rows)
 
@@ -237,7 +238,7 @@ def test_nothing() -> None:
     assert memory.holds(column(0, 5), 1).tolist() == [False, False]
     placed, outside = memory.place(column(5), column(7), column(9), np.zeros(1, np.uint8))
     assert len(placed.start) == 0
-    assert [part.tolist() for part in outside] == [[5], [7], [9]]
+    assert [part.tolist() for part in (outside.start, outside.size, outside.physical)] == [[5], [7], [9]]
     assert memory.was_cut(column(0), column(1)).tolist() == [False]
 
 

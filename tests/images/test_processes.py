@@ -339,7 +339,7 @@ def test_large_page_with_holes(place: Path, tmp_path: Path) -> None:
         process = container.process(1624)
         assert_pages(truth, process, holes=truth.holes)
         assert segments_of(process, "user") == truth.segments(1624, "user", truth.holes)
-        missing = sum(gap.size for gap in process.space.missing() if gap.start < 1 << 47)
+        missing = sum(gap.size for gap in process.space.missing if gap.start < 1 << 47)
         assert missing == sum(size for _, size in truth.holes)
 
 
@@ -351,7 +351,7 @@ def test_huge_page(place: Path) -> None:
         process = container.process(1624)
         assert_pages(truth, process)
         assert process.incomplete
-        assert sum(gap.size for gap in process.space.missing() if gap.start < 1 << 47) == (1 << 30) - truth.size
+        assert sum(gap.size for gap in process.space.missing if gap.start < 1 << 47) == (1 << 30) - truth.size
 
 
 def test_loop_of_tables(place: Path) -> None:

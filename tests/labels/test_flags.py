@@ -4,14 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import numpy as np
 import pytest
-from hypothesis import given, strategies as st
 
 from headers import DATA, READ_ONLY, TEXT, dll_page
 from memcarve.errors import UsageError
-from memcarve.labels.flags import without
-from memcarve.labels.spans import Spans, union
 from memcarve.metadata import Module
 from memcarve.permissions import PROT_NONE, TRANSITION
 from memcarve.process import Selection
@@ -247,44 +243,3 @@ def test_unknown_flag() -> None:
     with pytest.raises(UsageError, match="private-executable"):
         labels_of(process_of({1: RW}), Selection(flag=["evil"]))
     assert len(Flag) == len({*Flag})
-
-
-intervals = st.lists(st.tuples(st.integers(0, 50), st.integers(1, 12)), max_size=8)
-
-
-def spans_from(bounds: list[tuple[int, int]]) -> Spans:
-    """Return the union of (start, size) as spans."""
-    start = np.array([begin for begin, _ in bounds], np.uint64)
-    last = np.array([begin + size - 1 for begin, size in bounds], np.uint64)
-    return union([Spans(start, last, np.arange(len(bounds)))])
-
-
-def addresses(spans: Spans) -> set[int]:
-    """Return every address in spans."""
-    pairs = zip(spans.start.tolist(), spans.last.tolist(), strict=True)
-    return {address for start, last in pairs for address in range(start, last + 1)}
-
-
-def model(bounds: list[tuple[int, int]]) -> set[int]:
-    """Return every address in (start, size)."""
-    return {address for start, size in bounds for address in range(start, start + size)}
-
-
-@given(intervals, intervals)
-def test_spans_against_sets(one: list[tuple[int, int]], other: list[tuple[int, int]]) -> None:
-    """Union, intersection and difference are those of sets; spans stay in order and apart."""
-    mine, theirs = spans_from(one), spans_from(other)
-    assert addresses(mine) == model(one)
-    assert all(mine.start[1:] > mine.last[:-1] + np.uint64(1))
-    assert addresses(mine.common(theirs)[0]) == model(one) & model(other)
-    assert addresses(without(mine, theirs)) == model(one) - model(other)
-
-
-def test_spans_at_the_top() -> None:
-    """The last address, 2**64 - 1, is one like the others."""
-    top = (1 << 64) - 1
-    start, last = np.array([top - 9, top - 3], np.uint64), np.array([top - 6, top], np.uint64)
-    found = union([Spans(start, last, np.arange(2))])
-    assert found.last.tolist() == [top - 6, top]
-    rest = without(found, Spans(start[1:], last[1:], np.arange(1)))
-    assert rest.last.tolist() == [top - 6]

@@ -10,11 +10,11 @@ from hypothesis import given, settings, strategies as st
 
 from memcarve.errors import UsageError
 from memcarve.formats.manifest import FILE_NAME, file_name
+from memcarve.intervals import TOP
 from memcarve.labels.resident_regions import Residence, resident
 from memcarve.labels.table import permission_words
 from memcarve.metadata import Area, Metadata, Module, Modules, Region, Regions
 from memcarve.process import Selection
-from memcarve.segments import TOP
 from memory import PAGE
 from processes import RW, RWX, RX, R, labels_of, metadata_of, page_region, process_of
 

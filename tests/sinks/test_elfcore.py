@@ -324,7 +324,7 @@ def test_round_trip(exported: Exported) -> None:
     assert [(row.start, row.end) for row in again.segments()] == [(row.start, row.end) for row in process.segments()]
     for segment in process.segments():
         assert again.space.read(segment.start, segment.size) == process.space.read(segment.start, segment.size)
-    assert list(again.space.missing()) == MISSING
+    assert list(again.space.missing) == MISSING
     assert list(again.metadata.regions[0].rows) == REGIONS
     assert list(again.metadata.modules[0].rows) == MODULES
     assert again.metadata.threads[0].rows == [
@@ -608,7 +608,7 @@ def test_missing_ranges_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("memcarve.sinks.elfcore._MOST_MISSING", 1)
     said = export_elfcore(made(tmp_path), tmp_path / "core")
     assert any("the first 1 ranges are noted" in note for note in said.notes)
-    assert list(reopened(tmp_path / "core").space.missing()) == MISSING[:1]
+    assert list(reopened(tmp_path / "core").space.missing) == MISSING[:1]
 
 
 def test_force_replaces_own_files_only(tmp_path: Path) -> None:
@@ -712,7 +712,7 @@ def test_a_real_core_again(tmp_path: Path) -> None:
         export_elfcore(process, tmp_path / "again")
         again = reopened(tmp_path / "again")
         assert [row[:2] for row in again.segments()] == [row[:2] for row in process.segments()]
-        assert list(again.space.missing()) == list(process.space.missing())
+        assert list(again.space.missing) == list(process.space.missing)
         assert again.metadata.regions[0].rows == process.metadata.regions[0].rows
         assert again.metadata.threads[0].rows == process.metadata.threads[0].rows
         assert (again.pid, again.name, again.platform) == (process.pid, process.name, process.platform)
@@ -776,4 +776,4 @@ def test_missing_up_to_the_top(tmp_path: Path) -> None:
     space = AddressSpace(*columns, FileBacking(put(tmp_path / "x", bytes(PAGE))), [gap])
     export_elfcore(process_with(space, architecture="x64"), tmp_path / "core")
     with memcarve.open(tmp_path / "core") as container:
-        assert list(container.process().space.missing()) == [gap]
+        assert list(container.process().space.missing) == [gap]

@@ -14,9 +14,9 @@ import memcarve
 from memcarve.backing import FileBacking
 from memcarve.errors import OutputError, TargetExistsError
 from memcarve.formats.alignment import memory_begins
+from memcarve.intervals import TOP
 from memcarve.metadata import Metadata, Module, Modules, Region, Regions, Thread, Threads
 from memcarve.process import ProcessMemory, Selection
-from memcarve.segments import TOP
 from memcarve.sinks import single_file
 from memcarve.sinks.ranges import known_modules, pieces, ranges
 from memcarve.sinks.single_file import Mover, NewFile

@@ -24,7 +24,7 @@ from files import EXAMPLE, listing
 from memcarve.backing import AbsentBacking, FileBacking
 from memcarve.errors import CounterpartError, TargetExistsError, UsageError, printable
 from memcarve.metadata import Metadata, Module, Modules, Region, Regions, Thread, Threads
-from memcarve.missing import MissingColumns
+from memcarve.missing import MissingMemory
 from memcarve.permissions import EXECUTE, TRANSITION, USER, WRITE
 from memcarve.process import ProcessMemory, Selection
 from memcarve.sinks.scripts import export_scripts
@@ -197,7 +197,7 @@ def test_page_tables_count_before_regions(tmp_path: Path) -> None:
     flags = column([USER, USER | WRITE, USER | EXECUTE, TRANSITION | USER | WRITE], np.uint8)
     space = AddressSpace(
         starts, column([PAGE] * 4), starts - np.uint64(PAGE), FileBacking(tmp_path / "image"),
-        MissingColumns.of([]), physical=starts, flags=flags,
+        MissingMemory.of([]), physical=starts, flags=flags,
     )  # fmt: skip
     metadata = Metadata((Regions("vads", [Region(0x1000, 4 * PAGE, "PAGE_EXECUTE_READ")]),))
     table = exported(ProcessMemory(space, metadata=lambda: metadata), tmp_path / "out")

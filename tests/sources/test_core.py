@@ -165,7 +165,7 @@ def test_memory_of_a_crash(crash: Real) -> None:
     space = crash.process.space
     data = space.read(0x10000000, 0x5000)
     assert data == bytes((place * 7 + (place >> 8)) & 0xFF for place in range(0x5000))
-    missing = {row.start: row for row in space.missing()}
+    missing = {row.start: row for row in space.missing}
     assert missing[0x20000000] == Missing(0x20000000, 0x4000, NOT_WRITTEN)
     with pytest.raises(errors.AddressError, match="not written"):
         space.read(0x20000000, 1)
@@ -264,7 +264,7 @@ def test_extents_and_missing(tmp_path: Path) -> None:
         Extent(0x400000, 3 * PAGE, base),
         Extent(0xFFFFFFFFFF600000, PAGE, base + 3 * PAGE),
     ]
-    assert list(process.space.missing()) == [
+    assert list(process.space.missing) == [
         Missing(0x403000, 2 * PAGE, NOT_WRITTEN),
         Missing(0x500000, 2 * PAGE, NOT_WRITTEN),
     ]
@@ -281,7 +281,7 @@ def test_extents_and_missing(tmp_path: Path) -> None:
 def test_inaccessible_memory_is_not_missed(tmp_path: Path) -> None:
     """Where nothing but what the process could not access is missing, the core is complete."""
     process = opened(tmp_path, core([LOADS[0], LOADS[2]], NOTES))
-    assert [row.start for row in process.space.missing()] == [0x500000]
+    assert [row.start for row in process.space.missing] == [0x500000]
     assert not process.incomplete
 
 
@@ -353,7 +353,7 @@ def test_cut_off(tmp_path: Path, lost: int) -> None:
     """What the file is too short for is missing as of a dump that ends too early."""
     data = core(LOADS, NOTES)
     process = opened(tmp_path, data[: len(data) - lost])
-    cut = [row for row in process.space.missing() if row.reason == CUT_OFF]
+    cut = [row for row in process.space.missing if row.reason == CUT_OFF]
     assert sum(row.size for row in cut) == lost
     assert process.space.total == 4 * PAGE - lost
     assert process.incomplete
@@ -368,7 +368,7 @@ def test_program_headers_cut_off(tmp_path: Path) -> None:
     with pytest.raises(errors.NotRecognisedError):  # its notes are gone: it might be a machine's
         opened_as(CORE, put(tmp_path / "other", core([Load(0, b"", PAGE)])))
     process = opened_as(CORE, path).process()
-    assert [row.start for row in process.space.missing()] == [0x400000, 0x402000, 0x403000]
+    assert [row.start for row in process.space.missing] == [0x400000, 0x402000, 0x403000]
     assert any("3 of 5 are there" in each for each in process.notes)
 
 
@@ -393,7 +393,7 @@ def test_overlaps_of_the_same_bytes(tmp_path: Path) -> None:
     process = opened(tmp_path, core(loads, NOTES))
     assert [(segment.start, segment.end) for segment in process.segments()] == [(0x1000, 0x6000)]
     assert process.space.read(0x1000, 5 * PAGE) == content(0x1000, 5 * PAGE)
-    assert list(process.space.missing()) == [
+    assert list(process.space.missing) == [
         Missing(0x6000, PAGE, NOT_WRITTEN),
         Missing(0x7000, 4 * PAGE, NOT_WRITTEN),
     ]
@@ -428,7 +428,7 @@ def test_any_overlaps(tmp_path_factory: pytest.TempPathFactory, rows: list[tuple
     there = {load.start + place for load in loads for place in range(len(load.stored))}
     mapped = {load.start + place for load in loads for place in range(load.whole or 0)}
     assert {place for row in process.space.extents() for place in range(row.start, row.end)} == there
-    assert {place for row in process.space.missing() for place in range(row.start, row.end)} == mapped - there
+    assert {place for row in process.space.missing for place in range(row.start, row.end)} == mapped - there
     for extent in process.space.extents():
         assert process.space.read(extent.start, extent.size) == content(extent.start, extent.size)
     assert process.input_bytes == process.space.total + sum(process.left_out.values())

@@ -166,12 +166,12 @@ def test_missing_and_cut_off(tmp_path: Path) -> None:
         file.truncate(2 * PAGE + 5)
     with memcarve.open(dump, trust="sum") as container:
         memcarve.carve(container.process(), tmp_path / "carved", partial=True)
-        expected = list(container.process().space.missing())
+        expected = list(container.process().space.missing)
     with opened(tmp_path / "carved") as container:
         process = container.process()
-        assert list(process.space.missing()) == expected
+        assert list(process.space.missing) == expected
         rewritten(tmp_path / "carved", lambda document: document["missing"].reverse())
-        assert list(container.process().space.missing()) == expected
+        assert list(container.process().space.missing) == expected
         rewritten(tmp_path / "carved", lambda document: document["missing"].reverse())
         assert {gap.reason for gap in expected} == {NOT_WRITTEN, CUT_OFF}
         assert (process.incomplete, process.first_cut_off) == (True, 0x8005)
@@ -232,7 +232,7 @@ def test_as_the_image(tmp_path: Path, image: Truth, half: str, split: str) -> No
             assert (again.entry, again.pid, again.name) == (process.entry, process.pid, process.name)
             assert (again.architecture, again.address_bits) == (process.architecture, process.address_bits)
             assert (again.half, again.kernel_half, again.pages) == (half, process.kernel_half, None)
-            assert list(again.space.missing()) == list(process.space.missing())
+            assert list(again.space.missing) == list(process.space.missing)
             assert again.incomplete == process.incomplete
             found = [(start, len(data), hashlib.sha256(data).hexdigest()) for start, data in contents(again).items()]
     assert found == [tuple(segment) for segment in image.segments(1624, half)]

@@ -125,8 +125,8 @@ def test_what_was_exported(tmp_path: Path, capfdbinary: Capture, name: str, kind
         assert rows == [(each.start, each.size) for each in now.segments()]
         assert [was.read(*row) for row in rows] == [now.read(*row) for row in rows]
         if kind != "minidump":  # which has no place for it
-            lost = sum(gap.size for gap in was.missing())
-            assert sum(gap.size for gap in now.missing()) == lost > 0
+            lost = sum(gap.size for gap in was.missing)
+            assert sum(gap.size for gap in now.missing) == lost > 0
 
 
 def test_exported_and_cut_off_itself(tmp_path: Path, capfdbinary: Capture) -> None:
@@ -149,7 +149,7 @@ def test_maps_of_what_is_missing(tmp_path: Path, renderer: str) -> None:
     with memcarve.open(dump) as container:
         process = container.process()
         assert process.positions == "printed and summed"
-        assert [(gap.start, gap.size) for gap in process.space.missing()] == [(0x600000 + 2 * PAGE - 7, PAGE + 7)]
+        assert [(gap.start, gap.size) for gap in process.space.missing] == [(0x600000 + 2 * PAGE - 7, PAGE + 7)]
 
 
 @pytest.mark.parametrize("half", ["user", "all"])
@@ -161,7 +161,7 @@ def test_maps_where_nothing_is_there(tmp_path: Path, half: str) -> None:
     with memcarve.open(next((tmp_path / "out").glob("*.map"))) as container:
         process = container.process()
         assert process.incomplete
-        assert [(gap.start, gap.size) for gap in process.space.missing()] == [
+        assert [(gap.start, gap.size) for gap in process.space.missing] == [
             (0x400000, 2 * PAGE),
             (0x600000, 3 * PAGE),
         ]
@@ -224,7 +224,7 @@ def test_program_headers_cut_off(tmp_path: Path, kept: int) -> None:
             return
         process = container.process()
         assert process.incomplete
-        assert [(gap.start, gap.size) for gap in process.space.missing()] == [(0x400000, 2 * PAGE)]
+        assert [(gap.start, gap.size) for gap in process.space.missing] == [(0x400000, 2 * PAGE)]
 
 
 @pytest.mark.parametrize("behind", [True, False])

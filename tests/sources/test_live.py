@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import hashlib
-import itertools
 import json
 import mmap
 import os
@@ -30,7 +29,7 @@ from memcarve.sources import proc
 from memcarve.sources.opening import OpenOptions
 from memcarve.sources.proc import LIVE, live_pages
 from memcarve.sources.proc.live_memory import Present
-from memcarve.sources.proc.live_pages import mappings, united
+from memcarve.sources.proc.live_pages import mappings
 from memory import content
 from opening import opened_as
 
@@ -207,7 +206,7 @@ def there(process: ProcessMemory, start: int, size: int) -> list[tuple[int, int]
 
 def missing(process: ProcessMemory, start: int, size: int) -> list[tuple[int, int, str]]:
     """Return what is missing of a range, as offsets from its beginning."""
-    rows = [row for row in process.space.missing() if start <= row.start < start + size]
+    rows = [row for row in process.space.missing if start <= row.start < start + size]
     return [(row.start - start, row.end - start, row.reason) for row in rows]
 
 
@@ -743,16 +742,6 @@ def test_options_of_others(stopped: Child) -> None:
 # what the system prints
 
 
-@given(st.lists(st.tuples(st.integers(0, 50), st.integers(1, 9)), max_size=12))
-def test_united(rows: list[tuple[int, int]]) -> None:
-    """United ranges hold the addresses that any of them held, and neither touch nor overlap."""
-    start = np.array([low for low, _ in rows], np.uint64)
-    low, high = united(start, start + np.array([size for _, size in rows], np.uint64))
-    found = list(zip(low.tolist(), high.tolist(), strict=True))
-    assert {x for a, b in found for x in range(a, b)} == {x for a, size in rows for x in range(a, a + size)}
-    assert all(before[1] < after[0] for before, after in itertools.pairwise(found))
-
-
 @pytest.mark.parametrize(
     ("swapped", "probed", "taken"), [(3, [0x1000], [1, 2, 5]), (2, [0x1000, 0x2000, 0x5000], [1, 5])]
 )
@@ -775,8 +764,9 @@ def test_swapped(swapped: int, probed: list[int], taken: list[int]) -> None:
     present = Present(Backing(), Pages(), None)  # type: ignore[arg-type]
     for mapping in mappings(lines, "x"):
         present.look(mapping)
-    start, end = present.ranges()
-    pages = [page for low, high in zip(start.tolist(), end.tolist(), strict=True) for page in range(low, high, 0x1000)]
+    found = present.ranges()
+    rows = zip(found.start.tolist(), found.size.tolist(), strict=True)
+    pages = [page for low, size in rows for page in range(low, low + size, 0x1000)]
     assert pages == [page * 0x1000 for page in taken]
     assert sorted(set(asked)) == probed
     assert [(row.start, row.size) for row in present.missing] == ([] if 2 in taken else [(0x2000, 0x1000)])

@@ -84,7 +84,7 @@ def test_memory64_in_structures(opened: Any, base: str | int, offset: int) -> No
     process = opened(data)
     assert contents(process) == {}
     assert process.incomplete
-    assert [(gap.start, gap.size, gap.reason) for gap in process.space.missing()] == [
+    assert [(gap.start, gap.size, gap.reason) for gap in process.space.missing] == [
         (0x10000, PAGE, MISPLACED),
         (0x20000, 2 * PAGE, MISPLACED),
     ]
@@ -127,7 +127,7 @@ def test_the_other_list_is_read(opened: Any) -> None:
     )
     process = opened(data)
     assert contents(process) == {0x10040: noise(3, 64)}
-    assert sum(gap.size for gap in process.space.missing()) == PAGE - 64
+    assert sum(gap.size for gap in process.space.missing) == PAGE - 64
     assert process.incomplete
 
 
@@ -170,7 +170,7 @@ def test_memory_list_in_structures(opened: Any, place: str | int, more: int, bef
     data = listed([(0x10000, PAGE, "one", 0), (0x30000, 16, place, more)], before=before)
     process = opened(data)
     assert contents(process) == {0x10000: ONE}
-    assert [(gap.start, gap.size, gap.reason) for gap in process.space.missing()] == [(0x30000, 16, MISPLACED)]
+    assert [(gap.start, gap.size, gap.reason) for gap in process.space.missing] == [(0x30000, 16, MISPLACED)]
     assert process.incomplete
     assert any("of 1 of 2 entries of its memory list" in note for note in process.warnings)
     assert balance(process) == process.input_bytes == len(data)
@@ -180,7 +180,7 @@ def test_rva_0(opened: Any) -> None:
     """RVA 0 means that the bytes were not stored: they are missing, and reading them is an error with the reason."""
     process = opened(listed([(0x10000, PAGE, "one", 0), (0x30000, PAGE, 0, 0)]))
     assert contents(process) == {0x10000: ONE}
-    assert [(gap.start, gap.size, gap.reason) for gap in process.space.missing()] == [(0x30000, PAGE, NOT_WRITTEN)]
+    assert [(gap.start, gap.size, gap.reason) for gap in process.space.missing] == [(0x30000, PAGE, NOT_WRITTEN)]
     assert process.incomplete
     assert any(
         f"{PAGE} bytes are missing that the minidump lists and gives no place" in note for note in process.warnings
@@ -301,7 +301,7 @@ def test_two_lists_of_memory(
     """Of two lists of one kind nobody knows which is right: what only one of them says is missing, never bytes."""
     process = opened(twice(kind, one, other))
     assert contents(process) == read
-    assert {gap.start: gap.size for gap in process.space.missing()} == missing
+    assert {gap.start: gap.size for gap in process.space.missing} == missing
     assert process.incomplete
     assert any("has a second memory" in note for note in process.warnings)
     assert balance(process) == process.input_bytes

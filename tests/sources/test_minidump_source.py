@@ -91,7 +91,7 @@ def test_cut_off(opened: Any) -> None:
     data = Dump([(BASE, one), (BASE + 0x10000, two)]).build()[: -PAGE - 16]
     process = opened(data)
     assert contents(process) == {BASE: one[:-16]}
-    assert [(gap.start, gap.size) for gap in process.space.missing()] == [
+    assert [(gap.start, gap.size) for gap in process.space.missing] == [
         (BASE + PAGE - 16, 16),
         (BASE + 0x10000, PAGE),
     ]
@@ -108,7 +108,7 @@ def test_cut_off_and_there_all_the_same(opened: Any) -> None:
     data = Dump([(BASE, page)], [(BASE + 8, page[8:24])]).build()[: -PAGE + 4]
     process = opened(data)
     assert contents(process) == {BASE: page[:4], BASE + 8: page[8:24]}
-    assert [(gap.start, gap.size) for gap in process.space.missing()] == [(BASE + 4, 4), (BASE + 24, PAGE - 24)]
+    assert [(gap.start, gap.size) for gap in process.space.missing] == [(BASE + 4, 4), (BASE + 24, PAGE - 24)]
 
 
 def test_no_memory(opened: Any) -> None:

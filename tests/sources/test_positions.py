@@ -29,8 +29,8 @@ from memcarve.errors import (
     ProcessError,
     UsageError,
 )
+from memcarve.intervals import TOP
 from memcarve.missing import CUT_OFF, NOT_WRITTEN, Missing
-from memcarve.segments import TOP
 from memcarve.sources.memmap import BETWEEN, TAIL
 from memory import canonical, content
 
@@ -103,7 +103,7 @@ def test_rows_after_an_error_row_lie_where_the_sum_says(renderer: str, failed: l
     put(tmp_path / "pid.4.dmp", dump_of(rows))
     process = process_of(put(tmp_path / "pid.4.map", RENDERERS[renderer](rows)))
     assert addresses(process) == of_rows(rows)
-    assert list(process.space.missing()) == sorted(
+    assert list(process.space.missing) == sorted(
         Missing(canonical(rows[place].virtual), rows[place].size, NOT_WRITTEN) for place in failed
     )
     assert process.incomplete
@@ -124,7 +124,7 @@ def test_the_drift_sample_lies_as_its_dump_is_long() -> None:
         assert process.space.addresses_of(0x1000) == [0x30000]
         assert process.space.addresses_of(0x2000) == [0x40000]
         assert process.space.total == 12288
-        assert list(process.space.missing()) == [Missing(0x20000, 0x2000, NOT_WRITTEN)]
+        assert list(process.space.missing) == [Missing(0x20000, 0x2000, NOT_WRITTEN)]
 
 
 @pytest.mark.parametrize("change", [-PAGE, -1, 1, PAGE, 5 * PAGE])
@@ -310,8 +310,8 @@ def test_hidden_columns_and_dumps_of_other_lengths(case: tuple[str, str, int], a
             expected.append((row.virtual, min(row.size, left)))
             left = max(left - row.size, 0)
         assert addresses(process) == joined((start, size) for start, size in expected if size)
-        assert {gap.reason for gap in process.space.missing()} == {CUT_OFF}
-        assert sum(gap.size for gap in process.space.missing()) == amount
+        assert {gap.reason for gap in process.space.missing} == {CUT_OFF}
+        assert sum(gap.size for gap in process.space.missing) == amount
     else:
         assert addresses(process) == of_rows(rows)
         assert process.left_out == ({TAIL: amount} if outcome == "tail" else {})
@@ -334,7 +334,7 @@ def test_a_dump_cut_off_ends_with_the_first_missing_address(length: int, tmp_pat
         if first > row.virtual:
             assert process.space.read(first - 1, 1) == content(first - 1, 1)
         assert process.space.total == length
-        assert process.space.total + sum(gap.size for gap in process.space.missing()) == sum(row.size for row in rows)
+        assert process.space.total + sum(gap.size for gap in process.space.missing) == sum(row.size for row in rows)
 
 
 # trust
@@ -392,7 +392,7 @@ def test_file_names_tell_processes_apart(
             process = container.process(pid)
             check(process)
             assert addresses(process) == of_rows(rows)
-            assert [(gap.start, gap.size) for gap in process.space.missing()] == [
+            assert [(gap.start, gap.size) for gap in process.space.missing] == [
                 (row.virtual, row.size) for row in rows if row.file == FAILED
             ]
         with pytest.raises(UsageError, match="holds 2 processes"):
@@ -511,7 +511,7 @@ def test_error_rows_in_any_order(tmp_path_factory: pytest.TempPathFactory, order
     path = lay(tmp_path_factory.mktemp("order"), [rows[place] for place in order], dump_of(rows))
     process = process_of(path)
     assert addresses(process) == of_rows(rows)
-    assert len(list(process.space.missing())) == len(failed)
+    assert len(list(process.space.missing)) == len(failed)
 
 
 # rows that overlap
@@ -624,7 +624,7 @@ def test_a_row_across_the_middle_that_was_not_written(tmp_path: Path) -> None:
     """An error row across 2**47 is missing on both sides of the hole."""
     rows = written([(0x1000, PAGE), (0x7FFFFFFFF000, 0x2000)], failed=[1])
     process = process_of(lay(tmp_path, rows, dump_of(rows)))
-    assert [(gap.start, gap.size) for gap in process.space.missing()] == [
+    assert [(gap.start, gap.size) for gap in process.space.missing] == [
         (0x7FFFFFFFF000, PAGE),
         (0xFFFF800000000000, PAGE),
     ]
@@ -634,7 +634,7 @@ def test_a_row_across_the_middle_that_is_cut_off(tmp_path: Path) -> None:
     """A dump that ends within a row across 2**47 is missing from the very byte on, on both sides."""
     rows = written([(0x7FFFFFFFF000, 0x2000)])
     process = process_of(lay(tmp_path, rows, content(0x7FFFFFFFF000, 0x10)))
-    assert [(gap.start, gap.size) for gap in process.space.missing()] == [
+    assert [(gap.start, gap.size) for gap in process.space.missing] == [
         (0x7FFFFFFFF010, 0xFF0),
         (0xFFFF800000000000, PAGE),
     ]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-PAGE = 4096
+from memcarve.intervals import PAGE
+
 _LARGE = 1 << 21
 _MUCH = 1 << 26
 

@@ -9,13 +9,14 @@ import numpy as np
 from memcarve.errors import LimitError
 from memcarve.images.paging import claimed_until, walk
 from memcarve.images.paging_modes import LINUX, MODES, NO_SYSTEM, PAE, WINDOWS, X64, X64_5, X86, AddressTable, Mode
-from memcarve.images.physical import PAGE, PhysicalMemory
 from memcarve.images.physical_scan import everything, find_linux, look_through
 from memcarve.images.windows import kernel
-from memcarve.segments import KERNEL_HALF, TOP
+from memcarve.intervals import PAGE, TOP
+from memcarve.segments import KERNEL_HALF
 
 if TYPE_CHECKING:
     from memcarve.dtypes import U64
+    from memcarve.images.physical import PhysicalMemory
 
 
 _FRAME = np.uint64(((1 << 52) - 1) ^ 0xFFF)

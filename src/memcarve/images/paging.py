@@ -12,18 +12,18 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from memcarve.columns import chunks
 from memcarve.errors import LimitError
 from memcarve.images.paging_modes import LINUX, NO_SYSTEM, PAE, WINDOWS, AddressTable, Level
-from memcarve.images.physical import PAGE, Outside, PhysicalMemory, Placed
+from memcarve.images.physical import Mapped, PhysicalMemory, Placed
+from memcarve.intervals import PAGE, TOP, breaks, chunks
 from memcarve.permissions import EXECUTE, PROT_NONE, TRANSITION, USER, WRITE
-from memcarve.segments import TOP
-from memcarve.space import Repeats
+from memcarve.space import AddressSpace, Repeats
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from memcarve.dtypes import F64, I64, U8, U64, Bools
+    from memcarve.missing import Missing, MissingMemory
 
 
 _PRESENT, _RW, _US, _LARGE = (np.uint64(1 << bit) for bit in (0, 1, 2, 7))
@@ -65,9 +65,24 @@ class Pages(NamedTuple):
     """
 
     placed: Placed
-    outside: Outside
+    outside: Mapped
     counts: dict[str, int]
     repeats: Repeats
+
+    def space(self, memory: PhysicalMemory, missing: Iterable[Missing] | MissingMemory = ()) -> AddressSpace:
+        """Return what was found as an address space over the image."""
+        start, size, physical, offset, flags = self.placed.columns
+        return AddressSpace(
+            start,
+            size,
+            offset,
+            memory.backing,
+            missing,
+            physical=physical,
+            flags=flags,
+            absent="not in memory",
+            repeats=self.repeats,
+        )
 
 
 def walk(
@@ -344,7 +359,7 @@ class _Walk:
     def _address(self, start: U64, entries: _Entries, shift: int) -> U64:
         address = start[entries.row] + (entries.column << np.uint64(shift))
         if self.mode.wide and shift == self.mode.levels[0].shift:
-            above = np.uint64((1 << 64) - (1 << self.mode.bits))
+            above = np.uint64(TOP - (1 << self.mode.bits))
             address |= (address >> np.uint64(self.mode.bits - 1)) * above
         return address
 
@@ -407,7 +422,7 @@ class _Walk:
             start = size = physical = np.zeros(0, np.uint64)
             flags = np.zeros(0, np.uint8)
         placed, outside = [], []
-        for part in chunks(len(start), _PLACED):
+        for part in [*chunks(len(start), _PLACED)] or [slice(0)]:
             inside, lacking = self.memory.place(start[part], size[part], physical[part], flags[part])
             placed.append(inside)
             outside.append(lacking)
@@ -416,12 +431,10 @@ class _Walk:
             self._count(kind, pages // PAGE)
         self._count("outside", sum(int(part.size.sum()) for part in outside) // PAGE)
         return Pages(
-            Placed(*(np.concatenate(columns) for columns in zip(*placed, strict=True)))
-            if placed
-            else Placed(start, size, physical, physical, flags),
-            Outside(*(np.concatenate(columns) for columns in zip(*outside, strict=True)))
-            if outside
-            else Outside(start, size, physical),
+            Placed(*map(np.concatenate, zip(*(each.columns for each in placed), strict=True))),
+            Mapped(
+                *map(np.concatenate, zip(*((each.start, each.size, each.physical) for each in outside), strict=True))
+            ),
             dict(self.counts),
             self._repeats(),
         )
@@ -457,7 +470,7 @@ def _only_masked(words: U64, possible: np.uint64) -> Bools:
     SwizzleBit (bit 4) is clear where it is there. It is one run of bits, none of them in `possible` (those that a
     physical address may have); a place in a pagefile looks like that once in thousands.
     """
-    upper = words & np.uint64((1 << 64) - (1 << 32))
+    upper = words & np.uint64(TOP - (1 << 32))
     lowest = upper & (~upper + np.uint64(1))
     run = (upper & (upper + lowest)) == 0
     return np.asarray(run & (lowest > possible) & ((words & np.uint64(0x10)) == 0))
@@ -484,11 +497,7 @@ def _many(entries: _Entries, tables: Bools) -> Bools:
 
 def _joined(start: U64, size: U64, physical: U64, flags: U8) -> tuple[U64, U64, U64, U8]:
     """Join neighbouring rows that continue each other in virtual and in physical memory with the same flags."""
-    if not len(start):
-        return start, size, physical, flags
-    first = np.ones(len(start), np.bool_)
-    first[1:] = start[1:] != start[:-1] + size[:-1]
-    first[1:] |= physical[1:] != physical[:-1] + size[:-1]
+    first = breaks(size, start, physical)
     first[1:] |= flags[1:] != flags[:-1]
     index = np.flatnonzero(first)
     return start[index], np.add.reduceat(size, index), physical[index], flags[index]

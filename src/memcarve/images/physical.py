@@ -2,49 +2,49 @@
 
 from __future__ import annotations
 
-import heapq
-import itertools
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from memcarve.backing import AbsentBacking, ZerosBehind
-from memcarve.columns import total
 from memcarve.errors import CounterpartError, InputError
 from memcarve.formats.images.machine import MachineMemory
+from memcarve.intervals import PAGE, TOP, Intervals, joined, smallest_owner, total
 from memcarve.missing import LEFT_OUT
 
 if TYPE_CHECKING:
-    from memcarve.dtypes import I64, U8, U64, Bools
+    from memcarve.dtypes import U8, U64, Bools
 
 
-PAGE = 4096
-_ONE = np.uint64(1)
-_PAGES = np.uint64((1 << 64) - PAGE)
+_PAGES = np.uint64(TOP - PAGE)
 _MOST_PIECES = 1 << 24  # rows that may come of splitting pages at holes: more is no machine's memory
 _MOST_SEAMS = 1 << 12  # pages at which ranges end or begin elsewhere than at their ends: a machine has a dozen
 _HIGHEST = np.uint64(1 << 52)  # no physical address is as high (AMD APM volume 2, 5.3)
 
 
-class Placed(NamedTuple):
-    """Stretches of virtual memory whose bytes are in the image: columns of dtype uint64, `flags` uint8."""
+class Mapped(Intervals):
+    """Stretches of virtual memory, and where in physical memory they lie: `start`, `size`, `physical` (uint64)."""
 
-    start: U64
-    size: U64
-    physical: U64
-    offset: U64
-    flags: U8
+    def __init__(self, start: U64, size: U64, physical: U64) -> None:
+        super().__init__(start, size)
+        self.physical = physical
 
 
-class Outside(NamedTuple):
-    """Stretches of virtual memory whose bytes are not in the image: columns of dtype uint64."""
+class Placed(Mapped):
+    """Stretches whose bytes are in the image: also `offset` in its backing (uint64), and `flags` (uint8)."""
 
-    start: U64
-    size: U64
-    physical: U64
+    def __init__(self, start: U64, size: U64, physical: U64, offset: U64, flags: U8) -> None:
+        super().__init__(start, size, physical)
+        self.offset = offset
+        self.flags = flags
+
+    @property
+    def columns(self) -> tuple[U64, U64, U64, U64, U8]:
+        """All columns, in the order above."""
+        return self.start, self.size, self.physical, self.offset, self.flags
 
 
-class PhysicalMemory:
+class PhysicalMemory(Intervals):
     """The machine's memory as one table: `start`, `size` and `offset` in the backing, uint64, a row a range.
 
     Rows are sorted by `start` and disjoint: where two of the container's claim an address, the first one listed counts
@@ -66,7 +66,7 @@ class PhysicalMemory:
         self.notes = list(machine.notes)
         self._damaged = False
         start, size, offset = machine.start, machine.size, machine.offset
-        self.zeros_from = 1 << 64
+        self.zeros_from = TOP
         if machine.zeros is not None and len(machine.zeros):
             low = np.minimum(machine.zeros[:, 0], _HIGHEST)
             length = np.minimum(machine.zeros[:, 1], _HIGHEST - low)
@@ -74,10 +74,13 @@ class PhysicalMemory:
             self.backing, self.zeros_from = behind, behind.begin
             start, size = np.concatenate([start, low]), np.concatenate([size, length])
             offset = np.concatenate([offset, low + np.uint64(behind.begin)])
-        start, size, offset, twice = _disjoint(start, size, offset)
-        if twice:
+        size = np.minimum(size, ~start)  # nothing reaches 2**64: no machine has memory there
+        start, size, offset = start[size > 0], size[size > 0], offset[size > 0]
+        once = smallest_owner(start, size, np.arange(len(start)))
+        if once.total < total(size):
             self.notes.append(f"{self.kind}: some physical ranges are listed twice; the first one of each was taken")
-        self.start, self.size, self.offset = _joined(start, size, offset)
+        start, size, self.offset = joined(once.start, once.size, offset[once.owner] + (once.start - start[once.owner]))
+        super().__init__(start, size)
         self._run_end = _run_ends(self.start, self.size)
         self.seams = self._find_seams()
         self.left_out: PhysicalMemory | None = None
@@ -101,11 +104,6 @@ class PhysicalMemory:
         if not self._damaged:
             self._damaged = True
             self.notes.append(f"part of the image cannot be read and was not looked through: {why}")
-
-    @property
-    def total(self) -> int:
-        """The number of bytes that are there."""
-        return int(self.size.sum())
 
     @property
     def stored(self) -> int:
@@ -163,10 +161,10 @@ class PhysicalMemory:
         buffer = bytearray(size)
         view, done = memoryview(buffer), 0
         while done < size:
-            index = int(np.searchsorted(self.start, np.uint64(physical + done), "right")) - 1
-            into = physical + done - int(self.start[index]) if index >= 0 else 0
-            if index < 0 or into >= int(self.size[index]):
+            index = self.at(physical + done)
+            if index is None:
                 return None
+            into = physical + done - int(self.start[index])
             count = min(size - done, int(self.size[index]) - into)
             self.backing.read_into(int(self.offset[index]) + into, view[done : done + count])
             done += count
@@ -178,7 +176,7 @@ class PhysicalMemory:
         Of one of `seams` the bytes that are not in the image are zeros.
         """
         unique, inverse = np.unique(physical, return_inverse=True)
-        index = np.searchsorted(self.start, unique, "right") - 1
+        index = self.rows_of(unique)
         into = unique - self.start[index]
         offsets = self.offset[index] + into
         split = into + np.uint64(PAGE) > self.size[index]  # begins in one range and ends in another
@@ -226,96 +224,33 @@ class PhysicalMemory:
         )
         return seams[:0]
 
-    def place(self, start: U64, size: U64, physical: U64, flags: U8) -> tuple[Placed, Outside]:
+    def place(self, start: U64, size: U64, physical: U64, flags: U8) -> tuple[Placed, Mapped]:
         """Split stretches that are contiguous in virtual and physical memory at the holes of the image.
 
         The columns are uint64 and as long as each other, sizes not 0. Raises InputError where ranges so small that it
         is no memory would make millions of pieces.
         """
-        last = physical + (size - _ONE)
-        ends = self.start + (self.size - _ONE)  # last byte of each range
-        first = np.searchsorted(ends, physical, "left")
-        count = np.maximum(np.searchsorted(self.start, last, "right").astype(np.int64) - first, 0)
-        pieces = int(count.sum())
-        if pieces > len(start) + _MOST_PIECES:
+        mapped = Intervals(physical, size)
+        first, end = touched = self.touched(mapped)
+        if int((end - first).sum()) > len(start) + _MOST_PIECES:
             raise InputError(
                 f"{self.kind}: the physical ranges are in more than {_MOST_PIECES} pieces; this is damaged"
             )
-        row = np.repeat(np.arange(len(start)), count)
-        index = np.arange(pieces) - np.repeat(np.cumsum(count) - count, count) + np.repeat(first, count)
-        low = np.maximum(physical[row], self.start[index])
-        high = np.minimum(last[row], ends[index])
-        length = high - low + _ONE
-        placed = Placed(
-            start[row] + (low - physical[row]), length, low, self.offset[index] + (low - self.start[index]), flags[row]
-        )
-        covered = np.zeros(len(start), np.uint64)
-        np.add.at(covered, row, length)
-        lacking = np.flatnonzero(covered < size)
-        if not len(lacking):
-            return placed, Outside(*(np.zeros(0, np.uint64),) * 3)
-        return placed, self._outside(start, size, physical, lacking, (row, low, high))
-
-    @staticmethod
-    def _outside(
-        start: U64,
-        size: U64,
-        physical: U64,
-        lacking: I64,
-        pieces: tuple[I64, U64, U64],
-    ) -> Outside:
-        """Return what lies between, before and after the pieces of the rows that are not covered whole."""
-        row, low, high = pieces
-        chosen = np.isin(row, lacking)
-        row, low, high = row[chosen], low[chosen], high[chosen]
-        # per row a marker of no length at its end closes the last hole
-        rows = np.concatenate([row, lacking])
-        lows = np.concatenate([low, physical[lacking] + size[lacking]])
-        order = np.lexsort((lows, rows))
-        rows, lows = rows[order], lows[order]
-        after = np.concatenate([high + _ONE, np.zeros(len(lacking), np.uint64)])[order]
-        begins = np.empty(len(rows), np.uint64)
-        begins[1:] = after[:-1]
-        fresh = np.ones(len(rows), np.bool_)
-        fresh[1:] = rows[1:] != rows[:-1]
-        begins[fresh] = physical[rows[fresh]]
-        hole = lows != begins
-        rows, begins, lows = rows[hole], begins[hole], lows[hole]
-        return Outside(start[rows] + (begins - physical[rows]), lows - begins, begins)
+        found, index = mapped.intersect(self, touched)
+        row, low = found.owner, found.start
+        offset = self.offset[index] + (low - self.start[index])
+        placed = Placed(start[row] + (low - physical[row]), found.size, low, offset, flags[row])
+        lacking = np.ones(len(start), np.bool_)
+        lacking[row[found.size == size[row]]] = False  # in one piece, as nearly all are
+        rest = mapped.where(lacking).subtract(self)
+        return placed, Mapped(start[rest.owner] + (rest.start - physical[rest.owner]), rest.size, rest.start)
 
     def was_cut(self, physical: U64, size: U64) -> Bools:
         """Say for each stretch (bool) whether the container should hold some of it, and ends too early."""
         if not len(self.cut_start):
             return np.zeros(len(physical), np.bool_)
-        index = np.searchsorted(self.cut_start, physical + (size - _ONE), "right").astype(np.int64) - 1
+        index = np.searchsorted(self.cut_start, physical + (size - np.uint64(1)), "right").astype(np.int64) - 1
         return np.asarray((index >= 0) & (self.cut_end[np.maximum(index, 0)] > physical))
-
-
-def _disjoint(start: U64, size: U64, offset: U64) -> tuple[U64, U64, U64, bool]:
-    """Sort ranges and cut away what an earlier row of the table claims already; say whether there was any of that."""
-    size = np.minimum(size, ~start)  # nothing reaches 2**64: no machine has memory there
-    keep = size > 0
-    start, size, offset = start[keep], size[keep], offset[keep]
-    order = np.argsort(start, kind="stable")
-    begin, end = start[order], (start + size)[order]
-    if not (begin[1:] < np.maximum.accumulate(end)[:-1]).any():
-        return begin, size[order], offset[order], False
-    # rare: between two bounds the earliest of the rows counts that reach over both
-    waiting = [*zip(begin.tolist(), end.tolist(), order.tolist(), strict=True)][::-1]
-    bounds = sorted({*begin.tolist(), *end.tolist()})
-    over: list[tuple[int, int]] = []
-    rows = []
-    for low, high in itertools.pairwise(bounds):
-        while waiting and waiting[-1][0] == low:
-            _, until, row = waiting.pop()
-            heapq.heappush(over, (row, until))
-        while over and over[0][1] <= low:
-            heapq.heappop(over)
-        if over:
-            row = over[0][0]
-            rows.append((low, high - low, int(offset[row]) + low - int(start[row])))
-    table = np.array(rows, np.uint64).reshape(-1, 3)
-    return table[:, 0].copy(), table[:, 1].copy(), table[:, 2].copy(), True
 
 
 def _run_ends(start: U64, size: U64) -> U64:
@@ -325,13 +260,3 @@ def _run_ends(start: U64, size: U64) -> U64:
     last = np.append(start[1:] != start[:-1] + size[:-1], True)
     ends = np.flatnonzero(last)
     return (start + size)[ends][np.searchsorted(ends, np.arange(len(start)))]
-
-
-def _joined(start: U64, size: U64, offset: U64) -> tuple[U64, U64, U64]:
-    """Join ranges that continue each other in physical memory and in the backing."""
-    if len(start) < 2:  # noqa: PLR2004 - nothing to join
-        return start, size, offset
-    first = np.ones(len(start), np.bool_)
-    first[1:] = (start[1:] != start[:-1] + size[:-1]) | (offset[1:] != offset[:-1] + size[:-1])
-    index = np.flatnonzero(first)
-    return start[index], np.add.reduceat(size, index), offset[index]

@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 import numpy as np
 
 from memcarve.backing import FileBacking, ZerosBehind
-from memcarve.columns import chunks
 from memcarve.errors import SourceReadError
-from memcarve.images.physical import PAGE
+from memcarve.intervals import PAGE, chunks, expand
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -82,12 +81,12 @@ def pages_of(memory: PhysicalMemory, space: AddressSpace) -> Iterator[Block]:
     first, size, page = space.physical[stored], space.size[stored], np.uint64(PAGE)
     low = first // page
     count = ((first + size - np.uint64(1)) // page - low + np.uint64(1)).astype(np.int64)
-    within = np.arange(int(count.sum())) - np.repeat(np.cumsum(count) - count, count)
-    physical = np.unique(np.repeat(low, count) + within.astype(np.uint64)) * page
+    row, within = expand(count)
+    physical = np.unique(low[row] + within.astype(np.uint64)) * page
     seams = memory.on_seam(physical)
     yield from _seams(physical[seams])
     physical = physical[~seams & memory.holds(physical, PAGE)]
-    ranges = np.searchsorted(memory.start, physical, "right") - 1
+    ranges = memory.rows_of(physical)
     offset = memory.offset[ranges] + (physical - memory.start[ranges])
     for part in chunks(len(physical), BLOCK // PAGE):
         here = offset[part]

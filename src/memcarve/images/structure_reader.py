@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 
 from memcarve.errors import AddressError, SourceReadError
 from memcarve.images.paging import walk
-from memcarve.images.physical import PAGE
-from memcarve.segments import TOP
+from memcarve.intervals import PAGE, TOP
 from memcarve.space import AddressSpace
 
 if TYPE_CHECKING:

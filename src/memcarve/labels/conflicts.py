@@ -6,7 +6,6 @@ import itertools
 from typing import TYPE_CHECKING, NamedTuple
 
 from memcarve.errors import printable
-from memcarve.labels.spans import spans_of
 from memcarve.paths import base_name
 from memcarve.vocabulary import Kind
 
@@ -60,8 +59,8 @@ def _between_regions(metadata: Metadata) -> Iterator[tuple[int, Conflict]]:
     """Yield the place of a region of the first source, and what another says of its addresses."""
     for other in metadata.regions[1:]:
         first = metadata.regions[0]
-        both, theirs = spans_of(first).common(spans_of(other))
-        columns = (both.owner.tolist(), theirs.tolist(), both.start.tolist(), both.last.tolist())
+        both, theirs = first.pieces.intersect(other.pieces)
+        columns = (both.owner.tolist(), other.pieces.owner[theirs].tolist(), both.start.tolist(), both.last.tolist())
         for mine, place, start, last in zip(*columns, strict=True):
             for name, one, two in _different(first.rows[mine], other.rows[place]):
                 yield mine, Conflict(start, last, _says(name, (first.source, one), (other.source, two)))

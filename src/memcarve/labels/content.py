@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from memcarve.formats.programs.mapped_module import PAGE
 from memcarve.formats.programs.pe import SEARCHED, SIGNATURE
+from memcarve.intervals import PAGE
 from memcarve.labels.headers import IDENT, IDENT_BITS, ZEROS, Header, may_begin, parse_header
 from memcarve.labels.text_stats import Entropy, is_text, text_pages
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from memcarve.errors import AddressError
 from memcarve.formats.programs.first_page import first_page_again
-from memcarve.formats.programs.mapped_module import PAGE
+from memcarve.intervals import PAGE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from memcarve.errors import AddressError, CounterpartError, SourceReadError
+from memcarve.intervals import PAGE, Intervals, union
 from memcarve.labels.headers import parse_header
 from memcarve.labels.metadata_index import OWN
-from memcarve.labels.spans import Spans, spans, union
 from memcarve.permissions import EXECUTE, PROT_NONE, TRANSITION, USER, WRITE
 from memcarve.vocabulary import Flag, Kind
 
@@ -34,7 +34,6 @@ NEEDS = {
 #: those that only the bytes of all pages tell
 BY_CONTENT = frozenset({Flag.PE_IN_PRIVATE, Flag.WIPED_HEADER})
 
-_PAGE = 4096
 _MOST_BASES = 1 << 16
 _SHOWN = 10
 #: findings that are told in words; the flags of segments are not bounded
@@ -60,7 +59,7 @@ class Flagged:
         self.space = space
         self.known = known
         self.by_content = headers is not None
-        self.where: dict[str, Spans] = {}
+        self.where: dict[str, Intervals] = {}
         self.findings: list[Finding] = []
         bases = self._look_at_bases()
         self._bases = bases or {}
@@ -90,12 +89,12 @@ class Flagged:
         more = [f"{Flag.ENTRY_UNMAPPED}: {len(found) - _SHOWN} more"] if len(found) > _SHOWN else []
         return [*(f"{row.flag}: 0x{row.address:x}: {row.why}" for row in found[:_SHOWN]), *more]
 
-    def _set(self, flag: str, parts: list[Spans | None]) -> None:
-        self.where[flag] = union([part for part in parts if part is not None])
+    def _set(self, flag: str, parts: list[Intervals | None]) -> None:
+        self.where[flag] = union(*(part for part in parts if part is not None))
 
-    def _regions(self, wanted: Callable[[int], bool]) -> Spans:
+    def _regions(self, wanted: Callable[[int], bool]) -> Intervals:
         keep = np.array([wanted(place) for place in range(len(self.known.regions))], np.bool_)
-        found = self.known.region_spans
+        found = self.known.region_pieces
         return found.where(keep[found.owner]) if len(keep) else found
 
     def _unbacked_executable(self, place: int) -> bool:
@@ -104,17 +103,17 @@ class Flagged:
     def _written_and_run(self, place: int) -> bool:
         return self.known.regions[place].collapsed in ("rwx", "-wx")
 
-    def _pages(self, wanted: int) -> Spans | None:
+    def _pages(self, wanted: int) -> Intervals | None:
         """Return the extents of which page tables allow programs what is wanted; None where there are none."""
         space = self.space
         if space.flags is None:
             return None
         gone = TRANSITION | PROT_NONE
         keep = space.flags & np.uint8(wanted | USER | gone) == np.uint8(wanted | USER)
-        return spans(space.start, space.size).where(keep)
+        return Intervals(space.start[keep], space.size[keep])
 
-    def _in_unbacked(self, pages: Spans | None) -> Spans | None:
-        return None if pages is None else pages.common(self._regions(self.known.is_unbacked))[0]
+    def _in_unbacked(self, pages: Intervals | None) -> Intervals | None:
+        return None if pages is None else pages.intersect(self._regions(self.known.is_unbacked))[0]
 
     # images and modules
 
@@ -129,7 +128,7 @@ class Flagged:
         found: dict[int, Header | None] = {}
         for base in [*bases][:_MOST_BASES]:
             try:
-                page = self.space.read(base, _PAGE)
+                page = self.space.read(base, PAGE)
             except (AddressError, SourceReadError):
                 continue
             except CounterpartError:  # there is a map alone
@@ -137,7 +136,7 @@ class Flagged:
             found[base] = parse_header(base, page)
         return found
 
-    def _beyond_sections(self) -> Iterator[Spans]:
+    def _beyond_sections(self) -> Iterator[Intervals]:
         """Yield pages of images that may be written or run, and lie where the header says something else."""
         known = self.known
         for flag, letter, words in ((WRITE, "w", "writable"), (EXECUTE, "x", "executable")):
@@ -145,16 +144,16 @@ class Flagged:
             if pages is None:
                 continue
             images = self._regions(lambda place: known.kinds[place] == Kind.IMAGE and self._has_sections(place))
-            beyond = without(images.common(pages)[0], self._sections(letter))
+            beyond = images.intersect(pages)[0].subtract(self._sections(letter))
             yield beyond
             self._say_of_images(beyond, words)
 
-    def _say_of_images(self, beyond: Spans, words: str) -> None:
-        """Tell of each image what of it is beyond its sections; the spans' owners are regions, in order."""
-        if not len(beyond.owner):
+    def _say_of_images(self, beyond: Intervals, words: str) -> None:
+        """Tell of each image what of it is beyond its sections; the owners are regions, in order."""
+        if not len(beyond):
             return
         first = np.flatnonzero(np.append([True], beyond.owner[1:] != beyond.owner[:-1]))
-        sizes = np.add.reduceat(beyond.last - beyond.start + np.uint64(1), first)
+        sizes = np.add.reduceat(beyond.size, first)
         for at, size in zip(first.tolist(), sizes.tolist(), strict=True):
             name = self.known.regions[int(beyond.owner[at])].file or "an image"
             why = f"{size} bytes of {name} are {words}, not by its section"
@@ -164,7 +163,7 @@ class Flagged:
         header = self._bases.get(self.known.allocation(place).start)
         return header is not None and bool(header.sections)
 
-    def _sections(self, letter: str) -> Spans:
+    def _sections(self, letter: str) -> Intervals:
         """Return the addresses of images that their sections allow something: each header counts for its own image."""
         rows = []
         for place, region in enumerate(self.known.regions):
@@ -172,14 +171,13 @@ class Flagged:
             header = self._bases.get(base) if self.known.kinds[place] == Kind.IMAGE else None
             for address, size, permissions in header.sections if header is not None else ():
                 # a section takes whole pages
-                last = min((address + size - 1) | (_PAGE - 1), region.end - 1)
+                last = min((address + size - 1) | (PAGE - 1), region.end - 1)
                 first = max(address, region.start)
                 if letter in permissions and size and address >= base and first <= last:
-                    rows.append((first, last))
-        start, last_column = (np.array([row[place] for row in rows], np.uint64) for place in (0, 1))
-        return union([Spans(start, last_column, np.arange(len(rows)))])
+                    rows.append((first, last + 1 - first))
+        return union(Intervals.of(rows))
 
-    def _unlisted(self) -> Iterator[Spans]:
+    def _unlisted(self) -> Iterator[Intervals]:
         """Yield the images that no list names; each allocation is one, however many regions it has."""
         known = self.known
         starts = [listed.module.start for listed in known.modules]
@@ -194,7 +192,7 @@ class Flagged:
             self.findings.append(Finding(Flag.MODULE_UNLISTED, row.start, why))
         yield found
 
-    def _unmapped(self) -> Iterator[Spans]:
+    def _unmapped(self) -> Iterator[Intervals]:
         known = self.known
         begins = {known.allocation(place).start for place in range(len(known.regions))}
         for listed in known.modules:
@@ -209,10 +207,9 @@ class Flagged:
                     Flag.ENTRY_UNMAPPED, module.start, f"{listed.source} lists {module.name or 'a module'}, but {what}"
                 )
             )
-            start, last = (np.array([value], np.uint64) for value in (module.start, known.module_end(module) - 1))
-            yield Spans(start, last, np.zeros(1, np.int64))
+            yield Intervals.of([(module.start, known.module_end(module) - module.start)])
 
-    def _wiped(self, headers: Sequence[Header]) -> Iterator[Spans]:
+    def _wiped(self, headers: Sequence[Header]) -> Iterator[Intervals]:
         wiped = [(header.address, f"a header without its {header.wiped}") for header in headers if header.wiped]
         wiped += [
             (base, "an image's first page holds no header" if header is None else f"no {header.wiped}")
@@ -225,7 +222,7 @@ class Flagged:
         held = self.known.region_at(base)
         return held is not None and self.known.kinds[held] == Kind.IMAGE
 
-    def _in_private(self, headers: Sequence[Header]) -> Iterator[Spans]:
+    def _in_private(self, headers: Sequence[Header]) -> Iterator[Intervals]:
         known = self.known
         places = [(header, known.region_at(header.address)) for header in headers if header.format == "PE"]
         own = [
@@ -235,28 +232,8 @@ class Flagged:
         ]
         yield from self._pages_of(Flag.PE_IN_PRIVATE, own)
 
-    def _pages_of(self, flag: str, found: list[tuple[int, str]]) -> Iterator[Spans]:
+    def _pages_of(self, flag: str, found: list[tuple[int, str]]) -> Iterator[Intervals]:
         """Yield the pages at these addresses."""
         rows = dict(reversed(found))
         self.findings += [Finding(flag, address, rows[address]) for address in sorted(rows)]
-        start = np.array(sorted(rows), np.uint64)
-        yield Spans(start, start | np.uint64(_PAGE - 1), np.arange(len(start)))
-
-
-def without(one: Spans, other: Spans) -> Spans:
-    """Return the addresses of `one` that `other` has not."""
-    if not len(one.start) or not len(other.start):
-        return one
-    # cut at every bound of the other, then keep the pieces that it does not hold
-    places = np.unique(np.concatenate([one.start, other.start, other.last + np.uint64(1)]))
-    holder = np.searchsorted(one.start, places, "right") - 1
-    inside = (holder >= 0) & (one.last[np.maximum(holder, 0)] >= places)
-    start, own = places[inside], holder[inside]
-    following = np.append(start[1:], start[:1])
-    last = one.last[own]
-    shorter = np.append(own[1:] == own[:-1], [False])
-    last = np.where(shorter, following - np.uint64(1), last)
-    pieces = Spans(start, last, one.owner[own])
-    beside = np.searchsorted(other.last, start)
-    held = (beside < len(other.start)) & (other.start[np.minimum(beside, len(other.start) - 1)] <= start)
-    return pieces.where(~held)
+        yield Intervals.of((address, PAGE - address % PAGE) for address in rows)

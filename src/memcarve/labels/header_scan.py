@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from memcarve.columns import joined
-from memcarve.formats.programs.mapped_module import PAGE
+from memcarve.intervals import PAGE, expand, joined
 from memcarve.labels.content import glance
 from memcarve.labels.headers import may_begin
 
@@ -60,10 +59,10 @@ def _read(space: AddressSpace, segments: Segments, rows: I64, ends: I64, buffer:
     """Put segments into the buffer, each in pages of its own of which the last ends at its place in `ends`."""
     count = segments.extents[rows].astype(np.int64)
     size = segments.size[rows].astype(np.int64)
-    step = np.arange(int(count.sum())) - np.repeat(np.cumsum(count) - count, count)
-    extents = np.repeat(segments.first[rows].astype(np.int64), count) + step
+    own, step = expand(count)
+    extents = segments.first[rows].astype(np.int64)[own] + step
     begin = (ends - (-(-size // PAGE) * PAGE)).astype(np.uint64)
-    place = np.repeat(begin, count) + (space.start[extents] - np.repeat(segments.start[rows], count))
+    place = begin[own] + (space.start[extents] - segments.start[rows][own])
     if (size % PAGE).any():
         buffer[:] = bytes(len(buffer))  # what is behind the end of one is zeros, as `observe` never sees it
     columns = joined(place, space.size[extents], space.offset[extents])

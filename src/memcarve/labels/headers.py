@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from memcarve.errors import AddressError
 from memcarve.formats.programs import elf, pe
-from memcarve.formats.programs.mapped_module import PAGE
+from memcarve.intervals import PAGE, TOP
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -29,7 +29,6 @@ _NATIVE = 1  # Subsystem
 _EFI = range(10, 14)
 _WDM_DRIVER = 0x2000  # DllCharacteristics
 _KERNEL_HALF = 1 << 63
-_TOP = 1 << 64
 
 # what of a page tells that it may begin with a header: two times two bytes, EI_CLASS to EI_OSABI, e_lfanew
 _FRONT = struct.Struct("<HHI52xI")
@@ -153,6 +152,6 @@ def _kind(address: int, found: pe.Image) -> str | None:
 
 def _sections(address: int, rows: Sequence[Section]) -> tuple[tuple[int, int, str], ...]:
     """Return sections where they lie; none where the image would not end within the address space."""
-    if not rows or address + rows[-1].address + rows[-1].size > _TOP:
+    if not rows or address + rows[-1].address + rows[-1].size > TOP:
         return ()
     return tuple((address + row.address, row.size, row.permissions) for row in rows)

@@ -6,16 +6,15 @@ import itertools
 import json
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from memcarve.intervals import TOP, Intervals, smallest_owner
 from memcarve.labels.conflicts import Conflicts, find_conflicts
-from memcarve.labels.spans import Spans, spans_of
-from memcarve.metadata import Region, Regions
-from memcarve.segments import TOP
+from memcarve.metadata import Regions
 from memcarve.vocabulary import Kind
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from memcarve.metadata import Allocation, Area, Metadata, Module
+    from memcarve.metadata import Allocation, Area, Metadata, Module, Region
 
 #: kinds of memory that are the process's own
 OWN = frozenset({Kind.PRIVATE, Kind.STACK, Kind.HEAP})
@@ -32,7 +31,7 @@ class Listed(NamedTuple):
 class Known:
     """The evidence of one process by address; of several sources of regions the first one counts.
 
-    `regions`, `modules` and `areas` are the rows, `region_spans` and so on where they lie; `kinds` are the regions'
+    `regions`, `modules` and `areas` are the rows, `region_pieces` and so on where they lie; `kinds` are the regions'
     kinds as areas change them. `conflicts` are the differences between sources.
     """
 
@@ -41,9 +40,9 @@ class Known:
         self.source = metadata.regions[0].source if metadata.regions else None
         self._first = metadata.regions[0] if metadata.regions else Regions("", [])
         self.regions: Sequence[Region] = self._first.rows
-        self.region_spans = spans_of(self._first)
-        self.modules, self.module_spans = self._placed_modules(metadata)
-        self.areas, self.area_spans = _placed_areas(metadata)
+        self.region_pieces = self._first.pieces
+        self.modules, self.module_pieces = self._placed_modules(metadata)
+        self.areas, self.area_pieces = _placed_areas(metadata)
         self.kinds, self.whole_areas = self._kinds(metadata)
         #: whether anything at all is known of regions' kinds, protections, files; of no region at all, all of it is
         none = bool(metadata.regions) and not self.regions
@@ -101,7 +100,7 @@ class Known:
                         whole.setdefault(place, []).append(area)
         return kinds, whole
 
-    def _placed_modules(self, metadata: Metadata) -> tuple[list[Listed], Spans]:
+    def _placed_modules(self, metadata: Metadata) -> tuple[list[Listed], Intervals]:
         """Return the modules of all lists, and where they lie; of those at one address the first list's."""
         found: dict[int, Listed] = {}
         for modules in metadata.modules:
@@ -132,13 +131,13 @@ def _region_text(region: Region, kind: str | None) -> str:
     return json.dumps({name: value for name, value in record.items() if value is not None})
 
 
-def _placed_areas(metadata: Metadata) -> tuple[list[Area], Spans]:
+def _placed_areas(metadata: Metadata) -> tuple[list[Area], Intervals]:
     rows = [area for areas in metadata.areas for area in areas.rows if not area.whole]
     return _placed(rows, [(area.start, area.end) for area in rows])
 
 
-def _placed(rows: list[Any], bounds: list[tuple[int, int]]) -> tuple[list[Any], Spans]:
-    """Return rows in order of addresses, and their spans; where some overlap, an address is the smallest one's."""
-    order = sorted(range(len(rows)), key=lambda place: (bounds[place][0], bounds[place][1]))
-    index = Regions("", [Region(low, max(min(high, TOP) - low, 1)) for low, high in map(bounds.__getitem__, order)])
-    return [rows[place] for place in order], spans_of(index)
+def _placed(rows: list[Any], bounds: list[tuple[int, int]]) -> tuple[list[Any], Intervals]:
+    """Return rows in order of addresses, and where they lie; where some overlap, an address is the smallest one's."""
+    order = sorted(range(len(rows)), key=bounds.__getitem__)
+    given = Intervals.of((low, min(max(min(high, TOP) - low, 1), TOP - 1)) for low, high in sorted(bounds))
+    return [rows[place] for place in order], smallest_owner(given.start, given.size)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from memcarve.errors import UsageError
 from memcarve.formats.programs.mapped_module import MappedModule
+from memcarve.intervals import TOP
 from memcarve.labels.content import observe
 from memcarve.labels.filters import names_match
 from memcarve.labels.firstpages import parts_of_others
@@ -14,7 +15,6 @@ from memcarve.labels.headers import name_of
 from memcarve.labels.metadata_index import Known
 from memcarve.paths import base_name
 from memcarve.process import Selection
-from memcarve.segments import TOP
 from memcarve.vocabulary import Kind
 
 if TYPE_CHECKING:

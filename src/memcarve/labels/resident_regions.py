@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from memcarve.columns import bytes_within
 from memcarve.errors import UsageError
 from memcarve.labels.filters import CHOICES
 from memcarve.labels.metadata_index import Known
@@ -108,9 +107,8 @@ def _joined(rows: Iterable[Region]) -> list[Region]:
 def resident(space: AddressSpace, rows: list[Region]) -> list[int]:
     """Return how many bytes of each region are in a space; what a region spans costs nothing."""
     some = [row for row in rows if row.size]
-    low = np.array([row.start for row in some], np.uint64)
-    last = np.array([row.end - 1 for row in some], np.uint64)
-    found = iter(bytes_within(space.start, space.size, low, last).tolist())
+    low, last = (np.array([*column], np.uint64) for column in ((r.start for r in some), (r.end - 1 for r in some)))
+    found = iter(space.bytes_within(low, last).tolist())
     return [next(found) if row.size else 0 for row in rows]
 
 

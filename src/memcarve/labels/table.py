@@ -13,7 +13,6 @@ from memcarve.errors import UsageError
 from memcarve.labels.filters import CHOICES, names_match
 from memcarve.labels.flags import MOST_FINDINGS, NEEDS, Flagged
 from memcarve.labels.groups import Group, distinct, member, module_record
-from memcarve.labels.spans import Join
 from memcarve.paths import base_name
 from memcarve.permissions import permissions
 from memcarve.vocabulary import Flag
@@ -22,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from memcarve.dtypes import I64, U64, Bools
+    from memcarve.intervals import Intervals
     from memcarve.labels.content import ContentObserver
     from memcarve.labels.contents import Contents
     from memcarve.labels.metadata_index import Known, Listed
@@ -37,6 +37,37 @@ _MOST_CONFLICTS = 20  # that are listed of one segment
 _MOST_GROUPS = 1 << 12  # that are kept: neighbours share them
 
 
+class _Join:
+    """Which intervals each of some segments touches: `first` and `end` (int64), one row a segment, `end` excluded."""
+
+    def __init__(self, intervals: Intervals, segments: Segments) -> None:
+        self.intervals = intervals
+        self.segments = segments
+        self.first, self.end = intervals.touched(segments)
+
+    def changes(self) -> Bools:
+        """Say for each segment (bool) whether it touches other intervals than the one before it."""
+        found = np.ones(len(self.first), np.bool_)
+        nothing = self.first == self.end
+        same = (self.first[1:] == self.first[:-1]) & (self.end[1:] == self.end[:-1])
+        found[1:] = ~(same | (nothing[1:] & nothing[:-1]))
+        return found
+
+    def places(self, index: int) -> list[int]:
+        """Return the owners of the intervals that a segment touches, in order of addresses, each once."""
+        return [*dict.fromkeys(self.intervals.owner[self.first[index] : self.end[index]].tolist())]
+
+    def any(self, wanted: Bools) -> Bools:
+        """Say for each segment (bool) whether it touches an interval whose owner is wanted (bool, by owner)."""
+        sums = np.concatenate([[0], np.cumsum(wanted[self.intervals.owner])])
+        return np.asarray(sums[self.end] > sums[self.first])
+
+    def begins(self) -> tuple[Bools, U64]:
+        """Say for each segment (bool) whether it touches an interval, and where the first one begins in it (uint64)."""
+        start = self.intervals.start[np.minimum(self.first, len(self.intervals) - 1)] if len(self.intervals) else 0
+        return self.end > self.first, np.maximum(start, self.segments.start)
+
+
 class SegmentLabels:
     """What is known of `segments`, in the same order; `contents` holds what their bytes say, None where nobody looks.
 
@@ -48,9 +79,9 @@ class SegmentLabels:
         self.known = known
         self.segments = segments
         self.contents = contents
-        self._regions = Join(known.region_spans, segments)
-        self._modules = Join(known.module_spans, segments)
-        self._areas = Join(known.area_spans, segments)
+        self._regions = _Join(known.region_pieces, segments)
+        self._modules = _Join(known.module_pieces, segments)
+        self._areas = _Join(known.area_pieces, segments)
         self._joins = (self._regions, self._modules, self._areas)
         self._group_of = np.cumsum(np.logical_or.reduce([join.changes() for join in self._joins]))
         first = segments.first.astype(np.int64)
@@ -142,7 +173,7 @@ class SegmentLabels:
             self._flag_columns = {}
         if not self._flag_columns:
             where = self._flagged.where
-            self._flag_columns = {flag: where[flag].begin(self.segments) for flag in Flag if flag in where}
+            self._flag_columns = {flag: _Join(where[flag], self.segments).begins() for flag in Flag if flag in where}
             self._any_flag = np.zeros(0, np.bool_)
         return self._flagged
 

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from memcarve.intervals import PAGE
+
 if TYPE_CHECKING:
     from memcarve.dtypes import I64
 
 
-PAGE = 4096
 #: stretches whose entropy is measured one by one, at multiples of their size
 WINDOW = 1 << 16
 

@@ -178,7 +178,7 @@ class Carver:
             bytes=segments.total,
             input_bytes=self.process.input_bytes,
             left_out=left_out,
-            missing_bytes=sum(gap.size for gap in self.process.space.missing()),
+            missing_bytes=sum(gap.size for gap in self.process.space.missing),
             complete=not self.process.incomplete,
             seconds=time.monotonic() - begun,
             moved=dict(self.copier.moved),
@@ -312,7 +312,7 @@ class Carver:
                 "segments": len(segments),
                 "bytes": segments.total,
                 "extents": int(segments.extents.sum()),
-                "missing_bytes": sum(gap.size for gap in process.space.missing()),
+                "missing_bytes": sum(gap.size for gap in process.space.missing),
             },
             "hashes": list(self.options.hashes),
             "split": self.options.split,
@@ -327,7 +327,7 @@ class Carver:
         with contextlib.ExitStack() as stack:
             sums = {name: stack.enter_context(_open(folder, manifest.SUMS[name])) for name in names}
             document = stack.enter_context(_open(folder, manifest.NAME))
-            for text in manifest.lines(header, process.space.missing(), work.lines(sums)):
+            for text in manifest.lines(header, process.space.missing, work.lines(sums)):
                 data = text.encode()
                 document.write(data)
                 for digest in digests.values():
@@ -338,7 +338,7 @@ class Carver:
 
 def _repeats(space: AddressSpace) -> dict[str, Any]:
     """Return what page tables map again, ready for JSON: the ranges, and where the same bytes were walked."""
-    start, size, target = space.repeats
+    start, size, target = space.repeats.start, space.repeats.size, space.repeats.target
     if not len(start):
         return {}
     first = np.ones(len(start), np.bool_)  # neighbours that repeat one thing are one row

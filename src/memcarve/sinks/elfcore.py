@@ -79,7 +79,7 @@ def export_elfcore(
     if len(own) > process_notes.LARGEST_OWN:
         own = json.dumps(document | {"regions": [], "modules": []}).encode()
         notes.append("regions and modules are too many to be noted in the core: memcarve will not find them in it")
-    if len(process.space.missing_start) > _MOST_MISSING:
+    if len(process.space.missing) > _MOST_MISSING:
         notes.append(f"of what is missing, the first {_MOST_MISSING} ranges are noted in the core")
     head = process_notes.layout(bits, _notes(process, bits, found, threads, own), found.start, found.size, flags)
     if bits == 32 and (head.base + found.total) >> bits:  # noqa: PLR2004
@@ -236,7 +236,7 @@ def _provenance(
 
     `architecture` is the one that is known, and the one that the core is written for.
     """
-    missing = itertools.islice(process.space.missing(), _MOST_MISSING)
+    missing = itertools.islice(process.space.missing, _MOST_MISSING)
     metadata = process.metadata
     return {
         "tool": "memcarve",

@@ -21,7 +21,7 @@ from memcarve.formats.programs import module_list
 from memcarve.formats.programs.mapped_module import AS_IT_LIES
 from memcarve.paths import base_name
 from memcarve.sinks.folder import NewFolder, create_file, leftover_notes
-from memcarve.sinks.modulefile import ModuleFile, Residency
+from memcarve.sinks.modulefile import ModuleFile
 from memcarve.sinks.single_file import input_paths
 from memcarve.version import __version__
 from memcarve.vocabulary import Layout
@@ -121,7 +121,6 @@ class _Extractor:
         self.modules = modules
         self.options = options
         self.progress = progress
-        self.residency = Residency(process.space)
         self.refused: dict[int, str] = {}
         self.whys: Counter[str] = Counter()
         self.files = self.bytes = self.missing = self.total = 0
@@ -161,9 +160,7 @@ class _Extractor:
         )
 
     def _file(self, index: int) -> ModuleFile:
-        return ModuleFile(
-            self.process.space, self.residency, self.modules[index], self.options.layout, self.options.largest
-        )
+        return ModuleFile(self.process.space, self.modules[index], self.options.layout, self.options.largest)
 
     def _choose(self, store: Store) -> None:
         """Settle which modules are given a file, so that headers which claim anything cannot fill the disk.

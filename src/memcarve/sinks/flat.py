@@ -17,13 +17,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from memcarve import columns
 from memcarve.backing import FileBacking
 from memcarve.copying.output_file import BUFFER, Target, seek, write
 from memcarve.errors import AddressError, InputError, NoSpaceError, UsageError, printable
 from memcarve.formats.images.machine import read_at
+from memcarve.intervals import TOP, Intervals
 from memcarve.process import LeftOut
-from memcarve.segments import TOP
 from memcarve.sinks.ranges import pieces
 from memcarve.sinks.single_file import FileOptions, Mover, NewFile, Written, input_paths
 from memcarve.version import __version__
@@ -151,8 +150,8 @@ def _plan(process: ProcessMemory, segments: Segments, address: tuple[int, int] |
         if not 0 <= start < end <= TOP:
             raise UsageError(f"0x{start:x}-0x{end:x}: is no range of addresses; it begins before it ends")
     parts = _clipped(space, segments, start, end)
-    missing = _overlap(space.missing_start, space.missing_size, start, end)
-    repeated = _overlap(space.repeats.start, space.repeats.size, start, end)
+    missing = _overlap(space.missing, start, end)
+    repeated = _overlap(space.repeats, start, end)
     if not len(parts):
         if repeated:
             raise AddressError(
@@ -172,11 +171,9 @@ def _clipped(space: AddressSpace, segments: Segments, start: int, end: int) -> S
     return parts.where((parts.start >= np.uint64(start)) & (parts.last <= np.uint64(end - 1)))
 
 
-def _overlap(start: U64, size: U64, low: int, high: int) -> int:
-    """Return how many bytes of ranges, which do not overlap, lie in ``low <= x < high``."""
-    begin, last = np.maximum(start, np.uint64(low)), np.minimum(start + (size - _ONE), np.uint64(high - 1))
-    inside = begin <= last
-    return int(inside.sum()) + columns.total((last - begin)[inside])
+def _overlap(ranges: Intervals, low: int, high: int) -> int:
+    """Return how many bytes of ranges lie in ``low <= x < high``."""
+    return int(ranges.bytes_within(np.array([low], np.uint64), np.array([high - 1], np.uint64))[0])
 
 
 def _gaps(parts: Segments, start: int, end: int) -> Iterator[tuple[int, int]]:

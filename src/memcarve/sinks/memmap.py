@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from memcarve.backing import FileBacking
-from memcarve.columns import joined
 from memcarve.copying.output_file import Target, write_error
 from memcarve.errors import InputError, OutputError, TargetExistsError, UsageError
 from memcarve.formats.images.machine import read_at
 from memcarve.formats.memmap.map_writing import RENDERERS, MapRows
+from memcarve.intervals import joined
 from memcarve.missing import OUTSIDE, REASONS
 from memcarve.process import LeftOut
 from memcarve.sinks.folder import create_file
@@ -191,11 +191,11 @@ class _Exporter:
         Pages outside an image are left out, as Volatility does.
         """
         space = self.process.space
-        kernel = space.missing_start >= np.uint64(self.process.kernel_half)
-        keep = (space.missing_reason != REASONS.index(OUTSIDE)) & self.process.incomplete
+        kernel = space.missing.start >= np.uint64(self.process.kernel_half)
+        keep = (space.missing.reason != REASONS.index(OUTSIDE)) & self.process.incomplete
         if half != "all":
             keep &= kernel if half == "kernel" else ~kernel
-        return space.missing_start[keep], space.missing_size[keep]
+        return space.missing.start[keep], space.missing.size[keep]
 
     def _check(self) -> None:
         """Raise TargetExistsError where something has one of the names that may not be replaced."""

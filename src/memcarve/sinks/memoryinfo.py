@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from memcarve.columns import uncovered
 from memcarve.formats.minidump import structures
+from memcarve.intervals import Intervals
 from memcarve.permissions import EXECUTE, PROT_NONE, TRANSITION, WRITE
 from memcarve.protection import collapsed
 from memcarve.vocabulary import Kind
@@ -53,14 +53,14 @@ def memory_infos(found: Ranges, regions: Regions) -> Records:
     nothing is known. AllocationProtect is what the region began with, in full. The state is MEM_COMMIT throughout:
     what of a region is only reserved, is not known. What lies in no region is an allocation of its own.
     """
-    holes, hole_sizes, pieces = uncovered(regions.start, regions.size, (found.start, found.size))
-    base = np.concatenate([found.start, holes])
-    owner = np.concatenate([found.region, regions.index[pieces]])
+    holes = regions.pieces.subtract(Intervals(found.start, found.size))
+    base = np.concatenate([found.start, holes.start])
+    owner = np.concatenate([found.region, holes.owner])
     order = np.argsort(base, kind="stable")
     rows = np.zeros(len(base), structures.MEMORY_INFO)
     start, began_with, plain, kind = _columns(regions.rows)
     rows["base"] = base
-    rows["size"] = np.concatenate([found.size, hole_sizes])
+    rows["size"] = np.concatenate([found.size, holes.size])
     rows["allocation"] = np.where(owner < 0, base, start[owner])
     rows["began_with"] = began_with[owner]
     rows["protect"] = plain[owner]

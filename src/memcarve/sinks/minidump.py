@@ -16,6 +16,7 @@ from memcarve.formats.images.machine import read_at
 from memcarve.formats.minidump import minidump_writing, structures
 from memcarve.formats.minidump.contexts import context
 from memcarve.formats.programs import pe
+from memcarve.intervals import PAGE
 from memcarve.metadata import Regions, Thread
 from memcarve.paths import base_name
 from memcarve.process import Platform
@@ -39,7 +40,6 @@ if TYPE_CHECKING:
 _MACHINES = {0x8664: "x64", 0x14C: "x86", 0xAA64: "arm64", 0x1C4: "arm"}  # IMAGE_FILE_MACHINE_...
 _NARROW = 1 << 32
 _FIELD = 0xFFFFFFFF
-_PAGE = 4096
 _CUT = (14, 15)  # EPROCESS holds so many characters of a name, the zero not counted
 #: of a TEB (winternl.h): bytes of a pointer, where it points to itself, where what cle looks at ends
 _TEB = {"x64": (8, 0x30, 0x60), "x86": (4, 0x18, 0x30)}
@@ -187,7 +187,7 @@ def _module(module: Module, header: pe.Facts | None) -> minidump_writing.Module:
     name, size = module.path or module.name or "", module.size
     if header is None:
         return minidump_writing.Module(module.start, min(size or 0, _FIELD), 0, 0, name)
-    if size is None or -(-size // _PAGE) == -(-header.image.size // _PAGE):
+    if size is None or -(-size // PAGE) == -(-header.image.size // PAGE):
         size = header.image.size
     record = structures.NO_CODEVIEW if header.codeview is None else header.codeview
     numbers = header.image.checksum, header.image.timestamp

@@ -4,20 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from memcarve.columns import breaks
 from memcarve.copying.output_file import BUFFER
 from memcarve.errors import AddressError
 from memcarve.formats.programs import elf, elf_image, pe, pe_image
-from memcarve.formats.programs.mapped_module import PAGE, Part, plan_memory
-from memcarve.segments import TOP
+from memcarve.formats.programs.mapped_module import Part, plan_memory
+from memcarve.intervals import PAGE, TOP, Intervals, union
 from memcarve.vocabulary import Layout
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from memcarve.dtypes import U64
     from memcarve.formats.programs.mapped_module import MappedModule, Plan
     from memcarve.space import AddressSpace
 
@@ -27,40 +23,10 @@ if TYPE_CHECKING:
 _MOST_MISSING = 1000  # ranges of one module that are listed
 
 
-class Residency:
-    """How many bytes of any stretch of addresses are there, in as good as no time."""
-
-    def __init__(self, space: AddressSpace) -> None:
-        self._start, self._size = space.start, space.size
-        self._last = space.start + (space.size - np.uint64(1))
-        self._ends = np.cumsum(space.size)
-
-    def count(self, start: int, end: int) -> int:
-        """Return how many of the bytes at ``start <= x < end`` are there."""
-        return self._below(end) - self._below(start)
-
-    def runs(self, start: int, end: int) -> tuple[U64, U64]:
-        """Return first and last address (uint64) of each contiguous stretch that is there of ``start <= x < end``."""
-        if start >= min(end, TOP):
-            return self._start[:0], self._last[:0]
-        first = int(np.searchsorted(self._last, np.uint64(start)))
-        behind = int(np.searchsorted(self._start, np.uint64(end - 1), "right"))
-        low, high, size = (column[first:behind] for column in (self._start, self._last, self._size))
-        index = np.flatnonzero(breaks(low, size))
-        if not len(index):
-            return low, high
-        begin, last = low[index], high[np.append(index[1:], len(low)) - 1]
-        return np.maximum(begin, np.uint64(start)), np.minimum(last, np.uint64(end - 1))
-
-    def _below(self, address: int) -> int:
-        """Return how many bytes lie below an address."""
-        if not len(self._ends):
-            return 0
-        if address >= TOP:
-            return int(self._ends[-1])
-        index = int(np.searchsorted(self._last, np.uint64(address)))
-        before = int(self._ends[index - 1]) if index else 0
-        return before + (max(address - int(self._start[index]), 0) if index < len(self._start) else 0)
+def _there(space: AddressSpace, start: int, end: int) -> Intervals:
+    """Return the contiguous stretches of ``start <= x < end`` that are there."""
+    size = min(end, TOP) - start
+    return union(Intervals.of([(start, min(size, TOP - 1))] if size > 0 else []).intersect(space)[0])
 
 
 class ModuleFile:
@@ -70,12 +36,9 @@ class ModuleFile:
     where there is.
     """
 
-    def __init__(
-        self, space: AddressSpace, residency: Residency, module: MappedModule, layout: str, largest: int
-    ) -> None:
+    def __init__(self, space: AddressSpace, module: MappedModule, layout: str, largest: int) -> None:
         self.space = space
         self.module = module
-        self._residency = residency
         self.plan = self._planned(layout)
         if self.plan.size > largest and layout == Layout.FILE:
             smaller = self._planned("memory")
@@ -85,7 +48,7 @@ class ModuleFile:
         #: whether all that is wrong is that somebody has to allow more
         self.too_large = self.size > largest
         stored = [part for part in self.plan.parts if part.offset is not None]
-        self.resident = sum(self._there(part) for part in stored)
+        self.resident = sum(self._resident(part) for part in stored)
         self.missing = sum(part.size for part in stored) - self.resident
         self._stored = sorted(stored, key=lambda part: part.offset or 0)
         self.refused: str | None = None
@@ -103,7 +66,7 @@ class ModuleFile:
             return space.read(module.start + address, size)
 
         if module.header is None:
-            why = "its header is not in memory" if not self._residency.count(module.start, module.start + 1) else None
+            why = None if len(_there(space, module.start, module.start + 1)) else "its header is not in memory"
             return plan_memory(module, why=why or "no header lies where it begins")
         page = self._first_page()
         program = elf.image(page) if module.header["format"] == "ELF" else None
@@ -123,9 +86,9 @@ class ModuleFile:
             size = error.address - self.module.start
         return self.space.read(self.module.start, size)
 
-    def _there(self, part: Part) -> int:
+    def _resident(self, part: Part) -> int:
         start = self.module.start + part.address
-        return self._residency.count(start, start + part.size)
+        return _there(self.space, start, start + part.size).total
 
     def blocks(self) -> Iterator[tuple[memoryview, bool]]:
         """Yield the file's bytes block by block, each with whether all of it is from memory.
@@ -156,13 +119,13 @@ class ModuleFile:
     def _fill(self, view: memoryview, address: int) -> int:
         """Put into a block what is there at an address, relative to the module; return how many bytes that was."""
         start, filled = self.module.start + address, 0
-        begins, lasts = self._residency.runs(start, start + len(view))
-        for low, high in zip(begins.tolist(), lasts.tolist(), strict=True):
+        found = _there(self.space, start, start + len(view))
+        for low, length in zip(found.start.tolist(), found.size.tolist(), strict=True):
             done = low - start
-            for offset, size in self.space.pieces(low, high - low + 1):
+            for offset, size in self.space.pieces(low, length):
                 self.space.backing.read_into(offset, view[done : done + size])
                 done += size
-            filled += high - low + 1
+            filled += length
         return filled
 
     def sections(self) -> list[dict[str, Any]]:
@@ -170,7 +133,7 @@ class ModuleFile:
         rows, room = [], _MOST_MISSING
         for part in self.plan.parts:
             start = self.module.start + part.address
-            there = self._there(part)
+            there = self._resident(part)
             if part.name is None and part.offset is None and not there:
                 continue  # nothing is there that could be missed
             missing = self._missing(start, start + part.size, room) if there < part.size else []
@@ -185,10 +148,10 @@ class ModuleFile:
         return rows
 
     def _missing(self, start: int, end: int, most: int) -> list[dict[str, Any]]:
-        begins, lasts = self._residency.runs(start, end)
+        found = _there(self.space, start, end)
         # a gap lies before each stretch that is there, and behind the last one
-        low = [start, *(last + 1 for last in lasts[:most].tolist())]
-        high = [*begins[: most + 1].tolist(), end][: len(low)]
+        low = [start, *(last + 1 for last in found.last[:most].tolist())]
+        high = [*found.start[: most + 1].tolist(), end][: len(low)]
         gaps = [(begin, until) for begin, until in zip(low, high, strict=True) if begin < until]
         return [{"start": f"0x{begin:x}", "end": f"0x{until:x}", "size": until - begin} for begin, until in gaps[:most]]
 

@@ -15,10 +15,9 @@ from memcarve.errors import AddressError
 from memcarve.formats.elf_layout import MAGIC
 from memcarve.formats.programs import pe
 from memcarve.formats.programs.first_page import first_page_again
-from memcarve.formats.programs.mapped_module import PAGE
+from memcarve.intervals import PAGE, TOP
 from memcarve.metadata import Module, Regions, places
 from memcarve.paths import base_name
-from memcarve.segments import TOP
 from memcarve.vocabulary import Kind
 
 if TYPE_CHECKING:
@@ -127,13 +126,8 @@ def _first_page_again(space: AddressSpace, start: int) -> list[int]:
 
 def pieces(space: AddressSpace, segments: Segments) -> tuple[U64, U64]:
     """Return offset and size (uint64) of the pieces of the backing that segments are made of, in their order."""
-    count = segments.extents.astype(np.int64)
-    step = np.arange(int(count.sum())) - np.repeat(np.cumsum(count) - count, count)
-    extent = np.repeat(segments.first.astype(np.int64), count) + step
-    start = np.maximum(space.start[extent], np.repeat(segments.start, count))
-    ends = space.start[extent] + (space.size[extent] - np.uint64(1))
-    last = np.minimum(ends, np.repeat(segments.last, count))
-    return space.offset[extent] + (start - space.start[extent]), last - start + np.uint64(1)
+    found, extent = segments.intersect(space)
+    return space.offset[extent] + (found.start - space.start[extent]), found.size
 
 
 def _changes(metadata: Metadata, modules: Sequence[Module], permissions: U64) -> U64:
@@ -146,9 +140,4 @@ def _changes(metadata: Metadata, modules: Sequence[Module], permissions: U64) ->
 
 def _region_of(parts: Segments, regions: Regions) -> I64:
     """Return the place of the region that holds the first byte of each part, -1 where none does (int64)."""
-    if not len(regions.start):
-        return np.full(len(parts), -1, np.int64)
-    place = np.searchsorted(regions.start, parts.start, "right") - 1
-    own = np.maximum(place, 0)
-    inside = (place >= 0) & (parts.start - regions.start[own] < regions.size[own])
-    return np.where(inside, regions.index[own], np.int64(-1))
+    return regions.pieces.owners_of(parts.start)

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 import numpy as np
 
 from memcarve.backing import check_unchanged
-from memcarve.columns import joined
 from memcarve.copying.copier import Copier
 from memcarve.copying.output_file import FULL, Target, seek, write, write_error
 from memcarve.errors import NoSpaceError, OutputError, TargetExistsError
+from memcarve.intervals import expand, joined
 from memcarve.process import LeftOut, Selection
 from memcarve.sinks.ranges import pieces
 from memcarve.sinks.workers import THREADS, run_together
@@ -304,10 +304,9 @@ def _halved(place: U64, offset: U64, size: U64) -> tuple[U64, U64, U64]:
     count = np.maximum((size + np.uint64(_PART - 1)) // np.uint64(_PART), np.uint64(1)).astype(np.int64)
     if (count == 1).all():
         return place, offset, size
-    step = (np.arange(int(count.sum())) - np.repeat(np.cumsum(count) - count, count)).astype(np.uint64)
-    done = step * np.uint64(_PART)
-    rest = np.repeat(size, count) - done
-    return np.repeat(place, count) + done, np.repeat(offset, count) + done, np.minimum(rest, np.uint64(_PART))
+    row, step = expand(count)
+    done = step.astype(np.uint64) * np.uint64(_PART)
+    return place[row] + done, offset[row] + done, np.minimum(size[row] - done, np.uint64(_PART))
 
 
 def _parts(place: U64, offset: U64, size: U64) -> Iterator[tuple[int, list[tuple[int, int]]]]:

@@ -6,6 +6,7 @@ import os
 from typing import TYPE_CHECKING
 
 from memcarve.errors import CounterpartError, InputError, NotRecognisedError, UsageError
+from memcarve.intervals import PAGE
 from memcarve.sources.core import CORE
 from memcarve.sources.counterparts import pid_in_name
 from memcarve.sources.folder.carved import CARVED
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     Paths = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
 
 _SMALLEST_IMAGE = 1 << 20
-_PAGE = 4096
 
 #: the sources, those that are surest of what they recognise first
 SOURCES = (LIVE, CARVED, NAMED, MINIDUMP, CORE, MACHINE, MEMMAP, FOREIGN, RAW)
@@ -127,11 +127,7 @@ def _complaint(
     problem = said[RAW if MEMMAP not in said else MEMMAP]
     if isinstance(problem, CounterpartError):
         size = opened.file.size
-        if (
-            not (size and size % _PAGE == 0)
-            and not opened.path.endswith(".dmp")
-            and pid_in_name(opened.path)[0] is None
-        ):
+        if not (size and size % PAGE == 0) and not opened.path.endswith(".dmp") and pid_in_name(opened.path)[0] is None:
             problem = said[RAW]
         elif size >= _SMALLEST_IMAGE:
             problem.suggest(

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from memcarve.backing import FileBacking
-from memcarve.columns import breaks, total
 from memcarve.errors import LimitError, NotRecognisedError, ProcessError, UsageError
 from memcarve.formats.elf_core.core_headers import is_core
 from memcarve.formats.images import avml, crashdump, lime, machine_core, vmware
@@ -17,18 +16,17 @@ from memcarve.formats.images.machine import MachineMemory
 from memcarve.images.page_table_roots import Root, address_table, find_roots
 from memcarve.images.paging import claimed, walk
 from memcarve.images.paging_modes import LINUX, WINDOWS, AddressTable
-from memcarve.images.physical import PAGE, PhysicalMemory
+from memcarve.images.physical import PhysicalMemory
 from memcarve.images.physical_scan import find_linux
 from memcarve.images.windows import kernel
 from memcarve.images.windows.processes import Windows
 from memcarve.images.windows.windows_metadata import Knowledge
+from memcarve.intervals import PAGE, TOP, breaks, total
 from memcarve.metadata import Metadata
-from memcarve.missing import IMAGE_CUT_OFF, LEFT_OUT, OUTSIDE, REASONS, REPEATED, MissingColumns
+from memcarve.missing import IMAGE_CUT_OFF, LEFT_OUT, OUTSIDE, REASONS, REPEATED, MissingMemory
 from memcarve.process import Account, Container, Machine, Note, Platform, ProcessEntry, ProcessMemory
-from memcarve.segments import TOP
 from memcarve.sources.listings import metadata_from_files
 from memcarve.sources.opening import FOR_IMAGES, IMAGE, Opened, OpenOptions, Source
-from memcarve.space import AddressSpace
 from memcarve.vocabulary import Half
 
 if TYPE_CHECKING:
@@ -180,7 +178,7 @@ class ImageContainer(Container):
         entry, table, system = self._chosen(index)
         pages = self._walk(table, start, end)
         extended = start | (TOP - (1 << table.mode.bits))
-        if not len(pages.placed.start) and table.mode.wide and start >> (table.mode.bits - 1) == 1:
+        if not len(pages.placed) and table.mode.wide and start >> (table.mode.bits - 1) == 1:
             # an address as maps print it, cut to 48 bits: the error names the one that was meant
             pages = self._walk(table, extended, extended + 1)
         return self._memory(entry, table, system, pages, "all")
@@ -212,18 +210,7 @@ class ImageContainer(Container):
             )
         doubts = [f"{entry} is doubtful as a process: {'; '.join(entry.doubts)}"] if entry.doubts else []
         remarks = doubts + self._remarks(entry, pages, missing, table, half)
-        placed = pages.placed
-        space = AddressSpace(
-            placed.start,
-            placed.size,
-            placed.offset,
-            self.memory.backing,
-            missing,
-            physical=placed.physical,
-            flags=placed.flags,
-            absent="not in memory",
-            repeats=pages.repeats,
-        )
+        space = pages.space(self.memory, missing)
         if space.repeated:
             remarks.append(
                 f"{space.repeated} bytes of the kernel half are mapped again by shared page tables: they are in no "
@@ -298,30 +285,35 @@ class ImageContainer(Container):
                 remedy="{scan} lists roots",
             )
 
-    def _missing(self, pages: Pages) -> MissingColumns:
+    def _missing(self, pages: Pages) -> MissingMemory:
         """Return what is mapped but not in the image, neighbours with the same reason joined."""
-        start, size, physical = pages.outside
+        start, size, physical = pages.outside.start, pages.outside.size, pages.outside.physical
         reason = np.full(len(start), REASONS.index(OUTSIDE), np.uint8)
         if self.memory.left_out is not None:
             left, others = self.memory.left_out.place(start, size, physical, reason)
-            start, size, physical = (np.concatenate(pair) for pair in zip(left[:3], others, strict=True))
+            start, size, physical = (
+                np.concatenate(pair)
+                for pair in (
+                    (left.start, others.start), (left.size, others.size), (left.physical, others.physical),
+                )
+            )  # fmt: skip
             reason = np.full(len(start), REASONS.index(OUTSIDE), np.uint8)
-            reason[: len(left.start)] = REASONS.index(LEFT_OUT)
+            reason[: len(left)] = REASONS.index(LEFT_OUT)
             order = np.argsort(start, kind="stable")
             start, size, physical, reason = start[order], size[order], physical[order], reason[order]
         reason[self.memory.was_cut(physical, size)] = REASONS.index(IMAGE_CUT_OFF)
-        first = breaks(start, size)
+        first = breaks(size, start)
         first[1:] |= reason[1:] != reason[:-1]
         index = np.flatnonzero(first)
         sizes = np.add.reduceat(size, index) if len(index) else size
-        return MissingColumns(start[index], sizes, reason[index])
+        return MissingMemory(start[index], sizes, reason[index])
 
-    def _is_incomplete(self, entry: ProcessEntry, pages: Pages, missing: MissingColumns, table: AddressTable) -> bool:
+    def _is_incomplete(self, entry: ProcessEntry, pages: Pages, missing: MissingMemory, table: AddressTable) -> bool:
         """Say whether bytes that the machine's memory held are known to be missing.
 
         What lies outside is a device's where the container tells which memory the machine has, and in the kernel half.
         """
-        if entry.ended and not len(pages.placed.start):
+        if entry.ended and not len(pages.placed):
             return False  # its page tables are gone, as is usual
         lost = missing.reason != REASONS.index(OUTSIDE)
         user = missing.start < np.uint64(table.kernel_half)
@@ -329,7 +321,7 @@ class ImageContainer(Container):
         return tables > 0 or bool(lost.any()) or (not self.memory.declared and bool(user.any()))
 
     def _remarks(
-        self, entry: ProcessEntry, pages: Pages, missing: MissingColumns, table: AddressTable, half: str
+        self, entry: ProcessEntry, pages: Pages, missing: MissingMemory, table: AddressTable, half: str
     ) -> list[str]:
         remarks = []
         for reason in (IMAGE_CUT_OFF, OUTSIDE, LEFT_OUT):
@@ -340,7 +332,7 @@ class ImageContainer(Container):
                 remarks.append(f"{size} byte{'s are' if size > 1 else ' is'} mapped, but {reason}")
         if self.memory.gaps is not None and remarks:
             remarks.append(self.memory.gaps)
-        if entry.ended and not len(pages.placed.start):
+        if entry.ended and not len(pages.placed):
             return [f"{entry} has ended: its page tables are gone"]
         for kind, one, many, words in _NOT_KNOWN:
             if number := pages.counts.get(kind, 0):
@@ -348,7 +340,7 @@ class ImageContainer(Container):
                 remarks.append(f"{number} {lost} {words}; what {mapped} is not known")
         if entry.ended:
             remarks.append(f"{entry} has ended: its page tables may be another process's by now")
-        elif not len(pages.placed.start) and half == "user" and not remarks:
+        elif not len(pages.placed) and half == "user" and not remarks:
             remarks.append("nothing is mapped in the user half; --range kernel or all takes the rest")
         return remarks
 

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from memcarve.columns import check_disjoint, overlap
 from memcarve.errors import OverlapError
-from memcarve.missing import MissingColumns
+from memcarve.intervals import check_disjoint, overlap
+from memcarve.missing import MissingMemory
 from memcarve.space import Extent
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ _SPARE = 1 << 24
 _MOST = 1 << 20  # ranges, of which some claim the same addresses: each takes memory
 
 
-def untangled(file: FileBacking, stored: Stored, missing: MissingColumns) -> tuple[Stored, MissingColumns, int]:
+def untangled(file: FileBacking, stored: Stored, missing: MissingMemory) -> tuple[Stored, MissingMemory, int]:
     """Return what is stored (start, size, offset) and what is missing so that no address is claimed twice.
 
     Both are sorted; sizes are not 0, and nothing reaches beyond 2**64. What is stored is not missing. Also returns how
@@ -37,7 +37,7 @@ def untangled(file: FileBacking, stored: Stored, missing: MissingColumns) -> tup
     order = np.argsort(stored[0], kind="stable")
     start, size, offset = (column[order] for column in stored)
     order = np.argsort(missing.start, kind="stable")
-    missing = MissingColumns(missing.start[order], missing.size[order], missing.reason[order])
+    missing = MissingMemory(missing.start[order], missing.size[order], missing.reason[order])
     both = np.concatenate([start, missing.start]), np.concatenate([size, missing.size])
     order = np.argsort(both[0], kind="stable")
     try:
@@ -75,12 +75,12 @@ def _merged(file: FileBacking, rows: list[Extent]) -> tuple[list[Extent], int]:
     return kept, count
 
 
-def _outside(missing: MissingColumns, kept: list[Extent]) -> tuple[MissingColumns, int]:
+def _outside(missing: MissingMemory, kept: list[Extent]) -> tuple[MissingMemory, int]:
     """Return what is missing, sorted, once and without what is kept; and how many ranges shared addresses."""
     begins = [row.start for row in kept]
     found: list[tuple[int, int, int]] = []
     done, count = 0, 0
-    for start, size, reason in zip(*(column.tolist() for column in missing), strict=True):
+    for start, size, reason in zip(missing.start.tolist(), missing.size.tolist(), missing.reason.tolist(), strict=True):
         place, end = max(start, done), start + size
         shared = place > start
         index = max(bisect_right(begins, place) - 1, 0)
@@ -96,7 +96,7 @@ def _outside(missing: MissingColumns, kept: list[Extent]) -> tuple[MissingColumn
         count += shared
     columns = zip(*found, strict=True) if found else ((), (), ())
     start_column, size_column, reasons = (np.array(column, np.uint64) for column in columns)
-    return MissingColumns(start_column, size_column, reasons.astype(np.uint8)), count
+    return MissingMemory(start_column, size_column, reasons.astype(np.uint8)), count
 
 
 def _same(file: FileBacking, one: int, other: int, size: int) -> bool:

@@ -10,7 +10,8 @@ from volatility3.framework import constants, exceptions
 from volatility3.framework.layers import intel
 
 from memcarve.images.paging_modes import LINUX, PAE, X64, X64_5, X86, AddressTable
-from memcarve.images.physical import PAGE, PhysicalMemory
+from memcarve.images.physical import PhysicalMemory
+from memcarve.intervals import PAGE
 from memcarve.metadata import Metadata, Regions
 from memcarve.sources.image import ImageContainer
 from memcarve.sources.listings.listing_rows import DoubtfulError, UnknownError, reader

@@ -21,8 +21,6 @@ from memcarve_volatility3.machine import Found, Machine
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-    import numpy.typing as npt
-
     from memcarve.metadata import Regions
     from memcarve.process import ProcessMemory
     from memcarve.segments import Segments
@@ -157,28 +155,15 @@ class _Texts:
             self._at = self._count = [0] * len(segments)
             self._regions = None
             return
-        # pieces of regions: sorted, apart from each other
-        last = regions.start + (regions.size - np.uint64(1))
-        first = np.searchsorted(last, segments.start, "left")
-        after = np.searchsorted(regions.start, segments.last, "right")
-        inside = np.append(regions.start, np.uint64(0))[first] <= segments.start
-        inside &= first < len(last)
-        self._at = np.where(inside, np.append(regions.index, -1)[first], -1).tolist()
-        self._count = self._others(regions, first, after, inside).tolist()
-
-    @staticmethod
-    def _others(
-        regions: Regions,
-        first: npt.NDArray[np.int64],
-        after: npt.NDArray[np.int64],
-        inside: npt.NDArray[np.bool_],
-    ) -> npt.NDArray[np.int64]:
-        """Return how many regions each segment touches besides the one that it begins in."""
-        count = np.maximum(after - first, 0)
+        pieces = regions.pieces
+        first, after = pieces.touched(segments)
+        at = pieces.owners_of(segments.start)
+        count = after - first
         if regions.overlapping:  # then a region may have several pieces
             bounds = zip(first.tolist(), after.tolist(), strict=True)
-            count = np.array([len(set(regions.index[low:high].tolist())) for low, high in bounds], np.int64)
-        return np.asarray(count - inside)
+            count = np.array([len(set(pieces.owner[low:high].tolist())) for low, high in bounds], np.int64)
+        self._at = at.tolist()
+        self._count = (count - (at >= 0)).tolist()
 
     def of(self, index: int) -> tuple[Any, Any]:
         """Return the cells Protection and File of a segment."""

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from memcarve.columns import total
 from memcarve.formats.alignment import memory_begins
 from memcarve.formats.elf_core.core_headers import (
     CORE,
@@ -30,6 +29,7 @@ from memcarve.formats.elf_core.core_headers import (
 )
 from memcarve.formats.elf_layout import HEADER_SIZES, HEADERS, MAGIC, SECTIONS, program_type
 from memcarve.formats.images.machine import read_at
+from memcarve.intervals import PAGE, total
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -39,7 +39,6 @@ if TYPE_CHECKING:
     from memcarve.formats.elf_core.core_headers import Header, Note
 
 
-PAGE = 4096
 EXECUTE, WRITE, READ = 1, 2, 4  # p_flags
 _SYSTEM = 3  # EI_OSABI of Linux (GNU): lldb wants it where there are threads
 _TEXT = 1 << 26  # bytes of NT_FILE that are read; Linux writes 4 MiB at most

@@ -20,6 +20,7 @@ import numpy as np
 from memcarve.errors import InputError, SourceReadError
 from memcarve.formats.images import lime
 from memcarve.formats.images.machine import CutOff, MachineMemory, addressable, bounded, column, fitted, read_at
+from memcarve.intervals import TOP
 
 if TYPE_CHECKING:
     from memcarve.backing import FileBacking, Span
@@ -188,7 +189,7 @@ def read(file: FileBacking) -> MachineMemory | None:
             index.whole = False
             break
         bounded(file, len(index.start) + len(index.alone[0]) + 1, "ranges")
-        size, position = min(header.size, (1 << 64) - 1), position + lime.HEADER.size
+        size, position = min(header.size, TOP - 1), position + lime.HEADER.size
         if size and lime.header_at(file, position, MAGIC, VERSION) is not None:  # no chunk begins like that
             index.alone[0].append(header.start)
             index.alone[1].append(size)

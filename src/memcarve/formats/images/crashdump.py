@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from memcarve.errors import InputError
-from memcarve.formats.images.machine import PAGE, CutOff, MachineMemory, bounded, column, fitted, machine, read_at
+from memcarve.formats.images.machine import CutOff, MachineMemory, bounded, column, fitted, machine, read_at
+from memcarve.intervals import PAGE
 
 if TYPE_CHECKING:
     from memcarve.backing import FileBacking

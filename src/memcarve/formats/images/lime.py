@@ -19,6 +19,7 @@ import numpy as np
 
 from memcarve.errors import InputError
 from memcarve.formats.images.machine import bounded, column, machine, read_at
+from memcarve.intervals import TOP
 
 if TYPE_CHECKING:
     from memcarve.backing import FileBacking
@@ -29,7 +30,6 @@ MAGIC = b"EMiL"
 VERSION = 1
 HEADER = struct.Struct("<4sIQQQ")
 AVML_BLOCK = 1 << 24
-_LARGEST = (1 << 64) - 1
 _GRAIN = 8  # ranges of memory begin and end at multiples of so many bytes
 _LOCAL_APIC = np.uint64(0xFEE00000)
 _MOST_TRIES = 1 << 16  # headers looked at in search of another way through a file, once the usual one ends too early
@@ -156,7 +156,7 @@ class _Ranges:
     def add(self, header: Header, position: int, *, alone: bool = False) -> None:
         bounded(self.file, len(self.start) + 1, "ranges")
         self.start.append(header.start)
-        self.size.append(min(header.size, _LARGEST))
+        self.size.append(min(header.size, (TOP - 1)))
         self.offset.append(position + HEADER.size)
         self.alone.append(alone)
 

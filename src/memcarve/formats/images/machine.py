@@ -7,19 +7,18 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from memcarve.errors import InputError
+from memcarve.intervals import TOP
 
 if TYPE_CHECKING:
     from memcarve.backing import Backing, FileBacking
     from memcarve.dtypes import U64
 
 
-PAGE = 4096
 #: a container's table may have so many rows, and no more: a machine has some dozens of ranges, a core of its virtual
 #: memory some 100,000
 MOST_RANGES = 1 << 21
 #: what is cut off is listed range by range up to this many; a machine whose pages lie scattered could have millions
 MOST_CUT = 1 << 16
-_FULL = (1 << 64) - 1
 _ONE = np.uint64(1)
 
 
@@ -79,7 +78,7 @@ class CutOff:
         rows = list(self.rows)
         if self._rest is not None:
             rows.append((self._rest[0], self._rest[1] - self._rest[0]))
-        return [(start, min(size, _FULL)) for start, size in rows]
+        return [(start, min(size, (TOP - 1))) for start, size in rows]
 
     def notes(self) -> tuple[str, ...]:
         """Return a sentence where the last range covers more than what was cut off."""

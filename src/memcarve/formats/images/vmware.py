@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from memcarve.backing import FileBacking
 from memcarve.errors import InputError
-from memcarve.formats.images.machine import PAGE, column, machine, read_at
+from memcarve.formats.images.machine import column, machine, read_at
+from memcarve.intervals import PAGE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from memcarve.errors import MapError
 from memcarve.formats.tables.printed_table import shown
 from memcarve.formats.tables.text_header import vocabulary
+from memcarve.intervals import TOP
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -25,7 +26,6 @@ LINUX_MAPS, MAC_MAPS, PROC_MAPS = "linux.proc.Maps", "mac.proc_maps.Maps", "/pro
 DLLLIST, THREADS = "windows.dlllist", "windows.threads or windows.thrdscan"  # the latter print the same columns
 
 _LONGEST_HEADER = 1 << 16  # columns are as wide as the longest path in them
-_LARGEST = (1 << 64) - 1
 #: what stands in a cell whose value could not be read or does not exist
 MISSING = ("-", "N/A")
 HEXADECIMAL = {
@@ -121,7 +121,7 @@ def value_of_text(column: str, cell: str) -> Value:
         except ValueError:
             raise ValueError("hexadecimal number of up to 64 bits") from None
     if column in DECIMAL:
-        if not (cell.isascii() and cell.isdigit() and len(cell) <= 20 and int(cell) <= _LARGEST):  # noqa: PLR2004
+        if not (cell.isascii() and cell.isdigit() and len(cell) <= 20 and int(cell) <= TOP - 1):  # noqa: PLR2004
             raise ValueError("whole number of up to 64 bits")
         return int(cell)
     return cell or None
@@ -132,7 +132,7 @@ def value_of_record(column: str, cell: object) -> Value:
     if cell is None or cell in MISSING:
         return None
     if column in HEXADECIMAL or column in DECIMAL:
-        if type(cell) is not int or not 0 <= cell <= _LARGEST:
+        if type(cell) is not int or not 0 <= cell <= TOP - 1:
             raise ValueError("whole number of up to 64 bits")
         return cell
     if not isinstance(cell, str):

@@ -19,6 +19,7 @@ from memcarve.formats.tables import TableFile, recognise_table
 from memcarve.formats.tables.arrow_table import ArrowTable
 from memcarve.formats.tables.json_table import JsonTable
 from memcarve.formats.tables.text_header import BANNER, other_columns
+from memcarve.intervals import TOP
 
 if TYPE_CHECKING:
     import os
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 
 #: addresses are printed cut to 48 or 57 bits, or sign-extended: what lies between is none
 _LAST_CUT = (1 << 57) - 1
-_FIRST_EXTENDED = (1 << 64) - (1 << 56)
+_FIRST_EXTENDED = TOP - (1 << 56)
 _LARGEST_FILE = 1 << 62
 #: columns of an empty JSON array, which says nothing of them
 _NAMES = ["Virtual", "Size", "Offset in File", FILE]

@@ -9,6 +9,7 @@ import numpy as np
 from memcarve.errors import MapError
 from memcarve.formats.memmap.map_columns import FILE, Builder, Rows
 from memcarve.formats.tables.printed_table import shown
+from memcarve.intervals import TOP
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,7 +28,7 @@ def json_rows(table: JsonTable, columns: MapColumns) -> Iterator[Rows]:
         for line, found in zip(lines, batch, strict=True):
             record = dict(zip(columns.names, found, strict=False)) if isinstance(found, list) else found
             numbers: list[Any] = [record.get(name) for name in wanted] if isinstance(record, dict) else [None]
-            if not all(type(value) is int and 0 <= value < 1 << 64 for value in numbers):
+            if not all(type(value) is int and 0 <= value < TOP for value in numbers):
                 raise MapError(
                     f"{table.place(line)}: {shown(str(found).encode('utf-8', 'replace'))} lacks a whole number in "
                     f"{', '.join(wanted)}"

@@ -7,7 +7,7 @@ import json
 import re
 from typing import TYPE_CHECKING, NamedTuple
 
-from memcarve.columns import CHUNK, chunks
+from memcarve.intervals import CHUNK, chunks
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from memcarve.columns import total
 from memcarve.errors import InputError
 from memcarve.formats.images.machine import read_at
 from memcarve.formats.minidump import structures
 from memcarve.formats.minidump.contexts import registers
 from memcarve.formats.minidump.directory import Directory
+from memcarve.intervals import TOP, total
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -34,9 +34,9 @@ _LONGEST_NAME = 1 << 16  # bytes; Windows allows 32,767 characters
 _LONGEST_COMMENT = structures.LONGEST_COMMENT
 _LONGEST_CONTEXT = 1 << 12
 _MISC = struct.Struct("<III")
-_TOP, _NARROW_TOP = 1 << 64, 1 << 32
+_NARROW_TOP = 1 << 32
 #: what an extended address has besides its 32 bits
-_EXTENDED = _TOP - _NARROW_TOP
+_EXTENDED = TOP - _NARROW_TOP
 _STORED, _UNWRITTEN, _MISPLACED = range(3)
 _WORDS = {number: word for word, number in structures.ARCHITECTURES.items()}
 
@@ -129,7 +129,7 @@ class Minidump:
 
     def fits(self, start: int, size: int) -> bool:
         """Say whether `size` bytes from `start` end before the last address, or with it."""
-        return start + size <= (_NARROW_TOP if self.narrow and start < _NARROW_TOP else _TOP)
+        return start + size <= (_NARROW_TOP if self.narrow and start < _NARROW_TOP else TOP)
 
     def beyond(self, start: U64, size: U64) -> Bools:
         """Say of each range (uint64, none of size 0) whether it ends beyond the last address."""

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from memcarve.columns import total
 from memcarve.errors import OutputError
 from memcarve.formats.alignment import memory_begins
 from memcarve.formats.minidump import structures
+from memcarve.intervals import total
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

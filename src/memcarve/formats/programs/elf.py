@@ -15,7 +15,8 @@ import numpy as np
 from memcarve.errors import AddressError
 from memcarve.formats.elf_layout import BITS, HEADER_SIZES, HEADERS, IDENT, MAGIC, ORDERS, program_type
 from memcarve.formats.programs import mapped_module
-from memcarve.formats.programs.mapped_module import PAGE, Section, string_at, up
+from memcarve.formats.programs.mapped_module import Section, string_at, up
+from memcarve.intervals import PAGE, TOP
 
 if TYPE_CHECKING:
     from memcarve.formats.programs.mapped_module import Read
@@ -28,7 +29,6 @@ _LOAD, _DYNAMIC = 1, 2
 _OBJECT, _PROGRAM, _LIBRARY = 1, 2, 3  # e_type ET_REL, ET_EXEC, ET_DYN
 _STRTAB, _STRSZ, _SONAME = 5, 10, 14
 MOST_ENTRIES = 512  # of a dynamic section
-_TOP = 1 << 64
 
 
 @dataclass(frozen=True)
@@ -152,7 +152,7 @@ def _loads(programs: list[dict[str, int]]) -> list[Section]:
     end = 0
     for each in programs:
         address, size, offset, stored = (each[name] for name in ("vaddr", "memsz", "offset", "filesz"))
-        if address < end or stored > size or address + size > _TOP or (address - offset) % PAGE:
+        if address < end or stored > size or address + size > TOP or (address - offset) % PAGE:
             return []
         end = address + size
         found.append(Section(address, size, offset, stored, _PERMISSIONS[each["flags"] & 7]))

@@ -24,6 +24,7 @@ from memcarve.formats.programs.mapped_module import (
     plan_memory,
     up,
 )
+from memcarve.intervals import TOP
 from memcarve.vocabulary import Layout
 
 if TYPE_CHECKING:
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
 # the section table in the ELF header, by its bits: where e_shoff is, and how long, and where e_shnum is
 _TABLE_AT = {64: (40, 8), 32: (32, 4)}
 _COUNT_AT = {64: 60, 32: 48}
-_TOP = 1 << 64
 #: tags of its entries that are addresses: DT_PLTGOT to DT_RELA, DT_INIT, DT_FINI, DT_REL, DT_JMPREL, DT_INIT_ARRAY,
 #: DT_FINI_ARRAY, DT_PREINIT_ARRAY, DT_RELR, DT_ADDRRNGLO to DT_ADDRRNGHI, DT_VERSYM, DT_VERDEF, DT_VERNEED
 _ADDRESSES = frozenset(
@@ -92,7 +92,7 @@ def _placed(module: MappedModule, loads: list[Section], end_of_all: int) -> list
         end = load.offset + load.stored
         if load.stored == load.size:
             following = ordered[number + 1].offset if number + 1 < len(ordered) else end_of_all
-            mapped_up_to = load.offset + min(up(load.address + load.size), above.get(load, _TOP)) - load.address
+            mapped_up_to = load.offset + min(up(load.address + load.size), above.get(load, TOP)) - load.address
             end = max(min(mapped_up_to, following), end)
         begin = max(load.offset, done)
         skipped = min(begin - load.offset, load.size)

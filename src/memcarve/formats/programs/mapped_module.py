@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from memcarve.errors import AddressError
+from memcarve.intervals import PAGE, TOP
 from memcarve.vocabulary import Layout
 
 if TYPE_CHECKING:
@@ -14,8 +15,6 @@ if TYPE_CHECKING:
     #: returns exactly `size` bytes at an address relative to the module; raises AddressError where one is not there
     Read = Callable[[int, int], bytes]
 
-PAGE = 4096
-_TOP = 1 << 64
 _LONGEST_NAME = 512
 #: what lies in memory as it lies in its file needs no layout: it was read or mapped, not loaded
 AS_IT_LIES = "as it lies"
@@ -71,7 +70,7 @@ class MappedModule(NamedTuple):
 
     def room(self, size: int) -> int:
         """Return how many of `size` bytes lie before the mapping's end, or that of the address space."""
-        return max(min(size, (_TOP if self.end is None else self.end) - self.start), 0)
+        return max(min(size, (TOP if self.end is None else self.end) - self.start), 0)
 
 
 class Part(NamedTuple):

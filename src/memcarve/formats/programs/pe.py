@@ -15,7 +15,8 @@ import numpy as np
 
 from memcarve.errors import AddressError
 from memcarve.formats.programs import mapped_module
-from memcarve.formats.programs.mapped_module import PAGE, Section, string_at
+from memcarve.formats.programs.mapped_module import Section, string_at
+from memcarve.intervals import PAGE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection

@@ -16,7 +16,6 @@ from memcarve.errors import AddressError
 from memcarve.formats.programs import pe
 from memcarve.formats.programs.mapped_module import (
     AS_IT_LIES,
-    PAGE,
     WHY_AS_IT_LIES,
     Change,
     Part,
@@ -26,6 +25,7 @@ from memcarve.formats.programs.mapped_module import (
     plan_memory,
     up,
 )
+from memcarve.intervals import PAGE
 from memcarve.vocabulary import Layout
 
 if TYPE_CHECKING:

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from memcarve.images.physical import PAGE
 from memcarve.images.windows import eprocess
+from memcarve.intervals import PAGE
 
 if TYPE_CHECKING:
     from collections.abc import Callable

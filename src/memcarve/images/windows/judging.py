@@ -16,7 +16,6 @@ import numpy as np
 
 from memcarve.errors import LimitError, SourceReadError
 from memcarve.images.paging import translate
-from memcarve.images.physical import PAGE
 from memcarve.images.structure_reader import Reader
 from memcarve.images.windows import eprocess
 from memcarve.images.windows.eprocess_scan import (
@@ -30,6 +29,7 @@ from memcarve.images.windows.eprocess_scan import (
 )
 from memcarve.images.windows.offsets import thread_lists
 from memcarve.images.windows.vads import is_kernel
+from memcarve.intervals import PAGE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence

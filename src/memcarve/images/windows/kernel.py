@@ -13,16 +13,16 @@ from memcarve.errors import AddressError, LimitError, SourceReadError
 from memcarve.formats.programs import pe
 from memcarve.images.paging import default_limit, translate, walk
 from memcarve.images.paging_modes import WINDOWS, X64, X64_5, AddressTable
-from memcarve.images.physical import PAGE
 from memcarve.images.physical_scan import BLOCK, everything, words_of
-from memcarve.segments import KERNEL_HALF, TOP
-from memcarve.space import AddressSpace
+from memcarve.intervals import PAGE, TOP
+from memcarve.segments import KERNEL_HALF
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from memcarve.dtypes import I64
     from memcarve.images.physical import PhysicalMemory
+    from memcarve.space import AddressSpace
 
 #: KUSER_SHARED_DATA, at the same address in every kernel; its fields are documented in ntddk.h
 _SHARED_DATA = 0xFFFFF78000000000
@@ -182,8 +182,7 @@ def kernels(
 def kernel_space(memory: PhysicalMemory, table: AddressTable, limit: int | None = None) -> AddressSpace:
     """Return the kernel half as an address space; `limit` counts if it is larger than the usual one."""
     pages = walk(memory, table, KERNEL_HALF, TOP, max(limit or 0, default_limit(memory)))
-    start, size, physical, offset, flags = pages.placed
-    return AddressSpace(start, size, offset, memory.backing, physical=physical, flags=flags, repeats=pages.repeats)
+    return pages.space(memory)
 
 
 def peek(space: AddressSpace, address: int, size: int) -> bytes:

@@ -11,9 +11,9 @@ from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple
 
 from memcarve.errors import printable
-from memcarve.images.physical import PAGE
 from memcarve.images.structure_reader import counted
 from memcarve.images.windows.eprocess_scan import USER_END
+from memcarve.intervals import PAGE
 from memcarve.metadata import Area, Module
 from memcarve.vocabulary import Kind
 

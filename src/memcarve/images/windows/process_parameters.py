@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from memcarve.images.physical import PAGE
+from memcarve.intervals import PAGE
 from memcarve.metadata import Parameters
 
 if TYPE_CHECKING:

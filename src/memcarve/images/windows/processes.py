@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from memcarve.errors import AddressError, ProcessError, printable
-from memcarve.images.physical import PAGE
 from memcarve.images.physical_scan import everything, look_through, pages_of
 from memcarve.images.structure_reader import Reader
 from memcarve.images.windows import eprocess, kernel
 from memcarve.images.windows.eprocess_scan import EARLIEST, LATEST, POINTERS, PROFILE_LIST, USER_END, WAIT_LIST, Seeker
 from memcarve.images.windows.judging import SYSTEM, Judge, has_number, judged
 from memcarve.images.windows.learning import eprocess_members
+from memcarve.intervals import PAGE, TOP
 from memcarve.process import ProcessEntry
 
 if TYPE_CHECKING:
@@ -274,7 +274,7 @@ class Windows:
     def _look(self, address: int, layout: Layout) -> Process | None:
         """Read what may be an EPROCESS at a kernel address; None if there cannot be one."""
         space = self.kernel.space
-        if address % 16 or not POINTERS <= address < (1 << 64) - layout.end:
+        if address % 16 or not POINTERS <= address < TOP - layout.end:
             return None
         try:
             place = space.offset_of(address + layout.links)

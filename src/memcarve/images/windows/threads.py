@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from memcarve.images.physical import PAGE
 from memcarve.images.windows.eprocess_scan import USER_END
 from memcarve.images.windows.vads import is_kernel
+from memcarve.intervals import PAGE
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -16,8 +16,8 @@ from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple
 
 from memcarve.formats.programs import pe
-from memcarve.images.physical import PAGE
 from memcarve.images.structure_reader import counted
+from memcarve.intervals import PAGE
 from memcarve.metadata import Unloaded, UnloadedModule
 
 if TYPE_CHECKING:

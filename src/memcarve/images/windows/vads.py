@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple
 
-from memcarve.images.physical import PAGE
 from memcarve.images.structure_reader import counted
 from memcarve.images.windows.eprocess_scan import POINTERS, USER_END
+from memcarve.intervals import PAGE
 from memcarve.metadata import Region, Regions
 from memcarve.vocabulary import Kind
 

@@ -10,16 +10,15 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from memcarve.images.paging_modes import WINDOWS, AddressTable
-from memcarve.images.physical import PAGE
 from memcarve.images.structure_reader import LookedUp, Reader, counted
 from memcarve.images.windows import eprocess, peb_modules, process_parameters, threads, unloaded_modules, vads
 from memcarve.images.windows.eprocess_scan import USER_END
 from memcarve.images.windows.learning import thread_members as learned_threads, vad_members as learned_regions
 from memcarve.images.windows.learning.sample import Probe
 from memcarve.images.windows.offsets import roots, thread_lists, trees, ways
+from memcarve.intervals import PAGE, TOP
 from memcarve.metadata import Area, Areas, Metadata, Modules, Regions, Thread, Threads
 from memcarve.paths import base_name
-from memcarve.segments import TOP
 from memcarve.vocabulary import Kind
 
 if TYPE_CHECKING:

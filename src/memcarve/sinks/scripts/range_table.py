@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from memcarve.columns import chunks
 from memcarve.errors import printable
+from memcarve.intervals import TOP, Intervals, chunks
 from memcarve.paths import base_name
 from memcarve.permissions import EXECUTE, PROT_NONE, TRANSITION, WRITE
 from memcarve.sinks.ranges import pieces
@@ -136,13 +136,7 @@ def _names(ranges: Ranges) -> tuple[I64, list[Name]]:
 
 def _module_of(start: U64, modules: Sequence[Module]) -> I64:
     """Return for each address the index of the module in which it lies (int64), -1 if none is known."""
-    if not modules:
-        return np.full(len(start), -1, np.int64)
-    begins = np.array([module.start for module in modules], np.uint64)
-    sizes = np.array([min(module.end - module.start, (1 << 64) - 1) for module in modules], np.uint64)
-    place = np.searchsorted(begins, start, "right") - 1
-    own = np.maximum(place, 0)
-    return np.where((place >= 0) & (start - begins[own] < sizes[own]), own, -1)
+    return Intervals.of((row.start, min(row.end - row.start, TOP - 1)) for row in modules).rows_of(start)
 
 
 def _name(module: Module | None, region: Region | None) -> Name:

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from memcarve.columns import total
 from memcarve.errors import InputError, MapError, NotRecognisedError, OverlapError
 from memcarve.formats.elf_core import core_headers, process_notes
-from memcarve.missing import CUT_OFF, NOT_WRITTEN, REASONS, MissingColumns
+from memcarve.intervals import total
+from memcarve.missing import CUT_OFF, NOT_WRITTEN, REASONS, MissingMemory
 from memcarve.process import Account, Container, Machine, Note, ProcessEntry, ProcessMemory, width_of
 from memcarve.sources.core.core_metadata import auxiliary_vector, core_metadata_of, read_core_notes
 from memcarve.sources.listings import ListingFiles, metadata_from_files
@@ -77,7 +77,7 @@ class CoreContainer(Container):
         missing = [
             f"{size} bytes are mapped, but {reason}"
             for place, reason in enumerate(REASONS)
-            if (size := total(space.missing_size[space.missing_reason == place]))
+            if (size := total(space.missing.size[space.missing.reason == place]))
         ]
         bits = known.own_number("address_bits")
         bits = bits if bits in _BITS else _NARROW if self.header.bits == _NARROW else width_of(space.start, space.size)
@@ -122,7 +122,7 @@ class CoreContainer(Container):
             raise MapError(f"{path}: a segment of the core reaches beyond the last address; the file is damaged")
         there = np.minimum(stored, limit - np.minimum(offset, limit))
         noted = np.array(self._known.missing, np.uint64).reshape(-1, 3)
-        missing = MissingColumns(
+        missing = MissingMemory(
             np.concatenate([start + there, start + stored, noted[:, 0]]),
             np.concatenate([stored - there, whole - stored, noted[:, 1]]),
             np.concatenate([_reasons(CUT_OFF, len(start)), _reasons(NOT_WRITTEN, len(start)), noted[:, 2]]),
@@ -132,7 +132,7 @@ class CoreContainer(Container):
             kept, gaps, count = untangled(
                 self.file,
                 (start[some], there[some], offset[some]),
-                MissingColumns(missing.start[gone], missing.size[gone], missing.reason[gone].astype(np.uint8)),
+                MissingMemory(missing.start[gone], missing.size[gone], missing.reason[gone].astype(np.uint8)),
             )
         except OverlapError as error:
             error.subject = path
@@ -148,13 +148,13 @@ class CoreContainer(Container):
 
     def _lacks(self, space: AddressSpace) -> bool:
         """Say whether bytes are known to be missing; what the process could not access has none."""
-        if self._remarks or self._is_cut() or (space.missing_reason == REASONS.index(CUT_OFF)).any():
+        if self._remarks or self._is_cut() or (space.missing.reason == REASONS.index(CUT_OFF)).any():
             return True
         own = self._known.own
         if own is not None:
             return own.get("complete") is not True
         short = (self.loads["filesz"] < self.loads["memsz"]) & (self.loads["flags"] & _ACCESS != 0)
-        return bool(len(space.missing_start)) and bool(short.any())
+        return bool(len(space.missing)) and bool(short.any())
 
     def _architecture(self) -> str | None:
         """Return the architecture as far as memcarve has words for it; what it only assumed itself is not known."""

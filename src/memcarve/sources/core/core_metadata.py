@@ -11,6 +11,7 @@ import numpy as np
 from memcarve.formats.elf_core import core_headers, process_notes
 from memcarve.formats.images.machine import read_at
 from memcarve.formats.manifest import Record
+from memcarve.intervals import TOP
 from memcarve.metadata import Metadata, Region, Regions, Thread, Threads
 from memcarve.missing import REASONS
 from memcarve.process import Platform
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from memcarve.formats.elf_core.core_headers import Header, Note
     from memcarve.formats.elf_core.process_notes import MappedFile
 
-_TOP = 1 << 64
 _MOST_MISSING = 1 << 16
 _LONGEST_ORIGIN = 1 << 16
 _WORDS = ("---", "--x", "-w-", "-wx", "r--", "r-x", "rw-", "rwx")  # by p_flags
@@ -66,11 +66,9 @@ class CoreNotes(NamedTuple):
         rows = None if self.own is None else self.own.get("missing")
         found = []
         for row in rows[:_MOST_MISSING] if isinstance(rows, list) else []:
-            start, end = (
-                (address(row.get(name), _TOP) for name in ("start", "end")) if isinstance(row, dict) else (0, 0)
-            )
+            start, end = (address(row.get(name), TOP) for name in ("start", "end")) if isinstance(row, dict) else (0, 0)
             reason = row.get("reason") if isinstance(row, dict) else None
-            if start is not None and end is not None and start < end <= _TOP and end - start < _TOP:
+            if start is not None and end is not None and start < end <= TOP and end - start < TOP:
                 found += [(start, end - start, place) for place, known in enumerate(REASONS) if known == reason]
         return found
 
@@ -162,7 +160,7 @@ def _regions(loads: Records, files: list[MappedFile] | None, vdso: int | None, p
     rows: list[Region] = []
     columns = [np.maximum(loads["memsz"], loads["filesz"]) if name == "size" else loads[name] for name in _COLUMNS]
     for start, size, flags in sorted(zip(*(column.tolist() for column in columns), strict=True)):
-        place, end, index = start, min(start + size, _TOP), max(bisect_right(begins, start) - 1, 0)
+        place, end, index = start, min(start + size, TOP), max(bisect_right(begins, start) - 1, 0)
         while place < end:
             while index < len(mapped) and mapped[index].end <= place:
                 index += 1

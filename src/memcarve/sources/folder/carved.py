@@ -17,7 +17,8 @@ from memcarve.backing import FileBacking, FolderBacking
 from memcarve.errors import InputError, NotRecognisedError, OverlapError
 from memcarve.formats import manifest
 from memcarve.images.paging_modes import LINUX, MODES, AddressTable
-from memcarve.missing import REASONS, MissingColumns
+from memcarve.intervals import TOP
+from memcarve.missing import REASONS, MissingMemory
 from memcarve.process import (
     Account,
     Container,
@@ -40,7 +41,6 @@ if TYPE_CHECKING:
     from memcarve.formats.manifest import Record
     from memcarve.sources.opening import Opened
 
-_TOP = 1 << 64
 _MOST_MISSING = 1 << 24
 _MOST_NOTES = 1000
 _LONGEST = 1 << 20  # a line of the manifest
@@ -176,7 +176,7 @@ def _files(path: str, records: Iterator[Record], start: array[int], size: array[
     for record in records:
         here = record.start, record.end
         named = manifest.FILE_NAME.fullmatch(record.file)
-        if not named or named.groups() != (f"{here[0]:016x}", f"{here[1]:016x}") or not here[0] < here[1] <= _TOP:
+        if not named or named.groups() != (f"{here[0]:016x}", f"{here[1]:016x}") or not here[0] < here[1] <= TOP:
             raise InputError(
                 f"{path}: {record.file[:80]!r} is no file name of the segment 0x{record.start:x}-0x{record.end:x}"
             )
@@ -192,7 +192,7 @@ def _files(path: str, records: Iterator[Record], start: array[int], size: array[
         size.append(record.size)
 
 
-def _missing(path: str) -> MissingColumns:
+def _missing(path: str) -> MissingMemory:
     """Return what a manifest lists as missing; its lines are known to be short."""
     start, size, reason = array("Q"), array("Q"), array("B")
     with open(path, encoding="utf-8", errors="surrogateescape") as file:
@@ -208,7 +208,7 @@ def _missing(path: str) -> MissingColumns:
                     place = REASONS.index(row["reason"])
                 except (ValueError, TypeError, KeyError, RecursionError):
                     raise InputError(f"{path}: what is missing is damaged: {text.strip()[:80]}") from None
-                if not 0 <= begin < end <= _TOP or end - begin == _TOP:
+                if not 0 <= begin < end <= TOP or end - begin == TOP:
                     raise InputError(f"{path}: what is missing is damaged: {text.strip()[:80]}")
                 if len(start) == _MOST_MISSING:
                     raise InputError(f"{path}: lists more than {_MOST_MISSING} missing ranges")
@@ -218,7 +218,7 @@ def _missing(path: str) -> MissingColumns:
             inside = inside or text == ' "missing": ['
     starts = np.array(start, np.uint64)
     order = np.argsort(starts, kind="stable")
-    return MissingColumns(starts[order], np.array(size, np.uint64)[order], np.array(reason, np.uint8)[order])
+    return MissingMemory(starts[order], np.array(size, np.uint64)[order], np.array(reason, np.uint8)[order])
 
 
 def _sha256(file: FileBacking) -> str:
@@ -298,7 +298,7 @@ def _half(header: dict[str, Any], space: AddressSpace, kernel_half: int) -> str:
         if f"outside --range {half}" in listed:
             return half
     if member(member(header, "inputs"), "image"):  # whose other half is left alone unless it is asked for
-        starts = np.concatenate([space.start, space.missing_start])
+        starts = np.concatenate([space.start, space.missing.start])
         kernel = starts >= np.uint64(kernel_half)
         if len(starts) and (kernel.all() or not kernel.any()):
             return "kernel" if kernel.all() else "user"

@@ -14,6 +14,7 @@ import numpy as np
 
 from memcarve.backing import FolderBacking
 from memcarve.errors import InputError, OverlapError, SourceReadError
+from memcarve.intervals import TOP
 from memcarve.metadata import Metadata, Region, Regions
 from memcarve.process import Account, Container, Machine, Note, Platform, ProcessEntry, ProcessMemory, width_of
 from memcarve.sources.listings import ListingFiles, metadata_from_files
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from memcarve.dtypes import U64
 
 
-_TOP = 1 << 64
 _MOST = 1 << 21  # things in the folder
 OTHERS = "in files that are not named by addresses"
 
@@ -227,11 +227,11 @@ def _bounds(path: str, parts: dict[str, str], status: os.stat_result) -> tuple[i
     if not stat.S_ISREG(status.st_mode):
         raise InputError(f"{path}: is named by addresses and is not a regular file; give a folder without it")
     start, end, size = int(parts["start"], 16), int(parts["end"], 16), status.st_size
-    if not start < _TOP or not start <= end <= _TOP:
+    if not start < TOP or not start <= end <= TOP:
         raise InputError(f"{path}: is named by addresses that make no range; rename it")
     if not size:
         raise InputError(f"{path}: is empty; by its name it holds memory; give a folder without it")
-    if size not in (end - start, end - start + 1) or size > _TOP - start:
+    if size not in (end - start, end - start + 1) or size > TOP - start:
         raise InputError(
             f"{path}: is {size} bytes long; by its name it must be {end - start} (if 0x{end:x} is the first address "
             f"outside) or {end - start + 1} (if it is the last one inside); it was changed or cut off: "

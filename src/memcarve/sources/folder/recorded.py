@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
+from memcarve.intervals import TOP
 from memcarve.metadata import (
     Area,
     Areas,
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 
     from memcarve.formats.manifest import Record
 
-_TOP = 1 << 64
 _MOST = 1 << 20  # regions, modules, areas, threads: each
 _LONGEST = 1 << 15  # characters of a text
 _MOST_REGISTERS = 64
@@ -158,11 +158,11 @@ def _registers(row: object) -> dict[str, int] | None:
 
 def _bounds(row: dict[str, Any]) -> tuple[int, int] | None:
     """Return start and size; None where they make no range."""
-    start, end = address(row.get("start")), address(row.get("end"), most=_TOP)
+    start, end = address(row.get("start")), address(row.get("end"), most=TOP)
     return None if start is None or end is None or not start < end else (start, end - start)
 
 
-def address(value: object, most: int = _TOP - 1) -> int | None:
+def address(value: object, most: int = TOP - 1) -> int | None:
     """Return an address as memcarve writes it, up to `most`; None for anything else."""
     found = int(value, 16) if isinstance(value, str) and _ADDRESS.fullmatch(value) else None
     return found if found is None or found <= most else None
@@ -170,7 +170,7 @@ def address(value: object, most: int = _TOP - 1) -> int | None:
 
 def number(value: object) -> int | None:
     """Return a number below 2**64; None for anything else."""
-    return value if type(value) is int and 0 <= value < _TOP else None
+    return value if type(value) is int and 0 <= value < TOP else None
 
 
 def member(document: dict[str, Any], name: str) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, cast
 
 from memcarve.formats.listing.listing_kinds import DLLLIST, LINUX_MAPS, MAC_MAPS, PROC_MAPS, THREADS, VADINFO, VADWALK
+from memcarve.intervals import TOP
 from memcarve.metadata import Module, Region, Thread
 from memcarve.vocabulary import Kind
 
@@ -14,7 +15,6 @@ if TYPE_CHECKING:
     from memcarve.formats.listing.listing_kinds import Cells
 
 _NARROW = 32
-_TOP = 1 << 64
 #: what stands for a file's name where there is none
 _ANONYMOUS = "Anonymous Mapping"
 _LOADER = "PAGE_EXECUTE_WRITECOPY"
@@ -42,7 +42,7 @@ def canonical(address: int, bits: int) -> int:
     Of 32 bits there are none above.
     """
     high = bits > _NARROW and address >> (bits - 1) == 1
-    return address | (_TOP - (1 << bits)) if high else address
+    return address | (TOP - (1 << bits)) if high else address
 
 
 def _vad(cells: Cells, bits: int) -> Region:
@@ -113,7 +113,7 @@ def _module(cells: Cells, bits: int) -> Module:
     if start is None:
         raise UnknownError("its base could not be read")
     start = canonical(start, bits)
-    if size is not None and start + size > _TOP:
+    if size is not None and start + size > TOP:
         raise UnknownError(f"the module at 0x{start:x} of 0x{size:x} bytes ends beyond the last address")
     return Module(start, size, _text(cells, "Name"), _text(cells, "Path"))
 
@@ -139,10 +139,10 @@ def _range(cells: Cells, first: str, last: str, bits: int, *, inclusive: bool) -
     size = end - start + inclusive
     if size <= 0:
         raise DoubtfulError(f"the region at 0x{start:x} ends at 0x{end:x}")
-    if size == _TOP:
+    if size == TOP:
         raise DoubtfulError("the region is all of the address space, as none can be")
     start = canonical(start, bits)
-    if start + size > _TOP:
+    if start + size > TOP:
         raise DoubtfulError(f"the region at 0x{start:x} of 0x{size:x} bytes ends beyond the last address")
     return start, size
 

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from memcarve.backing import AbsentBacking, FileBacking
-from memcarve.columns import chunks, total
 from memcarve.errors import CounterpartError, InputError, NotRecognisedError, OverlapError, UsageError
 from memcarve.formats.elf_core import core_headers
 from memcarve.formats.images.machine import read_at
 from memcarve.formats.memmap import BinaryError, MemoryMap
 from memcarve.formats.minidump import structures
+from memcarve.intervals import TOP, chunks, total
 from memcarve.missing import CUT_OFF, NOT_WRITTEN, Missing
 from memcarve.process import Account, Container, Machine, Note, Platform, ProcessEntry, ProcessMemory
 from memcarve.sources.counterparts import base_file, find_dump, find_map, pid_in_name
@@ -328,7 +328,7 @@ def _stranger(rows: ProcessRows, file: FileBacking | None) -> tuple[str, str]:
 
 def _is_wide(processes: list[ProcessRows]) -> bool:
     """Say whether any row reaches beyond 48 bits without being sign-extended: a map of 57-bit addresses."""
-    limit, extended = np.uint64(1 << 48), np.uint64(((1 << 64) - 1) ^ ((1 << 47) - 1))
+    limit, extended = np.uint64(1 << 48), np.uint64((TOP - 1) ^ ((1 << 47) - 1))
     for process in processes:
         for rows in (process.written, process.unwritten):
             for part in chunks(len(rows)):
@@ -344,7 +344,7 @@ def _canonical(start: U64, *, wide: bool) -> U64:
     Doing it twice does no harm.
     """
     bit = 56 if wide else 47
-    above = np.uint64(((1 << 64) - 1) ^ ((1 << (bit + 1)) - 1))
+    above = np.uint64((TOP - 1) ^ ((1 << (bit + 1)) - 1))
     for part in chunks(len(start)):
         start[part] |= ((start[part] >> np.uint64(bit)) & np.uint64(1)) * above
     return start

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from memcarve.columns import total
 from memcarve.errors import MapError
 from memcarve.formats.memmap.map_columns import ERROR, WRITTEN, meaning
+from memcarve.intervals import total
 
 if TYPE_CHECKING:
     from memcarve.dtypes import U64

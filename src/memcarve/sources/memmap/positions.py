@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from memcarve.columns import ascending, furthest, neighbours, total
 from memcarve.errors import PositionError, UsageError
+from memcarve.intervals import ascending, furthest, neighbours, total
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from memcarve.columns import total, union
 from memcarve.errors import OverlapError
 from memcarve.formats.minidump import structures
 from memcarve.formats.minidump.minidump_reading import Minidump
-from memcarve.missing import CUT_OFF, MISPLACED, NOT_WRITTEN, REASONS, MissingColumns
+from memcarve.intervals import Intervals, total, union
+from memcarve.missing import CUT_OFF, MISPLACED, NOT_WRITTEN, REASONS, MissingMemory
 from memcarve.paths import base_name
 from memcarve.process import Account, Container, Machine, Note, Platform, ProcessEntry, ProcessMemory, width_of
 from memcarve.sources.listings import ListingFiles, metadata_from_files
@@ -68,7 +68,7 @@ class MinidumpContainer(Container):
         space, left_out = self._space()
         remarks = [Note(note) for note in self.dump.notes]
         for reason, words in _LOST.items():
-            lost = total(space.missing_size[space.missing_reason == np.uint8(REASONS.index(reason))])
+            lost = total(space.missing.size[space.missing.reason == np.uint8(REASONS.index(reason))])
             if lost:
                 remarks.append(Note(f"{lost} bytes are missing {words}"))
         notes = [*self._origin(), *remarks]
@@ -117,7 +117,7 @@ class MinidumpContainer(Container):
         except OverlapError as error:
             error.subject = self.file.path
             raise
-        described, used = (total(union(each[2], each[1])[1]) for each in (stored, kept))
+        described, used = (union(Intervals(each[2], each[1])).total for each in (stored, kept))
         left_out = {REST: self.file.size - described, TWICE: described - used}
         return space, {reason: count for reason, count in left_out.items() if count}
 
@@ -146,12 +146,14 @@ class MinidumpContainer(Container):
         return [f"{self.file.path}: written by memcarve from {self.noted.origin or 'an unknown input'}"]
 
 
-def _missing(*lost: tuple[tuple[U64, U64], str]) -> MissingColumns:
+def _missing(*lost: tuple[tuple[U64, U64], str]) -> MissingMemory:
     """Return what is missing for each reason, given as start and size, in one table."""
-    tables = [(*union(*columns), REASONS.index(reason)) for columns, reason in lost]
-    reasons = [np.full(len(start), reason, np.uint8) for start, _, reason in tables]
-    start, size = (np.concatenate([table[place] for table in tables]).astype(np.uint64) for place in (0, 1))
-    return MissingColumns(start, size, np.concatenate(reasons))
+    found = [(union(Intervals(*columns)), REASONS.index(reason)) for columns, reason in lost]
+    return MissingMemory(
+        np.concatenate([each.start for each, _ in found]),
+        np.concatenate([each.size for each, _ in found]),
+        np.concatenate([np.full(len(each), reason, np.uint8) for each, reason in found]),
+    )
 
 
 def _bits(space: AddressSpace, *, narrow: bool) -> int:

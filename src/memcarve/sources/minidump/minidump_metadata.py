@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from memcarve.columns import breaks
 from memcarve.formats.minidump import structures
+from memcarve.intervals import PAGE, TOP, breaks
 from memcarve.metadata import (
     Area,
     Areas,
@@ -38,11 +38,9 @@ if TYPE_CHECKING:
     )
 
 
-_TOP = 1 << 64
 #: allocations begin at multiples of this
 _GRANULE = 1 << 16
 _MOST_REGIONS = 1 << 20
-_PAGE = 4096
 _KINDS = {structures.IMAGE: Kind.IMAGE, structures.MAPPED: Kind.MAPPED, structures.PRIVATE: Kind.PRIVATE}
 _BITS = (32, 48, 57)
 _ADDRESS = re.compile(r"0x[0-9a-f]{1,16}")
@@ -184,11 +182,11 @@ def _thread(thread: ThreadRow, dump: Minidump) -> Thread:
 
 def _areas(threads: list[Thread], *, wide: bool) -> list[Area]:
     """Return where the TEBs and stacks of threads lie."""
-    size = 2 * _PAGE if wide else _PAGE
+    size = 2 * PAGE if wide else PAGE
     found = [
         Area(thread.teb, size, Kind.TEB, detail=f"thread {thread.tid}")
         for thread in threads
-        if thread.teb is not None and thread.teb + size <= _TOP
+        if thread.teb is not None and thread.teb + size <= TOP
     ]
     for thread in threads:
         if thread.stack_start is not None and thread.stack_end is not None:
@@ -224,7 +222,7 @@ def _regions(dump: Minidump, noted: Noted, modules: list[Module], notes: list[st
     if own:  # of what lies in no region nothing is known
         keep &= (protection != 0) | (kind != 0)
     start, size, allocation, protection, kind = (column[keep] for column in (start, size, allocation, protection, kind))
-    first = breaks(start, size)
+    first = breaks(size, start)
     for column in (allocation if told else rows["allocation"][keep], protection, kind):
         first[1:] |= column[1:] != column[:-1]
     begins = np.flatnonzero(first)

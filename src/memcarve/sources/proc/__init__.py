@@ -141,9 +141,11 @@ class LiveContainer(Container):
                 present.look(mapping)
         finally:
             os.close(fd)
-        start, end = present.ranges()
+        found = present.ranges()
         try:
-            space = AddressSpace(start, end - start, start.copy(), backing, present.missing, absent="not in memory")
+            space = AddressSpace(
+                found.start, found.size, found.start.copy(), backing, present.missing, absent="not in memory"
+            )
         except OverlapError as error:
             raise SourceReadError(
                 f"{self.path}: its mappings changed while they were listed ({error}); stop the process (kill -STOP) "

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from memcarve.errors import SourceReadError
+from memcarve.intervals import Intervals, union
 from memcarve.missing import BEYOND_FILE, DEVICE, UNREADABLE, Missing
-from memcarve.sources.proc.live_pages import PAGE, united
+from memcarve.sources.proc.live_pages import PAGE
 
 if TYPE_CHECKING:
     from memcarve.backing import Span
@@ -125,12 +126,11 @@ class Present:
         self.unreadable = False
         self._backing = backing
         self._pages = pages
-        self._starts: list[U64] = [np.zeros(0, np.uint64)]
-        self._ends: list[U64] = [np.zeros(0, np.uint64)]
+        self._found: list[Intervals] = []
 
-    def ranges(self) -> tuple[U64, U64]:
-        """Return start and end (uint64) of the ranges found, in order of addresses."""
-        return united(np.concatenate(self._starts), np.concatenate(self._ends))
+    def ranges(self) -> Intervals:
+        """Return the ranges found."""
+        return union(*self._found)
 
     def look(self, mapping: Mapping) -> None:
         """Take note of what is there of a mapping; raise SourceReadError."""
@@ -151,8 +151,7 @@ class Present:
             return
         first = int(start.min())
         if self._backing.readable(first):
-            self._starts.append(start)
-            self._ends.append(end)
+            self._found.append(Intervals(start, end - start))
         else:
             self.missing.append(Missing(first, int(end.max()) - first, UNREADABLE))
             self.unreadable = True

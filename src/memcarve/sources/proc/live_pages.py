@@ -230,11 +230,3 @@ class MappedFiles:
         finally:
             os.close(fd)
         return found
-
-
-def united(start: U64, end: U64) -> tuple[U64, U64]:
-    """Return ranges, half-open and in any order, as ranges that neither touch nor overlap."""
-    order = np.argsort(start, kind="stable")
-    start, end = start[order], np.maximum.accumulate(end[order]) if len(end) else end
-    first = np.flatnonzero(np.append(True, start[1:] > end[:-1])) if len(start) else np.zeros(0, np.int64)
-    return start[first], end[np.append(first[1:], len(start)) - 1] if len(start) else end

@@ -13,7 +13,6 @@ import numpy as np
 
 from memcarve.formats.programs import pe
 from memcarve.images.paging_modes import WINDOWS, AddressTable
-from memcarve.images.physical import PAGE
 from memcarve.images.physical_scan import look_through, pages_of
 from memcarve.images.structure_reader import Reader
 from memcarve.images.windows import eprocess
@@ -21,6 +20,7 @@ from memcarve.images.windows.eprocess import Layout
 from memcarve.images.windows.eprocess_scan import EARLIEST, LATEST, PROCESS, TYPE_MASK, USER_END
 from memcarve.images.windows.learning.sample import STRUCTURE, Probe, words_of
 from memcarve.images.windows.vads import is_kernel
+from memcarve.intervals import PAGE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence

@@ -3,35 +3,27 @@
 from __future__ import annotations
 
 import functools
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from memcarve.errors import LimitError
 from memcarve.images.paging import walk
-from memcarve.images.physical import PAGE
 from memcarve.images.structure_reader import LookedUp, Reader
 from memcarve.images.windows import peb_modules
 from memcarve.images.windows.eprocess_scan import USER_END
+from memcarve.intervals import PAGE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from memcarve.dtypes import U8, U64
+    from memcarve.dtypes import U64
     from memcarve.images.paging_modes import AddressTable
-    from memcarve.images.physical import PhysicalMemory
+    from memcarve.images.physical import PhysicalMemory, Placed
 
 #: bytes of an EPROCESS or ETHREAD that are looked at; the largest so far has 3008
 STRUCTURE = 0xC00
 _MOST_MODULES = 256
-
-
-class Pages(NamedTuple):
-    """What a process's page tables map in its user half: columns `start`, `size` (uint64), `flags` (uint8)."""
-
-    start: U64
-    size: U64
-    flags: U8
 
 
 class Probe:
@@ -61,15 +53,14 @@ class Probe:
         return None if self._table is None else Reader(LookedUp(self._memory, self._table), USER_END)
 
     @functools.cached_property
-    def pages(self) -> Pages | None:
+    def pages(self) -> Placed | None:
         """What its page tables map; None if they claim too much, or are not known."""
         if self._table is None:
             return None
         try:
-            placed = walk(self._memory, self._table, 0, USER_END).placed
+            return walk(self._memory, self._table, 0, USER_END).placed
         except LimitError:
             return None
-        return Pages(placed.start, placed.size, placed.flags)
 
     @functools.cached_property
     def images(self) -> list[int]:

@@ -11,12 +11,12 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple
 
-from memcarve.images.physical import PAGE
 from memcarve.images.windows import threads
 from memcarve.images.windows.eprocess_scan import USER_END
 from memcarve.images.windows.learning.sample import STRUCTURE, snapshot
 from memcarve.images.windows.offsets import ThreadList
 from memcarve.images.windows.vads import is_kernel
+from memcarve.intervals import PAGE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence

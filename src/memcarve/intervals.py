@@ -1,0 +1,294 @@
+"""Intervals in columns: one algebra for whatever has a start and a size; a row an interval, millions of rows.
+
+An interval is half-open, and its end may be 2**64: addresses, offsets and physical addresses all have 64 bits, and the
+last byte is one like the others. No column of dtype uint64 can hold that end. This is how it is done everywhere:
+
+- columns hold `start` and `size`. A size is never 0, so that the last address, ``start + (size - 1)``, always exists
+  and fits. What is compared is that last address, or ``address - start < size``; ``start + size`` may wrap to 0, and is
+  only ever compared with another row's start, where a wrapped end is equal to none but 0, behind which nothing lies.
+- of the whole address space (2**64 bytes) no column can hold the size either: whoever may be given that one range takes
+  one byte less.
+- an end is a Python int, made of one row at a time.
+
+What needs a temporary column works through the rows a chunk at a time where millions of rows are usual, so that it
+costs no memory worth the name.
+"""
+
+from __future__ import annotations
+
+import functools
+import heapq
+import itertools
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from memcarve.errors import MapError, OverlapError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from memcarve.dtypes import I64, U64, Bools
+
+
+#: the end of the address space
+TOP = 1 << 64
+#: what x86 processors map at least, and how the sizes of most things in memory are rounded
+PAGE = 4096
+CHUNK = 1 << 20
+_LOW = np.uint64(0xFFFFFFFF)
+_ONE = np.uint64(1)
+
+
+class Intervals:
+    """Columns, a row an interval: `start`, `size` (uint64, never 0); `owner` (int64), what each row belongs to.
+
+    An owner is usually a place in a list; without any each row is its own. Unless it is said otherwise, rows are in
+    order of addresses and share none.
+    """
+
+    def __init__(self, start: U64, size: U64, owner: I64 | None = None) -> None:
+        self.start = start
+        self.size = size
+        self._owner = owner
+
+    @classmethod
+    def of(cls, rows: Iterable[tuple[int, int]]) -> Intervals:
+        """Return (start, size) pairs as columns, in the order given."""
+        table = np.array([*rows], np.uint64).reshape(-1, 2)
+        return Intervals(table[:, 0].copy(), table[:, 1].copy())
+
+    def __len__(self) -> int:
+        return len(self.start)
+
+    @property
+    def owner(self) -> I64:
+        """What each row belongs to (int64)."""
+        return np.arange(len(self)) if self._owner is None else self._owner
+
+    @property
+    def last(self) -> U64:
+        """The last address of each row (uint64)."""
+        return self.start + (self.size - _ONE)
+
+    @property
+    def total(self) -> int:
+        """The sum of the sizes, in bytes."""
+        return total(self.size)
+
+    def where(self, keep: Bools) -> Intervals:
+        """Return the rows whose place in `keep` (bool, one a row) is true."""
+        return Intervals(self.start[keep], self.size[keep], self.owner[keep])
+
+    def at(self, address: int) -> int | None:
+        """Return the row that holds an address, a Python int from 0 to 2**64 - 1; None if none does."""
+        row = int(np.searchsorted(self.start, np.uint64(address), "right")) - 1
+        return row if row >= 0 and address - int(self.start[row]) < int(self.size[row]) else None
+
+    def rows_of(self, addresses: U64) -> I64:
+        """Return the row that holds each address (int64), -1 if none does."""
+        row = np.searchsorted(self.start, addresses, "right") - 1
+        return np.where(self._holds(row, addresses), row, -1)
+
+    def owners_of(self, addresses: U64) -> I64:
+        """Return the owner of each address (int64), -1 if it lies in no row."""
+        row = self.rows_of(addresses)
+        return row if self._owner is None or not len(self) else np.where(row < 0, -1, self._owner[row])
+
+    def touched(self, others: Intervals) -> tuple[I64, I64]:
+        """Return the first row that each of `others`, in any order, touches and the one after the last (int64).
+
+        They are equal if it touches none.
+        """
+        begun = np.searchsorted(self.start, others.start, "right")
+        return begun - self._holds(begun - 1, others.start), np.searchsorted(self.start, others.last, "right")
+
+    def bytes_within(self, low: U64, last: U64) -> U64:
+        """Return how many bytes of the rows lie in each of ``low <= x <= last`` (uint64)."""
+        return self._below(last) - self._below(low) + (self.rows_of(last) >= 0)
+
+    def intersect(self, other: Intervals, touched: tuple[I64, I64] | None = None) -> tuple[Intervals, I64]:
+        """Return the addresses that both have, with this one's owners, and the other's row of each (int64).
+
+        This one's rows may be in any order and overlap: what is found is in the order of the rows, then of addresses.
+        `touched` is what the other says of this one, if that is known already.
+        """
+        first, end = touched or other.touched(self)
+        mine, step = expand(end - first)
+        theirs = first[mine] + step
+        start = np.maximum(self.start[mine], other.start[theirs])
+        size = np.minimum(self.last[mine], other.start[theirs] + (other.size[theirs] - _ONE)) - start + _ONE
+        return Intervals(start, size, mine if self._owner is None else self._owner[mine]), theirs
+
+    def subtract(self, other: Intervals) -> Intervals:
+        """Return the addresses that the other has not, with this one's owners; ordered as `intersect` does.
+
+        This one's rows may be in any order and overlap.
+        """
+        if not len(other):
+            return Intervals(self.start, self.size, self.owner)
+        # what lies between the rows of the other, before the first and behind the last
+        low = np.concatenate([np.zeros(1, np.uint64), other.last + _ONE])
+        size = np.append(other.start, np.uint64(0)) - low
+        bare = size > 0
+        return self.intersect(Intervals(low[bare], size[bare]))[0]
+
+    @functools.cached_property
+    def _sums(self) -> U64:
+        """The bytes of all rows before each, and of all; modulo 2**64, as every difference of two of them is exact."""
+        sums = np.zeros(len(self) + 1, np.uint64)
+        np.cumsum(self.size, out=sums[1:])
+        return sums
+
+    def _below(self, address: U64) -> U64:
+        """Return how many bytes lie below each address."""
+        begun = np.searchsorted(self.start, address, "left")
+        if not len(self):
+            return np.zeros(len(address), np.uint64)
+        row = np.maximum(begun - 1, 0)
+        inside = np.minimum(address - self.start[row], self.size[row])
+        return self._sums[row] + np.where(begun > 0, inside, np.uint64(0))
+
+    def _holds(self, row: I64, addresses: U64) -> Bools:
+        """Say for each address (bool) whether a row, the last that begins at or before it, holds it; -1 holds none."""
+        if not len(self):
+            return np.zeros(len(row), np.bool_)
+        own = np.maximum(row, 0)
+        return np.asarray((row >= 0) & (addresses - self.start[own] < self.size[own]))
+
+
+def union(*parts: Intervals) -> Intervals:
+    """Return the addresses that any of the rows has, in whatever order these are; touching rows are joined."""
+    start, last = (
+        np.concatenate([np.zeros(0, np.uint64), *columns])
+        for columns in ([part.start for part in parts], [part.last for part in parts])
+    )
+    if not len(start):
+        return Intervals(start, start)
+    order = np.argsort(start, kind="stable")
+    start, reach = start[order], np.maximum.accumulate(last[order])
+    first = np.ones(len(start), np.bool_)
+    # a row that begins at 0 touches whatever comes before it
+    first[1:] = (start[1:] > reach[:-1]) & (start[1:] - _ONE > reach[:-1])
+    begins = np.flatnonzero(first)
+    ends = np.append(begins[1:], len(start)) - 1
+    return Intervals(start[begins], reach[ends] - start[begins] + _ONE)
+
+
+def smallest_owner(start: U64, size: U64, rank: I64 | None = None) -> Intervals:
+    """Divide ranges, in any order, so that no address lies in two: it belongs to the smallest that holds it.
+
+    Given `rank`, it belongs to the one of the lowest rank instead; of equals to the first. `owner` is the row.
+    """
+    order = np.argsort(start, kind="stable")
+    begin, last = start[order], (start + (size - _ONE))[order]
+    if not (begin[1:] <= np.maximum.accumulate(last)[:-1]).any():
+        return Intervals(begin, size[order], order)
+    # rare: no honest system has it
+    ends = [value + 1 for value in last.tolist()]
+    ranks = (size if rank is None else rank)[order].tolist()
+    waiting = [*zip(begin.tolist(), ranks, order.tolist(), ends, strict=True)][::-1]
+    over: list[tuple[int, int, int]] = []  # rank, row and end of those that have begun
+    pieces: list[tuple[int, int, int]] = []  # start, size and row
+    for low, high in itertools.pairwise(sorted({*begin.tolist(), *ends})):
+        while waiting and waiting[-1][0] == low:
+            heapq.heappush(over, waiting.pop()[1:])
+        while over and over[0][2] <= low:
+            heapq.heappop(over)
+        if over:
+            row, before = over[0][1], pieces[-1] if pieces else (0, 0, -1)
+            if before[2] == row and before[0] + before[1] == low:
+                pieces[-1] = before[0], high - before[0], row
+            else:
+                pieces.append((low, high - low, row))
+    table = Intervals.of((low, length) for low, length, _ in pieces)
+    return Intervals(table.start, table.size, np.array([row for _, _, row in pieces], np.int64))
+
+
+def expand(count: I64) -> tuple[I64, I64]:
+    """Return for what has so many members a row for each member: whose it is, and its number among those (int64)."""
+    owner = np.repeat(np.arange(len(count)), count)
+    return owner, np.arange(len(owner)) - np.repeat(np.cumsum(count) - count, count)
+
+
+def chunks(rows: int, size: int = CHUNK) -> Iterator[slice]:
+    """Yield slices that cut a column of `rows` rows into chunks of `size`."""
+    for low in range(0, rows, size):
+        yield slice(low, min(low + size, rows))
+
+
+def neighbours(rows: int) -> Iterator[tuple[slice, slice]]:
+    """Yield slices of the rows from the second on, and of the rows right before them."""
+    for low in range(1, rows, CHUNK):
+        end = min(low + CHUNK, rows)
+        yield slice(low, end), slice(low - 1, end - 1)
+
+
+def total(sizes: U64) -> int:
+    """Return the sum of a column as an exact Python int, however large its members claim to be."""
+    if not len(sizes) or int(sizes.max()) < TOP // len(sizes):
+        return int(sizes.sum())
+    return (int((sizes >> np.uint64(32)).sum()) << 32) + int((sizes & _LOW).sum())
+
+
+def furthest(start: U64, size: U64) -> int:
+    """Return the largest end of any range, 0 if there are none; no range may reach beyond 2**64 - 1."""
+    return max((int((start[part] + size[part]).max()) for part in chunks(len(start))), default=0)
+
+
+def ascending(column: U64) -> bool:
+    """Return True if no member is smaller than the one before it."""
+    return all(bool((column[here] >= column[before]).all()) for here, before in neighbours(len(column)))
+
+
+def breaks(size: U64, *columns: U64) -> Bools:
+    """Say for each row whether it does not continue the one before it in each of `columns`, which grow by `size`."""
+    result = np.ones(len(size), np.bool_)
+    for here, before in neighbours(len(size)):
+        np.not_equal(columns[0][here], columns[0][before] + size[before], out=result[here])
+        for column in columns[1:]:
+            result[here] |= column[here] != column[before] + size[before]
+    return result
+
+
+def joined(start: U64, size: U64, offset: U64) -> tuple[U64, U64, U64]:
+    """Join ranges that continue each other both in `start` and in `offset`."""
+    first = breaks(size, start, offset)
+    if first.all():
+        return start, size, offset
+    index = np.flatnonzero(first)
+    return start[index], np.add.reduceat(size, index), offset[index]
+
+
+def by_start(start: U64, size: U64, offset: U64) -> tuple[U64, U64, U64]:
+    """Sort ranges and their offsets by `start`; the columns themselves if they are in order already."""
+    if ascending(start):
+        return start, size, offset
+    order = np.argsort(start, kind="stable")
+    return start[order], size[order], offset[order]
+
+
+def check_disjoint(start: U64, size: U64) -> None:
+    """Raise OverlapError if two of the ranges, sorted by `start`, share an address; MapError beyond 2**64."""
+    for part in chunks(len(start)):
+        if (start[part] + (size[part] - _ONE) < start[part]).any():
+            raise MapError("a range reaches beyond the end of the address space")
+    for here, before in neighbours(len(start)):
+        bad = np.flatnonzero(start[here] <= start[before] + (size[before] - _ONE))
+        if len(bad):
+            first = before.start + int(bad[0])
+            raise overlap(range_at(start, size, first), range_at(start, size, first + 1))
+
+
+def range_at(start: U64, size: U64, index: int) -> tuple[int, int]:
+    """Return start and end of one range as Python ints."""
+    return int(start[index]), int(start[index]) + int(size[index])
+
+
+def overlap(one: tuple[int, int], other: tuple[int, int]) -> OverlapError:
+    """Return the error that names two ranges, given as start and end, which claim one address."""
+    address = max(one[0], other[0])
+    return OverlapError(
+        f"two rows claim the address 0x{address:x}: 0x{one[0]:x}-0x{one[1]:x} and 0x{other[0]:x}-0x{other[1]:x}",
+        address,
+    )
