@@ -124,7 +124,7 @@ def is_own(path: str) -> bool:
 
 def _modules(
     process: ProcessMemory, found: Ranges, headers: Mapping[int, pe.Facts | None], notes: list[str], *, resident: bool
-) -> list[minidump_writing.Module]:
+) -> list[structures.Module]:
     """Return the modules, the program itself first, as debuggers expect it; the others in order of addresses."""
     listed = list(found.modules)
     there = np.isin(np.array([module.start for module in listed], np.uint64), found.start).tolist()
@@ -182,26 +182,24 @@ def _is_main(module: Module, process: ProcessMemory) -> bool:
     return bool(known) and (name == known or (len(known) in _CUT and name.startswith(known)))
 
 
-def _module(module: Module, header: pe.Facts | None) -> minidump_writing.Module:
+def _module(module: Module, header: pe.Facts | None) -> structures.Module:
     """Return a module as the minidump lists it; its size is the header's, unless lists or the mapping say otherwise."""
     name, size = module.path or module.name or "", module.size
     if header is None:
-        return minidump_writing.Module(module.start, min(size or 0, _FIELD), 0, 0, name)
+        return structures.Module(module.start, min(size or 0, _FIELD), 0, 0, name)
     if size is None or -(-size // PAGE) == -(-header.image.size // PAGE):
         size = header.image.size
     record = structures.NO_CODEVIEW if header.codeview is None else header.codeview
     numbers = header.image.checksum, header.image.timestamp
-    return minidump_writing.Module(module.start, min(size, _FIELD), *numbers, name, record)
+    return structures.Module(module.start, min(size, _FIELD), *numbers, name, record)
 
 
-def _unloaded(metadata: Metadata) -> list[minidump_writing.UnloadedModule] | None:
+def _unloaded(metadata: Metadata) -> list[structures.Module] | None:
     """Return the modules that were unloaded; None if they are not known."""
     if not metadata.unloaded:
         return None
     return [
-        minidump_writing.UnloadedModule(
-            row.start, min(row.size or 0, _FIELD), row.checksum or 0, row.timestamp or 0, row.name or ""
-        )
+        structures.Module(row.start, min(row.size or 0, _FIELD), row.checksum or 0, row.timestamp or 0, row.name or "")
         for each in metadata.unloaded
         for row in each.rows
     ]

@@ -15,6 +15,7 @@ from memcarve.formats.images.machine import read_at
 from memcarve.formats.minidump import structures
 from memcarve.formats.minidump.contexts import registers
 from memcarve.formats.minidump.directory import Directory
+from memcarve.formats.minidump.structures import Module
 from memcarve.intervals import TOP, total
 
 if TYPE_CHECKING:
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from memcarve.dtypes import U8, U64, Bools, Records
     from memcarve.formats.minidump.directory import Stream
 
+    #: start, size and offset of ranges, and whether each is stored, unwritten or misplaced
+    _Ranges = tuple[U64, U64, U64, U8]
 
 _MOST_RANGES = 1 << 23
 _LARGEST_FILE = 1 << 63
@@ -52,24 +55,6 @@ class System(NamedTuple):
     build: int
 
 
-class Module(NamedTuple):
-    """A module: its base and size (bytes, 0 is not known), and its path, which may hold anything; None is not known."""
-
-    base: int
-    size: int
-    name: str | None
-
-
-class UnloadedModule(NamedTuple):
-    """A module that was unloaded: its base and size (bytes, 0 is not known), and its name; None is not known."""
-
-    base: int
-    size: int
-    checksum: int
-    timestamp: int
-    name: str | None
-
-
 class Thread(NamedTuple):
     """A thread: what is 0 is not known. `stack` is start and size in bytes; `registers` are those of the CONTEXT."""
 
@@ -78,15 +63,6 @@ class Thread(NamedTuple):
     stack: tuple[int, int]
     begin: int
     registers: dict[str, int]
-
-
-class _Ranges(NamedTuple):
-    """Ranges of memory, each with whether it is stored, unwritten or misplaced (uint8)."""
-
-    start: U64
-    size: U64
-    offset: U64
-    state: U8
 
 
 class Memory(NamedTuple):
@@ -200,9 +176,7 @@ class Minidump:
                 f"its memory (64-bit) list says that memory lies at 0x{base:x}-0x{base + whole:x} of the file, where "
                 "the header, the directory or a list is"
             )
-        return _Ranges(
-            rows["start"].astype(np.uint64), size, offset, _states(len(rows), _MISPLACED if wrong else _STORED)
-        )
+        return rows["start"].astype(np.uint64), size, offset, _states(len(rows), _MISPLACED if wrong else _STORED)
 
     def _memory32(self, stream: Stream) -> _Ranges:
         """Return the ranges of the list in which each has a place of its own."""
@@ -218,7 +192,7 @@ class Minidump:
                 f"of {wrong} of {len(rows)} entries of its memory list the bytes are said to lie where the header, the "
                 "directory or a list is"
             )
-        return _Ranges(start, size, offset, state)
+        return start, size, offset, state
 
     def _agreed(self, tables: list[_Ranges]) -> _Ranges:
         """Return the ranges of a list; of several lists of one kind nothing tells which one is right.
@@ -226,20 +200,20 @@ class Minidump:
         Where they do not have the same bytes of the file for the same addresses, the bytes are not known.
         """
         if not tables:
-            return _Ranges(*(np.zeros(0, np.uint64),) * 3, _states(0, _STORED))
-        if any(len(table.start) > _MOST_RANGES for table in tables):
+            return *(np.zeros(0, np.uint64),) * 3, _states(0, _STORED)
+        if any(len(table[0]) > _MOST_RANGES for table in tables):
             raise InputError(f"{self.file.path}: has more than {_MOST_RANGES} ranges of memory; it is damaged")
         if len(tables) == 1:
             return tables[0]
         start, size, offset, state = map(np.concatenate, zip(*tables, strict=True))
         rows = np.stack([start, size, offset, state.astype(np.uint64)], axis=1)
-        owner = np.repeat(np.arange(len(tables)), [len(table.start) for table in tables])
+        owner = np.repeat(np.arange(len(tables)), [len(table[0]) for table in tables])
         found, index = np.unique(rows, axis=0, return_inverse=True)
         count = np.zeros(len(found), np.int64)
         pairs = np.unique(np.stack([index.reshape(-1), owner], axis=1), axis=0)
         np.add.at(count, pairs[:, 0], 1)
         state = np.where(count == len(tables), found[:, 3], _MISPLACED).astype(np.uint8)
-        return _Ranges(found[:, 0], found[:, 1], found[:, 2], state)
+        return found[:, 0], found[:, 1], found[:, 2], state
 
     def memory_info(self) -> Records:
         """Return the rows (`layout.MEMORY_INFO`) of what is known of memory; of very many the first."""
@@ -273,20 +247,21 @@ class Minidump:
     def modules(self) -> list[Module]:
         """Return the modules, in the order of the list: the first is the program itself."""
         rows = self._few(self._first(structures.MODULE_LIST, structures.MODULE.size, "module"), "modules", _MOST_ROWS)
-        table = [*structures.MODULE.iter_unpack(rows.tobytes())]
-        names = self._names(row[4] for row in table)
-        return [Module(self._address(base), size, names[place]) for base, size, _, _, place, *_ in table]
+        return self._modules(structures.MODULE, rows)
 
-    def unloaded(self) -> list[UnloadedModule]:
+    def unloaded(self) -> list[Module]:
         """Return the modules that were unloaded, in the order of the list."""
         width = np.dtype((np.void, structures.UNLOADED_MODULE.size))
         rows = self._wide(structures.UNLOADED_MODULE_LIST, width, "unloaded module")
         rows = self._few(rows, "modules that were unloaded", _MOST_ROWS)
-        table = [*structures.UNLOADED_MODULE.iter_unpack(rows.tobytes())]
+        return self._modules(structures.UNLOADED_MODULE, rows)
+
+    def _modules(self, entry: struct.Struct, rows: Records) -> list[Module]:
+        table = [*entry.iter_unpack(rows.tobytes())]
         names = self._names(row[4] for row in table)
         return [
-            UnloadedModule(self._address(base), size, checksum, timestamp, names[place])
-            for base, size, checksum, timestamp, place in table
+            Module(self._address(base), size, checksum, timestamp, names[place])
+            for base, size, checksum, timestamp, place, *_ in table
         ]
 
     def _names(self, places: Iterable[int]) -> dict[int, str | None]:

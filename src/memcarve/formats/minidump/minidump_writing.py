@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from memcarve.dtypes import U64, Records
+    from memcarve.formats.minidump.structures import Module
 
 
 _FIELD = 0xFFFFFFFF  # the largest number that fits
@@ -29,27 +30,6 @@ class System(NamedTuple):
     major: int = 0
     minor: int = 0
     build: int = 0
-
-
-class Module(NamedTuple):
-    """A module; sizes in bytes, 0 is not known. `codeview` is its CodeView record, a whole one."""
-
-    base: int
-    size: int
-    checksum: int
-    timestamp: int
-    name: str
-    codeview: bytes = structures.NO_CODEVIEW
-
-
-class UnloadedModule(NamedTuple):
-    """A module that was unloaded; what is not known is 0, or an empty name."""
-
-    base: int
-    size: int
-    checksum: int
-    timestamp: int
-    name: str
 
 
 class Thread(NamedTuple):
@@ -90,7 +70,7 @@ def head(
     system: System,
     pid: int | None,
     modules: Sequence[Module],
-    unloaded: Sequence[UnloadedModule] | None,
+    unloaded: Sequence[Module] | None,
     threads: Sequence[Thread],
     infos: Records,
     memory: tuple[U64, U64],
@@ -156,17 +136,17 @@ def _modules(blocks: _Blocks, modules: Sequence[Module]) -> bytes:
     for module in modules:
         if module.codeview not in places:
             places[module.codeview] = blocks.add(module.codeview)
-        name = blocks.add(_string(module.name))
+        name = blocks.add(_string(module.name or ""))
         record = len(module.codeview), places[module.codeview]
         numbers = (module.base, module.size, module.checksum, module.timestamp)
         rows.append(structures.MODULE.pack(*numbers, name, *record, 0, 0))
     return b"".join(rows)
 
 
-def _unloaded(blocks: _Blocks, modules: Sequence[UnloadedModule]) -> bytes:
+def _unloaded(blocks: _Blocks, modules: Sequence[Module]) -> bytes:
     """Return the list of modules that were unloaded; names are put before it."""
     head, entry = structures.UNLOADED_MODULE_HEAD, structures.UNLOADED_MODULE
-    rows = [entry.pack(*module[:4], blocks.add(_string(module.name))) for module in modules]
+    rows = [entry.pack(*module[:4], blocks.add(_string(module.name or ""))) for module in modules]
     return head.pack(head.size, entry.size, len(rows)) + b"".join(rows)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from typing import NamedTuple
 
 import numpy as np
 
@@ -66,6 +67,21 @@ INVALID_CONTEXT, INVALID_TEB = 0x10, 0x20  # of the flags
 
 #: a CodeView record without a name: `RSDS`, a GUID, the age, the path of the PDB
 NO_CODEVIEW = b"RSDS" + bytes(16 + 4 + 1)
+
+
+class Module(NamedTuple):
+    """A module, loaded or unloaded: what is 0 is not known, nor a name that is None, which may hold anything.
+
+    `base` and `size` are in bytes. `codeview` is its CodeView record, a whole one; of what is unloaded there is none.
+    """
+
+    base: int
+    size: int
+    checksum: int
+    timestamp: int
+    name: str | None
+    codeview: bytes = NO_CODEVIEW
+
 
 #: protections by their words, and what is added to them
 PROTECTIONS = {

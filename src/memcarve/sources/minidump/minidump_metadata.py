@@ -30,12 +30,7 @@ from memcarve.vocabulary import Kind
 
 if TYPE_CHECKING:
     from memcarve.dtypes import U64, Records
-    from memcarve.formats.minidump.minidump_reading import (
-        Minidump,
-        Module as ModuleRow,
-        Thread as ThreadRow,
-        UnloadedModule as UnloadedRow,
-    )
+    from memcarve.formats.minidump.minidump_reading import Minidump, Thread as ThreadRow
 
 
 #: allocations begin at multiples of this
@@ -151,7 +146,7 @@ def minidump_metadata_of(dump: Minidump, noted: Noted) -> Metadata:
     )
 
 
-def _module(module: ModuleRow, dump: Minidump, notes: list[str]) -> Module | None:
+def _module(module: structures.Module, dump: Minidump, notes: list[str]) -> Module | None:
     if not dump.fits(module.base, module.size):
         notes.append(
             f"{dump.file.path}: the module at 0x{module.base:x} of 0x{module.size:x} bytes ends beyond the last "
@@ -162,7 +157,7 @@ def _module(module: ModuleRow, dump: Minidump, notes: list[str]) -> Module | Non
     return Module(module.base, module.size or None, name or None, None if name == module.name else module.name)
 
 
-def _unloaded(module: UnloadedRow, dump: Minidump, notes: list[str]) -> UnloadedModule | None:
+def _unloaded(module: structures.Module, dump: Minidump, notes: list[str]) -> UnloadedModule | None:
     if not dump.fits(module.base, module.size):
         notes.append(
             f"{dump.file.path}: the unloaded module at 0x{module.base:x} of 0x{module.size:x} bytes ends beyond the "
