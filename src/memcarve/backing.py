@@ -57,7 +57,7 @@ def check_unchanged(backings: Iterable[Backing]) -> None:
             continue
         for span in backing.spans(0, min(backing.size, 1)) or []:
             if span.file.changed():
-                raise InputError(f"{span.file.path}: was changed while it was read")
+                raise InputError("was changed while it was read", subject=span.file.path)
 
 
 class AbsentBacking:
@@ -102,10 +102,10 @@ class FileBacking:
             self._status = os.fstat(self.fd)
         except OSError as error:
             self.close()
-            raise SourceReadError(f"{self.path}: cannot be opened: {error.strerror}") from error
+            raise SourceReadError(f"cannot be opened: {error.strerror}", subject=self.path) from error
         if not stat.S_ISREG(self._status.st_mode):
             self.close()
-            raise InputError(f"{self.path}: is not a regular file; give a file, not a device or a folder")
+            raise InputError("is not a regular file", subject=self.path, remedy="give a file, not a device or a folder")
 
     @property
     def size(self) -> int:
@@ -150,8 +150,10 @@ class FileBacking:
                     data = os.read(self.fd, len(buffer))
         except OSError as error:
             if error.errno == errno.EBADF:
-                raise SourceReadError(f"{self.path}: has been closed") from error
-            raise SourceReadError(f"{self.path}: cannot be read at offset 0x{offset:x}: {error.strerror}") from error
+                raise SourceReadError("has been closed", subject=self.path) from error
+            raise SourceReadError(
+                f"cannot be read at offset 0x{offset:x}: {error.strerror}", subject=self.path
+            ) from error
         buffer[: len(data)] = data
         return len(data)
 
@@ -165,8 +167,9 @@ class FileBacking:
             count = self.read_some(offset + done, buffer[done:])
             if not count:
                 raise SourceReadError(
-                    f"{self.path}: ends at offset 0x{offset + done:x}, before the 0x{len(buffer):x} bytes at "
-                    f"0x{offset:x}; it was 0x{self.size:x} bytes long when it was opened"
+                    f"ends at offset 0x{offset + done:x}, before the 0x{len(buffer):x} bytes at 0x{offset:x}; it was "
+                    f"0x{self.size:x} bytes long when it was opened",
+                    subject=self.path,
                 )
             done += count
 
@@ -221,11 +224,11 @@ class FolderBacking:
         for name, size in files:
             status = self._status(name)
             if not stat.S_ISREG(status.st_mode):
-                raise InputError(f"{self._shown(name)}: is not a regular file")
+                raise InputError("is not a regular file", subject=self._shown(name))
             if status.st_size != size:
                 raise InputError(
-                    f"{self._shown(name)}: is {status.st_size} bytes long and must be {size}; it was changed or cut "
-                    "off: carve it again"
+                    f"is {status.st_size} bytes long and must be {size}; it was changed or cut off: carve it again",
+                    subject=self._shown(name),
                 )
             self._names.append(name)
             self._starts.append(self._starts[-1] + size)
@@ -264,7 +267,8 @@ class FolderBacking:
         """Yield the file's number, the offset in it and the length of each part of a range."""
         if offset < 0 or offset + size > self.size:
             raise SourceReadError(
-                f"{self.path}: its files end at offset 0x{self.size:x}, before the 0x{size:x} bytes at 0x{offset:x}"
+                f"its files end at offset 0x{self.size:x}, before the 0x{size:x} bytes at 0x{offset:x}",
+                subject=self.path,
             )
         index = bisect_right(self._starts, offset) - 1
         while size:
@@ -277,7 +281,7 @@ class FolderBacking:
         """Return one of the files, open at least as long as it is held."""
         with self._lock:
             if self._open is None:
-                raise SourceReadError(f"{self.path}: has been closed")
+                raise SourceReadError("has been closed", subject=self.path)
             file = self._open.pop(index, None)
             if file is None:
                 file = _Lent(os.path.join(self._folder, self._names[index]), follow=False)
@@ -291,14 +295,14 @@ class FolderBacking:
         try:
             return os.lstat(os.path.join(self._folder, name))
         except FileNotFoundError:
-            raise InputError(f"{self._shown(name)}: is missing; put it back, or carve it again") from None
+            raise InputError("is missing", subject=self._shown(name), remedy="put it back, or carve it again") from None
         except OSError as error:
-            raise SourceReadError(f"{self._shown(name)}: cannot be read: {error.strerror}") from error
+            raise SourceReadError(f"cannot be read: {error.strerror}", subject=self._shown(name)) from error
 
     def _compare(self, index: int, status: os.stat_result) -> None:
         size = self._starts[index + 1] - self._starts[index]
         if (status.st_size, status.st_ino, status.st_mtime_ns) != (size, *self._seen[index]):
-            raise InputError(f"{self._shown(self._names[index])}: was changed while it was read")
+            raise InputError("was changed while it was read", subject=self._shown(self._names[index]))
 
     def _shown(self, name: str) -> str:
         return os.path.join(self.path, name)

@@ -61,5 +61,5 @@ def write_sparse(target: Target, view: memoryview) -> None:
 def write_error(error: OSError, target: Target) -> OutputError:
     """Return the error for a write that failed."""
     if error.errno in FULL:
-        return NoSpaceError(f"{target.name}: cannot be written: {error.strerror}")
-    return OutputError(f"{target.name}: cannot be written: {error.strerror}")
+        return NoSpaceError(f"cannot be written: {error.strerror}", subject=target.name)
+    return OutputError(f"cannot be written: {error.strerror}", subject=target.name)

@@ -103,7 +103,7 @@ class GatheredByKernel:
         part = self._mapping[offset : offset + size]
         if len(part) < size:
             self._backing.read_into(offset, self._buffer[:size])  # says where the file ends
-            raise SourceReadError(f"{self._target.name}: the source was shorter when it was opened")
+            raise SourceReadError("the source was shorter when it was opened", subject=self._target.name)
         self._parts.append(part)
         self._places.append(offset)
         self._used += size
@@ -148,9 +148,9 @@ class GatheredByKernel:
         try:
             count = os.preadv(self._target.fd, (view,), self.place)
         except OSError as error:
-            raise OutputError(f"{self._target.name}: cannot be read back: {error.strerror}") from error
+            raise OutputError(f"cannot be read back: {error.strerror}", subject=self._target.name) from error
         if count != size:
-            raise OutputError(f"{self._target.name}: reading back what was written gave {count} of {size} bytes")
+            raise OutputError(f"reading back what was written gave {count} of {size} bytes", subject=self._target.name)
         if self._observe is not None:
             self._observe(view)
 

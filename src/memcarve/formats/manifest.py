@@ -134,15 +134,15 @@ def read(path: str) -> tuple[dict[str, Any], Iterator[Record]]:
         opening.append(line)
         length += len(line)
         if len(opening) > 100_000 or length > _LARGEST_HEADER:  # noqa: PLR2004 - threads and findings are bounded
-            raise NotRecognisedError(f"{path}: has no end to its header; memcarve did not write it")
+            raise NotRecognisedError("has no end to its header; memcarve did not write it", subject=path)
     try:
         header = json.loads("".join(opening).rstrip().removesuffix(",") + "}")
     except (ValueError, RecursionError):
-        raise NotRecognisedError(f"{path}: is not a manifest that memcarve wrote") from None
+        raise NotRecognisedError("is not a manifest that memcarve wrote", subject=path) from None
     if not isinstance(header, dict) or header.get("tool") != TOOL:
-        raise NotRecognisedError(f"{path}: is not a manifest that memcarve wrote")
+        raise NotRecognisedError("is not a manifest that memcarve wrote", subject=path)
     if header.get("schema") != SCHEMA:
-        raise InputError(f"{path}: has schema {header.get('schema')}; this memcarve knows {SCHEMA}")
+        raise InputError(f"has schema {header.get('schema')}; this memcarve knows {SCHEMA}", subject=path)
     return header, _records(path, source)
 
 
@@ -163,10 +163,12 @@ def _source(path: str) -> Iterator[str]:
         with open(path, encoding="utf-8", errors="surrogateescape") as file:
             while line := file.readline(_LONGEST):
                 if len(line) == _LONGEST:
-                    raise NotRecognisedError(f"{path}: holds a line of {_LONGEST >> 20} MiB; memcarve did not write it")
+                    raise NotRecognisedError(
+                        f"holds a line of {_LONGEST >> 20} MiB; memcarve did not write it", subject=path
+                    )
                 yield line
     except OSError as error:
-        raise SourceReadError(f"{path}: cannot be read: {error.strerror}") from error
+        raise SourceReadError(f"cannot be read: {error.strerror}", subject=path) from error
 
 
 def _records(path: str, source: Iterator[str]) -> Iterator[Record]:
@@ -174,17 +176,17 @@ def _records(path: str, source: Iterator[str]) -> Iterator[Record]:
         if line.rstrip("\n") == ' "segments": [':
             break
     else:
-        raise InputError(f"{path}: is cut off: it lists no segments")
+        raise InputError("is cut off: it lists no segments", subject=path)
     for number, line in enumerate(source):
         if line.rstrip("\n") == " ]":
             if next(source, "").rstrip("\n") != "}" or next(source, None) is not None:
-                raise InputError(f"{path}: does not end after its segments")
+                raise InputError("does not end after its segments", subject=path)
             return
         try:
             yield _record(json.loads(line.strip().removesuffix(",")))
         except (ValueError, TypeError, KeyError, RecursionError):
-            raise InputError(f"{path}: segment {number} is damaged: {line.strip()[:60]}") from None
-    raise InputError(f"{path}: is cut off within its segments")
+            raise InputError(f"segment {number} is damaged: {line.strip()[:60]}", subject=path) from None
+    raise InputError("is cut off within its segments", subject=path)
 
 
 def _record(found: dict[str, Any]) -> Record:

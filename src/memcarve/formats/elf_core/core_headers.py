@@ -136,12 +136,13 @@ def read_header(file: FileBacking) -> Header | None:
     bits, order = BITS[ident[4]], ORDERS.get(ident[5], "<")
     layout = struct.Struct(order + HEADERS[bits])
     if len(ident) < IDENT + layout.size:
-        raise InputError(f"{file.path}: is an ELF core that ends inside its header; the file was cut off")
+        raise InputError("is an ELF core that ends inside its header; the file was cut off", subject=file.path)
     _, processor, _, _, table, sections, _, _, row, rows, section, count, _ = layout.unpack_from(ident, IDENT)
     expected = program_type(bits).itemsize
     if rows and row != expected:
         raise InputError(
-            f"{file.path}: is an ELF core whose program headers have {row} bytes (e_phentsize); expected {expected}"
+            f"is an ELF core whose program headers have {row} bytes (e_phentsize); expected {expected}",
+            subject=file.path,
         )
     return Header(bits, order, processor, ident[7], table, expected, rows, sections, section * count)
 

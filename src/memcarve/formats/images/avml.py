@@ -74,7 +74,7 @@ class DecodingBacking:
         """Fill `buffer` with the bytes at `offset`, or raise SourceReadError: also where a chunk is damaged."""
         if offset < 0 or offset + len(buffer) > self.size:
             raise SourceReadError(
-                f"{self.file.path}: decodes to 0x{self.size:x} bytes, not to 0x{len(buffer):x} at 0x{offset:x}"
+                f"decodes to 0x{self.size:x} bytes, not to 0x{len(buffer):x} at 0x{offset:x}", subject=self.file.path
             )
         done = 0
         index = int(np.searchsorted(self._offset, np.uint64(offset), "right")) - 1
@@ -135,11 +135,14 @@ class DecodingBacking:
         try:
             count = cramjam.snappy.decompress_into(data, decoded)
         except cramjam.DecompressionError as error:
-            raise SourceReadError(f"{self.file.path}: the chunk at offset 0x{place:x} is damaged: {error}") from error
+            raise SourceReadError(
+                f"the chunk at offset 0x{place:x} is damaged: {error}", subject=self.file.path
+            ) from error
         if count != len(target):
             raise SourceReadError(
-                f"{self.file.path}: the chunk at offset 0x{place:x} is damaged: it decodes to {count} bytes, not to "
-                f"the {len(target)} that it begins with"
+                f"the chunk at offset 0x{place:x} is damaged: it decodes to {count} bytes, not to the {len(target)} "
+                "that it begins with",
+                subject=self.file.path,
             )
         target[:] = decoded
 
@@ -178,7 +181,9 @@ def read(file: FileBacking) -> MachineMemory | None:
         first = lime.parse_header(begin)
         if first is None or first.version != VERSION:
             found = "a range that ends before it begins" if first is None else f"version {first.version}"
-            raise InputError(f"{file.path}: is AVML, but its first header has {found}; expected version {VERSION}")
+            raise InputError(
+                f"is AVML, but its first header has {found}; expected version {VERSION}", subject=file.path
+            )
     index = _Index()
     position = 0
     while position < file.size:

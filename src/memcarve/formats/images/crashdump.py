@@ -70,16 +70,17 @@ def read(file: FileBacking) -> MachineMemory | None:
     begin = read_at(file, 0, 8)
     if begin == _MAGIC_32:
         raise InputError(
-            f"{file.path}: is a crash dump of 32-bit Windows; memcarve reads those of 64-bit Windows, and raw images "
-            "of both"
+            "is a crash dump of 32-bit Windows; memcarve reads those of 64-bit Windows, and raw images of both",
+            subject=file.path,
         )
     if begin != _MAGIC:
         return None
     data = read_at(file, 0, _HEADER_SIZE)
     if len(data) < _HEADER_SIZE:
         raise InputError(
-            f"{file.path}: is a Windows crash dump that ends inside its header, at 0x{len(data):x} of "
-            f"0x{_HEADER_SIZE:x} bytes; the file was cut off"
+            f"is a Windows crash dump that ends inside its header, at 0x{len(data):x} of 0x{_HEADER_SIZE:x} bytes; "
+            "the file was cut off",
+            subject=file.path,
         )
     root = int(_ROOT.unpack_from(data, _ROOT_AT)[0]) & ~0xFFF  # below are flags, or the PCID
     processor, kind = (int.from_bytes(data[place : place + 4], "little") for place in (_PROCESSOR_AT, _TYPE_AT))
@@ -89,9 +90,10 @@ def read(file: FileBacking) -> MachineMemory | None:
     elif processor != _X86_64:
         word = _OTHER_PROCESSORS.get(processor, "unknown")
         raise InputError(
-            f"{file.path}: is the crash dump of a machine whose processor is {word} (0x{processor:x}); memcarve reads "
-            "page tables of x86 and x86-64 alone: make a full dump of each process on the machine itself (procdump "
-            "-ma), and give those, or use WinDbg"
+            f"is the crash dump of a machine whose processor is {word} (0x{processor:x}); memcarve reads page tables "
+            "of x86 and x86-64 alone: make a full dump of each process on the machine itself (procdump -ma), and "
+            "give those, or use WinDbg",
+            subject=file.path,
         )
     header = _Header(root, kind, notes)
     if kind == _COMPLETE:
@@ -101,8 +103,9 @@ def read(file: FileBacking) -> MachineMemory | None:
     if kind in _RANGES:
         return _from_ranges(file, header)
     raise InputError(
-        f"{file.path}: is {_OTHERS.get(kind, f'a crash dump of the unknown type {kind}')}; memcarve reads complete "
-        "memory dumps, and active or kernel memory dumps with a bitmap (Windows 8 and later)"
+        f"is {_OTHERS.get(kind, f'a crash dump of the unknown type {kind}')}; memcarve reads complete memory dumps, "
+        "and active or kernel memory dumps with a bitmap (Windows 8 and later)",
+        subject=file.path,
     )
 
 
@@ -111,8 +114,9 @@ def _complete(file: FileBacking, header: _Header, data: bytes) -> MachineMemory:
     count, _, _ = _RUN_COUNT.unpack_from(data, _RUNS_AT)
     if count > _MOST_RUNS:
         raise InputError(
-            f"{file.path}: is a complete Windows crash dump whose header lists {count} runs of memory; it has room for "
-            f"{_MOST_RUNS}, so it is damaged or was never filled in"
+            f"is a complete Windows crash dump whose header lists {count} runs of memory; it has room for "
+            f"{_MOST_RUNS}, so it is damaged or was never filled in",
+            subject=file.path,
         )
     first, pages, offset = [], [], []
     place = _HEADER_SIZE
@@ -137,8 +141,9 @@ def _check_pages(file: FileBacking, base: int, length: int) -> None:
     """Raise InputError where no machine can have `length` pages from number `base` on."""
     if base + length > _MOST_PAGES:
         raise InputError(
-            f"{file.path}: is a Windows crash dump that lists 0x{length:x} pages from 0x{base:x} on; no machine has so "
-            "many, the file is damaged"
+            f"is a Windows crash dump that lists 0x{length:x} pages from 0x{base:x} on; no machine has so many, the "
+            "file is damaged",
+            subject=file.path,
         )
 
 
@@ -146,19 +151,21 @@ def _from_bitmap(file: FileBacking, header: _Header) -> MachineMemory:
     """Return the memory of a dump with a bitmap of its pages."""
     data = read_at(file, _HEADER_SIZE, _BITMAP.size)
     if len(data) < _BITMAP.size:
-        raise InputError(f"{file.path}: is a Windows crash dump that ends before its bitmap; the file was cut off")
+        raise InputError("is a Windows crash dump that ends before its bitmap; the file was cut off", subject=file.path)
     signature, valid, place, present, bits = _BITMAP.unpack(data)
     if signature not in {b"FDMP", b"SDMP"} or valid != b"DUMP":
         raise InputError(
-            f"{file.path}: is a Windows crash dump of type {header.kind} without its bitmap: found "
-            f"{signature!r} {valid!r} at 0x{_HEADER_SIZE:x}, expected FDMP or SDMP, and DUMP"
+            f"is a Windows crash dump of type {header.kind} without its bitmap: found {signature!r} {valid!r} at "
+            f"0x{_HEADER_SIZE:x}, expected FDMP or SDMP, and DUMP",
+            subject=file.path,
         )
     begin = _HEADER_SIZE + _BITMAP.size
     size = (bits + 7) // 8
     if bits > _MOST_PAGES or begin + size > place:
         raise InputError(
-            f"{file.path}: is a Windows crash dump whose bitmap of {bits} pages does not end before its first page at "
-            f"0x{place:x}; the file is damaged"
+            f"is a Windows crash dump whose bitmap of {bits} pages does not end before its first page at "
+            f"0x{place:x}; the file is damaged",
+            subject=file.path,
         )
     notes = header.notes
     if begin + size > file.size:
@@ -203,18 +210,20 @@ def _from_ranges(file: FileBacking, header: _Header) -> MachineMemory:
     """Return the memory of a dump with a list of page ranges."""
     data = read_at(file, _HEADER_SIZE, _RANGE_LIST.size)
     if len(data) < _RANGE_LIST.size:
-        raise InputError(f"{file.path}: is a Windows crash dump that ends before its ranges; the file was cut off")
+        raise InputError("is a Windows crash dump that ends before its ranges; the file was cut off", subject=file.path)
     _, signature, valid, _, size, place, counted = _RANGE_LIST.unpack(data)
     if signature != b"RDMP" or valid != b"DUMP":
         raise InputError(
-            f"{file.path}: is a Windows crash dump of type {header.kind} without its ranges: found "
-            f"{signature!r} {valid!r} at 0x{_HEADER_SIZE + 4:x}, expected RDMP and DUMP"
+            f"is a Windows crash dump of type {header.kind} without its ranges: found {signature!r} {valid!r} at "
+            f"0x{_HEADER_SIZE + 4:x}, expected RDMP and DUMP",
+            subject=file.path,
         )
     begin = _HEADER_SIZE + _RANGE_LIST.size
     if place < begin:
         raise InputError(
-            f"{file.path}: is a Windows crash dump whose first page is said to be at 0x{place:x}, inside its headers; "
-            "the file is damaged"
+            f"is a Windows crash dump whose first page is said to be at 0x{place:x}, inside its headers; the file is "
+            "damaged",
+            subject=file.path,
         )
     count = min(size, place - begin) // _RUN.size
     if header.kind == _COUNTED:

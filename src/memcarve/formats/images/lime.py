@@ -80,7 +80,9 @@ def walk(file: FileBacking, kind: str, magic: bytes) -> MachineMemory | None:
         first = parse_header(begin)
         if first is None or first.version != VERSION:
             found = "a range that ends before it begins" if first is None else f"version {first.version}"
-            raise InputError(f"{file.path}: is {kind}, but its first header has {found}; expected version {VERSION}")
+            raise InputError(
+                f"is {kind}, but its first header has {found}; expected version {VERSION}", subject=file.path
+            )
     ranges = _whole(file, magic) or _in_part(file, magic)
     start, size, offset = (column(values) for values in (ranges.start, ranges.size, ranges.offset))
     alone = np.frombuffer(bytes(ranges.alone), np.bool_)

@@ -147,7 +147,8 @@ def bounded(file: FileBacking, count: int, what: str) -> int:
     """Return `count`, the number of rows of a table, or raise InputError where no machine has so many."""
     if count > MOST_RANGES:
         raise InputError(
-            f"{file.path}: has {count} {what}, more than the {MOST_RANGES} that memcarve expects of any machine; "
-            "the file is damaged"
+            f"has {count} {what}, more than the {MOST_RANGES} that memcarve expects of any machine; the file is "
+            "damaged",
+            subject=file.path,
         )
     return count

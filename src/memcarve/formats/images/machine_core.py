@@ -47,8 +47,10 @@ def read(file: FileBacking, *, certain: bool = False) -> MachineMemory | None:
         return None
     if not header.rows and header.sections_size:
         raise InputError(
-            f"{file.path}: is an ELF core of sections alone, without program headers, as Xen's dump-core writes "
-            "domains; memcarve does not read those; take the memory from inside the domain (AVML, LiME)"
+            "is an ELF core of sections alone, without program headers, as Xen's dump-core writes domains; memcarve "
+            "does not read those",
+            subject=file.path,
+            remedy="take the memory from inside the domain (AVML, LiME)",
         )
     table, remarks = program_headers(file, header)
     whole = not remarks

@@ -75,8 +75,9 @@ def read(file: FileBacking) -> MachineMemory | None:
     magic = int.from_bytes(read_at(file, 0, 4), "little")
     if magic in _OLD_MAGICS:
         raise InputError(
-            f"{file.path}: is the state of a VMware machine in the format of 32-bit products, which memcarve does not "
-            "read; give its .vmem"
+            "is the state of a VMware machine in the format of 32-bit products, which memcarve does not read",
+            subject=file.path,
+            remedy="give its .vmem",
         )
     if magic in _MAGICS:
         return _from_metadata(file, _layout(file))
@@ -99,15 +100,17 @@ def _from_metadata(file: FileBacking, layout: _Layout) -> MachineMemory:
     if layout.memory is not None:
         if layout.compressed:
             raise InputError(
-                f"{file.path}: holds the machine's memory compressed by VMware, which memcarve does not read; take "
-                "a snapshot with a .vmem, or convert it with vmss2core"
+                "holds the machine's memory compressed by VMware, which memcarve does not read",
+                subject=file.path,
+                remedy="take a snapshot with a .vmem, or convert it with vmss2core",
             )
         return _laid_out(file, layout, *layout.memory)
     stem, _ = os.path.splitext(file.path)
     path = next((name for name in (stem + ".vmem", stem + ".VMEM") if os.path.isfile(name)), None)
     if path is None:
         raise InputError(
-            f"{file.path}: is a VMware machine's state without its memory; expected {stem + _MEMORY_SUFFIX} beside it"
+            f"is a VMware machine's state without its memory; expected {stem + _MEMORY_SUFFIX} beside it",
+            subject=file.path,
         )
     return _laid_out(memory := FileBacking(path), layout, 0, memory.size)
 
@@ -161,15 +164,16 @@ def _layout(file: FileBacking) -> _Layout:
         notes = ("the file ends inside the memory; a layout behind it, if there was one, is not known",)
     count = count or 0
     if count > _MOST_REGIONS:
-        raise InputError(f"{file.path}: speaks of {count} regions of memory; no machine of VMware's has so many")
+        raise InputError(f"speaks of {count} regions of memory; no machine of VMware's has so many", subject=file.path)
     regions = []
     for index in range(count):
         row = [values[name].get(index) for name in _LAYOUT]
         first, place, pages = row
         if first is None or place is None or pages is None or max(first, place, pages) >= 1 << 32:
             raise InputError(
-                f"{file.path}: does not describe region {index} of the {count} that the memory has: found "
-                f"{dict(zip(_LAYOUT, row, strict=True))}; the file is damaged"
+                f"does not describe region {index} of the {count} that the memory has: found "
+                f"{dict(zip(_LAYOUT, row, strict=True))}; the file is damaged",
+                subject=file.path,
             )
         regions.append((first, place, pages))
     return _Layout(regions, memory, compressed, notes)
@@ -180,12 +184,14 @@ def _tags(file: FileBacking) -> Iterator[_Tag]:
     header = read_at(file, 0, _HEADER.size)
     count = _HEADER.unpack(header)[2] if len(header) == _HEADER.size else 0
     if count > _MOST_GROUPS:
-        raise InputError(f"{file.path}: speaks of {count} groups; no state of a VMware machine has so many")
+        raise InputError(f"speaks of {count} groups; no state of a VMware machine has so many", subject=file.path)
     table = read_at(file, _HEADER.size, count * _GROUP.size)
     groups = _GROUP.iter_unpack(table[: len(table) // _GROUP.size * _GROUP.size])
     position = next((place for name, place, _ in groups if name.partition(b"\0")[0] == b"memory"), None)
     if position is None:
-        raise InputError(f"{file.path}: is a VMware machine's state without a group for its memory; it was cut off")
+        raise InputError(
+            "is a VMware machine's state without a group for its memory; it was cut off", subject=file.path
+        )
     tag: _Tag | None = None
     for _ in range(_MOST_TAGS):
         data = read_at(file, position, _LONGEST_TAG)
@@ -194,11 +200,11 @@ def _tags(file: FileBacking) -> Iterator[_Tag]:
         tag, length = _tag(data, position)
         if tag is None:
             raise InputError(
-                f"{file.path}: ends inside the description of its memory, at 0x{position:x}; it was cut off"
+                f"ends inside the description of its memory, at 0x{position:x}; it was cut off", subject=file.path
             )
         yield tag
         position += length
-    raise InputError(f"{file.path}: has more than {_MOST_TAGS} tags on its memory; the file is damaged")
+    raise InputError(f"has more than {_MOST_TAGS} tags on its memory; the file is damaged", subject=file.path)
 
 
 def _tag(data: bytes, position: int) -> tuple[_Tag | None, int]:

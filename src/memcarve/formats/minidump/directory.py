@@ -84,19 +84,21 @@ class Directory:
         self.notes: list[str] = []
         data = read_at(file, 0, structures.HEADER.size)
         if not data.startswith(structures.MAGIC):
-            raise NotRecognisedError(f"{file.path}: is no minidump")
+            raise NotRecognisedError("is no minidump", subject=file.path)
         if len(data) < structures.HEADER.size:
-            raise InputError(f"{file.path}: is a minidump that ends inside its header; the file was cut off")
+            raise InputError("is a minidump that ends inside its header; the file was cut off", subject=file.path)
         _, _, count, rva, _, _, self.flags = structures.HEADER.unpack(data)
         end = rva + _ROW.itemsize * count
         if count > _MOST_STREAMS or end > file.size:
             raise InputError(
-                f"{file.path}: is a minidump of {count} streams, listed at 0x{rva:x}; the file ends at "
-                f"0x{file.size:x}: it is damaged, or was cut off"
+                f"is a minidump of {count} streams, listed at 0x{rva:x}; the file ends at 0x{file.size:x}: it is "
+                "damaged, or was cut off",
+                subject=file.path,
             )
         if count and rva < structures.HEADER.size:
             raise InputError(
-                f"{file.path}: is a minidump of {count} streams, listed at 0x{rva:x}, inside its header; it is damaged"
+                f"is a minidump of {count} streams, listed at 0x{rva:x}, inside its header; it is damaged",
+                subject=file.path,
             )
         self._streams: dict[int, list[Stream]] = {}
         #: kinds of streams that are listed, and lie where none can

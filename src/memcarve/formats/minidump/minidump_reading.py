@@ -131,12 +131,14 @@ class Minidump:
         if not any(kind in self for kind in lists):
             if self._directory.misplaced.intersection(lists):
                 raise InputError(
-                    f"{self.file.path}: is a minidump whose list of memory is said to lie in its header or directory; "
-                    "it is damaged"
+                    "is a minidump whose list of memory is said to lie in its header or directory; it is damaged",
+                    subject=self.file.path,
                 )
             raise InputError(
-                f"{self.file.path}: is a minidump that holds no memory; make one with full memory (procdump -ma, "
-                "MiniDumpWithFullMemory), or use the memory image of the machine"
+                "is a minidump that holds no memory",
+                subject=self.file.path,
+                remedy="make one with full memory (procdump -ma, MiniDumpWithFullMemory), or use the memory image "
+                "of the machine",
             )
         tables = [
             self._agreed([read(stream) for stream in self._directory.all(kind)])
@@ -150,8 +152,9 @@ class Minidump:
         if len(beyond):
             first = int(beyond[0])
             raise InputError(
-                f"{self.file.path}: its range at 0x{int(start[first]):x} of 0x{int(size[first]):x} bytes reaches "
-                "beyond the last address; it is damaged"
+                f"its range at 0x{int(start[first]):x} of 0x{int(size[first]):x} bytes reaches beyond the last "
+                "address; it is damaged",
+                subject=self.file.path,
             )
         stored, unwritten, misplaced = (state == value for value in (_STORED, _UNWRITTEN, _MISPLACED))
         return Memory(
@@ -167,7 +170,9 @@ class Minidump:
         size = rows["size"].astype(np.uint64)
         whole = total(size)
         if base + whole > _LARGEST_FILE:
-            raise InputError(f"{self.file.path}: its ranges of memory have more bytes than any file; it is damaged")
+            raise InputError(
+                "its ranges of memory have more bytes than any file; it is damaged", subject=self.file.path
+            )
         offset = np.uint64(base) + np.cumsum(size, dtype=np.uint64) - size
         own = self._directory.extent(stream)
         wrong = self._directory.is_structure(base, whole) or (base < own[1] and own[0] < base + whole)
@@ -202,7 +207,7 @@ class Minidump:
         if not tables:
             return *(np.zeros(0, np.uint64),) * 3, _states(0, _STORED)
         if any(len(table[0]) > _MOST_RANGES for table in tables):
-            raise InputError(f"{self.file.path}: has more than {_MOST_RANGES} ranges of memory; it is damaged")
+            raise InputError(f"has more than {_MOST_RANGES} ranges of memory; it is damaged", subject=self.file.path)
         if len(tables) == 1:
             return tables[0]
         start, size, offset, state = map(np.concatenate, zip(*tables, strict=True))
