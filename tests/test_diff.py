@@ -296,7 +296,7 @@ def test_scattered_pages_that_are_neighbours_in_the_dump_are_read_together() -> 
 
 SELECTIONS = st.builds(
     Selection,
-    range=st.sampled_from([None, "all", "user", "kernel"]),
+    half=st.sampled_from([None, "all", "user", "kernel"]),
     address=st.lists(st.tuples(st.integers(0, 24 * PAGE), st.integers(1, 2 * PAGE)), max_size=2).map(
         lambda pairs: tuple((low, low + size) for low, size in pairs)
     ),
@@ -311,7 +311,7 @@ def test_selections(both: tuple[Side, Side, list[int]], selection: Selection) ->
     was, now, _ = both
     base = min(was.there.keys() | now.there.keys() | {TOP - 1})
     selection = selection._replace(address=[(base + low, base + high) for low, high in selection.address])
-    half = {"user": 0, "kernel": 1}.get(selection.range or "all")
+    half = {"user": 0, "kernel": 1}.get(selection.half or "all")
 
     def wanted(row: Expected) -> bool:
         low, high = min(row.was + row.now)[0], max(end for _, end in row.was + row.now)

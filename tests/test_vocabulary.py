@@ -41,7 +41,7 @@ def test_nothing_given_is_no_word() -> None:
 @pytest.mark.parametrize(
     "call",
     [
-        lambda: memcarve.Selection(range="Kernel"),
+        lambda: memcarve.Selection(half="Kernel"),
         lambda: memcarve.Selection(kind=["Stack"]),
         lambda: memcarve.Selection(flag=["rwx"]),
         lambda: memcarve.open(EXAMPLE, trust="Sum"),

@@ -2,12 +2,11 @@
 
     import memcarve
 
-    with memcarve.open("pid.4321.dmp") as dump:
-        process = dump.process()
-        for segment in process.segments():
-            print(segment.name, segment.size)
-        process.space.read(0x7ffe0000, 16)
-        memcarve.carve(process, "out")
+    with memcarve.open("mem.raw") as memory:
+        for process in memory:
+            for segment in process.segments(half="user", min_size=4096):
+                print(process.name, segment.name, segment.size)
+        memcarve.carve(memory.process(4321), "out")
 
 The names below are the public ones; ``docs/library.md`` shows them at work. ``__init__.pyi`` has them, for
 type checkers and for the program itself; each is imported when it is first used, so that ``--help`` does not wait for

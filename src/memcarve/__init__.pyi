@@ -43,6 +43,7 @@ from memcarve.patterns import TextPattern as TextPattern, text_pattern as text_p
 from memcarve.process import (
     Container as Container,
     LeftOut as LeftOut,
+    Location as Location,
     Platform as Platform,
     ProcessEntry as ProcessEntry,
     ProcessMemory as ProcessMemory,

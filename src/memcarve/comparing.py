@@ -237,9 +237,9 @@ def compare(
     Raises UsageError for a selection by labels without a labeller, or where neither side knows of any.
     """
     wanted = selection or Selection()
-    if wanted.range is None:
+    if wanted.half is None:
         halves = {before.half, after.half} - {"all"}
-        wanted = wanted._replace(range=halves.pop() if len(halves) == 1 else "all")
+        wanted = wanted._replace(half=halves.pop() if len(halves) == 1 else "all")
     found = Comparison(before, after, wanted, unchanged=unchanged, progress=progress, block=block)
     if wanted.by_labels:
         found.keep_labelled(wanted, labeller)

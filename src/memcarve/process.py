@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import fnmatch
 import functools
 from abc import ABC, abstractmethod
 from types import MappingProxyType
@@ -19,14 +20,15 @@ from memcarve.vocabulary import Flag, Half, Kind, Split
 
 if TYPE_CHECKING:
     import datetime as dt
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from types import TracebackType
     from typing import Literal, Self
 
     from memcarve.backing import Backing, FileBacking
     from memcarve.dtypes import U64, Bools
-    from memcarve.segments import Labels, Segments
-    from memcarve.space import AddressSpace
+    from memcarve.metadata import Module, Region, Thread
+    from memcarve.segments import Labels, Segment, Segments
+    from memcarve.space import AddressSpace, Extent, Hit
 
 _KERNEL_HALF_32 = 0x80000000
 #: what lies between these addresses needs more than 48 bits
@@ -44,7 +46,7 @@ class Labeller(Protocol):
 class Selection:
     """Which segments are wanted: by half, by addresses they touch (half-open), by size in bytes; None is no limit.
 
-    `range` is ``"user"``, ``"kernel"`` or ``"all"``; None leaves it to the process: all of a dump, the user half of an
+    `half` is ``"user"``, ``"kernel"`` or ``"all"``; None leaves it to the process: all of a dump, the user half of an
     image.
 
     By labels, of each kind any of those given, in any region that a segment touches: `file` (patterns for the mapped
@@ -52,7 +54,7 @@ class Selection:
     (of vocabulary.Kind), `flag` (of vocabulary.Flag). Raises UsageError for a half, kind or flag that there is not.
     """
 
-    range: str | None = None
+    half: str | None = None
     address: Sequence[tuple[int, int]] = ()
     min_size: int | None = None
     max_size: int | None = None
@@ -62,7 +64,7 @@ class Selection:
     flag: Sequence[str] = ()
 
     def __post_init__(self) -> None:
-        Half.check(self.range)
+        Half.check(self.half)
         Kind.check(*self.kind)
         Flag.check(*self.flag)
 
@@ -84,8 +86,8 @@ class Selection:
             touching = here if touching is None else touching | here
         limits = (
             (
-                f"outside --range {self.range}",
-                None if self.range in (None, "all") else segments.in_half(self.range, kernel_half),
+                f"outside --range {self.half}",
+                None if self.half in (None, "all") else segments.in_half(self.half, kernel_half),
             ),
             ("outside --address", touching),
             ("below --min-size", None if self.min_size is None else segments.at_least(self.min_size)),
@@ -176,6 +178,18 @@ class Platform(NamedTuple):
     major: int | None = None
     minor: int | None = None
     build: int | None = None
+
+
+class Location(NamedTuple):
+    """Where an address lies: the offset of its byte in the backing, its segment and its extent.
+
+    No segment holds what page tables map again.
+    """
+
+    address: int
+    offset: int
+    segment: Segment | None
+    extent: Extent
 
 
 class Machine(NamedTuple):
@@ -285,7 +299,7 @@ class ProcessMemory:
         return self.pages is not None
 
     @property
-    def default_range(self) -> str:
+    def default_half(self) -> str:
         """The half that is taken if nobody says: ``"user"`` of an image, else ``"all"``."""
         return "user" if self.is_image else "all"
 
@@ -328,8 +342,8 @@ class ProcessMemory:
         segments = self.space.segments()
         if split != "none":
             segments = self.space.cut(segments, self._places(split))
-        if selection.range is None:
-            selection = selection._replace(range=self.default_range)
+        if selection.half is None:
+            selection = selection._replace(half=self.default_half)
         segments, left_out = selection.apply(segments, self.kernel_half)
         if labeller is None:
             if selection.by_labels:
@@ -380,22 +394,74 @@ class ProcessMemory:
         return next((gap.start for gap in self.space.missing if gap.reason == CUT_OFF), None)
 
     def segments(
-        self, selection: Selection | None = None, split: str = "none", labeller: Labeller | None = None
+        self,
+        selection: Selection | None = None,
+        split: str = "none",
+        labeller: Labeller | None = None,
+        *,
+        half: str | None = None,
+        address: Sequence[tuple[int, int]] = (),
+        min_size: int | None = None,
+        max_size: int | None = None,
+        file: Sequence[str] = (),
+        protection: Sequence[str] = (),
+        kind: Sequence[str] = (),
+        flag: Sequence[str] = (),
     ) -> Segments:
-        """Return the contiguous segments, in order of addresses: those selected, else those of `default_range`.
+        """Return the contiguous segments, in order of addresses: those selected, else those of `default_half`.
 
-        `split` is a vocabulary.Split: where they end, too. `labeller` (a ``memcarve.Labelling``) gives them labels.
+        Select by the words of a `Selection`, or give one. `split` is a vocabulary.Split: where they end, too.
+        `labeller` (a ``memcarve.Labelling``) gives them labels. Raises UsageError if there is no such word, and if both
+        a selection and words of one are given.
         """
-        return self.select(selection or Selection(), split, labeller)[0]
+        words = Selection(half, address, min_size, max_size, file, protection, kind, flag)
+        if selection is not None and words != Selection():
+            raise UsageError("a selection was given, and words of one", remedy="give one or the other")
+        return self.select(selection or words, split, labeller)[0]
+
+    def read(self, address: int, size: int) -> bytes:
+        """Return exactly `size` bytes at an address; raises AddressError, which names the first that is not there."""
+        return self.space.read(address, size)
+
+    def find(self, patterns: bytes | Sequence[bytes], *, half: str | None = None) -> Iterator[Hit]:
+        """Yield every place where one of some patterns lies, in order of addresses; None is `default_half`.
+
+        ``space.find`` searches any segments. Raises ValueError for an empty pattern.
+        """
+        return self.space.find(patterns, self.segments(half=half))
+
+    def locate(self, address: int) -> Location:
+        """Return where an address lies; raises AddressError if nothing is there."""
+        segment, extent = self.space.locate(address)
+        return Location(address, extent.offset + address - extent.start, segment, extent)
+
+    def locate_offset(self, offset: int) -> list[Location]:
+        """Return the places that the input's byte at an offset (of the backing) has in memory: none, one or several."""
+        return [self.locate(address) for address in self.space.addresses_of(offset)]
+
+    @property
+    def regions(self) -> Sequence[Region]:
+        """The regions that the best source lists; none if nothing lists any. `metadata` has all sources."""
+        return next((each.rows for each in self.metadata.regions), ())
+
+    @property
+    def modules(self) -> Sequence[Module]:
+        """The modules that the best source lists; none if nothing lists any. `metadata` has all sources."""
+        return next((each.rows for each in self.metadata.modules), ())
+
+    @property
+    def threads(self) -> Sequence[Thread]:
+        """The threads of all lists, each once; none if nothing lists any. `metadata` has all sources."""
+        return self.metadata.all_threads()
 
 
 class Container(ABC):
     """What a source opened. Close it, or use it in a ``with`` statement: reading needs its files open.
 
-    `default_range` is the half that is taken where nobody says: ``"all"`` of a dump, ``"user"`` of an image.
+    `default_half` is the half that is taken where nobody says: ``"all"`` of a dump, ``"user"`` of an image.
     """
 
-    default_range = "all"
+    default_half = "all"
     #: whether a copy of this program, made by forking, can open processes
     can_be_forked = False
     #: sentences for the user about the input
@@ -453,7 +519,7 @@ class Container(ABC):
         It is part of its evidence, and of an image found with less reading than all of that. Raises what opening a
         process and its evidence raise.
         """
-        return self.open_process(index, self.default_range).metadata
+        return self.open_process(index, self.default_half).metadata
 
     def roots(self) -> list[Any]:
         """Return the plausible page-table roots that lie in the input; raises UsageError where it is no image."""
@@ -463,37 +529,76 @@ class Container(ABC):
     def close(self) -> None:
         """Close the files; a second call does nothing."""
 
-    def process(self, pid: int | None = None) -> ProcessMemory:
-        """Return the memory of one process; `pid` may be left out where there is only one.
+    def process(
+        self, pid: int | None = None, *, entry: ProcessEntry | None = None, index: int | None = None, half: str = "all"
+    ) -> ProcessMemory:
+        """Return the memory of one process: by its number, as one of `processes()`, or by its place there.
 
-        Raises UsageError where it must be named, ProcessError where there is none such.
+        Nothing need be said if there is only one. Raises UsageError if it must be said, ProcessError if there is none
+        such.
         """
-        entries = self.known([] if pid is None else [pid])
-        if pid is None:
+        if entry is not None:
+            index = self.processes().index(entry)
+        if index is None:
+            found = self.choose([] if pid is None else [pid])
+            index = found[0]
+        return self.open_process(index, half)
+
+    def __iter__(self) -> Iterator[ProcessMemory]:
+        """Yield the memory of each process, opened when it is its turn; what is doubtful as a process is left out."""
+        for index in self.certain():
+            yield self.open_process(index)
+
+    def __len__(self) -> int:
+        return len(self.certain())
+
+    def certain(self) -> list[int]:
+        """Return the places in `processes()` of all that nothing speaks against."""
+        return [index for index, entry in enumerate(self.processes()) if not entry.doubts]
+
+    def choose(self, pids: Sequence[int] = (), name: str | None = None) -> list[int]:
+        """Return the places in `processes()` of those with one of some numbers, or a name like the pattern `name`.
+
+        If neither is given there must be one process only. What is left of a process that has ended does not hide the
+        one that has its number now, nor what is doubtful any other. Raises UsageError, ProcessError.
+        """
+        entries = self.known(pids if name is None else [])
+        if not pids and name is None:
             if len(entries) != 1:
-                raise self.choice(entries, "choose with {pid}")
-            return self.open_process(0)
-        return self.open_process(self.matching(entries, pid)[0])
+                raise self._undecided(entries)
+            return [0]
+        if len(entries) == 1 and entries[0].pid is None and entries[0].root is not None:
+            problem = "holds one address space, given by its root, which has neither a number nor a name"
+            raise UsageError(problem, subject=str(self), remedy="leave {pid} and {name} out, or {dtb}")
+        found = [index for pid in pids for index in self._numbered(entries, pid)]
+        if name is not None:
+            named = [
+                at for at, each in enumerate(entries) if fnmatch.fnmatchcase((each.name or "").lower(), name.lower())
+            ]
+            found += [index for index in named if not entries[index].doubts]
+            if not found and named:
+                raise ProcessError(
+                    f"only doubtful processes are named like {name!r} ({listed_of(entries[index] for index in named)})",
+                    subject=str(self),
+                    remedy="take them with {pid}, or with {dtb} by their root",
+                )
+            if not found:
+                raise ProcessError(f"no process is named like {name!r}", subject=str(self))
+        return list(dict.fromkeys(found))
 
-    def matching(self, entries: Sequence[ProcessEntry], pid: int) -> list[int]:
-        """Return the places in `entries` of the processes with a number; raises ProcessError where there is none.
-
-        What is left of a process that has ended does not hide the one that has its number now, nor what is doubtful
-        any other.
-        """
+    def _numbered(self, entries: Sequence[ProcessEntry], pid: int) -> list[int]:
         found = [index for index, entry in enumerate(entries) if entry.pid == pid]
         if not found:
-            listed = ", ".join(map(str, entries[:_LISTED]))
-            raise ProcessError(f"holds no process {pid}; it holds: {listed}", subject=str(self))
+            raise ProcessError(f"holds no process {pid}; it holds: {listed_of(entries)}", subject=str(self))
         certain = [index for index in found if not entries[index].doubts] or found
         running = [index for index in certain if entries[index].state in (None, "running")]
         return running or [index for index in certain if not entries[index].ended] or certain
 
-    def choice(self, entries: Sequence[ProcessEntry], remedy: str) -> UsageError:
-        """Return the error that lists the processes to choose from; `remedy` says how."""
-        listed = ", ".join(map(str, entries[:_LISTED])) + (", ..." if len(entries) > _LISTED else "")
+    def _undecided(self, entries: Sequence[ProcessEntry]) -> UsageError:
         if all(entry == ProcessEntry() for entry in entries):
             listed, remedy = "it does not say which is which", "cut it into one map for each"
+        else:
+            listed, remedy = listed_of(entries), "choose with {pid} or {name}"
         return UsageError(f"holds {len(entries)} processes ({listed})", subject=str(self), remedy=remedy)
 
     def __str__(self) -> str:
@@ -521,6 +626,12 @@ def width_of(start: U64, size: U64) -> int:
     """Return how many bits addresses have, by ranges of them (no size is 0): 57 if any needs more than 48, else 48."""
     last = start + (size - np.uint64(1))
     return 57 if ((last >= _LOWER_END) & (start < _UPPER_START)).any() else 48
+
+
+def listed_of(entries: Iterable[ProcessEntry]) -> str:
+    """Return processes in words, not more than a message can hold."""
+    words = [*map(str, entries)]
+    return ", ".join(words[:_LISTED]) + (", ..." if len(words) > _LISTED else "")
 
 
 _LISTED = 40

@@ -129,7 +129,7 @@ def test_filters(go: Invoke, dump: Path, kind: str) -> None:
     assert ran.code == 0, ran.err
     assert "outside --range kernel" in ran.err
     with memcarve.open(dump) as one, memcarve.open("out") as other:
-        wanted = one.process().segments(memcarve.Selection(range="kernel"))
+        wanted = one.process().segments(memcarve.Selection(half="kernel"))
         found = other.process().segments()
         assert [(each.start, each.end) for each in found] == [(each.start, each.end) for each in wanted]
 
@@ -175,7 +175,7 @@ def test_flat_of_one_byte(go: Invoke, dump: Path, tmp_path: Path) -> None:
 def test_addresses_lie_in_either_half(go: Invoke, few: Truth, tmp_path: Path) -> None:
     """An address of an image means both halves, where --range says nothing."""
     with memcarve.open(few.path) as image:
-        kernel = image.process(1624).segments(memcarve.Selection(range="kernel"))[0]
+        kernel = image.process(1624).segments(memcarve.Selection(half="kernel"))[0]
         wanted = image.process(1624).space.read(kernel.start, 4096)
     bounds = f"0x{kernel.start:x}-0x{kernel.start + 4096:x}"
     ran = go("export", few.path, "--to", "flat", "--pid", 1624, "--address", bounds, "-o", "out")

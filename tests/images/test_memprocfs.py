@@ -308,7 +308,7 @@ def assert_same_pages(machine: Machine, process: Process) -> int:
         for page, frame in zip(address.tolist(), frames.tolist(), strict=True)
     }
     memory, ours = machine.ours.process(process.pid), {}
-    segments = memory.segments(Selection(range=half(process)))
+    segments = memory.segments(Selection(half=half(process)))
     for start, size in zip(segments.start.tolist(), segments.size.tolist(), strict=True):
         data = memory.space.read(start, size)
         ours |= {start + at: digest(data[at : at + PAGE]) for at in range(0, size, PAGE)}

@@ -143,7 +143,7 @@ def test_same_answers_as_without(tmp_path: Path, shape: str) -> None:
     with memcarve.open(truth.path) as container:
         process = container.process(PID)
         assert segments_of(process, "user") == truth.segments(PID, "user")
-        segments = process.segments(memcarve.Selection(range="kernel"))
+        segments = process.segments(memcarve.Selection(half="kernel"))
         assert [(segment.start, segment.size) for segment in segments] == shared.kernel(PID)
         assert not process.incomplete
 
@@ -190,7 +190,7 @@ def test_a_range_that_begins_inside_a_shared_table(tmp_path: Path) -> None:
     slot = shared.slots[0]
     start = shared.address(slot, 3, 5, 7)
     with memcarve.open(shared.truth.path) as container:
-        index = container.matching(container.processes(), PID)[0]
+        index = container.choose([PID])[0]
         space = container.open_span(index, start, start + 17 * HUGE).space
     assert len(space.repeats.start) > 0
     for indexes in ((3, 5, 7), (3, 5, 511), (4, 0, 0), (4, 5, 6), (12, 511, 511), (20, 0, 0)):

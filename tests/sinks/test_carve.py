@@ -255,8 +255,8 @@ def test_skip_zero_can_leave_nothing(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("selection", "starts"),
     [
-        (memcarve.Selection(range="user"), [0x10000, 0x20000, 0x40000]),
-        (memcarve.Selection(range="kernel"), [0xFFFFF80000000000]),
+        (memcarve.Selection(half="user"), [0x10000, 0x20000, 0x40000]),
+        (memcarve.Selection(half="kernel"), [0xFFFFF80000000000]),
         (memcarve.Selection(address=[(0x22000, 0x22001)]), [0x20000]),
         (memcarve.Selection(address=[(0x10FFF, 0x20001)]), [0x10000, 0x20000]),
         (memcarve.Selection(address=[(0x11000, 0x20000)]), []),
@@ -264,7 +264,7 @@ def test_skip_zero_can_leave_nothing(tmp_path: Path) -> None:
         (memcarve.Selection(min_size=2 * PAGE), [0x20000, 0x40000]),
         (memcarve.Selection(max_size=2 * PAGE), [0x10000, 0x40000, 0xFFFFF80000000000]),
         (memcarve.Selection(min_size=2 * PAGE, max_size=2 * PAGE), [0x40000]),
-        (memcarve.Selection(range="user", min_size=PAGE + 1, address=[(0, 0x30000)]), [0x20000]),
+        (memcarve.Selection(half="user", min_size=PAGE + 1, address=[(0, 0x30000)]), [0x20000]),
     ],
 )
 def test_filters(tmp_path: Path, selection: memcarve.Selection, starts: list[int]) -> None:
@@ -434,7 +434,7 @@ def test_map_without_dump(tmp_path: Path) -> None:
     """A map whose dump is not there cannot be carved; the message names --dump."""
     dump = write_dump(tmp_path, ROWS)
     dump.unlink()
-    with pytest.raises(memcarve.InputError, match="--dump"):
+    with pytest.raises(memcarve.InputError, match="dump="):
         carve(tmp_path / "pid.4.map", tmp_path / "out")
     assert listing(tmp_path) == ["pid.4.map"]
 
@@ -661,7 +661,7 @@ class Several(memcarve.Container):
         """Return the processes as they were given."""
         return list(self.entries)
 
-    def open_process(self, index: int, half: str = "all") -> memcarve.ProcessMemory:  # noqa: ARG002
+    def _process(self, index: int) -> memcarve.ProcessMemory:
         """Return the memory, or fail."""
         if index in self.broken:
             raise memcarve.InputError(f"process {index}: is broken on purpose")

@@ -578,7 +578,7 @@ def test_more_than_4_gib(tmp_path: Path) -> None:
 def test_selection(tmp_path: Path) -> None:
     """Only what is chosen is written, and the rest is counted."""
     process = made(tmp_path)
-    said = export_elfcore(process, tmp_path / "core", FileOptions(selection=Selection(range="user")))
+    said = export_elfcore(process, tmp_path / "core", FileOptions(selection=Selection(half="user")))
     assert [(row.reason, row.bytes) for row in said.left_out] == [("outside --range user", PAGE)]
     assert [row.start for row in reopened(tmp_path / "core").segments()] == [start for start, _ in RANGES[:-1]]
 

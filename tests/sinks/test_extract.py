@@ -497,8 +497,8 @@ def test_choosing() -> None:
         return [module.name for module in find_modules(process, Selection(**members)).modules]
 
     assert chosen() == ["User.DLL", "drv.sys"]
-    assert chosen(range="user") == ["User.DLL"]
-    assert chosen(range="kernel") == ["drv.sys"]
+    assert chosen(half="user") == ["User.DLL"]
+    assert chosen(half="kernel") == ["drv.sys"]
     assert chosen(address=[(BASE + 0x4FFF, BASE + 0x5000)]) == ["User.DLL"]
     assert chosen(address=[(BASE + 0x5000, BASE + 0x6000)]) == []
     assert chosen(address=[(0, BASE + 1), (high, high + 1)]) == ["User.DLL", "drv.sys"]

@@ -143,7 +143,7 @@ def image(folder: Path) -> Exported:
     modules = {row.base: row for row in plan.userland.modules}
     places |= {place for start, row in modules.items() for place in (start, start + row.size)}
     path = folder / "image.mdmp"
-    export_minidump(process, path, FileOptions(Selection(range="user")))
+    export_minidump(process, path, FileOptions(Selection(half="user")))
     planned = sorted(plan.userland.threads, key=lambda row: row.tid)
     tebs = {row.tid: row.teb for row in planned if row.mapped}
     there = {start: (row.path, row.size) for start, row in modules.items() if row.name != "gone.dll"}
@@ -251,7 +251,7 @@ def test_cle(exported: Exported, tmp_path: Path) -> None:
     pytest.importorskip("cle", reason="cle is not installed")
     addresses = [address for address in exported.addresses() if address < 1 << 63]
     path = tmp_path / "for-angr.mdmp"
-    export_minidump(exported.process, path, FileOptions(Selection(range="user")), resident=True)
+    export_minidump(exported.process, path, FileOptions(Selection(half="user")), resident=True)
     found = run_cle(path, *map(str, addresses))
     assert found["arch"] == "AMD64"
     whole = {start + size for start, size, _ in exported.ranges}

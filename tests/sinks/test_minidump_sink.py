@@ -523,7 +523,7 @@ def test_architecture(
 def test_unknown_architecture(path: Path) -> None:
     """Where nothing shows the architecture the minidump says unknown, and threads have no registers."""
     process = made(regions=None, metadata=Metadata)
-    found, said = written(process, path, options=FileOptions(Selection(range="user", address=[(0, 0x100000)])),
+    found, said = written(process, path, options=FileOptions(Selection(half="user", address=[(0, 0x100000)])),
                           placeholder_thread=True)  # fmt: skip
     assert found.unpack("<H", 7) == (0xFFFF,)
     assert found.threads() == [(1, 0, (0, 0, 0), b"")]
@@ -566,7 +566,7 @@ def test_platform_of_others(path: Path) -> None:
 
 def test_selection(path: Path) -> None:
     """A selection chooses the memory; what is left out is told, and noted in the file."""
-    found, said = written(made(), path, options=FileOptions(Selection(range="user", min_size=2 * PAGE)))
+    found, said = written(made(), path, options=FileOptions(Selection(half="user", min_size=2 * PAGE)))
     assert [row[:2] for row in found.ranges()] == [
         (0x10000, 2 * PAGE),
         (0x14000, PAGE),
@@ -734,7 +734,7 @@ def test_image(tmp_path: Path) -> None:
         assert len(set(checked.values())) == 4
         with opened_as(MINIDUMP, path) as container:
             again = container.process()
-            user = Selection(range="user")
+            user = Selection(half="user")
             assert [each[:2] for each in again.segments()] == [each[:2] for each in process.segments(user)]
             assert again.platform == process.platform == Platform("windows", 10, 0, again.platform.build)
             known = {

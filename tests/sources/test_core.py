@@ -250,7 +250,7 @@ def test_32_bit_crash(narrow: Real) -> None:
     assert process.pid == thread.tid
     assert any(row.file and row.file.endswith("/program") for row in regions(process))
     assert any(row.kind == "stack" for row in regions(process))
-    assert len(process.segments()) == len(process.segments(Selection(range="user")))
+    assert len(process.segments()) == len(process.segments(Selection(half="user")))
 
 
 # made by hand

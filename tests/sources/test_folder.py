@@ -185,7 +185,7 @@ def test_missing_and_cut_off(tmp_path: Path) -> None:
 
 def test_left_out(tmp_path: Path) -> None:
     """What was left out when the folder was carved is remarked upon; the half it is about is known."""
-    selection = memcarve.Selection(range="user", min_size=2 * PAGE)
+    selection = memcarve.Selection(half="user", min_size=2 * PAGE)
     with opened(carved(tmp_path, selection=selection)) as container:
         process = container.process()
         assert process.half == "user"

@@ -250,8 +250,8 @@ def test_paging_names() -> None:
 @pytest.mark.parametrize(
     ("name", "value", "words"),
     [
-        ("range", "Kernel", ("user", "kernel", "all")),
-        ("range", "", ("user", "kernel", "all")),
+        ("half", "Kernel", ("user", "kernel", "all")),
+        ("half", "", ("user", "kernel", "all")),
         ("kind", ["private", "Stack"], Kind),
         ("kind", "private", Kind),  # a text is a sequence of letters
         ("flag", ["pe-in-privat"], Flag),

@@ -453,7 +453,7 @@ def test_32_bit(tmp_path: Path, capfdbinary: Capture) -> None:
             with opened(f"/proc/{small.pid}") as process:
                 assert process.architecture == "x86"
                 assert process.space.read(0x8048000, 93) == path.read_bytes()
-                assert len(process.segments(memcarve.Selection(range="user"))) == len(process.segments())
+                assert len(process.segments(memcarve.Selection(half="user"))) == len(process.segments())
                 assert int(process.space.start.max()) >= 0xC0000000
             assert b"0x00000000ff" in invoke(capfdbinary, "segments", f"/proc/{small.pid}", "--range", "user").out
         finally:

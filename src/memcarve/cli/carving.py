@@ -67,7 +67,7 @@ def carve(
                     _report(outcome.result._replace(path=os.path.join(out, outcome.folder)), messages)
 
             return finish_several(out, several.outcomes, messages, report)
-        process = container.open_process(indexes[0], filters.half or container.default_range)
+        process = container.open_process(indexes[0], filters.half or container.default_half)
         say(process.notes, quiet=messages.quiet)
         out = write.output or f"{'.'.join([stem, *process_words(process, indexes[0])])}.segments"
         with ProgressBar("carving", messages) as progress:

@@ -150,7 +150,7 @@ def _open(
     """Open one side; what is said of images means nothing to a folder."""
     image: dict[str, Any] = {} if os.path.isdir(path) else {"system": source.system, "limit": source.limit}
     container = stack.enter_context(open_container(path, input_type=input_type, **image))
-    return container.open_process(choose_one(container, process), half or container.default_range)
+    return container.open_process(choose_one(container, process), half or container.default_half)
 
 
 def _page_rows(differences: Iterable[Difference]) -> Iterator[list[int]]:

@@ -70,7 +70,7 @@ def export(
         stem = stem_of(source.dump or file)
         taken: Counter[str] = Counter()
         statuses = []
-        half = filters.half or ("all" if write.kind == "memmap" else container.default_range)
+        half = filters.half or ("all" if write.kind == "memmap" else container.default_half)
         for index in indexes:
             try:
                 process = container.open_process(index, half)

@@ -64,7 +64,7 @@ def extract(
                     _report(outcome.result)
 
             return finish_several(out, several.outcomes, messages, report)
-        process = container.open_process(indexes[0], filters.half or container.default_range)
+        process = container.open_process(indexes[0], filters.half or container.default_half)
         say_notes(process, messages)
         stem = ".".join([stem, *process_words(process, indexes[0])])
         result = one(process, write.output or (f"{stem}.modules.zip" if write.archive else f"{stem}.modules"))

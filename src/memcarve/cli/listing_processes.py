@@ -84,7 +84,7 @@ def processes(file: str, wanted: ProcessList, source: Input, printing: Printing,
 def _page_counts(container: Container, index: int) -> dict[str, int]:
     """Return the number of 4 KiB pages of each kind; nothing if the page tables cannot be walked."""
     try:
-        return container.open_process(index, container.default_range).pages or {}
+        return container.open_process(index, container.default_half).pages or {}
     except InputError as error:
         complain(error)
         return {}

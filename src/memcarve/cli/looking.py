@@ -85,8 +85,7 @@ def locate(file: str, place: str, process: OneProcess, source: Input, printing: 
         columns += [Column("extent", "address"), Column("extent_end", "end"), Column("extent_offset", "number")]
 
         def row(address: int) -> tuple[int | None, ...]:
-            segment, extent = space.locate(address)
-            offset = extent.offset + address - extent.start
+            _, offset, segment, extent = memory.locate(address)
             bounds = (None, None) if segment is None or not known else (segment.start, segment.end)
             return address, offset, *bounds, extent.start, extent.end, extent.offset
 

@@ -68,7 +68,7 @@ class _Search:
     def __init__(self, process: ProcessMemory, selection: Selection, progress: Progress | None) -> None:
         self.process = process
         self.notes: list[str] = []
-        self._half = selection.range or process.default_range
+        self._half = selection.half or process.default_half
         self._known = Known(process.metadata)
         self._mappings = _mappings(self._known.regions)
         self._named = 0

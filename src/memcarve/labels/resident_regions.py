@@ -66,7 +66,7 @@ class Residence:
 
     def _is_wanted(self, regions: Regions, place: int, row: Region, selection: Selection) -> bool:
         kernel = row.start >= self.process.kernel_half
-        half = selection.range or "all"
+        half = selection.half or "all"
         return (
             (half == "all" or kernel == (half == "kernel"))
             and (not selection.address or any(start < row.end and row.start < end for start, end in selection.address))

@@ -96,7 +96,7 @@ class _Several:
         self.folder = folder
         self.options = options
         self.tasks = tasks
-        self.half = options.selection.range or container.default_range
+        self.half = options.selection.half or container.default_half
         self._progress = progress
         # seen by copies, too: whether to stop, and of each process the bytes that are done and those in all
         self._shared = np.frombuffer(mmap.mmap(-1, 8 * (1 + 2 * len(tasks))), np.uint64)

@@ -66,7 +66,7 @@ def extract_several(
         for index in indexes:
             name = folder_name(container.entry(index), index, taken) + _ENDINGS[packed]
             try:
-                process = container.open_process(index, half or container.default_range)
+                process = container.open_process(index, half or container.default_half)
                 result = one(process, os.path.join(folder.path, name))
             except NoSpaceError as error:
                 # what is within says that nothing was kept, as the folder around it will

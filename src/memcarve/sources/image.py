@@ -52,7 +52,7 @@ _HOLE = 3 << 30
 class ImageContainer(Container):
     """The processes of a machine, or the one address space whose root was given."""
 
-    default_range = "user"
+    default_half = "user"
     can_be_forked = True  # nothing but reading at given places is done with the file
 
     def __init__(self, file: FileBacking, memory: PhysicalMemory, options: OpenOptions) -> None:

@@ -174,4 +174,4 @@ def _final_name(handle: Any) -> str:  # noqa: ANN401
 
 def options_of(split: str, labeller: Labelling) -> Options:
     """Return how to carve, as the command does."""
-    return Options(selection=Selection(range="all"), split=split, labeller=labeller)
+    return Options(selection=Selection(half="all"), split=split, labeller=labeller)

@@ -101,7 +101,7 @@ def _of_process(
         vollog.warning(f"{shown}: nothing is known to split by {wanted.split}; its segments are whole")
     options = options_of(split, Labelling("headers"))
     # labels are for what is written
-    segments, left_out = process.select(Selection(range="all"), split, options.labeller if wanted.dump else None)
+    segments, left_out = process.select(Selection(half="all"), split, options.labeller if wanted.dump else None)
     names: list[str | None] = []
     if wanted.dump and len(segments):
         writing = Dump(
