@@ -157,6 +157,13 @@ class FileBacking:
         buffer[: len(data)] = data
         return len(data)
 
+    def read_at(self, offset: int, size: int) -> bytes:
+        """Return `size` bytes at `offset`, fewer only if the file ends before. Raises SourceReadError."""
+        buffer = bytearray(max(min(size, self.size - offset), 0))
+        if buffer:
+            self.read_into(offset, memoryview(buffer))
+        return bytes(buffer)
+
     def read_into(self, offset: int, buffer: memoryview) -> None:
         """Fill `buffer` with the bytes at `offset`, or raise SourceReadError."""
         try:  # the usual case, at the least cost: images are read page by page

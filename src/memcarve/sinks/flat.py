@@ -20,7 +20,6 @@ import numpy as np
 from memcarve.backing import FileBacking
 from memcarve.copying.output_file import BUFFER, Target, seek, write
 from memcarve.errors import AddressError, InputError, NoSpaceError, UsageError, printable
-from memcarve.formats.images.machine import read_at
 from memcarve.intervals import TOP, Intervals
 from memcarve.process import LeftOut
 from memcarve.sinks.ranges import pieces
@@ -299,7 +298,7 @@ def _beside(name: str) -> str:
 def _read_document(path: str) -> dict[str, Any]:
     """Return what memcarve wrote beside a flat file; nothing where it is something else."""
     with contextlib.suppress(InputError, ValueError, RecursionError), FileBacking(path, follow=False) as file:
-        found = json.loads(read_at(file, 0, min(file.size, _LARGEST_DOCUMENT)))
+        found = json.loads(file.read_at(0, min(file.size, _LARGEST_DOCUMENT)))
         if isinstance(found, dict) and (found.get("tool"), found.get("what")) == ("memcarve", "flat"):
             return found
     return {}

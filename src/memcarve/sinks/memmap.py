@@ -14,7 +14,6 @@ import numpy as np
 from memcarve.backing import FileBacking
 from memcarve.copying.output_file import Target, write_error
 from memcarve.errors import InputError, OutputError, TargetExistsError, UsageError
-from memcarve.formats.images.machine import read_at
 from memcarve.formats.memmap.map_writing import RENDERERS, MapRows
 from memcarve.intervals import joined
 from memcarve.missing import OUTSIDE, REASONS
@@ -229,6 +228,6 @@ def _is_own(path: str) -> bool:
     """Say whether a map says that memcarve wrote it."""
     try:
         with FileBacking(path, follow=False) as file:
-            return _MARK in read_at(file, 0, 200).partition(b"\n")[0]
+            return _MARK in file.read_at(0, 200).partition(b"\n")[0]
     except InputError:
         return False

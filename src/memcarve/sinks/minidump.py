@@ -12,7 +12,6 @@ import numpy as np
 
 from memcarve.backing import FileBacking
 from memcarve.errors import InputError, UsageError
-from memcarve.formats.images.machine import read_at
 from memcarve.formats.minidump import minidump_writing, structures
 from memcarve.formats.minidump.contexts import context
 from memcarve.formats.programs import pe
@@ -113,7 +112,7 @@ def is_own(path: str) -> bool:
     """Say whether a file is a minidump that memcarve wrote: its comment, behind the directory, says so."""
     try:
         with FileBacking(path, follow=False) as file:
-            data = read_at(file, 0, _HEAD)
+            data = file.read_at(0, _HEAD)
     except InputError:
         return False
     if not data.startswith(structures.MAGIC) or len(data) < structures.HEADER.size:

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from memcarve.backing import FileBacking
 from memcarve.errors import UsageError
-from memcarve.formats.images.machine import read_at
 from memcarve.sources.listings import ListingFiles
 from memcarve.vocabulary import InputType, Paging, System, Trust
 
@@ -47,7 +46,7 @@ class Opened:
     @functools.cached_property
     def head(self) -> bytes:
         """The first 4096 bytes of the file, fewer if it is shorter; none of a folder."""
-        return b"" if self.is_folder else read_at(self.file, 0, _HEAD)
+        return b"" if self.is_folder else self.file.read_at(0, _HEAD)
 
     def keep(self) -> None:
         """Leave the file open: something else closes it now."""

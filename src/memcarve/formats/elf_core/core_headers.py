@@ -14,7 +14,7 @@ import numpy as np
 
 from memcarve.errors import InputError
 from memcarve.formats.elf_layout import BITS, HEADERS, IDENT, MAGIC, ORDERS, SECTIONS, program_type
-from memcarve.formats.images.machine import bounded, read_at
+from memcarve.formats.images.machine import bounded
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -130,7 +130,7 @@ def read_header(file: FileBacking) -> Header | None:
 
     Raises InputError where it ends too early or its program headers have another size than they must.
     """
-    ident = read_at(file, 0, 64)
+    ident = file.read_at(0, 64)
     if not is_core(ident):
         return None
     bits, order = BITS[ident[4]], ORDERS.get(ident[5], "<")
@@ -155,7 +155,7 @@ def program_headers(file: FileBacking, header: Header) -> tuple[Records, tuple[s
     rows = header.rows
     notes: tuple[str, ...] = ()
     if rows == MANY:
-        info = read_at(file, header.sections + SECTIONS[header.bits][0], 4) if header.sections else b""
+        info = file.read_at(header.sections + SECTIONS[header.bits][0], 4) if header.sections else b""
         if len(info) == 4:  # noqa: PLR2004 - sh_info
             rows = int.from_bytes(info, "little" if header.order == "<" else "big")
         else:  # Linux writes it behind the memory
@@ -175,7 +175,7 @@ def program_headers(file: FileBacking, header: Header) -> tuple[Records, tuple[s
 def _rows(file: FileBacking, header: Header, count: int) -> Records:
     """Return as many of the program headers as there are in the file."""
     there = bounded(file, min(count, max(file.size - header.table, 0) // header.row), "program headers")
-    data = read_at(file, header.table, there * header.row)
+    data = file.read_at(header.table, there * header.row)
     return np.frombuffer(data, program_type(header.bits, header.order))
 
 
@@ -196,7 +196,7 @@ def read_notes(file: FileBacking, header: Header, table: Records) -> Iterator[No
     for begin, size in zip(segments["offset"].tolist(), segments["filesz"].tolist(), strict=True):
         offset, end = begin, min(begin + size, file.size)
         while offset + layout.size <= end and left:
-            data = read_at(file, offset, min(layout.size + _LONGEST_OWNER, end - offset))
+            data = file.read_at(offset, min(layout.size + _LONGEST_OWNER, end - offset))
             name_size, content_size, kind = layout.unpack_from(data)
             owner = data[layout.size : layout.size + min(name_size, _LONGEST_OWNER)].rstrip(b"\0")
             place = min(offset + layout.size + (name_size + 3 & ~3), end)
@@ -241,7 +241,7 @@ def origin(file: FileBacking, header: Header, table: Records) -> Origin:
 
 def _is_kernel(file: FileBacking, note: Note) -> bool:
     """Say whether the process that NT_PRPSINFO names is Linux itself: so it stands in /proc/kcore, and on s390."""
-    return b"vmlinux\0" in read_at(file, note.offset, min(note.size, 64))
+    return b"vmlinux\0" in file.read_at(note.offset, min(note.size, 64))
 
 
 def _placed(header: Header, loads: Records) -> bool:

@@ -28,7 +28,6 @@ from memcarve.formats.elf_core.core_headers import (
     X86_64,
 )
 from memcarve.formats.elf_layout import HEADER_SIZES, HEADERS, MAGIC, SECTIONS, program_type
-from memcarve.formats.images.machine import read_at
 from memcarve.intervals import PAGE, total
 
 if TYPE_CHECKING:
@@ -85,7 +84,7 @@ def architecture(header: Header) -> str | None:
 def status(file: FileBacking, header: Header, note: Note) -> Status | None:
     """Return the thread of a note of type NT_PRSTATUS; None where it is too short."""
     size, tid_at, registers_at = _STATUS[header.bits]
-    data = read_at(file, note.offset, min(note.size, size))
+    data = file.read_at(note.offset, min(note.size, size))
     if len(data) < tid_at + 4:
         return None
     (tid,) = struct.unpack_from(f"{header.order}I", data, tid_at)
@@ -101,7 +100,7 @@ def process_info(file: FileBacking, header: Header, note: Note) -> tuple[int, by
     places = _INFO.get((header.bits, note.size))
     if places is None:
         return None
-    data = read_at(file, note.offset, note.size)
+    data = file.read_at(note.offset, note.size)
     (pid,) = struct.unpack_from(f"{header.order}I", data, places[0])
     return pid, data[places[1] : places[1] + _NAME].partition(b"\0")[0]
 
@@ -110,7 +109,7 @@ def mapped_files(file: FileBacking, header: Header, note: Note) -> list[MappedFi
     """Return what a note of type NT_FILE lists; None where it is damaged."""
     if note.size > _TEXT:
         return None
-    data = read_at(file, note.offset, note.size)
+    data = file.read_at(note.offset, note.size)
     dtype = np.dtype(f"{header.order}u{header.bits // 8}")
     words = np.frombuffer(data[: len(data) // dtype.itemsize * dtype.itemsize], dtype)
     if len(words) < 2 or int(words[0]) > (len(words) - 2) // 3:  # noqa: PLR2004 - count and page size

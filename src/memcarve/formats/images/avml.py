@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from memcarve.errors import InputError, SourceReadError
+from memcarve.errors import SourceReadError
 from memcarve.formats.images import lime
-from memcarve.formats.images.machine import CutOff, MachineMemory, addressable, bounded, column, fitted, read_at
+from memcarve.formats.images.machine import CutOff, MachineMemory, addressable, bounded, column, fitted
 from memcarve.intervals import TOP
 
 if TYPE_CHECKING:
@@ -172,22 +172,14 @@ def read(file: FileBacking) -> MachineMemory | None:
     header makes no sense, or it has more ranges than any machine; and SourceReadError. What makes no sense further on
     ends the file, and a note says so. Close the backing, which closes `file`.
     """
-    begin = read_at(file, 0, lime.HEADER.size)
-    if begin[: len(MAGIC)] != MAGIC:
-        return None
-    if int.from_bytes(begin[4:8], "little") == lime.VERSION:  # not compressed
+    if int.from_bytes(file.read_at(4, 4), "little") == lime.VERSION:  # not compressed
         return lime.walk(file, "AVML", MAGIC)
-    if len(begin) == lime.HEADER.size:
-        first = lime.parse_header(begin)
-        if first is None or first.version != VERSION:
-            found = "a range that ends before it begins" if first is None else f"version {first.version}"
-            raise InputError(
-                f"is AVML, but its first header has {found}; expected version {VERSION}", subject=file.path
-            )
+    if not lime.begins_with(file, "AVML", MAGIC, VERSION):
+        return None
     index = _Index()
     position = 0
     while position < file.size:
-        data = read_at(file, position, lime.HEADER.size)
+        data = file.read_at(position, lime.HEADER.size)
         header = lime.parse_header(data) if len(data) == lime.HEADER.size else None
         if header is None or header.magic != MAGIC or header.version != VERSION:
             index.notes.append(lime.broken_off(file, position, len(data)))
@@ -249,7 +241,7 @@ def _read_block(file: FileBacking, begin: int, size: int, index: _Index) -> int 
     """Add the chunks at `begin` that decode to `size` bytes; return where the next header is, None where none is."""
     position, first, seen = begin, index.decoded[-1], 0
     while index.decoded[-1] - first < size:
-        head = read_at(file, position, _HEAD)
+        head = file.read_at(position, _HEAD)
         chunk = _parse_chunk(head, file.size - position)
         if chunk is None or position + chunk.length > file.size:
             if chunk is not None or len(head) < _HEAD:
@@ -299,7 +291,7 @@ def _decoded_size(data: bytes) -> int:
 
 def _skip_count(file: FileBacking, begin: int, position: int, index: _Index) -> int:
     """Return where the header after a block is whose chunks lie from `begin` to `position`."""
-    data = read_at(file, position, _COUNT)
+    data = file.read_at(position, _COUNT)
     if len(data) == _COUNT and int.from_bytes(data, "little") == position - begin:
         return position + _COUNT
     if len(data) == _COUNT and data[: len(MAGIC)] == MAGIC:  # a writer that leaves the count out

@@ -14,17 +14,18 @@ numbers are little-endian:
 from __future__ import annotations
 
 import struct
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from memcarve.errors import InputError
-from memcarve.formats.images.machine import CutOff, MachineMemory, bounded, column, fitted, machine, read_at
+from memcarve.formats.images.machine import CutOff, bounded, column, fitted, machine
 from memcarve.intervals import PAGE
 
 if TYPE_CHECKING:
     from memcarve.backing import FileBacking
     from memcarve.dtypes import U64
+    from memcarve.formats.images.machine import MachineMemory
 
 _MAGIC, _MAGIC_32 = MAGICS = b"PAGEDU64", b"PAGEDUMP"
 _HEADER_SIZE = 0x2000
@@ -50,8 +51,8 @@ _OTHERS = {
     7: "an automatic memory dump",
 }
 _BITMAP = struct.Struct("<4s4s24xQQQ")  # signatures; offset of the first page, pages that are there, bits
-#: 0x40, signatures, unused; bytes of ranges, offset of the first page; number of ranges (of complete dumps only)
-_RANGE_LIST = struct.Struct("<I4s4sIQQI12x")
+#: behind 0x40: signatures; bytes of ranges, offset of the first page; number of ranges (of complete dumps only)
+_RANGE_LIST = struct.Struct("<4x4s4s4xQQI12x")
 _CHUNK = 1 << 16  # bytes of a bitmap that are looked at together
 
 
@@ -67,7 +68,7 @@ def read(file: FileBacking) -> MachineMemory | None:
     Raises InputError where the dump is 32-bit, of another processor or of a kind that memcarve does not read, and where
     its headers are cut off or make no sense; and SourceReadError.
     """
-    begin = read_at(file, 0, 8)
+    begin = file.read_at(0, 8)
     if begin == _MAGIC_32:
         raise InputError(
             "is a crash dump of 32-bit Windows; memcarve reads those of 64-bit Windows, and raw images of both",
@@ -75,7 +76,7 @@ def read(file: FileBacking) -> MachineMemory | None:
         )
     if begin != _MAGIC:
         return None
-    data = read_at(file, 0, _HEADER_SIZE)
+    data = file.read_at(0, _HEADER_SIZE)
     if len(data) < _HEADER_SIZE:
         raise InputError(
             f"is a Windows crash dump that ends inside its header, at 0x{len(data):x} of 0x{_HEADER_SIZE:x} bytes; "
@@ -149,16 +150,7 @@ def _check_pages(file: FileBacking, base: int, length: int) -> None:
 
 def _from_bitmap(file: FileBacking, header: _Header) -> MachineMemory:
     """Return the memory of a dump with a bitmap of its pages."""
-    data = read_at(file, _HEADER_SIZE, _BITMAP.size)
-    if len(data) < _BITMAP.size:
-        raise InputError("is a Windows crash dump that ends before its bitmap; the file was cut off", subject=file.path)
-    signature, valid, place, present, bits = _BITMAP.unpack(data)
-    if signature not in {b"FDMP", b"SDMP"} or valid != b"DUMP":
-        raise InputError(
-            f"is a Windows crash dump of type {header.kind} without its bitmap: found {signature!r} {valid!r} at "
-            f"0x{_HEADER_SIZE:x}, expected FDMP or SDMP, and DUMP",
-            subject=file.path,
-        )
+    signature, place, present, bits = _second_header(file, header, _BITMAP, (b"FDMP", b"SDMP"), "bitmap")
     begin = _HEADER_SIZE + _BITMAP.size
     size = (bits + 7) // 8
     if bits > _MOST_PAGES or begin + size > place:
@@ -174,8 +166,27 @@ def _from_bitmap(file: FileBacking, header: _Header) -> MachineMemory:
     if found != present and begin + size <= file.size:
         notes += (f"the header speaks of {present} pages, the bitmap of {found}; the bitmap is believed",)
     kind = f"Windows crash dump ({_BITMAPS[header.kind]}, {signature.decode()})"
-    notes += cut.notes()
-    return MachineMemory(kind, file, start, length, offset, cut.listed(), False, header.root, notes)  # noqa: FBT003
+    return machine(kind, file, (start, length, offset), declared=False, root=header.root, notes=notes, cut=cut)
+
+
+def _second_header(
+    file: FileBacking, header: _Header, layout: struct.Struct, signatures: tuple[bytes, ...], what: str
+) -> tuple[Any, ...]:
+    """Return the fields of the header behind the first one, but for its second signature, which must be right."""
+    data = file.read_at(_HEADER_SIZE, layout.size)
+    if len(data) < layout.size:
+        raise InputError(
+            f"is a Windows crash dump that ends before its {what}; the file was cut off", subject=file.path
+        )
+    signature, valid, *fields = layout.unpack(data)
+    if signature not in signatures or valid != b"DUMP":
+        expected = " or ".join(each.decode() for each in signatures)
+        raise InputError(
+            f"is a Windows crash dump of type {header.kind} without its {what}: found {signature!r} {valid!r} near "
+            f"0x{_HEADER_SIZE:x}, expected {expected}, and DUMP",
+            subject=file.path,
+        )
+    return signature, *fields
 
 
 def _bitmap_ranges(file: FileBacking, bits: int, place: int) -> tuple[tuple[U64, U64, U64], CutOff, int]:
@@ -188,7 +199,7 @@ def _bitmap_ranges(file: FileBacking, bits: int, place: int) -> tuple[tuple[U64,
     place = min(place, file.size)  # behind the end is behind the end, and sums stay below 2**64
     parts: list[tuple[U64, U64, U64]] = []
     for low in range(0, min(size, max(file.size - begin, 0)), _CHUNK):
-        data = np.frombuffer(read_at(file, begin + low, min(_CHUNK, size - low)), np.uint8)
+        data = np.frombuffer(file.read_at(begin + low, min(_CHUNK, size - low)), np.uint8)
         flags = np.zeros(len(data) * 8 + 2, np.int8)  # with a clear bit on either side, every run has two edges
         flags[1:-1] = np.unpackbits(data, bitorder="little")
         flags[1 + bits - low * 8 :] = 0
@@ -208,16 +219,7 @@ def _bitmap_ranges(file: FileBacking, bits: int, place: int) -> tuple[tuple[U64,
 
 def _from_ranges(file: FileBacking, header: _Header) -> MachineMemory:
     """Return the memory of a dump with a list of page ranges."""
-    data = read_at(file, _HEADER_SIZE, _RANGE_LIST.size)
-    if len(data) < _RANGE_LIST.size:
-        raise InputError("is a Windows crash dump that ends before its ranges; the file was cut off", subject=file.path)
-    _, signature, valid, _, size, place, counted = _RANGE_LIST.unpack(data)
-    if signature != b"RDMP" or valid != b"DUMP":
-        raise InputError(
-            f"is a Windows crash dump of type {header.kind} without its ranges: found {signature!r} {valid!r} at "
-            f"0x{_HEADER_SIZE + 4:x}, expected RDMP and DUMP",
-            subject=file.path,
-        )
+    _, size, place, counted = _second_header(file, header, _RANGE_LIST, (b"RDMP",), "ranges")
     begin = _HEADER_SIZE + _RANGE_LIST.size
     if place < begin:
         raise InputError(
@@ -233,7 +235,7 @@ def _from_ranges(file: FileBacking, header: _Header) -> MachineMemory:
     if there < count:
         notes += (f"the file ends inside its list of ranges: {there} of {count} are there",)
     bounded(file, there, "ranges")
-    table = np.frombuffer(read_at(file, begin, there * _RUN.size), "<u8").reshape(-1, 2).astype(np.uint64)
+    table = np.frombuffer(file.read_at(begin, there * _RUN.size), "<u8").reshape(-1, 2).astype(np.uint64)
     if header.kind != _COUNTED:
         # page 0 ends the list, unless it stands first: there it can only be the page itself
         unused = np.flatnonzero((table[:, 0] == 0) & ((table[:, 1] == 0) | (np.arange(len(table)) > 0)))

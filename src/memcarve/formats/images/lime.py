@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from memcarve.errors import InputError
-from memcarve.formats.images.machine import bounded, column, machine, read_at
+from memcarve.formats.images.machine import bounded, column, machine
 from memcarve.intervals import TOP
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def parse_header(data: bytes) -> Header | None:
 
 def header_at(file: FileBacking, position: int, magic: bytes, version: int) -> Header | None:
     """Return the header of this kind at a position of a file; None where there is none. Raises SourceReadError."""
-    data = read_at(file, position, HEADER.size)
+    data = file.read_at(position, HEADER.size)
     header = parse_header(data) if len(data) == HEADER.size else None
     return header if header is not None and (header.magic, header.version) == (magic, version) else None
 
@@ -73,16 +73,8 @@ def read(file: FileBacking) -> MachineMemory | None:
 
 def walk(file: FileBacking, kind: str, magic: bytes) -> MachineMemory | None:
     """Return the memory of headers with `magic`, each followed by its bytes; `kind` is what to call it. See `read`."""
-    begin = read_at(file, 0, HEADER.size)
-    if begin[: len(magic)] != magic:
+    if not begins_with(file, kind, magic, VERSION):
         return None
-    if len(begin) == HEADER.size:
-        first = parse_header(begin)
-        if first is None or first.version != VERSION:
-            found = "a range that ends before it begins" if first is None else f"version {first.version}"
-            raise InputError(
-                f"is {kind}, but its first header has {found}; expected version {VERSION}", subject=file.path
-            )
     ranges = _whole(file, magic) or _in_part(file, magic)
     start, size, offset = (column(values) for values in (ranges.start, ranges.size, ranges.offset))
     alone = np.frombuffer(bytes(ranges.alone), np.bool_)
@@ -99,6 +91,19 @@ def walk(file: FileBacking, kind: str, magic: bytes) -> MachineMemory | None:
     memory = machine(kind, file, (start, size, offset), declared=declared, notes=notes)
     named = f"{kind} (AVML)" if gaps and magic == MAGIC else kind
     return memory._replace(kind=named, zeros=zeros if ranges.whole else None, gaps=gaps, left_out=lacking)
+
+
+def begins_with(file: FileBacking, kind: str, magic: bytes, version: int) -> bool:
+    """Return True if a file begins with `magic`; raise InputError if its first header is not one of this version."""
+    data = file.read_at(0, HEADER.size)
+    if data.startswith(magic) and len(data) == HEADER.size:
+        first = parse_header(data)
+        if first is None or first.version != version:
+            found = "a range that ends before it begins" if first is None else f"version {first.version}"
+            raise InputError(
+                f"is {kind}, but its first header has {found}; expected version {version}", subject=file.path
+            )
+    return data.startswith(magic)
 
 
 def alone_notes(size: U64, *, zeros: bool) -> tuple[str, ...]:

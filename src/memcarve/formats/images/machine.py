@@ -88,15 +88,6 @@ class CutOff:
         return (f"more than {MOST_CUT} ranges are cut off; those from 0x{low:x} to 0x{end:x} are counted as one",)
 
 
-def read_at(file: FileBacking, offset: int, size: int) -> bytes:
-    """Return `size` bytes at `offset`, fewer only where the file ends before. Raises SourceReadError."""
-    count = max(min(size, file.size - offset), 0)
-    buffer = bytearray(count)
-    if count:
-        file.read_into(offset, memoryview(buffer))
-    return bytes(buffer)
-
-
 def column(values: object) -> U64:
     """Return a sequence, or an `array.array` of type Q, as a column of its own."""
     return np.array(values, np.uint64).reshape(-1)
@@ -132,13 +123,14 @@ def machine(
     declared: bool,
     root: int | None = None,
     notes: tuple[str, ...] = (),
+    cut: CutOff | None = None,
 ) -> MachineMemory:
     """Return the machine's memory whose bytes lie in a file as they are.
 
     `ranges` are uint64 columns of physical starts, sizes in bytes and offsets in the file, as the container has them:
-    what does not lie in the file is cut off.
+    what does not lie in the file is cut off, like what is in `cut` already.
     """
-    cut = CutOff()
+    cut = cut or CutOff()
     start, size, offset = fitted(*ranges, file.size, cut)
     return MachineMemory(kind, file, start, size, offset, cut.listed(), declared, root, (*notes, *cut.notes()))
 

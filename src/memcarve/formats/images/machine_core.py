@@ -23,7 +23,7 @@ from memcarve.formats.elf_core.core_headers import (
     program_headers,
     read_header,
 )
-from memcarve.formats.images.machine import machine, read_at
+from memcarve.formats.images.machine import machine
 
 if TYPE_CHECKING:
     from memcarve.backing import FileBacking
@@ -92,7 +92,7 @@ def _root(file: FileBacking, note: Note, processor: int) -> int | None:
     end = _QEMU_CONTROL_AT + _QEMU_CONTROL.size
     if note.size < end:
         return None
-    control = _QEMU_CONTROL.unpack_from(read_at(file, note.offset, end), _QEMU_CONTROL_AT)
+    control = _QEMU_CONTROL.unpack_from(file.read_at(note.offset, end), _QEMU_CONTROL_AT)
     if not control[0] & _PAGING:
         return None
     return int(control[3]) & (~0xFFF if processor == X86_64 else ~0x1F)  # below are flags, or the PCID

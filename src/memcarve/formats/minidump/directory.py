@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from memcarve.errors import InputError, NotRecognisedError
-from memcarve.formats.images.machine import read_at
 from memcarve.formats.minidump import structures
 
 if TYPE_CHECKING:
@@ -82,7 +81,7 @@ class Directory:
     def __init__(self, file: FileBacking) -> None:
         self.file = file
         self.notes: list[str] = []
-        data = read_at(file, 0, structures.HEADER.size)
+        data = file.read_at(0, structures.HEADER.size)
         if not data.startswith(structures.MAGIC):
             raise NotRecognisedError("is no minidump", subject=file.path)
         if len(data) < structures.HEADER.size:
@@ -103,7 +102,7 @@ class Directory:
         self._streams: dict[int, list[Stream]] = {}
         #: kinds of streams that are listed, and lie where none can
         self.misplaced: set[int] = set()
-        rows = np.frombuffer(read_at(file, rva, _ROW.itemsize * count), _ROW).tolist()
+        rows = np.frombuffer(file.read_at(rva, _ROW.itemsize * count), _ROW).tolist()
         used = [number for number, (kind, size, _) in enumerate(rows, 1) if size and kind in NAMES]
         # some writers count streams that they leave out, and the first one follows where their entries should be
         self._taken = [(0, structures.HEADER.size), (rva, rva + _ROW.itemsize * max(used, default=0))]
@@ -145,7 +144,7 @@ class Directory:
 
     def head(self, stream: Stream, form: struct.Struct) -> tuple[int, ...] | None:
         """Return what a stream begins with; None if it is too short, or not there."""
-        data = read_at(self.file, stream.place, min(stream.size, form.size))
+        data = self.file.read_at(stream.place, min(stream.size, form.size))
         return form.unpack(data) if len(data) == form.size else None
 
     def rows(self, stream: Stream) -> Rows | None:

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from memcarve.errors import InputError
-from memcarve.formats.images.machine import read_at
 from memcarve.formats.minidump import structures
 from memcarve.formats.minidump.contexts import registers
 from memcarve.formats.minidump.directory import Directory
@@ -247,7 +246,7 @@ class Minidump:
     def comment(self) -> bytes:
         """Return the comment up to its zero, or its beginning; nothing where there is none."""
         stream = self._directory.first(structures.COMMENT)
-        return read_at(self.file, stream.place, min(stream.size, _LONGEST_COMMENT)).partition(b"\0")[0]
+        return self.file.read_at(stream.place, min(stream.size, _LONGEST_COMMENT)).partition(b"\0")[0]
 
     def modules(self) -> list[Module]:
         """Return the modules, in the order of the list: the first is the program itself."""
@@ -287,7 +286,7 @@ class Minidump:
         begins, found = self._begins(), []
         for tid, _, _, _, teb, low, size, _, length, place in structures.THREAD.iter_unpack(rows.tobytes()):
             size_there = 0 if self._directory.is_structure(place, length) else min(length, _LONGEST_CONTEXT)
-            data = read_at(self.file, place, size_there)
+            data = self.file.read_at(place, size_there)
             stack = self._address(low), size
             found.append(Thread(tid, self._address(teb), stack, begins.get(tid, 0), registers(data, architecture)))
         return found
@@ -333,7 +332,7 @@ class Minidump:
         if rows.number > room:
             self._directory.note(f"its {what} list should have {rows.number} entries, and {room} are there")
         there = min(rows.number, room, _MOST_RANGES + 1)
-        return np.frombuffer(read_at(self.file, stream.place + rows.begin, there * row.itemsize), row)
+        return np.frombuffer(self.file.read_at(stream.place + rows.begin, there * row.itemsize), row)
 
     def _few(self, rows: Records, what: str, most: int) -> Records:
         if len(rows) > most:
@@ -345,8 +344,8 @@ class Minidump:
 
         None if it is not in the file, or too long, or if what lies there is something else.
         """
-        size = int.from_bytes(read_at(self.file, place, 4), "little")
-        data = read_at(self.file, place + 4, size) if size <= _LONGEST_NAME else b""
+        size = int.from_bytes(self.file.read_at(place, 4), "little")
+        data = self.file.read_at(place + 4, size) if size <= _LONGEST_NAME else b""
         if self._directory.is_structure(place, 4 + size) or len(data) != size:
             return None
         return data.decode("utf-16-le", "backslashreplace") if data else None

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from memcarve.formats.elf_core import core_headers, process_notes
-from memcarve.formats.images.machine import read_at
 from memcarve.formats.manifest import Record
 from memcarve.intervals import TOP
 from memcarve.metadata import Metadata, Region, Regions, Thread, Threads
@@ -123,7 +122,7 @@ def read_core_notes(file: FileBacking, header: Header, table: Records) -> CoreNo
 def auxiliary_vector(file: FileBacking, known: CoreNotes) -> bytes | None:
     """Return the program's auxiliary vector; None where the core has none of a likely size."""
     note = known.vector
-    return read_at(file, note.offset, note.size) if note is not None and note.size <= _LONGEST_VECTOR else None
+    return file.read_at(note.offset, note.size) if note is not None and note.size <= _LONGEST_VECTOR else None
 
 
 def core_metadata_of(file: FileBacking, header: Header, table: Records, known: CoreNotes) -> Metadata:
@@ -223,7 +222,7 @@ def _without_kernel(rows: list[Region], vdso: int) -> list[Region]:
 def _vdso(file: FileBacking, header: Header, note: Note) -> int | None:
     """Return where the auxiliary vector says that the kernel's virtual library lies (AT_SYSINFO_EHDR)."""
     dtype = np.dtype(f"{header.order}u{header.bits // 8}")
-    data = read_at(file, note.offset, min(note.size, _LONGEST_VECTOR))
+    data = file.read_at(note.offset, min(note.size, _LONGEST_VECTOR))
     pairs = np.frombuffer(data[: len(data) // (2 * dtype.itemsize) * 2 * dtype.itemsize], dtype).reshape(-1, 2)
     found = pairs[pairs[:, 0] == _SYSINFO_EHDR]
     return int(found[0, 1]) if len(found) else None
@@ -234,7 +233,7 @@ def _own(file: FileBacking, note: Note) -> dict[str, Any]:
     if note.size > process_notes.LARGEST_OWN:
         return {}
     try:
-        found = json.loads(read_at(file, note.offset, note.size))
+        found = json.loads(file.read_at(note.offset, note.size))
     except (ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}

@@ -11,7 +11,6 @@ import numpy as np
 from memcarve.backing import AbsentBacking, FileBacking
 from memcarve.errors import CounterpartError, InputError, NotRecognisedError, OverlapError, UsageError
 from memcarve.formats.elf_core import core_headers
-from memcarve.formats.images.machine import read_at
 from memcarve.formats.memmap import BinaryError, MemoryMap
 from memcarve.formats.minidump import structures
 from memcarve.intervals import TOP, chunks, total
@@ -295,7 +294,7 @@ def _stranger(rows: ProcessRows, file: FileBacking | None) -> tuple[str, str]:
     """
     if file is None:
         return "", ""
-    if words := foreign(read_at(file, 0, 16)):
+    if words := foreign(file.read_at(0, 16)):
         raise InputError(f"is {words}", subject=file.path)
     machine = machine_memory(file)
     if machine is not None and machine.backing is not file:
@@ -303,7 +302,7 @@ def _stranger(rows: ProcessRows, file: FileBacking | None) -> tuple[str, str]:
     found = None if machine is None else (machine.kind, IMAGE)
     if found is None and core_headers.read_header(file) is not None:
         found = "ELF core of a process", CORE
-    elif found is None and read_at(file, 0, len(structures.MAGIC)) == structures.MAGIC:
+    elif found is None and file.read_at(0, len(structures.MAGIC)) == structures.MAGIC:
         found = "minidump", MINIDUMP
     elif found is None and rows.file is None and file.size > rows.sum and holds_system(file):
         found = "raw image", IMAGE
