@@ -280,7 +280,7 @@ def test_a_table_of_another_kind_is_refused_with_its_own_option(kind: str, tmp_p
     for holds in tables.keys() - {kind}:
         for data in tables[holds]:
             path = put(tmp_path / "table", data)
-            with pytest.raises(NotRecognisedError, match=f"holds {holds}, not {kind}; give it with --{holds}"):
+            with pytest.raises(NotRecognisedError, match=f"holds {holds}, not {kind}; give it with {holds}="):
                 metadata_from_files(ListingFiles(**{kind: (path,)}), 4)
 
 

@@ -234,7 +234,7 @@ class PhysicalMemory(Intervals):
         first, end = touched = self.touched(mapped)
         if int((end - first).sum()) > len(start) + _MOST_PIECES:
             raise InputError(
-                f"{self.kind}: the physical ranges are in more than {_MOST_PIECES} pieces; this is damaged"
+                f"the physical ranges are in more than {_MOST_PIECES} pieces; this is damaged", subject=self.kind
             )
         found, index = mapped.intersect(self, touched)
         row, low = found.owner, found.start

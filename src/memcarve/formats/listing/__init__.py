@@ -57,9 +57,9 @@ class Listing(TableFile):
             return ProcMaps(text)
         found = recognise_table(text, HEADER)
         if found is None or found.kind == "volatility2 json":
-            raise NotRecognisedError(f"{self.path}: {_what_else(text)}; {_WANTED}")
+            raise NotRecognisedError(f"{_what_else(text)}; {_WANTED}", subject=self.path)
         if isinstance(found, JsonTable) and found.is_empty:
-            raise NotRecognisedError(f"{self.path}: is an empty JSON array; nothing says what table it would be")
+            raise NotRecognisedError("is an empty JSON array; nothing says what table it would be", subject=self.path)
         self._kind = _usable(self.path, found.columns)
         return found if isinstance(found, JsonTable | ArrowTable) else TextListing(text, found, self._kind)
 
@@ -95,7 +95,7 @@ class Listing(TableFile):
             letters += sum([len(cell) for cell in row[1].values() if isinstance(cell, str)])
             if count >= MOST_ROWS or letters > MOST_TEXT:
                 what = f"{MOST_ROWS} rows" if count >= MOST_ROWS else f"{MOST_TEXT} characters"
-                raise MapError(f"{self.path}: has more than {what}; no process has so many regions")
+                raise MapError(f"has more than {what}; no process has so many regions", subject=self.path)
             yield row
 
     def _records(self, table: JsonTable | ArrowTable) -> Iterator[tuple[int, Cells]]:
@@ -103,14 +103,14 @@ class Listing(TableFile):
         for number, record in table.records(used):
             if not isinstance(record, dict) or record.get("__children"):
                 what = "is no object" if not isinstance(record, dict) else "has rows below it, as no known table has"
-                raise MapError(f"{self.place(number)}: {shown_value(record)} {what}")
+                raise MapError(f"{shown_value(record)} {what}", subject=self.place(number))
             yield number, {name: self._value(name, record, number) for name in used}
 
     def _value(self, column: str, record: dict[str, Any], number: int) -> Value:
         try:
             return value_of_record(column, record[column])
         except KeyError:
-            raise MapError(f"{self.place(number)}: {shown_value(record)} lacks {column}") from None
+            raise MapError(f"{shown_value(record)} lacks {column}", subject=self.place(number)) from None
         except ValueError as error:
             raise unusable(self.place(number), column, record[column], error) from None
 
@@ -119,17 +119,20 @@ def _usable(path: str, columns: list[str]) -> Kind:
     """Return the kind of table that has these columns; raise NotRecognisedError if it is of no use."""
     kind = kind_of(columns)
     if kind is None:
-        raise NotRecognisedError(f"{path}: is a table of other columns ({', '.join(columns)[:300]}); {_WANTED}")
+        raise NotRecognisedError(f"is a table of other columns ({', '.join(columns)[:300]}); {_WANTED}", subject=path)
     if kind.refused:
-        raise NotRecognisedError(f"{path}: {kind.refused}")
+        raise NotRecognisedError(kind.refused, subject=path)
     twice = [name for name in (*kind.needed, *kind.optional) if columns.count(name) > 1]
     if twice:
-        raise NotRecognisedError(f"{path}: has the column {twice[0]} more than once; which one counts is not known")
+        raise NotRecognisedError(
+            f"has the column {twice[0]} more than once; which one counts is not known", subject=path
+        )
     lacking = [name for name in kind.needed if name not in columns]
     if lacking:
         raise NotRecognisedError(
-            f"{path}: is what {kind.name} prints, without the column {lacking[0]}, which is needed; run it again "
-            "without hiding it"
+            f"is what {kind.name} prints, without the column {lacking[0]}, which is needed",
+            subject=path,
+            remedy="run it again without hiding it",
         )
     return kind
 

@@ -142,7 +142,7 @@ def value_of_record(column: str, cell: object) -> Value:
 
 def unusable(place: str, column: str, cell: object, error: ValueError) -> MapError:
     """Return the error for a cell that says nothing; `error` is what was expected."""
-    return MapError(f"{place}: {shown_value(cell)} in the column {column} is no {error}; the row cannot be used")
+    return MapError(f"{shown_value(cell)} in the column {column} is no {error}; the row cannot be used", subject=place)
 
 
 def shown_value(value: object) -> str:

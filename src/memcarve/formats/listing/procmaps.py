@@ -55,8 +55,8 @@ class ProcMaps(PrintedTable):
             found = _ROW.fullmatch(line) if len(raw) <= LONGEST_ROW else None
             if found is None and ended:
                 raise MapError(
-                    f"{self.place(number)}: {shown(line)} is no line of /proc/PID/maps (start-end perms offset dev "
-                    "inode path)"
+                    f"{shown(line)} is no line of /proc/PID/maps (start-end perms offset dev inode path)",
+                    subject=self.place(number),
                 )
             if found is None or not ended:  # a path might go on
                 self.note_cut_off(line, number)

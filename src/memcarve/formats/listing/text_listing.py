@@ -62,7 +62,7 @@ class TextListing(TextTable):
     def _split(self, line: bytes, number: int) -> list[str] | None:
         """Return the cells of a line, or None where it is no row."""
         if len(line) > LONGEST_ROW:
-            raise MapError(f"{self.place(number)}: is longer than {LONGEST_ROW >> 10} KiB; no row is")
+            raise MapError(f"is longer than {LONGEST_ROW >> 10} KiB; no row is", subject=self.place(number))
         if line[:4] == self.header.text[:4] and self.header.is_header(line):
             return None
         if self._pretty:
@@ -74,8 +74,9 @@ class TextListing(TextTable):
             return spaced_lines.split(line.decode("utf-8", "surrogateescape"), self.columns)
         except spaced_lines.AmbiguousError:
             raise MapError(
-                f"{self.place(number)}: {shown(line)} can be divided into cells in several ways, as its tabs "
-                "became spaces; write the table into a file (best with -r json) instead of copying it from a terminal"
+                f"{shown(line)} can be divided into cells in several ways, as its tabs became spaces",
+                subject=self.place(number),
+                remedy="write the table into a file (best with -r json) instead of copying it from a terminal",
             ) from None
 
     def _cells(self, line: str) -> list[str] | None:

@@ -65,13 +65,14 @@ class MemoryMap(TableFile):
         unknown = sorted(set(names) - KNOWN)
         if unknown:
             raise NotRecognisedError(
-                f"{text.path}: is a {found.kind} table of other columns ({', '.join(names)}); a memory map is what "
-                "`windows.memmap` prints"
+                f"is a {found.kind} table of other columns ({', '.join(names)}); a memory map is what "
+                "`windows.memmap` prints",
+                subject=text.path,
             )
         for group in (VIRTUAL, SIZE):
             if not set(group) & set(names):
                 raise NotRecognisedError(
-                    f"{text.path}: has no column {group[0]}; a map needs it: run memmap again without hiding it"
+                    f"has no column {group[0]}; a map needs it: run memmap again without hiding it", subject=text.path
                 )
         self.columns = MapColumns(names)
         return found if isinstance(found, JsonTable | ArrowTable) else TextMap(text, found, self.columns)
@@ -121,8 +122,8 @@ class MemoryMap(TableFile):
         if bad.any():
             row = int(np.flatnonzero(bad)[0])
             raise MapError(
-                f"{self.table.place(int(rows.lines[row]))}: the row at 0x{int(rows.virtual[row]):x} of size "
-                f"0x{int(rows.size[row]):x} {why}; the map is damaged"
+                f"the row at 0x{int(rows.virtual[row]):x} of size 0x{int(rows.size[row]):x} {why}; the map is damaged",
+                subject=self.table.place(int(rows.lines[row])),
             )
 
 

@@ -100,12 +100,13 @@ class MapColumns:
         found = _FILE.match(both[1] if both else cell[:LONGEST_ROW])
         if found is None or (found[2] and not MESSAGE.match(found[2])):
             raise MapError(
-                f"{place(row)}: {shown(cell)} is nothing that the column File output holds (Disabled, "
-                "Error outputting to file, or the name of a .dmp file)"
+                f"{shown(cell)} is nothing that the column File output holds (Disabled, Error outputting to file, or "
+                "the name of a .dmp file)",
+                subject=place(row),
             )
         code = self.intern(found[1])
         if code is None:
-            raise MapError(f"{place(row)}: more than {_MOST_TEXTS} different files are named")
+            raise MapError(f"more than {_MOST_TEXTS} different files are named", subject=place(row))
         return code, bool(found[2]) or both is not None
 
     def intern(self, text: bytes) -> int | None:

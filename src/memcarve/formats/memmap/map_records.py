@@ -30,8 +30,8 @@ def json_rows(table: JsonTable, columns: MapColumns) -> Iterator[Rows]:
             numbers: list[Any] = [record.get(name) for name in wanted] if isinstance(record, dict) else [None]
             if not all(type(value) is int and 0 <= value < TOP for value in numbers):
                 raise MapError(
-                    f"{table.place(line)}: {shown(str(found).encode('utf-8', 'replace'))} lacks a whole number in "
-                    f"{', '.join(wanted)}"
+                    f"{shown(str(found).encode('utf-8', 'replace'))} lacks a whole number in {', '.join(wanted)}",
+                    subject=table.place(line),
                 )
             if "PID" in columns.names and type(record.get("PID")) is int:
                 builder.owned(record["PID"], str(record.get("Process")))

@@ -115,7 +115,7 @@ class TextMap(TextTable):
     def _owned(self, found: list[bytes], number: int, builder: Builder) -> None:
         pid = found[self.columns.index("PID")]
         if not re.fullmatch(rb"\d{1,18}", pid):
-            raise MapError(f"{self.place(number)}: {shown(pid)} is no process id")
+            raise MapError(f"{shown(pid)} is no process id", subject=self.place(number))
         name = found[self.columns.index("Process")] if "Process" in self.columns else b""
         builder.owned(int(pid), name.decode("utf-8", "backslashreplace"))
 
@@ -123,13 +123,14 @@ class TextMap(TextTable):
         """Pass over a message, or raise MapError."""
         if _EXCERPT.fullmatch(line):
             raise MapError(
-                f"{self.place(number)}: {shown(line)} says that rows were left out; a map must be whole: run "
-                "memmap again with its output into a file"
+                f"{shown(line)} says that rows were left out; a map must be whole: run memmap again with its output "
+                "into a file",
+                subject=self.place(number),
             )
         if any(b"0x" in cell for cell in numbers[: 1 if self.in_message else None]):
             cell = next(cell for cell in numbers if not _NUMBER.fullmatch(cell))
             why = "was shortened" if _SHORTENED.search(cell) else "is no hexadecimal number of up to 64 bits"
-            raise MapError(f"{self.place(number)}: {shown(cell)} {why}; the row cannot be used")
+            raise MapError(f"{shown(cell)} {why}; the row cannot be used", subject=self.place(number))
         self.pass_over(line, number)
 
     def _is_whole(self, line: bytes, builder: Builder) -> bool:

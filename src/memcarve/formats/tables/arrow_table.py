@@ -35,10 +35,12 @@ class ArrowTable(PrintedTable):
             from pyarrow import ipc, parquet  # noqa: PLC0415
         except ImportError:
             raise MissingExtraError(
-                f"{path}: is a Parquet or Arrow file; to read it: pip install 'memcarve[arrow]'"
+                "is a Parquet or Arrow file; to read it: pip install 'memcarve[arrow]'", subject=path
             ) from None
         if text.compression:
-            raise NotRecognisedError(f"{path}: is a compressed Parquet or Arrow file; decompress it first")
+            raise NotRecognisedError(
+                "is a compressed Parquet or Arrow file", subject=path, remedy="decompress it first"
+            )
         self._errors = (pa.ArrowException, OSError, ValueError, OverflowError)
         kind = "parquet" if text.head.startswith(b"PAR1") else "arrow"
         super().__init__(text, f"volatility3 {kind}", [])
@@ -57,7 +59,7 @@ class ArrowTable(PrintedTable):
         except self._errors as error:
             raise self._damaged(error) from error
         if len({*self.columns}) < len(self.columns):
-            raise MapError(f"{path}: has two columns of one name ({', '.join(self.columns)})")
+            raise MapError(f"has two columns of one name ({', '.join(self.columns)})", subject=path)
 
     def converted(self, names: Sequence[str], convert: Callable[[list[Any], int], _Converted]) -> Iterator[_Converted]:
         """Yield what `convert` makes of each batch: of its columns of these names, and the number of its first row.
@@ -82,4 +84,6 @@ class ArrowTable(PrintedTable):
             yield number, dict(zip(names, cells, strict=True))
 
     def _damaged(self, error: Exception) -> MapError:
-        return MapError(f"{self.path}: is a damaged {self.kind.split()[1]} file ({' '.join(str(error).split())[:200]})")
+        return MapError(
+            f"is a damaged {self.kind.split()[1]} file ({' '.join(str(error).split())[:200]})", subject=self.path
+        )

@@ -82,7 +82,7 @@ class JsonTable(PrintedTable):
                 elif MESSAGE.match(line) or (self._in_message and not line.startswith(b"{")):
                     self._in_message = True
                 else:
-                    raise MapError(f"{self.place(number)}: {shown(line)} is not a JSON object")
+                    raise MapError(f"{shown(line)} is not a JSON object", subject=self.place(number))
         return numbers, found
 
 
@@ -137,7 +137,7 @@ def _elements(chunks: Iterable[bytes], path: str, after: re.Pattern[str] = _ARRA
         if len(text) > _LARGEST:
             break
     if len(text) > _LARGEST or not begun or "}" in text:
-        raise MapError(f"{path}: element {number + 1} of its JSON array is not JSON")
+        raise MapError(f"element {number + 1} of its JSON array is not JSON", subject=path)
     yield []
 
 

@@ -104,7 +104,9 @@ class TextFile:
             cut = len(data) if self._ended else data.rfind(b"\n") + 1
             rest = data[cut:]
             if len(rest) > LONGEST_LINE:
-                raise MapError(f"{self.path}: holds a line of more than {LONGEST_LINE >> 20} MiB; that is no table")
+                raise MapError(
+                    f"holds a line of more than {LONGEST_LINE >> 20} MiB; that is no table", subject=self.path
+                )
             if cut:
                 yield memoryview(data)[:cut]
         if rest:
@@ -148,17 +150,18 @@ class TextFile:
         try:
             return self._decoder.decode(data).encode("utf-8", "surrogatepass")
         except UnicodeError as error:
-            raise MapError(f"{self.path}: is not {self.encoding.upper()} throughout: {error}") from error
+            raise MapError(f"is not {self.encoding.upper()} throughout: {error}", subject=self.path) from error
 
     def _read(self, size: int) -> bytes:
         try:
             return self._stream.read(size) or b""
         except MemoryError as error:
-            raise MapError(f"{self.path}: its compressed data asks for too much memory") from error
+            raise MapError("its compressed data asks for too much memory", subject=self.path) from error
         except _damages() as error:
             raise MapError(
-                f"{self.path}: the {self.compression} data is damaged or ends early ({error}); decompress it to see "
-                "what is left"
+                f"the {self.compression} data is damaged or ends early ({error})",
+                subject=self.path,
+                remedy="decompress it to see what is left",
             ) from error
 
     def _decompressed(self) -> io.BufferedIOBase:

@@ -43,7 +43,7 @@ class TextTable(PrintedTable):
         """Return the error for a line that is neither a row nor a message."""
         why = why or f"is neither a row of {len(self.columns)} cells nor a message of Volatility"
         return MapError(
-            f"{self.place(number)}: {shown(line)} {why}; remove it if it does not belong to the table{remedy}"
+            f"{shown(line)} {why}; remove it if it does not belong to the table{remedy}", subject=self.place(number)
         )
 
 

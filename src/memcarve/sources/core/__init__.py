@@ -71,7 +71,7 @@ class CoreContainer(Container):
         known = self._known
         if not len(self.loads) and known.own is None:
             why = self._remarks[0] if self._remarks else "it has notes alone; gcore writes cores with memory"
-            raise InputError(f"{self.file.path}: is the core of a process that holds no memory: {why}")
+            raise InputError(f"is the core of a process that holds no memory: {why}", subject=self.file.path)
         space, shared = self._space()
         left_out = _left_out(space)
         missing = [
@@ -119,7 +119,7 @@ class CoreContainer(Container):
         whole = np.maximum(stored, whole)
         top = np.uint64((1 << self.header.bits) - 1)
         if ((whole > 0) & (whole - np.uint64(1) > top - start)).any():
-            raise MapError(f"{path}: a segment of the core reaches beyond the last address; the file is damaged")
+            raise MapError("a segment of the core reaches beyond the last address; the file is damaged", subject=path)
         there = np.minimum(stored, limit - np.minimum(offset, limit))
         noted = np.array(self._known.missing, np.uint64).reshape(-1, 3)
         missing = MissingMemory(

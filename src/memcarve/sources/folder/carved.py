@@ -87,7 +87,7 @@ class FolderContainer(Container):
             missing = _missing(path)
             digest = _sha256(document)
             if document.changed():
-                raise InputError(f"{path}: was changed while it was read")
+                raise InputError("was changed while it was read", subject=path)
         self._backings.append(backing)
         starts, sizes = np.array(start, np.uint64), np.array(size, np.uint64)
         offsets = np.cumsum(sizes, dtype=np.uint64) - sizes
@@ -130,19 +130,21 @@ def _folders(path: str) -> list[str]:
         return [path]
     names = manifest.processes(listing) if _is_regular(listing) else None
     if names is None:
-        raise InputError(f"{listing}: is not what memcarve writes; give one of the folders beside it")
+        raise InputError("is not what memcarve writes", subject=listing, remedy="give one of the folders beside it")
     if not names:
-        raise InputError(f"{path}: holds no process: carving each of them failed")
+        raise InputError("holds no process: carving each of them failed", subject=path)
     found = []
     for name in names:
         if not _FOLDER.fullmatch(name):
-            raise InputError(f"{listing}: {name[:80]!r} is no name of a folder that memcarve carves")
+            raise InputError(f"{name[:80]!r} is no name of a folder that memcarve carves", subject=listing)
         folder = os.path.join(path, name)
         if os.path.islink(folder) or not os.path.isdir(folder):
-            raise InputError(f"{folder}: is listed in {manifest.PROCESSES} and is no folder; put it back")
+            raise InputError(
+                f"is listed in {manifest.PROCESSES} and is no folder", subject=folder, remedy="put it back"
+            )
         found.append(folder)
     if len(set(found)) < len(found):
-        raise InputError(f"{listing}: lists a folder twice")
+        raise InputError("lists a folder twice", subject=listing)
     return found
 
 
@@ -152,7 +154,7 @@ def _opened(folder: str) -> tuple[dict[str, Any], Iterator[Record]]:
     if not os.path.lexists(path):
         raise InputError(_bare(folder))
     if not _is_regular(path):
-        raise InputError(f"{path}: is not a regular file")
+        raise InputError("is not a regular file", subject=path)
     try:
         return manifest.read(path)
     except NotRecognisedError as error:
@@ -178,14 +180,14 @@ def _files(path: str, records: Iterator[Record], start: array[int], size: array[
         named = manifest.FILE_NAME.fullmatch(record.file)
         if not named or named.groups() != (f"{here[0]:016x}", f"{here[1]:016x}") or not here[0] < here[1] <= TOP:
             raise InputError(
-                f"{path}: {record.file[:80]!r} is no file name of the segment 0x{record.start:x}-0x{record.end:x}"
+                f"{record.file[:80]!r} is no file name of the segment 0x{record.start:x}-0x{record.end:x}", subject=path
             )
         if here[0] < before[1]:
             both = f"0x{before[0]:x}-0x{before[1]:x} and 0x{here[0]:x}-0x{here[1]:x}"
             if here[1] <= before[0]:
-                raise InputError(f"{path}: its segments {both} are not in order of addresses")
+                raise InputError(f"its segments {both} are not in order of addresses", subject=path)
             address = max(here[0], before[0])
-            raise OverlapError(f"{path}: two segments claim the address 0x{address:x}: {both}", address)
+            raise OverlapError(f"two segments claim the address 0x{address:x}: {both}", address, subject=path)
         before = here
         yield record.file, record.size  # whoever takes it holds the size against the file's
         start.append(record.start)
@@ -207,11 +209,11 @@ def _missing(path: str) -> MissingMemory:
                     begin, end = int(row["start"], 16), int(row["end"], 16)
                     place = REASONS.index(row["reason"])
                 except (ValueError, TypeError, KeyError, RecursionError):
-                    raise InputError(f"{path}: what is missing is damaged: {text.strip()[:80]}") from None
+                    raise InputError(f"what is missing is damaged: {text.strip()[:80]}", subject=path) from None
                 if not 0 <= begin < end <= TOP or end - begin == TOP:
-                    raise InputError(f"{path}: what is missing is damaged: {text.strip()[:80]}")
+                    raise InputError(f"what is missing is damaged: {text.strip()[:80]}", subject=path)
                 if len(start) == _MOST_MISSING:
-                    raise InputError(f"{path}: lists more than {_MOST_MISSING} missing ranges")
+                    raise InputError(f"lists more than {_MOST_MISSING} missing ranges", subject=path)
                 start.append(begin)
                 size.append(end - begin)
                 reason.append(place)

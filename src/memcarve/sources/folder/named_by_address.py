@@ -94,7 +94,9 @@ class NamedContainer(Container):
         found: dict[tuple[object, ...], _Files] = {}
         for count, (name, status) in enumerate(_entries(path), 1):
             if count > _MOST:
-                raise InputError(f"{path}: holds more than {_MOST} files; give a folder with the files of one process")
+                raise InputError(
+                    f"holds more than {_MOST} files", subject=path, remedy="give a folder with the files of one process"
+                )
             matched = _matched(name)
             if matched is None:
                 self._others += 1
@@ -109,9 +111,9 @@ class NamedContainer(Container):
             files.size.append(size)
         if not found:
             raise InputError(
-                f"{path}: is a folder without segments.json, and of its {_files(self._others)} none is named by "
-                "addresses; give an image, a dump or its map, a folder that memcarve carved, or files named "
-                f"{_ACCEPTED}"
+                f"is a folder without segments.json, and of its {_files(self._others)} none is named by addresses; "
+                f"give an image, a dump or its map, a folder that memcarve carved, or files named {_ACCEPTED}",
+                subject=path,
             )
         self._found = sorted(found.values(), key=_order)
         entries = Counter(files.entry for files in self._found)
@@ -194,9 +196,10 @@ class NamedContainer(Container):
             first, second = names[int(shared[0])], names[int(shared[0]) + 1]
             address = int(starts[int(shared[0]) + 1])
             raise OverlapError(
-                f"{self.path}: {first} and {second} both hold the address 0x{address:x}; put the files of each process "
-                "and of each moment into a folder of their own",
+                f"{first} and {second} both hold the address 0x{address:x}",
                 address,
+                subject=self.path,
+                remedy="put the files of each process and of each moment into a folder of their own",
             )
 
 
@@ -207,7 +210,7 @@ def _entries(path: str) -> Iterator[tuple[str, os.stat_result]]:
             for entry in entries:
                 yield entry.name, entry.stat(follow_symlinks=False)
     except OSError as error:
-        raise SourceReadError(f"{error.filename or path}: cannot be read: {error.strerror}") from error
+        raise SourceReadError(f"cannot be read: {error.strerror}", subject=error.filename or path) from error
 
 
 def _matched(name: str) -> tuple[_Writer, dict[str, str], str] | None:
@@ -225,17 +228,20 @@ def _matched(name: str) -> tuple[_Writer, dict[str, str], str] | None:
 def _bounds(path: str, parts: dict[str, str], status: os.stat_result) -> tuple[int, int]:
     """Return start and size of what a file holds; raise InputError where its name and its length do not agree."""
     if not stat.S_ISREG(status.st_mode):
-        raise InputError(f"{path}: is named by addresses and is not a regular file; give a folder without it")
+        raise InputError(
+            "is named by addresses and is not a regular file", subject=path, remedy="give a folder without it"
+        )
     start, end, size = int(parts["start"], 16), int(parts["end"], 16), status.st_size
     if not start < TOP or not start <= end <= TOP:
-        raise InputError(f"{path}: is named by addresses that make no range; rename it")
+        raise InputError("is named by addresses that make no range; rename it", subject=path)
     if not size:
-        raise InputError(f"{path}: is empty; by its name it holds memory; give a folder without it")
+        raise InputError("is empty; by its name it holds memory", subject=path, remedy="give a folder without it")
     if size not in (end - start, end - start + 1) or size > TOP - start:
         raise InputError(
-            f"{path}: is {size} bytes long; by its name it must be {end - start} (if 0x{end:x} is the first address "
-            f"outside) or {end - start + 1} (if it is the last one inside); it was changed or cut off: "
-            "give a folder without it"
+            f"is {size} bytes long; by its name it must be {end - start} (if 0x{end:x} is the first address outside) "
+            f"or {end - start + 1} (if it is the last one inside); it was changed or cut off: give a folder without "
+            "it",
+            subject=path,
         )
     return start, size
 

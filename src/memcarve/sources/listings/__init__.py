@@ -155,7 +155,9 @@ def _take(path: str, kind: str, pid: int | None, bits: int) -> _Taken:
         holds = _HOLDS[listing.name]
         if holds != kind:
             raise NotRecognisedError(
-                f"{path}: is what {listing.name} prints and holds {holds}, not {kind}; give it with --{holds}"
+                f"is what {listing.name} prints and holds {holds}, not {kind}",
+                subject=path,
+                remedy=f"give it with {{{holds}}}",
             )
         rows, notes = _rows(listing, pid, bits)
         file = {
@@ -185,7 +187,7 @@ def _rows(listing: Listing, pid: int | None, bits: int) -> tuple[list[Found], li
         except UnknownError as why:
             passed.setdefault(str(why), []).append(number)
         except DoubtfulError as why:
-            raise MapError(f"{listing.place(number)}: {why}; the table is damaged") from None
+            raise MapError(f"{why}; the table is damaged", subject=listing.place(number)) from None
         else:
             if row in found:
                 passed.setdefault("repeats another one", []).append(number)
@@ -193,7 +195,9 @@ def _rows(listing: Listing, pid: int | None, bits: int) -> tuple[list[Found], li
     notes = [_of_passed(listing, why, numbers) for why, numbers in passed.items()]
     if not found and not (pid is not None and owners and pid not in owners):
         first = f"; {notes[0]}" if notes else ""
-        raise ProcessError(f"{listing.path}: holds no row that says anything, perhaps because it was cut off{first}")
+        raise ProcessError(
+            f"holds no row that says anything, perhaps because it was cut off{first}", subject=listing.path
+        )
     return list(found), [*notes, *_of_owners(listing, pid, [owner for owner in owners if owner is not None])]
 
 
@@ -209,11 +213,12 @@ def _of_owners(listing: Listing, pid: int | None, owners: list[int]) -> list[str
     listed = ", ".join(map(str, owners[:_LISTED])) + (", ..." if len(owners) > _LISTED else "")
     if pid is None and len(owners) > 1:
         raise UsageError(
-            f"{listing.path}: holds rows of {len(owners)} processes ({listed}), and it is not known which of them this "
-            "one is; cut it to one process, or name the dump pid.N.dmp"
+            f"holds rows of {len(owners)} processes ({listed}), and it is not known which of them this one is",
+            subject=listing.path,
+            remedy="cut it to one process, or name the dump pid.N.dmp",
         )
     if pid is not None and pid not in owners:
-        raise ProcessError(f"{listing.path}: holds no row of process {pid}; it holds rows of: {listed}")
+        raise ProcessError(f"holds no row of process {pid}; it holds rows of: {listed}", subject=listing.path)
     if pid is None:
         return [f"{listing.path}: all rows are of process {owners[0]}; which one this is, is not known otherwise"]
     return []

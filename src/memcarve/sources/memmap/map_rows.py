@@ -84,7 +84,7 @@ class ProcessRows:
         before = self.sum
         self.sum += total(size)
         if self.sum > _LARGEST_FILE:
-            raise MapError("the sizes up to here add up to more than any file holds", subject=f"line {lines[1]}")
+            raise MapError(f"line {lines[1]}: the sizes up to here add up to more than any file holds")
         # without printed positions these hold for rows in order of their addresses; `settle` sees to the others
         offset = np.cumsum(size) - size + np.uint64(before) if printed is None else printed
         first = np.ones(len(virtual), np.bool_)
@@ -117,14 +117,13 @@ def read_rows(memory_map: MemoryMap) -> list[ProcessRows]:
         for rows in memory_map.rows():
             sorter.add(rows)
     except MapError as error:
-        if error.subject:  # a line of this map
-            error.subject = f"{memory_map.path}: {error.subject}"
+        error.subject = error.subject or memory_map.path
         raise
     found = [process for process in sorter.processes if process.rows]
     if not found:
         raise MapError(
-            f"{memory_map.path}: has a header and no rows: the program that wrote it found no page, or was stopped "
-            "before the first"
+            "has a header and no rows: the program that wrote it found no page, or was stopped before the first",
+            subject=memory_map.path,
         )
     return _one_shuffled(found, memory_map)
 

@@ -186,6 +186,7 @@ class _Ways:
             if len(bad):
                 place = int(offset[here][bad[0]])
                 raise PositionError(
-                    f"{self.where}: two rows claim the byte at position 0x{place:x} of the dump; if the map "
-                    "holds several processes one after the other, cut it into one map for each"
+                    f"two rows claim the byte at position 0x{place:x} of the dump; if the map holds several "
+                    "processes one after the other, cut it into one map for each",
+                    subject=self.where,
                 )

@@ -148,8 +148,9 @@ class LiveContainer(Container):
             )
         except OverlapError as error:
             raise SourceReadError(
-                f"{self.path}: its mappings changed while they were listed ({error}); stop the process (kill -STOP) "
-                "and try again"
+                f"its mappings changed while they were listed ({error})",
+                subject=self.path,
+                remedy="stop the process (kill -STOP) and try again",
             ) from None
         notes = []
         if present.files.unknown:
@@ -168,7 +169,7 @@ class LiveContainer(Container):
     def _read_status(self, task: str = ".") -> _Status:
         """Return what the process's ``stat`` says, or that of a thread's folder within."""
         if self._folder < 0:
-            raise SourceReadError(f"{self.path}: has been closed")
+            raise SourceReadError("has been closed", subject=self.path)
         try:
             fd = os.open(f"{task}/stat", os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._folder)
             try:
@@ -193,7 +194,7 @@ class LiveContainer(Container):
         """
         if self._status.flags & _KERNEL_THREAD:
             raise InputError(
-                f"{self.path}: is a thread of the kernel ({self._status.name}), which has no memory of its own"
+                f"is a thread of the kernel ({self._status.name}), which has no memory of its own", subject=self.path
             )
         if self._status.state not in _ENDED:
             return
@@ -202,7 +203,7 @@ class LiveContainer(Container):
                 if self._read_status(f"task/{tid}").state not in _ENDED:
                     self._memory = os.open(f"task/{tid}", os.O_RDONLY | os.O_DIRECTORY, dir_fd=self._folder)
                     return
-        raise InputError(f"{self.path}: has ended (its parent has not taken note yet); its memory is gone")
+        raise InputError("has ended (its parent has not taken note yet); its memory is gone", subject=self.path)
 
     def _threads(self) -> list[int]:
         """Return the ids of the threads, in order."""
@@ -262,7 +263,7 @@ class LiveContainer(Container):
 
     def _open(self, name: str) -> int:
         if self._folder < 0:
-            raise SourceReadError(f"{self.path}: has been closed")
+            raise SourceReadError("has been closed", subject=self.path)
         try:
             return os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._memory)
         except OSError as error:
@@ -278,7 +279,7 @@ class LiveContainer(Container):
                 f"{self.path}/{name}: this user may not read the process's memory ({error.strerror}); {remedy}{_yama()}"
             )
         if error.errno in (errno.ESRCH, errno.ENOENT) and not self._is_there():
-            return SourceReadError(f"{self.path}: the process has ended")
+            return SourceReadError("the process has ended", subject=self.path)
         return SourceReadError(f"{self.path}/{name}: cannot be read: {error.strerror}")
 
     def _is_there(self) -> bool:

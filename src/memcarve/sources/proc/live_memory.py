@@ -50,10 +50,11 @@ class LiveBacking:
                 count = os.preadv(self._fd, [buffer[done:]], offset + done)
             except OSError as error:
                 if error.errno == errno.EBADF:
-                    raise SourceReadError(f"{self.path}: has been closed") from error
+                    raise SourceReadError("has been closed", subject=self.path) from error
                 raise SourceReadError(
-                    f"{self.path}: cannot be read at address 0x{offset + done:x}: {error.strerror}; what was there may "
-                    "have been given back meanwhile: stop the process (kill -STOP) and try again"
+                    f"cannot be read at address 0x{offset + done:x}: {error.strerror}; what was there may have been "
+                    "given back meanwhile: stop the process (kill -STOP) and try again",
+                    subject=self.path,
                 ) from error
             if not count:
                 raise self._gone()
@@ -70,7 +71,7 @@ class LiveBacking:
         return True
 
     def _gone(self) -> SourceReadError:
-        return SourceReadError(f"{self.path}: has ended, or begun another program, while it was read")
+        return SourceReadError("has ended, or begun another program, while it was read", subject=self.path)
 
     def spans(self, offset: int, size: int) -> list[Span] | None:  # noqa: ARG002
         """Return None: the kernel copies memory to nowhere but memory."""
@@ -98,7 +99,7 @@ class EndToEnd:
         while done < len(buffer):
             index = int(np.searchsorted(self._ends, np.uint64(offset + done), "right"))
             if index == len(self._ends):
-                raise SourceReadError(f"{self.path}: has no byte at offset 0x{offset + done:x}")
+                raise SourceReadError(f"has no byte at offset 0x{offset + done:x}", subject=self.path)
             left = int(self._ends[index]) - offset - done
             count = min(left, len(buffer) - done)
             address = int(self._space.start[index]) + int(self._space.size[index]) - left

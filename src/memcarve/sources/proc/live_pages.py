@@ -83,11 +83,11 @@ def mappings(lines: Iterable[bytes], path: str) -> Iterator[Mapping]:
             return
         count += 1
         if count > _MOST:
-            raise MapError(f"{path}: lists more than {_MOST} mappings")
+            raise MapError(f"lists more than {_MOST} mappings", subject=path)
         try:
             found = cast("Region", reader(PROC_MAPS)(row, 64))
         except DoubtfulError as error:
-            raise MapError(f"{path}: {error}") from None
+            raise MapError(str(error), subject=path) from None
         resident, swapped, flags, inode = 0, 0, frozenset(), cast("int", row["Inode"])
 
 
@@ -115,7 +115,7 @@ class PageMap:
                     self.scans = False  # a kernel before 6.7
             return self._read(start, end)
         except OSError as error:
-            raise SourceReadError(f"{self._path}: cannot be read: {error.strerror}") from error
+            raise SourceReadError(f"cannot be read: {error.strerror}", subject=self._path) from error
 
     def _scanned(self, start: int, end: int) -> Stretches:
         """Have the kernel look for them, which passes over what was never touched at once."""
