@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import HealthCheck, settings
 
+import portable  # noqa: F401 - before anything else it takes away what it is asked to
 from real import needed
 from sweeps import LONG
 

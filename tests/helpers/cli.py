@@ -8,12 +8,16 @@ import sys
 from typing import TYPE_CHECKING, NamedTuple
 
 from memcarve import cli
+from portable import PORTABLE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
     import pytest
+
+
+HELPERS = os.path.dirname(os.path.abspath(__file__))
 
 
 class Ran(NamedTuple):
@@ -55,6 +59,8 @@ def run(
 def command(*arguments: str | Path, before: str = "") -> list[str]:
     """Return the command line of a run as a program of its own."""
     words = [str(argument) for argument in arguments]
+    if PORTABLE:
+        before = f"import sys; sys.path.insert(0, {HELPERS!r}); import portable; del sys.path[0]\n{before}"
     if before:
         return [sys.executable, "-W", "error", "-c", f"{before}\nfrom memcarve.cli import main; main()", *words]
     return [sys.executable, "-W", "error", "-m", "memcarve", *words]

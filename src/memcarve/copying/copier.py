@@ -313,8 +313,9 @@ _WAYS: dict[str, Callable[[Span, Target, int], int]] = {
 
 
 def _ways_here() -> list[str]:
-    """Return the ways that this system may have; Windows and macOS copy through a buffer."""
-    return list(_WAYS) if sys.platform == "linux" else []
+    """Return the ways that this system may have; Windows, macOS and old C libraries copy through a buffer."""
+    calls = {REFLINK: "open", IN_KERNEL: "copy_file_range", f"{IN_KERNEL} (sendfile)": "sendfile"}
+    return [way for way in _WAYS if hasattr(os, calls[way])] if sys.platform == "linux" else []
 
 
 def _blame(error: OSError, span: Span, target: Target) -> InputError | OutputError:
