@@ -44,7 +44,7 @@ class Command(click.Command):
             for field in dataclasses.fields(group):
                 how = field.metadata
                 made = click.Option([*how["names"], f"{argument}_{field.name}"], **how["how"])
-                self._headings[how["heading"] or group.HEADING].append(made)
+                self._headings[how["heading"] or group.heading].append(made)
         options = [made for heading in self._headings.values() for made in heading]
         super().__init__(name, params=[*arguments, *options], help=text or summary, short_help=summary)
 

@@ -7,7 +7,7 @@ command's help shows without it.
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, dataclass_transform
 
 import click
 
@@ -22,9 +22,19 @@ HEADINGS = TAKE, FROM, WRITE, OTHER = "What to take", "Where from", "How to writ
 FORMATS = ("table", "csv", "json", "jsonl", "parquet")
 
 
-def option(*names: str, help: str, heading: str | None = None, **how: Any) -> Any:  # noqa: A002, ANN401 - click's
-    """Return a group's member that is an option; `heading` is another than the group's, `how` is click's."""
-    return dataclasses.field(metadata={"names": names, "heading": heading, "how": {"help": help, **how}})
+def option(
+    *names: str,
+    help: str,  # noqa: A002 - click's
+    heading: str | None = None,
+    preset: Any = ...,  # noqa: ANN401 - of any type
+    **how: Any,  # noqa: ANN401 - click's
+) -> Any:  # noqa: ANN401 - as a dataclass's field
+    """Return a group's member that is an option.
+
+    `heading` is another than the group's; `preset` is click's default, which is not a default of the dataclass.
+    """
+    how |= {"help": help} if preset is ... else {"help": help, "default": preset}
+    return dataclasses.field(metadata={"names": names, "heading": heading, "how": how})
 
 
 def paths(name: str, help: str) -> Any:  # noqa: A002, ANN401 - as above
@@ -32,11 +42,16 @@ def paths(name: str, help: str) -> Any:  # noqa: A002, ANN401 - as above
     return option(name, metavar="FILE", type=click.Path(), multiple=True, help=help)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass_transform(frozen_default=True, field_specifiers=(option, paths))
 class Group:
-    """Options under one heading."""
+    """Options under one heading: the members of a subclass, which is a frozen dataclass."""
 
-    HEADING: ClassVar[str]
+    heading: ClassVar[str]
+    __dataclass_fields__: ClassVar[dict[str, dataclasses.Field[Any]]]
+
+    def __init_subclass__(cls, heading: str | None = None) -> None:
+        cls.heading = heading or cls.heading
+        dataclasses.dataclass(frozen=True)(cls)
 
     @property
     def is_given(self) -> bool:
@@ -44,17 +59,13 @@ class Group:
         return any(value not in (None, (), False) for value in vars(self).values())
 
 
-@dataclasses.dataclass(frozen=True)
-class OneProcess(Group):
+class OneProcess(Group, heading=TAKE):
     """Which process."""
-
-    HEADING = TAKE
 
     pid: Sequence[int] = option("--pid", type=pid, metavar="PID", multiple=True, help="The process with this id.")
     name: str | None = option("--name", metavar="GLOB", help="The process with such a name.")
 
 
-@dataclasses.dataclass(frozen=True)
 class SeveralProcesses(OneProcess):
     """Which processes."""
 
@@ -67,11 +78,8 @@ class SeveralProcesses(OneProcess):
     )
 
 
-@dataclasses.dataclass(frozen=True)
-class MemoryFilters(Group):
+class MemoryFilters(Group, heading=TAKE):
     """What part of memory."""
-
-    HEADING = TAKE
 
     given_half: str | None = option(
         "--range",
@@ -98,7 +106,6 @@ class MemoryFilters(Group):
         return self.given_half or ("all" if self.address else None)
 
 
-@dataclasses.dataclass(frozen=True)
 class RegionFilters(MemoryFilters):
     """Which regions."""
 
@@ -113,7 +120,6 @@ class RegionFilters(MemoryFilters):
     )
 
 
-@dataclasses.dataclass(frozen=True)
 class SegmentFilters(RegionFilters):
     """Which segments."""
 
@@ -124,17 +130,14 @@ class SegmentFilters(RegionFilters):
     )
 
 
-@dataclasses.dataclass(frozen=True)
-class Segmenting(Group):
+class Segmenting(Group, heading=TAKE):
     """Where segments end, and how far their bytes are looked at."""
-
-    HEADING = TAKE
 
     split: str = option(
         "--split",
         type=Choice(Split),
         metavar="WHERE",
-        default="none",
+        preset="none",
         show_default=True,
         help="End segments also at the borders of regions or modules, or if the system's protection or the page "
         f"tables' permissions change: {', '.join(Split)}.",
@@ -146,11 +149,8 @@ class Segmenting(Group):
     )
 
 
-@dataclasses.dataclass(frozen=True)
-class Input(Group):
+class Input(Group, heading=FROM):
     """What the input is, and what belongs to it: what the library's `open` takes."""
-
-    HEADING = FROM
 
     input_type: str | None = option(
         "--input-type",
@@ -189,11 +189,8 @@ class Input(Group):
     )
 
 
-@dataclasses.dataclass(frozen=True)
-class DiffInput(Group):
+class DiffInput(Group, heading=FROM):
     """What the two inputs of a comparison are."""
-
-    HEADING = FROM
 
     input_type: str | None = option(
         "--input-type",
@@ -212,11 +209,8 @@ class DiffInput(Group):
     )
 
 
-@dataclasses.dataclass(frozen=True)
-class Source(Group):
+class Source(Group, heading=FROM):
     """What a carved folder is compared with."""
-
-    HEADING = FROM
 
     source: str | None = option(
         "--source",
@@ -226,27 +220,21 @@ class Source(Group):
     )
 
 
-@dataclasses.dataclass(frozen=True)
-class Printing(Group):
+class Printing(Group, heading=WRITE):
     """How a table is printed."""
-
-    HEADING = WRITE
 
     layout: str = option(
         "--format",
         type=Choice(FORMATS),
         metavar="FORMAT",
-        default="table",
+        preset="table",
         show_default=True,
         help=f"How to print the table: {', '.join(FORMATS)}.",
     )
 
 
-@dataclasses.dataclass(frozen=True)
-class Messages(Group):
+class Messages(Group, heading=OTHER):
     """What is printed besides data."""
-
-    HEADING = OTHER
 
     quiet: bool = option("-q", "--quiet", is_flag=True, help="Print nothing but errors and data.")
     verbose: bool = option("-v", "--verbose", is_flag=True, help="Say more of what is done.")
@@ -255,11 +243,8 @@ class Messages(Group):
 # those of one command
 
 
-@dataclasses.dataclass(frozen=True)
-class CarveOutput(Group):
+class CarveOutput(Group, heading=WRITE):
     """How carve writes."""
-
-    HEADING = WRITE
 
     output: str | None = option(
         "-o", "--output", metavar="DIR", type=click.Path(), help="The folder to write.  [default: STEM.segments]"
@@ -290,11 +275,8 @@ class CarveOutput(Group):
     )
 
 
-@dataclasses.dataclass(frozen=True)
-class ExportOutput(Group):
+class ExportOutput(Group, heading=WRITE):
     """What export writes, and how."""
-
-    HEADING = WRITE
 
     kind: str = option(
         "--to",
@@ -342,11 +324,8 @@ class ExportOutput(Group):
     )
 
 
-@dataclasses.dataclass(frozen=True)
-class ExtractOutput(Group):
+class ExtractOutput(Group, heading=WRITE):
     """How extract writes."""
-
-    HEADING = WRITE
 
     output: str | None = option(
         "-o",
@@ -361,7 +340,7 @@ class ExtractOutput(Group):
     layout: str = option(
         "--layout",
         type=Choice(Layout),
-        default="file",
+        preset="file",
         show_default=True,
         help="As a file that tools parse, each section where its header says; or as it is mapped.",
     )
@@ -369,29 +348,23 @@ class ExtractOutput(Group):
     largest: int = option(
         "--largest",
         type=size,
-        default="1G",
+        preset="1G",
         show_default=True,
         metavar="SIZE",
         help="No file becomes larger than this, whatever a header claims.",
     )
 
 
-@dataclasses.dataclass(frozen=True)
-class Extents(Group):
+class Extents(Group, heading=TAKE):
     """What segments lists."""
-
-    HEADING = TAKE
 
     extents: bool = option(
         "--extents", is_flag=True, help="List the extents beneath: each continues both in memory and in the dump."
     )
 
 
-@dataclasses.dataclass(frozen=True)
-class ProcessList(Group):
+class ProcessList(Group, heading=TAKE):
     """Which processes are listed, and what of them."""
-
-    HEADING = TAKE
 
     pages: bool = option("--pages", is_flag=True, help="Count each process's pages by kind, in the user half.")
     listed: bool = option(
@@ -409,38 +382,29 @@ class ProcessList(Group):
     scan: bool = option("--scan", is_flag=True, help="List plausible page-table roots instead, whatever the system.")
 
 
-@dataclasses.dataclass(frozen=True)
-class ReadOutput(Group):
+class ReadOutput(Group, heading=WRITE):
     """How bytes are printed."""
 
-    HEADING = WRITE
-
     as_hex: bool | None = option(
-        "--hex/--raw", default=None, help="Hexdump or plain bytes.  [default: hexdump at a terminal]"
+        "--hex/--raw", preset=None, help="Hexdump or plain bytes.  [default: hexdump at a terminal]"
     )
 
 
-@dataclasses.dataclass(frozen=True)
-class Sought(Group):
+class Sought(Group, heading=TAKE):
     """What the patterns mean that are searched for."""
-
-    HEADING = TAKE
 
     as_hex: bool = option("--hex", is_flag=True, help="PATTERN is bytes in hexadecimal: 4d5a9000 or '4d 5a 90 00'.")
     encodings: Sequence[str] = option(
         "--encoding",
         multiple=True,
-        default=("utf-8", "utf-16-le"),
+        preset=("utf-8", "utf-16-le"),
         show_default=True,
         help="How text lies in memory; may be repeated.",
     )
 
 
-@dataclasses.dataclass(frozen=True)
-class Differences(Group):
+class Differences(Group, heading=TAKE):
     """Which differences are listed, and whose."""
-
-    HEADING = TAKE
 
     other_pid: int | None = option(
         "--other-pid", type=pid, metavar="PID", help="The process of AFTER, if its id differs."
