@@ -25,7 +25,6 @@ from memcarve.formats.programs.mapped_module import MappedModule as MappedModule
 from memcarve.labels import Labelling as Labelling
 from memcarve.labels.modules import find_modules as find_modules
 from memcarve.metadata import (
-    Area as Area,
     Areas as Areas,
     Metadata as Metadata,
     Module as Module,
@@ -36,7 +35,6 @@ from memcarve.metadata import (
     Thread as Thread,
     Threads as Threads,
     Unloaded as Unloaded,
-    UnloadedModule as UnloadedModule,
 )
 from memcarve.missing import Missing as Missing
 from memcarve.patterns import TextPattern as TextPattern, text_pattern as text_pattern

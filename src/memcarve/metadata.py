@@ -32,8 +32,9 @@ class Region(NamedTuple):
     `protection` is in the system's own words (``PAGE_EXECUTE_READ|PAGE_GUARD``, ``r-xp``): on Windows the one that the
     region began with. `kind` is a vocabulary.Kind, `file` the path of what is mapped, `offset` where in that file the
     region begins (bytes), `tag` a VAD's pool tag, `private` whether nobody else shares it. Text may hold anything.
-    `allocation` is where the allocation begins that the region is part of, where a source lists an allocation in
-    several regions; None where each region stands for itself.
+    `allocation` is where the allocation begins that the region is part of, if a source lists an allocation in several
+    regions; None if each region stands for itself. `detail` says more in words. Of what a process's own structures
+    tell, `whole` says that all of the region that holds it is of that kind.
     """
 
     start: int
@@ -45,6 +46,8 @@ class Region(NamedTuple):
     private: bool | None = None
     offset: int | None = None
     allocation: int | None = None
+    whole: bool = False
+    detail: str | None = None
 
     @property
     def end(self) -> int:
@@ -58,29 +61,16 @@ class Region(NamedTuple):
 
 
 class Module(NamedTuple):
-    """A module that a list names: where it is loaded, its size in memory, name and path; None is not known."""
+    """A module that a list names: where it is loaded, its size in memory, name and path; None is not known.
 
-    start: int
-    size: int | None = None
-    name: str | None = None
-    path: str | None = None
-
-    @property
-    def end(self) -> int:
-        """The address after the last byte, as far as the size is known."""
-        return self.start + (self.size or 1)
-
-
-class UnloadedModule(NamedTuple):
-    """A module that was unloaded: where it lay and its size in memory (bytes), its name; None is not known.
-
-    `timestamp` and `checksum` are those of its header; the name is cut at 32 characters where Windows kept it.
-    `sequence` is the system's number of the event, which grows by one.
+    Of one that was unloaded also what its header said, `timestamp` and `checksum`, and `sequence`, the system's number
+    of the event, which grows by one. Its name is cut at 32 characters if Windows kept it.
     """
 
     start: int
     size: int | None = None
     name: str | None = None
+    path: str | None = None
     timestamp: int | None = None
     checksum: int | None = None
     sequence: int | None = None
@@ -89,17 +79,6 @@ class UnloadedModule(NamedTuple):
     def end(self) -> int:
         """The address after the last byte, as far as the size is known."""
         return self.start + (self.size or 1)
-
-    def facts(self) -> dict[str, Any]:
-        """Return what is known of it, ready for JSON: halves of characters are escaped."""
-        return {
-            "base": f"0x{self.start:x}",
-            "size": self.size,
-            "name": None if self.name is None else encodable(self.name),
-            "timestamp": self.timestamp,
-            "checksum": self.checksum,
-            "sequence": self.sequence,
-        }
 
 
 class Parameters(NamedTuple):
@@ -145,33 +124,6 @@ class Thread(NamedTuple):
     registers: Mapping[str, int] | None = None
 
 
-class Area(NamedTuple):
-    """What lies at ``start <= x < start + size`` by the process's own structures; `kind` is one of vocabulary.Kind.
-
-    `whole`: all of the region that holds it is of that kind.
-    """
-
-    start: int
-    size: int
-    kind: str
-    whole: bool = False
-    detail: str | None = None
-
-    @property
-    def end(self) -> int:
-        """The address after the last byte."""
-        return self.start + self.size
-
-
-class Allocation(NamedTuple):
-    """What the system gave out at once: ``start <= x < end``; its parts are the regions from `first` up to `behind`."""
-
-    start: int
-    end: int
-    first: int
-    behind: int
-
-
 class Regions:
     """Regions from one `source`, in order of their addresses, and how they divide the address space.
 
@@ -202,24 +154,23 @@ class Regions:
         return None if place is None else int(self.pieces.owner[place])
 
     @functools.cached_property
-    def allocations(self) -> list[Allocation]:
-        """The allocation of each region, by its place in `rows`.
+    def allocations(self) -> list[tuple[Region, range]]:
+        """The allocation of each region, and the indices in `rows` of its regions, by the region's index in `rows`.
 
         Regions that follow each other and name the same beginning, which is not behind them, are one allocation; every
         other region is one by itself.
         """
-        found: list[Allocation] = []
-        place = 0
-        while place < len(self.rows):
-            first, base = self.rows[place], self.rows[place].allocation
-            behind, start, end = place + 1, first.start, first.end
+        found: list[tuple[Region, range]] = []
+        while len(found) < len(self.rows):
+            first = self.rows[len(found)]
+            start, end, base, behind = first.start, first.end, first.allocation, len(found) + 1
             if base is not None and base <= start:
                 start = base
                 while behind < len(self.rows) and self.rows[behind].allocation == base:
                     end = max(end, self.rows[behind].end)
                     behind += 1
-            found += [Allocation(start, end, place, behind)] * (behind - place)
-            place = behind
+            parts = range(len(found), behind)
+            found += [(Region(start, end - start), parts)] * len(parts)
         return found
 
     def module_end(self, module: Module) -> int:
@@ -236,11 +187,11 @@ class Regions:
             place = int(np.searchsorted(self.pieces.start, np.uint64(module.start)))
             if place == len(self.pieces):
                 return end
-            following = self.allocations[int(self.pieces.owner[place])]
+            following = self.allocations[int(self.pieces.owner[place])][0]
             # the first region of an allocation need not be listed
             return min(end, following.end if following.start == module.start else int(self.pieces.start[place]))
         if self.rows[held].allocation is not None:
-            return min(end, self.allocations[held].end)
+            return min(end, self.allocations[held][0].end)
         first, mapped = self.rows[held], self.rows[held].end
         # Unix maps a file in several regions, and of minidumps from there nobody knows which file it is
         parts = first.file is not None or first.kind in (Kind.IMAGE, Kind.MAPPED)
@@ -269,14 +220,14 @@ class Areas(NamedTuple):
     """Areas that one `source` knows."""
 
     source: str
-    rows: Sequence[Area]
+    rows: Sequence[Region]
 
 
 class Unloaded(NamedTuple):
     """Modules that were unloaded, as one `source` lists them; in the order in which they were, if it says so."""
 
     source: str
-    rows: Sequence[UnloadedModule]
+    rows: Sequence[Module]
 
 
 class Metadata(NamedTuple):
@@ -324,7 +275,7 @@ class Metadata(NamedTuple):
         if not self.parameters and not self.unloaded:
             return {}
         rows = [(each.source, each.facts(environment=environment)) for each in self.parameters]
-        unloaded = [row.facts() | {"source": each.source} for each in self.unloaded for row in each.rows]
+        unloaded = [_unloaded(row) | {"source": each.source} for each in self.unloaded for row in each.rows]
         more = len(unloaded) - _MOST_UNLOADED
         return {
             **{text: next((row[text] for _, row in rows if row[text] is not None), None) for text in TEXTS},
@@ -347,6 +298,18 @@ class Metadata(NamedTuple):
                     first if first is not None else second for first, second in zip(known, row, strict=True)
                 )
         return [*found.values()]
+
+
+def _unloaded(row: Module) -> dict[str, Any]:
+    """Return what is known of a module that was unloaded, ready for JSON: halves of characters are escaped."""
+    return {
+        "base": f"0x{row.start:x}",
+        "size": row.size,
+        "name": None if row.name is None else encodable(row.name),
+        "timestamp": row.timestamp,
+        "checksum": row.checksum,
+        "sequence": row.sequence,
+    }
 
 
 def places(metadata: Metadata, split: str) -> U64 | None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from memcarve.metadata import Area, Areas, Metadata, Module, Modules, Region, Regions
+from memcarve.metadata import Areas, Metadata, Module, Modules, Region, Regions
 from memcarve.permissions import EXECUTE, USER, WRITE
 from memcarve.process import Account, Machine, ProcessEntry, ProcessMemory, Selection
 from memcarve.space import AddressSpace
@@ -26,7 +26,7 @@ def page_region(start: int, pages: int, protection: str | None = None, **members
 
 
 def metadata_of(
-    regions: Sequence[Region] | None = None, modules: Sequence[Module] | None = None, areas: Sequence[Area] = ()
+    regions: Sequence[Region] | None = None, modules: Sequence[Module] | None = None, areas: Sequence[Region] = ()
 ) -> Metadata:
     """Return evidence of one source each; None is a source that is not there."""
     return Metadata(

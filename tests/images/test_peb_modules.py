@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from memcarve.metadata import Area, Metadata, Thread
+    from memcarve.metadata import Metadata, Region, Thread
     from winimage import Process, Truth
     from winimage.userland import Threaded, Userland
 
@@ -68,12 +68,16 @@ def started(metadata: Metadata, source: str = "PEB") -> tuple[Texts, ...]:
 
 def unloaded(metadata: Metadata, source: str = "ntdll") -> list[Gone] | None:
     """Return the modules that were unloaded, as `Event.seen` has them; None if they are not known."""
-    found = [list(map(tuple, one.rows)) for one in metadata.unloaded if one.source == source]
+    found = [
+        [(row.start, row.size, row.name, row.timestamp, row.checksum, row.sequence) for row in one.rows]
+        for one in metadata.unloaded
+        if one.source == source
+    ]
     assert len(found) < 2
     return found[0] if found else None
 
 
-def areas(metadata: Metadata, kind: str) -> list[Area]:
+def areas(metadata: Metadata, kind: str) -> list[Region]:
     """Return the areas of a kind, in order."""
     return sorted(row for areas in metadata.areas for row in areas.rows if row.kind == kind)
 

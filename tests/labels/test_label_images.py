@@ -126,9 +126,9 @@ def test_kinds_by_the_process_itself(truth: Truth, image: memcarve.Container) ->
 def test_a_region_of_8_tb(image: memcarve.Container) -> None:
     """What is reserved and not there costs nothing: three pages of it are."""
     process = image.process(1624)
-    rows = {row[0]: row for row in Residence(process, memcarve.Selection()).rows(short=False)}
+    rows = {row.region.start: row for row in Residence(process, memcarve.Selection()).rows()}
     row = rows[0x10000000000]
-    assert (row[2], row[3]) == (8 << 40, 3 * PAGE)
+    assert (row.region.size, row.resident) == (8 << 40, 3 * PAGE)
 
 
 def test_threads_are_recorded(truth: Truth, tmp_path: Path, capfdbinary: Capture) -> None:

@@ -13,7 +13,7 @@ from memcarve.formats.manifest import FILE_NAME, file_name
 from memcarve.intervals import TOP
 from memcarve.labels.resident_regions import Residence, resident
 from memcarve.labels.table import permission_words
-from memcarve.metadata import Area, Metadata, Module, Modules, Region, Regions
+from memcarve.metadata import Metadata, Module, Modules, Region, Regions
 from memcarve.process import Selection
 from memory import PAGE
 from processes import RW, RWX, RX, R, labels_of, metadata_of, page_region, process_of
@@ -173,10 +173,10 @@ def test_labels_of_modules_areas_and_kinds() -> None:
         page_region(24, 4, "PAGE_READWRITE", kind="private", private=True),
     ]
     areas = [
-        Area(2 * PAGE, PAGE, "TEB", detail="thread 8"),
-        Area(9 * PAGE, 2 * PAGE, "stack", whole=True),
-        Area(24 * PAGE, PAGE, "heap", whole=True),
-        Area(1 << 63, 1 << 39, "page tables"),
+        Region(2 * PAGE, PAGE, kind="TEB", detail="thread 8"),
+        Region(9 * PAGE, 2 * PAGE, kind="stack", whole=True),
+        Region(24 * PAGE, PAGE, kind="heap", whole=True),
+        Region(1 << 63, 1 << 39, kind="page tables"),
     ]
     metadata = metadata_of(regions, [Module(16 * PAGE, 4 * PAGE, "ntdll.dll", "C:\\x\\ntdll.dll")], areas)
     process = process_of([1, 2, 8, 9, 17, 18, 25, (1 << 63) // PAGE], metadata)

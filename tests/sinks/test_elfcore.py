@@ -32,7 +32,6 @@ from memcarve.metadata import (
     Thread,
     Threads,
     Unloaded,
-    UnloadedModule,
 )
 from memcarve.missing import CUT_OFF, NOT_WRITTEN, Missing
 from memcarve.process import Platform, ProcessMemory, Selection
@@ -342,7 +341,7 @@ def test_round_trip(exported: Exported) -> None:
 def test_what_processes_say_of_themselves(tmp_path: Path) -> None:
     """What a process was started with, and what it unloaded, is in the core's note; its environment is not."""
     started = Parameters("PEB", "x.exe \x1b[2J\ud800", "C:\\x.exe", None, ("A=b",))
-    gone = Unloaded("ntdll", [UnloadedModule(0x7FFA40000000, 0x3000, "half \ud800.dll", 5, 6, 7)])
+    gone = Unloaded("ntdll", [Module(0x7FFA40000000, 0x3000, "half \ud800.dll", None, 5, 6, 7)])
     process = made(tmp_path)
     process.metadata = process.metadata._replace(parameters=(started,), unloaded=(gone,))
     export_elfcore(process, tmp_path / "core")

@@ -18,7 +18,6 @@ import winimage
 from files import EXAMPLE, ROOT
 from memcarve.errors import TargetExistsError, UsageError
 from memcarve.metadata import (
-    Area,
     Metadata,
     Module,
     Modules,
@@ -28,7 +27,6 @@ from memcarve.metadata import (
     Thread,
     Threads,
     Unloaded,
-    UnloadedModule,
 )
 from memcarve.permissions import EXECUTE, PROT_NONE, TRANSITION, WRITE
 from memcarve.process import Platform, ProcessEntry, ProcessMemory, Selection
@@ -337,9 +335,9 @@ def test_modules(path: Path) -> None:
 
 
 UNLOADED = [
-    UnloadedModule(0x7FFA40000000, 0x3000, "gone.dll", 0x5A5B4C3D, 0xC0FFEE, 7),
-    UnloadedModule(0x60000000, None, "half \ud800.dll"),
-    UnloadedModule(0x70000000, 1 << 33, None, 0, 0, 8),
+    Module(0x7FFA40000000, 0x3000, "gone.dll", None, 0x5A5B4C3D, 0xC0FFEE, 7),
+    Module(0x60000000, None, "half \ud800.dll"),
+    Module(0x70000000, 1 << 33, None, None, 0, 0, 8),
 ]
 STARTED = (
     Parameters("PEB", "x.exe \x1b[2J\ud800", "C:\\x.exe", "C:\\", ("A=b",)),
@@ -686,7 +684,7 @@ def test_round_trip(path: Path) -> None:
             MODULES[0],
         ]
         assert list(again.metadata.threads[0].rows) == [THREADS[0], Thread(12), THREADS[2]]
-        assert Area(0x11000, 2 * PAGE, "TEB", detail="thread 8") in again.metadata.areas[0].rows
+        assert Region(0x11000, 2 * PAGE, kind="TEB", detail="thread 8") in again.metadata.areas[0].rows
 
 
 def test_nothing_known_stays_so(path: Path) -> None:

@@ -13,7 +13,7 @@ from hypothesis import given, strategies as st
 import memcarve
 import minidumps
 from memcarve.errors import AddressError, InputError, MemcarveError, NotRecognisedError, OverlapError, UsageError
-from memcarve.metadata import Module, Region, Thread, UnloadedModule
+from memcarve.metadata import Module, Region, Thread
 from memcarve.process import Platform
 from memcarve.sources.minidump import MINIDUMP
 from memory import PAGE, noise
@@ -213,11 +213,11 @@ def test_unloaded_modules(opened: Any, sizes: tuple[int, int]) -> None:
     (found,) = opened(Dump([(BASE, b"x")], unloaded=rows, unloaded_sizes=sizes)).metadata.unloaded
     assert found.source == "UnloadedModuleList (some.mdmp)"
     assert list(found.rows) == [
-        UnloadedModule(BASE, None, "gone.dll", 7, 0),
-        UnloadedModule(BASE + 0x10000, 0x1000, names[1], 8, 1),
-        UnloadedModule(BASE + 0x20000, 0x2000, None, 9, 2),
-        UnloadedModule(BASE + 0x30000, 0x3000, None, 10, 3),
-        UnloadedModule(BASE + 0x40000, 0x4000, "half \\x00\\xd8.dll", 11, 4),
+        Module(BASE, None, "gone.dll", None, 7, 0),
+        Module(BASE + 0x10000, 0x1000, names[1], None, 8, 1),
+        Module(BASE + 0x20000, 0x2000, None, None, 9, 2),
+        Module(BASE + 0x30000, 0x3000, None, None, 10, 3),
+        Module(BASE + 0x40000, 0x4000, "half \\x00\\xd8.dll", None, 11, 4),
     ]
 
 
@@ -430,7 +430,7 @@ def test_extended_addresses(opened: Any, number: int) -> None:
         (0x10000, 0x11000), (HIGH, HIGH + PAGE), (HIGH + PAGE, HIGH + 2 * PAGE),
     ]  # fmt: skip
     assert list(metadata.threads[0].rows) == [Thread(4, 0xFFFDD000, 0x90000000, 0x90000040, HIGH + 8)]
-    assert list(metadata.unloaded[0].rows) == [UnloadedModule(HIGH, PAGE, "c.dll", 2, 1)]
+    assert list(metadata.unloaded[0].rows) == [Module(HIGH, PAGE, "c.dll", None, 2, 1)]
     assert [(row.start, row.kind) for row in metadata.areas[0].rows] == [(0xFFFDD000, "TEB"), (0x90000000, "stack")]
 
 
@@ -503,7 +503,7 @@ def test_counts_of_everything(opened: Any, kind: int) -> None:
     metadata = process.metadata
     assert [row.start for row in metadata.modules[0].rows] == [BASE]
     assert list(metadata.threads[0].rows) == [Thread(4, begin=5)]
-    assert list(metadata.unloaded[0].rows) == [UnloadedModule(BASE, PAGE, "b.dll", 2, 1)]
+    assert list(metadata.unloaded[0].rows) == [Module(BASE, PAGE, "b.dll", None, 2, 1)]
     assert len(metadata.regions[0]) == 8
     notes = [*process.notes, *metadata.notes]
     assert sum("should have 4294967295 entries" in note for note in notes) == 1

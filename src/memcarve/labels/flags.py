@@ -186,7 +186,7 @@ class Flagged:
         found = self._regions(
             lambda place: known.kinds[place] == Kind.IMAGE and known.allocation(place).start not in named
         )
-        images = {known.allocation(place): known.regions[place] for place in reversed(found.owner.tolist())}
+        images = {known.allocated(place): known.regions[place] for place in reversed(found.owner.tolist())}
         for row in sorted(images.values(), key=lambda row: row.start):
             why = f"an image is mapped ({row.file or 'no name'}) that no list names"
             self.findings.append(Finding(Flag.MODULE_UNLISTED, row.start, why))

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from memcarve.labels.metadata_index import Known, Listed
-    from memcarve.metadata import Area, Region
+    from memcarve.metadata import Region
 
 MOST_LISTED = 50_000  # regions listed of one segment
 
@@ -20,7 +20,7 @@ class Group:
     def __init__(self, known: Known, regions: list[int], modules: list[int], areas: list[int]) -> None:
         self.regions: list[Region] = [known.regions[place] for place in regions]
         self.modules: list[Listed] = [known.modules[place] for place in modules]
-        self.areas: list[Area] = [known.areas[place] for place in areas]
+        self.areas: list[Region] = [known.areas[place] for place in areas]
         self.protections: list[str] = distinct(row.collapsed for row in self.regions)
         self.region_kinds: list[str] = distinct(known.kinds[place] for place in regions)
         conflicts = known.conflicts
@@ -105,7 +105,7 @@ def module_record(listed: Listed, start: int) -> dict[str, Any]:
     return {name: value for name, value in record.items() if value is not None}
 
 
-def _area(row: Area) -> dict[str, Any]:
+def _area(row: Region) -> dict[str, Any]:
     record = {"kind": row.kind, "start": f"0x{row.start:x}", "end": f"0x{row.end:x}"}
     return {
         **record,

@@ -14,7 +14,7 @@ from memcarve.vocabulary import Kind
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from memcarve.metadata import Allocation, Area, Metadata, Module, Region
+    from memcarve.metadata import Metadata, Module, Region
 
 #: kinds of memory that are the process's own
 OWN = frozenset({Kind.PRIVATE, Kind.STACK, Kind.HEAP})
@@ -78,23 +78,26 @@ class Known:
         """Return the place in `regions` of the one that holds an address; None where none does."""
         return self._first.at(address)
 
-    def allocation(self, place: int) -> Allocation:
+    def allocation(self, place: int) -> Region:
         """Return the allocation that the region at a place in `regions` is part of."""
-        return self._first.allocations[place]
+        return self._first.allocations[place][0]
+
+    def allocated(self, place: int) -> range:
+        """Return the places in `regions` of all that are part of the same allocation as the one at a place."""
+        return self._first.allocations[place][1]
 
     def module_end(self, module: Module) -> int:
         """Return where a module ends at most: with the mapping that it begins in, whatever it says."""
         return self._first.module_end(module)
 
-    def _kinds(self, metadata: Metadata) -> tuple[list[str | None], dict[int, list[Area]]]:
+    def _kinds(self, metadata: Metadata) -> tuple[list[str | None], dict[int, list[Region]]]:
         """Return the kind of each region, and the areas that made it so by the region's place."""
         kinds = [_kind(row) for row in self.regions]
-        whole: dict[int, list[Area]] = {}
+        whole: dict[int, list[Region]] = {}
         for areas in metadata.areas:
             for area in areas.rows:
                 held = self.region_at(area.start) if area.whole else None
-                allocation = None if held is None else self.allocation(held)
-                for place in () if allocation is None else range(allocation.first, allocation.behind):
+                for place in () if held is None else self.allocated(held):
                     if kinds[place] in (None, *OWN):
                         kinds[place] = area.kind
                         whole.setdefault(place, []).append(area)
@@ -131,7 +134,7 @@ def _region_text(region: Region, kind: str | None) -> str:
     return json.dumps({name: value for name, value in record.items() if value is not None})
 
 
-def _placed_areas(metadata: Metadata) -> tuple[list[Area], Intervals]:
+def _placed_areas(metadata: Metadata) -> tuple[list[Region], Intervals]:
     rows = [area for areas in metadata.areas for area in areas.rows if not area.whole]
     return _placed(rows, [(area.start, area.end) for area in rows])
 

@@ -14,7 +14,7 @@ from memcarve.errors import printable
 from memcarve.images.structure_reader import counted
 from memcarve.images.windows.eprocess_scan import USER_END
 from memcarve.intervals import PAGE
-from memcarve.metadata import Area, Module
+from memcarve.metadata import Module, Region
 from memcarve.vocabulary import Kind
 
 if TYPE_CHECKING:
@@ -110,7 +110,7 @@ def modules(reader: Reader, peb: int, form: Form, program: int | None) -> tuple[
     return found, [*notes, *_conflict(odd, form)]
 
 
-def heaps(reader: Reader, peb: int, form: Form) -> tuple[list[Area], list[str]]:
+def heaps(reader: Reader, peb: int, form: Form) -> tuple[list[Region], list[str]]:
     """Return the heaps that a PEB lists, each its first page, and notes for the user."""
     count, array = reader.number(peb + form.heap_count, 4), reader.number(peb + form.heaps, form.word)
     if count is None or array is None:
@@ -133,7 +133,7 @@ def heaps(reader: Reader, peb: int, form: Form) -> tuple[list[Area], list[str]]:
         notes.append(f"the addresses of {lost} of {counted(count, 'heap')} are not in memory ({form.source})")
     if impossible and count <= _MOST_HEAPS:
         notes.append(f"{impossible} of {counted(count, 'heap')} had impossible addresses ({form.source})")
-    return [Area(heap, PAGE, Kind.HEAP, whole=True) for heap in found], notes
+    return [Region(heap, PAGE, kind=Kind.HEAP, whole=True) for heap in found], notes
 
 
 def _ring(reader: Reader, head: int, word: int) -> _Ring:

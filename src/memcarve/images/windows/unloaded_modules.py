@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from memcarve.formats.programs import pe
 from memcarve.images.structure_reader import counted
 from memcarve.intervals import PAGE
-from memcarve.metadata import Unloaded, UnloadedModule
+from memcarve.metadata import Module, Unloaded
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -88,7 +88,7 @@ class _Entries(NamedTuple):
     """What a list of `number` entries holds: those that make sense, how many do not, how many are not in memory."""
 
     number: int
-    rows: list[UnloadedModule]
+    rows: list[Module]
     wrong: int = 0
     lost: int = 0
 
@@ -202,7 +202,7 @@ def _by_array(reader: Reader, form: Form, places: list[int] | None) -> list[_Ent
 
 def _entries(reader: Reader, form: Form, begin: int, size: int, number: int) -> _Entries:
     """Return the entries of a list."""
-    rows: list[tuple[int, UnloadedModule]] = []
+    rows: list[tuple[int, Module]] = []
     wrong = lost = 0
     most = 1 << 32 if form.word == 4 else reader.end  # noqa: PLR2004 - bytes of a pointer
     for place in range(number):
@@ -217,7 +217,7 @@ def _entries(reader: Reader, form: Form, begin: int, size: int, number: int) -> 
             wrong += 1
             continue
         name = text.decode("utf-16-le", "surrogatepass").partition("\0")[0]
-        rows.append((place, UnloadedModule(base, length, name or None, timestamp, checksum, sequence)))
+        rows.append((place, Module(base, length, name or None, None, timestamp, checksum, sequence)))
     # an entry's place follows from its number
     shifts = Counter(((row.sequence or 0) - place) % number for place, row in rows)
     first = shifts.most_common(1)[0][0] if shifts else 0

@@ -17,7 +17,7 @@ from memcarve.images.windows.learning import thread_members as learned_threads, 
 from memcarve.images.windows.learning.sample import Probe
 from memcarve.images.windows.offsets import roots, thread_lists, trees, ways
 from memcarve.intervals import PAGE, TOP
-from memcarve.metadata import Area, Areas, Metadata, Modules, Regions, Thread, Threads
+from memcarve.metadata import Areas, Metadata, Modules, Region, Regions, Thread, Threads
 from memcarve.paths import base_name
 from memcarve.vocabulary import Kind
 
@@ -127,7 +127,7 @@ class Knowledge:
         user: Reader | None = None
         if not entry.ended and (entry.peb is not None or any(thread.teb for thread in listed[0] or ())):
             user = Reader(LookedUp(self.windows.memory, table), USER_END)
-        areas: list[Area] = []
+        areas: list[Region] = []
         narrow = self._narrow_peb(kernel, entry)
         if user is not None:
             process, regions = _Process(entry, user), found.regions
@@ -211,7 +211,7 @@ class Knowledge:
             value = reader.number(value + _EWOW64PROCESS_PEB)
         return value if value and value < _NARROW_END and value % PAGE == 0 else None
 
-    def _page_tables(self, table: AddressTable) -> list[Area]:
+    def _page_tables(self, table: AddressTable) -> list[Region]:
         """Return where the page tables are mapped: at the entries of the root that lead to the root."""
         page = self.windows.memory.read(table.root, PAGE)
         if page is None:
@@ -221,7 +221,7 @@ class Knowledge:
         shift = table.mode.levels[0].shift
         upper = TOP - (1 << table.mode.bits)
         places = [place for place in np.flatnonzero(itself).tolist() if place >= _UPPER_HALF]
-        return [Area(upper | place << shift, 1 << shift, Kind.PAGE_TABLES) for place in places]
+        return [Region(upper | place << shift, 1 << shift, kind=Kind.PAGE_TABLES) for place in places]
 
 
 def _started(reader: Reader, peb: int, form: peb_modules.Form) -> Metadata:
@@ -247,7 +247,7 @@ def _unloaded(
     return Metadata(notes=tuple(notes), unloaded=() if found is None else (found,))
 
 
-def _environment(process: _Process, peb: int, form: peb_modules.Form) -> tuple[Metadata, list[Area]]:
+def _environment(process: _Process, peb: int, form: peb_modules.Form) -> tuple[Metadata, list[Region]]:
     """Return the modules and heaps that a PEB leads to, and what it says the process was started with."""
     started = _started(process.reader, peb, form)
     modules, notes = peb_modules.modules(process.reader, peb, form, process.entry.image_base)
@@ -255,13 +255,13 @@ def _environment(process: _Process, peb: int, form: peb_modules.Form) -> tuple[M
     lists = () if modules is None else (Modules(form.source, modules),)
     detail = None if form is peb_modules.WIDE else form.source
     found = Metadata(modules=lists, notes=(*notes, *more)) + started
-    return found, [Area(peb, PAGE, Kind.PEB, detail=detail), *heaps]
+    return found, [Region(peb, PAGE, kind=Kind.PEB, detail=detail), *heaps]
 
 
-def _threads(found: Sequence[threads.Kthread], user: Reader | None, *, narrow: bool) -> tuple[Metadata, list[Area]]:
+def _threads(found: Sequence[threads.Kthread], user: Reader | None, *, narrow: bool) -> tuple[Metadata, list[Region]]:
     """Return the threads with their stacks, and the areas of stacks and TEBs; `narrow`: it is a 32-bit process."""
     rows: list[Thread] = []
-    areas: list[Area] = []
+    areas: list[Region] = []
     wrong: Counter[str] = Counter()
     for thread in found:
         begin = thread.begin or None
@@ -278,12 +278,12 @@ def _threads(found: Sequence[threads.Kthread], user: Reader | None, *, narrow: b
             wrong[why] += 1
         start, end = stack or (None, None)
         rows.append(Thread(thread.tid, thread.teb, start, end, begin))
-        areas.append(Area(thread.teb, threads.TEB_SIZE, Kind.TEB, detail=detail))
+        areas.append(Region(thread.teb, threads.TEB_SIZE, kind=Kind.TEB, detail=detail))
         other = threads.narrow(user, thread.teb) if narrow else None
         if other is not None:
-            areas.append(Area(other[0], threads.NARROW_TEB_SIZE, Kind.TEB, detail=f"{detail}, 32-bit"))
+            areas.append(Region(other[0], threads.NARROW_TEB_SIZE, kind=Kind.TEB, detail=f"{detail}, 32-bit"))
         for each, words in ((stack, detail), (other and other[1], f"{detail}, 32-bit")):
             if each:
-                areas.append(Area(each.start, each.end - each.start, Kind.STACK, whole=True, detail=words))
+                areas.append(Region(each.start, each.end - each.start, kind=Kind.STACK, whole=True, detail=words))
     notes = tuple(f"{counted(number, 'TEB')} {why}; no stack is taken from there" for why, number in wrong.items())
     return Metadata(threads=(Threads("thread list", rows),), notes=notes), areas

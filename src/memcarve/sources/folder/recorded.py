@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 from memcarve.intervals import TOP
 from memcarve.metadata import (
-    Area,
     Areas,
     Metadata,
     Module,
@@ -18,7 +17,6 @@ from memcarve.metadata import (
     Thread,
     Threads,
     Unloaded,
-    UnloadedModule,
 )
 from memcarve.vocabulary import Kind
 
@@ -45,7 +43,7 @@ def recorded_metadata(header: dict[str, Any], records: Iterable[Record]) -> Meta
     """
     regions: dict[Region, None] = {}
     modules: dict[str, dict[Module, None]] = {}
-    areas: dict[Area, None] = {}
+    areas: dict[Region, None] = {}
     for record in records:
         for row in _rows(record.labels, "regions"):
             bounds = _bounds(row)
@@ -59,7 +57,9 @@ def recorded_metadata(header: dict[str, Any], records: Iterable[Record]) -> Meta
         for row in _rows(record.labels, "areas"):
             bounds, kind = _bounds(row), _kind(row)
             if bounds and kind and len(areas) < _MOST:
-                areas[Area(*bounds, kind, row.get("whole") is True, _text(row.get("detail")))] = None
+                areas[Region(*bounds, kind=kind, whole=row.get("whole") is True, detail=_text(row.get("detail")))] = (
+                    None
+                )
     labels = header.get("labels")
     document: dict[str, Any] = labels if isinstance(labels, dict) else {}
     sources = document.get("sources")
@@ -93,14 +93,14 @@ def recorded_parameters(header: dict[str, Any]) -> tuple[Parameters, ...]:
 def _recorded_unloaded(header: dict[str, Any]) -> tuple[Unloaded, ...]:
     """Return the modules that were unloaded, by their sources."""
     process = member(header, "process")
-    lists: dict[str, list[UnloadedModule]] = {}
+    lists: dict[str, list[Module]] = {}
     for row in _rows(process, "unloaded")[:_MOST]:
         base = address(row.get("base"))
         if base is not None:
             size, timestamp, checksum, sequence = (
                 number(row.get(name)) for name in ("size", "timestamp", "checksum", "sequence")
             )
-            listed = UnloadedModule(base, size, _text(row.get("name")), timestamp, checksum, sequence)
+            listed = Module(base, size, _text(row.get("name")), None, timestamp, checksum, sequence)
             lists.setdefault(_text(row.get("source")) or "unknown", []).append(listed)
     if not lists and process.get("unloaded") == []:
         return (Unloaded(_recorded(None), ()),)

@@ -12,7 +12,6 @@ import numpy as np
 from memcarve.formats.minidump import structures
 from memcarve.intervals import PAGE, TOP, breaks
 from memcarve.metadata import (
-    Area,
     Areas,
     Metadata,
     Module,
@@ -22,7 +21,6 @@ from memcarve.metadata import (
     Thread,
     Threads,
     Unloaded,
-    UnloadedModule,
 )
 from memcarve.paths import base_name
 from memcarve.sources.folder.recorded import recorded_parameters
@@ -157,14 +155,14 @@ def _module(module: structures.Module, dump: Minidump, notes: list[str]) -> Modu
     return Module(module.base, module.size or None, name or None, None if name == module.name else module.name)
 
 
-def _unloaded(module: structures.Module, dump: Minidump, notes: list[str]) -> UnloadedModule | None:
+def _unloaded(module: structures.Module, dump: Minidump, notes: list[str]) -> Module | None:
     if not dump.fits(module.base, module.size):
         notes.append(
             f"{dump.file.path}: the unloaded module at 0x{module.base:x} of 0x{module.size:x} bytes ends beyond the "
             "last address; not used"
         )
         return None
-    return UnloadedModule(module.base, module.size or None, module.name or None, module.timestamp, module.checksum)
+    return Module(module.base, module.size or None, module.name or None, None, module.timestamp, module.checksum)
 
 
 def _thread(thread: ThreadRow, dump: Minidump) -> Thread:
@@ -175,18 +173,18 @@ def _thread(thread: ThreadRow, dump: Minidump) -> Thread:
     return Thread(thread.tid, thread.teb or None, low, high, thread.begin or None, thread.registers or None)
 
 
-def _areas(threads: list[Thread], *, wide: bool) -> list[Area]:
+def _areas(threads: list[Thread], *, wide: bool) -> list[Region]:
     """Return where the TEBs and stacks of threads lie."""
     size = 2 * PAGE if wide else PAGE
     found = [
-        Area(thread.teb, size, Kind.TEB, detail=f"thread {thread.tid}")
+        Region(thread.teb, size, kind=Kind.TEB, detail=f"thread {thread.tid}")
         for thread in threads
         if thread.teb is not None and thread.teb + size <= TOP
     ]
     for thread in threads:
         if thread.stack_start is not None and thread.stack_end is not None:
             length = thread.stack_end - thread.stack_start
-            found.append(Area(thread.stack_start, length, Kind.STACK, whole=True, detail=f"thread {thread.tid}"))
+            found.append(Region(thread.stack_start, length, kind=Kind.STACK, whole=True, detail=f"thread {thread.tid}"))
     return found
 
 
