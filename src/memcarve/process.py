@@ -464,8 +464,10 @@ class Container(ABC):
     default_half = "all"
     #: whether a copy of this program, made by forking, can open processes
     can_be_forked = False
+    #: what was opened, as it is called in messages
+    path = ""
     #: sentences for the user about the input
-    notes: Sequence[str]
+    notes: Sequence[str] = ()
     #: the one file that all processes lie in, if there is one
     stored: FileBacking | None = None
     #: what the user said that the input is, if anything
@@ -602,8 +604,8 @@ class Container(ABC):
         return UsageError(f"holds {len(entries)} processes ({listed})", subject=str(self), remedy=remedy)
 
     def __str__(self) -> str:
-        """Return what the input is called in messages: its path."""
-        return type(self).__name__
+        """Return what the input is called in messages."""
+        return self.path or type(self).__name__
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__}: {printable(str(self))}>"

@@ -11,7 +11,7 @@ from files import put
 from memcarve.errors import MapError, MemcarveError, NotRecognisedError
 from memcarve.formats.listing import Listing
 from memcarve.metadata import Region
-from memcarve.sources.listings import ListingFiles, metadata_from_files
+from memcarve.sources.listings import metadata_from_files
 from real import needed
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ SMAPS = (
 
 def regions(path: str) -> list[Region]:
     """Return the regions that a file of /proc/PID/maps tells."""
-    return metadata_from_files(ListingFiles(regions=(path,)), None).regions[0].rows
+    return metadata_from_files({"regions": (path,)}, None).regions[0].rows
 
 
 def test_the_maps_of_a_real_process() -> None:
@@ -130,7 +130,7 @@ def test_a_last_line_that_is_cut_off_is_not_used(tmp_path: Path) -> None:
     """Where the last line has no end its path may go on: it is left out, and a note says so."""
     for length in range(len(LINE)):
         path = put(tmp_path / "maps", f"{LINE}\n{LINE[:length]}".encode())
-        found = metadata_from_files(ListingFiles(regions=(path,)), None)
+        found = metadata_from_files({"regions": (path,)}, None)
         assert len(found.regions[0]) == 1
         assert any("line 2: is cut off" in note for note in found.notes) == (length > 0)
 

@@ -225,7 +225,7 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Truth:
 def test_as_the_image(tmp_path: Path, image: Truth, half: str, split: str) -> None:
     """What an image told of a process its folder tells, too; what was split is whole again."""
     with memcarve.open(image.path) as container:
-        process = container.open_process(container.matching(container.processes(), 1624)[0], half)
+        process = container.process(1624, half=half)
         memcarve.carve(process, tmp_path / "carved", split=split, selection=memcarve.Selection(half))
         with opened(tmp_path / "carved") as folder:
             again = folder.process()

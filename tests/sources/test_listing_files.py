@@ -14,7 +14,7 @@ from files import SAMPLES, put
 from listings import BOTH, DLLLIST, LINUX, MAC, RENDERERS, THREADS, VADINFO, VADWALK, dll, thread, vad, vma
 from memcarve.errors import MapError, NotRecognisedError, ProcessError, UsageError
 from memcarve.metadata import Metadata, Module, Region, Thread
-from memcarve.sources.listings import ListingFiles, metadata_from_files
+from memcarve.sources.listings import metadata_from_files
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -32,14 +32,14 @@ def records(name: str) -> list[dict[str, Any]]:
 
 def regions(path: str, pid: int | None = None) -> list[Region]:
     """Return the regions that a file tells of a process."""
-    (found,) = metadata_from_files(ListingFiles(regions=(path,)), pid).regions
+    (found,) = metadata_from_files({"regions": (path,)}, pid).regions
     return found.rows
 
 
 def read(folder: Path, table: Sequence[dict[str, Any]], columns: Sequence[str], kind: str, pid: int = 4) -> Metadata:
     """Return what a table says, written as JSON lines."""
     path = put(folder / "table", listings.json_lines(table, columns))
-    return metadata_from_files(ListingFiles(**{kind: (path,)}), pid)
+    return metadata_from_files({kind: (path,)}, pid)
 
 
 @pytest.mark.parametrize("renderer", ["quick", "pretty", "csv", "json", "jsonl"])
@@ -92,7 +92,7 @@ def test_modules_of_dlllist(renderer: str) -> None:
     """A module has base, size, name and path; those that could not be read are not known."""
     expected = [Module(row["Base"], row["Size"], row["Name"], row["Path"]) for row in records("vad/dlllist.json")]
     path = os.path.join(SAMPLES, f"vad/dlllist.{renderer}")
-    (found,) = metadata_from_files(ListingFiles(modules=(path,)), PID).modules
+    (found,) = metadata_from_files({"modules": (path,)}, PID).modules
     assert list(found.rows) == expected
     assert found.source == f"windows.dlllist (dlllist.{renderer})"
 
@@ -167,7 +167,7 @@ def test_addresses_are_extended_as_wide_as_the_memory_is(tmp_path: Path) -> None
     path = put(tmp_path / "table", listings.csv(rows, DLLLIST))
 
     def starts(bits: int) -> list[int]:
-        (found,) = metadata_from_files(ListingFiles(modules=(path,)), 4, address_bits=bits).modules
+        (found,) = metadata_from_files({"modules": (path,)}, 4, address_bits=bits).modules
         return [row.start for row in found.rows]
 
     assert starts(48) == [0xFFFFF80000000000, 0xFFFFF90000000000]
@@ -251,7 +251,7 @@ def test_a_damaged_row_of_another_process_does_no_harm(tmp_path: Path) -> None:
 def test_a_table_of_one_process_is_enough_where_the_pid_is_unknown(tmp_path: Path) -> None:
     """Where nothing says which process a dump is of, a table of one process is taken, and a note says so."""
     path = put(tmp_path / "table", listings.quick(BOTH[1:2], VADINFO))
-    found = metadata_from_files(ListingFiles(regions=(path,)), None)
+    found = metadata_from_files({"regions": (path,)}, None)
     assert [row.start for row in found.regions[0]] == [0x5000]
     assert any("all rows are of process 8" in note for note in found.notes)
 
@@ -260,7 +260,7 @@ def test_a_table_without_rows_is_refused(tmp_path: Path) -> None:
     """A header without rows says nothing: it may have been cut off there, and is no empty list of modules."""
     path = put(tmp_path / "table", listings.quick([], DLLLIST))
     with pytest.raises(ProcessError, match="holds no row"):
-        metadata_from_files(ListingFiles(modules=(path,)), 4)
+        metadata_from_files({"modules": (path,)}, 4)
 
 
 @pytest.mark.parametrize("kind", ["regions", "modules", "threads"])
@@ -281,14 +281,14 @@ def test_a_table_of_another_kind_is_refused_with_its_own_option(kind: str, tmp_p
         for data in tables[holds]:
             path = put(tmp_path / "table", data)
             with pytest.raises(NotRecognisedError, match=f"holds {holds}, not {kind}; give it with {holds}="):
-                metadata_from_files(ListingFiles(**{kind: (path,)}), 4)
+                metadata_from_files({kind: (path,)}, 4)
 
 
 def test_several_files_are_several_sources(tmp_path: Path) -> None:
     """Each file that is given is a source of its own, in the order given; what was used can be recorded."""
     first = put(tmp_path / "a.csv", listings.csv(BOTH, VADINFO))
     second = put(tmp_path / "b.json", listings.json_array(BOTH, VADINFO))
-    found = metadata_from_files(ListingFiles(regions=(first, second)), 4)
+    found = metadata_from_files({"regions": (first, second)}, 4)
     files = found.files
     assert [each.source for each in found.regions] == ["windows.vadinfo (a.csv)", "windows.vadinfo (b.json)"]
     assert found.regions[0].rows == found.regions[1].rows
@@ -308,5 +308,5 @@ def test_addresses_of_32_bits(tmp_path: Path, bits: int, start: int) -> None:
     """Where addresses have 32 bits, the upper half of them is nothing that must be extended."""
     path = tmp_path / "maps"
     path.write_text(f"{start:08x}-{start + 0x1000:08x} r-xp 00000000 00:00 0 \n")
-    found = metadata_from_files(ListingFiles((str(path),), (), ()), None, address_bits=bits)
+    found = metadata_from_files({"regions": (str(path),)}, None, address_bits=bits)
     assert [row.start for row in found.regions[0]] == [start]

@@ -2,8 +2,19 @@
 
 from __future__ import annotations
 
+import re
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+import memcarve
 from contracts import MAKERS, SourceContract
+from files import ROOT
 from memcarve import sources
+from opening import opened_as
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 class TestDump(SourceContract):
@@ -63,6 +74,19 @@ class TestLive(SourceContract):
 
     kind = "live"
     opens = sources.LIVE
+
+
+def test_the_example_of_the_documentation(tmp_path: Path) -> None:
+    """The source that docs/extending.md shows recognises its files, and opens them."""
+    text = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
+    names: dict[str, Any] = {}
+    exec(re.findall(r"```python\n(.*?)```", text.partition("## A source\n")[2], re.DOTALL)[0], names)  # noqa: S102
+    (tmp_path / "0x400000.raw").write_bytes(b"there")
+    with opened_as(names["FLAT"], tmp_path / "0x400000.raw") as container:
+        assert container.process().read(0x400000, 5) == b"there"
+        assert str(container) == str(tmp_path / "0x400000.raw")
+    with pytest.raises(memcarve.NotRecognisedError, match="is not a flat file"):
+        opened_as(names["FLAT"], tmp_path / "other.raw")
 
 
 def test_every_source_has_its_tests() -> None:

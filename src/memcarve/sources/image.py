@@ -62,6 +62,7 @@ class ImageContainer(Container):
                 "how page tables are read was said, and not where they are", remedy="give {dtb} with {paging}"
             )
         self.file = file
+        self.path = file.path
         self.memory = memory
         self.options = options
         self._windows: Windows | None = None
@@ -72,9 +73,6 @@ class ImageContainer(Container):
         self._unsought: str | None = None
         self._linux: str | None = None
         self._unsettled = ""
-
-    def __str__(self) -> str:
-        return self.file.path
 
     @property
     def stored(self) -> FileBacking:  # type: ignore[override]
@@ -245,7 +243,7 @@ class ImageContainer(Container):
         """
         known = Metadata() if self._knowledge is None else self._knowledge.of(entry, table)
         return known + metadata_from_files(
-            self.options.listing_files, entry.pid, [self.file.path], address_bits=table.mode.bits
+            self.options.listings, entry.pid, [self.file.path], address_bits=table.mode.bits
         )
 
     @functools.cached_property

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from memcarve.backing import FileBacking
 from memcarve.errors import UsageError
-from memcarve.sources.listings import ListingFiles
 from memcarve.vocabulary import InputType, Paging, System, Trust
 
 if TYPE_CHECKING:
@@ -95,9 +94,9 @@ class OpenOptions(NamedTuple):
         return self.input_type == IMAGE or bool(self.given & FOR_IMAGES)
 
     @property
-    def listing_files(self) -> ListingFiles:
-        """The files that were named as listings of regions, modules and threads."""
-        return ListingFiles(self.regions, self.modules, self.threads)
+    def listings(self) -> dict[str, tuple[str, ...]]:
+        """The files that were named, by what they list."""
+        return {"regions": self.regions, "modules": self.modules, "threads": self.threads}
 
 
 class Source(NamedTuple):

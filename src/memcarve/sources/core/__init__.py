@@ -15,15 +15,13 @@ from memcarve.intervals import total
 from memcarve.missing import CUT_OFF, NOT_WRITTEN, REASONS, MissingMemory
 from memcarve.process import Account, Container, Machine, Note, ProcessEntry, ProcessMemory, width_of
 from memcarve.sources.core.core_metadata import auxiliary_vector, core_metadata_of, read_core_notes
-from memcarve.sources.listings import ListingFiles, metadata_from_files
+from memcarve.sources.listings import metadata_from_files
 from memcarve.sources.opening import CORE as TYPE, Source
 from memcarve.sources.overlaps import untangled
 from memcarve.space import AddressSpace
 
 if TYPE_CHECKING:
-    from memcarve.backing import FileBacking
-    from memcarve.dtypes import U64, Records
-    from memcarve.formats.elf_core.core_headers import Header
+    from memcarve.dtypes import U64
     from memcarve.sources.opening import Opened, OpenOptions
 
 
@@ -37,26 +35,25 @@ _ACCESS = 7  # of p_flags
 class CoreContainer(Container):
     """The one process of a core."""
 
-    def __init__(
-        self,
-        file: FileBacking,
-        header: Header,
-        table: Records,
-        remarks: tuple[str, ...] = (),
-        listing_files: ListingFiles = ListingFiles(),  # noqa: B008 - a tuple
-    ) -> None:
-        """Take over `file`, which `close` closes; `remarks` say what of its headers and notes it ends too early for."""
-        self.file = file
+    def __init__(self, opened: Opened, options: OpenOptions) -> None:
+        """Look closer: raise NotRecognisedError if it is no core, or the core of a machine."""
+        self.path, self.file = opened.path, opened.file
+        header = core_headers.read_header(self.file)
+        if header is None:
+            raise NotRecognisedError("is not an ELF core", subject=self.path)
         self.header = header
-        self.table = table
-        self.loads = table[table["type"] == core_headers.LOAD]
-        self.listing_files = listing_files
-        self._known = read_core_notes(file, header, table)
-        self._remarks = remarks
-        self.notes = [*map(Note, remarks), *self._known.remarks]
-
-    def __str__(self) -> str:
-        return self.file.path
+        #: `_remarks` say what of its headers and notes it ends too early for
+        self.table, self._remarks = core_headers.program_headers(self.file, header)
+        found = core_headers.origin(self.file, header, self.table)
+        if options.input_type != TYPE and (not found.process or (found.doubtful and options.for_image)):
+            raise NotRecognisedError("is the ELF core of a machine, not of a process", subject=self.path)
+        self.loads = self.table[self.table["type"] == core_headers.LOAD]
+        self.listings = options.listings
+        self._known = read_core_notes(self.file, header, self.table)
+        self.notes = [*map(Note, self._remarks), *self._known.remarks]
+        if found.doubtful and options.input_type is None:
+            doubt = "nothing in the core tells a process's from a machine's; it is taken for a process's"
+            self.notes.append(f"{self.path}: {doubt}; if it is a machine's, --input-type image reads it")
 
     def processes(self) -> list[ProcessEntry]:
         """Return the process."""
@@ -102,7 +99,7 @@ class CoreContainer(Container):
             notes=[*self.notes, *map(Note, (*shared, *missing))],
             metadata=lambda: (
                 core_metadata_of(self.file, self.header, self.table, known)
-                + metadata_from_files(self.listing_files, known.pid, address_bits=max(bits, 48))
+                + metadata_from_files(self.listings, known.pid, address_bits=max(bits, 48))
             ),
             auxiliary_vector=auxiliary_vector(self.file, known),
         )
@@ -163,25 +160,6 @@ class CoreContainer(Container):
         return process_notes.architecture(self.header)
 
 
-def _open(opened: Opened, options: OpenOptions) -> CoreContainer:
-    file = opened.file
-    header = core_headers.read_header(file)
-    if header is None:
-        raise NotRecognisedError("is not an ELF core", subject=file.path)
-    table, remarks = core_headers.program_headers(file, header)
-    found = core_headers.origin(file, header, table)
-    if options.input_type != TYPE and (not found.process or (found.doubtful and options.for_image)):
-        raise NotRecognisedError("is the ELF core of a machine, not of a process", subject=file.path)
-    container = CoreContainer(file, header, table, remarks, options.listing_files)
-    if found.doubtful and options.input_type is None:
-        doubt = "nothing in the core tells a process's from a machine's; it is taken for a process's"
-        container.notes = [
-            *container.notes,
-            f"{file.path}: {doubt}; if it is a machine's, --input-type image reads it",
-        ]
-    return container
-
-
 def _reasons(reason: str, count: int) -> U64:
     return np.full(count, REASONS.index(reason), np.uint64)
 
@@ -198,4 +176,4 @@ def _left_out(space: AddressSpace) -> dict[str, int]:
     return {reason: count for reason, count in ((BEFORE, first), (BEHIND, length - first - used)) if count}
 
 
-CORE = Source("an ELF core of a process", (TYPE,), lambda opened: core_headers.is_core(opened.head), _open)
+CORE = Source("an ELF core of a process", (TYPE,), lambda opened: core_headers.is_core(opened.head), CoreContainer)

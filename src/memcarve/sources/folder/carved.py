@@ -31,7 +31,7 @@ from memcarve.process import (
     width_of,
 )
 from memcarve.sources.folder.recorded import address, member, number, recorded_metadata, word
-from memcarve.sources.listings import ListingFiles, metadata_from_files
+from memcarve.sources.listings import metadata_from_files
 from memcarve.sources.opening import FOLDER, Source
 from memcarve.space import AddressSpace
 
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from memcarve.formats.manifest import Record
-    from memcarve.sources.opening import Opened
+    from memcarve.sources.opening import Opened, OpenOptions
 
 _MOST_MISSING = 1 << 24
 _MOST_NOTES = 1000
@@ -52,20 +52,13 @@ _FOLDER = re.compile(r"[A-Za-z0-9_+-][A-Za-z0-9_.+-]*")
 class FolderContainer(Container):
     """A carved folder, or several in one."""
 
-    def __init__(
-        self,
-        path: str,
-        listing_files: ListingFiles = ListingFiles(),  # noqa: B008 - a tuple
-    ) -> None:
-        self.path = path
-        self.listing_files = listing_files
+    def __init__(self, opened: Opened, options: OpenOptions) -> None:
+        path = self.path = opened.path
+        self.listings = options.listings
         self.notes: list[str] = []
         self._backings: list[FolderBacking] = []
         self._folders = _folders(path)
         self._entries = [_entry(_opened(folder)[0]) for folder in self._folders]
-
-    def __str__(self) -> str:
-        return self.path
 
     def processes(self) -> list[ProcessEntry]:
         """Return the processes: of several, in the order of their folders' names."""
@@ -111,8 +104,7 @@ class FolderContainer(Container):
             inputs={"folder": {"path": folder, "size": backing.size, "manifest_sha256": digest}},
             notes=[_origin(folder, header), *map(Note, left_out), *_texts(header.get("notes"))],
             metadata=lambda: (
-                recorded_metadata(*_opened(folder))
-                + metadata_from_files(self.listing_files, entry.pid, address_bits=bits)
+                recorded_metadata(*_opened(folder)) + metadata_from_files(self.listings, entry.pid, address_bits=bits)
             ),
             half=_half(header, space, narrow or kernel_half_of(architecture)),
         )
@@ -319,9 +311,4 @@ def _recognise(opened: Opened) -> bool:
     return opened.is_folder and any(map(os.path.lexists, named))
 
 
-CARVED = Source(
-    "a folder that memcarve carved",
-    (FOLDER,),
-    _recognise,
-    lambda opened, options: FolderContainer(opened.path, options.listing_files),
-)
+CARVED = Source("a folder that memcarve carved", (FOLDER,), _recognise, FolderContainer)

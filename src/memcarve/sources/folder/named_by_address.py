@@ -17,7 +17,7 @@ from memcarve.errors import InputError, OverlapError, SourceReadError
 from memcarve.intervals import TOP
 from memcarve.metadata import Metadata, Region, Regions
 from memcarve.process import Account, Container, Machine, Note, Platform, ProcessEntry, ProcessMemory, width_of
-from memcarve.sources.listings import ListingFiles, metadata_from_files
+from memcarve.sources.listings import metadata_from_files
 from memcarve.sources.opening import FOLDER, Source
 from memcarve.space import AddressSpace
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from memcarve.dtypes import U64
+    from memcarve.sources.opening import Opened, OpenOptions
 
 
 _MOST = 1 << 21  # things in the folder
@@ -81,13 +82,9 @@ class NamedContainer(Container):
     file in the folder is so named, or one that is so named has another length or is not a regular file.
     """
 
-    def __init__(
-        self,
-        path: str,
-        listing_files: ListingFiles = ListingFiles(),  # noqa: B008 - a tuple
-    ) -> None:
-        self.path = path
-        self.listing_files = listing_files
+    def __init__(self, opened: Opened, options: OpenOptions) -> None:
+        path = self.path = opened.path
+        self.listings = options.listings
         self.notes: list[str] = []
         self._backings: list[FolderBacking] = []
         self._others, self._others_size = 0, 0
@@ -130,9 +127,6 @@ class NamedContainer(Container):
         if self._others:
             others = f"{_files(self._others, 'other ')} of {self._others_size} bytes"
             self.notes.append(Note(f"{path}: left out, because their names are no addresses: {others}", "input"))
-
-    def __str__(self) -> str:
-        return self.path
 
     def processes(self) -> list[ProcessEntry]:
         """Return the processes that the names tell apart, by pid and name; where they tell neither, there is one.
@@ -182,7 +176,7 @@ class NamedContainer(Container):
         """Return what files say that were named or lie among these, and the regions that the names tell."""
         pid = files.entry.pid
         beside = [] if pid is None else [os.path.join(self.path, f"pid.{pid}.dmp")]
-        found = metadata_from_files(self.listing_files, pid, beside, address_bits=bits)
+        found = metadata_from_files(self.listings, pid, beside, address_bits=bits)
         if files.writer.regions is None:
             return found
         rows = [Region(*row) for row in zip(*(column.tolist() for column in bounds), strict=True)]
@@ -255,9 +249,4 @@ def _order(files: _Files) -> tuple[bool, int, str, str]:
     return entry.pid is None, -1 if entry.pid is None else entry.pid, entry.name or "", files.prefix
 
 
-NAMED = Source(
-    "a folder",
-    (FOLDER,),
-    lambda opened: opened.is_folder,
-    lambda opened, options: NamedContainer(opened.path, options.listing_files),
-)
+NAMED = Source("a folder", (FOLDER,), lambda opened: opened.is_folder, NamedContainer)

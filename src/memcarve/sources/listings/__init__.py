@@ -13,7 +13,7 @@ from memcarve.sources.counterparts import MAP_ENDINGS, base_file
 from memcarve.sources.listings.listing_rows import DoubtfulError, UnknownError, reader
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from memcarve.metadata import Module, Region, Thread
 
@@ -31,14 +31,6 @@ _HOLDS = {
 _WORDS = {"regions": ("vadinfo", "maps"), "modules": ("dlllist",), "threads": ("threads",)}
 
 
-class ListingFiles(NamedTuple):
-    """Files that the user named: tables of regions, of modules, of threads."""
-
-    regions: Sequence[str] = ()
-    modules: Sequence[str] = ()
-    threads: Sequence[str] = ()
-
-
 class _Taken(NamedTuple):
     """What was read from one file: its rows, by which name they go, and the file itself, ready for JSON."""
 
@@ -49,7 +41,7 @@ class _Taken(NamedTuple):
 
 
 def metadata_from_files(
-    given: ListingFiles,
+    given: Mapping[str, Sequence[str]],
     pid: int | None,
     beside: Sequence[str] = (),
     *,
@@ -57,10 +49,10 @@ def metadata_from_files(
 ) -> Metadata:
     """Return what files say of the process `pid` (None: not known).
 
-    Files are those `given`; where none is given of a kind, those that lie beside the files in `beside` (dumps, maps):
-    for a ``NAME.dmp``, ``NAME.vadinfo.csv`` or ``pid.N.vadinfo.csv`` and so on, see `names_beside`. Addresses are
-    extended as those of the process's memory are, whose width is `address_bits`. Each file that was used is added to
-    `files`: kind, path, size, format, SHA-256.
+    Files are those `given`, by ``"regions"``, ``"modules"``, ``"threads"``; if none is given of a kind, those that lie
+    beside the files in `beside` (dumps, maps): for a ``NAME.dmp``, ``NAME.vadinfo.csv`` or ``pid.N.vadinfo.csv`` and so
+    on, see `names_beside`. Addresses are extended as those of the process's memory are, whose width is `address_bits`.
+    ``Metadata.files`` are those that were used.
 
     Of a table of several processes the rows of `pid` are taken; without a `pid` it must be of one process only. A file
     that was found and cannot be used gives a note. For a given one, raises NotRecognisedError where it holds something
@@ -70,7 +62,7 @@ def metadata_from_files(
     taken: dict[str, list[_Taken]] = {}
     notes: list[str] = []
     for kind in _WORDS:
-        named: Sequence[str] = getattr(given, kind)
+        named = given.get(kind, ())
         taken[kind] = [_take(path, kind, pid, address_bits) for path in named]
         for choices in () if named else names_beside(kind, pid, beside):
             found, remarks = _first_usable(choices, kind, pid, address_bits)

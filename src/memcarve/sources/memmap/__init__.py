@@ -53,9 +53,10 @@ class MemmapContainer(Container):
 
         `close` closes the map and the file.
         """
-        self.listing_files = options.listing_files
+        self.listings = options.listings
         self.map = memory_map
         self.dump = dump
+        self.path = dump or memory_map.path
         self.trust = options.trust
         self.notes: list[str] = notes or []
         self._files = {} if dump is None or file is None else {dump: file}
@@ -67,9 +68,6 @@ class MemmapContainer(Container):
         except BaseException:
             self.close()
             raise
-
-    def __str__(self) -> str:
-        return self.dump or self.map.path
 
     def processes(self) -> list[ProcessEntry]:
         """Return the processes it holds, in the order of the map."""
@@ -111,7 +109,7 @@ class MemmapContainer(Container):
             inputs=self._inputs(file),
             notes=[*notes, *map(Note, remarks)],
             metadata=lambda: metadata_from_files(
-                self.listing_files, entry.pid, self._beside(entry.pid, file), address_bits=bits
+                self.listings, entry.pid, self._beside(entry.pid, file), address_bits=bits
             ),
             positions=positions.how,
         )

@@ -13,15 +13,15 @@ from memcarve.intervals import Intervals, total, union
 from memcarve.missing import CUT_OFF, MISPLACED, NOT_WRITTEN, REASONS, MissingMemory
 from memcarve.paths import base_name
 from memcarve.process import Account, Container, Machine, Note, Platform, ProcessEntry, ProcessMemory, width_of
-from memcarve.sources.listings import ListingFiles, metadata_from_files
+from memcarve.sources.listings import metadata_from_files
 from memcarve.sources.minidump.minidump_metadata import Noted, minidump_metadata_of
 from memcarve.sources.opening import MINIDUMP as TYPE, Source
 from memcarve.sources.overlaps import untangled
 from memcarve.space import AddressSpace
 
 if TYPE_CHECKING:
-    from memcarve.backing import FileBacking
     from memcarve.dtypes import U64
+    from memcarve.sources.opening import Opened, OpenOptions
 
 REST = "headers and streams"
 TWICE = "of addresses that the file holds twice"
@@ -38,22 +38,14 @@ _SYSTEMS = {number: word for word, number in structures.PLATFORMS.items()}
 class MinidumpContainer(Container):
     """The one process of a minidump."""
 
-    def __init__(
-        self,
-        file: FileBacking,
-        listing_files: ListingFiles = ListingFiles(),  # noqa: B008 - a tuple
-    ) -> None:
-        """Take over `file`, which `close` closes."""
-        self.file = file
-        self.dump = Minidump(file)
-        self.listing_files = listing_files
+    def __init__(self, opened: Opened, options: OpenOptions) -> None:
+        self.path, self.file = opened.path, opened.file
+        self.dump = Minidump(self.file)
+        self.listings = options.listings
         self.noted = Noted(self.dump.comment())
         self.system = self.dump.system()
         self._entry = ProcessEntry(self.dump.pid(), self._name())
         self.notes: list[str] = list(self.dump.notes)
-
-    def __str__(self) -> str:
-        return self.file.path
 
     def processes(self) -> list[ProcessEntry]:
         """Return the process; it goes by the name of its first module."""
@@ -92,7 +84,7 @@ class MinidumpContainer(Container):
             notes=notes,
             metadata=lambda: (
                 minidump_metadata_of(self.dump, self.noted)
-                + metadata_from_files(self.listing_files, self._entry.pid, address_bits=max(bits, 48))
+                + metadata_from_files(self.listings, self._entry.pid, address_bits=max(bits, 48))
             ),
         )
 
@@ -164,9 +156,4 @@ def _bits(space: AddressSpace, *, narrow: bool) -> int:
     return width_of(space.start, space.size)
 
 
-MINIDUMP = Source(
-    "a minidump",
-    (TYPE,),
-    lambda opened: opened.head.startswith(structures.MAGIC),
-    lambda opened, options: MinidumpContainer(opened.file, options.listing_files),
-)
+MINIDUMP = Source("a minidump", (TYPE,), lambda opened: opened.head.startswith(structures.MAGIC), MinidumpContainer)

@@ -18,7 +18,7 @@ from memcarve.errors import InputError, OverlapError, SourceReadError
 from memcarve.formats.listing.listing_kinds import PROC_MAPS
 from memcarve.metadata import Metadata, Regions, Thread, Threads
 from memcarve.process import Account, Container, Machine, Note, Platform, ProcessEntry, ProcessMemory, width_of
-from memcarve.sources.listings import ListingFiles, metadata_from_files
+from memcarve.sources.listings import metadata_from_files
 from memcarve.sources.opening import PROC, Source
 from memcarve.sources.proc.live_memory import EndToEnd, LiveBacking, Present
 from memcarve.sources.proc.live_pages import MappedFiles, PageMap, mappings
@@ -47,22 +47,21 @@ class _Status(NamedTuple):
 
 
 class LiveContainer(Container):
-    """A process that runs on this machine; `folder` is a descriptor of its folder below ``/proc``, then its own.
+    """A process that runs on this machine.
 
-    What is opened through the descriptor is of that process and of no later one with its number.
+    What is opened through the descriptor of its folder below ``/proc`` is of that process and of no later one with its
+    number. Raises SourceReadError if there is none, or this user may not read it.
     """
 
-    def __init__(
-        self,
-        path: str,
-        folder: int,
-        listing_files: ListingFiles = ListingFiles(),  # noqa: B008 - a tuple
-    ) -> None:
-        self.path = path
-        self.listing_files = listing_files
-        self.notes: list[str] = []
-        self._folder = folder
-        self._memory = folder  # of the thread through which the memory is reached
+    def __init__(self, opened: Opened, options: OpenOptions) -> None:
+        self.path, self.listings = opened.path, options.listings
+        try:
+            self._folder = os.open(_place(self.path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError as error:
+            raise SourceReadError(
+                f"there is no such process, or it is hidden from this user: {error.strerror}", subject=self.path
+            ) from error
+        self._memory = self._folder  # of the thread through which the memory is reached
         self._backings: list[LiveBacking] = []
         try:
             self._status = self._read_status()
@@ -70,9 +69,6 @@ class LiveContainer(Container):
         except BaseException:
             self.close()
             raise
-
-    def __str__(self) -> str:
-        return self.path
 
     def processes(self) -> list[ProcessEntry]:
         """Return the one process."""
@@ -109,7 +105,7 @@ class LiveContainer(Container):
             account=Account(space.total, incomplete=unreadable),
             inputs={"live": self._about(status)},
             notes=map(Note, notes),
-            metadata=lambda: self._known(mapped) + metadata_from_files(self.listing_files, status.pid, address_bits=64),
+            metadata=lambda: self._known(mapped) + metadata_from_files(self.listings, status.pid, address_bits=64),
             file=EndToEnd(self.path, space),
             auxiliary_vector=self._beginning("auxv", _LONGEST) or None,
         )
@@ -301,17 +297,6 @@ def _recognise(opened: Opened) -> bool:
     return (name == "self" or (name.isascii() and name.isdigit())) and _is_proc(parent)
 
 
-def _open(opened: Opened, options: OpenOptions) -> LiveContainer:
-    """Open a running process; raises SourceReadError if there is none, or this user may not read it."""
-    try:
-        folder = os.open(_place(opened.path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    except OSError as error:
-        raise SourceReadError(
-            f"there is no such process, or it is hidden from this user: {error.strerror}", subject=opened.path
-        ) from error
-    return LiveContainer(opened.path, folder, options.listing_files)
-
-
 def _is_proc(folder: str) -> bool:
     """Say whether a folder is the root of a proc file system; on other systems than Linux none is."""
     try:
@@ -347,4 +332,4 @@ def _yama() -> str:
     return "" if who is None else f" (kernel.yama.ptrace_scope is {scope}: {who} may read a process's memory)"
 
 
-LIVE = Source("a running process below /proc", (PROC,), _recognise, _open)
+LIVE = Source("a running process below /proc", (PROC,), _recognise, LiveContainer)
