@@ -77,7 +77,9 @@ class Command(click.Command):
                     formatter.write_dl(rows)
 
 
-_FILE = {"process": groups.OneProcess, "source": groups.Input, "messages": groups.Messages}
+_OPENING = {"source": groups.Input, "messages": groups.Messages}
+_ONE = {"process": groups.OneProcess, **_OPENING}
+_SEVERAL = {"processes": groups.SeveralProcesses, **_OPENING}
 
 #: the commands by what they are for
 COMMANDS = {
@@ -93,10 +95,9 @@ COMMANDS = {
             it holds up. The search takes as long as reading the image does.
             """,
             [_path("file")],
+            **_OPENING,
             wanted=groups.ProcessList,
             printing=groups.Printing,
-            source=groups.Input,
-            messages=groups.Messages,
         ),
         Command(
             "segments",
@@ -108,7 +109,7 @@ COMMANDS = {
             kind, file, flags. With --content (none by default) every byte is read.
             """,
             [_path("file")],
-            **_FILE,
+            **_ONE,
             filters=groups.SegmentFilters,
             segmenting=groups.Segmenting,
             listed=groups.Extents,
@@ -123,7 +124,7 @@ COMMANDS = {
             From an image of 64-bit Windows, or from what Volatility printed: beside the dump, or given with --regions.
             """,
             [_path("file")],
-            **_FILE,
+            **_ONE,
             filters=groups.RegionFilters,
             printing=groups.Printing,
         ),
@@ -133,7 +134,7 @@ COMMANDS = {
             "Print the bytes at an address.",
             "Print SIZE bytes of memory at ADDRESS, exactly, or say which address is not there.",
             [_path("file"), click.Argument(["address"], type=address), click.Argument(["size"], type=size)],
-            **_FILE,
+            **_ONE,
             printing=groups.ReadOutput,
         ),
         Command(
@@ -142,7 +143,7 @@ COMMANDS = {
             "Find text or bytes, with their addresses.",
             "Find text or bytes: every hit's address, segment and offset in the dump, across extents.",
             [_path("file"), click.Argument(["patterns"], metavar="PATTERN...", nargs=-1, required=True)],
-            **_FILE,
+            **_ONE,
             sought=groups.Sought,
             filters=groups.SegmentFilters,
             printing=groups.Printing,
@@ -153,7 +154,7 @@ COMMANDS = {
             "Tell where an address lies in the file, and back.",
             "Tell where ADDRESS lies in the dump, or which address the dump's byte at +OFFSET has.",
             [_path("file"), click.Argument(["place"], metavar="ADDRESS|+OFFSET")],
-            **_FILE,
+            **_ONE,
             printing=groups.Printing,
         ),
         Command(
@@ -191,12 +192,10 @@ COMMANDS = {
             -c. It has another name until it is complete.
             """,
             [_path("file")],
-            processes=groups.SeveralProcesses,
+            **_SEVERAL,
             filters=groups.SegmentFilters,
             segmenting=groups.Segmenting,
-            source=groups.Input,
             write=groups.CarveOutput,
-            messages=groups.Messages,
         ),
         Command(
             "export",
@@ -204,11 +203,9 @@ COMMANDS = {
             "Write one file that another program opens.",
             "Write a process's memory as one file that another program opens, or as what it needs to open the input.",
             [_path("file")],
-            processes=groups.SeveralProcesses,
+            **_SEVERAL,
             filters=groups.SegmentFilters,
-            source=groups.Input,
             write=groups.ExportOutput,
-            messages=groups.Messages,
         ),
         Command(
             "extract",
@@ -220,11 +217,9 @@ COMMANDS = {
             be malware: their names end in .bin, and --zip puts them into an encrypted archive.
             """,
             [_path("file")],
-            processes=groups.SeveralProcesses,
+            **_SEVERAL,
             filters=groups.MemoryFilters,
-            source=groups.Input,
             write=groups.ExtractOutput,
-            messages=groups.Messages,
         ),
         Command(
             "verify",
@@ -235,10 +230,8 @@ COMMANDS = {
             Exit status 0 only if all of it holds.
             """,
             [_path("folder")],
-            process=groups.OneProcess,
             compared=groups.Source,
-            source=groups.Input,
-            messages=groups.Messages,
+            **_ONE,
         ),
     ],
     "Help": [

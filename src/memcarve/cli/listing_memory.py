@@ -108,12 +108,7 @@ def _allowed(flags: int) -> tuple[str | None, str]:
 
 
 def regions(
-    file: str,
-    process: OneProcess,
-    filters: RegionFilters,
-    source: Input,
-    printing: Printing,
-    messages: Messages,
+    file: str, process: OneProcess, filters: RegionFilters, source: Input, printing: Printing, messages: Messages
 ) -> int:
     """Print a row for each region."""
     with one_process(file, process, source, filters.half) as memory:

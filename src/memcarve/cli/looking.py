@@ -22,13 +22,7 @@ _PIECE = 1 << 20
 
 
 def read(
-    file: str,
-    address: int,
-    size: int,
-    process: OneProcess,
-    source: Input,
-    printing: ReadOutput,
-    messages: Messages,
+    file: str, address: int, size: int, process: OneProcess, source: Input, printing: ReadOutput, messages: Messages
 ) -> int:
     """Print bytes."""
     as_hex = at_terminal() if printing.as_hex is None else printing.as_hex

@@ -22,24 +22,19 @@ HEADINGS = TAKE, FROM, WRITE, OTHER = "What to take", "Where from", "How to writ
 FORMATS = ("table", "csv", "json", "jsonl", "parquet")
 
 
-def option(
-    *names: str,
-    help: str,  # noqa: A002 - click's
-    heading: str | None = None,
-    preset: Any = ...,  # noqa: ANN401 - of any type
-    **how: Any,  # noqa: ANN401 - click's
-) -> Any:  # noqa: ANN401 - as a dataclass's field
-    """Return a group's member that is an option.
+def option(*names: str, heading: str | None = None, preset: Any = ..., **how: Any) -> Any:  # noqa: ANN401 - click's
+    """Return a group's member that is an option; `how` is what click takes.
 
     `heading` is another than the group's; `preset` is click's default, which is not a default of the dataclass.
     """
-    how |= {"help": help} if preset is ... else {"help": help, "default": preset}
+    if preset is not ...:
+        how |= {"default": preset, "show_default": preset is not None}
     return dataclasses.field(metadata={"names": names, "heading": heading, "how": how})
 
 
-def paths(name: str, help: str) -> Any:  # noqa: A002, ANN401 - as above
-    """Return an option that takes files."""
-    return option(name, metavar="FILE", type=click.Path(), multiple=True, help=help)
+def paths(name: str, text: str) -> Any:  # noqa: ANN401 - as above
+    """Return an option that takes files; `text` is its help."""
+    return option(name, metavar="FILE", type=click.Path(), multiple=True, help=text)
 
 
 @dataclass_transform(frozen_default=True, field_specifiers=(option, paths))
@@ -138,7 +133,6 @@ class Segmenting(Group, heading=TAKE):
         type=Choice(Split),
         metavar="WHERE",
         preset="none",
-        show_default=True,
         help="End segments also at the borders of regions or modules, or if the system's protection or the page "
         f"tables' permissions change: {', '.join(Split)}.",
     )
@@ -228,7 +222,6 @@ class Printing(Group, heading=WRITE):
         type=Choice(FORMATS),
         metavar="FORMAT",
         preset="table",
-        show_default=True,
         help=f"How to print the table: {', '.join(FORMATS)}.",
     )
 
@@ -266,9 +259,7 @@ class CarveOutput(Group, heading=WRITE):
     )
     hash_input: bool = option("--hash-input", is_flag=True, help="Also record the SHA-256 of the dump or image.")
     label_names: bool = option(
-        "--label-names",
-        is_flag=True,
-        help="Name files by protection and module, too: 0x...-0x....r-x.ntdll.dll.bin",
+        "--label-names", is_flag=True, help="Name files by protection and module, too: 0x...-0x....r-x.ntdll.dll.bin"
     )
     environment: bool = option(
         "--environment", is_flag=True, help="Put the process's environment into segments.json, if it is known."
@@ -341,7 +332,6 @@ class ExtractOutput(Group, heading=WRITE):
         "--layout",
         type=Choice(Layout),
         preset="file",
-        show_default=True,
         help="As a file that tools parse, each section where its header says; or as it is mapped.",
     )
     archive: bool = option("--zip", is_flag=True, help="Write one encrypted ZIP archive; its password is infected.")
@@ -349,7 +339,6 @@ class ExtractOutput(Group, heading=WRITE):
         "--largest",
         type=size,
         preset="1G",
-        show_default=True,
         metavar="SIZE",
         help="No file becomes larger than this, whatever a header claims.",
     )
@@ -395,11 +384,7 @@ class Sought(Group, heading=TAKE):
 
     as_hex: bool = option("--hex", is_flag=True, help="PATTERN is bytes in hexadecimal: 4d5a9000 or '4d 5a 90 00'.")
     encodings: Sequence[str] = option(
-        "--encoding",
-        multiple=True,
-        preset=("utf-8", "utf-16-le"),
-        show_default=True,
-        help="How text lies in memory; may be repeated.",
+        "--encoding", multiple=True, preset=("utf-8", "utf-16-le"), help="How text lies in memory; may be repeated."
     )
 
 
