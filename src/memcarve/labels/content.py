@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from memcarve.formats.programs import elf
 from memcarve.formats.programs.pe import SEARCHED, SIGNATURE
 from memcarve.intervals import PAGE
-from memcarve.labels.headers import IDENT, IDENT_BITS, ZEROS, Header, may_begin, parse_header
+from memcarve.labels.headers import ZEROS, Header, may_begin, parse_header
 from memcarve.labels.text_stats import Entropy, is_text, text_pages
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ _ZEROS = bytes(_BLOCK)
 _FEW = 4 * PAGE  # up to here looking page by page is faster than setting numpy up
 _FRONT = 64  # bytes that tell whether a page may begin with a header
 _HIGHEST = np.uint32(PAGE - 1)  # a place in the page
-_IDENT, _IDENT_BITS, _ONE = np.uint32(IDENT), np.uint32(IDENT_BITS), np.uint32(1)
+_MARK, _MARK_BITS, _ONE = np.uint32(elf.MARK), np.uint32(elf.MARK_BITS), np.uint32(1)
 _PE, _SEARCHED = np.uint32(int.from_bytes(SIGNATURE, "little")), slice(_FRONT // 4, SEARCHED // 4)
 
 
@@ -162,7 +163,7 @@ def glance(view: memoryview) -> tuple[int, list[int]]:
     """Count the pages of zeros, and return where pages begin that `may_begin` may be true of: few more, none less."""
     words = np.frombuffer(view, "<u4").reshape(-1, PAGE // 4)
     longs = np.frombuffer(view, "<u8").reshape(-1, PAGE // 8)
-    wanted = (words[:, 1] - _IDENT) & _IDENT_BITS == 0
+    wanted = (words[:, 1] - _MARK) & _MARK_BITS == 0
     wanted |= words[:, 15] - _ONE < _HIGHEST
     blank = np.flatnonzero(np.bitwise_or.reduce(longs[:, 1:8], axis=1) == 0)  # all of the DOS header, but its start
     used = [page for page in blank.tolist() if not ZEROS.startswith(view[page * PAGE : (page + 1) * PAGE])]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import struct
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from memcarve.errors import AddressError
@@ -24,21 +23,6 @@ _MACHINES = {
     "ELF": {62: "x64", 3: "x86", 183: "arm64", 40: "arm"},
 }
 _ELF_KINDS = {1: "rel", 2: "exec", 3: "dyn", 4: "core"}
-_EXECUTABLE_IMAGE, _DLL = 0x2, 0x2000  # Characteristics
-_NATIVE = 1  # Subsystem
-_EFI = range(10, 14)
-_WDM_DRIVER = 0x2000  # DllCharacteristics
-_KERNEL_HALF = 1 << 63
-
-# what of a page tells that it may begin with a header: two times two bytes, EI_CLASS to EI_OSABI, e_lfanew
-_FRONT = struct.Struct("<HHI52xI")
-_SIGNATURE = struct.Struct("<IH18xH")  # and machine, and the optional header's magic
-_MARK = int.from_bytes(pe.MZ, "little")
-_PE = int.from_bytes(pe.SIGNATURE, "little")
-_DOS_HEADER = 0x40
-
-#: as numpy and `may_begin` ask: the word at 4, less IDENT, has none of the bits of IDENT_BITS for ELF
-IDENT, IDENT_BITS = 0x010101, 0xFFFEFE
 
 
 class Header(NamedTuple):
@@ -83,7 +67,7 @@ def parse_header(address: int, page: bytes) -> Header | None:
         return None
     timestamp: int | None = None
     if isinstance(found, pe.Image):
-        kind, timestamp, name = _kind(address, found), found.timestamp, "PE"
+        kind, timestamp, name = pe.kind_of(found, address), found.timestamp, "PE"
     else:
         kind, name = _ELF_KINDS.get(found.kind, f"0x{found.kind:04x}"), "ELF"
     machine = _MACHINES[name].get(found.machine, f"0x{found.machine:04x}")
@@ -92,21 +76,11 @@ def parse_header(address: int, page: bytes) -> Header | None:
 
 
 def may_begin(view: memoryview, at: int, end: int) -> bool:
-    """Say whether a header may begin at `at` of a block that is looked at up to `end`; at least 64 bytes are there.
+    """Return True if a header may begin at `at` of a block that is looked at up to `end`; 64 bytes are there at least.
 
-    True for everything that `parse_header` finds, and for next to nothing else.
+    That is so of everything that `parse_header` finds, and of next to nothing else.
     """
-    mark, second, ident, place = _FRONT.unpack_from(view, at)
-    if (ident - IDENT) & IDENT_BITS == 0:
-        return True
-    if not place:
-        if second or ident or mark not in (0, _MARK) or not ZEROS.startswith(view[at + 2 : at + _DOS_HEADER]):
-            return False
-        return bool(pe.bare_places(bytes(view[at : min(at + pe.SEARCHED, end)])))
-    if not pe.LOWEST <= place <= pe.HIGHEST or place & 3 or at + place + _SIGNATURE.size > end:
-        return False
-    signature, machine, magic = _SIGNATURE.unpack_from(view, at + place)
-    return bool((signature == _PE and mark == _MARK) or pe.MAGICS.get(machine) == magic)
+    return elf.may_begin(view, at) or pe.may_begin(view, at, end)
 
 
 def name_of(read: Read, header: Header) -> str | None:
@@ -137,17 +111,6 @@ def _there(read: Read, address: int) -> bytes:
         return read(address, size) if 0 < size < PAGE else b""
     except AddressError:
         return b""
-
-
-def _kind(address: int, found: pe.Image) -> str | None:
-    if not found.characteristics & _EXECUTABLE_IMAGE:
-        return None
-    if found.characteristics & _DLL:
-        return "dll"
-    if found.subsystem == _NATIVE:
-        kernel = found.traits & _WDM_DRIVER or max(address, found.base) >= _KERNEL_HALF
-        return "driver" if kernel else "native"
-    return "efi" if found.subsystem in _EFI else "exe"
 
 
 def _sections(address: int, rows: Sequence[Section]) -> tuple[tuple[int, int, str], ...]:

@@ -21,6 +21,8 @@ from memcarve.intervals import PAGE, TOP
 if TYPE_CHECKING:
     from memcarve.formats.programs.mapped_module import Read
 
+#: of the word at 4, EI_CLASS to EI_OSABI: less the first, it has none of the bits of the second
+MARK, MARK_BITS = 0x010101, 0xFFFEFE
 #: e_machine of processors that systems run on: SPARC, x86, MIPS, PowerPC (64), S390, ARM, x86-64, ARM64, RISC-V
 MACHINES = frozenset({2, 3, 8, 20, 21, 22, 40, 43, 62, 183, 243})
 
@@ -104,6 +106,11 @@ def image(page: bytes) -> Image | None:
         dynamic=dynamic,
         section_headers=(begin, begin + width * number) if begin else (0, 0),
     )
+
+
+def may_begin(view: memoryview, at: int) -> bool:
+    """Return True if a header may begin at `at`, where there are eight bytes: so of everything that `image` finds."""
+    return (int.from_bytes(view[at + 4 : at + 8], "little") - MARK) & MARK_BITS == 0
 
 
 def image_name(read: Read, found: Image, address: int) -> str | None:

@@ -30,13 +30,13 @@ I386, AMD64 = 0x14C, 0x8664
 MZ = b"MZ"
 SIGNATURE = b"PE\0\0"
 #: where e_lfanew may lead: multiples of four so far down that everything up to DllCharacteristics is in the page
-LOWEST, HIGHEST = 4, PAGE - 96
+_LOWEST, _HIGHEST = 4, PAGE - 96
 #: how far down a signature is looked for where e_lfanew is gone
 SEARCHED = 0x400
 
 _PE32, _PE32_PLUS = 0x10B, 0x20B
 #: the optional header's magic by machine: i386, ARM, THUMB, ARMNT, AMD64, ARM64
-MAGICS = {I386: _PE32, 0x1C0: _PE32, 0x1C2: _PE32, 0x1C4: _PE32, AMD64: _PE32_PLUS, 0xAA64: _PE32_PLUS}
+_MAGICS = {I386: _PE32, 0x1C0: _PE32, 0x1C2: _PE32, 0x1C4: _PE32, AMD64: _PE32_PLUS, 0xAA64: _PE32_PLUS}
 _MOST_NAMES = 1 << 16
 _MOST_TEXT = 1 << 22  # bytes of names that are read in one go
 _LONGEST_NAME = 512
@@ -48,13 +48,16 @@ _SIGNED = re.compile(  # lookahead: places may overlap
         SIGNATURE,
         b"|".join(
             re.escape(struct.pack("<H", machine)) + b".{18}" + re.escape(struct.pack("<H", magic))
-            for machine, magic in MAGICS.items()
+            for machine, magic in _MAGICS.items()
         ),
     ),
     re.DOTALL,
 )
 _MOST_PLACES = 4
 _BLANK = bytes(_DOS_HEADER - len(MZ))
+# what tells that headers may begin there: the first two bytes, e_lfanew; signature, machine, magic
+_FRONT, _SIGNATURE = struct.Struct("<H58xI"), struct.Struct("<4sH18xH")
+_MARK = int.from_bytes(MZ, "little")
 _HEADER = struct.Struct("<4sHHI8xHHH")  # signature, file header, magic
 #: from SectionAlignment on: it, FileAlignment, SizeOfImage, SizeOfHeaders, CheckSum, Subsystem, DllCharacteristics
 _SIZES = struct.Struct("<II16xIIIHH")
@@ -65,7 +68,10 @@ _BASES = {_PE32: struct.Struct("<24x28xI"), _PE32_PLUS: struct.Struct("<24x24xQ"
 _DIRECTORIES = {_PE32: 96, _PE32_PLUS: 112}  # in the optional header; their number stands before them
 _SECTION = struct.Struct("<8x4I12xI")
 _PERMISSIONS = ("---", "--x", "r--", "r-x", "-w-", "-wx", "rw-", "rwx")  # by the upper bits of Characteristics
-_EXECUTABLE_IMAGE = 2
+_EXECUTABLE_IMAGE, _DLL = 0x2, 0x2000  # Characteristics
+_NATIVE, _EFI = 1, range(10, 14)  # Subsystem
+_WDM_DRIVER = 0x2000  # DllCharacteristics
+_KERNEL_HALF = 1 << 63
 _MOST_SECTIONS = 96  # that Windows loads
 _MOST_DIRECTORIES = 16
 EXPORTS, CERTIFICATES, RELOCATIONS, DEBUG = 0, 4, 5, 6
@@ -150,7 +156,7 @@ def image(page: bytes) -> Image | None:
     Nothing behind the first 4096 bytes is looked at. With ``MZ``, an e_lfanew that is a multiple of four, and
     ``PE\0\0`` where it leads, all else may be wrong. Where a mark is wiped, all else must be right, see `_is_sound`:
     where e_lfanew leads; or, where all of the DOS header is zeros but maybe ``MZ``, at one of the signatures that
-    `bare_places` finds, unless another DOS header leads there.
+    `_bare_places` finds, unless another DOS header leads there.
     """
     if len(page) < _DOS_HEADER:
         return None
@@ -158,7 +164,7 @@ def image(page: bytes) -> Image | None:
     if not place:
         blank = page.startswith((MZ, bytes(len(MZ)))) and page.startswith(_BLANK, len(MZ))
         return _without_dos_header(page) if blank else None
-    if not LOWEST <= place <= HIGHEST or place % 4:
+    if not _LOWEST <= place <= _HIGHEST or place % 4:
         return None
     return _image_at(page, place, () if page.startswith(MZ) else ("MZ",))
 
@@ -205,7 +211,35 @@ def number_at(page: bytes, at: int, size: int) -> int:
     return int.from_bytes(page[at : at + size], "little")
 
 
-def bare_places(front: bytes) -> list[int]:
+def kind_of(found: Image, address: int) -> str | None:
+    """Return what an image at `address` is: ``dll``, ``driver``, ``native``, ``efi``, ``exe``; None if no program."""
+    if not found.characteristics & _EXECUTABLE_IMAGE:
+        return None
+    if found.characteristics & _DLL:
+        return "dll"
+    if found.subsystem == _NATIVE:
+        kernel = found.traits & _WDM_DRIVER or max(address, found.base) >= _KERNEL_HALF
+        return "driver" if kernel else "native"
+    return "efi" if found.subsystem in _EFI else "exe"
+
+
+def may_begin(view: memoryview, at: int, end: int) -> bool:
+    """Return True if an image may begin at `at` of a block that is looked at up to `end`; 64 bytes are there at least.
+
+    That is so of everything that `image` finds, and of next to nothing else.
+    """
+    mark, place = _FRONT.unpack_from(view, at)
+    if not place:
+        if mark not in (0, _MARK) or view[at + len(MZ) : at + _DOS_HEADER] != _BLANK:
+            return False
+        return bool(_bare_places(bytes(view[at : min(at + SEARCHED, end)])))
+    if not _LOWEST <= place <= _HIGHEST or place & 3 or at + place + _SIGNATURE.size > end:
+        return False
+    signature, machine, magic = _SIGNATURE.unpack_from(view, at + place)
+    return bool((signature == SIGNATURE and mark == _MARK) or _MAGICS.get(machine) == magic)
+
+
+def _bare_places(front: bytes) -> list[int]:
     """Return where signatures lie in the first 0x400 bytes of a page that a known machine and its magic follow.
 
     Only the first four: a hostile page may hold many.
@@ -218,7 +252,7 @@ def bare_places(front: bytes) -> list[int]:
 
 def _without_dos_header(page: bytes) -> Image | None:
     wiped = ("e_lfanew",) if page.startswith(MZ) else ("MZ", "e_lfanew")
-    for place in bare_places(page):
+    for place in _bare_places(page):
         found = _image_at(page, place, wiped)
         if found is not None and not _is_led_to(page, place):
             return found
@@ -235,16 +269,16 @@ def _is_led_to(page: bytes, place: int) -> bool:
 
 def _image_at(page: bytes, place: int, wiped: tuple[str, ...]) -> Image | None:
     """Return what the headers say whose signature lies at `place`; `wiped` is what is already known to be."""
-    if place > min(HIGHEST, len(page) - (PAGE - HIGHEST)):
+    if place > min(_HIGHEST, len(page) - (PAGE - _HIGHEST)):
         return None
     signature, machine, count, timestamp, length, characteristics, magic = _HEADER.unpack_from(page, place)
     if signature != SIGNATURE:
         wiped = (*wiped, "PE signature")
-    if wiped and MAGICS.get(machine) != magic:
+    if wiped and _MAGICS.get(machine) != magic:
         return None
     kind = magic
     if magic not in _BASES:
-        kind = MAGICS.get(machine, _PE32)
+        kind = _MAGICS.get(machine, _PE32)
         wiped = ("optional header's magic",)
     alignment, file_alignment, size, headers_size, checksum, subsystem, traits = _SIZES.unpack_from(
         page, place + _SIZES_AT
