@@ -119,16 +119,16 @@ class Origin(NamedTuple):
 
 
 def is_core(head: bytes) -> bool:
-    """Say whether a file that begins like this is an ELF core."""
+    """Return True if a file that begins like this is an ELF core."""
     if len(head) <= IDENT or head[:4] != MAGIC or head[4] not in BITS:
         return False
     return int.from_bytes(head[16:18], "big" if ORDERS.get(head[5]) == ">" else "little") == CORE
 
 
 def read_header(file: FileBacking) -> Header | None:
-    """Return what the ELF header says, None where the file is no core.
+    """Return what the ELF header says, None if the file is no core.
 
-    Raises InputError where it ends too early or its program headers have another size than they must.
+    Raises InputError if it ends too early or its program headers have another size than they must.
     """
     ident = file.read_at(0, 64)
     if not is_core(ident):
@@ -150,7 +150,7 @@ def read_header(file: FileBacking) -> Header | None:
 def program_headers(file: FileBacking, header: Header) -> tuple[Records, tuple[str, ...]]:
     """Return the rows of the table that are in the file, and notes on what of the core's headers and notes is not.
 
-    Raises InputError where there are more than any machine or process has.
+    Raises InputError if there are more than any machine or process has.
     """
     rows = header.rows
     notes: tuple[str, ...] = ()
@@ -206,7 +206,7 @@ def read_notes(file: FileBacking, header: Header, table: Records) -> Iterator[No
 
 
 def origin(file: FileBacking, header: Header, table: Records) -> Origin:
-    """Say whether a core is a machine's or a process's.
+    """Return whether a core is a machine's or a process's, and who wrote it.
 
     Notes tell that only one of the two has. Else addresses do: in a process's core p_paddr is 0, or p_vaddr again; what
     has other physical addresses is a machine's. But QEMU, too, repeats p_paddr as p_vaddr where it does not look at
@@ -240,11 +240,11 @@ def origin(file: FileBacking, header: Header, table: Records) -> Origin:
 
 
 def _is_kernel(file: FileBacking, note: Note) -> bool:
-    """Say whether the process that NT_PRPSINFO names is Linux itself: so it stands in /proc/kcore, and on s390."""
+    """Return True if the process that NT_PRPSINFO names is Linux itself: so it stands in /proc/kcore, and on s390."""
     return b"vmlinux\0" in file.read_at(note.offset, min(note.size, 64))
 
 
 def _placed(header: Header, loads: Records) -> bool:
-    """Say whether PT_LOADs have physical addresses of their own: neither 0, nor p_vaddr, nor all ones (not known)."""
+    """Return True if PT_LOADs have physical addresses of their own: neither 0, nor p_vaddr, nor all ones (not known)."""
     physical, unknown = loads["paddr"], (1 << header.bits) - 1
     return bool(((physical != 0) & (physical != loads["vaddr"]) & (physical != unknown)).any())

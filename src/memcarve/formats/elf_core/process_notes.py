@@ -82,7 +82,7 @@ def architecture(header: Header) -> str | None:
 
 
 def status(file: FileBacking, header: Header, note: Note) -> Status | None:
-    """Return the thread of a note of type NT_PRSTATUS; None where it is too short."""
+    """Return the thread of a note of type NT_PRSTATUS; None if it is too short."""
     size, tid_at, registers_at = _STATUS[header.bits]
     data = file.read_at(note.offset, min(note.size, size))
     if len(data) < tid_at + 4:
@@ -96,7 +96,7 @@ def status(file: FileBacking, header: Header, note: Note) -> Status | None:
 
 
 def process_info(file: FileBacking, header: Header, note: Note) -> tuple[int, bytes] | None:
-    """Return pid and name (at most 15 bytes) of a note of type NT_PRPSINFO; None where it is laid out otherwise."""
+    """Return pid and name (at most 15 bytes) of a note of type NT_PRPSINFO; None if it is laid out otherwise."""
     places = _INFO.get((header.bits, note.size))
     if places is None:
         return None
@@ -106,7 +106,7 @@ def process_info(file: FileBacking, header: Header, note: Note) -> tuple[int, by
 
 
 def mapped_files(file: FileBacking, header: Header, note: Note) -> list[MappedFile] | None:
-    """Return what a note of type NT_FILE lists; None where it is damaged."""
+    """Return what a note of type NT_FILE lists; None if it is damaged."""
     if note.size > _TEXT:
         return None
     data = file.read_at(note.offset, note.size)

@@ -166,9 +166,9 @@ class _Index:
 
 
 def read(file: FileBacking) -> MachineMemory | None:
-    """Return the machine's memory, None where the file is not AVML's.
+    """Return the machine's memory, None if the file is not AVML's.
 
-    Reads the headers of all chunks, and no more. Raises InputError where the file is of another version, or its first
+    Reads the headers of all chunks, and no more. Raises InputError if the file is of another version, or its first
     header makes no sense, or it has more ranges than any machine; and SourceReadError. What makes no sense further on
     ends the file, and a note says so. Close the backing, which closes `file`.
     """
@@ -238,7 +238,7 @@ def _machine(file: FileBacking, index: _Index) -> MachineMemory:
 
 
 def _read_block(file: FileBacking, begin: int, size: int, index: _Index) -> int | None:
-    """Add the chunks at `begin` that decode to `size` bytes; return where the next header is, None where none is."""
+    """Add the chunks at `begin` that decode to `size` bytes; return where the next header is, None if none is."""
     position, first, seen = begin, index.decoded[-1], 0
     while index.decoded[-1] - first < size:
         head = file.read_at(position, _HEAD)
@@ -265,7 +265,7 @@ def _read_block(file: FileBacking, begin: int, size: int, index: _Index) -> int 
 
 
 def _parse_chunk(head: bytes, left: int) -> _Chunk | None:
-    """Return what a chunk's beginning says; None where it is damaged, or ends too early to tell."""
+    """Return what a chunk's beginning says; None if it is damaged, or ends too early to tell."""
     if len(head) < 4:  # noqa: PLR2004 - a chunk's header
         return None
     kind, body = head[0], int.from_bytes(head[1:4], "little")

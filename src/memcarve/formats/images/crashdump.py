@@ -63,9 +63,9 @@ class _Header(NamedTuple):
 
 
 def read(file: FileBacking) -> MachineMemory | None:
-    """Return the machine's memory, None where the file is no crash dump.
+    """Return the machine's memory, None if the file is no crash dump.
 
-    Raises InputError where the dump is 32-bit, of another processor or of a kind that memcarve does not read, and where
+    Raises InputError if the dump is 32-bit, of another processor or of a kind that memcarve does not read, and if
     its headers are cut off or make no sense; and SourceReadError.
     """
     begin = file.read_at(0, 8)
@@ -139,7 +139,7 @@ def _complete(file: FileBacking, header: _Header, data: bytes) -> MachineMemory:
 
 
 def _check_pages(file: FileBacking, base: int, length: int) -> None:
-    """Raise InputError where no machine can have `length` pages from number `base` on."""
+    """Raise InputError if no machine can have `length` pages from number `base` on."""
     if base + length > _MOST_PAGES:
         raise InputError(
             f"is a Windows crash dump that lists 0x{length:x} pages from 0x{base:x} on; no machine has so many, the "

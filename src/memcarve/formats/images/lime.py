@@ -49,23 +49,23 @@ class Header(NamedTuple):
 
 
 def parse_header(data: bytes) -> Header | None:
-    """Return the header in 32 bytes; None where its last address lies before its first."""
+    """Return the header in 32 bytes; None if its last address lies before its first."""
     magic, version, first, last, _ = HEADER.unpack(data)
     size = last - first + 1
     return None if size < 0 else Header(magic, version, first, size)
 
 
 def header_at(file: FileBacking, position: int, magic: bytes, version: int) -> Header | None:
-    """Return the header of this kind at a position of a file; None where there is none. Raises SourceReadError."""
+    """Return the header of this kind at a position of a file; None if there is none. Raises SourceReadError."""
     data = file.read_at(position, HEADER.size)
     header = parse_header(data) if len(data) == HEADER.size else None
     return header if header is not None and (header.magic, header.version) == (magic, version) else None
 
 
 def read(file: FileBacking) -> MachineMemory | None:
-    """Return the machine's memory, None where the file is not LiME's.
+    """Return the machine's memory, None if the file is not LiME's.
 
-    Raises InputError where the file is of another version, or its first header makes no sense, or it has more ranges
+    Raises InputError if the file is of another version, or its first header makes no sense, or it has more ranges
     than any machine; and SourceReadError. A later header that makes no sense ends the table, and a note says so.
     """
     return walk(file, "LiME", MAGIC)
@@ -175,7 +175,7 @@ class _Ranges:
 
 
 def _whole(file: FileBacking, magic: bytes) -> _Ranges | None:
-    """Return the ranges if headers lead to each other until the file ends; None where no way does.
+    """Return the ranges if headers lead to each other until the file ends; None if no way does.
 
     Behind a header lie its bytes if that is a way; else the next header may follow at once. The last header may have
     nothing behind it: there the file was cut off.
@@ -234,7 +234,7 @@ def _in_part(file: FileBacking, magic: bytes) -> _Ranges:
 
 
 def _cut_by_avml(start: U64, size: U64) -> bool:
-    """Say whether ranges (uint64, as headers state them) are cut as AVML cuts them: blocks, or ends a byte too early.
+    """Return True if ranges (uint64, as headers state them) are cut as AVML cuts them: blocks, or ends a byte too early.
 
     Of blocks that is said if all or most ranges are whole ones, or none is larger.
     """

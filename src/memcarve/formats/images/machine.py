@@ -136,7 +136,7 @@ def machine(
 
 
 def bounded(file: FileBacking, count: int, what: str) -> int:
-    """Return `count`, the number of rows of a table, or raise InputError where no machine has so many."""
+    """Return `count`, the number of rows of a table, or raise InputError if no machine has so many."""
     if count > MOST_RANGES:
         raise InputError(
             f"has {count} {what}, more than the {MOST_RANGES} that memcarve expects of any machine; the file is "

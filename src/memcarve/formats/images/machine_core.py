@@ -37,9 +37,9 @@ _PAGING = 1 << 31  # in cr0
 
 
 def read(file: FileBacking, *, certain: bool = False) -> MachineMemory | None:
-    """Return the machine's memory, None where the file is no ELF core, or the core of a process.
+    """Return the machine's memory, None if the file is no ELF core, or the core of a process.
 
-    `certain`: somebody said that it is a machine's. Raises InputError where the core is of a machine whose page tables
+    `certain`: somebody said that it is a machine's. Raises InputError if the core is of a machine whose page tables
     memcarve does not read, or its headers make no sense; and SourceReadError.
     """
     header = read_header(file)
@@ -88,7 +88,7 @@ def read(file: FileBacking, *, certain: bool = False) -> MachineMemory | None:
 
 
 def _root(file: FileBacking, note: Note, processor: int) -> int | None:
-    """Return the page-table root of a processor that QEMU describes, None where it does not use paging."""
+    """Return the page-table root of a processor that QEMU describes, None if it does not use paging."""
     end = _QEMU_CONTROL_AT + _QEMU_CONTROL.size
     if note.size < end:
         return None

@@ -47,7 +47,7 @@ class _Tag(NamedTuple):
     name: str
     indices: tuple[int, ...]
     value: int  # of a block: where its bytes are
-    size: int | None  # a block's bytes here, None where it is none
+    size: int | None  # a block's bytes here, None if it is none
     compressed: bool
 
 
@@ -66,11 +66,11 @@ class _Layout(NamedTuple):
 
 
 def read(file: FileBacking) -> MachineMemory | None:
-    """Return the machine's memory, None where the file is not VMware's, or a .vmem without metadata beside it.
+    """Return the machine's memory, None if the file is not VMware's, or a .vmem without metadata beside it.
 
     `file` is the .vmem or the metadata; the other is looked for beside it, by the same name with its own suffix. The
     result's backing is `file` or, where that is the metadata only, a file of its own: then close both. Raises
-    InputError where metadata make no sense or the memory is nowhere, and SourceReadError.
+    InputError if metadata make no sense or the memory is nowhere, and SourceReadError.
     """
     magic = int.from_bytes(file.read_at(0, 4), "little")
     if magic in _OLD_MAGICS:
@@ -144,7 +144,7 @@ def _layouts_beside(stem: str) -> list[_Layout]:
 
 
 def _layout(file: FileBacking) -> _Layout:
-    """Return the layout that metadata describe; InputError where they make no sense."""
+    """Return the layout that metadata describe; InputError if they make no sense."""
     values: dict[str, dict[int, int]] = {name: {} for name in _LAYOUT}
     count: int | None = None
     memory: tuple[int, int] | None = None
@@ -180,7 +180,7 @@ def _layout(file: FileBacking) -> _Layout:
 
 
 def _tags(file: FileBacking) -> Iterator[_Tag]:
-    """Yield the tags of the group `memory`. Raises InputError where there is none, or its tags do not end."""
+    """Yield the tags of the group `memory`. Raises InputError if there is none, or its tags do not end."""
     header = file.read_at(0, _HEADER.size)
     count = _HEADER.unpack(header)[2] if len(header) == _HEADER.size else 0
     if count > _MOST_GROUPS:
@@ -208,7 +208,7 @@ def _tags(file: FileBacking) -> Iterator[_Tag]:
 
 
 def _tag(data: bytes, position: int) -> tuple[_Tag | None, int]:
-    """Return the tag that `data`, from `position` on, begin with, and its length; None where they end before it."""
+    """Return the tag that `data`, from `position` on, begin with, and its length; None if they end before it."""
     if len(data) < 2:  # noqa: PLR2004 - what a tag begins with
         return None, 0
     value_size, indices, name_length = data[0] & 0x3F, data[0] >> 6, data[1]

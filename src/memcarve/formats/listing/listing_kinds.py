@@ -17,7 +17,7 @@ from memcarve.intervals import TOP
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-#: a cell's value: a number, a text, or None where the table says that it is not known
+#: a cell's value: a number, a text, or None if the table says that it is not known
 Value = int | str | None
 Cells = dict[str, Value]
 
@@ -77,7 +77,7 @@ _THREADS = Kind(THREADS, ("PID", "TID"), ("StartAddress", "Win32StartAddress"))
 
 
 def kind_of(columns: Iterable[str]) -> Kind | None:  # noqa: PLR0911 - one for each kind
-    """Return the kind of table that has these columns; None where it is none of the known ones, or may be several.
+    """Return the kind of table that has these columns; None if it is none of the known ones, or may be several.
 
     Of the tables with `Start` and `End` some mean the last address by the one and some the address after it: without
     a column that only one kind has, none is taken.

@@ -45,7 +45,7 @@ _SHAPES = {
 
 
 def split(line: str, columns: list[str]) -> list[str] | None:
-    """Return the cells of a line, or None where it is no row; raises AmbiguousError where it could be several.
+    """Return the cells of a line, or None if it is no row; raises AmbiguousError if it could be several.
 
     A tag of three letters ends in a space, as tags have four; nothing else shows it here.
     """

@@ -136,7 +136,7 @@ def _regular_rows(block: memoryview, layout: _Layout, columns: MapColumns) -> Ro
 
 
 def _bare(block: memoryview, layout: _Layout) -> bytes | None:
-    """Return the block without the padding around its cells; None where it stands within one, too."""
+    """Return the block without the padding around its cells; None if it stands within one, too."""
     raw = np.frombuffer(block, np.uint8)
     padding = raw == layout.padding[0]
     edge = (raw == layout.delimiter[0]) | (raw == _NEWLINE)
@@ -209,12 +209,12 @@ def _numbers(data: bytes, ends: I64, lengths: I64) -> U64 | None:  # noqa: PLR09
 
 
 def _is_prefix(words: U64, kinds: int | I64, place: int) -> bool:
-    """Say whether what belongs to the cells in these words is the prefix and nothing else."""
+    """Return True if what belongs to the cells in these words is the prefix and nothing else."""
     return not ((words ^ _PREFIX[place][kinds]) & _CELL[place][kinds]).any()
 
 
 def _folded(words: U64, kinds: int | I64, half: int) -> U64 | None:
-    """Return the number that the digits in each word spell; None where the word is not as it should be.
+    """Return the number that the digits in each word spell; None if the word is not as it should be.
 
     `kinds` are the cells' lengths, `half` is 0 for the words that end them and 1 for those before. A digit's value is
     its low four bits, plus nine where bit 6 is set (the letters). Whether it was a digit is seen by spelling the value
@@ -248,7 +248,7 @@ def _folded(words: U64, kinds: int | I64, half: int) -> U64 | None:
 
 
 def _texts(data: bytes, ends: I64, lengths: I64, intern: Callable[[bytes], int | None]) -> I64 | None:
-    """Return for each row the code of the text in its cell; None where one has none, or there are too many."""
+    """Return for each row the code of the text in its cell; None if one has none, or there are too many."""
     codes = np.empty(len(ends), np.int64)
     rest = None  # the rows whose text is not known yet: all
     for _ in range(_MOST_TEXTS):

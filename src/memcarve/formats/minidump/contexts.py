@@ -77,7 +77,7 @@ def context(registers: Mapping[str, int] | None, architecture: str) -> bytes:
 
 
 def registers(data: bytes, architecture: str | None) -> dict[str, int]:
-    """Return the registers of a CONTEXT's valid groups; none where it is no CONTEXT of that architecture."""
+    """Return the registers of a CONTEXT's valid groups; none if it is no CONTEXT of that architecture."""
     form = _FORMS.get(architecture or "")
     if form is None or len(data) < form.size:
         return {}

@@ -176,7 +176,7 @@ class Directory:
         return max(end - stream.place - rows.begin, 0) // rows.width if rows.width else 0
 
     def is_structure(self, place: int, size: int) -> bool:
-        """Say whether any of these bytes of the file belong to the header, the directory, or a sound list."""
+        """Return True if any of these bytes of the file belong to the header, the directory, or a sound list."""
         return _overlap(self.structures, place, size)
 
     def extent(self, stream: Stream) -> tuple[int, int]:

@@ -82,7 +82,7 @@ class Minidump:
     Its addresses are of 32 bits if it is `narrow`: dbghelp extends the highest of those bits through the upper half of
     its fields, and here they are as the process had them.
 
-    Raises NotRecognisedError where the file is none, InputError where its directory is not in it, SourceReadError.
+    Raises NotRecognisedError if the file is none, InputError if its directory is not in it, SourceReadError.
     """
 
     def __init__(self, file: FileBacking) -> None:
@@ -103,7 +103,7 @@ class Minidump:
         return self._directory.notes
 
     def fits(self, start: int, size: int) -> bool:
-        """Say whether `size` bytes from `start` end before the last address, or with it."""
+        """Return True if `size` bytes from `start` end before the last address, or with it."""
         return start + size <= (_NARROW_TOP if self.narrow and start < _NARROW_TOP else TOP)
 
     def beyond(self, start: U64, size: U64) -> Bools:
@@ -124,7 +124,7 @@ class Minidump:
     def memory(self) -> Memory:
         """Return the ranges of memory, of both lists.
 
-        Raises InputError where there is no list, or one that no process can have.
+        Raises InputError if there is no list, or one that no process can have.
         """
         lists = (structures.MEMORY64_LIST, structures.MEMORY_LIST)
         if not any(kind in self for kind in lists):
@@ -230,7 +230,7 @@ class Minidump:
         return rows
 
     def system(self) -> System | None:
-        """Return what the system was; None where it is not said."""
+        """Return what the system was; None if it is not said."""
         row = self._directory.head(self._directory.first(structures.SYSTEM_INFO), structures.SYSTEM)
         if row is None:
             return None
@@ -238,13 +238,13 @@ class Minidump:
         return System(_WORDS.get(number), number, platform, major, minor, build)
 
     def pid(self) -> int | None:
-        """Return the number of the process; None where it is not said."""
+        """Return the number of the process; None if it is not said."""
         # what the structure had at first, up to the number
         row = self._directory.head(self._directory.first(structures.MISC_INFO), _MISC)
         return row[2] if row is not None and row[1] & structures.MISC_PROCESS_ID else None
 
     def comment(self) -> bytes:
-        """Return the comment up to its zero, or its beginning; nothing where there is none."""
+        """Return the comment up to its zero, or its beginning; nothing if there is none."""
         stream = self._directory.first(structures.COMMENT)
         return self.file.read_at(stream.place, min(stream.size, _LONGEST_COMMENT)).partition(b"\0")[0]
 

@@ -80,7 +80,7 @@ def head(
 
     There is no list of `unloaded` modules if that is None. `infos` are rows of `layout.MEMORY_INFO`, `memory` start and
     size (uint64) of the ranges in the order in which their bytes follow. `comment` is ASCII and ends with a zero.
-    Raises OutputError where it all would not end below 4 GiB.
+    Raises OutputError if it all would not end below 4 GiB.
     """
     begun = [thread for thread in threads if thread.begin]
     count = 7 + bool(begun) + (unloaded is not None)

@@ -106,7 +106,7 @@ def number_of(protection: str) -> int:
 
 
 def words_of(number: int) -> str | None:
-    """Return a protection in words; None where it is not exactly one, with modifiers or without."""
+    """Return a protection in words; None if it is not exactly one, with modifiers or without."""
     base = [word for word, value in PROTECTIONS.items() if value & number]
     if len(base) != 1:
         return None

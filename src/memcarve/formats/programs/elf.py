@@ -114,7 +114,7 @@ def may_begin(view: memoryview, at: int) -> bool:
 
 
 def image_name(read: Read, found: Image, address: int) -> str | None:
-    """Return the name that a library gives itself (DT_SONAME); None where there is none.
+    """Return the name that a library gives itself (DT_SONAME); None if there is none.
 
     It lies at `address`, as it is loaded or as it is in its file. The name may hold anything; bytes that are no UTF-8
     are escaped.

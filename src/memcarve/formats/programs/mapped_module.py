@@ -12,7 +12,7 @@ from memcarve.vocabulary import Layout
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    #: returns exactly `size` bytes at an address relative to the module; raises AddressError where one is not there
+    #: returns exactly `size` bytes at an address relative to the module; raises AddressError if one is not there
     Read = Callable[[int, int], bytes]
 
 _LONGEST_NAME = 512
@@ -56,7 +56,7 @@ class MappedModule(NamedTuple):
     It begins at `start`; `size` in bytes is what a list or the system says, and nothing of it lies at `end` or behind:
     there the mapping ends that it begins in. `sources` say how it was found: lists that name it, and ``"header"``.
     `loaded` says that a list or the system has it as a program; else it may as well be a file that was read. `header`
-    is what its header says, ready for JSON; None where there is none.
+    is what its header says, ready for JSON; None if there is none.
     """
 
     start: int
@@ -142,7 +142,7 @@ def between(sections: Sequence[Part], size: int, *, in_file: bool) -> tuple[Part
 
 
 def offset_in_file(parts: Sequence[Part], address: int, size: int) -> int | None:
-    """Return where `size` bytes at a relative address lie in the file; None where they are not in it in one piece."""
+    """Return where `size` bytes at a relative address lie in the file; None if they are not in it in one piece."""
     for part in parts:
         if part.offset is not None and part.address <= address <= part.address + part.size - size:
             return part.offset + address - part.address

@@ -43,7 +43,7 @@ def lines(header: dict[str, Any], modules: Iterable[str]) -> Iterator[str]:
 
 
 def files(path: str) -> set[str] | None:
-    """Return the names of the files that a ``modules.json`` lists; None where memcarve did not write it."""
+    """Return the names of the files that a ``modules.json`` lists; None if memcarve did not write it."""
     found: set[str] = set()
     try:
         with open(path, encoding="utf-8") as file:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from memcarve.formats.programs.mapped_module import Read
 
-    #: returns `size` bytes at an address relative to the image, zeros where a page is not in memory
+    #: returns `size` bytes at an address relative to the image, zeros if a page is not in memory
     Peek = Callable[[int, int], bytes]
 
 I386, AMD64 = 0x14C, 0x8664
@@ -85,7 +85,7 @@ _PDB = {b"RSDS": 24, b"NB10": 16}  # what stands before the path of the PDB, in 
 
 
 def export_name(peek: Peek, directory: tuple[int, int]) -> bytes:
-    """Return the name that an export directory gives its image; nothing where it cannot be read."""
+    """Return the name that an export directory gives its image; nothing if it cannot be read."""
     at = int.from_bytes(peek(directory[0] + 12, 4), "little")
     return _text(peek(at, _LONGEST_NAME), 0)
 
@@ -151,7 +151,7 @@ class Facts(NamedTuple):
 
 
 def image(page: bytes) -> Image | None:
-    r"""Read an image's headers from its first page, as much of it as there is; None where there are none.
+    r"""Read an image's headers from its first page, as much of it as there is; None if there are none.
 
     Nothing behind the first 4096 bytes is looked at. With ``MZ``, an e_lfanew that is a multiple of four, and
     ``PE\0\0`` where it leads, all else may be wrong. Where a mark is wiped, all else must be right, see `_is_sound`:
@@ -170,7 +170,7 @@ def image(page: bytes) -> Image | None:
 
 
 def image_name(read: Read, found: Image) -> str | None:
-    """Return the name that an image's export directory gives it, else that of its PDB; None where there is none.
+    """Return the name that an image's export directory gives it, else that of its PDB; None if there is none.
 
     The image may lie there as it is mapped, or as it is in its file. The name may hold anything; bytes that are no
     UTF-8 are escaped.
@@ -260,7 +260,7 @@ def _without_dos_header(page: bytes) -> Image | None:
 
 
 def _is_led_to(page: bytes, place: int) -> bool:
-    """Say whether a DOS header within the page leads to a signature: then a file begins there, not at the page."""
+    """Return True if a DOS header within the page leads to a signature: then a file begins there, not at the page."""
     raw = np.frombuffer(page, np.uint8, place + _DOS_HEADER)
     begins = 1 + np.flatnonzero((raw[1:place] == MZ[0]) & (raw[2 : place + 1] == MZ[1]))
     leads = raw[begins[:, None] + np.arange(_LFANEW, _DOS_HEADER)].view("<u4").reshape(-1)
@@ -328,7 +328,7 @@ def _is_sound(page: bytes, found: Image) -> bool:
 
 
 def _sections(page: bytes, place: int, count: int, size: int) -> tuple[Section, ...]:
-    """Return the sections of an image of `size` bytes; none where they are too many, not in the page, out of order."""
+    """Return the sections of an image of `size` bytes; none if they are too many, not in the page, out of order."""
     if not 0 < count <= _MOST_SECTIONS or place + SECTION * count > min(len(page), PAGE):
         return ()
     found, end = [], 0
@@ -344,7 +344,7 @@ def _sections(page: bytes, place: int, count: int, size: int) -> tuple[Section, 
 
 
 def _located(found: Image, address: int, in_file: bool) -> int | None:  # noqa: FBT001
-    """Return where a relative address lies: the same, or its offset in the file; None where it lies in no section."""
+    """Return where a relative address lies: the same, or its offset in the file; None if it lies in no section."""
     if not in_file:
         return address
     for section in found.sections:

@@ -93,10 +93,10 @@ def plan(module: MappedModule, page: bytes, found: pe.Image, read: Read, layout:
 
 
 def lies_as_in_file(page: bytes, found: pe.Image, read: Read) -> bool:
-    """Say whether an image lies in memory as in its file: sections at their offsets, not at their addresses.
+    """Return True if an image lies in memory as in its file: sections at their offsets, not at their addresses.
 
     Base relocations and names tell, where they are found at one of the two places; else what the first page holds where
-    the first section begins in the file, which is nothing where the image is mapped.
+    the first section begins in the file, which is nothing if the image is mapped.
     """
     stored = [row for row in found.sections if row.stored]
     if all(row.offset == row.address for row in stored):
@@ -113,7 +113,7 @@ def lies_as_in_file(page: bytes, found: pe.Image, read: Read) -> bool:
 
 
 def _are_relocations(read: Read, place: int, size: int) -> bool:
-    """Say whether base relocations begin at a place: two blocks of them, or all of the directory."""
+    """Return True if base relocations begin at a place: two blocks of them, or all of the directory."""
     done = 0
     try:
         for _ in range(2):
@@ -203,7 +203,7 @@ def _marks(head: _Head) -> list[Change]:
 
 
 def _base(module: MappedModule, head: _Head) -> list[Change]:
-    """Return the change that sets the image base; none where the address does not fit."""
+    """Return the change that sets the image base; none if the address does not fit."""
     at, size = _BASE_AT[head.image.wide]
     fits = module.start < 1 << 8 * size
     return _changed(head, ("ImageBase", head.image.place + at, size, module.start)) if fits else []

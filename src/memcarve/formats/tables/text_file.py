@@ -54,7 +54,7 @@ class TextFile:
     """The decompressed, decoded content of a file as UTF-8 bytes in blocks of whole lines.
 
     `compression` (``gzip``, ``zstd``, ``xz`` or None) and `encoding` say what was found; `head` is the beginning, up
-    to HEAD bytes, decoded. Raises SourceReadError where the file cannot be read.
+    to HEAD bytes, decoded. Raises SourceReadError if the file cannot be read.
     """
 
     def __init__(self, path: str | FileBacking, *, hashed: bool = False) -> None:

@@ -59,11 +59,11 @@ class Header(NamedTuple):
     version: str | None
 
     def is_header(self, line: bytes) -> bool:
-        """Say whether a line is the header again; the widths of its columns may differ."""
+        """Return True if a line is the header again; the widths of its columns may differ."""
         return _words(line, self.delimiter) == _words(self.text, self.delimiter)
 
     def split(self, line: bytes) -> list[bytes] | None:
-        """Split a line into its cells as they stand there, padding and all; None where their number is another."""
+        """Split a line into its cells as they stand there, padding and all; None if their number is another."""
         if not self.delimiter:  # the last column is the only one with spaces in it
             found = line.split(None, len(self.columns) - 1)
         elif self.padding == b'"' and b'"' in line:
@@ -103,7 +103,7 @@ def recognise(head: bytes, words: Vocabulary) -> Header | None:
 
 
 def other_columns(head: bytes) -> str | None:
-    """Return the columns of a table that `head` seems to hold, for a message; None where there is none."""
+    """Return the columns of a table that `head` seems to hold, for a message; None if there is none."""
     for line in (line[:_LONGEST_SHOWN] for line in head[: 1 << 16].split(b"\n")):
         if re.match(rb'(TreeDepth,|"TreeDepth",|PID\t|Offset\t|[A-Z][\w ]*\t[A-Z][\w ]*(\t|$)|  \| +\w)', line):
             cells = re.split(r"[\t,|]", line[:300].decode("utf-8", "replace").strip(" |\r"))
@@ -142,7 +142,7 @@ def _spaced_kind(kind: str, below: bytes, columns: list[str]) -> str:
 
 
 def is_dashes(line: bytes) -> bool:
-    """Say whether `line` is the row of dashes under a header."""
+    """Return True if `line` is the row of dashes under a header."""
     return _DASHES.fullmatch(line.strip()) is not None
 
 
