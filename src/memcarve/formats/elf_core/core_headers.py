@@ -245,6 +245,6 @@ def _is_kernel(file: FileBacking, note: Note) -> bool:
 
 
 def _placed(header: Header, loads: Records) -> bool:
-    """Return True if PT_LOADs have physical addresses of their own: neither 0, nor p_vaddr, nor all ones (not known)."""
+    """Return True if PT_LOADs have physical addresses of their own: not 0, p_vaddr, or all ones (not known)."""
     physical, unknown = loads["paddr"], (1 << header.bits) - 1
     return bool(((physical != 0) & (physical != loads["vaddr"]) & (physical != unknown)).any())

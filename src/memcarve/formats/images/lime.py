@@ -234,7 +234,7 @@ def _in_part(file: FileBacking, magic: bytes) -> _Ranges:
 
 
 def _cut_by_avml(start: U64, size: U64) -> bool:
-    """Return True if ranges (uint64, as headers state them) are cut as AVML cuts them: blocks, or ends a byte too early.
+    """Return True if ranges (uint64, as in headers) are cut as AVML cuts them: blocks, or ends a byte too early.
 
     Of blocks that is said if all or most ranges are whole ones, or none is larger.
     """
