@@ -19,7 +19,7 @@ import winimage
 from cli import Ran, invoke
 from dumps import HEADER, map_rows, write_dump, write_several
 from files import EXAMPLE
-from memcarve import comparing, differences
+from memcarve import comparing
 from memcarve.comparing import compare
 from memcarve.errors import CounterpartError, UsageError
 from memcarve.missing import CUT_OFF, NOT_WRITTEN, Missing
@@ -103,7 +103,7 @@ def _expected(was: Side, now: Side, begin: int, end: int, ones: list[Pair], othe
     return Expected(inside[0], inside[1], added, removed, unknown, changed, first)
 
 
-def told(found: Sequence[differences.Difference]) -> list[Expected]:
+def told(found: Sequence[comparing.Difference]) -> list[Expected]:
     """Return differences in the model's terms."""
     return [
         Expected(
@@ -112,7 +112,7 @@ def told(found: Sequence[differences.Difference]) -> list[Expected]:
             row.added,
             row.removed,
             row.unknown,
-            list(row.changed),
+            list(row.changed.bounds()),
             row.first_changed,
         )
         for row in found
@@ -242,7 +242,7 @@ A, B, C = noise(1), noise(2), noise(3)
 def test_states(was: ProcessMemory, now: ProcessMemory, states: list[str]) -> None:
     """Each state means what its word says; bytes that one side knows it lacks are neither gone nor new."""
     assert [row.state for row in compare(was, now, unchanged=True)] == states
-    assert {word for row in states for word in row.split(", ")} <= set(differences.STATES)
+    assert {word for row in states for word in row.split(", ")} <= set(comparing.STATES)
 
 
 def test_split_and_merged() -> None:
@@ -261,7 +261,9 @@ def test_split_and_merged() -> None:
 def test_a_page_that_two_segments_share_is_counted_in_each() -> None:
     """Pages are those of memory: of two segments within one page, each has the page as changed, and has it once."""
     was, now = one((16, A[:16]), (64, B[:16])), one((16, C[:16]), (64, C[:16]))
-    assert [(list(row.changed), row.changed.pages, row.first_changed) for row in compare(was, now)] == [
+    assert [
+        (list(row.changed.bounds()), row.changed.total // PAGE, row.first_changed) for row in compare(was, now)
+    ] == [
         ([(0, PAGE)], 1, 16),
         ([(0, PAGE)], 1, 64),
     ]
@@ -270,7 +272,7 @@ def test_a_page_that_two_segments_share_is_counted_in_each() -> None:
 def test_the_top_of_the_address_space() -> None:
     """The last page that changed ends at 2**64."""
     (row,) = compare(one((TOP - PAGE, A)), one((TOP - PAGE, A[:-1] + b"\0")))
-    assert list(row.changed) == [(TOP - PAGE, TOP)]
+    assert list(row.changed.bounds()) == [(TOP - PAGE, TOP)]
     assert row.first_changed == TOP - 1
 
 

@@ -1,6 +1,5 @@
 # The public names, each where it comes from: for type checkers, and read by __init__.py.
-from memcarve.comparing import Comparison as Comparison, compare as compare
-from memcarve.differences import Difference as Difference
+from memcarve.comparing import Comparison as Comparison, Difference as Difference, compare as compare
 from memcarve.errors import (
     AddressError as AddressError,
     CounterpartError as CounterpartError,

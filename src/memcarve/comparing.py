@@ -16,9 +16,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from memcarve.differences import Difference, Stretches
 from memcarve.errors import UsageError
-from memcarve.intervals import PAGE, TOP, expand, total
+from memcarve.intervals import PAGE, TOP, Intervals, expand, total
 from memcarve.process import Selection
 from memcarve.segments import Segments
 
@@ -29,6 +28,44 @@ if TYPE_CHECKING:
     from memcarve.dtypes import I64, U8, U64, Bools
     from memcarve.process import Labeller, ProcessMemory
     from memcarve.space import AddressSpace
+
+
+APPEARED, VANISHED, GROWN, SHRUNK, CHANGED, UNKNOWN, UNCHANGED = STATES = (
+    "appeared", "vanished", "grown", "shrunk", "changed", "unknown", "unchanged",
+)  # fmt: skip
+
+
+class Difference(NamedTuple):
+    """What became of segments that share addresses.
+
+    `was` are those of before, `now` those of after; either may be none, and more than one if segments were split or
+    merged. `added` bytes are there now only, `removed` ones were there only before; of `unknown` ones one side is
+    there, and the other is mapped but missing. `changed` are the pages in which common bytes differ, neighbours joined;
+    `first_changed` is the address of the first such byte.
+    """
+
+    was: Segments
+    now: Segments
+    added: int
+    removed: int
+    unknown: int
+    changed: Intervals
+    first_changed: int | None
+
+    @property
+    def state(self) -> str:
+        """What happened, in words of STATES with commas between: ``"grown, changed"``.
+
+        ``"appeared"`` where bytes were added and nothing was there, else ``"grown"``; ``"vanished"`` where bytes were
+        removed and nothing is there, else ``"shrunk"``; ``"unchanged"`` where none of the words fits.
+        """
+        found = (
+            (GROWN if len(self.was) else APPEARED, self.added),
+            (SHRUNK if len(self.now) else VANISHED, self.removed),
+            (CHANGED, len(self.changed)),
+            (UNKNOWN, self.unknown),
+        )
+        return ", ".join(word for word, count in found if count) or UNCHANGED
 
 
 _BLOCK = 1 << 20  # bytes of each side that are compared in one go
@@ -177,17 +214,16 @@ class _Change(NamedTuple):
     pages: U64
 
 
-class _Common(NamedTuple):
-    """Addresses that both sides hold: `start`, `size`, and the offsets in the backings; all uint64, a row a piece."""
+class _Common(Intervals):
+    """Addresses that both sides hold, and the offsets `was` and `now` in the backings (uint64); a row a piece."""
 
-    start: U64
-    size: U64
-    was: U64
-    now: U64
+    def __init__(self, start: U64, size: U64, was: U64, now: U64) -> None:
+        super().__init__(start, size)
+        self.was, self.now = was, now
 
     def where(self, keep: Bools) -> _Common:
-        """Return the pieces whose place in `keep` is true."""
-        return self if keep.all() else _Common(*(column[keep] for column in self))
+        """Return the pieces whose row in `keep` is true."""
+        return _Common(self.start[keep], self.size[keep], self.was[keep], self.now[keep])
 
     def windows(self, block: int) -> Iterator[_Common]:
         """Yield the same bytes cut into parts of `block` bytes; the last one may be smaller."""
@@ -197,7 +233,9 @@ class _Common(NamedTuple):
             high = min(low + block, whole)
             first = int(np.searchsorted(ends, np.uint64(low), "right"))
             last = int(np.searchsorted(ends, np.uint64(high), "left"))
-            start, size, was, now = (column[first : last + 1].copy() for column in self)
+            start, size, was, now = (
+                column[first : last + 1].copy() for column in (self.start, self.size, self.was, self.now)
+            )
             size[-1] -= ends[last] - np.uint64(high)
             skip = np.uint64(low) - (ends[first] - self.size[first])
             for column in (start, was, now):
@@ -321,13 +359,13 @@ def _part(segments: Segments, low: int, high: int) -> Segments:
     return Segments(start, size, offset, segments.extents[part], segments.first[part])
 
 
-def _stretches(changes: list[_Change]) -> Stretches:
+def _stretches(changes: list[_Change]) -> Intervals:
     """Return the pages of a group's changes, neighbours joined; one page may be in two changes."""
     if not changes:
-        return Stretches(np.zeros(0, np.uint64), np.zeros(0, np.uint64))
+        return Intervals.of([])
     pages = np.concatenate([change.pages for change in changes])
     begins = np.ones(len(pages), np.bool_)
     begins[1:] = pages[1:] > pages[:-1] + _ONE
     index = np.flatnonzero(begins)
     last = np.append(index[1:], len(pages)) - 1
-    return Stretches(pages[index] << _BITS, (pages[last] - pages[index] + _ONE) << _BITS)
+    return Intervals(pages[index] << _BITS, (pages[last] - pages[index] + _ONE) << _BITS)

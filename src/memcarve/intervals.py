@@ -66,6 +66,12 @@ class Intervals:
         """What each row belongs to (int64)."""
         return np.arange(len(self)) if self._owner is None else self._owner
 
+    def bounds(self) -> Iterator[tuple[int, int]]:
+        """Yield start and end of each row, as Python ints."""
+        for part in chunks(len(self)):
+            for start, size in zip(self.start[part].tolist(), self.size[part].tolist(), strict=True):
+                yield start, start + size
+
     @property
     def last(self) -> U64:
         """The last address of each row (uint64)."""

@@ -12,7 +12,7 @@ from memcarve.errors import UsageError
 from memcarve.formats.manifest import FILE_NAME, file_name
 from memcarve.intervals import TOP
 from memcarve.labels.resident_regions import Residence, resident
-from memcarve.labels.table import permission_words
+from memcarve.labels.segment_labels import permission_words
 from memcarve.metadata import Metadata, Module, Modules, Region, Regions
 from memcarve.process import Selection
 from memory import PAGE

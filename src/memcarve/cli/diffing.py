@@ -17,6 +17,7 @@ from memcarve.cli.printed_tables import Column, print_table
 from memcarve.cli.progress_bar import ProgressBar
 from memcarve.cli.wording import counted, say
 from memcarve.comparing import compare
+from memcarve.intervals import PAGE
 from memcarve.labels import Labelling
 from memcarve.sources import open_container
 
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     from memcarve.cli.option_groups import Differences, DiffInput, Messages, OneProcess, Printing, SegmentFilters
-    from memcarve.differences import Difference
+    from memcarve.comparing import Difference
     from memcarve.process import ProcessMemory
     from memcarve.segments import Segments
 
@@ -66,11 +67,11 @@ _VALUES: dict[str, tuple[str, Callable[[Difference], Any]]] = {
     "added": ("number", lambda found: found.added),
     "removed": ("number", lambda found: found.removed),
     "unknown": ("number", lambda found: found.unknown),
-    "changed_pages": ("number", lambda found: found.changed.pages),
+    "changed_pages": ("number", lambda found: found.changed.total // PAGE),
     "first_changed": ("address", lambda found: found.first_changed),
     "now": ("ranges", lambda found: _parts(found.now)),
     "was": ("ranges", lambda found: _parts(found.was)),
-    "changed": ("ranges", lambda found: _ranges(found.changed)),
+    "changed": ("ranges", lambda found: _ranges(found.changed.bounds())),
 }
 _WIDE = {"size", "segments", "was_size", "was_segments"}  # what a terminal has no room for
 _NESTED = {"now", "was", "changed"}
@@ -113,7 +114,7 @@ def diff(
             nonlocal pages
             for difference in compared:
                 listed[difference.state] += 1
-                pages += difference.changed.pages
+                pages += difference.changed.total // PAGE
                 yield difference
 
         if wanted.changed_pages:
@@ -155,7 +156,7 @@ def _open(
 
 def _page_rows(differences: Iterable[Difference]) -> Iterator[list[int]]:
     for found in differences:
-        for start, end in found.changed:
+        for start, end in found.changed.bounds():
             yield [start, end, end - start, found.now[0].start]
 
 

@@ -12,7 +12,7 @@ from memcarve.vocabulary import Flag
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from memcarve.labels.table import SegmentLabels
+    from memcarve.labels.segment_labels import SegmentLabels
 
 _LONGEST_NAME, _LONGEST_PATH = 48, 60  # characters that a table for people shows
 _SHOWN = 3  # different labels of one segment that a table for people shows

@@ -11,7 +11,7 @@ from memcarve.cli.progress_bar import ProgressBar
 from memcarve.cli.wording import counted
 from memcarve.labels import Labelling
 from memcarve.labels.resident_regions import Residence
-from memcarve.labels.table import permission_words
+from memcarve.labels.segment_labels import permission_words
 from memcarve.permissions import page_state, permissions
 
 if TYPE_CHECKING:

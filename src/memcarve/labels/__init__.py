@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from memcarve.labels.content import observe
-from memcarve.labels.contents import Contents
+from memcarve.labels.content import Contents, observe
 from memcarve.labels.flags import BY_CONTENT
 from memcarve.labels.metadata_index import Known
-from memcarve.labels.table import SegmentLabels
+from memcarve.labels.segment_labels import SegmentLabels
 from memcarve.vocabulary import Content
 
 if TYPE_CHECKING:

@@ -1,15 +1,19 @@
-"""Modules in memory: those that lists name, those that the system mapped as images, and those whose header is there."""
+"""Modules in memory: those that lists name, those that the system mapped as images, and those whose header is there.
+
+A layout may map the first page of a module's file once more: the header that lies there is part of that module, and no
+other one. Two mappings of one file that are no parts of each other are two modules.
+"""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from memcarve.errors import UsageError
+from memcarve.errors import AddressError, UsageError
+from memcarve.formats.programs.first_page import first_page_again
 from memcarve.formats.programs.mapped_module import MappedModule
-from memcarve.intervals import TOP
+from memcarve.intervals import PAGE, TOP
 from memcarve.labels.content import observe
 from memcarve.labels.filters import names_match
-from memcarve.labels.firstpages import parts_of_others
 from memcarve.labels.header_scan import likely
 from memcarve.labels.headers import name_of
 from memcarve.labels.metadata_index import Known
@@ -25,6 +29,10 @@ if TYPE_CHECKING:
     from memcarve.process import ProcessMemory
 
     Progress = Callable[[int, int], object]
+
+    from memcarve.formats.programs.first_page import Again
+    from memcarve.space import AddressSpace
+
 
 #: what a module is found by besides lists
 HEADER = "header"
@@ -154,13 +162,14 @@ class _Search:
         return MappedModule(start, size, end, name, path, tuple(dict.fromkeys(sources)), loaded, facts)
 
 
-class _Mapping(NamedTuple):
-    """Where a mapping begins and ends, where what is of its file ends, and whether any of it may be executed."""
+class _Mapping:
+    """A mapping, by the regions that it consists of."""
 
-    start: int
-    end: int
-    file_end: int
-    executable: bool
+    def __init__(self, regions: list[Region]) -> None:
+        self.start, self.end = regions[0].start, min(regions[-1].end, TOP)
+        #: where what is of its file ends, and whether any of it may be executed
+        self.file_end = max(row.end for row in regions if row.file == regions[0].file)
+        self.executable = any("x" in (row.collapsed or "") for row in regions)
 
 
 def _mappings(regions: Sequence[Region]) -> list[_Mapping]:
@@ -176,12 +185,7 @@ def _mappings(regions: Sequence[Region]) -> list[_Mapping]:
             groups[-1].append(row)
         else:
             groups.append([row])
-    found = []
-    for group in groups:
-        file_end = max(row.end for row in group if row.file == group[0].file)
-        executable = any("x" in (row.collapsed or "") for row in group)
-        found += [_Mapping(group[0].start, min(group[-1].end, TOP), file_end, executable)] * len(group)
-    return found
+    return [mapping for group in groups for mapping in [_Mapping(group)] * len(group)]
 
 
 def _continues(group: list[Region], row: Region) -> bool:
@@ -204,3 +208,72 @@ def _is_wanted(module: MappedModule, selection: Selection) -> bool:
     end = module.start + max(module.room(size), 1)
     touched = not selection.address or any(start < end and module.start < last for start, last in selection.address)
     return touched and (not selection.file or names_match(selection.file, module.name, module.path, own))
+
+
+def parts_of_others(
+    space: AddressSpace, starts: Sequence[int], headers: Mapping[int, Header], known: Known
+) -> dict[int, int]:
+    """Return those of `starts`, in order, at which a part of another module lies, each with where that one begins.
+
+    That is so if the other one is loaded as its header says: what it maps there is mapped to its end, from the same
+    file as far as files are known, and the header is the same, if it is there. If it is missing where the module
+    begins, the second one tells. Raises SourceReadError.
+    """
+    found: dict[int, int] = {}
+    there = set(starts)
+    for number, start in enumerate(starts):
+        header = headers.get(start)
+        if header is None or start in found:
+            continue
+        before = starts[number - 1] if number else start
+        following = starts[number + 1] if number + 1 < len(starts) else start
+        if before not in headers or following - start in range(1, (header.size or 0) + 1):
+            for again in _first_page_again(space, start):
+                other, first = start + again.place, start - again.place
+                told = headers.get(other)
+                same = told is None or _is_same(header, told)
+                if other in there and same and _is_loaded(space, known, start, again, named=told is None):
+                    found[other] = start
+                if first == before and first not in headers and _is_loaded(space, known, first, again, named=True):
+                    found[start] = first
+    return found
+
+
+def _first_page_again(space: AddressSpace, start: int) -> list[Again]:
+    try:
+        return first_page_again(space.read(start, PAGE))
+    except AddressError:
+        return []
+
+
+def _is_same(one: Header, other: Header) -> bool:
+    """Say whether two headers are the same but for what loaders change."""
+    sections = [
+        [(address - header.address, size, permissions) for address, size, permissions in header.sections]
+        for header in (one, other)
+    ]
+    return sections[0] == sections[1] and all(
+        getattr(one, name) == getattr(other, name) for name in ("format", "machine", "size", "timestamp")
+    )
+
+
+def _is_loaded(space: AddressSpace, known: Known, start: int, again: Again, *, named: bool) -> bool:
+    """Say whether a module is loaded as its header says; `named`: only if regions know that it is of one file."""
+    if not known.regions:
+        return not named and _is_mapped(space, start + again.place) and _is_mapped(space, start + again.end - 1)
+    held = [known.region_at(address) for address in (start, start + again.place, start + again.end - 1)]
+    if None in held:
+        return False
+    own, other, last = (known.regions[place] for place in held if place is not None)
+    if own.file != other.file or last.file not in (None, own.file) or (named and own.file is None):
+        return False
+    letters = own.collapsed
+    return letters is None or again.executable is None or ("x" in letters) == again.executable
+
+
+def _is_mapped(space: AddressSpace, address: int) -> bool:
+    try:
+        space.read(address, 1)
+    except AddressError as error:
+        return error.reason != space.absent
+    return True

@@ -9,7 +9,7 @@ import numpy as np
 from memcarve.errors import UsageError
 from memcarve.labels.filters import CHOICES
 from memcarve.labels.metadata_index import Known
-from memcarve.labels.table import permission_bits
+from memcarve.labels.segment_labels import permission_bits
 from memcarve.metadata import Region
 
 if TYPE_CHECKING:
