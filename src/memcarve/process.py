@@ -518,8 +518,8 @@ class Container(ABC):
     def start_of(self, index: int) -> Metadata:
         """Return what is known of how the process at a place in `processes()` was started, and what it unloaded.
 
-        It is part of its evidence, and of an image found with less reading than all of that. Raises what opening a
-        process and its evidence raise.
+        It is part of its metadata, and of an image found with less reading than all of that. Raises what opening a
+        process and its metadata raise.
         """
         return self.open_process(index, self.default_half).metadata
 

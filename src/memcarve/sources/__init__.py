@@ -62,7 +62,7 @@ def open_container(
 
     `regions`, `modules` and `threads` are files (one or several each) that list those of the process, as Volatility 3
     prints them, or ``/proc/PID/maps``; of a dump they are also found beside it, as ``pid.N.vadinfo.csv``. They are
-    read when the process's `evidence` is asked for, and errors in them are raised then.
+    read when the process's `metadata` is asked for, and errors in them are raised then.
 
     `input_type` (``"image"``, ``"dump"``, ``"map"``, ``"core"``, ``"minidump"``, ``"folder"``, ``"proc"``) says what
     the file is if it is not recognised, or taken for something else; nothing else is tried then. ``"core"`` is a
