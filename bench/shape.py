@@ -4,6 +4,11 @@
 
 prints counts over the source below FOLDER (default: this checkout's ``src/memcarve``), one a line, each with what was
 counted. They are for comparing two states of the project; nothing here judges.
+
+A class is a kind of range if it holds a beginning and an extent: as members, or as `start` and `size` that it is made
+with. One that is derived from another kind is of that kind. Classes that describe what stands in a file or in an
+operating system's memory (a header, a section, where members of a structure lie) are counted apart, as records: those
+below ``formats/`` and ``images/windows/``, and headers of programs.
 """
 
 from __future__ import annotations
@@ -27,6 +32,8 @@ _VAGUE = {
     "options", "parts", "places", "placing", "records", "rows", "seeking", "shared", "showing", "table", "tables",
     "text", "things", "tools", "types", "util", "utils", "work",
 }  # fmt: skip
+#: where classes are records of files and of operating systems
+_RECORDS = re.compile(r"(formats|images/windows)/|labels/headers\.py")
 _ARRAY = re.compile(r"npt\.NDArray\[np\.(\w+)\]$")
 
 
@@ -36,6 +43,8 @@ class Shape:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.ranges: list[str] = []
+        self.records: list[str] = []
+        self._bases: dict[str, set[str]] = {}
         self.said: list[str] = []
         self.aliases: defaultdict[str, Counter[str]] = defaultdict(Counter)
         self.modules: Counter[str] = Counter()
@@ -75,22 +84,33 @@ class Shape:
             for each in node.body
             if isinstance(each, ast.AnnAssign) and isinstance(each.target, ast.Name)
         }
+        made = [each for each in node.body if isinstance(each, ast.FunctionDef) and each.name == "__init__"]
+        given = {argument.arg for each in made for argument in each.args.args}
+        fields |= given if {"start", "size"} <= given else set()
+        self._bases[node.name] = {each.id for each in node.bases if isinstance(each, ast.Name)}
         if fields & _BEGINS and fields & _EXTENTS:
-            self.ranges.append(f"{name}:{node.name}")
+            (self.records if _RECORDS.match(name) else self.ranges).append(f"{name}:{node.name}")
         if _SAID.search(node.name) and not node.name.startswith("_"):
             self.said.append(f"{name}:{node.name}")
+
+    def _above(self, name: str) -> set[str]:
+        """Return what a class is derived from."""
+        return {each for base in self._bases.get(name, ()) for each in ({base} | self._above(base))}
 
     def report(self) -> list[tuple[str, int, str]]:
         """Return what was counted, how many, and which."""
         twice = [f"{stem} x{count}" for stem, count in sorted(self.modules.items()) if count > 1]
         aliases = [f"{dtype}: {', '.join(sorted(names))}" for dtype, names in sorted(self.aliases.items())]
+        kinds = {each.rpartition(":")[2] for each in self.ranges}
+        ranges = [each for each in self.ranges if not self._above(each.rpartition(":")[2]) & kinds]
         several = sum(len(names) > 1 or sum(names.values()) > 1 for names in self.aliases.values())
         return [
             ("lines", self.lines, ""),
             ("lines that are neither blank nor comments", self.logic, ""),
             ("classes", self.classes, ""),
             ("functions", self.functions, ""),
-            ("kinds of range", len(self.ranges), "; ".join(self.ranges)),
+            ("kinds of range", len(ranges), "; ".join(ranges)),
+            ("records with an address and a size", len(self.records), "; ".join(self.records)),
             ("types of options and results", len(self.said), "; ".join(self.said)),
             ("dtypes with more than one alias", several, "; ".join(aliases)),
             ("module names that exist twice", len(twice), ", ".join(twice)),

@@ -47,6 +47,8 @@ class Intervals:
     order of addresses and share none.
     """
 
+    _owner: I64 | None = None
+
     def __init__(self, start: U64, size: U64, owner: I64 | None = None) -> None:
         self.start = start
         self.size = size

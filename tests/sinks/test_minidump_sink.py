@@ -752,8 +752,15 @@ def test_image(tmp_path: Path) -> None:
                 (event.base, event.size, event.checksum, event.timestamp, event.name.replace("\ud800", "\ufffd"))
                 for event in plan.trace.events
             ]
-            assert [tuple(row) for one in again.metadata.unloaded for row in one.rows] == [
-                (event.base, event.size, event.name.replace("\ud800", "\ufffd"), event.timestamp, event.checksum, None)
+            assert [row for one in again.metadata.unloaded for row in one.rows] == [
+                Module(
+                    event.base,
+                    event.size,
+                    event.name.replace("\ud800", "\ufffd"),
+                    None,
+                    event.timestamp,
+                    event.checksum,
+                )
                 for event in plan.trace.events
             ]
 

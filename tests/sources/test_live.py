@@ -25,6 +25,7 @@ from carved import binaries, manifest
 from cli import invoke
 from files import listing
 from memcarve.errors import AddressError, InputError, MapError, NotRecognisedError, SourceReadError, UsageError
+from memcarve.intervals import Intervals
 from memcarve.sources import proc
 from memcarve.sources.opening import OpenOptions
 from memcarve.sources.proc import LIVE, live_pages
@@ -36,6 +37,7 @@ from opening import opened_as
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from memcarve.dtypes import Bools
     from memcarve.process import ProcessMemory
 
     Capture = pytest.CaptureFixture[bytes]
@@ -750,10 +752,9 @@ def test_swapped(swapped: int, probed: list[int], taken: list[int]) -> None:
     asked = []
 
     class Pages:
-        def stretches(self, start: int, end: int) -> live_pages.Stretches:
+        def stretches(self, start: int, end: int) -> tuple[Intervals, Bools]:
             assert (start, end) == (0x1000, 0x7000)
-            rows = np.array([(0x1000, 0x3000), (0x5000, 0x6000)], np.uint64)
-            return live_pages.Stretches(rows[:, 0], rows[:, 1], np.ones(2, np.bool_))
+            return Intervals.of([(0x1000, 0x2000), (0x5000, 0x1000)]), np.ones(2, np.bool_)
 
     class Backing:
         def readable(self, address: int) -> bool:

@@ -15,7 +15,7 @@ from memcarve.errors import AddressError
 from memcarve.formats.elf_layout import MAGIC
 from memcarve.formats.programs import pe
 from memcarve.formats.programs.first_page import first_page_again
-from memcarve.intervals import PAGE, TOP
+from memcarve.intervals import PAGE, TOP, Intervals
 from memcarve.metadata import Module, Regions, places
 from memcarve.paths import base_name
 from memcarve.vocabulary import Kind
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, eq=False)
-class Ranges:
+class Ranges(Intervals):
     """Ranges in order of addresses, all of whose bytes are there.
 
     Columns, one row a range: `start`, `size` (uint64); `region` (int64), the place in `regions` of the one that holds
@@ -48,14 +48,6 @@ class Ranges:
     flags: U8 | None
     regions: Sequence[Region]
     modules: Sequence[Module]
-
-    def __len__(self) -> int:
-        return len(self.start)
-
-    @property
-    def total(self) -> int:
-        """The number of bytes."""
-        return self.segments.total
 
     def offsets(self, base: int) -> U64:
         """Return where each begins (uint64) in a file that holds them one after the other from `base` on."""

@@ -67,13 +67,12 @@ class Version(NamedTuple):
 
 
 class Kernel(NamedTuple):
-    """A kernel as far as it was found: `base`, `size` and `exports` (absolute addresses) if its image was found."""
+    """A kernel as far as it was found: `base` and `exports` (absolute addresses) if its image was found."""
 
     table: AddressTable
     space: AddressSpace
     version: Version
     base: int | None
-    size: int
     exports: dict[bytes, int]
 
 
@@ -175,8 +174,8 @@ def kernels(
             exports = {symbol: base + at for symbol, at in found.items()}
             build = exports.get(b"NtBuildNumber")
             number = struct.unpack("<I", peek(space, build, 4))[0] & 0xFFFF if build is not None else 0
-            yield Kernel(table, space, version._replace(build=number or version.build), base, image.size, exports)
-    yield Kernel(table, space, version, None, 0, {})
+            yield Kernel(table, space, version._replace(build=number or version.build), base, exports)
+    yield Kernel(table, space, version, None, {})
 
 
 def kernel_space(memory: PhysicalMemory, table: AddressTable, limit: int | None = None) -> AddressSpace:

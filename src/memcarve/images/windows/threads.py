@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from memcarve.images.windows.eprocess_scan import USER_END
 from memcarve.images.windows.vads import is_kernel
 from memcarve.intervals import PAGE
+from memcarve.metadata import Region
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -43,13 +44,6 @@ class Walked(NamedTuple):
     threads: list[Kthread]
     problem: str
     foreign: int
-
-
-class Stack(NamedTuple):
-    """A thread's stack, half-open: the reserved range, not only what is in use."""
-
-    start: int
-    end: int
 
 
 class _Form(NamedTuple):
@@ -107,12 +101,12 @@ def notes_of(walked: Walked) -> list[str]:
     return notes
 
 
-def stack(reader: Reader, teb: int) -> tuple[Stack | None, str]:
+def stack(reader: Reader, teb: int) -> tuple[Region | None, str]:
     """Return the stack that the TEB at an address gives, or None and why not; without a reason if that is usual."""
     return _stack(reader, teb, _WIDE)
 
 
-def narrow(reader: Reader, teb: int) -> tuple[int, Stack | None] | None:
+def narrow(reader: Reader, teb: int) -> tuple[int, Region | None] | None:
     """Return address and stack of the 32-bit TEB that belongs to a TEB; None if there is none."""
     behind = reader.number(teb + _NARROW_OFFSET, 4)
     signed = None if behind is None else behind - (behind >> 31 << 32)
@@ -127,7 +121,7 @@ def narrow(reader: Reader, teb: int) -> tuple[int, Stack | None] | None:
     return None
 
 
-def _stack(reader: Reader, teb: int, form: _Form) -> tuple[Stack | None, str]:
+def _stack(reader: Reader, teb: int, form: _Form) -> tuple[Region | None, str]:
     itself, base, limit, allocation = (
         reader.number(teb + at, form.word) for at in (form.itself, form.base, form.limit, form.allocation)
     )
@@ -138,7 +132,7 @@ def _stack(reader: Reader, teb: int, form: _Form) -> tuple[Stack | None, str]:
     start = allocation or limit  # its page may be paged out
     if not 0 < start <= limit < base <= USER_END:
         return None, "claimed an impossible stack"
-    return Stack(start, base), ""
+    return Region(start, base - start), ""
 
 
 def _follow(reader: Reader, head: int, is_own: Callable[[int], bool], *, forward: bool) -> tuple[list[int], str]:

@@ -276,7 +276,7 @@ def _threads(found: Sequence[threads.Kthread], user: Reader | None, *, narrow: b
         stack, why = threads.stack(user, thread.teb)
         if why:
             wrong[why] += 1
-        start, end = stack or (None, None)
+        start, end = (None, None) if stack is None else (stack.start, stack.end)
         rows.append(Thread(thread.tid, thread.teb, start, end, begin))
         areas.append(Region(thread.teb, threads.TEB_SIZE, kind=Kind.TEB, detail=detail))
         other = threads.narrow(user, thread.teb) if narrow else None
@@ -284,6 +284,6 @@ def _threads(found: Sequence[threads.Kthread], user: Reader | None, *, narrow: b
             areas.append(Region(other[0], threads.NARROW_TEB_SIZE, kind=Kind.TEB, detail=f"{detail}, 32-bit"))
         for each, words in ((stack, detail), (other and other[1], f"{detail}, 32-bit")):
             if each:
-                areas.append(Region(each.start, each.end - each.start, kind=Kind.STACK, whole=True, detail=words))
+                areas.append(each._replace(kind=Kind.STACK, whole=True, detail=words))
     notes = tuple(f"{counted(number, 'TEB')} {why}; no stack is taken from there" for why, number in wrong.items())
     return Metadata(threads=(Threads("thread list", rows),), notes=notes), areas

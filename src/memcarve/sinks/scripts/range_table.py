@@ -44,7 +44,7 @@ class Name(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class Rows:
+class Rows(Intervals):
     """Columns, one row for each piece that is contiguous in memory and in the file, in order of addresses.
 
     `start`, `size`, `offset` (uint64); `access` (uint8), an index into ACCESS; `name` (int64), an index into `names`,
@@ -58,9 +58,6 @@ class Rows:
     name: I64
     first: Bools
     names: Sequence[Name]
-
-    def __len__(self) -> int:
-        return len(self.start)
 
     def __iter__(self) -> Iterator[tuple[int, int, int, int, int, bool]]:
         for part in chunks(len(self), 1 << 16):

@@ -18,7 +18,6 @@ from memcarve.sources.proc.live_pages import PAGE
 
 if TYPE_CHECKING:
     from memcarve.backing import Span
-    from memcarve.dtypes import U64
     from memcarve.sources.proc.live_pages import MappedFiles, Mapping, PageMap
     from memcarve.space import AddressSpace
 
@@ -140,52 +139,47 @@ class Present:
             reason = DEVICE if mapping.flags & _DEVICE else UNREADABLE
             self.missing.append(Missing(region.start, region.size, reason))
             return
-        start, end, known = self._of_file(mapping)
+        parts, known = self._of_file(mapping)
         if not known and mapping.resident + mapping.swapped:
-            pages = self._pages.stretches(region.start, region.end)
-            low, high = pages.start[~pages.swapped], pages.end[~pages.swapped]
-            marked = pages.start[pages.swapped], pages.end[pages.swapped]
-            if int((marked[1] - marked[0]).sum()) > mapping.swapped:
-                marked = self._truly_swapped(*marked)
-            start, end = (np.concatenate(columns) for columns in ((start, low, marked[0]), (end, high, marked[1])))
-        if not len(start):
+            pages, swapped = self._pages.stretches(region.start, region.end)
+            marked = pages.where(swapped)
+            if marked.total > mapping.swapped:
+                marked = self._truly_swapped(marked)
+            parts = union(parts, pages.where(~swapped), marked)
+        if not len(parts):
             return
-        first = int(start.min())
+        first = int(parts.start.min())
         if self._backing.readable(first):
-            self._found.append(Intervals(start, end - start))
+            self._found.append(parts)
         else:
-            self.missing.append(Missing(first, int(end.max()) - first, UNREADABLE))
+            self.missing.append(Missing(first, int(parts.last.max()) + 1 - first, UNREADABLE))
             self.unreadable = True
 
-    def _of_file(self, mapping: Mapping) -> tuple[U64, U64, bool]:
+    def _of_file(self, mapping: Mapping) -> tuple[Intervals, bool]:
         """Return what a mapped file gives to a mapping, and whether that is all there is."""
-        region, none = mapping.region, np.zeros(0, np.uint64)
+        region, none = mapping.region, Intervals.of([])
         if region.file == _CODE:
-            return np.array([region.start], np.uint64), np.array([region.end], np.uint64), True
+            return Intervals.of([(region.start, region.size)]), True
         if not mapping.inode or not (region.protection or "").startswith("r") or mapping.flags & _NEVER_WHOLE:
-            return none, none, False
+            return none, False
         found = self.files.parts(mapping)
         if found is None:
-            return none, none, False
+            return none, False
         parts, end, holes = found
         if end < region.end:
             self.missing.append(Missing(end, region.end - end, BEYOND_FILE))
-        start, ends = (
-            np.array(column, np.uint64) for column in ([low for low, _ in parts], [high for _, high in parts])
-        )
-        return start, ends, not holes
+        return Intervals.of((low, high - low) for low, high in parts), not holes
 
-    def _truly_swapped(self, start: U64, end: U64) -> tuple[U64, U64]:
+    def _truly_swapped(self, marked: Intervals) -> Intervals:
         """Return which of the pages marked as swapped are: guard pages and poisoned ones have the mark, too."""
         found = []
-        for low, high in zip(start.tolist(), end.tolist(), strict=True):
+        for low, high in marked.bounds():
             for address in range(low, high, PAGE):
                 if self._backing.readable(address):
                     found.append(address)
                 else:
                     self._refused(address)
-        pages = np.array(found, np.uint64)
-        return pages, pages + np.uint64(PAGE)
+        return Intervals.of((address, PAGE) for address in found)
 
     def _refused(self, address: int) -> None:
         """List a page as missing."""

@@ -19,12 +19,13 @@ import numpy as np
 from memcarve.errors import MapError, SourceReadError
 from memcarve.formats.listing.listing_kinds import PROC_MAPS
 from memcarve.formats.listing.procmaps import cells
+from memcarve.intervals import Intervals
 from memcarve.sources.listings.listing_rows import DoubtfulError, reader
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from memcarve.dtypes import U64, Bools
+    from memcarve.dtypes import Bools
     from memcarve.metadata import Region
 
 
@@ -51,14 +52,6 @@ class Mapping(NamedTuple):
     swapped: int
     flags: frozenset[bytes]
     inode: int
-
-
-class Stretches(NamedTuple):
-    """Stretches of pages: `start` and `end` (uint64, addresses), and `swapped` (bool): not in memory, but marked."""
-
-    start: U64
-    end: U64
-    swapped: Bools
 
 
 def mappings(lines: Iterable[bytes], path: str) -> Iterator[Mapping]:
@@ -99,8 +92,8 @@ class PageMap:
         self._path = path
         self.scans = True
 
-    def stretches(self, start: int, end: int) -> Stretches:
-        """Return the pages between two addresses that are in memory or in swap.
+    def stretches(self, start: int, end: int) -> tuple[Intervals, Bools]:
+        """Return the pages between two addresses that are in memory or in swap; which of these are only in swap (bool).
 
         Pages that only look like swapped ones (guard pages, poisoned ones) are among the swapped. Raises
         SourceReadError.
@@ -117,7 +110,7 @@ class PageMap:
         except OSError as error:
             raise SourceReadError(f"cannot be read: {error.strerror}", subject=self._path) from error
 
-    def _scanned(self, start: int, end: int) -> Stretches:
+    def _scanned(self, start: int, end: int) -> tuple[Intervals, Bools]:
         """Have the kernel look for them, which passes over what was never touched at once."""
         import fcntl  # noqa: PLC0415 - Linux alone gets here
 
@@ -135,26 +128,27 @@ class PageMap:
                 break
             start = reached
         rows = np.concatenate(parts) if parts else room[:0]
-        return Stretches(rows[:, 0], rows[:, 1], rows[:, 2] & np.uint64(_IS_PRESENT) == 0)
+        return Intervals(rows[:, 0], rows[:, 1] - rows[:, 0]), rows[:, 2] & np.uint64(_IS_PRESENT) == 0
 
-    def _read(self, start: int, end: int) -> Stretches:
+    def _read(self, start: int, end: int) -> tuple[Intervals, Bools]:
         """Read a word for each page."""
         starts, ends, states = [], [], []
-        for low in range(start // PAGE, end // PAGE, _WORDS):
-            data = os.pread(self._fd, (min(low + _WORDS, end // PAGE) - low) * 8, low * 8)
+        for number in range(start // PAGE, end // PAGE, _WORDS):
+            data = os.pread(self._fd, (min(number + _WORDS, end // PAGE) - number) * 8, number * 8)
             state = (np.frombuffer(data, np.uint64, len(data) // 8) >> np.uint64(_SWAPPED)).astype(np.uint8)
             if not state.any():
                 continue
             first = np.flatnonzero(np.diff(state, prepend=np.uint8(255)))
             last = np.append(first[1:], len(state))
             keep = state[first] > 0
-            starts.append((low + first[keep]) * PAGE)
-            ends.append((low + last[keep]) * PAGE)
+            starts.append((number + first[keep]) * PAGE)
+            ends.append((number + last[keep]) * PAGE)
             states.append(state[first][keep])
         if not starts:
-            return Stretches(np.zeros(0, np.uint64), np.zeros(0, np.uint64), np.zeros(0, np.bool_))
+            return Intervals.of([]), np.zeros(0, np.bool_)
         swapped = np.concatenate(states) < 1 << (_PRESENT - _SWAPPED)
-        return Stretches(np.concatenate(starts).astype(np.uint64), np.concatenate(ends).astype(np.uint64), swapped)
+        low, high = (np.concatenate(columns).astype(np.uint64) for columns in (starts, ends))
+        return Intervals(low, high - low), swapped
 
 
 class MappedFiles:
