@@ -5,8 +5,10 @@ from __future__ import annotations
 import ast
 import inspect
 import re
+import runpy
 import subprocess
 import sys
+import tomllib
 from typing import TYPE_CHECKING
 
 import pytest
@@ -54,6 +56,9 @@ UNIX_ONLY = {
 }  # fmt: skip
 #: under the AGPL and the GPL
 MEMPROCFS = ("memprocfs", "leechcorepyc", "vmmpyc")
+#: names that may stand twice: a format that is read and written; what two systems both have
+BOTH_ENDS = {"minidump", "memmap", "folder", "images", "elf_core"}
+BOTH_SYSTEMS = {"processes", "threads", "kernel"}
 HEAVY = ("numpy", "click", "pyarrow", "rich", "backports.zstd", "concurrent.futures")
 
 
@@ -228,6 +233,44 @@ def test_nothing_knows_the_workplace() -> None:
     texts = [file for file in files if file.suffix in {".py", ".md", ".toml"} and file.is_file()]
     workplace = re.compile(r"(?<![\w.])/(?:work)/(?:main|shared)\b")
     assert [str(file) for file in texts if workplace.search(file.read_text())] == []
+
+
+def test_names_say_what_is_in_the_room() -> None:
+    """No module's name is vague or stands twice, but for the ends of one format and what two systems both have."""
+    shape = runpy.run_path(str(ROOT / "bench" / "shape.py"))["Shape"](PACKAGE)
+    assert set(shape.vague) <= {"formats/tables/__init__.py"}
+    twice = {name for name, count in shape.modules.items() if count > 1}
+    assert twice <= BOTH_ENDS | BOTH_SYSTEMS, twice
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_dtypes_are_named_once(path: Path) -> None:
+    """What an array holds is said by a name of dtypes.py, which alone spells it out."""
+    assert path.name == "dtypes.py" or "NDArray" not in path.read_text()
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_stand_at_the_top(path: Path) -> None:
+    """The linter is asked for no exception about imports: those it allows in functions stand in pyproject.toml."""
+    assert "PLC0415" not in path.read_text()
+    assert "TID253" not in path.read_text()
+
+
+def test_tests_import_no_test() -> None:
+    """What several test modules share is in tests/helpers; none imports another."""
+    tests = sorted((ROOT / "tests").rglob("*.py"))
+    names = {path.stem for path in tests if path.stem.startswith("test_")}
+    assert [path.name for path in tests if imported(path) & names] == []
+
+
+def test_tools_are_pinned() -> None:
+    """Every package that the extras of development name has one version in constraints.txt, which README uses."""
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    lines = [line for name in ("dev", "docs") for line in extras[name]]
+    named = {re.split(r"[^\w.-]", line, maxsplit=1)[0].lower() for line in lines}
+    pinned = {line.partition("==")[0].lower() for line in (ROOT / "constraints.txt").read_text().splitlines()}
+    assert named - pinned <= {"memcarve"}
+    assert "pip install -q -c constraints.txt -e '.[dev]'" in (ROOT / "README.md").read_text()
 
 
 def test_tests_state_facts() -> None:

@@ -256,7 +256,7 @@ class Copier:
         return buffer
 
     def _helper(self) -> ThreadPoolExecutor:
-        from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415 - only where a segment is large
+        from concurrent.futures import ThreadPoolExecutor  # only where a segment is large
 
         with self._lock:
             if self._beside is None:
@@ -279,7 +279,7 @@ class Copier:
 def _clone(span: Span, target: Target, place: int) -> int:
     """Share the blocks of a range; 0 where it is not aligned to blocks."""
     try:
-        import fcntl  # noqa: PLC0415 - Linux alone gets here
+        import fcntl  # Linux alone gets here
     except ImportError:
         raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS)) from None
     length = span.length

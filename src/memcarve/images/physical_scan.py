@@ -113,7 +113,7 @@ def look_through(memory: PhysicalMemory, blocks: Iterable[Block], look: Callable
     Several threads look at once; whoever has found what it looked for may stop asking. Blocks that cannot be read are
     passed over, which the memory's notes say.
     """
-    from concurrent.futures import Future, ThreadPoolExecutor  # noqa: PLC0415 - takes a while to import
+    from concurrent.futures import Future, ThreadPoolExecutor  # takes a while to import
 
     def work(part: list[Block]) -> list[_T]:
         buffer, found = np.empty(BLOCK, np.uint8), []

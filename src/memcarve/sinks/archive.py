@@ -41,7 +41,7 @@ class NewArchive(NewFile):
     def __init__(self, target: str, *, force: bool, inputs: Sequence[str] = ()) -> None:
         super().__init__(target, force=force, own=is_own, inputs=inputs)
         try:
-            import pyzipper  # noqa: PLC0415 - an extra
+            import pyzipper  # an extra
         except ImportError:
             raise MissingExtraError(f"{target}: to write an encrypted archive: pip install 'memcarve[zip]'") from None
         self._pyzipper = pyzipper

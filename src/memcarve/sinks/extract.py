@@ -20,6 +20,7 @@ from memcarve.errors import NoSpaceError
 from memcarve.formats.programs import module_list
 from memcarve.formats.programs.mapped_module import AS_IT_LIES
 from memcarve.paths import base_name
+from memcarve.sinks.archive import NewArchive
 from memcarve.sinks.folder import NewFolder, create_file, leftover_notes
 from memcarve.sinks.modulefile import ModuleFile
 from memcarve.sinks.single_file import input_paths
@@ -130,8 +131,6 @@ class _Extractor:
     def run(self) -> ExtractResult:
         begun = time.monotonic()
         if self.options.archive:
-            from memcarve.sinks.archive import NewArchive  # noqa: PLC0415 - an extra
-
             target: Any = NewArchive(self.out, force=self.options.force, inputs=input_paths(self.process))
         else:
             target = _NewModules(self.out, force=self.options.force, inputs=input_paths(self.process))

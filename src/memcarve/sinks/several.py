@@ -122,7 +122,7 @@ class _Several:
 
     def _some(self, numbers: Sequence[int], workers: int) -> Iterator[CarveResult | MemcarveError]:
         """Yield how processes ended, in order: all of them, or up to the first whose copy was ended from outside."""
-        from concurrent.futures import BrokenExecutor  # noqa: PLC0415 - not for one process
+        from concurrent.futures import BrokenExecutor  # not for one process
 
         pool = self._pool(workers)
         try:
@@ -188,12 +188,12 @@ class _Several:
 
     def _pool(self, workers: int) -> Executor:
         """Return what runs `_carve_one`."""
-        from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor  # noqa: PLC0415 - not for one process
+        from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor  # not for one process
 
         alone = threading.active_count() == 1 and hasattr(os, "fork")
         threads = 1 if workers > 1 else 2
         if self.container.can_be_forked and alone and workers > 1:
-            import multiprocessing  # noqa: PLC0415
+            import multiprocessing
 
             context = multiprocessing.get_context("fork")
             return ProcessPoolExecutor(workers, context, _begin, (self, threads, os.getpid()))

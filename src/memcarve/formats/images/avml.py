@@ -125,7 +125,7 @@ class DecodingBacking:
 
     def _decode(self, index: int, target: memoryview) -> None:
         """Decode a chunk into `target`, which is as long as the chunk becomes. Raises SourceReadError."""
-        import cramjam  # noqa: PLC0415 - nothing else needs it
+        import cramjam  # nothing else needs it
 
         place = int(self._place[index])
         data = bytearray(len(_IDENTIFIER) + int(self._length[index]))

@@ -283,7 +283,7 @@ def _in_parallel(
             for block in group:
                 yield block, parse(block)
         return
-    from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415 - not needed for a small map
+    from concurrent.futures import ThreadPoolExecutor  # not needed for a small map
 
     with ThreadPoolExecutor(threads) as pool:
         waiting = deque((block, pool.submit(parse, block)) for block in start)

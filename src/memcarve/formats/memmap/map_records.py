@@ -45,7 +45,7 @@ def json_rows(table: JsonTable, columns: MapColumns) -> Iterator[Rows]:
 
 def arrow_rows(table: ArrowTable, columns: MapColumns) -> Iterator[Rows]:
     """Yield the rows of a map in Arrow or Parquet in blocks; raise MapError if one is malformed."""
-    from pyarrow import types, uint64  # noqa: PLC0415 - an extra; there, if there is a table
+    from pyarrow import types, uint64  # an extra; there, if there is a table
 
     wanted = [columns.names[place] for place in columns.numeric]
 

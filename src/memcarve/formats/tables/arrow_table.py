@@ -31,8 +31,8 @@ class ArrowTable(PrintedTable):
     def __init__(self, text: TextFile) -> None:
         path = text.path
         try:
-            import pyarrow as pa  # noqa: PLC0415 - an extra
-            from pyarrow import ipc, parquet  # noqa: PLC0415
+            import pyarrow as pa  # an extra
+            from pyarrow import ipc, parquet
         except ImportError:
             raise MissingExtraError(
                 "is a Parquet or Arrow file; to read it: pip install 'memcarve[arrow]'", subject=path

@@ -167,7 +167,7 @@ class TextFile:
     def _decompressed(self) -> io.BufferedIOBase:
         buffered = io.BufferedReader(self._raw, _PIECE)
         if self.compression == "gzip":
-            import gzip  # noqa: PLC0415 - each is imported only for such a file
+            import gzip  # each is imported only for such a file
 
             return gzip.GzipFile(fileobj=buffered)
         if self.compression == "xz":
@@ -188,7 +188,7 @@ class _Xz(io.RawIOBase):
         return True
 
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]  # as above
-        import lzma  # noqa: PLC0415
+        import lzma
 
         view, data = memoryview(buffer).cast("B"), b""
         while True:
@@ -214,9 +214,9 @@ class _Xz(io.RawIOBase):
 
 def _zstd() -> Any:  # noqa: ANN401 - two modules of one interface
     if sys.version_info >= (3, 14):
-        from compression import zstd  # noqa: PLC0415
+        from compression import zstd
     else:
-        from backports import zstd  # noqa: PLC0415
+        from backports import zstd
     return zstd
 
 

@@ -112,7 +112,7 @@ class PageMap:
 
     def _scanned(self, start: int, end: int) -> tuple[Intervals, Bools]:
         """Have the kernel look for them, which passes over what was never touched at once."""
-        import fcntl  # noqa: PLC0415 - Linux alone gets here
+        import fcntl  # Linux alone gets here
 
         parts, room, wanted = [], np.zeros((_SCANNED, 3), np.uint64), _IS_PRESENT | _IS_SWAPPED
         while start < end:
