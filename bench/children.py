@@ -16,7 +16,9 @@ def copying(dump: str, out: str) -> None:
     import memcarve  # noqa: PLC0415
 
     with memcarve.open(dump) as container:
-        print(memcarve.carve(container.process(), out, hashes=()).seconds)
+        process = container.process()
+        process = container.process()
+        print(memcarve.carve(process, process.segments(), out, memcarve.SinkOptions(hashes=())).seconds)
 
 
 def extents(path: str) -> None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 import memcarve
+import sinking
 from carved import binaries, manifest
 from cli import invoke
 from memcarve.images.structure_reader import Reader
@@ -31,7 +32,7 @@ def carved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the folder that the dump was carved into, through one of its maps."""
     out = tmp_path_factory.mktemp("real") / "out"
     with memcarve.open(needed(f"{STEM}.dmp"), memory_map=needed(f"{STEM}.map")) as dump:
-        memcarve.carve(dump.process(), out)
+        sinking.carve(dump.process(), out)
     return out
 
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 import memcarve
+import sinking
 from carved import binaries, manifest, model, named
 from cli import command, invoke, run
 from dumps import write_dump
@@ -99,7 +100,7 @@ def test_reflinks(place: Path, rows: list[Piece], hashes: list[str]) -> None:
     dump = write_dump(place, rows)
     before = used(place)
     with memcarve.open(dump) as container:
-        result = memcarve.carve(container.process(), place / "out", hashes=hashes)
+        result = sinking.carve(container.process(), place / "out", hashes=hashes)
         after = used(place)
         memcarve.verify(place / "out", container.process())
     assert after - before < DUMP // 8  # inodes, directories, segments.json
@@ -130,7 +131,7 @@ def test_reflinks_of_odd_sizes(place: Path) -> None:
     for name, layout in (("end", odd), ("middle", middle)):
         (place / name).mkdir()
         with memcarve.open(write_dump(place / name, layout)) as container:
-            memcarve.carve(container.process(), place / name / "out")
+            sinking.carve(container.process(), place / name / "out")
             memcarve.verify(place / name / "out", container.process())
         assert binaries(place / name / "out") == named(model(layout))
 
@@ -138,7 +139,7 @@ def test_reflinks_of_odd_sizes(place: Path) -> None:
 def test_other_file_system(place: Path, rows: list[Piece], tmp_path: Path) -> None:
     """From one file system to another nothing can be shared; the bytes are copied and equal."""
     with memcarve.open(write_dump(tmp_path, rows)) as container:
-        result = memcarve.carve(container.process(), place / "out", hashes=[])
+        result = sinking.carve(container.process(), place / "out", hashes=[])
     assert REFLINK not in result.moved
     assert sum(result.moved.values()) == DUMP
     assert binaries(place / "out") == named(model(rows))

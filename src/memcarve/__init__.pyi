@@ -39,23 +39,24 @@ from memcarve.missing import Missing as Missing
 from memcarve.patterns import TextPattern as TextPattern, text_pattern as text_pattern
 from memcarve.process import (
     Container as Container,
-    LeftOut as LeftOut,
     Location as Location,
     Platform as Platform,
     ProcessEntry as ProcessEntry,
     ProcessMemory as ProcessMemory,
+    Progress as Progress,
     Selection as Selection,
 )
-from memcarve.segments import Segment as Segment, Segments as Segments
-from memcarve.sinks.carved_folder import CarveResult as CarveResult, Options as Options, carve as carve
+from memcarve.segments import LeftOut as LeftOut, Segment as Segment, Segments as Segments
+from memcarve.sinks.carved_folder import carve as carve
 from memcarve.sinks.elfcore import export_elfcore as export_elfcore
-from memcarve.sinks.extract import ExtractOptions as ExtractOptions, ExtractResult as ExtractResult, extract as extract
+from memcarve.sinks.extract import extract as extract
 from memcarve.sinks.flat import export_flat as export_flat
-from memcarve.sinks.memmap import ExportResult as ExportResult, export_memmap as export_memmap
+from memcarve.sinks.memmap import export_memmap as export_memmap
 from memcarve.sinks.minidump import export_minidump as export_minidump
+from memcarve.sinks.output import Files as Files
 from memcarve.sinks.scripts import export_scripts as export_scripts
-from memcarve.sinks.several import Outcome as Outcome, SeveralResult as SeveralResult, carve_several as carve_several
-from memcarve.sinks.single_file import FileOptions as FileOptions, Written as Written
+from memcarve.sinks.several import write_several as write_several
+from memcarve.sinks.sink import Result as Result, SinkOptions as SinkOptions
 from memcarve.sinks.verify import Verified as Verified, verify as verify
 from memcarve.sources import open_container as open  # noqa: A004, F401 - that is what it does; it is public
 from memcarve.space import AddressSpace as AddressSpace, Extent as Extent, Hit as Hit

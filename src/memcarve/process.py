@@ -15,7 +15,7 @@ from memcarve.errors import ProcessError, UsageError, printable
 from memcarve.intervals import TOP
 from memcarve.metadata import Metadata, places
 from memcarve.missing import CUT_OFF
-from memcarve.segments import KERNEL_HALF
+from memcarve.segments import KERNEL_HALF, Choice, LeftOut
 from memcarve.vocabulary import Flag, Half, Kind, Split
 
 if TYPE_CHECKING:
@@ -103,12 +103,11 @@ class Selection:
         return segments.where(keep), left_out
 
 
-class LeftOut(NamedTuple):
-    """`segments` of together `bytes` bytes were left out, and why; bytes of no address are no segments."""
+class Progress(Protocol):
+    """Is told how far the work is, in bytes, several times a second."""
 
-    reason: str
-    segments: int
-    bytes: int
+    def __call__(self, done: int, total: int) -> object:
+        """Take note that `done` of `total` bytes are done."""
 
 
 class ProcessEntry(NamedTuple):
@@ -330,35 +329,6 @@ class ProcessMemory:
             return self._input_bytes
         return self.space.total + self.space.repeated if self.is_image else self.space.backing.size
 
-    def select(
-        self, selection: Selection, split: str = "none", labeller: Labeller | None = None
-    ) -> tuple[Segments, list[LeftOut]]:
-        """Return the segments wanted, and what was left out by each of the limits.
-
-        `split` is a vocabulary.Split: where else segments end. `labeller` gives them labels. Raises UsageError if it
-        is none, if the input does not say where to split, and if labels are asked for without a labeller.
-        """
-        Split.check(split)
-        segments = self.space.segments()
-        if split != "none":
-            segments = self.space.cut(segments, self._places(split))
-        if selection.half is None:
-            selection = selection._replace(half=self.default_half)
-        segments, left_out = selection.apply(segments, self.kernel_half)
-        if labeller is None:
-            if selection.by_labels:
-                raise UsageError(f"to choose by {next(iter(selection.by_labels))}, segments must be labelled")
-            return segments, left_out
-        segments = segments.labelled(labels := labeller(self, segments, selection))
-        for name, values in selection.by_labels.items():
-            keep = labels.matches(name, values)
-            gone = segments.where(~keep)
-            segments = segments.where(keep)
-            labels = segments.labels or labels
-            if len(gone):
-                left_out.append(LeftOut(f"not --{name} {', '.join(values)}", len(gone), gone.total))
-        return segments, left_out
-
     def labelled(self, segments: Segments, selection: Selection, labeller: Labeller | None) -> Bools:
         """Say for each segment (bool) whether it has all the labels that a selection wants.
 
@@ -411,13 +381,34 @@ class ProcessMemory:
         """Return the contiguous segments, in order of addresses: those selected, else those of `default_half`.
 
         Select by the words of a `Selection`, or give one. `split` is a vocabulary.Split: where they end, too.
-        `labeller` (a ``memcarve.Labelling``) gives them labels. Raises UsageError if there is no such word, and if both
-        a selection and words of one are given.
+        `labeller` (a ``memcarve.Labelling``) gives them labels. Their `choice` says what was left out by each of the
+        limits. Raises UsageError if there is no such word, if both a selection and words of one are given, if the input
+        does not say where to split, and if labels are asked for without a labeller.
         """
         words = Selection(half, address, min_size, max_size, file, protection, kind, flag)
         if selection is not None and words != Selection():
             raise UsageError("a selection was given, and words of one", remedy="give one or the other")
-        return self.select(selection or words, split, labeller)[0]
+        selection = selection or words
+        Split.check(split)
+        if selection.half is None:
+            selection = selection._replace(half=self.default_half)
+        segments = self.space.segments()
+        if split != "none":
+            segments = self.space.cut(segments, self._places(split))
+        across = np.uint64(self.kernel_half)
+        if selection.half != "all" and ((segments.start < across) & (segments.last >= across)).any():
+            segments = self.space.cut(segments, np.array([across]))
+        segments, left_out = selection.apply(segments, self.kernel_half)
+        if labeller is not None:
+            segments = segments.labelled(labeller(self, segments, selection))
+        for name, values in selection.by_labels.items():
+            if segments.labels is None:
+                raise UsageError(f"to choose by {name}, segments must be labelled")
+            keep = segments.labels.matches(name, values)
+            gone, segments = segments.where(~keep), segments.where(keep)
+            if len(gone):
+                left_out.append(LeftOut(f"not --{name} {', '.join(values)}", len(gone), gone.total))
+        return segments.chosen(Choice(selection.half or "all", split, tuple(left_out)))
 
     def read(self, address: int, size: int) -> bytes:
         """Return exactly `size` bytes at an address; raises AddressError, which names the first that is not there."""

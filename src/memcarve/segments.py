@@ -75,13 +75,29 @@ class Segment(NamedTuple):
         return f"0x{self.start:016x}-0x{self.end:016x}"
 
 
+class LeftOut(NamedTuple):
+    """`segments` of together `bytes` bytes were left out, and why; bytes of no address are no segments."""
+
+    reason: str
+    segments: int
+    bytes: int
+
+
+class Choice(NamedTuple):
+    """How segments were chosen: of which vocabulary.Half, cut by which vocabulary.Split, and what was left out."""
+
+    half: str = "all"
+    split: str = "none"
+    left_out: tuple[LeftOut, ...] = ()
+
+
 class Segments(Intervals, Sequence[Segment]):
     """Segments in columns: `start`, `size`, `offset` (uint64), `extents` and `first` (uint32), one row a segment.
 
     A sequence of Segment, in order of addresses; a slice of it is Segments again.
 
     Of segments that were split, `whole` holds start and size (uint64) of what each is part of; else it is None.
-    `labels` are those of the same rows, None where nobody asked for them.
+    `labels` are those of the same rows, None if nobody asked for them. `choice` says how they were chosen.
     """
 
     def __init__(
@@ -93,6 +109,7 @@ class Segments(Intervals, Sequence[Segment]):
         first: U32,
         whole: tuple[U64, U64] | None = None,
         labels: Labels | None = None,
+        choice: Choice = Choice(),  # noqa: B008 - a tuple
     ) -> None:
         super().__init__(start, size)
         self.offset = offset
@@ -100,6 +117,7 @@ class Segments(Intervals, Sequence[Segment]):
         self.first = first
         self.whole = whole
         self.labels = labels
+        self.choice = choice
 
     def __repr__(self) -> str:
         where = f", 0x{int(self.start[0]):x} to 0x{int(self.last[-1]) + 1:x}" if len(self) else ""
@@ -141,11 +159,17 @@ class Segments(Intervals, Sequence[Segment]):
         start, size, offset = (column[keep] for column in (self.start, self.size, self.offset))
         whole = None if self.whole is None else (self.whole[0][keep], self.whole[1][keep])
         labels = None if self.labels is None else self.labels.where(keep)
-        return Segments(start, size, offset, self.extents[keep], self.first[keep], whole, labels)
+        return Segments(start, size, offset, self.extents[keep], self.first[keep], whole, labels, self.choice)
 
     def labelled(self, labels: Labels | None) -> Segments:
         """Return the same segments with labels."""
-        return Segments(self.start, self.size, self.offset, self.extents, self.first, self.whole, labels)
+        columns = self.start, self.size, self.offset, self.extents, self.first
+        return Segments(*columns, self.whole, labels, self.choice)
+
+    def chosen(self, choice: Choice) -> Segments:
+        """Return the same segments with what is said of how they were chosen."""
+        columns = self.start, self.size, self.offset, self.extents, self.first
+        return Segments(*columns, self.whole, self.labels, choice)
 
     def in_half(self, half: str, boundary: int = KERNEL_HALF) -> Bools:
         """Say for each segment (bool) whether it starts in a half, a vocabulary.Half; raises UsageError for others."""

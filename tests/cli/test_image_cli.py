@@ -19,6 +19,7 @@ import pytest
 import containers
 import memcarve
 import minidumps
+import sinking
 import winimage
 from carved import binaries, manifest
 from cli import invoke, run
@@ -296,7 +297,7 @@ def test_what_manifests_say_of_the_start(machine: Truth, go: Invoke, tmp_path: P
     assert [row["source"] for row in found["parameters"]] == ["PEB", "32-bit PEB"]
     assert "command_line" not in manifest(tmp_path / "all" / "388-smss.exe")["process"]
     with memcarve.open(machine.path) as image:
-        memcarve.carve(image.process(1624), tmp_path / "library")
+        sinking.carve(image.process(1624), tmp_path / "library")
     assert manifest(tmp_path / "library")["process"]["command_line"] == seen[0]
 
 
@@ -390,16 +391,16 @@ def test_carve_all(truth: Truth, go: Invoke, tmp_path: Path) -> None:
     assert ran.code == 3, ran.err
     rows = {row["pid"]: row for row in json.loads((tmp_path / "case" / "processes.json").read_text())["processes"]}
     assert rows.keys() == {process.pid for process in truth.processes}
-    assert listing(tmp_path / "case") == sorted([*(row["folder"] for row in rows.values()), "processes.json"])
+    assert listing(tmp_path / "case") == sorted([*(row["files"][0] for row in rows.values()), "processes.json"])
     for pid, row in rows.items():
-        assert re.fullmatch(rf"{pid}(-[A-Za-z0-9_.-]+)?", row["folder"])
+        assert re.fullmatch(rf"{pid}(-[A-Za-z0-9_.-]+)?", row["files"][0])
         assert row["error"] is None
         assert row["complete"] is (pid != 2448)
         assert row["state"] == planned(truth.process(pid)).state
-        assert hashed(tmp_path / "case" / row["folder"]) == expected_files(truth, pid)
-    assert rows[2860]["segments"] == rows[2860]["bytes"] == 0
+        assert hashed(tmp_path / "case" / row["files"][0]) == expected_files(truth, pid)
+    assert rows[2860]["count"] == rows[2860]["bytes"] == 0
     assert go("verify", "case", "--source", truth.path).code == 0
-    name = rows[1624]["folder"]
+    (name,) = rows[1624]["files"]
     victim = next((tmp_path / "case" / name).glob("*.bin"))
     victim.write_bytes(bytes(victim.stat().st_size))
     complaint(go("verify", "case", "--source", truth.path, "-q"), 1, name)
@@ -438,7 +439,7 @@ def test_root_outside_the_image(go: Invoke, tmp_path: Path) -> None:
     ran = go("carve", path, "--all", "-o", "out")
     assert ran.code == 3, ran.err
     rows = {row["pid"]: row for row in json.loads((tmp_path / "out" / "processes.json").read_text())["processes"]}
-    assert rows[388]["folder"] is None
+    assert rows[388]["files"] == []
     assert "outside the image" in rows[388]["error"]
     assert hashed(tmp_path / "out" / rows[1624]["folder"]) == expected_files(truth, 1624)
     complaint(go("carve", path, "--pid", 388, "-o", "alone"), 1, "outside the image")

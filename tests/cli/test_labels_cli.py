@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import memcarve
+import sinking
 from carved import binaries, manifest
 from cli import invoke
 from dumps import write_dump
 from headers import TEXT, dll_page
-from memcarve.sinks import carved_folder as carving
 from memory import PAGE, noise
 
 if TYPE_CHECKING:
@@ -303,8 +303,8 @@ def test_library(dump: Path, tmp_path: Path) -> None:
         found = process.segments(split="region", labeller=memcarve.Labelling())
         labels: Any = found.labels
         assert [labels.kinds(index) for index in range(len(found))] == [["private"], [], ["image"], ["private"]]
-        result = carving.carve(process, tmp_path / "out", labeller=memcarve.Labelling("full"), label_names=True)
-    assert result.segments == 3
+        result = sinking.carve(process, tmp_path / "out", labeller=memcarve.Labelling("full"), label_names=True)
+    assert result.count == 3
     assert all("entropy" in row["labels"]["content"] for row in manifest(tmp_path / "out")["segments"])
 
 

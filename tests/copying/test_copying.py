@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import memcarve
+import sinking
 from carved import binaries, model, named
 from cli import invoke, run
 from dumps import write_dump
@@ -355,7 +356,7 @@ def test_carving_with_the_helper_thread(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(copier_module, "_LARGE", large)
     rows: list[Piece] = [(0x100000 * at, noise(at, 150 * PAGE)) for at in range(1, 9)]
     with memcarve.open(write_dump(tmp_path, rows)) as dump:
-        memcarve.carve(dump.process(), tmp_path / "out", hashes=["sha256", "md5"])
+        sinking.carve(dump.process(), tmp_path / "out", hashes=["sha256", "md5"])
         memcarve.verify(tmp_path / "out", dump.process())
     assert binaries(tmp_path / "out") == named(model(rows))
 

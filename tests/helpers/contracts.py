@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 import pytest
 
 import memcarve
+import sinking
 import winimage
 from carved import binaries, manifest, named
 from cli import invoke
@@ -140,7 +141,7 @@ def carved_folder(folder: Path) -> Given:
     """Carve a dump into a folder."""
     (folder / "from").mkdir()
     with memcarve.open(write_dump(folder / "from", [*PIECES], 1624)) as container:
-        memcarve.carve(container.process(), folder / "carved")
+        sinking.carve(container.process(), folder / "carved")
     files = tuple((folder / "carved").iterdir())
     return Given(folder / "carved", MEMORY, 1624, files=files)
 
@@ -340,14 +341,14 @@ class SourceContract:
     def test_carving(self, given: Given, tmp_path: Path) -> None:
         """Every byte of the input is in a file or left out for a reason, and the files are the segments."""
         with given.opened() as process:
-            result = memcarve.carve(process, tmp_path / "out", hash_input=True)
+            result = sinking.carve(process, tmp_path / "out", hash_input=True)
             assert result.input_bytes == process.input_bytes
             assert result.bytes + sum(row.bytes for row in result.left_out) == result.input_bytes
             if given.left_out is not None and given.exact:
                 assert sum(row.bytes for row in result.left_out if not row.segments) == given.left_out
             found = binaries(tmp_path / "out")
             assert found.items() >= named(given.memory).items()
-            assert len(found) == result.segments
+            assert len(found) == result.count
             assert memcarve.verify(tmp_path / "out", process).against_source
         document = manifest(tmp_path / "out")
         paths = [row["path"] for row in document["inputs"].values() if isinstance(row, dict) and "path" in row]
@@ -357,9 +358,9 @@ class SourceContract:
     def test_carved_again(self, given: Given, tmp_path: Path) -> None:
         """What is carved from what was carved is the same."""
         with given.opened() as process:
-            memcarve.carve(process, tmp_path / "out")
+            sinking.carve(process, tmp_path / "out")
         with memcarve.open(tmp_path / "out") as container:
-            memcarve.carve(container.process(), tmp_path / "again")
+            sinking.carve(container.process(), tmp_path / "again")
         assert binaries(tmp_path / "again") == binaries(tmp_path / "out")
 
     def test_commands(self, given: Given, tmp_path: Path, capfdbinary: Capture) -> None:
@@ -477,7 +478,7 @@ class SourceContract:
                         process = container.open_process(0)
                         assert entry.pid == process.pid
                         assert process.metadata
-                        memcarve.carve(process, folder / "out", partial=True, hashes=())
+                        sinking.carve(process, folder / "out", partial=True, hashes=())
                 except MemcarveError as error:
                     assert "\n" not in str(error)  # noqa: PT017 - it may as well open
                     assert "mistake in memcarve" not in str(error)  # noqa: PT017

@@ -17,10 +17,10 @@ from headers import BASE, elf_page, pe_page
 from memcarve.formats.programs.first_page import Again, first_page_again
 from memcarve.labels.modules import find_modules
 from memcarve.metadata import Metadata, Module, Region, Regions
-from memcarve.sinks.extract import extract
 from memcarve.sinks.ranges import known_modules
 from memory import PAGE, noise
 from processes import metadata_of, process_of
+from sinking import extract
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -17,6 +17,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 import memcarve
+import sinking
 from carved import binaries, file_name, manifest, model, named
 from cli import invoke
 from dumps import HEADER, dump_bytes, map_rows, write_dump, write_several
@@ -42,10 +43,10 @@ ROWS: list[Piece] = [
 ]
 
 
-def carve(dump: Path, out: Path, **options: Any) -> memcarve.CarveResult:
+def carve(dump: Path, out: Path, **options: Any) -> memcarve.Result:
     """Carve a dump through the library."""
     with memcarve.open(dump) as container:
-        return memcarve.carve(container.process(), out, **options)
+        return sinking.carve(container.process(), out, **options)
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +104,7 @@ def test_example_manifest_header(example: Path) -> None:
         assert [str(entry) for entry in container.processes()] == ["1624"]
     found = manifest(example)
     assert next(iter(found)) == "schema"
-    assert found["schema"] == 1
+    assert found["schema"] == 2
     assert (found["tool"], found["version"]) == ("memcarve", __version__)
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", found["time"])
     assert isinstance(found["command"], list)
@@ -426,7 +427,7 @@ def test_shrinking_input(tmp_path: Path) -> None:
         process = container.process()
         os.truncate(dump, PAGE)
         with pytest.raises(memcarve.InputError, match=re.escape(str(dump))):
-            memcarve.carve(process, tmp_path / "out")
+            sinking.carve(process, tmp_path / "out")
     assert listing(tmp_path) == ["pid.4.dmp", "pid.4.map"]
 
 
@@ -450,7 +451,7 @@ def test_progress(tmp_path: Path) -> None:
 def test_result(tmp_path: Path) -> None:
     """The result says how many segments and bytes were written, and how they were moved."""
     result = carve(write_dump(tmp_path, ROWS), tmp_path / "out", hashes=[])
-    assert (result.segments, result.bytes, result.input_bytes) == (4, len(dump_bytes(ROWS)), len(dump_bytes(ROWS)))
+    assert (result.count, result.bytes, result.input_bytes) == (4, len(dump_bytes(ROWS)), len(dump_bytes(ROWS)))
     assert sum(result.moved.values()) == result.bytes
     assert (result.complete, result.missing_bytes, list(result.notes)) == (True, 0, [])
 
@@ -484,7 +485,7 @@ def test_existing_folder_is_refused(tmp_path: Path) -> None:
     dump = write_dump(tmp_path, ROWS)
     carve(dump, tmp_path / "out")
     before = {name: (tmp_path / "out" / name).read_bytes() for name in listing(tmp_path / "out")}
-    with pytest.raises(memcarve.TargetExistsError, match="--force"):
+    with pytest.raises(memcarve.TargetExistsError, match="force=True"):
         carve(dump, tmp_path / "out")
     assert {name: (tmp_path / "out" / name).read_bytes() for name in listing(tmp_path / "out")} == before
     assert listing(tmp_path) == ["out", "pid.4.dmp", "pid.4.map"]
@@ -559,7 +560,7 @@ def test_target_is_no_folder(tmp_path: Path, kind: str, *, force: bool) -> None:
             carve(dump, elsewhere)
         target.symlink_to(elsewhere)
     before = listing(tmp_path)
-    with pytest.raises(memcarve.TargetExistsError, match="no folder"):
+    with pytest.raises(memcarve.TargetExistsError, match="not a folder"):
         carve(dump, target, force=force)
     assert listing(tmp_path) == before
     assert target.is_symlink() or target.read_text() == "mine"
@@ -684,11 +685,11 @@ def test_hostile_process_names(tmp_path: Path, pid: int | None) -> None:
     dump = write_dump(tmp_path, ROWS[:1])
     entries = [memcarve.ProcessEntry(pid, name) for name in HOSTILE]
     with Several(dump, entries) as container:
-        outcomes = memcarve.carve_several(container, range(len(entries)), tmp_path / "out", memcarve.Options()).outcomes
+        outcomes = sinking.carve_several(container, range(len(entries)), tmp_path / "out").parts
     assert listing(tmp_path) == ["out", "pid.4.dmp", "pid.4.map"]
     made = [name for name in listing(tmp_path / "out") if name != "processes.json"]
     assert len(made) == len({name.lower() for name in made}) == len(HOSTILE)
-    assert sorted(outcome.folder for outcome in outcomes) == made
+    assert sorted(os.path.basename(outcome.path) for outcome in outcomes) == made
     assert all(re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,99}", name) for name in made)
     for name in made:
         assert binaries(tmp_path / "out" / name) == named(model(ROWS[:1]))
@@ -699,7 +700,7 @@ def test_plain_process_names(tmp_path: Path) -> None:
     dump = write_dump(tmp_path, ROWS[:1])
     entries = [memcarve.ProcessEntry(4, "System"), memcarve.ProcessEntry(88, None)]
     with Several(dump, entries) as container:
-        memcarve.carve_several(container, [0, 1], tmp_path / "out", memcarve.Options())
+        sinking.carve_several(container, [0, 1], tmp_path / "out")
     assert listing(tmp_path / "out") == ["4-System", "88", "processes.json"]
 
 
@@ -708,7 +709,7 @@ def test_processes_json(tmp_path: Path) -> None:
     dump = write_dump(tmp_path, ROWS)
     entries = [memcarve.ProcessEntry(4, "a\x1b[2J"), memcarve.ProcessEntry(8, "b"), memcarve.ProcessEntry(12, "c")]
     with Several(dump, entries, broken=[1]) as container:
-        outcomes = memcarve.carve_several(container, [0, 1, 2], tmp_path / "out", memcarve.Options()).outcomes
+        outcomes = sinking.carve_several(container, [0, 1, 2], tmp_path / "out").parts
     assert [outcome.error is None for outcome in outcomes] == [True, False, True]
     text = (tmp_path / "out" / "processes.json").read_text()
     assert "\x1b" not in text
@@ -718,11 +719,11 @@ def test_processes_json(tmp_path: Path) -> None:
     assert [item["name"] for item in found["processes"]] == ["a\x1b[2J", "b", "c"]
     assert [item["bytes"] for item in found["processes"]] == [len(dump_bytes(ROWS)), None, len(dump_bytes(ROWS))]
     assert "on purpose" in found["processes"][1]["error"]
-    assert found["processes"][1]["folder"] is None
+    assert found["processes"][1]["files"] == []
     assert len(listing(tmp_path / "out")) == 3
     for item in found["processes"]:
-        if item["folder"]:
-            memcarve.verify(tmp_path / "out" / item["folder"])
+        for name in item["files"]:
+            memcarve.verify(tmp_path / "out" / name)
 
 
 def test_all_processes_fail(tmp_path: Path) -> None:
@@ -730,7 +731,7 @@ def test_all_processes_fail(tmp_path: Path) -> None:
     dump = write_dump(tmp_path, ROWS)
     entries = [memcarve.ProcessEntry(4, "a"), memcarve.ProcessEntry(8, "b")]
     with Several(dump, entries, broken=[0, 1]) as container, pytest.raises(memcarve.InputError, match="process 0"):
-        memcarve.carve_several(container, [0, 1], tmp_path / "out", memcarve.Options())
+        sinking.carve_several(container, [0, 1], tmp_path / "out")
     assert listing(tmp_path) == ["pid.4.dmp", "pid.4.map"]
 
 
@@ -762,15 +763,15 @@ def test_force_replaces_several(tmp_path: Path) -> None:
     dump = write_dump(tmp_path, ROWS)
     entries = [memcarve.ProcessEntry(4, "a"), memcarve.ProcessEntry(8, "b")]
     with Several(dump, entries) as container:
-        memcarve.carve_several(container, [0, 1], tmp_path / "out", memcarve.Options())
-        memcarve.carve_several(container, [1], tmp_path / "out", memcarve.Options(force=True))
+        sinking.carve_several(container, [0, 1], tmp_path / "out")
+        sinking.carve_several(container, [1], tmp_path / "out", force=True)
         assert listing(tmp_path / "out") == ["8-b", "processes.json"]
         (tmp_path / "out" / "8-b" / "notes").write_text("mine")
         with pytest.raises(memcarve.TargetExistsError, match="notes"):
-            memcarve.carve_several(container, [0], tmp_path / "out", memcarve.Options(force=True))
+            sinking.carve_several(container, [0], tmp_path / "out", force=True)
         (tmp_path / "out" / "8-b" / "notes").rename(tmp_path / "out" / "notes")
         with pytest.raises(memcarve.TargetExistsError, match="notes"):
-            memcarve.carve_several(container, [0], tmp_path / "out", memcarve.Options(force=True))
+            sinking.carve_several(container, [0], tmp_path / "out", force=True)
     assert listing(tmp_path / "out") == ["8-b", "notes", "processes.json"]
 
 
@@ -783,7 +784,7 @@ def test_force_keeps_a_folder_of_folders(tmp_path: Path, inside: list[str]) -> N
         (tmp_path / "out" / name).mkdir()
     (tmp_path / "out" / "processes.json").write_text("[]")
     with Several(dump, [memcarve.ProcessEntry(4, "a")]) as container, pytest.raises(memcarve.TargetExistsError):
-        memcarve.carve_several(container, [0], tmp_path / "out", memcarve.Options(force=True))
+        sinking.carve_several(container, [0], tmp_path / "out", force=True)
     assert (tmp_path / "out" / "processes.json").read_text() == "[]"
 
 

@@ -16,6 +16,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 import memcarve
+import sinking
 import winimage
 from cores import PROGRAM, compiled, crashed, gdb, gdb_memory, lldb, needed, run
 from files import ROOT, put
@@ -35,18 +36,18 @@ from memcarve.metadata import (
 )
 from memcarve.missing import CUT_OFF, NOT_WRITTEN, Missing
 from memcarve.process import Platform, ProcessMemory, Selection
-from memcarve.sinks.elfcore import export_elfcore, is_own
-from memcarve.sinks.single_file import FileOptions
+from memcarve.sinks.ownership import foreign
 from memcarve.sources.core import CORE
 from memcarve.space import AddressSpace
 from memory import PAGE, content
 from opening import opened_as
 from processes import process_with
+from sinking import How, export_elfcore
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from memcarve.sinks.single_file import Written
+    from memcarve.sinks.sink import Result
 
 NAMES = (
     "r15 r14 r13 r12 rbp rbx r11 r10 r9 r8 rax rcx rdx rsi rdi orig_rax rip cs eflags rsp ss fs_base gs_base ds es fs "
@@ -132,15 +133,15 @@ def programs(path: Path) -> list[tuple[int, int, int, str]]:
 
 
 @pytest.fixture(scope="module")
-def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[ProcessMemory, Path, Written]:
+def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[ProcessMemory, Path, Result]:
     """Return the process, its core, and what was said."""
     folder = tmp_path_factory.mktemp("exported")
     process = made(folder)
     path = folder / "pid.1624.core"
-    return process, path, export_elfcore(process, path, FileOptions(command=["memcarve", "export"]))
+    return process, path, export_elfcore(process, path, How(command=["memcarve", "export"]))
 
 
-Exported = tuple[ProcessMemory, "Path", "Written"]
+Exported = tuple[ProcessMemory, "Path", "Result"]
 
 
 def expected(address: int, size: int = 8) -> bytes | None:
@@ -175,7 +176,7 @@ def test_layout(exported: Exported) -> None:
     data = path.read_bytes()
     for offset, start, size, _ in rows:
         assert data[offset : offset + size] == content(start, size)
-    assert (said.ranges, said.bytes) == (10, process.space.total)
+    assert (said.count, said.bytes) == (10, process.space.total)
     assert len(data) == rows[-1][0] + PAGE
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
@@ -482,7 +483,7 @@ def test_32_bits_hold_no_more(tmp_path: Path) -> None:
     column = [np.array([value], np.uint64) for value in (0, (1 << 32) - PAGE, 0)]
     space = AddressSpace(column[0], column[1], column[2], FileBacking(tmp_path / "large"))
     with pytest.raises(errors.UsageError, match="ends at 4 GiB; --architecture x64"):
-        export_elfcore(process_with(space, architecture="x86"), tmp_path / "core", FileOptions(force=True))
+        export_elfcore(process_with(space, architecture="x86"), tmp_path / "core", How(force=True))
     with pytest.raises(errors.UsageError, match="x64, x86"):
         export_elfcore(process, tmp_path / "other", architecture="arm64")
 
@@ -537,7 +538,7 @@ def test_many_ranges(tmp_path: Path, count: int) -> None:
     offset = np.arange(count, dtype=np.uint64) % np.uint64(16) * np.uint64(PAGE)
     space = AddressSpace(start, np.full(count, 16, np.uint64), offset, backing)
     said = export_elfcore(process_with(space, architecture="x64"), tmp_path / "core")
-    assert said.ranges == count
+    assert said.count == count
     text = run(needed("readelf"), "-hW", str(tmp_path / "core"))
     sections = int(re.findall(r"Number of section headers: +(\d+)", text)[0])
     if count + 1 < 65_535:
@@ -577,14 +578,14 @@ def test_more_than_4_gib(tmp_path: Path) -> None:
 def test_selection(tmp_path: Path) -> None:
     """Only what is chosen is written, and the rest is counted."""
     process = made(tmp_path)
-    said = export_elfcore(process, tmp_path / "core", FileOptions(selection=Selection(half="user")))
+    said = export_elfcore(process, tmp_path / "core", How(selection=Selection(half="user")))
     assert [(row.reason, row.bytes) for row in said.left_out] == [("outside --range user", PAGE)]
     assert [row.start for row in reopened(tmp_path / "core").segments()] == [start for start, _ in RANGES[:-1]]
 
 
 def test_nothing_chosen(tmp_path: Path) -> None:
     """A core without memory is a core all the same."""
-    options = FileOptions(selection=Selection(min_size=1 << 40))
+    options = How(selection=Selection(min_size=1 << 40))
     assert export_elfcore(made(tmp_path), tmp_path / "core", options).bytes == 0
     again = reopened(tmp_path / "core")
     assert (len(again.space), again.pid) == (0, 1624)
@@ -614,20 +615,19 @@ def test_force_replaces_own_files_only(tmp_path: Path) -> None:
     """What exists is not replaced unasked, and then only a core that memcarve wrote."""
     process, path = made(tmp_path), tmp_path / "core"
     export_elfcore(process, path)
-    assert is_own(str(path))
-    with pytest.raises(errors.TargetExistsError, match="--force replaces it"):
+    assert foreign(str(path)) is None
+    with pytest.raises(errors.TargetExistsError, match="force=True replaces it"):
         export_elfcore(process, path)
-    export_elfcore(process, path, FileOptions(force=True))
+    export_elfcore(process, path, How(force=True))
     other = bytearray(path.read_bytes())
     other[other.index(b"memcarve")] ^= 1
     for data in (bytes(other), other[:100], b"", b"\x7fELF" + bytes(100)):
         put(path, bytes(data))
-        assert not is_own(str(path))
+        assert foreign(str(path)) is not None
         with pytest.raises(errors.TargetExistsError, match="only what memcarve wrote"):
-            export_elfcore(process, path, FileOptions(force=True))
-    assert not is_own(str(tmp_path / "absent"))
+            export_elfcore(process, path, How(force=True))
     with pytest.raises(errors.TargetExistsError, match="is the input"):
-        export_elfcore(process, process.inputs["dump"]["path"], FileOptions(force=True))
+        export_elfcore(process, process.inputs["dump"]["path"], How(force=True))
 
 
 @pytest.mark.parametrize("name", ["a\0b", "\ud800x", "x" * 5000, "\n\x1b[31m", "é\udcff"])
@@ -655,7 +655,7 @@ def test_damaged_notes_of_our_own(tmp_path: Path, damage: bytes) -> None:
     """The note of our own may hold anything: memory is read all the same, and nothing is made up."""
     export_elfcore(made(tmp_path), tmp_path / "core")
     data = (tmp_path / "core").read_bytes()
-    place = data.index(b'{"tool"')
+    place = data.index(b'{"schema"')
     end = data.index(b"\0", place)
     put(tmp_path / "core", data[:place] + damage[: end - place].ljust(end - place) + data[end:])
     again = reopened(tmp_path / "core")
@@ -739,14 +739,14 @@ def test_gdb_finds_the_program(tmp_path: Path) -> None:
         assert child.stdout.readline() == "ready\n"
         vector = Path(f"/proc/{child.pid}/auxv").read_bytes()
         with memcarve.open(f"/proc/{child.pid}") as container:
-            memcarve.export_elfcore(container.process(), tmp_path / "one")
+            sinking.export_elfcore(container.process(), tmp_path / "one")
     finally:
         child.kill()
         child.wait()
         child.stdout.close()
     with memcarve.open(tmp_path / "one") as container:  # and once more
         assert container.process().auxiliary_vector == vector
-        memcarve.export_elfcore(container.process(), tmp_path / "two")
+        sinking.export_elfcore(container.process(), tmp_path / "two")
     for name in ("one", "two"):
         said = run(
             needed("gdb"), "-q", "-nx", "-batch", str(program), "-c", str(tmp_path / name), "-ex", "p/x marked",

@@ -18,10 +18,11 @@ import pytest
 import containers
 import maps
 import memcarve
+import sinking
 import walker
 import winimage
 from cli import invoke, run
-from dumps import write_dump
+from dumps import write_dump, write_several
 from files import EXAMPLE, listing
 from maps import Row
 from memcarve.sinks import memmap
@@ -191,13 +192,15 @@ def test_every_process(usual: Truth, tmp_path: Path, capfdbinary: Capture, half:
     """Rows and dump of every process are those of a slow walk, in either half and in both."""
     with open(usual.path, "rb") as file:
         data = file.read()
-    ran = invoke(capfdbinary, "export", usual.path, "--to", "memmap", "--all", "-o", tmp_path, "--range", half, "-q")
+    ran = invoke(
+        capfdbinary, "export", usual.path, "--to", "memmap", "--all", "-o", tmp_path / "out", "--range", half, "-q"
+    )
     assert ran.out == b""
     # edges.exe lacks pages in the user half
     assert ran.code in ({0, 3} if half == "kernel" else {3})
-    assert len(listing(tmp_path)) == 2 * len(usual.processes)
+    assert len(listing(tmp_path / "out")) == 2 * len(usual.processes) + 1
     for process in usual.processes:
-        assert_exported(tmp_path, f"pid.{process.pid}", data, pieces_of(usual, data, process.pid, half))
+        assert_exported(tmp_path / "out", f"pid.{process.pid}", data, pieces_of(usual, data, process.pid, half))
 
 
 def test_library(few: Truth, few_bytes: bytes, tmp_path: Path) -> None:
@@ -206,11 +209,11 @@ def test_library(few: Truth, few_bytes: bytes, tmp_path: Path) -> None:
     seen: list[tuple[int, int]] = []
     with memcarve.open(few.path) as container:
         process = container.process(1624)
-        result = memcarve.export_memmap(process, tmp_path / "a" / "b", progress=lambda *both: seen.append(both))
+        result = sinking.export_memmap(process, tmp_path / "a" / "b", progress=lambda *both: seen.append(both))
     assert_exported(tmp_path / "a" / "b", "pid.1624", few_bytes, pieces)
     total = sum(piece.size for piece in pieces)
-    assert (result.map, result.dump) == tuple(str(tmp_path / "a" / "b" / f"pid.1624.{end}") for end in ("map", "dmp"))
-    assert (result.rows, result.bytes, result.complete) == (len(pieces), total, True)
+    assert result.files == tuple(str(tmp_path / "a" / "b" / f"pid.1624.{end}") for end in ("map", "dmp"))
+    assert (result.count, result.bytes, result.complete) == (len(pieces), total, True)
     assert sum(result.moved.values()) == total
     assert seen[-1] == (total, total)
     assert all(done <= total for done, _ in seen)
@@ -264,8 +267,8 @@ def test_modes(tmp_path: Path, name: str, system: str) -> None:
         with memcarve.open(path, dtb=PAGE, paging=name, system=system, limit=1 << 50) as container:
             for half in HALVES:
                 pieces = walked(reader(data), PAGE, name, system, half, end=len(data))
-                result = memcarve.export_memmap(container.process(), tmp_path / "out", half=half, force=True)
-                assert result.rows == len(pieces)
+                result = sinking.export_memmap(container.process(), tmp_path / "out", half=half, force=True)
+                assert result.count == len(pieces)
                 assert_exported(tmp_path / "out", "dtb.0x1000", data, pieces, bits)
                 found += len(pieces)
     assert found > 100
@@ -280,7 +283,7 @@ def test_containers(usual: Truth, tmp_path: Path) -> None:
     pieces = pieces_of(usual, data, 2448, holes=usual.holes)
     for name, write in (("lime", containers.write_lime), ("avml", containers.write_avml)):
         with memcarve.open(write(tmp_path / f"mem.{name}", ranges)) as container:
-            memcarve.export_memmap(container.process(2448), tmp_path / name)
+            sinking.export_memmap(container.process(2448), tmp_path / name)
         assert_exported(tmp_path / name, "pid.2448", data, pieces)
 
 
@@ -297,19 +300,19 @@ def test_dump_as_source(tmp_path: Path) -> None:
         offset += len(content)
     pieces = joined(sorted(pages), 48)
     with memcarve.open(source) as container:
-        memcarve.export_memmap(container.process(), tmp_path / "out")
-        user = memcarve.export_memmap(container.process(), tmp_path / "user", half="user")
+        sinking.export_memmap(container.process(), tmp_path / "out")
+        user = sinking.export_memmap(container.process(), tmp_path / "user", half="user")
     assert_exported(tmp_path / "out", "pid.4", data, pieces)
     below = joined([page for page in sorted(pages) if page[0] < 1 << 47], 48)
     assert_exported(tmp_path / "user", "pid.4", data, below)
-    assert user.left_out == [memcarve.LeftOut("outside --range user", 0, 2 * PAGE)]
+    assert user.left_out == [memcarve.LeftOut("outside --range user", 2, 2 * PAGE)]
 
 
 def test_reopened(few: Truth, tmp_path: Path) -> None:
     """What was exported opens as the process with the same segments and bytes; exported again it is the same."""
     with memcarve.open(few.path) as container:
         process = container.process(1624)
-        memcarve.export_memmap(process, tmp_path / "one")
+        sinking.export_memmap(process, tmp_path / "one")
         segments = [(one.start, one.size) for one in process.segments(memcarve.Selection("all"))]
         segments[-1] = (segments[-1][0], segments[-1][1] - 1)
         with memcarve.open(tmp_path / "one" / "pid.1624.dmp") as again:
@@ -317,7 +320,7 @@ def test_reopened(few: Truth, tmp_path: Path) -> None:
             assert [(one.start, one.size) for one in other.segments()] == segments
             for start, size in segments:
                 assert other.space.read(start, size) == process.space.read(start, size)
-            memcarve.export_memmap(other, tmp_path / "two")
+            sinking.export_memmap(other, tmp_path / "two")
     assert (tmp_path / "two" / "pid.1624.dmp").read_bytes() == (tmp_path / "one" / "pid.1624.dmp").read_bytes()
 
 
@@ -340,11 +343,11 @@ def test_reopened_modes(tmp_path: Path, name: str) -> None:
         expected = segments_of(process)
         kernel = sum(start >= (1 << 63 if MODES[name][1] > 32 else 1 << 31) for start, _, _ in expected)
         assert 0 < kernel < len(expected)
-        memcarve.export_memmap(process, tmp_path / "one", stem="pid.4")
+        sinking.export_memmap(process, tmp_path / "one", stem="pid.4")
     for source, target in (("one", "two"), ("two", "three")):
         with memcarve.open(tmp_path / source / "pid.4.dmp") as container:
             assert segments_of(container.process()) == expected
-            memcarve.export_memmap(container.process(), tmp_path / target)
+            sinking.export_memmap(container.process(), tmp_path / target)
 
 
 def test_last_page(few: Truth, few_bytes: bytes, tmp_path: Path, capfdbinary: Capture) -> None:
@@ -385,7 +388,7 @@ def test_dtb_names(few: Truth, few_bytes: bytes, tmp_path: Path, capfdbinary: Ca
     assert listing(tmp_path) == [f"{stem}.dmp", f"{stem}.map"]
     assert_exported(tmp_path, stem, few_bytes, pieces_of(few, few_bytes, 1624))
     with memcarve.open(few.path, dtb=process.root) as container:
-        memcarve.export_memmap(container.process(), tmp_path, stem="other")
+        sinking.export_memmap(container.process(), tmp_path, stem="other")
     assert_exported(tmp_path, "other", few_bytes, pieces_of(few, few_bytes, 1624))
 
 
@@ -396,7 +399,7 @@ def test_one_number_twice(tmp_path: Path, capfdbinary: Capture) -> None:
     data = (tmp_path / "mem.raw").read_bytes()
     out = tmp_path / "out"
     assert invoke(capfdbinary, "export", truth.path, "--to", "memmap", "--pid", "1624", "-o", out, "-q").code == 0
-    assert listing(out) == ["pid.1624-1.dmp", "pid.1624-1.map", "pid.1624.dmp", "pid.1624.map"]
+    assert listing(out) == ["pid.1624-1.dmp", "pid.1624-1.map", "pid.1624.dmp", "pid.1624.map", "processes.json"]
     both = [process for process in truth.processes if process.pid == 1624]
     for process, stem in zip(both, ("pid.1624", "pid.1624-1"), strict=True):
         pieces = walked(reader(data), process.root, "x64", "windows", "all", end=truth.size)
@@ -423,9 +426,9 @@ def test_existing_files_of_others(tmp_path: Path, few: Truth, ending: str, *, fo
     there.write_bytes(maps.quick([]) if ending == "map" else b"precious")
     before = there.read_bytes()
     with memcarve.open(few.path) as container, pytest.raises(memcarve.TargetExistsError) as caught:
-        memcarve.export_memmap(container.process(388), tmp_path, force=force)
-    assert str(caught.value).startswith(f"{there}: exists; ")
-    assert ("--force" in str(caught.value)) is not force
+        sinking.export_memmap(container.process(388), tmp_path, force=force)
+    assert str(caught.value).startswith(f"{there}: exists")
+    assert "replaces it" not in str(caught.value)
     assert listing(tmp_path) == [there.name]
     assert there.read_bytes() == before
 
@@ -433,7 +436,7 @@ def test_existing_files_of_others(tmp_path: Path, few: Truth, ending: str, *, fo
 def test_a_new_folder_is_private(tmp_path: Path, few: Truth) -> None:
     """A folder that is made for the map and the dump can be entered by its owner alone."""
     with memcarve.open(few.path) as container:
-        memcarve.export_memmap(container.process(388), tmp_path / "new")
+        sinking.export_memmap(container.process(388), tmp_path / "new")
     assert (tmp_path / "new").stat().st_mode & 0o777 == 0o700 or os.name == "nt"
 
 
@@ -441,7 +444,7 @@ def test_dangling_link(tmp_path: Path, few: Truth) -> None:
     """A symbolic link that leads nowhere is something that exists."""
     (tmp_path / "pid.388.dmp").symlink_to("nowhere")
     with memcarve.open(few.path) as container, pytest.raises(memcarve.TargetExistsError):
-        memcarve.export_memmap(container.process(388), tmp_path)
+        sinking.export_memmap(container.process(388), tmp_path)
     assert listing(tmp_path) == ["pid.388.dmp"]
 
 
@@ -463,21 +466,39 @@ def test_force_cannot_tell(tmp_path: Path, few: Truth) -> None:
     """A format that does not say who wrote it is never replaced."""
     with memcarve.open(few.path) as container:
         process = container.process(388)
-        memcarve.export_memmap(process, tmp_path, renderer="csv", half="user")
-        with pytest.raises(memcarve.TargetExistsError, match="cannot be told"):
-            memcarve.export_memmap(process, tmp_path, renderer="csv", half="user", force=True)
+        sinking.export_memmap(process, tmp_path, renderer="csv", half="user")
+        with pytest.raises(memcarve.TargetExistsError, match="does not say that memcarve wrote it"):
+            sinking.export_memmap(process, tmp_path, renderer="csv", half="user", force=True)
 
 
-def test_one_refused_of_all(tmp_path: Path, few: Truth, capfdbinary: Capture) -> None:
-    """With --all, a process whose files exist is complained of, the others are exported, and the status is 3."""
-    (tmp_path / "pid.388.map").write_text("mine")
-    ran = invoke(capfdbinary, "export", few.path, "--to", "memmap", "--all", "-o", tmp_path, "-q")
+def test_one_refused_of_all(tmp_path: Path, capfdbinary: Capture) -> None:
+    """With --all, a process that cannot be exported is complained of, the others are, and the status is 3."""
+    table = write_several(tmp_path, {4: [(0x1000, noise(1))], 8: [(0x1000, noise(2))], 12: [(0x1000, noise(3))]})
+    (tmp_path / "pid.8.dmp").unlink()
+    ran = invoke(capfdbinary, "export", table, "--to", "memmap", "--all", "-o", tmp_path / "out", "-q")
     assert ran.code == 3
     assert ran.err.count("\n") == 1
-    assert "pid.388.map: exists" in ran.err
-    assert listing(tmp_path) == sorted(
-        ["pid.388.map", *(f"pid.{pid}.{end}" for pid in (4, 1624, 2860) for end in ("dmp", "map"))]
-    )
+    assert "8: " in ran.err
+    assert listing(tmp_path / "out") == [
+        *(f"pid.{pid}.{end}" for pid in (12, 4) for end in ("dmp", "map")),
+        "processes.json",
+    ]
+    found = json.loads((tmp_path / "out" / "processes.json").read_text())
+    assert [(row["pid"], row["files"], row["error"] is None) for row in found["processes"]] == [
+        (4, ["pid.4.map", "pid.4.dmp"], True),
+        (8, [], False),
+        (12, ["pid.12.map", "pid.12.dmp"], True),
+    ]
+
+
+def test_several_into_a_folder_of_others(tmp_path: Path, few: Truth, capfdbinary: Capture) -> None:
+    """Several processes are not exported into a folder that is there, with --force neither if it is somebody else's."""
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "pid.388.map").write_text("mine")
+    for force in ([], ["--force"]):
+        ran = invoke(capfdbinary, "export", few.path, "--to", "memmap", "--all", "-o", tmp_path / "out", "-q", *force)
+        assert (ran.code, ran.err.count("\n")) == (1, 1)
+        assert listing(tmp_path / "out") == ["pid.388.map"]
 
 
 @pytest.mark.parametrize("name", ["renderer", pytest.param("half")])
@@ -485,7 +506,7 @@ def test_unknown_words(tmp_path: Path, few: Truth, name: str) -> None:
     """A format or a half that is none is refused by the library."""
     options: dict[str, Any] = {name: "most"}
     with memcarve.open(few.path) as container, pytest.raises(memcarve.UsageError):
-        memcarve.export_memmap(container.process(388), tmp_path, **options)
+        sinking.export_memmap(container.process(388), tmp_path, **options)
     assert listing(tmp_path) == []
 
 
@@ -502,11 +523,11 @@ def test_folder_in_the_place_of_the_dump(tmp_path: Path, few: Truth) -> None:
     """A folder that is called like the dump is refused, also with --force beside a map of memcarve's."""
     with memcarve.open(few.path) as container:
         process = container.process(388)
-        memcarve.export_memmap(process, tmp_path)
+        sinking.export_memmap(process, tmp_path)
         (tmp_path / "pid.388.dmp").unlink()
         (tmp_path / "pid.388.dmp").mkdir()
         with pytest.raises(memcarve.OutputError):
-            memcarve.export_memmap(process, tmp_path, force=True)
+            sinking.export_memmap(process, tmp_path, force=True)
     assert listing(tmp_path) == ["pid.388.dmp", "pid.388.map"]
 
 
@@ -526,7 +547,7 @@ def test_too_little_room(
     if not told:
         endless(monkeypatch)
     with tmpfs(tmp_path, "size=1m") as where:
-        ran = invoke(capfdbinary, "export", few.path, "--to", "memmap", "--all", "-o", where, "-q")
+        ran = invoke(capfdbinary, "export", few.path, "--to", "memmap", "--all", "-o", where / "out", "-q")
         assert listing(where) == []
     assert ran.code == 1
     assert ran.err.count("\n") == 1
@@ -543,7 +564,7 @@ def test_no_room_for_the_map(
     size = sum(piece.size for piece in pieces_of(few, few_bytes, pid, "user"))
     with memcarve.open(few.path) as container, tmpfs(tmp_path, f"size={size}") as where:
         with pytest.raises(memcarve.NoSpaceError, match="pid"):
-            memcarve.export_memmap(container.open_process([4, 388, 1624].index(pid), "user"), where)
+            sinking.export_memmap(container.open_process([4, 388, 1624].index(pid), "user"), where)
         assert listing(where) == []
 
 
@@ -580,7 +601,7 @@ def test_source_changed_meanwhile(tmp_path: Path, size: int) -> None:
         process = container.process()
         dump.write_bytes(noise(3, size))
         with pytest.raises(memcarve.InputError, match=r"pid\.4\.dmp: "):
-            memcarve.export_memmap(process, tmp_path / "out")
+            sinking.export_memmap(process, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -613,10 +634,10 @@ def test_second_rename_fails(tmp_path: Path, few: Truth, few_bytes: bytes, monke
         true(old, new)
 
     with memcarve.open(few.path) as container:
-        memcarve.export_memmap(container.process(388), tmp_path)
+        sinking.export_memmap(container.process(388), tmp_path)
         monkeypatch.setattr(memmap.os, "replace", replace)
         with pytest.raises(memcarve.OutputError):
-            memcarve.export_memmap(container.process(388), tmp_path, half="user", force=True)
+            sinking.export_memmap(container.process(388), tmp_path, half="user", force=True)
     if "pid.388.map" in listing(tmp_path):
         assert_exported(tmp_path, "pid.388", few_bytes, pieces_of(few, few_bytes, 388))
 
@@ -631,7 +652,7 @@ def test_real_process(linux_image: Path, tmp_path: Path, renderer: str) -> None:
     expected, dump = needed(f"{STEM}.{ending}").read_bytes(), needed(f"{STEM}.dmp")
     with memcarve.open(linux_image, dtb=0x2AD0000) as container:
         process = container.open_process(0, "user")
-        memcarve.export_memmap(process, tmp_path, half="user", renderer=renderer, stem="pid.114")
+        sinking.export_memmap(process, tmp_path, half="user", renderer=renderer, stem="pid.114")
     text = (tmp_path / f"pid.114.{ending}").read_bytes()
     if renderer == "quick":
         text, expected = unbannered(text), unbannered(expected)
@@ -697,18 +718,18 @@ def equal_tables(pieces: Sequence[Piece]) -> list[int]:
 def test_synthetic_processes(synthetic: Path, tmp_path: Path, capfdbinary: Capture) -> None:
     """Rows and dumps are Volatility's, but for the tables of 512 equal entries, which it leaves out."""
     image = synthetic / "mem.raw"
-    ran = invoke(capfdbinary, "export", image, "--to", "memmap", "--all", "-o", tmp_path, "-q")
+    ran = invoke(capfdbinary, "export", image, "--to", "memmap", "--all", "-o", tmp_path / "out", "-q")
     assert ran.code in {0, 3}
     for process in json.loads((synthetic / "truth.json").read_text())["processes"]:
         pid = process["pid"]
-        theirs, ours = recorded(synthetic, pid), mapped(tmp_path / f"pid.{pid}.map")
+        theirs, ours = recorded(synthetic, pid), mapped(tmp_path / "out" / f"pid.{pid}.map")
         known = set(theirs)
         more = [piece for piece in ours if piece not in known]
         assert [piece for piece in ours if piece in known] == theirs
         halves = [start >> 63 for start in equal_tables(more)]
         assert halves == ([] if process["exit_filetime"] else [0, 1] if process["name"] in EDGES else [1])
         digest, left, surplus = hashlib.sha256(), 0, set(more)
-        with (tmp_path / f"pid.{pid}.dmp").open("rb") as dump:
+        with (tmp_path / "out" / f"pid.{pid}.dmp").open("rb") as dump:
             for piece in ours:
                 content = dump.read(piece.size)
                 if piece in surplus:
@@ -728,6 +749,6 @@ def test_synthetic_user_halves(synthetic: Path, tmp_path: Path) -> None:
         for index, entry in enumerate(container.processes()):
             if entry.name not in EDGES:
                 assert entry.pid is not None
-                memcarve.export_memmap(container.open_process(index, "user"), tmp_path, half="user")
+                sinking.export_memmap(container.open_process(index, "user"), tmp_path, half="user")
                 rows = [piece for piece in recorded(synthetic, entry.pid) if piece.address < 1 << 47]
                 assert_exported(tmp_path, f"pid.{entry.pid}", data, rows)

@@ -32,14 +32,16 @@ from memcarve.metadata import Module, Region
 from memcarve.process import ProcessMemory, Selection
 from memcarve.sinks import extract as sink
 from memcarve.sinks.archive import NewArchive
-from memcarve.sinks.extract import ExtractOptions, ExtractResult, extract
 from memcarve.space import AddressSpace
 from memory import PAGE, Memory, noise
 from processes import metadata_of, process_of
+from sinking import extract
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
+
+    from memcarve.sinks.sink import Result
 
     Capture = pytest.CaptureFixture[bytes]
 
@@ -59,10 +61,10 @@ def memory(pages: Mapping[int, bytes], metadata: Any = None) -> ProcessMemory:
 
 def taken(
     process: ProcessMemory, out: Path, selection: Selection | None = None, **options: Any
-) -> tuple[ExtractResult, dict[str, Any]]:
+) -> tuple[Result, dict[str, Any]]:
     """Extract the modules of a process; return the result and what modules.json says."""
     found = find_modules(process, selection)
-    result = extract(process, out, found.modules, ExtractOptions(**options))
+    result = extract(process, out, found.modules, **options)
     return result, json.loads((out / "modules.json").read_text())
 
 
@@ -80,7 +82,7 @@ def test_file_layout(tmp_path: Path) -> None:
     pages = laid(pe_page())
     result, document = taken(memory(pages), tmp_path / "out")
     data = (tmp_path / "out" / NAME).read_bytes()
-    assert (result.modules, result.files, result.bytes, result.missing_bytes) == (1, 1, len(data), 0)
+    assert (result.of, result.count, result.bytes, result.missing_bytes) == (1, 1, len(data), 0)
     order = [FIRST, FIRST + 1, FIRST + 2, FIRST + 3, FIRST + 4]  # two sections, of three pages and one
     assert undone(data, only(document)) == b"".join(pages[number] for number in order)
     rows = [struct.unpack_from("<IIII", data, 0x80 + 24 + 240 + 40 * number + 8) for number in range(2)]
@@ -398,7 +400,7 @@ def test_elf_that_was_read(tmp_path: Path) -> None:
 def test_elf_without_program_headers(tmp_path: Path) -> None:
     """An ELF header of which nothing says how large it is has no file, and says so."""
     result, document = taken(memory(laid(elf_page(kind=4))), tmp_path / "out")
-    assert (result.files, only(document)["file"]) == (0, None)
+    assert (result.count, only(document)["file"]) == (0, None)
     assert "program headers are not sound" in only(document)["why"]
 
 
@@ -426,7 +428,7 @@ def test_listed_where_nothing_is(tmp_path: Path) -> None:
     assert (rows["gone.dll"]["file"], rows["gone.dll"]["why"]) == (None, "none of it is in memory")
     assert (rows["null.dll"]["base"], rows["null.dll"]["file"]) == ("0x0", None)
     assert listing(tmp_path / "out") == ["SHA256SUMS", "modules.json"]
-    assert (result.complete, result.modules, result.files) == (True, 2, 0)
+    assert (result.complete, result.of, result.count) == (True, 2, 0)
 
 
 def test_the_mapping_is_the_limit(tmp_path: Path) -> None:
@@ -605,7 +607,7 @@ def test_hostile_names(tmp_path: Path) -> None:
 def test_hostile_sizes(tmp_path: Path) -> None:
     """A header that claims 4 GiB gets no file of 4 GiB: it is refused, listed, and the run is not complete."""
     result, document = taken(memory({FIRST: bytes(pe_page(size=0xFFFFFFFF))}), tmp_path / "out", layout="memory")
-    assert (result.files, result.complete) == (0, False)
+    assert (result.count, result.complete) == (0, False)
     assert only(document)["why"] == "its file would have 4294967295 bytes; --largest takes more"
     result, _ = taken(memory({FIRST: bytes(pe_page(size=0x4000_0000))}), tmp_path / "new", layout="memory")
     status = os.stat(tmp_path / "new" / NAME)
@@ -628,8 +630,8 @@ def test_many_that_overlap(tmp_path: Path) -> None:
     pages = {FIRST + number: bytes(pe_page(size=count * PAGE)) for number in range(count)}
     modules = [Module(BASE + (count - 1) * PAGE, PAGE, "listed.dll")]
     result, document = taken(memory(pages, metadata_of(modules=modules)), tmp_path / "out", layout="memory")
-    assert result.modules == count
-    assert 4 <= result.files < count
+    assert result.of == count
+    assert 4 <= result.count < count
     assert result.bytes - result.missing_bytes <= 4 * count * PAGE
     assert not result.complete
     assert document["modules"][-1]["file"] is not None
@@ -724,7 +726,7 @@ def test_at_the_top_of_the_address_space(tmp_path: Path) -> None:
     assert (tmp_path / "out" / only(document)["file"]).read_bytes() == b"".join(pages.values())
     result, document = taken(memory(pages), tmp_path / "file")
     assert (tmp_path / "file" / only(document)["file"]).read_bytes()[PAGE:] == noise(1)
-    assert result.files == 1
+    assert result.count == 1
 
 
 @pytest.mark.parametrize("kind", ["PE", "PE32", "ELF", "ELF32", "flat"])
@@ -795,7 +797,7 @@ def test_hostile_process(tmp_path: Path) -> None:
         modules.append(Module(BASE + 3 * number * PAGE, int(random.choice([0, 1, PAGE, 1 << 31])), str(number)))
     process = memory(pages, metadata_of(modules=modules))
     result, document = taken(process, tmp_path / "out", largest=1 << 24)
-    assert len(document["modules"]) == result.modules >= 300
+    assert len(document["modules"]) == result.of >= 300
     assert all(os.path.getsize(tmp_path / "out" / row["file"]) == row["bytes"] <= 1 << 24
                for row in document["modules"] if row["file"] is not None)  # fmt: skip
     assert all(row["file"] is not None or row["why"] for row in document["modules"])
@@ -811,7 +813,7 @@ def test_folder(tmp_path: Path) -> None:
     assert stat.S_IMODE(out.stat().st_mode) == 0o700
     assert {stat.S_IMODE(path.stat().st_mode) for path in out.iterdir()} == {0o600}
     assert document["totals"] == {"modules": 1, "files": 1, "bytes": 0x5000, "missing_bytes": 0}
-    assert (document["schema"], document["tool"], document["layout"]) == (1, "memcarve", "file")
+    assert (document["schema"], document["tool"], document["layout"]) == (2, "memcarve", "file")
     assert document["command"] == ["memcarve", "extract"]
     assert result.path == str(out)
 
@@ -830,7 +832,7 @@ def test_only_own_folders_are_replaced(tmp_path: Path) -> None:
     """What exists stays, unless it is to be replaced and memcarve wrote all of it."""
     process, out = memory(laid(pe_page())), tmp_path / "out"
     taken(process, out)
-    with pytest.raises(TargetExistsError, match="--force replaces it"):
+    with pytest.raises(TargetExistsError, match="force=True replaces it"):
         taken(process, out)
     taken(process, out, force=True, layout="memory")
     (out / "notes.txt").write_text("mine")
@@ -838,7 +840,7 @@ def test_only_own_folders_are_replaced(tmp_path: Path) -> None:
         taken(process, out, force=True)
     (out / "notes.txt").unlink()
     (out / "modules.json").write_text("{}")
-    with pytest.raises(TargetExistsError, match="holds no modules"):
+    with pytest.raises(TargetExistsError, match="holds a modules"):
         taken(process, out, force=True)
     assert listing(tmp_path) == ["out"]
 
@@ -852,13 +854,13 @@ def test_a_forged_list_owns_nothing(tmp_path: Path, lie: str) -> None:
     (out / "modules.json").write_text(text.replace(f'"file": "{NAME}"', lie))
     (out / NAME).unlink()
     (out / "precious").write_text("mine")
-    with pytest.raises(TargetExistsError, match=r"holds (precious|no)"):
+    with pytest.raises(TargetExistsError, match=r"holds (precious|a)"):
         taken(memory(laid(pe_page())), out, force=True)
 
 
 def test_nothing_is_kept_of_what_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where writing fails, or there is no room, nothing stays."""
-    monkeypatch.setattr(sink.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10, 0, 10))  # type: ignore[attr-defined]
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10, 0, 10))
     with pytest.raises(NoSpaceError, match="10 free"):
         taken(memory(laid(pe_page())), tmp_path / "out")
     monkeypatch.undo()
@@ -881,13 +883,13 @@ def test_unknown_layout(tmp_path: Path) -> None:
 def test_nothing_there(tmp_path: Path) -> None:
     """Memory without modules gives a folder that says so."""
     result, document = taken(memory({}), tmp_path / "out")
-    assert (result.files, document["modules"]) == (0, [])
+    assert (result.count, document["modules"]) == (0, [])
 
 
 # the archive
 
 
-def archived(process: ProcessMemory, path: Path, **options: Any) -> ExtractResult:
+def archived(process: ProcessMemory, path: Path, **options: Any) -> Result:
     """Extract all modules of a process into an archive."""
     return extract(process, path, find_modules(process).modules, archive=True, **options)
 
@@ -913,7 +915,7 @@ def test_archive(tmp_path: Path) -> None:
     assert [row["sha256"] for row in document["modules"]] == [
         row["sha256"] for row in json.loads((tmp_path / "out" / "modules.json").read_text())["modules"]
     ]
-    assert result.files == 2
+    assert result.count == 2
 
 
 def test_archive_opens_elsewhere(tmp_path: Path) -> None:
@@ -985,7 +987,7 @@ def test_nothing_is_kept_of_an_archive_that_failed(tmp_path: Path, monkeypatch: 
     process = memory(laid(pe_page()))
     modules = find_modules(process).modules
     monkeypatch.setattr(Memory, "read_into", broken)
-    monkeypatch.setattr("memcarve.sinks.modulefile.ModuleFile._first_page", lambda _: bytes(pe_page()))
+    monkeypatch.setattr("memcarve.sinks.module_file.ModuleFile._first_page", lambda _: bytes(pe_page()))
     with pytest.raises(OutputError, match="nothing was kept"):
         extract(process, tmp_path / "out.zip", modules, archive=True)
     assert listing(tmp_path) == []

@@ -23,10 +23,10 @@ from carved import undone
 from headers import mapped
 from memcarve.labels.modules import find_modules
 from memcarve.metadata import Module, Region
-from memcarve.sinks.extract import extract
 from memory import PAGE
 from processes import metadata_of, process_of
 from real import STEM, needed, needed_dlls
+from sinking import extract
 
 BASES = {"AMD64": 0x7FFA_1234_0000, "I386": 0x6234_0000, "ARM64": 0x7FFA_1234_0000}
 LIBRARY = 0x7F12_3456_7000
@@ -312,7 +312,7 @@ def test_ordinary_core_of_gcore(tmp_path: Path) -> None:
         assert [(part.type, part.file_offset) for part in parsed.segments] == [
             (part.type, part.file_offset) for part in original.segments
         ]
-    assert result.files == len(modules)
+    assert result.count == len(modules)
 
 
 def test_process_of_wine(tmp_path: Path) -> None:
@@ -348,7 +348,7 @@ def test_process_of_wine(tmp_path: Path) -> None:
             binary = lief.ELF.parse(data)
             assert len(binary.segments) > 4
             assert len(binary.dynamic_symbols) > 10
-    assert result.files >= len(resident)
+    assert result.count >= len(resident)
 
 
 def is_there(process: Any, address: int) -> bool:

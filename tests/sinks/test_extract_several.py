@@ -58,16 +58,16 @@ def test_all(go: Invoke, image: Path, tmp_path: Path) -> None:
     assert stat.S_IMODE((tmp_path / "mem.modules").stat().st_mode) == 0o700
     assert ran.err.rstrip().endswith("3 of 3 processes: mem.modules")
     document = json.loads((tmp_path / "mem.modules" / "processes.json").read_text())
-    assert sorted(row["folder"] for row in document["processes"]) == FOLDERS
+    assert sorted(name for row in document["processes"] for name in row["files"]) == FOLDERS
     for row in document["processes"]:
         assert go("extract", image, "--pid", row["pid"], "-o", "one", "--force", "-q").code == 0
         alone = contents(tmp_path / "one")
-        assert contents(tmp_path / "mem.modules" / row["folder"]) == alone
-        assert {name: row[name] for name in ("modules", "files", "bytes")} == {
-            name: alone["totals"][name] for name in ("modules", "files", "bytes")
-        }
+        assert contents(tmp_path / "mem.modules" / row["files"][0]) == alone
+        assert (row["of"], row["count"], row["bytes"]) == tuple(
+            alone["totals"][name] for name in ("modules", "files", "bytes")
+        )
         assert (row["complete"], row["error"], row["object"] is not None) == (True, None, True)
-    assert sum(row["files"] for row in document["processes"]) > 0
+    assert sum(row["count"] for row in document["processes"]) > 0
 
 
 def test_some(go: Invoke, image: Path, tmp_path: Path) -> None:
@@ -111,9 +111,9 @@ def test_one_that_fails(go: Invoke, tmp_path: Path) -> None:
     assert "1 of 2 processes: out" in ran.err
     assert listing(tmp_path / "out") == ["4", "processes.json"]
     rows = json.loads((tmp_path / "out" / "processes.json").read_text())["processes"]
-    assert [(row["pid"], row["folder"], row["files"], row["complete"]) for row in rows] == [
-        (4, "4", 1, True),
-        (5, None, None, False),
+    assert [(row["pid"], row["files"], row["count"], row["complete"]) for row in rows] == [
+        (4, ["4"], 1, True),
+        (5, [], None, False),
     ]
     assert "pid.5.dmp" in rows[1]["error"]
 
@@ -159,4 +159,4 @@ def test_only_own_are_replaced(go: Invoke, tmp_path: Path) -> None:
         (tmp_path / "out" / name).unlink()
     (tmp_path / "out" / "processes.json").unlink()
     ran = go("extract", table, "--all", "-o", "out", "--force")
-    assert (ran.code, "holds no processes.json that memcarve wrote" in ran.err) == (1, True)
+    assert (ran.code, "holds no processes.json" in ran.err) == (1, True)

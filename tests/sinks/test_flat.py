@@ -15,17 +15,17 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 import memcarve
+import sinking
 from dumps import write_dump
 from files import EXAMPLE, listing
 from memcarve.backing import FileBacking
 from memcarve.errors import AddressError, InputError, NoSpaceError, OutputError, TargetExistsError, UsageError
 from memcarve.missing import NOT_WRITTEN, Missing
 from memcarve.process import ProcessMemory, Selection
-from memcarve.sinks.flat import export_flat
-from memcarve.sinks.single_file import FileOptions
 from memcarve.space import AddressSpace
 from memory import PAGE, noise
 from processes import process_with
+from sinking import How, export_flat
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -108,7 +108,7 @@ def test_flat_is_what_the_model_says(content: Content, data: st.DataObject, fill
                 export_flat(process, out, address=(low, high))
             assert listing(Path(folder)) == ["dump"]
             return
-        result = export_flat(process, out, FileOptions(sparse=sparse), address=(low, high), fill=fill)
+        result = export_flat(process, out, How(sparse=sparse), address=(low, high), fill=fill)
         assert out.read_bytes() == bytes(there.get(address, fill) for address in range(low, high))
         said = document(out)
         count = sum(address in there for address in range(low, high))
@@ -129,7 +129,7 @@ def test_the_whole_by_default(tmp_path: Path) -> None:
         f"{PAGE} of these bytes are mapped but missing in the input",
     ]
     assert result.files == (str(tmp_path / "out"), str(tmp_path / "out.json"))
-    assert (result.ranges, result.left_out) == (3, [])
+    assert (result.count, result.left_out) == (3, [])
 
 
 def test_nothing_to_fill(tmp_path: Path) -> None:
@@ -142,12 +142,12 @@ def test_nothing_to_fill(tmp_path: Path) -> None:
 
 def test_document(tmp_path: Path) -> None:
     """The document beside says where the bytes came from and which of them are not the process's."""
-    options = FileOptions(command=["memcarve", "export", "\x1b[31m"])
+    options = How(command=["memcarve", "export", "\x1b[31m"])
     export_flat(three(tmp_path), tmp_path / "out", options, fill=0x90)
     said = document(tmp_path / "out")
     said.pop("time"), said.pop("version")
     assert said == {
-        "schema": 1,
+        "schema": 2,
         "tool": "memcarve",
         "what": "flat",
         "command": ["memcarve", "export", "\x1b[31m"],
@@ -157,7 +157,12 @@ def test_document(tmp_path: Path) -> None:
         "size": 7 * PAGE,
         "inputs": {"dump": {"path": str(tmp_path / "dump"), "size": 4 * PAGE + 3}},
         "process": {"pid": 7, "name": None, "architecture": None},
+        "platform": {"system": None, "major": None, "minor": None, "build": None},
+        "address_bits": 48,
+        "kernel_half": "0x8000000000000000",
         "complete": True,
+        "left_out": [],
+        "notes": [],
         "bytes": 4 * PAGE,
         "fill": "90",
         "filled_bytes": 3 * PAGE,
@@ -171,7 +176,7 @@ def test_document(tmp_path: Path) -> None:
 
 def test_what_is_not_selected_is_filled(tmp_path: Path) -> None:
     """Segments that a selection leaves out are filled like gaps, and counted apart from them."""
-    options = FileOptions(Selection(min_size=2 * PAGE))
+    options = How(Selection(min_size=2 * PAGE))
     result = export_flat(three(tmp_path), tmp_path / "out", options, address=(0x10000, 0x17000), fill=1)
     assert (tmp_path / "out").read_bytes() == noise(1, 2 * PAGE) + b"\1" * 5 * PAGE
     assert result.notes[2] == f"{2 * PAGE} of these bytes are in the input, and were not selected"
@@ -185,7 +190,7 @@ def test_gaps_are_holes_when_sparse(tmp_path: Path) -> None:
     process = process_of(tmp_path / "dump", pieces)
     for sparse in (True, False):
         out = tmp_path / f"out{sparse}"
-        result = export_flat(process, out, FileOptions(sparse=sparse))
+        result = export_flat(process, out, How(sparse=sparse))
         with out.open("rb") as file:
             hole = os.lseek(file.fileno(), 1 << 16, os.SEEK_HOLE)
         assert hole == (1 << 16 if sparse else 0x810000)
@@ -206,7 +211,7 @@ def test_names_that_no_file_can_have(tmp_path: Path, monkeypatch: pytest.MonkeyP
     process = three(tmp_path)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("memcarve.sinks.flat.Mover.move", None)
-    with pytest.raises(OutputError, match=r"is no name of a file; name one with -o|too long; choose another with -o"):
+    with pytest.raises(OutputError, match=r"is not the name of a file; name one with|File name too long"):
         export_flat(process, name)
     assert listing(tmp_path) == ["dump"]
 
@@ -226,10 +231,10 @@ def test_a_new_folder_is_private(tmp_path: Path) -> None:
         ({"address": (0, TOP + 1)}, "is no range"),
         ({"address": (0, TOP)}, "is longer than any file; choose a part with --address"),
         ({"address": (0, 1 << 40)}, "bytes of gaps to fill.*--address.*--sparse"),
-        ({"fill": 256}, "is no byte"),
-        ({"fill": -1}, "is no byte"),
-        ({"fill": 1, "options": FileOptions(sparse=True)}, "contradict each other"),
-        ({"options": FileOptions(Selection(min_size=1 << 30))}, "nothing is selected"),
+        ({"fill": 256}, "is not a byte"),
+        ({"fill": -1}, "is not a byte"),
+        ({"fill": 1, "how": How(sparse=True)}, "contradict each other"),
+        ({"how": How(Selection(min_size=1 << 30))}, "nothing is selected"),
     ],
 )
 def test_what_cannot_be_meant(tmp_path: Path, options: dict[str, Any], words: str) -> None:
@@ -260,18 +265,18 @@ def test_no_room_for_gaps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     """Gaps that do not fit are told before anything is written; holes do fit."""
     process = three(tmp_path)
     monkeypatch.setattr("shutil.disk_usage", lambda _: types.SimpleNamespace(free=3 * PAGE - 1))
-    with pytest.raises(NoSpaceError, match=rf"out: needs {3 * PAGE} bytes for gaps.*--sparse"):
+    with pytest.raises(NoSpaceError, match=rf"out: needs {3 * PAGE} bytes.*leave gaps.*sparse=True"):
         export_flat(process, tmp_path / "out")
     assert listing(tmp_path) == ["dump"]
-    export_flat(process, tmp_path / "out", FileOptions(sparse=True))
+    export_flat(process, tmp_path / "out", How(sparse=True))
 
 
 def test_force_replaces_only_its_own(tmp_path: Path) -> None:
     """What memcarve wrote is replaced on request; a file of somebody else's, or a document, is not."""
     process, out = three(tmp_path), tmp_path / "out"
-    force = FileOptions(force=True)
+    force = How(force=True)
     export_flat(process, out)
-    with pytest.raises(TargetExistsError, match="--force replaces it"):
+    with pytest.raises(TargetExistsError, match="force=True replaces it"):
         export_flat(process, out)
     export_flat(process, out, force, address=(0x10000, 0x11000))
     assert out.read_bytes() == noise(1, 2 * PAGE)[:PAGE]
@@ -281,7 +286,7 @@ def test_force_replaces_only_its_own(tmp_path: Path) -> None:
     assert out.read_bytes() == b"somebody's"
     out.unlink()
     (tmp_path / "out.json").write_text("{}")
-    with pytest.raises(TargetExistsError, match=r"out\.json: --force replaces only what memcarve wrote"):
+    with pytest.raises(TargetExistsError, match=r"out\.json: exists.*force=True replaces only what memcarve wrote"):
         export_flat(process, out, force)
     assert listing(tmp_path) == ["dump", "out.json"]
 
@@ -293,7 +298,7 @@ def test_the_input_is_never_replaced(tmp_path: Path) -> None:
     before = (tmp_path / "dump").read_bytes()
     for name in ("dump", "link"):
         with pytest.raises(TargetExistsError):
-            export_flat(process, tmp_path / name, FileOptions(force=True))
+            export_flat(process, tmp_path / name, How(force=True))
     assert (tmp_path / "dump").read_bytes() == before
 
 
@@ -319,7 +324,7 @@ def test_the_example(tmp_path: Path) -> None:
     start, end = 0x17F00000000, 0x17F0D150000
     with memcarve.open(EXAMPLE) as dump:
         process = dump.process()
-        export_flat(process, tmp_path / "out", FileOptions(sparse=True), address=(start, end))
+        export_flat(process, tmp_path / "out", How(sparse=True), address=(start, end))
         there = 0
         with (tmp_path / "out").open("rb") as file:
             for address in range(start, end, PAGE):
@@ -338,7 +343,7 @@ def test_from_a_carved_folder(tmp_path: Path) -> None:
     """A carved folder gives the same flat file as the dump that it was carved from."""
     rows = [(0x10000, noise(1, 3 * PAGE)), (0x20000, noise(2)), (0x7FFF_0000_0000, noise(3))]
     with memcarve.open(write_dump(tmp_path, rows)) as dump:
-        memcarve.carve(dump.process(), tmp_path / "carved")
+        sinking.carve(dump.process(), tmp_path / "carved")
         export_flat(dump.process(), tmp_path / "one", address=(0x11000, 0x22000), fill=7)
     with memcarve.open(tmp_path / "carved") as folder:
         result = export_flat(folder.process(), tmp_path / "other", address=(0x11000, 0x22000), fill=7)

@@ -21,13 +21,12 @@ from cores import lldb
 from files import EXAMPLE, ROOT
 from memcarve.metadata import Metadata, Thread, Threads
 from memcarve.process import Platform, ProcessMemory, Selection
-from memcarve.sinks.minidump import export_minidump
-from memcarve.sinks.single_file import FileOptions
 from memcarve.sources.minidump import MINIDUMP
 from memcarve.space import AddressSpace
 from memory import PAGE, Memory, noise
 from opening import opened_as
 from processes import process_of, process_with
+from sinking import How, export_minidump
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -143,7 +142,7 @@ def image(folder: Path) -> Exported:
     modules = {row.base: row for row in plan.userland.modules}
     places |= {place for start, row in modules.items() for place in (start, start + row.size)}
     path = folder / "image.mdmp"
-    export_minidump(process, path, FileOptions(Selection(half="user")))
+    export_minidump(process, path, How(Selection(half="user")))
     planned = sorted(plan.userland.threads, key=lambda row: row.tid)
     tebs = {row.tid: row.teb for row in planned if row.mapped}
     there = {start: (row.path, row.size) for start, row in modules.items() if row.name != "gone.dll"}
@@ -251,7 +250,7 @@ def test_cle(exported: Exported, tmp_path: Path) -> None:
     pytest.importorskip("cle", reason="cle is not installed")
     addresses = [address for address in exported.addresses() if address < 1 << 63]
     path = tmp_path / "for-angr.mdmp"
-    export_minidump(exported.process, path, FileOptions(Selection(half="user")), resident=True)
+    export_minidump(exported.process, path, How(Selection(half="user")), resident=True)
     found = run_cle(path, *map(str, addresses))
     assert found["arch"] == "AMD64"
     whole = {start + size for start, size, _ in exported.ranges}
@@ -285,11 +284,11 @@ def beyond_4_gib(path: Path) -> bytes:
             "memcarve.sinks.minidump.write_file", lambda *given, **named: calls.append((*given, named["base"]))
         )
         export_minidump(process_with(space, pid=4), path)
-    (_, _, blocks, ranges, base) = calls[0]
+    (_, ranges, _, blocks, base) = calls[0]
     with path.open("wb") as file:
         file.writelines(blocks)
         assert file.tell() == base
-        file.seek(int(ranges.offsets(base)[1]))
+        file.seek(base + int(ranges.size[0]))
         file.write(noise(10))
     return noise(10)
 
@@ -320,7 +319,7 @@ def test_lldb_x86(tmp_path: Path) -> None:
     path = tmp_path / "narrow.mdmp"
     space = process_of([0x10, 0x11]).space
     process = process_with(space, pid=4, architecture="x86", metadata=lambda: metadata)
-    export_minidump(process, path, FileOptions(Selection(address=[(0, 1 << 32)])))
+    export_minidump(process, path, How(Selection(address=[(0, 1 << 32)])))
     text = lldb(
         path, "register read eip esp edi eflags", "memory read --format x --size 4 --count 1 0x10000", "target list"
     )

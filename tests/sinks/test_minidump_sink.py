@@ -30,19 +30,18 @@ from memcarve.metadata import (
 )
 from memcarve.permissions import EXECUTE, PROT_NONE, TRANSITION, WRITE
 from memcarve.process import Platform, ProcessEntry, ProcessMemory, Selection
-from memcarve.sinks.minidump import export_minidump
-from memcarve.sinks.single_file import FileOptions
 from memcarve.sources.minidump import MINIDUMP
 from memcarve.space import AddressSpace
 from memory import PAGE, Memory, noise
 from opening import opened_as
 from processes import RW, RX, R, process_with
+from sinking import How, export_minidump
 from winimage.kernel import header
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from memcarve.sinks.single_file import Written
+    from memcarve.sinks.sink import Result
 
 PROGRAM, LIBRARY, LONELY, KERNEL = 0x7FF600000000, 0x7FFA00000000, 0x7FFB00000000, 0xFFFFF80000000000
 REGISTERS = minidumps.some_registers(minidumps.AMD64_REGISTERS)
@@ -195,7 +194,7 @@ def parsed(path: Path) -> File:
     return found
 
 
-def written(process: ProcessMemory, path: Path, **options: Any) -> tuple[File, Written]:
+def written(process: ProcessMemory, path: Path, **options: Any) -> tuple[File, Result]:
     """Write a minidump and read it."""
     said = export_minidump(process, path, **options)
     assert said.files == (str(path),)
@@ -210,7 +209,7 @@ def path(tmp_path: Path) -> Path:
 
 def test_streams(path: Path) -> None:
     """All streams that loaders want are there; the header has no check sum; the memory begins at a page."""
-    found, said = written(made(), path, options=FileOptions(command=["memcarve", "export"]))
+    found, said = written(made(), path, how=How(command=["memcarve", "export"]))
     assert set(found.streams) == {3, 4, 7, 9, 10, 15, 16, 17}
     assert (found.flags, found.checksum) == (0x2 | 0x800 | 0x1000, 0)
     count, base = found.unpack("<QQ", 9)
@@ -220,7 +219,7 @@ def test_streams(path: Path) -> None:
     assert found.unpack("<III", 15) == (24, 1, 1624)
     assert found.comment["command"] == ["memcarve", "export"]
     assert (found.comment["protect"], found.comment["modules"]) == ("regions", "listed")
-    assert (said.ranges, said.bytes, said.complete) == (count, len(PAGES) * PAGE, True)
+    assert (said.count, said.bytes, said.complete) == (count, len(PAGES) * PAGE, True)
     assert len(found.data) == base + said.bytes
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
@@ -355,11 +354,11 @@ def test_unloaded_modules(path: Path) -> None:
         (0x70000000, 0xFFFFFFFF, 0, 0, ""),
     ]
     (none,) = (Unloaded("ntdll", ()),)
-    found, _ = written(made(metadata=lambda: Metadata(unloaded=(none,))), path, options=FileOptions(force=True))
+    found, _ = written(made(metadata=lambda: Metadata(unloaded=(none,))), path, how=How(force=True))
     assert found.unloaded() == []
     with opened_as(MINIDUMP, path) as container:
         assert [list(one.rows) for one in container.process().metadata.unloaded] == [[]]
-    found, _ = written(made(), path, options=FileOptions(force=True))
+    found, _ = written(made(), path, how=How(force=True))
     assert 14 not in found.streams
 
 
@@ -438,7 +437,7 @@ def test_damaged_headers(path: Path) -> None:
         struct.pack_into("<I", page, *change)
         process = made()
         process.space.backing.data = process.space.backing.data.replace(PAGES[PROGRAM], page)  # type: ignore[attr-defined]
-        found, _ = written(process, path, options=FileOptions(force=True))
+        found, _ = written(process, path, how=How(force=True))
         assert [row[5] for row in found.modules()] == [UNKNOWN_RECORD] * 2
 
 
@@ -482,7 +481,7 @@ def test_placeholder_thread(path: Path) -> None:
     for metadata, asked, expected in ((Metadata(), False, []), (Metadata(), True, [1]), (None, True, [8, 12, 0])):
         members = {} if metadata is None else {"metadata": lambda metadata=metadata: metadata}
         process = made(**members)
-        found, said = written(process, path, placeholder_thread=asked, options=FileOptions(force=True))
+        found, said = written(process, path, placeholder_thread=asked, how=How(force=True))
         assert [row[0] for row in found.threads()] == expected
         assert any("placeholder" in note for note in said.notes) == (expected == [1])
         if asked and metadata is not None:
@@ -521,12 +520,12 @@ def test_architecture(
 def test_unknown_architecture(path: Path) -> None:
     """Where nothing shows the architecture the minidump says unknown, and threads have no registers."""
     process = made(regions=None, metadata=Metadata)
-    found, said = written(process, path, options=FileOptions(Selection(half="user", address=[(0, 0x100000)])),
+    found, said = written(process, path, how=How(Selection(half="user", address=[(0, 0x100000)])),
                           placeholder_thread=True)  # fmt: skip
     assert found.unpack("<H", 7) == (0xFFFF,)
     assert found.threads() == [(1, 0, (0, 0, 0), b"")]
     assert any("most tools want --architecture" in note for note in said.notes)
-    with pytest.raises(UsageError, match="sparc: is no architecture; there are x86, arm, x64, arm64"):
+    with pytest.raises(UsageError, match="unknown architecture 'sparc'; choose from x86, arm, x64, arm64"):
         export_minidump(process, path, architecture="sparc")
 
 
@@ -564,7 +563,7 @@ def test_platform_of_others(path: Path) -> None:
 
 def test_selection(path: Path) -> None:
     """A selection chooses the memory; what is left out is told, and noted in the file."""
-    found, said = written(made(), path, options=FileOptions(Selection(half="user", min_size=2 * PAGE)))
+    found, said = written(made(), path, how=How(Selection(half="user", min_size=2 * PAGE)))
     assert [row[:2] for row in found.ranges()] == [
         (0x10000, 2 * PAGE),
         (0x14000, PAGE),
@@ -578,7 +577,7 @@ def test_selection(path: Path) -> None:
 
 def test_nothing_selected(path: Path) -> None:
     """A minidump without memory is one all the same."""
-    found, said = written(made(), path, options=FileOptions(Selection(min_size=1 << 30)))
+    found, said = written(made(), path, how=How(Selection(min_size=1 << 30)))
     assert (found.ranges(), said.bytes) == ([], 0)
     with opened_as(MINIDUMP, path) as container:
         assert len(container.process().space) == 0
@@ -587,16 +586,16 @@ def test_nothing_selected(path: Path) -> None:
 def test_only_what_memcarve_wrote_is_replaced(path: Path) -> None:
     """--force replaces a minidump of memcarve's, and neither another's nor one that is cut before it can tell."""
     export_minidump(made(), path)
-    with pytest.raises(TargetExistsError, match="--force replaces it"):
+    with pytest.raises(TargetExistsError, match="force=True replaces it"):
         export_minidump(made(), path)
     data = path.read_bytes()
-    export_minidump(made(), path, FileOptions(force=True))
+    export_minidump(made(), path, How(force=True))
     comment = b'{"tool": "something", "memcarve": "{\\"tool\\": \\"memcarve\\""}\0'
-    for other in (data[:100], data[:31], b"", data.replace(b'{"tool": "memc', b'{"tool": "MEMC'),
+    for other in (data[:100], data[:31], b"", data.replace(b'"tool": "memc', b'"tool": "MEMC'),
                   minidumps.Dump([], comment=comment).build()):  # fmt: skip
         path.write_bytes(other)
         with pytest.raises(TargetExistsError, match="only what memcarve wrote"):
-            export_minidump(made(), path, FileOptions(force=True))
+            export_minidump(made(), path, How(force=True))
         assert path.read_bytes() == other
 
 
@@ -622,9 +621,7 @@ def test_names_that_are_no_text(path: Path) -> None:
     assert [row[4] for row in found.modules()] == ["C:\\\U000100ff\U0001f600.dll"]
     modules = Modules("list", [Module(PROGRAM, PAGE, "x", "C:\\\udcff.dll")])
     process = made(regions=None, metadata=lambda: Metadata(modules=(modules,)))
-    assert [row[4] for row in written(process, path, options=FileOptions(force=True))[0].modules()] == [
-        "C:\\\ufffd.dll"
-    ]
+    assert [row[4] for row in written(process, path, how=How(force=True))[0].modules()] == ["C:\\\ufffd.dll"]
 
 
 def test_many_ranges(path: Path) -> None:
@@ -637,7 +634,7 @@ def test_many_ranges(path: Path) -> None:
     )
     regions = [Region(at, 16, "PAGE_READWRITE", "private", private=True) for at in start.tolist()]
     metadata = Metadata((Regions("list", regions),))
-    assert export_minidump(ProcessMemory(space, metadata=lambda: metadata), path).ranges == count
+    assert export_minidump(ProcessMemory(space, metadata=lambda: metadata), path).count == count
     with opened_as(MINIDUMP, path) as container:
         process = container.process()
         assert (process.space.start == start).all()
@@ -783,7 +780,7 @@ def test_against_a_dictionary_of_pages(path: Path) -> None:
         space = AddressSpace(start, np.full(len(pages), PAGE, np.uint64), offset, Memory(bytes(PAGE * len(pages))))
         metadata = Metadata((Regions("list", regions),))
         process = ProcessMemory(space, metadata=lambda metadata=metadata: metadata)
-        found, _ = written(process, path, options=FileOptions(force=True))
+        found, _ = written(process, path, how=How(force=True))
         rows: dict[int, tuple[int, ...]] = {}
         for base, size, *rest in found.infos():
             for page in range(base // PAGE, (base + size) // PAGE):

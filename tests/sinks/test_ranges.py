@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 import memcarve
+import sinking
 from memcarve.backing import FileBacking
 from memcarve.errors import OutputError, TargetExistsError
 from memcarve.formats.alignment import memory_begins
@@ -23,7 +24,7 @@ from memcarve.sinks.single_file import Mover, NewFile
 from memcarve.space import AddressSpace
 from memcarve.vocabulary import Kind
 from memory import PAGE, Memory
-from processes import metadata_of, page_region, process_of, process_with
+from processes import process_of, process_with
 
 _PAGES = 24
 
@@ -53,7 +54,8 @@ def test_ranges(
     known = Regions("here", [Region(page * PAGE, count * PAGE, f"r{page}") for page, count in regions])
     listed = Modules("list", [Module(page * PAGE, count * PAGE) for page, count in modules])
     metadata = Metadata((known,) * bool(regions), (listed,) * bool(modules))
-    found, left_out = ranges(ProcessMemory(space, metadata=lambda: metadata), Selection())
+    process = ProcessMemory(space, metadata=lambda: metadata)
+    found = ranges(process, process.segments())
 
     def owner(page: int) -> tuple[int, int, int] | None:
         here = [(row.size, row.start, row.end) for row in known.rows if row.start <= page * PAGE < row.end]
@@ -73,7 +75,6 @@ def test_ranges(
     assert set(begins) <= {int(start) // PAGE for start in found.start}
     if known.overlapping == 0 and len(set(regions)) == len(regions):
         assert [int(start) // PAGE for start in found.start] == begins
-    assert left_out == []
     assert int(found.size.sum()) == found.total == len(numbers) * PAGE
     for start, region in zip(found.start.tolist(), found.region.tolist(), strict=True):
         held = owner(start // PAGE)
@@ -86,7 +87,6 @@ def test_ranges(
         assert [mapped[int(start) // PAGE][1] for start in found.start] == found.flags.tolist()
     else:
         assert found.flags is None
-    assert found.offsets(4096).tolist() == [4096 + sum(found.size[:place].tolist()) for place in range(len(found))]
 
 
 def test_ends_at_the_top() -> None:
@@ -98,24 +98,18 @@ def test_ends_at_the_top() -> None:
     metadata = Metadata(
         (Regions("here", [Region(TOP - PAGE, PAGE, "rw-p")]),), (Modules("list", [Module(start, 2 * PAGE)]),)
     )
-    found, _ = ranges(ProcessMemory(space, metadata=lambda: metadata), Selection())
+    process = ProcessMemory(space, metadata=lambda: metadata)
+    found = ranges(process, process.segments())
     assert found.start.tolist() == [start, TOP - PAGE]
     assert found.region.tolist() == [-1, 0]
-
-
-def test_without_split() -> None:
-    """Without a split the ranges are the segments."""
-    process = process_of([1, 2, 3, 4], metadata_of([page_region(2, 1, "rw-p")]))
-    found, _ = ranges(process, Selection(), split=False)
-    assert (found.start.tolist(), found.size.tolist()) == ([PAGE], [4 * PAGE])
 
 
 def test_selected() -> None:
     """What is not selected is left out, and counted."""
     process = process_of([1, 2, 8, 9, 10])
-    found, left_out = ranges(process, Selection(min_size=3 * PAGE))
+    found = ranges(process, process.segments(Selection(min_size=3 * PAGE)))
     assert (found.start.tolist(), found.total) == ([8 * PAGE], 3 * PAGE)
-    assert [(left.segments, left.bytes) for left in left_out] == [(1, 2 * PAGE)]
+    assert [(left.segments, left.bytes) for left in found.segments.choice.left_out] == [(1, 2 * PAGE)]
 
 
 def test_modules_of_lists() -> None:
@@ -189,16 +183,14 @@ def test_moved(tmp_path_factory: pytest.TempPathFactory, wanted: list[tuple[int,
     assert sum(mover.copier.moved.values()) == told[-1][0]
 
 
-def made(path: str) -> bool:
-    """Say that memcarve wrote everything that begins with its name."""
-    with open(path, "rb") as file:
-        return file.read(8) == b"memcarve"
+#: what memcarve wrote
+OWN = b"Volatility 3 Framework 2.28.2 (its layout, written by memcarve 0.1.0)\n"
 
 
 def test_new_file(tmp_path: Path) -> None:
     """A file has its name when it is whole, nobody else may read it, and nothing else is left."""
     target = tmp_path / "new" / "file"
-    with NewFile(str(target), force=False, own=made) as file:
+    with NewFile(str(target), force=False) as file:
         assert not target.exists()
         with open(file.path, "wb") as stream:
             stream.write(b"all of it")
@@ -212,7 +204,7 @@ def test_new_file_failed(tmp_path: Path, error: BaseException) -> None:
     """Whatever goes wrong, nothing is left of the file."""
     with (
         pytest.raises((OutputError, KeyboardInterrupt, ValueError)),
-        NewFile(str(tmp_path / "file"), force=False, own=made),
+        NewFile(str(tmp_path / "file"), force=False),
     ):
         raise error
     assert os.listdir(tmp_path) == []
@@ -221,9 +213,9 @@ def test_new_file_failed(tmp_path: Path, error: BaseException) -> None:
 @pytest.mark.parametrize(
     ("name", "force", "words"),
     [
-        ("other", False, "exists; choose another with -o"),
+        ("other", False, "exists; choose another with out="),
         ("other", True, "only what memcarve wrote"),
-        ("own", False, "exists; --force replaces it"),
+        ("own", False, "exists; force=True replaces it"),
         ("folder", True, "is a folder"),
         ("link", True, "only what memcarve wrote"),
         ("input", True, "is the input"),
@@ -233,8 +225,8 @@ def test_new_file_failed(tmp_path: Path, error: BaseException) -> None:
 def test_not_replaced(tmp_path: Path, name: str, words: str, *, force: bool) -> None:
     """What is somebody else's, a folder, a link or the input is never replaced, and what is there stays as it is."""
     (tmp_path / "other").write_bytes(b"other's")
-    (tmp_path / "own").write_bytes(b"memcarve's")
-    (tmp_path / "input").write_bytes(b"memcarve's, too")
+    (tmp_path / "own").write_bytes(OWN)
+    (tmp_path / "input").write_bytes(OWN)
     for folder in ("folder", "evidence"):
         (tmp_path / folder).mkdir()
     (tmp_path / "link").symlink_to("own")
@@ -242,7 +234,7 @@ def test_not_replaced(tmp_path: Path, name: str, words: str, *, force: bool) -> 
     inputs = [str(tmp_path / "input"), str(tmp_path / "evidence")]
     with (
         pytest.raises(TargetExistsError, match=words),
-        NewFile(str(tmp_path / name), force=force, own=made, inputs=inputs),
+        NewFile(str(tmp_path / name), force=force, inputs=inputs),
     ):
         pytest.fail("it was begun")
     assert {path: path.is_file() and path.read_bytes() for path in tmp_path.iterdir()} == before
@@ -250,8 +242,8 @@ def test_not_replaced(tmp_path: Path, name: str, words: str, *, force: bool) -> 
 
 def test_replaced(tmp_path: Path) -> None:
     """What memcarve wrote is replaced if that is asked for."""
-    (tmp_path / "own").write_bytes(b"memcarve's")
-    with NewFile(str(tmp_path / "own"), force=True, own=made) as file, open(file.path, "wb") as stream:
+    (tmp_path / "own").write_bytes(OWN)
+    with NewFile(str(tmp_path / "own"), force=True) as file, open(file.path, "wb") as stream:
         stream.write(b"new")
     assert (tmp_path / "own").read_bytes() == b"new"
 
@@ -261,7 +253,7 @@ def test_threads_are_recorded(tmp_path: Path) -> None:
     threads = [Thread(0, 0x1000, registers={"rip": 0, "gs_base": TOP - 1}), Thread(7, begin=0x2000)]
     process = process_of([1, 2])
     process = process_with(process.space, pid=4, metadata=lambda: Metadata(threads=(Threads("here", threads),)))
-    memcarve.carve(process, tmp_path / "out", labeller=memcarve.Labelling("none"))
+    sinking.carve(process, tmp_path / "out", labeller=memcarve.Labelling("none"))
     with memcarve.open(tmp_path / "out") as folder:
         assert folder.process().metadata.threads[0].rows == threads
 
@@ -283,7 +275,7 @@ def test_what_appears_meanwhile_stays(tmp_path: Path, monkeypatch: pytest.Monkey
         raise FileExistsError(17, "File exists")
 
     monkeypatch.setattr(os, "link", late)
-    with pytest.raises(TargetExistsError), NewFile(str(target), force=False, own=made):
+    with pytest.raises(TargetExistsError), NewFile(str(target), force=False):
         pass
     assert target.read_bytes() == b"somebody else's"
     assert os.listdir(tmp_path) == ["file"]
@@ -296,7 +288,7 @@ def test_without_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         raise OSError(95, "Operation not supported")
 
     monkeypatch.setattr(os, "link", none)
-    with NewFile(str(tmp_path / "file"), force=False, own=made):
+    with NewFile(str(tmp_path / "file"), force=False):
         pass
     assert os.listdir(tmp_path) == ["file"]
 

@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 
 import memcarve
+import sinking
 from dumps import write_dump
 from files import EXAMPLE, listing
 from memcarve.backing import AbsentBacking, FileBacking
@@ -27,11 +28,10 @@ from memcarve.metadata import Metadata, Module, Modules, Region, Regions, Thread
 from memcarve.missing import MissingMemory
 from memcarve.permissions import EXECUTE, TRANSITION, USER, WRITE
 from memcarve.process import ProcessMemory, Selection
-from memcarve.sinks.scripts import export_scripts
-from memcarve.sinks.single_file import FileOptions
 from memcarve.space import AddressSpace
 from memory import PAGE, Memory, noise
 from processes import process_with
+from sinking import How, export_scripts
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -126,7 +126,7 @@ def a_process(path: Path, **more: Any) -> ProcessMemory:
 
 def exported(process: ProcessMemory, folder: Path, **options: Any) -> dict[str, Any]:
     """Write the scripts; return the table."""
-    export_scripts(process, folder, FileOptions(**options))
+    export_scripts(process, folder, How(**options))
     found: dict[str, Any] = json.loads((folder / "memory.json").read_text(encoding="ascii"))
     return found
 
@@ -234,8 +234,8 @@ def test_the_example(tmp_path: Path) -> None:
 def test_result(tmp_path: Path) -> None:
     """The result counts what is mapped and names the folder; README.txt says of every script how it is run."""
     result = export_scripts(a_process(tmp_path / "dump", incomplete=True), tmp_path / "out")
-    assert (result.files, result.ranges, result.bytes) == ((str(tmp_path / "out"),), 5, 7 * PAGE)
-    assert (result.complete, result.moved, result.left_out) == (False, {}, [])
+    assert (result.files, result.count, result.bytes) == ((str(tmp_path / "out"),), 5, 7 * PAGE)
+    assert (result.complete, result.moved, result.left_out) == (False, {}, ())
     said = (tmp_path / "out" / "README.txt").read_text(encoding="ascii")
     assert all(name in said for name in FILES[:-1])
 
@@ -253,7 +253,7 @@ def test_private(tmp_path: Path) -> None:
 def test_a_carved_folder_is_refused(tmp_path: Path) -> None:
     """A folder of many files is refused, and the message says what can be done."""
     with memcarve.open(write_dump(tmp_path, [(0x1000, noise(1)), (0x3000, noise(2))])) as dump:
-        memcarve.carve(dump.process(), tmp_path / "carved")
+        sinking.carve(dump.process(), tmp_path / "carved")
     with memcarve.open(tmp_path / "carved") as folder, pytest.raises(UsageError, match=r"give the dump.*--to minidump"):
         export_scripts(folder.process(), tmp_path / "out")
     assert not (tmp_path / "out").exists()
@@ -275,7 +275,7 @@ def test_force_replaces_only_its_own(tmp_path: Path) -> None:
     """Scripts are replaced on request; a folder with anything else in it is not, nor is one of another table."""
     process, out = a_process(tmp_path / "dump"), tmp_path / "out"
     exported(process, out)
-    with pytest.raises(TargetExistsError, match="--force replaces it"):
+    with pytest.raises(TargetExistsError, match="force=True replaces it"):
         exported(process, out)
     exported(process, out, force=True)
     (out / "notes.txt").write_text("mine")
@@ -283,7 +283,7 @@ def test_force_replaces_only_its_own(tmp_path: Path) -> None:
         exported(process, out, force=True)
     (out / "notes.txt").unlink()
     (out / "memory.json").write_text('{"tool": "other"}')
-    with pytest.raises(TargetExistsError, match=r"holds no memory\.json"):
+    with pytest.raises(TargetExistsError, match=r"holds a memory\.json"):
         exported(process, out, force=True)
 
 

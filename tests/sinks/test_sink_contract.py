@@ -13,26 +13,18 @@ import numpy as np
 import pytest
 
 import memcarve
+import sinking
 from contracts import MAKERS
 from dumps import write_dump
 from files import listing
 from memcarve.errors import InputError, NoSpaceError, OutputError, SourceReadError, TargetExistsError
-from memcarve.sinks import (
-    SINKS,
-    FileOptions,
-    carve,
-    export_elfcore,
-    export_flat,
-    export_memmap,
-    export_minidump,
-    export_scripts,
-)
+from memcarve.sinks import SINKS
 from memcarve.space import AddressSpace
 from memory import PAGE, Memory, noise
 from processes import process_with
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
     from pathlib import Path
 
     from dumps import Piece
@@ -55,36 +47,27 @@ class Sink(NamedTuple):
     makes_folder: bool = False
     moves: bool = True
     reopens: bool = True
-    #: what of the output is to be opened
-    opened: str = "."
+    name: str = "written"
 
     def place(self, folder: Path) -> Path:
         """Return where to write, in a folder."""
-        return folder / "written"
+        return folder / self.name
 
 
-def _one_file(export: Callable[..., object]) -> Write:
+def _sink(name: str, **options: Any) -> Write:
     def write(process: ProcessMemory, path: Path, *, force: bool = False, **more: Any) -> object:
-        return export(process, path, FileOptions(force=force), **more)
+        return sinking.write(name, process, path, force=force, **options, **more)
 
     return write
 
 
-def _segments(process: ProcessMemory, path: Path, *, force: bool = False, **more: Any) -> object:
-    return carve(process, path, force=force, hashes=(), **more)
-
-
-def _memmap(process: ProcessMemory, path: Path, *, force: bool = False, **more: Any) -> object:
-    return export_memmap(process, path, force=force, stem="pid.1624", **more)
-
-
 TESTED = {
-    "segments": Sink(_segments, makes_folder=True),
-    "memmap": Sink(_memmap, opened="pid.1624.dmp"),
-    "minidump": Sink(_one_file(export_minidump)),
-    "elfcore": Sink(_one_file(export_elfcore)),
-    "flat": Sink(_one_file(export_flat), reopens=False),
-    "scripts": Sink(_one_file(export_scripts), makes_folder=True, moves=False, reopens=False),
+    "segments": Sink(_sink("segments", hashes=()), makes_folder=True),
+    "memmap": Sink(_sink("memmap"), name="written/pid.1624.dmp"),
+    "minidump": Sink(_sink("minidump")),
+    "elfcore": Sink(_sink("elfcore")),
+    "flat": Sink(_sink("flat"), reopens=False),
+    "scripts": Sink(_sink("scripts"), makes_folder=True, moves=False, reopens=False),
 }
 MOVING = [name for name, sink in TESTED.items() if sink.moves]
 REOPENED = [name for name, sink in TESTED.items() if sink.reopens]
@@ -232,7 +215,7 @@ def test_links_are_not_followed(process: ProcessMemory, sink: Sink, tmp_path: Pa
     place = sink.place(tmp_path / "out")
     sink.write(process, place)
     (tmp_path / "other").mkdir()
-    written = [place] if place.is_file() or sink.makes_folder else [path for path in place.iterdir() if path.is_file()]
+    written = [place] if sink.makes_folder else [path for path in place.parent.iterdir() if path.is_file()]
     for path in written:
         if there:
             path.rename(tmp_path / "other" / path.name)
@@ -248,7 +231,7 @@ def test_links_are_not_followed(process: ProcessMemory, sink: Sink, tmp_path: Pa
 
 def test_the_input_is_never_replaced(process: ProcessMemory, sink: Sink, tmp_path: Path) -> None:
     """The input cannot be the output, with force either."""
-    path = tmp_path / "source" / ("" if sink is TESTED["memmap"] else "pid.1624.dmp")
+    path = tmp_path / "source" / "pid.1624.dmp"
     for force in (False, True):
         with pytest.raises(TargetExistsError):
             sink.write(process, path, force=force)
@@ -262,7 +245,7 @@ def test_what_it_wrote_is_an_input(process: ProcessMemory, name: str, tmp_path: 
     place = sink.place(tmp_path / "out")
     sink.write(process, place)
     before = tree(tmp_path / "out")
-    with memcarve.open(place / sink.opened) as container, pytest.raises(TargetExistsError):
+    with memcarve.open(place) as container, pytest.raises(TargetExistsError):
         sink.write(container.process(), place, force=True)
     assert tree(tmp_path / "out") == before
 
@@ -350,7 +333,7 @@ def test_round_trip(kind: str, name: str, tmp_path: Path) -> None:
         process = container.open_process(index, container.default_half)
         expected = contents(process)
         sink.write(process, place)
-        with memcarve.open(place / sink.opened) as again:
+        with memcarve.open(place) as again:
             found = again.process()
             assert contents(found) == expected
             assert found.pid == (given.pid if name != "memmap" else 1624)

@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 import memcarve
+import sinking
 import winimage
 from carved import binaries, file_name, manifest, model
 from cli import invoke
@@ -63,7 +64,7 @@ ROWS: list[Piece] = [
 def carved(folder: Path, rows: list[Piece] = ROWS, **options: Any) -> Path:
     """Carve a dump of some rows; return the folder."""
     with memcarve.open(write_dump(folder, rows)) as dump:
-        memcarve.carve(dump.process(), folder / "carved", **options)
+        sinking.carve(dump.process(), folder / "carved", **options)
     return folder / "carved"
 
 
@@ -106,7 +107,7 @@ def test_the_example(tmp_path: Path) -> None:
     """Every segment of the example reads the same from its folder as from its dump, and is found and located there."""
     with memcarve.open(EXAMPLE) as dump:
         process = dump.process()
-        memcarve.carve(process, tmp_path / "carved")
+        sinking.carve(process, tmp_path / "carved")
         with opened(tmp_path / "carved") as container:
             again = container.process()
             assert contents(again) == contents(process)
@@ -123,7 +124,7 @@ def test_carved_again(tmp_path: Path, hashes: tuple[str, ...]) -> None:
     """A folder carved from a folder holds the same files, and every byte of it is accounted for."""
     folder = carved(tmp_path, hashes=hashes)
     with opened(folder) as container:
-        result = memcarve.carve(container.process(), tmp_path / "again", hashes=hashes)
+        result = sinking.carve(container.process(), tmp_path / "again", hashes=hashes)
         found = memcarve.verify(tmp_path / "again", container.process())
     assert binaries(tmp_path / "again") == binaries(folder)
     assert listing(tmp_path / "again") == listing(folder)
@@ -140,8 +141,8 @@ def test_exported_again(tmp_path: Path) -> None:
     rows = ROWS[:-1]  # what such maps print of the very last page is one byte short
     with opened(carved(tmp_path, rows)) as container:
         (tmp_path / "out").mkdir()
-        result = memcarve.export_memmap(container.process(), tmp_path / "out")
-    with memcarve.open(result.dump) as dump:
+        result = sinking.export_memmap(container.process(), tmp_path / "out")
+    with memcarve.open(result.files[1]) as dump:
         assert contents(dump.process()) == model(rows)
 
 
@@ -165,7 +166,7 @@ def test_missing_and_cut_off(tmp_path: Path) -> None:
     with dump.open("r+b") as file:
         file.truncate(2 * PAGE + 5)
     with memcarve.open(dump, trust="sum") as container:
-        memcarve.carve(container.process(), tmp_path / "carved", partial=True)
+        sinking.carve(container.process(), tmp_path / "carved", partial=True)
         expected = list(container.process().space.missing)
     with opened(tmp_path / "carved") as container:
         process = container.process()
@@ -178,8 +179,8 @@ def test_missing_and_cut_off(tmp_path: Path) -> None:
         with pytest.raises(AddressError, match="mapped but missing"):
             process.space.read(0x2000, 1)
         with pytest.raises(TruncatedError):
-            memcarve.carve(process, tmp_path / "again")
-        assert not memcarve.carve(process, tmp_path / "again", partial=True).complete
+            sinking.carve(process, tmp_path / "again")
+        assert not sinking.carve(process, tmp_path / "again", partial=True).complete
     assert manifest(tmp_path / "again")["missing"] == manifest(tmp_path / "carved")["missing"]
 
 
@@ -200,14 +201,14 @@ def test_several_processes(tmp_path: Path) -> None:
     """The folder above several holds each of them, and each reads as its own."""
     rows = {4: ROWS[:2], 8: ROWS[2:4], 15: ROWS[4:]}
     with memcarve.open(write_several(tmp_path, rows)) as container:
-        memcarve.carve_several(container, [2, 0, 1], tmp_path / "carved", memcarve.Options())
+        sinking.carve_several(container, [2, 0, 1], tmp_path / "carved")
     with opened(tmp_path / "carved") as container:
         assert sorted(entry.pid or 0 for entry in container.processes()) == [4, 8, 15]
         for pid, own in rows.items():
             assert contents(container.process(pid)) == model(own)
         with pytest.raises(UsageError, match="holds 3 processes"):
             container.process()
-        memcarve.carve_several(container, [0, 1, 2], tmp_path / "again", memcarve.Options())
+        sinking.carve_several(container, [0, 1, 2], tmp_path / "again")
     for pid, own in rows.items():
         assert binaries(tmp_path / "again" / str(pid)) == {
             file_name(start, len(data)): data for start, data in model(own).items()
@@ -226,7 +227,7 @@ def test_as_the_image(tmp_path: Path, image: Truth, half: str, split: str) -> No
     """What an image told of a process its folder tells, too; what was split is whole again."""
     with memcarve.open(image.path) as container:
         process = container.process(1624, half=half)
-        memcarve.carve(process, tmp_path / "carved", split=split, selection=memcarve.Selection(half))
+        sinking.carve(process, tmp_path / "carved", split=split, selection=memcarve.Selection(half))
         with opened(tmp_path / "carved") as folder:
             again = folder.process()
             assert (again.entry, again.pid, again.name) == (process.entry, process.pid, process.name)
@@ -245,7 +246,7 @@ def test_wide_addresses(tmp_path: Path) -> None:
         rows: list[Piece] = [(0xFF000000000000, noise(1))] if bits > 48 else []
         with memcarve.open(write_dump(tmp_path / str(number), [*rows, (address, noise(2))])) as dump:
             process = dump.process()
-            memcarve.carve(process, tmp_path / str(number) / "carved")
+            sinking.carve(process, tmp_path / str(number) / "carved")
             with opened(tmp_path / str(number) / "carved") as container:
                 assert (container.process().address_bits, process.address_bits) == (bits, bits)
                 assert contents(container.process()) == contents(process)
@@ -293,7 +294,7 @@ def test_what_processes_say_of_themselves(tmp_path: Path) -> None:
             process = machine.process(pid)
             for environment in (False, True):
                 folder = tmp_path / f"{pid}-{environment}"
-                memcarve.carve(process, folder, environment=environment)
+                sinking.carve(process, folder, environment=environment)
                 with opened(folder) as container:
                     again = container.process().metadata
                 # but for halves of characters
@@ -318,7 +319,7 @@ def test_what_processes_say_of_themselves(tmp_path: Path) -> None:
                     assert "VARIABLE_79" in (folder / "segments.json").read_text() or not environment
                 # and once more
                 with opened(folder) as container:
-                    memcarve.carve(container.process(), tmp_path / "again", labeller=memcarve.Labelling(), force=True)
+                    sinking.carve(container.process(), tmp_path / "again", labeller=memcarve.Labelling(), force=True)
                 with opened(tmp_path / "again") as container:
                     assert container.process().metadata.unloaded == again.unloaded
 
@@ -510,10 +511,10 @@ def test_hostile_lists_of_processes(tmp_path: Path, name: str) -> None:
     """A list of processes leads to folders beside it only, to each once, and through no link."""
     rows = {4: ROWS[:2], 8: ROWS[2:4]}
     with memcarve.open(write_several(tmp_path, rows)) as container:
-        memcarve.carve_several(container, [0, 1], tmp_path / "carved", memcarve.Options())
+        sinking.carve_several(container, [0, 1], tmp_path / "carved")
     path = tmp_path / "carved" / "processes.json"
     document = json.loads(path.read_text())
-    document["processes"][1]["folder"] = name
+    document["processes"][1]["files"] = [name]
     path.write_text(json.dumps(document))
     (tmp_path / "carved" / "elsewhere").symlink_to(tmp_path / "carved" / "8")
     with pytest.raises(InputError, match=r"no name of a folder|is no folder|lists a folder twice"):
@@ -541,7 +542,7 @@ def test_changed_after_it_was_opened(tmp_path: Path) -> None:
         assert process.space.read(0x20000, PAGE) == noise(1)
         selection = memcarve.Selection(address=[(0x20000, 0x20001)])
         with pytest.raises(InputError, match=r"40000-.*: was changed while it was read"):
-            memcarve.carve(process, tmp_path / "again", selection=selection)
+            sinking.carve(process, tmp_path / "again", selection=selection)
         (folder / OWN).unlink()
         (folder / OWN).symlink_to(folder / file_name(0x20000, 2 * PAGE))
         with pytest.raises(MemcarveError, match="40000-"):
@@ -732,7 +733,8 @@ import memcarve
 with memcarve.open(sys.argv[1]) as container:
     process = container.process()
     for hashes in ((), ("sha256",)):
-        memcarve.carve(process, f"{sys.argv[2]}{len(hashes)}", hashes=hashes, threads=4)
+        options = memcarve.SinkOptions(hashes=hashes, threads=4)
+        memcarve.carve(process, process.segments(), f"{sys.argv[2]}{len(hashes)}", options)
     print(len(list(process.space.find(process.space.read(0x10000, 32)))))
 """
     found = subprocess.run(

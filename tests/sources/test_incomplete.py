@@ -10,6 +10,7 @@ import pytest
 
 import containers
 import memcarve
+import sinking
 from carved import manifest
 from cli import invoke
 from cores import PAGE, Load, core, info, status
@@ -144,7 +145,7 @@ def test_exported_and_cut_off_itself(tmp_path: Path, capfdbinary: Capture) -> No
 def test_maps_of_what_is_missing(tmp_path: Path, renderer: str) -> None:
     """Rows of what is missing come last: the positions of all others are where their bytes lie, and nothing drifts."""
     with memcarve.open(cut_core(tmp_path)) as container:
-        memcarve.export_memmap(container.process(), tmp_path / "out", renderer=renderer)
+        sinking.export_memmap(container.process(), tmp_path / "out", renderer=renderer)
     dump = next((tmp_path / "out").glob("*.dmp"))
     with memcarve.open(dump) as container:
         process = container.process()
@@ -157,7 +158,7 @@ def test_maps_where_nothing_is_there(tmp_path: Path, half: str) -> None:
     """Of a process of which nothing is there a map has one process, of rows that could not be written."""
     data = core(LOADS, NOTES)[:MEMORY]
     with memcarve.open(put(tmp_path / "core", data)) as container:
-        memcarve.export_memmap(container.process(), tmp_path / "out", half=half)
+        sinking.export_memmap(container.process(), tmp_path / "out", half=half)
     with memcarve.open(next((tmp_path / "out").glob("*.map"))) as container:
         process = container.process()
         assert process.incomplete

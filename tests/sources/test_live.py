@@ -21,6 +21,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 import memcarve
+import sinking
 from carved import binaries, manifest
 from cli import invoke
 from files import listing
@@ -470,7 +471,7 @@ def test_nothing_is_touched(child: Child, tmp_path: Path) -> None:
     child.stop()
     before = {name: child.resident(child.facts[name]) for name in ("sparse", "reserved", "locked", "memory_file")}
     with opened(child.path) as process:
-        result = memcarve.carve(process, tmp_path / "out", hashes=())
+        result = sinking.carve(process, tmp_path / "out", hashes=())
     assert result.bytes == result.input_bytes
     after = {name: child.resident(child.facts[name]) for name in before}
     # what others wrote into the file in memory becomes a page of the process's when it is read there
@@ -483,7 +484,7 @@ def test_hash_of_the_input(stopped: Child, tmp_path: Path) -> None:
     """The input's hash is of all bytes in order of addresses: that of the files, one after the other."""
     with opened(stopped.path) as process:
         digest = hashlib.sha256()
-        memcarve.carve(process, tmp_path / "out", hash_input=True)
+        sinking.carve(process, tmp_path / "out", hash_input=True)
         for place in range(0, process.file.size, 12345):
             view = memoryview(bytearray(min(12345, process.file.size - place)))
             process.file.read_into(place, view)
@@ -509,7 +510,7 @@ def test_given_back(child: Child, tmp_path: Path) -> None:
         with pytest.raises(SourceReadError, match=rf"address 0x{start + PAGE:x}: .*kill -STOP"):
             process.space.read(start, 4 * PAGE)
         with pytest.raises(SourceReadError, match="kill -STOP"):
-            memcarve.carve(process, tmp_path / "out")
+            sinking.carve(process, tmp_path / "out")
     assert "out" not in listing(tmp_path)
 
 

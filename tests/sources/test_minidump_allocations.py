@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import memcarve
+import sinking
 from headers import DATA, TEXT, dll_page
 from memcarve.labels.metadata_index import Known
 from memcarve.labels.modules import find_modules
 from memcarve.metadata import Module, Region, Regions
 from memcarve.process import Selection
-from memcarve.sinks.elfcore import export_elfcore
-from memcarve.sinks.minidump import export_minidump
 from memory import PAGE
 from minidumps import (
     AMD64,
@@ -32,6 +31,7 @@ from minidumps import (
     Info,
     Thread,
 )
+from sinking import export_elfcore, export_minidump
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -222,7 +222,7 @@ def other_forms(process: ProcessMemory, folder: Path) -> list[Path]:
     """Return a process as other files that say what is known of its regions."""
     export_minidump(process, folder / "again.mdmp")
     export_elfcore(process, folder / "again.core")
-    memcarve.carve(process, folder / "again", labeller=memcarve.Labelling("headers"))
+    sinking.carve(process, folder / "again", labeller=memcarve.Labelling("headers"))
     return [folder / "again.mdmp", folder / "again.core", folder / "again"]
 
 

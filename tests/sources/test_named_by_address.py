@@ -11,6 +11,7 @@ from hypothesis import given, strategies as st
 
 import listings
 import memcarve
+import sinking
 from carved import binaries, manifest
 from cli import invoke
 from files import EXAMPLE
@@ -255,7 +256,7 @@ def test_without_its_manifest(tmp_path: Path, capfdbinary: Capture) -> None:
     """A folder that memcarve carved opens without its manifest as it does with it."""
     with memcarve.open(EXAMPLE) as dump:
         process = dump.process()
-        memcarve.carve(process, tmp_path / "carved", hashes=())
+        sinking.carve(process, tmp_path / "carved", hashes=())
         expected = [(part.start, part.size) for part in process.segments()]
     before = binaries(tmp_path / "carved")
     (tmp_path / "carved" / "segments.json").unlink()
@@ -417,7 +418,7 @@ def test_changed(tmp_path: Path) -> None:
         with pytest.raises(InputError, match="was changed while it was read"):
             process.space.read(0x1000, 1)
         with pytest.raises(InputError, match="was changed while it was read"):
-            memcarve.carve(process, tmp_path / "out")
+            sinking.carve(process, tmp_path / "out")
 
 
 def test_a_folder_that_cannot_be_read(tmp_path: Path) -> None:

@@ -3,26 +3,22 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-import click
-
-from memcarve.cli.exit_status import COMPLETE, INCOMPLETE
 from memcarve.cli.frame import choose, say_notes, selection
 from memcarve.cli.progress_bar import ProgressBar
-from memcarve.cli.wording import amount, counted, say
-from memcarve.cli.writing_frame import are_several, finish_several, process_words, stem_of
-from memcarve.errors import printable
+from memcarve.cli.writing_frame import are_several, process_words, report, stem_of
 from memcarve.labels.modules import find_modules
-from memcarve.sinks.extract import ExtractOptions, extract as write_modules
-from memcarve.sinks.severalmodules import extract_several
+from memcarve.sinks.extract import extract as write_modules
+from memcarve.sinks.several import folder_name, write_several
+from memcarve.sinks.sink import SinkOptions
 from memcarve.sources import open_container
 
 if TYPE_CHECKING:
     from memcarve.cli.option_groups import ExtractOutput, Input, MemoryFilters, Messages, SeveralProcesses
-    from memcarve.process import ProcessMemory
-    from memcarve.sinks.extract import ExtractResult
-    from memcarve.sinks.severalmodules import Extracted
+    from memcarve.process import ProcessMemory, Progress
+    from memcarve.sinks.sink import Result
 
 
 def extract(
@@ -34,51 +30,38 @@ def extract(
     messages: Messages,
 ) -> int:
     """Extract the modules of one process, or of several into a folder or archive each."""
-    options = ExtractOptions(
+    options = SinkOptions(
         layout=write.layout,
         largest=write.largest,
         archive=write.archive,
         force=write.force,
         command=["memcarve", *sys.argv[1:]],
     )
+    ending = ".zip" if write.archive else ""
 
-    def one(process: ProcessMemory, out: str) -> ExtractResult:
-        with ProgressBar("looking for modules", messages) as progress:
-            found = find_modules(process, selection(filters), progress=progress)
-        with ProgressBar("extracting", messages) as progress:
-            result = write_modules(process, out, found.modules, options, progress=progress)
-        return result._replace(notes=[*found.notes, *result.notes])
+    def one(process: ProcessMemory, out: str, options: SinkOptions, progress: Progress) -> Result:
+        found = find_modules(process, selection(filters), progress=progress)
+        result = write_modules(process, found.modules, out, options, progress)
+        return replace(result, notes=[*found.notes, *result.notes])
 
-    with open_container(file, **vars(source)) as container:
+    with open_container(file, **vars(source)) as container, ProgressBar("extracting", messages) as progress:
         indexes = choose(container, processes)
         stem = stem_of(source.dump or file)
+        half = filters.half or container.default_half
         if are_several(container, processes, indexes):
-            out = write.output or f"{stem}.modules"
-            several = extract_several(
-                container, indexes, out, one, half=filters.half, packed=write.archive, force=write.force
+            result = write_several(
+                container,
+                indexes,
+                write.output or f"{stem}.modules",
+                one,
+                options,
+                half=half,
+                named=lambda *entry: folder_name(*entry) + ending,
+                progress=progress,
             )
-            say([*container.warnings, *several.notes], quiet=messages.quiet)
-
-            def report(outcome: Extracted) -> None:
-                if outcome.result is not None:
-                    _report(outcome.result)
-
-            return finish_several(out, several.outcomes, messages, report)
-        process = container.open_process(indexes[0], filters.half or container.default_half)
-        say_notes(process, messages)
-        stem = ".".join([stem, *process_words(process, indexes[0])])
-        result = one(process, write.output or (f"{stem}.modules.zip" if write.archive else f"{stem}.modules"))
-    if not messages.quiet:
-        _report(result)
-    return COMPLETE if result.complete else INCOMPLETE
-
-
-def _report(result: ExtractResult) -> None:
-    say(result.notes, quiet=False)
-    if not result.complete:
-        click.echo(
-            "incomplete: bytes are known to be missing, or modules were refused; modules.json says which", err=True
-        )
-    missing = f", {amount(result.missing_bytes)} of them not in memory" if result.missing_bytes else ""
-    line = f"{counted(result.files, 'file')} of {counted(result.modules, 'module')}, {amount(result.bytes)}{missing}"
-    click.echo(printable(f"{line}, in {result.seconds:.2f} s: {result.path}"), err=True)
+        else:
+            process = container.open_process(indexes[0], half)
+            say_notes(process, messages)
+            stem = ".".join([stem, *process_words(process, indexes[0])])
+            result = one(process, write.output or f"{stem}.modules{ending}", options, progress)
+    return report(result, messages)

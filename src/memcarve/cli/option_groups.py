@@ -283,8 +283,8 @@ class ExportOutput(Group, heading=WRITE):
         "--output",
         metavar="FILE",
         type=click.Path(),
-        help="The file to write; a folder with --to memmap and scripts, and for several processes.  [default: named "
-        "after the input, in this folder]",
+        help="The file to write; a folder with --to memmap and scripts, and a new one for several processes.  "
+        "[default: named after the input, in this folder]",
     )
     force: bool = option("--force", is_flag=True, help="Replace what has the name if memcarve wrote it.")
     renderer: str | None = option(

@@ -18,6 +18,8 @@ _OPTIONS = {
     "image": "--scan",
     "memory_map": "--map",
     "out": "-o",
+    "platform": "--os-version",
+    "renderer": "--format",
     "scan": "memcarve processes --scan",
     "system": "--os",
 }

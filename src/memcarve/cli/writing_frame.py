@@ -1,27 +1,27 @@
-"""What the commands have in common that write: names after the input, and a report of several processes."""
+"""What the commands have in common that write: names after the input, and what is printed of what was written."""
 
 from __future__ import annotations
 
 import os
 from collections import Counter
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import click
 
 from memcarve.cli.exit_status import COMPLETE, INCOMPLETE
-from memcarve.cli.wording import complain
+from memcarve.cli.wording import amount, complain, counted, say
 from memcarve.errors import printable
 from memcarve.sinks.several import folder_name
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from memcarve.cli.option_groups import Messages, SeveralProcesses
     from memcarve.process import Container, ProcessMemory
-    from memcarve.sinks.several import Outcome
-    from memcarve.sinks.severalmodules import Extracted
+    from memcarve.sinks.sink import Result
 
-_Ended = TypeVar("_Ended", "Outcome", "Extracted")
+#: what says more of what is missing
+_MORE = {"segment": "; segments.json lists them", "module": ", or modules were refused; modules.json says which"}
 
 
 def are_several(container: Container, wanted: SeveralProcesses, indexes: Sequence[int]) -> bool:
@@ -50,15 +50,48 @@ def process_words(process: ProcessMemory, index: int) -> list[str]:
     return [folder_name(process.entry, index, Counter())]
 
 
-def finish_several(out: str, outcomes: Sequence[_Ended], messages: Messages, report: Callable[[_Ended], None]) -> int:
-    """Print how each of several processes ended, `report` what was written of one; return the exit status."""
-    done = [outcome.result for outcome in outcomes if outcome.result is not None]
-    for outcome in outcomes:
-        if outcome.error is not None:
-            complain(outcome.error, outcome.entry)
+def report(result: Result, messages: Messages) -> int:
+    """Print what was written, of one process or of several, on standard error; return the exit status."""
+    if result.parts:
+        say(result.notes, quiet=messages.quiet)
+    for part in result.parts:
+        if part.error is not None:
+            complain(part.error, part.entry)
         elif not messages.quiet:
-            click.echo(printable(f"{outcome.entry}:"), err=True)
-            report(outcome)
+            click.echo(printable(f"{part.entry}:"), err=True)
+            _report(part, verbose=messages.verbose)
     if not messages.quiet:
-        click.echo(printable(f"{len(done)} of {len(outcomes)} processes: {out}"), err=True)
-    return COMPLETE if len(done) == len(outcomes) and all(result.complete for result in done) else INCOMPLETE
+        _report(result, verbose=messages.verbose)
+    return COMPLETE if result.complete else INCOMPLETE
+
+
+def _report(result: Result, *, verbose: bool) -> None:
+    if result.what != "process":
+        say(result.notes, quiet=False)
+        for left in result.left_out if verbose else [left for left in result.left_out if left.bytes]:
+            where = f" in {counted(left.segments, 'segment')}" if left.segments else ""
+            click.echo(f"left out: {counted(left.bytes, 'byte')}{where}: {left.reason}", err=True)
+        if not result.complete:
+            click.echo(f"incomplete: bytes are known to be missing{_MORE.get(result.what, '')}", err=True)
+        for way, count in result.moved.items() if verbose else ():
+            click.echo(f"moved: {counted(count, 'byte')} by {way}", err=True)
+        if not result.count and result.what in ("range", "row"):
+            say(["nothing is selected, or nothing is there: no memory is in what was written"], quiet=False)
+    click.echo(printable(f"{_summary(result)}: {', '.join(result.files)}"), err=True)
+
+
+def _summary(result: Result) -> str:
+    if result.what == "process":
+        return f"{result.count} of {counted(result.of, result.what)}"
+    if result.what == "module":
+        missing = f", {amount(result.missing_bytes)} of them not in memory" if result.missing_bytes else ""
+        files = f"{counted(result.count, 'file')} of {counted(result.of, 'module')}"
+        return f"{files}, {amount(result.bytes)}{missing}, in {result.seconds:.2f} s"
+    if not result.moved:
+        return counted(result.count, result.what) + (", nothing to write" if result.what == "segment" else "")
+    rate = result.bytes / max(result.seconds, 1e-9)
+    how = " and ".join(sorted(result.moved, key=lambda way: -result.moved[way]))
+    return (
+        f"{counted(result.count, result.what)}, {amount(result.bytes)} in {result.seconds:.2f} s ({amount(rate)}/s), "
+        f"by {how}"
+    )

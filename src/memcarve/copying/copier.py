@@ -8,6 +8,7 @@ is read once, shown to the observer and written from the same buffer.
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import struct
 import sys
@@ -50,10 +51,9 @@ class Copier:
     `moved` counts the bytes by the way they were moved. Setting `stop` makes every copy raise StoppedError soon.
     """
 
-    def __init__(self, stopped: Callable[[], bool] | None = None) -> None:
-        """Take `stopped`, which says whether somebody else wants this to stop, too."""
-        self.stop = threading.Event()
-        self._stopped = stopped
+    def __init__(self, stop: threading.Event | None = None) -> None:
+        """Take the event that makes it stop; None is one of its own."""
+        self.stop = stop or threading.Event()
         self.moved: dict[str, int] = {}
         self._ways = _ways_here()
         self._lock = threading.Lock()
@@ -138,10 +138,6 @@ class Copier:
             observe(view)
             if progress is not None:
                 progress(len(view))
-
-    def stopped(self) -> bool:
-        """Say whether copying was asked to stop."""
-        return self.stop.is_set() or (self._stopped is not None and self._stopped())
 
     def close(self) -> None:
         """End the helper thread, if there was one."""
@@ -264,7 +260,7 @@ class Copier:
             return self._beside
 
     def _check_stop(self) -> None:
-        if self.stopped():
+        if self.stop.is_set():
             raise StoppedError
 
     def _count(self, way: str, count: int) -> None:
@@ -327,3 +323,10 @@ def _blame(error: OSError, span: Span, target: Target) -> InputError | OutputErr
     except SourceReadError as source:
         return source
     return write_error(error, target)
+
+
+def sha256_of(backing: Backing, copier: Copier) -> str:
+    """Return the SHA-256 of all bytes of a backing; raises SourceReadError, StoppedError."""
+    digest = hashlib.sha256()
+    copier.read(backing, 0, backing.size, digest.update)
+    return digest.hexdigest()

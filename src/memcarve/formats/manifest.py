@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 NAME = "segments.json"
 #: beside the folders of several processes: how each of them ended
 PROCESSES = "processes.json"
-SCHEMA = 1
+#: what it may be written by: the last one is written
+SCHEMAS = (1, 2)
 TOOL = "memcarve"
 #: hash functions by name, as ``hashlib`` knows them, and the file that sums of each go into
 SUMS = {"sha256": "SHA256SUMS", "sha1": "SHA1SUMS", "md5": "MD5SUMS"}
@@ -52,26 +53,13 @@ class Record(NamedTuple):
         return self.end - self.start
 
 
-def lines(header: dict[str, Any], missing: Iterable[tuple[int, int, str]], segments: Iterable[str]) -> Iterator[str]:
-    """Yield the document: the header's members, then two arrays.
-
-    `missing` are start, size and reason; `segments` are made by `segment_line`.
-    """
-    opening = json.dumps({"schema": SCHEMA, **header}, indent=1)
-    yield opening[:-2] + ',\n "missing": ['
-    separator = "\n"
+def missing_lines(missing: Iterable[tuple[int, int, str]]) -> Iterator[str]:
+    """Yield what is missing, given as start, size and reason, as JSON."""
     for start, size, reason in missing:
         yield (
-            f'{separator}  {{"start": "0x{start:016x}", "end": "0x{start + size:016x}", "size": {size}, '
+            f'{{"start": "0x{start:016x}", "end": "0x{start + size:016x}", "size": {size}, '
             f'"reason": {json.dumps(reason)}}}'
         )
-        separator = ",\n"
-    yield '\n ],\n "segments": ['
-    separator = "\n"
-    for line in segments:
-        yield f"{separator}  {line}"
-        separator = ",\n"
-    yield "\n ]\n}\n"
 
 
 def file_name(start: int, end: int, words: str = "") -> str:
@@ -141,19 +129,22 @@ def read(path: str) -> tuple[dict[str, Any], Iterator[Record]]:
         raise NotRecognisedError("is not a manifest that memcarve wrote", subject=path) from None
     if not isinstance(header, dict) or header.get("tool") != TOOL:
         raise NotRecognisedError("is not a manifest that memcarve wrote", subject=path)
-    if header.get("schema") != SCHEMA:
-        raise InputError(f"has schema {header.get('schema')}; this memcarve knows {SCHEMA}", subject=path)
+    if header.get("schema") not in SCHEMAS:
+        raise InputError(f"has schema {header.get('schema')}; this memcarve knows {SCHEMAS[-1]}", subject=path)
     return header, _records(path, source)
 
 
 def processes(path: str) -> list[str] | None:
-    """Return the folders that a ``processes.json`` lists, sorted; None where memcarve did not write it."""
+    """Return the files and folders that a ``processes.json`` lists, sorted; None if memcarve did not write it."""
     try:
         with open(path, encoding="utf-8") as file:
             document = json.loads(file.read(_LARGEST))
         if document["tool"] != TOOL:
             return None
-        return sorted(str(process["folder"]) for process in document["processes"] if process["folder"] is not None)
+        rows = document["processes"]
+        if document["schema"] == 1:
+            return sorted(str(row["folder"]) for row in rows if row["folder"] is not None)
+        return sorted(str(name) for row in rows for name in row["files"])
     except (OSError, ValueError, TypeError, KeyError, RecursionError):
         return None
 

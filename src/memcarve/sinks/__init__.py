@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from memcarve.sinks.carved_folder import CarveResult, Options, carve
+from typing import TYPE_CHECKING
+
+from memcarve.sinks.carved_folder import carve
 from memcarve.sinks.elfcore import export_elfcore
 from memcarve.sinks.flat import export_flat
-from memcarve.sinks.memmap import ExportResult, export_memmap
+from memcarve.sinks.memmap import export_memmap
 from memcarve.sinks.minidump import export_minidump
 from memcarve.sinks.scripts import export_scripts
-from memcarve.sinks.single_file import FileOptions, Written
 
-SINKS = {
+if TYPE_CHECKING:
+    from memcarve.sinks.sink import Sink
+
+#: each takes a process, its segments, where to write, options, and what is told of the progress; it returns a Result
+SINKS: dict[str, Sink] = {
     "segments": carve,
     "minidump": export_minidump,
     "elfcore": export_elfcore,
@@ -18,18 +23,3 @@ SINKS = {
     "scripts": export_scripts,
     "memmap": export_memmap,
 }
-
-__all__ = [
-    "SINKS",
-    "CarveResult",
-    "ExportResult",
-    "FileOptions",
-    "Options",
-    "Written",
-    "carve",
-    "export_elfcore",
-    "export_flat",
-    "export_memmap",
-    "export_minidump",
-    "export_scripts",
-]

@@ -8,25 +8,23 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
-import zipfile
 from typing import TYPE_CHECKING, Any
 
 from memcarve.errors import MissingExtraError
-from memcarve.formats.programs import module_list
-from memcarve.sinks.single_file import NewFile
+from memcarve.sinks.output import NewFile
+from memcarve.sinks.ownership import MARK
 from memcarve.version import __version__
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Iterable, Sequence
     from types import TracebackType
     from typing import Self
 
-    from memcarve.sinks.modulefile import ModuleFile, Told
+    from memcarve.sinks.module_file import ModuleFile, Told
 
 PASSWORD = b"infected"
 
-_MARK = b"written by memcarve "
 #: one byte in so many must be from memory for a file to be packed: the rest is zeros, of which packing makes bombs
 _SHARE = 8
 _OVERHEAD = 1 << 10  # of a member: headers, salt, code
@@ -36,14 +34,14 @@ _LARGE = 1 << 30  # bytes of a member from where on its lengths are written with
 class NewArchive(NewFile):
     """Builds an archive beside its final name; see NewFile. Raises MissingExtraError without pyzipper."""
 
-    notes: Sequence[str] = ()
-
-    def __init__(self, target: str, *, force: bool, inputs: Sequence[str] = ()) -> None:
-        super().__init__(target, force=force, own=is_own, inputs=inputs)
+    def __init__(self, target: str | os.PathLike[str], *, force: bool = False, inputs: Sequence[str] = ()) -> None:
+        super().__init__(target, force=force, inputs=inputs)
         try:
             import pyzipper  # an extra
         except ImportError:
-            raise MissingExtraError(f"{target}: to write an encrypted archive: pip install 'memcarve[zip]'") from None
+            raise MissingExtraError(
+                "to write an encrypted archive: pip install 'memcarve[zip]'", subject=self.name
+            ) from None
         self._pyzipper = pyzipper
         self._archive: Any = None
 
@@ -54,7 +52,7 @@ class NewArchive(NewFile):
             self.path, "w", compression=self._pyzipper.ZIP_DEFLATED, encryption=self._pyzipper.WZ_AES
         )
         self._archive.setpassword(PASSWORD)
-        self._archive.comment = _MARK + __version__.encode()
+        self._archive.comment = MARK + __version__.encode()
         return self
 
     def __exit__(
@@ -100,17 +98,3 @@ class NewArchive(NewFile):
         info.external_attr = 0o600 << 16
         info.file_size = size or 0
         return self._archive.open(info, "w", force_zip64=size is None or size >= _LARGE)
-
-
-def is_own(path: str) -> bool:
-    """Say whether memcarve wrote an archive: it says so, and holds nothing but what memcarve puts into one."""
-    try:
-        if not os.path.isfile(path):
-            return False
-        with zipfile.ZipFile(path) as archive:
-            names = set(archive.namelist())
-            marked = archive.comment.startswith(_MARK)
-    except (OSError, ValueError, NotImplementedError, zipfile.BadZipFile):
-        return False
-    own = {module_list.NAME, module_list.SUMS}
-    return marked and own <= names and all(module_list.FILE_NAME.fullmatch(name) for name in names - own)

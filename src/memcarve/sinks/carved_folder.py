@@ -3,35 +3,33 @@
 from __future__ import annotations
 
 import contextlib
-import datetime as dt
 import functools
 import hashlib
 import itertools
 import os
-import shutil
-import sys
 import threading
 import time
-from typing import IO, TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from memcarve import provenance
 from memcarve.backing import check_unchanged
-from memcarve.copying.copier import Copier, StoppedError
+from memcarve.copying.copier import Copier, StoppedError, sha256_of
 from memcarve.copying.output_file import BUFFER, Target, is_zero
-from memcarve.errors import MemcarveError, NoSpaceError, TruncatedError, UsageError
+from memcarve.errors import MemcarveError, TruncatedError
 from memcarve.formats import manifest
-from memcarve.process import LeftOut, Selection
-from memcarve.sinks.folder import NewFolder, create_file, foreign, leftover_notes
+from memcarve.segments import LeftOut
+from memcarve.sinks.output import NewFolder, buffered, check_room, create_file, input_paths
 from memcarve.sinks.segment_writer import Work
-from memcarve.version import __version__
+from memcarve.sinks.sink import Result, SinkOptions
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
-    from memcarve.process import Labeller, ProcessMemory
+    from memcarve.process import ProcessMemory, Progress
     from memcarve.segments import Segments
-    from memcarve.sinks.segment_writer import Progress
+    from memcarve.sinks.output import Files
     from memcarve.space import AddressSpace
 
 _INODE = 512  # bytes that a file costs on top of its blocks, roughly
@@ -39,151 +37,98 @@ _BLOCK = 4096
 _MOST_REPEATS = 1000  # ranges that page tables map again, as the manifest lists them
 
 
-class Options(NamedTuple):
-    """How to carve. `hashes` are names in `manifest.SUMS`; `command` is recorded as the command line.
-
-    `split` is one of ``vocabulary.Split``: where segments end besides gaps. `labeller` (a ``memcarve.Labelling``) says
-    what they are; `label_names` has their files named by that, too. `environment` has the manifest tell the process's.
-    """
-
-    hashes: Sequence[str] = ("sha256",)
-    selection: Selection = Selection()
-    split: str = "none"
-    labeller: Labeller | None = None
-    label_names: bool = False
-    skip_zero: bool = False
-    partial: bool = False
-    sparse: bool = False
-    force: bool = False
-    hash_input: bool = False
-    environment: bool = False
-    command: Sequence[str] | None = None
-
-
-class CarveResult(NamedTuple):
-    """What a carve wrote.
-
-    `bytes` of `input_bytes` (the dump's length; of an image what the page tables lead to) are in `segments` files, the
-    rest is in `left_out`. `missing_bytes` are addresses that the map names and the input does not hold. `complete` is
-    false where bytes are known to be missing. `moved` counts the bytes by how they were moved.
-    """
-
-    path: str
-    segments: int
-    bytes: int
-    input_bytes: int
-    left_out: Sequence[LeftOut]
-    missing_bytes: int
-    complete: bool
-    seconds: float
-    moved: dict[str, int]
-    notes: Sequence[str]
-
-
 def carve(
     process: ProcessMemory,
-    out: str | os.PathLike[str],
-    options: Options | None = None,
-    *,
+    segments: Segments,
+    out: str | os.PathLike[str] | Files,
+    options: SinkOptions = SinkOptions(),  # noqa: B008 - it cannot be changed
     progress: Progress | None = None,
-    threads: int | None = None,
-    stopped: Callable[[], bool] | None = None,
-    input_sha256: str | None = None,
-    **changes: Any,  # noqa: ANN401 - members of Options
-) -> CarveResult:
-    """Write each contiguous segment of `process` into a file of the new folder `out`.
+) -> Result:
+    """Write each of the segments into a file of the new folder `out`, or through somebody else's files.
 
-    `changes` are members of Options by name; `threads` copy at once; as soon as `stopped` says so it gives up, by
-    StoppedError; `input_sha256` is the input's hash where it is known already.
-
-    The folder gets its name when it is whole. Raises TruncatedError where the dump ends too early (unless ``partial``),
+    The folder gets its name when it is whole. Raises TruncatedError if the dump ends too early (unless ``partial``),
     TargetExistsError, NoSpaceError, SourceReadError, OutputError.
     """
-    wanted = (options or Options())._replace(**changes)
-    return Carver(process, os.fspath(out), wanted, progress, threads, Copier(stopped), input_sha256).run()
+    options.check("segments")
+    return _Carver(process, segments, options, progress).run(out)
 
 
-class Carver:
-    """Carves one process; whoever writes the files otherwise uses what accounts for them and describes them."""
-
+class _Carver:
     def __init__(
-        self,
-        process: ProcessMemory,
-        out: str,
-        options: Options,
-        progress: Progress | None,
-        threads: int | None,
-        copier: Copier,
-        input_sha256: str | None,
+        self, process: ProcessMemory, segments: Segments, options: SinkOptions, progress: Progress | None
     ) -> None:
         self.process = process
-        self.out = out
+        self.segments = segments
+        self.left_out = list(segments.choice.left_out)
         self.options = options
         self.progress = progress
-        self.threads = threads
-        self.copier = copier
-        self.input_sha256 = input_sha256
-        unknown = [name for name in options.hashes if name not in manifest.SUMS]
-        if unknown:
-            raise UsageError(f"{unknown[0]}: is no hash function memcarve writes; it knows {', '.join(manifest.SUMS)}")
+        self.copier = Copier()
+        self.backing = process.space.backing
         first_cut_off = process.first_cut_off
         if first_cut_off is not None and not options.partial:
             raise TruncatedError(
-                f"{self._source_name()}: ends too early: the first missing address is 0x{first_cut_off:x}; --partial "
-                "carves what is there",
+                f"ends too early: the first missing address is 0x{first_cut_off:x}",
                 first_cut_off,
+                subject=self._source_name(),
+                remedy="{partial} carves what is there",
             )
-        self.backing = process.space.backing
-        self.backing.spans(0, self.backing.size)  # complains where the dump is not at hand
+        self.backing.spans(0, self.backing.size)  # complains if the dump is not at hand
 
-    def run(self) -> CarveResult:
+    def run(self, out: str | os.PathLike[str] | Files) -> Result:
         """Carve; see `carve`."""
         begun = time.monotonic()
-        split = self.options.split
-        segments, left_out = self.process.select(self.options.selection, split, self.options.labeller)
-        paths = [
-            str(each["path"]) for each in self.process.inputs.values() if isinstance(each, dict) and "path" in each
-        ]
-        folder = NewFolder(self.out, force=self.options.force, foreign=foreign, inputs=paths)
-        folder.check()
+        folder: NewFolder | None = None
+        if isinstance(out, str | os.PathLike):
+            target: contextlib.AbstractContextManager[Files]
+            target = folder = NewFolder(out, force=self.options.force, inputs=input_paths(self.process))
+            folder.check()
+        else:
+            target = contextlib.nullcontext(out)
         _ = self.told  # what is wrong with its tables is said before anything is written
+        not_given = self.process.space.total - self.segments.total - sum(row.bytes for row in self.left_out)
+        if not_given > 0:
+            self.left_out.append(LeftOut("not among the segments that were given", 0, not_given))
         if self.options.skip_zero:
-            segments, zero = self._without_zero(segments)
-            left_out += zero
-        left_out += [LeftOut(reason, 0, count) for reason, count in self.process.left_out.items()]
-        with folder:
-            self._check_space(folder.path, segments)
-            work = Work(
-                self.process.space,
-                segments,
-                folder.path,
-                shown=self.out,
-                copier=self.copier,
-                backing=self.backing,
-                hashes=self.options.hashes,
-                sparse=self.options.sparse,
-                progress=self.progress,
-                threads=self.threads,
-                by_permissions=split == "permissions",
-                label_names=self.options.label_names,
-            )
-            with self._input_hash() as input_hash:
-                work.run()
-            check_unchanged([self.backing, self.process.file])
-            self.account(segments, left_out)
-            self.write_manifest(folder.path, work, left_out, input_hash)
-        return CarveResult(
-            path=self.out,
-            segments=len(segments),
+            self._leave_out_zero()
+        self.left_out += [LeftOut(reason, 0, count) for reason, count in self.process.left_out.items()]
+        with target as files:
+            if folder is not None:
+                self._check_space(folder)
+            self._write(files, "" if folder is None else f"{folder.name}/")
+        segments = self.segments
+        return Result(
+            files=() if folder is None else (folder.name,),
+            what="segment",
+            count=len(segments),
             bytes=segments.total,
             input_bytes=self.process.input_bytes,
-            left_out=left_out,
+            left_out=self.left_out,
             missing_bytes=sum(gap.size for gap in self.process.space.missing),
             complete=not self.process.incomplete,
             seconds=time.monotonic() - begun,
             moved=dict(self.copier.moved),
-            notes=[*([] if segments.labels is None else segments.labels.notes), *leftover_notes(folder)],
+            notes=[*_notes(segments), *(folder.notes if folder else ())],
         )
+
+    def _write(self, files: Files, shown: str) -> None:
+        work = Work(
+            self.process.space,
+            self.segments,
+            files,
+            shown=shown,
+            copier=self.copier,
+            backing=self.backing,
+            hashes=self.options.hashes,
+            sparse=self.options.sparse,
+            progress=self.progress,
+            threads=self.options.threads,
+            label_names=self.options.label_names,
+        )
+        with self._input_hash() as input_hash:
+            work.run()
+        check_unchanged([self.backing, self.process.file])
+        self._account()
+        self._write_manifest(files, work, input_hash)
 
     @functools.cached_property
     def told(self) -> dict[str, Any]:
@@ -191,16 +136,16 @@ class Carver:
 
         Of an image always; of other inputs if labels are wanted, for which all that is known is looked at anyway.
         """
-        wanted = self.process.is_image or self.options.labeller is not None
+        wanted = self.process.is_image or self.segments.labels is not None
         return self.process.metadata.told(environment=self.options.environment) if wanted else {}
 
     def _source_name(self) -> str:
         return getattr(self.process.file, "path", "the input")
 
-    def _without_zero(self, segments: Segments) -> tuple[Segments, list[LeftOut]]:
-        """Read everything once; return the segments that hold anything but zeros."""
+    def _leave_out_zero(self) -> None:
+        """Read everything once; keep the segments that hold anything but zeros."""
+        segments, space = self.segments, self.process.space
         keep = np.zeros(len(segments), np.bool_)
-        space = self.process.space
         done, total = 0, segments.total
         buffer = memoryview(bytearray(BUFFER))
         for number, segment in enumerate(segments):
@@ -217,30 +162,25 @@ class Carver:
             if self.progress is not None:
                 self.progress(done, total)
         gone = segments.where(~keep)
-        return segments.where(keep), [LeftOut("zero throughout", len(gone), gone.total)] if len(gone) else []
+        self.segments = segments.where(keep)
+        self.left_out += [LeftOut("zero throughout", len(gone), gone.total)] if len(gone) else []
 
-    def _check_space(self, folder: str, segments: Segments) -> None:
-        """Raise NoSpaceError where the files cannot fit; reflinks need no room, and holes make it unknowable."""
-        if self.options.sparse or not len(segments):
+    def _check_space(self, folder: NewFolder) -> None:
+        """Raise NoSpaceError if the files cannot fit; reflinks need no room, and holes make it unknowable."""
+        if self.options.sparse or not len(self.segments):
             return
-        if self._can_reflink(folder):
+        if self._can_reflink(folder.path):
             blocks = 0
         else:
-            blocks = int(((segments.size + np.uint64(_BLOCK - 1)) // np.uint64(_BLOCK)).sum()) * _BLOCK
-        needed = blocks + len(segments) * _INODE
-        free = shutil.disk_usage(folder).free
-        if needed > free:
-            raise NoSpaceError(
-                f"{self.out}: needs {needed} bytes, and its file system has {free} free; choose another with -o, or "
-                "fewer segments"
-            )
+            blocks = int(((self.segments.size + np.uint64(_BLOCK - 1)) // np.uint64(_BLOCK)).sum()) * _BLOCK
+        check_room(folder.path, folder.name, blocks + len(self.segments) * _INODE, "or choose fewer segments")
 
     def _can_reflink(self, folder: str) -> bool:
         spans = self.backing.spans(0, self.backing.size)
         if not spans or not self.copier.reflinks:
             return False
         name = os.path.join(folder, ".probe")
-        fd = create_file(name, None)
+        fd = create_file(name)
         try:
             return self.copier.probe_reflink(spans[0], Target(fd, name))
         finally:
@@ -248,64 +188,64 @@ class Carver:
             os.unlink(name)
 
     @contextlib.contextmanager
-    def _input_hash(self) -> Iterator[dict[str, str]]:
-        """Hash the whole input beside the copying, where that was asked for."""
-        found = {} if self.input_sha256 is None else {"sha256": self.input_sha256}
-        wanted = self.options.hash_input and not found
+    def _input_hash(self) -> Iterator[dict[str, Any]]:
+        """Hash the whole input beside the copying, if that was asked for; yield what is said of it then."""
+        known = [each for each in self.process.inputs.values() if self._is_source(each)]
+        if not self.options.hash_input or any("sha256" in each for each in known):
+            yield {}
+            return
+        found: dict[str, Any] = {}
         failed: list[BaseException] = []
 
         def work() -> None:
-            digest = hashlib.sha256()
-            copier = Copier(self.copier.stopped)  # a buffer of its own
             try:
-                copier.read(self.process.file, 0, self.process.file.size, digest.update)
-                found["sha256"] = digest.hexdigest()
+                found["sha256"] = sha256_of(self.process.file, Copier(self.copier.stop))  # with a buffer of its own
             except StoppedError:
                 pass
             except BaseException as error:  # noqa: BLE001 - raised again below
                 failed.append(error)
 
         thread = threading.Thread(target=work)
-        if wanted:
-            thread.start()
+        thread.start()
         try:
             yield found
         except BaseException:
             self.copier.stop.set()
             raise
         finally:
-            if wanted:
-                thread.join()
+            thread.join()
         if failed:
             raise failed[0]
 
-    def account(self, segments: Segments, left_out: Sequence[LeftOut]) -> None:
+    def _is_source(self, described: object) -> bool:
+        return isinstance(described, dict) and described.get("path") == self._source_name()
+
+    def _account(self) -> None:
         """Every byte of the input is in a segment or left out for a reason."""
-        counted = segments.total + sum(left.bytes for left in left_out)
+        counted = self.segments.total + sum(left.bytes for left in self.left_out)
         if counted != self.process.input_bytes:
             raise MemcarveError(
-                f"{self._source_name()}: {self.process.input_bytes} bytes, but {counted} are accounted for; this is a "
-                "mistake in memcarve, please report it"
+                f"{self.process.input_bytes} bytes, but {counted} are accounted for; this is a mistake in memcarve, "
+                "please report it",
+                subject=self._source_name(),
             )
 
-    def write_manifest(self, folder: str, work: Work, left_out: Sequence[LeftOut], input_hash: dict[str, str]) -> None:
+    def _write_manifest(self, files: Files, work: Work, input_hash: dict[str, Any]) -> None:
         """Write segments.json and the files of checksums, which list it too."""
-        process, segments = self.process, work.segments
-        inputs = {**process.used_inputs}
-        for name, each in inputs.items():
-            if input_hash and isinstance(each, dict) and each.get("path") == self._source_name():
-                inputs[name] = {**each, **input_hash}
-        header = {
-            "tool": manifest.TOOL,
-            "version": __version__,
-            "command": list(self.options.command if self.options.command is not None else sys.argv),
-            "time": dt.datetime.now(dt.UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
-            "inputs": inputs,
-            "process": {"pid": process.pid, "name": process.name, "architecture": process.architecture}
-            | process.entry.facts()
-            | self.told,
+        process, segments = self.process, self.segments
+        document = provenance.document(
+            "segments",
+            process,
+            self.options.command,
+            left_out=self.left_out,
+            notes=_notes(segments),
+            told=self.told,
+        )
+        document["inputs"] = {
+            name: {**each, **input_hash} if self._is_source(each) else each for name, each in document["inputs"].items()
+        }
+        document |= {
             "positions": process.positions,
-            "complete": not process.incomplete,
             "partial": process.first_cut_off is not None,
             "totals": {
                 "input_bytes": process.input_bytes,
@@ -315,25 +255,28 @@ class Carver:
                 "missing_bytes": sum(gap.size for gap in process.space.missing),
             },
             "hashes": list(self.options.hashes),
-            "split": self.options.split,
+            "split": segments.choice.split,
             **({} if process.pages is None else {"pages": process.pages}),
             **_repeats(process.space),
             **({} if segments.labels is None else {"labels": segments.labels.summary()}),
-            "left_out": [left._asdict() for left in left_out],
-            "notes": [*process.notes, *([] if segments.labels is None else segments.labels.notes)],
         }
         names = list(self.options.hashes)
-        digests = {name: hashlib.new(name, usedforsecurity=False) for name in names}
+        digests = [hashlib.new(name, usedforsecurity=False) for name in names]
         with contextlib.ExitStack() as stack:
-            sums = {name: stack.enter_context(_open(folder, manifest.SUMS[name])) for name in names}
-            document = stack.enter_context(_open(folder, manifest.NAME))
-            for text in manifest.lines(header, process.space.missing, work.lines(sums)):
-                data = text.encode()
-                document.write(data)
-                for digest in digests.values():
-                    digest.update(data)
-            for name in names:
-                sums[name].write(f"{digests[name].hexdigest()}  {manifest.NAME}\n".encode())
+            sums = {name: stack.enter_context(buffered(files, manifest.SUMS[name])) for name in names}
+            with buffered(files, manifest.NAME) as file:
+                missing = manifest.missing_lines(process.space.missing)
+                for text in provenance.lines(document, missing=missing, segments=work.lines(sums)):
+                    data = text.encode()
+                    file.write(data)
+                    for digest in digests:
+                        digest.update(data)
+            for name, digest in zip(names, digests, strict=True):
+                sums[name].write(f"{digest.hexdigest()}  {files.named(manifest.NAME)}\n".encode())
+
+
+def _notes(segments: Segments) -> Sequence[str]:
+    return () if segments.labels is None else segments.labels.notes
 
 
 def _repeats(space: AddressSpace) -> dict[str, Any]:
@@ -351,7 +294,3 @@ def _repeats(space: AddressSpace) -> dict[str, Any]:
     ]
     more = {"ranges_not_listed": len(index) - len(listed)} if len(index) > len(listed) else {}
     return {"repeats": {"bytes": space.repeated, "ranges": listed, **more}}
-
-
-def _open(folder: str, name: str) -> IO[bytes]:
-    return os.fdopen(create_file(os.path.join(folder, name), None), "wb", 1 << 16)

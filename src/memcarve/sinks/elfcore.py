@@ -2,34 +2,31 @@
 
 from __future__ import annotations
 
-import datetime as dt
 import itertools
 import json
-import os
-import sys
 import time
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from memcarve.backing import FileBacking
-from memcarve.errors import InputError, UsageError, printable
+from memcarve import provenance
+from memcarve.errors import UsageError, printable
 from memcarve.formats.elf_core import core_headers, process_notes
 from memcarve.formats.elf_core.process_notes import EXECUTE, READ, WRITE, MappedFile
 from memcarve.permissions import EXECUTE as MAY_EXECUTE, PROT_NONE, TRANSITION, WRITE as MAY_WRITE
 from memcarve.sinks.ranges import ranges
-from memcarve.sinks.single_file import FileOptions, write_file
-from memcarve.version import __version__
+from memcarve.sinks.single_file import write_file
+from memcarve.sinks.sink import Result, SinkOptions
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Iterator, Sequence
 
     from memcarve.dtypes import U32
     from memcarve.metadata import Module, Region, Thread
-    from memcarve.process import LeftOut, ProcessMemory
+    from memcarve.process import ProcessMemory, Progress
+    from memcarve.segments import Segments
     from memcarve.sinks.ranges import Ranges
-    from memcarve.sinks.segment_writer import Progress
-    from memcarve.sinks.single_file import Written
 
 
 _ALL = READ | WRITE | EXECUTE
@@ -41,13 +38,12 @@ PAGE_TABLES, REGIONS, UNKNOWN = "page tables", "regions", "unknown"
 
 def export_elfcore(
     process: ProcessMemory,
-    path: str | os.PathLike[str],
-    options: FileOptions = FileOptions(),  # noqa: B008 - a tuple
-    *,
-    architecture: str | None = None,
+    segments: Segments,
+    out: str | os.PathLike[str],
+    options: SinkOptions = SinkOptions(),  # noqa: B008 - it cannot be changed
     progress: Progress | None = None,
-) -> Written:
-    """Write the ELF core `path`, whole or not at all.
+) -> Result:
+    """Write the ELF core `out`, whole or not at all.
 
     A segment of it (PT_LOAD) is a range that ends where regions, modules and permissions do. Its flags are what page
     tables allow, else the region's protection (write-copy is writable there), else everything. Files with a Unix path
@@ -56,25 +52,25 @@ def export_elfcore(
     zeros; on 64-bit Windows gs_base is the TEB. memcarve's own note says where everything comes from, and lists what is
     missing and all regions, modules and threads.
 
-    `architecture` (``"x64"``, ``"x86"``) counts before what the process knows; where nobody knows it is x64.
+    ``architecture`` (``"x64"``, ``"x86"``) counts before what the process knows; if nobody knows it is x64.
 
     Raises UsageError where memory of x86 lies beyond 4 GiB, TargetExistsError, NoSpaceError, SourceReadError,
     OutputError.
     """
     begun = time.monotonic()
-    found, left_out = ranges(process, options.selection, options.labeller)
+    options.check("elfcore")
+    found = ranges(process, segments)
     threads = process.metadata.all_threads()
     notes: list[str] = []
-    word = _architecture(process, threads, architecture, notes)
+    word = _architecture(process, threads, options.architecture, notes)
     bits = _BITS[word]
     if bits == 32 and len(found) and int(found.segments.last[-1]) >> bits:  # noqa: PLR2004
         raise UsageError(
-            f"{os.fspath(path)}: memory of a 32-bit process lies at 0x{int(found.segments.last[-1]):x}, which an ELF "
+            f"{out}: memory of a 32-bit process lies at 0x{int(found.segments.last[-1]):x}, which an ELF "
             "file of 32 bits cannot hold; --architecture x64 writes one of 64 bits"
         )
     flags, basis = _flags(found, notes)
-    known = process.architecture or architecture
-    document = _provenance(process, options, left_out, (known, word), basis, threads)
+    document = _document(process, segments, options, word, basis, threads)
     own = json.dumps(document).encode()
     if len(own) > process_notes.LARGEST_OWN:
         own = json.dumps(document | {"regions": [], "modules": []}).encode()
@@ -83,36 +79,18 @@ def export_elfcore(
         notes.append(f"of what is missing, the first {_MOST_MISSING} ranges are noted in the core")
     head = process_notes.layout(bits, _notes(process, bits, found, threads, own), found.start, found.size, flags)
     if bits == 32 and (head.base + found.total) >> bits:  # noqa: PLR2004
-        raise UsageError(
-            f"{os.fspath(path)}: a core of 32 bits ends at 4 GiB; --architecture x64 writes one of 64 bits"
-        )
+        raise UsageError(f"{out}: a core of 32 bits ends at 4 GiB; --architecture x64 writes one of 64 bits")
     return write_file(
         process,
-        path,
-        head.blocks,
         found,
+        out,
+        head.blocks,
         base=head.base,
         options=options,
-        own=is_own,
         progress=progress,
         begun=begun,
-        left_out=left_out,
         notes=notes,
     )
-
-
-def is_own(path: str) -> bool:
-    """Say whether a file is an ELF core whose first note is memcarve's."""
-    try:
-        with FileBacking(path, follow=False) as file:
-            header = core_headers.read_header(file)
-            if header is None:
-                return False
-            table, _ = core_headers.program_headers(file, header)
-            first = next(core_headers.read_notes(file, header, table[:1]), None)
-    except InputError:
-        return False
-    return first is not None and (first.owner, first.kind) == (core_headers.OWNER, core_headers.PROVENANCE)
 
 
 def _architecture(process: ProcessMemory, threads: Sequence[Thread], given: str | None, notes: list[str]) -> str:
@@ -224,37 +202,28 @@ def _encoded(text: str) -> bytes:
     return printable(text).encode()
 
 
-def _provenance(
+def _document(
     process: ProcessMemory,
-    options: FileOptions,
-    left_out: Sequence[LeftOut],
-    architecture: tuple[str | None, str],
+    segments: Segments,
+    options: SinkOptions,
+    written_as: str,
     basis: str,
     threads: Sequence[Thread],
 ) -> dict[str, Any]:
-    """Return what the core's own note says, ready for JSON; regions and so on as a carved folder has them.
-
-    `architecture` is the one that is known, and the one that the core is written for.
-    """
+    """Return what the core's own note says, ready for JSON; regions and so on as a carved folder has them."""
     missing = itertools.islice(process.space.missing, _MOST_MISSING)
     metadata = process.metadata
     return {
-        "tool": "memcarve",
-        "version": __version__,
-        "command": list(options.command if options.command is not None else sys.argv),
-        "time": dt.datetime.now(dt.UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
-        "inputs": process.used_inputs,
-        "process": {"pid": process.pid, "name": process.name, "architecture": architecture[0]}
-        | process.entry.facts()
-        | metadata.told(),
-        "platform": process.platform._asdict(),
-        "written_as": architecture[1],
-        "address_bits": process.address_bits,
-        "kernel_half": process.kernel_half,
-        "complete": not process.incomplete,
+        **provenance.document(
+            "elfcore",
+            process,
+            options.command,
+            left_out=segments.choice.left_out,
+            told=metadata.told(),
+            architecture=process.architecture or options.architecture,
+        ),
+        "written_as": written_as,
         "p_flags": basis,
-        "left_out": [each._asdict() for each in left_out],
-        "notes": [*process.notes],
         "missing": [_bounds(row.start, row.size) | {"reason": row.reason} for row in missing],
         "labels": {
             "complete": metadata.complete,

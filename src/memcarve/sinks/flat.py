@@ -6,41 +6,35 @@ it is, where it came from, and what of it was filled.
 
 from __future__ import annotations
 
-import contextlib
-import datetime as dt
-import json
 import os
-import shutil
-import sys
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from memcarve.backing import FileBacking
+from memcarve import provenance
 from memcarve.copying.output_file import BUFFER, Target, seek, write
-from memcarve.errors import AddressError, InputError, NoSpaceError, UsageError, printable
-from memcarve.intervals import TOP, Intervals
-from memcarve.process import LeftOut
+from memcarve.errors import AddressError, UsageError
+from memcarve.intervals import TOP
+from memcarve.segments import LeftOut
+from memcarve.sinks.output import NewFile, check_room, input_paths
 from memcarve.sinks.ranges import pieces
-from memcarve.sinks.single_file import FileOptions, Mover, NewFile, Written, input_paths
-from memcarve.version import __version__
+from memcarve.sinks.single_file import Mover
+from memcarve.sinks.sink import Result, SinkOptions
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from memcarve.dtypes import U64
-    from memcarve.process import ProcessMemory
+    from memcarve.intervals import Intervals
+    from memcarve.process import ProcessMemory, Progress
     from memcarve.segments import Segments
-    from memcarve.sinks.segment_writer import Progress
     from memcarve.space import AddressSpace
 
 
-SCHEMA = 1
 #: bytes of gaps that are filled unasked: more is a mistake in the range sooner than a wish
 _MOST_FILLED = 64 << 30
 _LONGEST_FILE = 1 << 63
-_LARGEST_DOCUMENT = 1 << 28
 _ONE = np.uint64(1)
 
 
@@ -73,30 +67,31 @@ class Plan(NamedTuple):
 
 def export_flat(
     process: ProcessMemory,
-    path: str | os.PathLike[str],
-    options: FileOptions = FileOptions(),  # noqa: B008 - a tuple
-    *,
-    address: tuple[int, int] | None = None,
-    fill: int = 0,
+    segments: Segments,
+    out: str | os.PathLike[str],
+    options: SinkOptions = SinkOptions(),  # noqa: B008 - it cannot be changed
     progress: Progress | None = None,
-) -> Written:
-    """Write the bytes at ``address[0] <= x < address[1]`` into the file `path`, and ``path.json`` beside it.
+) -> Result:
+    """Write the bytes at ``options.address`` into the file `out`, and ``out.json`` beside it.
 
-    Without `address` it is from the first selected byte to the last. Gaps are filled with the byte `fill` (0 to 255);
-    with ``sparse`` they are holes, which read as zeros. Raises UsageError where the range cannot be meant, AddressError
-    where nothing of it is in memory, TargetExistsError, NoSpaceError, SourceReadError, OutputError.
+    Gaps are filled with the byte ``fill``; with ``sparse`` they are holes, which read as zeros. Raises UsageError if
+    the range cannot be meant, AddressError if nothing of it is in memory, TargetExistsError, NoSpaceError,
+    SourceReadError, OutputError.
     """
     begun = time.monotonic()
-    if not 0 <= fill < 1 << 8:
-        raise UsageError(f"{fill}: is no byte to fill gaps with; give one from 00 to ff")
+    options.check("flat")
+    fill = options.fill or 0
     if options.sparse and fill:
-        raise UsageError(f"--fill {fill:02x} and --sparse contradict each other: holes read as zeros; leave one out")
-    segments, left_out = process.select(options.selection, labeller=options.labeller)
-    plan = _plan(process, segments, address)
+        raise UsageError(
+            "holes read as zeros",
+            remedy=f"{{fill:{fill:02x}}} and {{sparse}} contradict each other; leave one out",
+        )
+    plan = _plan(process, segments, options.address)
     outside = segments.total - plan.parts.total
+    left_out = [*segments.choice.left_out]
     left_out += [LeftOut("outside --address", len(segments) - len(plan.parts), outside)] if outside else []
     _check_size(plan, sparse=options.sparse)
-    name, inputs = os.fspath(path), input_paths(process)
+    name = os.fspath(out)
 
     def report(done: int, total: int) -> None:  # noqa: ARG001 - the gaps are part of the work, too
         if progress is not None:
@@ -105,35 +100,31 @@ def export_flat(
     mover = Mover(process, report)
     offset, size = pieces(process.space, plan.parts)
     place = _places(process.space, plan)
-    target = NewFile(name, force=options.force, own=_is_own, inputs=inputs)
-    target.check()
-    beside = NewFile(_beside(name), force=options.force, own=_is_document, inputs=inputs)
-    beside.check()
-    named = False
-    try:
-        with beside as document:
-            with target as file:
-                if not options.sparse:
-                    _check_room(file.path, name, plan)
-                mover.move(file.path, name, place, offset, size, length=plan.size, sparse=options.sparse)
-                if not options.sparse:
-                    _fill(file.path, name, plan, fill, report)
-                filled = None if options.sparse else fill
-                _write_document(document.path, _document(process, options, plan, filled, name))
-            named = True
-    except BaseException:
-        if named:  # and its document is not: nobody would know where it comes from
-            os.unlink(name)
-        raise
-    return Written(
-        files=(name, _beside(name)),
-        ranges=len(plan.parts),
+    beside = f"{name}.json"
+    with NewFile(name, beside=beside, force=options.force, inputs=input_paths(process)) as file:
+        if not options.sparse:
+            check_room(
+                os.path.dirname(file.path), name, plan.filled, "or leave gaps as holes with {sparse}"
+            )  # what else is needed depends on how bytes are moved
+        mover.move(file.path, name, place, offset, size, length=plan.size, sparse=options.sparse)
+        if not options.sparse:
+            _fill(file.path, name, plan, fill, report)
+        document = provenance.document("flat", process, options.command, left_out=left_out) | _facts(
+            plan, name, options
+        )
+        filled = (f'["0x{start:016x}", "0x{start + size:016x}"]' for start, size in plan.gaps)
+        with open(file.beside_path, "w", encoding="ascii", newline="\n") as text:
+            text.writelines(provenance.lines(document, filled=filled))
+    return Result(
+        files=(name, beside),
+        what="range",
+        count=len(plan.parts),
         bytes=plan.parts.total,
         left_out=left_out,
         complete=not process.incomplete,
         seconds=time.monotonic() - begun,
         moved=dict(mover.copier.moved),
-        notes=_notes(plan, None if options.sparse else fill),
+        notes=[*_notes(plan, None if options.sparse else fill), *file.notes],
     )
 
 
@@ -208,16 +199,6 @@ def _check_size(plan: Plan, *, sparse: bool) -> None:
         )
 
 
-def _check_room(path: str, shown: str, plan: Plan) -> None:
-    """Raise NoSpaceError where not even the gaps fit; what else is needed depends on how bytes are moved."""
-    free = shutil.disk_usage(os.path.dirname(path)).free
-    if plan.filled > free:
-        raise NoSpaceError(
-            f"{shown}: needs {plan.filled} bytes for gaps, and its file system has {free} free; choose another with "
-            "-o, or leave gaps as holes with --sparse"
-        )
-
-
 def _fill(path: str, shown: str, plan: Plan, fill: int, report: Progress) -> None:
     """Write the byte into every gap."""
     block = memoryview(bytes([fill]) * BUFFER)
@@ -253,65 +234,17 @@ def _notes(plan: Plan, fill: int | None) -> Sequence[str]:
     return notes
 
 
-def _document(process: ProcessMemory, options: FileOptions, plan: Plan, fill: int | None, name: str) -> dict[str, Any]:
-    """Return what ``FILE.json`` says; ``filled`` is its last member."""
+def _facts(plan: Plan, name: str, options: SinkOptions) -> dict[str, Any]:
+    """Return what ``FILE.json`` says of the file."""
     return {
-        "schema": SCHEMA,
-        "tool": "memcarve",
-        "what": "flat",
-        "version": __version__,
-        "command": list(options.command if options.command is not None else sys.argv),
-        "time": dt.datetime.now(dt.UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
         "file": os.path.basename(name),
         "start": f"0x{plan.start:016x}",
         "end": f"0x{plan.end:016x}",
         "size": plan.size,
-        "inputs": process.used_inputs,
-        "process": {
-            "pid": process.pid,
-            "name": None if process.name is None else printable(process.name),
-            "architecture": process.architecture,
-        },
-        "complete": not process.incomplete,
         "bytes": plan.parts.total,
-        "fill": None if fill is None else f"{fill:02x}",
+        "fill": None if options.sparse else f"{options.fill or 0:02x}",
         "filled_bytes": plan.filled,
         "missing_bytes": plan.missing,
         "unselected_bytes": plan.unselected,
         "repeated_bytes": plan.repeated,
-        "filled": [[f"0x{start:016x}", f"0x{start + size:016x}"] for start, size in plan.gaps],
     }
-
-
-def _write_document(path: str, document: dict[str, Any]) -> None:
-    filled = document.pop("filled")
-    with open(path, "w", encoding="ascii", newline="\n") as file:
-        file.write(json.dumps(document, indent=1)[:-2] + ',\n "filled": [')
-        file.write(",".join(f"\n  {json.dumps(gap)}" for gap in filled))
-        file.write("\n ]\n}\n")
-
-
-def _beside(name: str) -> str:
-    return f"{name}.json"
-
-
-def _read_document(path: str) -> dict[str, Any]:
-    """Return what memcarve wrote beside a flat file; nothing where it is something else."""
-    with contextlib.suppress(InputError, ValueError, RecursionError), FileBacking(path, follow=False) as file:
-        found = json.loads(file.read_at(0, min(file.size, _LARGEST_DOCUMENT)))
-        if isinstance(found, dict) and (found.get("tool"), found.get("what")) == ("memcarve", "flat"):
-            return found
-    return {}
-
-
-def _is_document(path: str) -> bool:
-    return bool(_read_document(path))
-
-
-def _is_own(path: str) -> bool:
-    """Say whether memcarve wrote a flat file: the document beside it is about a file of its name and length."""
-    found = _read_document(_beside(path))
-    try:
-        return (found.get("file"), found.get("size")) == (os.path.basename(path), os.path.getsize(path))
-    except OSError:
-        return False

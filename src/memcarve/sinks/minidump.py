@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import datetime as dt
 import json
-import sys
 import time
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from memcarve.backing import FileBacking
-from memcarve.errors import InputError, UsageError
+from memcarve import provenance
+from memcarve.errors import UsageError
 from memcarve.formats.minidump import minidump_writing, structures
 from memcarve.formats.minidump.contexts import context
 from memcarve.formats.programs import pe
@@ -21,19 +19,18 @@ from memcarve.paths import base_name
 from memcarve.process import Platform
 from memcarve.sinks.memoryinfo import memory_infos
 from memcarve.sinks.ranges import ranges
-from memcarve.sinks.single_file import FileOptions, write_file
-from memcarve.version import __version__
+from memcarve.sinks.single_file import write_file
+from memcarve.sinks.sink import Result, SinkOptions
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Collection, Mapping
 
     from memcarve.formats.programs.mapped_module import Read
     from memcarve.metadata import Metadata, Module
-    from memcarve.process import LeftOut, ProcessMemory
+    from memcarve.process import ProcessMemory, Progress
+    from memcarve.segments import Segments
     from memcarve.sinks.ranges import Ranges
-    from memcarve.sinks.segment_writer import Progress
-    from memcarve.sinks.single_file import Written
     from memcarve.space import AddressSpace
 
 _MACHINES = {0x8664: "x64", 0x14C: "x86", 0xAA64: "arm64", 0x1C4: "arm"}  # IMAGE_FILE_MACHINE_...
@@ -43,44 +40,43 @@ _CUT = (14, 15)  # EPROCESS holds so many characters of a name, the zero not cou
 #: of a TEB (winternl.h): bytes of a pointer, where it points to itself, where what cle looks at ends
 _TEB = {"x64": (8, 0x30, 0x60), "x86": (4, 0x18, 0x30)}
 _REFUSED = "angr's loader refuses the file (--resident)"
-_HEAD = 4096  # what of a file is looked at to tell who wrote it
 
 
 def export_minidump(
     process: ProcessMemory,
-    path: str | os.PathLike[str],
-    options: FileOptions = FileOptions(),  # noqa: B008 - a tuple
-    *,
-    placeholder_thread: bool = False,
-    resident: bool = False,
-    platform: Platform | None = None,
-    architecture: str | None = None,
+    segments: Segments,
+    out: str | os.PathLike[str],
+    options: SinkOptions = SinkOptions(),  # noqa: B008 - it cannot be changed
     progress: Progress | None = None,
-) -> Written:
-    """Write the minidump `path`, whole or not at all.
+) -> Result:
+    """Write the minidump `out`, whole or not at all.
 
     Its ranges end where regions, modules and permissions do; modules have what their headers in memory say. Threads are
-    those known; where none is listed, `placeholder_thread` makes one with the id 1 and nothing else. `resident` leaves
+    those known; if none is listed, ``placeholder_thread`` makes one with the id 1 and nothing else. ``resident`` leaves
     out modules whose first page is not in the file, and threads whose TEB is not there or does not lead to itself:
-    angr's loader refuses a file that has any. `platform` (its members that are not None) and `architecture` (``"x64"``,
-    ``"x86"``, ``"arm64"``, ``"arm"``) count before what the process knows; the latter is else that of the modules'
-    headers, x64 where addresses need 64 bits, or unknown.
+    angr's loader refuses a file that has any. ``platform`` (its members that are not None) and ``architecture``
+    (``"x64"``, ``"x86"``, ``"arm64"``, ``"arm"``) count before what the process knows; the latter is else that of the
+    modules' headers, x64 if addresses need 64 bits, or unknown.
 
     Raises UsageError, TargetExistsError, NoSpaceError, SourceReadError, OutputError.
     """
     begun = time.monotonic()
+    options.check("minidump")
+    architecture, resident = options.architecture, options.resident
     if architecture is not None and architecture not in structures.ARCHITECTURES:
-        raise UsageError(f"{architecture}: is no architecture; there are {', '.join(structures.ARCHITECTURES)}")
-    found, left_out = ranges(process, options.selection, options.labeller)
+        raise UsageError(
+            f"unknown architecture {architecture!r}", remedy=f"choose from {', '.join(structures.ARCHITECTURES)}"
+        )
+    found = ranges(process, segments)
     metadata = process.metadata
     headers = {module.start: pe.facts(_reader(process.space, module.start)) for module in found.modules}
     notes: list[str] = []
     modules = _modules(process, found, headers, notes, resident=resident)
     known = architecture or process.architecture or _architecture(headers)
     word = known or _by_addresses(found, notes)
-    system = _platform(process.platform, platform, notes)
+    system = _platform(process.platform, options.platform, notes)
     threads = [_thread(thread, word) for thread in _threads(process, found, word, notes, resident=resident)]
-    if placeholder_thread and not threads:
+    if options.placeholder_thread and not threads:
         threads = [_thread(Thread(1), word)]
         notes.append("the placeholder thread has no TEB; angr's loader refuses the file")
     beginning = minidump_writing.head(
@@ -91,34 +87,19 @@ def export_minidump(
         threads,
         memory_infos(found, metadata.regions[0] if metadata.regions else Regions("", [])),
         (found.start, found.size),
-        _comment(process, options, left_out, known, system, resident=resident),
+        _comment(process, segments, options, known, system),
     )
     return write_file(
         process,
-        path,
-        beginning.blocks,
         found,
+        out,
+        beginning.blocks,
         base=beginning.base,
         options=options,
-        own=is_own,
         progress=progress,
         begun=begun,
-        left_out=left_out,
         notes=notes,
     )
-
-
-def is_own(path: str) -> bool:
-    """Say whether a file is a minidump that memcarve wrote: its comment, behind the directory, says so."""
-    try:
-        with FileBacking(path, follow=False) as file:
-            data = file.read_at(0, _HEAD)
-    except InputError:
-        return False
-    if not data.startswith(structures.MAGIC) or len(data) < structures.HEADER.size:
-        return False
-    place = structures.HEADER.size + structures.DIRECTORY.size * structures.HEADER.unpack_from(data)[2]
-    return data.startswith(structures.MARK, place + -place % 8)
 
 
 def _modules(
@@ -223,9 +204,9 @@ def _by_addresses(found: Ranges, notes: list[str]) -> str | None:
     return None
 
 
-def _platform(known: Platform, given: Platform | None, notes: list[str]) -> Platform:
+def _platform(known: Platform, given: Platform, notes: list[str]) -> Platform:
     """Return the platform, what was given first."""
-    pairs = zip(known, known if given is None else given, strict=True)
+    pairs = zip(known, given, strict=True)
     found = Platform._make(other if one is None else one for other, one in pairs)
     if found.system is not None and found.system not in structures.PLATFORMS:
         raise UsageError(
@@ -255,37 +236,33 @@ def _thread(thread: Thread, architecture: str | None) -> minidump_writing.Thread
 
 def _comment(
     process: ProcessMemory,
-    options: FileOptions,
-    left_out: Sequence[LeftOut],
+    segments: Segments,
+    options: SinkOptions,
     architecture: str | None,
     platform: Platform,
-    *,
-    resident: bool,
 ) -> bytes:
     """Return where the minidump comes from, as JSON in ASCII, with the zero behind it.
 
     It also says what the format has no place for, and what of the rest is not known, though something stands there.
     """
     listed = "listed" if process.metadata.modules else "mapped"
-    known = {"pid": process.pid, "name": process.name, "architecture": architecture} | process.entry.facts()
     # modules that were unloaded have a list of their own
     told = {name: value for name, value in process.metadata.told().items() if not name.startswith("unloaded")}
     document = {
-        "tool": "memcarve",
-        "version": __version__,
-        "command": list(options.command if options.command is not None else sys.argv),
-        "time": dt.datetime.now(dt.UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
-        "inputs": process.used_inputs,
-        "process": known | told,
-        "platform": platform._asdict(),
-        "complete": not process.incomplete,
-        "address_bits": process.address_bits,
-        "kernel_half": f"0x{process.kernel_half:x}",
+        **provenance.document(
+            "minidump",
+            process,
+            options.command,
+            left_out=segments.choice.left_out,
+            told=told,
+            architecture=architecture,
+            platform=platform,
+        ),
         "protect": "regions" if process.space.flags is None else "page tables",
-        "modules": f"{listed}, those whose first page is here" if resident else listed,
-        "left_out": [each._asdict() for each in left_out],
+        "modules": f"{listed}, those whose first page is here" if options.resident else listed,
     }
     text = json.dumps(document)
     if len(text) >= structures.LONGEST_COMMENT:  # a command line may be that long
-        text = json.dumps(document | {"command": [], "process": known})
+        known = {name: value for name, value in document["process"].items() if name not in told}
+        text = json.dumps(document | {"command": [], "notes": [], "process": known})
     return text.encode() + b"\0"

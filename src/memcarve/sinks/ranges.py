@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from memcarve.dtypes import I64, U8, U64
     from memcarve.metadata import Metadata, Region
-    from memcarve.process import Labeller, LeftOut, ProcessMemory, Selection
+    from memcarve.process import ProcessMemory
     from memcarve.segments import Segments
     from memcarve.space import AddressSpace
 
@@ -49,27 +49,23 @@ class Ranges(Intervals):
     regions: Sequence[Region]
     modules: Sequence[Module]
 
-    def offsets(self, base: int) -> U64:
-        """Return where each begins (uint64) in a file that holds them one after the other from `base` on."""
-        found: U64 = np.cumsum(self.size, dtype=np.uint64) - self.size + np.uint64(base)
-        return found
+    def __len__(self) -> int:
+        return len(self.start)
+
+    @property
+    def total(self) -> int:
+        """The number of bytes."""
+        return self.segments.total
 
 
-def ranges(
-    process: ProcessMemory, selection: Selection, labeller: Labeller | None = None, *, split: bool = True
-) -> tuple[Ranges, list[LeftOut]]:
-    """Return the ranges of what is selected, and what was left out.
-
-    Without `split` they are the segments. Raises UsageError as ProcessMemory.select does.
-    """
-    segments, left_out = process.select(selection, labeller=labeller)
+def ranges(process: ProcessMemory, segments: Segments) -> Ranges:
+    """Return the ranges that segments of a process consist of."""
     space, metadata = process.space, process.metadata
     regions = metadata.regions[0] if metadata.regions else Regions("", [])
     modules = known_modules(process, regions)
-    parts = space.cut(segments, _changes(metadata, modules, space.changes())) if split else segments
+    parts = space.cut(segments, _changes(metadata, modules, space.changes()))
     flags = space.flags[parts.first.astype(np.int64)] if space.flags is not None else None
-    found = Ranges(space, segments, parts.start, parts.size, _region_of(parts, regions), flags, regions.rows, modules)
-    return found, left_out
+    return Ranges(space, segments, parts.start, parts.size, _region_of(parts, regions), flags, regions.rows, modules)
 
 
 def known_modules(process: ProcessMemory, regions: Regions) -> list[Module]:

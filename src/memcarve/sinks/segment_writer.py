@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import threading
-from typing import IO, TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
 from memcarve.copying.output_file import Target, is_zero
 from memcarve.formats import manifest
 from memcarve.permissions import page_state, permissions
-from memcarve.sinks.folder import create_file
+from memcarve.sinks.output import write_all
 from memcarve.sinks.workers import THREADS, run_together
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    import io
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from memcarve.backing import Backing
     from memcarve.copying.copier import Copier
+    from memcarve.process import Progress
     from memcarve.segments import Segments
+    from memcarve.sinks.output import Files
     from memcarve.space import AddressSpace
 
 BATCH = 64  # segments a thread takes at a time
@@ -28,15 +30,15 @@ _SMALL = 1 << 15  # bytes of a segment up to which, on average, one thread is fa
 _LINES = 4096  # segments described at a time
 
 
-class Progress(Protocol):
-    """Is told how far the work is, in bytes, several times a second."""
+class Writable(Protocol):
+    """What a file of checksums is to this."""
 
-    def __call__(self, done: int, total: int) -> object:
-        """Take note that `done` of `total` bytes are done."""
+    def write(self, data: bytes) -> object:
+        """Write some lines."""
 
 
 class Work:
-    """Copies `segments` of `space` into files in `folder`, which messages call `shown`.
+    """Copies `segments` of `space` into `files`, in a folder that messages call `shown`.
 
     With `hashes`, names in `manifest.SUMS`, `sparse`, or labels that are about content, every byte is looked at on its
     way; `zero` then says for each segment whether nothing but zeros is in it. `label_names`: files are named by labels,
@@ -47,7 +49,7 @@ class Work:
         self,
         space: AddressSpace,
         segments: Segments,
-        folder: str,
+        files: Files,
         *,
         shown: str,
         copier: Copier,
@@ -56,12 +58,11 @@ class Work:
         sparse: bool,
         progress: Progress | None,
         threads: int | None = None,
-        by_permissions: bool = False,
         label_names: bool = False,
     ) -> None:
         self.space = space
         self.segments = segments
-        self.folder = folder
+        self.files = files
         self.shown = shown
         self.copier = copier
         self.backing = backing
@@ -79,33 +80,28 @@ class Work:
         small = segments.total < _SMALL * count
         self._threads = threads or (1 if small else THREADS)
         self._done = [0] * self._threads
-        self._permissions = space.flags if by_permissions else None
+        self._permissions = space.flags if segments.choice.split == "permissions" else None
 
     def run(self) -> None:
         """Copy every segment; raise the first error."""
-        directory = None
-        if os.open in os.supports_dir_fd:
-            directory = os.open(self.folder, os.O_RDONLY | getattr(os, "O_DIRECTORY", 0))
         try:
-            run_together(self._threads, lambda number: self._thread(number, directory), self.copier.stop, self._report)
+            run_together(self._threads, self._thread, self.copier.stop, self._report)
         finally:
             self.copier.close()
-            if directory is not None:
-                os.close(directory)
 
     def _report(self) -> None:
         if self.progress is not None:
             self.progress(sum(self._done), self.segments.total)
 
-    def _thread(self, number: int, directory: int | None) -> None:
+    def _thread(self, number: int) -> None:
         while True:
             with self._lock:
                 first = next(self._batches, None)
             if first is None:
                 break
-            self._batch(number, directory, first)
+            self._batch(number, first)
 
-    def _batch(self, number: int, directory: int | None, first: int) -> None:
+    def _batch(self, number: int, first: int) -> None:
         segments = self.segments
         part = slice(first, first + BATCH)
         columns = (segments.start, segments.size, segments.offset, segments.extents)
@@ -120,25 +116,31 @@ class Work:
             pieces = [(offset, size)] if extents == 1 else pieces_of(index - first)
             content = self._content(index)
             observer = Observer(self.hashes, content) if self.observed else None
-            path = name if directory is not None else os.path.join(self.folder, name)
-            fd = create_file(path, directory)
-            try:
-                self.copier.copy(
-                    self.backing,
-                    pieces,
-                    Target(fd, f"{self.shown}/{name}"),
-                    observe=observer,
-                    sparse=self.sparse,
-                    progress=progress,
-                )
-            finally:
-                os.close(fd)
+            with self.files.create(name) as file:
+                self._copy(pieces, file, f"{self.shown}{name}", observer, progress)
             if observer is not None:
                 self.zero[index] = observer.zero
                 for kind, digest in observer.digests:
                     self.hashes[kind][index] = np.frombuffer(digest.digest(), np.uint8)
                 if content is not None and self.labels is not None:
                     self.labels.observed(index, content)
+
+    def _copy(
+        self,
+        pieces: Sequence[tuple[int, int]],
+        file: io.RawIOBase,
+        shown: str,
+        observer: Observer | None,
+        progress: Callable[[int], object],
+    ) -> None:
+        """Copy a segment into its file."""
+        try:
+            target = Target(file.fileno(), shown)
+        except OSError:  # it is not one of the system's
+            for offset, size in pieces:
+                self.copier.read(self.backing, offset, size, lambda view: _write(file, view, observer), progress)
+        else:
+            self.copier.copy(self.backing, pieces, target, observe=observer, sparse=self.sparse, progress=progress)
 
     def _name(self, index: int, start: int, end: int) -> str:
         return manifest.file_name(start, end, "" if self._words is None else self._words(index))
@@ -163,7 +165,7 @@ class Work:
         ends = np.searchsorted(index, first - np.uint32(low) + count).tolist()
         return lambda number: pieces[begin[number] : ends[number]]
 
-    def lines(self, sums: dict[str, IO[bytes]]) -> Iterator[str]:
+    def lines(self, sums: Mapping[str, Writable]) -> Iterator[str]:
         """Yield the segments for the manifest, and write their checksums into `sums` on the way."""
         segments = self.segments
         for low in range(0, len(segments), _LINES):
@@ -174,7 +176,8 @@ class Work:
             columns = (segments.start, segments.size, segments.offset, segments.extents, self.zero)
             rows = list(zip(*(column[part].tolist() for column in columns), strict=True))
             hexes = {kind: [row.tobytes().hex() for row in table[part]] for kind, table in self.hashes.items()}
-            names = [self._name(index, row[0], row[0] + row[1]) for index, row in enumerate(rows, low)]
+            named = self.files.named
+            names = [named(self._name(index, row[0], row[0] + row[1])) for index, row in enumerate(rows, low)]
             for kind, values in hexes.items():
                 text = "".join(f"{value}  {name}\n" for value, name in zip(values, names, strict=True))
                 sums[kind].write(text.encode())
@@ -214,6 +217,12 @@ class Observer:
             digest.update(view)
         if self.content is not None:
             self.content(view)
+
+
+def _write(file: io.RawIOBase, view: memoryview, observer: Observer | None) -> None:
+    if observer is not None:
+        observer(view)
+    write_all(file, view)
 
 
 def _digest(name: str) -> hashlib._Hash:

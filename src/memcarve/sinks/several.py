@@ -1,8 +1,7 @@
-"""Several processes carved into one folder, a folder each, with ``processes.json`` telling how each ended."""
+"""Several processes written into one folder, each by itself, with ``processes.json`` telling how each ended."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import mmap
 import os
@@ -11,122 +10,146 @@ import signal
 import threading
 import time
 from collections import Counter
-from typing import TYPE_CHECKING, Any, NamedTuple
+from dataclasses import replace
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
-from memcarve.copying.copier import Copier, StoppedError
+from memcarve import provenance
+from memcarve.copying.copier import Copier, StoppedError, sha256_of
 from memcarve.errors import MemcarveError, NoSpaceError, VerificationError
 from memcarve.formats import manifest
-from memcarve.sinks.carved_folder import CarveResult, Options, carve
-from memcarve.sinks.folder import NewFolder, create_file, foreign, leftover_notes
-from memcarve.version import __version__
+from memcarve.process import ProcessEntry
+from memcarve.sinks.output import NewFolder, write_text
+from memcarve.sinks.sink import Result
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from concurrent.futures import Executor, Future
 
-    from memcarve.process import Container, ProcessEntry
-    from memcarve.sinks.segment_writer import Progress
+    from memcarve.process import Container, ProcessMemory, Progress
+    from memcarve.sinks.sink import SinkOptions
 
+    #: writes one process to a path, into the folder of all
+    One = Callable[[ProcessMemory, str, SinkOptions, Progress], Result]
+    #: what one process is called in the folder: of the entry, its place, and the names that are taken
+    Named = Callable[[ProcessEntry, int, Counter[str]], str]
 
 _WORKERS = 16
+_Error = TypeVar("_Error", bound=MemcarveError)
 
 
-class Outcome(NamedTuple):
-    """How one process ended: a result, or the message of what went wrong."""
-
-    entry: ProcessEntry
-    folder: str
-    result: CarveResult | None
-    error: str | None
-
-
-class SeveralResult(NamedTuple):
-    """How each process ended, and notes for the user."""
-
-    outcomes: list[Outcome]
-    notes: list[str]
+def folder_name(entry: ProcessEntry, index: int, taken: Counter[str]) -> str:
+    """Return ``4-System``; the name comes from a hostile machine, so nothing but plain characters stays of it."""
+    words = [str(entry.pid)] if entry.pid is not None else [f"process-{index + 1}"]
+    plain = re.sub(r"[^A-Za-z0-9_.-]+", "_", entry.name or "")[:60].strip(".")
+    name = "-".join([*words, plain] if plain else words)
+    taken[name.lower()] += 1
+    again = taken[name.lower()]
+    return name if again == 1 else f"{name}+{again}"  # no plain name holds a plus
 
 
-def carve_several(
+def write_several(
     container: Container,
     indexes: Sequence[int],
     out: str | os.PathLike[str],
-    options: Options,
+    one: One,
+    options: SinkOptions,
     *,
+    half: str | None = None,
+    named: Named = folder_name,
+    at_once: bool = False,
     progress: Progress | None = None,
-) -> SeveralResult:
-    """Carve the processes at `indexes` into folders in the new folder `out`; one that fails does not stop the others.
+) -> Result:
+    """Have `one` write the processes at `indexes` into the new folder `out`; one that fails does not stop the others.
 
-    Several are carved at once. Raises NoSpaceError as soon as the disk is full, the first one's error where all of them
-    fail, TargetExistsError, OutputError.
+    `half` is the half of their memory that is opened. `at_once`: several at a time. Raises NoSpaceError as soon as the
+    disk is full, the first one's error if all of them fail, TargetExistsError, OutputError.
     """
-    with NewFolder(os.fspath(out), force=options.force, foreign=foreign, inputs=[str(container)]) as folder:
+    begun = time.monotonic()
+    with NewFolder(out, force=options.force, inputs=[str(container)]) as folder:
         taken: Counter[str] = Counter()
-        names = [folder_name(container.entry(index), index, taken) for index in indexes]
-        work = _Several(
-            container, folder, options._replace(force=False), progress, list(zip(indexes, names, strict=True))
-        )
-        outcomes, first = work.run()
-        if first is not None and all(outcome.result is None for outcome in outcomes):
+        names = [named(container.entry(index), index, taken) for index in indexes]
+        workers = min(os.cpu_count() or 1, len(names), _WORKERS) if at_once else 1
+        each = replace(options, force=False, threads=(1 if workers > 1 else 2) if at_once else None)
+        work = _Several(container, folder, one, each, progress, list(zip(indexes, names, strict=True)))
+        work.half = half or container.default_half
+        parts, first = work.run(workers)
+        done = [part for part in parts if part.error is None]
+        if first is not None and not done:
             raise first
-        with os.fdopen(create_file(os.path.join(folder.path, manifest.PROCESSES), None), "w", encoding="utf-8") as file:
-            json.dump(_document(outcomes), file, indent=1)
-            file.write("\n")
-    return SeveralResult(outcomes, leftover_notes(folder))
+        document = provenance.written("processes", options.command)
+        write_text(folder, manifest.PROCESSES, provenance.lines(document, processes=map(_row, parts)))
+    return Result(
+        files=(folder.name,),
+        what="process",
+        count=len(done),
+        of=len(parts),
+        bytes=sum(part.bytes for part in done),
+        complete=len(done) == len(parts) and all(part.complete for part in done),
+        seconds=time.monotonic() - begun,
+        notes=[*container.warnings, *folder.notes],
+        parts=tuple(
+            replace(part, files=tuple(os.path.join(folder.name, file) for file in part.files)) for part in parts
+        ),
+    )
 
 
 class _Several:
-    """Carves processes in copies of this program, each on a processor of its own, or in threads.
+    """Writes processes in copies of this program, each on a processor of its own, or in threads.
 
     Copies are better: what Python does for many small segments holds up the other threads. They are made by forking,
-    where nothing else is running here that a copy would lack; the container must be one that can be used in them.
+    if nothing else is running here that a copy would lack; the container must be one that can be used in them.
     """
+
+    half = "all"
 
     def __init__(
         self,
         container: Container,
         folder: NewFolder,
-        options: Options,
+        one: One,
+        options: SinkOptions,
         progress: Progress | None,
         tasks: Sequence[tuple[int, str]],
     ) -> None:
         self.container = container
         self.folder = folder
+        self.one = one
         self.options = options
         self.tasks = tasks
-        self.half = options.selection.half or container.default_half
         self._progress = progress
         # seen by copies, too: whether to stop, and of each process the bytes that are done and those in all
         self._shared = np.frombuffer(mmap.mmap(-1, 8 * (1 + 2 * len(tasks))), np.uint64)
+        stored = container.stored if options.hash_input else None  # what all of them are in is hashed once
+        self._hashed = None if stored is None else stored.path
+        self._input_hash = {} if stored is None else {"sha256": sha256_of(stored, Copier())}
 
-        self._input_sha256 = self._hash_input()
-
-    def run(self) -> tuple[list[Outcome], MemcarveError | None]:
-        """Return how each ended, and the first error."""
-        outcomes: list[Outcome] = []
+    def run(self, workers: int) -> tuple[list[Result], MemcarveError | None]:
+        """Return how each ended, its files as they are called in the folder, and the first error."""
+        results: list[Result] = []
         first: MemcarveError | None = None
-        workers = min(os.cpu_count() or 1, len(self.tasks), _WORKERS)
-        while len(outcomes) < len(self.tasks):
-            ended = len(outcomes)
-            for result in self._some(range(ended, len(self.tasks)), workers):
-                index, name = self.tasks[len(outcomes)]
-                if isinstance(result, CarveResult):
-                    outcomes.append(Outcome(self.container.entry(index), name, result, None))
+        while len(results) < len(self.tasks):
+            for result in self._some(range(len(results), len(self.tasks)), workers):
+                index, _ = self.tasks[len(results)]
+                entry = self.container.entry(index)
+                if isinstance(result, Result):
+                    files = tuple(os.path.relpath(file, self.folder.path) for file in result.files)
+                    results.append(replace(result, files=files, entry=entry))
                 else:
                     first = first or result
-                    outcomes.append(Outcome(self.container.entry(index), name, None, self._outside(result)))
+                    failed = Result((), "", 0, 0, complete=False, seconds=0.0, entry=entry, error=result)
+                    results.append(failed)
             workers = 1  # a copy was ended from outside: the others are done one at a time
-        return outcomes, first
+        return results, first
 
-    def _some(self, numbers: Sequence[int], workers: int) -> Iterator[CarveResult | MemcarveError]:
+    def _some(self, numbers: Sequence[int], workers: int) -> Iterator[Result | MemcarveError]:
         """Yield how processes ended, in order: all of them, or up to the first whose copy was ended from outside."""
         from concurrent.futures import BrokenExecutor  # not for one process
 
         pool = self._pool(workers)
         try:
-            futures = [pool.submit(_carve_one, number) for number in numbers]
+            futures = [pool.submit(_write_one, number) for number in numbers]
             for future in futures:
                 try:
                     yield self._wait(future)
@@ -134,15 +157,14 @@ class _Several:
                     full = next(filter(None, map(_full, futures)), None)
                     if full is None:
                         raise
-                    # the folder within says that nothing was kept, as the one around it will
-                    raise NoSpaceError(self._outside(full).split("; ")[0]) from None
+                    raise self._outside(full) from None
                 except MemcarveError as error:
-                    yield error
+                    yield self._outside(error)
                 except BrokenExecutor:
-                    yield MemcarveError("the system ended what carved it; was there not enough memory?")
+                    yield MemcarveError("the system ended what wrote it; was there not enough memory?")
                     return
                 except MemoryError:
-                    yield MemcarveError("there was not enough memory to carve it")
+                    yield MemcarveError("there was not enough memory to write it")
                 except OSError as error:
                     yield MemcarveError(f"{error.filename or 'the system'}: {error.strerror or error}")
         except BaseException:
@@ -151,58 +173,40 @@ class _Several:
         finally:
             pool.shutdown(cancel_futures=True)
 
-    def carve(self, number: int, threads: int) -> CarveResult:
-        """Carve one of the processes."""
-        if self._stopped():
-            raise StoppedError
+    def write(self, number: int) -> Result:
+        """Write one of the processes."""
         index, name = self.tasks[number]
-        process = self.container.open_process(index, self.half)
-        out = os.path.join(self.folder.path, name)
 
         def told(done: int, total: int) -> None:
+            if self._shared[0]:
+                raise StoppedError
             self._shared[1 + 2 * number : 3 + 2 * number] = done, total
 
+        told(0, 0)
+        process = self.container.open_process(index, self.half)
+        for each in process.inputs.values():
+            if isinstance(each, dict) and each.get("path") == self._hashed:
+                each.update(self._input_hash)
         try:
-            result = carve(
-                process,
-                out,
-                self.options,
-                progress=told,
-                threads=threads,
-                stopped=self._stopped,
-                input_sha256=self._input_sha256,
-            )
+            result = self.one(process, os.path.join(self.folder.path, name), self.options, told)
         except NoSpaceError:
             self._shared[0] = 1
             raise
-        return result._replace(notes=[*process.warnings, *result.notes])
-
-    def _hash_input(self) -> str | None:
-        """Hash what all the processes are in, once."""
-        file = self.container.stored
-        if not self.options.hash_input or file is None:
-            return None
-        digest = hashlib.sha256()
-        Copier(self._stopped).read(file, 0, file.size, digest.update)
-        return digest.hexdigest()
+        return replace(result, notes=[*process.warnings, *result.notes])
 
     def _pool(self, workers: int) -> Executor:
-        """Return what runs `_carve_one`."""
+        """Return what runs `_write_one`."""
         from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor  # not for one process
 
         alone = threading.active_count() == 1 and hasattr(os, "fork")
-        threads = 1 if workers > 1 else 2
         if self.container.can_be_forked and alone and workers > 1:
             import multiprocessing
 
             context = multiprocessing.get_context("fork")
-            return ProcessPoolExecutor(workers, context, _begin, (self, threads, os.getpid()))
-        return ThreadPoolExecutor(workers, initializer=_begin, initargs=(self, threads, 0))
+            return ProcessPoolExecutor(workers, context, _begin, (self, os.getpid()))
+        return ThreadPoolExecutor(workers, initializer=_begin, initargs=(self, 0))
 
-    def _stopped(self) -> bool:
-        return bool(self._shared[0])
-
-    def _wait(self, future: Future[CarveResult]) -> CarveResult:
+    def _wait(self, future: Future[Result]) -> Result:
         """Wait for a result in steps, so that a signal is noticed; tell the progress meanwhile."""
         while True:
             try:
@@ -216,17 +220,21 @@ class _Several:
                 begun = sum(1 for size in total if size) or 1
                 self._progress(sum(done), sum(total) * len(total) // begun)
 
-    def _outside(self, error: MemcarveError) -> str:
-        """Return the message of an error, with the name that the folder is to get."""
-        return str(error).replace(self.folder.path, self.folder.name)
+    def _outside(self, error: _Error) -> _Error:
+        """Return an error with the name that the folder is to get; what was kept, the folder around it says."""
+        error.subject, error.problem = (
+            text.replace(self.folder.path, self.folder.name) for text in (error.subject, error.problem)
+        )
+        error.state = ""
+        return error
 
 
 _worker = threading.local()
 
 
-def _begin(several: _Several, threads: int, parent: int) -> None:
+def _begin(several: _Several, parent: int) -> None:
     """Prepare a worker; `parent` is the number of the program it is a copy of, 0 for a thread."""
-    _worker.task = several.carve, threads
+    _worker.write = several.write
     if parent:
         for name in ("SIGINT", "SIGTERM", "SIGHUP"):  # whom they are meant for tells the copies to stop
             signal.signal(getattr(signal, name), signal.SIG_IGN)
@@ -240,16 +248,33 @@ def _end_with(parent: int) -> None:
     os._exit(1)
 
 
-def _carve_one(number: int) -> CarveResult:
-    carve_number, threads = _worker.task
-    result: CarveResult = carve_number(number, threads)
+def _write_one(number: int) -> Result:
+    result: Result = _worker.write(number)
     return result
 
 
-def _full(future: Future[CarveResult]) -> NoSpaceError | None:
+def _full(future: Future[Result]) -> NoSpaceError | None:
     """Return the error of a process for which the disk had no room, once it has ended."""
     error = None if future.cancelled() else future.exception()
     return error if isinstance(error, NoSpaceError) else None
+
+
+def _row(part: Result) -> str:
+    """Return how a process ended, as JSON."""
+    entry = part.entry or ProcessEntry(None, None)
+    row = {
+        "pid": entry.pid,
+        "name": entry.name,
+        "files": list(part.files),
+        "what": part.what or None,
+        "count": None if part.error else part.count,
+        **({"of": part.of} if part.what == "module" else {}),
+        "bytes": None if part.error else part.bytes,
+        "complete": part.complete,
+        "error": None if part.error is None else str(part.error),
+        **entry.facts(),
+    }
+    return json.dumps(row)
 
 
 def carved_folders(folder: str | os.PathLike[str]) -> list[str]:
@@ -273,34 +298,3 @@ def carved_folders(folder: str | os.PathLike[str]) -> list[str]:
         if os.path.islink(entry) or not os.path.isdir(entry):
             raise VerificationError(f"{entry}: is no folder that memcarve carved")
     return folders
-
-
-def _document(outcomes: Sequence[Outcome]) -> dict[str, Any]:
-    return {
-        "schema": manifest.SCHEMA,
-        "tool": manifest.TOOL,
-        "version": __version__,
-        "processes": [
-            {
-                "pid": outcome.entry.pid,
-                "name": outcome.entry.name,
-                "folder": outcome.folder if outcome.result else None,
-                "segments": outcome.result.segments if outcome.result else None,
-                "bytes": outcome.result.bytes if outcome.result else None,
-                "complete": outcome.result.complete if outcome.result else False,
-                "error": outcome.error,
-                **outcome.entry.facts(),
-            }
-            for outcome in outcomes
-        ],
-    }
-
-
-def folder_name(entry: ProcessEntry, index: int, taken: Counter[str]) -> str:
-    """Return ``4-System``; the name comes from a hostile machine, so nothing but plain characters stays of it."""
-    words = [str(entry.pid)] if entry.pid is not None else [f"process-{index + 1}"]
-    plain = re.sub(r"[^A-Za-z0-9_.-]+", "_", entry.name or "")[:60].strip(".")
-    name = "-".join([*words, plain] if plain else words)
-    taken[name.lower()] += 1
-    again = taken[name.lower()]
-    return name if again == 1 else f"{name}+{again}"  # no plain name holds a plus

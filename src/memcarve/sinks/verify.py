@@ -20,8 +20,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from memcarve.formats.manifest import Record
-    from memcarve.process import ProcessMemory
-    from memcarve.sinks.segment_writer import Progress
+    from memcarve.process import ProcessMemory, Progress
 
 
 class Verified(NamedTuple):

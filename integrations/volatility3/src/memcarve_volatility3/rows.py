@@ -15,7 +15,7 @@ from volatility3.framework.renderers import format_hints
 from memcarve.errors import MemcarveError, printable
 from memcarve.labels import Labelling
 from memcarve.process import Selection
-from memcarve_volatility3.dump import Dump, options_of
+from memcarve_volatility3.dump import HandlerFiles, dump
 from memcarve_volatility3.machine import Found, Machine
 
 if TYPE_CHECKING:
@@ -99,23 +99,20 @@ def _of_process(
     split = wanted.split if process.metadata.regions or wanted.split == "none" else "none"
     if split != wanted.split:
         vollog.warning(f"{shown}: nothing is known to split by {wanted.split}; its segments are whole")
-    options = options_of(split, Labelling("headers"))
     # labels are for what is written
-    segments, left_out = process.select(Selection(half="all"), split, options.labeller if wanted.dump else None)
-    names: list[str | None] = []
+    segments = process.segments(Selection(half="all"), split, Labelling("headers") if wanted.dump else None)
+    files = HandlerFiles(open_method, process.pid, alone=alone)
     if wanted.dump and len(segments):
-        writing = Dump(
-            process,
-            (segments, left_out),
-            options,
-            open_method,
-            lambda done, total: progress(100 * done / max(total, 1), f"Writing segments of {shown}"),
-        )
-        names = writing.names
         try:
-            writing.run(alone=alone)
+            dump(
+                process,
+                segments,
+                files,
+                lambda done, total: progress(100 * done / max(total, 1), f"Writing segments of {shown}"),
+            )
         except (MemcarveError, OSError) as error:
             vollog.warning(f"{shown}: the dump is not complete: {printable(str(error))}")
+    names = [files.names.get(f"{segment.name}.bin") for segment in segments]
     yield from _lines(process, segments, names, dump=wanted.dump)
 
 

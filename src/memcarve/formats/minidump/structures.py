@@ -10,8 +10,8 @@ import numpy as np
 MAGIC = b"MDMP"
 VERSION = 0xA793  # the lower half of the header's; the upper is the writer's own
 LONGEST_COMMENT = 1 << 20
-#: what a comment begins with that memcarve wrote
-MARK = b'{"tool": "memcarve"'
+#: what a comment begins with that memcarve wrote; the first one before its provenance had a schema
+MARK = (b'{"tool": "memcarve"', b'{"schema": 2, "tool": "memcarve"')
 
 #: signature, version, number of streams, RVA of their directory, check sum, time, flags
 HEADER = struct.Struct("<4sIIIIIQ")

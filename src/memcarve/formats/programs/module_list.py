@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import json
 import re
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable
 
 NAME = "modules.json"
 SUMS = "SHA256SUMS"
-SCHEMA = 1
 TOOL = "memcarve"
 
 #: a module's file: its first address and plain words, under an ending that no double click runs
@@ -30,16 +29,6 @@ def file_name(start: int, name: str) -> str:
     """Return the name of a module's file; of its own name, which may hold anything, plain characters are kept."""
     plain = _PLAIN.sub("_", name[-80:]).lstrip(".") or "_"
     return f"0x{start:016x}.{plain}.bin"
-
-
-def lines(header: dict[str, Any], modules: Iterable[str]) -> Iterator[str]:
-    """Yield the document: the header's members, then the modules, which are JSON already."""
-    yield json.dumps({"schema": SCHEMA, "tool": TOOL, **header}, indent=1)[:-2] + f",\n{_OPENING}"
-    separator = "\n"
-    for line in modules:
-        yield f"{separator}  {line}"
-        separator = ",\n"
-    yield "\n ]\n}\n"
 
 
 def files(path: str) -> set[str] | None:

@@ -6,52 +6,49 @@ that only know commands (radare2, rizin) are given numbers, plain words and base
 
 from __future__ import annotations
 
-import datetime as dt
 import hashlib
 import os
-import stat
-import sys
 import time
 from typing import TYPE_CHECKING, Any
 
+from memcarve import provenance
 from memcarve.backing import FileBacking, FolderBacking, check_unchanged
-from memcarve.errors import UsageError, printable
-from memcarve.sinks.folder import NewFolder, create_file, leftover_notes
+from memcarve.errors import UsageError
+from memcarve.sinks.output import NewFolder, input_paths, write_text
 from memcarve.sinks.ranges import ranges
 from memcarve.sinks.scripts import binja, gdb, ghidra, ida, range_table, readme
+from memcarve.sinks.scripts.original import COMMON
 from memcarve.sinks.scripts.radare import RADARE, RIZIN, radare_lines
-from memcarve.sinks.scripts.script_parts import COMMON
-from memcarve.sinks.single_file import FileOptions, Written, input_paths
+from memcarve.sinks.sink import Result, SinkOptions
 from memcarve.version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from memcarve.process import ProcessMemory
+    from memcarve.process import ProcessMemory, Progress
+    from memcarve.segments import Segments
     from memcarve.sinks.scripts.range_table import Rows
-    from memcarve.sinks.segment_writer import Progress
 
-_FILES = (range_table.NAME, RADARE, RIZIN, ida.NAME, ghidra.NAME, gdb.NAME, binja.NAME, readme.NAME)
 _BITS = {"x86": 32, "x64": 64}
 _WRITER = f"# Written by memcarve {__version__}. The dump that this maps is described in memory.json.\n"
-_LARGEST_HEADER = 1 << 16
-#: the sample by which scripts recognise the original: so many blocks of so many bytes
+#: by what of it scripts recognise the original: so many blocks of so many bytes
 _BLOCKS, _BLOCK = 64, 4096
 
 
 def export_scripts(
     process: ProcessMemory,
-    folder: str | os.PathLike[str],
-    options: FileOptions = FileOptions(),  # noqa: B008 - a tuple
-    *,
+    segments: Segments,
+    out: str | os.PathLike[str],
+    options: SinkOptions = SinkOptions(),  # noqa: B008 - it cannot be changed
     progress: Progress | None = None,  # noqa: ARG001 - no byte is moved
-) -> Written:
-    """Write scripts for radare2, rizin, IDA, Ghidra, gdb and Binary Ninja into the new folder `folder`.
+) -> Result:
+    """Write scripts for radare2, rizin, IDA, Ghidra, gdb and Binary Ninja into the new folder `out`.
 
     They map the file that the process was read from, so its bytes must lie in one file as they are: raises UsageError
     if they must be decoded first, or lie in several files. Also raises TargetExistsError and OutputError.
     """
     begun = time.monotonic()
+    options.check("scripts")
     backing = process.space.backing
     backing.spans(0, min(backing.size, 1))  # complains where the file is not at hand
     if isinstance(backing, FolderBacking):
@@ -65,14 +62,17 @@ def export_scripts(
             "it does not store, or alive), so nothing can map them as they lie; export it with --to minidump, elfcore "
             "or flat"
         )
-    found, left_out = ranges(process, options.selection, options.labeller)
+    found = ranges(process, segments)
     rows = range_table.table_rows(found)
-    name, bits = os.fspath(folder), _bits(process, rows)
-    target = NewFolder(name, force=options.force, foreign=foreign, inputs=input_paths(process))
-    header = _header(process, backing, target, options, bits)
+    bits = _bits(process, rows)
+    target = NewFolder(out, force=options.force, inputs=input_paths(process))
+    document = provenance.document("scripts", process, options.command, left_out=segments.choice.left_out)
+    if process.architecture not in _BITS:  # none that the scripts have a word for
+        document["process"]["architecture"] = None
+    document |= {"original": _original(process, backing, target), "bits": bits, "threads": _threads(process)}
     x86 = process.architecture in _BITS
     texts: dict[str, Iterable[str]] = {
-        range_table.NAME: range_table.lines(header, rows),
+        range_table.NAME: range_table.lines(document, rows),
         RADARE: radare_lines(RADARE, __version__, backing.size, bits, rows, x86=x86),
         RIZIN: radare_lines(RIZIN, __version__, backing.size, bits, rows, x86=x86),
         ida.NAME: (_WRITER, COMMON, ida.BODY),
@@ -82,47 +82,23 @@ def export_scripts(
         readme.NAME: (readme.TEXT.format(version=__version__),),
     }
     with target:
-        for file in _FILES:
-            _write(os.path.join(target.path, file), texts[file])
+        for file, text in texts.items():
+            write_text(target, file, text)
         check_unchanged([backing, process.file])
-    return Written(
-        files=(name,),
-        ranges=len(found),
+    return Result(
+        files=(target.name,),
+        what="range",
+        count=len(found),
         bytes=found.total,
-        left_out=left_out,
+        left_out=segments.choice.left_out,
         complete=not process.incomplete,
         seconds=time.monotonic() - begun,
-        moved={},
-        notes=leftover_notes(target),
+        notes=target.notes,
     )
 
 
-def foreign(folder: str) -> str | None:
-    """Say what in an existing folder is not a set of scripts that memcarve wrote; None if all of it is."""
-    with os.scandir(folder) as entries:
-        modes = {entry.name: entry.stat(follow_symlinks=False).st_mode for entry in entries}
-    if not modes:
-        return None
-    if not stat.S_ISREG(modes.get(range_table.NAME, 0)) or not _is_own(os.path.join(folder, range_table.NAME)):
-        return f"holds no {range_table.NAME} that memcarve wrote"
-    others = sorted(name for name, mode in modes.items() if name not in _FILES or not stat.S_ISREG(mode))
-    return f"holds {others[0]}, which memcarve did not write" if others else None
-
-
-def _is_own(path: str) -> bool:
-    try:
-        with open(path, "rb") as file:
-            head = file.read(_LARGEST_HEADER)
-    except OSError:
-        return False
-    return head.startswith(
-        f'{{\n "schema": {range_table.SCHEMA},\n "tool": "memcarve",\n "what": "{range_table.WHAT}",\n'.encode()
-    )
-
-
-def _header(
-    process: ProcessMemory, backing: FileBacking, target: NewFolder, options: FileOptions, bits: int
-) -> dict[str, Any]:
+def _original(process: ProcessMemory, backing: FileBacking, target: NewFolder) -> dict[str, Any]:
+    """Return where the file is that scripts map, and what it is recognised by."""
     path = os.path.abspath(backing.path)
     try:
         relative = os.path.relpath(path, target.target)
@@ -130,26 +106,11 @@ def _header(
         relative = None
     known = [each for each in process.inputs.values() if isinstance(each, dict) and each.get("path") == backing.path]
     return {
-        "tool": "memcarve",
-        "what": range_table.WHAT,
-        "version": __version__,
-        "command": list(options.command if options.command is not None else sys.argv),
-        "time": dt.datetime.now(dt.UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
-        "original": {
-            "path": path,
-            "relative": relative,
-            "size": backing.size,
-            "sha256": next((each["sha256"] for each in known if each.get("sha256")), None),
-            "sample": {"blocks": _BLOCKS, "size": _BLOCK, "sha256": _sampled(backing)},
-        },
-        "process": {
-            "pid": process.pid,
-            "name": None if process.name is None else printable(process.name),
-            "architecture": process.architecture if process.architecture in _BITS else None,
-        },
-        "bits": bits,
-        "complete": not process.incomplete,
-        "threads": _threads(process),
+        "path": path,
+        "relative": relative,
+        "size": backing.size,
+        "sha256": next((each["sha256"] for each in known if each.get("sha256")), None),
+        "sample": {"blocks": _BLOCKS, "size": _BLOCK, "sha256": _sampled(backing)},
     }
 
 
@@ -184,8 +145,3 @@ def _bits(process: ProcessMemory, rows: Rows) -> int:
     if known is not None:
         return known
     return 64 if len(rows) and int(rows.start[-1]) + int(rows.size[-1]) > 1 << 32 else 32
-
-
-def _write(path: str, texts: Iterable[str]) -> None:
-    with os.fdopen(create_file(path, None), "w", encoding="ascii", newline="\n") as file:
-        file.writelines(texts)

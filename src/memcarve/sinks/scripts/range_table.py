@@ -10,23 +10,23 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from memcarve import provenance
 from memcarve.errors import printable
 from memcarve.intervals import TOP, Intervals, chunks
 from memcarve.paths import base_name
 from memcarve.permissions import EXECUTE, PROT_NONE, TRANSITION, WRITE
+from memcarve.sinks.ownership import SCRIPTS
 from memcarve.sinks.ranges import pieces
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
     from memcarve.dtypes import I64, U8, U64, Bools
     from memcarve.metadata import Module, Region
     from memcarve.sinks.ranges import Ranges
 
 
-NAME = "memory.json"
-SCHEMA = 1
-WHAT = "scripts"
+NAME = SCRIPTS
 
 #: the access, by the column `access`: unknown, then all combinations of the three letters
 ACCESS = (None, *("".join(letters) for letters in itertools.product("-r", "-w", "-x")))
@@ -80,24 +80,17 @@ def table_rows(ranges: Ranges) -> Rows:
     return Rows(start, size, offset, _access(ranges)[owner], name[owner], first, names)
 
 
-def lines(header: dict[str, Any], rows: Rows) -> Iterator[str]:
-    """Yield the document: in ASCII, so that nothing in it can affect a terminal."""
-    yield json.dumps({"schema": SCHEMA, **header}, indent=1)[:-2] + ',\n "names": ['
-    yield from _array(json.dumps([name.word, name.text]) for name in rows.names)
-    yield '\n ],\n "rows": ['
+def lines(document: dict[str, Any], rows: Rows) -> Iterator[str]:
+    """Yield the table: ASCII, so that nothing in it can do anything to a terminal."""
     access = [json.dumps(letters) for letters in ACCESS]
-    yield from _array(
-        f'["0x{start:x}", {size}, {offset}, {access[letters]}, {name}]'
-        for start, size, offset, letters, name, _ in rows
+    return provenance.lines(
+        document,
+        names=(json.dumps([name.word, name.text]) for name in rows.names),
+        rows=(
+            f'["0x{start:x}", {size}, {offset}, {access[letters]}, {name}]'
+            for start, size, offset, letters, name, _ in rows
+        ),
     )
-    yield "\n ]\n}\n"
-
-
-def _array(elements: Iterable[str]) -> Iterator[str]:
-    separator = "\n"
-    for element in elements:
-        yield f"{separator}  {element}"
-        separator = ",\n"
 
 
 def _access(ranges: Ranges) -> U8:

@@ -72,8 +72,9 @@ class CoreNotes(NamedTuple):
         return found
 
     def own_number(self, name: str) -> int | None:
-        """Return a number that memcarve noted."""
-        return None if self.own is None else number(self.own.get(name))
+        """Return a number that memcarve noted; an address is text since schema 2."""
+        value = None if self.own is None else self.own.get(name)
+        return address(value) if isinstance(value, str) else number(value)
 
     def own_word(self, name: str, known: tuple[str, ...]) -> str | None:
         """Return a word that memcarve noted of the process."""

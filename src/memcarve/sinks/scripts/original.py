@@ -19,7 +19,7 @@ def load(folder):
     """Return the table that was written beside this script."""
     with io.open(os.path.join(folder, "memory.json"), encoding="ascii") as file:
         table = json.load(file)
-    if (table.get("tool"), table.get("what"), table.get("schema")) != ("memcarve", "scripts", 1):
+    if (table.get("tool"), table.get("what"), table.get("schema")) != ("memcarve", "scripts", 2):
         raise ValueError("memory.json: is not the one that memcarve wrote with this script")
     return table
 

@@ -1,0 +1,167 @@
+"""Whether memcarve wrote what has a name already: only that may be replaced."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import stat
+import zipfile
+from typing import TYPE_CHECKING, Any
+
+from memcarve.backing import FileBacking
+from memcarve.errors import InputError
+from memcarve.formats import manifest
+from memcarve.formats.elf_core import core_headers
+from memcarve.formats.minidump import structures
+from memcarve.formats.programs import module_list
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+#: what a map and an archive say of who wrote them
+MARK = b"written by memcarve "
+#: what lies beside a flat file and tells of it
+FLAT = "flat"
+#: the table that scripts read
+SCRIPTS = "memory.json"
+_SCRIPTS_TABLE = re.compile(rb'\{\n "schema": \d+,\n "tool": "memcarve",\n "what": "scripts",\n')
+_LARGEST = 1 << 28
+_BANNER = 200
+_HEAD = 4096  # what of a file is looked at to tell who wrote it
+
+
+def foreign(path: str, beside: str | None = None) -> str | None:
+    """Say what at a path memcarve did not write; None if all of it is memcarve's own, or a folder is empty.
+
+    A file that itself cannot say so has one `beside` it that does. Links are not followed.
+    """
+    mode = os.lstat(path).st_mode
+    if stat.S_ISDIR(mode):
+        return _foreign_inside(path)
+    if stat.S_ISREG(mode):
+        with contextlib.suppress(InputError, OSError, ValueError, RecursionError):
+            if any(own(path) for own in (_is_minidump, _is_core, _is_map, _is_archive)) or _flat(path):
+                return None
+            if beside is not None and _describes(beside, path):
+                return None
+    return "exists, and does not say that memcarve wrote it"
+
+
+def _foreign_inside(folder: str) -> str | None:
+    with os.scandir(folder) as entries:
+        modes = {entry.name: entry.stat(follow_symlinks=False).st_mode for entry in entries}
+    if not modes:
+        return None
+    name = next((name for name in _LISTING if stat.S_ISREG(modes.get(name, 0))), None)
+    if name is None:
+        return f"holds no {', '.join(_LISTING)} that memcarve wrote"
+    try:
+        listed = _LISTING[name](os.path.join(folder, name))
+    except (InputError, OSError, ValueError, KeyError, TypeError, RecursionError):
+        return f"holds a {name} that memcarve did not write"
+    for entry in sorted(modes.keys() - {name}):
+        path = os.path.join(folder, entry)
+        if name == manifest.PROCESSES and stat.S_ISDIR(modes[entry]):
+            problem = _foreign_inside(path)
+            if problem is not None:
+                return f"{entry} {problem}"
+        elif not stat.S_ISREG(modes[entry]) or entry not in listed:
+            return f"holds {entry}, which memcarve did not write"
+    return None
+
+
+def _processes(path: str) -> set[str]:
+    found = manifest.processes(path)
+    if found is None:
+        raise ValueError(path)
+    return set(found)
+
+
+def _segments(path: str) -> set[str]:
+    _, records = manifest.read(path)
+    names = {record.file for record in records if manifest.FILE_NAME.fullmatch(record.file)}
+    return names | set(manifest.SUMS.values())
+
+
+def _modules(path: str) -> set[str]:
+    found = module_list.files(path)
+    if found is None:
+        raise ValueError(path)
+    return found | {module_list.SUMS}
+
+
+def _scripts(path: str) -> set[str]:
+    with open(path, "rb") as file:
+        head = file.read(_HEAD)
+    if not _SCRIPTS_TABLE.match(head):
+        raise ValueError(path)
+    return {"README.txt", "map.r2", "map.rz", *(f"map_{name}.py" for name in ("binja", "gdb", "ghidra", "ida"))}
+
+
+#: by what a folder says what is in it: what returns the names of its files, or raises
+_LISTING: dict[str, Callable[[str], set[str]]] = {
+    manifest.PROCESSES: _processes,
+    manifest.NAME: _segments,
+    module_list.NAME: _modules,
+    SCRIPTS: _scripts,
+}
+
+
+def _is_minidump(path: str) -> bool:
+    """Say whether a file is a minidump whose comment, behind the directory, says that memcarve wrote it."""
+    data = _head(path)
+    if not data.startswith(structures.MAGIC) or len(data) < structures.HEADER.size:
+        return False
+    place = structures.HEADER.size + structures.DIRECTORY.size * structures.HEADER.unpack_from(data)[2]
+    return data.startswith(structures.MARK, place + -place % 8)
+
+
+def _is_core(path: str) -> bool:
+    """Say whether a file is an ELF core whose first note is memcarve's."""
+    with FileBacking(path, follow=False) as file:
+        header = core_headers.read_header(file)
+        if header is None:
+            return False
+        table, _ = core_headers.program_headers(file, header)
+        first = next(core_headers.read_notes(file, header, table[:1]), None)
+    return first is not None and (first.owner, first.kind) == (core_headers.OWNER, core_headers.PROVENANCE)
+
+
+def _is_map(path: str) -> bool:
+    """Say whether a file is a memory map whose banner says that memcarve wrote it."""
+    line = _head(path)[:_BANNER].partition(b"\n")[0]
+    return line.startswith(b"Volatility 3 Framework") and MARK in line
+
+
+def _is_archive(path: str) -> bool:
+    """Say whether an archive says that memcarve wrote it, and holds nothing but what memcarve puts into one."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names, marked = set(archive.namelist()), archive.comment.startswith(MARK)
+    except (NotImplementedError, zipfile.BadZipFile):
+        return False
+    own = {module_list.NAME, module_list.SUMS}
+    return marked and own <= names and all(module_list.FILE_NAME.fullmatch(name) for name in names - own)
+
+
+def _flat(path: str) -> dict[str, Any]:
+    """Return what memcarve wrote beside a flat file; nothing where it is something else."""
+    with contextlib.suppress(InputError, ValueError, RecursionError), FileBacking(path, follow=False) as file:
+        if file.read_at(0, 1) == b"{":
+            found = json.loads(file.read_at(0, min(file.size, _LARGEST)))
+            if isinstance(found, dict) and (found.get("tool"), found.get("what")) == ("memcarve", FLAT):
+                return found
+    return {}
+
+
+def _describes(beside: str, path: str) -> bool:
+    """Say whether a file that memcarve wrote is about another: a map, or a document with its name and length."""
+    found = _flat(beside)
+    return (found.get("file"), found.get("size")) == (os.path.basename(path), os.path.getsize(path)) or _is_map(beside)
+
+
+def _head(path: str) -> bytes:
+    with FileBacking(path, follow=False) as file:
+        return file.read_at(0, _HEAD)

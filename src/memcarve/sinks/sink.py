@@ -1,0 +1,149 @@
+"""What every sink takes and returns: ``sink(process, segments, out, options, progress)`` gives a `Result`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any, Protocol
+
+from memcarve.errors import MemcarveError, UsageError
+from memcarve.formats import manifest
+from memcarve.formats.memmap.map_writing import RENDERERS
+from memcarve.process import Platform
+from memcarve.vocabulary import Layout
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Mapping, Sequence
+
+    from memcarve.process import ProcessEntry, ProcessMemory, Progress
+    from memcarve.segments import LeftOut, Segments
+
+#: bytes of a file that is made of a module
+LARGEST = 1 << 30
+_UNKNOWN = Platform()
+
+
+def _about(*sinks: str, default: Any) -> Any:  # noqa: ANN401 - of a field, whose type stands beside it
+    return field(default=default, metadata={"sinks": sinks})
+
+
+@dataclass(frozen=True)
+class SinkOptions:
+    """How to write. Some are about some sinks alone, and the others refuse them.
+
+    All: `force` replaces what memcarve wrote; `command` is recorded as the command line (None: this
+    program's arguments).
+
+    segments, minidump, elfcore, flat: `sparse` writes pages of zeros as holes.
+
+    segments: `hashes` are names in ``formats.manifest.SUMS``; `label_names` has files named by labels, too; `skip_zero`
+    leaves out segments that are zero throughout; `partial` takes a dump that ends too early; `hash_input` takes the
+    SHA-256 of the input; `environment` records the process's; `threads` copy at once (None: as many as are fast).
+
+    minidump: `placeholder_thread` makes up a thread if none is known; `resident` leaves out modules whose first page is
+    missing, and threads whose TEB is; `platform` counts before what is known of the system, and so does, for elfcore,
+    too, `architecture` of the processor.
+
+    flat: `address` is the range to write, half-open (None: from the first byte to the last); `fill` is the byte that
+    gaps get (None: 0).
+
+    memmap: `renderer` is how the map is written, one of ``formats.memmap.map_writing.RENDERERS`` (None: quick).
+
+    modules: `layout` is a vocabulary.Layout; no file becomes larger than `largest` bytes; `archive` writes one
+    encrypted ZIP archive.
+
+    Raises UsageError for words that there are not.
+    """
+
+    force: bool = False
+    command: Sequence[str] | None = None
+    sparse: bool = _about("segments", "minidump", "elfcore", "flat", default=False)
+    hashes: Sequence[str] = _about("segments", default=("sha256",))
+    label_names: bool = _about("segments", default=False)
+    skip_zero: bool = _about("segments", default=False)
+    partial: bool = _about("segments", default=False)
+    hash_input: bool = _about("segments", default=False)
+    environment: bool = _about("segments", default=False)
+    threads: int | None = _about("segments", default=None)
+    placeholder_thread: bool = _about("minidump", default=False)
+    resident: bool = _about("minidump", default=False)
+    platform: Platform = field(default=_UNKNOWN, metadata={"sinks": ("minidump",)})
+    architecture: str | None = _about("minidump", "elfcore", default=None)
+    address: tuple[int, int] | None = _about("flat", default=None)
+    fill: int | None = _about("flat", default=None)
+    renderer: str | None = _about("memmap", default=None)
+    layout: str = _about("modules", default=Layout.FILE)
+    largest: int = _about("modules", default=LARGEST)
+    archive: bool = _about("modules", default=False)
+
+    def __post_init__(self) -> None:
+        Layout.check(self.layout)
+        for what, names, known in (
+            ("hash function", self.hashes, list(manifest.SUMS)),
+            ("format of a map", [self.renderer or "quick"], list(RENDERERS)),
+        ):
+            unknown = [name for name in names if name not in known]
+            if unknown:
+                raise UsageError(f"unknown {what} {unknown[0]!r}", remedy=f"choose from {', '.join(known)}")
+        if self.fill is not None and not 0 <= self.fill < 1 << 8:
+            raise UsageError(f"{self.fill} is not a byte to fill gaps with", remedy="give one from 00 to ff")
+
+    def check(self, sink: str) -> None:
+        """Raise UsageError if anything is given that is not about a sink."""
+        for each in fields(self):
+            sinks = each.metadata.get("sinks", (sink,))
+            if sink not in sinks and vars(self)[each.name] != each.default:
+                raise UsageError(
+                    f"{sink} cannot be written so", remedy=f"{{{each.name}}} is for {', '.join(sinks)}; leave it out"
+                )
+
+
+@dataclass(frozen=True)
+class Result:
+    """What was written, of one process or of several.
+
+    `files` are paths, the most important one first; a folder is one. `count` is how many of `what` (``"segment"``,
+    ``"range"``, ``"row"``, ``"module"``, ``"process"``) are in them, `of` how many there were. Of `bytes` of memory in
+    all, `missing_bytes` were not to be had: mapped and missing in the input, or not in the memory that a module was
+    made of. `input_bytes` is what was looked at: `bytes` and what was `left_out`, None if that is not counted.
+    `complete` is false if bytes are known to be missing. `moved` counts the bytes by how they were moved; `notes` are
+    for the user.
+
+    Of several processes, `parts` are the results of each, in which `entry` is the process, and `error` says what went
+    wrong: then nothing was written.
+    """
+
+    files: tuple[str, ...]
+    what: str
+    count: int
+    bytes: int
+    complete: bool
+    seconds: float
+    of: int = 0
+    left_out: Sequence[LeftOut] = ()
+    missing_bytes: int = 0
+    input_bytes: int | None = None
+    moved: Mapping[str, int] = field(default_factory=dict)
+    notes: Sequence[str] = ()
+    entry: ProcessEntry | None = None
+    error: MemcarveError | None = None
+    parts: tuple[Result, ...] = ()
+
+    @property
+    def path(self) -> str:
+        """The first of the files."""
+        return self.files[0]
+
+
+class Sink(Protocol):
+    """Writes segments of a process."""
+
+    def __call__(
+        self,
+        process: ProcessMemory,
+        segments: Segments,
+        out: str | os.PathLike[str],
+        options: SinkOptions = ...,
+        progress: Progress | None = None,
+    ) -> Result:
+        """Write them to `out`, whole or not at all."""
