@@ -54,7 +54,7 @@ def labels(segments: str, regions: str) -> None:
         if high > low
     ]
     modules = [memcarve.Module(row.start, row.size, row.file[3:]) for row in rows if row.file][:2000]
-    metadata = memcarve.Metadata((memcarve.Regions("a", rows),), (memcarve.Modules("b", modules),))
+    metadata = memcarve.Metadata((memcarve.Regions("a", rows),), (memcarve.SourceRows("b", modules),))
     process = ProcessMemory(space, metadata=lambda: metadata)
     found = process.segments()
     begun = time.perf_counter()

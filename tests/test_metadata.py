@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given, strategies as st
 
-from memcarve.metadata import Metadata, Module, Modules, Region, Regions
+from memcarve.metadata import Metadata, Module, Region, Regions, SourceRows
 from memcarve.protection import collapsed
 
 
@@ -78,7 +78,7 @@ def test_the_top_of_the_address_space() -> None:
 
 def test_evidence_adds_up() -> None:
     """What two sources know is kept apart, the first one first."""
-    one = Metadata(modules=(Modules("PEB", [Module(4096)]),), notes=("a",))
-    two = Metadata(modules=(Modules("dlllist", []),), notes=("b",))
+    one = Metadata(modules=(SourceRows("PEB", [Module(4096)]),), notes=("a",))
+    two = Metadata(modules=(SourceRows("dlllist", []),), notes=("b",))
     assert [found.source for found in (one + two).modules] == ["PEB", "dlllist"]
     assert (one + two).notes == ("a", "b")

@@ -9,7 +9,7 @@ import pytest
 import memcarve
 import winimage
 from files import EXAMPLE
-from memcarve.metadata import Metadata, Module, Modules, Region, Regions, Thread, Threads
+from memcarve.metadata import Metadata, Module, Region, Regions, SourceRows, Thread
 from memcarve.process import Container, Note, ProcessEntry, ProcessMemory
 from processes import PAGE, process_of
 
@@ -139,8 +139,8 @@ def test_flat_lists() -> None:
     rows = [Region(PAGE, PAGE, "rw-p")]
     metadata = Metadata(
         (Regions("first", rows), Regions("second", [])),
-        (Modules("first", [Module(PAGE)]), Modules("second", [])),
-        (Threads("first", [Thread(1)]), Threads("second", [Thread(1, teb=5), Thread(2)])),
+        (SourceRows("first", [Module(PAGE)]), SourceRows("second", [])),
+        (SourceRows("first", [Thread(1)]), SourceRows("second", [Thread(1, teb=5), Thread(2)])),
     )
     process = process_of([1], metadata)
     assert list(process.regions) == rows

@@ -24,16 +24,13 @@ from memcarve.formats.programs.mapped_module import MappedModule as MappedModule
 from memcarve.labels import Labelling as Labelling
 from memcarve.labels.modules import find_modules as find_modules
 from memcarve.metadata import (
-    Areas as Areas,
     Metadata as Metadata,
     Module as Module,
-    Modules as Modules,
     Parameters as Parameters,
     Region as Region,
     Regions as Regions,
+    SourceRows as SourceRows,
     Thread as Thread,
-    Threads as Threads,
-    Unloaded as Unloaded,
 )
 from memcarve.missing import Missing as Missing
 from memcarve.patterns import TextPattern as TextPattern, text_pattern as text_pattern

@@ -1,10 +1,10 @@
-"""What is known of a process's memory beyond its bytes: regions, modules, threads, areas; each from one source."""
+"""What is known of a process's memory beyond its bytes: regions, modules, threads, areas, each from a named source."""
 
 from __future__ import annotations
 
 import functools
 import itertools
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -21,20 +21,22 @@ if TYPE_CHECKING:
 
 #: what a process was started with, but its environment
 TEXTS = ("command_line", "image_path", "current_directory")
-#: in JSON: strings of an environment, modules that were unloaded
+# at most in JSON: strings of an environment, unloaded modules
 _MOST_STRINGS = 10_000
 _MOST_UNLOADED = 2_000
 
+_Row = TypeVar("_Row")
+
 
 class Region(NamedTuple):
-    """What the operating system says of ``start <= x < start + size``; None is not known.
+    """What the operating system says about ``start <= x < start + size``; None is unknown.
 
-    `protection` is in the system's own words (``PAGE_EXECUTE_READ|PAGE_GUARD``, ``r-xp``): on Windows the one that the
-    region began with. `kind` is a vocabulary.Kind, `file` the path of what is mapped, `offset` where in that file the
-    region begins (bytes), `tag` a VAD's pool tag, `private` whether nobody else shares it. Text may hold anything.
-    `allocation` is where the allocation begins that the region is part of, if a source lists an allocation in several
-    regions; None if each region stands for itself. `detail` says more in words. Of what a process's own structures
-    tell, `whole` says that all of the region that holds it is of that kind.
+    `protection` is in the system's own words (``PAGE_EXECUTE_READ|PAGE_GUARD``, ``r-xp``); on Windows it is the initial
+    protection. `kind` is a vocabulary.Kind, `file` the path of the mapped file, `offset` the region's offset in that
+    file in bytes, `tag` a VAD's pool tag, `private` whether no other process shares the region. Text may hold anything.
+    `allocation` is the start of the allocation that the region is part of, if its source lists one allocation as
+    several regions; None if each region stands for itself. `detail` says more in words. An area (a part of memory that
+    the process's own structures describe) is `whole` if all of the region around it is of that kind.
     """
 
     start: int
@@ -61,10 +63,10 @@ class Region(NamedTuple):
 
 
 class Module(NamedTuple):
-    """A module that a list names: where it is loaded, its size in memory, name and path; None is not known.
+    """A listed module: its start, its size in memory, its name and path; None is unknown.
 
-    Of one that was unloaded also what its header said, `timestamp` and `checksum`, and `sequence`, the system's number
-    of the event, which grows by one. Its name is cut at 32 characters if Windows kept it.
+    An unloaded module also has `timestamp` and `checksum` from its header, and `sequence`, the number of the event,
+    which grows by one. Windows cuts its name at 32 characters.
     """
 
     start: int
@@ -77,14 +79,15 @@ class Module(NamedTuple):
 
     @property
     def end(self) -> int:
-        """The address after the last byte, as far as the size is known."""
+        """The address after the last byte; an unknown size counts as one byte."""
         return self.start + (self.size or 1)
 
 
 class Parameters(NamedTuple):
-    """What a process was started with, by one `source`: its own word, which it may change; None is not known.
+    """What a process was started with, according to one `source`; None is unknown.
 
-    `environment` are strings like ``NAME=value``, in their order. Text may hold anything.
+    The process may have changed all of it. `environment` holds strings like ``NAME=value``, in order. Text may hold
+    anything.
     """
 
     source: str
@@ -94,9 +97,9 @@ class Parameters(NamedTuple):
     environment: tuple[str, ...] | None = None
 
     def facts(self, *, environment: bool = False) -> dict[str, Any]:
-        """Return what is known but the source, ready for JSON; the environment only on request.
+        """Return everything but the source, ready for JSON: unpaired surrogates are escaped.
 
-        Halves of characters are escaped.
+        The environment is there only on request.
         """
         texts = zip(TEXTS, self[1:4], strict=True)
         found: dict[str, Any] = {name: None if text is None else encodable(text) for name, text in texts}
@@ -109,11 +112,11 @@ class Parameters(NamedTuple):
 
 
 class Thread(NamedTuple):
-    """A thread: its id, the addresses of its TEB and of where it began, its stack (half-open); None is not known.
+    """A thread: its id, the addresses of its TEB and of its first instruction, its stack (half-open); None is unknown.
 
-    `registers` are those of a program at work, by the names that gdb and Linux have for them: ``rax`` ... ``r15``,
-    ``rip``, ``eflags``, ``cs`` ... ``gs``, ``fs_base``, ``gs_base``; of 32 bits ``eax`` ... ``eip``, ``eflags``, ``cs``
-    ... ``gs``. Those that are not known are not in it.
+    `registers` are the user-mode ones by the names that gdb uses: ``rax`` ... ``r15``, ``rip``, ``eflags``, ``cs`` ...
+    ``gs``, ``fs_base``, ``gs_base``; on 32 bits ``eax`` ... ``eip``, ``eflags``, ``cs`` ... ``gs``. Unknown ones are
+    left out.
     """
 
     tid: int
@@ -127,9 +130,9 @@ class Thread(NamedTuple):
 class Regions:
     """Regions from one `source`, in order of their addresses, and how they divide the address space.
 
-    `pieces` are intervals, whose owner is a region's place in `rows`. They are the regions themselves, unless some
-    overlap, as no honest system has it: then an address belongs to the smallest of them, and `overlapping` counts those
-    that share addresses. A region of no bytes is none.
+    `pieces` are intervals whose owner is a region's index in `rows`. They are the regions themselves unless some
+    overlap, which no honest system reports: then an address belongs to the smallest of them, and `overlapping` counts
+    the regions that share addresses. Empty regions are dropped.
     """
 
     def __init__(self, source: str, rows: Iterable[Region]) -> None:
@@ -149,16 +152,16 @@ class Regions:
         return iter(self.rows)
 
     def at(self, address: int) -> int | None:
-        """Return the place in `rows` of the region that holds an address; None where none does."""
+        """Return the index in `rows` of the region that holds an address; None if none does."""
         place = self.pieces.at(address)
         return None if place is None else int(self.pieces.owner[place])
 
     @functools.cached_property
     def allocations(self) -> list[tuple[Region, range]]:
-        """The allocation of each region, and the indices in `rows` of its regions, by the region's index in `rows`.
+        """For each region its allocation, and the range of indices in `rows` of that allocation's regions.
 
-        Regions that follow each other and name the same beginning, which is not behind them, are one allocation; every
-        other region is one by itself.
+        Consecutive regions that name the same start, at or before the first of them, are one allocation; every other
+        region is an allocation of its own.
         """
         found: list[tuple[Region, range]] = []
         while len(found) < len(self.rows):
@@ -174,10 +177,10 @@ class Regions:
         return found
 
     def module_end(self, module: Module) -> int:
-        """Return where a module ends at most.
+        """Return where a module ends at the latest.
 
-        Lists of modules lie in the process's own memory, where it may write what it likes: a module ends with the
-        mapping that it begins in, or, where it begins in none, with the next one.
+        Lists of modules lie in the process's own memory, where it can write anything: a module ends with the mapping
+        that it begins in, or before the next mapping if it begins in none.
         """
         end = min(module.end, TOP)
         if not self.rows:
@@ -193,7 +196,7 @@ class Regions:
         if self.rows[held].allocation is not None:
             return min(end, self.allocations[held][0].end)
         first, mapped = self.rows[held], self.rows[held].end
-        # Unix maps a file in several regions, and of minidumps from there nobody knows which file it is
+        # Unix maps a file in several regions, and a minidump from there does not name the file
         parts = first.file is not None or first.kind in (Kind.IMAGE, Kind.MAPPED)
         for row in itertools.islice(self.rows, held + 1, None):
             if not parts or mapped >= end or row.start != mapped or (row.file, row.kind) != (first.file, first.kind):
@@ -202,80 +205,61 @@ class Regions:
         return min(end, mapped)
 
 
-class Modules(NamedTuple):
-    """Modules that one `source` lists, in its order."""
+class SourceRows(NamedTuple, Generic[_Row]):
+    """What one `source` lists, in its order."""
 
     source: str
-    rows: Sequence[Module]
-
-
-class Threads(NamedTuple):
-    """Threads that one `source` lists, in its order."""
-
-    source: str
-    rows: Sequence[Thread]
-
-
-class Areas(NamedTuple):
-    """Areas that one `source` knows."""
-
-    source: str
-    rows: Sequence[Region]
-
-
-class Unloaded(NamedTuple):
-    """Modules that were unloaded, as one `source` lists them; in the order in which they were, if it says so."""
-
-    source: str
-    rows: Sequence[Module]
+    rows: Sequence[_Row]
 
 
 class Metadata(NamedTuple):
-    """All that is known of a process; of several sources the one that counts first. `notes` are for the user.
+    """All that is known of a process; the first of several sources takes precedence. `notes` are for the user.
 
-    `parameters` are what it was started with, of a 32-bit program on 64-bit Windows by both of its sides.
+    `unloaded` are the modules that were unloaded, in that order if the source keeps it. `parameters` are what the
+    process was started with; a 32-bit program on 64-bit Windows has them twice. `files` are the files that were read
+    besides the input, ready for JSON: kind, path, size, format, SHA-256.
 
-    `files` are those that it was read from besides the input, ready for JSON: kind, path, size, format, SHA-256.
-
-    A source is there also where its list is empty; where nothing is known there is none. `complete` is false where
-    modules and regions are only those that somebody had to do with.
+    A source with an empty list is there, too; nothing is there if nothing is known. `complete` is False if only the
+    modules and regions of some of the memory are known, as in a carved folder.
     """
 
     regions: tuple[Regions, ...] = ()
-    modules: tuple[Modules, ...] = ()
-    threads: tuple[Threads, ...] = ()
-    areas: tuple[Areas, ...] = ()
+    modules: tuple[SourceRows[Module], ...] = ()
+    threads: tuple[SourceRows[Thread], ...] = ()
+    areas: tuple[SourceRows[Region], ...] = ()
     notes: tuple[str, ...] = ()
     complete: bool = True
     parameters: tuple[Parameters, ...] = ()
-    unloaded: tuple[Unloaded, ...] = ()
+    unloaded: tuple[SourceRows[Module], ...] = ()
     files: tuple[dict[str, Any], ...] = ()
 
     def __add__(self, other: Metadata) -> Metadata:  # type: ignore[override]
-        """Return what both know; the left one counts first."""
-        return Metadata(
-            self.regions + other.regions,
-            self.modules + other.modules,
-            self.threads + other.threads,
-            self.areas + other.areas,
-            self.notes + other.notes,
-            self.complete and other.complete,
-            self.parameters + other.parameters,
-            self.unloaded + other.unloaded,
-            self.files + other.files,
-        )
+        """Return what both know; the left one takes precedence."""
+        both: Iterable[tuple[Any, Any]] = zip(self, other, strict=True)
+        return Metadata._make(one and two if isinstance(one, bool) else one + two for one, two in both)
 
     def told(self, *, environment: bool = False) -> dict[str, Any]:
-        """Return what the process says of its start and of modules it unloaded, ready for JSON; nothing if it does not.
+        """Return what the process says about its start and the modules it unloaded, ready for JSON; {} if nothing.
 
-        Of each text the first one that is known; all of them by their sources in ``parameters``, where a later source
-        stands only if it says something else. ``unloaded`` is None where that is not known. The environment is there
-        only on request.
+        Each text is the first known one; ``parameters`` has all of them by source, leaving out a source that only
+        repeats an earlier one. ``unloaded`` is None if unknown. The environment is there only on request.
         """
         if not self.parameters and not self.unloaded:
             return {}
         rows = [(each.source, each.facts(environment=environment)) for each in self.parameters]
-        unloaded = [_unloaded(row) | {"source": each.source} for each in self.unloaded for row in each.rows]
+        unloaded = [
+            {
+                "base": f"0x{row.start:x}",
+                "size": row.size,
+                "name": None if row.name is None else encodable(row.name),
+                "timestamp": row.timestamp,
+                "checksum": row.checksum,
+                "sequence": row.sequence,
+                "source": each.source,
+            }
+            for each in self.unloaded
+            for row in each.rows
+        ]
         more = len(unloaded) - _MOST_UNLOADED
         return {
             **{text: next((row[text] for _, row in rows if row[text] is not None), None) for text in TEXTS},
@@ -289,7 +273,7 @@ class Metadata(NamedTuple):
         }
 
     def all_threads(self) -> list[Thread]:
-        """Return the threads of all lists, each once: what the first list does not say of one, a later one may."""
+        """Return the threads of all lists, each once; a later list fills in what the earlier ones do not know."""
         found: dict[int, Thread] = {}
         for threads in self.threads:
             for row in threads.rows:
@@ -300,23 +284,10 @@ class Metadata(NamedTuple):
         return [*found.values()]
 
 
-def _unloaded(row: Module) -> dict[str, Any]:
-    """Return what is known of a module that was unloaded, ready for JSON: halves of characters are escaped."""
-    return {
-        "base": f"0x{row.start:x}",
-        "size": row.size,
-        "name": None if row.name is None else encodable(row.name),
-        "timestamp": row.timestamp,
-        "checksum": row.checksum,
-        "sequence": row.sequence,
-    }
-
-
 def places(metadata: Metadata, split: str) -> U64 | None:
-    """Return the addresses (uint64) where regions, protections or modules begin or end; None where none are known.
+    """Return the addresses (uint64) at which regions, protections or modules begin or end; None if none are known.
 
-    `split` is ``"region"``, ``"protection"`` or ``"module"``. Without a list of modules, ``"module"`` goes by the
-    mapped files.
+    `split` is ``"region"``, ``"protection"`` or ``"module"``; without a list of modules the mapped files are used.
     """
     if split == "module" and metadata.modules:
         rows = [row for modules in metadata.modules for row in modules.rows]
@@ -347,5 +318,5 @@ def places(metadata: Metadata, split: str) -> U64 | None:
 
 
 def _column(addresses: Iterable[int]) -> U64:
-    """Return addresses in order; 2**64, where nothing can be cut, is not among them."""
+    """Return addresses in order, without 2**64, where nothing can be cut."""
     return np.array(sorted(address for address in addresses if address < TOP), np.uint64)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from memcarve.metadata import Areas, Metadata, Module, Modules, Region, Regions
+from memcarve.metadata import Metadata, Module, Region, Regions, SourceRows
 from memcarve.permissions import EXECUTE, USER, WRITE
 from memcarve.process import Account, Machine, ProcessEntry, ProcessMemory, Selection
 from memcarve.space import AddressSpace
@@ -31,8 +31,8 @@ def metadata_of(
     """Return evidence of one source each; None is a source that is not there."""
     return Metadata(
         regions=() if regions is None else (Regions("windows.vadinfo", regions),),
-        modules=() if modules is None else (Modules("windows.dlllist", modules),),
-        areas=(Areas("PEB", areas),) if areas else (),
+        modules=() if modules is None else (SourceRows("windows.dlllist", modules),),
+        areas=(SourceRows("PEB", areas),) if areas else (),
     )
 
 

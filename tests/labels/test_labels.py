@@ -13,7 +13,7 @@ from memcarve.formats.manifest import FILE_NAME, file_name
 from memcarve.intervals import TOP
 from memcarve.labels.resident_regions import Residence, resident
 from memcarve.labels.segment_labels import permission_words
-from memcarve.metadata import Metadata, Module, Modules, Region, Regions
+from memcarve.metadata import Metadata, Module, Region, Regions, SourceRows
 from memcarve.process import Selection
 from memory import PAGE
 from processes import RW, RWX, RX, R, labels_of, metadata_of, page_region, process_of
@@ -266,8 +266,8 @@ def test_conflicts_of_modules() -> None:
     metadata = Metadata(
         regions=(Regions("VAD tree", [image]),),
         modules=(
-            Modules("PEB", [Module(PAGE, 2 * PAGE, "fake.dll")]),
-            Modules("windows.dlllist", [Module(PAGE, PAGE, "real.dll")]),
+            SourceRows("PEB", [Module(PAGE, 2 * PAGE, "fake.dll")]),
+            SourceRows("windows.dlllist", [Module(PAGE, PAGE, "real.dll")]),
         ),
     )
     found = labels_of(process_of([1], metadata)).conflicts(0)

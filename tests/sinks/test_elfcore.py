@@ -23,17 +23,7 @@ from files import ROOT, put
 from memcarve import errors
 from memcarve.backing import FileBacking
 from memcarve.formats.elf_core import process_notes
-from memcarve.metadata import (
-    Metadata,
-    Module,
-    Modules,
-    Parameters,
-    Region,
-    Regions,
-    Thread,
-    Threads,
-    Unloaded,
-)
+from memcarve.metadata import Metadata, Module, Parameters, Region, Regions, SourceRows, Thread
 from memcarve.missing import CUT_OFF, NOT_WRITTEN, Missing
 from memcarve.process import Platform, ProcessMemory, Selection
 from memcarve.sinks.ownership import foreign
@@ -113,8 +103,8 @@ def made(
     )
     metadata = Metadata(
         (Regions("windows.vadinfo", regions),) if regions else (),
-        (Modules("windows.dlllist", modules),) if modules else (),
-        (Threads("windows.threads", threads),) if threads else (),
+        (SourceRows("windows.dlllist", modules),) if modules else (),
+        (SourceRows("windows.threads", threads),) if threads else (),
     )
     return process_with(space, metadata=lambda: metadata, left_out={"between": 100 * len(ranges)}, **given)
 
@@ -342,7 +332,7 @@ def test_round_trip(exported: Exported) -> None:
 def test_what_processes_say_of_themselves(tmp_path: Path) -> None:
     """What a process was started with, and what it unloaded, is in the core's note; its environment is not."""
     started = Parameters("PEB", "x.exe \x1b[2J\ud800", "C:\\x.exe", None, ("A=b",))
-    gone = Unloaded("ntdll", [Module(0x7FFA40000000, 0x3000, "half \ud800.dll", None, 5, 6, 7)])
+    gone = SourceRows("ntdll", [Module(0x7FFA40000000, 0x3000, "half \ud800.dll", None, 5, 6, 7)])
     process = made(tmp_path)
     process.metadata = process.metadata._replace(parameters=(started,), unloaded=(gone,))
     export_elfcore(process, tmp_path / "core")
@@ -352,7 +342,7 @@ def test_what_processes_say_of_themselves(tmp_path: Path) -> None:
         Parameters("PEB, as the core's note has it", r"x.exe \x1b[2J\ud800".replace(r"\x1b", "\x1b"), "C:\\x.exe"),
     )
     assert again.unloaded == (
-        Unloaded("ntdll, as the core's note has it", [gone.rows[0]._replace(name=r"half \ud800.dll")]),
+        SourceRows("ntdll, as the core's note has it", [gone.rows[0]._replace(name=r"half \ud800.dll")]),
     )
 
 

@@ -19,7 +19,7 @@ import minidumps
 import winimage
 from cores import lldb
 from files import EXAMPLE, ROOT
-from memcarve.metadata import Metadata, Thread, Threads
+from memcarve.metadata import Metadata, SourceRows, Thread
 from memcarve.process import Platform, ProcessMemory, Selection
 from memcarve.sources.minidump import MINIDUMP
 from memcarve.space import AddressSpace
@@ -109,7 +109,7 @@ def example(folder: Path) -> Exported:
     examples = ROOT / "examples"
     process = memcarve.open(EXAMPLE, regions=examples / "vadinfo.txt", modules=examples / "dlllist.txt").process()
     registers = Thread(4, 0x17F0D130000, 0x17F25680000, 0x17F25690000, 0x7FF673401000, REGISTERS)
-    metadata = process.metadata + Metadata(threads=(Threads("made up", [registers, Thread(8)]),))
+    metadata = process.metadata + Metadata(threads=(SourceRows("made up", [registers, Thread(8)]),))
     process.metadata = metadata
     vads = [line.split("\t") for line in (examples / "vadinfo.txt").read_text().splitlines()[4:] if line]
     regions = [(int(row[3], 16), int(row[4], 16) + 1, row[6]) for row in vads]
@@ -315,7 +315,7 @@ def test_lldb_beyond_4_gib(tmp_path: Path) -> None:
 def test_lldb_x86(tmp_path: Path) -> None:
     """Lldb reads a minidump of 32 bits, registers and all."""
     registers = minidumps.some_registers(minidumps.X86_REGISTERS)
-    metadata = Metadata(threads=(Threads("list", [Thread(4, registers=registers)]),))
+    metadata = Metadata(threads=(SourceRows("list", [Thread(4, registers=registers)]),))
     path = tmp_path / "narrow.mdmp"
     space = process_of([0x10, 0x11]).space
     process = process_with(space, pid=4, architecture="x86", metadata=lambda: metadata)

@@ -17,17 +17,7 @@ import minidumps
 import winimage
 from files import EXAMPLE, ROOT
 from memcarve.errors import TargetExistsError, UsageError
-from memcarve.metadata import (
-    Metadata,
-    Module,
-    Modules,
-    Parameters,
-    Region,
-    Regions,
-    Thread,
-    Threads,
-    Unloaded,
-)
+from memcarve.metadata import Metadata, Module, Parameters, Region, Regions, SourceRows, Thread
 from memcarve.permissions import EXECUTE, PROT_NONE, TRANSITION, WRITE
 from memcarve.process import Platform, ProcessEntry, ProcessMemory, Selection
 from memcarve.sources.minidump import MINIDUMP
@@ -103,8 +93,8 @@ def made(flags: dict[int, int] | None = None, regions: list[Region] | None = REG
     space = AddressSpace(start, np.full(len(start), PAGE, np.uint64), offset, memory, **tables)  # type: ignore[arg-type]
     metadata = Metadata(
         () if regions is None else (Regions("windows.vadinfo", regions),),
-        (Modules("windows.dlllist", MODULES),),
-        (Threads("windows.threads", THREADS),),
+        (SourceRows("windows.dlllist", MODULES),),
+        (SourceRows("windows.threads", THREADS),),
     )
     given = {"pid": 1624, "name": "program.exe", "metadata": lambda: metadata, **members}
     return process_with(space, **given)  # type: ignore[arg-type]
@@ -346,14 +336,14 @@ STARTED = (
 
 def test_unloaded_modules(path: Path) -> None:
     """Modules that were unloaded have a list of their own; it is there only if they are known, even if none was."""
-    lists = (Unloaded("ntdll", UNLOADED[:1]), Unloaded("32-bit ntdll", UNLOADED[1:]))
+    lists = (SourceRows("ntdll", UNLOADED[:1]), SourceRows("32-bit ntdll", UNLOADED[1:]))
     found, _ = written(made(metadata=lambda: Metadata(unloaded=lists)), path)
     assert found.unloaded() == [
         (0x7FFA40000000, 0x3000, 0xC0FFEE, 0x5A5B4C3D, "gone.dll"),
         (0x60000000, 0, 0, 0, "half \ufffd.dll"),
         (0x70000000, 0xFFFFFFFF, 0, 0, ""),
     ]
-    (none,) = (Unloaded("ntdll", ()),)
+    (none,) = (SourceRows("ntdll", ()),)
     found, _ = written(made(metadata=lambda: Metadata(unloaded=(none,))), path, how=How(force=True))
     assert found.unloaded() == []
     with opened_as(MINIDUMP, path) as container:
@@ -364,7 +354,7 @@ def test_unloaded_modules(path: Path) -> None:
 
 def test_what_the_process_was_started_with(path: Path) -> None:
     """The comment says what the process was started with, without its environment; it is read again."""
-    metadata = Metadata(parameters=STARTED, unloaded=(Unloaded("ntdll", UNLOADED),))
+    metadata = Metadata(parameters=STARTED, unloaded=(SourceRows("ntdll", UNLOADED),))
     found, _ = written(made(metadata=lambda: metadata), path)
     process = found.comment["process"]
     assert (process["command_line"], process["current_directory"]) == ("x.exe \x1b[2J\\ud800", "C:\\")
@@ -407,7 +397,7 @@ def test_resident(path: Path) -> None:
 def test_which_module_is_first(path: Path, name: str | None, first: int) -> None:
     """The first module is the one with the process's name, which the kernel cuts; else they are in order."""
     modules = [Module(PROGRAM, PAGE, "program.exe"), Module(LIBRARY + PAGE, PAGE, "a-long-name-that-is-cut.exe")]
-    process = made(regions=None, name=name, metadata=lambda: Metadata(modules=(Modules("list", modules),)))
+    process = made(regions=None, name=name, metadata=lambda: Metadata(modules=(SourceRows("list", modules),)))
     bases = [row[0] for row in written(process, path)[0].modules()]
     assert bases[0] == (first if first == PROGRAM else LIBRARY + PAGE)
     assert sorted(bases) == [PROGRAM, LIBRARY + PAGE]
@@ -422,7 +412,7 @@ def test_image_base_tells_the_program(path: Path) -> None:
 @pytest.mark.parametrize(("listed", "size"), [(5 * PAGE, 0x4800), (None, 0x4800), (3 * PAGE, 3 * PAGE)])
 def test_module_size(path: Path, listed: int | None, size: int) -> None:
     """A module's size is the header's, unless a list says that it has another number of pages."""
-    modules = Modules("list", [Module(PROGRAM, listed, "program.exe")])
+    modules = SourceRows("list", [Module(PROGRAM, listed, "program.exe")])
     process = made(regions=None, metadata=lambda: Metadata(modules=(modules,)))
     assert [row[1] for row in written(process, path)[0].modules()] == [size]
 
@@ -458,7 +448,7 @@ def test_registers_of_32_bits(path: Path) -> None:
     """Threads of an x86 process have the CONTEXT of that architecture; groups that are not whole are not valid."""
     registers = minidumps.some_registers(minidumps.X86_REGISTERS)
     some = {name: value for name, value in registers.items() if name != "edi"}
-    metadata = Metadata(threads=(Threads("list", [Thread(4, registers=registers), Thread(8, registers=some)]),))
+    metadata = Metadata(threads=(SourceRows("list", [Thread(4, registers=registers), Thread(8, registers=some)]),))
     found, _ = written(made(regions=None, architecture="x86", metadata=lambda: metadata), path)
     contexts = [row[3] for row in found.threads()]
     assert contexts[0] == minidumps.context32(registers)
@@ -470,7 +460,7 @@ def test_registers_of_32_bits(path: Path) -> None:
 def test_lists_of_threads_add_up(path: Path) -> None:
     """Of several lists of threads each thread is there once, with what any list says of it, the first one's word."""
     first, second = [Thread(4, teb=0x1000)], [Thread(4, 0x2000, begin=5), Thread(8)]
-    metadata = Metadata(threads=(Threads("one", first), Threads("two", second)))
+    metadata = Metadata(threads=(SourceRows("one", first), SourceRows("two", second)))
     found, _ = written(made(regions=None, metadata=lambda: metadata), path)
     assert [row[:2] for row in found.threads()] == [(4, 0x1000), (8, 0)]
     assert found.unpack("<I44xQ", 17, 12)[1] == 5
@@ -610,16 +600,16 @@ def test_a_pipe_is_not_waited_for(path: Path) -> None:
 def test_stacks_that_end_before_they_begin(path: Path) -> None:
     """A stack whose bounds cannot be is not known; the thread is there all the same."""
     threads = [Thread(7, stack_start=0x9000, stack_end=0x1000), Thread(8, stack_start=0x1000, stack_end=0x3000)]
-    found, _ = written(made(metadata=lambda: Metadata(threads=(Threads("a table", threads),))), path)
+    found, _ = written(made(metadata=lambda: Metadata(threads=(SourceRows("a table", threads),))), path)
     assert [(tid, stack) for tid, _, stack, _ in found.threads()] == [(7, (0, 0, 0)), (8, (0x1000, 0x2000, 0))]
 
 
 def test_names_that_are_no_text(path: Path) -> None:
     """Halves of characters in a name, which are no text, are replaced; what is replaced is told nowhere else."""
-    modules = Modules("list", [Module(PROGRAM, PAGE, "x", "C:\\\ud800\udcff\U0001f600.dll")])
+    modules = SourceRows("list", [Module(PROGRAM, PAGE, "x", "C:\\\ud800\udcff\U0001f600.dll")])
     found, _ = written(made(regions=None, metadata=lambda: Metadata(modules=(modules,))), path)
     assert [row[4] for row in found.modules()] == ["C:\\\U000100ff\U0001f600.dll"]
-    modules = Modules("list", [Module(PROGRAM, PAGE, "x", "C:\\\udcff.dll")])
+    modules = SourceRows("list", [Module(PROGRAM, PAGE, "x", "C:\\\udcff.dll")])
     process = made(regions=None, metadata=lambda: Metadata(modules=(modules,)))
     assert [row[4] for row in written(process, path, how=How(force=True))[0].modules()] == ["C:\\\ufffd.dll"]
 

@@ -16,7 +16,7 @@ from memcarve.backing import FileBacking
 from memcarve.errors import OutputError, TargetExistsError
 from memcarve.formats.alignment import memory_begins
 from memcarve.intervals import TOP
-from memcarve.metadata import Metadata, Module, Modules, Region, Regions, Thread, Threads
+from memcarve.metadata import Metadata, Module, Region, Regions, SourceRows, Thread
 from memcarve.process import ProcessMemory, Selection
 from memcarve.sinks import single_file
 from memcarve.sinks.ranges import known_modules, pieces, ranges
@@ -52,7 +52,7 @@ def test_ranges(
     flags = [mapped[number][1] for number in numbers] if flagged and numbers else None
     space = space_of([(number, mapped[number][0]) for number in numbers], flags)
     known = Regions("here", [Region(page * PAGE, count * PAGE, f"r{page}") for page, count in regions])
-    listed = Modules("list", [Module(page * PAGE, count * PAGE) for page, count in modules])
+    listed = SourceRows("list", [Module(page * PAGE, count * PAGE) for page, count in modules])
     metadata = Metadata((known,) * bool(regions), (listed,) * bool(modules))
     process = ProcessMemory(space, metadata=lambda: metadata)
     found = ranges(process, process.segments())
@@ -96,7 +96,7 @@ def test_ends_at_the_top() -> None:
     column = [np.array([value], np.uint64) for value in (start, 2 * PAGE, 0)]
     space = AddressSpace(*column, backing)
     metadata = Metadata(
-        (Regions("here", [Region(TOP - PAGE, PAGE, "rw-p")]),), (Modules("list", [Module(start, 2 * PAGE)]),)
+        (Regions("here", [Region(TOP - PAGE, PAGE, "rw-p")]),), (SourceRows("list", [Module(start, 2 * PAGE)]),)
     )
     process = ProcessMemory(space, metadata=lambda: metadata)
     found = ranges(process, process.segments())
@@ -115,8 +115,8 @@ def test_selected() -> None:
 def test_modules_of_lists() -> None:
     """Of two lists the first counts at each address; a module ends with its mapping; unknown sizes stay unknown."""
     regions = Regions("here", [Region(0x1000, 0x2000, "PAGE_EXECUTE_WRITECOPY", Kind.IMAGE, "\\a.dll")])
-    one = Modules("one", [Module(0x1000, 0x9000, "a.dll"), Module(0x8000, 0, "b.dll")])
-    other = Modules("other", [Module(0x1000, 0x1000, "x.dll"), Module(0x9000, 0x1000, "c.dll")])
+    one = SourceRows("one", [Module(0x1000, 0x9000, "a.dll"), Module(0x8000, 0, "b.dll")])
+    other = SourceRows("other", [Module(0x1000, 0x1000, "x.dll"), Module(0x9000, 0x1000, "c.dll")])
     metadata = Metadata((regions,), (one, other))
     found = known_modules(ProcessMemory(space_of([]), metadata=lambda: metadata), regions)
     assert found == [Module(0x1000, 0x2000, "a.dll"), Module(0x8000, None, "b.dll"), Module(0x9000, 0x1000, "c.dll")]
@@ -252,7 +252,7 @@ def test_threads_are_recorded(tmp_path: Path) -> None:
     """A carved folder keeps threads with their registers, whatever is unknown of them."""
     threads = [Thread(0, 0x1000, registers={"rip": 0, "gs_base": TOP - 1}), Thread(7, begin=0x2000)]
     process = process_of([1, 2])
-    process = process_with(process.space, pid=4, metadata=lambda: Metadata(threads=(Threads("here", threads),)))
+    process = process_with(process.space, pid=4, metadata=lambda: Metadata(threads=(SourceRows("here", threads),)))
     sinking.carve(process, tmp_path / "out", labeller=memcarve.Labelling("none"))
     with memcarve.open(tmp_path / "out") as folder:
         assert folder.process().metadata.threads[0].rows == threads
@@ -260,8 +260,8 @@ def test_threads_are_recorded(tmp_path: Path) -> None:
 
 def test_threads_of_several_lists() -> None:
     """A thread that two lists have is one: what the first does not say, the second may."""
-    one = Threads("one", [Thread(1, teb=0x1000), Thread(0, begin=0)])
-    other = Threads("other", [Thread(1, teb=0x2000, begin=5), Thread(2), Thread(0, begin=7)])
+    one = SourceRows("one", [Thread(1, teb=0x1000), Thread(0, begin=0)])
+    other = SourceRows("other", [Thread(1, teb=0x2000, begin=5), Thread(2), Thread(0, begin=7)])
     found = Metadata(threads=(one, other)).all_threads()
     assert found == [Thread(1, teb=0x1000, begin=5), Thread(0, begin=0), Thread(2)]
 

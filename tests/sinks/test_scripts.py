@@ -24,7 +24,7 @@ from dumps import write_dump
 from files import EXAMPLE, listing
 from memcarve.backing import AbsentBacking, FileBacking
 from memcarve.errors import CounterpartError, TargetExistsError, UsageError, printable
-from memcarve.metadata import Metadata, Module, Modules, Region, Regions, Thread, Threads
+from memcarve.metadata import Metadata, Module, Region, Regions, SourceRows, Thread
 from memcarve.missing import MissingMemory
 from memcarve.permissions import EXECUTE, TRANSITION, USER, WRITE
 from memcarve.process import ProcessMemory, Selection
@@ -119,7 +119,7 @@ def a_process(path: Path, **more: Any) -> ProcessMemory:
         Region(0x21000, PAGE, None, "heap"),
     ]
     modules = [Module(0x12000, 2 * PAGE, "x.dll", "C:\\Windows\\x.dll")]
-    metadata = Metadata((Regions("vads", regions),), (Modules("list", modules),))
+    metadata = Metadata((Regions("vads", regions),), (SourceRows("list", modules),))
     sizes = {0x10000: 2 * PAGE + 0x10, 0x12010: 2 * PAGE - 0x10, 0x20000: 3 * PAGE}
     return process_of(path, sizes, metadata, **{"architecture": "x64", **more})
 
@@ -298,7 +298,7 @@ def hostile(path: Path) -> ProcessMemory:
         sizes[start] = 2 * PAGE
         regions.append(Region(start, PAGE, "PAGE_READWRITE", "mapped", name))
         modules.append(Module(start + PAGE, PAGE, name, name))
-    metadata = Metadata((Regions("vads", regions),), (Modules("list", modules),))
+    metadata = Metadata((Regions("vads", regions),), (SourceRows("list", modules),))
     return process_of(path, sizes, metadata, architecture="x64", name=HOSTILE[0])
 
 
@@ -867,7 +867,7 @@ def test_gdb_knows_threads(tmp_path: Path, bits: int) -> None:
         Thread(0x2B8, registers={names[0]: 5, names[1]: 0x20020, names[2]: 0x10000}),
         Thread(0x300),
     ]
-    metadata = Metadata(threads=(Threads("dump", threads),))
+    metadata = Metadata(threads=(SourceRows("dump", threads),))
     process = process_of(
         tmp_path / "dump", {0x10000: 4 * PAGE, 0x20000: PAGE}, metadata, architecture="x86" if bits == 32 else "x64"
     )

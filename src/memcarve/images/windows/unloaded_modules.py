@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from memcarve.formats.programs import pe
 from memcarve.images.structure_reader import counted
 from memcarve.intervals import PAGE
-from memcarve.metadata import Module, Unloaded
+from memcarve.metadata import Module, SourceRows
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -98,7 +98,7 @@ class _Entries(NamedTuple):
         return len(self.rows) >= self.wrong and (not self.number or self.lost < self.number)
 
 
-def unloaded(reader: Reader, form: Form, bases: Iterable[int]) -> tuple[Unloaded | None, list[str]]:
+def unloaded(reader: Reader, form: Form, bases: Iterable[int]) -> tuple[SourceRows[Module] | None, list[str]]:
     """Return the modules that were unloaded, in that order, and notes for the user; None if they are not known.
 
     `bases` are where ntdll may lie, the most likely first; what is not an ntdll of that width is skipped.
@@ -114,7 +114,7 @@ def unloaded(reader: Reader, form: Form, bases: Iterable[int]) -> tuple[Unloaded
             notes += [f"the unloaded modules are not known: {found} ({form.source} at 0x{base:x})"]
         elif found is not None:
             rows = sorted(found.rows, key=lambda row: row.sequence or 0)
-            return Unloaded(form.source, rows), [
+            return SourceRows(form.source, rows), [
                 f"{counted(count, 'module')} in the list of unloaded modules ({form.source}) {what}"
                 for what, count in (("cannot be read", found.lost), ("had impossible values", found.wrong))
                 if count

@@ -17,7 +17,7 @@ from memcarve.images.windows.learning import thread_members as learned_threads, 
 from memcarve.images.windows.learning.sample import Probe
 from memcarve.images.windows.offsets import roots, thread_lists, trees, ways
 from memcarve.intervals import PAGE, TOP
-from memcarve.metadata import Areas, Metadata, Modules, Region, Regions, Thread, Threads
+from memcarve.metadata import Metadata, Module, Region, Regions, SourceRows, Thread
 from memcarve.paths import base_name
 from memcarve.vocabulary import Kind
 
@@ -140,9 +140,9 @@ class Knowledge:
             more, here = _threads(listed[0], user, narrow=narrow is not None)
             found += more
             areas += here
-        found += Metadata(areas=(Areas("PEB", areas),)) if areas else Metadata()
+        found += Metadata(areas=(SourceRows("PEB", areas),)) if areas else Metadata()
         tables = [] if entry.ended else self._page_tables(table)
-        found += Metadata(areas=(Areas("page tables", tables),)) if tables else Metadata()
+        found += Metadata(areas=(SourceRows("page tables", tables),)) if tables else Metadata()
         if kernel.spent or (user is not None and user.spent):
             found += Metadata(notes=("more names of files and modules than a process has; some are left out",))
         return found
@@ -160,7 +160,7 @@ class Knowledge:
             if address is not None:
                 found += _started(user, address, form)
                 rows, _ = peb_modules.modules(user, address, form, entry.image_base)
-                lists = () if rows is None else (Modules(form.source, rows),)
+                lists = () if rows is None else (SourceRows(form.source, rows),)
                 found += _unloaded(user, form, lists, lambda: self._regions(kernel, entry).regions)
         return found
 
@@ -231,7 +231,10 @@ def _started(reader: Reader, peb: int, form: peb_modules.Form) -> Metadata:
 
 
 def _unloaded(
-    reader: Reader, form: peb_modules.Form, modules: Iterable[Modules], regions: Callable[[], Iterable[Regions]]
+    reader: Reader,
+    form: peb_modules.Form,
+    modules: Iterable[SourceRows[Module]],
+    regions: Callable[[], Iterable[Regions]],
 ) -> Metadata:
     """Return the modules that were unloaded; `regions` are asked for only if no module leads to them."""
 
@@ -252,7 +255,7 @@ def _environment(process: _Process, peb: int, form: peb_modules.Form) -> tuple[M
     started = _started(process.reader, peb, form)
     modules, notes = peb_modules.modules(process.reader, peb, form, process.entry.image_base)
     heaps, more = peb_modules.heaps(process.reader, peb, form)
-    lists = () if modules is None else (Modules(form.source, modules),)
+    lists = () if modules is None else (SourceRows(form.source, modules),)
     detail = None if form is peb_modules.WIDE else form.source
     found = Metadata(modules=lists, notes=(*notes, *more)) + started
     return found, [Region(peb, PAGE, kind=Kind.PEB, detail=detail), *heaps]
@@ -286,4 +289,4 @@ def _threads(found: Sequence[threads.Kthread], user: Reader | None, *, narrow: b
             if each:
                 areas.append(each._replace(kind=Kind.STACK, whole=True, detail=words))
     notes = tuple(f"{counted(number, 'TEB')} {why}; no stack is taken from there" for why, number in wrong.items())
-    return Metadata(threads=(Threads("thread list", rows),), notes=notes), areas
+    return Metadata(threads=(SourceRows("thread list", rows),), notes=notes), areas

@@ -11,7 +11,7 @@ import numpy as np
 from memcarve.formats.elf_core import core_headers, process_notes
 from memcarve.formats.manifest import Record
 from memcarve.intervals import TOP
-from memcarve.metadata import Metadata, Region, Regions, Thread, Threads
+from memcarve.metadata import Metadata, Region, Regions, SourceRows, Thread
 from memcarve.missing import REASONS
 from memcarve.process import Platform
 from memcarve.sources.folder.recorded import address, member, number, recorded_metadata, word
@@ -142,7 +142,7 @@ def core_metadata_of(file: FileBacking, header: Header, table: Records, known: C
     return Metadata(
         (Regions("PT_LOAD and NT_FILE" if files is not None else "PT_LOAD", rows),),
         (),
-        (Threads("NT_PRSTATUS", threads),) if threads else (),
+        (SourceRows("NT_PRSTATUS", threads),) if threads else (),
         notes=notes,
     )
 

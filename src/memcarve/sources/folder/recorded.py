@@ -6,18 +6,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from memcarve.intervals import TOP
-from memcarve.metadata import (
-    Areas,
-    Metadata,
-    Module,
-    Modules,
-    Parameters,
-    Region,
-    Regions,
-    Thread,
-    Threads,
-    Unloaded,
-)
+from memcarve.metadata import Metadata, Module, Parameters, Region, Regions, SourceRows, Thread
 from memcarve.vocabulary import Kind
 
 if TYPE_CHECKING:
@@ -67,9 +56,9 @@ def recorded_metadata(header: dict[str, Any], records: Iterable[Record]) -> Meta
     threads = [thread for row in _rows(document, "threads")[:_MOST] if (thread := _thread(row)) is not None]
     return Metadata(
         (Regions(_recorded(_text(named)), regions),) if regions else (),
-        tuple(Modules(_recorded(source), list(rows)) for source, rows in modules.items()),
-        (Threads(_recorded(None), threads),) if threads else (),
-        (Areas(_recorded(None), list(areas)),) if areas else (),
+        tuple(SourceRows(_recorded(source), list(rows)) for source, rows in modules.items()),
+        (SourceRows(_recorded(None), threads),) if threads else (),
+        (SourceRows(_recorded(None), list(areas)),) if areas else (),
         complete=not (regions or modules),
         parameters=recorded_parameters(header),
         unloaded=_recorded_unloaded(header),
@@ -90,7 +79,7 @@ def recorded_parameters(header: dict[str, Any]) -> tuple[Parameters, ...]:
     )
 
 
-def _recorded_unloaded(header: dict[str, Any]) -> tuple[Unloaded, ...]:
+def _recorded_unloaded(header: dict[str, Any]) -> tuple[SourceRows[Module], ...]:
     """Return the modules that were unloaded, by their sources."""
     process = member(header, "process")
     lists: dict[str, list[Module]] = {}
@@ -103,8 +92,8 @@ def _recorded_unloaded(header: dict[str, Any]) -> tuple[Unloaded, ...]:
             listed = Module(base, size, _text(row.get("name")), None, timestamp, checksum, sequence)
             lists.setdefault(_text(row.get("source")) or "unknown", []).append(listed)
     if not lists and process.get("unloaded") == []:
-        return (Unloaded(_recorded(None), ()),)
-    return tuple(Unloaded(_recorded(source), rows) for source, rows in lists.items())
+        return (SourceRows(_recorded(None), ()),)
+    return tuple(SourceRows(_recorded(source), rows) for source, rows in lists.items())
 
 
 def _strings(value: object) -> tuple[str, ...] | None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from memcarve.errors import MapError, MemcarveError, NotRecognisedError, ProcessError, UsageError
 from memcarve.formats.listing import Listing
 from memcarve.formats.listing.listing_kinds import DLLLIST, LINUX_MAPS, MAC_MAPS, PROC_MAPS, THREADS, VADINFO, VADWALK
-from memcarve.metadata import Metadata, Modules, Regions, Threads
+from memcarve.metadata import Metadata, Regions, SourceRows
 from memcarve.sources.counterparts import MAP_ENDINGS, base_file
 from memcarve.sources.listings.listing_rows import DoubtfulError, UnknownError, reader
 
@@ -79,8 +79,8 @@ def metadata_from_files(
     ]
     return Metadata(
         regions,
-        tuple(Modules(each.source, each.rows) for each in taken["modules"]),  # type: ignore[arg-type]
-        tuple(Threads(each.source, each.rows) for each in taken["threads"]),  # type: ignore[arg-type]
+        tuple(SourceRows(each.source, each.rows) for each in taken["modules"]),  # type: ignore[arg-type]
+        tuple(SourceRows(each.source, each.rows) for each in taken["threads"]),  # type: ignore[arg-type]
         notes=tuple(notes),
         files=files,
     )

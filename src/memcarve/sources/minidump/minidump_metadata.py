@@ -11,17 +11,7 @@ import numpy as np
 
 from memcarve.formats.minidump import structures
 from memcarve.intervals import PAGE, TOP, breaks
-from memcarve.metadata import (
-    Areas,
-    Metadata,
-    Module,
-    Modules,
-    Region,
-    Regions,
-    Thread,
-    Threads,
-    Unloaded,
-)
+from memcarve.metadata import Metadata, Module, Region, Regions, SourceRows, Thread
 from memcarve.paths import base_name
 from memcarve.sources.folder.recorded import recorded_parameters
 from memcarve.vocabulary import Kind
@@ -129,16 +119,16 @@ def minidump_metadata_of(dump: Minidump, noted: Noted) -> Metadata:
     has_modules = bool(modules) or (structures.MODULE_LIST in dump and not own)
     return Metadata(
         (Regions(f"MemoryInfoList ({name})", regions),) if has_regions else (),
-        (Modules(f"ModuleList ({name})", modules),) if has_modules else (),
-        (Threads(f"ThreadList ({name})", threads),) if threads else (),
-        (Areas(f"ThreadList ({name})", areas),) if areas else (),
+        (SourceRows(f"ModuleList ({name})", modules),) if has_modules else (),
+        (SourceRows(f"ThreadList ({name})", threads),) if threads else (),
+        (SourceRows(f"ThreadList ({name})", areas),) if areas else (),
         notes=(*dump.notes[known:], *notes),
         complete=noted.has_all_modules,
         parameters=tuple(
             each._replace(source=each.source.replace("segments.json", "the comment"))
             for each in recorded_parameters(noted.document or {})
         ),
-        unloaded=(Unloaded(f"UnloadedModuleList ({name})", unloaded),)
+        unloaded=(SourceRows(f"UnloadedModuleList ({name})", unloaded),)
         if structures.UNLOADED_MODULE_LIST in dump
         else (),
     )

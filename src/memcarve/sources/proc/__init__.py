@@ -16,7 +16,7 @@ import numpy as np
 
 from memcarve.errors import InputError, OverlapError, SourceReadError
 from memcarve.formats.listing.listing_kinds import PROC_MAPS
-from memcarve.metadata import Metadata, Regions, Thread, Threads
+from memcarve.metadata import Metadata, Regions, SourceRows, Thread
 from memcarve.process import Account, Container, Machine, Note, Platform, ProcessEntry, ProcessMemory, width_of
 from memcarve.sources.listings import metadata_from_files
 from memcarve.sources.opening import PROC, Source
@@ -254,7 +254,7 @@ class LiveContainer(Container):
         """Return the regions that there were when the process was opened, and its threads."""
         regions = Regions(PROC_MAPS, [each.region for each in mapped])
         tids = self._threads()
-        threads = (Threads("/proc/PID/task", [Thread(tid) for tid in tids]),) if tids else ()
+        threads = (SourceRows("/proc/PID/task", [Thread(tid) for tid in tids]),) if tids else ()
         return Metadata((regions,), threads=threads)
 
     def _open(self, name: str) -> int:
