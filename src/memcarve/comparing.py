@@ -1,11 +1,10 @@
-"""What became of a process's memory from one dump, image or carved folder to another.
+"""What changed in a process's memory from one dump, image or carved folder to another.
 
-Segments of both that share addresses, directly or through others, are one group; a group is what is compared. Its
-common addresses are held against each other byte by byte, and differences are told in pages of 4 KiB. Addresses that
-only one side holds were added or removed, except where the other side knows that they were mapped and lacks their
-bytes: of those nothing is known.
+Segments of both sides that share addresses, directly or through others, form a group. The common addresses of a group
+are compared byte by byte, and differences are counted in pages of 4 KiB. Addresses that only one side holds were added
+or removed; they are unknown if the other side lists them as mapped but missing.
 
-Bytes that are not in a dump or an image may be gone, or paged out: "vanished" and "removed" mean that they are no
+Bytes that are not in a dump or an image may be freed or paged out: "vanished" and "removed" mean that they are no
 longer in memory.
 """
 
@@ -36,12 +35,12 @@ APPEARED, VANISHED, GROWN, SHRUNK, CHANGED, UNKNOWN, UNCHANGED = STATES = (
 
 
 class Difference(NamedTuple):
-    """What became of segments that share addresses.
+    """What changed in segments that share addresses.
 
-    `was` are those of before, `now` those of after; either may be none, and more than one if segments were split or
-    merged. `added` bytes are there now only, `removed` ones were there only before; of `unknown` ones one side is
-    there, and the other is mapped but missing. `changed` are the pages in which common bytes differ, neighbours joined;
-    `first_changed` is the address of the first such byte.
+    `was` are the segments before, `now` those after; either may be empty, and both may have several. `added` bytes are
+    there only now, `removed` ones were there only before; `unknown` ones are there on one side, and mapped but missing
+    on the other. `changed` are the pages in which common bytes differ, adjacent ones joined; `first_changed` is the
+    address of the first such byte.
     """
 
     was: Segments
@@ -54,10 +53,10 @@ class Difference(NamedTuple):
 
     @property
     def state(self) -> str:
-        """What happened, in words of STATES with commas between: ``"grown, changed"``.
+        """What happened, in words of STATES separated by commas: ``"grown, changed"``.
 
-        ``"appeared"`` where bytes were added and nothing was there, else ``"grown"``; ``"vanished"`` where bytes were
-        removed and nothing is there, else ``"shrunk"``; ``"unchanged"`` where none of the words fits.
+        Added bytes mean ``"appeared"`` if nothing was there, else ``"grown"``; removed ones ``"vanished"`` if nothing
+        is left, else ``"shrunk"``.
         """
         found = (
             (GROWN if len(self.was) else APPEARED, self.added),
@@ -76,8 +75,8 @@ _ONE, _BITS = np.uint64(1), np.uint64(12)
 class Comparison:
     """The differences between the memory of two processes, in order of addresses; iterating reads the bytes.
 
-    Its length is the number of groups that were compared, unchanged ones too, and `bytes` the number of their common
-    bytes. Made by `compare`.
+    The length is the number of groups compared, including unchanged ones; `bytes` is the number of common bytes. Made
+    by `compare`.
     """
 
     def __init__(
@@ -98,11 +97,14 @@ class Comparison:
         self._was, self._now = self._before.segments(), self._after.segments()
         self._start, of_was, of_now = _groups(self._was, self._now)
         count = len(self._start)
-        self._was_bounds, self._now_bounds = (_bounds(of, count) for of in (of_was, of_now))
+        # the first segment of each group, and the end of the last: the groups of a side ascend
+        self._was_bounds, self._now_bounds = (
+            np.searchsorted(of, np.arange(count + 1)).astype(np.int64) for of in (of_was, of_now)
+        )
         self._wanted = self._select(selection, before.kernel_half)
         common = self._was.bytes_within(self._now.start, self._now.last)
-        hidden = _missing_in(self._before, self._now)
-        lost = _missing_in(self._after, self._was)
+        hidden = self._before.missing.bytes_within(self._now.start, self._now.last)
+        lost = self._after.missing.bytes_within(self._was.start, self._was.last)
         self._added = _summed(self._now.size - common - hidden, self._now_bounds)
         unknown = _summed(hidden, self._now_bounds) + _summed(lost, self._was_bounds)
         common = _summed(common, self._now_bounds)
@@ -114,7 +116,7 @@ class Comparison:
         return int(np.count_nonzero(self._wanted))
 
     def __iter__(self) -> Iterator[Difference]:
-        """Read both sides once. Raises SourceReadError, CounterpartError where a dump is not at hand."""
+        """Read both sides once. Raises SourceReadError, CounterpartError if a dump is not at hand."""
         told = np.ones(len(self._start), np.bool_) if self._unchanged else self._added | self._removed | self._unknown
         waiting = iter(np.flatnonzero(self._wanted & (told > 0)).tolist())
         group = next(waiting, None)
@@ -130,7 +132,7 @@ class Comparison:
             group = next(waiting, None)
 
     def _select(self, selection: Selection, kernel_half: int) -> Bools:
-        """Say for each group whether it is wanted, by all the addresses from its first to its last."""
+        """Return for each group (bool) whether the range of addresses that it spans is wanted."""
         last = np.zeros(len(self._start), np.uint64)
         for segments, bounds in ((self._was, self._was_bounds), (self._now, self._now_bounds)):
             any_here = bounds[1:] > bounds[:-1]
@@ -143,14 +145,14 @@ class Comparison:
         return wanted
 
     def keep_labelled(self, selection: Selection, labeller: Labeller | None) -> None:
-        """Keep the groups in which a segment of either side has the labels that are wanted. Raises UsageError."""
+        """Keep the groups in which a segment of either side has the wanted labels. Raises UsageError."""
         problems = []
         labelled = np.zeros(len(self._start), np.bool_)
         sides = (self._was, self._was_bounds), (self._now, self._now_bounds)
         for process, (segments, bounds) in zip(self._processes, sides, strict=True):
             try:
                 keep = process.labelled(segments, selection, labeller)
-            except UsageError as error:  # where one side knows nothing the other one may
+            except UsageError as error:  # the other side may know something
                 problems.append(error)
                 continue
             labelled |= _summed(keep.astype(np.uint64), bounds) > 0
@@ -170,7 +172,7 @@ class Comparison:
         return Difference(was, now, added, removed, unknown, _stretches(found), found[0].address if found else None)
 
     def _changes(self) -> Iterator[_Change]:
-        """Compare all common bytes of the groups that are wanted; yield where they differ, in order of addresses."""
+        """Compare all common bytes of the wanted groups; yield the changes in order of addresses."""
         was, now = bytearray(self._block), bytearray(self._block)
         done = 0
         for common in _common(self._before, self._after):
@@ -185,7 +187,7 @@ class Comparison:
                     self._progress(done, self.bytes)
 
     def _compared(self, window: _Common, was: U8, now: U8) -> Iterator[_Change]:
-        """Yield for each group what differs in a window, whose bytes are given."""
+        """Yield the change in each group of a window, given the bytes of both sides."""
         whole = len(was) // 8 * 8
         if np.array_equal(was[:whole].view(np.uint64), now[:whole].view(np.uint64)) and np.array_equal(
             was[whole:], now[whole:]
@@ -207,7 +209,7 @@ class Comparison:
 
 
 class _Change(NamedTuple):
-    """In a group, the address of a byte that differs, the first of the `pages` (their addresses / PAGE, ascending)."""
+    """The address of the first byte that differs in a group, and the `pages` that do (addresses / PAGE, ascending)."""
 
     group: int
     address: int
@@ -215,18 +217,18 @@ class _Change(NamedTuple):
 
 
 class _Common(Intervals):
-    """Addresses that both sides hold, and the offsets `was` and `now` in the backings (uint64); a row a piece."""
+    """Addresses that both sides hold, and their offsets `was` and `now` in the backings (uint64); one row per piece."""
 
     def __init__(self, start: U64, size: U64, was: U64, now: U64) -> None:
         super().__init__(start, size)
         self.was, self.now = was, now
 
     def where(self, keep: Bools) -> _Common:
-        """Return the pieces whose row in `keep` is true."""
+        """Return the pieces for which `keep` is true."""
         return _Common(self.start[keep], self.size[keep], self.was[keep], self.now[keep])
 
     def windows(self, block: int) -> Iterator[_Common]:
-        """Yield the same bytes cut into parts of `block` bytes; the last one may be smaller."""
+        """Yield the same pieces in parts of `block` bytes; the last part may be smaller."""
         ends = np.cumsum(self.size)
         whole = int(ends[-1]) if len(ends) else 0
         for low in range(0, whole, block):
@@ -244,7 +246,7 @@ class _Common(Intervals):
             yield _Common(start, size, was, now)
 
     def pages(self) -> tuple[U64, I64, I64]:
-        """Cut the pieces at the borders of pages: return each part's page, place among the bytes, and piece."""
+        """Cut the pieces at page boundaries: return each part's page, index among the bytes, and piece."""
         first = self.start >> _BITS
         count = (((self.start + (self.size - _ONE)) >> _BITS) - first + _ONE).astype(np.int64)
         piece, number = expand(count)
@@ -264,15 +266,14 @@ def compare(
     progress: Callable[[int, int], object] | None = None,
     block: int = _BLOCK,
 ) -> Comparison:
-    """Compare the memory of one process with another's, or with the same one's later; see `Comparison`.
+    """Compare the memory of two processes, or of one at two times; see `Comparison`.
 
-    `selection` chooses by the addresses from a group's first to its last, and by the labels that `labeller` gives to
-    any segment of the group, on either side of which something is known. Where it says nothing of a half and only one
-    half of either was looked at (of an image the user half), that one is compared. With `unchanged`, groups without a
-    difference are told, too. `progress` is told the bytes done and in all; memory is bounded by `block` bytes, the
-    number of segments, and the pages that changed in one of them.
+    `selection` chooses by the range of addresses that a group spans, and by the labels that `labeller` gives to any of
+    its segments on either side. If it does not say which half and a side has only one (the user half of an image), that
+    half is compared. With `unchanged`, groups without a difference are listed, too. `progress` is called with the bytes
+    done and the total. Memory is bounded by `block`, the number of segments, and the changed pages of one group.
 
-    Raises UsageError for a selection by labels without a labeller, or where neither side knows of any.
+    Raises UsageError if a selection by labels has no labeller, or neither side has such labels.
     """
     wanted = selection or Selection()
     if wanted.half is None:
@@ -285,7 +286,7 @@ def compare(
 
 
 def _groups(was: Segments, now: Segments) -> tuple[U64, I64, I64]:
-    """Return the start of each group, and for each segment of both sides the group it belongs to."""
+    """Return the start of each group, and the group of each segment of both sides."""
     start = np.concatenate([was.start, now.start])
     order = np.argsort(start, kind="stable")
     start, last = start[order], np.concatenate([was.last, now.last])[order]
@@ -296,31 +297,21 @@ def _groups(was: Segments, now: Segments) -> tuple[U64, I64, I64]:
     return start[begins], group[: len(was)], group[len(was) :]
 
 
-def _bounds(group: I64, count: int) -> I64:
-    """Return where the segments of each group begin, and where the last one's end; a side's groups ascend."""
-    return np.searchsorted(group, np.arange(count + 1)).astype(np.int64)
-
-
 def _summed(values: U64, bounds: I64) -> U64:
-    """Return the sum of each group's values; sums of sizes stay below 2**64, whatever all of them amount to."""
+    """Return the sum of each group's values; within a group, sums of sizes stay below 2**64."""
     sums = np.zeros(len(values) + 1, np.uint64)
     np.cumsum(values, out=sums[1:])
     return sums[bounds[1:]] - sums[bounds[:-1]]
 
 
-def _missing_in(space: AddressSpace, segments: Segments) -> U64:
-    """Return how many bytes of each segment are missing in a space."""
-    return space.missing.bytes_within(segments.start, segments.last)
-
-
 def _common(was: AddressSpace, now: AddressSpace) -> Iterator[_Common]:
-    """Yield what both sides hold, in order of addresses, some thousand extents at a time."""
-    place = 0
-    while place < TOP:
-        first, parts = np.uint64(place), []
+    """Yield the addresses that both sides hold, in order, some thousand extents at a time."""
+    address = 0
+    while address < TOP:
+        first, parts = np.uint64(address), []
         for space in (was, now):
             index = max(int(np.searchsorted(space.start, first, "right")) - 1, 0)
-            if index < len(space) and int(space.start[index]) + int(space.size[index]) <= place:
+            if index < len(space) and int(space.start[index]) + int(space.size[index]) <= address:
                 index += 1
             if index >= len(space):
                 return
@@ -339,17 +330,17 @@ def _common(was: AddressSpace, now: AddressSpace) -> Iterator[_Common]:
             ends = np.minimum(ends, last[rows[-1]])
         offsets = ((part[2][row] + (begins - part[0][row]))[here] for part, row in zip(parts, rows, strict=True))
         yield _Common(begins[here], (ends - begins + _ONE)[here], *offsets)
-        place = int(end) + 1
+        address = int(end) + 1
 
 
 def _fill(backing: Backing, offset: U64, size: U64, buffer: memoryview) -> None:
-    """Read pieces one after the other into a buffer; those that are neighbours in the backing in one go."""
+    """Read pieces into a buffer, one after the other; adjacent ones in the backing at once."""
     begins = np.ones(len(offset), np.bool_)
     begins[1:] = offset[1:] != offset[:-1] + size[:-1]
     index = np.flatnonzero(begins)
     done = 0
-    for place, length in zip(offset[index].tolist(), np.add.reduceat(size, index).tolist(), strict=True):
-        backing.read_into(place, buffer[done : done + length])
+    for begin, length in zip(offset[index].tolist(), np.add.reduceat(size, index).tolist(), strict=True):
+        backing.read_into(begin, buffer[done : done + length])
         done += length
 
 
@@ -360,7 +351,7 @@ def _part(segments: Segments, low: int, high: int) -> Segments:
 
 
 def _stretches(changes: list[_Change]) -> Intervals:
-    """Return the pages of a group's changes, neighbours joined; one page may be in two changes."""
+    """Return the pages of a group's changes, adjacent ones joined; one page may be in two changes."""
     if not changes:
         return Intervals.of([])
     pages = np.concatenate([change.pages for change in changes])

@@ -1,17 +1,15 @@
-"""Intervals in columns: one algebra for whatever has a start and a size; a row an interval, millions of rows.
+"""Intervals in columns, one per row, for anything with a start and a size; millions of rows are usual.
 
-An interval is half-open, and its end may be 2**64: addresses, offsets and physical addresses all have 64 bits, and the
-last byte is one like the others. No column of dtype uint64 can hold that end. This is how it is done everywhere:
+Intervals are half-open, and an end may be 2**64: addresses and offsets have 64 bits, and the last byte is as good as
+any other. A uint64 column cannot hold that end. The rules:
 
-- columns hold `start` and `size`. A size is never 0, so that the last address, ``start + (size - 1)``, always exists
-  and fits. What is compared is that last address, or ``address - start < size``; ``start + size`` may wrap to 0, and is
-  only ever compared with another row's start, where a wrapped end is equal to none but 0, behind which nothing lies.
-- of the whole address space (2**64 bytes) no column can hold the size either: whoever may be given that one range takes
-  one byte less.
-- an end is a Python int, made of one row at a time.
+- Columns hold `start` and `size`. A size is never 0, so the last address, ``start + (size - 1)``, exists and fits.
+  Comparisons use that last address, or ``address - start < size``. ``start + size`` may wrap to 0; it is only compared
+  with the start of another row, which comes after it and is therefore never 0.
+- No column can hold the size of the whole address space (2**64 bytes): that one range is cut by a byte.
+- An end is a Python int, computed one row at a time.
 
-What needs a temporary column works through the rows a chunk at a time where millions of rows are usual, so that it
-costs no memory worth the name.
+Temporary columns are made a chunk at a time, which bounds memory.
 """
 
 from __future__ import annotations
@@ -33,7 +31,7 @@ if TYPE_CHECKING:
 
 #: the end of the address space
 TOP = 1 << 64
-#: what x86 processors map at least, and how the sizes of most things in memory are rounded
+#: the smallest page of x86 processors, to which most sizes in memory are rounded
 PAGE = 4096
 CHUNK = 1 << 20
 _LOW = np.uint64(0xFFFFFFFF)
@@ -41,10 +39,10 @@ _ONE = np.uint64(1)
 
 
 class Intervals:
-    """Columns, a row an interval: `start`, `size` (uint64, never 0); `owner` (int64), what each row belongs to.
+    """Columns, one row per interval: `start`, `size` (uint64, never 0); `owner` (int64), what each row belongs to.
 
-    An owner is usually a place in a list; without any each row is its own. Unless it is said otherwise, rows are in
-    order of addresses and share none.
+    An owner is usually an index into a list; by default each row is its own. Rows are in order of addresses and do not
+    overlap, unless stated otherwise.
     """
 
     _owner: I64 | None = None
@@ -85,7 +83,7 @@ class Intervals:
         return total(self.size)
 
     def where(self, keep: Bools) -> Intervals:
-        """Return the rows whose place in `keep` (bool, one a row) is true."""
+        """Return the rows for which `keep` (bool, one per row) is true."""
         return Intervals(self.start[keep], self.size[keep], self.owner[keep])
 
     def at(self, address: int) -> int | None:
@@ -104,9 +102,9 @@ class Intervals:
         return row if self._owner is None or not len(self) else np.where(row < 0, -1, self._owner[row])
 
     def touched(self, others: Intervals) -> tuple[I64, I64]:
-        """Return the first row that each of `others`, in any order, touches and the one after the last (int64).
+        """Return for each of `others`, in any order, the first row that it touches and the one after the last (int64).
 
-        They are equal if it touches none.
+        The two are equal if it touches none.
         """
         begun = np.searchsorted(self.start, others.start, "right")
         return begun - self._holds(begun - 1, others.start), np.searchsorted(self.start, others.last, "right")
@@ -116,10 +114,10 @@ class Intervals:
         return self._below(last) - self._below(low) + (self.rows_of(last) >= 0)
 
     def intersect(self, other: Intervals, touched: tuple[I64, I64] | None = None) -> tuple[Intervals, I64]:
-        """Return the addresses that both have, with this one's owners, and the other's row of each (int64).
+        """Return the addresses in both, with this one's owners, and for each the row of the other (int64).
 
-        This one's rows may be in any order and overlap: what is found is in the order of the rows, then of addresses.
-        `touched` is what the other says of this one, if that is known already.
+        This one's rows may be in any order and overlap: the result follows their order, then the addresses. `touched`
+        is ``other.touched(self)``, if known already.
         """
         first, end = touched or other.touched(self)
         mine, step = expand(end - first)
@@ -129,13 +127,13 @@ class Intervals:
         return Intervals(start, size, mine if self._owner is None else self._owner[mine]), theirs
 
     def subtract(self, other: Intervals) -> Intervals:
-        """Return the addresses that the other has not, with this one's owners; ordered as `intersect` does.
+        """Return the addresses that are not in the other, with this one's owners; in the order of `intersect`.
 
         This one's rows may be in any order and overlap.
         """
         if not len(other):
             return Intervals(self.start, self.size, self.owner)
-        # what lies between the rows of the other, before the first and behind the last
+        # the gaps between the rows of the other, before the first and after the last
         low = np.concatenate([np.zeros(1, np.uint64), other.last + _ONE])
         size = np.append(other.start, np.uint64(0)) - low
         bare = size > 0
@@ -143,7 +141,7 @@ class Intervals:
 
     @functools.cached_property
     def _sums(self) -> U64:
-        """The bytes of all rows before each, and of all; modulo 2**64, as every difference of two of them is exact."""
+        """The bytes of the rows before each row, and of all rows, modulo 2**64: differences of two are exact."""
         sums = np.zeros(len(self) + 1, np.uint64)
         np.cumsum(self.size, out=sums[1:])
         return sums
@@ -158,7 +156,7 @@ class Intervals:
         return self._sums[row] + np.where(begun > 0, inside, np.uint64(0))
 
     def _holds(self, row: I64, addresses: U64) -> Bools:
-        """Say for each address (bool) whether a row, the last that begins at or before it, holds it; -1 holds none."""
+        """Return for each address (bool) whether `row`, the last one that begins at or before it, holds it."""
         if not len(self):
             return np.zeros(len(row), np.bool_)
         own = np.maximum(row, 0)
@@ -166,7 +164,7 @@ class Intervals:
 
 
 def union(*parts: Intervals) -> Intervals:
-    """Return the addresses that any of the rows has, in whatever order these are; touching rows are joined."""
+    """Return the addresses in any of the rows, which may be in any order; touching rows are joined."""
     start, last = (
         np.concatenate([np.zeros(0, np.uint64), *columns])
         for columns in ([part.start for part in parts], [part.last for part in parts])
@@ -184,15 +182,15 @@ def union(*parts: Intervals) -> Intervals:
 
 
 def smallest_owner(start: U64, size: U64, rank: I64 | None = None) -> Intervals:
-    """Divide ranges, in any order, so that no address lies in two: it belongs to the smallest that holds it.
+    """Divide ranges, in any order, so that none overlap: an address belongs to the smallest range that holds it.
 
-    Given `rank`, it belongs to the one of the lowest rank instead; of equals to the first. `owner` is the row.
+    Given `rank`, it belongs to the range with the lowest rank instead; among equals to the first. `owner` is the row.
     """
     order = np.argsort(start, kind="stable")
     begin, last = start[order], (start + (size - _ONE))[order]
     if not (begin[1:] <= np.maximum.accumulate(last)[:-1]).any():
         return Intervals(begin, size[order], order)
-    # rare: no honest system has it
+    # rare: honest systems report no overlaps
     ends = [value + 1 for value in last.tolist()]
     ranks = (size if rank is None else rank)[order].tolist()
     waiting = [*zip(begin.tolist(), ranks, order.tolist(), ends, strict=True)][::-1]
@@ -214,7 +212,7 @@ def smallest_owner(start: U64, size: U64, rank: I64 | None = None) -> Intervals:
 
 
 def expand(count: I64) -> tuple[I64, I64]:
-    """Return for what has so many members a row for each member: whose it is, and its number among those (int64)."""
+    """Return one row for each of ``count.sum()`` members: the index of its owner, and its number there (int64)."""
     owner = np.repeat(np.arange(len(count)), count)
     return owner, np.arange(len(owner)) - np.repeat(np.cumsum(count) - count, count)
 
@@ -233,7 +231,7 @@ def neighbours(rows: int) -> Iterator[tuple[slice, slice]]:
 
 
 def total(sizes: U64) -> int:
-    """Return the sum of a column as an exact Python int, however large its members claim to be."""
+    """Return the exact sum of a column as a Python int; the sum may exceed 64 bits."""
     if not len(sizes) or int(sizes.max()) < TOP // len(sizes):
         return int(sizes.sum())
     return (int((sizes >> np.uint64(32)).sum()) << 32) + int((sizes & _LOW).sum())
@@ -250,7 +248,7 @@ def ascending(column: U64) -> bool:
 
 
 def breaks(size: U64, *columns: U64) -> Bools:
-    """Say for each row whether it does not continue the one before it in each of `columns`, which grow by `size`."""
+    """Return for each row (bool) whether it does not continue the row before it in all of `columns`, given `size`."""
     result = np.ones(len(size), np.bool_)
     for here, before in neighbours(len(size)):
         np.not_equal(columns[0][here], columns[0][before] + size[before], out=result[here])
@@ -260,7 +258,7 @@ def breaks(size: U64, *columns: U64) -> Bools:
 
 
 def joined(start: U64, size: U64, offset: U64) -> tuple[U64, U64, U64]:
-    """Join ranges that continue each other both in `start` and in `offset`."""
+    """Join ranges that continue each other in both `start` and `offset`."""
     first = breaks(size, start, offset)
     if first.all():
         return start, size, offset
@@ -269,7 +267,7 @@ def joined(start: U64, size: U64, offset: U64) -> tuple[U64, U64, U64]:
 
 
 def by_start(start: U64, size: U64, offset: U64) -> tuple[U64, U64, U64]:
-    """Sort ranges and their offsets by `start`; the columns themselves if they are in order already."""
+    """Sort ranges and their offsets by `start`; columns that are sorted already are returned as they are."""
     if ascending(start):
         return start, size, offset
     order = np.argsort(start, kind="stable")
@@ -277,7 +275,7 @@ def by_start(start: U64, size: U64, offset: U64) -> tuple[U64, U64, U64]:
 
 
 def check_disjoint(start: U64, size: U64) -> None:
-    """Raise OverlapError if two of the ranges, sorted by `start`, share an address; MapError beyond 2**64."""
+    """Raise OverlapError if two ranges, sorted by `start`, share an address, and MapError if one ends beyond 2**64."""
     for part in chunks(len(start)):
         if (start[part] + (size[part] - _ONE) < start[part]).any():
             raise MapError("a range reaches beyond the end of the address space")
@@ -294,7 +292,7 @@ def range_at(start: U64, size: U64, index: int) -> tuple[int, int]:
 
 
 def overlap(one: tuple[int, int], other: tuple[int, int]) -> OverlapError:
-    """Return the error that names two ranges, given as start and end, which claim one address."""
+    """Return the error for two ranges, given as start and end, that share an address."""
     address = max(one[0], other[0])
     return OverlapError(
         f"two rows claim the address 0x{address:x}: 0x{one[0]:x}-0x{one[1]:x} and 0x{other[0]:x}-0x{other[1]:x}",

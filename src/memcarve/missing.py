@@ -1,4 +1,4 @@
-"""What is mapped and not to be had, and why."""
+"""Memory that is mapped but missing, and why."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ BEYOND_FILE = "beyond the end of the mapped file"
 UNREADABLE = "the system does not let it be read"
 MISPLACED = "its place in the dump cannot be right"
 LEFT_OUT = "left out of the image"
-#: why what page tables map again is in no segment: it is not missing
+#: why memory that page tables map again is not in a segment; it is not missing
 REPEATED = "mapped again by shared page tables"
 REASONS = (NOT_WRITTEN, CUT_OFF, OUTSIDE, IMAGE_CUT_OFF, DEVICE, BEYOND_FILE, UNREADABLE, MISPLACED, LEFT_OUT)
 
 
 class Missing(NamedTuple):
-    """`size` bytes at `start` are mapped, but their bytes are not to be had; `reason` is one of REASONS."""
+    """`size` bytes at `start` are mapped but missing; `reason` is one of REASONS."""
 
     start: int
     size: int
@@ -44,7 +44,7 @@ class Missing(NamedTuple):
 class MissingMemory(Intervals):
     """Missing ranges in columns: `start` and `size` (uint64), `reason` (uint8, an index into REASONS).
 
-    They yield Missing, in order of addresses.
+    Iterating yields Missing, in order of addresses.
     """
 
     def __init__(self, start: U64, size: U64, reason: U8) -> None:

@@ -1,6 +1,7 @@
-"""What page tables allow, all levels combined, and how pages were found: bits of a column of dtype uint8.
+"""What page tables allow, all levels combined, and the state of pages, as bits of a uint8 column.
 
-That is the hardware's word; what the operating system says of a region (its protection) is another thing.
+The hardware enforces these permissions; the protection that the operating system gives a region is something else
+(``protection.py``).
 """
 
 from __future__ import annotations
@@ -9,10 +10,10 @@ USER, WRITE, EXECUTE, TRANSITION, PROT_NONE = 1, 2, 4, 8, 16
 
 
 def permissions(flags: int) -> str | None:
-    """Return what page tables allow, as ``urwx``; None for pages that were not present.
+    """Return what page tables allow, as ``urwx``; None if the pages were not present.
 
-    The first letter says to whom: ``u`` to programs too, ``s`` to the kernel (supervisor) alone. What is present can be
-    read; ``w`` and ``x`` are writing and executing, ``-`` stands for what is not allowed.
+    The first letter is ``u`` if programs have access and ``s`` if only the kernel (supervisor) has. Present pages are
+    readable; ``-`` stands for writing or executing that is not allowed.
     """
     if flags & (TRANSITION | PROT_NONE):
         return None
@@ -21,5 +22,5 @@ def permissions(flags: int) -> str | None:
 
 
 def page_state(flags: int) -> str:
-    """Return how pages were found: ``"present"``, ``"transition"`` (Windows) or ``"prot_none"`` (Linux)."""
+    """Return the state of pages: ``"present"``, ``"transition"`` (Windows) or ``"prot_none"`` (Linux)."""
     return "transition" if flags & TRANSITION else "prot_none" if flags & PROT_NONE else "present"

@@ -353,7 +353,11 @@ class ProcessMemory:
         found = places(self.metadata, split)
         if found is None:
             files = "{modules:FILE} or {regions:FILE}" if split == "module" else "{regions:FILE}"
-            raise UsageError(f"nothing is known to split by {split}", remedy=f"{files} gives what Volatility printed")
+            raise UsageError(
+                f"nothing is known to split by {split}",
+                subject=str(self.entry),
+                remedy=f"{files} gives what Volatility printed",
+            )
         return found
 
     @property

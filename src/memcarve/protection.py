@@ -1,7 +1,7 @@
-"""What an operating system says may be done with a region: its protection, in full and collapsed to three letters.
+"""The protection that an operating system gives a region, in full and collapsed to three letters.
 
-That is another thing than the permissions in the page tables (``permissions.py``). Sources: Microsoft, "Memory
-Protection Constants" (winnt.h); proc_pid_maps(5).
+The permissions in page tables are something else (``permissions.py``). Sources: Microsoft, "Memory Protection
+Constants" (winnt.h); proc_pid_maps(5).
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ _WINDOWS = {
     "PAGE_EXECUTE_READWRITE": "rwx",
     "PAGE_EXECUTE_WRITECOPY": "rcx",
 }
-#: the words that a protection of Windows is made of
+#: the words that make up a protection on Windows
 WORDS = frozenset({*_WINDOWS, "PAGE_GUARD", "PAGE_NOCACHE", "PAGE_WRITECOMBINE"})
 _UNIX = re.compile(r"([r-][w-][x-])[ps]?")
 
 
 def collapsed(protection: str | None) -> str | None:
-    """Return a protection as ``r-x``; None where it is not known, or is none of those that are documented.
+    """Return a protection as ``r-x``; None if it is unknown or not a documented one.
 
-    ``c`` stands for write-copy: what is written goes into a copy of the process's own. Every image that Windows maps
-    is ``rcx`` as a whole; that is not the same as ``rwx``.
+    ``c`` stands for write-copy: the process writes to a copy of its own. Windows maps every image as ``rcx``, which is
+    not the same as ``rwx``.
     """
     if protection is None:
         return None

@@ -1,4 +1,4 @@
-"""Segments in columns, and what they may carry: where they were cut off, and labels."""
+"""Segments in columns, and what they may carry: the segments they were split from, and labels."""
 
 from __future__ import annotations
 
@@ -17,44 +17,44 @@ if TYPE_CHECKING:
     from memcarve.dtypes import U32, U64, Bools
 
 
-#: the first byte of the kernel's half where addresses have 64 bits
+#: the first byte of the kernel's half of a 64-bit address space
 KERNEL_HALF = 1 << 63
 
 
 class Labels(Protocol):
-    """What is said of segments, one row a segment: made by labellers, carried along, written by sinks."""
+    """What is known about segments, one row per segment: made by labellers, written by sinks."""
 
     def where(self, keep: Bools) -> Self:
-        """Return the labels of the segments whose place in `keep` (bool, one a segment) is true."""
+        """Return the labels of the segments for which `keep` (bool, one per segment) is true."""
 
     def matches(self, name: str, values: Sequence[str]) -> Bools:
-        """Say for each segment (bool) whether its label `name` is any of `values`, as Selection describes them."""
+        """Return for each segment (bool) whether its label `name` is any of `values`, as Selection describes them."""
 
     def observer(self, index: int) -> Callable[[memoryview], object] | None:
-        """Return what must be shown every byte of a segment, in order; None where nothing looks at content."""
+        """Return what must be called with every byte of a segment, in order; None if the content is not wanted."""
 
     def observed(self, index: int, observer: Any) -> None:  # noqa: ANN401 - what `observer` returned
-        """Take note that all of a segment was shown to its observer."""
+        """Keep what the observer found, which was called with all of the segment."""
 
     def text(self, index: int) -> str:
-        """Return what is known of a segment as a JSON object; what is not known is not in it."""
+        """Return what is known about a segment as a JSON object."""
 
     def name(self, index: int) -> str:
-        """Return words for the segment's file name, made of plain characters, each after a dot; perhaps none."""
+        """Return words for the segment's file name, in plain characters and each after a dot, or nothing."""
 
     @property
     def notes(self) -> Sequence[str]:
-        """Sentences for the user: on the sources, on what they contradict each other in, on what was flagged."""
+        """Sentences for the user about the sources, conflicts between them, and flags."""
 
     def summary(self) -> dict[str, Any]:
-        """Return where the labels come from and what was found of the process as a whole, ready for JSON."""
+        """Return the labels' sources and the findings for the process as a whole, ready for JSON."""
 
 
 class Segment(NamedTuple):
     """A maximal stretch of consecutive addresses whose bytes are there.
 
-    `offset` is where it begins in the backing, `extents` the number of extents it touches, `first` the index of the
-    first. Of one that was split off, `whole` is the start and end of the segment it is part of.
+    `offset` is its start in the backing, `extents` the number of extents it touches, `first` the index of the first
+    one. If the segment was split, `whole` is the start and end of the segment it is part of.
     """
 
     start: int
@@ -71,7 +71,7 @@ class Segment(NamedTuple):
 
     @property
     def name(self) -> str:
-        """The addresses, as files are named after them: they sort by address and parse back."""
+        """The addresses as in file names, which sort by address and can be parsed back."""
         return f"0x{self.start:016x}-0x{self.end:016x}"
 
 
@@ -92,11 +92,11 @@ class Choice(NamedTuple):
 
 
 class Segments(Intervals, Sequence[Segment]):
-    """Segments in columns: `start`, `size`, `offset` (uint64), `extents` and `first` (uint32), one row a segment.
+    """Segments in columns: `start`, `size`, `offset` (uint64), `extents` and `first` (uint32), one row per segment.
 
     A sequence of Segment, in order of addresses; a slice of it is Segments again.
 
-    Of segments that were split, `whole` holds start and size (uint64) of what each is part of; else it is None.
+    If segments were split, `whole` holds start and size (uint64) of what each is part of; otherwise it is None.
     `labels` are those of the same rows, None if nobody asked for them. `choice` says how they were chosen.
     """
 
@@ -153,7 +153,7 @@ class Segments(Intervals, Sequence[Segment]):
                 yield row._replace(whole=(start, start + size))
 
     def where(self, keep: Bools) -> Segments:
-        """Return the segments whose place in `keep` (bool, one a segment) is true."""
+        """Return the segments for which `keep` (bool, one per segment) is true."""
         if keep.all():
             return self
         start, size, offset = (column[keep] for column in (self.start, self.size, self.offset))
@@ -172,22 +172,22 @@ class Segments(Intervals, Sequence[Segment]):
         return Segments(*columns, self.whole, self.labels, choice)
 
     def in_half(self, half: str, boundary: int = KERNEL_HALF) -> Bools:
-        """Say for each segment (bool) whether it starts in a half, a vocabulary.Half; raises UsageError for others."""
+        """Return for each segment (bool) whether it starts in a vocabulary.Half; raises UsageError for another word."""
         if Half(half) == Half.ALL:
             return np.ones(len(self), np.bool_)
         kernel = self.start >= np.uint64(boundary)
         return kernel if half == Half.KERNEL else ~kernel
 
     def at_least(self, size: int) -> Bools:
-        """Say for each segment (bool) whether it has `size` bytes or more."""
+        """Return for each segment (bool) whether it has `size` bytes or more."""
         return self.size >= np.uint64(min(max(size, 0), TOP - 1))
 
     def at_most(self, size: int) -> Bools:
-        """Say for each segment (bool) whether it has `size` bytes or fewer."""
+        """Return for each segment (bool) whether it has `size` bytes or fewer."""
         return self.size <= np.uint64(min(max(size, 0), TOP - 1))
 
     def touching(self, start: int, end: int) -> Bools:
-        """Say for each segment (bool) whether it shares an address with ``start <= x < end``."""
+        """Return for each segment (bool) whether it shares an address with ``start <= x < end``."""
         if start >= end or start >= TOP:
             return np.zeros(len(self), np.bool_)
         return (self.start <= np.uint64(min(end, TOP) - 1)) & (self.last >= np.uint64(start))

@@ -1,6 +1,6 @@
-"""A sparse address space: extents in columns over a backing, and the contiguous segments they form.
+"""A sparse address space: extents in columns over a backing, and the contiguous segments that they form.
 
-Everything here is pure arithmetic on columns (`intervals`); the backing alone touches files.
+All of it is arithmetic on columns (`intervals`); only the backing touches files.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _PIECES = 1 << 14  # extents looked at in one go
 
 
 class Extent(NamedTuple):
-    """`size` bytes at virtual address `start` are stored at `offset` of the backing."""
+    """`size` bytes at the virtual address `start`, stored at `offset` in the backing."""
 
     start: int
     size: int
@@ -41,9 +41,9 @@ class Extent(NamedTuple):
 
 
 class Repeats(Intervals):
-    """Where page tables that were walked once are seen again: `start`, `size` and `target` (uint64).
+    """Address ranges that map page tables again which were walked before: `start`, `size` and `target` (uint64).
 
-    Whatever lies at `target` and the `size` bytes behind it, is there at `start`, too; `target` is lower.
+    The `size` bytes at `start` are those at `target`, which is lower.
     """
 
     def __init__(self, start: U64, size: U64, target: U64) -> None:
@@ -52,7 +52,7 @@ class Repeats(Intervals):
 
 
 class Hit(NamedTuple):
-    """A match of the pattern with index `pattern` at `address`; `offset` is where it lies in the backing."""
+    """A match of the pattern with index `pattern` at `address`, which is at `offset` in the backing."""
 
     address: int
     pattern: int
@@ -61,10 +61,11 @@ class Hit(NamedTuple):
 
 
 class AddressSpace(Intervals):
-    """Sorted, non-overlapping extents over a backing, and apart from them what is mapped but missing.
+    """Sorted, non-overlapping extents over a backing, and the ranges that are mapped but missing.
 
-    Columns, all uint64, one row an extent: `start`, `size`, `offset`. What is `missing` has columns of its own, and
-    yields Missing. `repeats` are in no extent and no segment, but can be read.
+    Columns, all uint64, one row per extent: `start`, `size`, `offset`. `missing` has columns of its own, and yields
+    Missing. `repeats` can be read, but are not in any extent or segment. `absent` is the reason why other addresses
+    cannot be read.
     """
 
     def __init__(
@@ -80,11 +81,11 @@ class AddressSpace(Intervals):
         absent: str = "not in the map",
         repeats: Repeats | None = None,
     ) -> None:
-        """Sort, check and join the extents; the columns given are the space's from then on.
+        """Sort, check and join the extents; the space owns the columns from then on.
 
-        Extents that continue each other both in memory and in the backing become one; given `physical` and `flags`,
-        they must be joined and sorted already. Raises OverlapError where two of them, or a missing range and an extent,
-        claim one address.
+        Extents that continue each other both in memory and in the backing are joined; with `physical` and `flags`, they
+        must be sorted and joined already. Raises OverlapError if two extents or missing ranges share an address, and
+        MapError if one ends beyond 2**64.
         """
         self.missing = missing if isinstance(missing, MissingMemory) else MissingMemory.of(missing)
         columns = (start, size, offset) if flags is not None else by_start(start, size, offset)
@@ -95,7 +96,12 @@ class AddressSpace(Intervals):
         self.backing = backing
         self.absent = absent
         self.repeats = repeats or Repeats(*(np.zeros(0, np.uint64),) * 3)
-        self._check_missing()
+        check_disjoint(self.missing.start, self.missing.size)
+        rows, end = self.touched(self.missing)
+        bad = np.flatnonzero(end > rows)
+        if len(bad):
+            extent = range_at(start, size, int(end[bad[0]]) - 1)
+            raise overlap(extent, range_at(self.missing.start, self.missing.size, int(bad[0])))
 
     def __repr__(self) -> str:
         where = f", 0x{int(self.start[0]):x} to 0x{range_at(self.start, self.size, -1)[1]:x}" if len(self) else ""
@@ -106,7 +112,7 @@ class AddressSpace(Intervals):
         """The number of bytes that `repeats` stand for."""
         start, size, target = self.repeats.start, self.repeats.size, self.repeats.target
         there = np.zeros(len(start), np.uint64)
-        # what repeats little may lie in what repeats much, and counts again with it
+        # a small repeat may lie in a larger one, and counts again with it
         for span in np.unique(size).tolist():
             inner, rows = np.flatnonzero(size < np.uint64(span)), np.flatnonzero(size == np.uint64(span))
             low, last = target[rows], target[rows] + np.uint64(span - 1)
@@ -117,7 +123,7 @@ class AddressSpace(Intervals):
         return total(there)
 
     def extents(self, segment: Segment | None = None) -> Iterator[Extent]:
-        """Yield the extents in order of their addresses: all, or those of one segment, as far as they are in it."""
+        """Yield the extents in order of their addresses: all, or the parts of them that are in one segment."""
         first, end = (0, len(self)) if segment is None else (segment.first, segment.first + segment.extents)
         for low in range(first, end, CHUNK):
             part = slice(low, min(low + CHUNK, end))
@@ -138,19 +144,19 @@ class AddressSpace(Intervals):
         return Segments(start, size, self.offset[first], extents, first.astype(np.uint32))
 
     def changes(self) -> U64:
-        """Return the addresses of the extents of which the column `flags` says something else than before."""
+        """Return the starts of the extents (uint64) whose flags differ from those of the extent before."""
         if self.flags is None or not len(self):
             return np.zeros(0, np.uint64)
         found: U64 = self.start[1:][self.flags[1:] != self.flags[:-1]]
         return found
 
-    def cut(self, segments: Segments, places: U64) -> Segments:
-        """Return segments that also end at the addresses `places` (uint64, in any order)."""
-        places = np.unique(places)
-        holder = segments.rows_of(places)
+    def cut(self, segments: Segments, borders: U64) -> Segments:
+        """Return segments that also end at `borders`, which are addresses (uint64, in any order)."""
+        borders = np.unique(borders)
+        holder = segments.rows_of(borders)
         inside = holder >= 0
-        inside[inside] = places[inside] != segments.start[holder[inside]]
-        start: U64 = np.sort(np.concatenate([segments.start, places[inside]]))
+        inside[inside] = borders[inside] != segments.start[holder[inside]]
+        start: U64 = np.sort(np.concatenate([segments.start, borders[inside]]))
         parent = np.searchsorted(segments.start, start, "right") - 1
         last = segments.last[parent]
         last[:-1] = np.minimum(last[:-1], start[1:] - np.uint64(1))
@@ -167,13 +173,13 @@ class AddressSpace(Intervals):
         )
 
     def walked(self, address: int) -> int:
-        """Return at which address the byte at `address` lies in an extent, if it lies in a repeat; else `address`."""
+        """Return the address that `address` repeats, or `address` itself if it is not in a repeat."""
         while len(self.repeats) and 0 <= address < TOP and (row := self.repeats.at(address)) is not None:
             address += int(self.repeats.target[row]) - int(self.repeats.start[row])  # which is lower each time
         return address
 
     def offset_of(self, address: int) -> int:
-        """Return where in the backing the byte at `address` lies, or raise AddressError with the reason."""
+        """Return the offset in the backing of the byte at `address`, or raise AddressError with the reason."""
         found = self.walked(address)
         try:
             index = self.index(found)
@@ -198,7 +204,7 @@ class AddressSpace(Intervals):
         raise AddressError(address, self.absent, self._extended(address))
 
     def _extended(self, address: int) -> str:
-        """Say which address was meant where one was given as maps print them, cut to 48 or 57 bits."""
+        """Return a hint if the address is there once it is extended from the 48 or 57 bits that maps print."""
         for bits in (48, 57):
             extended = address | (TOP - (1 << bits))
             if (1 << (bits - 1)) <= address < 1 << bits and self.at(extended) is not None:
@@ -208,7 +214,7 @@ class AddressSpace(Intervals):
     def locate(self, address: int) -> tuple[Segment | None, Extent]:
         """Return the segment and the extent that hold `address`, or raise AddressError.
 
-        What lies in a repeat is in no segment; its extent is that of where it was walked, as far as it is repeated.
+        An address in a repeat is not in a segment; its extent is the part of the original one that is repeated.
         """
         if (found := self.walked(address)) != address:
             offset, low, end, here = self.offset_of(address), 0, TOP, address
@@ -228,15 +234,15 @@ class AddressSpace(Intervals):
         """Return the addresses at which the backing's byte at `offset` is mapped: none, one or several."""
         if not 0 <= offset < TOP:
             return []
-        place = np.uint64(offset)
-        # `offset - self.offset` wraps where the extent lies behind the place, so both halves are needed
-        found = np.flatnonzero((self.offset <= place) & (place - self.offset < self.size))
+        wanted = np.uint64(offset)
+        # `wanted - self.offset` wraps for extents that lie behind it, so both conditions are needed
+        found = np.flatnonzero((self.offset <= wanted) & (wanted - self.offset < self.size))
         return [int(self.start[index]) + offset - int(self.offset[index]) for index in found.tolist()]
 
     def pieces(self, address: int, size: int) -> Iterator[tuple[int, int]]:
-        """Yield (offset, length) in the backing for `size` bytes at `address`; raise AddressError for a missing one.
+        """Yield (offset, length) in the backing for `size` bytes at `address`; raise AddressError if one is not there.
 
-        Extents that are neighbours in the backing come as one piece.
+        Extents that are adjacent in the backing make one piece.
         """
         if len(self.repeats):
             yield from self._pieces_with_repeats(address, size)
@@ -244,7 +250,7 @@ class AddressSpace(Intervals):
             yield from self._pieces(address, size)
 
     def _pieces_with_repeats(self, address: int, size: int) -> Iterator[tuple[int, int]]:
-        """Yield the pieces of a range that repeats may hold: each of them leads to where its tables were walked."""
+        """Yield the pieces of a range that may touch repeats, each of which leads to its target."""
         end = address + size
         while address < end:
             row = self.repeats.at(address) if 0 <= address < TOP else None
@@ -266,7 +272,7 @@ class AddressSpace(Intervals):
             return
         index, end = self.index(address), address + size
         last = int(np.searchsorted(self.start, np.uint64(min(end, TOP) - 1), "right"))
-        place = length = 0  # the piece that may still grow
+        pending = length = 0  # the piece that may still grow
         for low in range(index, last, _PIECES):
             part = slice(low, min(low + _PIECES, last))
             columns = (self.start[part].tolist(), self.size[part].tolist(), self.offset[part].tolist())
@@ -275,21 +281,21 @@ class AddressSpace(Intervals):
                 if skip < 0:
                     self.index(address)  # raises, with the reason
                 count = min(end - address, whole - skip)
-                if place + length == offset + skip:
+                if pending + length == offset + skip:
                     length += count
                 else:
                     if length:
-                        yield place, length
-                    place, length = offset + skip, count
+                        yield pending, length
+                    pending, length = offset + skip, count
                 address += count
         if address < end:
             self.index(address)  # raises
-        yield place, length
+        yield pending, length
 
     def read(self, address: int, size: int) -> bytes:
         """Return exactly `size` bytes at `address`, across extents.
 
-        Raises AddressError with the first address whose byte is not there, SourceReadError where the backing fails.
+        Raises AddressError with the first address whose byte is not there, SourceReadError if the backing fails.
         """
         pieces = list(self.pieces(address, size))  # complain about a gap before anything is allocated or read
         buffer = bytearray(size)
@@ -306,22 +312,22 @@ class AddressSpace(Intervals):
         block: int = _BLOCK,
         progress: Callable[[int], object] | None = None,
     ) -> Iterator[Hit]:
-        """Yield every place where one of `patterns` lies, overlapping ones too, in order of addresses.
+        """Yield every match of `patterns`, including overlapping ones, in order of addresses.
 
-        Matches cross extents and end at gaps. Memory is bounded by `block` and the longest pattern; `progress` is told
-        the bytes of each stretch that was searched. Raises ValueError for an empty pattern.
+        Matches may cross extents, but not gaps. Memory is bounded by `block` and the longest pattern; `progress` is
+        called with the bytes of each stretch that was searched. Raises ValueError if a pattern is empty.
         """
         wanted = [patterns] if isinstance(patterns, bytes) else list(patterns)
         if not wanted:
             return
         if not all(wanted):
             raise ValueError("a pattern to search for is empty")
-        longest = max(map(len, wanted), default=0)
+        longest = max(map(len, wanted))
         buffer = bytearray(block + longest)
         for segment in self.segments() if segments is None else segments:
             for address, length, fresh in self._windows(segment, buffer, longest - 1):
-                for place, pattern in _matches(buffer, length, wanted, fresh):
-                    found = address + place
+                for index, pattern in _matches(buffer, length, wanted, fresh):
+                    found = address + index
                     extent = self.index(found)
                     offset = int(self.offset[extent]) + found - int(self.start[extent])
                     yield Hit(found, pattern, offset, segment)
@@ -329,9 +335,9 @@ class AddressSpace(Intervals):
                     progress(fresh)
 
     def _windows(self, segment: Segment, buffer: bytearray, overlap: int) -> Iterator[tuple[int, int, int]]:
-        """Fill `buffer` with one stretch of the segment after the other; yield address, length and how much is its own.
+        """Fill `buffer` with one stretch of the segment after the other; yield its address, length and own length.
 
-        The last `overlap` bytes of a stretch are seen again at the beginning of the next: they are the next one's own.
+        The last `overlap` bytes of a stretch come again at the start of the next one, and count as the next one's own.
         """
         view, kept, address = memoryview(buffer), 0, segment.start
         while address < segment.end:
@@ -346,33 +352,23 @@ class AddressSpace(Intervals):
             view[:shared] = bytes(view[done - shared : done])
             kept = shared
 
-    def _check_missing(self) -> None:
-        """Raise OverlapError where missing ranges overlap each other, or an extent."""
-        gaps = self.missing
-        check_disjoint(gaps.start, gaps.size)
-        first, end = self.touched(gaps)
-        bad = np.flatnonzero(end > first)
-        if len(bad):
-            extent = range_at(self.start, self.size, int(end[bad[0]]) - 1)
-            raise overlap(extent, range_at(gaps.start, gaps.size, int(bad[0])))
-
 
 def _clipped(extent: Extent, segment: Segment) -> Extent:
-    """Return what of an extent lies in a segment."""
+    """Return the part of an extent that lies in a segment."""
     start, end = max(extent.start, segment.start), min(extent.end, segment.end)
     return Extent(start, end - start, extent.offset + start - extent.start)
 
 
 def _matches(buffer: bytearray, length: int, patterns: Sequence[bytes], fresh: int) -> list[tuple[int, int]]:
-    """Return (place, pattern) for every match that begins before `fresh`, sorted by place."""
+    """Return (index in the buffer, pattern) for every match that begins before `fresh`, sorted."""
     found = []
     for number, pattern in enumerate(patterns):
-        # searching skips ahead by a pattern's last byte: in memory, which is full of zeros, that must not be one
+        # the search skips ahead by a pattern's last byte, which must not be zero: memory is full of zeros
         core = pattern.rstrip(b"\0") or pattern
         last = max(length - len(pattern) + len(core), 0)
-        place = buffer.find(core, 0, last)
-        while 0 <= place < fresh:
-            if core is pattern or buffer.startswith(pattern, place):
-                found.append((place, number))
-            place = buffer.find(core, place + 1, last)
+        index = buffer.find(core, 0, last)
+        while 0 <= index < fresh:
+            if core is pattern or buffer.startswith(pattern, index):
+                found.append((index, number))
+            index = buffer.find(core, index + 1, last)
     return sorted(found)

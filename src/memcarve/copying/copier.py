@@ -184,7 +184,7 @@ class Copier:
         return shared
 
     def _step(self, span: Span, target: Target, place: int, only: tuple[str, ...] | None = None) -> int:
-        """Move the beginning of a span; return how many bytes: 0 where no way is left but the buffer."""
+        """Move the beginning of a span; return how many bytes: 0 if no way is left but the buffer."""
         for way in [way for way in self._ways if only is None or way in only]:
             try:
                 count = _WAYS[way](span, target, place)
@@ -252,7 +252,7 @@ class Copier:
         return buffer
 
     def _helper(self) -> ThreadPoolExecutor:
-        from concurrent.futures import ThreadPoolExecutor  # only where a segment is large
+        from concurrent.futures import ThreadPoolExecutor  # only if a segment is large
 
         with self._lock:
             if self._beside is None:
@@ -273,7 +273,7 @@ class Copier:
 
 
 def _clone(span: Span, target: Target, place: int) -> int:
-    """Share the blocks of a range; 0 where it is not aligned to blocks."""
+    """Share the blocks of a range; 0 if it is not aligned to blocks."""
     try:
         import fcntl  # Linux alone gets here
     except ImportError:

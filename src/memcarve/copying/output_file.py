@@ -22,7 +22,7 @@ class Target(NamedTuple):
 
 
 def is_zero(view: memoryview) -> bool:
-    """Say whether a block of at most BUFFER bytes holds nothing but zeros."""
+    """Return True if a block of at most BUFFER bytes holds nothing but zeros."""
     return _ZEROS.startswith(view)
 
 

@@ -49,4 +49,4 @@ class Labelling(NamedTuple):
                 done += segment.size
                 if self.progress is not None:
                     self.progress(done, total)
-        return SegmentLabels(process.space, Known(process.metadata), segments, contents)
+        return SegmentLabels(process.space, Known(process.metadata, str(process.entry)), segments, contents)

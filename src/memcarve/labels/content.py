@@ -222,7 +222,7 @@ class Contents:
         return self._complete
 
     def observer(self, index: int, start: int) -> ContentObserver | None:
-        """Return what is to be shown the bytes of a segment; None where they were looked at already."""
+        """Return what is to be shown the bytes of a segment; None if they were looked at already."""
         return None if self.known[index] else ContentObserver(start, self.level)
 
     def keep(self, index: int, content: Content) -> None:
@@ -246,7 +246,7 @@ class Contents:
         return [header for index in sorted(self.headers_of) for header in self.headers_of[index]]
 
     def text(self, index: int, read: Read) -> list[str]:
-        """Return a member for JSON with what a segment's bytes say; nothing where they were not looked at.
+        """Return a member for JSON with what a segment's bytes say; nothing if they were not looked at.
 
         Names of images lie elsewhere in them: `read` gives the bytes at an address, or raises AddressError.
         """

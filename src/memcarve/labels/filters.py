@@ -50,7 +50,7 @@ def _is_file(values: Sequence[str]) -> Wanted:
 
 
 def names_match(patterns: Sequence[str], *names: str | None) -> bool:
-    """Say whether a path, or the last part of it, is like any of the patterns, whatever the case."""
+    """Return True if a path, or the last part of it, is like any of the patterns, whatever the case."""
     found = [form.lower() for name in names if name is not None for form in (name, base_name(name))]
     return any(fnmatch.fnmatchcase(name, pattern.lower()) for name in found for pattern in patterns)
 

@@ -55,7 +55,7 @@ class Flagged:
     """
 
     def __init__(self, space: AddressSpace, known: Known, headers: Sequence[Header] | None) -> None:
-        """Look for all flags; `headers` are those found in the segments, None where nobody looked."""
+        """Look for all flags; `headers` are those found in the segments, None if nobody looked."""
         self.space = space
         self.known = known
         self.by_content = headers is not None
@@ -104,7 +104,7 @@ class Flagged:
         return self.known.regions[place].collapsed in ("rwx", "-wx")
 
     def _pages(self, wanted: int) -> Intervals | None:
-        """Return the extents of which page tables allow programs what is wanted; None where there are none."""
+        """Return the extents of which page tables allow programs what is wanted; None if there are none."""
         space = self.space
         if space.flags is None:
             return None
@@ -120,7 +120,7 @@ class Flagged:
     def _look_at_bases(self) -> dict[int, Header | None] | None:
         """Return what header lies where images are mapped and modules are listed, as far as that page is there.
 
-        None where there are no bytes to look at.
+        None if there are no bytes to look at.
         """
         known = self.known
         images = [known.allocation(place).start for place, kind in enumerate(known.kinds) if kind == Kind.IMAGE]

@@ -24,7 +24,7 @@ _ROWS = 1 << 12  # segments of any length between two calls of `told`
 
 
 class Likely(NamedTuple):
-    """A segment that may hold headers: at `places` of its pages, by a glance; None where nobody has looked yet."""
+    """A segment that may hold headers: at `places` of its pages, by a glance; None if nobody has looked yet."""
 
     segment: Segment
     places: int | None

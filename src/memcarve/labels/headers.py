@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from memcarve.formats.programs.mapped_module import Section
 
-    #: returns exactly `size` bytes at an address; raises AddressError where one is not there
+    #: returns exactly `size` bytes at an address; raises AddressError if one is not there
     Read = Callable[[int, int], bytes]
 
 ZEROS = bytes(PAGE)
@@ -57,7 +57,7 @@ class Header(NamedTuple):
 
 
 def parse_header(address: int, page: bytes) -> Header | None:
-    """Return the header that begins at `address`, whose bytes are `page`; None where there is none.
+    """Return the header that begins at `address`, whose bytes are `page`; None if there is none.
 
     The first 4096 bytes are looked at, fewer where there are no more. `formats.pe.image` and `formats.elf.image` say
     what must be right in them.
@@ -84,7 +84,7 @@ def may_begin(view: memoryview, at: int, end: int) -> bool:
 
 
 def name_of(read: Read, header: Header) -> str | None:
-    """Return what a file is called by its own account; None where it says nothing, or that page is not there.
+    """Return what a file is called by its own account; None if it says nothing, or that page is not there.
 
     That is the name in a PE's export directory, else that of its PDB; of ELF DT_SONAME. It may hold anything. Reads
     some hundred bytes in a few places. Raises what `read` raises, but not AddressError.

@@ -31,14 +31,15 @@ class Listed(NamedTuple):
 
 
 class Known:
-    """The evidence of one process by address; of several sources of regions the first one counts.
+    """The metadata of a process by address; the first source of regions takes precedence.
 
-    `regions`, `modules` and `areas` are the rows, `region_pieces` and so on where they lie; `kinds` are the regions'
-    kinds as areas change them. `conflicts` are the differences between sources.
+    `regions`, `modules` and `areas` are the rows, `region_pieces` and so on their intervals; `kinds` are the regions'
+    kinds, refined by areas. `conflicts` are the differences between sources. `subject` is the process, for messages.
     """
 
-    def __init__(self, metadata: Metadata) -> None:
+    def __init__(self, metadata: Metadata, subject: str = "") -> None:
         self.metadata = metadata
+        self.subject = subject
         self.source = metadata.regions[0].source if metadata.regions else None
         self._first = metadata.regions[0] if metadata.regions else Regions("", [])
         self.regions: Sequence[Region] = self._first.rows
@@ -70,14 +71,14 @@ class Known:
         return text
 
     def is_unbacked(self, place: int) -> bool:
-        """Say whether no file backs a region: it is the process's own, or shared memory that is of no file."""
+        """Return True if no file backs a region: it is the process's own, or shared memory that is of no file."""
         region, kind = self.regions[place], self.kinds[place]
         return (kind in OWN and (region.file is None or region.private is True)) or (
             kind == Kind.MAPPED and region.file is None
         )
 
     def region_at(self, address: int) -> int | None:
-        """Return the place in `regions` of the one that holds an address; None where none does."""
+        """Return the place in `regions` of the one that holds an address; None if none does."""
         return self._first.at(address)
 
     def allocation(self, place: int) -> Region:

@@ -53,7 +53,7 @@ def find_modules(
 ) -> FoundModules:
     """Return the modules of a process that a selection wants: by half, address, and patterns for their files' names.
 
-    All memory of the half is read for headers; `progress` is told how far that is, in bytes. Raises UsageError where
+    All memory of the half is read for headers; `progress` is told how far that is, in bytes. Raises UsageError if
     the selection wants more, SourceReadError.
     """
     wanted = selection or Selection()
@@ -131,7 +131,7 @@ class _Search:
         return self._half == "all" or (address >= self.process.kernel_half) == (self._half == "kernel")
 
     def _is_program(self, place: int) -> bool:
-        """Say whether a region begins what the system mapped as a program or library."""
+        """Return True if a region begins what the system mapped as a program or library."""
         row, kind, mapping = self._known.regions[place], self._known.kinds[place], self._mappings[place]
         of_file = kind == Kind.MAPPED and row.file is not None and row.offset == 0
         return (kind == Kind.IMAGE and row.start == mapping.start) or (of_file and mapping.executable)
@@ -189,7 +189,7 @@ def _mappings(regions: Sequence[Region]) -> list[_Mapping]:
 
 
 def _continues(group: list[Region], row: Region) -> bool:
-    """Say whether a region goes on with what the group is a mapping of."""
+    """Return True if a region goes on with what the group is a mapping of."""
     first, before = group[0], group[-1]
     if first.allocation is not None or row.allocation is not None:
         return first.allocation == row.allocation
@@ -247,7 +247,7 @@ def _first_page_again(space: AddressSpace, start: int) -> list[Again]:
 
 
 def _is_same(one: Header, other: Header) -> bool:
-    """Say whether two headers are the same but for what loaders change."""
+    """Return True if two headers are the same but for what loaders change."""
     sections = [
         [(address - header.address, size, permissions) for address, size, permissions in header.sections]
         for header in (one, other)
@@ -258,7 +258,7 @@ def _is_same(one: Header, other: Header) -> bool:
 
 
 def _is_loaded(space: AddressSpace, known: Known, start: int, again: Again, *, named: bool) -> bool:
-    """Say whether a module is loaded as its header says; `named`: only if regions know that it is of one file."""
+    """Return True if a module is loaded as its header says; `named`: only if regions know that it is of one file."""
     if not known.regions:
         return not named and _is_mapped(space, start + again.place) and _is_mapped(space, start + again.end - 1)
     held = [known.region_at(address) for address in (start, start + again.place, start + again.end - 1)]

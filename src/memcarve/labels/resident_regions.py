@@ -39,7 +39,7 @@ class Residence:
     """The regions of every source that a selection wants, with how many bytes of each are there.
 
     `count` regions of `sources` sources have `size` bytes of addresses together, of which `resident` are there: an
-    address counts once, however many regions it lies in. Raises UsageError where no regions are known.
+    address counts once, however many regions it lies in. Raises UsageError if no regions are known.
     """
 
     def __init__(self, process: ProcessMemory, selection: Selection) -> None:

@@ -69,7 +69,7 @@ class Group:
     def files(self, start: int) -> list[tuple[str, int | None]]:
         """Return path or name of what is mapped, and where in it `start` is: modules, else files; each once.
 
-        None where `start` lies before it, or that is not known.
+        None if `start` lies before it, or that is not known.
         """
         found: dict[str, int | None] = {}
         for listed in self.modules:
@@ -104,7 +104,7 @@ def distinct(values: Iterable[str | None]) -> list[str]:
 
 
 def member(name: str, value: Sequence[Any] | int) -> list[str]:
-    """Return a member for JSON, in a list; nothing where there is nothing to say."""
+    """Return a member for JSON, in a list; nothing if there is nothing to say."""
     return [f'"{name}": {json.dumps(value)}'] if value else []
 
 
@@ -147,7 +147,7 @@ class _Join:
         self.first, self.end = intervals.touched(segments)
 
     def changes(self) -> Bools:
-        """Say for each segment (bool) whether it touches other intervals than the one before it."""
+        """Return for each segment (bool) whether it touches other intervals than the one before it."""
         found = np.ones(len(self.first), np.bool_)
         nothing = self.first == self.end
         same = (self.first[1:] == self.first[:-1]) & (self.end[1:] == self.end[:-1])
@@ -159,18 +159,18 @@ class _Join:
         return [*dict.fromkeys(self.intervals.owner[self.first[index] : self.end[index]].tolist())]
 
     def any(self, wanted: Bools) -> Bools:
-        """Say for each segment (bool) whether it touches an interval whose owner is wanted (bool, by owner)."""
+        """Return for each segment (bool) whether it touches an interval whose owner is wanted (bool, by owner)."""
         sums = np.concatenate([[0], np.cumsum(wanted[self.intervals.owner])])
         return np.asarray(sums[self.end] > sums[self.first])
 
     def begins(self) -> tuple[Bools, U64]:
-        """Say for each segment (bool) whether it touches an interval, and where the first one begins in it (uint64)."""
+        """Return for each segment (bool) whether it touches an interval, and at which address first (uint64)."""
         start = self.intervals.start[np.minimum(self.first, len(self.intervals) - 1)] if len(self.intervals) else 0
         return self.end > self.first, np.maximum(start, self.segments.start)
 
 
 class SegmentLabels:
-    """What is known of `segments`, in the same order; `contents` holds what their bytes say, None where nobody looks.
+    """What is known of `segments`, in the same order; `contents` holds what their bytes say, None if nobody looks.
 
     Implements ``segments.Labels``.
     """
@@ -207,7 +207,7 @@ class SegmentLabels:
         return found
 
     def observer(self, index: int) -> ContentObserver | None:
-        """Return what is to be shown the bytes of a segment; None where they are known, or nobody asks."""
+        """Return what is to be shown the bytes of a segment; None if they are known, or nobody asks."""
         return None if self.contents is None else self.contents.observer(index, int(self.segments.start[index]))
 
     def observed(self, index: int, observer: ContentObserver) -> None:
@@ -280,7 +280,7 @@ class SegmentLabels:
 
     @property
     def _flags_anywhere(self) -> Bools:
-        """Say for each segment (bool) whether it has a flag."""
+        """Return for each segment (bool) whether it has a flag."""
         flagged = self.flagged  # whose columns are made with it
         if len(self._any_flag) != len(self.segments):
             columns = [held for held, _ in self._flag_columns.values()]
@@ -291,7 +291,7 @@ class SegmentLabels:
     # choosing
 
     def matches(self, name: str, values: Sequence[str]) -> Bools:
-        """Say for each segment (bool) whether its label `name` is any of `values`. Raises UsageError."""
+        """Return for each segment (bool) whether its label `name` is any of `values`. Raises UsageError."""
         if name == "flag":
             return self._has_flag(values)
         wanted = CHOICES[name](values)
@@ -303,7 +303,9 @@ class SegmentLabels:
         }
         if not can_tell[name]:
             raise UsageError(
-                f"nothing is known to choose by {name}", remedy="{regions:FILE} gives what Volatility printed"
+                f"nothing is known to choose by {name}",
+                subject=known.subject,
+                remedy="{regions:FILE} gives what Volatility printed",
             )
         keep = np.array([wanted(row, kind) for row, kind in zip(known.regions, known.kinds, strict=True)], np.bool_)
         found = self._regions.any(keep)
@@ -322,7 +324,11 @@ class SegmentLabels:
         for flag in values:
             Flag.check(flag)
             if flag not in self.flagged.where:
-                raise UsageError(f"nothing is known to look for {flag} by", remedy=f"it needs {NEEDS[Flag(flag)]}")
+                raise UsageError(
+                    f"nothing is known to look for {flag} by",
+                    subject=self.known.subject,
+                    remedy=f"it needs {NEEDS[Flag(flag)]}",
+                )
             found |= self._flag_columns[flag][0]
         return found
 

@@ -107,7 +107,7 @@ def text_pages(view: memoryview) -> int:
 
 
 def is_text(page: bytes) -> bool:
-    """Say whether a page (or the piece of one that is there) is text.
+    """Return True if a page (or the piece of one that is there) is text.
 
     Zeros at its end do not count. The rest is 32 bytes or more, of at least 8 different values, and all of it text:
     UTF-8 without control characters other than white space and escape, where characters may be cut at both ends; or
