@@ -42,6 +42,11 @@ for _name in ("SIGHUP", "SIGINT", "SIGQUIT"):
 _BLOCK = 1 << 20
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the slow tests."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
 @pytest.fixture(scope="session")
 def linux_image(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a real Linux machine's memory, raw and with holes for zeros; skip where the compressed one is missing."""

@@ -14,6 +14,7 @@ import pytest
 BENCH = Path(__file__).parent.parent / "bench"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="the benchmarks measure against cp and a tmpfs: Linux")
 def test_the_benchmarks_run(tmp_path: Path) -> None:
     """One command measures everything that needs no root on small inputs, and writes table and JSON."""

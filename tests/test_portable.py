@@ -21,6 +21,7 @@ FILES = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("file", FILES)
 def test_without_what_linux_has(file: str) -> None:
     """The tests of a file pass where the calls are missing that other systems lack, in the programs they start too."""

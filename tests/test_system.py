@@ -24,6 +24,7 @@ from files import listing
 from memcarve.copying.copier import REFLINK
 from memory import PAGE, noise
 from mounts import mounted, only_on_linux_as_root, tmpfs
+from sweeps import LONG
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 MIB = 1 << 20
 IMAGE = 320 * MIB
 DUMP = 32 * MIB
-KILLS = 50
+KILLS = 50 if LONG else 20
 
 
 @pytest.fixture(scope="module")
@@ -426,6 +427,7 @@ def killed(seconds: float, folder: Path | None, *arguments: str | Path) -> None:
     process.wait()
 
 
+@pytest.mark.slow
 def test_killed_at_random_moments(tmp_path: Path, rows: list[Piece], capfdbinary: Capture) -> None:
     """Killed at any moment, a folder that has its final name is whole; the next run succeeds and names what is left."""
     dump = write_dump(tmp_path, rows)

@@ -366,6 +366,7 @@ def test_loop_of_tables(place: Path) -> None:
         assert segments_of(container.process(388), "user") == truth.segments(388, "user")
 
 
+@pytest.mark.slow
 def test_sparse_image(place: Path) -> None:
     """An image of 8 GiB with little in it is read like a small one."""
     truth = winimage.sparse(place, gigabytes=8)
@@ -578,6 +579,7 @@ def peak() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", range(4))
 def test_mutated_images(place: Path, part: int) -> None:
     """Whatever befalls tables, structures, exports and headers: declared errors, in bounded time and memory."""
