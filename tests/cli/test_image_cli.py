@@ -441,7 +441,7 @@ def test_root_outside_the_image(go: Invoke, tmp_path: Path) -> None:
     rows = {row["pid"]: row for row in json.loads((tmp_path / "out" / "processes.json").read_text())["processes"]}
     assert rows[388]["files"] == []
     assert "outside the image" in rows[388]["error"]
-    assert hashed(tmp_path / "out" / rows[1624]["folder"]) == expected_files(truth, 1624)
+    assert hashed(tmp_path / "out" / rows[1624]["files"][0]) == expected_files(truth, 1624)
     complaint(go("carve", path, "--pid", 388, "-o", "alone"), 1, "outside the image")
     assert "memcarve: " in go("processes", path, "--pages").err
 

@@ -20,6 +20,7 @@ from memcarve import backing
 from memcarve.backing import FileBacking
 from memcarve.copying import copier as copier_module, scatter
 from memcarve.copying.copier import BUFFERED, IN_KERNEL, REFLINK, Copier, StoppedError, Target
+from memcarve.copying.scatter import GATHERED
 from memory import PAGE, noise
 
 if TYPE_CHECKING:
@@ -537,7 +538,7 @@ def test_small_pieces_are_gathered(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         assert target.read_bytes() == expected
         assert b"".join(seen) == (expected if observed else b"")
         assert sum(written) == len(expected) == sum(copier.moved.values())
-        assert copier.moved[copier.GATHERED] == 4 * PAGE
+        assert copier.moved[GATHERED] == 4 * PAGE
 
 
 def test_pieces_that_fill_the_buffer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

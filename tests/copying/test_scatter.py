@@ -362,11 +362,11 @@ def test_stopped(source: FileBacking, target: Target) -> None:
 CUT = """
 import os, sys
 import memcarve
-from memcarve import copying
+from memcarve.copying import copier
 from memcarve.backing import FileBacking
 from memcarve.copying.copier import Copier, Target
 path, out, size, observed = sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4] == "observed"
-copying._ways_here = list
+copier._ways_here = list
 pieces = [(at * 4096, 4096) for at in range(63, -1, -1)]
 with FileBacking(path) as source:
     fd = os.open(out, os.O_RDWR | os.O_CREAT)

@@ -61,7 +61,7 @@ def test_small_program(regions: list[Region] | None, tmp_path: Path) -> None:
     (module,) = find_modules(process).modules
     assert (module.start, (module.header or {})["size"]) == (BASE, 3 * PAGE)
     result = extract(process, tmp_path / "out", [module])
-    assert result.files == 1
+    assert result.count == 1
     (row,) = json.loads((tmp_path / "out" / "modules.json").read_text())["modules"]
     made = (tmp_path / "out" / row["file"]).read_bytes()
     # the first part fills its page; of the second only what lies behind it in the file is its own
