@@ -71,7 +71,7 @@ def walk(path: str, pid: str) -> None:
     with memcarve.open(path) as container:
         index = [entry.pid for entry in container.known([int(pid)])].index(int(pid))
         begun = time.perf_counter()
-        container.open_process(index)
+        container.process(index=index)
         print(time.perf_counter() - begun)
 
 

@@ -211,6 +211,20 @@ def test_typed() -> None:
     assert 'memcarve = ["py.typed", "*.pyi", "images/windows/*.json"]' in (ROOT / "pyproject.toml").read_text()
 
 
+def test_programs_of_users_are_typed(tmp_path: Path) -> None:
+    """A small program that uses the library passes mypy --strict, and a slip in it is found."""
+    api = pytest.importorskip("mypy.api")
+    program = (
+        'import memcarve\nwith memcarve.open("x") as m:\n    for p in m:\n'
+        '        for s in p.segments(half="user"):\n            s.name.upper()\n'
+    )
+    for name, text, code in (("good", program, 0), ("slip", program.replace(".upper()", ".size"), 1)):
+        (tmp_path / f"{name}.py").write_text(text)
+        told, _, status = api.run(["--strict", "--cache-dir", str(tmp_path / "cache"), str(tmp_path / f"{name}.py")])
+        assert status == code, told
+        assert ("has no attribute" in told) == bool(code)
+
+
 def test_licence() -> None:
     """LICENSE is the text of the Apache License 2.0, and pyproject.toml says so."""
     text = (ROOT / "LICENSE").read_text()

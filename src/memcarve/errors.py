@@ -48,7 +48,7 @@ _ARGUMENT = re.compile(r"\{(\w+)(?::([^{}]*))?\}")
 #: arguments that are switched on; of the others a remedy may give the value
 _SWITCHES = {"force", "partial", "sparse"}
 #: what a remedy names that is no argument
-_CALLS = {"scan": "open(path, image=True).roots()"}
+_CALLS = {"scan": "open(path, input_type='image').roots()"}
 
 _LONGEST_MESSAGE = 1500
 

@@ -494,21 +494,20 @@ class Container(ABC):
         """Return the beginning of `processes()`, at least as long as it takes to hold these pids."""
         return self.processes()
 
-    def open_process(self, index: int, half: str = "all") -> ProcessMemory:
-        """Return the memory of the process at a place in `processes()`: all that there is, or of an image one half."""
-        Half.check(half)
-        return self._process(index)
-
     @abstractmethod
     def _process(self, index: int) -> ProcessMemory:
         """Return the memory of the process at a place in `processes()`."""
+
+    def _half(self, index: int, half: str) -> ProcessMemory:  # noqa: ARG002 - only an image has halves
+        """Return the same, at least one half of it."""
+        return self._process(index)
 
     def open_span(self, index: int, start: int, end: int) -> ProcessMemory:  # noqa: ARG002 - a source may look no further
         """Return the memory of a process, at least what of it holds an address of ``start <= x < end``.
 
         Of an image nothing else is looked at, so that damage elsewhere does not matter.
         """
-        return self.open_process(index)
+        return self.process(index=index)
 
     def start_of(self, index: int) -> Metadata:
         """Return what is known of how the process at a place in `processes()` was started, and what it unloaded.
@@ -516,7 +515,7 @@ class Container(ABC):
         It is part of its metadata, and of an image found with less reading than all of that. Raises what opening a
         process and its metadata raise.
         """
-        return self.open_process(index, self.default_half).metadata
+        return self.process(index=index, half=self.default_half).metadata
 
     def roots(self) -> list[Any]:
         """Return the plausible page-table roots that lie in the input; raises UsageError where it is no image."""
@@ -529,22 +528,22 @@ class Container(ABC):
     def process(
         self, pid: int | None = None, *, entry: ProcessEntry | None = None, index: int | None = None, half: str = "all"
     ) -> ProcessMemory:
-        """Return the memory of one process: by its number, as one of `processes()`, or by its place there.
+        """Return the memory of one process: by its number, as one of `processes()`, or by its index there.
 
-        Nothing need be said if there is only one. Raises UsageError if it must be said, ProcessError if there is none
-        such.
+        A `half` of an image is read alone. If the input holds only one process, nothing need be said.
+        Raises UsageError if it holds several and none is named, ProcessError if it does not hold the one named.
         """
+        Half.check(half)
         if entry is not None:
             index = self.processes().index(entry)
         if index is None:
-            found = self.choose([] if pid is None else [pid])
-            index = found[0]
-        return self.open_process(index, half)
+            index = self.choose([] if pid is None else [pid])[0]
+        return self._half(index, half)
 
     def __iter__(self) -> Iterator[ProcessMemory]:
         """Yield the memory of each process, opened when it is its turn; what is doubtful as a process is left out."""
         for index in self.certain():
-            yield self.open_process(index)
+            yield self.process(index=index)
 
     def __len__(self) -> int:
         return len(self.certain())

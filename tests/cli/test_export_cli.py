@@ -211,7 +211,7 @@ def test_several(go: Invoke, few: Truth, tmp_path: Path, kind: str) -> None:
             pid = int(name.split(".")[1].partition("-")[0])
             with memcarve.open(tmp_path / "out" / name) as made:
                 entry = next(each for each in image.processes() if each.pid == pid)
-                wanted = image.open_process(image.processes().index(entry), "user")
+                wanted = image.process(index=image.processes().index(entry), half="user")
                 assert made.process().pid == pid
                 found = [(each.start, each.end) for each in made.process().segments()]
                 assert found == [(each.start, each.end) for each in wanted.segments()]

@@ -148,7 +148,7 @@ def test_doubt_is_told(tmp_path: Path, name: str) -> None:
         assert any("--input-type image" in each for each in container.process().notes)
     with memcarve.open(path, input_type="core") as container:
         assert not any("--input-type" in each for each in container.process().notes)
-    for said in ({"input_type": "image"}, {"image": True}, {"dtb": 0x1000}):
+    for said in ({"input_type": "image"}, {"system": "linux"}, {"dtb": 0x1000}):
         with memcarve.open(path, **said) as container:  # type: ignore[arg-type]
             assert isinstance(container, ImageContainer)
             assert not any("--input-type" in each for each in container.notes)

@@ -61,7 +61,7 @@ def use(path: str) -> None:
     """Do with a map what can be done: open each process, list its segments, read its first bytes."""
     with memcarve.open(path, hashed=True) as container:
         for index in range(len(container.processes())):
-            process = container.open_process(index)
+            process = container.process(index=index)
             assert process.segments().total == process.space.total
             assert all(gap.end <= 1 << 64 for gap in process.space.missing)
             for extent in list(process.space.extents())[:3]:

@@ -475,7 +475,7 @@ class SourceContract:
                 try:
                     with memcarve.open(copy) as container:
                         entry = container.processes()[0]
-                        process = container.open_process(0)
+                        process = container.process(index=0)
                         assert entry.pid == process.pid
                         assert process.metadata
                         sinking.carve(process, folder / "out", partial=True, hashes=())

@@ -376,7 +376,7 @@ def seen() -> dict[int, tuple[int, int]]:
 
 def test_roots_of_a_real_machine(linux_image: Path) -> None:
     """The roots of a real machine's processes are among those found, each with its user half."""
-    with memcarve.open(linux_image, image=True) as image:
+    with memcarve.open(linux_image, input_type="image") as image:
         found = {root.root: root for root in image.roots()}
     assert set(ROOTS.values()) <= found.keys()
     assert all(found[root].user_bytes > 1 << 20 for root in ROOTS.values())

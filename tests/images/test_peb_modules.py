@@ -181,7 +181,7 @@ def test_the_start_is_known_without_the_rest(usual: tuple[Truth, memcarve.Contai
     """What is looked up of the start alone is the same as in all that is known of a process."""
     image = usual[1]
     for index, entry in enumerate(image.processes()):
-        metadata, found = image.open_process(index).metadata, image.start_of(index)
+        metadata, found = image.process(index=index).metadata, image.start_of(index)
         assert (found.parameters, found.unloaded) == (metadata.parameters, metadata.unloaded)
         assert found.notes == ()
         assert bool(found.parameters) == (entry.pid in (1624, 2036))
@@ -191,7 +191,7 @@ def test_whichever_half_was_opened(usual: tuple[Truth, memcarve.Container]) -> N
     """What a process says of itself does not depend on which half of its memory was asked for."""
     image = usual[1]
     for index in range(len(image.processes())):
-        found = [image.open_process(index, half).metadata for half in ("user", "kernel", "all")]
+        found = [image.process(index=index, half=half).metadata for half in ("user", "kernel", "all")]
         assert len({(one.parameters, repr(one.unloaded), one.notes) for one in found}) == 1
 
 
@@ -199,7 +199,7 @@ def test_whatever_part_was_opened(usual: tuple[Truth, memcarve.Container]) -> No
     """What is known of a process is known though only a page of it was asked for."""
     image = usual[1]
     index = [entry.pid for entry in image.processes()].index(1624)
-    part, whole = image.open_span(index, 0x2A0000, 0x2A1000).metadata, image.open_process(index).metadata
+    part, whole = image.open_span(index, 0x2A0000, 0x2A1000).metadata, image.process(index=index).metadata
     assert part._replace(regions=()) == whole._replace(regions=())
     assert [list(one) for one in part.regions] == [list(one) for one in whole.regions]
 

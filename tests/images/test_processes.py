@@ -93,7 +93,7 @@ def every_process(truth: Truth, half: str) -> Iterator[memcarve.ProcessMemory]:
         entries = container.processes()
         assert {entry.pid for entry in entries} == {process.pid for process in truth.processes}
         for index in range(len(entries)):
-            yield container.open_process(index, half)
+            yield container.process(index=index, half=half)
 
 
 # processes
@@ -326,7 +326,7 @@ def test_edges(place: Path, edge: str) -> None:
         process = container.process(1624)
         assert_pages(truth, process)
         assert segments_of(process, "user") == truth.segments(1624, "user")
-        user = container.open_process(1, "user")
+        user = container.process(index=1, half="user")
         assert_counts(truth, user)
         assert user.incomplete is (edge in {"large-outside", "page-outside", "table-outside"})
 
@@ -452,7 +452,7 @@ def assert_what_is_there(
     root = entry.root or 0
     inside = any(start <= root < start + size and root + PAGE <= start + size for start, size in there.items())
     try:
-        process = container.open_process(index, "user")
+        process = container.process(index=index, half="user")
     except memcarve.ProcessError:
         assert not inside
         return True
@@ -559,7 +559,7 @@ def look_at_everything(path: Path, size: int) -> None:
             assert entry.facts()
             assert str(entry).isprintable()
             try:
-                process = container.open_process(index)
+                process = container.process(index=index)
                 segments = process.segments(memcarve.Selection("all"), split="permissions")
             except memcarve.MemcarveError:
                 continue

@@ -149,7 +149,7 @@ def test_threads_are_recorded(truth: Truth, tmp_path: Path, capfdbinary: Capture
 
 def test_page_tables_are_labelled(image: memcarve.Container) -> None:
     """Where the page tables see themselves, in the kernel half, a segment is of that kind."""
-    process = image.open_process([entry.pid for entry in image.processes()].index(1624), "kernel")
+    process = image.process(index=[entry.pid for entry in image.processes()].index(1624), half="kernel")
     found = process.segments(memcarve.Selection("kernel", kind=["page tables"]), labeller=memcarve.Labelling())
     assert len(found)
     assert all(one.end - one.start <= 1 << 39 and one.start >= 1 << 63 for one in found)

@@ -564,7 +564,7 @@ def test_no_room_for_the_map(
     size = sum(piece.size for piece in pieces_of(few, few_bytes, pid, "user"))
     with memcarve.open(few.path) as container, tmpfs(tmp_path, f"size={size}") as where:
         with pytest.raises(memcarve.NoSpaceError, match="pid"):
-            sinking.export_memmap(container.open_process([4, 388, 1624].index(pid), "user"), where)
+            sinking.export_memmap(container.process(index=[4, 388, 1624].index(pid), half="user"), where)
         assert listing(where) == []
 
 
@@ -651,7 +651,7 @@ def test_real_process(linux_image: Path, tmp_path: Path, renderer: str) -> None:
     ending = FORMATS[renderer][1]
     expected, dump = needed(f"{STEM}.{ending}").read_bytes(), needed(f"{STEM}.dmp")
     with memcarve.open(linux_image, dtb=0x2AD0000) as container:
-        process = container.open_process(0, "user")
+        process = container.process(index=0, half="user")
         sinking.export_memmap(process, tmp_path, half="user", renderer=renderer, stem="pid.114")
     text = (tmp_path / f"pid.114.{ending}").read_bytes()
     if renderer == "quick":
@@ -749,6 +749,6 @@ def test_synthetic_user_halves(synthetic: Path, tmp_path: Path) -> None:
         for index, entry in enumerate(container.processes()):
             if entry.name not in EDGES:
                 assert entry.pid is not None
-                sinking.export_memmap(container.open_process(index, "user"), tmp_path, half="user")
+                sinking.export_memmap(container.process(index=index, half="user"), tmp_path, half="user")
                 rows = [piece for piece in recorded(synthetic, entry.pid) if piece.address < 1 << 47]
                 assert_exported(tmp_path, f"pid.{entry.pid}", data, rows)

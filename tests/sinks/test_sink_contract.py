@@ -330,7 +330,7 @@ def test_round_trip(kind: str, name: str, tmp_path: Path) -> None:
     (tmp_path / "given").mkdir()
     with MAKERS[kind](tmp_path / "given") as given, memcarve.open(given.path) as container:
         (index,) = [place for place, entry in enumerate(container.processes()) if entry.pid == given.pid]
-        process = container.open_process(index, container.default_half)
+        process = container.process(index=index, half=container.default_half)
         expected = contents(process)
         sink.write(process, place)
         with memcarve.open(place) as again:

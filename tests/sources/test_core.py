@@ -462,7 +462,7 @@ def test_a_process_is_not_a_machine(tmp_path: Path) -> None:
 def test_options_of_other_inputs(tmp_path: Path) -> None:
     """Options for dumps with maps and for images are refused."""
     path = put(tmp_path / "core", core(LOADS, NOTES))
-    for options in (OpenOptions(memory_map="x"), OpenOptions(dtb=0), OpenOptions(image=True)):
+    for options in (OpenOptions(memory_map="x"), OpenOptions(dtb=0), OpenOptions(limit=1)):
         with pytest.raises(errors.UsageError, match=r"leave .* out"):
             opened_as(CORE, path, options)
 

@@ -501,7 +501,7 @@ def test_other_inputs(tmp_path: Path) -> None:
         with pytest.raises(NotRecognisedError, match="not a folder that memcarve carved"):
             opened(path)
     folder = carved(tmp_path)
-    for options in (OpenOptions(trust="sum"), OpenOptions(dtb=0x1000), OpenOptions(image=True)):
+    for options in (OpenOptions(trust="sum"), OpenOptions(dtb=0x1000), OpenOptions(limit=1)):
         with pytest.raises(UsageError, match=r"leave .* out"):
             opened_as(CARVED, folder, options)
 
@@ -611,7 +611,7 @@ def test_mutated_manifests(tmp_path: Path) -> None:
         path.write_bytes(data)
         try:
             with opened(folder) as container:
-                for process in map(container.open_process, range(len(container.processes()))):
+                for process in (container.process(index=index) for index in range(len(container.processes()))):
                     survived += 1
                     assert set(contents(process).values()) <= files
         except MemcarveError as error:

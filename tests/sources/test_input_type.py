@@ -194,7 +194,6 @@ def test_diff(tmp_path: Path, capfdbinary: Capture) -> None:
     ("word", "options"),
     [
         *((word, {"dtb": 0}) for word in InputType if word != "image"),
-        *((word, {"image": True}) for word in InputType if word != "image"),
         *((word, {"system": "linux"}) for word in InputType if word != "image"),
         *((word, {"limit": 1}) for word in InputType if word != "image"),
         *((word, {"trust": "sum"}) for word in InputType if word not in {"dump", "map"}),
@@ -282,7 +281,7 @@ def test_words_of_halves(tmp_path: Path) -> None:
         memcarve.open(path, dtb=0x1000, system="none") as image,
         pytest.raises(memcarve.UsageError, match="user, kern"),
     ):
-        image.open_process(0, half="Kernel")
+        image.process(index=0, half="Kernel")
 
 
 def test_words_at_the_command_line(capfdbinary: Capture) -> None:

@@ -737,7 +737,7 @@ def test_other_systems(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_options_of_others(stopped: Child) -> None:
     """Options for dumps and images are refused."""
-    for options in (OpenOptions(trust="sum"), OpenOptions(dtb=0x1000), OpenOptions(image=True), OpenOptions(dump="x")):
+    for options in (OpenOptions(trust="sum"), OpenOptions(dtb=0x1000), OpenOptions(limit=1), OpenOptions(dump="x")):
         with pytest.raises(UsageError, match=r"leave .* out"):
             opened_as(LIVE, stopped.path, options)
 

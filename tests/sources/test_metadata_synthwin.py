@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pytest
 
 import memcarve
+from memcarve import Module
 from real import REAL
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ def machine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
         for index, entry in enumerate(image.processes()):
             assert entry.pid is not None
             for half in HALVES:
-                found[half][entry.pid] = image.open_process(index, half).metadata
+                found[half][entry.pid] = image.process(index=index, half=half).metadata
     yield Found(json.loads((folder / "truth.json").read_text()), found)
     shutil.rmtree(folder)
 
@@ -88,10 +89,10 @@ def test_kinds(machine: Found) -> None:
 def test_modules(machine: Found) -> None:
     """Modules are those planned, in the order of loading, to every letter of name and path."""
     for process in machine.truth["processes"]:
-        planned = [(row["base"], row["size"], row["name"], row["path"]) for row in process["modules"]]
+        planned = [Module(row["base"], row["size"], row["name"], row["path"]) for row in process["modules"]]
         modules = machine.found["user"][process["pid"]].modules
         assert [one.source for one in modules] == ["PEB"] * bool(planned)
-        assert [tuple(row) for one in modules for row in one.rows] == planned
+        assert [row for one in modules for row in one.rows] == planned
 
 
 def test_what_processes_were_started_with(machine: Found) -> None:

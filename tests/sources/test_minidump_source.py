@@ -147,7 +147,7 @@ def test_not_recognised(tmp_path: Path) -> None:
         opened_as(MINIDUMP, tmp_path)
 
 
-@pytest.mark.parametrize("option", [{"memory_map": "x"}, {"trust": "sum"}, {"dtb": 0}, {"image": True}])
+@pytest.mark.parametrize("option", [{"memory_map": "x"}, {"trust": "sum"}, {"dtb": 0}, {"limit": 1}])
 def test_options_of_others(opened: Any, option: dict[str, Any]) -> None:
     """Options that are for maps or images are refused, with their names."""
     with pytest.raises(UsageError, match=rf"is a minidump, and .*; leave {next(iter(option))}=\S* out$"):

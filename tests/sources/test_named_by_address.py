@@ -101,7 +101,7 @@ def test_systems(tmp_path: Path) -> None:
     rows = {"pid.4.vad.0x1000-0x1fff.dmp": "windows", "pid.5.vma.0x1000-0x2000.dmp": "linux", "0x1000-0x2000": None}
     with opened(put(tmp_path / "folder", *rows)) as container:
         assert [entry.pid for entry in container.processes()] == [4, 5, None]
-        processes = [container.open_process(index) for index in range(3)]
+        processes = [container.process(index=index) for index in range(3)]
         assert [process.platform.system for process in processes] == list(rows.values())
         assert [any("zeros" in note for note in process.notes) for process in processes] == [True, True, False]
 
@@ -191,9 +191,9 @@ def test_processes_with_all_in_common(tmp_path: Path, capfdbinary: Capture) -> N
             (5, "pid.5.vad"), (5, "pid.5.vma"), (None, "other.exe"),
             (None, "task.exe.aa000"), (None, "task.exe.bb000"),
         ]  # fmt: skip
-        starts = [stretches(container.open_process(index))[0][0] for index in range(5)]
+        starts = [stretches(container.process(index=index))[0][0] for index in range(5)]
         assert starts == [0x5000, 0x7000, 0x9000, 0x3000, 0x1000]
-        process = container.open_process(3)
+        process = container.process(index=3)
         assert (process.pid, process.name) == (None, "task.exe")  # that is its name all the same
         assert any("--name chooses" in note and "folder of its own" in note for note in process.notes)
     for start, name in zip(starts, ("pid.5.vad", "pid.5.vma", "other.exe", "*aa000", "*bb000"), strict=True):
@@ -305,7 +305,7 @@ def test_nothing_of_use(tmp_path: Path, capfdbinary: Capture) -> None:
     for path in (EXAMPLE, tmp_path / "nothing"):
         with pytest.raises(NotRecognisedError):
             opened(path)
-    for options in (OpenOptions(trust="sum"), OpenOptions(dtb=0x1000), OpenOptions(image=True)):
+    for options in (OpenOptions(trust="sum"), OpenOptions(dtb=0x1000), OpenOptions(limit=1)):
         with pytest.raises(UsageError, match=r"leave .* out"):
             opened_as(NAMED, put(tmp_path / "folder", "0x1000-0x2000"), options)
 

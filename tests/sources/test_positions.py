@@ -422,7 +422,7 @@ def test_position_0_begins_a_process(shown: Sequence[str], tmp_path: Path) -> No
     with memcarve.open(path) as container:
         assert [entry.pid for entry in container.processes()] == [None] * 3
         for index, part in enumerate(parts):
-            assert addresses(container.open_process(index)) == of_rows(part)
+            assert addresses(container.process(index=index)) == of_rows(part)
 
 
 def test_a_lower_address_begins_a_process_where_no_position_is_printed(tmp_path: Path) -> None:
@@ -431,8 +431,8 @@ def test_a_lower_address_begins_a_process_where_no_position_is_printed(tmp_path:
         path = put(tmp_path / "all.map", maps.quick([*written(MIXED, file), *written(SECOND, file)], columns))
         with memcarve.open(path) as container:
             assert len(container.processes()) == 2
-            assert addresses(container.open_process(0)) == of_rows(written(MIXED))
-            assert addresses(container.open_process(1)) == of_rows(written(SECOND))
+            assert addresses(container.process(index=0)) == of_rows(written(MIXED))
+            assert addresses(container.process(index=1)) == of_rows(written(SECOND))
 
 
 @pytest.mark.parametrize("name", ["1.0.0", "2.0.1", "2.4.1", "2.28.2"])
@@ -440,7 +440,7 @@ def test_the_samples_of_two_processes_hold_two(name: str) -> None:
     """The samples without --pid hold two processes of the same pages."""
     with memcarve.open(os.path.join(SAMPLES, name, "quick-nodump-allpids.stdout")) as container:
         assert len(container.processes()) == 2
-        first, second = (container.open_process(index) for index in (0, 1))
+        first, second = (container.process(index=index) for index in (0, 1))
         assert addresses(first) == addresses(second)
         assert addresses(first)[-1] == (TOP - 0x1000, 0xFFF)
 
@@ -464,7 +464,7 @@ def test_equal_processes_of_volatility_2_stay_apart(tmp_path: Path) -> None:
     one, other = written([(0x1000, PAGE)]), written([(0x9000, PAGE)])
     path = put(tmp_path / "memmap.txt", maps.volatility2([("a", 4, one), ("b", 8, other)]))
     with memcarve.open(path) as container:
-        assert [addresses(container.open_process(index)) for index in (0, 1)] == [of_rows(one), of_rows(other)]
+        assert [addresses(container.process(index=index)) for index in (0, 1)] == [of_rows(one), of_rows(other)]
 
 
 def test_32_bit_addresses_stay_as_they_are(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
+from memcarve import sources
 from memcarve.cli.frame import choose, selection
 from memcarve.cli.progress_bar import ProgressBar
 from memcarve.cli.wording import say
@@ -14,7 +15,6 @@ from memcarve.labels import Labelling
 from memcarve.sinks import carved_folder
 from memcarve.sinks.several import write_several
 from memcarve.sinks.sink import SinkOptions
-from memcarve.sources import open_container
 
 if TYPE_CHECKING:
     from memcarve.cli.option_groups import CarveOutput, Input, Messages, SegmentFilters, Segmenting, SeveralProcesses
@@ -53,7 +53,7 @@ def carve(
         segments = process.segments(selection(filters), segmenting.split, labelling)
         return carved_folder.carve(process, segments, out, options, progress)
 
-    with open_container(file, hashed=True, **vars(source)) as container, ProgressBar("carving", messages) as progress:
+    with sources.open(file, hashed=True, **vars(source)) as container, ProgressBar("carving", messages) as progress:
         indexes = choose(container, processes)
         stem = stem_of(source.dump or file)
         half = filters.half or container.default_half
@@ -61,7 +61,7 @@ def carve(
             out = write.output or f"{stem}.segments"
             result = write_several(container, indexes, out, one, options, half=half, at_once=True, progress=progress)
         else:
-            process = container.open_process(indexes[0], half)
+            process = container.process(index=indexes[0], half=half)
             say(process.notes, quiet=messages.quiet)
             out = write.output or f"{'.'.join([stem, *process_words(process, indexes[0])])}.segments"
             result = one(process, out, options, progress)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from memcarve import sources
 from memcarve.cli.exit_status import COMPLETE, INCOMPLETE
 from memcarve.cli.frame import choose_one, selection
 from memcarve.cli.printed_tables import Column, print_table
@@ -19,7 +20,6 @@ from memcarve.cli.wording import counted, say
 from memcarve.comparing import compare
 from memcarve.intervals import PAGE
 from memcarve.labels import Labelling
-from memcarve.sources import open_container
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -150,8 +150,8 @@ def _open(
 ) -> ProcessMemory:
     """Open one side; what is said of images means nothing to a folder."""
     image: dict[str, Any] = {} if os.path.isdir(path) else {"system": source.system, "limit": source.limit}
-    container = stack.enter_context(open_container(path, input_type=input_type, **image))
-    return container.open_process(choose_one(container, process), half or container.default_half)
+    container = stack.enter_context(sources.open(path, input_type=input_type, **image))
+    return container.process(index=choose_one(container, process), half=half or container.default_half)
 
 
 def _page_rows(differences: Iterable[Difference]) -> Iterator[list[int]]:

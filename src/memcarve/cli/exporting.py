@@ -7,6 +7,7 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
+from memcarve import sources
 from memcarve.cli.frame import choose, selection
 from memcarve.cli.option_values import OneAddress
 from memcarve.cli.progress_bar import ProgressBar
@@ -19,7 +20,6 @@ from memcarve.sinks import SINKS
 from memcarve.sinks.memmap import dump_name
 from memcarve.sinks.several import folder_name, write_several
 from memcarve.sinks.sink import SinkOptions
-from memcarve.sources import open_container
 
 if TYPE_CHECKING:
     from collections import Counter
@@ -66,14 +66,14 @@ def export(
         taken[name] += 1  # of two processes with one number the second is called as Volatility does it
         return f"{name}.dmp" if taken[name] == 1 else f"{name}-{taken[name] - 1}.dmp"
 
-    with open_container(file, **vars(source)) as container, ProgressBar("exporting", messages) as progress:
+    with sources.open(file, **vars(source)) as container, ProgressBar("exporting", messages) as progress:
         indexes = choose(container, processes)
         half = filters.half or ("all" if write.kind == "memmap" else container.default_half)
         if are_several(container, processes, indexes):
             out = write.output or f"{stem}.{write.kind}"
             result = write_several(container, indexes, out, one, options, half=half, named=named, progress=progress)
         else:
-            process = container.open_process(indexes[0], half)
+            process = container.process(index=indexes[0], half=half)
             say(process.notes, quiet=messages.quiet)
             if write.kind == "memmap":
                 out = os.path.join(write.output or "", dump_name(process))

@@ -6,6 +6,7 @@ import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from memcarve import sources
 from memcarve.cli.frame import choose, say_notes, selection
 from memcarve.cli.progress_bar import ProgressBar
 from memcarve.cli.writing_frame import are_several, process_words, report, stem_of
@@ -13,7 +14,6 @@ from memcarve.labels.modules import find_modules
 from memcarve.sinks.extract import extract as write_modules
 from memcarve.sinks.several import folder_name, write_several
 from memcarve.sinks.sink import SinkOptions
-from memcarve.sources import open_container
 
 if TYPE_CHECKING:
     from memcarve.cli.option_groups import ExtractOutput, Input, MemoryFilters, Messages, SeveralProcesses
@@ -44,7 +44,7 @@ def extract(
         result = write_modules(process, found.modules, out, options, progress)
         return replace(result, notes=[*found.notes, *result.notes])
 
-    with open_container(file, **vars(source)) as container, ProgressBar("extracting", messages) as progress:
+    with sources.open(file, **vars(source)) as container, ProgressBar("extracting", messages) as progress:
         indexes = choose(container, processes)
         stem = stem_of(source.dump or file)
         half = filters.half or container.default_half
@@ -60,7 +60,7 @@ def extract(
                 progress=progress,
             )
         else:
-            process = container.open_process(indexes[0], half)
+            process = container.process(index=indexes[0], half=half)
             say_notes(process, messages)
             stem = ".".join([stem, *process_words(process, indexes[0])])
             result = one(process, write.output or f"{stem}.modules{ending}", options, progress)

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 
 import click
 
+from memcarve import sources
 from memcarve.cli.exit_status import COMPLETE, INCOMPLETE
 from memcarve.cli.option_groups import SeveralProcesses
 from memcarve.cli.wording import say
 from memcarve.errors import UsageError
 from memcarve.process import Selection, listed_of
-from memcarve.sources import open_container
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -35,10 +35,10 @@ def one_process(
 
     With `span` (addresses, half-open) no more of it than that is needed.
     """
-    with open_container(file, **vars(source)) as container:
+    with sources.open(file, **vars(source)) as container:
         index = choose_one(container, wanted)
         if span is None:
-            yield container.open_process(index, half or container.default_half)
+            yield container.process(index=index, half=half or container.default_half)
         else:
             yield container.open_span(index, *span)
 

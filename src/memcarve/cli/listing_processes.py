@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from memcarve import sources
 from memcarve.cli.exit_status import COMPLETE, INCOMPLETE
 from memcarve.cli.printed_tables import Column, print_table
 from memcarve.cli.wording import complain, counted, say
 from memcarve.errors import InputError, UsageError
-from memcarve.sources import open_container
+from memcarve.vocabulary import InputType
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -35,9 +36,9 @@ def processes(file: str, wanted: ProcessList, source: Input, printing: Printing,
     if wanted.scan and (wanted.listed or details):
         word = "--listed" if wanted.listed else "--details"
         raise UsageError(f"--scan lists page-table roots, {word} processes", remedy="give one or the other")
-    with open_container(file, **vars(source), image=wanted.scan) as container:
-        if wanted.scan:
-            return _scan(container, layout, messages)
+    if wanted.scan:
+        return _scan(file, source, layout, messages)
+    with sources.open(file, **vars(source)) as container:
         entries = container.listed() if wanted.listed else container.processes()
         columns = [Column("pid", "number"), Column("name", "text")]
         image = any(entry.root is not None for entry in entries)
@@ -84,7 +85,7 @@ def processes(file: str, wanted: ProcessList, source: Input, printing: Printing,
 def _page_counts(container: Container, index: int) -> dict[str, int]:
     """Return the number of 4 KiB pages of each kind; nothing if the page tables cannot be walked."""
     try:
-        return container.open_process(index, container.default_half).pages or {}
+        return container.process(index=index, half=container.default_half).pages or {}
     except InputError as error:
         complain(error)
         return {}
@@ -123,13 +124,14 @@ def _detail(column: Column, told: dict[str, Any], layout: str) -> Cell:
     return found
 
 
-def _scan(container: Container, layout: str, messages: Messages) -> int:
-    roots = container.roots()
-    columns = [Column("root", "address"), Column("paging", "text"), Column("user_bytes", "number")]
-    columns += [Column("kernel_bytes", "number"), Column("self_map", "number")]
-    print_table(layout, "roots", columns, roots)
-    sys.stdout.flush()
-    say(container.warnings, quiet=messages.quiet)
+def _scan(file: str, source: Input, layout: str, messages: Messages) -> int:
+    with sources.open(file, **{**vars(source), "input_type": source.input_type or InputType.IMAGE}) as container:
+        roots = container.roots()
+        columns = [Column("root", "address"), Column("paging", "text"), Column("user_bytes", "number")]
+        columns += [Column("kernel_bytes", "number"), Column("self_map", "number")]
+        print_table(layout, "roots", columns, roots)
+        sys.stdout.flush()
+        say(container.warnings, quiet=messages.quiet)
     if not messages.quiet:
         use = "; use one with --dtb" if roots else ""
         click.echo(f"{counted(len(roots), 'plausible page-table root')}{use}", err=True)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
+from memcarve import sources
 from memcarve.cli.exit_status import COMPLETE
 from memcarve.cli.frame import choose_one, one_process, say_notes
 from memcarve.cli.option_values import number
 from memcarve.cli.printed_tables import Column, print_table
 from memcarve.cli.wording import at_terminal, option, say
 from memcarve.errors import AddressError, LimitError, UsageError
-from memcarve.sources import open_container
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -57,11 +57,11 @@ def locate(file: str, place: str, process: OneProcess, source: Input, printing: 
     except ValueError:
         raise UsageError(f"{place!r} is neither an address (0x7ffe0000) nor an offset in the dump (+0x1000)") from None
     by_offset = place.startswith("+")
-    with open_container(file, **vars(source)) as container:
+    with sources.open(file, **vars(source)) as container:
         index = choose_one(container, process)
         known = True
         try:
-            memory = container.open_process(index)
+            memory = container.process(index=index)
         except LimitError as error:
             if by_offset:
                 raise

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from memcarve import sources
 from memcarve.cli.exit_status import COMPLETE
 from memcarve.cli.frame import choose_one
 from memcarve.cli.option_groups import OneProcess
@@ -16,7 +17,6 @@ from memcarve.cli.wording import counted, say
 from memcarve.errors import UsageError, printable
 from memcarve.sinks.several import carved_folders
 from memcarve.sinks.verify import read_header, verify as verify_folder
-from memcarve.sources import open_container
 from memcarve.vocabulary import InputType
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def verify(folder: str, process: OneProcess, compared: Source, source: Input, me
                 header = read_header(path)
                 how = _as_recorded(header, source)
                 if opened.get("how") != how:  # the folders of one image are all of that image
-                    opened = {"how": how, "container": stack.enter_context(open_container(compared.source, **how))}
+                    opened = {"how": how, "container": stack.enter_context(sources.open(compared.source, **how))}
                 memory = _recorded_process(opened["container"], header, process)
                 say(memory.notes if messages.verbose else [], quiet=messages.quiet)
             with ProgressBar("verifying", messages) as progress:
@@ -76,15 +76,15 @@ def _recorded_process(container: Container, header: dict[str, Any], said: OnePro
     recorded: dict[str, Any] = found if isinstance(found, dict) else {}
     number = recorded.get("pid")
     if said.is_given or type(number) is not int:
-        return container.open_process(choose_one(container, said))
+        return container.process(index=choose_one(container, said))
     entries = container.known([number])
     same = [index for index, entry in enumerate(entries) if entry.pid == number]
     if recorded.get("object") is not None and not any(_is_recorded(entries[index], recorded) for index in same):
         entries = container.processes()
     exactly = [index for index, entry in enumerate(entries) if _is_recorded(entry, recorded)]
     if exactly:
-        return container.open_process(exactly[0])
-    return container.open_process(choose_one(container, OneProcess([number] if len(entries) > 1 else [], None)))
+        return container.process(index=exactly[0])
+    return container.process(index=choose_one(container, OneProcess([number] if len(entries) > 1 else [], None)))
 
 
 def _is_recorded(entry: ProcessEntry, recorded: dict[str, Any]) -> bool:

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 #: arguments whose options are called differently; the others have the argument's name
 _OPTIONS = {
     "half": "--range",
-    "image": "--scan",
     "memory_map": "--map",
     "out": "-o",
     "platform": "--os-version",

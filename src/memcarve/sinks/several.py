@@ -183,7 +183,7 @@ class _Several:
             self._shared[1 + 2 * number : 3 + 2 * number] = done, total
 
         told(0, 0)
-        process = self.container.open_process(index, self.half)
+        process = self.container.process(index=index, half=self.half)
         for each in process.inputs.values():
             if isinstance(each, dict) and each.get("path") == self._hashed:
                 each.update(self._input_hash)

@@ -33,7 +33,7 @@ _SMALLEST_IMAGE = 1 << 20
 SOURCES = (LIVE, CARVED, NAMED, MINIDUMP, CORE, MACHINE, MEMMAP, FOREIGN, RAW)
 
 
-def open_container(
+def open(  # noqa: A001 - that is what it does, and memcarve.open is what it is called
     path: str | os.PathLike[str],
     *,
     memory_map: str | os.PathLike[str] | None = None,
@@ -44,7 +44,6 @@ def open_container(
     system: str | None = None,
     paging: str | None = None,
     limit: int | None = None,
-    image: bool = False,
     regions: Paths = (),
     modules: Paths = (),
     threads: Paths = (),
@@ -80,7 +79,6 @@ def open_container(
         system=system,
         paging=paging,
         limit=limit,
-        image=image,
         regions=_paths(regions),
         modules=_paths(modules),
         threads=_paths(threads),
@@ -90,7 +88,7 @@ def open_container(
 
 
 def open_by(sources: Sequence[Source], path: str | os.PathLike[str], options: OpenOptions) -> Container:
-    """Open an input by the first of some sources that does it. Raises what `open_container` raises."""
+    """Open an input by the first of some sources that does it. Raises what `open` raises."""
     options.check()
     foreign = [options.given - source.understands for source in sources]
     if options.input_type is not None and all(foreign):

@@ -27,7 +27,6 @@ from memcarve.missing import IMAGE_CUT_OFF, LEFT_OUT, OUTSIDE, REASONS, REPEATED
 from memcarve.process import Account, Container, Machine, Note, Platform, ProcessEntry, ProcessMemory
 from memcarve.sources.listings import metadata_from_files
 from memcarve.sources.opening import FOR_IMAGES, IMAGE, Opened, OpenOptions, Source
-from memcarve.vocabulary import Half
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -152,13 +151,11 @@ class ImageContainer(Container):
         """Return the plausible page-table roots of the image."""
         return find_roots(self.memory)
 
-    def open_process(self, index: int, half: str = "all") -> ProcessMemory:
+    def _half(self, index: int, half: str) -> ProcessMemory:
         """Return the memory of a process, or one half of it.
 
-        Raises ProcessError where its page tables are not in the image, LimitError where they claim too much, UsageError
-        for a half that there is not.
+        Raises ProcessError if its page tables are not in the image, LimitError if they claim too much.
         """
-        Half.check(half)
         entry, table, system = self._chosen(index)
         start, end = (0, TOP) if half == "all" else (0, table.kernel_half)
         if half == "kernel":
@@ -166,7 +163,7 @@ class ImageContainer(Container):
         return self._memory(entry, table, system, self._walk(table, start, end), half)
 
     def _process(self, index: int) -> ProcessMemory:
-        return self.open_process(index)
+        return self._half(index, "all")
 
     def open_span(self, index: int, start: int, end: int) -> ProcessMemory:
         """Return what of a process's memory holds an address of ``start <= x < end``; nothing else is walked.

@@ -21,7 +21,7 @@ IMAGE, DUMP, MAP, CORE, MINIDUMP, FOLDER, PROC = InputType
 #: options that mean something for every input
 _FOR_ALL = frozenset({"hashed", "regions", "modules", "threads", "input_type"})
 #: options of which any says that the input is an image
-FOR_IMAGES = frozenset({"dtb", "system", "paging", "limit", "image"})
+FOR_IMAGES = frozenset({"dtb", "system", "paging", "limit"})
 _HEAD = 4096
 
 
@@ -70,7 +70,6 @@ class OpenOptions(NamedTuple):
     system: str | None = None
     paging: str | None = None
     limit: int | None = None
-    image: bool = False
     regions: tuple[str, ...] = ()
     modules: tuple[str, ...] = ()
     threads: tuple[str, ...] = ()

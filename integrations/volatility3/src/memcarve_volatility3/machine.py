@@ -65,7 +65,7 @@ class Machine(ImageContainer):
         """Return the memory of a process, of both halves or one. Raises ProcessError, LimitError."""
         self._entries, self._complete = [found.entry], True
         self._found[id(found.entry)] = found  # which lives as long
-        process = self.open_process(0, half)
+        process = self.process(index=0, half=half)
         image = process.inputs["image"]
         image["volatility"] = constants.PACKAGE_VERSION
         # so memcarve finds the process again where it finds none by itself
