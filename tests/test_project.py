@@ -45,7 +45,7 @@ ARROWS = {
     "formats": {"backing", "intervals", "vocabulary"},
     "images": {"formats", "process"},
     "labels": {"formats", "process"},
-    "sources": {"images", "formats", "process"},
+    "sources": {"images", "formats", "process", "provenance"},
     "provenance": {"process", "version"},
     "sinks": {"copying", "formats", "process", "provenance", "version"},
     "cli": {"sinks", "labels", "sources", "comparing", "vocabulary", "patterns", "version"},

@@ -1,27 +1,47 @@
 """Where what memcarve wrote comes from: one document, which everything that is written holds or has beside it.
 
-``docs/formats.md`` describes it.
+``docs/formats.md`` describes it. `document` makes it, and `Provenance` reads it back.
 """
 
 from __future__ import annotations
 
 import datetime as dt
 import json
+import re
 import sys
 from typing import TYPE_CHECKING, Any
 
+from memcarve.intervals import TOP
+from memcarve.metadata import Metadata, Module, Parameters, Region, Regions, SourceRows, Thread
+from memcarve.missing import REASONS
+from memcarve.process import Platform, ProcessEntry
 from memcarve.version import __version__
+from memcarve.vocabulary import Kind
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-    from memcarve.process import Platform, ProcessMemory
+    from memcarve.process import ProcessMemory
     from memcarve.segments import LeftOut
 
 TOOL = "memcarve"
 #: it changes when a reader of the description would be wrong; what was written with the first one is read, too
 SCHEMA = 2
-READ = (1, SCHEMA)
+
+_MOST = 1 << 20  # regions, modules, areas, threads: each
+_MOST_MISSING = 1 << 16
+_MOST_NOTES = 1000
+_LONGEST = 1 << 15  # characters of a text
+_LONGEST_ORIGIN = 1 << 16
+_MOST_REGISTERS = 64
+_MOST_STRINGS = 1 << 16  # of an environment, and
+_LONGEST_STRING = 1 << 20  # characters of one of them
+_MOST_PARAMETERS = 16
+_REGISTER = re.compile(r"[a-z][a-z0-9_]{1,9}")
+_ADDRESS = re.compile(r"0x[0-9a-f]{1,17}")
+_BITS = (32, 48, 57)
+#: what a source is called whose word is known only by what memcarve wrote
+_RECORDED = re.compile(r", as (segments\.json|the core's note|the comment) has it$")
 
 
 def written(what: str, command: Sequence[str] | None) -> dict[str, Any]:
@@ -88,3 +108,286 @@ def lines(document: Mapping[str, Any], **arrays: Iterable[str]) -> Iterator[str]
             separator = ",\n"
         yield "\n ]"
     yield "\n}\n"
+
+
+class Provenance:
+    """What a document says that memcarve wrote: anything may stand there.
+
+    What is not as memcarve writes it is not known, and passed over. `called` is what the document is called, where a
+    source is named whose word is known by it alone.
+    """
+
+    def __init__(self, document: dict[str, Any], called: str = "segments.json") -> None:
+        self.document = document
+        self.process = member(document, "process")
+        self.inputs = member(document, "inputs")
+        self._called = called
+
+    @classmethod
+    def parse(cls, data: bytes, called: str) -> Provenance:
+        """Read a document that has been found to be memcarve's; one that is damaged says nothing."""
+        try:
+            found = json.loads(data)
+        except (ValueError, RecursionError):
+            found = {}
+        return cls(found if isinstance(found, dict) else {}, called)
+
+    @property
+    def name(self) -> str | None:
+        """The process's name."""
+        return _text(self.process.get("name"))
+
+    @property
+    def entry(self) -> ProcessEntry:
+        """What a list of processes said of it."""
+        found, state = self.process, self.process.get("state")
+        pid, root = number(found.get("pid")), address(found.get("root"))
+        if root is None:
+            return ProcessEntry(pid, self.name)
+        words = state.split(", ") if isinstance(state, str) else []
+        return ProcessEntry(
+            pid,
+            self.name,
+            parent=number(found.get("parent")),
+            created=_time(found.get("created")),
+            exited=_time(found.get("exited")),
+            root=root,
+            image_base=address(found.get("image_base")),
+            peb=address(found.get("peb")),
+            wow64=found["wow64"] if isinstance(found.get("wow64"), bool) else None,
+            listed="unlinked" not in words if words else None,
+            ended="exited" in words if words else None,
+            object=address(found.get("object")),
+            doubts=tuple(_texts(found.get("doubts"))),
+        )
+
+    @property
+    def architecture(self) -> str | None:
+        """``"x86"``, ``"x64"``, or None."""
+        return word(self.process.get("architecture"), ("x86", "x64"))
+
+    @property
+    def platform(self) -> Platform:
+        """The operating system."""
+        found = member(self.document, "platform")
+        numbers = (number(found.get(name)) for name in ("major", "minor", "build"))
+        system = _text(found.get("system"))
+        return Platform(system if system is not None and system.isalnum() else None, *numbers)
+
+    @property
+    def complete(self) -> bool:
+        """Whether it is said that no bytes are known to be missing."""
+        return self.document.get("complete") is True
+
+    @property
+    def address_bits(self) -> int | None:
+        """How wide addresses are."""
+        found = number(self.document.get("address_bits"))
+        return found if found in _BITS else None
+
+    @property
+    def kernel_half(self) -> int | None:
+        """The first address of the kernel's half; cores of schema 1 have it as a number."""
+        found = self.document.get("kernel_half")
+        return address(found) if isinstance(found, str) else number(found)
+
+    @property
+    def origin(self) -> str:
+        """The path of the input."""
+        paths = [member(self.inputs, name).get("path") for name in ("dump", "image", "map", "folder", *self.inputs)]
+        return next((path for path in map(_text, paths) if path is not None), "an unknown input")
+
+    @property
+    def written_from(self) -> dict[str, Any]:
+        """The inputs, if there are any: the plain members alone, at moderate length."""
+        found = {
+            name: {key: value for key, value in each.items() if isinstance(value, str | int)}
+            for name, each in self.inputs.items()
+            if isinstance(each, dict)
+        }
+        return {"written_from": found} if found and len(json.dumps(found)) < _LONGEST_ORIGIN else {}
+
+    @property
+    def notes(self) -> list[str]:
+        """What was said about the input."""
+        return _texts(self.document.get("notes"))
+
+    @property
+    def left_out(self) -> list[tuple[str, int]]:
+        """Why bytes of the input were left out, and how many."""
+        rows = ((_text(row.get("reason")), number(row.get("bytes"))) for row in _rows(self.document, "left_out"))
+        return [(reason, count) for reason, count in rows if reason is not None and count is not None][:_MOST_NOTES]
+
+    @property
+    def missing(self) -> list[tuple[int, int, int]]:
+        """What is mapped and not there: start, size, and the place of the reason in REASONS."""
+        found = []
+        for row in _rows(self.document, "missing")[:_MOST_MISSING]:
+            bounds, reason = _bounds(row), word(row.get("reason"), REASONS)
+            if bounds is not None and bounds[1] < TOP and reason is not None:
+                found.append((*bounds, REASONS.index(reason)))
+        return found
+
+    def metadata(self, touched: Iterable[dict[str, Any]]) -> Metadata:
+        """Return what is known of a process, of regions, modules, areas and threads at most 2**20 each.
+
+        `touched` are labels of segments, as ``segments.json`` has them, in which regions, modules and areas stand.
+        Raises what iterating them raises.
+        """
+        regions: dict[Region, None] = {}
+        modules: dict[str, dict[Module, None]] = {}
+        areas: dict[Region, None] = {}
+        for labels in touched:
+            for row in _rows(labels, "regions"):
+                bounds = _bounds(row)
+                if bounds and len(regions) < _MOST:
+                    regions[_region(row, *bounds)] = None
+            for row in _rows(labels, "modules"):
+                base = address(row.get("base"))
+                listed = modules.setdefault(_text(row.get("source")) or "unknown", {}) if len(modules) < _MOST else {}
+                if base is not None and len(listed) < _MOST:
+                    listed[Module(base, number(row.get("size")), _text(row.get("name")), _text(row.get("path")))] = None
+            for row in _rows(labels, "areas"):
+                bounds, kind = _bounds(row), _kind(row)
+                if bounds and kind and len(areas) < _MOST:
+                    areas[
+                        Region(*bounds, kind=kind, whole=row.get("whole") is True, detail=_text(row.get("detail")))
+                    ] = None
+        summary = self.document.get("labels")
+        document: dict[str, Any] = summary if isinstance(summary, dict) else {}
+        sources = document.get("sources")
+        named = next(iter(_rows(sources if isinstance(sources, dict) else {}, "regions")), {}).get("source")
+        threads = [thread for row in _rows(document, "threads")[:_MOST] if (thread := _thread(row)) is not None]
+        return Metadata(
+            (Regions(self._recorded(_text(named)), regions),) if regions else (),
+            tuple(SourceRows(self._recorded(source), list(rows)) for source, rows in modules.items()),
+            (SourceRows(self._recorded(None), threads),) if threads else (),
+            (SourceRows(self._recorded(None), list(areas)),) if areas else (),
+            complete=not (regions or modules),
+            parameters=self.parameters,
+            unloaded=self._unloaded(),
+        )
+
+    @property
+    def parameters(self) -> tuple[Parameters, ...]:
+        """What the process was started with."""
+        return tuple(
+            Parameters(
+                self._recorded(_text(row.get("source"))),
+                _text(row.get("command_line")),
+                _text(row.get("image_path")),
+                _text(row.get("current_directory")),
+                _strings(row.get("environment")),
+            )
+            for row in _rows(self.process, "parameters")[:_MOST_PARAMETERS]
+        )
+
+    def _unloaded(self) -> tuple[SourceRows[Module], ...]:
+        """Return the modules that were unloaded, by their sources."""
+        lists: dict[str, list[Module]] = {}
+        for row in _rows(self.process, "unloaded")[:_MOST]:
+            base = address(row.get("base"))
+            if base is not None:
+                size, timestamp, checksum, sequence = (
+                    number(row.get(name)) for name in ("size", "timestamp", "checksum", "sequence")
+                )
+                listed = Module(base, size, _text(row.get("name")), None, timestamp, checksum, sequence)
+                lists.setdefault(_text(row.get("source")) or "unknown", []).append(listed)
+        if not lists and self.process.get("unloaded") == []:
+            return (SourceRows(self._recorded(None), ()),)
+        return tuple(SourceRows(self._recorded(source), rows) for source, rows in lists.items())
+
+    def _recorded(self, source: str | None) -> str:
+        """Return what a source is called whose word is known by this alone."""
+        return self._called if source is None else f"{_RECORDED.sub('', source)}, as {self._called} has it"
+
+
+def _time(value: object) -> dt.datetime | None:
+    try:
+        found = dt.datetime.fromisoformat(value) if isinstance(value, str) else None
+        return found.astimezone(dt.UTC) if found and found.tzinfo else None
+    except (ValueError, OverflowError):
+        return None
+
+
+def _texts(value: object) -> list[str]:
+    texts = value if isinstance(value, list) else []
+    return [text for text in texts[:_MOST_NOTES] if isinstance(text, str)]
+
+
+def _strings(value: object) -> tuple[str, ...] | None:
+    """Return texts; None for anything else."""
+    if not isinstance(value, list) or len(value) > _MOST_STRINGS:
+        return None
+    found = tuple(text for text in value if isinstance(text, str) and len(text) <= _LONGEST_STRING)
+    return found if len(found) == len(value) else None
+
+
+def _rows(labels: dict[str, Any], name: str) -> list[dict[str, Any]]:
+    rows = labels.get(name)
+    return [row for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
+
+
+def _region(row: dict[str, Any], start: int, size: int) -> Region:
+    private = row.get("private")
+    return Region(
+        start,
+        size,
+        _text(row.get("protection")),
+        _kind(row),
+        _text(row.get("file")),
+        _text(row.get("tag")),
+        private if isinstance(private, bool) else None,
+        number(row.get("offset")),
+        address(row.get("allocation")),
+    )
+
+
+def _thread(row: dict[str, Any]) -> Thread | None:
+    tid = number(row.get("tid"))
+    teb, low, high, begin = (address(row.get(name)) for name in ("teb", "stack_start", "stack_end", "begin"))
+    return None if tid is None else Thread(tid, teb, low, high, begin, _registers(row.get("registers")))
+
+
+def _registers(row: object) -> dict[str, int] | None:
+    if not isinstance(row, dict) or len(row) > _MOST_REGISTERS:
+        return None
+    found = {name: value for name, text in row.items() if (value := address(text)) is not None}
+    return {name: value for name, value in found.items() if _REGISTER.fullmatch(name)}
+
+
+def _bounds(row: dict[str, Any]) -> tuple[int, int] | None:
+    """Return start and size; None where they make no range."""
+    start, end = address(row.get("start")), address(row.get("end"), most=TOP)
+    return None if start is None or end is None or not start < end else (start, end - start)
+
+
+def address(value: object, most: int = TOP - 1) -> int | None:
+    """Return an address as memcarve writes it, up to `most`; None for anything else."""
+    found = int(value, 16) if isinstance(value, str) and _ADDRESS.fullmatch(value) else None
+    return found if found is None or found <= most else None
+
+
+def number(value: object) -> int | None:
+    """Return a number below 2**64; None for anything else."""
+    return value if type(value) is int and 0 <= value < TOP else None
+
+
+def member(document: dict[str, Any], name: str) -> dict[str, Any]:
+    """Return the object that a document has under a name; an empty one where there is none."""
+    found = document.get(name)
+    return found if isinstance(found, dict) else {}
+
+
+def word(value: object, known: tuple[str, ...]) -> str | None:
+    """Return one of the `known` words; None for anything else."""
+    return next((known_word for known_word in known if known_word == value), None)
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) and len(value) <= _LONGEST else None
+
+
+def _kind(row: dict[str, Any]) -> str | None:
+    kind = row.get("kind")
+    return next((known for known in Kind if known == kind), None)

@@ -76,10 +76,10 @@ class CoreContainer(Container):
             for place, reason in enumerate(REASONS)
             if (size := total(space.missing.size[space.missing.reason == place]))
         ]
-        bits = known.own_number("address_bits")
+        bits = known.own and known.own.address_bits
         bits = bits if bits in _BITS else _NARROW if self.header.bits == _NARROW else width_of(space.start, space.size)
         # of 32 bits a process may have all of them, where the kernel has more
-        kernel_half = known.own_number("kernel_half") or (1 << _NARROW if self.header.bits == _NARROW else None)
+        kernel_half = (known.own and known.own.kernel_half) or (1 << _NARROW if self.header.bits == _NARROW else None)
         whole = known.own is not None and not self._is_cut()
         return ProcessMemory(
             space,
@@ -93,7 +93,7 @@ class CoreContainer(Container):
                     "format": f"{self.header.bits}-bit ELF core of a process",
                     "processor": self.header.processor,
                     **self.said,
-                    **known.origin,
+                    **(known.own.written_from if known.own else {}),
                 }
             },
             notes=[*self.notes, *map(Note, (*shared, *missing))],
@@ -118,7 +118,7 @@ class CoreContainer(Container):
         if ((whole > 0) & (whole - np.uint64(1) > top - start)).any():
             raise MapError("a segment of the core reaches beyond the last address; the file is damaged", subject=path)
         there = np.minimum(stored, limit - np.minimum(offset, limit))
-        noted = np.array(self._known.missing, np.uint64).reshape(-1, 3)
+        noted = np.array(self._known.own.missing if self._known.own else [], np.uint64).reshape(-1, 3)
         missing = MissingMemory(
             np.concatenate([start + there, start + stored, noted[:, 0]]),
             np.concatenate([stored - there, whole - stored, noted[:, 1]]),
@@ -149,14 +149,14 @@ class CoreContainer(Container):
             return True
         own = self._known.own
         if own is not None:
-            return own.get("complete") is not True
+            return not own.complete
         short = (self.loads["filesz"] < self.loads["memsz"]) & (self.loads["flags"] & _ACCESS != 0)
         return bool(len(space.missing)) and bool(short.any())
 
     def _architecture(self) -> str | None:
         """Return the architecture as far as memcarve has words for it; what it only assumed itself is not known."""
-        if self._known.own:
-            return self._known.own_word("architecture", ("x86", "x64"))
+        if self._known.own is not None and self._known.own.document:
+            return self._known.own.architecture
         return process_notes.architecture(self.header)
 
 

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from bisect import bisect_right
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from memcarve.formats.elf_core import core_headers, process_notes
-from memcarve.formats.manifest import Record
 from memcarve.intervals import TOP
 from memcarve.metadata import Metadata, Region, Regions, SourceRows, Thread
-from memcarve.missing import REASONS
 from memcarve.process import Platform
-from memcarve.sources.folder.recorded import address, member, number, recorded_metadata, word
+from memcarve.provenance import Provenance, member
 from memcarve.vocabulary import Kind
 
 if TYPE_CHECKING:
@@ -43,7 +40,7 @@ class CoreNotes(NamedTuple):
 
     pid: int | None
     name: str | None
-    own: dict[str, Any] | None
+    own: Provenance | None
     status: list[Note]
     files: Note | None
     vector: Note | None
@@ -53,43 +50,7 @@ class CoreNotes(NamedTuple):
     @property
     def platform(self) -> Platform:
         """The operating system."""
-        if self.own is None:
-            return Platform("linux" if self.linux else None)
-        found = member(self.own, "platform")
-        numbers = (number(found.get(name)) for name in ("major", "minor", "build"))
-        return Platform(word(found.get("system"), ("windows", "linux")), *numbers)
-
-    @property
-    def missing(self) -> list[tuple[int, int, int]]:
-        """What memcarve noted as missing: start, size, and the place of the reason in REASONS."""
-        rows = None if self.own is None else self.own.get("missing")
-        found = []
-        for row in rows[:_MOST_MISSING] if isinstance(rows, list) else []:
-            start, end = (address(row.get(name), TOP) for name in ("start", "end")) if isinstance(row, dict) else (0, 0)
-            reason = row.get("reason") if isinstance(row, dict) else None
-            if start is not None and end is not None and start < end <= TOP and end - start < TOP:
-                found += [(start, end - start, place) for place, known in enumerate(REASONS) if known == reason]
-        return found
-
-    def own_number(self, name: str) -> int | None:
-        """Return a number that memcarve noted; an address is text since schema 2."""
-        value = None if self.own is None else self.own.get(name)
-        return address(value) if isinstance(value, str) else number(value)
-
-    def own_word(self, name: str, known: tuple[str, ...]) -> str | None:
-        """Return a word that memcarve noted of the process."""
-        return None if self.own is None else word(member(self.own, "process").get(name), known)
-
-    @property
-    def origin(self) -> dict[str, Any]:
-        """What the process was read from when memcarve wrote the core: the plain members alone, at moderate length."""
-        inputs = {} if self.own is None else member(self.own, "inputs")
-        found = {
-            name: {key: value for key, value in each.items() if isinstance(value, str | int)}
-            for name, each in inputs.items()
-            if isinstance(each, dict)
-        }
-        return {"written_from": found} if found and len(json.dumps(found)) < _LONGEST_ORIGIN else {}
+        return Platform("linux" if self.linux else None) if self.own is None else self.own.platform
 
 
 def read_core_notes(file: FileBacking, header: Header, table: Records) -> CoreNotes:
@@ -113,9 +74,7 @@ def read_core_notes(file: FileBacking, header: Header, table: Records) -> CoreNo
     )
     pid, name = (None, None) if known is None else (known[0], known[1].decode("utf-8", "surrogateescape") or None)
     if own is not None:  # the whole name, and what of the two was not known
-        process = member(own, "process")
-        pid = number(process.get("pid"))
-        name = process["name"] if isinstance(process.get("name"), str) else None
+        pid, name = own.entry[:2]
     vector = first.get(core_headers.AUXV)
     return CoreNotes(pid, name, own, status, first.get(core_headers.FILE), vector, linux, _remarks(own))
 
@@ -229,43 +188,20 @@ def _vdso(file: FileBacking, header: Header, note: Note) -> int | None:
     return int(found[0, 1]) if len(found) else None
 
 
-def _own(file: FileBacking, note: Note) -> dict[str, Any]:
-    """Return what memcarve noted; nothing where that is damaged."""
-    if note.size > process_notes.LARGEST_OWN:
-        return {}
-    try:
-        found = json.loads(file.read_at(note.offset, note.size))
-    except (ValueError, RecursionError):
-        return {}
-    return found if isinstance(found, dict) else {}
+def _own(file: FileBacking, note: Note) -> Provenance:
+    """Return what memcarve noted; nothing if that is damaged."""
+    data = b"" if note.size > process_notes.LARGEST_OWN else file.read_at(note.offset, note.size)
+    return Provenance.parse(data, "the core's note")
 
 
-def _remarks(own: dict[str, Any] | None) -> list[str]:
+def _remarks(own: Provenance | None) -> list[str]:
     if own is None:
         return []
-    if not own:
+    if not own.document:
         return ["memcarve wrote the core, and its note is damaged: what it says of permissions is not used"]
-    inputs = own.get("inputs")
-    places = (
-        [each.get("path") for each in inputs.values() if isinstance(each, dict)] if isinstance(inputs, dict) else []
-    )
-    place = next((place for place in places if isinstance(place, str)), "an unknown input")
-    return [f"written by memcarve from {place}"]
+    return [f"written by memcarve from {own.origin}"]
 
 
-def _noted(own: dict[str, Any]) -> Metadata:
-    """Return the evidence that memcarve noted: it stands there as in a folder's manifest."""
-    found = recorded_metadata(own, [Record(0, 1, "", 0, 1, {}, None, own)])
-    return Metadata(
-        tuple(Regions(_renamed(each.source), each.rows) for each in found.regions),
-        tuple(each._replace(source=_renamed(each.source)) for each in found.modules),
-        tuple(each._replace(source=_renamed(each.source)) for each in found.threads),
-        tuple(each._replace(source=_renamed(each.source)) for each in found.areas),
-        complete=member(own, "labels").get("complete") is not False,
-        parameters=tuple(each._replace(source=_renamed(each.source)) for each in found.parameters),
-        unloaded=tuple(each._replace(source=_renamed(each.source)) for each in found.unloaded),
-    )
-
-
-def _renamed(source: str) -> str:
-    return source.replace("segments.json", "the core's note")
+def _noted(own: Provenance) -> Metadata:
+    """Return what memcarve noted of regions and so on: it stands there as in a folder's manifest."""
+    return own.metadata([own.document])._replace(complete=member(own.document, "labels").get("complete") is not False)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime as dt
 import hashlib
 import json
 import os
@@ -30,7 +29,7 @@ from memcarve.process import (
     kernel_half_of,
     width_of,
 )
-from memcarve.sources.folder.recorded import address, member, number, recorded_metadata, word
+from memcarve.provenance import Provenance, member, word
 from memcarve.sources.listings import metadata_from_files
 from memcarve.sources.opening import FOLDER, Source
 from memcarve.space import AddressSpace
@@ -39,6 +38,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from memcarve.formats.manifest import Record
+    from memcarve.metadata import Metadata
     from memcarve.sources.opening import Opened, OpenOptions
 
 _MOST_MISSING = 1 << 24
@@ -58,7 +58,7 @@ class FolderContainer(Container):
         self.notes: list[str] = []
         self._backings: list[FolderBacking] = []
         self._folders = _folders(path)
-        self._entries = [_entry(_opened(folder)[0]) for folder in self._folders]
+        self._entries = [Provenance(_opened(folder)[0]).entry for folder in self._folders]
 
     def processes(self) -> list[ProcessEntry]:
         """Return the processes: of several, in the order of their folders' names."""
@@ -89,24 +89,22 @@ class FolderContainer(Container):
         except OverlapError as error:
             error.subject = path
             raise
-        table = _table(header)
+        said = Provenance(header)
+        table = _table(said)
         narrow = table.kernel_half if table and not table.mode.wide else None
-        left_out = _left_out(header)
+        left_out = [f"{count} bytes were left out when it was carved: {why}" for why, count in said.left_out if count]
         entry = self._entries[index]
         bits = table.mode.bits if table else width_of(starts, sizes)
-        architecture = word(member(header, "process").get("architecture"), ("x86", "x64"))
-        machine = Machine(Platform(), architecture, bits, narrow)
+        machine = Machine(Platform(), said.architecture, bits, narrow)
         return ProcessMemory(
             space,
             entry,
             machine=machine,
-            account=Account(incomplete=header.get("complete") is not True),
+            account=Account(incomplete=not said.complete),
             inputs={"folder": {"path": folder, "size": backing.size, "manifest_sha256": digest}},
-            notes=[_origin(folder, header), *map(Note, left_out), *_texts(header.get("notes"))],
-            metadata=lambda: (
-                recorded_metadata(*_opened(folder)) + metadata_from_files(self.listings, entry.pid, address_bits=bits)
-            ),
-            half=_half(header, space, narrow or kernel_half_of(architecture)),
+            notes=[f"{folder}: carved from {said.origin}", *map(Note, left_out), *said.notes],
+            metadata=lambda: _metadata(folder) + metadata_from_files(self.listings, entry.pid, address_bits=bits),
+            half=_half(said, space, narrow or kernel_half_of(said.architecture)),
         )
 
     def close(self) -> None:
@@ -224,86 +222,30 @@ def _sha256(file: FileBacking) -> str:
     return digest.hexdigest()
 
 
-# what the manifest's header tells: anything may stand there, and what is not as memcarve writes it is not known
+def _metadata(folder: str) -> Metadata:
+    header, records = _opened(folder)
+    return Provenance(header).metadata(record.labels for record in records)
 
 
-def _time(value: object) -> dt.datetime | None:
-    try:
-        found = dt.datetime.fromisoformat(value) if isinstance(value, str) else None
-        return found.astimezone(dt.UTC) if found and found.tzinfo else None
-    except (ValueError, OverflowError):
-        return None
-
-
-def _texts(value: object) -> list[str]:
-    texts = value if isinstance(value, list) else []
-    return [text for text in texts[:_MOST_NOTES] if isinstance(text, str)]
-
-
-def _entry(header: dict[str, Any]) -> ProcessEntry:
-    found = member(header, "process")
-    name, state = found.get("name"), found.get("state")
-    pid, plain = number(found.get("pid")), name if isinstance(name, str) else None
-    if address(found.get("root")) is None:
-        return ProcessEntry(pid, plain)
-    words = state.split(", ") if isinstance(state, str) else []
-    return ProcessEntry(
-        pid,
-        plain,
-        parent=number(found.get("parent")),
-        created=_time(found.get("created")),
-        exited=_time(found.get("exited")),
-        root=address(found.get("root")),
-        image_base=address(found.get("image_base")),
-        peb=address(found.get("peb")),
-        wow64=found["wow64"] if isinstance(found.get("wow64"), bool) else None,
-        listed="unlinked" not in words if words else None,
-        ended="exited" in words if words else None,
-        object=address(found.get("object")),
-        doubts=tuple(_texts(found.get("doubts"))),
-    )
-
-
-def _table(header: dict[str, Any]) -> AddressTable | None:
+def _table(said: Provenance) -> AddressTable | None:
     """Return what is known of the page tables that a folder was carved through, if any."""
-    image = member(member(header, "inputs"), "image")
+    image = member(said.inputs, "image")
     name = word(image.get("paging"), tuple(MODES))
     return None if name is None else AddressTable(0, MODES[name], word(image.get("os"), (LINUX,)) or "")
 
 
-def _left_out(header: dict[str, Any]) -> list[str]:
-    """Return a note for each reason why bytes of the input are not in the folder."""
-    rows = header.get("left_out")
-    found = []
-    for row in rows[:_MOST_NOTES] if isinstance(rows, list) else []:
-        count, reason = (row.get("bytes"), row.get("reason")) if isinstance(row, dict) else (None, None)
-        if number(count) and isinstance(reason, str):
-            found.append(f"{count} bytes were left out when it was carved: {reason}")
-    return found
-
-
-def _half(header: dict[str, Any], space: AddressSpace, kernel_half: int) -> str:
+def _half(said: Provenance, space: AddressSpace, kernel_half: int) -> str:
     """Return which half the folder is about: as a selection tells, or, of an image, as its addresses do."""
-    rows = header.get("left_out")
-    listed = (
-        [row.get("reason") for row in rows[:_MOST_NOTES] if isinstance(row, dict)] if isinstance(rows, list) else []
-    )
+    listed = [reason for reason, _ in said.left_out]
     for half in ("user", "kernel"):
         if f"outside --range {half}" in listed:
             return half
-    if member(member(header, "inputs"), "image"):  # whose other half is left alone unless it is asked for
+    if member(said.inputs, "image"):  # whose other half is left alone unless it is asked for
         starts = np.concatenate([space.start, space.missing.start])
         kernel = starts >= np.uint64(kernel_half)
         if len(starts) and (kernel.all() or not kernel.any()):
             return "kernel" if kernel.all() else "user"
     return "all"
-
-
-def _origin(folder: str, header: dict[str, Any]) -> str:
-    inputs = member(header, "inputs")
-    places = [member(inputs, name).get("path") for name in ("dump", "image", "map", "folder", *inputs)]
-    place = next((place for place in places if isinstance(place, str)), "an unknown input")
-    return f"{folder}: carved from {place}"
 
 
 def _recognise(opened: Opened) -> bool:

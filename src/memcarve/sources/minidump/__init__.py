@@ -13,8 +13,9 @@ from memcarve.intervals import Intervals, total, union
 from memcarve.missing import CUT_OFF, MISPLACED, NOT_WRITTEN, REASONS, MissingMemory
 from memcarve.paths import base_name
 from memcarve.process import Account, Container, Machine, Note, Platform, ProcessEntry, ProcessMemory, width_of
+from memcarve.provenance import Provenance
 from memcarve.sources.listings import metadata_from_files
-from memcarve.sources.minidump.minidump_metadata import Noted, minidump_metadata_of
+from memcarve.sources.minidump.minidump_metadata import minidump_metadata_of
 from memcarve.sources.opening import MINIDUMP as TYPE, Source
 from memcarve.sources.overlaps import untangled
 from memcarve.space import AddressSpace
@@ -42,7 +43,9 @@ class MinidumpContainer(Container):
         self.path, self.file = opened.path, opened.file
         self.dump = Minidump(self.file)
         self.listings = options.listings
-        self.noted = Noted(self.dump.comment())
+        comment = self.dump.comment()
+        #: what memcarve noted, if it wrote the minidump
+        self.noted = Provenance.parse(comment, "the comment") if comment.startswith(structures.MARK) else None
         self.system = self.dump.system()
         self._entry = ProcessEntry(self.dump.pid(), self._name())
         self.notes: list[str] = list(self.dump.notes)
@@ -66,20 +69,19 @@ class MinidumpContainer(Container):
         notes = [*self._origin(), *remarks]
         if structures.MEMORY64_LIST not in self.dump and not self.dump.flags & structures.FULL_MEMORY:
             notes.append(f"{path}: was made without full memory: most of the process's is not in it")
-        if self.system is not None and architecture is None and self.noted.document is None:
+        if self.system is not None and architecture is None and self.noted is None:
             word = self.system.architecture or f"unknown (0x{self.system.number:x})"
             notes.append(f"{path}: is of a process whose architecture is {word}")
         # a program of 32 bits may have all of them, where the kernel has more
         narrow = self.dump.narrow or architecture == "x86"
-        kernel_half = self.noted.kernel_half or (1 << _NARROW if narrow else None)
-        bits = self.noted.address_bits or _bits(space, narrow=narrow)
+        kernel_half = (self.noted and self.noted.kernel_half) or (1 << _NARROW if narrow else None)
+        bits = (self.noted and self.noted.address_bits) or _bits(space, narrow=narrow)
+        incomplete = bool(remarks) or not (self.noted is None or self.noted.complete)
         return ProcessMemory(
             space,
             self._entry,
             machine=Machine(self._platform(), architecture, bits, kernel_half),
-            account=Account(
-                space.total + sum(left_out.values()), left_out, incomplete=bool(remarks) or self.noted.incomplete
-            ),
+            account=Account(space.total + sum(left_out.values()), left_out, incomplete=incomplete),
             inputs={"dump": {"path": path, "size": self.file.size, "format": "minidump", **self.said}},
             notes=notes,
             metadata=lambda: (
@@ -114,7 +116,7 @@ class MinidumpContainer(Container):
         return space, {reason: count for reason, count in left_out.items() if count}
 
     def _name(self) -> str | None:
-        if self.noted.document is not None:
+        if self.noted is not None:
             return self.noted.name
         first = next((module.name for module in self.dump.modules()), None)
         return base_name(first) or None if first is not None else None
@@ -122,20 +124,20 @@ class MinidumpContainer(Container):
     def _architecture(self) -> str | None:
         """Return the architecture as far as memcarve has words for it; what it only assumed itself is not known."""
         found = None if self.system is None else self.system.architecture
-        if self.noted.document is not None and self.noted.architecture is None:
+        if self.noted is not None and self.noted.architecture is None:
             return None
         return found if found in ("x86", "x64") else None
 
     def _platform(self) -> Platform:
-        if self.system is None or (self.noted.document is not None and self.noted.system is None):
+        if self.system is None or (self.noted is not None and self.noted.platform.system is None):
             return Platform()
         version = (self.system.major, self.system.minor, self.system.build)
         return Platform(_SYSTEMS.get(self.system.platform), *(version if any(version) else ()))
 
     def _origin(self) -> list[str]:
-        if self.noted.document is None:
+        if self.noted is None:
             return []
-        return [f"{self.file.path}: written by memcarve from {self.noted.origin or 'an unknown input'}"]
+        return [f"{self.file.path}: written by memcarve from {self.noted.origin}"]
 
 
 def _missing(*lost: tuple[tuple[U64, U64], str]) -> MissingMemory:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -13,12 +12,12 @@ from memcarve.formats.minidump import structures
 from memcarve.intervals import PAGE, TOP, breaks
 from memcarve.metadata import Metadata, Module, Region, Regions, SourceRows, Thread
 from memcarve.paths import base_name
-from memcarve.sources.folder.recorded import recorded_parameters
 from memcarve.vocabulary import Kind
 
 if TYPE_CHECKING:
     from memcarve.dtypes import U64, Records
     from memcarve.formats.minidump.minidump_reading import Minidump, Thread as ThreadRow
+    from memcarve.provenance import Provenance
 
 
 #: allocations begin at multiples of this
@@ -32,79 +31,9 @@ _LONGEST = 1 << 12
 _PLACEHOLDER = Thread(1)
 
 
-class Noted:
-    """What memcarve noted in a minidump that it wrote: `document` is None in all others.
-
-    Anything may stand there; what is not as memcarve writes it is None.
-    """
-
-    def __init__(self, comment: bytes) -> None:
-        self.document: dict[str, Any] | None = None
-        if comment.startswith(structures.MARK):
-            try:
-                found = json.loads(comment)
-            except (ValueError, RecursionError):
-                found = {}  # cut off, or changed: memcarve's all the same
-            self.document = found if isinstance(found, dict) else {}
-
-    def _member(self, *names: str) -> Any:  # noqa: ANN401 - JSON
-        found: Any = self.document
-        for name in names:
-            found = found.get(name) if isinstance(found, dict) else None
-        return found
-
-    def _text(self, *names: str) -> str | None:
-        found = self._member(*names)
-        return found if isinstance(found, str) and len(found) <= _LONGEST else None
-
-    @property
-    def name(self) -> str | None:
-        """The process's name."""
-        return self._text("process", "name")
-
-    @property
-    def architecture(self) -> str | None:
-        """The architecture, where it was known."""
-        return self._text("process", "architecture")
-
-    @property
-    def system(self) -> str | None:
-        """The operating system, where it was known."""
-        return self._text("platform", "system")
-
-    @property
-    def incomplete(self) -> bool:
-        """Whether bytes were known to be missing."""
-        return self.document is not None and self._member("complete") is not True
-
-    @property
-    def address_bits(self) -> int | None:
-        """How wide addresses are."""
-        found = self._member("address_bits")
-        return found if type(found) is int and found in _BITS else None
-
-    @property
-    def kernel_half(self) -> int | None:
-        """The first address of the kernel's half."""
-        found = self._text("kernel_half")
-        return int(found, 16) if found is not None and _ADDRESS.fullmatch(found) else None
-
-    @property
-    def has_all_modules(self) -> bool:
-        """Whether the modules are all those that somebody lists."""
-        return self.document is None or self._member("modules") == "listed"
-
-    @property
-    def origin(self) -> str | None:
-        """The path of the input."""
-        inputs = self._member("inputs")
-        names = ("dump", "image", "map", "folder", *(inputs if isinstance(inputs, dict) else ()))
-        return next((path for name in names if (path := self._text("inputs", name, "path")) is not None), None)
-
-
-def minidump_metadata_of(dump: Minidump, noted: Noted) -> Metadata:
+def minidump_metadata_of(dump: Minidump, noted: Provenance | None) -> Metadata:
     """Return the regions, modules and threads that a minidump lists; notes say what of its lists is damaged."""
-    known, own = len(dump.notes), noted.document is not None
+    known, own = len(dump.notes), noted is not None
     name = os.path.basename(dump.file.path)
     notes: list[str] = []
     modules = [row for module in dump.modules() if (row := _module(module, dump, notes)) is not None]
@@ -123,11 +52,8 @@ def minidump_metadata_of(dump: Minidump, noted: Noted) -> Metadata:
         (SourceRows(f"ThreadList ({name})", threads),) if threads else (),
         (SourceRows(f"ThreadList ({name})", areas),) if areas else (),
         notes=(*dump.notes[known:], *notes),
-        complete=noted.has_all_modules,
-        parameters=tuple(
-            each._replace(source=each.source.replace("segments.json", "the comment"))
-            for each in recorded_parameters(noted.document or {})
-        ),
+        complete=noted is None or noted.document.get("modules") == "listed",
+        parameters=() if noted is None else noted.parameters,
         unloaded=(SourceRows(f"UnloadedModuleList ({name})", unloaded),)
         if structures.UNLOADED_MODULE_LIST in dump
         else (),
@@ -178,14 +104,14 @@ def _areas(threads: list[Thread], *, wide: bool) -> list[Region]:
     return found
 
 
-def _regions(dump: Minidump, noted: Noted, modules: list[Module], notes: list[str]) -> list[Region]:
+def _regions(dump: Minidump, noted: Provenance | None, modules: list[Module], notes: list[str]) -> list[Region]:
     """Return the regions: neighbours that are the same allocation, protection and type are one.
 
     Of a minidump that memcarve wrote the protection is what the region began with: the other one may be the page
     tables' word. What is reserved has none. Of a system that is no Windows there are no allocations, and the type says
     whether a mapping is private or shared, not what is mapped.
     """
-    rows, own = dump.memory_info(), noted.document is not None
+    rows, own = dump.memory_info(), noted is not None
     rows = rows[np.argsort(rows["base"], kind="stable")]
     rows = rows[rows["size"] > 0]
     start, size = rows["base"].astype(np.uint64), rows["size"].astype(np.uint64)
@@ -197,7 +123,7 @@ def _regions(dump: Minidump, noted: Noted, modules: list[Module], notes: list[st
         )
     system = dump.system()
     foreign = system is not None and system.platform >= structures.OTHER_PLATFORMS and not own
-    told = not foreign and (not own or noted.system == "windows")
+    told = not foreign and (noted is None or noted.platform.system == "windows")
     allocation = _allocations(dump, rows, modules, notes) if told else start
     kind = np.zeros_like(rows["type"]) if foreign else rows["type"]
     protection = rows["began_with"] if own else np.where(rows["state"] == structures.COMMIT, rows["protect"], 0)
