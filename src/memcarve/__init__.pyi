@@ -54,7 +54,7 @@ from memcarve.sinks.output import Files as Files
 from memcarve.sinks.scripts import export_scripts as export_scripts
 from memcarve.sinks.several import write_several as write_several
 from memcarve.sinks.sink import Result as Result, SinkOptions as SinkOptions
-from memcarve.sinks.verify import Verified as Verified, verify as verify
+from memcarve.sinks.verify import verify as verify
 from memcarve.sources import open as open  # noqa: A004 - that is what it does
 from memcarve.space import AddressSpace as AddressSpace, Extent as Extent, Hit as Hit
 from memcarve.version import __version__ as __version__

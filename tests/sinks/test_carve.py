@@ -367,7 +367,7 @@ def test_end_at_two_to_the_64(tmp_path: Path) -> None:
     rows: list[Piece] = [(0xFFFFFFFFF000, noise(2))]
     carve(write_dump(tmp_path, rows), tmp_path / "out")
     assert list(binaries(tmp_path / "out")) == ["0xfffffffffffff000-0x10000000000000000.bin"]
-    assert memcarve.verify(tmp_path / "out").segments == 1
+    assert memcarve.verify(tmp_path / "out").count == 1
 
 
 # how
@@ -573,13 +573,13 @@ def test_old_folder_stays_until_the_new_is_whole(tmp_path: Path) -> None:
     seen = []
 
     def look(_done: int, _total: int) -> None:
-        seen.append(memcarve.verify(tmp_path / "out").segments)
+        seen.append(memcarve.verify(tmp_path / "out").count)
         raise RuntimeError("on purpose")
 
     with pytest.raises(RuntimeError, match="on purpose"):
         carve(dump, tmp_path / "out", force=True, progress=look)
     assert seen == [4]
-    assert memcarve.verify(tmp_path / "out").segments == 4
+    assert memcarve.verify(tmp_path / "out").count == 4
     assert listing(tmp_path) == ["out", "pid.4.dmp", "pid.4.map"]
 
 
@@ -600,7 +600,7 @@ def test_interrupted_while_replacing(tmp_path: Path, monkeypatch: pytest.MonkeyP
     with pytest.raises(KeyboardInterrupt):
         carve(dump, tmp_path / "out", force=True)
     monkeypatch.undo()
-    assert memcarve.verify(tmp_path / "out").segments == 4
+    assert memcarve.verify(tmp_path / "out").count == 4
     assert listing(tmp_path) == ["out", "pid.4.dmp", "pid.4.map"]
 
 
@@ -620,7 +620,7 @@ def test_failing_rename(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     with pytest.raises(memcarve.OutputError, match="Input/output error"):
         carve(dump, tmp_path / "out", force=True)
     monkeypatch.undo()
-    assert memcarve.verify(tmp_path / "out").segments == 4
+    assert memcarve.verify(tmp_path / "out").count == 4
     assert listing(tmp_path) == ["out", "pid.4.dmp", "pid.4.map"]
 
 

@@ -41,8 +41,8 @@ def test_read(name: str) -> None:
 
 def test_segments_are_verified() -> None:
     """A carved folder, and each of several, is verified against its hashes."""
-    assert memcarve.verify(DATA / "segments").segments == 2
-    assert [memcarve.verify(folder).segments for folder in carved_folders(DATA / "several")] == [1, 1]
+    assert memcarve.verify(DATA / "segments").count == 2
+    assert [memcarve.verify(folder).count for folder in carved_folders(DATA / "several")] == [1, 1]
     with memcarve.open(DATA / "several") as container:
         assert sorted(entry.pid or 0 for entry in container.processes()) == [4, 1624]
 

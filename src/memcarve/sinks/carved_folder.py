@@ -107,6 +107,7 @@ class _Carver:
             complete=not self.process.incomplete,
             seconds=time.monotonic() - begun,
             moved=dict(self.copier.moved),
+            hashes=self.options.hashes,
             notes=[*_notes(segments), *(folder.notes if folder else ())],
         )
 

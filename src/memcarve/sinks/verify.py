@@ -6,7 +6,8 @@ import contextlib
 import hashlib
 import os
 import stat
-from typing import IO, TYPE_CHECKING, NamedTuple
+import time
+from typing import IO, TYPE_CHECKING
 
 import numpy as np
 
@@ -14,6 +15,7 @@ from memcarve.backing import FileBacking
 from memcarve.copying.output_file import BUFFER, is_zero
 from memcarve.errors import AddressError, InputError, MemcarveError, VerificationError
 from memcarve.formats import manifest
+from memcarve.sinks.sink import Result
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,15 +23,6 @@ if TYPE_CHECKING:
 
     from memcarve.formats.manifest import Record
     from memcarve.process import ProcessMemory, Progress
-
-
-class Verified(NamedTuple):
-    """What was checked: how many files and bytes, by which hashes, and whether against the source."""
-
-    segments: int
-    bytes: int
-    hashes: tuple[str, ...]
-    against_source: bool
 
 
 def read_header(folder: str | os.PathLike[str]) -> dict[str, Any]:
@@ -42,7 +35,7 @@ def verify(
     source: ProcessMemory | None = None,
     *,
     progress: Progress | None = None,
-) -> Verified:
+) -> Result:
     """Check every file of a carved folder: its name, its size, its hashes, and with `source` every byte.
 
     Also that nothing else lies there, that segments are in order and their sums are the totals, and that the files of
@@ -60,7 +53,8 @@ class _Verifier:
         self.names: list[str] = []
         self.present: dict[str, os.stat_result] = {}
 
-    def run(self) -> Verified:
+    def run(self) -> Result:
+        begun = time.monotonic()
         self.present = self.entries()
         header, records = manifest.read(os.path.join(self.folder, manifest.NAME))
         names = header.get("hashes")
@@ -81,7 +75,15 @@ class _Verifier:
                     [f"{self.folder}: {len(self.problems)} fault{'s' * (len(self.problems) > 1)}", *self.problems[:100]]
                 )
             )
-        return Verified(count, size, tuple(self.names), self.source is not None)
+        return Result(
+            files=(self.folder,),
+            what="segment",
+            count=count,
+            bytes=size,
+            complete=True,
+            seconds=time.monotonic() - begun,
+            hashes=tuple(self.names),
+        )
 
     def entries(self) -> dict[str, os.stat_result]:
         """Return what lies in the folder; raises InputError where it cannot be one that memcarve carved."""
