@@ -66,7 +66,7 @@ def complaint(ran: Ran, code: int, *words: object) -> str:
     assert ran.code == code, ran.err
     (line,) = [line for line in ran.err.splitlines() if not line.startswith("note: ")]
     assert line.startswith("memcarve: ")
-    assert "mistake in memcarve" not in line
+    assert "bug in memcarve" not in line
     assert all(str(word) in line for word in words), line
     return line
 
@@ -651,7 +651,7 @@ def test_wrong_roots(truth: Truth, go: Invoke) -> None:
         for words in ([], ["--paging", "pae"], ["--paging", "x86"], ["--paging", "x64-5"], ["--os", "linux"]):
             ran = go("segments", truth.path, "--dtb", hex(address), *words)
             assert ran.code in (0, 1, 3)
-            assert "mistake in memcarve" not in ran.err
+            assert "bug in memcarve" not in ran.err
 
 
 def test_wrong_choices(truth: Truth, go: Invoke) -> None:

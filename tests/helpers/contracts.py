@@ -481,7 +481,7 @@ class SourceContract:
                         sinking.carve(process, folder / "out", partial=True, hashes=())
                 except MemcarveError as error:
                     assert "\n" not in str(error)  # noqa: PT017 - it may as well open
-                    assert "mistake in memcarve" not in str(error)  # noqa: PT017
+                    assert "bug in memcarve" not in str(error)  # noqa: PT017
 
     def test_nothing_there(self, tmp_path: Path) -> None:
         """What is not there is an error of the input that names it."""

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from types import FrameType
 
 _EPILOG = (
-    "Exit status: 0 complete, 1 it could not be done, 2 wrong usage, 3 done, but bytes are known to be missing, "
-    "or one of several processes failed; 129, 130 and 143 stopped by a signal."
+    "Exit status: 0 complete; 1 could not be done; 2 wrong usage; 3 done, but bytes are known to be missing or one of "
+    "several processes failed; 129, 130, 143 stopped by a signal."
 )
 
 
@@ -59,11 +59,12 @@ class _StoppedBySignal(BaseException):
 def cli(context: click.Context) -> int | None:
     """Carve a process's memory into its contiguous segments.
 
-    FILE is an image of a machine's memory (raw, LiME, AVML, ELF core, Windows crash dump, VMware); or one process's: a
-    dump or the memory map that belongs to it, as Volatility's windows.memmap --dump writes them (Volatility 2 and
-    Rekall too; the other one is looked for beside it), a Windows minidump, an ELF core, a folder of segments (carved by
-    memcarve, or files named by their addresses), or /proc/PID. Try: memcarve carve pid.4321.dmp, or memcarve processes
-    mem.raw
+    FILE is an image of a machine's memory: raw, LiME, AVML, ELF core, Windows crash dump or VMware. Or it holds one
+    process: a dump or its memory map, as Volatility's windows.memmap --dump writes them (so do Volatility 2 and Rekall;
+    the other of the two is looked for beside it), a Windows minidump, an ELF core, a folder of segments (carved by
+    memcarve, or named by their addresses), or /proc/PID.
+
+    Try: memcarve carve pid.4321.dmp, or memcarve processes mem.raw
     """
     if context.invoked_subcommand is None:
         click.echo(context.get_help())
@@ -73,7 +74,7 @@ def cli(context: click.Context) -> int | None:
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command line and exit; every error is a line on standard error."""
-    # numpy's linear algebra, which nothing here uses, would start a thread for each processor when it is imported
+    # numpy's linear algebra, which is not used here, would start a thread for each processor when it is imported
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     for name in _SIGNALS:
         number = getattr(signal, name, None)
@@ -83,7 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 
 def _on_signal(number: int, _: FrameType | None) -> None:
-    for name in _SIGNALS:  # from here on the work is put away, which another signal must not disturb
+    for name in _SIGNALS:  # another signal must not disturb the clean-up
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
     raise _StoppedBySignal(number)
@@ -104,7 +105,7 @@ def _run(arguments: Sequence[str] | None) -> int:  # noqa: PLR0911 - one way out
         complain(error)
         return USAGE if isinstance(error, UsageError) else FAILED
     except BrokenPipeError:
-        # whoever read our output has had enough; keep the interpreter from complaining about it at the end
+        # the reader of our output has gone; keep the interpreter from complaining about it at the end
         with contextlib.suppress(OSError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
@@ -122,15 +123,13 @@ def _run(arguments: Sequence[str] | None) -> int:  # noqa: PLR0911 - one way out
         if os.environ.get("MEMCARVE_TRACEBACK"):
             raise
         kind = type(error).__name__
-        complain(
-            f"{kind}: {error}; this is a mistake in memcarve: please report it, with what MEMCARVE_TRACEBACK=1 shows"
-        )
+        complain(f"{kind}: {error}; this is a bug in memcarve: please report it, with what MEMCARVE_TRACEBACK=1 shows")
         return FAILED
     return result if isinstance(result, int) else 0
 
 
 def _worded(error: click.ClickException) -> str:
-    """Return what click complains about in the style of the other messages."""
+    """Return click's complaint in the style of the other messages."""
     text = " ".join(error.format_message().split()).rstrip(".")
     if type(error) is click.BadParameter and error.param is not None:
         name = error.param.human_readable_name if isinstance(error.param, click.Argument) else error.param.opts[-1]

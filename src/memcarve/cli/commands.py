@@ -1,6 +1,6 @@
 """Every command: what it is for, its arguments and options, and the module that does it.
 
-That module is imported when the command runs, so that help and completion need click alone.
+The module is imported when the command runs, so that help and completion need only click.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ def _path(name: str) -> click.Argument:
 
 
 class Command(click.Command):
-    """A command: the function of its name in a module of this folder, with options in groups.
+    """A command: the function with its name in a module of this folder, with options in groups.
 
-    The function gets the arguments by name, and of each group an instance.
+    The function gets the arguments by name, and an instance of each group.
     """
 
     def __init__(
@@ -88,11 +88,11 @@ COMMANDS = {
             "processes",
             "listing_processes",
             "List the processes of an image, or of a map of several.",
-            """List the processes that an image of a machine's memory holds, or a map of several dumps.
+            """List the processes in an image of a machine's memory, or in a map of several dumps.
 
-            On 64-bit Windows without symbols: those of the kernel's list, and those that only a search of all memory
-            finds, which are marked as unlinked or exited; and as doubtful, with what speaks against them, if not all of
-            it holds up. The search takes as long as reading the image does.
+            On 64-bit Windows, no symbols are needed. The processes are those of the kernel's list and those that only a
+            search of all memory finds, which are marked as unlinked or exited. Those that fail some of the checks are
+            marked as doubtful, with the reasons. The search takes as long as reading the image.
             """,
             [_path("file")],
             **_OPENING,
@@ -105,8 +105,8 @@ COMMANDS = {
             "List the contiguous segments of a process's memory.",
             """List the contiguous segments: start, end, size, extents, offset in the dump or image.
 
-            For a dump the map alone is enough. If regions or modules are known, also what each segment is: protection,
-            kind, file, flags. With --content (none by default) every byte is read.
+            For a dump, its map is enough. If regions or modules are known, each segment also has its protection, kind,
+            file and flags. With --content (none by default) every byte is read.
             """,
             [_path("file")],
             **_ONE,
@@ -118,10 +118,11 @@ COMMANDS = {
         Command(
             "regions",
             "listing_memory",
-            "List what the operating system says of memory.",
-            """List what the operating system says of memory: regions, and how much of each is there.
+            "List what the operating system says about memory.",
+            """List what the operating system says about memory: regions, and how much of each is there.
 
-            From an image of 64-bit Windows, or from what Volatility printed: beside the dump, or given with --regions.
+            They come from an image of 64-bit Windows, or from what Volatility printed: beside the dump, or given with
+            --regions.
             """,
             [_path("file")],
             **_ONE,
@@ -132,7 +133,7 @@ COMMANDS = {
             "read",
             "looking",
             "Print the bytes at an address.",
-            "Print SIZE bytes of memory at ADDRESS, exactly, or say which address is not there.",
+            "Print exactly SIZE bytes of memory at ADDRESS, or say which address is not there.",
             [_path("file"), click.Argument(["address"], type=address), click.Argument(["size"], type=size)],
             **_ONE,
             printing=groups.ReadOutput,
@@ -141,7 +142,7 @@ COMMANDS = {
             "find",
             "finding",
             "Find text or bytes, with their addresses.",
-            "Find text or bytes: every hit's address, segment and offset in the dump, across extents.",
+            "Find text or bytes, also across extents: the address, segment and offset in the dump of every hit.",
             [_path("file"), click.Argument(["patterns"], metavar="PATTERN...", nargs=-1, required=True)],
             **_ONE,
             sought=groups.Sought,
@@ -151,9 +152,9 @@ COMMANDS = {
         Command(
             "locate",
             "looking",
-            "Tell where an address lies in the file, and back.",
-            "Tell where ADDRESS lies in the dump, or which address the dump's byte at +OFFSET has.",
-            [_path("file"), click.Argument(["place"], metavar="ADDRESS|+OFFSET")],
+            "Show where an address lies in the file, or the reverse.",
+            "Show where ADDRESS lies in the dump, or the addresses of the dump's byte at +OFFSET.",
+            [_path("file"), click.Argument(["target"], metavar="ADDRESS|+OFFSET")],
             **_ONE,
             printing=groups.Printing,
         ),
@@ -163,14 +164,15 @@ COMMANDS = {
             "Show what changed in a process's memory.",
             """Show what changed in a process's memory from BEFORE to AFTER.
 
-            Each is a dump, a folder that memcarve carved, or an image. A row is a segment, or several of both sides
-            that share addresses: one that was split, or some that were merged. Its state: appeared (nothing was at
-            these addresses), vanished (nothing is there now: freed, or paged out), grown and shrunk (bytes were added,
-            removed), changed (bytes at the same addresses differ), unknown (one side knows of bytes that it lacks);
-            several of the last four may hold.
+            Each is a dump, a folder that memcarve carved, or an image. A row is a segment, or several segments of both
+            sides that share addresses because one was split or some were merged. Its state is appeared (nothing was at
+            these addresses), vanished (nothing is there now: freed, or paged out), grown (bytes were added), shrunk
+            (bytes were removed), changed (bytes at the same addresses differ) or unknown (one side is known to lack
+            bytes); the last four may be combined.
 
-            What is called was_ is of BEFORE. JSON also lists the segments of both sides (now, was) and the pages that
-            changed. Exit status: 0 whether anything differs or not, 3 if either side is known to lack bytes.
+            Columns that begin with was_ are about BEFORE. JSON also lists the segments of both sides (now, was) and the
+            pages that changed. The exit status is 0 whether anything differs or not, and 3 if either side is known to
+            lack bytes.
             """,
             [_path("before"), _path("after")],
             process=groups.OneProcess,
@@ -188,8 +190,8 @@ COMMANDS = {
             "Write each segment into a file named by its addresses.",
             """Write each contiguous stretch of virtual memory into a file named by its addresses.
 
-            The folder also holds segments.json, which tells where every byte came from, and SHA256SUMS for sha256sum
-            -c. It has another name until it is complete.
+            The folder also holds segments.json, which says where every byte came from, and SHA256SUMS for sha256sum
+            -c. It has a temporary name until it is complete.
             """,
             [_path("file")],
             **_SEVERAL,
@@ -201,7 +203,7 @@ COMMANDS = {
             "export",
             "exporting",
             "Write one file that another program opens.",
-            "Write a process's memory as one file that another program opens, or as what it needs to open the input.",
+            "Write a process's memory as one file that another program opens, or scripts that open the input there.",
             [_path("file")],
             **_SEVERAL,
             filters=groups.SegmentFilters,
@@ -213,8 +215,8 @@ COMMANDS = {
             "Write the programs and libraries in memory as files.",
             """Write each program and library in memory, listed or found by its PE or ELF header, into a file.
 
-            What is not in memory is zeros in the files; modules.json says of each section what that is. The files may
-            be malware: their names end in .bin, and --zip puts them into an encrypted archive.
+            Bytes that are not in memory are zeros in the files; modules.json says which, for each section. The files
+            may be malware: their names end in .bin, and --zip puts them into an encrypted archive.
             """,
             [_path("file")],
             **_SEVERAL,
@@ -225,9 +227,9 @@ COMMANDS = {
             "verify",
             "verifying",
             "Check a carved folder, also against its source.",
-            """Check a carved folder: every file's name, size and hash, the totals, and that nothing else lies there.
+            """Check a carved folder: every file's name, size and hash, the totals, and that nothing else is there.
 
-            Exit status 0 only if all of it holds.
+            The exit status is 0 only if all checks pass.
             """,
             [_path("folder")],
             compared=groups.Source,
@@ -241,15 +243,15 @@ COMMANDS = {
             "Print a script that completes commands and options.",
             """Print a script that completes commands and options.
 
-            For bash, put this into ~/.bashrc: eval "$(memcarve completion bash)"
+            For bash, add this to ~/.bashrc: eval "$(memcarve completion bash)"
             """,
             [click.Argument(["shell"], type=Choice(["bash", "zsh", "fish"]))],
         ),
         Command(
             "debug-info",
             "debugging",
-            "Print what a report of a fault should say.",
-            "Print versions and what the system can do, for a report of a fault. Nothing of your files is in it.",
+            "Print what belongs in a bug report.",
+            "Print versions and what the system can do, for a bug report. It says nothing about your files.",
             [],
         ),
     ],

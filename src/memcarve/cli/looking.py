@@ -50,13 +50,13 @@ def _hexdump(address: int, data: bytes) -> Iterator[str]:
         place += 16
 
 
-def locate(file: str, place: str, process: OneProcess, source: Input, printing: Printing, messages: Messages) -> int:
+def locate(file: str, target: str, process: OneProcess, source: Input, printing: Printing, messages: Messages) -> int:
     """Print a row for an address, or for each address that a byte of the file has."""
     try:
-        value = number(place.removeprefix("+"))
+        value = number(target.removeprefix("+"))
     except ValueError:
-        raise UsageError(f"{place!r} is neither an address (0x7ffe0000) nor an offset in the dump (+0x1000)") from None
-    by_offset = place.startswith("+")
+        raise UsageError(f"{target!r} is neither an address (0x7ffe0000) nor an offset in the dump (+0x1000)") from None
+    by_offset = target.startswith("+")
     with sources.open(file, **vars(source)) as container:
         index = choose_one(container, process)
         known = True

@@ -1,7 +1,7 @@
-"""Options, in groups that commands share: what each is called, takes and means stands here, and once.
+"""Options, in groups that commands share.
 
-A group is a dataclass: a command that takes it is handed an instance with the values. Nothing here needs numpy: a
-command's help shows without it.
+A group is a dataclass; a command that takes it gets an instance with the values. Nothing here needs numpy, so that help
+is shown without it.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from memcarve.vocabulary import Content, Flag, Half, InputType, Kind, Layout, Pa
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-#: what help puts options under, in this order
+#: the headings of options in help, in this order
 HEADINGS = TAKE, FROM, WRITE, OTHER = "What to take", "Where from", "How to write", "Other"
 FORMATS = ("table", "csv", "json", "jsonl", "parquet")
 
 
 def option(*names: str, heading: str | None = None, preset: Any = ..., **how: Any) -> Any:  # noqa: ANN401 - click's
-    """Return a group's member that is an option; `how` is what click takes.
+    """Return a dataclass field that is an option; `how` is passed to click.
 
-    `heading` is another than the group's; `preset` is click's default, which is not a default of the dataclass.
+    `heading` replaces the group's; `preset` is click's default, which is not the dataclass's.
     """
     if preset is not ...:
         how |= {"default": preset, "show_default": preset is not None}
@@ -58,7 +58,7 @@ class OneProcess(Group, heading=TAKE):
     """Which process."""
 
     pid: Sequence[int] = option("--pid", type=pid, metavar="PID", multiple=True, help="The process with this id.")
-    name: str | None = option("--name", metavar="GLOB", help="The process with such a name.")
+    name: str | None = option("--name", metavar="GLOB", help="The process whose name matches.")
 
 
 class SeveralProcesses(OneProcess):
@@ -67,9 +67,9 @@ class SeveralProcesses(OneProcess):
     pid: Sequence[int] = option(
         "--pid", type=pid, metavar="PID", multiple=True, help="The process with this id; may be repeated."
     )
-    name: str | None = option("--name", metavar="GLOB", help="All processes with such a name.")
+    name: str | None = option("--name", metavar="GLOB", help="All processes whose name matches.")
     everything: bool = option(
-        "--all", is_flag=True, help="Every process but doubtful ones, each into a file or folder of its own."
+        "--all", is_flag=True, help="Every process except doubtful ones, each into its own file or folder."
     )
 
 
@@ -79,25 +79,25 @@ class MemoryFilters(Group, heading=TAKE):
     given_half: str | None = option(
         "--range",
         type=Choice(Half),
-        help="Which half of the address space.  [default: all of a dump, user of an image; with --address all]",
+        help="Half of the address space.  [default: user for an image, else all; all with --address]",
     )
     address: Sequence[tuple[int, int]] = option(
         "--address",
         type=address_range,
         multiple=True,
         metavar="A[-B]",
-        help="What holds the address, or touches the range (B is the first address outside); may be repeated.",
+        help="What holds the address, or touches the range (B is exclusive); may be repeated.",
     )
     file: Sequence[str] = option(
         "--file",
         metavar="GLOB",
         multiple=True,
-        help="What belongs to a mapped file or module with such a name or path.",
+        help="What belongs to a mapped file or module whose name or path matches.",
     )
 
     @property
     def half(self) -> str | None:
-        """The half that is wanted: an address may lie in either."""
+        """The half that is wanted; with an address it is both, unless one is given."""
         return self.given_half or ("all" if self.address else None)
 
 
@@ -108,7 +108,7 @@ class RegionFilters(MemoryFilters):
         "--protection",
         metavar="rwx",
         multiple=True,
-        help="Regions whose protection has all these letters (c: write-copy), or this full name.",
+        help="Regions whose protection has all these letters (c is write-copy), or this full name.",
     )
     kind: Sequence[str] = option(
         "--kind", metavar="KIND", multiple=True, help=f"Memory of this kind: {', '.join(Kind)}."
@@ -126,20 +126,20 @@ class SegmentFilters(RegionFilters):
 
 
 class Segmenting(Group, heading=TAKE):
-    """Where segments end, and how far their bytes are looked at."""
+    """Where segments end, and how closely their bytes are looked at."""
 
     split: str = option(
         "--split",
         type=Choice(Split),
         metavar="WHERE",
         preset="none",
-        help="End segments also at the borders of regions or modules, or if the system's protection or the page "
-        f"tables' permissions change: {', '.join(Split)}.",
+        help="Also end segments where regions, the system's protection, the page tables' permissions or modules "
+        f"change: {', '.join(Split)}.",
     )
     content: str | None = option(
         "--content",
         type=Choice(Content),
-        help="Look at the bytes: for zero pages and PE and ELF headers (headers), also entropy and text (full).",
+        help="How closely to look at the bytes: zero pages, PE and ELF headers (headers), entropy and text (full).",
     )
 
 
@@ -150,13 +150,13 @@ class Input(Group, heading=FROM):
         "--input-type",
         type=Choice(InputType),
         metavar="TYPE",
-        help=f"What the input is, if it is not recognised or taken for something else: {', '.join(InputType)}. A core "
-        "is a process's; an image is a machine's memory in any container.",
+        help="What the input is, if it is not recognised or is mistaken for something else: "
+        f"{', '.join(InputType)}. An image is a machine's memory in any container; a core is a process's.",
     )
     memory_map: str | None = option("--map", metavar="FILE", type=click.Path(), help="The memory map of a dump.")
     dump: str | None = option("--dump", metavar="FILE", type=click.Path(), help="The dump, if FILE is its map.")
     trust: str | None = option(
-        "--trust", type=Choice(Trust), help="Which positions to believe if the map is at odds with the dump's length."
+        "--trust", type=Choice(Trust), help="Which positions to believe if the map contradicts the dump's length."
     )
     regions: Sequence[str] = paths(
         "--regions", "A list of regions: windows.vadinfo, linux.proc.Maps, mac.proc_maps, /proc/PID/maps."
@@ -167,19 +167,19 @@ class Input(Group, heading=FROM):
         "--dtb",
         type=address,
         metavar="ROOT",
-        help="Image: the address space whose page tables have their root (DTB, CR3) at this physical address.",
+        help="For an image: the address space whose page-table root (DTB, CR3) is at this physical address.",
     )
     system: str | None = option(
-        "--os", type=Choice(System), help="Image: whose page-table entries they are.  [default: recognised]"
+        "--os", type=Choice(System), help="For an image: the system that made the page tables.  [default: recognised]"
     )
     paging: str | None = option(
-        "--paging", type=Choice(Paging), help="Image, with --dtb: the kind of page tables.  [default: recognised]"
+        "--paging", type=Choice(Paging), help="With --dtb: the kind of page tables.  [default: recognised]"
     )
     limit: int | None = option(
         "--limit",
         type=size,
         metavar="SIZE",
-        help="Image: how much virtual memory page tables may claim.  [default: 4 times the image, at least 16G]",
+        help="For an image: how much virtual memory page tables may claim.  [default: 4 times the image, at least 16G]",
     )
 
 
@@ -196,10 +196,10 @@ class DiffInput(Group, heading=FROM):
         "--other-input-type", type=Choice(InputType), metavar="TYPE", help="What AFTER is, if it is something else."
     )
     system: str | None = option(
-        "--os", type=Choice(System), help="Images: whose page-table entries they are.  [default: recognised]"
+        "--os", type=Choice(System), help="For images: the system that made the page tables.  [default: recognised]"
     )
     limit: int | None = option(
-        "--limit", type=size, metavar="SIZE", help="Images: how much virtual memory page tables may claim."
+        "--limit", type=size, metavar="SIZE", help="For images: how much virtual memory page tables may claim."
     )
 
 
@@ -210,7 +210,7 @@ class Source(Group, heading=FROM):
         "--source",
         metavar="FILE",
         type=click.Path(),
-        help="Compare every byte with this image, or dump (or its map); the options below say how to open it.",
+        help="Compare every byte with this image or dump (or its map); the options below say how to open it.",
     )
 
 
@@ -230,7 +230,7 @@ class Messages(Group, heading=OTHER):
     """What is printed besides data."""
 
     quiet: bool = option("-q", "--quiet", is_flag=True, help="Print nothing but errors and data.")
-    verbose: bool = option("-v", "--verbose", is_flag=True, help="Say more of what is done.")
+    verbose: bool = option("-v", "--verbose", is_flag=True, help="Print all notes, and how bytes were moved.")
 
 
 # those of one command
@@ -259,7 +259,7 @@ class CarveOutput(Group, heading=WRITE):
     )
     hash_input: bool = option("--hash-input", is_flag=True, help="Also record the SHA-256 of the dump or image.")
     label_names: bool = option(
-        "--label-names", is_flag=True, help="Name files by protection and module, too: 0x...-0x....r-x.ntdll.dll.bin"
+        "--label-names", is_flag=True, help="Also name files by protection and module: 0x...-0x....r-x.ntdll.dll.bin"
     )
     environment: bool = option(
         "--environment", is_flag=True, help="Put the process's environment into segments.json, if it is known."
@@ -274,9 +274,8 @@ class ExportOutput(Group, heading=WRITE):
         type=Choice(["minidump", "elfcore", "flat", "scripts", "memmap"]),
         required=True,
         help="What to write. minidump: for WinDbg, IDA, Ghidra, Binary Ninja, radare2, lldb. elfcore: for gdb, lldb "
-        "and others. flat: one range, gaps filled. scripts: for radare2, rizin, IDA, Ghidra, gdb and Binary Ninja: "
-        "they map the input as it is. memmap: pid.N.map and pid.N.dmp as Volatility's windows.memmap --dump writes "
-        "them.",
+        "and others. flat: one range, gaps filled. scripts: radare2, rizin, IDA, Ghidra, gdb and Binary Ninja map the "
+        "input as it is. memmap: pid.N.map and pid.N.dmp as Volatility's windows.memmap --dump writes them.",
     )
     output: str | None = option(
         "-o",
@@ -286,7 +285,7 @@ class ExportOutput(Group, heading=WRITE):
         help="The file to write; a folder with --to memmap and scripts, and a new one for several processes.  "
         "[default: named after the input, in this folder]",
     )
-    force: bool = option("--force", is_flag=True, help="Replace what has the name if memcarve wrote it.")
+    force: bool = option("--force", is_flag=True, help="Replace the output if memcarve wrote it.")
     renderer: str | None = option(
         "--format",
         type=Choice(["quick", "csv", "json", "jsonl"]),
@@ -294,13 +293,13 @@ class ExportOutput(Group, heading=WRITE):
     )
     fill: int | None = option("--fill", type=byte, metavar="HEX", help="flat: the byte that fills gaps.  [default: 00]")
     sparse: bool = option(
-        "--sparse", is_flag=True, help="minidump, elfcore, flat: holes instead of zeros in what is written."
+        "--sparse", is_flag=True, help="minidump, elfcore: pages of zeros as holes; flat: gaps as well."
     )
     placeholder_thread: bool = option(
         "--placeholder-thread", is_flag=True, help="minidump: make up a thread if none is known, for WinDbg."
     )
     resident: bool = option(
-        "--resident", is_flag=True, help="minidump: no modules or threads whose page is missing, for angr."
+        "--resident", is_flag=True, help="minidump: leave out modules and threads whose page is missing, for angr."
     )
     architecture: str | None = option(
         "--architecture",
@@ -323,7 +322,7 @@ class ExtractOutput(Group, heading=WRITE):
         "--output",
         metavar="DIR",
         type=click.Path(),
-        help="The folder (archive) to write; for several processes a folder with one of each.  [default: STEM.modules]",
+        help="The folder (or archive) to write; for several processes a folder with one each.  [default: STEM.modules]",
     )
     force: bool = option(
         "--force", is_flag=True, help="Replace what memcarve extracted before, once the new one is whole."
@@ -332,9 +331,9 @@ class ExtractOutput(Group, heading=WRITE):
         "--layout",
         type=Choice(Layout),
         preset="file",
-        help="As a file that tools parse, each section where its header says; or as it is mapped.",
+        help="As a file that tools can parse, or as it is mapped.",
     )
-    archive: bool = option("--zip", is_flag=True, help="Write one encrypted ZIP archive; its password is infected.")
+    archive: bool = option("--zip", is_flag=True, help="Write one encrypted ZIP archive, with the password 'infected'.")
     largest: int = option(
         "--largest",
         type=size,
@@ -348,27 +347,27 @@ class Extents(Group, heading=TAKE):
     """What segments lists."""
 
     extents: bool = option(
-        "--extents", is_flag=True, help="List the extents beneath: each continues both in memory and in the dump."
+        "--extents", is_flag=True, help="List the extents instead: stretches that are also contiguous in the dump."
     )
 
 
 class ProcessList(Group, heading=TAKE):
-    """Which processes are listed, and what of them."""
+    """Which processes are listed, and with what."""
 
     pages: bool = option("--pages", is_flag=True, help="Count each process's pages by kind, in the user half.")
     listed: bool = option(
-        "--listed", is_flag=True, help="Only those of the kernel's list, without a search of all memory."
+        "--listed", is_flag=True, help="List only the processes of the kernel's list, without a search of all memory."
     )
     details: bool = option(
         "--details",
         is_flag=True,
-        help="Also the command line; in formats other than table also image path, current directory, and the modules "
-        "it unloaded.",
+        help="Add the command line; except in tables, also the image path, the current directory and the unloaded "
+        "modules.",
     )
     environment: bool = option(
-        "--environment", is_flag=True, help="The details and each process's environment, in JSON only."
+        "--environment", is_flag=True, help="Add the details and each process's environment; in JSON only."
     )
-    scan: bool = option("--scan", is_flag=True, help="List plausible page-table roots instead, whatever the system.")
+    scan: bool = option("--scan", is_flag=True, help="List plausible page-table roots instead, of any system.")
 
 
 class ReadOutput(Group, heading=WRITE):
@@ -380,7 +379,7 @@ class ReadOutput(Group, heading=WRITE):
 
 
 class Sought(Group, heading=TAKE):
-    """What the patterns mean that are searched for."""
+    """What the patterns mean."""
 
     as_hex: bool = option("--hex", is_flag=True, help="PATTERN is bytes in hexadecimal: 4d5a9000 or '4d 5a 90 00'.")
     encodings: Sequence[str] = option(
@@ -394,7 +393,7 @@ class Differences(Group, heading=TAKE):
     other_pid: int | None = option(
         "--other-pid", type=pid, metavar="PID", help="The process of AFTER, if its id differs."
     )
-    unchanged: bool = option("--unchanged", is_flag=True, help="List what did not change, too.")
+    unchanged: bool = option("--unchanged", is_flag=True, help="Also list what did not change.")
     changed_pages: bool = option(
-        "--changed-pages", is_flag=True, help="List the pages that changed instead, a row for each stretch."
+        "--changed-pages", is_flag=True, help="List the pages that changed instead, one row per stretch."
     )

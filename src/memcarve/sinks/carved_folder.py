@@ -226,7 +226,7 @@ class _Carver:
         counted = self.segments.total + sum(left.bytes for left in self.left_out)
         if counted != self.process.input_bytes:
             raise MemcarveError(
-                f"{self.process.input_bytes} bytes, but {counted} are accounted for; this is a mistake in memcarve, "
+                f"{self.process.input_bytes} bytes, but {counted} are accounted for; this is a bug in memcarve, "
                 "please report it",
                 subject=self._source_name(),
             )
