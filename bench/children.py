@@ -42,7 +42,7 @@ def labels(segments: str, regions: str) -> None:
     size = np.full(len(start), page, np.uint64)
     offset = np.arange(len(start), dtype=np.uint64) * np.uint64(page)
     flags = random.choice(np.array([1, 3, 5, 7], np.uint8), len(start))
-    backing = AbsentBacking("there are no bytes")
+    backing = AbsentBacking(memcarve.CounterpartError("there are no bytes"))
     space = memcarve.AddressSpace(start, size, offset, backing, physical=offset, flags=flags)
     bounds = [0, *sorted(random.choice(int(start[-1]) // page, int(regions), replace=False).tolist())]
     words = ("PAGE_READWRITE", "private"), ("PAGE_EXECUTE_WRITECOPY", "mapped"), ("PAGE_EXECUTE_READWRITE", "private")

@@ -483,7 +483,7 @@ def test_without_linux_modules(tmp_path: Path, platform: str) -> None:
         before += f"import click, memcarve.sinks.carved_folder\nsys.platform = {platform!r}\n"
     ran = run("carve", EXAMPLE, "-o", tmp_path / "out", before=before)
     assert (ran.code, ran.out) == (0, b""), ran.err
-    assert memcarve.verify(tmp_path / "out").segments == 114
+    assert memcarve.verify(tmp_path / "out").count == 114
 
 
 def test_broken_pipe_without_sigpipe() -> None:
