@@ -12,6 +12,13 @@ from files import EXAMPLE
 from memcarve import vocabulary
 from memcarve.vocabulary import Half, Kind, Word
 
+
+def export(**how: Any) -> None:
+    """Export the example."""
+    process = memcarve.open(EXAMPLE).process()
+    memcarve.export(process, process.segments(), "out", **how)
+
+
 WORDS = [found for found in vars(vocabulary).values() if isinstance(found, type) and issubclass(found, Word)]
 
 
@@ -48,6 +55,7 @@ def test_nothing_given_is_no_word() -> None:
         lambda: memcarve.open(EXAMPLE, system="windoze", dtb=0x1000),
         lambda: memcarve.open(EXAMPLE, paging="x46", dtb=0x1000),
         lambda: memcarve.open(EXAMPLE, input_type="raw"),
+        lambda: export(to="mini"),
         lambda: memcarve.open(EXAMPLE).process().segments(split="regions"),
         lambda: memcarve.open(EXAMPLE).process().segments(labeller=memcarve.Labelling("all")),
     ],

@@ -44,14 +44,10 @@ from memcarve.process import (
     Selection as Selection,
 )
 from memcarve.segments import LeftOut as LeftOut, Segment as Segment, Segments as Segments
+from memcarve.sinks import export as export
 from memcarve.sinks.carved_folder import carve as carve
-from memcarve.sinks.elfcore import export_elfcore as export_elfcore
 from memcarve.sinks.extract import extract as extract
-from memcarve.sinks.flat import export_flat as export_flat
-from memcarve.sinks.memmap import export_memmap as export_memmap
-from memcarve.sinks.minidump import export_minidump as export_minidump
 from memcarve.sinks.output import Files as Files
-from memcarve.sinks.scripts import export_scripts as export_scripts
 from memcarve.sinks.several import write_several as write_several
 from memcarve.sinks.sink import Result as Result, SinkOptions as SinkOptions
 from memcarve.sinks.verify import verify as verify

@@ -17,6 +17,7 @@ _NOUNS = {
     "System": "operating system",
     "Paging": "kind of page tables",
     "InputType": "type of input",
+    "OutputType": "output",
     "Content": "level of content",
     "Layout": "layout",
     "Kind": "kind of memory",
@@ -91,6 +92,17 @@ class InputType(Word):
     MINIDUMP = "minidump"
     FOLDER = "folder"
     PROC = "proc"
+
+
+class OutputType(Word):
+    """What a process can be written as."""
+
+    SEGMENTS = "segments"
+    MINIDUMP = "minidump"
+    ELFCORE = "elfcore"
+    FLAT = "flat"
+    SCRIPTS = "scripts"
+    MEMMAP = "memmap"
 
 
 class Content(Word):

@@ -17,6 +17,7 @@ import winimage
 from cli import invoke
 from files import ROOT
 from memcarve.sinks import SINKS
+from memcarve.vocabulary import OutputType
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -120,7 +121,7 @@ def test_what_the_help_names() -> None:
     """The help has every kind of output, and the program writes each that the help has."""
     from memcarve.cli.exporting import _ENDINGS  # noqa: PLC0415
 
-    assert set(_ENDINGS) == SINKS.keys() - {"segments"}
+    assert set(_ENDINGS) == SINKS.keys() - {"segments"} == set(OutputType) - {"segments"}
 
 
 @pytest.mark.parametrize("kind", ["minidump", "elfcore"])

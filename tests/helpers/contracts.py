@@ -349,7 +349,7 @@ class SourceContract:
             found = binaries(tmp_path / "out")
             assert found.items() >= named(given.memory).items()
             assert len(found) == result.count
-            memcarve.verify(tmp_path / "out", process)
+            assert memcarve.verify(tmp_path / "out", process).compared
         document = manifest(tmp_path / "out")
         paths = [row["path"] for row in document["inputs"].values() if isinstance(row, dict) and "path" in row]
         assert str(given.path) in paths

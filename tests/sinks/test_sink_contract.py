@@ -20,6 +20,7 @@ from files import listing
 from memcarve.errors import InputError, NoSpaceError, OutputError, SourceReadError, TargetExistsError
 from memcarve.sinks import SINKS
 from memcarve.space import AddressSpace
+from memcarve.vocabulary import OutputType
 from memory import PAGE, Memory, noise
 from processes import process_with
 
@@ -139,7 +140,7 @@ def small(tmp_path: Path) -> Iterator[Path]:
 
 def test_every_sink_has_its_tests() -> None:
     """All sinks are tested here."""
-    assert TESTED.keys() == SINKS.keys()
+    assert TESTED.keys() == SINKS.keys() == set(OutputType)
 
 
 # what is written

@@ -78,14 +78,16 @@ def faults(folder: Path, source: Path | None = None) -> str:
 def test_untouched(folder: Path) -> None:
     """A folder that nobody touched is well."""
     found = memcarve.verify(folder)
-    assert (found.count, found.bytes) == (4, 5 * PAGE)
+    assert (found.count, found.bytes, found.compared) == (4, 5 * PAGE, False)
     assert sorted(found.hashes) == ["md5", "sha256"]
 
 
 def test_source(folder: Path, dump: Path) -> None:
     """A folder is well against the dump it came from."""
     with memcarve.open(dump) as container:
-        memcarve.verify(folder, container.process())
+        found = memcarve.verify(folder, container.process())
+    assert (found.count, found.bytes, found.compared) == (4, 5 * PAGE, True)
+    assert sorted(found.hashes) == ["md5", "sha256"]
 
 
 def test_nothing_is_changed(folder: Path) -> None:

@@ -129,6 +129,7 @@ def test_carved_again(tmp_path: Path, hashes: tuple[str, ...]) -> None:
     assert binaries(tmp_path / "again") == binaries(folder)
     assert listing(tmp_path / "again") == listing(folder)
     assert (result.bytes, result.input_bytes, result.left_out) == (8 * PAGE, 8 * PAGE, [])
+    assert found.compared
     assert found.count == len(binaries(folder))
     assert manifest(tmp_path / "again")["inputs"]["folder"]["path"] == str(folder)
     assert manifest(tmp_path / "again")["process"] == manifest(folder)["process"]

@@ -16,7 +16,7 @@ from memcarve.cli.writing_frame import are_several, process_words, report, stem_
 from memcarve.errors import UsageError
 from memcarve.labels import Labelling
 from memcarve.process import Platform
-from memcarve.sinks import SINKS
+from memcarve.sinks import export as write_output
 from memcarve.sinks.memmap import dump_name
 from memcarve.sinks.several import folder_name, write_several
 from memcarve.sinks.sink import SinkOptions
@@ -55,7 +55,7 @@ def export(
             raise UsageError(
                 f"--os-version is about Windows, and the process is of {process.platform.system}", remedy="leave it out"
             )
-        result = SINKS[write.kind](process, process.segments(chosen, labeller=labelling), out, options, progress)
+        result = write_output(process, process.segments(chosen, labeller=labelling), out, write.kind, options, progress)
         more = process.metadata.notes if write.kind in _WITH_METADATA else ()
         return dataclasses.replace(result, notes=[*more, *result.notes])
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, dataclass_transform
 import click
 
 from memcarve.cli.option_values import HASHES, Choice, address, address_range, byte, hash_names, pid, size, version
-from memcarve.vocabulary import Content, Flag, Half, InputType, Kind, Layout, Paging, Split, System, Trust
+from memcarve.vocabulary import Content, Flag, Half, InputType, Kind, Layout, OutputType, Paging, Split, System, Trust
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -271,7 +271,7 @@ class ExportOutput(Group, heading=WRITE):
 
     kind: str = option(
         "--to",
-        type=Choice(["minidump", "elfcore", "flat", "scripts", "memmap"]),
+        type=Choice([word for word in OutputType if word != OutputType.SEGMENTS]),
         required=True,
         help="What to write. minidump: for WinDbg, IDA, Ghidra, Binary Ninja, radare2, lldb. elfcore: for gdb, lldb "
         "and others. flat: one range, gaps filled. scripts: radare2, rizin, IDA, Ghidra, gdb and Binary Ninja map the "

@@ -43,7 +43,7 @@ def verify(folder: str, process: OneProcess, compared: Source, source: Input, me
             with ProgressBar("verifying", messages) as progress:
                 found = verify_folder(path, memory, progress=progress)
             if not messages.quiet:
-                click.echo(printable(_verified(found, compared=memory is not None)), err=True)
+                click.echo(printable(_verified(found)), err=True)
     return COMPLETE
 
 
@@ -93,7 +93,7 @@ def _is_recorded(entry: ProcessEntry, recorded: dict[str, Any]) -> bool:
     return same and bool(facts) and all(facts[name] == recorded.get(name) for name in ("object", "root"))
 
 
-def _verified(found: Result, *, compared: bool) -> str:
+def _verified(found: Result) -> str:
     by = f"hashes {', '.join(found.hashes)}" if found.hashes else "no hashes recorded: names and sizes only"
-    also = ", every byte compared with the source" if compared else ""
+    also = ", every byte compared with the source" if found.compared else ""
     return f"{found.path}: {counted(found.count, 'segment')}, {counted(found.bytes, 'byte')}, all well ({by}{also})"

@@ -1,4 +1,4 @@
-"""What writes an output: one file for each kind, by name."""
+"""What writes an output: one file or folder for each kind, by name."""
 
 from __future__ import annotations
 
@@ -10,16 +10,37 @@ from memcarve.sinks.flat import export_flat
 from memcarve.sinks.memmap import export_memmap
 from memcarve.sinks.minidump import export_minidump
 from memcarve.sinks.scripts import export_scripts
+from memcarve.sinks.sink import SinkOptions
+from memcarve.vocabulary import OutputType
 
 if TYPE_CHECKING:
-    from memcarve.sinks.sink import Sink
+    import os
 
-#: each takes a process, its segments, where to write, options, and what is told of the progress; it returns a Result
+    from memcarve.process import ProcessMemory, Progress
+    from memcarve.segments import Segments
+    from memcarve.sinks.sink import Result, Sink
+
 SINKS: dict[str, Sink] = {
-    "segments": carve,
-    "minidump": export_minidump,
-    "elfcore": export_elfcore,
-    "flat": export_flat,
-    "scripts": export_scripts,
-    "memmap": export_memmap,
+    OutputType.SEGMENTS: carve,
+    OutputType.MINIDUMP: export_minidump,
+    OutputType.ELFCORE: export_elfcore,
+    OutputType.FLAT: export_flat,
+    OutputType.SCRIPTS: export_scripts,
+    OutputType.MEMMAP: export_memmap,
 }
+
+
+def export(
+    process: ProcessMemory,
+    segments: Segments,
+    out: str | os.PathLike[str],
+    to: str = OutputType.MINIDUMP,
+    options: SinkOptions = SinkOptions(),  # noqa: B008 - it cannot be changed
+    progress: Progress | None = None,
+) -> Result:
+    """Write `segments` of a process to the file or folder `out`, whole or not at all; `to` is an OutputType.
+
+    Raises UsageError for an unknown output and for options that are not about it, TargetExistsError, NoSpaceError,
+    SourceReadError, OutputError.
+    """
+    return SINKS[OutputType(to)](process, segments, out, options, progress)

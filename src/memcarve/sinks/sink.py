@@ -107,7 +107,8 @@ class Result:
     all, `missing_bytes` were not to be had: mapped and missing in the input, or not in the memory that a module was
     made of. `input_bytes` is what was looked at: `bytes` and what was `left_out`, None if that is not counted.
     `complete` is false if bytes are known to be missing. `moved` counts the bytes by how they were moved; `hashes`
-    names those that were taken of segments, or held against them; `notes` are for the user.
+    names those that were taken of segments, or checked. `compared` is true if `verify` compared every byte with the
+    source. `notes` are for the user.
 
     Of several processes, `parts` are the results of each, in which `entry` is the process, and `error` says what went
     wrong: then nothing was written.
@@ -125,6 +126,7 @@ class Result:
     input_bytes: int | None = None
     moved: Mapping[str, int] = field(default_factory=dict)
     hashes: Sequence[str] = ()
+    compared: bool = False
     notes: Sequence[str] = ()
     entry: ProcessEntry | None = None
     error: MemcarveError | None = None

@@ -83,6 +83,7 @@ class _Verifier:
             complete=True,
             seconds=time.monotonic() - begun,
             hashes=tuple(self.names),
+            compared=self.source is not None,
         )
 
     def entries(self) -> dict[str, os.stat_result]:
