@@ -20,6 +20,7 @@ from memcarve.errors import SourceReadError
 from memcarve.formats.images import avml, lime
 from memcarve.formats.images.machine import MachineMemory
 from memcarve.images.physical import PhysicalMemory
+from memcarve.intervals import Intervals
 from memory import Memory, content
 
 if TYPE_CHECKING:
@@ -63,9 +64,9 @@ def headers_of(path: Path, ranges: list[tuple[int, int]]) -> MachineMemory:
     return memory
 
 
-def pairs(table: np.ndarray[tuple[int, ...], np.dtype[np.uint64]] | None) -> list[tuple[int, int]]:
+def pairs(table: Intervals | None) -> list[tuple[int, int]]:
     """Return (start, size) of a table, sorted."""
-    return sorted((start, size) for start, size in ([] if table is None else table.tolist()))
+    return sorted((start, end - start) for start, end in ([] if table is None else table.bounds()))
 
 
 # whose ranges they are
@@ -296,7 +297,7 @@ def zeros_and(ranges: list[tuple[int, int]], zeros: list[tuple[int, int]], data:
     """Return the physical memory of ranges, one after the other in `data`, and zeros."""
     offsets = np.cumsum([0, *(size for _, size in ranges)])[:-1].astype(np.uint64)
     table = np.array(ranges, np.uint64).reshape(-1, 2)
-    claimed = np.array(zeros, np.uint64).reshape(-1, 2)
+    claimed = Intervals.of(zeros)
     columns = table[:, 0], table[:, 1], offsets
     return PhysicalMemory(MachineMemory("test", Memory(data), *columns, [], declared=False, zeros=claimed))
 

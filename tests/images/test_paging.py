@@ -18,7 +18,7 @@ import winimage
 from memcarve.errors import LimitError
 from memcarve.formats.images.machine import MachineMemory
 from memcarve.images import paging
-from memcarve.images.paging import claimed, default_limit, translate, walk
+from memcarve.images.paging import default_limit, translate, walk
 from memcarve.images.paging_modes import MODES, AddressTable
 from memcarve.images.physical import PhysicalMemory
 from memcarve.permissions import page_state, permissions
@@ -40,6 +40,11 @@ FRAME = (1 << 52) - PAGE
 NAMES = {"x64": "x86-64", "x64-5": "x86-64-5", "pae": "pae", "x86": "x86"}
 ROOT_SHIFT = {"x64": 39, "x64-5": 48, "pae": 30, "x86": 22}
 FLAGS = {"transition": 8, "prot-none": 16}
+
+
+def claimed(memory: PhysicalMemory, table: AddressTable, start: int = 0, end: int = TOP) -> int:
+    """Return how many bytes the tables are said to map."""
+    return paging.claimed(memory, table, start, end)[0]
 
 
 def outside_lists(pages: Pages) -> list[list[int]]:

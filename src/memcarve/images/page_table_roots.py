@@ -7,8 +7,22 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from memcarve.errors import LimitError
-from memcarve.images.paging import claimed_until, walk
-from memcarve.images.paging_modes import LINUX, MODES, NO_SYSTEM, PAE, WINDOWS, X64, X64_5, X86, AddressTable, Mode
+from memcarve.images.paging import claimed, walk
+from memcarve.images.paging_modes import (
+    FRAME,
+    LINUX,
+    MODES,
+    NO_SYSTEM,
+    PAE,
+    PRESENT,
+    UPPER_HALF,
+    WINDOWS,
+    X64,
+    X64_5,
+    X86,
+    AddressTable,
+    Mode,
+)
 from memcarve.images.physical_scan import everything, find_linux, look_through
 from memcarve.images.windows import kernel
 from memcarve.intervals import PAGE, TOP
@@ -19,7 +33,6 @@ if TYPE_CHECKING:
     from memcarve.images.physical import PhysicalMemory
 
 
-_FRAME = np.uint64(((1 << 52) - 1) ^ 0xFFF)
 _PRESENT_WRITABLE, _LARGE = np.uint64(0x3), np.uint64(0x80)
 #: bits that must be zero in the four entries of a PAE root (Intel SDM volume 3, 4.4.1). Bit 5 is one of them, too, but
 #: QEMU's emulation of a processor sets it (Accessed, target/i386/tcg/system/excp_helper.c)
@@ -98,7 +111,7 @@ class _Scan:
         table = AddressTable(root, mode, WINDOWS if not mode.wide else NO_SYSTEM)
         sizes = []
         for start, end in ((0, table.kernel_half), (table.kernel_half, TOP)):
-            size, tables = claimed_until(memory, table, start, end, most)
+            size, tables = claimed(memory, table, start, end, most)
             self.budget -= tables
             sizes.append(size)
         if not 0 < sum(sizes) <= most:
@@ -106,7 +119,7 @@ class _Scan:
         own: list[int] = []
         if mode.wide:
             words = memory.pages(np.array([root], np.uint64))[0]
-            own = np.flatnonzero(((words & _FRAME) == np.uint64(root)) & ((words & np.uint64(1)) != 0)).tolist()
+            own = np.flatnonzero(((words & FRAME) == np.uint64(root)) & ((words & PRESENT) != 0)).tolist()
         self.found.append(Root(root, mode.name, sizes[0], sizes[1], own[0] if own else None))
 
     def is_sane(self, table: int, depth: int = 0) -> bool:
@@ -123,15 +136,15 @@ class _Scan:
         if not self.memory.holds_tables(address)[0]:
             return False
         words = self.memory.pages(address)[0]
-        entries = words[(words & np.uint64(1)) != 0]
+        entries = words[(words & PRESENT) != 0]
         if not len(entries):
             return depth > 0 and not words.any()
-        inside = (entries & _FRAME) < np.uint64(self.memory.end)
+        inside = (entries & FRAME) < np.uint64(self.memory.end)
         if int(inside.sum()) * 2 < len(entries):
             return False
         if depth == 3:  # noqa: PLR2004 - the last level
             return int(inside.sum()) * 10 >= len(entries) * 9
-        below = entries[inside & (((entries & _LARGE) == 0) | (depth == 0))] & _FRAME
+        below = entries[inside & (((entries & _LARGE) == 0) | (depth == 0))] & FRAME
         below = below[below != np.uint64(table)]
         sample = below[:: max(len(below) // 8, 1)][:8].tolist()
         return sum(self.is_sane(frame, depth + 1) for frame in sample) * 2 >= len(sample)
@@ -143,8 +156,8 @@ def _pointing_to(physical: U64, words: U64, directories: U64) -> list[int]:
     found: list[int] = []
     for frames in directories:
         # the directories' entries for themselves are no root: they allow writing
-        pointing = ((groups & _FRAME) == frames).all(axis=2)
-        pointing &= ((groups & (_PAE_RESERVED | np.uint64(1))) == np.uint64(1)).all(axis=2)
+        pointing = ((groups & FRAME) == frames).all(axis=2)
+        pointing &= ((groups & (_PAE_RESERVED | PRESENT)) == PRESENT).all(axis=2)
         page, place = np.nonzero(pointing)
         found += (physical[page] + place.astype(np.uint64) * np.uint64(32)).tolist()
     return found
@@ -162,46 +175,46 @@ class _RootSeeker:
 
     def __call__(self, physical: U64, words: U64) -> tuple[list[int], list[int], list[U64]]:
         # the upper half of a root is never empty, and its entries are few: most pages fall at the first test
-        upper = words[:, 256:]
+        upper = words[:, UPPER_HALF:]
         some = np.flatnonzero((upper != 0).any(axis=1))
         pages = words[some]
         bad = (pages & _PRESENT_WRITABLE) != _PRESENT_WRITABLE
         bad |= (pages & _LARGE) != 0
-        bad |= (pages & _FRAME) >= self.end
+        bad |= (pages & FRAME) >= self.end
         used = pages != 0
         bad &= used
         narrow = words[:, 0x180]  # two entries of four bytes: 0x300 and 0x301
-        itself = (narrow & np.uint64(0xFFFFF001)) == physical + np.uint64(1)
+        itself = (narrow & np.uint64(0xFFFFF001)) == physical + PRESENT
         first = words[:, :4]
-        last = (first[:, 3] & (_FRAME | np.uint64(1))) == physical + np.uint64(1)
-        last &= ((first & np.uint64(1)) != 0).all(axis=1)
+        last = (first[:, 3] & (FRAME | PRESENT)) == physical + PRESENT
+        last &= ((first & PRESENT) != 0).all(axis=1)
         # a root may hold an entry in transition, or one that leads out of a cut image
         few = bad.sum(axis=1) * 4 <= (used & ~bad).sum(axis=1)
-        few &= (used & ~bad)[:, 256:].any(axis=1)
+        few &= (used & ~bad)[:, UPPER_HALF:].any(axis=1)
         wide: list[int] = physical[some[few]].tolist()
         own: list[int] = physical[itself].tolist()
-        return wide, own, list(first[last] & _FRAME)
+        return wide, own, list(first[last] & FRAME)
 
 
 def _masked(root: int, mode: Mode) -> int:
     """Return a root without the flags, or the PCID, in CR3's low bits."""
-    return root & ((1 << 52) - 1) & ~(0x1F if mode is PAE else 0xFFF)
+    return root & ((1 << 52) - (0x20 if mode is PAE else PAGE))
 
 
 def _mode(memory: PhysicalMemory, root: int) -> Mode:
     """Recognise which kind of tables lie at a root."""
     entries = np.frombuffer(memory.peek(root & ~0x1F, 32), np.uint64)
     used = entries[entries != 0]
-    present = (used & np.uint64(1)) != 0
+    present = (used & PRESENT) != 0
     within = root & 0xFE0 != 0 and root & 0x7 == 0  # of a page: PAE alone has such roots, but a PCID may look like that
     if len(used) and present.all() and not (used & _PAE_RESERVED).any():
-        directories = used & _FRAME
+        directories = used & FRAME
         distinct = len(np.unique(directories)) == len(directories)
         if within or (distinct and memory.holds_tables(directories).all()):
             return PAE
     page = memory.peek(_masked(root, X64), PAGE)
     wide, narrow = np.frombuffer(page, "<u8"), np.frombuffer(page, "<u4").astype(np.uint64)
-    entries = wide[(wide & np.uint64(1)) != 0]
+    entries = wide[(wide & PRESENT) != 0]
     if within and 2 * int(((entries & _WRITABLE) != 0).sum()) <= len(entries):
         return PAE  # no root of whole pages: in those, entries allow writing
     if _is_narrow(memory, wide, narrow):
@@ -217,7 +230,7 @@ def _is_narrow(memory: PhysicalMemory, wide: U64, narrow: U64) -> bool:
     good = _share(memory, wide, large=False)
     upper = narrow[1::2]
     odd = upper[upper != 0]
-    sensible = _share(memory, odd, large=True) * float(((odd & np.uint64(1)) != 0).mean()) if len(odd) else 0.0
+    sensible = _share(memory, odd, large=True) * float(((odd & PRESENT) != 0).mean()) if len(odd) else 0.0
     if sensible >= 0.75 and good < 0.75:  # noqa: PLR2004
         return True
     return good < 0.5 <= _share(memory, narrow, large=True)  # noqa: PLR2004
@@ -225,10 +238,10 @@ def _is_narrow(memory: PhysicalMemory, wide: U64, narrow: U64) -> bool:
 
 def _share(memory: PhysicalMemory, entries: U64, *, large: bool) -> float:
     """Return the share of the present entries that may stand in a root."""
-    present = entries[(entries & np.uint64(1)) != 0]
+    present = entries[(entries & PRESENT) != 0]
     if not len(present):
         return 0.0
-    good = memory.holds_tables(present & _FRAME) & ((present & _LARGE) == 0)
+    good = memory.holds_tables(present & FRAME) & ((present & _LARGE) == 0)
     if large:
         good |= (present & _LARGE) != 0
     return float(good.mean())
@@ -249,8 +262,8 @@ def _leads_to_tables(memory: PhysicalMemory, root: int) -> bool:
         return False
     pages = memory.pages(sample)
     used = pages != 0
-    present = (pages & np.uint64(1)) != 0
-    tables = present & ((pages & _FRAME) < np.uint64(memory.end)) & ((pages & _FRAME) != 0)
+    present = (pages & PRESENT) != 0
+    tables = present & ((pages & FRAME) < np.uint64(memory.end)) & ((pages & FRAME) != 0)
     filled = used.any(axis=1)
     looks = filled & (tables.sum(axis=1) * 2 > used.sum(axis=1))
     return bool(filled.any()) and int(looks.sum()) * 2 > int(filled.sum())
@@ -260,11 +273,7 @@ def _system(memory: PhysicalMemory, table: AddressTable) -> tuple[str, str]:
     """Recognise the operating system; return it and in words how."""
     windows = table._replace(system=WINDOWS)
     try:
-        version = (
-            kernel.shared_data(memory, windows)
-            if table.mode.wide
-            else kernel.shared_data(memory, windows, _SHARED_DATA_32)
-        )
+        version = kernel.shared_data(memory, windows, kernel.SHARED_DATA if table.mode.wide else _SHARED_DATA_32)
     except LimitError:
         version = None
     if version:

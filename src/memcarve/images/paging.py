@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from memcarve.errors import LimitError
-from memcarve.images.paging_modes import LINUX, NO_SYSTEM, PAE, WINDOWS, AddressTable, Level
+from memcarve.images.paging_modes import FRAME, LINUX, NO_SYSTEM, PAE, PRESENT, WINDOWS, AddressTable, Level
 from memcarve.images.physical import Mapped, PhysicalMemory, Placed
 from memcarve.intervals import PAGE, TOP, breaks, chunks
 from memcarve.permissions import EXECUTE, PROT_NONE, TRANSITION, USER, WRITE
@@ -26,9 +26,8 @@ if TYPE_CHECKING:
     from memcarve.missing import Missing, MissingMemory
 
 
-_PRESENT, _RW, _US, _LARGE = (np.uint64(1 << bit) for bit in (0, 1, 2, 7))
+_RW, _US, _LARGE = (np.uint64(1 << bit) for bit in (1, 2, 7))
 _NO_EXECUTE = np.uint64(1 << 63)
-_FRAME = np.uint64(((1 << 52) - 1) ^ 0xFFF)
 
 _BATCH = 1024  # tables looked at in one go: 4 MiB
 _PLACED = 1 << 18  # stretches looked up in the image in one go
@@ -86,11 +85,7 @@ class Pages(NamedTuple):
 
 
 def walk(
-    memory: PhysicalMemory,
-    table: AddressTable,
-    start: int = 0,
-    end: int = TOP,
-    limit: int | None = None,
+    memory: PhysicalMemory, table: AddressTable, start: int = 0, end: int = TOP, limit: int | None = None
 ) -> Pages:
     """Return every page that holds an address of ``start <= x < end``; large pages are not cut there.
 
@@ -117,16 +112,14 @@ def default_limit(memory: PhysicalMemory) -> int:
     return max(16 << 30, 4 * memory.total)
 
 
-def claimed(memory: PhysicalMemory, table: AddressTable, start: int = 0, end: int = TOP) -> int:
-    """Return how many bytes of virtual memory the tables are said to map, in a time bounded by the image's size.
+def claimed(
+    memory: PhysicalMemory, table: AddressTable, start: int = 0, end: int = TOP, most: float = math.inf
+) -> tuple[int, int]:
+    """Return how many bytes of virtual memory the tables are said to map, and how many tables were read for that.
 
-    Of the range only the entries of the root that touch it are looked at. Repeats are not counted.
+    The time is bounded by the image's size, and counting ends beyond `most` bytes. Of the range only the entries of the
+    root that touch it are looked at. Repeats are not counted.
     """
-    return claimed_until(memory, table, start, end, math.inf)[0]
-
-
-def claimed_until(memory: PhysicalMemory, table: AddressTable, start: int, end: int, most: float) -> tuple[int, int]:
-    """Return what `claimed` does, or something beyond `most` as soon as it is that, and how many tables were read."""
     walking = _Walk(memory, table, start, end)
     return walking.claim(most)[0], walking.counts.get("tables", 0)
 
@@ -183,9 +176,12 @@ class _Walk:
             if not small:
                 many = _many(entries, ~entries.leaf & (address >= np.uint64(self.table.kernel_half)))
             if depth and not (keep := self._asked_for(address, levels[depth].shift)).all():
-                entries, address, many = _some(entries, keep), address[keep], many[keep]
-            self._collect(address[entries.leaf], entries, levels[depth].shift)
-            below = ~entries.leaf
+                entries = _Entries._make(column[keep] for column in entries)
+                address, many = address[keep], many[keep]
+            leaf, below = entries.leaf, ~entries.leaf
+            if leaf.any():
+                sizes = np.full(int(leaf.sum()), 1 << levels[depth].shift, np.uint64)
+                self.found.append(_joined(address[leaf], sizes, entries.physical[leaf], entries.flags[leaf]))
             if below.any():
                 inside = self.memory.holds_tables(entries.physical, PAGE, self.mode.entry) & below
                 self._count("lost_tables", int((below & ~inside).sum()))
@@ -292,7 +288,7 @@ class _Walk:
         level, last = self.mode.levels[depth], depth == len(self.mode.levels) - 1
         words = self._words(depth, frames)
         self._count("tables", len(words))
-        present = (words & _PRESENT).astype(np.bool_)
+        present = (words & PRESENT).astype(np.bool_)
         moved = self._not_present(words, level)
         row, column = np.nonzero(present | moved)
         word = words[row, column]
@@ -329,7 +325,7 @@ class _Walk:
             physical = np.where(large, (word & np.uint64(0xFFC00000)) | high, frame)
         else:
             size = np.uint64((1 << level.shift) - 1)
-            physical = word & np.where(large, _FRAME & ~size, _FRAME)
+            physical = word & np.where(large, FRAME & ~size, FRAME)
         if here.all():
             return physical
         if self.table.system == LINUX and self.mode.entry == 4:  # noqa: PLR2004
@@ -377,18 +373,12 @@ class _Walk:
         level = self.mode.levels[depth]
         shift = level.shift
         for row, words, there in self._in_part(depth, frames):
-            held = ((words & _PRESENT) != 0) | self._not_present(words, level)
+            held = ((words & PRESENT) != 0) | self._not_present(words, level)
             column = np.flatnonzero(~there.all(axis=1) & (held | ~there[:, :2].all(axis=1))).astype(np.uint64)
             none = np.zeros(len(column), np.uint8)
             entries = _Entries(np.full(len(column), row), column, column, none, none.astype(np.bool_))
             asked = self._asked_for(self._address(start, entries, shift), shift)
             self._count("lost_entries", int(np.count_nonzero(asked)))
-
-    def _collect(self, address: U64, entries: _Entries, shift: int) -> None:
-        if len(address):
-            leaf = entries.leaf
-            size = np.full(len(address), 1 << shift, np.uint64)
-            self.found.append(_joined(address, size, entries.physical[leaf], entries.flags[leaf]))
 
     def _count(self, kind: str, count: int) -> None:
         if count:
@@ -474,11 +464,6 @@ def _only_masked(words: U64, possible: np.uint64) -> Bools:
     lowest = upper & (~upper + np.uint64(1))
     run = (upper & (upper + lowest)) == 0
     return np.asarray(run & (lowest > possible) & ((words & np.uint64(0x10)) == 0))
-
-
-def _some(entries: _Entries, keep: Bools) -> _Entries:
-    row, column, physical, flags, leaf = entries
-    return _Entries(row[keep], column[keep], physical[keep], flags[keep], leaf[keep])
 
 
 def _many(entries: _Entries, tables: Bools) -> Bools:

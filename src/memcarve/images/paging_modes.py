@@ -7,9 +7,16 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import numpy as np
+
+from memcarve.intervals import PAGE
 from memcarve.vocabulary import System
 
 WINDOWS, LINUX, NO_SYSTEM = System
+#: the physical address in a 64-bit entry, or in CR3 without its flags and the PCID
+ROOT = (1 << 52) - PAGE
+FRAME, PRESENT = np.uint64(ROOT), np.uint64(1)
+UPPER_HALF = 256  # entries of a root
 
 
 class Level(NamedTuple):

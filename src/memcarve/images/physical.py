@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -9,7 +10,7 @@ import numpy as np
 from memcarve.backing import AbsentBacking, ZerosBehind
 from memcarve.errors import CounterpartError, InputError
 from memcarve.formats.images.machine import MachineMemory
-from memcarve.intervals import PAGE, TOP, Intervals, joined, smallest_owner, total
+from memcarve.intervals import PAGE, TOP, Intervals, breaks, joined, smallest_owner, total, union
 from memcarve.missing import LEFT_OUT
 
 if TYPE_CHECKING:
@@ -48,9 +49,9 @@ class PhysicalMemory(Intervals):
     """The machine's memory as one table: `start`, `size` and `offset` in the backing, uint64, a row a range.
 
     Rows are sorted by `start` and disjoint: where two of the container's claim an address, the first one listed counts
-    (cores that list virtual memory name the same bytes twice). `cut_start` and `cut_end` are what the container should
-    hold and does not. Memory that it only says to be zeros lies behind everything else, from `zeros_from` on, at an
-    offset that grows with the address.
+    (cores that list virtual memory name the same bytes twice). `cut` are the addresses that the container should hold
+    and does not. Memory that it only says to be zeros lies behind everything else, from `zeros_from` on, at an offset
+    that grows with the address.
 
     `seams` (uint64, sorted) are the pages that do not lie in one range whole: at the end of a range that ends within a
     page. Of some of them there is only a part. `left_out` is memory that the container's writer left out, as a table of
@@ -68,8 +69,8 @@ class PhysicalMemory(Intervals):
         start, size, offset = machine.start, machine.size, machine.offset
         self.zeros_from = TOP
         if machine.zeros is not None and len(machine.zeros):
-            low = np.minimum(machine.zeros[:, 0], _HIGHEST)
-            length = np.minimum(machine.zeros[:, 1], _HIGHEST - low)
+            low = np.minimum(machine.zeros.start, _HIGHEST)
+            length = np.minimum(machine.zeros.size, _HIGHEST - low)
             behind = ZerosBehind(machine.backing, int((low + length).max()))
             self.backing, self.zeros_from = behind, behind.begin
             start, size = np.concatenate([start, low]), np.concatenate([size, length])
@@ -81,22 +82,20 @@ class PhysicalMemory(Intervals):
             self.notes.append(f"{self.kind}: some physical ranges are listed twice; the first one of each was taken")
         start, size, self.offset = joined(once.start, once.size, offset[once.owner] + (once.start - start[once.owner]))
         super().__init__(start, size)
-        self._run_end = _run_ends(self.start, self.size)
+        # for each range, where the memory that it continues without a hole ends
+        ends = np.flatnonzero(np.append(breaks(self.size, self.start)[1:], len(self) > 0))
+        self._run_end = (self.start + self.size)[ends][np.searchsorted(ends, np.arange(len(self)))]
         self.seams = self._find_seams()
         self.left_out: PhysicalMemory | None = None
         if machine.left_out is not None and len(machine.left_out):
-            start, size = machine.left_out.T
-            absent = MachineMemory(
-                LEFT_OUT, AbsentBacking(CounterpartError(LEFT_OUT)), start, size, start, [], declared=False
+            start, absent = machine.left_out.start, AbsentBacking(CounterpartError(LEFT_OUT))
+            self.left_out = PhysicalMemory(
+                MachineMemory(LEFT_OUT, absent, start, machine.left_out.size, start, [], declared=False)
             )
-            self.left_out = PhysicalMemory(absent)
         self._parts: dict[int, tuple[bytes, Bools]] = {}
-        cut = np.array(machine.cut_off, np.uint64).reshape(-1, 2)
-        cut = cut[np.argsort(cut[:, 0])]
-        self.cut_start, self.cut_end = cut[:, 0], np.maximum.accumulate(cut[:, 0] + cut[:, 1])
-        if len(cut):
-            before = np.append(np.uint64(0), self.cut_end[:-1])
-            lost = total(self.cut_end - np.minimum(np.maximum(self.cut_start, before), self.cut_end))
+        self.cut = union(Intervals.of(machine.cut_off))
+        if len(self.cut):
+            lost = self.cut.total
             self.notes.append(f"{self.kind}: the file ends too early: {lost} bytes of the memory it lists are missing")
 
     def unreadable(self, why: str) -> None:
@@ -119,6 +118,11 @@ class PhysicalMemory(Intervals):
     def end(self) -> int:
         """The end of the highest range; 0 where there is none."""
         return int(self.start[-1]) + int(self.size[-1]) if len(self.start) else 0
+
+    def offsets_of(self, physical: U64) -> U64:
+        """Return where in the backing the bytes at addresses lie that are there (uint64)."""
+        row = self.rows_of(physical)
+        return self.offset[row] + (physical - self.start[row])
 
     def holds(self, physical: U64, size: int) -> Bools:
         """Say for each address (bool) whether all of `size` bytes there are in the image."""
@@ -183,8 +187,8 @@ class PhysicalMemory(Intervals):
         split |= self.on_seam(unique)
         words = np.empty((len(unique), PAGE // 8), np.uint64)
         view = words.view(np.uint8).reshape(-1).data
-        breaks = np.flatnonzero((np.diff(offsets) != PAGE) | split[1:] | split[:-1]) + 1
-        for low, high in zip([0, *breaks.tolist()], [*breaks.tolist(), len(unique)], strict=True):
+        edges = [0, *(np.flatnonzero((np.diff(offsets) != PAGE) | split[1:] | split[:-1]) + 1).tolist(), len(unique)]
+        for low, high in itertools.pairwise(edges):
             if low < high and split[low]:
                 view[low * PAGE : high * PAGE] = self.peek(int(unique[low]), PAGE)
             elif low < high:
@@ -247,16 +251,5 @@ class PhysicalMemory(Intervals):
 
     def was_cut(self, physical: U64, size: U64) -> Bools:
         """Say for each stretch (bool) whether the container should hold some of it, and ends too early."""
-        if not len(self.cut_start):
-            return np.zeros(len(physical), np.bool_)
-        index = np.searchsorted(self.cut_start, physical + (size - np.uint64(1)), "right").astype(np.int64) - 1
-        return np.asarray((index >= 0) & (self.cut_end[np.maximum(index, 0)] > physical))
-
-
-def _run_ends(start: U64, size: U64) -> U64:
-    """Return for each range where the memory that it continues without a hole ends."""
-    if not len(start):
-        return start
-    last = np.append(start[1:] != start[:-1] + size[:-1], True)
-    ends = np.flatnonzero(last)
-    return (start + size)[ends][np.searchsorted(ends, np.arange(len(start)))]
+        first, end = self.cut.touched(Intervals(physical, size))
+        return np.asarray(end > first)

@@ -86,8 +86,7 @@ def pages_of(memory: PhysicalMemory, space: AddressSpace) -> Iterator[Block]:
     seams = memory.on_seam(physical)
     yield from _seams(physical[seams])
     physical = physical[~seams & memory.holds(physical, PAGE)]
-    ranges = memory.rows_of(physical)
-    offset = memory.offset[ranges] + (physical - memory.start[ranges])
+    offset = memory.offsets_of(physical)
     for part in chunks(len(physical), BLOCK // PAGE):
         here = offset[part]
         breaks = np.flatnonzero(np.diff(here) != np.uint64(PAGE)) + 1

@@ -86,6 +86,15 @@ class Reader:
             return None
         return self._exactly(address, size)  # across pages, or part of one
 
+    def padded(self, address: int, size: int) -> bytes:
+        """Return `size` bytes at an address, with zeros for pages that are not there."""
+        parts, end = [], address + size
+        while address < end:
+            count = min(PAGE - address % PAGE, end - address)
+            parts.append(self.read(address, count) or bytes(count))
+            address += count
+        return b"".join(parts)
+
     def number(self, address: int, size: int = 8) -> int | None:
         """Return the little-endian number of `size` bytes at an address."""
         data = self.read(address, size)

@@ -20,7 +20,7 @@ import numpy as np
 from memcarve.errors import SourceReadError
 from memcarve.formats.images import lime
 from memcarve.formats.images.machine import CutOff, MachineMemory, addressable, bounded, column, fitted
-from memcarve.intervals import TOP
+from memcarve.intervals import TOP, Intervals
 
 if TYPE_CHECKING:
     from memcarve.backing import FileBacking, Span
@@ -208,11 +208,9 @@ def _machine(file: FileBacking, index: _Index) -> MachineMemory:
     backing = DecodingBacking(file, column(index.place), index.length, decoded)
     cut = CutOff()
     start, offset = column(index.start), column(index.offset)
-    alone = np.stack([column(values) for values in index.alone], axis=1)
-    lacking = lime.left_out(
-        *(np.concatenate(pair) for pair in ((start, alone[:, 0]), (column(index.size), alone[:, 1])))
-    )
-    size = addressable(start, column(index.size))
+    alone, size = Intervals(column(index.alone[0]), column(index.alone[1])), column(index.size)
+    lacking = lime.left_out(np.concatenate([start, alone.start]), np.concatenate([size, alone.size]))
+    size = addressable(start, size)
     # what of a range is not in its own chunks is not in the next range's either
     there = np.append(offset[1:], decoded[-1]) - offset
     short = there < size
@@ -220,8 +218,8 @@ def _machine(file: FileBacking, index: _Index) -> MachineMemory:
         cut.add(start[short] + there[short], size[short] - there[short])
     start, size, offset = fitted(start, np.minimum(size, there), offset, backing.size, cut)
     if not index.whole and len(alone):
-        cut.add(alone[:, 0], addressable(alone[:, 0], alone[:, 1]))
-    notes = (*index.notes, *lime.alone_notes(alone[:, 1], zeros=index.whole), *cut.notes())
+        cut.add(alone.start, addressable(alone.start, alone.size))
+    notes = (*index.notes, *lime.alone_notes(alone.size, zeros=index.whole), *cut.notes())
     return MachineMemory(
         "AVML",
         backing,

@@ -19,7 +19,7 @@ import numpy as np
 
 from memcarve.errors import InputError
 from memcarve.formats.images.machine import bounded, column, machine
-from memcarve.intervals import TOP
+from memcarve.intervals import TOP, Intervals
 
 if TYPE_CHECKING:
     from memcarve.backing import FileBacking
@@ -78,14 +78,14 @@ def walk(file: FileBacking, kind: str, magic: bytes) -> MachineMemory | None:
     ranges = _whole(file, magic) or _in_part(file, magic)
     start, size, offset = (column(values) for values in (ranges.start, ranges.size, ranges.offset))
     alone = np.frombuffer(bytes(ranges.alone), np.bool_)
-    zeros = np.stack([start, size], axis=1)[alone]
+    zeros = Intervals(start, size).where(alone)
     gaps = _GAPS if magic != MAGIC or len(zeros) or _cut_by_avml(start, size) else None
     lacking = left_out(start, size) if gaps else None
     if ranges.whole:
         start, size, offset = start[~alone], size[~alone], offset[~alone]
     else:
         offset[alone] = file.size  # nothing of them is there
-    notes = (*ranges.notes, *alone_notes(zeros[:, 1], zeros=ranges.whole))
+    notes = (*ranges.notes, *alone_notes(zeros.size, zeros=ranges.whole))
     # behind a header that is cut off there may have been more
     declared = ranges.whole and gaps is None
     memory = machine(kind, file, (start, size, offset), declared=declared, notes=notes)
@@ -122,8 +122,8 @@ def alone_notes(size: U64, *, zeros: bool) -> tuple[str, ...]:
     return (f"{alone}, {taken} ({sum(size.tolist())} bytes)",)
 
 
-def left_out(start: U64, size: U64) -> U64:
-    """Return what AVML left out for certain, given ranges (uint64) as headers state them: shape (n, 2), start and size.
+def left_out(start: U64, size: U64) -> Intervals:
+    """Return what AVML left out for certain, given ranges (uint64) as headers state them.
 
     The last byte of each range; and what lies between two, if it is as large as so many blocks and follows a block,
     unless it holds what is a device on every PC.
@@ -132,11 +132,11 @@ def left_out(start: U64, size: U64) -> U64:
     start, size = start[order], size[order]
     end = start + size
     short = end % np.uint64(_GRAIN) == np.uint64(_GRAIN - 1)
-    last = np.stack([end[short], np.ones(int(short.sum()), np.uint64)], axis=1)
     hole = start[1:] - end[:-1]
     between = (size[:-1] == np.uint64(AVML_BLOCK)) & (start[1:] > end[:-1]) & (hole % np.uint64(AVML_BLOCK) == 0)
     between &= (end[:-1] > _LOCAL_APIC) | (start[1:] <= _LOCAL_APIC)
-    return np.concatenate([last, np.stack([end[:-1], hole], axis=1)[between]])
+    sizes = np.concatenate([np.ones(int(short.sum()), np.uint64), hole[between]])
+    return Intervals(np.concatenate([end[short], end[:-1][between]]), sizes)
 
 
 def broken_off(file: FileBacking, position: int, count: int) -> str:

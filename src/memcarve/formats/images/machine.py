@@ -12,6 +12,7 @@ from memcarve.intervals import TOP
 if TYPE_CHECKING:
     from memcarve.backing import Backing, FileBacking
     from memcarve.dtypes import U64
+    from memcarve.intervals import Intervals
 
 
 #: a container's table may have so many rows, and no more: a machine has some dozens of ranges, a core of its virtual
@@ -32,10 +33,9 @@ class MachineMemory(NamedTuple):
     lies outside the ranges is no memory; of a raw image nobody knows. `root` is a page-table root, where the container
     records one. `notes` are sentences for the user.
 
-    `zeros` (uint64, shape (n, 2): physical start and size in bytes, not 0) is memory that the container says to be
-    zeros without storing them; any sizes, and where a range claims the same address, that counts. `gaps` is a sentence
-    for the user if the container's writer is known to leave memory out; `left_out`, in the shape of `zeros`, is what of
-    that is memory for certain.
+    `zeros` is memory that the container says to be zeros without storing them, in any order; if a range claims the same
+    address, that counts. `gaps` is a sentence for the user if the container's writer is known to leave memory out;
+    `left_out` is what of that is memory for certain.
     """
 
     kind: str
@@ -47,9 +47,9 @@ class MachineMemory(NamedTuple):
     declared: bool
     root: int | None = None
     notes: tuple[str, ...] = ()
-    zeros: U64 | None = None
+    zeros: Intervals | None = None
     gaps: str | None = None
-    left_out: U64 | None = None
+    left_out: Intervals | None = None
 
 
 class CutOff:

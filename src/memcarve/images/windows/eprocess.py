@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 ROOT = 0x28
 #: bytes of ImageFileName
 NAME = 15
+SYSTEM = 4  # the id of the System process
+RUNNING = 0x103  # STATUS_PENDING: what ExitStatus says until a process ends
 
 #: accessors by member; the code that each may consist of, with the offset in it
 _LOAD = rb"\x48\x8b\x81(....)\xc3"  # mov rax, [rcx+offset]; ret
@@ -99,6 +101,11 @@ class Found(NamedTuple):
     layouts: list[Layout]
     source: str
     own: bool
+
+
+def is_id(number: int) -> bool:
+    """Return True if a process or a thread may have this id."""
+    return 0 < number < 1 << 32 and number % 4 == 0
 
 
 def decode(code_of: Callable[[bytes], bytes]) -> dict[str, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -31,6 +32,7 @@ _ENOUGH = 3
 _WORDS = PAGE // 8
 
 
+@dataclass(eq=False)
 class Seeker:
     """Finds where in a block of pages an EPROCESS may lie, by two signs, because one may have been overwritten.
 
@@ -40,11 +42,10 @@ class Seeker:
     list of threads begins, if that is known.
     """
 
-    def __init__(self, layout: Layout, end: int, head: int | None = None, only: int | None = None) -> None:
-        self.layout = layout
-        self.end = end
-        self.head = head
-        self.only = only
+    layout: Layout
+    end: int
+    head: int | None = None
+    only: int | None = None
 
     def __call__(self, physical: U64, words: U64) -> tuple[U64, I64]:
         """Return physical addresses (uint64) within possible processes, and how far in (int64) each is, in bytes.
@@ -99,7 +100,7 @@ class Seeker:
         if layout.name % 8 == 0:
             near.count(layout.name, 2, _is_name)
         if layout.create is not None:
-            near.count(layout.create, 1, lambda words: _is_time(words[0]))
+            near.count(layout.create, 1, lambda words: are_times(words[0]))
         if self.head is not None:
             near.count(self.head, 2, lambda words: _is_pointer(words[0]) & _is_pointer(words[1]))
         wrong = np.where(near.distance == layout.links, 1, 3)
@@ -144,7 +145,8 @@ def _is_header(word: U64) -> Bools:
     return np.asarray(word & np.uint64(TYPE_MASK) == np.uint64(PROCESS))
 
 
-def _is_time(word: U64) -> Bools:
+def are_times(word: U64) -> Bools:
+    """Return which numbers are FILETIMEs that a machine may have seen."""
     return np.asarray((word > np.uint64(EARLIEST)) & (word < np.uint64(LATEST)))
 
 

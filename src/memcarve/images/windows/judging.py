@@ -16,8 +16,10 @@ import numpy as np
 
 from memcarve.errors import LimitError, SourceReadError
 from memcarve.images.paging import translate
+from memcarve.images.paging_modes import FRAME, PRESENT, ROOT, UPPER_HALF
 from memcarve.images.structure_reader import Reader
 from memcarve.images.windows import eprocess
+from memcarve.images.windows.eprocess import SYSTEM, is_id
 from memcarve.images.windows.eprocess_scan import (
     EARLIEST,
     LATEST,
@@ -27,7 +29,10 @@ from memcarve.images.windows.eprocess_scan import (
     USER_END,
     WAIT_LIST,
 )
+from memcarve.images.windows.kernel import SHARED_DATA
 from memcarve.images.windows.offsets import thread_lists
+from memcarve.images.windows.peb_modules import PEB_IMAGE
+from memcarve.images.windows.threads import THREAD_OBJECT
 from memcarve.images.windows.vads import is_kernel
 from memcarve.intervals import PAGE
 
@@ -46,16 +51,9 @@ ENOUGH = 3
 MOST_CERTAIN, MOST_DOUBTFUL = 1 << 16, 1 << 12
 _SAMPLE = 32  # processes of the list that show which facts say something
 
-SYSTEM = 4
 _DELETE = 0x7F
-_ROOT = (1 << 52) - PAGE  # a root without the flags of CR3 and the number of the address space
-_FRAME = np.uint64(_ROOT)
-_PRESENT = np.uint64(1)
-_UPPER_HALF = 256  # entries of a root
-_THREAD_OBJECT = 6  # KOBJECTS
 _HANDLE_TABLE = 0x40  # bytes in which QuotaProcess lies: at 0x08 in Windows 7, at 0x10 from 8 on
-_PEB_IMAGE_BASE = 0x10
-_SYSTEM_TIME = 0xFFFFF78000000014  # in KUSER_SHARED_DATA: low part, high part, and the high part again
+_SYSTEM_TIME = SHARED_DATA + 0x14  # in KUSER_SHARED_DATA: low part, high part, and the high part again
 _DAY = 864_000_000_000  # in steps of 100 ns: how long an acquisition may take, or how far a clock may be off
 _HOLDS = ""  # the result of a fact that holds; None means that it says nothing, anything else says in words what fails
 
@@ -142,7 +140,7 @@ class Judge:
         process, layout = seen.process, self._layout
         if seen.read(layout.pid, 8) is None:
             return None
-        if not has_number(process.pid):
+        if not is_id(process.pid):
             return "no process id"
         if (process.parent or 0) >= 1 << 32:
             return "its parent's id is impossible"
@@ -171,8 +169,8 @@ class Judge:
         if seen.read(self._layout.name, eprocess.NAME) is None:
             return None
         name, _, rest = seen.process.name.partition(b"\0")
-        plain = name.isascii() and all(ord(" ") <= byte != _DELETE for byte in name)
-        if name and plain and not rest.strip(b"\0"):
+        plain = all(ord(" ") <= byte != _DELETE for byte in name)
+        if name.isascii() and name and plain and not rest.strip(b"\0"):
             return _HOLDS
         if self._is_linked(seen.process):
             return None
@@ -180,7 +178,7 @@ class Judge:
             return "no name"
         if rest.strip(b"\0"):
             return "something else after its name"
-        return None if all(ord(" ") <= byte != _DELETE for byte in name) else "control characters in its name"
+        return None if plain else "control characters in its name"
 
     def _header(self, seen: _Seen) -> str | None:
         """Check that it begins with its type, and with two lists: its waiters, and those who profile it."""
@@ -198,7 +196,7 @@ class Judge:
 
         The page tables of a process that has ended are gone.
         """
-        root, ended = seen.process.root & _ROOT, seen.process.ended
+        root, ended = seen.process.root & ROOT, seen.process.ended
         if ended or seen.number(eprocess.ROOT) is None:
             return None
         own, others = self._upper_half(root)
@@ -233,8 +231,8 @@ class Judge:
             towards, thread = self._reader.number(link + back), link - threads.links
             kind, owner = self._reader.number(thread, 1), self._reader.number(thread + threads.client)
             unknown |= towards is None or kind is None or owner is None
-            ours = owner == seen.process.pid or not has_number(seen.process.pid)
-            if towards == (seen.base or 0) + head and ours and (kind or 0) & TYPE_MASK == _THREAD_OBJECT:
+            ours = owner == seen.process.pid or not is_id(seen.process.pid)
+            if towards == (seen.base or 0) + head and ours and (kind or 0) & TYPE_MASK == THREAD_OBJECT:
                 return True
         return None if unknown else False
 
@@ -259,10 +257,10 @@ class Judge:
             return "its PEB or its program is at an impossible address"
         if not all(places) or self._root(seen) != _HOLDS:
             return None
-        table = self._kernel.table._replace(root=process.root & _ROOT)
+        table = self._kernel.table._replace(root=process.root & ROOT)
         try:
             physical = translate(self._memory, table, places[0])
-            data = None if physical is None else self._memory.read(physical + _PEB_IMAGE_BASE, 8)
+            data = None if physical is None else self._memory.read(physical + PEB_IMAGE, 8)
         except (LimitError, SourceReadError):
             return None
         return _HOLDS if data is not None and int.from_bytes(data, "little") == places[1] else None
@@ -297,8 +295,8 @@ class Judge:
             page = self._memory.peek(root, PAGE)
         except SourceReadError:
             page = bytes(PAGE)
-        entries = np.frombuffer(page, np.uint64)[_UPPER_HALF:]
-        frames = np.where(entries & _PRESENT, entries & _FRAME, np.uint64(0))
+        entries = np.frombuffer(page, np.uint64)[UPPER_HALF:]
+        frames = np.where(entries & PRESENT, entries & FRAME, np.uint64(0))
         own = frames == np.uint64(root)
         return own, np.where(own, np.uint64(0), frames)
 
@@ -344,11 +342,6 @@ def judged(found: Iterable[Process], judge: Judge) -> tuple[list[tuple[Process, 
 
 def _most_likely(doubtful: list[tuple[Process, Verdict]]) -> list[tuple[Process, Verdict]]:
     return sorted(doubtful, key=lambda pair: -pair[1].holds)[:MOST_DOUBTFUL]
-
-
-def has_number(pid: int) -> bool:
-    """Return True if a process may have this id."""
-    return 0 < pid < 1 << 32 and pid % 4 == 0
 
 
 def _says_something(fact: Callable[[_Seen], str | None], sample: Sequence[_Seen]) -> bool:

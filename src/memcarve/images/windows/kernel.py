@@ -12,7 +12,7 @@ import numpy as np
 from memcarve.errors import AddressError, LimitError, SourceReadError
 from memcarve.formats.programs import pe
 from memcarve.images.paging import default_limit, translate, walk
-from memcarve.images.paging_modes import WINDOWS, X64, X64_5, AddressTable
+from memcarve.images.paging_modes import FRAME, ROOT, UPPER_HALF, WINDOWS, X64, X64_5, AddressTable
 from memcarve.images.physical_scan import BLOCK, everything, words_of
 from memcarve.intervals import PAGE, TOP
 from memcarve.segments import KERNEL_HALF
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from memcarve.space import AddressSpace
 
 #: KUSER_SHARED_DATA, at the same address in every kernel; its fields are documented in ntddk.h
-_SHARED_DATA = 0xFFFFF78000000000
+SHARED_DATA = 0xFFFFF78000000000
 _SYSTEM_ROOT, _BUILD, _MAJOR, _MINOR = 0x30, 0x260, 0x26C, 0x270
 _SHARED = _MINOR + 4  # the page need not be there to its end
 _SYSTEM_ROOT_TEXT = re.compile(rb"(?:[A-Za-z]\0:\0\\\0)(?:[^\0]\0){1,250}\0\0")
@@ -44,7 +44,6 @@ _BLOCK = (
 _BLOCK_END = 0xA8  # the page need not be there to its end
 _LARGEST_KERNEL = 64 << 20
 
-_FRAME = np.uint64(((1 << 52) - 1) ^ 0xFFF)
 _MOST_UNSURE = 16
 _MOST_KERNELS = 16
 _MOST_IMAGES = 1 << 16
@@ -108,7 +107,7 @@ def find_tables(memory: PhysicalMemory) -> Iterator[tuple[AddressTable, Version]
     """
     told, block = memory.root, start_block(memory)
     for root in dict.fromkeys([*([] if told is None else [told]), *([block.root] if block else [])]):
-        table, version = _checked(memory, root & ((1 << 52) - PAGE))
+        table, version = _checked(memory, root & ROOT)
         if version:
             yield table, version
     sure, others = 0, list[AddressTable]()
@@ -130,13 +129,13 @@ def _with_itself(memory: PhysicalMemory) -> Iterator[int]:
     buffer = np.empty(BLOCK, np.uint8)
     for block in everything(memory):  # one by one: the kernel's tables lie low
         try:
-            entries = words_of(memory, block, buffer)[:, 256:] & _FRAME
+            entries = words_of(memory, block, buffer)[:, UPPER_HALF:] & FRAME
         except SourceReadError:  # what cannot be read holds no root; reading it later raises the error
             continue
         yield from block.physical[(entries == block.physical[:, None]).any(axis=1)].tolist()
 
 
-def shared_data(memory: PhysicalMemory, table: AddressTable, address: int = _SHARED_DATA) -> Version | None:
+def shared_data(memory: PhysicalMemory, table: AddressTable, address: int = SHARED_DATA) -> Version | None:
     """Return which Windows the page at the address of KUSER_SHARED_DATA names; None if it is not such a page."""
     physical = translate(memory, table, address)
     page = memory.read(physical, _SHARED) if physical is not None else None

@@ -20,6 +20,7 @@ from memcarve.vocabulary import Kind
 if TYPE_CHECKING:
     from memcarve.images.structure_reader import Reader
 
+PEB_IMAGE = 0x10  # PEB.ImageBaseAddress
 _MOST_ENTRIES = 1 << 16  # in a list
 _MOST_HEAPS = 1 << 16
 _ORDERS = ("load order", "memory order", "initialization order")

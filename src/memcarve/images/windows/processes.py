@@ -7,6 +7,7 @@ processes as well, which repairs a damaged list and finds those that were taken 
 from __future__ import annotations
 
 import datetime as dt
+import functools
 import itertools
 import struct
 from typing import TYPE_CHECKING, NamedTuple
@@ -14,11 +15,13 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from memcarve.errors import AddressError, ProcessError, printable
+from memcarve.images.paging_modes import ROOT
 from memcarve.images.physical_scan import everything, look_through, pages_of
 from memcarve.images.structure_reader import Reader
 from memcarve.images.windows import eprocess, kernel
+from memcarve.images.windows.eprocess import RUNNING, SYSTEM, is_id
 from memcarve.images.windows.eprocess_scan import EARLIEST, LATEST, POINTERS, PROFILE_LIST, USER_END, WAIT_LIST, Seeker
-from memcarve.images.windows.judging import SYSTEM, Judge, has_number, judged
+from memcarve.images.windows.judging import Judge, judged
 from memcarve.images.windows.learning import eprocess_members
 from memcarve.intervals import PAGE, TOP
 from memcarve.process import ProcessEntry
@@ -33,10 +36,8 @@ if TYPE_CHECKING:
     from memcarve.images.windows.kernel import Kernel
 
 
-_ROOT = (1 << 52) - PAGE  # CR3 without its flags and the PCID
 _MOST_PROCESSES = 1 << 16
 _SAMPLE = 64  # processes that are looked at to see whether a layout fits
-_RUNNING = 0x103  # STATUS_PENDING: what ExitStatus says until a process ends
 #: how many candidates for a process are looked at; or one for so many pages, if that is more
 _MOST_CANDIDATES, _CANDIDATE_PAGES = 1 << 17, 16
 _EPOCH = dt.datetime(1601, 1, 1, tzinfo=dt.UTC)
@@ -78,7 +79,6 @@ class Windows:
     ) -> None:
         self.memory = memory
         self.notes: list[str] = []
-        self._problem = ""
         candidates = list(kernel.kernels(memory, table, version, _WANTED, limit))
         # first by the System process; if none makes sense, by any processes that are linked to each other
         found = None
@@ -95,7 +95,6 @@ class Windows:
                 remedy="give the root of one process with {dtb} ({scan} lists roots)",
             )
         self.layout, self.system, self.layout_source = found
-        self._listed: list[Process] | None = None
         self._all: list[ProcessEntry] | None = None
 
     @property
@@ -104,19 +103,14 @@ class Windows:
         base = f", kernel at 0x{self.kernel.base:x}" if self.kernel.base is not None else ""
         return f"Windows {self.kernel.version} x64{base}; offsets from {self.layout_source}"
 
-    @property
-    def list_is_damaged(self) -> bool:
-        """Whether something is wrong with the kernel's list of processes."""
-        return bool(self._walk_list()[1])
-
     def listed(self) -> list[ProcessEntry]:
         """Return the processes that the kernel's list leads to, without a search of all memory."""
-        return [_entry(process, linked=True) for process in self._walk_list()[0]]
+        return [_entry(process, linked=True) for process in self._list[0]]
 
     @property
     def problem(self) -> str:
         """What is wrong with the kernel's list of processes, in words; empty if it is whole."""
-        return self._walk_list()[1]
+        return self._list[1]
 
     def processes(self) -> list[ProcessEntry]:
         """Return every process, in the order of the list; then those that only the search found, by pid.
@@ -124,7 +118,7 @@ class Windows:
         Processes that the search found are judged; doubtful ones come last.
         """
         if self._all is None:
-            reached, problem = self._walk_list()
+            reached, problem = self._list
             others = self._unlisted(reached)
             if problem:
                 self.notes.append(
@@ -219,8 +213,8 @@ class Windows:
     def _maps_kernel(self, process: Process) -> bool:
         """Return True if a process's page tables map what every kernel's do, as far as that is known."""
         if not self.kernel.version.major:
-            return process.root & _ROOT != 0
-        table = self.kernel.table._replace(root=process.root & _ROOT)
+            return process.root & ROOT != 0
+        table = self.kernel.table._replace(root=process.root & ROOT)
         return kernel.shared_data(self.memory, table) is not None
 
     def _settle_without_system(
@@ -309,7 +303,7 @@ class Windows:
             image_base=number(layout.section),
             peb=number(layout.peb),
             wow64=None if wow64 is None else wow64 != 0,
-            ended=ended != 0 if ended is not None else None if status is None else status != _RUNNING,
+            ended=ended != 0 if ended is not None else None if status is None else status != RUNNING,
         )
 
     def _is_there(self, address: int, size: int) -> bool:
@@ -319,18 +313,16 @@ class Windows:
             return False
         return True
 
-    def _walk_list(self) -> tuple[list[Process], str]:
-        """Return the processes that the list leads to, in its order, and what is wrong with the list, in words."""
-        if self._listed is None:
-            forward, problem = self._follow(self.layout, self.system, forward=True)
-            backward, other = self._follow(self.layout, self.system, forward=False)
-            seen = {process.address for process in forward}
-            rest = [process for process in reversed(backward) if process.address not in seen]
-            if not problem and rest:
-                problem = "the two directions lead to different processes"
-            self._problem = problem or other
-            self._listed = forward + rest
-        return self._listed, self._problem
+    @functools.cached_property
+    def _list(self) -> tuple[list[Process], str]:
+        """The processes that the list leads to, in its order, and what is wrong with the list, in words."""
+        forward, problem = self._follow(self.layout, self.system, forward=True)
+        backward, other = self._follow(self.layout, self.system, forward=False)
+        seen = {process.address for process in forward}
+        rest = [process for process in reversed(backward) if process.address not in seen]
+        if not problem and rest:
+            problem = "the two directions lead to different processes"
+        return forward + rest, problem or other
 
     def _follow(self, layout: Layout, system: Process, *, forward: bool) -> tuple[list[Process], str]:
         """Walk the list from System in one direction until it closes; the head, not a process, is passed once."""
@@ -391,8 +383,7 @@ class Windows:
         for found, distances in look_through(memory, blocks, seeker):
             there = memory.holds(found, 1)  # if only a part of a page is there, the rest looks like zeros
             physical, distance = found[there], distances[there]
-            ranges = np.searchsorted(memory.start, physical, "right") - 1
-            offsets = memory.offset[ranges] + (physical - memory.start[ranges])
+            offsets = memory.offsets_of(physical)
             # where in the kernel half does it lie?
             rows = np.searchsorted(begins, offsets, "right").astype(np.int64) - 1
             mapped = rows >= 0
@@ -433,9 +424,8 @@ class Windows:
         if data is None:
             return None
         links = physical + layout.links
-        row = int(np.searchsorted(self.memory.start, np.uint64(links), "right")) - 1
-        offset = int(self.memory.offset[row]) + links - int(self.memory.start[row])
-        return self._parse(data, layout, None, offset)._replace(physical=physical)
+        offset = self.memory.offsets_of(np.array([links], np.uint64))
+        return self._parse(data, layout, None, int(offset[0]))._replace(physical=physical)
 
 
 def _makes_sense(process: Process) -> bool:
@@ -443,7 +433,7 @@ def _makes_sense(process: Process) -> bool:
     links = (process.following, process.preceding)
     user = (process.image_base or 0, process.peb or 0)
     return (
-        has_number(process.pid)
+        is_id(process.pid)
         and (process.parent or 0) < 1 << 32
         and any(link >= POINTERS and link % 8 == 0 for link in links)  # one of them may be damaged
         and all(address < USER_END and address % PAGE == 0 for address in user)
@@ -455,12 +445,12 @@ def _makes_sense(process: Process) -> bool:
 def _entry(process: Process, *, linked: bool, doubts: tuple[str, ...] = ()) -> ProcessEntry:
     name = process.name.split(b"\0")[0].decode("ascii", "backslashreplace")
     return ProcessEntry(
-        pid=process.pid if has_number(process.pid) else None,
+        pid=process.pid if is_id(process.pid) else None,
         name=printable(name),
         parent=process.parent,
         created=_time(process.create),
         exited=_time(process.exit),
-        root=process.root & _ROOT,
+        root=process.root & ROOT,
         image_base=process.image_base or None,
         peb=process.peb or None,
         wow64=process.wow64,

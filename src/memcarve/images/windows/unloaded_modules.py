@@ -67,7 +67,7 @@ FORMS = {
     ),
     4: Form(
         "32-bit ntdll",
-        0x14C,
+        pe.I386,
         4,
         relative=False,
         array=(b"\xb8", b"\xc3"),  # mov eax, array; ret
@@ -141,7 +141,9 @@ def _read(reader: Reader, form: Form, base: int) -> _Entries | str | None:
     ]
     if places == [None, None]:
         return "the code that leads to them is not in memory, or not the usual one"
-    found = [*_by_variables(reader, form, places[0]), *_by_array(reader, form, places[1])]
+    found = _by_variables(reader, form, places[0])
+    if places[1] is not None:  # read with each size that the array's entries may have
+        found += [_entries(reader, form, places[1][0], size, _ENTRIES) for size in form.sizes]
     sound = [entries for entries in found if entries.sound]
     if not sound:
         return "the list of them is not in memory, or makes no sense"
@@ -152,7 +154,7 @@ def _exports(reader: Reader, base: int, image: pe.Image) -> dict[bytes, int] | N
     """Return the addresses of both functions, as far as ntdll's exports can be read; None if it is another image."""
 
     def look(at: int, size: int) -> bytes:
-        return _padded(reader, base + at, size)
+        return reader.padded(base + at, size)
 
     directory = pe.directory(look, image, pe.EXPORTS)
     if not directory[0]:
@@ -195,11 +197,6 @@ def _by_variables(reader: Reader, form: Form, places: list[int] | None) -> list[
     return [_entries(reader, form, begin, size, number)]
 
 
-def _by_array(reader: Reader, form: Form, places: list[int] | None) -> list[_Entries]:
-    """Return the list at an address, read with each size that its entries may have."""
-    return [] if places is None else [_entries(reader, form, places[0], size, _ENTRIES) for size in form.sizes]
-
-
 def _entries(reader: Reader, form: Form, begin: int, size: int, number: int) -> _Entries:
     """Return the entries of a list."""
     rows: list[tuple[int, Module]] = []
@@ -223,16 +220,3 @@ def _entries(reader: Reader, form: Form, begin: int, size: int, number: int) -> 
     first = shifts.most_common(1)[0][0] if shifts else 0
     kept = [row for place, row in rows if ((row.sequence or 0) - place) % number == first]
     return _Entries(number, kept, wrong + len(rows) - len(kept), lost)
-
-
-def _padded(reader: Reader, address: int, size: int) -> bytes:
-    """Return `size` bytes at an address, with zeros for pages that are not in memory."""
-    data = reader.read(address, size)
-    if data is not None:
-        return data
-    parts, end = [], address + size
-    while address < end:
-        count = min(PAGE - address % PAGE, end - address)
-        parts.append(reader.read(address, count) or bytes(count))
-        address += count
-    return b"".join(parts)

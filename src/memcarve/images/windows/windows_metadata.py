@@ -5,11 +5,11 @@ from __future__ import annotations
 import functools
 import itertools
 from collections import Counter
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from memcarve.images.paging_modes import WINDOWS, AddressTable
+from memcarve.images.paging_modes import FRAME, PRESENT, UPPER_HALF, WINDOWS, AddressTable
 from memcarve.images.structure_reader import LookedUp, Reader, counted
 from memcarve.images.windows import eprocess, peb_modules, process_parameters, threads, unloaded_modules, vads
 from memcarve.images.windows.eprocess_scan import USER_END
@@ -29,19 +29,9 @@ if TYPE_CHECKING:
     from memcarve.process import ProcessEntry
 
 _SAMPLE = 32  # processes that are looked at to see which layout fits
-_FRAME = np.uint64((1 << 52) - PAGE)
-_PRESENT = np.uint64(1)
-_UPPER_HALF = 256  # entries of a root; Windows has its entry for the tables themselves behind them
 _EWOW64PROCESS_PEB = 0  # its first member
 _NARROW_END = 1 << 32
 _MOST_COPIES = 4  # of ntdll, of those listed and of those mapped: others may lie there besides the one that is used
-
-
-class _Process(NamedTuple):
-    """A process, and the reader of its own memory."""
-
-    entry: ProcessEntry
-    reader: Reader
 
 
 class Knowledge:
@@ -80,7 +70,7 @@ class Knowledge:
     @functools.cached_property
     def _searched(self) -> list[Probe]:
         """Also processes that only a search finds, if the list does not lead to all of them."""
-        return self._probes(self.windows.processes()) if self.windows.list_is_damaged else []
+        return self._probes(self.windows.processes()) if self.windows.problem else []
 
     @functools.cached_property
     def _tree(self) -> learned_regions.Settled:
@@ -130,10 +120,10 @@ class Knowledge:
         areas: list[Region] = []
         narrow = self._narrow_peb(kernel, entry)
         if user is not None:
-            process, regions = _Process(entry, user), found.regions
+            regions = found.regions
             for address, form in ((entry.peb, peb_modules.WIDE), (narrow, peb_modules.NARROW)):
                 if address is not None:
-                    more, here = _environment(process, address, form)
+                    more, here = _environment(user, address, form, entry.image_base)
                     found += more + _unloaded(user, form, more.modules, lambda: regions)
                     areas += here
         if listed[0] is not None:
@@ -217,10 +207,10 @@ class Knowledge:
         if page is None:
             return []
         entries = np.frombuffer(page, np.uint64)
-        itself = (entries & _PRESENT != 0) & (entries & _FRAME == np.uint64(table.root))
+        itself = (entries & PRESENT != 0) & (entries & FRAME == np.uint64(table.root))
         shift = table.mode.levels[0].shift
         upper = TOP - (1 << table.mode.bits)
-        places = [place for place in np.flatnonzero(itself).tolist() if place >= _UPPER_HALF]
+        places = [place for place in np.flatnonzero(itself).tolist() if place >= UPPER_HALF]
         return [Region(upper | place << shift, 1 << shift, kind=Kind.PAGE_TABLES) for place in places]
 
 
@@ -250,11 +240,13 @@ def _unloaded(
     return Metadata(notes=tuple(notes), unloaded=() if found is None else (found,))
 
 
-def _environment(process: _Process, peb: int, form: peb_modules.Form) -> tuple[Metadata, list[Region]]:
+def _environment(
+    reader: Reader, peb: int, form: peb_modules.Form, program: int | None
+) -> tuple[Metadata, list[Region]]:
     """Return the modules and heaps that a PEB leads to, and what it says the process was started with."""
-    started = _started(process.reader, peb, form)
-    modules, notes = peb_modules.modules(process.reader, peb, form, process.entry.image_base)
-    heaps, more = peb_modules.heaps(process.reader, peb, form)
+    started = _started(reader, peb, form)
+    modules, notes = peb_modules.modules(reader, peb, form, program)
+    heaps, more = peb_modules.heaps(reader, peb, form)
     lists = () if modules is None else (SourceRows(form.source, modules),)
     detail = None if form is peb_modules.WIDE else form.source
     found = Metadata(modules=lists, notes=(*notes, *more)) + started

@@ -12,15 +12,16 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from memcarve.formats.programs import pe
-from memcarve.images.paging_modes import WINDOWS, AddressTable
+from memcarve.images.paging_modes import ROOT, WINDOWS, AddressTable
 from memcarve.images.physical_scan import look_through, pages_of
 from memcarve.images.structure_reader import Reader
 from memcarve.images.windows import eprocess
-from memcarve.images.windows.eprocess import Layout
-from memcarve.images.windows.eprocess_scan import EARLIEST, LATEST, PROCESS, TYPE_MASK, USER_END
-from memcarve.images.windows.learning.sample import STRUCTURE, Probe, words_of
+from memcarve.images.windows.eprocess import RUNNING, SYSTEM, Layout, is_id
+from memcarve.images.windows.eprocess_scan import PROCESS, TYPE_MASK, USER_END, are_times
+from memcarve.images.windows.learning.sample import STRUCTURE, Probe, has_waiters, words_of
+from memcarve.images.windows.peb_modules import PEB_IMAGE
 from memcarve.images.windows.vads import is_kernel
-from memcarve.intervals import PAGE
+from memcarve.intervals import PAGE, Intervals
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -30,17 +31,12 @@ if TYPE_CHECKING:
     from memcarve.images.windows.kernel import Kernel
 
 
-_SYSTEM = 4
 _MOST = 64  # processes that are looked at
 _SEVERAL = 2  # so many proven members make the unrefuted ones of the same layout likely
 _READ = 8  # processes whose own memory is looked at
 _LEAST = 3  # with fewer processes nothing is learned
 _MOST_NAMES = 1 << 10  # occurrences of the name System
 _FIRST = 0x30  # what comes before is the same in every kernel
-_WAITING = 8  # DISPATCHER_HEADER.WaitListHead
-_RUNNING = 0x103  # STATUS_PENDING
-_ROOT = (1 << 52) - PAGE
-_PEB_IMAGE = 0x10  # PEB.ImageBaseAddress, in every 64-bit Windows
 _NAME_WORD = int.from_bytes(b"System\0\0", "little")
 _MOSTLY, _HALF, _SOME = 0.75, 0.5, 0.25
 _NEARLY = 0.9
@@ -67,8 +63,8 @@ class Sample:
         self.probes = []
         for address in _neighbours(reader, system, links):
             root = reader.number(address + eprocess.ROOT)
-            table = None if root is None else AddressTable(root & _ROOT, kernel.table.mode, WINDOWS)
-            self.probes.append(Probe(reader, memory, table, address, 0, None, None))
+            table = None if root is None else AddressTable(root & ROOT, kernel.table.mode, WINDOWS)
+            self.probes.append(Probe(reader, memory, table, address))
         whole = [probe for probe in self.probes[1:] if reader.read(probe.address, STRUCTURE) is not None]
         if len(whole) >= _LEAST:
             self.probes[1:] = whole
@@ -168,12 +164,12 @@ def learned(
     """
     for address in _systems(memory, kernel) if system is None else [system]:
         best: tuple[int, Layout] = (_LEAST - 1, Layout(0, 0))
-        data = Probe(Reader(kernel.space), memory, None, address, 0, None, None).structure
-        places = [at for at in range(_FIRST, STRUCTURE - 24, 8) if data[at : at + 8] == _SYSTEM.to_bytes(8, "little")]
+        data = Reader(kernel.space).padded(address, STRUCTURE)
+        places = [at for at in range(_FIRST, STRUCTURE - 24, 8) if data[at : at + 8] == SYSTEM.to_bytes(8, "little")]
         for pid in [decoded["pid"]] if "pid" in decoded else places:
             sample = Sample(memory, kernel, address, pid + 8)
             pids = sample.pids.tolist()
-            if len(set(pids)) < len(pids) or not all(0 < number < _NARROW and number % 4 == 0 for number in pids):
+            if len(set(pids)) < len(pids) or not all(map(is_id, pids)):
                 continue
             name = _name(sample) if "name" not in decoded else decoded["name"]
             if name is not None and len(sample) > best[0]:
@@ -213,7 +209,7 @@ def _systems(memory: PhysicalMemory, kernel: Kernel) -> Iterator[int]:
     """Yield the kernel addresses of possible System processes, by the name and the header of an object."""
     space, reader = kernel.space, Reader(kernel.space)
     order = np.argsort(space.offset, kind="stable")
-    begins, ends = space.offset[order], (space.offset + space.size)[order]
+    stored = Intervals(space.offset[order], space.size[order])
 
     def look(physical: U64, words: U64) -> U64:
         flat = words.reshape(-1)
@@ -222,12 +218,10 @@ def _systems(memory: PhysicalMemory, kernel: Kernel) -> Iterator[int]:
 
     left = _MOST_NAMES
     for physical in look_through(memory, pages_of(memory, space), look):
-        ranges = np.searchsorted(memory.start, physical, "right") - 1
-        offsets = memory.offset[ranges] + (physical - memory.start[ranges])
-        rows = np.searchsorted(begins, offsets, "right").astype(np.int64) - 1
-        mapped = (rows >= 0) & (offsets < ends[np.maximum(rows, 0)])
-        addresses = space.start[order[rows]] + (offsets - begins[rows])
-        for name in addresses[mapped].tolist():
+        offsets = memory.offsets_of(physical)
+        rows = stored.rows_of(offsets)
+        addresses = space.start[order[rows]] + (offsets - stored.start[rows])
+        for name in addresses[rows >= 0].tolist():
             left -= 1
             if left < 0:
                 return
@@ -239,15 +233,9 @@ def _systems(memory: PhysicalMemory, kernel: Kernel) -> Iterator[int]:
 def is_process(reader: Reader, address: int) -> bool:
     """Return True if a process's object begins at an address: type, list of waiters, root."""
     kind, root = reader.number(address, 1), reader.number(address + eprocess.ROOT)
-    if kind is None or kind & TYPE_MASK != PROCESS or not root or root & _ROOT == 0 or root >= 1 << 52:
+    if kind is None or kind & TYPE_MASK != PROCESS or not root or root & ROOT == 0 or root >= 1 << 52:
         return False
-    here = address + _WAITING
-    first, last = reader.number(here), reader.number(here + 8)
-    if first is None or last is None:
-        return False
-    return first == last == here or (
-        is_kernel(first) and is_kernel(last) and reader.number(first + 8) == here and reader.number(last) == here
-    )
+    return has_waiters(reader, address)
 
 
 def _name(sample: Sample) -> int | None:
@@ -284,19 +272,19 @@ def _only(sample: Sample, layout: Layout, member: str, places: Iterable[int]) ->
 
 
 def _is_create(sample: Sample, at: int, _: Layout) -> bool | None:
-    return _share(_is_time(sample.column(at))) >= _MOSTLY
+    return _share(are_times(sample.column(at))) >= _MOSTLY
 
 
 def _is_exit(sample: Sample, at: int, layout: Layout) -> bool | None:
     column = sample.column(at)
     ended = column != 0
-    if _share(~ended | _is_time(column)) < _NEARLY or _share(ended) > _HALF:
+    if _share(~ended | are_times(column)) < _NEARLY or _share(ended) > _HALF:
         return False
     if layout.create is not None and _share(~ended | (column >= sample.column(layout.create))) < _NEARLY:
         return False
     status = sample.status(layout) if layout.exit_status is None else layout.exit_status
     if status is not None:
-        says = sample.statuses(status)[1:] != _RUNNING
+        says = sample.statuses(status)[1:] != RUNNING
         if says.any() and _share(ended[says]) < _MOSTLY:
             return False
         if (~says).any() and _share(~ended[~says]) < _NEARLY:
@@ -307,7 +295,7 @@ def _is_exit(sample: Sample, at: int, layout: Layout) -> bool | None:
 
 
 def _is_status(sample: Sample, at: int, _: Layout) -> bool | None:
-    running = sample.statuses(at) == _RUNNING
+    running = sample.statuses(at) == RUNNING
     return bool(running[0]) and _share(running) > _HALF
 
 
@@ -361,10 +349,6 @@ def _share(column: Bools) -> float:
     return float(column.mean()) if len(column) else 0.0
 
 
-def _is_time(column: U64) -> Bools:
-    return np.asarray((column > np.uint64(EARLIEST)) & (column < np.uint64(LATEST)))
-
-
 def _is_user(column: U64) -> bool:
     """Return True if these can be page addresses in the user half, and half of them are not 0."""
     possible = (column < np.uint64(USER_END)) & (column % np.uint64(PAGE) == 0)
@@ -379,7 +363,7 @@ def _same(sample: Sample, peb: int, section: int) -> bool | None:
     ):
         if len(read) == _READ:
             break
-        said = probe.user.number(block + _PEB_IMAGE) if block and probe.user is not None else None
+        said = probe.user.number(block + PEB_IMAGE) if block and probe.user is not None else None
         if said is not None:
             read.append(said == base != 0)
     return sum(read) >= _MOSTLY * len(read) if read else None
@@ -395,7 +379,7 @@ def _narrow_peb(probe: Probe, value: int) -> bool | None:
         value = 0 if found is None else found
     if not 0 < value < _NARROW or value % PAGE:
         return False
-    image = None if probe.user is None else probe.user.number(value + _PEB_IMAGE // 2, 4)
+    image = None if probe.user is None else probe.user.number(value + PEB_IMAGE // 2, 4)
     return None if image is None else image % PAGE == 0
 
 

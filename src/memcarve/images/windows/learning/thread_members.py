@@ -12,8 +12,9 @@ from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple
 
 from memcarve.images.windows import threads
+from memcarve.images.windows.eprocess import is_id
 from memcarve.images.windows.eprocess_scan import USER_END
-from memcarve.images.windows.learning.sample import STRUCTURE, snapshot
+from memcarve.images.windows.learning.sample import STRUCTURE, has_waiters, undisputed
 from memcarve.images.windows.offsets import ThreadList
 from memcarve.images.windows.vads import is_kernel
 from memcarve.intervals import PAGE
@@ -31,7 +32,6 @@ _MOST_LEARNED = 16
 _MOST_THREADS = 32  # of each process that is learned from
 _FIRST = 0x30  # where in an EPROCESS or ETHREAD the first list or member can be
 _LAST_TEB = 0x400
-_WAITING = 8  # DISPATCHER_HEADER.WaitListHead
 _SELF, _CLIENT = 0x30, 0x40  # members of a TEB
 _MOST_PART = 0.9
 _TIMES = 4
@@ -96,7 +96,7 @@ def _begins(probes: Iterable[Probe], layout: ThreadList, inside: Inside) -> bool
 def _begun(probes: Iterable[Probe], layout: ThreadList, inside: Inside) -> ThreadList:
     """Return a list of threads with the offset of the start address that is found in them, if any."""
     seen = [
-        _Seen(probe, thread.address, snapshot(probe.kernel, thread.address))
+        _Seen(probe, thread.address, probe.kernel.padded(thread.address, STRUCTURE))
         for probe in probes
         for thread in threads.walk(probe.kernel, layout, probe.address, probe.pid).threads[:_MOST_THREADS]
     ]
@@ -130,9 +130,7 @@ def _best(probes: Sequence[Probe], known: Iterable[ThreadList], inside: Inside) 
                 [threads.walk(probe.kernel, layout, probe.address, probe.pid).threads for probe in some],
             )
         )
-    most = max((proven for proven, _, _ in found), default=0)
-    best = [(layout, told) for proven, layout, told in found if proven == most]
-    return best[0][0] if best and all(told == best[0][1] for _, told in best) else None
+    return undisputed(found)
 
 
 def _learned(probes: Sequence[Probe], inside: Inside) -> ThreadList | None:
@@ -151,7 +149,7 @@ def _learned(probes: Sequence[Probe], inside: Inside) -> ThreadList | None:
         if count * 2 <= heads[head]:
             return None
         seen = [
-            _Seen(some[number], link - at, snapshot(some[number].kernel, link - at))
+            _Seen(some[number], link - at, some[number].kernel.padded(link - at, STRUCTURE))
             for (number, other), links in rings.items()
             if other == head and at in _starts(some[number], links)
             for link in links
@@ -189,30 +187,16 @@ def _starts(probe: Probe, links: Sequence[int]) -> list[int]:
     """Return at which distances before all of the links a thread object may begin."""
     possible: list[int] = []
     for number, link in enumerate(links):
-        before = snapshot(probe.kernel, link - STRUCTURE)
+        before = probe.kernel.padded(link - STRUCTURE, STRUCTURE)
         candidates = possible if number else range(link % 16 or 16, STRUCTURE, 16)
         possible = [
             at
             for at in candidates
             if (link - at) % 16 == 0
             and before[STRUCTURE - at] & threads.OBJECT_TYPE == threads.THREAD_OBJECT
-            and _is_header(probe, link - at, before[STRUCTURE - at :])
+            and has_waiters(probe.kernel, link - at)
         ]
     return possible
-
-
-def _is_header(probe: Probe, address: int, data: bytes) -> bool:
-    """Return True if there is a list of an object's waiters."""
-    here = address + _WAITING
-    first, last = (int.from_bytes(data[_WAITING + at : _WAITING + at + 8], "little") for at in (0, 8))
-    if first == last == here:
-        return True
-    return (
-        is_kernel(first)
-        and is_kernel(last)
-        and probe.kernel.number(first + 8) == here
-        and probe.kernel.number(last) == here
-    )
 
 
 def _client(seen: Sequence[_Seen]) -> int | None:
@@ -223,7 +207,7 @@ def _client(seen: Sequence[_Seen]) -> int | None:
         if (
             len(numbers) >= _MOST_PART * len(seen)
             and len(set(numbers)) == len(numbers)
-            and all(0 < tid < 1 << 32 and tid % 4 == 0 for _, tid in numbers)
+            and all(is_id(tid) for _, tid in numbers)
         ):
             found.append(at)
     return found[0] if len(found) == 1 else None

@@ -15,8 +15,9 @@ import numpy as np
 
 from memcarve.images.windows import vads
 from memcarve.images.windows.eprocess_scan import POINTERS
-from memcarve.images.windows.learning.sample import words_of
+from memcarve.images.windows.learning.sample import undisputed, words_of
 from memcarve.images.windows.offsets import Bits, Tree
+from memcarve.intervals import Intervals
 from memcarve.permissions import EXECUTE, TRANSITION, WRITE
 
 if TYPE_CHECKING:
@@ -59,14 +60,6 @@ class Settled(NamedTuple):
     unknown: tuple[str, ...]
 
 
-class _Weight(NamedTuple):
-    """The votes on a tree: processes that prove it, nodes that hold up; and nodes that do not."""
-
-    proven: int
-    good: int
-    bad: int
-
-
 def settle(
     probes: Sequence[Probe], own: Sequence[Tree], known: Sequence[Tree], roots: Sequence[int], ways: Sequence[Way]
 ) -> Settled:
@@ -79,10 +72,10 @@ def settle(
     few = [probe for probe in probes if probe.peb is not None][:_CHECKED] or list(probes[:_CHECKED])
     idle: Tree | None = None
     for tree in own:
-        weight = _weigh(few, tree)
-        if weight.good > weight.bad:
+        good, bad = _weigh(few, tree)
+        if good > bad:
             return _completed(few, tree, tree, known, ways)
-        if len(own) == 1 and not weight.good and not weight.bad:
+        if len(own) == 1 and not good and not bad:
             idle = tree
     shapes = list(_shapes(known))
     for places in (roots, _pointers(probes)):
@@ -156,19 +149,19 @@ def _pointers(probes: Sequence[Probe]) -> list[int]:
     return [int(place) * 8 for place in np.flatnonzero(many)]
 
 
-def _weigh(probes: Iterable[Probe], tree: Tree) -> _Weight:
-    """Return the votes of a few nodes of some processes."""
+def _weigh(probes: Iterable[Probe], tree: Tree) -> tuple[int, int]:
+    """Return the votes of a few nodes of some processes for and against a tree."""
     good = bad = 0
     for probe in probes:
         walked = vads.walk(probe.kernel, tree, probe.address, _FEW_NODES)
         good += min(len(walked.nodes), _MOST_VOTES)
         bad += min(walked.wrong, _MOST_VOTES)
-    return _Weight(0, good, bad)
+    return good, bad
 
 
 def _best(probes: Sequence[Probe], trees: Iterable[Tree]) -> Tree | None:
     """Return the tree that most processes prove; None if there is none, or if two give different results."""
-    weighed: list[tuple[_Weight, Tree, list[tuple[int, int, int]]]] = []
+    weighed: list[tuple[int, Tree, list[tuple[int, int, int]]]] = []
     some = [probe for probe in probes if probe.peb is not None]
     for tree in dict.fromkeys(trees):
         if not any(_may_be(probe, tree) for probe in some):
@@ -182,12 +175,8 @@ def _best(probes: Sequence[Probe], trees: Iterable[Tree]) -> Tree | None:
             told += [(number, node.start, node.end) for node in walked.nodes]
             proven += not walked.wrong and _holds(probe, walked.nodes, whole=not walked.cut)
         if proven and good > _TIMES * bad and proven * _TIMES >= sum(_may_be(probe, tree) for probe in some):
-            weighed.append((_Weight(proven, good, bad), tree, sorted(told)))
-    if not weighed:
-        return None
-    most = max(weight.proven for weight, _, _ in weighed)
-    first, *others = [(tree, told) for weight, tree, told in weighed if weight.proven == most]
-    return first[0] if all(told == first[1] for _, told in others) else None
+            weighed.append((proven, tree, sorted(told)))
+    return undisputed(weighed)
 
 
 def _may_be(probe: Probe, tree: Tree) -> bool:
@@ -203,27 +192,19 @@ def _holds(probe: Probe, nodes: Sequence[Node], *, whole: bool) -> bool:
     """Return True if regions cover the PEB, the modules and the pages of a process."""
     if len(nodes) < _LEAST_NODES:
         return False
-    ordered = sorted((node.start, node.end) for node in nodes)
-    start, end = (np.array(column, np.uint64) for column in zip(*ordered, strict=True))
-    if bool((start[1:] < end[:-1]).any()):
+    held = Intervals.of(sorted((node.start, node.end - node.start) for node in nodes))
+    if bool((held.start[1:] <= held.last[:-1]).any()):
         return False
-    wanted = [address for address in (probe.peb, probe.image_base) if address is not None]
-    if not all(_within(start, end, np.array([address], np.uint64))[0] for address in wanted):
+    if any(address is not None and held.at(address) is None for address in (probe.peb, probe.image_base)):
         return False
     images = np.array(probe.images, np.uint64)
-    if len(images) and _within(start, end, images).mean() < _MOST_PART:
+    if len(images) and (held.rows_of(images) >= 0).mean() < _MOST_PART:
         return False
     pages = probe.pages
     if not whole or pages is None or not len(pages.start):
         return True
-    inside = _within(start, end, pages.start)
+    inside = held.rows_of(pages.start) >= 0
     return bool(pages.size[inside].sum() >= _HELD * pages.size.sum())
-
-
-def _within(start: U64, end: U64, addresses: U64) -> Bools:
-    """Return which addresses lie in one of the ranges, which are in order and do not overlap."""
-    place = np.searchsorted(start, addresses, "right").astype(np.int64) - 1
-    return np.asarray((place >= 0) & (addresses < end[np.maximum(place, 0)]))
 
 
 class _Nodes:
@@ -432,6 +413,4 @@ def _with_files(nodes: _Nodes, candidates: Sequence[Tree], *, few: bool = False)
         count = sum(name is not None for name in names)
         if count * 2 > len(images) or (few and count):
             told.append((count, tree, names))
-    most = max((count for count, _, _ in told), default=0)
-    best = [(tree, names) for count, tree, names in told if count == most]
-    return best[0][0] if best and all(names == best[0][1] for _, names in best) else None
+    return undisputed(told)
