@@ -17,7 +17,6 @@ from memcarve.errors import CounterpartError, InputError, SourceReadError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
-    from types import TracebackType
     from typing import Self
 
 _OPEN = 8  # files of a folder that are kept open
@@ -99,28 +98,23 @@ class FileBacking:
             flags = os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0)
             flags |= 0 if follow else getattr(os, "O_NOFOLLOW", 0)
             self.fd = os.open(self.path, flags)
-            self._status = os.fstat(self.fd)
+            self.status = os.fstat(self.fd)  # when the file was opened
         except OSError as error:
             self.close()
             raise SourceReadError(f"cannot be opened: {error.strerror}", subject=self.path) from error
-        if not stat.S_ISREG(self._status.st_mode):
+        if not stat.S_ISREG(self.status.st_mode):
             self.close()
             raise InputError("is not a regular file", subject=self.path, remedy="give a file, not a device or a folder")
 
     @property
     def size(self) -> int:
         """The file's length when it was opened, in bytes."""
-        return self._status.st_size
-
-    @property
-    def status(self) -> os.stat_result:
-        """What fstat said when the file was opened."""
-        return self._status
+        return self.status.st_size
 
     def changed(self) -> bool:
         """Return True if the file's length or modification time differs from when it was opened."""
         now = os.fstat(self.fd)
-        return (now.st_size, now.st_mtime_ns) != (self._status.st_size, self._status.st_mtime_ns)
+        return (now.st_size, now.st_mtime_ns) != (self.status.st_size, self.status.st_mtime_ns)
 
     @property
     def mapping(self) -> memoryview | None:
@@ -206,9 +200,7 @@ class FileBacking:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
 

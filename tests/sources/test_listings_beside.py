@@ -88,7 +88,7 @@ def test_nothing_beside_the_dump_is_nothing_known(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("data", "why"),
     [
-        (b"nonsense\n", "holds no table"),
+        (b"nonsense\n", "does not hold a known table"),
         (maps.quick(ROWS), "is a memory map"),
         (listings.csv([dll(0, 1, "a", "a")], DLLLIST), "holds modules"),
         (listings.csv([vad(9, 1)], VADINFO), "line 2"),

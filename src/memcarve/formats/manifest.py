@@ -35,7 +35,7 @@ _LARGEST = 1 << 26  # bytes of processes.json that are read
 class Record(NamedTuple):
     """One segment in the manifest.
 
-    `hashes` are by the function's name, `zero` is None where nothing read the bytes, `labels` hold anything.
+    `hashes` are by the function's name, `zero` is None if nothing read the bytes, `labels` hold anything.
     """
 
     start: int
@@ -101,7 +101,7 @@ def part_member(start: int, end: int) -> str:
 
 
 def label_member(labels: str) -> str:
-    """Return the member that holds a segment's labels, which are JSON already; nothing where there are none."""
+    """Return the member that holds a segment's labels, which are JSON already; empty if there are none."""
     return f'"labels": {labels}, ' if labels != "{}" else ""
 
 
@@ -111,8 +111,8 @@ _ZERO = {None: "null", True: "true", False: "false"}
 def read(path: str) -> tuple[dict[str, Any], Iterator[Record]]:
     """Read a manifest: return its header (without ``missing`` and ``segments``) and an iterator of the segments.
 
-    It is as hostile as any input. Raises NotRecognisedError where memcarve did not write it, InputError where it is
-    damaged: then, and while iterating.
+    It is as hostile as any input. Raises NotRecognisedError if memcarve did not write it, and InputError if it is
+    damaged, at once or while iterating.
     """
     source = _source(path)
     opening, length = [], 0

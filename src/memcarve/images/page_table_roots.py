@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 
 _PRESENT_WRITABLE, _LARGE = np.uint64(0x3), np.uint64(0x80)
-#: bits that must be zero in the four entries of a PAE root (Intel SDM volume 3, 4.4.1). Bit 5 is one of them, too, but
+#: bits that must be zero in the four entries of a PAE root (Intel SDM volume 3, 4.4.1). Bit 5 is also one of them, but
 #: QEMU's emulation of a processor sets it (Accessed, target/i386/tcg/system/excp_helper.c)
 _PAE_RESERVED = np.uint64(0x1C6 | ((1 << 63) - (1 << 52)) | 1 << 63)
 _WRITABLE = np.uint64(0x2)
@@ -44,7 +44,7 @@ _LINUX_IMAGE = 0xFFFFFFFF80000000  # __START_KERNEL_map, Documentation/arch/x86/
 _SAMPLE = 64
 _TABLES_A_PAGE = 16  # tables that are read while looking for roots, for each page of the image
 _MOST_GROUPS = 64
-_MOST_CLAIMED = 8  # times the memory: tables that map more are none, or damaged
+_MOST_CLAIMED = 8  # times the memory: tables that map more are damaged, or not tables
 
 
 class Root(NamedTuple):
@@ -60,7 +60,7 @@ class Root(NamedTuple):
 def address_table(memory: PhysicalMemory, root: int, mode: str | None, system: str | None) -> tuple[AddressTable, str]:
     """Return how to read the tables at `root`, which may carry the flags of CR3, and in words whose they are.
 
-    `mode` (a key of MODES) and `system` are recognised from the image where they are None.
+    `mode` (a key of MODES) and `system` are recognised from the image if they are None.
     """
     chosen = MODES[mode] if mode else _mode(memory, root)
     own = AddressTable(_masked(root, chosen), chosen, system or NO_SYSTEM)
@@ -123,7 +123,7 @@ class _Scan:
         self.found.append(Root(root, mode.name, sizes[0], sizes[1], own[0] if own else None))
 
     def is_sane(self, table: int, depth: int = 0) -> bool:
-        """Say whether tables are tables, all the way down: a sample of the entries is followed at each level."""
+        """Return True if tables are tables, all the way down: a sample of the entries is followed at each level."""
         key = (table, depth)
         if key not in self._sane and self.budget > 0:
             self.budget -= 1
@@ -155,7 +155,7 @@ def _pointing_to(physical: U64, words: U64, directories: U64) -> list[int]:
     groups = words.reshape(len(words), -1, 4)
     found: list[int] = []
     for frames in directories:
-        # the directories' entries for themselves are no root: they allow writing
+        # the directories' entries for themselves are not a root: they allow writing
         pointing = ((groups & FRAME) == frames).all(axis=2)
         pointing &= ((groups & (_PAE_RESERVED | PRESENT)) == PRESENT).all(axis=2)
         page, place = np.nonzero(pointing)
@@ -216,14 +216,14 @@ def _mode(memory: PhysicalMemory, root: int) -> Mode:
     wide, narrow = np.frombuffer(page, "<u8"), np.frombuffer(page, "<u4").astype(np.uint64)
     entries = wide[(wide & PRESENT) != 0]
     if within and 2 * int(((entries & _WRITABLE) != 0).sum()) <= len(entries):
-        return PAE  # no root of whole pages: in those, entries allow writing
+        return PAE  # not a root of a whole page: there, entries allow writing
     if _is_narrow(memory, wide, narrow):
         return X86
     return X64_5 if _leads_to_tables(memory, _masked(root, X64)) else X64
 
 
 def _is_narrow(memory: PhysicalMemory, wide: U64, narrow: U64) -> bool:
-    """Say whether a root holds entries of four bytes, given it in both readings.
+    """Return True if a root, given in both readings, holds entries of four bytes.
 
     The upper halves of 64-bit entries hardly ever make sense as entries, and those of a dense directory as addresses.
     """
@@ -248,7 +248,7 @@ def _share(memory: PhysicalMemory, entries: U64, *, large: bool) -> float:
 
 
 def _leads_to_tables(memory: PhysicalMemory, root: int) -> bool:
-    """Say whether what four levels lead to are not pages but tables: then the root is one of five levels."""
+    """Return True if what four levels lead to are not pages but tables: then the root is one of five levels."""
     table = AddressTable(root, X64, NO_SYSTEM)
     try:
         found = walk(memory, table, 0, KERNEL_HALF).placed
@@ -291,7 +291,7 @@ def _system(memory: PhysicalMemory, table: AddressTable) -> tuple[str, str]:
 
 
 def _maps(memory: PhysicalMemory, table: AddressTable, physical: int) -> bool:
-    """Say whether the page at a physical address is where 64-bit Linux keeps its kernel's image."""
+    """Return True if the page at a physical address is where 64-bit Linux keeps its kernel's image."""
     if not table.mode.wide:
         return True
     try:

@@ -54,7 +54,7 @@ _KINDS: dict[str, tuple[str, ...]] = {
 
 
 class Pages(NamedTuple):
-    """What a walk found: columns sorted by address, stretches joined where they continue each other in every column.
+    """What a walk found: columns sorted by address, stretches joined if they continue each other in every column.
 
     `placed`, `outside` and `repeats` as their classes say; `counts` are 4 KiB pages by kind: ``present``,
     ``transition``, ``prot_none``, ``outside``, and of those that are not in the image ``demand_zero``, ``pagefile``,
@@ -92,7 +92,7 @@ def walk(
     In the kernel half Windows shares tables so that one page is mapped hundreds of millions of times (Linux does for
     KASAN): directories of which all entries lead to one table. Such a table is walked once for all of them, at the
     lowest address; what the others map is in `repeats`. An entry of another directory that leads to the same table by
-    itself is no repeat: nobody hides a table by sharing it elsewhere. A range below the default limit is walked whole.
+    itself is no repeat: sharing it elsewhere hides nothing. A range below the default limit is walked whole.
 
     Raises LimitError if the tables are said to map more than `limit` bytes of virtual memory (by default four times
     the image, at least 16 GiB): tables may point to each other so that a few of them describe 2**48 bytes.
@@ -101,7 +101,7 @@ def walk(
 
 
 def translate(memory: PhysicalMemory, table: AddressTable, address: int) -> int | None:
-    """Return the physical address of a virtual one; None where it is not in memory or not in the image."""
+    """Return the physical address of a virtual one; None if it is not in memory or not in the image."""
     placed = walk(memory, table, address, address + 1).placed
     inside = np.flatnonzero(np.uint64(address) - placed.start < placed.size)
     return int(placed.physical[inside[0]]) + address - int(placed.start[inside[0]]) if len(inside) else None
@@ -117,8 +117,8 @@ def claimed(
 ) -> tuple[int, int]:
     """Return how many bytes of virtual memory the tables are said to map, and how many tables were read for that.
 
-    The time is bounded by the image's size, and counting ends beyond `most` bytes. Of the range only the entries of the
-    root that touch it are looked at. Repeats are not counted.
+    The time is bounded by the image's size, and counting ends beyond `most` bytes. Only the entries of the
+    root that touch the range are looked at. Repeats are not counted.
     """
     walking = _Walk(memory, table, start, end)
     return walking.claim(most)[0], walking.counts.get("tables", 0)
@@ -213,7 +213,7 @@ class _Walk:
         """Return the bytes that the tables are said to map, and how many tables a walk visits; at least `most` of them.
 
         Each table is read once for each level at which it stands, however often it is pointed to: how many ways lead to
-        it is counted on the way down. Of those that share it in the kernel half one way counts, and a repeat counts
+        it is counted on the way down. If many share it in the kernel half, one way counts, and a repeat counts
         like a table.
         """
         _, frames, flags = self._root()
@@ -307,7 +307,7 @@ class _Walk:
         return _Entries(row, column.astype(np.uint64), physical, combined, leaf)
 
     def _not_present(self, words: U64, level: Level) -> Bools:
-        """Say which entries without the present bit still hold a frame."""
+        """Return which entries without the present bit still hold a frame."""
         if self.table.system == WINDOWS:  # transition: bit 11 without bit 10
             return np.asarray((words & np.uint64(0xC01)) == np.uint64(0x800))
         if self.table.system == LINUX:  # PROT_NONE: bit 8; a swap entry has it clear
@@ -360,7 +360,7 @@ class _Walk:
         return address
 
     def _asked_for(self, address: U64, shift: int) -> Bools:
-        """Say which entries map any of the range; the root's others were left out when it was read."""
+        """Return which entries map any of the range; the root's others were left out when it was read."""
         keep: Bools = address + np.uint64((1 << shift) - 1) >= np.uint64(self.first)
         keep &= address <= np.uint64(min(self.last, TOP - 1))
         return keep
@@ -455,9 +455,9 @@ def _merged(tables: _Tables) -> _Tables:
 
 
 def _only_masked(words: U64, possible: np.uint64) -> Bools:
-    """Say of which entries the upper half is nothing but the mask that Windows puts on what is not present.
+    """Return which entries have only the mask in their upper half that Windows puts on what is not present.
 
-    SwizzleBit (bit 4) is clear where it is there. It is one run of bits, none of them in `possible` (those that a
+    SwizzleBit (bit 4) is clear if it is there. It is one run of bits, none of them in `possible` (those that a
     physical address may have); a place in a pagefile looks like that once in thousands.
     """
     upper = words & np.uint64(TOP - (1 << 32))
@@ -467,7 +467,7 @@ def _only_masked(words: U64, possible: np.uint64) -> Bools:
 
 
 def _many(entries: _Entries, tables: Bools) -> Bools:
-    """Say which entries, of those for `tables`, are of many in one directory that lead to one table."""
+    """Return which entries for `tables` are among many in one directory that lead to the same table."""
     found = np.zeros(len(tables), np.bool_)
     rows = np.flatnonzero(tables)
     if len(rows) < _SHARED:

@@ -15,10 +15,11 @@ from memcarve.missing import LEFT_OUT
 
 if TYPE_CHECKING:
     from memcarve.dtypes import U8, U64, Bools
+    from memcarve.space import AddressSpace
 
 
 _PAGES = np.uint64(TOP - PAGE)
-_MOST_PIECES = 1 << 24  # rows that may come of splitting pages at holes: more is no machine's memory
+_MOST_PIECES = 1 << 24  # rows that may come of splitting pages at holes: no machine has more
 _MOST_SEAMS = 1 << 12  # pages at which ranges end or begin elsewhere than at their ends: a machine has a dozen
 _HIGHEST = np.uint64(1 << 52)  # no physical address is as high (AMD APM volume 2, 5.3)
 
@@ -48,7 +49,7 @@ class Placed(Mapped):
 class PhysicalMemory(Intervals):
     """The machine's memory as one table: `start`, `size` and `offset` in the backing, uint64, a row a range.
 
-    Rows are sorted by `start` and disjoint: where two of the container's claim an address, the first one listed counts
+    Rows are sorted by `start` and disjoint: if two of the container's claim an address, the first one listed counts
     (cores that list virtual memory name the same bytes twice). `cut` are the addresses that the container should hold
     and does not. Memory that it only says to be zeros lies behind everything else, from `zeros_from` on, at an offset
     that grows with the address.
@@ -116,16 +117,16 @@ class PhysicalMemory(Intervals):
 
     @property
     def end(self) -> int:
-        """The end of the highest range; 0 where there is none."""
+        """The end of the highest range; 0 if there is none."""
         return int(self.start[-1]) + int(self.size[-1]) if len(self.start) else 0
 
     def offsets_of(self, physical: U64) -> U64:
-        """Return where in the backing the bytes at addresses lie that are there (uint64)."""
+        """Return the offsets in the backing (uint64) of addresses that are in the image."""
         row = self.rows_of(physical)
         return self.offset[row] + (physical - self.start[row])
 
     def holds(self, physical: U64, size: int) -> Bools:
-        """Say for each address (bool) whether all of `size` bytes there are in the image."""
+        """Return for each address (bool) whether all of `size` bytes there are in the image."""
         if not len(self.start):
             return np.zeros(len(physical), np.bool_)
         index = np.searchsorted(self.start, physical, "right").astype(np.int64) - 1
@@ -133,7 +134,7 @@ class PhysicalMemory(Intervals):
         return np.asarray((index >= 0) & (end > physical) & (end - np.minimum(physical, end) >= np.uint64(size)))
 
     def holds_tables(self, physical: U64, size: int = PAGE, entry: int = 8) -> Bools:
-        """Say for each address (bool) whether a table of `size` bytes there is in the image, or most of its entries.
+        """Return for each address (bool) whether a table of `size` bytes there is in the image, or most of its entries.
 
         A table does not cross a page; an entry has `entry` bytes.
         """
@@ -147,7 +148,7 @@ class PhysicalMemory(Intervals):
         return found
 
     def on_seam(self, physical: U64) -> Bools:
-        """Say for each address (bool) whether it lies on one of `seams`."""
+        """Return for each address (bool) whether it lies on one of `seams`."""
         if not len(self.seams):
             return np.zeros(len(physical), np.bool_)
         page = physical & _PAGES
@@ -161,7 +162,7 @@ class PhysicalMemory(Intervals):
         return data[at : at + size], there[at : at + size]
 
     def read(self, physical: int, size: int) -> bytes | None:
-        """Return `size` bytes at a physical address, across ranges; None where any of them is not there."""
+        """Return `size` bytes at a physical address, across ranges; None if any of them is not there."""
         buffer = bytearray(size)
         view, done = memoryview(buffer), 0
         while done < size:
@@ -177,7 +178,7 @@ class PhysicalMemory(Intervals):
     def pages(self, physical: U64) -> U64:
         """Return the pages at physical addresses that `holds` them: shape (n, 512), uint64; each is read once.
 
-        Of one of `seams` the bytes that are not in the image are zeros.
+        In one of `seams` the bytes that are not in the image are zeros.
         """
         unique, inverse = np.unique(physical, return_inverse=True)
         index = self.rows_of(unique)
@@ -204,16 +205,7 @@ class PhysicalMemory(Intervals):
 
     def _seam(self, page: int) -> tuple[bytes, Bools]:
         if page not in self._parts:
-            data, there = bytearray(PAGE), np.zeros(PAGE, np.bool_)
-            index = max(int(np.searchsorted(self.start, np.uint64(page), "right")) - 1, 0)
-            while index < len(self.start) and int(self.start[index]) < page + PAGE:
-                start, size, offset = (int(column[index]) for column in (self.start, self.size, self.offset))
-                low, high = max(start, page), min(start + size, page + PAGE)
-                if low < high:
-                    self.backing.read_into(offset + low - start, memoryview(data)[low - page : high - page])
-                    there[low - page : high - page] = True
-                index += 1
-            self._parts[page] = bytes(data), there
+            self._parts[page] = read_there(self, page, PAGE)
         return self._parts[page]
 
     def _find_seams(self) -> U64:
@@ -231,8 +223,8 @@ class PhysicalMemory(Intervals):
     def place(self, start: U64, size: U64, physical: U64, flags: U8) -> tuple[Placed, Mapped]:
         """Split stretches that are contiguous in virtual and physical memory at the holes of the image.
 
-        The columns are uint64 and as long as each other, sizes not 0. Raises InputError where ranges so small that it
-        is no memory would make millions of pieces.
+        The columns are uint64 and as long as each other, sizes not 0. Raises InputError if ranges too small to be
+        memory would make millions of pieces.
         """
         mapped = Intervals(physical, size)
         first, end = touched = self.touched(mapped)
@@ -250,6 +242,20 @@ class PhysicalMemory(Intervals):
         return placed, Mapped(start[rest.owner] + (rest.start - physical[rest.owner]), rest.size, rest.start)
 
     def was_cut(self, physical: U64, size: U64) -> Bools:
-        """Say for each stretch (bool) whether the container should hold some of it, and ends too early."""
+        """Return for each stretch (bool) whether the container should hold some of it, and ends too early."""
         first, end = self.cut.touched(Intervals(physical, size))
         return np.asarray(end > first)
+
+
+def read_there(held: PhysicalMemory | AddressSpace, address: int, size: int) -> tuple[bytes, Bools]:
+    """Return `size` bytes at an address, zeros for those that are not there, and which are (bool)."""
+    data, there, end = bytearray(size), np.zeros(size, np.bool_), address + size
+    index = max(int(np.searchsorted(held.start, np.uint64(min(address, TOP - 1)), "right")) - 1, 0)
+    while index < len(held) and int(held.start[index]) < end:
+        start, length, offset = (int(column[index]) for column in (held.start, held.size, held.offset))
+        low, high = max(start, address), min(start + length, end)
+        if low < high:
+            held.backing.read_into(offset + low - start, memoryview(data)[low - address : high - address])
+            there[low - address : high - address] = True
+        index += 1
+    return bytes(data), there

@@ -109,8 +109,8 @@ def words_of(memory: PhysicalMemory, block: Block, buffer: U8) -> U64:
 def look_through(memory: PhysicalMemory, blocks: Iterable[Block], look: Callable[[U64, U64], _T]) -> Iterator[_T]:
     """Yield what `look` returns for the physical addresses and words of each block, in order.
 
-    Several threads look at once; whoever has found what it looked for may stop asking. Blocks that cannot be read are
-    passed over, which the memory's notes say.
+    Several threads look at once; the caller may stop asking when it has enough. Blocks that cannot be read are passed
+    over, which the memory's notes say.
     """
     from concurrent.futures import Future, ThreadPoolExecutor  # takes a while to import
 

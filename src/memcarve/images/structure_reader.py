@@ -75,7 +75,7 @@ class Reader:
         self._left = _MOST_TEXT
 
     def read(self, address: int, size: int) -> bytes | None:
-        """Return `size` bytes at an address; None where one of them is not there."""
+        """Return `size` bytes at an address; None if one of them is not there."""
         if not 0 <= address <= self.end - size:
             return None
         number, at = divmod(address, PAGE)
@@ -103,7 +103,7 @@ class Reader:
     def text(self, structure: bytes | None) -> str | None:
         """Return what a UNICODE_STRING (of 16 bytes, or of 8 with a 32-bit pointer) says; it may hold anything.
 
-        None where its characters cannot be read, or where it is none: empty, of odd length, longer than its buffer.
+        None if its characters cannot be read, or if it is not valid: empty, of odd length, longer than its buffer.
         """
         if structure is None:
             return None

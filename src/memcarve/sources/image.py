@@ -197,7 +197,7 @@ class ImageContainer(Container):
         """Return what a walk found as a process's memory."""
         notes = [*self.warnings, f"{self.memory.kind}, {table.mode.name} page tables at 0x{table.root:x}, {system}"]
         missing = self._missing(pages)
-        if self.options.dtb is not None and not claimed(self.memory, table):
+        if self.options.dtb is not None and not claimed(self.memory, table)[0]:
             raise ProcessError(
                 f"nothing is mapped through page tables at 0x{table.root:x}",
                 subject=str(self),

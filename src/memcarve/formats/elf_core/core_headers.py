@@ -1,6 +1,6 @@
 """ELF cores: headers, program headers and notes, of a machine or of a process; and which of the two a core is.
 
-Specifications: System V ABI, chapters 4 and 5 (headers, notes, and e_phnum in sh_info of section 0 where it does not
+Specifications: System V ABI, chapters 4 and 5 (headers, notes, and e_phnum in sh_info of section 0 if it does not
 fit); core(5); for who notes what, those that machine_core.py and process_notes.py name. Which processor an e_machine
 is: the System V ABI's list of them.
 """
@@ -45,7 +45,7 @@ _PROCESSORS = {
     258: "LoongArch",
 }
 PRSTATUS, PRPSINFO, AUXV, FILE, SIGINFO = 1, 3, 6, 0x46494C45, 0x53494749  # types of notes named CORE
-#: what memcarve calls its own note, whose type is nobody else's: readers go by that alone
+#: what memcarve calls its own note, whose type nothing else uses: readers go by the type alone
 OWNER, PROVENANCE = b"memcarve", 0x4D435256
 
 NOTE_HEADER = "III"  # n_namesz, n_descsz, n_type
@@ -126,7 +126,7 @@ def is_core(head: bytes) -> bool:
 
 
 def read_header(file: FileBacking) -> Header | None:
-    """Return what the ELF header says, None if the file is no core.
+    """Return what the ELF header says, None if the file is not a core.
 
     Raises InputError if it ends too early or its program headers have another size than they must.
     """
@@ -208,21 +208,23 @@ def read_notes(file: FileBacking, header: Header, table: Records) -> Iterator[No
 def origin(file: FileBacking, header: Header, table: Records) -> Origin:
     """Return whether a core is a machine's or a process's, and who wrote it.
 
-    Notes tell that only one of the two has. Else addresses do: in a process's core p_paddr is 0, or p_vaddr again; what
-    has other physical addresses is a machine's. But QEMU, too, repeats p_paddr as p_vaddr where it does not look at
-    page tables, and of processors but x86 it writes no note of its own: then p_flags tell.
+    Notes tell, if only one of the two has them. Otherwise addresses do: in a process's core p_paddr is 0 or the same as
+    p_vaddr; a core with other physical addresses is a machine's. But QEMU also repeats p_paddr as p_vaddr if it does
+    not look at page tables, and writes a note of its own for x86 only: then p_flags tell.
     """
     writer, certain, likely, both, kernel = None, False, False, False, False
     qemu: list[Note] = []
     for note in read_notes(file, header, table):
-        # QEMU writes the guest's VMCOREINFO, too: what is its own says more
+        # QEMU also writes the guest's VMCOREINFO: its own notes say more
         found = _MACHINES.get(note.owner)
         writer = found if writer in {None, "Linux"} and found else writer
         certain |= note.owner.startswith(_PROCESS_OWNERS) or (note.owner == b"CORE" and note.kind in _OF_PROCESS)
         shared = note.owner == _OWNER_OF_BOTH or (note.owner, note.kind) in _OF_BOTH
         both |= shared
         likely |= not shared
-        kernel |= (note.owner, note.kind) == (b"CORE", PRPSINFO) and _is_kernel(file, note)
+        kernel |= (note.owner, note.kind) == (b"CORE", PRPSINFO) and (
+            b"vmlinux\0" in file.read_at(note.offset, min(note.size, 64))  # so in /proc/kcore, and on s390
+        )
         if note.owner == b"QEMU":
             qemu.append(note)
     if writer is not None or certain:
@@ -237,11 +239,6 @@ def origin(file: FileBacking, header: Header, table: Records) -> Origin:
     # QEMU leaves p_flags at 0; others that copy a machine's memory (FreeBSD) have all of it alike, and no notes
     machine = uniform and (not flags.any() or (not both and int(start.min()) < _LOW))
     return Origin(None, qemu, process=not machine, doubtful=bool(start.any()))
-
-
-def _is_kernel(file: FileBacking, note: Note) -> bool:
-    """Return True if the process that NT_PRPSINFO names is Linux itself: so it stands in /proc/kcore, and on s390."""
-    return b"vmlinux\0" in file.read_at(note.offset, min(note.size, 64))
 
 
 def _placed(header: Header, loads: Records) -> bool:

@@ -34,12 +34,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from memcarve.backing import FileBacking
-    from memcarve.dtypes import U32, U64, Records
+    from memcarve.dtypes import U32, U64
     from memcarve.formats.elf_core.core_headers import Header, Note
 
 
 EXECUTE, WRITE, READ = 1, 2, 4  # p_flags
-_SYSTEM = 3  # EI_OSABI of Linux (GNU): lldb wants it where there are threads
+_SYSTEM = 3  # EI_OSABI of Linux (GNU): lldb wants it if there are threads
 _TEXT = 1 << 26  # bytes of NT_FILE that are read; Linux writes 4 MiB at most
 #: the longest note of memcarve's own: as JSON it takes some ten times that in memory
 LARGEST_OWN = 1 << 25
@@ -76,7 +76,7 @@ class MappedFile(NamedTuple):
 
 
 def architecture(header: Header) -> str | None:
-    """Return ``"x64"`` or ``"x86"``, None for all other processors; x32 is none of the two."""
+    """Return ``"x64"`` or ``"x86"``, None for all other processors; x32 is neither of the two."""
     known = {(64, X86_64): "x64", (32, I386): "x86"}
     return known.get((header.bits, header.processor)) if header.order == "<" else None
 
@@ -135,7 +135,7 @@ def status_note(bits: int, tid: int, registers: Mapping[str, int]) -> bytes:
 
 
 def info_note(bits: int, pid: int, name: bytes) -> bytes:
-    """Return a note of type NT_PRPSINFO: its name is cut to 15 bytes, and stands for the arguments, too."""
+    """Return a note of type NT_PRPSINFO: its name is cut to 15 bytes, and also stands for the arguments."""
     size = next(size for width, size in _INFO if width == bits)
     pid_at, name_at = _INFO[bits, size]
     data = bytearray(size)
@@ -198,7 +198,8 @@ def layout(bits: int, notes: bytes, start: U64, size: U64, flags: U32) -> Layout
     # a file of 32 bits has no room to lose
     base = memory_begins(notes_at + len(notes), total(size) if bits == 64 else 0)  # noqa: PLR2004
     table = np.zeros(rows, dtype)
-    table[0] = _named(dtype, type=NOTE, offset=notes_at, filesz=len(notes), align=4)
+    for name, value in (("type", NOTE), ("offset", notes_at), ("filesz", len(notes)), ("align", 4)):
+        table[name][0] = value
     loads = table[1:]
     offset = np.cumsum(size, dtype=np.uint64) - size + np.uint64(base)
     loads["type"], loads["flags"] = LOAD, flags
@@ -213,13 +214,6 @@ def layout(bits: int, notes: bytes, start: U64, size: U64, flags: U32) -> Layout
     if many:
         struct.pack_into("<I", extra, SECTIONS[bits][0], rows)
     return Layout((head, table.tobytes(), bytes(extra), notes, bytes(base - notes_at - len(notes))), base)
-
-
-def _named(dtype: np.dtype[np.void], **fields: int) -> Records:
-    row = np.zeros((), dtype)
-    for name, value in fields.items():
-        row[name] = value
-    return row
 
 
 def _word(bits: int) -> str:

@@ -5,7 +5,7 @@ then the range as a stream of Snappy's framing format (google/snappy, framing_fo
 how many bytes the stream has, 8 bytes, little-endian. AVML cuts ranges into blocks of 16 MiB and leaves out those that
 are all zero, so that what lies outside the blocks may be memory nonetheless; from 2025-03 to 2026-03 (0.16 and 0.17) it
 left out their bytes and kept the header. It takes the last address of a range in /proc/iomem for the end, so that the
-last byte of each range is left out, too.
+last byte of each range is also left out.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class DecodingBacking:
         return int(self._offset[-1])
 
     def read_into(self, offset: int, buffer: memoryview) -> None:
-        """Fill `buffer` with the bytes at `offset`, or raise SourceReadError: also where a chunk is damaged."""
+        """Fill `buffer` with the bytes at `offset`, or raise SourceReadError, also if a chunk is damaged."""
         if offset < 0 or offset + len(buffer) > self.size:
             raise SourceReadError(
                 f"decodes to 0x{self.size:x} bytes, not to 0x{len(buffer):x} at 0x{offset:x}", subject=self.file.path
@@ -148,7 +148,7 @@ class DecodingBacking:
 
 
 class _Chunk(NamedTuple):
-    """A chunk's header: `length` in the file, header included; `size` decoded, 0 where it holds no data."""
+    """A chunk's header: `length` in the file, header included; `size` decoded, 0 if it holds no data."""
 
     length: int
     size: int
@@ -179,10 +179,9 @@ def read(file: FileBacking) -> MachineMemory | None:
     index = _Index()
     position = 0
     while position < file.size:
-        data = file.read_at(position, lime.HEADER.size)
-        header = lime.parse_header(data) if len(data) == lime.HEADER.size else None
-        if header is None or header.magic != MAGIC or header.version != VERSION:
-            index.notes.append(lime.broken_off(file, position, len(data)))
+        header = lime.header_at(file, position, MAGIC, VERSION)
+        if header is None:
+            index.notes.append(lime.broken_off(file, position))
             index.whole = False
             break
         bounded(file, len(index.start) + len(index.alone[0]) + 1, "ranges")
@@ -278,7 +277,7 @@ def _parse_chunk(head: bytes, left: int) -> _Chunk | None:
 
 
 def _decoded_size(data: bytes) -> int:
-    """Return the number that compressed data begin with, seven bits a byte; one that is too large where none ends."""
+    """Return the number that compressed data begin with, seven bits a byte; too large a number if it does not end."""
     size = 0
     for index, byte in enumerate(data):
         size |= (byte & 0x7F) << 7 * index
@@ -288,7 +287,7 @@ def _decoded_size(data: bytes) -> int:
 
 
 def _skip_count(file: FileBacking, begin: int, position: int, index: _Index) -> int:
-    """Return where the header after a block is whose chunks lie from `begin` to `position`."""
+    """Return where the next header is, given that the chunks of a block lie from `begin` to `position`."""
     data = file.read_at(position, _COUNT)
     if len(data) == _COUNT and int.from_bytes(data, "little") == position - begin:
         return position + _COUNT

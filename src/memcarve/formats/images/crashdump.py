@@ -35,7 +35,7 @@ _RUN_COUNT = struct.Struct("<IIQ")
 _RUN = struct.Struct("<QQ")
 _MOST_RUNS = (700 - _RUN_COUNT.size) // _RUN.size  # the header has 700 bytes for them
 _X86_64 = 0x8664
-_UNKNOWN = {0, int.from_bytes(b"PAGE", "little")}  # what the header is filled with where nothing was put
+_UNKNOWN = {0, int.from_bytes(b"PAGE", "little")}  # what the header is filled with before anything is put there
 _OTHER_PROCESSORS = {0xAA64: "ARM64", 0x1C4: "32-bit ARM", 0x14C: "32-bit x86", 0x200: "Itanium"}
 _MOST_PAGES = 1 << 40  # a physical address has 52 bits
 
@@ -63,7 +63,7 @@ class _Header(NamedTuple):
 
 
 def read(file: FileBacking) -> MachineMemory | None:
-    """Return the machine's memory, None if the file is no crash dump.
+    """Return the machine's memory, None if the file is not a crash dump.
 
     Raises InputError if the dump is 32-bit, of another processor or of a kind that memcarve does not read, and if
     its headers are cut off or make no sense; and SourceReadError.
@@ -164,7 +164,7 @@ def _from_bitmap(file: FileBacking, header: _Header) -> MachineMemory:
         notes += (f"the file ends inside its bitmap, at 0x{file.size:x}: its pages are not there",)
     (start, length, offset), cut, found = _bitmap_ranges(file, bits, place)
     if found != present and begin + size <= file.size:
-        notes += (f"the header speaks of {present} pages, the bitmap of {found}; the bitmap is believed",)
+        notes += (f"the header counts {present} pages, the bitmap {found}; the bitmap is believed",)
     kind = f"Windows crash dump ({_BITMAPS[header.kind]}, {signature.decode()})"
     return machine(kind, file, (start, length, offset), declared=False, root=header.root, notes=notes, cut=cut)
 

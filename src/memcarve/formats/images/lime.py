@@ -3,9 +3,9 @@
 The specification is LiME's own: "LiME Memory Range Header Version 1" in doc/README.md of 504ensicsLabs/LiME. A header
 is 32 bytes, little-endian: magic (0x4C694D45), version (1), first and last address of the range, 8 bytes reserved.
 
-AVML writes the same where it does not compress (microsoft/avml, src/image.rs and src/iomem.rs), and other things with
+AVML writes the same if it does not compress (microsoft/avml, src/image.rs and src/iomem.rs), and other things with
 it. It takes the last address of a range in /proc/iomem for the end, so that each range lacks its last byte. Since
-2026-05 it cuts ranges into blocks of 16 MiB and leaves out those that are zero; before, only ranges that are no larger.
+2026-05 it cuts ranges into blocks of 16 MiB and leaves out those that are zero; before, only ranges up to that size.
 From 2025-03 to 2026-03 it left out their bytes and kept the header.
 """
 
@@ -40,7 +40,7 @@ _GAPS = (
 
 
 class Header(NamedTuple):
-    """A range's header: `start` is its physical address, `size` its bytes (0 where it says that it is empty)."""
+    """A range's header: `start` is its physical address, `size` its bytes (0 if it says that it is empty)."""
 
     magic: bytes
     version: int
@@ -66,7 +66,7 @@ def read(file: FileBacking) -> MachineMemory | None:
     """Return the machine's memory, None if the file is not LiME's.
 
     Raises InputError if the file is of another version, or its first header makes no sense, or it has more ranges
-    than any machine; and SourceReadError. A later header that makes no sense ends the table, and a note says so.
+    than any machine; and SourceReadError. A later header that makes no sense ends the table, with a note.
     """
     return walk(file, "LiME", MAGIC)
 
@@ -139,16 +139,16 @@ def left_out(start: U64, size: U64) -> Intervals:
     return Intervals(np.concatenate([end[short], end[:-1][between]]), sizes)
 
 
-def broken_off(file: FileBacking, position: int, count: int) -> str:
-    """Return the note on a header at `position`, of whose 32 bytes `count` are there, with which reading ended."""
+def broken_off(file: FileBacking, position: int) -> str:
+    """Return the note on a header at `position` that is cut off or wrong, and ends the reading."""
     left = file.size - position
-    if count < HEADER.size:
+    if left < HEADER.size:
         return f"the file ends inside a range's header at offset 0x{position:x}; its last {left} bytes are not used"
     return f"at offset 0x{position:x} a range's header was expected and is not there; {left} bytes are not used"
 
 
 class _Ranges:
-    """Ranges in the order of the file: `offset` is where their bytes lie, `alone` is 1 where nothing follows a header.
+    """Ranges in the order of the file: `offset` is where their bytes lie, `alone` is 1 if nothing follows a header.
 
     `whole` says that one header leads to the next until the file ends, `notes` what is wrong else.
     """
@@ -210,13 +210,13 @@ def _in_part(file: FileBacking, magic: bytes) -> _Ranges:
     """Return the ranges as far as headers lead to each other.
 
     A header that is followed by another one at once, and not where its bytes end, has lost them; if they are more than
-    AVML leaves out, nobody can tell whose the bytes behind it are.
+    AVML leaves out, the owner of the bytes behind it cannot be known.
     """
     ranges, position = _Ranges(file), 0
     while position < file.size:
         header = header_at(file, position, magic, VERSION)
         if header is None:
-            ranges.notes.append(broken_off(file, position, min(file.size - position, HEADER.size)))
+            ranges.notes.append(broken_off(file, position))
             break
         after = position + HEADER.size + header.size
         further = None
@@ -236,7 +236,7 @@ def _in_part(file: FileBacking, magic: bytes) -> _Ranges:
 def _cut_by_avml(start: U64, size: U64) -> bool:
     """Return True if ranges (uint64, as in headers) are cut as AVML cuts them: blocks, or ends a byte too early.
 
-    Of blocks that is said if all or most ranges are whole ones, or none is larger.
+    Ranges are blocks if all or most of them are whole ones, or none is larger.
     """
     if ((start + size) % np.uint64(_GRAIN) == np.uint64(_GRAIN - 1)).any():
         return True

@@ -30,8 +30,8 @@ class MachineMemory(NamedTuple):
     is the physical address, `size` in bytes is never 0, `offset` is where the bytes lie in `backing`; every row lies
     wholly inside the backing. `cut_off` are (physical start, size) that the container declares and the file, which
     ends too early, does not hold. `declared` says that the container tells which memory the machine has, so that what
-    lies outside the ranges is no memory; of a raw image nobody knows. `root` is a page-table root, where the container
-    records one. `notes` are sentences for the user.
+    lies outside the ranges is not memory; for a raw image that is unknown. `root` is a page-table root, if the
+    container records one. `notes` are sentences for the user.
 
     `zeros` is memory that the container says to be zeros without storing them, in any order; if a range claims the same
     address, that counts. `gaps` is a sentence for the user if the container's writer is known to leave memory out;
@@ -81,7 +81,7 @@ class CutOff:
         return [(start, min(size, (TOP - 1))) for start, size in rows]
 
     def notes(self) -> tuple[str, ...]:
-        """Return a sentence where the last range covers more than what was cut off."""
+        """Return a sentence if the last range covers more than what was cut off."""
         if self._rest is None:
             return ()
         low, end = self._rest

@@ -37,9 +37,9 @@ _PAGING = 1 << 31  # in cr0
 
 
 def read(file: FileBacking, *, certain: bool = False) -> MachineMemory | None:
-    """Return the machine's memory, None if the file is no ELF core, or the core of a process.
+    """Return the machine's memory, None if the file is not an ELF core, or is the core of a process.
 
-    `certain`: somebody said that it is a machine's. Raises InputError if the core is of a machine whose page tables
+    `certain`: the user said that it is a machine's. Raises InputError if the core is of a machine whose page tables
     memcarve does not read, or its headers make no sense; and SourceReadError.
     """
     header = read_header(file)

@@ -6,7 +6,7 @@ is followed by a table of groups: a name of 64 bytes, position, size. A group is
 value's size (6 bits) and the number of indices (2 bits), the length of the name, the name, an index of 4 bytes each,
 the value; a tag of two zero bytes ends it. Sizes 62 and 63 are of a block, compressed or not: its size here and in
 memory (8 bytes each), the length of the padding (2 bytes), padding, and the bytes. The group `memory` has the layout,
-in pages: regionsCount, and for each region regionPPN (physical), regionPageNum (in the file) and regionSize; and where
+in pages: regionsCount, and for each region regionPPN (physical), regionPageNum (in the file) and regionSize; and, if
 there is no .vmem, the memory as the block `Memory`.
 """
 
@@ -47,7 +47,7 @@ class _Tag(NamedTuple):
     name: str
     indices: tuple[int, ...]
     value: int  # of a block: where its bytes are
-    size: int | None  # a block's bytes here, None if it is none
+    size: int | None  # a block's bytes here, None if it is not a block
     compressed: bool
 
 
@@ -69,7 +69,7 @@ def read(file: FileBacking) -> MachineMemory | None:
     """Return the machine's memory, None if the file is not VMware's, or a .vmem without metadata beside it.
 
     `file` is the .vmem or the metadata; the other is looked for beside it, by the same name with its own suffix. The
-    result's backing is `file` or, where that is the metadata only, a file of its own: then close both. Raises
+    result's backing is `file` or, if that is only the metadata, a file of its own: then close both. Raises
     InputError if metadata make no sense or the memory is nowhere, and SourceReadError.
     """
     magic = int.from_bytes(file.read_at(0, 4), "little")
@@ -121,7 +121,7 @@ def _laid_out(file: FileBacking, layout: _Layout, offset: int, size: int) -> Mac
     if not layout.regions:
         return machine("VMware", file, (column([0]), column([size]), column([offset])), declared=True, notes=notes)
     if layout.pages * PAGE < size:
-        notes += (f"the memory has 0x{size:x} bytes, and its metadata speak of 0x{layout.pages * PAGE:x} only",)
+        notes += (f"the memory has 0x{size:x} bytes, and its metadata list only 0x{layout.pages * PAGE:x}",)
     first, place, pages = (column(values) for values in zip(*layout.regions, strict=True))
     # page numbers have 32 bits (see _layout), so that nothing here reaches 2**64
     ranges = first * PAGE, pages * PAGE, place * PAGE + offset
@@ -164,7 +164,7 @@ def _layout(file: FileBacking) -> _Layout:
         notes = ("the file ends inside the memory; a layout behind it, if there was one, is not known",)
     count = count or 0
     if count > _MOST_REGIONS:
-        raise InputError(f"speaks of {count} regions of memory; no machine of VMware's has so many", subject=file.path)
+        raise InputError(f"lists {count} regions of memory; no VMware machine has so many", subject=file.path)
     regions = []
     for index in range(count):
         row = [values[name].get(index) for name in _LAYOUT]
@@ -184,7 +184,7 @@ def _tags(file: FileBacking) -> Iterator[_Tag]:
     header = file.read_at(0, _HEADER.size)
     count = _HEADER.unpack(header)[2] if len(header) == _HEADER.size else 0
     if count > _MOST_GROUPS:
-        raise InputError(f"speaks of {count} groups; no state of a VMware machine has so many", subject=file.path)
+        raise InputError(f"lists {count} groups; no VMware state has so many", subject=file.path)
     table = file.read_at(_HEADER.size, count * _GROUP.size)
     groups = _GROUP.iter_unpack(table[: len(table) // _GROUP.size * _GROUP.size])
     position = next((place for name, place, _ in groups if name.partition(b"\0")[0] == b"memory"), None)

@@ -102,7 +102,7 @@ class Listing(TableFile):
         used = self._kind.used(table.columns)
         for number, record in table.records(used):
             if not isinstance(record, dict) or record.get("__children"):
-                what = "is no object" if not isinstance(record, dict) else "has rows below it, as no known table has"
+                what = "has rows below it, as no known table has" if isinstance(record, dict) else "is not an object"
                 raise MapError(f"{shown_value(record)} {what}", subject=self.place(number))
             yield number, {name: self._value(name, record, number) for name in used}
 
@@ -138,7 +138,7 @@ def _usable(path: str, columns: list[str]) -> Kind:
 
 
 def _what_else(text: TextFile) -> str:
-    """Say what a file holds that is no table of a known kind."""
+    """Return in words what a file holds that is not a table of a known kind."""
     if not text.is_text:
         return "holds binary data"
     if not text.head.strip():
@@ -146,4 +146,4 @@ def _what_else(text: TextFile) -> str:
     if recognise(text.head, MEMORY_MAP):
         return "is a memory map"
     others = other_columns(text.head)
-    return f"is a table of other columns ({others})" if others else "holds no table that is known"
+    return f"is a table of other columns ({others})" if others else "does not hold a known table"

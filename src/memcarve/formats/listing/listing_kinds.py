@@ -62,7 +62,7 @@ _MALFIND = Kind(
 )
 _LDRMODULES = Kind(
     "windows.ldrmodules",
-    refused="is what windows.ldrmodules prints: it compares lists and is none; give what windows.dlllist prints",
+    refused="is what windows.ldrmodules prints: it compares lists of modules; give what windows.dlllist prints",
 )
 _KERNEL_MODULES = Kind(
     "windows.modules",
@@ -79,8 +79,8 @@ _THREADS = Kind(THREADS, ("PID", "TID"), ("StartAddress", "Win32StartAddress"))
 def kind_of(columns: Iterable[str]) -> Kind | None:  # noqa: PLR0911 - one for each kind
     """Return the kind of table that has these columns; None if it is none of the known ones, or may be several.
 
-    Of the tables with `Start` and `End` some mean the last address by the one and some the address after it: without
-    a column that only one kind has, none is taken.
+    In some tables with `Start` and `End` the latter is the last address, in others the address after it: without a
+    column that only one kind has, none is taken.
     """
     here = set(columns)
     if here & {"Hexdump", "Disasm"}:
@@ -115,14 +115,14 @@ def value_of_text(column: str, cell: str) -> Value:
     if column in HEXADECIMAL:
         digits = cell[2:] if cell[:2] in {"0x", "0X"} else ""
         if not 0 < len(digits) <= 16 or not digits.isascii() or not digits.isalnum():  # noqa: PLR2004 - 64 bits
-            raise ValueError("hexadecimal number of up to 64 bits")
+            raise ValueError("a hexadecimal number of up to 64 bits")
         try:
             return int(digits, 16)
         except ValueError:
-            raise ValueError("hexadecimal number of up to 64 bits") from None
+            raise ValueError("a hexadecimal number of up to 64 bits") from None
     if column in DECIMAL:
         if not (cell.isascii() and cell.isdigit() and len(cell) <= 20 and int(cell) <= TOP - 1):  # noqa: PLR2004
-            raise ValueError("whole number of up to 64 bits")
+            raise ValueError("a whole number of up to 64 bits")
         return int(cell)
     return cell or None
 
@@ -133,7 +133,7 @@ def value_of_record(column: str, cell: object) -> Value:
         return None
     if column in HEXADECIMAL or column in DECIMAL:
         if type(cell) is not int or not 0 <= cell <= TOP - 1:
-            raise ValueError("whole number of up to 64 bits")
+            raise ValueError("a whole number of up to 64 bits")
         return cell
     if not isinstance(cell, str):
         raise ValueError("text")  # noqa: TRY004 - one exception for all that a cell may be
@@ -142,7 +142,7 @@ def value_of_record(column: str, cell: object) -> Value:
 
 def unusable(place: str, column: str, cell: object, error: ValueError) -> MapError:
     """Return the error for a cell that says nothing; `error` is what was expected."""
-    return MapError(f"{shown_value(cell)} in the column {column} is no {error}; the row cannot be used", subject=place)
+    return MapError(f"{shown_value(cell)} in the column {column} is not {error}; the row cannot be used", subject=place)
 
 
 def shown_value(value: object) -> str:

@@ -29,7 +29,7 @@ _DETAIL = re.compile(rb"[A-Z][A-Za-z_]*: ")
 
 
 def is_maps(head: bytes) -> bool:
-    """Return whether the first line that is not empty is one of ``/proc/PID/maps``."""
+    """Return True if the first line that is not empty is one of ``/proc/PID/maps``."""
     first = next((line for line in head.split(b"\n", 64) if line.strip()), b"")[:LONGEST_ROW]
     return _ROW.fullmatch(first.removesuffix(b"\r")) is not None
 
@@ -37,7 +37,16 @@ def is_maps(head: bytes) -> bool:
 def cells(line: bytes) -> Cells | None:
     """Return what a line says, given without its end, in the names of linux.proc.Maps; None if it is another."""
     found = _ROW.fullmatch(line)
-    return None if found is None else _cells(found)
+    if found is None:
+        return None
+    return {
+        "Start": int(found[1], 16),
+        "End": int(found[2], 16),
+        "Flags": found[3].decode(),
+        "PgOff": int(found[4], 16),
+        "Inode": int(found[5]),
+        "File Path": None if found[6] is None else found[6].decode("utf-8", "surrogateescape"),
+    }
 
 
 class ProcMaps(PrintedTable):
@@ -52,25 +61,13 @@ class ProcMaps(PrintedTable):
             line = raw[: LONGEST_ROW + 1].removesuffix(b"\r")
             if not line.strip() or _DETAIL.match(line):
                 continue
-            found = _ROW.fullmatch(line) if len(raw) <= LONGEST_ROW else None
+            found = cells(line) if len(raw) <= LONGEST_ROW else None
             if found is None and ended:
                 raise MapError(
-                    f"{shown(line)} is no line of /proc/PID/maps (start-end perms offset dev inode path)",
+                    f"{shown(line)} is not a line of /proc/PID/maps (start-end perms offset dev inode path)",
                     subject=self.place(number),
                 )
             if found is None or not ended:  # a path might go on
                 self.note_cut_off(line, number)
                 continue
-            yield number, _cells(found)
-
-
-def _cells(found: re.Match[bytes]) -> Cells:
-    path = found[6]
-    return {
-        "Start": int(found[1], 16),
-        "End": int(found[2], 16),
-        "Flags": found[3].decode(),
-        "PgOff": int(found[4], 16),
-        "Inode": int(found[5]),
-        "File Path": None if path is None else path.decode("utf-8", "surrogateescape"),
-    }
+            yield number, found

@@ -1,6 +1,6 @@
 """Rows of a table whose tabs a terminal turned into spaces: which words belong to which cell, if there is one answer.
 
-A cell may hold spaces itself (a path, the name of a process). What each column can hold decides; where that leaves
+A cell may hold spaces itself (a path, the name of a process). What each column can hold decides; if that leaves
 two ways to divide a line, the line is not divided at all.
 """
 
@@ -45,7 +45,7 @@ _SHAPES = {
 
 
 def split(line: str, columns: list[str]) -> list[str] | None:
-    """Return the cells of a line, or None if it is no row; raises AmbiguousError if it could be several.
+    """Return the cells of a line, or None if it is not a row; raises AmbiguousError if it could be several.
 
     A tag of three letters ends in a space, as tags have four; nothing else shows it here.
     """

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from memcarve.formats.tables.text_file import TextFile
 
 
-#: addresses are printed cut to 48 or 57 bits, or sign-extended: what lies between is none
+#: addresses are printed cut to 48 or 57 bits, or sign-extended: what lies between is not an address
 _LAST_CUT = (1 << 57) - 1
 _FIRST_EXTENDED = TOP - (1 << 56)
 _LARGEST_FILE = 1 << 62
@@ -40,7 +40,7 @@ _NAMES = ["Virtual", "Size", "Offset in File", FILE]
 
 
 class BinaryError(NotRecognisedError):
-    """The file is no text and no table either, as a dump is."""
+    """The file is neither text nor a table: a dump, for example."""
 
 
 class MemoryMap(TableFile):
@@ -113,7 +113,7 @@ class MemoryMap(TableFile):
         cut = rows.virtual <= np.uint64(_LAST_CUT)
         extended = rows.virtual >= np.uint64(_FIRST_EXTENDED)
         outside = ~(cut & (last <= np.uint64(_LAST_CUT))) & ~(extended & (last >= rows.virtual))
-        self._refuse(rows, outside | (last < rows.virtual), "is no range of virtual addresses")
+        self._refuse(rows, outside | (last < rows.virtual), "is not a range of virtual addresses")
         for column in (rows.size, rows.printed):
             if column is not None:
                 self._refuse(rows, column > np.uint64(_LARGEST_FILE), "claims bytes beyond the end of any file")
@@ -128,7 +128,7 @@ class MemoryMap(TableFile):
 
 
 def _what_else(text: TextFile) -> str:
-    """Say what a file holds that is no memory map."""
+    """Return in words what a file holds that is not a memory map."""
     wanted = "a map is what `windows.memmap` prints, with its header line"
     head = text.head
     if not text.is_text:
@@ -145,4 +145,4 @@ def _what_else(text: TextFile) -> str:
         return f"is a table of other columns ({others}); {wanted}"
     if BANNER.search(head):
         return f"holds no table (printed with -r none or mermaid?); {wanted}"
-    return f"holds no memory map; {wanted}"
+    return f"does not hold a memory map; {wanted}"

@@ -136,7 +136,7 @@ def _regular_rows(block: memoryview, layout: _Layout, columns: MapColumns) -> Ro
 
 
 def _bare(block: memoryview, layout: _Layout) -> bytes | None:
-    """Return the block without the padding around its cells; None if it stands within one, too."""
+    """Return the block without the padding around its cells; None if it also stands within one."""
     raw = np.frombuffer(block, np.uint8)
     padding = raw == layout.padding[0]
     edge = (raw == layout.delimiter[0]) | (raw == _NEWLINE)
@@ -217,7 +217,7 @@ def _folded(words: U64, kinds: int | I64, half: int) -> U64 | None:
     """Return the number that the digits in each word spell; None if the word is not as it should be.
 
     `kinds` are the cells' lengths, `half` is 0 for the words that end them and 1 for those before. A digit's value is
-    its low four bits, plus nine where bit 6 is set (the letters). Whether it was a digit is seen by spelling the value
+    its low four bits, plus nine if bit 6 is set (the letters). Whether it was a digit is seen by spelling the value
     again.
     """
     words = words ^ _PREFIX[half][kinds]  # what is left of anything but "0x" fails the comparison below
@@ -228,7 +228,7 @@ def _folded(words: U64, kinds: int | I64, half: int) -> U64 | None:
     other *= np.uint64(9)
     nibbles += other
     nibbles &= _every(0x0F)  # what follows "f" would have more bits, and is spelled otherwise now
-    # the spelling: "0" + value, and 39 more to reach "a" where the value is ten or more
+    # the spelling: "0" + value, and 39 more to reach "a" if the value is ten or more
     np.add(nibbles, _every(0x06), out=other)
     other >>= np.uint64(4)
     other &= _every(0x01)

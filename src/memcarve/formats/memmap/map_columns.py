@@ -31,22 +31,20 @@ KNOWN = {*VIRTUAL, *SIZE, *PRINTED, FILE, REPEATED, "Physical", "PID", "Process"
 ERROR, DISABLED, WRITTEN = "error", "disabled", "written"
 
 
-def _is_map(kind: str, columns: set[str]) -> object:
-    return {"Virtual", "Virtual Addr"} & columns or (kind != "spaced" and "Size" in columns)
-
-
+#: bytes that a line may have and still be a row
+LONGEST_ROW = 4096
 #: names of columns that hold more than one word stand before the single ones
 _NAMES = (
     b"Virtual Addr", b"Virtual", b"Physical", b"Size", b"Offset in File", b"Offset", b"File output", b"File Address",
     b"DumpFileOffset", b"Length",
 )  # fmt: skip
-MEMORY_MAP = vocabulary(_NAMES, _is_map, 4096)
+MEMORY_MAP = vocabulary(
+    _NAMES, lambda kind, columns: {*VIRTUAL} & columns or (kind != "spaced" and "Size" in columns), LONGEST_ROW
+)
 
 _FILE = re.compile(rb"(Disabled|Error ?outputting ?to ?file|[\w.-]+?\.dmp(?![\w.-]))(.*)", re.DOTALL)
 _FILE_AND_MESSAGE = re.compile(rb"([\w.-]+?\.dmp|Disabled)(Traceback|WARNING|ERROR|INFO|DEBUG|Volatility)")
 _MOST_TEXTS = 1 << 16
-#: bytes that a line may have and still be a row
-LONGEST_ROW = 4096
 
 
 class Mark(NamedTuple):
@@ -100,7 +98,7 @@ class MapColumns:
         found = _FILE.match(both[1] if both else cell[:LONGEST_ROW])
         if found is None or (found[2] and not MESSAGE.match(found[2])):
             raise MapError(
-                f"{shown(cell)} is nothing that the column File output holds (Disabled, Error outputting to file, or "
+                f"{shown(cell)} is not what the column File output holds (Disabled, Error outputting to file, or "
                 "the name of a .dmp file)",
                 subject=place(row),
             )
@@ -169,6 +167,6 @@ def meaning(text: bytes) -> tuple[str, str | None]:
 
 
 def is_clean(text: bytes) -> bool:
-    """Return whether a cell of "File output" is one of the known ones, complete and with nothing behind it."""
+    """Return True if a cell of "File output" is a known one, complete and with nothing behind it."""
     found = _FILE.fullmatch(text)
     return found is not None and not found[2]

@@ -53,7 +53,7 @@ def arrow_rows(table: ArrowTable, columns: MapColumns) -> Iterator[Rows]:
         found = []
         for name, column in zip(wanted, cells, strict=False):
             if column.null_count or not types.is_integer(column.type):
-                raise MapError(f"{table.place(number)} on: {name} holds no whole number")
+                raise MapError(f"{table.place(number)} on: {name} does not hold a whole number")
             found.append(np.array(column.cast(uint64()).to_numpy(zero_copy_only=False), np.uint64))
         codes = None
         if columns.file is not None:

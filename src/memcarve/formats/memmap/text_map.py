@@ -100,7 +100,7 @@ class TextMap(TextTable):
         return None if found is None else [cell.strip() for cell in found]
 
     def _known(self, line: bytes, builder: Builder) -> bool:
-        """Return whether a line is one that belongs to a map without being a row; note where a process begins."""
+        """Return True if a line belongs to a map without being a row; note where a process begins."""
         process = _process(line)
         if process:
             builder.mark(*process)
@@ -115,7 +115,7 @@ class TextMap(TextTable):
     def _owned(self, found: list[bytes], number: int, builder: Builder) -> None:
         pid = found[self.columns.index("PID")]
         if not re.fullmatch(rb"\d{1,18}", pid):
-            raise MapError(f"{shown(pid)} is no process id", subject=self.place(number))
+            raise MapError(f"{shown(pid)} is not a process id", subject=self.place(number))
         name = found[self.columns.index("Process")] if "Process" in self.columns else b""
         builder.owned(int(pid), name.decode("utf-8", "backslashreplace"))
 
@@ -129,18 +129,18 @@ class TextMap(TextTable):
             )
         if any(b"0x" in cell for cell in numbers[: 1 if self.in_message else None]):
             cell = next(cell for cell in numbers if not _NUMBER.fullmatch(cell))
-            why = "was shortened" if _SHORTENED.search(cell) else "is no hexadecimal number of up to 64 bits"
+            why = "was shortened" if _SHORTENED.search(cell) else "is not a hexadecimal number of up to 64 bits"
             raise MapError(f"{shown(cell)} {why}; the row cannot be used", subject=self.place(number))
         self.pass_over(line, number)
 
     def _is_whole(self, line: bytes, builder: Builder) -> bool:
-        """Return whether the last line, which has no newline, is surely complete: its last cell shows it."""
+        """Return True if the last line, which has no newline, is complete according to its last cell."""
         if len(line) > LONGEST_ROW:
             return True
         found = self._cells(line)
         if not found:
             known = _SKIPPED.fullmatch(line) or MESSAGE.match(line) or _EXCERPT.fullmatch(line) or is_dashes(line)
-            return known is not None and known is not False
+            return bool(known)
         if self.columns[-1] == FILE:
             return is_clean(found[-1])
         # a position that continues the row before it

@@ -60,7 +60,7 @@ _FORMS = {
 def context(registers: Mapping[str, int] | None, architecture: str) -> bytes:
     """Return the CONTEXT of a thread; groups of which not all registers are known are not valid in it.
 
-    Nothing where the architecture is neither ``"x64"`` nor ``"x86"``.
+    Empty if the architecture is neither ``"x64"`` nor ``"x86"``.
     """
     form = _FORMS.get(architecture)
     if form is None:
@@ -77,7 +77,7 @@ def context(registers: Mapping[str, int] | None, architecture: str) -> bytes:
 
 
 def registers(data: bytes, architecture: str | None) -> dict[str, int]:
-    """Return the registers of a CONTEXT's valid groups; none if it is no CONTEXT of that architecture."""
+    """Return the registers of a CONTEXT's valid groups; none if it is not a CONTEXT of that architecture."""
     form = _FORMS.get(architecture or "")
     if form is None or len(data) < form.size:
         return {}

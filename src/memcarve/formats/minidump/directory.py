@@ -75,7 +75,7 @@ class Rows(NamedTuple):
 class Directory:
     """The streams that are read; `notes` say what is not as it must be. `flags` are the header's.
 
-    Raises NotRecognisedError if the file is no minidump, InputError if its directory is not in it, SourceReadError.
+    Raises NotRecognisedError if the file is not a minidump, InputError if its directory is not in it, SourceReadError.
     """
 
     def __init__(self, file: FileBacking) -> None:
@@ -83,7 +83,7 @@ class Directory:
         self.notes: list[str] = []
         data = file.read_at(0, structures.HEADER.size)
         if not data.startswith(structures.MAGIC):
-            raise NotRecognisedError("is no minidump", subject=file.path)
+            raise NotRecognisedError("is not a minidump", subject=file.path)
         if len(data) < structures.HEADER.size:
             raise InputError("is a minidump that ends inside its header; the file was cut off", subject=file.path)
         _, _, count, rva, _, _, self.flags = structures.HEADER.unpack(data)
@@ -100,7 +100,7 @@ class Directory:
                 subject=file.path,
             )
         self._streams: dict[int, list[Stream]] = {}
-        #: kinds of streams that are listed, and lie where none can
+        #: kinds of streams that are listed at a place where none can lie
         self.misplaced: set[int] = set()
         rows = np.frombuffer(file.read_at(rva, _ROW.itemsize * count), _ROW).tolist()
         used = [number for number, (kind, size, _) in enumerate(rows, 1) if size and kind in NAMES]

@@ -33,7 +33,6 @@ _MOST_INFOS = 1 << 22
 _MOST_ROWS = 1 << 16  # modules, threads
 _MOST_NAMES = 1 << 24  # bytes of them all
 _LONGEST_NAME = 1 << 16  # bytes; Windows allows 32,767 characters
-_LONGEST_COMMENT = structures.LONGEST_COMMENT
 _LONGEST_CONTEXT = 1 << 12
 _MISC = struct.Struct("<III")
 _NARROW_TOP = 1 << 32
@@ -82,7 +81,7 @@ class Minidump:
     Its addresses are of 32 bits if it is `narrow`: dbghelp extends the highest of those bits through the upper half of
     its fields, and here they are as the process had them.
 
-    Raises NotRecognisedError if the file is none, InputError if its directory is not in it, SourceReadError.
+    Raises NotRecognisedError if the file is not one, InputError if its directory is not in it, SourceReadError.
     """
 
     def __init__(self, file: FileBacking) -> None:
@@ -107,7 +106,7 @@ class Minidump:
         return start + size <= (_NARROW_TOP if self.narrow and start < _NARROW_TOP else TOP)
 
     def beyond(self, start: U64, size: U64) -> Bools:
-        """Say of each range (uint64, none of size 0) whether it ends beyond the last address."""
+        """Return for each range (uint64, no size 0) whether it ends beyond the last address."""
         last = start + (size - np.uint64(1))
         found: Bools = last < start
         if self.narrow:
@@ -246,7 +245,7 @@ class Minidump:
     def comment(self) -> bytes:
         """Return the comment up to its zero, or its beginning; nothing if there is none."""
         stream = self._directory.first(structures.COMMENT)
-        return self.file.read_at(stream.place, min(stream.size, _LONGEST_COMMENT)).partition(b"\0")[0]
+        return self.file.read_at(stream.place, min(stream.size, structures.LONGEST_COMMENT)).partition(b"\0")[0]
 
     def modules(self) -> list[Module]:
         """Return the modules, in the order of the list: the first is the program itself."""
@@ -324,7 +323,7 @@ class Minidump:
         )
 
     def _table(self, stream: Stream, row: np.dtype[np.void], what: str) -> Records:
-        """Return the rows of a list that are in it and in the file; a note says where there should be more."""
+        """Return the rows of a list that are in it and in the file; a note says if there should be more."""
         rows = self._directory.rows(stream)
         if rows is None:
             return np.zeros(0, row)

@@ -124,7 +124,7 @@ def head(
 
 
 def _string(text: str) -> bytes:
-    """Return a MINIDUMP_STRING; halves of characters, which are no text and upset readers, become U+FFFD."""
+    """Return a MINIDUMP_STRING; halves of characters, which are not text and upset readers, become U+FFFD."""
     data = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace").encode("utf-16-le")
     return struct.pack("<I", len(data)) + data + bytes(2)
 

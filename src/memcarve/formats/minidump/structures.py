@@ -15,9 +15,8 @@ MARK = (b'{"tool": "memcarve"', b'{"schema": 2, "tool": "memcarve"')
 
 #: signature, version, number of streams, RVA of their directory, check sum, time, flags
 HEADER = struct.Struct("<4sIIIIIQ")
-#: a stream's type, its size in bytes, its RVA; of the same form are all the places of a structure
+#: a stream's type, its size in bytes, its RVA
 DIRECTORY = struct.Struct("<III")
-LOCATION = struct.Struct("<II")
 
 THREAD_LIST, MODULE_LIST, MEMORY_LIST, SYSTEM_INFO, MEMORY64_LIST = 3, 4, 5, 7, 9
 COMMENT, UNLOADED_MODULE_LIST, MISC_INFO, MEMORY_INFO_LIST, THREAD_INFO_LIST = 10, 14, 15, 16, 17
@@ -32,7 +31,7 @@ NARROW = frozenset({0, 1, 3, 4, 5, 10, 13, 14})
 UNKNOWN_ARCHITECTURE = 0xFFFF
 #: VER_PLATFORM_WIN32_NT; Linux has a number in the minidumps of Breakpad and Crashpad (minidump_extensions.h)
 PLATFORMS = {"windows": 2, "linux": 0x8201}
-#: from here on they are Breakpad's numbers of systems that are no Windows
+#: from here on they are Breakpad's numbers of systems other than Windows
 OTHER_PLATFORMS = 0x8000
 
 MISC = struct.Struct("<III12x")  # size, which of the following are valid, process id
@@ -99,7 +98,7 @@ GUARD = MODIFIERS["PAGE_GUARD"]
 
 
 def number_of(protection: str) -> int:
-    """Return the number of a protection in words, joined by ``|``; 0, as of nothing known, where a word is unknown."""
+    """Return the number of a protection in words, joined by ``|``; 0, as for nothing known, if a word is unknown."""
     words = protection.split("|")
     known = {**PROTECTIONS, **MODIFIERS}
     return sum(known[word] for word in set(words)) if all(word in known for word in words) else 0

@@ -69,7 +69,7 @@ def image(page: bytes) -> Image | None:
     kind, machine, version, _, table, begin, _, length, row, count, width, number, _ = header.unpack_from(page, IDENT)
     fits = row == dtype.itemsize
     if not kind or not machine or not (fits or (kind == _OBJECT and length == HEADER_SIZES[bits])):
-        return None  # as where a loader keeps the e_ident that it compares others with
+        return None  # for example an e_ident that a loader keeps to compare others with
     wiped = () if page.startswith(MAGIC) else ("magic",)
     if wiped and not (
         version == 1
@@ -109,14 +109,14 @@ def image(page: bytes) -> Image | None:
 
 
 def may_begin(view: memoryview, at: int) -> bool:
-    """Return True if a header may begin at `at`, where there are eight bytes: so of everything that `image` finds."""
+    """Return True if a header may begin at `at`, where eight bytes must be; one that `image` reads always may."""
     return (int.from_bytes(view[at + 4 : at + 8], "little") - MARK) & MARK_BITS == 0
 
 
 def image_name(read: Read, found: Image, address: int) -> str | None:
     """Return the name that a library gives itself (DT_SONAME); None if there is none.
 
-    It lies at `address`, as it is loaded or as it is in its file. The name may hold anything; bytes that are no UTF-8
+    It lies at `address`, as it is loaded or as it is in its file. The name may hold anything; bytes that are not UTF-8
     are escaped.
     """
     if found.dynamic is None:

@@ -44,12 +44,15 @@ _ADDRESSES = frozenset(
 def plan(module: MappedModule, page: bytes, found: elf.Image, read: Read, layout: str) -> Plan:
     """Return how a file is made of an ELF image whose header `found` was read from `page`, its first.
 
-    With layout ``"file"`` everything loaded lies at its p_offset; where program headers are not sound the file is as in
+    With layout ``"file"`` everything loaded lies at its p_offset; if program headers are not sound the file is as in
     memory, with the reason. What lies there as in its file is copied as it lies. `layout` is one of vocabulary.Layout.
     """
     flat = None if module.loaded else _length_as_it_lies(found, read)
     loads = [load for load in found.sections if load.address >= 0]
-    if flat is not None and flat == module.room(flat) and not _is_loaded_there(loads, flat):
+    # what is loaded may lie where it does in the file, and all of the file be loaded with it
+    same = bool(loads) and all(load.address == load.offset for load in loads)
+    covered = up(loads[-1].address + loads[-1].stored) if same else 0
+    if flat is not None and covered < flat == module.room(flat):
         return Plan(AS_IT_LIES, flat, between([], flat, in_file=True), why=WHY_AS_IT_LIES)
     sections = [Part(None, load.address, load.size, None, load.permissions) for load in loads]
     if layout == Layout.FILE and loads:
@@ -82,7 +85,7 @@ def _placed(module: MappedModule, loads: list[Section], end_of_all: int) -> list
     """Return the parts of what is loaded: those at their place in the file, and what of each has none.
 
     Pages are mapped whole: of one that is not filled with zeros, what follows in the file up to what is loaded next, or
-    the end of the section headers, is there, too. Where two claim one place of the file, the first one has it.
+    the end of the section headers, is there as well. If two claim the same place in the file, the first one has it.
     """
     found: list[Part] = []
     done = 0
@@ -144,12 +147,6 @@ def _length_as_it_lies(found: elf.Image, read: Read) -> int | None:
     except AddressError:
         return None
     return end if not any(first) and any(second[4:8]) else None
-
-
-def _is_loaded_there(loads: list[Section], size: int) -> bool:
-    """Return True if what is loaded lies where it does in the file, and all of the file is loaded with it."""
-    same = bool(loads) and all(load.address == load.offset for load in loads)
-    return same and size <= up(loads[-1].address + loads[-1].stored)
 
 
 def _holds(part: Part, begin: int, end: int, read: Read) -> bool:

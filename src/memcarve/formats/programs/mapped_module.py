@@ -154,13 +154,13 @@ def up(value: int, alignment: int = PAGE) -> int:
     return value + -value % alignment
 
 
-def string_at(read: Read, place: int, longest: int = _LONGEST_NAME) -> bytes | None:
-    """Return the string at `place`; None if a byte of it is not there, or no zero follows within `longest`."""
+def string_at(read: Read, place: int) -> bytes | None:
+    """Return the string at `place`; None if a byte of it is not there, or no zero follows within 512 bytes."""
     data = b""
     try:
-        while len(data) < longest:
+        while len(data) < _LONGEST_NAME:
             at = place + len(data)
-            data += read(at, min(PAGE - at % PAGE, longest - len(data)))  # the page behind may not be there
+            data += read(at, min(PAGE - at % PAGE, _LONGEST_NAME - len(data)))  # the page behind may not be there
             if b"\0" in data:
                 return data[: data.index(b"\0")]
     except AddressError:

@@ -31,16 +31,16 @@ MZ = b"MZ"
 SIGNATURE = b"PE\0\0"
 #: where e_lfanew may lead: multiples of four so far down that everything up to DllCharacteristics is in the page
 _LOWEST, _HIGHEST = 4, PAGE - 96
-#: how far down a signature is looked for where e_lfanew is gone
+#: how far down a signature is looked for if e_lfanew is gone
 SEARCHED = 0x400
 
-_PE32, _PE32_PLUS = 0x10B, 0x20B
+PE32, PE32_PLUS = 0x10B, 0x20B
 #: the optional header's magic by machine: i386, ARM, THUMB, ARMNT, AMD64, ARM64
-_MAGICS = {I386: _PE32, 0x1C0: _PE32, 0x1C2: _PE32, 0x1C4: _PE32, AMD64: _PE32_PLUS, 0xAA64: _PE32_PLUS}
+_MAGICS = {I386: PE32, 0x1C0: PE32, 0x1C2: PE32, 0x1C4: PE32, AMD64: PE32_PLUS, 0xAA64: PE32_PLUS}
 _MOST_NAMES = 1 << 16
 _MOST_TEXT = 1 << 22  # bytes of names that are read in one go
 _LONGEST_NAME = 512
-_LFANEW, _DOS_HEADER = 0x3C, 0x40
+LFANEW, _DOS_HEADER = 0x3C, 0x40
 _PE = SIGNATURE.rstrip(b"\0")
 _SIGNED = re.compile(  # lookahead: places may overlap
     b"(?=%b(?:%b))"
@@ -64,8 +64,8 @@ _SIZES = struct.Struct("<II16xIIIHH")
 #: where the optional header begins behind the signature, and how long a section header is
 OPTIONAL, SECTION = 24, 40
 _SIZES_AT, _ENTRY_AT = OPTIONAL + 32, OPTIONAL + 16
-_BASES = {_PE32: struct.Struct("<24x28xI"), _PE32_PLUS: struct.Struct("<24x24xQ")}
-_DIRECTORIES = {_PE32: 96, _PE32_PLUS: 112}  # in the optional header; their number stands before them
+_BASES = {PE32: struct.Struct("<24x28xI"), PE32_PLUS: struct.Struct("<24x24xQ")}
+_DIRECTORIES = {PE32: 96, PE32_PLUS: 112}  # in the optional header; their number stands before them
 _SECTION = struct.Struct("<8x4I12xI")
 _PERMISSIONS = ("---", "--x", "r--", "r-x", "-w-", "-wx", "rw-", "rwx")  # by the upper bits of Characteristics
 _EXECUTABLE_IMAGE, _DLL = 0x2, 0x2000  # Characteristics
@@ -79,7 +79,7 @@ _LARGEST = 1 << 31
 _EXPORT_HEAD = struct.Struct("<I8xI4xII3I")
 #: of the debug directory: type, size in bytes, relative address, offset in the file
 DEBUG_ENTRY = struct.Struct("<12xIIII")
-_MOST_DEBUG = 16
+MOST_DEBUG = 16
 _CODEVIEW = 2
 _PDB = {b"RSDS": 24, b"NB10": 16}  # what stands before the path of the PDB, in bytes
 
@@ -154,13 +154,13 @@ def image(page: bytes) -> Image | None:
     r"""Read an image's headers from its first page, as much of it as there is; None if there are none.
 
     Nothing behind the first 4096 bytes is looked at. With ``MZ``, an e_lfanew that is a multiple of four, and
-    ``PE\0\0`` where it leads, all else may be wrong. Where a mark is wiped, all else must be right, see `_is_sound`:
-    where e_lfanew leads; or, where all of the DOS header is zeros but maybe ``MZ``, at one of the signatures that
+    ``PE\0\0`` where it leads, everything else may be wrong. If a mark is wiped, everything else must be right, see
+    `_is_sound`: where e_lfanew leads; or, if all of the DOS header but ``MZ`` is zeros, at one of the signatures that
     `_bare_places` finds, unless another DOS header leads there.
     """
     if len(page) < _DOS_HEADER:
         return None
-    place = int.from_bytes(page[_LFANEW:_DOS_HEADER], "little")
+    place = int.from_bytes(page[LFANEW:_DOS_HEADER], "little")
     if not place:
         blank = page.startswith((MZ, bytes(len(MZ)))) and page.startswith(_BLANK, len(MZ))
         return _without_dos_header(page) if blank else None
@@ -172,7 +172,7 @@ def image(page: bytes) -> Image | None:
 def image_name(read: Read, found: Image) -> str | None:
     """Return the name that an image's export directory gives it, else that of its PDB; None if there is none.
 
-    The image may lie there as it is mapped, or as it is in its file. The name may hold anything; bytes that are no
+    The image may lie there as it is mapped, or as it is in its file. The name may hold anything; bytes that are not
     UTF-8 are escaped.
     """
     for look, number in ((_own_name, EXPORTS), (_pdb_name, DEBUG)):
@@ -198,7 +198,7 @@ def directory(read: Read, found: Image, number: int) -> tuple[int, int]:
 
 
 def facts(read: Read) -> Facts | None:
-    """Return the facts of an image as it is mapped; None if its first page is not there or is none of an image."""
+    """Return the facts of an image as it is mapped; None if its first page is not there or is not that of an image."""
     try:
         found = image(read(0, PAGE))
     except AddressError:
@@ -244,7 +244,7 @@ def _bare_places(front: bytes) -> list[int]:
 
     Only the first four: a hostile page may hold many.
     """
-    if _PE not in front:  # this is quick also where there are zeros
+    if _PE not in front:  # quick, even for zeros
         return []
     found = (match.start() for match in _SIGNED.finditer(front, _DOS_HEADER, SEARCHED))
     return [*itertools.islice((place for place in found if place % 4 == 0), _MOST_PLACES)]
@@ -263,7 +263,7 @@ def _is_led_to(page: bytes, place: int) -> bool:
     """Return True if a DOS header within the page leads to a signature: then a file begins there, not at the page."""
     raw = np.frombuffer(page, np.uint8, place + _DOS_HEADER)
     begins = 1 + np.flatnonzero((raw[1:place] == MZ[0]) & (raw[2 : place + 1] == MZ[1]))
-    leads = raw[begins[:, None] + np.arange(_LFANEW, _DOS_HEADER)].view("<u4").reshape(-1)
+    leads = raw[begins[:, None] + np.arange(LFANEW, _DOS_HEADER)].view("<u4").reshape(-1)
     return bool((leads == place - begins).any())
 
 
@@ -278,7 +278,7 @@ def _image_at(page: bytes, place: int, wiped: tuple[str, ...]) -> Image | None:
         return None
     kind = magic
     if magic not in _BASES:
-        kind = _MAGICS.get(machine, _PE32)
+        kind = _MAGICS.get(machine, PE32)
         wiped = ("optional header's magic",)
     alignment, file_alignment, size, headers_size, checksum, subsystem, traits = _SIZES.unpack_from(
         page, place + _SIZES_AT
@@ -299,7 +299,7 @@ def _image_at(page: bytes, place: int, wiped: tuple[str, ...]) -> Image | None:
         alignment=alignment,
         file_alignment=file_alignment,
         headers_size=headers_size,
-        wide=kind == _PE32_PLUS,
+        wide=kind == PE32_PLUS,
         directories=place + OPTIONAL + _DIRECTORIES[kind],
         table=table,
         table_end=table + SECTION * count,
@@ -375,7 +375,7 @@ def _pdb_name(read: Read, _: Image, directory: tuple[int, int], in_file: bool) -
 def _codeview(read: Read, directory: tuple[int, int], *, in_file: bool) -> bytes | None:
     """Return the first CodeView record that is there, as far as the zero behind its path, of a debug directory."""
     try:
-        rows = read(directory[0], DEBUG_ENTRY.size * min(directory[1] // DEBUG_ENTRY.size, _MOST_DEBUG))
+        rows = read(directory[0], DEBUG_ENTRY.size * min(directory[1] // DEBUG_ENTRY.size, MOST_DEBUG))
     except AddressError:
         return None
     for kind, size, address, offset in DEBUG_ENTRY.iter_unpack(rows if directory[0] else b""):

@@ -33,15 +33,11 @@ if TYPE_CHECKING:
 
 _SYMBOLS_AT = 12
 _STORED_AT, _HEAD_AT = pe.OPTIONAL + 36, pe.OPTIONAL + 60
-_LFANEW = 0x3C
-_NARROW, _WIDE = 0x10B, 0x20B
 _BASE_AT = {True: (pe.OPTIONAL + 24, 8), False: (pe.OPTIONAL + 28, 4)}  # ImageBase: place and size, by whether PE32+
 _DEBUG_ADDRESS_AT, _DEBUG_POINTER_AT = 20, 24
-_MOST_DEBUG = 16
 _SMALLEST, _LARGEST = 0x200, 1 << 16  # FileAlignment
 _BLOCK_HEAD = 8  # of base relocations
 _LARGEST_FILE = 1 << 32
-_RELOCATION_PAGE = 4096
 
 
 class _Head(NamedTuple):
@@ -67,7 +63,7 @@ class _Head(NamedTuple):
 def plan(module: MappedModule, page: bytes, found: pe.Image, read: Read, layout: str) -> Plan:
     """Return how a file is made of a PE image whose header `found` was read from `page`, its first.
 
-    With layout ``"file"`` that is one whose section headers lead to its sections; where they cannot, it is as in
+    With layout ``"file"`` that is one whose section headers lead to its sections; if they cannot, it is as in
     memory, with the reason. What lies there as in its file is copied as it lies. `layout` is one of vocabulary.Layout.
     """
     head = _Head(page, found)
@@ -95,8 +91,8 @@ def plan(module: MappedModule, page: bytes, found: pe.Image, read: Read, layout:
 def lies_as_in_file(page: bytes, found: pe.Image, read: Read) -> bool:
     """Return True if an image lies in memory as in its file: sections at their offsets, not at their addresses.
 
-    Base relocations and names tell, where they are found at one of the two places; else what the first page holds where
-    the first section begins in the file, which is nothing if the image is mapped.
+    Base relocations tell, if they lie at one of the two places only; otherwise what the first page holds at the offset
+    of the first section, which is nothing if the image is mapped.
     """
     stored = [row for row in found.sections if row.stored]
     if all(row.offset == row.address for row in stored):
@@ -120,7 +116,7 @@ def _are_relocations(read: Read, place: int, size: int) -> bool:
             if done + _BLOCK_HEAD > size:
                 break
             page, length = struct.unpack("<II", read(place + done, _BLOCK_HEAD))
-            if page % _RELOCATION_PAGE or not _BLOCK_HEAD <= length <= size - done or length % 2:
+            if page % PAGE or not _BLOCK_HEAD <= length <= size - done or length % 2:
                 return False
             done += length
     except AddressError:
@@ -196,9 +192,9 @@ def _marks(head: _Head) -> list[Change]:
     return _changed(
         head,
         ("e_magic", 0, 2, int.from_bytes(pe.MZ, "little")),
-        ("e_lfanew", _LFANEW, 4, place),
+        ("e_lfanew", pe.LFANEW, 4, place),
         ("Signature", place, 4, int.from_bytes(pe.SIGNATURE, "little")),
-        ("Magic", place + pe.OPTIONAL, 2, _WIDE if head.image.wide else _NARROW),
+        ("Magic", place + pe.OPTIONAL, 2, pe.PE32_PLUS if head.image.wide else pe.PE32),
     )
 
 
@@ -226,12 +222,11 @@ def _debug(head: _Head, parts: list[Part], read: Read) -> list[Change]:
     """Return the changes to where debug data, the name of the PDB above all, is said to lie in the file."""
     address, size = head.directory(pe.DEBUG)
     found = []
-    for at in range(
-        address, address + min(size // pe.DEBUG_ENTRY.size, _MOST_DEBUG) * pe.DEBUG_ENTRY.size, pe.DEBUG_ENTRY.size
-    ):
-        place = offset_in_file(parts, at, pe.DEBUG_ENTRY.size)
+    width = pe.DEBUG_ENTRY.size
+    for at in range(address, address + min(size // width, pe.MOST_DEBUG) * width, width):
+        place = offset_in_file(parts, at, width)
         try:
-            row = read(at, pe.DEBUG_ENTRY.size) if place is not None else b""
+            row = read(at, width) if place is not None else b""
         except AddressError:
             continue
         target, old = row[_DEBUG_ADDRESS_AT:_DEBUG_POINTER_AT], row[_DEBUG_POINTER_AT:]
@@ -243,7 +238,7 @@ def _debug(head: _Head, parts: list[Part], read: Read) -> list[Change]:
 
 
 def _changed(head: _Head, *rows: tuple[str, int, int, int]) -> list[Change]:
-    """Return the changes that are some: (field, place, size, value) where another value stands."""
+    """Return changes for (field, offset, size, value), leaving out fields that have the value already."""
     return [_change(head, *row) for row in rows if pe.number_at(head.page, row[1], row[2]) != row[3]]
 
 

@@ -31,7 +31,7 @@ _MARKS = {codecs.BOM_UTF8: "utf-8", codecs.BOM_UTF16_LE: "utf-16-le", codecs.BOM
 
 
 class _Raw(io.RawIOBase):
-    """A file read from start to end, hashed on its way where that is wanted."""
+    """A file read from start to end, and hashed on the way if that is wanted."""
 
     def __init__(self, file: FileBacking, *, hashed: bool) -> None:
         self.file = file
@@ -90,7 +90,7 @@ class TextFile:
 
     @property
     def is_text(self) -> bool:
-        """False where the beginning holds NUL bytes, as no text does."""
+        """False if the beginning holds NUL bytes, as no text does."""
         return b"\0" not in self.head[:4096]
 
     def blocks(self, place: int = 0, size: int = BLOCK) -> Iterator[memoryview]:
@@ -105,7 +105,7 @@ class TextFile:
             rest = data[cut:]
             if len(rest) > LONGEST_LINE:
                 raise MapError(
-                    f"holds a line of more than {LONGEST_LINE >> 20} MiB; that is no table", subject=self.path
+                    f"holds a line of more than {LONGEST_LINE >> 20} MiB; a table has none as long", subject=self.path
                 )
             if cut:
                 yield memoryview(data)[:cut]
@@ -235,7 +235,7 @@ def _mark(data: bytes) -> bytes:
 
 
 def _encoding(data: bytes) -> str:
-    """Return the encoding: what the byte order mark says, else UTF-16 where every other byte is zero, else UTF-8."""
+    """Return the encoding: what the byte order mark says, else UTF-16 if every other byte is zero, else UTF-8."""
     mark = _mark(data)
     if mark:
         return _MARKS[mark]

@@ -20,7 +20,7 @@ class Vocabulary(NamedTuple):
     """What a header may say: the names that a table separated by spaces must be told, and which tables are meant.
 
     `spaced` matches a line of such names and `name` each of them; `wanted` tells from the kind and the names of the
-    columns whether it is a header; a longer line than `longest` is none.
+    columns whether it is a header; a line longer than `longest` is not.
     """
 
     spaced: re.Pattern[bytes]
@@ -94,7 +94,7 @@ def recognise(head: bytes, words: Vocabulary) -> Header | None:
             if found:
                 kind, columns, delimiter, padding = found
                 if not delimiter:
-                    kind = _spaced_kind(kind, head[place : place + 400].partition(b"\n")[0], columns)
+                    kind = _spaced_kind(head[place : place + 400].partition(b"\n")[0], columns)
                 empty = re.compile(rb"(?:\r?\n)*").match(head, place)  # the rows begin after an empty line
                 end = empty.end() if empty else place
                 line = number + head.count(b"\n", place, end)
@@ -112,7 +112,7 @@ def other_columns(head: bytes) -> str | None:
 
 
 def _header(line: bytes, words: Vocabulary) -> tuple[str, list[str], bytes, bytes] | None:
-    """Return kind, columns, delimiter and padding where `line` is the header of a table that is wanted."""
+    """Return kind, columns, delimiter and padding if `line` is the header of a table that is wanted."""
     for kind, delimiter, padding, starts in _KINDS:
         if (starts or words.spaced.fullmatch)(line):
             names = line.replace(b'"', b"").split(delimiter) if delimiter else words.name.findall(line)
@@ -131,9 +131,7 @@ _KINDS: tuple[tuple[str, bytes, bytes, Callable[[bytes], object] | None], ...] =
 )
 
 
-def _spaced_kind(kind: str, below: bytes, columns: list[str]) -> str:
-    if kind != "spaced":
-        return kind
+def _spaced_kind(below: bytes, columns: list[str]) -> str:
     if "File Address" in columns:
         return "rekall memdump index"
     if "DumpFileOffset" in columns:

@@ -22,7 +22,7 @@ class TextTable(PrintedTable):
         super().__init__(text, header.kind, header.columns, header.version)
         self.header = header
         self.in_message = False
-        self._stray: tuple[int, bytes] | None = None  # a line that is no row: fine as long as no row follows
+        self._stray: tuple[int, bytes] | None = None  # a line that is not a row: fine as long as no row follows
 
     def row_follows(self) -> None:
         """Note that a row follows; raise MapError if a line before it was not a message's after all."""

@@ -129,7 +129,7 @@ class Judge:
             base = process.address
             return _Seen(process, base, lambda at, size: self._reader.read(base + at, size))
         structure = self._memory.read(process.physical or 0, self._layout.end) or b""
-        seen = _Seen(process, None, lambda at, size: _part(structure, at, size))
+        seen = _Seen(process, None, lambda at, size: structure[at : at + size] if at + size <= len(structure) else None)
         heads = {head - at for at in (WAIT_LIST, PROFILE_LIST) if (head := seen.number(at)) is not None}
         return seen._replace(base=heads.pop()) if len(heads) == 1 else seen
 
@@ -347,7 +347,3 @@ def _most_likely(doubtful: list[tuple[Process, Verdict]]) -> list[tuple[Process,
 def _says_something(fact: Callable[[_Seen], str | None], sample: Sequence[_Seen]) -> bool:
     said = [words for words in map(fact, sample) if words is not None]
     return not said or 2 * said.count(_HOLDS) >= len(said)
-
-
-def _part(structure: bytes, at: int, size: int) -> bytes | None:
-    return structure[at : at + size] if at + size <= len(structure) else None

@@ -13,6 +13,7 @@ from memcarve.errors import AddressError, LimitError, SourceReadError
 from memcarve.formats.programs import pe
 from memcarve.images.paging import default_limit, translate, walk
 from memcarve.images.paging_modes import FRAME, ROOT, UPPER_HALF, WINDOWS, X64, X64_5, AddressTable
+from memcarve.images.physical import read_there
 from memcarve.images.physical_scan import BLOCK, everything, words_of
 from memcarve.intervals import PAGE, TOP
 from memcarve.segments import KERNEL_HALF
@@ -188,15 +189,7 @@ def peek(space: AddressSpace, address: int, size: int) -> bytes:
     try:
         return space.read(address, size)
     except AddressError:
-        data, end = bytearray(size), address + size
-        index = max(int(np.searchsorted(space.start, np.uint64(min(address, TOP - 1)), "right")) - 1, 0)
-        while index < len(space) and int(space.start[index]) < end:
-            start, length, offset = (int(column[index]) for column in (space.start, space.size, space.offset))
-            low, high = max(start, address), min(start + length, end)
-            if low < high:
-                space.backing.read_into(offset + low - start, memoryview(data)[low - address : high - address])
-            index += 1
-        return bytes(data)
+        return read_there(space, address, size)[0]
 
 
 def _checked(memory: PhysicalMemory, root: int) -> tuple[AddressTable, Version | None]:

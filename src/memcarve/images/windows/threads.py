@@ -101,11 +101,6 @@ def notes_of(walked: Walked) -> list[str]:
     return notes
 
 
-def stack(reader: Reader, teb: int) -> tuple[Region | None, str]:
-    """Return the stack that the TEB at an address gives, or None and why not; without a reason if that is usual."""
-    return _stack(reader, teb, _WIDE)
-
-
 def narrow(reader: Reader, teb: int) -> tuple[int, Region | None] | None:
     """Return address and stack of the 32-bit TEB that belongs to a TEB; None if there is none."""
     behind = reader.number(teb + _NARROW_OFFSET, 4)
@@ -117,11 +112,12 @@ def narrow(reader: Reader, teb: int) -> tuple[int, Region | None] | None:
     )
     for place in places:
         if place and place % PAGE == 0 and place < 1 << 32 and reader.number(place + _NARROW.itself, 4) == place:
-            return place, _stack(reader, place, _NARROW)[0]
+            return place, stack(reader, place, _NARROW)[0]
     return None
 
 
-def _stack(reader: Reader, teb: int, form: _Form) -> tuple[Region | None, str]:
+def stack(reader: Reader, teb: int, form: _Form = _WIDE) -> tuple[Region | None, str]:
+    """Return the stack that the TEB at an address gives, or None and why not; without a reason if that is usual."""
     itself, base, limit, allocation = (
         reader.number(teb + at, form.word) for at in (form.itself, form.base, form.limit, form.allocation)
     )
