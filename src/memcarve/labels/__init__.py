@@ -1,4 +1,4 @@
-"""Labels: what evidence says of segments. Segments in, columns of labels out."""
+"""Labels: what metadata and content say about segments."""
 
 from __future__ import annotations
 
@@ -18,15 +18,13 @@ if TYPE_CHECKING:
 
 __all__ = ["Known", "Labelling", "SegmentLabels"]
 
-#: how much is made of the segments' bytes
-
 
 class Labelling(NamedTuple):
     """Labels segments: `process.segments(labeller=Labelling())`.
 
-    `content` is a vocabulary.Content: ``"none"`` leaves the bytes alone; ``"headers"`` counts zero pages and looks for
-    PE and ELF headers at the beginning of every page; ``"full"`` also measures entropy and how much is text. Whoever
-    copies the bytes shows them to the labels on their way; `read` has them read at once.
+    `content` is a vocabulary.Content: ``"none"`` does not look at bytes; ``"headers"`` counts zero pages and looks for
+    PE and ELF headers at the start of every page; ``"full"`` also measures entropy and the share of text. Sinks show
+    the labels the bytes that they copy; with `read` they are read at once.
     """
 
     content: str = "none"
@@ -34,9 +32,9 @@ class Labelling(NamedTuple):
     progress: Callable[[int, int], object] | None = None
 
     def __call__(self, process: ProcessMemory, segments: Segments, wanted: Selection) -> SegmentLabels:
-        """Return the labels of segments. Where flags are wanted that content tells, all of it is read.
+        """Return the labels of segments; all bytes are read if a wanted flag depends on them.
 
-        Raises UsageError for a level of content that there is not, SourceReadError.
+        Raises UsageError if `content` is not a vocabulary.Content, SourceReadError.
         """
         Content.check(self.content)
         needed = bool(BY_CONTENT & set(wanted.flag))

@@ -1,4 +1,4 @@
-"""Flags: what is worth an analyst's minute. ``docs/labels.md`` gives each one's reason and its false positives."""
+"""Flags: memory that deserves an analyst's look. ``docs/labels.md`` gives the reasons and the false positives."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from memcarve.space import AddressSpace
 
 
-#: what must be known for a flag to be looked for, as remedies say it
+#: what must be known to look for a flag, as remedies word it
 NEEDS = {
     Flag.PRIVATE_EXECUTABLE: "regions that say what is private: {regions:FILE}, as windows.vadinfo prints them",
     Flag.WRITABLE_EXECUTABLE: "an image, or regions that say their protection: {regions:FILE}",
@@ -31,17 +31,17 @@ NEEDS = {
     Flag.ENTRY_UNMAPPED: "all of a list of modules ({modules:FILE}) and of the regions ({regions:FILE})",
     Flag.WIPED_HEADER: "the bytes, and what is mapped where: {content:headers}, or {regions:FILE}",
 }
-#: those that only the bytes of all pages tell
+#: the flags that need the bytes of all pages
 BY_CONTENT = frozenset({Flag.PE_IN_PRIVATE, Flag.WIPED_HEADER})
 
 _MOST_BASES = 1 << 16
 _SHOWN = 10
-#: findings that are told in words; the flags of segments are not bounded
+#: findings that are listed in words; the flags of segments are not bounded
 MOST_FINDINGS = 1000
 
 
 class Finding(NamedTuple):
-    """A flag, the first address that it is about, and why, in words."""
+    """A flag, the first address that it concerns, and the reason in words."""
 
     flag: str
     address: int
@@ -49,13 +49,13 @@ class Finding(NamedTuple):
 
 
 class Flagged:
-    """Where each flag holds: `where` by name; only those that could be looked for. `findings` say it in words.
+    """The addresses of each flag that could be looked for, in `where` by name; `findings` say them in words.
 
-    `by_content` says whether the segments' bytes were looked at.
+    `by_content` is True if the segments' bytes were looked at.
     """
 
     def __init__(self, space: AddressSpace, known: Known, headers: Sequence[Header] | None) -> None:
-        """Look for all flags; `headers` are those found in the segments, None if nobody looked."""
+        """Look for all flags; `headers` are those found in the segments, None if they were not looked for."""
         self.space = space
         self.known = known
         self.by_content = headers is not None
@@ -66,11 +66,14 @@ class Flagged:
         executable = self._pages(EXECUTE)
         regions, modules = bool(known.regions), bool(known.metadata.modules)
         if known.has_kinds and (known.has_protections or executable is not None):
-            self._set(
-                Flag.PRIVATE_EXECUTABLE, [self._regions(self._unbacked_executable), self._in_unbacked(executable)]
+            by_region = self._regions(
+                lambda place: known.is_unbacked(place) and "x" in (known.regions[place].collapsed or "")
             )
+            by_page = None if executable is None else executable.intersect(self._regions(known.is_unbacked))[0]
+            self._set(Flag.PRIVATE_EXECUTABLE, [by_region, by_page])
         if known.has_protections or executable is not None:
-            self._set(Flag.WRITABLE_EXECUTABLE, [self._regions(self._written_and_run), self._pages(EXECUTE | WRITE)])
+            by_region = self._regions(lambda place: known.regions[place].collapsed in ("rwx", "-wx"))
+            self._set(Flag.WRITABLE_EXECUTABLE, [by_region, self._pages(EXECUTE | WRITE)])
         if known.has_kinds and executable is not None and bases is not None:
             self._set(Flag.BEYOND_SECTION, [*self._beyond_sections()])
         if modules and known.has_kinds:
@@ -84,7 +87,7 @@ class Flagged:
 
     @property
     def notes(self) -> list[str]:
-        """What is flagged and may have no segment, in words."""
+        """The findings that may lie outside all segments, in words."""
         found = [finding for finding in self.findings if finding.flag == Flag.ENTRY_UNMAPPED]
         more = [f"{Flag.ENTRY_UNMAPPED}: {len(found) - _SHOWN} more"] if len(found) > _SHOWN else []
         return [*(f"{row.flag}: 0x{row.address:x}: {row.why}" for row in found[:_SHOWN]), *more]
@@ -97,14 +100,8 @@ class Flagged:
         found = self.known.region_pieces
         return found.where(keep[found.owner]) if len(keep) else found
 
-    def _unbacked_executable(self, place: int) -> bool:
-        return self.known.is_unbacked(place) and "x" in (self.known.regions[place].collapsed or "")
-
-    def _written_and_run(self, place: int) -> bool:
-        return self.known.regions[place].collapsed in ("rwx", "-wx")
-
     def _pages(self, wanted: int) -> Intervals | None:
-        """Return the extents of which page tables allow programs what is wanted; None if there are none."""
+        """Return the extents with the `wanted` permissions for programs; None without page tables."""
         space = self.space
         if space.flags is None:
             return None
@@ -112,15 +109,12 @@ class Flagged:
         keep = space.flags & np.uint8(wanted | USER | gone) == np.uint8(wanted | USER)
         return Intervals(space.start[keep], space.size[keep])
 
-    def _in_unbacked(self, pages: Intervals | None) -> Intervals | None:
-        return None if pages is None else pages.intersect(self._regions(self.known.is_unbacked))[0]
-
     # images and modules
 
     def _look_at_bases(self) -> dict[int, Header | None] | None:
-        """Return what header lies where images are mapped and modules are listed, as far as that page is there.
+        """Return the headers at the starts of images and listed modules, as far as those pages are there.
 
-        None if there are no bytes to look at.
+        Return None if there are no bytes to look at.
         """
         known = self.known
         images = [known.allocation(place).start for place, kind in enumerate(known.kinds) if kind == Kind.IMAGE]
@@ -137,7 +131,7 @@ class Flagged:
         return found
 
     def _beyond_sections(self) -> Iterator[Intervals]:
-        """Yield pages of images that may be written or run, and lie where the header says something else."""
+        """Yield pages of images that are writable or executable, although the header says otherwise."""
         known = self.known
         for flag, letter, words in ((WRITE, "w", "writable"), (EXECUTE, "x", "executable")):
             pages = self._pages(flag)
@@ -149,7 +143,7 @@ class Flagged:
             self._say_of_images(beyond, words)
 
     def _say_of_images(self, beyond: Intervals, words: str) -> None:
-        """Tell of each image what of it is beyond its sections; the owners are regions, in order."""
+        """Add a finding for each image with pages beyond its sections; the owners are regions, in order."""
         if not len(beyond):
             return
         first = np.flatnonzero(np.append([True], beyond.owner[1:] != beyond.owner[:-1]))
@@ -164,7 +158,7 @@ class Flagged:
         return header is not None and bool(header.sections)
 
     def _sections(self, letter: str) -> Intervals:
-        """Return the addresses of images that their sections allow something: each header counts for its own image."""
+        """Return the addresses at which images' own sections have a permission, given by its letter."""
         rows = []
         for place, region in enumerate(self.known.regions):
             base = self.known.allocation(place).start
@@ -178,7 +172,7 @@ class Flagged:
         return union(Intervals.of(rows))
 
     def _unlisted(self) -> Iterator[Intervals]:
-        """Yield the images that no list names; each allocation is one, however many regions it has."""
+        """Yield the images that are not listed; an allocation is one image, however many regions it has."""
         known = self.known
         starts = [listed.module.start for listed in known.modules]
         held = {known.region_at(start) for start in starts} - {None}
@@ -214,7 +208,7 @@ class Flagged:
         wiped += [
             (base, "an image's first page holds no header" if header is None else f"no {header.wiped}")
             for base, header in self._bases.items()
-            if (header is None and self._is_image(base)) or (header is not None and header.wiped)
+            if (header.wiped if header is not None else self._is_image(base))
         ]
         yield from self._pages_of(Flag.WIPED_HEADER, wiped)
 

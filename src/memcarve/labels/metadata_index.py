@@ -1,4 +1,4 @@
-"""What is known of a process by address, arranged to be joined with segments; and where its sources disagree."""
+"""What is known about a process, by address, to be joined with segments; and the conflicts between sources."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from memcarve.metadata import Metadata, Module, Region
 
 
-#: kinds of memory that are the process's own
+#: the kinds of memory that are the process's own
 OWN = frozenset({Kind.PRIVATE, Kind.STACK, Kind.HEAP})
 _SHOWN = 5
 
@@ -45,9 +45,10 @@ class Known:
         self.regions: Sequence[Region] = self._first.rows
         self.region_pieces = self._first.pieces
         self.modules, self.module_pieces = self._placed_modules(metadata)
-        self.areas, self.area_pieces = _placed_areas(metadata)
+        areas = [area for each in metadata.areas for area in each.rows if not area.whole]
+        self.areas, self.area_pieces = _placed(areas, [(area.start, area.end) for area in areas])
         self.kinds, self.whole_areas = self._kinds(metadata)
-        #: whether anything at all is known of regions' kinds, protections, files; of no region at all, all of it is
+        #: whether anything is known about regions' kinds, protections, files; everything is if there are no regions
         none = bool(metadata.regions) and not self.regions
         self.has_kinds = none or any(kind is not None for kind in self.kinds)
         self.has_protections = none or any(row.collapsed is not None for row in self.regions)
@@ -64,37 +65,37 @@ class Known:
         return [*found[:_SHOWN], *([f"{more} more conflicts between sources"] if more else [])]
 
     def region_text(self, place: int) -> str:
-        """Return a region as JSON, only what is known of it."""
+        """Return what is known about a region as JSON."""
         text = self._texts.get(place)
         if text is None:
             text = self._texts[place] = _region_text(self.regions[place], _kind(self.regions[place]))
         return text
 
     def is_unbacked(self, place: int) -> bool:
-        """Return True if no file backs a region: it is the process's own, or shared memory that is of no file."""
+        """Return True if no file backs a region: it is the process's own, or shared memory without a file."""
         region, kind = self.regions[place], self.kinds[place]
         return (kind in OWN and (region.file is None or region.private is True)) or (
             kind == Kind.MAPPED and region.file is None
         )
 
     def region_at(self, address: int) -> int | None:
-        """Return the place in `regions` of the one that holds an address; None if none does."""
+        """Return the index of the region that holds an address; None if none does."""
         return self._first.at(address)
 
     def allocation(self, place: int) -> Region:
-        """Return the allocation that the region at a place in `regions` is part of."""
+        """Return the allocation that a region is part of, given the region's index."""
         return self._first.allocations[place][0]
 
     def allocated(self, place: int) -> range:
-        """Return the places in `regions` of all that are part of the same allocation as the one at a place."""
+        """Return the indices of all regions in the same allocation as one, given by its index."""
         return self._first.allocations[place][1]
 
     def module_end(self, module: Module) -> int:
-        """Return where a module ends at most: with the mapping that it begins in, whatever it says."""
+        """Return where a module ends at the latest: with the mapping that it begins in."""
         return self._first.module_end(module)
 
     def _kinds(self, metadata: Metadata) -> tuple[list[str | None], dict[int, list[Region]]]:
-        """Return the kind of each region, and the areas that made it so by the region's place."""
+        """Return the kind of each region, and by the region's index the areas that determined it."""
         kinds = [_kind(row) for row in self.regions]
         whole: dict[int, list[Region]] = {}
         for areas in metadata.areas:
@@ -107,7 +108,7 @@ class Known:
         return kinds, whole
 
     def _placed_modules(self, metadata: Metadata) -> tuple[list[Listed], Intervals]:
-        """Return the modules of all lists, and where they lie; of those at one address the first list's."""
+        """Return the modules of all lists with their intervals; at one address, the first list's module counts."""
         found: dict[int, Listed] = {}
         for modules in metadata.modules:
             for row in modules.rows:
@@ -116,7 +117,7 @@ class Known:
 
 
 def _kind(region: Region) -> str | None:
-    """Return a region's kind; what nobody else shares is private where nothing says more."""
+    """Return a region's kind; an unshared region of unknown kind is private."""
     if region.kind is None and region.private:
         return Kind.PRIVATE
     return region.kind
@@ -137,13 +138,8 @@ def _region_text(region: Region, kind: str | None) -> str:
     return json.dumps({name: value for name, value in record.items() if value is not None})
 
 
-def _placed_areas(metadata: Metadata) -> tuple[list[Region], Intervals]:
-    rows = [area for areas in metadata.areas for area in areas.rows if not area.whole]
-    return _placed(rows, [(area.start, area.end) for area in rows])
-
-
 def _placed(rows: list[Any], bounds: list[tuple[int, int]]) -> tuple[list[Any], Intervals]:
-    """Return rows in order of addresses, and where they lie; where some overlap, an address is the smallest one's."""
+    """Return rows in order of addresses, with their intervals; a shared address belongs to the smallest row."""
     order = sorted(range(len(rows)), key=bounds.__getitem__)
     given = Intervals.of((low, min(max(min(high, TOP) - low, 1), TOP - 1)) for low, high in sorted(bounds))
     return [rows[place] for place in order], smallest_owner(given.start, given.size)
@@ -153,12 +149,12 @@ _MOST = 10_000
 _LONGEST = 200
 
 
-#: what sources say differently: first and last address of what it is about, and the words
+#: a contradiction between sources: the first and last address that it concerns, and the words
 Conflict = tuple[int, int, str]
 
 
 class Conflicts(NamedTuple):
-    """Conflicts by the place of the region they are about, or of the module; `more` were left out."""
+    """Conflicts by the index of the region or module that they concern; `more` were left out."""
 
     regions: dict[int, list[Conflict]]
     modules: dict[int, list[Conflict]]
@@ -186,7 +182,7 @@ def find_conflicts(metadata: Metadata, known: Known) -> Conflicts:
 
 
 def _between_regions(metadata: Metadata) -> Iterator[tuple[int, Conflict]]:
-    """Yield the place of a region of the first source, and what another says of its addresses."""
+    """Yield the index of a region of the first source, and a conflict with another source about its addresses."""
     for other in metadata.regions[1:]:
         first = metadata.regions[0]
         both, theirs = first.pieces.intersect(other.pieces)
@@ -198,7 +194,7 @@ def _between_regions(metadata: Metadata) -> Iterator[tuple[int, Conflict]]:
 
 
 def _elsewhere(first: Regions, other: Regions, known: set[int]) -> Iterator[tuple[int, Conflict]]:
-    """Yield the regions of the first source of whose addresses another source, which knows some, knows nothing."""
+    """Yield the regions of the first source that another source, which has some, lacks."""
     for place, row in enumerate(first) if len(other) else ():
         if place not in known:
             text = f"region: {first.source} has one, {other.source} has none here"
@@ -206,7 +202,7 @@ def _elsewhere(first: Regions, other: Regions, known: set[int]) -> Iterator[tupl
 
 
 def _different(one: Region, other: Region) -> Iterator[tuple[str, object, object]]:
-    """Yield the name of each member that both know and do not agree on, and what they say."""
+    """Yield the name of each member on which two regions disagree, and both values."""
     mine, theirs = one.protection, other.protection
     if mine is not None and theirs is not None and mine != theirs:
         # r-xp and r-x say the same; words of Windows with the same letters may say different things
@@ -222,10 +218,12 @@ def _different(one: Region, other: Region) -> Iterator[tuple[str, object, object
 
 
 def _between_modules(metadata: Metadata, known: Known) -> Iterator[tuple[int, Conflict]]:
-    """Yield the place of a module, and what another list says of the one at its address."""
-    for place, listed, source, other in _same_address(metadata, known):
-        for what in _unlike(listed.module, listed.source, other, source):
-            yield place, _of_module(listed.module, _says(*what))
+    """Yield the index of a module, and a conflict with another list about the module at its address."""
+    for place, (one, own), source, other in _same_address(metadata, known):
+        if one.size is not None and other.size is not None and one.size != other.size:
+            yield place, _of_module(one, _says("module's size", (own, one.size), (source, other.size)))
+        if one.name is not None and other.name is not None and one.name.lower() != other.name.lower():
+            yield place, _of_module(one, _says("module's name", (own, one.name), (source, other.name)))
 
 
 def _of_module(module: Module, text: str) -> Conflict:
@@ -233,7 +231,7 @@ def _of_module(module: Module, text: str) -> Conflict:
 
 
 def _same_address(metadata: Metadata, known: Known) -> Iterator[tuple[int, Listed, str, Module]]:
-    """Yield each module's place and itself, with what another list has at its address, and that list's source."""
+    """Yield each module and its index, with the source and the module of another list at its address."""
     places = {listed.module.start: place for place, listed in enumerate(known.modules)}
     for modules in metadata.modules:
         for row in modules.rows:
@@ -242,17 +240,8 @@ def _same_address(metadata: Metadata, known: Known) -> Iterator[tuple[int, Liste
                 yield place, known.modules[place], modules.source, row
 
 
-def _unlike(
-    one: Module, source: str, other: Module, another: str
-) -> Iterator[tuple[str, tuple[str, object], tuple[str, object]]]:
-    if one.size is not None and other.size is not None and one.size != other.size:
-        yield "module's size", (source, one.size), (another, other.size)
-    if one.name is not None and other.name is not None and one.name.lower() != other.name.lower():
-        yield "module's name", (source, one.name), (another, other.name)
-
-
 def _with_regions(metadata: Metadata, known: Known) -> Iterator[tuple[int, Conflict]]:
-    """Yield the place of a module that is called or sized otherwise than the image that is mapped there."""
+    """Yield the index of a module whose name or size differs from the image that is mapped there."""
     own = [(place, listed.source, listed.module) for place, listed in enumerate(known.modules)]
     others = [(place, source, row) for place, _, source, row in _same_address(metadata, known)]
     for place, source, module in (*own, *others):

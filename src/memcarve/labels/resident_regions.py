@@ -1,4 +1,4 @@
-"""Regions, and how much of each is in memory."""
+"""Regions, and how many bytes of each are in memory."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 class ResidentRegion(NamedTuple):
     """A region, and how many of its bytes are there.
 
-    `permissions` are the flags of the pages in it, as bits of which the number is the flag; `kind` is what its memory
-    is, as far as anything known says; `conflicts` counts what contradicts it, None if it is not of the first source.
+    `permissions` has bit n set if a page in it has the flags n; `kind` is the kind of its memory by all that is known;
+    `conflicts` counts what contradicts it, None if it is not from the first source.
     """
 
     region: Region
@@ -36,10 +36,10 @@ class ResidentRegion(NamedTuple):
 
 
 class Residence:
-    """The regions of every source that a selection wants, with how many bytes of each are there.
+    """The selected regions of every source, and how many bytes of each are there.
 
-    `count` regions of `sources` sources have `size` bytes of addresses together, of which `resident` are there: an
-    address counts once, however many regions it lies in. Raises UsageError if no regions are known.
+    `count` regions from `sources` sources span `size` bytes of addresses, of which `resident` are there; an address
+    counts once, however many regions it lies in. Raises UsageError if no regions are known.
     """
 
     def __init__(self, process: ProcessMemory, selection: Selection) -> None:
@@ -92,7 +92,7 @@ class Residence:
 
 
 def _joined(rows: Iterable[Region]) -> list[Region]:
-    """Return regions without members that lie where any of `rows` do, none where another one does."""
+    """Return disjoint regions that cover the same addresses as `rows`."""
     found: list[Region] = []
     start = end = 0
     for row in sorted(rows, key=lambda row: row.start):
@@ -105,7 +105,7 @@ def _joined(rows: Iterable[Region]) -> list[Region]:
 
 
 def resident(space: AddressSpace, rows: list[Region]) -> list[int]:
-    """Return how many bytes of each region are in a space; what a region spans costs nothing."""
+    """Return how many bytes of each region are in a space."""
     some = [row for row in rows if row.size]
     low, last = (np.array([*column], np.uint64) for column in ((r.start for r in some), (r.end - 1 for r in some)))
     found = iter(space.bytes_within(low, last).tolist())
@@ -113,7 +113,7 @@ def resident(space: AddressSpace, rows: list[Region]) -> list[int]:
 
 
 def _permissions(space: AddressSpace, rows: list[Region]) -> list[int]:
-    """Return for each region the flags of the extents in it, as bits of which the number is the flag."""
+    """Return for each region the flags of its extents: bit n is set if one has the flags n."""
     if space.flags is None or not len(space):
         return [0] * len(rows)
     last = space.start + (space.size - np.uint64(1))
