@@ -1,4 +1,4 @@
-"""Where PE and ELF headers may be: short segments are looked at many at a time, so that 500,000 take seconds."""
+"""A search for PE and ELF headers: short segments are looked at together, so that 500,000 take seconds."""
 
 from __future__ import annotations
 
@@ -50,7 +50,8 @@ def likely(space: AddressSpace, segments: Segments) -> Iterator[tuple[list[Likel
             _read(space, segments, rows[short[low:high]], ends[low:high][short[low:high]] - before, buffer)
             for at in _places(buffer[: int(ends[high - 1]) - before]):
                 counts[int(np.searchsorted(ends[low:high], before + at, "right"))] += 1
-        found = [Likely(segments[low + row], _known(counts[row])) for row in np.flatnonzero(counts).tolist()]
+        likely_rows = zip(np.flatnonzero(counts).tolist(), counts[counts != 0].tolist(), strict=True)
+        found = [Likely(segments[low + row], None if count < 0 else count) for row, count in likely_rows]
         yield found, int(segments.size[low:high].sum())
         low = high
 
@@ -73,7 +74,3 @@ def _read(space: AddressSpace, segments: Segments, rows: I64, ends: I64, buffer:
 def _places(view: memoryview) -> Iterator[int]:
     """Yield where pages begin that may begin with a header."""
     return (at for at in glance(view)[1] if may_begin(view, at, at + PAGE))
-
-
-def _known(count: int) -> int | None:
-    return None if count < 0 else int(count)

@@ -1,4 +1,4 @@
-"""PE and ELF headers in memory: where they may be, what they say, and what the file is called."""
+"""PE and ELF headers in memory: where they may be, what they say, and the file's name."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Header(NamedTuple):
     subsystem) or ``exe``; of ELF ``exec``, ``dyn`` (library or position-independent program), ``rel``, ``core``, or the
     number in hex. `size` is what the image takes in memory by its own account, in bytes; `timestamp` is what stands
     there, seconds since 1970 or a hash. `sections` (of ELF: what is loaded) are (address, size, permissions as
-    ``r-x``), none where their headers are not sound. `wiped` says in words which marks are gone.
+    ``r-x``), none if their headers are not sound. `wiped` says in words which marks are gone.
     """
 
     address: int
@@ -59,7 +59,7 @@ class Header(NamedTuple):
 def parse_header(address: int, page: bytes) -> Header | None:
     """Return the header that begins at `address`, whose bytes are `page`; None if there is none.
 
-    The first 4096 bytes are looked at, fewer where there are no more. `formats.pe.image` and `formats.elf.image` say
+    The first 4096 bytes are looked at, fewer if there are no more. `formats.pe.image` and `formats.elf.image` say
     what must be right in them.
     """
     found = pe.image(page) or elf.image(page)
@@ -84,7 +84,7 @@ def may_begin(view: memoryview, at: int, end: int) -> bool:
 
 
 def name_of(read: Read, header: Header) -> str | None:
-    """Return what a file is called by its own account; None if it says nothing, or that page is not there.
+    """Return a file's name according to itself; None if it has none, or that page is not there.
 
     That is the name in a PE's export directory, else that of its PDB; of ELF DT_SONAME. It may hold anything. Reads
     some hundred bytes in a few places. Raises what `read` raises, but not AddressError.
@@ -102,7 +102,7 @@ def name_of(read: Read, header: Header) -> str | None:
 
 
 def _there(read: Read, address: int) -> bytes:
-    """Return what is there of a page's length at `address`."""
+    """Return the bytes of the page at `address`, as many as are there."""
     try:
         return read(address, PAGE)
     except AddressError as error:
@@ -114,7 +114,7 @@ def _there(read: Read, address: int) -> bytes:
 
 
 def _sections(address: int, rows: Sequence[Section]) -> tuple[tuple[int, int, str], ...]:
-    """Return sections where they lie; none where the image would not end within the address space."""
+    """Return sections by their addresses; none if the image would end beyond the address space."""
     if not rows or address + rows[-1].address + rows[-1].size > TOP:
         return ()
     return tuple((address + row.address, row.size, row.permissions) for row in rows)

@@ -1,7 +1,7 @@
-"""Modules in memory: those that lists name, those that the system mapped as images, and those whose header is there.
+"""Modules in memory: listed ones, those that the system mapped as images, and those whose header is there.
 
-A layout may map the first page of a module's file once more: the header that lies there is part of that module, and no
-other one. Two mappings of one file that are no parts of each other are two modules.
+A module may map the first page of its file a second time: the header there belongs to the same module. Otherwise two
+mappings of one file are two modules.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from memcarve.space import AddressSpace
 
 
-#: what a module is found by besides lists
+#: the source of a module that is found by its header
 HEADER = "header"
 #: headers that are taken; memory may be full of them
 MOST_HEADERS = 1 << 16
@@ -42,7 +42,7 @@ _MOST_NAMED = 1 << 12  # headers whose own names are looked up
 
 
 class FoundModules(NamedTuple):
-    """Modules in order of their addresses, one at an address; notes for the user."""
+    """Modules in order of their addresses, at most one per address; notes for the user."""
 
     modules: Sequence[MappedModule]
     notes: Sequence[str]
@@ -51,10 +51,10 @@ class FoundModules(NamedTuple):
 def find_modules(
     process: ProcessMemory, selection: Selection | None = None, *, progress: Progress | None = None
 ) -> FoundModules:
-    """Return the modules of a process that a selection wants: by half, address, and patterns for their files' names.
+    """Return the modules of a process, selected by half, address, and patterns for file names.
 
-    All memory of the half is read for headers; `progress` is told how far that is, in bytes. Raises UsageError if
-    the selection wants more, SourceReadError.
+    All memory of the half is searched for headers; `progress` is called with the bytes done and the total. Raises
+    UsageError if the selection has other limits, SourceReadError.
     """
     wanted = selection or Selection()
     others = {name for name in wanted.by_labels if name != "file"}
@@ -94,7 +94,7 @@ class _Search:
         self.modules = [self._module(start, listed.get(start, []), headers.get(start)) for start in starts]
 
     def _headers(self, progress: Progress | None) -> dict[int, Header]:
-        """Return the headers in memory by address."""
+        """Return the headers in memory, by address."""
         space, found, more = self.process.space, dict[int, "Header"](), 0
         segments = space.segments()
         segments = segments.where(segments.in_half(self._half, self.process.kernel_half))
@@ -119,7 +119,7 @@ class _Search:
         return found
 
     def _further_ends(self, again: Mapping[int, int]) -> dict[int, int]:
-        """Return where modules end of which a part lies apart: those that begin again there, by where they begin."""
+        """Return the ends of modules that have a part elsewhere, by their starts."""
         ends: dict[int, int] = {}
         for part, start in again.items():
             held = self._known.region_at(part)
@@ -131,7 +131,7 @@ class _Search:
         return self._half == "all" or (address >= self.process.kernel_half) == (self._half == "kernel")
 
     def _is_program(self, place: int) -> bool:
-        """Return True if a region begins what the system mapped as a program or library."""
+        """Return True if a region is the first one of a mapped program or library."""
         row, kind, mapping = self._known.regions[place], self._known.kinds[place], self._mappings[place]
         of_file = kind == Kind.MAPPED and row.file is not None and row.offset == 0
         return (kind == Kind.IMAGE and row.start == mapping.start) or (of_file and mapping.executable)
@@ -163,11 +163,11 @@ class _Search:
 
 
 class _Mapping:
-    """A mapping, by the regions that it consists of."""
+    """A mapping and the extent of its regions."""
 
     def __init__(self, regions: list[Region]) -> None:
         self.start, self.end = regions[0].start, min(regions[-1].end, TOP)
-        #: where what is of its file ends, and whether any of it may be executed
+        #: where the part that belongs to its file ends, and whether any of it is executable
         self.file_end = max(row.end for row in regions if row.file == regions[0].file)
         self.executable = any("x" in (row.collapsed or "") for row in regions)
 
@@ -175,9 +175,9 @@ class _Mapping:
 def _mappings(regions: Sequence[Region]) -> list[_Mapping]:
     """Return for each region the mapping that it is part of.
 
-    Windows maps an image as one region (with a tag), which some list by protection (and may say of which allocation).
-    Unix maps a file in several, with memory of no file between and behind them. A mapping ends at a gap, unless its
-    file goes on behind, where another file's begins, and where an image does.
+    Windows maps an image as one region (with a tag), which some sources divide by protection (and may give the
+    allocation). Unix maps a file as several regions, with memory without a file between and after them. A mapping ends
+    before another file, before an image, and at a gap unless its file continues after it.
     """
     groups: list[list[Region]] = []
     for row in regions:
@@ -189,7 +189,7 @@ def _mappings(regions: Sequence[Region]) -> list[_Mapping]:
 
 
 def _continues(group: list[Region], row: Region) -> bool:
-    """Return True if a region goes on with what the group is a mapping of."""
+    """Return True if a region continues the mapping that a group of regions is."""
     first, before = group[0], group[-1]
     if first.allocation is not None or row.allocation is not None:
         return first.allocation == row.allocation
@@ -197,7 +197,7 @@ def _continues(group: list[Region], row: Region) -> bool:
         return False
     if before.end == row.start and row.file in (None, first.file):
         return True
-    # not every source knows of all regions: where one is left out, the file goes on further down in it
+    # not every source has all regions: after one that is left out, the file continues at a higher offset
     further = before.offset is not None and row.offset is not None and row.offset > before.offset
     return row.file is not None and row.file == first.file and before.end <= row.start and further
 
@@ -213,11 +213,11 @@ def _is_wanted(module: MappedModule, selection: Selection) -> bool:
 def parts_of_others(
     space: AddressSpace, starts: Sequence[int], headers: Mapping[int, Header], known: Known
 ) -> dict[int, int]:
-    """Return those of `starts`, in order, at which a part of another module lies, each with where that one begins.
+    """Return those of `starts` (ascending) that are parts of another module, each with the start of that module.
 
-    That is so if the other one is loaded as its header says: what it maps there is mapped to its end, from the same
-    file as far as files are known, and the header is the same, if it is there. If it is missing where the module
-    begins, the second one tells. Raises SourceReadError.
+    That is so if the other module is loaded as its header says: the part is mapped to its end, from the same file as
+    far as files are known, and has the same header if it is there. If the module's own header is missing, the part's
+    header is used. Raises SourceReadError.
     """
     found: dict[int, int] = {}
     there = set(starts)
@@ -247,7 +247,7 @@ def _first_page_again(space: AddressSpace, start: int) -> list[Again]:
 
 
 def _is_same(one: Header, other: Header) -> bool:
-    """Return True if two headers are the same but for what loaders change."""
+    """Return True if two headers are the same except for what loaders change."""
     sections = [
         [(address - header.address, size, permissions) for address, size, permissions in header.sections]
         for header in (one, other)
@@ -258,7 +258,7 @@ def _is_same(one: Header, other: Header) -> bool:
 
 
 def _is_loaded(space: AddressSpace, known: Known, start: int, again: Again, *, named: bool) -> bool:
-    """Return True if a module is loaded as its header says; `named`: only if regions know that it is of one file."""
+    """Return True if a module is loaded as its header says; with `named`, only if regions show that it is one file."""
     if not known.regions:
         return not named and _is_mapped(space, start + again.place) and _is_mapped(space, start + again.end - 1)
     held = [known.region_at(address) for address in (start, start + again.place, start + again.end - 1)]

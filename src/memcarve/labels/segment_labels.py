@@ -1,4 +1,4 @@
-"""Labels of segments in columns, a row a segment; what neighbours in the same regions share is worked out once."""
+"""Labels of segments in columns, one row per segment; what neighbours in the same regions share is computed once."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ MOST_LISTED = 50_000  # regions listed of one segment
 
 
 class Group:
-    """What is known of an address range that touches these regions, modules and areas, given by their places."""
+    """What is known about an address range that touches these regions, modules and areas, given by their indices."""
 
     def __init__(self, known: Known, regions: list[int], modules: list[int], areas: list[int]) -> None:
         self.regions: list[Region] = [known.regions[place] for place in regions]
@@ -54,22 +54,22 @@ class Group:
         return not (self.regions or self.modules or self.areas)
 
     def kinds(self, start: int, last: int) -> list[str]:
-        """Return the kinds of memory from `start` to `last`: what its own structures say, then its regions'."""
+        """Return the kinds of memory from `start` to `last`: those of areas, then those of regions."""
         if not self.areas:
             return self.region_kinds
         covered = any(area.start <= start and last < area.end for area in self.areas)
         return distinct([*(area.kind for area in self.areas), *([] if covered else self.region_kinds)])
 
     def conflicts(self, start: int, last: int) -> list[str]:
-        """Return in what the sources contradict each other about addresses from `start` to `last`."""
+        """Return the conflicts between sources about the addresses from `start` to `last`."""
         if not self._conflicts:
             return []
         return distinct(text for begin, end, text in self._conflicts if begin <= last and start <= end)
 
     def files(self, start: int) -> list[tuple[str, int | None]]:
-        """Return path or name of what is mapped, and where in it `start` is: modules, else files; each once.
+        """Return the names of modules, or else the paths of files, each once with the offset of `start` in it.
 
-        None if `start` lies before it, or that is not known.
+        The offset is None if `start` lies before it or it is unknown.
         """
         found: dict[str, int | None] = {}
         for listed in self.modules:
@@ -84,7 +84,7 @@ class Group:
         return [*found.items()]
 
     def texts(self) -> list[str]:
-        """Return the members for JSON that do not depend on the address: only those of what is known."""
+        """Return the known members for JSON that do not depend on the address."""
         if self._texts is None:
             more = len(self.regions) - len(self._listed)
             regions = ", ".join(map(self._region_text, self._listed))
@@ -99,17 +99,17 @@ class Group:
 
 
 def distinct(values: Iterable[str | None]) -> list[str]:
-    """Return the values that are known, each once, in order."""
+    """Return the values other than None, each once, in order."""
     return [value for value in dict.fromkeys(values) if value is not None]
 
 
 def member(name: str, value: Sequence[Any] | int) -> list[str]:
-    """Return a member for JSON, in a list; nothing if there is nothing to say."""
+    """Return a member for JSON, in a list; an empty list if the value is empty."""
     return [f'"{name}": {json.dumps(value)}'] if value else []
 
 
 def module_record(listed: Listed, start: int) -> dict[str, Any]:
-    """Return a module for JSON, with where in it `start` is."""
+    """Return a module for JSON, with the offset of `start` in it."""
     module = listed.module
     record = {
         "name": module.name,
@@ -133,13 +133,13 @@ def _area(row: Region) -> dict[str, Any]:
 
 _PLAIN = re.compile(r"[^A-Za-z0-9_.-]+")
 _LONGEST_NAME = 48
-_MOST_THREADS = 4096  # that are listed
-_MOST_CONFLICTS = 20  # that are listed of one segment
-_MOST_GROUPS = 1 << 12  # that are kept: neighbours share them
+_MOST_THREADS = 4096  # listed
+_MOST_CONFLICTS = 20  # listed per segment
+_MOST_GROUPS = 1 << 12  # cached: neighbours share them
 
 
 class _Join:
-    """Which intervals each of some segments touches: `first` and `end` (int64), one row a segment, `end` excluded."""
+    """The intervals that each segment touches: from `first` to `end` (int64, exclusive), one row per segment."""
 
     def __init__(self, intervals: Intervals, segments: Segments) -> None:
         self.intervals = intervals
@@ -147,7 +147,7 @@ class _Join:
         self.first, self.end = intervals.touched(segments)
 
     def changes(self) -> Bools:
-        """Return for each segment (bool) whether it touches other intervals than the one before it."""
+        """Return for each segment (bool) whether it touches other intervals than the segment before it."""
         found = np.ones(len(self.first), np.bool_)
         nothing = self.first == self.end
         same = (self.first[1:] == self.first[:-1]) & (self.end[1:] == self.end[:-1])
@@ -170,7 +170,7 @@ class _Join:
 
 
 class SegmentLabels:
-    """What is known of `segments`, in the same order; `contents` holds what their bytes say, None if nobody looks.
+    """What is known about `segments`, in the same order; `contents` is what their bytes say, None if not looked at.
 
     Implements ``segments.Labels``.
     """
@@ -203,22 +203,22 @@ class SegmentLabels:
         bare = self.segments.labelled(None).where(keep)
         contents = None if self.contents is None else self.contents.where(keep)
         found = SegmentLabels(self.space, self.known, bare, contents)
-        found._flagged = self._flagged  # it is about the whole process
+        found._flagged = self._flagged  # about the whole process
         return found
 
     def observer(self, index: int) -> ContentObserver | None:
-        """Return what is to be shown the bytes of a segment; None if they are known, or nobody asks."""
+        """Return what must be called with the bytes of a segment; None if they are known or not wanted."""
         return None if self.contents is None else self.contents.observer(index, int(self.segments.start[index]))
 
     def observed(self, index: int, observer: ContentObserver) -> None:
-        """Keep what an observer says of a segment's bytes."""
+        """Keep what an observer found in a segment's bytes."""
         if self.contents is not None:
             self.contents.keep(index, observer.finish())
 
     # what is known of one segment
 
     def group(self, index: int) -> Group:
-        """Return what is known of a segment and of all that lie in the same regions, modules and areas."""
+        """Return what is known about all segments that lie in the same regions, modules and areas as one."""
         key = int(self._group_of[index])
         found = self._groups.get(key)
         if found is None:
@@ -236,7 +236,7 @@ class SegmentLabels:
         return self.group(index).modules
 
     def kinds(self, index: int) -> list[str]:
-        """Return the kinds of memory in a segment: first what its own structures say, then its regions'."""
+        """Return the kinds of memory in a segment: those of areas, then those of regions."""
         start = int(self.segments.start[index])
         return self.group(index).kinds(start, start + int(self.segments.size[index]) - 1)
 
@@ -245,27 +245,27 @@ class SegmentLabels:
         return self.group(index).protections
 
     def permissions(self, index: int) -> list[str]:
-        """Return what the page tables allow in a segment, each once: of an image only."""
+        """Return what the page tables of an image allow in a segment, each once."""
         return [] if self._permissions is None else permission_words(int(self._permissions[index]))
 
     def file(self, index: int) -> list[tuple[str, int | None]]:
-        """Return path or name of what is mapped in a segment, and where in it that begins: modules, else files."""
+        """Return the names of modules, or else the paths of files, in a segment, with the segment's offset in each."""
         return self.group(index).files(int(self.segments.start[index]))
 
     def conflicts(self, index: int) -> list[str]:
-        """Return in what the sources contradict each other about a segment."""
+        """Return the conflicts between sources about a segment."""
         start = int(self.segments.start[index])
         return self.group(index).conflicts(start, start + int(self.segments.size[index]) - 1)
 
     def flags(self, index: int) -> dict[str, int]:
-        """Return the flags of a segment, each with the first address that it is about."""
+        """Return the flags of a segment, each with the first address that it concerns."""
         if not self._flags_anywhere[index]:
             return {}
         return {flag: int(where[index]) for flag, (held, where) in self._flag_columns.items() if held[index]}
 
     @property
     def flagged(self) -> Flagged:
-        """Where the flags hold, by what is known now."""
+        """The flags of the process, by what is known so far."""
         contents = self.contents
         complete = contents is not None and contents.complete
         if self._flagged is None or (complete and not self._flagged.by_content):
@@ -335,12 +335,12 @@ class SegmentLabels:
     # showing
 
     def record(self, index: int) -> dict[str, Any]:
-        """Return all labels of a segment: only what is known."""
+        """Return all known labels of a segment."""
         found: dict[str, Any] = json.loads(self.text(index))
         return found
 
     def text(self, index: int) -> str:
-        """Return all labels of a segment as JSON: only what is known."""
+        """Return all known labels of a segment as JSON."""
         group = self.group(index)
         members = [] if group.is_empty else self._texts(group, index)
         if self._permissions is not None:
@@ -356,7 +356,7 @@ class SegmentLabels:
         return f"{{{', '.join(members)}}}"
 
     def _texts(self, group: Group, index: int) -> list[str]:
-        """Return the members for JSON that regions, modules and areas make."""
+        """Return the members for JSON about regions, modules and areas."""
         start = int(self.segments.start[index])
         members = [*group.texts()]
         conflicts = self.conflicts(index)
@@ -379,7 +379,7 @@ class SegmentLabels:
         return [{"tid": tid, "begin": f"0x{begin:x}"} for tid, begin in dict.fromkeys(rows)]
 
     def name(self, index: int) -> str:
-        """Return what a file's name says besides the addresses: ``.r-x.ntdll.dll``; plain characters, not many."""
+        """Return what a file's name adds to the addresses: ``.r-x.ntdll.dll``, in a few plain characters."""
         protections, files = self.protections(index), self.file(index)
         words = protections if len(protections) == 1 else []
         if files:
@@ -389,11 +389,11 @@ class SegmentLabels:
 
     @property
     def notes(self) -> list[str]:
-        """What the user must be told: of the sources, of conflicts between them, of entries without a mapping."""
+        """Sentences for the user about the sources, conflicts between them, and entries without a mapping."""
         return [*self.known.metadata.notes, *self.known.notes, *self.flagged.notes]
 
     def summary(self) -> dict[str, Any]:
-        """Return where the labels come from, and what was found, for JSON."""
+        """Return the labels' sources and the findings, for JSON."""
         metadata = self.known.metadata
         flagged = self.flagged
         return {
@@ -435,16 +435,15 @@ def _permission_member(bits: int) -> list[str]:
 
 @functools.cache
 def permission_words(bits: int) -> list[str]:
-    """Return what flags allow, each once; `bits` has a bit for each flag that occurs, of which the number is it."""
-    found = (permissions(code) for code in range(bits.bit_length()) if bits >> code & 1)
-    return distinct(found)
+    """Return the permissions in `bits`, each once: bit n is set if the flags n occur."""
+    return distinct(permissions(code) for code in range(bits.bit_length()) if bits >> code & 1)
 
 
 def permission_bits(space: AddressSpace, first: I64, end: I64) -> I64:
-    """Return which flags (column `flags` of a space) the extents from each `first` to `end` have, as bits (int64)."""
+    """Return the flags of the extents from each `first` to `end` (int64): bit n is set if one has the flags n."""
     if space.flags is None or not len(first):
         return np.zeros(len(first), np.int64)
-    # reduceat does not know empty ranges: those are a bit that stands for nothing
+    # reduceat cannot do empty ranges: the last element stands for them
     bits = np.append(np.left_shift(np.int64(1), space.flags.astype(np.int64)), np.int64(0))
     bounds = np.column_stack([first, np.maximum(end, first + 1)]).ravel().astype(np.int64)
     found = np.bitwise_or.reduceat(bits, np.minimum(bounds, len(bits) - 1))[::2]
