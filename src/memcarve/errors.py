@@ -22,14 +22,14 @@
 An error says what it is about, what is wrong, what to do, and what state things were left in, each in a member:
 
     raise TargetExistsError("exists", subject=path, remedy="{force} replaces it, {out} chooses another")
-    -> path: exists; force=True replaces it, out= chooses another          str(error), for who called the library
+    -> path: exists; force=True replaces it, out= chooses another          str(error), for a caller of the library
     -> path: exists; --force replaces it, -o chooses another               on the command line
 
-`remedy` is a constant template: ``{name}`` or ``{name:value}`` stands for an argument of the library, which the command
-line words as its option (`MemcarveError.worded`; cli/wording.py knows those that are called differently). What comes
-from evidence stands in `subject` and `problem`, which are no templates. Who passes an error on sets its members
+`remedy` is a constant template: ``{name}`` or ``{name:value}`` stands for an argument of the library; the command line
+shows its option instead (`MemcarveError.worded`; cli/wording.py knows those that are called differently). What comes
+from evidence stands in `subject` and `problem`, which are not templates. Code that passes an error on sets its members
 (``error.subject = path``, ``error.state = "nothing was kept"``) or adds to its remedy (`MemcarveError.suggest`), and
-raises the same error; nobody takes its text apart.
+raises the same error; its text is never taken apart.
 
 Messages are one line, lower case, the file first. They may hold names from evidence: each is passed through `printable`
 when it is shown, so showing one is safe on any terminal.
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 _ARGUMENT = re.compile(r"\{(\w+)(?::([^{}]*))?\}")
 #: arguments that are switched on; of the others a remedy may give the value
 _SWITCHES = {"force", "partial", "sparse"}
-#: what a remedy names that is no argument
+#: what a remedy names that is not an argument
 _CALLS = {"scan": "open(path, input_type='image').roots()"}
 
 _LONGEST_MESSAGE = 1500

@@ -51,7 +51,7 @@ class Selection:
 
     By labels, of each kind any of those given, in any region that a segment touches: `file` (patterns for the mapped
     file's path or name, or the module's name), `protection` (letters that must all be in it, or its full name), `kind`
-    (of vocabulary.Kind), `flag` (of vocabulary.Flag). Raises UsageError for a half, kind or flag that there is not.
+    (of vocabulary.Kind), `flag` (of vocabulary.Flag). Raises UsageError for an unknown half, kind or flag.
     """
 
     half: str | None = None
@@ -116,7 +116,7 @@ class ProcessEntry(NamedTuple):
     From an image also: `parent` (pid), `created` and `exited` (UTC), `root` (physical address of its page tables),
     `image_base` and `peb` (addresses), `wow64` (32-bit on 64), `listed` (the kernel's list of processes leads to it),
     `ended`, and `object`, the address of what the kernel knows of it. `doubts` says in words what speaks against its
-    being a process at all; nothing does where it is empty.
+    being a process at all; nothing does if it is empty.
     """
 
     pid: int | None = None
@@ -135,14 +135,14 @@ class ProcessEntry(NamedTuple):
 
     @property
     def state(self) -> str | None:
-        """``"running"``, or ``"exited"``, ``"unlinked"``; and ``"doubtful"``, with commas; None where unknown."""
+        """``"running"``, or ``"exited"``, ``"unlinked"``; and ``"doubtful"``, with commas; None if unknown."""
         if self.listed is None:
             return None
         words = ["exited"] * bool(self.ended) + ["unlinked"] * (not self.listed)
         return ", ".join([*(words or ["running"]), *["doubtful"] * bool(self.doubts)])
 
     def facts(self) -> dict[str, Any]:
-        """Return what an image tells of the process, ready for JSON; nothing where only pid and name are known."""
+        """Return what an image tells of the process, ready for JSON; nothing if only pid and name are known."""
         if self.root is None:
             return {}
 
@@ -239,7 +239,7 @@ class Note(str):
 class ProcessMemory:
     """An address space and what its source knew.
 
-    `entry` is what the input's list of processes says of it; `pid` and `name` are None where unknown, and so are the
+    `entry` is what the input's list of processes says of it; `pid` and `name` are None if unknown, and so are the
     members of `machine`, by which `platform`, `architecture`, `address_bits` and `kernel_half` are known here, and of
     `account`: `input_bytes`, `left_out`, `incomplete`. `inputs` says where the memory came from, ready for JSON;
     `positions` how the bytes' places were settled. `notes` are sentences for the user. `half` is what of the address
@@ -299,7 +299,7 @@ class ProcessMemory:
 
     @property
     def default_half(self) -> str:
-        """The half that is taken if nobody says: ``"user"`` of an image, else ``"all"``."""
+        """The half that is taken by default: ``"user"`` of an image, else ``"all"``."""
         return "user" if self.is_image else "all"
 
     @property
@@ -332,7 +332,7 @@ class ProcessMemory:
     def labelled(self, segments: Segments, selection: Selection, labeller: Labeller | None) -> Bools:
         """Say for each segment (bool) whether it has all the labels that a selection wants.
 
-        Raises UsageError where there is no labeller, or nothing is known to choose by.
+        Raises UsageError if there is no labeller, or nothing is known to choose by.
         """
         if labeller is None:
             raise UsageError(f"to choose by {next(iter(selection.by_labels))}, segments must be labelled")
@@ -386,7 +386,7 @@ class ProcessMemory:
 
         Select by the words of a `Selection`, or give one. `split` is a vocabulary.Split: where they end, too.
         `labeller` (a ``memcarve.Labelling``) gives them labels. Their `choice` says what was left out by each of the
-        limits. Raises UsageError if there is no such word, if both a selection and words of one are given, if the input
+        limits. Raises UsageError for an unknown word, if both a selection and words of one are given, if the input
         does not say where to split, and if labels are asked for without a labeller.
         """
         words = Selection(half, address, min_size, max_size, file, protection, kind, flag)
@@ -453,7 +453,7 @@ class ProcessMemory:
 class Container(ABC):
     """What a source opened. Close it, or use it in a ``with`` statement: reading needs its files open.
 
-    `default_half` is the half that is taken where nobody says: ``"all"`` of a dump, ``"user"`` of an image.
+    `default_half` is the half that is taken by default: ``"all"`` of a dump, ``"user"`` of an image.
     """
 
     default_half = "all"
@@ -487,7 +487,7 @@ class Container(ABC):
         return self.processes()
 
     def entry(self, index: int) -> ProcessEntry:
-        """Return the process at a place in `processes()`; an image is not searched if it is known already."""
+        """Return the process at a place in `processes()`; an image is not searched if the process is known already."""
         return self.processes()[index]
 
     def known(self, pids: Sequence[int]) -> list[ProcessEntry]:  # noqa: ARG002 - a source may look no further
@@ -505,7 +505,7 @@ class Container(ABC):
     def open_span(self, index: int, start: int, end: int) -> ProcessMemory:  # noqa: ARG002 - a source may look no further
         """Return the memory of a process, at least what of it holds an address of ``start <= x < end``.
 
-        Of an image nothing else is looked at, so that damage elsewhere does not matter.
+        Nothing else of an image is read, so that damage elsewhere does not matter.
         """
         return self.process(index=index)
 
@@ -518,7 +518,7 @@ class Container(ABC):
         return self.process(index=index, half=self.default_half).metadata
 
     def roots(self) -> list[Any]:
-        """Return the plausible page-table roots that lie in the input; raises UsageError where it is no image."""
+        """Return the plausible page-table roots that lie in the input; raises UsageError if it is not an image."""
         raise UsageError("is not an image of a machine's memory, where page tables could be", subject=str(self))
 
     @abstractmethod

@@ -145,19 +145,19 @@ def test_doubt_is_told(tmp_path: Path, name: str) -> None:
     """Where nothing tells a process's core from a machine's a note says which was taken, and what takes the other."""
     path = put(tmp_path / "core", PROCESSES[name].data())
     with memcarve.open(path) as container:
-        assert any("--input-type image" in each for each in container.process().notes)
+        assert any("open it as input type 'image'" in each for each in container.process().notes)
     with memcarve.open(path, input_type="core") as container:
-        assert not any("--input-type" in each for each in container.process().notes)
+        assert not any("input type" in each for each in container.process().notes)
     for said in ({"input_type": "image"}, {"system": "linux"}, {"dtb": 0x1000}):
         with memcarve.open(path, **said) as container:  # type: ignore[arg-type]
             assert isinstance(container, ImageContainer)
-            assert not any("--input-type" in each for each in container.notes)
+            assert not any("input type" in each for each in container.notes)
 
 
 def test_doubt_of_a_machine(tmp_path: Path) -> None:
     """Of a machine's core in which nothing says so the error says so, and what takes it for a process's."""
     path = put(tmp_path / "core", MACHINES["QEMU without its note"].data())
-    with memcarve.open(path) as container, pytest.raises(errors.ProcessError, match="--input-type core reads it"):
+    with memcarve.open(path) as container, pytest.raises(errors.ProcessError, match="open it as input type 'core'"):
         container.processes()
     with memcarve.open(path, input_type="core") as container:
         assert [segment.start for segment in container.process().segments()] == [0, 0x100000000]
@@ -167,7 +167,7 @@ def test_doubt_of_a_machine(tmp_path: Path) -> None:
 def test_no_doubt(tmp_path: Path, name: str) -> None:
     """Of what notes settle nothing is said."""
     with memcarve.open(put(tmp_path / "core", PROCESSES[name].data())) as container:
-        assert not any("--input-type" in each for each in container.process().notes)
+        assert not any("input type" in each for each in container.process().notes)
 
 
 @pytest.mark.parametrize("notes", [CPU_32, CPU_32 + info(5, b"a", 32)])

@@ -26,10 +26,11 @@ from memcarve.formats.elf_core import process_notes
 from memcarve.metadata import Metadata, Module, Parameters, Region, Regions, SourceRows, Thread
 from memcarve.missing import CUT_OFF, NOT_WRITTEN, Missing
 from memcarve.process import Platform, ProcessMemory, Selection
+from memcarve.provenance import Provenance
 from memcarve.sinks.ownership import foreign
 from memcarve.sources.core import CORE
 from memcarve.space import AddressSpace
-from memory import PAGE, content
+from memory import PAGE, Memory, content
 from opening import opened_as
 from processes import process_with
 from sinking import How, export_elfcore
@@ -407,6 +408,15 @@ def test_page_tables_count_first(tmp_path: Path) -> None:
         assert len(again.segments()) == len(process.segments())
         assert again.metadata.modules[0].rows
         assert again.kernel_half == process.kernel_half
+
+
+def test_the_kernel_half_comes_back(tmp_path: Path) -> None:
+    """A core that memcarve wrote says where the kernel's half begins, as text; one of schema 1 said it as a number."""
+    space = AddressSpace(*(np.array([number], np.uint64) for number in (0x10000, PAGE, 0)), Memory(content(0, PAGE)))
+    export_elfcore(process_with(space, architecture="x86", address_bits=32, kernel_half=0xC0000000), tmp_path / "core")
+    assert reopened(tmp_path / "core").kernel_half == 0xC0000000
+    assert Provenance({"kernel_half": 0xC0000000}).kernel_half == 0xC0000000
+    assert Provenance({"kernel_half": "3 GiB"}).kernel_half is None
 
 
 def memcarve_permissions(flags: int) -> str:

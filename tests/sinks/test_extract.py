@@ -514,13 +514,13 @@ def test_nothing_is_chosen(tmp_path: Path, capfdbinary: Capture) -> None:
     """Where modules are there and none is chosen a note says so; where there are none, that is no matter."""
     process = memory(laid(pe_page()))
     for wanted in (Selection(file=["nosuch*"]), Selection(address=[(0, 1)])):
-        assert find_modules(process, wanted).notes == ["of 1 module in memory --file and --address choose none"]
+        assert find_modules(process, wanted).notes == ["of 1 module in memory none is chosen"]
     assert find_modules(process).notes == []
     assert find_modules(memory({}), Selection(file=["nosuch*"])).notes == []
     dump = write_dump(tmp_path, [(BASE, bytes(pe_page())), (BASE + PAGE, noise(1))])
     ran = invoke(capfdbinary, "extract", dump, "--file", "nosuch*", "-o", tmp_path / "out")
     assert ran.code == 0
-    assert "note: of 1 module in memory --file and --address choose none\n" in ran.err
+    assert "note: of 1 module in memory none is chosen\n" in ran.err
     assert "0 files of 0 modules" in ran.err
 
 
@@ -713,7 +713,7 @@ def test_too_many_headers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     found = find_modules(memory(pages))
     assert len(found.modules) == 3
     assert found.notes == [
-        "there are some 2 more headers of programs than the 3 that are looked at; choose less memory with --range"
+        "there are some 2 more headers of programs than the 3 that are looked at; choose less memory by half"
     ]
     assert not (tmp_path / "out").exists()
 

@@ -368,18 +368,18 @@ def gap(start: int, end: int, reason: str = NOT_WRITTEN) -> Callable[[dict[str, 
 
 OWN = file_name(0x40000, PAGE)
 MANIFESTS: dict[str, tuple[Callable[[dict[str, Any]], object], type[MemcarveError], str]] = {
-    "a path": (second(file=f"../{OWN}"), InputError, "is no file name of the segment 0x40000-0x41000"),
-    "an absolute path": (second(file="/etc/passwd"), InputError, "is no file name"),
-    "a name with a slash": (second(file=OWN.replace(".bin", ".a/b.bin")), InputError, "is no file name"),
-    "a name with an escape": (second(file=OWN.replace(".bin", ".\x1b[31m.bin")), InputError, "is no file name"),
-    "a name with a newline": (second(file=OWN + "\n"), InputError, "is no file name"),
-    "no file of memory": (second(file="SHA256SUMS"), InputError, "is no file name"),
-    "another one's name": (second(file=file_name(0x60000, 3 * PAGE)), InputError, "is no file name"),
-    "another zero": (second(file=OWN.replace("-0x", "-0x0")), InputError, "is no file name"),
-    "no addresses": (second(start="0x41000", size=0), InputError, "is no file name"),
+    "a path": (second(file=f"../{OWN}"), InputError, "is not the file name of the segment 0x40000-0x41000"),
+    "an absolute path": (second(file="/etc/passwd"), InputError, "is not the file name"),
+    "a name with a slash": (second(file=OWN.replace(".bin", ".a/b.bin")), InputError, "is not the file name"),
+    "a name with an escape": (second(file=OWN.replace(".bin", ".\x1b[31m.bin")), InputError, "is not the file name"),
+    "a name with a newline": (second(file=OWN + "\n"), InputError, "is not the file name"),
+    "no file of memory": (second(file="SHA256SUMS"), InputError, "is not the file name"),
+    "another one's name": (second(file=file_name(0x60000, 3 * PAGE)), InputError, "is not the file name"),
+    "another zero": (second(file=OWN.replace("-0x", "-0x0")), InputError, "is not the file name"),
+    "no addresses": (second(start="0x41000", size=0), InputError, "is not the file name"),
     "turned around": (second(start="0x41000", end="0x40000", size=-PAGE), InputError, "damaged"),
-    "a negative address": (second(start="-0x40000", size=0x81000), InputError, "is no file name"),
-    "beyond the top": (renamed(TOP - PAGE, TOP + PAGE), InputError, "is no file name"),
+    "a negative address": (second(start="-0x40000", size=0x81000), InputError, "is not the file name"),
+    "beyond the top": (renamed(TOP - PAGE, TOP + PAGE), InputError, "is not the file name"),
     "everything": (renamed(0, TOP), InputError, r"not in order|claim"),
     "another size": (second(size=PAGE + 1), InputError, "damaged"),
     "a size as text": (second(size="4096"), InputError, "damaged"),
@@ -518,7 +518,7 @@ def test_hostile_lists_of_processes(tmp_path: Path, name: str) -> None:
     document["processes"][1]["files"] = [name]
     path.write_text(json.dumps(document))
     (tmp_path / "carved" / "elsewhere").symlink_to(tmp_path / "carved" / "8")
-    with pytest.raises(InputError, match=r"no name of a folder|is no folder|lists a folder twice"):
+    with pytest.raises(InputError, match=r"not the name of a folder|is not a folder|lists a folder twice"):
         opened(tmp_path / "carved")
 
 

@@ -111,7 +111,7 @@ def test_a_dump(tmp_path: Path) -> None:
     for options in ({}, {"memory_map": table}, {"dump": dump}):
         with memcarve.open(dump, input_type="dump", **options) as container:  # type: ignore[arg-type]
             assert container.process().pid == 4
-    with pytest.raises(memcarve.CounterpartError, match="no map lies beside"):
+    with pytest.raises(memcarve.CounterpartError, match="no map is beside"):
         memcarve.open(table, input_type="dump")
     with pytest.raises(memcarve.SourceReadError):
         memcarve.open(tmp_path / "nothing", input_type="dump")

@@ -195,7 +195,7 @@ def test_processes_with_all_in_common(tmp_path: Path, capfdbinary: Capture) -> N
         assert starts == [0x5000, 0x7000, 0x9000, 0x3000, 0x1000]
         process = container.process(index=3)
         assert (process.pid, process.name) == (None, "task.exe")  # that is its name all the same
-        assert any("--name chooses" in note and "folder of its own" in note for note in process.notes)
+        assert any("choose one by name" in note and "its own folder" in note for note in process.notes)
     for start, name in zip(starts, ("pid.5.vad", "pid.5.vma", "other.exe", "*aa000", "*bb000"), strict=True):
         ran = invoke(capfdbinary, "segments", folder, "--name", name, "--format", "csv")
         assert f"0x{start:016x}" in ran.out.decode(), (name, ran.err)

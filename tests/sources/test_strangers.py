@@ -246,11 +246,11 @@ def test_a_real_stream(tmp_path: Path) -> None:
     ],
 )
 def test_what_looks_like_a_dump(tmp_path: Path, name: str, size: int, dump: bool) -> None:  # noqa: FBT001
-    """That no map lies beside it is said of what looks like a dump, by name or whole pages, and of nothing else."""
+    """That no map is beside it is said of what looks like a dump, by name or whole pages, and of nothing else."""
     with pytest.raises(memcarve.InputError) as caught:
         memcarve.open(put(tmp_path / name, bytes(size)))
     assert isinstance(caught.value, memcarve.CounterpartError) is dump
-    assert ("no map lies beside it" in str(caught.value)) is dump
+    assert ("no map is beside it" in str(caught.value)) is dump
     assert ("no operating system's memory is found in it" in str(caught.value)) is not dump
 
 

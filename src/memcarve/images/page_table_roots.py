@@ -287,7 +287,7 @@ def _system(memory: PhysicalMemory, table: AddressTable) -> tuple[str, str]:
         return WINDOWS, f"Windows {found[1]}"
     if linux:
         return LINUX, f"Linux {linux[0]}"
-    return NO_SYSTEM, "no operating system was recognised, so present pages only; --os says which it is"
+    return NO_SYSTEM, "no operating system was recognised and none was named, so only present pages are read"
 
 
 def _maps(memory: PhysicalMemory, table: AddressTable, physical: int) -> bool:

@@ -66,7 +66,7 @@ def find_modules(
     modules = [module for module in search.modules if _is_wanted(module, wanted)]
     if search.modules and not modules:
         there = f"{len(search.modules)} module{'s' * (len(search.modules) > 1)}"
-        search.notes.append(f"of {there} in memory --file and --address choose none")
+        search.notes.append(f"of {there} in memory none is chosen")
     return FoundModules(modules, search.notes)
 
 
@@ -114,7 +114,7 @@ class _Search:
         if more:
             self.notes.append(
                 f"there are some {more} more headers of programs than the {len(found)} that are looked at; choose less "
-                "memory with --range"
+                "memory by half"
             )
         return found
 

@@ -51,24 +51,23 @@ def open(  # noqa: A001 - that is what it does, and memcarve.open is what it is 
 ) -> Container:
     """Open what holds memory: an image of a machine's, or a process dump and its map, looked for beside each other.
 
-    `memory_map` and `dump` name the other file where it lies elsewhere; `trust` (``"printed"`` or ``"sum"``) says which
-    positions to believe where the map is at odds with itself; `hashed` has the map's SHA-256 taken on the way.
+    `memory_map` and `dump` name the other file if it lies elsewhere; `trust` (``"printed"`` or ``"sum"``) says which
+    positions to believe if the map is at odds with itself; `hashed` also takes the map's SHA-256.
 
-    Of an image, `dtb` is the physical address of one address space's page tables, whatever the system; `system`
+    For an image, `dtb` is the physical address of one address space's page tables, whatever the system; `system`
     (``"windows"``, ``"linux"``, ``"none"``) and `paging` (``"x64"``, ``"x64-5"``, ``"pae"``, ``"x86"``) say how to read
-    them where they are not recognised; `limit` is how many bytes of virtual memory they may be said to map; with
-    `image` the file is taken for one whatever lies in it.
+    them if they are not recognised; `limit` is how many bytes of virtual memory they may claim to map.
 
     `regions`, `modules` and `threads` are files (one or several each) that list those of the process, as Volatility 3
-    prints them, or ``/proc/PID/maps``; of a dump they are also found beside it, as ``pid.N.vadinfo.csv``. They are
-    read when the process's `metadata` is asked for, and errors in them are raised then.
+    prints them, or ``/proc/PID/maps``; those of a dump are also found beside it, as ``pid.N.vadinfo.csv``. They are
+    read, and their errors raised, when the process's `metadata` is first used.
 
     `input_type` (``"image"``, ``"dump"``, ``"map"``, ``"core"``, ``"minidump"``, ``"folder"``, ``"proc"``) says what
     the file is if it is not recognised, or taken for something else; nothing else is tried then. ``"core"`` is a
     process's, ``"image"`` any container of a machine's memory, its core among them, or a raw image.
 
-    Close the result, or use it in a ``with`` statement. Raises InputError, with the remedy, where nothing can be made
-    of it; UsageError where what was said contradicts itself, or is none of the words above.
+    Close the result, or use it in a ``with`` statement. Raises InputError, with a remedy, if the
+    input cannot be used; UsageError if arguments contradict each other or are none of the words above.
     """
     options = OpenOptions(
         memory_map=None if memory_map is None else os.fspath(memory_map),
@@ -88,7 +87,7 @@ def open(  # noqa: A001 - that is what it does, and memcarve.open is what it is 
 
 
 def open_by(sources: Sequence[Source], path: str | os.PathLike[str], options: OpenOptions) -> Container:
-    """Open an input by the first of some sources that does it. Raises what `open` raises."""
+    """Open an input with the first of some sources that can. Raises what `open` raises."""
     options.check()
     foreign = [options.given - source.understands for source in sources]
     if options.input_type is not None and all(foreign):
@@ -118,7 +117,7 @@ def _complaint(
     """Return the error for an input that no source opens, from what those said that looked closer."""
     if not said and all(options.given - source.understands for source in sources):
         return refusal(opened.path, "cannot be both a dump with a map and an image", options.given)
-    if len(sources) < len(SOURCES):  # somebody said what it is
+    if len(sources) < len(SOURCES):  # the user said what it is
         kind = "a folder, not " if opened.is_folder and InputType.FOLDER not in sources[-1].types else "not "
         unknown = NotRecognisedError(f"is {kind}{sources[-1].what}", subject=opened.path)
         return list(said.values())[-1] if said else unknown

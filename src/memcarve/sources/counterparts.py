@@ -35,7 +35,7 @@ def base_file(path: str) -> str:
 def find_map(dump: str, *, hashed: bool) -> tuple[MemoryMap, list[str]]:
     """Open the map that lies beside a dump; return it with notes on which was taken.
 
-    Raises CounterpartError where there is none, and what was wrong with the only one where there is one.
+    Raises CounterpartError if there is none, and what is wrong with it if there is one that cannot be used.
     """
     folder, name = os.path.split(dump)
     stem = os.path.splitext(name)[0]
@@ -56,7 +56,7 @@ def find_map(dump: str, *, hashed: bool) -> tuple[MemoryMap, list[str]]:
     if problem:
         raise problem
     raise CounterpartError(
-        f"no map lies beside it (looked for {stem}{{{','.join(MAP_ENDINGS)}}} and {name}.idx, also compressed)",
+        f"no map is beside it (looked for {stem}{{{','.join(MAP_ENDINGS)}}} and {name}.idx, also compressed)",
         subject=dump,
         remedy="give it with {memory_map}",
     )
@@ -67,10 +67,10 @@ def find_dump(
 ) -> tuple[str, list[str]]:
     """Return the dump that lies beside a map, with a note.
 
-    `file` is the name in the rows, `process` the process's name; `alone` says that the map holds no other process: only
-    then may a dump with the map's own name be meant.
+    `file` is the name in the rows, `process` the process's name. Only if the process is `alone` in the map can the dump
+    have the map's own name.
 
-    Raises CounterpartError where there is none, or where it cannot be told which of several it is.
+    Raises CounterpartError if there is none, or if several could be it.
     """
     folder, name = os.path.split(memory_map)
     base = next((name.removesuffix(end) for end in _COMPRESSED[1:] if name.endswith(end)), name)
@@ -95,9 +95,7 @@ def find_dump(
             remedy="choose with {dump}",
         )
     looked = f"looked for {', '.join(wanted)}" if wanted else "the map does not say which process it is"
-    raise CounterpartError(
-        f"its dump does not lie beside it ({looked})", subject=memory_map, remedy="give it with {dump}"
-    )
+    raise CounterpartError(f"its dump is not beside it ({looked})", subject=memory_map, remedy="give it with {dump}")
 
 
 def _renamed(folder: str, wanted: list[str]) -> list[str]:

@@ -58,7 +58,7 @@ class ImageContainer(Container):
         """Take over `file`, which `close` closes."""
         if options.paging is not None and options.dtb is None:
             raise UsageError(
-                "how page tables are read was said, and not where they are", remedy="give {dtb} with {paging}"
+                "was told how page tables are read, but not where they are", remedy="give {dtb} with {paging}"
             )
         self.file = file
         self.path = file.path
@@ -75,7 +75,7 @@ class ImageContainer(Container):
 
     @property
     def stored(self) -> FileBacking:  # type: ignore[override]
-        """The file that the memory lies in: another than the one that was named where that only describes it."""
+        """The file that the memory lies in: not the one that was named if that only describes it."""
         return self.memory.backing if isinstance(self.memory.backing, FileBacking) else self.file
 
     @property
@@ -89,7 +89,7 @@ class ImageContainer(Container):
 
     @property
     def windows(self) -> Windows:
-        """The Windows machine; raises ProcessError where there is none, or its processes cannot be found."""
+        """The Windows machine; raises ProcessError if there is none, or its processes cannot be found."""
         if self._windows is None:
             if self.options.system not in (None, WINDOWS):
                 raise ProcessError("processes are found on Windows only", subject=str(self), remedy=_GIVE_ROOT)
@@ -101,7 +101,7 @@ class ImageContainer(Container):
         return self._windows
 
     def recognise(self) -> bool:
-        """Look for a Windows kernel, else for a Linux one; say whether there is either."""
+        """Look for a Windows kernel, else for a Linux one; return True if there is either."""
         if not self._looked:
             self._looked = True
             for table, version in kernel.find_tables(self.memory):
@@ -245,11 +245,11 @@ class ImageContainer(Container):
 
     @functools.cached_property
     def _knowledge(self) -> Knowledge | None:
-        """What the machine's own system knows; None where only a root was given."""
+        """What the machine's own system knows; None if only a root was given."""
         return None if self.options.dtb is not None else Knowledge(self.windows)
 
     def _platform(self, table: AddressTable) -> Platform:
-        """Return what is known of the system: its version where its kernel was found."""
+        """Return what is known of the system: its version if its kernel was found."""
         if self.options.dtb is not None or self._windows is None:
             return Platform(table.system if table.system in (WINDOWS, LINUX) else None)
         version = self._windows.kernel.version
@@ -304,9 +304,9 @@ class ImageContainer(Container):
         return MissingMemory(start[index], sizes, reason[index])
 
     def _is_incomplete(self, entry: ProcessEntry, pages: Pages, missing: MissingMemory, table: AddressTable) -> bool:
-        """Say whether bytes that the machine's memory held are known to be missing.
+        """Return True if bytes that the machine's memory held are known to be missing.
 
-        What lies outside is a device's where the container tells which memory the machine has, and in the kernel half.
+        What lies outside belongs to a device if the container says which memory the machine has, or in the kernel half.
         """
         if entry.ended and not len(pages.placed):
             return False  # its page tables are gone, as is usual
@@ -336,7 +336,7 @@ class ImageContainer(Container):
         if entry.ended:
             remarks.append(f"{entry} has ended: its page tables may be another process's by now")
         elif not len(pages.placed) and half == "user" and not remarks:
-            remarks.append("nothing is mapped in the user half; --range kernel or all takes the rest")
+            remarks.append("nothing is mapped in the user half; the kernel half was not looked at")
         return remarks
 
     def _inputs(self, table: AddressTable, system: str) -> dict[str, Any]:
@@ -360,7 +360,7 @@ class ImageContainer(Container):
 def machine_memory(file: FileBacking, *, certain: bool = False) -> MachineMemory | None:
     """Return a machine's memory if a file is a container of one that says so itself.
 
-    `certain`: somebody said that it is an image. Raises what the readers of containers raise.
+    `certain`: the user said that it is an image. Raises what the containers' readers raise.
     """
     for read in _READERS:
         machine = machine_core.read(file, certain=certain) if read is machine_core.read else read(file)
@@ -370,12 +370,12 @@ def machine_memory(file: FileBacking, *, certain: bool = False) -> MachineMemory
 
 
 def holds_system(file: FileBacking) -> bool:
-    """Say whether an operating system is found in a file if it is taken for a raw image."""
+    """Return True if an operating system is found in a file that is taken for a raw image."""
     return _raw(file, OpenOptions()).recognise()
 
 
 def _is_machine(opened: Opened) -> bool:
-    """Say whether a file may be a container of a machine's memory; what belongs to a .vmem lies beside it."""
+    """Return True if a file may be a container of a machine's memory; what describes a .vmem lies beside it."""
     head = opened.head
     return head.startswith(_MAGICS) or is_core(head) or opened.path.lower().endswith(".vmem")
 

@@ -39,7 +39,7 @@ class Opened:
 
     @functools.cached_property
     def file(self) -> FileBacking:
-        """The file, opened when it is first asked for. Raises SourceReadError, InputError if it is no regular file."""
+        """The file, opened when first asked for. Raises SourceReadError, or InputError if it is not a regular file."""
         return FileBacking(self.path)
 
     @functools.cached_property
@@ -76,7 +76,7 @@ class OpenOptions(NamedTuple):
     input_type: str | None = None
 
     def check(self) -> None:
-        """Raise UsageError for words that there are not."""
+        """Raise UsageError for unknown words."""
         InputType.check(self.input_type)
         Trust.check(self.trust)
         System.check(self.system)
@@ -84,12 +84,12 @@ class OpenOptions(NamedTuple):
 
     @property
     def given(self) -> set[str]:
-        """The options that were given, but for those that mean something for every input."""
+        """The options that were given, except those that every input has."""
         return {name for name, value in self._asdict().items() if value is not None and value is not False} - _FOR_ALL
 
     @property
     def for_image(self) -> bool:
-        """Whether something was said that only an image has."""
+        """Whether an option was given that only an image has."""
         return self.input_type == IMAGE or bool(self.given & FOR_IMAGES)
 
     @property

@@ -1,4 +1,4 @@
-"""Ranges of a file that claim addresses twice: taken once where their bytes are the same.
+"""Ranges of a file that claim addresses twice: taken once if their bytes are the same.
 
 No honest program writes such a file; the plain way through its columns is for all others.
 """
@@ -31,7 +31,7 @@ def untangled(file: FileBacking, stored: Stored, missing: MissingMemory) -> tupl
     """Return what is stored (start, size, offset) and what is missing so that no address is claimed twice.
 
     Both are sorted; sizes are not 0, and nothing reaches beyond 2**64. What is stored is not missing. Also returns how
-    many ranges claimed addresses that others do, too. Raises OverlapError where the bytes differ, or where comparing
+    many ranges claimed addresses that others do, too. Raises OverlapError if the bytes differ, or if comparing
     them would take more reading than the file has bytes, or of more than 2**20 ranges some overlap.
     """
     order = np.argsort(stored[0], kind="stable")
@@ -100,7 +100,7 @@ def _outside(missing: MissingMemory, kept: list[Extent]) -> tuple[MissingMemory,
 
 
 def _same(file: FileBacking, one: int, other: int, size: int) -> bool:
-    """Say whether the same bytes lie at two offsets of a file."""
+    """Return True if the same bytes lie at two offsets of a file."""
     buffers = memoryview(bytearray(_BLOCK)), memoryview(bytearray(_BLOCK))
     for done in range(0, size, _BLOCK):
         length = min(_BLOCK, size - done)

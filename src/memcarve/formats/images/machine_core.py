@@ -70,7 +70,7 @@ def read(file: FileBacking, *, certain: bool = False) -> MachineMemory | None:
         remarks += ("the core does not say of which processor it is; it is read as x86's",)
     if doubtful:
         taken = "nothing in the core tells a machine's from a process's; it is taken for a machine's"
-        remarks += (f"{taken}; if it is the core of a process, --input-type core reads it",)
+        remarks += (f"{taken}; if it is the core of a process, open it as input type 'core'",)
     # /proc/kcore says with this address that it does not know
     unknown = (1 << header.bits) - 1
     loads = table[table["type"] == LOAD]

@@ -129,8 +129,8 @@ class Windows:
             doubtful = sum(bool(entry.doubts) for entry in entries)
             if doubtful:
                 self.notes.append(
-                    f"the search found {doubtful} doubtful process{'' if doubtful == 1 else 'es'}: memcarve processes "
-                    "says why; --all and --name leave them out, --pid takes them"
+                    f"the search found {doubtful} doubtful process{'' if doubtful == 1 else 'es'}; the list of "
+                    "processes says why. They are taken only by their pids, not by name or with all others"
                 )
             self._all = [_entry(process, linked=True) for process in reached] + entries
         return self._all

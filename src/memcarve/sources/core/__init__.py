@@ -36,7 +36,7 @@ class CoreContainer(Container):
     """The one process of a core."""
 
     def __init__(self, opened: Opened, options: OpenOptions) -> None:
-        """Look closer: raise NotRecognisedError if it is no core, or the core of a machine."""
+        """Look closer: raise NotRecognisedError if it is not a core, or a machine's."""
         self.path, self.file = opened.path, opened.file
         header = core_headers.read_header(self.file)
         if header is None:
@@ -53,7 +53,7 @@ class CoreContainer(Container):
         self.notes = [*map(Note, self._remarks), *self._known.remarks]
         if found.doubtful and options.input_type is None:
             doubt = "nothing in the core tells a process's from a machine's; it is taken for a process's"
-            self.notes.append(f"{self.path}: {doubt}; if it is a machine's, --input-type image reads it")
+            self.notes.append(f"{self.path}: {doubt}; if it is a machine's, open it as input type 'image'")
 
     def processes(self) -> list[ProcessEntry]:
         """Return the process."""
@@ -62,8 +62,8 @@ class CoreContainer(Container):
     def _process(self, index: int) -> ProcessMemory:  # noqa: ARG002 - there is one
         """Return the process's memory.
 
-        Raises InputError where the core holds none, OverlapError where two segments of the core claim one address with
-        different bytes, MapError where one reaches beyond the address space.
+        Raises InputError if the core holds none, OverlapError if two of its segments claim one address with different
+        bytes, MapError if one reaches beyond the address space.
         """
         known = self._known
         if not len(self.loads) and known.own is None:
@@ -78,7 +78,7 @@ class CoreContainer(Container):
         ]
         bits = known.own and known.own.address_bits
         bits = bits if bits in _BITS else _NARROW if self.header.bits == _NARROW else width_of(space.start, space.size)
-        # of 32 bits a process may have all of them, where the kernel has more
+        # a 32-bit process may have all 4 GiB on a 64-bit kernel
         kernel_half = (known.own and known.own.kernel_half) or (1 << _NARROW if self.header.bits == _NARROW else None)
         whole = known.own is not None and not self._is_cut()
         return ProcessMemory(
@@ -109,7 +109,7 @@ class CoreContainer(Container):
         self.file.close()
 
     def _space(self) -> tuple[AddressSpace, list[str]]:
-        """Return the address space, and a note where segments claim the same addresses."""
+        """Return the address space, and a note if segments claim the same addresses."""
         path, limit = self.file.path, np.uint64(self.file.size)
         names = ("vaddr", "filesz", "memsz", "offset")
         start, stored, whole, offset = (self.loads[name].astype(np.uint64) for name in names)
@@ -138,13 +138,13 @@ class CoreContainer(Container):
         return AddressSpace(*kept, self.file, gaps, absent="not in the core"), words
 
     def _is_cut(self) -> bool:
-        """Say whether the file ends before the bytes that it should hold do."""
+        """Return True if the file ends before the bytes that it should hold."""
         size, offset = (self.loads[name].astype(np.uint64) for name in ("filesz", "offset"))
         limit = np.uint64(self.file.size)
         return bool((size > limit - np.minimum(offset, limit)).any())
 
     def _lacks(self, space: AddressSpace) -> bool:
-        """Say whether bytes are known to be missing; what the process could not access has none."""
+        """Return True if bytes are known to be missing; what the process could not access has none."""
         if self._remarks or self._is_cut() or (space.missing.reason == REASONS.index(CUT_OFF)).any():
             return True
         own = self._known.own

@@ -80,7 +80,7 @@ def read_core_notes(file: FileBacking, header: Header, table: Records) -> CoreNo
 
 
 def auxiliary_vector(file: FileBacking, known: CoreNotes) -> bytes | None:
-    """Return the program's auxiliary vector; None where the core has none of a likely size."""
+    """Return the program's auxiliary vector; None if the core has none of a likely size."""
     note = known.vector
     return file.read_at(note.offset, note.size) if note is not None and note.size <= _LONGEST_VECTOR else None
 
@@ -111,7 +111,7 @@ def _regions(loads: Records, files: list[MappedFile] | None, vdso: int | None, p
 
     On Linux every mapping that is shared has a file, at least one without a name: what has none is private, but for
     what the kernel itself puts there: the virtual library at `vdso`, its data before it, and what lies in the upper
-    half. Where no file is known nothing is known of that either.
+    half. If no file is known, nothing is known of that either.
     """
     mapped = sorted(files or [])
     begins = [row.start for row in mapped]

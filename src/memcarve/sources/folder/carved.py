@@ -67,9 +67,9 @@ class FolderContainer(Container):
     def _process(self, index: int) -> ProcessMemory:
         """Return what a folder holds as the memory of a process.
 
-        Every file is looked at, and none is read: ``memcarve verify`` holds them against their hashes. Raises
-        InputError where one is missing, has another length or is no regular file, OverlapError where two segments,
-        or a segment and what is missing, claim one address.
+        Every file is checked, and none is read: ``memcarve verify`` compares them with their hashes. Raises InputError
+        if one is missing, has another length or is not a regular file, OverlapError if two segments, or a segment and
+        what is missing, claim one address.
         """
         folder = self._folders[index]
         path = os.path.join(folder, manifest.NAME)
@@ -126,11 +126,11 @@ def _folders(path: str) -> list[str]:
     found = []
     for name in names:
         if not _FOLDER.fullmatch(name):
-            raise InputError(f"{name[:80]!r} is no name of a folder that memcarve carves", subject=listing)
+            raise InputError(f"{name[:80]!r} is not the name of a folder that memcarve carves", subject=listing)
         folder = os.path.join(path, name)
         if os.path.islink(folder) or not os.path.isdir(folder):
             raise InputError(
-                f"is listed in {manifest.PROCESSES} and is no folder", subject=folder, remedy="put it back"
+                f"is listed in {manifest.PROCESSES} and is not a folder", subject=folder, remedy="put it back"
             )
         found.append(folder)
     if len(set(found)) < len(found):
@@ -139,7 +139,7 @@ def _folders(path: str) -> list[str]:
 
 
 def _opened(folder: str) -> tuple[dict[str, Any], Iterator[Record]]:
-    """Return a manifest's header and its segments; raises InputError where there is none."""
+    """Return a manifest's header and its segments; raises InputError if there is none."""
     path = os.path.join(folder, manifest.NAME)
     if not os.path.lexists(path):
         raise InputError(_bare(folder))
@@ -170,7 +170,8 @@ def _files(path: str, records: Iterator[Record], start: array[int], size: array[
         named = manifest.FILE_NAME.fullmatch(record.file)
         if not named or named.groups() != (f"{here[0]:016x}", f"{here[1]:016x}") or not here[0] < here[1] <= TOP:
             raise InputError(
-                f"{record.file[:80]!r} is no file name of the segment 0x{record.start:x}-0x{record.end:x}", subject=path
+                f"{record.file[:80]!r} is not the file name of the segment 0x{record.start:x}-0x{record.end:x}",
+                subject=path,
             )
         if here[0] < before[1]:
             both = f"0x{before[0]:x}-0x{before[1]:x} and 0x{here[0]:x}-0x{here[1]:x}"

@@ -35,14 +35,14 @@ _BOUNDS = r"0[xX](?P<start>[0-9a-fA-F]{1,17})-0[xX](?P<end>[0-9a-fA-F]{1,17})"
 
 
 class _Writer(NamedTuple):
-    """Who writes files of such names: `regions` is its name where each file is a region, `system` what it looks at."""
+    """Who writes files with such names: `regions` is its name if each file is a region, `system` what it looks at."""
 
     pattern: re.Pattern[str]
     regions: str | None = None
     system: str | None = None
 
 
-#: longer names before those that they look like; ``-1`` is what Volatility 3 adds where a name is taken
+#: longer names before those that they look like; ``-1`` is what Volatility 3 adds if a name is taken
 _WRITERS = (
     _Writer(re.compile(rf"{_BOUNDS}(?:\..*)?", re.DOTALL)),
     _Writer(
@@ -119,17 +119,17 @@ class NamedContainer(Container):
             for files in self._found
         ]
         if len(entries) < len(self._entries):
-            several = "holds files of several processes of one number or name"
+            several = "holds files of several processes with the same number or name"
             how = (
-                "--name chooses among them by how the files' names begin, or put those of each into a folder of its own"
+                "choose one by name, which is how its files' names begin, or put the files of each into its own folder"
             )
             self.notes.append(Note(f"{path}: {several}; {how}", "input"))
         if self._others:
             others = f"{_files(self._others, 'other ')} of {self._others_size} bytes"
-            self.notes.append(Note(f"{path}: left out, because their names are no addresses: {others}", "input"))
+            self.notes.append(Note(f"{path}: left out, because their names are not addresses: {others}", "input"))
 
     def processes(self) -> list[ProcessEntry]:
-        """Return the processes that the names tell apart, by pid and name; where they tell neither, there is one.
+        """Return the processes that the names tell apart, by pid and name; if they tell neither, there is one.
 
         Those that have both in common are called by how their files' names begin: ``pid.5.vad``, ``task.exe.1f2e3d40``.
         """
@@ -138,7 +138,7 @@ class NamedContainer(Container):
     def _process(self, index: int) -> ProcessMemory:
         """Return what the files hold as the memory of a process.
 
-        No file is read. Raises InputError where one has changed meanwhile, OverlapError where two claim one address.
+        No file is read. Raises InputError if one has changed meanwhile, OverlapError if two claim one address.
         """
         files = self._found[index]
         starts, sizes = np.array(files.start, np.uint64), np.array(files.size, np.uint64)
@@ -184,7 +184,7 @@ class NamedContainer(Container):
         return found + Metadata((named,), complete=False)
 
     def _check_disjoint(self, names: list[str], starts: U64, sizes: U64) -> None:
-        """Raise OverlapError, which names both files, where two claim one address."""
+        """Raise OverlapError, which names both files, if two claim one address."""
         shared = np.flatnonzero(starts[1:] <= starts[:-1] + (sizes[:-1] - np.uint64(1)))
         if len(shared):
             first, second = names[int(shared[0])], names[int(shared[0]) + 1]
@@ -210,7 +210,7 @@ def _entries(path: str) -> Iterator[tuple[str, os.stat_result]]:
 def _matched(name: str) -> tuple[_Writer, dict[str, str], str] | None:
     """Return who writes files of this name, what the name says, and what of it comes before the addresses.
 
-    None where it is no name of addresses.
+    None if the name does not hold addresses.
     """
     for writer in _WRITERS:
         found = writer.pattern.fullmatch(name)
@@ -220,7 +220,7 @@ def _matched(name: str) -> tuple[_Writer, dict[str, str], str] | None:
 
 
 def _bounds(path: str, parts: dict[str, str], status: os.stat_result) -> tuple[int, int]:
-    """Return start and size of what a file holds; raise InputError where its name and its length do not agree."""
+    """Return start and size of what a file holds; raise InputError if its name and its length do not agree."""
     if not stat.S_ISREG(status.st_mode):
         raise InputError(
             "is named by addresses and is not a regular file", subject=path, remedy="give a folder without it"

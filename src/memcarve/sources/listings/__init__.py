@@ -54,10 +54,10 @@ def metadata_from_files(
     on, see `names_beside`. Addresses are extended as those of the process's memory are, whose width is `address_bits`.
     ``Metadata.files`` are those that were used.
 
-    Of a table of several processes the rows of `pid` are taken; without a `pid` it must be of one process only. A file
-    that was found and cannot be used gives a note. For a given one, raises NotRecognisedError where it holds something
-    else, MapError where it is damaged, ProcessError where it holds no row of the process, UsageError where it holds
-    several processes and `pid` is None.
+    From a table of several processes the rows of `pid` are taken; without a `pid` it must list only one. A file that
+    was found and cannot be used gives a note. For one that was given, raises NotRecognisedError if it holds something
+    else, MapError if it is damaged, ProcessError if it has no row of the process, UsageError if it lists several
+    processes and `pid` is None.
     """
     taken: dict[str, list[_Taken]] = {}
     notes: list[str] = []
@@ -199,7 +199,7 @@ def _of_passed(listing: Listing, why: str, numbers: list[int]) -> str:
 
 
 def _of_owners(listing: Listing, pid: int | None, owners: list[int]) -> list[str]:
-    """Return notes on whose rows a table holds; raise an error where it cannot be told which are wanted."""
+    """Return notes on whose rows a table holds; raise an error if it cannot be told which are wanted."""
     if not listing.has_pid:
         return [f"{listing.path}: does not say which process it is of"]
     listed = ", ".join(map(str, owners[:_LISTED])) + (", ..." if len(owners) > _LISTED else "")

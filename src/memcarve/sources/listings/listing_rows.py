@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from memcarve.formats.listing.listing_kinds import Cells
 
 _NARROW = 32
-#: what stands for a file's name where there is none
+#: what stands for a file's name if there is none
 _ANONYMOUS = "Anonymous Mapping"
 _LOADER = "PAGE_EXECUTE_WRITECOPY"
 
@@ -37,9 +37,9 @@ def reader(name: str) -> Callable[[Cells, int], Region | Module | Thread]:
 
 
 def canonical(address: int, bits: int) -> int:
-    """Extend the highest of an address's `bits` through those above it, where they are not there yet.
+    """Extend the highest of an address's `bits` through those above it, if they are not there yet.
 
-    Of 32 bits there are none above.
+    A 32-bit address has none above.
     """
     high = bits > _NARROW and address >> (bits - 1) == 1
     return address | (TOP - (1 << bits)) if high else address
@@ -50,7 +50,7 @@ def _vad(cells: Cells, bits: int) -> Region:
 
     What is not private is a section. Of a file that is an image if all of it began as PAGE_EXECUTE_WRITECOPY: so the
     loader maps programs and libraries, whose parts are then protected one by one, while data is mapped with what is
-    asked for, and nobody who reads or writes a file asks for that. Without a file it is memory of the paging file.
+    asked for, and what reads or writes a file never asks for that. Without a file it is memory of the paging file.
     """
     start, size = _range(cells, "Start VPN", "End VPN", bits, inclusive=True)
     file, protection = _text(cells, "File"), _text(cells, "Protection")
@@ -97,7 +97,7 @@ def _mac(cells: Cells, bits: int) -> Region:
 
 
 def _named(name: str | None) -> tuple[str | None, str | None]:
-    """Return kind and file by the name that a Unix gives a mapping; what it calls heap or stack is no file."""
+    """Return kind and file by the name that a Unix gives a mapping; what it calls heap or stack is not a file."""
     if name is None or name == _ANONYMOUS:
         return None, None
     if name == "[heap]":

@@ -76,8 +76,8 @@ class MemmapContainer(Container):
     def _process(self, index: int) -> ProcessMemory:
         """Return the memory of a process; its dump is opened if there is one.
 
-        Raises PositionError where it cannot be settled where in the dump the rows lie, OverlapError where two rows
-        claim one address.
+        Raises PositionError if the rows' positions in the dump cannot be settled, OverlapError if two rows claim one
+        address.
         """
         rows = self._rows[index]
         notes = [*self.notes, *self.map.notes]
@@ -140,7 +140,7 @@ class MemmapContainer(Container):
         return ProcessEntry(None, None)
 
     def _choose_by_dump(self) -> None:
-        """Where a dump was given and the map holds several processes, keep the one whose rows name it."""
+        """If a dump was given and the map holds several processes, keep the one whose rows name it."""
         if self.dump is None or len(self._rows) == 1:
             return
         name = base_file(self.dump)
@@ -273,22 +273,20 @@ def _open(opened: Opened, options: OpenOptions) -> MemmapContainer:
         else:
             memory_map = MemoryMap(options.memory_map, hashed=hashed)
     except InputError as error:
-        # for a dump the map is what is missing; a text that is no map was not meant as a dump
+        # for a dump the map is what is missing; a text that is not a map was not meant as a dump
         raise (error if refused is None or isinstance(refused, BinaryError) else refused) from None
     return MemmapContainer(memory_map, options, dump=path, file=file, notes=notes)
 
 
 def _is_same(path: str, other: str | None) -> bool | None:
-    """Say whether two paths are the same; None if the other was not given."""
+    """Return True if two paths are the same; None if the other was not given."""
     return None if other is None else os.path.abspath(path) == os.path.abspath(other)
 
 
 def _stranger(rows: ProcessRows, file: FileBacking | None) -> tuple[str, str]:
     """Return why a file, whose length is not that of the rows, may not be their dump, and a remedy.
 
-    Both are empty if nothing says so.
-
-    Raises InputError if it is of another kind that memcarve does not read.
+    Both are empty if nothing says so. Raises InputError if it is of a kind that memcarve does not read.
     """
     if file is None:
         return "", ""
@@ -307,7 +305,7 @@ def _stranger(rows: ProcessRows, file: FileBacking | None) -> tuple[str, str]:
     path, (pid, _) = file.path, pid_in_name(file.path)
     if found is not None:
         remedy = f"{{input_type:{found[1]}}} reads it without a map"
-        return f"what is taken for the dump is no such thing ({found[0]})", remedy
+        return f"what is taken for the dump is something else ({found[0]})", remedy
     if rows.file and rows.file != base_file(path):
         why = f"the rows call their dump {rows.file}"
     elif rows.pid is not None and pid is not None and rows.pid != pid:
@@ -315,7 +313,7 @@ def _stranger(rows: ProcessRows, file: FileBacking | None) -> tuple[str, str]:
     else:
         return "", ""
     return (
-        f"{why}, and it has another length: they belong to different processes or runs, or it is no dump",
+        f"{why}, and it has another length: they belong to different processes or runs, or it is not a dump",
         "give the right one with {memory_map} or {dump}, or a machine's image with {input_type:image}",
     )
 
@@ -324,7 +322,7 @@ def _stranger(rows: ProcessRows, file: FileBacking | None) -> tuple[str, str]:
 
 
 def _is_wide(processes: list[ProcessRows]) -> bool:
-    """Say whether any row reaches beyond 48 bits without being sign-extended: a map of 57-bit addresses."""
+    """Return True if any row reaches beyond 48 bits without being sign-extended: a map of 57-bit addresses."""
     limit, extended = np.uint64(1 << 48), np.uint64((TOP - 1) ^ ((1 << 47) - 1))
     for process in processes:
         for rows in (process.written, process.unwritten):
@@ -348,7 +346,7 @@ def _canonical(start: U64, *, wide: bool) -> U64:
 
 
 def _split_at_half(start: U64, size: U64, offset: U64, *, wide: bool) -> tuple[U64, U64, U64]:
-    """Cut rows in two that reach across the middle of the printed address space: it is a hole once canonical."""
+    """Cut rows in two that cross the middle of the printed address space: there is a hole once they are canonical."""
     half = np.uint64(1 << (56 if wide else 47))
     last_below = half - np.uint64(1)
     found = [

@@ -21,7 +21,7 @@ _LARGEST_FILE = 1 << 62
 
 
 class Columns:
-    """Three columns (uint64) that grow: start, size, offset. Growing moves no bytes where the system can remap them."""
+    """Three columns (uint64) that grow: start, size, offset. Growing moves no bytes if the system can remap them."""
 
     def __init__(self) -> None:
         self._room = [np.zeros(0, np.uint64) for _ in range(3)]
@@ -42,7 +42,7 @@ class Columns:
 
     @property
     def offset(self) -> U64:
-        """The positions in the dump: printed, or summed where none are printed."""
+        """The positions in the dump: printed, or summed if none are printed."""
         return self._room[2][: self._used]
 
     def append(self, start: U64, size: U64, offset: U64) -> None:
@@ -110,7 +110,7 @@ class ProcessRows:
 def read_rows(memory_map: MemoryMap) -> list[ProcessRows]:
     """Read a whole map; return its processes, at least one, in the order in which they appear.
 
-    Raises MapError where a row is malformed, or where there is none.
+    Raises MapError if a row is malformed, or if there is none.
     """
     sorter = _Sorter(memory_map)
     try:
@@ -131,7 +131,7 @@ def read_rows(memory_map: MemoryMap) -> list[ProcessRows]:
 class _Sorter:
     """Finds out where one process ends and another begins.
 
-    The name in "File output" tells, and marks in the map; where there is neither, a position of 0; where no positions
+    The name in "File output" tells, and marks in the map; if there is neither, a position of 0; if no positions
     are printed either, an address lower than the one before.
     """
 
@@ -197,7 +197,7 @@ class _Sorter:
 
 
 def _one_shuffled(processes: list[ProcessRows], memory_map: MemoryMap) -> list[ProcessRows]:
-    """Put together what a position of 0 in the middle has cut, where the rows of one process are in another order.
+    """Put together what a position of 0 in the middle has cut, if the rows of one process are in another order.
 
     Two parts are one process if the first does not begin at position 0, no name or mark tells them apart, and no byte
     of the dump belongs to both.

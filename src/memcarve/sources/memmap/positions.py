@@ -49,7 +49,7 @@ def settle(
     trust: str | None,
     stranger: Callable[[], tuple[str, str]],
 ) -> Positions:
-    """Work out the positions of a process's extents in its dump of `length` bytes (None: there is no dump at hand).
+    """Work out the positions of a process's extents in its dump of `length` bytes (None: there is no dump).
 
     `where` names the files in messages. `trust` (``"printed"`` or ``"sum"``) decides instead of the dump's length.
     `stranger`, which is asked if the dump has another length than the rows, says in words why it may not be the dump
@@ -93,7 +93,7 @@ def _verdict(ways: _Ways, columns: Columns, length: int | None) -> tuple[str, st
 
 
 def _doubt_in_sum(ways: _Ways, columns: Columns, length: int | None) -> str:
-    """Say what is doubtful about summing where the map prints no positions."""
+    """Return what is doubtful about summing if the map prints no positions."""
     if length is None:
         return ""
     if ways.unwritten and length != ways.sum_end:
@@ -107,7 +107,7 @@ def _doubt_in_sum(ways: _Ways, columns: Columns, length: int | None) -> str:
 
 
 def _with_errors(ways: _Ways, length: int | None) -> tuple[str, str]:
-    """Return which way is right where rows could not be written, and what is doubtful about it."""
+    """Return which way is right if rows could not be written, and what is doubtful about it."""
     if not ways.explained:
         return SUM, "some rows could not be written, and others were left out of the map (--filters)"
     if length is None:
@@ -177,7 +177,7 @@ class _Ways:
         return offset
 
     def _check_shared(self) -> None:
-        """Raise PositionError where two rows claim the same byte of the dump."""
+        """Raise PositionError if two rows claim the same byte of the dump."""
         offset, size = self.printed, self.size
         if self.order is not None:
             offset, size = offset[self.order], size[self.order]

@@ -57,7 +57,7 @@ class MinidumpContainer(Container):
     def _process(self, index: int) -> ProcessMemory:  # noqa: ARG002 - there is one
         """Return the process's memory.
 
-        Raises InputError where the minidump holds none, OverlapError where it holds different bytes for one address.
+        Raises InputError if the minidump holds none, OverlapError if it holds different bytes for one address.
         """
         path, architecture = self.file.path, self._architecture()
         space, left_out = self._space()
@@ -71,8 +71,8 @@ class MinidumpContainer(Container):
             notes.append(f"{path}: was made without full memory: most of the process's is not in it")
         if self.system is not None and architecture is None and self.noted is None:
             word = self.system.architecture or f"unknown (0x{self.system.number:x})"
-            notes.append(f"{path}: is of a process whose architecture is {word}")
-        # a program of 32 bits may have all of them, where the kernel has more
+            notes.append(f"{path}: the architecture of its process is {word}")
+        # a 32-bit program may have all 4 GiB on a 64-bit kernel
         narrow = self.dump.narrow or architecture == "x86"
         kernel_half = (self.noted and self.noted.kernel_half) or (1 << _NARROW if narrow else None)
         bits = (self.noted and self.noted.address_bits) or _bits(space, narrow=narrow)
@@ -122,7 +122,7 @@ class MinidumpContainer(Container):
         return base_name(first) or None if first is not None else None
 
     def _architecture(self) -> str | None:
-        """Return the architecture as far as memcarve has words for it; what it only assumed itself is not known."""
+        """Return the architecture if memcarve knows it, and did not only assume it when it wrote the minidump."""
         found = None if self.system is None else self.system.architecture
         if self.noted is not None and self.noted.architecture is None:
             return None

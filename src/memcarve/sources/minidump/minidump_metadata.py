@@ -27,7 +27,7 @@ _KINDS = {structures.IMAGE: Kind.IMAGE, structures.MAPPED: Kind.MAPPED, structur
 _BITS = (32, 48, 57)
 _ADDRESS = re.compile(r"0x[0-9a-f]{1,16}")
 _LONGEST = 1 << 12
-#: what stands for a thread where none was known
+#: what stands for a thread if none was known
 _PLACEHOLDER = Thread(1)
 
 
@@ -108,7 +108,7 @@ def _regions(dump: Minidump, noted: Provenance | None, modules: list[Module], no
     """Return the regions: neighbours that are the same allocation, protection and type are one.
 
     Of a minidump that memcarve wrote the protection is what the region began with: the other one may be the page
-    tables' word. What is reserved has none. Of a system that is no Windows there are no allocations, and the type says
+    tables' word. What is reserved has none. Systems other than Windows have no allocations, and the type says
     whether a mapping is private or shared, not what is mapped.
     """
     rows, own = dump.memory_info(), noted is not None

@@ -77,7 +77,7 @@ class LiveContainer(Container):
     def _process(self, index: int) -> ProcessMemory:  # noqa: ARG002 - there is one, and no kernel
         """Return the process's memory: what is in memory, in swap or in the files that are mapped.
 
-        What was never touched is not there. Raises SourceReadError where the process may not be read or has ended.
+        Pages that were never touched are not there. Raises SourceReadError if the process may not be read or has ended.
         """
         status = self._read_status()
         backing = LiveBacking(self.path, self._open("mem"))
@@ -87,7 +87,7 @@ class LiveContainer(Container):
         if status.state not in _STOPPED:
             notes.insert(
                 0,
-                f"{self.path}: runs while it is read: what it changes meanwhile is of different moments; "
+                f"{self.path}: runs while it is read: what it changes meanwhile comes from different moments; "
                 f"kill -STOP {status.pid} stops it, kill -CONT {status.pid} lets it go on",
             )
         start, size = (
@@ -96,7 +96,7 @@ class LiveContainer(Container):
         )
         release, architecture = os.uname().release.split("."), self._architecture()
         platform = Platform("linux", *(int(word) for word in release[:2] if word.isdecimal()))
-        # of 32 bits a program may have all of them, where the kernel has more
+        # a 32-bit program may have all 4 GiB on a 64-bit kernel
         kernel_half = 1 << 32 if architecture == "x86" else None
         return ProcessMemory(
             space,
@@ -184,9 +184,9 @@ class LiveContainer(Container):
             raise InputError(f"{self.path}/stat: does not say what proc_pid_stat(5) promises") from None
 
     def _find_memory(self) -> None:
-        """Find a thread that has the memory; raise InputError where there is none.
+        """Find a thread that has the memory; raise InputError if there is none.
 
-        The first one may have ended while others live: what belongs to the process is then seen through these.
+        The first thread may have ended while others run: the process's memory is then reached through these.
         """
         if self._status.flags & _KERNEL_THREAD:
             raise InputError(
@@ -215,7 +215,7 @@ class LiveContainer(Container):
             os.close(fd)
 
     def _beginning(self, name: str, size: int) -> bytes:
-        """Return the first bytes of a file below the process's folder; none where it cannot be read."""
+        """Return the first bytes of a file below the process's folder; none if it cannot be read."""
         try:
             fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._memory)
         except OSError:
@@ -298,7 +298,7 @@ def _recognise(opened: Opened) -> bool:
 
 
 def _is_proc(folder: str) -> bool:
-    """Say whether a folder is the root of a proc file system; on other systems than Linux none is."""
+    """Return True if a folder is the root of a proc file system, which only Linux has."""
     try:
         device = os.stat(folder).st_dev
         wanted = f"{os.major(device)}:{os.minor(device)}"

@@ -60,7 +60,7 @@ class LiveBacking:
             done += count
 
     def readable(self, address: int) -> bool:
-        """Say whether the byte at an address can be read; raise SourceReadError where the process has ended."""
+        """Return True if the byte at an address can be read; raise SourceReadError if the process has ended."""
         try:
             count = os.preadv(self._fd, [bytearray(1)], address)
         except OSError:
@@ -117,7 +117,7 @@ class Present:
     """What is there of a process's mappings, one looked at after the other.
 
     Of mapped files all that the process could read, of everything else what is in memory or in swap: what was never
-    touched is nowhere. `missing` is mapped and cannot be had; `unreadable` says that some of it is in memory.
+    touched is not there. `missing` is mapped and cannot be read; if `unreadable`, some of that is in memory.
     """
 
     def __init__(self, backing: LiveBacking, pages: PageMap, files: MappedFiles) -> None:

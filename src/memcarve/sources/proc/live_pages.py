@@ -55,7 +55,7 @@ class Mapping(NamedTuple):
 
 
 def mappings(lines: Iterable[bytes], path: str) -> Iterator[Mapping]:
-    """Yield what the lines of a ``smaps`` say, which messages call `path`; raise MapError where they cannot be read."""
+    """Yield what the lines of a ``smaps`` say, which messages call `path`; raise MapError if they cannot be read."""
     found, resident, swapped, flags, inode = None, 0, 0, frozenset[bytes](), 0
     count = 0
     for line in itertools.chain(lines, [b""]):
@@ -163,7 +163,7 @@ class MappedFiles:
     def parts(self, mapping: Mapping) -> tuple[list[tuple[int, int]], int, bool] | None:
         """Return what a file gives to a mapping: ranges of addresses, where it ends, and whether it has holes.
 
-        None where that is not known. Nobody can read what lies beyond the file's end. Holes are passed over where
+        None if that is not known. What lies beyond the file's end cannot be read. Holes are skipped if
         reading them costs memory or time: of shared mappings, whose files may be memory, and of large ones.
         """
         name, status = self._status(mapping)
@@ -189,7 +189,7 @@ class MappedFiles:
         """Return a path that leads to a mapping's file from the folder, and the file's status."""
         region = mapping.region
         name = f"map_files/{region.start:x}-{region.end:x}"
-        try:  # it leads to the file even where that was deleted; not everybody may use it
+        try:  # it leads to the file even if that was deleted; not every user may use it
             return name, os.stat(name, dir_fd=self._folder)
         except OSError:
             pass
@@ -201,7 +201,7 @@ class MappedFiles:
         return name, status if status.st_ino == mapping.inode else None
 
     def _written(self, name: str, offset: int, size: int) -> list[tuple[int, int]] | None:
-        """Return where in a file, as far as it is mapped, something is written: whole pages; None where not known."""
+        """Return which whole pages of a file, as far as it is mapped, are written; None if that is not known."""
         found: list[tuple[int, int]] = []
         place, end = offset, offset + size
         try:
