@@ -10,7 +10,7 @@ from memcarve.errors import UsageError
 
 
 def completion(shell: str) -> int:
-    """Print what a shell is to read."""
+    """Print the script for a shell."""
     found = get_completion_class(shell)
     if found is None:
         raise UsageError(f"{shell} cannot be completed")

@@ -1,4 +1,4 @@
-"""What a report of a fault should say of the machine and the installation, and nothing of evidence."""
+"""What a bug report should say about the machine and the installation, and nothing about evidence."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _CALLS = ("copy_file_range", "sendfile", "writev", "fork")
 
 
 def debug_info() -> int:
-    """Print a fact a line."""
+    """Print one fact per line."""
     for what, value in _facts():
         click.echo(f"{what}: {value}")
     return COMPLETE

@@ -1,4 +1,4 @@
-"""The command that compares a process's memory with what it was before."""
+"""The command that compares the memory of a process at two times."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ _VALUES: dict[str, tuple[str, Callable[[Difference], Any]]] = {
     "was": ("ranges", lambda found: _parts(found.was)),
     "changed": ("ranges", lambda found: _ranges(found.changed.bounds())),
 }
-_WIDE = {"size", "segments", "was_size", "was_segments"}  # what a terminal has no room for
+_WIDE = {"size", "segments", "was_size", "was_segments"}  # too wide for a terminal
 _NESTED = {"now", "was", "changed"}
 _PLAIN = [name for name in _VALUES if name not in {*_NESTED, "split"}]
 _JSON = [name for name in _VALUES if name != "split"]
@@ -102,7 +102,7 @@ def diff(
         was = _open(stack, before, process, filters.half, source, source.input_type)
         other = process if wanted.other_pid is None else dataclasses.replace(process, pid=[wanted.other_pid])
         now = _open(stack, after, other, filters.half, source, source.other_input_type or source.input_type)
-        # rows and a bar would get into each other's way at a terminal
+        # rows and a bar would clash at a terminal
         progress = stack.enter_context(ProgressBar("comparing", messages, data=True))
         chosen = selection(filters)
         labeller = Labelling() if chosen.by_labels else None
@@ -148,7 +148,7 @@ def _open(
     source: DiffInput,
     input_type: str | None,
 ) -> ProcessMemory:
-    """Open one side; what is said of images means nothing to a folder."""
+    """Open one side; options for images do not apply to a folder."""
     image: dict[str, Any] = {} if os.path.isdir(path) else {"system": source.system, "limit": source.limit}
     container = stack.enter_context(sources.open(path, input_type=input_type, **image))
     return container.process(index=choose_one(container, process), half=half or container.default_half)
@@ -161,7 +161,7 @@ def _page_rows(differences: Iterable[Difference]) -> Iterator[list[int]]:
 
 
 def _doubts(was: ProcessMemory, now: ProcessMemory) -> Iterator[str]:
-    """Yield why the two may not be the same process."""
+    """Yield reasons why the two may not be the same process."""
     one, other = was.entry, now.entry
     if None not in (one.created, other.created) and one.created != other.created:
         yield f"{one} and {other} were created at different times: they are two processes"

@@ -1,4 +1,4 @@
-"""What commands have in common: open an input, choose its processes, say how it ended."""
+"""What commands have in common: opening an input, choosing its processes, the end."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ def selection(filters: MemoryFilters) -> Selection:
 def one_process(
     file: str, wanted: OneProcess, source: Input, half: str | None = "all", span: tuple[int, int] | None = None
 ) -> Iterator[ProcessMemory]:
-    """Open an input and choose its one process; None is the half that is the input's default.
+    """Open an input and choose its one process; without `half`, the input's default half is used.
 
-    With `span` (addresses, half-open) no more of it than that is needed.
+    With `span` (addresses, half-open), only that part is needed.
     """
     with sources.open(file, **vars(source)) as container:
         index = choose_one(container, wanted)
@@ -44,7 +44,7 @@ def one_process(
 
 
 def choose(container: Container, wanted: OneProcess) -> list[int]:
-    """Return the places of the processes that were asked for; raises UsageError, ProcessError."""
+    """Return the indices of the chosen processes; raises UsageError, ProcessError."""
     if isinstance(wanted, SeveralProcesses) and wanted.everything:
         if wanted.pid or wanted.name is not None:
             raise UsageError("--all takes every process; --pid and --name choose", remedy="give one or the other")
@@ -58,7 +58,7 @@ def choose(container: Container, wanted: OneProcess) -> list[int]:
 
 
 def choose_one(container: Container, wanted: OneProcess) -> int:
-    """Return the place of the one process that was asked for."""
+    """Return the index of the one chosen process; raises UsageError, ProcessError."""
     found = choose(container, wanted)
     if len(found) > 1:
         listed = listed_of(container.entry(index) for index in found)
@@ -68,13 +68,13 @@ def choose_one(container: Container, wanted: OneProcess) -> int:
 
 
 def say_notes(process: ProcessMemory, messages: Messages) -> None:
-    """Print which files were taken; and the rest if something is wrong with them, or if it is asked for."""
+    """Print which files were used; all notes with --verbose, or if there is something to know about them."""
     everything = messages.verbose or process.incomplete or process.is_image or process.positions in {"printed", "sum"}
     say(process.notes if everything else process.notes[:1], quiet=messages.quiet)
 
 
 def finish(process: ProcessMemory, messages: Messages, summary: str, notes: Iterable[str] = ()) -> int:
-    """Print what is to be said when all data is printed; return the exit status."""
+    """Print notes and the summary after the data; return the exit status."""
     sys.stdout.flush()
     say_notes(process, messages)
     say(notes, quiet=messages.quiet)

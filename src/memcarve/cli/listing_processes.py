@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from memcarve.process import Container
 
 _JSON = ("json", "jsonl")
-#: columns of processes that a table for people does not have beside command lines
+#: columns that a table leaves out if it has command lines
 _LEFT_OUT = ("exited", "root", "image_base", "peb", "wow64")
 _LONGEST = 120  # characters of a command line in it
 
@@ -50,7 +50,7 @@ def processes(file: str, wanted: ProcessList, source: Input, printing: Printing,
             columns += [Column("doubts", "words")] if doubts else []
         counts = [_page_counts(container, index) for index in range(len(entries))] if pages else []
         told = [_told(container, index, environment=environment) for index in range(len(entries))] if details else []
-        # what may be no process at all need not have page tables
+        # a doubtful process need not have page tables
         certain = [index for index, entry in enumerate(entries) if not entry.doubts]
         failed = any((pages and not counts[index]) or (details and told[index] is None) for index in certain)
         kinds = list(dict.fromkeys(kind for count in counts for kind in count))
@@ -92,7 +92,7 @@ def _page_counts(container: Container, index: int) -> dict[str, int]:
 
 
 def _told(container: Container, index: int, *, environment: bool) -> dict[str, Any] | None:
-    """Return what a process says of itself, ready for JSON; None if it cannot be opened."""
+    """Return what a process says about itself, ready for JSON; None if it cannot be opened."""
     try:
         return container.start_of(index).told(environment=environment)
     except InputError as error:
@@ -101,7 +101,7 @@ def _told(container: Container, index: int, *, environment: bool) -> dict[str, A
 
 
 def _narrowed(columns: list[Column], rows: Iterable[list[Cell]]) -> tuple[list[Column], Iterable[list[Cell]]]:
-    """Return a table for people without some of its columns: it is wide enough with command lines."""
+    """Return a table without some of its columns: with command lines it is wide enough."""
     kept = [place for place, column in enumerate(columns) if column.name not in _LEFT_OUT]
     return [columns[place] for place in kept], ([cells[place] for place in kept] for cells in rows)
 
@@ -119,7 +119,7 @@ def _detail(column: Column, told: dict[str, Any], layout: str) -> Cell:
     found: Cell = told.get(column.name)
     if layout == "table" and isinstance(found, str) and len(found) > _LONGEST:
         return f"{found[: _LONGEST - 3]}..."
-    if column.kind == "words" and isinstance(found, list):  # of each module that was unloaded its name
+    if column.kind == "words" and isinstance(found, list):  # the names of unloaded modules
         return [str(row["name"] or row["base"]) for row in found if isinstance(row, dict)]
     return found
 

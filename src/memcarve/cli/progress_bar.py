@@ -19,9 +19,9 @@ _PATIENCE = 1.0  # seconds before anything is shown
 
 
 class ProgressBar:
-    """Called with bytes done and bytes in all; draws nothing if standard error is not a terminal.
+    """Called with the bytes done and the total; draws nothing unless standard error is a terminal.
 
-    With `data`, rows are printed meanwhile: at a terminal, they and a bar would get into each other's way.
+    With `data`, rows are printed meanwhile, which would clash with a bar at a terminal.
     """
 
     def __init__(self, label: str, messages: Messages, *, data: bool = False) -> None:
@@ -40,7 +40,7 @@ class ProgressBar:
         self._bar.update(self._task, completed=done, total=total, rate=amount(done / (time.monotonic() - self._begun)))
 
     def _start(self, total: int) -> None:
-        # what takes longer to import than most commands take, for work that takes long
+        # importing rich takes longer than most commands
         progress = importlib.import_module("rich.progress")
         console = importlib.import_module("rich.console")
         self._bar = progress.Progress(

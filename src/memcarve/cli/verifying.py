@@ -48,7 +48,7 @@ def verify(folder: str, process: OneProcess, compared: Source, source: Input, me
 
 
 def _as_recorded(header: dict[str, Any], source: Input) -> dict[str, Any]:
-    """Return how to open the source: as it was opened for the carve, if nothing else is said now."""
+    """Return how to open the source: as for the carve, unless options say otherwise."""
     opening = vars(source)
     inputs = header.get("inputs")
     used: dict[str, Any] = inputs if isinstance(inputs, dict) else {}
@@ -71,7 +71,7 @@ def _as_recorded(header: dict[str, Any], source: Input) -> dict[str, Any]:
 
 
 def _recorded_process(container: Container, header: dict[str, Any], said: OneProcess) -> ProcessMemory:
-    """Open the process that a folder was carved from, if nothing else is said; numbers may have been used twice."""
+    """Open the process that a folder was carved from, unless options choose another; ids may have been reused."""
     found = header.get("process")
     recorded: dict[str, Any] = found if isinstance(found, dict) else {}
     number = recorded.get("pid")

@@ -12,7 +12,7 @@ from memcarve.errors import MemcarveError, printable
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-#: arguments whose options are called differently; the others have the argument's name
+#: arguments whose options have another name
 _OPTIONS = {
     "half": "--range",
     "memory_map": "--map",
@@ -25,13 +25,13 @@ _OPTIONS = {
 
 
 def option(name: str, value: str = "") -> str:
-    """Return how an argument is said with an option; see errors.py."""
+    """Return the option for an argument of the library; see errors.py."""
     named = _OPTIONS.get(name) or f"--{name.replace('_', '-')}"
     return f"{named} {value}" if value else named
 
 
 def complain(problem: MemcarveError | str, about: object = None) -> None:
-    """Print an error on standard error; with what it is about, if the error does not say so."""
+    """Print an error on standard error; `about` is its subject, if the error does not say so."""
     text = problem.worded(option) if isinstance(problem, MemcarveError) else problem
     click.echo(printable(f"memcarve: {text}" if about is None else f"memcarve: {about}: {text}"), err=True)
 
@@ -59,5 +59,5 @@ def amount(count: float) -> str:
 
 
 def at_terminal() -> bool:
-    """Return True if data goes to a person's terminal."""
+    """Return True if standard output is a terminal."""
     return sys.stdout.isatty()

@@ -1,8 +1,8 @@
 """Moving byte ranges between files at the file system's best speed.
 
-In this order, the first that works: reflink (FICLONERANGE, Linux: ioctl_ficlonerange(2)), copy_file_range(2),
-sendfile(2), reading and writing through a buffer. Where the content must be looked at (hashes, zero pages), each block
-is read once, shown to the observer and written from the same buffer.
+The first of these that works is used: reflink (FICLONERANGE, Linux: ioctl_ficlonerange(2)), copy_file_range(2),
+sendfile(2), reading and writing through a buffer. If the content must be looked at (hashes, zero pages), each block is
+read once, passed to the observer and written from the same buffer.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ if TYPE_CHECKING:
 
 REFLINK, IN_KERNEL, BUFFERED = "reflink", "in-kernel copy", "read and write"
 
-_STEP = 1 << 26  # bytes moved by one call, so that a stop is noticed
-_SMALL = 1 << 16  # pieces up to here are collected and written together: a call for each costs more than copying
-_LARGE = 1 << 25  # from here on, hashing a range runs beside writing it
+_STEP = 1 << 26  # bytes per call, so that a stop is noticed
+_SMALL = 1 << 16  # pieces up to this size are collected and written together: a call for each costs more than copying
+_LARGE = 1 << 25  # from this size on, a range is hashed while it is written
 _FICLONERANGE = 0x4020940D
 _CLONE_RANGE = struct.Struct("=qQQQ")  # struct file_clone_range: descriptor, offset, length, target's offset
 
@@ -48,11 +48,11 @@ class StoppedError(Exception):
 class Copier:
     """Copies ranges of one source into many files, from several threads.
 
-    `moved` counts the bytes by the way they were moved. Setting `stop` makes every copy raise StoppedError soon.
+    `moved` counts the bytes by the way they were moved. If `stop` is set, every copy soon raises StoppedError.
     """
 
     def __init__(self, stop: threading.Event | None = None) -> None:
-        """Take the event that makes it stop; None is one of its own."""
+        """Take the event that stops it, or make one."""
         self.stop = stop or threading.Event()
         self.moved: dict[str, int] = {}
         self._ways = _ways_here()
@@ -62,11 +62,11 @@ class Copier:
 
     @property
     def reflinks(self) -> bool:
-        """Whether reflinking is still thought possible."""
+        """Whether reflinks may still work."""
         return REFLINK in self._ways
 
     def probe_reflink(self, span: Span, target: Target) -> bool:
-        """Try to reflink the beginning of a range into an empty file; return whether that works."""
+        """Try to reflink the start of a range into an empty file; return True if that works."""
         try:
             works = self.reflinks and _clone(span._replace(length=min(span.length, PAGE)), target, 0) > 0
         except OSError:
@@ -88,10 +88,10 @@ class Copier:
     ) -> None:
         """Write the (offset, size) `pieces` of `backing` one after the other into `target`, from `place` on.
 
-        `observe` is shown every byte in order; with `sparse`, pages of zeros become holes. Raises SourceReadError,
-        OutputError (NoSpaceError where the disk is full), StoppedError.
+        `observe` gets every byte in order; with `sparse`, pages of zeros become holes. Raises SourceReadError,
+        OutputError (NoSpaceError if the disk is full), StoppedError.
         """
-        # small pieces of several are collected; where blocks can be shared, each is tried by itself
+        # small pieces among several are collected; if blocks can be shared, each is tried alone
         several = len(pieces) > 1 and (sparse or not self.reflinks or backing.spans(*pieces[0]) is None)
         gathered = None
         if several:
@@ -129,7 +129,7 @@ class Copier:
         observe: Observer,
         progress: Callable[[int], object] | None = None,
     ) -> None:
-        """Show `size` bytes at `offset` to `observe`, block by block."""
+        """Call `observe` with the `size` bytes at `offset`, block by block."""
         buffer = self._buffer()
         for done in range(0, size, BUFFER):
             view = buffer[: min(BUFFER, size - done)]
@@ -153,7 +153,7 @@ class Copier:
         place: int,
         progress: Callable[[int], object] | None,
     ) -> None:
-        """Have the kernel copy a range, or do it through a buffer where it cannot."""
+        """Let the kernel copy a range, or copy through a buffer if it cannot."""
         spans = backing.spans(offset, size)
         if spans is None:
             self._through_buffer(backing, offset, size, target, place, None, progress)
@@ -174,7 +174,7 @@ class Copier:
             offset += span.length
 
     def _reflink(self, backing: Backing, offset: int, size: int, target: Target, place: int) -> int:
-        """Reflink as much of the beginning of a range as possible; return how many bytes that was."""
+        """Reflink as much of the start of a range as possible; return the number of bytes."""
         shared = 0
         for span in (backing.spans(offset, size) or []) if self.reflinks else []:
             count = self._step(span, target, place + shared, (REFLINK,))
@@ -184,7 +184,7 @@ class Copier:
         return shared
 
     def _step(self, span: Span, target: Target, place: int, only: tuple[str, ...] | None = None) -> int:
-        """Move the beginning of a span; return how many bytes: 0 if no way is left but the buffer."""
+        """Move the start of a span; return the number of bytes: 0 if only the buffer is left."""
         for way in [way for way in self._ways if only is None or way in only]:
             try:
                 count = _WAYS[way](span, target, place)
@@ -196,7 +196,7 @@ class Copier:
             if count:
                 self._count(way, count)
                 return count
-            if way != REFLINK:  # at the end of the file; reading it gives the message
+            if way != REFLINK:  # the file ends here; reading it gives the message
                 break
         return 0
 
@@ -235,7 +235,7 @@ class Copier:
             self._count(BUFFERED, size)
 
     def _gathered(self, progress: Callable[[int], object] | None) -> Callable[[int], object]:
-        """Return what is told of bytes that were gathered and written."""
+        """Return the function that is called with the bytes of each gathered write."""
 
         def told(count: int) -> None:
             self._check_stop()
@@ -252,7 +252,7 @@ class Copier:
         return buffer
 
     def _helper(self) -> ThreadPoolExecutor:
-        from concurrent.futures import ThreadPoolExecutor  # only if a segment is large
+        from concurrent.futures import ThreadPoolExecutor  # needed only for large segments
 
         with self._lock:
             if self._beside is None:
@@ -273,7 +273,7 @@ class Copier:
 
 
 def _clone(span: Span, target: Target, place: int) -> int:
-    """Share the blocks of a range; 0 if it is not aligned to blocks."""
+    """Share the blocks of a range; return the number of bytes, 0 if it is not aligned to blocks."""
     try:
         import fcntl  # Linux alone gets here
     except ImportError:
@@ -286,7 +286,7 @@ def _clone(span: Span, target: Target, place: int) -> int:
     try:
         fcntl.ioctl(target.fd, _FICLONERANGE, _CLONE_RANGE.pack(span.file.fd, span.offset, length, place))
     except OSError as error:
-        if error.errno == errno.EINVAL:  # larger blocks than a page, or a place of the file that cannot be shared
+        if error.errno == errno.EINVAL:  # blocks larger than a page, or a part of the file that cannot be shared
             return 0
         raise
     return length
@@ -309,13 +309,13 @@ _WAYS: dict[str, Callable[[Span, Target, int], int]] = {
 
 
 def _ways_here() -> list[str]:
-    """Return the ways that this system may have; Windows, macOS and old C libraries copy through a buffer."""
+    """Return the ways that this system may support; Windows, macOS and old C libraries copy through a buffer."""
     calls = {REFLINK: "open", IN_KERNEL: "copy_file_range", f"{IN_KERNEL} (sendfile)": "sendfile"}
     return [way for way in _WAYS if hasattr(os, calls[way])] if sys.platform == "linux" else []
 
 
 def _blame(error: OSError, span: Span, target: Target) -> InputError | OutputError:
-    """Return the error for the side that failed: one call reads and writes, and does not say which it was."""
+    """Return the error for the side that failed: a call that reads and writes does not say which one did."""
     if error.errno in FULL:
         return write_error(error, target)
     try:

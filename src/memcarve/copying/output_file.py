@@ -27,12 +27,12 @@ def is_zero(view: memoryview) -> bool:
 
 
 def seek(target: Target, place: int) -> None:
-    """Go to a place of the file."""
+    """Set the position in the file."""
     os.lseek(target.fd, place, os.SEEK_SET)
 
 
 def write(target: Target, view: memoryview) -> None:
-    """Write all of a block where the file stands; raises OutputError."""
+    """Write all of a block at the current position; raises OutputError."""
     try:
         while len(view):
             view = view[os.write(target.fd, view) :]

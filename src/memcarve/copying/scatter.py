@@ -1,8 +1,8 @@
-"""Scattered pieces of a source, collected and written to a target together: a call for each would cost the most.
+"""Scattered pieces of a source, collected and written to a target together, which saves calls.
 
-The usual way hands the kernel a list of places in a mapping of the source (writev(2)); what was written is then read
-back for whoever looks at it. Only the kernel touches the mapping: a page of it that cannot be read, because the disk is
-bad or the file was cut meanwhile, is an error of that call and no signal that would end the program.
+Usually the kernel gets a list of ranges in a mapping of the source (writev(2)); what was written is then read back for
+the observer. Only the kernel touches the mapping: if a page cannot be read because the disk is bad or the file was cut
+meanwhile, that call fails, instead of a signal that ends the program.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ if TYPE_CHECKING:
 
 GATHERED = "gathering scattered pages"
 
-_MOST_PARTS = 1024  # of one writev: IOV_MAX of Linux and macOS
+_MOST_PARTS = 1024  # per writev: IOV_MAX of Linux and macOS
 
 
 class Gathered:
-    """Pieces are read into a buffer, observed, and written together, from `place` of the target on."""
+    """Pieces that are read into a buffer, observed, and written together, from `place` in the target on."""
 
     def __init__(
         self,
@@ -51,7 +51,7 @@ class Gathered:
         self._used = 0
 
     def add(self, offset: int, size: int) -> None:
-        """Read a piece, which must fit into the buffer."""
+        """Read a piece that fits into the buffer."""
         end = self._used + size
         if end > len(self._buffer):
             self.flush()
@@ -60,7 +60,7 @@ class Gathered:
         self._used = end
 
     def flush(self) -> int:
-        """Write what is there; return the place behind it."""
+        """Write what was read; return the position after it."""
         if self._used:
             view, self._used = self._buffer[: self._used], 0
             if self._observe is not None:
@@ -73,7 +73,7 @@ class Gathered:
 
 
 class GatheredByKernel:
-    """Pieces are handed to the kernel as places in a mapping of the source."""
+    """Pieces that the kernel writes from a mapping of the source."""
 
     def __init__(
         self,
@@ -97,7 +97,7 @@ class GatheredByKernel:
         self._used = 0
 
     def add(self, offset: int, size: int) -> None:
-        """Take note of a piece."""
+        """Add a piece."""
         if self._used + size > BUFFER or len(self._parts) >= _MOST_PARTS:
             self.flush()
         part = self._mapping[offset : offset + size]
@@ -109,7 +109,7 @@ class GatheredByKernel:
         self._used += size
 
     def flush(self) -> int:
-        """Write what was noted; return the place behind it."""
+        """Write what was added; return the position after it."""
         if not self._used:
             return self.place
         size, self._used = self._used, 0
@@ -123,7 +123,7 @@ class GatheredByKernel:
             done = 0
         if done < size:
             self._carefully(parts, places, done)
-        # behind a new end of the file, what is left of its last page reads as zeros
+        # after a new end of the file, the rest of its last page reads as zeros
         check_unchanged([self._backing])
         if self._observe is not None:
             self._read_back(size)
@@ -132,7 +132,7 @@ class GatheredByKernel:
         return self.place
 
     def _carefully(self, parts: list[memoryview], places: list[int], done: int) -> None:
-        """Write what the kernel did not, through the buffer: reading or writing says what is wrong."""
+        """Write the rest through the buffer: reading or writing raises the error."""
         begin = 0
         for part, place in zip(parts, places, strict=True):
             skip = min(max(done - begin, 0), len(part))
