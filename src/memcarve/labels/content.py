@@ -1,4 +1,4 @@
-"""What segments' bytes say, found in one pass: zero pages, PE and ELF headers, entropy, text; kept in columns."""
+"""The content of segments, found in one pass: zero pages, PE and ELF headers, entropy, text; kept in columns."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ _PE, _SEARCHED = np.uint32(int.from_bytes(SIGNATURE, "little")), slice(_FRONT //
 
 
 class Content(NamedTuple):
-    """What a segment's bytes say; None was not looked for.
+    """The content of a segment; None if it was not looked for.
 
-    `pages` counts the pages of 4 KiB that the segment touches, those at its ends too of which it has only a part;
-    `zero_pages` those of which nothing but zeros is there. `entropy` is in bits a byte (0 to 8), `text` the share of
-    the pages that are text, as `measures.is_text` has it. `headers` are in order of their addresses; `more_headers`
-    counts pages behind them that look like more, at a glance. `peak` is the highest entropy of a window of 64 KiB.
+    `pages` counts the pages of 4 KiB that the segment touches, including partial ones at its ends; `zero_pages` those
+    that hold only zeros. `entropy` is in bits per byte (0 to 8), `peak` the highest entropy of a window of 64 KiB,
+    `text` the share of pages that are text (`text_stats.is_text`). `headers` are in order of their addresses;
+    `more_headers` counts later pages that look like more headers at a glance.
     """
 
     pages: int
@@ -52,10 +52,10 @@ class Content(NamedTuple):
 
 
 class ContentObserver:
-    """Is shown the bytes of one segment once, in order, in blocks of any length.
+    """Gets the bytes of one segment once, in order, in blocks of any length.
 
-    Headers are looked for at the segment's start, and where a page begins; in the first 4096 bytes from there. Of a
-    page that several blocks share, a copy is kept until it is whole.
+    Headers are looked for in the first 4096 bytes of the segment and of every page. A page that comes in several blocks
+    is copied until it is complete.
     """
 
     def __init__(self, start: int, level: str, most_headers: int = MOST_HEADERS) -> None:
@@ -70,7 +70,7 @@ class ContentObserver:
         self._entropy = Entropy() if level == "full" else None
 
     def __call__(self, view: memoryview) -> None:
-        """Take note of the bytes that follow; the block may be used for others afterwards."""
+        """Take the next bytes; the block may be reused afterwards."""
         size, done = len(view), 0
         if self._entropy is not None:
             self._entropy.add(view, self._address)
@@ -93,7 +93,7 @@ class ContentObserver:
             self._address += size - end
 
     def finish(self) -> Content:
-        """Return what all the bytes say."""
+        """Return the content of all the bytes."""
         if self._part:
             self._finish_page()
         if self._front is not None:
@@ -128,7 +128,7 @@ class ContentObserver:
             self._text += text_pages(view)
 
     def _finish_page(self) -> None:
-        """Look at a page that came in parts, or at the part of one that is there."""
+        """Look at a page that came in parts, or at a partial one."""
         part, self._part = memoryview(self._part or b""), None
         self._pages += 1
         if ZEROS.startswith(part):
@@ -141,7 +141,7 @@ class ContentObserver:
             self._text += is_text(bytes(part))
 
     def _parse(self, page: memoryview, address: int) -> None:
-        """Keep the header that a page may begin with, or count it where there are many already."""
+        """Keep the header that a page may begin with, or count it if there are many already."""
         if len(self._headers) >= self._most:
             self._more += 1
             return
@@ -151,7 +151,7 @@ class ContentObserver:
 
 
 def observe(space: AddressSpace, segment: Segment, level: str) -> Content:
-    """Read a segment and say what its bytes are; `level` is ``"headers"`` or ``"full"``. Raises SourceReadError."""
+    """Read a segment and return its content; `level` is ``"headers"`` or ``"full"``. Raises SourceReadError."""
     observer = ContentObserver(segment.start, level)
     buffer = memoryview(bytearray(min(_BLOCK, segment.size)))
     for address in range(segment.start, segment.end, _BLOCK):
@@ -165,7 +165,7 @@ def observe(space: AddressSpace, segment: Segment, level: str) -> Content:
 
 
 def glance(view: memoryview) -> tuple[int, list[int]]:
-    """Count the pages of zeros, and return where pages begin that `may_begin` may be true of: few more, none less."""
+    """Count the pages of zeros, and return the starts of all pages for which `may_begin` is true, and few others."""
     words = np.frombuffer(view, "<u4").reshape(-1, PAGE // 4)
     longs = np.frombuffer(view, "<u8").reshape(-1, PAGE // 8)
     wanted = (words[:, 1] - _MARK) & _MARK_BITS == 0
@@ -184,12 +184,12 @@ _MEASURED = ("entropy", "peak", "share_of_text")
 
 
 class Contents:
-    """What the bytes of segments say, a row a segment.
+    """The content of segments, one row per segment.
 
-    Columns: `pages` and `zero_pages` (uint64); with level ``"full"`` (float32, NaN unknown) `entropy` in bits a byte,
-    `peak`, its highest in a window, and `share_of_text`, that of the pages. Headers are kept by segment.
+    Columns: `pages` and `zero_pages` (uint64); with level ``"full"`` (float32, NaN unknown) `entropy` in bits per byte,
+    `peak`, the highest in a window, and `share_of_text` among the pages. Headers are kept by segment.
 
-    `level` is ``"headers"`` or ``"full"``. Observers of several segments may be at work at once.
+    `level` is ``"headers"`` or ``"full"``. Several segments may be observed at once.
     """
 
     def __init__(self, count: int, level: str) -> None:
@@ -206,7 +206,7 @@ class Contents:
         self._lock = threading.Lock()
 
     def where(self, keep: Bools) -> Contents:
-        """Return what is known of some of the segments."""
+        """Return the content of some of the segments."""
         found = Contents(int(keep.sum()), self.level)
         for name in ("pages", "zero_pages", "known", *(_MEASURED if self.level == "full" else ())):
             setattr(found, name, getattr(self, name)[keep])
@@ -222,11 +222,11 @@ class Contents:
         return self._complete
 
     def observer(self, index: int, start: int) -> ContentObserver | None:
-        """Return what is to be shown the bytes of a segment; None if they were looked at already."""
+        """Return what must be called with the bytes of a segment; None if they were looked at already."""
         return None if self.known[index] else ContentObserver(start, self.level)
 
     def keep(self, index: int, content: Content) -> None:
-        """Keep what was found in a segment; of headers no more than a bounded number in all."""
+        """Keep the content of a segment; the number of headers of all segments is bounded."""
         self.pages[index], self.zero_pages[index] = content.pages, content.zero_pages
         if self.level == "full":
             measured = (content.entropy, content.peak, content.text)
@@ -242,13 +242,13 @@ class Contents:
                 self.more_of[index] = content.more_headers + len(content.headers) - len(kept)
 
     def headers(self) -> list[Header]:
-        """Return every header that was found, in order of the segments."""
+        """Return all headers, in order of the segments."""
         return [header for index in sorted(self.headers_of) for header in self.headers_of[index]]
 
     def text(self, index: int, read: Read) -> list[str]:
-        """Return a member for JSON with what a segment's bytes say; nothing if they were not looked at.
+        """Return a member for JSON with a segment's content; nothing if it was not looked at.
 
-        Names of images lie elsewhere in them: `read` gives the bytes at an address, or raises AddressError.
+        Images' names lie elsewhere in them: `read` returns the bytes at an address, or raises AddressError.
         """
         if not self.known[index]:
             return []
