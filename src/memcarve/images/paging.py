@@ -430,7 +430,6 @@ class _Walk:
         )
 
     def _repeats(self) -> Repeats:
-        """Return the repeats, sorted."""
         rows = [np.zeros((3, 0), np.uint64)]
         for level, found in zip(self.mode.levels, self.again, strict=True):
             rows += [np.stack([start, np.full_like(start, 1 << level.shift), target]) for start, target in found]

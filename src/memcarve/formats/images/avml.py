@@ -83,7 +83,7 @@ class DecodingBacking:
             into = offset + done - begin
             count = min(end - begin - into, len(buffer) - done)
             target = buffer[done : done + count]
-            if count == end - begin and not self._holds(index):
+            if count == end - begin and index not in self._cache:
                 self._decode(index, target)  # a whole chunk is not asked for again soon
             else:
                 target[:] = self._chunk(index)[into : into + count]
@@ -101,10 +101,6 @@ class DecodingBacking:
             self._cache.clear()
             self._cached = 0
         self.file.close()
-
-    def _holds(self, index: int) -> bool:
-        with self._lock:
-            return index in self._cache
 
     def _chunk(self, index: int) -> memoryview:
         """Return a chunk, decoded, and keep it."""
@@ -202,7 +198,6 @@ def read(file: FileBacking) -> MachineMemory | None:
 
 
 def _machine(file: FileBacking, index: _Index) -> MachineMemory:
-    """Return the memory that an index describes."""
     decoded = column(index.decoded)
     backing = DecodingBacking(file, column(index.place), index.length, decoded)
     cut = CutOff()
@@ -215,22 +210,13 @@ def _machine(file: FileBacking, index: _Index) -> MachineMemory:
     short = there < size
     if short.any():
         cut.add(start[short] + there[short], size[short] - there[short])
-    start, size, offset = fitted(start, np.minimum(size, there), offset, backing.size, cut)
+    rows = fitted(start, np.minimum(size, there), offset, backing.size, cut)
     if not index.whole and len(alone):
         cut.add(alone.start, addressable(alone.start, alone.size))
     notes = (*index.notes, *lime.alone_notes(alone.size, zeros=index.whole), *cut.notes())
+    zeros = alone if index.whole else None
     return MachineMemory(
-        "AVML",
-        backing,
-        start,
-        size,
-        offset,
-        cut.listed(),
-        declared=False,
-        notes=notes,
-        zeros=alone if index.whole else None,
-        gaps=_GAPS,
-        left_out=lacking,
+        "AVML", backing, *rows, cut.listed(), declared=False, notes=notes, zeros=zeros, gaps=_GAPS, left_out=lacking
     )
 
 

@@ -128,14 +128,9 @@ def _complete(file: FileBacking, header: _Header, data: bytes) -> MachineMemory:
         pages.append(length * PAGE)
         offset.append(place)
         place += length * PAGE
-    return machine(
-        "Windows crash dump (complete)",
-        file,
-        (column(first), column(pages), column(offset)),
-        declared=True,
-        root=header.root,
-        notes=header.notes,
-    )
+    ranges = column(first), column(pages), column(offset)
+    kind = "Windows crash dump (complete)"
+    return machine(kind, file, ranges, declared=True, root=header.root, notes=header.notes)
 
 
 def _check_pages(file: FileBacking, base: int, length: int) -> None:
@@ -149,7 +144,6 @@ def _check_pages(file: FileBacking, base: int, length: int) -> None:
 
 
 def _from_bitmap(file: FileBacking, header: _Header) -> MachineMemory:
-    """Return the memory of a dump with a bitmap of its pages."""
     signature, place, present, bits = _second_header(file, header, _BITMAP, (b"FDMP", b"SDMP"), "bitmap")
     begin = _HEADER_SIZE + _BITMAP.size
     size = (bits + 7) // 8
@@ -218,7 +212,6 @@ def _bitmap_ranges(file: FileBacking, bits: int, place: int) -> tuple[tuple[U64,
 
 
 def _from_ranges(file: FileBacking, header: _Header) -> MachineMemory:
-    """Return the memory of a dump with a list of page ranges."""
     _, size, place, counted = _second_header(file, header, _RANGE_LIST, (b"RDMP",), "ranges")
     begin = _HEADER_SIZE + _RANGE_LIST.size
     if place < begin:
@@ -247,11 +240,6 @@ def _from_ranges(file: FileBacking, header: _Header) -> MachineMemory:
     # as above: what lies behind the end may lie anywhere there
     before = np.minimum(np.cumsum(pages, dtype=np.uint64) - pages, np.uint64(file.size // PAGE + 1))
     page, place = np.uint64(PAGE), min(place, file.size)
-    return machine(
-        f"Windows crash dump ({_RANGES[header.kind]})",
-        file,
-        (first * page, pages * page, before * page + np.uint64(place)),
-        declared=False,
-        root=header.root,
-        notes=notes,
-    )
+    ranges = first * page, pages * page, before * page + np.uint64(place)
+    kind = f"Windows crash dump ({_RANGES[header.kind]})"
+    return machine(kind, file, ranges, declared=False, root=header.root, notes=notes)

@@ -60,7 +60,6 @@ class TextListing(TextTable):
             raise unusable(self.place(number), column, cell, error) from None
 
     def _split(self, line: bytes, number: int) -> list[str] | None:
-        """Return the cells of a line, or None if it is not a row."""
         if len(line) > LONGEST_ROW:
             raise MapError(f"is longer than {LONGEST_ROW >> 10} KiB; no row is", subject=self.place(number))
         if line[:4] == self.header.text[:4] and self.header.is_header(line):

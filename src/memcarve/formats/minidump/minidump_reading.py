@@ -291,7 +291,6 @@ class Minidump:
         return found
 
     def _begins(self) -> dict[int, int]:
-        """Return where threads began, by their ids."""
         width = np.dtype((np.void, structures.THREAD_INFO_ENTRY.size))
         rows = self._wide(structures.THREAD_INFO_LIST, width, "thread information")
         rows = self._few(rows, "threads that are described", _MOST_ROWS)
@@ -318,9 +317,8 @@ class Minidump:
         wide = self._table(stream, np.dtype((np.void, rows.width)), what)
         if rows.width == row.itemsize:
             return wide.view(row)
-        return (
-            np.ascontiguousarray(wide.view(np.uint8).reshape(-1, rows.width)[:, : row.itemsize]).view(row).reshape(-1)
-        )
+        cells = wide.view(np.uint8).reshape(-1, rows.width)[:, : row.itemsize]
+        return np.ascontiguousarray(cells).view(row).reshape(-1)
 
     def _table(self, stream: Stream, row: np.dtype[np.void], what: str) -> Records:
         """Return the rows of a list that are in it and in the file; a note says if there should be more."""

@@ -103,9 +103,8 @@ def head(
     stream(structures.THREAD_LIST, _threads(blocks, threads))
     if begun:
         stream(structures.THREAD_INFO_LIST, _thread_infos(begun))
-    info_head = structures.MEMORY_INFO_HEAD.pack(
-        structures.MEMORY_INFO_HEAD.size, structures.MEMORY_INFO.itemsize, len(infos)
-    )
+    head = structures.MEMORY_INFO_HEAD
+    info_head = head.pack(head.size, structures.MEMORY_INFO.itemsize, len(infos))
     stream(structures.MEMORY_INFO_LIST, info_head, infos.tobytes())
     ranges = np.zeros(len(memory[0]), structures.MEMORY64)
     ranges["start"], ranges["size"] = memory
@@ -170,12 +169,9 @@ def _threads(blocks: _Blocks, threads: Sequence[Thread]) -> bytes:
 
 
 def _thread_infos(threads: Sequence[Thread]) -> bytes:
-    """Return the list of where threads began."""
     entry = structures.THREAD_INFO_ENTRY
     rows = [structures.THREAD_INFO_HEAD.pack(structures.THREAD_INFO_HEAD.size, entry.size, len(threads))]
     for thread in threads:
-        flags = (0 if thread.has_registers else structures.INVALID_CONTEXT) | (
-            0 if thread.teb else structures.INVALID_TEB
-        )
+        flags = structures.INVALID_CONTEXT * (not thread.has_registers) | structures.INVALID_TEB * (not thread.teb)
         rows.append(entry.pack(thread.tid & _FIELD, flags, 0, 0, thread.begin, 0))
     return b"".join(rows)

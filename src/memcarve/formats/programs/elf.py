@@ -109,7 +109,7 @@ def image(page: bytes) -> Image | None:
 
 
 def may_begin(view: memoryview, at: int) -> bool:
-    """Return True if a header may begin at `at`, where eight bytes must be; one that `image` reads always may."""
+    """Return True if a header may begin at `at`, of which eight bytes are there: true of all that `image` reads."""
     return (int.from_bytes(view[at + 4 : at + 8], "little") - MARK) & MARK_BITS == 0
 
 

@@ -42,17 +42,8 @@ _MOST_TEXT = 1 << 22  # bytes of names that are read in one go
 _LONGEST_NAME = 512
 LFANEW, _DOS_HEADER = 0x3C, 0x40
 _PE = SIGNATURE.rstrip(b"\0")
-_SIGNED = re.compile(  # lookahead: places may overlap
-    b"(?=%b(?:%b))"
-    % (
-        SIGNATURE,
-        b"|".join(
-            re.escape(struct.pack("<H", machine)) + b".{18}" + re.escape(struct.pack("<H", magic))
-            for machine, magic in _MAGICS.items()
-        ),
-    ),
-    re.DOTALL,
-)
+_MACHINES = (b".{18}".join(re.escape(struct.pack("<H", number)) for number in pair) for pair in _MAGICS.items())
+_SIGNED = re.compile(b"(?=%b(?:%b))" % (SIGNATURE, b"|".join(_MACHINES)), re.DOTALL)  # lookahead: places may overlap
 _MOST_PLACES = 4
 _BLANK = bytes(_DOS_HEADER - len(MZ))
 # what tells that headers may begin there: the first two bytes, e_lfanew; signature, machine, magic

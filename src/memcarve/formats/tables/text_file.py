@@ -18,7 +18,7 @@ from memcarve.errors import MapError
 if TYPE_CHECKING:
     import lzma
     from collections.abc import Iterator
-    from typing import Any, Self
+    from typing import Any
 
 HEAD = 1 << 20  # bytes looked at to recognise a file: progress messages can fill a few hundred thousand
 BLOCK = 1 << 22
@@ -64,7 +64,7 @@ class TextFile:
         try:
             self._raw = _Raw(self.file, hashed=hashed)
             start = bytearray(6)
-            count = self.file.read_some(0, memoryview(start))
+            self.file.read_some(0, memoryview(start))
             self.compression = next((kind for magic, kind in _COMPRESSIONS.items() if start.startswith(magic)), None)
             self._stream = self._decompressed()
             raw_head = self._read(HEAD)
@@ -73,7 +73,6 @@ class TextFile:
             self._decoder = codecs.getincrementaldecoder(self.encoding)("surrogatepass")
             self.head = self._decoded(raw_head.removeprefix(_mark(raw_head)))
             self._ended = len(raw_head) < HEAD
-            self.is_empty = count == 0
         except BaseException:
             if self.file is not path:
                 self.file.close()
@@ -132,12 +131,6 @@ class TextFile:
     def close(self) -> None:
         """Close the file."""
         self.file.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     def _more(self, size: int) -> bytes:
         data = self._read(size)

@@ -7,14 +7,13 @@ what never changes: RTL_BALANCED_NODE (ntdef.h), CLIENT_ID (ntddk.h).
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Iterable, Mapping
 
     Offsets = Mapping[str, int | str]
 
-_T = TypeVar("_T", "Tree", "ThreadList")
 _SHORT = "_MMVAD_SHORT"
 _BELOW = 16  # _MM_AVL_TABLE.BalancedRoot.RightChild
 
@@ -88,41 +87,28 @@ class ThreadList(NamedTuple):
 
 def trees(entries: Iterable[Offsets]) -> list[Tree]:
     """Return the trees that entries of the table describe in full, each once."""
-    return _distinct((offsets for offsets in entries if f"{_SHORT}.size" in offsets), _tree)
+    return [*dict.fromkeys(_tree(offsets) for offsets in entries if f"{_SHORT}.size" in offsets)]
 
 
 def roots(entries: Iterable[Offsets]) -> list[int]:
     """Return the offsets in an EPROCESS of the pointer to the topmost node, from entries of the table, each once."""
-    found = (
-        int(offsets["_EPROCESS.VadRoot"]) + at
-        for offsets in entries
-        # up to Windows 8 the tree hangs below a node in the EPROCESS
-        for at in (0, _BELOW)
-    )
-    return list(dict.fromkeys(found))
+    # up to Windows 8 the tree hangs below a node in the EPROCESS
+    return [*dict.fromkeys(int(offsets["_EPROCESS.VadRoot"]) + at for offsets in entries for at in (0, _BELOW))]
 
 
 def ways(entries: Iterable[Offsets]) -> list[Way]:
     """Return the ways from a subsection to the name of its file in entries of the table, each once."""
-    return list(
-        dict.fromkeys(
-            Way(
-                int(offsets["_SUBSECTION.ControlArea"]),
-                int(offsets["_CONTROL_AREA.FilePointer"]),
-                int(offsets["_FILE_OBJECT.FileName"]),
-            )
-            for offsets in entries
-        )
-    )
+    names = ("_SUBSECTION.ControlArea", "_CONTROL_AREA.FilePointer", "_FILE_OBJECT.FileName")
+    return [*dict.fromkeys(Way(*(int(offsets[name]) for name in names)) for offsets in entries)]
 
 
 def thread_lists(entries: Iterable[Offsets]) -> list[ThreadList]:
     """Return the lists of threads in entries of the table, each once."""
-    return _distinct(entries, _thread_list)
-
-
-def _distinct(entries: Iterable[Offsets], make: Callable[[Offsets], _T]) -> list[_T]:
-    return list(dict.fromkeys(map(make, entries)))
+    names = (
+        "_EPROCESS.ThreadListHead", "_ETHREAD.ThreadListEntry", "_ETHREAD.Cid", "_ETHREAD.Win32StartAddress",
+        "_KTHREAD.Teb",  # Tcb is the first member of an ETHREAD
+    )  # fmt: skip
+    return [*dict.fromkeys(ThreadList(*(int(offsets[name]) for name in names)) for offsets in entries)]
 
 
 def _tree(offsets: Offsets) -> Tree:
@@ -155,14 +141,4 @@ def _tree(offsets: Offsets) -> Tree:
         control_area=at("_SUBSECTION.ControlArea"),
         file=at("_CONTROL_AREA.FilePointer"),
         file_name=at("_FILE_OBJECT.FileName"),
-    )
-
-
-def _thread_list(offsets: Offsets) -> ThreadList:
-    return ThreadList(
-        head=int(offsets["_EPROCESS.ThreadListHead"]),
-        links=int(offsets["_ETHREAD.ThreadListEntry"]),
-        client=int(offsets["_ETHREAD.Cid"]),
-        begin=int(offsets["_ETHREAD.Win32StartAddress"]),
-        teb=int(offsets["_KTHREAD.Teb"]),  # Tcb is the first member of an ETHREAD
     )

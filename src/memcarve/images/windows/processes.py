@@ -191,12 +191,9 @@ class Windows:
             system = self._find_system(layout) if address is None else self._read(address, layout.only(told))
             if system is None or system.pid != SYSTEM or system.address is None:
                 continue
-            if (
-                headers
-                and address is None
-                and not eprocess_members.is_process(Reader(self.kernel.space), system.address)
-            ):
-                continue  # a different layout that fits when shifted
+            shifted = address is None and not eprocess_members.is_process(Reader(self.kernel.space), system.address)
+            if headers and shifted:  # a different layout that fits if it is shifted
+                continue
             if not headers and not self._maps_kernel(system):
                 continue
             sample = eprocess_members.Sample(self.memory, self.kernel, system.address, layout.links)
@@ -234,16 +231,11 @@ class Windows:
                 for layout in found.layouts:
                     search = self._search(layout, pages_of(self.memory, candidate.space))
                     sample = itertools.islice(filter(_makes_sense, search), _SAMPLE)
-                    linked = [
-                        process
-                        for process in sample
-                        if self._is_linked(process, layout)
-                        and (
-                            eprocess_members.is_process(reader, process.address or 0)
-                            if headers
-                            else self._maps_kernel(process)
-                        )
-                    ]
+                    linked = [process for process in sample if self._is_linked(process, layout)]
+                    if headers:
+                        linked = [one for one in linked if eprocess_members.is_process(reader, one.address or 0)]
+                    else:
+                        linked = [*filter(self._maps_kernel, linked)]
                     if linked and (len(linked), len(decoded)) > best and len(linked) > 1:
                         best, settled = (len(linked), len(decoded)), (candidate, (layout, linked[0], found.source))
         if settled is None:
@@ -253,7 +245,6 @@ class Windows:
         return settled[1]
 
     def _find_system(self, layout: Layout) -> Process | None:
-        """Search what the kernel maps for the System process."""
         for process in self._search(layout, pages_of(self.memory, self.kernel.space), only=SYSTEM):
             named = process.name.rstrip(b"\0").lower() == b"system"
             if named and _makes_sense(process) and self._is_linked(process, layout):

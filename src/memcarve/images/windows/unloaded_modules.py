@@ -183,7 +183,6 @@ def _addresses(
 
 
 def _by_variables(reader: Reader, form: Form, places: list[int] | None) -> list[_Entries]:
-    """Return the list that three variables lead to, if they do."""
     if places is None:
         return []
     size, number = (reader.number(place, 4) for place in places[:2])
@@ -198,7 +197,6 @@ def _by_variables(reader: Reader, form: Form, places: list[int] | None) -> list[
 
 
 def _entries(reader: Reader, form: Form, begin: int, size: int, number: int) -> _Entries:
-    """Return the entries of a list."""
     rows: list[tuple[int, Module]] = []
     wrong = lost = 0
     most = 1 << 32 if form.word == 4 else reader.end  # noqa: PLR2004 - bytes of a pointer

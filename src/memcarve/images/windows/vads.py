@@ -117,16 +117,8 @@ def walk(reader: Reader, tree: Tree, process: int, most: int = _MOST_NODES) -> W
             kind, protection, private = (
                 None if bits is None else bits.of(data) for bits in (tree.kind, tree.protection, tree.private)
             )
-            node = Node(
-                address,
-                first * PAGE,
-                (last + 1) * PAGE,
-                kind,
-                protection,
-                None if private is None else private != 0,
-                _tag(reader, address),
-            )
-            nodes.append(node)
+            alone = None if private is None else private != 0
+            nodes.append(Node(address, first * PAGE, (last + 1) * PAGE, kind, protection, alone, _tag(reader, address)))
             damage[_DISORDER] += not low <= first <= last <= high
         else:
             damage[_IMPOSSIBLE] += 1

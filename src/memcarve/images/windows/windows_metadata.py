@@ -215,7 +215,6 @@ class Knowledge:
 
 
 def _started(reader: Reader, peb: int, form: peb_modules.Form) -> Metadata:
-    """Return what the process was started with, according to a PEB."""
     found, notes = process_parameters.parameters(reader, peb, form)
     return Metadata(notes=tuple(notes), parameters=() if found is None else (found,))
 

@@ -108,28 +108,20 @@ def _is_teb(probe: Probe, teb: int, tid: int) -> bool:
     """Return True if there is a TEB that belongs to its thread."""
     if probe.user is None or not 0 < teb < USER_END or teb % PAGE:
         return False
-    return (probe.user.number(teb + _SELF), probe.user.number(teb + _CLIENT), probe.user.number(teb + _CLIENT + 8)) == (
-        teb,
-        probe.pid,
-        tid,
-    )
+    said = [probe.user.number(teb + at) for at in (_SELF, _CLIENT, _CLIENT + 8)]
+    return said == [teb, probe.pid, tid]
 
 
 def _best(probes: Sequence[Probe], known: Iterable[ThreadList], inside: Inside) -> ThreadList | None:
     """Return the list that most threads prove; None if there is none, or if two give different results."""
     some = [probe for probe in probes if probe.peb is not None][:_MOST_LEARNED]
-    found: list[tuple[int, ThreadList, list[object]]] = []
+    found: list[tuple[int, ThreadList, object]] = []
     for layout in dict.fromkeys(known):
         good, bad, proven = _weigh(some, layout)
         if not proven or good <= _TIMES * bad:
             continue
-        found.append(
-            (
-                proven,
-                layout if _begins(some, layout, inside) else _begun(some, layout, inside),
-                [threads.walk(probe.kernel, layout, probe.address, probe.pid).threads for probe in some],
-            )
-        )
+        told = [threads.walk(probe.kernel, layout, probe.address, probe.pid).threads for probe in some]
+        found.append((proven, layout if _begins(some, layout, inside) else _begun(some, layout, inside), told))
     return undisputed(found)
 
 

@@ -89,19 +89,9 @@ def settle(
 
 def _ranges(tree: Tree) -> Tree:
     """Return the part of a tree that gives the ranges: without flags and the way to files."""
-    ends = [
-        at + size
-        for at, size in (
-            (tree.left, 8),
-            (tree.right, 8),
-            (tree.parent, 8),
-            (tree.start, tree.end - tree.start),
-            (tree.end, tree.end - tree.start),
-            (tree.start_high or 0, 1),
-            (tree.end_high or 0, 1),
-        )
-    ]
-    return tree._replace(kind=None, protection=None, private=None, subsection=None, size=max(ends))
+    links, high = max(tree.left, tree.right, tree.parent), max(tree.start_high or 0, tree.end_high or 0)
+    size = max(links + 8, tree.end, 2 * tree.end - tree.start, high + 1)
+    return tree._replace(kind=None, protection=None, private=None, subsection=None, size=size)
 
 
 def _shapes(known: Iterable[Tree]) -> Iterator[Tree]:
@@ -355,10 +345,8 @@ def _completed(
             unknown.append(words)
     size = max([ranges.size, *(bits.at + bits.size for bits in found if bits is not None)])
     kind, protection, private = found
-    settled = (files or tree._replace(subsection=None))._replace(
-        size=size, kind=kind, protection=protection, private=private
-    )
-    return Settled(settled, tuple(unknown))
+    settled = files or tree._replace(subsection=None)
+    return Settled(settled._replace(size=size, kind=kind, protection=protection, private=private), tuple(unknown))
 
 
 def _fits_all(nodes: _Nodes, tree: Tree) -> bool:
