@@ -35,6 +35,10 @@ class Backing(Protocol):
     """One offset space of `size` bytes."""
 
     @property
+    def path(self) -> str:
+        """What messages call it."""
+
+    @property
     def size(self) -> int:
         """The number of bytes."""
 
@@ -66,6 +70,7 @@ class AbsentBacking:
 
     def __init__(self, error: CounterpartError) -> None:
         self.error = error
+        self.path = error.subject
 
     def read_into(self, offset: int, buffer: memoryview) -> None:  # noqa: ARG002 - nothing can be read
         """Raise CounterpartError."""
@@ -315,6 +320,7 @@ class ZerosBehind:
 
     def __init__(self, backing: Backing, zeros: int) -> None:
         self.backing = backing
+        self.path = backing.path
         self.begin = (backing.size | 0xFFF) + 1
         self.size = self.begin + zeros
 

@@ -11,6 +11,7 @@ import re
 import sys
 from typing import TYPE_CHECKING, Any
 
+from memcarve.formats.manifest import SCHEMAS, TOOL
 from memcarve.intervals import TOP
 from memcarve.metadata import Metadata, Module, Parameters, Region, Regions, SourceRows, Thread
 from memcarve.missing import REASONS
@@ -23,10 +24,6 @@ if TYPE_CHECKING:
 
     from memcarve.process import ProcessMemory
     from memcarve.segments import LeftOut
-
-TOOL = "memcarve"
-#: it changes when a reader of the description would be wrong; what was written with the first one is read, too
-SCHEMA = 2
 
 _MOST = 1 << 20  # regions, modules, areas, threads: each
 _MOST_MISSING = 1 << 16
@@ -50,7 +47,7 @@ def written(what: str, command: Sequence[str] | None) -> dict[str, Any]:
     `command` is the command line; None is this program's arguments.
     """
     return {
-        "schema": SCHEMA,
+        "schema": SCHEMAS[-1],
         "tool": TOOL,
         "what": what,
         "version": __version__,

@@ -32,6 +32,8 @@ def canonical(address: int, bit: int = 47) -> int:
 class Memory:
     """A backing in memory, which reads exactly or not at all."""
 
+    path = "memory"
+
     def __init__(self, data: bytes) -> None:
         self.data = data
 

@@ -1,7 +1,7 @@
-"""``segments.json``: what a carved folder holds and where it came from. ``docs/formats.md`` describes it.
+"""``segments.json``, ``modules.json``, ``processes.json``: what a folder that memcarve wrote holds.
 
-The document is written and read line by line, an element of an array a line, so that half a million segments cost no
-memory.
+``docs/formats.md`` describes them. They are written and read line by line, an element of an array a line, so that half
+a million segments cost no memory.
 """
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 NAME = "segments.json"
 #: beside the folders of several processes: how each of them ended
 PROCESSES = "processes.json"
-#: what it may be written by: the last one is written
+#: beside the files of modules: how each was made, and what of it was missing
+MODULES = "modules.json"
+#: the versions of the documents that are read; the last one is written. It changes when a reader would be wrong
 SCHEMAS = (1, 2)
 TOOL = "memcarve"
 #: hash functions by name, as ``hashlib`` knows them, and the file that sums of each go into
@@ -26,6 +28,9 @@ SUMS = {"sha256": "SHA256SUMS", "sha1": "SHA1SUMS", "md5": "MD5SUMS"}
 
 #: a segment's file: start, end, and perhaps words of its labels, each after a dot
 FILE_NAME = re.compile(r"0x([0-9a-f]{16})-0x([0-9a-f]{16,17})(?:\.[A-Za-z0-9_-][A-Za-z0-9_.-]{0,99})?\.bin")
+
+#: a module's file: its first address and plain words, under an ending that no double click runs
+MODULE_FILE = re.compile(r"0x[0-9a-f]{16}\.[A-Za-z0-9_-][A-Za-z0-9_.-]{0,99}\.bin")
 
 _LONGEST = 1 << 26  # a segment may lie in very many regions
 _LARGEST_HEADER = 1 << 25
@@ -65,6 +70,12 @@ def missing_lines(missing: Iterable[tuple[int, int, str]]) -> Iterator[str]:
 def file_name(start: int, end: int, words: str = "") -> str:
     """Return a segment's file name; `words` of its labels are plain, and each has a dot before it."""
     return f"0x{start:016x}-0x{end:016x}{words}.bin"
+
+
+def module_file_name(start: int, name: str) -> str:
+    """Return the name of a module's file; of its own name, which may hold anything, plain characters are kept."""
+    plain = re.sub(r"[^A-Za-z0-9_.-]", "_", name[-80:]).lstrip(".") or "_"
+    return f"0x{start:016x}.{plain}.bin"
 
 
 def segment_line(
@@ -115,9 +126,17 @@ def read(path: str) -> tuple[dict[str, Any], Iterator[Record]]:
     damaged, at once or while iterating.
     """
     source = _source(path)
+    header = _header(path, source, "missing")
+    if header.get("schema") not in SCHEMAS:
+        raise InputError(f"has schema {header.get('schema')}; this memcarve knows {SCHEMAS[-1]}", subject=path)
+    return header, _records(path, source)
+
+
+def _header(path: str, source: Iterator[str], array: str) -> dict[str, Any]:
+    """Read the members before the first array."""
     opening, length = [], 0
     for line in source:
-        if line.rstrip("\n") == ' "missing": [':
+        if line.rstrip("\n") == f' "{array}": [':
             break
         opening.append(line)
         length += len(line)
@@ -129,9 +148,19 @@ def read(path: str) -> tuple[dict[str, Any], Iterator[Record]]:
         raise NotRecognisedError("is not a manifest that memcarve wrote", subject=path) from None
     if not isinstance(header, dict) or header.get("tool") != TOOL:
         raise NotRecognisedError("is not a manifest that memcarve wrote", subject=path)
-    if header.get("schema") not in SCHEMAS:
-        raise InputError(f"has schema {header.get('schema')}; this memcarve knows {SCHEMAS[-1]}", subject=path)
-    return header, _records(path, source)
+    return header
+
+
+def modules(path: str) -> set[str]:
+    """Return the names of the files that a ``modules.json`` lists.
+
+    Raises NotRecognisedError, SourceReadError, and ValueError, TypeError, KeyError or RecursionError if it is damaged.
+    """
+    source = _source(path)
+    _header(path, source, "modules")
+    lines = iter(lambda: next(source, ""), " ]\n")
+    names = [json.loads(line.strip().removesuffix(","))["file"] for line in lines]
+    return {name for name in names if name is not None and MODULE_FILE.fullmatch(name)}
 
 
 def processes(path: str) -> list[str] | None:

@@ -69,7 +69,7 @@ class _Carver:
             raise TruncatedError(
                 f"ends too early: the first missing address is 0x{first_cut_off:x}",
                 first_cut_off,
-                subject=self._source_name(),
+                subject=self.process.file.path,
                 remedy="{partial} carves what is there",
             )
         self.backing.spans(0, self.backing.size)  # complains if the dump is not at hand
@@ -139,9 +139,6 @@ class _Carver:
         """
         wanted = self.process.is_image or self.segments.labels is not None
         return self.process.metadata.told(environment=self.options.environment) if wanted else {}
-
-    def _source_name(self) -> str:
-        return getattr(self.process.file, "path", "the input")
 
     def _leave_out_zero(self) -> None:
         """Read everything once; keep the segments that hold anything but zeros."""
@@ -219,7 +216,7 @@ class _Carver:
             raise failed[0]
 
     def _is_source(self, described: object) -> bool:
-        return isinstance(described, dict) and described.get("path") == self._source_name()
+        return isinstance(described, dict) and described.get("path") == self.process.file.path
 
     def _account(self) -> None:
         """Every byte of the input is in a segment or left out for a reason."""
@@ -228,7 +225,7 @@ class _Carver:
             raise MemcarveError(
                 f"{self.process.input_bytes} bytes, but {counted} are accounted for; this is a bug in memcarve, "
                 "please report it",
-                subject=self._source_name(),
+                subject=self.process.file.path,
             )
 
     def _write_manifest(self, files: Files, work: Work, input_hash: dict[str, Any]) -> None:

@@ -13,7 +13,7 @@ from typing import IO, TYPE_CHECKING, Any, Protocol
 from memcarve import provenance
 from memcarve.backing import check_unchanged
 from memcarve.copying.output_file import Target, write, write_error, write_sparse
-from memcarve.formats.programs import module_list
+from memcarve.formats import manifest
 from memcarve.formats.programs.mapped_module import AS_IT_LIES
 from memcarve.paths import base_name
 from memcarve.sinks.archive import NewArchive
@@ -102,9 +102,9 @@ class _Extractor:
             check_unchanged([self.process.space.backing, self.process.file])
             notes = self._notes()
             digest = hashlib.sha256()
-            target.write(module_list.NAME, _digested(self._document(entries, notes), digest))
-            sums.append(f"{digest.hexdigest()}  {module_list.NAME}\n".encode())
-            target.write(module_list.SUMS, sums)
+            target.write(manifest.MODULES, _digested(self._document(entries, notes), digest))
+            sums.append(f"{digest.hexdigest()}  {manifest.MODULES}\n".encode())
+            target.write(manifest.SUMS["sha256"], sums)
         return Result(
             files=(target.name,),
             what="module",
@@ -160,7 +160,7 @@ class _Extractor:
         sums = []
         why = self.refused.get(index)
         if why is None:
-            name = module_list.file_name(module.start, _called(module))
+            name = manifest.module_file_name(module.start, _called(module))
             digest = store.add(name, file, self._told)
             self.files += 1
             self.bytes += file.size
@@ -191,7 +191,7 @@ class _Extractor:
     def _notes(self) -> list[str]:
         total = f"{len(self.modules)} module{'s' * (len(self.modules) != 1)}"
         return [
-            f"{words}: {count} of {total}; {module_list.NAME} says why"
+            f"{words}: {count} of {total}; {manifest.MODULES} says why"
             for words, count in sorted(self.whys.items())
             if count
         ]

@@ -15,7 +15,6 @@ from memcarve.errors import InputError
 from memcarve.formats import manifest
 from memcarve.formats.elf_core import core_headers
 from memcarve.formats.minidump import structures
-from memcarve.formats.programs import module_list
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -86,10 +85,7 @@ def _segments(path: str) -> set[str]:
 
 
 def _modules(path: str) -> set[str]:
-    found = module_list.files(path)
-    if found is None:
-        raise ValueError(path)
-    return found | {module_list.SUMS}
+    return manifest.modules(path) | {manifest.SUMS["sha256"]}
 
 
 def _scripts(path: str) -> set[str]:
@@ -104,7 +100,7 @@ def _scripts(path: str) -> set[str]:
 _LISTING: dict[str, Callable[[str], set[str]]] = {
     manifest.PROCESSES: _processes,
     manifest.NAME: _segments,
-    module_list.NAME: _modules,
+    manifest.MODULES: _modules,
     SCRIPTS: _scripts,
 }
 
@@ -142,8 +138,8 @@ def _is_archive(path: str) -> bool:
             names, marked = set(archive.namelist()), archive.comment.startswith(MARK)
     except (NotImplementedError, zipfile.BadZipFile):
         return False
-    own = {module_list.NAME, module_list.SUMS}
-    return marked and own <= names and all(module_list.FILE_NAME.fullmatch(name) for name in names - own)
+    own = {manifest.MODULES, manifest.SUMS["sha256"]}
+    return marked and own <= names and all(manifest.MODULE_FILE.fullmatch(name) for name in names - own)
 
 
 def _flat(path: str) -> dict[str, Any]:

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
+from memcarve.copying.copier import THREADS, run_together
 from memcarve.copying.output_file import Target, is_zero
 from memcarve.formats import manifest
 from memcarve.permissions import page_state, permissions
 from memcarve.sinks.output import write_all
-from memcarve.sinks.workers import THREADS, run_together
 
 if TYPE_CHECKING:
     import io

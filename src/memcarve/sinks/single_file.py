@@ -11,13 +11,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from memcarve.backing import check_unchanged
-from memcarve.copying.copier import Copier
+from memcarve.copying.copier import THREADS, Copier, run_together
 from memcarve.copying.output_file import Target, seek, write, write_error
 from memcarve.intervals import expand, joined
 from memcarve.sinks.output import NewFile, check_room, input_paths
 from memcarve.sinks.ranges import pieces
 from memcarve.sinks.sink import Result, SinkOptions
-from memcarve.sinks.workers import THREADS, run_together
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence

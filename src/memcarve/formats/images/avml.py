@@ -57,6 +57,7 @@ class DecodingBacking:
 
     def __init__(self, file: FileBacking, place: U64, length: array[int], offset: U64) -> None:
         self.file = file
+        self.path = file.path
         self._place = place
         self._length = np.frombuffer(length, f"<u{length.itemsize}") if len(length) else np.zeros(0, np.uint32)
         self._offset = offset

@@ -58,7 +58,7 @@ def export_scripts(
         )
     if not isinstance(backing, FileBacking):
         raise UsageError(
-            f"{getattr(process.file, 'path', 'the input')}: holds its bytes in another form (compressed, zeros that "
+            f"{process.file.path}: holds its bytes in another form (compressed, zeros that "
             "it does not store, or alive), so nothing can map them as they lie; export it with --to minidump, elfcore "
             "or flat"
         )
