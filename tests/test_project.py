@@ -46,7 +46,7 @@ ARROWS = {
     "images": {"formats", "process"},
     "labels": {"formats", "process"},
     "sources": {"images", "formats", "process", "provenance"},
-    "provenance": {"process", "version"},
+    "provenance": {"formats", "process", "version"},
     "sinks": {"copying", "formats", "process", "provenance", "version"},
     "cli": {"sinks", "labels", "sources", "comparing", "vocabulary", "patterns", "version"},
     "__main__": {"cli"},
