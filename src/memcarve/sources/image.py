@@ -182,8 +182,15 @@ class ImageContainer(Container):
         """Return a process, how to read its page tables, and in words why."""
         entry = self.entry(index)
         table, system = self._table_of(entry)
-        if not entry.ended:
-            self._check_root(table)
+        length = table.mode.entry * table.mode.top
+        root = np.array([table.root], np.uint64)
+        if not entry.ended and not self.memory.holds_tables(root, length, table.mode.entry)[0]:
+            raise ProcessError(
+                f"the page tables at 0x{table.root:x} are outside the image, whose memory ends at "
+                f"0x{self.memory.end:x}",
+                subject=str(self),
+                remedy="{scan} lists roots",
+            )
         return entry, table, system
 
     def _walk(self, table: AddressTable, start: int, end: int) -> Pages:
@@ -269,16 +276,6 @@ class ImageContainer(Container):
         if self._table is None:
             self._table = address_table(self.memory, self.options.dtb, self.options.paging, self.options.system)
         return self._table
-
-    def _check_root(self, table: AddressTable) -> None:
-        length = table.mode.entry * table.mode.top
-        if not self.memory.holds_tables(np.array([table.root], np.uint64), length, table.mode.entry)[0]:
-            raise ProcessError(
-                f"the page tables at 0x{table.root:x} are outside the image, whose memory ends at "
-                f"0x{self.memory.end:x}",
-                subject=str(self),
-                remedy="{scan} lists roots",
-            )
 
     def _missing(self, pages: Pages) -> MissingMemory:
         """Return what is mapped but not in the image, neighbours with the same reason joined."""

@@ -142,20 +142,17 @@ def _opened(folder: str) -> tuple[dict[str, Any], Iterator[Record]]:
     """Return a manifest's header and its segments; raises InputError if there is none."""
     path = os.path.join(folder, manifest.NAME)
     if not os.path.lexists(path):
-        raise InputError(_bare(folder))
+        raise InputError(
+            f"is a folder without {manifest.NAME}",
+            subject=folder,
+            remedy="give an image, a dump or its map, or a folder that memcarve carved",
+        )
     if not _is_regular(path):
         raise InputError("is not a regular file", subject=path)
     try:
         return manifest.read(path)
     except NotRecognisedError as error:
         raise InputError(str(error)) from None
-
-
-def _bare(folder: str) -> str:
-    return (
-        f"{folder}: is a folder without {manifest.NAME}; give an image, a dump or its map, or a folder that memcarve "
-        "carved"
-    )
 
 
 def _is_regular(path: str) -> bool:

@@ -184,18 +184,16 @@ def _rows(listing: Listing, pid: int | None, bits: int) -> tuple[list[Found], li
             if row in found:
                 passed.setdefault("repeats another one", []).append(number)
             found[row] = None
-    notes = [_of_passed(listing, why, numbers) for why, numbers in passed.items()]
+    notes = [
+        f"{listing.place(numbers[0])}{f' (and {len(numbers) - 1} more)' * (len(numbers) > 1)}: {why}; not used"
+        for why, numbers in passed.items()
+    ]
     if not found and not (pid is not None and owners and pid not in owners):
         first = f"; {notes[0]}" if notes else ""
         raise ProcessError(
             f"holds no row that says anything, perhaps because it was cut off{first}", subject=listing.path
         )
     return list(found), [*notes, *_of_owners(listing, pid, [owner for owner in owners if owner is not None])]
-
-
-def _of_passed(listing: Listing, why: str, numbers: list[int]) -> str:
-    more = f" (and {len(numbers) - 1} more)" if len(numbers) > 1 else ""
-    return f"{listing.place(numbers[0])}{more}: {why}; not used"
 
 
 def _of_owners(listing: Listing, pid: int | None, owners: list[int]) -> list[str]:

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 _SHARED_DATA_32 = 0xFFDF0000
 
 TAIL = "after the last row of the map"
+_WHY_TAIL = "(rows left out by a filter, or a map that is cut off); no address is known for them"
 BETWEEN = "between the rows of the map (rows left out)"
 
 
@@ -95,9 +96,17 @@ class MemmapContainer(Container):
         between = (positions.end if length is None else length - tail) - space.total
         left_out = {reason: count for reason, count in ((TAIL, tail), (BETWEEN, between)) if count}
         unwritten = total(rows.unwritten.size)
-        remarks = self._remarks(left_out, unwritten, cut_off)
-        if self.map.of_incomplete:
-            remarks.append(f"{self.map.path}: was written of a process of which bytes were known to be missing")
+        remarks = [
+            words
+            for count, words in (
+                (tail, f"{tail} bytes of the dump lie after the last row of the map {_WHY_TAIL}"),
+                (between, f"{between} bytes of the dump lie between the rows of the map (rows left out)"),
+                (unwritten, f"{unwritten} bytes were not written to the dump ('Error outputting to file')"),
+                (cut_off, f"{cut_off} bytes are missing at the end of the dump"),
+                (self.map.of_incomplete, f"{self.map.path}: bytes of its process were known to be missing"),
+            )
+            if count
+        ]
         entry = self._entry(rows)
         incomplete = bool(unwritten or cut_off or left_out or self.map.table.cut_off or self.map.of_incomplete)
         bits = 57 if self._wide else 48
@@ -219,21 +228,6 @@ class MemmapContainer(Container):
         if file:
             inputs["dump"] = {"path": file.path, "size": file.size, **self.said}
         return inputs
-
-    def _remarks(self, left_out: dict[str, int], unwritten: int, cut_off: int) -> list[str]:
-        remarks = []
-        if TAIL in left_out:
-            remarks.append(
-                f"{left_out[TAIL]} bytes of the dump lie after the last row of the map (rows left out by a filter, or "
-                "a map that is cut off); no address is known for them"
-            )
-        if BETWEEN in left_out:
-            remarks.append(f"{left_out[BETWEEN]} bytes of the dump lie between the rows of the map (rows left out)")
-        if unwritten:
-            remarks.append(f"{unwritten} bytes were not written to the dump ('Error outputting to file')")
-        if cut_off:
-            remarks.append(f"{cut_off} bytes are missing at the end of the dump")
-        return remarks
 
     def _is_32_bit(self, rows: ProcessRows) -> bool:
         if self.map.columns.narrow:

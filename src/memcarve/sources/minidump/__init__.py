@@ -66,7 +66,8 @@ class MinidumpContainer(Container):
             lost = total(space.missing.size[space.missing.reason == np.uint8(REASONS.index(reason))])
             if lost:
                 remarks.append(Note(f"{lost} bytes are missing {words}"))
-        notes = [*self._origin(), *remarks]
+        notes = [] if self.noted is None else [f"{path}: written by memcarve from {self.noted.origin}"]
+        notes += remarks
         if structures.MEMORY64_LIST not in self.dump and not self.dump.flags & structures.FULL_MEMORY:
             notes.append(f"{path}: was made without full memory: most of the process's is not in it")
         if self.system is not None and architecture is None and self.noted is None:
@@ -133,11 +134,6 @@ class MinidumpContainer(Container):
             return Platform()
         version = (self.system.major, self.system.minor, self.system.build)
         return Platform(_SYSTEMS.get(self.system.platform), *(version if any(version) else ()))
-
-    def _origin(self) -> list[str]:
-        if self.noted is None:
-            return []
-        return [f"{self.file.path}: written by memcarve from {self.noted.origin}"]
 
 
 def _missing(*lost: tuple[tuple[U64, U64], str]) -> MissingMemory:

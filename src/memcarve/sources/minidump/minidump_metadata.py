@@ -38,7 +38,7 @@ def minidump_metadata_of(dump: Minidump, noted: Provenance | None) -> Metadata:
     notes: list[str] = []
     modules = [row for module in dump.modules() if (row := _module(module, dump, notes)) is not None]
     threads = [_thread(thread, dump) for thread in dump.threads()]
-    unloaded = [gone for each in dump.unloaded() if (gone := _unloaded(each, dump, notes)) is not None]
+    unloaded = [row for each in dump.unloaded() if (row := _module(each, dump, notes, gone=True)) is not None]
     regions = _regions(dump, noted, modules, notes)
     if own and threads == [_PLACEHOLDER]:
         threads = []
@@ -60,25 +60,20 @@ def minidump_metadata_of(dump: Minidump, noted: Provenance | None) -> Metadata:
     )
 
 
-def _module(module: structures.Module, dump: Minidump, notes: list[str]) -> Module | None:
-    if not dump.fits(module.base, module.size):
+def _module(module: structures.Module, dump: Minidump, notes: list[str], *, gone: bool = False) -> Module | None:
+    """Return a module, or one that is `gone`: of those the name is no path; None if it cannot be where it is said."""
+    base, size = module.base, module.size or None
+    if not dump.fits(base, module.size):
+        what = "unloaded module" if gone else "module"
         notes.append(
-            f"{dump.file.path}: the module at 0x{module.base:x} of 0x{module.size:x} bytes ends beyond the last "
-            "address; not used"
+            f"{dump.file.path}: the {what} at 0x{base:x} of 0x{module.size:x} bytes ends beyond the last address; not "
+            "used"
         )
         return None
+    if gone:
+        return Module(base, size, module.name or None, None, module.timestamp, module.checksum)
     name = None if module.name is None else base_name(module.name)
-    return Module(module.base, module.size or None, name or None, None if name == module.name else module.name)
-
-
-def _unloaded(module: structures.Module, dump: Minidump, notes: list[str]) -> Module | None:
-    if not dump.fits(module.base, module.size):
-        notes.append(
-            f"{dump.file.path}: the unloaded module at 0x{module.base:x} of 0x{module.size:x} bytes ends beyond the "
-            "last address; not used"
-        )
-        return None
-    return Module(module.base, module.size or None, module.name or None, None, module.timestamp, module.checksum)
+    return Module(base, size, name or None, None if name == module.name else module.name)
 
 
 def _thread(thread: ThreadRow, dump: Minidump) -> Thread:

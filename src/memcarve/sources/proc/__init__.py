@@ -168,10 +168,8 @@ class LiveContainer(Container):
             raise SourceReadError("has been closed", subject=self.path)
         try:
             fd = os.open(f"{task}/stat", os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._folder)
-            try:
-                text = os.read(fd, _LONGEST)
-            finally:
-                os.close(fd)
+            with os.fdopen(fd, "rb", 0) as file:
+                text = file.read(_LONGEST)
         except OSError as error:
             raise self._refused("stat", error) from error
         # the name stands in parentheses and may hold any byte, so also a closing one
@@ -205,27 +203,20 @@ class LiveContainer(Container):
         """Return the ids of the threads, in order."""
         try:
             fd = os.open("task", os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._folder)
+            try:
+                return sorted(int(name) for name in os.listdir(fd) if name.isdecimal())
+            finally:
+                os.close(fd)
         except OSError:
             return []
-        try:
-            return sorted(int(name) for name in os.listdir(fd) if name.isdecimal())
-        except OSError:
-            return []
-        finally:
-            os.close(fd)
 
     def _beginning(self, name: str, size: int) -> bytes:
         """Return the first bytes of a file below the process's folder; none if it cannot be read."""
         try:
-            fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._memory)
+            with os.fdopen(os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._memory), "rb", 0) as file:
+                return file.read(size)
         except OSError:
             return b""
-        try:
-            return os.read(fd, size)
-        except OSError:
-            return b""
-        finally:
-            os.close(fd)
 
     def _architecture(self) -> str | None:
         head = self._beginning("exe", 20)

@@ -175,16 +175,11 @@ class Present:
         found = []
         for low, high in marked.bounds():
             for address in range(low, high, PAGE):
+                last = self.missing[-1] if self.missing else None
                 if self._backing.readable(address):
                     found.append(address)
+                elif last is not None and last.reason == UNREADABLE and last.end == address:
+                    self.missing[-1] = last._replace(size=last.size + PAGE)
                 else:
-                    self._refused(address)
+                    self.missing.append(Missing(address, PAGE, UNREADABLE))
         return Intervals.of((address, PAGE) for address in found)
-
-    def _refused(self, address: int) -> None:
-        """List a page as missing."""
-        last = self.missing[-1] if self.missing else None
-        if last is not None and last.reason == UNREADABLE and last.end == address:
-            self.missing[-1] = last._replace(size=last.size + PAGE)
-        else:
-            self.missing.append(Missing(address, PAGE, UNREADABLE))
