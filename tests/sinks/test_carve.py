@@ -22,6 +22,7 @@ from carved import binaries, file_name, manifest, model, named
 from cli import invoke
 from dumps import HEADER, dump_bytes, map_rows, write_dump, write_several
 from files import EXAMPLE, listing
+from memcarve.sinks.ownership import foreign
 from memcarve.version import __version__
 from memory import PAGE, canonical, noise
 
@@ -786,6 +787,31 @@ def test_force_keeps_a_folder_of_folders(tmp_path: Path, inside: list[str]) -> N
     with Several(dump, [memcarve.ProcessEntry(4, "a")]) as container, pytest.raises(memcarve.TargetExistsError):
         sinking.carve_several(container, [0], tmp_path / "out", force=True)
     assert (tmp_path / "out" / "processes.json").read_text() == "[]"
+
+
+@pytest.mark.parametrize("row", ['"files": ["mine.doc"]', '"folder": "mine.doc"'])
+def test_force_keeps_what_a_forged_list_names(tmp_path: Path, row: str) -> None:
+    """With force a file that memcarve did not write is kept, though a processes.json lists it."""
+    dump = write_dump(tmp_path, ROWS)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine.doc").write_text("mine")
+    schema = 2 if "files" in row else 1
+    text = f'{{"tool": "memcarve", "schema": {schema}, "processes": [{{{row}}}]}}'
+    (tmp_path / "out" / "processes.json").write_text(text)
+    with (
+        Several(dump, [memcarve.ProcessEntry(4, "a")]) as container,
+        pytest.raises(memcarve.TargetExistsError, match=r"holds mine\.doc, which memcarve did not write"),
+    ):
+        sinking.carve_several(container, [0], tmp_path / "out", force=True)
+    assert listing(tmp_path / "out") == ["mine.doc", "processes.json"]
+
+
+def test_folders_of_several_are_not_nested(tmp_path: Path) -> None:
+    """A processes.json below another is not memcarve's."""
+    (tmp_path / "a").mkdir()
+    for folder in (tmp_path, tmp_path / "a"):
+        (folder / "processes.json").write_text('{"tool": "memcarve", "schema": 2, "processes": []}')
+    assert str(foreign(str(tmp_path))).startswith("a holds no segments.json")
 
 
 def test_leftovers_of_several_are_mentioned(tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]) -> None:

@@ -491,6 +491,22 @@ def test_one_refused_of_all(tmp_path: Path, capfdbinary: Capture) -> None:
     ]
 
 
+@pytest.mark.parametrize("kind", ["minidump", "elfcore", "flat", "scripts", "memmap"])
+def test_several_are_replaced(tmp_path: Path, capfdbinary: Capture, kind: str) -> None:
+    """With --force the files of several processes are replaced by others, if all of them are memcarve's."""
+    table = write_several(tmp_path, {4: [(0x1000, noise(1))], 8: [(0x1000, noise(2))]})
+    words = ("export", table, "--to", kind, "--all", "-o", tmp_path / "out", "-q", "--force")
+    assert [invoke(capfdbinary, *words).code for _ in range(2)] == [0, 0]
+    names = listing(tmp_path / "out")
+    (tmp_path / "out" / "pid.4.dmp").write_text("mine")
+    ran = invoke(capfdbinary, *words)
+    if kind == "memmap":  # such a dump cannot say whose it is; its map says so
+        (tmp_path / "out" / "pid.4.map").write_text("mine")
+        ran = invoke(capfdbinary, *words)
+    assert (ran.code, "which memcarve did not write" in ran.err) == (1, True)
+    assert listing(tmp_path / "out") == sorted({*names, "pid.4.dmp"})
+
+
 def test_several_into_a_folder_of_others(tmp_path: Path, few: Truth, capfdbinary: Capture) -> None:
     """Several processes are not exported into a folder that is there, with --force neither if it is somebody else's."""
     (tmp_path / "out").mkdir()

@@ -17,7 +17,7 @@ from memcarve.formats.elf_core import core_headers
 from memcarve.formats.minidump import structures
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable, Iterator
 
 #: what a map and an archive say of who wrote them
 MARK = b"written by memcarve "
@@ -38,7 +38,7 @@ def foreign(path: str, beside: str | None = None) -> str | None:
     """
     mode = os.lstat(path).st_mode
     if stat.S_ISDIR(mode):
-        return _foreign_inside(path)
+        return _foreign_inside(path, _LISTING)
     if stat.S_ISREG(mode):
         with contextlib.suppress(InputError, OSError, ValueError, RecursionError):
             if any(own(path) for own in (_is_minidump, _is_core, _is_map, _is_archive)) or _flat(path):
@@ -48,14 +48,18 @@ def foreign(path: str, beside: str | None = None) -> str | None:
     return "exists, and does not say that memcarve wrote it"
 
 
-def _foreign_inside(folder: str) -> str | None:
+def _foreign_inside(folder: str, known: Iterable[str]) -> str | None:
+    """Say the same of what is in a folder, which must hold one of the `known` lists.
+
+    ``processes.json`` lists whatever somebody wrote into it: the files that it lists must be memcarve's themselves.
+    """
     with os.scandir(folder) as entries:
         modes = {entry.name: entry.stat(follow_symlinks=False).st_mode for entry in entries}
     if not modes:
         return None
-    name = next((name for name in _LISTING if stat.S_ISREG(modes.get(name, 0))), None)
+    name = next((name for name in known if stat.S_ISREG(modes.get(name, 0))), None)
     if name is None:
-        return f"holds no {', '.join(_LISTING)} that memcarve wrote"
+        return f"holds no {', '.join(known)} that memcarve wrote"
     try:
         listed = _LISTING[name](os.path.join(folder, name))
     except (InputError, OSError, ValueError, KeyError, TypeError, RecursionError):
@@ -63,12 +67,22 @@ def _foreign_inside(folder: str) -> str | None:
     for entry in sorted(modes.keys() - {name}):
         path = os.path.join(folder, entry)
         if name == manifest.PROCESSES and stat.S_ISDIR(modes[entry]):
-            problem = _foreign_inside(path)
+            problem = _foreign_inside(path, [other for other in _LISTING if other != name])
             if problem is not None:
                 return f"{entry} {problem}"
-        elif not stat.S_ISREG(modes[entry]) or entry not in listed:
+        elif (
+            not stat.S_ISREG(modes[entry])
+            or entry not in listed
+            or (name == manifest.PROCESSES and all(foreign(path, beside) for beside in _beside(path)))
+        ):
             return f"holds {entry}, which memcarve did not write"
     return None
+
+
+def _beside(path: str) -> Iterator[str]:
+    """Yield what may lie beside a file and say that memcarve wrote it."""
+    yield f"{path}.json"
+    yield f"{path.removesuffix('.dmp')}.map"
 
 
 def _processes(path: str) -> set[str]:
