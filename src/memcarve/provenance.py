@@ -108,10 +108,9 @@ def lines(document: Mapping[str, Any], **arrays: Iterable[str]) -> Iterator[str]
 
 
 class Provenance:
-    """What a document says that memcarve wrote: anything may stand there.
+    """What a document that memcarve wrote says. It is hostile: what memcarve would not write is ignored.
 
-    What is not as memcarve writes it is not known, and passed over. `called` is what the document is called, where a
-    source is named whose word is known by it alone.
+    `called` names the document in the names of sources that are known from it alone.
     """
 
     def __init__(self, document: dict[str, Any], called: str = "segments.json") -> None:
@@ -354,7 +353,7 @@ def _registers(row: object) -> dict[str, int] | None:
 
 
 def _bounds(row: dict[str, Any]) -> tuple[int, int] | None:
-    """Return start and size; None where they make no range."""
+    """Return start and size; None if they are not a range."""
     start, end = address(row.get("start")), address(row.get("end"), most=TOP)
     return None if start is None or end is None or not start < end else (start, end - start)
 
@@ -371,7 +370,7 @@ def number(value: object) -> int | None:
 
 
 def member(document: dict[str, Any], name: str) -> dict[str, Any]:
-    """Return the object that a document has under a name; an empty one where there is none."""
+    """Return the object that a document has under a name; an empty one if there is none."""
     found = document.get(name)
     return found if isinstance(found, dict) else {}
 

@@ -473,7 +473,7 @@ def test_32_bits(tmp_path: Path) -> None:
 def test_32_bits_hold_no_more(tmp_path: Path) -> None:
     """Memory of a 32-bit process beyond 4 GiB is refused with the remedy, which works."""
     process = made(tmp_path, architecture="x86", threads=[Thread(7, registers={"eip": 1})])
-    with pytest.raises(errors.UsageError, match="--architecture x64"):
+    with pytest.raises(errors.UsageError, match="architecture='x64'"):
         export_elfcore(process, tmp_path / "core")
     assert not (tmp_path / "core").exists()
     export_elfcore(process, tmp_path / "core", architecture="x64")
@@ -482,7 +482,7 @@ def test_32_bits_hold_no_more(tmp_path: Path) -> None:
     os.truncate(tmp_path / "large", (1 << 32) - PAGE)
     column = [np.array([value], np.uint64) for value in (0, (1 << 32) - PAGE, 0)]
     space = AddressSpace(column[0], column[1], column[2], FileBacking(tmp_path / "large"))
-    with pytest.raises(errors.UsageError, match="ends at 4 GiB; --architecture x64"):
+    with pytest.raises(errors.UsageError, match="ends at 4 GiB; architecture='x64'"):
         export_elfcore(process_with(space, architecture="x86"), tmp_path / "core", How(force=True))
     with pytest.raises(errors.UsageError, match="x64, x86"):
         export_elfcore(process, tmp_path / "other", architecture="arm64")

@@ -225,12 +225,12 @@ def test_a_new_folder_is_private(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"address": (0x2000, 0x2000)}, "is no range"),
-        ({"address": (0x3000, 0x2000)}, "is no range"),
-        ({"address": (-1, 0x2000)}, "is no range"),
-        ({"address": (0, TOP + 1)}, "is no range"),
-        ({"address": (0, TOP)}, "is longer than any file; choose a part with --address"),
-        ({"address": (0, 1 << 40)}, "bytes of gaps to fill.*--address.*--sparse"),
+        ({"address": (0x2000, 0x2000)}, "is not a range"),
+        ({"address": (0x3000, 0x2000)}, "is not a range"),
+        ({"address": (-1, 0x2000)}, "is not a range"),
+        ({"address": (0, TOP + 1)}, "is not a range"),
+        ({"address": (0, TOP)}, "is longer than any file; choose a part with address="),
+        ({"address": (0, 1 << 40)}, "bytes of gaps to fill.*address=.*sparse=True"),
         ({"fill": 256}, "is not a byte"),
         ({"fill": -1}, "is not a byte"),
         ({"fill": 1, "how": How(sparse=True)}, "contradict each other"),

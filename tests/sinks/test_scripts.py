@@ -254,7 +254,7 @@ def test_a_carved_folder_is_refused(tmp_path: Path) -> None:
     """A folder of many files is refused, and the message says what can be done."""
     with memcarve.open(write_dump(tmp_path, [(0x1000, noise(1)), (0x3000, noise(2))])) as dump:
         sinking.carve(dump.process(), tmp_path / "carved")
-    with memcarve.open(tmp_path / "carved") as folder, pytest.raises(UsageError, match=r"give the dump.*--to minidump"):
+    with memcarve.open(tmp_path / "carved") as folder, pytest.raises(UsageError, match=r"give the dump.*to='minidump'"):
         export_scripts(folder.process(), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -262,7 +262,7 @@ def test_a_carved_folder_is_refused(tmp_path: Path) -> None:
 def test_bytes_that_must_be_decoded_are_refused(tmp_path: Path) -> None:
     """Where bytes are compressed nothing can map them; where the dump is not at hand that is said."""
     space = AddressSpace(column([0]), column([4]), column([0]), Memory(b"text"))
-    with pytest.raises(UsageError, match=r"in another form.*--to minidump"):
+    with pytest.raises(UsageError, match=r"in another form.*to='minidump'"):
         export_scripts(ProcessMemory(space), tmp_path / "out")
     space = AddressSpace(
         column([0]), column([4]), column([0]), AbsentBacking(CounterpartError("belongs to no dump", subject="x.map"))

@@ -53,7 +53,8 @@ def export(
     def one(process: ProcessMemory, out: str, options: SinkOptions, progress: Progress) -> Result:
         if write.os_version is not None and process.platform.system not in (None, "windows"):
             raise UsageError(
-                f"--os-version is about Windows, and the process is of {process.platform.system}", remedy="leave it out"
+                f"--os-version is for Windows, and the process is of {process.platform.system}",
+                remedy="leave it out",
             )
         result = write_output(process, process.segments(chosen, labeller=labelling), out, write.kind, options, progress)
         more = process.metadata.notes if write.kind in _WITH_METADATA else ()

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 def verify(folder: str, process: OneProcess, compared: Source, source: Input, messages: Messages) -> int:
     """Check one folder, or each in a folder of several."""
     if compared.source is None and (process.is_given or source.is_given):
-        raise UsageError("--pid, --name and how to open an input go with --source")
+        raise UsageError("--pid, --name and the options for opening need --source")
     opened: dict[str, Any] = {}
     with contextlib.ExitStack() as stack:
         for path in carved_folders(folder):

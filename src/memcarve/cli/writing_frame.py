@@ -1,4 +1,4 @@
-"""What the commands have in common that write: names after the input, and what is printed of what was written."""
+"""What commands that write share: names after the input, and the report of what was written."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from memcarve.process import Container, ProcessMemory
     from memcarve.sinks.sink import Result
 
-#: what says more of what is missing
+#: which file says more about missing bytes
 _MORE = {"segment": "; segments.json lists them", "module": ", or modules were refused; modules.json says which"}
 
 

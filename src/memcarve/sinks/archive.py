@@ -1,4 +1,4 @@
-"""One encrypted ZIP archive of files, as analysts exchange malware: AES-256, with a password that everybody knows.
+"""One encrypted ZIP archive of files, as analysts exchange malware: AES-256, with the password that everybody uses.
 
 The password keeps programs from being run, looked into or removed by accident on their way; it is no secret. Sources:
 PKWARE, APPNOTE 6.3.10; WinZip, "AES Encryption Information" (AE-2).
@@ -28,7 +28,7 @@ PASSWORD = b"infected"
 #: one byte in so many must be from memory for a file to be packed: the rest is zeros, of which packing makes bombs
 _SHARE = 8
 _OVERHEAD = 1 << 10  # of a member: headers, salt, code
-_LARGE = 1 << 30  # bytes of a member from where on its lengths are written with 64 bits
+_LARGE = 1 << 30  # bytes of a member whose lengths are written with 64 bits
 
 
 class NewArchive(NewFile):
@@ -63,14 +63,14 @@ class NewArchive(NewFile):
                 self._archive.close()
             except OSError as problem:
                 kind, error, trace = type(problem), problem, problem.__traceback__
-        else:  # it is not to be finished, and cannot be where a member is not
+        else:  # it is not to be finished, and cannot be if a member is not
             file, self._archive.fp = self._archive.fp, None
             with contextlib.suppress(OSError):  # what is left to be written
                 file.close()
         super().__exit__(kind, error, trace)
 
     def add(self, name: str, file: ModuleFile, told: Told) -> str:
-        """Write a module's file; return its SHA-256. It is stored as it is where most of it is not in memory."""
+        """Write a module's file; return its SHA-256. It is not compressed if most of it is not in memory."""
         digest, done = hashlib.sha256(), 0
         packed = file.resident * _SHARE >= file.size
         with self._member(name, file.size, packed=packed) as member:
@@ -88,7 +88,7 @@ class NewArchive(NewFile):
                 member.write(chunk)
 
     def needs(self, file: ModuleFile) -> int:
-        """Return how much room a file takes at most, in bytes."""
+        """Return how many bytes a file takes at most."""
         return file.size + _OVERHEAD
 
     def _member(self, name: str, size: int | None, *, packed: bool) -> Any:  # noqa: ANN401 - a file of the library's

@@ -44,7 +44,7 @@ def carve(
     options: SinkOptions = SinkOptions(),  # noqa: B008 - it cannot be changed
     progress: Progress | None = None,
 ) -> Result:
-    """Write each of the segments into a file of the new folder `out`, or through somebody else's files.
+    """Write each of the segments into a file of the new folder `out`, or through the files of another program.
 
     The folder gets its name when it is whole. Raises TruncatedError if the dump ends too early (unless ``partial``),
     TargetExistsError, NoSpaceError, SourceReadError, OutputError.
@@ -72,7 +72,7 @@ class _Carver:
                 subject=self.process.file.path,
                 remedy="{partial} carves what is there",
             )
-        self.backing.spans(0, self.backing.size)  # complains if the dump is not at hand
+        self.backing.spans(0, self.backing.size)  # raises if the dump is not at hand
 
     def run(self, out: str | os.PathLike[str] | Files) -> Result:
         """Carve; see `carve`."""
@@ -84,7 +84,7 @@ class _Carver:
             folder.check()
         else:
             target = contextlib.nullcontext(out)
-        _ = self.told  # what is wrong with its tables is said before anything is written
+        _ = self.told  # if its tables are wrong, this raises before anything is written
         not_given = self.process.space.total - self.segments.total - sum(row.bytes for row in self.left_out)
         if not_given > 0:
             self.left_out.append(LeftOut("not among the segments that were given", 0, not_given))
@@ -133,10 +133,7 @@ class _Carver:
 
     @functools.cached_property
     def told(self) -> dict[str, Any]:
-        """What the process says of itself, ready for JSON.
-
-        Of an image always; of other inputs if labels are wanted, for which all that is known is looked at anyway.
-        """
+        """What the process says of itself, ready for JSON; only of an image, or if labels look it up anyway."""
         wanted = self.process.is_image or self.segments.labels is not None
         return self.process.metadata.told(environment=self.options.environment) if wanted else {}
 
@@ -187,7 +184,7 @@ class _Carver:
 
     @contextlib.contextmanager
     def _input_hash(self) -> Iterator[dict[str, Any]]:
-        """Hash the whole input beside the copying, if that was asked for; yield what is said of it then."""
+        """Hash the whole input beside the copying, if that was asked for; yield what is recorded of it."""
         known = [each for each in self.process.inputs.values() if self._is_source(each)]
         if not self.options.hash_input or any("sha256" in each for each in known):
             yield {}

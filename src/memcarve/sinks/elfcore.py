@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,6 @@ from memcarve.sinks.single_file import write_file
 from memcarve.sinks.sink import Result, SinkOptions
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import Iterator, Sequence
 
     from memcarve.dtypes import U32
@@ -52,9 +52,10 @@ def export_elfcore(
     zeros; on 64-bit Windows gs_base is the TEB. memcarve's own note says where everything comes from, and lists what is
     missing and all regions, modules and threads.
 
-    ``architecture`` (``"x64"``, ``"x86"``) counts before what the process knows; if nobody knows it is x64.
+    ``architecture`` (``"x64"``, ``"x86"``) takes precedence over what the process knows; if it is unknown, x64 is
+    taken.
 
-    Raises UsageError where memory of x86 lies beyond 4 GiB, TargetExistsError, NoSpaceError, SourceReadError,
+    Raises UsageError if memory of x86 lies beyond 4 GiB, TargetExistsError, NoSpaceError, SourceReadError,
     OutputError.
     """
     begun = time.monotonic()
@@ -66,8 +67,9 @@ def export_elfcore(
     bits = _BITS[word]
     if bits == 32 and len(found) and int(found.segments.last[-1]) >> bits:  # noqa: PLR2004
         raise UsageError(
-            f"{out}: memory of a 32-bit process lies at 0x{int(found.segments.last[-1]):x}, which an ELF "
-            "file of 32 bits cannot hold; --architecture x64 writes one of 64 bits"
+            f"memory of a 32-bit process lies at 0x{int(found.segments.last[-1]):x}, which a 32-bit core cannot hold",
+            subject=os.fspath(out),
+            remedy="{architecture:x64} writes a 64-bit one",
         )
     flags, basis = _flags(found, notes)
     document = _document(process, segments, options, word, basis, threads)
@@ -79,7 +81,9 @@ def export_elfcore(
         notes.append(f"of what is missing, the first {_MOST_MISSING} ranges are noted in the core")
     head = process_notes.layout(bits, _notes(process, bits, found, threads, own), found.start, found.size, flags)
     if bits == 32 and (head.base + found.total) >> bits:  # noqa: PLR2004
-        raise UsageError(f"{out}: a core of 32 bits ends at 4 GiB; --architecture x64 writes one of 64 bits")
+        raise UsageError(
+            "a 32-bit core ends at 4 GiB", subject=os.fspath(out), remedy="{architecture:x64} writes a 64-bit one"
+        )
     return write_file(
         process,
         found,
@@ -94,19 +98,19 @@ def export_elfcore(
 
 
 def _architecture(process: ProcessMemory, threads: Sequence[Thread], given: str | None, notes: list[str]) -> str:
-    """Return ``"x64"`` or ``"x86"``, and say so where that is a guess."""
+    """Return ``"x64"`` or ``"x86"``, and note if that is a guess."""
     known = given or process.architecture
     if known is None and any("eip" in (thread.registers or {}) for thread in threads):
         return "x86"
     if known is None:
         notes.append("the architecture is not known; the core says x86-64")
     elif known not in _BITS:
-        raise UsageError(f"{known}: is no architecture that cores are written for; there are {', '.join(_BITS)}")
+        raise UsageError(f"no core can be written for {known}", remedy=f"choose from {', '.join(_BITS)}")
     return known or "x64"
 
 
 def _flags(found: Ranges, notes: list[str]) -> tuple[U32, str]:
-    """Return p_flags of each range (uint32), and where they are from; say so where some are not known."""
+    """Return p_flags of each range (uint32), and where they are from; note if some are not known."""
     by_region = np.array([_letters(region) for region in found.regions] + [-1])  # the last one: of no region
     flags = by_region[found.region]
     basis = REGIONS if bool((flags >= 0).any()) else UNKNOWN
@@ -156,7 +160,7 @@ def _registers(process: ProcessMemory, thread: Thread, bits: int) -> dict[str, i
 
 
 def _mapped_files(found: Ranges) -> Iterator[MappedFile]:
-    """Yield what of mapped files is there, in order of addresses: by the regions, where they name no file by modules.
+    """Yield what of mapped files is there, in order of addresses: by regions, or by modules if those name no file.
 
     A file that debuggers could open by its name ends at each gap, so that they do not fill that from it. Where it is
     not known at which place of the file a region begins, it is taken for the beginning.

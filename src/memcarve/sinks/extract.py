@@ -1,4 +1,4 @@
-"""Programs and libraries out of memory, a file each, with ``modules.json`` telling what of them was there."""
+"""Programs and libraries out of memory, a file each, with ``modules.json`` that tells what of them was there."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ class _Extractor:
         self.whys: Counter[str] = Counter()
         self.files = self.bytes = self.missing = self.total = 0
         self.complete = not process.incomplete
-        process.space.backing.spans(0, process.space.backing.size)  # complains if the dump is not at hand
+        process.space.backing.spans(0, process.space.backing.size)  # raises if the dump is not at hand
 
     def run(self, out: str | os.PathLike[str]) -> Result:
         begun = time.monotonic()
@@ -241,7 +241,7 @@ class _NewModules(NewFolder):
     """A folder of modules' files."""
 
     def add(self, name: str, file: ModuleFile, told: Told) -> str:
-        """Write a module's file, with holes where nothing is in memory; return its SHA-256."""
+        """Write a module's file, with holes for what is not in memory; return its SHA-256."""
         digest, done = hashlib.sha256(), 0
         with self.create(name) as raw:
             target = Target(raw.fileno(), os.path.join(self.name, name))

@@ -75,7 +75,7 @@ def export_flat(
     """Write the bytes at ``options.address`` into the file `out`, and ``out.json`` beside it.
 
     Gaps are filled with the byte ``fill``; with ``sparse`` they are holes, which read as zeros. Raises UsageError if
-    the range cannot be meant, AddressError if nothing of it is in memory, TargetExistsError, NoSpaceError,
+    the range makes no sense, AddressError if nothing of it is in memory, TargetExistsError, NoSpaceError,
     SourceReadError, OutputError.
     """
     begun = time.monotonic()
@@ -129,7 +129,7 @@ def export_flat(
 
 
 def _plan(process: ProcessMemory, segments: Segments, address: tuple[int, int] | None) -> Plan:
-    """Return what goes into the file; raises UsageError and AddressError where nothing does."""
+    """Return what goes into the file; raises UsageError and AddressError if nothing does."""
     space = process.space
     if address is None:
         if not len(segments):
@@ -138,7 +138,9 @@ def _plan(process: ProcessMemory, segments: Segments, address: tuple[int, int] |
     else:
         start, end = address
         if not 0 <= start < end <= TOP:
-            raise UsageError(f"0x{start:x}-0x{end:x}: is no range of addresses; it begins before it ends")
+            raise UsageError(
+                "is not a range of addresses", subject=f"0x{start:x}-0x{end:x}", remedy="the start is below the end"
+            )
     parts = _clipped(space, segments, start, end)
     missing = _overlap(space.missing, start, end)
     repeated = _overlap(space.repeats, start, end)
@@ -187,15 +189,15 @@ def _places(space: AddressSpace, plan: Plan) -> U64:
 
 
 def _check_size(plan: Plan, *, sparse: bool) -> None:
-    """Raise UsageError where the range is so large that it is not meant."""
+    """Raise UsageError if the range is larger than anybody means."""
+    bounds = f"0x{plan.start:x}-0x{plan.end:x}"
     if plan.size >= _LONGEST_FILE:
-        raise UsageError(
-            f"0x{plan.start:x}-0x{plan.end:x}: is longer than any file; choose a part with --address or --range"
-        )
+        raise UsageError("is longer than any file", subject=bounds, remedy="choose a part with {address} or {half}")
     if not sparse and plan.filled > _MOST_FILLED:
         raise UsageError(
-            f"0x{plan.start:x}-0x{plan.end:x}: has {plan.filled} bytes of gaps to fill and {plan.parts.total} that "
-            "are there; choose a part with --address, or leave gaps as holes with --sparse"
+            f"has {plan.filled} bytes of gaps to fill and {plan.parts.total} that are there",
+            subject=bounds,
+            remedy="choose a part with {address}, or leave gaps as holes with {sparse}",
         )
 
 

@@ -39,10 +39,10 @@ def export_memmap(
     """Write the dump `out` (``pid.N.dmp``) and its map beside it (``.map``, ``.csv``, ``.json``, ``.jsonl``).
 
     A row is a run of pages that is contiguous in virtual and in physical memory; addresses are cut to the width of the
-    address space, and of its very last page the last byte is left out, as Volatility does. Of a source that knows no
-    physical addresses the column holds the offset in the source. If bytes are known to be missing, rows at the end name
-    what is mapped and not there, with "Error outputting to file" (but for pages outside an image), and the banner of
-    ``quick`` says it. Only a map of ``quick`` says that memcarve wrote it, and can be replaced.
+    address space, and of its very last page the last byte is left out, as Volatility does. If a source knows no
+    physical addresses, the column holds the offset in the source. If bytes are known to be missing, rows at the end
+    name what is mapped and not there, with "Error outputting to file" (but for pages outside an image), and the banner
+    of ``quick`` says it. Only a map of ``quick`` says that memcarve wrote it, and can be replaced.
 
     Raises UsageError, TargetExistsError, NoSpaceError, SourceReadError, OutputError.
     """
@@ -89,7 +89,7 @@ def export_memmap(
 
 
 def _rows(process: ProcessMemory, there: tuple[U64, U64, U64], gone: tuple[U64, U64], file: str) -> MapRows:
-    """Return the rows: extents joined where they continue each other in virtual and in physical memory.
+    """Return the rows: extents that continue each other in virtual and in physical memory are joined.
 
     What is not there comes last: so the positions of all others are right, and each way to work them out agrees.
     """

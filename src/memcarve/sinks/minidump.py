@@ -82,8 +82,8 @@ def export_minidump(
     those known; if none is listed, ``placeholder_thread`` makes one with the id 1 and nothing else. ``resident`` leaves
     out modules whose first page is not in the file, and threads whose TEB is not there or does not lead to itself:
     angr's loader refuses a file that has any. ``platform`` (its members that are not None) and ``architecture``
-    (``"x64"``, ``"x86"``, ``"arm64"``, ``"arm"``) count before what the process knows; the latter is else that of the
-    modules' headers, x64 if addresses need 64 bits, or unknown.
+    (``"x64"``, ``"x86"``, ``"arm64"``, ``"arm"``) take precedence over what the process knows; the latter is else that
+    of the modules' headers, x64 if addresses need 64 bits, or unknown.
 
     Raises UsageError, TargetExistsError, NoSpaceError, SourceReadError, OutputError.
     """
@@ -171,7 +171,7 @@ def _threads(
 
 
 def _is_sound(space: AddressSpace, found: Ranges, teb: int | None, architecture: str | None) -> bool:
-    """Say whether a TEB is in the file and leads to itself, and its ThreadLocalStoragePointer is there, too."""
+    """Return True if a TEB is in the file and leads to itself, and its ThreadLocalStoragePointer is there, too."""
     if teb is None or architecture not in _TEB:
         return False
     width, itself, end = _TEB[architecture]
@@ -182,7 +182,7 @@ def _is_sound(space: AddressSpace, found: Ranges, teb: int | None, architecture:
 
 
 def _is_main(module: Module, process: ProcessMemory) -> bool:
-    """Say whether a module is the program that the process runs."""
+    """Return True if a module is the program that the process runs."""
     if process.entry.image_base is not None:
         return module.start == process.entry.image_base
     name, known = (module.name or base_name(module.path or "")).casefold(), (process.name or "").casefold()
@@ -223,7 +223,7 @@ def _architecture(headers: Mapping[int, pe.Facts | None]) -> str | None:
 
 
 def _by_addresses(found: Ranges, notes: list[str]) -> str | None:
-    """Return the architecture that the minidump says where none is known."""
+    """Return the architecture to write if none is known."""
     if len(found) and int(found.start[-1]) + int(found.size[-1]) > _NARROW:
         notes.append("the architecture is not known; the minidump says x64, because addresses need 64 bits")
         return "x64"
@@ -237,7 +237,7 @@ def _platform(known: Platform, given: Platform, notes: list[str]) -> Platform:
     found = Platform._make(other if one is None else one for other, one in pairs)
     if found.system is not None and found.system not in structures.PLATFORMS:
         raise UsageError(
-            f"{found.system}: is no system that minidumps know; there are {', '.join(structures.PLATFORMS)}"
+            f"no minidump can be written for {found.system}", remedy=f"choose from {', '.join(structures.PLATFORMS)}"
         )
     if found.system is None:
         notes.append("the system is not known; the minidump says Windows, of no version (--os-version)")
@@ -298,7 +298,7 @@ def _comment(
 def _memory_infos(found: Ranges, regions: Regions) -> Records:
     """Return rows of `layout.MEMORY_INFO` in order of addresses.
 
-    Protect is what page tables allow where they do, else what the region began with, without write-copy; 0 where
+    Protect is what page tables allow if they tell, else what the region began with, without write-copy; 0 if
     nothing is known. AllocationProtect is what the region began with, in full. The state is MEM_COMMIT throughout:
     what of a region is only reserved, is not known. What lies in no region is an allocation of its own.
     """
@@ -323,7 +323,7 @@ def _memory_infos(found: Ranges, regions: Regions) -> Records:
 
 
 def _number_of(protection: str | None) -> int:
-    """Return a region's protection as Windows numbers it; 0 where it is not known."""
+    """Return a region's protection as Windows numbers it; 0 if it is not known."""
     if protection is None:
         return 0
     return structures.number_of(protection) or structures.number_of(_WORDS.get(collapsed(protection) or "", ""))

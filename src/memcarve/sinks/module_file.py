@@ -32,8 +32,8 @@ def _there(space: AddressSpace, start: int, end: int) -> Intervals:
 class ModuleFile:
     """The file that is made of a module: `size` bytes, of which `resident` come from memory; the rest is zeros.
 
-    `layout` and `largest` (bytes) are what was asked for. `refused` says in words why there is no file of it, None
-    where there is.
+    `layout` and `largest` (bytes) are what was asked for. `refused` says why no file is made of it; None if one
+    is.
     """
 
     def __init__(self, space: AddressSpace, module: MappedModule, layout: str, largest: int) -> None:
@@ -45,7 +45,7 @@ class ModuleFile:
             if smaller.size <= largest:
                 self.plan = smaller._replace(why=f"its file would have {self.plan.size} bytes")
         self.size = self.plan.size
-        #: whether all that is wrong is that somebody has to allow more
+        #: whether it is refused for its size alone
         self.too_large = self.size > largest
         stored = [part for part in self.plan.parts if part.offset is not None]
         self.resident = sum(self._resident(part) for part in stored)
@@ -102,7 +102,7 @@ class ModuleFile:
             view = buffer[: min(BUFFER, self.size - place)]
             view[:] = bytes(len(view))
             end, filled = place + len(view), 0
-            while first < len(self._stored) and _end(self._stored[first]) <= place:
+            while first < len(self._stored) and (part := self._stored[first]).size + (part.offset or 0) <= place:
                 first += 1
             for part in self._stored[first:]:
                 offset = part.offset or 0
@@ -154,7 +154,3 @@ class ModuleFile:
         high = [*found.start[: most + 1].tolist(), end][: len(low)]
         gaps = [(begin, until) for begin, until in zip(low, high, strict=True) if begin < until]
         return [{"start": f"0x{begin:x}", "end": f"0x{until:x}", "size": until - begin} for begin, until in gaps[:most]]
-
-
-def _end(part: Part) -> int:
-    return (part.offset or 0) + part.size

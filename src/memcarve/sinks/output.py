@@ -36,13 +36,13 @@ _ANOTHER, _REPLACE = "choose another with {out}", "{force} replaces it, {out} ch
 
 
 class Files(Protocol):
-    """Where files are put: a new folder, or what somebody else has files written through."""
+    """Where files are put: a new folder, or the files of another program."""
 
     def create(self, name: str) -> contextlib.AbstractContextManager[io.RawIOBase]:
         """Create a file that must not exist.
 
-        It is whole once the ``with`` block is left in peace. Files that have a descriptor (``fileno``) are written to
-        by the kernel. Several threads call this at once.
+        It is whole once the ``with`` block ends without an exception. Files that have a descriptor (``fileno``) are
+        written to by the kernel. Several threads call this at once.
         """
 
     def named(self, name: str) -> str:
@@ -52,8 +52,8 @@ class Files(Protocol):
 class Output(ABC):
     """Builds the file or folder `target` beside it, at `path`.
 
-    Leaving the ``with`` block in peace gives it its name; leaving it by any exception removes it, and the error says
-    so. `notes` tell what runs that were killed have left, or what others are writing now.
+    It gets its name when the ``with`` block ends; an exception removes it, and the error says so. `notes` tell what
+    killed runs have left, or what other runs are writing now.
     """
 
     def __init__(self, target: str | os.PathLike[str], *, force: bool = False, inputs: Sequence[str] = ()) -> None:
@@ -69,7 +69,7 @@ class Output(ABC):
         self._made: list[str] = []
 
     def check(self) -> None:
-        """Raise TargetExistsError if something has the name that may not be replaced, or it is the input's.
+        """Raise TargetExistsError if the target exists and may not be replaced, or is or touches an input.
 
         Raises OutputError if nothing can have that name.
         """
@@ -159,7 +159,7 @@ class Output(ABC):
         elif self.path:
             with contextlib.suppress(OSError):
                 os.unlink(self.path)
-        with contextlib.suppress(OSError):  # somebody else uses it by now
+        with contextlib.suppress(OSError):  # another program uses it by now
             for folder in reversed(self._made):
                 os.rmdir(folder)
         return self.path if os.path.lexists(self.path) else ""
@@ -195,7 +195,7 @@ class NewFile(Output):
         return "" if self._beside is None else self._beside.path
 
     def check(self) -> None:
-        """Raise TargetExistsError if something has one of the names that may not be replaced, or it is the input's."""
+        """Raise TargetExistsError if a target exists and may not be replaced, or is or touches an input."""
         if not os.path.basename(self.name):
             raise OutputError("is not the name of a file", subject=repr(self.name), remedy="name one with {out}")
         super().check()
@@ -281,7 +281,7 @@ class NewFolder(Output):
         return name
 
     def _rename(self) -> None:
-        """Give the folder its name; what had it before is put back if that fails, whatever the reason."""
+        """Give the folder its name; if that fails, put back what had it before."""
         replaced = ""
         try:
             if os.path.lexists(self.target):
@@ -307,7 +307,7 @@ def create_file(path: str, directory: int | None = None) -> int:
 
 
 def check_room(path: str, shown: str, needed: int, remedy: str = "") -> None:
-    """Raise NoSpaceError if the file system that a file or folder lies in has less than `needed` bytes free."""
+    """Raise NoSpaceError if the file system of a path has less than `needed` bytes free."""
     free = shutil.disk_usage(path).free
     if needed > free:
         raise NoSpaceError(
@@ -325,7 +325,7 @@ class _Buffered:
         self._waiting = bytearray()
 
     def write(self, data: bytes) -> None:
-        """Take note of data to be written."""
+        """Collect data to be written."""
         self._waiting += data
         if len(self._waiting) >= _BUFFER:
             self.flush()
@@ -337,7 +337,7 @@ class _Buffered:
 
 
 def write_all(file: io.RawIOBase, view: memoryview) -> None:
-    """Write all of some data to anybody's file; one that does not say how much it wrote has written all."""
+    """Write all of some data to a file; one that does not say how much it wrote has written all."""
     while len(view):
         count = file.write(view)
         view = view[len(view) if count is None else count :]

@@ -1,4 +1,4 @@
-"""Whether memcarve wrote what has a name already: only that may be replaced."""
+"""Whether memcarve wrote what exists already: only that may be replaced."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _HEAD = 4096  # what of a file is looked at to tell who wrote it
 
 
 def foreign(path: str, beside: str | None = None) -> str | None:
-    """Say what at a path memcarve did not write; None if all of it is memcarve's own, or a folder is empty.
+    """Return what at a path memcarve did not write; None if all of it is memcarve's own, or a folder is empty.
 
     A file that itself cannot say so has one `beside` it that does. Links are not followed.
     """
@@ -120,7 +120,7 @@ _LISTING: dict[str, Callable[[str], set[str]]] = {
 
 
 def _is_minidump(path: str) -> bool:
-    """Say whether a file is a minidump whose comment, behind the directory, says that memcarve wrote it."""
+    """Return True if a file is a minidump whose comment, behind the directory, says that memcarve wrote it."""
     data = _head(path)
     if not data.startswith(structures.MAGIC) or len(data) < structures.HEADER.size:
         return False
@@ -129,7 +129,7 @@ def _is_minidump(path: str) -> bool:
 
 
 def _is_core(path: str) -> bool:
-    """Say whether a file is an ELF core whose first note is memcarve's."""
+    """Return True if a file is an ELF core whose first note is memcarve's."""
     with FileBacking(path, follow=False) as file:
         header = core_headers.read_header(file)
         if header is None:
@@ -140,13 +140,13 @@ def _is_core(path: str) -> bool:
 
 
 def _is_map(path: str) -> bool:
-    """Say whether a file is a memory map whose banner says that memcarve wrote it."""
+    """Return True if a file is a memory map whose banner says that memcarve wrote it."""
     line = _head(path)[:_BANNER].partition(b"\n")[0]
     return line.startswith(b"Volatility 3 Framework") and MARK in line
 
 
 def _is_archive(path: str) -> bool:
-    """Say whether an archive says that memcarve wrote it, and holds nothing but what memcarve puts into one."""
+    """Return True if an archive says that memcarve wrote it, and holds nothing but what memcarve puts into one."""
     try:
         with zipfile.ZipFile(path) as archive:
             names, marked = set(archive.namelist()), archive.comment.startswith(MARK)
@@ -157,7 +157,7 @@ def _is_archive(path: str) -> bool:
 
 
 def _flat(path: str) -> dict[str, Any]:
-    """Return what memcarve wrote beside a flat file; nothing where it is something else."""
+    """Return what memcarve wrote beside a flat file; nothing if it is something else."""
     with contextlib.suppress(InputError, ValueError, RecursionError), FileBacking(path, follow=False) as file:
         if file.read_at(0, 1) == b"{":
             found = json.loads(file.read_at(0, min(file.size, _LARGEST)))
@@ -167,7 +167,7 @@ def _flat(path: str) -> dict[str, Any]:
 
 
 def _describes(beside: str, path: str) -> bool:
-    """Say whether a file that memcarve wrote is about another: a map, or a document with its name and length."""
+    """Return True if a file that memcarve wrote is about another: a map, or a document with its name and length."""
     found = _flat(beside)
     return (found.get("file"), found.get("size")) == (os.path.basename(path), os.path.getsize(path)) or _is_map(beside)
 

@@ -35,9 +35,9 @@ class Ranges(Intervals):
     """Ranges in order of addresses, all of whose bytes are there.
 
     Columns, one row a range: `start`, `size` (uint64); `region` (int64), the place in `regions` of the one that holds
-    it, -1 where none is known; `flags` (uint8, as in ``memcarve.permissions``), None where there are no page tables.
+    it, -1 if none is known; `flags` (uint8, as in ``memcarve.permissions``), None if there are no page tables.
     `segments` are what was selected, `modules` those that are known, in order of addresses, each ending with its
-    mapping; their size is None where nobody says it.
+    mapping; their size is None if unknown.
     """
 
     space: AddressSpace
@@ -65,7 +65,9 @@ def ranges(process: ProcessMemory, segments: Segments) -> Ranges:
     modules = known_modules(process, regions)
     parts = space.cut(segments, _changes(metadata, modules, space.changes()))
     flags = space.flags[parts.first.astype(np.int64)] if space.flags is not None else None
-    return Ranges(space, segments, parts.start, parts.size, _region_of(parts, regions), flags, regions.rows, modules)
+    return Ranges(
+        space, segments, parts.start, parts.size, regions.pieces.owners_of(parts.start), flags, regions.rows, modules
+    )
 
 
 def known_modules(process: ProcessMemory, regions: Regions) -> list[Module]:
@@ -124,8 +126,3 @@ def _changes(metadata: Metadata, modules: Sequence[Module], permissions: U64) ->
     listed = np.array(sorted(bound for bound in bounds if bound < TOP), np.uint64)
     found = places(metadata, "region")
     return np.concatenate([listed, permissions, *([] if found is None else [found])])
-
-
-def _region_of(parts: Segments, regions: Regions) -> I64:
-    """Return the place of the region that holds the first byte of each part, -1 where none does (int64)."""
-    return regions.pieces.owners_of(parts.start)

@@ -31,7 +31,7 @@ _LINES = 4096  # segments described at a time
 
 
 class Writable(Protocol):
-    """What a file of checksums is to this."""
+    """A file of checksums."""
 
     def write(self, data: bytes) -> object:
         """Write some lines."""
@@ -195,7 +195,7 @@ class Work:
                 yield manifest.segment_line(start, size, offset, extents, names[place], members, known)
 
     def _whole(self, part: slice) -> list[tuple[int, int]]:
-        """Return start and end of what each segment in `part` is part of; nothing where none were split."""
+        """Return start and end of what each segment in `part` is part of; an empty list if none were split."""
         if self.segments.whole is None:
             return []
         start, size = (column[part].tolist() for column in self.segments.whole)
@@ -203,7 +203,7 @@ class Work:
 
 
 class Observer:
-    """Is shown a segment's bytes: takes its hashes, sees whether it is all zero, lets `content` see it."""
+    """Hashes a segment's bytes, notes whether they are all zero, and shows them to `content`."""
 
     def __init__(self, names: Iterable[str], content: Callable[[memoryview], object] | None) -> None:
         self.digests = [(name, _digest(name)) for name in names]
@@ -211,7 +211,7 @@ class Observer:
         self.zero = True
 
     def __call__(self, view: memoryview) -> None:
-        """Take note of the bytes that follow."""
+        """Look at the bytes that follow."""
         self.zero = self.zero and is_zero(view)
         for _, digest in self.digests:
             digest.update(view)

@@ -61,7 +61,7 @@ def write_several(
     at_once: bool = False,
     progress: Progress | None = None,
 ) -> Result:
-    """Have `one` write the processes at `indexes` into the new folder `out`; one that fails does not stop the others.
+    """Write the processes at `indexes` into the new folder `out` by `one`; one that fails does not stop the others.
 
     `half` is the half of their memory that is opened. `at_once`: several at a time. Raises NoSpaceError as soon as the
     disk is full, the first one's error if all of them fail, TargetExistsError, OutputError.
@@ -216,12 +216,12 @@ class _Several:
                     raise
             if self._progress is not None:
                 done, total = self._shared[1::2].tolist(), self._shared[2::2].tolist()
-                # those that have not begun are thought like those that have
+                # those that have not begun are assumed to be like those that have
                 begun = sum(1 for size in total if size) or 1
                 self._progress(sum(done), sum(total) * len(total) // begun)
 
     def _outside(self, error: _Error) -> _Error:
-        """Return an error with the name that the folder is to get; what was kept, the folder around it says."""
+        """Return an error with the name that the folder is to get; the folder around it says what was kept."""
         error.subject, error.problem = (
             text.replace(self.folder.path, self.folder.name) for text in (error.subject, error.problem)
         )
@@ -236,7 +236,7 @@ def _begin(several: _Several, parent: int) -> None:
     """Prepare a worker; `parent` is the number of the program it is a copy of, 0 for a thread."""
     _worker.write = several.write
     if parent:
-        for name in ("SIGINT", "SIGTERM", "SIGHUP"):  # whom they are meant for tells the copies to stop
+        for name in ("SIGINT", "SIGTERM", "SIGHUP"):  # the program that they are meant for tells the copies to stop
             signal.signal(getattr(signal, name), signal.SIG_IGN)
         threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
 
@@ -280,7 +280,7 @@ def _row(part: Result) -> str:
 def carved_folders(folder: str | os.PathLike[str]) -> list[str]:
     """Return the carved folders in `folder`: itself, or those of the processes that were carved into it.
 
-    Raises VerificationError where they are not those that ``processes.json`` lists.
+    Raises VerificationError if they are not those that ``processes.json`` lists.
     """
     top = os.fspath(folder)
     path = os.path.join(top, manifest.PROCESSES)
@@ -296,5 +296,5 @@ def carved_folders(folder: str | os.PathLike[str]) -> list[str]:
     folders = [os.path.join(top, entry) for entry in inside]
     for entry in folders:
         if os.path.islink(entry) or not os.path.isdir(entry):
-            raise VerificationError(f"{entry}: is no folder that memcarve carved")
+            raise VerificationError(f"{entry}: is not a folder that memcarve carved")
     return folders

@@ -44,8 +44,8 @@ class Mover:
     ) -> None:
         """Write `size` bytes at `offset` of the source to `place` (uint64) of a file that is there, `length` in all.
 
-        Messages call it `shown`. Raises SourceReadError, OutputError, and NoSpaceError before anything is written where
-        the room is not enough; InputError where the source has changed meanwhile.
+        Messages call it `shown`. Raises SourceReadError, OutputError, and NoSpaceError before anything is written if
+        there is not enough room; InputError if the source has changed meanwhile.
         """
         self._prepare(path, shown, offset, size, length, sparse=sparse)
         place, size, offset = joined(place, size, offset)
@@ -85,7 +85,7 @@ class Mover:
     def _prepare(self, path: str, shown: str, offset: U64, size: U64, length: int, *, sparse: bool) -> None:
         """Give the file its length; find out whether it can share blocks with the source, and whether it fits."""
         first = (int(offset[0]), int(size[0])) if len(offset) else (0, 0)
-        spans = self.backing.spans(*first)  # complains where the bytes are not at hand
+        spans = self.backing.spans(*first)  # raises if the bytes are not at hand
         with contextlib.ExitStack() as stack:
             try:
                 fd = os.open(path, os.O_RDWR | getattr(os, "O_BINARY", 0))

@@ -29,7 +29,7 @@ def _about(*sinks: str, default: Any) -> Any:  # noqa: ANN401 - of a field, whos
 
 @dataclass(frozen=True)
 class SinkOptions:
-    """How to write. Some are about some sinks alone, and the others refuse them.
+    """How to write. Some options apply to some sinks alone; the others refuse them.
 
     All: `force` replaces what memcarve wrote; `command` is recorded as the command line (None: this
     program's arguments).
@@ -41,8 +41,8 @@ class SinkOptions:
     SHA-256 of the input; `environment` records the process's; `threads` copy at once (None: as many as are fast).
 
     minidump: `placeholder_thread` makes up a thread if none is known; `resident` leaves out modules whose first page is
-    missing, and threads whose TEB is; `platform` counts before what is known of the system, and so does, for elfcore,
-    too, `architecture` of the processor.
+    missing, and threads whose TEB is; `platform` takes precedence over what is known of the system, and so does
+    `architecture` of the processor (for elfcore, too).
 
     flat: `address` is the range to write, half-open (None: from the first byte to the last); `fill` is the byte that
     gaps get (None: 0).
@@ -52,7 +52,7 @@ class SinkOptions:
     modules: `layout` is a vocabulary.Layout; no file becomes larger than `largest` bytes; `archive` writes one
     encrypted ZIP archive.
 
-    Raises UsageError for words that there are not.
+    Raises UsageError for unknown words and for values out of range.
     """
 
     force: bool = False
@@ -89,12 +89,13 @@ class SinkOptions:
             raise UsageError(f"{self.fill} is not a byte to fill gaps with", remedy="give one from 00 to ff")
 
     def check(self, sink: str) -> None:
-        """Raise UsageError if anything is given that is not about a sink."""
+        """Raise UsageError if an option is given that does not apply to a sink."""
         for each in fields(self):
             sinks = each.metadata.get("sinks", (sink,))
             if sink not in sinks and vars(self)[each.name] != each.default:
                 raise UsageError(
-                    f"{sink} cannot be written so", remedy=f"{{{each.name}}} is for {', '.join(sinks)}; leave it out"
+                    f"an option does not apply to {sink}",
+                    remedy=f"{{{each.name}}} is for {', '.join(sinks)}; leave it out",
                 )
 
 
@@ -104,7 +105,7 @@ class Result:
 
     `files` are paths, the most important one first; a folder is one. `count` is how many of `what` (``"segment"``,
     ``"range"``, ``"row"``, ``"module"``, ``"process"``) are in them, `of` how many there were. Of `bytes` of memory in
-    all, `missing_bytes` were not to be had: mapped and missing in the input, or not in the memory that a module was
+    all, `missing_bytes` are not there: mapped but missing in the input, or not in the memory that a module was
     made of. `input_bytes` is what was looked at: `bytes` and what was `left_out`, None if that is not counted.
     `complete` is false if bytes are known to be missing. `moved` counts the bytes by how they were moved; `hashes`
     names those that were taken of segments, or checked. `compared` is true if `verify` compared every byte with the

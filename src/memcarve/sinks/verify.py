@@ -1,4 +1,4 @@
-"""Holding a carved folder against its manifest, and against the dump it came from."""
+"""Checking a carved folder against its manifest, and against the dump it came from."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def verify(
     """Check every file of a carved folder: its name, its size, its hashes, and with `source` every byte.
 
     Also that nothing else lies there, that segments are in order and their sums are the totals, and that the files of
-    checksums agree. Raises VerificationError with everything that does not hold (the first hundred things).
+    checksums agree. Raises VerificationError that lists the faults (the first hundred).
     """
     return _Verifier(os.fspath(folder), source, progress).run()
 
@@ -87,7 +87,7 @@ class _Verifier:
         )
 
     def entries(self) -> dict[str, os.stat_result]:
-        """Return what lies in the folder; raises InputError where it cannot be one that memcarve carved."""
+        """Return what lies in the folder; raises InputError if memcarve cannot have carved it."""
         try:
             with os.scandir(self.folder) as entries:
                 present = {entry.name: entry.stat(follow_symlinks=False) for entry in entries}
@@ -97,7 +97,7 @@ class _Verifier:
         if status is None:
             raise InputError(f"{self.folder}: holds no {manifest.NAME}; give a folder that memcarve carved")
         if not stat.S_ISREG(status.st_mode):
-            raise InputError(f"{self.folder}: its {manifest.NAME} is no regular file")
+            raise InputError(f"{self.folder}: its {manifest.NAME} is not a regular file")
         return present
 
     def segments(self, records: Iterator[Record], total: object) -> tuple[int, int]:
@@ -123,10 +123,10 @@ class _Verifier:
         return count, size
 
     def open_sums(self, name: str) -> IO[bytes] | None:
-        """Open a file of checksums; None where there is no such file."""
+        """Open a file of checksums; None if there is none."""
         status = self.present.pop(manifest.SUMS[name], None)
         if status is None or not stat.S_ISREG(status.st_mode):
-            self.problem(f"{manifest.SUMS[name]}: {'is missing' if status is None else 'is no regular file'}")
+            self.problem(f"{manifest.SUMS[name]}: {'is missing' if status is None else 'is not a regular file'}")
             return None
         return open(os.path.join(self.folder, manifest.SUMS[name]), "rb")
 
@@ -141,7 +141,7 @@ class _Verifier:
             return  # a name that is not one may lead anywhere
         status = self.present.pop(record.file, None)
         if status is None or not stat.S_ISREG(status.st_mode):
-            self.problem(f"{record.file}: {'is missing' if status is None else 'is no regular file'}")
+            self.problem(f"{record.file}: {'is missing' if status is None else 'is not a regular file'}")
             return
         if record.hashes.keys() != set(self.names):
             self.problem(f"{record.file}: lacks a hash that the others have, or has one more")
@@ -177,10 +177,10 @@ class _Verifier:
             if digest.hexdigest() != record.hashes[name]:
                 self.problem(f"{record.file}: its {name} is not the one in the manifest")
         if record.zero is not None and zero != record.zero:
-            self.problem(f"{record.file}: is {'' if zero else 'not '}all zero, unlike the manifest says")
+            self.problem(f"{record.file}: is {'' if zero else 'not '}all zero, contrary to the manifest")
 
     def blocks(self, record: Record) -> Iterator[tuple[int, int, int]]:
-        """Yield place in the file, offset in the source and length; raises InputError where the source lacks it."""
+        """Yield place in the file, offset in the source and length; raises InputError if the source lacks it."""
         pieces = [(0, record.size)]
         if self.source is not None:
             try:
@@ -205,7 +205,7 @@ class _Verifier:
 
 
 def _says(file: IO[bytes], digest: str | None, name: str) -> bool:
-    """Say whether the next line of a file of checksums is this one."""
+    """Return True if the next line of a file of checksums is this one."""
     expected = f"{digest}  {name}\n".encode()
     return file.readline(len(expected) + 1) == expected
 

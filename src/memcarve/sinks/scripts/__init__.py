@@ -50,17 +50,19 @@ def export_scripts(
     begun = time.monotonic()
     options.check("scripts")
     backing = process.space.backing
-    backing.spans(0, min(backing.size, 1))  # complains where the file is not at hand
+    backing.spans(0, min(backing.size, 1))  # raises if the file is not at hand
     if isinstance(backing, FolderBacking):
         raise UsageError(
-            f"{backing.path}: is a folder of files, and scripts map one; give the dump that it was carved from, or "
-            "export it with --to minidump, elfcore or flat"
+            "is a folder of files, and scripts map one file",
+            subject=backing.path,
+            remedy="give the dump that it was carved from, or export it with {to:minidump}, elfcore or flat",
         )
     if not isinstance(backing, FileBacking):
         raise UsageError(
-            f"{process.file.path}: holds its bytes in another form (compressed, zeros that "
-            "it does not store, or alive), so nothing can map them as they lie; export it with --to minidump, elfcore "
-            "or flat"
+            "holds its bytes in another form (compressed, zeros that it does not store, or alive), so nothing can map "
+            "them as they lie",
+            subject=process.file.path,
+            remedy="export it with {to:minidump}, elfcore or flat",
         )
     found = ranges(process, segments)
     rows = range_table.table_rows(found)

@@ -66,7 +66,7 @@ class Rows(Intervals):
 
 
 def table_rows(ranges: Ranges) -> Rows:
-    """Return the rows for ranges; a row ends with its range, and where its bytes are not consecutive in the file."""
+    """Return the rows for ranges; a row ends with its range, and if its bytes are not consecutive in the file."""
     parts = ranges.space.cut(ranges.segments, ranges.start)
     offset, size = pieces(ranges.space, parts)
     owner = np.repeat(np.arange(len(parts)), parts.extents.astype(np.int64))
