@@ -843,6 +843,15 @@ def layouts(draw: st.DrawFn) -> list[Piece]:
     return [(start, len(content) if at in lost else content) for at, (start, content) in enumerate(rows)]  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("how", [{"skip_zero": True}, {"selection": memcarve.Selection(min_size=2 * PAGE)}])
+def test_what_is_left_out_and_lies_behind(tmp_path: Path, how: dict[str, Any]) -> None:
+    """A segment of several extents ends where it does, even if one that is left out follows it in the dump, too."""
+    first, second, third = noise(1), noise(2), noise(3, 2 * PAGE)
+    rows: list[Piece] = [(0, first), (0x8000, third), (0x1000, second), (0x4000, bytes(PAGE))]
+    carve(write_dump(tmp_path, rows), tmp_path / "out", **how)
+    assert binaries(tmp_path / "out") == named({0: first + second, 0x8000: third})
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     rows=layouts(),

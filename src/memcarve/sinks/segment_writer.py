@@ -158,11 +158,13 @@ class Work:
         offset, size = self.space.offset[low:high], self.space.size[low:high]
         begins = np.ones(high - low, np.bool_)
         begins[1:] = offset[1:] != offset[:-1] + size[:-1]
-        begins[first - np.uint32(low)] = True
+        behind = first - np.uint32(low) + count
+        # a segment that was not chosen may lie behind one that was, in the backing as well
+        begins[first - np.uint32(low)] = begins[behind[:-1]] = True
         index = np.flatnonzero(begins)
         pieces = list(zip(offset[index].tolist(), np.add.reduceat(size, index).tolist(), strict=True))
         begin = [*np.searchsorted(index, first - np.uint32(low)).tolist(), len(pieces)]
-        ends = np.searchsorted(index, first - np.uint32(low) + count).tolist()
+        ends = np.searchsorted(index, behind).tolist()
         return lambda number: pieces[begin[number] : ends[number]]
 
     def lines(self, sums: Mapping[str, Writable]) -> Iterator[str]:
