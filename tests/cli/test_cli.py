@@ -203,6 +203,8 @@ def test_options_of_the_issue() -> None:
         ["segments", EXAMPLE, "--max-size", ""],
         ["segments", EXAMPLE, "--pid", "four"],
         ["segments", EXAMPLE, "--trust", "me"],
+        ["carve", "absent", "--kind", "imag"],
+        ["carve", "absent", "--flag", "suspicious"],
         ["carve", EXAMPLE, "--hash", "crc32"],
         ["carve", EXAMPLE, "--hash", "none", "--hash", "md5"],
         ["read", EXAMPLE, "0x7ffe0000"],
@@ -758,6 +760,12 @@ def test_debug_info(capfdbinary: Capture) -> None:
     assert os.getcwd() not in ran.out.decode()
 
 
+def test_page_counts_of_a_dump(capfdbinary: Capture) -> None:
+    """A dump has no page tables, so --pages adds nothing to its process, and nothing is amiss."""
+    ran = invoke(capfdbinary, "processes", EXAMPLE, "--pages", "--format", "csv", "-q")
+    assert (ran.code, ran.out, ran.err) == (0, b"pid,name\n1624,\n", "")
+
+
 # completion, pipes, colours
 
 
@@ -780,6 +788,9 @@ def test_completion_completes() -> None:
     assert b"segments" in run(env=env).out
     env = {"_MEMCARVE_COMPLETE": "bash_complete", "COMP_WORDS": "memcarve carve --sk", "COMP_CWORD": "2"}
     assert b"--skip-zero" in run(env=env).out
+    for option, word in (("--flag", b"wiped-header"), ("--kind", b"TEB")):
+        env = {"_MEMCARVE_COMPLETE": "bash_complete", "COMP_WORDS": f"memcarve carve {option} ", "COMP_CWORD": "3"}
+        assert word in run(env=env).out
 
 
 @pytest.mark.parametrize("arguments", [["segments"], ["segments", "--format", "json"], ["find", "--hex", "00"]])

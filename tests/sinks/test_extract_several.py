@@ -80,7 +80,7 @@ def test_some(go: Invoke, image: Path, tmp_path: Path) -> None:
     assert "modules.json" in listing(tmp_path / "mem.1624-explorer.exe.modules")
     ran = go("extract", image)
     assert ran.code == 2
-    assert "or take --all" in ran.err
+    assert "; --all takes every one" in ran.err
 
 
 def test_archives(go: Invoke, image: Path, tmp_path: Path) -> None:

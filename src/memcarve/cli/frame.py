@@ -53,7 +53,7 @@ def choose(container: Container, wanted: OneProcess) -> list[int]:
         return container.choose(wanted.pid, wanted.name)
     except UsageError as error:
         if isinstance(wanted, SeveralProcesses) and not wanted.pid and wanted.name is None:
-            error.suggest("or take --all")
+            error.suggest("--all takes every one")
         raise
 
 

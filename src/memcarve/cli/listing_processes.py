@@ -52,8 +52,8 @@ def processes(file: str, wanted: ProcessList, source: Input, printing: Printing,
         told = [_told(container, index, environment=environment) for index in range(len(entries))] if details else []
         # a doubtful process need not have page tables
         certain = [index for index, entry in enumerate(entries) if not entry.doubts]
-        failed = any((pages and not counts[index]) or (details and told[index] is None) for index in certain)
-        kinds = list(dict.fromkeys(kind for count in counts for kind in count))
+        failed = any((pages and counts[index] is None) or (details and told[index] is None) for index in certain)
+        kinds = list(dict.fromkeys(kind for count in counts for kind in count or {}))
         columns += [Column(kind, "number") for kind in kinds]
         more = _detail_columns(layout) if details else []
         columns += more
@@ -68,7 +68,7 @@ def processes(file: str, wanted: ProcessList, source: Input, printing: Printing,
                     times = [time and time[:19].replace("T", " ") for time in times]
                 cells += [entry.parent, *times, entry.root, entry.image_base, entry.peb, entry.wow64, entry.state]
                 cells += [list(entry.doubts)] if doubts else []
-            cells += [counts[index].get(kind) for kind in kinds] if pages else []
+            cells += [(counts[index] or {}).get(kind) for kind in kinds] if pages else []
             return cells + [_detail(column, told[index] or {}, layout) for column in more]
 
         rows: Iterable[list[Cell]] = map(row, range(len(entries)))
@@ -82,13 +82,13 @@ def processes(file: str, wanted: ProcessList, source: Input, printing: Printing,
         return INCOMPLETE if failed else COMPLETE
 
 
-def _page_counts(container: Container, index: int) -> dict[str, int]:
-    """Return the number of 4 KiB pages of each kind; nothing if the page tables cannot be walked."""
+def _page_counts(container: Container, index: int) -> dict[str, int] | None:
+    """Return the number of 4 KiB pages of each kind (none of a dump); None if the page tables cannot be walked."""
     try:
         return container.process(index=index, half=container.default_half).pages or {}
     except InputError as error:
         complain(error)
-        return {}
+        return None
 
 
 def _told(container: Container, index: int, *, environment: bool) -> dict[str, Any] | None:

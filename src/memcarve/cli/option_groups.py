@@ -111,7 +111,7 @@ class RegionFilters(MemoryFilters):
         help="Regions whose protection has all these letters (c is write-copy), or this full name.",
     )
     kind: Sequence[str] = option(
-        "--kind", metavar="KIND", multiple=True, help=f"Memory of this kind: {', '.join(Kind)}."
+        "--kind", type=Choice(Kind), metavar="KIND", multiple=True, help=f"Memory of this kind: {', '.join(Kind)}."
     )
 
 
@@ -121,7 +121,7 @@ class SegmentFilters(RegionFilters):
     min_size: int | None = option("--min-size", type=size, metavar="SIZE", help="At least this size (4096, 4k, 2M).")
     max_size: int | None = option("--max-size", type=size, metavar="SIZE", help="At most this size.")
     flag: Sequence[str] = option(
-        "--flag", metavar="FLAG", multiple=True, help=f"Segments with this flag: {', '.join(Flag)}."
+        "--flag", type=Choice(Flag), metavar="FLAG", multiple=True, help=f"Segments with this flag: {', '.join(Flag)}."
     )
 
 
@@ -139,7 +139,8 @@ class Segmenting(Group, heading=TAKE):
     content: str | None = option(
         "--content",
         type=Choice(Content),
-        help="How closely to look at the bytes: zero pages, PE and ELF headers (headers), entropy and text (full).",
+        help="How closely to look at the bytes: zero pages, PE and ELF headers (headers), entropy and text (full).  "
+        "[default: headers for carve; none for segments and with --hash none]",
     )
 
 
@@ -243,7 +244,7 @@ class CarveOutput(Group, heading=WRITE):
         "-o", "--output", metavar="DIR", type=click.Path(), help="The folder to write.  [default: STEM.segments]"
     )
     force: bool = option(
-        "--force", is_flag=True, help="Replace the folder if memcarve wrote it, once the new one is whole."
+        "--force", is_flag=True, help="Replace the output if memcarve wrote it, once the new one is whole."
     )
     skip_zero: bool = option(
         "--skip-zero", heading=TAKE, is_flag=True, help="Leave out segments that are zero throughout."
@@ -325,7 +326,7 @@ class ExtractOutput(Group, heading=WRITE):
         help="The folder (or archive) to write; for several processes a folder with one each.  [default: STEM.modules]",
     )
     force: bool = option(
-        "--force", is_flag=True, help="Replace what memcarve extracted before, once the new one is whole."
+        "--force", is_flag=True, help="Replace the output if memcarve wrote it, once the new one is whole."
     )
     layout: str = option(
         "--layout",
