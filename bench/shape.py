@@ -29,7 +29,7 @@ _SAID = re.compile(
 #: module names that do not say what is in the room
 _VAGUE = {
     "common", "data", "evidence", "found", "helpers", "info", "kinds", "knowledge", "known", "members", "misc", "names",
-    "options", "parts", "places", "placing", "records", "rows", "seeking", "shared", "showing", "table", "tables",
+    "options", "parts", "places", "placing", "records", "rows", "seeking", "shared", "showing", "table",
     "text", "things", "tools", "types", "util", "utils", "work",
 }  # fmt: skip
 #: where classes are records of files and of operating systems

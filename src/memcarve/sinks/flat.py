@@ -15,7 +15,7 @@ import numpy as np
 from memcarve import provenance
 from memcarve.copying.output_file import BUFFER, Target, seek, write
 from memcarve.errors import AddressError, UsageError
-from memcarve.intervals import TOP
+from memcarve.intervals import TOP, Intervals
 from memcarve.segments import LeftOut
 from memcarve.sinks.output import NewFile, check_room, input_paths
 from memcarve.sinks.ranges import pieces
@@ -23,10 +23,9 @@ from memcarve.sinks.single_file import Mover
 from memcarve.sinks.sink import Result, SinkOptions
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from memcarve.dtypes import U64
-    from memcarve.intervals import Intervals
     from memcarve.process import ProcessMemory, Progress
     from memcarve.segments import Segments
     from memcarve.space import AddressSpace
@@ -39,17 +38,16 @@ _ONE = np.uint64(1)
 
 
 class Plan(NamedTuple):
-    """What goes into a flat file for ``start <= address < end``, both Python ints.
+    """What goes into a flat file, which begins with the byte at address `start`.
 
-    `parts` are the segments of the range; `gaps` (start, size) what lies between. Of their bytes, `missing` are mapped
+    `parts` are the segments of the range; `gaps` what lies between. Of their bytes, `missing` are mapped
     but missing, and `unselected` are there but were not chosen; `repeated` of their addresses lie in what shared page
     tables map again, where some or all may be there, too. The rest is not in the map.
     """
 
     start: int
-    end: int
     parts: Segments
-    gaps: list[tuple[int, int]]
+    gaps: Intervals
     missing: int
     unselected: int
     repeated: int
@@ -57,12 +55,12 @@ class Plan(NamedTuple):
     @property
     def size(self) -> int:
         """The length of the file, in bytes."""
-        return self.end - self.start
+        return self.parts.total + self.gaps.total
 
     @property
-    def filled(self) -> int:
-        """The number of bytes that are not there."""
-        return self.size - self.parts.total
+    def end(self) -> int:
+        """The address behind the last byte, a Python int."""
+        return self.start + self.size
 
 
 def export_flat(
@@ -95,7 +93,7 @@ def export_flat(
 
     def report(done: int, total: int) -> None:  # noqa: ARG001 - the gaps are part of the work, too
         if progress is not None:
-            progress(done, plan.parts.total + (0 if options.sparse else plan.filled))
+            progress(done, plan.parts.total + (0 if options.sparse else plan.gaps.total))
 
     mover = Mover(process, report)
     offset, size = pieces(process.space, plan.parts)
@@ -104,7 +102,7 @@ def export_flat(
     with NewFile(name, beside=beside, force=options.force, inputs=input_paths(process)) as file:
         if not options.sparse:
             check_room(
-                os.path.dirname(file.path), name, plan.filled, "or leave gaps as holes with {sparse}"
+                os.path.dirname(file.path), name, plan.gaps.total, "or leave gaps as holes with {sparse}"
             )  # what else is needed depends on how bytes are moved
         mover.move(file.path, name, place, offset, size, length=plan.size, sparse=options.sparse)
         if not options.sparse:
@@ -112,7 +110,7 @@ def export_flat(
         document = provenance.document("flat", process, options.command, left_out=left_out) | _facts(
             plan, name, options
         )
-        filled = (f'["0x{start:016x}", "0x{start + size:016x}"]' for start, size in plan.gaps)
+        filled = (f'["0x{start:016x}", "0x{end:016x}"]' for start, end in plan.gaps.bounds())
         with open(file.beside_path, "w", encoding="ascii", newline="\n") as text:
             text.writelines(provenance.lines(document, filled=filled))
     return Result(
@@ -141,6 +139,10 @@ def _plan(process: ProcessMemory, segments: Segments, address: tuple[int, int] |
             raise UsageError(
                 "is not a range of addresses", subject=f"0x{start:x}-0x{end:x}", remedy="the start is below the end"
             )
+    if end - start >= _LONGEST_FILE:
+        raise UsageError(
+            "is longer than any file", subject=f"0x{start:x}-0x{end:x}", remedy="choose a part with {address} or {half}"
+        )
     parts = _clipped(space, segments, start, end)
     missing = _overlap(space.missing, start, end)
     repeated = _overlap(space.repeats, start, end)
@@ -152,8 +154,8 @@ def _plan(process: ProcessMemory, segments: Segments, address: tuple[int, int] |
         reason = "mapped but missing" if missing else space.absent
         raise AddressError(start, reason, f", and nothing else up to 0x{end:x} is there")
     there = _clipped(space, space.segments(), start, end).total
-    gaps = list(_gaps(parts, start, end))
-    return Plan(start, end, parts, gaps, missing, there - parts.total, repeated)
+    gaps = Intervals.of([(start, end - start)]).subtract(parts)
+    return Plan(start, parts, gaps, missing, there - parts.total, repeated)
 
 
 def _clipped(space: AddressSpace, segments: Segments, start: int, end: int) -> Segments:
@@ -168,16 +170,6 @@ def _overlap(ranges: Intervals, low: int, high: int) -> int:
     return int(ranges.bytes_within(np.array([low], np.uint64), np.array([high - 1], np.uint64))[0])
 
 
-def _gaps(parts: Segments, start: int, end: int) -> Iterator[tuple[int, int]]:
-    """Yield start and size of what no part fills, in order of addresses."""
-    for begin, size in zip(parts.start.tolist(), parts.size.tolist(), strict=True):
-        if begin > start:
-            yield start, begin - start
-        start = begin + size
-    if end > start:
-        yield start, end - start
-
-
 def _places(space: AddressSpace, plan: Plan) -> U64:
     """Return where in the file each piece of the source goes (uint64): an extent's start, or its part's."""
     parts = plan.parts
@@ -189,14 +181,11 @@ def _places(space: AddressSpace, plan: Plan) -> U64:
 
 
 def _check_size(plan: Plan, *, sparse: bool) -> None:
-    """Raise UsageError if the range is larger than anybody means."""
-    bounds = f"0x{plan.start:x}-0x{plan.end:x}"
-    if plan.size >= _LONGEST_FILE:
-        raise UsageError("is longer than any file", subject=bounds, remedy="choose a part with {address} or {half}")
-    if not sparse and plan.filled > _MOST_FILLED:
+    """Raise UsageError if more is to be filled than anybody means."""
+    if not sparse and plan.gaps.total > _MOST_FILLED:
         raise UsageError(
-            f"has {plan.filled} bytes of gaps to fill and {plan.parts.total} that are there",
-            subject=bounds,
+            f"has {plan.gaps.total} bytes of gaps to fill and {plan.parts.total} that are there",
+            subject=f"0x{plan.start:x}-0x{plan.end:x}",
             remedy="choose a part with {address}, or leave gaps as holes with {sparse}",
         )
 
@@ -207,10 +196,10 @@ def _fill(path: str, shown: str, plan: Plan, fill: int, report: Progress) -> Non
     done = plan.parts.total
     target = Target(os.open(path, os.O_RDWR | getattr(os, "O_BINARY", 0)), shown)
     try:
-        for start, size in plan.gaps:
+        for start, end in plan.gaps.bounds():
             seek(target, start - plan.start)
-            for into in range(0, size, BUFFER):
-                piece = block[: min(BUFFER, size - into)]
+            for into in range(start, end, BUFFER):
+                piece = block[: min(BUFFER, end - into)]
                 write(target, piece)
                 done += len(piece)
                 report(done, plan.size)
@@ -219,11 +208,11 @@ def _fill(path: str, shown: str, plan: Plan, fill: int, report: Progress) -> Non
 
 
 def _notes(plan: Plan, fill: int | None) -> Sequence[str]:
-    if not plan.filled:
+    if not len(plan.gaps):
         return ["nothing was filled: all of the range is there"]
     how = "left as holes, which read as zeros" if fill is None else f"filled with 0x{fill:02x}"
     gaps = "gap" if len(plan.gaps) == 1 else "gaps"
-    notes = [f"{plan.filled} bytes in {len(plan.gaps)} {gaps} are not from the process: {how}"]
+    notes = [f"{plan.gaps.total} bytes in {len(plan.gaps)} {gaps} are not from the process: {how}"]
     if plan.missing:
         notes.append(f"{plan.missing} of these bytes are mapped but missing in the input")
     if plan.unselected:
@@ -245,7 +234,7 @@ def _facts(plan: Plan, name: str, options: SinkOptions) -> dict[str, Any]:
         "size": plan.size,
         "bytes": plan.parts.total,
         "fill": None if options.sparse else f"{options.fill or 0:02x}",
-        "filled_bytes": plan.filled,
+        "filled_bytes": plan.gaps.total,
         "missing_bytes": plan.missing,
         "unselected_bytes": plan.unselected,
         "repeated_bytes": plan.repeated,
