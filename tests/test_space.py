@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 
+import memcarve
 from memcarve import intervals as columns_module, space as space_module
 from memcarve.backing import AbsentBacking
 from memcarve.errors import AddressError, CounterpartError, MapError, OverlapError, SourceReadError, UsageError
@@ -470,11 +471,13 @@ def test_find_keeps_to_the_segments_given(model: Model, data: st.DataObject) -> 
 
 
 def test_an_empty_pattern_is_an_error() -> None:
-    """An empty pattern lies everywhere and is refused, also among others."""
+    """An empty pattern lies everywhere and is refused, also among others; so is text, which may lie in any encoding."""
     space = space_of([(0, 4, 0)], b"abcd")
     for patterns in (b"", [b"a", b""]):
         with pytest.raises(ValueError, match="empty"):
             list(space.find(patterns))
+    with pytest.raises(TypeError, match="text_pattern"):
+        list(space.find("a"))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("block", [1, 2, 100])
@@ -627,6 +630,7 @@ def test_representations_are_worth_reading() -> None:
     assert repr(space_of([]).segments()) == "<Segments: 0 of 0 bytes>"
     named = process_with(space, pid=4, name="a\x1b[31m", architecture="x64")
     assert repr(named) == r"<ProcessMemory: 4 a\x1b[31m, x64, 32 bytes>"
+    assert repr(memcarve.compare(named, named)) == "<Comparison: 2 groups of 32 common bytes>"
 
 
 def test_another_half_is_refused() -> None:

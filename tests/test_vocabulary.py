@@ -57,7 +57,7 @@ def test_nothing_given_is_no_word() -> None:
         lambda: memcarve.open(EXAMPLE, input_type="raw"),
         lambda: export(to="mini"),
         lambda: memcarve.open(EXAMPLE).process().segments(split="regions"),
-        lambda: memcarve.open(EXAMPLE).process().segments(labeller=memcarve.Labelling("all")),
+        lambda: memcarve.Labelling("all"),
     ],
 )
 def test_the_library_checks_words_where_it_takes_them(call: Any) -> None:

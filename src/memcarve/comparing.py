@@ -115,6 +115,9 @@ class Comparison:
     def __len__(self) -> int:
         return int(np.count_nonzero(self._wanted))
 
+    def __repr__(self) -> str:
+        return f"<Comparison: {len(self)} groups of {self.bytes} common bytes>"
+
     def __iter__(self) -> Iterator[Difference]:
         """Read both sides once. Raises SourceReadError, CounterpartError if a dump is not at hand."""
         told = np.ones(len(self._start), np.bool_) if self._unchanged else self._added | self._removed | self._unknown

@@ -315,8 +315,11 @@ class AddressSpace(Intervals):
         """Yield every match of `patterns`, including overlapping ones, in order of addresses.
 
         Matches may cross extents, but not gaps. Memory is bounded by `block` and the longest pattern; `progress` is
-        called with the bytes of each stretch that was searched. Raises ValueError if a pattern is empty.
+        called with the bytes of each stretch that was searched. Raises ValueError if a pattern is empty, TypeError if
+        it is text.
         """
+        if isinstance(patterns, str):
+            raise TypeError("patterns are bytes; memcarve.text_pattern makes them of text")
         wanted = [patterns] if isinstance(patterns, bytes) else list(patterns)
         if not wanted:
             return

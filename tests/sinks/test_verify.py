@@ -516,6 +516,9 @@ def test_no_carved_folder(tmp_path: Path, dump: Path, kind: str, capfdbinary: py
     assert (ran.code, ran.out) == (1, b"")
     assert str(target) in ran.err
     assert ran.err.count("\n") == 1
+    assert ran.err.endswith(
+        "No such file or directory\n" if kind == "missing" else "give a folder that memcarve carved\n"
+    )
 
 
 @pytest.fixture

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from memcarve.labels.content import Contents, observe
 from memcarve.labels.flags import BY_CONTENT
@@ -19,24 +20,28 @@ if TYPE_CHECKING:
 __all__ = ["Known", "Labelling", "SegmentLabels"]
 
 
-class Labelling(NamedTuple):
+@dataclass(frozen=True)
+class Labelling:
     """Labels segments: `process.segments(labeller=Labelling())`.
 
     `content` is a vocabulary.Content: ``"none"`` does not look at bytes; ``"headers"`` counts zero pages and looks for
     PE and ELF headers at the start of every page; ``"full"`` also measures entropy and the share of text. Sinks show
-    the labels the bytes that they copy; with `read` they are read at once.
+    the labels the bytes that they copy; with `read` they are read at once. Raises UsageError if `content` is another
+    word.
     """
 
     content: str = "none"
     read: bool = False
     progress: Callable[[int, int], object] | None = None
 
+    def __post_init__(self) -> None:
+        Content.check(self.content)
+
     def __call__(self, process: ProcessMemory, segments: Segments, wanted: Selection) -> SegmentLabels:
         """Return the labels of segments; all bytes are read if a wanted flag depends on them.
 
-        Raises UsageError if `content` is not a vocabulary.Content, SourceReadError.
+        Raises SourceReadError.
         """
-        Content.check(self.content)
         needed = bool(BY_CONTENT & set(wanted.flag))
         level = "headers" if self.content == "none" and needed else self.content
         contents = None if level == "none" else Contents(len(segments), level)

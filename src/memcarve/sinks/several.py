@@ -296,5 +296,5 @@ def carved_folders(folder: str | os.PathLike[str]) -> list[str]:
     folders = [os.path.join(top, entry) for entry in inside]
     for entry in folders:
         if os.path.islink(entry) or not os.path.isdir(entry):
-            raise VerificationError(f"{entry}: is not a folder that memcarve carved")
+            raise VerificationError("is not a carved folder", subject=entry, remedy="give what `carve` wrote")
     return folders

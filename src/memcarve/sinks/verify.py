@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from memcarve.formats.manifest import Record
     from memcarve.process import ProcessMemory, Progress
 
+_CARVED = "give a folder that memcarve carved"
+
 
 def read_header(folder: str | os.PathLike[str]) -> dict[str, Any]:
     """Return the manifest's header: how the folder came to be. Raises InputError."""
@@ -91,13 +93,15 @@ class _Verifier:
         try:
             with os.scandir(self.folder) as entries:
                 present = {entry.name: entry.stat(follow_symlinks=False) for entry in entries}
+        except NotADirectoryError:
+            raise InputError("is not a folder", subject=self.folder, remedy=_CARVED) from None
         except OSError as error:
-            raise InputError(f"{self.folder}: cannot be read: {error.strerror}") from error
+            raise InputError(f"cannot be read: {error.strerror}", subject=self.folder) from error
         status = present.get(manifest.NAME)
         if status is None:
-            raise InputError(f"{self.folder}: holds no {manifest.NAME}; give a folder that memcarve carved")
+            raise InputError(f"holds no {manifest.NAME}", subject=self.folder, remedy=_CARVED)
         if not stat.S_ISREG(status.st_mode):
-            raise InputError(f"{self.folder}: its {manifest.NAME} is not a regular file")
+            raise InputError(f"its {manifest.NAME} is not a regular file", subject=self.folder)
         return present
 
     def segments(self, records: Iterator[Record], total: object) -> tuple[int, int]:
