@@ -537,6 +537,22 @@ def test_folder_of_several_processes(several: Path, capfdbinary: pytest.CaptureF
         assert (ran.code, ran.out) == (0, b""), ran.err
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="Windows has no pipes in folders")
+@pytest.mark.parametrize("name", ["processes.json", "segments.json"])
+def test_pipe_in_place_of_a_list(tmp_path: Path, dump: Path, name: str) -> None:
+    """A named pipe in place of what lists folders or segments is refused, and nothing waits for it."""
+    os.mkfifo(tmp_path / name)
+    ran = run("verify", tmp_path, "--source", dump)
+    assert (ran.code, name in ran.err, ran.err.count("\n")) == (1, True, 1)
+
+
+def test_list_of_no_folders(tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+    """Where no folder is listed, nothing was checked, and that is not well."""
+    (tmp_path / "processes.json").write_text('{"tool": "memcarve", "schema": 2, "processes": []}')
+    ran = invoke(capfdbinary, "verify", tmp_path)
+    assert (ran.code, "lists no folder" in ran.err) == (1, True)
+
+
 @pytest.mark.parametrize("what", ["byte", "folder", "empty folder", "file", "extra folder", "list", "entry"])
 def test_folder_of_several_processes_tampered(
     several: Path, capfdbinary: pytest.CaptureFixture[bytes], what: str

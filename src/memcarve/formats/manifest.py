@@ -7,9 +7,11 @@ a million segments cost no memory.
 from __future__ import annotations
 
 import json
+import os
 import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from memcarve.backing import FileBacking
 from memcarve.errors import InputError, NotRecognisedError, SourceReadError
 
 if TYPE_CHECKING:
@@ -166,21 +168,24 @@ def modules(path: str) -> set[str]:
 def processes(path: str) -> list[str] | None:
     """Return the files and folders that a ``processes.json`` lists, sorted; None if memcarve did not write it."""
     try:
-        with open(path, encoding="utf-8") as file:
-            document = json.loads(file.read(_LARGEST))
+        with FileBacking(path, follow=False) as file:
+            document = json.loads(file.read_at(0, _LARGEST))
         if document["tool"] != TOOL:
             return None
         rows = document["processes"]
         if document["schema"] == 1:
             return sorted(str(row["folder"]) for row in rows if row["folder"] is not None)
         return sorted(str(name) for row in rows for name in row["files"])
-    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+    except (InputError, ValueError, TypeError, KeyError, RecursionError):
         return None
 
 
 def _source(path: str) -> Iterator[str]:
     try:
-        with open(path, encoding="utf-8", errors="surrogateescape") as file:
+        with (
+            FileBacking(path, follow=False) as opened,  # waits for no pipe
+            open(os.dup(opened.fd), encoding="utf-8", errors="surrogateescape") as file,
+        ):
             while line := file.readline(_LONGEST):
                 if len(line) == _LONGEST:
                     raise NotRecognisedError(

@@ -289,6 +289,8 @@ def carved_folders(folder: str | os.PathLike[str]) -> list[str]:
     names = manifest.processes(path)
     if names is None:
         raise VerificationError(f"{path}: is not what memcarve writes")
+    if not names:
+        raise VerificationError(f"{path}: lists no folder, so there is nothing to check")
     inside = sorted(entry for entry in os.listdir(top) if entry != manifest.PROCESSES)
     different = sorted(set(names) ^ set(inside))
     if different:

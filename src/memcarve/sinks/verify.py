@@ -163,7 +163,7 @@ class _Verifier:
         if not digests and self.source is None:
             return
         zero = True
-        with FileBacking(os.path.join(self.folder, record.file)) as file:
+        with FileBacking(os.path.join(self.folder, record.file), follow=False) as file:
             view, other = memoryview(bytearray(BUFFER)), memoryview(bytearray(BUFFER))
             for place, offset, length in self.blocks(record):
                 part = view[:length]
