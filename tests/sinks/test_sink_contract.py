@@ -296,6 +296,14 @@ def test_a_place_that_cannot_be(process: ProcessMemory, sink: Sink, tmp_path: Pa
     assert (tmp_path / "file").read_bytes() == b"a file"
 
 
+def test_no_folders_are_left(process: ProcessMemory, sink: Sink, tmp_path: Path) -> None:
+    """Folders that were made for it are removed if one of them cannot be made."""
+    before = listing(tmp_path)
+    with pytest.raises(OutputError, match="cannot be written"):
+        sink.write(process, sink.place(tmp_path / "new" / "deeper" / ("x" * 300) / "deepest"))
+    assert listing(tmp_path) == before
+
+
 def test_an_input_that_changed(sink: Sink, tmp_path: Path) -> None:
     """Where the input has changed since it was opened nothing is written."""
     with memcarve.open(write_dump(tmp_path, ROWS, 1624)) as container:

@@ -113,7 +113,7 @@ class Output(ABC):
         """Check the target and begin beside it; raises TargetExistsError, OutputError."""
         self.check()
         try:
-            self._made = make_folders(self._parent)
+            self._make_folders(self._parent)
             left = re.compile(f"{re.escape(self._prefix[:-1])}{_RANDOM}({_BUILT}|{_REPLACED})")
             self.notes = [
                 f"{os.path.join(self._parent, entry)}: left by a run that was killed, or being written by another"
@@ -140,6 +140,23 @@ class Output(ABC):
                 raise
         else:
             self._failed(error)
+
+    def _make_folders(self, path: str) -> None:
+        """Make a folder and those above it that are not there, with mode 0700; `_made` are those that were made."""
+        missing = []
+        while not os.path.isdir(path):
+            missing.append(path)
+            path, below = os.path.dirname(path), path
+            if path == below:  # a drive that is not there
+                break
+        for folder in reversed(missing):
+            try:
+                os.mkdir(folder, 0o700)
+            except FileExistsError:  # another run made it, or it is a file
+                if not os.path.isdir(folder):
+                    raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), folder) from None
+            else:
+                self._made.append(folder)
 
     def _failed(self, error: BaseException) -> None:
         """Remove what was built, and have the error say so."""
@@ -357,26 +374,6 @@ def write_text(files: Files, name: str, texts: Iterable[str]) -> None:
     with buffered(files, name) as file:
         for text in texts:
             file.write(text.encode("ascii"))
-
-
-def make_folders(path: str) -> list[str]:
-    """Make a folder and those above it that are not there, with mode 0700; return those that were made."""
-    made: list[str] = []
-    missing = []
-    while not os.path.isdir(path):
-        missing.append(path)
-        path, below = os.path.dirname(path), path
-        if path == below:  # a drive that is not there
-            break
-    for folder in reversed(missing):
-        try:
-            os.mkdir(folder, 0o700)
-        except FileExistsError:  # another run made it, or it is a file
-            if not os.path.isdir(folder):
-                raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), folder) from None
-        else:
-            made.append(folder)
-    return made
 
 
 def input_paths(process: ProcessMemory) -> list[str]:
