@@ -249,6 +249,16 @@ def _same_folder() -> Iterator[None]:
 # carve
 
 
+@pytest.mark.parametrize(
+    "words", [("carve",), ("extract",), *(("export", "--to", kind) for kind in ("flat", "memmap"))]
+)
+def test_output_without_a_name(dump: Path, tmp_path: Path, words: tuple[str, ...], capfdbinary: Capture) -> None:
+    """An empty name, as of a variable that is not set, is not taken for the default: nothing is written."""
+    before = listing(tmp_path)
+    ran = invoke(capfdbinary, *words, dump, "-o", "")
+    assert (ran.code, "'' is not a name" in ran.err, listing(tmp_path)) == (2, True, before)
+
+
 def test_carve_default_output(dump: Path, tmp_path: Path) -> None:
     """Without -o the folder is called after the dump, and lies where the user is."""
     (tmp_path / "here").mkdir()

@@ -11,7 +11,18 @@ from typing import TYPE_CHECKING, Any, ClassVar, dataclass_transform
 
 import click
 
-from memcarve.cli.option_values import HASHES, Choice, address, address_range, byte, hash_names, pid, size, version
+from memcarve.cli.option_values import (
+    HASHES,
+    Choice,
+    OutputPath,
+    address,
+    address_range,
+    byte,
+    hash_names,
+    pid,
+    size,
+    version,
+)
 from memcarve.vocabulary import Content, Flag, Half, InputType, Kind, Layout, OutputType, Paging, Split, System, Trust
 
 if TYPE_CHECKING:
@@ -241,7 +252,7 @@ class CarveOutput(Group, heading=WRITE):
     """How carve writes."""
 
     output: str | None = option(
-        "-o", "--output", metavar="DIR", type=click.Path(), help="The folder to write.  [default: STEM.segments]"
+        "-o", "--output", metavar="DIR", type=OutputPath(), help="The folder to write.  [default: STEM.segments]"
     )
     force: bool = option(
         "--force", is_flag=True, help="Replace the output if memcarve wrote it, once the new one is whole."
@@ -282,7 +293,7 @@ class ExportOutput(Group, heading=WRITE):
         "-o",
         "--output",
         metavar="FILE",
-        type=click.Path(),
+        type=OutputPath(),
         help="The file to write; a folder with --to memmap and scripts, and a new one for several processes.  "
         "[default: named after the input, in this folder]",
     )
@@ -322,7 +333,7 @@ class ExtractOutput(Group, heading=WRITE):
         "-o",
         "--output",
         metavar="DIR",
-        type=click.Path(),
+        type=OutputPath(),
         help="The folder (or archive) to write; for several processes a folder with one each.  [default: STEM.modules]",
     )
     force: bool = option(

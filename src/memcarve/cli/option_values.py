@@ -28,6 +28,16 @@ class Choice(click.Choice[str]):
         return str(value)
 
 
+class OutputPath(click.Path):
+    """The name of a file or folder to write."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:  # noqa: ANN401 - click's
+        """Return the name; raises click.BadParameter for an empty one, as of a variable that is not set."""
+        if not value:
+            raise click.BadParameter("'' is not a name; leave the option out for the default")
+        return super().convert(value, param, ctx)
+
+
 def number(text: str) -> int:
     """Return the number in `text`, decimal or with 0x; raises ValueError."""
     found = re.fullmatch(r"0[xX][0-9a-fA-F]{1,17}|[0-9]{1,20}", text.strip())
