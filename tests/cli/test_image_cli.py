@@ -716,6 +716,28 @@ def test_disk_full(truth: Truth, tmp_path: Path, late: bool) -> None:  # noqa: F
     assert "free" in ran.err or "No space left" in ran.err
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are written in threads here")
+@pytest.mark.parametrize("seconds", [0, 1])
+def test_a_copy_that_is_killed(truth: Truth, tmp_path: Path, seconds: int) -> None:
+    """If the system kills the copy that writes a process, that one has failed; all others are whole, and no more."""
+    before = (
+        "import os, time, memcarve.sinks.several as several\n"
+        "true, program, os.cpu_count = several._Several.write, os.getpid(), lambda: 3\n"
+        "def write(self, number):\n"
+        "    if self.container.entry(number).pid == 388 and os.getpid() != program:\n"
+        f"        os.mkdir(os.path.join(self.folder.path, 'begun')), time.sleep({seconds}), os.kill(os.getpid(), 9)\n"
+        "    return true(self, number)\n"
+        "several._Several.write = write\n"
+    )
+    ran = run("carve", truth.path, "--all", "-o", tmp_path / "out", "-q", before=before)
+    assert ran.code == 3, ran.err
+    rows = json.loads((tmp_path / "out" / "processes.json").read_text())["processes"]
+    assert [row["pid"] for row in rows if row["error"]] == [388]
+    assert "the system ended what wrote it" in ran.err
+    assert listing(tmp_path / "out") == sorted([*(name for row in rows for name in row["files"]), "processes.json"])
+    assert run("verify", tmp_path / "out", "--source", truth.path).code == 0
+
+
 def test_interrupted(truth: Truth, tmp_path: Path) -> None:
     """Ctrl-C under --all ends in one line, and nothing is left behind."""
     before = (

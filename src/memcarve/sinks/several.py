@@ -6,6 +6,7 @@ import json
 import mmap
 import os
 import re
+import shutil
 import signal
 import threading
 import time
@@ -103,6 +104,7 @@ class _Several:
     """
 
     half = "all"
+    _in_copies = False
 
     def __init__(
         self,
@@ -129,6 +131,7 @@ class _Several:
         """Return how each ended, its files as they are called in the folder, and the first error."""
         results: list[Result] = []
         first: MemcarveError | None = None
+        self._in_copies = self.container.can_be_forked and workers > 1
         while len(results) < len(self.tasks):
             for result in self._some(range(len(results), len(self.tasks)), workers):
                 index, _ = self.tasks[len(results)]
@@ -140,11 +143,14 @@ class _Several:
                     first = first or result
                     failed = Result((), "", 0, 0, complete=False, seconds=0.0, entry=entry, error=result)
                     results.append(failed)
-            workers = 1  # a copy was ended from outside: the others are done one at a time
+            # a copy was ended from outside: the others are done one at a time, which tells whose it was
+            workers = 1
+            if self._in_copies:
+                self._remove_others(results)
         return results, first
 
     def _some(self, numbers: Sequence[int], workers: int) -> Iterator[Result | MemcarveError]:
-        """Yield how processes ended, in order: all of them, or up to the first whose copy was ended from outside."""
+        """Yield how processes ended, in order; no more after a copy was ended from outside."""
         from concurrent.futures import BrokenExecutor  # not for one process
 
         pool = self._pool(workers)
@@ -161,7 +167,8 @@ class _Several:
                 except MemcarveError as error:
                     yield self._outside(error)
                 except BrokenExecutor:
-                    yield MemcarveError("the system ended what wrote it; was there not enough memory?")
+                    if workers == 1:
+                        yield MemcarveError("the system ended what wrote it; was there not enough memory?")
                     return
                 except MemoryError:
                     yield MemcarveError("there was not enough memory to write it")
@@ -172,6 +179,13 @@ class _Several:
             raise
         finally:
             pool.shutdown(cancel_futures=True)
+
+    def _remove_others(self, results: Sequence[Result]) -> None:
+        """Remove from the folder what no result names: what copies wrote before all of them were ended."""
+        named = {file.split(os.sep)[0] for result in results for file in result.files}
+        for entry in os.scandir(self.folder.path):
+            if entry.name not in named:
+                shutil.rmtree(entry.path) if entry.is_dir(follow_symlinks=False) else os.unlink(entry.path)
 
     def write(self, number: int) -> Result:
         """Write one of the processes."""
@@ -199,7 +213,7 @@ class _Several:
         from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor  # not for one process
 
         alone = threading.active_count() == 1 and hasattr(os, "fork")
-        if self.container.can_be_forked and alone and workers > 1:
+        if self._in_copies and alone:
             import multiprocessing
 
             context = multiprocessing.get_context("fork")
