@@ -15,6 +15,7 @@ from memcarve import intervals as columns_module, space as space_module
 from memcarve.backing import AbsentBacking
 from memcarve.errors import AddressError, CounterpartError, MapError, OverlapError, SourceReadError, UsageError
 from memcarve.intervals import TOP, total
+from memcarve.metadata import Regions
 from memcarve.missing import (
     BEYOND_FILE,
     CUT_OFF,
@@ -630,6 +631,7 @@ def test_representations_are_worth_reading() -> None:
     assert repr(space_of([]).segments()) == "<Segments: 0 of 0 bytes>"
     named = process_with(space, pid=4, name="a\x1b[31m", architecture="x64")
     assert repr(named) == r"<ProcessMemory: 4 a\x1b[31m, x64, 32 bytes>"
+    assert repr(Regions("b\x1b", [])) == r"<Regions: 0 of b\x1b>"
     assert repr(memcarve.compare(named, named)) == "<Comparison: 2 groups of 32 common bytes>"
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 
-from memcarve.errors import encodable
+from memcarve.errors import encodable, printable
 from memcarve.intervals import TOP, Intervals, smallest_owner
 from memcarve.protection import collapsed
 from memcarve.vocabulary import Kind
@@ -150,6 +150,9 @@ class Regions:
 
     def __iter__(self) -> Iterator[Region]:
         return iter(self.rows)
+
+    def __repr__(self) -> str:
+        return f"<Regions: {len(self)} of {printable(self.source)}>"
 
     def at(self, address: int) -> int | None:
         """Return the index in `rows` of the region that holds an address; None if none does."""

@@ -196,6 +196,9 @@ class SegmentLabels:
         self._any_flag = np.zeros(0, np.bool_)
         self._groups: dict[int, Group] = {}
 
+    def __repr__(self) -> str:
+        return f"<SegmentLabels: of {len(self.segments)} segments>"
+
     # carrying along
 
     def where(self, keep: Bools) -> SegmentLabels:
