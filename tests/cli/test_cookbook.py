@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import shlex
 import subprocess
@@ -43,6 +44,29 @@ def test_commands_print_what_is_said(tmp_path: Path) -> None:
         assert ran.returncode == 0, (command, ran.stderr)
         shown = ran.stdout + (ran.stderr if lines else "")
         assert shown.splitlines() == lines, command
+
+
+def said(path: Path) -> set[str]:
+    """Return the texts in a module; what is put into them is N, and arguments are named as the command line does."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.JoinedStr):
+            found.add("".join(str(part.value) if isinstance(part, ast.Constant) else "N" for part in node.values))
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            found.add(re.sub(r"\{(\w+)\}", r"--\1", node.value))
+    return found
+
+
+def test_messages_are_what_the_program_says() -> None:
+    """Every message that the index explains stands in the code."""
+    index = TEXT.partition("## What the messages mean")[2]
+    messages = [
+        cell for row in re.findall(r"^\| (`.*?) \|", index, re.MULTILINE) for cell in re.findall("`(.*?)`", row)
+    ]
+    texts = "\n".join(text for path in (ROOT / "src" / "memcarve").rglob("*.py") for text in said(path))
+    parts = {part for message in messages for part in re.split(r" \.\.\. |; ", message)}
+    assert len(parts) > len(messages)
+    assert {part for part in parts if part not in texts} == set()
 
 
 @pytest.mark.parametrize("target", sorted(set(re.findall(r"\]\(([\w.]*)#([\w-]+)\)", TEXT))), ids="#".join)
