@@ -67,6 +67,12 @@ def test_union(one: Rows, other: Rows, base: int) -> None:
     assert all(start > end for (_, end), (start, _) in zip(pairs(found), pairs(found)[1:], strict=False))
 
 
+def test_union_of_all() -> None:
+    """Of all addresses the last one is left out: no column holds their number."""
+    half = TOP // 2
+    assert pairs(union(Intervals.of([(half, half), (0, half)]))) == [(0, TOP - 1)]
+
+
 @given(rows(), rows(), bases)
 def test_intersection_and_difference(one: Rows, other: Rows, base: int) -> None:
     """Each range, whatever the order, is cut into what the other side has and what it has not; owners tell which."""

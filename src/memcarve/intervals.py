@@ -178,7 +178,8 @@ def union(*parts: Intervals) -> Intervals:
     first[1:] = (start[1:] > reach[:-1]) & (start[1:] - _ONE > reach[:-1])
     begins = np.flatnonzero(first)
     ends = np.append(begins[1:], len(start)) - 1
-    return Intervals(start[begins], reach[ends] - start[begins] + _ONE)
+    longer = reach[ends] - start[begins]
+    return Intervals(start[begins], longer + (longer < np.uint64(TOP - 1)))
 
 
 def smallest_owner(start: U64, size: U64, rank: I64 | None = None) -> Intervals:
