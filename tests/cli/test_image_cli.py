@@ -472,6 +472,10 @@ def test_one_root(truth: Truth, go: Invoke, tmp_path: Path) -> None:
     assert manifest(tmp_path / "none")["pages"]["present"] == len(present)
     assert "transition" not in manifest(tmp_path / "none")["pages"]
     assert go("verify", "none", "--source", truth.path).code == 0
+    path = tmp_path / "none" / "segments.json"
+    path.write_text(path.read_text().replace('"os": "none"', '"os": "beos"'))
+    ran = go("verify", "none", "--source", truth.path)  # what a folder says of itself is no fault of who verifies it
+    assert (ran.code, "SHA256SUMS: does not say" in ran.err) == (1, True), ran.err
     with memcarve.open(truth.path, dtb=process.root) as container:
         assert [entry.root for entry in container.processes()] == [process.root]
 

@@ -17,7 +17,7 @@ from memcarve.cli.wording import counted, say
 from memcarve.errors import UsageError, printable
 from memcarve.sinks.several import carved_folders
 from memcarve.sinks.verify import read_header, verify as verify_folder
-from memcarve.vocabulary import InputType
+from memcarve.vocabulary import InputType, Paging, System
 
 if TYPE_CHECKING:
     from memcarve.cli.option_groups import Input, Messages, Source
@@ -61,8 +61,8 @@ def _as_recorded(header: dict[str, Any], source: Input) -> dict[str, Any]:
         root = str(image.get("root"))
         if given["dtb"] is None and image.get("dtb") is True and re.fullmatch("0x[0-9a-f]{1,16}", root):
             given["dtb"] = int(root, 16)
-        for name, member in (("system", "os"), ("paging", "paging")):
-            if given["dtb"] is not None and given[name] is None and isinstance(image.get(member), str):
+        for name, member, words in (("system", "os", System), ("paging", "paging", Paging)):
+            if given["dtb"] is not None and given[name] is None and image.get(member) in [*words]:
                 given[name] = image[member]
         return given
     trusted = [memory_map.get("trusted") if isinstance(memory_map, dict) else None, header.get("positions")]
