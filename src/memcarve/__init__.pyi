@@ -47,7 +47,7 @@ from memcarve.segments import LeftOut as LeftOut, Segment as Segment, Segments a
 from memcarve.sinks import export as export
 from memcarve.sinks.carved_folder import carve as carve
 from memcarve.sinks.extract import extract as extract
-from memcarve.sinks.output import Files as Files
+from memcarve.sinks.final_name import Files as Files
 from memcarve.sinks.several import write_several as write_several
 from memcarve.sinks.sink import Result as Result, SinkOptions as SinkOptions
 from memcarve.sinks.verify import verify as verify

@@ -446,6 +446,14 @@ def test_root_outside_the_image(go: Invoke, tmp_path: Path) -> None:
     assert "memcarve: " in go("processes", path, "--pages").err
 
 
+@pytest.mark.parametrize("command", ["carve", "export --to minidump", "extract"])
+def test_all_of_several_fail(truth: Truth, go: Invoke, tmp_path: Path, command: str) -> None:
+    """If no process can be written, the error names the first and counts the others; nothing is left."""
+    ran = go(*command.split(), truth.path, "--all", "--limit", "1k", "-o", "out")
+    complaint(ran, 1, "(process 4 System; the other ", " failed, too)", "--limit", "nothing was kept")
+    assert not (tmp_path / "out").exists()
+
+
 def test_limit(truth: Truth, go: Invoke, tmp_path: Path) -> None:
     """--limit stops tables that claim more, by an error that names it; --all goes on with the others."""
     complaint(go("carve", truth.path, "--pid", 1624, "--limit", "1M", "-o", "out"), 1, "--limit", 1 << 20)

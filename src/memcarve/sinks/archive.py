@@ -11,7 +11,7 @@ import hashlib
 from typing import TYPE_CHECKING, Any
 
 from memcarve.errors import MissingExtraError
-from memcarve.sinks.output import NewFile
+from memcarve.sinks.final_name import NewFile
 from memcarve.sinks.ownership import MARK
 from memcarve.version import __version__
 

@@ -20,7 +20,7 @@ from memcarve.copying.output_file import BUFFER, Target, is_zero
 from memcarve.errors import MemcarveError, TruncatedError
 from memcarve.formats import manifest
 from memcarve.segments import LeftOut
-from memcarve.sinks.output import NewFolder, buffered, check_room, create_file, input_paths
+from memcarve.sinks.final_name import NewFolder, buffered, check_room, create_file, input_paths
 from memcarve.sinks.segment_writer import Work
 from memcarve.sinks.sink import Result, SinkOptions
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from memcarve.process import ProcessMemory, Progress
     from memcarve.segments import Segments
-    from memcarve.sinks.output import Files
+    from memcarve.sinks.final_name import Files
     from memcarve.space import AddressSpace
 
 _INODE = 512  # bytes that a file costs on top of its blocks, roughly

@@ -17,8 +17,8 @@ from memcarve.formats import manifest
 from memcarve.formats.programs.mapped_module import AS_IT_LIES
 from memcarve.paths import base_name
 from memcarve.sinks.archive import NewArchive
+from memcarve.sinks.final_name import NewFolder, buffered, check_room, input_paths
 from memcarve.sinks.module_file import ModuleFile
-from memcarve.sinks.output import NewFolder, buffered, check_room, input_paths
 from memcarve.sinks.sink import Result, SinkOptions
 from memcarve.vocabulary import Layout
 

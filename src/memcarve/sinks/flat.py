@@ -17,7 +17,7 @@ from memcarve.copying.output_file import BUFFER, Target, seek, write
 from memcarve.errors import AddressError, UsageError
 from memcarve.intervals import TOP, Intervals
 from memcarve.segments import LeftOut
-from memcarve.sinks.output import NewFile, check_room, input_paths
+from memcarve.sinks.final_name import NewFile, check_room, input_paths
 from memcarve.sinks.ranges import pieces
 from memcarve.sinks.single_file import Mover
 from memcarve.sinks.sink import Result, SinkOptions

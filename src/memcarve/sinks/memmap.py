@@ -13,7 +13,7 @@ from memcarve.formats.memmap.map_writing import RENDERERS, MapRows
 from memcarve.intervals import joined
 from memcarve.missing import OUTSIDE, REASONS
 from memcarve.segments import LeftOut
-from memcarve.sinks.output import NewFile, input_paths
+from memcarve.sinks.final_name import NewFile, input_paths
 from memcarve.sinks.ownership import MARK
 from memcarve.sinks.single_file import Mover
 from memcarve.sinks.sink import Result, SinkOptions

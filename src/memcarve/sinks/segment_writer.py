@@ -12,7 +12,7 @@ from memcarve.copying.copier import THREADS, run_together
 from memcarve.copying.output_file import Target, is_zero
 from memcarve.formats import manifest
 from memcarve.permissions import page_state, permissions
-from memcarve.sinks.output import write_all
+from memcarve.sinks.final_name import write_all
 
 if TYPE_CHECKING:
     import io
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from memcarve.copying.copier import Copier
     from memcarve.process import Progress
     from memcarve.segments import Segments
-    from memcarve.sinks.output import Files
+    from memcarve.sinks.final_name import Files
     from memcarve.space import AddressSpace
 
 BATCH = 64  # segments a thread takes at a time

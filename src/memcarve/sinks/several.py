@@ -21,7 +21,7 @@ from memcarve.copying.copier import Copier, StoppedError, sha256_of
 from memcarve.errors import MemcarveError, NoSpaceError, VerificationError
 from memcarve.formats import manifest
 from memcarve.process import ProcessEntry
-from memcarve.sinks.output import NewFolder, write_text
+from memcarve.sinks.final_name import NewFolder, write_text
 from memcarve.sinks.sink import Result
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def write_several(
     """Write the processes at `indexes` into the new folder `out` by `one`; one that fails does not stop the others.
 
     `half` is the half of their memory that is opened. `at_once`: several at a time. Raises NoSpaceError as soon as the
-    disk is full, the first one's error if all of them fail, TargetExistsError, OutputError.
+    disk is full, the first one's error, which names it, if all of them fail, TargetExistsError, OutputError.
     """
     begun = time.monotonic()
     with NewFolder(out, force=options.force, inputs=[str(container)]) as folder:
@@ -78,6 +78,8 @@ def write_several(
         parts, first = work.run(workers)
         done = [part for part in parts if part.error is None]
         if first is not None and not done:
+            others = f"; the other {len(parts) - 1} failed, too" if len(parts) > 1 else ""
+            first.problem = f"{first.problem} (process {parts[0].entry}{others})"
             raise first
         document = provenance.written("processes", options.command)
         write_text(folder, manifest.PROCESSES, provenance.lines(document, processes=map(_row, parts)))

@@ -14,7 +14,7 @@ from memcarve.backing import check_unchanged
 from memcarve.copying.copier import THREADS, Copier, run_together
 from memcarve.copying.output_file import Target, seek, write, write_error
 from memcarve.intervals import expand, joined
-from memcarve.sinks.output import NewFile, check_room, input_paths
+from memcarve.sinks.final_name import NewFile, check_room, input_paths
 from memcarve.sinks.ranges import pieces
 from memcarve.sinks.sink import Result, SinkOptions
 

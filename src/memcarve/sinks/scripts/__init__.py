@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from memcarve import provenance
 from memcarve.backing import FileBacking, FolderBacking, check_unchanged
 from memcarve.errors import UsageError
-from memcarve.sinks.output import NewFolder, input_paths, write_text
+from memcarve.sinks.final_name import NewFolder, input_paths, write_text
 from memcarve.sinks.ranges import ranges
 from memcarve.sinks.scripts import binja, gdb, ghidra, ida, range_table, readme
 from memcarve.sinks.scripts.original import COMMON
