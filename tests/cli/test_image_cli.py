@@ -750,6 +750,27 @@ def test_a_copy_that_is_killed(truth: Truth, tmp_path: Path, seconds: int) -> No
     assert run("verify", tmp_path / "out", "--source", truth.path).code == 0
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are written in threads here")
+def test_an_idle_copy_that_is_killed(truth: Truth, tmp_path: Path) -> None:
+    """If the system kills a copy that waits for work, and holds the lock of all that do, the others go on."""
+    before = (
+        "import os, time, memcarve.sinks.several as several\n"
+        "true, program, os.cpu_count = several._Several.write, os.getpid(), lambda: 2\n"
+        f"idle, killed = {str(tmp_path / 'idle')!r}, {str(tmp_path / 'killed')!r}\n"
+        "def write(self, number):\n"
+        "    result = true(self, number)\n"
+        "    if number == 1 and not os.path.lexists(idle): os.symlink(str(os.getpid()), idle)\n"
+        "    if number == 0 and not os.path.exists(killed):\n"
+        "        while not os.path.lexists(idle): time.sleep(0.05)\n"
+        "        time.sleep(0.5), os.mkdir(killed), os.kill(int(os.readlink(idle)), 9), time.sleep(0.5)\n"
+        "    return result\n"
+        "several._Several.write = write\n"
+    )
+    ran = run("carve", truth.path, "--pid", 4, "--pid", 388, "-o", tmp_path / "out", "-q", before=before)
+    assert (ran.code, ran.err) == (0, "")
+    assert listing(tmp_path / "out") == ["388-smss.exe", "4-System", "processes.json"]
+
+
 def test_interrupted(truth: Truth, tmp_path: Path) -> None:
     """Ctrl-C under --all ends in one line, and nothing is left behind."""
     before = (

@@ -252,8 +252,10 @@ def _begin(several: _Several, parent: int) -> None:
     """Prepare a worker; `parent` is the number of the program it is a copy of, 0 for a thread."""
     _worker.write = several.write
     if parent:
-        for name in ("SIGINT", "SIGTERM", "SIGHUP"):  # the program that they are meant for tells the copies to stop
+        for name in ("SIGINT", "SIGHUP"):  # the program that they are meant for tells the copies to stop
             signal.signal(getattr(signal, name), signal.SIG_IGN)
+        # so are copies ended that wait for a lock which one that was killed had
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
         threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
 
 
