@@ -581,7 +581,7 @@ def test_doubtful_is_not_in_all(doubtful: Truth, go: Invoke, tmp_path: Path, com
     """What is doubtful is not taken by --all, and a note says so."""
     ran = go(command[0], doubtful.path, *command[1:], "--all")
     assert ran.code in (0, 3)
-    assert "--pid takes them" in ran.err
+    assert "taken only by their pids" in ran.err
     names = " ".join(str(path) for path in tmp_path.rglob("*"))
     assert "3272" in names
     assert "3708" not in names

@@ -287,7 +287,9 @@ def _system(memory: PhysicalMemory, table: AddressTable) -> tuple[str, str]:
         return WINDOWS, f"Windows {found[1]}"
     if linux:
         return LINUX, f"Linux {linux[0]}"
-    return NO_SYSTEM, "no operating system was recognised and none was named, so only present pages are read"
+    return NO_SYSTEM, (
+        "no operating system was recognised, so only present pages are read; --os (in the library system=) names it"
+    )
 
 
 def _maps(memory: PhysicalMemory, table: AddressTable, physical: int) -> bool:

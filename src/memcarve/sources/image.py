@@ -333,7 +333,9 @@ class ImageContainer(Container):
         if entry.ended:
             remarks.append(f"{entry} has ended: its page tables may be another process's by now")
         elif not len(pages.placed) and half == "user" and not remarks:
-            remarks.append("nothing is mapped in the user half; the kernel half was not looked at")
+            remarks.append(
+                "nothing is mapped in the user half; the kernel half was not looked at: --range (half=) takes it"
+            )
         return remarks
 
     def _inputs(self, table: AddressTable, system: str) -> dict[str, Any]:
