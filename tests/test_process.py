@@ -71,16 +71,24 @@ def test_a_process_by_number_entry_and_place() -> None:
 
 
 def test_choosing() -> None:
-    """Numbers come first, then names in either case; what is doubtful is taken by its number alone."""
+    """Both numbers and a name must match, in either case; what is doubtful is taken by its number alone."""
     memory = Several(*ENTRIES)
     assert memory.choose([12, 4]) == [3, 0]
-    assert memory.choose([12], "*.exe") == [3, 2]
+    assert memory.choose([12, 4], "*.exe") == [3]
+    assert memory.choose([12, 8, 12], "*") == [3, 2]
+    with pytest.raises(memcarve.ProcessError, match=r"no process with this number is named like 'a\*' \(12 b\.exe\)"):
+        memory.choose([12], "a*")
     assert memory.choose(name="sys*") == [0]
     assert Several(ENTRIES[1]).choose([8]) == [0]
     with pytest.raises(memcarve.ProcessError, match="only doubtful processes are named like 'a"):
         Several(*ENTRIES[:2]).choose(name="a.exe")
-    with pytest.raises(memcarve.ProcessError, match="no process is named like 'c'"):
+    words = (
+        r"no process is named like 'c'; it holds: 4 System, 8 a\.exe, 8 A\.EXE, 12 b\.exe; a pattern is for the whole"
+    )
+    with pytest.raises(memcarve.ProcessError, match=words):
         memory.choose(name="c")
+    with pytest.raises(memcarve.ProcessError, match=r"it holds: 12 b\.exe; a pattern is for the whole name"):
+        memory.choose(name="B")
 
 
 def test_warnings() -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 
+from memcarve.addresses import Address, AddressRange, parse_address, parse_range
 from memcarve.errors import ProcessError, UsageError, printable
 from memcarve.intervals import TOP
 from memcarve.metadata import Metadata, places
@@ -414,6 +415,31 @@ class ProcessMemory:
                 left_out.append(LeftOut(f"not --{name} {', '.join(values)}", len(gone), gone.total))
         return segments.chosen(Choice(selection.half or "all", split, tuple(left_out)))
 
+    def address_of(self, written: str | Address) -> int:
+        """Return the address that is meant by text like ``ntdll.dll+0x1234``; raises UsageError.
+
+        Modules are those of all lists, else files by their lowest region.
+        """
+        found = parse_address(written) if isinstance(written, str) else written
+        return found.offset if found.module is None else found.among(self._named(), str(self.entry))
+
+    def bounds_of(self, written: str | AddressRange) -> tuple[int, int]:
+        """Return start and end, half-open, of what is meant by text like ``ntdll.dll+0x1000+4k``; raises UsageError."""
+        found = parse_range(written) if isinstance(written, str) else written
+        modules = self._named() if found.first.module is not None else ()
+        return found.among(modules, str(self.entry))
+
+    def _named(self) -> list[tuple[int, int | None, str | None]]:
+        """Return start, size and name of what may be called a module."""
+        rows = [module for each in self.metadata.modules for module in each.rows]
+        modules = [(module.start, module.size, module.name or module.path) for module in rows]
+        files: dict[str, tuple[int, int]] = {}
+        for region in self.regions if not modules else ():
+            if region.file is not None:
+                start, end = files.get(region.file, (region.start, region.end))
+                files[region.file] = min(start, region.start), max(end, region.end)
+        return [*modules, *((start, end - start, file) for file, (start, end) in files.items())]
+
     def read(self, address: int, size: int) -> bytes:
         """Return exactly `size` bytes at an address; raises AddressError, which names the first that is not there."""
         return self.space.read(address, size)
@@ -517,7 +543,7 @@ class Container(ABC):
         """
         return self.process(index=index, half=self.default_half).metadata
 
-    def roots(self) -> list[Any]:
+    def roots(self, half: str = "all") -> list[Any]:  # noqa: ARG002 - for images
         """Return the plausible page-table roots that lie in the input; raises UsageError if it is not an image."""
         raise UsageError("is not an image of a machine's memory, where page tables could be", subject=str(self))
 
@@ -553,12 +579,12 @@ class Container(ABC):
         return [index for index, entry in enumerate(self.processes()) if not entry.doubts]
 
     def choose(self, pids: Sequence[int] = (), name: str | None = None) -> list[int]:
-        """Return the places in `processes()` of those with one of some numbers, or a name like the pattern `name`.
+        """Return the places in `processes()` of those with one of some numbers, and a name like the pattern `name`.
 
         If neither is given there must be one process only. What is left of a process that has ended does not hide the
         one that has its number now, nor what is doubtful any other. Raises UsageError, ProcessError.
         """
-        entries = self.known(pids if name is None else [])
+        entries = self.known(pids)
         if not pids and name is None:
             if len(entries) != 1:
                 raise self._undecided(entries)
@@ -566,21 +592,37 @@ class Container(ABC):
         if len(entries) == 1 and entries[0].pid is None and entries[0].root is not None:
             problem = "holds one address space, given by its root, which has neither a number nor a name"
             raise UsageError(problem, subject=str(self), remedy="leave {pid} and {name} out, or {dtb}")
-        found = [index for pid in pids for index in self._numbered(entries, pid)]
-        if name is not None:
-            named = [
-                at for at, each in enumerate(entries) if fnmatch.fnmatchcase((each.name or "").lower(), name.lower())
-            ]
-            found += [index for index in named if not entries[index].doubts]
-            if not found and named:
-                raise ProcessError(
-                    f"only doubtful processes are named like {name!r} ({listed_of(entries[index] for index in named)})",
-                    subject=str(self),
-                    remedy="take them with {pid}, or with {dtb} by their root",
-                )
-            if not found:
-                raise ProcessError(f"no process is named like {name!r}", subject=str(self))
-        return list(dict.fromkeys(found))
+        if not pids:
+            return self._named_like(entries, name or "")
+        found = list(dict.fromkeys(index for pid in pids for index in self._numbered(entries, pid)))
+        if name is None:
+            return found
+        both = [index for index in found if _is_like(entries[index], name)]
+        if not both:
+            problem = (
+                f"no process with this number is named like {name!r} ({listed_of(entries[index] for index in found)})"
+            )
+            raise ProcessError(problem, subject=str(self), remedy="leave {pid} or {name} out")
+        return both
+
+    def _named_like(self, entries: Sequence[ProcessEntry], name: str) -> list[int]:
+        named = [index for index, entry in enumerate(entries) if _is_like(entry, name)]
+        found = [index for index in named if not entries[index].doubts]
+        if not found and named:
+            raise ProcessError(
+                f"only doubtful processes are named like {name!r} ({listed_of(entries[index] for index in named)})",
+                subject=str(self),
+                remedy="take them with {pid}, or with {dtb} by their root",
+            )
+        if not found:
+            part = name.strip("*?").lower()
+            near = [entry for entry in entries if part in (entry.name or "").lower()]
+            raise ProcessError(
+                f"no process is named like {name!r}; it holds: {listed_of(near or entries)}",
+                subject=str(self),
+                remedy="a pattern is for the whole name: {name:*NAME*} is for a part of it",
+            )
+        return found
 
     def _numbered(self, entries: Sequence[ProcessEntry], pid: int) -> list[int]:
         found = [index for index, entry in enumerate(entries) if entry.pid == pid]
@@ -611,6 +653,10 @@ class Container(ABC):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _is_like(entry: ProcessEntry, pattern: str) -> bool:
+    return fnmatch.fnmatchcase((entry.name or "").lower(), pattern.lower())
 
 
 def kernel_half_of(architecture: str | None) -> int:

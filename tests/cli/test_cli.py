@@ -508,7 +508,7 @@ def test_extents(dump: Path, capfdbinary: Capture) -> None:
         (["--min-size", "99999999999999999999G"], []),
         (["--address", "0x21fff"], [0x20000]),
         (["--address", "0x22000"], []),
-        (["--address", "262144"], [0x40000]),
+        (["--address", "00000000`00040000"], [0x40000]),
         (["--address", "0x21000-0x40001"], [0x20000, 0x40000]),
         (["--address", "0x20000", "--address", "0x60000"], [0x20000, 0x60000]),
         (["--address", "0xffff800000000000-0x10000000000000000"], [0xFFFFF80000000000]),
@@ -548,12 +548,12 @@ def test_quiet_prints_data_alone(dump: Path, capfdbinary: Capture) -> None:
 
 
 @pytest.mark.parametrize(
-    ("address", "size"), [("0x20000", "16"), ("131072", "0x10"), ("0x20ff0", "32"), ("0x60000", "12k")]
+    ("address", "size"), [("0x20000", "16"), ("00000000`00020000", "0x10"), ("0x20ff0", "32"), ("0x60000", "12k")]
 )
 def test_read_raw(dump: Path, capfdbinary: Capture, address: str, size: str) -> None:
     """Read prints exactly the bytes asked for, across extents, into a pipe."""
     content = model(ROWS)
-    start = int(address, 0)
+    start = int(address.replace("`", ""), 16)
     begin = max(at for at in content if at <= start)
     count = 12 * 1024 if size == "12k" else int(size, 0)
     expected = content[begin][start - begin :][:count]
@@ -716,7 +716,7 @@ def test_find_without_dump(dump: Path, capfdbinary: Capture) -> None:
 
 def test_locate_both_ways(dump: Path, capfdbinary: Capture) -> None:
     """Locate tells an address's place in the dump and, with +, the address of a place, in any notation."""
-    for place in ("0x21005", str(0x21005), f"+0x{2 * PAGE + 5:x}", f"+{2 * PAGE + 5}"):
+    for place in ("0x21005", "21005h", "00000000`00021005", f"+0x{2 * PAGE + 5:x}", f"+{2 * PAGE + 5}"):
         (found,) = rows_of(invoke(capfdbinary, "locate", dump, place, "--format", "jsonl"))
         assert (int(found["address"], 16), found["offset"]) == (0x21005, 2 * PAGE + 5)
         assert (int(found["segment"], 16), int(found["segment_end"], 16)) == (0x20000, 0x22000)

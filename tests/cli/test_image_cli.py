@@ -154,6 +154,13 @@ def started(machine: Truth, pid: int, *, narrow: bool = False) -> Started:
     return found
 
 
+def one_line(ran: Ran, code: int, words: str) -> None:
+    """Check that a run ended with one line that has these words."""
+    assert ran.code == code, ran.err
+    assert ran.err.count("\n") == 1
+    assert words in ran.err
+
+
 def escaped(text: str) -> str:
     """Return a text with its halves of characters as escapes."""
     return text.replace("\ud800", r"\ud800")
@@ -311,6 +318,47 @@ def test_scan(truth: Truth, go: Invoke) -> None:
     assert row["paging"] == "x64"
     assert row["self_map"] == truth.selfmap_slot
     assert go("segments", truth.path, "--dtb", row["root"]).code == 0
+
+
+def test_scan_can_be_narrowed(truth: Truth, go: Invoke) -> None:
+    """Roots that map no user memory come last; --range lists those that map memory in one half, and what."""
+    rows = rows_of(go("processes", truth.path, "--scan", "--format", "jsonl"))
+    user = [row for row in rows if row["user_bytes"]]
+    assert 0 < len(user) < len(rows)
+    assert rows[: len(user)] == user
+    narrowed = rows_of(go("processes", truth.path, "--scan", "--range", "user", "--format", "jsonl"))
+    assert narrowed == [{**row, "kernel_bytes": None} for row in user]
+    kernel = rows_of(go("processes", truth.path, "--scan", "--range", "kernel", "--format", "jsonl"))
+    assert {row["root"] for row in kernel} == {row["root"] for row in rows if row["kernel_bytes"]}
+    assert {row["user_bytes"] for row in kernel} == {None}
+    one_line(go("processes", truth.path, "--range", "user"), 2, "--scan")
+
+
+def test_addresses_in_modules(machine: Truth, go: Invoke, tmp_path: Path) -> None:
+    """An address given in a module is the same as the number, in every command, and for each process its own."""
+    wide = ("--pid", "0x658")
+    with memcarve.open(machine.path) as image:
+        module = next(each for each in image.process(1624).modules if each.name == "program.exe")
+    start, named = module.start, "PROGRAM.EXE+0x10"
+    assert go("read", machine.path, named, 16, *wide).out == go("read", machine.path, hex(start + 16), 16, *wide).out
+    for command, rest in (("segments", ()), ("regions", ()), ("locate", ())):
+        option = [] if command == "locate" else ["--address"]
+        given = [go(command, machine.path, *option, place, *wide, *rest) for place in (named, f"{start + 16:016x}")]
+        assert given[0].out == given[1].out
+        assert given[0].code == given[1].code == 0
+    ran = go("export", machine.path, *wide, "--to", "flat", "--address", "program+0x0+4k", "-o", tmp_path / "flat")
+    assert ran.code == 0, ran.err
+    assert (tmp_path / "flat").stat().st_size == PAGE
+    one_line(
+        go("read", machine.path, "nothing.dll+0x1", 16, *wide), 2, "1624 program.exe: no module is called 'nothing.dll'"
+    )
+
+
+def test_a_name_and_a_number(truth: Truth, go: Invoke) -> None:
+    """--name with --pid takes what matches both; a name that is not there is answered with those that are."""
+    assert go("segments", truth.path, "--pid", 1624, "--name", "EXP*").code == 0
+    one_line(go("segments", truth.path, "--pid", 1624, "--name", "s*"), 1, "1624 explorer.exe")
+    one_line(go("segments", truth.path, "--name", "Explorer"), 1, "it holds: 1624 explorer.exe")
 
 
 def test_damage_is_noted_wherever_processes_are_listed(go: Invoke, tmp_path: Path) -> None:

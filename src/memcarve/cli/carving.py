@@ -50,7 +50,7 @@ def carve(
     )
 
     def one(process: ProcessMemory, out: str, options: SinkOptions, progress: Progress) -> Result:
-        segments = process.segments(selection(filters), segmenting.split, labelling)
+        segments = process.segments(selection(filters, process), segmenting.split, labelling)
         return carved_folder.carve(process, segments, out, options, progress)
 
     with sources.open(file, hashed=True, **vars(source)) as container, ProgressBar("carving", messages) as progress:

@@ -104,7 +104,7 @@ def diff(
         now = _open(stack, after, other, filters.half, source, source.other_input_type or source.input_type)
         # rows and a bar would clash at a terminal
         progress = stack.enter_context(ProgressBar("comparing", messages, data=True))
-        chosen = selection(filters)
+        chosen = selection(filters, was, now)
         labeller = Labelling() if chosen.by_labels else None
         compared = compare(was, now, chosen, labeller=labeller, unchanged=wanted.unchanged, progress=progress)
         listed: Counter[str] = Counter()

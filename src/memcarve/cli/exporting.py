@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 from memcarve import sources
 from memcarve.cli.frame import choose, selection
-from memcarve.cli.option_values import OneAddress
 from memcarve.cli.progress_bar import ProgressBar
 from memcarve.cli.wording import say
 from memcarve.cli.writing_frame import are_several, process_words, report, stem_of
@@ -46,9 +45,11 @@ def export(
     if write.kind == "memmap" and dataclasses.replace(filters, given_half=None).is_given:
         raise UsageError("--to memmap takes --range alone: such maps are of a whole process")
     stem = stem_of(source.dump or file)
-    chosen, options = _options(write, filters)
+    if write.kind == "flat" and len(filters.address) > 1 and not all(written.is_single for written in filters.address):
+        raise UsageError("--to flat writes one range", remedy="give one --address A-B")
+    options = _options(write)
     options.check(write.kind)
-    labelling = Labelling() if chosen.by_labels else None
+    labelling = Labelling() if selection(filters).by_labels else None
 
     def one(process: ProcessMemory, out: str, options: SinkOptions, progress: Progress) -> Result:
         if write.os_version is not None and process.platform.system not in (None, "windows"):
@@ -56,6 +57,7 @@ def export(
                 f"--os-version is for Windows, and the process is of {process.platform.system}",
                 remedy="leave it out",
             )
+        chosen, options = _chosen(write, filters, process, options)
         result = write_output(process, process.segments(chosen, labeller=labelling), out, write.kind, options, progress)
         more = process.metadata.notes if write.kind in _WITH_METADATA else ()
         return dataclasses.replace(result, notes=[*more, *result.notes])
@@ -85,29 +87,34 @@ def export(
     return report(result, messages)
 
 
-def _options(write: ExportOutput, filters: SegmentFilters) -> tuple[Selection, SinkOptions]:
-    """Return what is to be written, and how."""
-    chosen = selection(filters)
-    if write.kind == "memmap" and chosen.half is None:
-        chosen = chosen._replace(half="all")
+def _options(write: ExportOutput) -> SinkOptions:
     given = {name: value for name, value in vars(write).items() if value is not None}
     for name in ("kind", "output", "os_version"):
         given.pop(name, None)
     if write.os_version is not None:
         given["platform"] = Platform("windows", *write.os_version)
-    address = next((bounds for bounds in chosen.address if not isinstance(bounds, OneAddress)), None)
-    if write.kind == "flat" and address is not None:
-        if len(chosen.address) > 1:
-            raise UsageError("--to flat writes one range", remedy="give one --address A-B")
+    return SinkOptions(command=["memcarve", *sys.argv[1:]], **given)
+
+
+def _chosen(
+    write: ExportOutput, filters: SegmentFilters, process: ProcessMemory, options: SinkOptions
+) -> tuple[Selection, SinkOptions]:
+    """Return what is to be written of a process, and how."""
+    chosen = selection(filters, process)
+    if write.kind == "memmap" and chosen.half is None:
+        chosen = chosen._replace(half="all")
+    if write.kind == "flat" and not all(written.is_single for written in filters.address):
+        options = dataclasses.replace(options, address=chosen.address[0])
         chosen = chosen._replace(address=())
-        given["address"] = address
-    return chosen, SinkOptions(command=["memcarve", *sys.argv[1:]], **given)
+    return chosen, options
 
 
 def _ending(kind: str, filters: SegmentFilters) -> str:
     """Return how the name ends: of a flat file of one range with that."""
     if kind != "flat" or len(filters.address) != 1:
         return _ENDINGS[kind]
-    start, end = filters.address[0]
-    single = isinstance(filters.address[0], OneAddress)
-    return (f".0x{start:x}" if single else f".0x{start:x}-0x{end:x}") + _ENDINGS[kind]
+    written = filters.address[0]
+    if written.first.module is not None:
+        return f".{written}{_ENDINGS[kind]}"
+    start, end = written.among(())
+    return (f".0x{start:x}" if written.is_single else f".0x{start:x}-0x{end:x}") + _ENDINGS[kind]

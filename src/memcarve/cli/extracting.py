@@ -40,7 +40,7 @@ def extract(
     ending = ".zip" if write.archive else ""
 
     def one(process: ProcessMemory, out: str, options: SinkOptions, progress: Progress) -> Result:
-        found = find_modules(process, selection(filters), progress=progress)
+        found = find_modules(process, selection(filters, process), progress=progress)
         result = write_modules(process, found.modules, out, options, progress)
         return replace(result, notes=[*found.notes, *result.notes])
 

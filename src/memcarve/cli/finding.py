@@ -31,7 +31,7 @@ def find(
     """Print a row for each hit."""
     wanted = _patterns(patterns, sought)
     with one_process(file, process, source, filters.half) as memory:
-        limits = selection(filters)
+        limits = selection(filters, memory)
         chosen = memory.segments(limits, labeller=Labelling() if limits.by_labels else None)
         columns = [Column("address", "address"), Column("segment", "address"), Column("offset", "number")]
         columns += [Column("pattern", "text"), Column("encoding", "text")]

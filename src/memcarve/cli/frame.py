@@ -22,25 +22,22 @@ if TYPE_CHECKING:
     from memcarve.process import Container, ProcessMemory
 
 
-def selection(filters: MemoryFilters) -> Selection:
-    """Return what options choose as the library takes it."""
-    return Selection(filters.half, **{name: value for name, value in vars(filters).items() if name != "given_half"})
+def selection(filters: MemoryFilters, *processes: ProcessMemory) -> Selection:
+    """Return what options choose as the library takes it; addresses in modules are looked up in all the processes.
+
+    Raises UsageError if a module is not known.
+    """
+    given = {name: value for name, value in vars(filters).items() if name not in ("given_half", "address")}
+    bounds = dict.fromkeys(process.bounds_of(written) for written in filters.address for process in processes)
+    return Selection(filters.half, tuple(bounds), **given)
 
 
 @contextlib.contextmanager
-def one_process(
-    file: str, wanted: OneProcess, source: Input, half: str | None = "all", span: tuple[int, int] | None = None
-) -> Iterator[ProcessMemory]:
-    """Open an input and choose its one process; without `half`, the input's default half is used.
-
-    With `span` (addresses, half-open), only that part is needed.
-    """
+def one_process(file: str, wanted: OneProcess, source: Input, half: str | None = "all") -> Iterator[ProcessMemory]:
+    """Open an input and choose its one process; without `half`, the input's default half is used."""
     with sources.open(file, **vars(source)) as container:
         index = choose_one(container, wanted)
-        if span is None:
-            yield container.process(index=index, half=half or container.default_half)
-        else:
-            yield container.open_span(index, *span)
+        yield container.process(index=index, half=half or container.default_half)
 
 
 def choose(container: Container, wanted: OneProcess) -> list[int]:

@@ -46,7 +46,7 @@ def segments(
     with one_process(file, process, source, filters.half) as memory:
         with ProgressBar("reading", messages) as progress:
             labelling = Labelling(segmenting.content or "none", read=True, progress=progress)
-            chosen = memory.segments(selection(filters), segmenting.split, labelling)
+            chosen = memory.segments(selection(filters, memory), segmenting.split, labelling)
         if listed.extents:
             _print_extents(memory, chosen, printing.layout)
         else:
@@ -112,7 +112,7 @@ def regions(
 ) -> int:
     """Print a row for each region."""
     with one_process(file, process, source, filters.half) as memory:
-        chosen = Residence(memory, selection(filters))
+        chosen = Residence(memory, selection(filters, memory))
         short, allowed = printing.layout == "table", memory.space.flags is not None
         columns = [Column("start", "address"), Column("end", "end"), Column("size", "number")]
         columns += [Column("resident", "number"), Column("protection", "text")]

@@ -33,11 +33,10 @@ def processes(file: str, wanted: ProcessList, source: Input, printing: Printing,
     if environment and layout not in _JSON:
         raise UsageError("an environment has no place in a table", remedy="print it with --format json or jsonl")
     details = wanted.details or environment
-    if wanted.scan and (wanted.listed or details):
-        word = "--listed" if wanted.listed else "--details"
-        raise UsageError(f"--scan lists page-table roots, {word} processes", remedy="give one or the other")
     if wanted.scan:
-        return _scan(file, source, layout, messages)
+        return _scan(file, source, wanted, layout, messages)
+    if wanted.half is not None:
+        raise UsageError("--range narrows --scan", remedy="give both, or leave it out")
     with sources.open(file, **vars(source)) as container:
         entries = container.listed() if wanted.listed else container.processes()
         columns = [Column("pid", "number"), Column("name", "text")]
@@ -124,9 +123,12 @@ def _detail(column: Column, told: dict[str, Any], layout: str) -> Cell:
     return found
 
 
-def _scan(file: str, source: Input, layout: str, messages: Messages) -> int:
+def _scan(file: str, source: Input, wanted: ProcessList, layout: str, messages: Messages) -> int:
+    if wanted.listed or wanted.details or wanted.environment:
+        word = "--listed" if wanted.listed else "--details"
+        raise UsageError(f"--scan lists page-table roots, {word} processes", remedy="give one or the other")
     with sources.open(file, **{**vars(source), "input_type": source.input_type or InputType.IMAGE}) as container:
-        roots = container.roots()
+        roots = container.roots(wanted.half or "all")
         columns = [Column("root", "address"), Column("paging", "text"), Column("user_bytes", "number")]
         columns += [Column("kernel_bytes", "number"), Column("self_map", "number")]
         print_table(layout, "roots", columns, roots)

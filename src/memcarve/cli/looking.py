@@ -6,37 +6,54 @@ import sys
 from typing import TYPE_CHECKING
 
 from memcarve import sources
+from memcarve.addresses import Address, parse_address, parse_size
 from memcarve.cli.exit_status import COMPLETE
-from memcarve.cli.frame import choose_one, one_process, say_notes
-from memcarve.cli.option_values import number
+from memcarve.cli.frame import choose_one, say_notes
 from memcarve.cli.printed_tables import Column, print_table
 from memcarve.cli.wording import at_terminal, option, say
-from memcarve.errors import AddressError, LimitError, UsageError
+from memcarve.errors import AddressError, LimitError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from memcarve.cli.option_groups import Input, Messages, OneProcess, Printing, ReadOutput
+    from memcarve.process import Container
 
 _PIECE = 1 << 20
 
 
 def read(
-    file: str, address: int, size: int, process: OneProcess, source: Input, printing: ReadOutput, messages: Messages
+    file: str,
+    address: Address,
+    size: int,
+    process: OneProcess,
+    source: Input,
+    printing: ReadOutput,
+    messages: Messages,
 ) -> int:
     """Print bytes."""
     as_hex = at_terminal() if printing.as_hex is None else printing.as_hex
-    with one_process(file, process, source, span=(address, address + size)) as memory:
+    with sources.open(file, **vars(source)) as container:
+        index = choose_one(container, process)
+        start = _resolved(container, index, address)
+        memory = container.open_span(index, start, start + size)
         say_notes(memory, messages)
-        for _ in memory.space.pieces(address, size):  # complain before anything is printed
+        for _ in memory.space.pieces(start, size):  # complain before anything is printed
             pass
-        for place in range(address, address + size, _PIECE):
-            data = memory.space.read(place, min(_PIECE, address + size - place))
+        for place in range(start, start + size, _PIECE):
+            data = memory.space.read(place, min(_PIECE, start + size - place))
             if as_hex:
                 sys.stdout.writelines(_hexdump(place, data))
             else:
                 sys.stdout.buffer.write(data)
     return COMPLETE
+
+
+def _resolved(container: Container, index: int, address: Address) -> int:
+    """Return an address, for which an image is read only if it is in a module."""
+    if address.module is None:
+        return address.offset
+    return container.process(index=index, half=container.default_half).address_of(address)
 
 
 def _hexdump(address: int, data: bytes) -> Iterator[str]:
@@ -52,13 +69,11 @@ def _hexdump(address: int, data: bytes) -> Iterator[str]:
 
 def locate(file: str, target: str, process: OneProcess, source: Input, printing: Printing, messages: Messages) -> int:
     """Print a row for an address, or for each address that a byte of the file has."""
-    try:
-        value = number(target.removeprefix("+"))
-    except ValueError:
-        raise UsageError(f"{target!r} is neither an address (0x7ffe0000) nor an offset in the dump (+0x1000)") from None
     by_offset = target.startswith("+")
+    written = Address(parse_size(target[1:])) if by_offset else parse_address(target)
     with sources.open(file, **vars(source)) as container:
         index = choose_one(container, process)
+        value = _resolved(container, index, written)
         known = True
         try:
             memory = container.process(index=index)

@@ -15,11 +15,11 @@ from memcarve.cli.option_values import (
     HASHES,
     Choice,
     OutputPath,
-    address,
     address_range,
     byte,
     hash_names,
     pid,
+    root,
     size,
     version,
 )
@@ -27,6 +27,8 @@ from memcarve.vocabulary import Content, Flag, Half, InputType, Kind, Layout, Ou
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from memcarve.addresses import AddressRange
 
 #: the headings of options in help, in this order
 HEADINGS = TAKE, FROM, WRITE, OTHER = "What to take", "Where from", "How to write", "Other"
@@ -92,12 +94,13 @@ class MemoryFilters(Group, heading=TAKE):
         type=Choice(Half),
         help="Half of the address space.  [default: user for an image, else all; all with --address]",
     )
-    address: Sequence[tuple[int, int]] = option(
+    address: Sequence[AddressRange] = option(
         "--address",
         type=address_range,
         multiple=True,
-        metavar="A[-B]",
-        help="What holds the address, or touches the range (B is exclusive); may be repeated.",
+        metavar="A[-B|+SIZE]",
+        help="What holds the address, or touches the range (B is exclusive); may be repeated. As debuggers print it: "
+        "0x7ffe0000, 00007ff6`73400000, ntdll.dll+0x1234.",
     )
     file: Sequence[str] = option(
         "--file",
@@ -177,7 +180,7 @@ class Input(Group, heading=FROM):
     threads: Sequence[str] = paths("--threads", "A list of threads: windows.threads.")
     dtb: int | None = option(
         "--dtb",
-        type=address,
+        type=root,
         metavar="ROOT",
         help="For an image: the address space whose page-table root (DTB, CR3) is at this physical address.",
     )
@@ -380,6 +383,9 @@ class ProcessList(Group, heading=TAKE):
         "--environment", is_flag=True, help="Add the details and each process's environment; in JSON only."
     )
     scan: bool = option("--scan", is_flag=True, help="List plausible page-table roots instead, of any system.")
+    half: str | None = option(
+        "--range", type=Choice(Half), help="With --scan: only roots that map memory in this half, and what."
+    )
 
 
 class ReadOutput(Group, heading=WRITE):

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 import re
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-if TYPE_CHECKING:
-    from collections.abc import Iterable
+from memcarve.addresses import parse_address, parse_range, parse_size
+from memcarve.errors import UsageError
 
-_TOP = 1 << 64
-_UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+_T = TypeVar("_T")
 HASHES = ("sha256", "sha1", "md5", "none")
 
 
@@ -38,57 +41,39 @@ class OutputPath(click.Path):
         return super().convert(value, param, ctx)
 
 
-def number(text: str) -> int:
-    """Return the number in `text`, decimal or with 0x; raises ValueError."""
-    found = re.fullmatch(r"0[xX][0-9a-fA-F]{1,17}|[0-9]{1,20}", text.strip())
-    if not found:
-        raise ValueError(text)
-    return int(text, 16 if text.strip()[:2].lower() == "0x" else 10)
+def _said(parse: Callable[[str], _T]) -> Callable[[str], _T]:
+    """Return a function that raises what click expects if the value cannot be parsed."""
+
+    @functools.wraps(parse)
+    def parsed(text: str) -> _T:
+        try:
+            return parse(text)
+        except UsageError as error:
+            raise click.BadParameter(str(error)) from None
+
+    return parsed
+
+
+size = _said(parse_size)
+address = _said(parse_address)
+address_range = _said(parse_range)
+
+
+@_said
+def root(text: str) -> int:
+    """Return a physical address."""
+    found = parse_address(text)
+    if found.module is not None:
+        raise UsageError(f"{text!r} is not a physical address", remedy="write it like 0x1ad000")
+    return found.offset
 
 
 def pid(text: str) -> int:
-    """Return a process id."""
-    if not re.fullmatch(r"[0-9]{1,20}", text.strip()):
-        raise click.BadParameter(f"{text!r} is not a process id; write it in decimal")
-    return int(text)
-
-
-def size(text: str) -> int:
-    """Return a number of bytes: 4096, 0x1000, 4k, 2M, 1GiB."""
-    found = re.fullmatch(r"\s*(0[xX][0-9a-fA-F]{1,17}|\d{1,20})\s*(?:([kKmMgGtT])(?:i?[bB])?)?\s*", text)
+    """Return a process id, in decimal or with 0x."""
+    found = re.fullmatch(r"0[xX]([0-9a-fA-F]{1,16})|([0-9]{1,20})", text.strip())
     if not found:
-        raise click.BadParameter(f"{text!r} is not a size; write 4096, 0x1000, 4k, 2M or 1G")
-    return number(found[1]) * _UNITS[(found[2] or "").lower()]
-
-
-def address(text: str) -> int:
-    """Return a virtual address, given in hexadecimal with 0x or in decimal."""
-    try:
-        found = number(text)
-    except ValueError:
-        raise click.BadParameter(f"{text!r} is not an address; write 0x7ffe0000 or the same in decimal") from None
-    if found >= _TOP:
-        raise click.BadParameter(f"{text!r} is beyond 64 bits")
-    return found
-
-
-class OneAddress(tuple[int, int]):
-    """Start and end of what was given as a single address: of one byte, by which a segment may be meant."""
-
-    __slots__ = ()
-
-
-def address_range(text: str) -> tuple[int, int]:
-    """Return start and end, half-open, of an address (a OneAddress) or of two with a hyphen between."""
-    first, hyphen, second = text.partition("-")
-    try:
-        start = number(first)
-        end = number(second) if hyphen else start + 1
-    except ValueError:
-        raise click.BadParameter(f"{text!r} is not an address or range; write 0x400000 or 0x400000-0x480000") from None
-    if not start < end <= _TOP:
-        raise click.BadParameter(f"{text!r} holds no address; the end is the first address outside")
-    return (start, end) if hyphen else OneAddress((start, end))
+        raise click.BadParameter(f"{text!r} is not a process id; write it in decimal, or as 0x658")
+    return int(found[1], 16) if found[1] else int(found[2])
 
 
 def hash_names(text: str) -> list[str]:

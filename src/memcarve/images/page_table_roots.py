@@ -48,12 +48,15 @@ _MOST_CLAIMED = 8  # times the memory: tables that map more are damaged, or not 
 
 
 class Root(NamedTuple):
-    """A plausible root: its physical address, what it maps (bytes, by half), and the slot of its entry for itself."""
+    """A plausible root: its physical address, what it maps (bytes, by half), and the slot of its entry for itself.
+
+    The bytes of a half that was not looked into are None.
+    """
 
     root: int
     mode: str
-    user_bytes: int
-    kernel_bytes: int
+    user_bytes: int | None
+    kernel_bytes: int | None
     self_map: int | None
 
 
@@ -70,12 +73,14 @@ def address_table(memory: PhysicalMemory, root: int, mode: str | None, system: s
     return own._replace(system=found), words
 
 
-def find_roots(memory: PhysicalMemory) -> list[Root]:
-    """Return the plausible roots in the image, by physical address.
+def find_roots(memory: PhysicalMemory, half: str = "all") -> list[Root]:
+    """Return the plausible roots in the image, by physical address; those that map no user memory come last.
+
+    With a `half`, a vocabulary.Half, only what maps memory there, which is all that is looked into.
 
     Those of 64-bit page tables, whosever they are; of 32-bit ones those of Windows, which map themselves.
     """
-    scan = _Scan(memory)
+    scan = _Scan(memory, half)
     narrow: list[int] = []
     directories: list[U64] = []
     for wide, own, groups in look_through(memory, everything(memory), _RootSeeker(memory)):
@@ -91,14 +96,15 @@ def find_roots(memory: PhysicalMemory) -> list[Root]:
         for roots in look_through(memory, everything(memory), lambda at, words: _pointing_to(at, words, wanted)):
             for root in roots:
                 scan.measure(root, PAE)
-    return sorted(scan.found)
+    return sorted(scan.found, key=lambda found: (found.user_bytes == 0, found.root))
 
 
 class _Scan:
     """Looks into candidates, with a budget: tables made to look like roots must not take forever."""
 
-    def __init__(self, memory: PhysicalMemory) -> None:
+    def __init__(self, memory: PhysicalMemory, half: str) -> None:
         self.memory = memory
+        self.half = half
         self.found: list[Root] = []
         self.budget = _TABLES_A_PAGE * (memory.total // PAGE) + (1 << 16)
         self._sane: dict[tuple[int, int], bool] = {}
@@ -109,18 +115,18 @@ class _Scan:
             return
         memory, most = self.memory, _MOST_CLAIMED * self.memory.total + (1 << 30)
         table = AddressTable(root, mode, WINDOWS if not mode.wide else NO_SYSTEM)
-        sizes = []
-        for start, end in ((0, table.kernel_half), (table.kernel_half, TOP)):
-            size, tables = claimed(memory, table, start, end, most)
-            self.budget -= tables
-            sizes.append(size)
-        if not 0 < sum(sizes) <= most:
+        sizes: dict[str, int] = {}
+        for half, start, end in (("user", 0, table.kernel_half), ("kernel", table.kernel_half, TOP)):
+            if self.half in ("all", half):
+                sizes[half], tables = claimed(memory, table, start, end, most)
+                self.budget -= tables
+        if not 0 < sum(sizes.values()) <= most:
             return
         own: list[int] = []
         if mode.wide:
             words = memory.pages(np.array([root], np.uint64))[0]
             own = np.flatnonzero(((words & FRAME) == np.uint64(root)) & ((words & PRESENT) != 0)).tolist()
-        self.found.append(Root(root, mode.name, sizes[0], sizes[1], own[0] if own else None))
+        self.found.append(Root(root, mode.name, sizes.get("user"), sizes.get("kernel"), own[0] if own else None))
 
     def is_sane(self, table: int, depth: int = 0) -> bool:
         """Return True if tables are tables, all the way down: a sample of the entries is followed at each level."""

@@ -27,6 +27,7 @@ from memcarve.missing import IMAGE_CUT_OFF, LEFT_OUT, OUTSIDE, REASONS, REPEATED
 from memcarve.process import Account, Container, Machine, Note, Platform, ProcessEntry, ProcessMemory
 from memcarve.sources.listings import metadata_from_files
 from memcarve.sources.opening import FOR_IMAGES, IMAGE, Opened, OpenOptions, Source
+from memcarve.vocabulary import Half
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -147,9 +148,10 @@ class ImageContainer(Container):
         """Return the process at a place in `processes`."""
         return (self._entries if index < len(self._entries) else self.processes())[index]
 
-    def roots(self) -> list[Root]:
-        """Return the plausible page-table roots of the image."""
-        return find_roots(self.memory)
+    def roots(self, half: str = "all") -> list[Root]:
+        """Return the plausible page-table roots of the image; with a half, only those that map memory there."""
+        Half.check(half)
+        return find_roots(self.memory, half)
 
     def _half(self, index: int, half: str) -> ProcessMemory:
         """Return the memory of a process, or one half of it.
