@@ -452,7 +452,7 @@ def test_one_byte_of_a_dump(capfdbinary: Capture, copy: Path) -> None:
 
 
 def test_parquet(capfdbinary: Capture, copy: Path) -> None:
-    """Parquet holds the same columns, but for ends and lists."""
+    """Parquet holds the same columns, but for lists."""
     pytest.importorskip("pyarrow")
     from pyarrow import parquet  # noqa: PLC0415
 
@@ -462,7 +462,7 @@ def test_parquet(capfdbinary: Capture, copy: Path) -> None:
     found = parquet.read_table(io.BytesIO(ran.out)).to_pylist()
     assert [row["state"] for row in found] == [row["state"] for row in rows]
     assert [place(row["first_changed"]) for row in found] == [row["first_changed"] for row in rows]
-    assert not {"end", "was_end", "now", "was", "changed"} & found[0].keys()
+    assert not {"now", "was", "changed"} & found[0].keys()
 
 
 OLD: list[Piece] = [(0x10000, A + B), (0x20000, A), (0x30000, B), (0x40000, A + B + C), (0x60000, C)]

@@ -150,13 +150,10 @@ class ProcessEntry(NamedTuple):
         def address(value: int | None) -> str | None:
             return None if value is None else f"0x{value:x}"
 
-        def time(value: dt.datetime | None) -> str | None:
-            return None if value is None else value.isoformat(timespec="microseconds").replace("+00:00", "Z")
-
         return {
             "parent": self.parent,
-            "created": time(self.created),
-            "exited": time(self.exited),
+            "created": self.created and rfc3339(self.created),
+            "exited": self.exited and rfc3339(self.exited),
             "state": self.state,
             "root": address(self.root),
             "image_base": address(self.image_base),
@@ -657,6 +654,11 @@ class Container(ABC):
 
 def _is_like(entry: ProcessEntry, pattern: str) -> bool:
     return fnmatch.fnmatchcase((entry.name or "").lower(), pattern.lower())
+
+
+def rfc3339(time: dt.datetime) -> str:
+    """Return a time (UTC) as RFC 3339 writes it, to the microsecond."""
+    return time.isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
 def kernel_half_of(architecture: str | None) -> int:

@@ -453,6 +453,7 @@ def test_segments_parquet(dump: Path, capfdbinary: Capture) -> None:
     found = parquet.read_table(io.BytesIO(ran.out))
     lines = rows_of(invoke(capfdbinary, "segments", dump, "--format", "jsonl"))
     assert found.column("start").to_pylist() == [int(row["start"], 16) for row in lines]
+    assert found.column("end").to_pylist() == [int(row["end"], 16) for row in lines]
     assert found.column("size").to_pylist() == [row["size"] for row in lines]
     assert {str(field.type) for field in found.schema} == {"uint64"}
 
@@ -465,7 +466,12 @@ def test_top_of_the_address_space_in_every_format(tmp_path: Path, capfdbinary: C
     dump = write_dump(tmp_path, [(0xFFFFFFFFF000, noise(1))])
     ran = invoke(capfdbinary, "segments", dump, "--format", layout)
     assert ran.code == 0, ran.err
-    if layout in {"json", "jsonl", "csv", "table"}:
+    if layout == "parquet":
+        table = pytest.importorskip("pyarrow.parquet").read_table(io.BytesIO(ran.out))
+        assert table.select(["start", "end", "size"]).to_pylist() == [
+            {"start": 2**64 - PAGE, "end": None, "size": PAGE}
+        ]
+    else:
         assert b"0x10000000000000000" in ran.out
 
 

@@ -256,6 +256,28 @@ def test_environments(machine: Truth, go: Invoke) -> None:
     assert "VARIABLE_79" not in go("processes", machine.path, "--details", "--format", "json").out.decode()
 
 
+def test_parquet_keeps_types_in_pandas(truth: Truth, go: Invoke) -> None:
+    """Pandas reads integers as integers and flags as flags if some are missing, and times as times."""
+    pandas = pytest.importorskip("pandas", reason="pandas is not installed")
+    pytest.importorskip("pyarrow", reason="pyarrow is not installed")
+    ran = go("processes", truth.path, "--format", "parquet")
+    assert ran.code == 0, ran.err
+    table = pandas.read_parquet(io.BytesIO(ran.out))
+    types = {name: str(kind) for name, kind in table.dtypes.items()}
+    assert {types[name] for name in ("pid", "parent", "root", "image_base", "peb")} == {"UInt64"}
+    assert types["wow64"] == "boolean"
+    assert types["created"] == types["exited"] == "datetime64[us, UTC]"
+    lines = rows_of(go("processes", truth.path, "--format", "jsonl"))
+    assert any(row["peb"] is None for row in lines)
+    assert any(row["exited"] is None for row in lines)
+    for name in ("peb", "root"):
+        found = [None if pandas.isna(value) else f"0x{int(value):016x}" for value in table[name]]
+        assert found == [row[name] for row in lines]
+    for name in ("created", "exited"):
+        found = [None if pandas.isna(value) else f"{value:%Y-%m-%dT%H:%M:%S.%fZ}" for value in table[name]]
+        assert found == [row[name] for row in lines]
+
+
 def test_details_in_parquet(machine: Truth, go: Invoke, tmp_path: Path) -> None:
     """Parquet, which has no halves of characters, has escapes for them; so it is with every table."""
     parquet = pytest.importorskip("pyarrow.parquet", reason="pyarrow is not installed")

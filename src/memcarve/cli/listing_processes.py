@@ -43,7 +43,7 @@ def processes(file: str, wanted: ProcessList, source: Input, printing: Printing,
         image = any(entry.root is not None for entry in entries)
         doubts = image and (layout != "table" or any(entry.doubts for entry in entries))
         if image:
-            columns += [Column("parent", "number"), Column("created", "text"), Column("exited", "text")]
+            columns += [Column("parent", "number"), Column("created", "time"), Column("exited", "time")]
             columns += [Column("root", "address"), Column("image_base", "address"), Column("peb", "address")]
             columns += [Column("wow64", "flag"), Column("state", "text")]
             columns += [Column("doubts", "words")] if doubts else []
@@ -61,11 +61,8 @@ def processes(file: str, wanted: ProcessList, source: Input, printing: Printing,
             entry = entries[index]
             cells: list[Cell] = [entry.pid, entry.name]
             if image:
-                facts = entry.facts()
-                times = [facts["created"], facts["exited"]]
-                if layout == "table":
-                    times = [time and time[:19].replace("T", " ") for time in times]
-                cells += [entry.parent, *times, entry.root, entry.image_base, entry.peb, entry.wow64, entry.state]
+                cells += [entry.parent, entry.created, entry.exited]
+                cells += [entry.root, entry.image_base, entry.peb, entry.wow64, entry.state]
                 cells += [list(entry.doubts)] if doubts else []
             cells += [(counts[index] or {}).get(kind) for kind in kinds] if pages else []
             return cells + [_detail(column, told[index] or {}, layout) for column in more]

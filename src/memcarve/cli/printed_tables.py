@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import datetime as dt
 import importlib
 import io
 import json
@@ -11,16 +12,20 @@ from itertools import chain, islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from memcarve.errors import MissingExtraError, UsageError, encodable, printable
+from memcarve.process import rfc3339
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
-    Cell = int | str | bool | float | list[str] | list[dict[str, Any]] | dict[str, Any] | None
+    Cell = int | str | bool | float | dt.datetime | list[str] | list[dict[str, Any]] | dict[str, Any] | None
 
 SCHEMA = 1
 
 _SAMPLE = 1000  # rows that set the widths of a table's columns
 _ADDRESSES = ("address", "end")
+_AS_TEXT = (*_ADDRESSES, "time")  # in JSON
+#: pandas' types of columns in which cells may be missing
+_PANDAS = {**dict.fromkeys(("address", "end", "number"), "UInt64"), "flag": "boolean"}
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
@@ -28,7 +33,7 @@ class Column(NamedTuple):
     """A column's name and kind.
 
     Kinds: ``address``, ``end`` (an address that may be 2**64), ``number``, ``real``, ``text``, ``words`` (several
-    texts), ``flag``, ``record`` (in JSON alone).
+    texts), ``flag``, ``time`` (UTC), ``record`` (in JSON alone).
     """
 
     name: str
@@ -56,6 +61,8 @@ def _shown(column: Column, cell: Cell) -> str:
         return ""
     if column.kind in _ADDRESSES:
         return f"0x{cell:016x}"
+    if isinstance(cell, dt.datetime):
+        return rfc3339(cell)
     if isinstance(cell, bool):
         return "yes" if cell else "no"
     if isinstance(cell, list):
@@ -65,14 +72,17 @@ def _shown(column: Column, cell: Cell) -> str:
 
 def _record(columns: Sequence[Column], row: Sequence[Cell]) -> dict[str, Cell]:
     return {
-        column.name: _shown(column, cell) if column.kind in _ADDRESSES and cell is not None else cell
+        column.name: _shown(column, cell) if column.kind in _AS_TEXT and cell is not None else cell
         for column, cell in zip(columns, row, strict=True)
     }
 
 
 def _table(columns: Sequence[Column], rows: Iterable[Sequence[Cell]]) -> Iterator[str]:
     def shown(row: Sequence[Cell]) -> list[str]:
-        return [_shown(column, cell) or "-" for column, cell in zip(columns, row, strict=True)]
+        return [
+            f"{cell:%Y-%m-%d %H:%M:%S}" if isinstance(cell, dt.datetime) else _shown(column, cell) or "-"
+            for column, cell in zip(columns, row, strict=True)
+        ]
 
     iterator = iter(rows)
     sample = [shown(row) for row in islice(iterator, _SAMPLE)]
@@ -122,23 +132,36 @@ def _parquet(columns: Sequence[Column], rows: Iterable[Sequence[Cell]]) -> None:
         raise MissingExtraError("Parquet needs another package", remedy="pip install 'memcarve[arrow]'") from None
     if sys.stdout.isatty():
         raise UsageError("Parquet is binary", remedy="redirect it to a file: --format parquet > segments.parquet")
-    # an end may be 2**64, which no column of numbers holds: start and size say it, too
-    kept = [place for place, column in enumerate(columns) if column.kind != "end"]
-    kinds = {"address": pa.uint64(), "number": pa.uint64(), "text": pa.string(), "flag": pa.bool_()}
-    kinds |= {"real": pa.float64(), "words": pa.list_(pa.string())}
-    schema = pa.schema([(columns[place].name, kinds[columns[place].kind]) for place in kept])
+    kinds = {"address": pa.uint64(), "end": pa.uint64(), "number": pa.uint64(), "text": pa.string(), "flag": pa.bool_()}
+    kinds |= {"real": pa.float64(), "words": pa.list_(pa.string()), "time": pa.timestamp("us", "UTC")}
+    fields = [(column.name, kinds[column.kind]) for column in columns]
+    schema = pa.schema(fields, {"pandas": json.dumps(_for_pandas(columns))})
     iterator = iter(rows)
     with parquet.ParquetWriter(sys.stdout.buffer, schema) as writer:
         while batch := list(islice(iterator, 1 << 16)):
-            cells = list(zip(*batch, strict=True))
-            arrays = [
-                pa.array(map(_encodable, cells[place]), kind) for place, kind in zip(kept, schema.types, strict=True)
-            ]
+            cells = zip(*batch, strict=True)
+            arrays = [pa.array(map(_encodable, column), kind) for column, kind in zip(cells, schema.types, strict=True)]
             writer.write_batch(pa.record_batch(arrays, schema=schema))
 
 
+def _for_pandas(columns: Sequence[Column]) -> dict[str, Any]:
+    """Return what pandas reads beside the schema: without it, integers of which some are missing become floats.
+
+    The format is described in pandas' developer documentation, "Storing pandas DataFrame objects in Apache Parquet".
+    """
+    return {
+        "index_columns": [],
+        "column_indexes": [],
+        "columns": [
+            {"name": name, "field_name": name, "pandas_type": kind.lower(), "numpy_type": kind, "metadata": None}
+            for name, kind in ((column.name, _PANDAS.get(column.kind)) for column in columns)
+            if kind is not None
+        ],
+    }
+
+
 def _encodable(cell: Cell) -> Cell:
-    """Return a cell without halves of characters, which no UTF-8 holds: they become escapes."""
+    """Return a cell as Parquet can hold it: halves of characters become escapes, an end of 2**64 is null."""
     if isinstance(cell, list):
         return [encodable(str(word)) for word in cell]
-    return encodable(cell) if isinstance(cell, str) else cell
+    return encodable(cell) if isinstance(cell, str) else None if cell == 1 << 64 else cell
