@@ -176,8 +176,8 @@ def test_help_is_light() -> None:
 
 def test_a_commands_help_is_light() -> None:
     """What a command's own --help needs is click alone."""
-    script = "import contextlib, io, memcarve.cli\nwith contextlib.redirect_stdout(io.StringIO()) as text:\n"
-    script += "    memcarve.cli._run(['carve', '--help'])\nassert '--min-size' in text.getvalue()"
+    script = "import contextlib, io, memcarve.cli.program\nwith contextlib.redirect_stdout(io.StringIO()) as text:\n"
+    script += "    memcarve.cli.program.run(['carve', '--help'])\nassert '--min-size' in text.getvalue()"
     assert loaded(script) <= {"click"}
 
 

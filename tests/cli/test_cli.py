@@ -22,8 +22,8 @@ from carved import binaries, model, named
 from cli import command, invoke, run
 from dumps import HEADER, dump_bytes, map_rows, write_dump, write_several
 from files import EXAMPLE, listing
-from memcarve import cli
-from memcarve.cli.commands import Command
+from memcarve.cli import program
+from memcarve.cli.commands import COMMANDS as BY_PURPOSE, Command
 from memcarve.cli.option_groups import HEADINGS
 from memcarve.version import __version__
 from memory import PAGE, noise
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 MAP = EXAMPLE.with_suffix(".map")
 TRUTH = json.loads((EXAMPLE.parent / "truth.json").read_text())
-COMMANDS = tuple(str(command.name) for commands in cli.COMMANDS.values() for command in commands)
+COMMANDS = tuple(str(command.name) for commands in BY_PURPOSE.values() for command in commands)
 
 #: user half: a segment of two extents with a word across their border; kernel half: one page
 WORD = "N\u00e4del"
@@ -60,7 +60,7 @@ def dump(tmp_path: Path) -> Path:
 
 def command_of(name: str) -> click.Command:
     """Return a command by its name."""
-    found = cli.cli.get_command(click.Context(cli.cli), name)
+    found = program.cli.get_command(click.Context(program.cli), name)
     assert found is not None
     return found
 
@@ -110,7 +110,7 @@ def test_help(capfdbinary: Capture, name: str, option: str) -> None:
     """Each command's help goes to standard output, ends with 0 and mentions every option it takes."""
     ran = invoke(capfdbinary, *([name] if name else []), option)
     assert (ran.code, ran.err) == (0, "")
-    chosen = command_of(name) if name else cli.cli
+    chosen = command_of(name) if name else program.cli
     for parameter in chosen.params:
         for word in [*getattr(parameter, "opts", []), *getattr(parameter, "secondary_opts", [])]:
             if word.startswith("-"):
@@ -135,7 +135,7 @@ def test_alone(capfdbinary: Capture) -> None:
 def test_help_says_what_each_command_says(capfdbinary: Capture) -> None:
     """What the program's help says of a command fits on a line of 80 columns, and the command has a help of its own."""
     text = invoke(capfdbinary, "--help").out.decode().splitlines()
-    for commands in cli.COMMANDS.values():
+    for commands in BY_PURPOSE.values():
         for each in commands:
             assert any(line.split() == [each.name, *str(each.short_help).split()] for line in text)
             assert each.help
@@ -783,6 +783,40 @@ def test_page_counts_of_a_dump(capfdbinary: Capture) -> None:
 
 
 # completion, pipes, colours
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["carv", "x"], "'carv' is not a command; did you mean carve? see memcarve --help"),
+        (["nonsense"], "'nonsense' is not a command; see memcarve --help"),
+        (["-q", "carve", "x"], "-q is not an option of memcarve itself; those of a command stand after its name;"),
+        (["carve", "--skip-zeros", "x"], "--skip-zeros is not an option; did you mean --skip-zero?"),
+        (["carve", "-z", "x"], "-z is not an option; see memcarve carve --help"),
+        (["carve", "--quiet=yes", "x"], "--quiet takes no value; leave out what follows the =; see memcarve carve"),
+        (["carve", "x", "-o"], "-o has no value; it takes DIR; see memcarve carve --help"),
+        (["segments", "x", "--range"], "--range has no value; it takes one of user, kernel, all; see memcarve seg"),
+        (["carve"], "FILE is missing; see memcarve carve --help"),
+        (["find", "x"], "PATTERN... is missing; see memcarve find --help"),
+        (
+            ["export", "x"],
+            "--to is missing; it takes one of minidump, elfcore, flat, scripts, memmap; see memcarve exp",
+        ),
+        (["carve", "a", "b c"], "unexpected 'b c'; memcarve carve takes FILE; a name that holds spaces needs quotes;"),
+        (["debug-info", "x"], "unexpected 'x'; memcarve debug-info takes no arguments; see memcarve debug-info --help"),
+    ],
+)
+def test_wrong_usage_is_worded(capfdbinary: Capture, arguments: list[str], said: str) -> None:
+    """What the parser of options finds wrong is told like everything else: what was found, and what to do."""
+    ran = invoke(capfdbinary, *arguments)
+    one_line(ran, 2)
+    assert ran.err.startswith(f"memcarve: {said}")
+
+
+def test_a_file_in_the_place_of_a_command(capfdbinary: Capture) -> None:
+    """If the first word is a file, the command that was probably meant is named."""
+    ran = invoke(capfdbinary, EXAMPLE)
+    one_line(ran, 2, f"{str(EXAMPLE)!r} is not a command; did you mean carve {EXAMPLE}?")
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING, NamedTuple
 
-from memcarve import cli
+from memcarve.cli.program import run as run_program
 from portable import PORTABLE
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ class Ran(NamedTuple):
 def invoke(capture: pytest.CaptureFixture[bytes], *arguments: str | Path) -> Ran:
     """Run the command line within this process."""
     capture.readouterr()
-    code = cli._run([str(argument) for argument in arguments])
+    code = run_program([str(argument) for argument in arguments])
     sys.stdout.flush()
     out, err = capture.readouterr()
     return Ran(code, out, err.decode())

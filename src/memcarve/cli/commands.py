@@ -13,6 +13,8 @@ import click
 
 from memcarve.cli import option_groups as groups
 from memcarve.cli.option_values import Choice, address, size
+from memcarve.cli.stopping import raise_exceptions
+from memcarve.cli.usage_errors import ExtraArgumentsError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -46,7 +48,21 @@ class Command(click.Command):
                 made = click.Option([*how["names"], f"{argument}_{field.name}"], **how["how"])
                 self._headings[how["heading"] or group.heading].append(made)
         options = [made for heading in self._headings.values() for made in heading]
-        super().__init__(name, params=[*arguments, *options], help=text or summary, short_help=summary)
+        # more arguments than it takes are told below, in our words
+        settings = {"allow_extra_args": True}
+        params = [*arguments, *options]
+        super().__init__(name, context_settings=settings, params=params, help=text or summary, short_help=summary)
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Take the arguments and options; raises click.UsageError."""
+        try:
+            extra = super().parse_args(ctx, args)
+        except click.UsageError as error:
+            error.ctx = error.ctx or ctx  # the parser does not always say of which command
+            raise
+        if extra and not ctx.resilient_parsing:
+            raise ExtraArgumentsError(extra, ctx)
+        return extra
 
     @property
     def function(self) -> Callable[..., int]:
@@ -64,7 +80,9 @@ class Command(click.Command):
             )
             for argument, group in self.groups.items()
         }
-        return self.function(**given, **taken)
+        function = self.function  # imports
+        raise_exceptions()
+        return function(**given, **taken)
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the options under their headings."""

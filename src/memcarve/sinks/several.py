@@ -155,9 +155,8 @@ class _Several:
         """Yield how processes ended, in order; no more after a copy was ended from outside."""
         from concurrent.futures import BrokenExecutor  # not for one process
 
-        pool = self._pool(workers)
+        pool, futures = self._begun(workers, numbers)
         try:
-            futures = [pool.submit(_write_one, number) for number in numbers]
             for future in futures:
                 try:
                     yield self._wait(future)
@@ -210,17 +209,32 @@ class _Several:
             raise
         return replace(result, notes=[*process.warnings, *result.notes])
 
-    def _pool(self, workers: int) -> Executor:
-        """Return what runs `_write_one`."""
+    def _begun(self, workers: int, numbers: Sequence[int]) -> tuple[Executor, list[Future[Result]]]:
+        """Begin to write processes; return what runs `_write_one`, and what will come of each.
+
+        If the system has no descriptors or processes left for copies, they are written one at a time.
+        """
         from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor  # not for one process
 
         alone = threading.active_count() == 1 and hasattr(os, "fork")
         if self._in_copies and alone:
             import multiprocessing
 
-            context = multiprocessing.get_context("fork")
-            return ProcessPoolExecutor(workers, context, _begin, (self, os.getpid()))
-        return ThreadPoolExecutor(workers, initializer=_begin, initargs=(self, 0))
+            others = set(multiprocessing.active_children())
+            try:
+                context = multiprocessing.get_context("fork")
+                copies = ProcessPoolExecutor(workers, context, _begin, (self, os.getpid()))
+                return copies, [copies.submit(_write_one, number) for number in numbers]
+            except OSError:
+                # the pool forgets the copies that it made before it failed: they would wait for work for ever, and the
+                # interpreter for them when it ends
+                for copy in set(multiprocessing.active_children()) - others:
+                    copy.kill()
+                    copy.join()
+                workers = 1
+        self._in_copies = False
+        threads = ThreadPoolExecutor(workers, initializer=_begin, initargs=(self, 0))
+        return threads, [threads.submit(_write_one, number) for number in numbers]
 
     def _wait(self, future: Future[Result]) -> Result:
         """Wait for a result in steps, so that a signal is noticed; tell the progress meanwhile."""
