@@ -31,6 +31,29 @@ class Span(NamedTuple):
     length: int
 
 
+def kind_of(mode: int) -> str:
+    """Return what something that is not a regular file is, in words, by its mode."""
+    kinds = {
+        stat.S_IFDIR: "a folder",
+        stat.S_IFLNK: "a symbolic link",
+        stat.S_IFIFO: "a named pipe",
+        stat.S_IFSOCK: "a socket",
+        stat.S_IFCHR: "a device",
+        stat.S_IFBLK: "a block device",
+    }
+    return kinds.get(stat.S_IFMT(mode), "of an unknown kind")
+
+
+def _not_regular(path: str, mode: int, *, follow: bool) -> InputError:
+    remedy = "give a file" if follow else "put the file itself there"
+    return InputError(f"is {kind_of(mode)}, not a regular file", subject=path, remedy=remedy)
+
+
+def is_there(path: str) -> bool:
+    """Return True if a file lies at a path, or what is put in its place: a link or a pipe is refused when opened."""
+    return os.path.lexists(path) and (os.path.islink(path) or not os.path.isdir(path))
+
+
 class Backing(Protocol):
     """One offset space of `size` bytes."""
 
@@ -88,8 +111,9 @@ class FileBacking:
     """A file as it lies on disk, opened read-only.
 
     The instance owns its descriptor until `close`, which may be called twice. Safe to use from several threads.
-    Raises InputError if `path` is not a regular file and SourceReadError if it cannot be opened; a symbolic link can
-    be opened only with `follow`.
+    Every file of an input is opened here, so that nothing waits for a pipe or reads a device: raises InputError, which
+    says what it is, if `path` is not a regular file, and SourceReadError if it cannot be opened. A symbolic link is
+    opened only with `follow`: what the user named may be one, what was found by its name may not.
     """
 
     def __init__(self, path: str | os.PathLike[str], *, follow: bool = True) -> None:
@@ -102,14 +126,25 @@ class FileBacking:
             # O_NONBLOCK: opening a named pipe must not hang; for a regular file it means nothing
             flags = os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0)
             flags |= 0 if follow else getattr(os, "O_NOFOLLOW", 0)
+            if not follow and not hasattr(os, "O_NOFOLLOW"):
+                self._refuse_kind(follow=False)
             self.fd = os.open(self.path, flags)
             self.status = os.fstat(self.fd)  # when the file was opened
-        except OSError as error:
+        except (OSError, ValueError) as error:
             self.close()
-            raise SourceReadError(f"cannot be opened: {error.strerror}", subject=self.path) from error
+            self._refuse_kind(follow=follow)
+            reason = error.strerror if isinstance(error, OSError) else error
+            raise SourceReadError(f"cannot be opened: {reason}", subject=self.path) from error
         if not stat.S_ISREG(self.status.st_mode):
             self.close()
-            raise InputError("is not a regular file", subject=self.path, remedy="give a file, not a device or a folder")
+            raise _not_regular(self.path, self.status.st_mode, follow=follow)
+
+    def _refuse_kind(self, *, follow: bool) -> None:
+        """Raise InputError if what could not be opened is no regular file: links, sockets, some devices."""
+        with contextlib.suppress(OSError, ValueError):
+            mode = os.stat(self.path, follow_symlinks=follow).st_mode
+            if not stat.S_ISREG(mode):
+                raise _not_regular(self.path, mode, follow=follow)
 
     @property
     def size(self) -> int:
@@ -228,7 +263,7 @@ class FolderBacking:
         for name, size in files:
             status = self._status(name)
             if not stat.S_ISREG(status.st_mode):
-                raise InputError("is not a regular file", subject=self._shown(name))
+                raise _not_regular(self._shown(name), status.st_mode, follow=False)
             if status.st_size != size:
                 raise InputError(
                     f"is {status.st_size} bytes long and must be {size}; it was changed or cut off: carve it again",

@@ -11,6 +11,7 @@ import re
 import sys
 from typing import TYPE_CHECKING, Any
 
+from memcarve.formats.json_text import dumps, whole
 from memcarve.formats.manifest import SCHEMAS, TOOL
 from memcarve.intervals import TOP
 from memcarve.metadata import Metadata, Module, Parameters, Region, Regions, SourceRows, Thread
@@ -94,14 +95,15 @@ def document(
 def lines(document: Mapping[str, Any], **arrays: Iterable[str]) -> Iterator[str]:
     """Yield a document as text in ASCII: its members, then arrays whose elements are JSON already, one a line.
 
-    So one of half a million elements is written and read line by line.
+    So one of half a million elements is written and read line by line. It holds no half of a character, see
+    `formats.json_text`.
     """
-    yield json.dumps(document, indent=1)[:-2]
+    yield dumps(document, indent=1)[:-2]
     for name, elements in arrays.items():
         yield f',\n "{name}": ['
         separator = "\n"
         for element in elements:
-            yield f"{separator}  {element}"
+            yield f"{separator}  {whole(element)}"
             separator = ",\n"
         yield "\n ]"
     yield "\n}\n"
@@ -201,7 +203,7 @@ class Provenance:
             for name, each in self.inputs.items()
             if isinstance(each, dict)
         }
-        return {"written_from": found} if found and len(json.dumps(found)) < _LONGEST_ORIGIN else {}
+        return {"written_from": found} if found and len(dumps(found)) < _LONGEST_ORIGIN else {}
 
     @property
     def notes(self) -> list[str]:

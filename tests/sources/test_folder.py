@@ -467,9 +467,9 @@ def grown(path: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (a_link, "is not a regular file"),
-        (a_pipe, "is not a regular file"),
-        (a_folder, "is not a regular file"),
+        (a_link, "is a symbolic link, not a regular file"),
+        (a_pipe, "is a named pipe, not a regular file"),
+        (a_folder, "is a folder, not a regular file"),
         (cut, "is 4095 bytes long and must be 4096"),
         (grown, "is 4097 bytes long and must be 4096"),
         (os.unlink, "is missing; put it back, or carve it again"),
@@ -490,7 +490,7 @@ def test_manifest_that_is_no_file(tmp_path: Path, damage: Callable[[Path], None]
     """A manifest that is no regular file is not opened."""
     folder = carved(tmp_path)
     damage(folder / "segments.json")
-    with pytest.raises(InputError, match=r"not a folder that memcarve carved|is not a regular file"):
+    with pytest.raises(InputError, match=r"not a folder that memcarve carved|not a regular file"):
         opened(folder)
 
 
@@ -668,7 +668,7 @@ def test_links_are_not_followed(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(tmp_path / "file")
     with FileBacking(tmp_path / "link") as file:
         assert file.size == 8
-    with pytest.raises(SourceReadError, match="link: cannot be opened"):
+    with pytest.raises(InputError, match="link: is a symbolic link, not a regular file"):
         FileBacking(tmp_path / "link", follow=False)
 
 

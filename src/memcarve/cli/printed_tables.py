@@ -6,12 +6,12 @@ import csv
 import datetime as dt
 import importlib
 import io
-import json
 import sys
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from memcarve.errors import MissingExtraError, UsageError, encodable, printable
+from memcarve.formats.json_text import dumps
 from memcarve.process import rfc3339
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def print_table(layout: str, title: str, columns: Sequence[Column], rows: Iterab
         "table": lambda: _table(columns, rows),
         "csv": lambda: _csv(columns, rows),
         "json": lambda: _json(title, columns, rows),
-        "jsonl": lambda: (json.dumps(_record(columns, row)) for row in rows),
+        "jsonl": lambda: (dumps(_record(columns, row)) for row in rows),
     }[layout]
     write = sys.stdout.write
     for line in lines():
@@ -119,7 +119,7 @@ def _json(title: str, columns: Sequence[Column], rows: Iterable[Sequence[Cell]])
     for row in rows:
         if before is not None:
             yield f"{before},"
-        before = f"  {json.dumps(_record(columns, row))}"
+        before = f"  {dumps(_record(columns, row))}"
     if before is not None:
         yield before
     yield " ]\n}"
@@ -135,7 +135,7 @@ def _parquet(columns: Sequence[Column], rows: Iterable[Sequence[Cell]]) -> None:
     kinds = {"address": pa.uint64(), "end": pa.uint64(), "number": pa.uint64(), "text": pa.string(), "flag": pa.bool_()}
     kinds |= {"real": pa.float64(), "words": pa.list_(pa.string()), "time": pa.timestamp("us", "UTC")}
     fields = [(column.name, kinds[column.kind]) for column in columns]
-    schema = pa.schema(fields, {"pandas": json.dumps(_for_pandas(columns))})
+    schema = pa.schema(fields, {"pandas": dumps(_for_pandas(columns))})
     iterator = iter(rows)
     with parquet.ParquetWriter(sys.stdout.buffer, schema) as writer:
         while batch := list(islice(iterator, 1 << 16)):

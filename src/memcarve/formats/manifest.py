@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from memcarve.backing import FileBacking
 from memcarve.errors import InputError, NotRecognisedError, SourceReadError
+from memcarve.formats.json_text import dumps, half_in
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -36,6 +37,7 @@ MODULE_FILE = re.compile(r"0x[0-9a-f]{16}\.[A-Za-z0-9_-][A-Za-z0-9_.-]{0,99}\.bi
 
 _LONGEST = 1 << 26  # a segment may lie in very many regions
 _LARGEST_HEADER = 1 << 25
+_OTHER_HANDS = "memcarve writes nothing of the kind: it was changed, or written by an earlier version; write it again"
 _LARGEST = 1 << 26  # bytes of processes.json that are read
 
 
@@ -64,8 +66,7 @@ def missing_lines(missing: Iterable[tuple[int, int, str]]) -> Iterator[str]:
     """Yield what is missing, given as start, size and reason, as JSON."""
     for start, size, reason in missing:
         yield (
-            f'{{"start": "0x{start:016x}", "end": "0x{start + size:016x}", "size": {size}, '
-            f'"reason": {json.dumps(reason)}}}'
+            f'{{"start": "0x{start:016x}", "end": "0x{start + size:016x}", "size": {size}, "reason": {dumps(reason)}}}'
         )
 
 
@@ -105,7 +106,7 @@ def hash_members(hashes: Iterable[tuple[str, str]]) -> str:
 
 def permission_members(permissions: str | None, state: str) -> str:
     """Return the members that say what page tables allow of a segment, and how its pages were found."""
-    return f'"permissions": {json.dumps(permissions)}, "state": {json.dumps(state)}, '
+    return f'"permissions": {dumps(permissions)}, "state": {dumps(state)}, '
 
 
 def part_member(start: int, end: int) -> str:
@@ -166,32 +167,65 @@ def modules(path: str) -> set[str]:
 
 
 def processes(path: str) -> list[str] | None:
-    """Return the files and folders that a ``processes.json`` lists, sorted; None if memcarve did not write it."""
+    """Return the files and folders that a ``processes.json`` lists, sorted; None if memcarve did not write it.
+
+    Raises InputError if it is not a regular file or holds half of a character, SourceReadError.
+    """
+    text = "".join(_source(path, _LARGEST))
     try:
-        with FileBacking(path, follow=False) as file:
-            document = json.loads(file.read_at(0, _LARGEST))
+        document = json.loads(text)
         if document["tool"] != TOOL:
             return None
         rows = document["processes"]
         if document["schema"] == 1:
             return sorted(str(row["folder"]) for row in rows if row["folder"] is not None)
         return sorted(str(name) for row in rows for name in row["files"])
-    except (InputError, ValueError, TypeError, KeyError, RecursionError):
+    except (ValueError, TypeError, KeyError, RecursionError):
         return None
 
 
-def _source(path: str) -> Iterator[str]:
+def document(path: str) -> dict[str, Any]:
+    """Return all of a short document that memcarve wrote; raises as `processes`, and NotRecognisedError."""
+    text = "".join(_source(path, _LARGEST))
     try:
-        with (
-            FileBacking(path, follow=False) as opened,  # waits for no pipe
-            open(os.dup(opened.fd), encoding="utf-8", errors="surrogateescape") as file,
-        ):
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict) or found.get("tool") != TOOL:
+        raise NotRecognisedError("is not a document that memcarve wrote", subject=path)
+    return found
+
+
+def lines(path: str) -> Iterator[str]:
+    """Yield the lines of a document that memcarve wrote, which is ASCII; nothing is waited for, no link is followed.
+
+    Raises InputError, which names the line, if one holds half of a character or is not UTF-8; NotRecognisedError if one
+    is longer than memcarve writes any; SourceReadError.
+    """
+    return _source(path)
+
+
+def _source(path: str, most: int | None = None) -> Iterator[str]:
+    try:
+        with FileBacking(path, follow=False) as opened, open(os.dup(opened.fd), "rb") as file:
+            if most is not None and opened.size > most:
+                raise NotRecognisedError(f"is longer than {most >> 20} MiB; memcarve did not write it", subject=path)
+            number = 0
             while line := file.readline(_LONGEST):
+                number += 1
                 if len(line) == _LONGEST:
                     raise NotRecognisedError(
                         f"holds a line of {_LONGEST >> 20} MiB; memcarve did not write it", subject=path
                     )
-                yield line
+                try:
+                    text = line.decode("utf-8")
+                except UnicodeDecodeError:
+                    raise InputError(f"line {number}: is not UTF-8", subject=path, remedy=_OTHER_HANDS) from None
+                half = half_in(text)
+                if half is not None:
+                    problem = f"line {number}: holds half of a character, {half}"
+                    raise InputError(problem, subject=path, remedy=_OTHER_HANDS)
+                yield text
     except OSError as error:
         raise SourceReadError(f"cannot be read: {error.strerror}", subject=path) from error
 

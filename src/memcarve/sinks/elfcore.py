@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import os
 import time
 from typing import TYPE_CHECKING, Any
@@ -14,6 +13,7 @@ from memcarve import provenance
 from memcarve.errors import UsageError, printable
 from memcarve.formats.elf_core import core_headers, process_notes
 from memcarve.formats.elf_core.process_notes import EXECUTE, READ, WRITE, MappedFile
+from memcarve.formats.json_text import dumps
 from memcarve.permissions import EXECUTE as MAY_EXECUTE, PROT_NONE, TRANSITION, WRITE as MAY_WRITE
 from memcarve.sinks.ranges import ranges
 from memcarve.sinks.single_file import write_file
@@ -73,9 +73,9 @@ def export_elfcore(
         )
     flags, basis = _flags(found, notes)
     document = _document(process, segments, options, word, basis, threads)
-    own = json.dumps(document).encode()
+    own = dumps(document).encode()
     if len(own) > process_notes.LARGEST_OWN:
-        own = json.dumps(document | {"regions": [], "modules": []}).encode()
+        own = dumps(document | {"regions": [], "modules": []}).encode()
         notes.append("regions and modules are too many to be noted in the core: memcarve will not find them in it")
     if len(process.space.missing) > _MOST_MISSING:
         notes.append(f"of what is missing, the first {_MOST_MISSING} ranges are noted in the core")

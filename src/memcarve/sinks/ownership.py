@@ -11,7 +11,7 @@ import zipfile
 from typing import TYPE_CHECKING, Any
 
 from memcarve.backing import FileBacking
-from memcarve.errors import InputError
+from memcarve.errors import InputError, encodable
 from memcarve.formats import manifest
 from memcarve.formats.elf_core import core_headers
 from memcarve.formats.minidump import structures
@@ -103,9 +103,7 @@ def _modules(path: str) -> set[str]:
 
 
 def _scripts(path: str) -> set[str]:
-    with open(path, "rb") as file:
-        head = file.read(_HEAD)
-    if not _SCRIPTS_TABLE.match(head):
+    if not _SCRIPTS_TABLE.match(_head(path)):
         raise ValueError(path)
     return {"README.txt", "map.r2", "map.rz", *(f"map_{name}.py" for name in ("binja", "gdb", "ghidra", "ida"))}
 
@@ -148,7 +146,11 @@ def _is_map(path: str) -> bool:
 def _is_archive(path: str) -> bool:
     """Return True if an archive says that memcarve wrote it, and holds nothing but what memcarve puts into one."""
     try:
-        with zipfile.ZipFile(path) as archive:
+        with (
+            FileBacking(path, follow=False) as backing,
+            open(os.dup(backing.fd), "rb") as file,
+            zipfile.ZipFile(file) as archive,
+        ):
             names, marked = set(archive.namelist()), archive.comment.startswith(MARK)
     except (NotImplementedError, zipfile.BadZipFile):
         return False
@@ -169,7 +171,10 @@ def _flat(path: str) -> dict[str, Any]:
 def _describes(beside: str, path: str) -> bool:
     """Return True if a file that memcarve wrote is about another: a map, or a document with its name and length."""
     found = _flat(beside)
-    return (found.get("file"), found.get("size")) == (os.path.basename(path), os.path.getsize(path)) or _is_map(beside)
+    return (found.get("file"), found.get("size")) == (
+        encodable(os.path.basename(path)),
+        os.path.getsize(path),
+    ) or _is_map(beside)
 
 
 def _head(path: str) -> bytes:

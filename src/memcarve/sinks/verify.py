@@ -11,7 +11,7 @@ from typing import IO, TYPE_CHECKING
 
 import numpy as np
 
-from memcarve.backing import FileBacking
+from memcarve.backing import FileBacking, kind_of
 from memcarve.copying.output_file import BUFFER, is_zero
 from memcarve.errors import AddressError, InputError, MemcarveError, VerificationError
 from memcarve.formats import manifest
@@ -101,7 +101,7 @@ class _Verifier:
         if status is None:
             raise InputError(f"holds no {manifest.NAME}", subject=self.folder, remedy=_CARVED)
         if not stat.S_ISREG(status.st_mode):
-            raise InputError(f"its {manifest.NAME} is not a regular file", subject=self.folder)
+            raise InputError(_kind(status), subject=os.path.join(self.folder, manifest.NAME))
         return present
 
     def segments(self, records: Iterator[Record], total: object) -> tuple[int, int]:
@@ -130,9 +130,10 @@ class _Verifier:
         """Open a file of checksums; None if there is none."""
         status = self.present.pop(manifest.SUMS[name], None)
         if status is None or not stat.S_ISREG(status.st_mode):
-            self.problem(f"{manifest.SUMS[name]}: {'is missing' if status is None else 'is not a regular file'}")
+            self.problem(f"{manifest.SUMS[name]}: {_kind(status)}")
             return None
-        return open(os.path.join(self.folder, manifest.SUMS[name]), "rb")
+        with FileBacking(os.path.join(self.folder, manifest.SUMS[name]), follow=False) as file:
+            return open(os.dup(file.fd), "rb")
 
     def problem(self, text: str) -> None:
         self.problems.append(text)
@@ -145,7 +146,7 @@ class _Verifier:
             return  # a name that is not one may lead anywhere
         status = self.present.pop(record.file, None)
         if status is None or not stat.S_ISREG(status.st_mode):
-            self.problem(f"{record.file}: {'is missing' if status is None else 'is not a regular file'}")
+            self.problem(f"{record.file}: {_kind(status)}")
             return
         if record.hashes.keys() != set(self.names):
             self.problem(f"{record.file}: lacks a hash that the others have, or has one more")
@@ -202,10 +203,15 @@ class _Verifier:
 
     def manifest_hash(self, name: str) -> str:
         digest = hashlib.new(name, usedforsecurity=False)
-        with open(os.path.join(self.folder, manifest.NAME), "rb") as file:
-            while data := file.read(BUFFER):
-                digest.update(data)
+        with FileBacking(os.path.join(self.folder, manifest.NAME), follow=False) as file:
+            for place in range(0, file.size, BUFFER):
+                digest.update(file.read_at(place, BUFFER))
         return digest.hexdigest()
+
+
+def _kind(status: os.stat_result | None) -> str:
+    """Return what is wrong with a file that is missing, or is not one."""
+    return "is missing" if status is None else f"is {kind_of(status.st_mode)}, not a regular file"
 
 
 def _says(file: IO[bytes], digest: str | None, name: str) -> bool:

@@ -4,9 +4,17 @@ from __future__ import annotations
 
 import os
 import re
+from typing import TYPE_CHECKING, TypeVar
 
+from memcarve.backing import FileBacking, is_there
 from memcarve.errors import CounterpartError, InputError
 from memcarve.formats.memmap import MemoryMap
+from memcarve.formats.tables import TableFile
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_Table = TypeVar("_Table", bound=TableFile)
 
 #: endings under which users keep maps, in the order in which they are tried
 MAP_ENDINGS = (".map", ".txt", ".csv", ".json", ".jsonl", ".parquet", ".arrow")
@@ -46,7 +54,7 @@ def find_map(dump: str, *, hashed: bool) -> tuple[MemoryMap, list[str]]:
     problem: InputError | None = None
     for file in present:
         try:
-            found = MemoryMap(os.path.join(folder, file), hashed=hashed)
+            found = open_beside(MemoryMap, os.path.join(folder, file), hashed=hashed)
         except InputError as error:
             problem = problem or error
             continue
@@ -107,5 +115,18 @@ def _renamed(folder: str, wanted: list[str]) -> list[str]:
     return sorted(file for file in present if base_file(file) in wanted and file not in wanted)
 
 
+def open_beside(kind: Callable[..., _Table], path: str, **how: bool) -> _Table:
+    """Return a table in a file that nobody named, as `kind` opens it; raises what that raises.
+
+    So it must be a regular file, and a link is not followed: InputError.
+    """
+    file = FileBacking(path, follow=False)
+    try:
+        return kind(file, **how)
+    except BaseException:
+        file.close()
+        raise
+
+
 def _is_file(folder: str, file: str, given: str) -> bool:
-    return file != given and os.path.isfile(os.path.join(folder, file))
+    return file != given and is_there(os.path.join(folder, file))

@@ -16,7 +16,7 @@ import os
 import struct
 from typing import TYPE_CHECKING, NamedTuple
 
-from memcarve.backing import FileBacking
+from memcarve.backing import FileBacking, is_there
 from memcarve.errors import InputError
 from memcarve.formats.images.machine import column, machine
 from memcarve.intervals import PAGE
@@ -106,13 +106,13 @@ def _from_metadata(file: FileBacking, layout: _Layout) -> MachineMemory:
             )
         return _laid_out(file, layout, *layout.memory)
     stem, _ = os.path.splitext(file.path)
-    path = next((name for name in (stem + ".vmem", stem + ".VMEM") if os.path.isfile(name)), None)
+    path = next((name for name in (stem + ".vmem", stem + ".VMEM") if is_there(name)), None)
     if path is None:
         raise InputError(
             f"is a VMware machine's state without its memory; expected {stem + _MEMORY_SUFFIX} beside it",
             subject=file.path,
         )
-    return _laid_out(memory := FileBacking(path), layout, 0, memory.size)
+    return _laid_out(memory := FileBacking(path, follow=False), layout, 0, memory.size)
 
 
 def _laid_out(file: FileBacking, layout: _Layout, offset: int, size: int) -> MachineMemory:
@@ -133,9 +133,9 @@ def _layouts_beside(stem: str) -> list[_Layout]:
     found: list[_Layout] = []
     seen: set[tuple[int, int]] = set()
     for suffix in _LAYOUT_SUFFIXES:
-        if not os.path.isfile(stem + suffix):
+        if not is_there(stem + suffix):
             continue
-        with FileBacking(stem + suffix) as file:
+        with FileBacking(stem + suffix, follow=False) as file:
             identity = (file.status.st_dev, file.status.st_ino)  # on some systems both spellings are one file
             if identity not in seen and int.from_bytes(file.read_at(0, 4), "little") in _MAGICS:
                 seen.add(identity)

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Iterator
 
+    from memcarve.backing import FileBacking
     from memcarve.formats.listing.listing_kinds import Cells, Value
     from memcarve.formats.tables.text_file import TextFile
 
@@ -47,7 +48,7 @@ class Listing(TableFile):
 
     table: ProcMaps | TextListing | JsonTable | ArrowTable
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(self, path: str | os.PathLike[str] | FileBacking) -> None:
         super().__init__(path, hashed=True)
 
     def _recognised(self) -> ProcMaps | TextListing | JsonTable | ArrowTable:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import itertools
-import json
 import re
 from typing import TYPE_CHECKING, NamedTuple
 
+from memcarve.formats.json_text import dumps
 from memcarve.intervals import CHUNK, chunks
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def json_array(rows: MapRows, _: str) -> Iterator[str]:
     separator = "\n["
     for virtual, physical, size, offset, file in rows.each():
         yield (
-            f'{separator}\n  {{\n    "File output": {json.dumps(file)},\n    "Offset in File": {offset},\n'
+            f'{separator}\n  {{\n    "File output": {dumps(file)},\n    "Offset in File": {offset},\n'
             f'    "Physical": {physical},\n    "Size": {size},\n    "Virtual": {virtual},\n    "__children": []\n  }}'
         )
         separator = ","
@@ -84,7 +84,7 @@ def json_lines(rows: MapRows, _: str) -> Iterator[str]:
     yield "\n"
     for virtual, physical, size, offset, file in rows.each():
         yield (
-            f'{{"File output": {json.dumps(file)}, "Offset in File": {offset}, "Physical": {physical}, "Size": {size}, '
+            f'{{"File output": {dumps(file)}, "Offset in File": {offset}, "Physical": {physical}, "Size": {size}, '
             f'"Virtual": {virtual}, "__children": []}}\n'
         )
 

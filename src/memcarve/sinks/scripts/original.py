@@ -13,6 +13,7 @@ import hashlib
 import io
 import json
 import os
+import re
 
 
 def load(folder):
@@ -56,12 +57,19 @@ def check(table, path):
                 raise ValueError("%r: has another SHA-256 than the dump had" % path)
 
 
+def undecoded(path):
+    """Return a path with the bytes that are no text, which the table has as escapes; Python 2 has no such paths."""
+    if str is bytes:
+        return path
+    return re.sub(r"\\\\u(dc[89a-f][0-9a-f])", lambda found: chr(int(found.group(1), 16)), path)
+
+
 def original(table, folder):
     """Return the path of the dump: at the same path relative to this folder, else where it was."""
     wanted = table["original"]
     paths = [] if wanted["relative"] is None else [os.path.normpath(os.path.join(folder, wanted["relative"]))]
     problems = []
-    for path in paths + [wanted["path"]]:
+    for path in [spelled for path in paths + [wanted["path"]] for spelled in (path, undecoded(path))]:
         if os.path.isfile(path):
             try:
                 check(table, path)

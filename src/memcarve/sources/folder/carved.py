@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import re
-import stat
 from array import array
 from typing import TYPE_CHECKING, Any
 
@@ -43,7 +42,6 @@ if TYPE_CHECKING:
 
 _MOST_MISSING = 1 << 24
 _MOST_NOTES = 1000
-_LONGEST = 1 << 20  # a line of the manifest
 _BLOCK = 1 << 20
 #: what the folders of processes may be called: nothing that leads out of the folder above them
 _FOLDER = re.compile(r"[A-Za-z0-9_+-][A-Za-z0-9_.+-]*")
@@ -118,7 +116,7 @@ def _folders(path: str) -> list[str]:
     listing = os.path.join(path, manifest.PROCESSES)
     if not os.path.lexists(listing):
         return [path]
-    names = manifest.processes(listing) if _is_regular(listing) else None
+    names = manifest.processes(listing)
     if names is None:
         raise InputError("is not what memcarve writes", subject=listing, remedy="give one of the folders beside it")
     if not names:
@@ -147,16 +145,10 @@ def _opened(folder: str) -> tuple[dict[str, Any], Iterator[Record]]:
             subject=folder,
             remedy="give an image, a dump or its map, or a folder that memcarve carved",
         )
-    if not _is_regular(path):
-        raise InputError("is not a regular file", subject=path)
     try:
         return manifest.read(path)
     except NotRecognisedError as error:
         raise InputError(str(error)) from None
-
-
-def _is_regular(path: str) -> bool:
-    return stat.S_ISREG(os.lstat(path).st_mode)
 
 
 def _files(path: str, records: Iterator[Record], start: array[int], size: array[int]) -> Iterator[tuple[str, int]]:
@@ -185,27 +177,26 @@ def _files(path: str, records: Iterator[Record], start: array[int], size: array[
 def _missing(path: str) -> MissingMemory:
     """Return what a manifest lists as missing; its lines are known to be short."""
     start, size, reason = array("Q"), array("Q"), array("B")
-    with open(path, encoding="utf-8", errors="surrogateescape") as file:
-        inside = False
-        for line in iter(lambda: file.readline(_LONGEST), ""):
-            text = line.rstrip("\n")
-            if inside and text == ' "segments": [':
-                break
-            if inside and text != " ],":
-                try:
-                    row = json.loads(text.removesuffix(","))
-                    begin, end = int(row["start"], 16), int(row["end"], 16)
-                    place = REASONS.index(row["reason"])
-                except (ValueError, TypeError, KeyError, RecursionError):
-                    raise InputError(f"what is missing is damaged: {text.strip()[:80]}", subject=path) from None
-                if not 0 <= begin < end <= TOP or end - begin == TOP:
-                    raise InputError(f"what is missing is damaged: {text.strip()[:80]}", subject=path)
-                if len(start) == _MOST_MISSING:
-                    raise InputError(f"lists more than {_MOST_MISSING} missing ranges", subject=path)
-                start.append(begin)
-                size.append(end - begin)
-                reason.append(place)
-            inside = inside or text == ' "missing": ['
+    inside = False
+    for line in manifest.lines(path):
+        text = line.rstrip("\n")
+        if inside and text == ' "segments": [':
+            break
+        if inside and text != " ],":
+            try:
+                row = json.loads(text.removesuffix(","))
+                begin, end = int(row["start"], 16), int(row["end"], 16)
+                place = REASONS.index(row["reason"])
+            except (ValueError, TypeError, KeyError, RecursionError):
+                raise InputError(f"what is missing is damaged: {text.strip()[:80]}", subject=path) from None
+            if not 0 <= begin < end <= TOP or end - begin == TOP:
+                raise InputError(f"what is missing is damaged: {text.strip()[:80]}", subject=path)
+            if len(start) == _MOST_MISSING:
+                raise InputError(f"lists more than {_MOST_MISSING} missing ranges", subject=path)
+            start.append(begin)
+            size.append(end - begin)
+            reason.append(place)
+        inside = inside or text == ' "missing": ['
     starts = np.array(start, np.uint64)
     order = np.argsort(starts, kind="stable")
     return MissingMemory(starts[order], np.array(size, np.uint64)[order], np.array(reason, np.uint8)[order])

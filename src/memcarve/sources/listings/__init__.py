@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from memcarve.backing import is_there
 from memcarve.errors import MapError, MemcarveError, NotRecognisedError, ProcessError, UsageError
 from memcarve.formats.listing import Listing
 from memcarve.formats.listing.listing_kinds import DLLLIST, LINUX_MAPS, MAC_MAPS, PROC_MAPS, THREADS, VADINFO, VADWALK
 from memcarve.metadata import Metadata, Regions, SourceRows
-from memcarve.sources.counterparts import MAP_ENDINGS, base_file
+from memcarve.sources.counterparts import MAP_ENDINGS, base_file, open_beside
 from memcarve.sources.listings.listing_rows import DoubtfulError, UnknownError, reader
 
 if TYPE_CHECKING:
@@ -112,7 +113,7 @@ def names_beside(kind: str, pid: int | None, beside: Sequence[str]) -> list[list
             for stem in dict.fromkeys([*_stems(name), *([f"pid.{pid}"] if pid is not None else [])]):
                 for ending in (f"{end}{packed}" for end in ("", *MAP_ENDINGS) for packed in _COMPRESSED):
                     file = os.path.join(folder, f"{stem}.{word}{ending}")
-                    if os.path.isfile(file) and os.path.abspath(file) not in inputs:
+                    if is_there(file) and os.path.abspath(file) not in inputs:
                         here[file] = None
         if here:
             found.append(list(here))
@@ -131,7 +132,7 @@ def _first_usable(choices: list[str], kind: str, pid: int | None, bits: int) -> 
     notes = []
     for path in choices:
         try:
-            found = _take(path, kind, pid, bits)
+            found = _take(path, kind, pid, bits, beside=True)
         except MemcarveError as error:
             notes.append(f"{error}; it is not used")
             continue
@@ -141,9 +142,9 @@ def _first_usable(choices: list[str], kind: str, pid: int | None, bits: int) -> 
     return [], notes
 
 
-def _take(path: str, kind: str, pid: int | None, bits: int) -> _Taken:
-    """Read the rows of a process from a file; they are `regions`, `modules` or `threads`."""
-    with Listing(path) as listing:
+def _take(path: str, kind: str, pid: int | None, bits: int, *, beside: bool = False) -> _Taken:
+    """Read the rows of a process from a file; they are `regions`, `modules` or `threads`. Nobody named one `beside`."""
+    with open_beside(Listing, path) if beside else Listing(path) as listing:
         holds = _HOLDS[listing.name]
         if holds != kind:
             raise NotRecognisedError(

@@ -171,7 +171,7 @@ class MemmapContainer(Container):
         if rows.file and rows.file != base_file(path):
             notes.append(f"{path}: the rows of the map call their dump {rows.file}")
         if path not in self._files:
-            self._files[path] = FileBacking(path)
+            self._files[path] = FileBacking(path, follow=self.dump is not None)
         return self._files[path]
 
     def _space(self, rows: ProcessRows, offset: U64, file: FileBacking | AbsentBacking) -> tuple[AddressSpace, int]:
