@@ -111,12 +111,46 @@ class Parameters(NamedTuple):
         return found
 
 
+class Fault(NamedTuple):
+    """Why a thread was stopped; None is unknown.
+
+    `signal` is what a Unix sent it, in that system's numbers, `exception` what was raised on Windows (or what else a
+    minidump calls so). `flags` are its ExceptionFlags, or the signal's si_code; `address` is that of the instruction on
+    Windows, si_addr of a signal; `parameters` are ExceptionInformation. `siginfo` is the siginfo_t of Linux as it is.
+    `registers` and `floating` are those at that moment, if they are not the thread's own, as in `Thread`.
+    """
+
+    signal: int | None = None
+    exception: int | None = None
+    flags: int | None = None
+    address: int | None = None
+    parameters: tuple[int, ...] = ()
+    siginfo: bytes | None = None
+    registers: Mapping[str, int] | None = None
+    floating: bytes | None = None
+
+    def facts(self) -> dict[str, Any]:
+        """Return all that is known, ready for JSON: bytes are hexadecimal."""
+        known: dict[str, Any] = {
+            "signal": self.signal,
+            "exception": None if self.exception is None else f"0x{self.exception:x}",
+            "flags": self.flags,
+            "address": None if self.address is None else f"0x{self.address:x}",
+            "parameters": [f"0x{value:x}" for value in self.parameters] or None,
+            "siginfo": None if self.siginfo is None else self.siginfo.hex(),
+            "registers": None if self.registers is None else hexadecimal(self.registers),
+            "floating": None if self.floating is None else self.floating.hex(),
+        }
+        return {name: value for name, value in known.items() if value is not None}
+
+
 class Thread(NamedTuple):
     """A thread: its id, the addresses of its TEB and of its first instruction, its stack (half-open); None is unknown.
 
     `registers` are the user-mode ones by the names that gdb uses: ``rax`` ... ``r15``, ``rip``, ``eflags``, ``cs`` ...
     ``gs``, ``fs_base``, ``gs_base``; on 32 bits ``eax`` ... ``eip``, ``eflags``, ``cs`` ... ``gs``. Unknown ones are
-    left out.
+    left out. `floating` are the x87 and SSE registers as the processor saves them: 108 bytes of FSAVE (32 bits alone),
+    512 of FXSAVE, or more of XSAVE. `name` may hold anything. `fault` is why it was stopped.
     """
 
     tid: int
@@ -125,6 +159,9 @@ class Thread(NamedTuple):
     stack_end: int | None = None
     begin: int | None = None
     registers: Mapping[str, int] | None = None
+    floating: bytes | None = None
+    name: str | None = None
+    fault: Fault | None = None
 
 
 class Regions:
@@ -285,6 +322,11 @@ class Metadata(NamedTuple):
                     first if first is not None else second for first, second in zip(known, row, strict=True)
                 )
         return [*found.values()]
+
+
+def hexadecimal(registers: Mapping[str, int]) -> dict[str, str]:
+    """Return registers as JSON has them."""
+    return {name: f"0x{value:x}" for name, value in registers.items()}
 
 
 def places(metadata: Metadata, split: str) -> U64 | None:

@@ -11,10 +11,11 @@ import re
 import sys
 from typing import TYPE_CHECKING, Any
 
+from memcarve.formats import floating_point
 from memcarve.formats.json_text import dumps, whole
 from memcarve.formats.manifest import SCHEMAS, TOOL
 from memcarve.intervals import TOP
-from memcarve.metadata import Metadata, Module, Parameters, Region, Regions, SourceRows, Thread
+from memcarve.metadata import Fault, Metadata, Module, Parameters, Region, Regions, SourceRows, Thread
 from memcarve.missing import REASONS
 from memcarve.process import Platform, ProcessEntry
 from memcarve.version import __version__
@@ -35,6 +36,10 @@ _MOST_REGISTERS = 64
 _MOST_STRINGS = 1 << 16  # of an environment, and
 _LONGEST_STRING = 1 << 20  # characters of one of them
 _MOST_PARAMETERS = 16
+_FIELD = 0xFFFFFFFF
+#: of Linux's siginfo_t, in bytes
+SIGINFO_SIZE = 128
+_BYTES = re.compile(r"(?:[0-9a-f]{2})*")
 _REGISTER = re.compile(r"[a-z][a-z0-9_]{1,9}")
 _ADDRESS = re.compile(r"0x[0-9a-f]{1,17}")
 _BITS = (32, 48, 57)
@@ -344,7 +349,41 @@ def _region(row: dict[str, Any], start: int, size: int) -> Region:
 def _thread(row: dict[str, Any]) -> Thread | None:
     tid = number(row.get("tid"))
     teb, low, high, begin = (address(row.get(name)) for name in ("teb", "stack_start", "stack_end", "begin"))
-    return None if tid is None else Thread(tid, teb, low, high, begin, _registers(row.get("registers")))
+    if tid is None:
+        return None
+    known, area = _registers(row.get("registers")), _area(row.get("floating"))
+    return Thread(tid, teb, low, high, begin, known, area, _text(row.get("name")), fault(row.get("fault")))
+
+
+def fault(row: object) -> Fault | None:
+    """Return why a thread was stopped, as `Fault.facts` says it; None for anything else."""
+    if not isinstance(row, dict):
+        return None
+    given = row.get("parameters")
+    parameters = [address(value) for value in given[:_MOST_PARAMETERS]] if isinstance(given, list) else []
+    information = row.get("siginfo")
+    return Fault(
+        number(row.get("signal")),
+        address(row.get("exception"), most=_FIELD),
+        number(row.get("flags")),
+        address(row.get("address")),
+        tuple(value for value in parameters if value is not None),
+        _bytes(information) if isinstance(information, str) and len(information) == 2 * SIGINFO_SIZE else None,
+        _registers(row.get("registers")),
+        _area(row.get("floating")),
+    )
+
+
+def _area(value: object) -> bytes | None:
+    """Return an area of x87 and SSE registers; None for anything else."""
+    if not isinstance(value, str) or len(value) > 2 * floating_point.LARGEST:
+        return None
+    found = _bytes(value)
+    return found if found is not None and floating_point.is_sound(found) else None
+
+
+def _bytes(text: str) -> bytes | None:
+    return bytes.fromhex(text) if _BYTES.fullmatch(text) else None
 
 
 def _registers(row: object) -> dict[str, int] | None:

@@ -37,13 +37,30 @@ class Info:
 
 @dataclass
 class Thread:
-    """A thread: `context` are the bytes of its CONTEXT, `begin` is put into ThreadInfoList."""
+    """A thread: `context` are the bytes of its CONTEXT, `begin` is put into ThreadInfoList, `name` into ThreadNames.
+
+    `stored` are the bytes of its stack, of which its own row alone says where they are.
+    """
 
     tid: int
     teb: int = 0
     stack: tuple[int, int] = (0, 0)
     context: bytes = b""
     begin: int | None = None
+    name: str | None = None
+    stored: bytes = b""
+
+
+@dataclass
+class Raised:
+    """What ExceptionStream says: `context` are the bytes of a CONTEXT."""
+
+    tid: int
+    code: int
+    flags: int = 0
+    address: int = 0
+    parameters: Sequence[int] = ()
+    context: bytes = b""
 
 
 @dataclass
@@ -54,6 +71,8 @@ class Dump:
     the number of a list and its rows, as some writers do. `claims` are numbers of rows to be written in place of the
     true ones, by the stream's type. `unloaded` are base, size, check sum, time stamp and name (None: at RVA 0) of
     modules that were unloaded; `unloaded_sizes` what is said of the sizes of that list's head and of an entry.
+    `raw` are streams as they are, by their type, as Breakpad's copies of files below /proc. `signature` are the first
+    eight bytes of the file.
     """
 
     memory64: Sequence[tuple[int, bytes]] | None = None
@@ -70,6 +89,9 @@ class Dump:
     info_width: int = 48
     unloaded: Sequence[tuple[int, int, int, int, str | None]] | None = None
     unloaded_sizes: tuple[int, int] = (12, 24)
+    raised: Raised | None = None
+    raw: Mapping[int, bytes] = field(default_factory=dict)
+    signature: bytes = b"MDMP\x93\xa7\xb1\x61"
 
     def build(self) -> bytes:
         """Return the file."""
@@ -99,14 +121,15 @@ class _Builder:
         count = self.dump.claims.get(kind, len(rows))
         self.stream(kind, struct.pack("<I", count) + bytes(4 * self.dump.aligned) + b"".join(rows))
 
-    def run(self) -> bytes:  # noqa: C901 - a part for each stream
+    def run(self) -> bytes:  # noqa: C901, PLR0912, PLR0915 - a part for each stream
         dump = self.dump
         kinds = [
             dump.system, dump.pid, dump.modules, dump.unloaded, dump.threads, dump.infos, dump.memory32, dump.memory64,
-            dump.comment,
+            dump.comment, dump.raised,
         ]  # fmt: skip
         begun = [thread for thread in dump.threads or () if thread.begin is not None]
-        streams = sum(kind is not None for kind in kinds) + bool(begun)
+        named = [thread for thread in dump.threads or () if thread.name is not None]
+        streams = sum(kind is not None for kind in kinds) + bool(begun) + bool(named) + len(dump.raw)
         self.data += bytes(32 + 12 * streams)
         if dump.system is not None:
             number, platform, major, minor, build = dump.system
@@ -134,13 +157,24 @@ class _Builder:
             self.stream(14, struct.pack("<III", head, width, count).ljust(head, b"\xdd") + b"".join(rows))
         if dump.threads is not None:
             rows = [
-                struct.pack("<IIIIQQIIII", each.tid, 0, 32, 0, each.teb, *each.stack, 0, len(each.context),
+                struct.pack("<IIIIQQIIII", each.tid, 0, 32, 0, each.teb, *each.stack,
+                            self.put(each.stored) if each.stored else 0, len(each.context),
                             self.put(each.context)) for each in dump.threads
             ]  # fmt: skip
             self.listed(3, rows)
         if begun:
             rows = [struct.pack("<IIII32xQQ", each.tid, 0, 0, 259, each.begin, 3) for each in begun]
             self.stream(17, struct.pack("<III", 12, 64, dump.claims.get(17, len(rows))) + b"".join(rows))
+        if named:
+            self.listed(24, [struct.pack("<IQ", each.tid, self.text(each.name or "")) for each in named])
+        if (raised := dump.raised) is not None:
+            words = [*raised.parameters, *[0] * (15 - len(raised.parameters))]
+            head = struct.pack("<IIIIQQII", raised.tid, 0, raised.code, raised.flags, 0, raised.address,
+                               len(raised.parameters), 0)  # fmt: skip
+            place = self.put(raised.context)
+            self.stream(6, head + struct.pack("<15QII", *words, len(raised.context), place))
+        for kind, data in dump.raw.items():
+            self.stream(kind, data)
         if dump.infos is not None:
             rows = [
                 struct.pack("<QQIIQIII4x", each.base, each.allocation, each.began_with, 0, each.size, each.state,
@@ -158,7 +192,7 @@ class _Builder:
             self.stream(9, head + struct.pack("<Q", place) + b"".join(rows))
             for _, data in dump.memory64:
                 self.put(data)
-        head = struct.pack("<4sIIIIIQ", b"MDMP", 0x61B1A793, streams, 32, 0, 0x5F000000, dump.flags)
+        head = dump.signature + struct.pack("<IIIIQ", streams, 32, 0, 0x5F000000, dump.flags)
         self.data[: 32 + 12 * streams] = head + b"".join(struct.pack("<III", *each) for each in self.streams)
         return bytes(self.data)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from memcarve.errors import printable
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 #: the kinds of memory that are the process's own
 OWN = frozenset({Kind.PRIVATE, Kind.STACK, Kind.HEAP})
 _SHOWN = 5
+#: what stands before the name of the file in the name of a source
+_FILE = re.compile(r"\w+ (?=\()")
 
 
 class Listed(NamedTuple):
@@ -58,11 +61,19 @@ class Known:
 
     @property
     def notes(self) -> list[str]:
-        """The first conflicts between sources, in words, and how many more there are."""
+        """The first conflicts between sources, in words, and how many more there are; within one file in one line."""
         lists = (*self.conflicts.regions.values(), *self.conflicts.modules.values())
         found = [f"conflict at 0x{start:x}: {text}" for start, _, text in sorted(itertools.chain(*lists))]
+        if len(found) > 1 and self._of_one_file:
+            return [f"{found[0]}; {len(self.conflicts) - 1} more conflicts within the same file"]
         more = len(self.conflicts) - len(found[:_SHOWN])
         return [*found[:_SHOWN], *([f"{more} more conflicts between sources"] if more else [])]
+
+    @property
+    def _of_one_file(self) -> bool:
+        """Whether all sources of regions and modules are lists of one file, as those of a minidump are."""
+        sources = [each.source for each in self.metadata.regions] + [each.source for each in self.metadata.modules]
+        return len({_FILE.sub("", source) for source in sources}) == 1 and _FILE.match(sources[0]) is not None
 
     def region_text(self, place: int) -> str:
         """Return what is known about a region as JSON."""

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from memcarve.errors import UsageError
+from memcarve.errors import UsageError, encodable
 from memcarve.labels.filters import CHOICES, names_match
 from memcarve.labels.flags import MOST_FINDINGS, NEEDS, Flagged
+from memcarve.metadata import hexadecimal
 from memcarve.paths import base_name
 from memcarve.permissions import permissions
 from memcarve.vocabulary import Flag
@@ -426,8 +427,13 @@ class SegmentLabels:
 def _thread(thread: Thread, source: str) -> dict[str, Any]:
     record = thread._asdict() | {"source": source}
     addresses = ("teb", "stack_start", "stack_end", "begin")
+    del record["floating"]  # a manifest's header has no room for that of thousands of threads
     if thread.registers is not None:
-        record["registers"] = {name: f"0x{value:x}" for name, value in thread.registers.items()}
+        record["registers"] = hexadecimal(thread.registers)
+    if thread.name is not None:
+        record["name"] = encodable(thread.name)
+    if thread.fault is not None:
+        record["fault"] = thread.fault.facts()
     return {name: f"0x{value:x}" if name in addresses else value for name, value in record.items() if value is not None}
 
 

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from memcarve import provenance
-from memcarve.errors import UsageError, printable
+from memcarve.errors import UsageError, encodable, printable
 from memcarve.formats.elf_core import core_headers, process_notes
 from memcarve.formats.elf_core.process_notes import EXECUTE, READ, WRITE, MappedFile
 from memcarve.formats.json_text import dumps
+from memcarve.metadata import hexadecimal
 from memcarve.permissions import EXECUTE as MAY_EXECUTE, PROT_NONE, TRANSITION, WRITE as MAY_WRITE
 from memcarve.sinks.ranges import ranges
 from memcarve.sinks.single_file import write_file
@@ -256,9 +257,14 @@ def _module_row(row: Module, source: str) -> dict[str, Any]:
 
 def _thread_row(row: Thread) -> dict[str, Any]:
     places = ((name, getattr(row, name)) for name in ("teb", "stack_start", "stack_end", "begin"))
-    registers = {name: f"0x{value:x}" for name, value in (row.registers or {}).items()}
+    fault = row.fault
+    apart = fault is not None and fault.floating is not None and row.floating is not None
     return (
         {"tid": row.tid}
         | {name: f"0x{value:x}" for name, value in places if value is not None}
-        | ({"registers": registers} if registers else {})
+        | ({"registers": hexadecimal(row.registers)} if row.registers else {})
+        | ({} if row.name is None else {"name": encodable(row.name)})
+        | ({} if fault is None else {"fault": fault.facts()})
+        # the notes have those of the fault
+        | ({"floating": row.floating.hex()} if apart and row.floating is not None else {})
     )

@@ -115,7 +115,7 @@ def _complaint(
     opened: Opened, sources: Sequence[Source], options: OpenOptions, said: dict[Source, InputError]
 ) -> InputError | UsageError:
     """Return the error for an input that no source opens, from what those said that looked closer."""
-    if not said and all(options.given - source.understands for source in sources):
+    if said.keys().isdisjoint((MEMMAP, RAW)) and all(options.given - source.understands for source in sources):
         return refusal(opened.path, "cannot be both a dump with a map and an image", options.given)
     if len(sources) < len(SOURCES):  # the user said what it is
         kind = "a folder, not " if opened.is_folder and InputType.FOLDER not in sources[-1].types else "not "

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from memcarve.errors import OverlapError
-from memcarve.intervals import check_disjoint, overlap
+from memcarve.intervals import Intervals, by_start, check_disjoint, overlap
 from memcarve.missing import MissingMemory
 from memcarve.space import Extent
 
@@ -51,6 +51,48 @@ def untangled(file: FileBacking, stored: Stored, missing: MissingMemory) -> tupl
         first, second, third = (np.array(column, np.uint64) for column in columns)
         return (first, second, third), gaps, count + more
     return (start, size, offset), missing, 0
+
+
+def added(
+    file: FileBacking, stored: Stored, missing: MissingMemory, more: Stored
+) -> tuple[Stored, MissingMemory, list[int]]:
+    """Return what is stored and what is missing with `more` that is stored elsewhere, if it is not stored anyway.
+
+    All are columns; the first two as `untangled` returns them, `more` in any order. Also returns, for each
+    range of `more` at whose addresses what is stored has other bytes, the first such address, sorted: what is stored
+    counts there. So it is if comparing would take more reading than the file has bytes. Ranges of `more` that share
+    addresses and differ are not used, and returned likewise.
+    """
+    if not len(more[0]):
+        return stored, missing, []
+    rows = np.unique(np.stack(more, axis=1), axis=0)
+    more = (rows[:, 0], rows[:, 1], rows[:, 2])
+    different: dict[int, int] = {}  # by the range's place
+    try:
+        more, _, _ = untangled(file, more, MissingMemory.of(()))
+    except OverlapError:
+        first, last = more[0], more[0] + (more[1] - np.uint64(1))
+        alone = np.ones(len(first), np.bool_)
+        alone[1:] &= first[1:] > np.maximum.accumulate(last)[:-1]
+        alone[:-1] &= last[:-1] < first[1:]
+        different = {-1 - place: start for place, start in enumerate(first[~alone].tolist())}
+        more = (first[alone], more[1][alone], more[2][alone])
+    own, held = Intervals(more[0], more[1]), Intervals(stored[0], stored[1])
+    both, theirs = own.intersect(held)
+    places = more[2][both.owner] + (both.start - more[0][both.owner])
+    others = stored[2][theirs] + (both.start - stored[0][theirs])
+    left, apart = file.size + _SPARE, places != others
+    columns = (both.owner, both.start, both.size, places, others)
+    for owner, start, size, place, other in zip(*(column[apart].tolist() for column in columns), strict=True):
+        left -= max(size, _LEAST)
+        if owner not in different and (left < 0 or not _same(file, place, other, size)):
+            different[owner] = start
+    fresh = own.subtract(held)
+    offset = more[2][fresh.owner] + (fresh.start - more[0][fresh.owner])
+    new = (fresh.start, fresh.size, offset)
+    joint = by_start(*(np.concatenate(columns) for columns in zip(stored, new, strict=True)))
+    gaps = Intervals(missing.start, missing.size).subtract(fresh)
+    return joint, MissingMemory(gaps.start, gaps.size, missing.reason[gaps.owner]), sorted(different.values())
 
 
 def _merged(file: FileBacking, rows: list[Extent]) -> tuple[list[Extent], int]:

@@ -1,7 +1,9 @@
 """CONTEXT: a thread's registers, as winnt.h lays them out for x64 (1232 bytes) and x86 (716 bytes).
 
 ContextFlags says which groups are valid. Registers go by the names that gdb has for them; flags, segments and the rest
-of a group are there or it is not valid. Floating point and debug registers are neither read nor written.
+of a group are there or it is not valid. The x87 and SSE registers are an area as FXSAVE saves it (x86 has a second one
+as FSAVE does, whose Cr0NpxState is not used). Debug registers, and what XSAVE adds behind the CONTEXT, are neither read
+nor written.
 """
 
 from __future__ import annotations
@@ -9,18 +11,26 @@ from __future__ import annotations
 import struct
 from typing import TYPE_CHECKING, NamedTuple
 
+from memcarve.formats.floating_point import FSAVE, FXSAVE, MXCSR, fsave, fxsave
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-_CONTROL, _INTEGER, _SEGMENTS = 1, 2, 4
+_CONTROL, _INTEGER, _SEGMENTS, _FLOATING, _EXTENDED = 1, 2, 4, 8, 0x20
+_FLOAT_SAVE = 0x1C  # of x86
+_MXCSR = 0x34  # of x64, beside the one in its area
 
 
 class _Form(NamedTuple):
-    """A CONTEXT: its size, where ContextFlags are, what they have set, and by group where each register is."""
+    """A CONTEXT: its size, where ContextFlags are, what they have set, and by group where each register is.
+
+    `area` is the group of FXSAVE's area, and where that is.
+    """
 
     size: int
     flags: int
     mark: int
+    area: tuple[int, int]
     groups: dict[int, dict[str, tuple[int, str]]]
 
 
@@ -33,6 +43,7 @@ _FORMS = {
         1232,
         0x30,
         0x100000,
+        (_FLOATING, 0x100),
         {
             _CONTROL: _row("cs", 0x38, 2, "<H")
             | _row("ss", 0x42, 2, "<H")
@@ -48,6 +59,7 @@ _FORMS = {
         716,
         0,
         0x10000,
+        (_EXTENDED, 0xCC),
         {
             _CONTROL: _row("ebp eip cs eflags esp ss", 0xB4, 4, "<I"),
             _INTEGER: _row("edi esi ebx edx ecx eax", 0x9C, 4, "<I"),
@@ -57,10 +69,10 @@ _FORMS = {
 }
 
 
-def context(registers: Mapping[str, int] | None, architecture: str) -> bytes:
+def context(registers: Mapping[str, int] | None, architecture: str, floating: bytes | None = None) -> bytes:
     """Return the CONTEXT of a thread; groups of which not all registers are known are not valid in it.
 
-    Empty if the architecture is neither ``"x64"`` nor ``"x86"``.
+    `floating` is an area of `floating_point`. Empty if the architecture is neither ``"x64"`` nor ``"x86"``.
     """
     form = _FORMS.get(architecture)
     if form is None:
@@ -72,8 +84,40 @@ def context(registers: Mapping[str, int] | None, architecture: str) -> bytes:
             for name, (place, kind) in places.items():
                 size = struct.calcsize(kind)
                 data[place : place + size] = (known[name] & ((1 << 8 * size) - 1)).to_bytes(size, "little")
+    if floating is not None:
+        flags |= _put(data, form, floating, narrow=architecture == "x86")
     struct.pack_into("<I", data, form.flags, flags)
     return bytes(data)
+
+
+def _put(data: bytearray, form: _Form, floating: bytes, *, narrow: bool) -> int:
+    """Put an area into a CONTEXT; return the groups that are valid by that."""
+    group, place = form.area
+    flags, area = 0, fxsave(floating)
+    if area is not None:
+        data[place : place + FXSAVE] = area
+        flags |= group
+    if narrow:
+        data[_FLOAT_SAVE : _FLOAT_SAVE + FSAVE] = fsave(floating)
+        flags |= _FLOATING
+    elif area is not None:
+        data[_MXCSR : _MXCSR + 4] = area[MXCSR]
+    return flags
+
+
+def floating(data: bytes, architecture: str | None) -> bytes | None:
+    """Return the x87 and SSE registers of a CONTEXT as FXSAVE saves them, or FSAVE if x86 has no more; None if none."""
+    form = _FORMS.get(architecture or "")
+    if form is None or len(data) < form.size:
+        return None
+    flags = struct.unpack_from("<I", data, form.flags)[0]
+    group, place = form.area
+    if not flags & form.mark:
+        return None
+    if flags & group:
+        return data[place : place + FXSAVE]
+    narrow = architecture == "x86" and flags & _FLOATING
+    return data[_FLOAT_SAVE : _FLOAT_SAVE + FSAVE] if narrow else None
 
 
 def registers(data: bytes, architecture: str | None) -> dict[str, int]:

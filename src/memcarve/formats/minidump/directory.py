@@ -24,6 +24,8 @@ _PLAIN = {
     structures.THREAD_LIST: structures.THREAD.size,
     structures.MODULE_LIST: structures.MODULE.size,
     structures.MEMORY_LIST: structures.MEMORY.itemsize,
+    structures.THREAD_EX_LIST: structures.THREAD_EX.itemsize,
+    structures.THREAD_NAMES: structures.THREAD_NAME.size,
 }
 #: lists that say how long their head and their rows are
 _WIDE = {
@@ -38,16 +40,28 @@ NAMES = {
     structures.THREAD_LIST: "thread list",
     structures.MODULE_LIST: "module list",
     structures.MEMORY_LIST: "memory list",
+    structures.EXCEPTION: "exception",
     structures.SYSTEM_INFO: "system information",
+    structures.THREAD_EX_LIST: "extended thread list",
     structures.MEMORY64_LIST: "memory (64-bit) list",
     structures.COMMENT: "comment",
     structures.UNLOADED_MODULE_LIST: "unloaded module list",
     structures.MISC_INFO: "miscellaneous information",
     structures.MEMORY_INFO_LIST: "memory information list",
     structures.THREAD_INFO_LIST: "thread information list",
+    structures.THREAD_NAMES: "list of thread names",
+    structures.LINUX_STATUS: "copy of /proc/PID/status",
+    structures.LINUX_COMMAND_LINE: "copy of /proc/PID/cmdline",
+    structures.LINUX_ENVIRONMENT: "copy of /proc/PID/environ",
+    structures.LINUX_AUXV: "copy of /proc/PID/auxv",
+    structures.LINUX_MAPS: "copy of /proc/PID/maps",
 }
 _ARCHITECTURES = frozenset(structures.ARCHITECTURES.values())
 _PLATFORM, _PLATFORMS = 8, frozenset(structures.PLATFORMS.values())
+#: of streams that are not lists
+_SIZES = {structures.SYSTEM_INFO: structures.SYSTEM.size, structures.EXCEPTION: structures.EXCEPTION_RECORD.size}
+#: of a minidump whose signature was replaced: streams, kinds that Microsoft numbers, bits of the header's flags
+_MOST_DISGUISED, _KINDS, _FLAG_BITS = 64, 0x20, 32
 _LISTS_OF_MEMORY = (structures.MEMORY_LIST, structures.MEMORY64_LIST)
 
 
@@ -75,14 +89,17 @@ class Rows(NamedTuple):
 class Directory:
     """The streams that are read; `notes` say what is not as it must be. `flags` are the header's.
 
-    Raises NotRecognisedError if the file is not a minidump, InputError if its directory is not in it, SourceReadError.
+    The header's signature counts for nothing if the file was `said` to be a minidump. Raises NotRecognisedError if the
+    file is not one, InputError if its directory is not in it, SourceReadError.
     """
 
-    def __init__(self, file: FileBacking) -> None:
+    def __init__(self, file: FileBacking, *, said: bool = False) -> None:
         self.file = file
         self.notes: list[str] = []
         data = file.read_at(0, structures.HEADER.size)
-        if not data.startswith(structures.MAGIC):
+        #: what stands in the signature's place
+        self.signature = data[: len(structures.MAGIC)]
+        if self.signature != structures.MAGIC and not (is_likely(data, file.size) if said else is_disguised(file)):
             raise NotRecognisedError("is not a minidump", subject=file.path)
         if len(data) < structures.HEADER.size:
             raise InputError("is a minidump that ends inside its header; the file was cut off", subject=file.path)
@@ -103,6 +120,8 @@ class Directory:
         #: kinds of streams that are listed at a place where none can lie
         self.misplaced: set[int] = set()
         rows = np.frombuffer(file.read_at(rva, _ROW.itemsize * count), _ROW).tolist()
+        for kind in sorted({kind for kind, size, _ in rows if size}.intersection(structures.UNREAD)):
+            self.note(f"its stream 0x{kind:x} ({structures.UNREAD[kind]}) holds memory that is not read")
         used = [number for number, (kind, size, _) in enumerate(rows, 1) if size and kind in NAMES]
         # some writers count streams that they leave out, and the first one follows where their entries should be
         self._taken = [(0, structures.HEADER.size), (rva, rva + _ROW.itemsize * max(used, default=0))]
@@ -110,7 +129,7 @@ class Directory:
             kind, size, place = rows[number - 1]
             self._add(Stream(kind, place, size))
         #: the bytes of the file, as begin and end, that are the header, the directory, the system and the sound lists
-        self.structures = [(0, structures.HEADER.size), (rva, end), *self._sound()]
+        self.structures = [(0, structures.HEADER.size), (rva, end), *map(self.extent, self.sound)]
 
     def _add(self, stream: Stream) -> None:
         known = self._streams.get(stream.kind, [])
@@ -180,26 +199,68 @@ class Directory:
         return _overlap(self.structures, place, size)
 
     def extent(self, stream: Stream) -> tuple[int, int]:
-        """Return begin and end, in the file, of what a stream's rows and their head take; of no list its first byte."""
+        """Return begin and end, in the file, of what a stream's rows and their head take; of no list its first byte.
+
+        What is not a list but has a size of its own takes that.
+        """
         rows = self.rows(stream)
         size = 1 if rows is None else rows.begin + rows.width * min(rows.number, self.room(stream, rows))
-        return stream.place, stream.place + size
+        return stream.place, stream.place + _SIZES.get(stream.kind, size)
 
-    def _sound(self) -> list[tuple[int, int]]:
-        """Return begin and end of the streams that are what they are said to be: what they hold agrees with their size.
+    @property
+    def sound(self) -> list[Stream]:
+        """The streams that are what they are said to be: what they hold agrees with their size.
 
         Others may be damaged places that lead into memory, which must not be lost for that.
         """
-        found = []
-        for stream in [stream for streams in self._streams.values() for stream in streams]:
-            rows = self.rows(stream)
-            if rows is not None and rows.number and rows.size == stream.size:
-                found.append(self.extent(stream))
-            if stream.kind == structures.SYSTEM_INFO and stream.size == structures.SYSTEM.size:
-                head = self.head(stream, structures.SYSTEM)
-                if head is not None and head[0] in _ARCHITECTURES and head[_PLATFORM] in _PLATFORMS:
-                    found.append((stream.place, stream.place + stream.size))
-        return found
+        return [stream for streams in self._streams.values() for stream in streams if self._is_sound(stream)]
+
+    def _is_sound(self, stream: Stream) -> bool:
+        rows = self.rows(stream)
+        if rows is not None:
+            return rows.number > 0 and rows.size == stream.size
+        if stream.size != _SIZES.get(stream.kind):
+            return False
+        if stream.kind == structures.SYSTEM_INFO:
+            head = self.head(stream, structures.SYSTEM)
+            return head is not None and head[0] in _ARCHITECTURES and head[_PLATFORM] in _PLATFORMS
+        return True
+
+
+def is_likely(head: bytes, size: int) -> bool:
+    """Return True if a file of `size` bytes could be a minidump by what stands in its header behind the signature."""
+    if len(head) < structures.HEADER.size:
+        return False
+    _, _, count, rva, *_ = structures.HEADER.unpack_from(head)
+    return bool(0 < count <= _MOST_STREAMS and structures.HEADER.size <= rva <= size - _ROW.itemsize * count)
+
+
+def is_disguised(file: FileBacking) -> bool:
+    """Return True if everything but the signature and the version in its header is a minidump's.
+
+    No other file, and no noise, has a directory whose streams all lie in the file, in none of the others and not in
+    the header, of kinds that are known, each once, with a sound SystemInfo and a list of memory that is as long as it
+    says.
+    """
+    data = file.read_at(0, structures.HEADER.size)
+    if not is_likely(data, file.size):
+        return False
+    _, _, count, rva, _, _, flags = structures.HEADER.unpack(data)
+    if count > _MOST_DISGUISED or flags >> _FLAG_BITS:
+        return False
+    end = rva + _ROW.itemsize * count
+    rows = [row for row in np.frombuffer(file.read_at(rva, end - rva), _ROW).tolist() if row[0]]
+    kinds = [kind for kind, _, _ in rows]
+    if len(set(kinds)) < len(kinds) or not all(kind < _KINDS or kind in NAMES for kind in kinds):
+        return False
+    taken = [(0, structures.HEADER.size), (rva, end)]
+    for _, size, place in rows:
+        if size and (_overlap(taken, place, size) or place + size > file.size):
+            return False
+        taken.append((place, place + size))
+    found = Directory(file, said=True)
+    sound = [stream.kind for stream in found.sound]
+    return structures.SYSTEM_INFO in sound and not set(_LISTS_OF_MEMORY).isdisjoint(sound)
 
 
 def _overlap(ranges: list[tuple[int, int]], place: int, size: int) -> bool:

@@ -12,8 +12,8 @@ import numpy as np
 
 from memcarve.errors import InputError
 from memcarve.formats.minidump import structures
-from memcarve.formats.minidump.contexts import registers
-from memcarve.formats.minidump.directory import Directory
+from memcarve.formats.minidump.contexts import floating, registers
+from memcarve.formats.minidump.directory import NAMES, Directory
 from memcarve.formats.minidump.structures import Module
 from memcarve.intervals import TOP, total
 
@@ -34,6 +34,8 @@ _MOST_ROWS = 1 << 16  # modules, threads
 _MOST_NAMES = 1 << 24  # bytes of them all
 _LONGEST_NAME = 1 << 16  # bytes; Windows allows 32,767 characters
 _LONGEST_CONTEXT = 1 << 12
+_LONGEST_COPY = 1 << 26  # of /proc/PID/maps of a process with half a million mappings
+_EX = structures.THREAD_EX
 _MISC = struct.Struct("<III")
 _NARROW_TOP = 1 << 32
 #: what an extended address has besides its 32 bits
@@ -54,13 +56,30 @@ class System(NamedTuple):
 
 
 class Thread(NamedTuple):
-    """A thread: what is 0 is not known. `stack` is start and size in bytes; `registers` are those of the CONTEXT."""
+    """A thread: what is 0 is not known. `stack` is start and size in bytes; `registers` are those of the CONTEXT.
+
+    `floating` are the x87 and SSE registers as `formats.floating_point` has them.
+    """
 
     tid: int
     teb: int
     stack: tuple[int, int]
     begin: int
     registers: dict[str, int]
+    floating: bytes | None
+    name: str | None
+
+
+class Raised(NamedTuple):
+    """What the ExceptionStream says: which exception was raised where, in which thread, and its registers then."""
+
+    tid: int
+    code: int
+    flags: int
+    address: int
+    parameters: tuple[int, ...]
+    registers: dict[str, int]
+    floating: bytes | None
 
 
 class Memory(NamedTuple):
@@ -81,13 +100,15 @@ class Minidump:
     Its addresses are of 32 bits if it is `narrow`: dbghelp extends the highest of those bits through the upper half of
     its fields, and here they are as the process had them.
 
-    Raises NotRecognisedError if the file is not one, InputError if its directory is not in it, SourceReadError.
+    `signature` is what stands where a minidump says that it is one; it counts for nothing if the file was `said` to be
+    one, or if everything else shows that it is. Raises NotRecognisedError if the file is not one, InputError if its
+    directory is not in it, SourceReadError.
     """
 
-    def __init__(self, file: FileBacking) -> None:
+    def __init__(self, file: FileBacking, *, said: bool = False) -> None:
         self.file = file
-        self._directory = Directory(file)
-        self.flags = self._directory.flags
+        self._directory = Directory(file, said=said)
+        self.flags, self.signature = self._directory.flags, self._directory.signature
         system = self.system()
         # memcarve writes addresses as they are: those of a kernel are not extended ones
         own = self.comment().startswith(structures.MARK)
@@ -126,7 +147,7 @@ class Minidump:
         Raises InputError if there is no list, or one that no process can have.
         """
         lists = (structures.MEMORY64_LIST, structures.MEMORY_LIST)
-        if not any(kind in self for kind in lists):
+        if not any(kind in self for kind in lists) and not len(self.stacks()[0]):
             if self._directory.misplaced.intersection(lists):
                 raise InputError(
                     "is a minidump whose list of memory is said to lie in its header or directory; it is damaged",
@@ -160,6 +181,38 @@ class Minidump:
             (start[unwritten], size[unwritten]),
             (start[misplaced], size[misplaced]),
         )
+
+    def stacks(self) -> tuple[U64, U64, U64]:
+        """Return start, size and offset of memory that threads' own rows say is in the file, in any order.
+
+        These are their stacks, and what Itanium's registers were spilled to. Lists of memory have it, too, as a rule;
+        some writers leave it to the threads. A list of threads that is not whole tells nothing.
+        """
+        found: list[Records] = []
+        for kind, row in ((structures.THREAD_LIST, structures.THREAD_STACK), (structures.THREAD_EX_LIST, _EX)):
+            stream = self._directory.first(kind)
+            rows = self._directory.rows(stream)
+            if rows is None or not rows.number <= min(self._directory.room(stream, rows), _MOST_ROWS):
+                continue
+            data = self.file.read_at(stream.place + rows.begin, rows.number * rows.width)
+            table = np.frombuffer(data, row)
+            found += [table] if kind == structures.THREAD_LIST else [table["thread"], table["store"]]
+        start, size, offset = (
+            np.concatenate([np.zeros(0, np.uint64), *(table[name].astype(np.uint64) for table in found)])
+            for name in ("start", "size", "rva")
+        )
+        start = self._addresses(start)
+        keep = (size > 0) & (offset > 0)
+        start, size, offset = start[keep], size[keep], offset[keep]
+        wrong = self.beyond(start, size)
+        for begin, end in self._directory.structures:
+            wrong |= (offset < np.uint64(end)) & (offset + size > np.uint64(begin))
+        if wrong.any():
+            self._directory.note(
+                f"of {int(wrong.sum())} of its threads' stacks the place cannot be right, of the first that at "
+                f"0x{int(start[wrong][0]):x}; not used"
+            )
+        return start[~wrong], size[~wrong], offset[~wrong]
 
     def _memory64(self, stream: Stream) -> _Ranges:
         """Return the ranges of a 64-bit list, which lie one after the other; if one cannot lie there, none does."""
@@ -278,17 +331,52 @@ class Minidump:
         return names
 
     def threads(self) -> list[Thread]:
-        """Return the threads, in the order of the list."""
-        rows = self._few(self._first(structures.THREAD_LIST, structures.THREAD.size, "thread"), "threads", _MOST_ROWS)
+        """Return the threads, in the order of the list; those of the extended list if there is no other."""
+        if structures.THREAD_LIST in self:
+            rows = self._first(structures.THREAD_LIST, structures.THREAD.size, "thread")
+        else:
+            rows = self._first(structures.THREAD_EX_LIST, structures.THREAD_EX.itemsize, "extended thread")
+            rows = rows.view(structures.THREAD_EX)["thread"]
+        rows = self._few(rows, "threads", _MOST_ROWS)
+        begins, names, found = self._begins(), self.thread_names(), []
+        for tid, _, _, _, teb, low, size, _, length, place in structures.THREAD.iter_unpack(rows.tobytes()):
+            known, area = self._context(place, length)
+            stack = self._address(low), size
+            found.append(Thread(tid, self._address(teb), stack, begins.get(tid, 0), known, area, names.get(tid)))
+        return found
+
+    def _context(self, place: int, length: int) -> tuple[dict[str, int], bytes | None]:
+        """Return the registers of a CONTEXT, and its area of x87 and SSE registers, as far as they are known."""
         system = self.system()
         architecture = system.architecture if system is not None else None
-        begins, found = self._begins(), []
-        for tid, _, _, _, teb, low, size, _, length, place in structures.THREAD.iter_unpack(rows.tobytes()):
-            size_there = 0 if self._directory.is_structure(place, length) else min(length, _LONGEST_CONTEXT)
-            data = self.file.read_at(place, size_there)
-            stack = self._address(low), size
-            found.append(Thread(tid, self._address(teb), stack, begins.get(tid, 0), registers(data, architecture)))
-        return found
+        size_there = 0 if self._directory.is_structure(place, length) else min(length, _LONGEST_CONTEXT)
+        data = self.file.read_at(place, size_there)
+        return registers(data, architecture), floating(data, architecture)
+
+    def thread_names(self) -> dict[int, str]:
+        """Return the names of threads that have one, by their ids."""
+        rows = self._first(structures.THREAD_NAMES, structures.THREAD_NAME.size, "thread name")
+        rows = self._few(rows, "names of threads", _MOST_ROWS)
+        places = dict(structures.THREAD_NAME.iter_unpack(rows.tobytes()))
+        names = self._names(places.values())
+        return {tid: name for tid, place in places.items() if (name := names[place]) is not None}
+
+    def raised(self) -> Raised | None:
+        """Return which exception the minidump was made for; None if there is none, or it is cut off."""
+        row = self._directory.head(self._directory.first(structures.EXCEPTION), structures.EXCEPTION_RECORD)
+        if row is None:
+            return None
+        tid, code, flags, _, address, count = row[:6]
+        parameters = row[6 : 6 + min(count, structures.MOST_PARAMETERS)]
+        known, area = self._context(row[-1], row[-2])
+        return Raised(tid, code, flags, self._address(address), parameters, known, area)
+
+    def copied(self, kind: int) -> bytes:
+        """Return the bytes of a stream that is a copy of a file below /proc, as many as there may be; none if none."""
+        stream = self._directory.first(kind)
+        if stream.size > _LONGEST_COPY:
+            self._directory.note(f"its {NAMES[kind]} has {stream.size} bytes, as none has; the first are used")
+        return self.file.read_at(stream.place, min(stream.size, _LONGEST_COPY))
 
     def _begins(self) -> dict[int, int]:
         width = np.dtype((np.void, structures.THREAD_INFO_ENTRY.size))

@@ -20,6 +20,12 @@ DIRECTORY = struct.Struct("<III")
 
 THREAD_LIST, MODULE_LIST, MEMORY_LIST, SYSTEM_INFO, MEMORY64_LIST = 3, 4, 5, 7, 9
 COMMENT, UNLOADED_MODULE_LIST, MISC_INFO, MEMORY_INFO_LIST, THREAD_INFO_LIST = 10, 14, 15, 16, 17
+EXCEPTION, THREAD_EX_LIST, THREAD_NAMES = 6, 8, 24
+#: what Breakpad and Crashpad copy from /proc/PID on Linux (minidump_format.h): status, cmdline, environ, auxv, maps
+LINUX_STATUS, LINUX_COMMAND_LINE, LINUX_ENVIRONMENT = 0x47670004, 0x47670006, 0x47670007
+LINUX_AUXV, LINUX_MAPS = 0x47670008, 0x47670009
+#: streams that hold memory and are not read: Windows CE's
+UNREAD = {0x8008: "ceStreamMemoryVirtualList", 0x8009: "ceStreamMemoryPhysicalList"}
 
 FULL_MEMORY, FULL_MEMORY_INFO, THREAD_INFO = 0x2, 0x800, 0x1000  # of the header's flags
 
@@ -59,10 +65,19 @@ UNLOADED_MODULE_HEAD = struct.Struct("<III")  # sizes of this and of an entry, n
 UNLOADED_MODULE = struct.Struct("<QIIII")
 #: id, suspended, priority class, priority; TEB; stack: address, size, RVA; place of the CONTEXT
 THREAD = struct.Struct("<IIIIQQIIII")
+#: where a thread's row says that its stack is stored, and one of the extended list the registers that Itanium spilled
+THREAD_STACK = np.dtype([("_1", "V24"), ("start", "<u8"), ("size", "<u4"), ("rva", "<u4"), ("_2", "V8")])
+THREAD_EX = np.dtype([("thread", THREAD_STACK), ("store", MEMORY)])
+#: the id of a thread, the RVA of its name
+THREAD_NAME = struct.Struct("<IQ")
 THREAD_INFO_HEAD = struct.Struct("<III")  # sizes of this and of an entry, number of entries
 #: id, flags, errors, exit code; four times; where it began; processors
 THREAD_INFO_ENTRY = struct.Struct("<IIII32xQQ")
 INVALID_CONTEXT, INVALID_TEB = 0x10, 0x20  # of the flags
+
+#: id of the thread; code, flags, RVA of another record, address, number of parameters; these; place of the CONTEXT
+EXCEPTION_RECORD = struct.Struct("<I4xIIQQI4x15QII")
+MOST_PARAMETERS = 15
 
 #: a CodeView record without a name: `RSDS`, a GUID, the age, the path of the PDB
 NO_CODEVIEW = b"RSDS" + bytes(16 + 4 + 1)

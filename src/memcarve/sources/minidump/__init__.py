@@ -8,6 +8,7 @@ import numpy as np
 
 from memcarve.errors import OverlapError
 from memcarve.formats.minidump import structures
+from memcarve.formats.minidump.directory import is_likely
 from memcarve.formats.minidump.minidump_reading import Minidump
 from memcarve.intervals import Intervals, total, union
 from memcarve.missing import CUT_OFF, MISPLACED, NOT_WRITTEN, REASONS, MissingMemory
@@ -15,9 +16,10 @@ from memcarve.paths import base_name
 from memcarve.process import Account, Container, Machine, Note, Platform, ProcessEntry, ProcessMemory, width_of
 from memcarve.provenance import Provenance
 from memcarve.sources.listings import metadata_from_files
+from memcarve.sources.minidump.linux_copies import status_of
 from memcarve.sources.minidump.minidump_metadata import minidump_metadata_of
 from memcarve.sources.opening import MINIDUMP as TYPE, Source
-from memcarve.sources.overlaps import untangled
+from memcarve.sources.overlaps import added, untangled
 from memcarve.space import AddressSpace
 
 if TYPE_CHECKING:
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 REST = "headers and streams"
 TWICE = "of addresses that the file holds twice"
 _NARROW = 32
+_LONGEST_VECTOR = 1 << 16
 #: why bytes are missing, and what is said of that
 _LOST = {
     MISPLACED: "whose place in the minidump cannot be right",
@@ -41,13 +44,17 @@ class MinidumpContainer(Container):
 
     def __init__(self, opened: Opened, options: OpenOptions) -> None:
         self.path, self.file = opened.path, opened.file
-        self.dump = Minidump(self.file)
+        self.dump = Minidump(self.file, said=options.input_type == TYPE)
         self.listings = options.listings
         comment = self.dump.comment()
         #: what memcarve noted, if it wrote the minidump
         self.noted = Provenance.parse(comment, "the comment") if comment.startswith(structures.MARK) else None
         self.system = self.dump.system()
-        self._entry = ProcessEntry(self.dump.pid(), self._name())
+        pid, name = self.dump.pid(), self._name()
+        if pid is None or name is None:
+            copied = status_of(self.dump)
+            pid, name = copied[0] if pid is None else pid, copied[1] if name is None else name
+        self._entry = ProcessEntry(pid, name)
         self.notes: list[str] = list(self.dump.notes)
 
     def processes(self) -> list[ProcessEntry]:
@@ -60,13 +67,26 @@ class MinidumpContainer(Container):
         Raises InputError if the minidump holds none, OverlapError if it holds different bytes for one address.
         """
         path, architecture = self.file.path, self._architecture()
-        space, left_out = self._space()
+        space, left_out, different = self._space()
         remarks = [Note(note) for note in self.dump.notes]
+        if different:
+            remarks.append(
+                Note(
+                    f"{path}: the stacks of {len(different)} threads have other bytes than a list of memory, or "
+                    f"another thread's stack, has at the same addresses, first at "
+                    f"0x{different[0]:x}; the list's are used"
+                )
+            )
         for reason, words in _LOST.items():
             lost = total(space.missing.size[space.missing.reason == np.uint8(REASONS.index(reason))])
             if lost:
                 remarks.append(Note(f"{lost} bytes are missing {words}"))
         notes = [] if self.noted is None else [f"{path}: written by memcarve from {self.noted.origin}"]
+        if self.dump.signature != structures.MAGIC:
+            notes.append(
+                f"{path}: begins with {self.dump.signature.hex()} in place of a minidump's signature, as some tools "
+                "leave it to hide what they wrote; its directory is a minidump's"
+            )
         notes += remarks
         if structures.MEMORY64_LIST not in self.dump and not self.dump.flags & structures.FULL_MEMORY:
             notes.append(f"{path}: was made without full memory: most of the process's is not in it")
@@ -89,32 +109,39 @@ class MinidumpContainer(Container):
                 minidump_metadata_of(self.dump, self.noted)
                 + metadata_from_files(self.listings, self._entry.pid, address_bits=max(bits, 48))
             ),
+            auxiliary_vector=self.dump.copied(structures.LINUX_AUXV)[:_LONGEST_VECTOR] or None,
         )
 
     def close(self) -> None:
         """Close the file."""
         self.file.close()
 
-    def _space(self) -> tuple[AddressSpace, dict[str, int]]:
-        """Return the address space, and what of the file's bytes is not in it, by reason."""
-        found = self.dump.memory()
-        start, size, offset = found.stored
-        limit = np.uint64(self.file.size)
-        there = np.minimum(size, limit - np.minimum(offset, limit))
-        short = there < size
-        cut_off = start[short] + there[short], size[short] - there[short]
-        some = there > 0
-        stored = start[some], there[some], offset[some]
-        lost = _missing((found.misplaced, MISPLACED), (found.unwritten, NOT_WRITTEN), (cut_off, CUT_OFF))
+    def _space(self) -> tuple[AddressSpace, dict[str, int], list[int]]:
+        """Return the address space, what of the file's bytes is not in it, by reason, and where stacks disagree."""
+        found, stacks = self.dump.memory(), self.dump.stacks()
+        stored, cut_off = self._there(found.stored)
+        of_threads, more = self._there(stacks)
+        cut = tuple(np.concatenate(columns) for columns in zip(cut_off, more, strict=True))
+        lost = _missing((found.misplaced, MISPLACED), (found.unwritten, NOT_WRITTEN), (cut, CUT_OFF))
         try:
             kept, missing, _ = untangled(self.file, stored, lost)
-            space = AddressSpace(*kept, self.file, missing)
         except OverlapError as error:
             error.subject = self.file.path
             raise
-        described, used = (union(Intervals(each[2], each[1])).total for each in (stored, kept))
+        kept, missing, different = added(self.file, kept, missing, of_threads)
+        space = AddressSpace(*kept, self.file, missing)
+        places = [Intervals(each[2], each[1]) for each in (stored, of_threads)]
+        described, used = union(*places).total, union(Intervals(kept[2], kept[1])).total
         left_out = {REST: self.file.size - described, TWICE: described - used}
-        return space, {reason: count for reason, count in left_out.items() if count}
+        return space, {reason: count for reason, count in left_out.items() if count}, different
+
+    def _there(self, ranges: tuple[U64, U64, U64]) -> tuple[tuple[U64, U64, U64], tuple[U64, U64]]:
+        """Return what of ranges is in the file (start, size, offset), and what is cut off (start, size)."""
+        start, size, offset = ranges
+        limit = np.uint64(self.file.size)
+        there = np.minimum(size, limit - np.minimum(offset, limit))
+        short, some = there < size, there > 0
+        return (start[some], there[some], offset[some]), (start[short] + there[short], size[short] - there[short])
 
     def _name(self) -> str | None:
         if self.noted is not None:
@@ -136,9 +163,9 @@ class MinidumpContainer(Container):
         return Platform(_SYSTEMS.get(self.system.platform), *(version if any(version) else ()))
 
 
-def _missing(*lost: tuple[tuple[U64, U64], str]) -> MissingMemory:
+def _missing(*lost: tuple[tuple[U64, ...], str]) -> MissingMemory:
     """Return what is missing for each reason, given as start and size, in one table."""
-    found = [(union(Intervals(*columns)), REASONS.index(reason)) for columns, reason in lost]
+    found = [(union(Intervals(columns[0], columns[1])), REASONS.index(reason)) for columns, reason in lost]
     return MissingMemory(
         np.concatenate([each.start for each, _ in found]),
         np.concatenate([each.size for each, _ in found]),
@@ -154,4 +181,10 @@ def _bits(space: AddressSpace, *, narrow: bool) -> int:
     return width_of(space.start, space.size)
 
 
-MINIDUMP = Source("a minidump", (TYPE,), lambda opened: opened.head.startswith(structures.MAGIC), MinidumpContainer)
+def _recognise(opened: Opened) -> bool:
+    """Return True if it is a minidump, or could be one whose signature was replaced: opening it looks closer."""
+    head = opened.head
+    return head.startswith(structures.MAGIC) or (bool(head) and is_likely(head, opened.file.size))
+
+
+MINIDUMP = Source("a minidump", (TYPE,), _recognise, MinidumpContainer)

@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from memcarve import provenance
 from memcarve.formats.minidump import structures
 from memcarve.intervals import PAGE, TOP, breaks
-from memcarve.metadata import Metadata, Module, Region, Regions, SourceRows, Thread
+from memcarve.metadata import Fault, Metadata, Module, Region, Regions, SourceRows, Thread
 from memcarve.paths import base_name
+from memcarve.sources.minidump.linux_copies import parameters_of, regions_of
 from memcarve.vocabulary import Kind
 
 if TYPE_CHECKING:
@@ -27,6 +29,7 @@ _KINDS = {structures.IMAGE: Kind.IMAGE, structures.MAPPED: Kind.MAPPED, structur
 _BITS = (32, 48, 57)
 _ADDRESS = re.compile(r"0x[0-9a-f]{1,16}")
 _LONGEST = 1 << 12
+_LAST_SIGNAL = 64
 #: what stands for a thread if none was known
 _PLACEHOLDER = Thread(1)
 
@@ -36,44 +39,61 @@ def minidump_metadata_of(dump: Minidump, noted: Provenance | None) -> Metadata:
     known, own = len(dump.notes), noted is not None
     name = os.path.basename(dump.file.path)
     notes: list[str] = []
-    modules = [row for module in dump.modules() if (row := _module(module, dump, notes)) is not None]
+    modules = _modules(dump, dump.modules(), notes)
     threads = [_thread(thread, dump) for thread in dump.threads()]
-    unloaded = [row for each in dump.unloaded() if (row := _module(each, dump, notes, gone=True)) is not None]
-    regions = _regions(dump, noted, modules, notes)
+    _add_fault(threads, dump)
+    if noted is not None:
+        _add_noted(threads, noted)
+    unloaded = _modules(dump, dump.unloaded(), notes, gone=True)
+    mapped = regions_of(dump, notes)  # it says more than the list that was made from it
+    regions = [] if mapped is not None else _regions(dump, noted, modules, notes)
     if own and threads == [_PLACEHOLDER]:
         threads = []
     system = dump.system()
     areas = _areas(threads, wide=system is not None and system.architecture == "x64")
     has_regions = bool(regions) or (structures.MEMORY_INFO_LIST in dump and not own)
+    listed = mapped if mapped is not None else Regions(f"MemoryInfoList ({name})", regions) if has_regions else None
+    if listed is not None and listed.overlapping:
+        notes.append(
+            f"{dump.file.path}: {listed.overlapping} regions share addresses; an address belongs to the smallest of "
+            "them"
+        )
+    started = parameters_of(dump)
     has_modules = bool(modules) or (structures.MODULE_LIST in dump and not own)
     return Metadata(
-        (Regions(f"MemoryInfoList ({name})", regions),) if has_regions else (),
+        () if listed is None else (listed,),
         (SourceRows(f"ModuleList ({name})", modules),) if has_modules else (),
         (SourceRows(f"ThreadList ({name})", threads),) if threads else (),
         (SourceRows(f"ThreadList ({name})", areas),) if areas else (),
         notes=(*dump.notes[known:], *notes),
         complete=noted is None or noted.document.get("modules") == "listed",
-        parameters=() if noted is None else noted.parameters,
+        parameters=(() if noted is None else noted.parameters) + (() if started is None else (started,)),
         unloaded=(SourceRows(f"UnloadedModuleList ({name})", unloaded),)
         if structures.UNLOADED_MODULE_LIST in dump
         else (),
     )
 
 
-def _module(module: structures.Module, dump: Minidump, notes: list[str], *, gone: bool = False) -> Module | None:
-    """Return a module, or one that is `gone`: of those the name is no path; None if it cannot be where it is said."""
-    base, size = module.base, module.size or None
-    if not dump.fits(base, module.size):
+def _modules(dump: Minidump, listed: list[structures.Module], notes: list[str], *, gone: bool = False) -> list[Module]:
+    """Return modules, or some that are `gone`: of those the name is no path. Without those that cannot be."""
+    found, beyond = [], []
+    for each in listed:
+        base, size = each.base, each.size or None
+        if not dump.fits(base, each.size):
+            beyond.append(each)
+        elif gone:
+            found.append(Module(base, size, each.name or None, None, each.timestamp, each.checksum))
+        else:
+            name = None if each.name is None else base_name(each.name)
+            found.append(Module(base, size, name or None, None if name == each.name else each.name))
+    if beyond:
         what = "unloaded module" if gone else "module"
+        more = f", and {len(beyond) - 1} more do" if len(beyond) > 1 else ""
         notes.append(
-            f"{dump.file.path}: the {what} at 0x{base:x} of 0x{module.size:x} bytes ends beyond the last address; not "
-            "used"
+            f"{dump.file.path}: the {what} at 0x{beyond[0].base:x} of 0x{beyond[0].size:x} bytes ends beyond the last "
+            f"address{more}; not used"
         )
-        return None
-    if gone:
-        return Module(base, size, module.name or None, None, module.timestamp, module.checksum)
-    name = None if module.name is None else base_name(module.name)
-    return Module(base, size, name or None, None if name == module.name else module.name)
+    return found
 
 
 def _thread(thread: ThreadRow, dump: Minidump) -> Thread:
@@ -81,7 +101,51 @@ def _thread(thread: ThreadRow, dump: Minidump) -> Thread:
     high: int | None
     low, size = thread.stack
     low, high = (low, low + size) if size and dump.fits(low, size) else (None, None)
-    return Thread(thread.tid, thread.teb or None, low, high, thread.begin or None, thread.registers or None)
+    begin, registers = thread.begin or None, thread.registers or None
+    return Thread(thread.tid, thread.teb or None, low, high, begin, registers, thread.floating, thread.name)
+
+
+def _add_fault(threads: list[Thread], dump: Minidump) -> None:
+    """Add the exception to the thread in which it was raised; that is added if it is not listed.
+
+    Breakpad and Crashpad write a Linux signal as an exception: its number, si_code as flags, si_addr as address.
+    """
+    raised, system = dump.raised(), dump.system()
+    if raised is None:
+        return
+    place = next((place for place, thread in enumerate(threads) if thread.tid == raised.tid), None)
+    if place is None:
+        place = len(threads)
+        threads.append(Thread(raised.tid))
+    thread = threads[place]
+    linux = system is not None and system.platform == structures.PLATFORMS["linux"]
+    signal = raised.code if linux and 0 < raised.code <= _LAST_SIGNAL else None
+    said = (raised.registers or None, raised.floating)
+    own = said in ((None, None), (thread.registers, thread.floating))
+    found = Fault(
+        signal,
+        raised.code if signal is None else None,
+        raised.flags,
+        raised.address,
+        raised.parameters,
+        None,
+        *((None, None) if own else said),
+    )
+    threads[place] = thread._replace(fault=found)
+
+
+def _add_noted(threads: list[Thread], noted: Provenance) -> None:
+    """Add what memcarve noted of threads because the format has no place for it."""
+    rows = provenance.member(noted.document, "faults").get("threads")
+    known = (
+        {provenance.number(row.get("tid")): row for row in rows if isinstance(row, dict)}
+        if isinstance(rows, list)
+        else {}
+    )
+    for place, thread in enumerate(threads):
+        if (found := provenance.fault(known.get(thread.tid))) is not None:
+            own = thread.fault or Fault()
+            threads[place] = thread._replace(fault=found._replace(registers=own.registers, floating=own.floating))
 
 
 def _areas(threads: list[Thread], *, wide: bool) -> list[Region]:
