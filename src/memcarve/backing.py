@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import datetime as dt
 import errno
 import itertools
 import mmap
@@ -11,7 +12,7 @@ import os
 import stat
 import threading
 from bisect import bisect_right
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from memcarve.errors import CounterpartError, InputError, SourceReadError
 
@@ -86,6 +87,16 @@ def check_unchanged(backings: Iterable[Backing]) -> None:
                 raise InputError("was changed while it was read", subject=span.file.path)
 
 
+def status_facts(status: os.stat_result) -> dict[str, Any]:
+    """Return a file's length, when it was modified (UTC), and which file of which device it is, ready for JSON."""
+    seconds, parts = divmod(status.st_mtime_ns, 1_000_000_000)
+    try:
+        modified = f"{dt.datetime.fromtimestamp(seconds, dt.UTC).isoformat()[:19]}.{parts:09}Z"
+    except (OverflowError, OSError, ValueError):  # file systems hold times that no calendar has
+        modified = f"{status.st_mtime_ns} ns"
+    return {"size": status.st_size, "modified": modified, "device": status.st_dev, "inode": status.st_ino}
+
+
 class AbsentBacking:
     """The bytes of an address space whose file is not at hand: reading raises `error`."""
 
@@ -150,6 +161,11 @@ class FileBacking:
     def size(self) -> int:
         """The file's length when it was opened, in bytes."""
         return self.status.st_size
+
+    @property
+    def described(self) -> dict[str, Any]:
+        """What identifies the file, ready for JSON: as it was when it was opened."""
+        return {"path": self.path, **status_facts(self.status)}
 
     def changed(self) -> bool:
         """Return True if the file's length or modification time differs from when it was opened."""

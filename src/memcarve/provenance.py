@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import os
 import re
+import secrets
 import sys
 from typing import TYPE_CHECKING, Any
 
+from memcarve.backing import status_facts
 from memcarve.formats import floating_point
 from memcarve.formats.json_text import dumps, whole
 from memcarve.formats.manifest import SCHEMAS, TOOL
@@ -18,11 +21,12 @@ from memcarve.intervals import TOP
 from memcarve.metadata import Fault, Metadata, Module, Parameters, Region, Regions, SourceRows, Thread
 from memcarve.missing import REASONS
 from memcarve.process import Platform, ProcessEntry
+from memcarve.surroundings import now, rfc3339, surroundings
 from memcarve.version import __version__
 from memcarve.vocabulary import Kind
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping
 
     from memcarve.process import ProcessMemory
     from memcarve.segments import LeftOut
@@ -47,25 +51,31 @@ _BITS = (32, 48, 57)
 _RECORDED = re.compile(r", as (segments\.json|the core's note|the comment) has it$")
 
 
-def written(what: str, command: Sequence[str] | None) -> dict[str, Any]:
+def written(what: str, record: Mapping[str, Any]) -> dict[str, Any]:
     """Return what every document begins with: what it is about, and by which program and command it was written, when.
 
-    `command` is the command line; None is this program's arguments.
+    `record` is what the caller says: `command`, the command line (None is this program's arguments), `begin`, when the
+    work began, `end`, if that is not now, `case_id` and `operator`.
     """
+    end = record.get("end") or rfc3339(now())
+    command = record["command"]
     return {
         "schema": SCHEMAS[-1],
         "tool": TOOL,
         "what": what,
         "version": __version__,
         "command": list(sys.argv if command is None else command),
-        "time": dt.datetime.now(dt.UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
+        "time": end,
+        "case_id": record["case_id"],
+        "operator": record["operator"],
+        "run": {"begin": rfc3339(record["begin"]), "end": end, **surroundings()},
     }
 
 
 def document(
     what: str,
     process: ProcessMemory,
-    command: Sequence[str] | None,
+    record: Mapping[str, Any],
     *,
     left_out: Iterable[LeftOut] = (),
     notes: Iterable[str] = (),
@@ -75,12 +85,12 @@ def document(
 ) -> dict[str, Any]:
     """Return what is said of a process, ready for JSON; a sink adds what is its own.
 
-    `told` is what the process says of itself; `architecture` and `platform` are given if they are known better than
-    from the process.
+    `record` is as for `written`, and may hold `input`, more about the file that the memory lies in. `told` is what the
+    process says of itself; `architecture` and `platform` are given if they are known better than from the process.
     """
     return {
-        **written(what, command),
-        "inputs": process.used_inputs,
+        **written(what, record),
+        "inputs": _inputs(process, record.get("input", {})),
         "process": {
             "pid": process.pid,
             "name": process.name,
@@ -95,6 +105,53 @@ def document(
         "left_out": [row._asdict() for row in left_out],
         "notes": [*process.notes, *notes],
     }
+
+
+def _inputs(process: ProcessMemory, more: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the inputs, with `more` about the one that the memory lies in, and what has become of each meanwhile."""
+    found: dict[str, Any] = {}
+    for name, each in process.used_inputs.items():
+        if isinstance(each, list):
+            found[name] = [_afterwards(row) for row in each]
+        elif isinstance(each, dict):
+            found[name] = _afterwards({**each, **(more if is_source(process, each) else {})})
+        else:
+            found[name] = each
+    return found
+
+
+def is_source(process: ProcessMemory, described: object) -> bool:
+    """Return True if one of a process's inputs is the file that its memory lies in."""
+    return isinstance(described, dict) and described.get("path") == process.file.path
+
+
+def _afterwards(described: dict[str, Any]) -> dict[str, Any]:
+    """Return what is said of an input, with its length and time of modification now, if they were noted before."""
+    if "modified" not in described:
+        return described
+    try:
+        status = status_facts(os.stat(described["path"]))
+    except OSError:  # it has been moved or removed
+        status = {}
+    return {**described, "size_after": status.get("size"), "modified_after": status.get("modified")}
+
+
+class Later:
+    """Texts of a document that are known only once the memory behind it is written: until then, words of their length.
+
+    A file's header is laid out before its memory is written, and written last. The words are random, so that nothing
+    from evidence can be taken for them.
+    """
+
+    def __init__(self) -> None:
+        self.end = f"pending-{secrets.token_hex(6)}"  # as long as a time
+        self.sha256 = secrets.token_hex(32)
+
+    def settled(self, blocks: Iterable[bytes], sha256: str | None) -> Iterator[bytes]:
+        """Yield the blocks of a header, none of which ends within a word, with the time and the input's hash."""
+        for block in blocks:
+            settled = block.replace(self.end.encode(), rfc3339(now()).encode())
+            yield settled if sha256 is None else settled.replace(self.sha256.encode(), sha256.encode())
 
 
 def lines(document: Mapping[str, Any], **arrays: Iterable[str]) -> Iterator[str]:

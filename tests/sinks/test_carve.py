@@ -112,7 +112,7 @@ def test_example_manifest_header(example: Path) -> None:
     assert found["inputs"]["map"]["path"] == str(memory_map)
     assert found["inputs"]["map"]["size"] == memory_map.stat().st_size
     assert found["inputs"]["map"]["format"].startswith("volatility3 quick")
-    assert found["inputs"]["dump"] == {"path": str(EXAMPLE), "size": TRUTH["dump_size"]}
+    assert (found["inputs"]["dump"]["path"], found["inputs"]["dump"]["size"]) == (str(EXAMPLE), TRUTH["dump_size"])
     assert found["process"]["pid"] == TRUTH["pid"]
     assert found["totals"]["segments"] == len(TRUTH["segments"])
     assert found["totals"]["bytes"] == found["totals"]["input_bytes"] == TRUTH["dump_size"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import stat
@@ -145,8 +146,11 @@ def test_document(tmp_path: Path) -> None:
     options = How(command=["memcarve", "export", "\x1b[31m"])
     export_flat(three(tmp_path), tmp_path / "out", options, fill=0x90)
     said = document(tmp_path / "out")
-    said.pop("time"), said.pop("version")
+    said.pop("time"), said.pop("version"), said.pop("run")
     assert said == {
+        "case_id": None,
+        "operator": None,
+        "sha256": hashlib.sha256((tmp_path / "out").read_bytes()).hexdigest(),
         "schema": 2,
         "tool": "memcarve",
         "what": "flat",

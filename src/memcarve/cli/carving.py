@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING
 
 from memcarve import sources
 from memcarve.cli.frame import choose, selection
 from memcarve.cli.progress_bar import ProgressBar
 from memcarve.cli.wording import say
-from memcarve.cli.writing_frame import are_several, process_words, report, stem_of
+from memcarve.cli.writing_frame import are_several, process_words, recorded, report, stem_of
 from memcarve.errors import UsageError
 from memcarve.labels import Labelling
 from memcarve.sinks import carved_folder
@@ -17,7 +16,15 @@ from memcarve.sinks.several import write_several
 from memcarve.sinks.sink import SinkOptions
 
 if TYPE_CHECKING:
-    from memcarve.cli.option_groups import CarveOutput, Input, Messages, SegmentFilters, Segmenting, SeveralProcesses
+    from memcarve.cli.option_groups import (
+        CarveOutput,
+        Input,
+        Messages,
+        Record,
+        SegmentFilters,
+        Segmenting,
+        SeveralProcesses,
+    )
     from memcarve.process import ProcessMemory, Progress
     from memcarve.sinks.sink import Result
 
@@ -29,6 +36,7 @@ def carve(
     segmenting: Segmenting,
     source: Input,
     write: CarveOutput,
+    record: Record,
     messages: Messages,
 ) -> int:
     """Carve one process, or several into a folder each."""
@@ -44,9 +52,8 @@ def carve(
         partial=write.partial,
         sparse=write.sparse,
         force=write.force,
-        hash_input=write.hash_input,
         environment=write.environment,
-        command=["memcarve", *sys.argv[1:]],
+        **recorded(record),
     )
 
     def one(process: ProcessMemory, out: str, options: SinkOptions, progress: Progress) -> Result:

@@ -15,9 +15,14 @@ from memcarve.cli import option_groups as groups
 from memcarve.cli.option_values import Choice, address, size
 from memcarve.cli.stopping import raise_exceptions
 from memcarve.cli.usage_errors import ExtraArgumentsError
+from memcarve.surroundings import now
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+
+
+#: where a command's context keeps when it began
+BEGIN = "memcarve.begin"
 
 
 def _path(name: str) -> click.Argument:
@@ -73,6 +78,7 @@ class Command(click.Command):
 
     def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401 - click's
         """Run the command."""
+        ctx.meta[BEGIN] = now()
         given = dict(ctx.params)
         taken = {
             argument: group(
@@ -98,6 +104,7 @@ class Command(click.Command):
 _OPENING = {"source": groups.Input, "messages": groups.Messages}
 _ONE = {"process": groups.OneProcess, **_OPENING}
 _SEVERAL = {"processes": groups.SeveralProcesses, **_OPENING}
+_WRITING = {**_SEVERAL, "record": groups.Record}
 
 #: the commands by what they are for
 COMMANDS = {
@@ -212,7 +219,7 @@ COMMANDS = {
             -c. It has a temporary name until it is complete.
             """,
             [_path("file")],
-            **_SEVERAL,
+            **_WRITING,
             filters=groups.SegmentFilters,
             segmenting=groups.Segmenting,
             write=groups.CarveOutput,
@@ -223,7 +230,7 @@ COMMANDS = {
             "Write one file that another program opens.",
             "Write a process's memory as one file that another program opens, or scripts that open the input there.",
             [_path("file")],
-            **_SEVERAL,
+            **_WRITING,
             filters=groups.SegmentFilters,
             write=groups.ExportOutput,
         ),
@@ -237,7 +244,7 @@ COMMANDS = {
             may be malware: their names end in .bin, and --zip puts them into an encrypted archive.
             """,
             [_path("file")],
-            **_SEVERAL,
+            **_WRITING,
             filters=groups.MemoryFilters,
             write=groups.ExtractOutput,
         ),

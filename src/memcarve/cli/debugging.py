@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import platform
 import sys
-from importlib import metadata
 
 import click
 
@@ -42,6 +41,8 @@ def _facts() -> list[tuple[str, str]]:
 
 
 def _version(package: str) -> str:
+    from importlib import metadata  # slow, and seldom needed
+
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import sys
 from typing import TYPE_CHECKING
 
 from memcarve import sources
 from memcarve.cli.frame import choose, selection
 from memcarve.cli.progress_bar import ProgressBar
 from memcarve.cli.wording import say
-from memcarve.cli.writing_frame import are_several, process_words, report, stem_of
+from memcarve.cli.writing_frame import are_several, process_words, recorded, report, stem_of
 from memcarve.errors import UsageError
 from memcarve.labels import Labelling
 from memcarve.process import Platform
@@ -23,7 +22,7 @@ from memcarve.sinks.sink import SinkOptions
 if TYPE_CHECKING:
     from collections import Counter
 
-    from memcarve.cli.option_groups import ExportOutput, Input, Messages, SegmentFilters, SeveralProcesses
+    from memcarve.cli.option_groups import ExportOutput, Input, Messages, Record, SegmentFilters, SeveralProcesses
     from memcarve.process import ProcessEntry, ProcessMemory, Progress, Selection
     from memcarve.sinks.sink import Result
 
@@ -39,6 +38,7 @@ def export(
     filters: SegmentFilters,
     source: Input,
     write: ExportOutput,
+    record: Record,
     messages: Messages,
 ) -> int:
     """Export one process, or several into a file each."""
@@ -47,7 +47,7 @@ def export(
     stem = stem_of(source.dump or file)
     if write.kind == "flat" and len(filters.address) > 1 and not all(written.is_single for written in filters.address):
         raise UsageError("--to flat writes one range", remedy="give one --address A-B")
-    options = _options(write)
+    options = _options(write, record)
     options.check(write.kind)
     labelling = Labelling() if selection(filters).by_labels else None
 
@@ -69,7 +69,7 @@ def export(
         taken[name] += 1  # of two processes with one number the second is called as Volatility does it
         return f"{name}.dmp" if taken[name] == 1 else f"{name}-{taken[name] - 1}.dmp"
 
-    with sources.open(file, **vars(source)) as container, ProgressBar("exporting", messages) as progress:
+    with sources.open(file, hashed=True, **vars(source)) as container, ProgressBar("exporting", messages) as progress:
         indexes = choose(container, processes)
         half = filters.half or ("all" if write.kind == "memmap" else container.default_half)
         if are_several(container, processes, indexes):
@@ -87,13 +87,13 @@ def export(
     return report(result, messages)
 
 
-def _options(write: ExportOutput) -> SinkOptions:
+def _options(write: ExportOutput, record: Record) -> SinkOptions:
     given = {name: value for name, value in vars(write).items() if value is not None}
     for name in ("kind", "output", "os_version"):
         given.pop(name, None)
     if write.os_version is not None:
         given["platform"] = Platform("windows", *write.os_version)
-    return SinkOptions(command=["memcarve", *sys.argv[1:]], **given)
+    return SinkOptions(**recorded(record), **given)
 
 
 def _chosen(

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from memcarve import sources
 from memcarve.cli.frame import choose, say_notes, selection
 from memcarve.cli.progress_bar import ProgressBar
-from memcarve.cli.writing_frame import are_several, process_words, report, stem_of
+from memcarve.cli.writing_frame import are_several, process_words, recorded, report, stem_of
 from memcarve.labels.modules import find_modules
 from memcarve.sinks.extract import extract as write_modules
 from memcarve.sinks.several import folder_name, write_several
 from memcarve.sinks.sink import SinkOptions
 
 if TYPE_CHECKING:
-    from memcarve.cli.option_groups import ExtractOutput, Input, MemoryFilters, Messages, SeveralProcesses
+    from memcarve.cli.option_groups import ExtractOutput, Input, MemoryFilters, Messages, Record, SeveralProcesses
     from memcarve.process import ProcessMemory, Progress
     from memcarve.sinks.sink import Result
 
@@ -27,6 +26,7 @@ def extract(
     filters: MemoryFilters,
     source: Input,
     write: ExtractOutput,
+    record: Record,
     messages: Messages,
 ) -> int:
     """Extract the modules of one process, or of several into a folder or archive each."""
@@ -35,7 +35,7 @@ def extract(
         largest=write.largest,
         archive=write.archive,
         force=write.force,
-        command=["memcarve", *sys.argv[1:]],
+        **recorded(record),
     )
     ending = ".zip" if write.archive else ""
 
@@ -44,7 +44,7 @@ def extract(
         result = write_modules(process, found.modules, out, options, progress)
         return replace(result, notes=[*found.notes, *result.notes])
 
-    with sources.open(file, **vars(source)) as container, ProgressBar("extracting", messages) as progress:
+    with sources.open(file, hashed=True, **vars(source)) as container, ProgressBar("extracting", messages) as progress:
         indexes = choose(container, processes)
         stem = stem_of(source.dump or file)
         half = filters.half or container.default_half

@@ -248,6 +248,21 @@ class Messages(Group, heading=OTHER):
     verbose: bool = option("-v", "--verbose", is_flag=True, help="Print all notes, and how bytes were moved.")
 
 
+class Record(Group, heading=WRITE):
+    """What is recorded of the work, in everything that is written."""
+
+    case_id: str | None = option("--case-id", metavar="TEXT", help="Record this as the case.")
+    operator: str | None = option("--operator", metavar="TEXT", help="Record this as who did the work.")
+    hash_input: bool = option(
+        "--hash-input", is_flag=True, help="Also record the SHA-256 of the dump or image, read once more for it."
+    )
+    input_sha256: str | None = option(
+        "--input-sha256",
+        metavar="HEX",
+        help="The SHA-256 of the dump or image as you know it, recorded as stated; with --hash-input it is compared.",
+    )
+
+
 # those of one command
 
 
@@ -272,7 +287,6 @@ class CarveOutput(Group, heading=WRITE):
         multiple=True,
         help="Checksums of the segments; may be repeated.  [default: sha256]",
     )
-    hash_input: bool = option("--hash-input", is_flag=True, help="Also record the SHA-256 of the dump or image.")
     label_names: bool = option(
         "--label-names", is_flag=True, help="Also name files by protection and module: 0x...-0x....r-x.ntdll.dll.bin"
     )

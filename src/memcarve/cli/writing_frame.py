@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections import Counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from memcarve.cli.commands import BEGIN
 from memcarve.cli.exit_status import COMPLETE, INCOMPLETE
 from memcarve.cli.wording import amount, complain, counted, say
 from memcarve.errors import printable
@@ -16,7 +18,7 @@ from memcarve.sinks.several import folder_name
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from memcarve.cli.option_groups import Messages, SeveralProcesses
+    from memcarve.cli.option_groups import Messages, Record, SeveralProcesses
     from memcarve.process import Container, ProcessMemory
     from memcarve.sinks.sink import Result
 
@@ -48,6 +50,11 @@ def process_words(process: ProcessMemory, index: int) -> list[str]:
     if process.pid is None:
         return [str(process.inputs["image"]["root"])]
     return [folder_name(process.entry, index, Counter())]
+
+
+def recorded(record: Record) -> dict[str, Any]:
+    """Return what the library records of a command: its line, when it began, and what options say of the case."""
+    return {**vars(record), "command": ["memcarve", *sys.argv[1:]], "begin": click.get_current_context().meta[BEGIN]}
 
 
 def report(result: Result, messages: Messages) -> int:

@@ -7,7 +7,6 @@ import functools
 import hashlib
 import itertools
 import os
-import threading
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -15,17 +14,18 @@ import numpy as np
 
 from memcarve import provenance
 from memcarve.backing import check_unchanged
-from memcarve.copying.copier import Copier, StoppedError, sha256_of
+from memcarve.copying.copier import Copier
 from memcarve.copying.output_file import BUFFER, Target, is_zero
 from memcarve.errors import MemcarveError, TruncatedError
 from memcarve.formats import manifest
 from memcarve.segments import LeftOut
 from memcarve.sinks.final_name import NewFolder, buffered, check_room, create_file, input_paths
+from memcarve.sinks.input_hash import input_hash
 from memcarve.sinks.segment_writer import Work
 from memcarve.sinks.sink import Result, SinkOptions
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from memcarve.process import ProcessMemory, Progress
     from memcarve.segments import Segments
@@ -57,6 +57,7 @@ class _Carver:
     def __init__(
         self, process: ProcessMemory, segments: Segments, options: SinkOptions, progress: Progress | None
     ) -> None:
+        self.begun = time.monotonic()
         self.process = process
         self.segments = segments
         self.left_out = list(segments.choice.left_out)
@@ -76,7 +77,6 @@ class _Carver:
 
     def run(self, out: str | os.PathLike[str] | Files) -> Result:
         """Carve; see `carve`."""
-        begun = time.monotonic()
         folder: NewFolder | None = None
         if isinstance(out, str | os.PathLike):
             target: contextlib.AbstractContextManager[Files]
@@ -94,7 +94,7 @@ class _Carver:
         with target as files:
             if folder is not None:
                 self._check_space(folder)
-            self._write(files, "" if folder is None else f"{folder.name}/")
+            seal = self._write(files, "" if folder is None else f"{folder.name}/")
         segments = self.segments
         return Result(
             files=() if folder is None else (folder.name,),
@@ -105,13 +105,15 @@ class _Carver:
             left_out=self.left_out,
             missing_bytes=sum(gap.size for gap in self.process.space.missing),
             complete=not self.process.incomplete,
-            seconds=time.monotonic() - begun,
+            seconds=time.monotonic() - self.begun,
             moved=dict(self.copier.moved),
             hashes=self.options.hashes,
             notes=[*_notes(segments), *(folder.notes if folder else ())],
+            seal=seal,
+            sealed=manifest.NAME,
         )
 
-    def _write(self, files: Files, shown: str) -> None:
+    def _write(self, files: Files, shown: str) -> str:
         work = Work(
             self.process.space,
             self.segments,
@@ -125,11 +127,11 @@ class _Carver:
             threads=self.options.threads,
             label_names=self.options.label_names,
         )
-        with self._input_hash() as input_hash:
+        with input_hash(self.process, self.options, self.copier.stop) as hashed:
             work.run()
         check_unchanged([self.backing, self.process.file])
         self._account()
-        self._write_manifest(files, work, input_hash)
+        return self._write_manifest(files, work, hashed)
 
     @functools.cached_property
     def told(self) -> dict[str, Any]:
@@ -182,39 +184,6 @@ class _Carver:
             os.close(fd)
             os.unlink(name)
 
-    @contextlib.contextmanager
-    def _input_hash(self) -> Iterator[dict[str, Any]]:
-        """Hash the whole input beside the copying, if that was asked for; yield what is recorded of it."""
-        known = [each for each in self.process.inputs.values() if self._is_source(each)]
-        if not self.options.hash_input or any("sha256" in each for each in known):
-            yield {}
-            return
-        found: dict[str, Any] = {}
-        failed: list[BaseException] = []
-
-        def work() -> None:
-            try:
-                found["sha256"] = sha256_of(self.process.file, Copier(self.copier.stop))  # with a buffer of its own
-            except StoppedError:
-                pass
-            except BaseException as error:  # noqa: BLE001 - raised again below
-                failed.append(error)
-
-        thread = threading.Thread(target=work)
-        thread.start()
-        try:
-            yield found
-        except BaseException:
-            self.copier.stop.set()
-            raise
-        finally:
-            thread.join()
-        if failed:
-            raise failed[0]
-
-    def _is_source(self, described: object) -> bool:
-        return isinstance(described, dict) and described.get("path") == self.process.file.path
-
     def _account(self) -> None:
         """Every byte of the input is in a segment or left out for a reason."""
         counted = self.segments.total + sum(left.bytes for left in self.left_out)
@@ -225,20 +194,17 @@ class _Carver:
                 subject=self.process.file.path,
             )
 
-    def _write_manifest(self, files: Files, work: Work, input_hash: dict[str, Any]) -> None:
-        """Write segments.json and the files of checksums, which list it too."""
+    def _write_manifest(self, files: Files, work: Work, hashed: dict[str, Any]) -> str:
+        """Write segments.json and the files of checksums, which list it too; return its SHA-256."""
         process, segments = self.process, self.segments
         document = provenance.document(
             "segments",
             process,
-            self.options.command,
+            self.options.record(self.begun, input=hashed),
             left_out=self.left_out,
             notes=_notes(segments),
             told=self.told,
         )
-        document["inputs"] = {
-            name: {**each, **input_hash} if self._is_source(each) else each for name, each in document["inputs"].items()
-        }
         document |= {
             "positions": process.positions,
             "partial": process.first_cut_off is not None,
@@ -257,6 +223,7 @@ class _Carver:
         }
         names = list(self.options.hashes)
         digests = [hashlib.new(name, usedforsecurity=False) for name in names]
+        seal = hashlib.sha256()
         with contextlib.ExitStack() as stack:
             sums = {name: stack.enter_context(buffered(files, manifest.SUMS[name])) for name in names}
             with buffered(files, manifest.NAME) as file:
@@ -264,10 +231,11 @@ class _Carver:
                 for text in provenance.lines(document, missing=missing, segments=work.lines(sums)):
                     data = text.encode()
                     file.write(data)
-                    for digest in digests:
+                    for digest in (seal, *digests):
                         digest.update(data)
             for name, digest in zip(names, digests, strict=True):
                 sums[name].write(f"{digest.hexdigest()}  {files.named(manifest.NAME)}\n".encode())
+        return seal.hexdigest()
 
 
 def _notes(segments: Segments) -> Sequence[str]:

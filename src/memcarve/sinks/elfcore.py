@@ -16,12 +16,13 @@ from memcarve.formats.elf_core.process_notes import EXECUTE, READ, WRITE, Mapped
 from memcarve.formats.json_text import dumps
 from memcarve.metadata import hexadecimal
 from memcarve.permissions import EXECUTE as MAY_EXECUTE, PROT_NONE, TRANSITION, WRITE as MAY_WRITE
+from memcarve.sinks.input_hash import hash_to_come
 from memcarve.sinks.ranges import ranges
 from memcarve.sinks.single_file import write_file
 from memcarve.sinks.sink import Result, SinkOptions
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from memcarve.dtypes import U32
     from memcarve.metadata import Module, Region, Thread
@@ -73,7 +74,9 @@ def export_elfcore(
             remedy="{architecture:x64} writes a 64-bit one",
         )
     flags, basis = _flags(found, notes)
-    document = _document(process, segments, options, word, basis, threads)
+    later = provenance.Later()
+    record = options.record(begun, end=later.end, input=hash_to_come(process, options, later.sha256))
+    document = _document(process, segments, options, record, word, basis, threads)
     own = dumps(document).encode()
     if len(own) > process_notes.LARGEST_OWN:
         own = dumps(document | {"regions": [], "modules": []}).encode()
@@ -95,6 +98,7 @@ def export_elfcore(
         progress=progress,
         begun=begun,
         notes=notes,
+        later=later,
     )
 
 
@@ -211,6 +215,7 @@ def _document(
     process: ProcessMemory,
     segments: Segments,
     options: SinkOptions,
+    record: Mapping[str, Any],
     written_as: str,
     basis: str,
     threads: Sequence[Thread],
@@ -222,7 +227,7 @@ def _document(
         **provenance.document(
             "elfcore",
             process,
-            options.command,
+            record,
             left_out=segments.choice.left_out,
             told=metadata.told(),
             architecture=process.architecture or options.architecture,

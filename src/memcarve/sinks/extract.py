@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import tempfile
+import threading
 import time
 from collections import Counter
 from typing import IO, TYPE_CHECKING, Any, Protocol
@@ -18,12 +19,13 @@ from memcarve.formats.programs.mapped_module import AS_IT_LIES
 from memcarve.paths import base_name
 from memcarve.sinks.archive import NewArchive
 from memcarve.sinks.final_name import NewFolder, buffered, check_room, input_paths
+from memcarve.sinks.input_hash import input_hash
 from memcarve.sinks.module_file import ModuleFile
 from memcarve.sinks.sink import Result, SinkOptions
 from memcarve.vocabulary import Layout
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from memcarve.formats.programs.mapped_module import MappedModule
     from memcarve.process import ProcessMemory, Progress
@@ -75,6 +77,7 @@ class _Extractor:
         options: SinkOptions,
         progress: Progress | None,
     ) -> None:
+        self.begun = time.monotonic()
         self.process = process
         self.modules = modules
         self.options = options
@@ -86,7 +89,6 @@ class _Extractor:
         process.space.backing.spans(0, process.space.backing.size)  # raises if the dump is not at hand
 
     def run(self, out: str | os.PathLike[str]) -> Result:
-        begun = time.monotonic()
         force, inputs = self.options.force, input_paths(self.process)
         target: NewArchive | _NewModules
         if self.options.archive:
@@ -97,12 +99,13 @@ class _Extractor:
         with target, tempfile.TemporaryFile(dir=os.path.dirname(target.target)) as entries:
             check_room(os.path.dirname(target.target), target.name, self._choose(target), "or fewer modules")
             sums = []
-            for index in range(len(self.modules)):
-                sums += self._one(target, index, entries)
+            with input_hash(self.process, self.options, threading.Event()) as hashed:
+                for index in range(len(self.modules)):
+                    sums += self._one(target, index, entries)
             check_unchanged([self.process.space.backing, self.process.file])
             notes = self._notes()
             digest = hashlib.sha256()
-            target.write(manifest.MODULES, _digested(self._document(entries, notes), digest))
+            target.write(manifest.MODULES, _digested(self._document(entries, notes, hashed), digest))
             sums.append(f"{digest.hexdigest()}  {manifest.MODULES}\n".encode())
             target.write(manifest.SUMS["sha256"], sums)
         return Result(
@@ -113,8 +116,10 @@ class _Extractor:
             bytes=self.bytes,
             missing_bytes=self.missing,
             complete=self.complete,
-            seconds=time.monotonic() - begun,
+            seconds=time.monotonic() - self.begun,
             notes=[*notes, *target.notes],
+            seal=digest.hexdigest(),
+            sealed=manifest.MODULES,
         )
 
     def _file(self, index: int) -> ModuleFile:
@@ -196,8 +201,9 @@ class _Extractor:
             if count
         ]
 
-    def _document(self, entries: IO[bytes], notes: Sequence[str]) -> Iterator[bytes]:
-        document = provenance.document("modules", self.process, self.options.command, notes=notes)
+    def _document(self, entries: IO[bytes], notes: Sequence[str], hashed: Mapping[str, Any]) -> Iterator[bytes]:
+        record = self.options.record(self.begun, input=hashed)
+        document = provenance.document("modules", self.process, record, notes=notes)
         document |= {
             "complete": self.complete,
             "layout": self.options.layout,

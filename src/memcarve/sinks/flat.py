@@ -18,8 +18,9 @@ from memcarve.errors import AddressError, UsageError
 from memcarve.intervals import TOP, Intervals
 from memcarve.segments import LeftOut
 from memcarve.sinks.final_name import NewFile, check_room, input_paths
+from memcarve.sinks.input_hash import input_hash
 from memcarve.sinks.ranges import pieces
-from memcarve.sinks.single_file import Mover
+from memcarve.sinks.single_file import Mover, file_hash
 from memcarve.sinks.sink import Result, SinkOptions
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
 #: bytes of gaps that are filled unasked: more is a mistake in the range sooner than a wish
 _MOST_FILLED = 64 << 30
+_MOST_HOLES = 4 << 30  # bytes of holes in a file whose hash is taken
 _LONGEST_FILE = 1 << 63
 _ONE = np.uint64(1)
 
@@ -104,15 +106,17 @@ def export_flat(
             check_room(
                 os.path.dirname(file.path), name, plan.gaps.total, "or leave gaps as holes with {sparse}"
             )  # what else is needed depends on how bytes are moved
-        mover.move(file.path, name, place, offset, size, length=plan.size, sparse=options.sparse)
+        with input_hash(process, options, mover.copier.stop) as hashed:
+            mover.move(file.path, name, place, offset, size, length=plan.size, sparse=options.sparse)
         if not options.sparse:
             _fill(file.path, name, plan, fill, report)
-        document = provenance.document("flat", process, options.command, left_out=left_out) | _facts(
-            plan, name, options
-        )
+        digest = file_hash(file.path, options) if _can_be_hashed(plan, options) else None
+        record = options.record(begun, input=hashed)
+        document = provenance.document("flat", process, record, left_out=left_out) | _facts(plan, name, digest, options)
         filled = (f'["0x{start:016x}", "0x{end:016x}"]' for start, end in plan.gaps.bounds())
         with open(file.beside_path, "w", encoding="ascii", newline="\n") as text:
             text.writelines(provenance.lines(document, filled=filled))
+        seal = file_hash(file.beside_path, options)
     return Result(
         files=(name, beside),
         what="range",
@@ -122,8 +126,16 @@ def export_flat(
         complete=not process.incomplete,
         seconds=time.monotonic() - begun,
         moved=dict(mover.copier.moved),
+        hashes=() if digest is None else ("sha256",),
         notes=[*_notes(plan, None if options.sparse else fill), *file.notes],
+        seal=seal,
+        sealed=None if seal is None else os.path.basename(beside),
     )
+
+
+def _can_be_hashed(plan: Plan, options: SinkOptions) -> bool:
+    """Return True if a file has not too many holes for its hash to be taken: they may be terabytes."""
+    return not options.sparse or plan.gaps.total <= _MOST_HOLES
 
 
 def _plan(process: ProcessMemory, segments: Segments, address: tuple[int, int] | None) -> Plan:
@@ -225,13 +237,14 @@ def _notes(plan: Plan, fill: int | None) -> Sequence[str]:
     return notes
 
 
-def _facts(plan: Plan, name: str, options: SinkOptions) -> dict[str, Any]:
+def _facts(plan: Plan, name: str, digest: str | None, options: SinkOptions) -> dict[str, Any]:
     """Return what ``FILE.json`` says of the file."""
     return {
         "file": os.path.basename(name),
         "start": f"0x{plan.start:016x}",
         "end": f"0x{plan.end:016x}",
         "size": plan.size,
+        "sha256": digest,
         "bytes": plan.parts.total,
         "fill": None if options.sparse else f"{options.fill or 0:02x}",
         "filled_bytes": plan.gaps.total,

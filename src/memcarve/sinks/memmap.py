@@ -14,6 +14,7 @@ from memcarve.intervals import joined
 from memcarve.missing import OUTSIDE, REASONS
 from memcarve.segments import LeftOut
 from memcarve.sinks.final_name import NewFile, input_paths
+from memcarve.sinks.input_hash import input_hash
 from memcarve.sinks.ownership import MARK
 from memcarve.sinks.single_file import Mover
 from memcarve.sinks.sink import Result, SinkOptions
@@ -66,7 +67,8 @@ def export_memmap(
     mover = Mover(process, progress)
     with NewFile(dump, beside=text, force=options.force, inputs=input_paths(process)) as file:
         place = np.cumsum(size, dtype=np.uint64) - size
-        mover.move(file.path, dump, place, offset, size, length=int(size.sum()))
+        with input_hash(process, options, mover.copier.stop):  # only compared: no document lies beside a map
+            mover.move(file.path, dump, place, offset, size, length=int(size.sum()))
         try:
             with open(file.beside_path, "w", encoding="utf-8", newline="\n") as table:
                 table.writelines(write(rows, f"{MARK.decode().removeprefix('written by ')}{__version__}"))

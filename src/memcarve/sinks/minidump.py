@@ -19,6 +19,7 @@ from memcarve.paths import base_name
 from memcarve.permissions import EXECUTE, PROT_NONE, TRANSITION, WRITE
 from memcarve.process import Platform
 from memcarve.protection import collapsed
+from memcarve.sinks.input_hash import hash_to_come
 from memcarve.sinks.ranges import ranges
 from memcarve.sinks.single_file import write_file
 from memcarve.sinks.sink import Result, SinkOptions
@@ -27,6 +28,7 @@ from memcarve.vocabulary import Kind
 if TYPE_CHECKING:
     import os
     from collections.abc import Collection, Mapping, Sequence
+    from typing import Any
 
     from memcarve.dtypes import U32, U64, Records
     from memcarve.formats.programs.mapped_module import Read
@@ -106,6 +108,8 @@ def export_minidump(
     if options.placeholder_thread and not threads:
         threads = [_thread(Thread(1), word)]
         notes.append("the placeholder thread has no TEB; angr's loader refuses the file")
+    later = provenance.Later()
+    record = options.record(begun, end=later.end, input=hash_to_come(process, options, later.sha256))
     beginning = minidump_writing.head(
         _system(word, system),
         process.pid,
@@ -114,7 +118,7 @@ def export_minidump(
         threads,
         _memory_infos(found, metadata.regions[0] if metadata.regions else Regions("", [])),
         (found.start, found.size),
-        _comment(process, segments, options, known, system),
+        _comment(process, segments, options, record, known, system),
     )
     return write_file(
         process,
@@ -126,6 +130,7 @@ def export_minidump(
         progress=progress,
         begun=begun,
         notes=notes,
+        later=later,
     )
 
 
@@ -265,6 +270,7 @@ def _comment(
     process: ProcessMemory,
     segments: Segments,
     options: SinkOptions,
+    record: Mapping[str, Any],
     architecture: str | None,
     platform: Platform,
 ) -> bytes:
@@ -279,7 +285,7 @@ def _comment(
         **provenance.document(
             "minidump",
             process,
-            options.command,
+            record,
             left_out=segments.choice.left_out,
             told=told,
             architecture=architecture,

@@ -17,11 +17,12 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 
 from memcarve import provenance
-from memcarve.copying.copier import Copier, StoppedError, sha256_of
-from memcarve.errors import MemcarveError, NoSpaceError, VerificationError
+from memcarve.copying.copier import StoppedError
+from memcarve.errors import MemcarveError, NoSpaceError, UsageError, VerificationError
 from memcarve.formats import manifest
 from memcarve.process import ProcessEntry
 from memcarve.sinks.final_name import NewFolder, write_text
+from memcarve.sinks.input_hash import hashed_before
 from memcarve.sinks.sink import Result
 
 if TYPE_CHECKING:
@@ -81,7 +82,7 @@ def write_several(
             others = f"; the other {len(parts) - 1} failed, too" if len(parts) > 1 else ""
             first.problem = f"{first.problem} (process {parts[0].entry}{others})"
             raise first
-        document = provenance.written("processes", options.command)
+        document = provenance.written("processes", options.record(begun))
         write_text(folder, manifest.PROCESSES, provenance.lines(document, processes=map(_row, parts)))
     return Result(
         files=(folder.name,),
@@ -125,9 +126,15 @@ class _Several:
         self._progress = progress
         # seen by copies, too: whether to stop, and of each process the bytes that are done and those in all
         self._shared = np.frombuffer(mmap.mmap(-1, 8 * (1 + 2 * len(tasks))), np.uint64)
-        stored = container.stored if options.hash_input else None  # what all of them are in is hashed once
+        stored = container.stored  # what all of them are in is hashed once
+        if stored is None and options.input_sha256 is not None and len(tasks) > 1:
+            raise UsageError(
+                "holds each process in files of its own, and one SHA-256 was stated",
+                subject=str(container),
+                remedy="leave {input_sha256} out, or take one process",
+            )
         self._hashed = None if stored is None else stored.path
-        self._input_hash = {} if stored is None else {"sha256": sha256_of(stored, Copier())}
+        self._input_hash = {} if stored is None else hashed_before(stored, options)
 
     def run(self, workers: int) -> tuple[list[Result], MemcarveError | None]:
         """Return how each ended, its files as they are called in the folder, and the first error."""

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from memcarve.backing import check_unchanged
-from memcarve.copying.copier import THREADS, Copier, run_together
+from memcarve.backing import FileBacking, check_unchanged
+from memcarve.copying.copier import THREADS, Copier, run_together, sha256_of
 from memcarve.copying.output_file import Target, seek, write, write_error
 from memcarve.intervals import expand, joined
 from memcarve.sinks.final_name import NewFile, check_room, input_paths
+from memcarve.sinks.input_hash import input_hash
 from memcarve.sinks.ranges import pieces
 from memcarve.sinks.sink import Result, SinkOptions
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from memcarve.backing import Backing
     from memcarve.dtypes import U64
     from memcarve.process import ProcessMemory, Progress
+    from memcarve.provenance import Later
     from memcarve.sinks.ranges import Ranges
 
 
@@ -112,18 +114,23 @@ def write_file(
     progress: Progress | None = None,
     begun: float,
     notes: Sequence[str] = (),
+    later: Later | None = None,
 ) -> Result:
     """Write a file: `head`, at most `base` bytes, then from `base` on the bytes of the ranges, one after the other.
 
-    `notes` are handed on, `begun` is when the work began (``time.monotonic``). Raises TargetExistsError, NoSpaceError,
-    SourceReadError, OutputError.
+    `notes` are handed on, `begun` is when the work began (``time.monotonic``); `later` stands in the head for what is
+    known once the memory is written. Raises TargetExistsError, NoSpaceError, SourceReadError, OutputError.
     """
     mover = Mover(process, progress)
     offset, size = pieces(ranges.space, ranges.segments)
     place = np.cumsum(size, dtype=np.uint64) - size + np.uint64(base)
     with NewFile(out, force=options.force, inputs=input_paths(process)) as file:
-        mover.move(file.path, file.name, place, offset, size, length=base + ranges.total, sparse=options.sparse)
+        with input_hash(process, options, mover.copier.stop) as hashed:
+            mover.move(file.path, file.name, place, offset, size, length=base + ranges.total, sparse=options.sparse)
+        if later is not None:
+            head = later.settled(head, hashed.get("sha256"))
         _write_head(file.path, file.name, head)
+        seal = file_hash(file.path, options)
     return Result(
         files=(file.name,),
         what="range",
@@ -133,8 +140,19 @@ def write_file(
         complete=not process.incomplete,
         seconds=time.monotonic() - begun,
         moved=dict(mover.copier.moved),
+        hashes=() if seal is None else ("sha256",),
         notes=[*notes, *file.notes],
+        seal=seal,
+        sealed=None if seal is None else os.path.basename(file.name),
     )
+
+
+def file_hash(path: str, options: SinkOptions) -> str | None:
+    """Return the SHA-256 of a file that was written, read once more; None if no hashes are wanted."""
+    if "sha256" not in options.hashes:
+        return None
+    with FileBacking(path, follow=False) as file:
+        return sha256_of(file, Copier())
 
 
 def _write_head(path: str, shown: str, head: Iterable[bytes]) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import datetime as dt
+import re
+import time
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -9,6 +12,7 @@ from memcarve.errors import MemcarveError, UsageError
 from memcarve.formats import manifest
 from memcarve.formats.memmap.map_writing import RENDERERS
 from memcarve.process import Platform
+from memcarve.surroundings import now
 from memcarve.vocabulary import Layout
 
 if TYPE_CHECKING:
@@ -18,9 +22,16 @@ if TYPE_CHECKING:
     from memcarve.process import ProcessEntry, ProcessMemory, Progress
     from memcarve.segments import LeftOut, Segments
 
+#: a SHA-256 as people write it, and how much they may write about a case
+SHA256 = re.compile(r"[0-9a-fA-F]{64}")
+LONGEST_TEXT = 1000
 #: bytes of a file that is made of a module
 LARGEST = 1 << 30
 _UNKNOWN = Platform()
+
+
+#: what has hashes; but for segments, SHA-256 or none
+_HASHED = ("segments", "minidump", "elfcore", "flat", "scripts")
 
 
 def _about(*sinks: str, default: Any) -> Any:  # noqa: ANN401 - of a field, whose type stands beside it
@@ -31,14 +42,19 @@ def _about(*sinks: str, default: Any) -> Any:  # noqa: ANN401 - of a field, whos
 class SinkOptions:
     """How to write. Some options apply to some sinks alone; the others refuse them.
 
-    All: `force` replaces what memcarve wrote; `command` is recorded as the command line (None: this
-    program's arguments).
+    All: `force` replaces what memcarve wrote. The rest is recorded: `command`, the command line (None: this program's
+    arguments); `begin`, when the work began (None: when the sink was called); `case_id` and `operator`, free text on
+    one line, at most 1,000 characters. `hash_input` takes the SHA-256 of the file that the memory lies in;
+    `input_sha256` is what that is known to be, and is recorded as stated. With both they are compared.
 
     segments, minidump, elfcore, flat: `sparse` writes pages of zeros as holes.
 
-    segments: `hashes` are names in ``formats.manifest.SUMS``; `label_names` has files named by labels, too; `skip_zero`
-    leaves out segments that are zero throughout; `partial` takes a dump that ends too early; `hash_input` takes the
-    SHA-256 of the input; `environment` records the process's; `threads` copy at once (None: as many as are fast).
+    segments, minidump, elfcore, flat, scripts: `hashes` are names in ``formats.manifest.SUMS``; but for segments, the
+    SHA-256 of the file that was written, or none.
+
+    segments: `label_names` has files named by labels, too; `skip_zero`
+    leaves out segments that are zero throughout; `partial` takes a dump that ends too early; `environment` records the
+    process's; `threads` copy at once (None: as many as are fast).
 
     minidump: `placeholder_thread` makes up a thread if none is known; `resident` leaves out modules whose first page is
     missing, and threads whose TEB is; `platform` takes precedence over what is known of the system, and so does
@@ -57,12 +73,16 @@ class SinkOptions:
 
     force: bool = False
     command: Sequence[str] | None = None
+    begin: dt.datetime | None = None
+    case_id: str | None = None
+    operator: str | None = None
+    hash_input: bool = False
+    input_sha256: str | None = None
     sparse: bool = _about("segments", "minidump", "elfcore", "flat", default=False)
-    hashes: Sequence[str] = _about("segments", default=("sha256",))
+    hashes: Sequence[str] = _about(*_HASHED, default=("sha256",))
     label_names: bool = _about("segments", default=False)
     skip_zero: bool = _about("segments", default=False)
     partial: bool = _about("segments", default=False)
-    hash_input: bool = _about("segments", default=False)
     environment: bool = _about("segments", default=False)
     threads: int | None = _about("segments", default=None)
     placeholder_thread: bool = _about("minidump", default=False)
@@ -87,6 +107,20 @@ class SinkOptions:
                 raise UsageError(f"unknown {what} {unknown[0]!r}", remedy=f"choose from {', '.join(known)}")
         if self.fill is not None and not 0 <= self.fill < 1 << 8:
             raise UsageError(f"{self.fill} is not a byte to fill gaps with", remedy="give one from 00 to ff")
+        for name, text in (("case_id", self.case_id), ("operator", self.operator)):
+            if text is not None and (len(text) > LONGEST_TEXT or not text.isprintable() or not text.strip()):
+                raise UsageError(
+                    f"{text[:40]!r} is not text on one line of at most {LONGEST_TEXT} characters",
+                    remedy=f"give another {{{name}}}",
+                )
+        if self.input_sha256 is not None and not SHA256.fullmatch(self.input_sha256):
+            raise UsageError(f"{self.input_sha256[:80]!r} is not a SHA-256", remedy="give 64 hexadecimal digits")
+
+    def record(self, begun: float, **more: Any) -> dict[str, Any]:  # noqa: ANN401 - ready for JSON
+        """Return what `provenance.document` takes; `begun` is when the sink was called (``time.monotonic``)."""
+        begin = self.begin or now() - dt.timedelta(seconds=time.monotonic() - begun)
+        said = {"command": self.command, "case_id": self.case_id, "operator": self.operator}
+        return {**said, "begin": begin, **more}
 
     def check(self, sink: str) -> None:
         """Raise UsageError if an option is given that does not apply to a sink."""
@@ -97,6 +131,8 @@ class SinkOptions:
                     f"an option does not apply to {sink}",
                     remedy=f"{{{each.name}}} is for {', '.join(sinks)}; leave it out",
                 )
+        if sink != "segments" and not {*self.hashes} <= {"sha256"}:
+            raise UsageError(f"{sink} is hashed with SHA-256 alone", remedy="{hashes} holds sha256 or nothing")
 
 
 @dataclass(frozen=True)
@@ -109,7 +145,8 @@ class Result:
     made of. `input_bytes` is what was looked at: `bytes` and what was `left_out`, None if that is not counted.
     `complete` is false if bytes are known to be missing. `moved` counts the bytes by how they were moved; `hashes`
     names those that were taken of segments, or checked. `compared` is true if `verify` compared every byte with the
-    source. `notes` are for the user.
+    source. `notes` are for the user. `seal` is the SHA-256 of `sealed`, the file among these that says what all others
+    must be, or the one file that was written; None if nothing was hashed.
 
     Of several processes, `parts` are the results of each, in which `entry` is the process, and `error` says what went
     wrong: then nothing was written.
@@ -129,6 +166,8 @@ class Result:
     hashes: Sequence[str] = ()
     compared: bool = False
     notes: Sequence[str] = ()
+    seal: str | None = None
+    sealed: str | None = None
     entry: ProcessEntry | None = None
     error: MemcarveError | None = None
     parts: tuple[Result, ...] = ()

@@ -343,8 +343,7 @@ class ImageContainer(Container):
     def _inputs(self, table: AddressTable, system: str) -> dict[str, Any]:
         return {
             "image": {
-                "path": self.stored.path,
-                "size": self.stored.size,
+                **self.stored.described,
                 "format": self.memory.kind,
                 "memory": self.memory.total,
                 **({} if self.stored is self.file else {"described_by": self.file.path}),

@@ -12,7 +12,7 @@ from memcarve.formats.tables.text_file import TextFile
 from memcarve.formats.tables.text_header import recognise
 
 if TYPE_CHECKING:
-    from typing import Self
+    from typing import Any, Self
 
     from memcarve.formats.tables.json_table import JsonTable
     from memcarve.formats.tables.printed_table import PrintedTable
@@ -61,6 +61,11 @@ class TableFile:
     def size(self) -> int:
         """The file's length in bytes."""
         return self.text.file.size
+
+    @property
+    def described(self) -> dict[str, Any]:
+        """What identifies the file; see `FileBacking.described`."""
+        return self.text.file.described
 
     @property
     def description(self) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import threading
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -15,10 +16,12 @@ from memcarve import provenance
 from memcarve.backing import FileBacking, FolderBacking, check_unchanged
 from memcarve.errors import UsageError
 from memcarve.sinks.final_name import NewFolder, input_paths, write_text
+from memcarve.sinks.input_hash import input_hash
 from memcarve.sinks.ranges import ranges
 from memcarve.sinks.scripts import binja, gdb, ghidra, ida, range_table, readme
 from memcarve.sinks.scripts.original import COMMON
 from memcarve.sinks.scripts.radare import RADARE, RIZIN, radare_lines
+from memcarve.sinks.single_file import file_hash
 from memcarve.sinks.sink import Result, SinkOptions
 from memcarve.version import __version__
 
@@ -68,13 +71,18 @@ def export_scripts(
     rows = range_table.table_rows(found)
     bits = _bits(process, rows)
     target = NewFolder(out, force=options.force, inputs=input_paths(process))
-    document = provenance.document("scripts", process, options.command, left_out=segments.choice.left_out)
+    with input_hash(process, options, threading.Event()) as hashed:
+        sample = _sampled(backing)
+    document = provenance.document(
+        "scripts", process, options.record(begun, input=hashed), left_out=segments.choice.left_out
+    )
     if process.architecture not in _BITS:  # none that the scripts have a word for
         document["process"]["architecture"] = None
-    document |= {"original": _original(process, backing, target), "bits": bits, "threads": _threads(process)}
+    original = _original(process, backing, target, sample)
+    original["sha256"] = hashed.get("sha256", original["sha256"])
+    document |= {"original": original, "bits": bits, "threads": _threads(process)}
     x86 = process.architecture in _BITS
     texts: dict[str, Iterable[str]] = {
-        range_table.NAME: range_table.lines(document, rows),
         RADARE: radare_lines(RADARE, __version__, backing.size, bits, rows, x86=x86),
         RIZIN: radare_lines(RIZIN, __version__, backing.size, bits, rows, x86=x86),
         ida.NAME: (_WRITER, COMMON, ida.BODY),
@@ -86,7 +94,10 @@ def export_scripts(
     with target:
         for file, text in texts.items():
             write_text(target, file, text)
+        document["files"] = {file: file_hash(os.path.join(target.path, file), options) for file in texts}
+        write_text(target, range_table.NAME, range_table.lines(document, rows))
         check_unchanged([backing, process.file])
+        seal = file_hash(os.path.join(target.path, range_table.NAME), options)
     return Result(
         files=(target.name,),
         what="range",
@@ -96,10 +107,12 @@ def export_scripts(
         complete=not process.incomplete,
         seconds=time.monotonic() - begun,
         notes=target.notes,
+        seal=seal,
+        sealed=None if seal is None else range_table.NAME,
     )
 
 
-def _original(process: ProcessMemory, backing: FileBacking, target: NewFolder) -> dict[str, Any]:
+def _original(process: ProcessMemory, backing: FileBacking, target: NewFolder, sample: str) -> dict[str, Any]:
     """Return where the file is that scripts map, and what it is recognised by."""
     path = os.path.abspath(backing.path)
     try:
@@ -112,7 +125,7 @@ def _original(process: ProcessMemory, backing: FileBacking, target: NewFolder) -
         "relative": relative,
         "size": backing.size,
         "sha256": next((each["sha256"] for each in known if each.get("sha256")), None),
-        "sample": {"blocks": _BLOCKS, "size": _BLOCK, "sha256": _sampled(backing)},
+        "sample": {"blocks": _BLOCKS, "size": _BLOCK, "sha256": sample},
     }
 
 

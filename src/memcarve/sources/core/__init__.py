@@ -88,8 +88,7 @@ class CoreContainer(Container):
             account=Account(space.total + sum(left_out.values()), left_out, self._lacks(space), whole),
             inputs={
                 "dump": {
-                    "path": self.file.path,
-                    "size": self.file.size,
+                    **self.file.described,
                     "format": f"{self.header.bits}-bit ELF core of a process",
                     "processor": self.header.processor,
                     **self.said,

@@ -155,8 +155,7 @@ def _take(path: str, kind: str, pid: int | None, bits: int, *, beside: bool = Fa
         rows, notes = _rows(listing, pid, bits)
         file = {
             "kind": kind,
-            "path": path,
-            "size": listing.size,
+            **listing.described,
             "format": listing.description,
             "sha256": listing.sha256,
         }

@@ -218,15 +218,14 @@ class MemmapContainer(Container):
     def _inputs(self, file: FileBacking | None) -> dict[str, object]:
         inputs: dict[str, object] = {
             "map": {
-                "path": self.map.path,
-                "size": self.map.size,
+                **self.map.described,
                 "format": self.map.description,
                 "sha256": self.map.sha256,
                 "trusted": self.trust,
             }
         }
         if file:
-            inputs["dump"] = {"path": file.path, "size": file.size, **self.said}
+            inputs["dump"] = {**file.described, **self.said}
         return inputs
 
     def _is_32_bit(self, rows: ProcessRows) -> bool:

@@ -103,7 +103,7 @@ class MinidumpContainer(Container):
             self._entry,
             machine=Machine(self._platform(), architecture, bits, kernel_half),
             account=Account(space.total + sum(left_out.values()), left_out, incomplete=incomplete),
-            inputs={"dump": {"path": path, "size": self.file.size, "format": "minidump", **self.said}},
+            inputs={"dump": {**self.file.described, "format": "minidump", **self.said}},
             notes=notes,
             metadata=lambda: (
                 minidump_metadata_of(self.dump, self.noted)

@@ -1,0 +1,107 @@
+"""The SHA-256 of the input: taken while its memory is written, or known to the user already."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from typing import TYPE_CHECKING, Any
+
+from memcarve.copying.copier import Copier, StoppedError, sha256_of
+from memcarve.errors import InputError
+from memcarve.provenance import is_source
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from memcarve.backing import Backing
+    from memcarve.process import ProcessMemory
+    from memcarve.sinks.sink import SinkOptions
+
+_WAIT = 0.2  # seconds
+_BESIDE, _BEFORE = "beside the copying", "before the copying"
+
+
+@contextlib.contextmanager
+def input_hash(process: ProcessMemory, options: SinkOptions, stop: threading.Event) -> Iterator[dict[str, Any]]:
+    """Hash the whole input while the ``with`` block runs, if that was asked for; yield what is recorded of it.
+
+    It is complete behind the block. The copying is done by the kernel, by several threads and in the order of
+    addresses, so the hash is a pass of its own beside it; a disk is read once, as long as memory holds what it gave.
+    An exception in the block ends the pass, and so does setting `stop`. Raises InputError if the hash is not the one
+    that was stated, SourceReadError.
+    """
+    found = {} if _is_known(process) else stated(options)
+    if not options.hash_input or _is_known(process):
+        yield found
+        return
+    digest: list[str] = []
+    failed: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            digest.append(sha256_of(process.file, Copier(stop)))  # with a buffer of its own
+        except StoppedError:
+            pass
+        except BaseException as error:  # noqa: BLE001 - raised again below
+            failed.append(error)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    try:
+        yield found
+        while thread.is_alive():
+            thread.join(_WAIT)  # in steps, so that a signal is noticed
+    except BaseException:
+        stop.set()
+        thread.join()
+        raise
+    if failed:
+        raise failed[0]
+    if not digest:
+        raise StoppedError
+    found |= _checked(process.file, digest[0], options, _BESIDE)
+
+
+def hash_to_come(process: ProcessMemory, options: SinkOptions, word: str) -> dict[str, Any]:
+    """Return what `input_hash` is going to yield, with a word in place of a hash that is to be taken."""
+    if _is_known(process):
+        return {}
+    return _computed(word, options, _BESIDE) if options.hash_input else stated(options)
+
+
+def hashed_before(file: Backing, options: SinkOptions) -> dict[str, Any]:
+    """Return what is recorded of an input that several processes lie in: it is read once, before all of them.
+
+    Raises as `input_hash` does.
+    """
+    if not options.hash_input:
+        return stated(options)
+    return _checked(file, sha256_of(file, Copier()), options, _BEFORE)
+
+
+def stated(options: SinkOptions) -> dict[str, Any]:
+    """Return what is recorded of a hash that the user knows; nothing if there is none."""
+    known = options.input_sha256
+    return {} if known is None else {"sha256": known.lower(), "sha256_is": "stated"}
+
+
+def _is_known(process: ProcessMemory) -> bool:
+    """Return True if the hash is among what is known of the process's inputs."""
+    return any(is_source(process, each) and "sha256" in each for each in process.inputs.values())
+
+
+def _checked(file: Backing, digest: str, options: SinkOptions, when: str) -> dict[str, Any]:
+    """Return what is recorded of a hash that was taken; raises InputError if another one was stated."""
+    known = stated(options).get("sha256")
+    if known not in (None, digest):
+        raise InputError(
+            f"has the SHA-256 {digest}, and {known} was stated",
+            subject=file.path,
+            remedy="it is another file, or was changed: find out which; without {input_sha256} nothing is compared",
+        )
+    return _computed(digest, options, when)
+
+
+def _computed(digest: str, options: SinkOptions, when: str) -> dict[str, Any]:
+    told = {} if options.input_sha256 is None else {"sha256_stated": options.input_sha256.lower()}
+    return {"sha256": digest, "sha256_is": "computed", "sha256_pass": when, **told}
