@@ -19,6 +19,7 @@ from memcarve.metadata import Regions
 from memcarve.missing import (
     BEYOND_FILE,
     CUT_OFF,
+    DENIED,
     DEVICE,
     IMAGE_CUT_OFF,
     LEFT_OUT,
@@ -40,7 +41,9 @@ if TYPE_CHECKING:
 
 BACKING = 48  # bytes behind the model's spaces
 WHY = {
-    **dict.fromkeys((NOT_WRITTEN, OUTSIDE, DEVICE, BEYOND_FILE, UNREADABLE, MISPLACED, LEFT_OUT), "mapped but missing"),
+    **dict.fromkeys(
+        (NOT_WRITTEN, OUTSIDE, DEVICE, BEYOND_FILE, DENIED, MISPLACED, LEFT_OUT, UNREADABLE), "mapped but missing"
+    ),
     **dict.fromkeys((CUT_OFF, IMAGE_CUT_OFF), "the file ends too early"),
 }
 

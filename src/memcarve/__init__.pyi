@@ -17,6 +17,7 @@ from memcarve.errors import (
     SourceReadError as SourceReadError,
     TargetExistsError as TargetExistsError,
     TruncatedError as TruncatedError,
+    UnreadableError as UnreadableError,
     UsageError as UsageError,
     VerificationError as VerificationError,
 )

@@ -14,7 +14,7 @@ import threading
 from bisect import bisect_right
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from memcarve.errors import CounterpartError, InputError, SourceReadError
+from memcarve.errors import CounterpartError, InputError, SourceReadError, UnreadableError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -22,6 +22,12 @@ if TYPE_CHECKING:
 
 _OPEN = 8  # files of a folder that are kept open
 _SPANS = 4  # files of a folder that the kernel is given at once
+#: what a system says of a place that a medium, or the way to it, does not give: other places may be readable
+_OF_ONE_PLACE = {
+    getattr(errno, name)
+    for name in ("EIO", "ENODATA", "EILSEQ", "EBADMSG", "EREMOTEIO", "EUCLEAN", "ENOLINK", "ETIMEDOUT")
+    if hasattr(errno, name)
+}
 
 
 class Span(NamedTuple):
@@ -188,7 +194,10 @@ class FileBacking:
             return None if self._mapping is None else memoryview(self._mapping)
 
     def read_some(self, offset: int, buffer: memoryview) -> int:
-        """Read up to ``len(buffer)`` bytes at `offset`; return how many came, 0 at the end of the file."""
+        """Read up to ``len(buffer)`` bytes at `offset`; return how many came, 0 at the end of the file.
+
+        Raises UnreadableError if the first of them cannot be read, SourceReadError if none can.
+        """
         try:
             if hasattr(os, "preadv"):
                 return os.preadv(self.fd, (buffer,), offset)
@@ -201,14 +210,18 @@ class FileBacking:
         except OSError as error:
             if error.errno == errno.EBADF:
                 raise SourceReadError("has been closed", subject=self.path) from error
-            raise SourceReadError(
-                f"cannot be read at offset 0x{offset:x}: {error.strerror}", subject=self.path
-            ) from error
+            problem = f"cannot be read at offset 0x{offset:x}: {error.strerror}"
+            if error.errno in _OF_ONE_PLACE:
+                raise UnreadableError(problem, offset, subject=self.path) from error
+            raise SourceReadError(problem, subject=self.path) from error
         buffer[: len(data)] = data
         return len(data)
 
     def read_at(self, offset: int, size: int) -> bytes:
-        """Return `size` bytes at `offset`, fewer only if the file ends before. Raises SourceReadError."""
+        """Return `size` bytes at `offset`, fewer only if the file ends before.
+
+        Raises SourceReadError, UnreadableError if it is about some of them alone.
+        """
         buffer = bytearray(max(min(size, self.size - offset), 0))
         if buffer:
             self.read_into(offset, memoryview(buffer))

@@ -13,6 +13,7 @@
     |   |-- TruncatedError         the dump ends before the map does
     |   |-- LimitError             page tables are said to map more than anything has
     |   `-- SourceReadError        the operating system could not read an input
+    |       `-- UnreadableError    it could not read one place of it: ``offset``
     |-- AddressError               bytes were asked for that are not there: ``address`` and ``reason``
     |-- OutputError                the output could not be written
     |   |-- TargetExistsError      something is there already
@@ -193,6 +194,14 @@ class LimitError(InputError):
 
 class SourceReadError(InputError):
     """The operating system could not read an input."""
+
+
+class UnreadableError(SourceReadError):
+    """The operating system could not read the file `subject` at ``offset``; it may well read other places."""
+
+    def __init__(self, problem: str, offset: int, *, subject: str = "", remedy: str = "") -> None:
+        super().__init__(problem, subject=subject, remedy=remedy)
+        self.offset = offset
 
 
 class AddressError(MemcarveError):

@@ -20,12 +20,16 @@ OUTSIDE = "outside the image"
 IMAGE_CUT_OFF = "the image ends too early"
 DEVICE = "a device's memory"
 BEYOND_FILE = "beyond the end of the mapped file"
-UNREADABLE = "the system does not let it be read"
+DENIED = "the system does not let it be read"
 MISPLACED = "its place in the dump cannot be right"
 LEFT_OUT = "left out of the image"
+UNREADABLE = "unreadable"
 #: why memory that page tables map again is not in a segment; it is not missing
 REPEATED = "mapped again by shared page tables"
-REASONS = (NOT_WRITTEN, CUT_OFF, OUTSIDE, IMAGE_CUT_OFF, DEVICE, BEYOND_FILE, UNREADABLE, MISPLACED, LEFT_OUT)
+#: cores that memcarve wrote hold places in this list: it only grows at its end
+REASONS = (
+    NOT_WRITTEN, CUT_OFF, OUTSIDE, IMAGE_CUT_OFF, DEVICE, BEYOND_FILE, DENIED, MISPLACED, LEFT_OUT, UNREADABLE,
+)  # fmt: skip
 
 
 class Missing(NamedTuple):

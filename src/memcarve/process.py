@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import fnmatch
 import functools
 from abc import ABC, abstractmethod
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
 from memcarve.addresses import Address, AddressRange, parse_address, parse_range
-from memcarve.errors import ProcessError, UsageError, printable
-from memcarve.intervals import TOP
+from memcarve.errors import ProcessError, UnreadableError, UsageError, printable
+from memcarve.intervals import TOP, Intervals
 from memcarve.metadata import Metadata, places
-from memcarve.missing import CUT_OFF
+from memcarve.missing import CUT_OFF, UNREADABLE
 from memcarve.segments import KERNEL_HALF, Choice, LeftOut
+from memcarve.unreadable import unreadable
 from memcarve.vocabulary import Flag, Half, Kind, Split
 
 if TYPE_CHECKING:
@@ -31,7 +33,10 @@ if TYPE_CHECKING:
     from memcarve.segments import Labels, Segment, Segments
     from memcarve.space import AddressSpace, Extent, Hit
 
+_T = TypeVar("_T")
+
 _KERNEL_HALF_32 = 0x80000000
+_ATTEMPTS = 4  # at what may be unreadable: blocks that fail now and then are not waited for
 #: what lies between these addresses needs more than 48 bits
 _LOWER_END, _UPPER_START = np.uint64(1 << 47), np.uint64(TOP - (1 << 47))
 
@@ -439,7 +444,54 @@ class ProcessMemory:
 
     def read(self, address: int, size: int) -> bytes:
         """Return exactly `size` bytes at an address; raises AddressError, which names the first that is not there."""
-        return self.space.read(address, size)
+        try:
+            return self.space.read(address, size)
+        except UnreadableError:
+            pieces = Intervals.of(self.space.pieces(address, size))
+            return self.space.without(unreadable(self.space.backing, pieces)).read(address, size)
+
+    def readable(self, segments: Segments | None = None) -> ProcessMemory:
+        """Return the same process memory without what cannot be read of some segments (None: of all).
+
+        They are read once. What cannot be read is missing then, with the reason ``"unreadable"``. Raises
+        SourceReadError if hardly anything can be read.
+        """
+        space = self.space
+        bad = unreadable(space.backing, space.stored(space.segments() if segments is None else segments))
+        if not len(bad):
+            return self
+        there, input_bytes = space.without(bad), self.input_bytes  # which an image counts by what is there
+        gone = space.total - there.total
+        where = f"at {len(bad)} places, the first" if len(bad) > 1 else "at one place,"
+        problem = f"{gone} bytes cannot be read, {where} at offset 0x{int(bad.start[0]):x}: they are missing"
+        found = copy.copy(self)
+        vars(found).update(
+            space=there,
+            _input_bytes=input_bytes,
+            left_out={**self.left_out, UNREADABLE: self.left_out.get(UNREADABLE, 0) + gone},
+            incomplete=True,
+            notes=[*self.notes, Note(f"{space.backing.path}: {problem}")],
+        )
+        return found
+
+    def past_unreadable(self, work: Callable[[ProcessMemory], _T], selection: Selection | None = None) -> _T:
+        """Return ``work(self)``; if that meets what cannot be read, do the work again from its beginning without it.
+
+        `selection` is what the work chooses: only that is searched for what cannot be read, if it is found there.
+        Raises UnreadableError if the work still meets any after several attempts: blocks may fail now and then, and
+        `work` may read what is not the process's memory.
+        """
+        process = self
+        only = (selection or Selection())._replace(file=(), protection=(), kind=(), flag=())
+        for attempt in range(_ATTEMPTS):
+            try:
+                return work(process)
+            except UnreadableError:
+                found = process.readable(None if attempt else process.segments(only))
+                if attempt and found is process:
+                    raise
+                process = found
+        return work(process)
 
     def find(self, patterns: bytes | Sequence[bytes], *, half: str | None = None) -> Iterator[Hit]:
         """Yield every place where one of some patterns lies, in order of addresses; None is `default_half`.

@@ -11,8 +11,20 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from memcarve.errors import AddressError
-from memcarve.intervals import CHUNK, TOP, Intervals, breaks, by_start, check_disjoint, joined, overlap, range_at, total
-from memcarve.missing import CUT_OFF, IMAGE_CUT_OFF, REASONS, Missing, MissingMemory
+from memcarve.intervals import (
+    CHUNK,
+    TOP,
+    Intervals,
+    breaks,
+    by_start,
+    check_disjoint,
+    joined,
+    overlap,
+    range_at,
+    total,
+    union,
+)
+from memcarve.missing import CUT_OFF, IMAGE_CUT_OFF, REASONS, UNREADABLE, Missing, MissingMemory
 from memcarve.segments import Segments
 
 if TYPE_CHECKING:
@@ -170,6 +182,38 @@ class AddressSpace(Intervals):
             extents.astype(np.uint32),
             first.astype(np.uint32),
             (whole[0][parent], whole[1][parent]),
+        )
+
+    def stored(self, segments: Segments) -> Intervals:
+        """Return where in the backing the bytes of segments lie, in their order."""
+        found, extent = segments.intersect(self)
+        return Intervals(self.offset[extent] + (found.start - self.start[extent]), found.size)
+
+    def without(self, bad: Intervals) -> AddressSpace:
+        """Return the space without the bytes at `bad` offsets of the backing: they are missing, unreadable."""
+        stored = Intervals(self.offset, self.size)
+        kept, (gone, _) = stored.subtract(bad), stored.intersect(bad)
+        row = kept.owner
+        away = kept.start - self.offset[row]
+        lost = union(Intervals(self.start[gone.owner] + (gone.start - self.offset[gone.owner]), gone.size))
+        reason = np.full(len(lost), REASONS.index(UNREADABLE), np.uint8)
+        start = np.concatenate([self.missing.start, lost.start])
+        order = np.argsort(start, kind="stable")
+        missing = MissingMemory(
+            start[order],
+            np.concatenate([self.missing.size, lost.size])[order],
+            np.concatenate([self.missing.reason, reason])[order],
+        )
+        return AddressSpace(
+            self.start[row] + away,
+            kept.size,
+            kept.start,
+            self.backing,
+            missing,
+            physical=None if self.physical is None else self.physical[row] + away,
+            flags=None if self.flags is None else self.flags[row],
+            absent=self.absent,
+            repeats=self.repeats,
         )
 
     def walked(self, address: int) -> int:

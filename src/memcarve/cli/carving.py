@@ -8,7 +8,7 @@ from memcarve import sources
 from memcarve.cli.frame import choose, selection
 from memcarve.cli.progress_bar import ProgressBar
 from memcarve.cli.wording import say
-from memcarve.cli.writing_frame import are_several, process_words, recorded, report, stem_of
+from memcarve.cli.writing_frame import are_several, past_unreadable, process_words, recorded, report, stem_of
 from memcarve.errors import UsageError
 from memcarve.labels import Labelling
 from memcarve.sinks import carved_folder
@@ -57,8 +57,13 @@ def carve(
     )
 
     def one(process: ProcessMemory, out: str, options: SinkOptions, progress: Progress) -> Result:
-        segments = process.segments(selection(filters, process), segmenting.split, labelling)
-        return carved_folder.carve(process, segments, out, options, progress)
+        wanted = selection(filters, process)
+
+        def carved(process: ProcessMemory) -> Result:
+            segments = process.segments(wanted, segmenting.split, labelling)
+            return carved_folder.carve(process, segments, out, options, progress)
+
+        return past_unreadable(process, carved, wanted)
 
     with sources.open(file, hashed=True, **vars(source)) as container, ProgressBar("carving", messages) as progress:
         indexes = choose(container, processes)

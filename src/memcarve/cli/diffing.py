@@ -18,6 +18,7 @@ from memcarve.cli.printed_tables import Column, print_table
 from memcarve.cli.progress_bar import ProgressBar
 from memcarve.cli.wording import counted, say
 from memcarve.comparing import compare
+from memcarve.errors import UnreadableError
 from memcarve.intervals import PAGE
 from memcarve.labels import Labelling
 
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     from memcarve.cli.option_groups import Differences, DiffInput, Messages, OneProcess, Printing, SegmentFilters
-    from memcarve.comparing import Difference
+    from memcarve.comparing import Comparison, Difference
     from memcarve.process import ProcessMemory
     from memcarve.segments import Segments
 
@@ -73,6 +74,7 @@ _VALUES: dict[str, tuple[str, Callable[[Difference], Any]]] = {
     "was": ("ranges", lambda found: _parts(found.was)),
     "changed": ("ranges", lambda found: _ranges(found.changed.bounds())),
 }
+_ATTEMPTS = 3  # at comparing what cannot be read
 _WIDE = {"size", "segments", "was_size", "was_segments"}  # too wide for a terminal
 _NESTED = {"now", "was", "changed"}
 _PLAIN = [name for name in _VALUES if name not in {*_NESTED, "split"}]
@@ -106,7 +108,13 @@ def diff(
         progress = stack.enter_context(ProgressBar("comparing", messages, data=True))
         chosen = selection(filters, was, now)
         labeller = Labelling() if chosen.by_labels else None
-        compared = compare(was, now, chosen, labeller=labeller, unchanged=wanted.unchanged, progress=progress)
+        compared = _Compared(
+            was,
+            now,
+            lambda *sides: compare(
+                sides[0], sides[1], chosen, labeller=labeller, unchanged=wanted.unchanged, progress=progress
+            ),
+        )
         listed: Counter[str] = Counter()
         pages = 0
 
@@ -127,17 +135,44 @@ def diff(
                 printing.layout, "differences", columns, ([of(found) for of in values] for found in differences())
             )
     sys.stdout.flush()
+    was, now, found = compared.was, compared.now, compared.found
     for side in (was, now):
         everything = messages.verbose or side.incomplete or side.is_image
         say(side.notes if everything else [*side.notes[:1], *side.warnings], quiet=messages.quiet)
     say(_doubts(was, now), quiet=messages.quiet)
-    listed["unchanged"] += len(compared) - listed.total()
+    listed["unchanged"] += len(found) - listed.total()
     if not messages.quiet:
         told = [f"{count} {state}" for state, count in listed.items()]
-        click.echo(
-            f"{'; '.join(told)}; {counted(pages, 'page')} changed of {counted(compared.bytes, 'byte')}", err=True
-        )
+        click.echo(f"{'; '.join(told)}; {counted(pages, 'page')} changed of {counted(found.bytes, 'byte')}", err=True)
     return INCOMPLETE if was.incomplete or now.incomplete else COMPLETE
+
+
+class _Compared:
+    """The differences between two processes; if either cannot be read in part, those of the rest from there on."""
+
+    def __init__(
+        self, was: ProcessMemory, now: ProcessMemory, compare: Callable[[ProcessMemory, ProcessMemory], Comparison]
+    ) -> None:
+        self.was, self.now = was, now
+        self._compare = compare
+        self.found = compare(was, now)
+
+    def __iter__(self) -> Iterator[Difference]:
+        listed_to = 0
+        for attempt in range(_ATTEMPTS + 1):
+            try:
+                for difference in self.found:
+                    sides = (difference.was, difference.now)
+                    if (behind := max(side[-1].end for side in sides if len(side))) > listed_to:
+                        listed_to = behind
+                        yield difference
+            except UnreadableError:
+                if attempt == _ATTEMPTS:
+                    raise
+                self.was, self.now = self.was.readable(), self.now.readable()
+                self.found = self._compare(self.was, self.now)
+            else:
+                return
 
 
 def _open(

@@ -10,7 +10,7 @@ from memcarve import sources
 from memcarve.cli.frame import choose, selection
 from memcarve.cli.progress_bar import ProgressBar
 from memcarve.cli.wording import say
-from memcarve.cli.writing_frame import are_several, process_words, recorded, report, stem_of
+from memcarve.cli.writing_frame import are_several, past_unreadable, process_words, recorded, report, stem_of
 from memcarve.errors import UsageError
 from memcarve.labels import Labelling
 from memcarve.process import Platform
@@ -58,9 +58,14 @@ def export(
                 remedy="leave it out",
             )
         chosen, options = _chosen(write, filters, process, options)
-        result = write_output(process, process.segments(chosen, labeller=labelling), out, write.kind, options, progress)
-        more = process.metadata.notes if write.kind in _WITH_METADATA else ()
-        return dataclasses.replace(result, notes=[*more, *result.notes])
+
+        def exported(process: ProcessMemory) -> Result:
+            segments = process.segments(chosen, labeller=labelling)
+            result = write_output(process, segments, out, write.kind, options, progress)
+            more = process.metadata.notes if write.kind in _WITH_METADATA else ()
+            return dataclasses.replace(result, notes=[*more, *result.notes])
+
+        return past_unreadable(process, exported, chosen)
 
     def named(entry: ProcessEntry, index: int, taken: Counter[str]) -> str:
         if write.kind != "memmap":

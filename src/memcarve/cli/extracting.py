@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from memcarve import sources
 from memcarve.cli.frame import choose, say_notes, selection
 from memcarve.cli.progress_bar import ProgressBar
-from memcarve.cli.writing_frame import are_several, process_words, recorded, report, stem_of
+from memcarve.cli.writing_frame import are_several, past_unreadable, process_words, recorded, report, stem_of
 from memcarve.labels.modules import find_modules
 from memcarve.sinks.extract import extract as write_modules
 from memcarve.sinks.several import folder_name, write_several
@@ -40,9 +40,14 @@ def extract(
     ending = ".zip" if write.archive else ""
 
     def one(process: ProcessMemory, out: str, options: SinkOptions, progress: Progress) -> Result:
-        found = find_modules(process, selection(filters, process), progress=progress)
-        result = write_modules(process, found.modules, out, options, progress)
-        return replace(result, notes=[*found.notes, *result.notes])
+        wanted = selection(filters, process)
+
+        def extracted(process: ProcessMemory) -> Result:
+            found = find_modules(process, wanted, progress=progress)
+            result = write_modules(process, found.modules, out, options, progress)
+            return replace(result, notes=[*found.notes, *result.notes])
+
+        return past_unreadable(process, extracted, wanted)
 
     with sources.open(file, hashed=True, **vars(source)) as container, ProgressBar("extracting", messages) as progress:
         indexes = choose(container, processes)

@@ -43,10 +43,13 @@ def segments(
     messages: Messages,
 ) -> int:
     """Print a row for each segment, or for each extent."""
-    with one_process(file, process, source, filters.half) as memory:
+    with one_process(file, process, source, filters.half) as opened:
+        wanted = selection(filters, opened)
         with ProgressBar("reading", messages) as progress:
             labelling = Labelling(segmenting.content or "none", read=True, progress=progress)
-            chosen = memory.segments(selection(filters, memory), segmenting.split, labelling)
+            memory, chosen = opened.past_unreadable(
+                lambda there: (there, there.segments(wanted, segmenting.split, labelling)), wanted
+            )
         if listed.extents:
             _print_extents(memory, chosen, printing.layout)
         else:

@@ -41,7 +41,7 @@ def read(
         for _ in memory.space.pieces(start, size):  # complain before anything is printed
             pass
         for place in range(start, start + size, _PIECE):
-            data = memory.space.read(place, min(_PIECE, start + size - place))
+            data = memory.read(place, min(_PIECE, start + size - place))
             if as_hex:
                 sys.stdout.writelines(_hexdump(place, data))
             else:

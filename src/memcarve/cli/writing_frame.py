@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections import Counter
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -16,10 +17,10 @@ from memcarve.errors import printable
 from memcarve.sinks.several import folder_name
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from memcarve.cli.option_groups import Messages, Record, SeveralProcesses
-    from memcarve.process import Container, ProcessMemory
+    from memcarve.process import Container, ProcessMemory, Selection
     from memcarve.sinks.sink import Result
 
 #: which file says more about missing bytes
@@ -55,6 +56,16 @@ def process_words(process: ProcessMemory, index: int) -> list[str]:
 def recorded(record: Record) -> dict[str, Any]:
     """Return what the library records of a command: its line, when it began, and what options say of the case."""
     return {**vars(record), "command": ["memcarve", *sys.argv[1:]], "begin": click.get_current_context().meta[BEGIN]}
+
+
+def past_unreadable(process: ProcessMemory, write: Callable[[ProcessMemory], Result], wanted: Selection) -> Result:
+    """Write a process, without what of it cannot be read; the result's notes say so."""
+
+    def noted(there: ProcessMemory) -> Result:
+        result = write(there)
+        return replace(result, notes=[*there.notes[len(process.notes) :], *result.notes])
+
+    return process.past_unreadable(noted, wanted)
 
 
 def report(result: Result, messages: Messages) -> int:

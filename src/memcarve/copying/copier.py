@@ -320,8 +320,10 @@ def _blame(error: OSError, span: Span, target: Target) -> InputError | OutputErr
     """Return the error for the side that failed: a call that reads and writes does not say which one did."""
     if error.errno in FULL:
         return write_error(error, target)
+    buffer = memoryview(bytearray(min(span.length, BUFFER)))
     try:
-        span.file.read_into(span.offset, memoryview(bytearray(min(span.length, BUFFER))))
+        for done in range(0, min(span.length, _STEP), BUFFER):
+            span.file.read_into(span.offset + done, buffer[: min(span.length - done, BUFFER)])
     except SourceReadError as source:
         return source
     return write_error(error, target)

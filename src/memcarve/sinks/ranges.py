@@ -116,8 +116,8 @@ def _first_page_again(space: AddressSpace, start: int) -> list[int]:
 
 def pieces(space: AddressSpace, segments: Segments) -> tuple[U64, U64]:
     """Return offset and size (uint64) of the pieces of the backing that segments are made of, in their order."""
-    found, extent = segments.intersect(space)
-    return space.offset[extent] + (found.start - space.start[extent]), found.size
+    stored = space.stored(segments)
+    return stored.start, stored.size
 
 
 def _changes(metadata: Metadata, modules: Sequence[Module], permissions: U64) -> U64:

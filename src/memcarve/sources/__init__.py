@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from memcarve.errors import CounterpartError, InputError, NotRecognisedError, UsageError
+from memcarve.errors import CounterpartError, InputError, NotRecognisedError, UnreadableError, UsageError
 from memcarve.intervals import PAGE
 from memcarve.sources.core import CORE
 from memcarve.sources.counterparts import pid_in_name
@@ -102,6 +102,11 @@ def open_by(sources: Sequence[Source], path: str | os.PathLike[str], options: Op
             except (NotRecognisedError, CounterpartError) as error:
                 said[source] = error
                 continue
+            except UnreadableError as error:
+                if opened.headless is None:  # it is what it was recognised as
+                    raise
+                said[source] = error
+                continue
             opened.keep()
             if others:
                 container.close()
@@ -117,6 +122,11 @@ def _complaint(
     """Return the error for an input that no source opens, from what those said that looked closer."""
     if said.keys().isdisjoint((MEMMAP, RAW)) and all(options.given - source.understands for source in sources):
         return refusal(opened.path, "cannot be both a dump with a map and an image", options.given)
+    if opened.headless is not None and not isinstance(said.get(MEMMAP), CounterpartError):
+        return opened.headless.suggest(
+            "what it is cannot be told without its beginning: a raw image opens with {dtb} ({scan} lists roots) or "
+            "{input_type:image}, a process's dump with its map ({memory_map})"
+        )
     if len(sources) < len(SOURCES):  # the user said what it is
         kind = "a folder, not " if opened.is_folder and InputType.FOLDER not in sources[-1].types else "not "
         unknown = NotRecognisedError(f"is {kind}{sources[-1].what}", subject=opened.path)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from memcarve.backing import FileBacking
-from memcarve.errors import LimitError, NotRecognisedError, ProcessError, UsageError
+from memcarve.errors import LimitError, NotRecognisedError, ProcessError, UnreadableError, UsageError
 from memcarve.formats.elf_core.core_headers import is_core
 from memcarve.formats.images import avml, crashdump, lime, machine_core, vmware
 from memcarve.formats.images.machine import MachineMemory
@@ -363,7 +363,12 @@ def machine_memory(file: FileBacking, *, certain: bool = False) -> MachineMemory
     `certain`: the user said that it is an image. Raises what the containers' readers raise.
     """
     for read in _READERS:
-        machine = machine_core.read(file, certain=certain) if read is machine_core.read else read(file)
+        try:
+            machine = machine_core.read(file, certain=certain) if read is machine_core.read else read(file)
+        except UnreadableError as error:
+            if error.offset:
+                raise
+            continue  # nothing tells what it is: it may be a raw image
         if machine is not None:
             return machine
     return None

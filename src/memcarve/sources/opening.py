@@ -7,7 +7,7 @@ import os
 from typing import TYPE_CHECKING, NamedTuple
 
 from memcarve.backing import FileBacking
-from memcarve.errors import UsageError
+from memcarve.errors import UnreadableError, UsageError
 from memcarve.vocabulary import InputType, Paging, System, Trust
 
 if TYPE_CHECKING:
@@ -36,6 +36,8 @@ class Opened:
         self.path = os.fspath(path)
         self.is_folder = os.path.isdir(self.path)
         self._kept = False
+        #: why its beginning cannot be read, if it was tried
+        self.headless: UnreadableError | None = None
 
     @functools.cached_property
     def file(self) -> FileBacking:
@@ -44,8 +46,12 @@ class Opened:
 
     @functools.cached_property
     def head(self) -> bytes:
-        """The first 4096 bytes of the file, fewer if it is shorter; none of a folder."""
-        return b"" if self.is_folder else self.file.read_at(0, _HEAD)
+        """The first 4096 bytes of the file, fewer if it is shorter or they cannot be read; none of a folder."""
+        try:
+            return b"" if self.is_folder else self.file.read_at(0, _HEAD)
+        except UnreadableError as error:
+            self.headless = error
+            return self.file.read_at(0, error.offset)
 
     def keep(self) -> None:
         """Leave the file open: something else closes it now."""

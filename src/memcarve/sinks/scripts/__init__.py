@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from memcarve import provenance
 from memcarve.backing import FileBacking, FolderBacking, check_unchanged
-from memcarve.errors import UsageError
+from memcarve.errors import UnreadableError, UsageError
 from memcarve.sinks.final_name import NewFolder, input_paths, write_text
 from memcarve.sinks.input_hash import input_hash
 from memcarve.sinks.ranges import ranges
@@ -129,15 +129,18 @@ def _original(process: ProcessMemory, backing: FileBacking, target: NewFolder, s
     }
 
 
-def _sampled(backing: FileBacking) -> str:
+def _sampled(backing: FileBacking) -> str | None:
     """Return the SHA-256 of blocks spread evenly over a file, including its first and last bytes.
 
-    The blocks cover all of a file that is not larger than all blocks together.
+    The blocks cover all of a file that is not larger than all blocks together. None if one of them cannot be read.
     """
     digest, size = hashlib.sha256(), min(_BLOCK, backing.size)
     block = memoryview(bytearray(size))
     for number in range(_BLOCKS):
-        backing.read_into((backing.size - size) * number // (_BLOCKS - 1), block)
+        try:
+            backing.read_into((backing.size - size) * number // (_BLOCKS - 1), block)
+        except UnreadableError:
+            return None
         digest.update(block)
     return digest.hexdigest()
 

@@ -31,7 +31,7 @@ def imported(table, memory, folder):
     def read(place, count):
         return bytes(bytearray(held.getOriginalByte(place + number) & 255 for number in range(count)))
 
-    if sampled(read, wanted) != wanted["sample"]["sha256"]:
+    if wanted["sample"]["sha256"] not in (None, sampled(read, wanted)):
         raise ValueError("what was imported has other bytes than the dump had")
     digest = currentProgram.getExecutableSHA256()
     if wanted["sha256"] is not None and digest is not None and digest != wanted["sha256"]:

@@ -46,7 +46,7 @@ def check(table, path):
             file.seek(place)
             return file.read(count)
 
-        if sampled(read, wanted) != wanted["sample"]["sha256"]:
+        if wanted["sample"]["sha256"] not in (None, sampled(read, wanted)):
             raise ValueError("%r: has other bytes than the dump had" % path)
         if wanted["sha256"] is not None:
             file.seek(0)

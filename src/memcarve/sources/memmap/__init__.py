@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from memcarve.backing import AbsentBacking, FileBacking
-from memcarve.errors import CounterpartError, InputError, NotRecognisedError, OverlapError, UsageError
+from memcarve.errors import (
+    CounterpartError,
+    InputError,
+    NotRecognisedError,
+    OverlapError,
+    UnreadableError,
+    UsageError,
+)
 from memcarve.formats.elf_core import core_headers
 from memcarve.formats.memmap import BinaryError, MemoryMap
 from memcarve.formats.minidump import structures
@@ -251,11 +258,11 @@ def _open(opened: Opened, options: OpenOptions) -> MemmapContainer:
     if is_map is False and is_dump is False:
         raise NotRecognisedError("is neither the map nor the dump that was given", subject=path)
     what = said or (MAP if is_map or is_dump is False else DUMP if is_dump or is_map is False else None)
-    refused: NotRecognisedError | None = None
+    refused: NotRecognisedError | UnreadableError | None = None
     if what != DUMP:
         try:
             return MemmapContainer(MemoryMap(opened.file, hashed=hashed), options, dump=options.dump)
-        except NotRecognisedError as error:
+        except (NotRecognisedError, UnreadableError) as error:
             if what == MAP:
                 raise
             refused = error

@@ -13,7 +13,7 @@ import numpy as np
 
 from memcarve.errors import SourceReadError
 from memcarve.intervals import Intervals, union
-from memcarve.missing import BEYOND_FILE, DEVICE, UNREADABLE, Missing
+from memcarve.missing import BEYOND_FILE, DENIED, DEVICE, Missing
 from memcarve.sources.proc.live_pages import PAGE
 
 if TYPE_CHECKING:
@@ -136,7 +136,7 @@ class Present:
         """Take note of what is there of a mapping; raise SourceReadError."""
         region = mapping.region
         if region.end > READABLE or mapping.flags & _DEVICE:
-            reason = DEVICE if mapping.flags & _DEVICE else UNREADABLE
+            reason = DEVICE if mapping.flags & _DEVICE else DENIED
             self.missing.append(Missing(region.start, region.size, reason))
             return
         parts, known = self._of_file(mapping)
@@ -152,7 +152,7 @@ class Present:
         if self._backing.readable(first):
             self._found.append(parts)
         else:
-            self.missing.append(Missing(first, int(parts.last.max()) + 1 - first, UNREADABLE))
+            self.missing.append(Missing(first, int(parts.last.max()) + 1 - first, DENIED))
             self.unreadable = True
 
     def _of_file(self, mapping: Mapping) -> tuple[Intervals, bool]:
@@ -178,8 +178,8 @@ class Present:
                 last = self.missing[-1] if self.missing else None
                 if self._backing.readable(address):
                     found.append(address)
-                elif last is not None and last.reason == UNREADABLE and last.end == address:
+                elif last is not None and last.reason == DENIED and last.end == address:
                     self.missing[-1] = last._replace(size=last.size + PAGE)
                 else:
-                    self.missing.append(Missing(address, PAGE, UNREADABLE))
+                    self.missing.append(Missing(address, PAGE, DENIED))
         return Intervals.of((address, PAGE) for address in found)
