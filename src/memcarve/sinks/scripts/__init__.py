@@ -112,7 +112,7 @@ def export_scripts(
     )
 
 
-def _original(process: ProcessMemory, backing: FileBacking, target: NewFolder, sample: str) -> dict[str, Any]:
+def _original(process: ProcessMemory, backing: FileBacking, target: NewFolder, sample: str | None) -> dict[str, Any]:
     """Return where the file is that scripts map, and what it is recognised by."""
     path = os.path.abspath(backing.path)
     try:
