@@ -215,6 +215,14 @@ def test_errors_say_it(tmp_path: Path, data: bytes) -> None:
         memcarve.open(put(tmp_path / "what", data))
 
 
+@pytest.mark.parametrize("data", [b"", b"some text\n", b"\0" * 5000, b"\0" * 4096])
+@pytest.mark.parametrize("name", ["notes.txt", "x.dmp"])
+def test_errors_if_a_map_was_meant(tmp_path: Path, name: str, data: bytes) -> None:
+    """An option for maps beside a file that is none, and that no image can be, ends in an error of the input."""
+    with pytest.raises(memcarve.InputError):
+        memcarve.open(put(tmp_path / name, data), trust="sum")
+
+
 # words that there are not
 
 

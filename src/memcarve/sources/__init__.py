@@ -135,7 +135,7 @@ def _complaint(
     if isinstance(problem, CounterpartError):
         size = opened.file.size
         if not (size and size % PAGE == 0) and not opened.path.endswith(".dmp") and pid_in_name(opened.path)[0] is None:
-            problem = said[RAW]
+            problem = said.get(RAW, problem)  # which is not tried if an option speaks against it
         elif size >= _SMALLEST_IMAGE:
             problem.suggest(
                 "if it is the image of a machine in which no system is recognised, give the root of one process's page "

@@ -1,0 +1,34 @@
+"""Fuzzing of every reader: sound inputs whose meaning is changed before they are encoded.
+
+A `Surface` makes a `Case` from a seed, and uses it; what must hold is in `checks`. `rounds` runs many, and counts how
+far each got: a generator is good if most get to the memory that the input leads to. ``tests/fuzz.py`` is the command.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from fuzzing.case import Surface
+
+#: the surfaces: where the class of each is
+SURFACES = {
+    "maps": "tables.Maps",
+    "lists": "tables.Lists",
+    "minidumps": "dumps.Minidumps",
+    "cores": "dumps.Cores",
+    "containers": "machines.Containers",
+    "paging": "machines.Paging",
+    "windows": "windows.Windows",
+    "carved": "outputs.Carved",
+    "named": "outputs.Named",
+    "programs": "outputs.Programs",
+}
+
+
+def surface(name: str, folder: str) -> Surface:
+    """Return a surface that has its files in a folder."""
+    module, _, kind = SURFACES[name].partition(".")
+    made: Surface = getattr(importlib.import_module(f"fuzzing.{module}"), kind)(folder)
+    return made
