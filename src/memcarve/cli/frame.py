@@ -13,7 +13,7 @@ from memcarve.cli.exit_status import COMPLETE, INCOMPLETE
 from memcarve.cli.option_groups import SeveralProcesses
 from memcarve.cli.wording import say
 from memcarve.errors import UsageError
-from memcarve.process import Selection, listed_of
+from memcarve.process import Note, Selection, listed_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -65,9 +65,11 @@ def choose_one(container: Container, wanted: OneProcess) -> int:
 
 
 def say_notes(process: ProcessMemory, messages: Messages) -> None:
-    """Print which files were used; all notes with --verbose, or if there is something to know about them."""
+    """Print which files were used and what must not be missed; all notes with --verbose, or if they matter."""
     everything = messages.verbose or process.incomplete or process.is_image or process.positions in {"printed", "sum"}
-    say(process.notes if everything else process.notes[:1], quiet=messages.quiet)
+    notes = process.notes
+    few = [*notes[:1], *(note for note in notes[1:] if isinstance(note, Note))]
+    say(notes if everything else few, quiet=messages.quiet)
 
 
 def finish(process: ProcessMemory, messages: Messages, summary: str, notes: Iterable[str] = ()) -> int:
