@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import inspect
 import io
 import json
@@ -278,10 +279,12 @@ def test_carve_takes_either_file(dump: Path, tmp_path: Path, given: str) -> None
 
 
 def test_carve_summary(dump: Path, tmp_path: Path, capfdbinary: Capture) -> None:
-    """The last line says segments, bytes, seconds, rate, how the bytes were moved, and where."""
+    """The last lines say segments, bytes, seconds, rate, how the bytes were moved, and where; then the seal."""
     ran = invoke(capfdbinary, "carve", dump, "-o", tmp_path / "out")
     assert (ran.code, ran.out) == (0, b"")
-    last = ran.err.splitlines()[-1]
+    last, seal = ran.err.splitlines()[-2:]
+    digest = hashlib.sha256((tmp_path / "out" / "segments.json").read_bytes()).hexdigest()
+    assert seal == f"seal (SHA-256 of segments.json): {digest}"
     assert re.fullmatch(r"4 segments, 28\.0 KiB in \d+\.\d\d s \(.+/s\), by .+: " + re.escape(f"{tmp_path}/out"), last)
 
 

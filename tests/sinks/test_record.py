@@ -204,3 +204,67 @@ def test_commands(command: list[str], dump: Path, tmp_path: Path, capfdbinary: C
     assert said["inputs"]["dump"]["sha256_stated"] == digest
     expected = hashlib.sha256(dump.with_suffix(".map").read_bytes()).hexdigest()
     assert said["inputs"]["map"]["sha256"] == expected
+
+
+def test_a_map_cannot_record(dump: Path, tmp_path: Path) -> None:
+    """A map and its dump have no document: notes say the hash, and that the case is not recorded."""
+    with memcarve.open(dump) as container:
+        result = sinking.export_memmap(container.process(), tmp_path, hash_input=True, case_id="K7")
+        assert result.seal is None
+        with pytest.raises(InputError, match="was stated"):
+            sinking.export_memmap(container.process(), tmp_path, stem="two", hash_input=True, input_sha256="00" * 32)
+    digest = hashlib.sha256(dump.read_bytes()).hexdigest()
+    assert list(result.notes) == [
+        f"the input's SHA-256 is {digest} (computed); the map cannot record it",
+        "a map and its dump have no place for the case and the operator: they are not recorded in them",
+    ]
+    assert not list(tmp_path.glob("two*"))
+
+
+# the seal
+
+#: by sink, the file whose hash the seal is
+SEALED: dict[str, Callable[[Path], Path]] = {
+    "segments": lambda path: path / "segments.json",
+    "minidump": lambda path: path,
+    "elfcore": lambda path: path,
+    "flat": lambda path: path.with_name(path.name + ".json"),
+    "scripts": lambda path: path / "memory.json",
+}
+
+
+def test_the_seal(kind: str, dump: Path, tmp_path: Path) -> None:
+    """The seal is the SHA-256 of the file that it names, of which every other file's hash can be had."""
+    out = tmp_path / "out"
+    with memcarve.open(dump) as container:
+        result = sinking.write(kind, container.process(), out, hash_input=True)
+    sealed = SEALED[kind](out)
+    assert result.sealed == sealed.name
+    assert result.seal == hashlib.sha256(sealed.read_bytes()).hexdigest()
+    text = sealed.read_bytes()
+    for path in [*out.rglob("*"), out] if out.is_dir() else [*tmp_path.glob("out*")]:
+        if path.is_file() and path != sealed and "SUMS" not in path.name:
+            assert hashlib.sha256(path.read_bytes()).hexdigest().encode() in text, path
+
+
+@pytest.mark.parametrize("name", ["minidump", "elfcore", "flat", "scripts"])
+def test_no_seal_without_hashes(name: str, dump: Path, tmp_path: Path, capfdbinary: Capture) -> None:
+    """With --hash none nothing is hashed, and there is no seal; other hashes than SHA-256 are for folders alone."""
+    ran = invoke(capfdbinary, "export", dump, "--to", name, "--hash", "none", "-o", tmp_path / "out")
+    assert (ran.code, "seal (" in ran.err) == (0, False)
+    with memcarve.open(dump) as container, pytest.raises(UsageError, match="SHA-256 alone"):
+        sinking.write(name, container.process(), tmp_path / "two", hashes=["md5"])
+
+
+def test_many_holes_are_not_hashed(dump: Path, tmp_path: Path) -> None:
+    """A flat file with gigabytes of holes has no hash: reading them would take for ever."""
+    with memcarve.open(dump) as container:
+        process = container.process()
+        few = sinking.export_flat(process, tmp_path / "few", sinking.How(sparse=True))
+        many = sinking.export_flat(
+            process, tmp_path / "many", sinking.How(sparse=True), address=(0x10000, 0x10000 + (5 << 30))
+        )
+    for result, path in ((few, tmp_path / "few"), (many, tmp_path / "many")):
+        said = DOCUMENTS["flat"](path)["sha256"]
+        assert said == (hashlib.sha256(path.read_bytes()).hexdigest() if result is few else None)
+        assert result.seal is not None

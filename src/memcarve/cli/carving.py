@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from memcarve import sources
+from memcarve.cli import run_log
 from memcarve.cli.frame import choose, selection
 from memcarve.cli.progress_bar import ProgressBar
 from memcarve.cli.wording import say
@@ -74,6 +75,7 @@ def carve(
             result = write_several(container, indexes, out, one, options, half=half, at_once=True, progress=progress)
         else:
             process = container.process(index=indexes[0], half=half)
+            run_log.record_inputs(process.used_inputs)
             say(process.notes, quiet=messages.quiet)
             out = write.output or f"{'.'.join([stem, *process_words(process, indexes[0])])}.segments"
             result = one(process, out, options, progress)

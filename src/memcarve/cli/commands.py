@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import sys
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from memcarve.cli import option_groups as groups
-from memcarve.cli.option_values import Choice, address, size
+from memcarve.cli import option_groups as groups, run_log
+from memcarve.cli.option_values import Choice, OutputPath, address, size
 from memcarve.cli.stopping import raise_exceptions
 from memcarve.cli.usage_errors import ExtraArgumentsError
 from memcarve.surroundings import now
@@ -88,7 +89,21 @@ class Command(click.Command):
         }
         function = self.function  # imports
         raise_exceptions()
+        messages = taken.get("messages")
+        if isinstance(messages, groups.Messages):
+            run_log.begin(messages.log, ["memcarve", *sys.argv[1:]], *self._paths(ctx))
         return function(**given, **taken)
+
+    def _paths(self, ctx: click.Context) -> tuple[list[str], str | None]:
+        """Return the inputs that were named, and the output."""
+        named, output = list[str](), None
+        for parameter in self.params:
+            value = ctx.params.get(str(parameter.name))
+            if isinstance(parameter.type, OutputPath):
+                output = value
+            elif isinstance(parameter.type, click.Path) and value is not None and "--log" not in parameter.opts:
+                named += [value] if isinstance(value, str) else value
+        return named, output
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the options under their headings."""

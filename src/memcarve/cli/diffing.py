@@ -9,14 +9,13 @@ import sys
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-import click
-
 from memcarve import sources
+from memcarve.cli import run_log
 from memcarve.cli.exit_status import COMPLETE, INCOMPLETE
 from memcarve.cli.frame import choose_one, selection
 from memcarve.cli.printed_tables import Column, print_table
 from memcarve.cli.progress_bar import ProgressBar
-from memcarve.cli.wording import counted, say
+from memcarve.cli.wording import counted, say, tell
 from memcarve.comparing import compare
 from memcarve.errors import UnreadableError
 from memcarve.intervals import PAGE
@@ -137,13 +136,16 @@ def diff(
     sys.stdout.flush()
     was, now, found = compared.was, compared.now, compared.found
     for side in (was, now):
+        run_log.record_inputs(side.used_inputs)
         everything = messages.verbose or side.incomplete or side.is_image
         say(side.notes if everything else [*side.notes[:1], *side.warnings], quiet=messages.quiet)
     say(_doubts(was, now), quiet=messages.quiet)
     listed["unchanged"] += len(found) - listed.total()
-    if not messages.quiet:
-        told = [f"{count} {state}" for state, count in listed.items()]
-        click.echo(f"{'; '.join(told)}; {counted(pages, 'page')} changed of {counted(found.bytes, 'byte')}", err=True)
+    told = "; ".join(f"{count} {state}" for state, count in listed.items())
+    tell(
+        f"{told}; {counted(pages, 'page')} changed of {counted(found.bytes, 'byte')}",
+        quiet=messages.quiet,
+    )
     return INCOMPLETE if was.incomplete or now.incomplete else COMPLETE
 
 

@@ -7,6 +7,7 @@ import os
 from typing import TYPE_CHECKING
 
 from memcarve import sources
+from memcarve.cli import run_log
 from memcarve.cli.frame import choose, selection
 from memcarve.cli.progress_bar import ProgressBar
 from memcarve.cli.wording import say
@@ -82,6 +83,7 @@ def export(
             result = write_several(container, indexes, out, one, options, half=half, named=named, progress=progress)
         else:
             process = container.process(index=indexes[0], half=half)
+            run_log.record_inputs(process.used_inputs)
             say(process.notes, quiet=messages.quiet)
             if write.kind == "memmap":
                 out = os.path.join(write.output or "", dump_name(process))
@@ -98,6 +100,7 @@ def _options(write: ExportOutput, record: Record) -> SinkOptions:
         given.pop(name, None)
     if write.os_version is not None:
         given["platform"] = Platform("windows", *write.os_version)
+    given["hashes"] = tuple({given.pop("checksum")} - {"none"})
     return SinkOptions(**recorded(record), **given)
 
 

@@ -6,12 +6,11 @@ import contextlib
 import sys
 from typing import TYPE_CHECKING
 
-import click
-
 from memcarve import sources
+from memcarve.cli import run_log
 from memcarve.cli.exit_status import COMPLETE, INCOMPLETE
 from memcarve.cli.option_groups import SeveralProcesses
-from memcarve.cli.wording import say
+from memcarve.cli.wording import say, tell
 from memcarve.errors import UsageError
 from memcarve.process import Note, Selection, listed_of
 
@@ -66,6 +65,7 @@ def choose_one(container: Container, wanted: OneProcess) -> int:
 
 def say_notes(process: ProcessMemory, messages: Messages) -> None:
     """Print which files were used and what must not be missed; all notes with --verbose, or if they matter."""
+    run_log.record_inputs(process.used_inputs)
     everything = messages.verbose or process.incomplete or process.is_image or process.positions in {"printed", "sum"}
     notes = process.notes
     few = [*notes[:1], *(note for note in notes[1:] if isinstance(note, Note))]
@@ -77,6 +77,5 @@ def finish(process: ProcessMemory, messages: Messages, summary: str, notes: Iter
     sys.stdout.flush()
     say_notes(process, messages)
     say(notes, quiet=messages.quiet)
-    if not messages.quiet:
-        click.echo(summary, err=True)
+    tell(summary, quiet=messages.quiet)
     return INCOMPLETE if process.incomplete else COMPLETE

@@ -5,12 +5,10 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any
 
-import click
-
 from memcarve import sources
 from memcarve.cli.exit_status import COMPLETE, INCOMPLETE
 from memcarve.cli.printed_tables import Column, print_table
-from memcarve.cli.wording import complain, counted, say
+from memcarve.cli.wording import complain, counted, say, tell
 from memcarve.errors import InputError, UsageError
 from memcarve.vocabulary import InputType
 
@@ -73,8 +71,7 @@ def processes(file: str, wanted: ProcessList, source: Input, printing: Printing,
         print_table(layout, "processes", columns, rows)
         sys.stdout.flush()
         say(container.notes if messages.verbose else container.warnings, quiet=messages.quiet)
-        if not messages.quiet:
-            click.echo(counted(len(entries), "process"), err=True)
+        tell(counted(len(entries), "process"), quiet=messages.quiet)
         return INCOMPLETE if failed else COMPLETE
 
 
@@ -131,7 +128,6 @@ def _scan(file: str, source: Input, wanted: ProcessList, layout: str, messages: 
         print_table(layout, "roots", columns, roots)
         sys.stdout.flush()
         say(container.warnings, quiet=messages.quiet)
-    if not messages.quiet:
-        use = "; use one with --dtb" if roots else ""
-        click.echo(f"{counted(len(roots), 'plausible page-table root')}{use}", err=True)
+    use = "; use one with --dtb" if roots else ""
+    tell(f"{counted(len(roots), 'plausible page-table root')}{use}", quiet=messages.quiet)
     return COMPLETE

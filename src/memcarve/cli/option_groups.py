@@ -245,6 +245,9 @@ class Messages(Group, heading=OTHER):
     """What is printed besides data."""
 
     quiet: bool = option("-q", "--quiet", is_flag=True, help="Print nothing but errors and data.")
+    log: str | None = option(
+        "--log", metavar="FILE", type=click.Path(), help="Append a record of this run to a file, as JSON lines."
+    )
     verbose: bool = option("-v", "--verbose", is_flag=True, help="Print all notes, and how bytes were moved.")
 
 
@@ -319,6 +322,12 @@ class ExportOutput(Group, heading=WRITE):
         "--format",
         type=Choice(["quick", "csv", "json", "jsonl"]),
         help="memmap: how the map is written.  [default: quick]",
+    )
+    checksum: str = option(
+        "--hash",
+        type=Choice(["sha256", "none"]),
+        preset="sha256",
+        help="Read what was written once more for its SHA-256, or not.",
     )
     fill: int | None = option("--fill", type=byte, metavar="HEX", help="flat: the byte that fills gaps.  [default: 00]")
     sparse: bool = option(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.shell_completion import shell_complete
 
-from memcarve.cli import stopping
+from memcarve.cli import run_log, stopping
 from memcarve.cli.commands import COMMANDS
 from memcarve.cli.exit_status import COMPLETE, FAILED, INCOMPLETE, USAGE
 from memcarve.cli.standard_streams import give_up_output
@@ -82,7 +82,11 @@ def run(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
     except OSError as error:
         give_up_output()
-        return status if status not in (COMPLETE, INCOMPLETE) else _failed(error)
+        status = status if status not in (COMPLETE, INCOMPLETE) else _failed(error)
+    problem = run_log.end(status)
+    if problem is not None:
+        complain(problem)
+        return status if status not in (COMPLETE, INCOMPLETE) else FAILED
     return status
 
 

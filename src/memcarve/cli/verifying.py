@@ -6,15 +6,13 @@ import contextlib
 import re
 from typing import TYPE_CHECKING, Any
 
-import click
-
 from memcarve import sources
 from memcarve.cli.exit_status import COMPLETE
 from memcarve.cli.frame import choose_one
 from memcarve.cli.option_groups import OneProcess
 from memcarve.cli.progress_bar import ProgressBar
-from memcarve.cli.wording import counted, say
-from memcarve.errors import UsageError, printable
+from memcarve.cli.wording import counted, say, tell
+from memcarve.errors import UsageError
 from memcarve.sinks.several import carved_folders
 from memcarve.sinks.verify import read_header, verify as verify_folder
 from memcarve.vocabulary import InputType, Paging, System
@@ -42,8 +40,7 @@ def verify(folder: str, process: OneProcess, compared: Source, source: Input, me
                 say(memory.notes if messages.verbose else [], quiet=messages.quiet)
             with ProgressBar("verifying", messages) as progress:
                 found = verify_folder(path, memory, progress=progress)
-            if not messages.quiet:
-                click.echo(printable(_verified(found)), err=True)
+            tell(_verified(found), quiet=messages.quiet)
     return COMPLETE
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from typing import TYPE_CHECKING
 
 import click
 
-from memcarve.errors import MemcarveError, printable
+from memcarve.cli import run_log
+from memcarve.errors import MemcarveError, OutputError, printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -33,14 +35,26 @@ def option(name: str, value: str = "") -> str:
 def complain(problem: MemcarveError | str, about: object = None) -> None:
     """Print an error on standard error; `about` is its subject, if the error does not say so."""
     text = problem.worded(option) if isinstance(problem, MemcarveError) else problem
-    click.echo(printable(f"memcarve: {text}" if about is None else f"memcarve: {about}: {text}"), err=True)
+    shown = printable(text if about is None else f"{about}: {text}")
+    with contextlib.suppress(OutputError):  # the end of the run says that its log has failed
+        run_log.record("error", "error", text=shown)
+    click.echo(f"memcarve: {shown}", err=True)
 
 
 def say(notes: Iterable[str], *, quiet: bool) -> None:
-    """Print notes for the user on standard error."""
-    if not quiet:
-        for note in notes:
+    """Print notes for the user on standard error, and log them."""
+    for note in notes:
+        run_log.record("note", "note", text=printable(note))
+        if not quiet:
             click.echo(f"note: {printable(note)}", err=True)
+
+
+def tell(text: str, *, quiet: bool) -> None:
+    """Print a line of the result on standard error, and log it."""
+    shown = printable(text)
+    run_log.record("info", "result", text=shown)
+    if not quiet:
+        click.echo(shown, err=True)
 
 
 def counted(count: int, noun: str) -> str:

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from memcarve.cli import run_log
 from memcarve.cli.commands import BEGIN
 from memcarve.cli.exit_status import COMPLETE, INCOMPLETE
-from memcarve.cli.wording import amount, complain, counted, say
+from memcarve.cli.wording import amount, complain, counted, say, tell
 from memcarve.errors import printable
 from memcarve.sinks.several import folder_name
 
@@ -75,27 +76,37 @@ def report(result: Result, messages: Messages) -> int:
     for part in result.parts:
         if part.error is not None:
             complain(part.error, part.entry)
-        elif not messages.quiet:
-            click.echo(printable(f"{part.entry}:"), err=True)
-            _report(part, verbose=messages.verbose)
-    if not messages.quiet:
-        _report(result, verbose=messages.verbose)
+        else:
+            tell(f"{part.entry}:", quiet=messages.quiet)
+            _report(part, messages)
+            _tell_seal(part, quiet=not messages.verbose)
+    _report(result, messages)
+    _tell_seal(result, quiet=messages.quiet)
     return COMPLETE if result.complete else INCOMPLETE
 
 
-def _report(result: Result, *, verbose: bool) -> None:
+def _report(result: Result, messages: Messages) -> None:
+    quiet = messages.quiet
     if result.what != "process":
-        say(result.notes, quiet=False)
-        for left in result.left_out if verbose else [left for left in result.left_out if left.bytes]:
+        say(result.notes, quiet=quiet)
+        for left in result.left_out if messages.verbose else [left for left in result.left_out if left.bytes]:
             where = f" in {counted(left.segments, 'segment')}" if left.segments else ""
-            click.echo(f"left out: {counted(left.bytes, 'byte')}{where}: {left.reason}", err=True)
+            tell(f"left out: {counted(left.bytes, 'byte')}{where}: {left.reason}", quiet=quiet)
         if not result.complete:
-            click.echo(f"incomplete: bytes are known to be missing{_MORE.get(result.what, '')}", err=True)
-        for way, count in result.moved.items() if verbose else ():
-            click.echo(f"moved: {counted(count, 'byte')} by {way}", err=True)
+            tell(f"incomplete: bytes are known to be missing{_MORE.get(result.what, '')}", quiet=quiet)
+        for way, count in result.moved.items() if messages.verbose else ():
+            tell(f"moved: {counted(count, 'byte')} by {way}", quiet=quiet)
         if not result.count and result.what in ("range", "row"):
-            say(["nothing is selected, or nothing is there: no memory is in what was written"], quiet=False)
-    click.echo(printable(f"{_summary(result)}: {', '.join(result.files)}"), err=True)
+            say(["nothing is selected, or nothing is there: no memory is in what was written"], quiet=quiet)
+    tell(f"{_summary(result)}: {', '.join(result.files)}", quiet=quiet)
+
+
+def _tell_seal(result: Result, *, quiet: bool) -> None:
+    """Print the hash that belongs in the notes of the case: whoever changes what was written cannot keep it."""
+    if result.seal is not None:
+        run_log.record("info", "seal", files=list(result.files), of=result.sealed, sha256=result.seal)
+        if not quiet:
+            click.echo(printable(f"seal (SHA-256 of {result.sealed}): {result.seal}"), err=True)
 
 
 def _summary(result: Result) -> str:

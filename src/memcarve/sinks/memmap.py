@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -21,6 +21,8 @@ from memcarve.sinks.sink import Result, SinkOptions
 from memcarve.version import __version__
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from memcarve.dtypes import U64
     from memcarve.process import ProcessMemory, Progress
     from memcarve.segments import Segments
@@ -67,14 +69,14 @@ def export_memmap(
     mover = Mover(process, progress)
     with NewFile(dump, beside=text, force=options.force, inputs=input_paths(process)) as file:
         place = np.cumsum(size, dtype=np.uint64) - size
-        with input_hash(process, options, mover.copier.stop):  # only compared: no document lies beside a map
+        with input_hash(process, options, mover.copier.stop) as hashed:
             mover.move(file.path, dump, place, offset, size, length=int(size.sum()))
         try:
             with open(file.beside_path, "w", encoding="utf-8", newline="\n") as table:
                 table.writelines(write(rows, f"{MARK.decode().removeprefix('written by ')}{__version__}"))
         except OSError as error:
             raise write_error(error, Target(-1, text)) from error
-    notes = list(file.notes)
+    notes = [*_not_recorded(options, hashed), *file.notes]
     if process.incomplete and not len(gone[0]) and options.renderer not in (None, "quick"):
         notes.append(f"{text}: cannot say that bytes are missing; --format quick can")
     return Result(
@@ -88,6 +90,14 @@ def export_memmap(
         moved=dict(mover.copier.moved),
         notes=notes,
     )
+
+
+def _not_recorded(options: SinkOptions, hashed: dict[str, Any]) -> Iterator[str]:
+    """Yield notes on what was to be recorded: no document lies beside a map, as none lies beside Volatility's."""
+    if "sha256" in hashed:
+        yield f"the input's SHA-256 is {hashed['sha256']} ({hashed['sha256_is']}); the map cannot record it"
+    if options.case_id is not None or options.operator is not None:
+        yield "a map and its dump have no place for the case and the operator: they are not recorded in them"
 
 
 def _rows(process: ProcessMemory, there: tuple[U64, U64, U64], gone: tuple[U64, U64], file: str) -> MapRows:
