@@ -25,6 +25,7 @@ from memcarve.formats.programs.mapped_module import MappedModule as MappedModule
 from memcarve.labels import Labelling as Labelling
 from memcarve.labels.modules import find_modules as find_modules
 from memcarve.metadata import (
+    Fault as Fault,
     Metadata as Metadata,
     Module as Module,
     Parameters as Parameters,

@@ -436,7 +436,7 @@ def _area(value: object) -> bytes | None:
     if not isinstance(value, str) or len(value) > 2 * floating_point.LARGEST:
         return None
     found = _bytes(value)
-    return found if found is not None and floating_point.is_sound(found) else None
+    return found if found is not None and floating_point.is_sound(len(found)) else None
 
 
 def _bytes(text: str) -> bytes | None:

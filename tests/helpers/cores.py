@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import glob
 import itertools
+import math
 import os
 import re
 import resource
@@ -92,13 +93,37 @@ def info(pid: int, name: bytes, bits: int = 64, order: str = "<") -> bytes:
     return note(b"CORE", 3, content + struct.pack(f"{order}I12x16s80s", pid, name, name), order)
 
 
-def status(tid: int, registers: Sequence[int], bits: int = 64, order: str = "<") -> bytes:
+def status(tid: int, registers: Sequence[int], bits: int = 64, order: str = "<", signal: int = 0) -> bytes:
     """Return a note of type NT_PRSTATUS."""
+    head = struct.pack(f"{order}3ih2x", signal, 0, 0, signal)
     if bits == 64:
-        content = struct.pack(f"{order}32xI76x27Qi4x", tid, *registers, 0)
+        content = head + struct.pack(f"{order}16xI76x27Qi4x", tid, *registers, 0)
     else:
-        content = struct.pack(f"{order}24xI44x17Ii", tid, *registers, 0)
+        content = head + struct.pack(f"{order}8xI44x17Ii", tid, *registers, 0)
     return note(b"CORE", 1, content, order)
+
+
+def siginfo(signal: int, code: int, address: int, bits: int = 64, order: str = "<") -> bytes:
+    """Return a siginfo_t with an address, and something behind it."""
+    layout = f"{order}3i4xQ" if bits == 64 else f"{order}3iI"
+    return struct.pack(layout, signal, 0, code, address).ljust(120, b"\0") + b"trailer."
+
+
+def fxsave(seed: int, top: int = 5) -> bytes:
+    """Return what FXSAVE saves: some x87 registers on a stack whose top is `top`, and all of SSE."""
+    values = [1.5 + seed, -2.0, 0.0]
+    used = sum(1 << (top + place & 7) for place in range(len(values)))
+    data = struct.pack("<HHBxHIHxxIHxxII", 0x37F, top << 11, used, 0x123, 0x401234, 0, 0x7FFE10, 0, 0x1FA0, 0xFFFF)
+    for value in values:
+        mantissa, exponent = math.frexp(abs(value))
+        word = (exponent - 1 + 16383 if value else 0) | (0x8000 if value < 0 else 0)
+        data += struct.pack("<QH6x", int(mantissa * (1 << 64)), word)
+    data = data.ljust(160, b"\0")
+    return (
+        data
+        + b"".join(struct.pack("<QQ", seed << 32 | place, ~place & (1 << 64) - 1) for place in range(16))
+        + bytes(96)
+    )
 
 
 def files(

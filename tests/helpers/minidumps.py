@@ -219,18 +219,27 @@ def some_registers(places: Sequence[tuple[str, int, int]]) -> dict[str, int]:
     }
 
 
-def context64(registers: Mapping[str, int], flags: int = 0x100007) -> bytes:
-    """Return the CONTEXT of x64: control, integer and segment registers by default."""
+def context64(registers: Mapping[str, int], flags: int = 0x100007, area: bytes | None = None) -> bytes:
+    """Return the CONTEXT of x64: control, integer and segment registers by default.
+
+    `area` is what FXSAVE saved: x87 and SSE registers, which then are valid, too.
+    """
     data = bytearray(1232)
+    if area is not None:
+        flags |= 8
+        data[0x100:0x300], data[0x34:0x38] = area, area[24:28]
     struct.pack_into("<I", data, 0x30, flags)
     for name, place, size in AMD64_REGISTERS:
         data[place : place + size] = registers[name].to_bytes(size, "little")
     return bytes(data)
 
 
-def context32(registers: Mapping[str, int], flags: int = 0x10007) -> bytes:
-    """Return the CONTEXT of x86."""
+def context32(registers: Mapping[str, int], flags: int = 0x10007, areas: tuple[bytes, bytes] | None = None) -> bytes:
+    """Return the CONTEXT of x86; `areas` are what FSAVE and FXSAVE saved, none of either if it is empty."""
     data = bytearray(716)
+    for area, place, flag in zip(areas or (), (0x1C, 0xCC), (8, 0x20), strict=False):
+        flags |= flag if area else 0
+        data[place : place + len(area)] = area
     struct.pack_into("<I", data, 0, flags)
     for name, place, size in X86_REGISTERS:
         data[place : place + size] = registers[name].to_bytes(size, "little")

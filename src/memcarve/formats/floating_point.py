@@ -22,9 +22,9 @@ _EMPTY, _SPECIAL, _ZERO, _VALID = 3, 2, 1, 0  # tags
 _ALL_ONES = 0x7FFF
 
 
-def is_sound(data: bytes) -> bool:
-    """Return True if the length is that of an area of one of the three kinds."""
-    return len(data) in (FSAVE, FXSAVE) or XSAVE <= len(data) <= LARGEST
+def is_sound(size: int) -> bool:
+    """Return True if `size` is that of an area of one of the three kinds, in bytes."""
+    return size in (FSAVE, FXSAVE) or XSAVE <= size <= LARGEST
 
 
 def fxsave(area: bytes) -> bytes | None:

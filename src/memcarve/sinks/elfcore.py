@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from memcarve.dtypes import U32
-    from memcarve.metadata import Module, Region, Thread
+    from memcarve.metadata import Fault, Module, Region, Thread
     from memcarve.process import ProcessMemory, Progress
     from memcarve.segments import Segments
     from memcarve.sinks.ranges import Ranges
@@ -35,6 +35,21 @@ _ALL = READ | WRITE | EXECUTE
 _LETTERS = {"r": READ, "w": WRITE, "c": WRITE, "x": EXECUTE}
 _BITS = {"x64": 64, "x86": 32}
 _MOST_MISSING = 1 << 16
+#: exceptions that concern an access, whose address is the second parameter: access violation, in-page error
+_ACCESSES = {0xC0000005, 0xC0000006}
+#: the signals that stand for exceptions of Windows (winnt.h, ntstatus.h), as a Unix has them for the same causes
+_SIGNALS = {
+    **dict.fromkeys((0xC0000005, 0xC00000FD, 0x80000001, 0xC000008C), process_notes.SIGSEGV),
+    **dict.fromkeys((0xC0000006, 0x80000002), process_notes.SIGBUS),
+    **dict.fromkeys((0xC000001D, 0xC0000096, 0xC0000025, 0x4000001D), process_notes.SIGILL),
+    **dict.fromkeys((*range(0xC000008D, 0xC0000096), 0xC00002B4, 0xC00002B5), process_notes.SIGFPE),
+    **dict.fromkeys((0x80000003, 0x80000004, 0x4000001E, 0x4000001F), process_notes.SIGTRAP),
+    **dict.fromkeys((0xC0000409, 0xC0000374, 0xC0000420, 0x40000015, 0xE06D7363), process_notes.SIGABRT),
+    **dict.fromkeys((0x40010005, 0x40010008, 0xC000013A), process_notes.SIGINT),
+}
+#: systems that number some signals otherwise (sys/signal.h), and how; 0 is what Linux does not have
+_BSDS = {"freebsd", "netbsd", "openbsd"}
+_OF_BSD = {7: 0, 10: 7, 12: 31, 16: 23, 17: 19, 18: 20, 19: 18, 20: 17, 23: 29, 29: 0, 30: 10, 31: 12}
 PAGE_TABLES, REGIONS, UNKNOWN = "page tables", "regions", "unknown"
 
 
@@ -51,7 +66,8 @@ def export_elfcore(
     tables allow, else the region's protection (write-copy is writable there), else everything. Files with a Unix path
     are named for what of them is there alone: debuggers take the rest from files of that name on the machine they run
     on. What is mapped but missing has no segment: gdb would show zeros. Threads have the registers that are known, else
-    zeros; on 64-bit Windows gs_base is the TEB. memcarve's own note says where everything comes from, and lists what is
+    zeros; on 64-bit Windows gs_base is the TEB. One that an exception stopped comes first, with the registers of that
+    moment and a signal that stands for it. memcarve's own note says where everything comes from, and lists what is
     missing and all regions, modules and threads.
 
     ``architecture`` (``"x64"``, ``"x86"``) takes precedence over what the process knows; if it is unknown, x64 is
@@ -83,7 +99,8 @@ def export_elfcore(
         notes.append("regions and modules are too many to be noted in the core: memcarve will not find them in it")
     if len(process.space.missing) > _MOST_MISSING:
         notes.append(f"of what is missing, the first {_MOST_MISSING} ranges are noted in the core")
-    head = process_notes.layout(bits, _notes(process, bits, found, threads, own), found.start, found.size, flags)
+    own_notes = _notes(process, bits, found, threads, own, notes)
+    head = process_notes.layout(bits, own_notes, found.start, found.size, flags)
     if bits == 32 and (head.base + found.total) >> bits:  # noqa: PLR2004
         raise UsageError(
             "a 32-bit core ends at 4 GiB", subject=os.fspath(out), remedy="{architecture:x64} writes a 64-bit one"
@@ -135,26 +152,81 @@ def _letters(region: Region) -> int:
     return -1 if word is None else sum(_LETTERS.get(letter, 0) for letter in word)
 
 
-def _notes(process: ProcessMemory, bits: int, found: Ranges, threads: Sequence[Thread], document: bytes) -> bytes:
-    """Return the notes in the order in which Linux writes them, memcarve's own before them."""
-    status = [process_notes.status_note(bits, thread.tid, _registers(process, thread, bits)) for thread in threads]
+def _notes(
+    process: ProcessMemory, bits: int, found: Ranges, threads: Sequence[Thread], document: bytes, notes: list[str]
+) -> bytes:
+    """Return the notes in the order in which Linux writes them, memcarve's own before them.
+
+    A thread that was stopped by a fault comes first: debuggers show that one.
+    """
+    first = next((place for place, thread in enumerate(threads) if thread.fault is not None), 0)
+    ordered = [*threads[first : first + 1], *threads[:first], *threads[first + 1 :]]
+    # as Linux writes it, the signal is in the status of all threads: gdb takes it from the last one
+    signals = [0 if thread.fault is None else _signal(process, thread.fault, notes) for thread in ordered]
+    mine = [
+        _thread_notes(process, bits, thread, signals[place] if thread.fault is not None else signals[0])
+        for place, thread in enumerate(ordered)
+    ]
     name = _encoded(process.name or "")
     info = process_notes.info_note(bits, process.pid or 0, name)
     known = process.pid is not None or process.name is not None
     files = list(_mapped_files(found))
     vector = process.auxiliary_vector
-    # its words have the size of the process's own
-    fits = vector is not None and _BITS.get(process.architecture or "") == bits
     return b"".join(
         (
             process_notes.own_note(document),
-            *status[:1],
+            *(each[0] for each in mine[:1]),
             *([info] if known else []),
-            *([process_notes.note(b"CORE", core_headers.AUXV, vector or b"")] if fits else []),
+            *(each[1] for each in mine[:1]),
+            *([process_notes.note(b"CORE", core_headers.AUXV, vector)] if vector and _fits(process, bits) else []),
             *([process_notes.file_note(bits, files)] if files else []),
-            *status[1:],
+            *(each[2] for each in mine[:1]),
+            *(part for each in mine[1:] for part in each),
         )
     )
+
+
+def _fits(process: ProcessMemory, bits: int) -> bool:
+    """Return True if words of the process's own have the size of the core's, so that they can be copied as they are."""
+    return _BITS.get(process.architecture or "") == bits
+
+
+def _thread_notes(process: ProcessMemory, bits: int, thread: Thread, number: int) -> tuple[bytes, bytes, bytes]:
+    """Return what a thread was stopped with, as it was then: its status, siginfo, x87 and SSE registers.
+
+    `number` is the signal's; 0 if there is none.
+    """
+    fault = thread.fault
+    registers, floating, siginfo = _registers(process, thread, bits), thread.floating, b""
+    if fault is not None:
+        registers |= fault.registers or {}
+        floating = fault.floating or floating
+        raw = fault.siginfo if _fits(process, bits) else None
+        if number or raw is not None:
+            flags = process_notes.KERNEL if fault.signal is None or fault.flags is None else fault.flags
+            siginfo = process_notes.signal_note(bits, raw, number, flags, _fault_address(fault))
+    return (
+        process_notes.status_note(bits, thread.tid, registers, number),
+        siginfo,
+        b"" if floating is None else process_notes.floating_notes(bits, floating),
+    )
+
+
+def _signal(process: ProcessMemory, fault: Fault, notes: list[str]) -> int:
+    """Return what Linux would have sent a thread; 0 if nothing stands for the exception, which is noted."""
+    if fault.signal is not None:
+        return _OF_BSD.get(fault.signal, fault.signal) if process.platform.system in _BSDS else fault.signal
+    number = _SIGNALS.get(fault.exception or 0, 0)
+    if not number and fault.exception:
+        notes.append(f"no signal stands for the exception 0x{fault.exception:x}: in the core the thread has none")
+    return number
+
+
+def _fault_address(fault: Fault) -> int | None:
+    """Return the address that was accessed, if the exception says which, else that of the instruction."""
+    if fault.exception in _ACCESSES and len(fault.parameters) > 1:
+        return fault.parameters[1]
+    return fault.address
 
 
 def _registers(process: ProcessMemory, thread: Thread, bits: int) -> dict[str, int]:

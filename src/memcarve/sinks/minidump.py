@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -14,7 +14,7 @@ from memcarve.formats.minidump import minidump_writing, structures
 from memcarve.formats.minidump.contexts import context
 from memcarve.formats.programs import pe
 from memcarve.intervals import PAGE, Intervals
-from memcarve.metadata import Regions, Thread
+from memcarve.metadata import Fault, Regions, Thread
 from memcarve.paths import base_name
 from memcarve.permissions import EXECUTE, PROT_NONE, TRANSITION, WRITE
 from memcarve.process import Platform
@@ -68,6 +68,7 @@ _PLAIN = {
     structures.PROTECTIONS["PAGE_EXECUTE_WRITECOPY"]: structures.PROTECTIONS["PAGE_EXECUTE_READ"],
 }
 _BASES = 0xFF
+_MOST_FAULTS = 1000
 _REFUSED = "angr's loader refuses the file (--resident)"
 
 
@@ -83,9 +84,10 @@ def export_minidump(
     Its ranges end where regions, modules and permissions do; modules have what their headers in memory say. Threads are
     those known; if none is listed, ``placeholder_thread`` makes one with the id 1 and nothing else. ``resident`` leaves
     out modules whose first page is not in the file, and threads whose TEB is not there or does not lead to itself:
-    angr's loader refuses a file that has any. ``platform`` (its members that are not None) and ``architecture``
-    (``"x64"``, ``"x86"``, ``"arm64"``, ``"arm"``) take precedence over what the process knows; the latter is else that
-    of the modules' headers, x64 if addresses need 64 bits, or unknown.
+    angr's loader refuses a file that has any. What stopped a thread is the exception; of several threads, the first
+    one's. ``platform`` (its members that are not None) and ``architecture`` (``"x64"``, ``"x86"``, ``"arm64"``,
+    ``"arm"``) take precedence over what the process knows; the latter is else that of the modules' headers, x64 if
+    addresses need 64 bits, or unknown.
 
     Raises UsageError, TargetExistsError, NoSpaceError, SourceReadError, OutputError.
     """
@@ -104,7 +106,9 @@ def export_minidump(
     known = architecture or process.architecture or _architecture(headers)
     word = known or _by_addresses(found, notes)
     system = _platform(process.platform, options.platform, notes)
-    threads = [_thread(thread, word) for thread in _threads(process, found, word, notes, resident=resident)]
+    listed = _threads(process, found, word, notes, resident=resident)
+    raised, faults = _raised(listed, word, system, notes)
+    threads = [_thread(thread, word) for thread in listed]
     if options.placeholder_thread and not threads:
         threads = [_thread(Thread(1), word)]
         notes.append("the placeholder thread has no TEB; angr's loader refuses the file")
@@ -116,9 +120,11 @@ def export_minidump(
         modules,
         _unloaded(metadata),
         threads,
+        raised,
         _memory_infos(found, metadata.regions[0] if metadata.regions else Regions("", [])),
         (found.start, found.size),
-        _comment(process, segments, options, record, known, system),
+        _comment(process, segments, options, record, known, system, faults),
+        process.auxiliary_vector or b"",
     )
     return write_file(
         process,
@@ -261,9 +267,36 @@ def _thread(thread: Thread, architecture: str | None) -> minidump_writing.Thread
     stack = (0, 0)
     if thread.stack_start is not None and thread.stack_end is not None and thread.stack_start < thread.stack_end:
         stack = thread.stack_start, thread.stack_end - thread.stack_start
-    registers = context(thread.registers, architecture or "")
+    registers = context(thread.registers, architecture or "", thread.floating)
     known = bool(thread.registers)
-    return minidump_writing.Thread(thread.tid, thread.teb or 0, stack, thread.begin or 0, registers, known)
+    return minidump_writing.Thread(thread.tid, thread.teb or 0, stack, thread.begin or 0, registers, known, thread.name)
+
+
+def _raised(
+    threads: Sequence[Thread], architecture: str | None, platform: Platform, notes: list[str]
+) -> tuple[minidump_writing.Raised | None, list[dict[str, Any]]]:
+    """Return the exception of the first thread that has a fault, and the faults that the comment must say.
+
+    A signal is an exception whose code is its number, as Breakpad and Crashpad write it: what else there is of it, and
+    what stopped other threads, the format has no place for.
+    """
+    stopped = [thread for thread in threads if thread.fault is not None]
+    found, faults = None, []
+    for thread in stopped:
+        fault = thread.fault or Fault()
+        code = fault.signal if fault.exception is None else fault.exception
+        whole = fault.siginfo is None and None not in (code, fault.flags, fault.address)
+        own = platform.system == "linux" if fault.exception is None else fault.signal is None
+        if found is None and code is not None:
+            numbers = (thread.tid, code, fault.flags or 0, fault.address or 0, fault.parameters)
+            registers, floating = fault.registers or thread.registers, fault.floating or thread.floating
+            found = minidump_writing.Raised(*numbers, context(registers, architecture or "", floating))
+            if whole and own:
+                continue
+        faults.append({"tid": thread.tid} | fault._replace(registers=None, floating=None).facts())
+    if len(faults) > _MOST_FAULTS:
+        notes.append(f"of {len(faults)} threads that were stopped, for the first {_MOST_FAULTS} it is noted why")
+    return found, faults[:_MOST_FAULTS]
 
 
 def _comment(
@@ -273,6 +306,7 @@ def _comment(
     record: Mapping[str, Any],
     architecture: str | None,
     platform: Platform,
+    faults: list[dict[str, Any]],
 ) -> bytes:
     """Return where the minidump comes from, as JSON in ASCII, with the zero behind it.
 
@@ -293,6 +327,7 @@ def _comment(
         ),
         "protect": "regions" if process.space.flags is None else "page tables",
         "modules": f"{listed}, those whose first page is here" if options.resident else listed,
+        **({"faults": {"threads": faults}} if faults else {}),
     }
     text = dumps(document)
     if len(text) >= structures.LONGEST_COMMENT:  # a command line may be that long

@@ -44,7 +44,8 @@ _PROCESSORS = {
     243: "RISC-V",
     258: "LoongArch",
 }
-PRSTATUS, PRPSINFO, AUXV, FILE, SIGINFO = 1, 3, 6, 0x46494C45, 0x53494749  # types of notes named CORE
+PRSTATUS, PRFPREG, PRPSINFO, AUXV, FILE, SIGINFO = 1, 2, 3, 6, 0x46494C45, 0x53494749  # types of notes named CORE
+PRXFPREG, XSTATE = 0x46E62B7F, 0x202  # of those named LINUX: what FXSAVE and XSAVE save
 #: what memcarve calls its own note, whose type nothing else uses: readers go by the type alone
 OWNER, PROVENANCE = b"memcarve", 0x4D435256
 
@@ -66,7 +67,7 @@ _OF_PROCESS = {AUXV, FILE, SIGINFO}
 _PROCESS_OWNERS = (b"FreeBSD", b"NetBSD", b"OpenBSD", OWNER)
 #: notes that machines' and processes' cores have alike: registers of processors, or of threads (NT_PRSTATUS and
 #: NT_PRFPREG; those named LINUX that ARM64 and others have). Any other is of a process, unless addresses say otherwise
-_OF_BOTH = {(b"CORE", PRSTATUS), (b"CORE", 2)}
+_OF_BOTH = {(b"CORE", PRSTATUS), (b"CORE", PRFPREG)}
 _OWNER_OF_BOTH = b"LINUX"
 _PHYSICAL = 1 << 52  # no processor's physical addresses reach beyond
 _LOW = 1 << 16  # where a machine's memory begins, and no process's: systems leave it out

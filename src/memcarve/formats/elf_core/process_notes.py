@@ -2,7 +2,8 @@
 
 Sources: core(5); the Linux kernel's include/linux/elfcore.h and elfcore-compat.h (prstatus, prpsinfo), include/uapi/
 asm/ptrace-abi.h and user_64.h of arch/x86 (the order of registers), fs/binfmt_elf.c (NT_FILE, and how cores are laid
-out). Owners of more kinds of cores lay their notes out in their own way: those are not read.
+out); sigaction(2) and include/uapi/asm-generic/siginfo.h (siginfo_t); signal(7), as numbered on x86. Other
+systems lay their notes out in their own way.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from memcarve.formats import floating_point
 from memcarve.formats.alignment import memory_begins
 from memcarve.formats.elf_core.core_headers import (
     CORE,
@@ -22,10 +24,14 @@ from memcarve.formats.elf_core.core_headers import (
     NOTE,
     NOTE_HEADER,
     OWNER,
+    PRFPREG,
     PROVENANCE,
     PRPSINFO,
     PRSTATUS,
+    PRXFPREG,
+    SIGINFO,
     X86_64,
+    XSTATE,
 )
 from memcarve.formats.elf_layout import HEADER_SIZES, HEADERS, MAGIC, SECTIONS, program_type
 from memcarve.intervals import PAGE, total
@@ -59,11 +65,34 @@ _NAME, _ARGUMENTS = 16, 80  # bytes of pr_fname and pr_psargs
 _MACHINES = {64: X86_64, 32: I386}
 
 
+#: where pr_cursig is: behind si_signo, si_code and si_errno of its own
+_CURSIG = 12
+#: siginfo_t: its size; si_signo, si_errno, si_code; where si_addr is
+SIGINFO_SIZE = 128
+_SIGINFO, _FAULT_AT = struct.Struct("<3i"), {64: 16, 32: 12}
+SIGILL, SIGTRAP, SIGABRT, SIGBUS, SIGFPE, SIGSEGV, SIGINT = 4, 5, 6, 7, 8, 11, 2
+#: signals whose siginfo_t has an address, if the kernel sent them
+FAULTS = frozenset({SIGILL, SIGTRAP, SIGBUS, SIGFPE, SIGSEGV})
+KERNEL = 0x80  # si_code SI_KERNEL: nothing says why
+
+
 class Status(NamedTuple):
-    """A thread: its id, and the registers that NT_PRSTATUS holds, by name; None of a processor that is not x86."""
+    """A thread: its id, and the registers that NT_PRSTATUS holds, by name; None of a processor that is not x86.
+
+    `signal` is pr_cursig.
+    """
 
     tid: int
     registers: dict[str, int] | None
+    signal: int = 0
+
+
+class Signal(NamedTuple):
+    """What a siginfo_t says: si_signo, si_code as 32 bits without a sign, si_addr if it has one."""
+
+    number: int
+    code: int
+    address: int | None
 
 
 class MappedFile(NamedTuple):
@@ -88,11 +117,38 @@ def status(file: FileBacking, header: Header, note: Note) -> Status | None:
     if len(data) < tid_at + 4:
         return None
     (tid,) = struct.unpack_from(f"{header.order}I", data, tid_at)
+    (signal,) = struct.unpack_from(f"{header.order}H", data, _CURSIG)
     if architecture(header) is None or len(data) < size:
-        return Status(tid, None)
+        return Status(tid, None, signal)
     names = _REGISTERS[header.bits].split()
     values = struct.unpack_from(f"<{len(names)}{_word(header.bits)}", data, registers_at)
-    return Status(tid, dict(zip(names, values, strict=True)))
+    return Status(tid, dict(zip(names, values, strict=True)), signal)
+
+
+def signal_info(data: bytes, header: Header) -> Signal:
+    """Return what a siginfo_t of 128 bytes says."""
+    number, _, code = struct.unpack_from(f"{header.order}3i", data)
+    (address,) = struct.unpack_from(f"{header.order}{_word(header.bits)}", data, _FAULT_AT[header.bits])
+    return Signal(number & 0xFFFFFFFF, code & 0xFFFFFFFF, address if number in FAULTS and code > 0 else None)
+
+
+def floating(file: FileBacking, header: Header, notes: Mapping[tuple[bytes, int], Note]) -> bytes | None:
+    """Return the x87 and SSE registers of a thread of x86, the fullest area that its notes hold; None if there is none.
+
+    `notes` are those of the thread, by owner and type.
+    """
+    word = architecture(header)
+    kinds = {
+        "x64": ((b"LINUX", XSTATE), (b"CORE", PRFPREG)),
+        "x86": ((b"LINUX", XSTATE), (b"LINUX", PRXFPREG), (b"CORE", PRFPREG)),
+    }
+    for kind in kinds.get(word or "", ()):
+        note = notes.get(kind)
+        if note is None or not floating_point.is_sound(note.size):
+            continue
+        if (kind[1] == PRFPREG) == (note.size == (floating_point.FXSAVE if word == "x64" else floating_point.FSAVE)):
+            return file.read_at(note.offset, note.size)
+    return None
 
 
 def process_info(file: FileBacking, header: Header, note: Note) -> tuple[int, bytes] | None:
@@ -123,15 +179,36 @@ def mapped_files(file: FileBacking, header: Header, note: Note) -> list[MappedFi
     return found if all(row.start < row.end and row.offset < _FILE_PAGES * PAGE for row in found) else None
 
 
-def status_note(bits: int, tid: int, registers: Mapping[str, int]) -> bytes:
-    """Return a note of type NT_PRSTATUS; registers that are not given are 0."""
+def status_note(bits: int, tid: int, registers: Mapping[str, int], signal: int = 0) -> bytes:
+    """Return a note of type NT_PRSTATUS; registers that are not given are 0. `signal` is what stopped the thread."""
     size, tid_at, registers_at = _STATUS[bits]
     data = bytearray(size)
+    struct.pack_into("<I", data, 0, signal & 0xFFFF)  # si_signo of its own
+    struct.pack_into("<H", data, _CURSIG, signal & 0xFFFF)
     struct.pack_into("<I", data, tid_at, tid & 0xFFFFFFFF)
     names, mask = _REGISTERS[bits].split(), (1 << bits) - 1
     values = [registers.get(name, 0) & mask for name in names]
     struct.pack_into(f"<{len(names)}{_word(bits)}", data, registers_at, *values)
     return note(b"CORE", PRSTATUS, bytes(data))
+
+
+def signal_note(bits: int, siginfo: bytes | None, signal: int, code: int, address: int | None) -> bytes:
+    """Return a note of type NT_SIGINFO: a siginfo_t as it is, or one made of the rest."""
+    data = bytearray(SIGINFO_SIZE)
+    _SIGINFO.pack_into(data, 0, signal, 0, (code ^ 1 << 31) - (1 << 31))
+    struct.pack_into(f"<{_word(bits)}", data, _FAULT_AT[bits], (address or 0) & ((1 << bits) - 1))
+    return note(b"CORE", SIGINFO, bytes(data) if siginfo is None else siginfo)
+
+
+def floating_notes(bits: int, area: bytes) -> bytes:
+    """Return the notes of a thread's x87 and SSE registers: NT_PRFPREG, NT_PRXFPREG (of 32 bits), NT_X86_XSTATE."""
+    extended, found = floating_point.fxsave(area), b""
+    if bits == 32:  # noqa: PLR2004
+        found = note(b"CORE", PRFPREG, floating_point.fsave(area))
+        found += b"" if extended is None else note(b"LINUX", PRXFPREG, extended)
+    elif extended is not None:
+        found = note(b"CORE", PRFPREG, extended)
+    return found + (note(b"LINUX", XSTATE, area) if len(area) > floating_point.FXSAVE else b"")
 
 
 def info_note(bits: int, pid: int, name: bytes) -> bytes:

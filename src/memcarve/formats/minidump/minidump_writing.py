@@ -33,7 +33,10 @@ class System(NamedTuple):
 
 
 class Thread(NamedTuple):
-    """A thread; a TEB or an address where it began that is not known is 0. `stack` is its start and size in bytes."""
+    """A thread; a TEB or an address where it began that is not known is 0. `stack` is its start and size in bytes.
+
+    A `name` that is not known is None.
+    """
 
     tid: int
     teb: int
@@ -41,6 +44,18 @@ class Thread(NamedTuple):
     begin: int
     context: bytes
     has_registers: bool
+    name: str | None = None
+
+
+class Raised(NamedTuple):
+    """An exception: in which thread, its code and flags, where, at most 15 parameters, the CONTEXT at that moment."""
+
+    tid: int
+    code: int
+    flags: int
+    address: int
+    parameters: tuple[int, ...]
+    context: bytes
 
 
 class Head(NamedTuple):
@@ -72,18 +87,22 @@ def head(
     modules: Sequence[Module],
     unloaded: Sequence[Module] | None,
     threads: Sequence[Thread],
+    raised: Raised | None,
     infos: Records,
     memory: tuple[U64, U64],
     comment: bytes,
+    auxiliary_vector: bytes,
 ) -> Head:
     """Return what stands before the memory.
 
-    There is no list of `unloaded` modules if that is None. `infos` are rows of `layout.MEMORY_INFO`, `memory` start and
-    size (uint64) of the ranges in the order in which their bytes follow. `comment` is ASCII and ends with a zero.
+    There is no list of `unloaded` modules, and no exception `raised`, if that is None. `infos` are rows of
+    `layout.MEMORY_INFO`, `memory` start and size (uint64) of the ranges in the order in which their bytes follow.
+    `comment` is ASCII and ends with a zero. An auxiliary vector of no bytes is not known.
     Raises OutputError if it all would not end below 4 GiB.
     """
     begun = [thread for thread in threads if thread.begin]
-    count = 7 + bool(begun) + (unloaded is not None)
+    named = [thread for thread in threads if thread.name is not None]
+    count = 7 + sum((bool(begun), unloaded is not None, bool(named), raised is not None, bool(auxiliary_vector)))
     place = structures.HEADER.size + count * structures.DIRECTORY.size
     blocks, streams = _Blocks(place), list[tuple[int, int, int]]()
 
@@ -103,6 +122,12 @@ def head(
     stream(structures.THREAD_LIST, _threads(blocks, threads))
     if begun:
         stream(structures.THREAD_INFO_LIST, _thread_infos(begun))
+    if named:
+        stream(structures.THREAD_NAMES, _thread_names(blocks, named))
+    if raised is not None:
+        stream(structures.EXCEPTION, _exception(blocks, raised))
+    if auxiliary_vector:
+        stream(structures.LINUX_AUXV, auxiliary_vector)
     head = structures.MEMORY_INFO_HEAD
     info_head = head.pack(head.size, structures.MEMORY_INFO.itemsize, len(infos))
     stream(structures.MEMORY_INFO_LIST, info_head, infos.tobytes())
@@ -166,6 +191,22 @@ def _threads(blocks: _Blocks, threads: Sequence[Thread]) -> bytes:
             structures.THREAD.pack(thread.tid & _FIELD, 0, 0, 0, thread.teb, start, size, 0, len(data), places[data])
         )
     return b"".join(rows)
+
+
+def _thread_names(blocks: _Blocks, threads: Sequence[Thread]) -> bytes:
+    """Return the list of threads' names, which are put before it."""
+    rows = [structures.THREAD_NAME.pack(each.tid & _FIELD, blocks.add(_string(each.name or ""))) for each in threads]
+    return struct.pack("<I", len(rows)) + b"".join(rows)
+
+
+def _exception(blocks: _Blocks, raised: Raised) -> bytes:
+    """Return the ExceptionStream; the CONTEXT is put before it."""
+    place = blocks.add(raised.context, align=16) if raised.context else 0
+    words = [*raised.parameters[: structures.MOST_PARAMETERS]]
+    words += [0] * (structures.MOST_PARAMETERS - len(words))
+    head = raised.tid & _FIELD, raised.code & _FIELD, raised.flags & _FIELD, 0, raised.address
+    count = min(len(raised.parameters), structures.MOST_PARAMETERS)
+    return structures.EXCEPTION_RECORD.pack(*head, count, *words, len(raised.context), place)
 
 
 def _thread_infos(threads: Sequence[Thread]) -> bytes:

@@ -9,7 +9,7 @@ import numpy as np
 
 from memcarve.formats.elf_core import core_headers, process_notes
 from memcarve.intervals import TOP
-from memcarve.metadata import Metadata, Region, Regions, SourceRows, Thread
+from memcarve.metadata import Fault, Metadata, Region, Regions, SourceRows, Thread
 from memcarve.process import Platform
 from memcarve.provenance import Provenance, member
 from memcarve.vocabulary import Kind
@@ -28,20 +28,30 @@ _WORDS = ("---", "--x", "-w-", "-wx", "r--", "r-x", "rw-", "rwx")  # by p_flags
 _UPPER = 1 << 63
 _SYSINFO_EHDR = 33  # a_type of the auxiliary vector
 _LONGEST_VECTOR = 1 << 16
+_STATUS = (b"CORE", core_headers.PRSTATUS)
+_SIGINFO = (b"CORE", core_headers.SIGINFO)
+_OF_THREADS = {
+    _STATUS,
+    _SIGINFO,
+    (b"CORE", core_headers.PRFPREG),
+    (b"LINUX", core_headers.PRXFPREG),
+    (b"LINUX", core_headers.XSTATE),
+}
 _COLUMNS = ("vaddr", "size", "flags")
 
 
 class CoreNotes(NamedTuple):
     """What notes say of the process, and where those are that tell more; None is not known.
 
-    `own` is what memcarve noted when it wrote the core: anything may stand in it. `status` are the threads' notes,
-    `files` and `vector` the first of types NT_FILE and NT_AUXV. `linux`: there are notes that only Linux writes.
+    `own` is what memcarve noted when it wrote the core: anything may stand in it. `threads` are the notes of each
+    thread, by owner and type, NT_PRSTATUS among them; `files` and `vector` the first of types NT_FILE and NT_AUXV.
+    `linux`: there are notes that only Linux writes.
     """
 
     pid: int | None
     name: str | None
     own: Provenance | None
-    status: list[Note]
+    threads: list[dict[tuple[bytes, int], Note]]
     files: Note | None
     vector: Note | None
     linux: bool
@@ -55,7 +65,7 @@ class CoreNotes(NamedTuple):
 
 def read_core_notes(file: FileBacking, header: Header, table: Records) -> CoreNotes:
     """Read the notes once; of what comes several times the first counts, but for threads."""
-    status: list[Note] = []
+    threads: list[dict[tuple[bytes, int], Note]] = []
     first: dict[int, Note] = {}
     own, linux = None, False
     for note in core_headers.read_notes(file, header, table):
@@ -63,9 +73,11 @@ def read_core_notes(file: FileBacking, header: Header, table: Records) -> CoreNo
             own = _own(file, note) if own is None else own
         elif note.owner == b"CORE":
             if note.kind == core_headers.PRSTATUS:
-                status.append(note)
+                threads.append({})
             first.setdefault(note.kind, note)
         linux = linux or note.owner == b"LINUX"
+        if threads and (note.owner, note.kind) in _OF_THREADS:  # they follow the thread's status
+            threads[-1].setdefault((note.owner, note.kind), note)
     linux = linux or core_headers.FILE in first or core_headers.SIGINFO in first
     known = (
         process_notes.process_info(file, header, first[core_headers.PRPSINFO])
@@ -76,7 +88,7 @@ def read_core_notes(file: FileBacking, header: Header, table: Records) -> CoreNo
     if own is not None:  # the whole name, and what of the two was not known
         pid, name = own.entry[:2]
     vector = first.get(core_headers.AUXV)
-    return CoreNotes(pid, name, own, status, first.get(core_headers.FILE), vector, linux, _remarks(own))
+    return CoreNotes(pid, name, own, threads, first.get(core_headers.FILE), vector, linux, _remarks(own))
 
 
 def auxiliary_vector(file: FileBacking, known: CoreNotes) -> bytes | None:
@@ -87,15 +99,15 @@ def auxiliary_vector(file: FileBacking, known: CoreNotes) -> bytes | None:
 
 def core_metadata_of(file: FileBacking, header: Header, table: Records, known: CoreNotes) -> Metadata:
     """Return the regions and threads of a core; of one that memcarve wrote, what was known when it did."""
+    threads = _threads(file, header, known)
     if known.own is not None:
-        return _noted(known.own)
-    found = [status for note in known.status if (status := process_notes.status(file, header, note)) is not None]
-    threads = [Thread(status.tid, registers=status.registers) for status in found]
+        return _noted(known.own, threads)
     files = None if known.files is None else process_notes.mapped_files(file, header, known.files)
     notes = () if files is not None or known.files is None else (f"{file.path}: its note NT_FILE is damaged; not used",)
     vdso = None if known.vector is None else _vdso(file, header, known.vector)
     loads = table[table["type"] == core_headers.LOAD]
-    pointers = [status.registers.get("rsp", status.registers.get("esp", 0)) for status in found if status.registers]
+    registers = [thread.registers for thread in threads if thread.registers]
+    pointers = [each.get("rsp", each.get("esp", 0)) for each in registers]
     rows = _regions(loads, files, vdso, pointers)
     rows += _not_stored(rows, files or [])
     return Metadata(
@@ -104,6 +116,27 @@ def core_metadata_of(file: FileBacking, header: Header, table: Records, known: C
         (SourceRows("NT_PRSTATUS", threads),) if threads else (),
         notes=notes,
     )
+
+
+def _threads(file: FileBacking, header: Header, known: CoreNotes) -> list[Thread]:
+    """Return the threads as their notes have them."""
+    found = []
+    for notes in known.threads:
+        status = process_notes.status(file, header, notes[_STATUS])
+        if status is not None:
+            area = process_notes.floating(file, header, notes)
+            fault = _fault(file, header, status.signal, notes.get(_SIGINFO))
+            found.append(Thread(status.tid, registers=status.registers, floating=area, fault=fault))
+    return found
+
+
+def _fault(file: FileBacking, header: Header, number: int, note: Note | None) -> Fault | None:
+    """Return the signal that stopped a thread; None if there was none: gcore writes notes of it for those that run."""
+    data = b"" if note is None or note.size != process_notes.SIGINFO_SIZE else file.read_at(note.offset, note.size)
+    if not any(data):
+        return Fault(number) if number else None
+    signal = process_notes.signal_info(data, header)
+    return Fault(number or signal.number, None, signal.code, signal.address, siginfo=data)
 
 
 def _regions(loads: Records, files: list[MappedFile] | None, vdso: int | None, pointers: Iterable[int]) -> list[Region]:
@@ -202,6 +235,19 @@ def _remarks(own: Provenance | None) -> list[str]:
     return [f"written by memcarve from {own.origin}"]
 
 
-def _noted(own: Provenance) -> Metadata:
-    """Return what memcarve noted of regions and so on: it stands there as in a folder's manifest."""
-    return own.metadata([own.document])._replace(complete=member(own.document, "labels").get("complete") is not False)
+def _noted(own: Provenance, threads: list[Thread]) -> Metadata:
+    """Return what memcarve noted of regions and so on: it stands there as in a folder's manifest.
+
+    The x87 and SSE registers of `threads` are in their own notes alone, but for one that had others at a fault.
+    """
+    areas = {thread.tid: thread.floating for thread in threads}
+
+    def filled(thread: Thread) -> Thread:
+        apart = thread.floating is not None or (thread.fault is not None and thread.fault.floating is not None)
+        return thread if apart else thread._replace(floating=areas.get(thread.tid))
+
+    noted = own.metadata([own.document])
+    return noted._replace(
+        complete=member(own.document, "labels").get("complete") is not False,
+        threads=tuple(each._replace(rows=[*map(filled, each.rows)]) for each in noted.threads),
+    )
