@@ -8,14 +8,13 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-import warnings
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path[:0] = [os.path.join(HERE, "helpers")]
 
 import fuzzing  # noqa: E402 - found through the path above
 from fuzzing import rounds  # noqa: E402
-from fuzzing.case import Case, Depth  # noqa: E402
+from fuzzing.case import Case  # noqa: E402
 
 
 def main() -> int:
@@ -37,7 +36,7 @@ def main() -> int:
         with rounds.folder_for(name) as folder:
             one = rounds.Round(name, fuzzing.surface(name, folder), folder, options.keep)
             tally = rounds.Watched(one, options.seed, options.seconds, options.cases).run()
-        print(f"{name}: {tally}, {tally.share(Depth.MEMORY):.0%} through to memory; {dict(tally.errors)}", flush=True)
+        print(f"{name}: {tally}", flush=True)
         found += len(tally.found)
     return min(found, 1)
 
@@ -45,8 +44,7 @@ def main() -> int:
 def replay(kept: str) -> int:
     """Run a case that was kept, and let whatever it raises be seen."""
     name, case = Case.kept(kept)
-    with rounds.folder_for(name) as folder, warnings.catch_warnings():
-        warnings.simplefilter("error")
+    with rounds.folder_for(name) as folder, rounds.strict():
         one = rounds.Round(name, fuzzing.surface(name, folder), folder)
         one.run(case)
     print(one.tally, *one.tally.found.values(), sep="\n")

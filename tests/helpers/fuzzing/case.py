@@ -1,10 +1,11 @@
-"""A case: an input that was made, how it is used, how far that got, and how one that fails is kept and run again."""
+"""A case: an input that was made, how far it got, and how one that fails is kept and run again."""
 
 from __future__ import annotations
 
 import enum
 import json
 import os
+import shutil
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 if TYPE_CHECKING:
@@ -30,37 +31,48 @@ class Reached:
     depth = Depth.REFUSED
 
     def __call__(self, depth: Depth) -> None:
-        """Note that it got so far."""
+        """Note a depth."""
         self.depth = max(self.depth, depth)
 
 
 class Case(NamedTuple):
-    """Files to be written, and what a surface is told of them, ready for JSON."""
+    """Files, by their names in the surface's folder; and what the surface is told, ready for JSON but for bytes."""
 
     files: dict[str, bytes]
     told: dict[str, Any]
 
     def write(self, folder: str) -> None:
-        """Write the files into a folder; of their names, those with a slash lie in one that is there."""
+        """Write the files."""
         for name, data in self.files.items():
-            with open(os.path.join(folder, name), "wb") as file:
+            path = os.path.join(folder, name)
+            if "/" in name:
+                os.makedirs(os.path.dirname(path), exist_ok=True)
+            with open(path, "wb") as file:
                 file.write(data)
+
+    def remove(self, folder: str) -> None:
+        """Remove the files, and the folders that they lie in."""
+        for name in {name.partition("/")[0] for name in self.files}:
+            path = os.path.join(folder, name)
+            if os.path.isdir(path):
+                shutil.rmtree(path)
+            elif os.path.lexists(path):
+                os.unlink(path)
 
     def keep(self, folder: str, surface: str, trace: str) -> None:
         """Write down all that it takes to run the case again, and what went wrong."""
-        os.makedirs(folder, exist_ok=True)
         names = {name: f"file-{number}" for number, name in enumerate(self.files)}
-        Case({names[name]: data for name, data in self.files.items()}, {}).write(folder)
-        with open(os.path.join(folder, "case.json"), "w", encoding="utf-8") as file:
-            json.dump({"surface": surface, "files": names, "told": self.told}, file, indent=1)
-        with open(os.path.join(folder, "trace.txt"), "w", encoding="utf-8", errors="backslashreplace") as file:
-            file.write(trace)
+        document = {"surface": surface, "files": names, "told": self.told}
+        text = json.dumps(document, indent=1, default=lambda data: {"hex": data.hex()})
+        stored = {names[name]: data for name, data in self.files.items()}
+        os.makedirs(folder, exist_ok=True)
+        Case({**stored, "case.json": text.encode(), "trace.txt": trace.encode("utf-8", "replace")}, {}).write(folder)
 
     @classmethod
     def kept(cls, folder: str) -> tuple[str, Case]:
         """Return the surface and the case that `keep` wrote."""
         with open(os.path.join(folder, "case.json"), encoding="utf-8") as file:
-            found = json.load(file)
+            found = json.load(file, object_hook=lambda row: bytes.fromhex(row["hex"]) if row.keys() == {"hex"} else row)
         files = {}
         for name, stored in found["files"].items():
             with open(os.path.join(folder, stored), "rb") as file:
@@ -69,10 +81,7 @@ class Case(NamedTuple):
 
 
 class Surface(Protocol):
-    """One kind of input: sound ones are made once, each case changes what they mean."""
-
-    def __init__(self, folder: str) -> None:
-        """Prepare what all cases share, in a folder that is the surface's own."""
+    """One kind of input: sound ones are made once, in a folder of its own; each case changes what they mean."""
 
     def make(self, draw: Draw) -> Case:
         """Return a case; the same draw makes the same."""

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 import memcarve
 from fuzzing.case import Depth
 from memcarve import MemcarveError, SinkOptions
-from memcarve.errors import printable as printable_text
+from memcarve.errors import printable as made_printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-    from fuzzing.case import Reached
+    from fuzzing.case import Case, Reached
     from fuzzing.draw import Draw
     from memcarve import ProcessMemory, Segments
 
@@ -25,20 +25,56 @@ if TYPE_CHECKING:
     Model = Callable[[int, bytes], bool]
 
 TOP = 1 << 64
-#: what of a process is looked at one by one
-_MOST = 40
-_MOST_PROCESSES = 3
-_LARGEST_READ = 1 << 20
-_LARGEST_WRITTEN = 1 << 22
-_LONGEST_MESSAGE = 2000
+#: what of a process, and how many processes, are looked at one by one
+_MOST, _MOST_PROCESSES = 40, 3
+_LARGEST_READ, _LARGEST_WRITTEN, _LONGEST_MESSAGE = 1 << 20, 1 << 22, 2000
 #: outputs, and those that can be read again
 SINKS = ("segments", "minidump", "elfcore", "flat", "scripts", "memmap", "modules")
 _READ_AGAIN = ("segments", "minidump", "elfcore", "memmap")
 
 
-def drawn(draw: Draw) -> dict[str, Any]:
-    """Return which of the slower checks a case is put to."""
-    return {"sink": draw.choice(SINKS) if draw.chance(0.02) else None, "labels": draw.chance(0.3)}
+class Looked:
+    """A surface whose cases are opened: `told` has the name of what is, what lies in it, and what `look` takes."""
+
+    def __init__(self, folder: str) -> None:
+        self.folder = folder
+        self.prepare()
+
+    def prepare(self) -> None:
+        """Make what all cases share."""
+
+    def model(self, held: Any) -> Model:
+        """Return the model of what a case holds."""
+        return lambda address, data: held_by(held, address, data)
+
+    def run(self, case: Case, reached: Reached) -> None:
+        """Open a case."""
+        told = {"held": None, **case.told}
+        path, held = os.path.join(self.folder, told.pop("open")), told.pop("held")
+        look(path, reached, model=None if held is None else self.model(held), **told)
+
+
+def drawn(draw: Draw, name: str) -> dict[str, Any]:
+    """Return what is opened, and which of the slower checks it is put to."""
+    sink = draw.choice(SINKS) if draw.chance(0.02) else None
+    return {"open": name, "sink": sink, "labels": draw.chance(0.3)}
+
+
+def held_by(ranges: Iterable[tuple[int, bytes]], address: int, data: bytes) -> bool:
+    """Return whether each byte is one that a range has at its address."""
+    while data:
+        most = 0
+        for start, stored in ranges:
+            # what programs of 32 bits have from 2 GiB on may be printed with a sign
+            for begin in {start, start & 0xFFFFFFFF}:
+                if begin <= address < begin + len(stored):
+                    part = stored[address - begin :][: len(data)]
+                    differs = (at for at, (one, other) in enumerate(zip(part, data, strict=False)) if one != other)
+                    most = max(most, len(part) if data.startswith(part) else next(differs))
+        if not most:
+            return False
+        address, data = address + most, data[most:]
+    return True
 
 
 def look(
@@ -67,14 +103,10 @@ def look(
 
 def use(process: ProcessMemory, reached: Reached, model: Model | None = None) -> None:
     """Check the address space of a process, and read from it."""
-    space = process.space
     segments = process.segments(half="all")
-    assert segments.total == space.total
-    in_order(segments, space.missing)
-    for segment, extent in zip(segments, space.extents(), strict=False):
-        assert segment.start <= extent.start or segment.extents > 1
-        assert extent.end <= TOP
-        break
+    assert segments.total == process.space.total
+    in_order(segments, process.space.missing)
+    assert all(extent.end <= TOP for extent in itertools.islice(process.space.extents(), _MOST))
     if len(segments):
         reached(Depth.ROWS)
     for segment in segments[:_MOST]:
@@ -88,15 +120,16 @@ def use(process: ProcessMemory, reached: Reached, model: Model | None = None) ->
     texts([*process.notes, *process.warnings])
 
 
+def rows(process: ProcessMemory) -> None:
+    """Check what is known of a process beyond its bytes."""
+    assert all(0 <= row.start < row.end <= TOP for row in process.regions)
+    assert all(0 <= row.start < TOP for row in process.modules)
+    texts([*process.metadata.notes, *map(str, process.threads)])
+
+
 def known(process: ProcessMemory) -> None:
-    """Check what is known of a process beyond its bytes, and its labels."""
-    metadata = process.metadata
-    for region in process.regions:
-        assert 0 <= region.start < region.end <= TOP
-    for module in process.modules:
-        assert 0 <= module.start < TOP
-    _ = process.threads
-    texts(metadata.notes)
+    """Check the same, and the labels that follow from it."""
+    rows(process)
     labelled = process.segments(labeller=memcarve.Labelling())
     labels = labelled.labels
     assert labels is not None
@@ -104,7 +137,7 @@ def known(process: ProcessMemory) -> None:
     for index in range(min(len(labelled), _MOST)):
         json.loads(labels.text(index), parse_constant=_refused)
         printable([labels.name(index)])
-    json.dumps(labels.summary(), allow_nan=False).encode()
+    json.dumps(labels.summary(), allow_nan=False)
     for split in ("region", "module", "protection", "permissions"):
         with contextlib.suppress(memcarve.UsageError):  # nothing is known to split by
             assert process.segments(half="all", split=split).total == process.space.total
@@ -112,13 +145,10 @@ def known(process: ProcessMemory) -> None:
 
 def in_order(segments: Segments, missing: Iterable[memcarve.Missing]) -> None:
     """Check that segments and what is missing are ranges in order, of which no two share an address."""
-    for ranges in (segments, missing):
-        end = 0
-        for one in ranges:
-            assert end <= one.start < one.end <= TOP
-            assert one.end - one.start == one.size
-            end = one.end
-    both = sorted([*((one.start, one.end) for one in segments), *((one.start, one.end) for one in missing)])
+    ranges = [[(one.start, one.end, one.size) for one in some] for some in (segments, missing)]
+    assert all(some == sorted(some) for some in ranges)
+    both = sorted([*ranges[0], *ranges[1]])
+    assert all(0 <= start < end <= TOP and end - start == size for start, end, size in both)
     assert all(one[1] <= other[0] for one, other in itertools.pairwise(both))
 
 
@@ -146,23 +176,16 @@ def write(process: ProcessMemory, folder: str, sink: str) -> None:
             memcarve.verify(out)
             memcarve.verify(out, process)
         if sink in _READ_AGAIN and result.bytes == segments.total:
-            read_again(process, segments, result.path)
-
-
-def read_again(process: ProcessMemory, segments: Segments, path: str) -> None:
-    """Check that what was written holds the bytes that were read."""
-    with memcarve.open(path) as container:
-        again = container.process()
-        for segment in segments:
-            assert again.read(segment.start, segment.size) == process.read(segment.start, segment.size)
-        known(again)
+            with memcarve.open(result.path) as container:
+                again = container.process()
+                for segment in segments:
+                    assert again.read(segment.start, segment.size) == process.read(segment.start, segment.size)
+                known(again)
 
 
 def texts(found: Iterable[str]) -> None:
     """Check that what is said of an input is text; what shows it to a user makes it printable."""
-    for text in found:
-        assert isinstance(text, str)
-        assert printable_text(text).isprintable()
+    assert all(made_printable(text).isprintable() for text in found)
 
 
 def printable(found: Iterable[str]) -> None:
@@ -180,23 +203,16 @@ def message(error: MemcarveError) -> None:
     assert "bug in memcarve" not in text, text
 
 
-def strict_json(text: str) -> Any:
-    """Return a document as strict readers take it: no NaN, no surrogates that are not pairs."""
-    text.encode()
-    found = json.loads(text, parse_constant=_refused)
-    json.dumps(found, ensure_ascii=False).encode()
-    return found
-
-
 def _refused(word: str) -> None:
     raise AssertionError(f"{word} in JSON")
 
 
 def strict_files(folder: str) -> Iterator[str]:
-    """Yield the names of all that was written; check that JSON among it is strict."""
+    """Yield the names of all that was written; check that JSON among it is as strict readers take it."""
     for place, folders, files in os.walk(folder):
         yield from (*folders, *files)
         for name in files:
             if name.endswith(".json"):
                 with open(os.path.join(place, name), "rb") as file:
-                    strict_json(file.read().decode())
+                    found = json.loads(file.read().decode(), parse_constant=_refused)
+                json.dumps(found, ensure_ascii=False).encode()  # no half of a character

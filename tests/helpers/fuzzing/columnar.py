@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from fuzzing.draw import Draw
 
-#: types for numbers and for texts, those that plugins use first; values that one cannot hold take the usual one
+#: types for numbers and for texts, those that plugins use first
 _NUMBERS = (
     *(pa.uint64(), pa.int64(), pa.uint32(), pa.float64(), pa.string(), pa.decimal128(38), pa.timestamp("ns")),
     *(pa.dictionary(pa.int32(), pa.uint64()), pa.list_(pa.uint64()), pa.bool_(), pa.null(), pa.int8()),
@@ -22,28 +22,28 @@ _TEXTS = (
     *(pa.string(), pa.large_string(), pa.dictionary(pa.int32(), pa.string()), pa.dictionary(pa.int8(), pa.string())),
     *(pa.binary(), pa.string_view(), pa.list_(pa.string()), pa.null(), pa.uint64()),
 )
-_COMPRESSIONS = ("snappy", "gzip", "zstd", "lz4", "brotli", "none")
 
 
 def columnar(draw: Draw, rows: Sequence[dict[str, Any]], columns: Sequence[str], kind: str) -> tuple[bytes, bool]:
     """Return a table as ``arrow`` or ``parquet``; and whether its schema and its cells are as plugins write them."""
-    usual = draw.chance(0.6)
-    odd = set() if usual else set(draw.sample(columns, min(draw.few(3), len(columns))))
-    names, arrays = [], []
+    usual = draw.chance(0.7)
+    odd = set() if usual else set(draw.sample(columns, draw.few(min(3, len(columns)))))
+    names, arrays = list(columns), []
     for name in columns:
         values = [row[name] for row in rows]
         number = any(isinstance(value, int) for value in values) or not any(values)
-        if name in odd and draw.chance(0.4) and values:
+        if name in odd and draw.chance(0.4):
             values[draw.randrange(len(values))] = None
         arrays.append(_array(draw, values, _NUMBERS if number else _TEXTS, odd=name in odd))
-        names.append(name)
     if not usual and draw.chance(0.5):
         _reshaped(draw, names, arrays)
-    table = pa.Table.from_arrays(arrays, names=names)
-    return (_stream if kind == "arrow" else _file)(draw, table), usual
+    table, sink = pa.Table.from_arrays(arrays, names=names), io.BytesIO()
+    (_write_stream if kind == "arrow" else _write_file)(draw, table, sink)
+    return sink.getvalue(), usual
 
 
 def _array(draw: Draw, values: list[Any], types: Sequence[pa.DataType], *, odd: bool) -> pa.Array:
+    """Return values as an array of the usual type or another one; of one that cannot hold them, as the usual one."""
     for kind in (draw.choice(types) if odd else types[0], types[0]):
         try:
             if pa.types.is_list(kind):
@@ -68,33 +68,28 @@ def _reshaped(draw: Draw, names: list[str], arrays: list[pa.Array]) -> None:
         names.insert(0, names.pop(at))
         arrays.insert(0, arrays.pop(at))
     elif kind == 3:
-        names[at] = draw.text(names[at]).encode("utf-8", "replace").decode()
+        names[at] = draw.plain(names[at])
     else:
         names.append("__children")
         arrays.append(pa.array([[] for _ in range(len(arrays[0]))], pa.list_(pa.string())))
 
 
-def _stream(draw: Draw, table: pa.Table) -> bytes:
-    sink = io.BytesIO()
+def _write_stream(draw: Draw, table: pa.Table, sink: io.BytesIO) -> None:
     options = ipc.IpcWriteOptions(compression=draw.choice((None, None, None, "lz4", "zstd")))
     with ipc.new_stream(sink, table.schema, options=options) as writer:
-        for _ in range(draw.choice((1, 1, 1, 0, 2)) if draw.chance(0.1) else 1):
+        for _ in range(draw.choice((0, 2)) if draw.chance(0.04) else 1):
             writer.write_table(table, max_chunksize=draw.choice((1, 2, 3, 1000, 1000)))
-            if draw.chance(0.05):
-                writer.write_table(table.slice(0, 0))
-    return sink.getvalue()
+        writer.write_table(table.slice(0, 0))
 
 
-def _file(draw: Draw, table: pa.Table) -> bytes:
-    sink = io.BytesIO()
+def _write_file(draw: Draw, table: pa.Table, sink: io.BytesIO) -> None:
     pq.write_table(
         table,
         sink,
         row_group_size=draw.choice((1, 2, 1000, 1000)),
-        compression=draw.choice(_COMPRESSIONS),
+        compression=draw.choice(("snappy", "gzip", "zstd", "lz4", "brotli", "none")),
         use_dictionary=draw.chance(0.7),
         write_statistics=draw.chance(0.7),
         data_page_version=draw.choice(("1.0", "2.0")),
         data_page_size=draw.choice((1, 64, None)),
     )
-    return sink.getvalue()

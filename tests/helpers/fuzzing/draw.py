@@ -12,15 +12,14 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 TOP = 1 << 64
-#: where arithmetic wraps, signs turn, halves begin and pages end
+#: where arithmetic wraps, signs turn, halves begin and pages end; and steps from what a number was
 NUMBERS = (
     *(0, 1, 2, 7, 8, 15, 16, 0xFFF, 0x1000, 0x1001, 0xFFFF, 0x10000, (1 << 31) - 1, 1 << 31, (1 << 32) - 1, 1 << 32),
     *((1 << 47) - 0x1000, (1 << 47) - 1, 1 << 47, 1 << 52, 0xFFFF800000000000, 1 << 62, (1 << 63) - 1, 1 << 63),
     *(TOP - 0x2000, TOP - 0x1000, TOP - 8, TOP - 1),
 )
-_ADDRESS = re.compile("0x[0-9a-f]{1,16}")
 _STEPS = (1, -1, 8, -8, 16, 0x1000, -0x1000, 0x2000, 1 << 31, 1 << 32, -(1 << 32))
-#: as readers of text take them or should refuse them
+#: as readers of text take them or should refuse them; then cells that should hold a number
 TEXTS = (
     *("", " ", "a", "a b.exe", "C:\\Windows\\System32\\ntdll.dll", "\\\\server\\share\\x.dll", "/usr/lib/libc.so.6"),
     *(
@@ -45,9 +44,9 @@ CELLS = (
 #: what stands in a JSON document in place of what should
 WILD = (
     *(None, True, False, 0, -1, 1.5, 1e308, TOP - 1, TOP, 1 << 70, "", [], {}, [[]], [None], {"a": 1}, "0x-1", "0x_1"),
-    *("0x" + "f" * 30, "-0x10", " 0x10", "0x0", "0xffffffffffffffff", "x64", "x86", "sha256", "md5", "windows"),
-    *("linux", "PAGE_READONLY", "0x0000000000010000", *TEXTS),
+    *("0x" + "f" * 30, "-0x10", " 0x10", "0x0", "0xffffffffffffffff", "x64", "x86", "sha256", "windows", *TEXTS),
 )
+_ADDRESS = re.compile("0x[0-9a-f]{1,16}")
 
 
 class Draw(random.Random):
@@ -66,14 +65,11 @@ class Draw(random.Random):
         kind = self.randrange(6)
         if kind < 2:
             value = self.choice(NUMBERS)
-        elif kind == 2 or not known:
-            value = old + self.choice(_STEPS)
-        elif kind == 3:
-            value = self.choice(known)
-        elif kind == 4:
-            value = self.choice(known) + self.choice(_STEPS)
-        else:
+        elif kind == 2:
             value = old ^ 1 << self.randrange(bits)
+        else:
+            value = self.choice(known) if known and kind > 3 else old
+            value += 0 if known and kind == 4 else self.choice(_STEPS)
         return value & (1 << bits) - 1
 
     def text(self, old: str = "") -> str:
@@ -81,36 +77,34 @@ class Draw(random.Random):
         new = self.choice(TEXTS)
         return old[: self.randrange(len(old) + 1)] + new if self.chance(0.3) else new
 
-    def patch(self, data: bytearray, at: int, width: int, known: Sequence[int] = (), order: str = "<") -> None:
-        """Change the number at a place in a structure."""
-        if 0 <= at <= len(data) - width:
-            code = order + {1: "B", 2: "H", 4: "I", 8: "Q"}[width]
-            (old,) = struct.unpack_from(code, data, at)
-            struct.pack_into(code, data, at, self.number(old, known, 8 * width))
+    def plain(self, old: str = "") -> str:
+        """Return the same in characters that UTF-8 has."""
+        return self.text(old).encode("utf-8", "replace").decode()
 
     def fields(self, data: bytes, places: Sequence[tuple[int, int]], order: str = "<") -> bytes:
         """Return a structure with a few of its numbers changed; `places` are offsets and widths."""
         changed = bytearray(data)
-        known = (len(data), len(data) - 8, len(data) + 8)
         for _ in range(self.few() if places else 0):
-            self.patch(changed, *self.choice(places), known, order)
+            at, width = self.choice(places)
+            if 0 <= at <= len(data) - width:
+                code = order + {1: "B", 2: "H", 4: "I", 8: "Q"}[width]
+                (old,) = struct.unpack_from(code, changed, at)
+                known = (len(data), len(data) - 8, len(data) + 8)
+                struct.pack_into(code, changed, at, self.number(old, known, 8 * width))
         return bytes(changed)
 
-    def torn(self, data: bytes, first: int | None = None) -> bytes:
-        """Return bytes that were damaged without regard to what they mean, mostly among the `first` of them."""
+    def torn(self, data: bytes, first: int = TOP) -> bytes:
+        """Return bytes that were damaged without regard to what they mean, among the `first` of them."""
         for _ in range(self.few(3)):
-            end = len(data) if first is None or self.chance(0.2) else min(first, len(data))
-            at, kind = self.randrange(end + 1), self.randrange(6)
-            if kind == 0:
-                data = data[:at]
-            elif kind == 1:
-                data = data[:at] + data[at + self.choice((1, 4, 8, 16, 56)) :]
-            elif kind == 2:
-                data = data[:at] + self.randbytes(self.choice((1, 4, 8, 0x1000))) + data[at:]
-            elif kind == 3:
-                data += data[at : at + self.choice((8, 40, 400))]
-            else:
-                data = data[:at] + self.randbytes(1) + data[at + 1 :]
+            at, kind = self.randrange(min(first, len(data)) + 1), self.randrange(5)
+            count = self.choice((1, 4, 8, 40, 400))
+            data = (
+                data[:at],
+                data[:at] + data[at + count :],
+                data[:at] + self.randbytes(count) + data[at:],
+                data + data[at : at + count],
+                data[:at] + self.randbytes(1) + data[at + 1 :],
+            )[kind]
         return data
 
     def lines(self, data: bytes) -> bytes:
@@ -121,14 +115,12 @@ class Draw(random.Random):
             if kind == 0:
                 lines[at], lines[other] = lines[other], lines[at]
             elif kind == 1:
-                lines.insert(at, lines[other])
-            elif kind == 2 and len(lines) > 1:
-                del lines[at]
+                lines[at : at + 1] = self.choice(([], [lines[other], lines[at]])) or lines[:1]
             else:
                 mark = self.choice((b"\t", b",", b" ", b"|", b'"', b": "))
                 cells = lines[at].split(mark)
                 wild = self.choice((*CELLS, *TEXTS)).encode("utf-8", "surrogatepass")
-                cells[self.randrange(len(cells))] = wild if self.chance(0.7) else self.choice(cells)
+                cells[self.randrange(len(cells))] = self.choice((wild, wild, self.choice(cells)))
                 lines[at] = mark.join(cells)
         return b"\n".join(lines)
 
@@ -140,17 +132,17 @@ class Draw(random.Random):
             if not places:
                 break
             inside, name = self.choice(places)
-            kind = self.randrange(5)
+            kind, old = self.randrange(5), inside[name]
             if kind == 0:
                 del inside[name]
             elif kind == 1 and isinstance(inside, dict):
                 inside[self.choice((*TEXTS, *map(str, inside)))] = self.choice(WILD)
-            elif kind == 2 and isinstance(inside, list):
-                inside.insert(name, copy.deepcopy(self.choice(inside)))
-            elif kind == 3 and isinstance(inside[name], int) and not isinstance(inside[name], bool):
-                inside[name] = self.number(inside[name])
-            elif kind == 3 and isinstance(inside[name], str) and _ADDRESS.fullmatch(inside[name]):
-                inside[name] = f"0x{self.number(int(inside[name], 16)):016x}"
+            elif kind == 1:
+                inside.insert(name, copy.deepcopy(old))
+            elif kind < 4 and type(old) is int:
+                inside[name] = self.number(old)
+            elif kind < 4 and isinstance(old, str) and _ADDRESS.fullmatch(old):
+                inside[name] = f"0x{self.number(int(old, 16)):016x}"
             else:
                 inside[name] = copy.deepcopy(self.choice(WILD))
         return found

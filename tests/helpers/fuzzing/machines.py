@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-import os
 import struct
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import containers
-import walker
 from fuzzing import checks
 from fuzzing.case import Case
-from memory import content
+from memory import PAGE, content
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
-    from fuzzing.case import Reached
     from fuzzing.draw import Draw
 
     Ranges = list[tuple[int, bytes]]
 
-PAGE, LARGE, HUGE = 0x1000, 1 << 21, 1 << 30
-ROOT = 0x1000
-_HIGH = 1 << 32
+LARGE, HUGE, ROOT, _HIGH = 1 << 21, 1 << 30, 0x1000, 1 << 32
 #: virtual page: physical page, as the tables of `_tables` have them
 _MAPPED = {(1 << 39) + number * PAGE: PAGE * (5 + number) if number < 16 else _HIGH for number in range(17)}
 #: what other containers begin with, which are not read
@@ -49,12 +44,12 @@ _FOREIGN = (
         b"EMiL",
     ),
 )
+_KINDS = ("lime", "lime of avml", "avml", "elf64", "elf32", "crash", "crash", "vmem", "vmss", "raw")
 
 
 def _tables() -> bytes:
     """Return 16 pages whose second is the root of tables that lead to themselves and to what lies above."""
-    memory = bytearray(content(0, 16 * PAGE))
-    memory[PAGE : 5 * PAGE] = bytes(4 * PAGE)
+    memory = bytearray(content(0, PAGE) + bytes(4 * PAGE) + content(5 * PAGE, 11 * PAGE))
     for at, entry in ((ROOT + 8, 0x2067), (0x2000, 0x3067), (0x3000, 0x4067)):
         struct.pack_into("<Q", memory, at, entry)
     for number, physical in enumerate(_MAPPED.values()):
@@ -62,31 +57,42 @@ def _tables() -> bytes:
     return bytes(memory)
 
 
-class Containers:
+def _grid(first: int, end: int, step: int = 4) -> list[tuple[int, int]]:
+    """Return the places of numbers of 4 and 8 bytes in a part of a file."""
+    return [(at, width) for at in range(first, end, step) for width in (4, 8)]
+
+
+class Containers(checks.Looked):
     """Containers of the memory of a machine that has one small address space, whose root is told."""
 
-    def __init__(self, folder: str) -> None:
-        self.folder = folder
-        tables = _tables()
-        self.ranges: Ranges = [(0, tables), (16 * PAGE, content(PAGE << 8, 8 * PAGE)), (_HIGH, content(_HIGH, PAGE))]
+    def prepare(self) -> None:
+        """Make ranges of physical memory."""
+        self.ranges: Ranges = [(0, _tables()), (16 * PAGE, content(1, 8 * PAGE)), (_HIGH, content(_HIGH, PAGE))]
+
+    def model(self, held: Any) -> checks.Model:
+        """Return what says whether each page is what some range has at the physical address that is mapped there."""
+
+        def model(address: int, data: bytes) -> bool:
+            for done in range(0, len(data), PAGE):
+                physical, page = _MAPPED.get(address + done, 0), data[done : done + PAGE]
+                if page not in (stored[physical - start :][: len(page)] for start, stored in held if start <= physical):
+                    return False
+            return True
+
+        return model
 
     def make(self, draw: Draw) -> Case:
         """Draw ranges and a container of them, then change numbers in its headers."""
-        told = checks.drawn(draw) | {
-            "dtb": None if draw.chance(0.05) else draw.choice((0x2000, 0, 1 << 40)) if draw.chance(0.05) else ROOT,
-            "limit": 1 << 48 if draw.chance(0.1) else None,
-            "ranges": None,
-        }
+        told = checks.drawn(draw, "x.raw") | {"limit": 1 << 48 if draw.chance(0.1) else None}
+        told["dtb"] = None if draw.chance(0.05) else draw.choice((0x2000, 0, 1 << 40)) if draw.chance(0.05) else ROOT
         if draw.chance(0.04):
             head = draw.choice(_FOREIGN) + draw.randbytes(draw.choice((0, 8, 100)))
-            return Case({"x.raw": head.ljust(draw.choice((0, 512, 2 * PAGE)), b"\0")}, told | {"name": "x.raw"})
+            return Case({"x.raw": head.ljust(draw.choice((0, 512, 2 * PAGE)), b"\0")}, told)
         ranges = [*self.ranges]
         known = [end for start, data in ranges for end in (start, start + len(data))]
         for _ in range(draw.few(3) if draw.chance(0.5) else 0):
-            # the tables mostly stay where they are
-            at = draw.randrange(draw.chance(0.9) or 0, len(ranges))
+            at, kind = draw.randrange(draw.chance(0.9), len(ranges)), draw.randrange(4)  # the tables mostly stay
             start, data = ranges[at]
-            kind = draw.randrange(4)
             if kind == 0:
                 ranges[at] = (draw.number(start, known) & -PAGE, data)
             elif kind == 1:
@@ -95,18 +101,19 @@ class Containers:
                 ranges.append((start, data))
             else:
                 ranges[at], ranges[0] = ranges[0], ranges[at]
-        kind = draw.choice(("lime", "lime of avml", "avml", "elf64", "elf32", "crash", "crash", "vmem", "vmss", "raw"))
+        kind = draw.choice(_KINDS)
         ranges = self._possible(kind, ranges)
-        name, data, places, state = self._contained(draw, kind, ranges)
-        changed = draw.chance(0.5)
-        if not changed:
-            told["ranges"] = [[start, data.hex()] for start, data in ranges]
+        data, places = self._contained(draw, kind, ranges)
+        files = {"x.vmem" if kind == "vmem" else "x.vmss" if kind == "vmss" else "x.raw": data}
+        state = containers.vmware(ranges)[1] if kind == "vmem" else None
+        told["open"] = next(iter(files))
+        if draw.chance(0.5):
+            told["held"] = [list(row) for row in ranges] if told["dtb"] == ROOT else None
         elif state is not None:
-            state = draw.torn(state, 600) if draw.chance(0.5) else draw.fields(state, _grid(0, len(state)))
+            state = draw.torn(state, 600) if draw.chance(0.5) else draw.fields(state, _grid(0, len(state), 1))
         else:
-            data = draw.torn(data, 0x2100) if draw.chance(0.15) else draw.fields(data, places)
-        files = {name: data} if state is None else {name: data, "vm.vmss": state}
-        return Case(files, told | {"name": name})
+            files[told["open"]] = draw.torn(data, 0x2100) if draw.chance(0.15) else draw.fields(data, places)
+        return Case(files | ({} if state is None else {"x.vmss": state}), told)
 
     @staticmethod
     def _possible(kind: str, ranges: Ranges) -> Ranges:
@@ -125,8 +132,8 @@ class Containers:
         return [(min(start & top - 1, top - len(data)), data) for start, data in ranges]
 
     @staticmethod
-    def _contained(draw: Draw, kind: str, ranges: Ranges) -> tuple[str, bytes, Sequence[tuple[int, int]], bytes | None]:
-        """Return a container: its name, its bytes, what of it are numbers, and what lies beside it."""
+    def _contained(draw: Draw, kind: str, ranges: Ranges) -> tuple[bytes, Sequence[tuple[int, int]]]:
+        """Return a container, and what of it are numbers."""
         if kind in {"lime", "lime of avml", "avml"}:
             if kind == "avml":
                 data = containers.avml(ranges, counts=draw.chance(0.7), alone=draw.chance(0.3), block=PAGE * 4)
@@ -134,149 +141,70 @@ class Containers:
                 data = containers.lime(ranges)
             else:
                 data = containers.lime_of_avml(ranges, block=PAGE, zeros=draw.choice(("left out", "alone")))
-            magic, places, at = data[:4], [], 0
-            while (at := data.find(magic, at)) >= 0:
-                places += [(at + 8, 8), (at + 16, 8), (at + 4, 4), (at + 24, 8), (at + 32, 4)]
-                at += 4
-            return "x.lime", data, places, None
+            heads, at = list[int](), -1
+            while (at := data.find(data[:4], at + 1)) >= 0:
+                heads.append(at)
+            return data, [
+                (at + step, width) for at in heads for step, width in ((4, 4), (8, 8), (16, 8), (24, 8), (32, 4))
+            ]
         if kind in {"elf32", "elf64"}:
-            unstored = draw.choice((0, 0, PAGE, 1)) if kind == "elf64" else 0
-            data = containers.elf_core(
-                ranges,
-                bits=int(kind[3:]),
-                many=draw.chance(0.2),
-                flavour=draw.choice(("qemu", "virtualbox", "kdump", "none")) if kind == "elf64" else "qemu",
-                unstored=unstored,
-            )
-            return "x.elf", data, [*_grid(16, 64 + 56 * (len(ranges) + 2)), *_grid(300, 700)], None
+            unstored, flavours = 0, ("qemu",)
+            if kind == "elf64":
+                unstored, flavours = draw.choice((0, 0, PAGE, 1)), ("qemu", "virtualbox", "kdump", "none")
+            how = {"many": draw.chance(0.2), "flavour": draw.choice(flavours), "unstored": unstored}
+            data = containers.elf_core(ranges, bits=int(kind[3:]), **how)
+            return data, [*_grid(16, 64 + 56 * (len(ranges) + 2)), *_grid(300, 700)]
         if kind == "crash":
             data = containers.crash_dump(ranges, kind=draw.choice([*containers.KINDS]), root=ROOT)
-            places = [*_grid(0, 0x40), *_grid(0x80, 0xC8), (0xF98, 4), *_grid(0x2000, 0x2078)]
-            return "x.dmp", data, places, None
+            return data, [*_grid(0, 0x40), *_grid(0x80, 0xC8), (0xF98, 4), *_grid(0x2000, 0x2078)]
         if kind == "raw":
-            return "x.raw", ranges[0][1], _grid(ROOT, 4 * PAGE), None
+            return ranges[0][1], _grid(ROOT, 4 * PAGE)
         memory, state = containers.vmware(ranges, embedded=kind == "vmss")
-        if kind == "vmem":
-            return "vm.vmem", memory, (), state
-        return "x.vmss", state, [(at, width) for at in range(600) for width in (1, 4)], None
-
-    def run(self, case: Case, reached: Reached) -> None:
-        """Open the container, and compare the bytes of its address space with those of its ranges."""
-        told = case.told
-        model = None
-        if told["ranges"] is not None and told["dtb"] == ROOT:
-            ranges = [(start, bytes.fromhex(text)) for start, text in told["ranges"]]
-            model = lambda address, data: _is_mapped(ranges, address, data)  # noqa: E731
-        path = os.path.join(self.folder, told["name"])
-        how = {name: told[name] for name in ("sink", "labels", "dtb", "limit")}
-        checks.look(path, reached, model=model, **how)
-        if told["name"] != "vm.vmem":
-            os.unlink(path)
-
-
-def _grid(first: int, end: int) -> list[tuple[int, int]]:
-    """Return the places of numbers of 4 and 8 bytes in a part of a file."""
-    return [(at, width) for at in range(first, end, 4) for width in (4, 8)]
-
-
-def _is_mapped(ranges: Ranges, address: int, data: bytes) -> bool:
-    """Return whether each page of bytes is what some range has at the physical address that is mapped there."""
-    for done in range(0, len(data), PAGE):
-        physical = _MAPPED.get(address + done)
-        if physical is None:
-            return False
-        page = data[done : done + PAGE]
-        held = (stored[physical - start :][: len(page)] for start, stored in ranges if start <= physical)
-        if page not in held:
-            return False
-    return True
+        return memory if kind == "vmem" else state, _grid(0, 600, 1)
 
 
 #: where machines of random tables have memory: low, at the beginning of large pages, beyond 40 bits
-_REGIONS = ((0, 20), (LARGE, 6), (HUGE, 4), (1 << 41, 3))
-_MODES = {"x64": "x86-64", "x64-5": "x86-64-5", "pae": "pae", "x86": "x86"}
+_REGIONS = ((LARGE, 6), (HUGE, 4), (1 << 41, 3))
+_LEVELS = {"x64": 4, "x64-5": 5, "pae": 3, "x86": 2}
 _FLAGS = (
     *(0x67, 0x67, 0x63, 0x7, 0x5, 0x1, 0xE7, 0x87, 0x1E3, 0x800, 0x8E0, 0x880, 0x890, 0xC00, 0x400, 0x80, 0x100, 0x160),
     *(0x180, 0x1E0, 0, 0x67 | 1 << 63, 0x65 | 1 << 63),
 )
-_TABLES = range(1, 7)
-_FRAMES = (*range(7, 22), *range(512, 519), *range(1 << 18, (1 << 18) + 5), 600, 1 << 19, 1 << 29, (1 << 40) - 1, 0)
+_TABLES, _LOW = range(1, 7), range(7, 20)
+_FRAMES = (*_LOW, *range(512, 519), *range(1 << 18, (1 << 18) + 5), 600, 1 << 19, 1 << 29, 1 << 41, (1 << 40) - 1, 0)
 
 
-class Paging:
+class Paging(checks.Looked):
     """Page tables that lead anywhere, to themselves too, in each mode and as each system has them."""
 
-    def __init__(self, folder: str) -> None:
-        self.folder = folder
-        self.pages = [(start, content(start, PAGE * count)) for start, count in _REGIONS]
+    def prepare(self) -> None:
+        """Make the pages that tables lead to."""
+        self.low, self.high = (
+            content(0, 20 * PAGE),
+            [(start, content(start, PAGE * count)) for start, count in _REGIONS],
+        )
 
     def make(self, draw: Draw) -> Case:
         """Draw the entries of six tables, the first of which is the root."""
-        mode = draw.choice([*_MODES])
-        system = draw.choice(("windows", "linux", "none", None))
-        width = 4 if mode == "x86" else 8
-        low = bytearray(self.pages[0][1])
-        # what leads somewhere for certain: each table to the next, the last to pages
-        levels = {"x64": 4, "x64-5": 5, "pae": 3, "x86": 2}[mode]
-        low[PAGE : 7 * PAGE] = bytes(6 * PAGE)
-        for number in range(levels):
-            slot = 0 if draw.chance(0.7) else draw.randrange(4)
-            self._put(low, number + 1, slot, width, (number + 2) * PAGE | (1 if mode == "pae" and not number else 0x67))
+        mode = draw.choice([*_LEVELS])
+        told = checks.drawn(draw, "x.raw") | {"paging": mode, "dtb": ROOT}
+        told["system"] = draw.choice(("windows", "linux", "none", None))
+        told["limit"] = draw.choice((None, None, 1 << 20, 1 << 48))
+        levels, width, slots = _LEVELS[mode], 4 if mode == "x86" else 8, 1024 if mode == "x86" else 512
+        low = bytearray(self.low[:PAGE] + bytes(6 * PAGE) + self.low[7 * PAGE :])
+
+        def put(table: int, slot: int, value: int) -> None:
+            at = table * PAGE + slot * width
+            low[at : at + width] = (value & (1 << 8 * width) - 1).to_bytes(width, "little")
+
+        for number in range(levels):  # each table leads to the next, the last to pages
+            flags = 1 if mode == "pae" and not number else 0x67
+            put(number + 1, 0 if draw.chance(0.7) else draw.randrange(4), (number + 2) * PAGE | flags)
         for number in range(draw.choice((1, 4, 30))):
-            frame = draw.choice(_FRAMES[:15]) * PAGE
-            self._put(low, levels, number + 4, width, frame | draw.choice(_FLAGS))
+            put(levels, number + 4, draw.choice(_LOW) * PAGE | draw.choice(_FLAGS))
         for _ in range(draw.choice((0, 2, 8, 30))):
-            frame = draw.choice(_TABLES) if draw.chance(0.5) else draw.choice(_FRAMES)
-            slots = 4 if mode == "pae" and draw.chance(0.3) else 1024 if mode == "x86" else 512
-            value = frame * PAGE | draw.choice(_FLAGS)
-            if draw.chance(0.05):
-                value = draw.number(value)
-            slot = draw.choice((0, 1, slots // 2, slots - 1, draw.randrange(slots)))
-            self._put(low, draw.choice(_TABLES), slot, width, value)
-        told = checks.drawn(draw) | {
-            "paging": mode,
-            "system": system,
-            "limit": draw.choice((None, None, 1 << 20, 1 << 48)),
-            "walk": system is not None and draw.chance(0.1),
-        }
-        if draw.chance(0.5):
-            return Case({"mem.raw": bytes(low)}, told)
-        return Case({"mem.lime": containers.lime([(0, bytes(low)), *self.pages[1:]])}, told)
-
-    @staticmethod
-    def _put(memory: bytearray, table: int, slot: int, width: int, value: int) -> None:
-        at = table * PAGE + slot * width
-        memory[at : at + width] = (value & (1 << 8 * width) - 1).to_bytes(width, "little")
-
-    def run(self, case: Case, reached: Reached) -> None:
-        """Walk the tables, and compare what is read through them with what a slow walker finds."""
-        (name,) = case.files
-        told = case.told
-        model = self._walked(case) if told["walk"] else None
-        how = {name: told[name] for name in ("sink", "labels", "paging", "system", "limit")}
-        checks.look(os.path.join(self.folder, name), reached, model=model, dtb=ROOT, **how)
-
-    def _walked(self, case: Case) -> Callable[[int, bytes], bool] | None:
-        ((name, data),) = case.files.items()
-        low = data if name == "mem.raw" else data[32:]
-        memory = [(0, low[: 20 * PAGE]), *(self.pages[1:] if name == "mem.lime" else ())]
-
-        def read(physical: int, size: int) -> bytes | None:
-            found = (data[physical - start :][:size] for start, data in memory if start <= physical < start + len(data))
-            return next((data for data in found if len(data) == size), None)
-
-        top = max(start + len(data) for start, data in memory)
-        try:
-            items = walker.walk(read, ROOT, _MODES[case.told["paging"]], case.told["system"], limit=3000, top=top)
-        except walker.TooMuchError:
-            return None
-
-        def model(address: int, data: bytes) -> bool:
-            for done in range(0, len(data), PAGE):
-                here = address + done
-                inside = (item for item in items if item[0] <= here < item[0] + item[1])
-                if not any(read(item[2] + here - item[0], PAGE) == data[done : done + PAGE] for item in inside):
-                    return False
-            return True
-
-        return model
+            value = draw.choice(draw.choice((_TABLES, _FRAMES))) * PAGE | draw.choice(_FLAGS)
+            slot = draw.choice((0, 1, 3, slots // 2, slots - 1, draw.randrange(slots)))
+            put(draw.choice(_TABLES), slot, draw.number(value) if draw.chance(0.05) else value)
+        data = bytes(low) if draw.chance(0.5) else containers.lime([(0, bytes(low)), *self.high])
+        return Case({"x.raw": data}, told)

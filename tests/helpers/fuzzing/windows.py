@@ -33,7 +33,7 @@ _TAGS = {
     "thread": ((b"Thre",), 0x4C, 0x700),
     "section": ((b"MmSi", b"MmCi", b"MmCa", b"File", b"IoNm"), 12, 0x80),
 }
-_MOST_ENTRIES = 64
+_MOST_ENTRIES, _MOST_PROCESSES = 64, 1000
 #: a share of the draws for each kind of structure
 _KINDS = (
     *("process", "process", "vad", "vad", "vad", "thread", "thread", "section", "loader", "loader", "table", "table"),
@@ -86,6 +86,7 @@ class Machine:
         for address, size in ((self.truth.list_head, 16), (_SHARED_DATA + 0x30, 8), (_SHARED_DATA + 0x260, 24),
                               (header + 0x3C, 4), (header + 0xE8, 0x20), (header + 0xE8 + 0x88, 8)):  # fmt: skip
             self._note("kernel", kernel, address, size, 4)
+        self.places = {kind: [row for row in rows if row[0] + 8 <= len(self.raw)] for kind, rows in self.places.items()}
         # what pointers hold already leads somewhere, so it is known, too
         some = [place for kind in _TAGS for place, bits in self.places[kind][::7] if bits == 64]
         pointers = {int.from_bytes(self.raw[place : place + 8], "little") for place in some}
@@ -133,11 +134,10 @@ class _Pages:
 
 
 def _all(raw: bytes, tag: bytes) -> Iterator[int]:
-    at = raw.find(tag)
-    while at >= 0:
+    at = -1
+    while (at := raw.find(tag, at + 1)) >= 0:
         if at % 4 == 0:
             yield at
-        at = raw.find(tag, at + 1)
 
 
 def _entries(raw: bytes, table: int, levels: int) -> Iterator[int]:
@@ -156,108 +156,66 @@ def _entries(raw: bytes, table: int, levels: int) -> Iterator[int]:
 class Windows:
     """Machines of three layouts; a case is a few numbers in one of them.
 
-    Learning a kernel's layout takes most of the time. It is done anew for a part of the cases, and for all that change
-    what it is learned from first.
+    Learning a kernel's layout takes most of the time: for many cases a machine is used that was opened before, and
+    what is changed in it is read anew. What changes the kernel, and some others, are opened anew.
     """
 
     def __init__(self, folder: str) -> None:
-        self.machines = [
-            Machine(os.path.join(folder, f"{layout}.raw"), layout, _PLANS if layout else (*_PLANS, *hostile.PLANS[:3]))
-            for layout in _LAYOUTS
-        ]
+        self.folder = folder
+        plans = {_LAYOUTS[1]: (*_PLANS, *hostile.PLANS[:3])}
+        self.machines = [Machine(os.path.join(folder, f"{at}.raw"), at, plans.get(at, _PLANS)) for at in _LAYOUTS]
 
     def make(self, draw: Draw) -> Case:
         """Draw numbers and where they stand: in one kind of structure, or in several."""
         number = draw.randrange(len(self.machines))
-        machine = self.machines[number]
+        machine, patches = self.machines[number], []
         kinds = draw.choices(_KINDS, k=draw.few(6)) if draw.chance(0.4) else [draw.choice(_KINDS)] * draw.few(4)
-        patches = []
         for kind in kinds:
             at, bits = draw.choice(machine.places[kind])
-            size = bits // 8
-            if at + size > len(machine.raw):
-                continue
-            old = int.from_bytes(machine.raw[at : at + size], "little")
+            old = int.from_bytes(machine.raw[at : at + bits // 8], "little")
             known = [value & (1 << bits) - 1 for value in draw.sample(machine.known, 3)]
-            value = self._entry(draw, old) if kind == "table" else draw.number(old, known, bits)
-            patches.append([at, value.to_bytes(size, "little").hex()])
-        told: dict[str, Any] = checks.drawn(draw) | {
-            "machine": number,
-            "patches": patches,
-            "kinds": sorted(set(kinds)),
-            "pid": draw.choice([*machine.planned] if draw.chance(0.9) else [one.pid for one in machine.processes]),
-            "half": "user" if draw.chance(0.9) else "all",
-            "searched": draw.chance(0.25),
-            "settled": "kernel" not in kinds and draw.chance(0.75),
-        }
+            value = draw.number(old, known, bits)
+            if kind == "table" and draw.chance(0.6):
+                frame = draw.choice((0, 1 << 20, 1 << 24, 1 << 40, _FRAME, draw.getrandbits(25) & _FRAME))
+                value = draw.choice((old & ~_FRAME | frame, old ^ 1 << draw.choice((0, 1, 2, 5, 6, 7, 8, 10, 11, 63))))
+            patches.append([at, value.to_bytes(bits // 8, "little")])
+        pids = [*machine.planned] if draw.chance(0.9) else [process.pid for process in machine.processes]
+        told = checks.drawn(draw, "") | {"machine": number, "patches": patches, "pid": draw.choice(pids)}
+        told |= {"half": "user" if draw.chance(0.9) else "all", "searched": draw.chance(0.25)}
+        told["opened"] = "kernel" not in kinds and draw.chance(0.75)
+        told["mapped"] = told["half"] == "user" and {*kinds} <= {"process", "loader", "kernel"}
         return Case({}, told)
-
-    @staticmethod
-    def _entry(draw: Draw, old: int) -> int:
-        """Return an entry of a page table in place of another one."""
-        kind = draw.randrange(4)
-        if kind == 0:
-            return old ^ 1 << draw.choice((0, 1, 2, 5, 6, 7, 8, 10, 11, 63))
-        if kind == 1:
-            return (
-                old & ~_FRAME
-                | draw.choice((0, 0x1000, 1 << 20, 1 << 24, 1 << 40, _FRAME, draw.getrandbits(25))) & _FRAME
-            )
-        return draw.number(old)
 
     def run(self, case: Case, reached: Reached) -> None:
         """Put the numbers in place, use the machine, and put back what stood there."""
         told = case.told
         machine = self.machines[told["machine"]]
         for at, data in told["patches"]:
-            os.pwrite(machine.fd, bytes.fromhex(data), at)
+            os.pwrite(machine.fd, data, at)
         try:
-            self._use(machine, told, reached)
+            if told["opened"]:
+                self._use(machine.opened, machine, told, reached)
+            else:
+                with memcarve.open(machine.path) as container:
+                    self._use(container, machine, told, reached)
         finally:
             for at, data in told["patches"]:
-                os.pwrite(machine.fd, machine.raw[at : at + len(data) // 2], at)
+                os.pwrite(machine.fd, machine.raw[at : at + len(data)], at)
 
-    def _use(self, machine: Machine, told: dict[str, Any], reached: Reached) -> None:
-        """Use a machine that is opened now, or one that was opened, and its kernel's layout settled, before."""
-        if told["settled"]:
-            self._use_opened(machine, machine.opened, told, reached)
-        else:
-            with memcarve.open(machine.path) as container:
-                self._use_opened(machine, container, told, reached)
-
-    def _use_opened(
-        self, machine: Machine, container: memcarve.Container, told: dict[str, Any], reached: Reached
-    ) -> None:
+    def _use(self, container: memcarve.Container, machine: Machine, told: dict[str, Any], reached: Reached) -> None:
         entries = container.processes() if told["searched"] else container.listed()
         reached(Depth.PARSED)
         checks.texts([*map(str, entries), *container.notes])
-        assert len(entries) < 1000
+        assert len(entries) < _MOST_PROCESSES
         wanted = [index for index, entry in enumerate(entries) if entry.pid == told["pid"] and not entry.ended]
-        index = (wanted or [0])[0]
-        entry = entries[index]
-        process = container.process(index=index, half=told["half"])
+        process = container.process(index=(wanted or [0])[0], half=told["half"])
         checks.use(process, reached)
-        self._as_planned(machine, told, entry, process)
-        metadata = process.metadata
-        checks.texts(metadata.notes)
-        for row in (*process.regions, *process.modules):
-            assert 0 <= row.start < 1 << 64
-        _ = process.threads
+        root, segments = machine.planned.get(process.pid or 0, (0, []))
+        if told["mapped"] and process.entry.root is not None and process.entry.root & _FRAME == root:
+            # whatever other structures say, page tables map what they did
+            assert [(one.start, one.size) for one in process.segments()] == segments
+        checks.rows(process)
         if told["labels"]:
             checks.known(process)
-        if told["sink"] and not told["settled"]:  # which would see that the file was changed
-            checks.write(process, os.path.dirname(machine.path), told["sink"])
-
-    @staticmethod
-    def _as_planned(
-        machine: Machine, told: dict[str, Any], entry: memcarve.ProcessEntry, process: memcarve.ProcessMemory
-    ) -> None:
-        """Check that what other structures say does not change what page tables map."""
-        root, segments = machine.planned.get(entry.pid or 0, (0, []))
-        if (
-            told["half"] == "user"
-            and entry.root is not None
-            and entry.root & _FRAME == root
-            and (not {"table", "section", "vad", "thread"} & {*told["kinds"]})
-        ):
-            assert [(one.start, one.size) for one in process.segments(half="user")] == segments
+        if told["sink"] and not told["opened"]:  # which would see that the file was changed
+            checks.write(process, self.folder, told["sink"])
