@@ -125,6 +125,17 @@ def test_segments_of_zeros_are_left_out_past_bad_blocks(
     assert binaries(tmp_path / "out") == found
 
 
+def test_what_cannot_be_read_whole_has_no_hash(tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+    """The hash of the input is refused if part of it cannot be read, with what to leave out."""
+    (tmp_path / "good").mkdir()
+    write_dump(tmp_path / "good", ROWS)
+    with unreadable(tmp_path / "good", {"pid.4.dmp": ranges_of(BAD["last"])}) as folder:
+        ran = invoke(capfdbinary, "carve", folder / "pid.4.dmp", "-o", tmp_path / "out", "--hash-input")
+    assert ran.code == 1
+    assert "what cannot be read whole has no hash: leave --hash-input out" in ran.err
+    assert not (tmp_path / "out").exists()
+
+
 def test_bad_blocks_outside_the_choice_do_not_matter(tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]) -> None:
     """What was not chosen is not read: bad blocks in it change nothing."""
     (tmp_path / "good").mkdir()

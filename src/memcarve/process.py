@@ -540,6 +540,8 @@ class Container(ABC):
     notes: Sequence[str] = ()
     #: the one file that all processes lie in, if there is one
     stored: FileBacking | None = None
+    #: whether part of the input could not be read when processes were looked for
+    unreadable = False
     #: what the user said that the input is, if anything
     input_type: str | None = None
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from memcarve.backing import Backing
 
-_SECTOR = 512  # no medium has smaller ones
+SECTOR = 512  # no medium has smaller ones
 _BLOCK = 1 << 18  # bytes read in one go where nothing is wrong
 _MOST = 1 << 21  # sectors, 1 GiB: what fails so often has gone away as a whole
 
@@ -33,7 +33,7 @@ def unreadable(backing: Backing, wanted: Intervals) -> Intervals:
         for place, size in _unreadable(backing, begin, end):
             if len(bad) >= _MOST:
                 raise SourceReadError(
-                    f"more than {_MOST} sectors of {_SECTOR} bytes cannot be read; is what it lies on still there?",
+                    f"more than {_MOST} sectors of {SECTOR} bytes cannot be read; is what it lies on still there?",
                     subject=backing.path,
                 )
             bad.append((place, size))
@@ -47,16 +47,16 @@ def _unreadable(backing: Backing, place: int, end: int) -> Iterator[tuple[int, i
     while place < end:
         size = min(step, end - place)
         if size == step:  # not the rest: it ends with a sector
-            size -= (place + size) % _SECTOR
+            size -= (place + size) % SECTOR
         try:
             backing.read_into(place, buffer[:size])
         except UnreadableError as error:
             # what the kernel read before the bad place need not be tried again
             reached = error.offset if isinstance(backing, FileBacking) else place
-            if reached == place and size <= _SECTOR:
+            if reached == place and size <= SECTOR:
                 yield place, size
                 place += size
-            place, step = max(place, reached), _SECTOR
+            place, step = max(place, reached), SECTOR
         else:
             place += size
             step = min(2 * step, _BLOCK)

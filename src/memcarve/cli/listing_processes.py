@@ -72,7 +72,7 @@ def processes(file: str, wanted: ProcessList, source: Input, printing: Printing,
         sys.stdout.flush()
         say(container.notes if messages.verbose else container.warnings, quiet=messages.quiet)
         tell(counted(len(entries), "process"), quiet=messages.quiet)
-        return INCOMPLETE if failed else COMPLETE
+        return INCOMPLETE if failed or container.unreadable else COMPLETE
 
 
 def _page_counts(container: Container, index: int) -> dict[str, int] | None:
@@ -130,4 +130,4 @@ def _scan(file: str, source: Input, wanted: ProcessList, layout: str, messages: 
         say(container.warnings, quiet=messages.quiet)
     use = "; use one with --dtb" if roots else ""
     tell(f"{counted(len(roots), 'plausible page-table root')}{use}", quiet=messages.quiet)
-    return COMPLETE
+    return INCOMPLETE if container.unreadable else COMPLETE

@@ -23,6 +23,7 @@ from memcarve.images.paging_modes import (
     AddressTable,
     Mode,
 )
+from memcarve.images.physical import past_unreadable
 from memcarve.images.physical_scan import everything, find_linux, look_through
 from memcarve.images.windows import kernel
 from memcarve.intervals import PAGE, TOP
@@ -109,6 +110,7 @@ class _Scan:
         self.budget = _TABLES_A_PAGE * (memory.total // PAGE) + (1 << 16)
         self._sane: dict[tuple[int, int], bool] = {}
 
+    @past_unreadable
     def measure(self, root: int, mode: Mode) -> None:
         """Note what a root maps, if that is plausible."""
         if self.budget <= 0:
@@ -137,6 +139,7 @@ class _Scan:
             self._sane[key] = self._look(table, depth)
         return self._sane.get(key, False)
 
+    @past_unreadable
     def _look(self, table: int, depth: int) -> bool:
         address = np.array([table], np.uint64)
         if not self.memory.holds_tables(address)[0]:
@@ -207,6 +210,7 @@ def _masked(root: int, mode: Mode) -> int:
     return root & ((1 << 52) - (0x20 if mode is PAE else PAGE))
 
 
+@past_unreadable
 def _mode(memory: PhysicalMemory, root: int) -> Mode:
     """Recognise which kind of tables lie at a root."""
     entries = np.frombuffer(memory.peek(root & ~0x1F, 32), np.uint64)

@@ -14,7 +14,7 @@ import numpy as np
 
 from memcarve.errors import LimitError
 from memcarve.images.paging_modes import FRAME, LINUX, NO_SYSTEM, PAE, PRESENT, WINDOWS, AddressTable, Level
-from memcarve.images.physical import Mapped, PhysicalMemory, Placed
+from memcarve.images.physical import Mapped, PhysicalMemory, Placed, past_unreadable
 from memcarve.intervals import PAGE, TOP, breaks, chunks
 from memcarve.permissions import EXECUTE, PROT_NONE, TRANSITION, USER, WRITE
 from memcarve.space import AddressSpace, Repeats
@@ -84,6 +84,7 @@ class Pages(NamedTuple):
         )
 
 
+@past_unreadable
 def walk(
     memory: PhysicalMemory, table: AddressTable, start: int = 0, end: int = TOP, limit: int | None = None
 ) -> Pages:
@@ -112,6 +113,7 @@ def default_limit(memory: PhysicalMemory) -> int:
     return max(16 << 30, 4 * memory.total)
 
 
+@past_unreadable
 def claimed(
     memory: PhysicalMemory, table: AddressTable, start: int = 0, end: int = TOP, most: float = math.inf
 ) -> tuple[int, int]:

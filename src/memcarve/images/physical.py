@@ -2,26 +2,46 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import itertools
-from typing import TYPE_CHECKING
+import threading
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 import numpy as np
 
 from memcarve.backing import AbsentBacking, ZerosBehind
-from memcarve.errors import CounterpartError, InputError
+from memcarve.errors import CounterpartError, InputError, UnreadableError
 from memcarve.formats.images.machine import MachineMemory
 from memcarve.intervals import PAGE, TOP, Intervals, breaks, joined, smallest_owner, total, union
 from memcarve.missing import LEFT_OUT
+from memcarve.unreadable import SECTOR, unreadable
 
 if TYPE_CHECKING:
-    from memcarve.dtypes import U8, U64, Bools
+    from collections.abc import Callable
+
+    from memcarve.dtypes import I64, U8, U64, Bools
     from memcarve.space import AddressSpace
 
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
 
 _PAGES = np.uint64(TOP - PAGE)
 _MOST_PIECES = 1 << 24  # rows that may come of splitting pages at holes: no machine has more
 _MOST_SEAMS = 1 << 12  # pages at which ranges end or begin elsewhere than at their ends: a machine has a dozen
 _HIGHEST = np.uint64(1 << 52)  # no physical address is as high (AMD APM volume 2, 5.3)
+
+
+def past_unreadable(work: Callable[_P, _T]) -> Callable[_P, _T]:
+    """Have a function begin again that met what cannot be read of a machine's memory: it is not there any more then."""
+
+    @functools.wraps(work)
+    def again(*args: _P.args, **options: _P.kwargs) -> _T:
+        while True:  # each time there is less of the memory
+            with contextlib.suppress(UnreadableError):
+                return work(*args, **options)
+
+    return again
 
 
 class Mapped(Intervals):
@@ -57,6 +77,10 @@ class PhysicalMemory(Intervals):
     `seams` (uint64, sorted) are the pages that do not lie in one range whole: at the end of a range that ends within a
     page. Of some of them there is only a part. `left_out` is memory that the container's writer left out, as a table of
     its own whose bytes cannot be read; None if there is none.
+
+    What the system could not read when it was asked for is taken out of the table: those ranges are `bad` (sorted).
+    `pages`, `peek` and `part` raise UnreadableError then, once: what was done is done again without them
+    (`past_unreadable`). Safe to use from several threads.
     """
 
     def __init__(self, machine: MachineMemory) -> None:
@@ -66,7 +90,10 @@ class PhysicalMemory(Intervals):
         self.gaps = machine.gaps
         self.root = machine.root
         self.notes = list(machine.notes)
-        self._damaged = False
+        #: whether part of the image could not be read
+        self.damaged = False
+        self.bad = Intervals.of([])
+        self._lock = threading.RLock()
         start, size, offset = machine.start, machine.size, machine.offset
         self.zeros_from = TOP
         if machine.zeros is not None and len(machine.zeros):
@@ -81,28 +108,45 @@ class PhysicalMemory(Intervals):
         once = smallest_owner(start, size, np.arange(len(start)))
         if once.total < total(size):
             self.notes.append(f"{self.kind}: some physical ranges are listed twice; the first one of each was taken")
-        start, size, self.offset = joined(once.start, once.size, offset[once.owner] + (once.start - start[once.owner]))
-        super().__init__(start, size)
-        # for each range, where the memory that it continues without a hole ends
-        ends = np.flatnonzero(np.append(breaks(self.size, self.start)[1:], len(self) > 0))
-        self._run_end = (self.start + self.size)[ends][np.searchsorted(ends, np.arange(len(self)))]
-        self.seams = self._find_seams()
+        self._lay_out(*joined(once.start, once.size, offset[once.owner] + (once.start - start[once.owner])))
         self.left_out: PhysicalMemory | None = None
         if machine.left_out is not None and len(machine.left_out):
             start, absent = machine.left_out.start, AbsentBacking(CounterpartError(LEFT_OUT))
             self.left_out = PhysicalMemory(
                 MachineMemory(LEFT_OUT, absent, start, machine.left_out.size, start, [], declared=False)
             )
-        self._parts: dict[int, tuple[bytes, Bools]] = {}
         self.cut = union(Intervals.of(machine.cut_off))
         if len(self.cut):
             lost = self.cut.total
             self.notes.append(f"{self.kind}: the file ends too early: {lost} bytes of the memory it lists are missing")
 
+    def _lay_out(self, start: U64, size: U64, offset: U64) -> None:
+        super().__init__(start, size)
+        self.__dict__.pop("_sums", None)
+        self.offset = offset
+        # for each range, where the memory that it continues without a hole ends
+        ends = np.flatnonzero(np.append(breaks(self.size, self.start)[1:], len(self) > 0))
+        self._run_end = (self.start + self.size)[ends][np.searchsorted(ends, np.arange(len(self)))]
+        self.seams = self._find_seams()
+        self._parts: dict[int, tuple[bytes, Bools]] = {}
+
+    def _take_out(self, wanted: Intervals, error: UnreadableError) -> UnreadableError:
+        """Find out what of some offsets of the backing cannot be read, and hold it no longer; return the error."""
+        self.unreadable(str(error))
+        bad = unreadable(self.backing, wanted)
+        if not len(bad):  # it comes and goes: with this there is an end to it
+            bad = Intervals(wanted.start[:1], np.minimum(wanted.size[:1], np.uint64(SECTOR)))
+        stored = Intervals(self.offset, self.size)
+        kept, (gone, _) = stored.subtract(bad), stored.intersect(bad)
+        lost = self.start[gone.owner] + (gone.start - self.offset[gone.owner])
+        self.bad = union(self.bad, Intervals(lost, gone.size))
+        self._lay_out(self.start[kept.owner] + (kept.start - self.offset[kept.owner]), kept.size, kept.start)
+        return error
+
     def unreadable(self, why: str) -> None:
         """Take note that part of the image cannot be read, the first time that it is noticed."""
-        if not self._damaged:
-            self._damaged = True
+        if not self.damaged:
+            self.damaged = True
             self.notes.append(f"part of the image cannot be read and was not looked through: {why}")
 
     @property
@@ -122,17 +166,26 @@ class PhysicalMemory(Intervals):
 
     def offsets_of(self, physical: U64) -> U64:
         """Return the offsets in the backing (uint64) of addresses that are in the image."""
+        with self._lock:
+            row = self._rows_of(physical)
+            return self.offset[row] + (physical - self.start[row])
+
+    def _rows_of(self, physical: U64) -> I64:
         row = self.rows_of(physical)
-        return self.offset[row] + (physical - self.start[row])
+        if len(self.bad) and ((row < 0) & ~self.on_seam(physical)).any():  # another thread found it out
+            raise UnreadableError("cannot be read, as was found meanwhile", 0, subject=self.backing.path)
+        return row
 
     def holds(self, physical: U64, size: int) -> Bools:
         """Return for each address (bool) whether all of `size` bytes there are in the image."""
-        if not len(self.start):
-            return np.zeros(len(physical), np.bool_)
-        index = np.searchsorted(self.start, physical, "right").astype(np.int64) - 1
-        end = self._run_end[np.maximum(index, 0)]
+        with self._lock:
+            if not len(self.start):
+                return np.zeros(len(physical), np.bool_)
+            index = np.searchsorted(self.start, physical, "right").astype(np.int64) - 1
+            end = self._run_end[np.maximum(index, 0)]
         return np.asarray((index >= 0) & (end > physical) & (end - np.minimum(physical, end) >= np.uint64(size)))
 
+    @past_unreadable
     def holds_tables(self, physical: U64, size: int = PAGE, entry: int = 8) -> Bools:
         """Return for each address (bool) whether a table of `size` bytes there is in the image, or most of its entries.
 
@@ -163,15 +216,23 @@ class PhysicalMemory(Intervals):
 
     def read(self, physical: int, size: int) -> bytes | None:
         """Return `size` bytes at a physical address, across ranges; None if any of them is not there."""
+        try:
+            return self._read(physical, size)
+        except UnreadableError:
+            return None
+
+    def _read(self, physical: int, size: int) -> bytes | None:
         buffer = bytearray(size)
         view, done = memoryview(buffer), 0
         while done < size:
-            index = self.at(physical + done)
-            if index is None:
-                return None
-            into = physical + done - int(self.start[index])
-            count = min(size - done, int(self.size[index]) - into)
-            self.backing.read_into(int(self.offset[index]) + into, view[done : done + count])
+            with self._lock:
+                index = self.at(physical + done)
+                if index is None:
+                    return None
+                into = physical + done - int(self.start[index])
+                count = min(size - done, int(self.size[index]) - into)
+                offset = int(self.offset[index]) + into
+            self._read_into(offset, view[done : done + count])
             done += count
         return bytes(buffer)
 
@@ -181,11 +242,12 @@ class PhysicalMemory(Intervals):
         In one of `seams` the bytes that are not in the image are zeros.
         """
         unique, inverse = np.unique(physical, return_inverse=True)
-        index = self.rows_of(unique)
-        into = unique - self.start[index]
-        offsets = self.offset[index] + into
-        split = into + np.uint64(PAGE) > self.size[index]  # begins in one range and ends in another
-        split |= self.on_seam(unique)
+        with self._lock:
+            index = self._rows_of(unique)
+            into = unique - self.start[index]
+            offsets = self.offset[index] + into
+            split = into + np.uint64(PAGE) > self.size[index]  # begins in one range and ends in another
+            split |= self.on_seam(unique)
         words = np.empty((len(unique), PAGE // 8), np.uint64)
         view = words.view(np.uint8).reshape(-1).data
         edges = [0, *(np.flatnonzero((np.diff(offsets) != PAGE) | split[1:] | split[:-1]) + 1).tolist(), len(unique)]
@@ -193,20 +255,38 @@ class PhysicalMemory(Intervals):
             if low < high and split[low]:
                 view[low * PAGE : high * PAGE] = self.peek(int(unique[low]), PAGE)
             elif low < high:
-                self.backing.read_into(int(offsets[low]), view[low * PAGE : high * PAGE])
+                try:
+                    self.backing.read_into(int(offsets[low]), view[low * PAGE : high * PAGE])
+                except UnreadableError as error:
+                    pages = offsets[~split]  # all of them, so that not each one begins everything again
+                    with self._lock:
+                        raise self._take_out(Intervals(pages, np.full_like(pages, PAGE)), error) from error
         return words[inverse]
+
+    def _read_into(self, offset: int, buffer: memoryview) -> None:
+        try:
+            self.backing.read_into(offset, buffer)
+        except UnreadableError as error:
+            with self._lock:
+                raise self._take_out(Intervals.of([(offset, len(buffer))]), error) from error
 
     def peek(self, physical: int, size: int) -> bytes:
         """Return `size` bytes of one page at a physical address, with zeros for what is not in the image."""
-        data = self.read(physical, size)
+        data = self._read(physical, size)
         if data is not None:
             return data
         return self.part(physical, size)[0] if self.on_seam(np.array([physical], np.uint64))[0] else bytes(size)
 
     def _seam(self, page: int) -> tuple[bytes, Bools]:
-        if page not in self._parts:
-            self._parts[page] = read_there(self, page, PAGE)
-        return self._parts[page]
+        with self._lock:
+            if page not in self._parts:
+                try:
+                    self._parts[page] = read_there(self, page, PAGE)
+                except UnreadableError as error:
+                    page_there = Intervals.of([(page, PAGE)]).intersect(self)
+                    offsets = self.offset[page_there[1]] + (page_there[0].start - self.start[page_there[1]])
+                    raise self._take_out(Intervals(offsets, page_there[0].size), error) from error
+            return self._parts[page]
 
     def _find_seams(self) -> U64:
         ends = np.concatenate([self.start, self.start + self.size])
@@ -226,6 +306,10 @@ class PhysicalMemory(Intervals):
         The columns are uint64 and as long as each other, sizes not 0. Raises InputError if ranges too small to be
         memory would make millions of pieces.
         """
+        with self._lock:
+            return self._place(start, size, physical, flags)
+
+    def _place(self, start: U64, size: U64, physical: U64, flags: U8) -> tuple[Placed, Mapped]:
         mapped = Intervals(physical, size)
         first, end = touched = self.touched(mapped)
         if int((end - first).sum()) > len(start) + _MOST_PIECES:

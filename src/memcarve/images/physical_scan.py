@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import re
@@ -48,13 +49,13 @@ def everything(memory: PhysicalMemory) -> Iterator[Block]:
     """
     backing = memory.backing
     written = backing.next_written if isinstance(backing, FileBacking | ZerosBehind) else lambda place: place
-    stored, passed = memory.is_stored, 0
+    stored, seams, passed = memory.is_stored, memory.seams, 0
     rows = (column[stored].tolist() for column in (memory.start, memory.size, memory.offset))
     for start, length, offset in zip(*rows, strict=True):
         done = -start % PAGE
         end = (start + length) // PAGE * PAGE - start
-        before = int(np.searchsorted(memory.seams, np.uint64(start + done)))
-        yield from _seams(memory.seams[passed:before])
+        before = int(np.searchsorted(seams, np.uint64(start + done)))
+        yield from _seams(seams[passed:before])
         passed = before
         while done < end:
             hole = (written(offset + done) - offset - done) // BLOCK
@@ -65,7 +66,7 @@ def everything(memory: PhysicalMemory) -> Iterator[Block]:
             physical = np.uint64(start + done) + np.arange(size // PAGE, dtype=np.uint64) * np.uint64(PAGE)
             yield Block([(offset + done, size)], physical)
             done += size
-    yield from _seams(memory.seams[passed:])
+    yield from _seams(seams[passed:])
 
 
 def _seams(physical: U64) -> Iterator[Block]:
@@ -106,10 +107,25 @@ def words_of(memory: PhysicalMemory, block: Block, buffer: U8) -> U64:
     return buffer[:done].view(np.uint64).reshape(-1, PAGE // 8)
 
 
+def _page_by_page(memory: PhysicalMemory, block: Block, buffer: U8) -> tuple[U64, U64]:
+    """Return the physical addresses and the words of those pages of a block that can be read."""
+    single = [
+        Block([(offset + at, PAGE)], block.physical) for offset, size in block.pieces for at in range(0, size, PAGE)
+    ]
+    single = single or [Block([], block.physical[row : row + 1]) for row in range(len(block.physical))]
+    kept: list[int] = []
+    for row, page in enumerate(single):
+        place = buffer[len(kept) * PAGE : (len(kept) + 1) * PAGE]
+        with contextlib.suppress(SourceReadError):
+            place.view(np.uint64)[:] = words_of(memory, page, place)[0]
+            kept.append(row)
+    return block.physical[kept], buffer[: len(kept) * PAGE].view(np.uint64).reshape(-1, PAGE // 8)
+
+
 def look_through(memory: PhysicalMemory, blocks: Iterable[Block], look: Callable[[U64, U64], _T]) -> Iterator[_T]:
     """Yield what `look` returns for the physical addresses and words of each block, in order.
 
-    Several threads look at once; the caller may stop asking when it has enough. Blocks that cannot be read are passed
+    Several threads look at once; the caller may stop asking when it has enough. Pages that cannot be read are passed
     over, which the memory's notes say.
     """
     from concurrent.futures import Future, ThreadPoolExecutor  # takes a while to import
@@ -117,12 +133,14 @@ def look_through(memory: PhysicalMemory, blocks: Iterable[Block], look: Callable
     def work(part: list[Block]) -> list[_T]:
         buffer, found = np.empty(BLOCK, np.uint8), []
         for block in part:
+            physical = block.physical
             try:
                 words = words_of(memory, block, buffer)
             except SourceReadError as error:
                 memory.unreadable(str(error))
-                continue
-            found.append(look(block.physical, words))
+                physical, words = _page_by_page(memory, block, buffer)
+            if len(physical):
+                found.append(look(physical, words))
         return found
 
     waiting, pool, running = iter(blocks), ThreadPoolExecutor(_THREADS), deque[Future[list[_T]]]()

@@ -7,7 +7,7 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 from memcarve.copying.copier import Copier, StoppedError, sha256_of
-from memcarve.errors import InputError
+from memcarve.errors import InputError, UnreadableError
 from memcarve.provenance import is_source
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def input_hash(process: ProcessMemory, options: SinkOptions, stop: threading.Eve
 
     def work() -> None:
         try:
-            digest.append(sha256_of(process.file, Copier(stop)))  # with a buffer of its own
+            digest.append(_sha256(process.file, Copier(stop)))  # with a buffer of its own
         except StoppedError:
             pass
         except BaseException as error:  # noqa: BLE001 - raised again below
@@ -76,7 +76,17 @@ def hashed_before(file: Backing, options: SinkOptions) -> dict[str, Any]:
     """
     if not options.hash_input:
         return stated(options)
-    return _checked(file, sha256_of(file, Copier()), options, _BEFORE)
+    return _checked(file, _sha256(file, Copier()), options, _BEFORE)
+
+
+def _sha256(file: Backing, copier: Copier) -> str:
+    """Return the hash of a file; raises InputError if part of it cannot be read: then it has none."""
+    try:
+        return sha256_of(file, copier)
+    except UnreadableError as error:
+        raise InputError(
+            error.problem, subject=error.subject, remedy="what cannot be read whole has no hash: leave {hash_input} out"
+        ) from error
 
 
 def stated(options: SinkOptions) -> dict[str, Any]:

@@ -90,7 +90,7 @@ def write_several(
         count=len(done),
         of=len(parts),
         bytes=sum(part.bytes for part in done),
-        complete=len(done) == len(parts) and all(part.complete for part in done),
+        complete=len(done) == len(parts) and all(part.complete for part in done) and not container.unreadable,
         seconds=time.monotonic() - begun,
         notes=[*container.warnings, *folder.notes],
         parts=tuple(

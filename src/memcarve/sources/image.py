@@ -21,9 +21,9 @@ from memcarve.images.physical_scan import find_linux
 from memcarve.images.windows import kernel
 from memcarve.images.windows.processes import Windows
 from memcarve.images.windows.windows_metadata import Knowledge
-from memcarve.intervals import PAGE, TOP, breaks, total
+from memcarve.intervals import PAGE, TOP, Intervals, breaks, total
 from memcarve.metadata import Metadata
-from memcarve.missing import IMAGE_CUT_OFF, LEFT_OUT, OUTSIDE, REASONS, REPEATED, MissingMemory
+from memcarve.missing import IMAGE_CUT_OFF, LEFT_OUT, OUTSIDE, REASONS, REPEATED, UNREADABLE, MissingMemory
 from memcarve.process import Account, Container, Machine, Note, Platform, ProcessEntry, ProcessMemory
 from memcarve.sources.listings import metadata_from_files
 from memcarve.sources.opening import FOR_IMAGES, IMAGE, Opened, OpenOptions, Source
@@ -39,10 +39,11 @@ _READERS = (lime.read, avml.read, machine_core.read, crashdump.read, vmware.read
 _GIVE_ROOT = "give a page-table root with {dtb} ({scan} lists roots)"
 _MAGICS = (lime.MAGIC, avml.MAGIC, *crashdump.MAGICS, *vmware.MAGICS)
 _UNSOUGHT = "unlisted processes were not looked for"
+_NOT_THERE = "outside the image"
 #: what of page tables is not there, by the kind that counts it
 _NOT_KNOWN = (
-    ("lost_tables", "page table", "page tables", "outside the image"),
-    ("lost_entries", "entry of a page table", "entries of page tables", "outside the image"),
+    ("lost_tables", "page table", "page tables", _NOT_THERE),
+    ("lost_entries", "entry of a page table", "entries of page tables", _NOT_THERE),
     ("paged_tables", "page table", "page tables", "paged out"),
 )
 #: PCs keep no memory in the last GiB below 4 GiB; VMware's files close that hole up
@@ -78,6 +79,11 @@ class ImageContainer(Container):
     def stored(self) -> FileBacking:  # type: ignore[override]
         """The file that the memory lies in: not the one that was named if that only describes it."""
         return self.memory.backing if isinstance(self.memory.backing, FileBacking) else self.file
+
+    @property
+    def unreadable(self) -> bool:  # type: ignore[override]
+        """Whether part of the image could not be read when it was looked through."""
+        return self.memory.damaged
 
     @property
     def notes(self) -> list[str]:  # type: ignore[override]
@@ -296,6 +302,16 @@ class ImageContainer(Container):
             order = np.argsort(start, kind="stable")
             start, size, physical, reason = start[order], size[order], physical[order], reason[order]
         reason[self.memory.was_cut(physical, size)] = REASONS.index(IMAGE_CUT_OFF)
+        if len(self.memory.bad):
+            mapped = Intervals(physical, size)
+            parts = mapped.intersect(self.memory.bad)[0], mapped.subtract(self.memory.bad)
+            row = np.concatenate([part.owner for part in parts])
+            reason = reason[row]
+            reason[: len(parts[0])] = REASONS.index(UNREADABLE)
+            start = start[row] + (np.concatenate([part.start for part in parts]) - physical[row])
+            size = np.concatenate([part.size for part in parts])
+            order = np.argsort(start, kind="stable")
+            start, size, reason = start[order], size[order], reason[order]
         first = breaks(size, start)
         first[1:] |= reason[1:] != reason[:-1]
         index = np.flatnonzero(first)
@@ -318,7 +334,7 @@ class ImageContainer(Container):
         self, entry: ProcessEntry, pages: Pages, missing: MissingMemory, table: AddressTable, half: str
     ) -> list[str]:
         remarks = []
-        for reason in (IMAGE_CUT_OFF, OUTSIDE, LEFT_OUT):
+        for reason in (IMAGE_CUT_OFF, OUTSIDE, LEFT_OUT, UNREADABLE):
             # in the kernel half what is outside is a device's memory, as every machine has it
             here = (missing.start < np.uint64(table.kernel_half)) | (reason == LEFT_OUT)
             size = total(missing.size[here & (missing.reason == REASONS.index(reason))])
@@ -331,7 +347,8 @@ class ImageContainer(Container):
         for kind, one, many, words in _NOT_KNOWN:
             if number := pages.counts.get(kind, 0):
                 lost, mapped = (f"{many} are", "they map") if number > 1 else (f"{one} is", "it maps")
-                remarks.append(f"{number} {lost} {words}; what {mapped} is not known")
+                bad = " or cannot be read" if len(self.memory.bad) and words == _NOT_THERE else ""
+                remarks.append(f"{number} {lost} {words}{bad}; what {mapped} is not known")
         if entry.ended:
             remarks.append(f"{entry} has ended: its page tables may be another process's by now")
         elif not len(pages.placed) and half == "user" and not remarks:

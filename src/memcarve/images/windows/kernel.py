@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from memcarve.errors import AddressError, LimitError, SourceReadError
+from memcarve.errors import AddressError, LimitError, SourceReadError, UnreadableError
 from memcarve.formats.programs import pe
 from memcarve.images.paging import default_limit, translate, walk
 from memcarve.images.paging_modes import FRAME, ROOT, UPPER_HALF, WINDOWS, X64, X64_5, AddressTable
@@ -91,6 +91,8 @@ def start_block(memory: PhysicalMemory) -> StartBlock | None:
     physical = np.arange(PAGE, _START, PAGE, dtype=np.uint64)
     try:
         words = memory.pages(physical := physical[memory.holds(physical, _BLOCK_END)])
+    except UnreadableError:  # what can be read of it may say enough
+        return start_block(memory)
     except SourceReadError:
         return None
     found = np.ones(len(physical), np.bool_)
