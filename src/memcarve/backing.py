@@ -130,22 +130,28 @@ class FileBacking:
     The instance owns its descriptor until `close`, which may be called twice. Safe to use from several threads.
     Every file of an input is opened here, so that nothing waits for a pipe or reads a device: raises InputError, which
     says what it is, if `path` is not a regular file, and SourceReadError if it cannot be opened. A symbolic link is
-    opened only with `follow`: what the user named may be one, what was found by its name may not.
+    opened only with `follow`: what the user named may be one, what was found by its name may not. `fd` is a descriptor
+    to take over instead of opening the path.
     """
 
-    def __init__(self, path: str | os.PathLike[str], *, follow: bool = True) -> None:
+    #: what the user should know of how it was opened, each a sentence that begins with the path
+    notes: tuple[str, ...] = ()
+    #: whether its end is known to be missing
+    incomplete = False
+
+    def __init__(self, path: str | os.PathLike[str], *, follow: bool = True, fd: int = -1) -> None:
         self.path = os.fspath(path)
         self._lock = threading.Lock()
         self._mapping: mmap.mmap | None = None
         self._unmappable = False
-        self.fd = -1
+        self.fd = fd
         try:
             # O_NONBLOCK: opening a named pipe must not hang; for a regular file it means nothing
             flags = os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0)
             flags |= 0 if follow else getattr(os, "O_NOFOLLOW", 0)
             if not follow and not hasattr(os, "O_NOFOLLOW"):
                 self._refuse_kind(follow=False)
-            self.fd = os.open(self.path, flags)
+            self.fd = os.open(self.path, flags) if fd < 0 else fd
             self.status = os.fstat(self.fd)  # when the file was opened
         except (OSError, ValueError) as error:
             self.close()

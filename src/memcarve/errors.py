@@ -11,7 +11,7 @@
     |   |   |-- OverlapError       two rows claim the same address
     |   |   `-- PositionError      where the rows' bytes lie in the dump cannot be settled
     |   |-- TruncatedError         the dump ends before the map does
-    |   |-- LimitError             page tables are said to map more than anything has
+    |   |-- LimitError             page tables map, or compressed data decode to, more than a limit
     |   `-- SourceReadError        the operating system could not read an input
     |       `-- UnreadableError    it could not read one place of it: ``offset``
     |-- AddressError               bytes were asked for that are not there: ``address`` and ``reason``
@@ -185,7 +185,11 @@ class TruncatedError(InputError):
 
 
 class LimitError(InputError):
-    """Page tables are said to map ``claimed`` bytes of virtual memory, more than the limit."""
+    """More is claimed than a limit allows.
+
+    ``claimed`` are the bytes of virtual memory that page tables claim to map, or those that compressed data, or a table
+    in columns, decode to (at least).
+    """
 
     def __init__(self, problem: str, claimed: int, *, subject: str = "", remedy: str = "") -> None:
         super().__init__(problem, subject=subject, remedy=remedy)

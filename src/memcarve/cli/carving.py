@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from memcarve import sources
 from memcarve.cli import run_log
-from memcarve.cli.frame import choose, selection
+from memcarve.cli.frame import choose, open_input, selection
 from memcarve.cli.progress_bar import ProgressBar
 from memcarve.cli.wording import say
 from memcarve.cli.writing_frame import are_several, past_unreadable, process_words, recorded, report, stem_of
@@ -66,9 +65,12 @@ def carve(
 
         return past_unreadable(process, carved, wanted)
 
-    with sources.open(file, hashed=True, **vars(source)) as container, ProgressBar("carving", messages) as progress:
+    stem = stem_of(source.dump or file)
+    with (
+        open_input(file, {**vars(source), "hashed": True}, messages, write.output or stem) as container,
+        ProgressBar("carving", messages) as progress,
+    ):
         indexes = choose(container, processes)
-        stem = stem_of(source.dump or file)
         half = filters.half or container.default_half
         if are_several(container, processes, indexes):
             out = write.output or f"{stem}.segments"

@@ -9,10 +9,9 @@ import sys
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-from memcarve import sources
 from memcarve.cli import run_log
 from memcarve.cli.exit_status import COMPLETE, INCOMPLETE
-from memcarve.cli.frame import choose_one, selection
+from memcarve.cli.frame import choose_one, open_input, selection
 from memcarve.cli.printed_tables import Column, print_table
 from memcarve.cli.progress_bar import ProgressBar
 from memcarve.cli.wording import counted, say, tell
@@ -100,9 +99,9 @@ def diff(
 ) -> int:
     """Compare a process of two inputs."""
     with contextlib.ExitStack() as stack:
-        was = _open(stack, before, process, filters.half, source, source.input_type)
+        was = _open(stack, before, process, filters.half, source, source.input_type, messages)
         other = process if wanted.other_pid is None else dataclasses.replace(process, pid=[wanted.other_pid])
-        now = _open(stack, after, other, filters.half, source, source.other_input_type or source.input_type)
+        now = _open(stack, after, other, filters.half, source, source.other_input_type or source.input_type, messages)
         # rows and a bar would clash at a terminal
         progress = stack.enter_context(ProgressBar("comparing", messages, data=True))
         chosen = selection(filters, was, now)
@@ -184,10 +183,13 @@ def _open(
     half: str | None,
     source: DiffInput,
     input_type: str | None,
+    messages: Messages,
 ) -> ProcessMemory:
     """Open one side; options for images do not apply to a folder."""
-    image: dict[str, Any] = {} if os.path.isdir(path) else {"system": source.system, "limit": source.limit}
-    container = stack.enter_context(sources.open(path, input_type=input_type, **image))
+    how = {name: value for name, value in vars(source).items() if name != "other_input_type"}
+    if os.path.isdir(path):
+        how |= {"system": None, "limit": None}
+    container = stack.enter_context(open_input(path, {**how, "input_type": input_type}, messages))
     return container.process(index=choose_one(container, process), half=half or container.default_half)
 
 

@@ -6,9 +6,8 @@ import dataclasses
 import os
 from typing import TYPE_CHECKING
 
-from memcarve import sources
 from memcarve.cli import run_log
-from memcarve.cli.frame import choose, selection
+from memcarve.cli.frame import choose, open_input, selection
 from memcarve.cli.progress_bar import ProgressBar
 from memcarve.cli.wording import say
 from memcarve.cli.writing_frame import are_several, past_unreadable, process_words, recorded, report, stem_of
@@ -75,7 +74,10 @@ def export(
         taken[name] += 1  # of two processes with one number the second is called as Volatility does it
         return f"{name}.dmp" if taken[name] == 1 else f"{name}-{taken[name] - 1}.dmp"
 
-    with sources.open(file, hashed=True, **vars(source)) as container, ProgressBar("exporting", messages) as progress:
+    with (
+        open_input(file, {**vars(source), "hashed": True}, messages, write.output or stem) as container,
+        ProgressBar("exporting", messages) as progress,
+    ):
         indexes = choose(container, processes)
         half = filters.half or ("all" if write.kind == "memmap" else container.default_half)
         if are_several(container, processes, indexes):

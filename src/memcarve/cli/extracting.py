@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from memcarve import sources
-from memcarve.cli.frame import choose, say_notes, selection
+from memcarve.cli.frame import choose, open_input, say_notes, selection
 from memcarve.cli.progress_bar import ProgressBar
 from memcarve.cli.writing_frame import are_several, past_unreadable, process_words, recorded, report, stem_of
 from memcarve.labels.modules import find_modules
@@ -49,9 +48,12 @@ def extract(
 
         return past_unreadable(process, extracted, wanted)
 
-    with sources.open(file, hashed=True, **vars(source)) as container, ProgressBar("extracting", messages) as progress:
+    stem = stem_of(source.dump or file)
+    with (
+        open_input(file, {**vars(source), "hashed": True}, messages, write.output or stem) as container,
+        ProgressBar("extracting", messages) as progress,
+    ):
         indexes = choose(container, processes)
-        stem = stem_of(source.dump or file)
         half = filters.half or container.default_half
         if are_several(container, processes, indexes):
             result = write_several(

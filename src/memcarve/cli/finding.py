@@ -30,7 +30,7 @@ def find(
 ) -> int:
     """Print a row for each hit."""
     wanted = _patterns(patterns, sought)
-    with one_process(file, process, source, filters.half) as memory:
+    with one_process(file, process, source, messages, filters.half) as memory:
         limits = selection(filters, memory)
         chosen = memory.segments(limits, labeller=Labelling() if limits.by_labels else None)
         columns = [Column("address", "address"), Column("segment", "address"), Column("offset", "number")]

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from memcarve import sources
 from memcarve.cli import run_log
 from memcarve.cli.exit_status import COMPLETE, INCOMPLETE
 from memcarve.cli.option_groups import SeveralProcesses
+from memcarve.cli.progress_bar import DecodingBar
 from memcarve.cli.wording import say, tell
 from memcarve.errors import UsageError
+from memcarve.formats.decoded_file import on_disk
 from memcarve.process import Note, Selection, listed_of
 
 if TYPE_CHECKING:
@@ -32,9 +35,26 @@ def selection(filters: MemoryFilters, *processes: ProcessMemory) -> Selection:
 
 
 @contextlib.contextmanager
-def one_process(file: str, wanted: OneProcess, source: Input, half: str | None = "all") -> Iterator[ProcessMemory]:
+def open_input(
+    file: str, options: dict[str, Any], messages: Messages, output: str | None = None
+) -> Iterator[Container]:
+    """Open an input with the library's options, and show how far decoding it is.
+
+    A compressed one is decoded beside the `output`, if there is one.
+    """
+    how = dict(options)
+    if output is not None and how.get("temp") is None:
+        how["temp"] = on_disk(os.path.dirname(os.path.abspath(output)))
+    with DecodingBar(messages) as progress, sources.open(file, progress=progress, **how) as container:
+        yield container
+
+
+@contextlib.contextmanager
+def one_process(
+    file: str, wanted: OneProcess, source: Input, messages: Messages, half: str | None = "all"
+) -> Iterator[ProcessMemory]:
     """Open an input and choose its one process; without `half`, the input's default half is used."""
-    with sources.open(file, **vars(source)) as container:
+    with open_input(file, vars(source), messages) as container:
         index = choose_one(container, wanted)
         yield container.process(index=index, half=half or container.default_half)
 

@@ -43,7 +43,7 @@ def segments(
     messages: Messages,
 ) -> int:
     """Print a row for each segment, or for each extent."""
-    with one_process(file, process, source, filters.half) as opened:
+    with one_process(file, process, source, messages, filters.half) as opened:
         wanted = selection(filters, opened)
         with ProgressBar("reading", messages) as progress:
             labelling = Labelling(segmenting.content or "none", read=True, progress=progress)
@@ -114,7 +114,7 @@ def regions(
     file: str, process: OneProcess, filters: RegionFilters, source: Input, printing: Printing, messages: Messages
 ) -> int:
     """Print a row for each region."""
-    with one_process(file, process, source, filters.half) as memory:
+    with one_process(file, process, source, messages, filters.half) as memory:
         chosen = Residence(memory, selection(filters, memory))
         short, allowed = printing.layout == "table", memory.space.flags is not None
         columns = [Column("start", "address"), Column("end", "end"), Column("size", "number")]

@@ -5,8 +5,8 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any
 
-from memcarve import sources
 from memcarve.cli.exit_status import COMPLETE, INCOMPLETE
+from memcarve.cli.frame import open_input
 from memcarve.cli.printed_tables import Column, print_table
 from memcarve.cli.wording import complain, counted, say, tell
 from memcarve.errors import InputError, UsageError
@@ -35,7 +35,7 @@ def processes(file: str, wanted: ProcessList, source: Input, printing: Printing,
         return _scan(file, source, wanted, layout, messages)
     if wanted.half is not None:
         raise UsageError("--range narrows --scan", remedy="give both, or leave it out")
-    with sources.open(file, **vars(source)) as container:
+    with open_input(file, vars(source), messages) as container:
         entries = container.listed() if wanted.listed else container.processes()
         columns = [Column("pid", "number"), Column("name", "text")]
         image = any(entry.root is not None for entry in entries)
@@ -121,7 +121,8 @@ def _scan(file: str, source: Input, wanted: ProcessList, layout: str, messages: 
     if wanted.listed or wanted.details or wanted.environment:
         word = "--listed" if wanted.listed else "--details"
         raise UsageError(f"--scan lists page-table roots, {word} processes", remedy="give one or the other")
-    with sources.open(file, **{**vars(source), "input_type": source.input_type or InputType.IMAGE}) as container:
+    how = {**vars(source), "input_type": source.input_type or InputType.IMAGE}
+    with open_input(file, how, messages) as container:
         roots = container.roots(wanted.half or "all")
         columns = [Column("root", "address"), Column("paging", "text"), Column("user_bytes", "number")]
         columns += [Column("kernel_bytes", "number"), Column("self_map", "number")]

@@ -5,10 +5,9 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
-from memcarve import sources
 from memcarve.addresses import Address, parse_address, parse_size
 from memcarve.cli.exit_status import COMPLETE
-from memcarve.cli.frame import choose_one, say_notes
+from memcarve.cli.frame import choose_one, open_input, say_notes
 from memcarve.cli.printed_tables import Column, print_table
 from memcarve.cli.wording import at_terminal, option, say
 from memcarve.errors import AddressError, LimitError
@@ -33,7 +32,7 @@ def read(
 ) -> int:
     """Print bytes."""
     as_hex = at_terminal() if printing.as_hex is None else printing.as_hex
-    with sources.open(file, **vars(source)) as container:
+    with open_input(file, vars(source), messages) as container:
         index = choose_one(container, process)
         start = _resolved(container, index, address)
         memory = container.open_span(index, start, start + size)
@@ -71,7 +70,7 @@ def locate(file: str, target: str, process: OneProcess, source: Input, printing:
     """Print a row for an address, or for each address that a byte of the file has."""
     by_offset = target.startswith("+")
     written = Address(parse_size(target[1:])) if by_offset else parse_address(target)
-    with sources.open(file, **vars(source)) as container:
+    with open_input(file, vars(source), messages) as container:
         index = choose_one(container, process)
         value = _resolved(container, index, written)
         known = True

@@ -158,7 +158,41 @@ class Segmenting(Group, heading=TAKE):
     )
 
 
-class Input(Group, heading=FROM):
+class Decoding(Group, heading=FROM):
+    """How inputs that must be decoded are read."""
+
+    temp: str | None = option(
+        "--temp",
+        metavar="DIR",
+        heading=OTHER,
+        type=click.Path(),
+        help="Where compressed inputs are decoded to, in a file without a name.  [default: beside the output, or the "
+        "system's temporary folder; /var/tmp if that lies in memory]",
+    )
+    limit_decoded: int | None = option(
+        "--limit-decoded",
+        type=size,
+        metavar="SIZE",
+        heading=OTHER,
+        help="How much a compressed input, or a table in columns, may decode to.  [default: 150 times its size, at "
+        "least 384M]",
+    )
+    limit_rows: int | None = option(
+        "--limit-rows",
+        type=click.IntRange(min=1),
+        metavar="N",
+        heading=OTHER,
+        help="How many rows a map or a list may have.  [default: 134217728; 2000000 of a list]",
+    )
+
+    @property
+    def is_given(self) -> bool:
+        """Whether anything is given that says what the input is."""
+        how = {field.name for field in dataclasses.fields(Decoding)}
+        return any(value not in (None, (), False) for name, value in vars(self).items() if name not in how)
+
+
+class Input(Decoding):
     """What the input is, and what belongs to it: what the library's `open` takes."""
 
     input_type: str | None = option(
@@ -198,7 +232,7 @@ class Input(Group, heading=FROM):
     )
 
 
-class DiffInput(Group, heading=FROM):
+class DiffInput(Decoding):
     """What the two inputs of a comparison are."""
 
     input_type: str | None = option(

@@ -63,3 +63,27 @@ class ProgressBar:
     ) -> None:
         if self._bar is not None:
             self._bar.stop()
+
+
+class DecodingBar:
+    """Called with the bytes of a compressed file that were decoded, and its length: draws a bar for each file."""
+
+    def __init__(self, messages: Messages) -> None:
+        self._messages = messages
+        self._bar: ProgressBar | None = None
+
+    def __call__(self, done: int, total: int) -> None:
+        """Draw how far the work is."""
+        if self._bar is None:
+            self._bar = ProgressBar("decoding", self._messages)
+        self._bar(done, total)
+        if done >= total:
+            self.__exit__()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.__exit__(None, None, None)
+        self._bar = None

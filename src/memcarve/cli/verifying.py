@@ -6,9 +6,8 @@ import contextlib
 import re
 from typing import TYPE_CHECKING, Any
 
-from memcarve import sources
 from memcarve.cli.exit_status import COMPLETE
-from memcarve.cli.frame import choose_one
+from memcarve.cli.frame import choose_one, open_input
 from memcarve.cli.option_groups import OneProcess
 from memcarve.cli.progress_bar import ProgressBar
 from memcarve.cli.wording import counted, say, tell
@@ -35,7 +34,7 @@ def verify(folder: str, process: OneProcess, compared: Source, source: Input, me
                 header = read_header(path)
                 how = _as_recorded(header, source)
                 if opened.get("how") != how:  # the folders of one image are all of that image
-                    opened = {"how": how, "container": stack.enter_context(sources.open(compared.source, **how))}
+                    opened = {"how": how, "container": stack.enter_context(open_input(compared.source, how, messages))}
                 memory = _recorded_process(opened["container"], header, process)
                 say(memory.notes if messages.verbose else [], quiet=messages.quiet)
             with ProgressBar("verifying", messages) as progress:

@@ -15,6 +15,7 @@ from memcarve.cli.commands import BEGIN
 from memcarve.cli.exit_status import COMPLETE, INCOMPLETE
 from memcarve.cli.wording import amount, complain, counted, say, tell
 from memcarve.errors import printable
+from memcarve.formats.compression import plain_name
 from memcarve.sinks.several import folder_name
 
 if TYPE_CHECKING:
@@ -38,9 +39,7 @@ def stem_of(path: str) -> str:
 
     A number is not an ending: ``core.1234`` is a process's.
     """
-    base = os.path.basename(os.path.normpath(path))
-    for ending in (".gz", ".zst", ".xz"):
-        base = base.removesuffix(ending)
+    base = plain_name(os.path.basename(os.path.normpath(path)))
     stem, ending = os.path.splitext(base)
     return base if ending[1:].isdigit() else stem or base
 

@@ -13,7 +13,7 @@ from memcarve.provenance import is_source
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from memcarve.backing import Backing
+    from memcarve.backing import Backing, FileBacking
     from memcarve.process import ProcessMemory
     from memcarve.sinks.sink import SinkOptions
 
@@ -30,8 +30,9 @@ def input_hash(process: ProcessMemory, options: SinkOptions, stop: threading.Eve
     An exception in the block ends the pass, and so does setting `stop`. Raises InputError if the hash is not the one
     that was stated, SourceReadError.
     """
-    found = {} if _is_known(process) else stated(options)
-    if not options.hash_input or _is_known(process):
+    known = _known(process)
+    found = stated(options) if known is None else _compared(process.file, known, options)
+    if not options.hash_input or known is not None:
         yield found
         return
     digest: list[str] = []
@@ -64,16 +65,20 @@ def input_hash(process: ProcessMemory, options: SinkOptions, stop: threading.Eve
 
 def hash_to_come(process: ProcessMemory, options: SinkOptions, word: str) -> dict[str, Any]:
     """Return what `input_hash` is going to yield, with a word in place of a hash that is to be taken."""
-    if _is_known(process):
-        return {}
+    known = _known(process)
+    if known is not None:
+        return _compared(process.file, known, options)
     return _computed(word, options, _BESIDE) if options.hash_input else stated(options)
 
 
-def hashed_before(file: Backing, options: SinkOptions) -> dict[str, Any]:
+def hashed_before(file: FileBacking, options: SinkOptions) -> dict[str, Any]:
     """Return what is recorded of an input that several processes lie in: it is read once, before all of them.
 
     Raises as `input_hash` does.
     """
+    known = file.described.get("sha256")
+    if known is not None:  # it was taken while the file was decoded
+        return _compared(file, known, options)
     if not options.hash_input:
         return stated(options)
     return _checked(file, _sha256(file, Copier()), options, _BEFORE)
@@ -95,13 +100,20 @@ def stated(options: SinkOptions) -> dict[str, Any]:
     return {} if known is None else {"sha256": known.lower(), "sha256_is": "stated"}
 
 
-def _is_known(process: ProcessMemory) -> bool:
-    """Return True if the hash is among what is known of the process's inputs."""
-    return any(is_source(process, each) and "sha256" in each for each in process.inputs.values())
+def _known(process: ProcessMemory) -> str | None:
+    """Return the hash if it is among what is known of the process's inputs."""
+    return next(
+        (each["sha256"] for each in process.inputs.values() if is_source(process, each) and "sha256" in each), None
+    )
 
 
 def _checked(file: Backing, digest: str, options: SinkOptions, when: str) -> dict[str, Any]:
     """Return what is recorded of a hash that was taken; raises InputError if another one was stated."""
+    return {**_computed(digest, options, when), **_compared(file, digest, options)}
+
+
+def _compared(file: Backing, digest: str, options: SinkOptions) -> dict[str, Any]:
+    """Return what is recorded of a stated hash beside the one that was taken; raises InputError if they differ."""
     known = stated(options).get("sha256")
     if known not in (None, digest):
         raise InputError(
@@ -109,7 +121,7 @@ def _checked(file: Backing, digest: str, options: SinkOptions, when: str) -> dic
             subject=file.path,
             remedy="it is another file, or was changed: find out which; without {input_sha256} nothing is compared",
         )
-    return _computed(digest, options, when)
+    return {} if known is None else {"sha256_stated": known}
 
 
 def _computed(digest: str, options: SinkOptions, when: str) -> dict[str, Any]:

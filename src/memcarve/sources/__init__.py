@@ -6,6 +6,7 @@ import os
 from typing import TYPE_CHECKING
 
 from memcarve.errors import CounterpartError, InputError, NotRecognisedError, UnreadableError, UsageError
+from memcarve.formats.compression import plain_name
 from memcarve.intervals import PAGE
 from memcarve.sources.core import CORE
 from memcarve.sources.counterparts import pid_in_name
@@ -22,7 +23,7 @@ from memcarve.vocabulary import InputType
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from memcarve.process import Container
+    from memcarve.process import Container, Progress
     from memcarve.sources.opening import Source
 
     Paths = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
@@ -48,6 +49,10 @@ def open(  # noqa: A001 - that is what it does, and memcarve.open is what it is 
     modules: Paths = (),
     threads: Paths = (),
     input_type: str | None = None,
+    temp: str | os.PathLike[str] | None = None,
+    limit_rows: int | None = None,
+    limit_decoded: int | None = None,
+    progress: Progress | None = None,
 ) -> Container:
     """Open what holds memory: an image of a machine's, or a process dump and its map, looked for beside each other.
 
@@ -66,6 +71,12 @@ def open(  # noqa: A001 - that is what it does, and memcarve.open is what it is 
     the file is if it is not recognised, or taken for something else; nothing else is tried then. ``"core"`` is a
     process's, ``"image"`` any container of a machine's memory, its core among them, or a raw image.
 
+    A compressed file (gzip, bzip2, xz, Zstandard, LZ4, LZMA) is decoded once, into a temporary file in the folder
+    `temp`: by default the system's, or /var/tmp if that lies in memory; maps and tables are decoded while they are
+    read. `limit_decoded` is how many bytes an input may decode to (by default 384 MiB, or 150 times its size if that
+    is more; zeros in an image take no room and do not count before they are 4096 times as much), `limit_rows` how many
+    rows a map or table may have. `progress` is called with the bytes decoded of a file, and its length.
+
     Close the result, or use it in a ``with`` statement. Raises InputError, with a remedy, if the
     input cannot be used; UsageError if arguments contradict each other or are none of the words above.
     """
@@ -82,6 +93,10 @@ def open(  # noqa: A001 - that is what it does, and memcarve.open is what it is 
         modules=_paths(modules),
         threads=_paths(threads),
         input_type=input_type,
+        temp=None if temp is None else os.fspath(temp),
+        limit_rows=limit_rows,
+        limit_decoded=limit_decoded,
+        progress=progress,
     )
     return open_by([source for source in SOURCES if input_type is None or input_type in source.types], path, options)
 
@@ -92,7 +107,7 @@ def open_by(sources: Sequence[Source], path: str | os.PathLike[str], options: Op
     foreign = [options.given - source.understands for source in sources]
     if options.input_type is not None and all(foreign):
         raise refusal(os.fspath(path), f"was said to be {sources[0].what}", min(foreign, key=len))
-    with Opened(path) as opened:
+    with Opened(path, options.reading) as opened:
         said: dict[Source, InputError] = {}
         for source, others in zip(sources, foreign, strict=True):
             if (others and not source.sure) or not source.recognise(opened):
@@ -134,7 +149,8 @@ def _complaint(
     problem = said[RAW if MEMMAP not in said else MEMMAP]
     if isinstance(problem, CounterpartError):
         size = opened.file.size
-        if not (size and size % PAGE == 0) and not opened.path.endswith(".dmp") and pid_in_name(opened.path)[0] is None:
+        named = plain_name(opened.path).endswith(".dmp")
+        if not (size and size % PAGE == 0) and not named and pid_in_name(opened.path)[0] is None:
             problem = said.get(RAW, problem)  # which is not tried if an option speaks against it
         elif size >= _SMALLEST_IMAGE:
             problem.suggest(

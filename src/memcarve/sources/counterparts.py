@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import re
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from memcarve.backing import FileBacking, is_there
 from memcarve.errors import CounterpartError, InputError
+from memcarve.formats.compression import ENDINGS, Reading, plain_name
 from memcarve.formats.memmap import MemoryMap
 from memcarve.formats.tables import TableFile
 
@@ -18,7 +19,7 @@ _Table = TypeVar("_Table", bound=TableFile)
 
 #: endings under which users keep maps, in the order in which they are tried
 MAP_ENDINGS = (".map", ".txt", ".csv", ".json", ".jsonl", ".parquet", ".arrow")
-_COMPRESSED = ("", ".gz", ".zst", ".xz")
+_COMPRESSED = ("", *ENDINGS)
 _VOLATILITY_3 = re.compile(r"pid\.(\d{1,18})(-\d+)?(?:\.[\w.-]+)?\.dmp")
 _VOLATILITY_2 = re.compile(r"(\d{1,18})\.dmp")
 _REKALL = re.compile(r"(.+)_(\d{1,18})\.dmp(?:\.idx)?")
@@ -26,7 +27,7 @@ _REKALL = re.compile(r"(.+)_(\d{1,18})\.dmp(?:\.idx)?")
 
 def pid_in_name(path: str) -> tuple[int | None, str | None]:
     """Return the pid, and with Rekall the process's name, that the name of a dump (or of Rekall's index) tells."""
-    name = os.path.basename(path)
+    name = plain_name(os.path.basename(path))
     for pattern in (_VOLATILITY_3, _VOLATILITY_2):
         found = pattern.fullmatch(name)
         if found:
@@ -36,25 +37,26 @@ def pid_in_name(path: str) -> tuple[int | None, str | None]:
 
 
 def base_file(path: str) -> str:
-    """Return the name of a dump as the map's rows give it: without the number that avoids a clash of names."""
-    return re.sub(r"^(pid\.\d+)-\d+(\.dmp)$", r"\1\2", os.path.basename(path))
+    """Return the name of a dump as the map's rows give it: not compressed, and without the number against a clash."""
+    return re.sub(r"^(pid\.\d+)-\d+(\.dmp)$", r"\1\2", plain_name(os.path.basename(path)))
 
 
-def find_map(dump: str, *, hashed: bool) -> tuple[MemoryMap, list[str]]:
+def find_map(dump: str, *, hashed: bool, reading: Reading) -> tuple[MemoryMap, list[str]]:
     """Open the map that lies beside a dump; return it with notes on which was taken.
 
     Raises CounterpartError if there is none, and what is wrong with it if there is one that cannot be used.
     """
-    folder, name = os.path.split(dump)
+    folder, given = os.path.split(dump)
+    name = plain_name(given)
     stem = os.path.splitext(name)[0]
     stems = dict.fromkeys([stem, re.sub(r"^(pid\.\d+)-\d+$", r"\1", stem)])
     tried = [stem + ending for stem in stems for ending in MAP_ENDINGS]
     tried = [f"{name}.idx", *tried]
-    present = [file for base in tried for file in (base + end for end in _COMPRESSED) if _is_file(folder, file, name)]
+    present = [file for base in tried for file in (base + end for end in _COMPRESSED) if _is_file(folder, file, given)]
     problem: InputError | None = None
     for file in present:
         try:
-            found = open_beside(MemoryMap, os.path.join(folder, file), hashed=hashed)
+            found = open_beside(MemoryMap, os.path.join(folder, file), hashed=hashed, reading=reading)
         except InputError as error:
             problem = problem or error
             continue
@@ -81,7 +83,7 @@ def find_dump(
     Raises CounterpartError if there is none, or if several could be it.
     """
     folder, name = os.path.split(memory_map)
-    base = next((name.removesuffix(end) for end in _COMPRESSED[1:] if name.endswith(end)), name)
+    base = plain_name(name)
     stem = os.path.splitext(base)[0]
     wanted = [base.removesuffix(".idx") if base.endswith(".dmp.idx") else f"{stem}.dmp"] if alone else []
     wanted += [file] if file else []
@@ -89,9 +91,9 @@ def find_dump(
     wanted += [f"{process}_{pid}.dmp"] if process is not None and pid is not None else []
     # a name in the rows is data: nothing but a plain file name may come of it
     wanted = [plain for plain in dict.fromkeys(wanted) if os.path.basename(plain) == plain]
-    for plain in wanted:
-        if _is_file(folder, plain, name):
-            return os.path.join(folder, plain), [f"dump: {os.path.join(folder, plain)}"]
+    for file_name in (plain + packed for plain in wanted for packed in _COMPRESSED):
+        if _is_file(folder, file_name, name):
+            return os.path.join(folder, file_name), [f"dump: {os.path.join(folder, file_name)}"]
     renamed = _renamed(folder, wanted)
     if len(renamed) == 1:
         path = os.path.join(folder, renamed[0])
@@ -115,7 +117,7 @@ def _renamed(folder: str, wanted: list[str]) -> list[str]:
     return sorted(file for file in present if base_file(file) in wanted and file not in wanted)
 
 
-def open_beside(kind: Callable[..., _Table], path: str, **how: bool) -> _Table:
+def open_beside(kind: Callable[..., _Table], path: str, **how: Any) -> _Table:  # noqa: ANN401 - as `kind` takes
     """Return a table in a file that nobody named, as `kind` opens it; raises what that raises.
 
     So it must be a regular file, and a link is not followed: InputError.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NoReturn
 
 from memcarve.errors import InputError
+from memcarve.formats.compression import COMMANDS, compression_of
 from memcarve.sources.opening import FOR_IMAGES, IMAGE, Source
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ _XEN = "a saved domain of Xen, which memcarve does not read; restore it, and tak
 _DISK = "and holds no memory as it lies; give the memory of the machine (virsh dump --memory-only, a .vmem, AVML)"
 _ARCHIVE = "an archive; unpack what is in it, and give that"
 _MACH_O = "a core in the format of macOS (Mach-O), which memcarve does not read"
+_TAR = 257  # POSIX.1-1988, section 10.1.1: where the magic stands
 #: by the first bytes, what the file is, and what helps
 _FOREIGN = {
     **dict.fromkeys((b"hibr", b"HIBR", b"wake", b"WAKE", b"RSTR"), _HIBERNATED),
@@ -48,6 +50,10 @@ def foreign(head: bytes) -> str | None:
     """Return what a file is by its first bytes, with what helps; None if it is nothing that is known."""
     if head[:4] in (b"\xce\xfa\xed\xfe", b"\xcf\xfa\xed\xfe") and head[12:16] == b"\4\0\0\0":  # filetype MH_CORE
         return _MACH_O
+    if head[_TAR : _TAR + 5] == b"ustar":
+        return _ARCHIVE
+    if kind := compression_of(head):
+        return f"compressed twice; decompress it ({COMMANDS[kind]}), and give that"
     return next((words for magic, words in _FOREIGN.items() if head.startswith(magic)), None)
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import functools
-import os
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from memcarve.backing import FileBacking
 from memcarve.errors import LimitError, NotRecognisedError, ProcessError, UnreadableError, UsageError
+from memcarve.formats.compression import plain_name
 from memcarve.formats.elf_core.core_headers import is_core
 from memcarve.formats.images import avml, crashdump, lime, machine_core, vmware
 from memcarve.formats.images.machine import MachineMemory
@@ -92,7 +92,7 @@ class ImageContainer(Container):
         if unsought and (problem := self.windows.problem):
             unsought.append(f"the list of processes is damaged ({problem}): some that it held may be unlisted now")
         found, known = (self._windows.notes, [self._windows.description]) if self._windows else ([], [])
-        return [*known, *(Note(note, "input") for note in (*self.memory.notes, *found, *unsought))]
+        return [*known, *(Note(note, "input") for note in (*self.stored.notes, *self.memory.notes, *found, *unsought))]
 
     @property
     def windows(self) -> Windows:
@@ -255,7 +255,11 @@ class ImageContainer(Container):
         """
         known = Metadata() if self._knowledge is None else self._knowledge.of(entry, table)
         return known + metadata_from_files(
-            self.options.listings, entry.pid, [self.file.path], address_bits=table.mode.bits
+            self.options.listings,
+            entry.pid,
+            [self.file.path],
+            address_bits=table.mode.bits,
+            reading=self.options.reading,
         )
 
     @functools.cached_property
@@ -328,7 +332,9 @@ class ImageContainer(Container):
         lost = missing.reason != REASONS.index(OUTSIDE)
         user = missing.start < np.uint64(table.kernel_half)
         tables = pages.counts["lost_tables"] + pages.counts.get("lost_entries", 0)
-        return tables > 0 or bool(lost.any()) or (not self.memory.declared and bool(user.any()))
+        if self.stored.incomplete or tables > 0 or lost.any():
+            return True
+        return not self.memory.declared and bool(user.any())
 
     def _remarks(
         self, entry: ProcessEntry, pages: Pages, missing: MissingMemory, table: AddressTable, half: str
@@ -399,7 +405,7 @@ def holds_system(file: FileBacking) -> bool:
 def _is_machine(opened: Opened) -> bool:
     """Return True if a file may be a container of a machine's memory; what describes a .vmem lies beside it."""
     head = opened.head
-    return head.startswith(_MAGICS) or is_core(head) or opened.path.lower().endswith(".vmem")
+    return head.startswith(_MAGICS) or is_core(head) or plain_name(opened.path).lower().endswith(".vmem")
 
 
 def _open_machine(opened: Opened, options: OpenOptions) -> ImageContainer:
@@ -427,7 +433,7 @@ def _raw(file: FileBacking, options: OpenOptions) -> ImageContainer:
     memory = PhysicalMemory(MachineMemory("raw image", file, start, size, offset, [], declared=False))
     if file.size % PAGE:
         memory.notes.append(f"{file.path}: ends within a page; it may be cut off")
-    if os.path.splitext(file.path)[1].lower() == ".vmem" and file.size > _HOLE:
+    if plain_name(file.path).lower().endswith(".vmem") and file.size > _HOLE:
         memory.notes.append(
             f"{file.path}: the .vmss or .vmsn that belongs to it is not beside it: memory above 3 GiB may be misplaced"
         )

@@ -8,18 +8,23 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from memcarve.backing import FileBacking
 from memcarve.errors import UnreadableError, UsageError
+from memcarve.formats.compression import Decoder, RawFile, Reading, compression_of, first_bytes
+from memcarve.formats.decoded_file import decoded
+from memcarve.process import Note
 from memcarve.vocabulary import InputType, Paging, System, Trust
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Self
 
-    from memcarve.process import Container
+    from memcarve.process import Container, Progress
 
 IMAGE, DUMP, MAP, CORE, MINIDUMP, FOLDER, PROC = InputType
 
 #: options that mean something for every input
-_FOR_ALL = frozenset({"hashed", "regions", "modules", "threads", "input_type"})
+_FOR_ALL = frozenset(
+    {"hashed", "regions", "modules", "threads", "input_type", "temp", "limit_rows", "limit_decoded", "progress"}
+)
 #: options of which any says that the input is an image
 FOR_IMAGES = frozenset({"dtb", "system", "paging", "limit"})
 _HEAD = 4096
@@ -28,41 +33,68 @@ _HEAD = 4096
 class Opened:
     """What a path names, opened once and shared by all sources that look at it.
 
-    The container that a source makes of it owns `file`; until then it is closed here. (A compressed input would be
-    unpacked here, before any source looks at it.)
+    The container that a source makes of it owns `file` (or `raw`, if that is all it uses); until then they are closed
+    here.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(self, path: str | os.PathLike[str], reading: Reading = Reading()) -> None:  # noqa: B008 - a tuple
         self.path = os.fspath(path)
         self.is_folder = os.path.isdir(self.path)
+        self._reading = reading
         self._kept = False
         #: why its beginning cannot be read, if it was tried
         self.headless: UnreadableError | None = None
 
     @functools.cached_property
-    def file(self) -> FileBacking:
-        """The file, opened when first asked for. Raises SourceReadError, or InputError if it is not a regular file."""
+    def raw(self) -> FileBacking:
+        """The file as it lies on disk. Raises SourceReadError, or InputError if it is not a regular file."""
         return FileBacking(self.path)
 
     @functools.cached_property
+    def compression(self) -> str | None:
+        """How the file is compressed; None if it is not."""
+        return None if self.is_folder else compression_of(first_bytes(self.raw))
+
+    @functools.cached_property
+    def file(self) -> FileBacking:
+        """The file, or what a compressed one holds, decoded when first asked for.
+
+        Raises what `raw` and `decoded_file.DecodedFile` raise.
+        """
+        return decoded(self.raw, self.compression, self._reading)
+
+    @functools.cached_property
     def head(self) -> bytes:
-        """The first 4096 bytes of the file, fewer if it is shorter or they cannot be read; none of a folder."""
+        """The first 4096 bytes of the content; fewer if it is shorter, damaged or unreadable; none of a folder."""
+        if self.is_folder:
+            return b""
+        if self.compression is not None and "file" not in self.__dict__:
+            raw, most = RawFile(self.raw, hashed=False), self._reading.most(self.raw.size)
+            return Decoder(raw, self.compression, most).read(_HEAD)
         try:
-            return b"" if self.is_folder else self.file.read_at(0, _HEAD)
+            return self.file.read_at(0, _HEAD)
         except UnreadableError as error:
             self.headless = error
             return self.file.read_at(0, error.offset)
 
+    @property
+    def notes(self) -> list[Note]:
+        """What the user should know of how the file was opened."""
+        return [Note(note, "input") for note in self.file.notes]
+
     def keep(self) -> None:
-        """Leave the file open: something else closes it now."""
+        """Leave open what is used: something else closes it now."""
         self._kept = True
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if not self._kept and "file" in self.__dict__:
-            self.file.close()
+        opened = [self.__dict__[name] for name in ("file", "raw") if name in self.__dict__]
+        used = opened[0] if self._kept and opened else None
+        for file in opened:
+            if file is not used:
+                file.close()
 
 
 class OpenOptions(NamedTuple):
@@ -80,6 +112,10 @@ class OpenOptions(NamedTuple):
     modules: tuple[str, ...] = ()
     threads: tuple[str, ...] = ()
     input_type: str | None = None
+    temp: str | None = None
+    limit_rows: int | None = None
+    limit_decoded: int | None = None
+    progress: Progress | None = None
 
     def check(self) -> None:
         """Raise UsageError for unknown words."""
@@ -97,6 +133,11 @@ class OpenOptions(NamedTuple):
     def for_image(self) -> bool:
         """Whether an option was given that only an image has."""
         return self.input_type == IMAGE or bool(self.given & FOR_IMAGES)
+
+    @property
+    def reading(self) -> Reading:
+        """How what must be decoded is read."""
+        return Reading(self.temp, self.limit_decoded, self.limit_rows, self.progress)
 
     @property
     def listings(self) -> dict[str, tuple[str, ...]]:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from memcarve.backing import FileBacking, is_there
 from memcarve.errors import InputError
+from memcarve.formats.compression import plain_name
 from memcarve.formats.images.machine import column, machine
 from memcarve.intervals import PAGE
 
@@ -81,7 +82,7 @@ def read(file: FileBacking) -> MachineMemory | None:
         )
     if magic in _MAGICS:
         return _from_metadata(file, _layout(file))
-    stem, suffix = os.path.splitext(file.path)
+    stem, suffix = os.path.splitext(plain_name(file.path))
     if suffix.lower() != _MEMORY_SUFFIX:
         return None
     layouts = _layouts_beside(stem)
@@ -105,7 +106,7 @@ def _from_metadata(file: FileBacking, layout: _Layout) -> MachineMemory:
                 remedy="take a snapshot with a .vmem, or convert it with vmss2core",
             )
         return _laid_out(file, layout, *layout.memory)
-    stem, _ = os.path.splitext(file.path)
+    stem, _ = os.path.splitext(plain_name(file.path))
     path = next((name for name in (stem + ".vmem", stem + ".VMEM") if is_there(name)), None)
     if path is None:
         raise InputError(

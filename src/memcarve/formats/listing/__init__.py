@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from memcarve.errors import MapError, NotRecognisedError
+from memcarve.formats.compression import Reading
 from memcarve.formats.listing.listing_kinds import (
     HEADER,
     PROC_MAPS,
@@ -48,8 +49,12 @@ class Listing(TableFile):
 
     table: ProcMaps | TextListing | JsonTable | ArrowTable
 
-    def __init__(self, path: str | os.PathLike[str] | FileBacking) -> None:
-        super().__init__(path, hashed=True)
+    def __init__(
+        self,
+        path: str | os.PathLike[str] | FileBacking,
+        reading: Reading = Reading(),  # noqa: B008 - a tuple
+    ) -> None:
+        super().__init__(path, hashed=True, reading=reading)
 
     def _recognised(self) -> ProcMaps | TextListing | JsonTable | ArrowTable:
         text = self.text
@@ -87,16 +92,19 @@ class Listing(TableFile):
         """Yield the number and the cells of each row, in the order of the file.
 
         Cells are those of the kind's columns that are used; hidden ones are left out, and what the table says is not
-        known is None. Raises MapError if a row is malformed, or there are more than MOST_ROWS or MOST_TEXT.
+        known is None. Raises MapError if a row is malformed, if the text is more than MOST_TEXT, and for more rows
+        than `reading` or MOST_ROWS allows.
         """
         letters = 0
         table = self.table
         rows = self._records(table) if isinstance(table, JsonTable | ArrowTable) else table.rows()
-        for count, row in enumerate(rows):
+        for count, row in enumerate(rows, 1):
             letters += sum([len(cell) for cell in row[1].values() if isinstance(cell, str)])
-            if count >= MOST_ROWS or letters > MOST_TEXT:
-                what = f"{MOST_ROWS} rows" if count >= MOST_ROWS else f"{MOST_TEXT} characters"
-                raise MapError(f"has more than {what}; no process has so many regions", subject=self.path)
+            self.reading.check_rows(self.path, count, MOST_ROWS)
+            if letters > MOST_TEXT:
+                raise MapError(
+                    f"has more than {MOST_TEXT} characters; no process has so many regions", subject=self.path
+                )
             yield row
 
     def _records(self, table: JsonTable | ArrowTable) -> Iterator[tuple[int, Cells]]:

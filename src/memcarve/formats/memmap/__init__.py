@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from memcarve.errors import MapError, NotRecognisedError
+from memcarve.formats.compression import Reading
 from memcarve.formats.memmap.map_columns import FILE, KNOWN, MEMORY_MAP, REPEATED, SIZE, VIRTUAL, MapColumns
 from memcarve.formats.memmap.map_records import arrow_rows, json_rows
 from memcarve.formats.memmap.map_writing import OF_INCOMPLETE
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     from memcarve.formats.tables.text_file import TextFile
 
 
+#: half a TiB in pages of 4 KiB, without a large one
+MOST_ROWS = 1 << 27
 #: addresses are printed cut to 48 or 57 bits, or sign-extended: what lies between is not an address
 _LAST_CUT = (1 << 57) - 1
 _FIRST_EXTENDED = TOP - (1 << 56)
@@ -52,8 +55,14 @@ class MemoryMap(TableFile):
 
     table: TextMap | JsonTable | ArrowTable
 
-    def __init__(self, path: str | os.PathLike[str] | FileBacking, *, hashed: bool = False) -> None:
-        super().__init__(path, hashed=hashed)
+    def __init__(
+        self,
+        path: str | os.PathLike[str] | FileBacking,
+        *,
+        hashed: bool = False,
+        reading: Reading = Reading(),  # noqa: B008 - a tuple
+    ) -> None:
+        super().__init__(path, hashed=hashed, reading=reading)
 
     def _recognised(self) -> TextMap | JsonTable | ArrowTable:
         text = self.text
@@ -88,9 +97,15 @@ class MemoryMap(TableFile):
         return OF_INCOMPLETE.match(self.text.head) is not None
 
     def rows(self) -> Iterator[Rows]:
-        """Yield the rows in blocks, in the order of the file; raise MapError if one is malformed."""
+        """Yield the rows in blocks, in the order of the file.
+
+        Raises MapError if one is malformed, or there are more than `reading` or MOST_ROWS allows.
+        """
+        count = 0
         for rows in self._blocks():
             if len(rows.virtual):
+                count += len(rows.virtual)
+                self.reading.check_rows(self.path, count, MOST_ROWS)
                 self._check(rows)
             if len(rows.virtual) or rows.marks:
                 yield rows

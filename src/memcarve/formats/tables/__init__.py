@@ -14,6 +14,7 @@ from memcarve.formats.tables.text_header import recognise
 if TYPE_CHECKING:
     from typing import Any, Self
 
+    from memcarve.formats.compression import Reading
     from memcarve.formats.tables.json_table import JsonTable
     from memcarve.formats.tables.printed_table import PrintedTable
     from memcarve.formats.tables.text_header import Header, Vocabulary
@@ -33,11 +34,14 @@ class TableFile:
     A file that was open already stays so if it holds something else.
     """
 
-    def __init__(self, path: str | os.PathLike[str] | FileBacking, *, hashed: bool) -> None:
-        self.text = TextFile(path if isinstance(path, FileBacking) else os.fspath(path), hashed=hashed)
+    def __init__(self, path: str | os.PathLike[str] | FileBacking, *, hashed: bool, reading: Reading) -> None:
+        self.reading = reading
+        named = path if isinstance(path, FileBacking) else os.fspath(path)
+        self.text = TextFile(named, hashed=hashed, reading=reading)
         self.path = self.text.path
         try:
             self.table = self._recognised()
+            self.text.check()
         except BaseException:
             if self.text.file is not path:
                 self.text.close()

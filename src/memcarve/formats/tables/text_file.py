@@ -1,73 +1,52 @@
-"""Text files as users have them: compressed or not, UTF-8 or UTF-16, with or without a byte order mark, LF or CRLF.
-
-Magic numbers: gzip RFC 1952 section 2.3.1, Zstandard RFC 8878 section 3.1.1, xz file format 1.2.1 section 2.1.1.1.
-"""
+"""Text files as users have them: compressed or not, UTF-8 or UTF-16, with or without a byte order mark, LF or CRLF."""
 
 from __future__ import annotations
 
 import codecs
-import hashlib
 import io
-import sys
-import zlib
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from memcarve.backing import FileBacking
 from memcarve.errors import MapError
+from memcarve.formats import compression
+from memcarve.formats.compression import Decoder, RawFile, Reading
 
 if TYPE_CHECKING:
-    import lzma
     from collections.abc import Iterator
-    from typing import Any
 
 HEAD = 1 << 20  # bytes looked at to recognise a file: progress messages can fill a few hundred thousand
 BLOCK = 1 << 22
 LONGEST_LINE = 1 << 20
 
-_XZ_MEMORY = 256 << 20  # what an xz file may ask for while it is read
 _PIECE = 1 << 16
-_COMPRESSIONS = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd", b"\xfd7zXZ\x00": "xz"}
 _MARKS = {codecs.BOM_UTF8: "utf-8", codecs.BOM_UTF16_LE: "utf-16-le", codecs.BOM_UTF16_BE: "utf-16-be"}
-
-
-class _Raw(io.RawIOBase):
-    """A file read from start to end, and hashed on the way if that is wanted."""
-
-    def __init__(self, file: FileBacking, *, hashed: bool) -> None:
-        self.file = file
-        self.place = 0
-        self.hash = hashlib.sha256() if hashed else None
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]  # typeshed's Buffer needs 3.12
-        view = memoryview(buffer).cast("B")
-        count = self.file.read_some(self.place, view)
-        if self.hash is not None:
-            self.hash.update(view[:count])
-        self.place += count
-        return count
 
 
 class TextFile:
     """The decompressed, decoded content of a file as UTF-8 bytes in blocks of whole lines.
 
-    `compression` (``gzip``, ``zstd``, ``xz`` or None) and `encoding` say what was found; `head` is the beginning, up
-    to HEAD bytes, decoded. Raises SourceReadError if the file cannot be read.
+    `compression` (as ``gzip``, or None) and `encoding` say what was found; `head` is the beginning, up to HEAD bytes,
+    decoded; if compressed data are damaged there, `check` says so. Raises SourceReadError if the file cannot be read,
+    and what `compression.Decoder` raises.
     """
 
-    def __init__(self, path: str | FileBacking, *, hashed: bool = False) -> None:
+    def __init__(
+        self,
+        path: str | FileBacking,
+        *,
+        hashed: bool = False,
+        reading: Reading = Reading(),  # noqa: B008 - a tuple
+    ) -> None:
         """Open the file, or take one that is open already: that stays open if this raises."""
         self.file = path if isinstance(path, FileBacking) else FileBacking(path)
         self.path = self.file.path
         try:
-            self._raw = _Raw(self.file, hashed=hashed)
-            start = bytearray(6)
-            self.file.read_some(0, memoryview(start))
-            self.compression = next((kind for magic, kind in _COMPRESSIONS.items() if start.startswith(magic)), None)
-            self._stream = self._decompressed()
-            raw_head = self._read(HEAD)
+            self._raw = RawFile(self.file, hashed=hashed)
+            self._plain = io.BufferedReader(self._raw, _PIECE)
+            self.compression = compression.compression_of(compression.first_bytes(self.file))
+            most = reading.most(self.file.size)
+            self.decoder = None if self.compression is None else Decoder(self._raw, self.compression, most)
+            raw_head = self._plain.read(HEAD) if self.decoder is None else self.decoder.read(HEAD)
             self.encoding = _encoding(raw_head)
             # what cannot be decoded is carried on: it can only be in a warning or a name, never in a number
             self._decoder = codecs.getincrementaldecoder(self.encoding)("surrogatepass")
@@ -81,11 +60,7 @@ class TextFile:
     @property
     def sha256(self) -> str | None:
         """SHA-256 of the file as it lies on disk, after it was read to its end."""
-        if self._raw.hash is None:
-            return None
-        while self._raw.read(BLOCK):  # what follows the compressed data
-            pass
-        return self._raw.hash.hexdigest()
+        return self._raw.digest()
 
     @property
     def is_text(self) -> bool:
@@ -146,81 +121,17 @@ class TextFile:
             raise MapError(f"is not {self.encoding.upper()} throughout: {error}", subject=self.path) from error
 
     def _read(self, size: int) -> bytes:
-        try:
-            return self._stream.read(size) or b""
-        except MemoryError as error:
-            raise MapError("its compressed data asks for too much memory", subject=self.path) from error
-        except _damages() as error:
-            raise MapError(
-                f"the {self.compression} data is damaged or ends early ({error})",
-                subject=self.path,
-                remedy="decompress it to see what is left",
-            ) from error
+        """Return `size` bytes as they are behind a compression, fewer only at the end."""
+        if self.decoder is None:
+            return self._plain.read(size)
+        found = self.decoder.read(size)
+        self.check()
+        return found
 
-    def _decompressed(self) -> io.BufferedIOBase:
-        buffered = io.BufferedReader(self._raw, _PIECE)
-        if self.compression == "gzip":
-            import gzip  # each is imported only for such a file
-
-            return gzip.GzipFile(fileobj=buffered)
-        if self.compression == "xz":
-            return io.BufferedReader(_Xz(buffered), _PIECE)
-        if self.compression == "zstd":
-            return cast("io.BufferedIOBase", _zstd().ZstdFile(buffered))
-        return buffered
-
-
-class _Xz(io.RawIOBase):
-    """An xz file read with a limit on the memory it may ask for, which ``lzma.LZMAFile`` does not have."""
-
-    def __init__(self, file: io.BufferedReader[_Raw]) -> None:
-        self.file = file
-        self.streams: list[lzma.LZMADecompressor] = []
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]  # as above
-        import lzma
-
-        view, data = memoryview(buffer).cast("B"), b""
-        while True:
-            stream = self.streams[-1] if self.streams else None
-            if stream is None or stream.eof:  # several streams may follow each other, with zero bytes between them
-                data = ((stream.unused_data if stream else b"") or self.file.read(_PIECE)).lstrip(b"\0")
-                if not data:
-                    if stream is None or not self.file.peek(1):
-                        return 0
-                    continue
-                stream = lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=_XZ_MEMORY)
-                self.streams[:] = [stream]
-            elif stream.needs_input:
-                data = self.file.read(_PIECE)
-                if not data:
-                    raise EOFError("the stream has no end")
-            result = stream.decompress(data, len(view))
-            data = b""
-            if result:
-                view[: len(result)] = result
-                return len(result)
-
-
-def _zstd() -> Any:  # noqa: ANN401 - two modules of one interface
-    if sys.version_info >= (3, 14):
-        from compression import zstd
-    else:
-        from backports import zstd
-    return zstd
-
-
-def _damages() -> tuple[type[Exception], ...]:
-    """Return what the decompressors raise for damaged data; those that were imported."""
-    found: list[type[Exception]] = [EOFError, OSError, zlib.error]
-    if "lzma" in sys.modules:
-        found.append(sys.modules["lzma"].LZMAError)
-    if {"backports.zstd", "compression.zstd"} & sys.modules.keys():
-        found.append(_zstd().ZstdError)
-    return tuple(found)
+    def check(self) -> None:
+        """Raise MapError if compressed data were found to be damaged."""
+        if self.decoder is not None and self.decoder.damage is not None:
+            raise MapError(self.decoder.damage, subject=self.path, remedy="decompress it to see what is left")
 
 
 def _mark(data: bytes) -> bytes:

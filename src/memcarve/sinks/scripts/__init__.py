@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from memcarve import provenance
 from memcarve.backing import FileBacking, FolderBacking, check_unchanged
 from memcarve.errors import UnreadableError, UsageError
+from memcarve.formats.decoded_file import DecodedFile
 from memcarve.sinks.final_name import NewFolder, input_paths, write_text
 from memcarve.sinks.input_hash import input_hash
 from memcarve.sinks.ranges import ranges
@@ -60,7 +61,7 @@ def export_scripts(
             subject=backing.path,
             remedy="give the dump that it was carved from, or export it with {to:minidump}, elfcore or flat",
         )
-    if not isinstance(backing, FileBacking):
+    if not isinstance(backing, FileBacking) or isinstance(backing, DecodedFile):
         raise UsageError(
             "holds its bytes in another form (compressed, zeros that it does not store, or alive), so nothing can map "
             "them as they lie",

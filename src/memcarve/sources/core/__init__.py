@@ -48,9 +48,9 @@ class CoreContainer(Container):
         if options.input_type != TYPE and (not found.process or (found.doubtful and options.for_image)):
             raise NotRecognisedError("is the ELF core of a machine, not of a process", subject=self.path)
         self.loads = self.table[self.table["type"] == core_headers.LOAD]
-        self.listings = options.listings
+        self.listings, self.reading = options.listings, options.reading
         self._known = read_core_notes(self.file, header, self.table)
-        self.notes = [*map(Note, self._remarks), *self._known.remarks]
+        self.notes = [*map(Note, self._remarks), *self._known.remarks, *opened.notes]
         if found.doubtful and options.input_type is None:
             doubt = "nothing in the core tells a process's from a machine's; it is taken for a process's"
             self.notes.append(f"{self.path}: {doubt}; if it is a machine's, open it as input type 'image'")
@@ -85,7 +85,9 @@ class CoreContainer(Container):
             space,
             ProcessEntry(known.pid, known.name),
             machine=Machine(known.platform, self._architecture(), bits, kernel_half),
-            account=Account(space.total + sum(left_out.values()), left_out, self._lacks(space), whole),
+            account=Account(
+                space.total + sum(left_out.values()), left_out, self._lacks(space) or self.file.incomplete, whole
+            ),
             inputs={
                 "dump": {
                     **self.file.described,
@@ -98,7 +100,7 @@ class CoreContainer(Container):
             notes=[*self.notes, *map(Note, (*shared, *missing))],
             metadata=lambda: (
                 core_metadata_of(self.file, self.header, self.table, known)
-                + metadata_from_files(self.listings, known.pid, address_bits=max(bits, 48))
+                + metadata_from_files(self.listings, known.pid, address_bits=max(bits, 48), reading=self.reading)
             ),
             auxiliary_vector=auxiliary_vector(self.file, known),
         )

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from memcarve.backing import is_there
 from memcarve.errors import MapError, MemcarveError, NotRecognisedError, ProcessError, UsageError
+from memcarve.formats.compression import ENDINGS, Reading, plain_name
 from memcarve.formats.listing import Listing
 from memcarve.formats.listing.listing_kinds import DLLLIST, LINUX_MAPS, MAC_MAPS, PROC_MAPS, THREADS, VADINFO, VADWALK
 from memcarve.metadata import Metadata, Regions, SourceRows
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     Found = Region | Module | Thread
 
 _LISTED = 40
-_COMPRESSED = ("", ".gz", ".zst", ".xz")
+_COMPRESSED = ("", *ENDINGS)
 #: what each table says of a process
 _HOLDS = {
     **dict.fromkeys((VADINFO, VADWALK, LINUX_MAPS, MAC_MAPS, PROC_MAPS), "regions"),
@@ -47,6 +48,7 @@ def metadata_from_files(
     beside: Sequence[str] = (),
     *,
     address_bits: int = 48,
+    reading: Reading = Reading(),  # noqa: B008 - a tuple
 ) -> Metadata:
     """Return what files say of the process `pid` (None: not known).
 
@@ -64,9 +66,9 @@ def metadata_from_files(
     notes: list[str] = []
     for kind in _WORDS:
         named = given.get(kind, ())
-        taken[kind] = [_take(path, kind, pid, address_bits) for path in named]
+        taken[kind] = [_take(path, kind, pid, address_bits, reading) for path in named]
         for choices in () if named else names_beside(kind, pid, beside):
-            found, remarks = _first_usable(choices, kind, pid, address_bits)
+            found, remarks = _first_usable(choices, kind, pid, address_bits, reading)
             taken[kind] += found
             notes += remarks
         notes += [note for each in taken[kind] for note in each.notes]
@@ -122,17 +124,18 @@ def names_beside(kind: str, pid: int | None, beside: Sequence[str]) -> list[list
 
 def _stems(name: str) -> list[str]:
     """Return what stands before the ending of a dump's or map's name, also without the number that avoids a clash."""
-    packed = next((end for end in _COMPRESSED[1:] if name.endswith(end)), "")
-    plain = name.removesuffix(packed).removesuffix(".idx")
+    plain = plain_name(name).removesuffix(".idx")
     return [os.path.splitext(plain)[0], os.path.splitext(base_file(plain))[0]]
 
 
-def _first_usable(choices: list[str], kind: str, pid: int | None, bits: int) -> tuple[list[_Taken], list[str]]:
+def _first_usable(
+    choices: list[str], kind: str, pid: int | None, bits: int, reading: Reading
+) -> tuple[list[_Taken], list[str]]:
     """Return the first file that can be used, if one can, and notes on those before it that cannot."""
     notes = []
     for path in choices:
         try:
-            found = _take(path, kind, pid, bits, beside=True)
+            found = _take(path, kind, pid, bits, reading, beside=True)
         except MemcarveError as error:
             notes.append(f"{error}; it is not used")
             continue
@@ -142,9 +145,9 @@ def _first_usable(choices: list[str], kind: str, pid: int | None, bits: int) -> 
     return [], notes
 
 
-def _take(path: str, kind: str, pid: int | None, bits: int, *, beside: bool = False) -> _Taken:
+def _take(path: str, kind: str, pid: int | None, bits: int, reading: Reading, *, beside: bool = False) -> _Taken:
     """Read the rows of a process from a file; they are `regions`, `modules` or `threads`. Nobody named one `beside`."""
-    with open_beside(Listing, path) if beside else Listing(path) as listing:
+    with open_beside(Listing, path, reading=reading) if beside else Listing(path, reading) as listing:
         holds = _HOLDS[listing.name]
         if holds != kind:
             raise NotRecognisedError(

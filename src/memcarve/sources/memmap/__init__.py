@@ -17,6 +17,7 @@ from memcarve.errors import (
     UnreadableError,
     UsageError,
 )
+from memcarve.formats.decoded_file import open_file
 from memcarve.formats.elf_core import core_headers
 from memcarve.formats.memmap import BinaryError, MemoryMap
 from memcarve.formats.minidump import structures
@@ -61,7 +62,7 @@ class MemmapContainer(Container):
 
         `close` closes the map and the file.
         """
-        self.listings = options.listings
+        self.listings, self.reading = options.listings, options.reading
         self.map = memory_map
         self.dump = dump
         self.path = dump or memory_map.path
@@ -115,7 +116,9 @@ class MemmapContainer(Container):
             if count
         ]
         entry = self._entry(rows)
-        incomplete = bool(unwritten or cut_off or left_out or self.map.table.cut_off or self.map.of_incomplete)
+        notes += map(Note, file.notes if file else ())
+        lacking = cut_off or (file is not None and file.incomplete)
+        incomplete = bool(unwritten or lacking or left_out or self.map.table.cut_off or self.map.of_incomplete)
         bits = 57 if self._wide else 48
         return ProcessMemory(
             space,
@@ -125,7 +128,7 @@ class MemmapContainer(Container):
             inputs=self._inputs(file),
             notes=[*notes, *map(Note, remarks)],
             metadata=lambda: metadata_from_files(
-                self.listings, entry.pid, self._beside(entry.pid, file), address_bits=bits
+                self.listings, entry.pid, self._beside(entry.pid, file), address_bits=bits, reading=self.reading
             ),
             positions=positions.how,
         )
@@ -178,7 +181,7 @@ class MemmapContainer(Container):
         if rows.file and rows.file != base_file(path):
             notes.append(f"{path}: the rows of the map call their dump {rows.file}")
         if path not in self._files:
-            self._files[path] = FileBacking(path, follow=self.dump is not None)
+            self._files[path] = open_file(path, self.reading, follow=self.dump is not None)
         return self._files[path]
 
     def _space(self, rows: ProcessRows, offset: U64, file: FileBacking | AbsentBacking) -> tuple[AddressSpace, int]:
@@ -208,7 +211,7 @@ class MemmapContainer(Container):
     def _overlapping_rows(self, rows: ProcessRows, address: int) -> str:
         """Look the two rows up in the map, which has been joined to extents meanwhile; return them in words."""
         found = []
-        with MemoryMap(self.map.path) as again:
+        with MemoryMap(self.map.path, reading=self.reading) as again:
             for block in again.rows():
                 virtual = _canonical(block.virtual, wide=self._wide)
                 inside = (virtual <= np.uint64(address)) & (np.uint64(address) - virtual < block.size)
@@ -249,7 +252,7 @@ def _open(opened: Opened, options: OpenOptions) -> MemmapContainer:
 
     Raises NotRecognisedError if it is neither, CounterpartError if the map was not found.
     """
-    path, hashed, said = opened.path, options.hashed, options.input_type
+    path, hashed, reading, said = opened.path, options.hashed, options.reading, options.input_type
     is_map, is_dump = (_is_same(path, given) for given in (options.memory_map, options.dump))
     if (said == MAP and is_map is False) or (said == DUMP and is_dump is False):
         option = "memory_map" if said == MAP else "dump"
@@ -261,7 +264,7 @@ def _open(opened: Opened, options: OpenOptions) -> MemmapContainer:
     refused: NotRecognisedError | UnreadableError | None = None
     if what != DUMP:
         try:
-            return MemmapContainer(MemoryMap(opened.file, hashed=hashed), options, dump=options.dump)
+            return MemmapContainer(MemoryMap(opened.raw, hashed=hashed, reading=reading), options, dump=options.dump)
         except (NotRecognisedError, UnreadableError) as error:
             if what == MAP:
                 raise
@@ -269,9 +272,9 @@ def _open(opened: Opened, options: OpenOptions) -> MemmapContainer:
     file, notes = opened.file, list[str]()
     try:
         if options.memory_map is None:
-            memory_map, notes = find_map(path, hashed=hashed)
+            memory_map, notes = find_map(path, hashed=hashed, reading=reading)
         else:
-            memory_map = MemoryMap(options.memory_map, hashed=hashed)
+            memory_map = MemoryMap(options.memory_map, hashed=hashed, reading=reading)
     except InputError as error:
         # for a dump the map is what is missing; a text that is not a map was not meant as a dump
         raise (error if refused is None or isinstance(refused, BinaryError) else refused) from None

@@ -45,7 +45,7 @@ class MinidumpContainer(Container):
     def __init__(self, opened: Opened, options: OpenOptions) -> None:
         self.path, self.file = opened.path, opened.file
         self.dump = Minidump(self.file, said=options.input_type == TYPE)
-        self.listings = options.listings
+        self.listings, self.reading = options.listings, options.reading
         comment = self.dump.comment()
         #: what memcarve noted, if it wrote the minidump
         self.noted = Provenance.parse(comment, "the comment") if comment.startswith(structures.MARK) else None
@@ -55,7 +55,7 @@ class MinidumpContainer(Container):
             copied = status_of(self.dump)
             pid, name = copied[0] if pid is None else pid, copied[1] if name is None else name
         self._entry = ProcessEntry(pid, name)
-        self.notes: list[str] = list(self.dump.notes)
+        self.notes: list[str] = [*opened.notes, *self.dump.notes]
 
     def processes(self) -> list[ProcessEntry]:
         """Return the process; it goes by the name of its first module."""
@@ -87,7 +87,7 @@ class MinidumpContainer(Container):
                 f"{path}: begins with {self.dump.signature.hex()} in place of a minidump's signature, as some tools "
                 "leave it to hide what they wrote; its directory is a minidump's"
             )
-        notes += remarks
+        notes += [*Note.of(self.notes, "input"), *remarks]
         if structures.MEMORY64_LIST not in self.dump and not self.dump.flags & structures.FULL_MEMORY:
             notes.append(f"{path}: was made without full memory: most of the process's is not in it")
         if self.system is not None and architecture is None and self.noted is None:
@@ -97,7 +97,7 @@ class MinidumpContainer(Container):
         narrow = self.dump.narrow or architecture == "x86"
         kernel_half = (self.noted and self.noted.kernel_half) or (1 << _NARROW if narrow else None)
         bits = (self.noted and self.noted.address_bits) or _bits(space, narrow=narrow)
-        incomplete = bool(remarks) or not (self.noted is None or self.noted.complete)
+        incomplete = bool(remarks) or self.file.incomplete or not (self.noted is None or self.noted.complete)
         return ProcessMemory(
             space,
             self._entry,
@@ -107,7 +107,7 @@ class MinidumpContainer(Container):
             notes=notes,
             metadata=lambda: (
                 minidump_metadata_of(self.dump, self.noted)
-                + metadata_from_files(self.listings, self._entry.pid, address_bits=max(bits, 48))
+                + metadata_from_files(self.listings, self._entry.pid, address_bits=max(bits, 48), reading=self.reading)
             ),
             auxiliary_vector=self.dump.copied(structures.LINUX_AUXV)[:_LONGEST_VECTOR] or None,
         )
