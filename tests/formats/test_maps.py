@@ -662,7 +662,6 @@ def test_a_cell_that_is_no_number_is_refused(renderer: str, cell: str, tmp_path:
 @pytest.mark.parametrize(
     ("row", "why"),
     [
-        (Row(0x5000, 0, 0x1000), "has no bytes"),
         (Row(1 << 57, 0x1000, 0x1000), "not a range of virtual addresses"),
         (Row((1 << 64) - (1 << 56) - 0x1000, 0x1000, 0x1000), "not a range of virtual addresses"),
         (Row((1 << 64) - 0x1000, 0x2000, 0x1000), "not a range of virtual addresses"),
@@ -672,15 +671,48 @@ def test_a_cell_that_is_no_number_is_refused(renderer: str, cell: str, tmp_path:
         (Row(0x5000, (1 << 64) - 1, 0x1000), ""),
         (Row(0x5000, 0x1000, 1 << 63), "beyond the end of any file"),
     ],
-    ids=["empty", "beyond", "between", "wraps", "leaves", "huge", "2**63", "2**64", "offset"],
+    ids=["beyond", "between", "wraps", "leaves", "huge", "2**63", "2**64", "offset"],
 )
 def test_a_row_that_cannot_be_is_refused(renderer: str, row: Row, why: str, tmp_path: Path) -> None:
-    """A row that claims no bytes, no addresses or bytes beyond any file is named by its line and refused."""
+    """A row that claims no addresses or bytes beyond any file is named by its line and refused."""
     rows = [Row(0x1000, 0x1000, 0), row]
     path = put(tmp_path / "map", RENDERERS[renderer](rows))
     with pytest.raises(MapError, match=f"(line|row) \\d+: .*{why}") as caught, memcarve.open(path) as container:
         container.process()
     assert str(caught.value).startswith(str(tmp_path / "map"))
+
+
+@pytest.mark.parametrize("renderer", RENDERERS)
+@pytest.mark.parametrize("place", [0, 1, 3])
+def test_a_row_without_a_byte_is_passed_over(renderer: str, place: int, tmp_path: Path) -> None:
+    """A row of size 0 is told, and all others are taken as if it were not there."""
+    rows = [Row(0x1000, 0x1000, 0), Row(0x3000, 0x2000, 0x1000), Row(0x9000, 0x1000, 0x3000)]
+    expected = put(tmp_path / "map", RENDERERS[renderer](rows))
+    with memcarve.open(expected) as container:
+        segments = [(part.start, part.size) for part in container.process().segments()]
+    given = [*rows[:place], Row(0x7000, 0, rows[place].offset if place < 3 else 0x4000), *rows[place:]]
+    path = put(tmp_path / "other.map", RENDERERS[renderer](given))
+    with memcarve.open(path) as container:
+        assert [(part.start, part.size) for part in container.process().segments()] == segments
+        assert len(segments) == 3
+        (note,) = container.warnings
+        assert re.fullmatch(rf"1 row of size 0 passed over; the first is {re.escape(str(path))}: (line|row) \d+", note)
+
+
+def test_rows_without_a_byte_between_processes(tmp_path: Path) -> None:
+    """Rows of size 0 where one process ends and another begins go to neither."""
+    rows = [*written([(0x1000, 0x1000), (0x2000, 0)]), *written([(0x4000, 0), (0x5000, 0x1000)], "pid.5.dmp")]
+    with memcarve.open(put(tmp_path / "map", maps.quick(rows))) as container:
+        found = [[(part.start, part.size) for part in process.segments()] for process in container]
+        assert found == [[(0x1000, 0x1000)], [(0x5000, 0x1000)]]
+
+
+@pytest.mark.parametrize("renderer", RENDERERS)
+def test_rows_without_a_byte_alone(renderer: str, tmp_path: Path) -> None:
+    """A map in which every row is of size 0 is refused, and the message says so."""
+    path = put(tmp_path / "map", RENDERERS[renderer]([Row(0x1000, 0, 0), Row(0x2000, 0, 0)]))
+    with pytest.raises(MapError, match="has 2 rows and all of them are of size 0"), memcarve.open(path) as container:
+        container.process()
 
 
 def test_what_is_not_yet_known_is_not_guessed(tmp_path: Path) -> None:
@@ -711,7 +743,7 @@ def careful(path: str) -> list[Read]:
 
 def read_unchecked(path: str) -> list[Read]:
     """Return the rows without the check whether they can be."""
-    with mock.patch.object(MemoryMap, "_check"):
+    with mock.patch.object(MemoryMap, "_checked", lambda _, rows: rows):
         return read(path)
 
 

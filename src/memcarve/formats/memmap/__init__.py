@@ -54,6 +54,8 @@ class MemoryMap(TableFile):
     """
 
     table: TextMap | JsonTable | ArrowTable
+    empty = 0
+    first_empty = ""
 
     def __init__(
         self,
@@ -99,14 +101,17 @@ class MemoryMap(TableFile):
     def rows(self) -> Iterator[Rows]:
         """Yield the rows in blocks, in the order of the file.
 
-        Raises MapError if one is malformed, or there are more than `reading` or MOST_ROWS allows.
+        Rows without a byte are left out: `empty` counts them, and `first_empty` is the place of the first. Raises
+        MapError if one is malformed, or there are more than `reading` or MOST_ROWS allows.
         """
         count = 0
-        for rows in self._blocks():
-            if len(rows.virtual):
-                count += len(rows.virtual)
+        self.empty, self.first_empty = 0, ""
+        for block in self._blocks():
+            rows = block
+            if len(block.virtual):
+                count += len(block.virtual)
                 self.reading.check_rows(self.path, count, MOST_ROWS)
-                self._check(rows)
+                rows = self._checked(block)
             if len(rows.virtual) or rows.marks:
                 yield rows
 
@@ -117,14 +122,23 @@ class MemoryMap(TableFile):
             return json_rows(self.table, self.columns)
         return arrow_rows(self.table, self.columns)
 
-    def _check(self, rows: Rows) -> None:
-        """Raise MapError if a row claims what cannot be; for a map without such rows, a few maxima tell."""
+    def _checked(self, rows: Rows) -> Rows:
+        """Return the rows that have bytes; raise MapError if one claims what cannot be.
+
+        For a map without such rows, a few maxima tell.
+        """
+        if not rows.size.all():
+            lost = np.flatnonzero(rows.size == 0)
+            self.first_empty = self.first_empty or self.table.place(int(rows.lines[lost[0]]))
+            self.empty += len(lost)
+            rows = rows.where(rows.size != 0)
+            if not len(rows.size):
+                return rows
         largest = max(int(column.max()) for column in (rows.size, rows.printed) if column is not None)
         last = rows.virtual + (rows.size - np.uint64(1))
         highest = max(int(rows.virtual.max()), int(last.max()))
-        if largest <= _LARGEST_FILE and highest <= _LAST_CUT and int(rows.size.min()):
-            return
-        self._refuse(rows, rows.size == 0, "has no bytes")
+        if largest <= _LARGEST_FILE and highest <= _LAST_CUT:
+            return rows
         cut = rows.virtual <= np.uint64(_LAST_CUT)
         extended = rows.virtual >= np.uint64(_FIRST_EXTENDED)
         outside = ~(cut & (last <= np.uint64(_LAST_CUT))) & ~(extended & (last >= rows.virtual))
@@ -132,6 +146,7 @@ class MemoryMap(TableFile):
         for column in (rows.size, rows.printed):
             if column is not None:
                 self._refuse(rows, column > np.uint64(_LARGEST_FILE), "claims bytes beyond the end of any file")
+        return rows
 
     def _refuse(self, rows: Rows, bad: Bools, why: str) -> None:
         if bad.any():

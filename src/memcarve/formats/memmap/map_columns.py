@@ -15,7 +15,7 @@ from memcarve.formats.tables.text_header import vocabulary
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from memcarve.dtypes import I64, U64
+    from memcarve.dtypes import I64, U64, Bools
 
 
 #: which columns hold what, as the different programs call them
@@ -69,6 +69,18 @@ class Rows(NamedTuple):
     codes: I64 | None
     lines: I64
     marks: Sequence[Mark]
+
+    def where(self, keep: Bools) -> Rows:
+        """Return some of the rows, in order; marks stay before the rows that follow them."""
+        before = np.concatenate([np.zeros(1, np.int64), np.cumsum(keep)])
+        return Rows(
+            self.virtual[keep],
+            self.size[keep],
+            None if self.printed is None else self.printed[keep],
+            None if self.codes is None else self.codes[keep],
+            self.lines[keep],
+            [mark._replace(row=int(before[mark.row])) for mark in self.marks],
+        )
 
 
 class MapColumns:

@@ -137,6 +137,8 @@ def _range(cells: Cells, first: str, last: str, bits: int, *, inclusive: bool) -
     if start is None or end is None:
         raise UnknownError("its addresses could not be read")
     size = end - start + inclusive
+    if size == 0 and not inclusive:
+        raise UnknownError("the region is of size 0")
     if size <= 0:
         raise DoubtfulError(f"the region at 0x{start:x} ends at 0x{end:x}")
     if size == TOP:

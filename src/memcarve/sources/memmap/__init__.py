@@ -71,6 +71,9 @@ class MemmapContainer(Container):
         self._files = {} if dump is None or file is None else {dump: file}
         try:
             self._rows = read_rows(memory_map)
+            if count := memory_map.empty:
+                words = f"{count} row{'s' * (count != 1)} of size 0 passed over; the first is {memory_map.first_empty}"
+                self.notes.append(Note(words, "input"))
             self._alone = len(self._rows) == 1
             self._choose_by_dump()
             self._wide = _is_wide(self._rows)

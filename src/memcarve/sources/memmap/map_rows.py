@@ -121,6 +121,11 @@ def read_rows(memory_map: MemoryMap) -> list[ProcessRows]:
         raise
     found = [process for process in sorter.processes if process.rows]
     if not found:
+        if memory_map.empty:
+            raise MapError(
+                f"has {memory_map.empty} rows and all of them are of size 0: the map is damaged",
+                subject=memory_map.path,
+            )
         raise MapError(
             "has a header and no rows: the program that wrote it found no page, or was stopped before the first",
             subject=memory_map.path,
