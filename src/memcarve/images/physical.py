@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from memcarve.dtypes import I64, U8, U64, Bools
+    from memcarve.process import Progress
     from memcarve.space import AddressSpace
 
 _P = ParamSpec("_P")
@@ -94,6 +95,8 @@ class PhysicalMemory(Intervals):
         self.damaged = False
         self.bad = Intervals.of([])
         self._lock = threading.RLock()
+        #: is told how far a search of all the memory is: bytes done, bytes in all
+        self.progress: Progress | None = None
         start, size, offset = machine.start, machine.size, machine.offset
         self.zeros_from = TOP
         if machine.zeros is not None and len(machine.zeros):

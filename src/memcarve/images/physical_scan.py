@@ -45,8 +45,9 @@ class Block(NamedTuple):
 def everything(memory: PhysicalMemory) -> Iterator[Block]:
     """Yield all the memory in ascending order, but for large holes of a sparse file and what is not stored: zeros.
 
-    Pages that do not lie in one range whole come by themselves.
+    Pages that do not lie in one range whole come by themselves. The memory's `progress` is told how far it is.
     """
+    tell, total = memory.progress, memory.end
     backing = memory.backing
     written = backing.next_written if isinstance(backing, FileBacking | ZerosBehind) else lambda place: place
     stored, seams, passed = memory.is_stored, memory.seams, 0
@@ -66,6 +67,8 @@ def everything(memory: PhysicalMemory) -> Iterator[Block]:
             physical = np.uint64(start + done) + np.arange(size // PAGE, dtype=np.uint64) * np.uint64(PAGE)
             yield Block([(offset + done, size)], physical)
             done += size
+            if tell is not None:
+                tell(start + done, total)
     yield from _seams(seams[passed:])
 
 
@@ -89,6 +92,8 @@ def pages_of(memory: PhysicalMemory, space: AddressSpace) -> Iterator[Block]:
     physical = physical[~seams & memory.holds(physical, PAGE)]
     offset = memory.offsets_of(physical)
     for part in chunks(len(physical), BLOCK // PAGE):
+        if memory.progress is not None:
+            memory.progress(part.start * PAGE, len(physical) * PAGE)
         here = offset[part]
         breaks = np.flatnonzero(np.diff(here) != np.uint64(PAGE)) + 1
         begins = np.concatenate([[0], breaks, [len(here)]])
