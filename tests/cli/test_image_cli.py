@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import hashlib
 import io
@@ -10,6 +11,7 @@ import os
 import re
 import shutil
 import struct
+import subprocess
 import zipfile
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +24,7 @@ import minidumps
 import sinking
 import winimage
 from carved import binaries, manifest
-from cli import invoke, run
+from cli import command, invoke, run
 from files import EXAMPLE, listing
 from memory import PAGE
 from mounts import tmpfs
@@ -342,6 +344,43 @@ def test_scan(truth: Truth, go: Invoke) -> None:
     assert go("segments", truth.path, "--dtb", row["root"]).code == 0
 
 
+def test_searches_tell_how_far_they_are(truth: Truth) -> None:
+    """While all of an image is searched, `progress` is told, up to the end; so it is if a search stops early."""
+    told: list[tuple[int, int]] = []
+    with memcarve.open(truth.path, progress=lambda done, total: told.append((done, total))) as image:
+        begun = len(told)
+        image.processes()
+    assert len(told) > begun > 0
+    assert all(0 < done <= total for done, total in told)
+    assert told[begun - 1][0] == told[begun - 1][1]
+    assert told[-1][0] == told[-1][1] == truth.size
+
+
+@pytest.mark.parametrize("words", [["processes"], ["processes", "--scan"], ["segments", "--name", "explorer*"]])
+def test_progress_at_a_terminal(truth: Truth, words: list[str]) -> None:
+    """At a terminal a bar shows how far the search is, and is gone before the table is printed."""
+    pty = pytest.importorskip("pty", reason="pseudo terminals are for Unix")
+    main, secondary = pty.openpty()
+    script = "import memcarve.cli.progress_bar as p; p._PATIENCE = -1.0"
+    with subprocess.Popen(
+        command(words[0], truth.path, *words[1:], before=script),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=secondary,
+        env={**os.environ, "TERM": "xterm"},
+    ) as process:
+        os.close(secondary)
+        seen = b""
+        with contextlib.suppress(OSError):  # how a terminal ends on Linux
+            while data := os.read(main, 65536):
+                seen += data
+        os.close(main)
+        table = process.communicate()[0]
+    assert process.returncode == 0
+    assert b"reading" in seen
+    assert table.splitlines()[0].split()[0] in {b"pid", b"root", b"start"}
+
+
 def test_scan_can_be_narrowed(truth: Truth, go: Invoke) -> None:
     """Roots that map no user memory come last; --range lists those that map memory in one half, and what."""
     rows = rows_of(go("processes", truth.path, "--scan", "--format", "jsonl"))
@@ -363,9 +402,9 @@ def test_addresses_in_modules(machine: Truth, go: Invoke, tmp_path: Path) -> Non
         module = next(each for each in image.process(1624).modules if each.name == "program.exe")
     start, named = module.start, "PROGRAM.EXE+0x10"
     assert go("read", machine.path, named, 16, *wide).out == go("read", machine.path, hex(start + 16), 16, *wide).out
-    for command, rest in (("segments", ()), ("regions", ()), ("locate", ())):
-        option = [] if command == "locate" else ["--address"]
-        given = [go(command, machine.path, *option, place, *wide, *rest) for place in (named, f"{start + 16:016x}")]
+    for word, rest in (("segments", ()), ("regions", ()), ("locate", ())):
+        option = [] if word == "locate" else ["--address"]
+        given = [go(word, machine.path, *option, place, *wide, *rest) for place in (named, f"{start + 16:016x}")]
         assert given[0].out == given[1].out
         assert given[0].code == given[1].code == 0
     ran = go("export", machine.path, *wide, "--to", "flat", "--address", "program+0x0+4k", "-o", tmp_path / "flat")
@@ -649,8 +688,8 @@ def write_linux(path: Path) -> Path:
 def test_linux(go: Invoke, tmp_path: Path) -> None:
     """A Linux image without --dtb is told so, with the remedy; with it, its pages are read as Linux means them."""
     path = write_linux(tmp_path / "linux.raw")
-    for command in (["processes"], ["carve"], ["segments", "--pid", "1"], ["carve", "--all"]):
-        complaint(go(command[0], path, *command[1:]), 1, "Linux 6.1.0-test", "--dtb", "--scan")
+    for words in (["processes"], ["carve"], ["segments", "--pid", "1"], ["carve", "--all"]):
+        complaint(go(words[0], path, *words[1:]), 1, "Linux 6.1.0-test", "--dtb", "--scan")
     ran = go("carve", path, "--dtb", "0x1000")
     assert ran.code == 0, ran.err
     assert binaries(tmp_path / "linux.0x1000.segments") == {

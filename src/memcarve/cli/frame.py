@@ -11,7 +11,7 @@ from memcarve import sources
 from memcarve.cli import run_log
 from memcarve.cli.exit_status import COMPLETE, INCOMPLETE
 from memcarve.cli.option_groups import SeveralProcesses
-from memcarve.cli.progress_bar import DecodingBar
+from memcarve.cli.progress_bar import OpeningBar
 from memcarve.cli.wording import say, tell
 from memcarve.errors import UsageError
 from memcarve.formats.decoded_file import on_disk
@@ -38,14 +38,14 @@ def selection(filters: MemoryFilters, *processes: ProcessMemory) -> Selection:
 def open_input(
     file: str, options: dict[str, Any], messages: Messages, output: str | None = None
 ) -> Iterator[Container]:
-    """Open an input with the library's options, and show how far decoding it is.
+    """Open an input with the library's options, and show how far decoding or searching it is.
 
     A compressed one is decoded beside the `output`, if there is one.
     """
     how = dict(options)
     if output is not None and how.get("temp") is None:
         how["temp"] = on_disk(os.path.dirname(os.path.abspath(output)))
-    with DecodingBar(messages) as progress, sources.open(file, progress=progress, **how) as container:
+    with OpeningBar(messages) as progress, sources.open(file, progress=progress, **how) as container:
         yield container
 
 

@@ -65,8 +65,8 @@ class ProgressBar:
             self._bar.stop()
 
 
-class DecodingBar:
-    """Called with the bytes of a compressed file that were decoded, and its length: draws a bar for each file."""
+class OpeningBar:
+    """Called with the bytes that were decoded of a compressed file, or searched of an image: draws a bar for each."""
 
     def __init__(self, messages: Messages) -> None:
         self._messages = messages
@@ -75,7 +75,7 @@ class DecodingBar:
     def __call__(self, done: int, total: int) -> None:
         """Draw how far the work is."""
         if self._bar is None:
-            self._bar = ProgressBar("decoding", self._messages)
+            self._bar = ProgressBar("reading", self._messages)
         self._bar(done, total)
         if done >= total:
             self.__exit__()

@@ -47,7 +47,24 @@ def everything(memory: PhysicalMemory) -> Iterator[Block]:
 
     Pages that do not lie in one range whole come by themselves. The memory's `progress` is told how far it is.
     """
-    tell, total = memory.progress, memory.end
+    return _told(memory, _everything(memory))
+
+
+def _told(memory: PhysicalMemory, blocks: Iterator[Block]) -> Iterator[Block]:
+    """Yield the blocks, and tell the memory's `progress`; that it ends even if the caller has seen enough."""
+    tell = memory.progress
+    if tell is None:
+        yield from blocks
+        return
+    try:
+        for block in blocks:
+            yield block
+            tell(int(block.physical[-1]) + PAGE, max(memory.end, 1))
+    finally:
+        tell(max(memory.end, 1), max(memory.end, 1))
+
+
+def _everything(memory: PhysicalMemory) -> Iterator[Block]:
     backing = memory.backing
     written = backing.next_written if isinstance(backing, FileBacking | ZerosBehind) else lambda place: place
     stored, seams, passed = memory.is_stored, memory.seams, 0
@@ -67,8 +84,6 @@ def everything(memory: PhysicalMemory) -> Iterator[Block]:
             physical = np.uint64(start + done) + np.arange(size // PAGE, dtype=np.uint64) * np.uint64(PAGE)
             yield Block([(offset + done, size)], physical)
             done += size
-            if tell is not None:
-                tell(start + done, total)
     yield from _seams(seams[passed:])
 
 
@@ -79,6 +94,10 @@ def _seams(physical: U64) -> Iterator[Block]:
 
 def pages_of(memory: PhysicalMemory, space: AddressSpace) -> Iterator[Block]:
     """Yield the pages that an address space of an image maps, each once: those of `seams`, then by physical address."""
+    return _told(memory, _pages_of(memory, space))
+
+
+def _pages_of(memory: PhysicalMemory, space: AddressSpace) -> Iterator[Block]:
     if space.physical is None:
         return
     stored = space.offset <= np.uint64(memory.zeros_from - 1)
@@ -92,8 +111,6 @@ def pages_of(memory: PhysicalMemory, space: AddressSpace) -> Iterator[Block]:
     physical = physical[~seams & memory.holds(physical, PAGE)]
     offset = memory.offsets_of(physical)
     for part in chunks(len(physical), BLOCK // PAGE):
-        if memory.progress is not None:
-            memory.progress(part.start * PAGE, len(physical) * PAGE)
         here = offset[part]
         breaks = np.flatnonzero(np.diff(here) != np.uint64(PAGE)) + 1
         begins = np.concatenate([[0], breaks, [len(here)]])

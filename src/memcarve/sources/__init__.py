@@ -75,7 +75,10 @@ def open(  # noqa: A001 - that is what it does, and memcarve.open is what it is 
     `temp`: by default the system's, or /var/tmp if that lies in memory; maps and tables are decoded while they are
     read. `limit_decoded` is how many bytes an input may decode to (by default 384 MiB, or 150 times its size if that
     is more; zeros in an image take no room and do not count before they are 4096 times as much), `limit_rows` how many
-    rows a map or table may have. `progress` is called with the bytes decoded of a file, and its length.
+    rows a map or table may have.
+
+    `progress` is called with the bytes of a file that were decoded and its length, and, while all of an image is
+    searched, with the bytes done and those in all.
 
     Close the result, or use it in a ``with`` statement. Raises InputError, with a remedy, if the
     input cannot be used; UsageError if arguments contradict each other or are none of the words above.

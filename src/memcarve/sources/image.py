@@ -65,6 +65,7 @@ class ImageContainer(Container):
         self.file = file
         self.path = file.path
         self.memory = memory
+        memory.progress = options.progress
         self.options = options
         self._windows: Windows | None = None
         self._entries: list[ProcessEntry] = []
