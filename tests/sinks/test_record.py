@@ -16,8 +16,9 @@ import pytest
 
 import memcarve
 import sinking
+import winimage
 from cli import invoke
-from dumps import write_dump
+from dumps import write_dump, write_several
 from files import listing
 from memcarve.errors import InputError, UsageError
 from memory import PAGE, noise
@@ -268,3 +269,40 @@ def test_many_holes_are_not_hashed(dump: Path, tmp_path: Path) -> None:
         said = DOCUMENTS["flat"](path)["sha256"]
         assert said == (hashlib.sha256(path.read_bytes()).hexdigest() if result is few else None)
         assert result.seal is not None
+
+
+# of several processes
+
+
+def test_several_processes_of_one_image(tmp_path: Path, capfdbinary: Capture) -> None:
+    """What all processes lie in is hashed once, before them; each document and the list of them has the case."""
+    image = tmp_path / "win.raw"
+    winimage.build(image, processes=winimage.USERLAND)
+    digest = hashlib.sha256(image.read_bytes()).hexdigest()
+    options = ["--case-id", "K7", "--operator", "me", "--input-sha256", digest]
+    pids = ["--pid", "388", "--pid", "1624"]
+    assert invoke(capfdbinary, "carve", image, *pids, *options, "-o", tmp_path / "a").code in (0, 3)
+    assert invoke(capfdbinary, "carve", image, *pids, *options, "--hash-input", "-o", tmp_path / "b").code in (0, 3)
+    for folder, how in (("a", "stated"), ("b", "computed")):
+        documents = sorted((tmp_path / folder).glob("*/segments.json"))
+        assert len(documents) == 2
+        for path in documents:
+            said = json.loads(path.read_bytes())
+            given = said["inputs"]["image"]
+            assert (said["case_id"], given["sha256"], given["sha256_is"]) == ("K7", digest, how)
+            assert given.get("sha256_pass") == (None if how == "stated" else "before the copying")
+            assert given.get("sha256_stated") == (None if how == "stated" else digest)
+        listed = json.loads((tmp_path / folder / "processes.json").read_bytes())
+        assert (listed["case_id"], listed["operator"]) == ("K7", "me")
+        assert listed["run"]["begin"] <= listed["run"]["end"]
+    wrong = invoke(capfdbinary, "carve", image, *pids, "--hash-input", "--input-sha256", "0" * 64, "-o", tmp_path / "c")
+    assert (wrong.code, (tmp_path / "c").exists()) == (1, False)
+    assert "was stated" in wrong.err
+
+
+def test_one_hash_for_several_files(tmp_path: Path, capfdbinary: Capture) -> None:
+    """Of a map of several dumps, one stated hash is of none of them."""
+    dump = write_several(tmp_path, {4: ROWS, 8: ROWS})
+    ran = invoke(capfdbinary, "carve", dump, "--all", "--input-sha256", "0" * 64, "-o", tmp_path / "out")
+    assert (ran.code, (tmp_path / "out").exists()) == (2, False)
+    assert "--input-sha256" in ran.err

@@ -101,10 +101,9 @@ def stated(options: SinkOptions) -> dict[str, Any]:
 
 
 def _known(process: ProcessMemory) -> str | None:
-    """Return the hash if it is among what is known of the process's inputs."""
-    return next(
-        (each["sha256"] for each in process.inputs.values() if is_source(process, each) and "sha256" in each), None
-    )
+    """Return the hash if it was taken before, and is among what is known of the process's inputs."""
+    sources = (each for each in process.inputs.values() if is_source(process, each))
+    return next((each["sha256"] for each in sources if "sha256" in each and each.get("sha256_is") != "stated"), None)
 
 
 def _checked(file: Backing, digest: str, options: SinkOptions, when: str) -> dict[str, Any]:
