@@ -145,14 +145,18 @@ def core(
     many: bool = False,
     offsets: Sequence[int] | None = None,
     physical: Sequence[int] | None = None,
+    system: int = 0,
 ) -> bytes:
-    """Return a core: headers, notes, and the bytes one after the other, unless `offsets` says where they are."""
+    """Return a core: headers, notes, and the bytes one after the other, unless `offsets` says where they are.
+
+    `system` is EI_OSABI.
+    """
     wide = bits == 64
     header, row, section = (64, 56, 64) if wide else (52, 32, 40)
     rows = len(loads) + 1
     sections = header + row * rows
     notes_at = sections + section * many
-    ident = b"\x7fELF" + bytes([2 if wide else 1, 1 if order == "<" else 2, 1]).ljust(12, b"\0")
+    ident = b"\x7fELF" + bytes([2 if wide else 1, 1 if order == "<" else 2, 1, system]).ljust(12, b"\0")
     data = ident + struct.pack(
         order + ("HHIQQQIHHHHHH" if wide else "HHIIIIIHHHHHH"),
         *(4, machine, 1, 0, header, sections * many, 0, header, row),

@@ -246,7 +246,7 @@ def _platform(known: Platform, given: Platform, notes: list[str]) -> Platform:
     """Return the platform, what was given first."""
     pairs = zip(known, given, strict=True)
     found = Platform._make(other if one is None else one for other, one in pairs)
-    if found.system is not None and found.system not in structures.PLATFORMS:
+    if found.system is not None and found.system not in (*structures.PLATFORMS, *structures.UNIXES):
         raise UsageError(
             f"no minidump can be written for {found.system}", remedy=f"choose from {', '.join(structures.PLATFORMS)}"
         )
@@ -260,7 +260,9 @@ def _platform(known: Platform, given: Platform, notes: list[str]) -> Platform:
 def _system(word: str | None, platform: Platform) -> minidump_writing.System:
     architecture = structures.ARCHITECTURES.get(word or "", structures.UNKNOWN_ARCHITECTURE)
     version = (number if number is not None and number <= _FIELD else 0 for number in platform[1:])
-    return minidump_writing.System(architecture, structures.PLATFORMS[platform.system or "windows"], *version)
+    return minidump_writing.System(
+        architecture, structures.PLATFORMS.get(platform.system or "windows", structures.UNIX), *version
+    )
 
 
 def _thread(thread: Thread, architecture: str | None) -> minidump_writing.Thread:

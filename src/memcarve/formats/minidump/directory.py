@@ -57,7 +57,7 @@ NAMES = {
     structures.LINUX_MAPS: "copy of /proc/PID/maps",
 }
 _ARCHITECTURES = frozenset(structures.ARCHITECTURES.values())
-_PLATFORM, _PLATFORMS = 8, frozenset(structures.PLATFORMS.values())
+_PLATFORM, _PLATFORMS = 8, frozenset({*structures.PLATFORMS.values(), structures.UNIX})
 #: of streams that are not lists
 _SIZES = {structures.SYSTEM_INFO: structures.SYSTEM.size, structures.EXCEPTION: structures.EXCEPTION_RECORD.size}
 #: of a minidump whose signature was replaced: streams, kinds that Microsoft numbers, bits of the header's flags

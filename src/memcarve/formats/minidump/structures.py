@@ -37,6 +37,9 @@ NARROW = frozenset({0, 1, 3, 4, 5, 10, 13, 14})
 UNKNOWN_ARCHITECTURE = 0xFFFF
 #: VER_PLATFORM_WIN32_NT; Linux has a number in the minidumps of Breakpad and Crashpad (minidump_extensions.h)
 PLATFORMS = {"windows": 2, "linux": 0x8201}
+#: Breakpad's number of any Unix, for systems that have none of their own
+UNIX = 0x8000
+UNIXES = ("freebsd", "netbsd", "openbsd")
 #: from here on they are Breakpad's numbers of systems other than Windows
 OTHER_PLATFORMS = 0x8000
 

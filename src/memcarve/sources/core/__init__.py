@@ -14,7 +14,7 @@ from memcarve.formats.elf_core import core_headers, process_notes
 from memcarve.intervals import total
 from memcarve.missing import CUT_OFF, NOT_WRITTEN, REASONS, MissingMemory
 from memcarve.process import Account, Container, Machine, Note, ProcessEntry, ProcessMemory, width_of
-from memcarve.sources.core.core_metadata import auxiliary_vector, core_metadata_of, read_core_notes
+from memcarve.sources.core.core_metadata import auxiliary_vector, core_metadata_of, in_words, read_core_notes
 from memcarve.sources.listings import metadata_from_files
 from memcarve.sources.opening import CORE as TYPE, Source
 from memcarve.sources.overlaps import untangled
@@ -67,7 +67,9 @@ class CoreContainer(Container):
         """
         known = self._known
         if not len(self.loads) and known.own is None:
-            why = self._remarks[0] if self._remarks else "it has notes alone; gcore writes cores with memory"
+            said = in_words(self.file, self.header, known)
+            why = f"it has notes alone{f' ({said})' if said else ''}; gcore writes cores with memory"
+            why = self._remarks[0] if self._remarks else why
             raise InputError(f"is the core of a process that holds no memory: {why}", subject=self.file.path)
         space, shared = self._space()
         left_out = _left_out(space)

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from memcarve.errors import printable
 from memcarve.formats.elf_core import core_headers, process_notes
+from memcarve.formats.elf_core.bsd_notes import SYSTEMS, bsd_notes
 from memcarve.intervals import TOP
 from memcarve.metadata import Fault, Metadata, Region, Regions, SourceRows, Thread
 from memcarve.process import Platform
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
 
     from memcarve.backing import FileBacking
     from memcarve.dtypes import Records
+    from memcarve.formats.elf_core.bsd_notes import BsdMapping, BsdNotes, BsdThread
     from memcarve.formats.elf_core.core_headers import Header, Note
     from memcarve.formats.elf_core.process_notes import MappedFile
 
@@ -37,6 +40,10 @@ _OF_THREADS = {
     (b"LINUX", core_headers.PRXFPREG),
     (b"LINUX", core_headers.XSTATE),
 }
+_OWNERS = {b"CORE", b"LINUX", core_headers.OWNER}
+_SHOWN = 4
+#: types of notes named CORE that only Solaris writes: NT_PSTATUS, NT_PSINFO, NT_LWPSTATUS, NT_LWPSINFO
+_SOLARIS = {10, 13, 16, 17}
 _COLUMNS = ("vaddr", "size", "flags")
 
 
@@ -45,7 +52,7 @@ class CoreNotes(NamedTuple):
 
     `own` is what memcarve noted when it wrote the core: anything may stand in it. `threads` are the notes of each
     thread, by owner and type, NT_PRSTATUS among them; `files` and `vector` the first of types NT_FILE and NT_AUXV.
-    `linux`: there are notes that only Linux writes.
+    `linux`: there are notes that only Linux writes; `bsd` is what those of a BSD say.
     """
 
     pid: int | None
@@ -55,40 +62,93 @@ class CoreNotes(NamedTuple):
     files: Note | None
     vector: Note | None
     linux: bool
+    bsd: BsdNotes | None
     remarks: list[str]
 
     @property
     def platform(self) -> Platform:
         """The operating system."""
-        return Platform("linux" if self.linux else None) if self.own is None else self.own.platform
+        if self.own is not None:
+            return self.own.platform
+        if self.bsd is None:
+            return Platform("linux" if self.linux else None)
+        version = self.bsd.version
+        return (
+            Platform(self.bsd.system, version // 100_000, version // 1000 % 100)
+            if version
+            else Platform(self.bsd.system)
+        )
 
 
 def read_core_notes(file: FileBacking, header: Header, table: Records) -> CoreNotes:
     """Read the notes once; of what comes several times the first counts, but for threads."""
-    threads: list[dict[tuple[bytes, int], Note]] = []
-    first: dict[int, Note] = {}
-    own, linux = None, False
-    for note in core_headers.read_notes(file, header, table):
-        if (note.owner, note.kind) == (core_headers.OWNER, core_headers.PROVENANCE):
-            own = _own(file, note) if own is None else own
-        elif note.owner == b"CORE":
-            if note.kind == core_headers.PRSTATUS:
-                threads.append({})
-            first.setdefault(note.kind, note)
-        linux = linux or note.owner == b"LINUX"
-        if threads and (note.owner, note.kind) in _OF_THREADS:  # they follow the thread's status
-            threads[-1].setdefault((note.owner, note.kind), note)
-    linux = linux or core_headers.FILE in first or core_headers.SIGINFO in first
+    notes = [*core_headers.read_notes(file, header, table)]
+    mark = core_headers.OWNER, core_headers.PROVENANCE
+    own = next((_own(file, note) for note in notes if (note.owner, note.kind) == mark), None)
+    first = {note.kind: note for note in reversed(notes) if note.owner == b"CORE"}
+    threads, remarks = _by_thread(notes), _not_read(file, notes)
+    if not _SOLARIS.isdisjoint(first):  # they have the types of Linux's, and are laid out otherwise
+        threads, first = [], {}
+        remarks.append(f"{file.path}: is a core of Solaris or illumos, whose notes are not read: pid, name, threads")
+    written_by = {note.owner for note in notes}
+    linux = b"LINUX" in written_by or core_headers.FILE in first or core_headers.SIGINFO in first
     known = (
         process_notes.process_info(file, header, first[core_headers.PRPSINFO])
         if core_headers.PRPSINFO in first
         else None
     )
     pid, name = (None, None) if known is None else (known[0], known[1].decode("utf-8", "surrogateescape") or None)
+    bsd = bsd_notes(file, header, notes)
+    if bsd is not None:
+        pid, name = bsd.pid, None if bsd.name is None else bsd.name.decode("utf-8", "surrogateescape")
+        remarks += _unread(file, bsd, header)
     if own is not None:  # the whole name, and what of the two was not known
         pid, name = own.entry[:2]
-    vector = first.get(core_headers.AUXV)
-    return CoreNotes(pid, name, own, threads, first.get(core_headers.FILE), vector, linux, _remarks(own))
+    files, vector = first.get(core_headers.FILE), first.get(core_headers.AUXV)
+    return CoreNotes(pid, name, own, threads, files, vector, linux, bsd, [*_remarks(own), *remarks])
+
+
+def _by_thread(notes: list[Note]) -> list[dict[tuple[bytes, int], Note]]:
+    """Return the notes of each thread, which follow its status."""
+    threads: list[dict[tuple[bytes, int], Note]] = []
+    for note in notes:
+        kind = note.owner, note.kind
+        if kind == _STATUS:
+            threads.append({})
+        if threads and kind in _OF_THREADS:
+            threads[-1].setdefault(kind, note)
+    return threads
+
+
+def _not_read(file: FileBacking, notes: list[Note]) -> list[str]:
+    """Return whose notes are not read."""
+    owners = {note.owner.partition(b"@")[0] for note in notes} - {*SYSTEMS, *_OWNERS}
+    names = [printable(name.decode("utf-8", "replace")) or "nobody" for name in sorted(owners)]
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return [f"{file.path}: notes of {', '.join(names[:_SHOWN])}{more} are not read"] if names else []
+
+
+def _unread(file: FileBacking, bsd: BsdNotes, header: Header) -> list[str]:
+    """Return what of a BSD's notes is not read, in words."""
+    found = []
+    if bsd.unread:
+        types = ", ".join(map(str, bsd.unread[:_SHOWN]))
+        found.append(
+            f"{file.path}: {len(bsd.unread)} types of notes are not known for {bsd.system}, and not read: {types}"
+        )
+    if bsd.threads and process_notes.architecture(header) is None:
+        found.append(f"{file.path}: the registers of its threads are not read: its processor is {header.machine}")
+    return found
+
+
+def in_words(file: FileBacking, header: Header, known: CoreNotes) -> str:
+    """Return who the process is, and its threads, as far as notes say; nothing if they do not."""
+    tids = [str(thread.tid) for thread in threads_of(file, header, known)]
+    more = f" and {len(tids) - _SHOWN} more" if len(tids) > _SHOWN else ""
+    name = None if known.name is None else printable(known.name)
+    words = [f"pid {known.pid}"] * (known.pid is not None) + [name] * (name is not None)
+    words += [f"thread{'s' * (len(tids) > 1)} {', '.join(tids[:_SHOWN])}{more}"] * bool(tids)
+    return ", ".join(word for word in words if word)
 
 
 def auxiliary_vector(file: FileBacking, known: CoreNotes) -> bytes | None:
@@ -99,7 +159,7 @@ def auxiliary_vector(file: FileBacking, known: CoreNotes) -> bytes | None:
 
 def core_metadata_of(file: FileBacking, header: Header, table: Records, known: CoreNotes) -> Metadata:
     """Return the regions and threads of a core; of one that memcarve wrote, what was known when it did."""
-    threads = _threads(file, header, known)
+    threads = threads_of(file, header, known)
     if known.own is not None:
         return _noted(known.own, threads)
     files = None if known.files is None else process_notes.mapped_files(file, header, known.files)
@@ -110,16 +170,23 @@ def core_metadata_of(file: FileBacking, header: Header, table: Records, known: C
     pointers = [each.get("rsp", each.get("esp", 0)) for each in registers]
     rows = _regions(loads, files, vdso, pointers)
     rows += _not_stored(rows, files or [])
+    source = "PT_LOAD and NT_FILE" if files is not None else "PT_LOAD"
+    if known.bsd is not None and known.bsd.mappings is not None:
+        source, rows = "NT_PROCSTAT_VMMAP", [*map(_mapped_by_bsd, known.bsd.mappings)]
     return Metadata(
-        (Regions("PT_LOAD and NT_FILE" if files is not None else "PT_LOAD", rows),),
+        (Regions(source, rows),),
         (),
-        (SourceRows("NT_PRSTATUS", threads),) if threads else (),
+        (SourceRows("NT_PRSTATUS" if known.bsd is None else f"notes of {known.bsd.system}", threads),)
+        if threads
+        else (),
         notes=notes,
     )
 
 
-def _threads(file: FileBacking, header: Header, known: CoreNotes) -> list[Thread]:
+def threads_of(file: FileBacking, header: Header, known: CoreNotes) -> list[Thread]:
     """Return the threads as their notes have them."""
+    if known.bsd is not None:
+        return [_of_bsd(thread) for thread in known.bsd.threads]
     found = []
     for notes in known.threads:
         status = process_notes.status(file, header, notes[_STATUS])
@@ -128,6 +195,22 @@ def _threads(file: FileBacking, header: Header, known: CoreNotes) -> list[Thread
             fault = _fault(file, header, status.signal, notes.get(_SIGINFO))
             found.append(Thread(status.tid, registers=status.registers, floating=area, fault=fault))
     return found
+
+
+def _of_bsd(thread: BsdThread) -> Thread:
+    fault = Fault(thread.signal, None, thread.code, thread.address) if thread.signal else None
+    name = None if thread.name is None else thread.name.decode("utf-8", "surrogateescape")
+    return Thread(thread.tid, registers=thread.registers, floating=thread.floating, name=name, fault=fault)
+
+
+def _mapped_by_bsd(mapping: BsdMapping) -> Region:
+    """Return a region; what has no file and is not copied when it is written to may be shared."""
+    file = None if mapping.file is None else mapping.file.decode("utf-8", "surrogateescape")
+    word = "".join(letter if mapping.protection >> bit & 1 else "-" for bit, letter in enumerate("rwx"))
+    own = Kind.STACK if mapping.stack else Kind.PRIVATE if mapping.private else None
+    kind = own if mapping.offset is None else Kind.MAPPED
+    size, private = mapping.end - mapping.start, True if mapping.private or mapping.stack else None
+    return Region(mapping.start, size, word, kind, file, None, private, mapping.offset)
 
 
 def _fault(file: FileBacking, header: Header, number: int, note: Note | None) -> Fault | None:

@@ -157,7 +157,9 @@ class MinidumpContainer(Container):
         return found if found in ("x86", "x64") else None
 
     def _platform(self) -> Platform:
-        if self.system is None or (self.noted is not None and self.noted.platform.system is None):
+        if self.noted is not None:  # what of the numbers is not known has a place, too
+            return self.noted.platform
+        if self.system is None:
             return Platform()
         version = (self.system.major, self.system.minor, self.system.build)
         return Platform(_SYSTEMS.get(self.system.platform), *(version if any(version) else ()))
