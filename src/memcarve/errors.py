@@ -18,7 +18,7 @@
     |-- OutputError                the output could not be written
     |   |-- TargetExistsError      something is there already
     |   `-- NoSpaceError           the file system is or would be full
-    `-- VerificationError          a carved folder is not what its manifest says
+    `-- VerificationError          what was written is not what its manifest says, or its source: ``faults``
 
 An error says what it is about, what is wrong, what to do, and what state things were left in, each in a member:
 
@@ -42,7 +42,7 @@ import re
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from typing import Self
 
 _ARGUMENT = re.compile(r"\{(\w+)(?::([^{}]*))?\}")
@@ -234,4 +234,10 @@ class NoSpaceError(OutputError):
 
 
 class VerificationError(MemcarveError):
-    """A carved folder is not what its manifest says."""
+    """What memcarve wrote is not what its manifest says, or not what its source holds: ``faults``, one line each."""
+
+    def __init__(
+        self, problem: str, *, subject: str = "", remedy: str = "", state: str = "", faults: Sequence[str] = ()
+    ) -> None:
+        super().__init__(problem, subject=subject, remedy=remedy, state=state)
+        self.faults = faults

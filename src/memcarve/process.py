@@ -41,6 +41,9 @@ _ATTEMPTS = 4  # at what may be unreadable: blocks that fail now and then are no
 _LOWER_END, _UPPER_START = np.uint64(1 << 47), np.uint64(TOP - (1 << 47))
 
 
+_BY_LABELS = ("file", "protection", "kind", "flag")
+
+
 class Labeller(Protocol):
     """Says what is known of segments."""
 
@@ -77,6 +80,33 @@ class Selection:
     def _replace(self, **changes: Any) -> Selection:  # noqa: ANN401 - members, as of the tuples that options are
         """Return the same with some members changed."""
         return dataclasses.replace(self, **changes)
+
+    def facts(self) -> dict[str, Any]:
+        """Return what is wanted, ready for JSON; `of_facts` reads it."""
+        return {
+            "half": self.half,
+            "address": [[f"0x{start:x}", f"0x{end:x}"] for start, end in self.address],
+            "min_size": self.min_size,
+            "max_size": self.max_size,
+            **{name: list(vars(self)[name]) for name in _BY_LABELS},
+        }
+
+    @classmethod
+    def of_facts(cls, facts: Mapping[str, Any]) -> Selection:
+        """Return the selection that `facts` describes; it may come from anywhere.
+
+        Raises ValueError, TypeError, KeyError or UsageError if it describes none.
+        """
+        low, high = facts["min_size"], facts["max_size"]
+        words = {name: tuple(facts[name]) for name in _BY_LABELS}
+        if any(not (value is None or (type(value) is int and value >= 0)) for value in (low, high)):
+            raise ValueError("a size of another kind")
+        if any(not isinstance(word, str) for each in words.values() for word in each):
+            raise ValueError("a word of another kind")
+        address = tuple((int(start, 16), int(end, 16)) for start, end in facts["address"])
+        if any(not 0 <= start < end <= TOP for start, end in address):
+            raise ValueError("a range of addresses that is none")
+        return cls(facts["half"], address, low, high, *(words[name] for name in _BY_LABELS))
 
     @property
     def by_labels(self) -> dict[str, Sequence[str]]:
@@ -415,7 +445,7 @@ class ProcessMemory:
             gone, segments = segments.where(~keep), segments.where(keep)
             if len(gone):
                 left_out.append(LeftOut(f"not --{name} {', '.join(values)}", len(gone), gone.total))
-        return segments.chosen(Choice(selection.half or "all", split, tuple(left_out)))
+        return segments.chosen(Choice(selection.half or "all", split, tuple(left_out), selection.facts()))
 
     def address_of(self, written: str | Address) -> int:
         """Return the address that is meant by text like ``ntdll.dll+0x1234``; raises UsageError.

@@ -59,7 +59,7 @@ def written(what: str, record: Mapping[str, Any]) -> dict[str, Any]:
     """
     end = record.get("end") or rfc3339(now())
     command = record["command"]
-    return {
+    found = {
         "schema": SCHEMAS[-1],
         "tool": TOOL,
         "what": what,
@@ -70,6 +70,7 @@ def written(what: str, record: Mapping[str, Any]) -> dict[str, Any]:
         "operator": record["operator"],
         "run": {"begin": rfc3339(record["begin"]), "end": end, **surroundings()},
     }
+    return said_again(found, record["again"]) if record.get("again") else found
 
 
 def document(
@@ -78,6 +79,7 @@ def document(
     record: Mapping[str, Any],
     *,
     left_out: Iterable[LeftOut] = (),
+    choice: Mapping[str, Any] | None = None,
     notes: Iterable[str] = (),
     told: Mapping[str, Any] | None = None,
     architecture: str | None = None,
@@ -85,10 +87,12 @@ def document(
 ) -> dict[str, Any]:
     """Return what is said of a process, ready for JSON; a sink adds what is its own.
 
-    `record` is as for `written`, and may hold `input`, more about the file that the memory lies in. `told` is what the
-    process says of itself; `architecture` and `platform` are given if they are known better than from the process.
+    `record` is as for `written`, and may hold `input`, more about the file that the memory lies in, `options`, those
+    that shape what is written, and `again`, see `said_again`. `choice` is how the memory was chosen
+    (`Selection.facts`), None if a program did it. `told` is what the process says of itself; `architecture` and
+    `platform` are given if they are known better than from the process.
     """
-    return {
+    found = {
         **written(what, record),
         "inputs": _inputs(process, record.get("input", {})),
         "process": {
@@ -102,9 +106,73 @@ def document(
         "address_bits": process.address_bits,
         "kernel_half": f"0x{process.kernel_half:x}",
         "complete": not process.incomplete,
+        "looked_at": process.half,
+        "choice": choice,
+        "options": record.get("options", {}),
         "left_out": [row._asdict() for row in left_out],
         "notes": [*process.notes, *notes],
     }
+    return said_again(found, record["again"]) if record.get("again") else found
+
+
+#: members that do not follow from the input: of a document, and of each of its inputs
+UNFOUNDED = ("version", "command", "time", "case_id", "operator", "run")
+UNFOUNDED_OF_INPUTS = (
+    "path", "described_by", "modified", "device", "inode", "size_after", "modified_after", "sha256_is", "sha256_pass",
+    "sha256_stated",
+)  # fmt: skip
+#: how notes begin that say which files were found where, or how a process was looked for
+_OPENING_NOTES = ("map: ", "dump: ", "regions: ", "modules: ", "threads: ", "unlisted processes were not looked for")
+
+
+def said_again(document: dict[str, Any], before: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a document in which everything that does not follow from the input is as in one that was written before.
+
+    That is who wrote it, when, where and by which command, where the inputs lay, and notes on that.
+    """
+    found = _with(document, before, UNFOUNDED)
+    inputs, inputs_before = found.get("inputs"), before.get("inputs")
+    if isinstance(inputs, dict) and isinstance(inputs_before, dict):
+        found["notes"] = _notes_again(found.get("notes"), before.get("notes"), inputs, inputs_before)
+        found["inputs"] = {name: _input_again(each, inputs_before.get(name)) for name, each in inputs.items()}
+    return found
+
+
+def _with(found: dict[str, Any], before: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
+    """Return the same with some members as they were before; one that was not there is not there."""
+    found = {name: before.get(name, value) if name in names else value for name, value in found.items()}
+    return {name: value for name, value in found.items() if name not in names or name in before}
+
+
+def _input_again(each: Any, before: Any) -> Any:  # noqa: ANN401 - as JSON has them
+    if isinstance(each, list) and isinstance(before, list) and len(each) == len(before):
+        return [_input_again(*pair) for pair in zip(each, before, strict=True)]
+    if not isinstance(each, dict) or not isinstance(before, dict):
+        return each
+    found = {**each, **{name: before[name] for name in UNFOUNDED_OF_INPUTS if name in before}}
+    found = {name: value for name, value in found.items() if name not in UNFOUNDED_OF_INPUTS or name in before}
+    if found.get("sha256", 0) is None or before.get("sha256", 0) is None:  # it was not asked for
+        found["sha256"] = before.get("sha256")
+    if "trusted" in found and before.get("trusted", 0) is None:  # what settled the positions is said elsewhere
+        found["trusted"] = None
+    return {name: found[name] for name in (*before, *found) if name in found}  # in the order of before
+
+
+def _notes_again(notes: Any, before: Any, inputs: dict[str, Any], inputs_before: dict[str, Any]) -> Any:  # noqa: ANN401
+    """Return the notes as before if they say the same: where the inputs lie, and how they were found, may differ."""
+    texts = [text for text in notes or [] if isinstance(text, str)]
+    texts_before = [text for text in before or [] if isinstance(text, str)] if isinstance(before, list) else []
+    same = _without_paths(texts, inputs) == _without_paths(texts_before, inputs_before)
+    return before if same and isinstance(before, list) and len(texts_before) == len(before) else notes
+
+
+def _without_paths(notes: Iterable[str], inputs: dict[str, Any]) -> list[str]:
+    rows = [row for each in inputs.values() for row in (each if isinstance(each, list) else [each])]
+    paths = {str(row["path"]): "" for row in rows if isinstance(row, dict) and row.get("path")}
+    found = [text for text in notes if not text.startswith(_OPENING_NOTES)]
+    for path in sorted(paths, key=len, reverse=True):
+        found = [text.replace(path, "*") for text in found]
+    return sorted(found)
 
 
 def _inputs(process: ProcessMemory, more: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from memcarve.intervals import TOP, Intervals, chunks
 from memcarve.vocabulary import Half
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
     from typing import Self
 
     from memcarve.dtypes import U32, U64, Bools
@@ -84,11 +84,16 @@ class LeftOut(NamedTuple):
 
 
 class Choice(NamedTuple):
-    """How segments were chosen: of which vocabulary.Half, cut by which vocabulary.Split, and what was left out."""
+    """How segments were chosen: of which vocabulary.Half, cut by which vocabulary.Split, and what was left out.
+
+    `selection` says the same ready for JSON, so that it can be made again: `process.Selection.facts`; None if a program
+    made the choice.
+    """
 
     half: str = "all"
     split: str = "none"
     left_out: tuple[LeftOut, ...] = ()
+    selection: Mapping[str, Any] | None = None
 
 
 class Segments(Intervals, Sequence[Segment]):

@@ -253,13 +253,20 @@ class DiffInput(Decoding):
 
 
 class Source(Group, heading=FROM):
-    """What a carved folder is compared with."""
+    """What is compared with what was written."""
 
     source: str | None = option(
         "--source",
         metavar="FILE",
         type=click.Path(),
-        help="Compare every byte with this image or dump (or its map); the options below say how to open it.",
+        help="Compare every byte with this image or dump (or its map), make the recorded choice again, and compare the "
+        "whole record; the options below say how to open it.",
+    )
+    seal: str | None = option(
+        "--seal",
+        metavar="HASH",
+        heading=TAKE,
+        help="The SHA-256 that was printed as the seal when it was written.",
     )
 
 

@@ -1,4 +1,4 @@
-"""The command that checks carved folders."""
+"""The command that checks what memcarve wrote."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from memcarve.cli.frame import choose_one, open_input
 from memcarve.cli.option_groups import OneProcess
 from memcarve.cli.progress_bar import ProgressBar
 from memcarve.cli.wording import counted, say, tell
-from memcarve.errors import UsageError
+from memcarve.errors import UsageError, VerificationError
+from memcarve.labels import Labelling
 from memcarve.sinks.several import carved_folders
 from memcarve.sinks.verify import read_header, verify as verify_folder
-from memcarve.vocabulary import InputType, Paging, System
+from memcarve.vocabulary import Half, InputType, Paging, System
 
 if TYPE_CHECKING:
     from memcarve.cli.option_groups import Input, Messages, Source
@@ -32,13 +33,19 @@ def verify(folder: str, process: OneProcess, compared: Source, source: Input, me
             memory = None
             if compared.source is not None:
                 header = read_header(path)
-                how = _as_recorded(header, source)
+                how = {**_as_recorded(header, source), "hashed": True}
                 if opened.get("how") != how:  # the folders of one image are all of that image
                     opened = {"how": how, "container": stack.enter_context(open_input(compared.source, how, messages))}
                 memory = _recorded_process(opened["container"], header, process)
                 say(memory.notes if messages.verbose else [], quiet=messages.quiet)
             with ProgressBar("verifying", messages) as progress:
-                found = verify_folder(path, memory, progress=progress)
+                try:
+                    found = verify_folder(path, memory, seal=compared.seal, labelling=Labelling, progress=progress)
+                except VerificationError as error:
+                    for fault in error.faults if len(error.faults) > 1 else ():
+                        tell(f"fault: {fault}", quiet=messages.quiet)
+                    raise
+            say(found.notes, quiet=messages.quiet)
             tell(_verified(found), quiet=messages.quiet)
     return COMPLETE
 
@@ -71,16 +78,28 @@ def _recorded_process(container: Container, header: dict[str, Any], said: OnePro
     found = header.get("process")
     recorded: dict[str, Any] = found if isinstance(found, dict) else {}
     number = recorded.get("pid")
+    half = _looked_at(container, header)
     if said.is_given or type(number) is not int:
-        return container.process(index=choose_one(container, said))
+        return container.process(index=choose_one(container, said), half=half)
     entries = container.known([number])
     same = [index for index, entry in enumerate(entries) if entry.pid == number]
     if recorded.get("object") is not None and not any(_is_recorded(entries[index], recorded) for index in same):
         entries = container.processes()
     exactly = [index for index, entry in enumerate(entries) if _is_recorded(entry, recorded)]
     if exactly:
-        return container.process(index=exactly[0])
-    return container.process(index=choose_one(container, OneProcess([number] if len(entries) > 1 else [], None)))
+        return container.process(index=exactly[0], half=half)
+    index = choose_one(container, OneProcess([number] if len(entries) > 1 else [], None))
+    return container.process(index=index, half=half)
+
+
+def _looked_at(container: Container, header: dict[str, Any]) -> str:
+    """Return which half of the memory was looked at; documents of schema 1 do not say it of images."""
+    said = header.get("looked_at")
+    if said in [*Half]:
+        return str(said)
+    rows = header.get("left_out")
+    reasons = [row.get("reason") for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
+    return "all" if "outside --range user" in reasons else container.default_half
 
 
 def _is_recorded(entry: ProcessEntry, recorded: dict[str, Any]) -> bool:

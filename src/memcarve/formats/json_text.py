@@ -41,9 +41,23 @@ def half_in(text: str) -> str | None:
     return next((found[0] for found in _ESCAPES.finditer(text) if found[1]), None)
 
 
+def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return an object of JSON, as json.loads takes it; raises ValueError if a name is there twice.
+
+    Of two members with one name some readers take the first and some the last.
+    """
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a name is there twice")
+    return found
+
+
 def loads(text: str) -> Any:  # noqa: ANN401 - whatever it holds
-    """Return what JSON holds. Raises ValueError if it is damaged or holds an unpaired surrogate, RecursionError."""
+    """Return what JSON holds.
+
+    Raises ValueError if it is damaged, holds an unpaired surrogate or one name twice in an object, RecursionError.
+    """
     half = half_in(text)
     if half is not None:
         raise HalfError(f"holds half of a character, {half}, which strict readers of JSON refuse")
-    return json.loads(text)
+    return json.loads(text, object_pairs_hook=once)

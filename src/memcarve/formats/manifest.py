@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from memcarve.backing import FileBacking
 from memcarve.errors import InputError, NotRecognisedError, SourceReadError
-from memcarve.formats.json_text import dumps, half_in
+from memcarve.formats.json_text import dumps, half_in, loads, once
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -135,6 +135,40 @@ def read(path: str) -> tuple[dict[str, Any], Iterator[Record]]:
     return header, _records(path, source)
 
 
+def rows(path: str) -> tuple[dict[str, Any], Iterator[tuple[str, str]]]:
+    """Read a manifest as it is written: return its header, and each element as the name of its array and its text.
+
+    Raises as `read`.
+    """
+    source = _source(path)
+    header = _header(path, source, "missing")
+    if header.get("schema") not in SCHEMAS:
+        raise InputError(f"has schema {header.get('schema')}; this memcarve knows {SCHEMAS[-1]}", subject=path)
+    return header, _rows(path, source)
+
+
+def _rows(path: str, source: Iterator[str]) -> Iterator[tuple[str, str]]:
+    array = "missing"
+    for line in source:
+        text = line.rstrip("\n")
+        if array == "missing" and text == ' "segments": [':
+            array = "segments"
+        elif text == " ]" and array == "segments":
+            if next(source, "").rstrip("\n") != "}" or next(source, None) is not None:
+                raise InputError("does not end after its segments", subject=path)
+            return
+        elif text != " ],":
+            yield array, text.removesuffix(",").removeprefix("  ")
+    raise InputError(
+        "is cut off within its segments" if array == "segments" else "is cut off: it lists no segments", subject=path
+    )
+
+
+def record(text: str) -> Record:
+    """Return one segment of a manifest; raises ValueError, TypeError, KeyError or RecursionError if it is damaged."""
+    return _record(loads(text))
+
+
 def _header(path: str, source: Iterator[str], array: str) -> dict[str, Any]:
     """Read the members before the first array."""
     opening, length = [], 0
@@ -146,7 +180,7 @@ def _header(path: str, source: Iterator[str], array: str) -> dict[str, Any]:
         if len(opening) > 100_000 or length > _LARGEST_HEADER:  # noqa: PLR2004 - threads and findings are bounded
             raise NotRecognisedError("has no end to its header; memcarve did not write it", subject=path)
     try:
-        header = json.loads("".join(opening).rstrip().removesuffix(",") + "}")
+        header = json.loads("".join(opening).rstrip().removesuffix(",") + "}", object_pairs_hook=once)
     except (ValueError, RecursionError):
         raise NotRecognisedError("is not a manifest that memcarve wrote", subject=path) from None
     if not isinstance(header, dict) or header.get("tool") != TOOL:

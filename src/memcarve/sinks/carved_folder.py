@@ -202,6 +202,7 @@ class _Carver:
             process,
             self.options.record(self.begun, input=hashed),
             left_out=self.left_out,
+            choice=segments.choice.selection,
             notes=_notes(segments),
             told=self.told,
         )

@@ -301,6 +301,7 @@ def _document(
             process,
             record,
             left_out=segments.choice.left_out,
+            choice=segments.choice.selection,
             told=metadata.told(),
             architecture=process.architecture or options.architecture,
         ),

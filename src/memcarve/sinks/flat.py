@@ -112,7 +112,9 @@ def export_flat(
             _fill(file.path, name, plan, fill, report)
         digest = file_hash(file.path, options) if _can_be_hashed(plan, options) else None
         record = options.record(begun, input=hashed)
-        document = provenance.document("flat", process, record, left_out=left_out) | _facts(plan, name, digest, options)
+        document = provenance.document(
+            "flat", process, record, left_out=left_out, choice=segments.choice.selection
+        ) | _facts(plan, name, digest, options)
         filled = (f'["0x{start:016x}", "0x{end:016x}"]' for start, end in plan.gaps.bounds())
         with open(file.beside_path, "w", encoding="ascii", newline="\n") as text:
             text.writelines(provenance.lines(document, filled=filled))

@@ -323,6 +323,7 @@ def _comment(
             process,
             record,
             left_out=segments.choice.left_out,
+            choice=segments.choice.selection,
             told=told,
             architecture=architecture,
             platform=platform,

@@ -34,6 +34,12 @@ _UNKNOWN = Platform()
 _HASHED = ("segments", "minidump", "elfcore", "flat", "scripts")
 
 
+#: what is recorded elsewhere, or changes nothing in what is written
+_NOT_SHAPING = {
+    "force", "command", "begin", "case_id", "operator", "hash_input", "input_sha256", "threads", "again", "partial",
+}  # fmt: skip
+
+
 def _about(*sinks: str, default: Any) -> Any:  # noqa: ANN401 - of a field, whose type stands beside it
     return field(default=default, metadata={"sinks": sinks})
 
@@ -45,7 +51,9 @@ class SinkOptions:
     All: `force` replaces what memcarve wrote. The rest is recorded: `command`, the command line (None: this program's
     arguments); `begin`, when the work began (None: when the sink was called); `case_id` and `operator`, free text on
     one line, at most 1,000 characters. `hash_input` takes the SHA-256 of the file that the memory lies in;
-    `input_sha256` is what that is known to be, and is recorded as stated. With both they are compared.
+    `input_sha256` is what that is known to be, and is recorded as stated. With both they are compared. `again` is a
+    document that was written before: what does not follow from the input (`provenance.said_again`) is said as there, so
+    that the output is the same byte for byte if all else is.
 
     segments, minidump, elfcore, flat: `sparse` writes pages of zeros as holes.
 
@@ -78,6 +86,7 @@ class SinkOptions:
     operator: str | None = None
     hash_input: bool = False
     input_sha256: str | None = None
+    again: Mapping[str, Any] | None = None
     sparse: bool = _about("segments", "minidump", "elfcore", "flat", default=False)
     hashes: Sequence[str] = _about(*_HASHED, default=("sha256",))
     label_names: bool = _about("segments", default=False)
@@ -120,7 +129,46 @@ class SinkOptions:
         """Return what `provenance.document` takes; `begun` is when the sink was called (``time.monotonic``)."""
         begin = self.begin or now() - dt.timedelta(seconds=time.monotonic() - begun)
         said = {"command": self.command, "case_id": self.case_id, "operator": self.operator}
-        return {**said, "begin": begin, **more}
+        return {**said, "begin": begin, "options": self.facts(), "again": self.again, **more}
+
+    def facts(self) -> dict[str, Any]:
+        """Return the options that shape what is written, ready for JSON: those that are not left as they are."""
+        found: dict[str, Any] = {}
+        for each in fields(self):
+            value, default = vars(self)[each.name], each.default
+            if each.name == "hashes":
+                value, default = list(value), ["sha256"]
+            if each.name not in _NOT_SHAPING and value != default:
+                if isinstance(value, Platform):
+                    value = value._asdict()
+                elif each.name == "address":
+                    value = [f"0x{bound:x}" for bound in value]
+                found[each.name] = value
+        return found
+
+    @classmethod
+    def of_facts(cls, facts: Mapping[str, Any]) -> SinkOptions:
+        """Return the options that `facts` describes; it may come from anywhere.
+
+        Raises ValueError, TypeError, KeyError or UsageError if it describes none.
+        """
+        given = dict(facts)
+        known = {each.name: each for each in fields(cls) if each.name not in _NOT_SHAPING}
+        for name, value in given.items():
+            default = known[name].default
+            if isinstance(default, bool) and not isinstance(value, bool):
+                raise TypeError(name)
+        if "platform" in given:
+            given["platform"] = Platform(**given["platform"])
+        if "address" in given:
+            start, end = given["address"]
+            given["address"] = int(start, 16), int(end, 16)
+        for name in ("fill", "largest"):
+            if name in given and type(given[name]) is not int:
+                raise TypeError(name)
+        if "hashes" in given:
+            given["hashes"] = tuple(str(name) for name in given["hashes"])
+        return cls(**given)
 
     def check(self, sink: str) -> None:
         """Raise UsageError if an option is given that does not apply to a sink."""

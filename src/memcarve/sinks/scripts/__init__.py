@@ -75,7 +75,11 @@ def export_scripts(
     with input_hash(process, options, threading.Event()) as hashed:
         sample = _sampled(backing)
     document = provenance.document(
-        "scripts", process, options.record(begun, input=hashed), left_out=segments.choice.left_out
+        "scripts",
+        process,
+        options.record(begun, input=hashed),
+        left_out=segments.choice.left_out,
+        choice=segments.choice.selection,
     )
     if process.architecture not in _BITS:  # none that the scripts have a word for
         document["process"]["architecture"] = None
