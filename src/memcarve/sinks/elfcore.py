@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import time
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,6 @@ from memcarve import provenance
 from memcarve.errors import UsageError, encodable, printable
 from memcarve.formats.elf_core import core_headers, process_notes
 from memcarve.formats.elf_core.process_notes import EXECUTE, READ, WRITE, MappedFile
-from memcarve.formats.json_text import dumps
 from memcarve.metadata import hexadecimal
 from memcarve.permissions import EXECUTE as MAY_EXECUTE, PROT_NONE, TRANSITION, WRITE as MAY_WRITE
 from memcarve.sinks.input_hash import hash_to_come
@@ -93,9 +93,9 @@ def export_elfcore(
     later = provenance.Later()
     record = options.record(begun, end=later.end, input=hash_to_come(process, options, later.sha256))
     document = _document(process, segments, options, record, word, basis, threads)
-    own = dumps(document).encode()
+    own = json.dumps(document).encode()
     if len(own) > process_notes.LARGEST_OWN:
-        own = dumps(document | {"regions": [], "modules": []}).encode()
+        own = json.dumps(document | {"regions": [], "modules": []}).encode()
         notes.append("regions and modules are too many to be noted in the core: memcarve will not find them in it")
     if len(process.space.missing) > _MOST_MISSING:
         notes.append(f"of what is missing, the first {_MOST_MISSING} ranges are noted in the core")

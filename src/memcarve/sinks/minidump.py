@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +10,6 @@ import numpy as np
 
 from memcarve import provenance
 from memcarve.errors import UsageError
-from memcarve.formats.json_text import dumps
 from memcarve.formats.minidump import minidump_writing, structures
 from memcarve.formats.minidump.contexts import context
 from memcarve.formats.programs import pe
@@ -332,10 +332,10 @@ def _comment(
         "modules": f"{listed}, those whose first page is here" if options.resident else listed,
         **({"faults": {"threads": faults}} if faults else {}),
     }
-    text = dumps(document)
+    text = json.dumps(document)
     if len(text) >= structures.LONGEST_COMMENT:  # a command line may be that long
         known = {name: value for name, value in document["process"].items() if name not in told}
-        text = dumps(document | {"command": [], "notes": [], "process": known})
+        text = json.dumps(document | {"command": [], "notes": [], "process": known})
     return text.encode() + b"\0"
 
 
