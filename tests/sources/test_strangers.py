@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import struct
 from typing import TYPE_CHECKING
 
 import pytest
@@ -16,6 +17,7 @@ from cli import invoke
 from cores import Load, core, info
 from dumps import HEADER, map_rows, write_dump
 from files import ROOT, put
+from headers import elf_page, pe_page
 from memory import PAGE, noise
 
 if TYPE_CHECKING:
@@ -165,6 +167,8 @@ def test_a_raw_image_beside_a_map(tmp_path: Path) -> None:
 
 # what is no image
 
+#: the header of a file for several processors, of which the part of one begins right behind it
+FAT = b"\xca\xfe\xba\xbe\0\0\0\1\1\0\0\x07\0\0\0\3\0\0\0\x1c\0\0\x10\0\0\0\0\0"
 NOT_READ = {
     "QEMU": (b"QEVM\0\0\0\3\x07", "migration stream of QEMU.*dump-guest-memory"),
     "libvirt": (b"LibvirtQemudSave\2\0\0\0", "virsh restore --paused.*virsh dump --memory-only"),
@@ -179,11 +183,35 @@ NOT_READ = {
     "vhd": (b"conectix", "VHD"),
     "E01": (b"EVF\x09\r\n\xff\0\1", "ewfexport"),
     "Ex01": (b"EVF2\r\n\x81\0\2", "ewfexport"),
-    "AFF4": (b"PK\3\4\x14\0", "AFF4.*unpack"),
-    "7z": (b"7z\xbc\xaf\x27\x1c\0\4", "unpack"),
+    "ZIP": (b"PK\3\4\x14\0", "ZIP.*unpack"),
+    "7z": (b"7z\xbc\xaf\x27\x1c\0\4", "7z.*unpack"),
+    "RAR": (b"Rar!\x1a\x07\1\0", "RAR.*unpack"),
+    "cabinet": (b"MSCF\0\0\0\0", "cabinet.*expand"),
+    "L01": (b"LVF\x09\r\n\xff\0\1", "logical EnCase"),
+    "Lx01": (b"LEF2\r\n\x81\0\2", "logical EnCase"),
+    "AFF": (b"AFF10\r\n\0", "affconvert"),
+    "Xen, migration": (b"\xff" * 8 + b"XENF\0\0\0\2", "domain of Xen"),
+    "kdump": (b"KDUMP   \6\0\0\0", "makedumpfile -E"),
+    "diskdump": (b"DISKDUMP\1\0\0\0", "makedumpfile -E"),
+    "flattened": (b"makedumpfile\0\0\0\0", "makedumpfile -R"),
+    "PDF": (b"%PDF-1.7\n", "PDF"),
+    "PNG": (b"\x89PNG\r\n\x1a\n", "picture"),
+    "SQLite": (b"SQLite format 3\0", "database"),
+    "Office": (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "compound file"),
+    "evtx": (b"ElfFile\0", "event log"),
+    "registry": (b"regf", "registry"),
+    "journal": (b"LPKSHHRH", "coredumpctl dump"),
+    "pcapng": (b"\x0a\x0d\x0d\x0a", "network traffic"),
     "HPAK": (b"HPAK", "FastDump"),
     "Mach-O core": (b"\xcf\xfa\xed\xfe\x07\0\0\1\3\0\0\x80\4\0\0\0", "Mach-O"),
-    "hibernation": (b"hibr", "hibr2bin"),
+    "Mach-O core, 32 bits": (b"\xce\xfa\xed\xfe\x07\0\0\0\3\0\0\0\4\0\0\0", "Mach-O"),
+    "Mach-O core, PowerPC": (b"\xfe\xed\xfa\xce\0\0\0\x12\0\0\0\0\0\0\0\4", "Mach-O"),
+    "Mach-O core, PowerPC 64": (b"\xfe\xed\xfa\xcf\1\0\0\x12\0\0\0\0\0\0\0\4", "Mach-O"),
+    "Mach-O core, fat": (
+        FAT + b"\xcf\xfa\xed\xfe\x07\0\0\1\3\0\0\x80\4\0\0\0",
+        "Mach-O",
+    ),
+    **{f"hibernation, {word.decode()}": (word, "hibr2bin") for word in (b"hibr", b"HIBR", b"wake", b"WAKE", b"RSTR")},
 }
 
 
@@ -199,6 +227,103 @@ def test_what_is_no_image(tmp_path: Path, capfdbinary: Capture, name: str, words
     assert (ran.code, ran.out) == (1, b"")
     with pytest.raises(memcarve.InputError, match=said):
         memcarve.open(path)
+
+
+def swap(kind: bytes) -> bytes:
+    """Return a swap area of Linux: its magic ends the first page."""
+    return bytes(PAGE - 10) + kind + bytes(PAGE)
+
+
+def xen_core(bits: int) -> bytes:
+    """Return the headers of what xl dump-core writes: no program headers, a section of Xen's notes."""
+    head, row = (64, 64) if bits == 64 else (52, 40)
+    word = "Q" if bits == 64 else "I"
+    data = bytearray(b"\x7fELF" + bytes([2 if bits == 64 else 1, 1, 1]) + bytes(9))
+    data += struct.pack(f"<HHI3{word}I6H", 4, 62, 1, 0, 0, head, 0, head, 0, 0, row, 3, 1)
+    data += bytes(row)
+    for kind, place in ((3, head + 3 * row), (7, head + 3 * row + 16)):
+        data += struct.pack(f"<II4{word}II2{word}", 1, kind, 0, 0, place, 32, 0, 0, 1, 0)
+    data += b"\0.shstrtab\0".ljust(16, b"\0") + struct.pack("<III4s", 4, 32, 0x2000001, b"Xen\0") + bytes(32)
+    return bytes(data) + bytes(-len(data) % PAGE)
+
+
+#: structures that do not stand at the beginning, or that a few bytes do not tell
+STRUCTURED = {
+    "tar": (bytes(257) + b"ustar\x0000" + bytes(PAGE), "tar.*unpack"),
+    "VDI": (b"<<< Oracle VM VirtualBox Disk Image >>>\n".ljust(64, b"\0") + b"\x7f\x10\xda\xbe" + bytes(PAGE), "VDI"),
+    "VHD, fixed": (noise(1, PAGE) + b"conectix" + bytes(504), "VHD"),
+    "GPT": (bytes(512) + b"EFI PART" + bytes(PAGE), "disk"),
+    "NTFS": (b"\xeb\x52\x90NTFS    " + bytes(PAGE), "disk"),
+    "ISO 9660": (bytes(0x8001) + b"CD001" + bytes(PAGE), "disk"),
+    "swap": (swap(b"SWAPSPACE2"), "swap area"),
+    "hibernated Linux": (swap(b"S1SUSPEND\0"), "hibernated"),
+    "hibernation, wiped": (bytes(PAGE) + noise(1, PAGE) + b"\x81\x81xpress" + bytes(PAGE), "hibr2bin.*wiped"),
+    "AFF4": (b"PK\3\4" + noise(1, PAGE) + b"PK\1\2information.turtle" + bytes(50), "AFF4.*raw image"),
+    "AFF4, named": (b"PK\3\4" + noise(1, 400_000) + b"container.description" + bytes(50), "AFF4"),
+    "Mach-O program": (b"\xcf\xfa\xed\xfe\x07\0\0\1\3\0\0\x80\2\0\0\0" + bytes(PAGE), r"program.*Mach-O"),
+    "Java class": (b"\xca\xfe\xba\xbe\0\0\0\x41" + bytes(99), "is not recognised"),
+    "Xen's core": (xen_core(64), "Xen's dump-core"),
+    "Xen's core, 32 bits": (xen_core(32), "Xen's dump-core"),
+    "PE": (pe_page() + bytes(0x4000), r"program or library \(PE\)"),
+    "ELF": (elf_page() + bytes(0x4000), r"program or library \(ELF\)"),
+}
+
+
+@pytest.mark.parametrize("name", STRUCTURED)
+def test_what_its_structure_tells(tmp_path: Path, name: str) -> None:
+    """What is told by its structure is named with what helps, and no map is looked for on account of its name."""
+    data, said = STRUCTURED[name]
+    with pytest.raises(memcarve.InputError, match=said) as caught:
+        memcarve.open(put(tmp_path / "memory.bin", data))
+    assert "no map is beside it" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["tar", "swap", "PE", "ELF", "VHD, fixed"])
+def test_a_machine_with_such_bytes(tmp_path: Path, name: str) -> None:
+    """A raw image in which such bytes happen to stand is read if its page tables are named."""
+    data = STRUCTURED[name][0]
+    path = put(tmp_path / "mem.raw", data + bytes(-len(data) % PAGE))
+    with memcarve.open(path, dtb=0x1000, paging="x64") as container:
+        assert len(container.processes()) == 1
+
+
+@pytest.mark.parametrize("name", ["pid.4.dmp", "evidence.dmp"])
+def test_a_dump_that_begins_with_a_program(tmp_path: Path, name: str) -> None:
+    """What is named like a dump lacks its map, though it begins with a program's header."""
+    with pytest.raises(memcarve.CounterpartError, match="no map is beside it"):
+        memcarve.open(put(tmp_path / name, STRUCTURED["PE"][0]))
+
+
+TABLE = HEADER.partition("\n\n")[2] + map_rows([*ROWS], "pid.4.dmp")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"# Notes\n\nThe map:\n\n```\n{TABLE}```\n",
+        f"# Notes\n\n## The map\n\n{TABLE}\nThat is all.\n",
+        f"<!DOCTYPE html>\n<pre>\n{TABLE}</pre>\n",
+        '# a\n\n## b\n\n~~~\n[{"Virtual": 4096, "Size": 4096, "Offset in File": 0}]\n~~~\n',
+    ],
+    ids=["fence", "headings", "HTML", "JSON"],
+)
+def test_a_document_is_no_map(tmp_path: Path, text: str) -> None:
+    """A text that shows a map is not taken for one, alone or beside a dump."""
+    path = put(tmp_path / "README.md", text.encode())
+    with pytest.raises(memcarve.NotRecognisedError, match="is a document"):
+        memcarve.open(path)
+    put(tmp_path / "pid.4.dmp", bytes(SIZE))
+    put(tmp_path / "pid.4.txt", text.encode())
+    with pytest.raises(memcarve.InputError, match="is a document"):
+        memcarve.open(tmp_path / "pid.4.dmp")
+
+
+def test_a_map_below_a_prompt(tmp_path: Path) -> None:
+    """A map that was copied from a terminal with the prompt of root above it is one."""
+    put(tmp_path / "pid.4.dmp", bytes(SIZE))
+    text = f"# vol -f mem.raw windows.memmap --pid 4 --dump\n{HEADER}{map_rows([*ROWS], 'pid.4.dmp')}"
+    with memcarve.open(put(tmp_path / "pid.4.map", text.encode())) as container:
+        assert container.process().space.total == SIZE
 
 
 def test_a_program_is_no_core(tmp_path: Path) -> None:

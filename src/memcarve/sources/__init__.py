@@ -150,10 +150,12 @@ def _complaint(
         unknown = NotRecognisedError(f"is {kind}{sources[-1].what}", subject=opened.path)
         return list(said.values())[-1] if said else unknown
     problem = said[RAW if MEMMAP not in said else MEMMAP]
-    if isinstance(problem, CounterpartError):
+    named = plain_name(opened.path).endswith(".dmp") or pid_in_name(opened.path)[0] is not None
+    if FOREIGN in said and not named:
+        problem = said[FOREIGN]
+    elif isinstance(problem, CounterpartError):
         size = opened.file.size
-        named = plain_name(opened.path).endswith(".dmp")
-        if not (size and size % PAGE == 0) and not named and pid_in_name(opened.path)[0] is None:
+        if not (size and size % PAGE == 0) and not named:
             problem = said.get(RAW, problem)  # which is not tried if an option speaks against it
         elif size >= _SMALLEST_IMAGE:
             problem.suggest(

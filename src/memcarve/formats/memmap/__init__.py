@@ -19,7 +19,7 @@ from memcarve.formats.memmap.text_map import TextMap
 from memcarve.formats.tables import TableFile, recognise_table
 from memcarve.formats.tables.arrow_table import ArrowTable
 from memcarve.formats.tables.json_table import JsonTable
-from memcarve.formats.tables.text_header import BANNER, other_columns
+from memcarve.formats.tables.text_header import BANNER, is_document, other_columns
 from memcarve.intervals import TOP
 
 if TYPE_CHECKING:
@@ -157,7 +157,7 @@ class MemoryMap(TableFile):
             )
 
 
-def _what_else(text: TextFile) -> str:
+def _what_else(text: TextFile) -> str:  # noqa: PLR0911 - one for each kind
     """Return in words what a file holds that is not a memory map."""
     wanted = "a map is what `windows.memmap` prints, with its header line"
     head = text.head
@@ -165,6 +165,8 @@ def _what_else(text: TextFile) -> str:
         return f"holds binary data, not a memory map; {wanted}"
     if not head.strip():
         return f"is empty; {wanted}"
+    if is_document(head):
+        return f"is a document; if a table in it is the map, put that into a file of its own; {wanted}"
     if re.search(rb"^Writing .* to \d+\.dmp", head, re.MULTILINE):
         return (
             "is what Volatility 2's memdump prints, which does not say where anything lies; run its memmap for the "

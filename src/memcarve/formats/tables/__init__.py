@@ -9,7 +9,7 @@ from memcarve.backing import FileBacking
 from memcarve.formats.tables.arrow_table import ARROW, ArrowTable
 from memcarve.formats.tables.json_table import recognise_json
 from memcarve.formats.tables.text_file import TextFile
-from memcarve.formats.tables.text_header import recognise
+from memcarve.formats.tables.text_header import is_document, recognise
 
 if TYPE_CHECKING:
     from typing import Any, Self
@@ -22,8 +22,11 @@ if TYPE_CHECKING:
 
 def recognise_table(text: TextFile, vocabulary: Vocabulary) -> Header | JsonTable | ArrowTable | None:
     """Return the header of a text table that the vocabulary knows, or a table of records of any columns, if any."""
+    if text.is_text and is_document(text.head):
+        return None
     header = recognise(text.head, vocabulary) if text.is_text else None
-    if header is None and text.head.startswith(ARROW):
+    # of a stream of Arrow a length comes next, and of a saved domain of Xen the same bytes again
+    if header is None and text.head.startswith(ARROW) and not text.head.startswith(b"\xff" * 8):
         return ArrowTable(text)
     return header or (recognise_json(text) if text.is_text else None)
 

@@ -36,6 +36,7 @@ def vocabulary(names: Sequence[bytes], wanted: Callable[[str, set[str]], object]
 
 
 _LONGEST_SHOWN = 4096
+_DOCUMENT = re.compile(rb"\A\s*<(?:!DOCTYPE|html|\?xml|svg)|^(?:```|~~~|#{2,6} [^\s#])", re.MULTILINE | re.IGNORECASE)
 _GREPTEXT = "volatility2 greptext"
 _DASHES = re.compile(rb"[\s-]*--[\s-]*")
 
@@ -100,6 +101,14 @@ def recognise(head: bytes, words: Vocabulary) -> Header | None:
                 line = number + head.count(b"\n", place, end)
                 return Header(kind, columns, delimiter, padding, part, line, end, version)
     return None
+
+
+def is_document(head: bytes) -> bool:
+    """Return True if a text is Markdown or HTML: what looks like a table in it is an example, with text around it.
+
+    A heading of the first order does not tell: a command at the prompt of root looks like one.
+    """
+    return _DOCUMENT.search(head) is not None
 
 
 def other_columns(head: bytes) -> str | None:

@@ -296,8 +296,8 @@ def _stranger(rows: ProcessRows, file: FileBacking | None) -> tuple[str, str]:
     """
     if file is None:
         return "", ""
-    if words := foreign(file.read_at(0, 16)):
-        raise InputError(f"is {words}", subject=file.path)
+    if (other := foreign(file)) is not None and other.sure:
+        raise InputError(f"is {other.words}", subject=file.path)
     machine = machine_memory(file)
     if machine is not None and machine.backing is not file:
         machine.backing.close()
