@@ -35,7 +35,12 @@ from memcarve.metadata import (
     Thread as Thread,
 )
 from memcarve.missing import Missing as Missing
-from memcarve.patterns import TextPattern as TextPattern, text_pattern as text_pattern
+from memcarve.patterns import (
+    HexPattern as HexPattern,
+    TextPattern as TextPattern,
+    hex_pattern as hex_pattern,
+    text_pattern as text_pattern,
+)
 from memcarve.process import (
     Container as Container,
     Location as Location,

@@ -103,6 +103,16 @@ def status_facts(status: os.stat_result) -> dict[str, Any]:
     return {"size": status.st_size, "modified": modified, "device": status.st_dev, "inode": status.st_ino}
 
 
+def next_written(backing: Backing, offset: int) -> int:
+    """Return the first offset from `offset` on, at most `size`, whose byte is not known to be zero without reading it.
+
+    So it is behind holes of sparse files, as far as the system tells where they are.
+    """
+    if isinstance(backing, FileBacking | FolderBacking | ZerosBehind):
+        return max(backing.next_written(offset), offset)
+    return offset
+
+
 class AbsentBacking:
     """The bytes of an address space whose file is not at hand: reading raises `error`."""
 
@@ -320,6 +330,12 @@ class FolderBacking:
             self._file(index).read_into(place, buffer[done : done + length])
             done += length
 
+    def next_written(self, offset: int) -> int:
+        """Return the first offset from `offset` on that is not in a hole of a sparse file, or is the next file's."""
+        index, place, _ = next(self._parts(offset, 1))
+        written = max(self._file(index).next_written(place) - place, 0)
+        return offset + min(written, self._starts[index + 1] - offset)
+
     def spans(self, offset: int, size: int) -> list[Span] | None:
         """Return the spans of the bytes; None if they lie in more files than should be open at once."""
         parts = list(itertools.islice(self._parts(offset, size), _SPANS + 1))
@@ -403,7 +419,7 @@ class ZerosBehind:
 
     def next_written(self, offset: int) -> int:
         """Return the first offset from `offset` on that is not in a hole of a sparse file, as far as that is known."""
-        return self.backing.next_written(offset) if isinstance(self.backing, FileBacking) else offset
+        return self.size if offset >= self.begin else next_written(self.backing, offset)
 
     def spans(self, offset: int, size: int) -> list[Span] | None:
         """Return where the bytes lie in files, in order; None if they lie nowhere, or must be decoded first."""

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from memcarve.backing import Backing, FileBacking
     from memcarve.dtypes import U64, Bools
     from memcarve.metadata import Module, Region, Thread
+    from memcarve.searching import Pattern
     from memcarve.segments import Labels, Segment, Segments
     from memcarve.space import AddressSpace, Extent, Hit
 
@@ -523,12 +524,20 @@ class ProcessMemory:
                 process = found
         return work(process)
 
-    def find(self, patterns: bytes | Sequence[bytes], *, half: str | None = None) -> Iterator[Hit]:
+    def find(
+        self,
+        patterns: Pattern | Sequence[Pattern],
+        *,
+        half: str | None = None,
+        unreadable: Callable[[int, int], object] | None = None,
+    ) -> Iterator[Hit]:
         """Yield every place where one of some patterns lies, in order of addresses; None is `default_half`.
 
-        ``space.find`` searches any segments. Raises ValueError for an empty pattern.
+        Patterns are bytes, or what `text_pattern` and `hex_pattern` make. `unreadable` is called with address and size
+        of what cannot be read, which is passed over; without it that raises UnreadableError. ``space.find`` searches
+        any segments. Raises ValueError for an empty pattern.
         """
-        return self.space.find(patterns, self.segments(half=half))
+        return self.space.find(patterns, self.segments(half=half), unreadable=unreadable)
 
     def locate(self, address: int) -> Location:
         """Return where an address lies; raises AddressError if nothing is there."""

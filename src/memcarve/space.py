@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from memcarve.errors import AddressError
+from memcarve.backing import next_written
+from memcarve.errors import AddressError, UnreadableError
 from memcarve.intervals import (
     CHUNK,
     TOP,
@@ -25,17 +26,21 @@ from memcarve.intervals import (
     union,
 )
 from memcarve.missing import CUT_OFF, IMAGE_CUT_OFF, REASONS, UNREADABLE, Missing, MissingMemory
+from memcarve.searching import matches, sought
 from memcarve.segments import Segments
+from memcarve.unreadable import SECTOR, unreadable as unreadable_in
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from memcarve.backing import Backing
     from memcarve.dtypes import U8, U64
+    from memcarve.searching import Pattern
     from memcarve.segments import Segment
 
 
 _BLOCK = 1 << 20  # bytes read in one go while searching
+_HOLE = 1 << 16  # holes of sparse files that are larger are passed over
 _PIECES = 1 << 14  # extents looked at in one go
 
 
@@ -351,49 +356,113 @@ class AddressSpace(Intervals):
 
     def find(
         self,
-        patterns: bytes | Sequence[bytes],
+        patterns: Pattern | Sequence[Pattern],
         segments: Segments | None = None,
         block: int = _BLOCK,
         progress: Callable[[int], object] | None = None,
+        unreadable: Callable[[int, int], object] | None = None,
     ) -> Iterator[Hit]:
-        """Yield every match of `patterns`, including overlapping ones, in order of addresses.
+        """Yield every match of `patterns`, including overlapping ones, in order of addresses, as they are found.
 
-        Matches may cross extents, but not gaps. Memory is bounded by `block` and the longest pattern; `progress` is
-        called with the bytes of each stretch that was searched. Raises ValueError if a pattern is empty, TypeError if
-        it is text.
+        Patterns are bytes, or what ``memcarve.hex_pattern`` and ``memcarve.text_pattern`` make. Matches may cross
+        extents, but not gaps. Holes of sparse files are passed over unless zeros match a pattern. Memory is bounded by
+        `block` and the longest pattern; `progress` is called with the bytes of each stretch that was searched.
+        `unreadable` is called with address and size of what cannot be read, which is passed over; without it that
+        raises UnreadableError. Raises ValueError if a pattern is empty, TypeError if it is text.
         """
-        if isinstance(patterns, str):
-            raise TypeError("patterns are bytes; memcarve.text_pattern makes them of text")
-        wanted = [patterns] if isinstance(patterns, bytes) else list(patterns)
+        wanted = sought(patterns)
         if not wanted:
             return
-        if not all(wanted):
-            raise ValueError("a pattern to search for is empty")
-        longest = max(map(len, wanted))
-        buffer = bytearray(block + longest)
+        overlap = max(len(pattern.data) for pattern in wanted) - 1
+        # two overlaps, so that what is left of a hole at its ends does not meet
+        hole = None if any(pattern.is_zero for pattern in wanted) else max(_HOLE, 2 * overlap)
+        buffer = bytearray(block + overlap + 1)
         for segment in self.segments() if segments is None else segments:
-            for address, length, fresh in self._windows(segment, buffer, longest - 1):
-                for index, pattern in _matches(buffer, length, wanted, fresh):
-                    found = address + index
-                    extent = self.index(found)
-                    offset = int(self.offset[extent]) + found - int(self.start[extent])
-                    yield Hit(found, pattern, offset, segment)
-                if progress is not None:
-                    progress(fresh)
+            for start, end in self._stretches(segment, hole, overlap, progress):
+                for address, length, fresh in self._windows(start, end, buffer, overlap, unreadable):
+                    for index, number in matches(buffer, length, wanted, fresh):
+                        found = address + index
+                        extent = self.index(found)
+                        offset = int(self.offset[extent]) + found - int(self.start[extent])
+                        yield Hit(found, number, offset, segment)
+                    if progress is not None:
+                        progress(fresh)
 
-    def _windows(self, segment: Segment, buffer: bytearray, overlap: int) -> Iterator[tuple[int, int, int]]:
-        """Fill `buffer` with one stretch of the segment after the other; yield its address, length and own length.
+    def _windows(
+        self, start: int, end: int, buffer: bytearray, overlap: int, unreadable: Callable[[int, int], object] | None
+    ) -> Iterator[tuple[int, int, int]]:
+        """Yield what `_filled` yields of a range, without what cannot be read."""
+        todo = [(start, end)]  # the next one is the last
+        while todo:
+            start, end = todo.pop()
+            try:
+                for address, length, fresh in self._filled(start, end, buffer, overlap):
+                    yield address, length, fresh
+                    start = address + fresh
+            except UnreadableError:
+                if unreadable is None:
+                    raise
+                parts = []
+                for low, high in self._lost(start, min(start + len(buffer), end)):
+                    unreadable(low, high - low)
+                    parts.append((start, low))
+                    start = high
+                todo += [(start, end), *reversed(parts)]
+
+    def _lost(self, start: int, end: int) -> list[tuple[int, int]]:
+        """Return start and end of what cannot be read of a range that is there, in order; never nothing."""
+        lost: list[tuple[int, int]] = []
+        address = start
+        for offset, size in self.pieces(start, end - start):
+            bad = unreadable_in(self.backing, Intervals.of([(offset, size)]))
+            lost += [(address + low - offset, address + high - offset) for low, high in bad.bounds()]
+            address += size
+        return lost or [(start, min(start + SECTOR, end))]  # it comes and goes: with this there is an end to it
+
+    def _stretches(
+        self, segment: Segment, hole: int | None, overlap: int, progress: Callable[[int], object] | None
+    ) -> Iterator[tuple[int, int]]:
+        """Yield start and end of what is to be read of a segment: all but holes larger than `hole`.
+
+        Of each hole there is as much at either end as a match may have that crosses it.
+        """
+        start = segment.start
+        if hole is not None:
+            for low, high in self._holes(segment, hole):
+                if low + overlap > start:
+                    yield start, low + overlap
+                start = high - overlap
+                if progress is not None:
+                    progress(start - low - overlap)
+        yield start, segment.end
+
+    def _holes(self, segment: Segment, least: int) -> Iterator[tuple[int, int]]:
+        """Yield start and end of what is known to be zeros in the pieces of a segment, if it is larger than `least`."""
+        address = segment.start
+        for offset, size in self.pieces(segment.start, segment.size):
+            place, end = offset, offset + size
+            while place + least < end:
+                written = min(next_written(self.backing, place), end)
+                if written - place > least:
+                    yield address + place - offset, address + written - offset
+                    place = written
+                else:
+                    place += _BLOCK
+            address += size
+
+    def _filled(self, start: int, end: int, buffer: bytearray, overlap: int) -> Iterator[tuple[int, int, int]]:
+        """Fill `buffer` with one stretch of a range after the other; yield its address, length and own length.
 
         The last `overlap` bytes of a stretch come again at the start of the next one, and count as the next one's own.
         """
-        view, kept, address = memoryview(buffer), 0, segment.start
-        while address < segment.end:
-            length = min(len(buffer) - kept, segment.end - address)
+        view, kept, address = memoryview(buffer), 0, start
+        while address < end:
+            length = min(len(buffer) - kept, end - address)
             done = kept
             for offset, size in self.pieces(address, length):
                 self.backing.read_into(offset, view[done : done + size])
                 done += size
-            shared = min(overlap, done) if address + length < segment.end else 0
+            shared = min(overlap, done) if address + length < end else 0
             yield address - kept, done, done - shared
             address += length
             view[:shared] = bytes(view[done - shared : done])
@@ -404,18 +473,3 @@ def _clipped(extent: Extent, segment: Segment) -> Extent:
     """Return the part of an extent that lies in a segment."""
     start, end = max(extent.start, segment.start), min(extent.end, segment.end)
     return Extent(start, end - start, extent.offset + start - extent.start)
-
-
-def _matches(buffer: bytearray, length: int, patterns: Sequence[bytes], fresh: int) -> list[tuple[int, int]]:
-    """Return (index in the buffer, pattern) for every match that begins before `fresh`, sorted."""
-    found = []
-    for number, pattern in enumerate(patterns):
-        # the search skips ahead by a pattern's last byte, which must not be zero: memory is full of zeros
-        core = pattern.rstrip(b"\0") or pattern
-        last = max(length - len(pattern) + len(core), 0)
-        index = buffer.find(core, 0, last)
-        while 0 <= index < fresh:
-            if core is pattern or buffer.startswith(pattern, index):
-                found.append((index, number))
-            index = buffer.find(core, index + 1, last)
-    return sorted(found)

@@ -463,7 +463,9 @@ class ReadOutput(Group, heading=WRITE):
 class Sought(Group, heading=TAKE):
     """What the patterns mean."""
 
-    as_hex: bool = option("--hex", is_flag=True, help="PATTERN is bytes in hexadecimal: 4d5a9000 or '4d 5a 90 00'.")
+    as_hex: bool = option(
+        "--hex", is_flag=True, help="PATTERN is bytes in hexadecimal: 4d5a9000, or '4d 5a ?? 0?' with wildcards."
+    )
     encodings: Sequence[str] = option(
         "--encoding", multiple=True, preset=("utf-8", "utf-16-le"), help="How text lies in memory; may be repeated."
     )

@@ -30,7 +30,7 @@ _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
 class Column(NamedTuple):
-    """A column's name and kind.
+    """A column's name and kind, and how wide it is in a table if that is known: rows then need not wait for others.
 
     Kinds: ``address``, ``end`` (an address that may be 2**64), ``number``, ``real``, ``text``, ``words`` (several
     texts), ``flag``, ``time`` (UTC), ``record`` (in JSON alone).
@@ -38,6 +38,7 @@ class Column(NamedTuple):
 
     name: str
     kind: str
+    width: int | None = None
 
 
 def print_table(layout: str, title: str, columns: Sequence[Column], rows: Iterable[Sequence[Cell]]) -> None:
@@ -85,8 +86,10 @@ def _table(columns: Sequence[Column], rows: Iterable[Sequence[Cell]]) -> Iterato
         ]
 
     iterator = iter(rows)
-    sample = [shown(row) for row in islice(iterator, _SAMPLE)]
-    widths = [max(map(len, cells)) for cells in zip([column.name for column in columns], *sample, strict=True)]
+    known = [column.width or 0 for column in columns]
+    sample = [] if all(known) else [shown(row) for row in islice(iterator, _SAMPLE)]
+    cells_of = zip([column.name for column in columns], *sample, strict=True)
+    widths = [max(width, *map(len, cells)) for width, cells in zip(known, cells_of, strict=True)]
     right = [column.kind in ("number", "real") for column in columns]
     for cells in chain([[column.name for column in columns]], sample, map(shown, iterator)):
         aligned = (

@@ -28,16 +28,24 @@ class ProgressBar:
         self._label = label
         self._shown = sys.stderr.isatty() and not messages.quiet and not (data and at_terminal())
         self._begun = time.monotonic()
+        self._quiet_until = self._begun + _PATIENCE
         self._bar: Any = None
         self._task: Any = None
 
     def __call__(self, done: int, total: int) -> None:
         """Draw how far the work is."""
-        if not self._shown or (self._bar is None and time.monotonic() - self._begun < _PATIENCE):
+        if not self._shown or (self._bar is None and time.monotonic() < self._quiet_until):
             return
         if self._bar is None:
             self._start(total)
         self._bar.update(self._task, completed=done, total=total, rate=amount(done / (time.monotonic() - self._begun)))
+
+    def clear(self) -> None:
+        """Take the bar off the terminal, where something else is going to be printed; it comes back a second later."""
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+            self._quiet_until = time.monotonic() + _PATIENCE
 
     def _start(self, total: int) -> None:
         # importing rich takes longer than most commands

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import numpy as np
 
-from memcarve.backing import FileBacking, ZerosBehind
+from memcarve.backing import next_written
 from memcarve.errors import SourceReadError
 from memcarve.intervals import PAGE, chunks, expand
 
@@ -66,7 +66,6 @@ def _told(memory: PhysicalMemory, blocks: Iterator[Block]) -> Iterator[Block]:
 
 def _everything(memory: PhysicalMemory) -> Iterator[Block]:
     backing = memory.backing
-    written = backing.next_written if isinstance(backing, FileBacking | ZerosBehind) else lambda place: place
     stored, seams, passed = memory.is_stored, memory.seams, 0
     rows = (column[stored].tolist() for column in (memory.start, memory.size, memory.offset))
     for start, length, offset in zip(*rows, strict=True):
@@ -76,7 +75,7 @@ def _everything(memory: PhysicalMemory) -> Iterator[Block]:
         yield from _seams(seams[passed:before])
         passed = before
         while done < end:
-            hole = (written(offset + done) - offset - done) // BLOCK
+            hole = (next_written(backing, offset + done) - offset - done) // BLOCK
             if hole > 0:
                 done += hole * BLOCK
                 continue

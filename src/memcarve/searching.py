@@ -1,0 +1,83 @@
+"""Patterns in a block of memory: bytes, and bytes of which only some bits count."""
+
+from __future__ import annotations
+
+import heapq
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from memcarve.patterns import HexPattern, TextPattern
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    Pattern = bytes | HexPattern | TextPattern
+
+
+class Sought(NamedTuple):
+    """Bytes that are searched for; `mask` has the bits of them that count, None if all do."""
+
+    data: bytes
+    mask: bytes | None
+
+    @property
+    def is_zero(self) -> bool:
+        """Whether zeros match."""
+        return not any(self.data)
+
+
+def sought(patterns: Pattern | Sequence[Pattern]) -> list[Sought]:
+    """Return patterns as what is searched for. Raises ValueError if one is empty, TypeError if it is text."""
+    if isinstance(patterns, str):
+        raise TypeError("patterns are bytes; memcarve.text_pattern makes them of text")
+    several = [patterns] if isinstance(patterns, bytes | HexPattern | TextPattern) else patterns
+    found = []
+    for each in several:
+        data = each if isinstance(each, bytes) else each.data
+        mask = each.mask if isinstance(each, HexPattern) and set(each.mask) != {0xFF} else None
+        found.append(Sought(data, mask))
+    if not all(each.data for each in found):
+        raise ValueError("a pattern to search for is empty")
+    return found
+
+
+def matches(buffer: bytearray, length: int, wanted: Sequence[Sought], fresh: int) -> Iterator[tuple[int, int]]:
+    """Yield (index in the buffer, pattern) for every match that begins before `fresh`, sorted; one at a time.
+
+    There may be as many as bytes. The first `length` bytes of the buffer count, and must not change meanwhile.
+    """
+    single = [_places(buffer, length, each, fresh, number) for number, each in enumerate(wanted)]
+    yield from single[0] if len(single) == 1 else heapq.merge(*single)
+
+
+def _places(buffer: bytearray, length: int, one: Sought, fresh: int, number: int) -> Iterator[tuple[int, int]]:
+    """Yield where one pattern matches, each with the pattern's number."""
+    if one.mask is not None:
+        places = _masked(np.frombuffer(buffer, np.uint8, length), one.data, one.mask)
+        yield from ((place, number) for place in places[places < fresh].tolist())
+        return
+    # the search skips ahead by a pattern's last byte, which must not be zero: memory is full of zeros
+    core = one.data.rstrip(b"\0") or one.data
+    last = max(length - len(one.data) + len(core), 0)
+    index = buffer.find(core, 0, last)
+    while 0 <= index < fresh:
+        if core is one.data or buffer.startswith(one.data, index):
+            yield index, number
+        index = buffer.find(core, index + 1, last)
+
+
+def _masked(block: np.ndarray[tuple[int], np.dtype[np.uint8]], data: bytes, mask: bytes) -> np.ndarray:
+    """Return where the bits that count match (int64)."""
+    count = len(block) - len(data) + 1
+    if count <= 0:
+        return np.zeros(0, np.int64)
+    # what is rarest first: whole bytes that are not zero, then any that is not zero
+    order = sorted((at for at in range(len(mask)) if mask[at]), key=lambda at: (not data[at], -mask[at].bit_count()))
+    first, *others = order
+    found = np.flatnonzero((block[first : first + count] & mask[first]) == data[first])
+    for at in others:
+        if not len(found):
+            break
+        found = found[(block[found + at] & mask[at]) == data[at]]
+    return found
