@@ -483,13 +483,13 @@ def test_carve_several(truth: Truth, go: Invoke, tmp_path: Path) -> None:
     ran = go("carve", truth.path, "--pid", 388, "--pid", 1624)
     assert ran.code == 0, ran.err
     folder = tmp_path / "mem.segments"
-    assert listing(folder) == ["1624-explorer.exe", "388-smss.exe", "processes.json"]
+    assert listing(folder) == ["1624-explorer.exe", "388-smss.exe", "SHA256SUMS", "processes.json"]
     for pid, name in ((388, "388-smss.exe"), (1624, "1624-explorer.exe")):
         assert hashed(folder / name) == expected_files(truth, pid)
     assert go("verify", folder, "--source", truth.path).code == 0
     ran = go("carve", truth.path, "--name", "E*.EXE", "-o", "named")
     assert ran.code == 3, ran.err
-    assert listing(tmp_path / "named") == ["1624-explorer.exe", "2448-edges.exe", "processes.json"]
+    assert listing(tmp_path / "named") == ["1624-explorer.exe", "2448-edges.exe", "SHA256SUMS", "processes.json"]
     assert hashed(tmp_path / "named" / "2448-edges.exe") == expected_files(truth, 2448)
     assert manifest(tmp_path / "named" / "2448-edges.exe")["complete"] is False
 
@@ -500,7 +500,9 @@ def test_carve_all(truth: Truth, go: Invoke, tmp_path: Path) -> None:
     assert ran.code == 3, ran.err
     rows = {row["pid"]: row for row in json.loads((tmp_path / "case" / "processes.json").read_text())["processes"]}
     assert rows.keys() == {process.pid for process in truth.processes}
-    assert listing(tmp_path / "case") == sorted([*(row["files"][0] for row in rows.values()), "processes.json"])
+    assert listing(tmp_path / "case") == sorted(
+        [*(row["files"][0] for row in rows.values()), "SHA256SUMS", "processes.json"]
+    )
     for pid, row in rows.items():
         assert re.fullmatch(rf"{pid}(-[A-Za-z0-9_.-]+)?", row["files"][0])
         assert row["error"] is None
@@ -527,6 +529,7 @@ def test_pids_used_twice(go: Invoke, tmp_path: Path) -> None:
         "4-System",
         "400-c.exe",
         "400-d.exe",
+        "SHA256SUMS",
         "processes.json",
     ]
     assert go("carve", path, "--pid", 400).code == 0
@@ -855,7 +858,9 @@ def test_a_copy_that_is_killed(truth: Truth, tmp_path: Path, seconds: int) -> No
     rows = json.loads((tmp_path / "out" / "processes.json").read_text())["processes"]
     assert [row["pid"] for row in rows if row["error"]] == [388]
     assert "the system ended what wrote it" in ran.err
-    assert listing(tmp_path / "out") == sorted([*(name for row in rows for name in row["files"]), "processes.json"])
+    assert listing(tmp_path / "out") == sorted(
+        [*(name for row in rows for name in row["files"]), "SHA256SUMS", "processes.json"]
+    )
     assert run("verify", tmp_path / "out", "--source", truth.path).code == 0
 
 
@@ -877,7 +882,7 @@ def test_an_idle_copy_that_is_killed(truth: Truth, tmp_path: Path) -> None:
     )
     ran = run("carve", truth.path, "--pid", 4, "--pid", 388, "-o", tmp_path / "out", "-q", before=before)
     assert (ran.code, ran.err) == (0, "")
-    assert listing(tmp_path / "out") == ["388-smss.exe", "4-System", "processes.json"]
+    assert listing(tmp_path / "out") == ["388-smss.exe", "4-System", "SHA256SUMS", "processes.json"]
 
 
 def test_interrupted(truth: Truth, tmp_path: Path) -> None:

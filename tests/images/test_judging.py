@@ -593,6 +593,7 @@ def test_doubtful_by_name(doubtful: Truth, go: Invoke, tmp_path: Path) -> None:
     assert sorted(path.name for path in (tmp_path / "named").iterdir()) == [
         "388-smss.exe",
         "4-System",
+        "SHA256SUMS",
         "processes.json",
     ]
     ran = go("carve", doubtful.path, "--name", "shady*")

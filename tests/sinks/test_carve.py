@@ -688,7 +688,7 @@ def test_hostile_process_names(tmp_path: Path, pid: int | None) -> None:
     with Several(dump, entries) as container:
         outcomes = sinking.carve_several(container, range(len(entries)), tmp_path / "out").parts
     assert listing(tmp_path) == ["out", "pid.4.dmp", "pid.4.map"]
-    made = [name for name in listing(tmp_path / "out") if name != "processes.json"]
+    made = [name for name in listing(tmp_path / "out") if name not in ("SHA256SUMS", "processes.json")]
     assert len(made) == len({name.lower() for name in made}) == len(HOSTILE)
     assert sorted(os.path.basename(outcome.path) for outcome in outcomes) == made
     assert all(re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,99}", name) for name in made)
@@ -702,7 +702,7 @@ def test_plain_process_names(tmp_path: Path) -> None:
     entries = [memcarve.ProcessEntry(4, "System"), memcarve.ProcessEntry(88, None)]
     with Several(dump, entries) as container:
         sinking.carve_several(container, [0, 1], tmp_path / "out")
-    assert listing(tmp_path / "out") == ["4-System", "88", "processes.json"]
+    assert listing(tmp_path / "out") == ["4-System", "88", "SHA256SUMS", "processes.json"]
 
 
 def test_processes_json(tmp_path: Path) -> None:
@@ -721,7 +721,7 @@ def test_processes_json(tmp_path: Path) -> None:
     assert [item["bytes"] for item in found["processes"]] == [len(dump_bytes(ROWS)), None, len(dump_bytes(ROWS))]
     assert "on purpose" in found["processes"][1]["error"]
     assert found["processes"][1]["files"] == []
-    assert len(listing(tmp_path / "out")) == 3
+    assert len(listing(tmp_path / "out")) == 2 + 2
     for item in found["processes"]:
         for name in item["files"]:
             memcarve.verify(tmp_path / "out" / name)
@@ -746,7 +746,7 @@ def test_several_from_one_map(tmp_path: Path, capfdbinary: pytest.CaptureFixture
     ran = invoke(capfdbinary, "carve", table, "-o", tmp_path / "some", "--all")
     assert ran.code == 3
     assert "88" in ran.err
-    assert listing(tmp_path / "some") == ["4", "92", "processes.json"]
+    assert listing(tmp_path / "some") == ["4", "92", "SHA256SUMS", "processes.json"]
 
 
 def test_several_need_a_choice(tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]) -> None:
@@ -766,14 +766,14 @@ def test_force_replaces_several(tmp_path: Path) -> None:
     with Several(dump, entries) as container:
         sinking.carve_several(container, [0, 1], tmp_path / "out")
         sinking.carve_several(container, [1], tmp_path / "out", force=True)
-        assert listing(tmp_path / "out") == ["8-b", "processes.json"]
+        assert listing(tmp_path / "out") == ["8-b", "SHA256SUMS", "processes.json"]
         (tmp_path / "out" / "8-b" / "notes").write_text("mine")
         with pytest.raises(memcarve.TargetExistsError, match="notes"):
             sinking.carve_several(container, [0], tmp_path / "out", force=True)
         (tmp_path / "out" / "8-b" / "notes").rename(tmp_path / "out" / "notes")
         with pytest.raises(memcarve.TargetExistsError, match="notes"):
             sinking.carve_several(container, [0], tmp_path / "out", force=True)
-    assert listing(tmp_path / "out") == ["8-b", "notes", "processes.json"]
+    assert listing(tmp_path / "out") == ["8-b", "SHA256SUMS", "notes", "processes.json"]
 
 
 @pytest.mark.parametrize("inside", [[], ["src"]])

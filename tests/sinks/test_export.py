@@ -198,7 +198,7 @@ def test_every_process(usual: Truth, tmp_path: Path, capfdbinary: Capture, half:
     assert ran.out == b""
     # edges.exe lacks pages in the user half
     assert ran.code in ({0, 3} if half == "kernel" else {3})
-    assert len(listing(tmp_path / "out")) == 2 * len(usual.processes) + 1
+    assert len(listing(tmp_path / "out")) == 2 * len(usual.processes) + 2
     for process in usual.processes:
         assert_exported(tmp_path / "out", f"pid.{process.pid}", data, pieces_of(usual, data, process.pid, half))
 
@@ -399,7 +399,11 @@ def test_one_number_twice(tmp_path: Path, capfdbinary: Capture) -> None:
     data = (tmp_path / "mem.raw").read_bytes()
     out = tmp_path / "out"
     assert invoke(capfdbinary, "export", truth.path, "--to", "memmap", "--pid", "1624", "-o", out, "-q").code == 0
-    assert listing(out) == ["pid.1624-1.dmp", "pid.1624-1.map", "pid.1624.dmp", "pid.1624.map", "processes.json"]
+    assert listing(out) == [
+        "SHA256SUMS",
+        *("pid.1624-1.dmp", "pid.1624-1.map", "pid.1624.dmp", "pid.1624.map"),
+        "processes.json",
+    ]
     both = [process for process in truth.processes if process.pid == 1624]
     for process, stem in zip(both, ("pid.1624", "pid.1624-1"), strict=True):
         pieces = walked(reader(data), process.root, "x64", "windows", "all", end=truth.size)
@@ -480,6 +484,7 @@ def test_one_refused_of_all(tmp_path: Path, capfdbinary: Capture) -> None:
     assert ran.err.count("\n") == 1
     assert "8: " in ran.err
     assert listing(tmp_path / "out") == [
+        "SHA256SUMS",
         *(f"pid.{pid}.{end}" for pid in (12, 4) for end in ("dmp", "map")),
         "processes.json",
     ]

@@ -54,9 +54,9 @@ def test_all(go: Invoke, image: Path, tmp_path: Path) -> None:
     """--all writes a folder for each process, of the same content as one of it alone, and how each ended."""
     ran = go("extract", image, "--all")
     assert ran.code == 0, ran.err
-    assert listing(tmp_path / "mem.modules") == [*FOLDERS, "processes.json"]
+    assert listing(tmp_path / "mem.modules") == [*FOLDERS, "SHA256SUMS", "processes.json"]
     assert stat.S_IMODE((tmp_path / "mem.modules").stat().st_mode) == 0o700
-    assert ran.err.rstrip().endswith("3 of 3 processes: mem.modules")
+    assert ran.err.splitlines()[-2] == "3 of 3 processes: mem.modules"
     document = json.loads((tmp_path / "mem.modules" / "processes.json").read_text())
     assert sorted(name for row in document["processes"] for name in row["files"]) == FOLDERS
     for row in document["processes"]:
@@ -73,9 +73,9 @@ def test_all(go: Invoke, image: Path, tmp_path: Path) -> None:
 def test_some(go: Invoke, image: Path, tmp_path: Path) -> None:
     """Several --pid, and a --name that several have, choose some; what one choice leaves is written as ever."""
     assert go("extract", image, "--pid", "388", "--pid", "1624", "-o", "two").code == 0
-    assert listing(tmp_path / "two") == [*FOLDERS[:2], "processes.json"]
+    assert listing(tmp_path / "two") == [*FOLDERS[:2], "SHA256SUMS", "processes.json"]
     assert go("extract", image, "--name", "*S*", "-o", "named").code == 0
-    assert listing(tmp_path / "named") == [*FOLDERS[1:], "processes.json"]
+    assert listing(tmp_path / "named") == [*FOLDERS[1:], "SHA256SUMS", "processes.json"]
     assert go("extract", image, "--name", "expl*").code == 0
     assert "modules.json" in listing(tmp_path / "mem.1624-explorer.exe.modules")
     ran = go("extract", image)
@@ -87,12 +87,12 @@ def test_archives(go: Invoke, image: Path, tmp_path: Path) -> None:
     """With --zip each process gets an archive of its own."""
     pyzipper = pytest.importorskip("pyzipper")
     assert go("extract", image, "--all", "--zip", "-o", "out").code == 0
-    assert listing(tmp_path / "out") == [*(f"{name}.zip" for name in FOLDERS), "processes.json"]
+    assert listing(tmp_path / "out") == [*(f"{name}.zip" for name in FOLDERS), "SHA256SUMS", "processes.json"]
     with pyzipper.AESZipFile(tmp_path / "out" / "1624-explorer.exe.zip") as archive:
         archive.setpassword(b"infected")
         assert json.loads(archive.read("modules.json"))["process"]["pid"] == 1624
     assert go("extract", image, "--all", "--force", "-o", "out").code == 0
-    assert listing(tmp_path / "out") == [*FOLDERS, "processes.json"]
+    assert listing(tmp_path / "out") == [*FOLDERS, "SHA256SUMS", "processes.json"]
 
 
 def of_two(tmp_path: Path) -> Path:
@@ -109,7 +109,7 @@ def test_one_that_fails(go: Invoke, tmp_path: Path) -> None:
     assert ran.code == 3, ran.err
     assert "memcarve: 5: " in ran.err
     assert "1 of 2 processes: out" in ran.err
-    assert listing(tmp_path / "out") == ["4", "processes.json"]
+    assert listing(tmp_path / "out") == ["4", "SHA256SUMS", "processes.json"]
     rows = json.loads((tmp_path / "out" / "processes.json").read_text())["processes"]
     assert [(row["pid"], row["files"], row["count"], row["complete"]) for row in rows] == [
         (4, ["4"], 1, True),

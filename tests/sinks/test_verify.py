@@ -526,7 +526,7 @@ def several(tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]) -> Path:
     """Return the carved folder of two processes."""
     table = write_several(tmp_path, {4: ROWS, 88: ROWS[:2]})
     assert invoke(capfdbinary, "carve", table, "--all", "-o", tmp_path / "out").code == 0
-    assert listing(tmp_path / "out") == ["4", "88", "processes.json"]
+    assert listing(tmp_path / "out") == ["4", "88", "SHA256SUMS", "processes.json"]
     return tmp_path / "out"
 
 

@@ -28,6 +28,9 @@ SCRIPTS = "memory.json"
 _SCRIPTS_TABLE = re.compile(rb'\{\n "schema": \d+,\n "tool": "memcarve",\n "what": "scripts",\n')
 _LARGEST = 1 << 28
 _BANNER = 200
+_LONGEST_SUM = 1 << 12
+#: a line of a file of checksums; the first group is there if the name holds what must be escaped
+_SUM = re.compile(rb"(\\)?(?:[0-9a-f]{32}|[0-9a-f]{40}|[0-9a-f]{64})  (.+)\n")
 _HEAD = 4096  # what of a file is looked at to tell who wrote it
 
 
@@ -70,19 +73,36 @@ def _foreign_inside(folder: str, known: Iterable[str]) -> str | None:
             problem = _foreign_inside(path, [other for other in _LISTING if other != name])
             if problem is not None:
                 return f"{entry} {problem}"
-        elif (
-            not stat.S_ISREG(modes[entry])
-            or entry not in listed
-            or (name == manifest.PROCESSES and all(foreign(path, beside) for beside in _beside(path)))
-        ):
+        elif not stat.S_ISREG(modes[entry]) or not _is_own(path, name, listed):
             return f"holds {entry}, which memcarve did not write"
     return None
+
+
+def _is_own(path: str, name: str, listed: set[str]) -> bool:
+    """Return True if a regular file is what the list of a folder, called `name`, says that it is."""
+    entry = os.path.basename(path)
+    if name != manifest.PROCESSES:
+        return entry in listed
+    if entry in manifest.SUMS.values():
+        return _is_sums_of(path, listed)
+    return entry in listed and any(foreign(path, beside) is None for beside in _beside(path))
 
 
 def _beside(path: str) -> Iterator[str]:
     """Yield what may lie beside a file and say that memcarve wrote it."""
     yield f"{path}.json"
     yield f"{path.removesuffix('.dmp')}.map"
+
+
+def _is_sums_of(path: str, listed: set[str]) -> bool:
+    """Return True if every line of a file of checksums is about what ``processes.json`` lists, or about itself."""
+    names = {os.fsencode(name) for name in (*listed, manifest.PROCESSES)}
+    with FileBacking(path, follow=False) as file, open(os.dup(file.fd), "rb") as lines:
+        while line := lines.readline(_LONGEST_SUM):
+            found = _SUM.fullmatch(line)
+            if found is None or not (found[1] or found[2].partition(b"/")[0] in names):
+                return False
+    return True
 
 
 def _processes(path: str) -> set[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import mmap
 import os
@@ -21,12 +22,13 @@ from memcarve.copying.copier import StoppedError
 from memcarve.errors import MemcarveError, NoSpaceError, UsageError, VerificationError
 from memcarve.formats import manifest
 from memcarve.process import ProcessEntry
-from memcarve.sinks.final_name import NewFolder, write_text
+from memcarve.sinks.final_name import NewFolder, buffered, write_text
 from memcarve.sinks.input_hash import hashed_before
+from memcarve.sinks.several_sums import chained, sums
 from memcarve.sinks.sink import Result
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from concurrent.futures import Executor, Future
 
     from memcarve.process import Container, ProcessMemory, Progress
@@ -82,8 +84,17 @@ def write_several(
             others = f"; the other {len(parts) - 1} failed, too" if len(parts) > 1 else ""
             first.problem = f"{first.problem} (process {parts[0].entry}{others})"
             raise first
-        document = provenance.written("processes", options.record(begun))
-        write_text(folder, manifest.PROCESSES, provenance.lines(document, processes=map(_row, parts)))
+        document = provenance.written("processes", options.record(begun)) | {"hashes": list(options.hashes)}
+        seals = [chained(folder.path, part, hashed="sha256" in options.hashes) for part in parts]
+        rows = (_row(part, seal) for part, seal in zip(parts, seals, strict=True))
+        text = "".join(provenance.lines(document, processes=rows))
+        write_text(folder, manifest.PROCESSES, [text])
+        for kind in options.hashes:
+            known = {name: digest for found in seals for name, digest in found.items()} if kind == "sha256" else {}
+            files = [file for part in parts for file in part.files]
+            with buffered(folder, manifest.SUMS[kind]) as file:
+                for line in sums(folder.path, kind, files, known):
+                    file.write(line)
     return Result(
         files=(folder.name,),
         what="process",
@@ -92,7 +103,10 @@ def write_several(
         bytes=sum(part.bytes for part in done),
         complete=len(done) == len(parts) and all(part.complete for part in done) and not container.unreadable,
         seconds=time.monotonic() - begun,
+        hashes=options.hashes,
         notes=[*container.warnings, *folder.notes],
+        seal=hashlib.sha256(text.encode()).hexdigest(),
+        sealed=manifest.PROCESSES,
         parts=tuple(
             replace(part, files=tuple(os.path.join(folder.name, file) for file in part.files)) for part in parts
         ),
@@ -298,8 +312,8 @@ def _full(future: Future[Result]) -> NoSpaceError | None:
     return error if isinstance(error, NoSpaceError) else None
 
 
-def _row(part: Result) -> str:
-    """Return how a process ended, as JSON."""
+def _row(part: Result, seals: Mapping[str, str]) -> str:
+    """Return how a process ended, as JSON; `seals` are the SHA-256 of what stands for all that was written of it."""
     entry = part.entry or ProcessEntry(None, None)
     row = {
         "pid": entry.pid,
@@ -311,6 +325,7 @@ def _row(part: Result) -> str:
         "bytes": None if part.error else part.bytes,
         "complete": part.complete,
         "error": None if part.error is None else str(part.error),
+        "sha256": seals,
         **entry.facts(),
     }
     return json.dumps(row)
@@ -330,7 +345,8 @@ def carved_folders(folder: str | os.PathLike[str]) -> list[str]:
         raise VerificationError(f"{path}: is not what memcarve writes")
     if not names:
         raise VerificationError(f"{path}: lists no folder, so there is nothing to check")
-    inside = sorted(entry for entry in os.listdir(top) if entry != manifest.PROCESSES)
+    beside = {manifest.PROCESSES, *manifest.SUMS.values()}
+    inside = sorted(entry for entry in os.listdir(top) if entry not in beside)
     different = sorted(set(names) ^ set(inside))
     if different:
         raise VerificationError(f"{top}: {different[0]}: is listed in {manifest.PROCESSES} or lies there, but not both")
