@@ -319,6 +319,16 @@ def test_xsave(tmp_path: Path) -> None:
     assert exported(path, tmp_path / "c.mdmp").threads[0].floating == fxsave(4)
 
 
+def test_signals_that_there_are_not(tmp_path: Path) -> None:
+    """A number that no signal has, as a hostile core may say it, is written as it is, and comes back."""
+    notes = status(5, range(27), signal=-1) + note(
+        b"CORE", 0x53494749, struct.pack("<3I", *[0xFFFFFFFF] * 3) + bytes(116)
+    )
+    path = saved(tmp_path / "a.core", core([Load(0x400000, noise(1, PAGE))], notes))
+    assert told(path).threads[0].fault == Fault(0xFFFF, None, 0xFFFFFFFF, siginfo=bytes([255] * 12 + [0] * 116))
+    there_and_back(path, tmp_path)
+
+
 def test_other_processors(tmp_path: Path) -> None:
     """Of another processor a signal is known, and registers are not; nothing is made up."""
     notes = status(5, range(27), signal=11) + note(b"CORE", 2, fxsave(4))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import struct
 from typing import TYPE_CHECKING, Any
@@ -164,6 +165,19 @@ def test_stacks_against_a_dictionary(opened: Any) -> None:
         held = {at + place: byte for at, data in contents(process).items() for place, byte in enumerate(data)}
         assert held == expected | {0x10000: ord("x")}
         assert balance(process) == process.input_bytes
+
+
+def test_places_that_lost_their_upper_half(tmp_path: Path) -> None:
+    """In a file beyond 4 GiB with a 64-bit list, what threads say of places is not compared: it has 32 bits alone."""
+    thread = Thread(4, stack=(0x10000, 16), stored=bytes(16))
+    path = tmp_path / "long.dmp"
+    for size, incomplete in ((0, True), ((1 << 32) + PAGE, False)):
+        path.write_bytes(Dump([(0x10000, noise(1, PAGE))], threads=[thread]).build())
+        os.truncate(path, max(path.stat().st_size, size))
+        with memcarve.open(path) as container:
+            process = container.process()
+            assert process.read(0x10000, 16) == noise(1, PAGE)[:16]
+            assert process.incomplete == incomplete
 
 
 def test_a_stack_that_was_cut_off(opened: Any) -> None:

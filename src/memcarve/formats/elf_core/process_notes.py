@@ -69,7 +69,7 @@ _MACHINES = {64: X86_64, 32: I386}
 _CURSIG = 12
 #: siginfo_t: its size; si_signo, si_errno, si_code; where si_addr is
 SIGINFO_SIZE = 128
-_SIGINFO, _FAULT_AT = struct.Struct("<3i"), {64: 16, 32: 12}
+_SIGINFO, _FAULT_AT = struct.Struct("<3I"), {64: 16, 32: 12}
 SIGILL, SIGTRAP, SIGABRT, SIGBUS, SIGFPE, SIGSEGV, SIGINT = 4, 5, 6, 7, 8, 11, 2
 #: signals whose siginfo_t has an address, if the kernel sent them
 FAULTS = frozenset({SIGILL, SIGTRAP, SIGBUS, SIGFPE, SIGSEGV})
@@ -195,7 +195,7 @@ def status_note(bits: int, tid: int, registers: Mapping[str, int], signal: int =
 def signal_note(bits: int, siginfo: bytes | None, signal: int, code: int, address: int | None) -> bytes:
     """Return a note of type NT_SIGINFO: a siginfo_t as it is, or one made of the rest."""
     data = bytearray(SIGINFO_SIZE)
-    _SIGINFO.pack_into(data, 0, signal, 0, (code ^ 1 << 31) - (1 << 31))
+    _SIGINFO.pack_into(data, 0, signal & 0xFFFFFFFF, 0, code & 0xFFFFFFFF)
     struct.pack_into(f"<{_word(bits)}", data, _FAULT_AT[bits], (address or 0) & ((1 << bits) - 1))
     return note(b"CORE", SIGINFO, bytes(data) if siginfo is None else siginfo)
 

@@ -186,9 +186,12 @@ class Minidump:
         """Return start, size and offset of memory that threads' own rows say is in the file, in any order.
 
         These are their stacks, and what Itanium's registers were spilled to. Lists of memory have it, too, as a rule;
-        some writers leave it to the threads. A list of threads that is not whole tells nothing.
+        some writers leave it to the threads. A list of threads that is not whole tells nothing. Nor do places of 32
+        bits in a file that is longer and whose memory lies in the 64-bit list: they may have lost their upper half.
         """
         found: list[Records] = []
+        if self.file.size > _NARROW_TOP and structures.MEMORY64_LIST in self:
+            return (np.zeros(0, np.uint64),) * 3
         for kind, row in ((structures.THREAD_LIST, structures.THREAD_STACK), (structures.THREAD_EX_LIST, _EX)):
             stream = self._directory.first(kind)
             rows = self._directory.rows(stream)
