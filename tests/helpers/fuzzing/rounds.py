@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 #: seconds, as a guard against hangs and no more: cases take milliseconds
 _HANG = 60
 #: bytes of addresses that a process may take, bytes by which it may grow, cases that it runs, findings of a round
-_MEMORY, _GROWN, _AT_ONCE, _MOST_KEPT = 1536 << 20, 256 << 20, 2000, 200
+_MEMORY, _GROWN, _AT_ONCE, _MOST_KEPT = 1536 << 20, 256 << 20, 10_000, 200
+_OWN_FAULT = 70
 _UNRECOGNISED = ("NotRecognisedError", "CounterpartError")
 
 
@@ -136,11 +137,18 @@ class Watched:
             child = os.fork()
             if not child:
                 os.close(reader)
-                self._run_some(writer)
+                try:
+                    self._run_some(writer)
+                except BaseException:  # noqa: BLE001 - a fault of the fuzzer's own: the copy must end here
+                    traceback.print_exc()
+                    os._exit(_OWN_FAULT)
+                os._exit(0)
             os.close(writer)
             with open(reader, "rb") as pipe:
                 counted = pipe.read()
             status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+            if status == _OWN_FAULT:
+                raise SystemExit(_OWN_FAULT)
             if counted:
                 total.add(json.loads(counted))
             else:  # it died within a case; how far those before it got is not known
@@ -178,7 +186,6 @@ class Watched:
                     break
         with open(writer, "wb") as pipe:
             pipe.write(json.dumps(vars(tally)).encode())
-        os._exit(0)
 
 
 def folder_for(name: str) -> tempfile.TemporaryDirectory[str]:
