@@ -13,6 +13,7 @@ from memcarve.formats.images.machine import MachineMemory
 from memcarve.images import physical, physical_scan
 from memcarve.images.physical import PhysicalMemory
 from memcarve.images.physical_scan import everything, words_of
+from memcarve.images.windows.kernel import find_tables
 from memory import Memory, noise
 
 PAGE = 4096
@@ -261,3 +262,12 @@ def test_too_many_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     memory.place(column(0), column(20), column(0), np.zeros(1, np.uint8))
     with pytest.raises(InputError, match="pieces"):
         memory.place(column(0), column(24), column(0), np.zeros(1, np.uint8))
+
+
+def test_a_page_of_zeros_is_no_kernels() -> None:
+    """A page of zeros may not be a kernel's page tables, the one at 0 neither; a page with a self-map may."""
+    data = bytearray(4 * PAGE)
+    assert list(find_tables(memory_of([(0, len(data), 0)], bytes(data)))) == []
+    data[2 * PAGE + 8 * 300 : 2 * PAGE + 8 * 301] = (2 * PAGE | 0x63).to_bytes(8, "little")
+    (found,) = find_tables(memory_of([(0, len(data), 0)], bytes(data)))
+    assert (found[0].root, found[1].major) == (2 * PAGE, 0)

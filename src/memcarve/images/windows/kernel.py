@@ -12,7 +12,7 @@ import numpy as np
 from memcarve.errors import AddressError, LimitError, SourceReadError, UnreadableError
 from memcarve.formats.programs import pe
 from memcarve.images.paging import default_limit, translate, walk
-from memcarve.images.paging_modes import FRAME, ROOT, UPPER_HALF, WINDOWS, X64, X64_5, AddressTable
+from memcarve.images.paging_modes import FRAME, PRESENT, ROOT, UPPER_HALF, WINDOWS, X64, X64_5, AddressTable
 from memcarve.images.physical import read_there
 from memcarve.images.physical_scan import BLOCK, everything, words_of
 from memcarve.intervals import PAGE, TOP
@@ -132,10 +132,11 @@ def _with_itself(memory: PhysicalMemory) -> Iterator[int]:
     buffer = np.empty(BLOCK, np.uint8)
     for block in everything(memory):  # one by one: the kernel's tables lie low
         try:
-            entries = words_of(memory, block, buffer)[:, UPPER_HALF:] & FRAME
+            entries = words_of(memory, block, buffer)[:, UPPER_HALF:] & (FRAME | PRESENT)
         except SourceReadError:  # what cannot be read holds no root; reading it later raises the error
             continue
-        yield from block.physical[(entries == block.physical[:, None]).any(axis=1)].tolist()
+        # an entry that is not present leads nowhere: else every page of zeros at 0 would have one
+        yield from block.physical[(entries == (block.physical | PRESENT)[:, None]).any(axis=1)].tolist()
 
 
 def shared_data(memory: PhysicalMemory, table: AddressTable, address: int = SHARED_DATA) -> Version | None:
