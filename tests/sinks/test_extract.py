@@ -217,7 +217,7 @@ def test_base_that_does_not_fit(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "why"),
     [
-        ({"sections": ((0x1000, 0x2000, TEXT), (0x2000, 0x1000, DATA))}, "section headers are not sound"),
+        ({"sections": ((0x1001, 0x2000, TEXT), (0x9000, 0x1000, DATA))}, "section headers are not sound"),
         ({"count": 97}, "section headers are not sound"),
         ({"sections": ((0, 0x2000, TEXT),)}, "first section lies where its headers do"),
     ],
@@ -230,6 +230,65 @@ def test_headers_that_make_no_file(tmp_path: Path, change: dict[str, Any], why: 
     assert only(document)["layout"] == "memory"
     assert why in only(document)["why"]
     assert result.notes == ["laid out as in memory: 1 of 1 module; modules.json says why"]
+
+
+#: headers (address, size), and what is left of each: how many of its pages; five pages belong to the image
+ABSURD = {
+    "beyond the image": ([(0x1000, 0x1000), (0x2000, 0x1000), (0x90000000, 0x7FFFFFFF)], [1, 1, 0]),
+    "between others": ([(0x1000, 0x1000), (0x90000000, 0x7FFFFFFF), (0x2000, 0x3000)], [1, 0, 3]),
+    "first": ([(0xFFFFF000, 0xFFFFFFFF), (0x1000, 0x1000), (0x2000, 0x1000)], [0, 1, 1]),
+    "too large": ([(0x1000, 0x7FFFFFFF), (0x2000, 0x1000)], [1, 1]),
+    "too large at the end": ([(0x1000, 0x1000), (0x2000, 0x7FFFFFFF)], [1, 3]),
+    "overlapping": ([(0x1000, 0x2000), (0x2000, 0x1000)], [1, 1]),
+    "twice the same": ([(0x1000, 0x1000), (0x1000, 0x1000)], [0, 1]),
+    "in the middle of a page": ([(0x1800, 0x1000), (0x2000, 0x1000)], [0, 1]),
+    "where the headers are": ([(0x1000, 0x1000), (0x0, 0x1000), (0x2000, 0x5000)], [1, 0, 3]),
+    "out of order": ([(0x3000, 0x1000), (0x1000, 0x1000), (0x90000000, 0x1000)], [1, 1, 0]),
+}
+
+
+@pytest.mark.parametrize("kind", ABSURD)
+def test_an_absurd_section_header(tmp_path: Path, kind: str) -> None:
+    """Sound sections are laid out as in a file; one that cannot be is cut, and the change is listed."""
+    rows, left = ABSURD[kind]
+    pages = laid(pe_page(sections=[(at, size, TEXT) for at, size in rows], size=0x5000))
+    _, document = taken(memory(pages), tmp_path / "out")
+    module, data = only(document), (tmp_path / "out" / NAME).read_bytes()
+    assert module["layout"] == "file"
+    assert "headers of sections that cannot be were cut" in module["why"]
+    assert data[0x1000:] == b"".join(
+        noise(at // PAGE + number) for (at, _), count in zip(rows, left, strict=True) for number in range(count)
+    )
+    place = 0x1000
+    for number, ((at, size), count) in enumerate(zip(rows, left, strict=True)):
+        now = struct.unpack_from("<IIII", data, 0x80 + 24 + 240 + 40 * number + 8)
+        whole = -(-size // PAGE) == count
+        assert now == (size if whole else count * PAGE, at, count * PAGE, place if count else 0)
+        assert any(change["field"].startswith("VirtualSize") for change in module["changes"])
+        place += count * PAGE
+    assert undone(data, module)[:0x1000] == pages[FIRST]
+
+
+def test_an_absurd_section_header_in_other_readers(tmp_path: Path) -> None:
+    """A file whose absurd section header was cut is read by pefile and lief, with its sound sections."""
+    pefile, lief = pytest.importorskip("pefile"), pytest.importorskip("lief")
+    rows = [(at, size, TEXT) for at, size in ABSURD["beyond the image"][0]]
+    taken(memory(laid(pe_page(sections=rows))), tmp_path / "out")
+    found = pefile.PE(str(tmp_path / "out" / NAME))
+    assert [found.get_data(at, PAGE) for at in (0x1000, 0x2000)] == [noise(1), noise(2)]
+    binary = lief.PE.parse(str(tmp_path / "out" / NAME))
+    assert [bytes(section.content) for section in list(binary.sections)[:2]] == [noise(1), noise(2)]
+
+
+def test_a_section_table_that_leaves_the_page(tmp_path: Path) -> None:
+    """Of a table of section headers that goes on behind the first page, those within it are laid out."""
+    rows = [(0x1000 * number, 0x1000, TEXT) for number in range(2, 5)]
+    page = pe_page(sections=rows, count=96)
+    _, document = taken(memory(laid(page)), tmp_path / "out")
+    module = only(document)
+    assert module["layout"] == "file"
+    assert [row["offset"] for row in module["sections"] if row.get("name") is not None] == [0x2000, 0x3000, 0x4000]
+    assert "NumberOfSections" in [change["field"] for change in module["changes"]]
 
 
 def test_sections_without_pages_of_their_own(tmp_path: Path) -> None:

@@ -334,6 +334,33 @@ def _sections(page: bytes, place: int, count: int, size: int) -> tuple[Section, 
     return tuple(found)
 
 
+def mended_sections(page: bytes, found: Image) -> tuple[Section, ...]:
+    """Return the sections of an image some of whose headers cannot be, in the order of the headers.
+
+    Each that begins at a page within the image, behind the headers, is there up to the next one, or the image's end, if
+    it claims more. Of the others nothing is left: they are of size 0. There are as many as headers are in the page.
+    None is there if no header is sound.
+    """
+    count = min((found.table_end - found.table) // SECTION, (min(len(page), PAGE) - found.table) // SECTION)
+    limit = found.size + -found.size % PAGE
+    if found.alignment < PAGE or found.table_end - found.table > _MOST_SECTIONS * SECTION or limit > _LARGEST:
+        return ()
+    rows = [_SECTION.unpack_from(page, found.table + SECTION * number) for number in range(count)]
+    sound = {
+        number: address
+        for number, (_, address, *_) in enumerate(rows)
+        if address % PAGE == 0 and found.table_end <= address < limit
+    }
+    mended = []
+    for number, (virtual, address, stored, offset, flags) in enumerate(rows):
+        size = 0
+        if number in sound:
+            behind = [other for place, other in sound.items() if (other, place) > (address, number)]
+            size = min(virtual or stored, min(behind, default=limit) - address)
+        mended.append(Section(address, size, offset, stored, _PERMISSIONS[flags >> 29]))
+    return tuple(mended) if any(row.size for row in mended) else ()
+
+
 def _located(found: Image, address: int, in_file: bool) -> int | None:  # noqa: FBT001
     """Return where a relative address lies: the same, or its offset in the file; None if it lies in no section."""
     if not in_file:

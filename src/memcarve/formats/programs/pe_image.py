@@ -29,9 +29,11 @@ from memcarve.intervals import PAGE
 from memcarve.vocabulary import Layout
 
 if TYPE_CHECKING:
-    from memcarve.formats.programs.mapped_module import MappedModule, Read
+    from collections.abc import Sequence
 
-_SYMBOLS_AT = 12
+    from memcarve.formats.programs.mapped_module import MappedModule, Read, Section
+
+_COUNT_AT, _SYMBOLS_AT = 6, 12
 _STORED_AT, _HEAD_AT = pe.OPTIONAL + 36, pe.OPTIONAL + 60
 _BASE_AT = {True: (pe.OPTIONAL + 24, 8), False: (pe.OPTIONAL + 28, 4)}  # ImageBase: place and size, by whether PE32+
 _DEBUG_ADDRESS_AT, _DEBUG_POINTER_AT = 20, 24
@@ -81,11 +83,12 @@ def plan(module: MappedModule, page: bytes, found: pe.Image, read: Read, layout:
         whole = in_memory()
         changes = [each for each in _marks(head) + _base(module, head) if each.offset + len(each.new) <= whole.size]
         return whole._replace(layout=Layout.FILE, changes=tuple(changes))
-    if not sections:
+    rows = found.sections or pe.mended_sections(page, found)
+    if not rows:
         return in_memory(why="its section headers are not sound, or not in its first page")
-    if found.sections[0].address < found.table_end:
+    if found.sections and rows[0].address < found.table_end:
         return in_memory(why="its first section lies where its headers do")
-    return _plan_file(module, head, sections, read)
+    return _plan_file(module, head, rows, read)
 
 
 def lies_as_in_file(page: bytes, found: pe.Image, read: Read) -> bool:
@@ -147,12 +150,17 @@ def _plan_as_it_lies(module: MappedModule, head: _Head) -> Plan:
     return Plan(AS_IT_LIES, whole, between(sections, whole, in_file=True), why=WHY_AS_IT_LIES)
 
 
-def _plan_file(module: MappedModule, head: _Head, sections: list[Part], read: Read) -> Plan:
+def _plan_file(module: MappedModule, head: _Head, rows: Sequence[Section], read: Read) -> Plan:
+    """Return the file in which section headers lead to the sections; `rows` are those, cut where they could not be."""
     found = head.image
+    sections = [
+        Part(head.name(number), row.address, up(row.size), None, row.permissions) for number, row in enumerate(rows)
+    ]
     given = found.file_alignment
     sound = _SMALLEST <= given <= _LARGEST and not given & (given - 1)
     alignment = max(given, PAGE) if sound else PAGE
-    front = min(max(up(found.headers_size), up(found.table_end)), found.sections[0].address)
+    first = min(section.address for section in sections if section.size)
+    front = min(max(up(found.headers_size), up(found.table_end)), first)
     front = module.room(front)
     if front < found.table_end:
         return plan_memory(module, found.size, sections, why="its mapping ends within its headers")
@@ -162,6 +170,7 @@ def _plan_file(module: MappedModule, head: _Head, sections: list[Part], read: Re
         changes.append(_change(head, "FileAlignment", found.place + _STORED_AT, 4, _SMALLEST))
     if not found.table_end <= found.headers_size <= front:
         changes.append(_change(head, "SizeOfHeaders", found.place + _HEAD_AT, 4, front))
+    changes += _cut(head, rows)
     end = up(front, alignment)
     for number, section in enumerate(sections):
         at = found.table + pe.SECTION * number
@@ -182,8 +191,23 @@ def _plan_file(module: MappedModule, head: _Head, sections: list[Part], read: Re
     if end >= _LARGEST_FILE:
         return plan_memory(module, found.size, sections, why="a PE file cannot be larger than 4 GiB")
     changes += _debug(head, parts, read)
-    whole = module.room(max(found.size, module.size or 0, parts[-1].address + parts[-1].size))
-    return Plan(Layout.FILE, end, between(parts, whole, in_file=False), tuple(changes))
+    whole = module.room(max(found.size, module.size or 0, *(part.address + part.size for part in parts)))
+    lost = (found.table_end - found.table) // pe.SECTION - sum(row.size > 0 for row in rows)
+    why = None if found.sections else f"headers of sections that cannot be were cut ({lost} of them to nothing)"
+    return Plan(Layout.FILE, end, between(parts, whole, in_file=False), tuple(changes), why)
+
+
+def _cut(head: _Head, rows: Sequence[Section]) -> list[Change]:
+    """Return the changes to headers of sections that claim what cannot be; none if they are sound."""
+    if head.image.sections:
+        return []
+    changed = _changed(head, ("NumberOfSections", head.image.place + _COUNT_AT, 2, len(rows)))
+    for number, row in enumerate(rows):
+        at = head.image.table + pe.SECTION * number + 8
+        claimed = pe.number_at(head.page, at, 4) or row.stored
+        if row.size != claimed:
+            changed += _changed(head, (f"VirtualSize of {head.name(number)}", at, 4, row.size))
+    return changed
 
 
 def _marks(head: _Head) -> list[Change]:
