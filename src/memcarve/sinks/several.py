@@ -93,7 +93,7 @@ def write_several(
             known = {name: digest for found in seals for name, digest in found.items()} if kind == "sha256" else {}
             files = [file for part in parts for file in part.files]
             with buffered(folder, manifest.SUMS[kind]) as file:
-                for line in sums(folder.path, kind, files, known):
+                for line in sums(folder.path, kind, files, known, text.encode()):
                     file.write(line)
     return Result(
         files=(folder.name,),

@@ -22,12 +22,14 @@ if TYPE_CHECKING:
 _LONGEST = 1 << 12  # bytes of a line: a hash and a name
 
 
-def sums(folder: str, kind: str, files: Iterable[str], known: Mapping[str, str]) -> Iterator[bytes]:
+def sums(folder: str, kind: str, files: Iterable[str], known: Mapping[str, str], processes: bytes) -> Iterator[bytes]:
     """Yield the lines for the `files` of processes, names in `folder`, and for ``processes.json``, by their names.
 
     `kind` is a hash function in ``manifest.SUMS``. Of a folder with a file of such checksums those are taken; `known`
-    are hashes of single files. What is left is read. Raises SourceReadError, InputError.
+    are hashes of single files, and `processes` is what ``processes.json`` holds. What is left is read. Raises
+    SourceReadError, InputError.
     """
+    known = {**known, manifest.PROCESSES: hashlib.new(kind, processes, usedforsecurity=False).hexdigest()}
     for name in sorted({*files, manifest.PROCESSES}, key=lambda name: _key(folder, name)):
         path = os.path.join(folder, name)
         if not os.path.isdir(path):
