@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 
 _ARGUMENT = re.compile(r"\{(\w+)(?::([^{}]*))?\}")
 #: arguments that are switched on; of the others a remedy may give the value
-_SWITCHES = {"force", "partial", "sparse"}
+_SWITCHES = {"force", "partial", "resume", "sparse"}
 #: what a remedy names that is not an argument
 _CALLS = {"scan": "open(path, input_type='image').roots()"}
 
@@ -230,7 +230,9 @@ class TargetExistsError(OutputError):
 
 
 class NoSpaceError(OutputError):
-    """The file system is full, or would be."""
+    """The file system is full; or it would be, and nothing was written: ``needed`` is how many bytes it takes then."""
+
+    needed: int | None = None
 
 
 class VerificationError(MemcarveError):

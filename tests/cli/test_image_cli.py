@@ -828,15 +828,20 @@ def test_image_changes(truth: Truth, go: Invoke, tmp_path: Path, monkeypatch: py
 
 @pytest.mark.parametrize("late", [False, True])
 def test_disk_full(truth: Truth, tmp_path: Path, late: bool) -> None:  # noqa: FBT001
-    """A disk that is or runs full under --all is told in one line, and nothing is left on it."""
+    """A disk that is or runs full under --all is told in one line; what is whole stays, in a folder that says so."""
     before = "import shutil, types; shutil.disk_usage = lambda _: types.SimpleNamespace(free=1 << 60)" if late else ""
     with tmpfs(tmp_path, "size=4m") as where:
         ran = run("carve", "-q", truth.path, "--all", "-o", where / "out", before=before)
-        assert listing(where) == []
+        assert listing(where) == ["out"]
+        marked, *whole = sorted(listing(where / "out"), reverse=True)
+        assert marked == "processes.json.partial"
+        assert whole
+        for name in whole:
+            memcarve.verify(where / "out" / name)
     assert ran.code == 1
     assert ran.err.count("\n") == 1, ran.err
-    assert ran.err.startswith(f"memcarve: {where}/out")
-    assert ran.err.count("nothing was kept") == 1
+    assert ran.err.startswith(f"memcarve: {where}/out/")
+    assert f"out is partial: {len(whole)} of {len(truth.processes)} processes are whole; not there: " in ran.err
     assert "free" in ran.err or "No space left" in ran.err
 
 
@@ -849,7 +854,8 @@ def test_a_copy_that_is_killed(truth: Truth, tmp_path: Path, seconds: int) -> No
         "true, program, os.cpu_count = several._Several.write, os.getpid(), lambda: 3\n"
         "def write(self, number):\n"
         "    if self.container.entry(number).pid == 388 and os.getpid() != program:\n"
-        f"        os.mkdir(os.path.join(self.folder.path, 'begun')), time.sleep({seconds}), os.kill(os.getpid(), 9)\n"
+        "        os.mkdir(os.path.join(self.folder.path, '.388-smss.exe.abcdefgh.incomplete'))\n"
+        f"        time.sleep({seconds}), os.kill(os.getpid(), 9)\n"
         "    return true(self, number)\n"
         "several._Several.write = write\n"
     )
@@ -886,7 +892,7 @@ def test_an_idle_copy_that_is_killed(truth: Truth, tmp_path: Path) -> None:
 
 
 def test_interrupted(truth: Truth, tmp_path: Path) -> None:
-    """Ctrl-C under --all ends in one line, and nothing is left behind."""
+    """Ctrl-C under --all ends in one line, and nothing is left behind but what is whole, in a folder that says so."""
     before = (
         "import os, signal, memcarve.copying.copier as c\n"
         "true, calls, program = c.Copier.copy, [], os.getpid()\n"
@@ -900,7 +906,12 @@ def test_interrupted(truth: Truth, tmp_path: Path) -> None:
     assert ran.code == 130, ran.err
     assert ran.err.count("\n") == 1
     assert "Traceback" not in ran.err
-    assert listing(tmp_path) == []
+    if "nothing was kept" in ran.err:
+        assert listing(tmp_path) == []
+    else:
+        assert "--resume" in ran.err
+        whole = [name for name in listing(tmp_path / "out") if name != "processes.json.partial"]
+        assert all(memcarve.verify(tmp_path / "out" / name).complete for name in whole)
 
 
 # containers

@@ -8,7 +8,7 @@ from memcarve.cli import run_log
 from memcarve.cli.frame import choose, open_input, selection
 from memcarve.cli.progress_bar import ProgressBar
 from memcarve.cli.wording import say
-from memcarve.cli.writing_frame import are_several, past_unreadable, process_words, recorded, report, stem_of
+from memcarve.cli.writing_frame import are_several, chosen, past_unreadable, process_words, recorded, report, stem_of
 from memcarve.errors import UsageError
 from memcarve.labels import Labelling
 from memcarve.sinks import carved_folder
@@ -52,6 +52,7 @@ def carve(
         partial=write.partial,
         sparse=write.sparse,
         force=write.force,
+        resume=write.resume,
         environment=write.environment,
         **recorded(record),
     )
@@ -65,6 +66,11 @@ def carve(
 
         return past_unreadable(process, carved, wanted)
 
+    def room(process: ProcessMemory) -> int:
+        wanted = selection(filters, process)
+        segments = process.segments(wanted, segmenting.split, labelling if wanted.by_labels else None)
+        return carved_folder.room(segments)
+
     stem = stem_of(source.dump or file)
     with (
         open_input(file, {**vars(source), "hashed": True}, messages, write.output or stem) as container,
@@ -74,7 +80,18 @@ def carve(
         half = filters.half or container.default_half
         if are_several(container, processes, indexes):
             out = write.output or f"{stem}.segments"
-            result = write_several(container, indexes, out, one, options, half=half, at_once=True, progress=progress)
+            result = write_several(
+                container,
+                indexes,
+                out,
+                one,
+                options,
+                half=half,
+                at_once=True,
+                chosen=chosen(source, filters, segmenting, write="segments"),
+                room=None if write.sparse else room,
+                progress=progress,
+            )
         else:
             process = container.process(index=indexes[0], half=half)
             run_log.record_inputs(process.used_inputs)

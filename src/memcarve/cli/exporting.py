@@ -10,7 +10,7 @@ from memcarve.cli import run_log
 from memcarve.cli.frame import choose, open_input, selection
 from memcarve.cli.progress_bar import ProgressBar
 from memcarve.cli.wording import say
-from memcarve.cli.writing_frame import are_several, past_unreadable, process_words, recorded, report, stem_of
+from memcarve.cli.writing_frame import are_several, chosen, past_unreadable, process_words, recorded, report, stem_of
 from memcarve.errors import UsageError
 from memcarve.labels import Labelling
 from memcarve.process import Platform
@@ -21,6 +21,7 @@ from memcarve.sinks.sink import SinkOptions
 
 if TYPE_CHECKING:
     from collections import Counter
+    from collections.abc import Callable
 
     from memcarve.cli.option_groups import ExportOutput, Input, Messages, Record, SegmentFilters, SeveralProcesses
     from memcarve.process import ProcessEntry, ProcessMemory, Progress, Selection
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 _ENDINGS = {"minidump": ".mdmp", "elfcore": ".core", "flat": ".bin", "scripts": ".scripts", "memmap": ""}
 #: what also holds regions, modules or threads
 _WITH_METADATA = ("minidump", "elfcore", "scripts")
+#: what takes as much room as the memory that is in it
+_OF_MEMORY = ("minidump", "elfcore", "memmap")
 
 
 def export(
@@ -48,7 +51,7 @@ def export(
     if write.kind == "flat" and len(filters.address) > 1 and not all(written.is_single for written in filters.address):
         raise UsageError("--to flat writes one range", remedy="give one --address A-B")
     options = _options(write, record)
-    options.check(write.kind)
+    dataclasses.replace(options, resume=False).check(write.kind)
     labelling = Labelling() if selection(filters).by_labels else None
 
     def one(process: ProcessMemory, out: str, options: SinkOptions, progress: Progress) -> Result:
@@ -57,15 +60,15 @@ def export(
                 f"--os-version is for Windows, and the process is of {process.platform.system}",
                 remedy="leave it out",
             )
-        chosen, options = _chosen(write, filters, process, options)
+        wanted, options = _chosen(write, filters, process, options)
 
         def exported(process: ProcessMemory) -> Result:
-            segments = process.segments(chosen, labeller=labelling)
+            segments = process.segments(wanted, labeller=labelling)
             result = write_output(process, segments, out, write.kind, options, progress)
             more = process.metadata.notes if write.kind in _WITH_METADATA else ()
             return dataclasses.replace(result, notes=[*more, *result.notes])
 
-        return past_unreadable(process, exported, chosen)
+        return past_unreadable(process, exported, wanted)
 
     def named(entry: ProcessEntry, index: int, taken: Counter[str]) -> str:
         if write.kind != "memmap":
@@ -82,7 +85,18 @@ def export(
         half = filters.half or ("all" if write.kind == "memmap" else container.default_half)
         if are_several(container, processes, indexes):
             out = write.output or f"{stem}.{write.kind}"
-            result = write_several(container, indexes, out, one, options, half=half, named=named, progress=progress)
+            result = write_several(
+                container,
+                indexes,
+                out,
+                one,
+                options,
+                half=half,
+                named=named,
+                chosen=chosen(source, filters, write=write.kind),
+                room=_room(write, filters, labelling),
+                progress=progress,
+            )
         else:
             process = container.process(index=indexes[0], half=half)
             run_log.record_inputs(process.used_inputs)
@@ -117,6 +131,19 @@ def _chosen(
         options = dataclasses.replace(options, address=chosen.address[0])
         chosen = chosen._replace(address=())
     return chosen, options
+
+
+def _room(
+    write: ExportOutput, filters: SegmentFilters, labelling: Labelling | None
+) -> Callable[[ProcessMemory], int] | None:
+    """Return what says how many bytes a process takes; None if only writing it shows that."""
+    if write.kind not in _OF_MEMORY or write.sparse:
+        return None
+
+    def room(process: ProcessMemory) -> int:
+        return process.segments(_chosen(write, filters, process, SinkOptions())[0], labeller=labelling).total
+
+    return room
 
 
 def _ending(kind: str, filters: SegmentFilters) -> str:

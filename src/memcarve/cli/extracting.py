@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from memcarve.cli.frame import choose, open_input, say_notes, selection
 from memcarve.cli.progress_bar import ProgressBar
-from memcarve.cli.writing_frame import are_several, past_unreadable, process_words, recorded, report, stem_of
+from memcarve.cli.writing_frame import are_several, chosen, past_unreadable, process_words, recorded, report, stem_of
 from memcarve.labels.modules import find_modules
 from memcarve.sinks.extract import extract as write_modules
 from memcarve.sinks.several import folder_name, write_several
@@ -34,6 +34,7 @@ def extract(
         largest=write.largest,
         archive=write.archive,
         force=write.force,
+        resume=write.resume,
         **recorded(record),
     )
     ending = ".zip" if write.archive else ""
@@ -64,6 +65,7 @@ def extract(
                 options,
                 half=half,
                 named=lambda *entry: folder_name(*entry) + ending,
+                chosen=chosen(source, filters, write="modules"),
                 progress=progress,
             )
         else:

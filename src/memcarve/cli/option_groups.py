@@ -309,6 +309,11 @@ class Record(Group, heading=WRITE):
 
 # those of one command
 
+_RESUME = (
+    "Of several processes: go on with an output that is partial, with the same input and options; what is there is "
+    "verified first."
+)
+
 
 class CarveOutput(Group, heading=WRITE):
     """How carve writes."""
@@ -319,6 +324,7 @@ class CarveOutput(Group, heading=WRITE):
     force: bool = option(
         "--force", is_flag=True, help="Replace the output if memcarve wrote it, once the new one is whole."
     )
+    resume: bool = option("--resume", is_flag=True, help=_RESUME)
     skip_zero: bool = option(
         "--skip-zero", heading=TAKE, is_flag=True, help="Leave out segments that are zero throughout."
     )
@@ -359,6 +365,7 @@ class ExportOutput(Group, heading=WRITE):
         "[default: named after the input, in this folder]",
     )
     force: bool = option("--force", is_flag=True, help="Replace the output if memcarve wrote it.")
+    resume: bool = option("--resume", is_flag=True, help=_RESUME)
     renderer: str | None = option(
         "--format",
         type=Choice(["quick", "csv", "json", "jsonl"]),
@@ -406,6 +413,7 @@ class ExtractOutput(Group, heading=WRITE):
     force: bool = option(
         "--force", is_flag=True, help="Replace the output if memcarve wrote it, once the new one is whole."
     )
+    resume: bool = option("--resume", is_flag=True, help=_RESUME)
     layout: str = option(
         "--layout",
         type=Choice(Layout),

@@ -16,12 +16,13 @@ from memcarve.cli.exit_status import COMPLETE, INCOMPLETE
 from memcarve.cli.wording import amount, complain, counted, say, tell
 from memcarve.errors import printable
 from memcarve.formats.compression import plain_name
+from memcarve.sinks.input_identity import identity
 from memcarve.sinks.several import folder_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from memcarve.cli.option_groups import Messages, Record, SeveralProcesses
+    from memcarve.cli.option_groups import Group, Input, Messages, Record, SeveralProcesses
     from memcarve.process import Container, ProcessMemory, Selection
     from memcarve.sinks.sink import Result
 
@@ -66,6 +67,18 @@ def past_unreadable(process: ProcessMemory, write: Callable[[ProcessMemory], Res
         return replace(result, notes=[*there.notes[len(process.notes) :], *result.notes])
 
     return process.past_unreadable(noted, wanted)
+
+
+def chosen(source: Input, *groups: Group, **more: object) -> dict[str, Any]:
+    """Return what was given that changes what is written, for `write_several` to compare when it is gone on with.
+
+    Of files that were named, what is in them counts.
+    """
+    opening = {name: value for name, value in vars(source).items() if name != "temp" and not name.startswith("limit")}
+    for name in ("memory_map", "dump", "regions", "modules", "threads"):
+        paths = [opening[name]] if isinstance(opening[name], str) else opening[name] or ()
+        opening[name] = [identity(path) for path in paths]
+    return {**more, **{name: value for group in groups for name, value in vars(group).items()}, "source": opening}
 
 
 def report(result: Result, messages: Messages) -> int:

@@ -188,16 +188,16 @@ def _header(path: str, source: Iterator[str], array: str) -> dict[str, Any]:
     return header
 
 
-def modules(path: str) -> set[str]:
-    """Return the names of the files that a ``modules.json`` lists.
+def modules(path: str) -> dict[str, str]:
+    """Return the names of the files that a ``modules.json`` lists, with their SHA-256.
 
     Raises NotRecognisedError, SourceReadError, and ValueError, TypeError, KeyError or RecursionError if it is damaged.
     """
     source = _source(path)
     _header(path, source, "modules")
     lines = iter(lambda: next(source, ""), " ]\n")
-    names = [json.loads(line.strip().removesuffix(","))["file"] for line in lines]
-    return {name for name in names if name is not None and MODULE_FILE.fullmatch(name)}
+    rows = [json.loads(line.strip().removesuffix(",")) for line in lines]
+    return {row["file"]: row["sha256"] for row in rows if row["file"] and MODULE_FILE.fullmatch(row["file"])}
 
 
 def processes(path: str) -> list[str] | None:

@@ -53,6 +53,12 @@ def carve(
     return _Carver(process, segments, options, progress).run(out)
 
 
+def room(segments: Segments) -> int:
+    """Return how many bytes the files of segments take on a disk, roughly, if no blocks are shared."""
+    blocks = (segments.size + np.uint64(_BLOCK - 1)) // np.uint64(_BLOCK)
+    return int(blocks.sum()) * _BLOCK + len(segments) * _INODE
+
+
 class _Carver:
     def __init__(
         self, process: ProcessMemory, segments: Segments, options: SinkOptions, progress: Progress | None
@@ -166,11 +172,8 @@ class _Carver:
         """Raise NoSpaceError if the files cannot fit; reflinks need no room, and holes make it unknowable."""
         if self.options.sparse or not len(self.segments):
             return
-        if self._can_reflink(folder.path):
-            blocks = 0
-        else:
-            blocks = int(((self.segments.size + np.uint64(_BLOCK - 1)) // np.uint64(_BLOCK)).sum()) * _BLOCK
-        check_room(folder.path, folder.name, blocks + len(self.segments) * _INODE, "or choose fewer segments")
+        needed = len(self.segments) * _INODE if self._can_reflink(folder.path) else room(self.segments)
+        check_room(folder.path, folder.name, needed, "or choose fewer segments")
 
     def _can_reflink(self, folder: str) -> bool:
         spans = self.backing.spans(0, self.backing.size)

@@ -11,15 +11,15 @@ import contextlib
 import errno
 import io
 import os
-import re
 import shutil
 import tempfile
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Protocol
 
 from memcarve.copying.output_file import FULL
-from memcarve.errors import MemcarveError, NoSpaceError, OutputError, TargetExistsError
-from memcarve.sinks.ownership import foreign
+from memcarve.errors import InputError, MemcarveError, NoSpaceError, OutputError, TargetExistsError
+from memcarve.formats import partial_mark
+from memcarve.sinks.ownership import BUILT, LONGEST_BUILT, REPLACED, foreign, left_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -28,11 +28,9 @@ if TYPE_CHECKING:
 
     from memcarve.process import ProcessMemory
 
-_BUILT = ".incomplete"
-_REPLACED = ".replaced"
-_RANDOM = r"\.[a-z0-9_]{8}"  # what tempfile puts in
 _BUFFER = 1 << 16
 _ANOTHER, _REPLACE = "choose another with {out}", "{force} replaces it, {out} chooses another"
+_NAME = "name one with {out}"
 
 
 class Files(Protocol):
@@ -65,7 +63,8 @@ class Output(ABC):
         self.notes: Sequence[str] = ()
         self._inputs = inputs
         self._parent, base = os.path.split(self.target)
-        self._prefix = f".{base[:100]}."
+        self._base = base[:LONGEST_BUILT]
+        self._prefix = f".{self._base}."
         self._made: list[str] = []
 
     def check(self) -> None:
@@ -73,13 +72,9 @@ class Output(ABC):
 
         Raises OutputError if nothing can have that name.
         """
-        target = os.path.realpath(self.target)
-        for path in self._inputs:
-            source = os.path.realpath(path)
-            if source == target or source.startswith(os.path.join(target, "")):
-                raise self._exists("is the input, or holds it")
-            if os.path.isdir(source) and target.startswith(os.path.join(source, "")):
-                raise self._exists("lies in the input")
+        if not self.name:
+            raise OutputError("is not the name of a file or a folder", subject=repr(self.name), remedy=_NAME)
+        self._check_inputs()
         try:
             os.lstat(self.target)
         except (FileNotFoundError, NotADirectoryError):
@@ -87,12 +82,33 @@ class Output(ABC):
         except OSError as error:  # its name is too long, say: nothing could be given it once it is whole
             raise self._cannot(error) from error
         self._check_kind()
-        problem = self._foreign()
+        problem, partial = self._foreign(), self._partial()
         if problem is None and self.force:
             return
         if problem is not None and self.force:
             raise self._exists(problem, "{force} replaces only what memcarve wrote; " + _ANOTHER)
-        raise self._exists("exists", _REPLACE if problem is None else _ANOTHER)
+        raise self._exists(f"exists, and {partial}" if partial else "exists", self._remedy(problem))
+
+    def _check_inputs(self) -> None:
+        """Raise TargetExistsError if the target is an input, holds one or lies in one."""
+        target = os.path.realpath(self.target)
+        for path in self._inputs:
+            source = os.path.realpath(path)
+            if source == target or source.startswith(os.path.join(target, "")):
+                raise self._exists("is the input, or holds it")
+            if os.path.isdir(source) and target.startswith(os.path.join(source, "")):
+                raise self._exists("lies in the input")
+
+    def _remedy(self, problem: str | None) -> str:
+        """Return what can be done about what exists, of which `problem` is why it is not to be replaced."""
+        return _REPLACE if problem is None else _ANOTHER
+
+    def _partial(self) -> str:
+        """Return what is not there of several processes that were to be written here, in words; "" if nothing is."""
+        with contextlib.suppress(InputError):
+            mark = partial_mark.of(self.target)
+            return "" if mark is None else mark.problem
+        return ""
 
     @abstractmethod
     def _check_kind(self) -> None:
@@ -114,16 +130,19 @@ class Output(ABC):
         self.check()
         try:
             self._make_folders(self._parent)
-            left = re.compile(f"{re.escape(self._prefix[:-1])}{_RANDOM}({_BUILT}|{_REPLACED})")
             self.notes = [
                 f"{os.path.join(self._parent, entry)}: left by a run that was killed, or being written by another"
                 for entry in sorted(os.listdir(self._parent))
-                if left.fullmatch(entry)
+                if left_of(entry) == self._base
             ]
+            partial = self._partial()
+            if partial:
+                self.notes = [*self.notes, f"{self.name}: {partial}; it is replaced"]
             self.path = self._begin()
         except OSError as error:
             self._remove()
-            raise OutputError(
+            kind = NoSpaceError if error.errno in FULL else OutputError
+            raise kind(
                 f"cannot be written to: {error.strerror}", subject=self._parent, remedy="choose with {out}"
             ) from error
         return self
@@ -160,8 +179,7 @@ class Output(ABC):
 
     def _failed(self, error: BaseException) -> None:
         """Remove what was built, and have the error say so."""
-        left = self._remove()
-        state = f"{left} could not be removed: remove it" if left else "nothing was kept"
+        state = self._undo()
         if isinstance(error, OSError):
             raise self._cannot(error, state) from error
         if isinstance(error, MemcarveError):
@@ -169,10 +187,15 @@ class Output(ABC):
         else:
             error.add_note(state)
 
+    def _undo(self) -> str:
+        """Remove what was built; return what is left of it, in words."""
+        left = self._remove()
+        return f"{left} could not be removed: remove it" if left else "nothing was kept"
+
     def _remove(self) -> str:
         """Remove what was built, and the folders that were made for it; return the path of what is left."""
         if os.path.isdir(self.path):
-            shutil.rmtree(self.path, ignore_errors=True)
+            self._remove_folder()
         elif self.path:
             with contextlib.suppress(OSError):
                 os.unlink(self.path)
@@ -180,6 +203,9 @@ class Output(ABC):
             for folder in reversed(self._made):
                 os.rmdir(folder)
         return self.path if os.path.lexists(self.path) else ""
+
+    def _remove_folder(self) -> None:
+        shutil.rmtree(self.path, ignore_errors=True)
 
     def _exists(self, problem: str, remedy: str = _ANOTHER) -> TargetExistsError:
         return TargetExistsError(problem, subject=self.name, remedy=remedy)
@@ -214,7 +240,7 @@ class NewFile(Output):
     def check(self) -> None:
         """Raise TargetExistsError if a target exists and may not be replaced, or is or touches an input."""
         if not os.path.basename(self.name):
-            raise OutputError("is not the name of a file", subject=repr(self.name), remedy="name one with {out}")
+            raise OutputError("is not the name of a file", subject=repr(self.name), remedy=_NAME)
         super().check()
         if self._beside is not None:
             self._beside.check()
@@ -229,7 +255,7 @@ class NewFile(Output):
     def _begin(self) -> str:
         if self._beside is not None:
             self._beside.path = self._beside._begin()  # noqa: SLF001 - of the same kind
-        fd, path = tempfile.mkstemp(_BUILT, self._prefix, self._parent)  # with mode 0600
+        fd, path = tempfile.mkstemp(BUILT, self._prefix, self._parent)  # with mode 0600
         os.close(fd)
         return path
 
@@ -275,7 +301,7 @@ class NewFolder(Output):
             raise self._exists("exists and is not a folder")
 
     def _begin(self) -> str:
-        path = tempfile.mkdtemp(_BUILT, self._prefix, self._parent)
+        path = tempfile.mkdtemp(BUILT, self._prefix, self._parent)
         if os.open in os.supports_dir_fd:
             self._directory = os.open(path, os.O_RDONLY | getattr(os, "O_DIRECTORY", 0))
         return path
@@ -302,7 +328,7 @@ class NewFolder(Output):
         replaced = ""
         try:
             if os.path.lexists(self.target):
-                replaced = tempfile.mkdtemp(_REPLACED, self._prefix, self._parent)
+                replaced = tempfile.mkdtemp(REPLACED, self._prefix, self._parent)
                 os.rename(self.target, os.path.join(replaced, "folder"))
             os.rename(self.path, self.target)
         except BaseException:
@@ -327,11 +353,13 @@ def check_room(path: str, shown: str, needed: int, remedy: str = "") -> None:
     """Raise NoSpaceError if the file system of a path has less than `needed` bytes free."""
     free = shutil.disk_usage(path).free
     if needed > free:
-        raise NoSpaceError(
+        error = NoSpaceError(
             f"needs {needed} bytes, and its file system has {free} free",
             subject=shown,
             remedy=f"choose another with {{out}}{', ' if remedy else ''}{remedy}",
         )
+        error.needed = needed
+        raise error
 
 
 class _Buffered:

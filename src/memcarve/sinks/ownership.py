@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from memcarve.backing import FileBacking
 from memcarve.errors import InputError, encodable
-from memcarve.formats import manifest
+from memcarve.formats import manifest, partial_mark
 from memcarve.formats.elf_core import core_headers
 from memcarve.formats.minidump import structures
 
@@ -32,6 +32,19 @@ _LONGEST_SUM = 1 << 12
 #: a line of a file of checksums; the first group is there if the name holds what must be escaped
 _SUM = re.compile(rb"(\\)?(?:[0-9a-f]{32}|[0-9a-f]{40}|[0-9a-f]{64})  (.+)\n")
 _HEAD = 4096  # what of a file is looked at to tell who wrote it
+#: how a name ends as long as what has it is being built, or is moved aside; tempfile puts eight letters before it
+BUILT, REPLACED = ".incomplete", ".replaced"
+LONGEST_BUILT = 100  # characters of a name that stand in such a name
+_LEFT = re.compile(rf"\.(.+)\.[a-z0-9_]{{8}}(?:{re.escape(BUILT)}|{re.escape(REPLACED)})", re.DOTALL)
+
+
+def left_of(entry: str) -> str | None:
+    """Return the name of what a run that was killed has left, or another is writing now, as `entry`; None if nothing.
+
+    Of a name as long as a name can be it is the beginning.
+    """
+    found = _LEFT.fullmatch(entry)
+    return None if found is None else found[1]
 
 
 def foreign(path: str, beside: str | None = None) -> str | None:
@@ -55,6 +68,7 @@ def _foreign_inside(folder: str, known: Iterable[str]) -> str | None:
     """Say the same of what is in a folder, which must hold one of the `known` lists.
 
     ``processes.json`` lists whatever somebody wrote into it: the files that it lists must be memcarve's themselves.
+    Beside its mark of being partial may lie what was being built.
     """
     with os.scandir(folder) as entries:
         modes = {entry.name: entry.stat(follow_symlinks=False).st_mode for entry in entries}
@@ -67,10 +81,14 @@ def _foreign_inside(folder: str, known: Iterable[str]) -> str | None:
         listed = _LISTING[name](os.path.join(folder, name))
     except (InputError, OSError, ValueError, KeyError, TypeError, RecursionError):
         return f"holds a {name} that memcarve did not write"
+    several = name in _OF_SEVERAL
+    built = {each[:LONGEST_BUILT] for each in listed}
     for entry in sorted(modes.keys() - {name}):
         path = os.path.join(folder, entry)
-        if name == manifest.PROCESSES and stat.S_ISDIR(modes[entry]):
-            problem = _foreign_inside(path, [other for other in _LISTING if other != name])
+        if name == partial_mark.NAME and (entry == manifest.PROCESSES or left_of(entry) in built):
+            continue
+        if several and stat.S_ISDIR(modes[entry]):
+            problem = foreign_part(path)
             if problem is not None:
                 return f"{entry} {problem}"
         elif not stat.S_ISREG(modes[entry]) or not _is_own(path, name, listed):
@@ -81,11 +99,20 @@ def _foreign_inside(folder: str, known: Iterable[str]) -> str | None:
 def _is_own(path: str, name: str, listed: set[str]) -> bool:
     """Return True if a regular file is what the list of a folder, called `name`, says that it is."""
     entry = os.path.basename(path)
-    if name != manifest.PROCESSES:
+    if name not in _OF_SEVERAL:
         return entry in listed
     if entry in manifest.SUMS.values():
         return _is_sums_of(path, listed)
-    return entry in listed and any(foreign(path, beside) is None for beside in _beside(path))
+    return entry in listed and foreign_part(path) is None
+
+
+def foreign_part(path: str) -> str | None:
+    """Say the same of what lies in a folder of several processes; a file may have any beside it that says so."""
+    if stat.S_ISDIR(os.lstat(path).st_mode):
+        return _foreign_inside(path, [name for name in _LISTING if name not in _OF_SEVERAL])
+    if any(foreign(path, beside) is None for beside in _beside(path)):
+        return None
+    return "does not say that memcarve wrote it"
 
 
 def _beside(path: str) -> Iterator[str]:
@@ -105,6 +132,17 @@ def _is_sums_of(path: str, listed: set[str]) -> bool:
     return True
 
 
+def names_in_partial(mark: partial_mark.Mark) -> set[str]:
+    """Return what may be in a folder that is partial: what was wanted, and what lies beside files."""
+    names = {*mark.names, *mark.files}
+    maps = {f"{name.removesuffix('.dmp')}.{ending}" for name in names for ending in ("map", "csv", "json", "jsonl")}
+    return names | maps | {f"{name}.json" for name in names} | {manifest.PROCESSES, *manifest.SUMS.values()}
+
+
+def _partial(path: str) -> set[str]:
+    return names_in_partial(partial_mark.read(path))
+
+
 def _processes(path: str) -> set[str]:
     found = manifest.processes(path)
     if found is None:
@@ -119,7 +157,7 @@ def _segments(path: str) -> set[str]:
 
 
 def _modules(path: str) -> set[str]:
-    return manifest.modules(path) | {manifest.SUMS["sha256"]}
+    return {*manifest.modules(path), manifest.SUMS["sha256"]}
 
 
 def _scripts(path: str) -> set[str]:
@@ -130,11 +168,13 @@ def _scripts(path: str) -> set[str]:
 
 #: by what a folder says what is in it: what returns the names of its files, or raises
 _LISTING: dict[str, Callable[[str], set[str]]] = {
+    partial_mark.NAME: _partial,
     manifest.PROCESSES: _processes,
     manifest.NAME: _segments,
     manifest.MODULES: _modules,
     SCRIPTS: _scripts,
 }
+_OF_SEVERAL = (partial_mark.NAME, manifest.PROCESSES)
 
 
 def _is_minidump(path: str) -> bool:

@@ -2,34 +2,39 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import mmap
 import os
 import re
-import shutil
 import signal
+import sys
 import threading
 import time
 from collections import Counter
-from dataclasses import replace
+from dataclasses import asdict, replace
+from types import MappingProxyType
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
 from memcarve import provenance
 from memcarve.copying.copier import StoppedError
-from memcarve.errors import MemcarveError, NoSpaceError, UsageError, VerificationError
-from memcarve.formats import manifest
+from memcarve.errors import InputError, MemcarveError, NoSpaceError, UsageError, VerificationError
+from memcarve.formats import manifest, partial_mark
 from memcarve.process import ProcessEntry
-from memcarve.sinks.final_name import NewFolder, buffered, write_text
 from memcarve.sinks.input_hash import hashed_before
+from memcarve.sinks.input_identity import identities, identity, same_input
+from memcarve.sinks.partial_folder import PartialFolder
+from memcarve.sinks.several_parts import check_part, hashes_of
 from memcarve.sinks.several_sums import chained, sums
 from memcarve.sinks.sink import Result
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
     from concurrent.futures import Executor, Future
+    from typing import Any
 
     from memcarve.process import Container, ProcessMemory, Progress
     from memcarve.sinks.sink import SinkOptions
@@ -40,6 +45,7 @@ if TYPE_CHECKING:
     Named = Callable[[ProcessEntry, int, Counter[str]], str]
 
 _WORKERS = 16
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _Error = TypeVar("_Error", bound=MemcarveError)
 
 
@@ -63,38 +69,75 @@ def write_several(
     half: str | None = None,
     named: Named = folder_name,
     at_once: bool = False,
+    chosen: Mapping[str, Any] | None = None,
+    room: Callable[[ProcessMemory], int] | None = None,
     progress: Progress | None = None,
 ) -> Result:
     """Write the processes at `indexes` into the new folder `out` by `one`; one that fails does not stop the others.
 
-    `half` is the half of their memory that is opened. `at_once`: several at a time. Raises NoSpaceError as soon as the
-    disk is full, the first one's error, which names it, if all of them fail, TargetExistsError, OutputError.
+    `half` is the half of their memory that is opened. `at_once`: several at a time.
+
+    Until all are done the folder holds ``processes.json.partial``. If the run is stopped, or the disk is full, those
+    that are whole stay, and ``options.resume`` goes on: with the same input, processes and options, of which `chosen`
+    are those that `one` knows of by itself, ready for JSON. What is there is verified first. `room` says how many bytes
+    a process takes, for the error if the disk is full.
+
+    Raises NoSpaceError if the disk is full, once all that fit are written; the first one's error, which names it, if
+    all of them fail; TargetExistsError, OutputError; VerificationError if `resume` finds what is not as recorded.
     """
     begun = time.monotonic()
-    with NewFolder(out, force=options.force, inputs=[str(container)]) as folder:
-        taken: Counter[str] = Counter()
-        names = [named(container.entry(index), index, taken) for index in indexes]
-        workers = min(os.cpu_count() or 1, len(names), _WORKERS) if at_once else 1
-        each = replace(options, force=False, threads=(1 if workers > 1 else 2) if at_once else None)
+    if options.force and options.resume:
+        raise UsageError("{force} begins anew, {resume} goes on", remedy="give one of them")
+    taken: Counter[str] = Counter()
+    names = [named(container.entry(index), index, taken) for index in indexes]
+    workers = min(os.cpu_count() or 1, len(names), _WORKERS) if at_once else 1
+    each = replace(options, force=False, resume=False, threads=(1 if workers > 1 else 2) if at_once else None)
+    half = half or container.default_half
+    # what all of them are in is hashed once
+    stored = container.stored
+    if stored is None and options.input_sha256 is not None and len(names) > 1:
+        raise UsageError(
+            "holds each process in files of its own, and one SHA-256 was stated",
+            subject=str(container),
+            remedy="leave {input_sha256} out, or take one process",
+        )
+
+    def begin() -> dict[str, Any]:
+        hashed = {} if stored is None else {stored.path: hashed_before(stored, options)}
+        return {
+            **provenance.written("processes", options.record(begun)),
+            "state": "partial",
+            "inputs": identities([container.path, *hashed], hashed),
+            "options": {"half": half, **_recorded(options), "chosen": dict(chosen or {})},
+            "processes": [
+                {"pid": entry.pid, "name": entry.name, "file": name, **entry.facts()}
+                for entry, name in zip(map(container.entry, indexes), names, strict=True)
+            ],
+        }
+
+    with PartialFolder(out, begin, options, inputs=[str(container)]) as folder:
         work = _Several(container, folder, one, each, progress, list(zip(indexes, names, strict=True)))
-        work.half = half or container.default_half
-        parts, first = work.run(workers)
+        work.half, work.hashed = half, folder.head["inputs"]
+        try:
+            parts, first = work.run(workers, work.verified() if options.resume else {})
+        except NoSpaceError:
+            folder.room = work.room(room)
+            raise
         done = [part for part in parts if part.error is None]
         if first is not None and not done:
             others = f"; the other {len(parts) - 1} failed, too" if len(parts) > 1 else ""
             first.problem = f"{first.problem} (process {parts[0].entry}{others})"
             raise first
         document = provenance.written("processes", options.record(begun)) | {"hashes": list(options.hashes)}
-        seals = [chained(folder.path, part, hashed="sha256" in options.hashes) for part in parts]
-        rows = (_row(part, seal) for part, seal in zip(parts, seals, strict=True))
-        text = "".join(provenance.lines(document, processes=rows))
-        write_text(folder, manifest.PROCESSES, [text])
+        after = folder.mark()
+        document["runs"] = [*after.runs[:-1], {**after.runs[-1], "end": document["run"]["end"]}]
+        rows = [after.rows[number]["row"] if number in after.rows else _row(part) for number, part in enumerate(parts)]
+        data = "".join(provenance.lines(document, processes=map(json.dumps, rows))).encode("ascii")
+        folder.put(manifest.PROCESSES, [data])
         for kind in options.hashes:
-            known = {name: digest for found in seals for name, digest in found.items()} if kind == "sha256" else {}
+            known = {name: digest for row in rows for name, digest in row["sha256"].items()} if kind == "sha256" else {}
             files = [file for part in parts for file in part.files]
-            with buffered(folder, manifest.SUMS[kind]) as file:
-                for line in sums(folder.path, kind, files, known, text.encode()):
-                    file.write(line)
+            folder.put(manifest.SUMS[kind], sums(folder.path, kind, files, known, data))
     return Result(
         files=(folder.name,),
         what="process",
@@ -105,12 +148,20 @@ def write_several(
         seconds=time.monotonic() - begun,
         hashes=options.hashes,
         notes=[*container.warnings, *folder.notes],
-        seal=hashlib.sha256(text.encode()).hexdigest(),
+        seal=hashlib.sha256(data).hexdigest(),
         sealed=manifest.PROCESSES,
         parts=tuple(
             replace(part, files=tuple(os.path.join(folder.name, file) for file in part.files)) for part in parts
         ),
     )
+
+
+def _recorded(options: SinkOptions) -> dict[str, Any]:
+    """Return the options that change what is written, ready for JSON."""
+    given = asdict(options)
+    for name in ("force", "resume", "command", "begin", "operator", "threads", "again"):
+        del given[name]
+    return given
 
 
 class _Several:
@@ -121,12 +172,12 @@ class _Several:
     """
 
     half = "all"
-    _in_copies = False
+    _in_copies = _at_once = False
 
     def __init__(
         self,
         container: Container,
-        folder: NewFolder,
+        folder: PartialFolder,
         one: One,
         options: SinkOptions,
         progress: Progress | None,
@@ -137,80 +188,130 @@ class _Several:
         self.one = one
         self.options = options
         self.tasks = tasks
+        #: what is known of inputs, the SHA-256 among it
+        self.hashed: Sequence[Mapping[str, Any]] = ()
         self._progress = progress
         # seen by copies, too: whether to stop, and of each process the bytes that are done and those in all
         self._shared = np.frombuffer(mmap.mmap(-1, 8 * (1 + 2 * len(tasks))), np.uint64)
-        stored = container.stored  # what all of them are in is hashed once
-        if stored is None and options.input_sha256 is not None and len(tasks) > 1:
-            raise UsageError(
-                "holds each process in files of its own, and one SHA-256 was stated",
-                subject=str(container),
-                remedy="leave {input_sha256} out, or take one process",
-            )
-        self._hashed = None if stored is None else stored.path
-        self._input_hash = {} if stored is None else hashed_before(stored, options)
 
-    def run(self, workers: int) -> tuple[list[Result], MemcarveError | None]:
-        """Return how each ended, its files as they are called in the folder, and the first error."""
-        results: list[Result] = []
-        first: MemcarveError | None = None
+    def run(self, workers: int, there: Mapping[int, Result]) -> tuple[list[Result], MemcarveError | None]:
+        """Return how each ended, its files as they are called in the folder, and the first error.
+
+        What is `there` already, by number, is not written.
+        """
+        results = dict(there)
+        errors: dict[int, MemcarveError] = {}
+        full: dict[int, NoSpaceError] = {}
         self._in_copies = self.container.can_be_forked and workers > 1
-        while len(results) < len(self.tasks):
-            for result in self._some(range(len(results), len(self.tasks)), workers):
-                index, _ = self.tasks[len(results)]
-                entry = self.container.entry(index)
+        while left := [number for number in range(len(self.tasks)) if number not in results and number not in full]:
+            self._at_once = workers > 1
+            self._shared[0] = 0
+            for number, result in self._some(left, workers):
+                entry = self.container.entry(self.tasks[number][0])
                 if isinstance(result, Result):
                     files = tuple(os.path.relpath(file, self.folder.path) for file in result.files)
-                    results.append(replace(result, files=files, entry=entry))
-                else:
-                    first = first or result
-                    failed = Result((), "", 0, 0, complete=False, seconds=0.0, entry=entry, error=result)
-                    results.append(failed)
-            # a copy was ended from outside: the others are done one at a time, which tells whose it was
+                    results[number] = replace(result, files=files, entry=entry)
+                elif not isinstance(result, NoSpaceError):
+                    errors[number] = result
+                    results[number] = Result((), "", 0, 0, complete=False, seconds=0.0, entry=entry, error=result)
+                elif not self._at_once:  # else it has the disk to itself below
+                    full[number] = result
+                    if result.needed is None:
+                        raise full[min(full)]
+            # one at a time shows which of them does not fit, or which it was that the system ended the copy for
             workers = 1
-            if self._in_copies:
-                self._remove_others(results)
-        return results, first
+            self.folder.clear({file for result in results.values() for file in result.files})
+        if full:
+            raise full[min(full)]
+        return [results[number] for number in range(len(self.tasks))], errors[min(errors)] if errors else None
 
-    def _some(self, numbers: Sequence[int], workers: int) -> Iterator[Result | MemcarveError]:
-        """Yield how processes ended, in order; no more after a copy was ended from outside."""
+    def verified(self) -> dict[int, Result]:
+        """Return what is whole in a folder that is gone on with, by number, once all of that has been read again.
+
+        Raises VerificationError if anything is not as it was recorded, or came from an input that has changed.
+        """
+        mark, there, wrong = self.folder.mark(), {}, []
+        for number, recorded in sorted(mark.rows.items()):
+            files = recorded["files"]
+            if not any(os.path.lexists(os.path.join(self.folder.path, name)) for name in files):
+                self.folder.notes = [*self.folder.notes, f"{', '.join(files)}: is gone; it is written again"]
+                continue
+            try:
+                check_part(self.folder.path, recorded, self._progress)
+                self._check_input(number, recorded)
+            except MemcarveError as error:
+                wrong.append(str(self._outside(error)))
+            entry, row = self.container.entry(self.tasks[number][0]), recorded["row"]
+            there[number] = Result(
+                files=tuple(files),
+                what=row["what"],
+                count=row["count"],
+                of=row.get("of", 0),
+                bytes=row["bytes"],
+                complete=row["complete"],
+                seconds=0.0,
+                notes=["is whole already, and as it was recorded"],
+                entry=entry,
+            )
+        if wrong:
+            raise VerificationError("; ".join(wrong[:100]), remedy="move it away: {resume} writes it again")
+        self.folder.clear({name for part in there.values() for name in part.files})
+        return there
+
+    def _check_input(self, number: int, recorded: Mapping[str, Any]) -> None:
+        """Raise VerificationError if what a process was read from has changed; one image of all is compared once."""
+        if self.container.stored is None:
+            path = self._process(number).file.path
+            if not same_input(identity(path), recorded["input"]):
+                raise VerificationError(f"has changed since {', '.join(recorded['files'])} was written", subject=path)
+
+    def _process(self, number: int) -> ProcessMemory:
+        return self.container.process(index=self.tasks[number][0], half=self.half)
+
+    def room(self, room: Callable[[ProcessMemory], int] | None) -> int | None:
+        """Return how many bytes those take that are not whole; None if that is not known."""
+        if room is None:
+            return None
+        total = 0
+        for number in self.folder.mark().missing:
+            with contextlib.suppress(MemcarveError):  # it will fail, and take nothing
+                total += room(self._process(number))
+        return total
+
+    def _some(self, numbers: Sequence[int], workers: int) -> Iterator[tuple[int, Result | MemcarveError]]:
+        """Yield how processes ended, in order.
+
+        Nothing is yielded of those that were stopped because the disk is full, or that a copy took with it when it was
+        ended from outside.
+        """
         from concurrent.futures import BrokenExecutor  # not for one process
 
         pool, futures = self._begun(workers, numbers)
         try:
-            for future in futures:
+            for number, future in zip(numbers, futures, strict=True):
                 try:
-                    yield self._wait(future)
-                except (NoSpaceError, StoppedError):
-                    full = next(filter(None, map(_full, futures)), None)
-                    if full is None:
+                    yield number, self._wait(future)
+                except StoppedError:
+                    if workers == 1:
                         raise
-                    raise self._outside(full) from None
                 except MemcarveError as error:
-                    yield self._outside(error)
+                    yield number, self._outside(error)
                 except BrokenExecutor:
                     if workers == 1:
-                        yield MemcarveError("the system ended what wrote it; was there not enough memory?")
-                    return
+                        yield number, MemcarveError("the system ended what wrote it; was there not enough memory?")
+                        return
                 except MemoryError:
-                    yield MemcarveError("there was not enough memory to write it")
+                    yield number, MemcarveError("there was not enough memory to write it")
                 except OSError as error:
-                    yield MemcarveError(f"{error.filename or 'the system'}: {error.strerror or error}")
+                    yield number, MemcarveError(f"{error.filename or 'the system'}: {error.strerror or error}")
         except BaseException:
             self._shared[0] = 1
             raise
         finally:
             pool.shutdown(cancel_futures=True)
 
-    def _remove_others(self, results: Sequence[Result]) -> None:
-        """Remove from the folder what no result names: what copies wrote before all of them were ended."""
-        named = {file.split(os.sep)[0] for result in results for file in result.files}
-        for entry in os.scandir(self.folder.path):
-            if entry.name not in named:
-                shutil.rmtree(entry.path) if entry.is_dir(follow_symlinks=False) else os.unlink(entry.path)
-
     def write(self, number: int) -> Result:
-        """Write one of the processes."""
+        """Write one of the processes, and record that it is whole."""
         index, name = self.tasks[number]
 
         def told(done: int, total: int) -> None:
@@ -219,16 +320,26 @@ class _Several:
             self._shared[1 + 2 * number : 3 + 2 * number] = done, total
 
         told(0, 0)
-        process = self.container.process(index=index, half=self.half)
+        process = self._process(number)
         for each in process.inputs.values():
-            if isinstance(each, dict) and each.get("path") == self._hashed:
-                each.update(self._input_hash)
+            for hashed in self.hashed:
+                if isinstance(each, dict) and each.get("path") == hashed["path"]:
+                    each.update((name, value) for name, value in hashed.items() if name.startswith("sha256"))
         try:
             result = self.one(process, os.path.join(self.folder.path, name), self.options, told)
+            files = [os.path.relpath(file, self.folder.path) for file in result.files]
+            result = replace(result, notes=[*process.warnings, *result.notes])
+            told_of = replace(result, files=tuple(files), entry=self.container.entry(index))
+            seals = chained(self.folder.path, told_of, hashed="sha256" in self.options.hashes)
+            hashes = hashes_of(self.folder.path, files, seals, lambda: told(result.bytes, result.bytes))
+            row = _row(told_of, seals)
+            source = identity(process.file.path)
+            self.folder.add({"process": number, "files": files, "sha256": hashes, "input": source, "row": row})
         except NoSpaceError:
-            self._shared[0] = 1
+            if self._at_once:  # the others give their room back
+                self._shared[0] = 1
             raise
-        return replace(result, notes=[*process.warnings, *result.notes])
+        return result
 
     def _begun(self, workers: int, numbers: Sequence[int]) -> tuple[Executor, list[Future[Result]]]:
         """Begin to write processes; return what runs `_write_one`, and what will come of each.
@@ -291,6 +402,7 @@ def _begin(several: _Several, parent: int) -> None:
             signal.signal(getattr(signal, name), signal.SIG_IGN)
         # so are copies ended that wait for a lock which one that was killed had
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        _die_with_parent()
         threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
 
 
@@ -301,21 +413,24 @@ def _end_with(parent: int) -> None:
     os._exit(1)
 
 
+def _die_with_parent() -> None:
+    """Have Linux kill this copy at once when the program that made it has been killed, whatever the copy is doing."""
+    if sys.platform == "linux":
+        import ctypes
+
+        with contextlib.suppress(OSError, AttributeError):  # a C library of another kind
+            ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+
+
 def _write_one(number: int) -> Result:
     result: Result = _worker.write(number)
     return result
 
 
-def _full(future: Future[Result]) -> NoSpaceError | None:
-    """Return the error of a process for which the disk had no room, once it has ended."""
-    error = None if future.cancelled() else future.exception()
-    return error if isinstance(error, NoSpaceError) else None
-
-
-def _row(part: Result, seals: Mapping[str, str]) -> str:
-    """Return how a process ended, as JSON; `seals` are the SHA-256 of what stands for all that was written of it."""
+def _row(part: Result, seals: Mapping[str, str] = MappingProxyType({})) -> dict[str, Any]:
+    """Return how a process ended, ready for JSON; `seals` are the SHA-256 of what stands for all that was written."""
     entry = part.entry or ProcessEntry(None, None)
-    row = {
+    return {
         "pid": entry.pid,
         "name": entry.name,
         "files": list(part.files),
@@ -325,10 +440,9 @@ def _row(part: Result, seals: Mapping[str, str]) -> str:
         "bytes": None if part.error else part.bytes,
         "complete": part.complete,
         "error": None if part.error is None else str(part.error),
-        "sha256": seals,
+        "sha256": dict(seals),
         **entry.facts(),
     }
-    return json.dumps(row)
 
 
 def carved_folders(folder: str | os.PathLike[str]) -> list[str]:
@@ -338,6 +452,12 @@ def carved_folders(folder: str | os.PathLike[str]) -> list[str]:
     """
     top = os.fspath(folder)
     path = os.path.join(top, manifest.PROCESSES)
+    try:
+        mark = partial_mark.of(top)
+    except InputError as error:
+        raise VerificationError(str(error)) from error
+    if mark is not None:
+        raise VerificationError(mark.problem, subject=top, remedy="{resume} of what wrote it goes on")
     if not os.path.lexists(path):
         return [top]
     names = manifest.processes(path)

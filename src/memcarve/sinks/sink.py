@@ -36,7 +36,8 @@ _HASHED = ("segments", "minidump", "elfcore", "flat", "scripts")
 
 #: what is recorded elsewhere, or changes nothing in what is written
 _NOT_SHAPING = {
-    "force", "command", "begin", "case_id", "operator", "hash_input", "input_sha256", "threads", "again", "partial",
+    "force", "resume", "command", "begin", "case_id", "operator", "hash_input", "input_sha256", "threads", "again",
+    "partial",
 }  # fmt: skip
 
 
@@ -47,6 +48,8 @@ def _about(*sinks: str, default: Any) -> Any:  # noqa: ANN401 - of a field, whos
 @dataclass(frozen=True)
 class SinkOptions:
     """How to write. Some options apply to some sinks alone; the others refuse them.
+
+    Several processes: `resume` goes on with a folder that is partial.
 
     All: `force` replaces what memcarve wrote. The rest is recorded: `command`, the command line (None: this program's
     arguments); `begin`, when the work began (None: when the sink was called); `case_id` and `operator`, free text on
@@ -87,6 +90,7 @@ class SinkOptions:
     hash_input: bool = False
     input_sha256: str | None = None
     again: Mapping[str, Any] | None = None
+    resume: bool = _about("several processes", default=False)
     sparse: bool = _about("segments", "minidump", "elfcore", "flat", default=False)
     hashes: Sequence[str] = _about(*_HASHED, default=("sha256",))
     label_names: bool = _about("segments", default=False)

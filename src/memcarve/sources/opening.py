@@ -7,7 +7,7 @@ import os
 from typing import TYPE_CHECKING, NamedTuple
 
 from memcarve.backing import FileBacking
-from memcarve.errors import UnreadableError, UsageError
+from memcarve.errors import InputError, UnreadableError, UsageError
 from memcarve.formats.compression import Decoder, RawFile, Reading, compression_of, first_bytes
 from memcarve.formats.decoded_file import decoded
 from memcarve.process import Note
@@ -39,6 +39,8 @@ class Opened:
 
     def __init__(self, path: str | os.PathLike[str], reading: Reading = Reading()) -> None:  # noqa: B008 - a tuple
         self.path = os.fspath(path)
+        if not self.path:
+            raise InputError("is not the name of a file or a folder", subject=repr(self.path), remedy="name the input")
         self.is_folder = os.path.isdir(self.path)
         self._reading = reading
         self._kept = False

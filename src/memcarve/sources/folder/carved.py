@@ -13,7 +13,7 @@ import numpy as np
 
 from memcarve.backing import FileBacking, FolderBacking
 from memcarve.errors import InputError, NotRecognisedError, OverlapError
-from memcarve.formats import manifest
+from memcarve.formats import manifest, partial_mark
 from memcarve.images.paging_modes import LINUX, MODES, AddressTable
 from memcarve.intervals import TOP
 from memcarve.missing import REASONS, MissingMemory
@@ -113,6 +113,11 @@ class FolderContainer(Container):
 
 def _folders(path: str) -> list[str]:
     """Return the carved folders: the one itself, or those that ``processes.json`` lists."""
+    mark = partial_mark.of(path)
+    if mark is not None:
+        raise InputError(
+            mark.problem, subject=path, remedy="give one of the folders in it, or let {resume} of what wrote it go on"
+        )
     listing = os.path.join(path, manifest.PROCESSES)
     if not os.path.lexists(listing):
         return [path]
@@ -238,7 +243,7 @@ def _half(said: Provenance, space: AddressSpace, kernel_half: int) -> str:
 
 
 def _recognise(opened: Opened) -> bool:
-    named = (os.path.join(opened.path, name) for name in (manifest.NAME, manifest.PROCESSES))
+    named = (os.path.join(opened.path, name) for name in (manifest.NAME, manifest.PROCESSES, partial_mark.NAME))
     return opened.is_folder and any(map(os.path.lexists, named))
 
 
