@@ -242,7 +242,8 @@ def test_a_run_that_is_interrupted(tmp_path: Path, log: Path) -> None:
             assert any("SIGTERM" in each.get("text", "") for each in lines(log))
 
 
-def test_help_needs_no_more(log: Path) -> None:
-    """Wrong usage opens no input, and leaves no log."""
+def test_wrong_usage_leaves_no_log(log: Path) -> None:
+    """Wrong usage opens no input, and leaves no log; an empty name is wrong usage."""
+    assert run("segments", EXAMPLE, "--log", "").code == 2
     assert run("segments", EXAMPLE, "--log", log, "--nonsense").code == 2
     assert not log.exists()

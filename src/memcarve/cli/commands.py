@@ -100,8 +100,8 @@ class Command(click.Command):
         for parameter in self.params:
             value = ctx.params.get(str(parameter.name))
             if isinstance(parameter.type, OutputPath):
-                output = value
-            elif isinstance(parameter.type, click.Path) and value is not None and "--log" not in parameter.opts:
+                output = output if "--log" in parameter.opts else value
+            elif isinstance(parameter.type, click.Path) and value is not None:
                 named += [value] if isinstance(value, str) else value
         return named, output
 

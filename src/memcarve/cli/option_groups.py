@@ -287,7 +287,7 @@ class Messages(Group, heading=OTHER):
 
     quiet: bool = option("-q", "--quiet", is_flag=True, help="Print nothing but errors and data.")
     log: str | None = option(
-        "--log", metavar="FILE", type=click.Path(), help="Append a record of this run to a file, as JSON lines."
+        "--log", metavar="FILE", type=OutputPath(), help="Append a record of this run to a file, as JSON lines."
     )
     verbose: bool = option("-v", "--verbose", is_flag=True, help="Print all notes, and how bytes were moved.")
 
