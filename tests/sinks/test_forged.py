@@ -12,6 +12,7 @@ import pytest
 
 import memcarve
 from dumps import write_dump
+from forging import is_founded, others, places, put, taken
 from listings import VADINFO, csv, vad
 from memcarve import Labelling, SinkOptions
 from memcarve.formats import manifest
@@ -28,11 +29,6 @@ ROWS: list[Piece] = [
     (0x10000, noise(1, 2 * PAGE)), (0x20000, bytes(PAGE)), (0x41000, noise(3)), (0x40000, noise(4)),
     (0x50000, 3 * PAGE), (0x60000, noise(6)), (0x7FFF00000000, noise(7)),
 ]  # fmt: skip
-#: what does not follow from the source: docs/guarantees.md lists it
-UNFOUNDED = {"version", "command", "time", "case_id", "operator", "run"}
-UNFOUNDED_OF_INPUTS = {
-    "path", "modified", "device", "inode", "size_after", "modified_after", "sha256_is", "sha256_pass", "sha256_stated",
-}  # fmt: skip
 
 
 class Carved(NamedTuple):
@@ -121,74 +117,6 @@ def test_what_is_forged_is_well_before(carved: Carved, copied: Path) -> None:
 
 
 # each value of the manifest, changed
-
-
-def places(value: Any, place: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """Yield the place of every value in a document, objects and arrays too."""
-    if place:
-        yield place
-    if isinstance(value, dict):
-        for name, each in value.items():
-            yield from places(each, (*place, name))
-    elif isinstance(value, list):
-        for number, each in enumerate(value):
-            yield from places(each, (*place, number))
-
-
-def others(value: Any) -> list[Any]:
-    """Return other values in place of one: of its kind, plausible, and of another kind."""
-    found: list[Any] = [7, "x"]  # of None
-    if isinstance(value, bool):
-        found = [not value, None]
-    elif isinstance(value, int):
-        found = [value + 1, value - 1, value * 2 + PAGE, 0 if value else 7]
-    elif isinstance(value, float):
-        found = [value + 0.5]
-    elif isinstance(value, str):
-        found = other_texts(value)
-    elif isinstance(value, list):
-        found = [value[:-1], [*value, value[-1] if value else "x"], []] if value else [["x"]]
-    elif isinstance(value, dict):
-        found = [{**value, "more": 1}, {}]
-    return found
-
-
-def other_texts(value: str) -> list[str]:
-    """Return another address, another hash, or other words."""
-    if value.startswith("0x"):
-        return [f"0x{int(value.split('-', maxsplit=1)[0], 16) + PAGE:0{len(value) - 2}x}"]
-    if len(value) in (32, 64):
-        return [("0" if value[0] != "0" else "1") + value[1:]]
-    return [f"{value}x", value[:-1]]
-
-
-def is_founded(place: tuple[Any, ...]) -> bool:
-    """Return True if what stands at a place follows from the source.
-
-    Another choice may choose the same, and says nothing that is not so; the first note is about where the map lay.
-    """
-    if place[0] in UNFOUNDED or place[:1] == ("choice",) or place == ("notes", 0):
-        return False
-    if place[0] == "inputs":
-        named = place[3:] if place[1:2] == ("evidence",) else place[2:]
-        return not named or named[0] not in UNFOUNDED_OF_INPUTS
-    return True
-
-
-def put(document: dict[str, Any], place: tuple[Any, ...], value: Any) -> None:
-    """Put a value somewhere into a document."""
-    where: Any = document
-    for step in place[:-1]:
-        where = where[step]
-    where[place[-1]] = value
-
-
-def taken(document: dict[str, Any], place: tuple[Any, ...]) -> Any:
-    """Return what stands at a place."""
-    where: Any = document
-    for step in place:
-        where = where[step]
-    return where
 
 
 def changes(document: dict[str, Any]) -> Iterator[tuple[tuple[Any, ...], str, dict[str, Any]]]:

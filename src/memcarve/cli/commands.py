@@ -266,12 +266,14 @@ COMMANDS = {
         Command(
             "verify",
             "verifying",
-            "Check a carved folder, also against its source.",
-            """Check a carved folder: every file's name, size and hash, the totals, and that nothing else is there.
+            "Check what was written, also against its source.",
+            """Check what memcarve wrote: every file's name, size and hash, the totals, and that nothing else is there.
 
+            It is a folder that was carved, or of several processes; a folder or archive of modules; or what was
+            exported. With --source, what was chosen is chosen again, and all that follows from the source is compared.
             The exit status is 0 only if all checks pass.
             """,
-            [_path("folder")],
+            [_path("file")],
             compared=groups.Source,
             **_ONE,
         ),

@@ -44,7 +44,7 @@ def extract(
 
         def extracted(process: ProcessMemory) -> Result:
             found = find_modules(process, wanted, progress=progress)
-            result = write_modules(process, found.modules, out, options, progress)
+            result = write_modules(process, found.modules, out, options, progress, choice=wanted)
             return replace(result, notes=[*found.notes, *result.notes])
 
         return past_unreadable(process, extracted, wanted)

@@ -13,26 +13,27 @@ from memcarve.cli.progress_bar import ProgressBar
 from memcarve.cli.wording import counted, say, tell
 from memcarve.errors import UsageError, VerificationError
 from memcarve.labels import Labelling
+from memcarve.labels.modules import find_modules
 from memcarve.sinks.several import carved_folders
-from memcarve.sinks.verify import read_header, verify as verify_folder
+from memcarve.sinks.verify import document_of, verify as verify_output
 from memcarve.vocabulary import Half, InputType, Paging, System
 
 if TYPE_CHECKING:
     from memcarve.cli.option_groups import Input, Messages, Source
-    from memcarve.process import Container, ProcessEntry, ProcessMemory
+    from memcarve.process import Container, ProcessEntry, ProcessMemory, Progress
     from memcarve.sinks.sink import Result
 
 
-def verify(folder: str, process: OneProcess, compared: Source, source: Input, messages: Messages) -> int:
-    """Check one folder, or each in a folder of several."""
+def verify(file: str, process: OneProcess, compared: Source, source: Input, messages: Messages) -> int:
+    """Check one output, or each in a folder of several."""
     if compared.source is None and (process.is_given or source.is_given):
         raise UsageError("--pid, --name and the options for opening need --source")
     opened: dict[str, Any] = {}
     with contextlib.ExitStack() as stack:
-        for path in carved_folders(folder):
+        for path in carved_folders(file):
             memory = None
             if compared.source is not None:
-                header = read_header(path)
+                header = document_of(path)
                 how = {**_as_recorded(header, source), "hashed": True}
                 if opened.get("how") != how:  # the folders of one image are all of that image
                     opened = {"how": how, "container": stack.enter_context(open_input(compared.source, how, messages))}
@@ -40,7 +41,7 @@ def verify(folder: str, process: OneProcess, compared: Source, source: Input, me
                 say(memory.notes if messages.verbose else [], quiet=messages.quiet)
             with ProgressBar("verifying", messages) as progress:
                 try:
-                    found = verify_folder(path, memory, seal=compared.seal, labelling=Labelling, progress=progress)
+                    found = _checked(path, memory, compared.seal, progress)
                 except VerificationError as error:
                     for fault in error.faults if len(error.faults) > 1 else ():
                         tell(f"fault: {fault}", quiet=messages.quiet)
@@ -48,6 +49,15 @@ def verify(folder: str, process: OneProcess, compared: Source, source: Input, me
             say(found.notes, quiet=messages.quiet)
             tell(_verified(found), quiet=messages.quiet)
     return COMPLETE
+
+
+def _checked(path: str, memory: ProcessMemory | None, seal: str | None, progress: Progress) -> Result:
+    """Check what lies at a path, against the source without what of that cannot be read."""
+
+    def check(source: ProcessMemory | None) -> Result:
+        return verify_output(path, source, seal=seal, labelling=Labelling, find=find_modules, progress=progress)
+
+    return check(None) if memory is None else memory.past_unreadable(check)
 
 
 def _as_recorded(header: dict[str, Any], source: Input) -> dict[str, Any]:
@@ -65,7 +75,8 @@ def _as_recorded(header: dict[str, Any], source: Input) -> dict[str, Any]:
         if given["dtb"] is None and image.get("dtb") is True and re.fullmatch("0x[0-9a-f]{1,16}", root):
             given["dtb"] = int(root, 16)
         for name, member, words in (("system", "os", System), ("paging", "paging", Paging)):
-            if given["dtb"] is not None and given[name] is None and image.get(member) in [*words]:
+            told = name == "paging" or str(image.get("system")).endswith("as given")  # else it is recognised again
+            if given["dtb"] is not None and given[name] is None and told and image.get(member) in [*words]:
                 given[name] = image[member]
         return given
     trusted = [memory_map.get("trusted") if isinstance(memory_map, dict) else None, header.get("positions")]
@@ -94,7 +105,7 @@ def _recorded_process(container: Container, header: dict[str, Any], said: OnePro
 
 def _looked_at(container: Container, header: dict[str, Any]) -> str:
     """Return which half of the memory was looked at; documents of schema 1 do not say it of images."""
-    said = header.get("looked_at")
+    said = header.get("looked_at") if header else "all"  # a map has no document
     if said in [*Half]:
         return str(said)
     rows = header.get("left_out")
@@ -111,4 +122,4 @@ def _is_recorded(entry: ProcessEntry, recorded: dict[str, Any]) -> bool:
 def _verified(found: Result) -> str:
     by = f"hashes {', '.join(found.hashes)}" if found.hashes else "no hashes recorded: names and sizes only"
     also = ", every byte compared with the source" if found.compared else ""
-    return f"{found.path}: {counted(found.count, 'segment')}, {counted(found.bytes, 'byte')}, all well ({by}{also})"
+    return f"{found.path}: {counted(found.count, found.what)}, {counted(found.bytes, 'byte')}, all well ({by}{also})"

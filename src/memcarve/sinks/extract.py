@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from memcarve.formats.programs.mapped_module import MappedModule
-    from memcarve.process import ProcessMemory, Progress
+    from memcarve.process import ProcessMemory, Progress, Selection
     from memcarve.sinks.module_file import Told
 
 _MOST_MISSING = 16  # times the largest file: zeros that all files may hold
@@ -55,18 +55,21 @@ def extract(
     out: str | os.PathLike[str],
     options: SinkOptions = SinkOptions(),  # noqa: B008 - it cannot be changed
     progress: Progress | None = None,
+    *,
+    choice: Selection | None = None,
 ) -> Result:
     """Write a file for each of `modules` (``memcarve.find_modules``) into the new folder, or archive, `out`.
 
     Of what is not in memory the files hold zeros. ``modules.json`` lists all modules, also those without a file, and
-    says why. It gets its name when it is whole. The result is not complete if bytes are known to be missing from the
-    input, or a module was refused for its size; what the system had swapped out does not count.
+    says why. `choice` is what they were chosen by, which is recorded. It gets its name when it is whole. The result is
+    not complete if bytes are known to be missing from the input, or a module was refused for its size; what the system
+    had swapped out does not count.
 
     Raises UsageError, TargetExistsError, NoSpaceError, SourceReadError, OutputError, and MissingExtraError without
     pyzipper if there is to be an archive.
     """
     options.check("modules")
-    return _Extractor(process, modules, options, progress).run(out)
+    return _Extractor(process, modules, options, progress, choice).run(out)
 
 
 class _Extractor:
@@ -76,10 +79,12 @@ class _Extractor:
         modules: Sequence[MappedModule],
         options: SinkOptions,
         progress: Progress | None,
+        choice: Selection | None,
     ) -> None:
         self.begun = time.monotonic()
         self.process = process
         self.modules = modules
+        self.choice = None if choice is None else choice.facts()
         self.options = options
         self.progress = progress
         self.refused: dict[int, str] = {}
@@ -203,7 +208,7 @@ class _Extractor:
 
     def _document(self, entries: IO[bytes], notes: Sequence[str], hashed: Mapping[str, Any]) -> Iterator[bytes]:
         record = self.options.record(self.begun, input=hashed)
-        document = provenance.document("modules", self.process, record, notes=notes)
+        document = provenance.document("modules", self.process, record, choice=self.choice, notes=notes)
         document |= {
             "complete": self.complete,
             "layout": self.options.layout,

@@ -6,8 +6,11 @@ import os
 from typing import TYPE_CHECKING
 
 from memcarve.formats import manifest
+from memcarve.sinks.ownership import SCRIPTS
+from memcarve.sinks.verify import own_document
 from memcarve.sinks.verify.carved_check import CarvedCheck
 from memcarve.sinks.verify.faults import seal_of
+from memcarve.sinks.verify.output_check import check_output
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -15,6 +18,7 @@ if TYPE_CHECKING:
 
     from memcarve.process import Labeller, ProcessMemory, Progress
     from memcarve.sinks.sink import Result
+    from memcarve.sinks.verify.output_check import Find
 
 
 def read_header(folder: str | os.PathLike[str]) -> dict[str, Any]:
@@ -22,22 +26,41 @@ def read_header(folder: str | os.PathLike[str]) -> dict[str, Any]:
     return manifest.read(os.path.join(os.fspath(folder), manifest.NAME))[0]
 
 
+def document_of(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Return the document that says how what memcarve wrote came to be. Raises InputError."""
+    where = os.fspath(path)
+    return read_header(where) if _is_carved(where) else own_document.find(where).document
+
+
+def _is_carved(path: str) -> bool:
+    others = (manifest.MODULES, SCRIPTS)
+    if not os.path.isdir(path) or os.path.lexists(os.path.join(path, manifest.NAME)):
+        return os.path.isdir(path)
+    return not any(os.path.lexists(os.path.join(path, name)) for name in others)
+
+
 def verify(
-    folder: str | os.PathLike[str],
+    path: str | os.PathLike[str],
     source: ProcessMemory | None = None,
     *,
     seal: str | None = None,
     labelling: Callable[[str], Labeller] | None = None,
+    find: Find | None = None,
     progress: Progress | None = None,
 ) -> Result:
-    """Check every file of a carved folder: its name, its size, its hashes, and with `source` every byte.
+    """Check what memcarve wrote: every file's name, size and hashes, and with `source` every byte.
 
-    Also that nothing else lies there, that segments are in order and their sums are the totals, and that the files of
-    checksums agree. `seal` is the SHA-256 of ``segments.json`` that was printed when it was written. With `source` the
-    recorded choice is made again: what the source holds and the folder lacks, and whatever the manifest says of it
-    that does not follow from the source. `labelling` (``memcarve.Labelling``) is needed to compare labels, too.
+    Of a carved folder also that nothing else lies there, that segments are in order and their sums are the totals, and
+    that the files of checksums agree. `seal` is the SHA-256 that was printed when it was written. With `source` the
+    recorded choice is made again: what the source holds and the folder lacks is told, and whatever the document says
+    that does not follow from the source. `labelling` (``memcarve.Labelling``) is needed to compare labels, too, and
+    `find` (``memcarve.find_modules``) to compare what was extracted. What was exported or extracted is written again
+    into a temporary folder for that.
 
     Raises VerificationError that lists the faults (the first hundred, in `faults`), UsageError if `seal` is none.
     """
     digits = None if seal is None else seal_of(seal)
-    return CarvedCheck(os.fspath(folder), source, labelling, progress).run(digits)
+    where = os.fspath(path)
+    if _is_carved(where):
+        return CarvedCheck(where, source, labelling, progress).run(digits)
+    return check_output(where, source, labelling, find, progress, digits)

@@ -12,7 +12,7 @@ import numpy as np
 
 from memcarve.backing import FileBacking
 from memcarve.copying.output_file import BUFFER
-from memcarve.errors import InputError, MemcarveError, UsageError
+from memcarve.errors import InputError, MemcarveError, UnreadableError, UsageError
 from memcarve.formats import manifest
 from memcarve.formats.json_text import loads
 from memcarve.process import Selection
@@ -82,6 +82,8 @@ def compare_again(
     options = dataclasses.replace(recorded.options, again=header, partial=True, hash_input=_is_hashed(header))
     try:
         carve(source, segments, again, options, progress)
+    except UnreadableError:
+        raise  # whoever opened the source goes on without what cannot be read
     except InputError as error:
         faults.add(f"the source cannot be carved as it was: {error}")
         return notes
