@@ -14,6 +14,7 @@ from memcarve.cli.wording import counted, say, tell
 from memcarve.errors import UsageError, VerificationError
 from memcarve.labels import Labelling
 from memcarve.labels.modules import find_modules
+from memcarve.provenance import address, member
 from memcarve.sinks.several import carved_folders
 from memcarve.sinks.verify import document_of, verify as verify_output
 from memcarve.vocabulary import Half, InputType, Paging, System
@@ -73,11 +74,13 @@ def _as_recorded(header: dict[str, Any], source: Input) -> dict[str, Any]:
         given = {**opening}
         root = str(image.get("root"))
         if given["dtb"] is None and image.get("dtb") is True and re.fullmatch("0x[0-9a-f]{1,16}", root):
-            given["dtb"] = int(root, 16)
-        for name, member, words in (("system", "os", System), ("paging", "paging", Paging)):
+            said = address(member(header, "process").get("root"))  # with the flags that were given
+            known = said is not None and said & ~0xFFF == int(root, 16) & ~0xFFF
+            given["dtb"] = said if known else int(root, 16)
+        for name, key, words in (("system", "os", System), ("paging", "paging", Paging)):
             told = name == "paging" or str(image.get("system")).endswith("as given")  # else it is recognised again
-            if given["dtb"] is not None and given[name] is None and told and image.get(member) in [*words]:
-                given[name] = image[member]
+            if given["dtb"] is not None and given[name] is None and told and image.get(key) in [*words]:
+                given[name] = image[key]
         return given
     trusted = [memory_map.get("trusted") if isinstance(memory_map, dict) else None, header.get("positions")]
     believed = next((value for value in trusted if value in ("printed", "sum")), None)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 MODULES, SCRIPT, FLAT, CORE, MINIDUMP, MEMMAP = "modules", "scripts", "flat", "elfcore", "minidump", "memmap"
 _LARGEST = 1 << 28
 _LONGEST_BANNER = 200
-_WANTED = "give what carve, export or extract wrote"
+_WANTED = "give what was exported or extracted, or a folder that memcarve carved"
 
 
 class Own(NamedTuple):
