@@ -74,9 +74,9 @@ def _as_recorded(header: dict[str, Any], source: Input) -> dict[str, Any]:
         given = {**opening}
         root = str(image.get("root"))
         if given["dtb"] is None and image.get("dtb") is True and re.fullmatch("0x[0-9a-f]{1,16}", root):
-            said = address(member(header, "process").get("root"))  # with the flags that were given
-            known = said is not None and said & ~0xFFF == int(root, 16) & ~0xFFF
-            given["dtb"] = said if known else int(root, 16)
+            told_root = address(member(header, "process").get("root"))  # with the flags that were given
+            known = told_root is not None and told_root & ~0xFFF == int(root, 16) & ~0xFFF
+            given["dtb"] = told_root if known else int(root, 16)
         for name, key, words in (("system", "os", System), ("paging", "paging", Paging)):
             told = name == "paging" or str(image.get("system")).endswith("as given")  # else it is recognised again
             if given["dtb"] is not None and given[name] is None and told and image.get(key) in [*words]:

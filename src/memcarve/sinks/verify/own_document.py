@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 MODULES, SCRIPT, FLAT, CORE, MINIDUMP, MEMMAP = "modules", "scripts", "flat", "elfcore", "minidump", "memmap"
 _LARGEST = 1 << 28
 _LONGEST_BANNER = 200
-_WANTED = "give what was exported or extracted, or a folder that memcarve carved"
+_WANTED = "give what was exported or extracted; or give a folder that memcarve carved"
 
 
 class Own(NamedTuple):
