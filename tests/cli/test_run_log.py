@@ -181,6 +181,12 @@ def places(tmp_path: Path, capfdbinary: Capture) -> Path:
     return tmp_path
 
 
+def state(folder: Path) -> dict[str, tuple[int, ...]]:
+    """Return of all that lies in a folder what would tell a change."""
+    found = ((str(path), path.lstat()) for path in folder.rglob("*"))
+    return {path: (at.st_mode, at.st_ino, at.st_size, at.st_mtime_ns) for path, at in found}
+
+
 @pytest.mark.parametrize(
     "name",
     ["pid.4.dmp", "pid.4.map", "hard", "carved/log", "carved/segments.json", "pipe", "link", "notes.txt", "carved",
@@ -188,13 +194,13 @@ def places(tmp_path: Path, capfdbinary: Capture) -> Path:
 )  # fmt: skip
 def test_places_that_are_refused(capfdbinary: Capture, places: Path, name: str) -> None:
     """Evidence, output, links, pipes, devices and other people's files are refused before any work, and stay."""
-    before = {path: path.lstat() for path in places.rglob("*")}
+    before = state(places)
     words = ["export", places / "pid.4.dmp", "--to", "flat", "-o", places / "new.bin"]
     ran = invoke(capfdbinary, *words, "--log", places / name)
     assert ran.code in (1, 2)
     assert name in ran.err
     assert len(ran.err.splitlines()) == 1
-    assert {path: path.lstat() for path in places.rglob("*")} == before
+    assert state(places) == before
 
 
 def test_within_a_folder_of_evidence(capfdbinary: Capture, tmp_path: Path) -> None:

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 NAME = f"{PROCESSES}.partial"
 _LARGEST = 1 << 28  # bytes of it that are read
 _SHOWN = 20  # processes that a message names
-_PLAIN = re.compile(r"(?!\.\.?$)[^/\\\0]{1,255}")
+#: a name, which leads nowhere else: where paths are not parted by backslashes, one may stand in it
+_PLAIN = re.compile(r"(?!\.\.?$)[^/\0]{1,255}" if os.sep == "/" else r"(?!\.\.?$)[^/\\\0]{1,255}")
 _HASH = re.compile(r"[0-9a-f]{64}")
 
 
