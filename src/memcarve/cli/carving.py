@@ -90,6 +90,7 @@ def carve(
                 at_once=True,
                 chosen=chosen(source, filters, segmenting, write="segments"),
                 room=None if write.sparse else room,
+                selected=processes.selected,
                 progress=progress,
             )
         else:

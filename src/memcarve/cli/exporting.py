@@ -95,6 +95,7 @@ def export(
                 named=named,
                 chosen=chosen(source, filters, write=write.kind),
                 room=_room(write, filters, labelling),
+                selected=processes.selected,
                 progress=progress,
             )
         else:

@@ -66,6 +66,7 @@ def extract(
                 half=half,
                 named=lambda *entry: folder_name(*entry) + ending,
                 chosen=chosen(source, filters, write="modules"),
+                selected=processes.selected,
                 progress=progress,
             )
         else:

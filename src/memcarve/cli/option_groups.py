@@ -85,6 +85,11 @@ class SeveralProcesses(OneProcess):
         "--all", is_flag=True, help="Every process except doubtful ones, each into its own file or folder."
     )
 
+    @property
+    def selected(self) -> dict[str, Any]:
+        """How processes are chosen, ready for JSON."""
+        return {"all": self.everything, "pid": list(self.pid), "name": self.name}
+
 
 class MemoryFilters(Group, heading=TAKE):
     """What part of memory."""

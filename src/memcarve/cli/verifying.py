@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import fnmatch
+import os
 import re
 from typing import TYPE_CHECKING, Any
 
@@ -11,12 +13,13 @@ from memcarve.cli.frame import choose_one, open_input
 from memcarve.cli.option_groups import OneProcess
 from memcarve.cli.progress_bar import ProgressBar
 from memcarve.cli.wording import counted, say, tell
-from memcarve.errors import UsageError, VerificationError
+from memcarve.errors import InputError, UsageError, VerificationError
 from memcarve.labels import Labelling
 from memcarve.labels.modules import find_modules
 from memcarve.provenance import address, member
-from memcarve.sinks.several import carved_folders
 from memcarve.sinks.verify import document_of, verify as verify_output
+from memcarve.sinks.verify.faults import Faults, seal_of
+from memcarve.sinks.verify.several_check import check_list, check_part, check_selected, is_several
 from memcarve.vocabulary import Half, InputType, Paging, System
 
 if TYPE_CHECKING:
@@ -29,27 +32,95 @@ def verify(file: str, process: OneProcess, compared: Source, source: Input, mess
     """Check one output, or each in a folder of several."""
     if compared.source is None and (process.is_given or source.is_given):
         raise UsageError("--pid, --name and the options for opening need --source")
-    opened: dict[str, Any] = {}
+    seal = None if compared.seal is None else seal_of(compared.seal)
     with contextlib.ExitStack() as stack:
-        for path in carved_folders(file):
-            memory = None
-            if compared.source is not None:
-                header = document_of(path)
-                how = {**_as_recorded(header, source), "hashed": True}
-                if opened.get("how") != how:  # the folders of one image are all of that image
-                    opened = {"how": how, "container": stack.enter_context(open_input(compared.source, how, messages))}
-                memory = _recorded_process(opened["container"], header, process)
-                say(memory.notes if messages.verbose else [], quiet=messages.quiet)
-            with ProgressBar("verifying", messages) as progress:
-                try:
-                    found = _checked(path, memory, compared.seal, progress)
-                except VerificationError as error:
-                    for fault in error.faults if len(error.faults) > 1 else ():
-                        tell(f"fault: {fault}", quiet=messages.quiet)
-                    raise
-            say(found.notes, quiet=messages.quiet)
-            tell(_verified(found), quiet=messages.quiet)
+        verifier = _Verifier(compared.source, process, source, messages, stack)
+        try:
+            if is_several(file):
+                verifier.several(file, seal)
+            else:
+                verifier.one(file, seal)
+        except VerificationError as error:
+            for fault in error.faults if len(error.faults) > 1 else ():
+                tell(f"fault: {fault}", quiet=messages.quiet)
+            raise
     return COMPLETE
+
+
+class _Verifier:
+    """Checks outputs; the source, if there is one, is opened once for all that were opened alike."""
+
+    def __init__(
+        self,
+        path: str | None,
+        process: OneProcess,
+        source: Input,
+        messages: Messages,
+        stack: contextlib.ExitStack,
+    ) -> None:
+        self.path = path
+        self.process = process
+        self.source = source
+        self.messages = messages
+        self.stack = stack
+        self.how: dict[str, Any] = {}
+        self.container: Container | None = None
+
+    def one(
+        self, path: str, seal: str | None = None, row: dict[str, Any] | None = None
+    ) -> tuple[Result, dict[str, Any]]:
+        """Check one output, of several that of a `row`; return what was found, and its document."""
+        memory = None
+        header: dict[str, Any] = {} if self.path is None and row is None else document_of(path)
+        if self.path is not None:
+            known = header or ({} if row is None else {"process": row, "looked_at": "all"})  # a map has no document
+            memory = _recorded_process(self.opened(header), known, self.process)
+            say(memory.notes if self.messages.verbose else [], quiet=self.messages.quiet)
+        with ProgressBar("verifying", self.messages) as progress:
+            found = _checked(path, memory, seal, progress)
+        say(found.notes, quiet=self.messages.quiet)
+        tell(_verified(found), quiet=self.messages.quiet)
+        return found, header
+
+    def opened(self, header: dict[str, Any]) -> Container:
+        """Return the source, opened as it was for what was written."""
+        how = {**_as_recorded(header, self.source), "hashed": True}
+        if self.container is None or self.how != how:
+            self.how = how
+            self.container = self.stack.enter_context(open_input(str(self.path), how, self.messages))
+        return self.container
+
+    def is_wanted(self, row: dict[str, Any]) -> bool:
+        """Return True if a process that is listed is one of those that were named, or none was."""
+        pattern = self.process.name
+        named = pattern is None or fnmatch.fnmatchcase(str(row.get("name") or "").lower(), pattern.lower())
+        return named and (not self.process.pid or row.get("pid") in self.process.pid)
+
+    def several(self, top: str, seal: str | None) -> None:
+        """Check a folder of several: the list, and each that is listed."""
+        faults = Faults(top)
+        listed = check_list(top, faults, seal)
+        for row in sorted(listed.rows, key=lambda row: [*row["files"]]):
+            if not self.is_wanted(row):
+                continue
+            if not row["files"]:
+                say([f"{top}: process {row.get('pid')} was not written: {row.get('error')}"], quiet=self.messages.quiet)
+                continue
+            path = os.path.join(top, row["files"][0])
+            try:
+                found, header = self.one(path, row=row)
+            except VerificationError as error:
+                faults.add_all(error.faults or [str(error)], f"{row['files'][0]}: ")
+            except InputError as error:
+                faults.add(str(error))
+            else:
+                faults.add_all(check_part(row, header, found.count, found.bytes), f"{row['files'][0]}: ")
+        if self.container is not None and not self.process.is_given:
+            say(check_selected(listed, self.container, faults), quiet=self.messages.quiet)
+        faults.check()
+        if self.process.is_given:
+            return
+        tell(f"{top}: {counted(len(listed.rows), 'process')}, all well", quiet=self.messages.quiet)
 
 
 def _checked(path: str, memory: ProcessMemory | None, seal: str | None, progress: Progress) -> Result:

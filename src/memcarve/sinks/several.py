@@ -70,6 +70,7 @@ def write_several(
     named: Named = folder_name,
     at_once: bool = False,
     chosen: Mapping[str, Any] | None = None,
+    selected: Mapping[str, Any] | None = None,
     room: Callable[[ProcessMemory], int] | None = None,
     progress: Progress | None = None,
 ) -> Result:
@@ -79,8 +80,9 @@ def write_several(
 
     Until all are done the folder holds ``processes.json.partial``. If the run is stopped, or the disk is full, those
     that are whole stay, and ``options.resume`` goes on: with the same input, processes and options, of which `chosen`
-    are those that `one` knows of by itself, ready for JSON. What is there is verified first. `room` says how many bytes
-    a process takes, for the error if the disk is full.
+    are those that `one` knows of by itself, ready for JSON. What is there is verified first. `selected` says how the
+    processes were chosen (``all``, ``pid``, ``name``), which is recorded, so that `verify` can choose them again; None
+    if a program did. `room` says how many bytes a process takes, for the error if the disk is full.
 
     Raises NoSpaceError if the disk is full, once all that fit are written; the first one's error, which names it, if
     all of them fail; TargetExistsError, OutputError; VerificationError if `resume` finds what is not as recorded.
@@ -128,7 +130,8 @@ def write_several(
             others = f"; the other {len(parts) - 1} failed, too" if len(parts) > 1 else ""
             first.problem = f"{first.problem} (process {parts[0].entry}{others})"
             raise first
-        document = provenance.written("processes", options.record(begun)) | {"hashes": list(options.hashes)}
+        document = provenance.written("processes", options.record(begun))
+        document |= {"hashes": list(options.hashes), "selected": selected}
         after = folder.mark()
         document["runs"] = [*after.runs[:-1], {**after.runs[-1], "end": document["run"]["end"]}]
         rows = [after.rows[number]["row"] if number in after.rows else _row(part) for number, part in enumerate(parts)]
