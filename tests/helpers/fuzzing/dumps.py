@@ -8,6 +8,7 @@ import struct
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import bsd_cores
 import cores
 import memcarve
 import minidumps
@@ -15,7 +16,7 @@ from fuzzing import checks
 from fuzzing.case import Case
 from headers import elf_page, pe_page
 from memory import PAGE, content
-from minidumps import Dump, Info, Thread
+from minidumps import Dump, Info, Raised, Thread
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -125,7 +126,12 @@ class Minidumps(checks.Looked):
         for _ in range(draw.randrange(3)):
             tid, teb, stack = draw.number(5, bits=32), draw.number(0x20000, known), draw.number(0x20000, known)
             part = context[: draw.choice((len(context), len(context), 0, 4, 0x100))]
-            dump.threads.append(Thread(tid, teb, (stack, 0x100), part, draw.number(0x10010, known)))
+            name = draw.text("worker") if draw.chance(0.3) else None
+            dump.threads.append(Thread(tid, teb, (stack, 0x100), part, draw.number(0x10010, known), name))
+        if draw.chance(0.4):
+            code = draw.choice((0xC0000005, 0xC000001D, 11, 0, 0xFFFFFFFF))
+            numbers = [draw.number(old, known) for old in (0x10010, 1, 0x20000)]
+            dump.raised = Raised(5, code, draw.number(0, bits=32), numbers[0], numbers[1:], context)
         if draw.chance(0.6):
             count = draw.randrange(4)
             bases = [(draw.number(0x10000, known), draw.number(0x4000, bits=32)) for _ in range(count)]
@@ -226,4 +232,37 @@ class Cores(checks.Looked):
             cores.note(other, draw.choice((1, 3, 7, 8, 10, 16, 20, 32, 33)), noise, order),
         ]
         foreign = draw.chance(0.2)
+        if foreign and draw.chance(0.5):
+            parts = _of_bsd(draw, bits)
         return b"".join(part for part in (parts if foreign else parts[:-1]) if draw.chance(0.7))
+
+
+def _of_bsd(draw: Draw, bits: int) -> list[bytes]:
+    """Return the notes of a BSD's process, of whose numbers some may be changed."""
+    system = draw.choice(("freebsd", "netbsd", "openbsd"))
+    registers = bsd_cores.packed(system, bits, bsd_cores.registers(system, bits, 1))
+    tid, signal, name = draw.number(9, bits=31), draw.choice((0, 11, 10, 127)), draw.choice((b"prog", b"\x1b[2J", b""))
+    if system == "freebsd":
+        mapping = (
+            draw.number(0x10000, bits=64),
+            draw.number(0x12000, bits=64),
+            0,
+            draw.choice((1, 2)),
+            3,
+            5,
+            b"/bin/x",
+        )
+        return [
+            bsd_cores.freebsd_info(5, name, bits),
+            bsd_cores.freebsd_status(tid, registers[: draw.choice((len(registers), 8))], signal, bits),
+            bsd_cores.freebsd(2, bytes(512)),
+            bsd_cores.freebsd_lwpinfo(tid, signal, 1, 0x10000, bits),
+            bsd_cores.freebsd_mappings([mapping] * 2, whole=draw.chance(0.5)),
+        ]
+    if system == "netbsd":
+        return [
+            bsd_cores.netbsd_info(5, name, signal, 1, tid),
+            cores.note(b"NetBSD-CORE@%d" % tid, 33, registers),
+            cores.note(b"NetBSD-CORE@%d" % tid, 24, bytes(36) + name.ljust(20, b"\0")),
+        ]
+    return [bsd_cores.openbsd_info(5, name, signal, 1), cores.note(b"OpenBSD@%d" % tid, 20, registers)]
