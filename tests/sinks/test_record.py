@@ -211,13 +211,19 @@ def test_a_map_cannot_record(dump: Path, tmp_path: Path) -> None:
     """A map and its dump have no document: notes say the hash, and that the case is not recorded."""
     with memcarve.open(dump) as container:
         result = sinking.export_memmap(container.process(), tmp_path, hash_input=True, case_id="K7")
-        assert result.seal is None
+        assert (result.seal, result.sealed) == (
+            hashlib.sha256((tmp_path / "pid.1624.map").read_bytes()).hexdigest(),
+            "pid.1624.map",
+        )
+        unhashed = sinking.export_memmap(container.process(), tmp_path, stem="unhashed", hashes=())
+        assert (unhashed.seal, list(unhashed.notes)) == (None, [])
         with pytest.raises(InputError, match="was stated"):
             sinking.export_memmap(container.process(), tmp_path, stem="two", hash_input=True, input_sha256="00" * 32)
     digest = hashlib.sha256(dump.read_bytes()).hexdigest()
     assert list(result.notes) == [
         f"the input's SHA-256 is {digest} (computed); the map cannot record it",
         "a map and its dump have no place for the case and the operator: they are not recorded in them",
+        f"{tmp_path}/pid.1624.dmp: its SHA-256 is {digest}; the map cannot record it, and the seal is the map's",
     ]
     assert not list(tmp_path.glob("two*"))
 

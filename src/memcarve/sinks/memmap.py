@@ -16,7 +16,7 @@ from memcarve.segments import LeftOut
 from memcarve.sinks.final_name import NewFile, input_paths
 from memcarve.sinks.input_hash import input_hash
 from memcarve.sinks.ownership import MARK
-from memcarve.sinks.single_file import Mover
+from memcarve.sinks.single_file import Mover, file_hash
 from memcarve.sinks.sink import Result, SinkOptions
 from memcarve.version import __version__
 
@@ -76,7 +76,10 @@ def export_memmap(
                 table.writelines(write(rows, f"{MARK.decode().removeprefix('written by ')}{__version__}"))
         except OSError as error:
             raise write_error(error, Target(-1, text)) from error
+        digest, seal = file_hash(file.path, options), file_hash(file.beside_path, options)
     notes = [*_not_recorded(options, hashed), *file.notes]
+    if digest is not None:
+        notes.append(f"{dump}: its SHA-256 is {digest}; the map cannot record it, and the seal is the map's")
     if process.incomplete and not len(gone[0]) and options.renderer not in (None, "quick"):
         notes.append(f"{text}: cannot say that bytes are missing; --format quick can")
     return Result(
@@ -88,7 +91,10 @@ def export_memmap(
         complete=not process.incomplete,
         seconds=time.monotonic() - begun,
         moved=dict(mover.copier.moved),
+        hashes=() if seal is None else ("sha256",),
         notes=notes,
+        seal=seal,
+        sealed=None if seal is None else os.path.basename(text),
     )
 
 

@@ -31,7 +31,7 @@ _UNKNOWN = Platform()
 
 
 #: what has hashes; but for segments, SHA-256 or none
-_HASHED = ("segments", "minidump", "elfcore", "flat", "scripts")
+_HASHED = ("segments", "minidump", "elfcore", "flat", "scripts", "memmap")
 
 
 #: what is recorded elsewhere, or changes nothing in what is written
@@ -60,8 +60,8 @@ class SinkOptions:
 
     segments, minidump, elfcore, flat: `sparse` writes pages of zeros as holes.
 
-    segments, minidump, elfcore, flat, scripts: `hashes` are names in ``formats.manifest.SUMS``; but for segments, the
-    SHA-256 of the file that was written, or none.
+    segments, minidump, elfcore, flat, scripts, memmap: `hashes` are names in ``formats.manifest.SUMS``; but for
+    segments, the SHA-256 of the file that was written, or none.
 
     segments: `label_names` has files named by labels, too; `skip_zero`
     leaves out segments that are zero throughout; `partial` takes a dump that ends too early; `environment` records the
