@@ -206,6 +206,14 @@ def test_every_command_says_so(partial: Path, table: Path, capfdbinary: Capture,
     assert code or not (partial / MARK).exists()
 
 
+def test_force_replaces_what_was_killed(partial: Path, table: Path, capfdbinary: Capture) -> None:
+    """With --force a folder that is partial is replaced, with what a run that was killed was building in it."""
+    (partial / ".12.abcdefgh.incomplete").mkdir()
+    (partial / ".12.abcdefgh.incomplete" / "0x").write_text("half")
+    assert carve(capfdbinary, table, "--force").code == 0
+    assert listing(partial) == ["12", "16", "4", "8", *LISTS]
+
+
 def test_whole_processes_are_usable(partial: Path, capfdbinary: Capture) -> None:
     """A process that is whole can be verified and opened by its own folder."""
     assert invoke(capfdbinary, "verify", partial / "4").code == 0
@@ -262,6 +270,19 @@ def test_the_result_is_the_same(table: Path, tmp_path: Path, kind: str) -> None:
     assert tree(tmp_path / "other") == tree(tmp_path / "once")
     runs = json.loads((tmp_path / "other" / "processes.json").read_text())["runs"]
     assert [(run["command"], run["end"] is None) for run in runs] == [(["x"], True), (["x"], False)]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are written in threads here")
+def test_the_result_of_copies_is_the_same(image: Path, tmp_path: Path) -> None:
+    """The same holds of an image, whose processes are written by copies of the program."""
+    called(image, tmp_path / "other")
+    shutil.move(tmp_path / "other", tmp_path / "once")
+    process = call(image, tmp_path / "other", pause=1)
+    until(lambda: len(recorded(tmp_path / "other")) > 0, process)
+    process.kill()
+    process.communicate()
+    called(image, tmp_path / "other", resume="resume")
+    assert tree(tmp_path / "other") == tree(tmp_path / "once")
 
 
 def recorded(folder: Path) -> dict[int, Any]:

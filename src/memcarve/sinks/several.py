@@ -405,7 +405,7 @@ def _begin(several: _Several, parent: int) -> None:
             signal.signal(getattr(signal, name), signal.SIG_IGN)
         # so are copies ended that wait for a lock which one that was killed had
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        _die_with_parent()
+        _die_with(parent)
         threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
 
 
@@ -416,13 +416,15 @@ def _end_with(parent: int) -> None:
     os._exit(1)
 
 
-def _die_with_parent() -> None:
+def _die_with(parent: int) -> None:
     """Have Linux kill this copy at once when the program that made it has been killed, whatever the copy is doing."""
     if sys.platform == "linux":
         import ctypes
 
         with contextlib.suppress(OSError, AttributeError):  # a C library of another kind
             ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        if os.getppid() != parent:  # it was killed before
+            os._exit(1)
 
 
 def _write_one(number: int) -> Result:
