@@ -80,6 +80,11 @@ class Opened:
             return self.file.read_at(0, error.offset)
 
     @property
+    def size(self) -> int | None:
+        """The length of the content in bytes; None as long as it is not decoded."""
+        return self.file.size if self.compression is None or "file" in self.__dict__ else None
+
+    @property
     def notes(self) -> list[Note]:
         """What the user should know of how the file was opened."""
         return [Note(note, "input") for note in self.file.notes]

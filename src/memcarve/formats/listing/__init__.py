@@ -61,7 +61,7 @@ class Listing(TableFile):
         if text.is_text and is_maps(text.head):
             self._kind = Kind(PROC_MAPS)
             return ProcMaps(text)
-        found = recognise_table(text, HEADER)
+        found = recognise_table(text, HEADER, self.reading)
         if found is None or found.kind == "volatility2 json":
             raise NotRecognisedError(f"{_what_else(text)}; {_WANTED}", subject=self.path)
         if isinstance(found, JsonTable) and found.is_empty:

@@ -25,6 +25,7 @@ _ROW = re.compile(
     rb"(?: +(\S.*)?)?",
     re.DOTALL,
 )
+_DETAILS = 64  # lines of smaps that may follow a row; Linux 6.12 has 25
 _DETAIL = re.compile(rb"[A-Z][A-Za-z_]*: ")
 
 
@@ -60,6 +61,7 @@ class ProcMaps(PrintedTable):
         for number, raw, ended in self.text.lines():
             line = raw[: LONGEST_ROW + 1].removesuffix(b"\r")
             if not line.strip() or _DETAIL.match(line):
+                self.passed_over(1)
                 continue
             found = cells(line) if len(raw) <= LONGEST_ROW else None
             if found is None and ended:
@@ -70,4 +72,5 @@ class ProcMaps(PrintedTable):
             if found is None or not ended:  # a path might go on
                 self.note_cut_off(line, number)
                 continue
+            self.passed_over(-min(self._passed, _DETAILS))
             yield number, found

@@ -39,6 +39,7 @@ class TextListing(TextTable):
         last = len(self.columns) - 1
         last_is_used = any(place == last for _, place in self._used)
         for number, raw, ended in self.text.lines(self.header.place):
+            self.passed_over(1)
             for part in parts(raw):
                 found = self._split(part, number)
                 if not ended and part.strip() and (found is None or last_is_used):
@@ -49,6 +50,7 @@ class TextListing(TextTable):
                 else:
                     self.row_follows()
                     self.in_message = bool(_GLUED.search(found[-1]))
+                    self.passed_over(-1)
                     yield number, {name: self._value(name, found[place], number) for name, place in self._used}
 
     def _value(self, column: str, cell: str, number: int) -> Value:

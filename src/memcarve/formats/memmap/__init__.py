@@ -68,7 +68,7 @@ class MemoryMap(TableFile):
 
     def _recognised(self) -> TextMap | JsonTable | ArrowTable:
         text = self.text
-        found = recognise_table(text, MEMORY_MAP)
+        found = recognise_table(text, MEMORY_MAP, self.reading)
         if found is None:
             raise (NotRecognisedError if text.is_text else BinaryError)(f"{text.path}: {_what_else(text)}")
         # an array without rows has no names

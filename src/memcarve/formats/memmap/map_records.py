@@ -59,8 +59,8 @@ def arrow_rows(table: ArrowTable, columns: MapColumns) -> Iterator[Rows]:
         if columns.file is not None:
             texts = cells[-1].dictionary_encode()
             known = [
-                columns.code(str(text).encode("utf-8", "replace"), table.place, number)[0]
-                for text in texts.dictionary.to_pylist()
+                columns.code(str(text.as_py()).encode("utf-8", "replace"), table.place, number)[0]
+                for text in texts.dictionary  # one at a time: the first that is too long is refused
             ]
             if texts.null_count:
                 raise MapError(f"{table.place(number)} on: {FILE} is empty")

@@ -71,6 +71,7 @@ class TextMap(TextTable):
                     self._line(part, number, builder)
                 else:
                     self.note_cut_off(part, number)
+        self.passed_over(max(len(lines) - len(builder.lines), 0))
         self._owner = builder.owner
         return builder.rows(self._map), line + block.count(b"\n") + (not finished)
 

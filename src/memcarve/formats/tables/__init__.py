@@ -20,14 +20,14 @@ if TYPE_CHECKING:
     from memcarve.formats.tables.text_header import Header, Vocabulary
 
 
-def recognise_table(text: TextFile, vocabulary: Vocabulary) -> Header | JsonTable | ArrowTable | None:
+def recognise_table(text: TextFile, vocabulary: Vocabulary, reading: Reading) -> Header | JsonTable | ArrowTable | None:
     """Return the header of a text table that the vocabulary knows, or a table of records of any columns, if any."""
     if text.is_text and is_document(text.head):
         return None
     header = recognise(text.head, vocabulary) if text.is_text else None
     # of a stream of Arrow a length comes next, and of a saved domain of Xen the same bytes again
     if header is None and text.head.startswith(ARROW) and not text.head.startswith(b"\xff" * 8):
-        return ArrowTable(text)
+        return ArrowTable(text, reading)
     return header or (recognise_json(text) if text.is_text else None)
 
 
@@ -83,6 +83,7 @@ class TableFile:
 
     def close(self) -> None:
         """Close the file."""
+        self.table.close()
         self.text.close()
 
     def __enter__(self) -> Self:

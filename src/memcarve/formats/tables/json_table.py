@@ -64,8 +64,11 @@ class JsonTable(PrintedTable):
         number = self.text.head.count(b"\n", 0, self._place) + 1
         for block in self.text.blocks(self._place):
             data = bytes(block)
-            yield _documents(data, number) or self._one_by_one(data, number)
-            number += data.count(b"\n")
+            found = _documents(data, number) or self._one_by_one(data, number)
+            yield found
+            lines = data.count(b"\n")
+            self.passed_over(max(lines - len(found[1]), 0))
+            number += lines
 
     def _one_by_one(self, data: bytes, first: int) -> _Batch:
         numbers, found = [], []

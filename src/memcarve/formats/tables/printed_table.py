@@ -5,9 +5,13 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+from memcarve.errors import MapError
+
 if TYPE_CHECKING:
     from memcarve.formats.tables.text_file import TextFile
 
+#: each is looked at by itself
+MOST_OTHER_LINES = 1 << 20
 #: a line or the end of one that Volatility or Python printed, not the table
 MESSAGE = re.compile(
     rb"\s*(Progress: |Formatting\.\.\.|Traceback \(most recent|During handling of|The above exception|"
@@ -34,10 +38,22 @@ class PrintedTable:
         self.version = version
         self.notes: list[str] = []
         self.cut_off = False
+        self._passed = 0
+
+    def passed_over(self, lines: int) -> None:
+        """Count lines that are not rows; raise MapError for more than MOST_OTHER_LINES."""
+        self._passed += lines
+        if self._passed > MOST_OTHER_LINES:
+            raise MapError(
+                f"has more than {MOST_OTHER_LINES} lines that are not rows", subject=self.path, remedy="remove them"
+            )
 
     def place(self, number: int) -> str:
         """Return the file and the line or row of that number, for a message."""
         return f"{self.path}: {'line' if self.in_lines else 'row'} {number}"
+
+    def close(self) -> None:
+        """Close what was opened besides the text."""
 
     def note_cut_off(self, line: bytes, number: int) -> None:
         """Note that the table ends within a row."""

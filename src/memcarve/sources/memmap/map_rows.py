@@ -7,17 +7,18 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from memcarve.errors import MapError
-from memcarve.formats.memmap.map_columns import ERROR, WRITTEN, meaning
+from memcarve.formats.memmap.map_columns import ERROR, WRITTEN, Rows, meaning
 from memcarve.intervals import total
 
 if TYPE_CHECKING:
     from memcarve.dtypes import U64
     from memcarve.formats.memmap import MemoryMap
-    from memcarve.formats.memmap.map_columns import Rows
 
 
 _HALF_48 = np.uint64((1 << 47) - 1)
 _LARGEST_FILE = 1 << 62
+_MOST_PROCESSES = 1 << 16
+_MANY = 64  # changes from one file to another within a block
 
 
 class Columns:
@@ -148,6 +149,7 @@ class _Sorter:
 
     def add(self, rows: Rows) -> None:
         """Add a block of rows."""
+        rows = self._grouped(rows)
         marks = {mark.row: mark for mark in rows.marks}
         for begin, end in self._runs(rows):
             if begin in marks:
@@ -159,6 +161,24 @@ class _Sorter:
                 lines = int(rows.lines[begin]), int(rows.lines[end - 1])
                 process.add(rows.virtual[part], rows.size[part], printed, lines, error=error)
 
+    def _grouped(self, rows: Rows) -> Rows:
+        """Return a block with its rows by what is said of their files, if that alternates and their order is no matter.
+
+        It is not if each row tells whose it is, or all are of the process that the rows before them belong to.
+        """
+        codes = rows.codes
+        if codes is None or rows.marks or np.count_nonzero(codes[1:] != codes[:-1]) < _MANY:
+            return rows
+        found = [meaning(self.texts[code]) for code in np.unique(codes).tolist()]
+        named = [file for kind, file in found if kind == WRITTEN and file is not None]
+        if len(named) < len(found) and (
+            len(named) > 1 or any(self.by_file.get(file) is not self.current for file in named)
+        ):
+            return rows
+        order = np.argsort(codes, kind="stable")
+        printed = None if rows.printed is None else rows.printed[order]
+        return Rows(rows.virtual[order], rows.size[order], printed, codes[order], rows.lines[order], ())
+
     def _runs(self, rows: Rows) -> list[tuple[int, int]]:
         """Cut a block wherever something changes that could mean another process."""
         count = len(rows.virtual)
@@ -166,7 +186,11 @@ class _Sorter:
         if rows.codes is not None:
             changes[1:] |= rows.codes[1:] != rows.codes[:-1]
         if rows.printed is not None:
-            changes |= rows.printed == 0
+            begins = rows.printed == 0
+            if rows.codes is not None and begins.any():  # whose a row is that names a file, its name tells
+                named = np.array([meaning(text)[0] == WRITTEN for text in self.texts], np.bool_)
+                begins &= ~named[rows.codes]
+            changes |= begins
         else:
             changes[1:] |= rows.virtual[1:] < rows.virtual[:-1]
         cuts = {0, count, *np.flatnonzero(changes).tolist(), *(mark.row for mark in rows.marks)}
@@ -196,6 +220,11 @@ class _Sorter:
         return kind == ERROR, current
 
     def _new(self, pid: int | None = None, name: str | None = None) -> ProcessRows:
+        if len(self.processes) >= _MOST_PROCESSES:
+            raise MapError(
+                f"has rows of more than {_MOST_PROCESSES} processes, as no machine runs",
+                remedy="if it is not damaged, cut it into smaller ones",
+            )
         self.current = ProcessRows(pid, name)
         self.processes.append(self.current)
         return self.current

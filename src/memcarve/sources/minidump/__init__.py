@@ -185,8 +185,9 @@ def _bits(space: AddressSpace, *, narrow: bool) -> int:
 
 def _recognise(opened: Opened) -> bool:
     """Return True if it is a minidump, or could be one whose signature was replaced: opening it looks closer."""
-    head = opened.head
-    return head.startswith(structures.MAGIC) or (bool(head) and is_likely(head, opened.file.size))
+    head, size = opened.head, opened.size
+    # of a compressed file no more than the head is known here: nothing else is decoded to find out
+    return head.startswith(structures.MAGIC) or (bool(head) and is_likely(head, len(head) if size is None else size))
 
 
 MINIDUMP = Source("a minidump", (TYPE,), _recognise, MinidumpContainer)
