@@ -10,7 +10,8 @@ import memcarve
 import winimage
 from files import EXAMPLE
 from memcarve.metadata import Metadata, Module, Region, Regions, SourceRows, Thread
-from memcarve.process import Container, Note, ProcessEntry, ProcessMemory
+from memcarve.note import Note
+from memcarve.process import Container, ProcessEntry, ProcessMemory
 from processes import PAGE, process_of
 
 if TYPE_CHECKING:

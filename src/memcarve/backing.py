@@ -144,8 +144,9 @@ class FileBacking:
     to take over instead of opening the path.
     """
 
-    #: what the user should know of how it was opened, each a sentence that begins with the path
-    notes: tuple[str, ...] = ()
+    #: what the user should know of how it was opened: sentences that begin with the path, and what is true of this
+    #: run alone
+    notes: tuple[tuple[str, str], ...] = ()
     #: whether its end is known to be missing
     incomplete = False
 

@@ -17,6 +17,7 @@ from memcarve.errors import ProcessError, UnreadableError, UsageError, printable
 from memcarve.intervals import TOP, Intervals
 from memcarve.metadata import Metadata, places
 from memcarve.missing import CUT_OFF, UNREADABLE
+from memcarve.note import Note
 from memcarve.segments import KERNEL_HALF, Choice, LeftOut
 from memcarve.unreadable import unreadable
 from memcarve.vocabulary import Flag, Half, Kind, Split
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     import datetime as dt
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from types import TracebackType
-    from typing import Literal, Self
+    from typing import Self
 
     from memcarve.backing import Backing, FileBacking
     from memcarve.dtypes import U64, Bools
@@ -250,24 +251,6 @@ class Account(NamedTuple):
     left_out: Mapping[str, int] = MappingProxyType({})
     incomplete: bool = False
     whole: bool = False
-
-
-class Note(str):
-    """A note that must not be missed; `about` is ``"input"``, all of it, or ``"process"``, this one alone."""
-
-    __slots__ = ("about",)
-    about: str
-
-    def __new__(cls, text: str, about: Literal["input", "process"] = "process") -> Self:
-        """Return a note."""
-        note = super().__new__(cls, text)
-        note.about = about
-        return note
-
-    @staticmethod
-    def of(notes: Iterable[str], about: str) -> list[str]:
-        """Return those of some notes that must not be missed and are about something."""
-        return [note for note in notes if isinstance(note, Note) and note.about == about]
 
 
 class ProcessMemory:

@@ -15,7 +15,8 @@ from memcarve.cli.progress_bar import OpeningBar
 from memcarve.cli.wording import say, tell
 from memcarve.errors import UsageError
 from memcarve.formats.decoded_file import on_disk
-from memcarve.process import Note, Selection, listed_of
+from memcarve.note import Note
+from memcarve.process import Selection, listed_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

@@ -10,6 +10,7 @@ import click
 
 from memcarve.cli import run_log
 from memcarve.errors import MemcarveError, OutputError, printable
+from memcarve.note import Note
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -44,9 +45,10 @@ def complain(problem: MemcarveError | str, about: object = None) -> None:
 def say(notes: Iterable[str], *, quiet: bool) -> None:
     """Print notes for the user on standard error, and log them."""
     for note in notes:
-        run_log.record("note", "note", text=printable(note))
+        shown = printable(note + note.more if isinstance(note, Note) else note)
+        run_log.record("note", "note", text=shown)
         if not quiet:
-            click.echo(f"note: {printable(note)}", err=True)
+            click.echo(f"note: {shown}", err=True)
 
 
 def tell(text: str, *, quiet: bool) -> None:

@@ -70,12 +70,14 @@ class DecodedFile(FileBacking):
             raise
         super().__init__(packed.path, fd=writer.fd)
         self.incomplete = decoder.damage is not None
-        said = [f"is compressed ({kind}): decoded to {self.size} bytes in {folder}"]
+        said = [f"is compressed ({kind}): decoded to {self.size} bytes"]
         if decoder.damage is not None:
             said.append(f"{decoder.damage}: what was decoded is used (its end may be wrong), and the rest is missing")
         if decoder.junk is not None:
             said.append(f"what follows the {kind} data at offset 0x{decoder.junk:x} is something else, and not used")
-        self.notes = tuple(f"{self.path}: {words}" for words in said)
+        self.notes = tuple(
+            (f"{self.path}: {words}", "" if place else f" in {folder}") for place, words in enumerate(said)
+        )
         self._described = {**packed.described, "compression": kind, "decoded_size": self.size}
         if digest is not None:
             self._described |= {"sha256": digest, "sha256_is": "computed", "sha256_pass": "while it was decoded"}

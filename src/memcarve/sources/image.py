@@ -24,7 +24,8 @@ from memcarve.images.windows.windows_metadata import Knowledge
 from memcarve.intervals import PAGE, TOP, Intervals, breaks, total
 from memcarve.metadata import Metadata
 from memcarve.missing import IMAGE_CUT_OFF, LEFT_OUT, OUTSIDE, REASONS, REPEATED, UNREADABLE, MissingMemory
-from memcarve.process import Account, Container, Machine, Note, Platform, ProcessEntry, ProcessMemory
+from memcarve.note import Note
+from memcarve.process import Account, Container, Machine, Platform, ProcessEntry, ProcessMemory
 from memcarve.sources.listings import metadata_from_files
 from memcarve.sources.opening import FOR_IMAGES, IMAGE, Opened, OpenOptions, Source
 from memcarve.vocabulary import Half
@@ -93,7 +94,8 @@ class ImageContainer(Container):
         if unsought and (problem := self.windows.problem):
             unsought.append(f"the list of processes is damaged ({problem}): some that it held may be unlisted now")
         found, known = (self._windows.notes, [self._windows.description]) if self._windows else ([], [])
-        return [*known, *(Note(note, "input") for note in (*self.stored.notes, *self.memory.notes, *found, *unsought))]
+        decoded = [Note(note, "input", more) for note, more in self.stored.notes]
+        return [*known, *decoded, *(Note(note, "input") for note in (*self.memory.notes, *found, *unsought))]
 
     @property
     def windows(self) -> Windows:

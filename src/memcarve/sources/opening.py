@@ -10,7 +10,7 @@ from memcarve.backing import FileBacking
 from memcarve.errors import InputError, UnreadableError, UsageError
 from memcarve.formats.compression import Decoder, RawFile, Reading, compression_of, first_bytes
 from memcarve.formats.decoded_file import decoded
-from memcarve.process import Note
+from memcarve.note import Note
 from memcarve.vocabulary import InputType, Paging, System, Trust
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ class Opened:
     @property
     def notes(self) -> list[Note]:
         """What the user should know of how the file was opened."""
-        return [Note(note, "input") for note in self.file.notes]
+        return [Note(note, "input", more) for note, more in self.file.notes]
 
     def keep(self) -> None:
         """Leave open what is used: something else closes it now."""

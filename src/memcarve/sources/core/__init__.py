@@ -13,7 +13,8 @@ from memcarve.errors import InputError, MapError, NotRecognisedError, OverlapErr
 from memcarve.formats.elf_core import core_headers, process_notes
 from memcarve.intervals import total
 from memcarve.missing import CUT_OFF, NOT_WRITTEN, REASONS, MissingMemory
-from memcarve.process import Account, Container, Machine, Note, ProcessEntry, ProcessMemory, width_of
+from memcarve.note import Note
+from memcarve.process import Account, Container, Machine, ProcessEntry, ProcessMemory, width_of
 from memcarve.sources.core.core_metadata import auxiliary_vector, core_metadata_of, in_words, read_core_notes
 from memcarve.sources.listings import metadata_from_files
 from memcarve.sources.opening import CORE as TYPE, Source

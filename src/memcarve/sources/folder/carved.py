@@ -17,11 +17,11 @@ from memcarve.formats import manifest, partial_mark
 from memcarve.images.paging_modes import LINUX, MODES, AddressTable
 from memcarve.intervals import TOP
 from memcarve.missing import REASONS, MissingMemory
+from memcarve.note import Note
 from memcarve.process import (
     Account,
     Container,
     Machine,
-    Note,
     Platform,
     ProcessEntry,
     ProcessMemory,

@@ -17,7 +17,8 @@ from memcarve.formats.programs import elf
 from memcarve.formats.programs.mapped_module import up
 from memcarve.intervals import PAGE, TOP
 from memcarve.metadata import Metadata, Region, Regions
-from memcarve.process import Account, Container, Machine, Note, Platform, ProcessEntry, ProcessMemory, width_of
+from memcarve.note import Note
+from memcarve.process import Account, Container, Machine, Platform, ProcessEntry, ProcessMemory, width_of
 from memcarve.sources.folder.name_forms import ACCEPTED, named
 from memcarve.sources.listings import metadata_from_files
 from memcarve.sources.opening import FOLDER, Source

@@ -23,7 +23,8 @@ from memcarve.formats.memmap import BinaryError, MemoryMap
 from memcarve.formats.minidump import structures
 from memcarve.intervals import TOP, chunks, total
 from memcarve.missing import CUT_OFF, NOT_WRITTEN, Missing
-from memcarve.process import Account, Container, Machine, Note, Platform, ProcessEntry, ProcessMemory
+from memcarve.note import Note
+from memcarve.process import Account, Container, Machine, Platform, ProcessEntry, ProcessMemory
 from memcarve.sources.counterparts import base_file, find_dump, find_map, pid_in_name
 from memcarve.sources.foreign import foreign
 from memcarve.sources.image import holds_system, machine_memory
@@ -119,7 +120,7 @@ class MemmapContainer(Container):
             if count
         ]
         entry = self._entry(rows)
-        notes += map(Note, file.notes if file else ())
+        notes += [Note(note, "process", more) for note, more in (file.notes if file else ())]
         lacking = cut_off or (file is not None and file.incomplete)
         incomplete = bool(unwritten or lacking or left_out or self.map.table.cut_off or self.map.of_incomplete)
         bits = 57 if self._wide else 48

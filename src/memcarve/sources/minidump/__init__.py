@@ -12,8 +12,9 @@ from memcarve.formats.minidump.directory import is_likely
 from memcarve.formats.minidump.minidump_reading import Minidump
 from memcarve.intervals import Intervals, total, union
 from memcarve.missing import CUT_OFF, MISPLACED, NOT_WRITTEN, REASONS, MissingMemory
+from memcarve.note import Note
 from memcarve.paths import base_name
-from memcarve.process import Account, Container, Machine, Note, Platform, ProcessEntry, ProcessMemory, width_of
+from memcarve.process import Account, Container, Machine, Platform, ProcessEntry, ProcessMemory, width_of
 from memcarve.provenance import Provenance
 from memcarve.sources.listings import metadata_from_files
 from memcarve.sources.minidump.linux_copies import status_of

@@ -17,7 +17,8 @@ import numpy as np
 from memcarve.errors import InputError, OverlapError, SourceReadError
 from memcarve.formats.listing.listing_kinds import PROC_MAPS
 from memcarve.metadata import Metadata, Regions, SourceRows, Thread
-from memcarve.process import Account, Container, Machine, Note, Platform, ProcessEntry, ProcessMemory, width_of
+from memcarve.note import Note
+from memcarve.process import Account, Container, Machine, Platform, ProcessEntry, ProcessMemory, width_of
 from memcarve.sources.listings import metadata_from_files
 from memcarve.sources.opening import PROC, Source
 from memcarve.sources.proc.live_memory import EndToEnd, LiveBacking, Present
