@@ -323,6 +323,15 @@ class NewFolder(Output):
         """Return what a file is called: as it was created."""
         return name
 
+    def _check_replaced(self, path: str) -> None:
+        """Raise TargetExistsError if what was moved aside is not memcarve's: something may have come into it.
+
+        Nobody else can change it there before it is removed.
+        """
+        problem = foreign(path)
+        if problem is not None:
+            raise self._exists(problem, "{force} replaces only what memcarve wrote; " + _ANOTHER)
+
     def _rename(self) -> None:
         """Give the folder its name; if that fails, put back what had it before."""
         replaced = ""
@@ -330,6 +339,7 @@ class NewFolder(Output):
             if os.path.lexists(self.target):
                 replaced = tempfile.mkdtemp(REPLACED, self._prefix, self._parent)
                 os.rename(self.target, os.path.join(replaced, "folder"))
+                self._check_replaced(os.path.join(replaced, "folder"))
             os.rename(self.path, self.target)
         except BaseException:
             old = os.path.join(replaced, "folder")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import re
@@ -17,7 +18,7 @@ from memcarve.formats.elf_core import core_headers
 from memcarve.formats.minidump import structures
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Collection, Iterable, Iterator
 
 #: what a map and an archive say of who wrote them
 MARK = b"written by memcarve "
@@ -28,6 +29,7 @@ SCRIPTS = "memory.json"
 _SCRIPTS_TABLE = re.compile(rb'\{\n "schema": \d+,\n "tool": "memcarve",\n "what": "scripts",\n')
 _LARGEST = 1 << 28
 _BANNER = 200
+_BLOCK = 1 << 20
 _LONGEST_SUM = 1 << 12
 #: a line of a file of checksums; the first group is there if the name holds what must be escaped
 _SUM = re.compile(rb"(\\)?(?:[0-9a-f]{32}|[0-9a-f]{40}|[0-9a-f]{64})  (.+)\n")
@@ -71,32 +73,59 @@ def _foreign_inside(folder: str, known: Iterable[str]) -> str | None:
     Beside its mark of being partial may lie what was being built.
     """
     with os.scandir(folder) as entries:
-        modes = {entry.name: entry.stat(follow_symlinks=False).st_mode for entry in entries}
-    if not modes:
+        status = {entry.name: entry.stat(follow_symlinks=False) for entry in entries}
+    if not status:
         return None
-    name = next((name for name in known if stat.S_ISREG(modes.get(name, 0))), None)
+    name = next((name for name in known if name in status and stat.S_ISREG(status[name].st_mode)), None)
     if name is None:
         return f"holds no {', '.join(known)} that memcarve wrote"
     try:
         listed = _LISTING[name](os.path.join(folder, name))
     except (InputError, OSError, ValueError, KeyError, TypeError, RecursionError):
         return f"holds a {name} that memcarve did not write"
-    several = name in _OF_SEVERAL
     built = {each[:LONGEST_BUILT] for each in listed}
-    for entry in sorted(modes.keys() - {name}):
-        path = os.path.join(folder, entry)
+    for entry in sorted(status.keys() - {name}, key=lambda entry: (entry in manifest.SUMS.values(), entry)):
         if name == partial_mark.NAME and (entry == manifest.PROCESSES or left_of(entry) in built):
             continue
-        if several and stat.S_ISDIR(modes[entry]):
-            problem = foreign_part(path)
-            if problem is not None:
-                return f"{entry} {problem}"
-        elif not stat.S_ISREG(modes[entry]) or not _is_own(path, name, listed):
-            return f"holds {entry}, which memcarve did not write"
+        problem = _foreign_entry(os.path.join(folder, entry), status[entry], name, listed)
+        if problem is not None:
+            return problem
     return None
 
 
-def _is_own(path: str, name: str, listed: set[str]) -> bool:
+def _foreign_entry(path: str, status: os.stat_result, name: str, listed: Collection[str]) -> str | None:
+    """Say the same of one thing in a folder, whose list, called `name`, has `listed`."""
+    entry = os.path.basename(path)
+    if name in _OF_SEVERAL and stat.S_ISDIR(status.st_mode):
+        problem = foreign_part(path)
+        return None if problem is None else f"{entry} {problem}"
+    if not stat.S_ISREG(status.st_mode) or not _is_own(path, name, listed):
+        return f"holds {entry}, which memcarve did not write"
+    if isinstance(listed, dict) and listed[entry] not in (None, status.st_size):
+        return f"holds {entry}, which is not as long as {name} says"
+    sums = name in _SEALED and entry in manifest.SUMS.values()
+    if sums and not _ends_with_sum(path, os.path.join(os.path.dirname(path), name)):
+        return f"holds {entry}, which is not about its {name}"
+    return None
+
+
+#: lists whose own hash is the last line of each file of checksums
+_SEALED = (manifest.NAME, manifest.MODULES)
+
+
+def _ends_with_sum(sums: str, listing: str) -> bool:
+    """Return True if the last line of a file of checksums is about a list: somebody wrote both together."""
+    kind = next(kind for kind, name in manifest.SUMS.items() if name == os.path.basename(sums))
+    digest = hashlib.new(kind, usedforsecurity=False)
+    with FileBacking(listing, follow=False) as file:
+        for place in range(0, file.size, _BLOCK):
+            digest.update(file.read_at(place, _BLOCK))
+    expected = f"{digest.hexdigest()}  {os.path.basename(listing)}\n".encode()
+    with FileBacking(sums, follow=False) as file:
+        return file.read_at(max(file.size - len(expected), 0), len(expected)) == expected
+
+
+def _is_own(path: str, name: str, listed: Collection[str]) -> bool:
     """Return True if a regular file is what the list of a folder, called `name`, says that it is."""
     entry = os.path.basename(path)
     if name not in _OF_SEVERAL:
@@ -121,7 +150,7 @@ def _beside(path: str) -> Iterator[str]:
     yield f"{path.removesuffix('.dmp')}.map"
 
 
-def _is_sums_of(path: str, listed: set[str]) -> bool:
+def _is_sums_of(path: str, listed: Collection[str]) -> bool:
     """Return True if every line of a file of checksums is about what ``processes.json`` lists, or about itself."""
     names = {os.fsencode(name) for name in (*listed, manifest.PROCESSES)}
     with FileBacking(path, follow=False) as file, open(os.dup(file.fd), "rb") as lines:
@@ -150,14 +179,23 @@ def _processes(path: str) -> set[str]:
     return set(found)
 
 
-def _segments(path: str) -> set[str]:
+def _segments(path: str) -> dict[str, int | None]:
+    """Return the files that are listed, with their lengths, if they are named by their addresses."""
     _, records = manifest.read(path)
-    names = {record.file for record in records if manifest.FILE_NAME.fullmatch(record.file)}
-    return names | set(manifest.SUMS.values())
+    found: dict[str, int | None] = dict.fromkeys(manifest.SUMS.values())
+    for record in records:
+        named = manifest.FILE_NAME.fullmatch(record.file)
+        if named and (int(named[1], 16), int(named[2], 16)) == (record.start, record.end):
+            found[record.file] = record.size
+    return found
 
 
-def _modules(path: str) -> set[str]:
-    return {*manifest.modules(path), manifest.SUMS["sha256"]}
+def _modules(path: str) -> dict[str, int | None]:
+    found: dict[str, int | None] = {manifest.SUMS["sha256"]: None}
+    for row in manifest.document(path)["modules"]:
+        if row["file"] is not None and manifest.MODULE_FILE.fullmatch(row["file"]):
+            found[row["file"]] = int(row["bytes"])
+    return found
 
 
 def _scripts(path: str) -> set[str]:
@@ -167,7 +205,7 @@ def _scripts(path: str) -> set[str]:
 
 
 #: by what a folder says what is in it: what returns the names of its files, or raises
-_LISTING: dict[str, Callable[[str], set[str]]] = {
+_LISTING: dict[str, Callable[[str], set[str] | dict[str, int | None]]] = {
     partial_mark.NAME: _partial,
     manifest.PROCESSES: _processes,
     manifest.NAME: _segments,
