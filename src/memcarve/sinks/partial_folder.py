@@ -106,8 +106,9 @@ class PartialFolder(NewFolder):
             if not set(row["files"]) <= set(keep):
                 self.add({"process": number})  # is not whole any more
         names = names_in_partial(mark)
+        built = _as_built(names)
         for entry in set(os.listdir(self.path)) - {*keep}:
-            if entry in names or _is_built(entry, names):
+            if entry in names or left_of(entry) in built:
                 _remove(os.path.join(self.path, entry))
 
     def put(self, name: str, chunks: Iterable[bytes]) -> None:
@@ -155,8 +156,6 @@ class PartialFolder(NewFolder):
             self.head = json.loads(dumps(self._begin_with(), default=str))
             self._check_same(mark.head)
             self._clear_left(mark)
-            if os.open in os.supports_dir_fd:
-                self._directory = os.open(self.path, os.O_RDONLY | getattr(os, "O_DIRECTORY", 0))
             self._in_place = True
             self.add({"run": self.head["run"], **{name: self.head[name] for name in ("command", "operator")}})
         except BaseException:
@@ -179,9 +178,10 @@ class PartialFolder(NewFolder):
         entries = (
             set(os.listdir(self.path)) - mark.files - {partial_mark.NAME, manifest.PROCESSES, *manifest.SUMS.values()}
         )
+        built = _as_built(names)
         left = {name for entry in entries if (name := left_of(entry)) is not None}
         for entry in sorted(entries):
-            if not _is_built(entry, names):
+            if left_of(entry) not in built:
                 if entry not in names or not (
                     foreign_part(os.path.join(self.path, entry)) is None or _was_named_just_now(entry, left)
                 ):
@@ -254,9 +254,9 @@ class PartialFolder(NewFolder):
         return shlex.join([*words, "--resume"])
 
 
-def _is_built(entry: str, names: Collection[str]) -> bool:
-    """Return True if an entry of a folder is what is built, or was, for one of some names."""
-    return left_of(entry) in {name[:LONGEST_BUILT] for name in names}
+def _as_built(names: Iterable[str]) -> set[str]:
+    """Return names as `left_of` has them."""
+    return {name[:LONGEST_BUILT] for name in names}
 
 
 def _was_named_just_now(entry: str, left: Collection[str]) -> bool:
