@@ -456,6 +456,38 @@ def test_elf_that_was_read(tmp_path: Path) -> None:
     assert only(document)["why"] == "it lies in memory as in its file"
 
 
+#: program headers (offset, address, size, flags), and which of them are sound
+ABSURD_LOADS = {
+    "beyond the last address": ([(0, 0, 0x1800, 5), (0x2000, 0x3000, 0x900, 6), (0, 1 << 63, 1 << 63 | 1, 6)], [0, 1]),
+    "between, large": ([(0, 0, 0x1800, 5), (0x2000, 0x2000, 1 << 62, 6), (0x2000, 0x3000, 0x900, 6)], [0, 2]),
+    "across all others": ([(0, 0, 0x1800, 5), (0x1000, 0x1000, 1 << 40, 6), (0x2000, 0x3000, 0x900, 6)], [0, 2]),
+    "out of order": ([(0, 0, 0x1800, 5), (0x2000, 0x3000, 0x900, 6), (0x1000, 0x1000, 0x100, 6)], [0, 1]),
+    "its offset fits no page": ([(0, 0, 0x1800, 5), (0x123, 0x9000, 0x10, 6), (0x2000, 0x3000, 0x900, 6)], [0, 2]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("wide", [True, False])
+@pytest.mark.parametrize("kind", ABSURD_LOADS)
+def test_an_absurd_program_header(tmp_path: Path, kind: str, wide: bool) -> None:  # noqa: FBT001
+    """What sound program headers load lies at its place in the file; one that cannot be is taken out, and listed."""
+    loads, sound = ABSURD_LOADS[kind]
+    if not wide and any(number >> 32 for load in loads for number in load):
+        pytest.skip("32-bit headers hold no such numbers")
+    header = elf_page(loads, wide=wide)
+    _, document = taken(memory(laid(header)), tmp_path / "out")
+    module = only(document)
+    (path,) = (tmp_path / "out").glob("0x*.bin")
+    data = path.read_bytes()
+    assert module["layout"] == "file"
+    assert "program headers that cannot be were taken out: 1" in module["why"]
+    table, row = (64, 56) if wide else (52, 32)
+    kinds = [struct.unpack_from("<I", data, table + row * number)[0] for number in range(3)]
+    assert kinds == [1 if number in sound else 0 for number in range(3)]
+    assert data[PAGE : 2 * PAGE] == noise(1)[: len(data[PAGE : 2 * PAGE])]
+    assert data[0x2000:0x2900] == noise(3)[:0x900]
+    assert [change["field"] for change in module["changes"] if change["field"].startswith("p_type")] != []
+
+
 def test_elf_without_program_headers(tmp_path: Path) -> None:
     """An ELF header of which nothing says how large it is has no file, and says so."""
     result, document = taken(memory(laid(elf_page(kind=4))), tmp_path / "out")

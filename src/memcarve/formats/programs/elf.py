@@ -19,6 +19,8 @@ from memcarve.formats.programs.mapped_module import Section, string_at, up
 from memcarve.intervals import PAGE, TOP
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from memcarve.formats.programs.mapped_module import Read
 
 #: of the word at 4, EI_CLASS to EI_OSABI: less the first, it has none of the bits of the second
@@ -39,7 +41,8 @@ class Image(mapped_module.Image):
 
     `size` reaches in whole pages from the first to the last byte that is loaded. `dynamic` is (relative address, offset
     in the file, size) of the dynamic section, `section_headers` says where these begin and end in the file, zeros if
-    there are none. The one mark that may be wiped is the ``"magic"``.
+    there are none. The one mark that may be wiped is the ``"magic"``. If nothing is loaded because some program headers
+    cannot be, `absurd` says where in the page those lie.
     """
 
     bits: int
@@ -47,6 +50,7 @@ class Image(mapped_module.Image):
     kind: int
     dynamic: tuple[int, int, int] | None
     section_headers: tuple[int, int]
+    absurd: tuple[int, ...]
 
     @property
     def entry(self) -> struct.Struct:
@@ -54,13 +58,14 @@ class Image(mapped_module.Image):
         return struct.Struct(self.order + ("qQ" if self.bits == 64 else "iI"))  # noqa: PLR2004
 
 
-def image(page: bytes) -> Image | None:
+def image(page: bytes, *, without: Collection[int] = ()) -> Image | None:
     """Read an ELF header and the program headers from a page, as much of it as there is; None if there are none.
 
     The magic, class, byte order and version in e_ident must be known ones, type and machine be there, and the size of
     a program header what loaders demand (in an object file, that of the header); all else may be wrong. Without the
     magic everything must be right: e_ident is filled with zeros, the machine is a known one, it is a program or a
-    library, the program headers lie in the page and say what is loaded where, in order.
+    library, the program headers lie in the page and say what is loaded where, in order. Program headers at the places
+    `without` count as if they were not there.
     """
     bits, order = (BITS.get(page[4]), ORDERS.get(page[5])) if len(page) > IDENT else (None, None)
     if bits is None or order is None or page[6] != 1 or len(page) < HEADER_SIZES[bits]:
@@ -80,10 +85,12 @@ def image(page: bytes) -> Image | None:
         and table >= length
     ):
         return None
+    places: list[int] = []
     programs: list[dict[str, int]] = []
     if fits and kind in (_PROGRAM, _LIBRARY) and table + row * count <= min(len(page), PAGE):
         rows = np.frombuffer(page[table : table + row * count], dtype).tolist()
-        programs = [dict(zip(dtype.names or (), fields, strict=True)) for fields in rows]
+        places = [place for place in range(table, table + row * count, row) if place not in without]
+        programs = [dict(zip(dtype.names or (), rows[(place - table) // row], strict=True)) for place in places]
     loads = _loads([program for program in programs if program["type"] == _LOAD])
     if wiped and not loads:
         return None
@@ -105,6 +112,7 @@ def image(page: bytes) -> Image | None:
         kind=kind,
         dynamic=dynamic,
         section_headers=(begin, begin + width * number) if begin else (0, 0),
+        absurd=() if loads else tuple(places[number] for number in _absurd(programs)),
     )
 
 
@@ -151,6 +159,23 @@ def _located(found: Image, value: int, address: int, in_file: bool) -> int | Non
         if load.address <= value - found.base < load.address + load.stored:
             return load.offset + value - found.base - load.address
     return None
+
+
+def _absurd(programs: list[dict[str, int]]) -> list[int]:
+    """Return which program headers are for loading and cannot be, by their place in the list.
+
+    Of those that claim the same addresses, or are out of order, as many as possible stay, and the smaller ones.
+    """
+    listed = [place for place, each in enumerate(programs) if each["type"] == _LOAD]
+    best: list[tuple[int, int, list[int]]] = [(0, 0, [])]  # how many stay, less where they end, and which
+    for place in listed:
+        each = programs[place]
+        if _loads([each]):
+            fitting = [row for row in best if -row[1] <= each["vaddr"]]
+            count, _, before = max(fitting, key=lambda row: row[:2])
+            best.append((count + 1, -(each["vaddr"] + each["memsz"]), [*before, place]))
+    _, _, kept = max(best, key=lambda row: row[:2])
+    return [place for place in listed if place not in kept]
 
 
 def _loads(programs: list[dict[str, int]]) -> list[Section]:

@@ -48,6 +48,9 @@ def plan(module: MappedModule, page: bytes, found: elf.Image, read: Read, layout
     memory, with the reason. What lies there as in its file is copied as it lies. `layout` is one of vocabulary.Layout.
     """
     flat = None if module.loaded else _length_as_it_lies(found, read)
+    absurd = found.absurd if layout == Layout.FILE else ()
+    if absurd:
+        found = elf.image(page, without=absurd) or found
     loads = [load for load in found.sections if load.address >= 0]
     # what is loaded may lie where it does in the file, and all of the file be loaded with it
     same = bool(loads) and all(load.address == load.offset for load in loads)
@@ -56,7 +59,13 @@ def plan(module: MappedModule, page: bytes, found: elf.Image, read: Read, layout
         return Plan(AS_IT_LIES, flat, between([], flat, in_file=True), why=WHY_AS_IT_LIES)
     sections = [Part(None, load.address, load.size, None, load.permissions) for load in loads]
     if layout == Layout.FILE and loads:
-        return _plan_file(module, page, found, loads, read)
+        planned = _plan_file(module, page, found, loads, read)
+        if not absurd:
+            return planned
+        # PT_NULL: the entry is not used
+        cut = [Change(f"p_type of the program header at 0x{at:x}", at, page[at : at + 4], bytes(4)) for at in absurd]
+        words = f"program headers that cannot be were taken out: {len(absurd)}"
+        return planned._replace(changes=(*planned.changes, *cut), why=words)
     why = "its program headers are not sound, or say nothing of what is loaded" if layout == Layout.FILE else None
     return plan_memory(module, found.size, sections, why)
 
