@@ -11,8 +11,9 @@ import pytest
 
 from files import put
 from memcarve.backing import FileBacking
-from memcarve.errors import InputError, LimitError, MissingExtraError
+from memcarve.errors import InputError, LimitError, MissingExtraError, UnreadableError
 from memcarve.formats.compression import Decoder, RawFile, Reading, compression_of, plain_name
+from memcarve.formats.decoded_file import DecodedFile
 from memory import noise
 from packing import ENDINGS, PACKERS, SKIPPABLE, zstd
 
@@ -174,3 +175,34 @@ def test_names() -> None:
     for ending in ENDINGS.values():
         assert plain_name(f"a/pid.4.dmp{ending}") == plain_name(f"a/pid.4.dmp{ending.upper()}") == "a/pid.4.dmp"
     assert plain_name("core.1234") == "core.1234"
+
+
+class Broken(FileBacking):
+    """A file with a place that cannot be read."""
+
+    bad = 0
+
+    def read_some(self, offset: int, buffer: memoryview) -> int:
+        """Read as the file does, up to the bad place."""
+        if offset >= self.bad:
+            raise UnreadableError("cannot be read", offset, subject=self.path)
+        return super().read_some(offset, buffer[: self.bad - offset])
+
+
+def test_a_place_that_cannot_be_read(tmp_path: Path) -> None:
+    """Data end at a bad block: what comes before it is used, and no hash is told."""
+    packed = b"".join(PACKERS["xz"](CONTENT[place : place + 50_000]) for place in range(0, len(CONTENT), 50_000))
+    with Broken(put(tmp_path / "packed", packed)) as file:
+        file.bad = 150_000
+        raw = RawFile(file, hashed=True)
+        decoder = Decoder(raw, "xz", 1 << 30)
+        found = decoder.read(1 << 20)
+        assert CONTENT.startswith(found)
+        assert len(found) >= 100_000
+        assert decoder.damage is not None
+        assert "cannot be read" in decoder.damage
+        assert raw.digest() is None
+        with DecodedFile(file, "xz", Reading(temp=str(tmp_path))) as decoded:
+            assert decoded.incomplete
+            assert decoded.read_at(0, len(found)) == found
+            assert "sha256" not in decoded.described

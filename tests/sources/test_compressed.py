@@ -387,3 +387,17 @@ def test_an_unknown_type_stays_a_usage_error(tmp_path: Path) -> None:
     memcarve.open(path, input_type="core").close()
     with pytest.raises((NotRecognisedError, UsageError)):
         memcarve.open(path, input_type="minidump")
+
+
+def test_a_stated_hash(tmp_path: Path, capfdbinary: Capture) -> None:
+    """A hash that is stated is held against that of the compressed file, which is always taken."""
+    with MAKERS["core"](tmp_path) as given:
+        path = pack(given.path, "xz")
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    assert invoke(capfdbinary, "carve", path, "-o", tmp_path / "one", "--input-sha256", digest).code == 0
+    described = json.loads((tmp_path / "one" / "segments.json").read_bytes())["inputs"]["dump"]
+    assert (described["sha256"], described["sha256_is"], described["sha256_stated"]) == (digest, "computed", digest)
+    ran = invoke(capfdbinary, "carve", path, "-o", tmp_path / "two", "--input-sha256", "0" * 64)
+    assert ran.code == 1
+    assert "was stated" in ran.err
+    assert not (tmp_path / "two").exists()
