@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import example, given, settings, strategies as st
 
+import memcarve
 from cores import (
     PAGE,
     PROGRAM,
@@ -39,6 +40,7 @@ from memcarve.sources.opening import OpenOptions
 from memcarve.space import Extent
 from memory import content
 from opening import opened_as
+from sinking import export_memmap
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -283,6 +285,17 @@ def test_inaccessible_memory_is_not_missed(tmp_path: Path) -> None:
     process = opened(tmp_path, core([LOADS[0], LOADS[2]], NOTES))
     assert [row.start for row in process.space.missing] == [0x500000]
     assert not process.incomplete
+
+
+def test_more_is_mapped_than_addresses_reach(tmp_path: Path) -> None:
+    """A core that says to map more than its addresses reach is exported as a map that is read again."""
+    process = opened(tmp_path, core([Load(0x20000, content(0, PAGE), 1 << 62)], NOTES))
+    result = export_memmap(process, tmp_path / "out")
+    with memcarve.open(result.files[1]) as container:
+        again = container.process()
+        assert again.read(0x20000, PAGE) == content(0, PAGE)
+        assert again.space.missing.start.tolist()[:1] == [0x21000]
+        assert again.incomplete
 
 
 def test_the_very_end(tmp_path: Path) -> None:

@@ -128,14 +128,18 @@ def _rows(process: ProcessMemory, there: tuple[U64, U64, U64], gone: tuple[U64, 
 def _missing(process: ProcessMemory, half: str) -> tuple[U64, U64]:
     """Return start and size of what is mapped in a half and not there, if bytes are known to be missing.
 
-    Pages outside an image are left out, as Volatility does.
+    Pages outside an image are left out, as Volatility does. A damaged core may say that more is mapped than the width
+    of its addresses allows: such a range ends before the last address.
     """
     space = process.space
+    mask = np.uint64((1 << process.address_bits) - 1)
     kernel = space.missing.start >= np.uint64(process.kernel_half)
     keep = (space.missing.reason != REASONS.index(OUTSIDE)) & process.incomplete
     if half != "all":
         keep &= kernel if half == "kernel" else ~kernel
-    return space.missing.start[keep], space.missing.size[keep]
+    start = space.missing.start[keep]
+    size = np.minimum(space.missing.size[keep], mask - (start & mask))
+    return start[size > 0], size[size > 0]
 
 
 def dump_name(process: ProcessMemory) -> str:
