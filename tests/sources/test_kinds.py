@@ -162,9 +162,11 @@ def test_in_place_of_other_lists(tmp_path: Path, carved: Path, kind: str, name: 
     folder.mkdir(parents=True)
     KINDS[kind](folder / name)
     dump = tmp_path / "pid.1624.dmp"
-    done = ran("carve", dump, "-o", folder, "--force")
-    assert done.code == 1
-    assert name in done.err
+    for words in (("carve", dump, "-o", folder, "--force"), ("verify", folder)):
+        done = ran(*words)
+        assert done.code == 1
+        assert name in done.err
+    assert f"is {kind}, not a regular file" in done.err
     assert os.path.lexists(folder / name)
     assert carved.exists()
 

@@ -16,6 +16,7 @@ from memcarve.cli.wording import counted, say, tell
 from memcarve.errors import InputError, UsageError, VerificationError
 from memcarve.labels import Labelling
 from memcarve.labels.modules import find_modules
+from memcarve.process import Selection
 from memcarve.provenance import address, member
 from memcarve.sinks.verify import document_of, verify as verify_output
 from memcarve.sinks.verify.faults import Faults, seal_of
@@ -77,7 +78,7 @@ class _Verifier:
             memory = _recorded_process(self.opened(header), known, self.process)
             say(memory.notes if self.messages.verbose else [], quiet=self.messages.quiet)
         with ProgressBar("verifying", self.messages) as progress:
-            found = _checked(path, memory, seal, progress)
+            found = _checked(path, memory, _selection(header), seal, progress)
         say(found.notes, quiet=self.messages.quiet)
         tell(_verified(found), quiet=self.messages.quiet)
         return found, header
@@ -123,13 +124,23 @@ class _Verifier:
         tell(f"{top}: {counted(len(listed.rows), 'process')}, all well", quiet=self.messages.quiet)
 
 
-def _checked(path: str, memory: ProcessMemory | None, seal: str | None, progress: Progress) -> Result:
+def _selection(header: dict[str, Any]) -> Selection | None:
+    """Return what was chosen, as far as it is recorded."""
+    try:
+        return Selection.of_facts(member(header, "choice"))
+    except (ValueError, TypeError, KeyError, UsageError):
+        return None
+
+
+def _checked(
+    path: str, memory: ProcessMemory | None, wanted: Selection | None, seal: str | None, progress: Progress
+) -> Result:
     """Check what lies at a path, against the source without what of that cannot be read."""
 
     def check(source: ProcessMemory | None) -> Result:
         return verify_output(path, source, seal=seal, labelling=Labelling, find=find_modules, progress=progress)
 
-    return check(None) if memory is None else memory.past_unreadable(check)
+    return check(None) if memory is None else memory.past_unreadable(check, wanted)
 
 
 def _as_recorded(header: dict[str, Any], source: Input) -> dict[str, Any]:
