@@ -9,6 +9,7 @@ import argparse
 import os
 import sys
 
+os.environ.setdefault("MEMCARVE_TRACEBACK", "1")  # what is not declared is raised by the command line, too
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path[:0] = [os.path.join(HERE, "helpers")]
 

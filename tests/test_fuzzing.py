@@ -29,6 +29,7 @@ ROUNDS = {
     "carved": (400, 50),
     "named": (400, 35),
     "programs": (150, 80),
+    "written": (200, 30),
 }
 
 

@@ -24,6 +24,7 @@ SURFACES = {
     "carved": "outputs.Carved",
     "named": "outputs.Named",
     "programs": "outputs.Programs",
+    "written": "written.Written",
 }
 
 

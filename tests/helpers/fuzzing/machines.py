@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import containers
 from fuzzing import checks
 from fuzzing.case import Case
+from fuzzing.compression import compressed
 from memory import PAGE, content
 
 if TYPE_CHECKING:
@@ -113,6 +114,8 @@ class Containers(checks.Looked):
             state = draw.torn(state, 600) if draw.chance(0.5) else draw.fields(state, _grid(0, len(state), 1))
         else:
             files[told["open"]] = draw.torn(data, 0x2100) if draw.chance(0.15) else draw.fields(data, places)
+        if draw.chance(0.05):
+            files[told["open"]] = compressed(draw, files[told["open"]])
         return Case(files | ({} if state is None else {"x.vmss": state}), told)
 
     @staticmethod
@@ -207,4 +210,4 @@ class Paging(checks.Looked):
             slot = draw.choice((0, 1, 3, slots // 2, slots - 1, draw.randrange(slots)))
             put(draw.choice(_TABLES), slot, draw.number(value) if draw.chance(0.05) else value)
         data = bytes(low) if draw.chance(0.5) else containers.lime([(0, bytes(low)), *self.high])
-        return Case({"x.raw": data}, told)
+        return Case({"x.raw": compressed(draw, data) if draw.chance(0.03) else data}, told)

@@ -15,6 +15,7 @@ import maps
 import memcarve
 from fuzzing import checks
 from fuzzing.case import Case, Depth
+from fuzzing.written import laid_out
 from headers import elf_page, pe_page
 from maps import written
 from memcarve import Labelling, SinkOptions
@@ -69,7 +70,7 @@ class Carved(checks.Looked):
         elif kind < 9:
             name = draw.choice(_ARRAYS)
             document[name] = draw.document(document[name] or [{"start": "0x0", "end": "0x1000", "size": 4096}])
-        files["segments.json"] = _manifest(document)
+        files["segments.json"] = laid_out(document)
         if draw.chance(0.1):
             files["segments.json"] = draw.lines(files["segments.json"])
         for name, function in _SUMS.items() if draw.chance(0.9) else ():
@@ -112,17 +113,6 @@ class Carved(checks.Looked):
             else:
                 memcarve.verify(self.path, self.source if use == "source" else None)
             reached(Depth.MEMORY)
-
-
-def _manifest(document: dict[str, Any]) -> bytes:
-    """Return a manifest as one is laid out: its header, then each segment in a line of its own."""
-    header = json.dumps({name: value for name, value in document.items() if name not in _ARRAYS}, indent=1)
-    text = header.removesuffix("\n}").removesuffix("{}")
-    for name in _ARRAYS:
-        rows = document[name] if isinstance(document[name], list) else [document[name]]
-        text += f',\n "{name}": [' + "".join(f"{',' * bool(at)}\n  {json.dumps(row)}" for at, row in enumerate(rows))
-        text += "\n ]"
-    return (text + "\n}\n").encode()
 
 
 def _sums(files: dict[str, bytes], document: dict[str, Any], function: str) -> bytes:

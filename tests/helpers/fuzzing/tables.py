@@ -2,54 +2,25 @@
 
 from __future__ import annotations
 
-import bz2
-import gzip
 import itertools
-import lzma
 import os
-import sys
 from typing import TYPE_CHECKING, Any
-
-import cramjam
 
 import listings
 import maps
 from fuzzing import checks
 from fuzzing.case import Case, Depth, Reached
 from fuzzing.columnar import columnar
+from fuzzing.compression import compressed
 from fuzzing.draw import CELLS, Draw
 from headers import elf_page, pe_page
 from maps import COLUMNS, FAILED, Row, written
 from memory import PAGE, content
 
-if sys.version_info >= (3, 14):
-    from compression import zstd
-else:
-    from backports import zstd
-
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 _DUMP = content(0, 16 * PAGE)
-_COMPRESSIONS = (
-    lambda data: gzip.compress(data, 1, mtime=0),
-    lambda data: lzma.compress(data, preset=0),
-    lambda data: zstd.compress(data, 1),
-    lambda data: bz2.compress(data, 1),
-    lambda data: bytes(cramjam.lz4.compress(data)),
-)
-
-
-def compressed(draw: Draw, data: bytes) -> bytes:
-    """Return data compressed, in one part or in several; now and then damaged afterwards, or twice."""
-    pack, kind = draw.choice(_COMPRESSIONS), draw.random()
-    at = draw.randrange(len(data) + 1) if draw.chance(0.2) else len(data)
-    packed = pack(data[:at]) + (pack(data[at:]) if at < len(data) else b"")
-    if kind < 0.08:
-        return draw.torn(packed)
-    if kind < 0.12:
-        return packed + draw.choice((b"\0" * 100, b"rubbish" * 9, packed[:20], pack(b"")))
-    return pack(packed) if kind < 0.14 else packed
 
 
 class Maps(checks.Looked):

@@ -1,0 +1,126 @@
+"""All that the command line writes, with other documents in it, verified and read by the command line again."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import itertools
+import json
+import os
+import re
+from typing import TYPE_CHECKING, Any
+
+import listings
+import maps
+from fuzzing import checks
+from fuzzing.case import Case, Depth
+from headers import pe_page
+from maps import written
+from memcarve.cli.program import run as run_program
+from memory import PAGE, content
+
+if TYPE_CHECKING:
+    from fuzzing.case import Reached
+    from fuzzing.draw import Draw
+
+#: where a document of memcarve's begins, in a file of its own or within another
+_DOCUMENT = re.compile(rb'\{\s*"(?:schema|tool)": ')
+#: members whose elements have a line each
+_LINED = ("missing", "segments", "modules", "processes")
+_OUTPUTS = ("all", "one", "modules", "minidump", "elfcore", "flat", "scripts", "memmap")
+_COMPLETE, _FAILED, _INCOMPLETE = 0, 1, 3
+
+
+class Written:
+    """Outputs of every kind; a case is one whose document says something else, and whose sums agree with that."""
+
+    def __init__(self, folder: str) -> None:
+        self.folder, self.map = folder, os.path.join(folder, "x.map")
+        rows = [*written([(0x10000, 2 * PAGE), (0x50000, 2 * PAGE)]), *written([(0x9000, PAGE)], "pid.8.dmp")]
+        image = listings.vad(0x10000, 0x1FFFF, file="\\W\\x.dll", tag="Vad ", private=0, protection="PAGE_READONLY")
+        regions = listings.quick([image, listings.vad(0x50000, 0x5FFFF)], listings.VADINFO)
+        files = {"x.map": maps.quick(rows), "pid.4.dmp": bytes(pe_page()) + content(0, 3 * PAGE)}
+        Case({**files, "pid.8.dmp": content(0, PAGE), "pid.4.vadinfo.txt": regions}, {}).write(folder)
+        self.outputs = {name: self._output(name) for name in _OUTPUTS}
+
+    def _output(self, name: str) -> dict[str, bytes]:
+        """Write an output; return its files."""
+        out = os.path.join(self.folder, "made", name)
+        words = {"all": ["carve", "--all"], "one": ["carve", "--pid", "4", "--label-names"]}
+        words["modules"] = ["extract", "--pid", "4"]
+        word, *options = words.get(name, ["export", "--pid", "4", "--to", name])
+        assert run_program([word, self.map, *options, "--quiet", "-o", out]) == _COMPLETE
+        paths = [os.path.join(place, file) for place, _, names in os.walk(os.path.dirname(out)) for file in names]
+        files = {}
+        for path in sorted(path for path in paths if path.startswith(out)):
+            with open(path, "rb") as file:
+                files[os.path.relpath(path, os.path.dirname(out))] = file.read()
+        return files
+
+    def make(self, draw: Draw) -> Case:
+        """Change a document, and mostly all sums that follow from it."""
+        name = draw.choice(_OUTPUTS)
+        files = dict(self.outputs[name])
+        changed = draw.choice([path for path, data in files.items() if _DOCUMENT.search(data)] or [*files])
+        old = files[changed]
+        files[changed] = self._changed(draw, old)
+        for path in (changed, *sorted(files, key=lambda path: path.endswith("SUMS"))) if draw.chance(0.9) else ():
+            before, now = (
+                hashlib.sha256(data).hexdigest().encode() for data in (self.outputs[name][path], files[path])
+            )
+            if before != now:  # lists of files are hashed in other lists, and those in sums
+                files = {other: data.replace(before, now) for other, data in files.items()}
+        if draw.chance(0.1):
+            path = draw.choice([*files])
+            files[path] = draw.torn(files[path])
+        uses = [["verify"], ["verify"], ["verify", "--source", "x.map"]]
+        if name not in {"flat", "scripts", "modules"}:  # which are no inputs
+            uses += [["segments", "--format", "json"], ["processes", "--format", "jsonl"]]
+        use = draw.choice(uses)
+        return Case({f"made/{path}": data for path, data in files.items()}, {"use": use, "name": name})
+
+    @staticmethod
+    def _changed(draw: Draw, data: bytes) -> bytes:
+        found = _DOCUMENT.search(data)
+        if not found:
+            return draw.lines(data)
+        text = data[found.start() :].decode("latin-1")
+        document, end = json.JSONDecoder().raw_decode(text)
+        new = draw.document(document)
+        # within a file it must be as long as before
+        laid = laid_out(new) if "\n" in text[:end] else json.dumps(new).encode()[:end].ljust(end)
+        return data[: found.start()] + laid + data[found.start() + end :]
+
+    def run(self, case: Case, reached: Reached) -> None:
+        """Run the command line on the output."""
+        command, *options = case.told["use"]
+        path = os.path.join(self.folder, "made", case.told["name"])
+        if case.told["name"] == "memmap":
+            path = os.path.join(path, "pid.4.map")
+        words = [command, path, *(self.map if word == "x.map" else word for word in options)]
+        out, err = (io.TextIOWrapper(io.BytesIO(), "utf-8", newline="\n") for _ in range(2))
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            code = run_program(words)
+            out.flush()
+            err.flush()
+        printed, said = (stream.buffer.getvalue().decode() for stream in (out, err))
+        checks.printable(said.splitlines())
+        assert "bug in memcarve" not in said, said
+        assert code in {_COMPLETE, _INCOMPLETE} or said.strip()
+        reached(Depth.MEMORY if code in {_COMPLETE, _INCOMPLETE} else Depth.PARSED)
+        for text in printed.splitlines() if "jsonl" in options else [printed] if "json" in options and printed else ():
+            checks.strict_json(text)
+
+
+def laid_out(document: Any) -> bytes:
+    """Return a document as memcarve lays it out: the elements of its lists have a line each."""
+    if not isinstance(document, dict):
+        return json.dumps(document).encode()
+    lined = [*itertools.takewhile(lambda name: isinstance(document[name], list) and name in _LINED, [*document][::-1])]
+    text = json.dumps({name: value for name, value in document.items() if name not in lined}, indent=1)
+    text = text.removesuffix("\n}").removesuffix("{}")
+    for name in reversed(lined):
+        rows = ",".join(f"\n  {json.dumps(row)}" for row in document[name])
+        text += f',\n "{name}": [{rows}\n ]'
+    return f"{text}\n}}\n".encode()
