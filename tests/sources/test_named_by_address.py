@@ -177,7 +177,8 @@ def test_several_processes(tmp_path: Path, capfdbinary: Capture) -> None:
     assert ran.code == 0, ran.err
     assert sorted(binaries(tmp_path / "out")) == [f"0x{at:016x}-0x{at + PAGE:016x}.bin" for at in (0x1000, 0x5000)]
     assert invoke(capfdbinary, "carve", folder, "--all", "-o", tmp_path / "all").code == 0
-    assert len(list((tmp_path / "all").iterdir())) == 5
+    assert len([path for path in (tmp_path / "all").iterdir() if path.is_dir()]) == 4
+    assert (tmp_path / "all" / "processes.json").exists()
 
 
 def test_processes_with_all_in_common(tmp_path: Path, capfdbinary: Capture) -> None:
