@@ -155,6 +155,8 @@ class FileBacking:
         self._lock = threading.Lock()
         self._mapping: mmap.mmap | None = None
         self._unmappable = False
+        #: what `read_there` could not read, in words
+        self.lost: list[str] = []
         self.fd = fd
         try:
             # O_NONBLOCK: opening a named pipe must not hang; for a regular file it means nothing
@@ -242,6 +244,21 @@ class FileBacking:
         buffer = bytearray(max(min(size, self.size - offset), 0))
         if buffer:
             self.read_into(offset, memoryview(buffer))
+        return bytes(buffer)
+
+    def read_there(self, offset: int, size: int) -> bytes:
+        """Return what `read_at` does, up to the first byte that cannot be read; `lost` has why, once.
+
+        So a header that cannot be read is like one that is cut off. Raises SourceReadError.
+        """
+        buffer = bytearray(max(min(size, self.size - offset), 0))
+        if buffer:
+            try:
+                self.read_into(offset, memoryview(buffer))
+            except UnreadableError as error:
+                if error.problem not in self.lost:
+                    self.lost.append(error.problem)
+                return bytes(buffer[: error.offset - offset])
         return bytes(buffer)
 
     def read_into(self, offset: int, buffer: memoryview) -> None:

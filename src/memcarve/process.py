@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 import numpy as np
 
 from memcarve.addresses import Address, AddressRange, parse_address, parse_range
+from memcarve.backing import FileBacking
 from memcarve.errors import ProcessError, UnreadableError, UsageError, printable
 from memcarve.intervals import TOP, Intervals
 from memcarve.metadata import Metadata, places
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
-    from memcarve.backing import Backing, FileBacking
+    from memcarve.backing import Backing
     from memcarve.dtypes import U64, Bools
     from memcarve.metadata import Module, Region, Thread
     from memcarve.searching import Pattern
@@ -298,6 +299,7 @@ class ProcessMemory:
         self.pages = pages
         self.file = file or space.backing
         self.auxiliary_vector = auxiliary_vector
+        self._lost = 0
 
     @property
     def pid(self) -> int | None:
@@ -337,7 +339,16 @@ class ProcessMemory:
     @functools.cached_property
     def metadata(self) -> Metadata:
         """What is known of the memory beyond its bytes: regions, modules, threads; looked up when it is asked for."""
-        return self._find_metadata()
+        found = self._find_metadata()
+        self.note_lost()
+        return found
+
+    def note_lost(self) -> None:
+        """Take note of what of the file's own structures could not be read, once."""
+        for why in self.file.lost[self._lost :] if isinstance(self.file, FileBacking) else ():
+            self._lost += 1
+            self.incomplete = True
+            self.notes.append(Note(f"{self.file.path}: {why}; what its own structures say there is not known"))
 
     @property
     def input_bytes(self) -> int:
@@ -637,7 +648,9 @@ class Container(ABC):
             index = self.processes().index(entry)
         if index is None:
             index = self.choose([] if pid is None else [pid])[0]
-        return self._half(index, half)
+        found = self._half(index, half)
+        found.note_lost()
+        return found
 
     def __iter__(self) -> Iterator[ProcessMemory]:
         """Yield the memory of each process, opened when it is its turn; what is doubtful as a process is left out."""

@@ -211,7 +211,7 @@ class _Reader:
         return BsdNotes(SYSTEMS[self.owner], 0, self.number(info, pid_at), name_there, rows, None, unread)
 
     def content(self, note: Note | None, most: int) -> bytes:
-        return b"" if note is None else self.file.read_at(note.offset, min(note.size, most))
+        return b"" if note is None else self.file.read_there(note.offset, min(note.size, most))
 
     def number(self, data: bytes, place: int) -> int | None:
         """Return 32 bits at a place; None if they are not there."""

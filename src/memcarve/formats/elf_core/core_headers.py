@@ -131,7 +131,7 @@ def read_header(file: FileBacking) -> Header | None:
 
     Raises InputError if it ends too early or its program headers have another size than they must.
     """
-    ident = file.read_at(0, 64)
+    ident = file.read_there(0, 64)
     if not is_core(ident):
         return None
     bits, order = BITS[ident[4]], ORDERS.get(ident[5], "<")
@@ -156,7 +156,7 @@ def program_headers(file: FileBacking, header: Header) -> tuple[Records, tuple[s
     rows = header.rows
     notes: tuple[str, ...] = ()
     if rows == MANY:
-        info = file.read_at(header.sections + SECTIONS[header.bits][0], 4) if header.sections else b""
+        info = file.read_there(header.sections + SECTIONS[header.bits][0], 4) if header.sections else b""
         if len(info) == 4:  # noqa: PLR2004 - sh_info
             rows = int.from_bytes(info, "little" if header.order == "<" else "big")
         else:  # Linux writes it behind the memory
@@ -164,7 +164,8 @@ def program_headers(file: FileBacking, header: Header) -> tuple[Records, tuple[s
             notes += (f"how many program headers there are is not in the file, which ends too early; {rows} are used",)
     table = _rows(file, header, rows)
     if len(table) < rows:
-        notes += (f"the file ends inside its program headers: {len(table)} of {rows} are there",)
+        how = "cannot be read as far as its program headers go" if file.lost else "ends inside its program headers"
+        notes += (f"the file {how}: {len(table)} of {rows} are there",)
     ends = [begin + size for begin, size in table[table["type"] == NOTE][["offset", "filesz"]].tolist() if size]
     if not notes and max(ends, default=0) > file.size:
         notes = ("the file ends before its notes do: not all that they said is known",)
@@ -176,8 +177,8 @@ def program_headers(file: FileBacking, header: Header) -> tuple[Records, tuple[s
 def _rows(file: FileBacking, header: Header, count: int) -> Records:
     """Return as many of the program headers as there are in the file."""
     there = bounded(file, min(count, max(file.size - header.table, 0) // header.row), "program headers")
-    data = file.read_at(header.table, there * header.row)
-    return np.frombuffer(data, program_type(header.bits, header.order))
+    data = file.read_there(header.table, there * header.row)
+    return np.frombuffer(data[: len(data) // header.row * header.row], program_type(header.bits, header.order))
 
 
 def _counted(header: Header, table: Records) -> int:
@@ -197,7 +198,9 @@ def read_notes(file: FileBacking, header: Header, table: Records) -> Iterator[No
     for begin, size in zip(segments["offset"].tolist(), segments["filesz"].tolist(), strict=True):
         offset, end = begin, min(begin + size, file.size)
         while offset + layout.size <= end and left:
-            data = file.read_at(offset, min(layout.size + _LONGEST_OWNER, end - offset))
+            data = file.read_there(offset, wanted := min(layout.size + _LONGEST_OWNER, end - offset))
+            if len(data) < wanted:  # it cannot be read, and nothing tells where the next one is
+                break
             name_size, content_size, kind = layout.unpack_from(data)
             owner = data[layout.size : layout.size + min(name_size, _LONGEST_OWNER)].rstrip(b"\0")
             place = min(offset + layout.size + (name_size + 3 & ~3), end)
@@ -224,7 +227,7 @@ def origin(file: FileBacking, header: Header, table: Records) -> Origin:
         both |= shared
         likely |= not shared
         kernel |= (note.owner, note.kind) == (b"CORE", PRPSINFO) and (
-            b"vmlinux\0" in file.read_at(note.offset, min(note.size, 64))  # so in /proc/kcore, and on s390
+            b"vmlinux\0" in file.read_there(note.offset, min(note.size, 64))  # so in /proc/kcore, and on s390
         )
         if note.owner == b"QEMU":
             qemu.append(note)

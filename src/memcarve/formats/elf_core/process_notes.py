@@ -113,7 +113,7 @@ def architecture(header: Header) -> str | None:
 def status(file: FileBacking, header: Header, note: Note) -> Status | None:
     """Return the thread of a note of type NT_PRSTATUS; None if it is too short."""
     size, tid_at, registers_at = _STATUS[header.bits]
-    data = file.read_at(note.offset, min(note.size, size))
+    data = file.read_there(note.offset, min(note.size, size))
     if len(data) < tid_at + 4:
         return None
     (tid,) = struct.unpack_from(f"{header.order}I", data, tid_at)
@@ -147,7 +147,7 @@ def floating(file: FileBacking, header: Header, notes: Mapping[tuple[bytes, int]
         if note is None or not floating_point.is_sound(note.size):
             continue
         if (kind[1] == PRFPREG) == (note.size == (floating_point.FXSAVE if word == "x64" else floating_point.FSAVE)):
-            return file.read_at(note.offset, note.size)
+            return file.read_there(note.offset, note.size)
     return None
 
 
@@ -156,7 +156,7 @@ def process_info(file: FileBacking, header: Header, note: Note) -> tuple[int, by
     places = _INFO.get((header.bits, note.size))
     if places is None:
         return None
-    data = file.read_at(note.offset, note.size)
+    data = file.read_there(note.offset, note.size)
     (pid,) = struct.unpack_from(f"{header.order}I", data, places[0])
     return pid, data[places[1] : places[1] + _NAME].partition(b"\0")[0]
 
@@ -165,7 +165,7 @@ def mapped_files(file: FileBacking, header: Header, note: Note) -> list[MappedFi
     """Return what a note of type NT_FILE lists; None if it is damaged."""
     if note.size > _TEXT:
         return None
-    data = file.read_at(note.offset, note.size)
+    data = file.read_there(note.offset, note.size)
     dtype = np.dtype(f"{header.order}u{header.bits // 8}")
     words = np.frombuffer(data[: len(data) // dtype.itemsize * dtype.itemsize], dtype)
     if len(words) < 2 or int(words[0]) > (len(words) - 2) // 3:  # noqa: PLR2004 - count and page size

@@ -169,7 +169,7 @@ def read(file: FileBacking) -> MachineMemory | None:
     header makes no sense, or it has more ranges than any machine; and SourceReadError. What makes no sense further on
     ends the file, and a note says so. Close the backing, which closes `file`.
     """
-    if int.from_bytes(file.read_at(4, 4), "little") == lime.VERSION:  # not compressed
+    if int.from_bytes(file.read_there(4, 4), "little") == lime.VERSION:  # not compressed
         return lime.walk(file, "AVML", MAGIC)
     if not lime.begins_with(file, "AVML", MAGIC, VERSION):
         return None
@@ -225,10 +225,15 @@ def _read_block(file: FileBacking, begin: int, size: int, index: _Index) -> int 
     """Add the chunks at `begin` that decode to `size` bytes; return where the next header is, None if none is."""
     position, first, seen = begin, index.decoded[-1], 0
     while index.decoded[-1] - first < size:
-        head = file.read_at(position, _HEAD)
+        head = file.read_there(position, _HEAD)
         chunk = _parse_chunk(head, file.size - position)
         if chunk is None or position + chunk.length > file.size:
-            if chunk is not None or len(head) < _HEAD:
+            if len(head) < min(_HEAD, file.size - position):
+                index.notes.append(
+                    f"the compressed data at offset 0x{position:x} cannot be read; the {file.size - position} bytes "
+                    "from there on are not used"
+                )
+            elif chunk is not None or len(head) < _HEAD:
                 index.notes.append(f"the file ends inside the compressed data at offset 0x{position:x}")
             else:
                 index.notes.append(
@@ -275,7 +280,7 @@ def _decoded_size(data: bytes) -> int:
 
 def _skip_count(file: FileBacking, begin: int, position: int, index: _Index) -> int:
     """Return where the next header is, given that the chunks of a block lie from `begin` to `position`."""
-    data = file.read_at(position, _COUNT)
+    data = file.read_there(position, _COUNT)
     if len(data) == _COUNT and int.from_bytes(data, "little") == position - begin:
         return position + _COUNT
     if len(data) == _COUNT and data[: len(MAGIC)] == MAGIC:  # a writer that leaves the count out

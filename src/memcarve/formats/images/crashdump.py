@@ -68,7 +68,7 @@ def read(file: FileBacking) -> MachineMemory | None:
     Raises InputError if the dump is 32-bit, of another processor or of a kind that memcarve does not read, and if
     its headers are cut off or make no sense; and SourceReadError.
     """
-    begin = file.read_at(0, 8)
+    begin = file.read_there(0, 8)
     if begin == _MAGIC_32:
         raise InputError(
             "is a crash dump of 32-bit Windows; memcarve reads those of 64-bit Windows, and raw images of both",
@@ -76,7 +76,7 @@ def read(file: FileBacking) -> MachineMemory | None:
         )
     if begin != _MAGIC:
         return None
-    data = file.read_at(0, _HEADER_SIZE)
+    data = file.read_there(0, _HEADER_SIZE)
     if len(data) < _HEADER_SIZE:
         raise InputError(
             f"is a Windows crash dump that ends inside its header, at 0x{len(data):x} of 0x{_HEADER_SIZE:x} bytes; "
@@ -167,7 +167,7 @@ def _second_header(
     file: FileBacking, header: _Header, layout: struct.Struct, signatures: tuple[bytes, ...], what: str
 ) -> tuple[Any, ...]:
     """Return the fields of the header behind the first one, but for its second signature, which must be right."""
-    data = file.read_at(_HEADER_SIZE, layout.size)
+    data = file.read_there(_HEADER_SIZE, layout.size)
     if len(data) < layout.size:
         raise InputError(
             f"is a Windows crash dump that ends before its {what}; the file was cut off", subject=file.path
@@ -193,7 +193,8 @@ def _bitmap_ranges(file: FileBacking, bits: int, place: int) -> tuple[tuple[U64,
     place = min(place, file.size)  # behind the end is behind the end, and sums stay below 2**64
     parts: list[tuple[U64, U64, U64]] = []
     for low in range(0, min(size, max(file.size - begin, 0)), _CHUNK):
-        data = np.frombuffer(file.read_at(begin + low, min(_CHUNK, size - low)), np.uint8)
+        bitmap = file.read_there(begin + low, min(_CHUNK, size - low))
+        data = np.frombuffer(bitmap, np.uint8)
         flags = np.zeros(len(data) * 8 + 2, np.int8)  # with a clear bit on either side, every run has two edges
         flags[1:-1] = np.unpackbits(data, bitorder="little")
         flags[1 + bits - low * 8 :] = 0
@@ -205,6 +206,8 @@ def _bitmap_ranges(file: FileBacking, bits: int, place: int) -> tuple[tuple[U64,
         part = fitted(first * page, pages * page, before * page + np.uint64(place), file.size, cut)
         if len(part[0]):
             parts.append(part)
+        if len(bitmap) < min(_CHUNK, size - low, file.size - begin - low):
+            break  # of how many pages the rest speaks cannot be read, and so not where later ones are
     if not parts:
         return (column([]), column([]), column([])), cut, found
     start, length, offset = (np.concatenate(columns) for columns in zip(*parts, strict=True))
@@ -228,7 +231,8 @@ def _from_ranges(file: FileBacking, header: _Header) -> MachineMemory:
     if there < count:
         notes += (f"the file ends inside its list of ranges: {there} of {count} are there",)
     bounded(file, there, "ranges")
-    table = np.frombuffer(file.read_at(begin, there * _RUN.size), "<u8").reshape(-1, 2).astype(np.uint64)
+    data = file.read_there(begin, there * _RUN.size)
+    table = np.frombuffer(data[: len(data) // _RUN.size * _RUN.size], "<u8").reshape(-1, 2).astype(np.uint64)
     if header.kind != _COUNTED:
         # page 0 ends the list, unless it stands first: there it can only be the page itself
         unused = np.flatnonzero((table[:, 0] == 0) & ((table[:, 1] == 0) | (np.arange(len(table)) > 0)))

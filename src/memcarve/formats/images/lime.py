@@ -57,7 +57,7 @@ def parse_header(data: bytes) -> Header | None:
 
 def header_at(file: FileBacking, position: int, magic: bytes, version: int) -> Header | None:
     """Return the header of this kind at a position of a file; None if there is none. Raises SourceReadError."""
-    data = file.read_at(position, HEADER.size)
+    data = file.read_there(position, HEADER.size)
     header = parse_header(data) if len(data) == HEADER.size else None
     return header if header is not None and (header.magic, header.version) == (magic, version) else None
 
@@ -95,7 +95,7 @@ def walk(file: FileBacking, kind: str, magic: bytes) -> MachineMemory | None:
 
 def begins_with(file: FileBacking, kind: str, magic: bytes, version: int) -> bool:
     """Return True if a file begins with `magic`; raise InputError if its first header is not one of this version."""
-    data = file.read_at(0, HEADER.size)
+    data = file.read_there(0, HEADER.size)
     if data.startswith(magic) and len(data) == HEADER.size:
         first = parse_header(data)
         if first is None or first.version != version:
@@ -144,6 +144,8 @@ def broken_off(file: FileBacking, position: int) -> str:
     left = file.size - position
     if left < HEADER.size:
         return f"the file ends inside a range's header at offset 0x{position:x}; its last {left} bytes are not used"
+    if len(file.read_there(position, HEADER.size)) < HEADER.size:
+        return f"at offset 0x{position:x} a range's header cannot be read; {left} bytes are not used"
     return f"at offset 0x{position:x} a range's header was expected and is not there; {left} bytes are not used"
 
 

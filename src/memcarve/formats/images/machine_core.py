@@ -92,7 +92,10 @@ def _root(file: FileBacking, note: Note, processor: int) -> int | None:
     end = _QEMU_CONTROL_AT + _QEMU_CONTROL.size
     if note.size < end:
         return None
-    control = _QEMU_CONTROL.unpack_from(file.read_at(note.offset, end), _QEMU_CONTROL_AT)
+    data = file.read_there(note.offset, end)
+    if len(data) < end:
+        return None
+    control = _QEMU_CONTROL.unpack_from(data, _QEMU_CONTROL_AT)
     if not control[0] & _PAGING:
         return None
     return int(control[3]) & (~0xFFF if processor == X86_64 else ~0x1F)  # below are flags, or the PCID

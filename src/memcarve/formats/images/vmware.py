@@ -73,7 +73,7 @@ def read(file: FileBacking) -> MachineMemory | None:
     result's backing is `file` or, if that is only the metadata, a file of its own: then close both. Raises
     InputError if metadata make no sense or the memory is nowhere, and SourceReadError.
     """
-    magic = int.from_bytes(file.read_at(0, 4), "little")
+    magic = int.from_bytes(file.read_there(0, 4), "little")
     if magic in _OLD_MAGICS:
         raise InputError(
             "is the state of a VMware machine in the format of 32-bit products, which memcarve does not read",
@@ -138,7 +138,7 @@ def _layouts_beside(stem: str) -> list[_Layout]:
             continue
         with FileBacking(stem + suffix, follow=False) as file:
             identity = (file.status.st_dev, file.status.st_ino)  # on some systems both spellings are one file
-            if identity not in seen and int.from_bytes(file.read_at(0, 4), "little") in _MAGICS:
+            if identity not in seen and int.from_bytes(file.read_there(0, 4), "little") in _MAGICS:
                 seen.add(identity)
                 found.append(_layout(file))
     return found
@@ -182,11 +182,11 @@ def _layout(file: FileBacking) -> _Layout:
 
 def _tags(file: FileBacking) -> Iterator[_Tag]:
     """Yield the tags of the group `memory`. Raises InputError if there is none, or its tags do not end."""
-    header = file.read_at(0, _HEADER.size)
+    header = file.read_there(0, _HEADER.size)
     count = _HEADER.unpack(header)[2] if len(header) == _HEADER.size else 0
     if count > _MOST_GROUPS:
         raise InputError(f"lists {count} groups; no VMware state has so many", subject=file.path)
-    table = file.read_at(_HEADER.size, count * _GROUP.size)
+    table = file.read_there(_HEADER.size, count * _GROUP.size)
     groups = _GROUP.iter_unpack(table[: len(table) // _GROUP.size * _GROUP.size])
     position = next((place for name, place, _ in groups if name.partition(b"\0")[0] == b"memory"), None)
     if position is None:
@@ -195,7 +195,7 @@ def _tags(file: FileBacking) -> Iterator[_Tag]:
         )
     tag: _Tag | None = None
     for _ in range(_MOST_TAGS):
-        data = file.read_at(position, _LONGEST_TAG)
+        data = file.read_there(position, _LONGEST_TAG)
         if data[:2] == b"\0\0" or (len(data) < 2 and tag is not None and tag.name == "Memory"):  # noqa: PLR2004
             return  # memory that is cut off is used as far as it goes
         tag, length = _tag(data, position)

@@ -16,6 +16,7 @@ from memcarve.formats.minidump import structures
 
 if TYPE_CHECKING:
     from memcarve.backing import FileBacking
+    from memcarve.dtypes import Records
 
 _MOST_STREAMS = 1 << 12
 _ROW = np.dtype([("kind", "<u4"), ("size", "<u4"), ("rva", "<u4")])
@@ -65,6 +66,11 @@ _MOST_DISGUISED, _KINDS, _FLAG_BITS = 64, 0x20, 32
 _LISTS_OF_MEMORY = (structures.MEMORY_LIST, structures.MEMORY64_LIST)
 
 
+def whole_rows(data: bytes, row: np.dtype[np.void]) -> Records:
+    """Return data as rows, without the beginning of one at the end."""
+    return np.frombuffer(data[: len(data) // row.itemsize * row.itemsize], row)
+
+
 class Stream(NamedTuple):
     """A stream: `size` bytes at `place` in the file, as the directory says; nothing of it need be there."""
 
@@ -96,7 +102,7 @@ class Directory:
     def __init__(self, file: FileBacking, *, said: bool = False) -> None:
         self.file = file
         self.notes: list[str] = []
-        data = file.read_at(0, structures.HEADER.size)
+        data = file.read_there(0, structures.HEADER.size)
         #: what stands in the signature's place
         self.signature = data[: len(structures.MAGIC)]
         if self.signature != structures.MAGIC and not (is_likely(data, file.size) if said else is_disguised(file)):
@@ -119,7 +125,7 @@ class Directory:
         self._streams: dict[int, list[Stream]] = {}
         #: kinds of streams that are listed at a place where none can lie
         self.misplaced: set[int] = set()
-        rows = np.frombuffer(file.read_at(rva, _ROW.itemsize * count), _ROW).tolist()
+        rows = whole_rows(file.read_there(rva, _ROW.itemsize * count), _ROW).tolist()
         for kind in sorted({kind for kind, size, _ in rows if size}.intersection(structures.UNREAD)):
             self.note(f"its stream 0x{kind:x} ({structures.UNREAD[kind]}) holds memory that is not read")
         used = [number for number, (kind, size, _) in enumerate(rows, 1) if size and kind in NAMES]
@@ -163,7 +169,7 @@ class Directory:
 
     def head(self, stream: Stream, form: struct.Struct) -> tuple[int, ...] | None:
         """Return what a stream begins with; None if it is too short, or not there."""
-        data = self.file.read_at(stream.place, min(stream.size, form.size))
+        data = self.file.read_there(stream.place, min(stream.size, form.size))
         return form.unpack(data) if len(data) == form.size else None
 
     def rows(self, stream: Stream) -> Rows | None:
@@ -242,14 +248,14 @@ def is_disguised(file: FileBacking) -> bool:
     the header, of kinds that are known, each once, with a sound SystemInfo and a list of memory that is as long as it
     says.
     """
-    data = file.read_at(0, structures.HEADER.size)
+    data = file.read_there(0, structures.HEADER.size)
     if not is_likely(data, file.size):
         return False
     _, _, count, rva, _, _, flags = structures.HEADER.unpack(data)
     if count > _MOST_DISGUISED or flags >> _FLAG_BITS:
         return False
     end = rva + _ROW.itemsize * count
-    rows = [row for row in np.frombuffer(file.read_at(rva, end - rva), _ROW).tolist() if row[0]]
+    rows = [row for row in whole_rows(file.read_there(rva, end - rva), _ROW).tolist() if row[0]]
     kinds = [kind for kind, _, _ in rows]
     if len(set(kinds)) < len(kinds) or not all(kind < _KINDS or kind in NAMES for kind in kinds):
         return False

@@ -13,7 +13,7 @@ import numpy as np
 from memcarve.errors import InputError
 from memcarve.formats.minidump import structures
 from memcarve.formats.minidump.contexts import floating, registers
-from memcarve.formats.minidump.directory import NAMES, Directory
+from memcarve.formats.minidump.directory import NAMES, Directory, whole_rows
 from memcarve.formats.minidump.structures import Module
 from memcarve.intervals import TOP, total
 
@@ -197,8 +197,7 @@ class Minidump:
             rows = self._directory.rows(stream)
             if rows is None or not rows.number <= min(self._directory.room(stream, rows), _MOST_ROWS):
                 continue
-            data = self.file.read_at(stream.place + rows.begin, rows.number * rows.width)
-            table = np.frombuffer(data, row)
+            table = whole_rows(self.file.read_there(stream.place + rows.begin, rows.number * rows.width), row)
             found += [table] if kind == structures.THREAD_LIST else [table["thread"], table["store"]]
         start, size, offset = (
             np.concatenate([np.zeros(0, np.uint64), *(table[name].astype(np.uint64) for table in found)])
@@ -301,7 +300,7 @@ class Minidump:
     def comment(self) -> bytes:
         """Return the comment up to its zero, or its beginning; nothing if there is none."""
         stream = self._directory.first(structures.COMMENT)
-        return self.file.read_at(stream.place, min(stream.size, structures.LONGEST_COMMENT)).partition(b"\0")[0]
+        return self.file.read_there(stream.place, min(stream.size, structures.LONGEST_COMMENT)).partition(b"\0")[0]
 
     def modules(self) -> list[Module]:
         """Return the modules, in the order of the list: the first is the program itself."""
@@ -353,7 +352,7 @@ class Minidump:
         system = self.system()
         architecture = system.architecture if system is not None else None
         size_there = 0 if self._directory.is_structure(place, length) else min(length, _LONGEST_CONTEXT)
-        data = self.file.read_at(place, size_there)
+        data = self.file.read_there(place, size_there)
         return registers(data, architecture), floating(data, architecture)
 
     def thread_names(self) -> dict[int, str]:
@@ -379,7 +378,7 @@ class Minidump:
         stream = self._directory.first(kind)
         if stream.size > _LONGEST_COPY:
             self._directory.note(f"its {NAMES[kind]} has {stream.size} bytes, as none has; the first are used")
-        return self.file.read_at(stream.place, min(stream.size, _LONGEST_COPY))
+        return self.file.read_there(stream.place, min(stream.size, _LONGEST_COPY))
 
     def _begins(self) -> dict[int, int]:
         width = np.dtype((np.void, structures.THREAD_INFO_ENTRY.size))
@@ -420,7 +419,7 @@ class Minidump:
         if rows.number > room:
             self._directory.note(f"its {what} list should have {rows.number} entries, and {room} are there")
         there = min(rows.number, room, _MOST_RANGES + 1)
-        return np.frombuffer(self.file.read_at(stream.place + rows.begin, there * row.itemsize), row)
+        return whole_rows(self.file.read_there(stream.place + rows.begin, there * row.itemsize), row)
 
     def _few(self, rows: Records, what: str, most: int) -> Records:
         if len(rows) > most:
@@ -432,8 +431,8 @@ class Minidump:
 
         None if it is not in the file, or too long, or if what lies there is something else.
         """
-        size = int.from_bytes(self.file.read_at(place, 4), "little")
-        data = self.file.read_at(place + 4, size) if size <= _LONGEST_NAME else b""
+        size = int.from_bytes(self.file.read_there(place, 4), "little")
+        data = self.file.read_there(place + 4, size) if size <= _LONGEST_NAME else b""
         if self._directory.is_structure(place, 4 + size) or len(data) != size:
             return None
         return data.decode("utf-16-le", "backslashreplace") if data else None

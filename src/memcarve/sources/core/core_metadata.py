@@ -154,7 +154,7 @@ def in_words(file: FileBacking, header: Header, known: CoreNotes) -> str:
 def auxiliary_vector(file: FileBacking, known: CoreNotes) -> bytes | None:
     """Return the program's auxiliary vector; None if the core has none of a likely size."""
     note = known.vector
-    return file.read_at(note.offset, note.size) if note is not None and note.size <= _LONGEST_VECTOR else None
+    return file.read_there(note.offset, note.size) if note is not None and note.size <= _LONGEST_VECTOR else None
 
 
 def core_metadata_of(file: FileBacking, header: Header, table: Records, known: CoreNotes) -> Metadata:
@@ -215,7 +215,7 @@ def _mapped_by_bsd(mapping: BsdMapping) -> Region:
 
 def _fault(file: FileBacking, header: Header, number: int, note: Note | None) -> Fault | None:
     """Return the signal that stopped a thread; None if there was none: gcore writes notes of it for those that run."""
-    data = b"" if note is None or note.size != process_notes.SIGINFO_SIZE else file.read_at(note.offset, note.size)
+    data = b"" if note is None or note.size != process_notes.SIGINFO_SIZE else file.read_there(note.offset, note.size)
     if not any(data):
         return Fault(number) if number else None
     signal = process_notes.signal_info(data, header)
@@ -298,7 +298,7 @@ def _without_kernel(rows: list[Region], vdso: int) -> list[Region]:
 def _vdso(file: FileBacking, header: Header, note: Note) -> int | None:
     """Return where the auxiliary vector says that the kernel's virtual library lies (AT_SYSINFO_EHDR)."""
     dtype = np.dtype(f"{header.order}u{header.bits // 8}")
-    data = file.read_at(note.offset, min(note.size, _LONGEST_VECTOR))
+    data = file.read_there(note.offset, min(note.size, _LONGEST_VECTOR))
     pairs = np.frombuffer(data[: len(data) // (2 * dtype.itemsize) * 2 * dtype.itemsize], dtype).reshape(-1, 2)
     found = pairs[pairs[:, 0] == _SYSINFO_EHDR]
     return int(found[0, 1]) if len(found) else None
@@ -306,7 +306,7 @@ def _vdso(file: FileBacking, header: Header, note: Note) -> int | None:
 
 def _own(file: FileBacking, note: Note) -> Provenance:
     """Return what memcarve noted; nothing if that is damaged."""
-    data = b"" if note.size > process_notes.LARGEST_OWN else file.read_at(note.offset, note.size)
+    data = b"" if note.size > process_notes.LARGEST_OWN else file.read_there(note.offset, note.size)
     return Provenance.parse(data, "the core's note")
 
 
