@@ -81,8 +81,10 @@ class Opened:
 
     @property
     def size(self) -> int | None:
-        """The length of the content in bytes; None as long as it is not decoded."""
-        return self.file.size if self.compression is None or "file" in self.__dict__ else None
+        """The length of the content in bytes; None as long as it is not decoded, and of a folder."""
+        if self.is_folder or (self.compression is not None and "file" not in self.__dict__):
+            return None
+        return self.file.size
 
     @property
     def notes(self) -> list[Note]:
