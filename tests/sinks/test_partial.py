@@ -49,7 +49,8 @@ import memcarve, memcarve.provenance as provenance, memcarve.sinks.sink as sink
 from memcarve.sinks import export
 from memcarve.sinks.extract import extract
 table, out, kind, resume, pause = sys.argv[1:]
-provenance.now = sink.now = lambda: datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
+begin = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
+provenance.now = sink.now = lambda: begin
 def one(process, path, options, progress):
     if kind == "modules":
         result = extract(process, memcarve.find_modules(process).modules, path, options, progress)
@@ -60,7 +61,10 @@ def one(process, path, options, progress):
 def named(entry, index, taken):
     return f"{entry.pid}.dmp" if kind == "memmap" else str(entry.pid)
 options = memcarve.SinkOptions(
-    command=["x"], resume=resume == "resume", address=(0x10000, 0x30000) if kind == "flat" else None
+    command=["x"],
+    begin=begin,
+    resume=resume == "resume",
+    address=(0x10000, 0x30000) if kind == "flat" else None,
 )
 with memcarve.open(table, hashed=True) as container:
     memcarve.write_several(
