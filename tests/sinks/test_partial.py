@@ -610,6 +610,22 @@ def test_signals(table: Path, tmp_path: Path, kind: str, name: str, code: int) -
     assert (run(*words, "--resume").code, (tmp_path / "out" / MARK).exists()) == (0, False)
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are written in threads here")
+def test_signal_while_copies_are_made(image: Path, tmp_path: Path) -> None:
+    """A signal in the moment when a copy is made is not lost: the run stops, and so do the copies."""
+    before = (
+        "import os, signal\n"
+        "signal.signal(signal.SIGTERM, signal.SIG_DFL)\n"
+        "sent = []\n"
+        "def send(): sent or sent.append(os.kill(os.getpid(), signal.SIGTERM))\n"
+        "os.register_at_fork(after_in_parent=send)\n"
+    )
+    ran = run("carve", image, "--all", "-o", tmp_path / "out", "-q", before=before)
+    assert (ran.code, ran.err.count("\n")) == (143, 1), ran.err
+    assert running(f"{tmp_path}/out") == []
+    assert not (tmp_path / "out").exists() or MARK in listing(tmp_path / "out")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["segments", "elfcore", "modules"])
 def test_killed_at_random_moments(table: Path, tmp_path: Path, kind: str) -> None:

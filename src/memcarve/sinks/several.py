@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     Named = Callable[[ProcessEntry, int, Counter[str]], str]
 
 _WORKERS = 16
+_STOPPING = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _Error = TypeVar("_Error", bound=MemcarveError)
 
@@ -289,8 +290,12 @@ class _Several:
         """
         from concurrent.futures import BrokenExecutor  # not for one process
 
-        pool, futures = self._begun(workers, numbers)
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(_signals_held())
+            pool, futures = self._begun(workers, numbers)
+            held = stack.pop_all()
         try:
+            held.close()
             for number, future in zip(numbers, futures, strict=True):
                 try:
                     yield number, self._wait(future)
@@ -394,6 +399,19 @@ class _Several:
         return error
 
 
+@contextlib.contextmanager
+def _signals_held() -> Iterator[None]:
+    """Keep signals for the end of the block: while copies are made, an exception that one raises would be lost."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows, where no copies are made
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _STOPPING)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 _worker = threading.local()
 
 
@@ -405,6 +423,7 @@ def _begin(several: _Several, parent: int) -> None:
             signal.signal(getattr(signal, name), signal.SIG_IGN)
         # so are copies ended that wait for a lock which one that was killed had
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPPING)
         _die_with(parent)
         threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
 
