@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import re
 import shutil
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -358,6 +359,23 @@ def test_labels_removed(carved: Carved, copied: Path) -> None:
     assert any("no labels" in note for note in found.notes)
     with pytest.raises(memcarve.VerificationError, match="the seal is"):
         memcarve.verify(copied, seal=seal)
+
+
+@pytest.mark.parametrize("content", ["none", "headers"])
+@pytest.mark.parametrize("options", [{}, {"label_names": True}, {"label_names": True, "hashes": ()}], ids=str)
+def test_labels_that_are_not_compared(carved: Carved, tmp_path: Path, content: str, options: dict[str, Any]) -> None:
+    """Without what makes labels, a folder that has some is held against its source in all else, names of files too."""
+    with memcarve.open(carved.source, hashed=True, regions=carved.regions) as container:
+        process = container.process()
+        segments = process.segments(labeller=Labelling(content=content))
+        memcarve.carve(process, segments, tmp_path / "out", SinkOptions(**options))
+    with memcarve.open(carved.source, hashed=True, regions=carved.regions) as container:
+        found = memcarve.verify(tmp_path / "out", container.process())
+        assert any("labels are not compared" in note for note in found.notes)
+        file = max((tmp_path / "out").glob("*.bin"))
+        file.write_bytes(file.read_bytes()[:-1] + b"?")
+        with pytest.raises(memcarve.VerificationError, match=f"{re.escape(file.name)}: differs from the source at 0x"):
+            memcarve.verify(tmp_path / "out", container.process())
 
 
 @pytest.mark.parametrize("seal", ["", "12", "x" * 64, "0" * 63, "0" * 65, "sha256:" + "0" * 64])

@@ -178,6 +178,7 @@ def write(process: ProcessMemory, folder: str, sink: str) -> None:
         try:
             memcarve.verify(result.path)
             if sink != "modules":  # whose choice a program does not record
+                memcarve.verify(result.path, process)
                 memcarve.verify(result.path, process, labelling=memcarve.Labelling)
             if sink in _READ_AGAIN and result.bytes == segments.total:
                 read_again(process, segments, result.path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import io
 import os
@@ -22,13 +23,17 @@ from memcarve.sinks.verify.document_check import by_program, differences, differ
 
 if TYPE_CHECKING:
     from array import array
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from typing import Self
 
+    from memcarve.dtypes import U64, Bools
     from memcarve.process import Labeller, ProcessMemory, Progress
+    from memcarve.segments import Segments
     from memcarve.sinks.verify.faults import Faults
 
 _HALF = re.compile(r"outside --range (user|kernel)")
 _ZERO = "zero throughout"
+_ENDING = ".bin"
 
 
 def compare_again(
@@ -61,6 +66,7 @@ def compare_again(
         if labelling is not None:
             labeller = labelling(content if content in ("headers", "full") else "none")
         else:
+            labeller = _NamesAsFound(folder, recorded.options, looked_at=content in ("headers", "full"))
             notes.append(f"{folder}: its labels are not compared: labelling=memcarve.Labelling makes them again")
     else:
         notes.append(f"{folder}: has no labels: none were made, or all were removed")
@@ -78,7 +84,7 @@ def compare_again(
         )
     if header.get("schema") == 1:
         notes.append(f"{folder}: is of schema 1, which does not record all that is compared")
-    again = _Again(folder, header, faults, labels=labeller is not None)
+    again = _Again(folder, header, faults, labels=labeller is not None and labelling is not None)
     options = dataclasses.replace(recorded.options, again=header, partial=True, hash_input=_is_hashed(header))
     try:
         carve(source, segments, again, options, progress)
@@ -130,6 +136,52 @@ class _Recorded:
                 self.options = SinkOptions(hashes=tuple(header["hashes"]), skip_zero=_ZERO in reasons)
         except (ValueError, TypeError, KeyError, AttributeError, UsageError) as error:
             raise InputError(f"does not say how its segments were chosen: {error}", subject=manifest.NAME) from None
+
+
+class _NamesAsFound:
+    """Labels that say nothing; the words in the names of files are those that the manifest has."""
+
+    notes = ()
+
+    def __init__(self, folder: str, options: SinkOptions, *, looked_at: bool) -> None:
+        self.looked_at = looked_at
+        self.words: dict[int, str] = {}
+        if options.label_names:
+            for record in manifest.read(os.path.join(folder, manifest.NAME))[1]:
+                named = manifest.FILE_NAME.fullmatch(record.file)
+                if named is not None and int(named[1], 16) == record.start:
+                    plain = manifest.file_name(record.start, int(named[2], 16))
+                    self.words[record.start] = record.file.removesuffix(_ENDING)[len(plain) - len(_ENDING) :]
+        self.start: U64 = np.zeros(0, np.uint64)
+
+    def __call__(self, process: ProcessMemory, segments: Segments, wanted: Selection) -> Self:  # noqa: ARG002
+        return self._of(segments.start)
+
+    def _of(self, start: U64) -> Self:
+        same = copy.copy(self)
+        same.start = start
+        return same
+
+    def where(self, keep: Bools) -> Self:
+        return self._of(self.start[keep])
+
+    def matches(self, name: str, values: Sequence[str]) -> Bools:  # noqa: ARG002
+        raise UsageError(f"segments were chosen by {name}: labelling=memcarve.Labelling says which these are")
+
+    def observer(self, index: int) -> Callable[[memoryview], object] | None:  # noqa: ARG002
+        return bool if self.looked_at else None  # what looks at bytes also says which are zero
+
+    def observed(self, index: int, observer: object) -> None:
+        pass
+
+    def text(self, index: int) -> str:  # noqa: ARG002
+        return "{}"
+
+    def name(self, index: int) -> str:
+        return self.words.get(int(self.start[index]), "")
+
+    def summary(self) -> dict[str, Any]:
+        return {}
 
 
 class _Again:
@@ -243,6 +295,7 @@ class _ManifestAgain(_Unread):
         header = dict(self.again.header)
         if not self.again.labels:
             header.pop("labels", None)
+            expected.pop("labels", None)
             if isinstance(header.get("notes"), list):  # some are about labels
                 header.pop("notes")
                 expected.pop("notes", None)
