@@ -27,7 +27,8 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 ARROWS = {
     "errors": set(),
     "version": set(),
-    "backing": {"errors", "dtypes"},
+    "times": set(),
+    "backing": {"errors", "dtypes", "times"},
     "dtypes": set(),
     "intervals": {"errors", "dtypes"},
     "permissions": {"errors", "dtypes"},
@@ -142,7 +143,7 @@ def test_sources_and_sinks_never_meet() -> None:
     """Neither sources nor sinks can be reached from the other by any path of arrows."""
     assert "sinks" not in open_to("sources")
     assert "sources" not in open_to("sinks")
-    assert open_to("formats") == {"backing", "dtypes", "errors", "intervals", "vocabulary"}
+    assert open_to("formats") == {"backing", "dtypes", "errors", "intervals", "times", "vocabulary"}
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))

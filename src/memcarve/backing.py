@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import datetime as dt
 import errno
 import itertools
 import mmap
@@ -15,6 +14,7 @@ from bisect import bisect_right
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from memcarve.errors import CounterpartError, InputError, SourceReadError, UnreadableError
+from memcarve.times import rfc3339_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -95,12 +95,12 @@ def check_unchanged(backings: Iterable[Backing]) -> None:
 
 def status_facts(status: os.stat_result) -> dict[str, Any]:
     """Return a file's length, when it was modified (UTC), and which file of which device it is, ready for JSON."""
-    seconds, parts = divmod(status.st_mtime_ns, 1_000_000_000)
-    try:
-        modified = f"{dt.datetime.fromtimestamp(seconds, dt.UTC).isoformat()[:19]}.{parts:09}Z"
-    except (OverflowError, OSError, ValueError):  # file systems hold times that no calendar has
-        modified = f"{status.st_mtime_ns} ns"
-    return {"size": status.st_size, "modified": modified, "device": status.st_dev, "inode": status.st_ino}
+    return {
+        "size": status.st_size,
+        "modified": rfc3339_of(status.st_mtime_ns),
+        "device": status.st_dev,
+        "inode": status.st_ino,
+    }
 
 
 def next_written(backing: Backing, offset: int) -> int:

@@ -20,6 +20,7 @@ from memcarve.metadata import Metadata, places
 from memcarve.missing import CUT_OFF, UNREADABLE
 from memcarve.note import Note
 from memcarve.segments import KERNEL_HALF, Choice, LeftOut
+from memcarve.times import rfc3339
 from memcarve.unreadable import unreadable
 from memcarve.vocabulary import Flag, Half, Kind, Split
 
@@ -188,10 +189,13 @@ class ProcessEntry(NamedTuple):
         def address(value: int | None) -> str | None:
             return None if value is None else f"0x{value:x}"
 
+        def time(value: dt.datetime | None) -> str | None:
+            return None if value is None else rfc3339(value, "microseconds")
+
         return {
             "parent": self.parent,
-            "created": self.created and rfc3339(self.created),
-            "exited": self.exited and rfc3339(self.exited),
+            "created": time(self.created),
+            "exited": time(self.exited),
             "state": self.state,
             "root": address(self.root),
             "image_base": address(self.image_base),
@@ -743,11 +747,6 @@ class Container(ABC):
 
 def _is_like(entry: ProcessEntry, pattern: str) -> bool:
     return fnmatch.fnmatchcase((entry.name or "").lower(), pattern.lower())
-
-
-def rfc3339(time: dt.datetime) -> str:
-    """Return a time (UTC) as RFC 3339 writes it, to the microsecond."""
-    return time.isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
 def kernel_half_of(architecture: str | None) -> int:

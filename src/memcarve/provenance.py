@@ -21,7 +21,8 @@ from memcarve.intervals import TOP
 from memcarve.metadata import Fault, Metadata, Module, Parameters, Region, Regions, SourceRows, Thread
 from memcarve.missing import REASONS
 from memcarve.process import Platform, ProcessEntry
-from memcarve.surroundings import now, rfc3339, surroundings
+from memcarve.surroundings import surroundings
+from memcarve.times import now, rfc3339
 from memcarve.version import __version__
 from memcarve.vocabulary import Kind
 

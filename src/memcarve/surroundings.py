@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import datetime as dt
 import functools
 import os
 import platform
@@ -17,16 +16,6 @@ from memcarve.version import __version__
 _LIBRARIES = ("numpy", "pyarrow", "backports.zstd", "cramjam", "pyzipper")
 _TIMEX_BYTES = 512  # struct timex has 208 on Linux with 64 bits, fewer elsewhere: room for all of them
 _TIME_ERROR = 5  # adjtimex(2): the clock is not synchronised
-
-
-def now() -> dt.datetime:
-    """Return the time in UTC."""
-    return dt.datetime.now(dt.UTC)
-
-
-def rfc3339(time_of: dt.datetime, digits: str = "seconds") -> str:
-    """Return a time in UTC as RFC 3339 writes it; `digits` as `datetime.isoformat` takes them."""
-    return time_of.astimezone(dt.UTC).isoformat(timespec=digits).replace("+00:00", "Z")
 
 
 def surroundings() -> dict[str, Any]:

@@ -16,7 +16,7 @@ from memcarve.cli import option_groups as groups, run_log
 from memcarve.cli.option_values import Choice, OutputPath, address, size
 from memcarve.cli.stopping import raise_exceptions
 from memcarve.cli.usage_errors import ExtraArgumentsError
-from memcarve.surroundings import now
+from memcarve.times import now
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

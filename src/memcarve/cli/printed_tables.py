@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from memcarve.errors import MissingExtraError, UsageError, encodable, printable
 from memcarve.formats.json_text import dumps
-from memcarve.process import rfc3339
+from memcarve.times import rfc3339
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -63,7 +63,7 @@ def _shown(column: Column, cell: Cell) -> str:
     if column.kind in _ADDRESSES:
         return f"0x{cell:016x}"
     if isinstance(cell, dt.datetime):
-        return rfc3339(cell)
+        return rfc3339(cell, "microseconds")
     if isinstance(cell, bool):
         return "yes" if cell else "no"
     if isinstance(cell, list):

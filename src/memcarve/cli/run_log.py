@@ -16,7 +16,8 @@ from memcarve.backing import FileBacking, kind_of, status_facts
 from memcarve.errors import MemcarveError, OutputError, UsageError
 from memcarve.formats import manifest
 from memcarve.formats.json_text import dumps
-from memcarve.surroundings import now, rfc3339, surroundings
+from memcarve.surroundings import surroundings
+from memcarve.times import now, rfc3339
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

@@ -20,7 +20,7 @@ from memcarve.formats import manifest, partial_mark
 from memcarve.formats.json_text import dumps
 from memcarve.sinks.final_name import NewFolder, create_file, write_all
 from memcarve.sinks.ownership import BUILT, LONGEST_BUILT, foreign_part, left_of, names_in_partial
-from memcarve.surroundings import now, rfc3339
+from memcarve.times import now, rfc3339
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping, Sequence

@@ -12,7 +12,7 @@ from memcarve.errors import MemcarveError, UsageError
 from memcarve.formats import manifest
 from memcarve.formats.memmap.map_writing import RENDERERS
 from memcarve.process import Platform
-from memcarve.surroundings import now
+from memcarve.times import now
 from memcarve.vocabulary import Layout
 
 if TYPE_CHECKING:

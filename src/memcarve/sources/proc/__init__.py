@@ -24,6 +24,7 @@ from memcarve.sources.opening import PROC, Source
 from memcarve.sources.proc.live_memory import EndToEnd, LiveBacking, Present
 from memcarve.sources.proc.live_pages import MappedFiles, PageMap, mappings
 from memcarve.space import AddressSpace
+from memcarve.times import rfc3339
 
 if TYPE_CHECKING:
     from memcarve.sources.opening import Opened, OpenOptions
@@ -310,7 +311,7 @@ def _started(ticks: int) -> str | None:
         at = dt.datetime.fromtimestamp(booted + ticks // os.sysconf("SC_CLK_TCK"), dt.UTC)
     except (OSError, StopIteration, ValueError, OverflowError):
         return None
-    return at.isoformat().replace("+00:00", "Z")
+    return rfc3339(at)
 
 
 def _yama() -> str:
