@@ -140,6 +140,17 @@ def test_document_changed(written: Path, kind: str, dump: Path, capfdbinary: pyt
     path.write_bytes(whole)
 
 
+@pytest.mark.parametrize("kind", ["flat"], indirect=False)
+@pytest.mark.parametrize("fill", ["=1+1", "", "0x0", "000", "FF", 0, [0]], ids=str)
+def test_what_is_no_byte(written: Path, kind: str, fill: object, capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+    """What gaps are said to be filled with must be a byte as it is written; anything else is a fault."""
+    path = written.parent / SEALED[kind]
+    document = json.loads(path.read_bytes()) | {"fill": fill, "sha256": None}
+    path.write_bytes(json.dumps(document).encode())
+    ran = verified(capfdbinary, written)
+    assert (ran.code, "fill: is " in ran.err) == (1, True)
+
+
 def reseal(written: Path, kind: str, whole: bytes, document: dict[str, Any]) -> None:
     """Write a document in the place of one, and sums that fit it."""
     path = written.parent / SEALED[kind]

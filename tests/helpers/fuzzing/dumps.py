@@ -105,7 +105,7 @@ class Minidumps(checks.Looked):
             data = draw.torn(data, 600)
         else:
             told["held"] = [list(row) for row in ranges]
-        return Case({"x.dmp": compressed(draw, data) if draw.chance(0.05) else data}, told)
+        return Case({"x.dmp": compressed(draw, data, told) if draw.chance(0.05) else data}, told)
 
     def _drawn(self, draw: Draw, ranges: Ranges) -> Dump:
         known = [end for start, data in ranges for end in (start, start + len(data))]
@@ -208,7 +208,7 @@ class Cores(checks.Looked):
             data = draw.torn(data, end + len(notes))
         else:
             told["held"] = [list(row) for row in ranges]
-        return Case({"x.core": compressed(draw, data) if draw.chance(0.05) else data}, told)
+        return Case({"x.core": compressed(draw, data, told) if draw.chance(0.05) else data}, told)
 
     @staticmethod
     def _notes(draw: Draw, bits: int, order: str) -> bytes:

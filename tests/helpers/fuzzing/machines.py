@@ -115,7 +115,7 @@ class Containers(checks.Looked):
         else:
             files[told["open"]] = draw.torn(data, 0x2100) if draw.chance(0.15) else draw.fields(data, places)
         if draw.chance(0.05):
-            files[told["open"]] = compressed(draw, files[told["open"]])
+            files[told["open"]] = compressed(draw, files[told["open"]], told)
         return Case(files | ({} if state is None else {"x.vmss": state}), told)
 
     @staticmethod
@@ -210,4 +210,4 @@ class Paging(checks.Looked):
             slot = draw.choice((0, 1, 3, slots // 2, slots - 1, draw.randrange(slots)))
             put(draw.choice(_TABLES), slot, draw.number(value) if draw.chance(0.05) else value)
         data = bytes(low) if draw.chance(0.5) else containers.lime([(0, bytes(low)), *self.high])
-        return Case({"x.raw": compressed(draw, data) if draw.chance(0.03) else data}, told)
+        return Case({"x.raw": compressed(draw, data, told) if draw.chance(0.03) else data}, told)

@@ -52,7 +52,7 @@ class Maps(checks.Looked):
         elif form not in maps.BINARIES and draw.chance(0.03):
             data = data.decode().encode(draw.choice(("utf-16", "utf-16-le", "utf-8-sig")))
         told["held"] = [list(row) for row in rows] if sound else None
-        data = compressed(draw, data) if draw.chance(0.25) else data
+        data = compressed(draw, data, told) if draw.chance(0.25) else data
         return Case({"pid.4.map": data, "pid.4.dmp": _DUMP[: max(length, 0)]}, told)
 
     @staticmethod
@@ -177,7 +177,7 @@ class Lists(checks.Looked):
             binary, data = False, listings.quick(rows, columns)
         if draw.chance(0.12):
             data = draw.torn(data) if binary else draw.lines(data)
-        return Case({"list": compressed(draw, data) if draw.chance(0.15) else data}, told)
+        return Case({"list": compressed(draw, data, {}) if draw.chance(0.15) else data}, told)
 
     @staticmethod
     def _procmaps(draw: Draw) -> bytes:

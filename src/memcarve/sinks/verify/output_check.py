@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 
     #: finds modules: ``memcarve.find_modules``
     Find = Callable[[ProcessMemory, Selection], Any]
+
+_BYTE = re.compile("[0-9a-f]{2}")
 
 
 def check_output(
@@ -229,7 +232,11 @@ def _flat(own: Own, faults: Faults) -> tuple[str, int, int, bool]:
         elif document.get("sha256") is not None and sha256_of_file(file) != document["sha256"]:
             faults.add(f"{os.path.basename(own.path)}: its sha256 is not the one in {own.sealed}")
         elif gaps:
-            _check_gaps(file, gaps, document, faults)
+            fill = document.get("fill")
+            if fill is None or (isinstance(fill, str) and _BYTE.fullmatch(fill)):
+                _check_gaps(file, gaps, int(document["start"], 16), int(fill or "0", 16), faults)
+            else:
+                faults.add(f"{own.sealed}: fill: is {shown(fill)}, which memcarve does not write")
     return "range", 1, written if type(written) is int else 0, document.get("sha256") is not None
 
 
@@ -251,10 +258,7 @@ def _gaps(document: dict[str, Any]) -> list[tuple[int, int]] | None:
     return found
 
 
-def _check_gaps(file: FileBacking, gaps: list[tuple[int, int]], document: dict[str, Any], faults: Faults) -> None:
-    start = int(document["start"], 16)
-    fill = document.get("fill")
-    byte = int(fill, 16) if isinstance(fill, str) else 0
+def _check_gaps(file: FileBacking, gaps: list[tuple[int, int]], start: int, byte: int, faults: Faults) -> None:
     for low, high in gaps:
         place, end = low - start, high - start
         while place < end:
