@@ -1135,28 +1135,40 @@ def test_wrong_dumps(tmp_path: Path, capfdbinary: Capture, kind: str, dump: Path
     assert "out" not in listing(tmp_path)
 
 
-@pytest.mark.parametrize("file", ["dump", "map"])
+@pytest.mark.parametrize("file", ["FILE", "beside", "--map", "--regions", "-o"])
 def test_unreadable_files(
     tmp_path: Path, capfdbinary: Capture, monkeypatch: pytest.MonkeyPatch, dump: Path, file: str
 ) -> None:
     """A file that the user may not read is refused in one line that names it and says why."""
-    path = dump if file == "dump" else dump.with_suffix(".map")
+    assert invoke(capfdbinary, "carve", dump, "-o", tmp_path / "whole", "-q").code == 0  # and imports what it needs
+    path = {"FILE": dump, "beside": dump.with_suffix(".map")}.get(file, tmp_path / "other")
+    path.touch()
     path.chmod(0)
     tmp_path.chmod(0o777)
     monkeypatch.chdir(tmp_path)
+    before = listing(tmp_path)
+    given = [] if file in {"FILE", "beside"} else [file, "other"]
     everybody = os.geteuid()
     if not everybody:
-        os.seteuid(65534)
+        os.setresuid(65534, 65534, 0)  # the real one, too, which access() goes by
     try:
-        ran = invoke(capfdbinary, "carve", "pid.4.dmp", "-o", "out")
+        ran = invoke(capfdbinary, "carve", "pid.4.dmp", *(["-o", "out"] if file != "-o" else []), *given, "-q")
     finally:
-        os.seteuid(everybody)
-    one_line(ran, 1, path.name, "Permission denied")
-    assert listing(tmp_path) == ["pid.4.dmp", "pid.4.map"]
+        os.setresuid(everybody, everybody, everybody)
+    one_line(ran, 1, path.name, "cannot be written" if file == "-o" else "cannot be opened", "Permission denied")
+    assert listing(tmp_path) == before
+
+
+@pytest.mark.parametrize("text", ["x", "0", "-1", "1.5", ""])
+def test_numbers_that_are_none(capfdbinary: Capture, text: str) -> None:
+    """What is not a number of rows is refused in words like those of every other option."""
+    ran = invoke(capfdbinary, "segments", "pid.4.dmp", "--limit-rows", text)
+    one_line(ran, 2, f"--limit-rows: {text!r} is not a number of at least 1; write it in decimal; see memcarve")
 
 
 def test_unwritable_target(tmp_path: Path, capfdbinary: Capture, monkeypatch: pytest.MonkeyPatch, dump: Path) -> None:
     """A folder that the user may not write to is refused in one line that names it and says why."""
+    assert invoke(capfdbinary, "carve", dump, "-o", tmp_path / "whole", "-q").code == 0  # and imports what it needs
     (tmp_path / "target").mkdir(mode=0o555)
     tmp_path.chmod(0o755)
     monkeypatch.chdir(tmp_path)

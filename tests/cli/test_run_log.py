@@ -203,6 +203,15 @@ def test_places_that_are_refused(capfdbinary: Capture, places: Path, name: str) 
     assert state(places) == before
 
 
+def test_a_folder_for_temporary_files(capfdbinary: Capture, tmp_path: Path) -> None:
+    """The folder of --temp is not an input: it is not logged as one, and a log may lie in it."""
+    log = tmp_path / "temporary" / "run.log"
+    log.parent.mkdir()
+    assert invoke(capfdbinary, "segments", EXAMPLE, "--temp", log.parent, "--log", log).code == 0
+    inputs = [each["path"] for each in lines(log) if each["event"] == "input"]
+    assert inputs == [str(EXAMPLE), str(EXAMPLE.with_suffix(".map"))]
+
+
 def test_within_a_folder_of_evidence(capfdbinary: Capture, tmp_path: Path) -> None:
     """Of an input that is a folder nothing inside is a log."""
     (tmp_path / "in").mkdir()

@@ -9,14 +9,15 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Any, ClassVar, dataclass_transform
 
-import click
-
 from memcarve.cli.option_values import (
     HASHES,
+    AnyPath,
     Choice,
+    InputPath,
     OutputPath,
     address_range,
     byte,
+    count,
     hash_names,
     pid,
     root,
@@ -47,7 +48,7 @@ def option(*names: str, heading: str | None = None, preset: Any = ..., **how: An
 
 def paths(name: str, text: str) -> Any:  # noqa: ANN401 - as above
     """Return an option that takes files; `text` is its help."""
-    return option(name, metavar="FILE", type=click.Path(), multiple=True, help=text)
+    return option(name, metavar="FILE", type=InputPath(), multiple=True, help=text)
 
 
 @dataclass_transform(frozen_default=True, field_specifiers=(option, paths))
@@ -170,7 +171,7 @@ class Decoding(Group, heading=FROM):
         "--temp",
         metavar="DIR",
         heading=OTHER,
-        type=click.Path(),
+        type=AnyPath(),
         help="Where compressed inputs are decoded to, in a file without a name.  [default: beside the output, or the "
         "system's temporary folder; /var/tmp if that lies in memory]",
     )
@@ -184,7 +185,7 @@ class Decoding(Group, heading=FROM):
     )
     limit_rows: int | None = option(
         "--limit-rows",
-        type=click.IntRange(min=1),
+        type=count,
         metavar="N",
         heading=OTHER,
         help="How many rows a map or a list may have.  [default: 134217728; 2000000 of a list]",
@@ -207,8 +208,8 @@ class Input(Decoding):
         help="What the input is, if it is not recognised or is mistaken for something else: "
         f"{', '.join(InputType)}. An image is a machine's memory in any container; a core is a process's.",
     )
-    memory_map: str | None = option("--map", metavar="FILE", type=click.Path(), help="The memory map of a dump.")
-    dump: str | None = option("--dump", metavar="FILE", type=click.Path(), help="The dump, if FILE is its map.")
+    memory_map: str | None = option("--map", metavar="FILE", type=InputPath(), help="The memory map of a dump.")
+    dump: str | None = option("--dump", metavar="FILE", type=InputPath(), help="The dump, if FILE is its map.")
     trust: str | None = option(
         "--trust", type=Choice(Trust), help="Which positions to believe if the map contradicts the dump's length."
     )
@@ -263,7 +264,7 @@ class Source(Group, heading=FROM):
     source: str | None = option(
         "--source",
         metavar="FILE",
-        type=click.Path(),
+        type=InputPath(),
         help="Compare every byte with this image or dump (or its map), make the recorded choice again, and compare the "
         "whole record; the options below say how to open it.",
     )

@@ -31,7 +31,18 @@ class Choice(click.Choice[str]):
         return str(value)
 
 
-class OutputPath(click.Path):
+class AnyPath(click.Path):
+    """The name of a file or folder, which is not looked at: what opens it says what is wrong with it."""
+
+    def __init__(self) -> None:
+        super().__init__(readable=False)
+
+
+class InputPath(AnyPath):
+    """The name of a file or folder to read."""
+
+
+class OutputPath(AnyPath):
     """The name of a file or folder to write."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:  # noqa: ANN401 - click's
@@ -74,6 +85,13 @@ def pid(text: str) -> int:
     if not found:
         raise click.BadParameter(f"{text!r} is not a process id; write it in decimal, or as 0x658")
     return int(found[1], 16) if found[1] else int(found[2])
+
+
+def count(text: str) -> int:
+    """Return a number of things, at least 1."""
+    if not re.fullmatch(r"[0-9]{1,18}", text.strip()) or not int(text):
+        raise click.BadParameter(f"{text!r} is not a number of at least 1; write it in decimal")
+    return int(text)
 
 
 def hash_names(text: str) -> list[str]:
