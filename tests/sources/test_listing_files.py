@@ -7,6 +7,7 @@ import json
 import os
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 
 import listings
@@ -297,6 +298,10 @@ def test_several_files_are_several_sources(tmp_path: Path) -> None:
     assert found.regions[0].rows == found.regions[1].rows
     with open(second, "rb") as file:
         data = file.read()
+        status = os.fstat(file.fileno())
+    modified = np.datetime64(files[1].pop("modified").removesuffix("Z"), "ns")
+    assert modified == np.datetime64(status.st_mtime_ns, "ns")
+    assert (files[1].pop("device"), files[1].pop("inode")) == (status.st_dev, status.st_ino)
     assert files[1] == {
         "kind": "regions",
         "path": second,

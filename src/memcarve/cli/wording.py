@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 #: arguments whose options have another name
 _OPTIONS = {
     "half": "--range",
+    "hashes": "--hash",
     "memory_map": "--map",
     "out": "-o",
     "platform": "--os-version",

@@ -20,7 +20,7 @@ from memcarve.errors import MapError, SourceReadError
 from memcarve.formats.listing.listing_kinds import PROC_MAPS
 from memcarve.formats.listing.procmaps import cells
 from memcarve.intervals import Intervals
-from memcarve.sources.listings.listing_rows import DoubtfulError, reader
+from memcarve.sources.listings.listing_rows import DoubtfulError, UnknownError, reader
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -79,7 +79,7 @@ def mappings(lines: Iterable[bytes], path: str) -> Iterator[Mapping]:
             raise MapError(f"lists more than {_MOST} mappings", subject=path)
         try:
             found = cast("Region", reader(PROC_MAPS)(row, 64))
-        except DoubtfulError as error:
+        except (DoubtfulError, UnknownError) as error:
             raise MapError(str(error), subject=path) from None
         resident, swapped, flags, inode = 0, 0, frozenset(), cast("int", row["Inode"])
 
