@@ -26,10 +26,9 @@ ROUNDS = {
     "containers": (200, 60),
     "paging": (150, 60),
     "windows": (100, 80),
-    "carved": (400, 50),
     "named": (400, 35),
     "programs": (150, 80),
-    "written": (200, 30),
+    "written": (500, 30),
 }
 
 

@@ -21,9 +21,8 @@ SURFACES = {
     "containers": "machines.Containers",
     "paging": "machines.Paging",
     "windows": "windows.Windows",
-    "carved": "outputs.Carved",
-    "named": "outputs.Named",
-    "programs": "outputs.Programs",
+    "named": "dumps.Named",
+    "programs": "programs.Programs",
     "written": "written.Written",
 }
 

@@ -1,4 +1,4 @@
-"""Minidumps and ELF cores of processes: each stream and note, with other numbers in what they say."""
+"""Minidumps, ELF cores and folders of a process's memory: each stream, note and name, with other numbers in it."""
 
 from __future__ import annotations
 
@@ -267,3 +267,37 @@ def _of_bsd(draw: Draw, bits: int) -> list[bytes]:
             cores.note(b"NetBSD-CORE@%d" % tid, 24, bytes(36) + name.ljust(20, b"\0")),
         ]
     return [bsd_cores.openbsd_info(5, name, signal, 1), cores.note(b"OpenBSD@%d" % tid, 20, registers)]
+
+
+_NAMES = (
+    *("0x{start:016x}-0x{end:016x}.bin", "0x{start:x}-0x{end:x}.bin", "pid.4.vad.0x{start:x}-0x{last:x}.dmp"),
+    *(
+        "0x{start:016x}-0x{end:016x}.{word}.x.dll.bin",
+        "a.exe.pid.4.0x{start:x}-0x{last:x}.dmp",
+        "{start:x}-{end:x}.dump",
+    ),
+    *("0x{start:08x}-0x{end:08x}-{word}.dmp", "a.exe.3f0.0x{start:016x}-0x{last:016x}.dmp", "pid.4.x.0x{start:x}.dmp"),
+)
+
+
+class Named(checks.Looked):
+    """A folder of files that other tools named by their addresses."""
+
+    def make(self, draw: Draw) -> Case:
+        """Draw addresses, and a way to write them into names."""
+        forms = draw.sample(_NAMES, 2 if draw.chance(0.1) else 1)
+        files, address = {}, draw.choice((0, 0x10000, 0x7FF612340000))
+        for _ in range(draw.randrange(1, 5)):
+            size = draw.choice((PAGE, PAGE, 2 * PAGE, 1))
+            start = draw.number(address, (0x10000, 0x20000)) if draw.chance(0.2) else address
+            end = start + size if draw.chance(0.95) else draw.number(start + size)
+            word = draw.choice(("r-x", "rwx", "---", "rw-", "x.dll"))
+            name = draw.choice(forms).format(start=start, end=end, last=end - 1, word=word)
+            if draw.chance(0.1):
+                at = draw.randrange(len(name))
+                name = name[:at] + draw.plain() + name[at + draw.randrange(2) :]
+            name = name.replace("/", "_").replace("\0", "_").encode()[:200].decode("utf-8", "ignore")
+            length = size if draw.chance(0.95) else draw.choice((0, 1, 3 * PAGE))
+            files[f"named/{'_' * (name in {'', '.', '..'})}{name}"] = bytes([len(files) + 1]) * length
+            address += size + draw.choice((0, PAGE, 0x10000))
+        return Case(files, checks.drawn(draw, "named"))

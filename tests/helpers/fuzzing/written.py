@@ -63,22 +63,46 @@ class Written:
         name = draw.choice(_OUTPUTS)
         files = dict(self.outputs[name])
         changed = draw.choice([path for path, data in files.items() if _DOCUMENT.search(data)] or [*files])
-        old = files[changed]
-        files[changed] = self._changed(draw, old)
+        if name in {"one", "all"} and draw.chance(0.3):
+            changed = self._move(draw, files)
+        if draw.chance(0.7):
+            files[changed] = self._changed(draw, files[changed])
         for path in (changed, *sorted(files, key=lambda path: path.endswith("SUMS"))) if draw.chance(0.9) else ():
-            before, now = (
-                hashlib.sha256(data).hexdigest().encode() for data in (self.outputs[name][path], files[path])
-            )
+            before, now = (_sum(data) for data in (self.outputs[name].get(path, b""), files[path]))
             if before != now:  # lists of files are hashed in other lists, and those in sums
                 files = {other: data.replace(before, now) for other, data in files.items()}
         if draw.chance(0.1):
             path = draw.choice([*files])
             files[path] = draw.torn(files[path])
-        uses = [["verify"], ["verify"], ["verify", "--source", "x.map"]]
+        uses = [["verify", "OUT"], ["verify", "OUT"], ["verify", "OUT", "--source", "MAP"]]
         if name not in {"flat", "scripts", "modules"}:  # which are no inputs
-            uses += [["segments", "--format", "json"], ["processes", "--format", "jsonl"]]
+            uses += [["segments", "OUT", "--format", "json"], ["processes", "OUT", "--format", "jsonl"]]
+        if name == "one":
+            uses += [["look"], ["look"], ["diff", "MAP", "OUT", "--pid", "4"]]
+            uses.append(["carve", "MAP", "--pid", "4", "--force", "-o", "OUT"])
         use = draw.choice(uses)
         return Case({f"made/{path}": data for path, data in files.items()}, {"use": use, "name": name})
+
+    @staticmethod
+    def _move(draw: Draw, files: dict[str, bytes]) -> str:
+        """Have a segment lie elsewhere or be shorter, and all say so that names it; return the manifest's path."""
+        path = draw.choice([path for path in files if path.endswith("segments.json")])
+        folder, document = os.path.dirname(path), json.loads(files[path])
+        rows = document["segments"]
+        row = draw.choice(rows)
+        start = draw.number(int(row["start"], 16), [int(one[name], 16) for one in rows for name in ("start", "end")])
+        old, before = row["file"], files.pop(f"{folder}/{row['file']}")
+        data = before[: draw.choice((len(before), len(before), PAGE, 1))]
+        row |= {"start": f"0x{start:016x}", "end": f"0x{min(start + len(data), 1 << 64):016x}", "size": len(data)}
+        row |= {"file": f"{row['start']}-{row['end']}.bin"}
+        if draw.chance(0.7):
+            rows.sort(key=lambda one: int(one["start"], 16))
+            document["totals"]["bytes"] = sum(one["size"] for one in rows)
+        files[path] = laid_out(document)
+        for other, text in files.items():
+            files[other] = text.replace(old.encode(), row["file"].encode()).replace(_sum(before), _sum(data))
+        files[f"{folder}/{row['file']}"] = data
+        return path
 
     @staticmethod
     def _changed(draw: Draw, data: bytes) -> bytes:
@@ -94,11 +118,14 @@ class Written:
 
     def run(self, case: Case, reached: Reached) -> None:
         """Run the command line on the output."""
-        command, *options = case.told["use"]
+        use = case.told["use"]
         path = os.path.join(self.folder, "made", case.told["name"])
         if case.told["name"] == "memmap":
             path = os.path.join(path, "pid.4.map")
-        words = [command, path, *(self.map if word == "x.map" else word for word in options)]
+        if use == ["look"]:
+            checks.look(path, reached)
+            return
+        words = [{"OUT": path, "MAP": self.map}.get(word, word) for word in use]
         out, err = (io.TextIOWrapper(io.BytesIO(), "utf-8", newline="\n") for _ in range(2))
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
             code = run_program(words)
@@ -109,8 +136,12 @@ class Written:
         assert "bug in memcarve" not in said, said
         assert code in {_COMPLETE, _INCOMPLETE} or said.strip()
         reached(Depth.MEMORY if code in {_COMPLETE, _INCOMPLETE} else Depth.PARSED)
-        for text in printed.splitlines() if "jsonl" in options else [printed] if "json" in options and printed else ():
+        for text in printed.splitlines() if "jsonl" in use else [printed] if "json" in use and printed else ():
             checks.strict_json(text)
+
+
+def _sum(data: bytes) -> bytes:
+    return hashlib.sha256(data).hexdigest().encode()
 
 
 def laid_out(document: Any) -> bytes:
