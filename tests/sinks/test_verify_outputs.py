@@ -13,7 +13,7 @@ import pytest
 from cli import invoke
 from dumps import write_dump
 from forging import is_founded, others, places, put, taken
-from headers import pe_page
+from headers import elf_page, pe_page
 from memory import PAGE, noise
 
 if TYPE_CHECKING:
@@ -149,6 +149,23 @@ def test_what_is_no_byte(written: Path, kind: str, fill: object, capfdbinary: py
     path.write_bytes(json.dumps(document).encode())
     ran = verified(capfdbinary, written)
     assert (ran.code, "fill: is " in ran.err) == (1, True)
+
+
+@pytest.mark.parametrize(
+    "head",
+    [b"MDMP", b"PK\3\4", bytes(elf_page(kind=4)[:64]), b"{", b"Volatility 3 Framework"],
+    ids=["minidump", "archive", "core", "document", "map"],
+)
+def test_flat_file_that_looks_like_another(
+    tmp_path: Path, head: bytes, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    """A flat file is known by the document beside it, whatever the memory in it begins with."""
+    source = write_dump(tmp_path, [(0x5000, noise(1)), (0x10000, head.ljust(PAGE, b"\0"))])
+    out = tmp_path / "x.bin"
+    words = ["--to", "flat", "--address", "0x10000-0x11000", "-o", out]
+    assert invoke(capfdbinary, "export", source, *words).code == 0
+    assert verified(capfdbinary, out).code == 0
+    assert verified(capfdbinary, out, "--source", source).code == 0
 
 
 def reseal(written: Path, kind: str, whole: bytes, document: dict[str, Any]) -> None:

@@ -135,15 +135,15 @@ def _in_folder(path: str) -> Own:
 def _in_file(path: str, file: FileBacking) -> Own | None:
     head = file.read_at(0, 4096)
     name = os.path.basename(path)
-    if head.startswith(b"PK"):
+    if head.startswith(structures.MAGIC) and (document := _of_minidump(file, head)) is not None:
+        return Own(MINIDUMP, path, document, name)
+    if core_headers.is_core(head) and (document := _of_core(file)) is not None:
+        return Own(CORE, path, document, name)
+    # the memory in a flat file may begin with anything
+    found = _beside(path, head, name)
+    if found is None and head.startswith(b"PK"):
         return _in_archive(path)
-    if head.startswith(structures.MAGIC):
-        document = _of_minidump(file, head)
-        return None if document is None else Own(MINIDUMP, path, document, name)
-    if core_headers.is_core(head):
-        document = _of_core(file)
-        return None if document is None else Own(CORE, path, document, name)
-    return _beside(path, head, name) or _of_map(path, head, name)
+    return found or _of_map(path, head, name)
 
 
 def _in_archive(path: str) -> Own | None:
