@@ -2,13 +2,15 @@
 
 Where each magic stands is specified in: Expert Witness (libewf, "EWF specification"), AFF 1 (afflib), AFF4 (Schatz and
 Cohen, "AFF4 Standard v1.0", sections 3 and 4: a ZIP), ZIP (PKWARE, APPNOTE.TXT, 4.3), 7z (7zFormat.txt), RAR
-(technote.txt), cabinets ([MS-CAB] 2.1), tar (POSIX.1-1988, 10.1.1), QCOW2 (QEMU, docs/interop/qcow2.txt), VMDK (VMware,
-"Virtual Disk Format 5.0"), VHD (Microsoft, "Virtual Hard Disk Image Format", the footer), VHDX ([MS-VHDX] 2.2), VDI
-(VirtualBox, VDICore.h), Mach-O (mach-o/loader.h, fat.h), hibernation (Suiche, "Sandman"; Metz, libhibr), kdump
-(makedumpfile, IMPLEMENTATION), QEMU (docs/devel/migration), libvirt (qemu_saveimage.h), Xen
-(docs/specs/libxc-migration-stream.pandoc), VirtualBox (SSM.cpp), Linux swap (mkswap),
-GPT (UEFI 5.3.2), ISO 9660 (ECMA-119, 8.1), evtx ([MS-EVEN6]), registry hives (Metz, libregf), compound files ([MS-CFB]
-2.2), journals of systemd (JOURNAL_FILE_FORMAT), pcap (libpcap), SQLite (fileformat2), PDF (ISO 32000).
+(technote.txt), cabinets ([MS-CAB] 2.1), tar (POSIX.1-1988, 10.1.1), QCOW2 (QEMU, docs/interop/qcow2.txt), QED and
+Parallels (docs/interop/qed_spec.txt, parallels.txt), VMDK (VMware, "Virtual Disk Format 5.0"), VHD (Microsoft,
+"Virtual Hard Disk Image Format", the footer), VHDX ([MS-VHDX] 2.2), VDI (VirtualBox, VDICore.h), Mach-O
+(mach-o/loader.h, fat.h), hibernation (Suiche, "Sandman"; Metz, libhibr), kdump (makedumpfile, IMPLEMENTATION), QEMU
+(docs/devel/migration), libvirt (qemu_saveimage.h), Xen (docs/specs/libxc-migration-stream.pandoc), VirtualBox
+(SSM.cpp), Linux swap (mkswap), GPT (UEFI 5.3.2), ISO 9660 (ECMA-119, 8.1), evtx ([MS-EVEN6]), registry hives (Metz,
+libregf), compound files ([MS-CFB] 2.2), LZ4's legacy frames (lz4_Frame_format.md), lzip (its manual, "File format"),
+lzop, lrzip and compress (file(1)'s magic), Snappy (framing_format.txt), journals of systemd (JOURNAL_FILE_FORMAT),
+pcap (libpcap), SQLite (fileformat2), PDF (ISO 32000).
 """
 
 from __future__ import annotations
@@ -37,11 +39,17 @@ _SAVED = (
     "loads it, and then virsh dump --memory-only makes an ELF core of it"
 )
 _XEN = "a saved domain of Xen, which memcarve does not read; restore it, and take its memory from inside (AVML, LiME)"
-_DISK = "and holds no memory as it lies; give the memory of the machine (virsh dump --memory-only, a .vmem, AVML)"
-_RAW_DISK = f"a disk's image ({{}}), {_DISK}"
-_ARCHIVE = "an archive; unpack what is in it, and give that"
+_MEMORY = "give the memory of the machine (virsh dump --memory-only, a .vmem, AVML)"
+_DISK = (
+    f"in which nothing lies at its physical address; {_MEMORY}; if somebody put an image of memory into it, qemu-img "
+    "convert -O raw takes it out"
+)
+_RAW_DISK = f"the image of a disk ({{}}), not memory; {_MEMORY}"
+_ARCHIVE = "an archive; unpack it ({}), and give what is in it"
+_COMPRESSED = "compressed by {}, which memcarve does not read; decompress it ({}), and give that"
 _AFF4 = "an AFF4 image, which memcarve does not read; pmem's or aff4imager's --export makes a raw image of it"
 _MACH_O = "a core in the format of macOS (Mach-O), which memcarve does not read; lldb reads it"
+_ENCASE = "an EnCase image; ewfexport -f raw makes a raw image of it"
 _LOGICAL = "a logical EnCase image: files, not memory; ewfmount shows what is in it"
 _NO_MEMORY = "not memory"
 _PICTURE, _TRAFFIC = f"a picture, {_NO_MEMORY}", f"network traffic (pcap), {_NO_MEMORY}"
@@ -65,32 +73,41 @@ _FIRST = {
     **dict.fromkeys((b"LibvirtQemudSave", b"LibvirtQemudPart"), _SAVED),
     **dict.fromkeys((b"LinuxGuestRecord", b"Xen saved domain", b"\xff" * 8 + b"XENF"), _XEN),
     b"\x7fVirtualBox": "a machine that VirtualBox saved; VBoxManage debugvm NAME dumpvmcore makes an ELF core of it",
-    b"QFI\xfb": f"a disk of QEMU's (QCOW2), {_DISK}",
-    **dict.fromkeys((b"KDMV", b"COWD", b"# Disk Descripto"), f"a disk of VMware's (VMDK), {_DISK}"),
-    b"vhdxfile": f"a disk of Hyper-V's (VHDX), {_DISK}",
-    b"conectix": f"a disk of Hyper-V's (VHD), {_DISK}",
-    **dict.fromkeys((b"EVF\x09\r\n\xff\0", b"EVF2\r\n\x81\0"), "an EnCase image; ewfexport makes a raw image of it"),
+    b"QFI\xfb": f"a QEMU disk image (QCOW2), {_DISK}",
+    **dict.fromkeys((b"KDMV", b"COWD", b"# Disk Descripto"), f"a VMware disk image (VMDK), {_DISK}"),
+    b"QED\0": f"a QEMU disk image (QED), {_DISK}",
+    **dict.fromkeys((b"WithoutFreeSpace", b"WithouFreSpacExt"), f"a Parallels disk image, {_DISK}"),
+    b"vhdxfile": f"a Hyper-V disk image (VHDX), {_DISK}",
+    b"conectix": f"a Hyper-V disk image (VHD), {_DISK}",
+    **dict.fromkeys((b"EVF\x09\r\n\xff\0", b"EVF2\r\n\x81\0"), _ENCASE),
     **dict.fromkeys((b"LVF\x09\r\n\xff\0", b"LEF2\r\n\x81\0"), _LOGICAL),
     **dict.fromkeys((b"AFF10\r\n\0", b"AFM\0"), "an AFF image; affconvert -r makes a raw image of it"),
-    **dict.fromkeys((b"PK\3\4", b"PK\5\6", b"PK\7\x08PK"), f"a ZIP file: {_ARCHIVE}"),
-    b"7z\xbc\xaf\x27\x1c": f"a 7z file: {_ARCHIVE}",
-    b"Rar!\x1a\x07": f"a RAR file: {_ARCHIVE}",
-    b"MSCF": f"a cabinet (ProcDump and Windows Error Reporting put dumps into such): {_ARCHIVE} (expand, cabextract)",
+    **dict.fromkeys((b"PK\3\4", b"PK\5\6", b"PK\7\x08PK"), f"a ZIP file: {_ARCHIVE.format('unzip')}"),
+    b"7z\xbc\xaf\x27\x1c": f"a 7z file: {_ARCHIVE.format('7z x')}",
+    b"Rar!\x1a\x07": f"a RAR file: {_ARCHIVE.format('unrar x')}",
+    b"MSCF": f"a cabinet (ProcDump and Windows Error Reporting put dumps into such): "
+    f"{_ARCHIVE.format('expand, cabextract')}",
+    b"\x02\x21\x4c\x18": _COMPRESSED.format("LZ4 (its legacy form)", "unlz4"),
+    b"LZIP\1": _COMPRESSED.format("lzip", "lzip -d"),
+    b"\x89LZO\0\r\n\x1a\n": _COMPRESSED.format("lzop", "lzop -d"),
+    b"LRZI\0": _COMPRESSED.format("lrzip", "lrzip -d"),
+    b"\xff\6\0\0sNaPpY": _COMPRESSED.format("Snappy", "snzip -d"),
     b"HPAK": "an HPAK file of FastDump, which memcarve does not read; extract the raw image from it (hpakextract)",
     b"%PDF-": f"a PDF document, {_NO_MEMORY}",
     **dict.fromkeys((b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff\xe0", b"\xff\xd8\xff\xe1", b"GIF8"), _PICTURE),
-    b"SQLite format 3\0": f"a database of SQLite's, {_NO_MEMORY}",
+    b"SQLite format 3\0": f"an SQLite database, {_NO_MEMORY}",
     b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1": f"a compound file (an Office document, an installer), {_NO_MEMORY}",
-    b"ElfFile\0": f"an event log of Windows, {_NO_MEMORY}",
-    b"regf": f"a hive of the registry of Windows, {_NO_MEMORY}",
-    b"LPKSHHRH": f"a journal of systemd, {_NO_MEMORY}; coredumpctl dump writes the cores that it lists",
+    b"ElfFile\0": f"a Windows event log, {_NO_MEMORY}",
+    b"regf": f"a Windows registry hive, {_NO_MEMORY}",
+    b"LPKSHHRH": f"a systemd journal, {_NO_MEMORY}; coredumpctl dump writes the cores that it lists",
     **dict.fromkeys((b"\xd4\xc3\xb2\xa1", b"\x4d\x3c\xb2\xa1", b"\x0a\x0d\x0d\x0a"), _TRAFFIC),
-    b'{"app_name":': f"a crash report of macOS, {_NO_MEMORY}",
+    b'{"app_name":': f"a macOS crash report, {_NO_MEMORY}",
 }  # fmt: skip
 #: by bytes elsewhere; memory that begins so would be strange, and is read if a system is found in it
 _ELSEWHERE = (
-    (257, b"ustar", f"a tar file: {_ARCHIVE}"),
-    (64, b"\x7f\x10\xda\xbe", f"a disk of VirtualBox's (VDI), {_DISK}"),
+    (0, b"\x1f\x9d\x90", _COMPRESSED.format("compress", "gunzip")),
+    (257, b"ustar", f"a tar file: {_ARCHIVE.format('tar -xf')}"),
+    (64, b"\x7f\x10\xda\xbe", f"a VirtualBox disk image (VDI), {_DISK}"),
     (512, b"EFI PART", _RAW_DISK.format("GPT")),
     (3, b"NTFS    ", _RAW_DISK.format("NTFS")),
     (0x8001, b"CD001", _RAW_DISK.format("ISO 9660")),
@@ -100,7 +117,10 @@ _ELSEWHERE = (
 )
 #: by the first bytes of the last 512
 _LAST = 512
-_AT_THE_END = {b"conectix": f"a disk of Hyper-V's (VHD), {_DISK}", b"koly": f"a disk image of macOS (dmg): {_ARCHIVE}"}
+_AT_THE_END = {
+    b"conectix": f"a Hyper-V disk image (VHD), {_DISK}",
+    b"koly": f"a disk image of macOS (dmg): {_ARCHIVE.format('7z x')}",
+}
 _XPRESS = b"\x81\x81xpress"  # before each set of pages in a hibernation file of Windows XP to 7
 _XPRESS_WITHIN = 1 << 17
 _DIRECTORY = 1 << 17  # of the end of a ZIP file, where its names are
