@@ -50,10 +50,11 @@ ARROWS = {
     "formats": {"backing", "intervals", "vocabulary"},
     "images": {"formats", "process"},
     "labels": {"formats", "process"},
-    "sources": {"images", "formats", "process", "provenance"},
+    "hashing": {"backing"},
+    "sources": {"images", "formats", "process", "provenance", "hashing"},
     "surroundings": {"version"},
     "provenance": {"backing", "formats", "process", "surroundings", "version"},
-    "sinks": {"copying", "formats", "process", "provenance", "surroundings", "version"},
+    "sinks": {"copying", "hashing", "formats", "process", "provenance", "surroundings", "version"},
     "cli": {
         "sinks",
         "surroundings",

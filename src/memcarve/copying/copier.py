@@ -8,7 +8,6 @@ read once, passed to the observer and written from the same buffer.
 from __future__ import annotations
 
 import errno
-import hashlib
 import os
 import struct
 import sys
@@ -327,13 +326,6 @@ def _blame(error: OSError, span: Span, target: Target) -> InputError | OutputErr
     except SourceReadError as source:
         return source
     return write_error(error, target)
-
-
-def sha256_of(backing: Backing, copier: Copier) -> str:
-    """Return the SHA-256 of all bytes of a backing; raises SourceReadError, StoppedError."""
-    digest = hashlib.sha256()
-    copier.read(backing, 0, backing.size, digest.update)
-    return digest.hexdigest()
 
 
 def run_together(  # noqa: C901 - what may go wrong with threads is in one place

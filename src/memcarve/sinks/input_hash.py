@@ -6,8 +6,9 @@ import contextlib
 import threading
 from typing import TYPE_CHECKING, Any
 
-from memcarve.copying.copier import Copier, StoppedError, sha256_of
+from memcarve.copying.copier import StoppedError
 from memcarve.errors import InputError, UnreadableError
+from memcarve.hashing import hash_of
 from memcarve.provenance import is_source
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ def input_hash(process: ProcessMemory, options: SinkOptions, stop: threading.Eve
 
     def work() -> None:
         try:
-            digest.append(_sha256(process.file, Copier(stop)))  # with a buffer of its own
+            digest.append(_sha256(process.file, stop))
         except StoppedError:
             pass
         except BaseException as error:  # noqa: BLE001 - raised again below
@@ -81,13 +82,18 @@ def hashed_before(file: FileBacking, options: SinkOptions) -> dict[str, Any]:
         return _compared(file, known, options)
     if not options.hash_input:
         return stated(options)
-    return _checked(file, _sha256(file, Copier()), options, _BEFORE)
+    return _checked(file, _sha256(file, threading.Event()), options, _BEFORE)
 
 
-def _sha256(file: Backing, copier: Copier) -> str:
-    """Return the hash of a file; raises InputError if part of it cannot be read: then it has none."""
+def _sha256(file: Backing, stop: threading.Event) -> str:
+    """Return the hash of a file; raises InputError if part of it cannot be read: then it has none. StoppedError."""
+
+    def go_on() -> None:
+        if stop.is_set():
+            raise StoppedError
+
     try:
-        return sha256_of(file, copier)
+        return hash_of(file, between=go_on)
     except UnreadableError as error:
         raise InputError(
             error.problem, subject=error.subject, remedy="what cannot be read whole has no hash: leave {hash_input} out"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import re
@@ -16,6 +15,7 @@ from memcarve.errors import InputError, encodable
 from memcarve.formats import manifest, partial_mark
 from memcarve.formats.elf_core import core_headers
 from memcarve.formats.minidump import structures
+from memcarve.hashing import hash_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator
@@ -29,7 +29,6 @@ SCRIPTS = "memory.json"
 _SCRIPTS_TABLE = re.compile(rb'\{\n "schema": \d+,\n "tool": "memcarve",\n "what": "scripts",\n')
 _LARGEST = 1 << 28
 _BANNER = 200
-_BLOCK = 1 << 20
 _LONGEST_SUM = 1 << 12
 #: a line of a file of checksums; the first group is there if the name holds what must be escaped
 _SUM = re.compile(rb"(\\)?(?:[0-9a-f]{32}|[0-9a-f]{40}|[0-9a-f]{64})  (.+)\n")
@@ -116,11 +115,9 @@ _SEALED = (manifest.NAME, manifest.MODULES)
 def _ends_with_sum(sums: str, listing: str) -> bool:
     """Return True if the last line of a file of checksums is about a list: somebody wrote both together."""
     kind = next(kind for kind, name in manifest.SUMS.items() if name == os.path.basename(sums))
-    digest = hashlib.new(kind, usedforsecurity=False)
     with FileBacking(listing, follow=False) as file:
-        for place in range(0, file.size, _BLOCK):
-            digest.update(file.read_at(place, _BLOCK))
-    expected = f"{digest.hexdigest()}  {os.path.basename(listing)}\n".encode()
+        digest = hash_of(file, kind)
+    expected = f"{digest}  {os.path.basename(listing)}\n".encode()
     with FileBacking(sums, follow=False) as file:
         return file.read_at(max(file.size - len(expected), 0), len(expected)) == expected
 

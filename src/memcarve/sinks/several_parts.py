@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import stat
 from typing import TYPE_CHECKING
 
 from memcarve.backing import FileBacking
-from memcarve.copying.output_file import BUFFER
 from memcarve.errors import VerificationError
 from memcarve.formats import manifest
+from memcarve.hashing import hash_of
 from memcarve.sinks.verify import verify
 
 if TYPE_CHECKING:
@@ -46,15 +45,9 @@ def _hashed(folder: str, file: str) -> Iterator[str]:
     yield from (f"{file}/{name}" for name in [name for name in _LISTS if name in inside][:1] or inside)
 
 
-def _sha256(path: str, check: Callable[[], object]) -> str:
-    digest, buffer = hashlib.sha256(), memoryview(bytearray(BUFFER))
+def _sha256(path: str, check: Callable[[], object] = lambda: None) -> str:
     with FileBacking(path, follow=False) as file:
-        for place in range(0, file.size, BUFFER):
-            check()
-            view = buffer[: min(BUFFER, file.size - place)]
-            file.read_into(place, view)
-            digest.update(view)
-    return digest.hexdigest()
+        return hash_of(file, between=check)
 
 
 def check_part(folder: str, recorded: Mapping[str, Any], progress: Progress | None = None) -> None:
@@ -84,5 +77,5 @@ def _check_sums(folder: str) -> None:
     for name in sorted(there ^ {*sums, manifest.SUMS["sha256"]}):
         raise VerificationError("is missing" if name in sums else "is not listed", subject=os.path.join(folder, name))
     for name, digest in sums.items():
-        if digest and _sha256(os.path.join(folder, name), lambda: None) != digest:
+        if digest and _sha256(os.path.join(folder, name)) != digest:
             raise VerificationError("its SHA-256 is not the one in the list", subject=os.path.join(folder, name))

@@ -5,14 +5,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
 from typing import TYPE_CHECKING
 
 from memcarve.backing import FileBacking
-from memcarve.copying.copier import Copier
 from memcarve.formats import manifest
+from memcarve.hashing import hash_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -80,7 +79,5 @@ def _line(digest: str, name: str) -> bytes:
 
 
 def _hash(path: str, kind: str) -> str:
-    digest = hashlib.new(kind, usedforsecurity=False)
-    with FileBacking(path, follow=False) as file, contextlib.closing(Copier()) as copier:
-        copier.read(file, 0, file.size, digest.update)
-    return digest.hexdigest()
+    with FileBacking(path, follow=False) as file:
+        return hash_of(file, kind)

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from memcarve.backing import FileBacking, check_unchanged
-from memcarve.copying.copier import THREADS, Copier, run_together, sha256_of
+from memcarve.copying.copier import THREADS, Copier, run_together
 from memcarve.copying.output_file import Target, seek, write, write_error
+from memcarve.hashing import hash_of
 from memcarve.intervals import expand, joined
 from memcarve.sinks.final_name import NewFile, check_room, input_paths
 from memcarve.sinks.input_hash import input_hash
@@ -152,7 +153,7 @@ def file_hash(path: str, options: SinkOptions) -> str | None:
     if "sha256" not in options.hashes:
         return None
     with FileBacking(path, follow=False) as file:
-        return sha256_of(file, Copier())
+        return hash_of(file)
 
 
 def _write_head(path: str, shown: str, head: Iterable[bytes]) -> None:

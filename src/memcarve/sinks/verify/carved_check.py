@@ -15,12 +15,13 @@ from memcarve.copying.output_file import BUFFER, is_zero
 from memcarve.errors import InputError, MemcarveError
 from memcarve.formats import manifest
 from memcarve.formats.json_text import loads
+from memcarve.hashing import hash_of
 from memcarve.intervals import TOP
 from memcarve.missing import REASONS
 from memcarve.sinks.sink import Result
 from memcarve.sinks.verify.carved_again import compare_again
 from memcarve.sinks.verify.document_check import own_faults, shown
-from memcarve.sinks.verify.faults import Faults, sha256_of_file
+from memcarve.sinks.verify.faults import Faults
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -242,7 +243,7 @@ class CarvedCheck:
     def manifest_hash(self, name: str) -> str:
         """Return a hash of the manifest."""
         with FileBacking(self.path, follow=False) as file:
-            return sha256_of_file(file, name)
+            return hash_of(file, name)
 
 
 class _Missing:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from typing import TYPE_CHECKING
 
-from memcarve.copying.output_file import BUFFER
 from memcarve.errors import UsageError, VerificationError
+from memcarve.hashing import hash_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -39,7 +38,7 @@ class Faults:
 
     def check_seal(self, file: FileBacking, seal: str, name: str) -> None:
         """Note it if a file does not have the SHA-256 that was given."""
-        found = sha256_of_file(file)
+        found = hash_of(file)
         if found != seal:
             self.add(f"{name}: its SHA-256 is {found}, and the seal is {seal}: it was changed since it was written")
 
@@ -48,14 +47,6 @@ class Faults:
         if self.count:
             words = f"{self.path}: {self.count} fault{'s' * (self.count > 1)}"
             raise VerificationError("; ".join([words, *self.texts]), faults=self.texts)
-
-
-def sha256_of_file(file: FileBacking, name: str = "sha256") -> str:
-    """Return the hash of a file, by default its SHA-256."""
-    digest = hashlib.new(name, usedforsecurity=False)
-    for place in range(0, file.size, BUFFER):
-        digest.update(file.read_at(place, BUFFER))
-    return digest.hexdigest()
 
 
 def seal_of(text: str) -> str:

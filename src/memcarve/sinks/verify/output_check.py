@@ -16,10 +16,11 @@ from memcarve.errors import InputError, encodable
 from memcarve.formats import manifest
 from memcarve.formats.elf_core import core_headers
 from memcarve.formats.memmap import MemoryMap
+from memcarve.hashing import hash_of
 from memcarve.sinks.sink import Result
 from memcarve.sinks.verify import own_document
 from memcarve.sinks.verify.document_check import own_faults, shown
-from memcarve.sinks.verify.faults import Faults, sha256_of_file
+from memcarve.sinks.verify.faults import Faults
 from memcarve.sinks.verify.written_again import compare_written
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ def check_output(
 def _check_seal(own: Own, faults: Faults, seal: str) -> None:
     if own.archive:
         with own.reader() as members:
-            found = _sha256(members, own.sealed)
+            _, found = _measured(members, own.sealed)
         if found != seal:
             faults.add(f"{own.sealed}: its SHA-256 is {found}, and the seal is {seal}")
         return
@@ -131,19 +132,21 @@ def _check_sums(
     if name not in left:
         faults.add(f"{name}: is missing")
     elif _said(left, name, faults):
-        expected = "".join([*lines, f"{_sha256(members, sealed)}  {sealed}\n"]).encode()
+        expected = "".join([*lines, f"{_measured(members, sealed)[1]}  {sealed}\n"]).encode()
         with members.open(name) as file:
             if file.read(len(expected) + 1) != expected:
                 faults.add(f"{name}: does not say what {sealed} says")
     left.pop(name, None)
 
 
-def _sha256(members: own_document.Members, name: str) -> str:
-    digest = hashlib.sha256()
+def _measured(members: own_document.Members, name: str) -> tuple[int, str]:
+    """Return the length and the SHA-256 of a file."""
+    count, digest = 0, hashlib.sha256()
     with members.open(name) as file:
         while data := file.read(BUFFER):
+            count += len(data)
             digest.update(data)
-    return digest.hexdigest()
+    return count, digest.hexdigest()
 
 
 def _said(left: dict[str, str | None], name: str, faults: Faults) -> bool:
@@ -165,14 +168,10 @@ def _check_file(
     del left[name]
     if not sound:
         return False
-    count, found = 0, hashlib.sha256()
-    with members.open(name) as file:
-        while data := file.read(BUFFER):
-            count += len(data)
-            found.update(data)
+    count, found = _measured(members, name)
     if size is not None and (type(size) is not int or size != count):
         faults.add(f"{name}: is {count} bytes long, not {shown(size)}")
-    elif found.hexdigest() != digest:
+    elif found != digest:
         faults.add(f"{name}: its sha256 is not the one in the list")
     return True
 
@@ -229,7 +228,7 @@ def _flat(own: Own, faults: Faults) -> tuple[str, int, int, bool]:
     with FileBacking(own.path, follow=True) as file:
         if file.size != size:
             faults.add(f"{os.path.basename(own.path)}: is {file.size} bytes long, not {shown(size)}")
-        elif document.get("sha256") is not None and sha256_of_file(file) != document["sha256"]:
+        elif document.get("sha256") is not None and hash_of(file) != document["sha256"]:
             faults.add(f"{os.path.basename(own.path)}: its sha256 is not the one in {own.sealed}")
         elif gaps:
             fill = document.get("fill")

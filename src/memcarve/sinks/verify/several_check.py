@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from memcarve.backing import FileBacking, kind_of
 from memcarve.errors import InputError, MemcarveError, VerificationError
 from memcarve.formats import manifest, partial_mark
+from memcarve.hashing import hash_of
 from memcarve.sinks.several_sums import sums
 from memcarve.sinks.verify.document_check import own_faults, shown
-from memcarve.sinks.verify.faults import Faults, sha256_of_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from memcarve.process import Container
+    from memcarve.sinks.verify.faults import Faults
 
 _FACTS = ("pid", "name", "parent", "created", "exited", "root", "object", "image_base", "peb", "wow64", "state")
 
@@ -130,7 +131,7 @@ def _check_hashes(top: str, row: dict[str, Any], faults: Faults) -> None:
             continue
         try:
             with FileBacking(os.path.join(top, *parts), follow=False) as file:
-                found = sha256_of_file(file)
+                found = hash_of(file)
         except InputError as error:
             faults.add(str(error))
             continue

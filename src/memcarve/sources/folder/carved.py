@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
@@ -14,6 +13,7 @@ import numpy as np
 from memcarve.backing import FileBacking, FolderBacking
 from memcarve.errors import InputError, NotRecognisedError, OverlapError
 from memcarve.formats import manifest, partial_mark
+from memcarve.hashing import hash_of
 from memcarve.images.paging_modes import LINUX, MODES, AddressTable
 from memcarve.intervals import TOP
 from memcarve.missing import REASONS, MissingMemory
@@ -42,7 +42,6 @@ if TYPE_CHECKING:
 
 _MOST_MISSING = 1 << 24
 _MOST_NOTES = 1000
-_BLOCK = 1 << 20
 #: what the folders of processes may be called: nothing that leads out of the folder above them
 _FOLDER = re.compile(r"[A-Za-z0-9_+-][A-Za-z0-9_.+-]*")
 
@@ -76,7 +75,7 @@ class FolderContainer(Container):
             start, size = array("Q"), array("Q")
             backing = FolderBacking(folder, _files(path, records, start, size))
             missing = _missing(path)
-            digest = _sha256(document)
+            digest = hash_of(document)
             if document.changed():
                 raise InputError("was changed while it was read", subject=path)
         self._backings.append(backing)
@@ -205,15 +204,6 @@ def _missing(path: str) -> MissingMemory:
     starts = np.array(start, np.uint64)
     order = np.argsort(starts, kind="stable")
     return MissingMemory(starts[order], np.array(size, np.uint64)[order], np.array(reason, np.uint8)[order])
-
-
-def _sha256(file: FileBacking) -> str:
-    digest, buffer = hashlib.sha256(), memoryview(bytearray(_BLOCK))
-    for place in range(0, file.size, _BLOCK):
-        view = buffer[: min(_BLOCK, file.size - place)]
-        file.read_into(place, view)
-        digest.update(view)
-    return digest.hexdigest()
 
 
 def _metadata(folder: str) -> Metadata:
