@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import itertools
 import json
 import os
@@ -12,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 import memcarve
 from fuzzing.case import Depth
 from memcarve import MemcarveError, SinkOptions
+from memcarve.cli.program import run as run_program
 from memcarve.errors import printable as made_printable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from fuzzing.case import Case, Reached
     from fuzzing.draw import Draw
@@ -29,7 +31,7 @@ TOP = 1 << 64
 _MOST, _MOST_PROCESSES = 40, 3
 _LARGEST_READ, _LARGEST_WRITTEN, _LONGEST_MESSAGE = 1 << 20, 1 << 22, 2000
 #: outputs, and those that can be read again
-SINKS = ("segments", "minidump", "elfcore", "flat", "scripts", "memmap", "modules")
+SINKS = ("segments", "minidump", "elfcore", "flat", "scripts", "memmap", "modules", "table")
 _READ_AGAIN = ("segments", "minidump", "elfcore", "memmap")
 
 
@@ -97,7 +99,10 @@ def look(
             use(process, reached, model)
             if labels:
                 known(process)
-            if sink is not None and index == 0:
+            if sink == "table" and not any(options.values()):
+                chosen = [] if process.pid is None else ["--pid", str(process.pid)]
+                printed(["segments", path, "--format", "json", *chosen])
+            elif sink not in {None, "table"} and index == 0:
                 write(process, os.path.dirname(path), sink)
 
 
@@ -193,6 +198,22 @@ def read_again(process: ProcessMemory, segments: Segments, path: str) -> None:
         for segment in segments:
             assert again.read(segment.start, segment.size) == process.read(segment.start, segment.size)
         known(again)
+
+
+def printed(words: Sequence[str]) -> int:
+    """Run the command line; check what it prints, return its exit status."""
+    out, err = (io.TextIOWrapper(io.BytesIO(), "utf-8", newline="\n") for _ in range(2))
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = run_program(words)
+        out.flush()
+        err.flush()
+    rows, said = (stream.buffer.getvalue().decode() for stream in (out, err))
+    printable(said.splitlines())
+    assert "bug in memcarve" not in said, said
+    assert code in {0, 3} or said.strip()
+    for text in rows.splitlines() if "jsonl" in words else [rows] if "json" in words and rows else ():
+        strict_json(text)
+    return code
 
 
 def texts(found: Iterable[str]) -> None:

@@ -217,5 +217,5 @@ class Windows:
         checks.rows(process)
         if told["labels"]:
             checks.known(process)
-        if told["sink"] and not told["opened"]:  # which would see that the file was changed
+        if told["sink"] not in {None, "table"} and not told["opened"]:  # which would see that the file was changed
             checks.write(process, self.folder, told["sink"])
