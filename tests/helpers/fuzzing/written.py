@@ -124,7 +124,14 @@ class Written:
             checks.look(path, reached)
             return
         words = [{"OUT": path, "MAP": self.map}.get(word, word) for word in use]
-        reached(Depth.MEMORY if checks.printed(words) in {_COMPLETE, _INCOMPLETE} else Depth.PARSED)
+        well = checks.printed(words) in {_COMPLETE, _INCOMPLETE}
+        reached(Depth.MEMORY if well else Depth.PARSED)
+        if well and "--source" in use:  # then the memory is what was written
+            for name, data in self.outputs[case.told["name"]].items():
+                if name.endswith((".bin", ".dmp")) or name == "flat":
+                    assert case.files.get(f"made/{name}") == data, (
+                        f"{name} is another, and verify says that all is well"
+                    )
 
 
 def _sum(data: bytes) -> bytes:
