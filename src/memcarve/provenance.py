@@ -9,7 +9,6 @@ import datetime as dt
 import json
 import os
 import re
-import secrets
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -213,8 +212,8 @@ class Later:
     """
 
     def __init__(self) -> None:
-        self.end = f"pending-{secrets.token_hex(6)}"  # as long as a time
-        self.sha256 = secrets.token_hex(32)
+        self.end = f"pending-{os.urandom(6).hex()}"  # as long as a time
+        self.sha256 = os.urandom(32).hex()
 
     def settled(self, blocks: Iterable[bytes], sha256: str | None) -> Iterator[bytes]:
         """Yield the blocks of a header, none of which ends within a word, with the time and the input's hash."""
