@@ -517,7 +517,9 @@ def test_no_carved_folder(tmp_path: Path, dump: Path, kind: str, capfdbinary: py
     assert str(target) in ran.err
     assert ran.err.count("\n") == 1
     assert ran.err.endswith(
-        "No such file or directory\n" if kind == "missing" else "give a folder that memcarve carved\n"
+        "No such file or directory\n"
+        if kind == "missing"
+        else "give what memcarve carved, exported or extracted; of a memory map and its dump, the map\n"
     )
 
 

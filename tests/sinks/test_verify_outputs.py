@@ -12,6 +12,7 @@ import pytest
 
 from cli import invoke
 from dumps import write_dump
+from files import EXAMPLE
 from forging import is_founded, others, places, put, taken
 from headers import elf_page, pe_page
 from memory import PAGE, noise
@@ -83,6 +84,67 @@ def test_well(written: Path, dump: Path, capfdbinary: pytest.CaptureFixture[byte
     moved = shutil.copytree(dump.parent, dump.parent.parent / "elsewhere") / dump.name
     ran = verified(capfdbinary, written, "--source", moved)
     assert ran.code == 0, ran.err
+
+
+def test_words(written: Path, dump: Path, kind: str, capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+    """What has no hashes is checked by names and sizes alone, unless there is a source; each is said as it is."""
+    alone = verified(capfdbinary, written).err.splitlines()[-1]
+    with_source = verified(capfdbinary, written, "--source", dump).err.splitlines()[-1]
+    if kind in ("minidump", "elfcore", "memmap"):
+        assert alone.endswith("all well (no hashes recorded: names and sizes only)")
+        assert with_source.endswith("all well (no hashes recorded, every byte compared with the source)")
+    else:
+        assert alone.endswith("all well (hashes sha256)")
+        assert with_source.endswith("all well (hashes sha256, every byte compared with the source)")
+
+
+@pytest.mark.parametrize("how", [[], ["--source"]])
+def test_a_folder_of_a_map_and_its_dump(
+    tmp_path: Path, dump: Path, capfdbinary: pytest.CaptureFixture[bytes], how: list[str]
+) -> None:
+    """Of a map and its dump the folder is not what is checked, and the message says what is."""
+    out = tmp_path / "out"
+    assert invoke(capfdbinary, "export", dump, "--to", "memmap", "-o", out).code == 0
+    ran = verified(capfdbinary, out, *how, *([dump] if how else []))
+    assert ran.code == 1
+    assert "holds no segments.json; give what memcarve carved" in ran.err
+    assert ran.err.endswith("of a memory map and its dump, the map\n")
+
+
+@pytest.mark.parametrize("kind", ["modules", "minidump", "elfcore", "carved"], indirect=True)
+@pytest.mark.parametrize("used", ["then", "now"])
+def test_tables_of_only_one_side(
+    tmp_path: Path, kind: str, capfdbinary: pytest.CaptureFixture[bytes], used: str
+) -> None:
+    """If a table was used only then, or is used only now, that is one fault, and what differs for it is not told."""
+    dump, table, path = EXAMPLE, EXAMPLE.parent / "vadinfo.txt", tmp_path / "written"
+    words = {"modules": ["extract"], "carved": ["carve"]}.get(kind, ["export", "--to", kind])
+    given = ["--regions", table]
+    then, now = (given, []) if used == "then" else ([], given)
+    ran = invoke(capfdbinary, words[0], dump, *words[1:], "-o", path, *then)
+    assert ran.code == 0, ran.err
+    assert verified(capfdbinary, path, "--source", dump, *then).code == 0
+    ran = verified(capfdbinary, path, "--source", dump, *now)
+    said = "regions came from {}, which is not used now: give it with --regions" if then else "{} is used now, and was"
+    (line,) = [line for line in ran.err.splitlines() if line.startswith("memcarve: ")]
+    assert ran.code == 1
+    assert f"{path}: 1 fault; " in line
+    assert f"inputs.evidence: {said.format(table)}" in line
+
+
+def test_each_fault_has_a_line(tmp_path: Path, dump: Path, capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+    """Each of several faults stands in a line of its own, once, also with -q; the last line has their number."""
+    path = tmp_path / "carved"
+    assert invoke(capfdbinary, "carve", dump, "-o", path).code == 0
+    names = sorted(each.name for each in path.glob("0x*.bin"))[:2]
+    for name in names:
+        (path / name).unlink()
+    ran = verified(capfdbinary, path, "-q")
+    assert ran.code == 1
+    assert ran.err.splitlines() == [
+        *(f"fault: {name}: is missing" for name in names),
+        f"memcarve: {path}: 2 faults",
+    ]
 
 
 def test_seal(written: Path, kind: str, capfdbinary: pytest.CaptureFixture[bytes]) -> None:

@@ -42,9 +42,12 @@ def verify(file: str, process: OneProcess, compared: Source, source: Input, mess
             else:
                 verifier.one(file, seal)
         except VerificationError as error:
-            for fault in error.faults if len(error.faults) > 1 else ():
-                tell(f"fault: {fault}", quiet=messages.quiet)
-            raise
+            if len(error.faults) < 2:  # noqa: PLR2004 - one stands in the error's own line
+                raise
+            for fault in error.faults:
+                tell(f"fault: {fault}", quiet=False)
+            told = str(error).removesuffix("; ".join(["", *error.faults]))
+            raise VerificationError(told, faults=error.faults) from None
     return COMPLETE
 
 
@@ -205,6 +208,8 @@ def _is_recorded(entry: ProcessEntry, recorded: dict[str, Any]) -> bool:
 
 
 def _verified(found: Result) -> str:
-    by = f"hashes {', '.join(found.hashes)}" if found.hashes else "no hashes recorded: names and sizes only"
-    also = ", every byte compared with the source" if found.compared else ""
+    by = f"hashes {', '.join(found.hashes)}" if found.hashes else "no hashes recorded"
+    also = (
+        ", every byte compared with the source" if found.compared else "" if found.hashes else ": names and sizes only"
+    )
     return f"{found.path}: {counted(found.count, found.what)}, {counted(found.bytes, 'byte')}, all well ({by}{also})"

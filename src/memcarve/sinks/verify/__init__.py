@@ -29,7 +29,9 @@ def read_header(folder: str | os.PathLike[str]) -> dict[str, Any]:
 def document_of(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Return the document that says how what memcarve wrote came to be. Raises InputError."""
     where = os.fspath(path)
-    return read_header(where) if _is_carved(where) else own_document.find(where).document
+    if _is_carved(where) and os.path.lexists(os.path.join(where, manifest.NAME)):
+        return read_header(where)
+    return own_document.find(where).document
 
 
 def _is_carved(path: str) -> bool:

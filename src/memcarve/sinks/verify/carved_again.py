@@ -19,7 +19,7 @@ from memcarve.formats.json_text import loads
 from memcarve.process import Selection
 from memcarve.sinks.carved_folder import carve
 from memcarve.sinks.sink import SinkOptions
-from memcarve.sinks.verify.document_check import by_program, differences, differing
+from memcarve.sinks.verify.document_check import by_program, differences, differing, other_tables
 
 if TYPE_CHECKING:
     from array import array
@@ -293,6 +293,14 @@ class _ManifestAgain(_Unread):
 
     def _header(self, expected: dict[str, Any]) -> None:
         header = dict(self.again.header)
+        others = other_tables(header, expected)
+        if others:  # then all labels differ, which would say no more
+            self.again.labels = False
+            if isinstance(header.get("inputs"), dict):
+                header["inputs"] = {name: row for name, row in header["inputs"].items() if name != "evidence"}
+            expected["inputs"].pop("evidence", None)
+            if header.get("schema") != 1:  # else nobody was told to keep them
+                self.late += others
         if not self.again.labels:
             header.pop("labels", None)
             expected.pop("labels", None)
@@ -301,18 +309,6 @@ class _ManifestAgain(_Unread):
                 expected.pop("notes", None)
         if header.get("schema") == 1:
             _as_of_schema_1(header, expected)
-        used = [row["sha256"] for row in _evidence(expected)]
-        for row in _evidence(self.again.header):
-            if row.get("sha256") in used:
-                continue
-            if header.get("schema") == 1:  # nobody was told to keep it
-                self.again.labels = False
-                header.pop("labels", None)
-                continue
-            self.late.append(
-                f"inputs.evidence: says that {row.get('kind')} come from {row.get('path')}, which is not used now: "
-                f"give it with --{row.get('kind')}"
-            )
         self.late += differing(header, expected)
 
     def _row(self, expected: str) -> None:
@@ -387,12 +383,6 @@ def _name(array: str, text: str) -> str:
     except (ValueError, TypeError, KeyError, RecursionError):
         return text[:60]
     return f"missing {bounds}" if array == "missing" else str(row.get("file", bounds))[:120]
-
-
-def _evidence(header: Mapping[str, Any]) -> list[dict[str, Any]]:
-    inputs = header.get("inputs")
-    rows = inputs.get("evidence") if isinstance(inputs, dict) else None
-    return [row for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
 
 
 def _as_of_schema_1(header: dict[str, Any], expected: dict[str, Any]) -> None:

@@ -22,6 +22,7 @@ from memcarve.sinks.sink import Result
 from memcarve.sinks.verify.carved_again import compare_again
 from memcarve.sinks.verify.document_check import own_faults, shown
 from memcarve.sinks.verify.faults import Faults
+from memcarve.sinks.verify.own_document import WANTED
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from memcarve.formats.manifest import Record
     from memcarve.process import Labeller, ProcessMemory, Progress
 
-_CARVED = "give a folder that memcarve carved"
 _DIGITS = set("0123456789abcdef")
 
 
@@ -97,11 +97,11 @@ class CarvedCheck:
             with os.scandir(self.folder) as entries:
                 present = {entry.name: entry.stat(follow_symlinks=False) for entry in entries}
         except NotADirectoryError:
-            raise InputError("is not a folder", subject=self.folder, remedy=_CARVED) from None
+            raise InputError("is not a folder", subject=self.folder, remedy=WANTED) from None
         except OSError as error:
             raise InputError(f"cannot be read: {error.strerror}", subject=self.folder) from error
         if manifest.NAME not in present:
-            raise InputError(f"holds no {manifest.NAME}", subject=self.folder, remedy=_CARVED)
+            raise InputError(f"holds no {manifest.NAME}", subject=self.folder, remedy=WANTED)
         return present
 
     def rows(self, header: dict[str, Any], rows: Iterator[tuple[str, str]]) -> tuple[int, int]:

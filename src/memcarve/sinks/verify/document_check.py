@@ -197,3 +197,25 @@ def differing(header: Mapping[str, Any], expected: Mapping[str, Any]) -> Iterato
         yield from differences({name: header[name] for name in both}, {name: expected[name] for name in both})
     else:
         yield from differences(dict(header), dict(expected))
+
+
+def other_tables(header: Mapping[str, Any], expected: Mapping[str, Any]) -> list[str]:
+    """Return which tables of regions, modules and threads only one of two documents used; their hashes tell them."""
+    before, now = _tables(header), _tables(expected)
+    used, were = {row.get("sha256") for row in now}, {row.get("sha256") for row in before}
+    return [
+        f"inputs.evidence: {row.get('kind')} came from {row.get('path')}, which is not used now: "
+        f"give it with --{row.get('kind')}"
+        for row in before
+        if row.get("sha256") not in used
+    ] + [
+        f"inputs.evidence: {row.get('path')} is used now, and was not then: leave it out"
+        for row in now
+        if row.get("sha256") not in were
+    ]
+
+
+def _tables(header: Mapping[str, Any]) -> list[dict[str, Any]]:
+    inputs = header.get("inputs")
+    rows = inputs.get("evidence") if isinstance(inputs, dict) else None
+    return [row for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []

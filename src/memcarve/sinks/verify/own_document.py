@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 MODULES, SCRIPT, FLAT, CORE, MINIDUMP, MEMMAP = "modules", "scripts", "flat", "elfcore", "minidump", "memmap"
 _LARGEST = 1 << 28
 _LONGEST_BANNER = 200
-_WANTED = "give what was exported or extracted; or give a folder that memcarve carved"
+#: what can be verified
+WANTED = "give what memcarve carved, exported or extracted; of a memory map and its dump, the map"
 
 
 class Own(NamedTuple):
@@ -120,7 +121,7 @@ def find(path: str) -> Own:
     except HalfError as error:
         raise InputError(str(error), subject=path) from None
     if found is None:
-        raise InputError("is not something that memcarve wrote and can check", subject=path, remedy=_WANTED)
+        raise InputError("is not something that memcarve wrote and can check", subject=path, remedy=WANTED)
     return found
 
 
@@ -129,7 +130,7 @@ def _in_folder(path: str) -> Own:
         listing = os.path.join(path, name)
         if os.path.lexists(listing):
             return Own(what, path, manifest.document(listing), name)
-    raise InputError("holds no segments.json", subject=path, remedy="give a folder that memcarve carved")
+    raise InputError(f"holds no {manifest.NAME}", subject=path, remedy=WANTED)
 
 
 def _in_file(path: str, file: FileBacking) -> Own | None:

@@ -25,7 +25,7 @@ from memcarve.sinks.ranges import ranges
 from memcarve.sinks.scripts import export_scripts
 from memcarve.sinks.sink import SinkOptions
 from memcarve.sinks.verify import own_document
-from memcarve.sinks.verify.document_check import differing
+from memcarve.sinks.verify.document_check import differing, other_tables
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -66,7 +66,9 @@ def compare_written(
         except (InputError, UsageError) as error:
             faults.add(f"the source cannot be written as it was: {error}")
             return []
-        if own.what in (own_document.MODULES, own_document.SCRIPT):
+        if others := [] if own.what == own_document.MEMMAP else _other_tables(own, out):
+            faults.add_all(others, f"{own.sealed}: ")  # then much else differs, which would say no more
+        elif own.what in (own_document.MODULES, own_document.SCRIPT):
             _compare_folder(own, out, faults)
         else:
             _compare_file(own, again, faults)
@@ -150,6 +152,11 @@ class _Again:
         ends = np.cumsum(found.size, dtype=np.uint64)
         row = int(np.searchsorted(ends, np.uint64(place), "right"))
         return f"0x{int(found.start[row]) + place - int(ends[row] - found.size[row]):x}"
+
+
+def _other_tables(own: Own, out: str) -> list[str]:
+    """Return which tables were used only then, or only now."""
+    return other_tables(own.document, own_document.find(out).document)
 
 
 def _compare_file(own: Own, again: _Again, faults: Faults) -> None:
