@@ -11,7 +11,7 @@ import os
 import stat
 import threading
 from bisect import bisect_right
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import IO, TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from memcarve.errors import CounterpartError, InputError, SourceReadError, UnreadableError
 from memcarve.times import rfc3339_of
@@ -305,6 +305,12 @@ class FileBacking:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def open_regular(path: str, *, follow: bool = False) -> IO[bytes]:
+    """Open a file to be read as a stream, by the rules of `FileBacking`, and raise what that raises."""
+    with FileBacking(path, follow=follow) as file:
+        return open(os.dup(file.fd), "rb")
 
 
 class FolderBacking:

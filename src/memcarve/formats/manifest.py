@@ -11,7 +11,7 @@ import os
 import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from memcarve.backing import FileBacking
+from memcarve.backing import open_regular
 from memcarve.errors import InputError, NotRecognisedError, SourceReadError
 from memcarve.formats.json_text import dumps, half_in, loads, once
 
@@ -128,19 +128,16 @@ def read(path: str) -> tuple[dict[str, Any], Iterator[Record]]:
     It is as hostile as any input. Raises NotRecognisedError if memcarve did not write it, and InputError if it is
     damaged, at once or while iterating.
     """
-    source = _source(path)
-    header = _header(path, source, "missing")
-    if header.get("schema") not in SCHEMAS:
-        raise InputError(f"has schema {header.get('schema')}; this memcarve knows {SCHEMAS[-1]}", subject=path)
-    return header, _records(path, source)
+    header, elements = rows(path)
+    return header, _records(path, elements)
 
 
 def rows(path: str) -> tuple[dict[str, Any], Iterator[tuple[str, str]]]:
     """Read a manifest as it is written: return its header, and each element as the name of its array and its text.
 
-    Raises as `read`.
+    Raises as `read`, but for what is damaged in an element.
     """
-    source = _source(path)
+    source = lines(path)
     header = _header(path, source, "missing")
     if header.get("schema") not in SCHEMAS:
         raise InputError(f"has schema {header.get('schema')}; this memcarve knows {SCHEMAS[-1]}", subject=path)
@@ -157,7 +154,7 @@ def _rows(path: str, source: Iterator[str]) -> Iterator[tuple[str, str]]:
             if next(source, "").rstrip("\n") != "}" or next(source, None) is not None:
                 raise InputError("does not end after its segments", subject=path)
             return
-        elif text != " ],":
+        elif text != " ]," or array == "segments":
             yield array, text.removesuffix(",").removeprefix("  ")
     raise InputError(
         "is cut off within its segments" if array == "segments" else "is cut off: it lists no segments", subject=path
@@ -193,11 +190,11 @@ def modules(path: str) -> dict[str, str]:
 
     Raises NotRecognisedError, SourceReadError, and ValueError, TypeError, KeyError or RecursionError if it is damaged.
     """
-    source = _source(path)
+    source = lines(path)
     _header(path, source, "modules")
-    lines = iter(lambda: next(source, ""), " ]\n")
-    rows = [json.loads(line.strip().removesuffix(",")) for line in lines]
-    return {row["file"]: row["sha256"] for row in rows if row["file"] and MODULE_FILE.fullmatch(row["file"])}
+    elements = iter(lambda: next(source, ""), " ]\n")
+    found = [json.loads(line.strip().removesuffix(",")) for line in elements]
+    return {row["file"]: row["sha256"] for row in found if row["file"] and MODULE_FILE.fullmatch(row["file"])}
 
 
 def processes(path: str) -> list[str] | None:
@@ -205,7 +202,7 @@ def processes(path: str) -> list[str] | None:
 
     Raises InputError if it is not a regular file or holds half of a character, SourceReadError.
     """
-    text = "".join(_source(path, _LARGEST))
+    text = "".join(lines(path, _LARGEST))
     try:
         document = json.loads(text)
         if document["tool"] != TOOL:
@@ -220,7 +217,7 @@ def processes(path: str) -> list[str] | None:
 
 def document(path: str) -> dict[str, Any]:
     """Return all of a short document that memcarve wrote; raises as `processes`, and NotRecognisedError."""
-    text = "".join(_source(path, _LARGEST))
+    text = "".join(lines(path, _LARGEST))
     try:
         found = json.loads(text)
     except (ValueError, RecursionError):
@@ -230,19 +227,15 @@ def document(path: str) -> dict[str, Any]:
     return found
 
 
-def lines(path: str) -> Iterator[str]:
+def lines(path: str, most: int | None = None) -> Iterator[str]:
     """Yield the lines of a document that memcarve wrote, which is ASCII; nothing is waited for, no link is followed.
 
     Raises InputError, which names the line, if one holds half of a character or is not UTF-8; NotRecognisedError if one
-    is longer than memcarve writes any; SourceReadError.
+    is longer than memcarve writes any, or all of it is longer than `most` bytes; SourceReadError.
     """
-    return _source(path)
-
-
-def _source(path: str, most: int | None = None) -> Iterator[str]:
     try:
-        with FileBacking(path, follow=False) as opened, open(os.dup(opened.fd), "rb") as file:
-            if most is not None and opened.size > most:
+        with open_regular(path) as file:
+            if most is not None and os.fstat(file.fileno()).st_size > most:
                 raise NotRecognisedError(f"is longer than {most >> 20} MiB; memcarve did not write it", subject=path)
             number = 0
             while line := file.readline(_LONGEST):
@@ -264,22 +257,13 @@ def _source(path: str, most: int | None = None) -> Iterator[str]:
         raise SourceReadError(f"cannot be read: {error.strerror}", subject=path) from error
 
 
-def _records(path: str, source: Iterator[str]) -> Iterator[Record]:
-    for line in source:  # what is missing
-        if line.rstrip("\n") == ' "segments": [':
-            break
-    else:
-        raise InputError("is cut off: it lists no segments", subject=path)
-    for number, line in enumerate(source):
-        if line.rstrip("\n") == " ]":
-            if next(source, "").rstrip("\n") != "}" or next(source, None) is not None:
-                raise InputError("does not end after its segments", subject=path)
-            return
+def _records(path: str, elements: Iterator[tuple[str, str]]) -> Iterator[Record]:
+    segments = (text for array, text in elements if array == "segments")
+    for number, text in enumerate(segments):
         try:
-            yield _record(json.loads(line.strip().removesuffix(",")))
+            yield _record(json.loads(text))
         except (ValueError, TypeError, KeyError, RecursionError):
-            raise InputError(f"segment {number} is damaged: {line.strip()[:60]}", subject=path) from None
-    raise InputError("is cut off within its segments", subject=path)
+            raise InputError(f"segment {number} is damaged: {text.strip()[:60]}", subject=path) from None
 
 
 def _record(found: dict[str, Any]) -> Record:

@@ -10,7 +10,7 @@ import stat
 import zipfile
 from typing import TYPE_CHECKING, Any
 
-from memcarve.backing import FileBacking
+from memcarve.backing import FileBacking, open_regular
 from memcarve.errors import InputError, encodable
 from memcarve.formats import manifest, partial_mark
 from memcarve.formats.elf_core import core_headers
@@ -150,7 +150,7 @@ def _beside(path: str) -> Iterator[str]:
 def _is_sums_of(path: str, listed: Collection[str]) -> bool:
     """Return True if every line of a file of checksums is about what ``processes.json`` lists, or about itself."""
     names = {os.fsencode(name) for name in (*listed, manifest.PROCESSES)}
-    with FileBacking(path, follow=False) as file, open(os.dup(file.fd), "rb") as lines:
+    with open_regular(path) as lines:
         while line := lines.readline(_LONGEST_SUM):
             found = _SUM.fullmatch(line)
             if found is None or not (found[1] or found[2].partition(b"/")[0] in names):
@@ -241,11 +241,7 @@ def _is_map(path: str) -> bool:
 def _is_archive(path: str) -> bool:
     """Return True if an archive says that memcarve wrote it, and holds nothing but what memcarve puts into one."""
     try:
-        with (
-            FileBacking(path, follow=False) as backing,
-            open(os.dup(backing.fd), "rb") as file,
-            zipfile.ZipFile(file) as archive,
-        ):
+        with open_regular(path) as file, zipfile.ZipFile(file) as archive:
             names, marked = set(archive.namelist()), archive.comment.startswith(MARK)
     except (NotImplementedError, zipfile.BadZipFile):
         return False

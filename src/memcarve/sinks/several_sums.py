@@ -9,7 +9,7 @@ import hashlib
 import os
 from typing import TYPE_CHECKING
 
-from memcarve.backing import FileBacking
+from memcarve.backing import FileBacking, open_regular
 from memcarve.formats import manifest
 from memcarve.hashing import hash_of
 
@@ -65,7 +65,7 @@ def _key(folder: str, name: str) -> bytes:
 
 def _listed(path: str) -> Iterator[tuple[str, str]]:
     """Yield hashes and names from a file of checksums that memcarve wrote."""
-    with FileBacking(path, follow=False) as file, open(os.dup(file.fd), "rb") as lines:
+    with open_regular(path) as lines:
         while line := lines.readline(_LONGEST):
             digest, _, name = line.rstrip(b"\n").partition(b"  ")
             yield digest.decode("ascii", "replace"), os.fsdecode(name)

@@ -10,7 +10,7 @@ import time
 from array import array
 from typing import IO, TYPE_CHECKING
 
-from memcarve.backing import FileBacking, kind_of
+from memcarve.backing import FileBacking, kind_of, open_regular
 from memcarve.copying.output_file import BUFFER, is_zero
 from memcarve.errors import InputError, MemcarveError
 from memcarve.formats import manifest
@@ -168,8 +168,7 @@ class CarvedCheck:
         if status is None or not stat.S_ISREG(status.st_mode):
             self.faults.add(f"{manifest.SUMS[name]}: {_kind(status)}")
             return None
-        with FileBacking(os.path.join(self.folder, manifest.SUMS[name]), follow=False) as file:
-            return open(os.dup(file.fd), "rb")
+        return open_regular(os.path.join(self.folder, manifest.SUMS[name]))
 
     def segment(self, record: Record, text: str, header: dict[str, Any]) -> None:
         """Check one file, and what is said of it."""

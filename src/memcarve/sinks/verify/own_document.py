@@ -7,9 +7,10 @@ import json
 import os
 import stat
 import zipfile
+from collections import Counter
 from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
-from memcarve.backing import FileBacking
+from memcarve.backing import FileBacking, open_regular
 from memcarve.errors import InputError, MissingExtraError, NotRecognisedError
 from memcarve.formats import manifest
 from memcarve.formats.elf_core import core_headers
@@ -79,8 +80,7 @@ class _Folder(Members):
         return {name: None if stat.S_ISREG(mode) else "is not a regular file" for name, mode in modes.items()}
 
     def open(self, name: str) -> contextlib.AbstractContextManager[IO[bytes]]:
-        with FileBacking(os.path.join(self.path, name), follow=False) as file:
-            return open(os.dup(file.fd), "rb")
+        return open_regular(os.path.join(self.path, name))
 
 
 class _Archive(Members):
@@ -88,8 +88,8 @@ class _Archive(Members):
         self.archive = archive
 
     def names(self) -> dict[str, str | None]:
-        names = self.archive.namelist()
-        return {name: "is there twice" if names.count(name) > 1 else None for name in names}
+        count = Counter(self.archive.namelist())
+        return {name: "is there twice" if times > 1 else None for name, times in count.items()}
 
     def open(self, name: str) -> contextlib.AbstractContextManager[IO[bytes]]:
         found: contextlib.AbstractContextManager[IO[bytes]] = self.archive.open(name)
@@ -102,7 +102,7 @@ def _archive(path: str) -> Iterator[Any]:
         import pyzipper  # an extra
     except ImportError:
         raise MissingExtraError("to read an encrypted archive: pip install 'memcarve[zip]'", subject=path) from None
-    with FileBacking(path, follow=True) as backing, open(os.dup(backing.fd), "rb") as file:
+    with open_regular(path, follow=True) as file:
         try:
             with pyzipper.AESZipFile(file) as found:
                 found.setpassword(PASSWORD)

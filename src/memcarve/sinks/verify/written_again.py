@@ -11,7 +11,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
-from memcarve.backing import FileBacking
+from memcarve.backing import open_regular
 from memcarve.copying.output_file import BUFFER
 from memcarve.errors import InputError, UnreadableError, UsageError
 from memcarve.formats import manifest
@@ -183,12 +183,6 @@ def _compare_file(own: Own, again: _Again, faults: Faults) -> None:
 def _plain(document: dict[str, Any]) -> dict[str, Any]:
     """Return a document without the seal's own hash of what is compared byte by byte."""
     return {name: value for name, value in document.items() if name != "sha256"}
-
-
-def open_regular(path: str) -> IO[bytes]:
-    """Open a file that must be one."""
-    with FileBacking(path, follow=False) as file:
-        return open(os.dup(file.fd), "rb")
 
 
 def _first_difference(one: IO[bytes], two: IO[bytes]) -> tuple[int | None, int]:
