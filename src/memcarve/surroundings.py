@@ -49,15 +49,15 @@ def system() -> str:
 
 def _user() -> str | None:
     """Return the name of the user whom the system knows this program by, or the number."""
-    if hasattr(os, "getuid"):
+    if not hasattr(os, "getuid"):
+        return os.environ.get("USERNAME")
+    number = os.getuid()
+    try:
         import pwd
 
-        number = os.getuid()
-        try:
-            return pwd.getpwuid(number).pw_name
-        except KeyError:  # a container may have no name for it
-            return str(number)
-    return os.environ.get("USERNAME")
+        return pwd.getpwuid(number).pw_name
+    except (ImportError, KeyError):  # a container may have no name for it, a small system no names at all
+        return str(number)
 
 
 def _time_zone() -> str:

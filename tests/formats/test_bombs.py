@@ -70,12 +70,11 @@ def streams(kind: str, begin: bytes, unit: bytes, times: int) -> bytes:
     return pack(begin) + pack(unit) * times
 
 
-@pytest.mark.parametrize("kind", ["gzip", "bzip2", "xz", "zstd", "lz4"])
+@pytest.mark.parametrize("kind", ["bzip2", "xz", "zstd", "lz4"])  # gzip packs no table as much
 def test_the_same_row_for_ever(kind: str, tmp_path: Path) -> None:
     """Text that decodes to hundreds of times its size is refused with the option that says how much it may be."""
     data = streams(kind, HEADER, SAME * 300_000, 60)
-    if len(data) * 150 > 60 * len(SAME) * 300_000:
-        pytest.skip(f"{kind} does not pack it 150 times")
+    assert len(data) * 150 < 60 * len(SAME) * 300_000
     said = goes_off(put(tmp_path / "pid.4.map", data))
     assert said.startswith("LimitError")
     assert "limit_decoded=SIZE" in said

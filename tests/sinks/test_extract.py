@@ -466,13 +466,18 @@ ABSURD_LOADS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("wide", [True, False])
-@pytest.mark.parametrize("kind", ABSURD_LOADS)
+@pytest.mark.parametrize(
+    ("kind", "wide"),
+    [
+        (kind, wide)
+        for kind, (loads, _) in ABSURD_LOADS.items()
+        for wide in (True, False)
+        if wide or all(number >> 32 == 0 for load in loads for number in load)  # what 32-bit headers can hold
+    ],
+)
 def test_an_absurd_program_header(tmp_path: Path, kind: str, wide: bool) -> None:  # noqa: FBT001
     """What sound program headers load lies at its place in the file; one that cannot be is taken out, and listed."""
     loads, sound = ABSURD_LOADS[kind]
-    if not wide and any(number >> 32 for load in loads for number in load):
-        pytest.skip("32-bit headers hold no such numbers")
     header = elf_page(loads, wide=wide)
     _, document = taken(memory(laid(header)), tmp_path / "out")
     module = only(document)
