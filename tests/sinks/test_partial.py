@@ -232,6 +232,8 @@ HOSTILE = {
     "a list": "[]",
     "another's": '{"tool": "other"}',
     "a path": json.dumps(FIRST | {"processes": [{"file": "../x"}]}),
+    "half a character": json.dumps(FIRST | {"processes": [{"file": "\ud800"}]}),
+    "a name twice": json.dumps(FIRST | {"processes": []}).replace("{", '{"processes": [], ', 1),
     "deep": "[" * 100000,
 }
 

@@ -7,14 +7,13 @@ cut off, as a full disk or a power cut leaves it, says nothing. ``docs/formats.m
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from memcarve.backing import FileBacking
 from memcarve.errors import NotRecognisedError
-from memcarve.formats.json_text import dumps
+from memcarve.formats.json_text import dumps, loads
 from memcarve.formats.manifest import PROCESSES, SCHEMAS, TOOL
 
 if TYPE_CHECKING:
@@ -115,7 +114,7 @@ def is_plain(name: object) -> bool:
 
 def _members(text: bytes) -> dict[str, Any] | None:
     try:
-        found = json.loads(text)
+        found = loads(text.decode("ascii"))
     except (ValueError, RecursionError):
         return None
     return found if isinstance(found, dict) else None
