@@ -105,7 +105,7 @@ def test_ranges(text: str, start: int, end: int, single: bool) -> None:  # noqa:
     [
         "", "zzz", "0x", "0x1_", "_1", "1__0h", "0xg", "+", "-", "-5", "ntdll.dll+", "a/b.dll+0x10", "ntdll.dll+100",
         "1" * 17, "0x1" + "0" * 16, "0x1-0x1", "0x2-0x1", "0x1+0", "400000-480000", "0x1000-480000", "0x10+",
-        "a" * 5000, "0xffffffffffffffff+2",
+        "a" * 5000, "0xffffffffffffffff+2", "0x10+0x10+0x10",
     ],
 )  # fmt: skip
 def test_what_is_no_address_is_refused(text: str) -> None:
@@ -113,6 +113,15 @@ def test_what_is_no_address_is_refused(text: str) -> None:
     with pytest.raises(UsageError) as caught:
         parse_range(text).among(MODULES)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "text", ["0x7ff673400000+0x10", "00007ff6`73400000+10h", "7ff673400000+0x10", "400000h+10h", "0x7ff673400000+64k"]
+)
+def test_a_sum_is_no_address(text: str) -> None:
+    """A number with a plus is not taken for the name of a module where one address is wanted."""
+    with pytest.raises(UsageError, match="is not an address; write it like"):
+        parse_address(text)
 
 
 @pytest.mark.parametrize(

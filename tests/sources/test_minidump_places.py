@@ -182,9 +182,7 @@ def test_rva_0(opened: Any) -> None:
     assert contents(process) == {0x10000: ONE}
     assert [(gap.start, gap.size, gap.reason) for gap in process.space.missing] == [(0x30000, PAGE, NOT_WRITTEN)]
     assert process.incomplete
-    assert any(
-        f"{PAGE} bytes are missing that the minidump lists and gives no place" in note for note in process.warnings
-    )
+    assert any(f"{PAGE} bytes are missing that the minidump lists without a place" in note for note in process.warnings)
     with pytest.raises(AddressError, match=r"0x30000: mapped but missing \(not written to the dump\)"):
         process.space.read(0x2FFF0 + 16, 16)
 

@@ -143,7 +143,7 @@ class Output(ABC):
             self._remove()
             kind = NoSpaceError if error.errno in FULL else OutputError
             raise kind(
-                f"cannot be written to: {error.strerror}", subject=self._parent, remedy="choose with {out}"
+                f"cannot be written to: {error.strerror}", subject=self._parent, remedy="choose another with {out}"
             ) from error
         return self
 

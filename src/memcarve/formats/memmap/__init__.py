@@ -164,7 +164,7 @@ def _what_else(text: TextFile) -> str:  # noqa: PLR0911 - one for each kind
     if not text.is_text:
         return f"holds binary data, not a memory map; {wanted}"
     if not head.strip():
-        return f"is empty; {wanted}"
+        return "is empty"
     if is_document(head):
         return f"is a document; if a table in it is the map, put that into a file of its own; {wanted}"
     if re.search(rb"^Writing .* to \d+\.dmp", head, re.MULTILINE):

@@ -34,7 +34,7 @@ _LONGEST_VECTOR = 1 << 16
 #: why bytes are missing, and what is said of that
 _LOST = {
     MISPLACED: "whose place in the minidump cannot be right",
-    NOT_WRITTEN: "that the minidump lists and gives no place in it (RVA 0)",
+    NOT_WRITTEN: "that the minidump lists without a place in it (RVA 0)",
     CUT_OFF: "at the end of the minidump",
 }
 _SYSTEMS = {number: word for word, number in structures.PLATFORMS.items()}
