@@ -39,7 +39,7 @@ class BoundedStream:
         self._chunks = chunks
         self._path = path
         self._refuse = refuse
-        self._waiting = b""  # read, and not looked at
+        self._waiting = memoryview(b"")  # read, and not looked at; a stream may have very many small messages
         self._ready = bytearray()  # looked at, and not handed on
         self._passing = 0  # bytes of a body that follow, and need no look
         self._total = 0
@@ -125,20 +125,20 @@ class BoundedStream:
     def _peek(self, size: int) -> bytes:
         """Return up to `size` bytes that follow, and leave them there."""
         while len(self._waiting) < size and (chunk := next(self._chunks, b"")):
-            self._waiting += chunk
-        return self._waiting[:size]
+            self._waiting = memoryview(bytes(self._waiting) + chunk)
+        return bytes(self._waiting[:size])
 
     def _take(self, size: int) -> bytes:
         """Return up to `size` bytes that follow: fewer at the end alone."""
         if size <= len(self._waiting):
             found, self._waiting = self._waiting[:size], self._waiting[size:]
-            return found
-        parts, missing = [self._waiting], size - len(self._waiting)
-        self._waiting = b""
+            return bytes(found)
+        parts, missing = [bytes(self._waiting)], size - len(self._waiting)
+        self._waiting = memoryview(b"")
         for chunk in self._chunks:
             parts.append(chunk[:missing])
             if len(chunk) > missing:
-                self._waiting = chunk[missing:]
+                self._waiting = memoryview(chunk)[missing:]
             missing -= len(parts[-1])
             if not missing:
                 break
