@@ -209,7 +209,7 @@ def test_commands(tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]) -> 
     path.write_bytes(listed([(0x10000, PAGE, "one", 0), (0x30000, PAGE, 0, 0)]))
     shown = invoke(capfdbinary, "segments", path)
     assert shown.code == 3
-    assert "gives no place in it (RVA 0)" in shown.err
+    assert "without a place in it (RVA 0)" in shown.err
     assert invoke(capfdbinary, "carve", path, "-o", tmp_path / "out").code == 3
     document = json.loads((tmp_path / "out" / "segments.json").read_text())
     assert document["complete"] is False
