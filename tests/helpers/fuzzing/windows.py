@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 PAGE = 0x1000
 _FRAME = (1 << 52) - PAGE
+_USER_END = 1 << 47
 _SHARED_DATA = 0xFFFFF78000000000
 #: a usual process, one of 32 bits, one that has ended, one that nothing lists, one whose structures are odd already
 _PLANS = (*winimage.USERLAND, Plan(3272, b"hidden.exe", 388, listed=False))
@@ -215,6 +216,8 @@ class Windows:
             # whatever other structures say, page tables map what they did
             assert [(one.start, one.size) for one in process.segments()] == segments
         checks.rows(process)
+        assert all(row.start + (row.size or 0) <= _USER_END for row in process.modules)
+        assert all(row.end <= _USER_END for row in process.regions)
         if told["labels"]:
             checks.known(process)
         if told["sink"] not in {None, "table"} and not told["opened"]:  # which would see that the file was changed
