@@ -308,6 +308,20 @@ def test_a_bomb_of_one_pattern(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     memcarve.open(path, input_type="image").close()
 
 
+def test_cut_off_and_not_recognised(tmp_path: Path) -> None:
+    """If nothing is recognised in what was decoded of a file that is cut off, the message says that it is."""
+    path = tmp_path / "mem.raw.gz"
+    path.write_bytes(PACKERS["gzip"](noise(1, 9 * PAGE + 7))[:-PAGE])
+    with pytest.raises(
+        InputError, match="compressed data are cut off or damaged, which may be why: get the whole file"
+    ):
+        memcarve.open(path)
+    path.write_bytes(PACKERS["gzip"](noise(1, 9 * PAGE + 7)))
+    with pytest.raises(InputError) as caught:
+        memcarve.open(path)
+    assert "cut off" not in str(caught.value)
+
+
 def test_twice_compressed(tmp_path: Path) -> None:
     """A file that was compressed twice is refused with what to do, and so is an archive in one."""
     with MAKERS["core"](tmp_path) as given:

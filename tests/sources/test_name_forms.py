@@ -168,6 +168,15 @@ def test_linux_elfs(tmp_path: Path) -> None:
         assert any("linux.elfs --dump writes zeros" in note for note in process.notes)
 
 
+def test_files_of_which_none_fits(tmp_path: Path) -> None:
+    """If files are named by addresses and none holds what its name says, one is named with the reason."""
+    (tmp_path / "pid.12.bash.0x400000.dmp").write_bytes(content(1, PAGE))
+    with pytest.raises(
+        InputError, match=r"none can be read: pid\.12\.bash\.0x400000\.dmp is named by addresses, but no"
+    ):
+        memcarve.open(tmp_path)
+
+
 def test_linux_elfs_of_one_place(tmp_path: Path) -> None:
     """What two of its files hold, because a header was mapped twice, is taken once and accounted for."""
     (tmp_path / f"pid.12.bash.0x{BASE:x}.dmp").write_bytes(loaded())

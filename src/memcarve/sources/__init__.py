@@ -162,6 +162,8 @@ def _complaint(
                 "if it is the image of a machine in which no system is recognised, give the root of one process's page "
                 "tables with {dtb} ({scan} lists roots)"
             )
+    if not opened.is_folder and opened.file.incomplete:
+        problem.suggest("its compressed data are cut off or damaged, which may be why: get the whole file")
     return problem.suggest(f"{{input_type}} ({', '.join(InputType)}) says what it is if it is something else")
 
 

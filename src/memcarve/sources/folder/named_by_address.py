@@ -102,10 +102,18 @@ class NamedContainer(Container):
             key = (said.form.by, said.form.system, entry, said.object)
             found.setdefault(key, _Files(said, entry)).add(name, status.st_size, said, parts)
         if not found:
+            of_all = f"is a folder without segments.json, and of its {_files(self._others)}"
+            if self._strangers:
+                why, names = min(self._strangers.items())
+                raise InputError(
+                    f"{of_all} none can be read: {names[0]} is named by addresses, but {why}",
+                    subject=path,
+                    remedy="give the files as the program wrote them",
+                )
             raise InputError(
-                f"is a folder without segments.json, and of its {_files(self._others)} none is named by addresses; "
-                f"give an image, a dump or its map, a folder that memcarve carved, or files named {ACCEPTED}",
+                f"{of_all} none is named by addresses",
                 subject=path,
+                remedy=f"give an image, a dump or its map, a folder that memcarve carved, or files named {ACCEPTED}",
             )
         self._found = sorted(found.values(), key=_order)
         entries = Counter(files.entry for files in self._found)
