@@ -438,6 +438,31 @@ def test_damaged_process(partial: Path, table: Path, capfdbinary: Capture, damag
     assert invoke(capfdbinary, "verify", partial, "--source", table).code == 0
 
 
+@pytest.mark.parametrize("member", ["sha256", "files", "complete", "error", "pid", "more", "of"])
+def test_forged_row(partial: Path, table: Path, capfdbinary: Capture, member: str) -> None:
+    """A row for the list that says anything else than the process and its hashes do is refused, and nothing is lost."""
+    path = partial / MARK
+    lines = path.read_text().split("\n")
+    number = next(at for at, line in enumerate(lines) if '"row"' in line)
+    found = json.loads(lines[number])
+    found["row"][member] = {"sha256": {}, "files": ["x"], "pid": 5}.get(member, "\\ud800")
+    if member in ("complete", "of"):
+        found["row"].pop(member, None)
+        found["row"] |= {"of": 3} if member == "of" else {}
+    lines[number] = json.dumps(found)
+    path.write_text("\n".join(lines))
+    before = listing(partial)
+    ran = carve(capfdbinary, table, "--resume")
+    assert ran.code in (0, 1)
+    assert "Traceback" not in ran.err
+    if ran.code:
+        assert "records of it is not what memcarve writes" in ran.err
+        assert set(before) <= set(listing(partial))
+    else:  # a line that is damaged says nothing
+        assert member == "complete"
+        assert invoke(capfdbinary, "verify", partial).code == 0
+
+
 def test_what_killed_runs_left(partial: Path, table: Path, capfdbinary: Capture) -> None:
     """What was being built, or is whole and not recorded, is removed and written again; a line cut off says nothing."""
     (partial / ".12.abcdefgh.incomplete").mkdir()

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from cli import invoke
+import winimage
+from cli import invoke, run
 from dumps import write_several
 from memory import PAGE, noise
 
@@ -117,7 +118,8 @@ def test_process_removed(carved: Path, table: Path, verified: Callable[..., Ran]
     ("name", "value"),
     [
         ("pid", 5), ("name", "x"), ("count", 7), ("bytes", PAGE), ("complete", False), ("files", []), ("files", ["91"]),
-        ("error", "could not be read"), ("sha256", {}), ("sha256", {"88/../4/segments.json": "0" * 64}),
+        ("error", "could not be read"), ("sha256", {}), ("sha256", {"88/../4/segments.json": "0" * 64}), ("pid", 88.0),
+        ("what", "segmentx"), ("what", None), ("what", "range"),
     ],
 )  # fmt: skip
 def test_row_changed(carved: Path, verified: Callable[..., Ran], name: str, value: object) -> None:
@@ -129,6 +131,46 @@ def test_row_changed(carved: Path, verified: Callable[..., Ran], name: str, valu
     reseal_or_not = reseal if name != "files" else _rewrite
     reseal_or_not(carved, change)
     assert verified(carved).code == 1
+
+
+@pytest.mark.parametrize("change", ["doubts", "parent", "exited", "lacks", "more"])
+def test_facts_changed(tmp_path: Path, verified: Callable[..., Ran], change: str) -> None:
+    """What a row says of a process in an image is what the image says: as many facts, of the same kind."""
+    image = tmp_path / "image.raw"
+    winimage.build(image)
+    assert run("carve", image, "--pid", 388, "--pid", 1624, "-o", tmp_path / "out").code in (0, 3)
+
+    def forge(document: dict[str, Any]) -> None:
+        row = document["processes"][0]
+        if change == "lacks":
+            del row["doubts"]
+        else:
+            row[change] = {"doubts": ["x"], "parent": float(row["parent"]), "exited": 0}.get(change, 7)
+
+    reseal(tmp_path / "out", dict)
+    assert verified(tmp_path / "out", "--source", image).code == 0
+    reseal(tmp_path / "out", forge)
+    assert verified(tmp_path / "out", "--source", image).code == 1
+
+
+@pytest.mark.parametrize(
+    "again",
+    ['"processes": [],\n "tool"', '"tool": NaN,\n "tool"', '"time": "x",\n "tool"', '"more": Infinity,\n "tool"'],
+)
+def test_json_that_readers_differ_on(carved: Path, verified: Callable[..., Ran], again: str) -> None:
+    """A member that is there twice, or a number that is not JSON, is refused: some readers would see something else."""
+    path = carved / "processes.json"
+    path.write_text(path.read_text().replace('"tool"', again, 1))
+    reseal_sums(carved)
+    assert verified(carved).code == 1
+
+
+def reseal_sums(top: Path) -> None:
+    """Make the file of checksums fit the list of processes."""
+    sums = top / "SHA256SUMS"
+    lines = [line for line in sums.read_text().splitlines() if not line.endswith("  processes.json")]
+    lines.append(f"{hashlib.sha256((top / 'processes.json').read_bytes()).hexdigest()}  processes.json")
+    sums.write_text("".join(f"{line}\n" for line in lines))
 
 
 def _rewrite(top: Path, change: Callable[[dict[str, Any]], None]) -> None:
@@ -190,6 +232,17 @@ def test_other_outputs(
     assert verified(out).code == 0
     ran = verified(out, "--source", table)
     assert ran.code == 0, ran.err
+    list_of_all = out / "processes.json"
+    whole = list_of_all.read_text()
+    for name in ("count", "bytes", "what", *(["of"] if kind == "modules" else [])):
+        document = json.loads(whole)
+        document["processes"][1][name] = "x" if name == "what" else document["processes"][1][name] + 1
+        list_of_all.write_text(json.dumps(document))
+        reseal_sums(out)
+        assert f": {name}: is " in verified(out, "--source", table).err
+    list_of_all.write_text(whole)
+    reseal_sums(out)
+    assert verified(out).code == 0
     if kind != "modules":
         file = next(path for path in sorted(out.iterdir()) if path.suffix in (".core", ".mdmp", ".dmp"))
         data = file.read_bytes()

@@ -118,7 +118,7 @@ class _Verifier:
             except InputError as error:
                 faults.add(str(error))
             else:
-                faults.add_all(check_part(row, header, found.count, found.bytes), f"{row['files'][0]}: ")
+                faults.add_all(check_part(row, header, found), f"{row['files'][0]}: ")
         if self.container is not None and not self.process.is_given:
             say(check_selected(listed, self.container, faults), quiet=self.messages.quiet)
         faults.check()

@@ -52,12 +52,24 @@ def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
+
+
+def strict(text: str) -> Any:  # noqa: ANN401 - whatever it holds
+    """Return what JSON holds; raises ValueError if it is damaged, has NaN, or a name twice in an object.
+
+    Raises RecursionError if it is too deep.
+    """
+    return json.loads(text, object_pairs_hook=once, parse_constant=_no_constant)
+
+
 def loads(text: str) -> Any:  # noqa: ANN401 - whatever it holds
     """Return what JSON holds.
 
-    Raises ValueError if it is damaged, holds an unpaired surrogate or one name twice in an object, RecursionError.
+    Raises ValueError as `strict`, and if it holds an unpaired surrogate; RecursionError.
     """
     half = half_in(text)
     if half is not None:
         raise HalfError(f"holds half of a character, {half}, which strict readers of JSON refuse")
-    return json.loads(text, object_pairs_hook=once)
+    return strict(text)

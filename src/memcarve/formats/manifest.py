@@ -6,14 +6,13 @@ a million segments cost no memory.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from memcarve.backing import open_regular
 from memcarve.errors import InputError, NotRecognisedError, SourceReadError
-from memcarve.formats.json_text import dumps, half_in, loads, once
+from memcarve.formats.json_text import dumps, half_in, loads, strict
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -177,7 +176,7 @@ def _header(path: str, source: Iterator[str], array: str) -> dict[str, Any]:
         if len(opening) > 100_000 or length > _LARGEST_HEADER:  # noqa: PLR2004 - threads and findings are bounded
             raise NotRecognisedError("has no end to its header; memcarve did not write it", subject=path)
     try:
-        header = json.loads("".join(opening).rstrip().removesuffix(",") + "}", object_pairs_hook=once)
+        header = strict("".join(opening).rstrip().removesuffix(",") + "}")
     except (ValueError, RecursionError):
         raise NotRecognisedError("is not a manifest that memcarve wrote", subject=path) from None
     if not isinstance(header, dict) or header.get("tool") != TOOL:
@@ -193,7 +192,7 @@ def modules(path: str) -> dict[str, str]:
     source = lines(path)
     _header(path, source, "modules")
     elements = iter(lambda: next(source, ""), " ]\n")
-    found = [json.loads(line.strip().removesuffix(",")) for line in elements]
+    found = [strict(line.strip().removesuffix(",")) for line in elements]
     return {row["file"]: row["sha256"] for row in found if row["file"] and MODULE_FILE.fullmatch(row["file"])}
 
 
@@ -204,7 +203,7 @@ def processes(path: str) -> list[str] | None:
     """
     text = "".join(lines(path, _LARGEST))
     try:
-        document = json.loads(text)
+        document = strict(text)
         if document["tool"] != TOOL:
             return None
         rows = document["processes"]
@@ -219,7 +218,7 @@ def document(path: str) -> dict[str, Any]:
     """Return all of a short document that memcarve wrote; raises as `processes`, and NotRecognisedError."""
     text = "".join(lines(path, _LARGEST))
     try:
-        found = json.loads(text)
+        found = strict(text)
     except (ValueError, RecursionError):
         found = None
     if not isinstance(found, dict) or found.get("tool") != TOOL:
@@ -261,7 +260,7 @@ def _records(path: str, elements: Iterator[tuple[str, str]]) -> Iterator[Record]
     segments = (text for array, text in elements if array == "segments")
     for number, text in enumerate(segments):
         try:
-            yield _record(json.loads(text))
+            yield _record(strict(text))
         except (ValueError, TypeError, KeyError, RecursionError):
             raise InputError(f"segment {number} is damaged: {text.strip()[:60]}", subject=path) from None
 

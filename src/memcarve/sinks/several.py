@@ -23,6 +23,7 @@ from memcarve import provenance
 from memcarve.copying.copier import StoppedError
 from memcarve.errors import InputError, MemcarveError, NoSpaceError, UsageError, VerificationError
 from memcarve.formats import manifest, partial_mark
+from memcarve.formats.json_text import dumps
 from memcarve.process import ProcessEntry
 from memcarve.sinks.input_hash import hashed_before
 from memcarve.sinks.input_identity import identities, identity, same_input
@@ -136,7 +137,7 @@ def write_several(
         after = folder.mark()
         document["runs"] = [*after.runs[:-1], {**after.runs[-1], "end": document["run"]["end"]}]
         rows = [after.rows[number]["row"] if number in after.rows else _row(part) for number, part in enumerate(parts)]
-        data = "".join(provenance.lines(document, processes=map(json.dumps, rows))).encode("ascii")
+        data = "".join(provenance.lines(document, processes=map(dumps, rows))).encode("ascii")
         folder.put(manifest.PROCESSES, [data])
         for kind in options.hashes:
             known = {name: digest for row in rows for name, digest in row["sha256"].items()} if kind == "sha256" else {}
@@ -240,11 +241,6 @@ class _Several:
             if not any(os.path.lexists(os.path.join(self.folder.path, name)) for name in files):
                 self.folder.notes = [*self.folder.notes, f"{', '.join(files)}: is gone; it is written again"]
                 continue
-            try:
-                check_part(self.folder.path, recorded, self._progress)
-                self._check_input(number, recorded)
-            except MemcarveError as error:
-                wrong.append(str(self._outside(error)))
             entry, row = self.container.entry(self.tasks[number][0]), recorded["row"]
             there[number] = Result(
                 files=tuple(files),
@@ -257,6 +253,12 @@ class _Several:
                 notes=["is whole already, and as it was recorded"],
                 entry=entry,
             )
+            try:
+                check_part(self.folder.path, recorded, self._progress)
+                self._check_input(number, recorded)
+                self._check_row(there[number], recorded)
+            except MemcarveError as error:
+                wrong.append(str(self._outside(error)))
         if wrong:
             raise VerificationError("; ".join(wrong[:100]), remedy="move it away: {resume} writes it again")
         self.folder.clear({name for part in there.values() for name in part.files})
@@ -268,6 +270,16 @@ class _Several:
             path = self._process(number).file.path
             if not same_input(identity(path), recorded["input"]):
                 raise VerificationError(f"has changed since {', '.join(recorded['files'])} was written", subject=path)
+
+    def _check_row(self, part: Result, recorded: Mapping[str, Any]) -> None:
+        """Raise VerificationError if the row for the list says anything else than the process and the hashes do."""
+        row, hashes = recorded["row"], recorded["sha256"]
+        seals = row.get("sha256")
+        known = isinstance(seals, dict) and all(hashes.get(name) == digest for name, digest in seals.items())
+        expected = json.loads(dumps(_row(part, seals))) if known else None
+        if row != expected or bool(seals) != bool(self.options.hashes):
+            problem = f"what {partial_mark.NAME} records of it is not what memcarve writes"
+            raise VerificationError(problem, subject=os.path.join(self.folder.path, *part.files[:1]))
 
     def _process(self, number: int) -> ProcessMemory:
         return self.container.process(index=self.tasks[number][0], half=self.half)

@@ -56,7 +56,9 @@ def check_output(
     what, count, size, hashed = _CHECKS[own.what](own, faults)
     notes: list[str] = []
     if source is not None and not damaged:
-        notes = compare_written(own, source, labelling, find, faults, progress)
+        again = compare_written(own, source, labelling, find, faults, progress)
+        if again is not None:  # it knows what it counts, which not every output says
+            what, count, size = again.what, again.count, again.bytes
     elif own.what in (own_document.CORE, own_document.MINIDUMP) and seal is None:
         notes.append(f"{path}: holds no hash of its bytes; its seal or its source tells whether they changed")
     faults.check()

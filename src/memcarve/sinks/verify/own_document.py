@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import stat
 import zipfile
@@ -14,7 +13,7 @@ from memcarve.backing import FileBacking, open_regular
 from memcarve.errors import InputError, MissingExtraError, NotRecognisedError
 from memcarve.formats import manifest
 from memcarve.formats.elf_core import core_headers
-from memcarve.formats.json_text import HalfError, half_in, loads
+from memcarve.formats.json_text import HalfError, half_in, loads, strict
 from memcarve.formats.minidump import structures
 from memcarve.sinks.archive import PASSWORD
 from memcarve.sinks.ownership import MARK, SCRIPTS
@@ -203,7 +202,7 @@ def _parsed(data: bytes, path: str, *, halves: bool = False) -> dict[str, Any]:
     """Return the document; one in a core or minidump may hold `halves` of characters, as names there do."""
     try:
         text = data.rstrip(b"\0").decode("utf-8")
-        found = json.loads(text) if halves and half_in(text) else loads(text)
+        found = strict(text) if halves and half_in(text) else loads(text)
     except (ValueError, RecursionError) as error:
         if isinstance(error, HalfError):
             raise

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from memcarve.backing import FileBacking, kind_of
 from memcarve.errors import InputError, MemcarveError, VerificationError
 from memcarve.formats import manifest, partial_mark
+from memcarve.formats.json_text import dumps
 from memcarve.hashing import hash_of
 from memcarve.sinks.several_sums import sums
 from memcarve.sinks.verify.document_check import own_faults, shown
@@ -17,9 +18,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from memcarve.process import Container
+    from memcarve.sinks.sink import Result
     from memcarve.sinks.verify.faults import Faults
 
 _FACTS = ("pid", "name", "parent", "created", "exited", "root", "object", "image_base", "peb", "wow64", "state")
+#: of a row, what is not about the process itself
+_OF_WRITING = {"files", "what", "count", "of", "bytes", "complete", "error", "sha256", "folder", "segments"}
 
 
 class Listed(NamedTuple):
@@ -156,17 +160,25 @@ def _check_sums(top: str, listed: Listed, kinds: Iterable[str], faults: Faults) 
             faults.add(f"{name}: cannot be compared: {error}")
 
 
-def check_part(row: dict[str, Any], document: dict[str, Any], count: int, size: int) -> Iterable[str]:
-    """Yield how a row differs from the document of what it lists, and from what was counted there."""
+def check_part(row: dict[str, Any], document: dict[str, Any], found: Result) -> Iterable[str]:
+    """Yield how a row differs from the document of what it lists, and from what was found there.
+
+    What an export counts is known only if it was compared with its source.
+    """
     process = document.get("process")
     own = process if isinstance(process, dict) else {}
     for name in _FACTS:
-        if name in row and name in own and row[name] != own[name]:
+        if name in row and name in own and _typed(row[name]) != _typed(own[name]):
             yield f"{name}: is {shown(row[name])}, and its own document says {shown(own[name])}"
-    totals = (("count", count), ("bytes", size)) if row.get("what") in ("segment", "module") else ()
-    for name, value in totals:
-        if name in row and row[name] != value:
-            yield f"{name}: is {shown(row[name])}, and {value} are there"
+    counted: dict[str, Any] = {}
+    if found.compared or found.what in ("segment", "module"):
+        counted = {"what": found.what, "count": found.count, "bytes": found.bytes}
+    modules = document.get("modules")
+    if found.what == "module" and isinstance(modules, list):
+        counted["of"] = len(modules)
+    for name, value in counted.items():
+        if _typed(row.get(name)) != _typed(value) and (name in row or "count" in row):
+            yield f"{name}: is {shown(row.get(name))}, and should be {shown(value)}"
     if "complete" in document and row.get("complete") != document["complete"]:
         yield f"complete: is {shown(row.get('complete'))}, and its own document says {shown(document['complete'])}"
 
@@ -187,22 +199,26 @@ def check_selected(listed: Listed, container: Container, faults: Faults) -> list
     except (MemcarveError, ValueError, TypeError, AttributeError) as error:
         faults.add(f"{manifest.PROCESSES}: selected: cannot be chosen in the source: {error}")
         return []
-    expected = [
-        _identity({"pid": entry.pid, "name": entry.name, **entry.facts()}) for entry in map(container.entry, indexes)
-    ]
-    found = [_identity(row) for row in listed.rows]
-    for one in expected:
-        if one not in found:
-            faults.add(f"{manifest.PROCESSES}: process {one[0]} {shown(one[1])} is in the source, and not listed")
-    for one in found:
-        if one not in expected:
-            faults.add(
-                f"{manifest.PROCESSES}: process {one[0]} {shown(one[1])} is not one that was chosen in the source"
-            )
-    if sorted(map(str, expected)) == sorted(map(str, found)) and expected != found:
+    entries = [container.entry(index) for index in indexes]
+    chosen = [{"pid": entry.pid, "name": entry.name, **entry.facts()} for entry in entries]
+    expected = [_facts(one) for one in chosen]
+    found = [_facts(row) for row in listed.rows]
+    for one, facts in zip(chosen, expected, strict=True):
+        if facts not in found:
+            faults.add(f"{manifest.PROCESSES}: {_called(one)} is in the source, and not listed as it is there")
+    for row, facts in zip(listed.rows, found, strict=True):
+        if facts not in expected:
+            faults.add(f"{manifest.PROCESSES}: {_called(row)} is not one that was chosen in the source")
+    if sorted(expected) == sorted(found) and expected != found:
         faults.add(f"{manifest.PROCESSES}: its processes are not in the order of the source")
     return []
 
 
-def _identity(row: dict[str, Any]) -> tuple[Any, ...]:
-    return tuple(row.get(name) for name in _FACTS)
+def _facts(row: dict[str, Any]) -> str:
+    """Return all that a row says of the process itself."""
+    return _typed({name: value for name, value in row.items() if name not in _OF_WRITING})
+
+
+def _typed(value: object) -> str:
+    """Return a value so that 1, 1.0 and true differ."""
+    return dumps(value, sort_keys=True)

@@ -23,7 +23,7 @@ from memcarve.sinks.memmap import export_memmap
 from memcarve.sinks.minidump import export_minidump
 from memcarve.sinks.ranges import ranges
 from memcarve.sinks.scripts import export_scripts
-from memcarve.sinks.sink import SinkOptions
+from memcarve.sinks.sink import Result, SinkOptions
 from memcarve.sinks.verify import own_document
 from memcarve.sinks.verify.document_check import differing, other_tables
 
@@ -51,8 +51,8 @@ def compare_written(
     find: Callable[[ProcessMemory, Selection], Any] | None,
     faults: Faults,
     progress: Progress | None,
-) -> list[str]:
-    """Write the source again as the document says that it was; note each difference. Return notes for the user.
+) -> Result | None:
+    """Write the source again as the document says that it was; note each difference. Return what writing it gave.
 
     Raises InputError if the document does not say how, NoSpaceError, SourceReadError.
     """
@@ -65,14 +65,14 @@ def compare_written(
             raise
         except (InputError, UsageError) as error:
             faults.add(f"the source cannot be written as it was: {error}")
-            return []
+            return None
         if others := [] if own.what == own_document.MEMMAP else _other_tables(own, out):
             faults.add_all(others, f"{own.sealed}: ")  # then much else differs, which would say no more
         elif own.what in (own_document.MODULES, own_document.SCRIPT):
             _compare_folder(own, out, faults)
         else:
             _compare_file(own, again, faults)
-    return []
+    return again.result
 
 
 class _Recorded:
@@ -116,8 +116,8 @@ def _written(
         if find is None:
             raise UsageError("what finds modules is needed", remedy="give find=memcarve.find_modules")
         modules = find(source, recorded.selection).modules
-        extract(source, modules, out, recorded.options, progress, choice=recorded.selection)
-        return _Again(out, source, None)
+        result = extract(source, modules, out, recorded.options, progress, choice=recorded.selection)
+        return _Again(out, source, None, result)
     if own.what == own_document.MEMMAP:
         size = os.path.getsize(f"{own.path.removesuffix('.map')}.dmp")
         halves = [Selection(half) for half in ("all", "user", "kernel")]
@@ -127,15 +127,16 @@ def _written(
     segments = source.segments(recorded.selection, labeller=labeller)
     if own.what == own_document.MEMMAP:
         out = f"{out}.dmp"
-    _SINKS[own.what](source, segments, out, recorded.options, progress)
-    return _Again(out, source, segments)
+    result = _SINKS[own.what](source, segments, out, recorded.options, progress)
+    return _Again(out, source, segments, result)
 
 
 class _Again:
     """What was written again at `path`."""
 
-    def __init__(self, path: str, source: ProcessMemory, segments: Segments | None) -> None:
+    def __init__(self, path: str, source: ProcessMemory, segments: Segments | None, result: Result) -> None:
         self.path = path
+        self.result = result
         self.source = source
         self.segments = segments
 

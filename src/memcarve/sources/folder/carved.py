@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from array import array
@@ -13,6 +12,7 @@ import numpy as np
 from memcarve.backing import FileBacking, FolderBacking
 from memcarve.errors import InputError, NotRecognisedError, OverlapError
 from memcarve.formats import manifest, partial_mark
+from memcarve.formats.json_text import strict
 from memcarve.hashing import hash_of
 from memcarve.images.paging_modes import LINUX, MODES, AddressTable
 from memcarve.intervals import TOP
@@ -188,7 +188,7 @@ def _missing(path: str) -> MissingMemory:
             break
         if inside and text != " ],":
             try:
-                row = json.loads(text.removesuffix(","))
+                row = strict(text.removesuffix(","))
                 begin, end = int(row["start"], 16), int(row["end"], 16)
                 place = REASONS.index(row["reason"])
             except (ValueError, TypeError, KeyError, RecursionError):
