@@ -14,6 +14,7 @@ import pytest
 
 import memcarve
 import winimage
+from memcarve.metadata import Thread
 from winimage import hostile
 from winimage.loader import NARROW_TEB
 from winimage.userland import plain
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from memcarve.metadata import Metadata, Region, Thread
+    from memcarve.metadata import Metadata, Region
     from winimage import Process, Truth
     from winimage.userland import Threaded, Userland
 
@@ -82,12 +83,12 @@ def areas(metadata: Metadata, kind: str) -> list[Region]:
     return sorted(row for areas in metadata.areas for row in areas.rows if row.kind == kind)
 
 
-def expected_thread(thread: Threaded) -> tuple[int, int, int, int, int, None]:
+def expected_thread(thread: Threaded) -> Thread:
     """Return what is planned of a thread; its stack is all that was set aside for it, committed or not.
 
     Registers of threads that do not run lie on their kernel stacks: they are not known.
     """
-    return thread.tid, thread.teb, thread.stack.reserved, thread.stack.base, thread.begin, None
+    return Thread(thread.tid, thread.teb, thread.stack.reserved, thread.stack.base, thread.begin)
 
 
 # honest images
