@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from memcarve.backing import status_facts
 from memcarve.formats import floating_point
+from memcarve.formats.elf_core.process_notes import SIGINFO_SIZE
 from memcarve.formats.json_text import dumps, whole
 from memcarve.formats.manifest import SCHEMAS, TOOL
 from memcarve.intervals import TOP
@@ -41,8 +42,6 @@ _MOST_STRINGS = 1 << 16  # of an environment, and
 _LONGEST_STRING = 1 << 20  # characters of one of them
 _MOST_PARAMETERS = 16
 _FIELD = 0xFFFFFFFF
-#: of Linux's siginfo_t, in bytes
-SIGINFO_SIZE = 128
 _BYTES = re.compile(r"(?:[0-9a-f]{2})*")
 _REGISTER = re.compile(r"[a-z][a-z0-9_]{1,9}")
 _ADDRESS = re.compile(r"0x[0-9a-f]{1,17}")

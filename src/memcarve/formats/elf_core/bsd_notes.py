@@ -13,10 +13,10 @@ import struct
 from typing import TYPE_CHECKING, NamedTuple
 
 from memcarve.formats import floating_point
-from memcarve.formats.elf_core.process_notes import FAULTS, architecture
+from memcarve.formats.elf_core.process_notes import FAULTS, SIGBUS, architecture
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable
 
     from memcarve.backing import FileBacking
     from memcarve.formats.elf_core.core_headers import Header, Note
@@ -52,6 +52,7 @@ _INFO = {64: (16, 116), 32: (8, 108)}
 _FNAME = 17
 #: behind the size of the structure, ptrace_lwpinfo: pl_flags; where pl_siginfo is; its si_code and si_addr
 _LWP_FLAGS, _LWP_SIGINFO, _SI_CODE, _SI_ADDRESS, _HAS_SIGINFO = 12, {64: 52, 32: 48}, 8, 24, 0x20
+_FAULTS = FAULTS - {SIGBUS} | {10}  # signals that have an address: SIGBUS has another number than on Linux
 _USER_CODES = 0x10001  # SI_USER: from here on si_code says which call sent the signal
 #: kinfo_vmentry: kve_structsize, kve_type, kve_start, kve_end, kve_offset; kve_flags; kve_protection; where kve_path is
 _ENTRY, _ENTRY_PATH = "2I3Q12xI8xI", 136
@@ -176,7 +177,7 @@ class _Reader:
         if signal and flags is not None and flags & _HAS_SIGINFO and self.number(data, at) == signal:
             code = self.number(data, at + _SI_CODE)
             wide = data[at + _SI_ADDRESS :]
-            if code and code < _USER_CODES and signal in _faults() and len(wide) == self.header.bits // 8:
+            if code and code < _USER_CODES and signal in _FAULTS and len(wide) == self.header.bits // 8:
                 (address,) = struct.unpack(f"{self.header.order}{self.word}", wide)
         name = _text(self.content(notes.get(_THRMISC), 20))
         return BsdThread(tid, registers, floating, name, signal, code, address)
@@ -268,12 +269,6 @@ class _Reader:
             )
             place += size
         return found
-
-
-def _faults() -> Iterator[int]:
-    """Yield the signals that have an address; SIGBUS is 10 on a BSD."""
-    yield from FAULTS - {7}
-    yield 10
 
 
 def _text(data: bytes) -> bytes | None:
