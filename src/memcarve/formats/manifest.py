@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from memcarve.backing import open_regular
 from memcarve.errors import InputError, NotRecognisedError, SourceReadError
-from memcarve.formats.json_text import dumps, half_in, loads, strict
+from memcarve.formats.json_text import dumps, half_in, strict
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -160,11 +160,6 @@ def _rows(path: str, source: Iterator[str]) -> Iterator[tuple[str, str]]:
     )
 
 
-def record(text: str) -> Record:
-    """Return one segment of a manifest; raises ValueError, TypeError, KeyError or RecursionError if it is damaged."""
-    return _record(loads(text))
-
-
 def _header(path: str, source: Iterator[str], array: str) -> dict[str, Any]:
     """Read the members before the first array."""
     opening, length = [], 0
@@ -260,12 +255,13 @@ def _records(path: str, elements: Iterator[tuple[str, str]]) -> Iterator[Record]
     segments = (text for array, text in elements if array == "segments")
     for number, text in enumerate(segments):
         try:
-            yield _record(strict(text))
+            yield record(strict(text))
         except (ValueError, TypeError, KeyError, RecursionError):
             raise InputError(f"segment {number} is damaged: {text.strip()[:60]}", subject=path) from None
 
 
-def _record(found: dict[str, Any]) -> Record:
+def record(found: dict[str, Any]) -> Record:
+    """Return one segment of a manifest; raises ValueError, TypeError or KeyError if it is damaged."""
     start, end = int(found["start"], 16), int(found["end"], 16)
     numbers = (found["size"], found["offset"], found["extents"])
     if any(type(value) is not int or value < 0 for value in numbers) or end - start != found["size"]:

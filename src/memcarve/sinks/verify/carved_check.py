@@ -118,7 +118,7 @@ class CarvedCheck:
                 if kind == "missing":
                     sums["missing_bytes"] += missing.add(text)
                     continue
-                record = self.record(text, sums["segments"])
+                record, row = self.record(text, sums["segments"])
                 if record.start < end:
                     self.faults.add(f"{record.file}: overlaps the segment before it, or is out of order")
                 end = record.end
@@ -127,7 +127,7 @@ class CarvedCheck:
                 sums["bytes"] += record.size
                 sums["extents"] += record.extents
                 wrong |= {name for name, file in files.items() if not _says(file, record.hashes.get(name), record.file)}
-                self.segment(record, text, header)
+                self.segment(record, row, header)
                 if self.progress is not None and self.source is None:
                     total = totals.get("bytes")
                     self.progress(sums["bytes"], total if type(total) is int else sums["bytes"])
@@ -155,10 +155,11 @@ class CarvedCheck:
         if header.get("partial") is True and header.get("complete") is not False:
             self.faults.add(f"{manifest.NAME}: says that it is partial, and complete")
 
-    def record(self, text: str, number: int) -> Record:
-        """Return one segment; raises InputError if it is damaged."""
+    def record(self, text: str, number: int) -> tuple[Record, dict[str, Any]]:
+        """Return one segment, and all that is said of it; raises InputError if it is damaged."""
         try:
-            return manifest.record(text)
+            row = loads(text)
+            return manifest.record(row), row
         except (ValueError, TypeError, KeyError, RecursionError):
             raise InputError(f"segment {number} is damaged: {text[:60]}", subject=self.path) from None
 
@@ -170,14 +171,14 @@ class CarvedCheck:
             return None
         return open_regular(os.path.join(self.folder, manifest.SUMS[name]))
 
-    def segment(self, record: Record, text: str, header: dict[str, Any]) -> None:
+    def segment(self, record: Record, row: dict[str, Any], header: dict[str, Any]) -> None:
         """Check one file, and what is said of it."""
         named = manifest.FILE_NAME.fullmatch(record.file)
         if named is None or (int(named[1], 16), int(named[2], 16)) != (record.start, record.end):
             self.faults.add(f"{record.file[:80]}: is not named by its addresses 0x{record.start:x}-0x{record.end:x}")
             return  # a name that is not one may lead anywhere
         self.starts.append(record.start)
-        for fault in self.said(record, text, header):
+        for fault in self.said(record, row, header):
             self.faults.add(f"{record.file}: {fault}")
         status = self.present.pop(record.file, None)
         if status is None or not stat.S_ISREG(status.st_mode):
@@ -192,7 +193,7 @@ class CarvedCheck:
             except MemcarveError as error:
                 self.faults.add(str(error))
 
-    def said(self, record: Record, text: str, header: dict[str, Any]) -> Iterator[str]:
+    def said(self, record: Record, row: dict[str, Any], header: dict[str, Any]) -> Iterator[str]:
         """Yield what is said of a segment that cannot be."""
         if record.hashes.keys() != set(self.names):
             yield "lacks a hash that the others have, or has one more"
@@ -203,7 +204,7 @@ class CarvedCheck:
             yield "does not say whether it is zero, although its bytes were read"
         if not 0 < record.extents <= record.size:
             yield f"is said to have {record.extents} extents, and has {record.size} bytes"
-        yield from self.members(record, loads(text), header)
+        yield from self.members(record, row, header)
 
     def members(self, record: Record, row: dict[str, Any], header: dict[str, Any]) -> Iterator[str]:
         """Yield what members there are or lack, contrary to the header."""
