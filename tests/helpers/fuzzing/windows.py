@@ -14,7 +14,7 @@ from fuzzing.case import Case, Depth
 from winimage import Plan, hostile
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from fuzzing.case import Reached
     from fuzzing.draw import Draw
@@ -48,7 +48,6 @@ class Machine:
     def __init__(self, path: str, layout: int, plans: tuple[Plan, ...]) -> None:
         self.path = path
         self.truth: Truth = winimage.build(path, layout=layout, processes=plans, megabytes=20)
-        self.fd = os.open(path, os.O_RDWR)
         with open(path, "rb") as file:
             self.raw = file.read()
         self.processes = [process for process in self.truth.processes if process.pid != 4]
@@ -65,6 +64,13 @@ class Machine:
             for process in self.processes
             if not process.exit and process.listed
         }
+
+    def put(self, rows: Sequence[tuple[int, bytes]]) -> None:
+        """Write bytes at physical addresses."""
+        with open(self.path, "r+b") as file:
+            for at, data in rows:
+                file.seek(at)
+                file.write(data)
 
     def _find(self) -> None:
         layout, kernel = self.truth.layout, _Pages(self.truth, self.processes[0].pid)
@@ -191,8 +197,7 @@ class Windows:
         """Put the numbers in place, use the machine, and put back what stood there."""
         told = case.told
         machine = self.machines[told["machine"]]
-        for at, data in told["patches"]:
-            os.pwrite(machine.fd, data, at)
+        machine.put(told["patches"])
         try:
             if told["opened"]:
                 self._use(machine.opened, machine, told, reached)
@@ -200,8 +205,7 @@ class Windows:
                 with memcarve.open(machine.path) as container:
                     self._use(container, machine, told, reached)
         finally:
-            for at, data in told["patches"]:
-                os.pwrite(machine.fd, machine.raw[at : at + len(data)], at)
+            machine.put([(at, machine.raw[at : at + len(data)]) for at, data in told["patches"]])
 
     def _use(self, container: memcarve.Container, machine: Machine, told: dict[str, Any], reached: Reached) -> None:
         entries = container.processes() if told["searched"] else container.listed()
