@@ -237,16 +237,16 @@ def test_hits_are_printed_as_they_are_found(tmp_path: Path, layout: str) -> None
 
 
 def test_memory_is_bounded_however_many_hits() -> None:
-    """Of millions of hits no more is kept than of a few."""
+    """Of the millions of hits in a block none is kept before the first is given out."""
     space = flat(bytes(4 * MIB))
     tracemalloc.start()
     try:
-        count = sum(1 for _ in zip(space.find([b"\0", b"\0\0"]), range(300_000), strict=False))
+        count = sum(1 for _ in zip(space.find([b"\0", b"\0\0"]), range(20_000), strict=False))
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert count == 300_000
-    assert peak < 16 * MIB
+    assert count == 20_000
+    assert peak < 4 * MIB
 
 
 def test_progress_and_hits_on_one_terminal(tmp_path: Path) -> None:
