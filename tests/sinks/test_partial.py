@@ -438,6 +438,26 @@ def test_damaged_process(partial: Path, table: Path, capfdbinary: Capture, damag
     assert invoke(capfdbinary, "verify", partial, "--source", table).code == 0
 
 
+@pytest.mark.skipif(shutil.which("bash") is None, reason="bash is not installed")
+@pytest.mark.parametrize(
+    "name", [b"a b", b"a\x1b[2J", b"a\nb", b"a\xff0", b"\xe2\x80\xae1", b"'; x #", b"$(x)\t\\", b"\xc3\xa9", b"a\x9b'"]
+)
+def test_the_command_that_goes_on_can_be_pasted(
+    table: Path, monkeypatch: pytest.MonkeyPatch, capfdbinary: Capture, name: bytes
+) -> None:
+    """The words that a shell takes from the command that is printed are those that were given, whatever is in them."""
+    out = table.parent / os.fsdecode(name)
+    stop_at(monkeypatch, PIDS[2], KeyboardInterrupt())
+    monkeypatch.setattr(os, "cpu_count", lambda: 1)
+    monkeypatch.setattr(sys, "argv", ["memcarve", "carve", str(table), "--all", "-o", str(out)])
+    with pytest.raises(KeyboardInterrupt) as raised:
+        carve(capfdbinary, table, "-o", out)
+    shown = raised.value.__notes__[0].partition("; go on with ")[2]
+    assert shown.isprintable()
+    words = subprocess.run(["bash", "-c", f"printf '%s\\0' {shown}"], capture_output=True, check=True).stdout
+    assert words == b"\0".join(map(os.fsencode, [*sys.argv, "--resume", ""]))
+
+
 @pytest.mark.parametrize("member", ["sha256", "files", "complete", "error", "pid", "more", "of"])
 def test_forged_row(partial: Path, table: Path, capfdbinary: Capture, member: str) -> None:
     """A row for the list that says anything else than the process and its hashes do is refused, and nothing is lost."""

@@ -251,7 +251,15 @@ class PartialFolder(NewFolder):
         if self._options.command is None:
             return "resume=True"
         words = [word for word in self._options.command if word not in ("--force", "--resume")]
-        return shlex.join([*words, "--resume"])
+        return " ".join(map(_quoted, [*words, "--resume"]))
+
+
+def _quoted(word: str) -> str:
+    r"""Return a word for a shell: if not all of it is shown as it is, as ``\NNN`` in ``$'...'``, which bash knows."""
+    if word.isprintable():
+        return shlex.quote(word)
+    plain = (chr(byte) if 32 <= byte < 127 and byte not in b"'\\" else f"\\{byte:03o}" for byte in os.fsencode(word))  # noqa: PLR2004 - ASCII
+    return f"$'{''.join(plain)}'"
 
 
 def _as_built(names: Iterable[str]) -> set[str]:
