@@ -32,12 +32,23 @@ _FAILURES = (exceptions.VolatilityException, OSError, EOFError, ValueError)
 
 
 class LayerBacking:
-    """A layer's bytes, read by Volatility; an offset is an address of the layer. For one thread at a time."""
+    """A layer's bytes, read by Volatility; an offset is an address of the layer. For one thread at a time.
+
+    It has what an image asks of its file.
+    """
+
+    notes: tuple[tuple[str, str], ...] = ()
+    incomplete = False
 
     def __init__(self, layer: Any, path: str) -> None:  # noqa: ANN401 - Volatility has no types to import
         self.layer = layer
         self.path = path
         self.size: int = layer.maximum_address + 1
+
+    @property
+    def described(self) -> dict[str, Any]:
+        """What is known of the layer, ready for JSON."""
+        return {"path": self.path, "size": self.size}
 
     def read_into(self, offset: int, buffer: memoryview) -> None:
         """Fill `buffer` with the bytes at `offset`, or raise SourceReadError."""
