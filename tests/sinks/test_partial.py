@@ -438,6 +438,27 @@ def test_damaged_process(partial: Path, table: Path, capfdbinary: Capture, damag
     assert invoke(capfdbinary, "verify", partial, "--source", table).code == 0
 
 
+@pytest.mark.parametrize("moment", [1, 2])
+def test_stopped_as_the_folder_is_made(
+    table: Path, monkeypatch: pytest.MonkeyPatch, capfdbinary: Capture, moment: int
+) -> None:
+    """A signal while the folder and its mark are made, which waits for the disk, leaves nothing of them."""
+    from memcarve.sinks import partial_folder  # noqa: PLC0415
+
+    before, calls = listing(table.parent), []
+
+    def sync(folder: str) -> None:
+        calls.append(folder)
+        if len(calls) == moment:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(partial_folder, "_sync", sync)
+    with pytest.raises(KeyboardInterrupt):
+        carve(capfdbinary, table)
+    assert len(calls) == moment
+    assert listing(table.parent) == before
+
+
 @pytest.mark.skipif(shutil.which("bash") is None, reason="bash is not installed")
 @pytest.mark.parametrize(
     "name", [b"a b", b"a\x1b[2J", b"a\nb", b"a\xff0", b"\xe2\x80\xae1", b"'; x #", b"$(x)\t\\", b"\xc3\xa9", b"a\x9b'"]

@@ -145,6 +145,9 @@ class Output(ABC):
             raise kind(
                 f"cannot be written to: {error.strerror}", subject=self._parent, remedy="choose another with {out}"
             ) from error
+        except BaseException:  # a signal: what was begun would be left behind
+            self._remove()
+            raise
         return self
 
     def __exit__(
@@ -301,7 +304,7 @@ class NewFolder(Output):
             raise self._exists("exists and is not a folder")
 
     def _begin(self) -> str:
-        path = tempfile.mkdtemp(BUILT, self._prefix, self._parent)
+        self.path = path = tempfile.mkdtemp(BUILT, self._prefix, self._parent)
         if os.open in os.supports_dir_fd:
             self._directory = os.open(path, os.O_RDONLY | getattr(os, "O_DIRECTORY", 0))
         return path

@@ -130,8 +130,8 @@ class PartialFolder(NewFolder):
         _sync(self.path)
         if not os.path.lexists(self.target):
             os.rename(self.path, self.target)
-            _sync(self._parent)
             self.path, self._in_place = self.target, True
+            _sync(self._parent)
         self._lock()
         return self.path
 
