@@ -113,6 +113,19 @@ def test_cut_off(kind: str, tmp_path: Path) -> None:
     assert lengths[-1] > 0
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_cut_off_in_the_header(kind: str, tmp_path: Path) -> None:
+    """Data that end within what tells how they are compressed are no error of another kind than later ends."""
+    packed = PACKERS[kind](CONTENT)
+    lengths = [length for length in range(1, 19) if compression_of(packed[:length]) is not None]
+    assert 18 in lengths
+    for length in lengths:
+        found, decoder = decode(tmp_path, packed[:length])
+        assert CONTENT.startswith(found)
+        assert decoder.damage is not None
+        assert decoder.damage.endswith(f"ends early, near offset 0x{length:x}")
+
+
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "lzma"])
 def test_damaged(kind: str, tmp_path: Path) -> None:
     """Every damage to the body of data with a checksum is told."""

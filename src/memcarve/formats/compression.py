@@ -304,7 +304,7 @@ class Decoder:
         if self.kind == "lzma":
             size = int.from_bytes(head[5:13], "little")
             return size if size < _MOST_ALONE else None
-        if self.kind == "lz4" and head[:1] == b"\x04" and head[4] & 8:  # the flag for a content size
+        if self.kind == "lz4" and head[:1] == b"\x04" and len(head) == _START and head[4] & 8:  # it has a size
             return int.from_bytes(head[6:14], "little")
         return None
 
