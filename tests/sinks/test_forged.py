@@ -378,6 +378,35 @@ def test_labels_that_are_not_compared(carved: Carved, tmp_path: Path, content: s
             memcarve.verify(tmp_path / "out", container.process())
 
 
+def test_what_another_program_read(carved: Carved, copied: Path) -> None:
+    """Of what another program read, by its own account, its labels, words in names and facts of the process are noted.
+
+    Every byte, every row and the process's number are compared all the same.
+    """
+    document = read(copied)
+    next(iter(document["inputs"].values()))["read_by"] = "Another 1.0"
+    document["process"]["name"] = "another"
+    for row in document["segments"]:
+        row["labels"] = {}
+        before, row["file"] = row["file"], row["file"].replace(".bin", ".pid.7.bin")
+        (copied / before).rename(copied / row["file"])
+    reseal(copied, document)
+    with memcarve.open(carved.source, hashed=True, regions=carved.regions) as container:
+        found = memcarve.verify(copied, container.process(), labelling=Labelling)
+    assert any("was read by Another 1.0" in note for note in found.notes)
+    (copied / row["file"]).write_bytes(bytes(row["size"]))
+    for name, hashed in (("sha256", hashlib.sha256), ("md5", hashlib.md5)):
+        row[name] = hashed(bytes(row["size"])).hexdigest()
+    reseal(copied, document)
+    assert any("differs from the source at 0x" in fault for fault in verified(carved, copied, source=True))
+    document["process"]["pid"] = 5
+    document["segments"].pop(0)
+    reseal(copied, document)
+    faults = verified(carved, copied, source=True)
+    assert any("process.pid" in fault for fault in faults)
+    assert any("is in the source, and not in segments.json" in fault for fault in faults)
+
+
 @pytest.mark.parametrize("seal", ["", "12", "x" * 64, "0" * 63, "0" * 65, "sha256:" + "0" * 64])
 def test_seal_that_is_none(copied: Path, seal: str) -> None:
     """What cannot be a SHA-256 is refused, with what to give."""

@@ -68,6 +68,8 @@ class Machine(ImageContainer):
         process = self.process(index=0, half=half)
         image = process.inputs["image"]
         image["volatility"] = constants.PACKAGE_VERSION
+        # what memcarve finds by itself is not held against it
+        image["read_by"] = f"Volatility 3 {constants.PACKAGE_VERSION}"
         # so memcarve finds the process again where it finds none by itself
         image["dtb"] = found.table.system == LINUX
         if found.swap:

@@ -19,7 +19,7 @@ from memcarve.formats.json_text import loads
 from memcarve.process import Selection
 from memcarve.sinks.carved_folder import carve
 from memcarve.sinks.sink import SinkOptions
-from memcarve.sinks.verify.document_check import by_program, differences, differing, other_tables
+from memcarve.sinks.verify.document_check import by_program, differences, differing, other_tables, read_by
 
 if TYPE_CHECKING:
     from array import array
@@ -84,7 +84,15 @@ def compare_again(
         )
     if header.get("schema") == 1:
         notes.append(f"{folder}: is of schema 1, which does not record all that is compared")
-    again = _Again(folder, header, faults, labels=labeller is not None and labelling is not None)
+    reader = read_by(header)
+    if reader:
+        notes.append(
+            f"{folder}: was read by {reader}: what it says of the process and labels, and what it adds to names, are "
+            "not compared"
+        )
+    again = _Again(
+        folder, header, faults, labels=labeller is not None and labelling is not None and not reader, reader=reader
+    )
     options = dataclasses.replace(recorded.options, again=header, partial=True, hash_input=_is_hashed(header))
     try:
         carve(source, segments, again, options, progress)
@@ -187,11 +195,20 @@ class _NamesAsFound:
 class _Again:
     """Takes the files of a carve, and compares each with the one that lies in the folder."""
 
-    def __init__(self, folder: str, header: dict[str, Any], faults: Faults, *, labels: bool) -> None:
+    def __init__(
+        self, folder: str, header: dict[str, Any], faults: Faults, *, labels: bool, reader: str | None
+    ) -> None:
         self.folder = folder
         self.header = header
         self.faults = faults
         self.labels = labels
+        self.reader = reader
+        self.names: dict[str, str] = {}  # by what memcarve calls a segment, what another program calls it
+        if reader:
+            for record in manifest.read(os.path.join(folder, manifest.NAME))[1]:
+                named = manifest.FILE_NAME.fullmatch(record.file)
+                if named is not None:
+                    self.names[manifest.file_name(int(named[1], 16), int(named[2], 16))] = record.file
 
     def create(self, name: str) -> io.RawIOBase:
         """Return what takes the bytes of a file."""
@@ -200,14 +217,14 @@ class _Again:
         if name == manifest.NAME:
             return _ManifestAgain(self)
         try:
-            file = FileBacking(os.path.join(self.folder, name), follow=False)
+            file = FileBacking(os.path.join(self.folder, self.named(name)), follow=False)
         except MemcarveError:
             return _Unread()  # the manifest is compared, too, and what is no file is told where files are checked
         return _SegmentAgain(file, name, self.faults)
 
     def named(self, name: str) -> str:
         """Return what a file is called."""
-        return name
+        return self.names.get(name, name)
 
 
 class _Unread(io.RawIOBase):
@@ -307,6 +324,8 @@ class _ManifestAgain(_Unread):
             if isinstance(header.get("notes"), list):  # some are about labels
                 header.pop("notes")
                 expected.pop("notes", None)
+        if self.again.reader:
+            _as_read_by_another(header, expected)
         if header.get("schema") == 1:
             _as_of_schema_1(header, expected)
         self.late += differing(header, expected)
@@ -383,6 +402,20 @@ def _name(array: str, text: str) -> str:
     except (ValueError, TypeError, KeyError, RecursionError):
         return text[:60]
     return f"missing {bounds}" if array == "missing" else str(row.get("file", bounds))[:120]
+
+
+def _as_read_by_another(header: dict[str, Any], expected: dict[str, Any]) -> None:
+    """Leave out what another program that read the input says in its own way; of the process, its number and tables."""
+    for document in (header, expected):
+        document.pop("platform", None)
+        process, inputs = document.get("process"), document.get("inputs")
+        if isinstance(process, dict):
+            document["process"] = {name: process.get(name) for name in ("pid", "root")}
+        if isinstance(inputs, dict):
+            document["inputs"] = {
+                name: {word: row.get(word) for word in ("size", "sha256", "root")} if isinstance(row, dict) else row
+                for name, row in inputs.items()
+            }
 
 
 def _as_of_schema_1(header: dict[str, Any], expected: dict[str, Any]) -> None:

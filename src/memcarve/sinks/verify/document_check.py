@@ -187,6 +187,13 @@ def by_program(header: Mapping[str, Any]) -> int:
     return sum(row["bytes"] for row in named if _is_count(row.get("bytes")))
 
 
+def read_by(header: Mapping[str, Any]) -> str | None:
+    """Return the program other than memcarve that read an input and says so in its facts; None if there is none."""
+    inputs = header.get("inputs")
+    rows = inputs.values() if isinstance(inputs, dict) else ()
+    return next((row["read_by"] for row in rows if isinstance(row, dict) and isinstance(row.get("read_by"), str)), None)
+
+
 def differing(header: Mapping[str, Any], expected: Mapping[str, Any]) -> Iterator[str]:
     """Yield how a document differs from the one that the same sink would write now, of what follows from the input.
 
