@@ -5,7 +5,10 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import os
 import shutil
+import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -15,11 +18,10 @@ from dumps import write_dump
 from files import EXAMPLE
 from forging import is_founded, others, places, put, taken
 from headers import elf_page, pe_page
+from memcarve.formats import decoded_file
 from memory import PAGE, noise
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from cli import Ran
 
 KINDS = ("minidump", "elfcore", "flat", "scripts", "modules", "archive", "memmap")
@@ -171,6 +173,32 @@ def test_every_byte(written: Path, dump: Path, kind: str, capfdbinary: pytest.Ca
         path.write_bytes(data)
     path.write_bytes(data + b"x")
     assert verified(capfdbinary, written, "--source", dump).code == 1
+
+
+def test_where_it_is_written_again(
+    written: Path,
+    dump: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfdbinary: pytest.CaptureFixture[bytes],
+) -> None:
+    """What is compared is written again into the folder that was named, or on disk, and nothing of it stays."""
+    room = tmp_path / "room"
+    room.mkdir()
+    made: list[str] = []
+    make = tempfile.mkdtemp
+
+    def mkdtemp(*words: Any, **named: Any) -> str:
+        made.append(make(*words, **named))
+        return made[-1]
+
+    monkeypatch.setattr(tempfile, "mkdtemp", mkdtemp)
+    assert verified(capfdbinary, written, "--source", dump, "--temp", room).code == 0
+    assert any(Path(path).parent == room for path in made)
+    assert not any(os.path.lexists(path) for path in made)
+    monkeypatch.setattr(decoded_file, "on_disk", lambda *_: None)
+    ran = verified(capfdbinary, written, "--source", dump)
+    assert (ran.code, "--temp DIR names a folder" in ran.err) == (1, True)
 
 
 def test_another_source(written: Path, dump: Path, capfdbinary: pytest.CaptureFixture[bytes]) -> None:

@@ -172,8 +172,8 @@ class Decoding(Group, heading=FROM):
         metavar="DIR",
         heading=OTHER,
         type=AnyPath(),
-        help="Where compressed inputs are decoded to, in a file without a name.  [default: beside the output, or the "
-        "system's temporary folder; /var/tmp if that lies in memory]",
+        help="Where compressed inputs are decoded to, in a file without a name, and outputs written again to be "
+        "verified.  [default: beside the output, or the system's temporary folder; /var/tmp if that lies in memory]",
     )
     limit_decoded: int | None = option(
         "--limit-decoded",

@@ -81,7 +81,7 @@ class _Verifier:
             memory = _recorded_process(self.opened(header), known, self.process)
             say(memory.notes if self.messages.verbose else [], quiet=self.messages.quiet)
         with ProgressBar("verifying", self.messages) as progress:
-            found = _checked(path, memory, _selection(header), seal, progress)
+            found = _checked(path, memory, _selection(header), seal, self.source.temp, progress)
         say(found.notes, quiet=self.messages.quiet)
         tell(_verified(found), quiet=self.messages.quiet)
         return found, header
@@ -136,12 +136,19 @@ def _selection(header: dict[str, Any]) -> Selection | None:
 
 
 def _checked(
-    path: str, memory: ProcessMemory | None, wanted: Selection | None, seal: str | None, progress: Progress
+    path: str,
+    memory: ProcessMemory | None,
+    wanted: Selection | None,
+    seal: str | None,
+    temp: str | None,
+    progress: Progress,
 ) -> Result:
     """Check what lies at a path, against the source without what of that cannot be read."""
 
     def check(source: ProcessMemory | None) -> Result:
-        return verify_output(path, source, seal=seal, labelling=Labelling, find=find_modules, progress=progress)
+        return verify_output(
+            path, source, seal=seal, labelling=Labelling, find=find_modules, temp=temp, progress=progress
+        )
 
     return check(None) if memory is None else memory.past_unreadable(check, wanted)
 

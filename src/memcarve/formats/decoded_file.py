@@ -170,12 +170,12 @@ def _substance(block: bytes) -> Iterator[tuple[int, int]]:
         yield start, len(block)
 
 
-def temporary_folder(path: str) -> str:
-    """Return a folder on disk for what the file at `path` decodes to; raise OutputError if there is none."""
+def temporary_folder(path: str, why: str = "is compressed") -> str:
+    """Return a folder on disk for what is made of the file at `path`, or raise OutputError, which says why it is."""
     folder = on_disk(tempfile.gettempdir(), "/var/tmp")  # noqa: S108 - the file in it has no name
     if folder is None:
         raise OutputError(
-            "is compressed, and the temporary folders of this system lie in memory, where it is not decoded unasked",
+            f"{why}, and the temporary folders of this system lie in memory, where nothing large is written unasked",
             subject=path,
             remedy="{temp:DIR} names a folder",
         )

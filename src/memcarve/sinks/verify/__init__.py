@@ -48,6 +48,7 @@ def verify(
     seal: str | None = None,
     labelling: Callable[[str], Labeller] | None = None,
     find: Find | None = None,
+    temp: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
 ) -> Result:
     """Check what memcarve wrote: every file's name, size and hashes, and with `source` every byte.
@@ -57,7 +58,7 @@ def verify(
     recorded choice is made again: what the source holds and the folder lacks is told, and whatever the document says
     that does not follow from the source. `labelling` (``memcarve.Labelling``) is needed to compare labels, too, and
     `find` (``memcarve.find_modules``) to compare what was extracted. What was exported or extracted is written again
-    into a temporary folder for that.
+    into a temporary folder for that: in `temp`, or where it lies on disk.
 
     Raises VerificationError that lists the faults (the first hundred, in `faults`), UsageError if `seal` is none.
     """
@@ -65,4 +66,4 @@ def verify(
     where = os.fspath(path)
     if _is_carved(where):
         return CarvedCheck(where, source, labelling, progress).run(digits)
-    return check_output(where, source, labelling, find, progress, digits)
+    return check_output(where, source, labelling, find, temp, progress, digits)

@@ -40,6 +40,7 @@ def check_output(
     source: ProcessMemory | None,
     labelling: Callable[[str], Labeller] | None,
     find: Find | None,
+    temp: str | os.PathLike[str] | None,
     progress: Progress | None,
     seal: str | None,
 ) -> Result:
@@ -56,7 +57,7 @@ def check_output(
     what, count, size, hashed = _CHECKS[own.what](own, faults)
     notes: list[str] = []
     if source is not None and not damaged:
-        again = compare_written(own, source, labelling, find, faults, progress)
+        again = compare_written(own, source, labelling, find, temp, faults, progress)
         if again is not None:  # it knows what it counts, which not every output says
             what, count, size = again.what, again.count, again.bytes
     elif own.what in (own_document.CORE, own_document.MINIDUMP) and seal is None:

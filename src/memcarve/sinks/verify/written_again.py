@@ -15,6 +15,7 @@ from memcarve.backing import open_regular
 from memcarve.copying.output_file import BUFFER
 from memcarve.errors import InputError, UnreadableError, UsageError
 from memcarve.formats import manifest
+from memcarve.formats.decoded_file import temporary_folder
 from memcarve.process import Selection
 from memcarve.sinks.elfcore import export_elfcore
 from memcarve.sinks.extract import extract
@@ -49,15 +50,18 @@ def compare_written(
     source: ProcessMemory,
     labelling: Callable[[str], Labeller] | None,
     find: Callable[[ProcessMemory, Selection], Any] | None,
+    temp: str | os.PathLike[str] | None,
     faults: Faults,
     progress: Progress | None,
 ) -> Result | None:
     """Write the source again as the document says that it was; note each difference. Return what writing it gave.
 
-    Raises InputError if the document does not say how, NoSpaceError, SourceReadError.
+    It is written into the folder `temp`, or one that lies on disk. Raises InputError if the document does not say how,
+    NoSpaceError, OutputError if there is no such folder, SourceReadError.
     """
     recorded = _Recorded(own)
-    with tempfile.TemporaryDirectory(prefix="memcarve-") as folder:
+    place = temporary_folder(own.path, "is compared with its source written again") if temp is None else temp
+    with tempfile.TemporaryDirectory(prefix="memcarve-", dir=place) as folder:
         out = os.path.join(folder, os.path.basename(os.path.normpath(own.path)).removesuffix(".map"))
         try:
             again = _written(own, recorded, source, labelling, find, out, progress)
