@@ -116,8 +116,12 @@ def test_what_is_no_address_is_refused(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["0x7ff673400000+0x10", "00007ff6`73400000+10h", "7ff673400000+0x10", "400000h+10h", "0x7ff673400000+64k"]
-)
+    "text",
+    [
+        "0x7ff673400000+0x10", "00007ff6`73400000+10h", "7ff673400000+0x10", "400000h+10h", "0x7ff673400000+64k",
+        "400000+0x10", "cafe+0x10",
+    ],
+)  # fmt: skip
 def test_a_sum_is_no_address(text: str) -> None:
     """A number with a plus is not taken for the name of a module where one address is wanted."""
     with pytest.raises(UsageError, match="is not an address; write it like"):

@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 _TOP = 1 << 64
 _NAME = re.compile(r"[^/\\\x00-\x1f]+")
 _NUMBER = re.compile(r"(0[xX])?([0-9a-fA-F]+(?:[_`][0-9a-fA-F]+)*)([hH])?")
-#: what no module is called: of 0x10+0x20 the first number
-_SUMMAND = re.compile(r"0[xX][0-9a-fA-F]|[0-9a-fA-F`_]{12,}[hH]?(\+|$)|[0-9][0-9a-fA-F]*[hH](\+|$)")
 _SIZE = re.compile(r"(?:0[xX]([0-9a-fA-F]{1,17})|([0-9]{1,20}))\s*([kKmMgGtT]?)(?:i?[bB])?")
 _UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 _LONG = 12  # digits of an address above 4 GiB, as debuggers print it
@@ -154,7 +152,7 @@ def _address(text: str) -> Address | None:
         return Address(_number(number))
     name, plus, offset = (part.strip() for part in text.rpartition("+"))
     number = _NUMBER.fullmatch(offset)
-    if plus and _NAME.fullmatch(name) and number is not None and not _SUMMAND.match(name):
+    if plus and _NAME.fullmatch(name) and number is not None and not _NUMBER.fullmatch(name):
         return Address(_number(number), name)
     is_name = "." in text.strip(".") and not text.endswith("+") and _NAME.fullmatch(text)
     return Address(0, text) if is_name else None
