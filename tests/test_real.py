@@ -78,8 +78,21 @@ def test_files_are_the_whole_dump(carved: Path) -> None:
     contents = binaries(carved)
     dump = needed(f"{STEM}.dmp")
     assert b"".join(contents[segment["file"]] for segment in listed) == dump.read_bytes()
-    with memcarve.open(dump, memory_map=needed(f"{STEM}.csv")) as container:
+    with memcarve.open(dump, memory_map=needed(f"{STEM}.map")) as container:
+        assert memcarve.verify(carved, container.process()).compared
+
+
+def test_another_map_says_the_same(carved: Path) -> None:
+    """Held against another renderer's map of the dump, the folder differs in nothing but which map it was."""
+    with (
+        memcarve.open(needed(f"{STEM}.dmp"), memory_map=needed(f"{STEM}.csv")) as container,
+        pytest.raises(memcarve.VerificationError) as caught,
+    ):
         memcarve.verify(carved, container.process())
+    assert [fault.partition(" is ")[0] for fault in caught.value.faults] == [
+        "segments.json: inputs.map.size:",
+        "segments.json: inputs.map.format:",
+    ]
 
 
 @pytest.mark.parametrize("renderer", RENDERERS)
