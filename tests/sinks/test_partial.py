@@ -674,8 +674,9 @@ def test_signals(table: Path, tmp_path: Path, kind: str, name: str, code: int) -
     words = (*kind.split(), table, "--all", "-o", tmp_path / "out", "-q")
     ran = run(*words, before=before)
     assert (ran.code, ran.err.count("\n")) == (code, 1), ran.err
-    assert ran.err.startswith(f"memcarve: stopped; {tmp_path}/out is partial: 2 of 4 processes are whole; not there: ")
-    assert "--resume" in ran.err
+    said = f"memcarve: stopped ({name}); {tmp_path}/out is partial: 2 of 4 processes are whole; not there: "
+    assert ran.err.startswith(said)
+    assert ran.err.endswith(" --resume\n")  # the end of a command that can be pasted
     assert [name for name in listing(tmp_path / "out") if name.startswith(".")] == []
     assert (run(*words, "--resume").code, (tmp_path / "out" / MARK).exists()) == (0, False)
 

@@ -102,7 +102,7 @@ def _status(arguments: Sequence[str]) -> int:  # noqa: PLR0911 - one way out for
         complain(error)
         return USAGE if isinstance(error, UsageError) else FAILED
     except stopping.StoppedBySignal as error:
-        complain(stopping.line(error.number, "; ".join(["stopped", *getattr(error, "__notes__", [])])))
+        complain(stopping.line(error.number, *getattr(error, "__notes__", [])))
         return 128 + error.number
     except MemoryError:
         complain("not enough memory")

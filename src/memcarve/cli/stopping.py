@@ -37,9 +37,9 @@ def raise_exceptions() -> None:
             signal.signal(number, _raise)
 
 
-def line(number: int, notes: str = "stopped") -> str:
-    """Return what is said of a run that a signal has stopped."""
-    return f"{notes} ({signal.Signals(number).name})"
+def line(number: int, *notes: str) -> str:
+    """Return what is said of a run that a signal has stopped; a command in the last of the notes can be pasted."""
+    return "; ".join([f"stopped ({signal.Signals(number).name})", *notes])
 
 
 def _end(number: int, _: FrameType | None) -> NoReturn:
