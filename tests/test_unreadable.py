@@ -9,10 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+import listings
 import memcarve
 from carved import binaries, manifest, model, named
 from cli import invoke, run
 from dumps import dump_bytes, write_dump
+from headers import TEXT, dll_page
+from listings import VADINFO
 from memcarve.backing import FileBacking
 from memcarve.intervals import Intervals
 from memcarve.unreadable import unreadable as unreadable_in
@@ -200,6 +203,38 @@ def test_scripts_of_what_can_be_read(tmp_path: Path, capfdbinary: pytest.Capture
         ran = invoke(capfdbinary, "export", folder / "pid.4.dmp", "-o", tmp_path / "out", "--to", "scripts")
     assert ran.code in (0, 3), ran.err
     assert (tmp_path / "out" / "memory.json").exists()
+
+
+def test_extract_gives_the_rest(tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+    """Of a module with a bad block all else is written, zeros in its place, and what is not there is listed."""
+    (tmp_path / "good").mkdir()
+    code = noise(7, 3 * PAGE)
+    write_dump(tmp_path / "good", [(0x400000, dll_page([(1, 3, TEXT)], size=4) + code)])
+    with unreadable(tmp_path / "good", {"pid.4.dmp": ranges_of([2])}) as folder:
+        ran = invoke(capfdbinary, "extract", folder / "pid.4.dmp", "-o", tmp_path / "out", "--layout", "memory")
+    assert ran.code == 3, ran.err
+    (path,) = (tmp_path / "out").glob("0x*.bin")
+    assert path.read_bytes()[PAGE:] == code[:PAGE] + bytes(PAGE) + code[2 * PAGE :]
+    (module,) = json.loads((tmp_path / "out" / "modules.json").read_text())["modules"]
+    assert module["missing_bytes"] == PAGE
+
+
+def test_split_past_bad_blocks(tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+    """Segments end where regions change and where bytes cannot be read."""
+    (tmp_path / "good").mkdir()
+    rows: list[Piece] = [(0x10000, noise(1, 6 * PAGE))]
+    write_dump(tmp_path / "good", rows)
+    regions = tmp_path / "regions.csv"
+    regions.write_bytes(listings.csv([listings.vad(0x10000, 0x13FFF), listings.vad(0x14000, 0x15FFF)], VADINFO))
+    with unreadable(tmp_path / "good", {"pid.4.dmp": ranges_of([1])}) as folder:
+        dump = folder / "pid.4.dmp"
+        ran = invoke(capfdbinary, "carve", dump, "-o", tmp_path / "out", "--split", "region", "--regions", regions)
+    assert ran.code == 3, ran.err
+    content = noise(1, 6 * PAGE)
+    cuts = [(0, 1), (2, 4), (4, 6)]
+    assert binaries(tmp_path / "out") == named(
+        {0x10000 + low * PAGE: content[low * PAGE : high * PAGE] for low, high in cuts}
+    )
 
 
 def test_a_carved_folder_gives_the_rest(tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]) -> None:
