@@ -11,6 +11,7 @@
     |   |   |-- OverlapError       two rows claim the same address
     |   |   `-- PositionError      where the rows' bytes lie in the dump cannot be settled
     |   |-- TruncatedError         the dump ends before the map does
+    |   |-- KernelTypesError       a kernel's types or symbols are damaged, or are not those of the kernel in the image
     |   |-- LimitError             page tables map, or compressed data decode to, more than a limit
     |   `-- SourceReadError        the operating system could not read an input
     |       `-- UnreadableError    it could not read one place of it: ``offset``
@@ -182,6 +183,10 @@ class TruncatedError(InputError):
     def __init__(self, problem: str, address: int, *, subject: str = "", remedy: str = "") -> None:
         super().__init__(problem, subject=subject, remedy=remedy)
         self.address = address
+
+
+class KernelTypesError(InputError):
+    """What says where a kernel's structures have their members is damaged, or belongs to another kernel."""
 
 
 class LimitError(InputError):
