@@ -36,7 +36,8 @@ class Region(NamedTuple):
     file in bytes, `tag` a VAD's pool tag, `private` whether no other process shares the region. Text may hold anything.
     `allocation` is the start of the allocation that the region is part of, if its source lists one allocation as
     several regions; None if each region stands for itself. `detail` says more in words. An area (a part of memory that
-    the process's own structures describe) is `whole` if all of the region around it is of that kind.
+    the process's own structures describe) is `whole` if all of the region around it is of that kind. On Linux, `device`
+    (major and minor number) and `inode` are those of the mapped file, 0 if there is none.
     """
 
     start: int
@@ -50,6 +51,8 @@ class Region(NamedTuple):
     allocation: int | None = None
     whole: bool = False
     detail: str | None = None
+    device: tuple[int, int] | None = None
+    inode: int | None = None
 
     @property
     def end(self) -> int:
@@ -60,6 +63,29 @@ class Region(NamedTuple):
     def collapsed(self) -> str | None:
         """The protection in three letters, as ``r-x``."""
         return collapsed(self.protection)
+
+    @property
+    def device_numbers(self) -> str | None:
+        """The device as Linux prints it, ``fe:01``."""
+        return None if self.device is None else "{:02x}:{:02x}".format(*self.device)
+
+    def facts(self) -> dict[str, Any]:
+        """Return all that is known but `whole`, ready for JSON; text may hold unpaired surrogates."""
+        known: dict[str, Any] = {
+            "start": f"0x{self.start:x}",
+            "end": f"0x{self.end:x}",
+            "protection": self.protection,
+            "kind": self.kind,
+            "file": self.file,
+            "offset": self.offset,
+            "tag": self.tag,
+            "private": self.private,
+            "allocation": None if self.allocation is None else f"0x{self.allocation:x}",
+            "detail": self.detail,
+            "device": self.device_numbers,
+            "inode": self.inode,
+        }
+        return {name: value for name, value in known.items() if value is not None}
 
 
 class Module(NamedTuple):

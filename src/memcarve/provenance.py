@@ -45,6 +45,7 @@ _FIELD = 0xFFFFFFFF
 _BYTES = re.compile(r"(?:[0-9a-f]{2})*")
 _REGISTER = re.compile(r"[a-z][a-z0-9_]{1,9}")
 _ADDRESS = re.compile(r"0x[0-9a-f]{1,17}")
+_DEVICE = re.compile(r"([0-9a-f]{2,8}):([0-9a-f]{2,8})")
 _BITS = (32, 48, 57)
 #: what a source is called whose word is known only by what memcarve wrote
 _RECORDED = re.compile(r", as (segments\.json|the core's note|the comment) has it$")
@@ -467,7 +468,16 @@ def _region(row: dict[str, Any], start: int, size: int) -> Region:
         private if isinstance(private, bool) else None,
         number(row.get("offset")),
         address(row.get("allocation")),
+        detail=_text(row.get("detail")),
+        device=_device(row.get("device")),
+        inode=number(row.get("inode")),
     )
+
+
+def _device(value: object) -> tuple[int, int] | None:
+    """Return major and minor number of a device."""
+    found = _DEVICE.fullmatch(value) if isinstance(value, str) else None
+    return None if found is None else (int(found[1], 16), int(found[2], 16))
 
 
 def _thread(row: dict[str, Any]) -> Thread | None:

@@ -31,6 +31,11 @@ def regions(path: str) -> list[Region]:
     return metadata_from_files({"regions": (path,)}, None).regions[0].rows
 
 
+def of(region: Region, device: tuple[int, int] = (0, 0), inode: int = 0) -> Region:
+    """Return a region with what the line says of its file."""
+    return region._replace(device=device, inode=inode)
+
+
 def test_the_maps_of_a_real_process() -> None:
     """Every line of a real process's maps is read as it stands there."""
     path = needed("114.maps")
@@ -55,31 +60,44 @@ def test_the_maps_of_a_real_process() -> None:
 @pytest.mark.parametrize(
     ("line", "region"),
     [
-        (LINE, Region(0x400000, 0x52000, "r-xp", "mapped", "/bin/a", offset=0x1000)),
+        (LINE, of(Region(0x400000, 0x52000, "r-xp", "mapped", "/bin/a", offset=0x1000), (8, 2), 173521)),
         ("0-1000 r--p 0 0:0 0", None),
-        ("00000000-00001000 r--p 00000000 00:00 0 ", Region(0, 0x1000, "r--p", "private", private=True)),
-        ("00000000-00001000 r--p 00000000 00:00 0", Region(0, 0x1000, "r--p", "private", private=True)),
-        ("00001000-00002000 rw-s 00000000 00:00 0 ", Region(0x1000, 0x1000, "rw-s", private=False)),
-        ("00001000-00002000 rw-p 00000000 00:00 0 [heap]", Region(0x1000, 0x1000, "rw-p", "heap", private=True)),
-        ("00001000-00002000 rw-p 00000000 00:00 0 [stack:12]", Region(0x1000, 0x1000, "rw-p", "stack", private=True)),
+        ("00000000-00001000 r--p 00000000 00:00 0 ", of(Region(0, 0x1000, "r--p", "private", private=True))),
+        ("00000000-00001000 r--p 00000000 00:00 0", of(Region(0, 0x1000, "r--p", "private", private=True))),
+        ("00001000-00002000 rw-s 00000000 00:00 0 ", of(Region(0x1000, 0x1000, "rw-s", private=False))),
+        ("00001000-00002000 rw-p 00000000 00:00 0 [heap]", of(Region(0x1000, 0x1000, "rw-p", "heap", private=True))),
+        (
+            "00001000-00002000 rw-p 00000000 00:00 0 [stack:12]",
+            of(Region(0x1000, 0x1000, "rw-p", "stack", private=True, detail="[stack:12]")),
+        ),
         (
             "00001000-00002000 rw-p 00000000 00:00 0 [anon:a b]",
-            Region(0x1000, 0x1000, "rw-p", "private", "[anon:a b]", private=True),
+            of(Region(0x1000, 0x1000, "rw-p", "private", "[anon:a b]", private=True)),
         ),
-        ("00001000-00002000 r--p 00000000 00:00 0 [vvar]", Region(0x1000, 0x1000, "r--p", file="[vvar]")),
+        ("00001000-00002000 r--p 00000000 00:00 0 [vvar]", of(Region(0x1000, 0x1000, "r--p", file="[vvar]"))),
         (
             "ffffffffff600000-ffffffffff601000 --xp 00000000 00:00 0                  [vsyscall]",
-            Region(0xFFFFFFFFFF600000, 0x1000, "--xp", file="[vsyscall]"),
+            of(Region(0xFFFFFFFFFF600000, 0x1000, "--xp", file="[vsyscall]")),
         ),
         (
             "7f0000000000-7f0000001000 rw-s 123456789a000 103:02 18446744073709551615 /a \\012 b (deleted) ",
-            Region(
-                0x7F0000000000, 0x1000, "rw-s", "mapped", "/a \\012 b (deleted) ", private=False, offset=0x123456789A000
+            of(
+                Region(
+                    0x7F0000000000,
+                    0x1000,
+                    "rw-s",
+                    "mapped",
+                    "/a \\012 b (deleted) ",
+                    private=False,
+                    offset=0x123456789A000,
+                ),
+                (0x103, 2),
+                18446744073709551615,
             ),
         ),
         (
             "00001000-00002000 rw-p 00000000 00:0e 7 anon_inode:[perf_event]",
-            Region(0x1000, 0x1000, "rw-p", "mapped", "anon_inode:[perf_event]", offset=0),
+            of(Region(0x1000, 0x1000, "rw-p", "mapped", "anon_inode:[perf_event]", offset=0), (0, 0xE), 7),
         ),
     ],
 )
@@ -99,8 +117,8 @@ def test_smaps_is_maps_with_details(newline: str, encoding: str, tmp_path: Path)
     """The lines of details between those of regions are passed over."""
     path = put(tmp_path / "smaps", SMAPS.replace("\n", newline).encode(encoding))
     assert regions(path) == [
-        Region(0x400000, 0x52000, "r-xp", "mapped", "/bin/a b", offset=0x1000),
-        Region(0x7FFC0000, 0x10000, "rw-p", "stack", private=True),
+        of(Region(0x400000, 0x52000, "r-xp", "mapped", "/bin/a b", offset=0x1000), (8, 2), 173521),
+        of(Region(0x7FFC0000, 0x10000, "rw-p", "stack", private=True)),
     ]
 
 

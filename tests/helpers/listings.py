@@ -186,7 +186,7 @@ USED = {
     "windows.vadinfo": ("PID", "Start VPN", "End VPN", "Tag", "Protection", "PrivateMemory", "File"),
     "windows.vadwalk": ("PID", "Start", "End", "Tag"),
     "windows.dlllist": ("PID", "Base", "Size", "Name", "Path"),
-    "linux.proc.Maps": ("PID", "Start", "End", "Flags", "PgOff", "Inode", "File Path"),
+    "linux.proc.Maps": ("PID", "Start", "End", "Flags", "PgOff", "Major", "Minor", "Inode", "File Path"),
     "mac.proc_maps.Maps": ("PID", "Start", "End", "Protection", "Map Name"),
     "windows.threads or windows.thrdscan": ("PID", "TID", "StartAddress", "Win32StartAddress"),
 }

@@ -78,9 +78,10 @@ def test_regions_of_linux_and_mac(renderer: str) -> None:
     rows = records("linux_mac/linux.proc.Maps.json")
     sizes = [row["End"] - row["Start"] for row in rows]
     assert regions(os.path.join(SAMPLES, f"linux_mac/linux.proc.Maps.{renderer}"), 1) == [
-        Region(rows[0]["Start"], sizes[0], "r-x", "mapped", "/sbin/init", offset=0),
-        Region(rows[1]["Start"], sizes[1], "rw-", "heap"),
-        Region(rows[2]["Start"], sizes[2], "---", "mapped", None, offset=0x2000),  # an inode without a path
+        Region(rows[0]["Start"], sizes[0], "r-x", "mapped", "/sbin/init", offset=0, device=(8, 1), inode=652843),
+        Region(rows[1]["Start"], sizes[1], "rw-", "heap", device=(0, 0), inode=0),
+        # an inode without a path
+        Region(rows[2]["Start"], sizes[2], "---", "mapped", None, offset=0x2000, device=(8, 1), inode=913938),
     ]
     (row,) = records("linux_mac/mac.proc_maps.Maps.json")
     assert regions(os.path.join(SAMPLES, f"linux_mac/mac.proc_maps.Maps.{renderer}"), 1) == [
@@ -146,7 +147,8 @@ def test_kind_of_a_linux_region(
 ) -> None:
     """linux.proc.Maps does not say what is shared: memory without a file has no kind there, unless it has a name."""
     (region,) = read(tmp_path, [vma(0x1000, 0x2000, path, inode=inode, offset=0x3000)], LINUX, "regions").regions[0]
-    assert region == Region(0x1000, 0x1000, "rw-", kind, file, offset=0x3000 if kind == "mapped" else None)
+    offset = 0x3000 if kind == "mapped" else None
+    assert region == Region(0x1000, 0x1000, "rw-", kind, file, offset=offset, device=(8, 1), inode=inode)
 
 
 def test_threads(tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 STATUS, COMMAND_LINE, ENVIRONMENT, AUXV, MAPS = 0x47670004, 0x47670006, 0x47670007, 0x47670008, 0x47670009
 ON_LINUX = (AMD64, LINUX, 6, 1, 0)
+SHARED = "/dev/shm/x"  # noqa: S108 - a name in a map
 TEXT = b"""\
 00010000-00011000 r-xp 00002000 08:01 5                                  /usr/bin/a prog
 00020000-00022000 rw-p 00000000 00:00 0                                  [stack]
@@ -44,9 +45,9 @@ def test_linux_maps(opened: Any) -> None:
     (regions,) = process.metadata.regions
     assert regions.source == "LinuxMaps (some.mdmp)"
     assert regions.rows == [
-        Region(0x10000, PAGE, "r-xp", "mapped", "/usr/bin/a prog", offset=0x2000),
-        Region(0x20000, 2 * PAGE, "rw-p", "stack", private=True),
-        Region(0x30000, PAGE, "rw-s", "mapped", "/dev/shm/x", private=False, offset=0),  # noqa: S108 - a name in a map
+        Region(0x10000, PAGE, "r-xp", "mapped", "/usr/bin/a prog", offset=0x2000, device=(8, 1), inode=5),
+        Region(0x20000, 2 * PAGE, "rw-p", "stack", private=True, device=(0, 0), inode=0),
+        Region(0x30000, PAGE, "rw-s", "mapped", SHARED, private=False, offset=0, device=(0, 5), inode=7),
     ]
     assert not process.metadata.notes
 

@@ -167,7 +167,7 @@ COMMANDS = {
             [_path("file")],
             **_ONE,
             filters=groups.RegionFilters,
-            printing=groups.Printing,
+            printing=groups.RegionPrinting,
         ),
         Command(
             "read",

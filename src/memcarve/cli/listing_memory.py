@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Any
 
+from memcarve import linux_mappings
 from memcarve.cli.frame import finish, one_process, selection
 from memcarve.cli.label_columns import label_columns, shortened_path
+from memcarve.cli.option_groups import MAPS
 from memcarve.cli.printed_tables import Column, print_table
 from memcarve.cli.progress_bar import ProgressBar
 from memcarve.cli.wording import counted
+from memcarve.errors import UsageError, printable
 from memcarve.labels import Labelling
 from memcarve.labels.resident_regions import Residence
 from memcarve.labels.segment_labels import permission_words
@@ -24,6 +28,7 @@ if TYPE_CHECKING:
         OneProcess,
         Printing,
         RegionFilters,
+        RegionPrinting,
         SegmentFilters,
         Segmenting,
     )
@@ -111,39 +116,73 @@ def _allowed(flags: int) -> tuple[str | None, str]:
 
 
 def regions(
-    file: str, process: OneProcess, filters: RegionFilters, source: Input, printing: Printing, messages: Messages
+    file: str, process: OneProcess, filters: RegionFilters, source: Input, printing: RegionPrinting, messages: Messages
 ) -> int:
     """Print a row for each region."""
     with one_process(file, process, source, messages, filters.half) as memory:
         chosen = Residence(memory, selection(filters, memory))
-        short, allowed = printing.layout == "table", memory.space.flags is not None
-        columns = [Column("start", "address"), Column("end", "end"), Column("size", "number")]
-        columns += [Column("resident", "number"), Column("protection", "text")]
-        columns += [Column("permissions", "words")] if allowed else []
-        columns += [Column("kind", "text"), Column("file", "text"), Column("file_offset", "number")]
-        columns += [Column("tag", "text"), Column("private", "flag"), Column("source", "text")]
-        columns += [Column("conflicts", "number")]
-
-        def rows() -> Iterator[list[Cell]]:
-            for found in chosen.rows():
-                row = found.region
-                yield [
-                    row.start,
-                    row.end,
-                    row.size,
-                    found.resident,
-                    (row.collapsed or row.protection) if short else row.protection,
-                    *([permission_words(found.permissions) or None] if allowed else []),
-                    found.kind,
-                    shortened_path(row.file) if short else row.file,
-                    row.offset,
-                    row.tag,
-                    row.private,
-                    found.source,
-                    found.conflicts,
-                ]
-
-        print_table(printing.layout, "regions", columns, rows())
+        if printing.layout == MAPS:
+            _print_maps(memory, chosen)
+        else:
+            _print_regions(memory, chosen, printing.layout)
         of = f" of {chosen.sources} sources" if chosen.sources > 1 else ""
         summary = f"{counted(chosen.count, 'region')}{of}, {counted(chosen.size, 'byte')}"
         return finish(memory, messages, f"{summary}, of which {chosen.resident} are there", memory.metadata.notes)
+
+
+def _print_maps(process: ProcessMemory, chosen: Residence) -> None:
+    """Print the regions of the first source as /proc/PID/maps has them; raise UsageError if it does not say enough.
+
+    At a terminal, what in a name would steer it is escaped; elsewhere the bytes are the kernel's own.
+    """
+    first = process.metadata.regions[0].source
+    rows = [found.region for found in chosen.rows() if found.source == first and found.conflicts is not None]
+    poor = [(row, missing) for row in rows if (missing := linux_mappings.unsaid(row))]
+    if poor:
+        row, missing = poor[0]
+        raise UsageError(
+            f"{first} does not say all that /proc/PID/maps has: of {len(poor)} of {counted(len(rows), 'region')} some "
+            f"is not known; of the first, at 0x{row.start:x}, {', '.join(missing)}",
+            subject=str(process.entry),
+            remedy="{format:table} prints what is known",
+        )
+    sys.stdout.flush()
+    terminal, write = sys.stdout.isatty(), sys.stdout.buffer.write
+    for row in rows:
+        line = linux_mappings.line(row, process.address_bits)
+        write((printable(line) if terminal else line).encode("utf-8", "surrogateescape") + b"\n")
+    sys.stdout.buffer.flush()
+
+
+def _print_regions(process: ProcessMemory, chosen: Residence, layout: str) -> None:
+    short, allowed = layout == "table", process.space.flags is not None
+    of_linux = not short and any(row.inode is not None for each in process.metadata.regions for row in each.rows)
+    columns = [Column("start", "address"), Column("end", "end"), Column("size", "number")]
+    columns += [Column("resident", "number"), Column("protection", "text")]
+    columns += [Column("permissions", "words")] if allowed else []
+    columns += [Column("kind", "text"), Column("file", "text"), Column("file_offset", "number")]
+    columns += [Column("device", "text"), Column("inode", "number")] if of_linux else []
+    columns += [Column("tag", "text"), Column("private", "flag"), Column("source", "text")]
+    columns += [Column("conflicts", "number")]
+
+    def rows() -> Iterator[list[Cell]]:
+        for found in chosen.rows():
+            row = found.region
+            yield [
+                row.start,
+                row.end,
+                row.size,
+                found.resident,
+                (row.collapsed or row.protection) if short else row.protection,
+                *([permission_words(found.permissions) or None] if allowed else []),
+                found.kind,
+                shortened_path(row.file) if short else row.file,
+                row.offset,
+                *([row.device_numbers, row.inode] if of_linux else []),
+                row.tag,
+                row.private,
+                found.source,
+                found.conflicts,
+            ]
+
+    print_table(layout, "regions", columns, rows())

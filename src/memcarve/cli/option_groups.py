@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 #: the headings of options in help, in this order
 HEADINGS = TAKE, FROM, WRITE, OTHER = "What to take", "Where from", "How to write", "Other"
 FORMATS = ("table", "csv", "json", "jsonl", "parquet")
+#: what /proc/PID/maps looks like
+MAPS = "maps"
 
 
 def option(*names: str, heading: str | None = None, preset: Any = ..., **how: Any) -> Any:  # noqa: ANN401 - click's
@@ -285,6 +287,18 @@ class Printing(Group, heading=WRITE):
         metavar="FORMAT",
         preset="table",
         help=f"How to print the table: {', '.join(FORMATS)}.",
+    )
+
+
+class RegionPrinting(Group, heading=WRITE):
+    """How regions are printed."""
+
+    layout: str = option(
+        "--format",
+        type=Choice([*FORMATS, MAPS]),
+        metavar="FORMAT",
+        preset="table",
+        help=f"How to print the table: {', '.join(FORMATS)}; maps: as Linux has it in /proc/PID/maps.",
     )
 
 

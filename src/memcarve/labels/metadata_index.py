@@ -135,18 +135,7 @@ def _kind(region: Region) -> str | None:
 
 
 def _region_text(region: Region, kind: str | None) -> str:
-    record = {
-        "start": f"0x{region.start:x}",
-        "end": f"0x{region.end:x}",
-        "protection": region.protection,
-        "kind": kind,
-        "file": region.file,
-        "offset": region.offset,
-        "tag": region.tag,
-        "private": region.private,
-        "allocation": None if region.allocation is None else f"0x{region.allocation:x}",
-    }
-    return json.dumps({name: value for name, value in record.items() if value is not None})
+    return json.dumps(region._replace(kind=kind).facts())
 
 
 def _placed(rows: list[Any], bounds: list[tuple[int, int]]) -> tuple[list[Any], Intervals]:

@@ -313,20 +313,13 @@ def _document(
             "sources": {"regions": [{"source": each.source} for each in metadata.regions[:1]]},
             "threads": [_thread_row(thread) for thread in threads],
         },
-        "regions": [_region_row(row) for each in metadata.regions[:1] for row in each.rows],
+        "regions": [row.facts() for each in metadata.regions[:1] for row in each.rows],
         "modules": [_module_row(row, each.source) for each in metadata.modules for row in each.rows],
     }
 
 
 def _bounds(start: int, size: int) -> dict[str, Any]:
     return {"start": f"0x{start:x}", "end": f"0x{start + size:x}"}
-
-
-def _region_row(row: Region) -> dict[str, Any]:
-    names = "protection", "kind", "file", "tag", "private", "offset"
-    said = {name: value for name in names if (value := getattr(row, name)) is not None}
-    allocation = {} if row.allocation is None else {"allocation": f"0x{row.allocation:x}"}
-    return _bounds(row.start, row.size) | said | allocation
 
 
 def _module_row(row: Module, source: str) -> dict[str, Any]:

@@ -70,7 +70,7 @@ _KERNEL_MODULES = Kind(
 )
 _VADINFO = Kind(VADINFO, ("PID", "Start VPN", "End VPN"), ("Tag", "Protection", "PrivateMemory", "File"))
 _VADWALK = Kind(VADWALK, ("PID", "Start", "End"), ("Tag",))
-_LINUX = Kind(LINUX_MAPS, ("PID", "Start", "End"), ("Flags", "PgOff", "Inode", "File Path"))
+_LINUX = Kind(LINUX_MAPS, ("PID", "Start", "End"), ("Flags", "PgOff", "Major", "Minor", "Inode", "File Path"))
 _MAC = Kind(MAC_MAPS, ("PID", "Start", "End"), ("Protection", "Map Name"))
 _DLLLIST = Kind(DLLLIST, ("PID", "Base"), ("Size", "Name", "Path"))
 _THREADS = Kind(THREADS, ("PID", "TID"), ("StartAddress", "Win32StartAddress"))

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from memcarve.formats.tables.text_file import TextFile
 
 _ROW = re.compile(
-    rb"([0-9a-f]{8,16})-([0-9a-f]{8,16}) ([r-][w-][x-][ps]) ([0-9a-f]{8,16}) [0-9a-f]{2,}:[0-9a-f]{2,} (\d{1,20})"
+    rb"([0-9a-f]{8,16})-([0-9a-f]{8,16}) ([r-][w-][x-][ps]) ([0-9a-f]{8,16}) ([0-9a-f]{2,8}):([0-9a-f]{2,8}) (\d{1,20})"
     rb"(?: +(\S.*)?)?",
     re.DOTALL,
 )
@@ -45,8 +45,10 @@ def cells(line: bytes) -> Cells | None:
         "End": int(found[2], 16),
         "Flags": found[3].decode(),
         "PgOff": int(found[4], 16),
-        "Inode": int(found[5]),
-        "File Path": None if found[6] is None else found[6].decode("utf-8", "surrogateescape"),
+        "Major": int(found[5], 16),
+        "Minor": int(found[6], 16),
+        "Inode": int(found[7]),
+        "File Path": None if found[8] is None else found[8].decode("utf-8", "surrogateescape"),
     }
 
 

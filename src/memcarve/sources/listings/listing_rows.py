@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, cast
 
+from memcarve import linux_mappings
 from memcarve.formats.listing.listing_kinds import DLLLIST, LINUX_MAPS, MAC_MAPS, PROC_MAPS, THREADS, VADINFO, VADWALK
 from memcarve.intervals import TOP
 from memcarve.metadata import Module, Region, Thread
@@ -74,37 +75,28 @@ def _vad_node(cells: Cells, bits: int) -> Region:
 def _linux(cells: Cells, bits: int) -> Region:
     """Return the region of a row of linux.proc.Maps, or of a line of /proc/PID/maps; `End` is the address after it.
 
-    Only the latter says whether a mapping is shared (`s`) or private (`p`). A private mapping of a file is copied page
-    by page as it is written to: `private` is then not known, and the region is one of the file all the same.
+    Only the latter says whether a mapping is shared (`s`) or private (`p`).
     """
-    start, size = _range(cells, "Start", "End", bits, inclusive=False)
-    flags, name, inode = _text(cells, "Flags"), _text(cells, "File Path"), _number(cells, "Inode")
-    kind, file = _named(name)
-    mapped = kind == Kind.MAPPED or (inode is not None and inode > 0)
-    if mapped:
-        kind = Kind.MAPPED
-    private = False if flags is not None and flags.endswith("s") else None
-    if flags is not None and flags.endswith("p") and not mapped and (file is None or file.startswith("[anon")):
-        private = True
-        kind = kind or Kind.PRIVATE
-    return Region(start, size, flags, kind, file, None, private, _number(cells, "PgOff") if mapped else None)
+    name, major, minor = _text(cells, "File Path"), _number(cells, "Major"), _number(cells, "Minor")
+    return linux_mappings.region(
+        linux_mappings.Mapping(
+            *_range(cells, "Start", "End", bits, inclusive=False),
+            _text(cells, "Flags"),
+            _number(cells, "PgOff"),
+            None if major is None or minor is None else (major, minor),
+            _number(cells, "Inode"),
+            None if name == _ANONYMOUS else name,
+        )
+    )
 
 
 def _mac(cells: Cells, bits: int) -> Region:
-    """Return the region of a row of mac.proc_maps.Maps: `End` is the address after it."""
-    kind, file = _named(_text(cells, "Map Name"))
-    return Region(*_range(cells, "Start", "End", bits, inclusive=False), _text(cells, "Protection"), kind, file)
-
-
-def _named(name: str | None) -> tuple[str | None, str | None]:
-    """Return kind and file by the name that a Unix gives a mapping; what it calls heap or stack is not a file."""
-    if name is None or name == _ANONYMOUS:
-        return None, None
-    if name == "[heap]":
-        return Kind.HEAP, None
-    if name == "[stack]" or (name.startswith("[stack:") and name.endswith("]")):
-        return Kind.STACK, None
-    return Kind.MAPPED if name.startswith("/") else None, name
+    """Return the region of a row of mac.proc_maps.Maps: `End` is the address after it; names are as on Linux."""
+    name = _text(cells, "Map Name")
+    start, size = _range(cells, "Start", "End", bits, inclusive=False)
+    return linux_mappings.region(
+        linux_mappings.Mapping(start, size, _text(cells, "Protection"), name=None if name == _ANONYMOUS else name)
+    )
 
 
 def _module(cells: Cells, bits: int) -> Module:
