@@ -150,13 +150,30 @@ class Progress(Protocol):
         """Take note that `done` of `total` bytes are done."""
 
 
+class Unix(NamedTuple):
+    """What a Unix system knows of a process besides what every system does; None is unknown.
+
+    `uid` and `gid` are the real user and group, `status` what it does in the words of proc_pid_status(5) (``sleeping``,
+    ``zombie``), `namespace_pid` its number in its own pid namespace. A `kernel_thread` has no memory of its own.
+    `container` is the identifier of the container that it runs in, `found` how it was found if no list leads to it.
+    """
+
+    uid: int | None = None
+    gid: int | None = None
+    status: str | None = None
+    namespace_pid: int | None = None
+    kernel_thread: bool | None = None
+    container: str | None = None
+    found: str | None = None
+
+
 class ProcessEntry(NamedTuple):
     """A process that a container holds; what its source does not say is None.
 
     From an image also: `parent` (pid), `created` and `exited` (UTC), `root` (physical address of its page tables),
     `image_base` and `peb` (addresses), `wow64` (32-bit on 64), `listed` (the kernel's list of processes leads to it),
     `ended`, and `object`, the address of what the kernel knows of it. `doubts` says in words what speaks against its
-    being a process at all; nothing does if it is empty.
+    being a process at all; nothing does if it is empty. `unix` is what only a Unix system knows.
     """
 
     pid: int | None = None
@@ -172,18 +189,24 @@ class ProcessEntry(NamedTuple):
     ended: bool | None = None
     object: int | None = None
     doubts: tuple[str, ...] = ()
+    unix: Unix | None = None
 
     @property
     def state(self) -> str | None:
-        """``"running"``, or ``"exited"``, ``"unlinked"``; and ``"doubtful"``, with commas; None if unknown."""
+        """``"running"``, or ``"exited"``, ``"unlinked"``; and ``"doubtful"``, with commas; None if unknown.
+
+        Of a Unix system its own word for what the process does (``"sleeping"``, ``"zombie"``) comes first.
+        """
         if self.listed is None:
             return None
-        words = ["exited"] * bool(self.ended) + ["unlinked"] * (not self.listed)
+        own = self.unix.status if self.unix else None
+        words = [own] if own else ["exited"] * bool(self.ended)
+        words += ["unlinked"] * (not self.listed)
         return ", ".join([*(words or ["running"]), *["doubtful"] * bool(self.doubts)])
 
     def facts(self) -> dict[str, Any]:
         """Return what an image tells of the process, ready for JSON; nothing if only pid and name are known."""
-        if self.root is None:
+        if self.root is None and self.unix is None:
             return {}
 
         def address(value: int | None) -> str | None:
@@ -203,6 +226,7 @@ class ProcessEntry(NamedTuple):
             "wow64": self.wow64,
             "object": address(self.object),
             "doubts": list(self.doubts),
+            **({} if self.unix is None else self.unix._asdict()),
         }
 
     def __str__(self) -> str:

@@ -231,7 +231,7 @@ def test_a_decoy_at_a_lower_address_hides_nothing(tmp_path: Path, level: str) ->
         process = container.process(PID)
         assert process.space.repeated >= 99 * LARGE
         assert [row for row in segments_of(process, "kernel") if row[0] <= base < sum(row[:2])] == wanted != []
-        assert container.windows.kernel.base == base  # type: ignore[attr-defined]
+        assert container.system.kernel.base == base  # type: ignore[attr-defined]
 
 
 def test_damage_elsewhere_does_not_matter_to_read(go: Invoke, tmp_path: Path) -> None:

@@ -13,14 +13,12 @@ from memcarve.formats.compression import plain_name
 from memcarve.formats.elf_core.core_headers import is_core
 from memcarve.formats.images import avml, crashdump, lime, machine_core, vmware
 from memcarve.formats.images.machine import MachineMemory
+from memcarve.images.linux.linux_system import find_linux
 from memcarve.images.page_table_roots import Root, address_table, find_roots
 from memcarve.images.paging import claimed, walk
-from memcarve.images.paging_modes import LINUX, WINDOWS, AddressTable
+from memcarve.images.paging_modes import LINUX, NO_SYSTEM, WINDOWS, AddressTable
 from memcarve.images.physical import PhysicalMemory
-from memcarve.images.physical_scan import find_linux
-from memcarve.images.windows import kernel
-from memcarve.images.windows.processes import Windows
-from memcarve.images.windows.windows_metadata import Knowledge
+from memcarve.images.windows.windows_system import find_windows
 from memcarve.intervals import PAGE, TOP, Intervals, breaks, total
 from memcarve.metadata import Metadata
 from memcarve.missing import IMAGE_CUT_OFF, LEFT_OUT, OUTSIDE, REASONS, REPEATED, UNREADABLE, MissingMemory
@@ -34,11 +32,13 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from memcarve.images.paging import Pages
+    from memcarve.images.system import OperatingSystem
 
 #: readers of containers, each by content; what none of them knows may be a raw image
 _READERS = (lime.read, avml.read, machine_core.read, crashdump.read, vmware.read)
 _GIVE_ROOT = "give a page-table root with {dtb} ({scan} lists roots)"
 _MAGICS = (lime.MAGIC, avml.MAGIC, *crashdump.MAGICS, *vmware.MAGICS)
+_SOUGHT: dict[str | None, str] = {None: "64-bit Windows and no Linux", WINDOWS: "64-bit Windows", LINUX: "Linux"}
 _UNSOUGHT = "unlisted processes were not looked for"
 _NOT_THERE = "outside the image"
 #: what of page tables is not there, by the kind that counts it
@@ -68,14 +68,13 @@ class ImageContainer(Container):
         self.memory = memory
         memory.progress = options.progress
         self.options = options
-        self._windows: Windows | None = None
+        self._system: OperatingSystem | None = None
         self._entries: list[ProcessEntry] = []
         self._complete = False
         self._table: tuple[AddressTable, str] | None = None
         self._looked = False
         self._unsought: str | None = None
-        self._linux: str | None = None
-        self._unsettled = ""
+        self._unsettled: ProcessError | None = None
 
     @property
     def stored(self) -> FileBacking:  # type: ignore[override]
@@ -91,48 +90,52 @@ class ImageContainer(Container):
     def notes(self) -> list[str]:  # type: ignore[override]
         """What is known of the image, and of the list of processes once it was read."""
         unsought = [] if self._unsought is None or self._complete else [self._unsought]
-        if unsought and (problem := self.windows.problem):
+        if unsought and (problem := self.system.problem):
             unsought.append(f"the list of processes is damaged ({problem}): some that it held may be unlisted now")
-        found, known = (self._windows.notes, [self._windows.description]) if self._windows else ([], [])
+        found, known = (self._system.notes, [self._system.description]) if self._system else ([], [])
         decoded = [Note(note, "input", more) for note, more in self.stored.notes]
         return [*known, *decoded, *(Note(note, "input") for note in (*self.memory.notes, *found, *unsought))]
 
     @property
-    def windows(self) -> Windows:
-        """The Windows machine; raises ProcessError if there is none, or its processes cannot be found."""
-        if self._windows is None:
-            if self.options.system not in (None, WINDOWS):
-                raise ProcessError("processes are found on Windows only", subject=str(self), remedy=_GIVE_ROOT)
+    def system(self) -> OperatingSystem:
+        """The machine's operating system; raises ProcessError if there is none, or its processes cannot be found."""
+        if self._system is None:
+            if self.options.system == NO_SYSTEM:
+                raise ProcessError(
+                    "processes are not looked for without a system", subject=str(self), remedy=_GIVE_ROOT
+                )
             self.recognise()
-        if self._windows is None:
-            found = f"Linux {self._linux}" if self._linux else "no 64-bit Windows"
-            why = self._unsettled or f"{found} was found, and memcarve finds the processes of Windows only"
-            raise ProcessError("; ".join([why, *self.memory.notes]), subject=str(self), remedy=_GIVE_ROOT)
-        return self._windows
+        if self._system is None:
+            found = self._unsettled or ProcessError(f"no {_SOUGHT[self.options.system]} was found")
+            raise ProcessError(
+                "; ".join([found.problem, *self.memory.notes]), subject=str(self), remedy=found.remedy or _GIVE_ROOT
+            )
+        return self._system
 
     def recognise(self) -> bool:
         """Look for a Windows kernel, else for a Linux one; return True if there is either."""
         if not self._looked:
             self._looked = True
-            for table, version in kernel.find_tables(self.memory):
-                try:
-                    self._windows = Windows(self.memory, table, version, self.options.limit)
-                except (ProcessError, LimitError) as error:
-                    if version.major:  # a Windows for certain
-                        self._unsettled = self._unsettled or error.problem
-                    continue
-                break
-            else:
-                linux = None if self._unsettled else find_linux(self.memory)
-                self._linux = linux[0] if linux else None
-        return self._windows is not None or bool(self._unsettled) or self._linux is not None
+            try:
+                self._system = self._found()
+            except ProcessError as error:
+                self._unsettled = error
+        return self._system is not None or self._unsettled is not None
+
+    def _found(self) -> OperatingSystem | None:
+        """Return the operating system of the machine; raises ProcessError if there is one that cannot be read."""
+        wanted = self.options.system
+        found = find_windows(self.memory, self.options.limit) if wanted in (None, WINDOWS) else None
+        if found is None and wanted in (None, LINUX):
+            return find_linux(self.memory)
+        return found
 
     def processes(self) -> list[ProcessEntry]:
         """Return the processes: those of the kernel's list first, then those that only a search of memory finds."""
         if self.options.dtb is not None:
             return [ProcessEntry(None, None, root=self.options.dtb)]
         if not self._complete:
-            self._entries = self.windows.processes()
+            self._entries = [*self.system.processes()]
             self._complete = True
         return self._entries
 
@@ -141,13 +144,13 @@ class ImageContainer(Container):
         if self.options.dtb is not None or self._complete:
             return [entry for entry in self.processes() if entry.listed is not False]
         self._unsought = self._unsought or _UNSOUGHT
-        self._entries = self.windows.listed()
+        self._entries = [*self.system.listed()]
         return self._entries
 
     def known(self, pids: Sequence[int]) -> list[ProcessEntry]:
         """Return the beginning of `processes`, long enough to hold these pids if any of it does."""
         if self.options.dtb is None and not self._complete and pids:
-            listed = self.windows.listed()
+            listed = self.system.listed()
             if {entry.pid for entry in listed if not entry.ended} >= set(pids):
                 self._unsought = f"{_UNSOUGHT}: another with this pid may exist"
                 return self.listed()
@@ -246,17 +249,17 @@ class ImageContainer(Container):
 
     def start_of(self, index: int) -> Metadata:
         """Return what a process was started with and what it unloaded; nothing of an address space without a system."""
-        if self._knowledge is None:
+        if self.options.dtb is not None:
             return Metadata()
         entry = self.entry(index)
-        return self._knowledge.start_of(entry, self._table_of(entry)[0])
+        return self.system.start_of(entry, self._table_of(entry)[0])
 
     def _metadata(self, entry: ProcessEntry, table: AddressTable) -> Metadata:
         """Return what is known of a process beyond its bytes, whatever part of its memory was asked for.
 
         First what the machine's own system knows, then what files say.
         """
-        known = Metadata() if self._knowledge is None else self._knowledge.of(entry, table)
+        known = Metadata() if self.options.dtb is not None else self.system.metadata(entry, table)
         return known + metadata_from_files(
             self.options.listings,
             entry.pid,
@@ -265,18 +268,11 @@ class ImageContainer(Container):
             reading=self.options.reading,
         )
 
-    @functools.cached_property
-    def _knowledge(self) -> Knowledge | None:
-        """What the machine's own system knows; None if only a root was given."""
-        return None if self.options.dtb is not None else Knowledge(self.windows)
-
     def _platform(self, table: AddressTable) -> Platform:
         """Return what is known of the system: its version if its kernel was found."""
-        if self.options.dtb is not None or self._windows is None:
+        if self.options.dtb is not None or self._system is None:
             return Platform(table.system if table.system in (WINDOWS, LINUX) else None)
-        version = self._windows.kernel.version
-        known = version.major != 0
-        return Platform(WINDOWS, version.major if known else None, version.minor if known else None, version.build)
+        return self._system.platform
 
     def close(self) -> None:
         """Close the image."""
@@ -285,9 +281,7 @@ class ImageContainer(Container):
 
     def _table_of(self, entry: ProcessEntry) -> tuple[AddressTable, str]:
         if self.options.dtb is None:
-            windows = self.windows
-            root = (entry.root or 0) & ((1 << 52) - PAGE)
-            return windows.kernel.table._replace(root=root), windows.description
+            return self.system.table_of(entry), self.system.description
         if self._table is None:
             self._table = address_table(self.memory, self.options.dtb, self.options.paging, self.options.system)
         return self._table

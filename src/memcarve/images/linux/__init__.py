@@ -1,0 +1,1 @@
+"""Finding the processes of a Linux machine in its memory, and what Linux knows of them."""

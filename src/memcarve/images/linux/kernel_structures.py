@@ -1,0 +1,103 @@
+"""Reading the kernel's structures by the names of their members.
+
+What a member's place is comes from the kernel's own types (formats/kernel_types); what cannot be read, or is not known,
+is None.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from memcarve.images.structure_reader import Reader
+from memcarve.intervals import PAGE, TOP
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from memcarve.formats.kernel_types import KernelTypes
+    from memcarve.space import AddressSpace
+
+_MOST_LINKS = 1 << 20  # of one list
+
+
+class Structures:
+    """The kernel's memory, read by structure and member.
+
+    `space` is the kernel's half; `lowest` the first address that a pointer of the kernel can have.
+    """
+
+    def __init__(self, space: AddressSpace, types: KernelTypes, lowest: int) -> None:
+        self.space = space
+        self.types = types
+        self.lowest = lowest
+        self.reader = Reader(space)
+        self.word = types.pointer_size
+        self.top = TOP if self.word == 8 else 1 << 32  # noqa: PLR2004
+        self._places: dict[tuple[str, str], tuple[int, int] | None] = {}
+
+    def place(self, structure: str, path: str) -> tuple[int, int] | None:
+        """Return the offset and the size in bytes of a member; None if this kernel has none."""
+        key = (structure, path)
+        if key not in self._places:
+            found = self.types.member(structure, path)
+            self._places[key] = (
+                None if found is None else (found.offset, self.word if found.size is None else found.size)
+            )
+        return self._places[key]
+
+    def offset(self, structure: str, path: str) -> int | None:
+        """Return the offset of a member in bytes; None if this kernel has none."""
+        found = self.place(structure, path)
+        return None if found is None else found[0]
+
+    def number(self, address: int, structure: str, path: str) -> int | None:
+        """Return an unsigned member of a structure at an address."""
+        found = self.place(structure, path)
+        return None if found is None else self.reader.number(address + found[0], min(found[1], 8))
+
+    def signed(self, address: int, structure: str, path: str) -> int | None:
+        """Return a signed member of a structure at an address."""
+        found = self.place(structure, path)
+        data = None if found is None else self.reader.read(address + found[0], min(found[1], 8))
+        return None if data is None else int.from_bytes(data, "little", signed=True)
+
+    def pointer(self, address: int, structure: str, path: str) -> int | None:
+        """Return a member that points into the kernel; None also if it points elsewhere, NULL among them."""
+        found = self.place(structure, path)
+        value = None if found is None else self.reader.number(address + found[0], self.word)
+        return value if value is not None and self.is_kernel(value) else None
+
+    def text(self, address: int, structure: str, path: str) -> bytes | None:
+        """Return a member that is an array of characters, up to its first NUL."""
+        found = self.place(structure, path)
+        data = None if found is None else self.reader.read(address + found[0], found[1])
+        return None if data is None else data.split(b"\0", 1)[0]
+
+    def string(self, address: int | None, longest: int) -> bytes | None:
+        """Return the bytes at an address up to a NUL, of which there are at most `longest` before it."""
+        if address is None:
+            return None
+        data = self.reader.read(address, longest)
+        if data is None:  # what is behind the page need not be there
+            data = self.reader.read(address, min(longest, PAGE - address % PAGE))
+        return None if data is None or b"\0" not in data else data.split(b"\0", 1)[0]
+
+    def is_kernel(self, address: int) -> bool:
+        """Return True if an address is one of the kernel's half, and may be a pointer to a structure."""
+        return self.lowest <= address < self.top - 4096
+
+    def linked(self, head: int, link: int, *, forward: bool = True) -> Iterator[int]:
+        """Yield the structures of a ``list_head``: addresses of what holds its links at `link` bytes.
+
+        `head` is the address of the list's own links. A loop that does not lead back ends it, and so does a link that
+        cannot be read or leads out of the kernel: `whole` tells.
+        """
+        seen = {head}
+        at = head
+        while len(seen) <= _MOST_LINKS:
+            following = self.reader.number(at + (0 if forward else self.word), self.word)
+            if following is None or not self.is_kernel(following) or following in seen:
+                return
+            seen.add(following)
+            at = following
+            yield at - link

@@ -1,0 +1,49 @@
+"""What an operating system's machine offers to whoever reads its processes: one shape for all of them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from memcarve.images.paging_modes import AddressTable
+    from memcarve.metadata import Metadata
+    from memcarve.process import Platform, ProcessEntry
+
+
+class OperatingSystem(Protocol):
+    """The system of a machine, found in its memory, and its processes on demand.
+
+    What finds one raises ProcessError if there is such a system, but its processes cannot be found.
+    """
+
+    #: sentences for the user about the machine as a whole, as they come up
+    notes: list[str]
+
+    @property
+    def platform(self) -> Platform:
+        """Which system it is."""
+
+    @property
+    def description(self) -> str:
+        """Which system it is and how its processes are read, in words."""
+
+    @property
+    def problem(self) -> str:
+        """What is wrong with the system's list of processes, in words; empty if it is whole."""
+
+    def listed(self) -> Sequence[ProcessEntry]:
+        """Return the processes that the system's list leads to, without a search of all memory."""
+
+    def processes(self) -> Sequence[ProcessEntry]:
+        """Return every process: in the order of the list, then those that only a search of memory finds."""
+
+    def table_of(self, entry: ProcessEntry) -> AddressTable:
+        """Return the page tables of a process and how to read them."""
+
+    def metadata(self, entry: ProcessEntry, table: AddressTable) -> Metadata:
+        """Return what is known of a process beyond its bytes: regions, modules, threads, areas."""
+
+    def start_of(self, entry: ProcessEntry, table: AddressTable) -> Metadata:
+        """Return what a process was started with and what it unloaded: a part of `metadata`, found sooner."""

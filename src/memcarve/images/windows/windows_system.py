@@ -1,0 +1,63 @@
+"""A Windows machine as `images/system.py` asks for it: processes, and what Windows knows of them."""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING
+
+from memcarve.errors import LimitError, ProcessError
+from memcarve.images.paging_modes import ROOT, WINDOWS
+from memcarve.images.windows import kernel
+from memcarve.images.windows.processes import Windows
+from memcarve.images.windows.windows_metadata import Knowledge
+from memcarve.process import Platform
+
+if TYPE_CHECKING:
+    from memcarve.images.paging_modes import AddressTable
+    from memcarve.images.physical import PhysicalMemory
+    from memcarve.metadata import Metadata
+    from memcarve.process import ProcessEntry
+
+
+class WindowsSystem(Windows):
+    """A Windows x64 machine."""
+
+    @property
+    def platform(self) -> Platform:
+        """The version of Windows."""
+        version = self.kernel.version
+        known = version.major != 0
+        return Platform(WINDOWS, version.major if known else None, version.minor if known else None, version.build)
+
+    def table_of(self, entry: ProcessEntry) -> AddressTable:
+        """Return the page tables of a process."""
+        return self.kernel.table._replace(root=(entry.root or 0) & ROOT)
+
+    def metadata(self, entry: ProcessEntry, table: AddressTable) -> Metadata:
+        """Return what Windows knows of a process."""
+        return self._knowledge.of(entry, table)
+
+    def start_of(self, entry: ProcessEntry, table: AddressTable) -> Metadata:
+        """Return what a process was started with and what it unloaded."""
+        return self._knowledge.start_of(entry, table)
+
+    @functools.cached_property
+    def _knowledge(self) -> Knowledge:
+        return Knowledge(self)
+
+
+def find_windows(memory: PhysicalMemory, limit: int | None = None) -> WindowsSystem | None:
+    """Return the Windows of a machine, None if there is none; `limit` is that of `paging.walk`.
+
+    Raises ProcessError if there is one for certain, but its processes cannot be found.
+    """
+    unsettled: ProcessError | LimitError | None = None
+    for table, version in kernel.find_tables(memory):
+        try:
+            return WindowsSystem(memory, table, version, limit)
+        except (ProcessError, LimitError) as error:
+            if version.major:  # a Windows for certain
+                unsettled = unsettled or error
+    if unsettled is not None:
+        raise ProcessError(unsettled.problem) from unsettled
+    return None
