@@ -13,7 +13,7 @@ from typing import Any
 from memcarve.version import __version__
 
 #: packages that work on the bytes of inputs and outputs
-_LIBRARIES = ("numpy", "pyarrow", "backports.zstd", "cramjam", "pyzipper")
+_LIBRARIES = ("numpy", "pyarrow", "backports.zstd", "cramjam", "lzallright", "pyzipper")
 _TIMEX_BYTES = 512  # struct timex has 208 on Linux with 64 bits, fewer elsewhere: room for all of them
 _TIME_ERROR = 5  # adjtimex(2): the clock is not synchronised
 

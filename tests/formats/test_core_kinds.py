@@ -80,17 +80,17 @@ MACHINES = {
     "kcore's notes on s390": Case([(0, 7), (0x100000, 7)], None, CPU + info(0, b"vmlinux")),
     "physical addresses alone": Case([(0, 0), (0, 0)], [0, 0x100000]),
     "FreeBSD's kernel": Case([(0x1000, 4), (0x100000, 4)], None),
-}
-
-OTHERS = {
     "ARM64": Case([(0x40000000, 0)], None, CPU + note(b"LINUX", 0x405, bytes(64)), ARM64),
     "ARM64, QEMU before 2.12": Case([(0, 0)], [0x40000000], CPU + note(b"LINUX", 0x405, bytes(64)), ARM64),
     "ARM64 with SVE and nothing else": Case([(0x40000000, 0)], None, note(b"LINUX", 0x405, bytes(64)), ARM64),
+    "ARM64, kdump's": Case([(1 << 63, 7)], [0x40000000], CPU + note(b"VMCOREINFO", 0, b"OSRELEASE=6\n"), ARM64),
+}
+
+OTHERS = {
     "32-bit ARM": Case([(0x40000000, 0)], None, CPU_32 + note(b"LINUX", 0x400, bytes(260)), ARM, 32),
     "RISC-V": Case([(0x80000000, 0)], None, CPU, RISC_V),
     "64-bit PowerPC": Case([(0, 0)], None, CPU + note(b"LINUX", 0x100, bytes(544)), PPC64),
     "s390": Case([(0, 0)], None, CPU + note(b"LINUX", 0x309, bytes(128)), S390),
-    "ARM64, kdump's": Case([(1 << 63, 7)], [0x40000000], CPU + note(b"VMCOREINFO", 0, b"OSRELEASE=6\n"), ARM64),
 }
 
 
@@ -117,11 +117,14 @@ def test_machines(tmp_path: Path, name: str) -> None:
         for start, place in zip(starts, physical, strict=True):
             if place != (1 << 64) - 1:
                 assert container.memory.read(place, PAGE) == content(start, PAGE)
+        assert container.memory.architecture == ("arm64" if name.startswith("ARM64") else "x64")
+        told = b"OSRELEASE=6\n" if name in {"kdump", "ARM64, kdump's"} else None
+        assert container.memory.vmcoreinfo == told
 
 
 @pytest.mark.parametrize("name", OTHERS)
 def test_machines_of_other_processors(tmp_path: Path, name: str) -> None:
-    """The core of a machine whose processor is not x86 is refused by the processor's name, also with a root or --os."""
+    """A machine's core of another processor is refused by the processor's name, also with a root or --os."""
     path = put(tmp_path / "core", OTHERS[name].data())
     options: list[dict[str, object]] = [{}, {"dtb": 0x40000000}, {"system": "linux"}, {"input_type": "image"}]
     for option in options:
@@ -129,7 +132,7 @@ def test_machines_of_other_processors(tmp_path: Path, name: str) -> None:
             memcarve.open(path, **option)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("name", ["ARM64", "RISC-V"])
+@pytest.mark.parametrize("name", ["32-bit ARM", "RISC-V"])
 def test_what_a_machine_may_be_instead(tmp_path: Path, name: str) -> None:
     """What no note tells to be a machine's is read as a process's core where somebody says so, and the error tells."""
     path = put(tmp_path / "core", OTHERS[name].data())

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import itertools
 import struct
-from typing import TYPE_CHECKING, NamedTuple
+import zlib
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import cramjam
+import lzallright
 
 if TYPE_CHECKING:
     import os
@@ -277,6 +279,116 @@ def crash_dump_parts(ranges: Ranges, *, kind: str = "full", root: int = 0x1AD000
 def crash_dump(ranges: Ranges, *, kind: str = "full", root: int = 0x1AD000) -> bytes:
     """Return a 64-bit crash dump."""
     return b"".join(crash_dump_parts(ranges, kind=kind, root=root))
+
+
+# compressed kernel dumps (makedumpfile's IMPLEMENTATION, diskdump_mod.h): starts and lengths are whole pages
+
+PACKERS = {
+    "plain": (0, bytes),
+    "zlib": (1, zlib.compress),
+    "lzo": (2, lzallright.LZOCompressor().compress),
+    "snappy": (4, lambda data: bytes(cramjam.snappy.compress_raw(data))),
+    "zstd": (0x20, lambda data: bytes(cramjam.zstd.compress(data))),
+}
+
+
+def kdump_parts(
+    ranges: Ranges,
+    *,
+    how: str = "zlib",
+    bits: int = 64,
+    page: int = PAGE,
+    version: int = 6,
+    machine: bytes = b"x86_64",
+    magic: bytes = b"KDUMP   ",
+    left_out: Sequence[tuple[int, int]] = (),
+    bitmaps: int = 2,
+    split: tuple[int, int] | None = None,
+    level: int = 1,
+    status: int = 0,
+    share: bool = True,
+    vmcoreinfo: bytes = b"",
+    notes: bytes = b"",
+) -> Iterator[bytes]:
+    """Yield a compressed kernel dump, whose ranges are sorted; what was `left_out` is in the first bitmap alone.
+
+    `split`: only these pages, as one of several files. `share`: pages of zeros are stored once.
+    """
+    stored = {
+        (start + at) // page: data for start, content in ranges for at, data in zip(*_pages(content, page), strict=True)
+    }
+    known = {number for start, size in left_out for number in range(start // page, (start + size) // page)} | set(
+        stored
+    )
+    top = max(known, default=0) + 1
+    blocks = -(-top // (8 * page))
+    sub = 1 + -(-(len(vmcoreinfo) + len(notes)) // page)
+    names = [b"" if magic == b"DISKDUMP" else b"Linux", b"machine", b"6.1.0", b"#1 SMP", machine, b"(none)"]
+    first = b"".join(name.ljust(65, b"\0") for name in names)
+    header = magic + struct.pack("<I", version) + first
+    header = header.ljust(424 if bits == 64 else 412, b"\0")
+    flag, pack = PACKERS[how]
+    header += struct.pack(
+        "<IiiIIIIIIi", flag | status, page, sub, bitmaps * blocks, min(top, (1 << 32) - 1), *[0] * 4, 1
+    )
+    yield header.ljust(page, b"\0")
+    low, high = split or (0, 0)
+    place = page + 200
+    second = struct.pack(
+        "<QiiQQQQQQQQQQQ" if bits == 64 else "<IiiIIQIQIQIQQQ",
+        *(0x1000000, level, int(split is not None), low, high),
+        *(place, len(vmcoreinfo), place + len(vmcoreinfo), len(notes), 0, 0),
+        *(low, high, top),
+    )
+    yield (second.ljust(200, b"\0") + vmcoreinfo + notes).ljust(sub * page, b"\0")
+    for present in [known, set(stored)][-bitmaps:]:
+        bitmap = bytearray(blocks * page)
+        for number in present:
+            bitmap[number // 8] |= 1 << number % 8
+        yield bytes(bitmap)
+    if split:
+        stored = {number: data for number, data in stored.items() if low <= number < high}
+    begin = (1 + sub + bitmaps * blocks) * page + 24 * len(stored)
+    table, bodies, shared = [], [], None
+    if share and any(not any(data) for data in stored.values()):
+        shared = struct.pack("<QIIQ", begin, page, 0, 0)
+        bodies, begin = [bytes(page)], begin + page
+    for number in sorted(stored):
+        data = stored[number]
+        if shared and not any(data):
+            table.append(shared)
+            continue
+        packed = pack(data)
+        flags, packed = (flag, packed) if len(packed) < page else (0, data)
+        table.append(struct.pack("<QIIQ", begin, len(packed), flags, 0))
+        bodies.append(packed)
+        begin += len(packed)
+    yield from table
+    yield from bodies
+
+
+def _pages(content: Content, page: int) -> tuple[range, list[bytes]]:
+    return range(0, length(content), page), list(blocks(content, page))
+
+
+def kdump(ranges: Ranges, **how: Any) -> bytes:
+    """Return a compressed kernel dump."""
+    return b"".join(kdump_parts(ranges, **how))
+
+
+def flattened(pieces: Iterable[tuple[int, bytes]], *, end: bool = True) -> bytes:
+    """Return pieces, (offset, bytes), of a file as makedumpfile -F sends them."""
+    parts = [struct.pack(">16sqq", b"makedumpfile", 1, 1).ljust(4096, b"\0")]
+    for offset, data in pieces:
+        parts += [struct.pack(">qq", offset, len(data)), data]
+    return b"".join(parts) + struct.pack(">qq", -1, -1) * end
+
+
+def in_pieces(data: bytes, *, size: int = 3000) -> list[tuple[int, bytes]]:
+    """Return a file in pieces, the second half first, and all of the beginning again with zeros before it."""
+    pieces = [(at, data[at : at + size]) for at in range(0, len(data), size)]
+    half = len(pieces) // 2
+    return [(0, bytes(min(size // 2, len(data)))), *pieces[half:], *pieces[:half]]
 
 
 # VMware

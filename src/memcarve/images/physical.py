@@ -90,6 +90,8 @@ class PhysicalMemory(Intervals):
         self.declared = machine.declared and not machine.cut_off
         self.gaps = machine.gaps
         self.root = machine.root
+        self.vmcoreinfo = machine.vmcoreinfo
+        self.architecture = machine.architecture
         self.notes = list(machine.notes)
         #: whether part of the image could not be read
         self.damaged = False

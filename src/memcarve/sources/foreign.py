@@ -5,7 +5,7 @@ Cohen, "AFF4 Standard v1.0", sections 3 and 4: a ZIP), ZIP (PKWARE, APPNOTE.TXT,
 (technote.txt), cabinets ([MS-CAB] 2.1), tar (POSIX.1-1988, 10.1.1), QCOW2 (QEMU, docs/interop/qcow2.txt), QED and
 Parallels (docs/interop/qed_spec.txt, parallels.txt), VMDK (VMware, "Virtual Disk Format 5.0"), VHD (Microsoft,
 "Virtual Hard Disk Image Format", the footer), VHDX ([MS-VHDX] 2.2), VDI (VirtualBox, VDICore.h), Mach-O
-(mach-o/loader.h, fat.h), hibernation (Suiche, "Sandman"; Metz, libhibr), kdump (makedumpfile, IMPLEMENTATION), QEMU
+(mach-o/loader.h, fat.h), hibernation (Suiche, "Sandman"; Metz, libhibr), QEMU
 (docs/devel/migration), libvirt (qemu_saveimage.h), Xen (docs/specs/libxc-migration-stream.pandoc), VirtualBox
 (SSM.cpp), Linux swap (mkswap), GPT (UEFI 5.3.2), ISO 9660 (ECMA-119, 8.1), evtx ([MS-EVEN6]), registry hives (Metz,
 libregf), compound files ([MS-CFB] 2.2), LZ4's legacy frames (lz4_Frame_format.md), lzip (its manual, "File format"),
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from memcarve.sources.opening import Opened, OpenOptions
 
 _HIBERNATED = "a hibernation file, which memcarve does not read; hibr2bin (of Comae) makes a raw image of it"
-_KDUMP = "a compressed kernel dump, which memcarve does not read; makedumpfile -E makes an ELF core of it"
 _STREAM = (
     "a migration stream of QEMU (savevm, migrate to a file), in which nothing lies at its physical address; load it "
     "with -incoming and -S into the same machine, and dump-guest-memory in the monitor makes an ELF core of it"
@@ -67,8 +66,6 @@ class Foreign(NamedTuple):
 #: by the first bytes
 _FIRST = {
     **dict.fromkeys((b"hibr", b"HIBR", b"wake", b"WAKE", b"RSTR"), _HIBERNATED),
-    **dict.fromkeys((b"KDUMP   ", b"DISKDUMP"), _KDUMP),
-    b"makedumpfile\0": "a flattened kernel dump; makedumpfile -R puts it together",
     b"QEVM": _STREAM,
     **dict.fromkeys((b"LibvirtQemudSave", b"LibvirtQemudPart"), _SAVED),
     **dict.fromkeys((b"LinuxGuestRecord", b"Xen saved domain", b"\xff" * 8 + b"XENF"), _XEN),

@@ -11,7 +11,7 @@ from memcarve.backing import FileBacking
 from memcarve.errors import LimitError, NotRecognisedError, ProcessError, UnreadableError, UsageError
 from memcarve.formats.compression import plain_name
 from memcarve.formats.elf_core.core_headers import is_core
-from memcarve.formats.images import avml, crashdump, lime, machine_core, vmware
+from memcarve.formats.images import avml, crashdump, flattened, kdump, lime, machine_core, vmware
 from memcarve.formats.images.machine import MachineMemory
 from memcarve.images.linux.linux_system import find_linux
 from memcarve.images.page_table_roots import Root, address_table, find_roots
@@ -35,9 +35,9 @@ if TYPE_CHECKING:
     from memcarve.images.system import OperatingSystem
 
 #: readers of containers, each by content; what none of them knows may be a raw image
-_READERS = (lime.read, avml.read, machine_core.read, crashdump.read, vmware.read)
+_READERS = (lime.read, avml.read, machine_core.read, crashdump.read, vmware.read, kdump.read, flattened.read)
 _GIVE_ROOT = "give a page-table root with {dtb} ({scan} lists roots)"
-_MAGICS = (lime.MAGIC, avml.MAGIC, *crashdump.MAGICS, *vmware.MAGICS)
+_MAGICS = (lime.MAGIC, avml.MAGIC, *crashdump.MAGICS, *vmware.MAGICS, *kdump.MAGICS, flattened.MAGIC)
 _SOUGHT: dict[str | None, str] = {None: "64-bit Windows and no Linux", WINDOWS: "64-bit Windows", LINUX: "Linux"}
 _UNSOUGHT = "unlisted processes were not looked for"
 _NOT_THERE = "outside the image"
@@ -125,7 +125,8 @@ class ImageContainer(Container):
     def _found(self) -> OperatingSystem | None:
         """Return the operating system of the machine; raises ProcessError if there is one that cannot be read."""
         wanted = self.options.system
-        found = find_windows(self.memory, self.options.limit) if wanted in (None, WINDOWS) else None
+        on_x86 = self.memory.architecture != "arm64"  # of Windows, the tables of x86 are known
+        found = find_windows(self.memory, self.options.limit) if wanted in (None, WINDOWS) and on_x86 else None
         if found is None and wanted in (None, LINUX):
             return find_linux(self.memory)
         return found

@@ -45,7 +45,6 @@ _FOREIGN = (
         b"EMiL",
     ),
 )
-_KINDS = ("lime", "lime of avml", "avml", "elf64", "elf32", "crash", "crash", "vmem", "vmss", "raw")
 
 
 def _tables() -> bytes:
@@ -65,6 +64,8 @@ def _grid(first: int, end: int, step: int = 4) -> list[tuple[int, int]]:
 
 class Containers(checks.Looked):
     """Containers of the memory of a machine that has one small address space, whose root is told."""
+
+    kinds: Sequence[str] = ("lime", "lime of avml", "avml", "elf64", "elf32", "crash", "crash", "vmem", "vmss", "raw")
 
     def prepare(self) -> None:
         """Make ranges of physical memory."""
@@ -102,7 +103,7 @@ class Containers(checks.Looked):
                 ranges.append((start, data))
             else:
                 ranges[at], ranges[0] = ranges[0], ranges[at]
-        kind = draw.choice(_KINDS)
+        kind = draw.choice(self.kinds)
         ranges = self._possible(kind, ranges)
         data, places = self._contained(draw, kind, ranges)
         files = {"x.vmem" if kind == "vmem" else "x.vmss" if kind == "vmss" else "x.raw": data}

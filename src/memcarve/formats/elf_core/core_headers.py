@@ -7,6 +7,7 @@ is: the System V ABI's list of them.
 
 from __future__ import annotations
 
+import itertools
 import struct
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 CORE = 4  # e_type ET_CORE
 LOAD, NOTE = 1, 4  # p_type
 MANY = 0xFFFF  # e_phnum PN_XNUM: the number is in sh_info of section 0
-NO_PROCESSOR, I386, X86_64 = 0, 3, 62  # e_machine
+NO_PROCESSOR, I386, X86_64, ARM64 = 0, 3, 62, 183  # e_machine
 #: what other numbers of e_machine mean
 _PROCESSORS = {
     2: "SPARC",
@@ -40,7 +41,7 @@ _PROCESSORS = {
     43: "64-bit SPARC",
     50: "Itanium",
     94: "Xtensa",
-    183: "ARM64",
+    ARM64: "ARM64",
     243: "RISC-V",
     258: "LoongArch",
 }
@@ -110,13 +111,15 @@ class Note(NamedTuple):
 class Origin(NamedTuple):
     """Who wrote a machine's core, if its notes tell; its QEMU notes; and whether it is a process's instead.
 
-    It is `doubtful` if neither notes nor addresses tell which of the two it is.
+    It is `doubtful` if neither notes nor addresses tell which of the two it is. `vmcoreinfo` is the note in which Linux
+    says of itself what readers of dumps need; None if there is none.
     """
 
     writer: str | None
     qemu: list[Note]
     process: bool
     doubtful: bool
+    vmcoreinfo: Note | None = None
 
 
 def is_core(head: bytes) -> bool:
@@ -194,19 +197,24 @@ def _counted(header: Header, table: Records) -> int:
 def read_notes(file: FileBacking, header: Header, table: Records) -> Iterator[Note]:
     """Yield the notes of a core as far as the file goes, at most 2**17 of them."""
     segments = table[table["type"] == NOTE][:_MOST_NOTES]
-    left, layout = _MOST_NOTES, struct.Struct(header.order + NOTE_HEADER)
-    for begin, size in zip(segments["offset"].tolist(), segments["filesz"].tolist(), strict=True):
-        offset, end = begin, min(begin + size, file.size)
-        while offset + layout.size <= end and left:
-            data = file.read_there(offset, wanted := min(layout.size + _LONGEST_OWNER, end - offset))
-            if len(data) < wanted:  # it cannot be read, and nothing tells where the next one is
-                break
-            name_size, content_size, kind = layout.unpack_from(data)
-            owner = data[layout.size : layout.size + min(name_size, _LONGEST_OWNER)].rstrip(b"\0")
-            place = min(offset + layout.size + (name_size + 3 & ~3), end)
-            yield Note(owner, kind, place, min(content_size, end - place))
-            offset = place + (content_size + 3 & ~3)
-            left -= 1
+    places = zip(segments["offset"].tolist(), segments["filesz"].tolist(), strict=True)
+    notes = (notes_between(file, header.order, begin, begin + size) for begin, size in places)
+    return itertools.islice(itertools.chain.from_iterable(notes), _MOST_NOTES)
+
+
+def notes_between(file: FileBacking, order: str, offset: int, end: int) -> Iterator[Note]:
+    """Yield the notes between two offsets, at most 2**17 of them; `order` is that of the bytes (``<``, ``>``)."""
+    end, left, layout = min(end, file.size), _MOST_NOTES, struct.Struct(order + NOTE_HEADER)
+    while offset + layout.size <= end and left:
+        data = file.read_there(offset, wanted := min(layout.size + _LONGEST_OWNER, end - offset))
+        if len(data) < wanted:  # it cannot be read, and nothing tells where the next one is
+            break
+        name_size, content_size, kind = layout.unpack_from(data)
+        owner = data[layout.size : layout.size + min(name_size, _LONGEST_OWNER)].rstrip(b"\0")
+        place = min(offset + layout.size + (name_size + 3 & ~3), end)
+        yield Note(owner, kind, place, min(content_size, end - place))
+        offset = place + (content_size + 3 & ~3)
+        left -= 1
 
 
 def origin(file: FileBacking, header: Header, table: Records) -> Origin:
@@ -218,6 +226,7 @@ def origin(file: FileBacking, header: Header, table: Records) -> Origin:
     """
     writer, certain, likely, both, kernel = None, False, False, False, False
     qemu: list[Note] = []
+    vmcoreinfo: Note | None = None
     for note in read_notes(file, header, table):
         # QEMU also writes the guest's VMCOREINFO: its own notes say more
         found = _MACHINES.get(note.owner)
@@ -231,8 +240,10 @@ def origin(file: FileBacking, header: Header, table: Records) -> Origin:
         )
         if note.owner == b"QEMU":
             qemu.append(note)
+        elif note.owner == b"VMCOREINFO":
+            vmcoreinfo = note
     if writer is not None or certain:
-        return Origin(writer, qemu, process=writer is None, doubtful=False)
+        return Origin(writer, qemu, process=writer is None, doubtful=False, vmcoreinfo=vmcoreinfo)
     loads = table[table["type"] == LOAD]
     if _placed(header, loads) or (kernel and loads["paddr"].any()):
         return Origin(None, qemu, process=False, doubtful=False)

@@ -36,6 +36,10 @@ class MachineMemory(NamedTuple):
     `zeros` is memory that the container says to be zeros without storing them, in any order; if a range claims the same
     address, that counts. `gaps` is a sentence for the user if the container's writer is known to leave memory out;
     `left_out` is what of that is memory for certain.
+
+    `vmcoreinfo` is what a Linux kernel says of itself for those who read its dumps (lines NAME=VALUE; the kernel's
+    Documentation/admin-guide/kdump/vmcoreinfo.rst), if the container has it; `architecture` is "x86", "x64" or "arm64"
+    if the container says which.
     """
 
     kind: str
@@ -50,6 +54,8 @@ class MachineMemory(NamedTuple):
     zeros: Intervals | None = None
     gaps: str | None = None
     left_out: Intervals | None = None
+    vmcoreinfo: bytes | None = None
+    architecture: str | None = None
 
 
 class CutOff:

@@ -15,6 +15,7 @@ import numpy as np
 
 from memcarve.errors import InputError
 from memcarve.formats.elf_core.core_headers import (
+    ARM64,
     I386,
     LOAD,
     NO_PROCESSOR,
@@ -34,6 +35,10 @@ if TYPE_CHECKING:
 _QEMU_CONTROL = struct.Struct("<5Q")
 _QEMU_CONTROL_AT = 8 + 18 * 8 + 10 * 24
 _PAGING = 1 << 31  # in cr0
+
+#: what e_machine means, for page tables
+_ARCHITECTURES = {I386: "x86", X86_64: "x64", ARM64: "arm64"}
+MOST_TEXT = 1 << 20  # bytes of VMCOREINFO: it has about 3,500
 
 
 def read(file: FileBacking, *, certain: bool = False) -> MachineMemory | None:
@@ -58,10 +63,10 @@ def read(file: FileBacking, *, certain: bool = False) -> MachineMemory | None:
     if found.process and not certain:
         return None
     doubtful = found.doubtful and not certain
-    if header.order != "<" or header.processor not in {NO_PROCESSOR, I386, X86_64}:
+    if header.order != "<" or header.processor not in {NO_PROCESSOR, *_ARCHITECTURES}:
         raise InputError(
-            f"is the core of a machine whose processor is {header.machine}; memcarve reads page tables of x86 and "
-            "x86-64 alone",
+            f"is the core of a machine whose processor is {header.machine}; memcarve reads page tables of x86, "
+            "x86-64 and ARM64 alone",
             subject=file.path,
             remedy="make a core of each process on the machine itself (gcore), and give those"
             + "; if it is the core of a process, {input_type:core} reads it" * doubtful,
@@ -82,13 +87,17 @@ def read(file: FileBacking, *, certain: bool = False) -> MachineMemory | None:
     partly = ((size != 0) & ((size < memory) | ((virtual != 0) & (virtual != start)))).any()
     declared = found.writer in {"QEMU", "VirtualBox"} and whole and not bool(partly)
     kind = f"ELF core ({found.writer})" if found.writer else "ELF core"
-    roots = (_root(file, note, header.processor) for note in found.qemu)
+    roots = (qemu_root(file, note, wide=header.processor == X86_64) for note in found.qemu)
     root = next((root for root in roots if root is not None), None)
-    return machine(kind, file, (start, size, offset), declared=declared, root=root, notes=remarks)
+    memory = machine(kind, file, (start, size, offset), declared=declared, root=root, notes=remarks)
+    text, note = None, found.vmcoreinfo
+    if note is not None and 0 < note.size <= MOST_TEXT:
+        text = file.read_there(note.offset, note.size)
+    return memory._replace(vmcoreinfo=text, architecture=_ARCHITECTURES.get(header.processor))
 
 
-def _root(file: FileBacking, note: Note, processor: int) -> int | None:
-    """Return the page-table root of a processor that QEMU describes, None if it does not use paging."""
+def qemu_root(file: FileBacking, note: Note, *, wide: bool) -> int | None:
+    """Return the page-table root of a processor that QEMU describes, of 64 bits if `wide`; None if it has no paging."""
     end = _QEMU_CONTROL_AT + _QEMU_CONTROL.size
     if note.size < end:
         return None
@@ -98,4 +107,4 @@ def _root(file: FileBacking, note: Note, processor: int) -> int | None:
     control = _QEMU_CONTROL.unpack_from(data, _QEMU_CONTROL_AT)
     if not control[0] & _PAGING:
         return None
-    return int(control[3]) & (~0xFFF if processor == X86_64 else ~0x1F)  # below are flags, or the PCID
+    return int(control[3]) & (~0xFFF if wide else ~0x1F)  # below are flags, or the PCID
