@@ -1,0 +1,105 @@
+"""The kernel's own types, found in a machine's memory.
+
+Source: kernel/bpf/sysfs_btf.c (BTF lies whole in the kernel's image), ``struct btf`` of kernel/bpf/btf.c.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from memcarve.errors import KernelTypesError
+from memcarve.formats.kernel_types.btf import Btf
+from memcarve.intervals import PAGE
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from memcarve.formats.kernel_types.btf import Header
+    from memcarve.images.linux.landmarks import Landmarks
+    from memcarve.images.physical import PhysicalMemory
+
+SOURCE = "BTF in the image"
+_STRUCTURE = b"\0task_struct\0"
+_SMALLEST = 1 << 12  # bytes of types: what holds task_struct has megabytes
+_MOST_READ = 64  # that are read whole: of some dozens of headers all but one or two are too small
+_MOST_BYTES = 1 << 28  # that are read for them together
+_HEADER = 24
+
+
+class FoundBtf(NamedTuple):
+    """The types of a kernel, the physical address of their BTF, and how many of its bytes are not in the image."""
+
+    physical: int
+    types: Btf
+    missing: int
+
+
+def kernel_btf(memory: PhysicalMemory, landmarks: Landmarks) -> Iterator[FoundBtf]:
+    """Yield the BTF of kernels in a machine's memory, the one of most types first, each kernel's once.
+
+    Its types must lie there whole, one after another to the end, and have a task_struct. Pages of its strings may be
+    missing: what they name is not known then.
+    """
+    largest = sorted(
+        (each for each in landmarks.btf if each[1].types_size >= _SMALLEST),
+        key=lambda each: (-each[1].types_size, each[0]),
+    )
+    seen: set[bytes] = set()
+    budget = _MOST_BYTES
+    for physical, header in largest[:_MOST_READ]:
+        budget -= header.size
+        read = _read(memory, physical, header) if budget >= 0 else None
+        if read is None:
+            continue
+        data, missing = read
+        if data in seen or _STRUCTURE not in data[header.strings :]:
+            continue
+        try:
+            types = Btf(data, SOURCE)
+        except KernelTypesError:  # a copy of the header with something else behind it
+            continue
+        if types.member("task_struct", "comm") is not None:
+            seen.add(data)
+            yield FoundBtf(physical, types, missing)
+
+
+def _read(memory: PhysicalMemory, physical: int, header: Header) -> tuple[bytes, int] | None:
+    """Return the bytes of a BTF, zeros for strings that are not in the image, and how many; None if types lack."""
+    whole = memory.read(physical, header.size)
+    if whole is not None:
+        return whole, 0
+    types_end = header.types + header.types_size
+    data, missing = bytearray(), 0
+    while len(data) < header.size:
+        at = physical + len(data)
+        size = min(PAGE - at % PAGE, header.size - len(data))
+        part = memory.read(at, size)
+        if part is None and (len(data) < types_end or header.strings < header.types):
+            return None
+        missing += size if part is None else 0
+        data += bytes(size) if part is None else part
+    return bytes(data), missing
+
+
+def virtual_address(memory: PhysicalMemory, found: FoundBtf, landmarks: Landmarks) -> int | None:
+    """Return the virtual address of a kernel's BTF; None if nothing in memory tells.
+
+    Once the kernel has used its types, its ``struct btf`` holds a copy of the header and a pointer to all of it: less
+    the physical address, that is how far the kernel's image lies above its physical place. Where in the structure both
+    are, the types say themselves. If several copies disagree, none is believed.
+    """
+    types = found.types
+    header, data = types.member("btf", "hdr"), types.member("btf", "data")
+    original = memory.read(found.physical, _HEADER)
+    if header is None or data is None or original is None:
+        return None
+    pointers: set[int] = set()
+    for physical, _ in landmarks.btf:
+        base = physical - header.offset
+        if physical == found.physical or base < 0 or memory.read(physical, _HEADER) != original:
+            continue
+        pointer = memory.read(base + data.offset, types.pointer_size)
+        value = int.from_bytes(pointer or b"", "little" if types.header.order == "<" else "big")
+        if value >> (8 * types.pointer_size - 1) and value % PAGE == found.physical % PAGE:  # in the upper half
+            pointers.add(value)
+    return pointers.pop() if len(pointers) == 1 else None
