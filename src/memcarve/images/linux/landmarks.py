@@ -25,7 +25,7 @@ _BTF = np.uint32(btf.VERSION << 16 | btf.MAGIC)
 _VMCOREINFO = np.uint32(int.from_bytes(vmcoreinfo.BEGIN[:4], "little"))
 _BANNER = b"Linux version "
 _LONGEST_BANNER = 512
-_WHOLE_BANNER = re.compile(rb"Linux version (\d[!-~]{0,127}) \([^\0]{1,480}\n")
+_WHOLE_BANNER = re.compile(rb"Linux version (\d[!-~]{0,127}) \([^\0\n]{1,480}\n")
 _MOST_INFORMATION = 64
 _MOST = 1 << 14  # places of a kind: a machine has some dozens
 
@@ -63,7 +63,8 @@ def find_landmarks(memory: PhysicalMemory) -> Landmarks:
         raw = words.reshape(-1)
         small = raw.view("<u4")
         headers, notes = (4 * np.flatnonzero(small == word) for word in (_BTF, _VMCOREINFO))
-        data, banners = raw.tobytes(), []
+        data = raw.tobytes()
+        banners: list[int] = []
         at = data.find(_BANNER)
         while at >= 0 and len(banners) <= _MOST:
             banners.append(at)
@@ -90,7 +91,8 @@ def _places(physical: U64, offsets: list[int]) -> list[int]:
 
 def available(memory: PhysicalMemory, physical: int, most: int) -> bytes:
     """Return the bytes at a physical address, up to the first that is not in the image; `most` at most."""
-    parts, at = [], physical
+    parts: list[bytes] = []
+    at = physical
     while at < physical + most:
         size = min(PAGE - at % PAGE, physical + most - at)
         part = memory.read(at, size)
@@ -116,7 +118,7 @@ def _information(memory: PhysicalMemory, places: list[int]) -> list[Information]
 
 
 def _banners(memory: PhysicalMemory, places: list[int]) -> list[Banner]:
-    found = []
+    found: list[Banner] = []
     for place in places:
         said = _WHOLE_BANNER.match(available(memory, place, _LONGEST_BANNER))
         if said is not None:
