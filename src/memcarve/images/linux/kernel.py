@@ -9,7 +9,6 @@ no address at which kernels are usually loaded, is needed for that.
 from __future__ import annotations
 
 import itertools
-import re
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -18,7 +17,7 @@ from memcarve.errors import LimitError, ProcessError
 from memcarve.images.linux.kernel_structures import Structures
 from memcarve.images.paging import translate, walk
 from memcarve.images.paging_modes import LINUX, PAE, X64, X64_5, AddressTable, Mode
-from memcarve.images.physical_scan import everything, look_through
+from memcarve.images.physical_scan import everything
 from memcarve.intervals import PAGE, TOP
 
 if TYPE_CHECKING:
@@ -29,8 +28,6 @@ if TYPE_CHECKING:
     from memcarve.images.physical import PhysicalMemory
     from memcarve.space import AddressSpace
 
-_SWAPPER = re.compile(rb"swapper(?:/0)?\0+")
-_COMM = 16  # TASK_COMM_LEN, include/linux/sched.h
 _NEAR = 64 << 20  # how far from init_task the kernel keeps its first page tables: they are in the same image
 _MOST_TASKS = 64  # places that look like the first task
 _MOST_ROOTS = 1 << 14
@@ -57,17 +54,6 @@ class Kernel(NamedTuple):
     space: AddressSpace
     structures: Structures
     first: FirstTask
-
-
-def find_names(memory: PhysicalMemory) -> list[int]:
-    """Return the physical addresses of what may be the name of the first task."""
-
-    def look(physical: U64, words: U64) -> list[int]:
-        data = words.reshape(-1).view(np.uint8)
-        places = [found.start() for found in _SWAPPER.finditer(data.data) if found.start() % 4 == 0]
-        return [int(physical[place // PAGE]) + place % PAGE for place in places]
-
-    return list(itertools.chain.from_iterable(look_through(memory, everything(memory), look)))
 
 
 def first_tasks(memory: PhysicalMemory, names: Iterable[int], types: KernelTypes) -> Iterator[FirstTask]:
@@ -101,7 +87,7 @@ def find_kernel(
 ) -> Kernel | None:
     """Return the kernel that is found with one of some types; None if there is none.
 
-    `names` are the places that `find_names` returns; `told` physical addresses of page tables that something names.
+    `names` are the places of `Landmarks.names`; `told` physical addresses of page tables that something names.
     """
     told = list(told)
     for each in types:

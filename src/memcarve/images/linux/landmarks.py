@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 _BTF = np.uint32(btf.VERSION << 16 | btf.MAGIC)
 _VMCOREINFO = np.uint32(int.from_bytes(vmcoreinfo.BEGIN[:4], "little"))
 _BANNER = b"Linux version "
+_FIRST_TASK = re.compile(rb"swapper(?:/0)?\0")
 _LONGEST_BANNER = 512
 _WHOLE_BANNER = re.compile(rb"Linux version (\d[!-~]{0,127}) \([^\0\n]{1,480}\n")
 _MOST_INFORMATION = 64
@@ -49,17 +50,19 @@ class Landmarks(NamedTuple):
     """What was found, each in ascending order of physical addresses but for `information`: the longest first.
 
     `btf` are the physical addresses of what reads like the header of BTF: the kernel's own, those of modules, copies.
+    `names` are those of what may be the name of the first task, ``swapper/0`` (``swapper`` with one processor).
     """
 
     btf: list[tuple[int, btf.Header]]
     information: list[Information]
     banners: list[Banner]
+    names: list[int]
 
 
 def find_landmarks(memory: PhysicalMemory) -> Landmarks:
     """Look through all the memory."""
 
-    def look(physical: U64, words: U64) -> tuple[list[int], list[int], list[int]]:
+    def look(physical: U64, words: U64) -> tuple[list[int], ...]:
         raw = words.reshape(-1)
         small = raw.view("<u4")
         headers, notes = (4 * np.flatnonzero(small == word) for word in (_BTF, _VMCOREINFO))
@@ -71,9 +74,10 @@ def find_landmarks(memory: PhysicalMemory) -> Landmarks:
             at = data.find(_BANNER, at + 1)
         # one that begins in this block and ends in the next one
         banners += [len(data) - cut for cut in range(1, len(_BANNER)) if data.endswith(_BANNER[:cut])]
-        return _places(physical, headers.tolist()), _places(physical, notes.tolist()), _places(physical, banners)
+        names = [found.start() for found in _FIRST_TASK.finditer(data)]
+        return tuple(_places(physical, found) for found in (headers.tolist(), notes.tolist(), banners, names))
 
-    places: tuple[list[int], list[int], list[int]] = ([], [], [])
+    places: tuple[list[int], ...] = ([], [], [], [])
     for found in look_through(memory, everything(memory), look):
         for kept, more in zip(places, found, strict=True):
             kept.extend(more[: _MOST - len(kept)])
@@ -82,6 +86,7 @@ def find_landmarks(memory: PhysicalMemory) -> Landmarks:
         [(place, found) for place, found in headers if found is not None],
         _information(memory, sorted(places[1])),
         _banners(memory, sorted(places[2])),
+        sorted(places[3]),
     )
 
 

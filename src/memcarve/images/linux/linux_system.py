@@ -8,16 +8,14 @@ from typing import TYPE_CHECKING
 
 from memcarve.errors import ProcessError
 from memcarve.images.linux import tasks
-from memcarve.images.linux.kernel import find_kernel, find_names
+from memcarve.images.linux.btf_search import kernel_btf
+from memcarve.images.linux.kernel import find_kernel
+from memcarve.images.linux.landmarks import find_landmarks
 from memcarve.images.paging_modes import LINUX
-from memcarve.images.physical_scan import find_linux as find_banner
 from memcarve.metadata import Metadata
 from memcarve.process import Platform, ProcessEntry, Unix
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from memcarve.formats.kernel_types import KernelTypes
     from memcarve.images.linux.kernel import Kernel
     from memcarve.images.linux.tasks import Task
     from memcarve.images.paging_modes import AddressTable
@@ -143,16 +141,16 @@ class LinuxSystem:
         return Metadata()
 
 
-def find_linux(memory: PhysicalMemory, types: Iterable[KernelTypes] = ()) -> LinuxSystem | None:
+def find_linux(memory: PhysicalMemory) -> LinuxSystem | None:
     """Return the Linux of a machine, None if there is none.
 
     Raises ProcessError if there is one for certain, but its processes cannot be found.
     """
-    names = find_names(memory)
-    kernel = find_kernel(memory, types, names) if names else None
+    landmarks = find_landmarks(memory)
+    types = (found.types for found in kernel_btf(memory, landmarks))
+    kernel = find_kernel(memory, types, landmarks.names)
     if kernel is not None:
         return LinuxSystem(memory, kernel)
-    banner = find_banner(memory)
-    if banner is None:
+    if not landmarks.banners:
         return None
-    raise ProcessError(f"Linux {banner[0]} was found, but not its processes")
+    raise ProcessError(f"Linux {landmarks.banners[0].release} was found, but not its processes")
