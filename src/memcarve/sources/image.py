@@ -123,12 +123,23 @@ class ImageContainer(Container):
         return self._system is not None or self._unsettled is not None
 
     def _found(self) -> OperatingSystem | None:
-        """Return the operating system of the machine; raises ProcessError if there is one that cannot be read."""
-        wanted = self.options.system
-        on_x86 = self.memory.architecture != "arm64"  # of Windows, the tables of x86 are known
-        found = find_windows(self.memory, self.options.limit) if wanted in (None, WINDOWS) and on_x86 else None
+        """Return the operating system of the machine; raises ProcessError if there is one that cannot be read.
+
+        What tells itself comes first, then what all memory must be looked through for.
+        """
+        wanted, limit, unread = self.options.system, self.options.limit, None
+        found: OperatingSystem | None = None
+        if wanted in (None, WINDOWS):
+            found = find_windows(self.memory, limit, search=False)
         if found is None and wanted in (None, LINUX):
-            return find_linux(self.memory)
+            try:
+                found = find_linux(self.memory)
+            except ProcessError as error:  # a Windows may hold a Linux (WSL)
+                unread = error
+        if found is None and wanted in (None, WINDOWS):
+            found = find_windows(self.memory, limit)
+        if found is None and unread is not None:
+            raise unread
         return found
 
     def processes(self) -> list[ProcessEntry]:

@@ -102,17 +102,20 @@ def start_block(memory: PhysicalMemory) -> StartBlock | None:
     return StartBlock(int(blocks[0, 0xA0 // 8]), int(blocks[0, 0x70 // 8])) if len(blocks) else None
 
 
-def find_tables(memory: PhysicalMemory) -> Iterator[tuple[AddressTable, Version]]:
+def find_tables(memory: PhysicalMemory, *, search: bool = True) -> Iterator[tuple[AddressTable, Version]]:
     """Yield the page tables of a kernel, or of a process that maps all of it; nothing if there is no Windows x64.
 
     A candidate is a page with an entry for itself in its upper half, through which KUSER_SHARED_DATA can be read. If
     that page is lost, there are none; then the pages with such an entry are yielded last, with an unknown version.
+    Without `search` only what the container or the processors' start block tells is looked at, not all memory.
     """
     told, block = memory.root, start_block(memory)
     for root in dict.fromkeys([*([] if told is None else [told]), *([block.root] if block else [])]):
         table, version = _checked(memory, root & ROOT)
         if version:
             yield table, version
+    if not search:
+        return
     sure, others = 0, list[AddressTable]()
     for root in itertools.islice(_with_itself(memory), _MOST_CANDIDATES):
         table, version = _checked(memory, root)

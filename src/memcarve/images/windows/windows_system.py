@@ -46,13 +46,14 @@ class WindowsSystem(Windows):
         return Knowledge(self)
 
 
-def find_windows(memory: PhysicalMemory, limit: int | None = None) -> WindowsSystem | None:
+def find_windows(memory: PhysicalMemory, limit: int | None = None, *, search: bool = True) -> WindowsSystem | None:
     """Return the Windows of a machine, None if there is none; `limit` is that of `paging.walk`.
 
+    Without `search` memory is not looked through if nothing in it says where the kernel's page tables are.
     Raises ProcessError if there is one for certain, but its processes cannot be found.
     """
     unsettled: ProcessError | LimitError | None = None
-    for table, version in kernel.find_tables(memory):
+    for table, version in kernel.find_tables(memory, search=search):
         try:
             return WindowsSystem(memory, table, version, limit)
         except (ProcessError, LimitError) as error:
