@@ -74,12 +74,22 @@ class System(Word):
 
 
 class Paging(Word):
-    """A kind of page tables."""
+    """A kind of page tables; of ARM64 by the size of pages and the bits of an address."""
 
     X64 = "x64"
     X64_5 = "x64-5"
     PAE = "pae"
     X86 = "x86"
+    ARM64_4K_39 = "arm64-4k-39"
+    ARM64_4K_48 = "arm64-4k-48"
+    ARM64_4K_52 = "arm64-4k-52"
+    ARM64_16K_36 = "arm64-16k-36"
+    ARM64_16K_47 = "arm64-16k-47"
+    ARM64_16K_48 = "arm64-16k-48"
+    ARM64_16K_52 = "arm64-16k-52"
+    ARM64_64K_42 = "arm64-64k-42"
+    ARM64_64K_48 = "arm64-64k-48"
+    ARM64_64K_52 = "arm64-64k-52"
 
 
 class InputType(Word):

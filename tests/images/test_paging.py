@@ -18,15 +18,17 @@ import winimage
 from memcarve.errors import LimitError
 from memcarve.formats.images.machine import MachineMemory
 from memcarve.images import paging
+from memcarve.images.linux.absent_entries import KINDS
 from memcarve.images.paging import default_limit, translate, walk
 from memcarve.images.paging_modes import MODES, AddressTable
 from memcarve.images.physical import PhysicalMemory
 from memcarve.permissions import page_state, permissions
 from memcarve.space import AddressSpace
 from memory import Memory
+from walked_pages import assert_same, cut, expected, outside_lists, physical_memory, reader
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Mapping
 
     from memcarve.images.paging import Pages
 
@@ -39,24 +41,11 @@ FRAME = (1 << 52) - PAGE
 #: memcarve's modes and the walker's names of them; the address bits below an entry of the root; entries of the root
 NAMES = {"x64": "x86-64", "x64-5": "x86-64-5", "pae": "pae", "x86": "x86"}
 ROOT_SHIFT = {"x64": 39, "x64-5": 48, "pae": 30, "x86": 22}
-FLAGS = {"transition": 8, "prot-none": 16}
 
 
 def claimed(memory: PhysicalMemory, table: AddressTable, start: int = 0, end: int = TOP) -> int:
     """Return how many bytes the tables are said to map."""
     return paging.claimed(memory, table, start, end)[0]
-
-
-def outside_lists(pages: Pages) -> list[list[int]]:
-    """Return the starts, the sizes and the physical addresses of what is outside the image."""
-    return [column.tolist() for column in (pages.outside.start, pages.outside.size, pages.outside.physical)]
-
-
-def physical_memory(data: bytes, ranges: Sequence[Range] | None = None) -> PhysicalMemory:
-    """Return physical memory over bytes; by default these begin at physical address 0."""
-    table = np.array([(0, len(data), 0)] if ranges is None else ranges, np.uint64).reshape(-1, 3)
-    columns = (table[:, number].copy() for number in range(3))
-    return PhysicalMemory(MachineMemory("test", Memory(data), *columns, [], declared=False))
 
 
 def written(tables: Tables, size: int = 1 << 20, width: int = 8) -> bytes:
@@ -164,7 +153,7 @@ def machines(draw: st.DrawFn, mode: str, alike: int = 1) -> Machine:
         )
     ]
     seams = sorted(region[0] + page * PAGE for region, page, _ in draw(st.lists(spot, max_size=3)))
-    pieces = cut(holes, seams)
+    pieces = cut(REGIONS, holes, seams)
     data, ranges = b"", []
     for start, size in draw(st.permutations(pieces)):
         data += b"\xcc" * draw(st.sampled_from([0, 0, 7]))
@@ -174,87 +163,6 @@ def machines(draw: st.DrawFn, mode: str, alike: int = 1) -> Machine:
         )
 
     return Machine(physical_memory(data, ranges), sorted(ranges), reader(data, sorted(ranges)), root)
-
-
-def cut(holes: Sequence[tuple[int, int]], seams: Sequence[int]) -> list[tuple[int, int]]:
-    """Return the regions as (start, size), without the holes, in two where there is a seam."""
-    pieces = []
-    for start, size in REGIONS:
-        parts = [(start, start + size)]
-        for low, length in holes:
-            parts = [
-                part
-                for begin, end in parts
-                for part in ((begin, min(end, low)), (max(begin, low + length), end))
-                if part[0] < part[1]
-            ]
-        for seam in seams:
-            parts = [
-                part
-                for begin, end in parts
-                for part in ([(begin, seam), (seam, end)] if begin < seam < end else [(begin, end)])
-            ]
-        pieces += [(begin, end - begin) for begin, end in parts]
-    return pieces
-
-
-def reader(data: bytes, ranges: Sequence[Range]) -> Callable[[int, int], bytes | None]:
-    """Return what reads physical memory, and None where any of it is missing."""
-
-    def read(physical: int, size: int) -> bytes | None:
-        parts, end = b"", physical + size
-        for start, length, offset in ranges:
-            low, high = max(physical, start), min(end, start + length)
-            if low < high:
-                parts += data[offset + low - start : offset + high - start]
-        return parts if len(parts) == size else None
-
-    return read
-
-
-def flags_of(item: walker.Item) -> int:
-    """Return the flags that memcarve should give a page of the walker."""
-    return FLAGS[item[6]] if item[6] in FLAGS else item[3] * 1 + item[4] * 2 + item[5] * 4  # type: ignore[operator]
-
-
-def expected(items: Sequence[walker.Item], ranges: Sequence[Range]) -> tuple[list[list[int]], list[list[int]]]:
-    """Return what of the walker's pages lies in ranges (address, size, physical, offset, flags) and what does not."""
-    inside, outside = [], []
-    for item in items:
-        address, size, physical = item[:3]
-        done = physical
-        for start, length, offset in ranges:
-            low, high = max(physical, start), min(physical + size, start + length)
-            if low < high:
-                outside.append([address + done - physical, low - done, done])
-                inside.append([address + low - physical, high - low, low, offset + low - start, flags_of(item)])
-                done = high
-        outside.append([address + done - physical, physical + size - done, done])
-    return joined(inside), joined([row for row in outside if row[1]])
-
-
-def joined(rows: Sequence[Sequence[int]]) -> list[list[int]]:
-    """Join rows that continue each other in memory and everywhere, with the same flags."""
-    result: list[list[int]] = []
-    for row in rows:
-        last = result[-1] if result else None
-        following = [last[0] + last[1], *(place + last[1] for place in last[2:4]), *last[4:]] if last else None
-        if last and [row[0], *row[2:]] == following:
-            last[1] += row[1]
-        else:
-            result.append(list(row))
-    return result
-
-
-def assert_same(pages: Pages, items: Sequence[walker.Item], ranges: Sequence[Range]) -> None:
-    """Hold pages against the walker's: every byte's place and flags, what is outside, and how many there are."""
-    inside, outside = expected(items, ranges)
-    assert [list(row) for row in zip(*(column.tolist() for column in pages.placed.columns), strict=True)] == inside
-    assert joined(list(zip(*outside_lists(pages), strict=True))) == outside
-    counts = {"outside": sum(row[1] for row in outside) // PAGE}
-    for name, chosen in (("transition", {8}), ("prot_none", {16}), ("present", set(range(8)))):
-        counts[name] = sum(row[1] for row in inside if row[4] in chosen) // PAGE
-    assert {name: pages.counts.get(name, 0) for name in counts} == counts
 
 
 def walked(machine: Machine, mode: str, system: str, once: walker.Once | None = None) -> list[walker.Item]:
@@ -379,8 +287,8 @@ def test_counts_as_the_slow_walker(mode: str, data: st.DataObject) -> None:
     if names:
         assert {name: counts.get(name.replace("-", "_"), 0) for name in names} == {name: absent[name] for name in names}
     else:
-        name = "swapped" if system == "linux" else "not_present"
-        assert counts.get(name, 0) == sum(absent.values()) - absent["zero"]
+        kinds = KINDS if system == "linux" else ("not_present",)
+        assert sum(counts.get(kind, 0) for kind in kinds) == sum(absent.values()) - absent["zero"]
 
 
 @pytest.mark.parametrize("mode", NAMES)
@@ -671,7 +579,7 @@ def test_protected_pages(level: str, inverted: bool) -> None:  # noqa: FBT001 - 
 
 def test_swapped_pages() -> None:
     """An entry without bits 0 and 8 is one of the swap, whatever else is set, and a table is never protected."""
-    memory = physical_memory(written({**chain(0), 0x4000: {0: 0x5000 | 0xEFE, 1: NX | 0x6002}}))
+    memory = physical_memory(written({**chain(0), 0x4000: {0: 0x5000 | 0xEFE, 1: 1 << 58 | 0x6002}}))
     assert counted(walk(memory, table_of(system="linux"))) == {"tables": 4, "swapped": 2}
     assert found(chain(0x5067, pde=0x4160), system="linux") == []
 

@@ -1,8 +1,8 @@
-"""Page tables of x86 processors, walked as arrays.
+"""Page tables, walked as arrays.
 
-Sources: Intel SDM volume 3, chapter 4; AMD APM volume 2, chapter 5. What an entry that is not present means is the
-operating system's business (`Rules`). A page table is a row of an array; a batch of them is looked at in one go, and
-batches go depth first, so that memory stays bounded however many tables there are.
+How an entry is read is the processor's business, and what one means that is not present the operating system's
+(``x86_entries.py``, ``arm64_entries.py``). A page table is a row of an array; a batch of them is looked at in one go,
+and batches go depth first, so that memory stays bounded however many tables there are.
 """
 
 from __future__ import annotations
@@ -13,10 +13,13 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from memcarve.errors import LimitError
-from memcarve.images.paging_modes import FRAME, LINUX, NO_SYSTEM, PAE, PRESENT, WINDOWS, AddressTable, Level
-from memcarve.images.physical import Mapped, PhysicalMemory, Placed, past_unreadable
+from memcarve.images.arm64_entries import Arm64Entries
+from memcarve.images.linux.absent_entries import AbsentEntries, decoded
+from memcarve.images.paging_modes import LINUX, NO_SYSTEM, WINDOWS, AddressTable
+from memcarve.images.physical import Mapped, PhysicalMemory, Placed, pages_of_tables, past_unreadable
+from memcarve.images.x86_entries import X86Entries
 from memcarve.intervals import PAGE, TOP, breaks, chunks
-from memcarve.permissions import EXECUTE, PROT_NONE, TRANSITION, USER, WRITE
+from memcarve.permissions import PROT_NONE, TRANSITION
 from memcarve.space import AddressSpace, Repeats
 
 if TYPE_CHECKING:
@@ -26,14 +29,9 @@ if TYPE_CHECKING:
     from memcarve.missing import Missing, MissingMemory
 
 
-_RW, _US, _LARGE = (np.uint64(1 << bit) for bit in (1, 2, 7))
-_NO_EXECUTE = np.uint64(1 << 63)
-
-_BATCH = 1024  # tables looked at in one go: 4 MiB
+_BATCH = 1 << 22  # bytes of tables looked at in one go
 _PLACED = 1 << 18  # stretches looked up in the image in one go
 _SHARED = 16  # entries of a directory that lead to one table: no system maps one thing that often for its own sake
-_NO_PHYSICAL = 40  # no bit from here on is dropped from a frame unless the image is larger: processors have 36 or more
-
 
 #: kinds of pages that are counted even where there are none
 _KINDS: dict[str, tuple[str, ...]] = {
@@ -58,7 +56,8 @@ class Pages(NamedTuple):
 
     `placed`, `outside` and `repeats` as their classes say; `counts` are 4 KiB pages by kind: ``present``,
     ``transition``, ``prot_none``, ``outside``, and of those that are not in the image ``demand_zero``, ``pagefile``,
-    ``prototype``, ``swapped``, ``not_present``; ``tables``: page tables read, ``lost_tables``: those outside the image,
+    ``prototype``, ``not_present``, ``swapped`` and, if there are any, Linux's others (`absent_entries.KINDS`), whatever
+    size the machine's pages have. ``tables``: page tables read, ``lost_tables``: those outside the image,
     ``paged_tables``: those that are paged out; ``lost_entries``, if there are any: of tables that were read, those that
     are outside the image or lack a byte, and may hold a page.
     """
@@ -126,6 +125,44 @@ def claimed(
     return walking.claim(most)[0], walking.counts.get("tables", 0)
 
 
+class Absent(NamedTuple):
+    """Linux's entries for pages that are not present: columns sorted by address, a row an entry.
+
+    `address` and `size` (uint64), `type` (uint8) and `offset` (uint64) as /proc/PID/pagemap says them, and `kind`, an
+    index into `absent_entries.KINDS` (uint8). A type below the special ones is the number of a swap area, and `offset`
+    the number of a page in it.
+    """
+
+    address: U64
+    size: U64
+    type: U8
+    offset: U64
+    kind: U8
+
+
+@past_unreadable
+def absent(
+    memory: PhysicalMemory, table: AddressTable, start: int = 0, end: int = TOP, limit: int | None = None
+) -> Absent:
+    """Return what Linux keeps in the entries that are not present for addresses of ``start <= x < end``.
+
+    Pages that may not be touched (PROT_NONE) are memory, and not among them. Raises LimitError as `walk` does, and if
+    there are more entries than pages in `limit`.
+    """
+    walking = _Walk(memory, table, start, end)
+    walking.kept = []
+    most = default_limit(memory) if limit is None else limit
+    walking.most = most // PAGE
+    walking.run(most)
+    layout = walking.absent.layout
+    address, size, words = (
+        np.concatenate([np.zeros(0, np.uint64), *(rows[number] for rows in walking.kept)]) for number in range(3)
+    )
+    order = np.argsort(address, kind="stable")
+    types, offsets = decoded(words[order], layout)
+    return Absent(address[order], size[order], types, offsets, walking.absent.kinds(types, offsets))
+
+
 class _Entries(NamedTuple):
     """The entries of a batch of tables that count: `row` of the batch, `column` of the table, what they lead to."""
 
@@ -142,9 +179,13 @@ class _Walk:
         self.table = table
         self.mode = table.mode
         self.first, self.last = start, end - 1
-        # bits that no physical address of the image can have: frames of pages in transition carry a mask up there
-        bits = max((memory.end - 1).bit_length(), _NO_PHYSICAL)
-        self.possible = np.uint64((1 << min(bits, 52)) - PAGE)
+        self.format = Arm64Entries(table) if self.mode.split else X86Entries(table, memory)
+        self.absent = AbsentEntries(self.format.layouts, table.absent)
+        #: entries that are not present, if they are wanted: address, size, word; and how many at most
+        self.kept: list[tuple[U64, U64, U64]] | None = None
+        self.most = 0
+        self.batch = max(_BATCH // self.mode.page, 1)
+        self.claiming = False
         self.counts: dict[str, int] = {}
         self.found: list[tuple[U64, U64, U64, U8]] = []
         # of each level: where tables that are shared were walked, by their frames, and what repeats them
@@ -155,7 +196,7 @@ class _Walk:
         # what is asked for may be small enough by itself
         small = self.last - self.first < min(limit, default_limit(self.memory))
         size, tables = (0, 0) if small else self.claim()
-        if max(size, tables * PAGE) > limit:
+        if max(size, tables * self.mode.page) > limit:
             raise LimitError(
                 f"the page tables at 0x{self.table.root:x} are said to map {size} bytes of virtual memory with "
                 f"{tables} tables, more than {limit}: they are damaged or made to deceive",
@@ -168,10 +209,10 @@ class _Walk:
         todo = [(0, start, frames, flags)] if len(start) else []
         while todo:
             depth, start, frames, flags = todo.pop()
-            if len(start) > _BATCH:
-                todo.append((depth, start[_BATCH:], frames[_BATCH:], flags[_BATCH:]))
-            start, frames, flags = start[:_BATCH], frames[:_BATCH], flags[:_BATCH]
-            entries = self._entries(depth, frames, flags)
+            if len(start) > self.batch:
+                todo.append((depth, start[self.batch :], frames[self.batch :], flags[self.batch :]))
+            start, frames, flags = start[: self.batch], frames[: self.batch], flags[: self.batch]
+            entries = self._entries(depth, start, frames, flags)
             self._count_lost(depth, start, frames)
             address = self._address(start, entries, levels[depth].shift)
             many = np.zeros(len(address), np.bool_)
@@ -185,7 +226,7 @@ class _Walk:
                 sizes = np.full(int(leaf.sum()), 1 << levels[depth].shift, np.uint64)
                 self.found.append(_joined(address[leaf], sizes, entries.physical[leaf], entries.flags[leaf]))
             if below.any():
-                inside = self.memory.holds_tables(entries.physical, PAGE, self.mode.entry) & below
+                inside = self.memory.holds_tables(entries.physical, self.mode.page, self.mode.entry) & below
                 self._count("lost_tables", int((below & ~inside).sum()))
                 inside &= ~self._repeated(depth, address, entries.physical, inside & many)
                 todo.append((depth + 1, address[inside], entries.physical[inside], entries.flags[inside]))
@@ -218,26 +259,28 @@ class _Walk:
         it is counted on the way down. If many share it in the kernel half, one way counts, and a repeat counts
         like a table.
         """
-        _, frames, flags = self._root()
+        self.claiming = True
+        start, frames, flags = self._root()
         size = visits = 0.0
         ways, kernel = np.ones(len(frames), np.float64), np.zeros(len(frames), np.bool_)
         for depth, level in enumerate(self.mode.levels):
             if not len(frames):
                 break
-            if max(size, (visits + float(ways.sum())) * PAGE) > most:
-                return int(max(size, (visits + float(ways.sum())) * PAGE)), int(visits)
+            if max(size, (visits + float(ways.sum())) * self.mode.page) > most:
+                self.claiming = False
+                return int(max(size, (visits + float(ways.sum())) * self.mode.page)), int(visits)
             below, shared = [], [np.zeros(0, np.uint64)]
             visits += float(ways.sum())
-            for part in range(0, len(frames), _BATCH):
-                here = slice(part, part + _BATCH)
-                entries = self._entries(depth, frames[here], flags[: len(frames[here])])
+            for part in range(0, len(frames), self.batch):
+                here = slice(part, part + self.batch)
+                entries = self._entries(depth, start, frames[here], flags[: len(frames[here])])
                 weight, upper = ways[here][entries.row], kernel[here][entries.row]
                 if not depth:
-                    address = self._address(np.zeros(1, np.uint64), entries, level.shift)
+                    address = self._address(start, entries, level.shift)
                     upper = address >= np.uint64(self.table.kernel_half)
                 size += float(weight[entries.leaf].sum()) * (1 << level.shift)
                 inside = ~entries.leaf
-                inside[inside] = self.memory.holds_tables(entries.physical[inside], PAGE, self.mode.entry)
+                inside[inside] = self.memory.holds_tables(entries.physical[inside], self.mode.page, self.mode.entry)
                 many = _many(entries, ~entries.leaf & upper) & inside
                 visits += float(weight[many].sum())
                 shared.append(np.unique(entries.physical[many]))
@@ -247,116 +290,86 @@ class _Walk:
             visits -= len(once)  # these are counted when they are read
             below.append(_Tables(once, np.ones(len(once), np.float64), np.ones(len(once), np.bool_)))
             frames, ways, kernel = _merged(_Tables(*map(np.concatenate, zip(*below, strict=True))))
-            flags = np.zeros(_BATCH, np.uint8)
+            flags = np.zeros(self.batch, np.uint8)
+        self.claiming = False
         return int(size), int(visits)
 
     def _root(self) -> tuple[U64, U64, U8]:
-        root = np.array([self.table.root], np.uint64)
-        length = self.mode.entry * self.mode.top
-        if not self.memory.holds_tables(root, length, self.mode.entry)[0]:
-            self._count("lost_tables", 1)
-            empty = np.zeros(0, np.uint64)
-            return empty, empty, np.zeros(0, np.uint8)
-        return np.zeros(1, np.uint64), root, np.full(1, USER | WRITE | EXECUTE, np.uint8)
+        """Return of each root that is in the image the first address it translates, where it lies, what it allows."""
+        roots = np.array(self.table.roots(), np.uint64).reshape(-1, 2)
+        held = self.memory.holds_tables(roots[:, 0], self.mode.root_size, self.mode.entry)
+        self._count("lost_tables", int((~held).sum()))
+        return roots[held, 1], roots[held, 0], np.full(int(held.sum()), self.format.everything, np.uint8)
 
-    def _words(self, depth: int, frames: U64) -> U64:
-        """Return the entries of tables as uint64, shape (n, 512), (n, 1024) or (n, 4)."""
+    def _words(self, depth: int, start: U64, frames: U64) -> U64:
+        """Return the entries of tables as uint64, a row a table: all of them, or of a root those in the range."""
         if depth == 0:
-            raw = self.memory.peek(int(frames[0]), self.mode.entry * self.mode.top)
-            words = np.frombuffer(raw, f"<u{self.mode.entry}").astype(np.uint64)[None, :]
+            words = np.stack([self._pieces(frame, self.mode.root_size)[0] for frame in frames.tolist()])
             shift = np.uint64(self.mode.levels[0].shift)
-            begin = np.arange(self.mode.top, dtype=np.uint64) << shift
-            if self.mode.wide:
-                begin[self.mode.top // 2 :] |= np.uint64(TOP - (1 << self.mode.bits))
+            begin = start[:, None] + (np.arange(self.mode.top, dtype=np.uint64) << shift)
+            if self.mode.wide and not self.mode.split:
+                begin[:, self.mode.top // 2 :] |= np.uint64(TOP - (1 << self.mode.bits))
             last = begin + np.uint64((1 << int(shift)) - 1)
-            words[0, (begin > np.uint64(self.last)) | (last < np.uint64(self.first))] = 0
-        else:
+            words[(begin > np.uint64(self.last)) | (last < np.uint64(self.first))] = 0
+        elif self.mode.page == PAGE:
             words = self.memory.pages(frames)
             words = words if self.mode.entry == 8 else words.view(np.uint32).astype(np.uint64)  # noqa: PLR2004
+        else:
+            pages = pages_of_tables(frames, self.mode.page)
+            there = self.memory.holds(pages, PAGE) | self.memory.on_seam(pages)
+            words = np.zeros((len(pages), PAGE // 8), np.uint64)
+            words[there] = self.memory.pages(pages[there])
+            words = words.reshape(len(frames), self.mode.page // 8)
         for row, _, there in self._in_part(depth, frames):
             words[row, ~there.all(axis=1)] = 0
         return words
 
     def _in_part(self, depth: int, frames: U64) -> Iterator[tuple[int, U64, Bools]]:
         """Yield the row of each table that the image holds in part, its entries, and which bytes of them are there."""
-        width = self.mode.entry
-        size = PAGE if depth else width * self.mode.top
-        for row in np.flatnonzero(self.memory.on_seam(frames)).tolist():
-            data, there = self.memory.part(int(frames[row]), size)
-            yield row, np.frombuffer(data, f"<u{width}").astype(np.uint64), there.reshape(-1, width)
+        size = self.mode.page if depth else self.mode.root_size
+        parted = ~self.memory.holds(frames, size) if size > PAGE else self.memory.on_seam(frames)
+        for row in np.flatnonzero(parted).tolist():
+            yield row, *self._pieces(int(frames[row]), size)
 
-    def _entries(self, depth: int, frames: U64, flags: U8) -> _Entries:
-        """Read tables and return what counts in them; the rest is counted by kind."""
-        level, last = self.mode.levels[depth], depth == len(self.mode.levels) - 1
-        words = self._words(depth, frames)
+    def _pieces(self, table: int, size: int) -> tuple[U64, Bools]:
+        """Return the entries of a table, and which of their bytes are there (bool, a row an entry); others are 0.
+
+        It lies within a page or begins one.
+        """
+        data = b""
+        there: list[Bools] = []
+        for at in range(table, table + size, PAGE):
+            where, length = np.array([at], np.uint64), min(PAGE, size)
+            if self.memory.on_seam(where)[0]:
+                piece, known = self.memory.part(at, length)
+            else:
+                piece, known = self.memory.peek(at, length), np.full(length, self.memory.holds(where, length)[0])
+            data, there = data + piece, [*there, known]
+        width = self.mode.entry
+        return np.frombuffer(data, f"<u{width}").astype(np.uint64), np.concatenate(there).reshape(-1, width)
+
+    def _entries(self, depth: int, start: U64, frames: U64, flags: U8) -> _Entries:
+        """Read tables and return what counts in them; the rest is counted by kind, but not while it is only claimed.
+
+        `start` is the first address that each table translates; of a claim only those of roots.
+        """
+        words = self._words(depth, start, frames)
         self._count("tables", len(words))
-        present = (words & PRESENT).astype(np.bool_)
-        moved = self._not_present(words, level)
-        row, column = np.nonzero(present | moved)
+        present, moved = self.format.present(words, depth), self.format.moved(words, depth)
+        counted = present | moved
+        row, column = np.nonzero(counted)
         word = words[row, column]
         here = present[row, column]
-        large = here & ((word & _LARGE) != 0) if level.large else np.zeros(len(word), np.bool_)
-        if self.table.system == LINUX and not last:
-            large |= ~here  # a whole large page that may not be touched: nothing else that is not present counts there
-        leaf = np.ones(len(word), np.bool_) if last else large
-        physical = self._frame(word, here, large, level)
-        combined = self._permissions(word, here, flags[row], depth)
-        if last:
-            self._count_absent(words, present | moved)
-        elif self.table.system == WINDOWS:
-            lost = (words != 0) & ~(present | moved)
-            self._count("paged_tables", int(np.count_nonzero(lost)))
+        leaf = self.format.leaf(word, here, depth)
+        physical = self.format.physical(word, here, leaf, depth)
+        combined = self.format.permissions(word, here, leaf, flags[row], depth)
+        if not self.claiming:
+            self._count_absent(depth, start, words, counted)
         return _Entries(row, column.astype(np.uint64), physical, combined, leaf)
-
-    def _not_present(self, words: U64, level: Level) -> Bools:
-        """Return which entries without the present bit still hold a frame."""
-        if self.table.system == WINDOWS:  # transition: bit 11 without bit 10
-            return np.asarray((words & np.uint64(0xC01)) == np.uint64(0x800))
-        if self.table.system == LINUX:  # PROT_NONE: bit 8; a swap entry has it clear
-            if level.shift == 12:  # noqa: PLR2004
-                return np.asarray((words & np.uint64(0x101)) == np.uint64(0x100))
-            if level.large:
-                return np.asarray((words & np.uint64(0x181)) == np.uint64(0x180))
-        return np.zeros(words.shape, np.bool_)
-
-    def _frame(self, word: U64, here: Bools, large: Bools, level: Level) -> U64:
-        """Return the physical addresses that entries hold."""
-        if self.mode.entry == 4:  # noqa: PLR2004
-            frame = word & np.uint64(0xFFFFF000)
-            high = (word >> np.uint64(13) & np.uint64(0xFF)) << np.uint64(32)  # PSE-36
-            physical = np.where(large, (word & np.uint64(0xFFC00000)) | high, frame)
-        else:
-            size = np.uint64((1 << level.shift) - 1)
-            physical = word & np.where(large, FRAME & ~size, FRAME)
-        if here.all():
-            return physical
-        if self.table.system == LINUX and self.mode.entry == 4:  # noqa: PLR2004
-            return physical
-        if self.table.system == LINUX:
-            # since the fixes of 2018 the frame of an entry that is not present is inverted
-            aligned = np.uint64((1 << 52) - (1 << level.shift))
-            inverted = ~word & aligned
-            plain = self.memory.holds(physical, PAGE) & ~self.memory.holds(inverted, PAGE)
-            return np.where(here | plain, physical, inverted)
-        swizzled = (word & np.uint64(0x10)) == 0  # the mask was applied
-        return np.where(~here & swizzled, physical & self.possible, physical)
-
-    def _permissions(self, word: U64, here: Bools, above: U8, depth: int) -> U8:
-        """Combine the entries' permissions with those of the levels above."""
-        if self.mode is PAE and depth == 0:
-            own = np.full(len(word), USER | WRITE | EXECUTE, np.uint8)
-        else:
-            own = ((word & _US) != 0).astype(np.uint8) * np.uint8(USER)
-            own |= ((word & _RW) != 0).astype(np.uint8) * np.uint8(WRITE)
-            own |= ((word & _NO_EXECUTE) == 0).astype(np.uint8) * np.uint8(EXECUTE)
-        moved = np.uint8(TRANSITION if self.table.system == WINDOWS else PROT_NONE)
-        # the processor sees nothing below an entry that is not present: no permissions, at no level
-        combined = np.where(above >= TRANSITION, above, above & own)
-        return np.where(here, combined, moved)
 
     def _address(self, start: U64, entries: _Entries, shift: int) -> U64:
         address = start[entries.row] + (entries.column << np.uint64(shift))
-        if self.mode.wide and shift == self.mode.levels[0].shift:
+        if self.mode.wide and not self.mode.split and shift == self.mode.levels[0].shift:
             above = np.uint64(TOP - (1 << self.mode.bits))
             address |= (address >> np.uint64(self.mode.bits - 1)) * above
         return address
@@ -372,10 +385,9 @@ class _Walk:
 
         If the first two bytes of one are there and say that it holds no page, the others do not matter.
         """
-        level = self.mode.levels[depth]
-        shift = level.shift
+        shift = self.mode.levels[depth].shift
         for row, words, there in self._in_part(depth, frames):
-            held = ((words & PRESENT) != 0) | self._not_present(words, level)
+            held = self.format.may_hold(words, depth)
             column = np.flatnonzero(~there.all(axis=1) & (held | ~there[:, :2].all(axis=1))).astype(np.uint64)
             none = np.zeros(len(column), np.uint8)
             entries = _Entries(np.full(len(column), row), column, column, none, none.astype(np.bool_))
@@ -386,22 +398,56 @@ class _Walk:
         if count:
             self.counts[kind] = self.counts.get(kind, 0) + count
 
-    def _count_absent(self, words: U64, counted: Bools) -> None:
-        """Count the entries for 4 KiB pages that are not in memory, by what they mean to the operating system."""
+    def _count_absent(self, depth: int, start: U64, words: U64, counted: Bools) -> None:
+        """Count the entries that hold no frame, by what they mean to the operating system."""
+        level, last = self.mode.levels[depth], depth == len(self.mode.levels) - 1
+        pages = (1 << level.shift) // PAGE
+        if self.table.system == LINUX:
+            if last or level.large:
+                self._count_linux(depth, start, words, self.format.absent(words) & ~counted)
+            return
         rest = words[(words != 0) & ~counted]
         if not len(rest):
             return
-        if self.table.system == WINDOWS:
+        if not last:
+            if self.table.system == WINDOWS:
+                self._count("paged_tables", len(rest))
+        elif self.table.system == WINDOWS:
             prototype = (rest & np.uint64(0x400)) != 0
             # the upper half (from bit 12 on of a 32-bit entry) is where in the pagefile the page lies
             paged = ~prototype & (rest >> np.uint64(32 if self.mode.entry == 8 else 12) != 0)  # noqa: PLR2004
             if self.mode.entry == 8:  # noqa: PLR2004
-                paged &= ~_only_masked(rest, self.possible)
-            self._count("prototype", int(prototype.sum()))
-            self._count("pagefile", int(paged.sum()))
-            self._count("demand_zero", int((~prototype & ~paged).sum()))
+                paged &= ~_only_masked(rest, self.format.possible)
+            self._count("prototype", pages * int(prototype.sum()))
+            self._count("pagefile", pages * int(paged.sum()))
+            self._count("demand_zero", pages * int((~prototype & ~paged).sum()))
         else:
-            self._count("swapped" if self.table.system == LINUX else "not_present", len(rest))
+            self._count("not_present", pages * len(rest))
+
+    def _count_linux(self, depth: int, start: U64, words: U64, chosen: Bools) -> None:
+        """Count what Linux keeps in entries that are not present, and note them if they are wanted."""
+        shift = self.mode.levels[depth].shift
+        row, column = np.nonzero(chosen)
+        if not len(row):
+            return
+        word = words[row, column]
+        self.absent.add(word, (1 << shift) // PAGE)
+        if self.kept is None:
+            return
+        none = np.zeros(len(row), np.uint8)
+        address = self._address(
+            start, _Entries(row, column.astype(np.uint64), word, none, none.astype(np.bool_)), shift
+        )
+        asked = self._asked_for(address, shift)
+        self.most -= int(asked.sum())
+        if self.most < 0:
+            raise LimitError(
+                f"the page tables at 0x{self.table.root:x} hold more entries that are not present than the limit has "
+                "pages: they are damaged or made to deceive",
+                len(word),
+                remedy="if they are neither, a larger {limit:SIZE} reads them",
+            )
+        self.kept.append((address[asked], np.full(int(asked.sum()), 1 << shift, np.uint64), word[asked]))
 
     def _pages(self) -> Pages:
         """Sort and join what was found, and look up where in the image it lies."""
@@ -422,6 +468,8 @@ class _Walk:
             pages = sum(int(part.size[(part.flags & (TRANSITION | PROT_NONE)) == chosen].sum()) for part in placed)
             self._count(kind, pages // PAGE)
         self._count("outside", sum(int(part.size.sum()) for part in outside) // PAGE)
+        for kind, pages in self.absent.counts().items():
+            self._count(kind, pages)
         return Pages(
             Placed(*map(np.concatenate, zip(*(each.columns for each in placed), strict=True))),
             Mapped(

@@ -194,10 +194,18 @@ class PhysicalMemory(Intervals):
     def holds_tables(self, physical: U64, size: int = PAGE, entry: int = 8) -> Bools:
         """Return for each address (bool) whether a table of `size` bytes there is in the image, or most of its entries.
 
-        A table does not cross a page; an entry has `entry` bytes.
+        A table lies within a page or begins one; an entry has `entry` bytes.
         """
         found = self.holds(physical, size)
-        if len(self.seams):
+        if size > PAGE:
+            rest = np.flatnonzero(~found)
+            pages = pages_of_tables(physical[rest], size)
+            held = self.holds(pages, PAGE)
+            there = held * np.int64(PAGE // entry)
+            for row in np.flatnonzero(~held & self.on_seam(pages)).tolist():
+                there[row] = int(self.part(int(pages[row]), PAGE)[1].reshape(-1, entry).all(axis=1).sum())
+            found[rest] = 2 * there.reshape(len(rest), size // PAGE).sum(axis=1) > size // entry
+        elif len(self.seams):
             rest = np.flatnonzero(~found & self.on_seam(physical))
             tables, inverse = np.unique(physical[rest], return_inverse=True)
             bytes_there = (self.part(table, size)[1].reshape(-1, entry) for table in tables.tolist())
@@ -334,6 +342,12 @@ class PhysicalMemory(Intervals):
         """Return for each stretch (bool) whether the container should hold some of it, and ends too early."""
         first, end = self.cut.touched(Intervals(physical, size))
         return np.asarray(end > first)
+
+
+def pages_of_tables(tables: U64, size: int) -> U64:
+    """Return the addresses of all pages of tables of `size` bytes, which begin pages, one table after the other."""
+    pages: U64 = np.add.outer(tables, np.arange(0, size, PAGE, dtype=np.uint64)).reshape(-1)
+    return pages
 
 
 def read_there(held: PhysicalMemory | AddressSpace, address: int, size: int) -> tuple[bytes, Bools]:

@@ -60,7 +60,7 @@ def open(  # noqa: A001 - that is what it does, and memcarve.open is what it is 
     positions to believe if the map is at odds with itself; `hashed` also takes the map's SHA-256.
 
     For an image, `dtb` is the physical address of one address space's page tables, whatever the system; `system`
-    (``"windows"``, ``"linux"``, ``"none"``) and `paging` (``"x64"``, ``"x64-5"``, ``"pae"``, ``"x86"``) say how to read
+    (``"windows"``, ``"linux"``, ``"none"``) and `paging` (a word of `vocabulary.Paging`, as ``"x64"``) say how to read
     them if they are not recognised; `limit` is how many bytes of virtual memory they may claim to map.
 
     `regions`, `modules` and `threads` are files (one or several each) that list those of the process, as Volatility 3
