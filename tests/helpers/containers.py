@@ -391,6 +391,72 @@ def in_pieces(data: bytes, *, size: int = 3000) -> list[tuple[int, bytes]]:
     return [(0, bytes(min(size // 2, len(data)))), *pieces[half:], *pieces[:half]]
 
 
+# migration streams of QEMU (docs/devel/migration, migration/ram.c) and what libvirt puts before them
+
+
+def migration_parts(
+    blocks: Sequence[tuple[bytes, int]],
+    pages: Iterable[tuple[bytes, int, bytes]],
+    *,
+    machine: bytes = b"pc-q35-7.2",
+    page: int = PAGE,
+    capabilities: Sequence[bytes] = (),
+    footers: bool = True,
+    end: bool = True,
+    per_section: int = 7,
+) -> Iterator[bytes]:
+    """Yield a stream of blocks (name, length) and pages (block, address in it, content) in the order they are sent."""
+    yield b"QEVM" + struct.pack(">IBI", 3, 7, len(machine)) + machine
+    if page != PAGE:
+        name = b"configuration/target-page-bits"
+        yield bytes([5, len(name)]) + name + struct.pack(">II", 1, page.bit_length() - 1)
+    if capabilities:
+        name = b"configuration/capabilities"
+        yield bytes([5, len(name)]) + name + struct.pack(">II", 1, len(capabilities))
+        yield b"".join(bytes([len(each)]) + each for each in capabilities)
+    footer = struct.pack(">BI", 0x7E, 2) * footers
+    yield struct.pack(">BI", 1, 2) + b"\x03ram" + struct.pack(">II", 0, 4)
+    yield struct.pack(">Q", sum(size for _, size in blocks) | 4)
+    yield b"".join(bytes([len(name)]) + name + struct.pack(">Q", size) for name, size in blocks)
+    yield struct.pack(">Q", 0x10) + footer
+    sent = [*pages]
+    for at in range(0, max(len(sent), 1), per_section):
+        last = at + per_section >= len(sent)
+        yield struct.pack(">BI", 3 if last and end else 2, 2)
+        block = None
+        for name, address, data in sent[at : at + per_section]:
+            same = 0x20 if name == block else 0
+            head = b"" if same else bytes([len(name)]) + name
+            if data.count(data[:1]) == len(data):
+                yield struct.pack(">Q", address | 2 | same) + head + data[:1]
+            else:
+                yield struct.pack(">Q", address | 8 | same) + head + data
+            block = name
+        yield struct.pack(">Q", 0x10) + footer
+    if end:
+        yield b"\x04" + struct.pack(">I", 9) + b"\x05timer" + bytes(40) + b"\0"
+
+
+def main_memory(ranges: Ranges) -> tuple[int, list[tuple[bytes, int, bytes]]]:
+    """Return the size of a PC's memory that holds ranges (sorted, low), and its pages for `migration_parts`.
+
+    Between ranges are zeros.
+    """
+    pages, reached = [], 0
+    for start, content in ranges:
+        pages += [(b"pc.ram", at, bytes(PAGE)) for at in range(reached, start, PAGE)]
+        pages += [(b"pc.ram", start + at, data) for at, data in zip(*_pages(content, PAGE), strict=True)]
+        reached = start + length(content)
+    return reached, pages
+
+
+def libvirt_parts(stream: Iterable[bytes], *, number: int = 0, magic: bytes = b"LibvirtQemudSave") -> Iterator[bytes]:
+    """Yield what virsh save writes: `number` says how the stream is compressed."""
+    xml = b"<domain type='kvm'><name>x</name></domain>\0"
+    yield magic + struct.pack("<5I56x", 2, len(xml), 1, number, 0) + xml
+    yield from stream
+
+
 # VMware
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import struct
 from typing import TYPE_CHECKING
 
@@ -16,7 +14,7 @@ import winimage
 from cli import invoke
 from cores import Load, core, info
 from dumps import HEADER, map_rows, write_dump
-from files import ROOT, put
+from files import put
 from headers import elf_page, pe_page
 from memory import PAGE, noise
 
@@ -28,7 +26,6 @@ if TYPE_CHECKING:
 ROWS = [(0x10000, noise(1, 2 * PAGE)), (0x20000, noise(2, 3 * PAGE))]
 SIZE = 5 * PAGE
 MACHINE = [(0, noise(3, 4 * PAGE)), (0x8000, noise(4, PAGE))]
-STREAM = "../shared/machines/linux-6.1-amd64-pti/containers"
 
 
 def renamed(folder: Path, change: int, name: str = "evidence.dmp") -> Path:
@@ -170,9 +167,6 @@ def test_a_raw_image_beside_a_map(tmp_path: Path) -> None:
 #: the header of a file for several processors, of which the part of one begins right behind it
 FAT = b"\xca\xfe\xba\xbe\0\0\0\1\1\0\0\x07\0\0\0\3\0\0\0\x1c\0\0\x10\0\0\0\0\0"
 NOT_READ = {
-    "QEMU": (b"QEVM\0\0\0\3\x07", "migration stream of QEMU.*dump-guest-memory"),
-    "libvirt": (b"LibvirtQemudSave\2\0\0\0", "virsh restore --paused.*virsh dump --memory-only"),
-    "libvirt, stopped": (b"LibvirtQemudPart\2\0\0\0", "virsh dump --memory-only"),
     "Xen": (b"LinuxGuestRecord\0", "domain of Xen"),
     "xl": (b"Xen saved domain, xl format\n \0\r", "domain of Xen"),
     "VirtualBox": (b"\x7fVirtualBox SavedState V2.0\n", "dumpvmcore"),
@@ -345,47 +339,3 @@ def test_a_dump_that_begins_so(tmp_path: Path, name: str) -> None:
     data = NOT_READ[name][0].ljust(PAGE, b"\0")
     with memcarve.open(write_dump(tmp_path, [(0x10000, data)])) as container:
         assert container.process().space.read(0x10000, PAGE) == data
-
-
-def test_a_real_stream(tmp_path: Path) -> None:
-    """A stream that QEMU wrote is refused by name."""
-    folder = os.path.join(ROOT, STREAM)
-    if not os.path.exists(folder) or shutil.which("zstd") is None:
-        pytest.skip(f"needs {STREAM} and zstd")
-    import subprocess  # noqa: PLC0415
-
-    place = os.path.join(folder, "..", "memory.raw.zst")
-    options = ["zstd", "-q", "-d", "-f", "--long=28", "--memory=1024MB"]
-    subprocess.run([*options, place, "-o", tmp_path / "raw"], check=True)
-    patch = os.path.join(folder, "memory.migrate.patch.zst")
-    subprocess.run([*options, f"--patch-from={tmp_path / 'raw'}", patch, "-o", tmp_path / "stream"], check=True)
-    with pytest.raises(memcarve.InputError, match="migration stream of QEMU"):
-        memcarve.open(tmp_path / "stream")
-
-
-# what an unrecognised file is told to be
-
-
-@pytest.mark.parametrize(
-    ("name", "size", "dump"),
-    [
-        ("pid.4.dmp", 100, True),
-        ("evidence.dmp", 99, True),
-        ("what", PAGE, True),
-        ("what", 100, False),
-        ("mem.raw", 99, False),
-    ],
-)
-def test_what_looks_like_a_dump(tmp_path: Path, name: str, size: int, dump: bool) -> None:  # noqa: FBT001
-    """That no map is beside it is said of what looks like a dump, by name or whole pages, and of nothing else."""
-    with pytest.raises(memcarve.InputError) as caught:
-        memcarve.open(put(tmp_path / name, bytes(size)))
-    assert isinstance(caught.value, memcarve.CounterpartError) is dump
-    assert ("no map is beside it" in str(caught.value)) is dump
-    assert ("no operating system's memory is found in it" in str(caught.value)) is not dump
-
-
-def test_both_a_dump_and_an_image(tmp_path: Path) -> None:
-    """Options of dumps and of images together contradict each other, whatever the file."""
-    with pytest.raises(memcarve.UsageError, match=r"leave dtb= and trust= out"):
-        memcarve.open(put(tmp_path / "what", bytes(PAGE)), dtb=0, trust="sum")

@@ -5,12 +5,12 @@ Cohen, "AFF4 Standard v1.0", sections 3 and 4: a ZIP), ZIP (PKWARE, APPNOTE.TXT,
 (technote.txt), cabinets ([MS-CAB] 2.1), tar (POSIX.1-1988, 10.1.1), QCOW2 (QEMU, docs/interop/qcow2.txt), QED and
 Parallels (docs/interop/qed_spec.txt, parallels.txt), VMDK (VMware, "Virtual Disk Format 5.0"), VHD (Microsoft,
 "Virtual Hard Disk Image Format", the footer), VHDX ([MS-VHDX] 2.2), VDI (VirtualBox, VDICore.h), Mach-O
-(mach-o/loader.h, fat.h), hibernation (Suiche, "Sandman"; Metz, libhibr), QEMU
-(docs/devel/migration), libvirt (qemu_saveimage.h), Xen (docs/specs/libxc-migration-stream.pandoc), VirtualBox
-(SSM.cpp), Linux swap (mkswap), GPT (UEFI 5.3.2), ISO 9660 (ECMA-119, 8.1), evtx ([MS-EVEN6]), registry hives (Metz,
-libregf), compound files ([MS-CFB] 2.2), LZ4's legacy frames (lz4_Frame_format.md), lzip (its manual, "File format"),
-lzop, lrzip and compress (file(1)'s magic), Snappy (framing_format.txt), journals of systemd (JOURNAL_FILE_FORMAT),
-pcap (libpcap), SQLite (fileformat2), PDF (ISO 32000).
+(mach-o/loader.h, fat.h), hibernation (Suiche, "Sandman"; Metz, libhibr), Xen
+(docs/specs/libxc-migration-stream.pandoc), VirtualBox (SSM.cpp), Linux swap (mkswap), GPT (UEFI 5.3.2), ISO 9660
+(ECMA-119, 8.1), evtx ([MS-EVEN6]), registry hives (Metz, libregf), compound files ([MS-CFB] 2.2), LZ4's legacy frames
+(lz4_Frame_format.md), lzip (its manual, "File format"), lzop, lrzip and compress (file(1)'s magic), Snappy
+(framing_format.txt), journals of systemd (JOURNAL_FILE_FORMAT), pcap (libpcap), SQLite (fileformat2), PDF (ISO
+32000).
 """
 
 from __future__ import annotations
@@ -29,14 +29,6 @@ if TYPE_CHECKING:
     from memcarve.sources.opening import Opened, OpenOptions
 
 _HIBERNATED = "a hibernation file, which memcarve does not read; hibr2bin (of Comae) makes a raw image of it"
-_STREAM = (
-    "a migration stream of QEMU (savevm, migrate to a file), in which nothing lies at its physical address; load it "
-    "with -incoming and -S into the same machine, and dump-guest-memory in the monitor makes an ELF core of it"
-)
-_SAVED = (
-    "a machine that libvirt saved (virsh save), in which nothing lies at its physical address; virsh restore --paused "
-    "loads it, and then virsh dump --memory-only makes an ELF core of it"
-)
 _XEN = "a saved domain of Xen, which memcarve does not read; restore it, and take its memory from inside (AVML, LiME)"
 _MEMORY = "give the memory of the machine (virsh dump --memory-only, a .vmem, AVML)"
 _DISK = (
@@ -66,8 +58,6 @@ class Foreign(NamedTuple):
 #: by the first bytes
 _FIRST = {
     **dict.fromkeys((b"hibr", b"HIBR", b"wake", b"WAKE", b"RSTR"), _HIBERNATED),
-    b"QEVM": _STREAM,
-    **dict.fromkeys((b"LibvirtQemudSave", b"LibvirtQemudPart"), _SAVED),
     **dict.fromkeys((b"LinuxGuestRecord", b"Xen saved domain", b"\xff" * 8 + b"XENF"), _XEN),
     b"\x7fVirtualBox": "a machine that VirtualBox saved; VBoxManage debugvm NAME dumpvmcore makes an ELF core of it",
     b"QFI\xfb": f"a QEMU disk image (QCOW2), {_DISK}",

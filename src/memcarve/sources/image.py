@@ -9,9 +9,9 @@ import numpy as np
 
 from memcarve.backing import FileBacking
 from memcarve.errors import LimitError, NotRecognisedError, ProcessError, UnreadableError, UsageError
-from memcarve.formats.compression import plain_name
+from memcarve.formats.compression import Reading, plain_name
 from memcarve.formats.elf_core.core_headers import is_core
-from memcarve.formats.images import avml, crashdump, flattened, kdump, lime, machine_core, vmware
+from memcarve.formats.images import avml, crashdump, flattened, kdump, libvirt, lime, machine_core, migration, vmware
 from memcarve.formats.images.machine import MachineMemory
 from memcarve.images.linux.linux_system import find_linux
 from memcarve.images.page_table_roots import Root, address_table, find_roots
@@ -35,9 +35,15 @@ if TYPE_CHECKING:
     from memcarve.images.system import OperatingSystem
 
 #: readers of containers, each by content; what none of them knows may be a raw image
-_READERS = (lime.read, avml.read, machine_core.read, crashdump.read, vmware.read, kdump.read, flattened.read)
+_READERS = (
+    *(lime.read, avml.read, machine_core.read, crashdump.read, vmware.read),
+    *(kdump.read, flattened.read, migration.read, libvirt.read),
+)
 _GIVE_ROOT = "give a page-table root with {dtb} ({scan} lists roots)"
-_MAGICS = (lime.MAGIC, avml.MAGIC, *crashdump.MAGICS, *vmware.MAGICS, *kdump.MAGICS, flattened.MAGIC)
+_MAGICS = (
+    *(lime.MAGIC, avml.MAGIC, *crashdump.MAGICS, *vmware.MAGICS),
+    *(*kdump.MAGICS, flattened.MAGIC, migration.MAGIC, *libvirt.MAGICS),
+)
 _SOUGHT: dict[str | None, str] = {None: "64-bit Windows and no Linux", WINDOWS: "64-bit Windows", LINUX: "Linux"}
 _UNSOUGHT = "unlisted processes were not looked for"
 _NOT_THERE = "outside the image"
@@ -389,14 +395,23 @@ class ImageContainer(Container):
         }
 
 
-def machine_memory(file: FileBacking, *, certain: bool = False) -> MachineMemory | None:
+def machine_memory(
+    file: FileBacking,
+    *,
+    certain: bool = False,
+    reading: Reading = Reading(),  # noqa: B008 - a tuple
+) -> MachineMemory | None:
     """Return a machine's memory if a file is a container of one that says so itself.
 
-    `certain`: the user said that it is an image. Raises what the containers' readers raise.
+    `certain`: the user said that it is an image. `reading` says how compressed parts of it are decoded. Raises what the
+    containers' readers raise.
     """
     for read in _READERS:
         try:
-            machine = machine_core.read(file, certain=certain) if read is machine_core.read else read(file)
+            if read is machine_core.read:
+                machine = machine_core.read(file, certain=certain)
+            else:
+                machine = libvirt.read(file, reading) if read is libvirt.read else read(file)
         except UnreadableError as error:
             if error.offset:
                 raise
@@ -418,7 +433,7 @@ def _is_machine(opened: Opened) -> bool:
 
 
 def _open_machine(opened: Opened, options: OpenOptions) -> ImageContainer:
-    machine = machine_memory(opened.file, certain=options.for_image)
+    machine = machine_memory(opened.file, certain=options.for_image, reading=options.reading)
     if machine is None:
         raise NotRecognisedError("is not a container of a machine's memory", subject=opened.path)
     return ImageContainer(opened.file, PhysicalMemory(machine), options)

@@ -18,18 +18,26 @@ if TYPE_CHECKING:
 
 
 class Containers(machines.Containers):
-    """Compressed kernel dumps, as they are and flattened."""
+    """Compressed kernel dumps, as they are and flattened; migration streams of QEMU, also as libvirt saves them."""
 
-    kinds = ("kdump", "kdump", "flattened")
+    kinds = ("kdump", "kdump", "flattened", "migration", "libvirt")
 
     @staticmethod
-    def _possible(kind: str, ranges: Ranges) -> Ranges:  # noqa: ARG004 - all of them alike
+    def _possible(kind: str, ranges: Ranges) -> Ranges:
         """Return ranges as a kind of container can hold them."""
+        if kind in {"migration", "libvirt"}:  # all of the memory is in them
+            ranges = [(start & (1 << 20) - PAGE, data) for start, data in ranges]
         return machines.Containers._possible("crash", ranges)
 
     @staticmethod
     def _contained(draw: Draw, kind: str, ranges: Ranges) -> tuple[bytes, Sequence[tuple[int, int]]]:
         """Return a container, and what of it are numbers."""
+        if kind in {"migration", "libvirt"}:
+            size, pages = containers.main_memory(ranges)
+            blocks = [(b"pc.ram", max(size, PAGE))]
+            stream = b"".join(containers.migration_parts(blocks, pages, per_section=draw.choice((3, 1000))))
+            head = b"" if kind == "migration" else b"".join(containers.libvirt_parts([]))
+            return head + stream, [*_grid(0, len(head) + 200, 1)]
         bits, how = draw.choice((32, 64, 64)), draw.choice([*containers.PACKERS])
         data = containers.kdump(ranges, bits=bits, how=how, notes=containers.notes_of("qemu", ROOT))
         if kind == "flattened":
