@@ -338,6 +338,14 @@ class PhysicalMemory(Intervals):
         rest = mapped.where(lacking).subtract(self)
         return placed, Mapped(start[rest.owner] + (rest.start - physical[rest.owner]), rest.size, rest.start)
 
+    def rebased(self, base: int) -> PhysicalMemory:
+        """Return the same memory, of which nothing was said, as if it began `base` bytes higher: a raw image."""
+        start = self.start + np.uint64(base)
+        machine = MachineMemory(self.kind, self.backing, start, self.size, self.offset, [], declared=False)
+        moved = PhysicalMemory(machine._replace(notes=tuple(self.notes), root=self.root, gaps=self.gaps))
+        moved.progress, moved.damaged = self.progress, self.damaged
+        return moved
+
     def was_cut(self, physical: U64, size: U64) -> Bools:
         """Return for each stretch (bool) whether the container should hold some of it, and ends too early."""
         first, end = self.cut.touched(Intervals(physical, size))

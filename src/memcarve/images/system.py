@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from memcarve.images.paging_modes import AddressTable
+    from memcarve.images.physical import PhysicalMemory
     from memcarve.metadata import Metadata
     from memcarve.process import Platform, ProcessEntry
 
@@ -18,6 +19,8 @@ class OperatingSystem(Protocol):
     What finds one raises ProcessError if there is such a system, but its processes cannot be found.
     """
 
+    #: the machine's memory; a raw image's may begin elsewhere than at physical address 0, which the system tells
+    memory: PhysicalMemory
     #: sentences for the user about the machine as a whole, as they come up
     notes: list[str]
 

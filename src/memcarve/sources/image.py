@@ -124,6 +124,8 @@ class ImageContainer(Container):
             self._looked = True
             try:
                 self._system = self._found()
+                if self._system is not None:
+                    self.memory = self._system.memory
             except ProcessError as error:
                 self._unsettled = error
         return self._system is not None or self._unsettled is not None

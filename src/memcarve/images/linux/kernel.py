@@ -16,7 +16,7 @@ import numpy as np
 from memcarve.errors import LimitError, ProcessError
 from memcarve.images.linux.kernel_structures import Structures
 from memcarve.images.paging import translate, walk
-from memcarve.images.paging_modes import LINUX, PAE, X64, X64_5, AddressTable, Mode
+from memcarve.images.paging_modes import ARM64, LINUX, PAE, X64, X64_5, X86, AddressTable, Mode
 from memcarve.images.physical_scan import everything
 from memcarve.intervals import PAGE, TOP
 
@@ -25,12 +25,17 @@ if TYPE_CHECKING:
 
     from memcarve.dtypes import U64, Bools
     from memcarve.formats.kernel_types import KernelTypes
+    from memcarve.images.linux.landmarks import Information, Landmarks
     from memcarve.images.physical import PhysicalMemory
     from memcarve.space import AddressSpace
 
 _NEAR = 64 << 20  # how far from init_task the kernel keeps its first page tables: they are in the same image
 _MOST_TASKS = 64  # places that look like the first task
 _MOST_ROOTS = 1 << 14
+_MOST_BASES = 64  # roots from which the beginning of a raw image is worked out
+_STRIDE = 4 << 20
+_ALIGNED = 2 << 20  # what RAM begins at a multiple of
+_X64_IMAGE = 0xFFFFFFFF80000000  # __START_KERNEL_map, Documentation/arch/x86/x86_64/mm.rst
 _WORD = 8
 
 
@@ -48,8 +53,9 @@ class FirstTask(NamedTuple):
 
 
 class Kernel(NamedTuple):
-    """A kernel: its page tables, its half of the address space, its structures and its first task."""
+    """A kernel: the machine's memory, its page tables, its half of the address space, its structures and first task."""
 
+    memory: PhysicalMemory
     table: AddressTable
     space: AddressSpace
     structures: Structures
@@ -82,19 +88,17 @@ def first_tasks(memory: PhysicalMemory, names: Iterable[int], types: KernelTypes
             return
 
 
-def find_kernel(
-    memory: PhysicalMemory, types: Iterable[KernelTypes], names: list[int], told: Iterable[int] = ()
-) -> Kernel | None:
+def find_kernel(memory: PhysicalMemory, types: Iterable[KernelTypes], landmarks: Landmarks) -> Kernel | None:
     """Return the kernel that is found with one of some types; None if there is none.
 
-    `names` are the places of `Landmarks.names`; `told` physical addresses of page tables that something names.
+    The memory of the kernel that is returned may begin elsewhere: a raw image does not say at which address it does.
     """
-    told = list(told)
     for each in types:
-        for first in first_tasks(memory, names, each):
-            table = _table(memory, first, told)
-            if table is not None:
-                return _opened(memory, table, first)
+        for first in first_tasks(memory, landmarks.names, each):
+            for placed, there in _placed(memory, first, landmarks.information):
+                table = _table(placed, there, landmarks.information)
+                if table is not None:
+                    return _opened(placed, table, there)
     return None
 
 
@@ -104,18 +108,83 @@ def _opened(memory: PhysicalMemory, table: AddressTable, first: FirstTask) -> Ke
     except LimitError as error:
         raise ProcessError(error.problem) from error
     space = pages.space(memory)
-    return Kernel(table, space, Structures(space, first.types, table.kernel_half), first)
+    return Kernel(memory, table, space, Structures(space, first.types, table.kernel_half), first)
 
 
-def _table(memory: PhysicalMemory, first: FirstTask, told: list[int]) -> AddressTable | None:
-    """Return the page tables that lead to the first task; None if none do."""
+def _placed(
+    memory: PhysicalMemory, first: FirstTask, information: list[Information]
+) -> Iterator[tuple[PhysicalMemory, FirstTask]]:
+    """Yield the memory as it is, and as it would be if a raw image of an ARM64 machine began at another address.
+
+    There RAM begins where the machine's maker put it: at 1 GiB, say.
+    """
+    if memory.declared or memory.start[0] != 0 or first.types.pointer_size != _WORD or first.address >= _X64_IMAGE:
+        yield memory, first
+        return
+    told = (each.vmcoreinfo.number("kimage_voffset") for each in information)
+    named = (first.address - offset % TOP - first.physical for offset in told if offset is not None)
     seen = set[int]()
-    for root in itertools.chain(told, _own(memory, first), _near(memory, first), _anywhere(memory, first)):
-        if root in seen:
+    for base in itertools.chain(named, _bases(memory, first), [0]):
+        if base in seen or base < 0 or base % PAGE or base + memory.end > 1 << 52:
+            continue
+        seen.add(base)
+        yield (memory.rebased(base), first._replace(physical=first.physical + base)) if base else (memory, first)
+
+
+def _bases(memory: PhysicalMemory, first: FirstTask) -> Iterator[int]:
+    """Yield where a raw image may begin if nothing tells: the tables that lead to the first task must lie in it.
+
+    A root near the first task leads to a table at a physical address; from each whole 2 MiB at which the image may
+    begin for that to lie in it, the tables are followed on.
+    """
+    for mode in ARM64:
+        roots = itertools.islice(_near(memory, first, (mode,), anywhere=True), _MOST_BASES)
+        for root in roots:
+            table = AddressTable(root, mode, LINUX, root)
+            entry = memory.read(root + _index(table.mode, 0, first.address) * _WORD, _WORD)
+            target = int.from_bytes(entry or b"", "little") & (1 << 48) - mode.page
+            for base in range(target // _ALIGNED * _ALIGNED, max(target - memory.end, -1), -_ALIGNED):
+                if _reaches(memory, mode, target - base, base, first):
+                    yield base
+
+
+def _reaches(memory: PhysicalMemory, mode: Mode, table: int, base: int, first: FirstTask) -> bool:
+    """Return True if a table of the second level, at an offset of a raw image, leads to the first task."""
+    for depth in range(1, len(mode.levels)):
+        data = memory.read(table + _index(mode, depth, first.address) * _WORD, _WORD)
+        entry = int.from_bytes(data or b"", "little")
+        target = (entry & (1 << 48) - mode.page) - base
+        if entry & 3 == 1 or depth == len(mode.levels) - 1:
+            size = 1 << mode.levels[depth].shift
+            return entry & 1 == 1 and target & -size == first.physical & -size
+        if entry & 3 != 3 or not 0 < target < memory.end:  # noqa: PLR2004 - a table
+            return False
+        table = target
+    return False
+
+
+def _index(mode: Mode, depth: int, address: int) -> int:
+    """Return which entry of a table at a level translates an address of the kernel's half."""
+    entries = mode.top if depth == 0 else mode.page // mode.entry
+    return (address - mode.upper >> mode.levels[depth].shift) + (
+        0 if mode.split or depth else entries // 2
+    ) & entries - 1
+
+
+def _table(memory: PhysicalMemory, first: FirstTask, information: list[Information]) -> AddressTable | None:
+    """Return the page tables that lead to the first task; None if none do."""
+    told = (each.vmcoreinfo.symbol("swapper_pg_dir") for each in information)
+    named = [address - first.shift for address in told if address is not None]
+    seen = set[int]()
+    modes = _modes(first, information)
+    near, anywhere = _near(memory, first, modes), _anywhere(memory, first, modes)
+    recorded = [] if memory.root is None else [memory.root]
+    for root in itertools.chain(named, _own(memory, first), recorded, near, anywhere):
+        if root in seen or not 0 <= root < memory.end:
             continue
         seen.add(root)
-        for mode in _modes(first):
-            table = AddressTable(root, mode, LINUX)
+        for mode in modes:
+            table = AddressTable(root, mode, LINUX, root if mode.split else None)
             if translate(memory, table, first.address) == first.physical and _leads_on(memory, table, first):
                 return table
         if len(seen) > _MOST_ROOTS:
@@ -140,8 +209,14 @@ def _leads_on(memory: PhysicalMemory, table: AddressTable, first: FirstTask) -> 
     return False
 
 
-def _modes(first: FirstTask) -> tuple[Mode, ...]:
-    return (X64, X64_5) if first.types.pointer_size == _WORD else (PAE,)
+def _modes(first: FirstTask, information: list[Information]) -> tuple[Mode, ...]:
+    """Return how the machine may translate: by where its kernel's image lies; what VMCOREINFO says comes first."""
+    if first.types.pointer_size != _WORD:
+        return (PAE, X86)
+    if first.address >= _X64_IMAGE:
+        return (X64, X64_5)
+    told = [(each.vmcoreinfo.page_size, each.vmcoreinfo.number("TCR_EL1_T1SZ")) for each in information]
+    return tuple(sorted(ARM64, key=lambda mode: (mode.page, 64 - mode.bits) not in told))
 
 
 def _own(memory: PhysicalMemory, first: FirstTask) -> Iterator[int]:
@@ -157,40 +232,57 @@ def _own(memory: PhysicalMemory, first: FirstTask) -> Iterator[int]:
         place = int.from_bytes(pointer, "little") - first.shift
         value = memory.read(place + pgd.offset, word) if 0 <= place < memory.end else None
         if value is not None:
-            root = int.from_bytes(value, "little") - first.shift
-            if 0 <= root < memory.end and root % 32 == 0:
-                yield root
+            yield int.from_bytes(value, "little") - first.shift
 
 
-def _near(memory: PhysicalMemory, first: FirstTask) -> Iterator[int]:
-    """Yield the pages around the first task that may be a root: those with an entry that leads on to it."""
-    low = max(first.physical - _NEAR, 0) // PAGE * PAGE
-    near = _leading(memory, first, np.arange(low, first.physical + _NEAR, PAGE, dtype=np.uint64))
-    yield from sorted(near, key=lambda root: abs(root - first.physical))
+def _near(
+    memory: PhysicalMemory, first: FirstTask, modes: tuple[Mode, ...], *, anywhere: bool = False
+) -> Iterator[int]:
+    """Yield what around the first task may be a root, the nearest first: it has an entry that leads on to it.
+
+    If it may lead `anywhere`, not only into the image.
+    """
+    middle = first.physical // PAGE * PAGE
+    lowest = int(memory.start[0])
+    for step in range(0, _NEAR, _STRIDE):
+        for low, high in ((middle - step - _STRIDE, middle - step), (middle + step, middle + step + _STRIDE)):
+            pages = np.arange(max(low, lowest), max(high, lowest), PAGE, dtype=np.uint64)
+            found = _leading(memory, first, pages, modes, anywhere=anywhere)
+            yield from sorted(found, key=lambda root: abs(root - middle))
 
 
-def _anywhere(memory: PhysicalMemory, first: FirstTask) -> Iterator[int]:
+def _anywhere(memory: PhysicalMemory, first: FirstTask, modes: tuple[Mode, ...]) -> Iterator[int]:
     for block in everything(memory):
-        yield from _leading(memory, first, block.physical)
+        yield from _leading(memory, first, block.physical, modes)
 
 
-def _leading(memory: PhysicalMemory, first: FirstTask, pages: U64) -> Iterator[int]:
-    """Yield those pages whose entry for the first task is present, and leads into the image."""
+def _leading(
+    memory: PhysicalMemory, first: FirstTask, pages: U64, modes: tuple[Mode, ...], *, anywhere: bool = False
+) -> Iterator[int]:
+    """Yield the roots in some pages whose entry for the first task is present, and leads into the image."""
     pages = pages[memory.holds(pages, PAGE)]
     if not len(pages):
         return
-    for mode in _modes(first):
-        words = memory.pages(pages)
+    words = memory.pages(pages)
+    for mode in modes:
+        if mode.entry != _WORD:
+            continue
+        at = _index(mode, 0, first.address)
         if mode is PAE:
-            groups = words.reshape(len(words), -1, 4)[:, :, first.address >> 30]
-            page, place = np.nonzero(_plausible(memory, groups))
-            yield from (pages[page] + place.astype(np.uint64) * np.uint64(32)).tolist()
+            groups = words.reshape(len(words), -1, mode.top)[:, :, at]
+            page, place = np.nonzero(_leads(memory, groups, mode, anywhere=anywhere))
+            yield from (pages[page] + place.astype(np.uint64) * np.uint64(mode.root_size)).tolist()
         else:
-            entry = words[:, first.address >> mode.levels[0].shift & 511]
-            yield from pages[_plausible(memory, entry)].tolist()
+            ahead, column = divmod(at * _WORD, PAGE)
+            found = pages[_leads(memory, words[:, column // _WORD], mode, anywhere=anywhere)]
+            roots = found - np.uint64(ahead * PAGE)
+            yield from roots[roots % np.uint64(mode.page) == 0].tolist()
 
 
-def _plausible(memory: PhysicalMemory, entries: U64) -> Bools:
-    frame = entries & np.uint64((1 << 52) - PAGE)
-    good = (entries & np.uint64(0x81)) == 1
-    return np.asarray(good & (frame != 0) & (frame < np.uint64(memory.end)))
+def _leads(memory: PhysicalMemory, entries: U64, mode: Mode, *, anywhere: bool) -> Bools:
+    """Return which entries of a root lead to a table."""
+    wanted = (0x3, 0x3) if mode.split else (0x81, 0x1)
+    frame = entries & np.uint64((1 << 48) - PAGE)
+    good = (entries & np.uint64(wanted[0])) == np.uint64(wanted[1])
+    good &= frame >= memory.start[0]
+    return np.asarray(good & (frame != 0) & (anywhere | (frame < np.uint64(memory.end))))

@@ -27,8 +27,8 @@ _VERSION = re.compile(r"(\d+)\.(\d+)(?:\.(\d+))?")
 class LinuxSystem:
     """A Linux machine."""
 
-    def __init__(self, memory: PhysicalMemory, kernel: Kernel) -> None:
-        self.memory = memory
+    def __init__(self, kernel: Kernel) -> None:
+        self.memory = kernel.memory
         self.kernel = kernel
         self.notes: list[str] = []
 
@@ -148,9 +148,9 @@ def find_linux(memory: PhysicalMemory) -> LinuxSystem | None:
     """
     landmarks = find_landmarks(memory)
     types = (found.types for found in kernel_btf(memory, landmarks))
-    kernel = find_kernel(memory, types, landmarks.names)
+    kernel = find_kernel(memory, types, landmarks)
     if kernel is not None:
-        return LinuxSystem(memory, kernel)
+        return LinuxSystem(kernel)
     if not landmarks.banners:
         return None
     raise ProcessError(f"Linux {landmarks.banners[0].release} was found, but not its processes")
