@@ -175,8 +175,10 @@ class Thread(NamedTuple):
 
     `registers` are the user-mode ones by the names that gdb uses: ``rax`` ... ``r15``, ``rip``, ``eflags``, ``cs`` ...
     ``gs``, ``fs_base``, ``gs_base``; on 32 bits ``eax`` ... ``eip``, ``eflags``, ``cs`` ... ``gs``. Unknown ones are
-    left out. `floating` are the x87 and SSE registers as the processor saves them: 108 bytes of FSAVE (32 bits alone),
-    512 of FXSAVE, or more of XSAVE. `name` may hold anything. `fault` is why it was stopped.
+    left out; on ARM64 ``x0`` ... ``x30``, ``sp``, ``pc``, ``cpsr``, ``tpidr``, ``pauth_dmask``, ``pauth_cmask``, on ARM
+    ``r0`` ... ``r12``, ``sp``, ``lr``, ``pc``, ``cpsr``. `floating` are the x87 and SSE registers as the processor
+    saves them: 108 bytes of FSAVE (32 bits alone), 512 of FXSAVE, or more of XSAVE; or those of ARM64 (528 bytes) and
+    ARM (260) as Linux has them. `name` may hold anything. `fault` is why it was stopped.
     """
 
     tid: int

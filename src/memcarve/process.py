@@ -22,7 +22,7 @@ from memcarve.note import Note
 from memcarve.segments import KERNEL_HALF, Choice, LeftOut
 from memcarve.times import rfc3339
 from memcarve.unreadable import unreadable
-from memcarve.vocabulary import Flag, Half, Kind, Split
+from memcarve.vocabulary import NARROW, Architecture, Flag, Half, Kind, Split
 
 if TYPE_CHECKING:
     import datetime as dt
@@ -42,6 +42,7 @@ _T = TypeVar("_T")
 _KERNEL_HALF_32 = 0x80000000
 _ATTEMPTS = 4  # at what may be unreadable: blocks that fail now and then are not waited for
 #: what lies between these addresses needs more than 48 bits
+_WIDEST = 57
 _LOWER_END, _UPPER_START = np.uint64(1 << 47), np.uint64(TOP - (1 << 47))
 
 
@@ -258,7 +259,7 @@ class Location(NamedTuple):
 class Machine(NamedTuple):
     """What a process ran on; None is not known.
 
-    `architecture` is ``"x86"`` or ``"x64"``. Addresses are `address_bits` wide before their highest bit is extended.
+    `architecture` is a vocabulary.Architecture. Addresses are `address_bits` wide before their highest bit is extended.
     From `kernel_half` on they are the kernel's: by the architecture if that is not given.
     """
 
@@ -775,13 +776,18 @@ def _is_like(entry: ProcessEntry, pattern: str) -> bool:
 
 def kernel_half_of(architecture: str | None) -> int:
     """Return the first address of the kernel's half, if nothing more is known."""
-    return _KERNEL_HALF_32 if architecture == "x86" else KERNEL_HALF
+    return _KERNEL_HALF_32 if architecture in NARROW else KERNEL_HALF
 
 
-def width_of(start: U64, size: U64) -> int:
-    """Return how many bits addresses have, by ranges of them (no size is 0): 57 if any needs more than 48, else 48."""
+def width_of(start: U64, size: U64, architecture: str | None = None) -> int:
+    """Return how many bits addresses have, by ranges of them (no size is 0): 57 if any needs more than 48, else 48.
+
+    On ARM64 it is 57: either half of an address space has 48 bits for itself, or 52.
+    """
+    if architecture == Architecture.ARM64:
+        return _WIDEST
     last = start + (size - np.uint64(1))
-    return 57 if ((last >= _LOWER_END) & (start < _UPPER_START)).any() else 48
+    return _WIDEST if ((last >= _LOWER_END) & (start < _UPPER_START)).any() else 48
 
 
 def listed_of(entries: Iterable[ProcessEntry]) -> str:

@@ -24,7 +24,7 @@ from memcarve.process import Platform, ProcessEntry
 from memcarve.surroundings import surroundings
 from memcarve.times import now, rfc3339
 from memcarve.version import __version__
-from memcarve.vocabulary import Kind
+from memcarve.vocabulary import Architecture, Kind
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -43,7 +43,7 @@ _LONGEST_STRING = 1 << 20  # characters of one of them
 _MOST_PARAMETERS = 16
 _FIELD = 0xFFFFFFFF
 _BYTES = re.compile(r"(?:[0-9a-f]{2})*")
-_REGISTER = re.compile(r"[a-z][a-z0-9_]{1,9}")
+_REGISTER = re.compile(r"[a-z][a-z0-9_]{1,11}")
 _ADDRESS = re.compile(r"0x[0-9a-f]{1,17}")
 _DEVICE = re.compile(r"([0-9a-f]{2,8}):([0-9a-f]{2,8})")
 _BITS = (32, 48, 57)
@@ -291,8 +291,8 @@ class Provenance:
 
     @property
     def architecture(self) -> str | None:
-        """``"x86"``, ``"x64"``, or None."""
-        return word(self.process.get("architecture"), ("x86", "x64"))
+        """A vocabulary.Architecture, or None."""
+        return word(self.process.get("architecture"), tuple(Architecture))
 
     @property
     def platform(self) -> Platform:

@@ -15,6 +15,7 @@ _NOUNS = {
     "Split": "way to split",
     "Trust": "way to trust positions",
     "System": "operating system",
+    "Architecture": "architecture",
     "Paging": "kind of page tables",
     "InputType": "type of input",
     "OutputType": "output",
@@ -71,6 +72,21 @@ class System(Word):
     WINDOWS = "windows"
     LINUX = "linux"
     NONE = "none"
+
+
+class Architecture(Word):
+    """A processor, as far as memcarve knows its registers."""
+
+    X64 = "x64"
+    X86 = "x86"
+    ARM64 = "arm64"
+    ARM = "arm"
+
+
+#: those whose addresses have 32 bits
+NARROW = frozenset({Architecture.X86, Architecture.ARM})
+#: Intel's and AMD's
+INTEL = frozenset({Architecture.X86, Architecture.X64})
 
 
 class Paging(Word):

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     #: makes a block of a file, once all places are known: offsets in the file by the names of blocks
     Block = Callable[[Mapping[str, int]], bytes]
 
-AMD64, INTEL, ARM64 = 9, 0, 12
+AMD64, INTEL, ARM64, ITANIUM = 9, 0, 12, 6
 WINDOWS, LINUX = 2, 0x8201
 COMMIT, RESERVE, FREE = 0x1000, 0x2000, 0x10000
 PRIVATE, MAPPED, IMAGE = 0x20000, 0x40000, 0x1000000
@@ -210,6 +210,14 @@ X86_REGISTERS = [
     ("cs", 0xBC, 4), ("eflags", 0xC0, 4), ("esp", 0xC4, 4), ("ss", 0xC8, 4),
 ]  # fmt: skip
 
+ARM64_REGISTERS = [
+    ("cpsr", 4, 4), *((f"x{number}", 8 + 8 * number, 8) for number in range(31)), ("sp", 0x100, 8), ("pc", 0x108, 8),
+]  # fmt: skip
+ARM_REGISTERS = [
+    *((f"r{number}", 4 + 4 * number, 4) for number in range(13)), ("sp", 0x38, 4), ("lr", 0x3C, 4), ("pc", 0x40, 4),
+    ("cpsr", 0x44, 4),
+]  # fmt: skip
+
 
 def some_registers(places: Sequence[tuple[str, int, int]]) -> dict[str, int]:
     """Return registers, each with a value of its own that fills it."""
@@ -243,6 +251,28 @@ def context32(registers: Mapping[str, int], flags: int = 0x10007, areas: tuple[b
     struct.pack_into("<I", data, 0, flags)
     for name, place, size in X86_REGISTERS:
         data[place : place + size] = registers[name].to_bytes(size, "little")
+    return bytes(data)
+
+
+def context_arm64(registers: Mapping[str, int], vectors: bytes | None = None, fpsr: int = 0, fpcr: int = 0) -> bytes:
+    """Return the CONTEXT of ARM64: control and integer registers, and V0 to V31 (512 bytes) if they are given."""
+    data = bytearray(912)
+    struct.pack_into("<I", data, 0, 0x400003 if vectors is None else 0x400007)
+    for name, place, size in ARM64_REGISTERS:
+        data[place : place + size] = registers[name].to_bytes(size, "little")
+    data[0x110:0x310] = vectors or bytes(512)
+    struct.pack_into("<2I", data, 0x310, fpcr, fpsr)
+    return bytes(data)
+
+
+def context_arm(registers: Mapping[str, int], vectors: bytes | None = None, fpscr: int = 0) -> bytes:
+    """Return the CONTEXT of 32-bit ARM: control and integer registers, and D0 to D31 (256 bytes) if they are given."""
+    data = bytearray(416)
+    struct.pack_into("<I", data, 0, 0x200003 if vectors is None else 0x200007)
+    for name, place, size in ARM_REGISTERS:
+        data[place : place + size] = registers[name].to_bytes(size, "little")
+    struct.pack_into("<I", data, 0x48, fpscr)
+    data[0x50:0x150] = vectors or bytes(256)
     return bytes(data)
 
 

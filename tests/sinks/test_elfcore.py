@@ -30,6 +30,7 @@ from memcarve.provenance import Provenance
 from memcarve.sinks.ownership import foreign
 from memcarve.sources.core import CORE
 from memcarve.space import AddressSpace
+from memcarve.vocabulary import Architecture
 from memory import PAGE, Memory, content
 from opening import opened_as
 from processes import process_with
@@ -484,8 +485,8 @@ def test_32_bits_hold_no_more(tmp_path: Path) -> None:
     space = AddressSpace(column[0], column[1], column[2], FileBacking(tmp_path / "large"))
     with pytest.raises(errors.UsageError, match="ends at 4 GiB; architecture='x64'"):
         export_elfcore(process_with(space, architecture="x86"), tmp_path / "core", How(force=True))
-    with pytest.raises(errors.UsageError, match="x64, x86"):
-        export_elfcore(process, tmp_path / "other", architecture="arm64")
+    with pytest.raises(errors.UsageError, match="unknown architecture 'sparc'; choose from x64, x86, arm64, arm"):
+        export_elfcore(process, tmp_path / "other", architecture="sparc")
 
 
 def test_unknown_architecture(tmp_path: Path) -> None:
@@ -558,7 +559,11 @@ def test_more_than_4_gib(tmp_path: Path) -> None:
     starts = [0x10000000, 0x7FFA12200000]
     columns = [np.array(column, np.uint64) for column in (starts, sizes)]
     head = process_notes.layout(
-        64, process_notes.info_note(64, 1624, b"x"), columns[0], columns[1], np.full(2, 6, np.uint32)
+        Architecture.X64,
+        process_notes.info_note(64, process_notes.Identity(1624, b"x")),
+        columns[0],
+        columns[1],
+        np.full(2, 6, np.uint32),
     )
     with (tmp_path / "core").open("wb") as file:
         file.writelines(head.blocks)

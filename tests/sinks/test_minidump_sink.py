@@ -504,7 +504,9 @@ def test_architecture(
     told = [note for note in said.notes if "architecture" in note]
     assert not told if says is None else says in told[0]
     with opened_as(MINIDUMP, path) as container:
-        assert container.process().architecture == ({9: "x64", 0: "x86"}.get(expected) if says is None else None)
+        assert container.process().architecture == (
+            {9: "x64", 0: "x86", 12: "arm64", 5: "arm"}[expected] if says is None else None
+        )
 
 
 def test_unknown_architecture(path: Path) -> None:

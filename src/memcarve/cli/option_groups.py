@@ -24,7 +24,20 @@ from memcarve.cli.option_values import (
     size,
     version,
 )
-from memcarve.vocabulary import Content, Flag, Half, InputType, Kind, Layout, OutputType, Paging, Split, System, Trust
+from memcarve.vocabulary import (
+    Architecture,
+    Content,
+    Flag,
+    Half,
+    InputType,
+    Kind,
+    Layout,
+    OutputType,
+    Paging,
+    Split,
+    System,
+    Trust,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -409,7 +422,7 @@ class ExportOutput(Group, heading=WRITE):
     )
     architecture: str | None = option(
         "--architecture",
-        type=Choice(["x64", "x86"]),
+        type=Choice(Architecture),
         help="minidump, elfcore: the processor, instead of what is known.",
     )
     os_version: tuple[int, ...] | None = option(

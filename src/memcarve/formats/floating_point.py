@@ -1,7 +1,9 @@
-"""The x87 and SSE registers of x86 as processors save them: FSAVE, FXSAVE and XSAVE, told apart by their length.
+"""Floating-point and vector registers as systems save them, told apart by their length.
 
-Source: Intel's Software Developer's Manual, volume 1, sections 8.1.10 (FSAVE of 32-bit protected mode), 10.5 (FXSAVE)
-and 13.4 (XSAVE, which begins with what FXSAVE saves).
+The x87 and SSE registers of x86: FSAVE, FXSAVE and XSAVE. Those of ARM64 as Linux has them (user_fpsimd_state: V0 to
+V31, FPSR, FPCR, 8 bytes that are reserved), those of 32-bit ARM likewise (D0 to D31, FPSCR). Sources: Intel's Software
+Developer's Manual, volume 1, sections 8.1.10 (FSAVE of 32-bit protected mode), 10.5 (FXSAVE) and 13.4 (XSAVE, which
+begins with what FXSAVE saves); the kernel's include/uapi/asm/ptrace.h of arch/arm64 and of arch/arm (ARM_VFPREGS_SIZE).
 """
 
 from __future__ import annotations
@@ -11,6 +13,10 @@ import struct
 FSAVE, FXSAVE = 108, 512
 #: an XSAVE area: FXSAVE's, and the header behind it; with the most that a processor has
 XSAVE, LARGEST = FXSAVE + 64, 1 << 14
+#: of ARM64 and of ARM: where what is not a vector register begins
+FPSIMD, FPSIMD_STATE = 528, 512
+VFP, VFP_STATE = 260, 256
+OF_ARM = frozenset({FPSIMD, VFP})
 MXCSR = slice(24, 28)
 #: of an XSAVE area, what systems use for notes of their own (XCR0); no register
 _NOTES = slice(464, FXSAVE)
@@ -23,8 +29,8 @@ _ALL_ONES = 0x7FFF
 
 
 def is_sound(size: int) -> bool:
-    """Return True if `size` is that of an area of one of the three kinds, in bytes."""
-    return size in (FSAVE, FXSAVE) or XSAVE <= size <= LARGEST
+    """Return True if `size` is that of an area of one of the kinds, in bytes."""
+    return size in (FSAVE, FXSAVE, *OF_ARM) or XSAVE <= size <= LARGEST
 
 
 def fxsave(area: bytes) -> bytes | None:

@@ -14,12 +14,14 @@ from memcarve import provenance
 from memcarve.errors import UsageError, encodable, printable
 from memcarve.formats.elf_core import core_headers, process_notes
 from memcarve.formats.elf_core.process_notes import EXECUTE, READ, WRITE, MappedFile
+from memcarve.formats.elf_core.processors import PROCESSORS
 from memcarve.metadata import hexadecimal
 from memcarve.permissions import EXECUTE as MAY_EXECUTE, PROT_NONE, TRANSITION, WRITE as MAY_WRITE
 from memcarve.sinks.input_hash import hash_to_come
 from memcarve.sinks.ranges import ranges
 from memcarve.sinks.single_file import write_file
 from memcarve.sinks.sink import Result, SinkOptions
+from memcarve.vocabulary import Architecture
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -33,7 +35,9 @@ if TYPE_CHECKING:
 
 _ALL = READ | WRITE | EXECUTE
 _LETTERS = {"r": READ, "w": WRITE, "c": WRITE, "x": EXECUTE}
-_BITS = {"x64": 64, "x86": 32}
+_BITS = {word: each.bits for word, each in PROCESSORS.items()}
+#: registers that only one processor has, by which it is known
+_TELLING = {"eip": Architecture.X86, "x0": Architecture.ARM64, "r0": Architecture.ARM}
 _MOST_MISSING = 1 << 16
 #: exceptions that concern an access, whose address is the second parameter: access violation, in-page error
 _ACCESSES = {0xC0000005, 0xC0000006}
@@ -70,8 +74,8 @@ def export_elfcore(
     moment and a signal that stands for it. memcarve's own note says where everything comes from, and lists what is
     missing and all regions, modules and threads.
 
-    ``architecture`` (``"x64"``, ``"x86"``) takes precedence over what the process knows; if it is unknown, x64 is
-    taken.
+    ``architecture`` (a vocabulary.Architecture) takes precedence over what the process knows; if it is unknown, it is
+    what registers show, else x64.
 
     Raises UsageError if memory of x86 lies beyond 4 GiB, TargetExistsError, NoSpaceError, SourceReadError,
     OutputError.
@@ -99,8 +103,8 @@ def export_elfcore(
         notes.append("regions and modules are too many to be noted in the core: memcarve will not find them in it")
     if len(process.space.missing) > _MOST_MISSING:
         notes.append(f"of what is missing, the first {_MOST_MISSING} ranges are noted in the core")
-    own_notes = _notes(process, bits, found, threads, own, notes)
-    head = process_notes.layout(bits, own_notes, found.start, found.size, flags)
+    own_notes = _notes(process, word, found, threads, own, notes)
+    head = process_notes.layout(word, own_notes, found.start, found.size, flags)
     if bits == 32 and (head.base + found.total) >> bits:  # noqa: PLR2004
         raise UsageError(
             "a 32-bit core ends at 4 GiB", subject=os.fspath(out), remedy="{architecture:x64} writes a 64-bit one"
@@ -119,16 +123,18 @@ def export_elfcore(
     )
 
 
-def _architecture(process: ProcessMemory, threads: Sequence[Thread], given: str | None, notes: list[str]) -> str:
-    """Return ``"x64"`` or ``"x86"``, and note if that is a guess."""
+def _architecture(
+    process: ProcessMemory, threads: Sequence[Thread], given: str | None, notes: list[str]
+) -> Architecture:
+    """Return the processor that the core is of, and note if that is a guess; raise UsageError if there is no word."""
     known = given or process.architecture
-    if known is None and any("eip" in (thread.registers or {}) for thread in threads):
-        return "x86"
-    if known is None:
+    if known is not None:
+        return Architecture(known)
+    registers = {name for thread in threads for name in thread.registers or {}}
+    shown = next((word for name, word in _TELLING.items() if name in registers), None)
+    if shown is None:
         notes.append("the architecture is not known; the core says x86-64")
-    elif known not in _BITS:
-        raise UsageError(f"no core can be written for {known}", remedy=f"choose from {', '.join(_BITS)}")
-    return known or "x64"
+    return shown or Architecture.X64
 
 
 def _flags(found: Ranges, notes: list[str]) -> tuple[U32, str]:
@@ -153,7 +159,12 @@ def _letters(region: Region) -> int:
 
 
 def _notes(
-    process: ProcessMemory, bits: int, found: Ranges, threads: Sequence[Thread], document: bytes, notes: list[str]
+    process: ProcessMemory,
+    word: Architecture,
+    found: Ranges,
+    threads: Sequence[Thread],
+    document: bytes,
+    notes: list[str],
 ) -> bytes:
     """Return the notes in the order in which Linux writes them, memcarve's own before them.
 
@@ -164,11 +175,11 @@ def _notes(
     # as Linux writes it, the signal is in the status of all threads: gdb takes it from the last one
     signals = [0 if thread.fault is None else _signal(process, thread.fault, notes) for thread in ordered]
     mine = [
-        _thread_notes(process, bits, thread, signals[place] if thread.fault is not None else signals[0])
+        _thread_notes(process, word, thread, signals[place] if thread.fault is not None else signals[0])
         for place, thread in enumerate(ordered)
     ]
-    name = _encoded(process.name or "")
-    info = process_notes.info_note(bits, process.pid or 0, name)
+    bits = _BITS[word]
+    info = process_notes.info_note(bits, _identity(process))
     known = process.pid is not None or process.name is not None
     files = list(_mapped_files(found))
     vector = process.auxiliary_vector
@@ -178,7 +189,7 @@ def _notes(
             *(each[0] for each in mine[:1]),
             *([info] if known else []),
             *(each[1] for each in mine[:1]),
-            *([process_notes.note(b"CORE", core_headers.AUXV, vector)] if vector and _fits(process, bits) else []),
+            *([process_notes.note(b"CORE", core_headers.AUXV, vector)] if vector and _fits(process, word) else []),
             *([process_notes.file_note(bits, files)] if files else []),
             *(each[2] for each in mine[:1]),
             *(part for each in mine[1:] for part in each),
@@ -186,30 +197,36 @@ def _notes(
     )
 
 
-def _fits(process: ProcessMemory, bits: int) -> bool:
+def _identity(process: ProcessMemory) -> process_notes.Identity:
+    """Return who the process is, as far as it is known; its arguments are those that it was started with."""
+    given = [each.command_line for each in process.metadata.parameters if each.command_line is not None]
+    arguments = _encoded(given[0]) if given else None
+    return process_notes.Identity(process.pid, _encoded(process.name or ""), arguments, process.entry.parent)
+
+
+def _fits(process: ProcessMemory, word: Architecture) -> bool:
     """Return True if words of the process's own have the size of the core's, so that they can be copied as they are."""
-    return _BITS.get(process.architecture or "") == bits
+    return _BITS.get(Architecture(process.architecture)) == _BITS[word] if process.architecture is not None else False
 
 
-def _thread_notes(process: ProcessMemory, bits: int, thread: Thread, number: int) -> tuple[bytes, bytes, bytes]:
-    """Return what a thread was stopped with, as it was then: its status, siginfo, x87 and SSE registers.
+def _thread_notes(
+    process: ProcessMemory, word: Architecture, thread: Thread, number: int
+) -> tuple[bytes, bytes, bytes]:
+    """Return what a thread was stopped with, as it was then: its status, siginfo, and all other registers.
 
     `number` is the signal's; 0 if there is none.
     """
     fault = thread.fault
-    registers, floating, siginfo = _registers(process, thread, bits), thread.floating, b""
+    registers, floating, siginfo = _registers(process, thread, word), thread.floating, b""
     if fault is not None:
         registers |= fault.registers or {}
         floating = fault.floating or floating
-        raw = fault.siginfo if _fits(process, bits) else None
+        raw = fault.siginfo if _fits(process, word) else None
         if number or raw is not None:
             flags = process_notes.KERNEL if fault.signal is None or fault.flags is None else fault.flags
-            siginfo = process_notes.signal_note(bits, raw, number, flags, _fault_address(fault))
-    return (
-        process_notes.status_note(bits, thread.tid, registers, number),
-        siginfo,
-        b"" if floating is None else process_notes.floating_notes(bits, floating),
-    )
+            siginfo = process_notes.signal_note(_BITS[word], raw, number, flags, _fault_address(fault))
+    status, more = process_notes.status_notes(word, thread.tid, registers, number, process.entry.parent)
+    return status, siginfo, (b"" if floating is None else process_notes.floating_notes(word, floating)) + more
 
 
 def _signal(process: ProcessMemory, fault: Fault, notes: list[str]) -> int:
@@ -229,9 +246,9 @@ def _fault_address(fault: Fault) -> int | None:
     return fault.address
 
 
-def _registers(process: ProcessMemory, thread: Thread, bits: int) -> dict[str, int]:
+def _registers(process: ProcessMemory, thread: Thread, word: Architecture) -> dict[str, int]:
     known = dict(thread.registers or {})
-    if bits == 64 and process.platform.system == "windows" and thread.teb is not None:  # noqa: PLR2004
+    if word == Architecture.X64 and process.platform.system == "windows" and thread.teb is not None:
         known.setdefault("gs_base", thread.teb)
     return known
 

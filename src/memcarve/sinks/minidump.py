@@ -43,7 +43,7 @@ _NARROW = 1 << 32
 _FIELD = 0xFFFFFFFF
 _CUT = (14, 15)  # EPROCESS holds so many characters of a name, the zero not counted
 #: of a TEB (winternl.h): bytes of a pointer, where it points to itself, where what cle looks at ends
-_TEB = {"x64": (8, 0x30, 0x60), "x86": (4, 0x18, 0x30)}
+_TEB = {**dict.fromkeys(("x64", "arm64"), (8, 0x30, 0x60)), **dict.fromkeys(("x86", "arm"), (4, 0x18, 0x30))}
 _TYPES: dict[str, int] = {
     Kind.IMAGE: structures.IMAGE,
     Kind.MAPPED: structures.MAPPED,

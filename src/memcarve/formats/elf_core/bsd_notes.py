@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from memcarve.formats import floating_point
 from memcarve.formats.elf_core.process_notes import FAULTS, SIGBUS, architecture
+from memcarve.vocabulary import INTEL
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -222,7 +223,7 @@ class _Reader:
     def registers(self, data: bytes) -> dict[str, int] | None:
         """Return registers of x86 by name; None if they are not those, or too few."""
         word = architecture(self.header)
-        if word is None:
+        if word not in INTEL:
             return None
         if word == "x64" and self.owner == FREEBSD:
             layout, names = _FREEBSD_64, _FREEBSD_64_NAMES.split()
@@ -237,6 +238,7 @@ class _Reader:
     def floating(self, xsave: Note | None, plain: Note | None, extended: Note | None) -> bytes | None:
         """Return x87 and SSE registers: XSAVE's area, what FXSAVE saved, or on x86 what FSAVE did."""
         word = architecture(self.header)
+        word = word if word in INTEL else None
         if xsave is not None and word is not None and xsave.size >= floating_point.XSAVE:
             return self.content(xsave, floating_point.LARGEST)
         note, size = (extended, floating_point.FXSAVE) if extended is not None else (plain, floating_point.FSAVE)

@@ -1,9 +1,8 @@
 """ELF cores of a process: who it is, its threads' registers and mapped files, read and laid out.
 
-Sources: core(5); the Linux kernel's include/linux/elfcore.h and elfcore-compat.h (prstatus, prpsinfo), include/uapi/
-asm/ptrace-abi.h and user_64.h of arch/x86 (the order of registers), fs/binfmt_elf.c (NT_FILE, and how cores are laid
-out); sigaction(2) and include/uapi/asm-generic/siginfo.h (siginfo_t); signal(7), as numbered on x86. Other
-systems lay their notes out in their own way.
+Sources: core(5); the Linux kernel's include/linux/elfcore.h and elfcore-compat.h (prpsinfo), fs/binfmt_elf.c (NT_FILE,
+and how cores are laid out); sigaction(2) and include/uapi/asm-generic/siginfo.h (siginfo_t); signal(7), as numbered on
+x86 and ARM. Other systems lay their notes out in their own way.
 """
 
 from __future__ import annotations
@@ -18,7 +17,6 @@ from memcarve.formats.alignment import memory_begins
 from memcarve.formats.elf_core.core_headers import (
     CORE,
     FILE,
-    I386,
     LOAD,
     MANY,
     NOTE,
@@ -30,11 +28,12 @@ from memcarve.formats.elf_core.core_headers import (
     PRSTATUS,
     PRXFPREG,
     SIGINFO,
-    X86_64,
     XSTATE,
 )
+from memcarve.formats.elf_core.processors import ARM_VFP, LIKE, PROCESSORS
 from memcarve.formats.elf_layout import HEADER_SIZES, HEADERS, MAGIC, SECTIONS, program_type
 from memcarve.intervals import PAGE, total
+from memcarve.vocabulary import INTEL, Architecture
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -42,6 +41,7 @@ if TYPE_CHECKING:
     from memcarve.backing import FileBacking
     from memcarve.dtypes import U32, U64
     from memcarve.formats.elf_core.core_headers import Header, Note
+    from memcarve.formats.elf_core.processors import Processor
 
 
 EXECUTE, WRITE, READ = 1, 2, 4  # p_flags
@@ -51,19 +51,24 @@ _TEXT = 1 << 26  # bytes of NT_FILE that are read; Linux writes 4 MiB at most
 LARGEST_OWN = 1 << 25
 _FILE_PAGES = 1 << 52  # an offset in pages that still is one in bytes
 
-#: the registers of NT_PRSTATUS in their order
-_REGISTERS = {
-    64: "r15 r14 r13 r12 rbp rbx r11 r10 r9 r8 rax rcx rdx rsi rdi orig_rax rip cs eflags rsp ss fs_base gs_base ds es "
-    "fs gs",
-    32: "ebx ecx edx esi edi ebp eax ds es fs gs orig_eax eip cs eflags esp ss",
-}
-#: size of NT_PRSTATUS, where its pr_pid is, and where its registers are
-_STATUS = {64: (336, 32, 112), 32: (144, 24, 72)}
 #: of NT_PRPSINFO, by its size: where pr_pid and pr_fname are; of 32 bits user ids have 16 or 32 bits
 _INFO = {(64, 136): (24, 40), (32, 124): (12, 28), (32, 128): (16, 32)}
 _NAME, _ARGUMENTS = 16, 80  # bytes of pr_fname and pr_psargs
-_MACHINES = {64: X86_64, 32: I386}
 
+_UNNAMED = "-"
+_MORE = 256  # bytes of notes that hold further registers
+_XSTATES = range(floating_point.XSAVE, floating_point.LARGEST + 1)
+#: the notes that hold floating-point and vector registers, the fullest first: owner and type, what sizes it may have
+_AREAS: dict[Architecture, tuple[tuple[tuple[bytes, int], Sequence[int]], ...]] = {
+    Architecture.X64: (((b"LINUX", XSTATE), _XSTATES), ((b"CORE", PRFPREG), (floating_point.FXSAVE,))),
+    Architecture.X86: (
+        ((b"LINUX", XSTATE), _XSTATES),
+        ((b"LINUX", PRXFPREG), (floating_point.FXSAVE,)),
+        ((b"CORE", PRFPREG), (floating_point.FSAVE,)),
+    ),
+    Architecture.ARM64: (((b"CORE", PRFPREG), (floating_point.FPSIMD,)),),
+    Architecture.ARM: (((b"LINUX", ARM_VFP), (floating_point.VFP,)),),
+}
 
 #: where pr_cursig is: behind si_signo, si_code and si_errno of its own
 _CURSIG = 12
@@ -77,7 +82,7 @@ KERNEL = 0x80  # si_code SI_KERNEL: nothing says why
 
 
 class Status(NamedTuple):
-    """A thread: its id, and the registers that NT_PRSTATUS holds, by name; None of a processor that is not x86.
+    """A thread: its id, and the registers that its notes hold, by name; None of a processor that has no word.
 
     `signal` is pr_cursig.
     """
@@ -95,6 +100,17 @@ class Signal(NamedTuple):
     address: int | None
 
 
+class Identity(NamedTuple):
+    """What NT_PRPSINFO says of a process; None is unknown, which is 0 there. `arguments` are its command line."""
+
+    pid: int | None = None
+    name: bytes = b""
+    arguments: bytes | None = None
+    parent: int | None = None
+    uid: int | None = None
+    gid: int | None = None
+
+
 class MappedFile(NamedTuple):
     """The addresses ``start <= x < end`` are mapped from `offset` (bytes) of a file on."""
 
@@ -104,25 +120,37 @@ class MappedFile(NamedTuple):
     name: bytes
 
 
-def architecture(header: Header) -> str | None:
-    """Return ``"x64"`` or ``"x86"``, None for all other processors; x32 is neither of the two."""
-    known = {(64, X86_64): "x64", (32, I386): "x86"}
-    return known.get((header.bits, header.processor)) if header.order == "<" else None
+def architecture(header: Header) -> Architecture | None:
+    """Return which processor a core is of; None for those that there is no word for, as x32."""
+    found = next((word for word, each in PROCESSORS.items() if each[:2] == (header.bits, header.processor)), None)
+    return found if header.order == "<" else None
 
 
-def status(file: FileBacking, header: Header, note: Note) -> Status | None:
-    """Return the thread of a note of type NT_PRSTATUS; None if it is too short."""
-    size, tid_at, registers_at = _STATUS[header.bits]
-    data = file.read_there(note.offset, min(note.size, size))
-    if len(data) < tid_at + 4:
+def status(file: FileBacking, header: Header, notes: Mapping[tuple[bytes, int], Note]) -> Status | None:
+    """Return the thread that notes are of, by owner and type, NT_PRSTATUS among them; None if that is too short."""
+    word, note = architecture(header), notes[b"CORE", PRSTATUS]
+    form = LIKE[header.bits] if word is None else PROCESSORS[word]
+    data = file.read_there(note.offset, min(note.size, form.size))
+    if len(data) < form.tid_at + 4:
         return None
-    (tid,) = struct.unpack_from(f"{header.order}I", data, tid_at)
+    (tid,) = struct.unpack_from(f"{header.order}I", data, form.tid_at)
     (signal,) = struct.unpack_from(f"{header.order}H", data, _CURSIG)
-    if architecture(header) is None or len(data) < size:
+    if word is None or len(data) < form.size:
         return Status(tid, None, signal)
-    names = _REGISTERS[header.bits].split()
-    values = struct.unpack_from(f"<{len(names)}{_word(header.bits)}", data, registers_at)
-    return Status(tid, dict(zip(names, values, strict=True)), signal)
+    known = _words(form, form.registers, data[form.registers_at :])
+    for kind, names in form.more:
+        more = notes.get((b"LINUX", kind))
+        known |= {} if more is None else _words(form, names, file.read_there(more.offset, min(more.size, _MORE)))
+    return Status(tid, known, signal)
+
+
+def _words(form: Processor, names: Sequence[str], data: bytes) -> dict[str, int]:
+    """Return registers that follow each other as words; none if there are too few."""
+    layout = struct.Struct(f"<{len(names)}{_word(form.bits)}")
+    if len(data) < layout.size:
+        return {}
+    pairs = zip(names, layout.unpack_from(data), strict=True)
+    return {name: value for name, value in pairs if name != _UNNAMED}
 
 
 def signal_info(data: bytes, header: Header) -> Signal:
@@ -133,32 +161,35 @@ def signal_info(data: bytes, header: Header) -> Signal:
 
 
 def floating(file: FileBacking, header: Header, notes: Mapping[tuple[bytes, int], Note]) -> bytes | None:
-    """Return the x87 and SSE registers of a thread of x86, the fullest area that its notes hold; None if there is none.
+    """Return a thread's floating-point and vector registers, the fullest area that its notes hold; None if none does.
 
     `notes` are those of the thread, by owner and type.
     """
     word = architecture(header)
-    kinds = {
-        "x64": ((b"LINUX", XSTATE), (b"CORE", PRFPREG)),
-        "x86": ((b"LINUX", XSTATE), (b"LINUX", PRXFPREG), (b"CORE", PRFPREG)),
-    }
-    for kind in kinds.get(word or "", ()):
+    for kind, sizes in _AREAS.get(word, ()) if word is not None else ():
         note = notes.get(kind)
-        if note is None or not floating_point.is_sound(note.size):
-            continue
-        if (kind[1] == PRFPREG) == (note.size == (floating_point.FXSAVE if word == "x64" else floating_point.FSAVE)):
+        if note is not None and note.size in sizes:
             return file.read_there(note.offset, note.size)
     return None
 
 
-def process_info(file: FileBacking, header: Header, note: Note) -> tuple[int, bytes] | None:
-    """Return pid and name (at most 15 bytes) of a note of type NT_PRPSINFO; None if it is laid out otherwise."""
+def process_info(file: FileBacking, header: Header, note: Note) -> Identity | None:
+    """Return what a note of type NT_PRPSINFO says; None if it is laid out otherwise.
+
+    The name has at most 15 bytes, the arguments at most 79. A parent of 0 is none that is known.
+    """
     places = _INFO.get((header.bits, note.size))
     if places is None:
         return None
     data = file.read_there(note.offset, note.size)
-    (pid,) = struct.unpack_from(f"{header.order}I", data, places[0])
-    return pid, data[places[1] : places[1] + _NAME].partition(b"\0")[0]
+    pid, parent = struct.unpack_from(f"{header.order}2I", data, places[0])
+    name, arguments = (
+        data[start : start + size].partition(b"\0")[0]
+        for start, size in ((places[1], _NAME), (places[1] + _NAME, _ARGUMENTS))
+    )
+    # writers that do not know the arguments repeat the name; Linux ends them with a space
+    told = arguments.rstrip(b" ") if arguments not in (b"", name) else None
+    return Identity(pid, name, told, parent or None)
 
 
 def mapped_files(file: FileBacking, header: Header, note: Note) -> list[MappedFile] | None:
@@ -179,17 +210,31 @@ def mapped_files(file: FileBacking, header: Header, note: Note) -> list[MappedFi
     return found if all(row.start < row.end and row.offset < _FILE_PAGES * PAGE for row in found) else None
 
 
-def status_note(bits: int, tid: int, registers: Mapping[str, int], signal: int = 0) -> bytes:
-    """Return a note of type NT_PRSTATUS; registers that are not given are 0. `signal` is what stopped the thread."""
-    size, tid_at, registers_at = _STATUS[bits]
-    data = bytearray(size)
+def status_notes(
+    word: Architecture, tid: int, registers: Mapping[str, int], signal: int = 0, parent: int | None = None
+) -> tuple[bytes, bytes]:
+    """Return a note of type NT_PRSTATUS, and the notes of registers beyond it that are known.
+
+    Registers that are not given are 0. `signal` is what stopped the thread, `parent` the process that began its own.
+    """
+    form = PROCESSORS[word]
+    data = bytearray(form.size)
     struct.pack_into("<I", data, 0, signal & 0xFFFF)  # si_signo of its own
     struct.pack_into("<H", data, _CURSIG, signal & 0xFFFF)
-    struct.pack_into("<I", data, tid_at, tid & 0xFFFFFFFF)
-    names, mask = _REGISTERS[bits].split(), (1 << bits) - 1
-    values = [registers.get(name, 0) & mask for name in names]
-    struct.pack_into(f"<{len(names)}{_word(bits)}", data, registers_at, *values)
-    return note(b"CORE", PRSTATUS, bytes(data))
+    struct.pack_into("<2I", data, form.tid_at, *_pids(tid, parent))
+    found = _packed(form, form.registers, registers)
+    data[form.registers_at : form.registers_at + len(found)] = found
+    more = [
+        note(b"LINUX", kind, _packed(form, names, registers))
+        for kind, names in form.more
+        if any(name in registers for name in names)
+    ]
+    return note(b"CORE", PRSTATUS, bytes(data)), b"".join(more)
+
+
+def _packed(form: Processor, names: Sequence[str], registers: Mapping[str, int]) -> bytes:
+    mask = (1 << form.bits) - 1
+    return struct.pack(f"<{len(names)}{_word(form.bits)}", *(registers.get(name, 0) & mask for name in names))
 
 
 def signal_note(bits: int, siginfo: bytes | None, signal: int, code: int, address: int | None) -> bytes:
@@ -200,10 +245,18 @@ def signal_note(bits: int, siginfo: bytes | None, signal: int, code: int, addres
     return note(b"CORE", SIGINFO, bytes(data) if siginfo is None else siginfo)
 
 
-def floating_notes(bits: int, area: bytes) -> bytes:
-    """Return the notes of a thread's x87 and SSE registers: NT_PRFPREG, NT_PRXFPREG (of 32 bits), NT_X86_XSTATE."""
+def floating_notes(word: Architecture, area: bytes) -> bytes:
+    """Return the notes of a thread's floating-point and vector registers; none if they are of another processor.
+
+    Of x86: NT_PRFPREG, NT_PRXFPREG (of 32 bits), NT_X86_XSTATE; of ARM64 NT_PRFPREG, of ARM NT_ARM_VFP.
+    """
+    if word not in INTEL:
+        (kind, (size,)) = _AREAS[word][0]
+        return note(*kind, area) if len(area) == size else b""
+    if len(area) in floating_point.OF_ARM:
+        return b""
     extended, found = floating_point.fxsave(area), b""
-    if bits == 32:  # noqa: PLR2004
+    if word == Architecture.X86:
         found = note(b"CORE", PRFPREG, floating_point.fsave(area))
         found += b"" if extended is None else note(b"LINUX", PRXFPREG, extended)
     elif extended is not None:
@@ -211,15 +264,24 @@ def floating_notes(bits: int, area: bytes) -> bytes:
     return found + (note(b"LINUX", XSTATE, area) if len(area) > floating_point.FXSAVE else b"")
 
 
-def info_note(bits: int, pid: int, name: bytes) -> bytes:
-    """Return a note of type NT_PRPSINFO: its name is cut to 15 bytes, and also stands for the arguments."""
+def info_note(bits: int, who: Identity) -> bytes:
+    """Return a note of type NT_PRPSINFO: its name is cut to 15 bytes, and also stands for unknown arguments."""
     size = next(size for width, size in _INFO if width == bits)
     pid_at, name_at = _INFO[bits, size]
     data = bytearray(size)
-    struct.pack_into("<I", data, pid_at, pid & 0xFFFFFFFF)
-    short, long = (name[: length - 1].ljust(length, b"\0") for length in (_NAME, _ARGUMENTS))
-    data[name_at : name_at + _NAME + _ARGUMENTS] = short + long
+    user = "I" if bits == 64 else "H"  # noqa: PLR2004
+    most = (1 << 8 * struct.calcsize(user)) - 1
+    users = (min(each, most) for each in (who.uid or 0, who.gid or 0))  # as the kernel says "overflow"
+    struct.pack_into(f"<2{user}2I", data, pid_at - 2 * struct.calcsize(user), *users, *_pids(who.pid, who.parent))
+    texts = zip((who.name, who.name if who.arguments is None else who.arguments), (_NAME, _ARGUMENTS), strict=True)
+    data[name_at : name_at + _NAME + _ARGUMENTS] = b"".join(
+        text[: length - 1].ljust(length, b"\0") for text, length in texts
+    )
     return note(b"CORE", PRPSINFO, bytes(data))
+
+
+def _pids(*numbers: int | None) -> list[int]:
+    return [(number or 0) & 0xFFFFFFFF for number in numbers]
 
 
 def file_note(bits: int, rows: Sequence[MappedFile]) -> bytes:
@@ -259,13 +321,14 @@ class Layout(NamedTuple):
     base: int
 
 
-def layout(bits: int, notes: bytes, start: U64, size: U64, flags: U32) -> Layout:
+def layout(word: Architecture, notes: bytes, start: U64, size: U64, flags: U32) -> Layout:
     """Lay a core out: headers, notes, and memory, range after range, where `memory_begins` says.
 
     Columns, one row a range: start, size (uint64), p_flags (uint32). From 65,535 program headers on their number is in
     a section header, the only one there is: an empty table of sections has loaders take permissions from it. A range
     that lies otherwise in its page than in the file says so by p_align.
     """
+    bits, machine = PROCESSORS[word][:2]
     dtype = program_type(bits)
     rows = len(start) + 1
     many = rows >= MANY
@@ -286,7 +349,7 @@ def layout(bits: int, notes: bytes, start: U64, size: U64, flags: U32) -> Layout
     row, section = dtype.itemsize, SECTIONS[bits][1] if many else 0
     where = (0, header, sections if many else 0)  # e_entry, e_phoff, e_shoff
     counts = (0, header, row, MANY if many else rows, section, int(many), 0)
-    head = ident + struct.pack(f"<{HEADERS[bits]}", CORE, _MACHINES[bits], 1, *where, *counts)
+    head = ident + struct.pack(f"<{HEADERS[bits]}", CORE, machine, 1, *where, *counts)
     extra = bytearray(section)
     if many:
         struct.pack_into("<I", extra, SECTIONS[bits][0], rows)

@@ -1,9 +1,9 @@
-"""CONTEXT: a thread's registers, as winnt.h lays them out for x64 (1232 bytes) and x86 (716 bytes).
+"""CONTEXT: a thread's registers, as winnt.h lays them out for x64 (1232 bytes), x86 (716), ARM64 (912) and ARM (416).
 
 ContextFlags says which groups are valid. Registers go by the names that gdb has for them; flags, segments and the rest
 of a group are there or it is not valid. The x87 and SSE registers are an area as FXSAVE saves it (x86 has a second one
-as FSAVE does, whose Cr0NpxState is not used). Debug registers, and what XSAVE adds behind the CONTEXT, are neither read
-nor written.
+as FSAVE does, whose Cr0NpxState is not used), those of ARM64 and ARM become areas as Linux has them. Debug registers,
+and what XSAVE adds behind the CONTEXT, are neither read nor written.
 """
 
 from __future__ import annotations
@@ -11,20 +11,42 @@ from __future__ import annotations
 import struct
 from typing import TYPE_CHECKING, NamedTuple
 
-from memcarve.formats.floating_point import FSAVE, FXSAVE, MXCSR, fsave, fxsave
+from memcarve.formats.floating_point import (
+    FPSIMD,
+    FPSIMD_STATE,
+    FSAVE,
+    FXSAVE,
+    MXCSR,
+    OF_ARM,
+    VFP,
+    VFP_STATE,
+    fsave,
+    fxsave,
+)
+from memcarve.vocabulary import Architecture
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 _CONTROL, _INTEGER, _SEGMENTS, _FLOATING, _EXTENDED = 1, 2, 4, 8, 0x20
+_OF_ARM_FLOATING = 4
 _FLOAT_SAVE = 0x1C  # of x86
 _MXCSR = 0x34  # of x64, beside the one in its area
+#: of ARM64 and ARM: how long an area is as Linux has it; its parts there (start, length), and where a CONTEXT has them
+_PARTS = {
+    Architecture.ARM64: (
+        FPSIMD,
+        # V0 to V31; FPSR and FPCR, which a CONTEXT has the other way round
+        ((0, FPSIMD_STATE, 0x110), (FPSIMD_STATE, 4, 0x314), (FPSIMD_STATE + 4, 4, 0x310)),
+    ),
+    Architecture.ARM: (VFP, ((0, VFP_STATE, 0x50), (VFP_STATE, 4, 0x48))),
+}
 
 
 class _Form(NamedTuple):
     """A CONTEXT: its size, where ContextFlags are, what they have set, and by group where each register is.
 
-    `area` is the group of FXSAVE's area, and where that is.
+    `area` is the group of the area of floating-point registers, and where that is.
     """
 
     size: int
@@ -66,13 +88,34 @@ _FORMS = {
             _SEGMENTS: _row("gs fs es ds", 0x8C, 4, "<I"),
         },
     ),
+    "arm64": _Form(
+        912,
+        0,
+        0x400000,
+        (_OF_ARM_FLOATING, 0x110),
+        {
+            _CONTROL: _row("cpsr", 4, 4, "<I") | _row("x29 x30 sp pc", 0xF0, 8, "<Q"),
+            _INTEGER: _row(" ".join(f"x{number}" for number in range(29)), 8, 8, "<Q"),
+        },
+    ),
+    "arm": _Form(
+        416,
+        0,
+        0x200000,
+        (_OF_ARM_FLOATING, 0x50),
+        {
+            _CONTROL: _row("sp lr pc cpsr", 0x38, 4, "<I"),
+            _INTEGER: _row(" ".join(f"r{number}" for number in range(13)), 4, 4, "<I"),
+        },
+    ),
 }
 
 
 def context(registers: Mapping[str, int] | None, architecture: str, floating: bytes | None = None) -> bytes:
     """Return the CONTEXT of a thread; groups of which not all registers are known are not valid in it.
 
-    `floating` is an area of `floating_point`. Empty if the architecture is neither ``"x64"`` nor ``"x86"``.
+    `floating` is an area of `floating_point`; one of another processor is left out. Empty if the architecture is no
+    vocabulary.Architecture.
     """
     form = _FORMS.get(architecture)
     if form is None:
@@ -85,7 +128,10 @@ def context(registers: Mapping[str, int] | None, architecture: str, floating: by
                 size = struct.calcsize(kind)
                 data[place : place + size] = (known[name] & ((1 << 8 * size) - 1)).to_bytes(size, "little")
     if floating is not None:
-        flags |= _put(data, form, floating, narrow=architecture == "x86")
+        if architecture in _PARTS:
+            flags |= _put_of_arm(data, form, floating, Architecture(architecture))
+        elif len(floating) not in OF_ARM:
+            flags |= _put(data, form, floating, narrow=architecture == "x86")
     struct.pack_into("<I", data, form.flags, flags)
     return bytes(data)
 
@@ -105,8 +151,21 @@ def _put(data: bytearray, form: _Form, floating: bytes, *, narrow: bool) -> int:
     return flags
 
 
+def _put_of_arm(data: bytearray, form: _Form, floating: bytes, architecture: Architecture) -> int:
+    """Put an area of ARM64 or ARM into a CONTEXT; return the group that is valid by that."""
+    size, parts = _PARTS[architecture]
+    if len(floating) != size:
+        return 0
+    for start, length, place in parts:
+        data[place : place + length] = floating[start : start + length]
+    return form.area[0]
+
+
 def floating(data: bytes, architecture: str | None) -> bytes | None:
-    """Return the x87 and SSE registers of a CONTEXT as FXSAVE saves them, or FSAVE if x86 has no more; None if none."""
+    """Return the floating-point registers of a CONTEXT; None if it has none.
+
+    Of x86 as FXSAVE saves them, or FSAVE if there are no more; of ARM64 and ARM as Linux has them.
+    """
     form = _FORMS.get(architecture or "")
     if form is None or len(data) < form.size:
         return None
@@ -114,10 +173,20 @@ def floating(data: bytes, architecture: str | None) -> bytes | None:
     group, place = form.area
     if not flags & form.mark:
         return None
+    if architecture in _PARTS:
+        return _taken_of_arm(data, Architecture(architecture)) if flags & group else None
     if flags & group:
         return data[place : place + FXSAVE]
     narrow = architecture == "x86" and flags & _FLOATING
     return data[_FLOAT_SAVE : _FLOAT_SAVE + FSAVE] if narrow else None
+
+
+def _taken_of_arm(data: bytes, architecture: Architecture) -> bytes:
+    size, parts = _PARTS[architecture]
+    found = bytearray(size)
+    for start, length, place in parts:
+        found[start : start + length] = data[place : place + length]
+    return bytes(found)
 
 
 def registers(data: bytes, architecture: str | None) -> dict[str, int]:

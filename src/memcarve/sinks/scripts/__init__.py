@@ -25,6 +25,7 @@ from memcarve.sinks.scripts.radare import RADARE, RIZIN, radare_lines
 from memcarve.sinks.single_file import file_hash
 from memcarve.sinks.sink import Result, SinkOptions
 from memcarve.version import __version__
+from memcarve.vocabulary import NARROW, Architecture
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from memcarve.segments import Segments
     from memcarve.sinks.scripts.range_table import Rows
 
-_BITS = {"x86": 32, "x64": 64}
+_BITS = {word: 32 if word in NARROW else 64 for word in Architecture}
 _WRITER = f"# Written by memcarve {__version__}. The dump that this maps is described in memory.json.\n"
 #: by what of it scripts recognise the original: so many blocks of so many bytes
 _BLOCKS, _BLOCK = 64, 4096
@@ -81,15 +82,12 @@ def export_scripts(
         left_out=segments.choice.left_out,
         choice=segments.choice.selection,
     )
-    if process.architecture not in _BITS:  # none that the scripts have a word for
-        document["process"]["architecture"] = None
     original = _original(process, backing, target, sample)
     original["sha256"] = hashed.get("sha256", original["sha256"])
     document |= {"original": original, "bits": bits, "threads": _threads(process)}
-    x86 = process.architecture in _BITS
     texts: dict[str, Iterable[str]] = {
-        RADARE: radare_lines(RADARE, __version__, backing.size, bits, rows, x86=x86),
-        RIZIN: radare_lines(RIZIN, __version__, backing.size, bits, rows, x86=x86),
+        RADARE: radare_lines(RADARE, __version__, backing.size, bits, rows, process.architecture),
+        RIZIN: radare_lines(RIZIN, __version__, backing.size, bits, rows, process.architecture),
         ida.NAME: (_WRITER, COMMON, ida.BODY),
         ghidra.NAME: (ghidra.HEAD, _WRITER, COMMON, ghidra.BODY),
         gdb.NAME: (_WRITER, COMMON, gdb.BODY),
@@ -164,7 +162,7 @@ def _threads(process: ProcessMemory) -> list[tuple[int, dict[str, int]]]:
 
 def _bits(process: ProcessMemory, rows: Rows) -> int:
     """Return the width of addresses in bits: if it is not known, that of the addresses that occur."""
-    known = _BITS.get(process.architecture or "")
+    known = None if process.architecture is None else _BITS[Architecture(process.architecture)]
     if known is not None:
         return known
     return 64 if len(rows) and int(rows.start[-1]) + int(rows.size[-1]) > 1 << 32 else 32

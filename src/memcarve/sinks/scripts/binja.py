@@ -8,7 +8,7 @@ BODY = '''
 
 import binaryninja
 
-ARCHITECTURES = {"x86": "x86", "x64": "x86_64"}
+ARCHITECTURES = {"x86": "x86", "x64": "x86_64", "arm": "armv7", "arm64": "aarch64"}
 
 
 def flags_of(access):

@@ -16,20 +16,28 @@ import re
 import sys
 
 MOST = 1 << 14  # bytes in one answer
-ARCHITECTURES = {32: "i386", 64: "i386:x86-64"}
+ARCHITECTURES = {"x86": "i386", "x64": "i386:x86-64", "arm": "arm", "arm64": "aarch64"}
 SEGMENTS = "eflags cs ss ds es fs gs".split()
-REGISTERS = {  # in gdb's order, without those of the floating-point unit
-    32: "eax ecx edx ebx esp ebp esi edi eip".split() + SEGMENTS,
-    64: "rax rbx rcx rdx rsi rdi rbp rsp r8 r9 r10 r11 r12 r13 r14 r15 rip".split() + SEGMENTS,
+REGISTERS = {  # in gdb's order, without those of the floating-point unit, but for old ones of ARM that come in between
+    "x86": "eax ecx edx ebx esp ebp esi edi eip".split() + SEGMENTS,
+    "x64": "rax rbx rcx rdx rsi rdi rbp rsp r8 r9 r10 r11 r12 r13 r14 r15 rip".split() + SEGMENTS,
+    "arm": ["r%d" % number for number in range(13)] + "sp lr pc fpa cpsr".split(),
+    "arm64": ["x%d" % number for number in range(31)] + "sp pc cpsr".split(),
 }
+SIZES = dict([(name, 4) for name in SEGMENTS + ["cpsr"]] + [("fpa", 100)])
 
 
-def registers_of(bits, known):
+def processor(table):
+    """Return which processor it is; if that is not known, x86 by the width of addresses."""
+    return table["process"]["architecture"] or {32: "x86", 64: "x64"}[table["bits"]]
+
+
+def registers_of(word, known):
     """Return a thread's registers as gdb needs them: x if one is not known, except for the program counter."""
     found = []
-    for name in REGISTERS[bits]:
-        size = 4 if name in SEGMENTS or bits == 32 else 8
-        value = known.get(name, 0 if name in ("eip", "rip") else None)  # gdb does not start without it
+    for name in REGISTERS[word]:
+        size = SIZES.get(name, 8 if word in ("x64", "arm64") else 4)
+        value = known.get(name, 0 if name in ("eip", "rip", "pc") else None)  # gdb does not start without it
         if value is None:
             found.append("xx" * size)
         else:
@@ -79,9 +87,9 @@ class Server(object):
         self.source = source
         self.sink = sink
         self.acknowledge = True
-        architecture = ARCHITECTURES[table["bits"]] if table["process"]["architecture"] is not None else None
-        self.target = b"" if architecture is None else TARGET % architecture.encode("ascii")
-        self.bits = table["bits"]
+        self.word = processor(table)
+        known = table["process"]["architecture"] is not None
+        self.target = TARGET % ARCHITECTURES[self.word].encode("ascii") if known else b""
         self.threads = dict((tid, known) for tid, known in table["threads"] if 0 < tid < 1 << 32) or {1: {}}
         self.chosen = min(self.threads)
 
@@ -144,7 +152,7 @@ class Server(object):
                 self.chosen = tid
             return b"OK"
         if packet == b"g":
-            return registers_of(self.bits, self.threads[self.chosen])
+            return registers_of(self.word, self.threads[self.chosen])
         if packet[:1] in b"GMXPcsCS" or packet.startswith((b"vCont;", b"vRun", b"vAttach")):
             return b"E01"  # the process is not running: it can be neither changed nor resumed
         known = {b"QStartNoAckMode": b"OK", b"D": b"OK", b"qsThreadInfo": b"l", b"qAttached": b"1"}
@@ -195,8 +203,8 @@ def connect(folder):
     os.environ["MEMCARVE_SCRIPT"] = os.path.join(folder, "map_gdb.py")
     os.environ["MEMCARVE_DUMP"] = path
     if table["process"]["architecture"] is None:
-        gdb.write("memcarve: the processor is not known and taken for %s\\n" % ARCHITECTURES[table["bits"]])
-        gdb.execute("set architecture " + ARCHITECTURES[table["bits"]])
+        gdb.write("memcarve: the processor is not known and taken for %s\\n" % ARCHITECTURES[processor(table)])
+        gdb.execute("set architecture " + ARCHITECTURES[processor(table)])
     if not table["threads"]:
         gdb.write("memcarve: no thread's registers are known; the program counter is 0 for want of another\\n")
     gdb.execute('target remote | exec "$MEMCARVE_PYTHON" "$MEMCARVE_SCRIPT" --serve')

@@ -8,14 +8,16 @@ BODY = '''
 
 import idaapi
 
+PROCESSORS = {"x86": "metapc", "x64": "metapc", "arm": "ARM", "arm64": "ARM"}
 LETTERS = {"r": 4, "w": 2, "x": 1}
 
 
 def setup(table):
     """Choose the processor, if the dump said which it was."""
     bits = table["bits"]
-    if table["process"]["architecture"] in ("x86", "x64"):
-        idaapi.set_processor_type("metapc", idaapi.SETPROC_LOADER_NON_FATAL)
+    processor = PROCESSORS.get(table["process"]["architecture"])
+    if processor is not None:
+        idaapi.set_processor_type(processor, idaapi.SETPROC_LOADER_NON_FATAL)
     if hasattr(idaapi, "inf_set_app_bitness"):
         idaapi.inf_set_app_bitness(bits)
     else:

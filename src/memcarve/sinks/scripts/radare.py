@@ -21,16 +21,21 @@ RADARE, RIZIN = "map.r2", "map.rz"
 #: how each evaluates an expression, runs a command unless the result is 0, and prints a text
 _TEST = {RADARE: ("?=", "??", "?e"), RIZIN: ("%=", "%%", "echo")}
 _FD = 3
+#: what either calls processors (asm.arch); how many bits they have is said apart
+_PROCESSORS = {"x86": "x86", "x64": "x86", "arm": "arm", "arm64": "arm"}
 
 
-def radare_lines(script: str, version: str, size: int, bits: int, rows: Rows, *, x86: bool) -> Iterator[str]:
+def radare_lines(
+    script: str, version: str, size: int, bits: int, rows: Rows, architecture: str | None
+) -> Iterator[str]:
     """Yield the script for radare2 or rizin; `size` is that of the original file, in bytes."""
     program = "radare2" if script == RADARE else "rizin"
     evaluate, unless, say = _TEST[script]
     yield f"# written by memcarve {version}; run as: {program} -n -i {script} DUMP\n"
     for doing in (f"{say} the file has not {size} bytes: it is not the one that this script was written for", "q!"):
         yield f"{evaluate} $s-0x{size:x}\n{unless} {doing}\n"
-    yield f"{'e asm.arch=x86' if x86 else '# the processor is not known: choose it by e asm.arch'}\n"
+    known = _PROCESSORS.get(architecture or "")
+    yield f"{'# the processor is not known: choose it by e asm.arch' if known is None else f'e asm.arch={known}'}\n"
     yield f"e asm.bits={bits}\ne io.va=true\nom-*\n"
     # neither reads what is not mapped readable; if the access is not known, everything is allowed
     access = ["rwx", *(f"r{letters[1:]}" for letters in ACCESS[1:] if letters is not None)]

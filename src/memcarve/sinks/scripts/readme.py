@@ -18,12 +18,12 @@ the right file.
 radare2        r2 -n -i map.r2 DUMP
 rizin          rizin -n -i map.rz DUMP
 IDA            ida -t -S/path/to/map_ida.py      (an empty database; or File > Script file... in one)
-Ghidra         import DUMP as "Raw Binary" with the language of its processor (x86:LE:64:default, x86:LE:32:default),
-               do not analyse it, and run map_ghidra.py from the Script Manager; or
+Ghidra         import DUMP as "Raw Binary" with the language of its processor (x86:LE:64:default, x86:LE:32:default,
+               AARCH64:LE:64:v8A, ARM:LE:32:v8), do not analyse it, and run map_ghidra.py from the Script Manager; or
                analyzeHeadless PROJECTS NAME -import DUMP -loader BinaryLoader -processor x86:LE:64:default
                -noanalysis -scriptPath . -postScript map_ghidra.py
 gdb            gdb -x map_gdb.py                 (then x/16xb ADDRESS, x/8i ADDRESS, memory-map, memory-map ADDRESS;
-               needs python3 and a shell: Linux, macOS)
+               needs python3 and a shell: Linux, macOS; of ARM64 and ARM: gdb-multiarch)
 Binary Ninja   File > Run Script... > map_binja.py, or import it in a script; the view is called view
 
 Access comes from the page tables if the dump has them, otherwise from the region; write-copy counts as writing. If it

@@ -58,7 +58,7 @@ class CoreContainer(Container):
 
     def processes(self) -> list[ProcessEntry]:
         """Return the process."""
-        return [ProcessEntry(self._known.pid, self._known.name)]
+        return [ProcessEntry(self._known.pid, self._known.name, self._known.parent)]
 
     def _process(self, index: int) -> ProcessMemory:  # noqa: ARG002 - there is one
         """Return the process's memory.
@@ -80,13 +80,13 @@ class CoreContainer(Container):
             if (size := total(space.missing.size[space.missing.reason == place]))
         ]
         bits = known.own and known.own.address_bits
-        bits = bits if bits in _BITS else _NARROW if self.header.bits == _NARROW else width_of(space.start, space.size)
+        bits = bits if bits in _BITS else _NARROW if self.header.bits == _NARROW else self._width(space)
         # a 32-bit process may have all 4 GiB on a 64-bit kernel
         kernel_half = (known.own and known.own.kernel_half) or (1 << _NARROW if self.header.bits == _NARROW else None)
         whole = known.own is not None and not self._is_cut()
         return ProcessMemory(
             space,
-            ProcessEntry(known.pid, known.name),
+            ProcessEntry(known.pid, known.name, known.parent),
             machine=Machine(known.platform, self._architecture(), bits, kernel_half),
             account=Account(
                 space.total + sum(left_out.values()), left_out, self._lacks(space) or self.file.incomplete, whole
@@ -156,6 +156,9 @@ class CoreContainer(Container):
             return not own.complete
         short = (self.loads["filesz"] < self.loads["memsz"]) & (self.loads["flags"] & _ACCESS != 0)
         return bool(len(space.missing)) and bool(short.any())
+
+    def _width(self, space: AddressSpace) -> int:
+        return width_of(space.start, space.size, self._architecture())
 
     def _architecture(self) -> str | None:
         """Return the architecture as far as memcarve has words for it; what it only assumed itself is not known."""

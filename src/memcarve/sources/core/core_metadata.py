@@ -10,11 +10,12 @@ import numpy as np
 from memcarve.errors import printable
 from memcarve.formats.elf_core import core_headers, process_notes
 from memcarve.formats.elf_core.bsd_notes import SYSTEMS, bsd_notes
+from memcarve.formats.elf_core.processors import ARM_PAC_MASK, ARM_TLS, ARM_VFP
 from memcarve.intervals import TOP
-from memcarve.metadata import Fault, Metadata, Region, Regions, SourceRows, Thread
+from memcarve.metadata import Fault, Metadata, Parameters, Region, Regions, SourceRows, Thread
 from memcarve.process import Platform
 from memcarve.provenance import Provenance, member
-from memcarve.vocabulary import Kind
+from memcarve.vocabulary import INTEL, Kind
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -39,9 +40,11 @@ _OF_THREADS = {
     (b"CORE", core_headers.PRFPREG),
     (b"LINUX", core_headers.PRXFPREG),
     (b"LINUX", core_headers.XSTATE),
+    *((b"LINUX", kind) for kind in (ARM_VFP, ARM_TLS, ARM_PAC_MASK)),
 }
 _OWNERS = {b"CORE", b"LINUX", core_headers.OWNER}
 _SHOWN = 4
+_POINTERS = ("rsp", "esp", "sp")
 #: types of notes named CORE that only Solaris writes: NT_PSTATUS, NT_PSINFO, NT_LWPSTATUS, NT_LWPSINFO
 _SOLARIS = {10, 13, 16, 17}
 _COLUMNS = ("vaddr", "size", "flags")
@@ -50,6 +53,7 @@ _COLUMNS = ("vaddr", "size", "flags")
 class CoreNotes(NamedTuple):
     """What notes say of the process, and where those are that tell more; None is not known.
 
+    `arguments` are the command line, of which the note has 79 bytes at most.
     `own` is what memcarve noted when it wrote the core: anything may stand in it. `threads` are the notes of each
     thread, by owner and type, NT_PRSTATUS among them; `files` and `vector` the first of types NT_FILE and NT_AUXV.
     `linux`: there are notes that only Linux writes; `bsd` is what those of a BSD say.
@@ -57,6 +61,8 @@ class CoreNotes(NamedTuple):
 
     pid: int | None
     name: str | None
+    parent: int | None
+    arguments: str | None
     own: Provenance | None
     threads: list[dict[tuple[bytes, int], Note]]
     files: Note | None
@@ -97,15 +103,20 @@ def read_core_notes(file: FileBacking, header: Header, table: Records) -> CoreNo
         if core_headers.PRPSINFO in first
         else None
     )
-    pid, name = (None, None) if known is None else (known[0], known[1].decode("utf-8", "surrogateescape") or None)
+    pid, name = (None, None) if known is None else (known.pid, known.name.decode("utf-8", "surrogateescape") or None)
+    arguments = None if known is None or known.arguments is None else known.arguments
+    parent = None if known is None else known.parent
     bsd = bsd_notes(file, header, notes)
     if bsd is not None:
+        arguments = parent = None
         pid, name = bsd.pid, None if bsd.name is None else bsd.name.decode("utf-8", "surrogateescape")
         remarks += _unread(file, bsd, header)
     if own is not None:  # the whole name, and what of the two was not known
         pid, name = own.entry[:2]
+        parent = parent if own.entry.parent is None else own.entry.parent
     files, vector = first.get(core_headers.FILE), first.get(core_headers.AUXV)
-    return CoreNotes(pid, name, own, threads, files, vector, linux, bsd, [*_remarks(own), *remarks])
+    text = None if arguments is None else arguments.decode("utf-8", "surrogateescape")
+    return CoreNotes(pid, name, parent, text, own, threads, files, vector, linux, bsd, [*_remarks(own), *remarks])
 
 
 def _by_thread(notes: list[Note]) -> list[dict[tuple[bytes, int], Note]]:
@@ -136,7 +147,7 @@ def _unread(file: FileBacking, bsd: BsdNotes, header: Header) -> list[str]:
         found.append(
             f"{file.path}: {len(bsd.unread)} types of notes are not known for {bsd.system}, and not read: {types}"
         )
-    if bsd.threads and process_notes.architecture(header) is None:
+    if bsd.threads and process_notes.architecture(header) not in INTEL:
         found.append(f"{file.path}: the registers of its threads are not read: its processor is {header.machine}")
     return found
 
@@ -167,7 +178,7 @@ def core_metadata_of(file: FileBacking, header: Header, table: Records, known: C
     vdso = None if known.vector is None else _vdso(file, header, known.vector)
     loads = table[table["type"] == core_headers.LOAD]
     registers = [thread.registers for thread in threads if thread.registers]
-    pointers = [each.get("rsp", each.get("esp", 0)) for each in registers]
+    pointers = [next((each[name] for name in _POINTERS if name in each), 0) for each in registers]
     rows = _regions(loads, files, vdso, pointers)
     rows += _not_stored(rows, files or [])
     source = "PT_LOAD and NT_FILE" if files is not None else "PT_LOAD"
@@ -180,6 +191,7 @@ def core_metadata_of(file: FileBacking, header: Header, table: Records, known: C
         if threads
         else (),
         notes=notes,
+        parameters=() if known.arguments is None else (Parameters("NT_PRPSINFO", known.arguments),),
     )
 
 
@@ -189,7 +201,7 @@ def threads_of(file: FileBacking, header: Header, known: CoreNotes) -> list[Thre
         return [_of_bsd(thread) for thread in known.bsd.threads]
     found = []
     for notes in known.threads:
-        status = process_notes.status(file, header, notes[_STATUS])
+        status = process_notes.status(file, header, notes)
         if status is not None:
             area = process_notes.floating(file, header, notes)
             fault = _fault(file, header, status.signal, notes.get(_SIGINFO))

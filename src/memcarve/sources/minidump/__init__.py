@@ -22,6 +22,7 @@ from memcarve.sources.minidump.minidump_metadata import minidump_metadata_of
 from memcarve.sources.opening import MINIDUMP as TYPE, Source
 from memcarve.sources.overlaps import added, untangled
 from memcarve.space import AddressSpace
+from memcarve.vocabulary import NARROW
 
 if TYPE_CHECKING:
     from memcarve.dtypes import U64
@@ -92,12 +93,11 @@ class MinidumpContainer(Container):
         if structures.MEMORY64_LIST not in self.dump and not self.dump.flags & structures.FULL_MEMORY:
             notes.append(f"{path}: was made without full memory: most of the process's is not in it")
         if self.system is not None and architecture is None and self.noted is None:
-            word = self.system.architecture or f"unknown (0x{self.system.number:x})"
-            notes.append(f"{path}: the architecture of its process is {word}")
+            notes.append(f"{path}: the architecture of its process is unknown (0x{self.system.number:x})")
         # a 32-bit program may have all 4 GiB on a 64-bit kernel
-        narrow = self.dump.narrow or architecture == "x86"
+        narrow = self.dump.narrow or architecture in NARROW
         kernel_half = (self.noted and self.noted.kernel_half) or (1 << _NARROW if narrow else None)
-        bits = (self.noted and self.noted.address_bits) or _bits(space, narrow=narrow)
+        bits = (self.noted and self.noted.address_bits) or _bits(space, architecture, narrow=narrow)
         incomplete = bool(remarks) or self.file.incomplete or not (self.noted is None or self.noted.complete)
         return ProcessMemory(
             space,
@@ -155,7 +155,7 @@ class MinidumpContainer(Container):
         found = None if self.system is None else self.system.architecture
         if self.noted is not None and self.noted.architecture is None:
             return None
-        return found if found in ("x86", "x64") else None
+        return found
 
     def _platform(self) -> Platform:
         if self.noted is not None:  # what of the numbers is not known has a place, too
@@ -176,12 +176,12 @@ def _missing(*lost: tuple[tuple[U64, ...], str]) -> MissingMemory:
     )
 
 
-def _bits(space: AddressSpace, *, narrow: bool) -> int:
+def _bits(space: AddressSpace, architecture: str | None, *, narrow: bool) -> int:
     """Return how wide addresses are."""
     last = space.start + (space.size - np.uint64(1))
     if narrow and not (last >= np.uint64(1 << _NARROW)).any():
         return _NARROW
-    return width_of(space.start, space.size)
+    return width_of(space.start, space.size, architecture)
 
 
 def _recognise(opened: Opened) -> bool:

@@ -14,7 +14,7 @@ from memcarve.intervals import PAGE, TOP, breaks
 from memcarve.metadata import Fault, Metadata, Module, Region, Regions, SourceRows, Thread
 from memcarve.paths import base_name
 from memcarve.sources.minidump.linux_copies import parameters_of, regions_of
-from memcarve.vocabulary import Kind
+from memcarve.vocabulary import Architecture, Kind
 
 if TYPE_CHECKING:
     from memcarve.dtypes import U64, Records
@@ -50,7 +50,7 @@ def minidump_metadata_of(dump: Minidump, noted: Provenance | None) -> Metadata:
     if own and threads == [_PLACEHOLDER]:
         threads = []
     system = dump.system()
-    areas = _areas(threads, wide=system is not None and system.architecture == "x64")
+    areas = _areas(threads, wide=system is not None and system.architecture in (Architecture.X64, Architecture.ARM64))
     has_regions = bool(regions) or (structures.MEMORY_INFO_LIST in dump and not own)
     listed = mapped if mapped is not None else Regions(f"MemoryInfoList ({name})", regions) if has_regions else None
     if listed is not None and listed.overlapping:

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from memcarve.errors import InputError, OverlapError, SourceReadError
+from memcarve.formats.elf_core.processors import PROCESSORS
+from memcarve.formats.elf_layout import BITS, ORDERS
 from memcarve.formats.listing.listing_kinds import PROC_MAPS
 from memcarve.metadata import Metadata, Regions, SourceRows, Thread
 from memcarve.note import Note
@@ -25,6 +27,7 @@ from memcarve.sources.proc.live_memory import EndToEnd, LiveBacking, Present
 from memcarve.sources.proc.live_pages import MappedFiles, PageMap, mappings
 from memcarve.space import AddressSpace
 from memcarve.times import rfc3339
+from memcarve.vocabulary import NARROW
 
 if TYPE_CHECKING:
     from memcarve.sources.opening import Opened, OpenOptions
@@ -34,7 +37,6 @@ _MOUNTS = "/proc/self/mountinfo"  # proc_pid_mountinfo(5)
 _YAMA = "/proc/sys/kernel/yama/ptrace_scope"
 _KERNEL_THREAD = 0x200000  # PF_KTHREAD, in the flags of stat
 _STOPPED, _ENDED = ("T", "t"), ("Z", "X", "x")
-_ARCHITECTURES = {3: "x86", 62: "x64"}  # e_machine
 _LONGEST = 1 << 16
 
 
@@ -99,11 +101,11 @@ class LiveContainer(Container):
         release, architecture = os.uname().release.split("."), self._architecture()
         platform = Platform("linux", *(int(word) for word in release[:2] if word.isdecimal()))
         # a 32-bit program may have all 4 GiB on a 64-bit kernel
-        kernel_half = 1 << 32 if architecture == "x86" else None
+        kernel_half = 1 << 32 if architecture in NARROW else None
         return ProcessMemory(
             space,
             ProcessEntry(status.pid, status.name),
-            machine=Machine(platform, architecture, width_of(start, size), kernel_half),
+            machine=Machine(platform, architecture, width_of(start, size, architecture), kernel_half),
             account=Account(space.total, incomplete=unreadable),
             inputs={"live": self._about(status)},
             notes=map(Note, notes),
@@ -224,7 +226,10 @@ class LiveContainer(Container):
         head = self._beginning("exe", 20)
         if len(head) < 20 or not head.startswith(b"\x7fELF"):  # noqa: PLR2004
             return None
-        return _ARCHITECTURES.get(struct.unpack_from(">H" if head[5] == 2 else "<H", head, 18)[0])  # noqa: PLR2004
+        bits, order = BITS.get(head[4]), ORDERS.get(head[5])
+        (machine,) = struct.unpack_from("<H", head, 18)
+        known = (word for word, each in PROCESSORS.items() if each[:2] == (bits, machine))
+        return next(known, None) if order == "<" else None
 
     def _about(self, status: _Status) -> dict[str, Any]:
         """Return what identifies the process, ready for JSON."""
