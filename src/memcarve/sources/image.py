@@ -137,14 +137,15 @@ class ImageContainer(Container):
         """
         wanted, limit, unread = self.options.system, self.options.limit, None
         found: OperatingSystem | None = None
-        if wanted in (None, WINDOWS):
+        windows = wanted in (None, WINDOWS) and self.memory.architecture in (None, "x64")
+        if windows:
             found = find_windows(self.memory, limit, search=False)
         if found is None and wanted in (None, LINUX):
             try:
                 found = find_linux(self.memory)
             except ProcessError as error:  # a Windows may hold a Linux (WSL)
                 unread = error
-        if found is None and wanted in (None, WINDOWS):
+        if found is None and windows:
             found = find_windows(self.memory, limit)
         if found is None and unread is not None:
             raise unread

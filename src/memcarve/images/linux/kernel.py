@@ -184,7 +184,8 @@ def _table(memory: PhysicalMemory, first: FirstTask, information: list[Informati
             continue
         seen.add(root)
         for mode in modes:
-            table = AddressTable(root, mode, LINUX, root if mode.split else None)
+            # 32-bit kernels map what they can of physical memory at the beginning of their half, their image within
+            table = AddressTable(root, mode, LINUX, root if mode.split else None, None if mode.wide else first.shift)
             if translate(memory, table, first.address) == first.physical and _leads_on(memory, table, first):
                 return table
         if len(seen) > _MOST_ROOTS:

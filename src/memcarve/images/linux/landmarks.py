@@ -40,9 +40,9 @@ class Banner(NamedTuple):
 
 
 class Information(NamedTuple):
-    """A VMCOREINFO and the physical address of its text."""
+    """A VMCOREINFO and the physical address of its text; None if the image's container has it."""
 
-    physical: int
+    physical: int | None
     vmcoreinfo: Vmcoreinfo
 
 
@@ -113,7 +113,8 @@ def _header(memory: PhysicalMemory, physical: int) -> btf.Header | None:
 
 
 def _information(memory: PhysicalMemory, places: list[int]) -> list[Information]:
-    found: list[Information] = []
+    told = None if memory.vmcoreinfo is None else vmcoreinfo.parse(memory.vmcoreinfo)
+    found = [] if told is None else [Information(None, told)]
     for place in places:
         if len(found) < _MOST_INFORMATION and memory.read(place, len(vmcoreinfo.BEGIN)) == vmcoreinfo.BEGIN:
             parsed = vmcoreinfo.parse(available(memory, place, vmcoreinfo.MOST_BYTES))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from memcarve.errors import ProcessError
 from memcarve.images.linux import tasks
+from memcarve.images.linux.absent_entries import rules_of
 from memcarve.images.linux.btf_search import kernel_btf
 from memcarve.images.linux.kernel import find_kernel
 from memcarve.images.linux.landmarks import find_landmarks
@@ -128,7 +129,15 @@ class LinuxSystem:
 
     def table_of(self, entry: ProcessEntry) -> AddressTable:
         """Return the page tables of a process; the kernel's own if it has none."""
-        return self.kernel.table if entry.root is None else self.kernel.table._replace(root=entry.root)
+        return self._table if entry.root is None else self._table._replace(root=entry.root)
+
+    @functools.cached_property
+    def _table(self) -> AddressTable:
+        """The kernel's page tables, and how its version marks pages that are not present."""
+        version = self.platform
+        if version.major is None or version.minor is None:
+            return self.kernel.table
+        return self.kernel.table._replace(absent=rules_of((version.major, version.minor)))
 
     def metadata(self, entry: ProcessEntry, table: AddressTable) -> Metadata:
         """Return what Linux knows of a process."""
