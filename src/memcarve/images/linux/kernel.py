@@ -95,10 +95,21 @@ def find_kernel(memory: PhysicalMemory, types: Iterable[KernelTypes], landmarks:
     """
     for each in types:
         for first in first_tasks(memory, landmarks.names, each):
-            for placed, there in _placed(memory, first, landmarks.information):
-                table = _table(placed, there, landmarks.information)
-                if table is not None:
-                    return _opened(placed, table, there)
+            found = kernel_from(memory, first, landmarks.information)
+            if found is not None:
+                return found
+    return None
+
+
+def kernel_from(memory: PhysicalMemory, first: FirstTask, information: list[Information]) -> Kernel | None:
+    """Return the kernel of a first task; None if no page tables lead to it, and on to its neighbours.
+
+    Raises ProcessError if they claim too much.
+    """
+    for placed, there in _placed(memory, first, information):
+        table = _table(placed, there, information)
+        if table is not None:
+            return _opened(placed, table, there)
     return None
 
 

@@ -12,6 +12,7 @@ from memcarve.images.linux.absent_entries import rules_of
 from memcarve.images.linux.btf_search import kernel_btf
 from memcarve.images.linux.kernel import find_kernel
 from memcarve.images.linux.landmarks import find_landmarks
+from memcarve.images.linux.learning.learned_kernel import learned_kernel
 from memcarve.images.paging_modes import LINUX
 from memcarve.metadata import Metadata
 from memcarve.process import Platform, ProcessEntry, Unix
@@ -157,7 +158,7 @@ def find_linux(memory: PhysicalMemory) -> LinuxSystem | None:
     """
     landmarks = find_landmarks(memory)
     types = (found.types for found in kernel_btf(memory, landmarks))
-    kernel = find_kernel(memory, types, landmarks)
+    kernel = find_kernel(memory, types, landmarks) or learned_kernel(memory, landmarks)
     if kernel is not None:
         return LinuxSystem(kernel)
     if not landmarks.banners:

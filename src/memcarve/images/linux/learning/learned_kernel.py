@@ -1,0 +1,36 @@
+"""A Linux kernel whose types are not at hand: found and read by what its structures look like."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from memcarve.images.linux.kernel import FirstTask, kernel_from
+from memcarve.images.linux.kernel_structures import Structures
+from memcarve.images.linux.learning.first_task_shape import shapes
+from memcarve.images.linux.learning.learned_types import LearnedTypes
+from memcarve.images.linux.learning.task_members import learn_tasks
+
+if TYPE_CHECKING:
+    from memcarve.images.linux.kernel import Kernel
+    from memcarve.images.linux.landmarks import Landmarks
+    from memcarve.images.physical import PhysicalMemory
+
+
+def learned_kernel(memory: PhysicalMemory, landmarks: Landmarks) -> Kernel | None:
+    """Return the kernel, with what could be learned of its types; None if there is none.
+
+    Raises ProcessError if its page tables claim too much.
+    """
+    for shape in shapes(memory, landmarks.names):
+        ring = LearnedTypes(shape.word)  # the first task's children are in a list that leads back, too
+        ring.put("task_struct", "tasks", shape.real_parent + 2 * shape.word, 2 * shape.word)
+        kernel = kernel_from(memory, FirstTask(shape.address, shape.physical, ring), landmarks.information)
+        if kernel is None:
+            continue
+        types = LearnedTypes(shape.word)
+        structures = Structures(kernel.space, types, kernel.table.kernel_half)
+        if learn_tasks(structures, shape, types) is not None:
+            # what it was asked for while it was not known is asked for again
+            structures = Structures(kernel.space, types, kernel.table.kernel_half)
+            return kernel._replace(structures=structures, first=kernel.first._replace(types=types))
+    return None
