@@ -791,8 +791,8 @@ def width_of(start: U64, size: U64, architecture: str | None = None) -> int:
 
 
 def listed_of(entries: Iterable[ProcessEntry]) -> str:
-    """Return processes in words, not more than a message can hold."""
-    words = [*map(str, entries)]
+    """Return processes in words, not more than a message can hold: kernel threads, which have no memory, last."""
+    words = [*map(str, sorted(entries, key=lambda entry: entry.unix is not None and bool(entry.unix.kernel_thread)))]
     return ", ".join(words[:_LISTED]) + (", ..." if len(words) > _LISTED else "")
 
 
