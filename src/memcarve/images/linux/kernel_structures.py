@@ -6,7 +6,7 @@ is None.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from memcarve.images.structure_reader import Reader
 from memcarve.intervals import PAGE, TOP
@@ -18,6 +18,24 @@ if TYPE_CHECKING:
     from memcarve.space import AddressSpace
 
 _MOST_LINKS = 1 << 20  # of one list
+
+
+class _Row(NamedTuple):
+    """Where members lie that are read at once: `size` bytes from `first` on, and in these each from where to where."""
+
+    first: int
+    size: int
+    places: list[tuple[int, int] | None]
+
+    @classmethod
+    def of(cls, places: list[tuple[int, int] | None]) -> _Row:
+        """Return the row of members, given as offset and size."""
+        known = [(at, at + min(size, 8)) for at, size in filter(None, places)]
+        if not known:
+            return cls(0, 0, places)
+        first = min(at for at, _ in known)
+        ends = iter([(at - first, end - first) for at, end in known])
+        return cls(first, max(end for _, end in known) - first, [place and next(ends) for place in places])
 
 
 class Structures:
@@ -34,6 +52,7 @@ class Structures:
         self.word = types.pointer_size
         self.top = TOP if self.word == 8 else 1 << 32  # noqa: PLR2004
         self._places: dict[tuple[str, str], tuple[int, int] | None] = {}
+        self._rows: dict[tuple[str, tuple[str, ...]], _Row] = {}
 
     def place(self, structure: str, path: str) -> tuple[int, int] | None:
         """Return the offset and the size in bytes of a member; None if this kernel has none."""
@@ -60,6 +79,22 @@ class Structures:
         found = self.place(structure, path)
         data = None if found is None else self.reader.read(address + found[0], min(found[1], 8))
         return None if data is None else int.from_bytes(data, "little", signed=True)
+
+    def numbers(self, address: int, structure: str, paths: tuple[str, ...]) -> tuple[int | None, ...]:
+        """Return unsigned members of a structure, read at once: one that this kernel has not is None.
+
+        All are None if what holds them cannot be read.
+        """
+        key = (structure, paths)
+        row = self._rows.get(key)
+        if row is None:
+            row = self._rows[key] = _Row.of([self.place(structure, path) for path in paths])
+        data = self.reader.read(address + row.first, row.size) if row.size else None
+        if data is None:
+            return (None,) * len(paths)
+        return tuple(
+            None if place is None else int.from_bytes(data[place[0] : place[1]], "little") for place in row.places
+        )
 
     def pointer(self, address: int, structure: str, path: str) -> int | None:
         """Return a member that points into the kernel; None also if it points elsewhere, NULL among them."""

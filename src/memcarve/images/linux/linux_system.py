@@ -13,6 +13,7 @@ from memcarve.images.linux.btf_search import kernel_btf
 from memcarve.images.linux.kernel import find_kernel
 from memcarve.images.linux.landmarks import find_landmarks
 from memcarve.images.linux.learning.learned_kernel import learned_kernel
+from memcarve.images.linux.linux_metadata import Knowledge
 from memcarve.images.paging_modes import LINUX
 from memcarve.metadata import Metadata
 from memcarve.process import Platform, ProcessEntry, Unix
@@ -33,6 +34,11 @@ class LinuxSystem:
         self.memory = kernel.memory
         self.kernel = kernel
         self.notes: list[str] = []
+
+    @functools.cached_property
+    def knowledge(self) -> Knowledge:
+        """What is known of processes beyond their bytes."""
+        return Knowledge(self)
 
     @functools.cached_property
     def release(self) -> str | None:
@@ -142,8 +148,8 @@ class LinuxSystem:
 
     def metadata(self, entry: ProcessEntry, table: AddressTable) -> Metadata:
         """Return what Linux knows of a process."""
-        del entry, table
-        return Metadata()
+        del table
+        return self.knowledge.of(entry)
 
     def start_of(self, entry: ProcessEntry, table: AddressTable) -> Metadata:
         """Return what a process was started with."""
