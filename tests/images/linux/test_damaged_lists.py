@@ -1,0 +1,98 @@
+"""Machines whose list of tasks was damaged: by a rootkit, by hostile hands, or because it changed while it was read.
+
+The images are those of real machines, changed in single words of the kernel's memory.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+import memcarve
+from linux_machines import as_bytes, machine, machines
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from linux_structures import Damaged
+    from memcarve.process import ProcessEntry
+
+    Damage = Callable[[str], Damaged]
+
+each_machine = pytest.mark.parametrize("name", machines())
+
+
+def _found(copy: Damaged) -> tuple[dict[int, ProcessEntry], list[str]]:
+    """Return all processes by pid, and what the user is told of the list alone; each task is found once."""
+    with memcarve.open(copy.path) as container:
+        container.listed()
+        notes = [str(note) for note in container.notes if "damaged" in note]
+        entries = container.processes()
+    assert len({entry.object for entry in entries}) == len(entries)
+    return {entry.pid: entry for entry in entries if entry.pid is not None}, notes
+
+
+def _stopped(name: str) -> list[int]:
+    """Return the pids of programs that stood still and are no other's threads, zombies left out."""
+    it = machine(name)
+    return [pid for pid in it.stopped if it.processes[pid]["state"] == "T"]
+
+
+@each_machine
+def test_list_that_loops(name: str, damaged: Damage) -> None:
+    """A list that leads back into itself ends there; the other direction has the rest, and the user is told."""
+    copy = damaged(name)
+    pids = _stopped(name)
+    early, late = copy.task(pids[2]), copy.task(pids[10])
+    copy.put(late, "task_struct.tasks.next", early + copy.types.offset("task_struct.tasks"))
+    found, notes = _found(copy)
+    assert set(machine(name).stopped) <= set(found)
+    assert all(found[pid].listed for pid in pids)
+    assert len(notes) == 1
+
+
+@each_machine
+@pytest.mark.parametrize("where", [0, 0xDEAD000000000100, 0x1000, (1 << 64) - 8])
+def test_list_that_is_torn(name: str, damaged: Damage, where: int) -> None:
+    """A link that leads nowhere, as in memory that changed while it was acquired: the other direction has the rest."""
+    copy = damaged(name)
+    pids = _stopped(name)
+    copy.put(copy.task(pids[7]), "task_struct.tasks.next", where)
+    found, notes = _found(copy)
+    assert set(machine(name).stopped) <= set(found)
+    assert all(found[pid].listed for pid in pids)
+    assert len(notes) == 1
+
+
+@each_machine
+def test_names_are_bytes(name: str, damaged: Damage) -> None:
+    """A name of control characters, and one of 16 bytes without an end, is kept to the byte and printed harmlessly."""
+    copy = damaged(name)
+    pids = _stopped(name)
+    hostile = {
+        pids[1]: b"\x1b]0;owned\x07\x1b[2J",
+        pids[2]: b"0123456789abcdef",
+        pids[3]: b"../../\r\n\xe2\x80\xae=cmd",
+    }
+    for pid, text in hostile.items():
+        copy.put(copy.task(pid), "task_struct.comm", text.ljust(16, b"\0"))
+    found, _ = _found(copy)
+    for pid, text in hostile.items():
+        assert (found[pid].name or "").encode("utf-8", "surrogateescape") == text.rstrip(b"\0")
+    assert (found[pids[0]].name or "").encode("utf-8", "surrogateescape") == as_bytes(
+        machine(name).processes[pids[0]]["comm"]
+    )
+
+
+@each_machine
+def test_same_pid_twice(name: str, damaged: Damage) -> None:
+    """Two tasks of one number are two processes."""
+    copy = damaged(name)
+    pids = _stopped(name)
+    task, other = copy.task(pids[5]), copy.task(pids[6])
+    copy.put(task, "task_struct.pid", pids[6], 4)
+    copy.put(task, "task_struct.tgid", pids[6], 4)
+    with memcarve.open(copy.path) as container:
+        same = [entry for entry in container.processes() if entry.pid == pids[6]]
+    assert {entry.object for entry in same} == {task, other}
