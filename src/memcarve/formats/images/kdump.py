@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from memcarve.errors import InputError, MissingExtraError, SourceReadError
-from memcarve.formats.elf_core.core_headers import notes_between
+from memcarve.formats.elf_core.core_headers import PRSTATUS, notes_between
 from memcarve.formats.images.decoded_pages import DecodedPages
 from memcarve.formats.images.machine import CutOff, MachineMemory, column
 from memcarve.formats.images.machine_core import MOST_TEXT, qemu_root
@@ -30,6 +30,7 @@ from memcarve.intervals import Intervals
 if TYPE_CHECKING:
     from memcarve.backing import FileBacking
     from memcarve.dtypes import I64, U8, U64, Bools, Records
+    from memcarve.formats.elf_core.core_headers import Note
 
 MAGICS = _KDUMP, _DISKDUMP = b"KDUMP   ", b"DISKDUMP"
 _NEWEST = 6
@@ -56,6 +57,10 @@ _STRETCH = 8 << 20  # bytes of compressed pages that are read together
 
 #: what the processor's name means, for page tables
 _ARCHITECTURES = {b"x86_64": "x64", b"aarch64": "arm64", **{b"i%d86" % number: "x86" for number in range(3, 7)}}
+#: QEMU does not know what its own machine is called, unless it is a PC
+_UNTOLD = (b"", b"(none)", b"Unknown")
+#: then the length of a processor's registers tells (NT_PRSTATUS of Linux: struct elf_prstatus)
+_PRSTATUS = {144: "x86", 148: "32-bit ARM", 336: "x64", 376: "64-bit RISC-V", 392: "arm64", 504: "64-bit PowerPC"}
 _LEVELS = (
     (1, "zeros"),
     (2, "the page cache"),
@@ -107,6 +112,7 @@ def read(file: FileBacking) -> MachineMemory | None:
     text = None
     if 0 < header.vmcoreinfo[1] <= MOST_TEXT:
         text = file.read_there(*header.vmcoreinfo) or None
+    architecture = _architecture(file, header, notes)
     index = _Index(file, header)
     index.build()
     backing = _Pages(file, header, index)
@@ -124,7 +130,7 @@ def read(file: FileBacking) -> MachineMemory | None:
         gaps=_gaps(header, index),
         left_out=index.left_out(),
         vmcoreinfo=text,
-        architecture=_ARCHITECTURES.get(header.processor),
+        architecture=architecture,
     )
 
 
@@ -138,13 +144,8 @@ def _headers(file: FileBacking) -> _Header:
     place = _NAMES_AT + _MACHINE * _NAME
     processor = data[place : place + _NAME].split(b"\0")[0]
     version = int.from_bytes(data[8:12], "little")
-    if processor not in _ARCHITECTURES and processor not in (b"", b"(none)"):
-        raise InputError(
-            f"is the dump of a machine whose processor is {processor.decode('latin-1')}; memcarve reads page tables "
-            "of x86, x86-64 and ARM64 alone",
-            subject=file.path,
-            remedy="make a core of each process on the machine itself (gcore), and give those",
-        )
+    if processor not in {*_ARCHITECTURES, *_UNTOLD}:
+        raise _of_another_processor(file, processor.decode("latin-1"))
     if version > _NEWEST:
         raise InputError(
             f"is a compressed kernel dump of version {version}; memcarve knows those up to {_NEWEST}",
@@ -195,6 +196,27 @@ def _headers(file: FileBacking) -> _Header:
         notes=(rest[2], rest[3]) if version >= _NOTES_SINCE else (0, 0),
         processor=processor,
     )
+
+
+def _of_another_processor(file: FileBacking, name: str) -> InputError:
+    return InputError(
+        f"is the dump of a machine whose processor is {name}; memcarve reads page tables of x86, x86-64 and ARM64 "
+        "alone",
+        subject=file.path,
+        remedy="make a core of each process on the machine itself (gcore), and give those",
+    )
+
+
+def _architecture(file: FileBacking, header: _Header, notes: list[Note]) -> str | None:
+    """Return the architecture, by its name or the length of registers; None if nothing tells.
+
+    Raises InputError if it is another one.
+    """
+    lengths = [note.size for note in notes if (note.owner, note.kind) == (b"CORE", PRSTATUS)]
+    found = _ARCHITECTURES.get(header.processor) or (_PRSTATUS.get(lengths[0]) if lengths else None)
+    if found is not None and found not in _ARCHITECTURES.values():
+        raise _of_another_processor(file, found)
+    return found
 
 
 def _is_sane(sizes: tuple[Any, ...]) -> bool:
