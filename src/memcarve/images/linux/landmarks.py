@@ -16,15 +16,23 @@ from memcarve.images.physical_scan import everything, look_through
 from memcarve.intervals import PAGE
 
 if TYPE_CHECKING:
-    from memcarve.dtypes import U64
+    from memcarve.dtypes import I64, U64
     from memcarve.formats.images.vmcoreinfo import Vmcoreinfo
     from memcarve.images.physical import PhysicalMemory
 
-#: the first words of BTF (magic, version 1, no flags) and of VMCOREINFO; both lie at whole words
-_BTF = np.uint32(btf.VERSION << 16 | btf.MAGIC)
-_VMCOREINFO = np.uint32(int.from_bytes(vmcoreinfo.BEGIN[:4], "little"))
-_BANNER = b"Linux version "
+#: the first words of BTF (magic, version 1, no flags), of VMCOREINFO, a banner and the first task's name: compilers put
+#: all of them at whole words. Looking for words takes a third of the time that looking for text does
+_WORDS = tuple(
+    np.uint32(int.from_bytes(begin[:4], "little"))
+    for begin in (
+        (btf.VERSION << 16 | btf.MAGIC).to_bytes(4, "little"),
+        vmcoreinfo.BEGIN,
+        b"Linux version ",
+        b"swapper",
+    )
+)
 _FIRST_TASK = re.compile(rb"swapper(?:/0)?\0")
+_LONGEST_NAME = 16  # TASK_COMM_LEN, include/linux/sched.h
 _LONGEST_BANNER = 512
 _WHOLE_BANNER = re.compile(rb"Linux version (\d[!-~]{0,127}) \([^\0\n]{1,480}\n")
 _MOST_INFORMATION = 64
@@ -62,22 +70,11 @@ class Landmarks(NamedTuple):
 def find_landmarks(memory: PhysicalMemory) -> Landmarks:
     """Look through all the memory."""
 
-    def look(physical: U64, words: U64) -> tuple[list[int], ...]:
-        raw = words.reshape(-1)
-        small = raw.view("<u4")
-        headers, notes = (4 * np.flatnonzero(small == word) for word in (_BTF, _VMCOREINFO))
-        data = raw.tobytes()
-        banners: list[int] = []
-        at = data.find(_BANNER)
-        while at >= 0 and len(banners) <= _MOST:
-            banners.append(at)
-            at = data.find(_BANNER, at + 1)
-        # one that begins in this block and ends in the next one
-        banners += [len(data) - cut for cut in range(1, len(_BANNER)) if data.endswith(_BANNER[:cut])]
-        names = [found.start() for found in _FIRST_TASK.finditer(data)]
-        return tuple(_places(physical, found) for found in (headers.tolist(), notes.tolist(), banners, names))
+    def look(physical: U64, words: U64) -> list[list[int]]:
+        small = words.reshape(-1).view("<u4")
+        return [_places(physical, 4 * np.flatnonzero(small == word)) for word in _WORDS]
 
-    places: tuple[list[int], ...] = ([], [], [], [])
+    places: list[list[int]] = [[] for _ in _WORDS]
     for found in look_through(memory, everything(memory), look):
         for kept, more in zip(places, found, strict=True):
             kept.extend(more[: _MOST - len(kept)])
@@ -86,12 +83,14 @@ def find_landmarks(memory: PhysicalMemory) -> Landmarks:
         [(place, found) for place, found in headers if found is not None],
         _information(memory, sorted(places[1])),
         _banners(memory, sorted(places[2])),
-        sorted(places[3]),
+        [place for place in sorted(places[3]) if _FIRST_TASK.match(available(memory, place, _LONGEST_NAME))],
     )
 
 
-def _places(physical: U64, offsets: list[int]) -> list[int]:
-    return [int(physical[offset // PAGE]) + offset % PAGE for offset in offsets]
+def _places(physical: U64, offsets: I64) -> list[int]:
+    found = offsets[:_MOST]
+    where: list[int] = (physical[found // PAGE] + (found % PAGE).astype(np.uint64)).tolist()
+    return where
 
 
 def available(memory: PhysicalMemory, physical: int, most: int) -> bytes:
