@@ -207,8 +207,8 @@ class ImageContainer(Container):
         """
         entry, table, system = self._chosen(index)
         pages = self._walk(table, start, end)
-        extended = start | (TOP - (1 << table.mode.bits))
-        if not len(pages.placed) and table.mode.wide and start >> (table.mode.bits - 1) == 1:
+        extended, bits = start | (TOP - (1 << table.mode.bits)), table.mode.address_bits
+        if not len(pages.placed) and table.mode.wide and start >> (bits - 1) == 1:
             # an address as maps print it, cut to 48 bits: the error names the one that was meant
             pages = self._walk(table, extended, extended + 1)
         return self._memory(entry, table, system, pages, "all")
@@ -217,9 +217,8 @@ class ImageContainer(Container):
         """Return a process, how to read its page tables, and in words why."""
         entry = self.entry(index)
         table, system = self._table_of(entry)
-        length = table.mode.entry * table.mode.top
         root = np.array([table.root], np.uint64)
-        if not entry.ended and not self.memory.holds_tables(root, length, table.mode.entry)[0]:
+        if not entry.ended and not self.memory.holds_tables(root, table.mode.root_size, table.mode.entry)[0]:
             raise ProcessError(
                 f"the page tables at 0x{table.root:x} are outside the image, whose memory ends at "
                 f"0x{self.memory.end:x}",
@@ -253,12 +252,14 @@ class ImageContainer(Container):
                 f"{space.repeated} bytes of the kernel half are mapped again by shared page tables: they are in no "
                 "segment, read shows them"
             )
-        architecture = "x64" if table.mode.wide else "x86"
+        architecture = "arm64" if table.mode.split else "x64" if table.mode.wide else "x86"
+        if table.mode.split and table.kernel_root is None and half != "user":
+            remarks.append("the page tables of the kernel half have a root of their own, which is not known")
         left_out = {REPEATED: space.repeated} if space.repeated else {}
         return ProcessMemory(
             space,
             entry,
-            machine=Machine(self._platform(table), architecture, table.mode.bits, table.kernel_half),
+            machine=Machine(self._platform(table), architecture, table.mode.address_bits, table.kernel_half),
             account=Account(None, left_out, self._is_incomplete(entry, pages, missing, table)),
             inputs=self._inputs(table, system),
             notes=[*notes, *map(Note, remarks)],
@@ -285,7 +286,7 @@ class ImageContainer(Container):
             self.options.listings,
             entry.pid,
             [self.file.path],
-            address_bits=table.mode.bits,
+            address_bits=table.mode.address_bits,
             reading=self.options.reading,
         )
 

@@ -114,7 +114,7 @@ _OF_PROCESS: dict[str, Check] = {
     "inputs": lambda value: isinstance(value, dict) and bool(value),
     "process": _is_process,
     "platform": _is_platform,
-    "address_bits": lambda value: type(value) is int and value in (32, 48, 57),
+    "address_bits": lambda value: type(value) is int and value in (32, 48, 57, 64),
     "kernel_half": _is_address,
     "complete": lambda value: isinstance(value, bool),
     "looked_at": lambda value: value in [*Half],

@@ -88,10 +88,10 @@ class FolderContainer(Container):
             raise
         said = Provenance(header)
         table = _table(said)
-        narrow = table.kernel_half if table and not table.mode.wide else None
+        narrow = (said.kernel_half or table.kernel_half) if table and not table.mode.wide else None
         left_out = [f"{count} bytes were left out when it was carved: {why}" for why, count in said.left_out if count]
         entry = self._entries[index]
-        bits = table.mode.bits if table else width_of(starts, sizes)
+        bits = table.mode.address_bits if table else width_of(starts, sizes)
         machine = Machine(Platform(), said.architecture, bits, narrow)
         return ProcessMemory(
             space,
