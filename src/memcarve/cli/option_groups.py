@@ -251,6 +251,12 @@ class Input(Decoding):
         metavar="SIZE",
         help="For an image: how much virtual memory page tables may claim.  [default: 4 times the image, at least 16G]",
     )
+    symbols: str | None = option(
+        "--symbols",
+        metavar="FILE",
+        type=InputPath(),
+        help="For an image of Linux: its kernel's types, if it lacks them: ISF (.json.xz), BTF, vmlinux.",
+    )
 
 
 class DiffInput(Decoding):
@@ -270,6 +276,12 @@ class DiffInput(Decoding):
     )
     limit: int | None = option(
         "--limit", type=size, metavar="SIZE", help="For images: how much virtual memory page tables may claim."
+    )
+    symbols: str | None = option(
+        "--symbols",
+        metavar="FILE",
+        type=InputPath(),
+        help="For images of Linux: its kernel's types, if it lacks them: ISF (.json.xz), BTF, vmlinux.",
     )
 
 

@@ -45,6 +45,7 @@ def open(  # noqa: A001 - that is what it does, and memcarve.open is what it is 
     system: str | None = None,
     paging: str | None = None,
     limit: int | None = None,
+    symbols: str | os.PathLike[str] | None = None,
     regions: Paths = (),
     modules: Paths = (),
     threads: Paths = (),
@@ -62,6 +63,8 @@ def open(  # noqa: A001 - that is what it does, and memcarve.open is what it is 
     For an image, `dtb` is the physical address of one address space's page tables, whatever the system; `system`
     (``"windows"``, ``"linux"``, ``"none"``) and `paging` (a word of `vocabulary.Paging`, as ``"x64"``) say how to read
     them if they are not recognised; `limit` is how many bytes of virtual memory they may claim to map.
+    `symbols` is a file with the types of the Linux kernel in the image: Volatility's ISF, BTF, or vmlinux; only Linux
+    is looked for then.
 
     `regions`, `modules` and `threads` are files (one or several each) that list those of the process, as Volatility 3
     prints them, or ``/proc/PID/maps``; those of a dump are also found beside it, as ``pid.N.vadinfo.csv``. They are
@@ -92,6 +95,7 @@ def open(  # noqa: A001 - that is what it does, and memcarve.open is what it is 
         system=system,
         paging=paging,
         limit=limit,
+        symbols=None if symbols is None else os.fspath(symbols),
         regions=_paths(regions),
         modules=_paths(modules),
         threads=_paths(threads),

@@ -13,6 +13,7 @@ from memcarve.formats.compression import Reading, plain_name
 from memcarve.formats.elf_core.core_headers import is_core
 from memcarve.formats.images import avml, crashdump, flattened, kdump, libvirt, lime, machine_core, migration, vmware
 from memcarve.formats.images.machine import MachineMemory
+from memcarve.formats.kernel_types.symbol_file import read_symbols
 from memcarve.images.linux.linux_system import find_linux
 from memcarve.images.page_table_roots import Root, address_table, find_roots
 from memcarve.images.paging import claimed, walk
@@ -31,6 +32,7 @@ from memcarve.vocabulary import Half
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from memcarve.formats.kernel_types.symbol_file import SymbolFile
     from memcarve.images.paging import Pages
     from memcarve.images.system import OperatingSystem
 
@@ -136,13 +138,16 @@ class ImageContainer(Container):
         What tells itself comes first, then what all memory must be looked through for.
         """
         wanted, limit, unread = self.options.system, self.options.limit, None
+        symbols: SymbolFile | None = None
+        if self.options.symbols is not None:
+            wanted, symbols = LINUX, read_symbols(self.options.symbols, self.options.reading)
         found: OperatingSystem | None = None
         windows = wanted in (None, WINDOWS) and self.memory.architecture in (None, "x64")
         if windows:
             found = find_windows(self.memory, limit, search=False)
         if found is None and wanted in (None, LINUX):
             try:
-                found = find_linux(self.memory)
+                found = find_linux(self.memory, symbols)
             except ProcessError as error:  # a Windows may hold a Linux (WSL)
                 unread = error
         if found is None and windows:

@@ -26,7 +26,7 @@ _FOR_ALL = frozenset(
     {"hashed", "regions", "modules", "threads", "input_type", "temp", "limit_rows", "limit_decoded", "progress"}
 )
 #: options of which any says that the input is an image
-FOR_IMAGES = frozenset({"dtb", "system", "paging", "limit"})
+FOR_IMAGES = frozenset({"dtb", "system", "paging", "limit", "symbols"})
 _HEAD = 4096
 
 
@@ -117,6 +117,7 @@ class OpenOptions(NamedTuple):
     system: str | None = None
     paging: str | None = None
     limit: int | None = None
+    symbols: str | None = None
     regions: tuple[str, ...] = ()
     modules: tuple[str, ...] = ()
     threads: tuple[str, ...] = ()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import struct
-import subprocess
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -26,8 +25,8 @@ from btf_writer import (
     VOLATILE,
     Writer,
     bpftool_types,
-    needs,
 )
+from compiled_types import linked, types_alone
 from memcarve.errors import KernelTypesError
 from memcarve.formats.kernel_types import Member
 from memcarve.formats.kernel_types.btf import Btf, header
@@ -35,34 +34,6 @@ from memcarve.formats.kernel_types.btf import Btf, header
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
-
-_SOURCE = r"""
-struct list_head { struct list_head *next, *prev; };
-typedef unsigned int u32;
-enum colour { RED, GREEN = 7, BLUE = -3 };
-enum wide { SMALL = 1, LARGE = 0x123456789abcULL };
-union either { int a; double b; };
-typedef struct { short s; const volatile char c[3][5]; } unnamed;
-struct odd { char one; int packed : 5; unsigned across : 30; } __attribute__((packed));
-struct thing {
-    struct list_head list;
-    union { struct { u32 low, high; }; unsigned long both; };
-    int narrow : 3, other : 9;
-    unsigned long long big : 40;
-    enum colour colour;
-    enum wide wide;
-    unnamed inner[4];
-    union either either;
-    const char *const name;
-    float ratio;
-    struct { struct { struct { char deep; }; }; };
-    struct odd odd;
-    struct thing *rest[];
-};
-struct thing thing;
-unnamed also;
-struct unknown *pointer;
-"""
 
 
 def _flattened(types: dict[int, dict[str, Any]], number: int, base: int = 0) -> Iterator[tuple[str, int, int, int]]:
@@ -80,16 +51,7 @@ def _flattened(types: dict[int, dict[str, Any]], number: int, base: int = 0) -> 
 @pytest.fixture(scope="module")
 def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the BTF of a small program, as gcc and pahole make it."""
-    folder = tmp_path_factory.mktemp("btf")
-    (folder / "thing.c").write_text(_SOURCE)
-    subprocess.run([needs("gcc"), "-g", "-c", "thing.c"], cwd=folder, check=True)
-    subprocess.run([needs("pahole"), "-J", "thing.o"], cwd=folder, check=True)
-    subprocess.run(
-        [needs("objcopy"), "-O", "binary", "-j", ".BTF", "--set-section-flags", ".BTF=alloc", "thing.o", "thing.btf"],
-        cwd=folder,
-        check=True,
-    )
-    return folder / "thing.btf"
+    return types_alone(linked(tmp_path_factory.mktemp("btf"), "-g"))
 
 
 def test_members_are_those_that_bpftool_reads(compiled: Path) -> None:

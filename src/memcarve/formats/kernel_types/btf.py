@@ -12,19 +12,17 @@ from __future__ import annotations
 import functools
 import itertools
 import struct
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from memcarve.errors import KernelTypesError
-from memcarve.formats.kernel_types import Member
+from memcarve.formats.kernel_types.member_paths import Element, StructuredTypes, agreed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator
 
     from memcarve.dtypes import I64, U32
-
-_T = TypeVar("_T")
 
 MAGIC = 0xEB9F
 VERSION = 1
@@ -46,7 +44,6 @@ _LAYOUTS = (
 _KINDS = 128
 _LONGS = ("long unsigned int", "unsigned long", "long int", "long")
 _LONGEST_CHAIN = 64  # typedefs of typedefs, arrays of arrays
-_MOST_ANONYMOUS = 4096  # structures without a name that are looked into for one member
 
 
 class Header(NamedTuple):
@@ -64,15 +61,6 @@ class Header(NamedTuple):
     def size(self) -> int:
         """Bytes of all of it."""
         return max(self.types + self.types_size, self.strings + self.strings_size, self.layouts + self.layouts_size)
-
-
-class Element(NamedTuple):
-    """A member of a structure as it is written: name (empty if it has none), type, offset in bits, bits or 0."""
-
-    name: str
-    type: int
-    bit: int
-    bits: int
 
 
 def header(data: bytes | memoryview) -> Header | None:
@@ -106,13 +94,7 @@ def header(data: bytes | memoryview) -> Header | None:
     return found
 
 
-def _agreed(found: Iterable[_T | None]) -> _T | None:
-    """Return what all say that know something; None if they disagree."""
-    known = {each for each in found if each is not None}
-    return known.pop() if len(known) == 1 else None
-
-
-class Btf:
+class Btf(StructuredTypes[int]):
     """The types of one kernel, from its BTF. See `KernelTypes`.
 
     Raises KernelTypesError, with `subject` in front, if the header or the sections are not those of a whole BTF of its
@@ -130,6 +112,7 @@ class Btf:
                 f"the BTF is cut off: its header says {found.size} bytes, {len(data)} are there", subject=subject
             )
         self.header = found
+        self.from_lowest = found.order == "<"
         self.strings = data[found.strings : found.strings + found.strings_size]
         if self.strings[0]:
             raise KernelTypesError("the BTF's strings do not begin with an empty one", subject=subject)
@@ -257,93 +240,48 @@ class Btf:
         at = int(self.at[number - 1])
         return int(self.words[at + 3]), int(self.words[at + 5])
 
-    def elements(self, number: int) -> list[Element]:
+    def elements(self, structure: int) -> list[Element[int]]:
         """Return the members of a structure or union as they are written; none of another type."""
-        if self.kind(number) not in (_STRUCT, _UNION):
+        if self.kind(structure) not in (_STRUCT, _UNION):
             return []
-        at, count = int(self.at[number - 1]) + 3, int(self._count[number - 1])
+        at, count = int(self.at[structure - 1]) + 3, int(self._count[structure - 1])
         rows = self.words[at : at + 3 * count].reshape(-1, 3).tolist()
-        if self._flag[number - 1]:
+        if self._flag[structure - 1]:
             return [Element(self.name_at(name), kind, bit & 0xFFFFFF, bit >> 24) for name, kind, bit in rows]
-        return [Element(self.name_at(name), kind, bit, 0) for name, kind, bit in rows]
+        placed = ((name, kind, self._integer_bits(kind)) for name, kind, _ in rows)
+        return [
+            Element(self.name_at(name), kind, bit + shift, bits)
+            for (name, kind, (shift, bits)), (_, _, bit) in zip(placed, rows, strict=True)
+        ]
 
-    @functools.cache  # noqa: B019 - as many as there are structures, for as long as they are needed
-    def _members(self, number: int) -> tuple[dict[str, Element], list[Element]]:
-        """Return the named members of a structure (the first one of each name), and those that are anonymous."""
-        elements = self.elements(number)
-        return {each.name: each for each in reversed(elements) if each.name}, [x for x in elements if not x.name]
+    def _integer_bits(self, number: int) -> tuple[int, int]:
+        """Return first bit and width of an integer that was made for a bit field; 0 and 0 of another type.
 
-    def _find(self, number: int, name: str) -> Element | None:
-        """Return a member of a structure or of the anonymous ones in it, its bit from the structure's begin."""
-        waiting, seen = [(number, 0)], {number}
-        while waiting and len(seen) <= _MOST_ANONYMOUS:
-            number, base = waiting.pop()
-            named, anonymous = self._members(number)
-            if name in named:
-                found = named[name]
-                return found._replace(bit=base + found.bit)
-            inner = [(self._resolved(each.type), base + each.bit) for each in anonymous]
-            fresh = [(each, bit) for each, bit in inner if each not in seen]
-            seen.update(each for each, _ in fresh)
-            waiting += reversed(fresh)
+        Before Linux 5.0 (kind_flag) this was how bit fields were written.
+        """
+        number = self._resolved(number)
+        if self.kind(number) != _INT:
+            return 0, 0
+        encoding = int(self.words[int(self.at[number - 1]) + 3])
+        shift, width = encoding >> 16 & 0xFF, encoding & 0xFF
+        return (shift, width) if shift or width != 8 * int(self._value[number - 1]) else (0, 0)
+
+    def _inside(self, kind: int) -> int | None:
+        for _ in range(_LONGEST_CHAIN):
+            kind = self._resolved(kind)
+            if self.kind(kind) != _ARRAY:
+                return kind if self.kind(kind) in (_STRUCT, _UNION) else None
+            kind, _ = self._array(kind)
         return None
 
-    def member(self, structure: str, path: str) -> Member | None:
-        """Return a member of a structure; see `KernelTypes`.
-
-        None also if it does not lie within its structure, or if several structures of that name disagree about it.
-        """
-        numbers = self._structures.get(structure) or [self._resolved(each) for each in self._others.get(structure, ())]
-        return _agreed(self._member(number, path) for number in numbers)
-
-    def _member(self, number: int, path: str) -> Member | None:
-        bit = 0
-        found: Element | None = None
-        for name in path.split("."):
-            if found is not None:
-                bit += found.bit
-                number = self._element_type(found.type)
-            found = self._find(number, name)
-            whole = self._size_of(number)
-            if found is None or whole is None:
-                return None
-            if found.bit + (found.bits or 8 * (self._size_of(found.type) or 0)) > 8 * whole:
-                return None
-        return None if found is None else self._placed(found, bit + found.bit)
-
-    def _element_type(self, number: int) -> int:
-        """Return the type of what an array, of arrays maybe, consists of; another type itself."""
-        for _ in range(_LONGEST_CHAIN):
-            number = self._resolved(number)
-            if self.kind(number) != _ARRAY:
-                return number
-            number, _ = self._array(number)
-        return 0
-
-    def _placed(self, element: Element, bit: int) -> Member | None:
-        size, bits = self._size_of(element.type), element.bits
-        number = self._resolved(element.type)
-        if not bits and size is not None and self.kind(number) == _INT:
-            # before Linux 5.0 (kind_flag), the width was that of an integer made for it
-            encoding = int(self.words[int(self.at[number - 1]) + 3])
-            width, shift = encoding & 0xFF, encoding >> 16 & 0xFF
-            if width != 8 * size or shift:
-                bit, bits = bit + shift, width
-        if not bits:
-            return None if bit % 8 else Member(bit // 8, size)
-        if not size or bits > 8 * size:
-            return None
-        at = bit // (8 * size) * size
-        if bit - 8 * at + bits > 8 * size:  # packed: it does not lie in one whole unit
-            at, size = bit // 8, (bit % 8 + bits + 7) // 8
-        within = bit - 8 * at
-        return Member(at, size, within if self.header.order == "<" else 8 * size - within - bits, bits)
+    def _structures_named(self, name: str) -> list[int]:
+        return self._structures.get(name) or [self._resolved(each) for each in self._others.get(name, ())]
 
     def size(self, structure: str) -> int | None:
         """Return the size of a type in bytes; see `KernelTypes`. None also if several types of that name disagree."""
         tables = (self._structures, self._enumerations, self._others)
         numbers = next((table[structure] for table in tables if structure in table), [])
-        return _agreed(self._size_of(number) for number in numbers)
+        return agreed(self._size_of(number) for number in numbers)
 
     def constant(self, enumeration: str | None, name: str) -> int | None:
         """Return the value of a constant; see `KernelTypes`."""

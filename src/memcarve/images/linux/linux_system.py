@@ -19,12 +19,19 @@ from memcarve.metadata import Metadata
 from memcarve.process import Platform, ProcessEntry, Unix
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from memcarve.formats.kernel_types import KernelTypes
+    from memcarve.formats.kernel_types.symbol_file import SymbolFile
     from memcarve.images.linux.kernel import Kernel
+    from memcarve.images.linux.landmarks import Landmarks
     from memcarve.images.linux.tasks import Task
     from memcarve.images.paging_modes import AddressTable
     from memcarve.images.physical import PhysicalMemory
 
 _VERSION = re.compile(r"(\d+)\.(\d+)(?:\.(\d+))?")
+
+_REMEDY = "{symbols} takes types of the kernel (ISF, BTF, vmlinux); {dtb} takes a page-table root ({scan} lists them)"
 
 
 class LinuxSystem:
@@ -157,16 +164,33 @@ class LinuxSystem:
         return Metadata()
 
 
-def find_linux(memory: PhysicalMemory) -> LinuxSystem | None:
-    """Return the Linux of a machine, None if there is none.
+def find_linux(memory: PhysicalMemory, symbols: SymbolFile | None = None) -> LinuxSystem | None:
+    """Return the Linux of a machine, None if there is none; by the types in a file, or else those in the memory itself.
 
-    Raises ProcessError if there is one for certain, but its processes cannot be found.
+    Raises ProcessError if there is one for certain, but its processes cannot be found, and KernelTypesError if the file
+    is for another kernel.
     """
     landmarks = find_landmarks(memory)
-    types = (found.types for found in kernel_btf(memory, landmarks))
-    kernel = find_kernel(memory, types, landmarks) or learned_kernel(memory, landmarks)
+    types: Iterable[KernelTypes] = (found.types for found in kernel_btf(memory, landmarks))
+    note = None
+    if symbols is not None:
+        types, note = [symbols.types], _compared(symbols, landmarks)
+    kernel = find_kernel(memory, types, landmarks)
+    if kernel is None and symbols is None:
+        kernel = learned_kernel(memory, landmarks)
     if kernel is not None:
-        return LinuxSystem(kernel)
+        system = LinuxSystem(kernel)
+        system.notes += [] if note is None else [note]
+        return system
     if not landmarks.banners:
         return None
-    raise ProcessError(f"Linux {landmarks.banners[0].release} was found, but not its processes")
+    by = "" if symbols is None else f" by the types in {symbols.path}, which may be another kernel's"
+    raise ProcessError(f"Linux {landmarks.banners[0].release} was found, but not its processes{by}", remedy=_REMEDY)
+
+
+def _compared(symbols: SymbolFile, landmarks: Landmarks) -> str | None:
+    """Return a sentence if a file is of another build of the kernel; KernelTypesError if it is for another one."""
+    said = [each.vmcoreinfo for each in landmarks.information]
+    releases = {each.release for each in landmarks.banners} | {each.release for each in said}
+    ids = {each.build_id for each in said if each.build_id is not None}
+    return symbols.check(releases, {each.text for each in landmarks.banners}, ids)
