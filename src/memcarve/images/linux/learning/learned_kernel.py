@@ -8,6 +8,8 @@ from memcarve.images.linux.kernel import FirstTask, kernel_from
 from memcarve.images.linux.kernel_structures import Structures
 from memcarve.images.linux.learning.first_task_shape import shapes
 from memcarve.images.linux.learning.learned_types import LearnedTypes
+from memcarve.images.linux.learning.memory_members import learn_spaces
+from memcarve.images.linux.learning.region_members import learn_regions
 from memcarve.images.linux.learning.task_members import learn_tasks
 
 if TYPE_CHECKING:
@@ -23,13 +25,17 @@ def learned_kernel(memory: PhysicalMemory, landmarks: Landmarks) -> Kernel | Non
     """
     for shape in shapes(memory, landmarks.names):
         ring = LearnedTypes(shape.word)  # the first task's children are in a list that leads back, too
-        ring.put("task_struct", "tasks", shape.real_parent + 2 * shape.word, 2 * shape.word)
+        ring.put_list("task_struct", "tasks", shape.real_parent + 2 * shape.word)
         kernel = kernel_from(memory, FirstTask(shape.address, shape.physical, ring), landmarks.information)
         if kernel is None:
             continue
         types = LearnedTypes(shape.word)
         structures = Structures(kernel.space, types, kernel.table.kernel_half)
-        if learn_tasks(structures, shape, types) is not None:
+        tasks = learn_tasks(structures, shape, types)
+        if tasks is not None:
+            spaces = learn_spaces(kernel._replace(structures=structures), tasks, types)
+            if spaces is not None:
+                learn_regions(spaces)
             # what it was asked for while it was not known is asked for again
             structures = Structures(kernel.space, types, kernel.table.kernel_half)
             return kernel._replace(structures=structures, first=kernel.first._replace(types=types))

@@ -23,9 +23,17 @@ class LearnedTypes:
         self._sizes: dict[str, int] = {}
         self._constants: dict[tuple[str, str], int] = {}
 
-    def put(self, structure: str, path: str, offset: int, size: int | None = None) -> None:
-        """Add a member; without a size it is a pointer, or as large as one."""
-        self._members[structure, path] = Member(offset, self.pointer_size if size is None else size)
+    def put(self, structure: str, path: str, offset: int, size: int | None) -> None:
+        """Add a member of so many bytes; None if it is not known how many."""
+        self._members[structure, path] = Member(offset, size)
+
+    def put_pointer(self, structure: str, path: str, offset: int) -> None:
+        """Add a member that is a pointer, or as large as one."""
+        self._members[structure, path] = Member(offset, self.pointer_size)
+
+    def put_list(self, structure: str, path: str, offset: int) -> None:
+        """Add a member that is a list_head, or another structure of two pointers."""
+        self._members[structure, path] = Member(offset, 2 * self.pointer_size)
 
     def put_size(self, structure: str, size: int) -> None:
         """Add a structure's size in bytes."""

@@ -68,7 +68,7 @@ def learn_tasks(kernel: Structures, shape: Shape, types: LearnedTypes) -> Tasks 
     if listed is None or len(listed[1]) < _LEAST:
         return None
     link, addresses = listed
-    types.put("task_struct", "tasks", link, 2 * shape.word)
+    types.put_list("task_struct", "tasks", link)
     found = Tasks(kernel, shape, addresses)
     if not _learn_pids(found, types):
         return None
@@ -79,11 +79,11 @@ def learn_tasks(kernel: Structures, shape: Shape, types: LearnedTypes) -> Tasks 
 
 def _put_shape(shape: Shape, types: LearnedTypes) -> None:
     word, at = shape.word, shape.real_parent
-    types.put("task_struct", "real_parent", at)
-    types.put("task_struct", "parent", at + word)
-    types.put("task_struct", "children", at + 2 * word, 2 * word)
-    types.put("task_struct", "sibling", at + 4 * word, 2 * word)
-    types.put("task_struct", "group_leader", at + 6 * word)
+    types.put_pointer("task_struct", "real_parent", at)
+    types.put_pointer("task_struct", "parent", at + word)
+    types.put_list("task_struct", "children", at + 2 * word)
+    types.put_list("task_struct", "sibling", at + 4 * word)
+    types.put_pointer("task_struct", "group_leader", at + 6 * word)
     types.put("task_struct", "comm", shape.comm, COMM)
 
 
@@ -171,7 +171,7 @@ def _learn_stack(tasks: Tasks, types: LearnedTypes) -> None:
     stack_at = sole(found)
     if stack_at is None:
         return
-    types.put("task_struct", "stack", stack_at)
+    types.put_pointer("task_struct", "stack", stack_at)
     types.put("task_struct", "flags", stack_at + word + 4, 4)
     # most tasks sleep in some way: a column of zeros is another member
     for at in (stack_at - 4, stack_at - 8):
@@ -203,8 +203,8 @@ def _learn_mm(tasks: Tasks, types: LearnedTypes) -> None:
             found.append(at)
     at_mm = sole(found)
     if at_mm is not None:
-        types.put("task_struct", "mm", at_mm)
-        types.put("task_struct", "active_mm", at_mm + word)
+        types.put_pointer("task_struct", "mm", at_mm)
+        types.put_pointer("task_struct", "active_mm", at_mm + word)
 
 
 def _learn_exit(tasks: Tasks, types: LearnedTypes) -> None:
@@ -272,11 +272,11 @@ def _learn_pid(tasks: Tasks, types: LearnedTypes) -> None:
     second = pid.column(inside + 2 * word, 4)[deeper]
     if share((second > 0) & (second < np.uint64(_MOST_PID))) < NEARLY and deeper.any():
         return
-    types.put("task_struct", "thread_pid", at)
+    types.put_pointer("task_struct", "thread_pid", at)
     types.put("pid", "level", 4, 4)
     types.put("pid", "numbers", inside, 0)  # an array without an end
     types.put("upid", "nr", 0, 4)
-    types.put("upid", "ns", word)
+    types.put_pointer("upid", "ns", word)
     types.put_size("upid", 2 * word)
 
 
@@ -311,9 +311,9 @@ def _learn_threads(tasks: Tasks, types: LearnedTypes) -> None:
     if len(found) != 1:
         return
     at, signal, inside = found[0]
-    types.put("task_struct", "thread_node", at, 2 * word)
-    types.put("task_struct", "signal", signal)
-    types.put("signal_struct", "thread_head", inside, 2 * word)
+    types.put_list("task_struct", "thread_node", at)
+    types.put_pointer("task_struct", "signal", signal)
+    types.put_list("signal_struct", "thread_head", inside)
 
 
 def _learn_start(tasks: Tasks, types: LearnedTypes) -> None:
@@ -365,8 +365,8 @@ def _learn_cred(tasks: Tasks, types: LearnedTypes) -> None:
     users = sole(ids)
     if users is None:
         return
-    types.put("task_struct", "real_cred", at)
-    types.put("task_struct", "cred", at + word)
+    types.put_pointer("task_struct", "real_cred", at)
+    types.put_pointer("task_struct", "cred", at + word)
     for row, name in enumerate(("uid", "gid", "suid", "sgid", "euid", "egid", "fsuid", "fsgid")):
         types.put("cred", name, users + 4 * row, 4)
 
