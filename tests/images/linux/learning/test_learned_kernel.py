@@ -27,7 +27,16 @@ _TASK = [
     *("real_parent", "parent", "group_leader", "thread_pid", "thread_node", "signal", "real_cred", "cred"),
     *("start_time", "start_boottime"),
 ]
-_OTHERS = ["signal_struct.thread_head", "cred.uid", "cred.gid", "pid.level", "pid.numbers", "upid.nr"]
+_OTHERS = [
+    *("mm_struct.pgd", "mm_struct.map_count", "mm_struct.start_brk", "mm_struct.arg_start", "mm_struct.env_end"),
+    *("vm_area_struct.vm_start", "vm_area_struct.vm_flags", "vm_area_struct.vm_file", "vm_area_struct.vm_pgoff"),
+    "signal_struct.thread_head",
+    "cred.uid",
+    "cred.gid",
+    "pid.level",
+    "pid.numbers",
+    "upid.nr",
+]
 #: members as kernels before 5.14 and 5.5 called them, with the same content
 _FORMER = {"__state": "state", "start_boottime": "real_start_time"}
 
@@ -54,7 +63,8 @@ def _wrong(types: LearnedTypes, btf: Btf) -> list[str]:
         said = _said(btf, structure, path)
         # the state was as large as a pointer once, and only its lowest bytes were used
         loose = path in ("__state", "numbers")
-        if said is None or said.offset != member.offset or (said.size != member.size and not loose):
+        size_is_so = member.size is None or loose or (said is not None and said.size == member.size)
+        if said is None or said.offset != member.offset or not size_is_so:
             wrong.append(f"{structure}.{path} at {member}, not {said}")
     return wrong
 
