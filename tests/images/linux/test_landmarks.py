@@ -141,6 +141,15 @@ def test_banners_are_found_anywhere(at: int) -> None:
     assert banner.text == _BANNER[:-2].decode()
 
 
+def test_the_name_of_the_first_task() -> None:
+    """It is found among any number of words that begin like it, also if a block ends within it."""
+    data = placed(
+        2 * BLOCK, (0x80C40, b"swapper/0" + bytes(7)), (BLOCK - 4, b"swapper\0"), (0x81000, b"swapper/1" + bytes(7))
+    )
+    data = b"swap" * 0x20000 + data[0x80000:]
+    assert find_landmarks(whole(data)).names == [0x80C40, BLOCK - 4]
+
+
 def test_information_is_found_longest_first() -> None:
     """VMCOREINFO is found at whole words; what follows a missing page is not read."""
     short, long = b"OSRELEASE=6.1\n\0", b"OSRELEASE=6.1\nPAGESIZE=4096\nX=y\n\0"

@@ -16,20 +16,17 @@ from memcarve.images.physical_scan import everything, look_through
 from memcarve.intervals import PAGE
 
 if TYPE_CHECKING:
-    from memcarve.dtypes import I64, U64
+    from memcarve.dtypes import I64, U32, U64
     from memcarve.formats.images.vmcoreinfo import Vmcoreinfo
     from memcarve.images.physical import PhysicalMemory
 
-#: the first words of BTF (magic, version 1, no flags), of VMCOREINFO, a banner and the first task's name: compilers put
-#: all of them at whole words. Looking for words takes a third of the time that looking for text does
-_WORDS = tuple(
-    np.uint32(int.from_bytes(begin[:4], "little"))
-    for begin in (
-        (btf.VERSION << 16 | btf.MAGIC).to_bytes(4, "little"),
-        vmcoreinfo.BEGIN,
-        b"Linux version ",
-        b"swapper",
-    )
+#: with what BTF (magic, version 1, no flags), VMCOREINFO, a banner and the first task's name begin: compilers put all
+#: of them at whole words. Looking for words takes a third of the time that looking for text does
+_BEGINNINGS = (
+    (btf.VERSION << 16 | btf.MAGIC).to_bytes(4, "little"),
+    vmcoreinfo.BEGIN[:8],
+    b"Linux ve",
+    b"swapper",
 )
 _FIRST_TASK = re.compile(rb"swapper(?:/0)?\0")
 _LONGEST_NAME = 16  # TASK_COMM_LEN, include/linux/sched.h
@@ -72,9 +69,9 @@ def find_landmarks(memory: PhysicalMemory) -> Landmarks:
 
     def look(physical: U64, words: U64) -> list[list[int]]:
         small = words.reshape(-1).view("<u4")
-        return [_places(physical, 4 * np.flatnonzero(small == word)) for word in _WORDS]
+        return [_places(physical, 4 * _begins(small, begin)) for begin in _BEGINNINGS]
 
-    places: list[list[int]] = [[] for _ in _WORDS]
+    places: list[list[int]] = [[] for _ in _BEGINNINGS]
     for found in look_through(memory, everything(memory), look):
         for kept, more in zip(places, found, strict=True):
             kept.extend(more[: _MOST - len(kept)])
@@ -85,6 +82,16 @@ def find_landmarks(memory: PhysicalMemory) -> Landmarks:
         _banners(memory, sorted(places[2])),
         [place for place in sorted(places[3]) if _FIRST_TASK.match(available(memory, place, _LONGEST_NAME))],
     )
+
+
+def _begins(words: U32, begin: bytes) -> I64:
+    """Return where (in words) some bytes begin, of which the first eight count; at the end the first four."""
+    found = np.flatnonzero(words == np.uint32(int.from_bytes(begin[:4], "little")))
+    rest = begin[4:]
+    if rest and len(found):
+        following = words[np.minimum(found + 1, len(words) - 1)] & np.uint32((1 << 8 * len(rest)) - 1)
+        found = found[(following == int.from_bytes(rest, "little")) | (found == len(words) - 1)]
+    return found
 
 
 def _places(physical: U64, offsets: I64) -> list[int]:
