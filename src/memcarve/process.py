@@ -14,7 +14,7 @@ import numpy as np
 
 from memcarve.addresses import Address, AddressRange, parse_address, parse_range
 from memcarve.backing import FileBacking
-from memcarve.errors import ProcessError, UnreadableError, UsageError, printable
+from memcarve.errors import InputError, ProcessError, UnreadableError, UsageError, printable
 from memcarve.intervals import TOP, Intervals
 from memcarve.metadata import Metadata, places
 from memcarve.missing import CUT_OFF, UNREADABLE
@@ -43,6 +43,7 @@ _KERNEL_HALF_32 = 0x80000000
 _ATTEMPTS = 4  # at what may be unreadable: blocks that fail now and then are not waited for
 #: what lies between these addresses needs more than 48 bits
 _WIDEST = 57
+_MOST_OTHERS = 4096
 _LOWER_END, _UPPER_START = np.uint64(1 << 47), np.uint64(TOP - (1 << 47))
 
 
@@ -269,6 +270,38 @@ class Machine(NamedTuple):
     kernel_half: int | None = None
 
 
+class Others:
+    """The other processes of a `container` than the one at `index`, of those that the kernel's list leads to.
+
+    They are opened one after the other, when it is their turn, and looked at once: what a function says of a process is
+    kept for the next one that asks.
+    """
+
+    def __init__(self, container: Container, index: int) -> None:
+        self._container = container
+        self._index = index
+
+    def __len__(self) -> int:
+        return len(self._indexes)
+
+    @functools.cached_property
+    def _indexes(self) -> list[int]:
+        entries = enumerate(self._container.listed())
+        certain = [index for index, entry in entries if not entry.doubts and not entry.ended]
+        return [index for index in certain[:_MOST_OTHERS] if index != self._index]
+
+    def of(self, say: Callable[[ProcessMemory], _T]) -> Iterator[_T]:
+        """Yield what `say` says of each of them; one that cannot be opened is left out."""
+        kept = self._container.said_of_each
+        for index in self._indexes:
+            if index not in kept:
+                try:
+                    kept[index] = say(self._container.process(index=index, half="user"))
+                except InputError:
+                    continue
+            yield kept[index]
+
+
 class Account(NamedTuple):
     """What of its input a process's memory is.
 
@@ -328,6 +361,8 @@ class ProcessMemory:
         self.pages = pages
         self.file = file or space.backing
         self.auxiliary_vector = auxiliary_vector
+        #: the other processes of the container that it is from; None if it is from none
+        self.others: Others | None = None
         self._lost = 0
 
     @property
@@ -678,6 +713,7 @@ class Container(ABC):
         if index is None:
             index = self.choose([] if pid is None else [pid])[0]
         found = self._half(index, half)
+        found.others = Others(self, index)
         found.note_lost()
         return found
 
@@ -688,6 +724,11 @@ class Container(ABC):
 
     def __len__(self) -> int:
         return len(self.certain())
+
+    @functools.cached_property
+    def said_of_each(self) -> dict[int, Any]:
+        """What was worked out of processes, by their places in `processes()`, to be compared with others."""
+        return {}
 
     def certain(self) -> list[int]:
         """Return the places in `processes()` of all that nothing speaks against."""

@@ -23,6 +23,11 @@ WORDS = frozenset({*_WINDOWS, "PAGE_GUARD", "PAGE_NOCACHE", "PAGE_WRITECOMBINE"}
 _UNIX = re.compile(r"([r-][w-][x-])[ps]?")
 
 
+def is_of_unix(protection: str | None) -> bool:
+    """Return True if a protection is in the letters of a Unix, ``r-xp`` or ``r-x``."""
+    return protection is not None and _UNIX.fullmatch(protection) is not None
+
+
 def collapsed(protection: str | None) -> str | None:
     """Return a protection as ``r-x``; None if it is unknown or not a documented one.
 

@@ -21,7 +21,7 @@ from files import put
 from memcarve.backing import FileBacking
 from memcarve.linux_mappings import Mapping, region
 from memcarve.metadata import Metadata, Parameters, Regions, SourceRows, Thread
-from memcarve.process import Platform, ProcessEntry, ProcessMemory
+from memcarve.process import Platform, ProcessEntry, ProcessMemory, Unix
 from memcarve.sinks.scripts import export_scripts
 from memcarve.sources.core import CORE
 from memcarve.sources.minidump import MINIDUMP
@@ -229,7 +229,7 @@ def made(folder: Path) -> ProcessMemory:
     vector = struct.pack("<6Q", 33, 0xFFFF80010000, 9, 0xAAAAC0000000, 0, 0)
     return process_with(
         AddressSpace(start, size, offset, FileBacking(put(folder / "image", data))),
-        entry=ProcessEntry(701, "daemon", 1),
+        entry=ProcessEntry(701, "daemon", 1, unix=Unix(uid=1000, gid=100)),
         architecture="arm64",
         address_bits=57,
         platform=Platform("linux", 6, 12),
@@ -268,11 +268,11 @@ def test_gdb_knows_all_of_a_process(tmp_path: Path) -> None:
 
 
 def test_what_a_core_says_of_the_process(tmp_path: Path) -> None:
-    """NT_PRPSINFO and NT_PRSTATUS have pid, parent and arguments where Linux has them (elfcore.h)."""
+    """NT_PRPSINFO and NT_PRSTATUS have user, group, pid, parent and arguments where Linux has them (elfcore.h)."""
     export_elfcore(made(tmp_path), tmp_path / "core")
     data = (tmp_path / "core").read_bytes()
     place = data.index(struct.pack("<3I", 5, 136, 3) + b"CORE\0\0\0\0") + 20
-    assert struct.unpack_from("<2I", data, place + 24) == (701, 1)
+    assert struct.unpack_from("<4I", data, place + 16) == (1000, 100, 701, 1)
     assert data[place + 40 : place + 56] == b"daemon".ljust(16, b"\0")
     assert data[place + 56 : place + 136] == b"/usr/sbin/daemon --foreground -c /etc/d.conf".ljust(80, b"\0")
     place = data.index(struct.pack("<3I", 5, 392, 1) + b"CORE\0\0\0\0") + 20

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from memcarve.errors import AddressError, CounterpartError, SourceReadError
 from memcarve.intervals import PAGE, Intervals, union
+from memcarve.labels import linux_flags
 from memcarve.labels.headers import parse_header
 from memcarve.labels.metadata_index import OWN
 from memcarve.permissions import EXECUTE, PROT_NONE, TRANSITION, USER, WRITE
 from memcarve.vocabulary import Flag, Kind
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from memcarve.labels.headers import Header
     from memcarve.labels.metadata_index import Known
+    from memcarve.labels.text_pages import Difference
     from memcarve.space import AddressSpace
 
 
@@ -26,15 +29,22 @@ NEEDS = {
     Flag.PRIVATE_EXECUTABLE: "regions that say what is private: {regions:FILE}, as windows.vadinfo prints them",
     Flag.WRITABLE_EXECUTABLE: "an image, or regions that say their protection: {regions:FILE}",
     Flag.PE_IN_PRIVATE: "regions that say what is private: {regions:FILE}, as windows.vadinfo prints them",
+    Flag.ELF_IN_PRIVATE: "regions that say what is private: {regions:FILE}, as /proc/PID/maps has them",
     Flag.BEYOND_SECTION: "the page tables of an image, and regions that say what is an image",
     Flag.MODULE_UNLISTED: "a list of modules ({modules:FILE}) and regions that say what is an image ({regions:FILE})",
     Flag.ENTRY_UNMAPPED: "all of a list of modules ({modules:FILE}) and of the regions ({regions:FILE})",
     Flag.WIPED_HEADER: "the bytes, and what is mapped where: {content:headers}, or {regions:FILE}",
+    Flag.EXECUTABLE_STACK: "regions that say what is a stack, and an image or their protection: {regions:FILE}",
+    Flag.MEMFD_EXECUTABLE: "regions of Linux with files and protections: {regions:FILE}, as /proc/PID/maps has them",
+    Flag.DELETED_EXECUTABLE: "regions of Linux with files and protections: {regions:FILE}, as /proc/PID/maps has them",
+    Flag.PRELOADED_LIBRARY: "the environment of a Linux process, and regions with files",
+    Flag.TEXT_DIFFERS: "an image with several processes whose regions say which part of which file they run",
 }
 #: the flags that need the bytes of all pages
-BY_CONTENT = frozenset({Flag.PE_IN_PRIVATE, Flag.WIPED_HEADER})
+BY_CONTENT = frozenset({Flag.PE_IN_PRIVATE, Flag.ELF_IN_PRIVATE, Flag.WIPED_HEADER})
 
 _MOST_BASES = 1 << 16
+_ARTICLES = {"PE": "a PE", "ELF": "an ELF"}
 _SHOWN = 10
 #: findings that are listed in words; the flags of segments are not bounded
 MOST_FINDINGS = 1000
@@ -54,8 +64,17 @@ class Flagged:
     `by_content` is True if the segments' bytes were looked at.
     """
 
-    def __init__(self, space: AddressSpace, known: Known, headers: Sequence[Header] | None) -> None:
-        """Look for all flags; `headers` are those found in the segments, None if they were not looked for."""
+    def __init__(
+        self,
+        space: AddressSpace,
+        known: Known,
+        headers: Sequence[Header] | None,
+        differences: Sequence[Difference] | None = None,
+    ) -> None:
+        """Look for all flags; `headers` are those found in the segments, None if they were not looked for.
+
+        `differences` are what of the process's code differs from other processes', None if that was not looked for.
+        """
         self.space = space
         self.known = known
         self.by_content = headers is not None
@@ -83,7 +102,11 @@ class Flagged:
         if bases is not None and (headers is not None or regions or modules):
             self._set(Flag.WIPED_HEADER, [*self._wiped(headers or ())])
         if headers is not None and known.has_kinds:
-            self._set(Flag.PE_IN_PRIVATE, [*self._in_private(headers)])
+            self._set(Flag.PE_IN_PRIVATE, [*self._in_private(headers, Flag.PE_IN_PRIVATE, "PE")])
+            self._set(Flag.ELF_IN_PRIVATE, [*self._in_private(headers, Flag.ELF_IN_PRIVATE, "ELF")])
+        self._look_at_mappings(executable)
+        if differences is not None:
+            self._set(Flag.TEXT_DIFFERS, [*self._differing(differences)])
 
     @property
     def notes(self) -> list[str]:
@@ -91,6 +114,47 @@ class Flagged:
         found = [finding for finding in self.findings if finding.flag == Flag.ENTRY_UNMAPPED]
         more = [f"{Flag.ENTRY_UNMAPPED}: {len(found) - _SHOWN} more"] if len(found) > _SHOWN else []
         return [*(f"{row.flag}: 0x{row.address:x}: {row.why}" for row in found[:_SHOWN]), *more]
+
+    def _look_at_mappings(self, executable: Intervals | None) -> None:
+        """Look for stacks that run, and for what files say of Linux mappings."""
+        known = self.known
+        if known.has_kinds and (known.has_protections or executable is not None):
+            stacks = self._regions(lambda place: known.kinds[place] == Kind.STACK)
+            by_page = None if executable is None else executable.intersect(stacks)[0]
+            places = [place for place, row in enumerate(known.regions) if "x" in (row.collapsed or "")]
+            running = {place for place in places if known.kinds[place] == Kind.STACK}
+            self._set(Flag.EXECUTABLE_STACK, [self._regions(running.__contains__), by_page])
+        if not known.is_unix:
+            return
+        if known.has_files and known.has_protections:
+            for flag, rows in (
+                (Flag.MEMFD_EXECUTABLE, linux_flags.memory_run(known.regions)),
+                (Flag.DELETED_EXECUTABLE, linux_flags.deleted_run(known.regions)),
+            ):
+                self._set(flag, [*self._mappings_of(flag, dict(rows))])
+        environments = [each.environment for each in known.metadata.parameters if each.environment is not None]
+        if known.has_files and environments:
+            found = linux_flags.preloaded(known.regions, itertools.chain(*environments))
+            self._set(Flag.PRELOADED_LIBRARY, [*self._mappings_of(Flag.PRELOADED_LIBRARY, dict(found))])
+
+    def _mappings_of(self, flag: str, rows: Mapping[int, str]) -> Iterator[Intervals]:
+        """Yield regions by their places, with the reason in words, which is found once for each file."""
+        said = set()
+        for place in sorted(rows):
+            row = self.known.regions[place]
+            if row.file not in said:
+                said.add(row.file)
+                self.findings.append(Finding(flag, row.start, rows[place]))
+        yield self._regions(rows.__contains__)
+
+    def _differing(self, differences: Sequence[Difference]) -> Iterator[Intervals]:
+        for each in differences:
+            why = (
+                f"code of {each.file} (offset 0x{each.place:x}) is not what {each.others} other processes have there; "
+                f"{each.own} have these bytes, this one counted"
+            )
+            self.findings.append(Finding(Flag.TEXT_DIFFERS, each.address, why))
+        yield Intervals.of((each.address, PAGE) for each in differences)
 
     def _set(self, flag: str, parts: list[Intervals | None]) -> None:
         self.where[flag] = union(*(part for part in parts if part is not None))
@@ -216,15 +280,17 @@ class Flagged:
         held = self.known.region_at(base)
         return held is not None and self.known.kinds[held] == Kind.IMAGE
 
-    def _in_private(self, headers: Sequence[Header]) -> Iterator[Intervals]:
+    def _in_private(self, headers: Sequence[Header], flag: str, kind: str) -> Iterator[Intervals]:
+        """Yield the pages with headers of a kind in memory that no file backs; a core is no program."""
         known = self.known
-        places = [(header, known.region_at(header.address)) for header in headers if header.format == "PE"]
+        found = [header for header in headers if header.format == kind and header.kind != "core"]
+        places = [(header, known.region_at(header.address)) for header in found]
         own = [
-            (header.address, f"a PE header in {known.kinds[place]} memory that no file backs")
+            (header.address, f"{_ARTICLES[kind]} header in {known.kinds[place]} memory that no file backs")
             for header, place in places
             if place is not None and self.known.is_unbacked(place)
         ]
-        yield from self._pages_of(Flag.PE_IN_PRIVATE, own)
+        yield from self._pages_of(flag, own)
 
     def _pages_of(self, flag: str, found: list[tuple[int, str]]) -> Iterator[Intervals]:
         """Yield the pages at these addresses."""

@@ -11,6 +11,7 @@ from memcarve.errors import printable
 from memcarve.intervals import TOP, Intervals, smallest_owner
 from memcarve.metadata import Regions
 from memcarve.paths import base_name
+from memcarve.protection import is_of_unix
 from memcarve.vocabulary import Kind
 
 if TYPE_CHECKING:
@@ -56,6 +57,8 @@ class Known:
         self.has_kinds = none or any(kind is not None for kind in self.kinds)
         self.has_protections = none or any(row.collapsed is not None for row in self.regions)
         self.has_files = none or any(row.file is not None for row in self.regions)
+        #: whether regions are of a Unix, which says what is protected now, and what is mapped by the file's name
+        self.is_unix = any(is_of_unix(row.protection) for row in self.regions)
         self._texts: dict[int, str] = {}
         self.conflicts: Conflicts = find_conflicts(metadata, self)
 
@@ -86,7 +89,7 @@ class Known:
         """Return True if no file backs a region: it is the process's own, or shared memory without a file."""
         region, kind = self.regions[place], self.kinds[place]
         return (kind in OWN and (region.file is None or region.private is True)) or (
-            kind == Kind.MAPPED and region.file is None
+            kind == Kind.MAPPED and region.file is None and region.inode in (None, 0)
         )
 
     def region_at(self, address: int) -> int | None:

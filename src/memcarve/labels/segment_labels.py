@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from memcarve.intervals import Intervals
     from memcarve.labels.content import ContentObserver, Contents
     from memcarve.labels.metadata_index import Known, Listed
+    from memcarve.labels.text_pages import Difference
     from memcarve.metadata import Region, Thread
     from memcarve.segments import Segments
     from memcarve.space import AddressSpace
@@ -173,14 +174,24 @@ class _Join:
 class SegmentLabels:
     """What is known about `segments`, in the same order; `contents` is what their bytes say, None if not looked at.
 
+    `differences` are what of the process's code differs from other processes', None if that was not looked for.
+
     Implements ``segments.Labels``.
     """
 
-    def __init__(self, space: AddressSpace, known: Known, segments: Segments, contents: Contents | None) -> None:
+    def __init__(
+        self,
+        space: AddressSpace,
+        known: Known,
+        segments: Segments,
+        contents: Contents | None,
+        differences: Sequence[Difference] | None = None,
+    ) -> None:
         self.space = space
         self.known = known
         self.segments = segments
         self.contents = contents
+        self._differences = differences
         self._regions = _Join(known.region_pieces, segments)
         self._modules = _Join(known.module_pieces, segments)
         self._areas = _Join(known.area_pieces, segments)
@@ -206,7 +217,7 @@ class SegmentLabels:
         """Return the labels of some of the segments."""
         bare = self.segments.labelled(None).where(keep)
         contents = None if self.contents is None else self.contents.where(keep)
-        found = SegmentLabels(self.space, self.known, bare, contents)
+        found = SegmentLabels(self.space, self.known, bare, contents, self._differences)
         found._flagged = self._flagged  # about the whole process
         return found
 
@@ -274,7 +285,7 @@ class SegmentLabels:
         complete = contents is not None and contents.complete
         if self._flagged is None or (complete and not self._flagged.by_content):
             headers = contents.headers() if contents is not None and complete else None
-            self._flagged = Flagged(self.space, self.known, headers)
+            self._flagged = Flagged(self.space, self.known, headers, self._differences)
             self._flag_columns = {}
         if not self._flag_columns:
             where = self._flagged.where

@@ -17,6 +17,7 @@ from memcarve.formats.elf_core.process_notes import EXECUTE, READ, WRITE, Mapped
 from memcarve.formats.elf_core.processors import PROCESSORS
 from memcarve.metadata import hexadecimal
 from memcarve.permissions import EXECUTE as MAY_EXECUTE, PROT_NONE, TRANSITION, WRITE as MAY_WRITE
+from memcarve.process import Unix
 from memcarve.sinks.input_hash import hash_to_come
 from memcarve.sinks.ranges import ranges
 from memcarve.sinks.single_file import write_file
@@ -201,7 +202,8 @@ def _identity(process: ProcessMemory) -> process_notes.Identity:
     """Return who the process is, as far as it is known; its arguments are those that it was started with."""
     given = [each.command_line for each in process.metadata.parameters if each.command_line is not None]
     arguments = _encoded(given[0]) if given else None
-    return process_notes.Identity(process.pid, _encoded(process.name or ""), arguments, process.entry.parent)
+    name, unix = _encoded(process.name or ""), process.entry.unix or Unix()
+    return process_notes.Identity(process.pid, name, arguments, process.entry.parent, unix.uid, unix.gid)
 
 
 def _fits(process: ProcessMemory, word: Architecture) -> bool:

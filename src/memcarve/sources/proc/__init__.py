@@ -18,7 +18,7 @@ from memcarve.errors import InputError, OverlapError, SourceReadError
 from memcarve.formats.elf_core.processors import PROCESSORS
 from memcarve.formats.elf_layout import BITS, ORDERS
 from memcarve.formats.listing.listing_kinds import PROC_MAPS
-from memcarve.metadata import Metadata, Regions, SourceRows, Thread
+from memcarve.metadata import Metadata, Parameters, Regions, SourceRows, Thread
 from memcarve.note import Note
 from memcarve.process import Account, Container, Machine, Platform, ProcessEntry, ProcessMemory, width_of
 from memcarve.sources.listings import metadata_from_files
@@ -38,6 +38,7 @@ _YAMA = "/proc/sys/kernel/yama/ptrace_scope"
 _KERNEL_THREAD = 0x200000  # PF_KTHREAD, in the flags of stat
 _STOPPED, _ENDED = ("T", "t"), ("Z", "X", "x")
 _LONGEST = 1 << 16
+_LONGEST_START = 1 << 22  # bytes of arguments, and of environment
 
 
 class _Status(NamedTuple):
@@ -222,6 +223,32 @@ class LiveContainer(Container):
         except OSError:
             return b""
 
+    def _start(self) -> Parameters:
+        """Return what the process was started with, as far as it may be read; the process may have changed it."""
+        arguments, environment = (self._strings(name) for name in ("cmdline", "environ"))
+        return Parameters(
+            "/proc/PID/cmdline and environ",
+            None if arguments is None else " ".join(arguments),
+            self._link("exe"),
+            self._link("cwd"),
+            None if environment is None else tuple(environment),
+        )
+
+    def _strings(self, name: str) -> list[str] | None:
+        """Return the strings of a file below the process's folder, each of which ends with a zero byte."""
+        try:
+            with os.fdopen(os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._memory), "rb", 0) as file:
+                text = file.read(_LONGEST_START).decode("utf-8", "surrogateescape")
+        except OSError:
+            return None
+        return text.removesuffix("\0").split("\0") if text else []
+
+    def _link(self, name: str) -> str | None:
+        try:
+            return os.readlink(name, dir_fd=self._memory)
+        except OSError:
+            return None
+
     def _architecture(self) -> str | None:
         head = self._beginning("exe", 20)
         if len(head) < 20 or not head.startswith(b"\x7fELF"):  # noqa: PLR2004
@@ -233,17 +260,13 @@ class LiveContainer(Container):
 
     def _about(self, status: _Status) -> dict[str, Any]:
         """Return what identifies the process, ready for JSON."""
-        try:
-            program: str | None = os.readlink("exe", dir_fd=self._memory)
-        except OSError:
-            program = None
         system = os.uname()
         return {
             "path": self.path,
             "pid": status.pid,
             "started": _started(status.started),
             "state": status.state,
-            "program": program,
+            "program": self._link("exe"),
             "host": system.nodename,
             "kernel": f"{system.sysname} {system.release} {system.machine}",
         }
@@ -253,7 +276,7 @@ class LiveContainer(Container):
         regions = Regions(PROC_MAPS, [each.region for each in mapped])
         tids = self._threads()
         threads = (SourceRows("/proc/PID/task", [Thread(tid) for tid in tids]),) if tids else ()
-        return Metadata((regions,), threads=threads)
+        return Metadata((regions,), threads=threads, parameters=(self._start(),))
 
     def _open(self, name: str) -> int:
         if self._folder < 0:
