@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 from typing import TYPE_CHECKING, Any
 
@@ -115,9 +116,9 @@ class ImageContainer(Container):
             self.recognise()
         if self._system is None:
             found = self._unsettled or ProcessError(f"no {_SOUGHT[self.options.system]} was found")
-            raise ProcessError(
-                "; ".join([found.problem, *self.memory.notes]), subject=str(self), remedy=found.remedy or _GIVE_ROOT
-            )
+            error = copy.copy(found if found.remedy else found.suggest(_GIVE_ROOT))
+            error.subject, error.problem = str(self), "; ".join([found.problem, *self.memory.notes])
+            raise error
         return self._system
 
     def recognise(self) -> bool:

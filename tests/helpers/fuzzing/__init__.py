@@ -19,6 +19,7 @@ SURFACES = {
     "minidumps": "dumps.Minidumps",
     "cores": "dumps.Cores",
     "containers": "machines.Containers",
+    "kernel-types": "kernel_types.Types",
     "linux-containers": "linux_containers.Containers",
     "paging": "machines.Paging",
     "windows": "windows.Windows",
