@@ -62,6 +62,7 @@ PAGEWISE: dict[str, tuple[ModuleType, Callable[[Ranges], bytes]]] = {
     "kdump 32": (kdump, lambda ranges: containers.kdump(ranges, bits=32, machine=b"i686")),
     "kdump with one bitmap": (kdump, lambda ranges: containers.kdump(ranges, bitmaps=1)),
     "diskdump": (kdump, lambda ranges: containers.kdump(ranges, magic=b"DISKDUMP", version=1)),
+    "Xen core of HVM": (machine_core, containers.xen_core),
     "kdump flattened": (
         flattened,
         lambda ranges: containers.flattened(containers.in_pieces(containers.kdump(ranges))),

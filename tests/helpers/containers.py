@@ -237,6 +237,60 @@ def write_elf_core(path: str | os.PathLike[str], ranges: Ranges, *, bits: int = 
     return write(path, elf_core_parts(ranges, bits=bits, flavour=flavour))
 
 
+# cores of Xen's domains (docs/misc/dump-core-format.txt): starts and lengths are whole pages
+
+
+def xen_core_parts(
+    ranges: Ranges, *, kind: str = "hvm", root: int = 0x1AD000, machine: int = 62, page: int = PAGE, absent: int = 0
+) -> Iterator[bytes]:
+    """Yield what xl dump-core writes of a domain, "hvm" or "pv"; `absent` pages have a number and no place."""
+    pages = [(start + at, data) for start, content in ranges for at, data in zip(*_pages(content, page), strict=True)]
+    count = len(pages) + absent
+    context = bytearray(5168)
+    struct.pack_into("<QQQQ", context, 4984, 0x80000011, 0, 0, root)
+    if kind == "hvm":
+        table = b"".join(struct.pack("<Q", start // page) for start, _ in pages) + b"\xff" * 8 * absent
+    else:
+        rows = (struct.pack("<QQ", number, start // page) for number, (start, _) in enumerate(pages))
+        table = b"".join(rows) + (bytes(8) + b"\xff" * 8) * absent
+    magic = 0xF00FEBEE if kind == "hvm" else 0xF00FEBED
+    notes = note(b"Xen", 0x2000000, b"") + note(b"Xen", 0x2000001, struct.pack("<QQQQ", magic, 2, count, page))
+    notes += note(b"Xen", 0x2000003, struct.pack("<Q", 1))
+    bodies = {
+        b".shstrtab": b"",
+        b".note.Xen": notes,
+        b".xen_prstatus": bytes(context) * 2,
+        b".xen_shared_info": bytes(page),
+        b".xen_pfn" if kind == "hvm" else b".xen_p2m": table,
+        b".xen_pages": b"",
+    }
+    names = b"\0" + b"".join(name + b"\0" for name in bodies)
+    bodies[b".shstrtab"] = names
+    place = 64 + 64 * (len(bodies) + 1)
+    yield b"\x7fELF\2\1\1".ljust(16, b"\0")
+    yield struct.pack("<HHIQQQIHHHHHH", 4, machine, 1, 0, 0, 64, 0, 64, 0, 0, 64, len(bodies) + 1, 1)
+    yield bytes(64)
+    headers, placed = [], []
+    for name, body in bodies.items():
+        place += -place % (page if name == b".xen_pages" else 8)
+        size = count * page if name == b".xen_pages" else len(body)
+        headers.append(struct.pack("<IIQQQQIIQQ", names.index(name), 1, 0, 0, place, size, 0, 0, 1, 0))
+        placed.append((place, body))
+        place += size
+    yield b"".join(headers)
+    reached = 64 + 64 * (len(bodies) + 1)
+    for at, body in placed:
+        yield bytes(at - reached) + body
+        reached = at + len(body)
+    yield from (data for _, data in pages)
+    yield bytes(absent * page)
+
+
+def xen_core(ranges: Ranges, **how: Any) -> bytes:
+    """Return what xl dump-core writes."""
+    return b"".join(xen_core_parts(ranges, **how))
+
+
 # Windows crash dumps: starts and lengths are whole pages
 
 KINDS = {"full": 1, "FDMP": 5, "SDMP": 5, "live": 6, "kernel": 8, "kernel and user": 9, "complete": 10}

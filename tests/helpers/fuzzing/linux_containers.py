@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
 
 class Containers(machines.Containers):
-    """Compressed kernel dumps, as they are and flattened; migration streams of QEMU, also as libvirt saves them."""
+    """Compressed kernel dumps, as they are and flattened; migration streams, also libvirt's; Xen's cores."""
 
-    kinds = ("kdump", "kdump", "flattened", "migration", "libvirt")
+    kinds = ("kdump", "kdump", "flattened", "migration", "libvirt", "xen hvm", "xen pv")
 
     @staticmethod
     def _possible(kind: str, ranges: Ranges) -> Ranges:
@@ -38,6 +38,9 @@ class Containers(machines.Containers):
             stream = b"".join(containers.migration_parts(blocks, pages, per_section=draw.choice((3, 1000))))
             head = b"" if kind == "migration" else b"".join(containers.libvirt_parts([]))
             return head + stream, [*_grid(0, len(head) + 200, 1)]
+        if kind.startswith("xen"):
+            data = containers.xen_core(ranges, kind=kind[4:], root=ROOT, absent=draw.choice((0, 1)))
+            return data, [*_grid(0, 64 * 8), *_grid(64 * 8, 64 * 8 + 300)]
         bits, how = draw.choice((32, 64, 64)), draw.choice([*containers.PACKERS])
         data = containers.kdump(ranges, bits=bits, how=how, notes=containers.notes_of("qemu", ROOT))
         if kind == "flattened":

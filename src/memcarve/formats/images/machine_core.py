@@ -24,6 +24,7 @@ from memcarve.formats.elf_core.core_headers import (
     program_headers,
     read_header,
 )
+from memcarve.formats.images import xen_core
 from memcarve.formats.images.machine import machine
 
 if TYPE_CHECKING:
@@ -51,12 +52,7 @@ def read(file: FileBacking, *, certain: bool = False) -> MachineMemory | None:
     if header is None:
         return None
     if not header.rows and header.sections_size:
-        raise InputError(
-            "is an ELF core of sections alone, without program headers, as Xen's dump-core writes domains; memcarve "
-            "does not read those",
-            subject=file.path,
-            remedy="take the memory from inside the domain (AVML, LiME)",
-        )
+        return xen_core.read(file, header)
     table, remarks = program_headers(file, header)
     whole = not remarks
     found = origin(file, header, table)
