@@ -400,6 +400,7 @@ class ImageContainer(Container):
                 "paging": table.mode.name,
                 "root": f"0x{table.root:x}",
                 "dtb": self.options.dtb is not None,
+                **({} if self.options.symbols is None else {"symbols": self.options.symbols}),
                 **self.said,
             }
         }

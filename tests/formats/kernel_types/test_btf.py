@@ -27,6 +27,7 @@ from btf_writer import (
     bpftool_types,
 )
 from compiled_types import linked, types_alone
+from linux_machines import machine, machines
 from memcarve.errors import KernelTypesError
 from memcarve.formats.kernel_types import Member
 from memcarve.formats.kernel_types.btf import Btf, header
@@ -296,3 +297,37 @@ def test_any_byte_may_be_wrong() -> None:
             for path in ("begin", "second", "list.first", "d"):
                 btf.member(name, path)
         btf.constant(None, "ONE")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", machines())
+def test_real_kernels_against_bpftool(name: str, tmp_path: Path) -> None:
+    """Every member and the size of every structure of a real kernel are those that bpftool reads."""
+    real = machine(name)
+    found = real.truth.get("btf")
+    if not found:
+        pytest.skip(f"{name} has no BTF")
+    path = tmp_path / "vmlinux.btf"
+    with real.raw.open("rb") as memory:
+        memory.seek(found["physical"] - real.raw_base)
+        path.write_bytes(memory.read(found["size"]))
+    types = {each["id"]: each for each in bpftool_types(str(path))}
+    btf, checked = Btf(path.read_bytes(), "a test"), 0
+    assert len(btf) == len(types)
+    named: dict[str, list[int]] = {}
+    for number, each in types.items():
+        if each["kind"] in {"STRUCT", "UNION"} and each["name"] != "(anon)":
+            named.setdefault(each["name"], []).append(number)
+    for structure, (number, *others) in named.items():
+        if others:  # several structures of one name: what they disagree about is not known
+            continue
+        assert btf.size(structure) == types[number]["size"]
+        for member, bit, bits, _ in _flattened(types, number):
+            placed = btf.member(structure, member)
+            assert placed is not None, (structure, member)
+            assert (8 * placed.offset + (placed.bit_offset or 0), placed.bit_size or 0) == (bit, bits), (
+                structure,
+                member,
+            )
+            checked += 1
+    assert checked > 30000

@@ -40,6 +40,7 @@ def test_types_of_a_file_find_what_those_of_the_image_find(name: str, tmp_path: 
     with memcarve.open(image, symbols=types) as container:
         found = [(entry.pid, entry.name, entry.root, entry.object) for entry in container.processes()]
         assert any(str(types) in str(note) for note in container.notes)
+        assert container.process(1).inputs["image"]["symbols"] == str(types)
     with memcarve.open(real.raw) as container:
         assert found == [(entry.pid, entry.name, entry.root, entry.object) for entry in container.processes()]
 
