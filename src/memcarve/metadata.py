@@ -178,7 +178,8 @@ class Thread(NamedTuple):
     left out; on ARM64 ``x0`` ... ``x30``, ``sp``, ``pc``, ``cpsr``, ``tpidr``, ``pauth_dmask``, ``pauth_cmask``, on ARM
     ``r0`` ... ``r12``, ``sp``, ``lr``, ``pc``, ``cpsr``. `floating` are the x87 and SSE registers as the processor
     saves them: 108 bytes of FSAVE (32 bits alone), 512 of FXSAVE, or more of XSAVE; or those of ARM64 (528 bytes) and
-    ARM (260) as Linux has them. `name` may hold anything. `fault` is why it was stopped.
+    ARM (260) as Linux has them. `name` may hold anything. `fault` is why it was stopped. `state` is what it was doing,
+    in the words of proc_pid_status(5): ``sleeping``.
     """
 
     tid: int
@@ -190,6 +191,7 @@ class Thread(NamedTuple):
     floating: bytes | None = None
     name: str | None = None
     fault: Fault | None = None
+    state: str | None = None
 
 
 class Regions:

@@ -486,7 +486,8 @@ def _thread(row: dict[str, Any]) -> Thread | None:
     if tid is None:
         return None
     known, area = _registers(row.get("registers")), _area(row.get("floating"))
-    return Thread(tid, teb, low, high, begin, known, area, _text(row.get("name")), fault(row.get("fault")))
+    name, state = _text(row.get("name")), _text(row.get("state"))
+    return Thread(tid, teb, low, high, begin, known, area, name, fault(row.get("fault")), state)
 
 
 def fault(row: object) -> Fault | None:

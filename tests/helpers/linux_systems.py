@@ -31,6 +31,14 @@ def system_of(name: str) -> LinuxSystem:
         pytest.skip(f"{name}: its kernel has no BTF")
 
 
+def typed_system_of(name: str) -> LinuxSystem:
+    """Return the system of a machine; skip the test if where its kernel keeps regions is not known."""
+    system = system_of(name)
+    if system.kernel.structures.offset("vm_area_struct", "vm_start") is None:
+        pytest.skip(f"{name}: its kernel has no BTF, and where it keeps regions is not learned")
+    return system
+
+
 def opened(path: Path) -> LinuxSystem:
     """Return the system in an image."""
     system = cast("ImageContainer", memcarve.open(path)).system

@@ -443,6 +443,8 @@ def _thread(thread: Thread, source: str) -> dict[str, Any]:
         record["registers"] = hexadecimal(thread.registers)
     if thread.name is not None:
         record["name"] = encodable(thread.name)
+    if thread.state is not None:
+        record["state"] = encodable(thread.state)
     if thread.fault is not None:
         record["fault"] = thread.fault.facts()
     return {name: f"0x{value:x}" if name in addresses else value for name, value in record.items() if value is not None}

@@ -355,6 +355,7 @@ def _thread_row(row: Thread) -> dict[str, Any]:
         | ({"registers": hexadecimal(row.registers)} if row.registers else {})
         | ({} if row.name is None else {"name": encodable(row.name)})
         | ({} if fault is None else {"fault": fault.facts()})
+        | ({} if row.state is None else {"state": encodable(row.state)})
         # the notes have those of the fault
         | ({"floating": row.floating.hex()} if apart and row.floating is not None else {})
     )

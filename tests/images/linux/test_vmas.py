@@ -5,14 +5,14 @@ from __future__ import annotations
 import pytest
 
 from linux_machines import machine, machines
-from linux_systems import stopped, system_of
+from linux_systems import stopped, system_of, typed_system_of
 from memcarve.linux_mappings import line
 
 
 @pytest.mark.parametrize("name", machines())
 def test_maps(name: str) -> None:
     """Every field of every region is what the machine itself printed in the same moment."""
-    given, system = machine(name), system_of(name)
+    given, system = machine(name), typed_system_of(name)
     bits = 32 if given.arch == "i386" else 64
     for pid, entry in stopped(given):
         found = system.metadata(entry, system.table_of(entry))

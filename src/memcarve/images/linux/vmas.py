@@ -61,9 +61,9 @@ class Vma(NamedTuple):
 
 
 class Found(NamedTuple):
-    """The regions of an address space in order of their addresses, and notes on what of them is missing."""
+    """The regions of an address space by address, None if unknown; and notes on what of them is missing."""
 
-    vmas: list[Vma]
+    vmas: list[Vma] | None
     notes: list[str]
 
 
@@ -84,7 +84,7 @@ class Vmas:
         elif kernel.offset("mm_struct", "mmap") is not None:
             addresses, damage, cut = self._by_list(mm)
         else:
-            return Found([], ["where this kernel keeps the regions of processes is not known; none are given"])
+            return Found(None, ["where this kernel keeps the regions of processes is not known; none are given"])
         found, wrong = [], 0
         for address, start, last in addresses:
             vma = self._read(address, mm)
