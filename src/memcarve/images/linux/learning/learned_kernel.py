@@ -6,15 +6,18 @@ from typing import TYPE_CHECKING
 
 from memcarve.images.linux.kernel import FirstTask, kernel_from
 from memcarve.images.linux.kernel_structures import Structures
+from memcarve.images.linux.learning.file_members import learn_files
 from memcarve.images.linux.learning.first_task_shape import shapes
 from memcarve.images.linux.learning.learned_types import LearnedTypes
 from memcarve.images.linux.learning.memory_members import learn_spaces
+from memcarve.images.linux.learning.namespace_members import learn_namespaces
 from memcarve.images.linux.learning.region_members import learn_regions
 from memcarve.images.linux.learning.task_members import learn_tasks
 
 if TYPE_CHECKING:
     from memcarve.images.linux.kernel import Kernel
     from memcarve.images.linux.landmarks import Landmarks
+    from memcarve.images.linux.learning.first_task_shape import Shape
     from memcarve.images.physical import PhysicalMemory
 
 
@@ -31,12 +34,21 @@ def learned_kernel(memory: PhysicalMemory, landmarks: Landmarks) -> Kernel | Non
             continue
         types = LearnedTypes(shape.word)
         structures = Structures(kernel.space, types, kernel.table.kernel_half)
-        tasks = learn_tasks(structures, shape, types)
-        if tasks is not None:
-            spaces = learn_spaces(kernel._replace(structures=structures), tasks, types)
-            if spaces is not None:
-                learn_regions(spaces)
+        if _learn(kernel._replace(structures=structures), shape, types):
             # what it was asked for while it was not known is asked for again
             structures = Structures(kernel.space, types, kernel.table.kernel_half)
             return kernel._replace(structures=structures, first=kernel.first._replace(types=types))
     return None
+
+
+def _learn(kernel: Kernel, shape: Shape, types: LearnedTypes) -> bool:
+    """Learn as much as can be; return False if there are no tasks, without which nothing is believed."""
+    tasks = learn_tasks(kernel.structures, shape, types)
+    if tasks is None:
+        return False
+    learn_namespaces(tasks, types)
+    spaces = learn_spaces(kernel, tasks, types)
+    regions = None if spaces is None else learn_regions(spaces)
+    if spaces is not None and regions is not None:
+        learn_files(spaces, regions, tasks)
+    return True

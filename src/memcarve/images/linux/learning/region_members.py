@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from memcarve.images.linux.learning.structure_table import NEARLY, StructureTable, share, sole
+from memcarve.images.linux.learning.structure_table import NEARLY, StructureTable, are_pointers, share, sole
 from memcarve.permissions import EXECUTE, WRITE
 
 if TYPE_CHECKING:
@@ -112,13 +112,13 @@ def _learn_files(spaces: Spaces, regions: RegionTable, owner: int) -> bool:
     found = []
     for at in table.places(owner + 2 * word, _SIZE - 2 * word):
         offset, file = table.column(at), table.column(at + word)
-        none, pointer = file == 0, _is_pointer(file, word)
+        none, pointer = file == 0, are_pointers(file, word)
         operations = table.column(at - word)
         if (
             share(none | pointer) >= NEARLY
             and share((offset == number)[none]) >= _HALF
             and share((offset == number)[pointer]) <= 1 - NEARLY
-            and share((operations == 0) | _is_pointer(operations, word)) >= NEARLY
+            and share((operations == 0) | are_pointers(operations, word)) >= NEARLY
             and share((operations == 0)[none & (offset == number)]) >= NEARLY
         ):
             found.append(at)
@@ -141,7 +141,7 @@ def _learn_names(spaces: Spaces, regions: RegionTable) -> None:
     file, data, functions = (types.at("vm_area_struct", name) or 0 for name in ("vm_file", "vm_private_data", "vm_ops"))
     special: list[int] = []
     rows = (
-        (table.column(file) == 0) & _is_pointer(table.column(data), word) & _is_pointer(table.column(functions), word)
+        (table.column(file) == 0) & are_pointers(table.column(data), word) & are_pointers(table.column(functions), word)
     )
     for private, operations in zip(
         table.column(data)[rows].tolist(), table.column(functions)[rows].tolist(), strict=True
@@ -168,7 +168,3 @@ def _behind_unused(used: list[bool]) -> int | None:
             return place
         unused = 0 if there else unused + 1
     return None
-
-
-def _is_pointer(column: U64, word: int) -> Bools:
-    return np.asarray((column >> np.uint64(8 * word - 1) == 1) & (column % np.uint64(4) == 0))

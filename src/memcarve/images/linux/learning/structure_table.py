@@ -57,3 +57,8 @@ def share(column: Bools) -> float:
 def sole(found: Sequence[int]) -> int | None:
     """Return the one offset that was found; None if there are several, or none."""
     return found[0] if len(found) == 1 else None
+
+
+def are_pointers(column: U64, word: int) -> Bools:
+    """Return which of a column may be pointers into the kernel's half, of `word` bytes."""
+    return np.asarray((column >> np.uint64(8 * word - 1) == 1) & (column % np.uint64(word) == 0))

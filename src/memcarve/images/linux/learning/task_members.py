@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from memcarve.images.linux.learning.structure_table import MOSTLY, NEARLY, StructureTable, share, sole
+from memcarve.images.linux.learning.structure_table import MOSTLY, NEARLY, StructureTable, are_pointers, share, sole
 from memcarve.images.linux.tasks import KERNEL_THREAD
 
 if TYPE_CHECKING:
@@ -28,10 +28,12 @@ _MOST_LISTED = 1 << 16
 _LEAST = 8  # with fewer tasks nothing is learned: a kernel alone has dozens of threads
 _MOST_PID = 1 << 22  # PID_MAX_LIMIT, include/linux/threads.h
 _INIT, _KTHREADD = 1, 2
+_KINDS = 4  # PIDTYPE_MAX, include/linux/pid_types.h
 _BEHIND_COMM = 0x400  # how far behind comm members are looked for
 _IDS = 8  # user and group: real, saved, effective, of the file system
 _CHILD_ENDED = 17  # SIGCHLD, what the parent of a process is told
 _STATES = 0xFFFF
+_DEEPEST = 32  # MAX_PID_NS_LEVEL, include/linux/pid_namespace.h
 _NEAR_BEGIN = 0x100
 _LATEST = 1 << 60  # ns since the machine was started
 
@@ -236,10 +238,10 @@ def _learn_exit(tasks: Tasks, types: LearnedTypes) -> None:
 
 
 def _learn_pid(tasks: Tasks, types: LearnedTypes) -> None:
-    """Learn `thread_pid`, behind the leader, and of the struct pid that it points to `level` and `numbers`.
+    """Learn `thread_pid`, behind the leader, and of the struct pid that it points to `level`, `tasks` and `numbers`.
 
     The number in the outermost namespace is the task's own. It is followed by the namespace, which is the same for all;
-    with a level come further pairs of both.
+    with a level come further pairs of both. The links behind `thread_pid` lead back into the same struct pid.
     """
     table, word = tasks.table, tasks.shape.word
     begin = types.at("task_struct", "group_leader")
@@ -248,29 +250,17 @@ def _learn_pid(tasks: Tasks, types: LearnedTypes) -> None:
     found: list[tuple[int, int]] = []
     for at in table.places(begin + word, begin + 40 * word):
         pointer = table.column(at)
-        if share(pointer >> np.uint64(8 * word - 1) == 1) < NEARLY or len(np.unique(pointer)) < NEARLY * len(pointer):
-            continue
-        pid = StructureTable(table.reader, pointer.tolist(), 0x180, word)
-        for inside in pid.places(8, pid.size - 2 * word):
-            space = pid.column(inside + word)
-            if (
-                share(pid.column(inside, 4) == tasks.pids) >= NEARLY
-                and share(space == space[0]) >= NEARLY
-                and int(space[0]) >> (8 * word - 1) == 1
-            ):
-                found.append((at, inside))
-    if not found:
+        if share(are_pointers(pointer, word)) >= NEARLY and len(np.unique(pointer)) >= NEARLY * len(pointer):
+            found += [(at, inside) for inside in _numbers(tasks, pointer)]
+    if not found or len([each for each in found if each[0] == found[0][0]]) > 1:
         return
     at, inside = found[0]  # the others are links that lead into the same struct pid
-    if len([each for each in found if each[0] == at]) > 1:
-        return
     pid = StructureTable(table.reader, table.column(at).tolist(), inside + 4 * word, word)
     level = pid.column(4, 4)
-    if share(level <= np.uint64(32)) < NEARLY or share(level == 0) < 1 - MOSTLY:
+    if share(level <= np.uint64(_DEEPEST)) < NEARLY or share(level == 0) < 1 - MOSTLY:
         return
-    deeper = level != 0
-    second = pid.column(inside + 2 * word, 4)[deeper]
-    if share((second > 0) & (second < np.uint64(_MOST_PID))) < NEARLY and deeper.any():
+    second = pid.column(inside + 2 * word, 4)[level != 0]
+    if len(second) and share((second > 0) & (second < np.uint64(_MOST_PID))) < NEARLY:
         return
     types.put_pointer("task_struct", "thread_pid", at)
     types.put("pid", "level", 4, 4)
@@ -278,6 +268,23 @@ def _learn_pid(tasks: Tasks, types: LearnedTypes) -> None:
     types.put("upid", "nr", 0, 4)
     types.put_pointer("upid", "ns", word)
     types.put_size("upid", 2 * word)
+    back = table.column(at + 2 * word) - table.column(at)
+    if share(back == back[0]) >= NEARLY and 0 < int(back[0]) < inside:
+        types.put("task_struct", "pid_links", at + word, _KINDS * 2 * word)
+        types.put("pid", "tasks", int(back[0]), _KINDS * word)
+
+
+def _numbers(tasks: Tasks, pointers: U64) -> list[int]:
+    """Return where in what is pointed to is a task's number, and behind it something that is the same for all."""
+    word = tasks.shape.word
+    pid = StructureTable(tasks.table.reader, pointers.tolist(), 0x180, word)
+    found = []
+    for inside in pid.places(8, pid.size - 2 * word):
+        space = pid.column(inside + word)
+        same = share(space == space[0]) >= NEARLY and int(space[0]) >> (8 * word - 1) == 1
+        if same and share(pid.column(inside, 4) == tasks.pids) >= NEARLY:
+            found.append(inside)
+    return found
 
 
 def _learn_threads(tasks: Tasks, types: LearnedTypes) -> None:
@@ -367,6 +374,7 @@ def _learn_cred(tasks: Tasks, types: LearnedTypes) -> None:
         return
     types.put_pointer("task_struct", "real_cred", at)
     types.put_pointer("task_struct", "cred", at + word)
+    types.put("cred", "usage", 0, users)
     for row, name in enumerate(("uid", "gid", "suid", "sgid", "euid", "egid", "fsuid", "fsgid")):
         types.put("cred", name, users + 4 * row, 4)
 
