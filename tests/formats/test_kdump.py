@@ -21,6 +21,7 @@ from memcarve.images.physical import PhysicalMemory
 from memory import content
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from memcarve.formats.images.machine import MachineMemory
@@ -232,3 +233,27 @@ def test_flattened_files_that_end_early(tmp_path: Path) -> None:
     other[23] = 2
     with pytest.raises(InputError, match="of type 2, version 1; expected type 1, version 1"):
         read(tmp_path / "image", bytes(other))
+
+
+@pytest.mark.parametrize(
+    "write", [lambda ranges: containers.kdump(ranges, how="plain", share=False), containers.elf_core]
+)
+def test_flattened_files_cut_off_anywhere(tmp_path: Path, write: Callable[[list[tuple[int, bytes]]], bytes]) -> None:
+    """Of a flattened file that was cut off each page is right or not there: what did not arrive is not zeros."""
+    data = write(RANGES)
+    pieces = [(at, data[at : at + 3000]) for at in range(0, len(data), 3000)]
+    whole = containers.flattened(pieces[:7] + pieces[7:][::-1])
+    seen = set()
+    for length in range(len(whole) // 2, len(whole), 311):
+        try:
+            physical = PhysicalMemory(read(tmp_path / "image", whole[:length]))
+        except InputError:
+            continue
+        assert not physical.declared
+        assert any("cut off" in note for note in physical.notes)
+        for start, data in RANGES:
+            for at in range(0, len(data), PAGE):
+                found = physical.read(start + at, PAGE)
+                seen.add(found is None)
+                assert found in (data[at : at + PAGE], None)
+    assert seen == {True, False}

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from memcarve.backing import FileBacking, Span
-from memcarve.errors import InputError, NotRecognisedError, SourceReadError
+from memcarve.errors import InputError, NotRecognisedError, SourceReadError, UnreadableError
 from memcarve.formats.images import kdump, machine_core
 from memcarve.formats.images.machine import MOST_RANGES, column
 from memcarve.intervals import TOP, joined, smallest_owner
@@ -68,6 +68,8 @@ def read(file: FileBacking) -> MachineMemory | None:
 
 class FlattenedFile(FileBacking):
     """The file that the pieces of a flattened one make; what no piece holds is zeros, as in a file with holes.
+
+    If the flattened one was cut off, it cannot be told from what did not arrive, and cannot be read.
 
     Columns, uint64, sorted and disjoint: `start` and `length` in the file that is meant, `place` in the flattened one.
     """
@@ -129,14 +131,22 @@ class FlattenedFile(FileBacking):
         return None
 
     def read_some(self, offset: int, buffer: memoryview) -> int:
-        """Read up to ``len(buffer)`` bytes at `offset`, of one piece or one hole; return how many; 0 at the end."""
+        """Read up to ``len(buffer)`` bytes at `offset`, of one piece or one hole; return how many; 0 at the end.
+
+        Raises UnreadableError in a hole of a file that was cut off.
+        """
         if offset >= self._size:
             return 0
         row = int(np.searchsorted(self.start, np.uint64(offset), "right")) - 1
         into = offset - int(self.start[row]) if row >= 0 else 0
         if row >= 0 and into < int(self.length[row]):
             count = min(len(buffer), int(self.length[row]) - into)
-            return super().read_some(int(self.place[row]) + into, buffer[:count])
+            try:
+                return super().read_some(int(self.place[row]) + into, buffer[:count])
+            except UnreadableError as error:
+                raise UnreadableError(error.problem, offset, subject=self.path) from error
+        if not self.whole:
+            raise UnreadableError("has a part that did not arrive", offset, subject=self.path)
         count = min(len(buffer), int(self.start[row + 1]) - offset)
         buffer[:count] = bytes(count)
         return count
