@@ -18,13 +18,14 @@ KERNEL_THREAD = 0x200000  # PF_KTHREAD
 STATES = ("running", "sleeping", "disk sleep", "stopped", "tracing stop", "dead", "zombie", "parked", "idle")
 _REPORTED, _IDLE = 0x7F, 0x402
 _ENDED = 0x30  # EXIT_DEAD, EXIT_ZOMBIE
+_HIGHEST_PID = 1 << 22  # PID_MAX_LIMIT
 
 
 class Task(NamedTuple):
     """One ``task_struct`` at a kernel address; what cannot be read is None.
 
     `name` may hold any bytes but NUL. `start` is when it began, in ns since the machine did. `mm` is the address of its
-    memory's description, None if it has none.
+    memory's description, None if it has none. `exit_code` is what wait(2) returns of one that has ended.
     """
 
     address: int
@@ -40,6 +41,7 @@ class Task(NamedTuple):
     start: int | None
     mm: int | None
     namespace_pid: int | None
+    exit_code: int | None
 
     @property
     def kernel_thread(self) -> bool:
@@ -85,7 +87,28 @@ def read_task(kernel: Structures, address: int) -> Task | None:
         start=start,
         mm=kernel.pointer(address, "task_struct", "mm"),
         namespace_pid=namespace_pid(kernel, address),
+        exit_code=number("exit_code") if exit_state & _ENDED else None,
     )
+
+
+def makes_sense(kernel: Structures, address: int) -> bool:
+    """Return True if there may be a task at an address: its numbers are possible, and it names who leads it."""
+    pid, tgid = (kernel.number(address, "task_struct", name) for name in ("pid", "tgid"))
+    if address % kernel.word or pid is None or tgid is None or not (pid <= _HIGHEST_PID >= tgid):
+        return False
+    leader = kernel.pointer(address, "task_struct", "group_leader")
+    return leader is not None and leader % kernel.word == 0
+
+
+def leader_of(kernel: Structures, address: int) -> int | None:
+    """Return the task that leads the thread group of the one at an address; None if none does that makes sense."""
+    leader = kernel.pointer(address, "task_struct", "group_leader")
+    if leader is None or not makes_sense(kernel, leader):
+        return None
+    if kernel.pointer(leader, "task_struct", "group_leader") != leader:
+        return None
+    groups = {kernel.number(task, "task_struct", "tgid") for task in (leader, address)}
+    return leader if len(groups) == 1 else None
 
 
 def namespace_pid(kernel: Structures, task: int) -> int | None:
@@ -99,8 +122,21 @@ def namespace_pid(kernel: Structures, task: int) -> int | None:
 
 
 def threads_of(kernel: Structures, leader: int) -> Iterator[int]:
-    """Yield the addresses of a thread group's tasks, as its ``signal_struct`` lists them; the leader is one of them."""
+    """Yield the addresses of a thread group's tasks, as its ``signal_struct`` lists them; the leader is one of them.
+
+    Kernels without that list (before Linux 3.14), and damaged ones, have the one that leads through the tasks.
+    """
     signal = kernel.pointer(leader, "task_struct", "signal")
     head, link = kernel.offset("signal_struct", "thread_head"), kernel.offset("task_struct", "thread_node")
+    seen = set[int]()
     if signal is not None and head is not None and link is not None:
-        yield from kernel.linked(signal + head, link)
+        for task in kernel.linked(signal + head, link):
+            if makes_sense(kernel, task):
+                seen.add(task)
+                yield task
+    older = kernel.offset("task_struct", "thread_group")
+    if older is not None:
+        for task in (leader, *kernel.linked(leader + older, older)):
+            if task not in seen and makes_sense(kernel, task):
+                seen.add(task)
+                yield task
