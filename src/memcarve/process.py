@@ -157,7 +157,9 @@ class Unix(NamedTuple):
 
     `uid` and `gid` are the real user and group, `status` what it does in the words of proc_pid_status(5) (``sleeping``,
     ``zombie``), `namespace_pid` its number in its own pid namespace. A `kernel_thread` has no memory of its own.
-    `container` is the identifier of the container that it runs in, `found` how it was found if no list leads to it.
+    `container` is the identifier of the container that it runs in, `found` how it was found if no list leads to it:
+    by its number (``pid table``), by one of its threads, by a search. `exit_code` is what wait(2) returns of one that
+    has ended.
     """
 
     uid: int | None = None
@@ -167,6 +169,7 @@ class Unix(NamedTuple):
     kernel_thread: bool | None = None
     container: str | None = None
     found: str | None = None
+    exit_code: int | None = None
 
 
 class ProcessEntry(NamedTuple):
@@ -197,11 +200,12 @@ class ProcessEntry(NamedTuple):
     def state(self) -> str | None:
         """``"running"``, or ``"exited"``, ``"unlinked"``; and ``"doubtful"``, with commas; None if unknown.
 
-        Of a Unix system its own word for what the process does (``"sleeping"``, ``"zombie"``) comes first.
+        Of a Unix system its own word for what the process does (``"sleeping"``, ``"zombie"``) comes first, but for one
+        that has ended and is in no list any more.
         """
         if self.listed is None:
             return None
-        own = self.unix.status if self.unix else None
+        own = self.unix.status if self.unix and not (self.ended and not self.listed) else None
         words = [own] if own else ["exited"] * bool(self.ended)
         words += ["unlinked"] * (not self.listed)
         return ", ".join([*(words or ["running"]), *["doubtful"] * bool(self.doubts)])

@@ -50,3 +50,6 @@ class OperatingSystem(Protocol):
 
     def start_of(self, entry: ProcessEntry, table: AddressTable) -> Metadata:
         """Return what a process was started with and what it unloaded: a part of `metadata`, found sooner."""
+
+    def auxiliary_vector(self, entry: ProcessEntry) -> bytes | None:
+        """Return what the system gave a program when it began (getauxval(3)), in words of its size; None if nothing."""

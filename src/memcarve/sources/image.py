@@ -273,6 +273,7 @@ class ImageContainer(Container):
             half=half,
             pages=pages.counts,
             file=self.stored,
+            auxiliary_vector=None if self.options.dtb is not None else self.system.auxiliary_vector(entry),
         )
 
     def start_of(self, index: int) -> Metadata:

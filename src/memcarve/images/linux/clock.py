@@ -28,7 +28,7 @@ _LATEST = 1 << 33
 _CENTURY = 36_525 * 86_400 * _SECOND  # no machine runs for longer
 
 
-def started(memory: PhysicalMemory, kernel: Kernel) -> int | None:
+def started(kernel: Kernel) -> int | None:
     """Return when the machine began, in ns since 1970; None if its clock is not found, or was not set.
 
     That is the time of its calendar minus the time since its start: if the clock is set, it moves.
@@ -42,7 +42,7 @@ def started(memory: PhysicalMemory, kernel: Kernel) -> int | None:
     middle = kernel.first.physical // _BLOCK * _BLOCK
     steps = sorted(range(-_NEAR, _NEAR, _BLOCK), key=abs)
     for low in (middle + step for step in steps if middle + step >= 0):
-        found = _look(memory, types, low, offsets)
+        found = _look(kernel.memory, types, low, offsets)
         if found is not None:
             return found
     return None

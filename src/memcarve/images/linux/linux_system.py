@@ -7,16 +7,18 @@ import re
 from typing import TYPE_CHECKING
 
 from memcarve.errors import ProcessError
-from memcarve.images.linux import tasks
 from memcarve.images.linux.absent_entries import rules_of
 from memcarve.images.linux.btf_search import kernel_btf
 from memcarve.images.linux.kernel import find_kernel
 from memcarve.images.linux.landmarks import find_landmarks
 from memcarve.images.linux.learning.learned_kernel import learned_kernel
 from memcarve.images.linux.linux_metadata import Knowledge
+from memcarve.images.linux.linux_processes import Processes
+from memcarve.images.linux.process_start import auxiliary_vector, directory, parameters, program
 from memcarve.images.paging_modes import LINUX
+from memcarve.images.structure_reader import LookedUp
 from memcarve.metadata import Metadata
-from memcarve.process import Platform, ProcessEntry, Unix
+from memcarve.process import Platform
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -25,9 +27,9 @@ if TYPE_CHECKING:
     from memcarve.formats.kernel_types.symbol_file import SymbolFile
     from memcarve.images.linux.kernel import Kernel
     from memcarve.images.linux.landmarks import Landmarks
-    from memcarve.images.linux.tasks import Task
     from memcarve.images.paging_modes import AddressTable
     from memcarve.images.physical import PhysicalMemory
+    from memcarve.process import ProcessEntry
 
 _VERSION = re.compile(r"(\d+)\.(\d+)(?:\.(\d+))?")
 
@@ -40,7 +42,8 @@ class LinuxSystem:
     def __init__(self, kernel: Kernel) -> None:
         self.memory = kernel.memory
         self.kernel = kernel
-        self.notes: list[str] = []
+        self._processes = Processes(kernel)
+        self.notes = self._processes.notes
 
     @functools.cached_property
     def knowledge(self) -> Knowledge:
@@ -73,73 +76,18 @@ class LinuxSystem:
         """Which Linux it is and how its processes are read, in words."""
         return f"Linux {self.release or 'of unknown version'}; types from {self.kernel.first.types.source}"
 
-    @functools.cached_property
-    def _list(self) -> tuple[list[Task], str]:
-        """The tasks that the kernel's list leads to, in its order, and what is wrong with it."""
-        kernel, first = self.kernel.structures, self.kernel.first.address
-        link = kernel.offset("task_struct", "tasks")
-        if link is None:
-            return [], "where tasks are linked is not known"
-        forward = [*kernel.linked(first + link, link)]
-        backward = [*kernel.linked(first + link, link, forward=False)]
-        known = set(forward)
-        addresses = forward + [address for address in reversed(backward) if address not in known]
-        read = [tasks.read_task(kernel, address) for address in addresses]
-        found = [task for task in read if task is not None]
-        problem = ""
-        if set(backward) != known:
-            problem = f"{len(forward)} processes are linked forward, {len(backward)} backward"
-        elif len(found) < len(read):
-            problem = f"{len(read) - len(found)} of its processes cannot be read"
-        return found, problem
-
     @property
     def problem(self) -> str:
         """What is wrong with the kernel's list of tasks, in words; empty if it is whole."""
-        return self._list[1]
+        return self._processes.problem
 
     def listed(self) -> list[ProcessEntry]:
         """Return the processes that the kernel's list of tasks leads to."""
-        return self._listed
-
-    @functools.cached_property
-    def _listed(self) -> list[ProcessEntry]:
-        return [self._entry(task) for task in self._list[0]]
+        return self._processes.listed
 
     def processes(self) -> list[ProcessEntry]:
         """Return every process."""
-        return self.listed()
-
-    def _entry(self, task: Task) -> ProcessEntry:
-        return ProcessEntry(
-            pid=task.pid,
-            name=task.name.decode("utf-8", "surrogateescape"),
-            parent=task.parent,
-            root=self._root(self._memory_of(task)),
-            listed=True,
-            ended=task.ended,
-            object=task.address,
-            unix=Unix(task.uid, task.gid, task.state, task.namespace_pid, task.kernel_thread),
-        )
-
-    def _memory_of(self, task: Task) -> int | None:
-        """Return the ``mm_struct`` of a process; if its leader has ended, that of a thread that lives."""
-        if task.mm is not None or task.kernel_thread:
-            return task.mm
-        kernel = self.kernel.structures
-        others = (kernel.pointer(thread, "task_struct", "mm") for thread in tasks.threads_of(kernel, task.address))
-        return next((mm for mm in others if mm is not None), None)
-
-    def _root(self, mm: int | None) -> int | None:
-        """Return the physical address of an address space's page tables."""
-        pgd = None if mm is None else self.kernel.structures.pointer(mm, "mm_struct", "pgd")
-        if pgd is None:
-            return None
-        space = self.kernel.space
-        row = space.at(pgd)
-        if row is None or space.physical is None:
-            return None
-        return int(space.physical[row]) + pgd - int(space.start[row])
+        return self._processes.all
 
     def table_of(self, entry: ProcessEntry) -> AddressTable:
         """Return the page tables of a process; the kernel's own if it has none."""
@@ -155,13 +103,22 @@ class LinuxSystem:
 
     def metadata(self, entry: ProcessEntry, table: AddressTable) -> Metadata:
         """Return what Linux knows of a process."""
-        del table
-        return self.knowledge.of(entry)
+        return self.knowledge.of(entry) + self.start_of(entry, table)
 
     def start_of(self, entry: ProcessEntry, table: AddressTable) -> Metadata:
         """Return what a process was started with."""
-        del entry, table
-        return Metadata()
+        mm = self._processes.memory_of(entry)
+        if mm is None or entry.object is None:
+            return Metadata()
+        kernel, paths = self.kernel.structures, self.knowledge.paths
+        memory = LookedUp(self.memory, table)
+        found = parameters(kernel, mm, memory, table.kernel_half, program(kernel, mm, paths))
+        return Metadata(parameters=(found._replace(current_directory=directory(kernel, entry.object, paths)),))
+
+    def auxiliary_vector(self, entry: ProcessEntry) -> bytes | None:
+        """Return what Linux gave a program when it began (getauxval(3)), in words of the kernel's size."""
+        mm = self._processes.memory_of(entry)
+        return None if mm is None else auxiliary_vector(self.kernel.structures, mm)
 
 
 def find_linux(memory: PhysicalMemory, symbols: SymbolFile | None = None) -> LinuxSystem | None:

@@ -18,10 +18,10 @@ from memcarve.images.linux.tasks import leader_of, makes_sense, threads_of
 from memcarve.images.physical_scan import everything, look_through
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
     from memcarve.images.linux.kernel import Kernel
-    from memcarve.images.physical import PhysicalMemory
+    from memcarve.images.linux.task_scan import Seeker
 
 PID_TABLE, THREAD, SEARCH = "pid table", "thread", "search"
 _IDLE = 0x2  # PF_IDLE: what a processor runs if nothing else does; it has no number and is in no list
@@ -43,12 +43,11 @@ class Finder:
     `notes` are sentences for the user.
     """
 
-    def __init__(self, memory: PhysicalMemory, kernel: Kernel, listed: Sequence[int]) -> None:
-        self._memory, self._kernel = memory, kernel
+    def __init__(self, kernel: Kernel, listed: Sequence[int]) -> None:
+        self._memory, self._kernel = kernel.memory, kernel
         self._structures = kernel.structures
         self._listed = listed
         self._known = {kernel.first.address, *listed}
-        self._places: dict[int, int] = {}
         self._shift = self._usual_shift()
         self.notes: list[str] = []
 
@@ -75,7 +74,7 @@ class Finder:
         judge = Judge(kernel, self._listed)
         places = {place for task in self._known if (place := self._physical(task)) is not None}
         certain, doubtful = list[Found](), list[tuple[int, Found]]()
-        for task, how in self._candidates(places):
+        for task, how in self._candidates(seeker, places):
             if task in self._known or self._is_idle(task):
                 continue
             self._known.add(task)
@@ -91,12 +90,11 @@ class Finder:
             )
         return certain + [each for _, each in doubtful[:_MOST_DOUBTFUL]]
 
-    def _candidates(self, places: set[int]) -> Iterator[tuple[int, str]]:
+    def _candidates(self, seeker: Seeker, places: set[int]) -> Iterator[tuple[int, str]]:
         """Yield the addresses of tasks that may lead a thread group, besides those at some physical places."""
         kernel, left = self._structures, max(_MOST_CANDIDATES, self._memory.total >> 16)
-        seeker = seeker_of(kernel, self._listed)
         threads = list[int]()
-        for block in look_through(self._memory, everything(self._memory), seeker) if seeker is not None else ():
+        for block in look_through(self._memory, everything(self._memory), seeker.look):
             for place in block.tolist():
                 if place in places:
                     continue

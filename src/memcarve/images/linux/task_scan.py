@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from memcarve.dtypes import I64, U64, Bools
     from memcarve.images.linux.kernel_structures import Structures
 
+    Words = np.ndarray[tuple[int, ...], np.dtype[np.uint64]] | np.ndarray[tuple[int, ...], np.dtype[np.uint32]]
+
 _CREDENTIALS = ("real_cred", "cred")
 #: members that point into the kernel; of a task that has ended the last three may be NULL
 _POINTERS = ("group_leader", "real_parent", "parent", "signal", "sighand", "stack")
@@ -49,14 +51,16 @@ class Seeker(NamedTuple):
     lowest: int
     highest: int
 
-    def __call__(self, physical: U64, words: U64) -> U64:
+    def look(self, physical: U64, words: U64) -> U64:
         """Return the physical addresses (uint64) at which tasks may begin.
 
         `words` are pages of shape (n, 512), `physical` their addresses. A member in a page that is not there, because
         the block ends before it, says nothing.
         """
-        flat = words.reshape(-1).view(np.uint64 if self.word == 8 else np.uint32)  # noqa: PLR2004
-        pointer = (flat >= flat.dtype.type(self.lowest)) & (flat <= flat.dtype.type(self.highest))
+        kind = np.uint64 if self.word == 8 else np.uint32  # noqa: PLR2004
+        flat: Words = words.reshape(-1)
+        flat = flat if self.word == 8 else flat.view(np.uint32)  # noqa: PLR2004
+        pointer = (flat >= kind(self.lowest)) & (flat <= kind(self.highest))
         place = np.flatnonzero(pointer)
         found = []
         for member, sign in ((self.pointers[0], self._leads_itself), (self.credentials[0], self._has_credentials)):
@@ -74,13 +78,12 @@ class Seeker(NamedTuple):
             found.append(near.begins)
         return np.unique(np.concatenate(found))
 
-    def _leads_itself(self, flat: U64, _: Bools, place: I64) -> Bools:
+    def _leads_itself(self, flat: Words, _: Bools, place: I64) -> Bools:
         """Return which words may point to the task that they are in: in a page, addresses are physical ones, too."""
-        page = flat.dtype.type(PAGE - 1)
         begins = (place * self.word - self.pointers[0]) & (PAGE - 1)
-        return np.asarray((flat[place] & page).astype(np.int64) == begins)
+        return np.asarray(flat[place].astype(np.uint64) & np.uint64(PAGE - 1) == begins.astype(np.uint64))
 
-    def _has_credentials(self, flat: U64, pointer: Bools, place: I64) -> Bools:
+    def _has_credentials(self, flat: Words, pointer: Bools, place: I64) -> Bools:
         """Return which words may point to credentials: others, or the same, follow in the same block."""
         other = place + (self.credentials[1] - self.credentials[0]) // self.word
         there = (other >= 0) & (other < len(flat))

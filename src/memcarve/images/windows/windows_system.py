@@ -41,6 +41,10 @@ class WindowsSystem(Windows):
         """Return what a process was started with and what it unloaded."""
         return self._knowledge.start_of(entry, table)
 
+    def auxiliary_vector(self, _entry: ProcessEntry) -> None:
+        """Return None: Windows gives programs none."""
+        return
+
     @functools.cached_property
     def _knowledge(self) -> Knowledge:
         return Knowledge(self)
