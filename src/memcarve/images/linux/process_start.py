@@ -22,21 +22,19 @@ _LONGEST = 1 << 20  # bytes of a command line or an environment that are read
 _AT_NULL = 0
 
 
-def parameters(
-    kernel: Structures, mm: int, memory: Readable, end: int, image_path: str | None = None
-) -> Parameters:
+def parameters(kernel: Structures, mm: int, memory: Readable, end: int, image_path: str | None = None) -> Parameters:
     """Return what the process was started with whose memory the ``mm_struct`` at `mm` describes.
 
     `memory` is its memory, whose user half ends at `end`; `image_path` its program's path.
     """
     reader = Reader(memory, end)
     line, environment = command_line(kernel, mm, reader), _between(kernel, mm, reader, "env_start", "env_end")
-    strings = None if environment is None else environment.rstrip(b"\0").split(b"\0")
+    strings = None if environment is None else [*filter(None, environment.split(b"\0"))]
     return Parameters(
         SOURCE,
         None if line is None else _text(line.rstrip(b"\0").replace(b"\0", b" ")),
         image_path,
-        environment=None if strings is None else tuple(_text(string) for string in strings if strings != [b""]),
+        environment=None if strings is None else tuple(map(_text, strings)),
     )
 
 
