@@ -42,7 +42,7 @@ _T = TypeVar("_T")
 _KERNEL_HALF_32 = 0x80000000
 _ATTEMPTS = 4  # at what may be unreadable: blocks that fail now and then are not waited for
 #: what lies between these addresses needs more than 48 bits
-_WIDEST = 57
+_WIDEST, _WHOLE = 57, 64
 _MOST_OTHERS = 4096
 _LOWER_END, _UPPER_START = np.uint64(1 << 47), np.uint64(TOP - (1 << 47))
 
@@ -827,10 +827,10 @@ def kernel_half_of(architecture: str | None) -> int:
 def width_of(start: U64, size: U64, architecture: str | None = None) -> int:
     """Return how many bits addresses have, by ranges of them (no size is 0): 57 if any needs more than 48, else 48.
 
-    On ARM64 it is 57: either half of an address space has 48 bits for itself, or 52.
+    On ARM64 it is 64: either half of an address space has 48 bits for itself, or 52, and no bit is extended.
     """
     if architecture == Architecture.ARM64:
-        return _WIDEST
+        return _WHOLE
     last = start + (size - np.uint64(1))
     return _WIDEST if ((last >= _LOWER_END) & (start < _UPPER_START)).any() else 48
 

@@ -46,7 +46,7 @@ _BYTES = re.compile(r"(?:[0-9a-f]{2})*")
 _REGISTER = re.compile(r"[a-z][a-z0-9_]{1,11}")
 _ADDRESS = re.compile(r"0x[0-9a-f]{1,17}")
 _DEVICE = re.compile(r"([0-9a-f]{2,8}):([0-9a-f]{2,8})")
-_BITS = (32, 48, 57)
+_BITS = (32, 48, 57, 64)
 #: what a source is called whose word is known only by what memcarve wrote
 _RECORDED = re.compile(r", as (segments\.json|the core's note|the comment) has it$")
 

@@ -125,7 +125,7 @@ def test_registers_of_a_core(tmp_path: Path, word: str) -> None:
     assert first.fault is not None
     assert first.fault.signal == 11
     assert (second.registers, second.floating) == ({name: 0x2000 + at for at, name in enumerate(NAMES[word])}, None)
-    assert process.address_bits == (57 if word == "arm64" else 32)
+    assert process.address_bits == (64 if word == "arm64" else 32)
     assert process.kernel_half == (1 << 63 if word == "arm64" else 1 << 32)
 
 
@@ -231,7 +231,7 @@ def made(folder: Path) -> ProcessMemory:
         AddressSpace(start, size, offset, FileBacking(put(folder / "image", data))),
         entry=ProcessEntry(701, "daemon", 1, unix=Unix(uid=1000, gid=100)),
         architecture="arm64",
-        address_bits=57,
+        address_bits=64,
         platform=Platform("linux", 6, 12),
         metadata=lambda: metadata,
         auxiliary_vector=vector,

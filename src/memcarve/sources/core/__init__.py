@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 BEFORE = "headers and notes, before the memory"
 BEHIND = "between and behind the parts of the memory"
 _NARROW = 32
-_BITS = (32, 48, 57)
+_BITS = (32, 48, 57, 64)
 _ACCESS = 7  # of p_flags
 
 
