@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import exports
 import images
+import linux
 from measure import Contender, UnavailableError, in_turn, run
 from places import HERE, Place, make_process, make_rows, mounted, place
 from table import MIB, Goal, Row
@@ -288,6 +289,8 @@ ALL: dict[str, Callable[[Settings], Iterator[Row]]] = {
     "all": _commanded(images.everything),
     "sparse": _commanded(images.sparse),
     "listing": _commanded(images.listing),
+    "linux": _commanded(linux.machines),
+    "arm64": _commanded(linux.arm64),
 }
 
 NEEDED = [program for program in ("cp", "rm", "cat", "sync", "find", "truncate") if shutil.which(program) is None]

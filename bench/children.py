@@ -75,6 +75,26 @@ def walk(path: str, pid: str) -> None:
         print(time.perf_counter() - begun)
 
 
+def walk_root(path: str, root: str, paging: str) -> None:
+    """Walk the user half of page tables of Linux, given their root; print the seconds of the walk."""
+    import memcarve  # noqa: PLC0415
+
+    with memcarve.open(path, dtb=int(root, 16), paging=paging, system="linux") as container:
+        begun = time.perf_counter()
+        container.process(half="user")
+        print(time.perf_counter() - begun)
+
+
+def known(path: str) -> None:
+    """List regions and threads of every process of an image that has memory."""
+    import memcarve  # noqa: PLC0415
+
+    with memcarve.open(path) as container:
+        for index in [index for index, entry in enumerate(container.listed()) if entry.root is not None]:
+            process = container.process(index=index, half="user")
+            print(process.pid, len(process.regions), len(process.threads))
+
+
 def walk_slowly(path: str, pid: str) -> None:
     """Walk them slot by slot, as the tests' oracle does, whose tables are all in memory; print the seconds."""
     import memcarve  # noqa: PLC0415

@@ -3,6 +3,7 @@
     python bench/inputs.py process FOLDER BYTES SEGMENTS    pid.4321.map and pid.4321.dmp
     python bench/inputs.py rows FILE ROWS joined|apart      a map alone, whose rows join to segments, or never do
     python bench/inputs.py image FILE big|many|sparse N     a Windows machine's memory: pages, processes or GiB
+    python bench/inputs.py image FILE x64|arm64-4k-48 N     page tables of N pages, as Linux has them
 
 This runs in a process of its own, so that the one that measures stays small.
 """
@@ -98,8 +99,44 @@ def image(path: str, kind: str, count: int) -> None:
         winimage.sparse(path, count)
 
 
+#: what Linux sets in an entry that leads to a table, and in one that maps a program's page
+_ENTRIES = {"x64": (0x67, 0x8000000000000067), "arm64-4k-48": (0x3, 0x60000000000F43)}
+
+
+def tables(path: str, kind: str, count: int) -> None:
+    """Write page tables of four levels, the root at 0x1000, that map `count` scattered pages of nothing but zeros.
+
+    The pages lie in runs of a few, with gaps between, at addresses and frames that are the same for every kind.
+    """
+    import numpy as np  # noqa: PLC0415 - a map alone needs none
+
+    table, leaf = _ENTRIES[kind]
+    chance = np.random.default_rng(_SEED)
+    page = np.cumsum(chance.choice(np.array([1, 1, 1, 1, 1, 1, 1, 30], np.uint64), count)) + np.uint64(0x7F0000000)
+    levels = [page]
+    for _ in range(3):
+        levels.append(np.unique(levels[-1] >> np.uint64(9)))
+    places, first = [], 1
+    for numbers in [np.zeros(1, np.uint64), *reversed(levels[1:])]:  # in which frames the tables of each level lie
+        places.append(np.arange(first, first + len(numbers), dtype=np.uint64))
+        first += len(numbers)
+    frames = np.uint64(first) + chance.permutation(count).astype(np.uint64)
+    with open(path, "wb") as file:
+        for place, numbers, behind, bits in zip(
+            places, reversed(levels), [*places[1:], frames], [table] * 3 + [leaf], strict=True
+        ):
+            owner = np.searchsorted(np.unique(numbers >> np.uint64(9)), numbers >> np.uint64(9))
+            entries = np.zeros((len(place), 512), "<u8")
+            entries[owner, (numbers & np.uint64(511)).astype(np.int64)] = behind << np.uint64(12) | np.uint64(bits)
+            file.seek(int(place[0]) * PAGE)
+            file.write(entries.tobytes())
+        file.truncate((first + count) * PAGE)
+
+
 if __name__ == "__main__":
-    if sys.argv[1] == "image":
+    if sys.argv[1] == "image" and sys.argv[3] in _ENTRIES:
+        tables(*sys.argv[2:4], int(sys.argv[4]))
+    elif sys.argv[1] == "image":
         image(sys.argv[2], sys.argv[3], int(sys.argv[4]))
     elif sys.argv[1] == "process":
         process(sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))
