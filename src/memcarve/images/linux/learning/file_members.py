@@ -31,6 +31,7 @@ _FILE = 0x100  # bytes of each structure that are looked at
 _DENTRY = 0x100
 _INODE = 0x100
 _FS = 0x80
+_SYSTEM = 0x80
 _LONGEST_NAME = 255  # NAME_MAX, include/uapi/linux/limits.h
 _MOST_DEPTH = 64
 _NOTHING = (1 << 64) - 1
@@ -216,24 +217,47 @@ def _learn_file_system(dentries: StructureTable, form: Dentries, types: LearnedT
         if apart and share(small) >= NEARLY:
             types.put_pointer("inode", "i_ino", place)
             break
-    types.put("super_block", "s_dev", 2 * word, 4)
-    types.put_pointer("super_block", "s_blocksize", 2 * word + 8)
-    types.put_pointer("super_block", "s_type", 3 * word + 16)
-    types.put_pointer("file_system_type", "name", 0)
+    _learn_system(dentries.reader, np.unique(block), types)
     return at
 
 
+def _learn_system(reader: Reader, blocks: U64, types: LearnedTypes) -> None:
+    """Learn the members of super_blocks: behind their links the number of the device, the size of a block, the type."""
+    word = types.pointer_size
+    systems = StructureTable(reader, blocks.tolist(), _SYSTEM, word)
+    device = systems.column(2 * word, 4)
+    if (device != 0).all() and len(np.unique(device)) == len(device):
+        types.put("super_block", "s_dev", 2 * word, 4)
+    at = sole(_sizes_of_blocks(systems))
+    if at is not None:
+        types.put_pointer("super_block", "s_blocksize", at)
+        types.put_pointer("super_block", "s_type", at + word + 8)
+        types.put_pointer("file_system_type", "name", 0)
+
+
+def _sizes_of_blocks(systems: StructureTable) -> list[int]:
+    """Return where what may be file systems have the size of their blocks: a power of 2, which is said before it.
+
+    Behind it are the size of the largest file, and the type of the file system, which has a name.
+    """
+    word, found = systems.word, []
+    for at in systems.places(2 * word + 8, systems.size - word - 8):
+        size, kind = systems.column(at), systems.column(at + word + 8)
+        if share(are_pointers(kind, word)) < NEARLY or share((size & (size - np.uint64(1)) == 0) & (size > 1)) < NEARLY:
+            continue
+        bits = [systems.column(place, 1) for place in {at - word, at - 4}]
+        if max(share(np.uint64(1) << (said & np.uint64(63)) == size) for said in bits) < NEARLY:
+            continue
+        texts = [systems.reader.read(name, 32) for name in systems.follow(kind).tolist()]
+        if share(np.array([text is not None and _SYSTEM_NAME.match(text) is not None for text in texts])) >= NEARLY:
+            found.append(at)
+    return found
+
+
 def _are_systems(reader: Reader, blocks: U64, word: int) -> bool:
-    """Return True if these are file systems: the size of their blocks is as it is said twice, and they have a type."""
-    sound = []
-    for block in np.unique(blocks).tolist():
-        bits, size = reader.number(block + 2 * word + 4, 1), reader.number(block + 2 * word + 8, word)
-        kind = reader.number(block + 3 * word + 16, word)
-        name = None if kind is None else reader.number(kind, word)
-        text = None if name is None else reader.read(name, 32)
-        known = text is not None and _SYSTEM_NAME.match(text + b"\0") is not None
-        sound.append(known and bits is not None and bits < 8 * word and size == 1 << bits)
-    return share(np.array(sound)) >= NEARLY
+    """Return True if these are file systems."""
+    systems = StructureTable(reader, np.unique(blocks).tolist(), _SYSTEM, word)
+    return bool(_sizes_of_blocks(systems))
 
 
 def _learn_mount(reader: Reader, mounts: U64, block: int, types: LearnedTypes) -> None:
