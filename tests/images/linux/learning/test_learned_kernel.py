@@ -30,6 +30,9 @@ _TASK = [
 _OTHERS = [
     *("mm_struct.pgd", "mm_struct.map_count", "mm_struct.start_brk", "mm_struct.arg_start", "mm_struct.env_end"),
     *("vm_area_struct.vm_start", "vm_area_struct.vm_flags", "vm_area_struct.vm_file", "vm_area_struct.vm_pgoff"),
+    *("task_struct.fs", "task_struct.files", "task_struct.nsproxy", "mm_struct.exe_file", "file.f_path.dentry"),
+    *("dentry.d_name.name", "dentry.d_parent", "dentry.d_sb", "inode.i_ino", "super_block.s_dev", "mount.mnt"),
+    *("fs_struct.root.mnt", "fdtable.fd", "new_utsname.release", "vm_special_mapping.name"),
     "signal_struct.thread_head",
     "cred.uid",
     "cred.gid",

@@ -38,6 +38,7 @@ _NOTHING = (1 << 64) - 1
 _SYSTEM_NAME = re.compile(rb"[a-z][a-z0-9_.]{2,31}\0")
 _READS, _OPENED = 1, 0x80000  # FMODE_READ, FMODE_OPENED, include/linux/fs.h
 _DENTRY_FUNCTIONS = 13
+_MOST_DESCRIPTORS = 1 << 24
 _DESCRIPTORS = 8  # of a process, that are looked at
 
 
@@ -109,7 +110,7 @@ def _learn_file(files: StructureTable, types: LearnedTypes) -> bool:
     wanted = np.uint64(_READS | _OPENED)
     modes = [
         place
-        for place in files.places(0, at + 8 * word, 4)
+        for place in files.places(0, at + 0x60, 4)
         if share((files.column(place, 4) & wanted) == wanted) >= NEARLY
         and share(are_pointers(files.column(place // word * word), word)) <= 1 - NEARLY
     ]
@@ -311,6 +312,9 @@ def _learn_task(tasks: Tasks, types: LearnedTypes) -> None:
             continue
         held = StructureTable(table.reader, np.unique(pointers[there]).tolist(), _FS, word)
         found += [(at, place) for place in held.places(word, _FS - 4 * word) if _is_place(held, place, types)]
+    # since 7.3 there may be another fs before, which is the same one
+    if len(found) > 1:
+        found = [(at, root) for at, root in found if _learn_descriptors(tasks, at + word, types)]
     if len(found) == 1:
         at, root = found[0]
         types.put_pointer("task_struct", "fs", at)
@@ -330,19 +334,23 @@ def _is_place(held: StructureTable, at: int, types: LearnedTypes) -> bool:
         mount, dentry = held.column(place), held.column(place + word)
         if share(are_pointers(mount, word) & are_pointers(dentry, word)) < NEARLY:
             return False
-        if share(held.follow(mount, word) == held.follow(dentry, block)) < NEARLY:
+        system = held.follow(mount, word)
+        if share((system == held.follow(dentry, block)) & are_pointers(system, word)) < NEARLY:
             return False
     return True
 
 
-def _learn_descriptors(tasks: Tasks, at: int, types: LearnedTypes) -> None:
-    """Learn `files`, and what leads to the files that a process has open: a table, how many it has room for, files."""
+def _learn_descriptors(tasks: Tasks, at: int, types: LearnedTypes) -> bool:
+    """Learn `files`, if that is what lies there, and what leads to the files that a process has open.
+
+    That is a table, which says for how many it has room, and where they are.
+    """
     word, inode, path = tasks.shape.word, types.at("file", "f_inode"), types.at("file", "f_path.dentry")
     inside = types.at("dentry", "d_inode")
     pointers = tasks.table.column(at)
     used = np.unique(pointers[(pointers != 0) & ~tasks.in_kernel])
     if inode is None or path is None or inside is None or not len(used):
-        return
+        return False
     held = StructureTable(tasks.table.reader, used.tolist(), 0x80, word)
     found = []
     for place in held.places(word, held.size):
@@ -352,8 +360,10 @@ def _learn_descriptors(tasks: Tasks, at: int, types: LearnedTypes) -> None:
         room, array = held.follow(table, 0, 4), held.follow(table, word)
         files = np.unique(np.concatenate([held.follow(array, word * row) for row in range(3)]))
         files = files[are_pointers(files, word) & (files != np.uint64(_NOTHING))]
-        agreed = held.follow(held.follow(files, path), inside) == held.follow(files, inode)
-        if share(room % np.uint64(8 * word) == 0) >= NEARLY and share(room > 0) >= NEARLY and share(agreed) >= NEARLY:
+        own = held.follow(files, inode)
+        agreed = (held.follow(held.follow(files, path), inside) == own) & are_pointers(own, word)
+        sound = (room % np.uint64(8 * word) == 0) & (room > 0) & (room < np.uint64(_MOST_DESCRIPTORS))
+        if share(sound) >= NEARLY and share(agreed) >= NEARLY:
             found.append(place)
     place_of_table = sole(found)
     if place_of_table is not None:
@@ -361,6 +371,7 @@ def _learn_descriptors(tasks: Tasks, at: int, types: LearnedTypes) -> None:
         types.put_pointer("files_struct", "fdt", place_of_table)
         types.put("fdtable", "max_fds", 0, 4)
         types.put_pointer("fdtable", "fd", word)
+    return place_of_table is not None
 
 
 def _learn_made_names(tasks: Tasks, files: StructureTable, types: LearnedTypes) -> None:
