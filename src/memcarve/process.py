@@ -210,6 +210,11 @@ class ProcessEntry(NamedTuple):
         words += ["unlinked"] * (not self.listed)
         return ", ".join([*(words or ["running"]), *["doubtful"] * bool(self.doubts)])
 
+    @property
+    def has_memory(self) -> bool:
+        """Whether there is memory of its own: a kernel's thread of a Unix system has none, and one that has ended."""
+        return self.unix is None or self.root is not None
+
     def facts(self) -> dict[str, Any]:
         """Return what an image tells of the process, ready for JSON; nothing if only pid and name are known."""
         if self.root is None and self.unix is None:
@@ -645,6 +650,8 @@ class Container(ABC):
     unreadable = False
     #: what the user said that the input is, if anything
     input_type: str | None = None
+    #: what was left out of a choice because it has no memory of its own, in words
+    _left_out = ""
 
     @property
     def warnings(self) -> list[str]:
@@ -722,7 +729,10 @@ class Container(ABC):
         return found
 
     def __iter__(self) -> Iterator[ProcessMemory]:
-        """Yield the memory of each process, opened when it is its turn; what is doubtful as a process is left out."""
+        """Yield the memory of each process, opened when it is its turn.
+
+        What is doubtful as a process is left out, and what has no memory of its own.
+        """
         for index in self.certain():
             yield self.process(index=index)
 
@@ -735,8 +745,21 @@ class Container(ABC):
         return {}
 
     def certain(self) -> list[int]:
-        """Return the places in `processes()` of all that nothing speaks against."""
-        return [index for index, entry in enumerate(self.processes()) if not entry.doubts]
+        """Return the places in `processes()` of all that have memory and that nothing speaks against."""
+        entries = self.processes()
+        found = [index for index, entry in enumerate(entries) if not entry.doubts]
+        return self._with_memory(entries, found)
+
+    def _with_memory(self, entries: Sequence[ProcessEntry], found: list[int]) -> list[int]:
+        """Return those of some places in a list of processes at which one with memory is; take note of the others."""
+        kept = [index for index in found if entries[index].has_memory]
+        left = [entries[index] for index in found if not entries[index].has_memory]
+        threads = sum(entry.unix is not None and entry.unix.kernel_thread is True for entry in left)
+        words = [(threads, "kernel thread"), (len(left) - threads, "process that has ended")]
+        self._left_out = ", ".join(
+            f"{number} {word if number == 1 else _PLURAL[word]}" for number, word in words if number
+        )
+        return kept
 
     def choose(self, pids: Sequence[int] = (), name: str | None = None) -> list[int]:
         """Return the places in `processes()` of those with one of some numbers, and a name like the pattern `name`.
@@ -767,7 +790,12 @@ class Container(ABC):
 
     def _named_like(self, entries: Sequence[ProcessEntry], name: str) -> list[int]:
         named = [index for index, entry in enumerate(entries) if _is_like(entry, name)]
-        found = [index for index in named if not entries[index].doubts]
+        certain = [index for index in named if not entries[index].doubts]
+        found = self._with_memory(entries, certain)
+        if certain and not found:
+            raise ProcessError(
+                f"what is named like {name!r} has no memory of its own: {self._left_out}", subject=str(self)
+            )
         if not found and named:
             raise ProcessError(
                 f"only doubtful processes are named like {name!r} ({listed_of(entries[index] for index in named)})",
@@ -842,3 +870,4 @@ def listed_of(entries: Iterable[ProcessEntry]) -> str:
 
 
 _LISTED = 40
+_PLURAL = {"kernel thread": "kernel threads", "process that has ended": "processes that have ended"}

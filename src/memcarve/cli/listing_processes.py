@@ -10,19 +10,21 @@ from memcarve.cli.frame import open_input
 from memcarve.cli.printed_tables import Column, print_table
 from memcarve.cli.wording import complain, counted, say, tell
 from memcarve.errors import InputError, UsageError
+from memcarve.process import Unix
 from memcarve.vocabulary import InputType
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from memcarve.cli.option_groups import Input, Messages, Printing, ProcessList
     from memcarve.cli.printed_tables import Cell
-    from memcarve.process import Container
+    from memcarve.process import Container, ProcessEntry
 
 _JSON = ("json", "jsonl")
 #: columns that a table leaves out if it has command lines
 _LEFT_OUT = ("exited", "root", "image_base", "peb", "wow64")
 _LONGEST = 120  # characters of a command line in it
+_SHORT = 12  # characters of a container's identifier in it
 
 
 def processes(file: str, wanted: ProcessList, source: Input, printing: Printing, messages: Messages) -> int:
@@ -37,46 +39,78 @@ def processes(file: str, wanted: ProcessList, source: Input, printing: Printing,
         raise UsageError("--range narrows --scan", remedy="give both, or leave it out")
     with open_input(file, vars(source), messages) as container:
         entries = container.listed() if wanted.listed else container.processes()
-        columns = [Column("pid", "number"), Column("name", "text")]
-        image = any(entry.root is not None for entry in entries)
-        doubts = image and (layout != "table" or any(entry.doubts for entry in entries))
-        if image:
-            columns += [Column("parent", "number"), Column("created", "time"), Column("exited", "time")]
-            columns += [Column("root", "address"), Column("image_base", "address"), Column("peb", "address")]
-            columns += [Column("wow64", "flag"), Column("state", "text")]
-            columns += [Column("doubts", "words")] if doubts else []
+        unix = any(entry.unix is not None for entry in entries)
+        details = details or unix
+        columns = _unix_columns(entries, layout) if unix else _columns(entries, layout)
         counts = [_page_counts(container, index) for index in range(len(entries))] if pages else []
         told = [_told(container, index, environment=environment) for index in range(len(entries))] if details else []
         # a doubtful process need not have page tables
         certain = [index for index, entry in enumerate(entries) if not entry.doubts]
         failed = any((pages and counts[index] is None) or (details and told[index] is None) for index in certain)
         kinds = list(dict.fromkeys(kind for count in counts for kind in count or {}))
-        columns += [Column(kind, "number") for kind in kinds]
-        more = _detail_columns(layout) if details else []
-        columns += more
+        more = _detail_columns(layout, unix=unix) if details else []
 
         def row(index: int) -> list[Cell]:
-            entry = entries[index]
-            cells: list[Cell] = [entry.pid, entry.name]
-            if image:
-                cells += [entry.parent, entry.created, entry.exited]
-                cells += [entry.root, entry.image_base, entry.peb, entry.wow64, entry.state]
-                cells += [list(entry.doubts)] if doubts else []
+            cells = [_cell(column.name, entries[index], layout) for column in columns]
             cells += [(counts[index] or {}).get(kind) for kind in kinds] if pages else []
             return cells + [_detail(column, told[index] or {}, layout) for column in more]
 
+        shown = [*columns, *(Column(kind, "number") for kind in kinds), *more]
         rows: Iterable[list[Cell]] = map(row, range(len(entries)))
         if details and layout == "table":
-            columns, rows = _narrowed(columns, rows)
-        print_table(layout, "processes", columns, rows)
+            shown, rows = _narrowed(shown, rows)
+        print_table(layout, "processes", shown, rows)
         sys.stdout.flush()
         say(container.notes if messages.verbose else container.warnings, quiet=messages.quiet)
         tell(counted(len(entries), "process"), quiet=messages.quiet)
         return INCOMPLETE if failed or container.unreadable else COMPLETE
 
 
+def _columns(entries: Sequence[ProcessEntry], layout: str) -> list[Column]:
+    """Return the columns of a list of processes: more of an image."""
+    columns = [Column("pid", "number"), Column("name", "text")]
+    if any(entry.root is not None for entry in entries):
+        columns += [Column("parent", "number"), Column("created", "time"), Column("exited", "time")]
+        columns += [Column("root", "address"), Column("image_base", "address"), Column("peb", "address")]
+        columns += [Column("wow64", "flag"), Column("state", "text")]
+        if layout != "table" or any(entry.doubts for entry in entries):
+            columns.append(Column("doubts", "words"))
+    return columns
+
+
+def _unix_columns(entries: Sequence[ProcessEntry], layout: str) -> list[Column]:
+    """Return the columns of a list of a Unix system's processes: in a table those that say something and fit."""
+    columns = [Column("pid", "number"), Column("name", "text"), Column("parent", "number"), Column("uid", "number")]
+    if layout != "table":
+        columns += [Column("gid", "number"), Column("created", "time"), Column("root", "address")]
+        columns += [Column("state", "text"), Column("namespace_pid", "number"), Column("kernel_thread", "flag")]
+        columns += [Column("container", "text"), Column("found", "text"), Column("exit_code", "number")]
+        return [*columns, Column("object", "address"), Column("doubts", "words")]
+    columns += [Column("created", "time"), Column("state", "text")]
+    known = [(entry, entry.unix) for entry in entries if entry.unix is not None]
+    if any(unix.namespace_pid not in (None, entry.pid) for entry, unix in known):
+        columns.append(Column("namespace_pid", "number"))
+    if any(unix.container is not None for _, unix in known):
+        columns.append(Column("container", "text"))
+    return columns + ([Column("doubts", "words")] if any(entry.doubts for entry in entries) else [])
+
+
+def _cell(name: str, entry: ProcessEntry, layout: str) -> Cell:
+    """Return what a column shows of a process."""
+    found: Cell = getattr(entry.unix, name, None) if name in Unix._fields else getattr(entry, name)
+    if name == "doubts":
+        return list(entry.doubts)
+    if layout != "table":
+        return found
+    if name == "container" and isinstance(found, str):
+        return found[:_SHORT]
+    return None if name == "namespace_pid" and found == entry.pid else found
+
+
 def _page_counts(container: Container, index: int) -> dict[str, int] | None:
     """Return the number of 4 KiB pages of each kind (none of a dump); None if the page tables cannot be walked."""
+    if not container.entry(index).has_memory:
+        return {}
     try:
         return container.process(index=index, half=container.default_half).pages or {}
     except InputError as error:
@@ -99,13 +133,13 @@ def _narrowed(columns: list[Column], rows: Iterable[list[Cell]]) -> tuple[list[C
     return [columns[place] for place in kept], ([cells[place] for place in kept] for cells in rows)
 
 
-def _detail_columns(layout: str) -> list[Column]:
+def _detail_columns(layout: str, *, unix: bool) -> list[Column]:
     if layout == "table":
         return [Column("command_line", "text")]
     texts = [Column(name, "text") for name in ("command_line", "image_path", "current_directory")]
     if layout in _JSON:
-        return [*texts, Column("parameters", "record"), Column("unloaded", "record")]
-    return [*texts, Column("unloaded", "words")]
+        return [*texts, Column("parameters", "record"), *([] if unix else [Column("unloaded", "record")])]
+    return texts if unix else [*texts, Column("unloaded", "words")]
 
 
 def _detail(column: Column, told: dict[str, Any], layout: str) -> Cell:

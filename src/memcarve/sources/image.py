@@ -103,6 +103,8 @@ class ImageContainer(Container):
             unsought.append(f"the list of processes is damaged ({problem}): some that it held may be unlisted now")
         found, known = (self._system.notes, [self._system.description]) if self._system else ([], [])
         decoded = [Note(note, "input", more) for note, more in self.stored.notes]
+        if self._left_out:
+            unsought.append(f"left out, because no memory of its own is known of it: {self._left_out}")
         return [*known, *decoded, *(Note(note, "input") for note in (*self.memory.notes, *found, *unsought))]
 
     @property
@@ -197,7 +199,7 @@ class ImageContainer(Container):
 
         Raises ProcessError if its page tables are not in the image, LimitError if they claim too much.
         """
-        entry, table, system = self._chosen(index)
+        entry, table, system = self._chosen(index, kernel=half == "kernel")
         start, end = (0, TOP) if half == "all" else (0, table.kernel_half)
         if half == "kernel":
             start, end = table.kernel_half, TOP
@@ -211,7 +213,7 @@ class ImageContainer(Container):
 
         Raises ProcessError if its page tables are not in the image, LimitError if they claim too much there.
         """
-        entry, table, system = self._chosen(index)
+        entry, table, system = self._chosen(index, kernel=self._table_of(self.entry(index))[0].kernel_half <= start)
         pages = self._walk(table, start, end)
         extended, bits = start | (TOP - (1 << table.mode.bits)), table.mode.address_bits
         if not len(pages.placed) and table.mode.wide and start >> (bits - 1) == 1:
@@ -219,9 +221,22 @@ class ImageContainer(Container):
             pages = self._walk(table, extended, extended + 1)
         return self._memory(entry, table, system, pages, "all")
 
-    def _chosen(self, index: int) -> tuple[ProcessEntry, AddressTable, str]:
-        """Return a process, how to read its page tables, and in words why."""
+    def _chosen(self, index: int, *, kernel: bool) -> tuple[ProcessEntry, AddressTable, str]:
+        """Return a process, how to read its page tables, and in words why; `kernel`: its kernel half is wanted alone.
+
+        That is there also if a process has no memory of its own: it is the same for all.
+        """
         entry = self.entry(index)
+        if not entry.has_memory and not kernel:
+            thread = entry.unix is not None and entry.unix.kernel_thread
+            why = (
+                "is a kernel thread: it has no memory of its own" if thread else "has no memory any more: it has ended"
+            )
+            if not thread and not entry.ended:
+                why = "has no memory of its own"
+            raise ProcessError(
+                f"{entry} {why}", subject=str(self), remedy="{half:kernel} takes the kernel's half, which all share"
+            )
         table, system = self._table_of(entry)
         root = np.array([table.root], np.uint64)
         if not entry.ended and not self.memory.holds_tables(root, table.mode.root_size, table.mode.entry)[0]:
