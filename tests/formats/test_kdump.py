@@ -128,6 +128,13 @@ def test_incomplete(tmp_path: Path) -> None:
     assert not memory.declared
 
 
+def test_erased(tmp_path: Path) -> None:
+    """A dump of which makedumpfile erased parts says so, if it has the version that can."""
+    for version in (4, 5):
+        memory = read(tmp_path / "image", containers.kdump(RANGES, erased=50, version=version))
+        assert any("erase" in note for note in memory.notes) == (version == 5)
+
+
 @pytest.mark.parametrize("how", [*containers.PACKERS])
 def test_damaged_pages(tmp_path: Path, how: str) -> None:
     """A page that does not decode raises when it is read, and names the file and the place; others are read."""

@@ -7,6 +7,7 @@ QEMU's monitor saves the memory, drgn (with libkdumpfile) reads dumps in a progr
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import json
 import shutil
@@ -19,6 +20,7 @@ import pytest
 
 import containers
 import linux_machines
+import memcarve
 from containers import PAGE
 from memcarve.backing import FileBacking
 from memcarve.errors import InputError
@@ -130,6 +132,22 @@ def test_a_real_machine(forms: dict[str, Path]) -> None:
     assert text is not None
     assert text.startswith(b"OSRELEASE=6.1.0")
     assert {name for name, other in told.items() if other != text} == {"memory.migrate"}
+
+
+def test_the_same_answers(forms: dict[str, Path]) -> None:
+    """Every container of all of the memory has the same processes, and the same bytes of one of them."""
+    answers = {}
+    for name in ("memory.raw", "memory.elf", "memory.kdump-zlib-flat", "memory.kdump", "memory.migrate"):
+        with memcarve.open(forms[name]) as container:
+            entries = container.listed()
+            process = container.process(next(entry.pid for entry in entries if entry.name == "rich"))
+            bytes_there = hashlib.sha256()
+            for segment in process.segments():
+                bytes_there.update(process.space.read(segment.start, segment.size))
+            listed = [(entry.pid, entry.name, entry.parent, entry.root) for entry in entries]
+            answers[name] = (listed, process.space.total, process.space.missing.size.sum(), bytes_there.hexdigest())
+    assert len(set(map(repr, answers.values()))) == 1
+    assert len(answers["memory.raw"][0]) > 40
 
 
 def test_parts_of_a_split_dump(forms: dict[str, Path]) -> None:

@@ -363,6 +363,7 @@ def kdump_parts(
     share: bool = True,
     vmcoreinfo: bytes = b"",
     notes: bytes = b"",
+    erased: int = 0,
 ) -> Iterator[bytes]:
     """Yield a compressed kernel dump, whose ranges are sorted; what was `left_out` is in the first bitmap alone.
 
@@ -391,7 +392,7 @@ def kdump_parts(
     second = struct.pack(
         "<QiiQQQQQQQQQQQ" if bits == 64 else "<IiiIIQIQIQIQQQ",
         *(0x1000000, level, int(split is not None), low, high),
-        *(place, len(vmcoreinfo), place + len(vmcoreinfo), len(notes), 0, 0),
+        *(place, len(vmcoreinfo), place + len(vmcoreinfo), len(notes), place * (erased > 0), erased),
         *(low, high, top),
     )
     yield (second.ljust(200, b"\0") + vmcoreinfo + notes).ljust(sub * page, b"\0")

@@ -42,7 +42,7 @@ _SIZES_AT = {64: 424, 32: 412}  # behind the names is a time of 16 or 8 bytes, a
 #: phys_base, dump level, whether it was split, first and last page of a part; then offsets and sizes of VMCOREINFO,
 #: of notes, of what was erased; and with 64 bits first and last page and number of pages. By version there is less
 _SECOND = {64: struct.Struct("<QiiQQQQQQQQQQQ"), 32: struct.Struct("<IiiIIQIQIQIQQQ")}
-_LEVEL_SINCE, _SPLIT_SINCE, _VMCOREINFO_SINCE, _NOTES_SINCE, _WIDE_SINCE = 1, 2, 3, 4, 6
+_LEVEL_SINCE, _SPLIT_SINCE, _VMCOREINFO_SINCE, _NOTES_SINCE, _ERASED_SINCE, _WIDE_SINCE = 1, 2, 3, 4, 5, 6
 _BLOCK_SIZES = [1 << bits for bits in range(12, 17)]
 _MOST_PAGES = 1 << 36  # 256 TiB of memory, and a bitmap of 8 GiB
 _INCOMPLETE = 8  # in the status: there was no room for all of it
@@ -92,6 +92,7 @@ class _Header(NamedTuple):
     level: int
     vmcoreinfo: tuple[int, int]
     notes: tuple[int, int]
+    erased: bool
     processor: bytes
 
 
@@ -194,6 +195,7 @@ def _headers(file: FileBacking) -> _Header:
         level=level,
         vmcoreinfo=(rest[0], rest[1]) if version >= _VMCOREINFO_SINCE else (0, 0),
         notes=(rest[2], rest[3]) if version >= _NOTES_SINCE else (0, 0),
+        erased=version >= _ERASED_SINCE and rest[5] > 0,
         processor=processor,
     )
 
@@ -451,6 +453,8 @@ def _remarks(header: _Header, index: _Index) -> tuple[str, ...]:
         )
     if header.incomplete:
         remarks.append("the dump says that it is incomplete: there was no room for all of it when it was written")
+    if header.erased:
+        remarks.append("makedumpfile overwrote what it was configured to erase: such bytes are not the machine's")
     if index.bitmap_cut:
         remarks.append("the file ends inside its bitmaps: which pages there are beyond is not known")
     return tuple(f"{header.writer}: {remark}" for remark in remarks)

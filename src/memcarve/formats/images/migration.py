@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from memcarve.errors import InputError, SourceReadError
+from memcarve.errors import InputError, SourceReadError, UnreadableError
 from memcarve.formats.images.decoded_pages import DecodedPages
 from memcarve.formats.images.machine import CutOff, MachineMemory, column
 from memcarve.intervals import Intervals, joined, smallest_owner
@@ -131,6 +131,7 @@ class _Stream:
         self.notes: list[str] = []
         self._ram: int | None = None  # the number of its section
         self._block: _Block | None = None
+        self._buffer = bytearray(min(_WINDOW, max(file.size, 1)))
         self._mapped = False
         self._runs = array("Q"), array("Q"), array("Q")  # first address, pages, place
         self.step = 0
@@ -241,7 +242,7 @@ class _Stream:
     def _all_records(self) -> bool:
         mask = self.page - 1
         while True:
-            window = self._file.read_there(self._at, _WINDOW)
+            window = self._window()
             at = 0
             while at + 8 <= len(window):
                 word = int.from_bytes(window[at : at + 8], "big")
@@ -256,7 +257,7 @@ class _Stream:
                 going = self._record(flags, address)
                 if going is not None:
                     return going
-                window, at = b"", 0
+                window, at = window[:0], 0
                 break
             else:
                 if len(window) < _WINDOW:  # the file ends
@@ -267,7 +268,16 @@ class _Stream:
                 return False
             self._at += at
 
-    def _run(self, window: bytes, at: int, flags: int) -> int:
+    def _window(self) -> memoryview:
+        """Return what follows, as much of it as is looked at together; valid until the next call."""
+        window = memoryview(self._buffer)[: max(min(_WINDOW, self._file.size - self._at), 0)]
+        try:
+            self._file.read_into(self._at, window)
+        except UnreadableError as error:
+            return window[: error.offset - self._at]
+        return window
+
+    def _run(self, window: memoryview, at: int, flags: int) -> int:
         """Add the records at a place that are whole, alike, and of the same block; return how many bytes they have."""
         step = 8 + (self.page if flags & _PAGE else 1)
         most = (len(window) - at) // step
@@ -390,7 +400,7 @@ class _Stream:
     def _arrange(self) -> None:
         """Sort the runs; of pages that were sent several times, the last counts."""
         start, pages, place = (column(values) for values in self._runs)
-        self._runs = array("Q"), array("Q"), array("Q")
+        self._runs, self._buffer = (array("Q"), array("Q"), array("Q")), bytearray()
         self.step = self.page if self._mapped else self.page + 8
         page = np.uint64(self.page)
         last = np.arange(len(start))[::-1].copy()
