@@ -40,6 +40,35 @@ def _stopped(name: str) -> list[int]:
 
 
 @each_machine
+def test_unlinked_process_is_found(name: str, damaged: Damage) -> None:
+    """A process that was taken out of the list is found all the same, and said not to be in it."""
+    copy = damaged(name)
+    hidden = _stopped(name)[3]
+    task = copy.task(hidden)
+    copy.unlink(task)
+    found, _ = _found(copy)
+    assert found[hidden].object == task
+    assert found[hidden].listed is False
+    assert "unlinked" in (found[hidden].state or "")
+    others = [pid for pid in machine(name).stopped if pid != hidden]
+    assert all(found[pid].listed for pid in others)
+
+
+@each_machine
+def test_unlinked_process_that_forgot_its_neighbours(name: str, damaged: Damage) -> None:
+    """The same if its own links were overwritten, as list_del does and as rootkits do."""
+    copy = damaged(name)
+    hidden = _stopped(name)[5]
+    task = copy.task(hidden)
+    copy.unlink(task)
+    copy.put(task, "task_struct.tasks.next", 0xDEAD000000000100)
+    copy.put(task, "task_struct.tasks.prev", 0xDEAD000000000122)
+    found, _ = _found(copy)
+    assert found[hidden].object == task
+    assert found[hidden].listed is False
+
+
+@each_machine
 def test_list_that_loops(name: str, damaged: Damage) -> None:
     """A list that leads back into itself ends there; the other direction has the rest, and the user is told."""
     copy = damaged(name)
@@ -62,6 +91,22 @@ def test_list_that_is_torn(name: str, damaged: Damage, where: int) -> None:
     found, notes = _found(copy)
     assert set(machine(name).stopped) <= set(found)
     assert all(found[pid].listed for pid in pids)
+    assert len(notes) == 1
+
+
+@each_machine
+def test_list_that_is_torn_in_both_directions(name: str, damaged: Damage) -> None:
+    """Between two tears, a search of memory finds the processes."""
+    copy = damaged(name)
+    pids = _stopped(name)
+    early, late = copy.task(pids[4]), copy.task(pids[9])
+    copy.put(early, "task_struct.tasks.next", 0)
+    copy.put(late, "task_struct.tasks.prev", 0)
+    found, notes = _found(copy)
+    assert set(pids) <= set(found)
+    assert not found[pids[6]].listed
+    assert found[pids[2]].listed
+    assert found[pids[12]].listed
     assert len(notes) == 1
 
 

@@ -11,7 +11,7 @@ import pytest
 
 import linux_machines
 import memcarve
-from linux_machines import as_bytes, crc32s, machine, machines
+from linux_machines import as_bytes, crc32s, link_bytes, machine, machines
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from memcarve.process import Container, ProcessEntry
     from memcarve.space import AddressSpace
 
+_TICK = 100  # a second, in the clock ticks of /proc
 # the letters of /proc/PID/stat, in the words of /proc/PID/status (proc_pid_status(5))
 _STATES = {
     "R": "running",
@@ -128,6 +129,73 @@ def test_kernel_threads_are_told_apart(name: str) -> None:
         # /proc adds what a worker does at the moment
         name_of = re.split("[+-]", said["comm"])[0] if said["comm"].startswith("kworker") else said["comm"]
         assert (entry.name or "").startswith(name_of[:15])
+
+
+@each_machine
+def test_start_times(name: str) -> None:
+    """Each process began when /proc said, to the tick; when the machine did is known to the second."""
+    it, found = machine(name), _entries(name)
+    boot = int(re.search(rb"^btime (\d+)$", it.system("system/stat"), re.MULTILINE)[1])  # type: ignore[index]
+    differences = []
+    for said in _stopped(it):
+        created = found[said["pid"]].created
+        assert created is not None
+        differences.append(created.timestamp() - boot - said["start_ticks"] / _TICK)
+    assert max(differences) - min(differences) < 1.5 / _TICK  # all by the same clock
+    assert -0.05 < min(differences) < 1.05  # btime is whole seconds, rounded down
+
+
+@each_machine
+def test_command_lines_environments_and_directories(name: str) -> None:
+    """Command line, environment, program and working directory are what /proc said, to the byte."""
+    it = machine(name)
+    wrong = []
+    for pid in it.stopped:
+        said, links = it.processes[pid], it.processes[pid]["links"]
+        if said["state"] == "Z":  # its other thread lives, and has what /proc no longer shows of the process
+            continue
+        (told,) = _container(name).process(pid, half="user").metadata.parameters
+        environment = [*filter(None, as_bytes(said["environ"] or "").split(b"\0"))]
+        expected = (
+            as_bytes(said["cmdline"] or "").rstrip(b"\0").replace(b"\0", b" "),
+            None if links["exe"].startswith("!") else link_bytes(links["exe"]),
+            None if links["cwd"].startswith("!") else link_bytes(links["cwd"]),
+            environment,
+        )
+        found = (
+            _encoded(told.command_line),
+            _encoded(told.image_path),
+            _encoded(told.current_directory),
+            [_encoded(text) for text in told.environment or ()],
+        )
+        wrong += [(pid, one, two) for one, two in zip(found, expected, strict=True) if one != two]
+    assert wrong == []
+
+
+@each_machine
+def test_containers(name: str) -> None:
+    """A process is in the container that its control group names, or else in that of its own host name, or in none."""
+    it, found = machine(name), _entries(name)
+    outside = it.processes[1]["links"]["ns/uts"]
+    for said in _stopped(it):
+        unix = found[said["pid"]].unix
+        assert unix is not None
+        told = re.search("[0-9a-f]{64}|(?<=/lxc/)[a-z]+", said.get("cgroup") or "")
+        inside = said["links"]["ns/uts"] not in {outside, "!2"}
+        assert unix.container == (told[0] if told else "inner-host" if inside else None), said["pid"]
+
+
+@each_machine
+def test_auxiliary_vectors(name: str) -> None:
+    """What the kernel gave each program when it began is what /proc/PID/auxv said."""
+    it = machine(name)
+    for pid in it.stopped:
+        said = it.processes[pid]["auxv"]
+        assert said is None or (_container(name).process(pid, half="user").auxiliary_vector or b"").hex() == said, pid
+
+
+def _encoded(text: str | None) -> bytes | None:
+    return None if text is None else text.encode("utf-8", "surrogateescape")
 
 
 @each_machine
