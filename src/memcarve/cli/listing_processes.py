@@ -160,7 +160,9 @@ def _scan(file: str, source: Input, wanted: ProcessList, layout: str, messages: 
         roots = container.roots(wanted.half or "all")
         columns = [Column("root", "address"), Column("paging", "text"), Column("user_bytes", "number")]
         columns += [Column("kernel_bytes", "number"), Column("self_map", "number")]
-        print_table(layout, "roots", columns, roots)
+        if layout != "table" or any(root.user_copy is not None for root in roots):
+            columns += [Column("user_copy", "address")]
+        print_table(layout, "roots", columns, (root[: len(columns)] for root in roots))
         sys.stdout.flush()
         say(container.warnings, quiet=messages.quiet)
     use = "; use one with --dtb" if roots else ""

@@ -6,9 +6,11 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from memcarve.errors import LimitError
+from memcarve.errors import LimitError, UsageError
+from memcarve.images import arm64_roots
 from memcarve.images.paging import claimed, walk
 from memcarve.images.paging_modes import (
+    ARM64,
     FRAME,
     LINUX,
     MODES,
@@ -27,9 +29,12 @@ from memcarve.images.physical import past_unreadable
 from memcarve.images.physical_scan import everything, find_linux, look_through
 from memcarve.images.windows import kernel
 from memcarve.intervals import PAGE, TOP
+from memcarve.permissions import USER
 from memcarve.segments import KERNEL_HALF
 
 if TYPE_CHECKING:
+    from collections.abc import Container, Sequence
+
     from memcarve.dtypes import U64
     from memcarve.images.physical import PhysicalMemory
 
@@ -51,7 +56,8 @@ _MOST_CLAIMED = 8  # times the memory: tables that map more are damaged, or not 
 class Root(NamedTuple):
     """A plausible root: its physical address, what it maps (bytes, by half), and the slot of its entry for itself.
 
-    The bytes of a half that was not looked into are None.
+    The bytes of a half that was not looked into are None. `user_copy` is where the copy of a root lies with which
+    Linux runs a process's own code, and in which hardly any of the kernel is mapped (page-table isolation).
     """
 
     root: int
@@ -59,37 +65,53 @@ class Root(NamedTuple):
     user_bytes: int | None
     kernel_bytes: int | None
     self_map: int | None
+    user_copy: int | None = None
 
 
 def address_table(memory: PhysicalMemory, root: int, mode: str | None, system: str | None) -> tuple[AddressTable, str]:
     """Return how to read the tables at `root`, which may carry the flags of CR3, and in words whose they are.
 
-    `mode` (a key of MODES) and `system` are recognised from the image if they are None.
+    `mode` (a key of MODES) and `system` are recognised from the image if they are None. On ARM64 a root is that of a
+    process or of the kernel, as what it maps is; of the kernel's half of a process nothing is known then.
+
+    Raises UsageError for Windows on ARM64.
     """
     chosen = MODES[mode] if mode else _mode(memory, root)
     own = AddressTable(_masked(root, chosen), chosen, system or NO_SYSTEM)
+    if chosen.split and system == WINDOWS:
+        raise UsageError("entries of Windows' page tables on ARM64 are not known", remedy="leave {system} out")
+    if chosen.split and not _maps_user_pages(memory, own):
+        own = own._replace(kernel_root=own.root)
     if system:
         return own, "present pages only, as given" if system == NO_SYSTEM else f"{system}, as given"
     found, words = _system(memory, own)
     return own._replace(system=found), words
 
 
-def find_roots(memory: PhysicalMemory, half: str = "all") -> list[Root]:
+def find_roots(memory: PhysicalMemory, half: str = "all", mode: Mode | None = None) -> list[Root]:
     """Return the plausible roots in the image, by physical address; those that map no user memory come last.
 
-    With a `half`, a vocabulary.Half, only what maps memory there, which is all that is looked into.
+    With a `half`, a vocabulary.Half, only what maps memory there, which is all that is looked into. `mode` is that of
+    the machine, if its system is known.
 
     Those of 64-bit page tables, whosever they are; of 32-bit ones those of Windows, which map themselves.
     """
+    if memory.architecture == "arm64" or (mode is not None and mode.split):
+        return _arm64_roots(memory, half, ARM64 if mode is None or not mode.split else (mode,))
     scan = _Scan(memory, half)
     narrow: list[int] = []
     directories: list[U64] = []
-    for wide, own, groups in look_through(memory, everything(memory), _RootSeeker(memory)):
-        for root in wide:
-            if scan.is_sane(root):
-                scan.measure(root, X64)
+    sane: list[int] = []
+    granule = None
+    for wide, own, groups, size in look_through(memory, everything(memory), _RootSeeker(memory)):
+        sane += [root for root in wide if scan.is_sane(root)]
         narrow += own
         directories += groups
+        granule = granule or size
+    if granule and memory.architecture is None and not sane and not narrow and not directories:
+        return _arm64_roots(memory, half, [mode for mode in ARM64 if mode.page == granule << 10])
+    for root, found in _levels(memory, sane):
+        scan.measure(root, found)
     for root in narrow:
         scan.measure(root, X86)
     if directories:
@@ -97,7 +119,64 @@ def find_roots(memory: PhysicalMemory, half: str = "all") -> list[Root]:
         for roots in look_through(memory, everything(memory), lambda at, words: _pointing_to(at, words, wanted)):
             for root in roots:
                 scan.measure(root, PAE)
-    return sorted(scan.found, key=lambda found: (found.user_bytes == 0, found.root))
+    return sorted(_with_copies(memory, scan.found), key=lambda found: (found.user_bytes == 0, found.root))
+
+
+def _arm64_roots(memory: PhysicalMemory, half: str, modes: Sequence[Mode]) -> list[Root]:
+    """Return the roots of ARM64: each maps one half."""
+    most = _MOST_CLAIMED * memory.total + (1 << 30)
+    found = [
+        Root(
+            each.root,
+            each.mode.name,
+            (each.size if each.user else 0) if half != "kernel" else None,
+            (0 if each.user else each.size) if half != "user" else None,
+            None,
+        )
+        for each in arm64_roots.find_roots(memory, modes, most)
+        if half == "all" or each.user == (half == "user")
+    ]
+    return sorted(found, key=lambda each: (each.user_bytes == 0, each.root))
+
+
+def _levels(memory: PhysicalMemory, roots: list[int]) -> list[tuple[int, Mode]]:
+    """Return the roots, which look like those of four levels, with their mode: all have four levels, or five.
+
+    Of a machine with five levels the tables below its roots look like roots of four: they are left out.
+    """
+    others = [root for root in roots if _self_map(memory, root) is None]
+    below = {frame for root in others for frame in (memory.pages(np.array([root], np.uint64))[0] & FRAME).tolist()}
+    top = [root for root in others if root not in below]
+    sample = top[:: max(len(top) // _SAMPLE, 1)][:_SAMPLE]
+    if 2 * sum(_leads_to_tables(memory, root) for root in sample) < max(len(sample), 1):
+        return [(root, X64) for root in roots]
+    return [(root, X64_5) for root in top if _leads_to_tables(memory, root)]
+
+
+def _self_map(memory: PhysicalMemory, root: int) -> int | None:
+    words = memory.pages(np.array([root], np.uint64))[0]
+    own = np.flatnonzero(((words & FRAME) == np.uint64(root)) & ((words & PRESENT) != 0))
+    return int(own[0]) if len(own) else None
+
+
+def _with_copies(memory: PhysicalMemory, found: list[Root]) -> list[Root]:
+    """Return the roots without those that are Linux's copies of others for user mode, which these name then.
+
+    Both lie side by side, the copy second, and lead to the same tables in the lower half (arch/x86/mm/pti.c).
+    """
+    places = {each.root: each for each in found if MODES[each.mode].wide}
+    copies = {
+        root: root + PAGE for root in places if root % (2 * PAGE) == 0 and _is_copy(memory, root, root + PAGE, places)
+    }
+    gone = set(copies.values())
+    return [each._replace(user_copy=copies.get(each.root)) for each in found if each.root not in gone]
+
+
+def _is_copy(memory: PhysicalMemory, root: int, copy: int, places: Container[int]) -> bool:
+    if copy not in places:
+        return False
+    lower = memory.pages(np.array([root, copy], np.uint64))[:, :UPPER_HALF] & (FRAME | PRESENT)
+    return bool(lower.any() and (lower[0] == lower[1]).all())
 
 
 class _Scan:
@@ -124,11 +203,8 @@ class _Scan:
                 self.budget -= tables
         if not 0 < sum(sizes.values()) <= most:
             return
-        own: list[int] = []
-        if mode.wide:
-            words = memory.pages(np.array([root], np.uint64))[0]
-            own = np.flatnonzero(((words & FRAME) == np.uint64(root)) & ((words & PRESENT) != 0)).tolist()
-        self.found.append(Root(root, mode.name, sizes.get("user"), sizes.get("kernel"), own[0] if own else None))
+        own = _self_map(memory, root) if mode.wide else None
+        self.found.append(Root(root, mode.name, sizes.get("user"), sizes.get("kernel"), own))
 
     def is_sane(self, table: int, depth: int = 0) -> bool:
         """Return True if tables are tables, all the way down: a sample of the entries is followed at each level."""
@@ -176,13 +252,14 @@ class _RootSeeker:
     """Finds pages of which nearly every entry is the kind that leads to another table inside the image.
 
     Also those that are 32-bit directories of Windows: entry 0x300 of a directory leads to itself; with PAE the first
-    four entries of the last directory lead to all four, the last one to itself.
+    four entries of the last directory lead to all four, the last one to itself. And the size of pages that the header
+    of an ARM64 kernel says.
     """
 
     def __init__(self, memory: PhysicalMemory) -> None:
         self.end = np.uint64(memory.end)
 
-    def __call__(self, physical: U64, words: U64) -> tuple[list[int], list[int], list[U64]]:
+    def __call__(self, physical: U64, words: U64) -> tuple[list[int], list[int], list[U64], int | None]:
         # the upper half of a root is never empty, and its entries are few: most pages fall at the first test
         upper = words[:, UPPER_HALF:]
         some = np.flatnonzero((upper != 0).any(axis=1))
@@ -202,17 +279,29 @@ class _RootSeeker:
         few &= (used & ~bad)[:, UPPER_HALF:].any(axis=1)
         wide: list[int] = physical[some[few]].tolist()
         own: list[int] = physical[itself].tolist()
-        return wide, own, list(first[last] & FRAME)
+        return wide, own, list(first[last] & FRAME), arm64_roots.granule_of_header(words)
 
 
 def _masked(root: int, mode: Mode) -> int:
-    """Return a root without the flags, or the PCID, in CR3's low bits."""
+    """Return a root without the flags, or the PCID, in CR3's low bits; of TTBR without CnP and ASID (bits 0, 48-63)."""
+    if mode.split:
+        return root & ((1 << 48) - 1) & -mode.root_size
     return root & ((1 << 52) - (0x20 if mode is PAE else PAGE))
+
+
+def _maps_user_pages(memory: PhysicalMemory, table: AddressTable) -> bool:
+    """Return True if programs have access to anything that tables map, or if they map too much to tell."""
+    try:
+        return bool((walk(memory, table).placed.flags & USER).any())
+    except LimitError:
+        return True
 
 
 @past_unreadable
 def _mode(memory: PhysicalMemory, root: int) -> Mode:
     """Recognise which kind of tables lie at a root."""
+    if memory.architecture == "arm64":
+        return arm64_roots.recognised(memory, root & ((1 << 48) - 2)) or MODES["arm64-4k-48"]
     entries = np.frombuffer(memory.peek(root & ~0x1F, 32), np.uint64)
     used = entries[entries != 0]
     present = (used & PRESENT) != 0
@@ -281,6 +370,8 @@ def _leads_to_tables(memory: PhysicalMemory, root: int) -> bool:
 
 def _system(memory: PhysicalMemory, table: AddressTable) -> tuple[str, str]:
     """Recognise the operating system; return it and in words how."""
+    if table.mode.split:
+        return LINUX, "taken for Linux on ARM64, as nothing else is known"
     windows = table._replace(system=WINDOWS)
     try:
         version = kernel.shared_data(memory, windows, kernel.SHARED_DATA if table.mode.wide else _SHARED_DATA_32)

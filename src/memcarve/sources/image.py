@@ -192,7 +192,17 @@ class ImageContainer(Container):
     def roots(self, half: str = "all") -> list[Root]:
         """Return the plausible page-table roots of the image; with a half, only those that map memory there."""
         Half.check(half)
-        return find_roots(self.memory, half)
+        found = self._recognised_if_raw() if self.memory.architecture in (None, "arm64") else None
+        return find_roots(self.memory, half, found and found.mode)
+
+    def _recognised_if_raw(self) -> AddressTable | None:
+        """Return the page tables of an ARM64 machine's kernel: it tells at which address a raw image begins.
+
+        None if it is another machine, or no kernel is found.
+        """
+        self.recognise()
+        table = None if self._system is None else self._system.table_of(ProcessEntry())
+        return table if table is not None and table.mode.split else None
 
     def _half(self, index: int, half: str) -> ProcessMemory:
         """Return the memory of a process, or one half of it.
@@ -327,8 +337,23 @@ class ImageContainer(Container):
         if self.options.dtb is None:
             return self.system.table_of(entry), self.system.description
         if self._table is None:
-            self._table = address_table(self.memory, self.options.dtb, self.options.paging, self.options.system)
+            self._table = self._given(self.options.dtb)
         return self._table
+
+    def _given(self, root: int) -> tuple[AddressTable, str]:
+        """Return how to read the tables at a root that was given, and in words whose they are."""
+        paging, system = self.options.paging, self.options.system
+        known = None
+        if self.memory.architecture == "arm64" or (paging is not None and paging.startswith("arm64")):
+            known = self._recognised_if_raw()
+        table, words = address_table(self.memory, root, paging or (known and known.mode.name), system)
+        if paging is None and self.memory.architecture is None and not claimed(self.memory, table)[0]:
+            known = self._recognised_if_raw()
+            if known is not None:  # a raw image of an ARM64 machine does not begin at 0: nothing was there
+                table, words = address_table(self.memory, root, known.mode.name, system)
+        if known is None or known.mode is not table.mode or table.kernel_root is not None:
+            return table, words
+        return table._replace(kernel_root=known.kernel_root, absent=known.absent), self.system.description
 
     def _missing(self, pages: Pages) -> MissingMemory:
         """Return what is mapped but not in the image, neighbours with the same reason joined."""
