@@ -179,6 +179,34 @@ def test_what_drgn_reads(forms: dict[str, Path]) -> None:
             assert line == ("fault" if found is None else found.hex()), (name, hex(place))
 
 
+def test_what_drgn_reads_of_ours(tmp_path: Path) -> None:
+    """Dumps as the tests write them, in each compression, are read by libkdumpfile as by memcarve."""
+    if importlib.util.find_spec("drgn") is None:
+        pytest.skip("not installed: drgn")
+    ranges = [(0x1000, content(0x1000, 5 * PAGE)), (0x9000, bytes(9 * PAGE)), (0x40000, content(7, 3 * PAGE))]
+    text = (
+        b"OSRELEASE=6.1.0\nPAGESIZE=4096\nSYMBOL(swapper_pg_dir)=ffffffff82610000\nSYMBOL(_stext)=ffffffff81000000\n"
+        b"KERNELOFFSET=0\nNUMBER(phys_base)=0\nNUMBER(pgtable_l5_enabled)=0\nNUMBER(KERNEL_IMAGE_SIZE)=1073741824\n"
+    )
+    notes = containers.note(b"CORE", 1, bytes(336)) + containers.note(b"VMCOREINFO", 0, text)
+    for how in containers.PACKERS:
+        path = tmp_path / how
+        path.write_bytes(containers.kdump(ranges, how=how, vmcoreinfo=text, notes=notes, left_out=[(0x20000, PAGE)]))
+        physical = opened(path)
+        places = [start + at for start, data in ranges for at in range(0, len(data), PAGE)] + [0x20000]
+        ran = subprocess.run(
+            [sys.executable, "-c", _READER, path],
+            input="".join(f"{place}\n" for place in places),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert not ran.returncode, ran.stderr
+        for place, line in zip(places, ran.stdout.split(), strict=True):
+            found = physical.read(place, PAGE)
+            assert line == ("fault" if found is None else found.hex()), (how, hex(place))
+
+
 def test_cut_off(forms: dict[str, Path], tmp_path: Path) -> None:
     """Of a file that was cut off, what is there is read, and all that is not is cut off."""
     for name in ("memory.kdump", "memory.migrate", "memory.kdump-zlib-flat"):
