@@ -269,3 +269,13 @@ def test_expectations_say_something() -> None:
         assert {"Z", "T", "t"} <= {said["state"] for said in it.processes.values()}
         assert any(len(said["NSpid"].split()) > 1 for said in _stopped(it))
         assert {0, 1000} <= {said["uid"][0] for said in _stopped(it)}
+
+
+@each_machine
+def test_symbols_agree_with_what_was_found_without_them(name: str) -> None:
+    """Where the kernel's own list of symbols has its first task, there it was found by its looks."""
+    it, system = machine(name), _container(name).system  # type: ignore[attr-defined]
+    told = system.symbols.address("init_task")  # kernels without CONFIG_KALLSYMS_ALL list functions alone
+    assert told in (None, system.kernel.first.address)
+    assert len(system.symbols) > 10_000
+    assert system.release == it.truth["kernel"]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from memcarve.errors import ProcessError
 from memcarve.images.linux.absent_entries import rules_of
 from memcarve.images.linux.btf_search import kernel_btf
+from memcarve.images.linux.kallsyms import find_kallsyms
 from memcarve.images.linux.kernel import find_kernel
 from memcarve.images.linux.landmarks import find_landmarks
 from memcarve.images.linux.learning.learned_kernel import learned_kernel
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
     from memcarve.formats.kernel_types import KernelTypes
     from memcarve.formats.kernel_types.symbol_file import SymbolFile
+    from memcarve.images.linux.kallsyms import Kallsyms
     from memcarve.images.linux.kernel import Kernel
     from memcarve.images.linux.landmarks import Landmarks
     from memcarve.images.paging_modes import AddressTable
@@ -39,9 +41,10 @@ _REMEDY = "{symbols} takes types of the kernel (ISF, BTF, vmlinux); {dtb} takes 
 class LinuxSystem:
     """A Linux machine."""
 
-    def __init__(self, kernel: Kernel) -> None:
+    def __init__(self, kernel: Kernel, landmarks: Landmarks) -> None:
         self.memory = kernel.memory
         self.kernel = kernel
+        self._landmarks = landmarks
         self._processes = Processes(kernel)
         self.notes = self._processes.notes
 
@@ -52,15 +55,22 @@ class LinuxSystem:
 
     @functools.cached_property
     def release(self) -> str | None:
-        """The kernel's version as ``uname -r`` prints it; None if it cannot be read."""
+        """The kernel's version as ``uname -r`` prints it; None if nothing tells, or several kernels' banners do."""
         kernel = self.kernel.structures
         proxy = kernel.pointer(self.kernel.first.address, "task_struct", "nsproxy")
         names = None if proxy is None else kernel.pointer(proxy, "nsproxy", "uts_ns")
         inside = kernel.offset("uts_namespace", "name")
-        if names is None or inside is None:
-            return None
-        found = kernel.text(names + inside, "new_utsname", "release")
-        return found.decode("ascii", "backslashreplace") if found else None
+        found = None if names is None or inside is None else kernel.text(names + inside, "new_utsname", "release")
+        if found:
+            return found.decode("ascii", "backslashreplace")
+        said = {each.release for each in self._landmarks.banners}
+        return said.pop() if len(said) == 1 else None
+
+    @functools.cached_property
+    def symbols(self) -> Kallsyms | None:
+        """The kernel's symbols by name, a help for those who ask; None if they are not found."""
+        first = self.kernel.first
+        return find_kallsyms(self.memory, [first.physical], first.types.pointer_size, first.shift)
 
     @property
     def platform(self) -> Platform:
@@ -136,7 +146,7 @@ def find_linux(memory: PhysicalMemory, symbols: SymbolFile | None = None) -> Lin
     if kernel is None and symbols is None:
         kernel = learned_kernel(memory, landmarks)
     if kernel is not None:
-        system = LinuxSystem(kernel)
+        system = LinuxSystem(kernel, landmarks)
         system.notes += [] if note is None else [note]
         return system
     if not landmarks.banners:
