@@ -36,20 +36,20 @@ def started(kernel: Kernel) -> int | None:
     types = kernel.first.types
     names = ("wall_to_monotonic.tv_sec", "wall_to_monotonic.tv_nsec", "offs_real", "offs_boot", "xtime_sec")
     members = [types.member("timekeeper", name) for name in names]
-    offsets = [member.offset for member in members if member is not None]
-    if len(offsets) < len(names):
+    places = [(member.offset, 4 if member.size == 4 else 8) for member in members if member is not None]  # noqa: PLR2004
+    if len(places) < len(names):
         return None
     middle = kernel.first.physical // _BLOCK * _BLOCK
     steps = sorted(range(-_NEAR, _NEAR, _BLOCK), key=abs)
     for low in (middle + step for step in steps if middle + step >= 0):
-        found = _look(kernel.memory, types, low, offsets)
+        found = _look(kernel.memory, types, low, places)
         if found is not None:
             return found
     return None
 
 
-def _look(memory: PhysicalMemory, types: KernelTypes, low: int, offsets: list[int]) -> int | None:
-    """Return when the machine began if its clock lies in the block at `low`, given where its members are."""
+def _look(memory: PhysicalMemory, types: KernelTypes, low: int, places: list[tuple[int, int]]) -> int | None:
+    """Return when the machine began if its clock lies in the block at `low`, given offset and size of its members."""
     pages = np.arange(low, low + _BLOCK + PAGE, PAGE, dtype=np.uint64)
     there = memory.holds(pages, PAGE)
     if not there.any():
@@ -57,14 +57,18 @@ def _look(memory: PhysicalMemory, types: KernelTypes, low: int, offsets: list[in
     words: U64 = np.zeros((len(pages), PAGE // 8), np.uint64)
     words[there] = memory.pages(pages[there])
     data = words.view(np.uint8).reshape(-1)
+    first, last = min(offset for offset, _ in places), max(offset + size for offset, size in places)
+    count = (len(data) - (last - first) - 8) // 8
     # numbers of 64 bits need not lie at multiples of 8 bytes if pointers have 32
     for shift in (0,) if types.pointer_size == 8 else (0, 4):  # noqa: PLR2004
-        flat = data[shift : len(data) - 8 + shift].view(np.int64)
-        steps = [(offset - offsets[0]) // 8 for offset in offsets]
-        behind = max(steps)
-        seconds = flat[-min(steps) : len(flat) - behind]
-        place = np.flatnonzero((seconds < -_EARLIEST) & (seconds > -_LATEST)) - min(steps)
-        second, nanosecond, real, boot, now = (flat[place + step] for step in steps)
+        columns = []
+        for offset, size in places:
+            begin = shift + offset - first
+            column = data[begin : begin + 8 * count].view(np.int64)
+            # of a number of 4 bytes the lower half
+            columns.append(column if size == 8 else column << 32 >> 32)  # noqa: PLR2004
+        place = np.flatnonzero((columns[0] < -_EARLIEST) & (columns[0] > -_LATEST))
+        second, nanosecond, real, boot, now = (column[place] for column in columns)
         said = (nanosecond >= 0) & (nanosecond < _SECOND) & (-(second * _SECOND + nanosecond) == real)
         said &= (boot >= 0) & (boot < _CENTURY) & (now >= real // _SECOND) & (now - real // _SECOND < _CENTURY)
         if said.any():

@@ -6,12 +6,14 @@ from typing import TYPE_CHECKING
 
 from memcarve.images.linux.kernel import FirstTask, kernel_from
 from memcarve.images.linux.kernel_structures import Structures
+from memcarve.images.linux.learning.clock_members import learn_clock
 from memcarve.images.linux.learning.file_members import learn_files
 from memcarve.images.linux.learning.first_task_shape import shapes
 from memcarve.images.linux.learning.learned_types import LearnedTypes
 from memcarve.images.linux.learning.memory_members import learn_spaces
 from memcarve.images.linux.learning.namespace_members import learn_namespaces
 from memcarve.images.linux.learning.region_members import learn_regions
+from memcarve.images.linux.learning.switched_members import learn_switched
 from memcarve.images.linux.learning.task_members import learn_tasks
 
 if TYPE_CHECKING:
@@ -47,6 +49,8 @@ def _learn(kernel: Kernel, shape: Shape, types: LearnedTypes) -> bool:
     if tasks is None:
         return False
     learn_namespaces(tasks, types)
+    learn_switched(tasks, types, kernel.table.mode)
+    learn_clock(kernel, types)
     spaces = learn_spaces(kernel, tasks, types)
     regions = None if spaces is None else learn_regions(spaces)
     if spaces is not None and regions is not None:

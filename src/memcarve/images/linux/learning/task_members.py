@@ -71,6 +71,8 @@ def learn_tasks(kernel: Structures, shape: Shape, types: LearnedTypes) -> Tasks 
         return None
     link, addresses = listed
     types.put_list("task_struct", "tasks", link)
+    types.put_pointer("task_struct", "tasks.next", link)
+    types.put_pointer("task_struct", "tasks.prev", link + shape.word)
     found = Tasks(kernel, shape, addresses)
     if not _learn_pids(found, types):
         return None
@@ -288,7 +290,7 @@ def _numbers(tasks: Tasks, pointers: U64) -> list[int]:
 
 
 def _learn_threads(tasks: Tasks, types: LearnedTypes) -> None:
-    """Learn `thread_node`, `signal` and signal_struct's `thread_head`, the list of a process's threads.
+    """Learn `thread_node`, `signal`, `sighand`, which follows, and signal_struct's `thread_head`, the list of threads.
 
     A process of one thread, as the kernel's all are, is alone in its list: its links and those of the head lead to each
     other, and the head lies as far behind the begin of what `signal` points to as in all others.
@@ -321,6 +323,10 @@ def _learn_threads(tasks: Tasks, types: LearnedTypes) -> None:
     types.put_list("task_struct", "thread_node", at)
     types.put_pointer("task_struct", "signal", signal)
     types.put_list("signal_struct", "thread_head", inside)
+    handlers = table.column(signal + word)
+    there = handlers != 0
+    if share(there) >= MOSTLY and share(are_pointers(handlers[there], word)) >= NEARLY:
+        types.put_pointer("task_struct", "sighand", signal + word)
 
 
 def _learn_start(tasks: Tasks, types: LearnedTypes) -> None:
