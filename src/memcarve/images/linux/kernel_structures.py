@@ -6,13 +6,14 @@ is None.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+import struct
+from typing import TYPE_CHECKING
 
 from memcarve.images.structure_reader import Reader
 from memcarve.intervals import PAGE, TOP
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from memcarve.formats.kernel_types import KernelTypes
     from memcarve.space import AddressSpace
@@ -20,22 +21,38 @@ if TYPE_CHECKING:
 _MOST_LINKS = 1 << 20  # of one list
 
 
-class _Row(NamedTuple):
-    """Where members lie that are read at once: `size` bytes from `first` on, and in these each from where to where."""
+_WORDS = {1: "B", 2: "H", 4: "I", 8: "Q"}
 
-    first: int
-    size: int
-    places: list[tuple[int, int] | None]
 
-    @classmethod
-    def of(cls, places: list[tuple[int, int] | None]) -> _Row:
-        """Return the row of members, given as offset and size."""
-        known = [(at, at + min(size, 8)) for at, size in filter(None, places)]
-        if not known:
-            return cls(0, 0, places)
-        first = min(at for at, _ in known)
-        ends = iter([(at - first, end - first) for at, end in known])
-        return cls(first, max(end for _, end in known) - first, [place and next(ends) for place in places])
+class _Row:
+    """How members are unpacked that are read at once: `size` bytes from `first` on."""
+
+    def __init__(self, places: Sequence[tuple[int, int] | None]) -> None:
+        known = [(at, min(size, 8)) for at, size in filter(None, places)]
+        self.first = min((at for at, _ in known), default=0)
+        self.size = max((at + size for at, size in known), default=0) - self.first
+        self._places = [place and (place[0] - self.first, min(place[1], 8)) for place in places]
+        self._words = self._layout()
+        # at which place a member then is: what is not known comes last
+        order = sorted(place for place in self._places if place is not None)
+        self._order = [len(order) if place is None else order.index(place) for place in self._places]
+
+    def _layout(self) -> struct.Struct | None:
+        """Return what unpacks all known members in order of their offsets; None if they are no words side by side."""
+        words, end = ["<"], 0
+        for at, size in sorted(place for place in self._places if place is not None):
+            if at < end or size not in _WORDS:
+                return None
+            words.append(f"{at - end}x{_WORDS[size]}")
+            end = at + size
+        return struct.Struct("".join(words))
+
+    def unpack(self, data: bytes) -> tuple[int | None, ...]:
+        """Return the members, None for those that this kernel has not."""
+        if self._words is None:
+            return tuple([place and int.from_bytes(data[place[0] :][: place[1]], "little") for place in self._places])
+        values = (*self._words.unpack(data), None)
+        return tuple([values[place] for place in self._order])
 
 
 class Structures:
@@ -88,13 +105,11 @@ class Structures:
         key = (structure, paths)
         row = self._rows.get(key)
         if row is None:
-            row = self._rows[key] = _Row.of([self.place(structure, path) for path in paths])
+            row = self._rows[key] = _Row([self.place(structure, path) for path in paths])
         data = self.reader.read(address + row.first, row.size) if row.size else None
         if data is None:
             return (None,) * len(paths)
-        return tuple(
-            None if place is None else int.from_bytes(data[place[0] : place[1]], "little") for place in row.places
-        )
+        return row.unpack(data)
 
     def pointer(self, address: int, structure: str, path: str) -> int | None:
         """Return a member that points into the kernel; None also if it points elsewhere, NULL among them."""

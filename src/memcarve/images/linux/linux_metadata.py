@@ -5,20 +5,21 @@ from __future__ import annotations
 import functools
 from typing import TYPE_CHECKING
 
-from memcarve.images.linux import tasks
 from memcarve.images.linux.dentry_paths import Paths
+from memcarve.images.linux.mapped_programs import MappedPrograms
 from memcarve.images.linux.process_mappings import Mappings
 from memcarve.images.linux.user_threads import UserThreads
 from memcarve.images.linux.vmas import Vmas
-from memcarve.images.structure_reader import counted
+from memcarve.images.structure_reader import LookedUp, Reader, counted
 from memcarve.linux_mappings import region
 from memcarve.metadata import Metadata, Regions, SourceRows
 
 if TYPE_CHECKING:
     from memcarve.images.linux.linux_system import LinuxSystem
+    from memcarve.images.paging_modes import AddressTable
     from memcarve.process import ProcessEntry
 
-REGIONS, THREADS, REGISTERS = "VMA tree", "thread list", "user registers"
+REGIONS, THREADS, REGISTERS, MODULES = "VMA tree", "thread list", "user registers", "mapped files"
 _STRICT_HEAP = (6, 6)
 
 
@@ -27,10 +28,12 @@ class Knowledge:
 
     def __init__(self, system: LinuxSystem) -> None:
         self.kernel = system.kernel.structures
+        self.memory = system.memory
         self.first = system.kernel.first.address
         self.version = (system.platform.major or 0, system.platform.minor or 0)
         self.mode = system.kernel.table.mode
         self.page = self.mode.page
+        self._programs = MappedPrograms()
 
     @functools.cached_property
     def paths(self) -> Paths:
@@ -64,29 +67,26 @@ class Knowledge:
         mount, dentry = kernel.numbers(place, "fs_struct", ("root.mnt", "root.dentry"))
         return None if mount is None or dentry is None else (mount, dentry)
 
-    def of(self, entry: ProcessEntry) -> Metadata:
-        """Return what is known of a process."""
+    def of(self, entry: ProcessEntry, mm: int | None, table: AddressTable) -> Metadata:
+        """Return what is known of a process; `mm` is its ``mm_struct``.
+
+        Of its own memory, only the beginnings of mapped files are read, by `table`.
+        """
         if entry.object is None:
             return Metadata(notes=("no kernel address leads to the process: its regions and threads are not known",))
-        mm = self._memory_of(entry.object)
         if mm is None and not entry.ended:
             return Metadata()
         found = Metadata() if mm is None else self._regions(mm)
         threads, stacks, notes = self._threads.of(entry.object, found.regions[0] if found.regions else None)
+        if mm is None and notes:
+            return found  # of a process that has ended, what its threads were may be others' by now
         areas = (SourceRows(REGISTERS, stacks),) if stacks else ()
-        return found + Metadata(threads=(SourceRows(THREADS, threads),), areas=areas, notes=tuple(notes))
-
-    def _memory_of(self, task: int) -> int | None:
-        """Return the ``mm_struct`` of a process; if its leader has ended, that of a thread that lives."""
-        kernel = self.kernel
-        flags = kernel.number(task, "task_struct", "flags")
-        if flags is None or flags & tasks.KERNEL_THREAD:
-            return None
-        own = kernel.pointer(task, "task_struct", "mm")
-        if own is not None:
-            return own
-        others = (kernel.pointer(thread, "task_struct", "mm") for thread in tasks.threads_of(kernel, task))
-        return next((mm for mm in others if mm is not None), None)
+        found += Metadata(threads=(SourceRows(THREADS, threads),), areas=areas, notes=tuple(notes))
+        if not found.regions:
+            return found
+        memory = Reader(LookedUp(self.memory, table), table.kernel_half)
+        modules = self._programs.of(found.regions[0], memory)
+        return found + Metadata(modules=(SourceRows(MODULES, modules),))
 
     def _regions(self, mm: int) -> Metadata:
         vmas, notes = self._vmas.of(mm)

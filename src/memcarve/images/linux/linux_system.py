@@ -113,7 +113,8 @@ class LinuxSystem:
 
     def metadata(self, entry: ProcessEntry, table: AddressTable) -> Metadata:
         """Return what Linux knows of a process."""
-        return self.knowledge.of(entry) + self.start_of(entry, table)
+        known = self.knowledge.of(entry, self._processes.memory_of(entry), table)
+        return known + self.start_of(entry, table)
 
     def start_of(self, entry: ProcessEntry, table: AddressTable) -> Metadata:
         """Return what a process was started with."""

@@ -48,13 +48,14 @@ class UserThreads:
         """Return the threads of the process that a task leads; `regions` are the process's."""
         kernel = self.kernel
         tasks_found = [*itertools.islice(tasks.threads_of(kernel, leader), _MOST + 1)] or [leader]
-        read = [self._read(task, regions) for task in tasks_found[:_MOST]]
+        group = kernel.number(leader, "task_struct", "tgid")
+        read = [self._read(task, group, regions) for task in tasks_found[:_MOST]]
         rows = [thread for thread in read if thread is not None]
         notes = []
         if len(tasks_found) > _MOST:
             notes.append(f"it has more than {_MOST} threads; the rest was left out")
         if len(rows) < len(read):
-            notes.append(f"{counted(len(read) - len(rows), 'thread')} cannot be read")
+            notes.append(f"{counted(len(read) - len(rows), 'thread')} cannot be read or of another process")
         signal = kernel.pointer(leader, "task_struct", "signal")
         number = None if signal is None else kernel.number(signal, "signal_struct", "nr_threads")
         if number and number != len(tasks_found) and len(tasks_found) <= _MOST:
@@ -72,10 +73,10 @@ class UserThreads:
         ]
         return Found(rows, stacks, notes)
 
-    def _read(self, task: int, regions: Regions | None) -> Thread | None:
+    def _read(self, task: int, group: int | None, regions: Regions | None) -> Thread | None:
         kernel = self.kernel
         tid = kernel.signed(task, "task_struct", "pid")
-        if tid is None:
+        if tid is None or kernel.number(task, "task_struct", "tgid") != group:
             return None
         name = kernel.text(task, "task_struct", "comm")
         thread = Thread(

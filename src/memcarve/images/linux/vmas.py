@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from memcarve.images.linux.kernel_structures import Structures
 
 READ, WRITE, EXECUTE, MAY_SHARE = 1, 2, 4, 0x80  # VM_READ, VM_WRITE, VM_EXEC, VM_MAYSHARE
+_LETTERS = ("---", "r--", "-w-", "rw-", "--x", "r-x", "-wx", "rwx")  # by the lowest three bits
 _MOST = 1 << 19
 _MEMBERS = (
     "vm_start",
@@ -54,10 +55,7 @@ class Vma(NamedTuple):
         """The protection as /proc/PID/maps prints it."""
         if self.flags is None:
             return None
-        words = ((READ, "r"), (WRITE, "w"), (EXECUTE, "x"))
-        return "".join(letter if self.flags & bit else "-" for bit, letter in words) + (
-            "s" if self.flags & MAY_SHARE else "p"
-        )
+        return _LETTERS[self.flags & (READ | WRITE | EXECUTE)] + ("s" if self.flags & MAY_SHARE else "p")
 
 
 class Found(NamedTuple):
