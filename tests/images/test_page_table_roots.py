@@ -427,3 +427,17 @@ def test_same_segments_in_containers(linux_image: Path, tmp_path: Path, write: C
         (tmp_path / "mem").unlink()
     assert found == segments(linux_image)
     assert len(found) > 100
+
+
+@pytest.mark.parametrize("begin", [0x40000000, 0x80000000, 0xB0000000, 0xC0000000])
+def test_kernel_of_32_bits_begins_elsewhere(begin: int) -> None:
+    """A 32-bit Linux whose kernel does not begin at 3 GiB is told by where all low memory is mapped."""
+    data = bytearray(32 << 20)
+    root, directory = 0x1000, 0x2000
+    data[root + (begin >> 30) * 8 : root + (begin >> 30) * 8 + 8] = (directory | 1).to_bytes(8, "little")
+    for number in range(16):  # pages of 2 MiB
+        place = directory + ((begin >> 21) + number) % 512 * 8
+        data[place : place + 8] = (number << 21 | 0xE3).to_bytes(8, "little")
+    table, _ = address_table(memory_of(bytes(data)), root, "pae", "linux")
+    assert table.kernel_half == begin
+    assert address_table(memory_of(bytes(data)), root, "pae", "windows")[0].kernel_half == 0x80000000

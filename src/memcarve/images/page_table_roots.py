@@ -8,7 +8,7 @@ import numpy as np
 
 from memcarve.errors import LimitError, UsageError
 from memcarve.images import arm64_roots
-from memcarve.images.paging import claimed, walk
+from memcarve.images.paging import claimed, translate, walk
 from memcarve.images.paging_modes import (
     ARM64,
     FRAME,
@@ -50,6 +50,8 @@ _LINUX_IMAGE = 0xFFFFFFFF80000000  # __START_KERNEL_map, Documentation/arch/x86/
 _SAMPLE = 64
 _TABLES_A_PAGE = 16  # tables that are read while looking for roots, for each page of the image
 _MOST_GROUPS = 64
+#: where else than at 3 GiB 32-bit kernels may begin
+_SPLITS = (0x40000000, 0x78000000, 0x80000000, 0xB0000000)
 _MOST_CLAIMED = 8  # times the memory: tables that map more are damaged, or not tables
 
 
@@ -83,9 +85,24 @@ def address_table(memory: PhysicalMemory, root: int, mode: str | None, system: s
     if chosen.split and not _maps_user_pages(memory, own):
         own = own._replace(kernel_root=own.root)
     if system:
+        own = own._replace(kernel_from=kernel_from(memory, own))
         return own, "present pages only, as given" if system == NO_SYSTEM else f"{system}, as given"
     found, words = _system(memory, own)
-    return own._replace(system=found), words
+    own = own._replace(system=found)
+    return own._replace(kernel_from=kernel_from(memory, own)), words
+
+
+def kernel_from(memory: PhysicalMemory, table: AddressTable) -> int | None:
+    """Return where the kernel's half of a 32-bit Linux begins if that is not at 3 GiB; None if it is, or is not known.
+
+    There Linux maps all low memory, from physical address 0 on (PAGE_OFFSET; CONFIG_VMSPLIT in arch/x86/Kconfig).
+    """
+    if table.mode.wide or table.system != LINUX:
+        return None
+    for begin in _SPLITS:
+        if all(translate(memory, table, begin + ahead) == ahead for ahead in (1 << 20, 1 << 24)):
+            return begin
+    return None
 
 
 def find_roots(memory: PhysicalMemory, half: str = "all", mode: Mode | None = None) -> list[Root]:
