@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from memcarve import provenance
+from memcarve import linux_mappings, provenance
 from memcarve.errors import UsageError
 from memcarve.formats.minidump import minidump_writing, structures
 from memcarve.formats.minidump.contexts import context
@@ -69,6 +69,7 @@ _PLAIN = {
 }
 _BASES = 0xFF
 _MOST_FAULTS = 1000
+_MOST_LINES = 1 << 17  # of /proc/PID/maps; Linux lets a process have 65,530 mappings unless told otherwise
 _REFUSED = "angr's loader refuses the file (--resident)"
 
 
@@ -125,6 +126,7 @@ def export_minidump(
         (found.start, found.size),
         _comment(process, segments, options, record, known, system, faults),
         process.auxiliary_vector or b"",
+        _maps(process) if system.system == "linux" else b"",
     )
     return write_file(
         process,
@@ -138,6 +140,15 @@ def export_minidump(
         notes=notes,
         later=later,
     )
+
+
+def _maps(process: ProcessMemory) -> bytes:
+    """Return what /proc/PID/maps had, if the first source of regions says all of it; else nothing."""
+    rows = process.metadata.regions[0].rows if process.metadata.regions else []
+    if not rows or len(rows) > _MOST_LINES or any(linux_mappings.unsaid(row) for row in rows):
+        return b""
+    lines = (linux_mappings.line(row, process.address_bits) for row in rows)
+    return b"".join(line.encode("utf-8", "surrogateescape") + b"\n" for line in lines)
 
 
 def _modules(
@@ -174,7 +185,9 @@ def _threads(
     threads = process.metadata.all_threads()
     sound = [thread for thread in threads if _is_sound(process.space, found, thread.teb, architecture)]
     lost = len(threads) - len(sound)
-    if lost:
+    if lost and (
+        process.platform.system not in (*structures.UNIXES, "linux") or any(each.teb is not None for each in threads)
+    ):
         what = "1 thread has a TEB that is" if lost == 1 else f"{lost} threads have TEBs that are"
         how = "not in the minidump" if resident else _REFUSED
         notes.append(f"{what} not in the file, or damaged; {how}")

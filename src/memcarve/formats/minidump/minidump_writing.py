@@ -92,17 +92,21 @@ def head(
     memory: tuple[U64, U64],
     comment: bytes,
     auxiliary_vector: bytes,
+    maps: bytes = b"",
 ) -> Head:
     """Return what stands before the memory.
 
     There is no list of `unloaded` modules, and no exception `raised`, if that is None. `infos` are rows of
     `layout.MEMORY_INFO`, `memory` start and size (uint64) of the ranges in the order in which their bytes follow.
-    `comment` is ASCII and ends with a zero. An auxiliary vector of no bytes is not known.
+    `comment` is ASCII and ends with a zero. An auxiliary vector of no bytes is not known, nor are the lines of
+    /proc/PID/maps, `maps`.
     Raises OutputError if it all would not end below 4 GiB.
     """
     begun = [thread for thread in threads if thread.begin]
     named = [thread for thread in threads if thread.name is not None]
-    count = 7 + sum((bool(begun), unloaded is not None, bool(named), raised is not None, bool(auxiliary_vector)))
+    count = 7 + sum(
+        (bool(begun), unloaded is not None, bool(named), raised is not None, bool(auxiliary_vector), bool(maps))
+    )
     place = structures.HEADER.size + count * structures.DIRECTORY.size
     blocks, streams = _Blocks(place), list[tuple[int, int, int]]()
 
@@ -128,6 +132,8 @@ def head(
         stream(structures.EXCEPTION, _exception(blocks, raised))
     if auxiliary_vector:
         stream(structures.LINUX_AUXV, auxiliary_vector)
+    if maps:
+        stream(structures.LINUX_MAPS, maps)
     head = structures.MEMORY_INFO_HEAD
     info_head = head.pack(head.size, structures.MEMORY_INFO.itemsize, len(infos))
     stream(structures.MEMORY_INFO_LIST, info_head, infos.tobytes())

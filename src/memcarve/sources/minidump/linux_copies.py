@@ -48,7 +48,7 @@ def regions_of(dump: Minidump, notes: list[str]) -> Regions | None:
     data = dump.copied(structures.LINUX_MAPS)
     if not data:
         return None
-    read, bits = reader(PROC_MAPS), 32 if dump.narrow else 48
+    read, bits = reader(PROC_MAPS), 32 if dump.narrow else 64
     rows: list[Region] = []
     bad: list[tuple[int, bytes]] = []
     for number, line in enumerate(data.rstrip(b"\0\n").split(b"\n", _MOST_REGIONS)[:_MOST_REGIONS], 1):
