@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from memcarve.errors import LimitError
 from memcarve.images.paging import claimed, walk
 from memcarve.images.paging_modes import ARM64, NO_SYSTEM, AddressTable, Mode
 from memcarve.images.physical import pages_of_tables, past_unreadable
@@ -31,6 +32,7 @@ _KIND, _TABLE, _BLOCK = np.uint64(3), np.uint64(3), np.uint64(1)
 _ATTRIBUTES, _SHARED = 0x8FC | 3 << 53, 0x300
 _SAMPLE = 8
 _MOST_CANDIDATES = 1 << 17
+_TABLES_A_PAGE = 16  # tables that are read while looking for roots, for each page of the image
 
 
 def granule_of_header(words: U64) -> int | None:
@@ -75,9 +77,13 @@ def find_roots(memory: PhysicalMemory, modes: Sequence[Mode], most: float) -> li
     found: dict[Mode, list[FoundRoot]] = {}
     for mode in sorted(modes, key=lambda mode: (-len(mode.levels), -mode.bits)):
         tables = _Tables(memory, mode)
-        plausible = (root for root in candidates[mode.name][:_MOST_CANDIDATES] if tables.sane(root))
-        each = (_measured(memory, root, mode, most) for root in plausible)
-        found[mode] = [root for root in each if root is not None]
+        found[mode] = []
+        budget = _TABLES_A_PAGE * (memory.total // PAGE) + (1 << 16)  # tables made to look like roots end some time
+        for root in candidates[mode.name][:_MOST_CANDIDATES]:
+            if budget > 0 and tables.sane(root):
+                measured, count = _measured(memory, root, mode, most)
+                budget -= count
+                found[mode] += [measured] if measured else []
     counts = {mode: sum(root.user for root in roots) for mode, roots in found.items()}
     enough = [mode for mode in found if counts[mode] * 8 >= max(counts.values())]
     deepest = [mode for mode in enough if len(mode.levels) == len(enough[0].levels)]
@@ -86,13 +92,17 @@ def find_roots(memory: PhysicalMemory, modes: Sequence[Mode], most: float) -> li
 
 
 @past_unreadable
-def _measured(memory: PhysicalMemory, root: int, mode: Mode, most: float) -> FoundRoot | None:
+def _measured(memory: PhysicalMemory, root: int, mode: Mode, most: float) -> tuple[FoundRoot | None, int]:
+    """Return what a root is, None if it maps nothing or too much, and how many tables were read for that."""
     table = AddressTable(root, mode, NO_SYSTEM)
-    size, _ = claimed(memory, table, most=most)
+    size, tables = claimed(memory, table, most=most)
     if not 0 < size <= most:
-        return None
-    flags = walk(memory, table, limit=int(most)).placed.flags
-    return FoundRoot(root, mode, size, bool((flags & USER).any()))
+        return None, tables
+    try:
+        flags = walk(memory, table, limit=int(most)).placed.flags
+    except LimitError:
+        return None, tables
+    return FoundRoot(root, mode, size, bool((flags & USER).any())), 2 * tables
 
 
 class _Seeker:
