@@ -66,6 +66,8 @@ def _wrong(types: LearnedTypes, btf: Btf) -> list[str]:
         said = _said(btf, structure, path)
         # the state was as large as a pointer once, and only its lowest bytes were used
         loose = path in ("__state", "numbers")
+        # of the auxiliary vector only what is used is seen
+        loose |= path == "saved_auxv" and said is not None and (member.size or 0) <= (said.size or 0)
         size_is_so = member.size is None or loose or (said is not None and said.size == member.size)
         if said is None or said.offset != member.offset or not size_is_so:
             wrong.append(f"{structure}.{path} at {member}, not {said}")

@@ -317,7 +317,7 @@ def _learn_places(spaces: Spaces) -> None:
     for row, name in enumerate(_NUMBERS):
         spaces.types.put_pointer("mm_struct", name, at_code + row * word)
     vector = at_code + len(_NUMBERS) * word
-    spaces.types.put("mm_struct", "saved_auxv", vector, None)
+    spaces.types.put("mm_struct", "saved_auxv", vector, _longest(spaces, vector))
     told = _auxiliary(spaces, vector, _VDSO)
     has = told != np.uint64(_NOTHING)
     if share(has) < MOSTLY or share(_starts(spaces, told)[has]) < NEARLY:
@@ -349,11 +349,26 @@ def _starts(spaces: Spaces, addresses: U64) -> Bools:
     return np.array([bool((regions.start == at).any()) for at, regions in pairs], np.bool_)
 
 
+def _vectors(spaces: Spaces, at: int) -> U64:
+    """Return auxiliary vectors at an offset, uint64, shape (spaces, entries, 2): keys and values."""
+    words = min((spaces.table.size - at) // spaces.word // 2 * 2, _AUXILIARY)
+    rows = np.stack([spaces.table.column(at + row * spaces.word) for row in range(words)], axis=1)
+    return rows.reshape(len(rows), -1, 2)
+
+
+def _longest(spaces: Spaces, at: int) -> int:
+    """Return how many bytes the longest auxiliary vector at an offset has: each ends with a key of 0.
+
+    The kernel has room for more, but nothing says for how many.
+    """
+    ends = _vectors(spaces, at)[:, :, 0] == 0
+    return int(ends.argmax(axis=1)[ends.any(axis=1)].max(initial=0) + 1) * 2 * spaces.word
+
+
 def _auxiliary(spaces: Spaces, at: int, key: int) -> U64:
     """Return the value for a key of the auxiliary vectors at an offset; 2**64 - 1 if they have none."""
-    words = (spaces.table.size - at) // spaces.word // 2 * 2
-    rows = np.stack([spaces.table.column(at + row * spaces.word) for row in range(min(words, _AUXILIARY))], axis=1)
-    keys, values = rows[:, ::2], rows[:, 1::2]
+    rows = _vectors(spaces, at)
+    keys, values = rows[:, :, 0], rows[:, :, 1]
     ended = np.cumsum(keys == 0, axis=1) > 0
     hit = (keys == np.uint64(key)) & ~ended
     return np.where(hit.any(axis=1), values[np.arange(len(rows)), hit.argmax(axis=1)], np.uint64(_NOTHING))
