@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 SOURCE = "mm_struct"
 _LONGEST = 1 << 20  # bytes of a command line or an environment that are read
 _AT_NULL = 0
+_MOST_AUXILIARY = 44  # words that every kernel has room for (AT_VECTOR_SIZE)
 
 
 def parameters(kernel: Structures, mm: int, memory: Readable, end: int, image_path: str | None = None) -> Parameters:
@@ -73,7 +74,8 @@ def directory(kernel: Structures, task: int, paths: Paths) -> str | None:
 def auxiliary_vector(kernel: Structures, mm: int) -> bytes | None:
     """Return the auxiliary vector (getauxval(3)) up to its end, in words of the kernel's size."""
     place = kernel.place("mm_struct", "saved_auxv")
-    data = None if place is None else kernel.reader.read(mm + place[0], min(place[1], PAGE))
+    longest = None if place is None else min(max(place[1], _MOST_AUXILIARY * kernel.word), PAGE)
+    data = None if place is None or longest is None else kernel.reader.read(mm + place[0], longest)
     if data is None:
         return None
     step = 2 * kernel.word

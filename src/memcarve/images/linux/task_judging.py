@@ -138,8 +138,10 @@ class Judge:
 
     def _unlinked(self, task: int) -> str | None:
         """Check that a task that has ended was taken out of the list as the kernel does it."""
-        back = self._kernel.offset("task_struct", "tasks.prev")
-        link = None if back is None else self._kernel.reader.number(task + back, self._kernel.word)
+        links = self._kernel.offset("task_struct", "tasks")
+        link = (
+            None if links is None else self._kernel.reader.number(task + links + self._kernel.word, self._kernel.word)
+        )
         if link is None:
             return None
         return _HOLDS if link & _POISON_BITS == _POISON else None

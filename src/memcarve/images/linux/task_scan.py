@@ -22,16 +22,22 @@ if TYPE_CHECKING:
 
     Words = np.ndarray[tuple[int, ...], np.dtype[np.uint64]] | np.ndarray[tuple[int, ...], np.dtype[np.uint32]]
 
-_CREDENTIALS = ("real_cred", "cred")
 #: members that point into the kernel; of a task that has ended the last three may be NULL
-_POINTERS = ("group_leader", "real_parent", "parent", "signal", "sighand", "stack")
-_ALWAYS, _ENOUGH = 3, 3
-_MOST_WRONG = 1  # of the pointers: one may be damaged
-_NUMBERS = ("pid", "tgid")
+_LEADER, _ALWAYS, _SOMETIMES = "group_leader", ("real_parent", "parent"), ("signal", "sighand", "stack")
+_ENOUGH = 3  # of the pointers must be known, and right if they are in the block
+_MOST_WRONG = 1  # of them: one may be damaged
 _HIGHEST_PID = 1 << 22  # PID_MAX_LIMIT
 #: what task_struct is aligned to in bytes, at least and at most: to a line of the cache
 _ALIGNED, _MOST_ALIGNED = 16, 64
 _NAME = 16  # TASK_COMM_LEN
+
+
+class Pointer(NamedTuple):
+    """A member that points into the kernel: its offset in bytes, to multiples of what, and whether it may be NULL."""
+
+    offset: int
+    aligned: int
+    nullable: bool
 
 
 class Seeker(NamedTuple):
@@ -42,8 +48,9 @@ class Seeker(NamedTuple):
     bytes, `lowest` the first address that one into the kernel can have, `highest` the last.
     """
 
+    leader: int
     credentials: tuple[int, int]
-    pointers: tuple[int, ...]
+    pointers: tuple[Pointer, ...]
     numbers: tuple[int, int]
     name: int
     aligned: int
@@ -63,7 +70,7 @@ class Seeker(NamedTuple):
         pointer = (flat >= kind(self.lowest)) & (flat <= kind(self.highest))
         place = np.flatnonzero(pointer)
         found = []
-        for member, sign in ((self.pointers[0], self._leads_itself), (self.credentials[0], self._has_credentials)):
+        for member, sign in ((self.leader, self._leads_itself), (self.credentials[0], self._has_credentials)):
             # every n-th word of a page can be this member
             first, step = member % self.aligned // self.word, self.aligned // self.word
             here = place[place % step == first]
@@ -80,7 +87,7 @@ class Seeker(NamedTuple):
 
     def _leads_itself(self, flat: Words, _: Bools, place: I64) -> Bools:
         """Return which words may point to the task that they are in: in a page, addresses are physical ones, too."""
-        begins = (place * self.word - self.pointers[0]) & (PAGE - 1)
+        begins = (place * self.word - self.leader) & (PAGE - 1)
         return np.asarray(flat[place].astype(np.uint64) & np.uint64(PAGE - 1) == begins.astype(np.uint64))
 
     def _has_credentials(self, flat: Words, pointer: Bools, place: I64) -> Bools:
@@ -100,13 +107,13 @@ class Seeker(NamedTuple):
         pid, tgid = (near.number(member, 4) for member in self.numbers)
         leads = (pid == tgid) & near.there(self.numbers[0], 4) & near.there(self.numbers[1], 4)
         page = np.uint64(PAGE - 1)
-        for number, member in enumerate(self.pointers):
+        for member, aligned, nullable in self.pointers:
             value, there = near.number(member, self.word), near.there(member, self.word)
-            right = self._is_pointer(value, self.word if number < len(_POINTERS) - 1 else PAGE)
-            if number == 0:
+            right = self._is_pointer(value, aligned)
+            if member == self.leader:
                 right &= ~leads | (value & page == near.begins & page)
             good += right & there
-            wrong += there & ~right & ~((value == 0) & (number >= _ALWAYS))
+            wrong += there & ~right & ~((value == 0) & nullable)
         return np.asarray((wrong <= np.where(tgid > 0, _MOST_WRONG, 0)) & (good >= np.minimum(_ENOUGH, good + wrong)))
 
 
@@ -147,17 +154,29 @@ def seeker_of(kernel: Structures, known: Iterable[int]) -> Seeker | None:
     `known` are the addresses of some: all lie at multiples of the same number.
     """
 
-    def offsets(names: tuple[str, ...]) -> tuple[int, ...]:
+    def offsets(*names: str) -> list[int]:
         found = (kernel.offset("task_struct", name) for name in names)
-        return tuple(offset for offset in found if offset is not None)
+        return [offset for offset in found if offset is not None]
 
-    credentials, pointers, numbers = offsets(_CREDENTIALS), offsets(_POINTERS), offsets(_NUMBERS)
-    name = kernel.offset("task_struct", "comm")
-    if name is None or len(credentials) < len(_CREDENTIALS) or len(numbers) < len(_NUMBERS):
+    credentials, numbers = offsets("real_cred", "cred"), offsets("pid", "tgid")
+    leader, name = kernel.offset("task_struct", _LEADER), kernel.offset("task_struct", "comm")
+    pointers = [Pointer(offset, kernel.word, nullable=False) for offset in offsets(_LEADER, *_ALWAYS)]
+    pointers += [Pointer(offset, kernel.word, nullable=True) for offset in offsets(*_SOMETIMES[:-1])]
+    pointers += [Pointer(offset, PAGE, nullable=True) for offset in offsets(_SOMETIMES[-1])]
+    both = len(credentials) == len(numbers) == 2  # noqa: PLR2004
+    if leader is None or name is None or not both or len(pointers) < _ENOUGH:
         return None
-    if len(pointers) < len(_POINTERS) or any(offset % kernel.word for offset in credentials):
+    if any(offset % kernel.word for offset in (leader, *credentials)):
         return None
     together = functools.reduce(operator.or_, known, _MOST_ALIGNED)
-    aligned = max(together & -together, _ALIGNED)
-    pair, both = (credentials[0], credentials[1]), (numbers[0], numbers[1])
-    return Seeker(pair, pointers, both, name, aligned, kernel.word, kernel.lowest, kernel.top - PAGE)
+    return Seeker(
+        leader,
+        (credentials[0], credentials[1]),
+        tuple(pointers),
+        (numbers[0], numbers[1]),
+        name,
+        max(together & -together, _ALIGNED),
+        kernel.word,
+        kernel.lowest,
+        kernel.top - PAGE,
+    )
