@@ -167,7 +167,7 @@ def _levels(memory: PhysicalMemory, roots: list[int]) -> list[tuple[int, Mode]]:
     sample = top[:: max(len(top) // _SAMPLE, 1)][:_SAMPLE]
     if 2 * sum(_leads_to_tables(memory, root) for root in sample) < max(len(sample), 1):
         return [(root, X64) for root in roots]
-    return [(root, X64_5) for root in top if _leads_to_tables(memory, root)]
+    return [(root, X64_5) for root in others if _leads_to_tables(memory, root)]
 
 
 def _self_map(memory: PhysicalMemory, root: int) -> int | None:
