@@ -65,6 +65,16 @@ def test_private_executable_by_page_tables() -> None:
     assert labels.flags(1) == {}
 
 
+def test_page_tables_that_let_everything_run() -> None:
+    """If even a stack of data may run by the page tables, these tell nothing: only what regions say is flagged."""
+    stack = page_region(20, 2, "PAGE_READWRITE", kind="stack", private=True)
+    known = metadata_of([own(4, 2, "PAGE_READWRITE"), own(8, 1, "PAGE_EXECUTE_READ"), stack])
+    assert flags_of(process_of({4: RX, 5: RWX, 8: RX, 20: RWX}, known)) == {8: ["private-executable"]}
+    flagged = flags_of(process_of({4: RX, 5: RW, 8: RX, 20: RWX}, known))
+    assert flagged[4] == ["private-executable"]
+    assert flagged[20] == ["private-executable", "writable-executable", "executable-stack"]
+
+
 @pytest.mark.parametrize("state", [TRANSITION, PROT_NONE])
 def test_pages_that_are_not_present_allow_nothing(state: int) -> None:
     """What stands in an entry of a page that is not present is no permission."""

@@ -97,7 +97,9 @@ def test_code_that_was_patched(name: str, tmp_path: Path) -> None:
     with changed.open("r+b") as file:
         data = bytearray(file.read())
         spare = next(at for at in range(len(data) - PAGE, 0, -PAGE) if not any(data[at : at + PAGE]))
-        entry = entry_of(data, given, int(given.processes[pid]["by_btf"]["root"], 16), address)
+        with memcarve.open(given.raw) as container:
+            root = next(each.root for each in container.listed() if each.pid == pid) or 0
+        entry = entry_of(data, given, root, address)
         old = struct.unpack_from("<Q", data, entry)[0] if entry is not None else 0
         if (old & _FRAME) >> 12 != frames[address]:
             pytest.skip("this test walks four levels of 4 KiB pages")

@@ -165,13 +165,28 @@ class Flagged:
         return found.where(keep[found.owner]) if len(keep) else found
 
     def _pages(self, wanted: int) -> Intervals | None:
-        """Return the extents with the `wanted` permissions for programs; None without page tables."""
+        """Return the extents with the `wanted` permissions for programs; None if no page tables tell of them.
+
+        They do not tell what may be executed if that is everything, also a stack that should not: an x86 without NX, or
+        Linux from 5.19 on on 32 bits with PAE, which loses the bit (``vm_get_page_prot`` of arch/x86/mm/pgprot.c keeps
+        32 bits of an entry). Then the regions' protection is what is known.
+        """
         space = self.space
         if space.flags is None:
             return None
         gone = TRANSITION | PROT_NONE
-        keep = space.flags & np.uint8(wanted | USER | gone) == np.uint8(wanted | USER)
+        programs = space.flags & np.uint8(USER | gone) == np.uint8(USER)
+        if wanted & EXECUTE and (space.flags[programs] & np.uint8(EXECUTE)).all():
+            present = Intervals(space.start[programs], space.size[programs])
+            if len(present.intersect(self._regions(self._is_stack_of_data))[0]):
+                return None
+        keep = programs & (space.flags & np.uint8(wanted) == np.uint8(wanted))
         return Intervals(space.start[keep], space.size[keep])
+
+    def _is_stack_of_data(self, place: int) -> bool:
+        """Return True if a region is a stack, and its protection does not let it run."""
+        said = self.known.regions[place].collapsed
+        return self.known.kinds[place] == Kind.STACK and said is not None and "x" not in said
 
     # images and modules
 

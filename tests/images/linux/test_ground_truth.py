@@ -190,8 +190,9 @@ def test_auxiliary_vectors(name: str) -> None:
     """What the kernel gave each program when it began is what /proc/PID/auxv said."""
     it = machine(name)
     for pid in it.stopped:
-        said = it.processes[pid]["auxv"]
-        assert said is None or (_container(name).process(pid, half="user").auxiliary_vector or b"").hex() == said, pid
+        said, found = it.processes[pid]["auxv"], _container(name).process(pid, half="user").auxiliary_vector
+        # where it lies is not learned if the kernel has no types
+        assert said is None or (found is None and it.truth["btf"] is None) or (found or b"").hex() == said, pid
 
 
 def _encoded(text: str | None) -> bytes | None:
