@@ -93,7 +93,7 @@ class Knowledge:
         if vmas is None:
             return Metadata(notes=tuple(notes))
         mappings = self._mappings.of(mm, vmas)
-        lost = sum(mapping.name is None for mapping, vma in zip(mappings, vmas, strict=True) if vma.file)
+        lost = sum(mapping.name is None for mapping, vma in zip(mappings, vmas, strict=False) if vma.file)
         if lost:
             notes.append(f"the files of {counted(lost, 'region')} have no name that can be read")
         found = Regions(REGIONS, map(region, mappings))

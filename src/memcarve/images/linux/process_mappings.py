@@ -10,6 +10,7 @@ import functools
 from typing import TYPE_CHECKING
 
 from memcarve.images.linux.dentry_paths import File
+from memcarve.images.linux.gate_area import GateArea
 from memcarve.linux_mappings import HEAP, STACK, Mapping
 
 if TYPE_CHECKING:
@@ -35,9 +36,14 @@ class Mappings:
         self.touching = touching
 
     def of(self, mm: int, vmas: list[Vma]) -> list[Mapping]:
-        """Return the regions of the ``mm_struct`` at a kernel address as mappings."""
+        """Return the regions of the ``mm_struct`` at a kernel address as mappings, [vsyscall] last."""
         places = self.kernel.numbers(mm, "mm_struct", _PLACES)
-        return [self._mapping(vma, places) for vma in vmas]
+        gate = self._gate.of(mm)
+        return [self._mapping(vma, places) for vma in vmas] + ([] if gate is None else [gate])
+
+    @functools.cached_property
+    def _gate(self) -> GateArea:
+        return GateArea(self.kernel)
 
     def _mapping(self, vma: Vma, places: tuple[int | None, ...]) -> Mapping:
         file, offset, name = _NO_FILE, 0 if vma.file == 0 else None, None
