@@ -37,6 +37,7 @@ _MOST_DEPTH = 64
 _NOTHING = (1 << 64) - 1
 _SYSTEM_NAME = re.compile(rb"[a-z][a-z0-9_.]{2,31}\0")
 _READS, _OPENED = 1, 0x80000  # FMODE_READ, FMODE_OPENED, include/linux/fs.h
+_UNCOUNTED, _BACKING = 1 << 29, 1 << 25 | 1 << 24  # FMODE_NOACCOUNT, FMODE_BACKING (6.5 and 6.10 on)
 _DENTRY_FUNCTIONS = 13
 _MOST_DESCRIPTORS = 1 << 24
 _DESCRIPTORS = 8  # of a process, that are looked at
@@ -117,8 +118,31 @@ def _learn_file(files: StructureTable, types: LearnedTypes) -> bool:
     mode = sole(modes)
     if mode is not None:
         types.put("file", "f_mode", mode, 4)
+        _learn_backing(files, files.column(mode, 4), block, types)
     _learn_mount(files.reader, np.unique(mounts), block, types)
     return True
+
+
+def _learn_backing(files: StructureTable, modes: U64, block: int, types: LearnedTypes) -> None:
+    """Learn where a file that serves an overlay's file keeps the path of that: behind itself, mount and dentry."""
+    word = files.word
+    rows = files.addresses[(modes & np.uint64(_UNCOUNTED) != 0) & (modes & np.uint64(_BACKING) != 0)]
+    if not len(rows):
+        return
+    backing = StructureTable(files.reader, rows.tolist(), 2 * _FILE, word)
+    begin = (types.at("file", "f_path") or 0) + 2 * word
+    found = []
+    for at in backing.places(begin, backing.size - word):
+        mount, dentry = backing.column(at), backing.column(at + word)
+        if share(are_pointers(mount, word) & are_pointers(dentry, word)) == 1:
+            system = backing.follow(mount, word)
+            if share(are_pointers(system, word) & (system == backing.follow(dentry, block))) == 1:
+                found.append(at)
+    at_path = sole(found)
+    if at_path is not None:
+        types.put_list("backing_file", "user_path", at_path)
+        types.put_pointer("backing_file", "user_path.mnt", at_path)
+        types.put_pointer("backing_file", "user_path.dentry", at_path + word)
 
 
 def _names_of(dentries: StructureTable) -> list[int]:
