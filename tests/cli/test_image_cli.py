@@ -673,7 +673,7 @@ def test_locate(truth: Truth, go: Invoke) -> None:
 def write_linux(path: Path) -> Path:
     """Write a small image of a Linux machine: a banner, and tables at 0x1000 with a page that may not be touched."""
     data = bytearray(16 * PAGE)
-    banner = b"Linux version 6.1.0-test (root@host) (gcc 12) #1 SMP"
+    banner = b"Linux version 6.1.0-test (root@host) (gcc 12) #1 SMP\n\0"
     data[0x8000 : 0x8000 + len(banner)] = banner
     inverted = (1 << 52) - 0x6000 - PAGE
     for table, entries in {
