@@ -17,7 +17,8 @@ _MOST_ABOVE = 64  # control groups above one another
 _LONGEST = 255  # bytes of a name: NAME_MAX
 _MOST_GROUPS = 64  # kinds of control groups, each with a tree of its own before the second version
 _IDENTIFIER = re.compile(rb"(?<![0-9a-f])([0-9a-f]{64})(?![0-9a-f])")
-_NAMED = re.compile(rb"(?:^|/)(?:lxc|lxc\.payload|machine\.slice)[/.](?:machine-)?([^/]+?)(?:\.scope)?(?=/|$)")
+#: of LXC and of systemd-machined, whose virtual machines (``machine-qemu``) are none
+_NAMED = re.compile(rb"(?:^|/)(?:lxc/|lxc\.payload[./]|machine\.slice/machine-(?!qemu))([^/]+?)(?:\.scope)?(?=/|$)")
 
 
 class ContainerNames:

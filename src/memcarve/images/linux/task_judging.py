@@ -64,7 +64,8 @@ class Judge:
             said.append("it does not lead its own threads")
         if self._flags(task) is None:
             return Verdict(0, (), is_process=False)
-        doubts = tuple(words for words in said if words)
+        copied = None if own else self._copied(task)
+        doubts = tuple(words for words in said if words) if copied is None else (copied,)
         holds = said.count(_HOLDS)
         return Verdict(holds, doubts, holds >= _ENOUGH + bool(doubts))
 
@@ -135,6 +136,13 @@ class Judge:
         if start is None:
             return None
         return _HOLDS if 0 < start <= self._latest else "it began after the image was taken"
+
+    def _copied(self, task: int) -> str | None:
+        """Return words for a task that another one of the same number leads: one is the other's copy."""
+        kernel = self._kernel
+        leader = leader_of(kernel, task)
+        pids = {kernel.number(each, "task_struct", "pid") for each in (task, leader) if each is not None}
+        return None if leader is None or len(pids) > 1 else f"a copy of the task at 0x{leader:x}"
 
     def _unlinked(self, task: int) -> str | None:
         """Check that a task that has ended was taken out of the list as the kernel does it."""
