@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 _SIZES = tuple(1 << shift for shift in range(12, 18))  # of kernel stacks, in bytes
 _PADDINGS = (0, 8, 16)
-_SAMPLE = 64
+_SAMPLE, _MOST = 64, 1 << 14  # tasks with user code that are looked at, and tasks among which these are looked for
 _USER_RING = 3
 #: what user code runs with in CS, and with Xen's paravirtualisation: __USER_CS, __USER32_CS, FLAT_RING3_CS64, ..._CS32
 _CODE = {64: {0x33, 0x23, 0xE033, 0xE023}, 32: {0x73, 0xE073}}
@@ -77,22 +77,30 @@ class UserRegisters:
     @functools.cached_property
     def place(self) -> int | None:
         """Where in a kernel stack the frame begins; None if it is not known."""
-        stacks = [stack for stack in map(self._stack, self._sample) if stack is not None]
+        known = (stack for stack in map(self._stack, itertools.islice(self._sample, _MOST)) if stack is not None)
+        stacks = [*itertools.islice(known, _SAMPLE)]
         votes = Counter[int]()
-        for stack in stacks[:_SAMPLE]:
+        for stack in stacks:
             for place in {size - padding - self.frame.size for size, padding in itertools.product(_SIZES, _PADDINGS)}:
                 votes[place] += place > 0 and self._read(stack + place) is not None
         best = votes.most_common(2)
-        if not best or best[0][1] * 2 <= min(len(stacks), _SAMPLE) or (len(best) > 1 and best[0][1] == best[1][1]):
+        if not best or best[0][1] * 2 <= len(stacks) or (len(best) > 1 and best[0][1] == best[1][1]):
             return None
         return best[0][0]
 
     def _stack(self, task: int) -> int | None:
         """Return the address of the kernel stack of a task that runs user code, but not now."""
         kernel = self.kernel
-        if kernel.pointer(task, "task_struct", "mm") is None or kernel.number(task, "task_struct", "on_cpu"):
+        if kernel.pointer(task, "task_struct", "mm") is None or self._runs(task):
             return None
         return kernel.pointer(task, "task_struct", "stack")
+
+    def _runs(self, task: int) -> bool:
+        """Return whether a task runs, or may run: kernels for one processor do not say which one does."""
+        running = self.kernel.number(task, "task_struct", "on_cpu")
+        if running is None:
+            return 0 in self.kernel.numbers(task, "task_struct", ("__state", "state"))
+        return running != 0
 
     def _read(self, address: int) -> dict[str, int] | None:
         """Return the registers in a frame; None if it cannot be one of user code."""
