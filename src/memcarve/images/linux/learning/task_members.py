@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 COMM = 16  # TASK_COMM_LEN, include/linux/sched.h
 _MOST_TASKS = 512  # that are looked at
+_FIRST_TASKS = 8  # of the list, that are looked at in any case: init and kthreadd are among them
 _MOST_LISTED = 1 << 16
 _LEAST = 8  # with fewer tasks nothing is learned: a kernel alone has dozens of threads
 _MOST_PID = 1 << 22  # PID_MAX_LIMIT, include/linux/threads.h
@@ -46,7 +47,7 @@ class Tasks:
         self.listed = len(addresses)
         if len(addresses) > _MOST_TASKS:
             chosen = np.linspace(0, len(addresses) - 1, _MOST_TASKS).astype(int).tolist()
-            addresses = [addresses[row] for row in chosen]
+            addresses = [addresses[row] for row in sorted({*range(_FIRST_TASKS), *chosen})]
         size = shape.comm + _BEHIND_COMM
         self.table = StructureTable(kernel.reader, addresses, size, shape.word)
         self.first = StructureTable(kernel.reader, [shape.address], size, shape.word)
@@ -332,8 +333,8 @@ def _learn_threads(tasks: Tasks, types: LearnedTypes) -> None:
 def _learn_start(tasks: Tasks, types: LearnedTypes) -> None:
     """Learn `start_time` and `start_boottime`, ns since the machine was started, between the leader and `comm`.
 
-    Both differ by how long the machine was suspended, so never less in a task with a later start; who has a later
-    number started later, until numbers are used again; no child is older than its parent.
+    Both differ by how long the machine was suspended. The list is in the order in which processes began, and no child
+    is older than its parent.
     """
     table, shape = tasks.table, tasks.shape
     begin = types.at("task_struct", "group_leader")
@@ -341,13 +342,12 @@ def _learn_start(tasks: Tasks, types: LearnedTypes) -> None:
         return
     rows = {int(address): row for row, address in enumerate(table.addresses.tolist())}
     parent = np.array([rows.get(int(each), -1) for each in tasks.parents.tolist()])
-    order = np.argsort(tasks.pids)
     found: list[int] = []
     for at in table.places(begin + shape.word, shape.comm - 16, min(shape.word, 8)):
         start, boot = table.column(at, 8), table.column(at + 8, 8)
         if not (share((boot >= start) & (start > 0) & (boot < np.uint64(_LATEST))) >= NEARLY):
             continue
-        later = [np.diff(column[order].astype(np.int64)) >= 0 for column in (start, boot)]
+        later = [np.diff(column.astype(np.int64)) >= 0 for column in (start, boot)]
         older = (parent < 0) | (start >= start[parent])
         if min(map(share, (*later, older))) >= NEARLY and len(np.unique(start)) > len(start) // 4:
             found.append(at)
