@@ -122,6 +122,11 @@ class Parameters(NamedTuple):
     current_directory: str | None = None
     environment: tuple[str, ...] | None = None
 
+    @property
+    def length(self) -> int:
+        """How many characters the texts have, and those of the environment."""
+        return sum(len(text or "") for text in self[1:4]) + sum(map(len, self.environment or ()))
+
     def facts(self, *, environment: bool = False) -> dict[str, Any]:
         """Return everything but the source, ready for JSON: unpaired surrogates are escaped.
 

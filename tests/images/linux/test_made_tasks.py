@@ -83,6 +83,41 @@ def test_hidden(made: MadeLinux, tmp_path: Path) -> None:
     assert not any(entry.doubts for entry in found.values())
 
 
+def test_thread_leads_to_its_process(made: MadeLinux, tmp_path: Path) -> None:
+    """A process that nothing else shows, whose name has no end either, is found by one of its threads."""
+    task = made.process(30, b"0123456789abcdef", b"x\0")
+    thread = made.thread(task, 31)
+    made.unlink(task)
+    made.forget(task)
+    made.forget(thread)
+    found = _entries(made, tmp_path)
+    assert 31 not in found
+    assert found[30].unix is not None
+    assert (found[30].object, found[30].unix.found, found[30].name) == (task, "thread", "0123456789abcdef")
+
+
+def test_leader_that_ended(made: MadeLinux, tmp_path: Path) -> None:
+    """A process whose leader has ended while a thread lives is a zombie with that thread's memory."""
+    task = made.process(30, b"leader", b"x\0")
+    made.thread(task, 31)
+    made.task(task, mm=0, exit_state=0x20)
+    with memcarve.open(made.written(tmp_path)) as container:
+        entry = next(entry for entry in container.processes() if entry.pid == 30)
+        assert (entry.state, entry.ended, entry.has_memory) == ("zombie", True, True)
+        assert container.process(30, half="user").space.total == 4096
+
+
+def test_two_with_one_memory(made: MadeLinux, tmp_path: Path) -> None:
+    """Two processes that share their memory, as after vfork, are two with the same root."""
+    task, child = made.process(30, b"parent", b"x\0"), made.process(31, b"child", b"y\0")
+    memory = made.get(task, "task_struct", "mm")
+    made.task(child, mm=memory, active_mm=memory, real_parent=task)
+    found = _entries(made, tmp_path)
+    assert found[30].root == found[31].root
+    assert found[31].parent == 30
+    assert run("carve", tmp_path / "made.raw", "--all", "-o", tmp_path / "out").code == 0
+
+
 def test_doubtful(made: MadeLinux, tmp_path: Path) -> None:
     """What lacks much that a task needs is doubtful, and says why; what lacks most of it is none."""
     doubtful, none = made.process(30, b"half", b"x\0"), made.process(31, b"nothing", b"x\0")

@@ -120,7 +120,7 @@ class Structures:
     def text(self, address: int, structure: str, path: str) -> bytes | None:
         """Return a member that is an array of characters, up to its first NUL."""
         found = self.place(structure, path)
-        data = None if found is None else self.reader.read(address + found[0], found[1])
+        data = None if found is None else self.reader.read(address + found[0], min(found[1], PAGE))
         return None if data is None else data.split(b"\0", 1)[0]
 
     def string(self, address: int | None, longest: int) -> bytes | None:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from memcarve.images.linux.kernel import Kernel
     from memcarve.images.linux.tasks import Task
 
+_MOST_THREADS = 1 << 18  # that are looked at in all for whose memory a process has
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 
 
@@ -28,6 +29,7 @@ class Processes:
     def __init__(self, kernel: Kernel) -> None:
         self.kernel = kernel
         self.notes: list[str] = []
+        self._threads_left = _MOST_THREADS
 
     @functools.cached_property
     def _list(self) -> tuple[list[Task], str]:
@@ -135,9 +137,12 @@ class Processes:
             return task.mm
         if task.state == "dead":
             return None  # its threads have ended, too; where they were is others' now
-        kernel = self.kernel.structures
-        others = (kernel.pointer(thread, "task_struct", "mm") for thread in tasks.threads_of(kernel, task.address))
-        return next((mm for mm in others if mm is not None), None)
+        for thread in tasks.threads_of(self.kernel.structures, task.address):
+            self._threads_left -= 1
+            mm = self.kernel.structures.pointer(thread, "task_struct", "mm")
+            if mm is not None or self._threads_left <= 0:
+                return mm
+        return None
 
     def _root(self, mm: int | None) -> int | None:
         """Return the physical address of an address space's page tables."""

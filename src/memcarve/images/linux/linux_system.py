@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from memcarve.images.physical import PhysicalMemory
     from memcarve.process import ProcessEntry
 
+_MOST_TEXT = 1 << 28  # characters of command lines and environments that are read in all
 _VERSION = re.compile(r"(\d+)\.(\d+)(?:\.(\d+))?")
 
 _REMEDY = "{symbols} takes types of the kernel (ISF, BTF, vmlinux); {dtb} takes a page-table root ({scan} lists them)"
@@ -47,6 +48,7 @@ class LinuxSystem:
         self._landmarks = landmarks
         self._processes = Processes(kernel)
         self.notes = self._processes.notes
+        self._text_left = _MOST_TEXT
 
     @functools.cached_property
     def knowledge(self) -> Knowledge:
@@ -119,11 +121,14 @@ class LinuxSystem:
     def start_of(self, entry: ProcessEntry, table: AddressTable) -> Metadata:
         """Return what a process was started with."""
         mm = self._processes.memory_of(entry)
-        if mm is None or entry.object is None:
+        if mm is None or entry.object is None or self._text_left < 0:
             return Metadata()
         kernel, paths = self.kernel.structures, self.knowledge.paths
         memory = LookedUp(self.memory, table)
         found = parameters(kernel, mm, memory, table.kernel_half, program(kernel, mm, paths))
+        self._text_left -= found.length
+        if self._text_left < 0:
+            self.notes.append("command lines are longer than any machine's: what is beyond is not read")
         return Metadata(parameters=(found._replace(current_directory=directory(kernel, entry.object, paths)),))
 
     def auxiliary_vector(self, entry: ProcessEntry) -> bytes | None:

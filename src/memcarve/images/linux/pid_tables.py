@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from memcarve.images.linux.kernel_structures import Structures
 
-_MOST_NODES = 1 << 17  # 64 numbers each: twice as many numbers as there can be
+_MOST_ENTRIES = 1 << 18  # nodes and numbers together
 _MOST_LEVELS = 32  # MAX_PID_NS_LEVEL
 _NODE = 3  # the bits by which a pointer to a node is told: 2, before Linux 4.20 1
 _LEAST = 4096  # what is less is not a pointer
@@ -68,7 +68,7 @@ def _entries(kernel: Structures, namespace: int) -> Iterator[int]:
         return
     root = kernel.reader.number(namespace + tree + head, kernel.word)
     waiting, seen = [] if root is None else [root], set[int]()
-    while waiting and len(seen) < _MOST_NODES:
+    while waiting and len(seen) < _MOST_ENTRIES:
         entry = waiting.pop()
         if entry < _LEAST or entry in seen or not kernel.is_kernel(entry):
             continue
@@ -76,7 +76,7 @@ def _entries(kernel: Structures, namespace: int) -> Iterator[int]:
         if not entry & _NODE:
             yield entry
             continue
-        data = kernel.reader.read((entry & ~_NODE) + slots[0], slots[1])
+        data = kernel.reader.read((entry & ~_NODE) + slots[0], min(slots[1], _LEAST))
         if data is not None:
             held = (data[at : at + kernel.word] for at in range(0, len(data), kernel.word))
             waiting += [value for each in held if (value := int.from_bytes(each, "little"))][::-1]

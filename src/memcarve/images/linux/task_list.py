@@ -13,7 +13,7 @@ from memcarve.images.linux.tasks import makes_sense
 if TYPE_CHECKING:
     from memcarve.images.linux.kernel_structures import Structures
 
-_MOST_TASKS = 1 << 20
+_MOST_TASKS = 1 << 17  # no machine has as many processes: what is beyond is made to deceive
 
 
 class TaskList(NamedTuple):
