@@ -77,7 +77,7 @@ UNIX_ONLY = {
 MEMPROCFS = ("memprocfs", "leechcorepyc", "vmmpyc")
 #: names that may stand twice: a format that is read and written; what two systems both have
 BOTH_ENDS = {"minidump", "memmap", "folder", "images", "elf_core"}
-BOTH_SYSTEMS = {"processes", "threads", "kernel"}
+BOTH_SYSTEMS = {"processes", "threads", "kernel", "learning"}
 HEAVY = ("numpy", "click", "pyarrow", "rich", "backports.zstd", "concurrent.futures")
 
 
