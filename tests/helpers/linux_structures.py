@@ -184,7 +184,16 @@ class Damaged:
 
     def write(self, address: int, data: bytes) -> None:
         """Change bytes of kernel memory, of one page."""
-        at = self._place(self.physical(address))
+        self.write_physical(self.physical(address), data)
+
+    def read_physical(self, physical: int, size: int) -> bytes:
+        """Return bytes of physical memory."""
+        at = self._place(physical)
+        return self._image[at : at + size]
+
+    def write_physical(self, physical: int, data: bytes) -> None:
+        """Change bytes of physical memory."""
+        at = self._place(physical)
         self._before.append((at, self._image[at : at + len(data)]))
         self._image[at : at + len(data)] = data
 

@@ -14,7 +14,7 @@ from linux_machines import machine, machines
 from memcarve.backing import FileBacking
 from memcarve.formats.images.machine import MachineMemory
 from memcarve.images.linux.btf_search import kernel_btf, virtual_address
-from memcarve.images.linux.landmarks import find_landmarks
+from memcarve.images.linux.landmarks import by_distance, find_landmarks
 from memcarve.images.physical import PhysicalMemory
 from memcarve.images.physical_scan import BLOCK
 from memory import PAGE, Memory
@@ -150,6 +150,14 @@ def test_the_name_of_the_first_task() -> None:
     assert find_landmarks(whole(data)).names == [0x80C40, BLOCK - 4]
 
 
+def test_names_in_every_place_of_other_pages() -> None:
+    """However many names a page is filled with, those of another are found; of it the first and the last are kept."""
+    data = placed(4 * PAGE, (PAGE, b"swapper/0".ljust(16, b"\0") * (PAGE // 16)), (2 * PAGE + 64, b"swapper/0\0"))
+    assert find_landmarks(whole(data)).names == [PAGE, 2 * PAGE - 16, 2 * PAGE + 64]
+    assert by_distance([1, 5, 7, 100], [6, 90]) == [5, 7, 1, 100]
+    assert by_distance([7, 5], []) == [5, 7]
+
+
 def test_information_is_found_longest_first() -> None:
     """VMCOREINFO is found at whole words; what follows a missing page is not read."""
     short, long = b"OSRELEASE=6.1\n\0", b"OSRELEASE=6.1\nPAGESIZE=4096\nX=y\n\0"
@@ -167,8 +175,17 @@ def test_many_copies_of_a_header_take_no_time() -> None:
     header = struct.pack("<HBB5I", 0xEB9F, 1, 0, 24, 0, 1 << 22, 1 << 22, 1 << 22)
     memory = whole(header * (4 * BLOCK // 24))
     landmarks = find_landmarks(memory)
-    assert len(landmarks.btf) == 1 << 14
+    assert len(landmarks.btf) <= 2 * 4 * BLOCK // PAGE
     assert not list(kernel_btf(memory, landmarks))
+
+
+def test_headers_in_all_pages_do_not_hide_the_types() -> None:
+    """Thousands of headers of larger types, with nothing sensible behind them, leave time for the right ones."""
+    types = kernel_types()
+    header = struct.pack("<HBB5I", 0xEB9F, 1, 0, 24, 0, 1 << 19, 1 << 19, 1 << 15)
+    data = placed(3 * BLOCK, *((page, header) for page in range(0, BLOCK, PAGE)), (2 * BLOCK + 0x78, types))
+    memory = whole(data)
+    assert [found.physical for found in kernel_btf(memory, find_landmarks(memory))] == [2 * BLOCK + 0x78]
 
 
 @pytest.mark.parametrize("name", machines())

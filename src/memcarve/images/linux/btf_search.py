@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 SOURCE = "BTF in the image"
 _STRUCTURE = b"\0task_struct\0"
 _SMALLEST = 1 << 12  # bytes of types: what holds task_struct has megabytes
-_MOST_READ = 64  # that are read whole: of some dozens of headers all but one or two are too small
-_MOST_BYTES = 1 << 28  # that are read for them together
+_MOST_READ = 64  # that are read whole: of some dozens all but one or two do not name it
+_MOST_BYTES = 1 << 30  # of strings that are looked through: headers can be put into any program's memory
 _HEADER = 24
 
 
@@ -45,15 +45,18 @@ def kernel_btf(memory: PhysicalMemory, landmarks: Landmarks) -> Iterator[FoundBt
         key=lambda each: (-each[1].types_size, each[0]),
     )
     seen: set[bytes] = set()
-    budget = _MOST_BYTES
-    for physical, header in largest[:_MOST_READ]:
-        budget -= header.size
-        read = _read(memory, physical, header) if budget >= 0 else None
-        if read is None:
+    budget, left = _MOST_BYTES, _MOST_READ
+    for physical, header in largest:
+        budget -= header.strings_size
+        if budget < 0 or left == 0:
+            return
+        if _STRUCTURE not in _padded(memory, physical + header.strings, header.strings_size)[0]:
+            continue
+        left -= 1
+        read = _read(memory, physical, header)
+        if read is None or read[0] in seen:
             continue
         data, missing = read
-        if data in seen or _STRUCTURE not in data[header.strings :]:
-            continue
         try:
             types = Btf(data, SOURCE)
         except KernelTypesError:  # a copy of the header with something else behind it
@@ -65,19 +68,28 @@ def kernel_btf(memory: PhysicalMemory, landmarks: Landmarks) -> Iterator[FoundBt
 
 def _read(memory: PhysicalMemory, physical: int, header: Header) -> tuple[bytes, int] | None:
     """Return the bytes of a BTF, zeros for strings that are not in the image, and how many; None if types lack."""
-    whole = memory.read(physical, header.size)
+    if header.strings < header.types:
+        whole = memory.read(physical, header.size)
+        return None if whole is None else (whole, 0)
+    types = memory.read(physical, header.types + header.types_size)
+    if types is None:
+        return None
+    rest, missing = _padded(memory, physical + len(types), header.size - len(types))
+    return types + rest, missing
+
+
+def _padded(memory: PhysicalMemory, physical: int, size: int) -> tuple[bytes, int]:
+    """Return bytes of the memory, zeros for what of them is not in the image, and how many these are."""
+    whole = memory.read(physical, size)
     if whole is not None:
         return whole, 0
-    types_end = header.types + header.types_size
     data, missing = bytearray(), 0
-    while len(data) < header.size:
+    while len(data) < size:
         at = physical + len(data)
-        size = min(PAGE - at % PAGE, header.size - len(data))
-        part = memory.read(at, size)
-        if part is None and (len(data) < types_end or header.strings < header.types):
-            return None
-        missing += size if part is None else 0
-        data += bytes(size) if part is None else part
+        count = min(PAGE - at % PAGE, size - len(data))
+        part = memory.read(at, count)
+        missing += count if part is None else 0
+        data += bytes(count) if part is None else part
     return bytes(data), missing
 
 

@@ -15,13 +15,14 @@ import numpy as np
 
 from memcarve.errors import LimitError, ProcessError
 from memcarve.images.linux.kernel_structures import Structures
+from memcarve.images.linux.landmarks import by_distance
 from memcarve.images.paging import translate, walk
 from memcarve.images.paging_modes import ARM64, LINUX, PAE, X64, X64_5, X86, AddressTable, Mode
 from memcarve.images.physical_scan import everything
 from memcarve.intervals import PAGE, TOP
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from memcarve.dtypes import U64, Bools
     from memcarve.formats.kernel_types import KernelTypes
@@ -29,8 +30,14 @@ if TYPE_CHECKING:
     from memcarve.images.physical import PhysicalMemory
     from memcarve.space import AddressSpace
 
+    _Look = Callable[[PhysicalMemory, "FirstTask", tuple[Mode, ...]], Iterator[int]]
+
 _NEAR = 64 << 20  # how far from init_task the kernel keeps its first page tables: they are in the same image
-_MOST_TASKS = 64  # places that look like the first task
+_MOST_NAMES = 1 << 16  # places at which the first task's name may be
+_MOST_TASKS, _MOST_IN_ALL = 1 << 12, 1 << 13  # places that look like the first task: by some types, by all
+_MOST_NEAR, _MOST_ANYWHERE = 8, 2  # of them, for which page tables are looked for near them, and in all memory
+_MOST_OPENED = 8  # whose page tables are walked
+_MOST_PLACES = 16  # at which the memory may begin for one
 _MOST_ROOTS = 1 << 14
 _MOST_BASES = 64  # roots from which the beginning of a raw image is worked out
 _STRIDE = 4 << 20
@@ -53,13 +60,17 @@ class FirstTask(NamedTuple):
 
 
 class Kernel(NamedTuple):
-    """A kernel: the machine's memory, its page tables, its half of the address space, its structures and first task."""
+    """A kernel: the machine's memory, its page tables, its half of the address space, its structures and first task.
+
+    `others` are first tasks of other kernels, to which page tables lead, too.
+    """
 
     memory: PhysicalMemory
     table: AddressTable
     space: AddressSpace
     structures: Structures
     first: FirstTask
+    others: tuple[FirstTask, ...] = ()
 
 
 def first_tasks(memory: PhysicalMemory, names: Iterable[int], types: KernelTypes) -> Iterator[FirstTask]:
@@ -71,7 +82,7 @@ def first_tasks(memory: PhysicalMemory, names: Iterable[int], types: KernelTypes
         return
     at = {name: member.offset for name, member in members.items() if member is not None}
     word, found = types.pointer_size, 0
-    for name in names:
+    for name in itertools.islice(names, _MOST_NAMES):
         start = name - at["comm"]
         if start < 0 or start % word:
             continue
@@ -88,29 +99,73 @@ def first_tasks(memory: PhysicalMemory, names: Iterable[int], types: KernelTypes
             return
 
 
-def find_kernel(memory: PhysicalMemory, types: Iterable[KernelTypes], landmarks: Landmarks) -> Kernel | None:
+def find_kernel(
+    memory: PhysicalMemory, types: Iterable[tuple[KernelTypes, int | None]], landmarks: Landmarks
+) -> Kernel | None:
     """Return the kernel that is found with one of some types; None if there is none.
 
-    The memory of the kernel that is returned may begin elsewhere: a raw image does not say at which address it does.
+    With types comes the physical address at which they lie, None if not in the memory: the first task lies in the same
+    image of a kernel, so what is nearest comes first. The memory of the kernel that is returned may begin elsewhere: a
+    raw image does not say at which address it does. Raises ProcessError if its page tables claim too much.
     """
-    for each in types:
-        for first in first_tasks(memory, landmarks.names, each):
-            found = kernel_from(memory, first, landmarks.information)
-            if found is not None:
-                return found
-    return None
+    banners = [banner.physical for banner in landmarks.banners]
+    found = (
+        first
+        for each, place in types
+        for first in first_tasks(memory, by_distance(landmarks.names, banners if place is None else [place]), each)
+    )
+    return kernel_from(memory, itertools.islice(found, _MOST_IN_ALL), landmarks.information)
 
 
-def kernel_from(memory: PhysicalMemory, first: FirstTask, information: list[Information]) -> Kernel | None:
-    """Return the kernel of a first task; None if no page tables lead to it, and on to its neighbours.
+def kernel_from(memory: PhysicalMemory, firsts: Iterable[FirstTask], information: list[Information]) -> Kernel | None:
+    """Return the kernel of one of some first tasks; None if no page tables lead to any, and on to its neighbours.
 
-    Raises ProcessError if they claim too much.
+    Anybody can put into a program's memory what looks like a first task. So it is looked at all of them with the page
+    tables that something tells; what VMCOREINFO says of where the kernel lies decides, else their order. Only if that
+    finds none are tables looked for, and only for the first ones: that may take a look through all the memory. Raises
+    ProcessError if its page tables claim too much.
     """
-    for placed, there in _placed(memory, first, information):
+    candidates = [*firsts]
+    found = [each for first in candidates if (each := _told(memory, first, information)) is not None]
+    found.sort(key=lambda each: each[2].shift not in _told_shifts(information))
+    for look, most in ((_near, _MOST_NEAR), (_anywhere, _MOST_ANYWHERE)):
+        for first in candidates[:most]:
+            if not found:
+                there = itertools.islice(_placed(memory, first, information), _MOST_PLACES)
+                tables = ((placed, _table(placed, at, information, look), at) for placed, at in there)
+                found += [(placed, table, at) for placed, table, at in tables if table is not None][:1]
+    kernel, problem = None, None
+    for each in found[:_MOST_OPENED]:
+        try:
+            kernel = kernel or _opened(*each)
+        except ProcessError as error:
+            problem = problem or error
+    if kernel is None and problem is not None:
+        raise problem
+    if kernel is None:
+        return None
+    others = {first.physical: first for _, _, first in found if first.physical != kernel.first.physical}
+    return kernel._replace(others=tuple(others.values()))
+
+
+def _told(
+    memory: PhysicalMemory, first: FirstTask, information: list[Information]
+) -> tuple[PhysicalMemory, AddressTable, FirstTask] | None:
+    """Return memory, page tables and first task if tables that something tells lead to it; None if none do."""
+    for placed, there in _placed(memory, first, information, worked_out=False):
         table = _table(placed, there, information)
         if table is not None:
-            return _opened(placed, table, there)
+            return placed, table, there
     return None
+
+
+def _told_shifts(information: list[Information]) -> set[int]:
+    """Return what VMCOREINFO says of how far virtual addresses of the kernel's image are above physical ones."""
+    x64 = (each.vmcoreinfo.number("phys_base") for each in information)
+    arm = (each.vmcoreinfo.number("kimage_voffset") for each in information)
+    return {_X64_IMAGE - base for base in x64 if base is not None} | {
+        offset % TOP for offset in arm if offset is not None
+    }
 
 
 def _opened(memory: PhysicalMemory, table: AddressTable, first: FirstTask) -> Kernel:
@@ -123,11 +178,11 @@ def _opened(memory: PhysicalMemory, table: AddressTable, first: FirstTask) -> Ke
 
 
 def _placed(
-    memory: PhysicalMemory, first: FirstTask, information: list[Information]
+    memory: PhysicalMemory, first: FirstTask, information: list[Information], *, worked_out: bool = True
 ) -> Iterator[tuple[PhysicalMemory, FirstTask]]:
     """Yield the memory as it is, and as it would be if a raw image of an ARM64 machine began at another address.
 
-    There RAM begins where the machine's maker put it: at 1 GiB, say.
+    There RAM begins where the machine's maker put it: at 1 GiB, say. If nothing tells that it can be `worked_out`.
     """
     if memory.declared or memory.start[0] != 0 or first.types.pointer_size != _WORD or first.address >= _X64_IMAGE:
         yield memory, first
@@ -135,7 +190,7 @@ def _placed(
     told = (each.vmcoreinfo.number("kimage_voffset") for each in information)
     named = (first.address - offset % TOP - first.physical for offset in told if offset is not None)
     seen = set[int]()
-    for base in itertools.chain(named, _bases(memory, first), [0]):
+    for base in itertools.chain(named, _bases(memory, first) if worked_out else (), [0]):
         if base in seen or base < 0 or base % PAGE or base + memory.end > 1 << 52:
             continue
         seen.add(base)
@@ -182,15 +237,17 @@ def _index(mode: Mode, depth: int, address: int) -> int:
     ) & entries - 1
 
 
-def _table(memory: PhysicalMemory, first: FirstTask, information: list[Information]) -> AddressTable | None:
-    """Return the page tables that lead to the first task; None if none do."""
+def _table(
+    memory: PhysicalMemory, first: FirstTask, information: list[Information], look: _Look | None = None
+) -> AddressTable | None:
+    """Return the page tables that lead to the first task, among those that something tells or `look` finds."""
     told = (each.vmcoreinfo.symbol("swapper_pg_dir") for each in information)
     named = [address - first.shift for address in told if address is not None]
     seen = set[int]()
     modes = _modes(first, information)
-    near, anywhere = _near(memory, first, modes), _anywhere(memory, first, modes)
     recorded = [] if memory.root is None else [memory.root]
-    for root in itertools.chain(named, _own(memory, first), recorded, near, anywhere):
+    found = () if look is None else look(memory, first, modes)
+    for root in itertools.chain(named, _own(memory, first), recorded, found):
         if root in seen or not 0 <= root < memory.end:
             continue
         seen.add(root)

@@ -16,7 +16,7 @@ from memcarve.images.physical_scan import everything, look_through
 from memcarve.intervals import PAGE
 
 if TYPE_CHECKING:
-    from memcarve.dtypes import I64, U32, U64
+    from memcarve.dtypes import I64, U32, U64, Bools
     from memcarve.formats.images.vmcoreinfo import Vmcoreinfo
     from memcarve.images.physical import PhysicalMemory
 
@@ -33,7 +33,7 @@ _LONGEST_NAME = 16  # TASK_COMM_LEN, include/linux/sched.h
 _LONGEST_BANNER = 512
 _WHOLE_BANNER = re.compile(rb"Linux version (\d[!-~]{0,127}) \([^\0\n]{1,480}\n")
 _MOST_INFORMATION = 64
-_MOST = 1 << 14  # places of a kind: a machine has some dozens
+_MOST = 1 << 21  # places of a kind: a machine has some dozens
 
 
 class Banner(NamedTuple):
@@ -69,7 +69,9 @@ def find_landmarks(memory: PhysicalMemory) -> Landmarks:
 
     def look(physical: U64, words: U64) -> list[list[int]]:
         small = words.reshape(-1).view("<u4")
-        return [_places(physical, 4 * _begins(small, begin)) for begin in _BEGINNINGS]
+        found = [_begins(small, begin) for begin in _BEGINNINGS]
+        found[-1] = found[-1][_ends_like_the_first(small, found[-1])]
+        return [_places(physical, 4 * each) for each in found]
 
     places: list[list[int]] = [[] for _ in _BEGINNINGS]
     for found in look_through(memory, everything(memory), look):
@@ -84,6 +86,16 @@ def find_landmarks(memory: PhysicalMemory) -> Landmarks:
     )
 
 
+def by_distance(places: list[int], anchors: list[int]) -> list[int]:
+    """Return places in the order of how far each is from the nearest of some others, which are in ascending order."""
+    found, known = np.array(sorted(places), np.int64), np.array(anchors, np.int64)
+    if not len(known):
+        return list(found.tolist())
+    after = np.minimum(np.searchsorted(known, found), len(known) - 1)
+    distance = np.minimum(np.abs(known[after] - found), np.abs(known[np.maximum(after - 1, 0)] - found))
+    return list(found[np.argsort(distance, kind="stable")].tolist())
+
+
 def _begins(words: U32, begin: bytes) -> I64:
     """Return where (in words) some bytes begin, of which the first eight count; at the end the first four."""
     found = np.flatnonzero(words == np.uint32(int.from_bytes(begin[:4], "little")))
@@ -94,8 +106,19 @@ def _begins(words: U32, begin: bytes) -> I64:
     return found
 
 
+def _ends_like_the_first(words: U32, found: I64) -> Bools:
+    """Return which names that begin with "swapper" end there or go on with "/0"; at the end of the words all may."""
+    end = len(words) - 1
+    last, behind = words[np.minimum(found + 1, end)] >> np.uint32(24), words[np.minimum(found + 2, end)]
+    first = (last == ord("/")) & (behind & np.uint32(0xFFFF) == ord("0"))
+    return np.asarray((found + 2 > end) | (last == 0) | first)
+
+
 def _places(physical: U64, offsets: I64) -> list[int]:
-    found = offsets[:_MOST]
+    page = offsets // PAGE
+    new = np.flatnonzero(np.diff(page)) + 1
+    # programs can fill their memory with any: of each page the first and the last is kept
+    found = offsets[np.unique(np.concatenate([[0], new, new - 1, [len(page) - 1]]))] if len(page) else offsets
     where: list[int] = (physical[found // PAGE] + (found % PAGE).astype(np.uint64)).tolist()
     return where
 

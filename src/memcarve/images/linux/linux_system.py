@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from memcarve.process import ProcessEntry
 
 _MOST_TEXT = 1 << 28  # characters of command lines and environments that are read in all
+_MOST_NAMED = 3  # places in a sentence
 _VERSION = re.compile(r"(\d+)\.(\d+)(?:\.(\d+))?")
 
 _REMEDY = "{symbols} takes types of the kernel (ISF, BTF, vmlinux); {dtb} takes a page-table root ({scan} lists them)"
@@ -144,21 +145,32 @@ def find_linux(memory: PhysicalMemory, symbols: SymbolFile | None = None) -> Lin
     is for another kernel.
     """
     landmarks = find_landmarks(memory)
-    types: Iterable[KernelTypes] = (found.types for found in kernel_btf(memory, landmarks))
+    types: Iterable[tuple[KernelTypes, int | None]]
+    types = ((found.types, found.physical) for found in kernel_btf(memory, landmarks))
     note = None
     if symbols is not None:
-        types, note = [symbols.types], _compared(symbols, landmarks)
+        types, note = [(symbols.types, None)], _compared(symbols, landmarks)
     kernel = find_kernel(memory, types, landmarks)
     if kernel is None and symbols is None:
         kernel = learned_kernel(memory, landmarks)
     if kernel is not None:
         system = LinuxSystem(kernel, landmarks)
-        system.notes += [] if note is None else [note]
+        system.notes += [*([] if note is None else [note]), *_others(kernel)]
         return system
     if not landmarks.banners:
         return None
     by = "" if symbols is None else f" by the types in {symbols.path}, which may be another kernel's"
     raise ProcessError(f"Linux {landmarks.banners[0].release} was found, but not its processes{by}", remedy=_REMEDY)
+
+
+def _others(kernel: Kernel) -> list[str]:
+    """Return a sentence if other kernels lie in the memory."""
+    if not kernel.others:
+        return []
+    places = ", ".join(f"0x{first.physical:x}" for first in kernel.others[:_MOST_NAMED])
+    more = f" and {len(kernel.others) - _MOST_NAMED} more" if len(kernel.others) > _MOST_NAMED else ""
+    believed = f"the one at 0x{kernel.first.physical:x} is believed, others' processes are not listed"
+    return [f"another kernel's first task may lie at {places}{more}: {believed}"]
 
 
 def _compared(symbols: SymbolFile, landmarks: Landmarks) -> str | None:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from memcarve.images.linux.kernel import FirstTask, kernel_from
 from memcarve.images.linux.kernel_structures import Structures
+from memcarve.images.linux.landmarks import by_distance
 from memcarve.images.linux.learning.clock_members import learn_clock
 from memcarve.images.linux.learning.file_members import learn_files
 from memcarve.images.linux.learning.first_task_shape import shapes
@@ -28,10 +29,11 @@ def learned_kernel(memory: PhysicalMemory, landmarks: Landmarks) -> Kernel | Non
 
     Raises ProcessError if its page tables claim too much.
     """
-    for shape in shapes(memory, landmarks.names):
+    names = by_distance(landmarks.names, [banner.physical for banner in landmarks.banners])
+    for shape in shapes(memory, names):
         ring = LearnedTypes(shape.word)  # the first task's children are in a list that leads back, too
         ring.put_list("task_struct", "tasks", shape.real_parent + 2 * shape.word)
-        kernel = kernel_from(memory, FirstTask(shape.address, shape.physical, ring), landmarks.information)
+        kernel = kernel_from(memory, [FirstTask(shape.address, shape.physical, ring)], landmarks.information)
         if kernel is None:
             continue
         types = LearnedTypes(shape.word)
