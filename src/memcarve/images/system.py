@@ -45,6 +45,9 @@ class OperatingSystem(Protocol):
     def table_of(self, entry: ProcessEntry) -> AddressTable:
         """Return the page tables of a process and how to read them."""
 
+    def architecture_of(self, entry: ProcessEntry) -> str:
+        """Return of which vocabulary.Architecture a process's program is."""
+
     def metadata(self, entry: ProcessEntry, table: AddressTable) -> Metadata:
         """Return what is known of a process beyond its bytes: regions, modules, threads, areas."""
 

@@ -284,6 +284,8 @@ class ImageContainer(Container):
                 "segment, read shows them"
             )
         architecture = "arm64" if table.mode.split else "x64" if table.mode.wide else "x86"
+        if self.options.dtb is None:
+            architecture = self.system.architecture_of(entry)
         if table.mode.split and table.kernel_root is None and half != "user":
             remarks.append("the page tables of the kernel half have a root of their own, which is not known")
         left_out = {REPEATED: space.repeated} if space.repeated else {}

@@ -190,9 +190,17 @@ def test_auxiliary_vectors(name: str) -> None:
     """What the kernel gave each program when it began is what /proc/PID/auxv said."""
     it = machine(name)
     for pid in it.stopped:
-        said, found = it.processes[pid]["auxv"], _container(name).process(pid, half="user").auxiliary_vector
-        # where it lies is not learned if the kernel has no types
-        assert said is None or (found is None and it.truth["btf"] is None) or (found or b"").hex() == said, pid
+        said, process = it.processes[pid]["auxv"], _container(name).process(pid, half="user")
+        found = process.auxiliary_vector
+        if said is None or (found is None and it.truth["btf"] is None):
+            continue  # where it lies is not learned if the kernel has no types
+        assert found is not None
+        if process.architecture == "x86" and it.truth["arch"] == "amd64":
+            # of a 32-bit program, /proc goes on to where two words of 64 bits are zero
+            assert bytes.fromhex(said).startswith(found), pid
+            assert not any(bytes.fromhex(said)[len(found) :]), pid
+        else:
+            assert found.hex() == said, pid
 
 
 def _encoded(text: str | None) -> bytes | None:

@@ -15,11 +15,12 @@ from memcarve.images.linux.landmarks import find_landmarks
 from memcarve.images.linux.learning.learned_kernel import learned_kernel
 from memcarve.images.linux.linux_metadata import Knowledge
 from memcarve.images.linux.linux_processes import Processes
-from memcarve.images.linux.process_start import auxiliary_vector, directory, parameters, program
+from memcarve.images.linux.process_start import auxiliary_vector, directory, is_narrow, parameters, program
 from memcarve.images.paging_modes import LINUX
 from memcarve.images.structure_reader import LookedUp
 from memcarve.metadata import Metadata
 from memcarve.process import Platform
+from memcarve.vocabulary import Architecture
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -131,6 +132,14 @@ class LinuxSystem:
         if self._text_left < 0:
             self.notes.append("command lines are longer than any machine's: what is beyond is not read")
         return Metadata(parameters=(found._replace(current_directory=directory(kernel, entry.object, paths)),))
+
+    def architecture_of(self, entry: ProcessEntry) -> str:
+        """Return what a process is a program of: of 32 bits also on a kernel of 64."""
+        mm, mode = self._processes.memory_of(entry), self.kernel.table.mode
+        narrow = mm is not None and is_narrow(self.kernel.structures, mm)
+        if mode.split:
+            return Architecture.ARM if narrow else Architecture.ARM64
+        return Architecture.X64 if mode.wide and not narrow else Architecture.X86
 
     def auxiliary_vector(self, entry: ProcessEntry) -> bytes | None:
         """Return what Linux gave a program when it began (getauxval(3)), in words of the kernel's size."""

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 SOURCE = "mm_struct"
 _LONGEST = 1 << 20  # bytes of a command line or an environment that are read
+_WIDE = 8  # bytes of a word
+_NARROW_END, _PAGES_BELOW = 1 << 32, 1 << 30  # TASK_SIZE of 32-bit programs: 3 GiB or more
 _AT_NULL = 0
 _MOST_AUXILIARY = 44  # words that every kernel has room for (AT_VECTOR_SIZE)
 
@@ -71,16 +73,22 @@ def directory(kernel: Structures, task: int, paths: Paths) -> str | None:
     return None if path is None else _text(path)
 
 
+def is_narrow(kernel: Structures, mm: int) -> bool:
+    """Return True if a program of 32 bits runs on a kernel of 64: its addresses end with the first 4 GiB."""
+    end = kernel.number(mm, "mm_struct", "task_size")
+    return kernel.word == _WIDE and end is not None and _PAGES_BELOW < end <= _NARROW_END
+
+
 def auxiliary_vector(kernel: Structures, mm: int) -> bytes | None:
-    """Return the auxiliary vector (getauxval(3)) up to its end, in words of the kernel's size."""
-    place = kernel.place("mm_struct", "saved_auxv")
+    """Return the auxiliary vector (getauxval(3)) up to its end, in words of the program's size."""
+    place, word = kernel.place("mm_struct", "saved_auxv"), _WIDE // 2 if is_narrow(kernel, mm) else kernel.word
     longest = None if place is None else min(max(place[1], _MOST_AUXILIARY * kernel.word), PAGE)
     data = None if place is None or longest is None else kernel.reader.read(mm + place[0], longest)
     if data is None:
         return None
-    step = 2 * kernel.word
+    step = 2 * word
     for at in range(0, len(data) - step + 1, step):
-        if int.from_bytes(data[at : at + kernel.word], "little") == _AT_NULL:
+        if int.from_bytes(data[at : at + word], "little") == _AT_NULL:
             return data[: at + step]
     return None
 

@@ -14,6 +14,8 @@ import itertools
 from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple
 
+from memcarve.images.linux.process_start import is_narrow
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -72,7 +74,11 @@ class UserRegisters:
         if stack is None or self.place is None:
             return None
         found = self._read(stack + self.place)
-        return None if found is None else found | self._switched(task)
+        if found is None:
+            return None
+        found |= self._switched(task)
+        mm = self.kernel.pointer(task, "task_struct", "mm")
+        return found if mm is None or self.mode.split or not is_narrow(self.kernel, mm) else _narrowed(found)
 
     @functools.cached_property
     def place(self) -> int | None:
@@ -169,6 +175,12 @@ def _frame(kernel: Structures, mode: Mode) -> Frame:
     for name in _SELECTORS & places.keys():  # 16 bits of a word, of which the rest may be something else
         places[name] = (places[name][0], 2)
     return Frame(size or len(names) * word, places)
+
+
+def _narrowed(found: dict[str, int]) -> dict[str, int]:
+    """Return the registers of a 32-bit program by its own names: a 64-bit kernel saves more, and wider ones."""
+    names = {_called(name, "r"): _called(name, "e") for name in _X86}
+    return {names[name]: value & 0xFFFFFFFF for name, value in found.items() if name in names}
 
 
 def _called(member: str, letter: str) -> str:

@@ -11,6 +11,7 @@ from memcarve.images.windows import kernel
 from memcarve.images.windows.processes import Windows
 from memcarve.images.windows.windows_metadata import Knowledge
 from memcarve.process import Platform
+from memcarve.vocabulary import Architecture
 
 if TYPE_CHECKING:
     from memcarve.images.paging_modes import AddressTable
@@ -32,6 +33,11 @@ class WindowsSystem(Windows):
     def table_of(self, entry: ProcessEntry) -> AddressTable:
         """Return the page tables of a process."""
         return self.kernel.table._replace(root=(entry.root or 0) & ROOT)
+
+    def architecture_of(self, entry: ProcessEntry) -> str:
+        """Return that it is a 64-bit process: one of 32 bits is that, too, with a 32-bit program within."""
+        del entry
+        return Architecture.X64
 
     def metadata(self, entry: ProcessEntry, table: AddressTable) -> Metadata:
         """Return what Windows knows of a process."""
