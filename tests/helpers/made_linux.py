@@ -141,6 +141,11 @@ class MadeLinux:
         self._free += _size(structure) if size is None else size
         return BASE + found
 
+    @property
+    def used(self) -> int:
+        """Where in the memory the last structure ends."""
+        return self._free
+
     def put(self, address: int, structure: str, path: str, value: int | bytes) -> None:
         """Change a member of a structure."""
         offset, size = _place(structure, path)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import json
+from random import Random
 from typing import TYPE_CHECKING
 
 import pytest
 
 import memcarve
 from cli import run
-from made_linux import BEGAN, SIZE, MadeLinux
+from made_linux import BASE, BEGAN, IMAGE, SIZE, MadeLinux
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -158,6 +160,17 @@ def test_torn_list(made: MadeLinux, tmp_path: Path, where: int) -> None:
         assert any("damaged" in note for note in container.notes)
 
 
+def test_links_beyond_all_addresses(made: MadeLinux, tmp_path: Path) -> None:
+    """If both links of the first task lead to the last address, no processes are found, and that is said."""
+    for way in ("next", "prev"):
+        made.put(made.first, "task_struct", f"tasks.{way}", (1 << 64) - 1)
+    with (
+        memcarve.open(made.written(tmp_path), input_type="image") as container,
+        pytest.raises(memcarve.MemcarveError),
+    ):
+        container.processes()
+
+
 def test_containers(made: MadeLinux, tmp_path: Path) -> None:
     """A container is told by the identifier in its control groups' names, by LXC's name, or by its host's name."""
     docker, lxc, host, none = (made.process(pid, b"x", b"x\0") for pid in (30, 31, 32, 33))
@@ -198,3 +211,26 @@ def test_commands(made: MadeLinux, tmp_path: Path) -> None:
     assert refused.code == 1
     assert "2 kthreadd is a kernel thread: it has no memory of its own; --range kernel" in refused.err
     assert run("carve", image, "--pid", "2", "--range", "kernel", "-o", tmp_path / "kernel").code == 0
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_damaged_structures(made: MadeLinux, tmp_path: Path, seed: int) -> None:
+    """Whatever the kernel's structures say, processes are listed and told of, or a declared error is raised."""
+    random = Random(seed)  # noqa: S311
+    made.thread(made.process(30, b"x", b"x\0"), 31)
+    made.contained(made.process(32, b"y", b"y\0"), b"", b"system.slice", b"docker-" + _ID + b".scope")
+    words = [*range(made.node % SIZE, made.used, 8)]
+    pointers = [made.first, made.node | 2, BASE + 8, BASE + SIZE - 4, IMAGE - 8, 0, 1, (1 << 64) - 1, (1 << 63) + 1]
+    pointers += [BASE + random.randrange(made.used) for _ in range(8)]
+    for at in random.sample(words, 60):
+        made.memory[at : at + 8] = random.choice(pointers).to_bytes(8, "little")
+    with memcarve.open(made.written(tmp_path), input_type="image") as container:
+        try:
+            entries = container.processes()
+        except memcarve.MemcarveError:
+            return
+        for index, entry in enumerate(entries):
+            assert all(isinstance(doubt, str) for doubt in entry.doubts)
+            with contextlib.suppress(memcarve.MemcarveError):
+                container.start_of(index).told(environment=True)
+                assert container.process(index=index, half="user").metadata is not None

@@ -271,7 +271,8 @@ def _leads_on(memory: PhysicalMemory, table: AddressTable, first: FirstTask) -> 
         return False
     for there, back in ((0, word), (word, 0)):
         link = memory.read(first.physical + member.offset + there, word)
-        place = None if link is None else translate(memory, table, int.from_bytes(link, "little") + back)
+        target = TOP if link is None else int.from_bytes(link, "little") + back
+        place = translate(memory, table, target) if target < TOP else None
         held = None if place is None else memory.read(place, word)
         if held is not None and int.from_bytes(held, "little") == first.address + member.offset:
             return True
