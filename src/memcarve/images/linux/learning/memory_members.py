@@ -34,6 +34,8 @@ _SIZE = 0x800  # bytes of an mm_struct that are looked at; the largest so far ha
 _FIRST_PART = 0x200  # in which its regions and page tables are
 _MOST_REGIONS = 1 << 13  # of one address space
 _CACHE_LINE = 64
+_LOW, _NODE = 3, 2  # the lowest bits of what leads to a node of a maple tree, include/linux/xarray.h
+_MOST_TRIED = 8  # trees: there is one
 _LOCK_EXTERN = 0x303  # MM_MT_FLAGS, include/linux/mm_types.h: flags of the tree of regions that are always set
 _RUN = ("start_code", "end_code", "start_data", "end_data", "start_brk", "brk", "start_stack", "arg_start", "arg_end")
 _NUMBERS = (*_RUN, "env_start", "env_end")
@@ -140,10 +142,17 @@ def _learn_tables(spaces: Spaces) -> bool:
 def _learn_regions(spaces: Spaces) -> bool:
     """Learn what leads to regions: a maple tree, or the list of them that there was before 6.1."""
     ways: list[tuple[int, Callable[[Spaces, int, int], U64 | None]]] = []
+    way: Callable[[Spaces, int, int], U64 | None]
+    tried = 0
     for at in spaces.table.places(0, _FIRST_PART):
         pointers = spaces.table.column(at)
-        if share(pointers >> np.uint64(8 * spaces.word - 1) == 1) >= NEARLY:
-            ways += [(at, way) for way in (_by_tree, _by_list) if _covers(spaces, at, way, _TRIED)]
+        # what leads to a node says so in its lowest bits
+        tree = int(pointers[0]) & _LOW == _NODE
+        way, low = (_by_tree, _NODE) if tree else (_by_list, 0)
+        sound = (pointers >> np.uint64(8 * spaces.word - 1) == 1) & (pointers & np.uint64(_LOW) == np.uint64(low))
+        if share(sound) >= NEARLY and tried < _MOST_TRIED:
+            tried += tree
+            ways += [(at, way)] if _covers(spaces, at, way, _TRIED) else []
     if len(ways) != 1 or not _covers(spaces, *ways[0], len(spaces)):
         return False
     at, way = ways[0]

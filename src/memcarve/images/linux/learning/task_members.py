@@ -26,6 +26,7 @@ COMM = 16  # TASK_COMM_LEN, include/linux/sched.h
 _MOST_TASKS = 512  # that are looked at
 _FIRST_TASKS = 8  # of the list, that are looked at in any case: init and kthreadd are among them
 _MOST_LISTED = 1 << 16
+_MOST_TRIED = 16  # lists: there is one
 _LEAST = 8  # with fewer tasks nothing is learned: a kernel alone has dozens of threads
 _MOST_PID = 1 << 22  # PID_MAX_LIMIT, include/linux/threads.h
 _INIT, _KTHREADD = 1, 2
@@ -98,14 +99,16 @@ def _list(kernel: Structures, shape: Shape) -> tuple[int, list[int]] | None:
     Each leads its own thread group; the list leads back, in one direction at least. It comes before the parents.
     """
     best: tuple[int, list[int]] | None = None
+    tried = 0
     leader = shape.real_parent + 6 * shape.word
     head = StructureTable(kernel.reader, [shape.address], shape.real_parent, shape.word)
     for at in head.places(shape.word, shape.real_parent - shape.word):
         following, before = int(head.column(at)[0]), int(head.column(at + shape.word)[0])
         if not kernel.is_kernel(following) or not kernel.is_kernel(before) or following == shape.address + at:
             continue
-        if not any(_leads(kernel, each - at, leader) for each in (following, before)):
+        if tried == _MOST_TRIED or not any(_leads(kernel, each - at, leader) for each in (following, before)):
             continue
+        tried += 1
         forward, backward = (
             list(itertools.islice(kernel.linked(shape.address + at, at, forward=way), _MOST_LISTED))
             for way in (True, False)
