@@ -113,7 +113,7 @@ def test_what_is_read_by_it_is_what_is_read_by_the_kernels_own_types(name: str) 
         said = next(kernel_btf(memory, landmarks), None)
         if said is None:
             pytest.skip(f"{name}: its kernel has no BTF")
-        kernels = find_kernel(memory, [said.types], landmarks), learned_kernel(memory, landmarks)
+        kernels = find_kernel(memory, [(said.types, said.physical)], landmarks), learned_kernel(memory, landmarks)
         by_types, by_looks = (LinuxSystem(kernel, landmarks) for kernel in kernels if kernel is not None)
         entries = by_types.processes()
         assert by_looks.processes() == entries

@@ -27,7 +27,7 @@ _BEHIND = 0x800
 _RUN = 7  # words of the shape
 _LARGEST = 0x4000  # bytes of a task before its comm; with every option for debugging some 0x1800
 _MOST_NAMES = 1 << 10
-_MOST_FOUND = 8
+_MOST_FOUND = 64
 
 
 class Shape(NamedTuple):

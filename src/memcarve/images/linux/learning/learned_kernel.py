@@ -17,6 +17,8 @@ from memcarve.images.linux.learning.region_members import learn_regions
 from memcarve.images.linux.learning.switched_members import learn_switched
 from memcarve.images.linux.learning.task_members import learn_tasks
 
+_MOST_TRIED = 8  # kernels: that of a guest may lie in memory, too
+
 if TYPE_CHECKING:
     from memcarve.images.linux.kernel import Kernel
     from memcarve.images.linux.landmarks import Landmarks
@@ -30,19 +32,28 @@ def learned_kernel(memory: PhysicalMemory, landmarks: Landmarks) -> Kernel | Non
     Raises ProcessError if its page tables claim too much.
     """
     names = by_distance(landmarks.names, [banner.physical for banner in landmarks.banners])
-    for shape in shapes(memory, names):
-        ring = LearnedTypes(shape.word)  # the first task's children are in a list that leads back, too
-        ring.put_list("task_struct", "tasks", shape.real_parent + 2 * shape.word)
-        kernel = kernel_from(memory, [FirstTask(shape.address, shape.physical, ring)], landmarks.information)
+    possible = [*shapes(memory, names)]
+    for _ in range(_MOST_TRIED):
+        firsts = {_first(shape): shape for shape in possible}
+        kernel = kernel_from(memory, firsts, landmarks.information)
         if kernel is None:
-            continue
+            return None
+        shape = next(shape for first, shape in firsts.items() if first.types is kernel.first.types)
         types = LearnedTypes(shape.word)
         structures = Structures(kernel.space, types, kernel.table.kernel_half)
         if _learn(kernel._replace(structures=structures), shape, types):
             # what it was asked for while it was not known is asked for again
             structures = Structures(kernel.space, types, kernel.table.kernel_half)
             return kernel._replace(structures=structures, first=kernel.first._replace(types=types))
+        possible.remove(shape)
     return None
+
+
+def _first(shape: Shape) -> FirstTask:
+    """Return the first task with what its shape tells: its children are in a list that leads back, as all tasks are."""
+    ring = LearnedTypes(shape.word)
+    ring.put_list("task_struct", "tasks", shape.real_parent + 2 * shape.word)
+    return FirstTask(shape.address, shape.physical, ring)
 
 
 def _learn(kernel: Kernel, shape: Shape, types: LearnedTypes) -> bool:
