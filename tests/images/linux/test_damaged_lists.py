@@ -141,3 +141,43 @@ def test_same_pid_twice(name: str, damaged: Damage) -> None:
     with memcarve.open(copy.path) as container:
         same = [entry for entry in container.processes() if entry.pid == pids[6]]
     assert {entry.object for entry in same} == {task, other}
+
+
+@each_machine
+@pytest.mark.parametrize(
+    ("member", "bits", "says"),
+    [("flags", 0x200000, "is a kernel thread"), ("exit_state", 0x20, "has ended"), ("exit_state", 0x10, "has ended")],
+)
+def test_process_that_says_that_it_has_no_memory(name: str, member: str, bits: int, says: str, damaged: Damage) -> None:
+    """A process that was made to look like a kernel thread, or a zombie, keeps its memory, and the user is told."""
+    copy = damaged(name)
+    pid = _stopped(name)[3]
+    task = copy.task(pid)
+    copy.put(task, f"task_struct.{member}", copy.get(task, f"task_struct.{member}", 4) | bits, 4)
+    with memcarve.open(copy.path) as container:
+        (index,) = [index for index in container.certain() if container.entry(index).pid == pid]
+        entry, process = container.entry(index), container.process(index=index)
+        told = [str(note) for note in container.notes if says in note]
+        assert not entry.ended
+        assert entry.unix is not None
+        assert not entry.unix.kernel_thread
+        assert len(process.regions) == len(machine(name).vmas(pid))
+    assert len(told) == 1
+    assert f"{pid} " in told[0]
+
+
+@each_machine
+@pytest.mark.parametrize("number", [0xFFFFFFFF, 0x7FFFFFFF])
+def test_number_that_no_process_has(name: str, number: int, damaged: Damage) -> None:
+    """A process of the list with an impossible number is listed with it, and the user is told; the rest is there."""
+    copy = damaged(name)
+    pids = _stopped(name)
+    task = copy.task(pids[5])
+    for member in ("pid", "tgid"):
+        copy.put(task, f"task_struct.{member}", number, 4)
+    with memcarve.open(copy.path) as container:
+        entries = {entry.object: entry for entry in container.listed()}
+        problem = container.notes[-1]
+    assert entries[task].name == as_bytes(machine(name).processes[pids[5]]["comm"]).decode()
+    assert {entry.pid for entry in entries.values()} >= {*machine(name).stopped} - {pids[5]}
+    assert "number" in problem

@@ -7,6 +7,7 @@ x86 and ARM. Other systems lay their notes out in their own way.
 
 from __future__ import annotations
 
+import itertools
 import struct
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -288,10 +289,12 @@ def file_note(bits: int, rows: Sequence[MappedFile]) -> bytes:
     """Return a note of type NT_FILE; no name may hold a zero byte.
 
     The end of the address space, which no word holds, is said as the last address; a row whose offset is more than a
-    word holds, which no system has, is left out.
+    word holds, which no system has, is left out. So are the rows behind those that fill a note which is read again.
     """
     most = (1 << bits) - 1
     rows = [row._replace(end=min(row.end, most)) for row in rows if row.offset // PAGE <= most]
+    sizes = itertools.accumulate(3 * bits // 8 + len(row.name) + 1 for row in rows)
+    rows = [row for row, size in zip(rows, sizes, strict=True) if size < _TEXT - PAGE]
     words = [len(rows), PAGE, *(word for row in rows for word in (row.start, row.end, row.offset // PAGE))]
     names = b"".join(row.name + b"\0" for row in rows)
     return note(b"CORE", FILE, struct.pack(f"<{len(words)}{_word(bits)}", *words) + names)

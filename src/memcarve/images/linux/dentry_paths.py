@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 # FMODE_NOACCOUNT, and FMODE_BACKING of 6.5 or of 6.10 on, include/linux/fs.h: a file below an overlay's file
 _UNCOUNTED, _BACKING = 1 << 29, 1 << 25 | 1 << 24
 _MOST_STEPS = 4096  # up to the root
+_MOST_STEPS_IN_ALL = 1 << 22  # each path of 100,000 files of its own at a depth of 40
 _LONGEST_NAME = 4096
+_LONGEST_PATH = 1 << 14  # bytes; programs cannot ask for more than PATH_MAX, 4096
 _MINOR_BITS = 20  # include/linux/kdev_t.h
 _MOST_KEPT = 1 << 16  # paths and files
 
@@ -44,6 +46,21 @@ class Paths:
         self._files: dict[int, File] = {}
         self._paths: dict[tuple[int, int], bytes | None] = {}
         self._names: dict[int, bytes | None] = {}
+        self._steps_left, self._texts = _MOST_STEPS_IN_ALL, dict[bytes, str]()
+
+    @property
+    def spent(self) -> bool:
+        """Whether the ways up to roots were longer than any machine's, so that no more is followed."""
+        return self._steps_left <= 0
+
+    def text(self, name: bytes) -> str:
+        """Return a name as text; one that many regions have is there once."""
+        found = self._texts.get(name)
+        if found is None:
+            if len(self._texts) >= _MOST_KEPT:
+                self._texts.clear()
+            found = self._texts[name] = name.decode("utf-8", "surrogateescape")
+        return found
 
     def of_file(self, file: int) -> File:
         """Return what the ``struct file`` at a kernel address is of."""
@@ -124,7 +141,9 @@ class Paths:
         inside = kernel.offset("mount", "mnt")
         if inside is None:
             return None
-        for _ in range(_MOST_STEPS):
+        length = 0
+        for _ in range(min(_MOST_STEPS, self._steps_left)):
+            self._steps_left -= 1
             at_root = dentry == kernel.pointer(mount, "vfsmount", "mnt_root")
             above = self._mounted_on(mount - inside) if at_root else None
             if (mount, dentry) == self.root or above == (mount - inside, None):
@@ -138,6 +157,9 @@ class Paths:
             if parent == dentry:  # it was moved out of what is mounted
                 return b"/"
             parts.append(name)
+            length += len(name) + 1
+            if length > _LONGEST_PATH:
+                return None
             dentry = parent
         return None
 

@@ -96,6 +96,8 @@ class Knowledge:
         lost = sum(mapping.name is None for mapping, vma in zip(mappings, vmas, strict=False) if vma.file)
         if lost:
             notes.append(f"the files of {counted(lost, 'region')} have no name that can be read")
+        if self.paths.spent:
+            notes.append("folders lie deeper in one another than on any machine: paths beyond are not known")
         found = Regions(REGIONS, map(region, mappings))
         if found.overlapping:
             notes.append(f"{counted(found.overlapping, 'region')} overlap others")

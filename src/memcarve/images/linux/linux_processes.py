@@ -9,6 +9,7 @@ import datetime as dt
 import functools
 from typing import TYPE_CHECKING
 
+from memcarve.errors import printable
 from memcarve.images.linux import clock, tasks
 from memcarve.images.linux.container_names import ContainerNames
 from memcarve.images.linux.task_finding import Finder, physical_of
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from memcarve.images.linux.kernel import Kernel
     from memcarve.images.linux.tasks import Task
 
+_OVER = ("zombie", "dead")
+_MOST_LIES = 64  # that are told
 _MOST_THREADS = 1 << 18  # that are looked at in all for whose memory a process has
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 
@@ -29,7 +32,7 @@ class Processes:
     def __init__(self, kernel: Kernel) -> None:
         self.kernel = kernel
         self.notes: list[str] = []
-        self._threads_left = _MOST_THREADS
+        self._threads_left, self._lies = _MOST_THREADS, set[str]()
 
     @functools.cached_property
     def _list(self) -> tuple[list[Task], str]:
@@ -76,7 +79,31 @@ class Processes:
             )
         return self.listed + entries
 
+    def _disguised(self, task: Task) -> Task:
+        """Return a task as it is; if it says that it is a kernel thread, or has ended, but has memory, that is told.
+
+        A kernel thread may use a process's memory for a while. What no process has is its own.
+        """
+        said, name = list[str](), task.name.decode("utf-8", "surrogateescape")
+        if task.kernel_thread and task.mm is not None and task.mm not in self._used:
+            task = task._replace(flags=task.flags & ~tasks.KERNEL_THREAD)
+            said.append("is a kernel thread")
+        if not task.ended and task.state in _OVER and task.mm is not None:
+            said.append("has ended")
+        for what in said:
+            note = f"{task.pid} {printable(name)} says that it {what}, but has memory of its own: it is a process"
+            if len(self._lies) < _MOST_LIES and note not in self._lies:
+                self._lies.add(note)
+                self.notes.append(note)
+        return task
+
+    @functools.cached_property
+    def _used(self) -> set[int]:
+        """Every ``mm_struct`` that a process of the list has which does not say that it is a kernel thread."""
+        return {task.mm for task in self._list[0] if task.mm is not None and not task.kernel_thread}
+
     def _entry(self, task: Task, *, found: str | None = None, doubts: tuple[str, ...] = ()) -> ProcessEntry:
+        task = self._disguised(task)
         return ProcessEntry(
             pid=task.pid,
             name=task.name.decode("utf-8", "surrogateescape"),
@@ -127,7 +154,7 @@ class Processes:
     def memory_of(self, entry: ProcessEntry) -> int | None:
         """Return the ``mm_struct`` of a process; None if it has no memory."""
         task = None if entry.object is None else tasks.read_task(self.kernel.structures, entry.object)
-        return None if task is None else self._memory_of(task)
+        return None if task is None else self._memory_of(self._disguised(task))
 
     def _memory_of(self, task: Task) -> int | None:
         """Return the ``mm_struct`` of a process; if its leader has ended, that of a thread that lives."""

@@ -67,7 +67,7 @@ class Mappings:
             offset,
             file.device,
             file.inode,
-            None if name is None else name.decode("utf-8", "surrogateescape"),
+            None if name is None else self.paths.text(name),
         )
 
     def _by_place(self, vma: Vma, places: tuple[int | None, ...]) -> bytes | None:

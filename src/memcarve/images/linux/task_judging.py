@@ -13,7 +13,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from memcarve.images.linux.pid_tables import links_of_numbers
-from memcarve.images.linux.tasks import leader_of, makes_sense
+from memcarve.images.linux.tasks import has_ended, leader_of, makes_sense
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -27,7 +27,6 @@ _POISON = 0x122  # LIST_POISON2: its low bits, whatever is added to it
 _POISON_BITS = 0xFFF
 _DAY = 86_400_000_000_000
 _HOLDS = ""  # the result of a fact that holds; None means that it says nothing, anything else says in words what fails
-_EXITED = (0x10, 0x20, 0x30)  # EXIT_DEAD, EXIT_ZOMBIE, EXIT_TRACE
 
 
 class Verdict(NamedTuple):
@@ -73,7 +72,7 @@ class Judge:
         return self._kernel.number(task, "task_struct", "flags")
 
     def _ended(self, task: int) -> bool:
-        return self._kernel.number(task, "task_struct", "exit_state") in _EXITED
+        return has_ended(self._kernel, task)
 
     def _start(self, task: int) -> int | None:
         found = self._kernel.number(task, "task_struct", "start_boottime")

@@ -56,7 +56,10 @@ def _follow(kernel: Structures, first: int, link: int, *, forward: bool) -> tupl
         if following in seen:
             return found, problem or f"{way}, it leads to 0x{following - link:x} again"
         if not makes_sense(kernel, following - link):
-            return found, problem or f"{way}, 0x{following - link:x} is not a task"
+            leads = kernel.pointer(following - link, "task_struct", "group_leader") == following - link
+            if problem or not leads:
+                return found, problem or f"{way}, 0x{following - link:x} is not a task"
+            problem = f"the task 0x{following - link:x} has a number that none can have"
         seen.add(following)
         found.append(following - link)
         here = following

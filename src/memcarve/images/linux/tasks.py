@@ -73,6 +73,7 @@ def read_task(kernel: Structures, address: int) -> Task | None:
     start = number("start_boottime")
     start = number("real_start_time") if start is None else start
     cred = kernel.pointer(address, "task_struct", "real_cred")
+    ended = has_ended(kernel, address)
     return Task(
         address=address,
         pid=pid,
@@ -80,15 +81,24 @@ def read_task(kernel: Structures, address: int) -> Task | None:
         name=name,
         flags=flags,
         state=None if state is None else state_of(state, exit_state),
-        ended=exit_state & _ENDED != 0,
+        ended=ended,
         parent=None if parent is None else kernel.number(parent, "task_struct", "tgid"),
         uid=None if cred is None else kernel.number(cred, "cred", "uid"),
         gid=None if cred is None else kernel.number(cred, "cred", "gid"),
         start=start,
         mm=kernel.pointer(address, "task_struct", "mm"),
         namespace_pid=namespace_pid(kernel, address),
-        exit_code=number("exit_code") if exit_state & _ENDED else None,
+        exit_code=number("exit_code") if ended else None,
     )
+
+
+def has_ended(kernel: Structures, address: int) -> bool:
+    """Return True if the task at an address has ended: it says so, and has given its memory back as all do before.
+
+    One that says so and has memory was made to look like it.
+    """
+    said = kernel.number(address, "task_struct", "exit_state") or 0
+    return said & _ENDED != 0 and kernel.pointer(address, "task_struct", "mm") is None
 
 
 def makes_sense(kernel: Structures, address: int) -> bool:
