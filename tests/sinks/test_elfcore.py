@@ -211,6 +211,16 @@ def test_gdb_knows_files_and_threads(exported: Exported) -> None:
     assert "second=11000 0" in text
 
 
+def test_gdb_begins_with_a_thread_that_is_known(tmp_path: Path) -> None:
+    """If nothing is known of the first thread, as of one that has ended before the others, gdb shows the next one."""
+    threads = [Thread(7, state="zombie"), Thread(8, registers=REGISTERS), Thread(9, registers=REGISTERS)]
+    export_elfcore(made(tmp_path, threads=threads), tmp_path / "core")
+    text = gdb(tmp_path / "core", "thread", "info threads")
+    assert "Current thread is 1 (LWP 8)" in text
+    assert re.findall(r"LWP (\d+)", text.split("Target Id")[1]) == ["8", "7", "9"]
+    assert [thread.tid for thread in reopened(tmp_path / "core").metadata.all_threads()] == [7, 8, 9]
+
+
 def test_lldb(exported: Exported) -> None:
     """In lldb are the same bytes, permissions and threads."""
     process, path, _ = exported

@@ -40,7 +40,7 @@ def processes(file: str, wanted: ProcessList, source: Input, printing: Printing,
     with open_input(file, vars(source), messages) as container:
         entries = container.listed() if wanted.listed else container.processes()
         unix = any(entry.unix is not None for entry in entries)
-        details = details or unix
+        asked, details = details, details or unix
         columns = _unix_columns(entries, layout) if unix else _columns(entries, layout)
         counts = [_page_counts(container, index) for index in range(len(entries))] if pages else []
         told = [_told(container, index, environment=environment) for index in range(len(entries))] if details else []
@@ -48,7 +48,7 @@ def processes(file: str, wanted: ProcessList, source: Input, printing: Printing,
         certain = [index for index, entry in enumerate(entries) if not entry.doubts]
         failed = any((pages and counts[index] is None) or (details and told[index] is None) for index in certain)
         kinds = list(dict.fromkeys(kind for count in counts for kind in count or {}))
-        more = _detail_columns(layout, unix=unix) if details else []
+        more = _detail_columns(layout, unix=unix, asked=asked) if details else []
 
         def row(index: int) -> list[Cell]:
             cells = [_cell(column.name, entries[index], layout) for column in columns]
@@ -133,9 +133,10 @@ def _narrowed(columns: list[Column], rows: Iterable[list[Cell]]) -> tuple[list[C
     return [columns[place] for place in kept], ([cells[place] for place in kept] for cells in rows)
 
 
-def _detail_columns(layout: str, *, unix: bool) -> list[Column]:
+def _detail_columns(layout: str, *, unix: bool, asked: bool) -> list[Column]:
+    """Return the columns of what processes say of themselves; of a Unix system a part of it is there unasked."""
     if layout == "table":
-        return [Column("command_line", "text")]
+        return [Column("image_path", "text")] * (unix and asked) + [Column("command_line", "text")]
     texts = [Column(name, "text") for name in ("command_line", "image_path", "current_directory")]
     if layout in _JSON:
         return [*texts, Column("parameters", "record"), *([] if unix else [Column("unloaded", "record")])]

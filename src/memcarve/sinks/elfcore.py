@@ -72,8 +72,8 @@ def export_elfcore(
     are named for what of them is there alone: debuggers take the rest from files of that name on the machine they run
     on. What is mapped but missing has no segment: gdb would show zeros. Threads have the registers that are known, else
     zeros; on 64-bit Windows gs_base is the TEB. One that an exception stopped comes first, with the registers of that
-    moment and a signal that stands for it. memcarve's own note says where everything comes from, and lists what is
-    missing and all regions, modules and threads.
+    moment and a signal that stands for it; else the first one whose registers are known. memcarve's own note says where
+    everything comes from, and lists what is missing and all regions, modules and threads.
 
     ``architecture`` (a vocabulary.Architecture) takes precedence over what the process knows; if it is unknown, it is
     what registers show, else x64.
@@ -169,9 +169,12 @@ def _notes(
 ) -> bytes:
     """Return the notes in the order in which Linux writes them, memcarve's own before them.
 
-    A thread that was stopped by a fault comes first: debuggers show that one.
+    Debuggers show the first thread: one that was stopped by a fault, else one whose registers are known (the first
+    thread of a process may have ended before the others).
     """
-    first = next((place for place, thread in enumerate(threads) if thread.fault is not None), 0)
+    stopped = (place for place, thread in enumerate(threads) if thread.fault is not None)
+    known_of = (place for place, thread in enumerate(threads) if thread.registers)
+    first = next(itertools.chain(stopped, known_of), 0)
     ordered = [*threads[first : first + 1], *threads[:first], *threads[first + 1 :]]
     # as Linux writes it, the signal is in the status of all threads: gdb takes it from the last one
     signals = [0 if thread.fault is None else _signal(process, thread.fault, notes) for thread in ordered]

@@ -105,8 +105,10 @@ def test_leader_that_ended(made: MadeLinux, tmp_path: Path) -> None:
     made.task(task, mm=0, exit_state=0x20)
     with memcarve.open(made.written(tmp_path)) as container:
         entry = next(entry for entry in container.processes() if entry.pid == 30)
-        assert (entry.state, entry.ended, entry.has_memory) == ("zombie", True, True)
-        assert container.process(30, half="user").space.total == 4096
+        assert (entry.state, entry.ended, entry.has_memory) == ("zombie", False, True)
+        process = container.process(30, half="user")
+        assert process.space.total == 4096
+        assert not [note for note in process.notes if "has ended" in note]
 
 
 def test_two_with_one_memory(made: MadeLinux, tmp_path: Path) -> None:
@@ -199,6 +201,9 @@ def test_commands(made: MadeLinux, tmp_path: Path) -> None:
     assert table.code == 0
     assert "sh\\udcff\\x0a" in table.out.decode()
     assert "/sbin/init splash" in table.out.decode()
+    assert "image_path" not in table.out.decode()
+    detailed = run("processes", image, "--listed", "--details").out.decode().splitlines()
+    assert detailed[0].split()[-2:] == ["image_path", "command_line"]
     rows = json.loads(run("processes", image, "--format", "json", "--environment").out)["processes"]
     assert rows[0]["parameters"][0]["environment"] == ["HOME=/", "TERM=linux"]
     assert (rows[3]["uid"], rows[3]["gid"], rows[1]["kernel_thread"]) == (1000, 1001, True)

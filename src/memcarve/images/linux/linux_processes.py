@@ -104,14 +104,17 @@ class Processes:
 
     def _entry(self, task: Task, *, found: str | None = None, doubts: tuple[str, ...] = ()) -> ProcessEntry:
         task = self._disguised(task)
+        mm = self._memory_of(task)
+        # a process lives as long as one of its threads does; the memory is then that thread's
+        ended = task.ended and mm is None
         return ProcessEntry(
             pid=task.pid,
             name=task.name.decode("utf-8", "surrogateescape"),
-            parent=self._parent(task) if found is not None and task.ended else task.parent,
+            parent=self._parent(task) if found is not None and ended else task.parent,
             created=self._time(task.start),
-            root=self._root(self._memory_of(task)),
+            root=self._root(mm),
             listed=found is None,
-            ended=task.ended,
+            ended=ended,
             object=task.address,
             doubts=doubts,
             unix=Unix(
