@@ -42,12 +42,6 @@ def granule_of_header(words: U64) -> int | None:
     return next((size for size in sizes if size is not None), None)
 
 
-def find_granule(memory: PhysicalMemory) -> int | None:
-    """Return the size of pages in KiB of an ARM64 kernel that lies in the memory; None if there is none."""
-    found = look_through(memory, everything(memory), lambda _, words: granule_of_header(words))
-    return next((granule for granule in found if granule is not None), None)
-
-
 def recognised(memory: PhysicalMemory, root: int) -> Mode | None:
     """Return the mode of ARM64 in which tables at a root make sense; None if there is none."""
     for mode in sorted(ARM64, key=lambda mode: (not mode.lpa2, -mode.bits)):

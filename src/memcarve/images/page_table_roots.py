@@ -8,11 +8,13 @@ import numpy as np
 
 from memcarve.errors import LimitError, UsageError
 from memcarve.images import arm64_roots
+from memcarve.images.linux.landmarks import first_banner
 from memcarve.images.paging import claimed, translate, walk
 from memcarve.images.paging_modes import (
     ARM64,
     FRAME,
     LINUX,
+    LINUX_IMAGE,
     MODES,
     NO_SYSTEM,
     PAE,
@@ -26,7 +28,7 @@ from memcarve.images.paging_modes import (
     Mode,
 )
 from memcarve.images.physical import past_unreadable
-from memcarve.images.physical_scan import everything, find_linux, look_through
+from memcarve.images.physical_scan import everything, look_through
 from memcarve.images.windows import kernel
 from memcarve.intervals import PAGE, TOP
 from memcarve.permissions import USER
@@ -46,7 +48,6 @@ _PAE_RESERVED = np.uint64(0x1C6 | ((1 << 63) - (1 << 52)) | 1 << 63)
 _WRITABLE = np.uint64(0x2)
 #: KUSER_SHARED_DATA in the kernel half of 32-bit Windows
 _SHARED_DATA_32 = 0xFFDF0000
-_LINUX_IMAGE = 0xFFFFFFFF80000000  # __START_KERNEL_map, Documentation/arch/x86/x86_64/mm.rst
 _SAMPLE = 64
 _TABLES_A_PAGE = 16  # tables that are read while looking for roots, for each page of the image
 _MOST_GROUPS = 64
@@ -396,26 +397,26 @@ def _system(memory: PhysicalMemory, table: AddressTable) -> tuple[str, str]:
         version = None
     if version:
         return WINDOWS, f"Windows {version}"
-    linux = find_linux(memory)
-    if linux and _maps(memory, table, linux[1]):
-        return LINUX, f"Linux {linux[0]}"
+    linux = first_banner(memory)
+    if linux and _maps(memory, table, linux.physical):
+        return LINUX, f"Linux {linux.release}"
     # a Windows may hold a Linux (WSL), and a root for user mode may map little of its kernel
     found = next(kernel.find_tables(memory), None) if table.mode.wide else None
     if found and found[1].major:
         return WINDOWS, f"Windows {found[1]}"
     if linux:
-        return LINUX, f"Linux {linux[0]}"
+        return LINUX, f"Linux {linux.release}"
     return NO_SYSTEM, (
         "no operating system was recognised, so only present pages are read; --os (in the library system=) names it"
     )
 
 
 def _maps(memory: PhysicalMemory, table: AddressTable, physical: int) -> bool:
-    """Return True if the page at a physical address is where 64-bit Linux keeps its kernel's image."""
+    """Return True if a physical address is mapped where 64-bit Linux keeps its kernel's image."""
     if not table.mode.wide:
         return True
     try:
-        placed = walk(memory, table, _LINUX_IMAGE, _LINUX_IMAGE + (1 << 30)).placed
+        placed = walk(memory, table, LINUX_IMAGE, LINUX_IMAGE + (1 << 30)).placed
     except LimitError:
         return False
     return bool((np.uint64(physical) - placed.physical < placed.size).any())

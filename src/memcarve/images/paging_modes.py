@@ -21,6 +21,8 @@ WINDOWS, LINUX, NO_SYSTEM = System
 ROOT = (1 << 52) - PAGE
 FRAME, PRESENT = np.uint64(ROOT), np.uint64(1)
 UPPER_HALF = 256  # entries of a root
+#: from where on Linux on x86-64 maps its kernel's image: __START_KERNEL_map, Documentation/arch/x86/x86_64/mm.rst
+LINUX_IMAGE = 0xFFFFFFFF80000000
 
 
 class Level(NamedTuple):

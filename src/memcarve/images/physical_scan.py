@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
-import re
 from collections import deque
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
@@ -28,8 +27,6 @@ _T = TypeVar("_T")
 BLOCK = 1 << 22  # bytes looked at together
 _STEP = 4  # blocks that a thread takes at a time
 _THREADS = min(os.cpu_count() or 1, 4)
-#: what a Linux kernel says of itself: version, who built it where, with which compiler
-_LINUX = re.compile(rb"Linux version (\d[^ \0\n]{1,60}) \([^\0\n]{1,120}@[^\0\n]{1,120}\)[ (]")
 
 
 class Block(NamedTuple):
@@ -174,13 +171,3 @@ def look_through(memory: PhysicalMemory, blocks: Iterable[Block], look: Callable
             yield from running.popleft().result()
     finally:
         pool.shutdown(cancel_futures=True)
-
-
-def find_linux(memory: PhysicalMemory) -> tuple[str, int] | None:
-    """Return the version of a Linux kernel that lies in the memory, and the physical page of its banner; or None."""
-
-    def look(physical: U64, words: U64) -> tuple[str, int] | None:
-        found = _LINUX.search(words.reshape(-1).view(np.uint8).data)
-        return (found[1].decode("ascii", "backslashreplace"), int(physical[found.start() // PAGE])) if found else None
-
-    return next((found for found in look_through(memory, everything(memory), look) if found), None)

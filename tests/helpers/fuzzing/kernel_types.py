@@ -19,7 +19,7 @@ from memcarve.formats.compression import Reading
 from memcarve.formats.images.machine import MachineMemory
 from memcarve.formats.kernel_types import Member
 from memcarve.formats.kernel_types.symbol_file import read_symbols
-from memcarve.images.linux.btf_search import kernel_btf, virtual_address
+from memcarve.images.linux.btf_search import kernel_btf
 from memcarve.images.linux.kallsyms import find_kallsyms
 from memcarve.images.linux.landmarks import find_landmarks
 from memcarve.images.physical import PhysicalMemory
@@ -130,7 +130,6 @@ class Types:
         for each in kernel_btf(memory, landmarks):
             reached(Depth.MEMORY)
             self._asked(each.types)
-            virtual_address(memory, each, landmarks)
         for information in landmarks.information:
             self._information(information.vmcoreinfo)
         symbols = find_kallsyms(memory, [0x4040], 8, _BASE)
@@ -167,8 +166,6 @@ class Types:
     def _information(said: vmcoreinfo.Vmcoreinfo) -> None:
         for value in (
             said.page_size,
-            said.kernel_offset,
-            said.crash_time,
             said.symbol("_stext"),
             said.number("phys_base"),
         ):

@@ -41,16 +41,6 @@ class Vmcoreinfo:
         """The identity that the linker gave the kernel, in hexadecimal (Linux 5.8 and later)."""
         return self.values.get("BUILD-ID")
 
-    @property
-    def kernel_offset(self) -> int | None:
-        """How far KASLR moved the kernel, in bytes."""
-        return self._number("KERNELOFFSET", 16)
-
-    @property
-    def crash_time(self) -> int | None:
-        """When it crashed, in seconds since 1970; None of a kernel that did not."""
-        return self._number("CRASHTIME", 10)
-
     def symbol(self, name: str) -> int | None:
         """Return the virtual address of a symbol."""
         return self._number(f"SYMBOL({name})", 16)
@@ -58,18 +48,6 @@ class Vmcoreinfo:
     def number(self, name: str) -> int | None:
         """Return a number; it may be negative (``phys_base``)."""
         return self._number(f"NUMBER({name})", 10)
-
-    def offset(self, member: str) -> int | None:
-        """Return the offset of a member (``list_head.next``) in bytes."""
-        return self._number(f"OFFSET({member})", 10)
-
-    def size(self, structure: str) -> int | None:
-        """Return the size of a structure in bytes."""
-        return self._number(f"SIZE({structure})", 10)
-
-    def length(self, name: str) -> int | None:
-        """Return the number of elements of an array."""
-        return self._number(f"LENGTH({name})", 10)
 
     def _number(self, name: str, base: int) -> int | None:
         text = self.values.get(name, "")

@@ -1,6 +1,6 @@
 """The kernel's own types, found in a machine's memory.
 
-Source: kernel/bpf/sysfs_btf.c (BTF lies whole in the kernel's image), ``struct btf`` of kernel/bpf/btf.c.
+Source: kernel/bpf/sysfs_btf.c of Linux (BTF lies whole in the kernel's image).
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ _STRUCTURE = b"\0task_struct\0"
 _SMALLEST = 1 << 12  # bytes of types: what holds task_struct has megabytes
 _MOST_READ = 64  # that are read whole: of some dozens all but one or two do not name it
 _MOST_BYTES = 1 << 30  # of strings that are looked through: headers can be put into any program's memory
-_HEADER = 24
 
 
 class FoundBtf(NamedTuple):
@@ -91,27 +90,3 @@ def _padded(memory: PhysicalMemory, physical: int, size: int) -> tuple[bytes, in
         missing += count if part is None else 0
         data += bytes(count) if part is None else part
     return bytes(data), missing
-
-
-def virtual_address(memory: PhysicalMemory, found: FoundBtf, landmarks: Landmarks) -> int | None:
-    """Return the virtual address of a kernel's BTF; None if nothing in memory tells.
-
-    Once the kernel has used its types, its ``struct btf`` holds a copy of the header and a pointer to all of it: less
-    the physical address, that is how far the kernel's image lies above its physical place. Where in the structure both
-    are, the types say themselves. If several copies disagree, none is believed.
-    """
-    types = found.types
-    header, data = types.member("btf", "hdr"), types.member("btf", "data")
-    original = memory.read(found.physical, _HEADER)
-    if header is None or data is None or original is None:
-        return None
-    pointers: set[int] = set()
-    for physical, _ in landmarks.btf:
-        base = physical - header.offset
-        if physical == found.physical or base < 0 or memory.read(physical, _HEADER) != original:
-            continue
-        pointer = memory.read(base + data.offset, types.pointer_size)
-        value = int.from_bytes(pointer or b"", "little" if types.header.order == "<" else "big")
-        if value >> (8 * types.pointer_size - 1) and value % PAGE == found.physical % PAGE:  # in the upper half
-            pointers.add(value)
-    return pointers.pop() if len(pointers) == 1 else None

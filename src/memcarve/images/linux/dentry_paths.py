@@ -36,6 +36,15 @@ class File(NamedTuple):
     inode: int | None
 
 
+def place_in(kernel: Structures, task: int, name: str) -> tuple[int, int] | None:
+    """Return ``vfsmount`` and ``dentry`` of a task's `root` or `pwd` (struct fs_struct); None if they are not known."""
+    held = kernel.pointer(task, "task_struct", "fs")
+    if held is None:
+        return None
+    mount, dentry = kernel.numbers(held, "fs_struct", (f"{name}.mnt", f"{name}.dentry"))
+    return None if mount is None or dentry is None else (mount, dentry)
+
+
 class Paths:
     """Finds the paths of files; those found are kept, as processes have many files in common."""
 

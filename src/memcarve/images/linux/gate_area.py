@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from memcarve.images.linux.vmas import EXECUTE, READ
+from memcarve.images.paging_modes import LINUX_IMAGE
 from memcarve.intervals import PAGE
 from memcarve.linux_mappings import Mapping
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from memcarve.space import AddressSpace
 
 _START = 0xFFFF_FFFF_FF60_0000  # VSYSCALL_ADDR
-_IMAGE = 0xFFFF_FFFF_8000_0000, 0xFFFF_FFFF_C000_0000  # where kernels of x86-64 lie
+_IMAGE_END = 0xFFFF_FFFF_C000_0000  # behind where the kernel's image can lie: __START_KERNEL_map and KERNEL_IMAGE_SIZE
 _HAS_VSYSCALL = 2  # a bit of what MM_CONTEXT_HAS_VSYSCALL numbers
 _MOST = 1 << 28  # bytes of the kernel that are looked through
 
@@ -62,7 +63,7 @@ class GateArea:
 def _look(space: AddressSpace, wanted: bytes) -> int | None:
     """Return the address of a pattern in the kernel's image; None if it is not there."""
     segments = space.segments()
-    begin, end = _IMAGE
-    segments = segments.where((segments.start >= np.uint64(begin)) & (segments.start < np.uint64(end)))
+    inside = (segments.start >= np.uint64(LINUX_IMAGE)) & (segments.start < np.uint64(_IMAGE_END))
+    segments = segments.where(inside)
     hits = space.find(wanted, segments.where(np.cumsum(segments.size) <= _MOST), unreadable=lambda *_: None)
     return next((hit.address for hit in hits), None)

@@ -17,7 +17,7 @@ from memcarve.errors import LimitError, ProcessError
 from memcarve.images.linux.kernel_structures import Structures
 from memcarve.images.linux.landmarks import by_distance
 from memcarve.images.paging import translate, walk
-from memcarve.images.paging_modes import ARM64, LINUX, PAE, X64, X64_5, X86, AddressTable, Mode
+from memcarve.images.paging_modes import ARM64, LINUX, LINUX_IMAGE, PAE, X64, X64_5, X86, AddressTable, Mode
 from memcarve.images.physical_scan import everything
 from memcarve.intervals import PAGE, TOP
 
@@ -42,7 +42,6 @@ _MOST_ROOTS = 1 << 14
 _MOST_BASES = 64  # roots from which the beginning of a raw image is worked out
 _STRIDE = 4 << 20
 _ALIGNED = 2 << 20  # what RAM begins at a multiple of
-_X64_IMAGE = 0xFFFFFFFF80000000  # __START_KERNEL_map, Documentation/arch/x86/x86_64/mm.rst
 _WORD = 8
 
 
@@ -71,6 +70,13 @@ class Kernel(NamedTuple):
     structures: Structures
     first: FirstTask
     others: tuple[FirstTask, ...] = ()
+
+    def physical_of(self, address: int) -> int | None:
+        """Return the physical address of a kernel address; None if nothing is mapped there."""
+        row = self.space.at(address)
+        if row is None or self.space.physical is None:
+            return None
+        return int(self.space.physical[row]) + address - int(self.space.start[row])
 
 
 def first_tasks(memory: PhysicalMemory, names: Iterable[int], types: KernelTypes) -> Iterator[FirstTask]:
@@ -114,10 +120,10 @@ def find_kernel(
         for each, place in types
         for first in first_tasks(memory, by_distance(landmarks.names, banners if place is None else [place]), each)
     )
-    return kernel_from(memory, itertools.islice(found, _MOST_IN_ALL), landmarks.information)
+    return kernel_of(memory, itertools.islice(found, _MOST_IN_ALL), landmarks.information)
 
 
-def kernel_from(memory: PhysicalMemory, firsts: Iterable[FirstTask], information: list[Information]) -> Kernel | None:
+def kernel_of(memory: PhysicalMemory, firsts: Iterable[FirstTask], information: list[Information]) -> Kernel | None:
     """Return the kernel of one of some first tasks; None if no page tables lead to any, and on to its neighbours.
 
     Anybody can put into a program's memory what looks like a first task. So it is looked at all of them with the page
@@ -163,7 +169,7 @@ def _told_shifts(information: list[Information]) -> set[int]:
     """Return what VMCOREINFO says of how far virtual addresses of the kernel's image are above physical ones."""
     x64 = (each.vmcoreinfo.number("phys_base") for each in information)
     arm = (each.vmcoreinfo.number("kimage_voffset") for each in information)
-    return {_X64_IMAGE - base for base in x64 if base is not None} | {
+    return {LINUX_IMAGE - base for base in x64 if base is not None} | {
         offset % TOP for offset in arm if offset is not None
     }
 
@@ -184,7 +190,7 @@ def _placed(
 
     There RAM begins where the machine's maker put it: at 1 GiB, say. If nothing tells that it can be `worked_out`.
     """
-    if memory.declared or memory.start[0] != 0 or first.types.pointer_size != _WORD or first.address >= _X64_IMAGE:
+    if memory.declared or memory.start[0] != 0 or first.types.pointer_size != _WORD or first.address >= LINUX_IMAGE:
         yield memory, first
         return
     told = (each.vmcoreinfo.number("kimage_voffset") for each in information)
@@ -283,7 +289,7 @@ def _modes(first: FirstTask, information: list[Information]) -> tuple[Mode, ...]
     """Return how the machine may translate: by where its kernel's image lies; what VMCOREINFO says comes first."""
     if first.types.pointer_size != _WORD:
         return (PAE, X86)
-    if first.address >= _X64_IMAGE:
+    if first.address >= LINUX_IMAGE:
         return (X64, X64_5)
     told = [(each.vmcoreinfo.page_size, each.vmcoreinfo.number("TCR_EL1_T1SZ")) for each in information]
     return tuple(sorted(ARM64, key=lambda mode: (mode.page, 64 - mode.bits) not in told))

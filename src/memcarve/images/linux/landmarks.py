@@ -12,6 +12,7 @@ import numpy as np
 
 from memcarve.formats.images import vmcoreinfo
 from memcarve.formats.kernel_types import btf
+from memcarve.images.linux.tasks import NAME_SIZE
 from memcarve.images.physical_scan import everything, look_through
 from memcarve.intervals import PAGE
 
@@ -22,14 +23,9 @@ if TYPE_CHECKING:
 
 #: with what BTF (magic, version 1, no flags), VMCOREINFO, a banner and the first task's name begin: compilers put all
 #: of them at whole words. Looking for words takes a third of the time that looking for text does
-_BEGINNINGS = (
-    (btf.VERSION << 16 | btf.MAGIC).to_bytes(4, "little"),
-    vmcoreinfo.BEGIN[:8],
-    b"Linux ve",
-    b"swapper",
-)
+_BANNER = b"Linux ve"
+_BEGINNINGS = ((btf.VERSION << 16 | btf.MAGIC).to_bytes(4, "little"), vmcoreinfo.BEGIN[:8], _BANNER, b"swapper")
 _FIRST_TASK = re.compile(rb"swapper(?:/0)?\0")
-_LONGEST_NAME = 16  # TASK_COMM_LEN, include/linux/sched.h
 _LONGEST_BANNER = 512
 _WHOLE_BANNER = re.compile(rb"Linux version (\d[!-~]{0,127}) \([^\0\n]{1,480}\n")
 _MOST_INFORMATION = 64
@@ -82,7 +78,7 @@ def find_landmarks(memory: PhysicalMemory) -> Landmarks:
         [(place, found) for place, found in headers if found is not None],
         _information(memory, sorted(places[1])),
         _banners(memory, sorted(places[2])),
-        [place for place in sorted(places[3]) if _FIRST_TASK.match(available(memory, place, _LONGEST_NAME))],
+        [place for place in sorted(places[3]) if _FIRST_TASK.match(available(memory, place, NAME_SIZE))],
     )
 
 
@@ -94,6 +90,16 @@ def by_distance(places: list[int], anchors: list[int]) -> list[int]:
     after = np.minimum(np.searchsorted(known, found), len(known) - 1)
     distance = np.minimum(np.abs(known[after] - found), np.abs(known[np.maximum(after - 1, 0)] - found))
     return list(found[np.argsort(distance, kind="stable")].tolist())
+
+
+def first_banner(memory: PhysicalMemory) -> Banner | None:
+    """Return a kernel's banner; None if there is none. The rest of the memory is not looked through once it is met."""
+
+    def look(physical: U64, words: U64) -> list[int]:
+        return _places(physical, 4 * _begins(words.reshape(-1).view("<u4"), _BANNER))
+
+    found = (_banners(memory, places) for places in look_through(memory, everything(memory), look))
+    return next((banners[0] for banners in found if banners), None)
 
 
 def _begins(words: U32, begin: bytes) -> I64:

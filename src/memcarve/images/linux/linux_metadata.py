@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from typing import TYPE_CHECKING
 
-from memcarve.images.linux.dentry_paths import Paths
+from memcarve.images.linux.dentry_paths import Paths, place_in
 from memcarve.images.linux.mapped_programs import MappedPrograms
 from memcarve.images.linux.process_mappings import Mappings
 from memcarve.images.linux.user_threads import UserThreads
@@ -60,12 +60,7 @@ class Knowledge:
         link = kernel.offset("task_struct", "tasks")
         if link is None:
             return None
-        task = next(kernel.linked(self.first + link, link), self.first)
-        place = kernel.pointer(task, "task_struct", "fs")
-        if place is None:
-            return None
-        mount, dentry = kernel.numbers(place, "fs_struct", ("root.mnt", "root.dentry"))
-        return None if mount is None or dentry is None else (mount, dentry)
+        return place_in(kernel, next(kernel.linked(self.first + link, link), self.first), "root")
 
     def of(self, entry: ProcessEntry, mm: int | None, table: AddressTable) -> Metadata:
         """Return what is known of a process; `mm` is its ``mm_struct``.

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from memcarve.errors import printable
 from memcarve.images.linux import clock, tasks
 from memcarve.images.linux.container_names import ContainerNames
-from memcarve.images.linux.task_finding import Finder, physical_of
+from memcarve.images.linux.task_finding import Finder
 from memcarve.images.linux.task_list import read_list
 from memcarve.process import ProcessEntry, Unix
 
@@ -177,4 +177,4 @@ class Processes:
     def _root(self, mm: int | None) -> int | None:
         """Return the physical address of an address space's page tables."""
         pgd = None if mm is None else self.kernel.structures.pointer(mm, "mm_struct", "pgd")
-        return None if pgd is None else physical_of(self.kernel, pgd)
+        return None if pgd is None else self.kernel.physical_of(pgd)

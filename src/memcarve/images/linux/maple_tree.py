@@ -61,7 +61,7 @@ def walk(kernel: Structures, forms: dict[int, Form], tree: int) -> Walked:
     if not root:
         return Walked([], [], cut=False)
     if root & _ENTRY != _INTERNAL or root <= _RESERVED:
-        return Walked([], ["its root is no node"], cut=False)
+        return Walked([], ["its root is not a node"], cut=False)
     return _Walk(kernel, forms).walk(root)
 
 

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from memcarve.images.linux.tasks import DEEPEST
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from memcarve.images.linux.kernel_structures import Structures
 
 _MOST_ENTRIES = 1 << 18  # nodes and numbers together
-_MOST_LEVELS = 32  # MAX_PID_NS_LEVEL
 _NODE = 3  # the bits by which a pointer to a node is told: 2, before Linux 4.20 1
 _LEAST = 4096  # what is less is not a pointer
 
@@ -33,7 +34,7 @@ def namespaces_of(kernel: Structures, tasks: Iterable[int]) -> list[int]:
         level = None if pid is None else kernel.number(pid, "pid", "level")
         if pid is None or level is None or numbers is None or size is None:
             continue
-        for number in range(min(level, _MOST_LEVELS) + 1):
+        for number in range(min(level, DEEPEST) + 1):
             held = kernel.pointer(pid + numbers + number * size, "upid", "ns")
             if held is not None:
                 found[held] = None

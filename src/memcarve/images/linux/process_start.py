@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from memcarve.images.linux.dentry_paths import place_in
 from memcarve.images.structure_reader import Reader
 from memcarve.intervals import PAGE
 from memcarve.metadata import Parameters
@@ -66,10 +67,8 @@ def program(kernel: Structures, mm: int, paths: Paths) -> str | None:
 
 def directory(kernel: Structures, task: int, paths: Paths) -> str | None:
     """Return the path of a task's working directory, as /proc/PID/cwd shows it; None if it is not known."""
-    files = kernel.pointer(task, "task_struct", "fs")
-    mount = None if files is None else kernel.pointer(files, "fs_struct", "pwd.mnt")
-    dentry = None if files is None else kernel.pointer(files, "fs_struct", "pwd.dentry")
-    path = None if mount is None or dentry is None else paths.of(mount, dentry)
+    place = place_in(kernel, task, "pwd")
+    path = None if place is None else paths.of(*place)
     return None if path is None else _text(path)
 
 

@@ -72,7 +72,7 @@ class Finder:
             self.notes.append("unlisted processes were not searched for: how tasks are laid out is not known")
             return []
         judge = Judge(kernel, self._listed)
-        places = {place for task in self._known if (place := self._physical(task)) is not None}
+        places = {place for task in self._known if (place := self._kernel.physical_of(task)) is not None}
         certain, doubtful = list[Found](), list[tuple[int, Found]]()
         for task, how in self._candidates(seeker, places):
             if task in self._known or self._is_idle(task):
@@ -123,18 +123,15 @@ class Finder:
 
     # between physical and virtual addresses
 
-    def _physical(self, address: int) -> int | None:
-        return physical_of(self._kernel, address)
-
     def _usual_shift(self) -> int | None:
         """Return virtual minus physical address of where the kernel keeps tasks: all memory is mapped there."""
-        places = ((task, self._physical(task)) for task in self._listed)
+        places = ((task, self._kernel.physical_of(task)) for task in self._listed)
         shifts = Counter(task - place for task, place in places if place is not None)
         return shifts.most_common(1)[0][0] if shifts else None
 
     def _address(self, physical: int) -> int | None:
         """Return the kernel address of physical memory; None if the kernel does not map it."""
-        if self._shift is not None and self._physical(physical + self._shift) == physical:
+        if self._shift is not None and self._kernel.physical_of(physical + self._shift) == physical:
             return physical + self._shift
         space = self._kernel.space
         if space.physical is None:
@@ -144,11 +141,3 @@ class Finder:
             return None
         row = rows[np.argmax(space.size[rows])]
         return int(space.start[row]) + physical - int(space.physical[row])
-
-
-def physical_of(kernel: Kernel, address: int) -> int | None:
-    """Return the physical address of a kernel address; None if nothing is mapped there."""
-    row = kernel.space.at(address)
-    if row is None or kernel.space.physical is None:
-        return None
-    return int(kernel.space.physical[row]) + address - int(kernel.space.start[row])

@@ -13,7 +13,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from memcarve.images.linux.pid_tables import links_of_numbers
-from memcarve.images.linux.tasks import has_ended, leader_of, makes_sense
+from memcarve.images.linux.tasks import has_ended, leader_of, makes_sense, started
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -43,7 +43,7 @@ class Judge:
     def __init__(self, kernel: Structures, listed: Iterable[int]) -> None:
         self._kernel = kernel
         tasks = [*listed]
-        starts = [start for task in tasks if (start := self._start(task)) is not None]
+        starts = [start for task in tasks if (start := started(kernel, task)) is not None]
         self._latest = max(starts, default=1 << 62) + _DAY
         self._numbers = links_of_numbers(kernel)
         facts = (self._stack, self._signals, self._credentials, self._number, self._memory, self._parent, self._time)
@@ -73,10 +73,6 @@ class Judge:
 
     def _ended(self, task: int) -> bool:
         return has_ended(self._kernel, task)
-
-    def _start(self, task: int) -> int | None:
-        found = self._kernel.number(task, "task_struct", "start_boottime")
-        return self._kernel.number(task, "task_struct", "real_start_time") if found is None else found
 
     # the facts: each returns _HOLDS, words for what fails, or None
 
@@ -128,10 +124,10 @@ class Judge:
 
     def _parent(self, task: int) -> str | None:
         parent = self._kernel.pointer(task, "task_struct", "real_parent")
-        return _HOLDS if parent is not None and makes_sense(self._kernel, parent) else "its parent is no task"
+        return _HOLDS if parent is not None and makes_sense(self._kernel, parent) else "its parent is not a task"
 
     def _time(self, task: int) -> str | None:
-        start = self._start(task)
+        start = started(self._kernel, task)
         if start is None:
             return None
         return _HOLDS if 0 < start <= self._latest else "it began after the image was taken"

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from memcarve.images.linux.tasks import HIGHEST_PID, NAME_SIZE
 from memcarve.intervals import PAGE
 
 if TYPE_CHECKING:
@@ -26,10 +27,8 @@ if TYPE_CHECKING:
 _LEADER, _ALWAYS, _SOMETIMES = "group_leader", ("real_parent", "parent"), ("signal", "sighand", "stack")
 _ENOUGH = 3  # of the pointers must be known, and right if they are in the block
 _MOST_WRONG = 1  # of them: one may be damaged
-_HIGHEST_PID = 1 << 22  # PID_MAX_LIMIT
 #: what task_struct is aligned to in bytes, at least and at most: to a line of the cache
 _ALIGNED, _MOST_ALIGNED = 16, 64
-_NAME = 16  # TASK_COMM_LEN
 
 
 class Pointer(NamedTuple):
@@ -78,9 +77,9 @@ class Seeker(NamedTuple):
             begins = physical[at // PAGE] + (at % PAGE).astype(np.uint64) - np.uint64(member)
             near = _Near(physical, words, at - member, begins)
             near.keep(near.begins < np.uint64(1 << 63))
-            near.keep(near.bytes_at(self.name + _NAME - 1, 1)[:, 0] == 0)
+            near.keep(near.bytes_at(self.name + NAME_SIZE - 1, 1)[:, 0] == 0)
             for number in self.numbers:
-                near.keep(near.number(number, 4) <= np.uint64(_HIGHEST_PID))
+                near.keep(near.number(number, 4) <= np.uint64(HIGHEST_PID))
             near.keep(self._has_pointers(near))
             found.append(near.begins)
         return np.unique(np.concatenate(found))

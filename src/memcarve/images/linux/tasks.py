@@ -18,7 +18,9 @@ KERNEL_THREAD = 0x200000  # PF_KTHREAD
 STATES = ("running", "sleeping", "disk sleep", "stopped", "tracing stop", "dead", "zombie", "parked", "idle")
 _REPORTED, _IDLE = 0x7F, 0x402
 _ENDED = 0x30  # EXIT_DEAD, EXIT_ZOMBIE
-_HIGHEST_PID = 1 << 22  # PID_MAX_LIMIT
+HIGHEST_PID = 1 << 22  # PID_MAX_LIMIT
+DEEPEST = 32  # MAX_PID_NS_LEVEL
+NAME_SIZE = 16  # TASK_COMM_LEN: bytes of a name, its NUL among them
 
 
 class Task(NamedTuple):
@@ -66,12 +68,9 @@ def read_task(kernel: Structures, address: int) -> Task | None:
     name = kernel.text(address, "task_struct", "comm")
     if pid is None or flags is None or name is None:
         return None
-    state = number("__state")
-    state = number("state") if state is None else state
+    state = state_number(kernel, address)
     exit_state = number("exit_state") or 0
     parent = kernel.pointer(address, "task_struct", "real_parent")
-    start = number("start_boottime")
-    start = number("real_start_time") if start is None else start
     cred = kernel.pointer(address, "task_struct", "real_cred")
     ended = has_ended(kernel, address)
     return Task(
@@ -85,7 +84,7 @@ def read_task(kernel: Structures, address: int) -> Task | None:
         parent=None if parent is None else kernel.number(parent, "task_struct", "tgid"),
         uid=None if cred is None else kernel.number(cred, "cred", "uid"),
         gid=None if cred is None else kernel.number(cred, "cred", "gid"),
-        start=start,
+        start=started(kernel, address),
         mm=kernel.pointer(address, "task_struct", "mm"),
         namespace_pid=namespace_pid(kernel, address),
         exit_code=number("exit_code") if ended else None,
@@ -101,10 +100,22 @@ def has_ended(kernel: Structures, address: int) -> bool:
     return said & _ENDED != 0 and kernel.pointer(address, "task_struct", "mm") is None
 
 
+def state_number(kernel: Structures, task: int) -> int | None:
+    """Return a task's state as the kernel keeps it (TASK_RUNNING is 0)."""
+    state = kernel.number(task, "task_struct", "__state")
+    return kernel.number(task, "task_struct", "state") if state is None else state  # before Linux 5.14
+
+
+def started(kernel: Structures, task: int) -> int | None:
+    """Return when a task began, in ns since the machine did."""
+    start = kernel.number(task, "task_struct", "start_boottime")
+    return kernel.number(task, "task_struct", "real_start_time") if start is None else start  # before Linux 5.5
+
+
 def makes_sense(kernel: Structures, address: int) -> bool:
     """Return True if there may be a task at an address: its numbers are possible, and it names who leads it."""
     pid, tgid = (kernel.number(address, "task_struct", name) for name in ("pid", "tgid"))
-    if address % kernel.word or pid is None or tgid is None or not (pid <= _HIGHEST_PID >= tgid):
+    if address % kernel.word or pid is None or tgid is None or not (pid <= HIGHEST_PID >= tgid):
         return False
     leader = kernel.pointer(address, "task_struct", "group_leader")
     return leader is not None and leader % kernel.word == 0
@@ -126,7 +137,7 @@ def namespace_pid(kernel: Structures, task: int) -> int | None:
     pid = kernel.pointer(task, "task_struct", "thread_pid")
     level = None if pid is None else kernel.number(pid, "pid", "level")
     numbers, size = kernel.offset("pid", "numbers"), kernel.types.size("upid")
-    if pid is None or level is None or numbers is None or size is None or level > 32:  # noqa: PLR2004 - MAX_PID_NS_LEVEL
+    if pid is None or level is None or numbers is None or size is None or level > DEEPEST:
         return None
     return kernel.number(pid + numbers + level * size, "upid", "nr")
 

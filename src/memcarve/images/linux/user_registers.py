@@ -15,6 +15,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple
 
 from memcarve.images.linux.process_start import is_narrow
+from memcarve.images.linux.tasks import state_number
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -105,7 +106,7 @@ class UserRegisters:
         """Return whether a task runs, or may run: kernels for one processor do not say which one does."""
         running = self.kernel.number(task, "task_struct", "on_cpu")
         if running is None:
-            return 0 in self.kernel.numbers(task, "task_struct", ("__state", "state"))
+            return state_number(self.kernel, task) == 0
         return running != 0
 
     def _read(self, address: int) -> dict[str, int] | None:

@@ -5,7 +5,6 @@ Members: include/linux/sched.h and sched/signal.h of Linux.
 
 from __future__ import annotations
 
-import functools
 import itertools
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -93,13 +92,9 @@ class UserThreads:
 
     def _state(self, task: int) -> str | None:
         kernel = self.kernel
-        state = kernel.number(task, "task_struct", self._state_member)
+        state = tasks.state_number(kernel, task)
         exit_state = kernel.number(task, "task_struct", "exit_state")
         return None if state is None or exit_state is None else tasks.state_of(state, exit_state)
-
-    @functools.cached_property
-    def _state_member(self) -> str:
-        return "state" if self.kernel.offset("task_struct", "__state") is None else "__state"
 
 
 def _first(registers: dict[str, int], names: Iterable[str]) -> int:

@@ -15,26 +15,20 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from memcarve.intervals import PAGE
+from memcarve.images.linux.clock import agreeing, near_first_task
 
 if TYPE_CHECKING:
-    from memcarve.dtypes import I64, U64
+    from memcarve.dtypes import I64
     from memcarve.images.linux.kernel import Kernel
     from memcarve.images.linux.learning.learned_types import LearnedTypes
 
-_NEAR = 32 << 20  # how far from the first task it is looked for: both lie in the kernel's image
-_BLOCK = 1 << 20
-_SECOND = 1_000_000_000
-_EARLIEST, _LATEST = 86_400, 1 << 33  # seconds between 1970 and the machine's start
-_CENTURY = 36_525 * 86_400
 _READ_BASE = {8: 56, 4: 52}  # bytes of tk_read_base, by those of a pointer
 
 
 def learn_clock(kernel: Kernel, types: LearnedTypes) -> None:
     """Learn the members, if the clock is found."""
-    word, middle = types.pointer_size, kernel.first.physical // _BLOCK * _BLOCK
-    for low in sorted(range(middle - _NEAR, middle + _NEAR, _BLOCK), key=lambda low: abs(low - middle)):
-        data = _read(kernel, low) if low >= 0 else b""
+    word = types.pointer_size
+    for data in near_first_task(kernel):
         for at in _candidates(data, word):
             begin = _begin(data, at, word)
             if begin is not None:
@@ -46,16 +40,6 @@ def learn_clock(kernel: Kernel, types: LearnedTypes) -> None:
                 types.put("timekeeper", "offs_real", monotonic + 8 + word, 8)
                 types.put("timekeeper", "offs_boot", monotonic + 16 + word, 8)
                 return
-
-
-def _read(kernel: Kernel, low: int) -> bytes:
-    """Return the bytes of a block and the page behind it, zeros for what is not there."""
-    pages: U64 = np.arange(low, low + _BLOCK + PAGE, PAGE, dtype=np.uint64)
-    there = kernel.memory.holds(pages, PAGE)
-    words = np.zeros((len(pages), PAGE // 8), np.uint64)
-    if there.any():
-        words[there] = kernel.memory.pages(pages[there])
-    return words.tobytes() if there.any() else b""
 
 
 def _candidates(data: bytes, word: int) -> list[int]:
@@ -76,12 +60,7 @@ def _candidates(data: bytes, word: int) -> list[int]:
         now, second = column(0), column(8 + word)
         nanosecond = column(16 + word, f"<i{word}")
         real, boot = column(16 + 2 * word), column(24 + 2 * word)
-        good = (second < -_EARLIEST) & (second > -_LATEST) & (nanosecond >= 0) & (nanosecond < _SECOND)
-        good &= -(np.where(good, second, 0) * _SECOND + nanosecond) == real
-        good &= (
-            (boot >= 0) & (boot < _CENTURY * _SECOND) & (now >= real // _SECOND) & (now - real // _SECOND < _CENTURY)
-        )
-        found += (np.flatnonzero(good) * 8 + shift).tolist()
+        found += (agreeing(second, nanosecond, real, boot, now) * 8 + shift).tolist()
     return found
 
 

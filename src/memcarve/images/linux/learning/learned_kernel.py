@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from memcarve.images.linux.kernel import FirstTask, kernel_from
+from memcarve.images.linux.kernel import FirstTask, kernel_of
 from memcarve.images.linux.kernel_structures import Structures
 from memcarve.images.linux.landmarks import by_distance
 from memcarve.images.linux.learning.clock_members import learn_clock
@@ -35,7 +35,7 @@ def learned_kernel(memory: PhysicalMemory, landmarks: Landmarks) -> Kernel | Non
     possible = [*shapes(memory, names)]
     for _ in range(_MOST_TRIED):
         firsts = {_first(shape): shape for shape in possible}
-        kernel = kernel_from(memory, firsts, landmarks.information)
+        kernel = kernel_of(memory, firsts, landmarks.information)
         if kernel is None:
             return None
         shape = next(shape for first, shape in firsts.items() if first.types is kernel.first.types)

@@ -21,7 +21,6 @@ class LearnedTypes:
         self.source = source
         self._members: dict[tuple[str, str], Member] = {}
         self._sizes: dict[str, int] = {}
-        self._constants: dict[tuple[str, str], int] = {}
 
     def put(self, structure: str, path: str, offset: int, size: int | None) -> None:
         """Add a member of so many bytes; None if it is not known how many."""
@@ -39,15 +38,10 @@ class LearnedTypes:
         """Add a structure's size in bytes."""
         self._sizes[structure] = size
 
-    def put_constant(self, enumeration: str, name: str, value: int) -> None:
-        """Add a constant of an enumeration."""
-        self._constants[enumeration, name] = value
-
     def update(self, other: LearnedTypes) -> None:
         """Add all that another has learned."""
         self._members |= other._members
         self._sizes |= other._sizes
-        self._constants |= other._constants
 
     def learned(self) -> Iterator[tuple[str, str, Member]]:
         """Yield structure, path and place of each member that is known."""
@@ -67,8 +61,5 @@ class LearnedTypes:
         """Return the size of a structure in bytes; see `KernelTypes`."""
         return self._sizes.get(structure)
 
-    def constant(self, enumeration: str | None, name: str) -> int | None:
-        """Return the value of a constant; see `KernelTypes`."""
-        if enumeration is not None:
-            return self._constants.get((enumeration, name))
-        return next((value for (_, known), value in self._constants.items() if known == name), None)
+    def constant(self, enumeration: str | None, name: str) -> None:
+        """Return None: constants are not learned."""

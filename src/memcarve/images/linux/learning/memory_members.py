@@ -44,8 +44,8 @@ _NOTHING = (1 << 64) - 1
 _PAGE_SIZE, _VDSO = 6, 33  # AT_PAGESZ, AT_SYSINFO_EHDR: include/uapi/linux/auxvec.h
 
 
-class Regions(NamedTuple):
-    """The regions of an address space, in order of their addresses: their kernel addresses, and start and size."""
+class Outlines(NamedTuple):
+    """The regions of an address space by address, uint64: where in the kernel each is described, its start, its end."""
 
     address: U64
     start: U64
@@ -67,7 +67,7 @@ class Spaces:
             found = found[np.linspace(0, len(found) - 1, _MOST_SPACES).astype(int)]
         self.table = StructureTable(self.reader, found.tolist(), _SIZE, self.word)
         self.pages: list[Placed | None] = []
-        self.regions: list[Regions] = []
+        self.regions: list[Outlines] = []
         self._tree_readers: dict[int, tuple[Structures, dict[int, maple_tree.Form]]] = {}
 
     def __len__(self) -> int:
@@ -90,12 +90,8 @@ class Spaces:
 
     def pages_at(self, pointer: int) -> Placed | None:
         """Return what the page tables at a kernel address map of the user half; None if they are none."""
-        space, table = self.kernel.space, self.kernel.table
-        row = space.at(pointer)
-        if row is None or space.physical is None:
-            return None
-        root = int(space.physical[row]) + pointer - int(space.start[row])
-        if root % table.mode.root_size or root == table.kernel_root:
+        table, root = self.kernel.table, self.kernel.physical_of(pointer)
+        if root is None or root % table.mode.root_size or root == table.kernel_root:
             return None
         own, first = table._replace(root=root), self.kernel.first
         try:
@@ -205,7 +201,7 @@ def _covers(spaces: Spaces, at: int, way: Callable[[Spaces, int, int], U64 | Non
     return missed < len(rows)
 
 
-def _all_inside(pages: Placed, regions: Regions) -> bool:
+def _all_inside(pages: Placed, regions: Outlines) -> bool:
     """Return True if each page lies in a region; a stretch of pages may lie in several that touch."""
     begins = np.concatenate([[True], regions.start[1:] != regions.end[:-1]])
     first = np.flatnonzero(begins)
@@ -214,17 +210,17 @@ def _all_inside(pages: Placed, regions: Regions) -> bool:
     return bool((row >= 0).all() and (pages.start + pages.size <= end[row]).all())
 
 
-def _regions(spaces: Spaces, found: U64 | None) -> Regions:
+def _regions(spaces: Spaces, found: U64 | None) -> Outlines:
     """Return regions in order; none if one of them is not whole pages, or if two overlap."""
     nothing = np.zeros(0, np.uint64)
     if found is None or not len(found):
-        return Regions(nothing, nothing, nothing)
+        return Outlines(nothing, nothing, nothing)
     table = StructureTable(spaces.reader, found.tolist(), 2 * spaces.word, spaces.word)
     start, end = table.column(0), table.column(spaces.word)
     order = np.argsort(start)
     found, start, end = found[order], start[order], end[order]
     whole = ((start | end) % np.uint64(PAGE) == 0).all() and (start < end).all() and (start[1:] >= end[:-1]).all()
-    return Regions(found, start, end) if whole else Regions(nothing, nothing, nothing)
+    return Outlines(found, start, end) if whole else Outlines(nothing, nothing, nothing)
 
 
 def _by_tree(spaces: Spaces, mm: int, at: int) -> U64 | None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from memcarve.images.linux.learning.structure_table import MOSTLY, NEARLY, StructureTable, are_pointers, share, sole
-from memcarve.images.linux.tasks import KERNEL_THREAD
+from memcarve.images.linux.tasks import DEEPEST, HIGHEST_PID, KERNEL_THREAD, NAME_SIZE
 
 if TYPE_CHECKING:
     from memcarve.dtypes import U64, Bools
@@ -22,20 +22,17 @@ if TYPE_CHECKING:
     from memcarve.images.linux.learning.first_task_shape import Shape
     from memcarve.images.linux.learning.learned_types import LearnedTypes
 
-COMM = 16  # TASK_COMM_LEN, include/linux/sched.h
 _MOST_TASKS = 512  # that are looked at
 _FIRST_TASKS = 8  # of the list, that are looked at in any case: init and kthreadd are among them
 _MOST_LISTED = 1 << 16
 _MOST_TRIED = 16  # lists: there is one
 _LEAST = 8  # with fewer tasks nothing is learned: a kernel alone has dozens of threads
-_MOST_PID = 1 << 22  # PID_MAX_LIMIT, include/linux/threads.h
 _INIT, _KTHREADD = 1, 2
 _KINDS = 4  # PIDTYPE_MAX, include/linux/pid_types.h
 _BEHIND_COMM = 0x400  # how far behind comm members are looked for
 _IDS = 8  # user and group: real, saved, effective, of the file system
 _CHILD_ENDED = 17  # SIGCHLD, what the parent of a process is told
 _STATES = 0xFFFF
-_DEEPEST = 32  # MAX_PID_NS_LEVEL, include/linux/pid_namespace.h
 _NEAR_BEGIN = 0x100
 _LATEST = 1 << 60  # ns since the machine was started
 
@@ -90,7 +87,7 @@ def _put_shape(shape: Shape, types: LearnedTypes) -> None:
     types.put_list("task_struct", "children", at + 2 * word)
     types.put_list("task_struct", "sibling", at + 4 * word)
     types.put_pointer("task_struct", "group_leader", at + 6 * word)
-    types.put("task_struct", "comm", shape.comm, COMM)
+    types.put("task_struct", "comm", shape.comm, NAME_SIZE)
 
 
 def _list(kernel: Structures, shape: Shape) -> tuple[int, list[int]] | None:
@@ -139,7 +136,7 @@ def _learn_pids(tasks: Tasks, types: LearnedTypes) -> bool:
         at = shape.real_parent - gap - 8
         pids = table.column(at, 4)
         same = pids == table.column(at + 4, 4)
-        possible = (pids > 0) & (pids < np.uint64(_MOST_PID))
+        possible = (pids > 0) & (pids < np.uint64(HIGHEST_PID))
         if (
             share(same & possible) >= NEARLY
             and len(np.unique(pids)) >= NEARLY * len(pids)
@@ -263,10 +260,10 @@ def _learn_pid(tasks: Tasks, types: LearnedTypes) -> None:
     at, inside = found[0]  # the others are links that lead into the same struct pid
     pid = StructureTable(table.reader, table.column(at).tolist(), inside + 4 * word, word)
     level = pid.column(4, 4)
-    if share(level <= np.uint64(_DEEPEST)) < NEARLY or share(level == 0) < 1 - MOSTLY:
+    if share(level <= np.uint64(DEEPEST)) < NEARLY or share(level == 0) < 1 - MOSTLY:
         return
     second = pid.column(inside + 2 * word, 4)[level != 0]
-    if len(second) and share((second > 0) & (second < np.uint64(_MOST_PID))) < NEARLY:
+    if len(second) and share((second > 0) & (second < np.uint64(HIGHEST_PID))) < NEARLY:
         return
     types.put_pointer("task_struct", "thread_pid", at)
     types.put("pid", "level", 4, 4)
@@ -317,7 +314,7 @@ def _learn_threads(tasks: Tasks, types: LearnedTypes) -> None:
         ):
             nodes.append((at, alone))
     found: list[tuple[int, int, int]] = []
-    for (at, alone), signal in itertools.product(nodes, table.places(shape.comm + COMM, table.size)):
+    for (at, alone), signal in itertools.product(nodes, table.places(shape.comm + NAME_SIZE, table.size)):
         inside = (table.column(at) - table.column(signal))[alone]
         if len(inside) and share(inside == inside[0]) >= NEARLY and int(inside[0]) < _NEAR_BEGIN:
             found.append((at, signal, int(inside[0])))
