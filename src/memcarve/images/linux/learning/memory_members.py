@@ -110,6 +110,7 @@ def learn_spaces(kernel: Kernel, tasks: Tasks, types: LearnedTypes) -> Spaces | 
         return None
     if not _learn_regions(spaces):
         return None
+    _learn_size(spaces)
     _learn_count(spaces)
     _learn_places(spaces)
     return spaces
@@ -278,6 +279,22 @@ def _learn_red_black(spaces: Spaces, at: int) -> None:
     types.put("vm_area_struct", "vm_rb", inside, 3 * word)
     types.put_pointer("rb_node", "rb_right", word)
     types.put_pointer("rb_node", "rb_left", 2 * word)
+
+
+def _learn_size(spaces: Spaces) -> None:
+    """Learn `task_size`, before `pgd`: no region ends behind it, and it is nearly a power of 2, the same for most."""
+    ends = np.array([int(regions.end[-1]) if len(regions.end) else 0 for regions in spaces.regions], np.uint64)
+    found = []
+    for at in spaces.table.places(0, spaces.types.at("mm_struct", "pgd") or 0):
+        sizes = spaces.table.column(at)
+        usual, count = (int(each.max()) for each in np.unique(sizes, return_counts=True))
+        rounded = 1 << (usual - 1).bit_length() if usual else 0
+        near = 0 <= rounded - usual <= 2 * PAGE and usual % PAGE == 0 and usual.bit_length() > 8 * spaces.word // 2
+        if near and count >= MOSTLY * len(sizes) and share(sizes >= ends) >= NEARLY:
+            found.append(at)
+    at_size = sole(found)
+    if at_size is not None:
+        spaces.types.put_pointer("mm_struct", "task_size", at_size)
 
 
 def _learn_count(spaces: Spaces) -> None:
