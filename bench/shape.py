@@ -8,7 +8,7 @@ counted. They are for comparing two states of the project; nothing here judges.
 A class is a kind of range if it holds a beginning and an extent: as members, or as `start` and `size` that it is made
 with. One that is derived from another kind is of that kind. Classes that describe what stands in a file or in an
 operating system's memory (a header, a section, where members of a structure lie) are counted apart, as records: those
-below ``formats/`` and ``images/windows/``, and headers of programs.
+below ``formats/``, ``images/windows/`` and ``images/linux/``, and headers of programs.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _VAGUE = {
     "text", "things", "tools", "types", "util", "utils", "work",
 }  # fmt: skip
 #: where classes are records of files and of operating systems
-_RECORDS = re.compile(r"(formats|images/windows)/|labels/headers\.py")
+_RECORDS = re.compile(r"(formats|images/(windows|linux))/|labels/headers\.py")
 _ARRAY = re.compile(r"npt\.NDArray\[np\.(\w+)\]$")
 
 

@@ -283,7 +283,7 @@ class Others:
     """The other processes of a `container` than the one at `index`, of those that the kernel's list leads to.
 
     They are opened one after the other, when it is their turn, and looked at once: what a function says of a process is
-    kept for the next one that asks.
+    kept for the next one that asks with the same function.
     """
 
     def __init__(self, container: Container, index: int) -> None:
@@ -303,12 +303,12 @@ class Others:
         """Yield what `say` says of each of them; one that cannot be opened is left out."""
         kept = self._container.said_of_each
         for index in self._indexes:
-            if index not in kept:
+            if (say, index) not in kept:
                 try:
-                    kept[index] = say(self._container.process(index=index, half="user"))
+                    kept[say, index] = say(self._container.process(index=index, half="user"))
                 except InputError:
                     continue
-            yield kept[index]
+            yield kept[say, index]
 
 
 class Account(NamedTuple):
@@ -740,8 +740,8 @@ class Container(ABC):
         return len(self.certain())
 
     @functools.cached_property
-    def said_of_each(self) -> dict[int, Any]:
-        """What was worked out of processes, by their places in `processes()`, to be compared with others."""
+    def said_of_each(self) -> dict[tuple[Callable[[ProcessMemory], Any], int], Any]:
+        """What functions said of processes, by their places in `processes()`, to be compared with others."""
         return {}
 
     def certain(self) -> list[int]:

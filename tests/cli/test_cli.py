@@ -13,6 +13,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +23,7 @@ import pytest
 from carved import binaries, model, named
 from cli import command, invoke, run
 from dumps import HEADER, dump_bytes, map_rows, write_dump, write_several
-from files import EXAMPLE, listing
+from files import EXAMPLE, ROOT, listing
 from memcarve.cli import program
 from memcarve.cli.commands import COMMANDS as BY_PURPOSE, Command
 from memcarve.cli.option_groups import HEADINGS
@@ -769,13 +770,22 @@ def test_what_was_not_written_is_told_of_each_process(
 
 
 def test_debug_info(capfdbinary: Capture) -> None:
-    """The versions of memcarve, Python and the packages are printed, and no path."""
+    """The versions of memcarve, Python and every package that memcarve and its extras need are printed, and no path."""
     ran = invoke(capfdbinary, "debug-info")
     facts = dict(line.split(": ", 1) for line in ran.out.decode().splitlines())
     assert ran.code == 0
     assert facts["memcarve"] == __version__
     assert facts["python"].startswith(f"{platform.python_implementation()} {platform.python_version()}")
     assert facts["numpy"] == metadata.version("numpy")
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = [
+        text
+        for name, texts in project["optional-dependencies"].items()
+        if name not in {"dev", "docs"}
+        for text in texts
+    ]
+    needed = {re.match(r"[\w.-]+", text)[0] for text in [*project["dependencies"], *extras]}
+    assert needed <= facts.keys()
     assert os.getcwd() not in ran.out.decode()
 
 

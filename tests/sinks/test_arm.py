@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import glob
 import re
+import shutil
 import struct
 import subprocess
 from pathlib import Path
@@ -302,7 +303,7 @@ def test_scripts(tmp_path: Path, word: str) -> None:
 @pytest.fixture(scope="module")
 def crash(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """Return a program of ARM64 and the core that QEMU wrote of it; skip if one cannot be made here."""
-    compiler, qemu = needed("aarch64-linux-gnu-gcc"), needed("qemu-aarch64-static")
+    compiler, qemu = needed("aarch64-linux-gnu-gcc"), shutil.which("qemu-aarch64-static") or needed("qemu-aarch64")
     folder = tmp_path_factory.mktemp("arm64")
     (folder / "program.c").write_text(PROGRAM)
     options = ["-static", "-g", "-O1", "-pthread", "-fno-optimize-sibling-calls"]

@@ -12,7 +12,18 @@ from memcarve.cli.exit_status import COMPLETE
 from memcarve.version import __version__
 
 #: what memcarve needs, and what its extras bring
-_PACKAGES = ("numpy", "click", "rich", "backports.zstd", "cramjam", "lz4", "lzallright", "pyarrow", "pyzipper")
+_PACKAGES = (
+    "numpy",
+    "click",
+    "rich",
+    "backports.zstd",
+    "cramjam",
+    "lz4",
+    "lzallright",
+    "pyarrow",
+    "pyelftools",
+    "pyzipper",
+)
 #: what the system can do for copying: see copying.py
 _CALLS = ("copy_file_range", "sendfile", "writev", "fork")
 

@@ -67,7 +67,7 @@ def differing(process: ProcessMemory, others: Others) -> list[Difference]:
     names = {_key(row): row.file or "" for row in process.metadata.regions[0].rows}
     same = {key: np.ones(len(text.page), np.int64) for key, text in mine.items()}
     different: dict[tuple[_Key, int], Counter[int]] = defaultdict(Counter)
-    for theirs in others.of(functools.partial(_text_or_nothing, backing=process.space.backing)):
+    for theirs in (text for backing, text in others.of(_text_of_other) if backing is process.space.backing):
         for key in mine.keys() & theirs.keys():
             _, at, there = np.intersect1d(mine[key].page, theirs[key].page, assume_unique=True, return_indices=True)
             offset = theirs[key].offset[there]
@@ -132,12 +132,12 @@ def _by_file(keys: Sequence[_Key], owner: I64, text: Text) -> dict[_Key, Text]:
     return found
 
 
-def _text_or_nothing(process: ProcessMemory, *, backing: Backing) -> dict[_Key, Text]:
-    """Return the code of another process, if its bytes lie in the same backing."""
+def _text_of_other(process: ProcessMemory) -> tuple[Backing, dict[_Key, Text]]:
+    """Return where the bytes of another process lie, and its code; none if that cannot be read."""
     try:
-        return text_of(process) if process.space.backing is backing else {}
+        return process.space.backing, text_of(process)
     except MemcarveError:
-        return {}
+        return process.space.backing, {}
 
 
 def _reader(backing: Backing) -> functools._lru_cache_wrapper[bytes | None]:

@@ -10,10 +10,10 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from memcarve.formats.elf_core.core_headers import I386, X86_64
+from memcarve.formats.elf_core.core_headers import ARM64, I386, X86_64
 from memcarve.vocabulary import Architecture
 
-ARM, ARM64 = 40, 183  # e_machine
+ARM = 40  # e_machine
 #: types of notes named LINUX: NT_ARM_VFP, NT_ARM_TLS, NT_ARM_PAC_MASK
 ARM_VFP, ARM_TLS, ARM_PAC_MASK = 0x400, 0x401, 0x406
 

@@ -46,7 +46,7 @@ def read(file: FileBacking, reading: Reading = Reading()) -> MachineMemory | Non
     version, length, _, number = struct.unpack_from(order + _NUMBERS, head, 16)
     if version not in _KNOWN:
         raise InputError(
-            f"is a machine that libvirt saved in version {version}; expected version 2",
+            f"is a machine that libvirt saved in version {version}; expected version 2 or 3",
             subject=file.path,
             remedy=_REMEDY,
         )

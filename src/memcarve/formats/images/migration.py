@@ -45,7 +45,7 @@ _OTHERS = {
 }
 _FLUSH = 0x200  # of multifd, whose pages go through other channels
 _PAGE_BITS = 12
-_MOST_PAGE_BITS = range(10, 17)
+_POSSIBLE_PAGE_BITS = range(10, 17)
 _RAM = b"\x03ram" + struct.pack(">II", 0, 4)  # of a section's header: name, instance and version
 _EARLY = 1 << 20  # bytes within which the section of RAM begins: few devices come before it
 _WINDOW = 4 << 20
@@ -189,7 +189,7 @@ class _Stream:
             self._at += 4  # its version
             if name == b"configuration/target-page-bits":
                 bits = int.from_bytes(self._bytes(4), "big")
-                if bits not in _MOST_PAGE_BITS:
+                if bits not in _POSSIBLE_PAGE_BITS:
                     raise self._refusal(f"is a migration stream of pages of 2**{bits} bytes")
                 self.page = 1 << bits
             elif name == b"configuration/capabilities":
