@@ -6,6 +6,7 @@ import csv
 import hashlib
 import inspect
 import io
+import itertools
 import json
 import os
 import platform
@@ -778,13 +779,9 @@ def test_debug_info(capfdbinary: Capture) -> None:
     assert facts["python"].startswith(f"{platform.python_implementation()} {platform.python_version()}")
     assert facts["numpy"] == metadata.version("numpy")
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    extras = [
-        text
-        for name, texts in project["optional-dependencies"].items()
-        if name not in {"dev", "docs"}
-        for text in texts
-    ]
-    needed = {re.match(r"[\w.-]+", text)[0] for text in [*project["dependencies"], *extras]}
+    extras = (texts for name, texts in project["optional-dependencies"].items() if name not in {"dev", "docs"})
+    texts = itertools.chain(project["dependencies"], *extras)
+    needed = {re.split(r"[^\w.-]", text)[0] for text in texts}
     assert needed <= facts.keys()
     assert os.getcwd() not in ran.out.decode()
 
