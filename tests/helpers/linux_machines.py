@@ -58,6 +58,18 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _BLOCK = 1 << 20
+#: the letters of /proc/PID/stat, in the words of /proc/PID/status (proc_pid_status(5))
+STATES = {
+    "R": "running",
+    "S": "sleeping",
+    "D": "disk sleep",
+    "T": "stopped",
+    "t": "tracing stop",
+    "X": "dead",
+    "Z": "zombie",
+    "P": "parked",
+    "I": "idle",
+}
 _PATIENCE = 2 * 24 * 3600  # seconds that a decoded file stays without being used
 _WINDOW = 28  # log2 of the largest window that the files are packed with
 _NEEDED = ("memory.raw", "truth.json", "pages.txt")

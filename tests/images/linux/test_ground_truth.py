@@ -11,7 +11,7 @@ import pytest
 
 import linux_machines
 import memcarve
-from linux_machines import as_bytes, crc32s, link_bytes, machine, machines
+from linux_machines import STATES, as_bytes, crc32s, link_bytes, machine, machines
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,18 +21,6 @@ if TYPE_CHECKING:
     from memcarve.space import AddressSpace
 
 _TICK = 100  # a second, in the clock ticks of /proc
-# the letters of /proc/PID/stat, in the words of /proc/PID/status (proc_pid_status(5))
-_STATES = {
-    "R": "running",
-    "S": "sleeping",
-    "D": "disk sleep",
-    "T": "stopped",
-    "t": "tracing stop",
-    "X": "dead",
-    "Z": "zombie",
-    "P": "parked",
-    "I": "idle",
-}
 
 each_machine = pytest.mark.parametrize("name", machines())
 
@@ -105,7 +93,7 @@ def test_parents_names_users_and_states(name: str) -> None:
             as_bytes(said["comm"]),
             said["uid"][0],
             said["gid"][0],
-            _STATES[said["state"]],
+            STATES[said["state"]],
             int(inner),
             False,
         )

@@ -9,7 +9,7 @@ import pytest
 
 from kallsyms_writer import TOKENS, tables
 from linux_machines import machine, machines
-from memcarve.backing import FileBacking
+from linux_systems import system_of
 from memcarve.formats.images.machine import MachineMemory
 from memcarve.images.linux.kallsyms import find_kallsyms
 from memcarve.images.physical import PhysicalMemory
@@ -119,16 +119,9 @@ def test_real_machines(name: str) -> None:
     """All names, and all addresses, are those of /proc/kallsyms."""
     real = machine(name)
     lines = [line.split(" ", 2) for line in real.path("kallsyms").read_text("latin-1").splitlines() if "\t" not in line]
-    backing = FileBacking(str(real.raw))
-    try:
-        columns = (np.array([value], np.uint64) for value in (real.raw_base, backing.size, 0))
-        memory = PhysicalMemory(MachineMemory("test", backing, *columns, [], declared=False))
-        btf = real.truth["btf"]["physical"]
-        found = find_kallsyms(memory, [btf], 8)
-        assert found is not None
-        assert found.names() == [line[2] for line in lines]
-        assert found.types() == [line[1] for line in lines]
-        assert found.addresses is not None
-        assert found.addresses.tolist() == [int(line[0], 16) for line in lines]
-    finally:
-        backing.close()
+    found = system_of(name).symbols
+    assert found is not None
+    assert found.names() == [line[2] for line in lines]
+    assert found.types() == [line[1] for line in lines]
+    assert found.addresses is not None
+    assert found.addresses.tolist() == [int(line[0], 16) for line in lines]

@@ -4,20 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from linux_machines import as_bytes, machine, machines
+from linux_machines import STATES, as_bytes, machine, machines
 from linux_systems import stopped, system_of, typed_system_of
 from memcarve.formats.floating_point import is_sound
 from memcarve.vocabulary import Kind
-
-#: proc_pid_stat(5)
-_STATES = {
-    "R": "running",
-    "S": "sleeping",
-    "D": "disk sleep",
-    "T": "stopped",
-    "t": "tracing stop",
-    "Z": "zombie",
-}
 
 
 @pytest.mark.parametrize("name", machines())
@@ -32,7 +22,7 @@ def test_threads(name: str) -> None:
         rows = [
             (row.tid, (row.name or "").encode("utf-8", "surrogateescape"), row.state) for row in found.threads[0].rows
         ]
-        wanted = [(each["tid"], as_bytes(each["comm"]), _STATES[each["state"]]) for each in said["threads"]]
+        wanted = [(each["tid"], as_bytes(each["comm"]), STATES[each["state"]]) for each in said["threads"]]
         assert sorted(rows) == sorted(wanted)
 
 
