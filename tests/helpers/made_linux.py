@@ -257,6 +257,18 @@ class MadeLinux:
             self.put(memory, "mm_struct", member, value)
         return task
 
+    def isolate(self, task: int, *, copied: bool = True) -> None:
+        """Let a process have two roots, as with page-table isolation; or only the first, with nothing behind it."""
+        memory = self.get(task, "task_struct", "mm")
+        old = self.get(memory, "mm_struct", "pgd") - BASE
+        root = self._new("", 8192, 8192) - BASE
+        for place in range(512):
+            entry = int.from_bytes(self.memory[old + place * 8 :][:8], "little")
+            user = entry != 0 and place < 256
+            self._put64(root + place * 8, entry | user << 63)
+            self._put64(root + 4096 + place * 8, entry if user and copied else 0)
+        self.put(memory, "mm_struct", "pgd", BASE + root)
+
     def ended(self, task: int) -> None:
         """Leave of a task what is left of one that was waited for (kernel/exit.c, kernel/fork.c)."""
         self.unlink(task)

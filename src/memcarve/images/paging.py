@@ -15,7 +15,7 @@ import numpy as np
 from memcarve.errors import LimitError
 from memcarve.images.arm64_entries import Arm64Entries
 from memcarve.images.linux.absent_entries import AbsentEntries, decoded
-from memcarve.images.paging_modes import LINUX, NO_SYSTEM, WINDOWS, AddressTable
+from memcarve.images.paging_modes import LINUX, NO_EXECUTE, NO_SYSTEM, WINDOWS, AddressTable
 from memcarve.images.physical import Mapped, PhysicalMemory, Placed, pages_of_tables, past_unreadable
 from memcarve.images.x86_entries import X86Entries
 from memcarve.intervals import PAGE, TOP, breaks, chunks
@@ -311,6 +311,8 @@ class _Walk:
                 begin[:, self.mode.top // 2 :] |= np.uint64(TOP - (1 << self.mode.bits))
             last = begin + np.uint64((1 << int(shift)) - 1)
             words[(begin > np.uint64(self.last)) | (last < np.uint64(self.first))] = 0
+            if self.table.isolated:
+                words[:, : self.mode.top // 2] &= ~NO_EXECUTE
         elif self.mode.page == PAGE:
             words = self.memory.pages(frames)
             words = words if self.mode.entry == 8 else words.view(np.uint32).astype(np.uint64)  # noqa: PLR2004

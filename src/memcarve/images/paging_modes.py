@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 WINDOWS, LINUX, NO_SYSTEM = System
 #: the physical address in a 64-bit entry of x86, or in CR3 without its flags and the PCID
 ROOT = (1 << 52) - PAGE
-FRAME, PRESENT = np.uint64(ROOT), np.uint64(1)
+FRAME, PRESENT, NO_EXECUTE = np.uint64(ROOT), np.uint64(1), np.uint64(1 << 63)
 UPPER_HALF = 256  # entries of a root
 #: from where on Linux on x86-64 maps its kernel's image: __START_KERNEL_map, Documentation/arch/x86/x86_64/mm.rst
 LINUX_IMAGE = 0xFFFFFFFF80000000
@@ -115,7 +115,8 @@ class AddressTable(NamedTuple):
 
     `kernel_from` is the first address of the kernel's half if it is not where the mode and the system put it (32-bit
     kernels made with another CONFIG_VMSPLIT). `absent` says how Linux's entries are read that are not present; None if
-    nothing is known of its version.
+    nothing is known of its version. `isolated`: the root of a process of Linux with page-table isolation, which forbids
+    that anything of the user half runs. User code runs with a copy that allows it: the permissions are the copy's.
     """
 
     root: int
@@ -124,6 +125,7 @@ class AddressTable(NamedTuple):
     kernel_root: int | None = None
     kernel_from: int | None = None
     absent: AbsentRules | None = None
+    isolated: bool = False
 
     @property
     def kernel_half(self) -> int:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from memcarve.images.linux.absent_entries import X86_32, X86_64
-from memcarve.images.paging_modes import FRAME, LINUX, PAE, PRESENT, WINDOWS
+from memcarve.images.paging_modes import FRAME, LINUX, NO_EXECUTE, PAE, PRESENT, WINDOWS
 from memcarve.intervals import PAGE
 from memcarve.permissions import EXECUTE, PROT_NONE, TRANSITION, USER, WRITE
 
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from memcarve.images.physical import PhysicalMemory
 
 _RW, _US, _LARGE = (np.uint64(1 << bit) for bit in (1, 2, 7))
-_NO_EXECUTE = np.uint64(1 << 63)
 _ERRATUM = np.uint64(0x60)  # bits that Knights Landing sets in entries for nothing: accessed and dirty
 _NO_PHYSICAL = 40  # no bit from here on is dropped from a frame unless the image is larger: processors have 36 or more
 
@@ -102,7 +101,7 @@ class X86Entries:
         else:
             own = ((word & _US) != 0).astype(np.uint8) * np.uint8(USER)
             own |= ((word & _RW) != 0).astype(np.uint8) * np.uint8(WRITE)
-            own |= ((word & _NO_EXECUTE) == 0).astype(np.uint8) * np.uint8(EXECUTE)
+            own |= ((word & NO_EXECUTE) == 0).astype(np.uint8) * np.uint8(EXECUTE)
         moved = np.uint8(TRANSITION if self.table.system == WINDOWS else PROT_NONE)
         # the processor sees nothing below an entry that is not present: no permissions, at no level
         combined = np.where(above >= TRANSITION, above, above & own)

@@ -13,6 +13,7 @@ import pytest
 import memcarve
 from cli import run
 from made_linux import BASE, BEGAN, IMAGE, SIZE, MadeLinux
+from memcarve.permissions import EXECUTE
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -109,6 +110,19 @@ def test_leader_that_ended(made: MadeLinux, tmp_path: Path) -> None:
         process = container.process(30, half="user")
         assert process.space.total == 4096
         assert not [note for note in process.notes if "has ended" in note]
+
+
+@pytest.mark.parametrize("copied", [True, False])
+def test_page_table_isolation(made: MadeLinux, tmp_path: Path, *, copied: bool) -> None:
+    """What may run is what the copy for user mode says; a root that has no copy is taken as it is."""
+    task = made.process(30, b"isolated", b"x\0")
+    made.isolate(task, copied=copied)
+    with memcarve.open(made.written(tmp_path)) as container:
+        for pid, runs in ((30, copied), (1, True)):
+            process = container.process(pid, half="user")
+            assert process.space.flags is not None
+            assert [flags & EXECUTE != 0 for flags in process.space.flags.tolist()] == [runs]
+        assert container.process(30).space.total > container.process(30, half="user").space.total == 4096
 
 
 def test_two_with_one_memory(made: MadeLinux, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from linux_machines import machine, machines
 from memcarve.images.linux.absent_entries import KINDS, SWAPPED
 from memcarve.images.paging import absent, walk
 from memcarve.intervals import expand
+from memcarve.permissions import EXECUTE, PROT_NONE
 from memcarve.sources.image import ImageContainer
 
 if TYPE_CHECKING:
@@ -66,6 +67,23 @@ def test_pages_as_pagemap(name: str) -> None:
             assert all(any(start <= at < end for start, end in silent) for at in more.tolist())
             seen += len(said.address)
     assert seen > 1000
+
+
+def test_what_may_run(name: str) -> None:
+    """Pages of areas that may run are executable, also with page-table isolation; no others are."""
+    real, seen = machine(name), 0
+    with opened(real) as container:
+        for pid, table in tables(real, container):
+            placed = walk(container.memory, table, 0, table.kernel_half).placed
+            for vma in real.vmas(pid):
+                here = (placed.start >= np.uint64(vma.start)) & (placed.start < np.uint64(vma.end))
+                flags = placed.flags[here & (placed.flags & PROT_NONE == 0)]
+                if "x" in vma.permissions:
+                    assert (flags & EXECUTE != 0).all(), (pid, vma)
+                    seen += len(flags)
+                elif table.mode.wide:  # without NX every page may run
+                    assert not (flags & EXECUTE).any(), (pid, vma)
+    assert seen > 100
 
 
 def test_swap_as_pagemap(name: str) -> None:

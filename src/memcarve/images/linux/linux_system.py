@@ -15,6 +15,7 @@ from memcarve.images.linux.landmarks import find_landmarks
 from memcarve.images.linux.learning.learned_kernel import learned_kernel
 from memcarve.images.linux.linux_metadata import Knowledge
 from memcarve.images.linux.linux_processes import Processes
+from memcarve.images.linux.page_table_isolation import is_isolated
 from memcarve.images.linux.process_start import auxiliary_vector, directory, is_narrow, parameters, program
 from memcarve.images.paging_modes import LINUX
 from memcarve.images.structure_reader import LookedUp
@@ -105,7 +106,10 @@ class LinuxSystem:
 
     def table_of(self, entry: ProcessEntry) -> AddressTable:
         """Return the page tables of a process; the kernel's own if it has none."""
-        return self._table if entry.root is None else self._table._replace(root=entry.root)
+        if entry.root is None:
+            return self._table
+        table = self._table._replace(root=entry.root)
+        return table._replace(isolated=is_isolated(self.memory, table))
 
     @functools.cached_property
     def _table(self) -> AddressTable:
