@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from memcarve.errors import AddressError, SourceReadError
+from memcarve.images.one_page import present_page
 from memcarve.images.paging import walk
 from memcarve.intervals import PAGE, TOP
 from memcarve.space import AddressSpace
@@ -45,8 +46,12 @@ class LookedUp:
         """Return exactly `size` bytes at an address; raises AddressError, SourceReadError."""
         parts, end = [], address + size
         while address < end:
-            count = min(_STRETCH - address % _STRETCH, end - address)
-            parts.append(self._stretch(address // _STRETCH).read(address, count))
+            count = min(PAGE - address % PAGE, end - address)
+            page = present_page(self.memory, self.table, address)
+            data = None if page is None else self.memory.read(page + address % PAGE, count)
+            if data is None:  # a walk knows of more than the processor does, and why something is not there
+                data = self._stretch(address // _STRETCH).read(address, count)
+            parts.append(data)
             address += count
         return b"".join(parts)
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import os
+import sys
+import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from memcarve.backing import is_there
@@ -22,6 +25,10 @@ if TYPE_CHECKING:
     Found = Region | Module | Thread
 
 _LISTED = 40
+_MOST_NAMES = 1 << 14  # of a folder: one by one they are asked for sooner then
+_SETTLED = 2_000_000_000  # ns after which a folder's time of change says that nothing has changed since
+#: the folder that was listed last: when it had changed, and the names in it
+_folders: dict[str, tuple[int, frozenset[str] | None]] = {}
 _COMPRESSED = ("", *ENDINGS)
 #: what each table says of a process
 _HOLDS = {
@@ -112,14 +119,41 @@ def names_beside(kind: str, pid: int | None, beside: Sequence[str]) -> list[list
         here: dict[str, None] = {}
         for path in beside:
             folder, name = os.path.split(path)
+            names = _names_in(folder)
             for stem in dict.fromkeys([*_stems(name), *([f"pid.{pid}"] if pid is not None else [])]):
                 for ending in (f"{end}{packed}" for end in ("", *MAP_ENDINGS) for packed in _COMPRESSED):
                     file = os.path.join(folder, f"{stem}.{word}{ending}")
+                    if names is not None and os.path.basename(file) not in names:
+                        continue
                     if is_there(file) and os.path.abspath(file) not in inputs:
                         here[file] = None
         if here:
             found.append(list(here))
     return found
+
+
+def _names_in(folder: str) -> frozenset[str] | None:
+    """Return the names in a folder; None if it cannot be listed or has too many, or if other spellings may name a file.
+
+    An image has hundreds of processes, and each asks for hundreds of names: the list is kept as long as the folder does
+    not change. One that changed a moment ago may do so again within the same tick of its clock, and is not kept.
+    """
+    if sys.platform != "linux":  # elsewhere capitals, or how letters with accents are written, may not matter
+        return None
+    try:
+        changed = os.stat(folder or ".").st_mtime_ns
+        known = _folders.get(folder)
+        if known is not None and known[0] == changed:
+            return known[1]
+        with os.scandir(folder or ".") as found:
+            listed = [entry.name for entry in itertools.islice(found, _MOST_NAMES + 1)]
+    except OSError:
+        return None
+    names = None if len(listed) > _MOST_NAMES else frozenset(listed)
+    if time.time_ns() - changed > _SETTLED:
+        _folders.clear()
+        _folders[folder] = changed, names
+    return names
 
 
 def _stems(name: str) -> list[str]:
