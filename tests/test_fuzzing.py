@@ -25,6 +25,7 @@ ROUNDS = {
     "minidumps": (500, 70),
     "cores": (500, 70),
     "containers": (200, 60),
+    "linux": (60, 50),
     "linux-containers": (150, 35),
     "kernel-types": (300, 40),
     "paging": (150, 60),

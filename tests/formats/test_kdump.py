@@ -183,6 +183,42 @@ def test_hostile_numbers(tmp_path: Path) -> None:
         read(tmp_path / "image", bytes(data))
 
 
+def test_bitmaps_of_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bitmaps of gigabytes that are holes of a file, flattened or with holes of its own, are passed over."""
+    pages, looked = 1 << 36, list[int]()
+    head = bytearray(containers.kdump(RANGES)[: 2 * PAGE])
+    struct.pack_into("<Q", head, PAGE + 96, pages)
+    struct.pack_into("<I", head, 436, 2 * pages // 8 // PAGE)
+    end = 2 * PAGE + 2 * pages // 8
+    bits = kdump._Index._bits
+
+    def counted(
+        self: kdump._Index, offset: int, size: int, number: int
+    ) -> np.ndarray[tuple[int, ...], np.dtype[np.bool_]]:
+        looked.append(offset)
+        assert len(looked) < 100
+        return bits(self, offset, size, number)
+
+    monkeypatch.setattr(kdump._Index, "_bits", counted)
+    memory = read(tmp_path / "image", containers.flattened([(0, bytes(head)), (end, b"x")]))
+    assert rows(memory) == []
+    one = (2 * PAGE + pages // 8 - 1, b"\x80")  # the last page of all is one that the machine has
+    memory = read(tmp_path / "image", containers.flattened([(0, bytes(head)), one, (end, b"x")]))
+    assert memory.left_out is not None
+    assert (memory.left_out.start.tolist(), memory.left_out.size.tolist()) == ([(pages - 1) * PAGE], [PAGE])
+
+
+def test_pieces_of_no_length(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Zeros behind the head read like pieces of no length: there is an end to them, however long the file is."""
+    monkeypatch.setattr(flattened, "MOST_RANGES", 1000)
+    path = tmp_path / "image"
+    path.write_bytes(containers.flattened([], end=False))
+    with path.open("r+b") as file:
+        file.truncate(1 << 36)
+    with FileBacking(path) as backing, pytest.raises(InputError, match="in more than 1000 pieces"):
+        flattened.read(backing)
+
+
 def test_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Parts of pages are read through a bounded cache; any part is right."""
     monkeypatch.setattr(decoded_pages, "CACHE", 3 * PAGE)

@@ -45,9 +45,30 @@ _LAYOUT: dict[str, dict[str, int | str]] = {
     "css_set": {"dfl_cgrp": 8},
     "cred": {"usage": 4, "gid": 4, "uid": 4, "pad": 4, "user": 8},
     "signal_struct": {"nr_threads": 8, "thread_head": "list_head"},
+    "maple_tree": {"ma_lock": 8, "ma_root": 8},
+    "maple_range_64": {"parent": 8, "pivot": 120, "slot": 128},
+    "vm_area_struct": {
+        "vm_mm": 8, "vm_start": 8, "vm_end": 8, "vm_pgoff": 8, "vm_file": 8, "vm_ops": 8, "vm_private_data": 8,
+        "vm_flags": 8, "anon_name": 8,
+    },
+    "anon_vma_name": {"kref": 4, "name": 76},
+    "vm_operations_struct": {"open": 8, "name": 8},
+    "vm_special_mapping": {"pages": 8, "name": 8},
+    "path": {"dentry": 8, "mnt": 8},
+    "file": {"f_mode": 8, "f_inode": 8, "f_path": "path"},
+    "fs_struct": {"users": 8, "pwd": "path", "root": "path"},
+    "qstr": {"hash": 4, "len": 4, "name": 8},
+    "hlist_bl_node": {"next": 8, "pprev": 8},
+    "dentry": {
+        "d_op": 8, "d_sb": 8, "d_inode": 8, "d_parent": 8, "d_hash": "hlist_bl_node", "d_name": "qstr", "d_fsdata": 8
+    },
+    "vfsmount": {"mnt_sb": 8, "mnt_root": 8},
+    "mount": {"mnt_mountpoint": 8, "mnt": "vfsmount", "mnt_parent": 8},
+    "inode": {"i_ino": 8, "i_sb": 8},
+    "super_block": {"s_dev": 4, "pad": 4, "s_type": 8},
     "mm_struct": {
         "mm_users": 8, "pgd": 8, "env_end": 8, "env_start": 8, "arg_end": 8, "arg_start": 8, "exe_file": 8,
-        "saved_auxv": 352,
+        "saved_auxv": 352, "map_count": 4, "pad": 4, "start_stack": 8, "brk": 8, "start_brk": 8, "mm_mt": "maple_tree",
     },
     "task_struct": {
         "comm": 16, "pid": 4, "tgid": 4, "flags": 4, "__state": 4, "exit_state": 4, "exit_code": 4, "parent": 8,
@@ -268,6 +289,51 @@ class MadeLinux:
             self._put64(root + place * 8, entry | user << 63)
             self._put64(root + 4096 + place * 8, entry if user and copied else 0)
         self.put(memory, "mm_struct", "pgd", BASE + root)
+
+    def mounted(self) -> int:
+        """Return the ``vfsmount`` of a new root; its dentry is in it."""
+        mount, root, block = (self._new(kind) for kind in ("mount", "dentry", "super_block"))
+        inside = mount + _place("mount", "mnt")[0]
+        self.put(block, "super_block", "s_dev", 8 << 20 | 1)
+        self.put(root, "dentry", "d_parent", root)
+        self.put(root, "dentry", "d_sb", block)
+        for member, value in (("mnt_parent", mount), ("mnt_mountpoint", root), ("mnt.mnt_root", root)):
+            self.put(mount, "mount", member, value)
+        self.put(inside, "vfsmount", "mnt_sb", block)
+        return inside
+
+    def file(self, mount: int, *names: bytes) -> int:
+        """Return the ``struct file`` of a path below a root."""
+        dentry, block = (self.get(mount, "vfsmount", name) for name in ("mnt_root", "mnt_sb"))
+        for name in names:
+            above, dentry, text = dentry, self._new("dentry"), self._new("", 16, len(name) + 1)
+            self.memory[text - BASE : text - BASE + len(name)] = name
+            for member, value in (("d_parent", above), ("d_sb", block), ("d_name.name", text), ("d_hash.pprev", text)):
+                self.put(dentry, "dentry", member, value)
+            self.put(dentry, "dentry", "d_name.len", len(name))
+        file, inode = self._new("file"), self._new("inode")
+        self.put(inode, "inode", "i_ino", 77)
+        self.put(inode, "inode", "i_sb", block)
+        for member, value in (("f_path.dentry", dentry), ("f_path.mnt", mount), ("f_inode", inode)):
+            self.put(file, "file", member, value)
+        return file
+
+    def regions(self, task: int, *rows: tuple[int, int, int, int]) -> None:
+        """Give a process up to 7 regions: start, end, flags, file (0: none), by address, in one node."""
+        memory, node = self.get(task, "task_struct", "mm"), self._new("", 256, 256)
+        pivot, slot = (_place("maple_range_64", name)[0] for name in ("pivot", "slot"))
+        place, behind = 0, 0
+        for start, end, flags, file in rows:
+            for last, value in ((start - 1, 0), (end - 1, self._new("vm_area_struct"))):
+                if last + 1 > behind:
+                    self._put64(node % SIZE + pivot + 8 * place, last)
+                    self._put64(node % SIZE + slot + 8 * place, value)
+                    place, behind = place + 1, last + 1
+            members = {"vm_mm": memory, "vm_start": start, "vm_end": end, "vm_flags": flags, "vm_file": file}
+            for member, number in members.items():
+                self.put(value, "vm_area_struct", member, number)
+        self.put(memory, "mm_struct", "mm_mt.ma_root", node | 1 << 3 | 2)  # maple_leaf_64
+        self.put(memory, "mm_struct", "map_count", len(rows))
 
     def ended(self, task: int) -> None:
         """Leave of a task what is left of one that was waited for (kernel/exit.c, kernel/fork.c)."""

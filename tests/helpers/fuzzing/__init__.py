@@ -20,6 +20,7 @@ SURFACES = {
     "cores": "dumps.Cores",
     "containers": "machines.Containers",
     "kernel-types": "kernel_types.Types",
+    "linux": "linux.Linux",
     "linux-containers": "linux_containers.Containers",
     "paging": "machines.Paging",
     "windows": "windows.Windows",

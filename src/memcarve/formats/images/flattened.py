@@ -88,8 +88,15 @@ class FlattenedFile(FileBacking):
     def _pieces(self, file: FileBacking) -> tuple[U64, U64, U64]:
         """Return where each piece belongs, how long it is, and where it lies (uint64), in the order they come."""
         start, length, place = array("Q"), array("Q"), array("Q")
-        position = _HEAD_SIZE
+        position, count = _HEAD_SIZE, 0
         while True:
+            count += 1  # also those of no length: a file with holes may seem to have any number
+            if count > MOST_RANGES:
+                raise InputError(
+                    f"is flattened in more than {MOST_RANGES} pieces; the file is damaged",
+                    subject=file.path,
+                    remedy="makedumpfile -R puts it together",
+                )
             data = file.read_there(position, _PIECE.size)
             if len(data) < _PIECE.size:
                 self.remarks.append(
@@ -108,12 +115,6 @@ class FlattenedFile(FileBacking):
             position += _PIECE.size
             there = min(size, max(file.size - position, 0))
             if there:
-                if len(start) >= MOST_RANGES:
-                    raise InputError(
-                        f"is flattened in more than {MOST_RANGES} pieces; the file is damaged",
-                        subject=file.path,
-                        remedy="makedumpfile -R puts it together",
-                    )
                 start.append(offset)
                 length.append(there)
                 place.append(position)
@@ -164,8 +165,12 @@ class FlattenedFile(FileBacking):
             )
 
     def next_written(self, offset: int) -> int:
-        """Return `offset`: there are no holes worth a look."""
-        return offset
+        """Return `offset`, or if no piece holds it, and all have arrived, where the next one begins."""
+        row = int(np.searchsorted(self.start, np.uint64(offset), "right")) - 1
+        held = row >= 0 and offset - int(self.start[row]) < int(self.length[row])
+        if held or not self.whole or offset >= self._size:
+            return offset
+        return int(self.start[row + 1])
 
     def spans(self, offset: int, size: int) -> list[Span] | None:
         """Return where the bytes lie in the flattened file; None if they lie in many pieces, or some in none."""

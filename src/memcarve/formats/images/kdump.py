@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from memcarve.backing import next_written
 from memcarve.errors import InputError, MissingExtraError, SourceReadError
 from memcarve.formats.elf_core.core_headers import PRSTATUS, notes_between
 from memcarve.formats.images.decoded_pages import DecodedPages
@@ -251,7 +252,8 @@ class _Index:
         """Look through bitmaps and descriptors, a piece at a time."""
         header = self._header
         bytes_ = -(-header.pages // 8)
-        for low in range(0, bytes_, _PIECE):
+        low = self._written(0)
+        while low < bytes_:
             size = min(_PIECE, bytes_ - low)
             has = self._bits(header.bitmap + low, size, header.pages - low * 8)
             stored = self._bits(header.bitmap + header.half + low, size, header.pages - low * 8) if header.half else has
@@ -263,6 +265,13 @@ class _Index:
                 stored &= (page >= header.first) & (page < header.end)
             if stored.any():
                 self._add(np.flatnonzero(stored) + low * 8)
+            low = self._written(low + size)
+
+    def _written(self, low: int) -> int:
+        """Return from which byte of the bitmaps on, at or behind `low`, either is not only a hole of the file."""
+        begins = {self._header.bitmap, self._header.bitmap + self._header.half}
+        found = min(next_written(self._file, begin + low) - begin for begin in begins)
+        return max(low, found // _PIECE * _PIECE)
 
     def _bits(self, offset: int, size: int, bits: int) -> Bools:
         """Return the bits of a part of a bitmap (bool); those behind the end of the file are not set."""
