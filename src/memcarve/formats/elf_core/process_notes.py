@@ -31,7 +31,7 @@ from memcarve.formats.elf_core.core_headers import (
     SIGINFO,
     XSTATE,
 )
-from memcarve.formats.elf_core.processors import ARM_VFP, LIKE, PROCESSORS
+from memcarve.formats.elf_core.processors import ARM_VFP, LIKE, PROCESSORS, processor_of
 from memcarve.formats.elf_layout import HEADER_SIZES, HEADERS, MAGIC, SECTIONS, program_type
 from memcarve.intervals import PAGE, total
 from memcarve.vocabulary import INTEL, Architecture
@@ -123,8 +123,7 @@ class MappedFile(NamedTuple):
 
 def architecture(header: Header) -> Architecture | None:
     """Return which processor a core is of; None for those that there is no word for, as x32."""
-    found = next((word for word, each in PROCESSORS.items() if each[:2] == (header.bits, header.processor)), None)
-    return found if header.order == "<" else None
+    return processor_of(header.bits, header.processor) if header.order == "<" else None
 
 
 def status(file: FileBacking, header: Header, notes: Mapping[tuple[bytes, int], Note]) -> Status | None:

@@ -42,22 +42,8 @@ class Processor(NamedTuple):
 
 
 PROCESSORS = {
-    Architecture.X64: Processor(
-        64,
-        X86_64,
-        336,
-        32,
-        112,
-        tuple(_X64.split()),
-    ),
-    Architecture.X86: Processor(
-        32,
-        I386,
-        144,
-        24,
-        72,
-        tuple(_X86.split()),
-    ),
+    Architecture.X64: Processor(64, X86_64, 336, 32, 112, tuple(_X64.split())),
+    Architecture.X86: Processor(32, I386, 144, 24, 72, tuple(_X86.split())),
     Architecture.ARM64: Processor(
         64,
         ARM64,
@@ -73,3 +59,8 @@ PROCESSORS = {
 }
 #: of processors that memcarve has no word for, by bits: only the thread's id is taken
 LIKE = {64: PROCESSORS[Architecture.X64], 32: PROCESSORS[Architecture.X86]}
+
+
+def processor_of(bits: int | None, machine: int) -> Architecture | None:
+    """Return which processor an ELF file's class (32 or 64) and e_machine are; None if there is no word for it."""
+    return next((word for word, each in PROCESSORS.items() if each[:2] == (bits, machine)), None)

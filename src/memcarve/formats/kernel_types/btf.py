@@ -106,7 +106,7 @@ class Btf(StructuredTypes[int]):
         self.source = source
         found = header(data)
         if found is None:
-            raise KernelTypesError("no BTF: the header of one was expected", subject=subject)
+            raise KernelTypesError("is not BTF: its header was expected", subject=subject)
         if found.size > len(data):
             raise KernelTypesError(
                 f"the BTF is cut off: its header says {found.size} bytes, {len(data)} are there", subject=subject

@@ -159,7 +159,6 @@ class Dwarf(StructuredTypes[int]):
     def _index(self, unit: int) -> dict[tuple[str, str], list[int]]:
         """Return the types that a unit has whole, by kind and name; and take note of its constants."""
         if unit not in self._read:
-            # what makes no sense ends it; what was read until there counts
             found: dict[tuple[str, str], list[int]] = {}
             self._read[unit] = found
             try:
@@ -177,7 +176,7 @@ class Dwarf(StructuredTypes[int]):
                         if die.tag == _ENUMERATION:
                             self._note_constants(name or None, die)
             except self._errors:
-                pass  # what was read until there counts
+                pass  # what makes no sense ends it; what was read until there counts
         return self._read[unit]
 
     def _note_constants(self, owner: str | None, die: Any) -> None:  # noqa: ANN401 - pyelftools has no types

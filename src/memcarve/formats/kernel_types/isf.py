@@ -15,7 +15,7 @@ from memcarve.errors import KernelTypesError
 from memcarve.formats.kernel_types.member_paths import Element, StructuredTypes, agreed
 
 MOST_BYTES = 384 << 20  # those of whole distribution kernels have 30 to 70 MB
-_NOT_ONE = "no symbol file of Linux: a JSON document with user_types, symbols and metadata of Linux was expected"
+_NOT_ONE = "is not a symbol file of Linux: a JSON document with user_types, symbols and metadata of Linux was expected"
 _LONGEST_CHAIN = 64
 _POINTERS = (4, 8)
 _Json = dict[str, Any]
@@ -33,7 +33,7 @@ class Isf(StructuredTypes[str]):
         try:
             document = json.loads(data)
         except (ValueError, RecursionError):
-            raise KernelTypesError("is no JSON document", subject=subject) from None
+            raise KernelTypesError("is not a JSON document", subject=subject) from None
         metadata = _dictionary(document, "metadata")
         if "windows" in metadata or "mac" in metadata:
             other = "Windows" if "windows" in metadata else "macOS"

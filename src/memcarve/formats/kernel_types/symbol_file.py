@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from memcarve.errors import InputError, KernelTypesError
 from memcarve.formats.decoded_file import open_file
+from memcarve.formats.elf_layout import MAGIC as ELF
 from memcarve.formats.kernel_types.btf import HEADER, MOST_BYTES, Btf, header
 from memcarve.formats.kernel_types.dwarf import Dwarf
 from memcarve.formats.kernel_types.isf import MOST_BYTES as MOST_ISF, Isf
@@ -103,7 +104,7 @@ def _read(file: FileBacking) -> SymbolFile:
         if file.size > MOST_BYTES:
             raise KernelTypesError(f"is BTF of more than {MOST_BYTES} bytes, which no kernel has")
         return SymbolFile(path, Btf(file.read_at(0, file.size), f"BTF in {path}"))
-    if head.startswith(b"\x7fELF"):
+    if head.startswith(ELF):
         return _linked(file)
     if head.lstrip()[:1] == b"{":
         if file.size > MOST_ISF:
@@ -136,4 +137,4 @@ def _foreign(head: bytes) -> InputError:
         return KernelTypesError("is a list of symbols (System.map, kallsyms), which has no types", remedy=_WANTED)
     if head.startswith((b"Microsoft C/C++", b"MZ")):
         return KernelTypesError("has symbols or code of Windows, not the types of a Linux kernel", remedy=_WANTED)
-    return KernelTypesError("is no file with the types of a Linux kernel", remedy=_WANTED)
+    return KernelTypesError("is not a file with the types of a Linux kernel", remedy=_WANTED)

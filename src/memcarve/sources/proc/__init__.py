@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from memcarve.errors import InputError, OverlapError, SourceReadError
-from memcarve.formats.elf_core.processors import PROCESSORS
-from memcarve.formats.elf_layout import BITS, ORDERS
+from memcarve.formats.elf_core.processors import processor_of
+from memcarve.formats.elf_layout import BITS, MAGIC, ORDERS
 from memcarve.formats.listing.listing_kinds import PROC_MAPS
 from memcarve.metadata import Metadata, Parameters, Regions, SourceRows, Thread
 from memcarve.note import Note
@@ -251,12 +251,11 @@ class LiveContainer(Container):
 
     def _architecture(self) -> str | None:
         head = self._beginning("exe", 20)
-        if len(head) < 20 or not head.startswith(b"\x7fELF"):  # noqa: PLR2004
+        if len(head) < 20 or not head.startswith(MAGIC):  # noqa: PLR2004
             return None
         bits, order = BITS.get(head[4]), ORDERS.get(head[5])
         (machine,) = struct.unpack_from("<H", head, 18)
-        known = (word for word, each in PROCESSORS.items() if each[:2] == (bits, machine))
-        return next(known, None) if order == "<" else None
+        return processor_of(bits, machine) if order == "<" else None
 
     def _about(self, status: _Status) -> dict[str, Any]:
         """Return what identifies the process, ready for JSON."""
