@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -19,9 +21,9 @@ def _image(mode: str, rng: np.random.Generator) -> bytes:
     """Return memory of which every page may be a table: entries that lead into it, blocks, noise, zeros."""
     page, count = MODES[mode].page, _SIZE // 8
     frames = rng.integers(0, _SIZE // page + 2, count, np.uint64) * np.uint64(page)
-    low = rng.choice(np.array([*(0x67, 0x703) * 5, 0x1, 0x3, 0xE7, 0x860, 0x160, 0x701, 0x800], np.uint64), count)
+    low = rng.choice(np.array([*(0x67, 0x703) * 12, 0x1, 0x3, 0xE7, 0x860, 0x160, 0x701, 0x800], np.uint64), count)
     words = frames | low
-    words[rng.random(count) < 0.1] = 0
+    words[rng.random(count) < 0.03] = 0
     words[rng.random(count) < 0.02] = rng.integers(0, 1 << 63, 1, np.uint64)[0]
     return words.tobytes()
 
@@ -32,10 +34,15 @@ def test_a_page_lies_where_a_walk_finds_it(mode: str, system: str) -> None:
     """What the processor would find is found, at the same place; nothing else is; other kinds are left to the walk."""
     rng, found = np.random.default_rng(sorted(MODES).index(mode)), 0
     memory, kind = physical_memory(_image(mode, rng)), MODES[mode]
-    root = int(rng.integers(0, _SIZE // kind.page)) * kind.page
-    table = AddressTable(root, kind, system, (root + kind.page) % _SIZE if kind.split else None)
-    inside = rng.integers(0, 1 << kind.bits, 400, np.uint64) | rng.choice(np.array([0, kind.upper], np.uint64), 400)
+    roots = (rng.integers(0, _SIZE // kind.page, 8) * kind.page).tolist()
+    tables = [
+        AddressTable(one, kind, system, other if kind.split else None) for one, other in itertools.pairwise(roots)
+    ]
+    inside = rng.integers(0, 1 << (kind.bits - kind.wide), 400, np.uint64) | rng.choice(
+        np.array([0, kind.upper], np.uint64), 400
+    )
     for address in [*inside.tolist(), *rng.integers(0, 1 << 63, 10, np.uint64).tolist(), 0, (1 << 64) - 1]:
+        table = tables[address % len(tables)]
         placed = walk(memory, table, address, address + 1).placed
         page = present_page(memory, table, address)
         row = np.flatnonzero(np.uint64(address) - placed.start < placed.size)
@@ -45,4 +52,4 @@ def test_a_page_lies_where_a_walk_finds_it(mode: str, system: str) -> None:
             found += 1
         elif page is not None:  # it is mapped, and its page is not in the image
             assert memory.read(page, 4096) is None
-    assert found > 3
+    assert found > 3 or mode not in _ALIKE

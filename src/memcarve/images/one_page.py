@@ -31,8 +31,9 @@ def present_page(memory: PhysicalMemory, table: AddressTable, address: int) -> i
     if mode.entry != 8 or mode.lpa2 or mode.page == _LARGEST_GRANULE:  # noqa: PLR2004 - bytes
         return None
     root = next((root for root, begin in reversed(table.roots()) if address >= begin), None)
-    if root is None or (mode.split and 1 << mode.bits <= address < mode.upper):
-        return None
+    lower = 1 << (mode.bits - (mode.wide and not mode.split))
+    if root is None or lower <= address < (mode.upper if mode.wide else 1 << 64):
+        return None  # no address that can be: the upper bits are not all alike
     last = len(mode.levels) - 1
     for depth, level in enumerate(mode.levels):
         entries = mode.page // mode.entry if depth else mode.top
