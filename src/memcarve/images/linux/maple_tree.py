@@ -26,6 +26,7 @@ _TYPES = {"maple_leaf_64": 1, "maple_range_64": 2, "maple_arange_64": 3}
 _SLOTS = {8: (16, 10), 4: (32, 21)}
 _MOST_NODES = 1 << 17
 _MOST_ENTRIES = 1 << 19
+_MOST_WAITING = 1 << 12  # a node has 32 slots at most; trees of a million regions have less than ten levels
 
 
 class Entry(NamedTuple):
@@ -72,7 +73,15 @@ class _Walk:
         self.words = struct.Struct(f"<{_SIZE // kernel.word}{'Q' if kernel.word == 8 else 'I'}")  # noqa: PLR2004
         self.seen: set[int] = set()
         self.damage = dict.fromkeys(
-            ("cannot be read", "met again", "of a type that is not known", "out of order", "leading nowhere"), 0
+            (
+                "cannot be read",
+                "met again",
+                "of a type that is not known",
+                "out of order",
+                "leading nowhere",
+                "deeper than any tree",
+            ),
+            0,
         )
 
     def walk(self, root: int) -> Walked:
@@ -86,8 +95,10 @@ class _Walk:
             held = self._slots(form, words, node)
             if form.leaf:
                 entries += [entry for entry in held if self._leads(entry.value)]
-            else:
+            elif len(waiting) < _MOST_WAITING:
                 waiting += reversed(held)
+            else:
+                self.damage["deeper than any tree"] += 1
         damage = [f"{counted(number, 'node')} {what}" for what, number in self.damage.items() if number]
         return Walked(entries, damage, bool(waiting))
 

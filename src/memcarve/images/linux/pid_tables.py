@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
     from memcarve.images.linux.kernel_structures import Structures
 
-_MOST_ENTRIES = 1 << 18  # nodes and numbers together
+_MOST_ENTRIES = 1 << 19  # nodes and numbers of all namespaces together
+_MOST_WAITING = 1 << 12  # a node has 64 slots, and a tree no more than four levels
 _NODE = 3  # the bits by which a pointer to a node is told: 2, before Linux 4.20 1
 _LEAST = 4096  # what is less is not a pointer
 
@@ -41,12 +42,15 @@ def namespaces_of(kernel: Structures, tasks: Iterable[int]) -> list[int]:
     return [*found]
 
 
-def numbered_tasks(kernel: Structures, namespace: int) -> Iterator[int]:
-    """Yield the addresses of the tasks, threads among them, to which the numbers of a namespace lead."""
+def numbered_tasks(kernel: Structures, namespace: int, seen: set[int]) -> Iterator[int]:
+    """Yield the addresses of the tasks, threads among them, to which the numbers of a namespace lead.
+
+    `seen` is what was looked at for others, which is not looked at again: a process has a number in several.
+    """
     heads, links = kernel.offset("pid", "tasks"), links_of_numbers(kernel)
     if heads is None or links is None:
         return
-    for pid in _entries(kernel, namespace):
+    for pid in _entries(kernel, namespace, seen):
         first = kernel.reader.number(pid + heads, kernel.word)  # PIDTYPE_PID is 0: the task whose number it is
         if first is not None and kernel.is_kernel(first):
             yield first - links
@@ -58,7 +62,7 @@ def links_of_numbers(kernel: Structures) -> int | None:
     return kernel.offset("task_struct", "pids") if found is None else found  # before Linux 4.19
 
 
-def _entries(kernel: Structures, namespace: int) -> Iterator[int]:
+def _entries(kernel: Structures, namespace: int, seen: set[int]) -> Iterator[int]:
     """Yield what the slots of a namespace's tree lead to: addresses of ``struct pid``."""
     tree = kernel.offset("pid_namespace", "idr")
     head = kernel.offset("idr", "idr_rt.xa_head")
@@ -68,7 +72,7 @@ def _entries(kernel: Structures, namespace: int) -> Iterator[int]:
     if tree is None or head is None or slots is None:
         return
     root = kernel.reader.number(namespace + tree + head, kernel.word)
-    waiting, seen = [] if root is None else [root], set[int]()
+    waiting = [] if root is None else [root]
     while waiting and len(seen) < _MOST_ENTRIES:
         entry = waiting.pop()
         if entry < _LEAST or entry in seen or not kernel.is_kernel(entry):
@@ -78,6 +82,6 @@ def _entries(kernel: Structures, namespace: int) -> Iterator[int]:
             yield entry
             continue
         data = kernel.reader.read((entry & ~_NODE) + slots[0], min(slots[1], _LEAST))
-        if data is not None:
+        if data is not None and len(waiting) < _MOST_WAITING:
             held = (data[at : at + kernel.word] for at in range(0, len(data), kernel.word))
             waiting += [value for each in held if (value := int.from_bytes(each, "little"))][::-1]

@@ -6,6 +6,7 @@ run then, because the scheduler needs neither. A task that has ended lies in mem
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -27,6 +28,7 @@ PID_TABLE, THREAD, SEARCH = "pid table", "thread", "search"
 _IDLE = 0x2  # PF_IDLE: what a processor runs if nothing else does; it has no number and is in no list
 _MOST_CANDIDATES = 1 << 16
 _MOST_DOUBTFUL = 1 << 12
+_MOST_THREADS = 1 << 18  # that are followed in all to see whether one belongs to who leads it
 
 
 class Found(NamedTuple):
@@ -59,8 +61,9 @@ class Finder:
     def _by_number(self) -> Iterator[Found]:
         kernel = self._structures
         namespaces = pid_tables.namespaces_of(kernel, [self._kernel.first.address, *self._listed])
+        seen = set[int]()
         for namespace in namespaces:
-            for task in pid_tables.numbered_tasks(kernel, namespace):
+            for task in pid_tables.numbered_tasks(kernel, namespace, seen):
                 leader = leader_of(kernel, task) if task not in self._known else None
                 if leader is not None and leader not in self._known:
                     self._known.add(leader)
@@ -110,9 +113,20 @@ class Finder:
                     yield task, SEARCH
                 else:
                     threads.append(task)
+        yield from self._led(threads)
+
+    def _led(self, threads: list[int]) -> Iterator[tuple[int, str]]:
+        """Yield who leads threads that a search found, if they are among those that it leads."""
+        groups: dict[int, set[int]] = {}
+        left = _MOST_THREADS
         for task in threads:
-            leader = leader_of(kernel, task)
-            if leader is not None and leader not in self._known and task in set(threads_of(kernel, leader)):
+            leader = leader_of(self._structures, task)
+            if leader is None or leader in self._known:
+                continue
+            if leader not in groups:
+                groups[leader] = set(itertools.islice(threads_of(self._structures, leader), left))
+                left -= len(groups[leader])
+            if task in groups[leader]:
                 yield leader, THREAD
 
     def _is_idle(self, task: int) -> bool:
