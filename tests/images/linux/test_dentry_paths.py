@@ -75,3 +75,27 @@ def test_a_name_is_there_once() -> None:
     paths = _of(Endless(b""))
     assert paths.text(b"/lib/\xff" + bytes(1)) is paths.text(b"/lib/\xff" + bytes(1))
     assert paths.text(b"/lib/\xff") == "/lib/\udcff"
+
+
+class Escaped(Endless):
+    """A kernel whose fourth folder is its own parent, and not where something is mounted."""
+
+    def numbers(self, address: int, structure: str, paths: tuple[str, ...]) -> tuple[int | None, ...]:
+        """Say what `Endless` does, but for the parent of the highest folder."""
+        found = super().numbers(address, structure, paths)
+        highest = structure == "dentry" and address == _FIRST + 24
+        return tuple(
+            address if highest and path == "d_parent" else each for each, path in zip(found, paths, strict=True)
+        )
+
+    def pointer(self, address: int, structure: str, path: str) -> int | None:
+        """Say the same of a single pointer."""
+        return address if address == _FIRST + 24 else super().pointer(address, structure, path)
+
+
+def test_a_folder_that_was_moved_out_of_what_is_mounted() -> None:
+    """Names that lead to a folder above which nothing is are not the path: Linux prints a slash (d_path)."""
+    kernel = Escaped(b"x")
+    assert _of(kernel).of(_MOUNT, _FIRST) == b"/ (deleted)"
+    assert _of(kernel).of(_MOUNT, _FIRST + 24) == b"/"
+    assert kernel.asked < 20

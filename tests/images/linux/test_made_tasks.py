@@ -253,3 +253,18 @@ def test_damaged_structures(made: MadeLinux, tmp_path: Path, seed: int) -> None:
             with contextlib.suppress(memcarve.MemcarveError):
                 container.start_of(index).told(environment=True)
                 assert container.process(index=index, half="user").metadata is not None
+
+
+def test_thread_of_another_group(made: MadeLinux, tmp_path: Path) -> None:
+    """A thread whose group has another number does not lead to its leader: that is found by what it looks like."""
+    with memcarve.open(made.written(tmp_path)) as container:
+        task = next(entry.object for entry in container.processes() if entry.pid == 20)
+    assert task is not None
+    thread = made.thread(task, 21)
+    made.unlink(task)
+    made.forget(task)
+    for group, how in ((20, "pid table"), (99, "search")):
+        made.put(thread, "task_struct", "tgid", group)
+        unix = _entries(made, tmp_path)[20].unix
+        assert unix is not None
+        assert unix.found == how

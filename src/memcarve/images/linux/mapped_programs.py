@@ -39,7 +39,7 @@ class MappedPrograms:
         found = []
         for parts in _files(regions):
             first = parts[0]
-            if first.file == VDSO or self._is_program(parts, memory):
+            if self._is_program(parts, memory):
                 name = first.file or ""
                 path = name if name.startswith("/") else None
                 short = base_name(name.removesuffix(DELETED))
