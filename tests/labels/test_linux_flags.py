@@ -242,6 +242,11 @@ def test_comparing_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(differing(container, 0)) == 2
     monkeypatch.setattr(text_pages, "_MOST_PAGES", 5)
     assert differing(Several([range(10), range(10, 20)], contents), 0) == []
+    monkeypatch.undo()
+    monkeypatch.setattr(text_pages, "_MOST_IN_ALL", 25)
+    several = Several([range(10)] * 3 + [range(10, 20)] * 7, contents)
+    assert differing(several, 0) == []
+    assert len(several.said_of_each) == 3  # of the first, which is as large as the bound allows, and one more
 
 
 # real processes

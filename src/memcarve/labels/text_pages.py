@@ -17,7 +17,7 @@ from memcarve.errors import MemcarveError, SourceReadError
 from memcarve.intervals import PAGE, Intervals, expand
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from memcarve.backing import Backing
     from memcarve.dtypes import I64, U64
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from memcarve.process import Others, ProcessMemory
 
 _MOST_PAGES = 1 << 20  # of one process's code
+_MOST_IN_ALL = 1 << 23  # of all processes' code: what is known of it is kept
 _MOST_COMPARED = 1 << 12  # pages that are read to be compared
 _Key = tuple[object, ...]
 
@@ -61,13 +62,14 @@ def can_be_compared(regions: Sequence[Region]) -> bool:
 def differing(process: ProcessMemory, others: Others) -> list[Difference]:
     """Return the pages of a process's code that differ from what as many or more other processes have there.
 
-    At most 4,096 pages are read to be compared. What cannot be read is left out, as is a process that cannot be opened.
+    At most 4,096 pages are read to be compared, and of other processes so many looked at that they hold 32 GiB of code
+    together. What cannot be read is left out, as is a process that cannot be opened.
     """
     mine = text_of(process)
     names = {_key(row): row.file or "" for row in process.metadata.regions[0].rows}
     same = {key: np.ones(len(text.page), np.int64) for key, text in mine.items()}
     different: dict[tuple[_Key, int], Counter[int]] = defaultdict(Counter)
-    for theirs in (text for backing, text in others.of(_text_of_other) if backing is process.space.backing):
+    for theirs in _texts_of(others, process.space.backing):
         for key in mine.keys() & theirs.keys():
             _, at, there = np.intersect1d(mine[key].page, theirs[key].page, assume_unique=True, return_indices=True)
             offset = theirs[key].offset[there]
@@ -93,6 +95,17 @@ def differing(process: ProcessMemory, others: Others) -> list[Difference]:
             address, at_file = int(text.address[row]), int(text.page[row]) * PAGE
             found.append(Difference(address, names[key], at_file, own, most))
     return sorted(found)
+
+
+def _texts_of(others: Others, backing: Backing) -> Iterator[dict[_Key, Text]]:
+    """Yield the code of other processes whose bytes lie in the same backing, until they have too many pages."""
+    left = _MOST_IN_ALL
+    for here, text in others.of(_text_of_other):
+        left -= sum(len(each.page) for each in text.values())
+        if left < 0:
+            return
+        if here is backing:
+            yield text
 
 
 def text_of(process: ProcessMemory) -> dict[_Key, Text]:
