@@ -189,6 +189,16 @@ def test_what_is_refused(tmp_path: Path) -> None:
             read(tmp_path / "image", data)
 
 
+def test_sections_of_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stream of commands alone, five bytes each, is not followed to its end, however long it is."""
+    data = b"QEVM\0\0\0\3" + b"\x08\0\0\0\0" * 1000
+    with pytest.raises(InputError, match="without RAM"):
+        read(tmp_path / "image", data)
+    monkeypatch.setattr(migration, "_MOST_SECTIONS", 900)
+    with pytest.raises(InputError, match="of more than 900 sections; it is damaged"):
+        read(tmp_path / "image", data)
+
+
 def test_an_early_device(tmp_path: Path) -> None:
     """The section of RAM is found behind a device that comes before it."""
     data = stream()

@@ -51,6 +51,7 @@ _EARLY = 1 << 20  # bytes within which the section of RAM begins: few devices co
 _WINDOW = 4 << 20
 _MOST_RUNS = 1 << 23
 _MOST_BLOCKS = 1 << 12
+_MOST_SECTIONS = 1 << 20  # QEMU sends pages for 50 ms in each
 _MOST_BYTES = 1 << 52  # of RAM: a physical address has no more bits
 _LONG = 256  # pages: so many zeros in a row are not looked through
 _FILLED = 1 << 63  # in the place of a run: the lowest byte fills its pages
@@ -144,8 +145,11 @@ class _Stream:
         if version != _VERSION:
             raise self._refusal(f"is a migration stream of version {version}; expected version {_VERSION}")
         self._configuration()
+        sections = 0
         while not self.ended:
-            before = self._at
+            before, sections = self._at, sections + 1
+            if sections > _MOST_SECTIONS:
+                raise self._refusal(f"is a migration stream of more than {_MOST_SECTIONS} sections; it is damaged")
             if not self._section():
                 break
             assert self._at > before  # noqa: S101 - else there would be no end

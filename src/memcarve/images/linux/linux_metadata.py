@@ -83,7 +83,9 @@ class Knowledge:
         modules = self._programs.of(found.regions[0], memory)
         return found + Metadata(modules=(SourceRows(MODULES, modules),))
 
+    @functools.lru_cache(maxsize=1)  # noqa: B019 - lives as long as the machine; any number of tasks may share one
     def _regions(self, mm: int) -> Metadata:
+        """Return the regions of the ``mm_struct`` at a kernel address."""
         vmas, notes = self._vmas.of(mm)
         if vmas is None:
             return Metadata(notes=tuple(notes))
