@@ -60,7 +60,7 @@ class SymbolFile(NamedTuple):
             raise KernelTypesError(
                 f"has the types of Linux {self.release}, but the memory is that of Linux {', '.join(sorted(releases))}",
                 subject=self.path,
-                remedy="{symbols} takes those of the kernel in the image; BTF in it needs none",
+                remedy="{symbols} takes the types of exactly that kernel; without {symbols}, BTF in the image is used",
             )
         other = self.build_id is not None and build_ids
         if not other and (self.banner is None or not banners or _plain(self.banner) in map(_plain, banners)):
