@@ -165,7 +165,9 @@ def test_modes() -> None:
         assert [level.large for level in mode.levels] == [REGIMES[mode.name].maps_blocks(s.number) for s in stages]
 
 
+#: the slow walker takes a second for tables of 8192 entries: fewer examples of them, but in the long sweep
 @pytest.mark.parametrize("mode", REGIMES)
+@settings(max_examples=100 if LONG else 30)
 @given(data=st.data())
 def test_walk_as_the_slow_walker(mode: str, data: st.DataObject) -> None:
     """Random tables in random memory give what the walker finds, in all addresses and in any range of them."""

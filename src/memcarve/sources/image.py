@@ -14,13 +14,10 @@ from memcarve.formats.compression import Reading, plain_name
 from memcarve.formats.elf_core.core_headers import is_core
 from memcarve.formats.images import avml, crashdump, flattened, kdump, libvirt, lime, machine_core, migration, vmware
 from memcarve.formats.images.machine import MachineMemory
-from memcarve.formats.kernel_types.symbol_file import read_symbols
-from memcarve.images.linux.linux_system import find_linux
 from memcarve.images.page_table_roots import Root, address_table, find_roots
 from memcarve.images.paging import claimed, walk
 from memcarve.images.paging_modes import LINUX, NO_SYSTEM, WINDOWS, AddressTable
 from memcarve.images.physical import PhysicalMemory
-from memcarve.images.windows.windows_system import find_windows
 from memcarve.intervals import PAGE, TOP, Intervals, breaks, total
 from memcarve.metadata import Metadata
 from memcarve.missing import IMAGE_CUT_OFF, LEFT_OUT, OUTSIDE, REASONS, REPEATED, UNREADABLE, MissingMemory
@@ -33,7 +30,6 @@ from memcarve.vocabulary import Half
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from memcarve.formats.kernel_types.symbol_file import SymbolFile
     from memcarve.images.paging import Pages
     from memcarve.images.system import OperatingSystem
 
@@ -128,36 +124,15 @@ class ImageContainer(Container):
         if not self._looked:
             self._looked = True
             try:
-                self._system = self._found()
+                from memcarve.images.system_finding import find_system  # takes long to import
+
+                options = self.options
+                self._system = find_system(self.memory, options.system, options.limit, options.symbols, options.reading)
                 if self._system is not None:
                     self.memory = self._system.memory
             except ProcessError as error:
                 self._unsettled = error
         return self._system is not None or self._unsettled is not None
-
-    def _found(self) -> OperatingSystem | None:
-        """Return the operating system of the machine; raises ProcessError if there is one that cannot be read.
-
-        What tells itself comes first, then what all memory must be looked through for.
-        """
-        wanted, limit, unread = self.options.system, self.options.limit, None
-        symbols: SymbolFile | None = None
-        if self.options.symbols is not None:
-            wanted, symbols = LINUX, read_symbols(self.options.symbols, self.options.reading)
-        found: OperatingSystem | None = None
-        windows = wanted in (None, WINDOWS) and self.memory.architecture in (None, "x64")
-        if windows:
-            found = find_windows(self.memory, limit, search=False)
-        if found is None and wanted in (None, LINUX):
-            try:
-                found = find_linux(self.memory, symbols)
-            except ProcessError as error:  # a Windows may hold a Linux (WSL)
-                unread = error
-        if found is None and windows:
-            found = find_windows(self.memory, limit)
-        if found is None and unread is not None:
-            raise unread
-        return found
 
     def processes(self) -> list[ProcessEntry]:
         """Return the processes: those of the kernel's list first, then those that only a search of memory finds."""
