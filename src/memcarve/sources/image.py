@@ -259,8 +259,9 @@ class ImageContainer(Container):
                 "segment, read shows them"
             )
         architecture = "arm64" if table.mode.split else "x64" if table.mode.wide else "x86"
-        if self.options.dtb is None:
-            architecture = self.system.architecture_of(entry)
+        found = self._system if self.options.dtb is None else None  # others may know processes, as Volatility does
+        if found is not None:
+            architecture = found.architecture_of(entry)
         if table.mode.split and table.kernel_root is None and half != "user":
             remarks.append("the page tables of the kernel half have a root of their own, which is not known")
         left_out = {REPEATED: space.repeated} if space.repeated else {}
@@ -275,7 +276,7 @@ class ImageContainer(Container):
             half=half,
             pages=pages.counts,
             file=self.stored,
-            auxiliary_vector=None if self.options.dtb is not None else self.system.auxiliary_vector(entry),
+            auxiliary_vector=None if found is None else found.auxiliary_vector(entry),
         )
 
     def start_of(self, index: int) -> Metadata:
