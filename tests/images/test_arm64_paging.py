@@ -167,7 +167,7 @@ def test_modes() -> None:
 
 #: the slow walker takes a second for tables of 8192 entries: fewer examples of them, but in the long sweep
 @pytest.mark.parametrize("mode", REGIMES)
-@settings(max_examples=100 if LONG else 30)
+@settings(max_examples=100 if LONG else 15)
 @given(data=st.data())
 def test_walk_as_the_slow_walker(mode: str, data: st.DataObject) -> None:
     """Random tables in random memory give what the walker finds, in all addresses and in any range of them."""
@@ -188,6 +188,7 @@ def test_walk_as_the_slow_walker(mode: str, data: st.DataObject) -> None:
 
 
 @pytest.mark.parametrize("mode", REGIMES)
+@settings(max_examples=100 if LONG else 15)
 @given(data=st.data())
 def test_counts_as_the_slow_walker(mode: str, data: st.DataObject) -> None:
     """Random tables give as many tables, lost ones, lost and absent entries as the walker meets."""
