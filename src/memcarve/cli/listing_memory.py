@@ -144,7 +144,7 @@ def _print_maps(process: ProcessMemory, chosen: Residence) -> None:
             f"{first} does not say all that /proc/PID/maps has: of {len(poor)} of {counted(len(rows), 'region')} some "
             f"is not known; of the first, at 0x{row.start:x}, {', '.join(missing)}",
             subject=str(process.entry),
-            remedy="{format:table} prints what is known",
+            remedy="--format table prints what is known",
         )
     sys.stdout.flush()
     terminal, write = sys.stdout.isatty(), sys.stdout.buffer.write
