@@ -41,6 +41,7 @@ import numpy as np
 import pytest
 
 from files import ROOT
+from sweeps import LONG
 
 try:
     import fcntl
@@ -135,6 +136,15 @@ def _machines() -> dict[str, Path]:
 def machines() -> list[str]:
     """Return the names of all machines, to parametrise tests with; one that `machine` skips for if there is none."""
     return sorted(_machines()) or [NONE]
+
+
+def unlike_machines() -> list[str]:
+    """Return two machines that have the least in common, for tests that damage them; in the long sweep all.
+
+    By their names these are the oldest kernel, of x86, and the newest one of ARM64.
+    """
+    names = machines()
+    return names if LONG else sorted({names[0], names[-1]})
 
 
 @functools.cache

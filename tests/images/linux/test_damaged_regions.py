@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 import memcarve
-from linux_machines import as_bytes, machines
+from linux_machines import as_bytes, unlike_machines
 from memcarve.linux_mappings import line
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     Damage = Callable[[str], Damaged]
 
-each_machine = pytest.mark.parametrize("name", machines())
+each_machine = pytest.mark.parametrize("name", unlike_machines())
 one_machine = pytest.mark.parametrize("name", ["linux-6.12-amd64"])
 _NODE = 256  # bytes of a node of a maple tree
 
