@@ -51,12 +51,14 @@ ARROWS = {
     "formats": {"backing", "intervals", "vocabulary"},
     "images": {"formats", "process"},
     "labels": {"formats", "process"},
+    "hunting": {"images", "labels", "process", "searching"},
     "hashing": {"backing"},
     "sources": {"images", "formats", "process", "provenance", "hashing"},
     "surroundings": {"version"},
     "provenance": {"backing", "formats", "process", "surroundings", "version"},
     "sinks": {"copying", "hashing", "formats", "process", "provenance", "surroundings", "version"},
     "cli": {
+        "hunting",
         "sinks",
         "surroundings",
         "labels",
@@ -68,7 +70,7 @@ ARROWS = {
         "version",
     },
     "__main__": {"cli"},
-    "__init__": {"cli", "sinks", "labels", "sources", "comparing", "patterns", "version"},
+    "__init__": {"cli", "hunting", "sinks", "labels", "sources", "comparing", "patterns", "version"},
 }
 UNIX_ONLY = {
     "fcntl", "grp", "posix", "pty", "pwd", "readline", "resource", "syslog", "termios", "tty", "crypt", "curses",

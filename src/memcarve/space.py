@@ -348,11 +348,18 @@ class AddressSpace(Intervals):
         """
         pieces = list(self.pieces(address, size))  # complain about a gap before anything is allocated or read
         buffer = bytearray(size)
-        view, done = memoryview(buffer), 0
+        self._fill(pieces, memoryview(buffer))
+        return bytes(buffer)
+
+    def read_into(self, address: int, view: memoryview) -> None:
+        """Fill `view` with the bytes at `address`, or raise what `read` raises; some of them may be there then."""
+        self._fill(self.pieces(address, len(view)), view)
+
+    def _fill(self, pieces: Iterable[tuple[int, int]], view: memoryview) -> None:
+        done = 0
         for offset, length in pieces:
             self.backing.read_into(offset, view[done : done + length])
             done += length
-        return bytes(buffer)
 
     def find(
         self,
@@ -403,14 +410,17 @@ class AddressSpace(Intervals):
                 if unreadable is None:
                     raise
                 parts = []
-                for low, high in self._lost(start, min(start + len(buffer), end)):
+                for low, high in self.unreadable(start, min(start + len(buffer), end)):
                     unreadable(low, high - low)
                     parts.append((start, low))
                     start = high
                 todo += [(start, end), *reversed(parts)]
 
-    def _lost(self, start: int, end: int) -> list[tuple[int, int]]:
-        """Return start and end of what cannot be read of a range that is there, in order; never nothing."""
+    def unreadable(self, start: int, end: int) -> list[tuple[int, int]]:
+        """Return start and end of what cannot be read of a range that is there, in order; never nothing.
+
+        For when reading it has failed: if nothing fails now, its first sector is taken for what does.
+        """
         lost: list[tuple[int, int]] = []
         address = start
         for offset, size in self.pieces(start, end - start):
@@ -428,7 +438,7 @@ class AddressSpace(Intervals):
         """
         start = segment.start
         if hole is not None:
-            for low, high in self._holes(segment, hole):
+            for low, high in self.holes(segment, hole):
                 if low + overlap > start:
                     yield start, low + overlap
                 start = high - overlap
@@ -436,7 +446,7 @@ class AddressSpace(Intervals):
                     progress(start - low - overlap)
         yield start, segment.end
 
-    def _holes(self, segment: Segment, least: int) -> Iterator[tuple[int, int]]:
+    def holes(self, segment: Segment, least: int) -> Iterator[tuple[int, int]]:
         """Yield start and end of what is known to be zeros in the pieces of a segment, if it is larger than `least`."""
         address = segment.start
         for offset, size in self.pieces(segment.start, segment.size):

@@ -11,10 +11,12 @@ from memcarve import sources
 from memcarve.cli import run_log
 from memcarve.cli.exit_status import COMPLETE, INCOMPLETE
 from memcarve.cli.option_groups import SeveralProcesses
+from memcarve.cli.printed_tables import Column
 from memcarve.cli.progress_bar import OpeningBar
-from memcarve.cli.wording import say, tell
+from memcarve.cli.wording import complain, counted, say, tell
 from memcarve.errors import UsageError
 from memcarve.formats.decoded_file import on_disk
+from memcarve.hunting.chosen import opened
 from memcarve.note import Note
 from memcarve.process import Selection, listed_of
 
@@ -22,7 +24,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from memcarve.cli.option_groups import Input, MemoryFilters, Messages, OneProcess
-    from memcarve.process import Container, ProcessMemory
+    from memcarve.cli.printed_tables import Cell
+    from memcarve.errors import MemcarveError
+    from memcarve.hunting.chosen import Part
+    from memcarve.process import Container, ProcessEntry, ProcessMemory
 
 
 def selection(filters: MemoryFilters, *processes: ProcessMemory) -> Selection:
@@ -82,6 +87,79 @@ def choose_one(container: Container, wanted: OneProcess) -> int:
         problem = f"several processes match ({listed})"
         raise UsageError(problem, subject=str(container), remedy="this command takes one")
     return found[0]
+
+
+class Chosen:
+    """The processes that were chosen of an input, for commands that list what they find in each.
+
+    `several`: rows say which process they are of. Iterating opens one after the other; one that cannot be opened is
+    said on standard error, and does not stop the others, unless it is the only one.
+    """
+
+    def __init__(self, container: Container, wanted: SeveralProcesses, half: str | None) -> None:
+        """Choose; raises UsageError, ProcessError. Without `half`, the input's default half is used."""
+        self.container = container
+        self.indexes = choose(container, wanted)
+        self.several = wanted.everything or len(self.indexes) > 1
+        self.failed = 0
+        self.incomplete = container.unreadable
+        self._half = half
+        self._opened: list[ProcessMemory] = []
+
+    def __iter__(self) -> Iterator[Part]:
+        for part in opened(self.container, self.indexes, self._half):
+            if part.error is not None and not self.several:
+                raise part.error
+            if part.error is None:
+                self._opened.append(part.opened)
+                yield part
+            else:
+                self.fail(part.entry, part.error)
+
+    def fail(self, entry: ProcessEntry, error: MemcarveError) -> None:
+        """Say that a process failed; raise its error if it is the only one."""
+        if not self.several:
+            raise error
+        self.failed += 1
+        complain(error, entry)
+
+    @property
+    def columns(self) -> list[Column]:
+        """The columns that say which process a row is of; none if there is only one."""
+        return [Column("pid", "number"), Column("process", "text")] if self.several else []
+
+    def cells(self, entry: ProcessEntry) -> list[Cell]:
+        """Return the cells of these columns."""
+        return [entry.pid, entry.name] if self.several else []
+
+    def finish(self, messages: Messages, summary: str, notes: Iterable[str] = ()) -> int:
+        """Print notes and the summary after the data; return the exit status."""
+        sys.stdout.flush()
+        incomplete = self.incomplete
+        if self.several:
+            say(dict.fromkeys(self.container.warnings), quiet=messages.quiet)
+            if self.failed:
+                tell(f"{counted(self.failed, 'process')} of {len(self.indexes)} failed", quiet=messages.quiet)
+        for process in self._opened:
+            incomplete |= process.incomplete
+            if not self.several:
+                say_notes(process, messages)
+            else:
+                run_log.record_inputs(process.used_inputs)
+                own = process.notes if messages.verbose else process.warnings
+                say([f"{process.entry}: {note}" for note in own], quiet=messages.quiet)
+        say(notes, quiet=messages.quiet)
+        tell(summary, quiet=messages.quiet)
+        return INCOMPLETE if incomplete or self.failed else COMPLETE
+
+
+@contextlib.contextmanager
+def several_processes(
+    file: str, wanted: SeveralProcesses, source: Input, messages: Messages, half: str | None = None
+) -> Iterator[Chosen]:
+    """Open an input and choose one of its processes, several or all."""
+    with open_input(file, vars(source), messages) as container:
+        yield Chosen(container, wanted, half)
 
 
 def say_notes(process: ProcessMemory, messages: Messages) -> None:

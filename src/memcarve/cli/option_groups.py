@@ -107,6 +107,12 @@ class SeveralProcesses(OneProcess):
         return {"all": self.everything, "pid": list(self.pid), "name": self.name}
 
 
+class ListedProcesses(SeveralProcesses):
+    """Which processes' memory is looked at."""
+
+    everything: bool = option("--all", is_flag=True, help="Every process except doubtful ones; rows say which.")
+
+
 class MemoryFilters(Group, heading=TAKE):
     """What part of memory."""
 

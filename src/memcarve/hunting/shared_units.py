@@ -1,0 +1,151 @@
+"""Memory of several processes, cut so that what is the same in several of them is recognised.
+
+Programs share pages: the same places of the image stand in many address spaces, in the same order. Memory is cut into
+units at pages that are chosen by their place in the image, so that a sequence of pages is cut alike wherever it stands
+(content-defined chunking, with places as the content). Units are the same if they have the same pages, and the same
+pages around them as far as a search looks there.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import secrets
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from memcarve.intervals import PAGE
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from memcarve.dtypes import I64, U64, Bools
+    from memcarve.segments import Segments
+    from memcarve.space import AddressSpace
+
+_CUT = np.uint64(15)  # a page in 16 begins a unit
+_LONGEST = 256  # pages in a unit
+_PAGES = 1 << 16  # pages looked at in one go: some MiB
+_SHIFT = np.uint64(12)
+_SECRET = secrets.randbits(64)  # nobody can make places in an image that are taken for others
+_FACTOR = np.uint64(secrets.randbits(64) | 1)
+_INVERSE = np.uint64(pow(int(_FACTOR), -1, 1 << 64))
+_NO_PAGE = np.uint64(0xFFFFFFFFFFFFFFFF)
+
+
+class Units(NamedTuple):
+    """Units in columns, in order of addresses: the segment's `row` (int64), `start`, `size`, `key` (uint64).
+
+    Units with the same `key` have the same bytes in and around them.
+    """
+
+    row: I64
+    start: U64
+    size: U64
+    key: U64
+
+
+class _Pieces(NamedTuple):
+    """Parts of segments (int64): the segment's `row`, the first page in it, and how many pages."""
+
+    row: I64
+    low: I64
+    pages: I64
+
+
+def can_be_shared(space: AddressSpace, segments: Segments) -> bool:
+    """Return True if the memory is an image's, which has whole pages that others may have, too."""
+    if space.physical is None:
+        return False
+    low = np.uint64(PAGE - 1)
+    borders = (space.start, space.size, segments.start, segments.size)
+    return not any(bool((column & low).any()) for column in borders)
+
+
+def units(space: AddressSpace, segments: Segments, before: int, after: int) -> Iterator[Units]:
+    """Yield the units of segments, in order of addresses, some at a time.
+
+    `before` and `after` are how many bytes around a unit a search looks at. `can_be_shared` must be true.
+    """
+    context = -(-before // PAGE), -(-after // PAGE)
+    for pieces in _pieces(segments, sum(context)):
+        yield _cut(space, segments, pieces, *context)
+
+
+def _pieces(segments: Segments, context: int) -> Iterator[_Pieces]:
+    """Yield segments, and parts of large ones, as many at a time as have so many pages together."""
+    pages = (segments.size >> _SHIFT).astype(np.int64)
+    parts = -(-pages // _PAGES)
+    row = np.repeat(np.arange(len(pages)), parts)
+    low = (np.arange(len(row)) - np.repeat(np.cumsum(parts) - parts, parts)) * _PAGES
+    count = np.minimum(pages[row] - low, _PAGES)
+    group = np.cumsum(count + context) // _PAGES
+    first = np.flatnonzero(np.append(True, group[1:] != group[:-1])) if len(group) else np.zeros(0, np.int64)
+    for begin, end in itertools.pairwise([*first.tolist(), len(row)]):
+        yield _Pieces(row[begin:end], low[begin:end], count[begin:end])
+
+
+def _cut(space: AddressSpace, segments: Segments, pieces: _Pieces, before: int, after: int) -> Units:
+    """Return the units that pieces are cut into; `before` and `after` are pages."""
+    # each piece has a slot for each page that is looked at
+    slots = pieces.pages + (before + after)
+    ends = np.cumsum(slots)
+    piece = np.repeat(np.arange(len(slots)), slots)
+    place = np.arange(len(piece)) - (ends - slots)[piece] - before
+    page = place + pieces.low[piece]
+    pages = (segments.size >> _SHIFT).astype(np.int64)[pieces.row]
+    there = (page >= 0) & (page < pages[piece])
+    address = segments.start[pieces.row][piece] + (np.where(there, page, 0).astype(np.uint64) << _SHIFT)
+    held = np.searchsorted(space.start, address, "right") - 1
+    mixed = np.where(there, _mixed(np.add(space.offset[held], address - space.start[held], dtype=np.uint64)), _NO_PAGE)
+    first = np.flatnonzero(_begins(mixed, place, pieces.pages[piece]))
+    holder = piece[first]
+    last = np.minimum(np.append(first[1:], len(piece)), ends[holder] - after)
+    # a polynomial of the pages in and around each unit, from differences of sums
+    powers, inverses = _powers(1 << max(len(piece), 1).bit_length())
+    sums = np.append(np.uint64(0), np.cumsum(mixed * powers[: len(mixed)], dtype=np.uint64))
+    size = (last - first).astype(np.uint64)
+    key = (sums[last + after] - sums[first - before]) * inverses[first - before] + size * _FACTOR
+    return Units(pieces.row[holder], address[first], size << _SHIFT, key)
+
+
+def _begins(mixed: U64, place: I64, count: I64) -> Bools:
+    """Return which slots (bool) begin a unit, by their places in pieces that have `count` pages of their own."""
+    own = (place >= 0) & (place < count)
+    begins = own & ((mixed & _CUT == 0) | (place == 0))
+    slot = np.arange(len(mixed))
+    away = slot - np.maximum.accumulate(np.where(begins, slot, 0))
+    return np.asarray(begins | (own & (away % _LONGEST == 0)))
+
+
+def _mixed(offsets: U64) -> U64:
+    """Return places in the image, mixed so that each bit of one changes all bits (splitmix64's steps) with a secret."""
+    value = (offsets >> _SHIFT) + np.uint64(_SECRET)
+    value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    value = (value ^ (value >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return np.asarray(value ^ (value >> np.uint64(31)))
+
+
+@functools.lru_cache(maxsize=4)
+def _powers(count: int) -> tuple[U64, U64]:
+    """Return the powers of a factor and of its inverse, modulo 2**64."""
+    both = []
+    for factor in (_FACTOR, _INVERSE):
+        powers = np.full(count, factor, np.uint64)
+        powers[:1] = 1
+        both.append(np.cumprod(powers, dtype=np.uint64))
+    return both[0], both[1]
+
+
+def shared_keys(parts: Iterable[tuple[AddressSpace, Segments]], before: int, after: int) -> U64:
+    """Return the keys (uint64, sorted) of units that stand in several places of some processes' memory."""
+    keys = [np.zeros(0, np.uint64)]
+    keys += [
+        found.key
+        for space, segments in parts
+        if can_be_shared(space, segments)
+        for found in units(space, segments, before, after)
+    ]
+    found, counts = np.unique(np.concatenate(keys), return_counts=True)
+    return found[counts > 1]
