@@ -58,8 +58,6 @@ def space_of(frames: Sequence[int | None], backing: Memory, start: int = 0x10000
 
 
 _BORDERS = st.lists(st.sampled_from(["abcabc", "aabbcc", "ccaaab", "bcbcab"]), min_size=FRAMES, max_size=FRAMES)
-    st.sampled_from(["abcabc", "aabbcc", "ccaaab", "bcbcab", "cccccc"]), min_size=FRAMES, max_size=FRAMES
-)
 Machine = tuple[list[str], list[list[int | None]]]
 
 
