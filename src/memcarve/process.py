@@ -702,6 +702,13 @@ class Container(ABC):
         """
         return self.process(index=index, half=self.default_half).metadata
 
+    def physical_space(self) -> AddressSpace | None:
+        """Return the machine's physical memory as an address space over its image, by physical address.
+
+        None if the input is not an image.
+        """
+        return None
+
     def roots(self, half: str = "all") -> list[Any]:  # noqa: ARG002 - for images
         """Return the plausible page-table roots that lie in the input; raises UsageError if it is not an image."""
         raise UsageError("is not an image of a machine's memory, where page tables could be", subject=str(self))

@@ -25,6 +25,7 @@ from memcarve.note import Note
 from memcarve.process import Account, Container, Machine, Platform, ProcessEntry, ProcessMemory
 from memcarve.sources.listings import metadata_from_files
 from memcarve.sources.opening import FOR_IMAGES, IMAGE, Opened, OpenOptions, Source
+from memcarve.space import AddressSpace
 from memcarve.vocabulary import Half
 
 if TYPE_CHECKING:
@@ -163,6 +164,14 @@ class ImageContainer(Container):
     def entry(self, index: int) -> ProcessEntry:
         """Return the process at a place in `processes`."""
         return (self._entries if index < len(self._entries) else self.processes())[index]
+
+    def physical_space(self) -> AddressSpace:
+        """Return the machine's memory by physical address: what the image holds; the rest is not in memory.
+
+        A raw image of a machine whose memory does not begin at 0 has its addresses once its system was found.
+        """
+        memory = self.memory
+        return AddressSpace(memory.start, memory.size, memory.offset, memory.backing, absent="not in the image")
 
     def roots(self, half: str = "all") -> list[Root]:
         """Return the plausible page-table roots of the image; with a half, only those that map memory there."""

@@ -1,0 +1,117 @@
+"""The kernel's half of a machine's address spaces, each part of it once.
+
+All processes share it, but for some entries of their roots: Windows has a session's memory in one of them, and what
+belongs to a process alone (its working set, the page tables themselves) in others; Linux has a process's own descriptor
+tables there. One process's half is walked whole, of the others' only what lies below entries that no walk has followed.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from memcarve.errors import AddressError, InputError
+from memcarve.intervals import TOP
+from memcarve.vocabulary import Architecture
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from memcarve.process import Container
+    from memcarve.space import AddressSpace
+
+_ROOT = np.uint64((1 << 52) - 4096)
+_PRESENT = np.uint64(1)
+_USED = np.uint64(0x60)  # accessed and dirty: the processor sets them as it goes
+_UPPER = 256  # entries of the upper half of a root of 512
+_MOST_PARTS = 1 << 13  # walked in all, of entries that differ: a machine has three for each process
+
+
+class Part(NamedTuple):
+    """A part of a kernel's half: the place of the process that it is of alone, None if it is of several; and it."""
+
+    index: int | None
+    space: AddressSpace
+
+
+class KernelHalves:
+    """The kernel's half as the processes at `indexes` of a container see it.
+
+    `failures`: what could not be walked: the place of the process whose part it is, None if it is the whole half; and
+    why. `notes` are sentences for the user about what was not looked at.
+    """
+
+    def __init__(self, container: Container, indexes: Sequence[int]) -> None:
+        self._container = container
+        self._indexes = indexes
+        self.failures: list[tuple[int | None, InputError]] = []
+        self.notes: list[str] = []
+
+    def parts(self) -> Iterator[Part]:
+        """Yield the half of the first process that has one, then what differs from it in others."""
+        failed: list[tuple[int | None, InputError]] = []
+        for index in self._candidates():
+            try:
+                kernel = self._container.process(index=index, half="kernel")
+            except InputError as error:
+                failed = [(None, error)]
+                continue
+            yield Part(None, kernel.space)
+            if kernel.address_bits in (48, 57) and kernel.architecture != Architecture.ARM64:
+                yield from self._differing(index, kernel.address_bits)
+            return
+        self.failures += failed
+
+    def _candidates(self) -> Iterator[int]:
+        """Yield whose half may be taken: a kernel thread's first, whose page tables are the kernel's own."""
+        entries = self._container.processes() if self._indexes else []
+        yield from (index for index, entry in enumerate(entries) if entry.unix and entry.unix.kernel_thread)
+        yield from self._indexes
+
+    def _differing(self, first: int, bits: int) -> Iterator[Part]:
+        roots = {index: words for index in self._indexes if (words := self._upper_entries(index)) is not None}
+        base = self._upper_entries(first)
+        seen = set() if base is None else set(_entries(base))
+        count = Counter(entry for words in roots.values() for entry in _entries(words))
+        size, walked = 1 << (bits - 9), 0
+        for index, words in roots.items():
+            own = np.uint64(self._container.entry(index).root or 0) & _ROOT
+            for slot, word in _entries(words):
+                if (slot, word) in seen:
+                    continue
+                seen.add((slot, word))
+                walked += 1
+                if walked > _MOST_PARTS:
+                    self.notes.append(
+                        f"the kernel's halves differ in more than {_MOST_PARTS} places: what lies at the others is "
+                        "not known"
+                    )
+                    return
+                start = TOP - (_UPPER - slot) * size
+                # where page tables map themselves, the first half is the tables of the user half
+                end = start + (size >> 1 if np.uint64(word) & _ROOT == own else size)
+                try:
+                    space = self._container.open_span(index, start, end).space
+                except InputError as error:
+                    self.failures.append((index, error))
+                    continue
+                yield Part(index if count[slot, word] == 1 else None, space)
+
+    def _upper_entries(self, index: int) -> np.ndarray | None:
+        """Return the upper half of a process's root (uint64); None if it is not known or not in the image."""
+        entry, memory = self._container.entry(index), self._container.physical_space()
+        if entry.root is None or memory is None:
+            return None
+        try:
+            data = memory.read((entry.root & int(_ROOT)) + 8 * _UPPER, 8 * _UPPER)
+        except (AddressError, InputError):
+            return None
+        return np.frombuffer(data, "<u8")
+
+
+def _entries(words: np.ndarray) -> list[tuple[int, int]]:
+    """Return slot and value of the entries that are present, without the bits that the processor sets."""
+    slots = np.flatnonzero(words & _PRESENT)
+    return [*zip(slots.tolist(), (words[slots] & ~_USED).tolist(), strict=True)]
