@@ -22,6 +22,8 @@ from memcarve.errors import (
     VerificationError as VerificationError,
 )
 from memcarve.formats.programs.mapped_module import MappedModule as MappedModule
+from memcarve.hunting.owners.asking import Answer as Answer, Answers as Answers, Owners as Owners
+from memcarve.hunting.owners.image_ranges import image_ranges as image_ranges
 from memcarve.labels import Labelling as Labelling
 from memcarve.labels.modules import find_modules as find_modules
 from memcarve.metadata import (

@@ -166,10 +166,12 @@ class ImageContainer(Container):
         return (self._entries if index < len(self._entries) else self.processes())[index]
 
     def physical_space(self) -> AddressSpace:
-        """Return the machine's memory by physical address: what the image holds; the rest is not in memory.
+        """Return the machine's memory by physical address.
 
-        A raw image of a machine whose memory does not begin at 0 has its addresses once its system was found.
+        The system of a raw image is looked for first: it tells at which address the image begins.
         """
+        if not self.memory.declared and self.options.dtb is None and self.options.system != NO_SYSTEM:
+            self.recognise()
         memory = self.memory
         return AddressSpace(memory.start, memory.size, memory.offset, memory.backing, absent="not in the image")
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from memcarve.errors import UsageError
 from memcarve.hunting.owners.image_ranges import image_ranges
-from memcarve.hunting.owners.mappings import DIRECT_MAP, Mapper, Mappings
+from memcarve.hunting.owners.mappings import Mappings
 from memcarve.hunting.owners.naming import Named, Names
 from memcarve.hunting.owners.stabbing import Stabbing
 from memcarve.intervals import expand
@@ -20,20 +20,24 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from memcarve.dtypes import I64, U8, U64, Bools
-    from memcarve.errors import InputError
+    from memcarve.errors import MemcarveError
+    from memcarve.hunting.owners.mappings import Mapper
     from memcarve.process import Container, ProcessEntry
+    from memcarve.space import AddressSpace
 
 #: in the column `owner`: nothing is known to map it; it is no memory at all
 NONE_FOUND, NOT_MEMORY = -1, -2
 MOST_OWNERS = 64
 _WORDS = {NONE_FOUND: "none found", NOT_MEMORY: "not memory"}
 #: what may hide who maps a page, by system
-_HIDDEN = {
-    System.WINDOWS: "a page on the standby or free list, in the system's file cache, shared memory whose page-table "
-    "entries are prototypes, and what is compressed or in a page file have no owner here",
-    System.LINUX: "a free page, one of the page cache that no process has mapped, and what is compressed or swapped out "
-    "have no owner here but the direct map",
-    None: "pages that are cached, free, shared but not touched, compressed or paged out have no owner here",
+_HIDDEN: dict[str | None, str] = {
+    System.WINDOWS: "a page on the standby or a free list, in the system's file cache, or behind a prototype entry "
+    "(shared memory that a process has not touched) is mapped by nobody, and what is compressed or in a page file lies "
+    "elsewhere",
+    System.LINUX: "a free page, and one of the page cache that no process has mapped, is the direct map's alone, and "
+    "what is compressed or swapped out lies elsewhere",
+    None: "a page that is cached, free, or shared but not touched is mapped by nobody, and what is compressed or paged "
+    "out lies elsewhere",
 }
 
 
@@ -41,9 +45,9 @@ class Answer(NamedTuple):
     """One who maps what was asked for; None is unknown, or does not apply.
 
     `query` is the place of the question among those asked. `owner` is ``"process"``, ``"kernel"``, ``"direct map"``
-    (where Linux's kernel maps all memory), ``"none found"`` or ``"not memory"``. `address` is virtual. `permissions` and
-    `page` are what page tables say (``urw-``, ``present``), `module` and `region` what the system says of the address:
-    ``ntdll.dll+0x1a0``, ``image ntdll.dll``. `more` are the mappings of the same byte that are not told.
+    (where Linux's kernel maps all memory), ``"none found"`` or ``"not memory"``. `address` is virtual. `permissions`
+    and `page` are what page tables say (``urw-``, ``present``), `module` and `region` what the system says of the
+    address: ``ntdll.dll+0x1a0``, ``image ntdll.dll``. `more` are the mappings of the same byte that are not told.
     """
 
     query: int
@@ -63,9 +67,9 @@ class Answers:
     """Answers in columns, one row or more for each question, in the order of questions; a row is an `Answer`.
 
     `query` (int64): the place of the question. `physical`, `offset` (uint64): where the byte lies, if `has_physical`,
-    `has_offset` (bool). `owner` (int32): an index into the mappers, `NONE_FOUND` or `NOT_MEMORY`. `address` (uint64) and
-    `flags` (uint8) are valid if `owner` is an index. `more` (int64): in the last row of a byte, how many of its mappings
-    have no row.
+    `has_offset` (bool). `owner` (int32): an index into the mappers, `NONE_FOUND` or `NOT_MEMORY`. `address` (uint64)
+    and `flags` (uint8) are valid if `owner` is an index. `more` (int64): in the last row of a byte, how many of its
+    mappings have no row.
     """
 
     def __init__(
@@ -142,7 +146,7 @@ class Owners:
         self._mappings = Mappings(container, indexes)
         self.container = container
         self.mappers: Sequence[Mapper] = self._mappings.mappers
-        self.failures: Sequence[tuple[Mapper, InputError]] = self._mappings.failures
+        self.failures: Sequence[tuple[Mapper, MemcarveError]] = self._mappings.failures
         self.by_physical = self._mappings.by_physical
         self.incomplete = self._mappings.incomplete
         self.names = Names(container, self.mappers)
@@ -162,8 +166,8 @@ class Owners:
     def hidden(self) -> str:
         """What may have an owner that is not found, in words."""
         if not self.by_physical:
-            return "it is in no process's memory: a header, padding, or memory that was left out"
-        return _HIDDEN.get(System(self._mappings.system) if self._mappings.system else None, _HIDDEN[None])
+            return "what is in no process's memory is a header, padding, or was left out"
+        return _HIDDEN.get(self._mappings.system, _HIDDEN[None])
 
     def of(self, offsets: U64 | Iterable[int], most: int = MOST_OWNERS) -> Answers:
         """Return who maps the bytes at some offsets of the input (uint64, in any order).
@@ -172,18 +176,18 @@ class Owners:
         they are of what it decodes to. Of each byte at most `most` mappings are told, if there are more of different
         processes rather than many of one; the others are counted.
         """
-        asked = _column(offsets)
+        asked, most = _column(offsets), _at_least_one(most)
         if not self.by_physical:
             place = asked, np.ones(len(asked), np.bool_)
             nowhere = np.zeros(len(asked), np.uint64), np.zeros(len(asked), np.bool_)
             outside = asked >= np.uint64(self._mappings.backing_size)
             return self._answers(np.arange(len(asked)), nowhere, place, asked, outside, most)
-        image = image_ranges(self.container)
+        image = self._image
         held = self._ranges.holders(asked, most)
         count = np.maximum(np.bincount(held.point, minlength=len(asked)), 1)
         query, _ = expand(count)
         physical = np.zeros(len(query), np.uint64)
-        there = (held.count > 0)[query]
+        there = (held.counts > 0)[query]
         row = held.row
         physical[there] = image.start[row] + (asked[held.point] - image.offset[row])
         return self._answers(
@@ -195,28 +199,22 @@ class Owners:
 
         Raises UsageError if the input is not an image.
         """
-        image, asked = image_ranges(self.container), _column(addresses)
+        image, asked, most = self._image, _column(addresses), _at_least_one(most)
         row = image.rows_of(asked)
         there = row >= 0
         offset = np.zeros(len(asked), np.uint64)
         offset[there] = image.offset[row[there]] + (asked[there] - image.start[row[there]])
-        # what a container only says to be zeros lies nowhere in it
-        stored = there & (offset < np.uint64(min(self._stored_end, (1 << 64) - 1)))
         known = np.ones(len(asked), np.bool_)
-        return self._answers(np.arange(len(asked)), (asked, known), (offset, stored), asked, ~there, most)
+        return self._answers(np.arange(len(asked)), (asked, known), (offset, there), asked, ~there, most)
+
+    @functools.cached_property
+    def _image(self) -> AddressSpace:
+        return image_ranges(self.container)
 
     @functools.cached_property
     def _ranges(self) -> Stabbing:
-        """The physical ranges by their offsets, which may be anything in a damaged container."""
-        image = image_ranges(self.container)
-        return Stabbing(image.offset, image.size)
-
-    @functools.cached_property
-    def _stored_end(self) -> int:
-        stored = self.container.stored
-        space = image_ranges(self.container)
-        begin = getattr(space.backing, "begin", None)
-        return begin if begin is not None else max(space.backing.size, 0 if stored is None else stored.size)
+        """The physical ranges by their offsets, which may overlap in a damaged container."""
+        return Stabbing(self._image.offset, self._image.size)
 
     def _answers(
         self,
@@ -228,8 +226,6 @@ class Owners:
         most: int,
     ) -> Answers:
         """Return the answers to questions, or to parts of them: where each byte lies, by the index's key."""
-        if most < 1:
-            raise UsageError("at least one owner of each byte is told", remedy="leave {max_owners} out, or give 1")
         table = self._mappings
         held = self._index.holders(keys, most)
         told = np.bincount(held.point, minlength=len(keys))
@@ -247,7 +243,7 @@ class Owners:
         address[found] = table.address[held_row] + (keys[held_point] - table.key[held_row])
         flags[found] = table.flags[held_row]
         last = step == np.maximum(told, 1)[place] - 1
-        more = np.where(last & found, (held.count - told)[place], 0)
+        more = np.where(last & found, (held.counts - told)[place], 0)
         return Answers(
             self,
             query[place],
@@ -260,6 +256,12 @@ class Owners:
         )
 
 
+def _at_least_one(most: int) -> int:
+    if most < 1:
+        raise UsageError("at least one owner of each byte is told", remedy="leave {most} out, or give at least 1")
+    return most
+
+
 def _column(numbers: U64 | Iterable[int]) -> U64:
     """Return numbers as a column. Raises UsageError for one that is negative or has more than 64 bits."""
     if isinstance(numbers, np.ndarray) and numbers.dtype == np.uint64:
@@ -269,8 +271,3 @@ def _column(numbers: U64 | Iterable[int]) -> U64:
         if not 0 <= number < 1 << 64:
             raise UsageError(f"{number} is not an address or an offset: these have 64 bits")
     return np.array(listed, np.uint64)
-
-
-def is_direct_map(mapper: Mapper) -> bool:
-    """Return True for Linux's map of all memory, which says nothing of whose a page is."""
-    return mapper.what == DIRECT_MAP

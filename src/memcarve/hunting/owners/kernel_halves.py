@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from memcarve.errors import AddressError, InputError
+from memcarve.errors import MemcarveError
 from memcarve.intervals import TOP
 from memcarve.vocabulary import Architecture
 
@@ -29,10 +29,10 @@ _UPPER = 256  # entries of the upper half of a root of 512
 _MOST_PARTS = 1 << 13  # walked in all, of entries that differ: a machine has three for each process
 
 
-class Part(NamedTuple):
+class KernelPart(NamedTuple):
     """A part of a kernel's half: the place of the process that it is of alone, None if it is of several; and it."""
 
-    index: int | None
+    process: int | None
     space: AddressSpace
 
 
@@ -46,19 +46,20 @@ class KernelHalves:
     def __init__(self, container: Container, indexes: Sequence[int]) -> None:
         self._container = container
         self._indexes = indexes
-        self.failures: list[tuple[int | None, InputError]] = []
+        self._memory = container.physical_space()
+        self.failures: list[tuple[int | None, MemcarveError]] = []
         self.notes: list[str] = []
 
-    def parts(self) -> Iterator[Part]:
+    def parts(self) -> Iterator[KernelPart]:
         """Yield the half of the first process that has one, then what differs from it in others."""
-        failed: list[tuple[int | None, InputError]] = []
+        failed: list[tuple[int | None, MemcarveError]] = []
         for index in self._candidates():
             try:
                 kernel = self._container.process(index=index, half="kernel")
-            except InputError as error:
+            except MemcarveError as error:
                 failed = [(None, error)]
                 continue
-            yield Part(None, kernel.space)
+            yield KernelPart(None, kernel.space)
             if kernel.address_bits in (48, 57) and kernel.architecture != Architecture.ARM64:
                 yield from self._differing(index, kernel.address_bits)
             return
@@ -70,7 +71,7 @@ class KernelHalves:
         yield from (index for index, entry in enumerate(entries) if entry.unix and entry.unix.kernel_thread)
         yield from self._indexes
 
-    def _differing(self, first: int, bits: int) -> Iterator[Part]:
+    def _differing(self, first: int, bits: int) -> Iterator[KernelPart]:
         roots = {index: words for index in self._indexes if (words := self._upper_entries(index)) is not None}
         base = self._upper_entries(first)
         seen = set() if base is None else set(_entries(base))
@@ -94,19 +95,19 @@ class KernelHalves:
                 end = start + (size >> 1 if np.uint64(word) & _ROOT == own else size)
                 try:
                     space = self._container.open_span(index, start, end).space
-                except InputError as error:
+                except MemcarveError as error:
                     self.failures.append((index, error))
                     continue
-                yield Part(index if count[slot, word] == 1 else None, space)
+                yield KernelPart(index if count[slot, word] == 1 else None, space)
 
     def _upper_entries(self, index: int) -> np.ndarray | None:
         """Return the upper half of a process's root (uint64); None if it is not known or not in the image."""
-        entry, memory = self._container.entry(index), self._container.physical_space()
-        if entry.root is None or memory is None:
+        entry = self._container.entry(index)
+        if entry.root is None or self._memory is None:
             return None
         try:
-            data = memory.read((entry.root & int(_ROOT)) + 8 * _UPPER, 8 * _UPPER)
-        except (AddressError, InputError):
+            data = self._memory.read((entry.root & int(_ROOT)) + 8 * _UPPER, 8 * _UPPER)
+        except MemcarveError:
             return None
         return np.frombuffer(data, "<u8")
 

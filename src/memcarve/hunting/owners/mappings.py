@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from memcarve.errors import InputError, LimitError, UsageError
+from memcarve.errors import LimitError, MemcarveError, UsageError
+from memcarve.hunting.chosen import opened
 from memcarve.hunting.owners.kernel_halves import KernelHalves
 from memcarve.intervals import PAGE
 from memcarve.vocabulary import System
@@ -25,7 +27,8 @@ _ROWS_A_PAGE = 4  # of the image, that are kept: a machine has less than one
 KERNEL, DIRECT_MAP = "kernel", "direct map"
 
 
-class Mapper(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Mapper:
     """Who maps memory: a process, by its place in `Container.processes()` and its entry; or the kernel.
 
     `what` is ``"process"``, ``"kernel"``, or ``"direct map"``: where Linux's kernel maps all memory, whosever it is.
@@ -61,7 +64,7 @@ class Mappings:
         self.by_physical = self.image is not None
         self.mappers: list[Mapper] = []
         #: what could not be opened or walked, whole or in part
-        self.failures: list[tuple[Mapper, InputError]] = []
+        self.failures: list[tuple[Mapper, MemcarveError]] = []
         self.notes: list[str] = []
         self.system: str | None = None
         #: of an input that is no image, the bytes that its offsets count
@@ -83,14 +86,14 @@ class Mappings:
     def _gather(self) -> None:
         """Open every process, and note what its memory is."""
         of_process: dict[int, int] = {}
-        for index in self.indexes:
-            mapper = Mapper("process", index, self.container.entry(index))
-            of_process[index] = len(self.mappers)
+        for part in opened(self.container, self.indexes, "user" if self.by_physical else "all"):
+            of_process[part.place] = len(self.mappers)
+            mapper = Mapper("process", part.place, part.entry)
             self.mappers.append(mapper)
             try:
-                process = self.container.process(index=index, half="user" if self.by_physical else "all")
-                self._add(of_process[index], process.space)
-            except InputError as error:
+                process = part.opened
+                self._add(of_process[part.place], process.space)
+            except MemcarveError as error:
                 self.failures.append((mapper, error))
                 continue
             self.system = self.system or process.platform.system
@@ -107,14 +110,15 @@ class Mappings:
         self.mappers += [Mapper(KERNEL), Mapper(DIRECT_MAP)]
         halves = KernelHalves(self.container, self.indexes)
         for part in halves.parts():
-            number = kernel if part.index is None else of_process.get(part.index, kernel)
+            number = kernel if part.process is None else of_process[part.process]
             try:
                 self._add(number, part.space)
             except LimitError as error:
                 self.failures.append((self.mappers[number], error))
         self.notes += halves.notes
-        for index, error in halves.failures:
-            self.failures.append((self.mappers[kernel if index is None else of_process[index]], error))
+        self.failures += [
+            (self.mappers[kernel if index is None else of_process[index]], error) for index, error in halves.failures
+        ]
 
     def _add(self, number: int, space: AddressSpace) -> None:
         if self._rows + len(space) > self._most:
@@ -153,12 +157,12 @@ class Mappings:
         rows = np.flatnonzero(self.mapper == len(self.mappers) - 2)
         if not len(rows) or self.image is None:
             return
-        away, inverse = np.unique(self.address[rows] - self.key[rows], return_inverse=True)
+        _, inverse = np.unique(self.address[rows] - self.key[rows], return_inverse=True)
         mapped = np.bincount(inverse, self.size[rows].astype(np.float64))
         most = int(mapped.argmax())
         if 2 * mapped[most] > self.image.total:
             chosen = rows[inverse == most]
             self.mapper[chosen] = len(self.mappers) - 1
             order = np.argsort(self.mapper, kind="stable")
-            columns = self.key, self.size, self.address, self.flags, self.mapper
-            self.key, self.size, self.address, self.flags, self.mapper = (column[order] for column in columns)
+            self.key, self.size, self.address = self.key[order], self.size[order], self.address[order]
+            self.flags, self.mapper = self.flags[order], self.mapper[order]

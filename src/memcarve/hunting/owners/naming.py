@@ -1,4 +1,4 @@
-"""What the systems of processes say of addresses: regions and modules, of those processes alone that are asked about."""
+"""What the systems of processes say of addresses: regions and modules, of the processes asked about alone."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from memcarve.errors import InputError, encodable
+from memcarve.errors import MemcarveError, encodable
 from memcarve.intervals import PAGE, Intervals
 from memcarve.labels.metadata_index import Known
 from memcarve.paths import base_name
@@ -70,15 +70,17 @@ class Names:
         self._mappers = mappers
         self._known: dict[int, _Places] = {}
         self._left = _MOST_NAMES
-        self.failures: list[tuple[Mapper, InputError]] = []
+        self.failures: list[tuple[Mapper, MemcarveError]] = []
 
     def of(self, owner: np.ndarray, address: U64) -> Named:
         """Return what is known of addresses (uint64), each of the mapper that `owner` (int32) is the index of."""
         named = Named(len(owner))
         order = np.argsort(owner, kind="stable")
         numbers, first = np.unique(owner[order], return_index=True)
-        for number, rows in zip(numbers.tolist(), np.split(order, first[1:]), strict=True):
-            if number >= 0 and self._mappers[number].index is not None:
+        bounds = [*first.tolist(), len(order)]
+        for number, low, end in zip(numbers.tolist(), bounds, bounds[1:], strict=False):
+            if number >= 0:
+                rows = order[low:end]
                 self._name(named, rows, address[rows], self._places(number))
         return named
 
@@ -101,22 +103,23 @@ class Names:
     def _places(self, number: int) -> _Places:
         known = self._known.get(number)
         if known is None:
-            known = self._known[number] = self._read(self._mappers[number])
+            mapper = self._mappers[number]
+            known = _NOTHING if mapper.index is None else self._read(mapper, mapper.index)
+            self._known[number] = known
         return known
 
-    def _read(self, mapper: Mapper) -> _Places:
+    def _read(self, mapper: Mapper, index: int) -> _Places:
         """Return the regions and modules of a process; nothing if they cannot be read, or are too many."""
-        assert mapper.index is not None
         try:
             # whatever part of its memory is opened, the metadata is all that is known
-            found = Known(self._container.open_span(mapper.index, 0, PAGE).metadata)
-        except InputError as error:
+            found = Known(self._container.open_span(index, 0, PAGE).metadata)
+        except MemcarveError as error:
             self.failures.append((mapper, error))
             return _NOTHING
         self._left -= len(found.regions) + len(found.modules)
         if self._left < 0:
             problem = f"of more than {_MOST_NAMES} regions and modules in all nothing is said"
-            self.failures.append((mapper, InputError(problem, subject=str(self._container))))
+            self.failures.append((mapper, MemcarveError(problem, subject=str(self._container))))
             return _NOTHING
         names = [
             _shown(each.module.name or base_name(each.module.path or "") or "unnamed module") for each in found.modules

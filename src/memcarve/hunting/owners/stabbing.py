@@ -35,11 +35,11 @@ _LONG = 16  # rows with one key from which on those of different kinds come firs
 class Held(NamedTuple):
     """Which ranges hold numbers.
 
-    `count` (int64, one per number): how many ranges hold it. A row for each range that is told: `point`, the place of
+    `counts` (int64, one per number): how many ranges hold it. A row for each range that is told: `point`, the place of
     the number among those asked (int64, ascending), and `row`, that of the range (int64, ascending for each number).
     """
 
-    count: I64
+    counts: I64
     point: I64
     row: I64
 
