@@ -23,6 +23,7 @@ _NOUNS = {
     "Layout": "layout",
     "Kind": "kind of memory",
     "Flag": "flag",
+    "Severity": "severity",
 }
 
 
@@ -175,3 +176,16 @@ class Flag(Word):
     DELETED_EXECUTABLE = "deleted-executable"
     PRELOADED_LIBRARY = "preloaded-library"
     TEXT_DIFFERS = "text-differs"
+
+
+class Severity(Word):
+    """How soon a finding deserves a look, the most urgent first.
+
+    ``high`` has few benign causes, each of a kind that an analyst can name; ``medium`` has some that are usual in
+    certain programs; ``low`` is everyday in many and counts beside something else; ``info`` is worth knowing alone.
+    """
+
+    HIGH = "high"
+    MEDIUM = "medium"
+    LOW = "low"
+    INFO = "info"

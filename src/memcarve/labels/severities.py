@@ -1,0 +1,59 @@
+"""How soon each flag deserves a look, and why; ``docs/labels.md`` repeats it in the same words."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from memcarve.vocabulary import Flag, Severity
+
+
+class Rating(NamedTuple):
+    """A severity, and its reason in words."""
+
+    severity: Severity
+    reason: str
+
+
+#: what the findings of each flag deserve
+RATINGS = {
+    Flag.PRIVATE_EXECUTABLE: Rating(
+        Severity.MEDIUM, "there is no file to compare the code with, but every run-time compiler makes such memory"
+    ),
+    Flag.WRITABLE_EXECUTABLE: Rating(
+        Severity.MEDIUM, "careful software avoids it, but older run-time compilers and packed programs do not"
+    ),
+    Flag.PE_IN_PRIVATE: Rating(
+        Severity.MEDIUM, "a program that was loaded by hand looks so, and so does any program file that was only read"
+    ),
+    Flag.ELF_IN_PRIVATE: Rating(
+        Severity.MEDIUM, "a program that was loaded by hand looks so, and so does any program file that was only read"
+    ),
+    Flag.BEYOND_SECTION: Rating(
+        Severity.MEDIUM, "code was patched, or made ready for it, but security products and overlays do that to many"
+    ),
+    Flag.MODULE_UNLISTED: Rating(
+        Severity.LOW, "images that are mapped for their resources alone are in no list, and many processes have some"
+    ),
+    Flag.ENTRY_UNMAPPED: Rating(
+        Severity.MEDIUM, "a program was replaced, or an entry forged, unless a library was being unloaded just then"
+    ),
+    Flag.WIPED_HEADER: Rating(
+        Severity.MEDIUM, "a header is removed to hide code, but packers and copy protection have the same wish"
+    ),
+    Flag.EXECUTABLE_STACK: Rating(
+        Severity.MEDIUM, "no compiler asks for it any more, but one old library is enough to give it to a whole process"
+    ),
+    Flag.MEMFD_EXECUTABLE: Rating(
+        Severity.MEDIUM,
+        "code that never touched a disk looks so, but container runtimes and run-time compilers do, too",
+    ),
+    Flag.DELETED_EXECUTABLE: Rating(
+        Severity.LOW, "after an upgrade of packages, whatever has not been started again looks so"
+    ),
+    Flag.PRELOADED_LIBRARY: Rating(
+        Severity.MEDIUM, "it can replace any function, but allocators, sanitizers and wrappers are loaded the same way"
+    ),
+    Flag.TEXT_DIFFERS: Rating(
+        Severity.HIGH, "code that all share was changed in one process, which little but hooks and debuggers does"
+    ),
+}
