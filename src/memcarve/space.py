@@ -26,7 +26,7 @@ from memcarve.intervals import (
     union,
 )
 from memcarve.missing import CUT_OFF, IMAGE_CUT_OFF, REASONS, UNREADABLE, Missing, MissingMemory
-from memcarve.searching import matches, sought
+from memcarve.searching.fixed import matches, sought
 from memcarve.segments import Segments
 from memcarve.unreadable import SECTOR, unreadable as unreadable_in
 
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     from memcarve.backing import Backing
     from memcarve.dtypes import U8, U64
-    from memcarve.searching import Pattern
+    from memcarve.searching.fixed import Pattern
     from memcarve.segments import Segment
 
 
@@ -69,12 +69,13 @@ class Repeats(Intervals):
 
 
 class Hit(NamedTuple):
-    """A match of the pattern with index `pattern` at `address`, which is at `offset` in the backing."""
+    """A match of the pattern with index `pattern` at `address`, which is at `offset` in the backing; `size` bytes."""
 
     address: int
     pattern: int
     offset: int
     segment: Segment
+    size: int
 
 
 class AddressSpace(Intervals):
@@ -391,7 +392,7 @@ class AddressSpace(Intervals):
                         found = address + index
                         extent = self.index(found)
                         offset = int(self.offset[extent]) + found - int(self.start[extent])
-                        yield Hit(found, number, offset, segment)
+                        yield Hit(found, number, offset, segment, len(wanted[number].data))
                     if progress is not None:
                         progress(fresh)
 

@@ -119,6 +119,7 @@ class Command(click.Command):
 _OPENING = {"source": groups.Input, "messages": groups.Messages}
 _ONE = {"process": groups.OneProcess, **_OPENING}
 _SEVERAL = {"processes": groups.SeveralProcesses, **_OPENING}
+_LISTED = {"processes": groups.ListedProcesses, **_OPENING}
 _WRITING = {**_SEVERAL, "record": groups.Record}
 
 #: the commands by what they are for
@@ -182,9 +183,13 @@ COMMANDS = {
             "find",
             "finding",
             "Find text or bytes, with their addresses.",
-            "Find text or bytes, also across extents: the address, segment and offset in the dump of every hit.",
+            """Find text or bytes, also across extents: the address, segment and offset in the dump of every hit.
+
+            In one process, several or all of them, whose rows then begin with pid and name; what they share is searched
+            once. Hits come process by process, in order of addresses.
+            """,
             [_path("file"), click.Argument(["patterns"], metavar="PATTERN...", nargs=-1, required=True)],
-            **_ONE,
+            **_LISTED,
             sought=groups.Sought,
             filters=groups.SegmentFilters,
             printing=groups.Printing,

@@ -10,6 +10,8 @@ import numpy as np
 from memcarve.errors import UnreadableError
 from memcarve.hunting.ordered import in_order
 from memcarve.hunting.shared_units import can_be_shared, shared_keys, units
+from memcarve.intervals import PAGE
+from memcarve.searching import window
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence, Sized
@@ -22,25 +24,12 @@ if TYPE_CHECKING:
 _Found = TypeVar("_Found", bound="Sized")
 _Answer_co = TypeVar("_Answer_co", bound="Sized", covariant=True)
 
+Window = window.Window
+
 BLOCK = 1 << 20  # bytes searched in one go
 _TOGETHER = 512  # stretches that are one task
 _KEPT = 1 << 20  # things found that are kept for the next process with the same memory
 _HOLE = 1 << 16  # holes of sparse files that are larger are passed over
-
-
-class Window(NamedTuple):
-    """What is searched in one go: the bytes of a buffer from `begin` to `end`.
-
-    Those before `begin`, and from `end` to `size`, are there to be looked at; what is behind `size` means nothing.
-    `begins` and `ends`: in memory nothing lies before, or behind, what is in the buffer, if the search looks there.
-    The same window may stand at several addresses.
-    """
-
-    begin: int
-    end: int
-    size: int
-    begins: bool
-    ends: bool
 
 
 class Search(Protocol[_Answer_co]):
@@ -150,6 +139,12 @@ class EachOnce(Generic[_Found]):
                 self._kept[stretch.shared] = result[0].found
         return result or []
 
+    def searched(self, part: int, row: int, start: int, end: int) -> list[Searched[_Found]]:
+        """Search addresses of a segment again: for what there was too much of to be kept, or told at once."""
+        segments = self._parts[part][1]
+        low = int(segments.start[row])
+        return self._one(_Stretch(part, row, start, end, (low, low + int(segments.size[row]))))
+
     # what is to be done
 
     def _batches(self) -> Iterator[list[_Stretch]]:
@@ -231,6 +226,7 @@ class EachOnce(Generic[_Found]):
             high - low,
             self._search.before > 0 and low == stretch.bounds[0],
             self._search.after > 0 and high == stretch.bounds[1],
+            stretch.start % PAGE,
         )
         return [Searched(stretch.part, stretch.row, stretch.start, stretch.end, self._search(buffer, window))]
 

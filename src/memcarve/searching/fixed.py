@@ -1,18 +1,25 @@
-"""Patterns in a block of memory: bytes, and bytes of which only some bits count."""
+"""Patterns of a fixed size in a block of memory: bytes, and bytes of which only some bits count."""
 
 from __future__ import annotations
 
 import heapq
+from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from memcarve.patterns import HexPattern, TextPattern
+from memcarve.searching.window import NOWHERE, Places
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from memcarve.searching.window import Window
+
     Pattern = bytes | HexPattern | TextPattern
+
+
+_AT_ONCE = 1 << 16  # matches told at once
 
 
 class Sought(NamedTuple):
@@ -42,25 +49,56 @@ def sought(patterns: Pattern | Sequence[Pattern]) -> list[Sought]:
     return found
 
 
-def matches(buffer: bytearray, length: int, wanted: Sequence[Sought], fresh: int) -> Iterator[tuple[int, int]]:
-    """Yield (index in the buffer, pattern) for every match that begins before `fresh`, sorted; one at a time.
+class Plain:
+    """Looks for patterns one after another."""
+
+    before = 0
+
+    def __init__(self, wanted: Sequence[Sought], at_once: int = _AT_ONCE) -> None:
+        self.after = max(len(each.data) for each in wanted) - 1
+        self.in_zeros = any(each.is_zero for each in wanted)
+        self._wanted = wanted
+        self._size = np.array([len(each.data) for each in wanted], np.int64)
+        self._at_once = max(at_once, len(wanted) + 1)
+
+    def __call__(self, buffer: bytearray, window: Window) -> Places:
+        """Return every match that begins in the window."""
+        first = matches(buffer, window.size, self._wanted, window.end, window.begin)
+        rows = [*islice(first, self._at_once + 1)]
+        if not rows:
+            return NOWHERE
+        place, pattern = np.array(rows, np.int64).T
+        place -= window.begin
+        until = None
+        if len(rows) > self._at_once:  # there are more at the last place, perhaps
+            until = int(place[-1])
+            place, pattern = (column[: np.searchsorted(place, until)] for column in (place, pattern))
+        return Places(place, pattern, self._size[pattern], until)
+
+
+def matches(
+    buffer: bytearray, length: int, wanted: Sequence[Sought], fresh: int, begin: int = 0
+) -> Iterator[tuple[int, int]]:
+    """Yield (index in the buffer, pattern) for matches that begin at `begin` or later and before `fresh`, sorted.
 
     There may be as many as bytes. The first `length` bytes of the buffer count, and must not change meanwhile.
     """
-    single = [_places(buffer, length, each, fresh, number) for number, each in enumerate(wanted)]
+    single = [_places(buffer, begin, length, each, fresh, number) for number, each in enumerate(wanted)]
     yield from single[0] if len(single) == 1 else heapq.merge(*single)
 
 
-def _places(buffer: bytearray, length: int, one: Sought, fresh: int, number: int) -> Iterator[tuple[int, int]]:
+def _places(
+    buffer: bytearray, begin: int, length: int, one: Sought, fresh: int, number: int
+) -> Iterator[tuple[int, int]]:
     """Yield where one pattern matches, each with the pattern's number."""
     if one.mask is not None:
-        places = _masked(np.frombuffer(buffer, np.uint8, length), one.data, one.mask)
+        places = _masked(np.frombuffer(buffer, np.uint8, length - begin, begin), one.data, one.mask) + begin
         yield from ((place, number) for place in places[places < fresh].tolist())
         return
     # the search skips ahead by a pattern's last byte, which must not be zero: memory is full of zeros
     core = one.data.rstrip(b"\0") or one.data
     last = max(length - len(one.data) + len(core), 0)
-    index = buffer.find(core, 0, last)
+    index = buffer.find(core, begin, last)
     while 0 <= index < fresh:
         if core is one.data or buffer.startswith(one.data, index):
             yield index, number
