@@ -66,12 +66,12 @@ def test_every_process(truth: Truth, capfdbinary: Capture) -> None:
 
 
 def test_some_processes(truth: Truth, capfdbinary: Capture) -> None:
-    """Several --pid are searched in their order in the list; one alone has no columns that say so."""
+    """Several --pid are searched in the order given; one alone has no columns that say so."""
     with memcarve.open(truth.path) as container:
         some = [entry.pid for entry in map(container.entry, container.certain()) if entry.has_memory][1:3]
     words = ["find", truth.path, "MZ", "--encoding", "utf-8", "--format", "jsonl"]
     rows = rows_of(invoke(capfdbinary, *map(str, words), "--pid", str(some[1]), "--pid", str(some[0])), 0)
-    pids = [pid for pid in some if pid is not None]
+    pids = [pid for pid in reversed(some) if pid is not None]
     assert [(row["pid"], int(row["address"], 16)) for row in rows] == [
         (pid, address) for pid, _, address, _ in expected(truth.path, pids, (b"MZ",))
     ]
