@@ -153,7 +153,7 @@ def test_million_aliases() -> None:
     alias = [(0x10000 + PAGE * number, PAGE, 5 * PAGE, USER) for number in range(1 << 20)]
     once = [(0x7000, PAGE, 5 * PAGE, USER | WRITE)]
     owners = memcarve.Owners(MadeUp([(0, 16 * PAGE, 0)], [alias, once], [(0xFFFF800000000000, PAGE, 5 * PAGE, WRITE)]))
-    answers = list(owners.of_physical([5 * PAGE + 3] * 2, most=4))
+    answers = list(owners.of_physical([5 * PAGE + 3] * 2, max_owners=4))
     assert [answer.query for answer in answers] == [0, 0, 0, 0, 1, 1, 1, 1]
     told = [(answer.owner, answer.process and answer.process.pid, answer.address) for answer in answers[:4]]
     assert told == [
@@ -182,7 +182,7 @@ def test_questions_that_make_no_sense() -> None:
         with pytest.raises(UsageError, match="64 bits"):
             owners.of([number])
     with pytest.raises(UsageError, match="at least one"):
-        owners.of([0], most=0)
+        owners.of([0], max_owners=0)
     assert len(owners.of([])) == 0
     assert [answer.owner for answer in owners.of([PAGE, (1 << 64) - 1, 0])] == ["not memory"] * 2 + ["none found"]
 

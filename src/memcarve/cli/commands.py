@@ -204,6 +204,25 @@ COMMANDS = {
             printing=groups.Printing,
         ),
         Command(
+            "owners",
+            "listing_owners",
+            "Show which processes map a page of an image, and where.",
+            """Show which processes map a byte of an image, at which addresses, with which rights; or the kernel.
+
+            Bytes are asked for by physical address or by offset in FILE, one by one or by the million:
+
+            strings -t x mem.raw | memcarve owners mem.raw --offsets - --radix x
+
+            The page tables of all processes are read once. A byte for which none is found may be in a cache, shared,
+            compressed or paged out: it is not called free. Of a dump, --offset tells the addresses of its process.
+            """,
+            [_path("file")],
+            asked=groups.Asked,
+            chosen=groups.ChosenOwners,
+            **_OPENING,
+            printing=groups.Printing,
+        ),
+        Command(
             "diff",
             "diffing",
             "Show what changed in a process's memory.",

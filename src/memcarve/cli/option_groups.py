@@ -530,6 +530,52 @@ class Sought(Group, heading=TAKE):
     )
 
 
+class Asked(Group, heading=TAKE):
+    """What is asked for, and how many answers may come."""
+
+    physical: Sequence[int] = option(
+        "--physical", type=root, metavar="A", multiple=True, help="Who maps this physical address; may be repeated."
+    )
+    physicals: Sequence[str] = paths("--physicals", "The same for each line of a file (- is standard input).")
+    offset: Sequence[int] = option(
+        "--offset",
+        type=size,
+        metavar="N",
+        multiple=True,
+        help="Who maps the byte at this offset of FILE, as find prints it; may be repeated.",
+    )
+    offsets: Sequence[str] = paths(
+        "--offsets",
+        "The same for each line of a file (- is standard input): a number, and perhaps a text behind it, as strings -t "
+        "x prints them.",
+    )
+    radix: str | None = option(
+        "--radix",
+        type=Choice(["x", "d"]),
+        help="Numbers in files are hexadecimal (x) or decimal (d), unless they begin with 0x.",
+    )
+    max_owners: int = option(
+        "--max-owners",
+        type=count,
+        metavar="N",
+        preset="64",
+        help="Print at most so many rows for a byte; the other mappings are counted.",
+    )
+
+
+class ChosenOwners(OneProcess):
+    """Whose memory is looked at."""
+
+    pid: Sequence[int] = option(
+        "--pid",
+        type=pid,
+        metavar="PID",
+        multiple=True,
+        help="Ask only the process with this id, and the kernel; may be repeated.  [default: all processes]",
+    )
+    name: str | None = option("--name", metavar="GLOB", help="Ask only the processes whose name matches.")
+
+
 class Differences(Group, heading=TAKE):
     """Which differences are listed, and whose."""
 

@@ -107,14 +107,14 @@ def big(path: str | Path, pages: int = 250_000, megabytes: int = 1280) -> Truth:
     return build(path, megabytes=megabytes, processes=plans)
 
 
-def many(path: str | Path, processes: int = 100, pages: int = 768) -> Truth:
+def many(path: str | Path, processes: int = 100, pages: int = 768, megabytes: int | None = None) -> Truth:
     """Write an image with many processes of some MiB each, which readers that know no layout can read, too."""
     plans = [
         Plan(400 + 4 * number, b"worker-%03d.exe" % (number % 1000), memory=(Heap(pages, run=12, chunk=2),))
         for number in range(processes)
     ]
     plans[0] = plans[0]._replace(name=b"smss.exe")
-    megabytes = 64 + processes * (pages + 128) // 256
+    megabytes = megabytes or 64 + processes * (pages + 128) // 256
     return build(path, megabytes=megabytes, processes=plans, stub=True, realistic=True)
 
 

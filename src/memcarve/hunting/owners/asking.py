@@ -169,14 +169,14 @@ class Owners:
             return "what is in no process's memory is a header, padding, or was left out"
         return _HIDDEN.get(self._mappings.system, _HIDDEN[None])
 
-    def of(self, offsets: U64 | Iterable[int], most: int = MOST_OWNERS) -> Answers:
+    def of(self, offsets: U64 | Iterable[int], max_owners: int = MOST_OWNERS) -> Answers:
         """Return who maps the bytes at some offsets of the input (uint64, in any order).
 
         Offsets are those that `find` and `locate` print: of the file itself, unless the container packs its pages; then
-        they are of what it decodes to. Of each byte at most `most` mappings are told, if there are more of different
-        processes rather than many of one; the others are counted.
+        they are of what it decodes to. Of each byte at most `max_owners` mappings are told, if there are more of
+        different processes rather than many of one; the others are counted.
         """
-        asked, most = _column(offsets), _at_least_one(most)
+        asked, most = column_of(offsets), _at_least_one(max_owners)
         if not self.by_physical:
             place = asked, np.ones(len(asked), np.bool_)
             nowhere = np.zeros(len(asked), np.uint64), np.zeros(len(asked), np.bool_)
@@ -194,12 +194,12 @@ class Owners:
             query, (physical, there), (asked[query], np.ones(len(query), np.bool_)), physical, ~there, most
         )
 
-    def of_physical(self, addresses: U64 | Iterable[int], most: int = MOST_OWNERS) -> Answers:
-        """Return who maps some physical addresses (uint64, in any order); `most` as for `of`.
+    def of_physical(self, addresses: U64 | Iterable[int], max_owners: int = MOST_OWNERS) -> Answers:
+        """Return who maps some physical addresses (uint64, in any order); `max_owners` as for `of`.
 
         Raises UsageError if the input is not an image.
         """
-        image, asked, most = self._image, _column(addresses), _at_least_one(most)
+        image, asked, most = self._image, column_of(addresses), _at_least_one(max_owners)
         row = image.rows_of(asked)
         there = row >= 0
         offset = np.zeros(len(asked), np.uint64)
@@ -258,11 +258,11 @@ class Owners:
 
 def _at_least_one(most: int) -> int:
     if most < 1:
-        raise UsageError("at least one owner of each byte is told", remedy="leave {most} out, or give at least 1")
+        raise UsageError("at least one owner of each byte is told", remedy="leave {max_owners} out, or give at least 1")
     return most
 
 
-def _column(numbers: U64 | Iterable[int]) -> U64:
+def column_of(numbers: U64 | Iterable[int]) -> U64:
     """Return numbers as a column. Raises UsageError for one that is negative or has more than 64 bits."""
     if isinstance(numbers, np.ndarray) and numbers.dtype == np.uint64:
         return numbers

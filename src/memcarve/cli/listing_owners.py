@@ -1,0 +1,221 @@
+"""The command that tells who maps what of an image."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections import Counter
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from memcarve.cli.exit_status import COMPLETE, INCOMPLETE
+from memcarve.cli.frame import choose, open_input
+from memcarve.cli.printed_columns import print_columns
+from memcarve.cli.printed_tables import Column
+from memcarve.cli.wording import complain, counted, say, tell
+from memcarve.errors import SourceReadError, UsageError
+from memcarve.formats.number_lines import Lines, NumberLines
+from memcarve.hunting.owners.asking import NONE_FOUND, NOT_MEMORY, Owners, column_of
+from memcarve.hunting.owners.mappings import DIRECT_MAP, KERNEL
+from memcarve.intervals import chunks
+from memcarve.permissions import page_state, permissions
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from typing import BinaryIO
+
+    from memcarve.cli.option_groups import Asked, ChosenOwners, Input, Messages, Printing
+    from memcarve.cli.printed_columns import Batch
+    from memcarve.hunting.owners.asking import Answers
+
+_QUESTIONS = 1 << 14  # answered in one go: each may have as many answers as --max-owners says
+_ROWS = 1 << 20  # answers in one go
+_ADDRESS = len("0x0123456789abcdef")
+_RADIX = {"x": 16, "d": 10, None: None}
+_WORDS = {NONE_FOUND: "none found", NOT_MEMORY: "not memory"}
+_PERMISSIONS = [permissions(flags) for flags in range(256)]
+_PAGES = [page_state(flags) for flags in range(256)]
+
+
+class _Question(NamedTuple):
+    """Some numbers that are asked for, whether they are physical addresses, and the texts that came with them."""
+
+    numbers: np.ndarray
+    physical: bool
+    texts: list[str] | None
+
+
+def owners(
+    file: str,
+    asked: Asked,
+    chosen: ChosenOwners,
+    source: Input,
+    printing: Printing,
+    messages: Messages,
+) -> int:
+    """Print a row for each who maps what was asked for."""
+    if not (asked.physical or asked.offset or asked.physicals or asked.offsets):
+        raise UsageError(
+            "nothing is asked for", remedy="{physical:A} and {offset:N} ask for one byte, {offsets:FILE} for many"
+        )
+    if [*asked.physicals, *asked.offsets].count("-") > 1:
+        raise UsageError("standard input can be read once", remedy="give - to one option")
+    with open_input(file, vars(source), messages) as container:
+        indexes = choose(container, chosen) if chosen.pid or chosen.name is not None else None
+        known = Owners(container, indexes)
+        for mapper, error in known.failures:
+            complain(error, mapper.entry or mapper.what)
+        counts: Counter[str] = Counter()
+        questions = _Questions(asked)
+        print_columns(
+            printing.layout,
+            "owners",
+            _columns(known, texts=questions.have_texts),
+            _batches(known, questions, asked.max_owners, counts),
+        )
+        for mapper, error in known.names.failures:
+            say([f"{mapper.entry}: {error}: its regions and modules are not named"], quiet=messages.quiet)
+        sys.stdout.flush()
+        notes = [*container.warnings, *known.notes]
+        if questions.cut:
+            notes.append(f"{counted(questions.cut, 'line')} longer than could be kept: the texts are cut")
+        if counts["none found"] or counts["direct map alone"]:
+            others = "" if indexes is None else "only the chosen processes were asked; "
+            notes.append(f"none found is not free: {others}{known.hidden}")
+        say(notes, quiet=messages.quiet)
+        tell(_summary(counts), quiet=messages.quiet)
+        failed = known.failures or known.names.failures or known.incomplete or container.unreadable
+        return INCOMPLETE if failed else COMPLETE
+
+
+def _summary(counts: Counter[str]) -> str:
+    words = [counted(counts["asked"], "byte"), f"{counts['found']} with an owner"]
+    words += [f"{counts[word]} {word}" for word in ("none found", "not memory") if counts[word]]
+    if counts["direct map alone"]:
+        words.append(f"{counts['direct map alone']} in the direct map alone")
+    if counts["more"]:
+        words.append(f"{counts['more']} more mappings without a row (--max-owners)")
+    return ", ".join(words)
+
+
+class _Questions:
+    """What is asked, in the order of options: single numbers first, then files, each as it is read.
+
+    `cut` counts the lines of which a part was left out.
+    """
+
+    def __init__(self, asked: Asked) -> None:
+        self._asked = asked
+        self.cut = 0
+
+    @property
+    def have_texts(self) -> bool:
+        """Whether texts may come with the numbers."""
+        return bool(self._asked.physicals or self._asked.offsets)
+
+    def __iter__(self) -> Iterator[_Question]:
+        for numbers, physical in ((self._asked.physical, True), (self._asked.offset, False)):
+            if numbers:
+                yield _Question(column_of(numbers), physical, None)
+        for names, physical in ((self._asked.physicals, True), (self._asked.offsets, False)):
+            for name in names:
+                for lines in self._lines(name):
+                    for part in chunks(len(lines.number), _QUESTIONS):
+                        some = Lines(lines.number[part], lines.data, lines.begin[part], lines.end[part])
+                        yield _Question(some.number, physical, some.texts() if some.has_texts else None)
+
+    def _lines(self, name: str) -> Iterator[Lines]:
+        shown = "standard input" if name == "-" else name
+        with contextlib.ExitStack() as stack:
+            try:
+                file: BinaryIO = sys.stdin.buffer if name == "-" else stack.enter_context(open(name, "rb"))
+                lines = NumberLines(file, shown, _RADIX[self._asked.radix])  # type: ignore[arg-type]
+                yield from lines
+            except OSError as error:
+                raise SourceReadError(error.strerror or str(error), subject=shown) from error
+            self.cut += lines.cut
+
+
+def _columns(known: Owners, *, texts: bool) -> list[Column]:
+    longest = max((len(mapper.entry.name or "") for mapper in known.mappers if mapper.entry is not None), default=0)
+    return [
+        Column("physical", "address", _ADDRESS),
+        Column("offset", "number", 12),
+        Column("owner", "text", 10),
+        Column("pid", "number", 7),
+        Column("process", "text", min(max(longest, 7), 40)),
+        Column("address", "address", _ADDRESS),
+        Column("permissions", "text", 11),
+        Column("page", "text", 10),
+        Column("module", "text"),
+        Column("region", "text"),
+        Column("more", "number", 4),
+        *([Column("text", "text", 4)] if texts else []),
+    ]
+
+
+def _batches(known: Owners, questions: _Questions, most: int, counts: Counter[str]) -> Iterator[Batch]:
+    at_once = max(1, min(_QUESTIONS, _ROWS // most))
+    for question in questions:
+        for part in chunks(len(question.numbers), at_once):
+            ask = known.of_physical if question.physical else known.of
+            answers = ask(question.numbers[part], most)
+            texts = None if question.texts is None else question.texts[part]
+            _count(answers, len(question.numbers[part]), known, counts)
+            yield [*_cells(answers, known), *_texts(answers, texts, wanted=questions.have_texts)]
+
+
+def _count(answers: Answers, asked: int, known: Owners, counts: Counter[str]) -> None:
+    counts["asked"] += asked
+    counts["more"] += int(answers.more.sum())
+    direct = next((number for number, each in enumerate(known.mappers) if each.what == DIRECT_MAP), -3)
+    for word, chosen in (
+        ("found", answers.found),
+        ("none found", answers.owner == NONE_FOUND),
+        ("not memory", answers.owner == NOT_MEMORY),
+    ):
+        counts[word] += len(np.unique(answers.query[chosen]))
+    others = np.unique(answers.query[answers.found & (answers.owner != direct)])
+    counts["direct map alone"] += len(np.unique(answers.query[answers.found])) - len(others)
+
+
+def _texts(answers: Answers, texts: Sequence[str] | None, *, wanted: bool) -> Batch:
+    """Return the column of texts, if it is wanted."""
+    if texts is None:
+        return [[None] * len(answers)] * wanted
+    return [[texts[query] for query in answers.query.tolist()]]
+
+
+def _cells(answers: Answers, known: Owners) -> Batch:
+    """Return answers as cells, column by column."""
+    named, numbers = answers.named(), answers.owner.tolist()
+    whats = {number: mapper.what for number, mapper in enumerate(known.mappers)} | _WORDS
+    pids = {number: mapper.entry and mapper.entry.pid for number, mapper in enumerate(known.mappers)}
+    names = {
+        number: KERNEL if mapper.entry is None else mapper.entry.name for number, mapper in enumerate(known.mappers)
+    }
+    nothing = [None] * len(numbers)
+    flags = answers.flags.tolist() if known.by_physical else nothing
+    return [
+        _known(answers.physical, answers.has_physical),
+        _known(answers.offset, answers.has_offset),
+        [whats[number] for number in numbers],
+        [pids.get(number) for number in numbers],
+        [names.get(number) for number in numbers],
+        _known(answers.address, answers.found),
+        [
+            None if flag is None or number < 0 else _PERMISSIONS[flag]
+            for flag, number in zip(flags, numbers, strict=True)
+        ],
+        [None if flag is None or number < 0 else _PAGES[flag] for flag, number in zip(flags, numbers, strict=True)],
+        named.module_texts(),
+        named.region_texts(),
+        answers.more.tolist(),
+    ]
+
+
+def _known(column: np.ndarray, there: np.ndarray) -> list[int | None]:
+    if there.all():
+        return column.tolist()  # type: ignore[no-any-return]
+    return [value if known else None for value, known in zip(column.tolist(), there.tolist(), strict=True)]
