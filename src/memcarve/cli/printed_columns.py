@@ -5,9 +5,10 @@ They look as `printed_tables` prints them.
 
 from __future__ import annotations
 
+import re
 import sys
 from itertools import repeat
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from memcarve.cli.printed_tables import SCHEMA, print_table
 from memcarve.errors import printable
@@ -23,6 +24,10 @@ if TYPE_CHECKING:
 
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 _QUOTED = (",", '"', "\r", "\n")
+#: texts that need nothing done to them: in a table, in CSV, in JSON
+_AS_IT_IS, _UNQUOTED, _NOTHING = (
+    re.compile(text).fullmatch for text in (r"[ -~]+", r"(?![=+\-@])[ !#-+\--~]*", r"(?!)")
+)
 _FEW = 4  # times that a text comes on average from which on each is put into words once
 
 
@@ -45,7 +50,7 @@ def _table(_: str, columns: Sequence[Column], batches: Iterable[Batch]) -> Itera
     form = ""
     for batch in batches:
         shown = [
-            _worded(column, cells, "-", lambda text: printable(text) or "-")
+            _worded(column, cells, "-", _AS_IT_IS, lambda text: printable(text) or "-")
             for column, cells in zip(columns, batch, strict=True)
         ]
         if not form:
@@ -71,7 +76,7 @@ def _form(columns: Sequence[Column], widths: Sequence[int]) -> str:
 def _csv(_: str, columns: Sequence[Column], batches: Iterable[Batch]) -> Iterator[str]:
     yield ",".join(column.name for column in columns) + "\n"
     for batch in batches:
-        shown = [_worded(column, cells, "", _cell) for column, cells in zip(columns, batch, strict=True)]
+        shown = [_worded(column, cells, "", _UNQUOTED, _cell) for column, cells in zip(columns, batch, strict=True)]
         yield "".join([f"{line}\n" for line in map(",".join, zip(*shown, strict=True))])
 
 
@@ -88,7 +93,10 @@ def _cell(text: str) -> str:
 
 def _objects(columns: Sequence[Column], batch: Batch) -> Iterator[str]:
     """Return the rows as JSON."""
-    shown = [_worded(column, cells, "null", dumps, '"0x%016x"') for column, cells in zip(columns, batch, strict=True)]
+    shown = [
+        _worded(column, cells, "null", _NOTHING, dumps, '"0x%016x"')
+        for column, cells in zip(columns, batch, strict=True)
+    ]
     form = "{" + ", ".join(f"{dumps(column.name)}: %s" for column in columns) + "}"
     return map(form.__mod__, zip(*shown, strict=True))
 
@@ -110,22 +118,27 @@ def _json(title: str, columns: Sequence[Column], batches: Iterable[Batch]) -> It
 
 
 def _worded(
-    column: Column, cells: Sequence[Cell], absent: str, text: Callable[[str], str], address: str = "0x%016x"
+    column: Column,
+    cells: Sequence[Cell],
+    absent: str,
+    plain: Callable[[str], object],
+    text: Callable[[str], str],
+    address: str = "0x%016x",
 ) -> Sequence[str]:
-    """Return cells as they are printed."""
+    """Return cells as they are printed; a text for which `plain` is true stays as it is."""
     if column.kind == "text":
-        return _texts(cells, absent, text)
+        return _texts(cells, absent, plain, text)
     form = address if column.kind == "address" else "%d"
     if cells and all(cell is None for cell in cells):
         return [*repeat(absent, len(cells))]
     return [absent if cell is None else form % cell for cell in cells]
 
 
-def _texts(cells: Sequence[Cell], absent: str, text: Callable[[str], str]) -> list[str]:
+def _texts(cells: Sequence[Any], absent: str, plain: Callable[[str], object], text: Callable[[str], str]) -> list[str]:
     different = set(cells)
     if len(different) * _FEW > len(cells):
-        return [absent if cell is None else text(str(cell)) for cell in cells]
-    words = {cell: absent if cell is None else text(str(cell)) for cell in different}
+        return [absent if cell is None else cell if plain(cell) else text(cell) for cell in cells]
+    words = {cell: absent if cell is None else text(cell) for cell in different}
     return [words[cell] for cell in cells]
 
 

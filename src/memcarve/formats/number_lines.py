@@ -109,7 +109,12 @@ class NumberLines:
 
     def _is_ready(self) -> bool:
         """Return True if reading need not wait for whoever writes."""
-        return os.name != "posix" or bool(select.select([self._file], [], [], 0)[0])
+        if os.name != "posix":
+            return True
+        try:
+            return bool(select.select([self._file], [], [], 0)[0])
+        except (OSError, ValueError):  # there is no descriptor, or one that select cannot watch: nobody writes
+            return True
 
     def _passed_over(self) -> bytes:
         """Read on to the end of a line that is too long; return that end and what follows it."""
@@ -181,9 +186,10 @@ class NumberLines:
             raise self._error(
                 line, number, "may be decimal or hexadecimal", "say which with {radix:x} or {radix:d}, or write 0x"
             )
+        digits = found[2].lstrip(b"0") or b"0"
         try:
-            value = int(found[2].lstrip(b"0") or b"0", radix)
-        except ValueError:  # digits that decimal does not have; or thousands of them
+            value = int(digits[: _DIGITS[10] + 2], radix)  # of more digits than that, no number has 64 bits
+        except ValueError:
             raise self._error(line, number, "is not a decimal number", "{radix:x} reads hexadecimal ones") from None
         if value >> 64:
             raise self._error(line, number, "is more than 64 bits can hold")
