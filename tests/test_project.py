@@ -53,10 +53,12 @@ ARROWS = {
     "labels": {"formats", "process"},
     "hunting": {"images", "labels", "process", "searching"},
     "hashing": {"backing"},
+    "forking": set(),
+    "hunting": {"forking", "images", "labels", "process"},
     "sources": {"images", "formats", "process", "provenance", "hashing"},
     "surroundings": {"version"},
     "provenance": {"backing", "formats", "process", "surroundings", "version"},
-    "sinks": {"copying", "hashing", "formats", "process", "provenance", "surroundings", "version"},
+    "sinks": {"copying", "forking", "hashing", "formats", "process", "provenance", "surroundings", "version"},
     "cli": {
         "hunting",
         "sinks",

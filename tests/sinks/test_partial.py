@@ -789,9 +789,9 @@ def running(words: str) -> list[int]:
 def test_copies_end_with_their_parent(image: Path, tmp_path: Path) -> None:
     """If the program is killed, so are its copies at once, and nothing is left but the folder with its mark."""
     before = (
-        "import os, time, memcarve.sinks.several as several\n"
+        "import os, time, memcarve.forking as forking, memcarve.sinks.several as several\n"
         "several._Several.write, os.cpu_count = lambda *_: time.sleep(60), lambda: 3\n"
-        "several._end_with = lambda _: time.sleep(60)\n"  # what systems without such a call have
+        "forking._end_with = lambda _: time.sleep(60)\n"  # what systems without such a call have
     )
     words = command("carve", image, "--all", "-o", tmp_path / "out", "-q", before=before)
     process = subprocess.Popen(words, stdin=subprocess.DEVNULL)

@@ -8,9 +8,6 @@ import json
 import mmap
 import os
 import re
-import signal
-import sys
-import threading
 import time
 from collections import Counter
 from dataclasses import asdict, replace
@@ -19,7 +16,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
-from memcarve import provenance
+from memcarve import forking, provenance
 from memcarve.copying.copier import StoppedError
 from memcarve.errors import InputError, MemcarveError, NoSpaceError, UsageError, VerificationError
 from memcarve.formats import manifest, partial_mark
@@ -34,7 +31,6 @@ from memcarve.sinks.sink import Result
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
-    from concurrent.futures import Executor, Future
     from typing import Any
 
     from memcarve.process import Container, ProcessMemory, Progress
@@ -46,8 +42,6 @@ if TYPE_CHECKING:
     Named = Callable[[ProcessEntry, int, Counter[str]], str]
 
 _WORKERS = 16
-_STOPPING = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
-_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _Error = TypeVar("_Error", bound=MemcarveError)
 
 
@@ -170,11 +164,7 @@ def _recorded(options: SinkOptions) -> dict[str, Any]:
 
 
 class _Several:
-    """Writes processes in copies of this program, each on a processor of its own, or in threads.
-
-    Copies are better: what Python does for many small segments holds up the other threads. They are made by forking,
-    if nothing else is running here that a copy would lack; the container must be one that can be used in them.
-    """
+    """Writes processes in copies of this program, if the container can be used in them, or in threads."""
 
     half = "all"
     _in_copies = _at_once = False
@@ -303,14 +293,14 @@ class _Several:
         from concurrent.futures import BrokenExecutor  # not for one process
 
         with contextlib.ExitStack() as stack:
-            stack.enter_context(_signals_held())
-            pool, futures = self._begun(workers, numbers)
+            stack.enter_context(forking.signals_held())
+            pool, futures, self._in_copies = forking.begin(self.write, numbers, workers, in_copies=self._in_copies)
             held = stack.pop_all()
         try:
             held.close()
             for number, future in zip(numbers, futures, strict=True):
                 try:
-                    yield number, self._wait(future)
+                    yield number, forking.result_of(future, self._told)
                 except StoppedError:
                     if workers == 1:
                         raise
@@ -361,46 +351,12 @@ class _Several:
             raise
         return result
 
-    def _begun(self, workers: int, numbers: Sequence[int]) -> tuple[Executor, list[Future[Result]]]:
-        """Begin to write processes; return what runs `_write_one`, and what will come of each.
-
-        If the system has no descriptors or processes left for copies, they are written one at a time.
-        """
-        from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor  # not for one process
-
-        alone = threading.active_count() == 1 and hasattr(os, "fork")
-        if self._in_copies and alone:
-            import multiprocessing
-
-            others = set(multiprocessing.active_children())
-            try:
-                context = multiprocessing.get_context("fork")
-                copies = ProcessPoolExecutor(workers, context, _begin, (self, os.getpid()))
-                return copies, [copies.submit(_write_one, number) for number in numbers]
-            except OSError:
-                # the pool forgets the copies that it made before it failed: they would wait for work for ever, and the
-                # interpreter for them when it ends
-                for copy in set(multiprocessing.active_children()) - others:
-                    copy.kill()
-                    copy.join()
-                workers = 1
-        self._in_copies = False
-        threads = ThreadPoolExecutor(workers, initializer=_begin, initargs=(self, 0))
-        return threads, [threads.submit(_write_one, number) for number in numbers]
-
-    def _wait(self, future: Future[Result]) -> Result:
-        """Wait for a result in steps, so that a signal is noticed; tell the progress meanwhile."""
-        while True:
-            try:
-                return future.result(timeout=0.2)
-            except TimeoutError:
-                if future.done():
-                    raise
-            if self._progress is not None:
-                done, total = self._shared[1::2].tolist(), self._shared[2::2].tolist()
-                # those that have not begun are assumed to be like those that have
-                begun = sum(1 for size in total if size) or 1
-                self._progress(sum(done), sum(total) * len(total) // begun)
+    def _told(self) -> None:
+        if self._progress is not None:
+            done, total = self._shared[1::2].tolist(), self._shared[2::2].tolist()
+            # those that have not begun are assumed to be like those that have
+            begun = sum(1 for size in total if size) or 1
+            self._progress(sum(done), sum(total) * len(total) // begun)
 
     def _outside(self, error: _Error) -> _Error:
         """Return an error with the name that the folder is to get; the folder around it says what was kept."""
@@ -409,58 +365,6 @@ class _Several:
         )
         error.state = ""
         return error
-
-
-@contextlib.contextmanager
-def _signals_held() -> Iterator[None]:
-    """Keep signals for the end of the block: while copies are made, an exception that one raises would be lost."""
-    if not hasattr(signal, "pthread_sigmask"):  # Windows, where no copies are made
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, _STOPPING)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-_worker = threading.local()
-
-
-def _begin(several: _Several, parent: int) -> None:
-    """Prepare a worker; `parent` is the number of the program it is a copy of, 0 for a thread."""
-    _worker.write = several.write
-    if parent:
-        for name in ("SIGINT", "SIGHUP"):  # the program that they are meant for tells the copies to stop
-            signal.signal(getattr(signal, name), signal.SIG_IGN)
-        # so are copies ended that wait for a lock which one that was killed had
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPPING)
-        _die_with(parent)
-        threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
-
-
-def _end_with(parent: int) -> None:
-    """End this copy when the program that made it has been killed."""
-    while os.getppid() == parent:
-        time.sleep(0.2)
-    os._exit(1)
-
-
-def _die_with(parent: int) -> None:
-    """Have Linux kill this copy at once when the program that made it has been killed, whatever the copy is doing."""
-    if sys.platform == "linux":
-        import ctypes
-
-        with contextlib.suppress(OSError, AttributeError):  # a C library of another kind
-            ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-        if os.getppid() != parent:  # it was killed before
-            os._exit(1)
-
-
-def _write_one(number: int) -> Result:
-    result: Result = _worker.write(number)
-    return result
 
 
 def _row(part: Result, seals: Mapping[str, str] = MappingProxyType({})) -> dict[str, Any]:

@@ -1,0 +1,123 @@
+"""Work on several things at once: in copies of this program, each on a processor of its own, or in threads.
+
+Copies are better: what Python does for many small pieces holds up other threads. They are made by forking, if nothing
+else is running here that a copy would lack.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+import time
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from concurrent.futures import Executor, Future
+
+_T = TypeVar("_T")
+
+_STOPPING = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+
+class Begun(NamedTuple, Generic[_T]):
+    """Work that was begun: the pool that does it, what will come of each number in order, and whether in copies."""
+
+    pool: Executor
+    futures: list[Future[_T]]
+    in_copies: bool
+
+
+def begin(work: Callable[[int], _T], numbers: Sequence[int], workers: int, *, in_copies: bool) -> Begun[_T]:
+    """Begin to do some work for each of some numbers; in copies only its results are sent, which must be picklable.
+
+    Signals are to be held meanwhile (`signals_held`). If the system has no descriptors or processes left for copies,
+    the work is done one at a time, in a thread.
+    """
+    from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor  # not for one process
+
+    alone = threading.active_count() == 1 and hasattr(os, "fork")
+    if in_copies and alone:
+        import multiprocessing
+
+        others = set(multiprocessing.active_children())
+        try:
+            context = multiprocessing.get_context("fork")
+            copies = ProcessPoolExecutor(workers, context, _prepare, (work, os.getpid()))
+            return Begun(copies, [copies.submit(_do, number) for number in numbers], in_copies=True)
+        except OSError:
+            # the pool forgets the copies that it made before it failed: they would wait for work for ever, and the
+            # interpreter for them when it ends
+            for copy in set(multiprocessing.active_children()) - others:
+                copy.kill()
+                copy.join()
+            workers = 1
+    threads = ThreadPoolExecutor(workers, initializer=_prepare, initargs=(work, 0))
+    return Begun(threads, [threads.submit(_do, number) for number in numbers], in_copies=False)
+
+
+def result_of(future: Future[_T], told: Callable[[], object] | None = None) -> _T:
+    """Wait for a result in steps, so that a signal is noticed; `told` is called meanwhile."""
+    while True:
+        try:
+            return future.result(timeout=0.2)
+        except TimeoutError:
+            if future.done():
+                raise
+        if told is not None:
+            told()
+
+
+@contextlib.contextmanager
+def signals_held() -> Iterator[None]:
+    """Keep signals for the end of the block: while copies are made, an exception that one raises would be lost."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows, where no copies are made
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _STOPPING)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+_worker = threading.local()
+
+
+def _prepare(work: Callable[[int], object], parent: int) -> None:
+    """Prepare a worker; `parent` is the number of the program it is a copy of, 0 for a thread."""
+    _worker.work = work
+    if parent:
+        for name in ("SIGINT", "SIGHUP"):  # the program that they are meant for tells the copies to stop
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
+        # so are copies ended that wait for a lock which one that was killed had
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPPING)
+        _die_with(parent)
+        threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+
+
+def _end_with(parent: int) -> None:
+    """End this copy when the program that made it has been killed."""
+    while os.getppid() == parent:
+        time.sleep(0.2)
+    os._exit(1)
+
+
+def _die_with(parent: int) -> None:
+    """Have Linux kill this copy at once when the program that made it has been killed, whatever the copy is doing."""
+    if sys.platform == "linux":
+        import ctypes
+
+        with contextlib.suppress(OSError, AttributeError):  # a C library of another kind
+            ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        if os.getppid() != parent:  # it was killed before
+            os._exit(1)
+
+
+def _do(number: int) -> Any:  # noqa: ANN401 - what the work returns
+    return _worker.work(number)
