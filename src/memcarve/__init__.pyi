@@ -22,6 +22,8 @@ from memcarve.errors import (
     VerificationError as VerificationError,
 )
 from memcarve.formats.programs.mapped_module import MappedModule as MappedModule
+from memcarve.hunting.findings.finding_record import Evidence as Evidence, Finding as Finding
+from memcarve.hunting.findings.hunt import Hunt as Hunt, hunt as hunt
 from memcarve.hunting.owners.asking import Answer as Answer, Answers as Answers, Owners as Owners
 from memcarve.hunting.owners.image_ranges import image_ranges as image_ranges
 from memcarve.labels import Labelling as Labelling

@@ -648,6 +648,8 @@ class Container(ABC):
     stored: FileBacking | None = None
     #: whether part of the input could not be read when processes were looked for
     unreadable = False
+    #: what is wrong with the system's list of processes, in words: some that it held may be unlisted then
+    list_problem = ""
     #: what the user said that the input is, if anything
     input_type: str | None = None
     #: what was left out of a choice because it has no memory of its own, in words

@@ -23,6 +23,7 @@ _NOUNS = {
     "Layout": "layout",
     "Kind": "kind of memory",
     "Flag": "flag",
+    "ProcessFlag": "flag of a process",
     "Severity": "severity",
 }
 
@@ -176,6 +177,19 @@ class Flag(Word):
     DELETED_EXECUTABLE = "deleted-executable"
     PRELOADED_LIBRARY = "preloaded-library"
     TEXT_DIFFERS = "text-differs"
+
+
+class ProcessFlag(Word):
+    """What is remarkable about a process among the others, or about memory whatever segment it is in."""
+
+    UNLINKED_PROCESS = "unlinked-process"
+    IMITATED_NAME = "imitated-name"
+    WRONG_PATH = "wrong-path"
+    WRONG_PARENT = "wrong-parent"
+    KERNEL_THREAD_NAME = "kernel-thread-name"
+    MISSING_PARENT = "missing-parent"
+    YOUNGER_PARENT = "younger-parent"
+    ODD_HEADER = "odd-header"
 
 
 class Severity(Word):

@@ -795,7 +795,7 @@ def test_short_segments_are_looked_at_together(monkeypatch: pytest.MonkeyPatch) 
         seen.append(segment.start)
         return observe(space, segment, level)
 
-    monkeypatch.setattr("memcarve.labels.modules.observe", counted)
+    monkeypatch.setattr("memcarve.labels.header_scan.observe", counted)
     pages = {2 * number: noise(number % 7) for number in range(20_000)} | {16: bytes(pe_page()), 18: bytes(PAGE)}
     found = find_modules(memory(pages))
     assert [module.start for module in found.modules] == [16 * PAGE]

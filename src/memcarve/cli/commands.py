@@ -171,6 +171,22 @@ COMMANDS = {
             printing=groups.RegionPrinting,
         ),
         Command(
+            "hunt",
+            "listing_findings",
+            "Show what deserves a look, in every process, the worst first.",
+            """Show what deserves a look, in every process of an image or in one: the worst first, with the reason.
+
+            These are flags of memory, such as code that no file backs, and of processes, such as a name that imitates a
+            system program's. A finding is no verdict: docs/hunting.md and docs/labels.md name honest causes of each.
+            Findings that are the same in several processes are one row of the table.
+            """,
+            [_path("file")],
+            processes=groups.HuntedProcesses,
+            **_OPENING,
+            wanted=groups.Findings,
+            printing=groups.Printing,
+        ),
+        Command(
             "read",
             "looking",
             "Print the bytes at an address.",

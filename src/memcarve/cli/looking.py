@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING
 from memcarve.addresses import Address, parse_address, parse_size
 from memcarve.cli.exit_status import COMPLETE
 from memcarve.cli.frame import choose_one, open_input, say_notes
+from memcarve.cli.hexdump import hexdump
 from memcarve.cli.printed_tables import Column, print_table
 from memcarve.cli.wording import at_terminal, option, say
 from memcarve.errors import AddressError, LimitError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from memcarve.cli.option_groups import Input, Messages, OneProcess, Printing, ReadOutput
     from memcarve.process import Container
 
@@ -42,7 +41,7 @@ def read(
         for place in range(start, start + size, _PIECE):
             data = memory.read(place, min(_PIECE, start + size - place))
             if as_hex:
-                sys.stdout.writelines(_hexdump(place, data))
+                sys.stdout.writelines(f"{line}\n" for line in hexdump(place, data))
             else:
                 sys.stdout.buffer.write(data)
     return COMPLETE
@@ -53,17 +52,6 @@ def _resolved(container: Container, index: int, address: Address) -> int:
     if address.module is None:
         return address.offset
     return container.process(index=index, half=container.default_half).address_of(address)
-
-
-def _hexdump(address: int, data: bytes) -> Iterator[str]:
-    """Yield lines of sixteen bytes with the addresses they lie at, which are multiples of sixteen."""
-    place = address - address % 16
-    while place < address + len(data):
-        row = [data[at - address] if 0 <= at - address < len(data) else None for at in range(place, place + 16)]
-        left, right = (" ".join("  " if byte is None else f"{byte:02x}" for byte in row[at : at + 8]) for at in (0, 8))
-        text = "".join(" " if byte is None else chr(byte) if 32 <= byte < 127 else "." for byte in row)  # noqa: PLR2004
-        yield f"{place:016x}  {left}  {right}  |{text}|\n"
-        place += 16
 
 
 def locate(file: str, target: str, process: OneProcess, source: Input, printing: Printing, messages: Messages) -> int:

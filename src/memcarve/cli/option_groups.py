@@ -34,6 +34,8 @@ from memcarve.vocabulary import (
     Layout,
     OutputType,
     Paging,
+    ProcessFlag,
+    Severity,
     Split,
     System,
     Trust,
@@ -111,6 +113,12 @@ class ListedProcesses(SeveralProcesses):
     """Which processes' memory is looked at."""
 
     everything: bool = option("--all", is_flag=True, help="Every process except doubtful ones; rows say which.")
+
+
+class HuntedProcesses(SeveralProcesses):
+    """Which processes are looked at."""
+
+    everything: bool = option("--all", is_flag=True, help="Every process except doubtful ones.  [default]")
 
 
 class MemoryFilters(Group, heading=TAKE):
@@ -574,6 +582,46 @@ class ChosenOwners(OneProcess):
         help="Ask only the process with this id, and the kernel; may be repeated.  [default: all processes]",
     )
     name: str | None = option("--name", metavar="GLOB", help="Ask only the processes whose name matches.")
+
+
+class Findings(Group, heading=TAKE):
+    """Which findings are shown, and with what."""
+
+    severity: str = option(
+        "--severity",
+        type=Choice(Severity),
+        preset=str(Severity.LOW),
+        help=f"The least severity that is shown: {', '.join(Severity)}.",
+    )
+    flag: Sequence[str] = option(
+        "--flag",
+        type=Choice([*Flag, *ProcessFlag]),
+        metavar="FLAG",
+        multiple=True,
+        help=f"This flag of memory ({', '.join(Flag)}) or of processes ({', '.join(ProcessFlag)}).",
+    )
+    kind: Sequence[str] = option(
+        "--kind",
+        type=Choice(Kind),
+        metavar="KIND",
+        multiple=True,
+        help=f"Findings in memory of this kind: {', '.join(Kind)}.",
+    )
+    file: Sequence[str] = option(
+        "--file",
+        metavar="GLOB",
+        multiple=True,
+        help="Findings in a mapped file or module whose name or path matches.",
+    )
+    size: int = option(
+        "--bytes",
+        type=size,
+        metavar="N",
+        preset="64",
+        help="How many bytes of each place are shown: as instructions if they may run and capstone is installed, else "
+        "as a hexdump; in JSON in hexadecimal.",
+    )
+    no_bytes: bool = option("--no-bytes", is_flag=True, help="Show no bytes.")
 
 
 class Differences(Group, heading=TAKE):

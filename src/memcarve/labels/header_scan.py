@@ -7,17 +7,20 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from memcarve.intervals import PAGE, expand, joined
-from memcarve.labels.content import glance
+from memcarve.labels.content import glance, observe
 from memcarve.labels.headers import may_begin
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from memcarve.dtypes import I64
+    from memcarve.labels.headers import Header
     from memcarve.segments import Segment, Segments
     from memcarve.space import AddressSpace
 
 
+#: headers that are taken; memory may be full of them
+MOST_HEADERS = 1 << 16
 _SHORT = 16 * PAGE
 _BLOCK = 1 << 20  # bytes of short segments that are looked at together
 _ROWS = 1 << 12  # segments of any length between two calls of `told`
@@ -54,6 +57,34 @@ def likely(space: AddressSpace, segments: Segments) -> Iterator[tuple[list[Likel
         found = [Likely(segments[low + row], None if count < 0 else count) for row, count in likely_rows]
         yield found, int(segments.size[low:high].sum())
         low = high
+
+
+def headers_in(
+    space: AddressSpace,
+    segments: Segments,
+    most: int = MOST_HEADERS,
+    progress: Callable[[int, int], object] | None = None,
+) -> tuple[list[Header], int]:
+    """Return the headers in some segments, in order of their addresses, and about how many more than `most` there are.
+
+    `segments` are whole ones, not split. `progress` is called with the bytes done and the total. Raises
+    SourceReadError.
+    """
+    found: list[Header] = []
+    more = done = 0
+    for some, size in likely(space, segments):
+        for segment, places in some:
+            room = most - len(found)
+            if not room and places is not None:
+                more += places
+                continue
+            content = observe(space, segment, "headers")
+            found += content.headers[:room]
+            more += content.more_headers + len(content.headers[room:])
+        done += size
+        if progress is not None:
+            progress(done, segments.total)
+    return found, more
 
 
 def _read(space: AddressSpace, segments: Segments, rows: I64, ends: I64, buffer: memoryview) -> None:

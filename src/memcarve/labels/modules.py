@@ -12,9 +12,8 @@ from memcarve.errors import AddressError, UsageError
 from memcarve.formats.programs.first_page import first_page_again
 from memcarve.formats.programs.mapped_module import MappedModule
 from memcarve.intervals import PAGE, TOP
-from memcarve.labels.content import observe
 from memcarve.labels.filters import names_match
-from memcarve.labels.header_scan import likely
+from memcarve.labels.header_scan import MOST_HEADERS, headers_in
 from memcarve.labels.headers import name_of
 from memcarve.labels.metadata_index import Known
 from memcarve.paths import base_name
@@ -36,8 +35,6 @@ if TYPE_CHECKING:
 
 #: the source of a module that is found by its header
 HEADER = "header"
-#: headers that are taken; memory may be full of them
-MOST_HEADERS = 1 << 16
 _MOST_NAMED = 1 << 12  # headers whose own names are looked up
 
 
@@ -95,28 +92,15 @@ class _Search:
 
     def _headers(self, progress: Progress | None) -> dict[int, Header]:
         """Return the headers in memory, by address."""
-        space, found, more = self.process.space, dict[int, "Header"](), 0
-        segments = space.segments()
+        segments = self.process.space.segments()
         segments = segments.where(segments.in_half(self._half, self.process.kernel_half))
-        done = 0
-        for some, size in likely(space, segments):
-            for segment, places in some:
-                room = MOST_HEADERS - len(found)
-                if not room and places is not None:
-                    more += places
-                    continue
-                content = observe(space, segment, "headers")
-                found |= {header.address: header for header in content.headers[:room]}
-                more += content.more_headers + len(content.headers[room:])
-            done += size
-            if progress is not None:
-                progress(done, segments.total)
+        found, more = headers_in(self.process.space, segments, MOST_HEADERS, progress)
         if more:
             self.notes.append(
                 f"there are some {more} more headers of programs than the {len(found)} that are looked at; choose less "
                 "memory by half"
             )
-        return found
+        return {header.address: header for header in found}
 
     def _further_ends(self, again: Mapping[int, int]) -> dict[int, int]:
         """Return the ends of modules that have a part elsewhere, by their starts."""

@@ -93,6 +93,11 @@ class ImageContainer(Container):
         return self.memory.damaged
 
     @property
+    def list_problem(self) -> str:  # type: ignore[override]
+        """What is wrong with the system's list of processes, in words; empty if it is whole, or there is no system."""
+        return "" if self._system is None or self.options.dtb is not None else self._system.problem
+
+    @property
     def notes(self) -> list[str]:  # type: ignore[override]
         """What is known of the image, and of the list of processes once it was read."""
         unsought = [] if self._unsought is None or self._complete else [self._unsought]

@@ -1,0 +1,167 @@
+"""The command that hunts: findings over all processes, as a table with the bytes of each, or for machines."""
+
+from __future__ import annotations
+
+import itertools
+import sys
+from typing import TYPE_CHECKING, Any
+
+from memcarve.cli.exit_status import COMPLETE, INCOMPLETE
+from memcarve.cli.finding_table import bytes_of, groups_of, most_columns, table_of
+from memcarve.cli.frame import choose, open_input
+from memcarve.cli.printed_tables import SCHEMA, Column, print_table
+from memcarve.cli.progress_bar import ProgressBar
+from memcarve.cli.wording import complain, counted, option, say, tell
+from memcarve.errors import MemcarveError, UsageError
+from memcarve.formats.json_text import dumps
+from memcarve.hunting.findings.hunt import every, hunt as look
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from memcarve.cli.option_groups import Findings, HuntedProcesses, Input, Messages, Printing
+    from memcarve.cli.printed_tables import Cell
+    from memcarve.hunting.findings.finding_record import Finding
+    from memcarve.hunting.findings.hunt import Hunt
+    from memcarve.process import Container
+
+_MOST_BYTES = 4096
+_MOST_NEEDS = 3  # sentences about what flags need; more are one
+_COLUMNS = [
+    *(Column("severity", "text"), Column("pid", "number"), Column("process", "text"), Column("flag", "text")),
+    *(Column("address", "address"), Column("kind", "text"), Column("file", "text"), Column("why", "text")),
+    *(Column("region", "address"), Column("protection", "text"), Column("permissions", "words")),
+]
+
+
+def hunt(
+    file: str,
+    processes: HuntedProcesses,
+    source: Input,
+    wanted: Findings,
+    printing: Printing,
+    messages: Messages,
+) -> int:
+    """Print findings."""
+    layout = printing.layout
+    if wanted.size > _MOST_BYTES:
+        raise UsageError(f"{wanted.size} bytes of each place are too many to look at", remedy="read prints any number")
+    size = 0 if wanted.no_bytes or layout in ("csv", "parquet") else wanted.size
+    with open_input(file, vars(source), messages) as container:
+        indexes = _chosen(container, processes)
+        with ProgressBar("hunting", messages) as progress:
+            found = look(
+                container,
+                indexes,
+                severity=wanted.severity,
+                flag=wanted.flag,
+                file=wanted.file,
+                kind=wanted.kind,
+                evidence=size,
+                progress=progress,
+            )
+        _print(found, layout)
+        sys.stdout.flush()
+        for entry, error in found.failed:
+            complain(error, entry)
+        say(container.notes if messages.verbose else container.warnings, quiet=messages.quiet)
+        say([*found.notes, *_unlooked(found)], quiet=messages.quiet)
+        tell(_summary(found), quiet=messages.quiet)
+        return INCOMPLETE if found.incomplete else COMPLETE
+
+
+def _chosen(container: Container, processes: HuntedProcesses) -> list[int]:
+    """Return the places of the chosen processes: all if none is named."""
+    if processes.everything or processes.pid or processes.name is not None:
+        chosen = choose(container, processes)
+        return every(container) if processes.everything else chosen
+    return every(container)
+
+
+def _print(found: Hunt, layout: str) -> None:
+    if layout == "table":
+        groups, width = groups_of(found.findings), most_columns()
+        for line in itertools.chain(table_of(groups, width), bytes_of(groups, width)):
+            sys.stdout.write(f"{line}\n")
+    elif layout == "json":
+        sys.stdout.writelines(f"{line}\n" for line in _document(found))
+    elif layout == "jsonl":
+        sys.stdout.writelines(f"{dumps(row.facts())}\n" for row in found)
+    else:
+        print_table(layout, "findings", _COLUMNS, map(_cells, found))
+
+
+def _cells(row: Finding) -> list[Cell]:
+    region = row.region
+    return [
+        *(str(row.severity), row.entry.pid, row.entry.name, str(row.flag), row.address),
+        *(None if row.kind is None else str(row.kind), row.file, row.why),
+        *(None if region is None else region.start, None if region is None else region.protection),
+        [*row.permissions],
+    ]
+
+
+def _document(found: Hunt) -> Iterator[str]:
+    """Yield the lines of a document with all that was found."""
+    rows: dict[str, list[Any]] = {
+        "findings": [row.facts() for row in found],
+        "more": [
+            {"pid": row.entry.pid, "process": row.entry.name, "flag": row.flag, "severity": row.severity}
+            | {"count": row.number}
+            for row in found.more
+        ],
+        "failed": [{"pid": entry.pid, "process": entry.name, "error": str(error)} for entry, error in found.failed],
+        "not_looked_for": [
+            {"flag": flag, "needs": _worded(needs), "processes": count}
+            for flag, (needs, count) in found.unlooked.items()
+        ],
+    }
+    yield "{"
+    yield f' "schema": {SCHEMA},'
+    yield f' "processes": {found.processes},'
+    yield f' "less_severe": {found.hidden},'
+    yield f' "notes": {dumps([*found.notes])},'
+    for name, records in rows.items():
+        last = "" if name == "not_looked_for" else ","
+        yield f' "{name}": ['
+        yield from (f"  {dumps(row)}{',' if at < len(records) - 1 else ''}" for at, row in enumerate(records))
+        yield f" ]{last}"
+    yield "}"
+
+
+def _worded(needs: str) -> str:
+    """Return what a flag needs in terms of the command's options."""
+    return MemcarveError("", remedy=needs).worded(option).removeprefix("; ")
+
+
+def _unlooked(found: Hunt) -> list[str]:
+    """Return sentences about flags that could not be looked for: in no process, once for each reason, or in some."""
+    nowhere: dict[str, list[str]] = {}
+    some: list[int] = []
+    for flag, (needs, count) in found.unlooked.items():
+        if count >= found.processes:
+            nowhere.setdefault(_worded(needs), []).append(flag)
+        else:
+            some.append(count)
+    notes = [f"not looked for: {', '.join(flags)}: needs {needs}" for needs, flags in nowhere.items()]
+    if len(nowhere) > _MOST_NEEDS:
+        flags = ", ".join(itertools.chain(*nowhere.values()))
+        options = [name for name in ("--regions FILE", "--modules FILE") if any(name in needs for needs in nowhere)]
+        give = f"; {' and '.join(options)} may give some of it" if options else ""
+        notes = [f"not looked for: {flags} (JSON says what each needs{give})"]
+    if some:
+        less = f"in up to {max(some)} of {counted(found.processes, 'process')}"
+        notes.append(f"{less} too little is known to look for {counted(len(some), 'flag')} (JSON says which)")
+    return notes
+
+
+def _summary(found: Hunt) -> str:
+    counts = {word: sum(row.severity == word for row in found) for word in dict.fromkeys(row.severity for row in found)}
+    words = [f"{counted(len(found), 'finding')} in {counted(found.processes, 'process')}"]
+    words += [f"({', '.join(f'{count} {word}' for word, count in counts.items())})"] if counts else []
+    text = " ".join(words)
+    if more := sum(row.number for row in found.more):
+        text += f"; {more} more were only counted"
+    if found.hidden:
+        text += f"; {found.hidden} less severe are not shown (--severity info shows all)"
+    return text

@@ -1,0 +1,211 @@
+"""Every process of an input, looked at by itself: in copies of this program, each on a processor of its own."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter, deque
+from typing import TYPE_CHECKING, NamedTuple
+
+from memcarve import forking
+from memcarve.errors import InputError, MemcarveError
+from memcarve.hunting.findings.checks import CHECKS
+from memcarve.hunting.findings.family import Family
+from memcarve.hunting.findings.finding_record import Finding, More
+from memcarve.hunting.findings.flag_findings import evidence_at, place_of, spots
+from memcarve.hunting.findings.subject import Subject
+from memcarve.labels.filters import names_match
+from memcarve.labels.severities import RATINGS
+from memcarve.vocabulary import Flag, Severity
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from memcarve.hunting.findings.check import Remark
+    from memcarve.hunting.findings.flag_findings import Place
+    from memcarve.labels.severities import Rating
+    from memcarve.process import Container, ProcessEntry
+
+_WORKERS = 16
+_LONGEST = 1000  # characters of a reason
+
+
+class Wanted(NamedTuple):
+    """Which findings are wanted: at least as urgent as `least` (a vocabulary.Severity), and any of each that is given.
+
+    `flags` are of vocabulary.Flag and ProcessFlag, `files` patterns for a file's path or name, `kinds` of
+    vocabulary.Kind. `size` bytes of evidence are taken of each; `most` findings of each flag in each process.
+    """
+
+    least: str = Severity.INFO
+    flags: frozenset[str] = frozenset()
+    files: Sequence[str] = ()
+    kinds: Sequence[str] = ()
+    size: int = 64
+    most: int = 100
+
+    def takes(self, flag: str) -> bool:
+        """Return True if a flag is wanted."""
+        return not self.flags or flag in self.flags
+
+    def is_urgent(self, severity: str) -> bool:
+        """Return True if a severity is enough."""
+        order = [*Severity]
+        return order.index(Severity(severity)) <= order.index(Severity(self.least))
+
+
+class Seen(NamedTuple):
+    """What was seen of one process: `unlooked` flags could not be looked for, `pages` counts its pages by kind.
+
+    `hidden` findings were not urgent enough. `incomplete`: bytes are known to be missing, of which `notes` say more.
+    `error`: it failed.
+    """
+
+    entry: ProcessEntry
+    findings: Sequence[Finding] = ()
+    more: Sequence[More] = ()
+    unlooked: frozenset[str] = frozenset()
+    hidden: int = 0
+    pages: dict[str, int] | None = None
+    size: int = 0
+    incomplete: bool = False
+    notes: tuple[str, ...] = ()
+    error: MemcarveError | None = None
+
+
+def seen_of_each(container: Container, indexes: Sequence[int], wanted: Wanted) -> Iterator[Seen]:
+    """Yield what was seen of the processes at some places in `processes()`, in that order, as they are looked at.
+
+    One that fails does not stop the others.
+    """
+    looking = _Looking(container, wanted)
+    numbers = [*indexes]
+    workers = min(os.cpu_count() or 1, len(numbers), _WORKERS)
+    if workers < 2 or not container.can_be_forked:  # noqa: PLR2004 - one does not need a copy
+        yield from map(looking.look, numbers)
+        return
+    left = deque(numbers)
+    while left:
+        yield from _together(looking, left, workers)
+        workers = 1  # shows which of them it was that the system ended a copy for
+
+
+def _together(looking: _Looking, left: deque[int], workers: int) -> Iterator[Seen]:
+    """Yield what was seen of the processes in `left`, and take these off it; stop if the system ends a copy."""
+    from concurrent.futures import BrokenExecutor
+
+    with forking.signals_held():
+        pool, futures, _ = forking.begin(looking.look, [*left], workers, in_copies=True)
+    waiting = deque(futures)
+    del futures
+    try:
+        while waiting:
+            try:
+                seen = forking.result_of(waiting.popleft())
+            except BrokenExecutor:
+                if workers > 1:
+                    return
+                problem = "the system ended what looked at it; was there not enough memory?"
+                seen = Seen(looking.container.entry(left[0]), error=MemcarveError(problem))
+                left.popleft()
+                yield seen
+                return
+            left.popleft()
+            yield seen
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+class _Looking:
+    """Looks at one process of a container after the other."""
+
+    def __init__(self, container: Container, wanted: Wanted) -> None:
+        self.container = container
+        self.wanted = wanted
+        self.family = Family(container.processes(), damaged=container.list_problem != "")
+
+    def look(self, index: int) -> Seen:
+        """Return what is seen of a process; raises nothing that is about the process."""
+        entry = self.container.entry(index)
+        try:
+            if not entry.has_memory:
+                return self._seen(Subject(entry, self.family, None))
+            memory = self.container.process(index=index, half=self.container.default_half)
+            return memory.past_unreadable(lambda there: self._seen(Subject(entry, self.family, there)))
+        except MemcarveError as error:
+            return Seen(entry, error=error)
+        except MemoryError:
+            return Seen(entry, error=MemcarveError("there was not enough memory to look at it"))
+        except OSError as error:
+            return Seen(entry, error=InputError(f"{error.filename or 'the system'}: {error.strerror or error}"))
+
+    def _seen(self, subject: Subject) -> Seen:
+        found = _Found(subject, self.wanted)
+        flagged = subject.flagged if any(map(self.wanted.takes, Flag)) else None
+        if flagged is not None:
+            for flag in filter(self.wanted.takes, Flag):
+                if flag in flagged.where:
+                    found.take(flag, RATINGS[flag], spots(subject, flagged, flag))
+                else:
+                    found.unlooked.add(flag)
+        found.look()
+        memory = subject.memory
+        return Seen(
+            subject.entry,
+            found.findings,
+            found.more,
+            frozenset(found.unlooked),
+            found.hidden,
+            None if memory is None else memory.pages,
+            0 if memory is None else memory.space.total,
+            incomplete=memory is not None and memory.incomplete,
+            notes=tuple(memory.warnings) if memory is not None and memory.incomplete else (),
+        )
+
+
+class _Found:
+    """Collects what is found in one process."""
+
+    def __init__(self, subject: Subject, wanted: Wanted) -> None:
+        self.subject = subject
+        self.wanted = wanted
+        self.findings: list[Finding] = []
+        self.more: list[More] = []
+        self.unlooked: set[str] = set()
+        self.hidden = 0
+
+    def look(self) -> None:
+        """Look for the flags that are about the process."""
+        for check in CHECKS:
+            if not self.wanted.takes(check.flag):
+                continue
+            remarks = check.look(self.subject)
+            if remarks is None:
+                self.unlooked.add(check.flag)
+                continue
+            self.take(check.flag, check.rating, remarks)
+
+    def take(self, flag: str, rating: Rating, remarks: Iterable[Remark]) -> None:
+        """Make findings of what is remarked under a flag, as far as they are wanted; count what is too many."""
+        more: Counter[str] = Counter()
+        room = self.wanted.most
+        for remark in remarks:
+            severity, reason = remark.rating or rating
+            place = place_of(self.subject, remark.address)
+            if not self._is_chosen(place):
+                continue
+            if not self.wanted.is_urgent(severity):
+                self.hidden += 1
+            elif room <= 0:
+                more[severity] += 1
+            else:
+                room -= 1
+                evidence = evidence_at(self.subject, remark.bytes_at, self.wanted.size)
+                about = remark.why[:_LONGEST], reason, self.subject.entry, remark.address
+                self.findings.append(Finding(severity, flag, *about, *place, evidence))
+        self.more += [More(self.subject.entry, flag, severity, count) for severity, count in more.items()]
+
+    def _is_chosen(self, place: Place) -> bool:
+        wanted = self.wanted
+        if wanted.kinds and place.kind not in wanted.kinds:
+            return False
+        return not wanted.files or (place.file is not None and names_match(wanted.files, None, place.file))

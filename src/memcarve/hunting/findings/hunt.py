@@ -1,0 +1,173 @@
+"""Over all processes: what flags say of their memory, and what is remarkable about the processes themselves."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from memcarve.errors import UsageError
+from memcarve.hunting.findings.checks import CHECKS
+from memcarve.hunting.findings.every_process import Wanted, seen_of_each
+from memcarve.hunting.findings.family import Family
+from memcarve.hunting.findings.finding_record import Finding, More, worst_first
+from memcarve.labels.flags import NEEDS
+from memcarve.vocabulary import Flag, Kind, ProcessFlag, Severity, System
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from memcarve.errors import MemcarveError
+    from memcarve.hunting.findings.every_process import Seen
+    from memcarve.process import Container, ProcessEntry, Progress
+
+#: findings that are kept in all; the worst of them if there are more
+_MOST_IN_ALL = 50_000
+#: flags that are about one system alone
+_OF_LINUX = frozenset[str](
+    {Flag.MEMFD_EXECUTABLE, Flag.DELETED_EXECUTABLE, Flag.PRELOADED_LIBRARY, ProcessFlag.KERNEL_THREAD_NAME}
+)
+_OF_WINDOWS = frozenset[str]({ProcessFlag.IMITATED_NAME, ProcessFlag.WRONG_PARENT})
+#: what is not known of a machine's pages, by the kind that counts them
+_NOT_THERE = {
+    "prototype": "behind prototype entries (shared memory and files)",
+    "pagefile": "in a page file",
+    "swapped": "swapped out",
+    "outside": "outside the image",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Hunt:
+    """What was found, the worst first; iterating yields the findings.
+
+    `more` are findings that were only counted, `hidden` counts those that were not severe enough. `failed` are the
+    processes that could not be looked at, with the error. `unlooked` has the flags for which too little is known, with
+    what they need as remedies word it, and the number of processes. `processes` counts those that were looked at.
+    `incomplete`: one failed, or bytes are known to be missing. `notes` are sentences for the user.
+    """
+
+    findings: tuple[Finding, ...]
+    more: tuple[More, ...]
+    hidden: int
+    failed: tuple[tuple[ProcessEntry, MemcarveError], ...]
+    unlooked: Mapping[str, tuple[str, int]]
+    processes: int
+    incomplete: bool
+    notes: tuple[str, ...]
+
+    def __iter__(self) -> Iterator[Finding]:
+        return iter(self.findings)
+
+    def __len__(self) -> int:
+        return len(self.findings)
+
+
+def hunt(
+    container: Container,
+    indexes: Sequence[int] | None = None,
+    *,
+    severity: str = "info",
+    flag: Sequence[str] = (),
+    file: Sequence[str] = (),
+    kind: Sequence[str] = (),
+    evidence: int = 64,
+    most: int = 100,
+    progress: Progress | None = None,
+) -> Hunt:
+    """Look at the processes of a container, at some places in ``processes()`` or all, and return what is remarkable.
+
+    `severity` is the least (a vocabulary.Severity) that is wanted. Any of the flags (of vocabulary.Flag and
+    ProcessFlag), of the patterns for a file's path or name and of the kinds of memory (vocabulary.Kind) that are given
+    must match. Of each finding with an address up to `evidence` bytes are kept; of each flag in each process up to
+    `most` findings, in all 50,000, and the others are counted. One half is looked at: the container's `default_half`.
+
+    A process that fails does not stop the others. Raises UsageError for an unknown word.
+    """
+    Severity.check(severity)
+    Kind.check(*kind)
+    for word in flag:
+        if word not in [*Flag, *ProcessFlag]:
+            raise UsageError(f"unknown flag {word!r}", remedy=f"choose from {', '.join([*Flag, *ProcessFlag])}")
+    chosen = every(container) if indexes is None else indexes
+    wanted = Wanted(severity, frozenset(flag), tuple(file), tuple(kind), evidence, most)
+    gathered = _Gathered()
+    for seen in seen_of_each(container, chosen, wanted):
+        gathered.add(seen)
+        if progress is not None:
+            progress(gathered.size, gathered.size * len(chosen) // gathered.count)
+    return gathered.hunt(container)
+
+
+def every(container: Container) -> list[int]:
+    """Return the places of all processes that nothing speaks against, with memory of their own or without."""
+    return [index for index, entry in enumerate(container.processes()) if not entry.doubts]
+
+
+class _Gathered:
+    """Gathers what is seen of processes, in bounded memory."""
+
+    def __init__(self) -> None:
+        self.size = self.count = 0
+        self._findings: list[Finding] = []
+        self._more: list[More] = []
+        self._hidden = 0
+        self._failed: list[tuple[ProcessEntry, MemcarveError]] = []
+        self._unlooked: Counter[str] = Counter()
+        self._pages: Counter[str] = Counter()
+        self._notes: dict[str, None] = {}
+        self._incomplete = False
+
+    def add(self, seen: Seen) -> None:
+        """Add what was seen of one process."""
+        self.count += 1
+        self.size += seen.size
+        if seen.error is not None:
+            self._failed.append((seen.entry, seen.error))
+            return
+        self._findings += seen.findings
+        self._more += seen.more
+        self._hidden += seen.hidden
+        self._unlooked.update(seen.unlooked)
+        self._pages.update(seen.pages or {})
+        self._incomplete |= seen.incomplete
+        self._notes |= dict.fromkeys(f"{seen.entry}: {note}" for note in seen.notes)
+        if len(self._findings) > 2 * _MOST_IN_ALL:
+            self._cut()
+
+    def _cut(self) -> None:
+        """Keep the worst findings, and count the others."""
+        self._findings = worst_first(self._findings)
+        counts = Counter((row.entry, row.flag, row.severity) for row in self._findings[_MOST_IN_ALL:])
+        self._more += [More(*of, count) for of, count in counts.items()]
+        del self._findings[_MOST_IN_ALL:]
+
+    def hunt(self, container: Container) -> Hunt:
+        """Return all of it."""
+        self._cut()
+        system = Family(container.processes()).system
+        foreign = _OF_LINUX if system == System.WINDOWS else _OF_WINDOWS if system == System.LINUX else frozenset()
+        unlooked = {
+            flag: (_NEEDS[flag], count) for flag, count in sorted(self._unlooked.items()) if flag not in foreign
+        }
+        return Hunt(
+            tuple(self._findings),
+            tuple(self._more),
+            self._hidden,
+            tuple(self._failed),
+            unlooked,
+            self.count - len(self._failed),
+            self._incomplete or bool(self._failed) or container.unreadable,
+            (*self._of_pages(), *self._notes),
+        )
+
+    def _of_pages(self) -> list[str]:
+        """Return a sentence about the pages that nobody could look at."""
+        counted = [f"{self._pages[kind]} {words}" for kind, words in _NOT_THERE.items() if self._pages[kind]]
+        return [f"pages whose content is not known: {', '.join(counted)}"] if counted else []
+
+
+_NEEDS: dict[str, str] = {
+    **{str(flag): needs for flag, needs in NEEDS.items()},
+    **{check.flag: check.needs for check in CHECKS},
+}

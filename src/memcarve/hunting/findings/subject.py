@@ -1,0 +1,68 @@
+"""The process that is looked at: its entry, its family, and what is known of its memory, each found when asked for."""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING
+
+from memcarve.labels.flags import Flagged
+from memcarve.labels.header_scan import headers_in
+from memcarve.labels.metadata_index import Known
+from memcarve.vocabulary import System
+
+if TYPE_CHECKING:
+    from memcarve.hunting.findings.family import Family
+    from memcarve.labels.headers import Header
+    from memcarve.process import ProcessEntry, ProcessMemory
+
+
+class Subject:
+    """A process; `memory` is None if it has none of its own."""
+
+    def __init__(self, entry: ProcessEntry, family: Family, memory: ProcessMemory | None) -> None:
+        self.entry = entry
+        self.family = family
+        self.memory = memory
+
+    @functools.cached_property
+    def known(self) -> Known | None:
+        """What is known of the memory, by address."""
+        return None if self.memory is None else Known(self.memory.metadata, str(self.entry))
+
+    @functools.cached_property
+    def headers(self) -> list[Header]:
+        """The PE and ELF headers in the memory, at most as many as `headers_in` keeps. Raises SourceReadError."""
+        if self.memory is None:
+            return []
+        segments = self.memory.space.segments()
+        half = self.memory.default_half
+        chosen = segments.where(segments.in_half(half, self.memory.kernel_half)) if half != "all" else segments
+        return headers_in(self.memory.space, chosen)[0]
+
+    @functools.cached_property
+    def flagged(self) -> Flagged | None:
+        """The flags of the memory. Raises SourceReadError."""
+        if self.memory is None or self.known is None:
+            return None
+        return Flagged(self.memory.space, self.known, self.headers)
+
+    @functools.cached_property
+    def program(self) -> str | None:
+        """The path of the program by the system's own word, which the process cannot write; None if it is not known.
+
+        On Windows it is the file that is mapped at the image base, on Linux what /proc/PID/exe shows.
+        """
+        if self.memory is None or self.known is None:
+            return None
+        if self.family.system == System.LINUX:
+            return next((each.image_path for each in self.memory.metadata.parameters if each.image_path), None)
+        base = self.entry.image_base
+        held = None if base is None else self.known.region_at(base)
+        return None if held is None else self.known.regions[held].file
+
+    @functools.cached_property
+    def command_line(self) -> str | None:
+        """What the process says it was started with; None if that is not known."""
+        memory = self.memory
+        parameters = () if memory is None else memory.metadata.parameters
+        return next((each.command_line for each in parameters if each.command_line is not None), None)
