@@ -406,7 +406,7 @@ def test_names_of_processes(tmp_path: Path, capfdbinary: Capture) -> None:
     assert listing(tmp_path / "two") == ["88-smss.exe", "99-csrss.exe", "SHA256SUMS", "processes.json"]
     one_line(invoke(capfdbinary, "carve", table, "--name", "nobody", "-o", tmp_path / "no"), 1, "nobody")
     one_line(invoke(capfdbinary, "carve", table, "--pid", "5", "-o", tmp_path / "no"), 1, "5", "System")
-    one_line(invoke(capfdbinary, "segments", table, "--name", "*s*"), 2, "several")
+    one_line(invoke(capfdbinary, "locate", table, "0x10000", "--name", "*s*"), 2, "several")
     assert invoke(capfdbinary, "carve", table, "--pid", "4", "--pid", "99", "-o", tmp_path / "three").code == 0
     assert listing(tmp_path / "three") == ["4-System", "99-csrss.exe", "SHA256SUMS", "processes.json"]
 

@@ -784,7 +784,7 @@ def test_wrong_choices(truth: Truth, go: Invoke) -> None:
     complaint(go("carve", truth.path, "--name", "nothing*"), 1, "nothing*")
     complaint(go("carve", truth.path), 2, "--pid", "--name", "--all", "1624 explorer.exe")
     complaint(go("segments", truth.path), 2, "--pid", "1624 explorer.exe")
-    complaint(go("segments", truth.path, "--name", "*.exe"), 2, "several")
+    complaint(go("locate", truth.path, "0x1000", "--name", "*.exe"), 2, "several")
     complaint(go("carve", truth.path, "--all", "--pid", 4), 2, "--all")
     complaint(go("carve", truth.path, "--pid", 4, "--dtb", "0x1000"), 2, "--dtb", "--pid")
     complaint(go("carve", truth.path, "--pid", "x"), 2, "--pid")

@@ -118,6 +118,7 @@ class Command(click.Command):
 
 _OPENING = {"source": groups.Input, "messages": groups.Messages}
 _ONE = {"process": groups.OneProcess, **_OPENING}
+_LISTED = {"processes": groups.ListedProcesses, **_OPENING}
 _SEVERAL = {"processes": groups.SeveralProcesses, **_OPENING}
 _LISTED = {"processes": groups.ListedProcesses, **_OPENING}
 _WRITING = {**_SEVERAL, "record": groups.Record}
@@ -143,14 +144,15 @@ COMMANDS = {
         Command(
             "segments",
             "listing_memory",
-            "List the contiguous segments of a process's memory.",
+            "List the contiguous segments of memory.",
             """List the contiguous segments: start, end, size, extents, offset in the dump or image.
 
             For a dump, its map is enough. If regions or modules are known, each segment also has its protection, kind,
-            file and flags. With --content (none by default) every byte is read.
+            file and flags. With --content (none by default) every byte is read. With several processes, rows say which
+            they are of.
             """,
             [_path("file")],
-            **_ONE,
+            **_LISTED,
             filters=groups.SegmentFilters,
             segmenting=groups.Segmenting,
             listed=groups.Extents,
@@ -162,11 +164,11 @@ COMMANDS = {
             "List what the operating system says about memory.",
             """List what the operating system says about memory: regions, and how much of each is there.
 
-            They come from an image of 64-bit Windows, or from what Volatility printed: beside the dump, or given with
-            --regions.
+            They come from an image of 64-bit Windows or of Linux, or from what Volatility printed: beside the dump, or
+            given with --regions. With several processes, rows say which they are of.
             """,
             [_path("file")],
-            **_ONE,
+            **_LISTED,
             filters=groups.RegionFilters,
             printing=groups.RegionPrinting,
         ),
@@ -241,7 +243,7 @@ COMMANDS = {
         Command(
             "diff",
             "diffing",
-            "Show what changed in a process's memory.",
+            "Show what changed in processes' memory.",
             """Show what changed in a process's memory from BEFORE to AFTER.
 
             Each is a dump, a folder that memcarve carved, or an image. A row is a segment, or several segments of both
@@ -250,12 +252,15 @@ COMMANDS = {
             (bytes were removed), changed (bytes at the same addresses differ) or unknown (one side is known to lack
             bytes); the last four may be combined.
 
+            With several processes, rows say which they are of; a number that is used again is another process, and one
+            that only one side holds has a row of its own, with the state process began or process ended.
+
             Columns that begin with was_ are about BEFORE. JSON also lists the segments of both sides (now, was) and the
             pages that changed. The exit status is 0 whether anything differs or not, and 3 if either side is known to
             lack bytes.
             """,
             [_path("before"), _path("after")],
-            process=groups.OneProcess,
+            processes=groups.ListedProcesses,
             wanted=groups.Differences,
             filters=groups.SegmentFilters,
             source=groups.DiffInput,

@@ -6,205 +6,112 @@ import contextlib
 import dataclasses
 import os
 import sys
-from collections import Counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from memcarve.cli import run_log
+from memcarve.cli.difference_rows import DifferenceRows, doubts
+from memcarve.cli.diffing_several import compare_several
 from memcarve.cli.exit_status import COMPLETE, INCOMPLETE
-from memcarve.cli.frame import choose_one, open_input, selection
-from memcarve.cli.printed_tables import Column, print_table
+from memcarve.cli.frame import choose, choose_one, open_input
+from memcarve.cli.printed_tables import print_table
 from memcarve.cli.progress_bar import ProgressBar
-from memcarve.cli.wording import counted, say, tell
-from memcarve.comparing import compare
-from memcarve.errors import UnreadableError
-from memcarve.intervals import PAGE
-from memcarve.labels import Labelling
+from memcarve.cli.wording import say, tell
+from memcarve.errors import ProcessError, UsageError
+from memcarve.hunting.pairs import paired
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
-
-    from memcarve.cli.option_groups import Differences, DiffInput, Messages, OneProcess, Printing, SegmentFilters
-    from memcarve.comparing import Comparison, Difference
-    from memcarve.process import ProcessMemory
-    from memcarve.segments import Segments
-
-
-def _start(segments: Segments) -> int | None:
-    return segments[0].start if len(segments) else None
-
-
-def _end(segments: Segments) -> int | None:
-    return segments[-1].end if len(segments) else None
-
-
-def _split(found: Difference) -> str | None:
-    """Return how many segments there were and are, if one side has several."""
-    count, before = len(found.now), len(found.was)
-    return f"{before} -> {count}" if max(count, before) > 1 else None
-
-
-def _ranges(ranges: Iterable[tuple[int, int]]) -> list[dict[str, str]]:
-    return [{"start": f"0x{start:016x}", "end": f"0x{end:016x}"} for start, end in ranges]
-
-
-def _parts(segments: Segments) -> list[dict[str, str]]:
-    return _ranges((part.start, part.end) for part in segments)
-
-
-#: by a column's name: its kind, and what makes its cells; ``ranges`` can stand in JSON alone
-_VALUES: dict[str, tuple[str, Callable[[Difference], Any]]] = {
-    "state": ("text", lambda found: found.state),
-    "start": ("address", lambda found: _start(found.now)),
-    "end": ("end", lambda found: _end(found.now)),
-    "size": ("number", lambda found: found.now.total),
-    "segments": ("number", lambda found: len(found.now)),
-    "was_start": ("address", lambda found: _start(found.was)),
-    "was_end": ("end", lambda found: _end(found.was)),
-    "was_size": ("number", lambda found: found.was.total),
-    "was_segments": ("number", lambda found: len(found.was)),
-    "split": ("text", _split),
-    "added": ("number", lambda found: found.added),
-    "removed": ("number", lambda found: found.removed),
-    "unknown": ("number", lambda found: found.unknown),
-    "changed_pages": ("number", lambda found: found.changed.total // PAGE),
-    "first_changed": ("address", lambda found: found.first_changed),
-    "now": ("ranges", lambda found: _parts(found.now)),
-    "was": ("ranges", lambda found: _parts(found.was)),
-    "changed": ("ranges", lambda found: _ranges(found.changed.bounds())),
-}
-_ATTEMPTS = 3  # at comparing what cannot be read
-_WIDE = {"size", "segments", "was_size", "was_segments"}  # too wide for a terminal
-_NESTED = {"now", "was", "changed"}
-_PLAIN = [name for name in _VALUES if name not in {*_NESTED, "split"}]
-_JSON = [name for name in _VALUES if name != "split"]
-_TABLE = [name for name in _VALUES if name not in _NESTED | _WIDE]
-_LAYOUTS = {"table": _TABLE, "json": _JSON, "jsonl": _JSON, "csv": _PLAIN, "parquet": _PLAIN}
-_PAGE_COLUMNS = (
-    Column("start", "address"),
-    Column("end", "end"),
-    Column("size", "number"),
-    Column("segment", "address"),
-)
+    from memcarve.cli.option_groups import Differences, DiffInput, ListedProcesses, Messages, Printing, SegmentFilters
+    from memcarve.hunting.pairs import Pair
+    from memcarve.process import Container, ProcessMemory
 
 
 def diff(
     before: str,
     after: str,
-    process: OneProcess,
+    processes: ListedProcesses,
     wanted: Differences,
     filters: SegmentFilters,
     source: DiffInput,
     printing: Printing,
     messages: Messages,
 ) -> int:
-    """Compare a process of two inputs."""
+    """Compare a process of two inputs, or several."""
     with contextlib.ExitStack() as stack:
-        was = _open(stack, before, process, filters.half, source, source.input_type, messages)
-        other = process if wanted.other_pid is None else dataclasses.replace(process, pid=[wanted.other_pid])
-        now = _open(stack, after, other, filters.half, source, source.other_input_type or source.input_type, messages)
+        was = _open(stack, before, source, source.input_type, messages)
+        now = _open(stack, after, source, source.other_input_type or source.input_type, messages)
+        pairs = _pairs(was, now, processes, wanted)
         # rows and a bar would clash at a terminal
         progress = stack.enter_context(ProgressBar("comparing", messages, data=True))
-        chosen = selection(filters, was, now)
-        labeller = Labelling() if chosen.by_labels else None
-        compared = _Compared(
-            was,
-            now,
-            lambda *sides: compare(
-                sides[0], sides[1], chosen, labeller=labeller, unchanged=wanted.unchanged, progress=progress
-            ),
-        )
-        listed: Counter[str] = Counter()
-        pages = 0
-
-        def differences() -> Iterator[Difference]:
-            nonlocal pages
-            for difference in compared:
-                listed[difference.state] += 1
-                pages += difference.changed.total // PAGE
-                yield difference
-
-        if wanted.changed_pages:
-            print_table(printing.layout, "pages", _PAGE_COLUMNS, _page_rows(differences()))
+        found = DifferenceRows(wanted, filters, printing, progress)
+        if pairs is not None:
+            status = compare_several(was, now, pairs, found, filters, messages)
         else:
-            names = _LAYOUTS[printing.layout]
-            columns = [Column(name, _VALUES[name][0]) for name in names]
-            values = [_VALUES[name][1] for name in names]
-            print_table(
-                printing.layout, "differences", columns, ([of(found) for of in values] for found in differences())
-            )
+            other = processes if wanted.other_pid is None else dataclasses.replace(processes, pid=[wanted.other_pid])
+            sides = [(was, choose_one(was, processes)), (now, choose_one(now, other))]
+            one, two = (each.process(index=index, half=filters.half or each.default_half) for each, index in sides)
+            status = _compare_one(one, two, found, messages)
+    return status
+
+
+def _compare_one(was: ProcessMemory, now: ProcessMemory, found: DifferenceRows, messages: Messages) -> int:
+    compared = found.compared(was, now)
+    columns = [column._replace(width=None) for column in found.columns]
+    print_table(found.layout, found.title, columns, found.rows(compared))
+    found.clear()
     sys.stdout.flush()
-    was, now, found = compared.was, compared.now, compared.found
+    was, now = compared.was, compared.now
     for side in (was, now):
         run_log.record_inputs(side.used_inputs)
         everything = messages.verbose or side.incomplete or side.is_image
         say(side.notes if everything else [*side.notes[:1], *side.warnings], quiet=messages.quiet)
-    say(_doubts(was, now), quiet=messages.quiet)
-    listed["unchanged"] += len(found) - listed.total()
-    told = "; ".join(f"{count} {state}" for state, count in listed.items())
-    tell(
-        f"{told}; {counted(pages, 'page')} changed of {counted(found.bytes, 'byte')}",
-        quiet=messages.quiet,
-    )
+    say(doubts(was, now), quiet=messages.quiet)
+    tell(found.summary, quiet=messages.quiet)
     return INCOMPLETE if was.incomplete or now.incomplete else COMPLETE
 
 
-class _Compared:
-    """The differences between two processes; if either cannot be read in part, those of the rest from there on."""
-
-    def __init__(
-        self, was: ProcessMemory, now: ProcessMemory, compare: Callable[[ProcessMemory, ProcessMemory], Comparison]
-    ) -> None:
-        self.was, self.now = was, now
-        self._compare = compare
-        self.found = compare(was, now)
-
-    def __iter__(self) -> Iterator[Difference]:
-        listed_to = 0
-        for attempt in range(_ATTEMPTS + 1):
-            try:
-                for difference in self.found:
-                    sides = (difference.was, difference.now)
-                    if (behind := max(side[-1].end for side in sides if len(side))) > listed_to:
-                        listed_to = behind
-                        yield difference
-            except UnreadableError:
-                if attempt == _ATTEMPTS:
-                    raise
-                self.was, self.now = self.was.readable(), self.now.readable()
-                self.found = self._compare(self.was, self.now)
-            else:
-                return
-
-
 def _open(
-    stack: contextlib.ExitStack,
-    path: str,
-    process: OneProcess,
-    half: str | None,
-    source: DiffInput,
-    input_type: str | None,
-    messages: Messages,
-) -> ProcessMemory:
+    stack: contextlib.ExitStack, path: str, source: DiffInput, input_type: str | None, messages: Messages
+) -> Container:
     """Open one side; options for images do not apply to a folder."""
     how = {name: value for name, value in vars(source).items() if name != "other_input_type"}
     if os.path.isdir(path):
         how |= {"system": None, "limit": None}
-    container = stack.enter_context(open_input(path, {**how, "input_type": input_type}, messages))
-    return container.process(index=choose_one(container, process), half=half or container.default_half)
+    return stack.enter_context(open_input(path, {**how, "input_type": input_type}, messages))
 
 
-def _page_rows(differences: Iterable[Difference]) -> Iterator[list[int]]:
-    for found in differences:
-        for start, end in found.changed.bounds():
-            yield [start, end, end - start, found.now[0].start]
+def _pairs(was: Container, now: Container, processes: ListedProcesses, wanted: Differences) -> list[Pair] | None:
+    """Return which processes are to be compared if several were chosen; None if it is one.
+
+    Raises UsageError, and ProcessError if neither side holds one that was named.
+    """
+    several = processes.everything or len(processes.pid) > 1
+    if several and wanted.other_pid is not None:
+        raise UsageError("--other-pid is for one process", remedy="leave it out, or give one --pid")
+    if not several and (processes.name is None or wanted.other_pid is not None):
+        return None
+    before, after = (_chosen(each, processes) for each in (was, now))
+    problems = [problem for _, found in (before, after) for problem in found]
+    if not several and max(len(before[0]), len(after[0])) < 2:  # noqa: PLR2004 - one on either side
+        return None
+    for pid in processes.pid:
+        of_pid = [problem for number, problem in problems if number == pid]
+        if len(of_pid) > 1:
+            raise of_pid[1]
+    if not before[0] and not after[0]:
+        raise problems[0][1]
+    return paired(was.processes(), now.processes(), before[0], after[0])
 
 
-def _doubts(was: ProcessMemory, now: ProcessMemory) -> Iterator[str]:
-    """Yield reasons why the two may not be the same process."""
-    one, other = was.entry, now.entry
-    if None not in (one.created, other.created) and one.created != other.created:
-        yield f"{one} and {other} were created at different times: they are two processes"
-    elif any(None not in pair and pair[0] != pair[1] for pair in ((was.pid, now.pid), (was.name, now.name))):
-        yield f"{one} is compared with {other}"
-    if None not in (was.architecture, now.architecture) and was.architecture != now.architecture:
-        yield f"{was.architecture} is compared with {now.architecture}"
+def _chosen(
+    container: Container, processes: ListedProcesses
+) -> tuple[list[int], list[tuple[int | None, ProcessError]]]:
+    """Return the places of the chosen processes, and which of those that were named are not there."""
+    found: dict[int, None] = {}
+    problems: list[tuple[int | None, ProcessError]] = []
+    each = [dataclasses.replace(processes, pid=[pid]) for pid in processes.pid] or [processes]
+    for one in each:
+        try:
+            found |= dict.fromkeys(choose(container, one))
+        except ProcessError as error:
+            problems.append((next(iter(one.pid), None), error))
+    return [*found], problems

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from memcarve.cli.printed_tables import Column
 from memcarve.paths import base_name
-from memcarve.vocabulary import Flag
+from memcarve.vocabulary import Content, Flag
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -54,6 +55,23 @@ def label_columns(labels: SegmentLabels, *, short: bool) -> list[LabelColumn]:
     if labels.flagged.where:
         found += [LabelColumn("flags", "words", lambda index: _words([*labels.flags(index)], len(Flag)))]
     return found
+
+
+def possible_columns(*, image: bool, content: str, short: bool) -> list[Column]:
+    """Return the columns for all that may be known of some of several processes, the same whichever these are.
+
+    `image`: they are an image's. `content` is how closely bytes are looked at (a vocabulary.Content). A table for
+    people goes without the number of conflicts.
+    """
+    allowed = [Column("permissions", "words", 14)] if image else []
+    numbers = [Column("file_offset", "number"), Column("regions", "number"), Column("conflicts", "number")]
+    found = [Column("protection", "words", 11), *allowed, Column("kind", "words", 11)]
+    found += [Column("file", "text", 24), *([] if short else numbers)]
+    if content != Content.NONE:
+        found.append(Column("zero_pages", "number", 10))
+        found += [Column("entropy", "real", 7), Column("text", "real", 4)] if content == Content.FULL else []
+        found.append(Column("headers", "words", 18))
+    return [*found, Column("flags", "words", 5)]
 
 
 def _content_columns(labels: SegmentLabels) -> list[LabelColumn]:

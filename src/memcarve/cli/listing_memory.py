@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from memcarve import linux_mappings
-from memcarve.cli.frame import finish, one_process, selection
-from memcarve.cli.label_columns import label_columns, shortened_path
+from memcarve.cli.frame import selection, several_processes
+from memcarve.cli.label_columns import label_columns, possible_columns, shortened_path
 from memcarve.cli.option_groups import MAPS
 from memcarve.cli.printed_tables import Column, print_table
 from memcarve.cli.progress_bar import ProgressBar
@@ -19,13 +20,13 @@ from memcarve.labels.segment_labels import permission_words
 from memcarve.permissions import page_state, permissions
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from memcarve.cli.option_groups import (
         Extents,
         Input,
+        ListedProcesses,
         Messages,
-        OneProcess,
         Printing,
         RegionFilters,
         RegionPrinting,
@@ -33,13 +34,20 @@ if TYPE_CHECKING:
         Segmenting,
     )
     from memcarve.cli.printed_tables import Cell
+    from memcarve.hunting.chosen import Part
     from memcarve.process import ProcessMemory
     from memcarve.segments import Segments
+
+    _Rows = Callable[[ProcessMemory, Segments], Iterator[list[Cell]]]
+
+
+#: how wide a table's columns are if rows are printed as they are found; what needs more room takes it
+_ADDRESS, _SIZE, _COUNT = len("0x0123456789abcdef"), 12, 7
 
 
 def segments(
     file: str,
-    process: OneProcess,
+    processes: ListedProcesses,
     filters: SegmentFilters,
     segmenting: Segmenting,
     listed: Extents,
@@ -48,58 +56,97 @@ def segments(
     messages: Messages,
 ) -> int:
     """Print a row for each segment, or for each extent."""
-    with one_process(file, process, source, messages, filters.half) as opened:
-        wanted = selection(filters, opened)
-        with ProgressBar("reading", messages) as progress:
-            labelling = Labelling(segmenting.content or "none", read=True, progress=progress)
-            memory, chosen = opened.past_unreadable(
-                lambda there: (there, there.segments(wanted, segmenting.split, labelling)), wanted
+    layout, split = printing.layout, segmenting.split
+    with several_processes(file, processes, source, messages, filters.half) as chosen:
+        counts = Counter[str]()
+
+        def found(part: Part) -> tuple[ProcessMemory, Segments]:
+            memory = part.opened
+            wanted = selection(filters, memory)
+            # rows of other processes and a bar would clash at a terminal
+            with ProgressBar("reading", messages, data=chosen.several) as progress:
+                labelling = Labelling(segmenting.content or "none", read=True, progress=progress)
+                memory, segments = memory.past_unreadable(
+                    lambda there: (there, there.segments(wanted, split, labelling)), wanted
+                )
+            notes = segments.labels.notes if segments.labels is not None and not part.is_kernel else ()
+            chosen.done(part, memory, notes)
+            counts.update(segments=len(segments), bytes=segments.total)
+            return memory, segments
+
+        if chosen.several:
+            content = Labelling(segmenting.content or "none").level(selection(filters))
+            known = possible_columns(image=chosen.is_image, content=content, short=layout == "table")
+            width = _SIZE if chosen.container.stored is None else len(str(chosen.container.stored.size))
+            columns, rows_of = (
+                _extent_rows(width, flags=chosen.is_image)
+                if listed.extents
+                else _segment_rows(known, split, layout, width, whole=split != "none")
             )
-        if listed.extents:
-            _print_extents(memory, chosen, printing.layout)
+            rows = chosen.rows(lambda part: rows_of(*found(part)), filters.given_half)
         else:
-            _print_segments(memory, chosen, segmenting.split, printing.layout)
-        summary = f"{counted(len(chosen), 'segment')}, {counted(chosen.total, 'byte')}"
-        return finish(memory, messages, summary, chosen.labels.notes if chosen.labels is not None else ())
+            [part] = chosen
+            memory, segments = found(part)
+            labels: Any = segments.labels
+            own = [Column(name, kind) for name, kind, _ in label_columns(labels, short=layout == "table")]
+            columns, rows_of = (
+                _extent_rows(None, flags=memory.space.flags is not None)
+                if listed.extents
+                else _segment_rows(own, split, layout, None, whole=segments.whole is not None)
+            )
+            rows = rows_of(memory, segments)
+        print_table(layout, "extents" if listed.extents else "segments", [*chosen.columns, *columns], rows)
+        summary = f"{counted(counts['segments'], 'segment')}, {counted(counts['bytes'], 'byte')}{chosen.words}"
+        return chosen.finish(messages, summary)
 
 
-def _print_segments(process: ProcessMemory, chosen: Segments, split: str, layout: str) -> None:
-    columns = [Column("start", "address"), Column("end", "end"), Column("size", "number")]
-    columns += [Column("extents", "number"), Column("offset", "number")]
-    whole = chosen.whole is not None
-    columns += [Column("whole_start", "address"), Column("whole_end", "end")] if whole else []
-    columns += [Column("permissions", "text"), Column("state", "text")] if split == "permissions" else []
-    labels: Any = chosen.labels
-    # what page tables allow stands there already where it is what segments were split by
-    known = [column for column in label_columns(labels, short=layout == "table") if column.name not in _names(columns)]
-    columns += [Column(column.name, column.kind) for column in known]
+def _segment_rows(
+    known: Sequence[Column], split: str, layout: str, width: int | None, *, whole: bool
+) -> tuple[list[Column], _Rows]:
+    """Return the columns of a list of segments, and what makes a process's rows; `known` are the columns of labels.
+
+    `width` is that of an offset if the widths of a table are to be known before its rows.
+    """
+    address, size, count = (None,) * 3 if width is None else (_ADDRESS, _SIZE, _COUNT)
+    columns = [Column("start", "address", address), Column("end", "end", address), Column("size", "number", size)]
+    columns += [Column("extents", "number", count), Column("offset", "number", width)]
+    columns += [Column("whole_start", "address", address), Column("whole_end", "end", address)] if whole else []
+    allowed = split == "permissions"
+    columns += _allowed_columns(width) if allowed else []
+    # what page tables allow stands there already if it is what segments were split by
+    known = [column for column in known if column.name not in {column.name for column in columns}]
     whole_record = bool(known) and layout in ("json", "jsonl")
-    columns += [Column("labels", "record")] if whole_record else []
-    flags = process.space.flags if split == "permissions" else None
+    more = [Column("labels", "record")] if whole_record else []
 
-    def rows() -> Iterator[list[Cell]]:
+    def rows(process: ProcessMemory, chosen: Segments) -> Iterator[list[Cell]]:
+        labels: Any = chosen.labels
+        cells = {column.name: column.cell for column in label_columns(labels, short=layout == "table")}
+        found = [cells.get(column.name) for column in known]
+        flags = process.space.flags if allowed else None
         for index, segment in enumerate(chosen):
             row: list[Cell] = [segment.start, segment.end, segment.size, segment.extents, segment.offset]
-            row += segment.whole or ()
+            row += segment.whole or (segment.start, segment.end) if whole else ()
             row += _allowed(int(flags[segment.first])) if flags is not None else ()
-            cells = [column.cell(index) for column in known]
-            yield [*row, *cells, *([labels.record(index)] if whole_record else [])]
+            row += [None if cell is None else cell(index) for cell in found]
+            yield [*row, *([labels.record(index)] if whole_record else [])]
 
-    print_table(layout, "segments", columns, rows())
-
-
-def _names(columns: Sequence[Column]) -> set[str]:
-    return {column.name for column in columns}
+    return [*columns, *known, *more], rows
 
 
-def _print_extents(process: ProcessMemory, chosen: Segments, layout: str) -> None:
-    columns = [Column("start", "address"), Column("end", "end"), Column("size", "number")]
-    columns += [Column("offset", "number"), Column("segment", "address")]
-    space = process.space
-    if space.flags is not None:
-        columns += [Column("physical", "address"), Column("permissions", "text"), Column("state", "text")]
+def _allowed_columns(width: int | None) -> list[Column]:
+    known = width is not None
+    return [Column("permissions", "text", 11 if known else None), Column("state", "text", 10 if known else None)]
 
-    def rows() -> Iterator[list[Cell]]:
+
+def _extent_rows(width: int | None, *, flags: bool) -> tuple[list[Column], _Rows]:
+    """Return the columns of a list of extents, and what makes a process's rows; `width` as for segments."""
+    address, size = (None, None) if width is None else (_ADDRESS, _SIZE)
+    columns = [Column("start", "address", address), Column("end", "end", address), Column("size", "number", size)]
+    columns += [Column("offset", "number", width), Column("segment", "address", address)]
+    columns += [Column("physical", "address", address), *_allowed_columns(width)] if flags else []
+
+    def rows(process: ProcessMemory, chosen: Segments) -> Iterator[list[Cell]]:
+        space = process.space
         for segment in chosen:
             for index, extent in enumerate(space.extents(segment), segment.first):
                 row: list[Cell] = [extent.start, extent.end, extent.size, extent.offset, segment.start]
@@ -108,7 +155,7 @@ def _print_extents(process: ProcessMemory, chosen: Segments, layout: str) -> Non
                     row += [int(space.physical[index]) + within, *_allowed(int(space.flags[index]))]
                 yield row
 
-    print_table(layout, "extents", columns, rows())
+    return columns, rows
 
 
 def _allowed(flags: int) -> tuple[str | None, str]:
@@ -116,18 +163,51 @@ def _allowed(flags: int) -> tuple[str | None, str]:
 
 
 def regions(
-    file: str, process: OneProcess, filters: RegionFilters, source: Input, printing: RegionPrinting, messages: Messages
+    file: str,
+    processes: ListedProcesses,
+    filters: RegionFilters,
+    source: Input,
+    printing: RegionPrinting,
+    messages: Messages,
 ) -> int:
     """Print a row for each region."""
-    with one_process(file, process, source, messages, filters.half) as memory:
-        chosen = Residence(memory, selection(filters, memory))
-        if printing.layout == MAPS:
-            _print_maps(memory, chosen)
+    with several_processes(file, processes, source, messages, filters.half) as chosen:
+        if printing.layout == MAPS and len(chosen.indexes) > 1:
+            raise UsageError(
+                "lines of /proc/PID/maps do not say of which process they are",
+                subject=str(chosen.container),
+                remedy="--format maps takes one process; --format table, csv, json, jsonl and parquet take several",
+            )
+        counts = Counter[str]()
+
+        def found(part: Part) -> Residence:
+            memory = part.opened
+            residence = Residence(memory, selection(filters, memory))
+            chosen.done(part, memory, () if part.is_kernel else memory.metadata.notes)
+            counts.update(regions=residence.count, bytes=residence.size, resident=residence.resident)
+            return residence
+
+        of = ""
+        if chosen.several and printing.layout != MAPS:
+            unix = any(chosen.container.entry(index).unix is not None for index in chosen.indexes)
+            columns, rows_of = _region_rows(
+                printing.layout, image=chosen.is_image, unix=unix or not chosen.is_image, widths=True
+            )
+            rows = chosen.rows(lambda part: rows_of(found(part)), filters.given_half)
+            print_table(printing.layout, "regions", [*chosen.columns, *columns], rows)
         else:
-            _print_regions(memory, chosen, printing.layout)
-        of = f" of {chosen.sources} sources" if chosen.sources > 1 else ""
-        summary = f"{counted(chosen.count, 'region')}{of}, {counted(chosen.size, 'byte')}"
-        return finish(memory, messages, f"{summary}, of which {chosen.resident} are there", memory.metadata.notes)
+            [part] = chosen
+            residence = found(part)
+            of = f" of {residence.sources} sources" if residence.sources > 1 else ""
+            if printing.layout == MAPS:
+                _print_maps(part.opened, residence)
+            else:
+                unix = any(row.inode is not None for each in part.opened.metadata.regions for row in each.rows)
+                image = part.opened.space.flags is not None
+                columns, rows_of = _region_rows(printing.layout, image=image, unix=unix, widths=False)
+                print_table(printing.layout, "regions", columns, rows_of(residence))
+        summary = f"{counted(counts['regions'], 'region')}{of}, {counted(counts['bytes'], 'byte')}"
+        return chosen.finish(messages, f"{summary}, of which {counts['resident']} are there{chosen.words}")
 
 
 def _print_maps(process: ProcessMemory, chosen: Residence) -> None:
@@ -154,18 +234,25 @@ def _print_maps(process: ProcessMemory, chosen: Residence) -> None:
     sys.stdout.buffer.flush()
 
 
-def _print_regions(process: ProcessMemory, chosen: Residence, layout: str) -> None:
-    short, allowed = layout == "table", process.space.flags is not None
-    of_linux = not short and any(row.inode is not None for each in process.metadata.regions for row in each.rows)
-    columns = [Column("start", "address"), Column("end", "end"), Column("size", "number")]
-    columns += [Column("resident", "number"), Column("protection", "text")]
-    columns += [Column("permissions", "words")] if allowed else []
-    columns += [Column("kind", "text"), Column("file", "text"), Column("file_offset", "number")]
-    columns += [Column("device", "text"), Column("inode", "number")] if of_linux else []
-    columns += [Column("tag", "text"), Column("private", "flag"), Column("source", "text")]
-    columns += [Column("conflicts", "number")]
+def _region_rows(
+    layout: str, *, image: bool, unix: bool, widths: bool
+) -> tuple[list[Column], Callable[[Residence], Iterator[list[Cell]]]]:
+    """Return the columns of a list of regions, and what makes the rows of a process's.
 
-    def rows() -> Iterator[list[Cell]]:
+    `image`: page tables say what they allow. `unix`: some may have files' devices and inodes. `widths`: those of a
+    table are to be known before its rows.
+    """
+    short = layout == "table"
+    of_linux = unix and not short
+    columns = [Column("start", "address", _ADDRESS), Column("end", "end", _ADDRESS), Column("size", "number", 15)]
+    columns += [Column("resident", "number", _SIZE), Column("protection", "text", 10)]
+    columns += [Column("permissions", "words", 14)] if image else []
+    columns += [Column("kind", "text", 11), Column("file", "text", 48), Column("file_offset", "number", 11)]
+    columns += [Column("device", "text", 6), Column("inode", "number", _SIZE)] if of_linux else []
+    columns += [Column("tag", "text", 4), Column("private", "flag", 7), Column("source", "text", 13)]
+    columns += [Column("conflicts", "number", 9)]
+
+    def rows(chosen: Residence) -> Iterator[list[Cell]]:
         for found in chosen.rows():
             row = found.region
             yield [
@@ -174,7 +261,7 @@ def _print_regions(process: ProcessMemory, chosen: Residence, layout: str) -> No
                 row.size,
                 found.resident,
                 (row.collapsed or row.protection) if short else row.protection,
-                *([permission_words(found.permissions) or None] if allowed else []),
+                *([permission_words(found.permissions) or None] if image else []),
                 found.kind,
                 shortened_path(row.file) if short else row.file,
                 row.offset,
@@ -185,4 +272,4 @@ def _print_regions(process: ProcessMemory, chosen: Residence, layout: str) -> No
                 found.conflicts,
             ]
 
-    print_table(layout, "regions", columns, rows())
+    return [column if widths else column._replace(width=None) for column in columns], rows

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from memcarve.errors import MemcarveError
+from memcarve.errors import MemcarveError, ProcessError
 from memcarve.process import ProcessEntry
 from memcarve.vocabulary import Half
 
@@ -47,17 +47,21 @@ def opened(container: Container, indexes: Sequence[int], half: str | None = None
     half = half or container.default_half
     once = half != Half.USER and container.default_half == Half.USER and len(indexes) > 1
     own = Half.USER if once else half
-    failed: Part | None = None
     for index in indexes if half != Half.KERNEL or not once else ():
         yield _part(container, index, own)
-    for index in indexes if once else ():
+    if once:
+        yield kernel(container, indexes)
+
+
+def kernel(container: Container, indexes: Sequence[int]) -> Part:
+    """Return the kernel's half of an image's memory, by the page tables of the first process that can be opened."""
+    failed: Part | None = None
+    for index in indexes:
         part = _part(container, index, Half.KERNEL)._replace(entry=KERNEL, is_kernel=True)
         if part.error is None:
-            yield part
-            return
+            return part
         failed = failed or part
-    if failed is not None:
-        yield failed
+    return failed or Part(KERNEL, 0, None, ProcessError("holds no process", subject=str(container)), is_kernel=True)
 
 
 def _part(container: Container, index: int, half: str) -> Part:

@@ -39,6 +39,11 @@ class Labelling:
     def __post_init__(self) -> None:
         Content.check(self.content)
 
+    def level(self, wanted: Selection) -> str:
+        """Return how closely bytes are looked at: a flag that is wanted may need it."""
+        needed = bool(BY_CONTENT & set(wanted.flag))
+        return "headers" if self.content == "none" and needed else self.content
+
     def __call__(self, process: ProcessMemory, segments: Segments, wanted: Selection) -> SegmentLabels:
         """Return the labels of segments; all bytes are read if a wanted flag depends on them.
 
@@ -46,7 +51,7 @@ class Labelling:
         Raises SourceReadError.
         """
         needed = bool(BY_CONTENT & set(wanted.flag))
-        level = "headers" if self.content == "none" and needed else self.content
+        level = self.level(wanted)
         contents = None if level == "none" else Contents(len(segments), level)
         if contents is not None and (needed or self.read):
             done, total = 0, segments.total

@@ -78,6 +78,7 @@ class Plan(NamedTuple):
     One with a `userland` has what that says in its memory: environment blocks, modules, threads; and besides what
     `memory` and `edges` say, which is in no region. `minimal`: it has no program, as Registry has none. `wiped` are
     members of its structure that were zeroed at last; `unmapped`: no kernel address leads to its structure any more.
+    It began `later` than its number says, in seconds.
     """
 
     pid: int
@@ -92,6 +93,7 @@ class Plan(NamedTuple):
     minimal: bool = False
     wiped: tuple[str, ...] = ()
     unmapped: bool = False
+    later: int = 0
 
     @property
     def blocks(self) -> int:

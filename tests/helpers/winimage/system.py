@@ -153,7 +153,7 @@ class System:
             self._write_root(root, entries)
         nothing = Pages.joined([])
         user_root = self._user_root(user) if self.options.kpti and user is not None else None
-        create = EPOCH + plan.pid * 10_000_019
+        create = EPOCH + (plan.pid + plan.later) * 10_000_019
         process = Process(
             pid=plan.pid,
             ppid=plan.ppid,
