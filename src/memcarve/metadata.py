@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from memcarve.dtypes import U64
 
 
+#: of the Windows loader's lists, the one in which are only those modules that were initialised
+INITIALIZATION_ORDER = "initialization order"
 #: what a process was started with, but its environment
 TEXTS = ("command_line", "image_path", "current_directory")
 # at most in JSON: strings of an environment, unloaded modules
@@ -92,7 +94,8 @@ class Module(NamedTuple):
     """A listed module: its start, its size in memory, its name and path; None is unknown.
 
     An unloaded module also has `timestamp` and `checksum` from its header, and `sequence`, the number of the event,
-    which grows by one. Windows cuts its name at 32 characters.
+    which grows by one. Windows cuts its name at 32 characters. `missing` names those of several lists of one loader
+    that should hold it and do not.
     """
 
     start: int
@@ -102,6 +105,7 @@ class Module(NamedTuple):
     timestamp: int | None = None
     checksum: int | None = None
     sequence: int | None = None
+    missing: tuple[str, ...] | None = None
 
     @property
     def end(self) -> int:
@@ -294,6 +298,8 @@ class Metadata(NamedTuple):
     process was started with; a 32-bit program on 64-bit Windows has them twice. `files` are the files that were read
     besides the input, ready for JSON: kind, path, size, format, SHA-256.
 
+    `program_bases` are where the process's own memory says that its program lies: source and address.
+
     A source with an empty list is there, too; nothing is there if nothing is known. `complete` is False if only the
     modules and regions of some of the memory are known, as in a carved folder.
     """
@@ -307,6 +313,7 @@ class Metadata(NamedTuple):
     parameters: tuple[Parameters, ...] = ()
     unloaded: tuple[SourceRows[Module], ...] = ()
     files: tuple[dict[str, Any], ...] = ()
+    program_bases: tuple[tuple[str, int], ...] = ()
 
     def __add__(self, other: Metadata) -> Metadata:  # type: ignore[override]
         """Return what both know; the left one takes precedence."""

@@ -282,8 +282,8 @@ class Machine(NamedTuple):
 class Others:
     """The other processes of a `container` than the one at `index`, of those that the kernel's list leads to.
 
-    They are opened one after the other, when it is their turn, and looked at once: what a function says of a process is
-    kept for the next one that asks with the same function.
+    They are opened one after the other, when it is their turn, and looked at once: what a function says of them is kept
+    for the next one that asks with the same function.
     """
 
     def __init__(self, container: Container, index: int) -> None:
@@ -291,24 +291,35 @@ class Others:
         self._index = index
 
     def __len__(self) -> int:
-        return len(self._indexes)
+        return sum(index != self._index for index in self._certain)
 
     @functools.cached_property
-    def _indexes(self) -> list[int]:
+    def _certain(self) -> list[int]:
         entries = enumerate(self._container.listed())
-        certain = [index for index, entry in entries if not entry.doubts and not entry.ended]
-        return [index for index in certain[:_MOST_OTHERS] if index != self._index]
+        return [index for index, entry in entries if not entry.doubts and not entry.ended][:_MOST_OTHERS]
 
-    def of(self, say: Callable[[ProcessMemory], _T]) -> Iterator[_T]:
-        """Yield what `say` says of each of them; one that cannot be opened is left out."""
-        kept = self._container.said_of_each
-        for index in self._indexes:
-            if (say, index) not in kept:
-                try:
-                    kept[say, index] = say(self._container.process(index=index, half="user"))
-                except InputError:
-                    continue
-            yield kept[say, index]
+    @property
+    def place(self) -> int:
+        """The place of the process itself in the container's list."""
+        return self._index
+
+    def together(self, gather: Callable[[Iterator[tuple[int, ProcessMemory]]], _T]) -> _T:
+        """Return what `gather` makes of all of them and the process itself, each with its place in the list.
+
+        One that cannot be opened is left out.
+        """
+        kept = self._container.said_of_all
+        if gather not in kept:
+            kept[gather] = gather(self._opened())
+        found: _T = kept[gather]
+        return found
+
+    def _opened(self) -> Iterator[tuple[int, ProcessMemory]]:
+        for index in self._certain:
+            try:
+                yield index, self._container.process(index=index, half="user")
+            except InputError:
+                continue
 
 
 class Account(NamedTuple):
@@ -749,8 +760,8 @@ class Container(ABC):
         return len(self.certain())
 
     @functools.cached_property
-    def said_of_each(self) -> dict[tuple[Callable[[ProcessMemory], Any], int], Any]:
-        """What functions said of processes, by their places in `processes()`, to be compared with others."""
+    def said_of_all(self) -> dict[Callable[..., Any], Any]:
+        """What functions made of all processes, so that one can be compared with the others."""
         return {}
 
     def certain(self) -> list[int]:

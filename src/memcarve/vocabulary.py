@@ -177,6 +177,10 @@ class Flag(Word):
     DELETED_EXECUTABLE = "deleted-executable"
     PRELOADED_LIBRARY = "preloaded-library"
     TEXT_DIFFERS = "text-differs"
+    MODULE_UNLINKED = "module-unlinked"
+    THREAD_IN_PRIVATE = "thread-in-private"
+    STACK_IN_PRIVATE = "stack-in-private"
+    HOLLOWED = "hollowed"
 
 
 class ProcessFlag(Word):

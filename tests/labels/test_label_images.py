@@ -35,6 +35,9 @@ PLANNED = {
     ("module-unlisted", 0x7FFA13000000),
     ("module-unlisted", 0x7FFA13009000),
     ("module-unlisted", 0x7FFA1300C000),
+    ("module-unlinked", 0x7FFA14000000),
+    ("module-unlinked", 0x7FFA14009000),
+    ("module-unlinked", 0x7FFA1400C000),
 }
 
 

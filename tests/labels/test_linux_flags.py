@@ -19,7 +19,7 @@ import memcarve
 from cores import compiled
 from headers import dll_page, elf_page
 from memcarve.errors import ProcessError, UsageError
-from memcarve.labels import text_pages
+from memcarve.labels import elsewhere, text_pages
 from memcarve.linux_mappings import Mapping, region
 from memcarve.metadata import Metadata, Parameters, Regions
 from memcarve.process import Container, ProcessEntry, ProcessMemory, Selection
@@ -236,17 +236,21 @@ def test_processes_that_cannot_be_opened() -> None:
 
 def test_comparing_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """However many pages differ, so many are read; code of a hostile size is not looked at."""
-    monkeypatch.setattr(text_pages, "_MOST_COMPARED", 2)
+    monkeypatch.setattr(elsewhere, "_MOST_COMPARED", 2)
     contents = [noise(seed) for seed in range(20)]
     container = Several([range(10), range(10, 20), range(10, 20)], contents)
     assert len(differing(container, 0)) == 2
     monkeypatch.setattr(text_pages, "_MOST_PAGES", 5)
     assert differing(Several([range(10), range(10, 20)], contents), 0) == []
     monkeypatch.undo()
-    monkeypatch.setattr(text_pages, "_MOST_IN_ALL", 25)
+    monkeypatch.setattr(elsewhere, "_MOST_IN_ALL", 25)
     several = Several([range(10)] * 3 + [range(10, 20)] * 7, contents)
     assert differing(several, 0) == []
-    assert len(several.said_of_each) == 3  # of the first, which is as large as the bound allows, and one more
+    # for itself; then those that the bound allows, and one more
+    assert several.opened == [0, 0, 1, 2]
+    monkeypatch.undo()
+    monkeypatch.setattr(elsewhere, "_MOST_READ", 3)
+    assert differing(Several([range(10), range(10, 20)], contents), 0) == [0]
 
 
 # real processes

@@ -6,16 +6,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from memcarve.labels.content import Contents, observe
-from memcarve.labels.flags import BY_CONTENT
+from memcarve.labels.elsewhere import compared
+from memcarve.labels.flags import BY_COMPARISON, BY_CONTENT
 from memcarve.labels.metadata_index import Known
 from memcarve.labels.segment_labels import SegmentLabels
-from memcarve.labels.text_pages import can_be_compared, differing
 from memcarve.vocabulary import Content, Flag
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from memcarve.labels.text_pages import Difference
     from memcarve.process import ProcessMemory, Selection
     from memcarve.segments import Segments
 
@@ -47,7 +46,7 @@ class Labelling:
     def __call__(self, process: ProcessMemory, segments: Segments, wanted: Selection) -> SegmentLabels:
         """Return the labels of segments; all bytes are read if a wanted flag depends on them.
 
-        If code that differs from other processes' is wanted, these are looked at, each once for the whole container.
+        If a wanted flag depends on other processes, these are looked at, each once for the whole container.
         Raises SourceReadError.
         """
         needed = bool(BY_CONTENT & set(wanted.flag))
@@ -60,14 +59,7 @@ class Labelling:
                 done += segment.size
                 if self.progress is not None:
                     self.progress(done, total)
-        known = Known(process.metadata, str(process.entry))
-        differences = _differences(process) if Flag.TEXT_DIFFERS in wanted.flag else None
-        return SegmentLabels(process.space, known, segments, contents, differences)
-
-
-def _differences(process: ProcessMemory) -> list[Difference] | None:
-    """Return what of the process's code differs from other processes'; None if there is nothing to compare."""
-    regions = process.metadata.regions[0].rows if process.metadata.regions else ()
-    if process.others is None or not len(process.others) or not can_be_compared(regions):
-        return None
-    return differing(process, process.others)
+        others = None
+        if BY_COMPARISON & set(wanted.flag):
+            others = compared(process, code=Flag.TEXT_DIFFERS in wanted.flag)
+        return SegmentLabels(process.space, Known(process.metadata, process), segments, contents, others)

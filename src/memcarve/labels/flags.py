@@ -9,18 +9,21 @@ import numpy as np
 
 from memcarve.errors import AddressError, CounterpartError, SourceReadError
 from memcarve.intervals import PAGE, Intervals, union
-from memcarve.labels import linux_flags
+from memcarve.labels import hollowing, linux_flags, thread_flags
 from memcarve.labels.headers import parse_header
 from memcarve.labels.metadata_index import OWN
+from memcarve.labels.severities import RATINGS
+from memcarve.metadata import INITIALIZATION_ORDER
 from memcarve.permissions import EXECUTE, PROT_NONE, TRANSITION, USER, WRITE
-from memcarve.vocabulary import Flag, Kind
+from memcarve.vocabulary import Flag, Kind, Severity
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
+    from memcarve.labels.elsewhere import Compared, Difference
     from memcarve.labels.headers import Header
     from memcarve.labels.metadata_index import Known
-    from memcarve.labels.text_pages import Difference
+    from memcarve.labels.thread_flags import Place
     from memcarve.space import AddressSpace
 
 
@@ -39,9 +42,15 @@ NEEDS = {
     Flag.DELETED_EXECUTABLE: "regions of Linux with files and protections: {regions:FILE}, as /proc/PID/maps has them",
     Flag.PRELOADED_LIBRARY: "the environment of a Linux process, and regions with files",
     Flag.TEXT_DIFFERS: "an image with several processes whose regions say which part of which file they run",
+    Flag.MODULE_UNLINKED: "an image of Windows, and the loader's lists (PEB) in its memory",
+    Flag.THREAD_IN_PRIVATE: "where threads began or are ({threads:FILE}), and regions that say what is private",
+    Flag.STACK_IN_PRIVATE: "stacks of threads, what may run that no file backs, and the bytes of both",
+    Flag.HOLLOWED: "an image of Windows, and regions that say what is an image",
 }
 #: the flags that need the bytes of all pages
 BY_CONTENT = frozenset({Flag.PE_IN_PRIVATE, Flag.ELF_IN_PRIVATE, Flag.WIPED_HEADER})
+#: the flags for which other processes of the image must be looked at, and those that see more if they are
+BY_COMPARISON = frozenset({Flag.TEXT_DIFFERS, Flag.HOLLOWED})
 
 _MOST_BASES = 1 << 16
 _ARTICLES = {"PE": "a PE", "ELF": "an ELF"}
@@ -51,11 +60,22 @@ MOST_FINDINGS = 1000
 
 
 class Finding(NamedTuple):
-    """A flag, the first address that it concerns, and the reason in words."""
+    """A flag, the first address that it concerns, and the reason in words.
+
+    `size` is how many bytes from there on it concerns, None if that is not bounded by what was found. `exception` is
+    the severity of a finding that deserves another one than its flag.
+    """
 
     flag: str
     address: int
     why: str
+    size: int | None = None
+    exception: Severity | None = None
+
+    @property
+    def severity(self) -> Severity:
+        """How soon it deserves a look."""
+        return RATINGS[Flag(self.flag)].severity if self.exception is None else self.exception
 
 
 class Flagged:
@@ -69,11 +89,11 @@ class Flagged:
         space: AddressSpace,
         known: Known,
         headers: Sequence[Header] | None,
-        differences: Sequence[Difference] | None = None,
+        others: Compared | None = None,
     ) -> None:
         """Look for all flags; `headers` are those found in the segments, None if they were not looked for.
 
-        `differences` are what of the process's code differs from other processes', None if that was not looked for.
+        `others` is what other processes have of the same files, None if that was not looked for.
         """
         self.space = space
         self.known = known
@@ -82,6 +102,7 @@ class Flagged:
         self.findings: list[Finding] = []
         bases = self._look_at_bases()
         self._bases = bases or {}
+        self._has_bytes = bases is not None
         executable = self._pages(EXECUTE)
         regions, modules = bool(known.regions), bool(known.metadata.modules)
         if known.has_kinds and (known.has_protections or executable is not None):
@@ -105,15 +126,21 @@ class Flagged:
             self._set(Flag.PE_IN_PRIVATE, [*self._in_private(headers, Flag.PE_IN_PRIVATE, "PE")])
             self._set(Flag.ELF_IN_PRIVATE, [*self._in_private(headers, Flag.ELF_IN_PRIVATE, "ELF")])
         self._look_at_mappings(executable)
-        if differences is not None:
-            self._set(Flag.TEXT_DIFFERS, [*self._differing(differences)])
+        self._look_at_threads()
+        self._look_at_programs(others)
 
     @property
     def notes(self) -> list[str]:
         """The findings that may lie outside all segments, in words."""
-        found = [finding for finding in self.findings if finding.flag == Flag.ENTRY_UNMAPPED]
-        more = [f"{Flag.ENTRY_UNMAPPED}: {len(found) - _SHOWN} more"] if len(found) > _SHOWN else []
-        return [*(f"{row.flag}: 0x{row.address:x}: {row.why}" for row in found[:_SHOWN]), *more]
+        notes = []
+        for flag in (Flag.ENTRY_UNMAPPED, Flag.THREAD_IN_PRIVATE, Flag.HOLLOWED):
+            found = [row for row in self.findings if row.flag == flag and self._may_be_outside(row)]
+            notes += [f"{flag}: 0x{row.address:x}: {row.why}" for row in found[:_SHOWN]]
+            notes += [f"{flag}: {len(found) - _SHOWN} more"] if len(found) > _SHOWN else []
+        return notes
+
+    def _may_be_outside(self, finding: Finding) -> bool:
+        return finding.flag == Flag.ENTRY_UNMAPPED or self.known.region_at(finding.address) is None
 
     def _look_at_mappings(self, executable: Intervals | None) -> None:
         """Look for stacks that run, and for what files say of Linux mappings."""
@@ -147,13 +174,58 @@ class Flagged:
                 self.findings.append(Finding(flag, row.start, rows[place]))
         yield self._regions(rows.__contains__)
 
+    def _look_at_programs(self, others: Compared | None) -> None:
+        """Look for modules and programs that are not what loader, kernel and other processes say."""
+        if any(listed.module.missing is not None for listed in self.known.modules):
+            self._set(Flag.MODULE_UNLINKED, [*self._unlinked()])
+        if self._has_bytes and hollowing.can_be_told(self.known):
+            self._set(Flag.HOLLOWED, [*self._hollowed(others)])
+        if others is not None and others.differences is not None:
+            self._set(Flag.TEXT_DIFFERS, [*self._differing(others.differences)])
+
+    def _look_at_threads(self) -> None:
+        """Look for threads that begin in memory that no file backs, or are to return there."""
+        known = self.known
+        if not (known.metadata.threads and known.regions and known.has_kinds):
+            return
+        self._set(Flag.THREAD_IN_PRIVATE, [*self._places(Flag.THREAD_IN_PRIVATE, thread_flags.in_private(known))])
+        code = self.where.get(Flag.PRIVATE_EXECUTABLE)
+        if code is not None and self._has_bytes and thread_flags.have_stacks(known):
+            found = thread_flags.returning(self.space, known, code)
+            self._set(Flag.STACK_IN_PRIVATE, [*self._places(Flag.STACK_IN_PRIVATE, found)])
+
+    def _places(self, flag: str, places: Iterable[Place]) -> Iterator[Intervals]:
+        """Yield the pages of places that threads lead to."""
+        found = [*places]
+        self.findings += [Finding(flag, row.address, row.why, None, row.severity) for row in found]
+        yield Intervals.of((row.address - row.address % PAGE, PAGE) for row in found)
+
+    def _hollowed(self, others: Compared | None) -> Iterator[Intervals]:
+        elsewhere = None if others is None else others.elsewhere
+        for address, why, severity in hollowing.wrong_with_program(self.space, self.known, self._bases, elsewhere):
+            self.findings.append(Finding(Flag.HOLLOWED, address, why, None, severity))
+            yield Intervals.of([(address - address % PAGE, PAGE)])
+
+    def _unlinked(self) -> Iterator[Intervals]:
+        """Yield the modules that some of the loader's lists hold and others do not."""
+        for listed in self.known.modules:
+            module, missing = listed.module, listed.module.missing
+            if missing:
+                size = self.known.module_end(module) - module.start
+                # what is loaded without being initialised is never in that list
+                usual = Severity.LOW if missing == (INITIALIZATION_ORDER,) else None
+                why = f"{listed.source} lists {module.name or 'a module'}, but not in {' or '.join(missing)}"
+                self.findings.append(Finding(Flag.MODULE_UNLINKED, module.start, why, size, usual))
+                yield Intervals.of([(module.start, size)])
+
     def _differing(self, differences: Sequence[Difference]) -> Iterator[Intervals]:
         for each in differences:
+            how = f" (compared {each.rebased})" if each.rebased else ""
             why = (
                 f"code of {each.file} (offset 0x{each.place:x}) is not what {each.others} other processes have there; "
-                f"{each.own} have these bytes, this one counted"
+                f"{each.own} have these bytes, this one counted{how}"
             )
-            self.findings.append(Finding(Flag.TEXT_DIFFERS, each.address, why))
+            self.findings.append(Finding(Flag.TEXT_DIFFERS, each.address, why, PAGE))
         yield Intervals.of((each.address, PAGE) for each in differences)
 
     def _set(self, flag: str, parts: list[Intervals | None]) -> None:

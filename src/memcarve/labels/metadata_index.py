@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from memcarve.metadata import Metadata, Module, Region
+    from memcarve.process import ProcessMemory
 
 
 #: the kinds of memory that are the process's own
@@ -38,12 +39,17 @@ class Known:
     """The metadata of a process by address; the first source of regions takes precedence.
 
     `regions`, `modules` and `areas` are the rows, `region_pieces` and so on their intervals; `kinds` are the regions'
-    kinds, refined by areas. `conflicts` are the differences between sources. `subject` is the process, for messages.
+    kinds, refined by areas. `conflicts` are the differences between sources. Of the `process`, if it is given, are
+    known: `subject`, for messages; `entry`, what the list of processes says; `architecture`; and `kernel_half`, the
+    first address that is not its own.
     """
 
-    def __init__(self, metadata: Metadata, subject: str = "") -> None:
+    def __init__(self, metadata: Metadata, process: ProcessMemory | None = None) -> None:
         self.metadata = metadata
-        self.subject = subject
+        self.subject = "" if process is None else str(process.entry)
+        self.entry = None if process is None else process.entry
+        self.architecture = None if process is None else process.architecture
+        self.kernel_half = TOP if process is None else process.kernel_half
         self.source = metadata.regions[0].source if metadata.regions else None
         self._first = metadata.regions[0] if metadata.regions else Regions("", [])
         self.regions: Sequence[Region] = self._first.rows

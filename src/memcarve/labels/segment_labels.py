@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from memcarve.dtypes import I64, U64, Bools
     from memcarve.intervals import Intervals
     from memcarve.labels.content import ContentObserver, Contents
+    from memcarve.labels.elsewhere import Compared
     from memcarve.labels.metadata_index import Known, Listed
-    from memcarve.labels.text_pages import Difference
     from memcarve.metadata import Region, Thread
     from memcarve.segments import Segments
     from memcarve.space import AddressSpace
@@ -174,7 +174,7 @@ class _Join:
 class SegmentLabels:
     """What is known about `segments`, in the same order; `contents` is what their bytes say, None if not looked at.
 
-    `differences` are what of the process's code differs from other processes', None if that was not looked for.
+    `others` is what other processes have of the same files, None if that was not looked for.
 
     Implements ``segments.Labels``.
     """
@@ -185,13 +185,13 @@ class SegmentLabels:
         known: Known,
         segments: Segments,
         contents: Contents | None,
-        differences: Sequence[Difference] | None = None,
+        others: Compared | None = None,
     ) -> None:
         self.space = space
         self.known = known
         self.segments = segments
         self.contents = contents
-        self._differences = differences
+        self._others = others
         self._regions = _Join(known.region_pieces, segments)
         self._modules = _Join(known.module_pieces, segments)
         self._areas = _Join(known.area_pieces, segments)
@@ -217,7 +217,7 @@ class SegmentLabels:
         """Return the labels of some of the segments."""
         bare = self.segments.labelled(None).where(keep)
         contents = None if self.contents is None else self.contents.where(keep)
-        found = SegmentLabels(self.space, self.known, bare, contents, self._differences)
+        found = SegmentLabels(self.space, self.known, bare, contents, self._others)
         found._flagged = self._flagged  # about the whole process
         return found
 
@@ -285,7 +285,7 @@ class SegmentLabels:
         complete = contents is not None and contents.complete
         if self._flagged is None or (complete and not self._flagged.by_content):
             headers = contents.headers() if contents is not None and complete else None
-            self._flagged = Flagged(self.space, self.known, headers, self._differences)
+            self._flagged = Flagged(self.space, self.known, headers, self._others)
             self._flag_columns = {}
         if not self._flag_columns:
             where = self._flagged.where

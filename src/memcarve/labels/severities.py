@@ -56,4 +56,16 @@ RATINGS = {
     Flag.TEXT_DIFFERS: Rating(
         Severity.HIGH, "code that all share was changed in one process, which little but hooks and debuggers does"
     ),
+    Flag.MODULE_UNLINKED: Rating(
+        Severity.HIGH, "the loader itself keeps its lists in step, so somebody else took the module out of one"
+    ),
+    Flag.THREAD_IN_PRIVATE: Rating(
+        Severity.HIGH, "programs begin their threads in files, and injected code begins its own where it lies"
+    ),
+    Flag.STACK_IN_PRIVATE: Rating(
+        Severity.MEDIUM, "code that no file backs was called and is still waiting, as all run-time compiled code is"
+    ),
+    Flag.HOLLOWED: Rating(
+        Severity.HIGH, "what runs is not the program that the process was made from, which no system does by itself"
+    ),
 }

@@ -224,7 +224,7 @@ def written(plan: Userland, pid: int, *, modern: bool) -> Sides:
         modules += ntdll.contents(plan.ntdll32, plan.trace32, plan.heaps32[0] + _TRACE, narrow=True)
     memory = Memory([*plan.contents, *modules])
     wide, narrow = Side(memory, WIDE, plan.peb, plan.arena), None
-    wide.write(plan.image_base, plan.modules, plan.heaps)
+    wide.write(plan.image_base if plan.peb_image is None else plan.peb_image, plan.modules, plan.heaps)
     if plan.started:
         wide.start(plan.started)
     if plan.peb32 is not None:

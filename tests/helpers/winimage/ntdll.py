@@ -13,7 +13,7 @@ import numpy as np
 
 from winimage.contents import PAGE
 from winimage.kernel import export_directory, header
-from winimage.programs import Content, header32, sections
+from winimage.programs import Content, code, header32, sections
 
 #: pages of the module, and entries of the array
 PAGES, ENTRIES = 40, 64
@@ -94,7 +94,7 @@ def contents(base: int, trace: Trace, at: int, *, narrow: bool = False) -> list[
     found = {
         "headers": Content(base, head, 1, "R"),
         "code": Content(base + text, page, 1, "RX"),
-        "more code": Content(base + text + PAGE, None, 2, "RX"),
+        "more code": Content(base + text + PAGE, code(base + text + PAGE, 2), 2, "RX"),
         "exports": Content(base + constants, directory.ljust(PAGE, b"\0"), 1, "R"),
         "variables": Content(base + data, stored[:PAGE], 1, "RW"),
         "array": Content(base + data + PAGE, stored[PAGE:].ljust(PAGE, b"\0"), 1, "RW"),

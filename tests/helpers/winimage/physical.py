@@ -35,6 +35,8 @@ class Physical:
         self._free[:LOW] = False
         self._orders: dict[int, NDArray[np.uint64]] = {}
         self._large: list[int] = []
+        #: the frames of pages that processes share, by their bytes
+        self.shared: dict[bytes, int] = {}
 
     def take(self, count: int, chunk: int = 1) -> NDArray[np.uint64]:
         """Return `count` frames, anywhere, in groups of `chunk` neighbours as long as there are such groups."""

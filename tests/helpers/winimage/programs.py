@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 from typing import NamedTuple
 
-from winimage.contents import PAGE
+from winimage.contents import PAGE, SHARED, page_bytes
 from winimage.kernel import Section, header
 
 
@@ -33,6 +33,11 @@ def sections(pages: int) -> tuple[Section, ...]:
     )
 
 
+def code(address: int, pages: int) -> bytes:
+    """Return what all processes have as code at an address."""
+    return b"".join(page_bytes(0, SHARED, address + number * PAGE) for number in range(pages))
+
+
 def header32(base: int, size: int, parts: tuple[Section, ...], exports: tuple[int, int] = (0, 0)) -> bytes:
     """Return a page of PE32 headers; `exports` are address and size of the export directory."""
     optional = struct.pack("<HBBIIIIII", 0x10B, 14, 20, PAGE, PAGE, 0, PAGE, PAGE, PAGE)
@@ -58,8 +63,8 @@ def module(base: int, pages: int, *, narrow: bool = False, wiped: bool = False, 
     text, constants, data = (base + part.start for part in parts)
     return [
         Content(base, head, 1, "R"),
-        Content(text, None, 2, "RX"),
-        Content(text + 2 * PAGE, None, 1, "RWX" if patched else "RX"),
+        Content(text, code(text, 2), 2, "RX"),
+        Content(text + 2 * PAGE, code(text + 2 * PAGE, 1), 1, "RWX" if patched else "RX"),
         Content(constants, None, 1, "R"),
         Content(data, None, 2, "RW"),
     ]

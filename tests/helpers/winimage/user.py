@@ -101,19 +101,32 @@ class User:
             del memory.pages[self.peb >> 12]
         if userland.damage:
             memory.write(FAKE, fake_page(layout))
-        self._map_memory(memory)
+        self._map_memory(memory, shares=userland.shares)
 
-    def _map_memory(self, memory: Memory) -> None:
+    def _map_memory(self, memory: Memory, *, shares: bool) -> None:
         for protection in sorted(set(memory.protections.values())):
             pages = [page for page in sorted(memory.pages) if memory.protections[page] == protection]
             said = [page for page in pages if memory.pages[page] is not None]
             if said:
-                frames = self.physical.take(len(said))
-                self.physical.store(b"".join(memory.pages[page] or b"" for page in said), frames)
+                contents = [bytes(memory.pages[page] or b"") for page in said]
+                if shares and "W" not in protection:
+                    frames = self._shared(contents)
+                else:
+                    frames = self.physical.take(len(said))
+                    self.physical.store(b"".join(contents), frames)
                 self.tables.present(np.array(said, U64), frames, protection)
             usual = [page for page in pages if memory.pages[page] is None]
             if usual:
                 self._map(np.array(usual, U64), protection)
+
+    def _shared(self, contents: list[bytes]) -> NDArray[np.uint64]:
+        """Return the frames of pages, one for all with the same bytes."""
+        for data in contents:
+            if data not in self.physical.shared:
+                frame = self.physical.take(1)
+                self.physical.store(data, frame)
+                self.physical.shared[data] = int(frame[0])
+        return np.array([self.physical.shared[data] for data in contents], U64)
 
     def _map(self, pages: NDArray[np.uint64], protection: str, kind: str = "present", chunk: int = 1) -> None:
         frames = self.physical.take(len(pages), chunk)

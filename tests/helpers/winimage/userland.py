@@ -175,6 +175,10 @@ class Userland(NamedTuple):
     trace: Trace | None = None
     ntdll32: int = 0
     trace32: Trace | None = None
+    #: what the PEB says of the program's address, None: the truth; and whether what is the same and may not be written
+    #: has the same frames as in other processes that say so
+    peb_image: int | None = None
+    shares: bool = False
     #: which way the tree of VADs leans: it is balanced unless told otherwise
     lean: str = ""
     #: the name of what is wrong: see `hostile`

@@ -54,7 +54,9 @@ _HEADER = struct.Struct("<4sHHI8xHHH")  # signature, file header, magic
 _SIZES = struct.Struct("<II16xIIIHH")
 #: where the optional header begins behind the signature, and how long a section header is
 OPTIONAL, SECTION = 24, 40
-_SIZES_AT, _ENTRY_AT = OPTIONAL + 32, OPTIONAL + 16
+#: AddressOfEntryPoint, behind the signature
+ENTRY_AT = OPTIONAL + 16
+_SIZES_AT = OPTIONAL + 32
 _BASES = {PE32: struct.Struct("<24x28xI"), PE32_PLUS: struct.Struct("<24x24xQ")}
 _DIRECTORIES = {PE32: 96, PE32_PLUS: 112}  # in the optional header; their number stands before them
 _SECTION = struct.Struct("<8x4I12xI")
@@ -314,7 +316,7 @@ def _is_sound(page: bytes, found: Image) -> bool:
         and 0 < stored <= found.alignment
         and stored & (stored - 1) == 0
         and 0 < found.headers_size <= found.size <= _LARGEST
-        and number_at(page, found.place + _ENTRY_AT, 4) < found.size
+        and number_at(page, found.place + ENTRY_AT, 4) < found.size
     )
 
 

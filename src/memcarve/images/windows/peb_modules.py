@@ -14,7 +14,7 @@ from memcarve.errors import printable
 from memcarve.images.structure_reader import counted
 from memcarve.images.windows.eprocess_scan import USER_END
 from memcarve.intervals import PAGE
-from memcarve.metadata import Module, Region
+from memcarve.metadata import INITIALIZATION_ORDER, Module, Region
 from memcarve.vocabulary import Kind
 
 if TYPE_CHECKING:
@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 PEB_IMAGE = 0x10  # PEB.ImageBaseAddress
 _MOST_ENTRIES = 1 << 16  # in a list
 _MOST_HEAPS = 1 << 16
-_ORDERS = ("load order", "memory order", "initialization order")
+#: the loader's lists, in the order of an entry's links
+_ORDERS = ("load order", "memory order", INITIALIZATION_ORDER)
 _INITIALIZATION = 2
 _SHOWN = 3  # modules that a note names
 _LONGEST = 60  # characters of a name that a note shows
@@ -32,11 +33,14 @@ _LONGEST = 60  # characters of a name that a note shows
 class Form(NamedTuple):
     """The width of pointers, in bytes, and offsets of members: in the PEB, in the loader's data, in one of its entries.
 
+    `program` is the PEB's ImageBaseAddress.
+
     An entry begins with three links, one for each of the `lists`.
     """
 
     source: str
     word: int
+    program: int
     loader: int
     heap_count: int
     heaps: int
@@ -48,8 +52,8 @@ class Form(NamedTuple):
     end: int
 
 
-WIDE = Form("PEB", 8, 0x18, 0xE8, 0xF0, (0x10, 0x20, 0x30), 0x30, 0x40, 0x48, 0x58, 0x68)
-NARROW = Form("32-bit PEB", 4, 0x0C, 0x88, 0x90, (0x0C, 0x14, 0x1C), 0x18, 0x20, 0x24, 0x2C, 0x34)
+WIDE = Form("PEB", 8, PEB_IMAGE, 0x18, 0xE8, 0xF0, (0x10, 0x20, 0x30), 0x30, 0x40, 0x48, 0x58, 0x68)
+NARROW = Form("32-bit PEB", 4, 0x08, 0x0C, 0x88, 0x90, (0x0C, 0x14, 0x1C), 0x18, 0x20, 0x24, 0x2C, 0x34)
 
 
 class _Ring(NamedTuple):
@@ -98,9 +102,9 @@ def modules(reader: Reader, peb: int, form: Form, program: int | None) -> tuple[
         if module is None or not 0 < module.start < USER_END or (address not in sure and module.start % PAGE):
             wrong["cannot be read" if module is None else "claimed impossible addresses"] += 1
             continue
-        found.append(module)
         wrong["had no name that can be read"] += module.name is None
         missing = whole - places - ({_INITIALIZATION} if module.start == program else set())
+        found.append(module._replace(missing=tuple(_ORDERS[place] for place in sorted(missing))))
         if missing:
             odd.append((module, missing))
     notes += [

@@ -248,7 +248,9 @@ def _environment(
     heaps, more = peb_modules.heaps(reader, peb, form)
     lists = () if modules is None else (SourceRows(form.source, modules),)
     detail = None if form is peb_modules.WIDE else form.source
-    found = Metadata(modules=lists, notes=(*notes, *more)) + started
+    base = reader.number(peb + form.program, form.word)
+    bases = () if base is None else ((form.source, base),)
+    found = Metadata(modules=lists, notes=(*notes, *more), program_bases=bases) + started
     return found, [Region(peb, PAGE, kind=Kind.PEB, detail=detail), *heaps]
 
 

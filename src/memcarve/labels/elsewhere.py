@@ -1,0 +1,314 @@
+"""What all processes of an image have of the same files: where the bytes of one process's code differ from others'.
+
+Pages whose bytes lie at the same place of the image are the same; only the others are read. What is found out about a
+page is kept for the next process that has it.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections import Counter
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from memcarve.errors import AddressError, SourceReadError
+from memcarve.formats.programs import pe
+from memcarve.formats.programs.pe_relocation import Relocations, differ_by_bases, unrelocated
+from memcarve.intervals import PAGE, TOP
+from memcarve.labels.text_pages import can_be_compared, is_relocated, key_of, said_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from memcarve.backing import Backing
+    from memcarve.labels.text_pages import Key, Said, Text
+    from memcarve.metadata import Region
+    from memcarve.process import ProcessMemory
+    from memcarve.space import AddressSpace
+
+_MOST_IN_ALL = 1 << 23  # pages of all processes' code
+_MOST_COMPARED = 1 << 12  # pages of one process that are compared,
+_MOST_READ = 1 << 16  # and frames that are read of all processes' code
+_KEPT = 1 << 10  # pages, whose bytes are kept for a while
+_MOST_KINDS = 16  # of one page, that are compared with each other if bases differ
+_IMPORTS = 12  # the data directory of imported addresses, which may lie among code
+
+
+class Difference(NamedTuple):
+    """A page of code at `address` that differs: of which `file`, and at which `place` in it (bytes).
+
+    `own` processes have these bytes there, this one among them; `others` have the same other bytes. `rebased` says how
+    images at different addresses were compared; empty if all are at the same.
+    """
+
+    address: int
+    file: str
+    place: int
+    own: int
+    others: int
+    rebased: str = ""
+
+
+class _File:
+    """The pages of one file's code that processes have, in columns, one row per page and place in the backing.
+
+    In order of `page` and `offset` (uint64); `base` is where one of the `count` processes has the file.
+    """
+
+    def __init__(self, texts: Sequence[Text]) -> None:
+        page = np.concatenate([text.page for text in texts])
+        offset = np.concatenate([text.offset for text in texts])
+        base = np.repeat(np.array([text.base % TOP for text in texts], np.uint64), [len(text.page) for text in texts])
+        order = np.lexsort((offset, page))
+        page, offset = page[order], offset[order]
+        first = np.flatnonzero(np.append(True, (page[1:] != page[:-1]) | (offset[1:] != offset[:-1])))
+        self.page, self.offset, self.base = page[first], offset[first], base[order][first]
+        self.count = np.diff(np.append(first, len(page)))
+
+    def contested(self, text: Text) -> list[int]:
+        """Return the rows of a process's pages that not all have at the same place of the backing."""
+        low, high = (np.searchsorted(self.page, text.page, side) for side in ("left", "right"))
+        known = np.minimum(low, len(self.page) - 1)
+        return np.flatnonzero((high > low) & ((high - low > 1) | (self.offset[known] != text.offset))).tolist()
+
+    def rows(self, page: int) -> range:
+        """Return the rows of a page."""
+        low, high = (int(np.searchsorted(self.page, np.uint64(page), side)) for side in ("left", "right"))
+        return range(low, high)
+
+
+class _Judged(NamedTuple):
+    """Which kind of content is where, by offset in the backing; how many processes have each kind; how it was told."""
+
+    kinds: dict[int, int]
+    counts: Counter[int]
+    rebased: str
+
+
+class Elsewhere:
+    """All processes of an image whose bytes lie in one backing, and what they have of files."""
+
+    def __init__(self, backing: Backing, said: Iterable[tuple[int, Said]]) -> None:
+        """Take what processes said of themselves, each with its place in the list."""
+        self.backing = backing
+        self.places: set[int] = set()
+        texts: dict[Key, list[Text]] = {}
+        self._headers: dict[Key, Counter[tuple[int, int]]] = {}
+        for place, each in said:
+            self.places.add(place)
+            for key, text in each.texts.items():
+                texts.setdefault(key, []).append(text)
+            for key, where in each.headers.items():
+                self._headers.setdefault(key, Counter())[where] += 1
+        self._files = {key: _File(rows) for key, rows in texts.items()}
+        self._left = _MOST_READ
+        self._relocations: dict[Key, Relocations] = {}
+        self._facts: dict[int, dict[str, object]] = {}
+        self._judged: dict[tuple[Key, int], _Judged | None] = {}
+        self._page = functools.lru_cache(maxsize=_KEPT)(self._read_page)
+
+    def differing(self, process: ProcessMemory, place: int) -> list[Difference]:
+        """Return the pages of a process's code that differ from what as many or more other processes have there.
+
+        `place` is that of the process in the list. At most 4,096 pages are compared, those first that are first in
+        their files. What cannot be read is left out, as is a process that could not be opened.
+        """
+        regions = process.metadata.regions[0].rows if process.metadata.regions else ()
+        names = {key_of(row): row.file or "" for row in regions}
+        found: list[Difference] = []
+        left = _MOST_COMPARED
+        for key, text in said_of(process).texts.items():
+            file = self._files.get(key)
+            rows = [] if file is None else file.contested(text)[:left]
+            left -= len(rows)
+            for row in rows:
+                page, offset = int(text.page[row]), int(text.offset[row])
+                judged = self._judgement(key, page, offset, text.base, process.space)
+                if judged is None or offset not in judged.kinds:
+                    continue
+                kind = judged.kinds[offset]
+                own = judged.counts[kind] + (place not in self.places)
+                most = max((count for other, count in judged.counts.items() if other != kind), default=0)
+                if most and most >= own:
+                    found.append(Difference(text.address(row), names[key], page * PAGE, own, most, judged.rebased))
+        return sorted(found)
+
+    def compared(self, region: Region, page: bytes) -> tuple[int, int, str]:
+        """Return how many processes have the same header of a region's file, how many another one, and what differs.
+
+        `page` is the process's own first page of it. Of other headers the one counts that most processes have.
+        """
+        key = key_of(region)
+        own = _facts_of(page)
+        votes: Counter[tuple[tuple[str, object], ...]] = Counter()
+        for (_, offset), count in self._headers.get(key, Counter()).items() if key is not None else ():
+            if offset not in self._facts:
+                self._facts[offset] = _facts_of(self._page(offset) or b"")
+            votes[tuple(self._facts[offset].items())] += count
+        votes.pop((), None)
+        same = votes.pop(tuple(own.items()), 0)
+        if not own or not votes:
+            return same, 0, ""
+        other, count = votes.most_common(1)[0]
+        return max(same, 1), count, ", ".join(name for name, value in other if own.get(name) != value)
+
+    def _judgement(self, key: Key, page: int, offset: int, base: int, space: AddressSpace) -> _Judged | None:
+        """Return what is known of a page; None if too much was read already."""
+        file = self._files[key]
+        rows = file.rows(page)
+        places = {int(file.offset[row]): (int(file.count[row]), int(file.base[row])) for row in rows}
+        if offset not in places:  # a process that is in no list has a page of its own
+            return self._judge(key, page, {**places, offset: (0, base)}, base, space)
+        judged = self._judged.get((key, page))
+        # what one process does not have of the relocations, another may have
+        better = (
+            judged is not None and judged.rebased == _TOLERATED and self._relocated(key, page, base, space) is not None
+        )
+        if better or (key, page) not in self._judged:
+            judged = self._judged[key, page] = self._judge(key, page, places, base, space)
+        return judged
+
+    def _judge(
+        self, key: Key, page: int, places: dict[int, tuple[int, int]], base: int, space: AddressSpace
+    ) -> _Judged | None:
+        """Read the frames that a page has, and tell which hold the same."""
+        self._left -= len(places)
+        if self._left < 0:
+            return None
+        contents = {offset: data for offset in places if (data := self._page(offset)) is not None}
+        kinds: dict[int, int] = {}
+        rebased = ""
+        apart = len({where for _, where in places.values()}) > 1 and len(set(contents.values())) > 1
+        if apart and is_relocated(key):
+            relocated = self._relocated(key, page, base, space)
+            if relocated is None:
+                kinds, rebased = _by_tolerance(contents, places), _TOLERATED
+            else:
+                contents = {at: unrelocated(data, places[at][1], relocated) for at, data in contents.items()}
+                rebased = _UNRELOCATED
+        if not kinds:
+            hidden = self._imports(key, page)
+            numbers: dict[bytes, int] = {}
+            for offset, data in contents.items():
+                bare = data[: hidden.start] + bytes(len(hidden)) + data[hidden.stop :] if hidden else data
+                kinds[offset] = numbers.setdefault(bare, len(numbers))
+        counts: Counter[int] = Counter()
+        for offset, kind in kinds.items():
+            counts[kind] += places[offset][0]
+        return _Judged(kinds, counts, rebased)
+
+    def _imports(self, key: Key, page: int) -> range:
+        """Return which bytes of a page are imported addresses, that a loader writes; none of a file that has none."""
+        header = self._headers.get(key)
+        first = None if header is None else self._page(header.most_common(1)[0][0][1])
+        low, size = (0, 0) if first is None else _directory(first, _IMPORTS)
+        return range(max(low - page * PAGE, 0), max(min(low + size - page * PAGE, PAGE), 0)) if size else range(0)
+
+    def _relocated(self, key: Key, page: int, base: int, space: AddressSpace) -> Sequence[tuple[int, int]] | None:
+        """Return what is relocated in a page, None if no process so far has told it."""
+        found = self._relocations.get(key)
+        if found is None or found.of(page) is None:
+            found = self._relocations[key] = self._relocations_of(space, base)
+        return found.of(page)
+
+    def _relocations_of(self, space: AddressSpace, base: int) -> Relocations:
+        """Return the relocations of an image as far as its process has them in memory."""
+
+        def read(place: int, size: int) -> bytes | None:
+            try:
+                return space.read(base + place, size)
+            except (AddressError, SourceReadError):
+                return None
+
+        first = read(0, PAGE)
+        return Relocations(read, (0, 0) if first is None else _directory(first, pe.RELOCATIONS))
+
+    def _read_page(self, offset: int) -> bytes | None:
+        data = bytearray(PAGE)
+        try:
+            self.backing.read_into(offset, memoryview(data))
+        except SourceReadError:
+            return None
+        return bytes(data)
+
+
+class Compared(NamedTuple):
+    """What other processes have of a process's files, and where its code differs, None if that was not looked for."""
+
+    elsewhere: Elsewhere
+    differences: Sequence[Difference] | None
+
+
+def compared(process: ProcessMemory, *, code: bool) -> Compared | None:
+    """Compare a process with the others of its container, its `code` too; None if there is nothing to compare."""
+    regions = process.metadata.regions[0].rows if process.metadata.regions else ()
+    if process.others is None or not len(process.others) or not can_be_compared(regions):
+        return None
+    backing = process.space.backing
+    found = process.others.together(_by_backing).get(id(backing)) or Elsewhere(backing, [])
+    return Compared(found, found.differing(process, process.others.place) if code else None)
+
+
+def _by_backing(processes: Iterable[tuple[int, ProcessMemory]]) -> dict[int, Elsewhere]:
+    """Return what processes have of files, up to 32 GiB of code, by the identity of the backing of their bytes."""
+    said: dict[int, list[tuple[int, Said]]] = {}
+    left = _MOST_IN_ALL
+    for place, process in processes:
+        each = said_of(process)
+        left -= sum(len(text.page) for text in each.texts.values())
+        if left < 0:
+            break
+        said.setdefault(id(each.backing), []).append((place, each))
+    return {number: Elsewhere(rows[0][1].backing, rows) for number, rows in said.items()}
+
+
+_UNRELOCATED = "at the places of its relocation directory without the image's address"
+_TOLERATED = (
+    "but for numbers that differ as the images' addresses do, because its relocation directory is not in memory"
+)
+
+
+def _by_tolerance(contents: dict[int, bytes], places: dict[int, tuple[int, int]]) -> dict[int, int]:
+    """Return the kind of each content, by its offset, if only numbers may differ, as the bases do."""
+    kinds: dict[int, int] = {}
+    first: list[tuple[bytes, int]] = []
+    numbers: dict[bytes, int] = {}
+    for offset, data in contents.items():
+        base = places[offset][1]
+        if data not in numbers:
+            alike = (
+                number
+                for number, (other, at) in enumerate(first[:_MOST_KINDS])
+                if at != base and differ_by_bases(data, other, base, at)
+            )
+            number = next(alike, len(first))
+            if number == len(first):
+                first.append((data, base))
+            numbers[data] = number
+        kinds[offset] = numbers[data]
+    return kinds
+
+
+def _facts_of(page: bytes) -> dict[str, object]:
+    """Return what a header says that no loader changes, by what it is called; nothing if it is none."""
+    found = pe.image(page)
+    if found is None:
+        return {}
+    return {
+        "machine": found.machine,
+        "time stamp": found.timestamp,
+        "size": found.size,
+        "entry point": pe.number_at(page, found.place + pe.ENTRY_AT, 4),
+        "sections": tuple((row.address, row.size, row.permissions) for row in found.sections),
+    }
+
+
+def _directory(page: bytes, number: int) -> tuple[int, int]:
+    """Return relative address and size of a data directory, by the first page of an image."""
+    found = pe.image(page)
+    return (
+        (0, 0)
+        if found is None
+        else pe.directory(lambda at, size: page[at : at + size].ljust(size, b"\0"), found, number)
+    )
