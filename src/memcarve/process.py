@@ -286,7 +286,8 @@ class Others:
     for the next one that asks with the same function.
     """
 
-    def __init__(self, container: Container, index: int) -> None:
+    def __init__(self, container: Container, index: int | None) -> None:
+        """Of all processes but the one at `index`; None is all."""
         self._container = container
         self._index = index
 
@@ -299,8 +300,8 @@ class Others:
         return [index for index, entry in entries if not entry.doubts and not entry.ended][:_MOST_OTHERS]
 
     @property
-    def place(self) -> int:
-        """The place of the process itself in the container's list."""
+    def place(self) -> int | None:
+        """The place of the process itself in the container's list; None if all are others."""
         return self._index
 
     def together(self, gather: Callable[[Iterator[tuple[int, ProcessMemory]]], _T]) -> _T:

@@ -17,6 +17,8 @@ from memcarve.formats.programs import pe
 from memcarve.formats.programs.pe_relocation import Relocations, differ_by_bases, unrelocated
 from memcarve.intervals import PAGE, TOP
 from memcarve.labels.text_pages import can_be_compared, is_relocated, key_of, said_of
+from memcarve.process import Others
+from memcarve.vocabulary import Half
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
     from memcarve.backing import Backing
     from memcarve.labels.text_pages import Key, Said, Text
     from memcarve.metadata import Region
-    from memcarve.process import ProcessMemory
+    from memcarve.process import Container, ProcessMemory
     from memcarve.space import AddressSpace
 
 _MOST_IN_ALL = 1 << 23  # pages of all processes' code
@@ -108,7 +110,7 @@ class Elsewhere:
         self._judged: dict[tuple[Key, int], _Judged | None] = {}
         self._page = functools.lru_cache(maxsize=_KEPT)(self._read_page)
 
-    def differing(self, process: ProcessMemory, place: int) -> list[Difference]:
+    def differing(self, process: ProcessMemory, place: int | None) -> list[Difference]:
         """Return the pages of a process's code that differ from what as many or more other processes have there.
 
         `place` is that of the process in the list. At most 4,096 pages are compared, those first that are first in
@@ -238,6 +240,13 @@ class Compared(NamedTuple):
 
     elsewhere: Elsewhere
     differences: Sequence[Difference] | None
+
+
+def look_at_all(container: Container) -> None:
+    """Look at all processes of an image that can be compared with each other, so that it is done once for all."""
+    others = Others(container, None)
+    if len(others) > 1 and container.default_half == Half.USER:
+        others.together(_by_backing)
 
 
 def compared(process: ProcessMemory, *, code: bool) -> Compared | None:

@@ -12,7 +12,7 @@ from memcarve.intervals import PAGE, Intervals, union
 from memcarve.labels import hollowing, linux_flags, thread_flags
 from memcarve.labels.headers import parse_header
 from memcarve.labels.metadata_index import OWN
-from memcarve.labels.severities import RATINGS
+from memcarve.labels.severities import NOT_INITIALISED, RATINGS
 from memcarve.metadata import INITIALIZATION_ORDER
 from memcarve.permissions import EXECUTE, PROT_NONE, TRANSITION, USER, WRITE
 from memcarve.vocabulary import Flag, Kind, Severity
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from memcarve.labels.elsewhere import Compared, Difference
     from memcarve.labels.headers import Header
     from memcarve.labels.metadata_index import Known
+    from memcarve.labels.severities import Rating
     from memcarve.labels.thread_flags import Place
     from memcarve.space import AddressSpace
 
@@ -63,19 +64,19 @@ class Finding(NamedTuple):
     """A flag, the first address that it concerns, and the reason in words.
 
     `size` is how many bytes from there on it concerns, None if that is not bounded by what was found. `exception` is
-    the severity of a finding that deserves another one than its flag.
+    the severity with its reason of a finding that deserves another one than its flag.
     """
 
     flag: str
     address: int
     why: str
     size: int | None = None
-    exception: Severity | None = None
+    exception: Rating | None = None
 
     @property
     def severity(self) -> Severity:
         """How soon it deserves a look."""
-        return RATINGS[Flag(self.flag)].severity if self.exception is None else self.exception
+        return (self.exception or RATINGS[Flag(self.flag)]).severity
 
 
 class Flagged:
@@ -197,13 +198,13 @@ class Flagged:
     def _places(self, flag: str, places: Iterable[Place]) -> Iterator[Intervals]:
         """Yield the pages of places that threads lead to."""
         found = [*places]
-        self.findings += [Finding(flag, row.address, row.why, None, row.severity) for row in found]
+        self.findings += [Finding(flag, row.address, row.why, None, row.exception) for row in found]
         yield Intervals.of((row.address - row.address % PAGE, PAGE) for row in found)
 
     def _hollowed(self, others: Compared | None) -> Iterator[Intervals]:
         elsewhere = None if others is None else others.elsewhere
-        for address, why, severity in hollowing.wrong_with_program(self.space, self.known, self._bases, elsewhere):
-            self.findings.append(Finding(Flag.HOLLOWED, address, why, None, severity))
+        for address, why, exception in hollowing.wrong_with_program(self.space, self.known, self._bases, elsewhere):
+            self.findings.append(Finding(Flag.HOLLOWED, address, why, None, exception))
             yield Intervals.of([(address - address % PAGE, PAGE)])
 
     def _unlinked(self) -> Iterator[Intervals]:
@@ -212,8 +213,7 @@ class Flagged:
             module, missing = listed.module, listed.module.missing
             if missing:
                 size = self.known.module_end(module) - module.start
-                # what is loaded without being initialised is never in that list
-                usual = Severity.LOW if missing == (INITIALIZATION_ORDER,) else None
+                usual = NOT_INITIALISED if missing == (INITIALIZATION_ORDER,) else None
                 why = f"{listed.source} lists {module.name or 'a module'}, but not in {' or '.join(missing)}"
                 self.findings.append(Finding(Flag.MODULE_UNLINKED, module.start, why, size, usual))
                 yield Intervals.of([(module.start, size)])

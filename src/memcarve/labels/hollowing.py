@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 from memcarve.errors import printable
 from memcarve.intervals import PAGE
-from memcarve.vocabulary import Kind, Severity
+from memcarve.labels.severities import NAMELESS, Rating
+from memcarve.vocabulary import Kind
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -22,8 +23,8 @@ if TYPE_CHECKING:
     from memcarve.metadata import Region
     from memcarve.space import AddressSpace
 
-#: what is wrong: the address, the reason, and the severity if it is not the flag's
-Wrong = tuple[int, str, Severity | None]
+#: what is wrong: the address, the reason in words, and what it deserves if that is not what the flag does
+Wrong = tuple[int, str, Rating | None]
 _LONGEST = 200
 
 
@@ -58,8 +59,7 @@ def wrong_with_program(
         yield base, f"{kind or 'other'} memory lies at the image base, not an image", None
         return
     if region.file is None:
-        # its name may be what cannot be read
-        yield base, "the image at the image base is of no file whose name can be read", Severity.MEDIUM
+        yield base, "the image at the image base is of no file whose name can be read", NAMELESS
     if whole.start != base:
         yield base, f"the image at the image base begins elsewhere, at 0x{whole.start:x}", None
         return

@@ -69,3 +69,13 @@ RATINGS = {
         Severity.HIGH, "what runs is not the program that the process was made from, which no system does by itself"
     ),
 }
+
+#: what findings deserve that mean less than others of their flag: a module that only initialization order lacks,
+NOT_INITIALISED = Rating(Severity.LOW, "libraries that are mapped without being initialised are never in that list")
+#: a thread whose next instruction is what is in private memory, and one that begins where nothing is,
+AT_INSTRUCTION = Rating(Severity.MEDIUM, "it is there just now, as threads are that run what was compiled at run time")
+NOTHING_THERE = Rating(
+    Severity.MEDIUM, "a thread that has ended, or a library that was unloaded, leaves such an address behind"
+)
+#: and a program without a name
+NAMELESS = Rating(Severity.MEDIUM, "the name may be what cannot be read")

@@ -13,13 +13,15 @@ import numpy as np
 
 from memcarve.errors import AddressError, CounterpartError, SourceReadError
 from memcarve.intervals import PAGE, Intervals
-from memcarve.vocabulary import Architecture, Kind, Severity
+from memcarve.labels.severities import AT_INSTRUCTION, NOTHING_THERE
+from memcarve.vocabulary import Architecture, Kind
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from memcarve.dtypes import U64
     from memcarve.labels.metadata_index import Known
+    from memcarve.labels.severities import Rating
     from memcarve.metadata import Thread
     from memcarve.space import AddressSpace
 
@@ -44,33 +46,30 @@ _WORDS: dict[str, int] = {Architecture.X64: 8, Architecture.X86: 4, Architecture
 
 
 class Place(NamedTuple):
-    """An address in memory that no file backs, and what a thread has to do with it; `mapped`: there is a region."""
+    """An address, and what a thread has to do with it; what that deserves if it is not what its flag does."""
 
     address: int
     why: str
-    severity: Severity | None = None
-    mapped: bool = True
+    exception: Rating | None = None
 
 
 def in_private(known: Known) -> Iterator[Place]:
     """Yield where threads began, or are, that is in memory that no file backs, or in none that is mapped."""
     for thread in known.metadata.all_threads():
         counter = _register(thread, _COUNTERS)
-        for address, does, severity in (
+        for address, does, exception in (
             (thread.begin, "begins", None),
-            # a run-time compiler's threads begin in files, too
-            (counter, "is", Severity.MEDIUM),
+            (counter, "is", AT_INSTRUCTION),
         ):
             if address is None or not 0 < address < known.kernel_half:
                 continue
             held = known.region_at(address)
             if held is not None and known.is_unbacked(held):
                 where = f"in {known.kinds[held]} memory that no file backs"
-                yield Place(address, f"thread {thread.tid} {does} at 0x{address:x}, {where}", severity)
+                yield Place(address, f"thread {thread.tid} {does} at 0x{address:x}, {where}", exception)
             elif held is None and known.metadata.complete and does == "begins":
-                # it may have ended long ago
                 why = f"thread {thread.tid} begins at 0x{address:x}, where nothing is mapped"
-                yield Place(address, why, Severity.MEDIUM, mapped=False)
+                yield Place(address, why, NOTHING_THERE)
 
 
 class _Stack(NamedTuple):

@@ -38,6 +38,7 @@ PLANNED = {
     (1624, "writable-executable", 0x7FFA12003000),
     (1624, "beyond-section", 0x7FFA12003000),
     (1624, "module-unlisted", 0x7FFA13000000),
+    (1624, "module-unlinked", 0x7FFA14000000),
     (1624, "entry-unmapped", 0x7FFA15000000),
     (2036, "entry-unmapped", 0x10000000),
 }
@@ -144,7 +145,7 @@ def test_order_evidence_and_reasons(opened: memcarve.Container) -> None:
         ({"flag": ["wiped-header"]}, {(1624, "wiped-header", 0x7FFA11000000)}),
         ({"file": ["patched*"]}, {row for row in PLANNED if row[2] == 0x7FFA12003000}),
         ({"kind": ["private"], "severity": "low"}, {row for row in PLANNED if row[2] == 0x2A0000}),
-        ({"severity": "high"}, set()),
+        ({"severity": "high"}, {(1624, "module-unlinked", 0x7FFA14000000)}),
         ({"flag": ["unlinked-process"]}, set()),
     ],
 )

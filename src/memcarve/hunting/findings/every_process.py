@@ -13,7 +13,9 @@ from memcarve.hunting.findings.family import Family
 from memcarve.hunting.findings.finding_record import Finding, More
 from memcarve.hunting.findings.flag_findings import evidence_at, place_of, spots
 from memcarve.hunting.findings.subject import Subject
+from memcarve.labels.elsewhere import look_at_all
 from memcarve.labels.filters import names_match
+from memcarve.labels.flags import BY_COMPARISON
 from memcarve.labels.severities import RATINGS
 from memcarve.vocabulary import Flag, Severity
 
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
     from memcarve.hunting.findings.check import Remark
     from memcarve.hunting.findings.flag_findings import Place
     from memcarve.labels.severities import Rating
-    from memcarve.process import Container, ProcessEntry
+    from memcarve.process import Container, ProcessEntry, ProcessMemory
 
 _WORKERS = 16
 _LONGEST = 1000  # characters of a reason
@@ -122,6 +124,9 @@ class _Looking:
         self.container = container
         self.wanted = wanted
         self.family = Family(container.processes(), damaged=container.list_problem != "")
+        self._compare = any(map(wanted.takes, BY_COMPARISON))
+        if self._compare:
+            look_at_all(container)  # once for all copies of this program
 
     def look(self, index: int) -> Seen:
         """Return what is seen of a process; raises nothing that is about the process."""
@@ -130,13 +135,16 @@ class _Looking:
             if not entry.has_memory:
                 return self._seen(Subject(entry, self.family, None))
             memory = self.container.process(index=index, half=self.container.default_half)
-            return memory.past_unreadable(lambda there: self._seen(Subject(entry, self.family, there)))
+            return memory.past_unreadable(lambda there: self._seen(self._subject(entry, there)))
         except MemcarveError as error:
             return Seen(entry, error=error)
         except MemoryError:
             return Seen(entry, error=MemcarveError("there was not enough memory to look at it"))
         except OSError as error:
             return Seen(entry, error=InputError(f"{error.filename or 'the system'}: {error.strerror or error}"))
+
+    def _subject(self, entry: ProcessEntry, memory: ProcessMemory) -> Subject:
+        return Subject(entry, self.family, memory, compare=self._compare)
 
     def _seen(self, subject: Subject) -> Seen:
         found = _Found(subject, self.wanted)

@@ -49,8 +49,9 @@ def spots(subject: Subject, flagged: Flagged, flag: Flag) -> Iterator[Remark]:
     if flag in _BY_REGION:
         yield from _by_region(subject, flagged.where[flag], _BY_REGION[flag])
         return
-    found = sorted((each.address, each.why) for each in flagged.findings if each.flag == flag)
-    yield from (Remark(why, None, address, address) for address, why in dict.fromkeys(found))
+    found = {(each.address, each.why): each.exception for each in flagged.findings if each.flag == flag}
+    for (address, why), exception in sorted(found.items()):
+        yield Remark(why, exception, address, address)
 
 
 def _by_region(subject: Subject, where: Intervals, words: str) -> Iterator[Remark]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from typing import TYPE_CHECKING
 
+from memcarve.labels.elsewhere import compared
 from memcarve.labels.flags import Flagged
 from memcarve.labels.header_scan import headers_in
 from memcarve.labels.metadata_index import Known
@@ -17,17 +18,20 @@ if TYPE_CHECKING:
 
 
 class Subject:
-    """A process; `memory` is None if it has none of its own."""
+    """A process; `memory` is None if it has none of its own. `compare`: flags compare it with the other processes."""
 
-    def __init__(self, entry: ProcessEntry, family: Family, memory: ProcessMemory | None) -> None:
+    def __init__(
+        self, entry: ProcessEntry, family: Family, memory: ProcessMemory | None, *, compare: bool = True
+    ) -> None:
         self.entry = entry
         self.family = family
         self.memory = memory
+        self._compare = compare
 
     @functools.cached_property
     def known(self) -> Known | None:
         """What is known of the memory, by address."""
-        return None if self.memory is None else Known(self.memory.metadata, str(self.entry))
+        return None if self.memory is None else Known(self.memory.metadata, self.memory)
 
     @functools.cached_property
     def headers(self) -> list[Header]:
@@ -44,7 +48,8 @@ class Subject:
         """The flags of the memory. Raises SourceReadError."""
         if self.memory is None or self.known is None:
             return None
-        return Flagged(self.memory.space, self.known, self.headers)
+        others = compared(self.memory, code=True) if self._compare else None
+        return Flagged(self.memory.space, self.known, self.headers, others)
 
     @functools.cached_property
     def program(self) -> str | None:
