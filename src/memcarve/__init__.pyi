@@ -26,6 +26,7 @@ from memcarve.hunting.findings.finding_record import Evidence as Evidence, Findi
 from memcarve.hunting.findings.hunt import Hunt as Hunt, hunt as hunt
 from memcarve.hunting.owners.asking import Answer as Answer, Answers as Answers, Owners as Owners
 from memcarve.hunting.owners.image_ranges import image_ranges as image_ranges
+from memcarve.hunting.strings import FoundString as FoundString, strings as strings
 from memcarve.labels import Labelling as Labelling
 from memcarve.labels.modules import find_modules as find_modules
 from memcarve.metadata import (

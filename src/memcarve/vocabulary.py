@@ -25,6 +25,7 @@ _NOUNS = {
     "Flag": "flag",
     "ProcessFlag": "flag of a process",
     "Severity": "severity",
+    "Encoding": "encoding of strings",
 }
 
 
@@ -207,3 +208,11 @@ class Severity(Word):
     MEDIUM = "medium"
     LOW = "low"
     INFO = "info"
+
+
+class Encoding(Word):
+    """How strings lie in memory; UTF-8 has ASCII in it."""
+
+    ASCII = "ascii"
+    UTF_8 = "utf-8"
+    UTF_16_LE = "utf-16-le"

@@ -213,6 +213,23 @@ COMMANDS = {
             printing=groups.Printing,
         ),
         Command(
+            "strings",
+            "listing_strings",
+            "List the strings in memory, with their addresses.",
+            """List the strings in memory, also across pages and extents: the address, segment, offset in the dump or
+            image, encoding and text of each.
+
+            In one process, several or all of them, whose rows then begin with pid and name; what they share is searched
+            once. A string ends at the first character that is not printable. UTF-16 is found at even and odd addresses,
+            in the usual characters of all alphabets of the first plane.
+            """,
+            [_path("file")],
+            **_LISTED,
+            limits=groups.StringLimits,
+            filters=groups.SegmentFilters,
+            printing=groups.Printing,
+        ),
+        Command(
             "locate",
             "looking",
             "Show where an address lies in the file, or the reverse.",

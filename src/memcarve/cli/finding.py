@@ -6,25 +6,20 @@ import sys
 from typing import TYPE_CHECKING
 
 from memcarve.cli.exit_status import INCOMPLETE
-from memcarve.cli.frame import selection, several_processes
+from memcarve.cli.frame import several_processes
 from memcarve.cli.printed_tables import Column, print_table
 from memcarve.cli.progress_bar import ProgressBar
 from memcarve.cli.wording import counted
-from memcarve.errors import MemcarveError, UsageError, printable
+from memcarve.errors import UsageError, printable
 from memcarve.hunting.find import hits
-from memcarve.labels import Labelling
 from memcarve.patterns import hex_pattern, text_pattern
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from memcarve.cli.frame import Chosen
     from memcarve.cli.option_groups import Input, ListedProcesses, Messages, Printing, SegmentFilters, Sought
     from memcarve.cli.printed_tables import Cell
     from memcarve.patterns import HexPattern, TextPattern
-    from memcarve.process import ProcessEntry
-    from memcarve.segments import Segments
-    from memcarve.space import AddressSpace
 
 _ADDRESS = len("0x0123456789abcdef")
 
@@ -42,12 +37,12 @@ def find(
     """Print a row for each hit."""
     wanted = _patterns(patterns, sought)
     with several_processes(file, processes, source, messages, filters.half) as chosen:
-        entries, parts = _searched(chosen, filters)
+        entries, parts = chosen.parts(filters)
         labels = [(pattern, encoding) for pattern, encoding, _ in wanted]
         # rows are printed as they are found: how wide they can become is known before
         widths = [max(len(printable(words[column])) for words in labels) for column in range(2)]
         largest = max((space.backing.size for space, _ in parts), default=0)
-        columns = _with_widths(chosen, entries)
+        columns = chosen.columns
         columns += [Column("address", "address", _ADDRESS), Column("segment", "address", _ADDRESS)]
         columns += [Column("offset", "number", max(len(str(largest)), len("offset")))]
         columns += [Column(name, "text", width) for name, width in zip(("pattern", "encoding"), widths, strict=True)]
@@ -85,33 +80,6 @@ def find(
         notes = [f"{sum(lost)} bytes cannot be read, and were not searched"] if lost else []
         status = chosen.finish(messages, counted(count, "hit"), notes)
         return INCOMPLETE if lost else status
-
-
-def _searched(
-    chosen: Chosen, filters: SegmentFilters
-) -> tuple[list[ProcessEntry], list[tuple[AddressSpace, Segments]]]:
-    """Return the processes that can be searched, and the segments that are wanted of their memory."""
-    entries: list[ProcessEntry] = []
-    parts: list[tuple[AddressSpace, Segments]] = []
-    for part in chosen:
-        try:
-            limits = selection(filters, part.opened)
-            segments = part.opened.segments(limits, labeller=Labelling() if limits.by_labels else None)
-        except MemcarveError as error:
-            chosen.fail(part.entry, error)
-            continue
-        entries.append(part.entry)
-        parts.append((part.opened.space, segments))
-    return entries, parts
-
-
-def _with_widths(chosen: Chosen, entries: Sequence[ProcessEntry]) -> list[Column]:
-    """Return the columns that say which process a row is of, as wide as they can become."""
-    cells = [chosen.cells(entry) for entry in entries]
-    return [
-        column._replace(width=max(len(printable(str(cell))) for cell in [column.name, *(row[place] for row in cells)]))
-        for place, column in enumerate(chosen.columns)
-    ]
 
 
 def _patterns(patterns: Sequence[str], sought: Sought) -> list[tuple[str, str, HexPattern | TextPattern]]:

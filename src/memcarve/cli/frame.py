@@ -17,6 +17,7 @@ from memcarve.cli.wording import complain, counted, say, tell
 from memcarve.errors import MemcarveError, UsageError, printable
 from memcarve.formats.decoded_file import on_disk
 from memcarve.hunting.chosen import KERNEL, opened
+from memcarve.labels import Labelling
 from memcarve.note import Note
 from memcarve.process import Selection, listed_of
 from memcarve.vocabulary import Half
@@ -24,10 +25,12 @@ from memcarve.vocabulary import Half
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
-    from memcarve.cli.option_groups import Input, MemoryFilters, Messages, OneProcess
+    from memcarve.cli.option_groups import Input, MemoryFilters, Messages, OneProcess, SegmentFilters
     from memcarve.cli.printed_tables import Cell
     from memcarve.hunting.chosen import Part
     from memcarve.process import Container, ProcessEntry, ProcessMemory
+    from memcarve.segments import Segments
+    from memcarve.space import AddressSpace
 
 
 def selection(filters: MemoryFilters, *processes: ProcessMemory) -> Selection:
@@ -233,6 +236,21 @@ class Chosen(Outcome):
     def words(self) -> str:
         """What a summary adds: of how many processes; nothing if there is only one."""
         return f", in {counted(len(self.indexes), 'process')}" if self.several else ""
+
+    def parts(self, filters: SegmentFilters) -> tuple[list[ProcessEntry], list[tuple[AddressSpace, Segments]]]:
+        """Open all of them; return those that can be searched, and the segments that are wanted of their memory."""
+        entries: list[ProcessEntry] = []
+        parts: list[tuple[AddressSpace, Segments]] = []
+        for part in self:
+            try:
+                limits = selection(filters, part.opened)
+                segments = part.opened.segments(limits, labeller=Labelling() if limits.by_labels else None)
+            except MemcarveError as error:
+                self._fail_with(part, error, filters.half)
+                continue
+            entries.append(part.entry)
+            parts.append((part.opened.space, segments))
+        return entries, parts
 
     def finish(self, messages: Messages, summary: str, notes: Iterable[str] = ()) -> int:
         """Print notes and the summary after the data; return the exit status.

@@ -27,6 +27,7 @@ from memcarve.cli.option_values import (
 from memcarve.vocabulary import (
     Architecture,
     Content,
+    Encoding,
     Flag,
     Half,
     InputType,
@@ -622,6 +623,22 @@ class Findings(Group, heading=TAKE):
         "as a hexdump; in JSON in hexadecimal.",
     )
     no_bytes: bool = option("--no-bytes", is_flag=True, help="Show no bytes.")
+
+
+class StringLimits(Group, heading=TAKE):
+    """Which strings are listed."""
+
+    encodings: Sequence[str] = option(
+        "--encoding",
+        type=Choice(Encoding),
+        multiple=True,
+        preset=("utf-8", "utf-16-le"),
+        help="How strings lie in memory; may be repeated. UTF-8 has ASCII in it.",
+    )
+    min_length: int = option("--min-length", type=count, preset="4", metavar="N", help="At least so many characters.")
+    max_length: int = option(
+        "--max-length", type=count, preset="65536", metavar="N", help="Longer strings come in pieces of this length."
+    )
 
 
 class Differences(Group, heading=TAKE):

@@ -1,0 +1,81 @@
+"""The command that lists strings."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+from memcarve.cli.exit_status import INCOMPLETE
+from memcarve.cli.frame import several_processes
+from memcarve.cli.printed_tables import Column, print_table
+from memcarve.cli.progress_bar import ProgressBar
+from memcarve.cli.wording import counted
+from memcarve.hunting.strings.search import StringSearch, places
+from memcarve.hunting.strings.window_search import ENCODINGS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from memcarve.cli.option_groups import Input, ListedProcesses, Messages, Printing, SegmentFilters, StringLimits
+    from memcarve.cli.printed_tables import Cell
+
+_ADDRESS = len("0x0123456789abcdef")
+
+
+def strings(
+    file: str,
+    processes: ListedProcesses,
+    limits: StringLimits,
+    filters: SegmentFilters,
+    source: Input,
+    printing: Printing,
+    messages: Messages,
+) -> int:
+    """Print a row for each string."""
+    with several_processes(file, processes, source, messages, filters.half) as chosen:
+        entries, parts = chosen.parts(filters)
+        largest = max((space.backing.size for space, _ in parts), default=0)
+        columns = chosen.columns
+        columns += [Column("address", "address", _ADDRESS), Column("segment", "address", _ADDRESS)]
+        columns += [Column("offset", "number", max(len(str(largest)), len("offset")))]
+        with_physical = any(space.physical is not None for space, _ in parts)
+        columns += [Column("physical", "address", _ADDRESS)] if with_physical else []
+        columns += [Column("encoding", "text", max(map(len, ENCODINGS))), Column("text", "text", len("text"))]
+        count = done = 0
+
+        def advance(searched: int) -> None:
+            nonlocal done
+            done += searched
+            progress(done, search.total)
+
+        search = StringSearch(parts, limits.encodings, limits.min_length, limits.max_length, advance)
+
+        def rows() -> Iterator[list[Cell]]:
+            nonlocal count
+            for batch in search:
+                space, segments = parts[batch.part]
+                first = chosen.cells(entries[batch.part])
+                offset, physical = places(space, batch.address)
+                segment = segments.start[batch.row]
+                count += len(batch.texts)
+                progress.clear()
+                for index, text in enumerate(batch.texts):
+                    yield [
+                        *first,
+                        int(batch.address[index]),
+                        int(segment[index]),
+                        int(offset[index]),
+                        *([None if physical is None else int(physical[index])] if with_physical else []),
+                        ENCODINGS[batch.code[index]],
+                        text,
+                    ]
+                sys.stdout.flush()  # whoever reads them need not wait for more
+
+        with ProgressBar("searching", messages) as progress:
+            print_table(printing.layout, "strings", columns, rows())
+        notes = [f"{counted(search.cut, 'string')} longer than {limits.max_length} characters: in pieces"]
+        notes = notes if search.cut else []
+        size = sum(size for _, _, size in search.lost)
+        notes += [f"{size} bytes cannot be read, and were not searched"] if size else []
+        status = chosen.finish(messages, counted(count, "string"), notes)
+        return INCOMPLETE if search.lost else status
