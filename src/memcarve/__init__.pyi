@@ -14,6 +14,7 @@ from memcarve.errors import (
     OverlapError as OverlapError,
     PositionError as PositionError,
     ProcessError as ProcessError,
+    RulesError as RulesError,
     SourceReadError as SourceReadError,
     TargetExistsError as TargetExistsError,
     TruncatedError as TruncatedError,
@@ -26,6 +27,8 @@ from memcarve.hunting.findings.finding_record import Evidence as Evidence, Findi
 from memcarve.hunting.findings.hunt import Hunt as Hunt, hunt as hunt
 from memcarve.hunting.owners.asking import Answer as Answer, Answers as Answers, Owners as Owners
 from memcarve.hunting.owners.image_ranges import image_ranges as image_ranges
+from memcarve.hunting.scanning.rules import Rules as Rules
+from memcarve.hunting.scanning.scans import RuleHit as RuleHit, Scans as Scans, scan as scan
 from memcarve.hunting.strings import FoundString as FoundString, strings as strings
 from memcarve.labels import Labelling as Labelling
 from memcarve.labels.modules import find_modules as find_modules

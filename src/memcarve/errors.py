@@ -12,6 +12,7 @@
     |   |   `-- PositionError      where the rows' bytes lie in the dump cannot be settled
     |   |-- TruncatedError         the dump ends before the map does
     |   |-- KernelTypesError       a kernel's types or symbols are damaged, or are not those of the kernel in the image
+    |   |-- RulesError             YARA rules cannot be used: ``reports``
     |   |-- LimitError             page tables map, or compressed data decode to, more than a limit
     |   `-- SourceReadError        the operating system could not read an input
     |       `-- UnreadableError    it could not read one place of it: ``offset``
@@ -187,6 +188,14 @@ class TruncatedError(InputError):
 
 class KernelTypesError(InputError):
     """What says where a kernel's structures have their members is damaged, or belongs to another kernel."""
+
+
+class RulesError(InputError):
+    """YARA rules cannot be used; ``reports`` has what the compiler says of each error, on several lines."""
+
+    def __init__(self, problem: str, *, subject: str = "", remedy: str = "", reports: Sequence[str] = ()) -> None:
+        super().__init__(problem, subject=subject, remedy=remedy)
+        self.reports = reports
 
 
 class LimitError(InputError):

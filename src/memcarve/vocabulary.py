@@ -13,6 +13,7 @@ from memcarve.errors import UsageError
 _NOUNS = {
     "Half": "half of an address space",
     "Split": "way to split",
+    "ScanUnit": "unit of scanning",
     "Trust": "way to trust positions",
     "System": "operating system",
     "Architecture": "architecture",
@@ -60,6 +61,15 @@ class Split(Word):
     PROTECTION = "protection"
     PERMISSIONS = "permissions"
     MODULE = "module"
+
+
+class ScanUnit(Word):
+    """What YARA rules are asked of as one: it is to them what a file is on a disk."""
+
+    SEGMENT = "segment"
+    REGION = "region"
+    PROCESS = "process"
+    PAGE = "page"
 
 
 class Trust(Word):

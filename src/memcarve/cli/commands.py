@@ -230,6 +230,23 @@ COMMANDS = {
             printing=groups.Printing,
         ),
         Command(
+            "scan",
+            "asking_rules",
+            "Find what YARA rules match, in true addresses.",
+            """Find what YARA rules match in memory as it was laid out: across pages, with true addresses.
+
+            Rules are those of YARA-X (pip install 'memcarve[yara]'). They take each segment for a file, unless --by
+            says otherwise. A row is a place where a pattern of a rule that is true lies. Memory that several processes
+            share is scanned once.
+            """,
+            [_path("file")],
+            processes=groups.ListedProcesses,
+            **_OPENING,
+            sought=groups.Scanning,
+            filters=groups.SegmentFilters,
+            printing=groups.Printing,
+        ),
+        Command(
             "locate",
             "looking",
             "Show where an address lies in the file, or the reverse.",

@@ -36,6 +36,7 @@ from memcarve.vocabulary import (
     OutputType,
     Paging,
     ProcessFlag,
+    ScanUnit,
     Severity,
     Split,
     System,
@@ -638,6 +639,65 @@ class StringLimits(Group, heading=TAKE):
     min_length: int = option("--min-length", type=count, preset="4", metavar="N", help="At least so many characters.")
     max_length: int = option(
         "--max-length", type=count, preset="65536", metavar="N", help="Longer strings come in pieces of this length."
+    )
+
+
+class Scanning(Group, heading=TAKE):
+    """Which rules, and what they are asked of."""
+
+    rules: Sequence[str] = option(
+        "--rules",
+        metavar="[NAMESPACE:]PATH",
+        type=InputPath(),
+        multiple=True,
+        required=True,
+        help="YARA rules: a file, source text or compiled by YARA-X, or a folder with *.yar and *.yara; may be "
+        "repeated. Compiled rules are programs: take them only from whom you trust.",
+    )
+    define: Sequence[str] = option(
+        "--define",
+        metavar="NAME=VALUE",
+        multiple=True,
+        help='The value of an external variable: 1, 1.5, true or "text", with its quotes; may be repeated.',
+    )
+    by: str = option(
+        "--by",
+        type=Choice(ScanUnit),
+        metavar="WHAT",
+        preset="segment",
+        help=f"What rules take for a file: {', '.join(ScanUnit)}.",
+    )
+    timeout: int = option(
+        "--timeout", type=count, metavar="SECONDS", preset="300", help="Give up what takes longer: exit status 3."
+    )
+    max_hits: int | None = option("--max-hits", type=count, metavar="N", help="Stop after so many hits.")
+    most_matches: int = option(
+        "--max-matches",
+        type=count,
+        metavar="N",
+        preset="10000",
+        help="How many matches of a pattern count in one segment, and are printed.",
+    )
+    window: int = option(
+        "--window",
+        type=size,
+        metavar="SIZE",
+        preset="64M",
+        help="Scan what is larger in windows of this size, in which some rules may answer otherwise: a note names "
+        "them. Memory grows with it.",
+    )
+    overlap: int | None = option(
+        "--overlap",
+        type=size,
+        metavar="SIZE",
+        help="How much neighbouring windows share.  [default: what the longest pattern needs, at least 1M]",
+    )
+    carve_hits: str | None = option(
+        "--carve-hits",
+        metavar="DIR",
+        type=OutputPath(),
+        heading=WRITE,
+        help="Also write the segments with hits into a new folder, as carve does.",
     )
 
 
