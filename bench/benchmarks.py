@@ -287,6 +287,7 @@ ALL: dict[str, Callable[[Settings], Iterator[Row]]] = {
     "export": _commanded(exports.exports),
     "image": _commanded(images.image),
     "all": _commanded(images.everything),
+    "owners": _commanded(images.owners),
     "sparse": _commanded(images.sparse),
     "listing": _commanded(images.listing),
     "linux": _commanded(linux.machines),

@@ -7,7 +7,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from measure import Contender, UnavailableError, anonymous, in_turn, run
-from places import HERE, make_image, place
+from places import HERE, make_image, make_questions, place
 from table import MIB, Goal, Row
 
 if TYPE_CHECKING:
@@ -107,6 +107,22 @@ def everything(settings: Settings, command: Callable[..., list[str]]) -> Iterato
         row.rss = anonymous(contenders["all"])
         yield row
         yield Row(f"{label}: all processors", here.name, found["all"], "one processor", found["one"], speedup=True)
+
+
+def owners(settings: Settings, command: Callable[..., list[str]]) -> Iterator[Row]:
+    """Tell the owners of many offsets of a large image of many processes."""
+    with place(settings.fast, settings.place(settings.fast)) as here:
+        path = make_image(here.folder / "mem.raw", "wide", settings.processes)
+        lines = make_questions(here.folder / "strings.txt", path, settings.many * 2)
+        contenders = {
+            "owners": Contender(command("owners", "-q", path, "--offsets", lines, "--radix", "x", "--format", "csv")),
+            "processes": Contender(command("processes", "-q", path)),
+        }
+        found = in_turn(contenders, min(settings.runs, 5), settings.warm_up)
+        label = f"owners of {settings.many * 2} offsets, {settings.processes} processes"
+        row = Row(label, here.name, found["owners"], "memcarve processes", found["processes"])
+        row.goals, row.rss = [Goal("seconds", 5.0), Goal("rss", 300 * MIB)], anonymous(contenders["owners"])
+        yield row
 
 
 def sparse(settings: Settings, command: Callable[..., list[str]]) -> Iterator[Row]:

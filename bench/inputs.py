@@ -84,7 +84,8 @@ def rows(path: str, count: int, *, joined: bool) -> None:
 def image(path: str, kind: str, count: int) -> None:
     """Write an image with the tests' generator: a process of many pages, many processes, or little in much memory.
 
-    ``dense`` is one of about `count` MiB that 25 processes fill.
+    ``dense`` is one of about `count` MiB that 25 processes fill, ``wide`` one of `count` processes of 8 MiB each, which
+    lie in ten times as much memory (8 GiB for 100).
     """
     sys.path.insert(0, os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "tests", "helpers"))
     import winimage  # noqa: PLC0415 - needs numpy
@@ -93,10 +94,30 @@ def image(path: str, kind: str, count: int) -> None:
         winimage.big(path, count, max(64, count * 5 // 1000))
     elif kind == "many":
         winimage.many(path, count)
+    elif kind == "wide":
+        winimage.many(path, count, 2048, 128 + 8192 * count // 100)
     elif kind == "dense":
         winimage.many(path, 25, (count - 64) * 256 // 25 - 128)
     else:
         winimage.sparse(path, count)
+
+
+def questions(path: str, image: str, count: int) -> None:
+    """Write what ``strings -t x`` might print of an image: offsets, at which something was written, and texts."""
+    chance = random.Random(_SEED)  # noqa: S311
+    with open(image, "rb", buffering=0) as file:
+        size, end, parts = os.fstat(file.fileno()).st_size, 0, []
+        while end < size:
+            try:
+                start = os.lseek(file.fileno(), end, os.SEEK_DATA)
+            except OSError:  # nothing but a hole is left
+                break
+            end = os.lseek(file.fileno(), start, os.SEEK_HOLE)
+            parts.append((start, end - start))
+    chosen = chance.choices(parts, [length for _, length in parts], k=count)
+    offsets = sorted(start + chance.randrange(length) for start, length in chosen)
+    with open(path, "w", encoding="ascii") as lines:
+        lines.writelines(f"{offset:7x} a text, number {number}\n" for number, offset in enumerate(offsets))
 
 
 #: what Linux sets in an entry that leads to a table, and in one that maps a program's page
@@ -136,6 +157,8 @@ def tables(path: str, kind: str, count: int) -> None:
 if __name__ == "__main__":
     if sys.argv[1] == "image" and sys.argv[3] in _ENTRIES:
         tables(*sys.argv[2:4], int(sys.argv[4]))
+    elif sys.argv[1] == "questions":
+        questions(sys.argv[2], sys.argv[3], int(sys.argv[4]))
     elif sys.argv[1] == "image":
         image(sys.argv[2], sys.argv[3], int(sys.argv[4]))
     elif sys.argv[1] == "process":

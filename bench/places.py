@@ -137,9 +137,16 @@ def make_process(folder: Path, size: int, segments: int) -> Path:
 
 
 def make_image(path: Path, kind: str, count: int) -> Path:
-    """Make an image of a machine's memory: `kind` is ``big``, ``many``, ``dense`` or ``sparse``; return it."""
+    """Make an image of a machine: `kind` is ``big``, ``many``, ``wide``, ``dense`` or ``sparse``; return it."""
     path.parent.mkdir(exist_ok=True)
     subprocess.run([sys.executable, str(HERE / "inputs.py"), "image", str(path), kind, str(count)], check=True)
+    return path
+
+
+def make_questions(path: Path, image: Path, count: int) -> Path:
+    """Make a list of offsets in an image; return it."""
+    arguments = ["questions", str(path), str(image), str(count)]
+    subprocess.run([sys.executable, str(HERE / "inputs.py"), *arguments], check=True)
     return path
 
 

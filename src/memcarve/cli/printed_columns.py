@@ -22,8 +22,7 @@ if TYPE_CHECKING:
     #: one list of cells for each column
     Batch = Sequence[Sequence[Cell]]
 
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
-_QUOTED = (",", '"', "\r", "\n")
+_FORMULA = ("=", "+", "-", "@")
 #: texts that need nothing done to them: in a table, in CSV, in JSON
 _AS_IT_IS, _UNQUOTED, _NOTHING = (
     re.compile(text).fullmatch for text in (r"[ -~]+", r"(?![=+\-@])[ !#-+\--~]*", r"(?!)")
@@ -81,14 +80,14 @@ def _csv(_: str, columns: Sequence[Column], batches: Iterable[Batch]) -> Iterato
 
 
 def _cell(text: str) -> str:
-    """Return a text as a cell that no spreadsheet takes for a formula."""
-    shown = printable(text)
+    """Return a text as a cell that no spreadsheet takes for a formula; none of its characters ends a line."""
+    shown = text if text.isascii() and text.isprintable() else printable(text)
     if shown.startswith(_FORMULA):
         shown = f"'{shown}"
-    if any(mark in shown for mark in _QUOTED):
+    if '"' in shown:
         doubled = shown.replace('"', '""')
         return f'"{doubled}"'
-    return shown
+    return f'"{shown}"' if "," in shown else shown
 
 
 def _objects(columns: Sequence[Column], batch: Batch) -> Iterator[str]:
@@ -129,6 +128,8 @@ def _worded(
     if column.kind == "text":
         return _texts(cells, absent, plain, text)
     form = address if column.kind == "address" else "%d"
+    if None not in cells:
+        return [*map(form.__mod__, cells)]
     if cells and all(cell is None for cell in cells):
         return [*repeat(absent, len(cells))]
     return [absent if cell is None else form % cell for cell in cells]
