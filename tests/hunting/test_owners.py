@@ -40,7 +40,10 @@ class MadeUp(Container):
     default_half = "user"
 
     def __init__(
-        self, ranges: Sequence[tuple[int, int, int]], users: Sequence[Sequence[Row] | None], kernel: Sequence[Row] = ()
+        self,
+        ranges: Sequence[tuple[int, int, int]],
+        users: Sequence[Sequence[Row] | np.ndarray | None],
+        kernel: Sequence[Row] = (),
     ) -> None:
         self.ranges, self.users, self.kernel = ranges, users, kernel
         self.backing = Memory(bytes(max((offset + size for _, size, offset in ranges), default=0)))
@@ -56,7 +59,7 @@ class MadeUp(Container):
         rows = self.kernel if half == "kernel" else self.users[index]
         if rows is None:
             raise ProcessError("its page tables are gone")
-        table = np.array(sorted(rows), np.uint64).reshape(-1, 4)
+        table = rows if isinstance(rows, np.ndarray) else np.array(sorted(rows), np.uint64).reshape(-1, 4)
         start, size, physical, flags = (table[:, number].copy() for number in range(4))
         # nothing but the columns is asked for: what lies outside the image need not be cut off
         space = AddressSpace(
@@ -150,7 +153,9 @@ def _by_query(answers: memcarve.Answers, count: int) -> list[list[memcarve.Answe
 
 def test_million_aliases() -> None:
     """One page that a process maps a million times is told a few times and counted exactly; others are not hidden."""
-    alias = [(0x10000 + PAGE * number, PAGE, 5 * PAGE, USER) for number in range(1 << 20)]
+    alias = np.empty((1 << 20, 4), np.uint64)
+    alias[:, 0] = 0x10000 + PAGE * np.arange(1 << 20)
+    alias[:, 1:] = PAGE, 5 * PAGE, USER
     once = [(0x7000, PAGE, 5 * PAGE, USER | WRITE)]
     owners = memcarve.Owners(MadeUp([(0, 16 * PAGE, 0)], [alias, once], [(0xFFFF800000000000, PAGE, 5 * PAGE, WRITE)]))
     answers = list(owners.of_physical([5 * PAGE + 3] * 2, max_owners=4))
@@ -321,6 +326,7 @@ def test_direct_map(tmp_path: Path) -> None:
         assert told[0] == ("process", 8, PROGRAM)
         assert {owner for owner, _, _ in told[1:]} <= {"kernel", "direct map"}
         assert told[-1][0] == "direct map"
+        assert len(told) == len(set(told))
         free = [each.owner for each in owners.of([linux.used + 3 * PAGE])]
         assert set(free) <= {"kernel", "direct map"}
         assert "direct map" in owners.hidden

@@ -143,14 +143,16 @@ class Owners:
     """
 
     def __init__(self, container: Container, indexes: Sequence[int] | None = None) -> None:
-        self._mappings = Mappings(container, indexes)
+        table = Mappings(container, indexes)
         self.container = container
-        self.mappers: Sequence[Mapper] = self._mappings.mappers
-        self.failures: Sequence[tuple[Mapper, MemcarveError]] = self._mappings.failures
-        self.by_physical = self._mappings.by_physical
-        self.incomplete = self._mappings.incomplete
+        self.mappers: Sequence[Mapper] = table.mappers
+        self.failures: Sequence[tuple[Mapper, MemcarveError]] = table.failures
+        self.by_physical = table.by_physical
+        self.incomplete = table.incomplete
         self.names = Names(container, self.mappers)
-        self._index = Stabbing(self._mappings.key, self._mappings.size, self._mappings.mapper)
+        self._index = Stabbing(table.key, table.size, table.mapper)
+        self._away, self._mapper, self._flags = table.away, table.mapper, table.flags  # bounds are in the index
+        self._notes, self._system, self._backing_size = table.notes, table.system, table.backing_size
 
     def __repr__(self) -> str:
         return f"<Owners: {len(self._index)} stretches of {len(self.mappers)} mappers>"
@@ -160,14 +162,14 @@ class Owners:
         """What was not looked at, in words."""
         ended = [mapper for mapper in self.mappers if mapper.entry is not None and mapper.entry.ended]
         words = "process has ended: its page tables" if len(ended) == 1 else "processes have ended: their page tables"
-        return [*self._mappings.notes, *([f"{len(ended)} {words} may be others' by now"] if ended else [])]
+        return [*self._notes, *([f"{len(ended)} {words} may be others' by now"] if ended else [])]
 
     @property
     def hidden(self) -> str:
         """What may have an owner that is not found, in words."""
         if not self.by_physical:
             return "what is in no process's memory is a header, padding, or was left out"
-        return _HIDDEN.get(self._mappings.system, _HIDDEN[None])
+        return _HIDDEN.get(self._system, _HIDDEN[None])
 
     def of(self, offsets: U64 | Iterable[int], max_owners: int = MOST_OWNERS) -> Answers:
         """Return who maps the bytes at some offsets of the input (uint64, in any order).
@@ -180,7 +182,7 @@ class Owners:
         if not self.by_physical:
             place = asked, np.ones(len(asked), np.bool_)
             nowhere = np.zeros(len(asked), np.uint64), np.zeros(len(asked), np.bool_)
-            outside = asked >= np.uint64(self._mappings.backing_size)
+            outside = asked >= np.uint64(self._backing_size)
             return self._answers(np.arange(len(asked)), nowhere, place, asked, outside, most)
         image = self._image
         held = self._ranges.holders(asked, most)
@@ -226,7 +228,6 @@ class Owners:
         most: int,
     ) -> Answers:
         """Return the answers to questions, or to parts of them: where each byte lies, by the index's key."""
-        table = self._mappings
         held = self._index.holders(keys, most)
         told = np.bincount(held.point, minlength=len(keys))
         told[outside] = 0
@@ -239,9 +240,9 @@ class Owners:
         owner[outside[place]] = NOT_MEMORY
         address, flags = np.zeros(len(place), np.uint64), np.zeros(len(place), np.uint8)
         found = (told > 0)[place]
-        owner[found] = table.mapper[held_row]
-        address[found] = table.address[held_row] + (keys[held_point] - table.key[held_row])
-        flags[found] = table.flags[held_row]
+        owner[found] = self._mapper[held_row]
+        address[found] = self._away[held_row] + keys[held_point]
+        flags[found] = self._flags[held_row]
         last = step == np.maximum(told, 1)[place] - 1
         more = np.where(last & found, (held.counts - told)[place], 0)
         return Answers(

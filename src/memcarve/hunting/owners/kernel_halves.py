@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from memcarve.errors import MemcarveError
-from memcarve.intervals import TOP
+from memcarve.intervals import PAGE, TOP
 from memcarve.vocabulary import Architecture
 
 if TYPE_CHECKING:
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
     from memcarve.process import Container
     from memcarve.space import AddressSpace
 
-_ROOT = np.uint64((1 << 52) - 4096)
+_ROOT = (1 << 52) - PAGE
 _PRESENT = np.uint64(1)
 _USED = np.uint64(0x60)  # accessed and dirty: the processor sets them as it goes
 _UPPER = 256  # entries of the upper half of a root of 512
-_MOST_PARTS = 1 << 13  # walked in all, of entries that differ: a machine has three for each process
+_MOST_PARTS = 1 << 13  # entries that are followed in all: a machine has three for each process
 
 
 class KernelPart(NamedTuple):
@@ -53,7 +53,7 @@ class KernelHalves:
     def parts(self) -> Iterator[KernelPart]:
         """Yield the half of the first process that has one, then what differs from it in others."""
         failed: list[tuple[int | None, MemcarveError]] = []
-        for index in self._candidates():
+        for index in self._indexes:
             try:
                 kernel = self._container.process(index=index, half="kernel")
             except MemcarveError as error:
@@ -65,40 +65,31 @@ class KernelHalves:
             return
         self.failures += failed
 
-    def _candidates(self) -> Iterator[int]:
-        """Yield whose half may be taken: a kernel thread's first, whose page tables are the kernel's own."""
-        entries = self._container.processes() if self._indexes else []
-        yield from (index for index, entry in enumerate(entries) if entry.unix and entry.unix.kernel_thread)
-        yield from self._indexes
-
     def _differing(self, first: int, bits: int) -> Iterator[KernelPart]:
         roots = {index: words for index in self._indexes if (words := self._upper_entries(index)) is not None}
         base = self._upper_entries(first)
         seen = set() if base is None else set(_entries(base))
         count = Counter(entry for words in roots.values() for entry in _entries(words))
-        size, walked = 1 << (bits - 9), 0
         for index, words in roots.items():
-            own = np.uint64(self._container.entry(index).root or 0) & _ROOT
+            own = int(self._container.entry(index).root or 0) & _ROOT
             for slot, word in _entries(words):
                 if (slot, word) in seen:
                     continue
-                seen.add((slot, word))
-                walked += 1
-                if walked > _MOST_PARTS:
+                if len(seen) >= _MOST_PARTS:
                     self.notes.append(
                         f"the kernel's halves differ in more than {_MOST_PARTS} places: what lies at the others is "
                         "not known"
                     )
                     return
-                start = TOP - (_UPPER - slot) * size
-                # where page tables map themselves, the first half is the tables of the user half
-                end = start + (size >> 1 if np.uint64(word) & _ROOT == own else size)
-                try:
-                    space = self._container.open_span(index, start, end).space
-                except MemcarveError as error:
-                    self.failures.append((index, error))
-                    continue
-                yield KernelPart(index if count[slot, word] == 1 else None, space)
+                seen.add((slot, word))
+                owner = index if count[slot, word] == 1 else None
+                for start, end in _spans(slot, bits, is_selfmap=word & _ROOT == own):
+                    try:
+                        part = self._container.open_span(index, start, end)
+                    except MemcarveError as error:
+                        self.failures.append((index, error))
+                    else:
+                        yield KernelPart(owner, part.space)
 
     def _upper_entries(self, index: int) -> np.ndarray | None:
         """Return the upper half of a process's root (uint64); None if it is not known or not in the image."""
@@ -106,10 +97,23 @@ class KernelHalves:
         if entry.root is None or self._memory is None:
             return None
         try:
-            data = self._memory.read((entry.root & int(_ROOT)) + 8 * _UPPER, 8 * _UPPER)
+            data = self._memory.read((entry.root & _ROOT) + 8 * _UPPER, 8 * _UPPER)
         except MemcarveError:
             return None
         return np.frombuffer(data, "<u8")
+
+
+def _spans(slot: int, bits: int, *, is_selfmap: bool) -> list[tuple[int, int]]:
+    """Return which addresses below an entry of the upper half are looked at, given the bits of an address.
+
+    Where page tables map themselves these are the tables of the user half, which come first, and the root.
+    """
+    size = 1 << (bits - 9)
+    start = TOP - (_UPPER - slot) * size
+    if not is_selfmap:
+        return [(start, start + size)]
+    root = start + sum((_UPPER + slot) << shift for shift in range(12, bits - 9, 9))
+    return [(start, start + (size >> 1)), (root, root + PAGE)]
 
 
 def _entries(words: np.ndarray) -> list[tuple[int, int]]:

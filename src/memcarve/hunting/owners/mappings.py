@@ -53,8 +53,9 @@ class Mappings:
     """Stretches of memory in columns, a row for each, in order of mappers and addresses.
 
     `key` (uint64) is where the bytes lie: a physical address if `by_physical`, else an offset in the backing; `size`
-    and `address` (uint64) are those of the stretch; `mapper` (int32) is a place in `mappers`, `flags` (uint8) what page
-    tables say (`memcarve.permissions`), 0 if there are none.
+    (uint64) is that of the stretch, `away` (uint64) what is to be added to a key for its address, modulo 2**64;
+    `mapper` (int32) is a place in `mappers`, `flags` (uint8) what page tables say (`memcarve.permissions`), 0 if there
+    are none.
     """
 
     def __init__(self, container: Container, indexes: Sequence[int] | None = None) -> None:
@@ -136,14 +137,14 @@ class Mappings:
     def _lay_out(self) -> None:
         """Make columns of what was gathered, and let go of it."""
         self._parts.sort(key=lambda part: part.number)
-        self.key, self.size, self.address = (np.empty(self._rows, np.uint64) for _ in range(3))
+        self.key, self.size, self.away = (np.empty(self._rows, np.uint64) for _ in range(3))
         self.mapper, self.flags = np.empty(self._rows, np.int32), np.empty(self._rows, np.uint8)
         row = 0
         while self._parts:
             part = self._parts.pop(0)
             here = slice(row, row + len(part.key))
             self.mapper[here], self.key[here], self.size[here] = part.number, part.key, part.size
-            self.address[here], self.flags[here] = part.address, part.flags
+            self.away[here], self.flags[here] = part.address - part.key, part.flags
             row = here.stop
         if self.by_physical and self.system == System.LINUX:
             self._find_direct_map()
@@ -157,12 +158,12 @@ class Mappings:
         rows = np.flatnonzero(self.mapper == len(self.mappers) - 2)
         if not len(rows) or self.image is None:
             return
-        _, inverse = np.unique(self.address[rows] - self.key[rows], return_inverse=True)
+        _, inverse = np.unique(self.away[rows], return_inverse=True)
         mapped = np.bincount(inverse, self.size[rows].astype(np.float64))
         most = int(mapped.argmax())
         if 2 * mapped[most] > self.image.total:
             chosen = rows[inverse == most]
             self.mapper[chosen] = len(self.mappers) - 1
             order = np.argsort(self.mapper, kind="stable")
-            self.key, self.size, self.address = self.key[order], self.size[order], self.address[order]
+            self.key, self.size, self.away = self.key[order], self.size[order], self.away[order]
             self.flags, self.mapper = self.flags[order], self.mapper[order]

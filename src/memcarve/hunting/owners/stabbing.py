@@ -67,27 +67,27 @@ class Stabbing:
         self._lists: list[_Sorted] = []
         classes = _classes(size)
         for number in np.flatnonzero(np.bincount(classes, minlength=1)).tolist():
-            chosen = np.flatnonzero(classes == number)
-            first = start[chosen]
-            last = first + (size[chosen] - _ONE)
-            shift = np.uint64(number)
-            cells = (last >> shift) - (first >> shift)
-            self._add(number, 0, first, chosen)
-            for way, rows in ((1, np.flatnonzero(cells > 0)), (2, np.flatnonzero(cells > _ONE))):
-                key = last[rows] if way == 1 else (first[rows] >> shift) + _ONE
-                self._add(number, way, key, chosen[rows])
+            chosen = np.flatnonzero(classes == number).astype(np.uint32)
+            self._add(number, 0, start[chosen], chosen)
+            crossing: list[tuple[U32, U32]] = []  # few of most ranges are: pages begin cells
+            for part in chunks(len(chosen)):
+                first, last = _cells(start[chosen[part]], size[chosen[part]], number)
+                crossing.append((chosen[part][last > first], chosen[part][last - first > _ONE]))
+            ends, middles = (np.concatenate(each) for each in zip(*crossing, strict=True))
+            self._add(number, 1, start[ends] + (size[ends] - _ONE), ends)
+            self._add(number, 2, _cells(start[middles], size[middles], number)[0] + _ONE, middles)
 
     def __len__(self) -> int:
         return self.rows
 
-    def _add(self, number: int, way: int, key: U64, rows: I64) -> None:
+    def _add(self, number: int, way: int, key: U64, rows: U32) -> None:
         if not len(rows):
             return
         order = np.argsort(key, kind="stable")
         key, rows = key[order], rows[order]
         if self.kind is not None:
             rows = _mixed(key, rows, self.kind)
-        self._lists.append(_Sorted(number, way, key, rows.astype(np.uint32)))
+        self._lists.append(_Sorted(number, way, key, rows))
 
     def holders(self, points: U64, most: int) -> Held:
         """Return which ranges hold numbers (uint64, in any order), at most `most` of them for each."""
@@ -145,6 +145,12 @@ def _classes(size: U64) -> np.ndarray:
         about = np.minimum(np.frexp(size[part].astype(np.float64))[1] - 1, 63)  # rounded up near a power of two
         found[part] = about - ((_ONE << about.astype(np.uint64)) > size[part])
     return found
+
+
+def _cells(start: U64, size: U64, number: int) -> tuple[U64, U64]:
+    """Return in which cells of a class ranges begin and end."""
+    shift = np.uint64(number)
+    return start >> shift, (start + (size - _ONE)) >> shift
 
 
 def _run(each: _Sorted, points: U64) -> tuple[I64, I64]:
@@ -207,7 +213,7 @@ def _again(key: np.ndarray, kind: np.ndarray) -> I64:
     return result
 
 
-def _mixed(key: U64, rows: I64, kind: np.ndarray) -> I64:
+def _mixed(key: U64, rows: U32, kind: np.ndarray) -> U32:
     """Return rows, sorted by key, so that of many with one key the first of each kind come first."""
     first = np.flatnonzero(np.append(True, key[1:] != key[:-1]))
     length = np.diff(np.append(first, len(key)))
