@@ -41,7 +41,7 @@ ARROWS = {
     "linux_mappings": {"metadata"},
     "segments": {"intervals", "vocabulary"},
     "space": {"backing", "missing", "segments", "searching", "unreadable"},
-    "searching": {"patterns", "dtypes"},
+    "searching": {"errors", "patterns", "dtypes", "intervals", "segments"},
     "note": set(),
     "process": {"note", "space", "permissions", "metadata", "linux_mappings", "addresses", "unreadable"},
     "unreadable": {"backing", "intervals"},

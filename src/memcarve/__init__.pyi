@@ -44,9 +44,14 @@ from memcarve.metadata import (
 )
 from memcarve.missing import Missing as Missing
 from memcarve.patterns import (
+    Expression as Expression,
     HexPattern as HexPattern,
+    Integer as Integer,
+    Pointers as Pointers,
     TextPattern as TextPattern,
+    expression as expression,
     hex_pattern as hex_pattern,
+    integer as integer,
     text_pattern as text_pattern,
 )
 from memcarve.process import (

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from memcarve.backing import Backing
     from memcarve.dtypes import U64, Bools
     from memcarve.metadata import Module, Region, Thread
-    from memcarve.searching.fixed import Pattern
+    from memcarve.searching.engines import Pattern
     from memcarve.segments import Labels, Segment, Segments
     from memcarve.space import AddressSpace, Extent, Hit
 

@@ -26,7 +26,8 @@ from memcarve.intervals import (
     union,
 )
 from memcarve.missing import CUT_OFF, IMAGE_CUT_OFF, REASONS, UNREADABLE, Missing, MissingMemory
-from memcarve.searching.fixed import matches, sought
+from memcarve.searching.engines import PatternSearch
+from memcarve.searching.matching import matches
 from memcarve.segments import Segments
 from memcarve.unreadable import SECTOR, unreadable as unreadable_in
 
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 
     from memcarve.backing import Backing
     from memcarve.dtypes import U8, U64
-    from memcarve.searching.fixed import Pattern
+    from memcarve.searching.engines import Pattern
     from memcarve.segments import Segment
 
 
@@ -372,50 +373,33 @@ class AddressSpace(Intervals):
     ) -> Iterator[Hit]:
         """Yield every match of `patterns`, including overlapping ones, in order of addresses, as they are found.
 
-        Patterns are bytes, or what ``memcarve.hex_pattern`` and ``memcarve.text_pattern`` make. Matches may cross
-        extents, but not gaps. Holes of sparse files are passed over unless zeros match a pattern. Memory is bounded by
-        `block` and the longest pattern; `progress` is called with the bytes of each stretch that was searched.
-        `unreadable` is called with address and size of what cannot be read, which is passed over; without it that
-        raises UnreadableError. Raises ValueError if a pattern is empty, TypeError if it is text.
+        Patterns are bytes, or what the functions of `memcarve.patterns` make; matches of an expression do not overlap.
+        Matches may cross extents, but not gaps. Holes of sparse files are passed over unless zeros match a pattern.
+        Memory is bounded by `block` and the longest pattern; `progress` is called with the bytes of each stretch that
+        was searched. `unreadable` is called with address and size of what cannot be read, which is passed over; without
+        it that raises UnreadableError. Raises ValueError if a pattern is empty, TypeError if it is text, UsageError for
+        an expression that cannot be searched for.
         """
-        wanted = sought(patterns)
-        if not wanted:
-            return
-        overlap = max(len(pattern.data) for pattern in wanted) - 1
-        # two overlaps, so that what is left of a hole at its ends does not meet
-        hole = None if any(pattern.is_zero for pattern in wanted) else max(_HOLE, 2 * overlap)
-        buffer = bytearray(block + overlap + 1)
-        for segment in self.segments() if segments is None else segments:
-            for start, end in self._stretches(segment, hole, overlap, progress):
-                for address, length, fresh in self._windows(start, end, buffer, overlap, unreadable):
-                    for index, number in matches(buffer, length, wanted, fresh):
-                        found = address + index
-                        extent = self.index(found)
-                        offset = int(self.offset[extent]) + found - int(self.start[extent])
-                        yield Hit(found, number, offset, segment, len(wanted[number].data))
-                    if progress is not None:
-                        progress(fresh)
+        chosen = self.segments() if segments is None else segments
+        search = PatternSearch(patterns, chosen.total)
+        done = 0
 
-    def _windows(
-        self, start: int, end: int, buffer: bytearray, overlap: int, unreadable: Callable[[int, int], object] | None
-    ) -> Iterator[tuple[int, int, int]]:
-        """Yield what `_filled` yields of a range, without what cannot be read."""
-        todo = [(start, end)]  # the next one is the last
-        while todo:
-            start, end = todo.pop()
-            try:
-                for address, length, fresh in self._filled(start, end, buffer, overlap):
-                    yield address, length, fresh
-                    start = address + fresh
-            except UnreadableError:
-                if unreadable is None:
-                    raise
-                parts = []
-                for low, high in self.unreadable(start, min(start + len(buffer), end)):
-                    unreadable(low, high - low)
-                    parts.append((start, low))
-                    start = high
-                todo += [(start, end), *reversed(parts)]
+        def lost(_part: int, address: int, size: int) -> None:
+            if unreadable is not None:
+                unreadable(address, size)
+                return
+            self.read(address, size)  # raises
+            raise UnreadableError("could not be read", self.offset_of(address), subject=str(self.backing.path))
+
+        def advance(now: int, _total: int) -> None:
+            nonlocal done
+            if progress is not None and now > done:
+                progress(now - done)
+            done = max(done, now)
+
+        own = matches([(self, chosen)], search, progress=advance, unreadable=lost, threads=1, block=block)
+        for each in own:
+            yield Hit(each.address, each.pattern, each.offset, chosen[each.row], each.size)
 
     def unreadable(self, start: int, end: int) -> list[tuple[int, int]]:
         """Return start and end of what cannot be read of a range that is there, in order; never nothing.
@@ -430,23 +414,6 @@ class AddressSpace(Intervals):
             address += size
         return lost or [(start, min(start + SECTOR, end))]  # it comes and goes: with this there is an end to it
 
-    def _stretches(
-        self, segment: Segment, hole: int | None, overlap: int, progress: Callable[[int], object] | None
-    ) -> Iterator[tuple[int, int]]:
-        """Yield start and end of what is to be read of a segment: all but holes larger than `hole`.
-
-        Of each hole there is as much at either end as a match may have that crosses it.
-        """
-        start = segment.start
-        if hole is not None:
-            for low, high in self.holes(segment, hole):
-                if low + overlap > start:
-                    yield start, low + overlap
-                start = high - overlap
-                if progress is not None:
-                    progress(start - low - overlap)
-        yield start, segment.end
-
     def holes(self, segment: Segment, least: int) -> Iterator[tuple[int, int]]:
         """Yield start and end of what is known to be zeros in the pieces of a segment, if it is larger than `least`."""
         address = segment.start
@@ -460,24 +427,6 @@ class AddressSpace(Intervals):
                 else:
                     place += _BLOCK
             address += size
-
-    def _filled(self, start: int, end: int, buffer: bytearray, overlap: int) -> Iterator[tuple[int, int, int]]:
-        """Fill `buffer` with one stretch of a range after the other; yield its address, length and own length.
-
-        The last `overlap` bytes of a stretch come again at the start of the next one, and count as the next one's own.
-        """
-        view, kept, address = memoryview(buffer), 0, start
-        while address < end:
-            length = min(len(buffer) - kept, end - address)
-            done = kept
-            for offset, size in self.pieces(address, length):
-                self.backing.read_into(offset, view[done : done + size])
-                done += size
-            shared = min(overlap, done) if address + length < end else 0
-            yield address - kept, done, done - shared
-            address += length
-            view[:shared] = bytes(view[done - shared : done])
-            kept = shared
 
 
 def _clipped(extent: Extent, segment: Segment) -> Extent:

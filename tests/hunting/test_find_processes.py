@@ -41,7 +41,9 @@ def expected(path: str | Path, pids: list[int], words: tuple[bytes, ...], half: 
     with memcarve.open(path) as container:
         for pid in pids:
             process = container.process(pid, half=half)
-            flat = [(segment.start, process.read(segment.start, segment.size)) for segment in process.segments()]
+            flat = [
+                (segment.start, process.read(segment.start, segment.size)) for segment in process.segments(half=half)
+            ]
             own = [
                 (start + match.start(), word)
                 for start, data in flat
@@ -84,7 +86,7 @@ def test_the_kernel_once(truth: Truth, capfdbinary: Capture) -> None:
     words = ["find", str(truth.path), "MZ", "--encoding", "utf-8", "--format", "jsonl"]
     user = rows_of(invoke(capfdbinary, *words, "--all"))
     everything = rows_of(invoke(capfdbinary, *words, "--all", "--range", "all"))
-    kernel = rows_of(invoke(capfdbinary, *words, "--all", "--range", "kernel"))
+    kernel = rows_of(invoke(capfdbinary, *words, "--all", "--range", "kernel"), 0)
     assert everything == user + kernel
     assert {(row["pid"], row["process"]) for row in kernel} == {(None, "kernel")}
     with memcarve.open(truth.path) as container:
@@ -106,7 +108,7 @@ def test_one_that_fails(truth: Truth, capfdbinary: Capture, monkeypatch: pytest.
 
     def process(self: ImageContainer, *given: Any, **how: Any) -> memcarve.ProcessMemory:
         if self.entry(how["index"]).pid == bad:
-            raise memcarve.LimitError("maps too much")
+            raise memcarve.ProcessError("maps too much")
         return true(self, *given, **how)
 
     monkeypatch.setattr(ImageContainer, "process", process)

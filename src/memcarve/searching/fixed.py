@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from memcarve.patterns import HexPattern, TextPattern
 from memcarve.searching.window import NOWHERE, Places
 
 if TYPE_CHECKING:
@@ -16,37 +15,26 @@ if TYPE_CHECKING:
 
     from memcarve.searching.window import Window
 
-    Pattern = bytes | HexPattern | TextPattern
-
-
-_AT_ONCE = 1 << 16  # matches told at once
+_AT_ONCE = 1 << 13  # matches told at once
 
 
 class Sought(NamedTuple):
-    """Bytes that are searched for; `mask` has the bits of them that count, None if all do."""
+    """Bytes that are searched for; `mask` has the bits of them that count, the others are 0; None if all do."""
 
     data: bytes
     mask: bytes | None
+
+    def at(self, buffer: bytearray, place: int) -> bool:
+        """Return True if the pattern lies at a place of a buffer."""
+        if self.mask is None:
+            return buffer.startswith(self.data, place)
+        found = int.from_bytes(buffer[place : place + len(self.data)], "big")
+        return found & int.from_bytes(self.mask, "big") == int.from_bytes(self.data, "big")
 
     @property
     def is_zero(self) -> bool:
         """Whether zeros match."""
         return not any(self.data)
-
-
-def sought(patterns: Pattern | Sequence[Pattern]) -> list[Sought]:
-    """Return patterns as what is searched for. Raises ValueError if one is empty, TypeError if it is text."""
-    if isinstance(patterns, str):
-        raise TypeError("patterns are bytes; memcarve.text_pattern makes them of text")
-    several = [patterns] if isinstance(patterns, bytes | HexPattern | TextPattern) else patterns
-    found = []
-    for each in several:
-        data = each if isinstance(each, bytes) else each.data
-        mask = each.mask if isinstance(each, HexPattern) and set(each.mask) != {0xFF} else None
-        found.append(Sought(data, mask))
-    if not all(each.data for each in found):
-        raise ValueError("a pattern to search for is empty")
-    return found
 
 
 class Plain:

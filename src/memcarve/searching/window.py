@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 
@@ -47,21 +47,38 @@ class Places:
         return len(self.place)
 
 
+class Engine(Protocol):
+    """What looks for patterns in a window, of which it may see `before` bytes before it and `after` behind it.
+
+    `in_zeros`: they may match zeros alone. Called in several threads at once. Patterns have numbers from 0 on.
+    """
+
+    before: int
+    after: int
+    in_zeros: bool
+
+    def __call__(self, buffer: bytearray, window: Window) -> Places:
+        """Return what begins in the window's own bytes."""
+
+
 _NONE = np.zeros(0, np.int64)
 NOWHERE = Places(_NONE, _NONE, _NONE)
 
 
-def merged(several: Sequence[Places]) -> Places:
-    """Return what several searches of a window found, as far as all of them went."""
-    if len(several) == 1:
-        return several[0]
-    until = min((each.until for each in several if each.until is not None), default=None)
-    if until is None and not any(map(len, several)):
-        return NOWHERE
-    place, pattern, size = (
-        np.concatenate([getattr(each, name) for each in several]) for name in ("place", "pattern", "size")
-    )
-    order = np.lexsort((pattern, place))
-    if until is not None:
-        order = order[: np.searchsorted(place[order], until)]
-    return Places(place[order], pattern[order], size[order], until)
+def numbered(several: Sequence[tuple[int, Places] | tuple[I64, Places]]) -> Places:
+    """Return what several searches of a window found, as far as all of them went.
+
+    With each is the number of its one pattern, or those of all its patterns.
+    """
+    until = min((each.until for _, each in several if each.until is not None), default=None)
+    some = [(number, each) for number, each in several if len(each)]
+    if not some:
+        return NOWHERE if until is None else Places(_NONE, _NONE, _NONE, until)
+    numbers = [number if isinstance(number, int) else number[each.pattern] for number, each in some]
+    pattern = np.concatenate([np.broadcast_to(of, len(each)) for of, (_, each) in zip(numbers, some, strict=True)])
+    place, size = (np.concatenate([getattr(each, name) for _, each in some]) for name in ("place", "size"))
+    if len(some) > 1:
+        order = np.lexsort((pattern, place))
+        place, pattern, size = place[order], pattern[order], size[order]
+    kept = len(place) if until is None else int(np.searchsorted(place, until))
+    return Places(place[:kept], pattern[:kept], size[:kept], until)

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from memcarve.dtypes import I64, U8, U64
-    from memcarve.hunting.searches import Searched
     from memcarve.hunting.strings.window_search import Found, Loose
+    from memcarve.searching.searches import Searched
 
 _ROWS = 1 << 14  # strings that are handed on together, about
 _BYTES = 1 << 22  # bytes that are searched until what was found is handed on

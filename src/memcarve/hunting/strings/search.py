@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from memcarve.errors import UsageError
-from memcarve.hunting.searches import EachOnce
 from memcarve.hunting.strings.joining import Joining
 from memcarve.hunting.strings.window_search import ENCODINGS, WindowSearch
+from memcarve.searching.searches import EachOnce
 from memcarve.vocabulary import Encoding
 
 if TYPE_CHECKING:

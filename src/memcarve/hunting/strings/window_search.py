@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Collection
 
     from memcarve.dtypes import I64, U8
-    from memcarve.hunting.searches import Window
     from memcarve.hunting.strings.narrow import Runs
+    from memcarve.searching.window import Window
 
 #: the encodings of strings by their numbers in columns
 ENCODINGS = tuple(Encoding)

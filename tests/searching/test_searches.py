@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given, strategies as st
 
 from memcarve.errors import SourceReadError, UnreadableError
-from memcarve.hunting.ordered import in_order
-from memcarve.hunting.searches import EachOnce
-from memcarve.hunting.shared_units import shared_keys, units
 from memcarve.intervals import Intervals, union
+from memcarve.searching.ordered import in_order
+from memcarve.searching.searches import EachOnce
+from memcarve.searching.shared_units import shared_keys, units
 from memcarve.space import AddressSpace
 from memcarve.unreadable import SECTOR
 from memory import PAGE, Memory
@@ -23,7 +23,7 @@ from memory import PAGE, Memory
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from memcarve.hunting.searches import Window
+    from memcarve.searching.searches import Window
 
 FRAMES = 24
 

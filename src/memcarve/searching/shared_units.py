@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from memcarve.dtypes import I64, U64, Bools
+    from memcarve.searching.memory import Memory
     from memcarve.segments import Segments
-    from memcarve.space import AddressSpace
 
 _CUT = np.uint64(15)  # a page in 16 begins a unit
 _LONGEST = 256  # pages in a unit
@@ -54,7 +54,7 @@ class _Pieces(NamedTuple):
     pages: I64
 
 
-def can_be_shared(space: AddressSpace, segments: Segments) -> bool:
+def can_be_shared(space: Memory, segments: Segments) -> bool:
     """Return True if the memory is an image's, which has whole pages that others may have, too."""
     if space.physical is None:
         return False
@@ -63,7 +63,7 @@ def can_be_shared(space: AddressSpace, segments: Segments) -> bool:
     return not any(bool((column & low).any()) for column in borders)
 
 
-def units(space: AddressSpace, segments: Segments, before: int, after: int) -> Iterator[Units]:
+def units(space: Memory, segments: Segments, before: int, after: int) -> Iterator[Units]:
     """Yield the units of segments, in order of addresses, some at a time.
 
     `before` and `after` are how many bytes around a unit a search looks at. `can_be_shared` must be true.
@@ -86,7 +86,7 @@ def _pieces(segments: Segments, context: int) -> Iterator[_Pieces]:
         yield _Pieces(row[begin:end], low[begin:end], count[begin:end])
 
 
-def _cut(space: AddressSpace, segments: Segments, pieces: _Pieces, before: int, after: int) -> Units:
+def _cut(space: Memory, segments: Segments, pieces: _Pieces, before: int, after: int) -> Units:
     """Return the units that pieces are cut into; `before` and `after` are pages."""
     # each piece has a slot for each page that is looked at
     slots = pieces.pages + (before + after)
@@ -138,7 +138,7 @@ def _powers(count: int) -> tuple[U64, U64]:
     return both[0], both[1]
 
 
-def shared_keys(parts: Iterable[tuple[AddressSpace, Segments]], before: int, after: int) -> U64:
+def shared_keys(parts: Iterable[tuple[Memory, Segments]], before: int, after: int) -> U64:
     """Return the keys (uint64, sorted) of units that stand in several places of some processes' memory."""
     keys = [np.zeros(0, np.uint64)]
     keys += [

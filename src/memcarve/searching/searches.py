@@ -8,23 +8,22 @@ from typing import TYPE_CHECKING, Generic, NamedTuple, Protocol, TypeVar
 import numpy as np
 
 from memcarve.errors import UnreadableError
-from memcarve.hunting.ordered import in_order
-from memcarve.hunting.shared_units import can_be_shared, shared_keys, units
 from memcarve.intervals import PAGE
-from memcarve.searching import window
+from memcarve.searching.ordered import in_order
+from memcarve.searching.shared_units import can_be_shared, shared_keys, units
+from memcarve.searching.window import Window
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence, Sized
 
     from memcarve.dtypes import U64, Bools
-    from memcarve.hunting.shared_units import Units
+    from memcarve.searching.memory import Memory
+    from memcarve.searching.shared_units import Units
     from memcarve.segments import Segment, Segments
-    from memcarve.space import AddressSpace
 
 _Found = TypeVar("_Found", bound="Sized")
 _Answer_co = TypeVar("_Answer_co", bound="Sized", covariant=True)
 
-Window = window.Window
 
 BLOCK = 1 << 20  # bytes searched in one go
 _TOGETHER = 512  # stretches that are one task
@@ -89,7 +88,7 @@ class EachOnce(Generic[_Found]):
 
     def __init__(
         self,
-        parts: Sequence[tuple[AddressSpace, Segments]],
+        parts: Sequence[tuple[Memory, Segments]],
         search: Search[_Found],
         *,
         threads: int | None = None,
@@ -139,11 +138,16 @@ class EachOnce(Generic[_Found]):
                 self._kept[stretch.shared] = result[0].found
         return result or []
 
-    def searched(self, part: int, row: int, start: int, end: int) -> list[Searched[_Found]]:
-        """Search addresses of a segment again: for what there was too much of to be kept, or told at once."""
+    def searched(
+        self, part: int, row: int, start: int, end: int, search: Search[_Found] | None = None
+    ) -> list[Searched[_Found]]:
+        """Search addresses of a segment again: for what there was too much of to be kept, or told at once.
+
+        Another `search` may be given, which must not look farther.
+        """
         segments = self._parts[part][1]
         low = int(segments.start[row])
-        return self._one(_Stretch(part, row, start, end, (low, low + int(segments.size[row]))))
+        return self._one(_Stretch(part, row, start, end, (low, low + int(segments.size[row]))), search)
 
     # what is to be done
 
@@ -189,7 +193,7 @@ class EachOnce(Generic[_Found]):
             bounds = (low, low + whole)
             yield _Stretch(number, at, start, start + length, bounds, key if is_shared else None, again)
 
-    def _of_segments(self, number: int, space: AddressSpace, segments: Segments) -> Iterator[_Stretch]:
+    def _of_segments(self, number: int, space: Memory, segments: Segments) -> Iterator[_Stretch]:
         """Yield segments in blocks, without what is a hole of a sparse file."""
         # as much is left at the ends of a hole as what crosses them may have there
         margin = self._search.before + self._search.after
@@ -210,34 +214,37 @@ class EachOnce(Generic[_Found]):
         """Search stretches, in one of the threads; None for one that was searched before."""
         return [None if stretch.again else self._one(stretch) for stretch in batch]
 
-    def _one(self, stretch: _Stretch) -> list[Searched[_Found]]:
+    def _one(self, stretch: _Stretch, search: Search[_Found] | None = None) -> list[Searched[_Found]]:
         """Search a stretch; what cannot be read is like a gap."""
-        low = max(stretch.start - self._search.before, stretch.bounds[0])
-        high = min(stretch.end + self._search.after, stretch.bounds[1])
+        search = search or self._search
+        low = max(stretch.start - search.before, stretch.bounds[0])
+        high = min(stretch.end + search.after, stretch.bounds[1])
         space, _ = self._parts[stretch.part]
         buffer = self._buffer(high - low)
         try:
             space.read_into(low, memoryview(buffer)[: high - low])
         except UnreadableError:
-            return self._around(stretch, space.unreadable(low, high))
+            return self._around(stretch, space.unreadable(low, high), search)
         window = Window(
             stretch.start - low,
             stretch.end - low,
             high - low,
-            self._search.before > 0 and low == stretch.bounds[0],
-            self._search.after > 0 and high == stretch.bounds[1],
+            search.before > 0 and low == stretch.bounds[0],
+            search.after > 0 and high == stretch.bounds[1],
             stretch.start % PAGE,
         )
-        return [Searched(stretch.part, stretch.row, stretch.start, stretch.end, self._search(buffer, window))]
+        return [Searched(stretch.part, stretch.row, stretch.start, stretch.end, search(buffer, window))]
 
-    def _around(self, stretch: _Stretch, lost: Sequence[tuple[int, int]]) -> list[Searched[_Found]]:
+    def _around(
+        self, stretch: _Stretch, lost: Sequence[tuple[int, int]], search: Search[_Found]
+    ) -> list[Searched[_Found]]:
         """Search what of a stretch can be read; `lost` are start and end of what cannot."""
         found: list[Searched[_Found]] = []
         begin = stretch.bounds[0]
         for low, high in (*lost, (stretch.bounds[1], stretch.bounds[1])):
             start, end = max(stretch.start, begin), min(stretch.end, low)
             if start < end:
-                found += self._one(stretch._replace(start=start, end=end, bounds=(begin, low)))
+                found += self._one(stretch._replace(start=start, end=end, bounds=(begin, low)), search)
             begin = high
         own = [(max(low, stretch.start), min(high, stretch.end)) for low, high in lost]
         sizes = tuple((low, high - low) for low, high in own if low < high)
