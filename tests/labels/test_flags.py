@@ -8,16 +8,15 @@ import pytest
 
 from headers import DATA, READ_ONLY, TEXT, dll_page
 from memcarve.errors import UsageError
-from memcarve.metadata import Module
+from memcarve.metadata import Module, SourceRows
 from memcarve.permissions import PROT_NONE, TRANSITION
-from memcarve.process import Selection
+from memcarve.process import ProcessEntry, ProcessMemory, Selection
 from memcarve.vocabulary import Flag
 from memory import PAGE
 from processes import RW, RWX, RX, R, labels_of, metadata_of, page_region, process_of
 
 if TYPE_CHECKING:
     from memcarve.metadata import Region
-    from memcarve.process import ProcessMemory
 
 
 def flags_of(process: ProcessMemory, content: str = "none", *, split: str = "none") -> dict[int, list[str]]:
@@ -229,6 +228,31 @@ def test_without_lists_nothing_is_unlisted() -> None:
     """What cannot be known is not looked for; an empty list is a list."""
     assert "module-unlisted" not in labels_of(process_of([8], metadata_of([image(8, 1)]))).flagged.where
     assert "module-unlisted" in flags_of(process_of([8], metadata_of([image(8, 1)], [])))[8]
+
+
+def test_lists_of_both_widths_are_needed() -> None:
+    """A 32-bit program on 64-bit Windows has two loaders: with one of their lists alone, nothing is unlisted."""
+    one = metadata_of([image(8, 1)], [])
+    two = one._replace(modules=(*one.modules, SourceRows("32-bit PEB", [])))
+    for told, wow64, looked in ((one, False, True), (one, None, True), (one, True, False), (two, True, True)):
+        entry = ProcessEntry(4, image_base=0x9000, wow64=wow64)
+        process = ProcessMemory(process_of([8]).space, entry, metadata=lambda told=told: told)
+        assert ("module-unlisted" in labels_of(process).flagged.where) == looked
+
+
+def test_modules_that_lists_lack() -> None:
+    """One that some of the loader's lists hold and others do not; where that is not known, nothing is looked for."""
+    rows = [
+        Module(8 * PAGE, 4 * PAGE, "a.dll", missing=("load order", "initialization order")),
+        Module(16 * PAGE, 4 * PAGE, "b.dll", missing=("initialization order",)),
+        Module(24 * PAGE, 4 * PAGE, "c.dll", missing=()),
+    ]
+    regions = [image(8, 4), image(16, 4, "b.dll"), image(24, 4, "c.dll")]
+    flagged = labels_of(process_of([9, 17, 25], metadata_of(regions, rows))).flagged
+    found = [(row.address // PAGE, str(row.severity), row.size) for row in flagged.findings]
+    assert found == [(8, "high", 4 * PAGE), (16, "low", 4 * PAGE)]
+    assert flagged.findings[0].why == "windows.dlllist lists a.dll, but not in load order or initialization order"
+    assert "module-unlinked" not in labels_of(process_of([9], metadata_of(regions, [Module(8 * PAGE)]))).flagged.where
 
 
 def test_wiped_headers() -> None:

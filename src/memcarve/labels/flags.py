@@ -117,7 +117,7 @@ class Flagged:
             self._set(Flag.WRITABLE_EXECUTABLE, [by_region, self._pages(EXECUTE | WRITE)])
         if known.has_kinds and executable is not None and bases is not None:
             self._set(Flag.BEYOND_SECTION, [*self._beyond_sections()])
-        if modules and known.has_kinds:
+        if modules and known.has_kinds and self._has_all_lists:
             self._set(Flag.MODULE_UNLISTED, [*self._unlisted()])
         if modules and regions and known.metadata.complete:
             self._set(Flag.ENTRY_UNMAPPED, [*self._unmapped()])
@@ -261,6 +261,13 @@ class Flagged:
         return self.known.kinds[place] == Kind.STACK and said is not None and "x" not in said
 
     # images and modules
+
+    @property
+    def _has_all_lists(self) -> bool:
+        """Whether all lists of modules are known that an image should have: a 32-bit program's loader has its own."""
+        entry = self.known.entry
+        narrow = entry is not None and entry.wow64 is True and entry.image_base is not None
+        return len(self.known.metadata.modules) > 1 or not narrow
 
     def _look_at_bases(self) -> dict[int, Header | None] | None:
         """Return the headers at the starts of images and listed modules, as far as those pages are there.

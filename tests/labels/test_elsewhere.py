@@ -1,0 +1,147 @@
+"""What processes have of the same Windows images, compared page by page: on processes made for it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from headers import TEXT, dll_page
+from memcarve.metadata import Metadata, Region, Regions
+from memcarve.permissions import TRANSITION
+from memcarve.process import Container, Machine, ProcessEntry, ProcessMemory, Selection
+from memcarve.space import AddressSpace
+from memory import PAGE, Memory
+from processes import RWX, RX, R, labels_of
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+BASE = 0x7FF0
+
+
+class Images(Container):
+    """Processes that map an image, over one backing: by its pages, what the page tables allow, and the frame."""
+
+    path = "images"
+    default_half = "user"
+
+    def __init__(
+        self, processes: Sequence[Mapping[int, tuple[int, int]]], frames: Sequence[bytes], *, sizes: Sequence[int] = ()
+    ) -> None:
+        self.mapped = processes
+        self.sizes = sizes or [8] * len(processes)
+        self.backing = Memory(b"".join(frame.ljust(PAGE, b"\0") for frame in frames))
+        self.unlisted = 0
+
+    def processes(self) -> list[ProcessEntry]:
+        """Return them all."""
+        return [ProcessEntry(index, image_base=BASE * PAGE) for index in range(len(self.mapped))]
+
+    def listed(self) -> list[ProcessEntry]:
+        """Return those that the kernel's list leads to."""
+        return self.processes()[: len(self.mapped) - self.unlisted]
+
+    def _process(self, index: int) -> ProcessMemory:
+        rows = sorted(self.mapped[index].items())
+        start = np.array([(BASE + page) * PAGE for page, _ in rows], np.uint64)
+        flags = np.array([flag for _, (flag, _) in rows], np.uint8)
+        offset = np.array([frame * PAGE for _, (_, frame) in rows], np.uint64)
+        size = np.full(len(rows), PAGE, np.uint64)
+        space = AddressSpace(start, size, offset, self.backing, flags=flags, physical=offset)
+        row = Region(
+            BASE * PAGE,
+            self.sizes[index] * PAGE,
+            "PAGE_EXECUTE_WRITECOPY",
+            "image",
+            "\\x\\A.DLL",
+            "Vad ",
+            private=False,
+        )
+        told = Metadata((Regions("VAD tree", [row]),))
+        entry = self.processes()[index]
+        return ProcessMemory(space, entry, machine=Machine(architecture="x64"), metadata=lambda: told, pages={})
+
+    def close(self) -> None:
+        """Do nothing."""
+
+
+def found_in(container: Container, flag: str = "text-differs") -> dict[int, list[tuple[int, str]]]:
+    """Return page of the image and reason of each finding, by process."""
+    found = {}
+    for index in range(len(container.processes())):
+        rows = labels_of(container.process(index=index), Selection(flag=["text-differs"])).flagged.findings
+        found[index] = [(row.address // PAGE - BASE, row.why) for row in rows if row.flag == flag]
+    return {index: rows for index, rows in found.items() if rows}
+
+
+FRAMES = [bytes([number]) * PAGE for number in range(1, 9)]
+
+
+def test_only_code_that_may_not_be_written() -> None:
+    """Data, pages that may be written, and pages that are on their way out are not compared."""
+    for flags, expected in ((RX, [0]), (R, []), (RWX, []), (RX | TRANSITION, [])):
+        container = Images([{1: (flags, 2)}, {1: (RX, 1)}, {1: (RX, 1)}], FRAMES)
+        assert [*found_in(container)] == expected
+
+
+def test_how_many_have_which() -> None:
+    """The finding counts those with the same bytes in other frames, and the largest of other kinds."""
+    same = [*FRAMES[:3], FRAMES[1], FRAMES[2], FRAMES[2]]
+    container = Images([{1: (RX, frame)} for frame in (0, 1, 3, 2, 4, 5, 2)], same)
+    found = found_in(container)
+    assert [*found] == [0, 1, 2]
+    assert "is not what 4 other processes have there; 1 have these bytes" in found[0][0][1]
+    assert "is not what 4 other processes have there; 2 have these bytes" in found[1][0][1]
+
+
+def test_a_file_of_the_same_name_and_another_size() -> None:
+    """A file that was replaced is another file."""
+    processes = [{1: (RX, 1)}, {1: (RX, 2)}, {1: (RX, 2)}]
+    assert [*found_in(Images(processes, FRAMES))] == [0]
+    assert not found_in(Images(processes, FRAMES, sizes=[9, 8, 8]))
+
+
+def test_a_process_that_is_in_no_list() -> None:
+    """It is compared with those that are, and they not with it."""
+    container = Images([{1: (RX, 1)}, {1: (RX, 1)}, {1: (RX, 2)}], FRAMES)
+    container.unlisted = 1
+    found = found_in(container)
+    assert [*found] == [2]
+    assert "is not what 2 other processes have there; 1 have" in found[2][0][1]
+    # with the same bytes it agrees with them
+    container = Images([{1: (RX, 1)}, {1: (RX, 1)}, {1: (RX, 2)}], [*FRAMES[:2], FRAMES[1]])
+    container.unlisted = 1
+    assert not found_in(container)
+
+
+def test_imported_addresses_are_not_compared() -> None:
+    """A loader writes them; what lies beside them is compared."""
+    header = bytearray(dll_page([(1, 7, TEXT)], size=8))
+    at = 0x80 + 24 + 112 + 8 * 12
+    header[at : at + 8] = (PAGE + 0x20).to_bytes(4, "little") + (0x40).to_bytes(4, "little")
+    page = bytearray(FRAMES[1])
+    for place, expected in ((0x20, []), (0x5F, []), (0x1F, [0]), (0x60, [0])):
+        changed = bytearray(page)
+        changed[place] ^= 0xFF
+        frames = [bytes(header), bytes(page), bytes(changed)]
+        processes = [{0: (R, 0), 1: (RX, frame)} for frame in (2, 1, 1)]
+        assert [*found_in(Images(processes, frames))] == expected
+
+
+def test_headers_of_one_file() -> None:
+    """One that differs is told with what differs; of two that differ both are told; a page of zeros is none."""
+    headers = [dll_page([(1, 7, TEXT)], size=8)] * 2
+    headers[1] = headers[1][:0x88] + b"\1\2\3\4" + headers[1][0x8C:]
+    moved = headers[0][:0xA8] + b"\0\0\1\0" + headers[0][0xAC:]
+    frames = [*headers, moved, bytes(PAGE)]
+    for having, expected in (
+        ((0, 0, 1), {2: "(time stamp)"}),
+        ((0, 0, 2), {2: "(entry point)"}),
+        ((0, 1), {0: "(time stamp)", 1: "(time stamp)"}),
+        ((0, 3), {}),
+    ):
+        container = Images([{0: (R, frame), 1: (RX, 3)} for frame in having], frames)
+        found = found_in(container, "hollowed")
+        assert [*found] == [*expected]
+        assert all(words in found[index][0][1] for index, words in expected.items())
