@@ -181,10 +181,19 @@ def test_dump(go: Invoke, tmp_path: Path) -> None:
 
 def test_a_process_that_fails(truth: Truth, go: Invoke) -> None:
     """A process whose page tables claim too much is named, the others answer, and the exit status is 3."""
-    ran = go(truth.path, "--offset", "0x1000", "--limit", "100k", "--format", "jsonl")
-    if ran.code == 1:  # all of them are that large
-        assert "said to map" in ran.err
-    else:
-        assert ran.code == 3
-        assert "said to map" in ran.err
-        assert len(ran.out.splitlines()) >= 1
+    frame = truth.frames(1624, "user")[1].tolist()[0]
+    ran = go(truth.path, "--physical", hex(frame), "--limit", "330000", "--format", "jsonl")
+    assert ran.code == 3
+    assert re.search(r"(?m)^memcarve: 388 smss\.exe: .*: the page tables at .* are said to map ", ran.err)
+    assert re.search(r"(?m)^memcarve: .*: [0-9]+ parts? more of its memory could not be read$", ran.err)
+    assert 1624 in [json.loads(line)["pid"] for line in ran.out.splitlines()]
+
+
+def test_log(truth: Truth, go: Invoke, tmp_path: Path) -> None:
+    """The log has the image, the list that was read, and how many bytes had owners."""
+    lines, log = tmp_path / "lines", tmp_path / "log"
+    lines.write_text("0x1000\n")
+    assert go(truth.path, "--offsets", lines, "--log", log).code == 0
+    rows = [json.loads(line) for line in log.read_text().splitlines()]
+    assert {str(lines), str(truth.path)} <= {row.get("path") for row in rows}
+    assert any(row.get("text", "").startswith("1 byte, 0 with an owner") for row in rows)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -23,7 +24,6 @@ from memory import PAGE, Memory
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
-    from pathlib import Path
 
     from winimage import Truth
 
@@ -306,6 +306,34 @@ def test_names(tmp_path: Path) -> None:
         shared = [frame for frame in expected_of(truth, [388, 1624]).user.items() if len({p for p, _ in frame[1]}) > 1]
         (answers,) = _by_query(owners.of_physical([shared[0][0]]), 1)
         assert {388, 1624} <= {each.process.pid for each in answers if each.process}
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_damaged_page_tables(windows: Truth, seed: int, tmp_path: Path) -> None:
+    """Whatever stands in page tables, every mapping of every process is told, or the process is a failure."""
+    data = bytearray(Path(windows.path).read_bytes())
+    chance = np.random.default_rng(seed)
+    roots = [process.root for process in windows.processes]
+    for root in roots:
+        for at in chance.integers(0, 512, 6).tolist():
+            data[root + 8 * at : root + 8 * at + 8] = int(chance.integers(1, 1 << 25) | 0x67).to_bytes(8, "little")
+    path = tmp_path / "mem.raw"
+    path.write_bytes(data)
+    try:
+        container = memcarve.open(path, input_type="image")
+        owners = memcarve.Owners(container)
+    except memcarve.InputError:
+        return
+    with container:
+        failed = {mapper.index for mapper, _ in owners.failures}
+        for number, mapper in enumerate(owners.mappers):
+            if mapper.index is None or mapper.index in failed:
+                continue
+            space = container.process(index=mapper.index, half="user").space
+            rows = chance.integers(0, max(len(space), 1), 20 if len(space) else 0)
+            told = owners.of_physical(space.physical[rows], 1 << 20)  # type: ignore[index]
+            mine = set(zip(told.query.tolist(), told.owner.tolist(), told.address.tolist(), strict=True))
+            assert {(query, number, address) for query, address in enumerate(space.start[rows].tolist())} <= mine
 
 
 # Linux

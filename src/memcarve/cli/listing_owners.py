@@ -9,17 +9,18 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from memcarve.cli import run_log
 from memcarve.cli.exit_status import COMPLETE, INCOMPLETE
 from memcarve.cli.frame import choose, open_input
+from memcarve.cli.owner_columns import cells_if, owner_cells, owner_columns
 from memcarve.cli.printed_columns import print_columns
 from memcarve.cli.printed_tables import Column
 from memcarve.cli.wording import complain, counted, say, tell
 from memcarve.errors import SourceReadError, UsageError
 from memcarve.formats.number_lines import Lines, NumberLines
 from memcarve.hunting.owners.asking import NONE_FOUND, NOT_MEMORY, Owners, column_of
-from memcarve.hunting.owners.mappings import DIRECT_MAP, KERNEL
+from memcarve.hunting.owners.mappings import DIRECT_MAP
 from memcarve.intervals import chunks
-from memcarve.permissions import page_state, permissions
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -27,15 +28,14 @@ if TYPE_CHECKING:
 
     from memcarve.cli.option_groups import Asked, ChosenOwners, Input, Messages, Printing
     from memcarve.cli.printed_columns import Batch
+    from memcarve.errors import MemcarveError
     from memcarve.hunting.owners.asking import Answers
+    from memcarve.hunting.owners.mappings import Mapper
 
 _QUESTIONS = 1 << 14  # answered in one go: each may have as many answers as --max-owners says
 _ROWS = 1 << 20  # answers in one go
 _ADDRESS = len("0x0123456789abcdef")
 _RADIX = {"x": 16, "d": 10, None: None}
-_WORDS = {NONE_FOUND: "none found", NOT_MEMORY: "not memory"}
-_PERMISSIONS = [permissions(flags) for flags in range(256)]
-_PAGES = [page_state(flags) for flags in range(256)]
 
 
 class _Question(NamedTuple):
@@ -64,8 +64,8 @@ def owners(
     with open_input(file, vars(source), messages) as container:
         indexes = choose(container, chosen) if chosen.pid or chosen.name is not None else None
         known = Owners(container, indexes)
-        for mapper, error in known.failures:
-            complain(error, mapper.entry or mapper.what)
+        run_log.record_inputs(known.inputs)
+        _complain(known)
         counts: Counter[str] = Counter()
         questions = _Questions(asked)
         print_columns(
@@ -87,6 +87,19 @@ def owners(
         tell(_summary(counts), quiet=messages.quiet)
         failed = known.failures or known.names.failures or known.incomplete or container.unreadable
         return INCOMPLETE if failed else COMPLETE
+
+
+def _complain(known: Owners) -> None:
+    """Print the first error of each process that failed, and how many parts of its memory failed besides."""
+    errors: dict[Mapper, list[MemcarveError]] = {}
+    for mapper, error in known.failures:
+        errors.setdefault(mapper, []).append(error)
+    for mapper, (first, *others) in errors.items():
+        complain(first, mapper.entry or mapper.what)
+        if others:
+            complain(
+                f"{counted(len(others), 'part')} more of its memory could not be read", mapper.entry or mapper.what
+            )
 
 
 def _summary(counts: Counter[str]) -> str:
@@ -138,21 +151,8 @@ class _Questions:
 
 
 def _columns(known: Owners, *, texts: bool) -> list[Column]:
-    longest = max((len(mapper.entry.name or "") for mapper in known.mappers if mapper.entry is not None), default=0)
-    return [
-        Column("physical", "address", _ADDRESS),
-        Column("offset", "number", 12),
-        Column("owner", "text", 10),
-        Column("pid", "number", 7),
-        Column("process", "text", min(max(longest, 7), 40)),
-        Column("address", "address", _ADDRESS),
-        Column("permissions", "text", 11),
-        Column("page", "text", 10),
-        Column("module", "text"),
-        Column("region", "text"),
-        Column("more", "number", 4),
-        *([Column("text", "text", 4)] if texts else []),
-    ]
+    places = [Column("physical", "address", _ADDRESS), Column("offset", "number", 12)]
+    return [*places, *owner_columns(known), *([Column("text", "text", 4)] if texts else [])]
 
 
 def _batches(known: Owners, questions: _Questions, most: int, counts: Counter[str]) -> Iterator[Batch]:
@@ -163,7 +163,12 @@ def _batches(known: Owners, questions: _Questions, most: int, counts: Counter[st
             answers = ask(question.numbers[part], most)
             texts = None if question.texts is None else question.texts[part]
             _count(answers, len(question.numbers[part]), known, counts)
-            yield [*_cells(answers, known), *_texts(answers, texts, wanted=questions.have_texts)]
+            yield [
+                cells_if(answers.physical, answers.has_physical),
+                cells_if(answers.offset, answers.has_offset),
+                *owner_cells(answers, known),
+                *_texts(answers, texts, wanted=questions.have_texts),
+            ]
 
 
 def _count(answers: Answers, asked: int, known: Owners, counts: Counter[str]) -> None:
@@ -185,37 +190,3 @@ def _texts(answers: Answers, texts: Sequence[str] | None, *, wanted: bool) -> Ba
     if texts is None:
         return [[None] * len(answers)] * wanted
     return [[texts[query] for query in answers.query.tolist()]]
-
-
-def _cells(answers: Answers, known: Owners) -> Batch:
-    """Return answers as cells, column by column."""
-    named, numbers = answers.named(), answers.owner.tolist()
-    whats = {number: mapper.what for number, mapper in enumerate(known.mappers)} | _WORDS
-    pids = {number: mapper.entry and mapper.entry.pid for number, mapper in enumerate(known.mappers)}
-    names = {
-        number: KERNEL if mapper.entry is None else mapper.entry.name for number, mapper in enumerate(known.mappers)
-    }
-    nothing = [None] * len(numbers)
-    flags = answers.flags.tolist() if known.by_physical else nothing
-    return [
-        _known(answers.physical, answers.has_physical),
-        _known(answers.offset, answers.has_offset),
-        [whats[number] for number in numbers],
-        [pids.get(number) for number in numbers],
-        [names.get(number) for number in numbers],
-        _known(answers.address, answers.found),
-        [
-            None if flag is None or number < 0 else _PERMISSIONS[flag]
-            for flag, number in zip(flags, numbers, strict=True)
-        ],
-        [None if flag is None or number < 0 else _PAGES[flag] for flag, number in zip(flags, numbers, strict=True)],
-        named.module_texts(),
-        named.region_texts(),
-        answers.more.tolist(),
-    ]
-
-
-def _known(column: np.ndarray, there: np.ndarray) -> list[int | None]:
-    if there.all():
-        return column.tolist()  # type: ignore[no-any-return]
-    return [value if known else None for value, known in zip(column.tolist(), there.tolist(), strict=True)]

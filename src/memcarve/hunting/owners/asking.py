@@ -137,7 +137,8 @@ class Owners:
 
     `mappers` are those who map memory: the column `owner` of answers is an index into them. `failures` are those that
     could not be opened, or a part of whose memory could not be walked, each with its error; `notes` are for the user,
-    `hidden` says what may have an owner that is not found.
+    `hidden` says what may have an owner that is not found. `incomplete`: bytes of a process are known to be missing.
+    `inputs` says where the memory came from, ready for JSON.
 
     Raises UsageError if the processes of a container are in several files, and the first error if all fail.
     """
@@ -149,6 +150,7 @@ class Owners:
         self.failures: Sequence[tuple[Mapper, MemcarveError]] = table.failures
         self.by_physical = table.by_physical
         self.incomplete = table.incomplete
+        self.inputs = table.inputs
         self.names = Names(container, self.mappers)
         self._index = Stabbing(table.key, table.size, table.mapper)
         self._away, self._mapper, self._flags = table.away, table.mapper, table.flags  # bounds are in the index

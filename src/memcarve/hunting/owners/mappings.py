@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -61,15 +61,19 @@ class Mappings:
     def __init__(self, container: Container, indexes: Sequence[int] | None = None) -> None:
         self.container = container
         self.indexes = [*(container.certain() if indexes is None else indexes)]
+        doubtful = sum(bool(entry.doubts) for entry in container.processes()) if indexes is None else 0
         self.image = container.physical_space()
         self.by_physical = self.image is not None
         self.mappers: list[Mapper] = []
         #: what could not be opened or walked, whole or in part
         self.failures: list[tuple[Mapper, MemcarveError]] = []
-        self.notes: list[str] = []
+        words = "process was" if doubtful == 1 else "processes were"
+        self.notes = [f"{doubtful} doubtful {words} not asked"] if doubtful else []
         self.system: str | None = None
         #: of an input that is no image, the bytes that its offsets count
         self.backing_size = 0
+        #: where the memory came from, ready for JSON
+        self.inputs: dict[str, Any] = {}
         #: whether bytes of a process are known to be missing
         self.incomplete = False
         self._most = max(_LEAST_ROWS, 0 if self.image is None else _ROWS_A_PAGE * (self.image.total // PAGE))
@@ -98,6 +102,7 @@ class Mappings:
                 self.failures.append((mapper, error))
                 continue
             self.system = self.system or process.platform.system
+            self.inputs = self.inputs or process.used_inputs
             self.incomplete |= process.incomplete
             self.backing_size = max(self.backing_size, process.space.backing.size)
             self.image = self.container.physical_space()  # of less, if part of it could not be read

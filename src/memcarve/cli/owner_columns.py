@@ -1,0 +1,70 @@
+"""The columns that say who maps a byte of an image, for every command that names owners."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from memcarve.cli.printed_tables import Column
+from memcarve.hunting.owners.asking import NONE_FOUND, NOT_MEMORY
+from memcarve.hunting.owners.mappings import KERNEL
+from memcarve.permissions import page_state, permissions
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from memcarve.cli.printed_tables import Cell
+    from memcarve.hunting.owners.asking import Answers, Owners
+
+_ADDRESS = len("0x0123456789abcdef")
+_WORDS = {NONE_FOUND: "none found", NOT_MEMORY: "not memory"}
+_PERMISSIONS = [permissions(flags) for flags in range(256)]
+_PAGES = [page_state(flags) for flags in range(256)]
+
+
+def owner_columns(known: Owners) -> list[Column]:
+    """Return the columns; widths of those that say none are for who prints them to find."""
+    longest = max((len(mapper.entry.name or "") for mapper in known.mappers if mapper.entry is not None), default=0)
+    return [
+        Column("owner", "text", 10),
+        Column("pid", "number", 7),
+        Column("process", "text", min(max(longest, 7), 40)),
+        Column("address", "address", _ADDRESS),
+        Column("permissions", "text", 11),
+        Column("page", "text", 10),
+        Column("module", "text"),
+        Column("region", "text"),
+        Column("more", "number", 4),
+    ]
+
+
+def owner_cells(answers: Answers, known: Owners) -> list[list[Cell]]:
+    """Return the cells of `owner_columns`, column by column."""
+    named, numbers = answers.named(), answers.owner.tolist()
+    whats = {number: mapper.what for number, mapper in enumerate(known.mappers)} | _WORDS
+    pids = {number: mapper.entry and mapper.entry.pid for number, mapper in enumerate(known.mappers)}
+    names = {
+        number: KERNEL if mapper.entry is None else mapper.entry.name for number, mapper in enumerate(known.mappers)
+    }
+    nothing = [None] * len(numbers)
+    flags = answers.flags.tolist() if known.by_physical else nothing
+    return [
+        [whats[number] for number in numbers],
+        [pids.get(number) for number in numbers],
+        [names.get(number) for number in numbers],
+        cells_if(answers.address, answers.found),
+        [
+            None if flag is None or number < 0 else _PERMISSIONS[flag]
+            for flag, number in zip(flags, numbers, strict=True)
+        ],
+        [None if flag is None or number < 0 else _PAGES[flag] for flag, number in zip(flags, numbers, strict=True)],
+        named.module_texts(),
+        named.region_texts(),
+        answers.more.tolist(),
+    ]
+
+
+def cells_if(column: np.ndarray, there: np.ndarray) -> list[Any]:
+    """Return the members of a column that are there (bool), None for others."""
+    if there.all():
+        return column.tolist()  # type: ignore[no-any-return]
+    return [value if known else None for value, known in zip(column.tolist(), there.tolist(), strict=True)]
