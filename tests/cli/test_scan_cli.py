@@ -75,6 +75,18 @@ def test_hits(capfdbinary: Capture, rules: Path) -> None:
     assert all(line.isprintable() for line in lines)
 
 
+def test_where(capfdbinary: Capture, rules: Path) -> None:
+    """A hit is named by the module it lies in, or by the file that is mapped there, and how far in it."""
+    for name in ("dlllist.txt", "vadinfo.txt"):
+        option = "--modules" if name.startswith("dll") else "--regions"
+        words = ("scan", EXAMPLE, "--rules", rules, option, EXAMPLE.parent / name, "--format", "jsonl")
+        where = {}
+        for row in map(json.loads, invoke(capfdbinary, *words).out.splitlines()):
+            where[row["address"], row["rule"]] = row["where"]
+        assert where["0x00007ffa12200000", "mz"] == "ntdll.dll+0x0"
+        assert where["0x000000a02f5d31b8", "word"] is None
+
+
 def test_rules_that_are_wrong(capfdbinary: Capture, tmp_path: Path) -> None:
     """Errors and warnings are shown as YARA-X words them, safe to print; rules that cannot be used end with 1."""
     path = tmp_path / "bad.yar"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import secrets
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -66,8 +67,8 @@ def _cut(space: AddressSpace, segments: Segments, by_page: bool) -> Iterator[tup
     if by_page:
         weight = np.maximum(weight, (segments.size >> np.uint64(12)).astype(np.int64))
     group = np.cumsum(weight) // (_PAGES if by_page else _ROWS)
-    first = np.flatnonzero(np.append(True, group[1:] != group[:-1])) if len(group) else np.zeros(0, np.int64)
-    for low, high in zip(first.tolist(), [*first[1:].tolist(), len(segments)], strict=True):
+    first = np.flatnonzero(group[1:] != group[:-1]) + 1
+    for low, high in itertools.pairwise([0, *first.tolist(), len(segments)] if len(segments) else [0]):
         each = segments[low:high]
         if by_page:
             each = _pages(space, each)
