@@ -16,6 +16,7 @@ import winimage
 from cli import command, invoke
 from dumps import write_dump
 from files import EXAMPLE
+from memcarve.cli import listing_owners
 from memory import PAGE
 
 if TYPE_CHECKING:
@@ -142,6 +143,18 @@ def test_max_owners_and_choice(truth: Truth, go: Invoke) -> None:
     few = rows_of(go(*asked, "--max-owners", "2"))
     assert [row["more"] for row in few] == [0, len(every) - 2]
     assert {row["pid"] for row in rows_of(go(*asked, "--name", "smss*"))} <= {388, None}
+
+
+def test_parts(truth: Truth, go: Invoke, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Answers that are too many at once come in parts, and are the same."""
+    lines = tmp_path / "lines"
+    lines.write_text("".join(f"0x{at:x} {at}\n" for at in range(0, truth.size, PAGE * 8)))
+    asked = (truth.path, "--physicals", lines, "--format", "csv", "--max-owners")
+    whole = go(*asked, "64")
+    for name, size in (("_ROWS", 3), ("_PRINTED", 2)):
+        monkeypatch.setattr(listing_owners, name, size)
+    parts = go(*asked, "1000000000000")
+    assert (parts.out, parts.err) == (whole.out, whole.err)
 
 
 def test_usage(truth: Truth, go: Invoke, tmp_path: Path) -> None:

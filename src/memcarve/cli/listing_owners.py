@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 _QUESTIONS = 1 << 14  # answered in one go: each may have as many answers as --max-owners says
 _ROWS = 1 << 20  # answers in one go
+_PRINTED = 1 << 16  # of them, made words of in one go
 _ADDRESS = len("0x0123456789abcdef")
 _RADIX = {"x": 16, "d": 10, None: None}
 
@@ -156,19 +157,39 @@ def _columns(known: Owners, *, texts: bool) -> list[Column]:
 
 
 def _batches(known: Owners, questions: _Questions, most: int, counts: Counter[str]) -> Iterator[Batch]:
-    at_once = max(1, min(_QUESTIONS, _ROWS // most))
     for question in questions:
-        for part in chunks(len(question.numbers), at_once):
-            ask = known.of_physical if question.physical else known.of
-            answers = ask(question.numbers[part], most)
+        for part in _parts(known, question, most):
+            answers = _ask(known, question, part, most)
             texts = None if question.texts is None else question.texts[part]
             _count(answers, len(question.numbers[part]), known, counts)
-            yield [
-                cells_if(answers.physical, answers.has_physical),
-                cells_if(answers.offset, answers.has_offset),
-                *owner_cells(answers, known),
-                *_texts(answers, texts, wanted=questions.have_texts),
-            ]
+            for rows in chunks(len(answers), _PRINTED):
+                some = answers.part(rows)
+                yield [
+                    cells_if(some.physical, some.has_physical),
+                    cells_if(some.offset, some.has_offset),
+                    *owner_cells(some, known),
+                    *_texts(some, texts, wanted=questions.have_texts),
+                ]
+
+
+def _ask(known: Owners, question: _Question, part: slice, most: int) -> Answers:
+    ask = known.of_physical if question.physical else known.of
+    return ask(question.numbers[part], most)
+
+
+def _parts(known: Owners, question: _Question, most: int) -> Iterator[slice]:
+    """Yield the parts of a question that have about `_ROWS` answers; one number may have more, if it is told to."""
+    asked = len(question.numbers)
+    if asked * most <= _ROWS:
+        yield slice(0, asked)
+        return
+    few = _ask(known, question, slice(0, asked), 1)
+    rows = np.bincount(few.query, np.minimum(few.more + 1, most), asked)
+    sums, low = np.cumsum(rows), 0
+    while low < asked:
+        end = max(low + 1, int(np.searchsorted(sums, _ROWS + (sums[low - 1] if low else 0), "right")))
+        yield slice(low, end)
+        low = end
 
 
 def _count(answers: Answers, asked: int, known: Owners, counts: Counter[str]) -> None:

@@ -95,6 +95,19 @@ class Answers:
     def __len__(self) -> int:
         return len(self.query)
 
+    def part(self, rows: slice) -> Answers:
+        """Return some of the rows."""
+        return Answers(
+            self._owners,
+            self.query[rows],
+            (self.physical[rows], self.has_physical[rows]),
+            (self.offset[rows], self.has_offset[rows]),
+            self.owner[rows],
+            self.address[rows],
+            self.flags[rows],
+            self.more[rows],
+        )
+
     @property
     def found(self) -> Bools:
         """Which rows name an owner (bool)."""
