@@ -15,13 +15,15 @@ if TYPE_CHECKING:
 class Remark(NamedTuple):
     """What was found, in words; its rating if that is not the flag's usual one; the address that it concerns, if any.
 
-    `bytes_at` is where the first bytes are of what is there, None if none are.
+    `bytes_at` is where the first bytes are of what is there, None if none are. One that stands for a `number` of others
+    is counted, and not shown.
     """
 
     why: str
     rating: Rating | None = None
     address: int | None = None
     bytes_at: int | None = None
+    number: int = 1
 
 
 class Check(NamedTuple):

@@ -23,10 +23,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from memcarve.hunting.findings.check import Remark
-    from memcarve.hunting.findings.flag_findings import Place
     from memcarve.labels.severities import Rating
     from memcarve.process import Container, ProcessEntry, ProcessMemory
 
+_RANKS: dict[str, int] = {word: rank for rank, word in enumerate(Severity)}
 _WORKERS = 16
 _LONGEST = 1000  # characters of a reason
 
@@ -51,8 +51,7 @@ class Wanted(NamedTuple):
 
     def is_urgent(self, severity: str) -> bool:
         """Return True if a severity is enough."""
-        order = [*Severity]
-        return order.index(Severity(severity)) <= order.index(Severity(self.least))
+        return _RANKS[severity] <= _RANKS[self.least]
 
 
 class Seen(NamedTuple):
@@ -198,22 +197,25 @@ class _Found:
         room = self.wanted.most
         for remark in remarks:
             severity, reason = remark.rating or rating
-            place = place_of(self.subject, remark.address)
-            if not self._is_chosen(place):
+            if remark.number == 1 and not self._is_chosen(remark):
                 continue
             if not self.wanted.is_urgent(severity):
-                self.hidden += 1
-            elif room <= 0:
-                more[severity] += 1
+                self.hidden += remark.number
+            elif room <= 0 or remark.number > 1:
+                more[severity] += remark.number
             else:
                 room -= 1
+                place = place_of(self.subject, remark.address)
                 evidence = evidence_at(self.subject, remark.bytes_at, self.wanted.size)
                 about = remark.why[:_LONGEST], reason, self.subject.entry, remark.address
                 self.findings.append(Finding(severity, flag, *about, *place, evidence))
         self.more += [More(self.subject.entry, flag, severity, count) for severity, count in more.items()]
 
-    def _is_chosen(self, place: Place) -> bool:
+    def _is_chosen(self, remark: Remark) -> bool:
         wanted = self.wanted
+        if not wanted.kinds and not wanted.files:
+            return True
+        place = place_of(self.subject, remark.address)
         if wanted.kinds and place.kind not in wanted.kinds:
             return False
         return not wanted.files or (place.file is not None and names_match(wanted.files, None, place.file))

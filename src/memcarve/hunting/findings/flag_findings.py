@@ -19,6 +19,7 @@ from memcarve.vocabulary import Architecture, Flag, Severity
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from memcarve.dtypes import I64
     from memcarve.hunting.findings.subject import Subject
     from memcarve.labels.flags import Flagged
     from memcarve.metadata import Region
@@ -30,6 +31,7 @@ _BY_REGION = {
     Flag.EXECUTABLE_STACK: "of a stack may run",
 }
 _EMPTY = Rating(Severity.INFO, "nothing of it is in memory, so that there is nothing to look at")
+_MOST_PLACES = 1 << 16  # of one flag in one process
 _SEARCHED = 16 * PAGE  # bytes in which the first that is not zero is looked for
 _ROW = 16  # bytes of a line of a hexdump
 _NARROW_END = 1 << 32
@@ -60,25 +62,37 @@ def _by_region(subject: Subject, where: Intervals, words: str) -> Iterator[Remar
     if known is None or memory is None or not len(where):
         return
     pieces = known.region_pieces.intersect(where)[0]
-    outside = where.subtract(known.region_pieces)
-    there = Intervals(memory.space.start, memory.space.size)
     regions, which = np.unique(pieces.owner, return_inverse=True)
     owners = np.array([known.allocation(place).start for place in regions.tolist()], np.uint64)[which]
-    borders = [0, *(np.flatnonzero(owners[1:] != owners[:-1]) + 1).tolist(), len(owners)] if len(owners) else []
-    for begin, end in itertools.pairwise(borders):
-        part = Intervals(pieces.start[begin:end], pieces.size[begin:end])
-        yield _spot(part, there, words)
-    for start, end in outside.bounds():
-        yield _spot(Intervals.of([(start, end - start)]), there, words)
+    first = np.flatnonzero(np.append([len(owners) > 0], owners[1:] != owners[:-1])[: len(owners)])
+    there = Intervals(memory.space.start, memory.space.size)
+    yield from _places(pieces, first, there, words)
+    outside = where.subtract(known.region_pieces)
+    yield from _places(outside, np.arange(len(outside)), there, words)
 
 
-def _spot(part: Intervals, there: Intervals, words: str) -> Remark:
-    held = part.intersect(there)[0]
-    bytes_at = int(held.start[0]) if len(held) else None
-    why = f"{part.total} bytes {words}"
-    if bytes_at is None:
-        return Remark(f"{why}; none of them is in memory", _EMPTY, int(part.start[0]))
-    return Remark(why, None, int(part.start[0]), bytes_at)
+def _places(pieces: Intervals, first: I64, there: Intervals, words: str) -> Iterator[Remark]:
+    """Yield a remark for the pieces from each of the `first` to the next; what is `there` has bytes.
+
+    There may be millions: those that are too many to be looked at one by one are counted.
+    """
+    if not len(first):
+        return
+    start, last = pieces.start[first], pieces.last[np.append(first[1:], len(pieces)) - 1]
+    held = pieces.intersect(there)[0].start
+    place = np.searchsorted(held, start)
+    bytes_at = np.append(held, np.uint64(0))[place]
+    is_there = (place < len(held)) & (bytes_at <= last)
+    columns = (start, np.add.reduceat(pieces.size, first), bytes_at, is_there)
+    for address, size, at, present in zip(*(column[:_MOST_PLACES].tolist() for column in columns), strict=True):
+        why = f"{size} bytes {words}"
+        if present:
+            yield Remark(why, None, address, at)
+        else:
+            yield Remark(f"{why}; none of them is in memory", _EMPTY, address)
+    further = int(np.count_nonzero(is_there[_MOST_PLACES:]))
+    counts = (None, further), (_EMPTY, max(len(first) - _MOST_PLACES, 0) - further)
+    yield from (Remark(words, rating, number=number) for rating, number in counts if number)
 
 
 def place_of(subject: Subject, address: int | None) -> Place:
