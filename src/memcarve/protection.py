@@ -6,6 +6,7 @@ Constants" (winnt.h); proc_pid_maps(5).
 
 from __future__ import annotations
 
+import functools
 import re
 
 _WINDOWS = {
@@ -28,6 +29,7 @@ def is_of_unix(protection: str | None) -> bool:
     return protection is not None and _UNIX.fullmatch(protection) is not None
 
 
+@functools.lru_cache(maxsize=1024)  # of millions of regions few are protected differently
 def collapsed(protection: str | None) -> str | None:
     """Return a protection as ``r-x``; None if it is unknown or not a documented one.
 
