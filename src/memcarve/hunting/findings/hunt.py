@@ -27,7 +27,7 @@ _MOST_IN_ALL = 50_000
 _OF_LINUX = frozenset[str](
     {Flag.MEMFD_EXECUTABLE, Flag.DELETED_EXECUTABLE, Flag.PRELOADED_LIBRARY, ProcessFlag.KERNEL_THREAD_NAME}
 )
-_OF_WINDOWS = frozenset[str]({ProcessFlag.IMITATED_NAME, ProcessFlag.WRONG_PARENT})
+_OF_WINDOWS = frozenset[str]({Flag.MODULE_UNLINKED, Flag.HOLLOWED, ProcessFlag.IMITATED_NAME, ProcessFlag.WRONG_PARENT})
 #: what is not known of a machine's pages, by the kind that counts them
 _NOT_THERE = {
     "prototype": "behind prototype entries (shared memory and files)",
