@@ -288,6 +288,7 @@ ALL: dict[str, Callable[[Settings], Iterator[Row]]] = {
     "image": _commanded(images.image),
     "all": _commanded(images.everything),
     "owners": _commanded(images.owners),
+    "hunt": _commanded(images.hunt),
     "sparse": _commanded(images.sparse),
     "listing": _commanded(images.listing),
     "linux": _commanded(linux.machines),

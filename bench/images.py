@@ -125,6 +125,21 @@ def owners(settings: Settings, command: Callable[..., list[str]]) -> Iterator[Ro
         yield row
 
 
+def hunt(settings: Settings, command: Callable[..., list[str]]) -> Iterator[Row]:
+    """Look for everything that deserves a look in a large image of many processes."""
+    with place(settings.fast, settings.place(settings.fast)) as here:
+        path = make_image(here.folder / "mem.raw", "settled", settings.processes)
+        contenders = {
+            "hunt": Contender(command("hunt", "-q", path, "--format", "json")),
+            "processes": Contender(command("processes", "-q", path)),
+        }
+        found = in_turn(contenders, min(settings.runs, 5), settings.warm_up)
+        label = f"hunt, {settings.processes} processes"
+        row = Row(label, here.name, found["hunt"], "memcarve processes", found["processes"])
+        row.goals, row.rss = [Goal("seconds", 10.0), Goal("rss", 300 * MIB)], anonymous(contenders["hunt"])
+        yield row
+
+
 def sparse(settings: Settings, command: Callable[..., list[str]]) -> Iterator[Row]:
     """Look into a large image of which little was ever touched."""
     with place(settings.fast, settings.place(settings.fast)) as here:

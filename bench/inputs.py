@@ -96,6 +96,8 @@ def image(path: str, kind: str, count: int) -> None:
         winimage.many(path, count)
     elif kind == "wide":
         winimage.many(path, count, 2048, 128 + 8192 * count // 100)
+    elif kind == "settled":
+        winimage.settled(path, count, 2048, 128 + 8192 * count // 100)
     elif kind == "dense":
         winimage.many(path, 25, (count - 64) * 256 // 25 - 128)
     else:

@@ -19,7 +19,7 @@ from winimage.plans import EDGES, LOOP, MIXED, PLANS, Heap, Huge, Large, Plan, R
 from winimage.system import build_system
 from winimage.truth import Pages, Process, Segment, Truth
 from winimage.upper import Options
-from winimage.userland import usual, wow64
+from winimage.userland import plain, usual, wow64
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -51,6 +51,7 @@ __all__ = [
     "layout_of",
     "many",
     "page_bytes",
+    "settled",
     "sparse",
 ]
 
@@ -115,6 +116,15 @@ def many(path: str | Path, processes: int = 100, pages: int = 768, megabytes: in
     ]
     plans[0] = plans[0]._replace(name=b"smss.exe")
     megabytes = megabytes or 64 + processes * (pages + 128) // 256
+    return build(path, megabytes=megabytes, processes=plans, stub=True, realistic=True)
+
+
+def settled(path: str | Path, processes: int = 100, pages: int = 2048, megabytes: int = 8320) -> Truth:
+    """Write an image with many processes that have regions, modules and threads, and some MiB besides."""
+    plans = [Plan(388, b"smss.exe")]
+    for number in range(processes):
+        pid, name = 400 + 4 * number, b"worker-%03d.exe" % (number % 1000)
+        plans.append(Plan(pid, name, 388, (Heap(pages, run=12, chunk=2),), userland=plain(pid)))
     return build(path, megabytes=megabytes, processes=plans, stub=True, realistic=True)
 
 
