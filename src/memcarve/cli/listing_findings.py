@@ -6,6 +6,7 @@ import itertools
 import sys
 from typing import TYPE_CHECKING, Any
 
+from memcarve.cli import run_log
 from memcarve.cli.exit_status import COMPLETE, INCOMPLETE
 from memcarve.cli.finding_table import bytes_of, groups_of, most_columns, table_of
 from memcarve.cli.frame import choose, open_input
@@ -60,6 +61,7 @@ def hunt(
                 evidence=size,
                 progress=progress,
             )
+        run_log.record_inputs({"files": [*found.inputs]})
         _print(found, layout)
         sys.stdout.flush()
         for entry, error in found.failed:

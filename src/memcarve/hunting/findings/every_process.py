@@ -20,7 +20,8 @@ from memcarve.labels.severities import RATINGS
 from memcarve.vocabulary import Flag, Severity
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from typing import Any
 
     from memcarve.hunting.findings.check import Remark
     from memcarve.labels.severities import Rating
@@ -58,7 +59,7 @@ class Seen(NamedTuple):
     """What was seen of one process: `unlooked` flags could not be looked for, `pages` counts its pages by kind.
 
     `hidden` findings were not urgent enough. `incomplete`: bytes are known to be missing, of which `notes` say more.
-    `error`: it failed.
+    `inputs` are what it was read from. `error`: it failed.
     """
 
     entry: ProcessEntry
@@ -70,6 +71,7 @@ class Seen(NamedTuple):
     size: int = 0
     incomplete: bool = False
     notes: tuple[str, ...] = ()
+    inputs: Mapping[str, Any] | None = None
     error: MemcarveError | None = None
 
 
@@ -166,6 +168,7 @@ class _Looking:
             0 if memory is None else memory.space.total,
             incomplete=memory is not None and memory.incomplete,
             notes=tuple(memory.warnings) if memory is not None and memory.incomplete else (),
+            inputs=None if memory is None else memory.used_inputs,
         )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from memcarve.errors import UsageError
 from memcarve.hunting.findings.checks import CHECKS
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 #: findings that are kept in all; the worst of them if there are more
 _MOST_IN_ALL = 50_000
+_MOST_NOTES = 20  # about single processes
 #: flags that are about one system alone
 _OF_LINUX = frozenset[str](
     {Flag.MEMFD_EXECUTABLE, Flag.DELETED_EXECUTABLE, Flag.PRELOADED_LIBRARY, ProcessFlag.KERNEL_THREAD_NAME}
@@ -44,7 +45,8 @@ class Hunt:
     `more` are findings that were only counted, `hidden` counts those that were not severe enough. `failed` are the
     processes that could not be looked at, with the error. `unlooked` has the flags for which too little is known, with
     what they need as remedies word it, and the number of processes. `processes` counts those that were looked at.
-    `incomplete`: one failed, or bytes are known to be missing. `notes` are sentences for the user.
+    `incomplete`: one failed, or bytes are known to be missing. `notes` are sentences for the user, `inputs` the files
+    that were read, ready for JSON.
     """
 
     findings: tuple[Finding, ...]
@@ -55,6 +57,7 @@ class Hunt:
     processes: int
     incomplete: bool
     notes: tuple[str, ...]
+    inputs: tuple[dict[str, Any], ...]
 
     def __iter__(self) -> Iterator[Finding]:
         return iter(self.findings)
@@ -116,6 +119,7 @@ class _Gathered:
         self._unlooked: Counter[str] = Counter()
         self._pages: Counter[str] = Counter()
         self._notes: dict[str, None] = {}
+        self._inputs: dict[str, dict[str, Any]] = {}
         self._incomplete = False
 
     def add(self, seen: Seen) -> None:
@@ -131,6 +135,10 @@ class _Gathered:
         self._unlooked.update(seen.unlooked)
         self._pages.update(seen.pages or {})
         self._incomplete |= seen.incomplete
+        for each in (seen.inputs or {}).values():
+            for row in each if isinstance(each, list) else [each]:
+                if isinstance(row, dict) and isinstance(row.get("path"), str):
+                    self._inputs.setdefault(row["path"], row)
         self._notes |= dict.fromkeys(f"{seen.entry}: {note}" for note in seen.notes)
         if len(self._findings) > 2 * _MOST_IN_ALL:
             self._cut()
@@ -158,8 +166,14 @@ class _Gathered:
             unlooked,
             self.count - len(self._failed),
             self._incomplete or bool(self._failed) or container.unreadable,
-            (*self._of_pages(), *self._notes),
+            (*self._of_pages(), *self._shown_notes()),
+            tuple(self._inputs.values()),
         )
+
+    def _shown_notes(self) -> list[str]:
+        notes = [*self._notes]
+        more = len(notes) - _MOST_NOTES
+        return [*notes[:_MOST_NOTES], *([f"{more} more notes about single processes"] if more > 0 else [])]
 
     def _of_pages(self) -> list[str]:
         """Return a sentence about the pages that nobody could look at."""
