@@ -667,6 +667,19 @@ class Scanning(Group, heading=TAKE):
         preset="segment",
         help=f"What rules take for a file: {', '.join(ScanUnit)}.",
     )
+    physical: bool = option(
+        "--physical",
+        is_flag=True,
+        help="Scan all of an image once, as it lies in physical memory; rows name who maps each hit. --pid and --name: "
+        "whose memory is named.",
+    )
+    max_owners: int = option(
+        "--max-owners",
+        type=count,
+        metavar="N",
+        preset="64",
+        help="With --physical: print at most so many rows for a hit; the other mappings are counted.",
+    )
     timeout: int = option(
         "--timeout", type=count, metavar="SECONDS", preset="300", help="Give up what takes longer: exit status 3."
     )

@@ -11,6 +11,9 @@ if TYPE_CHECKING:
     from memcarve.process import ProcessMemory
 
 
+_LONGEST = 500  # characters of a name: they come from evidence
+
+
 class PlaceNames:
     """Names of addresses in a process, by what its metadata knows of modules and regions."""
 
@@ -25,8 +28,8 @@ class PlaceNames:
             module = known.modules[int(known.module_pieces.owner[piece])].module
             name = module.name or module.path
             if name:
-                return f"{base_name(name)}+0x{address - module.start:x}"
+                return f"{base_name(name)[:_LONGEST]}+0x{address - module.start:x}"
         place = known.region_at(address)
         if place is None or not known.regions[place].file:
             return None
-        return f"{base_name(str(known.regions[place].file))}+0x{address - known.allocation(place).start:x}"
+        return f"{base_name(str(known.regions[place].file))[:_LONGEST]}+0x{address - known.allocation(place).start:x}"

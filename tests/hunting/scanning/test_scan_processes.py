@@ -11,6 +11,7 @@ import yara_x
 import memcarve
 import winimage
 from cli import invoke
+from files import EXAMPLE
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -146,3 +147,38 @@ def test_one_that_fails(truth: Truth, rules: Path, capfdbinary: Capture, monkeyp
     ran = invoke(capfdbinary, *words)
     assert rows_of(ran, 3) == [row for row in rows if row["pid"] != bad]
     assert "maps too much" in ran.err
+
+
+def test_physical(truth: Truth, rules: Path, capfdbinary: Capture) -> None:
+    """With --physical each hit in the image comes once for each who maps it, and without an owner if none is found."""
+    rules.write_text('rule program { strings: $a = "MZ" $b = "ntdll" wide condition: $a or $b }')
+    words = ["scan", str(truth.path), "--rules", str(rules), "--format", "jsonl"]
+    ran = invoke(capfdbinary, *words, "--physical")
+    rows = rows_of(ran, ran.code)
+    with memcarve.open(truth.path) as container:
+        space = memcarve.image_ranges(container)
+        flat = [(segment.start, space.read(segment.start, segment.size)) for segment in space.segments()]
+    hits = {(int(row["physical"], 16), row["length"], row["pattern"]) for row in rows}
+    assert hits == {
+        (start + match.offset, match.length, pattern.identifier)
+        for start, data in flat
+        for rule in yara_x.compile(rules.read_text()).scan(data).matching_rules
+        for pattern in rule.patterns
+        for match in pattern.matches
+    }
+    assert {row["owner"] for row in rows} >= {"process", "kernel"}
+    # what lies in one page is in physical memory as it is in the processes
+    users = rows_of(invoke(capfdbinary, *words, "--all"), 3)
+    own = {(row["pid"], row["address"]) for row in users if int(row["address"], 16) % 4096 + row["length"] <= 4096}
+    user = [row for row in rows if row["owner"] == "process" and int(row["address"], 16) < 1 << 47]
+    assert own == {
+        (row["pid"], row["address"]) for row in user if int(row["address"], 16) % 4096 + row["length"] <= 4096
+    }
+    pid = users[0]["pid"]
+    ran = invoke(capfdbinary, *words, "--physical", "--pid", str(pid), "--by", "page")
+    assert {(row["owner"], row["pid"]) for row in rows_of(ran)} >= {("process", pid), ("none found", None)}
+    assert "none found is not free" in ran.err
+    assert len(rows_of(invoke(capfdbinary, *words, "--physical", "--pid", str(pid), "--max-hits", "3"))) >= 3
+    for wrong in (["--by", "process"], ["--range", "user"], ["--carve-hits", "hits"], ["--min-size", "1"]):
+        assert invoke(capfdbinary, *words, "--physical", *wrong).code == 2
+    assert invoke(capfdbinary, "scan", EXAMPLE, "--rules", str(rules), "--physical").code == 2
