@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from memcarve.errors import MemcarveError
-from memcarve.intervals import PAGE, Intervals, expand
+from memcarve.intervals import PAGE, TOP, Intervals, expand
 from memcarve.permissions import EXECUTE, PROT_NONE, TRANSITION, USER, WRITE
 from memcarve.vocabulary import Kind
 
@@ -42,7 +42,7 @@ class Text(NamedTuple):
 
     def address(self, row: int) -> int:
         """Return where a page lies."""
-        return self.base + int(self.page[row]) * PAGE
+        return (self.base + int(self.page[row]) * PAGE) % TOP
 
 
 class Said(NamedTuple):

@@ -158,7 +158,9 @@ def _pointers(space: AddressSpace, known: Known, stack: _Stack, code: Intervals)
             continue
         words: U64 = np.frombuffer(data, f"<u{stack.width}").astype(np.uint64)
         targets = words & np.uint64(_PLAIN) if known.architecture == Architecture.ARM64 else words
-        for row in np.flatnonzero(code.rows_of(targets) >= 0).tolist():
+        # the call stands there as well: a word that leads to the first byte was put there otherwise
+        leads = (code.rows_of(targets) >= 0) & (code.rows_of(targets - np.uint64(1)) >= 0)
+        for row in np.flatnonzero(leads).tolist():
             target = int(targets[row])
             if target in seen:
                 continue
