@@ -32,8 +32,9 @@ if TYPE_CHECKING:
 _MOST_IN_ALL = 1 << 23  # pages of all processes' code
 _MOST_COMPARED = 1 << 12  # pages of one process that are compared,
 _MOST_READ = 1 << 16  # and frames that are read of all processes' code
+_MOST_REBASED = 1 << 12  # comparisons of pages whose relocations are not known: each takes milliseconds
 _KEPT = 1 << 10  # pages, whose bytes are kept for a while
-_MOST_KINDS = 16  # of one page, that are compared with each other if bases differ
+_MOST_KINDS = 4  # of one page, that are compared with each other if bases differ
 _IMPORTS = 12  # the data directory of imported addresses, which may lie among code
 
 
@@ -104,7 +105,7 @@ class Elsewhere:
             for key, where in each.headers.items():
                 self._headers.setdefault(key, Counter())[where] += 1
         self._files = {key: _File(rows) for key, rows in texts.items()}
-        self._left = _MOST_READ
+        self._left, self._rebased = _MOST_READ, _MOST_REBASED
         self._relocations: dict[Key, Relocations] = {}
         self._facts: dict[int, dict[str, object]] = {}
         self._judged: dict[tuple[Key, int], _Judged | None] = {}
@@ -185,7 +186,12 @@ class Elsewhere:
         if apart and is_relocated(key):
             relocated = self._relocated(key, page, base, space)
             if relocated is None:
-                kinds, rebased = _by_tolerance(contents, places), _TOLERATED
+                self._rebased -= len(set(contents.values()))
+                if self._rebased < 0:
+                    return None
+                hidden = self._imports(key, page)
+                kinds = _by_tolerance({at: _without(data, hidden) for at, data in contents.items()}, places)
+                rebased = _TOLERATED
             else:
                 contents = {at: unrelocated(data, places[at][1], relocated) for at, data in contents.items()}
                 rebased = _UNRELOCATED
@@ -193,8 +199,7 @@ class Elsewhere:
             hidden = self._imports(key, page)
             numbers: dict[bytes, int] = {}
             for offset, data in contents.items():
-                bare = data[: hidden.start] + bytes(len(hidden)) + data[hidden.stop :] if hidden else data
-                kinds[offset] = numbers.setdefault(bare, len(numbers))
+                kinds[offset] = numbers.setdefault(_without(data, hidden), len(numbers))
         counts: Counter[int] = Counter()
         for offset, kind in kinds.items():
             counts[kind] += places[offset][0]
@@ -276,6 +281,11 @@ _UNRELOCATED = "at the places of its relocation directory without the image's ad
 _TOLERATED = (
     "but for numbers that differ as the images' addresses do, because its relocation directory is not in memory"
 )
+
+
+def _without(data: bytes, hidden: range) -> bytes:
+    """Return bytes with zeros for some of them."""
+    return data[: hidden.start] + bytes(len(hidden)) + data[hidden.stop :] if hidden else data
 
 
 def _by_tolerance(contents: dict[int, bytes], places: dict[int, tuple[int, int]]) -> dict[int, int]:

@@ -82,11 +82,12 @@ def unrelocated(page: bytes, base: int, places: Sequence[tuple[int, int]]) -> by
 
 
 def differ_by_bases(one: bytes, other: bytes, one_base: int, other_base: int) -> bool:
-    """Return True if two pages differ only in numbers of 8 or 4 bytes, each by exactly the difference of the bases.
+    """Return True if two pages differ only in numbers that each differ by exactly what the bases do.
 
-    That is for images whose relocations are not known. A number that is cut by the page's beginning or end counts if
-    its part fits.
+    That is for images whose relocations are not known. Numbers have 4 bytes if both images lie below 4 GiB, else 8. One
+    that is cut by the page's beginning or end counts if its part fits.
     """
+    width = 4 if max(one_base, other_base) < _EVERYWHERE else 8
     apart = np.flatnonzero(np.frombuffer(one, np.uint8) != np.frombuffer(other, np.uint8)).tolist()
     at, done = 0, -1
     while at < len(apart):
@@ -94,29 +95,28 @@ def differ_by_bases(one: bytes, other: bytes, one_base: int, other_base: int) ->
         if place <= done:
             at += 1
             continue
-        end = _explained(one, other, place, (one_base - other_base) % (1 << 64))
+        end = _explained(one, other, place, (one_base - other_base) % (1 << 8 * width), width)
         if end is None:
             return False
         done = end - 1
     return True
 
 
-def _explained(one: bytes, other: bytes, place: int, difference: int) -> int | None:
+def _explained(one: bytes, other: bytes, place: int, wanted: int, width: int) -> int | None:
     """Return the end of the number that a differing byte begins the difference of; None if there is none."""
     # bases are multiples of 64 KiB: the two lowest bytes of a number are the same
-    for width in (8, 4):
-        low, wanted = place - 2, difference % (1 << 8 * width)
-        while low > place - width:
-            high = low + width
-            if low >= 0 and high <= len(one):
-                values = (int.from_bytes(data[low:high], "little") for data in (one, other))
-                if (next(values) - next(values)) % (1 << 8 * width) == wanted:
-                    return high
-            elif low < 0 and place < high and _cut_front(one, other, low, high, wanted, width):
+    for low in range(place - 2, place - width, -1):
+        high = low + width
+        if low < 0:
+            if _cut_front(one, other, low, high, wanted, width):
                 return high
-            elif high > len(one) and _cut_back(one, other, low, wanted):
+        elif high > len(one):
+            if _cut_back(one, other, low, wanted):
                 return len(one)
-            low -= 1
+        else:
+            values = (int.from_bytes(data[low:high], "little") for data in (one, other))
+            if (next(values) - next(values)) % (1 << 8 * width) == wanted:
+                return high
     return None
 
 
