@@ -38,6 +38,8 @@ def main() -> int:
     if "--renew" in options:
         return renew()
     environment = {**os.environ, **({"MEMCARVE_LONG": "1"} if "--long" in options else {})}
+    # tests start hundreds of programs, each of which would compile all of memcarve again
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)
     for each in STEPS:
         step = (*each, *_COVERAGE) if each[0] == "pytest" and "--coverage" in options else each
         print("+", *step, flush=True)

@@ -29,6 +29,8 @@ settings.register_profile(
 )
 settings.register_profile("ci", parent=settings.get_profile("default"), derandomize=True)
 settings.register_profile("long", parent=settings.get_profile("default"), max_examples=2000)
+# tests that are run once more, where the system lacks something
+settings.register_profile("again", parent=settings.get_profile("ci"), max_examples=15)
 _usual = "long" if LONG else "ci" if os.environ.get("CI") else "default"
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", _usual))
 

@@ -9,6 +9,7 @@ import sys
 import pytest
 
 from files import ROOT
+from sweeps import LONG
 
 #: where a way of its own is taken there; /proc is Linux's, tests of reflinks are in test_system
 FILES = (
@@ -28,7 +29,7 @@ def test_without_what_linux_has(file: str) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "not live", f"tests/{file}"],
         cwd=ROOT,
-        env={**os.environ, "MEMCARVE_PORTABLE": "1"},
+        env={**os.environ, "MEMCARVE_PORTABLE": "1", "HYPOTHESIS_PROFILE": "long" if LONG else "again"},
         capture_output=True,
         text=True,
         check=False,

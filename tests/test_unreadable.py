@@ -157,6 +157,9 @@ def exported(tmp_path: Path, capture: pytest.CaptureFixture[bytes], *options: st
     out = tmp_path / "out"
     with unreadable(tmp_path / "good", {"pid.4.dmp": ranges_of(BAD["inside"])}) as folder:
         ran = invoke(capture, "export", folder / "pid.4.dmp", "-o", out, *options)
+        if os.path.exists("/proc/self/maps"):  # what is mapped is open
+            with open("/proc/self/maps", encoding="utf-8") as maps:
+                assert str(folder) not in maps.read()
     assert ran.code == 3, ran.err
     assert f"{3 * PAGE} bytes cannot be read" in ran.err
     return out

@@ -21,6 +21,7 @@ from memcarve.errors import InputError, SourceReadError
 from memcarve.formats.elf_core import core_headers
 from memcarve.formats.images import avml, crashdump, flattened, kdump, lime, machine, machine_core, vmware
 from memory import content
+from sweeps import LONG, some
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -278,7 +279,8 @@ def test_cut_off_among_pages(tmp_path: Path, name: str) -> None:
     points = {*range(0x100), *range(0x1FF0, 0x2100), *range(pages - 20, pages + 20), *range(pages, len(data), 777)}
     if reader is vmware:
         points = {*range(700), *points}
-    for length in sorted(points | {len(data) - 3, len(data)}):
+    first = sorted(PAGEWISE).index(name)
+    for length in some(sorted(points | {len(data) - 3, len(data)}), 3, first):
         complete = check_cut(tmp_path / "image", reader, data, RANGES, length)
         assert complete or length < pages, length
 
@@ -996,7 +998,7 @@ def test_mutations(tmp_path: Path, name: str) -> None:
     path = tmp_path / "machine.vmem"
     tracemalloc.start()
     try:
-        for _ in range(300):
+        for _ in range(300 if LONG else 90):
             image = mutated(data, chance)
             survives(opened(path, image))
         assert tracemalloc.get_traced_memory()[1] < 20 << 20

@@ -14,6 +14,7 @@ from listings import RECORDS, RENDERERS, SAMPLED, TABLES, TRACEBACK, VADINFO, he
 from memcarve.errors import InputError, MapError, MemcarveError
 from memcarve.formats import listing as listing_module
 from memcarve.formats.listing import Listing
+from sweeps import LONG
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -184,7 +185,7 @@ def survives(path: str) -> None:
 
 @pytest.mark.parametrize("name", CORPUS)
 @given(data=st.data())
-@settings(max_examples=60)
+@settings(max_examples=60 if LONG else 20)
 def test_a_damaged_table_raises_only_declared_errors(
     name: str, data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
 ) -> None:

@@ -25,6 +25,7 @@ from memcarve.errors import InputError, MapError, MissingExtraError, NotRecognis
 from memcarve.formats.memmap import MemoryMap, fast_rows
 from memcarve.formats.memmap.text_map import TextMap
 from memcarve.formats.tables import text_file
+from sweeps import LONG
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -788,7 +789,7 @@ BASIS = written(
 
 @pytest.mark.parametrize("renderer", ["quick", "pretty", "csv", "quoted csv"])
 @given(st.data())
-@settings(max_examples=400)
+@settings(max_examples=400 if LONG else 130)
 def test_one_wrong_byte_never_gives_other_rows(
     renderer: str, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
 ) -> None:

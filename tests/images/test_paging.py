@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pytest
-from hypothesis import given, reject, strategies as st
+from hypothesis import given, reject, settings, strategies as st
 
 import walker
 import winimage
@@ -25,6 +25,7 @@ from memcarve.images.physical import PhysicalMemory
 from memcarve.permissions import page_state, permissions
 from memcarve.space import AddressSpace
 from memory import Memory
+from sweeps import LONG
 from walked_pages import assert_same, cut, expected, outside_lists, physical_memory, reader
 
 if TYPE_CHECKING:
@@ -175,6 +176,7 @@ def walked(machine: Machine, mode: str, system: str, once: walker.Once | None = 
 
 
 @pytest.mark.parametrize("mode", NAMES)
+@settings(max_examples=2000 if LONG else 40)
 @given(data=st.data())
 def test_walk_as_the_slow_walker(mode: str, data: st.DataObject) -> None:
     """Random tables in random memory give what the walker finds: where each byte lies, its flags, what is outside."""
@@ -199,6 +201,7 @@ def test_walk_as_the_slow_walker(mode: str, data: st.DataObject) -> None:
 
 
 @pytest.mark.parametrize("mode", NAMES)
+@settings(max_examples=2000 if LONG else 30)
 @given(data=st.data())
 def test_shared_tables_of_the_kernel_half_are_walked_once(mode: str, data: st.DataObject) -> None:
     """Random tables that are shared in the kernel half count once a level; their repeats have the same bytes."""
@@ -234,6 +237,7 @@ def test_shared_tables_of_the_kernel_half_are_walked_once(mode: str, data: st.Da
 
 
 @pytest.mark.parametrize("mode", NAMES)
+@settings(max_examples=2000 if LONG else 40)
 @given(data=st.data())
 def test_a_range_of_shared_tables(mode: str, data: st.DataObject) -> None:
     """A large range that begins or ends anywhere in shared tables has, repeats included, what the walker finds."""
@@ -259,6 +263,7 @@ def test_a_range_of_shared_tables(mode: str, data: st.DataObject) -> None:
 
 
 @pytest.mark.parametrize("mode", NAMES)
+@settings(max_examples=2000 if LONG else 40)
 @given(data=st.data())
 def test_counts_as_the_slow_walker(mode: str, data: st.DataObject) -> None:
     """Random tables give as many tables, lost tables and absent pages of each kind as the walker meets."""
@@ -292,6 +297,7 @@ def test_counts_as_the_slow_walker(mode: str, data: st.DataObject) -> None:
 
 
 @pytest.mark.parametrize("mode", NAMES)
+@settings(max_examples=2000 if LONG else 40)
 @given(data=st.data())
 def test_limit_on_random_tables(mode: str, data: st.DataObject) -> None:
     """What tables claim is within a limit of as much; a byte less is an error that says how much it was."""

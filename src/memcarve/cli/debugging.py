@@ -23,6 +23,9 @@ _PACKAGES = (
     "pyarrow",
     "pyelftools",
     "pyzipper",
+    "hyperscan",
+    "yara-x",
+    "capstone",
 )
 #: what the system can do for copying: see copying.py
 _CALLS = ("copy_file_range", "sendfile", "writev", "fork")

@@ -98,24 +98,28 @@ class Copier:
         if several:
             told = self._gathered(progress)
             gathered = gatherer(backing, target, self._buffer(), place, observe, told, sparse=sparse)
-        for offset, size in pieces:
-            if gathered is not None and size <= _SMALL:
-                gathered.add(offset, size)
-                continue
+        try:
+            for offset, size in pieces:
+                if gathered is not None and size <= _SMALL:
+                    gathered.add(offset, size)
+                    continue
+                place = gathered.flush() if gathered is not None else place
+                if sparse:
+                    self._through_buffer(backing, offset, size, target, place, observe, progress, sparse=True)
+                elif observe is None:
+                    self._by_kernel(backing, offset, size, target, place, progress)
+                else:
+                    shared = self._reflink(backing, offset, size, target, place)
+                    self.read(backing, offset, shared, observe, progress)
+                    rest = offset + shared, size - shared
+                    self._through_buffer(backing, *rest, target, place + shared, observe, progress)
+                place += size
+                if gathered is not None:
+                    gathered.place = place
             place = gathered.flush() if gathered is not None else place
-            if sparse:
-                self._through_buffer(backing, offset, size, target, place, observe, progress, sparse=True)
-            elif observe is None:
-                self._by_kernel(backing, offset, size, target, place, progress)
-            else:
-                shared = self._reflink(backing, offset, size, target, place)
-                self.read(backing, offset, shared, observe, progress)
-                rest = offset + shared, size - shared
-                self._through_buffer(backing, *rest, target, place + shared, observe, progress)
-            place += size
+        finally:
             if gathered is not None:
-                gathered.place = place
-        place = gathered.flush() if gathered is not None else place
+                gathered.close()
         if sparse:
             try:
                 os.ftruncate(target.fd, place)

@@ -71,6 +71,9 @@ class Gathered:
             self._told(len(view))
         return self.place
 
+    def close(self) -> None:
+        """Do nothing: a buffer keeps no file open."""
+
 
 class GatheredByKernel:
     """Pieces that the kernel writes from a mapping of the source."""
@@ -112,8 +115,7 @@ class GatheredByKernel:
         """Write what was added; return the position after it."""
         if not self._used:
             return self.place
-        size, self._used = self._used, 0
-        parts, places, self._parts, self._places = self._parts, self._places, [], []
+        size, parts, places = self._used, self._parts, self._places
         seek(self._target, self.place)
         try:
             done = os.writev(self._target.fd, parts)
@@ -123,6 +125,7 @@ class GatheredByKernel:
             done = 0
         if done < size:
             self._carefully(parts, places, done)
+        self._used, self._parts, self._places = 0, [], []
         # after a new end of the file, the rest of its last page reads as zeros
         check_unchanged([self._backing])
         if self._observe is not None:
@@ -130,6 +133,11 @@ class GatheredByKernel:
         self.place += size
         self._told(size)
         return self.place
+
+    def close(self) -> None:
+        """Let go of the mapping: what is left of an error would keep the source open, and its file system busy."""
+        for part in (*self._parts, self._mapping):
+            part.release()
 
     def _carefully(self, parts: list[memoryview], places: list[int], done: int) -> None:
         """Write the rest through the buffer: reading or writing raises the error."""
