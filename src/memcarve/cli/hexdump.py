@@ -10,6 +10,7 @@ from memcarve.vocabulary import Architecture
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+_MOST_LINES = 12  # of instructions
 _MOST_UNKNOWN = 4  # a line in so many may be no instruction
 _MOST_BYTES = 8  # of one instruction that are shown; few have more
 
@@ -52,4 +53,5 @@ def disassembly(address: int, data: bytes, architecture: str | None) -> list[str
         code = data[at - address : at - address + size]
         shown = " ".join(f"{byte:02x}" for byte in code[:_MOST_BYTES]) + (" .." if size > _MOST_BYTES else "")
         lines.append(f"{at:016x}  {shown:<{3 * _MOST_BYTES + 2}} {mnemonic} {operands}".rstrip())
-    return lines if unknown * _MOST_UNKNOWN <= len(lines) else []
+    more = [" " * 16 + "  .."] if len(lines) > _MOST_LINES else []
+    return [*lines[:_MOST_LINES], *more] if unknown * _MOST_UNKNOWN <= len(lines) else []

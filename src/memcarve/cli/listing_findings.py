@@ -114,8 +114,8 @@ def _document(found: Hunt) -> Iterator[str]:
         ],
         "failed": [{"pid": entry.pid, "process": entry.name, "error": str(error)} for entry, error in found.failed],
         "not_looked_for": [
-            {"flag": flag, "needs": _worded(needs), "processes": count}
-            for flag, (needs, count) in found.unlooked.items()
+            {"flag": flag, "needs": _worded(each.needs), "processes": each.processes}
+            for flag, each in found.unlooked.items()
         ],
     }
     yield "{"
@@ -140,11 +140,11 @@ def _unlooked(found: Hunt) -> list[str]:
     """Return sentences about flags that could not be looked for: in no process, once for each reason, or in some."""
     nowhere: dict[str, list[str]] = {}
     some: list[int] = []
-    for flag, (needs, count) in found.unlooked.items():
-        if count >= found.processes:
-            nowhere.setdefault(_worded(needs), []).append(flag)
+    for flag, each in found.unlooked.items():
+        if each.everywhere:
+            nowhere.setdefault(_worded(each.needs), []).append(flag)
         else:
-            some.append(count)
+            some.append(each.processes)
     notes = [f"not looked for: {', '.join(flags)}: needs {needs}" for needs, flags in nowhere.items()]
     if len(nowhere) > _MOST_NEEDS:
         flags = ", ".join(itertools.chain(*nowhere.values()))

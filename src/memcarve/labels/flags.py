@@ -12,7 +12,7 @@ from memcarve.intervals import PAGE, Intervals, union
 from memcarve.labels import hollowing, linux_flags, thread_flags
 from memcarve.labels.headers import parse_header
 from memcarve.labels.metadata_index import OWN
-from memcarve.labels.severities import NOT_INITIALISED, RATINGS
+from memcarve.labels.severities import AS_MANY, NOT_INITIALISED, RATINGS
 from memcarve.metadata import INITIALIZATION_ORDER
 from memcarve.permissions import EXECUTE, PROT_NONE, TRANSITION, USER, WRITE
 from memcarve.vocabulary import Flag, Kind, Severity
@@ -225,7 +225,8 @@ class Flagged:
                 f"code of {each.file} (offset 0x{each.place:x}) is not what {each.others} other processes have there; "
                 f"{each.own} have these bytes, this one counted{how}"
             )
-            self.findings.append(Finding(Flag.TEXT_DIFFERS, each.address, why, PAGE))
+            exception = AS_MANY if each.own == each.others else None
+            self.findings.append(Finding(Flag.TEXT_DIFFERS, each.address, why, PAGE, exception))
         yield Intervals.of((each.address, PAGE) for each in differences)
 
     def _set(self, flag: str, parts: list[Intervals | None]) -> None:

@@ -77,5 +77,7 @@ AT_INSTRUCTION = Rating(Severity.MEDIUM, "it is there just now, as threads are t
 NOTHING_THERE = Rating(
     Severity.MEDIUM, "a thread that has ended, or a library that was unloaded, leaves such an address behind"
 )
+#: code of which as many processes have the one as the other,
+AS_MANY = Rating(Severity.MEDIUM, "as many processes have the other bytes: nothing tells which are the file's")
 #: and a program without a name
 NAMELESS = Rating(Severity.MEDIUM, "the name may be what cannot be read")

@@ -9,6 +9,7 @@ import json
 import os
 import re
 import subprocess
+import sys
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ import winimage
 from cli import command, invoke, run
 from linux_machines import machine, machines
 from memcarve.cli.finding_table import bytes_of, groups_of, table_of
+from memcarve.cli.hexdump import disassembly
 from memcarve.hunting.findings import every_process
 from memcarve.vocabulary import Severity
 from winimage import Plan
@@ -241,6 +243,49 @@ def test_a_running_process(tmp_path: Path) -> None:
     with memcarve.open(tmp_path / "out") as container:
         again = memcarve.hunt(container, severity="medium")
     assert again.processes == 1
+
+
+@pytest.mark.parametrize("kind", ["minidump", "elfcore", "segments"])
+def test_every_source(image: Path, kind: str, tmp_path: Path) -> None:
+    """What is written of a process is hunted in, too: what its metadata still tells is found, and nothing else."""
+    with memcarve.open(image) as container:
+        process = container.process(1624, half="user")
+        chosen = process.segments(labeller=memcarve.Labelling("headers", read=True))
+        if kind == "segments":
+            memcarve.carve(process, chosen, tmp_path / "out")
+        else:
+            memcarve.export(process, chosen, tmp_path / "out", kind)
+    with memcarve.open(tmp_path / "out") as container:
+        found = memcarve.hunt(container, severity="low")
+    expected = {row for row in PLANNED if row[0] == 1624}
+    assert places(found) <= expected
+    # what only page tables say, and what lies in no segment
+    lost = {row for row in expected - places(found) if row[1] not in ("beyond-section", "module-unlinked")}
+    assert lost <= {(1624, "writable-executable", 0x7FFA12003000), (1624, "entry-unmapped", 0x7FFA15000000)}
+    assert "imitated-name" not in found.unlooked
+    assert found.unlooked["beyond-section"].everywhere
+
+
+def test_shown_as_instructions() -> None:
+    """Code is shown as instructions of its processor, few of them; what is no code, as bytes."""
+    pytest.importorskip("capstone")
+    assert disassembly(0x1000, b"\x48\x89\xe5\xc3", "x64") == [
+        "0000000000001000  48 89 e5                   mov rbp, rsp",
+        "0000000000001003  c3                         ret",
+    ]
+    assert disassembly(0x1000, bytes.fromhex("1f2003d5 c0035fd6"), "arm64")[1].endswith(" ret")
+    assert disassembly(0x1000, b"\x55\x89\xe5", "x86")[1].endswith("mov ebp, esp")
+    many = disassembly(0x1000, b"\x90" * 64, "x64")
+    assert len(many) == 13
+    assert many[-1].strip() == ".."
+    for data, architecture in ((b"\x06" * 64, "x64"), (b"\x90", None), (b"\x90", "arm"), (b"", "x64")):
+        assert disassembly(0x1000, data, architecture) == []
+
+
+def test_without_capstone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the package, nothing is shown as instructions."""
+    monkeypatch.setitem(sys.modules, "capstone", None)
+    assert disassembly(0x1000, b"\x90" * 64, "x64") == []
 
 
 # the command

@@ -59,7 +59,7 @@ class Seen(NamedTuple):
     """What was seen of one process: `unlooked` flags could not be looked for, `pages` counts its pages by kind.
 
     `hidden` findings were not urgent enough. `incomplete`: bytes are known to be missing, of which `notes` say more.
-    `inputs` are what it was read from. `error`: it failed.
+    `inputs` are what it was read from. `system` is the one that it ran on, if known. `error`: it failed.
     """
 
     entry: ProcessEntry
@@ -72,6 +72,7 @@ class Seen(NamedTuple):
     incomplete: bool = False
     notes: tuple[str, ...] = ()
     inputs: Mapping[str, Any] | None = None
+    system: str | None = None
     error: MemcarveError | None = None
 
 
@@ -169,6 +170,7 @@ class _Looking:
             incomplete=memory is not None and memory.incomplete,
             notes=tuple(memory.warnings) if memory is not None and memory.incomplete else (),
             inputs=None if memory is None else memory.used_inputs,
+            system=subject.system,
         )
 
 

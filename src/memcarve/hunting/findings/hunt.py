@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from memcarve.errors import UsageError
 from memcarve.hunting.findings.checks import CHECKS
 from memcarve.hunting.findings.every_process import Wanted, seen_of_each
-from memcarve.hunting.findings.family import Family
 from memcarve.hunting.findings.finding_record import Finding, More, worst_first
 from memcarve.labels.flags import NEEDS
 from memcarve.vocabulary import Flag, Kind, ProcessFlag, Severity, System
@@ -38,13 +37,21 @@ _NOT_THERE = {
 }
 
 
+class Unlooked(NamedTuple):
+    """A flag that could not be looked for in so many `processes`, or `everywhere`; `needs` is as remedies word it."""
+
+    needs: str
+    processes: int
+    everywhere: bool
+
+
 @dataclasses.dataclass(frozen=True)
 class Hunt:
     """What was found, the worst first; iterating yields the findings.
 
     `more` are findings that were only counted, `hidden` counts those that were not severe enough. `failed` are the
-    processes that could not be looked at, with the error. `unlooked` has the flags for which too little is known, with
-    what they need as remedies word it, and the number of processes. `processes` counts those that were looked at.
+    processes that could not be looked at, with the error. `unlooked` has the flags for which too little is known, by
+    their words. `processes` counts those that were looked at.
     `incomplete`: one failed, or bytes are known to be missing. `notes` are sentences for the user, `inputs` the files
     that were read, ready for JSON.
     """
@@ -53,7 +60,7 @@ class Hunt:
     more: tuple[More, ...]
     hidden: int
     failed: tuple[tuple[ProcessEntry, MemcarveError], ...]
-    unlooked: Mapping[str, tuple[str, int]]
+    unlooked: Mapping[str, Unlooked]
     processes: int
     incomplete: bool
     notes: tuple[str, ...]
@@ -121,6 +128,8 @@ class _Gathered:
         self._notes: dict[str, None] = {}
         self._inputs: dict[str, dict[str, Any]] = {}
         self._incomplete = False
+        self._with_memory = 0
+        self._systems: set[str | None] = set()
 
     def add(self, seen: Seen) -> None:
         """Add what was seen of one process."""
@@ -135,6 +144,8 @@ class _Gathered:
         self._unlooked.update(seen.unlooked)
         self._pages.update(seen.pages or {})
         self._incomplete |= seen.incomplete
+        self._with_memory += seen.pages is not None or seen.size > 0
+        self._systems |= {seen.system} - {None}
         for each in (seen.inputs or {}).values():
             for row in each if isinstance(each, list) else [each]:
                 if isinstance(row, dict) and isinstance(row.get("path"), str):
@@ -153,10 +164,13 @@ class _Gathered:
     def hunt(self, container: Container) -> Hunt:
         """Return all of it."""
         self._cut()
-        system = Family(container.processes()).system
-        foreign = _OF_LINUX if system == System.WINDOWS else _OF_WINDOWS if system == System.LINUX else frozenset()
+        foreign = frozenset[str]()
+        if self._systems in ({System.WINDOWS}, {System.LINUX}):
+            foreign = _OF_LINUX if System.WINDOWS in self._systems else _OF_WINDOWS
         unlooked = {
-            flag: (_NEEDS[flag], count) for flag, count in sorted(self._unlooked.items()) if flag not in foreign
+            flag: Unlooked(_NEEDS[flag], count, count >= self._with_memory)
+            for flag, count in sorted(self._unlooked.items())
+            if flag not in foreign
         }
         return Hunt(
             tuple(self._findings),

@@ -37,8 +37,8 @@ _SHORT = 4  # letters from which on an exchange counts
 def look(subject: Subject) -> Iterable[Remark] | None:
     """Return a remark if the name or that of the program's file is another one's with a slip in it."""
     entry = subject.entry
-    if subject.family.system != System.WINDOWS and not (entry.name or "").lower().endswith(".exe"):
-        return None if subject.family.system is None else ()
+    if subject.system != System.WINDOWS:
+        return None if subject.system is None else ()
     if entry.ended or entry.doubts:
         return ()
     program = subject.program
@@ -105,6 +105,6 @@ def is_slip(name: str, meant: str) -> bool:
 CHECK = Check(
     ProcessFlag.IMITATED_NAME,
     Rating(Severity.MEDIUM, "it is one slip away from a system program's name, which may be chance"),
-    "the names of a Windows machine's processes: an image",
+    "processes of Windows with their names",
     look,
 )

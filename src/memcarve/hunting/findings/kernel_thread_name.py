@@ -31,8 +31,8 @@ _LONGEST = 80
 def look(subject: Subject) -> Iterable[Remark] | None:
     """Return a remark if a program has the name or the command line that lists show of a kernel's thread."""
     entry, family = subject.entry, subject.family
-    if family.system != System.LINUX:
-        return None if family.system is None else ()
+    if subject.system != System.LINUX:
+        return None if subject.system is None else ()
     if subject.memory is None or entry.ended or entry.doubts or (entry.unix is not None and entry.unix.kernel_thread):
         return ()
     name = entry.name or ""
@@ -51,6 +51,6 @@ def look(subject: Subject) -> Iterable[Remark] | None:
 CHECK = Check(
     ProcessFlag.KERNEL_THREAD_NAME,
     Rating(Severity.HIGH, "the kernel's threads have no program; what takes their name wants to be overlooked"),
-    "an image of a Linux machine",
+    "processes of Linux",
     look,
 )

@@ -28,6 +28,13 @@ class Subject:
         self.memory = memory
         self._compare = compare
 
+    @property
+    def system(self) -> str | None:
+        """The vocabulary.System that it ran on, by the list of processes, or else by its own memory's source."""
+        if self.family.system is not None or self.memory is None:
+            return self.family.system
+        return self.memory.platform.system
+
     @functools.cached_property
     def known(self) -> Known | None:
         """What is known of the memory, by address."""
@@ -59,7 +66,7 @@ class Subject:
         """
         if self.memory is None or self.known is None:
             return None
-        if self.family.system == System.LINUX:
+        if self.system == System.LINUX:
             return next((each.image_path for each in self.memory.metadata.parameters if each.image_path), None)
         base = self.entry.image_base
         held = None if base is None else self.known.region_at(base)

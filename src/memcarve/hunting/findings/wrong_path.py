@@ -28,7 +28,7 @@ _LONGEST = 200
 
 def look(subject: Subject) -> Iterable[Remark] | None:
     """Return a remark if the program's path is known, and is another than that of the program it is called like."""
-    system, program = subject.family.system, subject.program
+    system, program = subject.system, subject.program
     if subject.entry.doubts or subject.entry.ended:
         return ()
     if system is None or (program is None and subject.memory is not None):
@@ -79,6 +79,6 @@ def _on_linux(subject: Subject, program: str) -> Iterable[Remark]:
 CHECK = Check(
     ProcessFlag.WRONG_PATH,
     Rating(Severity.HIGH, "system programs lie in one place; what goes by their name elsewhere wants to be overlooked"),
-    "an image of a machine's memory in which processes and the paths of their programs are found",
+    "the paths of programs by the system's own word, as an image has them",
     look,
 )
