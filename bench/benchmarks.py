@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import exports
 import images
 import linux
+import rules
 from measure import Contender, UnavailableError, in_turn, run
 from places import HERE, Place, make_process, make_rows, mounted, place
 from table import MIB, Goal, Row
@@ -284,6 +285,7 @@ ALL: dict[str, Callable[[Settings], Iterator[Row]]] = {
     "labels": labels,
     "start": start,
     "find": find,
+    "scan": _commanded(rules.scan),
     "export": _commanded(exports.exports),
     "image": _commanded(images.image),
     "all": _commanded(images.everything),

@@ -29,6 +29,32 @@ def extents(path: str) -> None:
         print(len(container.process().space))
 
 
+def compile_rules(text: str, out: str) -> None:
+    """Compile YARA rules into a file."""
+    import yara_x
+
+    with open(text, encoding="utf-8") as source, open(out, "wb") as file:
+        yara_x.compile(source.read()).serialize_into(file)
+
+
+def load_rules(path: str) -> None:
+    """Load compiled YARA rules, and make a scanner."""
+    import yara_x
+
+    with open(path, "rb") as file:
+        yara_x.Scanner(yara_x.Rules.deserialize_from(file)).scan(b"")
+
+
+def scan_file(path: str, rules: str) -> None:
+    """Scan a file as YARA-X does by itself; print what it finds."""
+    import yara_x
+
+    with open(rules, "rb") as file:
+        scanner = yara_x.Scanner(yara_x.Rules.deserialize_from(file))
+    for rule in scanner.scan_file(path).matching_rules:
+        print(rule.identifier, sum(len(pattern.matches) for pattern in rule.patterns))
+
+
 def labels(segments: str, regions: str) -> None:
     """Join segments with regions and modules, and look for flags; print the seconds of that."""
     import numpy as np  # noqa: PLC0415

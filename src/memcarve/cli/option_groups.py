@@ -681,7 +681,7 @@ class Scanning(Group, heading=TAKE):
         help="With --physical: print at most so many rows for a hit; the other mappings are counted.",
     )
     timeout: int = option(
-        "--timeout", type=count, metavar="SECONDS", preset="300", help="Give up what takes longer: exit status 3."
+        "--timeout", type=count, metavar="SECONDS", preset="60", help="Give up what takes longer: exit status 3."
     )
     max_hits: int | None = option("--max-hits", type=count, metavar="N", help="Stop after so many hits.")
     most_matches: int = option(

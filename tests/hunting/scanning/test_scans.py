@@ -224,7 +224,7 @@ def test_shared_once(by: str, kept: int) -> None:
         assert set(backing.read.tolist()) == {1}
         assert scans.scanned == len(text)
     else:
-        assert backing.read[:shared].min() == several
+        assert backing.read[shared - 1] == several
 
 
 @given(
@@ -322,6 +322,17 @@ def test_everything_matches() -> None:
     scans = Scans([(space, space.segments())], rules, most_matches=100)
     assert [hit.address for hit in scans] == [*range(0x1000, 0x1000 + 100)]
     assert [(facts.name, pattern) for facts, pattern in scans.capped] == [("every", "$z")]
+
+
+def test_everything_matches_everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    """If more is found than can wait, threads stop finding more; all is told, in order, and each thing once."""
+    monkeypatch.setattr("memcarve.hunting.scanning.scans._WAITING", 50)
+    space = space_of([(start, bytes(100)) for start in range(0, 30_000, 200)])
+    rules = Rules.of("rule every { strings: $z = { 00 } condition: $z }")
+    scans = Scans([(space, space.segments())], rules, threads=2)
+    assert [hit.address for hit in scans] == [start + at for start in range(0, 30_000, 200) for at in range(100)]
+    assert scans.scanned == space.total
+    assert scans._waiting == 0
 
 
 def test_inexact() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -28,10 +29,12 @@ if TYPE_CHECKING:
 WINDOW = 64 << 20
 _ROOM = 2
 #: seconds that one scan may take, and matches of a pattern in it that are counted
-TIMEOUT, MOST_MATCHES = 300, 10_000
+TIMEOUT, MOST_MATCHES = 60, 10_000
 _LEAST_OVERLAP = 1 << 20
 _TOGETHER, _TOGETHER_BYTES = 64, 1 << 20  # units that are one task
 _KEPT = 1 << 18  # matches that are kept for the next process with the same memory
+_WAITING = 1 << 17  # matches that may wait for being told before threads scan on
+_NOT_SCANNED, _NOTHING, _HAS_KEPT, _TOO_MUCH = range(4)
 
 
 class RuleHit(NamedTuple):
@@ -66,8 +69,12 @@ class _Task(NamedTuple):
     again: bool
 
 
+class _Later:
+    """Stands for a window that no thread has scanned, because too much waits: who tells of it scans it."""
+
+
 class _Kept:
-    """What was found in a unit that others share: its matches, as long as there is room, and the rest."""
+    """What was found in a unit that others share: its matches, and what was not scanned."""
 
     def __init__(self) -> None:
         self.matches: list[Match] = []
@@ -116,7 +123,11 @@ class Scans:
         self._advance = advance
         self._windows = Windows(window, 0)
         self._shared: U64 = np.zeros(0, np.uint64)
+        #: of each unit that others share, whether it was scanned, and anything found
+        self._state = np.zeros(0, np.uint8)
         self._kept: dict[int, _Kept] = {}
+        self._waiting = 0
+        self._lock = threading.Lock()
         self._room = kept
         self.total = sum(segments.total for _, segments in parts)
         self.scanned = self.same = self.lost = self.cut = 0
@@ -148,6 +159,7 @@ class Scans:
 
     def __iter__(self) -> Iterator[RuleHit]:
         self._shared = shared(self._parts, self._by) if len(self._parts) > 1 else self._shared
+        self._state = np.full(len(self._shared), _NOT_SCANNED, np.uint8)
         joined: Joined | None = None
         try:
             for batch, results in in_order(self._work, self._batches(), self._threads):
@@ -174,13 +186,13 @@ class Scans:
             yield batch
 
     def _tasks(self) -> Iterator[_Task]:
-        taken: set[int] = set()
+        taken = np.zeros(len(self._shared), np.bool_)
         for part, (space, segments) in enumerate(self._parts):
             for unit in units(space, segments, self._by):
                 place = self._place(unit.key)
-                again = place in taken
+                again = place is not None and bool(taken[place])
                 if place is not None:
-                    taken.add(place)
+                    taken[place] = True
                 if again:
                     yield _Task(part, unit, 0, unit.size, place, again)
                     continue
@@ -204,9 +216,21 @@ class Scans:
 
     # the work
 
-    def _work(self, batch: list[_Task]) -> list[Scanned | MemcarveError | None]:
+    def _work(self, batch: list[_Task]) -> list[Scanned | MemcarveError | _Later | None]:
         """Scan windows, in one of the threads; None for one that was scanned before."""
-        return [None if task.again else self._one(task) for task in batch]
+        found: list[Scanned | MemcarveError | _Later | None] = []
+        own = 0
+        for task in batch:
+            result = None if task.again else _Later() if self._waiting + own > _WAITING else self._one(task)
+            own += len(result.matches) if isinstance(result, Scanned) else 0
+            found.append(result)
+        self._wait(own)
+        return found
+
+    def _wait(self, matches: int) -> None:
+        """Count matches that wait for being told, or no longer do."""
+        with self._lock:
+            self._waiting += matches
 
     def _one(self, task: _Task) -> Scanned | MemcarveError:
         try:
@@ -219,16 +243,22 @@ class Scans:
 
     # what was found
 
-    def _told(self, task: _Task, result: Scanned | MemcarveError | None, joined: Joined | None) -> Iterator[RuleHit]:
+    def _told(
+        self, task: _Task, result: Scanned | MemcarveError | _Later | None, joined: Joined | None
+    ) -> Iterator[RuleHit]:
+        if isinstance(result, Scanned):
+            self._wait(-len(result.matches))
         if task.part in self.failed:
             return
         if result is not None:
-            yield from self._window_told(task, result, joined)
-        elif task.shared is not None and (kept := self._kept.get(task.shared)) is not None:
+            yield from self._window_told(task, self._one(task) if isinstance(result, _Later) else result, joined)
+        elif task.shared is not None and self._state[task.shared] in (_NOTHING, _HAS_KEPT):
             self.same += task.unit.size
-            self._account(task, kept.lost, kept.late)
             self._advance(task.unit.size)
-            yield from self._hits(task, kept.matches)
+            if self._state[task.shared] == _HAS_KEPT:
+                kept = self._kept[task.shared]
+                self._account(task, kept.lost, kept.late)
+                yield from self._hits(task, kept.matches)
         else:  # there was too much of it to be kept
             windows = [*self._cut(task.unit.size)]
             joined = Joined(self._windows) if len(windows) > 1 else None
@@ -243,6 +273,7 @@ class Scans:
                 raise result
             self.failed[task.part] = result
             if task.shared is not None:
+                self._state[task.shared] = _TOO_MUCH
                 self._kept.pop(task.shared, None)
             return
         last = task.high == task.unit.size
@@ -257,15 +288,20 @@ class Scans:
         yield from self._hits(task, matches)
 
     def _keep(self, place: int, task: _Task, result: Scanned, matches: list[Match]) -> None:
-        kept = self._kept.setdefault(place, _Kept()) if not task.low else self._kept.get(place)
-        if kept is None:
+        """Keep what was found in a window of a unit, which is the next one after those that are kept."""
+        size = len(matches) + len(result.lost) + len(result.late)
+        if not task.low:
+            self._state[place] = _NOTHING
+        if not size or self._state[place] == _TOO_MUCH:
             return
-        size = len(matches) + len(result.lost) + len(result.late) + (not task.low)
         if size > self._room:
+            self._state[place] = _TOO_MUCH
+            kept = self._kept.pop(place, _Kept())
             self._room += len(kept.matches) + len(kept.lost) + len(kept.late)
-            del self._kept[place]
             return
+        self._state[place] = _HAS_KEPT
         self._room -= size
+        kept = self._kept.setdefault(place, _Kept())
         kept.matches += matches
         kept.lost += result.lost
         kept.late += result.late

@@ -57,8 +57,10 @@ def shared(parts: Iterable[tuple[AddressSpace, Segments]], by: str) -> U64:
         if space.physical is None:
             continue
         found += [keys(space, each) for _, each in _cut(space, segments, by == ScanUnit.PAGE)]
-    both, counts = np.unique(np.concatenate(found), return_counts=True)
-    return both[counts > 1]
+    both = np.concatenate(found)
+    del found  # there may be many
+    both.sort()
+    return np.unique(both[1:][both[1:] == both[:-1]])
 
 
 def _cut(space: AddressSpace, segments: Segments, by_page: bool) -> Iterator[tuple[I64, Segments]]:  # noqa: FBT001
