@@ -14,6 +14,7 @@ import yara_x
 from memcarve.errors import MissingExtraError, RulesError, SourceReadError, UsageError
 from memcarve.hunting.scanning.rule_text import RuleText, texts_of
 from memcarve.hunting.scanning.rules import MAGIC, Rules, definition, rules_of
+from memory import noise
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -84,6 +85,22 @@ def test_compiled(tmp_path: Path) -> None:
         (tmp_path / "rules.bin").write_bytes(broken)
         with pytest.raises(RulesError, match=r"rules\.bin: compiled rules that cannot be used"):
             Rules.read(tmp_path / "rules.bin")
+
+
+def test_damaged_compiled_rules(tmp_path: Path) -> None:
+    """Compiled rules of which a byte of the tables is another are refused, or are rules."""
+    data = compiled('rule c { meta: k = "v" strings: $a = "abc" $b = /x.{0,9}y/ condition: $a or $b }')
+    path = tmp_path / "rules.bin"
+    refused = 0
+    for seed in range(60):
+        damaged = bytearray(data)
+        damaged[int.from_bytes(noise(seed, 4), "big") % 300] ^= 1 + noise(seed, 5)[4] % 255
+        path.write_bytes(damaged)
+        try:
+            assert len(Rules.read(path)) >= 0
+        except RulesError:
+            refused += 1
+    assert refused
 
 
 def test_includes(tmp_path: Path) -> None:

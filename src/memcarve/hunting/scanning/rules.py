@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib
 import io
@@ -14,7 +15,7 @@ from memcarve.errors import MissingExtraError, RulesError, SourceReadError, Usag
 from memcarve.hunting.scanning.rule_text import RuleText, texts_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     import yara_x
 
@@ -49,6 +50,20 @@ def yara() -> Any:  # noqa: ANN401 - a module
         return importlib.import_module("yara_x")
     except ImportError:
         raise MissingExtraError("YARA rules need another package", remedy="pip install 'memcarve[yara]'") from None
+
+
+@contextlib.contextmanager
+def panics_told(subject: str = "") -> Iterator[None]:
+    """Raise RulesError for what YARA-X itself takes for a fault of its own: no `Exception`, but for a caller no more.
+
+    Damaged compiled rules lead to it.
+    """
+    try:
+        yield
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":
+            raise
+        raise RulesError(f"YARA-X fails with these rules: {error}", subject=subject) from None
 
 
 class Rules:
@@ -135,6 +150,13 @@ class Rules:
             if define:
                 raise UsageError("variables are given their values when rules are compiled, and these are already")
             return cls(compiled)
+        with panics_told():
+            return cls._built(sources, define, compiled)
+
+    @classmethod
+    def _built(
+        cls, sources: Sequence[tuple[str, str, str]], define: Mapping[str, object], compiled: list[yara_x.Rules]
+    ) -> Rules:
         compiler = yara().Compiler()
         for name, value in define.items():
             _define(compiler, name, value)
@@ -261,7 +283,9 @@ def _decoded(data: bytes, path: str) -> str:
 
 def _loaded(data: bytes, path: str) -> yara_x.Rules:
     try:
-        rules: yara_x.Rules = yara().Rules.deserialize_from(io.BytesIO(data))
+        with panics_told(path):
+            rules: yara_x.Rules = yara().Rules.deserialize_from(io.BytesIO(data))
+            yara().Scanner(rules).scan(b"")  # what is damaged is not always found before
     except (OSError, ValueError) as error:
         raise RulesError(
             f"compiled rules that cannot be used: {error}", subject=path, remedy="compile them again"

@@ -8,7 +8,7 @@ import threading
 from typing import TYPE_CHECKING, NamedTuple
 
 from memcarve.errors import InputError, UnreadableError
-from memcarve.hunting.scanning.rules import yara
+from memcarve.hunting.scanning.rules import panics_told, yara
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -104,6 +104,10 @@ class Scanner:
 
     def _scan(self, laid: Laid, low: int, high: int, found: Scanned) -> None:
         data = _read(laid, low, high)
+        with panics_told():
+            self._scan_bytes(laid, low, high, data, found)
+
+    def _scan_bytes(self, laid: Laid, low: int, high: int, data: bytes, found: Scanned) -> None:
         package = yara()
         for scanner, table in zip(self._scanners(), self._rules.tables, strict=True):
             try:
