@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from concurrent.futures import Executor, Future
+    from multiprocessing.process import BaseProcess
 
 _T = TypeVar("_T")
 
@@ -25,11 +26,19 @@ _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 class Begun(NamedTuple, Generic[_T]):
-    """Work that was begun: the pool that does it, what will come of each number in order, and whether in copies."""
+    """Work that was begun: the pool that does it, what will come of each number in order, and the copies that do it.
+
+    There are none if it is done in threads.
+    """
 
     pool: Executor
     futures: list[Future[_T]]
-    in_copies: bool
+    copies: frozenset[BaseProcess] = frozenset()
+
+    def give_up(self) -> None:
+        """End the copies at once, whatever they are doing; threads end with what they are doing."""
+        for copy in self.copies:
+            copy.kill()
 
 
 def begin(work: Callable[[int], _T], numbers: Sequence[int], workers: int, *, in_copies: bool) -> Begun[_T]:
@@ -47,8 +56,9 @@ def begin(work: Callable[[int], _T], numbers: Sequence[int], workers: int, *, in
         others = set(multiprocessing.active_children())
         try:
             context = multiprocessing.get_context("fork")
-            copies = ProcessPoolExecutor(workers, context, _prepare, (work, os.getpid()))
-            return Begun(copies, [copies.submit(_do, number) for number in numbers], in_copies=True)
+            pool = ProcessPoolExecutor(workers, context, _prepare, (work, os.getpid()))
+            futures = [pool.submit(_do, number) for number in numbers]
+            return Begun(pool, futures, frozenset(set(multiprocessing.active_children()) - others))
         except OSError:
             # the pool forgets the copies that it made before it failed: they would wait for work for ever, and the
             # interpreter for them when it ends
@@ -57,7 +67,7 @@ def begin(work: Callable[[int], _T], numbers: Sequence[int], workers: int, *, in
                 copy.join()
             workers = 1
     threads = ThreadPoolExecutor(workers, initializer=_prepare, initargs=(work, 0))
-    return Begun(threads, [threads.submit(_do, number) for number in numbers], in_copies=False)
+    return Begun(threads, [threads.submit(_do, number) for number in numbers])
 
 
 def result_of(future: Future[_T], told: Callable[[], object] | None = None) -> _T:

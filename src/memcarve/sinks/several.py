@@ -294,7 +294,8 @@ class _Several:
 
         with contextlib.ExitStack() as stack:
             stack.enter_context(forking.signals_held())
-            pool, futures, self._in_copies = forking.begin(self.write, numbers, workers, in_copies=self._in_copies)
+            pool, futures, copies = forking.begin(self.write, numbers, workers, in_copies=self._in_copies)
+            self._in_copies = bool(copies)
             held = stack.pop_all()
         try:
             held.close()

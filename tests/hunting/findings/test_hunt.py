@@ -8,6 +8,7 @@ import io
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from collections import Counter
@@ -23,7 +24,7 @@ from memcarve.cli.finding_table import bytes_of, groups_of, table_of
 from memcarve.cli.hexdump import disassembly
 from memcarve.hunting.findings import every_process
 from memcarve.vocabulary import Severity
-from winimage import Plan
+from winimage import Plan, hostile
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -288,6 +289,26 @@ def test_without_capstone(monkeypatch: pytest.MonkeyPatch) -> None:
     assert disassembly(0x1000, b"\x90" * 64, "x64") == []
 
 
+def test_hostile_processes(tmp_path: Path, capfdbinary: Capture) -> None:
+    """Of processes with everything wrong something is found in bounded time, and what is printed steers no terminal."""
+    winimage.build(tmp_path / "mem.raw", megabytes=64, processes=hostile.PLANS[::3])
+    for layout in ("table", "json"):
+        ran = invoke(capfdbinary, "hunt", tmp_path / "mem.raw", "--severity", "info", "--format", layout)
+        assert ran.code in (0, 3)
+        assert ran.out
+        assert all(c.isprintable() or c == "\n" for c in ran.out.decode() + ran.err)
+
+
+@pytest.mark.parametrize("damage", [None, "forward", "both"])
+def test_damaged_lists(tmp_path: Path, damage: str | None) -> None:
+    """A process that only a search finds is worth less if the list is damaged."""
+    winimage.build(tmp_path / "mem.raw", damage=damage)
+    with memcarve.open(tmp_path / "mem.raw") as container:
+        found = memcarve.hunt(container, flag=["unlinked-process"])
+    assert (3272, "high" if damage is None else "low") in [(row.entry.pid, row.severity) for row in found]
+    assert {row.severity for row in found} == {"high" if damage is None else "low"}
+
+
 # the command
 
 
@@ -415,3 +436,24 @@ def test_a_failure_is_said(image: Path) -> None:
     assert ran.code == 3
     assert "memcarve: 1624 program.exe: is damaged\n" in ran.err
     assert b"thirtytwo.exe" in ran.out
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals are sent")
+def test_stopped(image: Path) -> None:
+    """A hunt that is stopped ends at once, and its copies with it."""
+    before = (
+        "import os, sys, time, memcarve.process as p\n"
+        "program, os.cpu_count = os.getpid(), lambda: 2\n"
+        "def process(self, *a, **h):\n"
+        "    if os.getpid() == program: raise p.ProcessError('later')\n"
+        "    sys.stderr.write('begun\\n'); sys.stderr.flush(); time.sleep(100)\n"
+        "p.Container.process = process\n"
+    )
+    words = command("hunt", image, "--flag", "odd-header", before=before)
+    with subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as program:
+        assert program.stderr is not None
+        assert program.stderr.readline() == "begun\n"
+        program.send_signal(signal.SIGINT)
+        rest = program.stderr.read()  # until the copies have ended, too
+        assert program.wait(30) == 130
+    assert "stopped (SIGINT)" in rest

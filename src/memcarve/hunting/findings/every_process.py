@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections import Counter, deque
 from typing import TYPE_CHECKING, NamedTuple
@@ -97,11 +98,14 @@ def _together(looking: _Looking, left: deque[int], workers: int) -> Iterator[See
     """Yield what was seen of the processes in `left`, and take these off it; stop if the system ends a copy."""
     from concurrent.futures import BrokenExecutor
 
-    with forking.signals_held():
-        pool, futures, _ = forking.begin(looking.look, [*left], workers, in_copies=True)
-    waiting = deque(futures)
-    del futures
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(forking.signals_held())
+        begun = forking.begin(looking.look, [*left], workers, in_copies=True)
+        held = stack.pop_all()
+    waiting = deque(begun.futures)
+    begun.futures.clear()  # what was seen is not kept here
     try:
+        held.close()
         while waiting:
             try:
                 seen = forking.result_of(waiting.popleft())
@@ -110,13 +114,14 @@ def _together(looking: _Looking, left: deque[int], workers: int) -> Iterator[See
                     return
                 problem = "the system ended what looked at it; was there not enough memory?"
                 seen = Seen(looking.container.entry(left[0]), error=MemcarveError(problem))
-                left.popleft()
-                yield seen
-                return
+                waiting.clear()
             left.popleft()
             yield seen
+    except BaseException:  # it was asked to stop, or nobody wants to see more
+        begun.give_up()
+        raise
     finally:
-        pool.shutdown(cancel_futures=True)
+        begun.pool.shutdown(cancel_futures=True)
 
 
 class _Looking:

@@ -1,0 +1,83 @@
+"""Work in copies of the program: results in order, errors, and copies that end."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from concurrent.futures import BrokenExecutor
+from typing import Any
+
+import pytest
+
+from memcarve import forking
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="no copies are made here")
+
+
+def results(begun: forking.Begun[Any]) -> list[Any]:
+    """Return what came of the work, and end the pool."""
+    try:
+        return [forking.result_of(future) for future in begun.futures]
+    finally:
+        begun.pool.shutdown()
+
+
+def test_copies_work_in_order() -> None:
+    """Results come in the order of the numbers, from copies, which are as many as were asked for."""
+    with forking.signals_held():
+        begun = forking.begin(lambda number: (number, os.getpid()), range(20), 2, in_copies=True)
+    found = results(begun)
+    assert [number for number, _ in found] == [*range(20)]
+    assert len(begun.copies) == 2
+    assert os.getpid() not in {pid for _, pid in found}
+
+
+def test_threads_work_if_copies_are_not_wanted() -> None:
+    """Without copies, or if other threads are running, threads of this program do the work."""
+    alone = forking.begin(lambda _: os.getpid(), range(3), 2, in_copies=False)
+    assert not alone.copies
+    assert set(results(alone)) == {os.getpid()}
+    running = threading.Event()
+    other = threading.Thread(target=running.wait)
+    other.start()
+    try:
+        begun = forking.begin(lambda _: os.getpid(), range(3), 2, in_copies=True)
+        assert set(results(begun)) == {os.getpid()}
+    finally:
+        running.set()
+        other.join()
+
+
+def test_errors_come_out() -> None:
+    """What the work raises is raised where its result is asked for, and what is told meanwhile is called."""
+
+    def work(number: int) -> int:
+        time.sleep(0.5)
+        raise ValueError(number)
+
+    begun = forking.begin(work, [7], 1, in_copies=True)
+    told: list[None] = []
+    try:
+        with pytest.raises(ValueError, match="7"):
+            forking.result_of(begun.futures[0], lambda: told.append(None))
+    finally:
+        begun.pool.shutdown()
+    assert told
+
+
+def test_copies_are_given_up() -> None:
+    """Copies end at once if they are given up, whatever they are doing."""
+
+    def work(_: int) -> int:
+        time.sleep(60)
+        return 0
+
+    begun = forking.begin(work, range(2), 2, in_copies=True)
+    begun.give_up()
+    with pytest.raises(BrokenExecutor):
+        forking.result_of(begun.futures[0])
+    begun.pool.shutdown(cancel_futures=True)
+    for copy in begun.copies:
+        copy.join(30)
+    assert not any(copy.is_alive() for copy in begun.copies)
