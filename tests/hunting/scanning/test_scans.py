@@ -263,6 +263,24 @@ class Broken(Memory):
         super().read_into(offset, buffer)
 
 
+def test_overlap() -> None:
+    """A rule that is true of one window alone has its matches where the next one begins, too; what is cut has none."""
+    data = bytearray(b"-" * 300)
+    data[10:13], data[80:83], data[97:100], data[100:101] = b"abc", b"xyz", b"xyz", b"z"
+    space = space_of([(0x1000, bytes(data))])
+    rules = Rules.of('rule both { strings: $a = "abc" $x = "xyz" fullword condition: all of them }')
+    scans = Scans([(space, space.segments())], rules, window=100, overlap=40)
+    assert [hit.address - 0x1000 for hit in scans] == [10]
+    data[10:13], data[50:53] = b"---", b"abc"
+    rules = Rules.of('rule both { strings: $a = "b" $x = "y" fullword condition: $a or #x > 100 }')
+    data[76:79] = b"-b-"
+    space = space_of([(0x1000, bytes(data))])
+    assert [hit.address - 0x1000 for hit in Scans([(space, space.segments())], rules, window=100, overlap=40)] == [
+        51,
+        77,
+    ]
+
+
 @pytest.mark.parametrize("by", ["segment", "process"])
 @pytest.mark.parametrize("window", [1 << 20, 2 * PAGE])
 def test_unreadable(by: str, window: int) -> None:

@@ -162,10 +162,14 @@ def _read(laid: Laid, low: int, high: int) -> bytes:
 
 
 class Windows(NamedTuple):
-    """How units that are too large are cut: windows of at most `size` bytes, of which neighbours share `overlap`."""
+    """How units that are too large are cut: windows of at most `size` bytes, of which neighbours share `overlap`.
+
+    What begins closer than `guard` bytes to where a window ends, or begins, may be otherwise in the whole.
+    """
 
     size: int
     overlap: int
+    guard: int
 
     def of(self, size: int) -> Iterator[tuple[int, int]]:
         """Yield start and end of the windows of so many bytes."""
@@ -182,8 +186,8 @@ class Joined:
     """Puts together what was found in the windows of a unit, one after the other, so that each match comes once.
 
     What a rule matched where two windows overlap is in both: in their first half the first one's matches count, in the
-    second half the second one's, whose bytes around them are whole. If only one of the windows has the rule, its
-    matches count.
+    second half the second one's, whose bytes around them are whole. If only one of the windows has the rule, for what
+    lies elsewhere in it, its matches count in both halves, except closer than the guard to where it is cut.
     """
 
     def __init__(self, windows: Windows) -> None:
@@ -196,14 +200,19 @@ class Joined:
         """Return what is known now, of a window and what was held back of the one before; in order of positions."""
         middle = low + self._windows.overlap // 2
         rules = {id(match.rule) for match in matches}
-        told = [match for match in self._held if match.position < middle or id(match.rule) not in rules]
+        end = low + self._windows.overlap - self._windows.guard
+        told = [
+            match
+            for match in self._held
+            if match.position < middle or (id(match.rule) not in rules and match.position < end)
+        ]
         mine = []
         for match in matches:
             if match.pattern is None:
                 if id(match.rule) in self._bare:
                     continue
                 self._bare.add(id(match.rule))
-            elif low and match.position < middle and id(match.rule) in self._before:
+            elif low and match.position < (middle if id(match.rule) in self._before else low + self._windows.guard):
                 continue
             mine.append(match)
         self._before = rules

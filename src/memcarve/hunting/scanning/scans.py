@@ -31,6 +31,7 @@ _ROOM = 2
 #: seconds that one scan may take, and matches of a pattern in it that are counted
 TIMEOUT, MOST_MATCHES = 60, 10_000
 _LEAST_OVERLAP = 1 << 20
+_AROUND = 4  # bytes that word boundaries look at, in wide text
 _TOGETHER, _TOGETHER_BYTES = 64, 1 << 20  # units that are one task
 _KEPT = 1 << 18  # matches that are kept for the next process with the same memory
 _WAITING = 1 << 17  # matches that may wait for being told before threads scan on
@@ -121,7 +122,7 @@ class Scans:
         self._threads = processors() if threads is None else threads
         self._scanner = Scanner(rules, timeout, most_matches, window * min(self._threads, _ROOM))
         self._advance = advance
-        self._windows = Windows(window, 0)
+        self._windows = Windows(window, 0, 0)
         self._shared: U64 = np.zeros(0, np.uint64)
         #: of each unit that others share, whether it was scanned, and anything found
         self._state = np.zeros(0, np.uint8)
@@ -143,6 +144,16 @@ class Scans:
         known = [text.longest for text in self._rules.texts.values()]
         longest = 2 * max((size for size in known if size is not None), default=0)
         return min(max(longest, _LEAST_OVERLAP), self._window // 2)
+
+    @property
+    def _guard(self) -> int:
+        """How many bytes from the start of a match decide what it is, and whether it is one, as far as is known."""
+        longest = [text.longest for text in self._rules.texts.values()]
+        known = [size for size in longest if size is not None]
+        half = self.overlap // 2
+        if len(known) < len(self._rules):
+            return half
+        return min(max(known, default=0) + _AROUND, half)
 
     def inexact(self) -> dict[str, str]:
         """Return the rules, by name, that may answer otherwise of what is scanned in windows, and why."""
@@ -210,7 +221,7 @@ class Scans:
             yield 0, size
             return
         if self._windows.overlap == 0:
-            self._windows = Windows(self._window, self.overlap)
+            self._windows = Windows(self._window, self.overlap, self._guard)
         self.cut += 1
         yield from self._windows.of(size)
 
