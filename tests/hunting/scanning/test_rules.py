@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 import yara_x
 
-from memcarve.errors import MissingExtraError, RulesError, SourceReadError, UsageError
+from memcarve.errors import InputError, MissingExtraError, RulesError, SourceReadError, UsageError
 from memcarve.hunting.scanning.rule_text import RuleText, texts_of
 from memcarve.hunting.scanning.rules import MAGIC, Rules, definition, rules_of
 from memory import noise
@@ -130,10 +130,19 @@ def test_errors(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(RulesError, match="no file in it ends in"):
         Rules.read(tmp_path / "empty")
-    with pytest.raises(SourceReadError, match=r"absent\.yar: cannot be read"):
+    with pytest.raises(SourceReadError, match=r"absent\.yar: cannot be opened"):
         Rules.read(tmp_path / "absent.yar")
     with pytest.raises(UsageError, match="no rules are given"):
         Rules.read([])
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="Windows has no pipes in folders")
+def test_no_regular_file(tmp_path: Path) -> None:
+    """What is no regular file is refused, and not waited for."""
+    os.mkfifo(tmp_path / "pipe.yar")
+    for path in (tmp_path, tmp_path / "pipe.yar"):
+        with pytest.raises(InputError, match="pipe"):
+            Rules.read(path)
 
 
 def test_hostile_names(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import os
 import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from memcarve.backing import FileBacking
 from memcarve.errors import MissingExtraError, RulesError, SourceReadError, UsageError
 from memcarve.hunting.scanning.rule_text import RuleText, texts_of
 
@@ -116,7 +117,7 @@ class Rules:
         Compiled rules hold machine code, which is run: take them only from whom you would take a program.
 
         Raises RulesError for rules that cannot be used, UsageError for a variable that cannot be,
-        SourceReadError if the system cannot read a file, MissingExtraError.
+        SourceReadError if the system cannot read a file, InputError if it is no regular file, MissingExtraError.
         """
         given = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
         yara()
@@ -263,14 +264,13 @@ def _files(path: str) -> list[str]:
 
 
 def _content(path: str) -> bytes:
-    try:
-        with open(path, "rb") as file:
-            data = file.read(_LARGEST + 1)
-    except OSError as error:
-        raise SourceReadError(f"cannot be read: {error.strerror}", subject=path) from error
-    if len(data) > _LARGEST:
-        raise RulesError("is larger than rules can be", subject=path)
-    return data
+    """Return all of a file; raises SourceReadError, RulesError, InputError if it is no regular file."""
+    with contextlib.closing(FileBacking(path)) as file:
+        if file.size > _LARGEST:
+            raise RulesError("is larger than rules can be", subject=path)
+        data = bytearray(file.size)
+        file.read_into(0, memoryview(data))
+    return bytes(data)
 
 
 def _decoded(data: bytes, path: str) -> str:
