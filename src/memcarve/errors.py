@@ -62,7 +62,7 @@ def printable(text: str) -> str:
     Names come from hostile machines: control characters, terminal escapes, bidirectional overrides and unpaired
     surrogates become ``\xNN`` or ``\uNNNN``; every other character stays.
     """
-    if text.isascii() and text.isprintable():
+    if text.isprintable():
         return text
     return "".join(c if c.isprintable() else _escaped(c) for c in text)
 

@@ -10,6 +10,10 @@ import pytest
 import memcarve
 import winimage
 from cli import invoke
+from dumps import write_dump
+from memcarve.sources.image import ImageContainer
+from memory import PAGE
+from unreadable_files import ranges_of, unreadable
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -98,3 +102,70 @@ def test_pieces_are_said(capfdbinary: Capture) -> None:
     texts = [json.loads(line)["text"] for line in ran.out.splitlines()]
     assert texts[:2] == ["C:\\Windows\\System32\\", "target.exe"]
     assert "longer than 20 characters: in pieces" in ran.err
+
+
+def test_one_that_fails(truth: Truth, capfdbinary: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that cannot be opened is said, and does not stop the others; the exit status is 3."""
+    words = ["strings", str(truth.path), "--min-length", "8", "--format", "jsonl", "--all"]
+    rows = rows_of(invoke(capfdbinary, *words))
+    bad = rows[0]["pid"]
+    true = ImageContainer.process
+
+    def process(self: ImageContainer, *given: Any, **how: Any) -> memcarve.ProcessMemory:
+        if self.entry(how["index"]).pid == bad:
+            raise memcarve.ProcessError("maps too much")
+        return true(self, *given, **how)
+
+    monkeypatch.setattr(ImageContainer, "process", process)
+    ran = invoke(capfdbinary, *words)
+    assert rows_of(ran) == [row for row in rows if row["pid"] != bad]
+    assert "maps too much" in ran.err
+
+
+def test_the_kernel_once(truth: Truth, capfdbinary: Capture) -> None:
+    """The kernel's half of an image is searched once, and has rows of its own."""
+    words = ["strings", str(truth.path), "--min-length", "12", "--format", "jsonl", "--all"]
+    user = rows_of(invoke(capfdbinary, *words))
+    both = rows_of(invoke(capfdbinary, *words, "--range", "all"))
+    kernel = rows_of(invoke(capfdbinary, *words, "--range", "kernel"), 0)
+    assert both == user + kernel
+    assert {(row["pid"], row["process"]) for row in kernel} == {(None, "kernel")}
+
+
+def test_hostile_text(tmp_path: Path, capfdbinary: Capture) -> None:
+    """Terminal escapes end a string; overrides and formulas are escaped where they could do harm; JSON has the text."""
+    text = '=cmd(),"x" \N{NO-BREAK SPACE}\tok'
+    write_dump(tmp_path, [(0x10000000, b"\x1b]0;title\x07" + text.encode() + b"\x1b[31m\xe2\x80\xae\0")])
+    path = tmp_path / "pid.4.dmp"
+    table, as_csv, lines = (
+        invoke(capfdbinary, "strings", path, "-q", "--encoding", "utf-8", "--format", layout).out.decode()
+        for layout in ("table", "csv", "jsonl")
+    )
+    assert [json.loads(line)["text"] for line in lines.splitlines()] == ["]0;title", text, "[31m"]
+    assert r'=cmd(),"x" \xa0\x09ok' in table
+    assert """utf-8,"'=cmd(),""x"" \\xa0\\x09ok\"""" in as_csv
+    assert not any(word in table + as_csv for word in ("\x1b", "\x07", "\N{NO-BREAK SPACE}"))
+
+
+def test_bad_blocks_are_passed_over(tmp_path: Path, capfdbinary: Capture) -> None:
+    """Strings in what can be read are found, none reaches across a bad block; what was lost is said."""
+    (tmp_path / "good").mkdir()
+    write_dump(tmp_path / "good", [(0x10000000, b"some text " * 4096)])
+    with unreadable(tmp_path / "good", {"pid.4.dmp": ranges_of([3, 5])}) as folder:
+        ran = invoke(capfdbinary, "strings", folder / "pid.4.dmp", "--format", "jsonl")
+    assert ran.code == 3, ran.err
+    rows = [json.loads(line) for line in ran.out.splitlines()]
+    assert [(int(row["address"], 16) - 0x10000000, len(row["text"])) for row in rows] == [
+        (0, 3 * PAGE),
+        (4 * PAGE, PAGE),
+        (6 * PAGE, 40960 - 6 * PAGE),
+    ]
+    assert f"{2 * PAGE} bytes cannot be read, and were not searched" in ran.err
+
+
+def test_nothing_is_found(tmp_path: Path, capfdbinary: Capture) -> None:
+    """No string is no error; JSON is whole all the same."""
+    write_dump(tmp_path, [(0x10000000, bytes(PAGE))])
+    ran = invoke(capfdbinary, "strings", tmp_path / "pid.4.dmp", "--format", "json")
+    assert (ran.code, json.loads(ran.out)) == (0, {"schema": 1, "strings": []})
+    assert ran.err.splitlines()[-1] == "0 strings"

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from memcarve.cli.exit_status import INCOMPLETE
 from memcarve.cli.frame import several_processes
-from memcarve.cli.printed_tables import Column, print_table
+from memcarve.cli.printed_arrays import Coded, Rows, print_arrays
+from memcarve.cli.printed_tables import Column
 from memcarve.cli.progress_bar import ProgressBar
 from memcarve.cli.wording import counted
 from memcarve.hunting.strings.search import StringSearch, places
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
     from memcarve.cli.option_groups import Input, ListedProcesses, Messages, Printing, SegmentFilters, StringLimits
     from memcarve.cli.printed_tables import Cell
+    from memcarve.dtypes import U64
 
 _ADDRESS = len("0x0123456789abcdef")
 
@@ -50,29 +52,23 @@ def strings(
 
         search = StringSearch(parts, limits.encodings, limits.min_length, limits.max_length, advance)
 
-        def rows() -> Iterator[list[Cell]]:
+        def batches() -> Iterator[Rows]:
             nonlocal count
-            for batch in search:
-                space, segments = parts[batch.part]
-                first = chosen.cells(entries[batch.part])
-                offset, physical = places(space, batch.address)
-                segment = segments.start[batch.row]
-                count += len(batch.texts)
+            for found in search:
+                space, segments = parts[found.part]
+                offset, physical = places(space, found.address)
+                count += len(found.texts)
                 progress.clear()
-                for index, text in enumerate(batch.texts):
-                    yield [
-                        *first,
-                        int(batch.address[index]),
-                        int(segment[index]),
-                        int(offset[index]),
-                        *([None if physical is None else int(physical[index])] if with_physical else []),
-                        ENCODINGS[batch.code[index]],
-                        text,
-                    ]
+                cells: list[U64 | Coded | Cell] = [*chosen.cells(entries[found.part])]
+                first, last = int(found.row[0]), int(found.row[-1])
+                segment = segments.start[found.row] if first != last else int(segments.start[first])
+                cells += [found.address, segment, offset]
+                cells += [physical] if with_physical else []
+                yield Rows([*cells, Coded(found.code, ENCODINGS)], found.texts)
                 sys.stdout.flush()  # whoever reads them need not wait for more
 
         with ProgressBar("searching", messages) as progress:
-            print_table(printing.layout, "strings", columns, rows())
+            print_arrays(printing.layout, "strings", columns, batches())
         notes = [f"{counted(search.cut, 'string')} longer than {limits.max_length} characters: in pieces"]
         notes = notes if search.cut else []
         size = sum(size for _, _, size in search.lost)

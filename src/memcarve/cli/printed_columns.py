@@ -10,7 +10,7 @@ import sys
 from itertools import repeat
 from typing import TYPE_CHECKING, Any
 
-from memcarve.cli.printed_tables import SCHEMA, print_table
+from memcarve.cli.printed_tables import SCHEMA, print_table, take_all_characters
 from memcarve.errors import printable
 from memcarve.formats.json_text import dumps
 
@@ -38,6 +38,7 @@ def print_columns(layout: str, title: str, columns: Sequence[Column], batches: I
     if layout == "parquet":
         print_table(layout, title, columns, (row for batch in batches for row in zip(*batch, strict=True)))
         return
+    take_all_characters()
     write = sys.stdout.write
     for lines in _LAYOUTS[layout](title, columns, batches):
         write(lines)
@@ -75,13 +76,13 @@ def _form(columns: Sequence[Column], widths: Sequence[int]) -> str:
 def _csv(_: str, columns: Sequence[Column], batches: Iterable[Batch]) -> Iterator[str]:
     yield ",".join(column.name for column in columns) + "\n"
     for batch in batches:
-        shown = [_worded(column, cells, "", _UNQUOTED, _cell) for column, cells in zip(columns, batch, strict=True)]
+        shown = [_worded(column, cells, "", _UNQUOTED, csv_cell) for column, cells in zip(columns, batch, strict=True)]
         yield "".join([f"{line}\n" for line in map(",".join, zip(*shown, strict=True))])
 
 
-def _cell(text: str) -> str:
+def csv_cell(text: str) -> str:
     """Return a text as a cell that no spreadsheet takes for a formula; none of its characters ends a line."""
-    shown = text if text.isascii() and text.isprintable() else printable(text)
+    shown = printable(text)
     if shown.startswith(_FORMULA):
         shown = f"'{shown}"
     if '"' in shown:

@@ -50,14 +50,22 @@ def print_table(layout: str, title: str, columns: Sequence[Column], rows: Iterab
         "table": lambda: _table(columns, rows),
         "csv": lambda: _csv(columns, rows),
         "json": lambda: _json(title, columns, rows),
-        "jsonl": lambda: (dumps(_record(columns, row)) for row in rows),
+        "jsonl": lambda: (dumps(record(columns, row)) for row in rows),
     }[layout]
+    take_all_characters()
     write = sys.stdout.write
     for line in lines():
         write(f"{line}\n")
 
 
-def _shown(column: Column, cell: Cell) -> str:
+def take_all_characters() -> None:
+    """Have standard output write what its encoding has no characters for as escapes."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+
+
+def shown(column: Column, cell: Cell) -> str:
+    """Return a cell as text that is safe to print; nothing for None."""
     if cell is None:
         return ""
     if column.kind in _ADDRESSES:
@@ -71,27 +79,28 @@ def _shown(column: Column, cell: Cell) -> str:
     return printable(cell) if isinstance(cell, str) else f"{cell:.2f}" if column.kind == "real" else str(cell)
 
 
-def _record(columns: Sequence[Column], row: Sequence[Cell]) -> dict[str, Cell]:
+def record(columns: Sequence[Column], row: Sequence[Cell]) -> dict[str, Cell]:
+    """Return a row as it stands in JSON."""
     return {
-        column.name: _shown(column, cell) if column.kind in _AS_TEXT and cell is not None else cell
+        column.name: shown(column, cell) if column.kind in _AS_TEXT and cell is not None else cell
         for column, cell in zip(columns, row, strict=True)
     }
 
 
 def _table(columns: Sequence[Column], rows: Iterable[Sequence[Cell]]) -> Iterator[str]:
-    def shown(row: Sequence[Cell]) -> list[str]:
+    def worded(row: Sequence[Cell]) -> list[str]:
         return [
-            f"{cell:%Y-%m-%d %H:%M:%S}" if isinstance(cell, dt.datetime) else _shown(column, cell) or "-"
+            f"{cell:%Y-%m-%d %H:%M:%S}" if isinstance(cell, dt.datetime) else shown(column, cell) or "-"
             for column, cell in zip(columns, row, strict=True)
         ]
 
     iterator = iter(rows)
     known = [column.width or 0 for column in columns]
-    sample = [] if all(known) else [shown(row) for row in islice(iterator, _SAMPLE)]
+    sample = [] if all(known) else [worded(row) for row in islice(iterator, _SAMPLE)]
     cells_of = zip([column.name for column in columns], *sample, strict=True)
     widths = [max(width, *map(len, cells)) for width, cells in zip(known, cells_of, strict=True)]
     right = [column.kind in ("number", "real") for column in columns]
-    for cells in chain([[column.name for column in columns]], sample, map(shown, iterator)):
+    for cells in chain([[column.name for column in columns]], sample, map(worded, iterator)):
         aligned = (
             cell.rjust(width) if number else cell.ljust(width)
             for cell, width, number in zip(cells, widths, right, strict=True)
@@ -107,7 +116,7 @@ def _csv(columns: Sequence[Column], rows: Iterable[Sequence[Cell]]) -> Iterator[
     for row in rows:
         buffer.seek(0)
         buffer.truncate()
-        cells = [_shown(column, cell) for column, cell in zip(columns, row, strict=True)]
+        cells = [shown(column, cell) for column, cell in zip(columns, row, strict=True)]
         # a spreadsheet must not take text from evidence for a formula
         writer.writerow(
             f"'{cell}" if column.kind in ("text", "words") and cell.startswith(_FORMULA) else cell
@@ -122,7 +131,7 @@ def _json(title: str, columns: Sequence[Column], rows: Iterable[Sequence[Cell]])
     for row in rows:
         if before is not None:
             yield f"{before},"
-        before = f"  {dumps(_record(columns, row))}"
+        before = f"  {dumps(record(columns, row))}"
     if before is not None:
         yield before
     yield " ]\n}"

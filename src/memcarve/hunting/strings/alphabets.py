@@ -26,8 +26,9 @@ ALPHABETS = 0x3F
 PLAIN = 0x40
 #: the unit is a character that other data looks like
 WEAK = 0x80
-#: what has so large a share of weak units, or a larger one, is something else: two thirds
-_SHARE = (2, 3)
+#: what has so large a share of weak units or a larger one, two thirds, is something else, unless a quarter is others
+#: beyond ASCII
+_WEAK, _OTHERS = (2, 3), (1, 4)
 
 _PLANE = 1 << 16
 _PLAIN = re.compile(r"[\t -~]+")
@@ -110,7 +111,9 @@ def units() -> U8:
     found[~printable(0)] = 0
     plain = np.zeros(_PLANE, np.bool_)
     plain[[ord("\t"), *range(0x20, 0x7F)]] = True
-    weak = (plain[:256, None] & plain[None, :256]).ravel()  # ASCII, read in pairs
+    visible = plain[:256].copy()
+    visible[ord("\t")] = False
+    weak = (visible[:, None] & visible[None, :]).ravel()  # ASCII, read in pairs
     weak[0::256] = True  # ASCII in UTF-16, read a byte off; round numbers
     weak[0::257] = True  # memory that is filled with one byte
     for first, last in _WEAK_BLOCKS:
@@ -127,13 +130,18 @@ def _cells(codec: str, leads: Iterable[int], rows: Iterable[int]) -> list[int]:
     return [ord(cell) for cell in cells if len(cell) == 1]
 
 
-def is_too_weak(weak: I64, count: I64) -> Bools:
-    """Return whether `count` units of which some are `weak` (int64) are no text (bool)."""
-    return weak * _SHARE[1] >= count * _SHARE[0]
+def is_weak(weak: I64, count: I64) -> Bools:
+    """Return whether so many of `count` units are `weak` (int64) that they may be no text (bool)."""
+    return weak * _WEAK[1] >= count * _WEAK[0]
 
 
-def is_monotone(low: bytes) -> bool:
-    """Return whether UTF-16 with these low bytes is one character again and again, or text read a byte off."""
+def has_others(weak: I64, plain: I64, count: I64) -> Bools:
+    """Return whether units of which some are weak and some are ASCII (int64) are text all the same (bool)."""
+    return (count - weak - plain) * _OTHERS[1] >= count * _OTHERS[0]
+
+
+def is_monotone(low: str) -> bool:
+    """Return whether UTF-16 is one character again and again, or text read a byte off, by its low bytes (latin-1)."""
     return low.count(low[:1]) == len(low)
 
 
@@ -146,10 +154,15 @@ def texts_in(text: str, least: int) -> list[tuple[int, str]]:
         return [(0, text)]
     data = text.encode("utf-16-le")
     kinds = units()[np.frombuffer(data, "<u2")]
-    weak = np.array([np.count_nonzero(kinds & WEAK)])
-    if is_monotone(data[::2]) or is_too_weak(weak, np.array([len(text)]))[0]:
+    weak, plain, count = (np.array([number]) for number in (_count(kinds, WEAK), _count(kinds, PLAIN), len(text)))
+    too_weak = is_weak(weak, count)[0] and not has_others(weak, plain, count)[0]
+    if too_weak or is_monotone(str(data[::2], "latin-1")):
         return plain_in(text, least)
     return [(0, text)]
+
+
+def _count(kinds: U8, bit: int) -> int:
+    return int(np.count_nonzero(kinds & bit))
 
 
 def plain_in(text: str, least: int) -> list[tuple[int, str]]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from memcarve.hunting.strings.alphabets import ALPHABETS, texts_in, units
-from memcarve.hunting.strings.window_search import ASCII, UTF_8, UTF_16
+from memcarve.hunting.strings.window_search import ASCII, UTF_8, UTF_16, put_in
 from memcarve.intervals import TOP
 
 if TYPE_CHECKING:
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
     from memcarve.dtypes import I64, U8, U64
     from memcarve.hunting.strings.window_search import Found, Loose
+
+    _Columns = tuple[U64, I64, U8]
     from memcarve.searching.searches import Searched
 
 _ROWS = 1 << 14  # strings that are handed on together, about
@@ -32,6 +34,15 @@ class Batch(NamedTuple):
     row: I64
     code: U8
     texts: list[str]
+
+
+class _Row(NamedTuple):
+    """A string that is put in among others."""
+
+    address: int
+    code: int
+    row: int
+    text: str
 
 
 class _Open:
@@ -55,9 +66,9 @@ class Joining:
         self.cut = 0
         self._part, self._row, self._end = 0, -1, -1
         self._open: dict[int, _Open] = {}
-        self._columns: list[tuple[U64, I64, U8]] = []
+        self._columns: list[_Columns] = []
         self._texts: list[str] = []
-        self._more: list[tuple[int, int, int, str]] = []
+        self._more: list[_Row] = []
         self._bytes = 0
 
     def add(self, found: Searched[Found]) -> Iterator[Batch]:
@@ -130,37 +141,48 @@ class Joining:
 
     def _keep(self, key: int, opened: _Open, text: str) -> None:
         if key == 0:
-            self._more.append((opened.address, opened.row, ASCII if text.isascii() else UTF_8, text))
+            self._more.append(_Row(opened.address, ASCII if text.isascii() else UTF_8, opened.row, text))
         else:
             parts = texts_in(text, self._least)
-            self._more += [(opened.address + 2 * place, opened.row, UTF_16, part) for place, part in parts]
+            self._more += [_Row(opened.address + 2 * place, UTF_16, opened.row, part) for place, part in parts]
 
     def _batch(self, below: int) -> Iterator[Batch]:
         """Yield what begins below an address, in order, and keep the rest."""
         self._bytes = 0
+        if not self._texts and not self._more:
+            return
+        nothing = np.zeros(0, np.uint64), np.zeros(0, np.int64), np.zeros(0, np.uint8)
+        address, row, code = map(np.concatenate, zip(nothing, *self._columns, strict=True))
         texts = self._texts
         if self._more:
-            self._columns.append(
-                (
-                    np.array([row[0] for row in self._more], np.uint64),
-                    np.array([row[1] for row in self._more], np.int64),
-                    np.array([row[2] for row in self._more], np.uint8),
-                )
-            )
-            texts += [row[3] for row in self._more]
+            (address, row, code), texts = _merged((address, row, code), texts, self._more)
             self._more = []
-        if not texts:
-            return
-        address, row, code = map(np.concatenate, zip(*self._columns, strict=True))
-        if (address[1:] < address[:-1]).any():
-            order = np.lexsort((code, address))
-            address, row, code = address[order], row[order], code[order]
-            texts = [texts[index] for index in order.tolist()]
         done = len(texts) if below == TOP else int(np.searchsorted(address, np.uint64(below)))
         self._columns = [(address[done:], row[done:], code[done:])] if done < len(texts) else []
         self._texts = texts[done:]
         if done:
             yield Batch(self._part, address[:done], row[:done], code[:done], texts[:done])
+
+
+def _merged(columns: _Columns, texts: list[str], more: list[_Row]) -> tuple[_Columns, list[str]]:
+    """Return rows, which are in order, with some others put in where they belong; these come in any order."""
+    more = sorted(more)
+    added = (
+        np.array([row.address for row in more], np.uint64),
+        np.array([row.row for row in more], np.int64),
+        np.array([row.code for row in more], np.uint8),
+    )
+    # at one address ASCII and UTF-8 come first
+    address = columns[0]
+    place = np.where(
+        added[2] == UTF_16, np.searchsorted(address, added[0], "right"), np.searchsorted(address, added[0])
+    )
+    merged = (
+        np.insert(columns[0], place, added[0]),
+        np.insert(columns[1], place, added[1]),
+        np.insert(columns[2], place, added[2]),
+    )
+    return merged, put_in(texts, place, [row.text for row in more])
 
 
 def _are_one(before: str, after: str) -> bool:

@@ -22,8 +22,9 @@ _LAST = 0x10FFFF
 _SURROGATES = range(0xD800, 0xE000)
 #: first bytes: the least of all, how many there are from it on, and the least that has two or three bytes behind it
 _LEAD, _LEADS, _OF_THREE, _OF_FOUR = 0xC2, 0x33, 0xE0, 0xF0
-#: bytes behind the first: what tells them, which bits of it, and the bits of the character
-_MARK, _MARKED, _REST = 0x80, 0xC0, 0x3F
+#: bytes behind the first: what tells them, which bits of it, the bits of the character, and how many
+_MARK, _MARKED, _REST, _SHIFT = 0x80, 0xC0, 0x3F, 6
+_PLANE = 16  # bits of a character in its plane
 #: the printable bytes of ASCII: the first, how many there are, and the tab
 _SPACE, _SIGNS, _TAB = 0x20, 0x5F, 0x09
 
@@ -124,21 +125,31 @@ def _beyond(data: U8, own: int, scratch: Scratch) -> tuple[I64, I64]:
     np.bitwise_and(first, second, out=first)
     places = np.flatnonzero(first.view(np.bool_))
     lead = data[places]
-    behind = 1 + (lead >= _OF_THREE).astype(np.int64) + (lead >= _OF_FOUR)
-    there = places + behind < len(data)
-    places, lead, behind = places[there], lead[there], behind[there]
-    code = lead & _FIRST[behind]
+    good = np.zeros(len(places), np.bool_)
+    short = lead < _OF_THREE
+    here = places[short]
+    code = (lead[short] & np.uint8(_FIRST[1])).astype(np.uint16) << _SHIFT | (data[here + 1] & _REST)
+    good[short] = printable(0)[code]
+    behind = np.ones(len(places), np.int64)
+    longer = np.flatnonzero(~short)
+    behind[longer] += 1 + (lead[longer] >= _OF_FOUR)
+    longer = longer[places[longer] + behind[longer] < len(data)]
+    good[longer] = _are_printable(data, places[longer], behind[longer])
+    return places[good], behind[good]
+
+
+def _are_printable(data: U8, places: I64, behind: I64) -> Bools:
+    """Return whether characters of three and four bytes begin at places (int64) that are printable (bool)."""
+    code = data[places] & _FIRST[behind]
     good = np.ones(len(places), np.bool_)
     for away in range(1, BEHIND + 1):
         more = np.flatnonzero(behind >= away)
         byte = data[places[more] + away]
         good[more] &= (byte & _MARKED) == _MARK
-        code[more] = code[more] << 6 | (byte & _REST)
+        code[more] = code[more] << _SHIFT | (byte & _REST)
     good &= (code >= _LEAST[behind]) & (code <= _LAST)
     good &= (code < _SURROGATES.start) | (code >= _SURROGATES.stop)
-    places, behind, code = places[good], behind[good], code[good]
-    good = np.zeros(len(places), np.bool_)
-    for plane in np.unique(code >> 16).tolist():
-        here = code >> 16 == plane
-        good[here] = printable(plane)[code[here] & 0xFFFF]
-    return places[good], behind[good]
+    for plane in np.unique(code[good] >> _PLANE).tolist():
+        here = np.flatnonzero(good & (code >> _PLANE == plane))
+        good[here] = printable(plane)[code[here] & ((1 << _PLANE) - 1)]
+    return good

@@ -69,12 +69,20 @@ class StringSearch:
                 f"strings cannot have from {min_length} to {max_length} characters",
                 remedy=f"{{min_length}} is at least {SHORTEST}, {{max_length}} at most {LONGEST} and not less",
             )
-        search = WindowSearch({Encoding(word) for word in encodings}, min_length, max_length)
+        words = {Encoding(word) for word in encodings}
+        if not words:
+            raise UsageError("no encoding to look for strings in", remedy=f"choose from {', '.join(Encoding)}")
+        search = WindowSearch(words, min_length, max_length)
         self._searching = EachOnce(parts, search, threads=threads, block=block, kept=_KEPT)
         self._joining = Joining(min_length, max_length)
         self._progress = progress
         self.total = self._searching.total
         self.lost: list[tuple[int, int, int]] = []
+
+    @property
+    def same(self) -> int:
+        """How many bytes were not searched so far, because the same ones were."""
+        return self._searching.same
 
     @property
     def cut(self) -> int:

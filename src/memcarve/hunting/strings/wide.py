@@ -6,17 +6,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from memcarve.hunting.strings.alphabets import ALPHABETS, PLAIN, WEAK, is_too_weak, units
+from memcarve.hunting.strings.alphabets import ALPHABETS, PLAIN, WEAK, has_others, is_weak, units
 from memcarve.hunting.strings.masks import leading, runs, trailing
 from memcarve.hunting.strings.narrow import Runs
 
 if TYPE_CHECKING:
-    from memcarve.dtypes import U8
+    from memcarve.dtypes import I64, U8
     from memcarve.hunting.strings.masks import Scratch
 
 #: bytes of a unit
 UNIT = 2
-_WEAK_BIT = WEAK.bit_length() - 1
 
 
 def wide_runs(data: U8, own: int, least: int, *, skip: int, scratch: Scratch) -> Runs:
@@ -48,12 +47,24 @@ def wide_runs(data: U8, own: int, least: int, *, skip: int, scratch: Scratch) ->
         start, end = np.append(0, start), np.append(first, end)
     if 0 < last < least and last < count:
         start, end = np.append(start, count - last), np.append(end, count)
-    plain = good = np.ones(len(start), np.bool_)
+    plain, good = np.ones(len(start), np.bool_), np.ones(len(start), np.bool_)
     if len(start):
         borders = np.stack([start, end], 1).ravel()
         plain = np.bitwise_and.reduceat(kinds, borders)[::2] & PLAIN != 0
     if not plain.all():
-        weak = scratch("there", count + 1)
-        np.right_shift(kinds, _WEAK_BIT, out=weak)
-        good = ~is_too_weak(np.add.reduceat(weak, borders, dtype=np.int64)[::2], end - start)
+        weak = _counts(kinds, WEAK, borders, scratch)
+        bad = np.flatnonzero(is_weak(weak, end - start))
+        if len(bad):
+            few = np.stack([start[bad], end[bad]], 1).ravel()
+            others = has_others(weak[bad], _counts(kinds, PLAIN, few, scratch), end[bad] - start[bad])
+            good[bad[~others]] = False
     return Runs(skip + UNIT * start, skip + UNIT * end, plain, (start > 0) & (end < count), good)
+
+
+def _counts(kinds: U8, bit: int, borders: I64, scratch: Scratch) -> I64:
+    """Return how many units have a bit (int64) in each of several runs; `borders` are starts and ends in turn."""
+    found = scratch("there", len(kinds))
+    np.right_shift(kinds, bit.bit_length() - 1, out=found)
+    np.bitwise_and(found, 1, out=found)
+    counts: I64 = np.add.reduceat(found, borders, dtype=np.int64)[::2]
+    return counts

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -84,17 +85,11 @@ class WindowSearch:
         for skip in range(UNIT if self._wide else 0):
             runs = wide_runs(data, window.end, self._least, skip=skip, scratch=self._scratch)
             found.append(self._wide_texts(runs, view, loose))
-        found = [columns for columns in found if columns.texts]
-        if not found:
-            return Found(np.zeros(0, np.int64), np.zeros(0, np.uint8), [], sorted(loose))
         start, code, texts = found[0]
-        if len(found) > 1:
-            start = np.concatenate([columns.start for columns in found])
-            code = np.concatenate([columns.code for columns in found])
-            order = np.argsort(start, kind="stable")
-            start, code = start[order], code[order]
-            unsorted = [text for columns in found for text in columns.texts]
-            texts = [unsorted[index] for index in order.tolist()]
+        for other in found[1:]:
+            place = np.searchsorted(start, other.start, "right")
+            start, code = np.insert(start, place, other.start), np.insert(code, place, other.code)
+            texts = put_in(texts, place, other.texts)
         return Found(start, code, texts, sorted(loose))
 
     def _narrow_texts(self, runs: Runs, view: memoryview, loose: list[Loose]) -> _Columns:
@@ -103,12 +98,11 @@ class WindowSearch:
         if len(apart):
             loose += [Loose(*span, str(view[slice(*span)], "utf-8"), is_wide=False) for span in runs.spans(apart)]
             runs = runs.without(apart)
-        starts, ends = runs.start.tolist(), runs.end.tolist()
-        if runs.plain.all():
-            whole = str(view, "latin-1")
-            texts = [whole[low:high] for low, high in zip(starts, ends, strict=True)]
-        else:
-            texts = [str(view[low:high], "utf-8") for low, high in zip(starts, ends, strict=True)]
+        spans = [*zip(runs.start.tolist(), runs.end.tolist(), strict=True)]
+        whole = str(view, "latin-1")
+        texts = [whole[low:high] for low, high in spans]
+        for index in np.flatnonzero(~runs.plain).tolist():
+            texts[index] = str(view[slice(*spans[index])], "utf-8")
         return _Columns(runs.start, np.where(runs.plain, np.uint8(ASCII), np.uint8(UTF_8)), texts)
 
     def _wide_texts(self, runs: Runs, view: memoryview, loose: list[Loose]) -> _Columns:
@@ -117,19 +111,40 @@ class WindowSearch:
         if len(apart):
             loose += [Loose(*span, str(view[slice(*span)], "utf-16-le"), is_wide=True) for span in runs.spans(apart)]
             runs = runs.without(apart)
-        starts, texts = list[int](), list[str]()
-        columns = runs.start.tolist(), runs.end.tolist(), runs.plain.tolist(), runs.good.tolist()
-        for low, high, plain, good in zip(*columns, strict=True):
-            text = str(view[low:high], "utf-16-le")
-            if plain or (good and not is_monotone(bytes(view[low:high:UNIT]))):
-                starts.append(low)
-                texts.append(text)
-            else:
-                for place, part in plain_in(text, self._least):
-                    starts.append(low + UNIT * place)
-                    texts.append(part)
-        return _Columns(np.array(starts, np.int64), np.full(len(starts), UTF_16, np.uint8), texts)
+        starts, ends = runs.start.tolist(), runs.end.tolist()
+        whole = str(view, "latin-1")
+        texts = [whole[low:high:UNIT] for low, high in zip(starts, ends, strict=True)]
+        kept = np.ones(len(starts), np.bool_)
+        more = list[tuple[int, str]]()
+        for index in np.flatnonzero(~runs.plain).tolist():
+            low, high = starts[index], ends[index]
+            if runs.good[index] and not is_monotone(texts[index]):
+                texts[index] = codecs.utf_16_le_decode(view[low:high])[0]
+                continue
+            kept[index] = False
+            if whole.count("\0", low, high) >= self._least:  # otherwise no part of it is long enough
+                parts = plain_in(codecs.utf_16_le_decode(view[low:high])[0], self._least)
+                more += [(low + UNIT * place, part) for place, part in parts]
+        if not kept.all():
+            texts = [texts[index] for index in np.flatnonzero(kept).tolist()] + [text for _, text in more]
+            start = np.append(runs.start[kept], np.array([low for low, _ in more], np.int64))
+            if more:
+                order = np.argsort(start)
+                start, texts = start[order], [texts[index] for index in order.tolist()]
+            return _Columns(start, np.full(len(start), UTF_16, np.uint8), texts)
+        return _Columns(runs.start, np.full(len(starts), UTF_16, np.uint8), texts)
 
     def _apart(self, runs: Runs, width: int) -> I64:
         """Return which runs (int64) are loose; a character has at least so many bytes."""
         return np.flatnonzero(~runs.whole | (runs.end - runs.start > self._most * width))
+
+
+def put_in(texts: list[str], place: I64, more: list[str]) -> list[str]:
+    """Return texts with more of them, each before the one at its place (int64, sorted)."""
+    found: list[str] = []
+    before = 0
+    for at, text in zip(place.tolist(), more, strict=True):
+        found += texts[before:at]
+        found.append(text)
+        before = at
+    return found + texts[before:]
