@@ -13,6 +13,7 @@ from memcarve.hunting.findings.checks import CHECKS
 from memcarve.hunting.findings.family import Family
 from memcarve.hunting.findings.finding_record import Finding, More
 from memcarve.hunting.findings.flag_findings import evidence_at, place_of, spots
+from memcarve.hunting.findings.frames_seen import FramesSeen
 from memcarve.hunting.findings.subject import Subject
 from memcarve.labels.elsewhere import look_at_all
 from memcarve.labels.filters import names_match
@@ -131,6 +132,7 @@ class _Looking:
         self.container = container
         self.wanted = wanted
         self.family = Family(container.processes(), damaged=container.list_problem != "")
+        self._frames = FramesSeen()
         self._compare = any(map(wanted.takes, BY_COMPARISON))
         if self._compare:
             look_at_all(container)  # once for all copies of this program
@@ -151,7 +153,7 @@ class _Looking:
             return Seen(entry, error=InputError(f"{error.filename or 'the system'}: {error.strerror or error}"))
 
     def _subject(self, entry: ProcessEntry, memory: ProcessMemory) -> Subject:
-        return Subject(entry, self.family, memory, compare=self._compare)
+        return Subject(entry, self.family, memory, self._frames, compare=self._compare)
 
     def _seen(self, subject: Subject) -> Seen:
         found = _Found(subject, self.wanted)

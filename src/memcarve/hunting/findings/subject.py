@@ -9,20 +9,33 @@ from memcarve.labels.elsewhere import compared
 from memcarve.labels.flags import Flagged
 from memcarve.labels.header_scan import headers_in
 from memcarve.labels.metadata_index import Known
-from memcarve.vocabulary import System
+from memcarve.vocabulary import Half, System
 
 if TYPE_CHECKING:
     from memcarve.hunting.findings.family import Family
+    from memcarve.hunting.findings.frames_seen import FramesSeen
     from memcarve.labels.headers import Header
     from memcarve.process import ProcessEntry, ProcessMemory
+    from memcarve.segments import Segments
+    from memcarve.space import AddressSpace
 
 
 class Subject:
-    """A process; `memory` is None if it has none of its own. `compare`: flags compare it with the other processes."""
+    """A process; `memory` is None if it has none of its own.
+
+    `frames` remember what of an image was read for other processes. `compare`: flags compare it with these.
+    """
 
     def __init__(
-        self, entry: ProcessEntry, family: Family, memory: ProcessMemory | None, *, compare: bool = True
+        self,
+        entry: ProcessEntry,
+        family: Family,
+        memory: ProcessMemory | None,
+        frames: FramesSeen | None = None,
+        *,
+        compare: bool = True,
     ) -> None:
+        self._frames = frames
         self.entry = entry
         self.family = family
         self.memory = memory
@@ -45,10 +58,20 @@ class Subject:
         """The PE and ELF headers in the memory, at most as many as `headers_in` keeps. Raises SourceReadError."""
         if self.memory is None:
             return []
-        segments = self.memory.space.segments()
-        half = self.memory.default_half
-        chosen = segments.where(segments.in_half(half, self.memory.kernel_half)) if half != "all" else segments
-        return headers_in(self.memory.space, chosen)[0]
+        space, chosen = self.memory.space, self._looked_at(self.memory.space)
+        if self._frames is None or not self.memory.is_image:
+            return headers_in(space, chosen)[0]
+        space = self._frames.unseen(space, chosen)
+        found, more = headers_in(space, chosen := self._looked_at(space))
+        if not more:
+            self._frames.mark(space, chosen, found)
+        return found
+
+    def _looked_at(self, space: AddressSpace) -> Segments:
+        segments, memory = space.segments(), self.memory
+        if memory is None or memory.default_half == Half.ALL:
+            return segments
+        return segments.where(segments.in_half(memory.default_half, memory.kernel_half))
 
     @functools.cached_property
     def flagged(self) -> Flagged | None:
