@@ -13,16 +13,11 @@ from memcarve.cli.frame import selection, several_processes
 from memcarve.cli.printed_tables import Column, print_table
 from memcarve.cli.progress_bar import ProgressBar
 from memcarve.cli.rule_columns import RuleColumns, read_rules, scan_notes
-from memcarve.cli.scanning_images import scan_image
 from memcarve.cli.wording import counted
-from memcarve.cli.writing_frame import past_unreadable, report
 from memcarve.errors import MemcarveError, TargetExistsError
 from memcarve.hunting.scanning.scans import Scans
 from memcarve.labels import Labelling
 from memcarve.labels.place_names import PlaceNames
-from memcarve.sinks import carved_folder
-from memcarve.sinks.several import write_several
-from memcarve.sinks.sink import SinkOptions
 from memcarve.vocabulary import ScanUnit, Split
 
 if TYPE_CHECKING:
@@ -31,13 +26,12 @@ if TYPE_CHECKING:
     from memcarve.cli.frame import Chosen
     from memcarve.cli.option_groups import Input, ListedProcesses, Messages, Printing, Scanning, SegmentFilters
     from memcarve.cli.printed_tables import Cell
-    from memcarve.dtypes import U64, Bools
+    from memcarve.dtypes import Bools
     from memcarve.hunting.chosen import Part
     from memcarve.hunting.scanning.rules import Rules
     from memcarve.hunting.scanning.scans import RuleHit
-    from memcarve.process import ProcessEntry, ProcessMemory, Progress
+    from memcarve.process import ProcessMemory
     from memcarve.segments import Segments
-    from memcarve.sinks.sink import Result
 
 _ADDRESS = len("0x0123456789abcdef")
 _WHERE = 32
@@ -64,8 +58,11 @@ def scan(
     if sought.carve_hits is not None and os.path.lexists(sought.carve_hits):
         raise TargetExistsError("exists", subject=sought.carve_hits, remedy="name a new folder")
     rules = read_rules(sought, messages)
-    scan_one = scan_image if sought.physical else _scan_processes
-    return scan_one(file, processes, sought, filters, source, printing, messages, rules)
+    if sought.physical:
+        from memcarve.cli.scanning_images import scan_image  # imports all that looks for owners
+
+        return scan_image(file, processes, sought, filters, source, printing, messages, rules)
+    return _scan_processes(file, processes, sought, filters, source, printing, messages, rules)
 
 
 def _scan_processes(
@@ -123,8 +120,11 @@ def _scan_processes(
         summary = f"{counted(count, 'hit')} of {counted(len(rules), 'rule')}"
         status = chosen.finish(messages, summary, [*stopped, *scan_notes(scans, lambda part: scanned[part].part.entry)])
         if sought.carve_hits is not None:
-            written = _carved(chosen, scanned, filters, sought, messages)
-            status = status if written is None else max(status, report(written, messages))
+            from memcarve.cli.carving_hits import carve_hits  # imports all that writes
+
+            parts = [(each.part.place, each.segments.start[each.hit]) for each in scanned if each.hit.any()]
+            split = _split(sought.by)
+            status = max(status, carve_hits(chosen, parts, filters, split, sought.carve_hits, messages))
     return INCOMPLETE if scans.lost or scans.late else status
 
 
@@ -143,8 +143,11 @@ def _segments(process: ProcessMemory, filters: SegmentFilters, by: str) -> Segme
     limits = selection(filters, process)
     if process.is_image:
         limits = limits._replace(half=process.half)
-    split = Split.REGION if by == ScanUnit.REGION else Split.NONE
-    return process.segments(limits, split, Labelling() if limits.by_labels else None)
+    return process.segments(limits, _split(by), Labelling() if limits.by_labels else None)
+
+
+def _split(by: str) -> Split:
+    return Split.REGION if by == ScanUnit.REGION else Split.NONE
 
 
 class _Table:
@@ -178,40 +181,3 @@ def _names(process: ProcessMemory) -> PlaceNames | None:
         return PlaceNames(process)
     except MemcarveError:  # hits are worth more than what they are called
         return None
-
-
-def _carved(
-    chosen: Chosen, scanned: list[_Scanned], filters: SegmentFilters, sought: Scanning, messages: Messages
-) -> Result | None:
-    """Write the segments that were hit; those of the kernel with the process by whose page tables they were read."""
-    hits: dict[ProcessEntry, list[U64]] = {}
-    places: dict[int, None] = {}
-    for each in scanned:
-        if each.hit.any():
-            entry = chosen.container.entry(each.part.place)
-            hits.setdefault(entry, []).append(each.segments.start[each.hit])
-            places[each.part.place] = None
-    if not places:
-        return None
-    options = SinkOptions()
-    split = Split.REGION if sought.by == ScanUnit.REGION else Split.NONE
-
-    def one(process: ProcessMemory, out: str, options: SinkOptions, progress: Progress) -> Result:
-        wanted = selection(filters, process)._replace(half="all")
-
-        def carved(process: ProcessMemory) -> Result:
-            segments = process.segments(wanted, split, Labelling("headers"))
-            held = np.unique(segments.rows_of(np.concatenate(hits[process.entry])))
-            keep = np.zeros(len(segments), np.bool_)
-            keep[held[held >= 0]] = True
-            return carved_folder.carve(process, segments.where(keep), out, options, progress)
-
-        return past_unreadable(process, carved, wanted)
-
-    out = str(sought.carve_hits)
-    with ProgressBar("carving", messages) as progress:
-        if chosen.several:
-            return write_several(
-                chosen.container, [*places], out, one, options, half="all", at_once=True, progress=progress
-            )
-        return one(chosen.container.process(index=next(iter(places))), out, options, progress)

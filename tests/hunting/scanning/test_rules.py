@@ -271,4 +271,5 @@ def test_texts_of_anything() -> None:
     """Text that is no rules, and rules that end too early, are no error."""
     for end in range(len(TEXTS)):
         texts_of(TEXTS[:end])
+    assert texts_of("rule a { strings: $a = {" + "/* */" * 1000) == {"a": RuleText(0, ())}
     assert texts_of("rule rule { rule") == {"rule": RuleText(0, ())}
