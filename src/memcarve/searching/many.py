@@ -10,7 +10,7 @@ from memcarve.searching.fixed import Plain
 from memcarve.searching.window import NOWHERE, Places, numbered
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from memcarve.dtypes import I64, U64, Bools
     from memcarve.searching.fixed import Sought
@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 _AT_ONCE = 1 << 16  # places looked at, at once
 _TABLE = 24  # bits of a table of which bytes are worth a look
-_FACTOR = np.uint32(0x9E3779B1)
+_FACTOR = 0x9E3779B97F4A7C15  # 2**64 over the golden ratio: Knuth, The Art of Computer Programming, 6.4
+_WIDTHS = (8, 4, 2)  # of keys
 #: what of a byte counts: all, or all but what tells small from capital letters
 _WHOLE, _FOLDED = 0xFF, 0xDF
 
@@ -49,15 +50,15 @@ class ByKeys:
         self._pattern = order
         self._away = np.array([key.away for key in keys], np.int64)
         self._hashed = min(_TABLE, 8 * width)
+        self._factor = self._dtype.type(_FACTOR >> (64 - 8 * width))
         self._table = np.zeros(1 << self._hashed, np.bool_)
         self._table[self._hash(self._value.astype(self._dtype))] = True
         self.after = int(self._size.max()) - 1
         self.in_zeros = any(each.is_zero for each in wanted)
 
     def _hash(self, values: np.ndarray) -> np.ndarray:
-        if self._dtype.itemsize < 4:  # noqa: PLR2004 - bytes that need no hash
-            return values
-        return (values * _FACTOR) >> np.uint32(32 - self._hashed)
+        bits = 8 * self._dtype.itemsize
+        return values if bits == self._hashed else (values * self._factor) >> self._dtype.type(bits - self._hashed)
 
     def __call__(self, buffer: bytearray, window: Window) -> Places:
         """Return every match that begins in the window."""
@@ -69,18 +70,36 @@ class ByKeys:
         if len(place) > self._at_once:  # a part of the window is enough for now
             until = max(int(place[self._at_once]) - self.after, 1)
             place, key = (column[: np.searchsorted(place, until + self.after + 1)] for column in (place, key))
+        found = [self._right(buffer, window.begin, size, place[part], key[part]) for part in self._parts(key)]
+        start = np.concatenate([np.zeros(0, np.int64), *(each[0] for each in found)])
+        pattern = np.concatenate([np.zeros(0, np.int64), *(each[1] for each in found)])
+        keep = start < until
+        start, pattern = start[keep], pattern[keep]
+        order = np.lexsort((pattern, start))
+        pattern = pattern[order]
+        return Places(start[order], pattern, self._size[pattern], until if until < window.end - window.begin else None)
+
+    def _parts(self, key: I64) -> Iterator[slice]:
+        """Yield as many rows at a time as have a bounded number of patterns, or one row."""
+        total = np.cumsum(self._count[key])
+        low = 0
+        while low < len(key):
+            before = int(total[low - 1]) if low else 0
+            high = max(int(np.searchsorted(total, before + self._at_once, "right")), low + 1)
+            yield slice(low, high)
+            low = high
+
+    def _right(self, buffer: bytearray, begin: int, size: int, place: I64, key: I64) -> tuple[I64, I64]:
+        """Return the places of patterns, and which, that are there, given where keys lie."""
         count = self._count[key]
         row = np.repeat(self._first[key] - (np.cumsum(count) - count), count) + np.arange(int(count.sum()))
         pattern = self._pattern[row]
         start = np.repeat(place, count) - self._away[pattern]
-        keep = (start >= 0) & (start < until) & (start + self._size[pattern] <= size)
+        keep = (start >= 0) & (start + self._size[pattern] <= size)
         start, pattern = start[keep], pattern[keep]
         rows = zip(start.tolist(), pattern.tolist(), strict=True)
-        right: Bools = np.array([self._wanted[each].at(buffer, window.begin + at) for at, each in rows], np.bool_)
-        start, pattern = start[right], pattern[right]
-        order = np.lexsort((pattern, start))
-        pattern = pattern[order]
-        return Places(start[order], pattern, self._size[pattern], until if until < window.end - window.begin else None)
+        right: Bools = np.array([self._wanted[each].at(buffer, begin + at) for at, each in rows], np.bool_)
+        return start[right], pattern[right]
 
     def _possible(self, buffer: bytearray, begin: int, size: int) -> tuple[I64, I64]:
         """Return where any of the keys lie, relative to `begin` and in order, and which (rows of `_value`)."""
@@ -100,7 +119,7 @@ class ByKeys:
 
 
 class Many:
-    """Looks for many patterns: by four bytes of each that has so many in a row, else by two, else one by one."""
+    """Looks for many patterns: by eight bytes of each that has so many in a row, else by four, or two, else by none."""
 
     before = 0
 
@@ -126,8 +145,11 @@ class Many:
 
 def _key_of(wanted: Sought) -> tuple[int, bool, _Key]:
     """Return how many bytes of a pattern to look for, whether folded, and which: not zeros, if there are others."""
+    if wanted.mask is None and len(wanted.data) >= _WIDTHS[0]:  # as most are
+        away = (len(wanted.data) - _WIDTHS[0]) // 2
+        return _WIDTHS[0], False, _Key(int.from_bytes(wanted.data[away : away + _WIDTHS[0]], "little"), away)
     mask = wanted.mask or bytes([_WHOLE]) * len(wanted.data)
-    for width in (4, 2):
+    for width in _WIDTHS:
         for folded in (False, True):
             enough = _FOLDED if folded else _WHOLE
             places = [
