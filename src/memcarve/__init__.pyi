@@ -23,6 +23,12 @@ from memcarve.errors import (
     VerificationError as VerificationError,
 )
 from memcarve.formats.programs.mapped_module import MappedModule as MappedModule
+from memcarve.hunting.find import (
+    PhysicalHit as PhysicalHit,
+    ProcessHit as ProcessHit,
+    find as find,
+    find_physical as find_physical,
+)
 from memcarve.hunting.findings.finding_record import Evidence as Evidence, Finding as Finding
 from memcarve.hunting.findings.hunt import Hunt as Hunt, hunt as hunt
 from memcarve.hunting.owners.asking import Answer as Answer, Answers as Answers, Owners as Owners

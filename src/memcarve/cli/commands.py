@@ -200,13 +200,16 @@ COMMANDS = {
         Command(
             "find",
             "finding",
-            "Find text or bytes, with their addresses.",
-            """Find text or bytes, also across extents: the address, segment and offset in the dump of every hit.
+            "Find text, bytes, expressions or pointers.",
+            """Find text, bytes, expressions, integers or pointers, also across extents: the address, segment and offset
+            in the dump or image of every hit.
 
             In one process, several or all of them, whose rows then begin with pid and name; what they share is searched
-            once. Hits come process by process, in order of addresses.
+            once. Hits come process by process, in order of addresses, as they are found. Patterns may be thousands
+            (--patterns). With --regex PATTERN is a regular expression over bytes in the syntax of Python's re, in which
+            a dot is any byte; its matches do not overlap, and have at most --max-match bytes.
             """,
-            [_path("file"), click.Argument(["patterns"], metavar="PATTERN...", nargs=-1, required=True)],
+            [_path("file"), click.Argument(["patterns"], metavar="PATTERN...", nargs=-1)],
             **_LISTED,
             sought=groups.Sought,
             filters=groups.SegmentFilters,

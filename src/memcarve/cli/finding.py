@@ -2,26 +2,33 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
-from typing import TYPE_CHECKING
+from itertools import islice
+from typing import TYPE_CHECKING, Any
 
 from memcarve.cli.exit_status import INCOMPLETE
 from memcarve.cli.frame import several_processes
+from memcarve.cli.hit_columns import ADDRESS, around, pattern_columns
 from memcarve.cli.printed_tables import Column, print_table
 from memcarve.cli.progress_bar import ProgressBar
+from memcarve.cli.sought_patterns import PointedTo, patterns as wanted_patterns
 from memcarve.cli.wording import counted
-from memcarve.errors import UsageError, printable
+from memcarve.errors import MemcarveError
 from memcarve.hunting.find import hits
-from memcarve.patterns import hex_pattern, text_pattern
+from memcarve.labels.place_names import PlaceNames
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from memcarve.cli.frame import Chosen
     from memcarve.cli.option_groups import Input, ListedProcesses, Messages, Printing, SegmentFilters, Sought
     from memcarve.cli.printed_tables import Cell
-    from memcarve.patterns import HexPattern, TextPattern
-
-_ADDRESS = len("0x0123456789abcdef")
+    from memcarve.cli.sought_patterns import Wanted
+    from memcarve.hunting.chosen import Part
+    from memcarve.process import ProcessMemory
+    from memcarve.segments import Segments
+    from memcarve.space import AddressSpace, Hit
 
 
 def find(
@@ -35,64 +42,103 @@ def find(
     messages: Messages,
 ) -> int:
     """Print a row for each hit."""
-    wanted = _patterns(patterns, sought)
+    wanted = wanted_patterns(patterns, sought)
+    if sought.physical:
+        # what knows the owners of pages is imported for this alone
+        whole: Any = importlib.import_module("memcarve.cli.finding_physical")
+        return int(whole.find_physical(file, wanted, processes, sought, filters, source, printing, messages))
     with several_processes(file, processes, source, messages, filters.half) as chosen:
-        entries, parts = chosen.parts(filters)
-        labels = [(pattern, encoding) for pattern, encoding, _ in wanted]
-        # rows are printed as they are found: how wide they can become is known before
-        widths = [max(len(printable(words[column])) for words in labels) for column in range(2)]
-        largest = max((space.backing.size for space, _ in parts), default=0)
-        columns = chosen.columns
-        columns += [Column("address", "address", _ADDRESS), Column("segment", "address", _ADDRESS)]
-        columns += [Column("offset", "number", max(len(str(largest)), len("offset")))]
-        columns += [Column(name, "text", width) for name, width in zip(("pattern", "encoding"), widths, strict=True)]
+        searched, parts = chosen.parts(filters)
+        pointers = PointedTo(searched, sought)
+        wanted += pointers.wanted
+        table = _Table(chosen, searched, wanted, sought, as_table=printing.layout == "table")
         lost: list[int] = []
-        count = shown = 0
+        shown = 0
 
         def advance(done: int, total: int) -> None:
             nonlocal shown
-            if count != shown:  # whoever reads the hits need not wait for more of them
+            if table.count != shown:  # whoever reads the hits need not wait for more of them
                 sys.stdout.flush()
-                shown = count
+                shown = table.count
             progress(done, total)
 
+        found = hits(
+            parts,
+            [each.pattern for each in wanted],
+            progress=advance,
+            unreadable=lambda _part, _address, size: lost.append(size),
+        )
+
         def rows() -> Iterator[list[Cell]]:
-            nonlocal count
-            found = hits(
-                parts,
-                [data for _, _, data in wanted],
-                progress=advance,
-                unreadable=lambda _part, _address, size: lost.append(size),
-            )
+            first = len(wanted) - len(pointers.wanted)
             for part, hit in found:
-                count += 1
+                number = hit.pattern - first
+                if number >= 0 and not pointers.counts(part, number, searched[part].opened, hit.address, hit.size):
+                    continue
                 progress.clear()
-                yield [
-                    *chosen.cells(entries[part]),
-                    hit.address,
-                    hit.segment.start,
-                    hit.offset,
-                    *labels[hit.pattern],
-                ]
+                yield table.row(part, hit)
 
         with ProgressBar("searching", messages) as progress:
-            print_table(printing.layout, "hits", columns, rows())
-        notes = [f"{sum(lost)} bytes cannot be read, and were not searched"] if lost else []
-        status = chosen.finish(messages, counted(count, "hit"), notes)
+            print_table(printing.layout, "hits", table.columns(parts), islice(rows(), sought.max_hits))
+        notes = []
+        for target, processes_without in pointers.unknown:
+            many = counted(len(processes_without), "process")
+            notes.append(f"pointers to {target} were not looked for in {many}, which it is not known of (-v: why)")
+            for entry, why in processes_without:
+                chosen.note(entry, [why], must=False)
+        notes += [f"{sum(lost)} bytes cannot be read, and were not searched"] if lost else []
+        if sought.max_hits == table.count:
+            notes.append("there may be more hits: --max-hits ended the search")
+        status = chosen.finish(messages, counted(table.count, "hit"), notes)
         return INCOMPLETE if lost else status
 
 
-def _patterns(patterns: Sequence[str], sought: Sought) -> list[tuple[str, str, HexPattern | TextPattern]]:
-    """Return pattern, encoding and what to search for; what is the same bytes in two ways once."""
-    if "" in patterns or not patterns:
-        raise UsageError("a pattern to search for is empty")
-    found: dict[tuple[bytes, ...], tuple[str, str, HexPattern | TextPattern]] = {}
-    for pattern in patterns:
-        if sought.as_hex:
-            as_hex = hex_pattern(pattern)
-            found.setdefault((as_hex.data, as_hex.mask), (pattern, "hex", as_hex))
-            continue
-        for encoding in sought.encodings:
-            text = text_pattern(pattern, encoding)
-            found.setdefault((text.data,), (pattern, text.encoding, text))
-    return [*found.values()]
+class _Table:
+    """What is printed of hits; `count` is of how many."""
+
+    def __init__(
+        self, chosen: Chosen, searched: Sequence[Part], wanted: Sequence[Wanted], sought: Sought, *, as_table: bool
+    ) -> None:
+        self._as_table = as_table
+        self._chosen = chosen
+        self._searched = searched
+        self._wanted = wanted
+        self._sought = sought
+        self._names: tuple[int, PlaceNames | None] = (-1, None)
+        self.count = 0
+
+    def columns(self, parts: Sequence[tuple[AddressSpace, Segments]]) -> list[Column]:
+        """Return the columns, as wide as rows can become: they are printed as they are found."""
+        largest = max((space.backing.size for space, _ in parts), default=0)
+        columns = self._chosen.columns
+        columns += [Column("address", "address", ADDRESS), Column("segment", "address", ADDRESS)]
+        columns += [Column("offset", "number", max(len(str(largest)), len("offset")))]
+        columns += pattern_columns(self._wanted, self._sought)
+        columns += [Column("where", "text", len("where"))] if self._sought.name_places else []
+        if self._sought.context is not None:
+            columns += [] if self._as_table else [Column("context_start", "address", ADDRESS)]
+            columns.append(Column("context", "dump"))
+        return columns
+
+    def row(self, part: int, hit: Hit) -> list[Cell]:
+        """Return the cells of a hit."""
+        self.count += 1
+        process, wanted = self._searched[part], self._wanted[hit.pattern]
+        row: list[Cell] = [*self._chosen.cells(process.entry), hit.address, hit.segment.start, hit.offset]
+        row += [wanted.text, wanted.what]
+        row += [hit.size] if self._sought.regex else []
+        if self._sought.name_places:
+            if self._names[0] != part:
+                self._names = part, _names(process.opened)
+            row.append(None if self._names[1] is None else self._names[1].at(hit.address))
+        if self._sought.context is not None:
+            dump = around(process.opened.space, hit, self._sought.context)
+            row += [dump] if self._as_table else [dump.address, dump]
+        return row
+
+
+def _names(process: ProcessMemory) -> PlaceNames | None:
+    try:
+        return PlaceNames(process)
+    except MemcarveError:  # hits are worth more than what they are called
+        return None

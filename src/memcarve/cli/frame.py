@@ -237,9 +237,9 @@ class Chosen(Outcome):
         """What a summary adds: of how many processes; nothing if there is only one."""
         return f", in {counted(len(self.indexes), 'process')}" if self.several else ""
 
-    def parts(self, filters: SegmentFilters) -> tuple[list[ProcessEntry], list[tuple[AddressSpace, Segments]]]:
+    def parts(self, filters: SegmentFilters) -> tuple[list[Part], list[tuple[AddressSpace, Segments]]]:
         """Open all of them; return those that can be searched, and the segments that are wanted of their memory."""
-        entries: list[ProcessEntry] = []
+        able: list[Part] = []
         parts: list[tuple[AddressSpace, Segments]] = []
         for part in self:
             try:
@@ -248,9 +248,9 @@ class Chosen(Outcome):
             except MemcarveError as error:
                 self._fail_with(part, error, filters.half)
                 continue
-            entries.append(part.entry)
+            able.append(part)
             parts.append((part.opened.space, segments))
-        return entries, parts
+        return able, parts
 
     def finish(self, messages: Messages, summary: str, notes: Iterable[str] = ()) -> int:
         """Print notes and the summary after the data; return the exit status.

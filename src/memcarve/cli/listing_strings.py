@@ -35,7 +35,7 @@ def strings(
 ) -> int:
     """Print a row for each string."""
     with several_processes(file, processes, source, messages, filters.half) as chosen:
-        entries, parts = chosen.parts(filters)
+        searched, parts = chosen.parts(filters)
         largest = max((space.backing.size for space, _ in parts), default=0)
         columns = chosen.columns
         columns += [Column("address", "address", _ADDRESS), Column("segment", "address", _ADDRESS)]
@@ -45,9 +45,9 @@ def strings(
         columns += [Column("encoding", "text", max(map(len, ENCODINGS))), Column("text", "text", len("text"))]
         count = done = 0
 
-        def advance(searched: int) -> None:
+        def advance(size: int) -> None:
             nonlocal done
-            done += searched
+            done += size
             progress(done, search.total)
 
         search = StringSearch(parts, limits.encodings, limits.min_length, limits.max_length, advance)
@@ -59,7 +59,7 @@ def strings(
                 offset, physical = places(space, found.address)
                 count += len(found.texts)
                 progress.clear()
-                cells: list[U64 | Coded | Cell] = [*chosen.cells(entries[found.part])]
+                cells: list[U64 | Coded | Cell] = [*chosen.cells(searched[found.part].entry)]
                 first, last = int(found.row[0]), int(found.row[-1])
                 segment = segments.start[found.row] if first != last else int(segments.start[first])
                 cells += [found.address, segment, offset]

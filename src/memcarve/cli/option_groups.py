@@ -530,13 +530,64 @@ class ReadOutput(Group, heading=WRITE):
 
 
 class Sought(Group, heading=TAKE):
-    """What the patterns mean."""
+    """What the patterns mean, what else is searched for, and what is told of it."""
 
     as_hex: bool = option(
         "--hex", is_flag=True, help="PATTERN is bytes in hexadecimal: 4d5a9000, or '4d 5a ?? 0?' with wildcards."
     )
+    regex: bool = option(
+        "--regex", is_flag=True, help="PATTERN is a regular expression over bytes, as Python's re has them."
+    )
+    max_match: int = option(
+        "--max-match",
+        type=size,
+        metavar="SIZE",
+        preset="4096",
+        help="With --regex: how long a match may be; of a longer one, its beginning.",
+    )
     encodings: Sequence[str] = option(
         "--encoding", multiple=True, preset=("utf-8", "utf-16-le"), help="How text lies in memory; may be repeated."
+    )
+    ignore_case: bool = option(
+        "-i", "--ignore-case", is_flag=True, help="Small and capital letters of ASCII are the same."
+    )
+    pattern_files: Sequence[str] = paths(
+        "--patterns", "Also what stands in this file, a pattern on each line; - for standard input."
+    )
+    pointers: Sequence[AddressRange] = option(
+        "--pointer",
+        type=address_range,
+        multiple=True,
+        metavar="A[-B|+SIZE]",
+        help="Pointers to an address, or into a range (B is exclusive); may be repeated. As for --address.",
+    )
+    unaligned: bool = option(
+        "--unaligned", is_flag=True, help="With --pointer: at every address, not only at multiples of its size."
+    )
+    integers: Sequence[str] = option(
+        "--integer", multiple=True, metavar="N", help="An integer, in decimal or with 0x; may be repeated."
+    )
+    width: str = option(
+        "--width", type=Choice(["1", "2", "4", "8"]), preset="4", help="With --integer: how many bytes it has."
+    )
+    byte_order: str = option(
+        "--byte-order", type=Choice(["little", "big", "both"]), preset="little", help="With --integer: its byte order."
+    )
+    context: int | None = option(
+        "--context",
+        type=size,
+        metavar="N",
+        heading=WRITE,
+        help="Also so many bytes before and behind each hit: a hexdump in tables, else in hexadecimal.",
+    )
+    max_hits: int | None = option("--max-hits", type=count, metavar="N", help="Stop after so many hits.")
+    physical: bool = option(
+        "--physical",
+        is_flag=True,
+        help="For an image: search its physical memory once instead, and say who maps each hit.",
+    )
+    name_places: bool = option(
+        "--where", is_flag=True, heading=WRITE, help="Also the module or mapped file of each hit, if it is known."
     )
 
 

@@ -10,20 +10,32 @@ import sys
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from memcarve.cli.hexdump import hexdump
 from memcarve.errors import MissingExtraError, UsageError, encodable, printable
 from memcarve.formats.json_text import dumps
 from memcarve.times import rfc3339
 
+
+class Dump(NamedTuple):
+    """Bytes and the address they lie at."""
+
+    address: int
+    data: bytes
+
+    def __str__(self) -> str:
+        return self.data.hex()
+
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
-    Cell = int | str | bool | float | dt.datetime | list[str] | list[dict[str, Any]] | dict[str, Any] | None
+    Cell = int | str | bool | float | dt.datetime | Dump | list[str] | list[dict[str, Any]] | dict[str, Any] | None
 
 SCHEMA = 1
 
 _SAMPLE = 1000  # rows that set the widths of a table's columns
 _ADDRESSES = ("address", "end")
-_AS_TEXT = (*_ADDRESSES, "time")  # in JSON
+_AS_TEXT = (*_ADDRESSES, "time", "dump")  # in JSON
 #: pandas' types of columns in which cells may be missing
 _PANDAS = {**dict.fromkeys(("address", "end", "number"), "UInt64"), "flag": "boolean"}
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
@@ -33,7 +45,8 @@ class Column(NamedTuple):
     """A column's name and kind, and how wide it is in a table if that is known: rows then need not wait for others.
 
     Kinds: ``address``, ``end`` (an address that may be 2**64), ``number``, ``real``, ``text``, ``words`` (several
-    texts), ``flag``, ``time`` (UTC), ``record`` (in JSON alone).
+    texts), ``flag``, ``time`` (UTC), ``record`` (in JSON alone), ``dump`` (a Dump: a hexdump below the row in a table,
+    else in hexadecimal).
     """
 
     name: str
@@ -88,24 +101,34 @@ def record(columns: Sequence[Column], row: Sequence[Cell]) -> dict[str, Cell]:
 
 
 def _table(columns: Sequence[Column], rows: Iterable[Sequence[Cell]]) -> Iterator[str]:
-    def worded(row: Sequence[Cell]) -> list[str]:
-        return [
-            f"{cell:%Y-%m-%d %H:%M:%S}" if isinstance(cell, dt.datetime) else shown(column, cell) or "-"
-            for column, cell in zip(columns, row, strict=True)
+    below = [place for place, column in enumerate(columns) if column.kind == "dump"]
+    beside = [place for place in range(len(columns)) if place not in below]
+
+    def worded(row: Sequence[Cell]) -> tuple[list[str], list[Cell]]:
+        cells = [
+            f"{cell:%Y-%m-%d %H:%M:%S}" if isinstance(cell, dt.datetime) else shown(columns[place], cell) or "-"
+            for place, cell in ((place, row[place]) for place in beside)
         ]
+        return cells, [row[place] for place in below]
 
     iterator = iter(rows)
-    known = [column.width or 0 for column in columns]
+    known = [columns[place].width or 0 for place in beside]
     sample = [] if all(known) else [worded(row) for row in islice(iterator, _SAMPLE)]
-    cells_of = zip([column.name for column in columns], *sample, strict=True)
+    names = [columns[place].name for place in beside]
+    cells_of = zip(names, *(cells for cells, _ in sample), strict=True)
     widths = [max(width, *map(len, cells)) for width, cells in zip(known, cells_of, strict=True)]
-    right = [column.kind in ("number", "real") for column in columns]
-    for cells in chain([[column.name for column in columns]], sample, map(worded, iterator)):
+    right = [columns[place].kind in ("number", "real") for place in beside]
+    nothing: list[Cell] = []
+    for cells, dumps_of in chain([(names, nothing)], sample, map(worded, iterator)):
         aligned = (
             cell.rjust(width) if number else cell.ljust(width)
             for cell, width, number in zip(cells, widths, right, strict=True)
         )
         yield "  ".join(aligned).rstrip()
+        for dump in dumps_of:
+            if isinstance(dump, Dump):
+                yield from (f"  {line}" for line in hexdump(dump.address, dump.data))
+                yield ""
 
 
 def _csv(columns: Sequence[Column], rows: Iterable[Sequence[Cell]]) -> Iterator[str]:
@@ -145,7 +168,12 @@ def _parquet(columns: Sequence[Column], rows: Iterable[Sequence[Cell]]) -> None:
     if sys.stdout.isatty():
         raise UsageError("Parquet is binary", remedy="redirect it to a file: --format parquet > segments.parquet")
     kinds = {"address": pa.uint64(), "end": pa.uint64(), "number": pa.uint64(), "text": pa.string(), "flag": pa.bool_()}
-    kinds |= {"real": pa.float64(), "words": pa.list_(pa.string()), "time": pa.timestamp("us", "UTC")}
+    kinds |= {
+        "dump": pa.string(),
+        "real": pa.float64(),
+        "words": pa.list_(pa.string()),
+        "time": pa.timestamp("us", "UTC"),
+    }
     fields = [(column.name, kinds[column.kind]) for column in columns]
     schema = pa.schema(fields, {"pandas": dumps(_for_pandas(columns))})
     iterator = iter(rows)
@@ -176,4 +204,6 @@ def _encodable(cell: Cell) -> Cell:
     """Return a cell as Parquet can hold it: halves of characters become escapes, an end of 2**64 is null."""
     if isinstance(cell, list):
         return [encodable(str(word)) for word in cell]
+    if isinstance(cell, Dump):
+        return str(cell)
     return encodable(cell) if isinstance(cell, str) else None if cell == 1 << 64 else cell

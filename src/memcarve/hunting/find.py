@@ -1,19 +1,29 @@
-"""Where patterns lie in the memory of processes."""
+"""Where patterns lie in the memory of processes, or of the whole machine."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from memcarve.errors import UnreadableError
+from memcarve.hunting.chosen import opened
+from memcarve.hunting.owners.image_ranges import image_ranges
+from memcarve.process import Container, ProcessMemory
 from memcarve.searching.engines import PatternSearch
 from memcarve.searching.matching import matches
 from memcarve.space import Hit
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
+    from memcarve.errors import MemcarveError
+    from memcarve.hunting.owners.asking import Answer, Owners
+    from memcarve.process import ProcessEntry
     from memcarve.searching.engines import Pattern
+    from memcarve.searching.matching import Match
     from memcarve.segments import Segments
     from memcarve.space import AddressSpace
+
+_AT_ONCE = 1 << 10  # hits whose owners are looked up together
 
 
 class PartHit(NamedTuple):
@@ -21,6 +31,24 @@ class PartHit(NamedTuple):
 
     part: int
     hit: Hit
+
+
+class ProcessHit(NamedTuple):
+    """A `hit` in the memory of a `process`; in the kernel's, which belongs to none, the process is one it was read by.
+
+    `is_kernel` says that it is the kernel's.
+    """
+
+    process: ProcessMemory
+    hit: Hit
+    is_kernel: bool = False
+
+
+class PhysicalHit(NamedTuple):
+    """A `hit` in a machine's physical memory (its `address` is physical), and who maps its first byte."""
+
+    hit: Hit
+    owners: list[Answer]
 
 
 def hits(
@@ -31,13 +59,111 @@ def hits(
     unreadable: Callable[[int, int, int], object] | None = None,
     threads: int | None = None,
 ) -> Iterator[PartHit]:
-    """Yield every match in segments of address spaces, part by part, in order of addresses, as they are found.
+    """Return every match in segments of address spaces, part by part, in order of addresses, as they are found.
 
     What several spaces share is searched once. Matches may cross extents, but not gaps. `progress` is called with how
     many bytes were searched, and of how many. `unreadable` is called with the part, address and size of what cannot be
-    read, which is passed over. Raises ValueError if a pattern is empty, TypeError if it is text.
+    read, which is passed over. Raises ValueError if a pattern is empty, TypeError if it is text, UsageError if an
+    expression cannot be searched for in parts of memory.
     """
     search = PatternSearch(patterns, sum(segments.total for _, segments in parts))
     found = matches(parts, search, progress=progress, unreadable=unreadable, threads=threads)
-    for part, row, address, offset, pattern, size in found:
-        yield PartHit(part, Hit(address, pattern, offset, parts[part][1][row], size))
+    return (PartHit(each.part, _hit(each, parts[each.part][1])) for each in found)
+
+
+def _hit(match: Match, segments: Segments) -> Hit:
+    return Hit(match.address, match.pattern, match.offset, segments[match.row], match.size)
+
+
+def find(
+    where: Container | ProcessMemory | Iterable[ProcessMemory],
+    patterns: Pattern | Sequence[Pattern],
+    *,
+    half: str | None = None,
+    failed: Callable[[ProcessEntry, MemcarveError], object] | None = None,
+    unreadable: Callable[[ProcessMemory, int, int], object] | None = None,
+) -> Iterator[ProcessHit]:
+    """Return every place where patterns lie in one process, several, or all of a container that are not doubtful.
+
+    Patterns are bytes, or what `text_pattern`, `hex_pattern`, `expression` and `integer` make, or `Pointers`. Hits come
+    process by process, in order of addresses, as they are found; what several processes share is searched once, on all
+    processors. `half` is a vocabulary.Half, None what is usual for the input; of several processes of an image the
+    kernel's half comes once, last.
+
+    `failed` is called with a process that cannot be opened and its error, `unreadable` with the process, address and
+    size of what cannot be read, and the others are searched; without them that raises the error, UnreadableError.
+    Raises ValueError for an empty pattern, TypeError for text, UsageError for an expression that cannot be searched
+    for, and what opening and reading raise.
+    """
+    processes: list[tuple[ProcessMemory, bool]] = []
+    if isinstance(where, Container):
+        for part in opened(where, where.certain(), half):
+            if part.error is None:
+                processes.append((part.opened, part.is_kernel))
+            elif failed is None:
+                raise part.error
+            else:
+                failed(part.entry, part.error)
+    else:
+        processes = [(each, False) for each in ([where] if isinstance(where, ProcessMemory) else where)]
+    parts = [(each.space, each.segments(half="kernel" if is_kernel else half)) for each, is_kernel in processes]
+
+    def lost(part: int, address: int, size: int) -> None:
+        process = processes[part][0]
+        if unreadable is not None:
+            unreadable(process, address, size)
+            return
+        process.space.read(address, size)  # raises
+        raise UnreadableError("could not be read", process.space.offset_of(address), subject=process.space.backing.path)
+
+    found = hits(parts, patterns, unreadable=lost)
+    return (ProcessHit(processes[part][0], hit, processes[part][1]) for part, hit in found)
+
+
+def find_physical(
+    owners: Owners,
+    patterns: Pattern | Sequence[Pattern],
+    *,
+    progress: Callable[[int, int], object] | None = None,
+    unreadable: Callable[[int, int], object] | None = None,
+) -> Iterator[PhysicalHit]:
+    """Return every place where patterns lie in the physical memory of an image, in order of addresses, with its owners.
+
+    `owners` are ``memcarve.Owners`` of the image. Physical memory is searched as it is laid out: a match may cross
+    pages that follow each other there. `progress` is called with how many bytes were searched, and of how many;
+    `unreadable` with the physical address and size of what cannot be read, which is passed over. Raises UsageError if
+    the input is not an image, and what `find` raises.
+    """
+    space = image_ranges(owners.container)
+    due = False
+
+    def advance(done: int, total: int) -> None:
+        nonlocal due
+        due = True
+        if progress is not None:
+            progress(done, total)
+
+    def lost(_part: int, address: int, size: int) -> None:
+        if unreadable is not None:
+            unreadable(address, size)
+
+    def owned() -> Iterator[PhysicalHit]:
+        nonlocal due
+        waiting: list[Hit] = []
+        for _, hit in found:
+            if waiting and (due or len(waiting) >= _AT_ONCE):
+                yield from _owned(owners, waiting)
+                waiting = []
+            due = False
+            waiting.append(hit)
+        yield from _owned(owners, waiting)
+
+    found = hits([(space, space.segments())], patterns, progress=advance, unreadable=lost)
+    return owned()
+
+
+def _owned(owners: Owners, several: Sequence[Hit]) -> Iterator[PhysicalHit]:
+    answers: list[list[Answer]] = [[] for _ in several]
+    for answer in owners.of_physical([hit.address for hit in several]):
+        answers[answer.query].append(answer)
+    return map(PhysicalHit, several, answers)
