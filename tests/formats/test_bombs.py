@@ -20,6 +20,7 @@ from memcarve.errors import LimitError, MapError
 from memcarve.formats.listing import Listing
 from memcarve.formats.memmap import MemoryMap
 from packing import PACKERS
+from sweeps import LONG
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -42,7 +43,7 @@ except ImportError:
 with open("/proc/self/statm") as file:
     before = int(file.read().split()[1]) * 4096
 try:
-    with memcarve.open(sys.argv[1]) as container:
+    with memcarve.open(sys.argv[1], limit_decoded=int(sys.argv[2]) or None) as container:
         container.process(index=0)
     print("opened")
 except memcarve.MemcarveError as error:
@@ -53,11 +54,15 @@ print(peak - before)
 """
 
 
-def goes_off(path: str) -> str:
-    """Open a file in a program of its own; return what it says if it takes little memory."""
+def goes_off(path: str, limit: int = 0) -> str:
+    """Open a file in a program of its own; return what it says if it takes little memory.
+
+    `limit` is how many bytes it may decode to, 0 the usual number.
+    """
     if not os.path.exists("/proc/self/statm"):
         pytest.skip("needs /proc to see how much memory a program takes")
-    ran = subprocess.run([sys.executable, "-c", _CHILD, path], capture_output=True, text=True, timeout=300, check=False)
+    words = [sys.executable, "-c", _CHILD, path, str(limit)]
+    ran = subprocess.run(words, capture_output=True, text=True, timeout=300, check=False)
     assert ran.returncode == 0, ran.stderr
     said, taken = ran.stdout.splitlines()
     assert int(taken) < MEMORY
@@ -75,7 +80,8 @@ def test_the_same_row_for_ever(kind: str, tmp_path: Path) -> None:
     """Text that decodes to hundreds of times its size is refused with the option that says how much it may be."""
     data = streams(kind, HEADER, SAME * 300_000, 60)
     assert len(data) * 150 < 60 * len(SAME) * 300_000
-    said = goes_off(put(tmp_path / "pid.4.map", data))
+    # what is done at the limit is the same whatever it is: one kind goes as far as is usual
+    said = goes_off(put(tmp_path / "pid.4.map", data), 0 if LONG or kind == "zstd" else 64 << 20)
     assert said.startswith("LimitError")
     assert "limit_decoded=SIZE" in said
 
