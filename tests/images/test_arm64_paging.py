@@ -215,7 +215,7 @@ def test_counts_as_the_slow_walker(mode: str, data: st.DataObject) -> None:
 
 #: what is shared is told level by level, whatever the granule: a sample has fewest, usual and largest tables
 @pytest.mark.parametrize("mode", REGIMES if LONG else ["arm64-4k-39", "arm64-16k-48", "arm64-64k-52"])
-@settings(max_examples=100 if LONG else 25)
+@settings(max_examples=100 if LONG else 12)
 @given(data=st.data())
 def test_shared_tables_of_the_kernel_half_are_walked_once(mode: str, data: st.DataObject) -> None:
     """Random tables that are shared in the kernel half count once a level."""

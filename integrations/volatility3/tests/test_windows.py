@@ -341,6 +341,7 @@ def test_the_export_is_what_memmap_dumps(machine: Machine, tmp_path: Path) -> No
     assert own[:begin] + own[begin + size :] == dump
 
 
+@pytest.mark.newest
 def test_the_readme_is_true(machine: Machine, linux: Any, tmp_path: Path) -> None:
     """Its commands run as they stand there, but for where symbols are and that the network is not asked."""
     text = (HERE.parent / "README.md").read_text()
