@@ -14,6 +14,7 @@ import exports
 import images
 import linux
 import rules
+import searching
 from measure import Contender, UnavailableError, in_turn, run
 from places import HERE, Place, make_process, make_rows, mounted, place
 from table import MIB, Goal, Row
@@ -285,6 +286,7 @@ ALL: dict[str, Callable[[Settings], Iterator[Row]]] = {
     "labels": labels,
     "start": start,
     "find": find,
+    "searching": _commanded(searching.searching),
     "scan": _commanded(rules.scan),
     "export": _commanded(exports.exports),
     "image": _commanded(images.image),

@@ -416,6 +416,8 @@ class AddressSpace(Intervals):
 
     def holes(self, segment: Segment, least: int) -> Iterator[tuple[int, int]]:
         """Yield start and end of what is known to be zeros in the pieces of a segment, if it is larger than `least`."""
+        if int(self.size[segment.first : segment.first + segment.extents].max()) <= least:
+            return  # scattered pages
         address = segment.start
         for offset, size in self.pieces(segment.start, segment.size):
             place, end = offset, offset + size
