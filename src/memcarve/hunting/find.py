@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from memcarve.segments import Segments
     from memcarve.space import AddressSpace
 
+_BLOCK = 1 << 21  # bytes searched in one go
 _AT_ONCE = 1 << 10  # hits whose owners are looked up together
 
 
@@ -67,7 +68,7 @@ def hits(
     expression cannot be searched for in parts of memory.
     """
     search = PatternSearch(patterns, sum(segments.total for _, segments in parts))
-    found = matches(parts, search, progress=progress, unreadable=unreadable, threads=threads)
+    found = matches(parts, search, progress=progress, unreadable=unreadable, threads=threads, block=_BLOCK)
     return (PartHit(each.part, _hit(each, parts[each.part][1])) for each in found)
 
 

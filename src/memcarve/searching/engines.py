@@ -11,7 +11,7 @@ from memcarve.searching.expressions import ExpressionSearch
 from memcarve.searching.fast import fast_expressions, fast_fixed
 from memcarve.searching.fixed import Plain, Sought
 from memcarve.searching.many import Many
-from memcarve.searching.window import numbered
+from memcarve.searching.window import NOWHERE, numbered
 from memcarve.searching.words import Words
 
 if TYPE_CHECKING:
@@ -79,6 +79,8 @@ class PatternSearch:
     def __call__(self, buffer: bytearray, window: Window) -> Places:
         """Return what begins in the window."""
         found = [engine(buffer, window) for _, engine in self._engines]
+        if all(each is NOWHERE for each in found):
+            return NOWHERE
         return numbered([*zip(self._numbers, found, strict=True)])
 
 

@@ -79,6 +79,8 @@ class FastFixed:
             return len(found) > at_once
 
         whole = self._automaton.scan(view, told)
+        if not found:  # as in most of memory
+            return NOWHERE.place, NOWHERE.pattern, whole
         column = np.array(found, np.uint64)
         return (column >> np.uint64(_BITS)).astype(np.int64), (column & np.uint64(_NUMBERS)).astype(np.int64), whole
 
