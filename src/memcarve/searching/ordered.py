@@ -24,12 +24,15 @@ def processors() -> int:
 
 
 def in_order(
-    work: Callable[[_Task], _Result], tasks: Iterable[_Task], threads: int | None = None
+    work: Callable[[_Task], _Result],
+    tasks: Iterable[_Task],
+    threads: int | None = None,
+    stop: Callable[[], object] = lambda: None,
 ) -> Iterator[tuple[_Task, _Result]]:
     """Yield each task and what `work` makes of it, in order; `threads` of them at once, None for all processors.
 
     Tasks are taken when there is room for them, so that memory is bounded however many there are. Raises what `work`
-    raises, at its task.
+    raises, at its task. `stop` is called at the end, also before its time, when what still runs is waited for.
     """
     threads = processors() if threads is None else threads
     if threads <= 1:
@@ -50,4 +53,5 @@ def in_order(
             first, result = waiting.popleft()
             yield first, result.result()
     finally:
+        stop()
         pool.shutdown(wait=True, cancel_futures=True)

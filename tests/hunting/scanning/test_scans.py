@@ -333,6 +333,25 @@ def test_timeout() -> None:
     assert time.monotonic() - began < 60
 
 
+def test_stopped_early() -> None:
+    """Who takes no more hits does not wait for all that was about to be scanned."""
+    space = space_of([(start, b"x" * 100) for start in range(0, 60_000, 200)])
+    scans = Scans([(space, space.segments())], Rules.of('rule a { strings: $a = "x" condition: $a }'), threads=2)
+    counted = []
+
+    def one(task: Any) -> Any:
+        counted.append(task)
+        time.sleep(0.01)
+        return true(task)
+
+    true = scans._one
+    scans._one = one  # type: ignore[method-assign]
+    hits = iter(scans)
+    assert next(hits).address == 0
+    hits.close()  # type: ignore[attr-defined]
+    assert len(counted) < 250
+
+
 def test_everything_matches() -> None:
     """Of a pattern that matches everywhere so many matches are counted as were asked for, and it is told which."""
     space = space_of([(0x1000, bytes(1 << 16))])

@@ -71,7 +71,7 @@ class _Task(NamedTuple):
 
 
 class _Later:
-    """Stands for a window that no thread has scanned, because too much waits: who tells of it scans it."""
+    """Stands for a window that no thread has scanned, because too much waits: whoever tells of it scans it."""
 
 
 class _Kept:
@@ -128,6 +128,7 @@ class Scans:
         self._state = np.zeros(0, np.uint8)
         self._kept: dict[int, _Kept] = {}
         self._waiting = 0
+        self._stopped = False
         self._lock = threading.Lock()
         self._room = kept
         self.total = sum(segments.total for _, segments in parts)
@@ -172,8 +173,9 @@ class Scans:
         self._shared = shared(self._parts, self._by) if len(self._parts) > 1 else self._shared
         self._state = np.full(len(self._shared), _NOT_SCANNED, np.uint8)
         joined: Joined | None = None
+        self._stopped = False
         try:
-            for batch, results in in_order(self._work, self._batches(), self._threads):
+            for batch, results in in_order(self._work, self._batches(), self._threads, self._stop):
                 for task, result in zip(batch, results, strict=True):
                     if task.low == 0:
                         joined = None if task.high == task.unit.size else Joined(self._windows)
@@ -232,11 +234,16 @@ class Scans:
         found: list[Scanned | MemcarveError | _Later | None] = []
         own = 0
         for task in batch:
-            result = None if task.again else _Later() if self._waiting + own > _WAITING else self._one(task)
+            later = self._stopped or self._waiting + own > _WAITING
+            result = None if task.again else _Later() if later else self._one(task)
             own += len(result.matches) if isinstance(result, Scanned) else 0
             found.append(result)
         self._wait(own)
         return found
+
+    def _stop(self) -> None:
+        """Have threads scan nothing more: whoever asked has gone."""
+        self._stopped = True
 
     def _wait(self, matches: int) -> None:
         """Count matches that wait for being told, or no longer do."""
