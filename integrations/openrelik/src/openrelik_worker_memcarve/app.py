@@ -1,0 +1,34 @@
+"""The Celery application: one queue, late acknowledgement, and a table of deliveries of its own."""
+
+from __future__ import annotations
+
+import redis
+from celery.app import Celery
+
+from openrelik_worker_memcarve.settings import REDIS_URL, VISIBILITY
+
+#: by OpenRelik's rule the beginning of the names of tasks, too
+QUEUE = "openrelik-worker-memcarve"
+#: where kombu keeps what was delivered and is not acknowledged. Workers of other kinds on the same Redis would deliver
+#: our tasks again after their own time-out, and we theirs after ours, if the table were the one that all share.
+UNACKED = {
+    "unacked_key": f"{QUEUE}:unacked",
+    "unacked_index_key": f"{QUEUE}:unacked_index",
+    "unacked_mutex_key": f"{QUEUE}:unacked_mutex",
+}
+
+celery = Celery(QUEUE, broker=REDIS_URL, backend=REDIS_URL, include=["openrelik_worker_memcarve.tasks"])
+celery.conf.update(
+    task_default_queue=QUEUE,
+    task_acks_late=True,
+    task_reject_on_worker_lost=True,
+    worker_prefetch_multiplier=1,
+    worker_max_memory_per_child=512 << 10,  # KiB; memory is read in processes of their own
+    broker_connection_retry_on_startup=True,
+    broker_connection_max_retries=None,
+    broker_transport_options={"visibility_timeout": VISIBILITY, **UNACKED},
+    result_backend_transport_options={"visibility_timeout": VISIBILITY},
+    redis_retry_on_timeout=True,
+    redis_socket_keepalive=True,
+)
+redis_client = redis.Redis.from_url(REDIS_URL)

@@ -1,0 +1,7 @@
+"""How a task fails: with one line, which is what OpenRelik shows."""
+
+from __future__ import annotations
+
+
+class TaskFailed(Exception):  # noqa: N818 - it is read as a sentence
+    """The task cannot be done; the text says why, and is safe to print."""
