@@ -200,7 +200,9 @@ def test_processes_with_all_in_common(tmp_path: Path, capfdbinary: Capture) -> N
     for start, name in zip(starts, ("pid.5.vad", "pid.5.vma", "other.exe", "*aa000", "*bb000"), strict=True):
         ran = invoke(capfdbinary, "segments", folder, "--name", name, "--format", "csv")
         assert f"0x{start:016x}" in ran.out.decode(), (name, ran.err)
-    ran = invoke(capfdbinary, "segments", folder, "--pid", "5")
+    both = invoke(capfdbinary, "segments", folder, "--pid", "5", "--format", "csv").out.decode().splitlines()
+    assert [line.split(",")[:2] for line in both[1:]] == [["5", "pid.5.vad"], ["5", "pid.5.vma"]]
+    ran = invoke(capfdbinary, "locate", folder, "0x5000", "--pid", "5")
     assert ran.code == 2
     assert "(5 pid.5.vad, 5 pid.5.vma)" in ran.err
     assert invoke(capfdbinary, "segments", folder, "--name", "task.exe").code == 1
