@@ -22,10 +22,8 @@ from memcarve.formats.json_text import dumps
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    import numpy.typing as npt
-
     from memcarve.cli.printed_tables import Cell, Column
-    from memcarve.dtypes import U8, U32, U64
+    from memcarve.dtypes import U8, U16, U32, U64
 
 _GROUP = 4  # digits of a number that are looked up together
 _POWERS = np.array([10**power for power in range(1, 20)], np.uint64)
@@ -220,7 +218,7 @@ def _looked_up(code: U8, words: list[str]) -> U8:
 
 
 @functools.cache
-def _pairs() -> npt.NDArray[np.uint16]:
+def _pairs() -> U16:
     """Return the two hexadecimal digits of each byte, as one number (uint16)."""
     return np.frombuffer(b"".join(b"%02x" % byte for byte in range(256)), np.uint16)
 
