@@ -203,3 +203,45 @@ def test_order() -> None:
     assert [next(results)[1] for _ in range(5)] == [0, 1, 2, 3, 4]
     with pytest.raises(SourceReadError):
         next(results)
+
+
+_LETTERS = st.sampled_from([(1, 2, 4, 8, 16, 32, 64, 128), (1, 2, 4, 8, 16, 32, 48, 64, 80)])
+
+
+@given(_LETTERS, st.tuples(st.integers(0, 1 << 20), st.integers(0, 1 << 20)).filter(lambda two: two[0] != two[1]))
+def test_no_sequences_of_pages_are_taken_for_others(steps: tuple[int, ...], pages: tuple[int, int]) -> None:
+    """Two pages in orders whose difference is a product of powers minus one, as a polynomial, have other keys.
+
+    Modulo a power of two such a product is zero for every odd number, or next to it.
+    """
+    differences = np.ones(1, np.int64)
+    for step in steps:
+        differences = np.append(differences, np.zeros(step, np.int64)) - np.append(
+            np.zeros(step, np.int64), differences
+        )
+    assert set(differences.tolist()) <= {-1, 0, 1}
+    backing = Memory(bytes(PAGE))  # nothing is read
+    first = [pages[each < 0] for each in differences.tolist()]
+    second = [pages[each > 0] if each else pages[0] for each in differences.tolist()]
+    seen: dict[int, list[int | None]] = {}
+    for frames in (first, second):
+        space, at = space_of(frames, backing), 0
+        for several in units(space, space.segments(), 0, 0):
+            for key, size in zip(several.key.tolist(), several.size.tolist(), strict=True):
+                own: list[int | None] = [*frames[at : at + size // PAGE]]
+                assert seen.setdefault(key, own) == own
+                at += size // PAGE
+
+
+def test_pages_of_another_backing_are_others() -> None:
+    """What lies at the same places of two images is searched in each, as is what overlaps in a damaged one."""
+    data = b"one".ljust(PAGE // 2, b"\0") + b"two".ljust(PAGE // 2, b"\0")
+    texts = [data + data, data[PAGE // 2 :] + data + data[: PAGE // 2]]
+    spaces = [space_of([0], Memory(text)) for text in texts]
+    offsets = [np.array([offset], np.uint64) for offset in (0, PAGE // 2)]
+    column, backing = np.array([PAGE], np.uint64), Memory(texts[0])
+    overlapping = [AddressSpace(column, column, offset, backing, physical=offset) for offset in offsets]
+    for both in (spaces, overlapping):
+        running = EachOnce([(space, space.segments()) for space in both], Matches(b"one", 0, 2))
+        assert [(each.part, each.found) for each in running] == [(0, [0]), (1, [PAGE // 2])]
+        assert running.same == 0

@@ -22,6 +22,10 @@ class Memory(Protocol):
     offset: U64
 
     @property
+    def backing(self) -> object:
+        """What the bytes lie in; address spaces share pages if it is the same."""
+
+    @property
     def physical(self) -> U64 | None:
         """Where the extents lie in a machine's memory."""
 

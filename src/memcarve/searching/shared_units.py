@@ -28,16 +28,17 @@ _CUT = np.uint64(15)  # a page in 16 begins a unit
 _LONGEST = 256  # pages in a unit
 _PAGES = 1 << 16  # pages looked at in one go: some MiB
 _SHIFT = np.uint64(12)
-_SECRET = secrets.randbits(64)  # nobody can make places in an image that are taken for others
-_FACTOR = np.uint64(secrets.randbits(64) | 1)
-_INVERSE = np.uint64(pow(int(_FACTOR), -1, 1 << 64))
-_NO_PAGE = np.uint64(0xFFFFFFFFFFFFFFFF)
+# Nobody can make places in an image that are taken for others: keys are polynomials of the pages in two secret numbers,
+# modulo a prime. Modulo a power of two there are sequences of pages whose polynomials are the same whatever the number.
+_PRIME, _BITS = (1 << 31) - 1, 31
+_SECRET, _FACTOR, _NO_PAGE = (np.uint64(secrets.randbits(64) | 1) for _ in range(3))
+_NUMBERS = [2 + secrets.randbelow(_PRIME - 3) for _ in range(2)]
 
 
 class Units(NamedTuple):
     """Units in columns, in order of addresses: the segment's `row` (int64), `start`, `size`, `key` (uint64).
 
-    Units with the same `key` have the same bytes in and around them.
+    Units with the same `key` have the same bytes in and around them, if their memory is of the same backing.
     """
 
     row: I64
@@ -102,12 +103,26 @@ def _cut(space: Memory, segments: Segments, pieces: _Pieces, before: int, after:
     first = np.flatnonzero(_begins(mixed, place, pieces.pages[piece]))
     holder = piece[first]
     last = np.minimum(np.append(first[1:], len(piece)), ends[holder] - after)
-    # a polynomial of the pages in and around each unit, from differences of sums
-    powers, inverses = _powers(1 << max(len(piece), 1).bit_length())
-    sums = np.append(np.uint64(0), np.cumsum(mixed * powers[: len(mixed)], dtype=np.uint64))
     size = (last - first).astype(np.uint64)
-    key = (sums[last + after] - sums[first - before]) * inverses[first - before] + size * _FACTOR
+    key = (size + np.uint64(id(space.backing))) * _FACTOR
+    for number, bits in zip(_NUMBERS, (mixed >> np.uint64(64 - _BITS), mixed & np.uint64(_PRIME)), strict=True):
+        key = (key << np.uint64(32) | key >> np.uint64(32)) + _polynomials(bits, number, first - before, last + after)
     return Units(pieces.row[holder], address[first], size << _SHIFT, key)
+
+
+def _polynomials(values: U64, number: int, low: I64, high: I64) -> U64:
+    """Return the polynomials in a number of some stretches of values, from `low` to `high`, from differences of sums."""
+    powers, inverses = _powers(number, 1 << max(len(values), 1).bit_length())
+    sums = np.append(np.uint64(0), np.cumsum(_reduced(values * powers[: len(values)]), dtype=np.uint64))
+    return _reduced(_reduced(sums[high] - sums[low]) * inverses[low])
+
+
+def _reduced(values: U64) -> U64:
+    """Return numbers of at most 62 bits modulo the prime."""
+    prime, bits = np.uint64(_PRIME), np.uint64(_BITS)
+    values = (values & prime) + (values >> bits)
+    values = (values & prime) + (values >> bits)
+    return np.minimum(values, values - prime)  # a difference below zero is large
 
 
 def _begins(mixed: U64, place: I64, count: I64) -> Bools:
@@ -121,20 +136,21 @@ def _begins(mixed: U64, place: I64, count: I64) -> Bools:
 
 def _mixed(offsets: U64) -> U64:
     """Return places in the image, mixed so that each bit of one changes all bits (splitmix64's steps) with a secret."""
-    value = (offsets >> _SHIFT) + np.uint64(_SECRET)
+    value = offsets + _SECRET
     value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     value = (value ^ (value >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return np.asarray(value ^ (value >> np.uint64(31)))
 
 
-@functools.lru_cache(maxsize=4)
-def _powers(count: int) -> tuple[U64, U64]:
-    """Return the powers of a factor and of its inverse, modulo 2**64."""
+@functools.lru_cache(maxsize=8)
+def _powers(number: int, count: int) -> tuple[U64, U64]:
+    """Return the first powers of a number and of its inverse, modulo the prime; `count` is a power of two."""
     both = []
-    for factor in (_FACTOR, _INVERSE):
-        powers = np.full(count, factor, np.uint64)
-        powers[:1] = 1
-        both.append(np.cumprod(powers, dtype=np.uint64))
+    for factor in (number, pow(number, -1, _PRIME)):
+        powers = np.ones(1, np.uint64)
+        while len(powers) < count:
+            powers = np.append(powers, _reduced(powers * np.uint64(pow(factor, len(powers), _PRIME))))
+        both.append(powers)
     return both[0], both[1]
 
 
