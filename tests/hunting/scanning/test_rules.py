@@ -113,6 +113,35 @@ def test_includes(tmp_path: Path) -> None:
     assert rules.texts["default", "inner"].asks == ("$ at",)
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no named pipes here")
+def test_what_cannot_be_included(tmp_path: Path) -> None:
+    """Pipes, devices, and more than anybody can read are refused before the compiler reads them."""
+    path, inner = tmp_path / "main.yar", tmp_path / "inner"
+    inner.mkdir()
+    os.mkfifo(tmp_path / "pipe")
+    os.mkfifo(inner / "pipe")
+    (inner / "beside.yar").write_text('include "pipe"')
+    (tmp_path / "link").symlink_to("/dev/zero")
+    pipes = ("/dev/zero", "link", "pipe", "inner/../pipe", "inner/beside.yar")
+    for text in (*(f'include "{name}"' for name in pipes), 'include/* " */// "\n"pipe"', 'include """pipe"""'):
+        path.write_text(f"{text}\n{A}")
+        with pytest.raises(RulesError, match=r"main\.yar: includes .*, which is no regular file"):
+            Rules.read(path)
+    for number in range(30):
+        next_one = f'include "{number + 1}.inc"\n'
+        (tmp_path / f"{number}.inc").write_text(next_one if number >= 14 else next_one * 2)
+    for first, problem in ((0, "more than 16 deep"), (1, "more than 10000 files")):
+        (tmp_path / "15.inc").write_text('include "16.inc"' if first == 0 else "")
+        path.write_text(f'include "{first}.inc"\n{A}')
+        with pytest.raises(RulesError, match=problem):
+            Rules.read(path)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "a.inc").write_text('include "./a.inc"\ninclude ".//a.inc"\ninclude "../other/a.inc"')
+    path.write_text(f'include "other/a.inc"\n{A}')
+    with pytest.raises(RulesError, match="circular"):
+        Rules.read(path)
+
+
 def test_errors(tmp_path: Path) -> None:
     """What is wrong is said with file and line; all that the compiler says is kept."""
     path = tmp_path / "bad.yar"

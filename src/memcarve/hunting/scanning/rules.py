@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from memcarve.backing import FileBacking
 from memcarve.errors import MissingExtraError, RulesError, SourceReadError, UsageError
+from memcarve.hunting.scanning.included import check_includes
 from memcarve.hunting.scanning.rule_text import RuleText, texts_of
 
 if TYPE_CHECKING:
@@ -151,6 +152,7 @@ class Rules:
             if define:
                 raise UsageError("variables are given their values when rules are compiled, and these are already")
             return cls(compiled)
+        check_includes([(file, text) for _, file, text in sources], _folders(sources))
         with panics_told():
             return cls._built(sources, define, compiled)
 
@@ -161,7 +163,7 @@ class Rules:
         compiler = yara().Compiler()
         for name, value in define.items():
             _define(compiler, name, value)
-        folders = [*dict.fromkeys(os.path.dirname(os.path.abspath(file)) for _, file, _ in sources if file)]
+        folders = _folders(sources)
         for folder in folders:
             compiler.add_include_dir(folder)
         namespace = NAMESPACE
@@ -189,6 +191,11 @@ class Rules:
         warnings = [str(warning["text"]) for warning in compiler.warnings()]
         known = [_Source(space, text, tuple(folders)) for space, _, text in sources]
         return cls([compiler.build(), *compiled], warnings, known)
+
+
+def _folders(sources: Sequence[tuple[str, str, str]]) -> list[str]:
+    """Return the folders of the files of sources, in which included files are looked for."""
+    return [*dict.fromkeys(os.path.dirname(os.path.abspath(file)) for _, file, _ in sources if file)]
 
 
 class _Source(NamedTuple):
