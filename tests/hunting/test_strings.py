@@ -267,6 +267,8 @@ def test_shared_pages_are_read_once() -> None:
     """What several processes share is searched once."""
     data = noise(1, 64 * PAGE)
     spaces = [space_of([(at, len(data), 0)], data, physical=True) for at in (0x10000, 0x7000000, 0x7FFF0000)]
+    for space in spaces[1:]:
+        space.backing = spaces[0].backing
     search = StringSearch([(space, space.segments()) for space in spaces], ["utf-8", "utf-16-le"], 6)
     texts = [text for batch in search for text in batch.texts]
     assert len(texts) > 300

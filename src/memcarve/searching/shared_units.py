@@ -111,7 +111,7 @@ def _cut(space: Memory, segments: Segments, pieces: _Pieces, before: int, after:
 
 
 def _polynomials(values: U64, number: int, low: I64, high: I64) -> U64:
-    """Return the polynomials in a number of some stretches of values, from `low` to `high`, from differences of sums."""
+    """Return the polynomials in a number of stretches of values, from `low` to `high`, from differences of sums."""
     powers, inverses = _powers(number, 1 << max(len(values), 1).bit_length())
     sums = np.append(np.uint64(0), np.cumsum(_reduced(values * powers[: len(values)]), dtype=np.uint64))
     return _reduced(_reduced(sums[high] - sums[low]) * inverses[low])
