@@ -122,7 +122,7 @@ def _reduced(values: U64) -> U64:
     prime, bits = np.uint64(_PRIME), np.uint64(_BITS)
     values = (values & prime) + (values >> bits)
     values = (values & prime) + (values >> bits)
-    return np.minimum(values, values - prime)  # a difference below zero is large
+    return np.asarray(np.minimum(values, values - prime))  # a difference below zero is large
 
 
 def _begins(mixed: U64, place: I64, count: I64) -> Bools:
