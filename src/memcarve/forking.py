@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 
+#: the variable that holds the number of the program that one which it started is not to outlive
+PARENT = "MEMCARVE_PARENT"
+
 _STOPPING = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
@@ -127,6 +130,13 @@ def _die_with(parent: int) -> None:
             ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
         if os.getppid() != parent:  # it was killed before
             os._exit(1)
+
+
+def die_with_parent() -> None:
+    """Do so in a program that another one started, if that has left its number in the environment."""
+    parent = os.environ.pop(PARENT, "")
+    if parent.isdecimal():
+        _die_with(int(parent))
 
 
 def _do(number: int) -> Any:  # noqa: ANN401 - what the work returns

@@ -27,6 +27,7 @@ _NOUNS = {
     "ProcessFlag": "flag of a process",
     "Severity": "severity",
     "Encoding": "encoding of strings",
+    "RunStatus": "status of an input of a batch",
 }
 
 
@@ -226,3 +227,16 @@ class Encoding(Word):
     ASCII = "ascii"
     UTF_8 = "utf-8"
     UTF_16_LE = "utf-16-le"
+
+
+class RunStatus(Word):
+    """How far a batch is with an input."""
+
+    WAITING = "waiting"
+    RUNNING = "running"
+    DONE = "done"
+    INCOMPLETE = "incomplete"
+    FAILED = "failed"
+    TIMED_OUT = "timed out"
+    KILLED = "killed"
+    STOPPED = "stopped"

@@ -10,6 +10,7 @@ import os
 import sys
 from typing import TYPE_CHECKING, NoReturn
 
+from memcarve import forking
 from memcarve.cli import standard_streams, stopping
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command line and exit; every error is a line on standard error."""
     stopping.end_at_once()
     standard_streams.prepare()
+    forking.die_with_parent()  # if this is the run of one input in a batch
     # numpy's linear algebra, which is not used here, would start a thread for each processor when it is imported
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     program = importlib.import_module("memcarve.cli.program")  # a signal may come meanwhile

@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from memcarve.addresses import AddressRange
 
 #: the headings of options in help, in this order
-HEADINGS = TAKE, FROM, WRITE, OTHER = "What to take", "Where from", "How to write", "Other"
+HEADINGS = BATCH, TAKE, FROM, WRITE, OTHER = "Many inputs", "What to take", "Where from", "How to write", "Other"
 FORMATS = ("table", "csv", "json", "jsonl", "parquet")
 #: what /proc/PID/maps looks like
 MAPS = "maps"
@@ -774,4 +774,41 @@ class Differences(Group, heading=TAKE):
     unchanged: bool = option("--unchanged", is_flag=True, help="Also list what did not change.")
     changed_pages: bool = option(
         "--changed-pages", is_flag=True, help="List the pages that changed instead, one row per stretch."
+    )
+
+
+class Batch(Group, heading=BATCH):
+    """Which inputs a command is run on, how, and where what comes of it goes."""
+
+    output: str = option(
+        "-o",
+        "--output",
+        metavar="DIR",
+        type=OutputPath(),
+        required=True,
+        help="The folder to write: it gets one for each input, and batch.json.",
+    )
+    inputs: Sequence[str] = paths("--inputs", "Take inputs from a file, one a line (- is standard input).")
+    nul: bool = option("-0", "--null", is_flag=True, help="Lists have a NUL after each input, as find -print0 writes.")
+    jobs: int | None = option(
+        "--jobs",
+        type=count,
+        metavar="N",
+        help="Run so many at once.  [default: one for each processor, and for each 512 MiB of memory that is free]",
+    )
+    time_limit: int | None = option(
+        "--time-limit", type=count, metavar="SECONDS", help="End the run of an input that takes longer."
+    )
+    resume: bool = option(
+        "--resume",
+        is_flag=True,
+        help="Go on with a batch: what failed or was stopped is done again, what is done is not, unless its input has "
+        "changed. Inputs may be added.",
+    )
+    summary: str = option(
+        "--summary",
+        type=Choice(FORMATS),
+        metavar="FORMAT",
+        preset="table",
+        help=f"How to print what became of each input: {', '.join(FORMATS)}.",
     )

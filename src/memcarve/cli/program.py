@@ -11,6 +11,7 @@ import click
 from click.shell_completion import shell_complete
 
 from memcarve.cli import run_log, stopping
+from memcarve.cli.batch_commands import BATCH
 from memcarve.cli.commands import COMMANDS
 from memcarve.cli.exit_status import COMPLETE, FAILED, INCOMPLETE, USAGE
 from memcarve.cli.standard_streams import give_up_output
@@ -28,6 +29,9 @@ _EPILOG = (
 )
 _NAME = "memcarve"
 _COMPLETING = "_MEMCARVE_COMPLETE"  # set by the scripts that complete commands
+_HELP = "Help"
+_SHOWN: dict[str, list[click.Command]] = {title: [*each] for title, each in COMMANDS.items() if title != _HELP}
+_SHOWN |= {"Repeat": [BATCH], _HELP: [*COMMANDS[_HELP]]}
 _SIGPIPE = getattr(signal, "SIGPIPE", 13)  # Windows has none
 
 
@@ -38,7 +42,7 @@ class _Program(click.Group):
         return list(self.commands)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - click's
-        for title, commands in COMMANDS.items():
+        for title, commands in _SHOWN.items():
             with formatter.section(title):
                 formatter.write_dl([(str(command.name), command.get_short_help_str(200)) for command in commands])
 
@@ -52,7 +56,7 @@ class _Program(click.Group):
 
 @click.group(
     cls=_Program,
-    commands=[command for commands in COMMANDS.values() for command in commands],
+    commands=[command for commands in _SHOWN.values() for command in commands],
     invoke_without_command=True,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
     epilog=_EPILOG,

@@ -5,11 +5,13 @@ What its parent made it ignore (nohup, a job in the background of a shell withou
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 from typing import TYPE_CHECKING, NoReturn
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from types import FrameType
 
 _SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
@@ -34,6 +36,33 @@ def raise_exceptions() -> None:
     """From here on let the signals that would have ended the program at once raise StoppedBySignal."""
     for number in _SIGNALS:
         if signal.getsignal(number) is _end:
+            signal.signal(number, _raise)
+
+
+class Requests:
+    """The signals that came meanwhile: the `number` of the first, and how many."""
+
+    def __init__(self) -> None:
+        self.number: int | None = None
+        self.count = 0
+
+
+@contextlib.contextmanager
+def only_noted() -> Iterator[Requests]:
+    """Within the block take note of the signals that would raise StoppedBySignal: it looks for them itself."""
+    found = Requests()
+
+    def note(number: int, _: FrameType | None) -> None:
+        found.number = number if found.number is None else found.number
+        found.count += 1
+
+    changed = [number for number in _SIGNALS if signal.getsignal(number) is _raise]
+    try:
+        for number in changed:
+            signal.signal(number, note)
+        yield found
+    finally:
+        for number in changed:
             signal.signal(number, _raise)
 
 

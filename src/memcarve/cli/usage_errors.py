@@ -43,7 +43,8 @@ def _problem(error: click.ClickException, context: click.Context | None) -> str:
     options = _options(context)
     if isinstance(error, click.NoSuchOption):
         if context is not None and isinstance(context.command, click.Group):
-            return f"{error.option_name} is not an option of memcarve itself; those of a command stand after its name"
+            own = f"{error.option_name} is not an option of {context.command_path} itself"
+            return f"{own}; those of a command stand after its name"
         return f"{error.option_name} is not an option{_meant(_like(error.option_name, options))}"
     if isinstance(error, click.BadOptionUsage):
         option = options.get(error.option_name)

@@ -251,10 +251,10 @@ class PartialFolder(NewFolder):
         if self._options.command is None:
             return "resume=True"
         words = [word for word in self._options.command if word not in ("--force", "--resume")]
-        return " ".join(map(_quoted, [*words, "--resume"]))
+        return " ".join(map(quoted, [*words, "--resume"]))
 
 
-def _quoted(word: str) -> str:
+def quoted(word: str) -> str:
     r"""Return a word for a shell: if not all of it is shown as it is, as ``\NNN`` in ``$'...'``, which bash knows."""
     if word.isprintable():
         return shlex.quote(word)
