@@ -13,7 +13,7 @@ import memcarve
 from memcarve import patterns as made
 from memcarve.errors import UsageError
 from memcarve.patterns import Expression, HexPattern, Pointers
-from memcarve.searching import automaton, engines, expressions, fast, fixed, many, words
+from memcarve.searching import automaton, engines, expressions, fast, fixed, many, matching, words
 from memcarve.searching.engines import PatternSearch
 from memcarve.searching.expression_shape import Shape
 from memcarve.searching.matching import matches
@@ -175,16 +175,21 @@ _EXPRESSIONS = (
     st.integers(1, 9),
     st.integers(1, 50),
     st.integers(1, 5),
+    st.integers(1, 9),
 )
-@example(space_of([(0, b"a" * 30)]), ["a+"], 4, 3, 1)
-@example(space_of([(0, b"ab" * 20)]), [".*b"], 3, 7, 9)
-def test_expressions(engine: str, space: AddressSpace, wanted: list[str], most: int, block: int, at_once: int) -> None:
+@example(space_of([(0, b"a" * 30)]), ["a+"], 4, 3, 1, 1)
+@example(space_of([(0, b"ab" * 20)]), [".*b"], 3, 7, 9, 1)
+@example(space_of([(0, b"b" * 34 + b"Ab" + b"a" * 30)]), ["Ab{0,2}|ba+|aa"], 40, 35, 1, 3)
+def test_expressions(
+    engine: str, space: AddressSpace, wanted: list[str], most: int, block: int, at_once: int, piece: int
+) -> None:
     """Matches of expressions are the leftmost that do not overlap, as from the segment's start on."""
     assert engine in ENGINES
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(expressions.ExpressionSearch.__init__, "__defaults__", (at_once,))
         patch.setattr(expressions, "_STRETCH", 1)
         patch.setattr(fast, "_BLOCK", 8)
+        patch.setattr(matching, "_PIECE", piece)
         check(space, [made.expression(each, max_match=most) for each in wanted], block)
 
 

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from memcarve.dtypes import I64
     from memcarve.searching.engines import PatternSearch
     from memcarve.searching.memory import Memory
-    from memcarve.searching.window import Engine
     from memcarve.segments import Segments
 
 _PIECE = 1 << 16  # bytes looked at again in one go
@@ -82,9 +81,7 @@ def _between(parts: Sequence[tuple[Memory, Segments]], first: tuple[int, int], t
     return count + int(parts[part][1].size[row : then[1]].sum())
 
 
-def _whole(
-    running: EachOnce[Places], searched: Searched[Places], search: Engine | None = None
-) -> Iterator[Searched[Places]]:
+def _whole(running: EachOnce[Places], searched: Searched[Places]) -> Iterator[Searched[Places]]:
     """Yield what was found in a stretch, and piece by piece what there was too much of to be told at once."""
     waiting: list[Searched[Places] | tuple[int, int]] = [searched]  # the next one is the last
     while waiting:
@@ -98,7 +95,7 @@ def _whole(
         high = min(low + _PIECE, end)
         if high < end:
             waiting.append((high, end))
-        waiting += reversed(running.searched(searched.part, searched.row, low, high, search))
+        waiting += reversed(running.searched(searched.part, searched.row, low, high))
 
 
 class _Chains:
@@ -165,15 +162,20 @@ class _Chains:
     def _again(self, searched: Searched[Places], number: int, low: int, high: int) -> list[tuple[int, int]]:
         """Return start and size of matches that begin in a part of a stretch, without those before."""
         search = self._chained[number]
-        kept = []
-        for first in self._running.searched(
-            searched.part, searched.row, searched.start + low, searched.start + high, search
-        ):
-            for each in _whole(self._running, first, search):
-                if each.found is not None:
-                    away = each.start - searched.start
-                    rows = zip(each.found.place.tolist(), each.found.size.tolist(), strict=True)
-                    kept += [(away + start, size) for start, size in rows]
+        kept: list[tuple[int, int]] = []
+        while low < high:
+            place, low = low, high
+            for each in self._running.searched(
+                searched.part, searched.row, searched.start + place, searched.start + high, search
+            ):
+                if each.found is None:
+                    continue
+                away = each.start - searched.start
+                rows = zip(each.found.place.tolist(), each.found.size.tolist(), strict=True)
+                kept += [(away + start, size) for start, size in rows]
+                if each.found.until is not None:  # it is where the last match that was told ends
+                    low = away + each.found.until
+                    break
         return kept
 
 
