@@ -143,6 +143,18 @@ def test_keys(machine: Machine, before: int, after: int) -> None:
     assert set(twice.tolist()) <= {*keys}
 
 
+def test_pages_that_overlap_are_not_the_same() -> None:
+    """Places that are less than a page apart in an image are not taken for one."""
+    backing = Memory(b"a" * PAGE + b"b" * PAGE)
+    first = space_of([0], backing)
+    columns = first.start, first.size, first.offset + np.uint64(16)
+    second = AddressSpace(*columns, backing, physical=columns[2].copy())
+    parts = [(space, space.segments()) for space in (first, second, first)]
+    running = EachOnce(parts, Matches(b"b", 0, 0), threads=1)
+    assert [len(each.found or ()) for each in running] == [0, 16, 0]
+    assert running.same == PAGE
+
+
 def test_long_memory_is_cut() -> None:
     """A long stretch is cut into units of at most a MiB; the same pages at another place into the same ones."""
     backing = Memory(bytes(PAGE))  # nothing is read

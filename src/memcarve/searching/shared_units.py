@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from memcarve.intervals import PAGE
+from memcarve.searching.hashing import mixed
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -31,7 +32,7 @@ _SHIFT = np.uint64(12)
 # Nobody can make places in an image that are taken for others: keys are polynomials of the pages in two secret numbers,
 # modulo a prime. Modulo a power of two there are sequences of pages whose polynomials are the same whatever the number.
 _PRIME, _BITS = (1 << 31) - 1, 31
-_SECRET, _FACTOR, _NO_PAGE = (np.uint64(secrets.randbits(64) | 1) for _ in range(3))
+_FACTOR, _NO_PAGE = (np.uint64(secrets.randbits(64) | 1) for _ in range(2))
 _NUMBERS = [2 + secrets.randbelow(_PRIME - 3) for _ in range(2)]
 
 
@@ -99,13 +100,14 @@ def _cut(space: Memory, segments: Segments, pieces: _Pieces, before: int, after:
     there = (page >= 0) & (page < pages[piece])
     address = segments.start[pieces.row][piece] + (np.where(there, page, 0).astype(np.uint64) << _SHIFT)
     held = np.searchsorted(space.start, address, "right") - 1
-    mixed = np.where(there, _mixed(np.add(space.offset[held], address - space.start[held], dtype=np.uint64)), _NO_PAGE)
-    first = np.flatnonzero(_begins(mixed, place, pieces.pages[piece]))
+    offset = np.add(space.offset[held], address - space.start[held], dtype=np.uint64)
+    numbers = np.where(there, mixed(offset), _NO_PAGE)
+    first = np.flatnonzero(_begins(numbers, place, pieces.pages[piece]))
     holder = piece[first]
     last = np.minimum(np.append(first[1:], len(piece)), ends[holder] - after)
     size = (last - first).astype(np.uint64)
     key = (size + np.uint64(id(space.backing))) * _FACTOR
-    for number, bits in zip(_NUMBERS, (mixed >> np.uint64(64 - _BITS), mixed & np.uint64(_PRIME)), strict=True):
+    for number, bits in zip(_NUMBERS, (numbers >> np.uint64(64 - _BITS), numbers & np.uint64(_PRIME)), strict=True):
         key = (key << np.uint64(32) | key >> np.uint64(32)) + _polynomials(bits, number, first - before, last + after)
     return Units(pieces.row[holder], address[first], size << _SHIFT, key)
 
@@ -125,21 +127,13 @@ def _reduced(values: U64) -> U64:
     return np.asarray(np.minimum(values, values - prime))  # a difference below zero is large
 
 
-def _begins(mixed: U64, place: I64, count: I64) -> Bools:
+def _begins(numbers: U64, place: I64, count: I64) -> Bools:
     """Return which slots (bool) begin a unit, by their places in pieces that have `count` pages of their own."""
     own = (place >= 0) & (place < count)
-    begins = own & ((mixed & _CUT == 0) | (place == 0))
-    slot = np.arange(len(mixed))
+    begins = own & ((numbers & _CUT == 0) | (place == 0))
+    slot = np.arange(len(numbers))
     away = slot - np.maximum.accumulate(np.where(begins, slot, 0))
     return np.asarray(begins | (own & (away % _LONGEST == 0)))
-
-
-def _mixed(offsets: U64) -> U64:
-    """Return places in the image, mixed so that each bit of one changes all bits (splitmix64's steps) with a secret."""
-    value = offsets + _SECRET
-    value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    value = (value ^ (value >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return np.asarray(value ^ (value >> np.uint64(31)))
 
 
 @functools.lru_cache(maxsize=8)

@@ -10,6 +10,7 @@ import numpy as np
 
 from memcarve.errors import UnreadableError
 from memcarve.intervals import PAGE, expand
+from memcarve.searching.hashing import mixed, of_object
 from memcarve.vocabulary import ScanUnit
 
 if TYPE_CHECKING:
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 
 _PAGES = 1 << 18  # pages cut in one go
 _ROWS = 1 << 16  # segments looked at in one go, and about as many extents
-_SECRETS = [np.uint64(secrets.randbits(64)) for _ in range(3)]  # nobody can make memory that is taken for other
 
 
 class Unit(NamedTuple):
@@ -90,33 +90,21 @@ def keys(space: AddressSpace, segments: Segments) -> U64:
     If it is no image's memory, no two are the same.
     """
     if space.physical is None:
-        return _mixed(np.arange(len(segments), dtype=np.uint64) + np.uint64(secrets.randbits(64)))
+        return mixed(np.arange(len(segments), dtype=np.uint64) + np.uint64(secrets.randbits(64)))
     row, number = expand(segments.extents.astype(np.int64))
     held = segments.first[row].astype(np.int64) + number
     begin = np.maximum(space.start[held], segments.start[row])
     offset = space.offset[held] + (begin - space.start[held])
     away = begin - segments.start[row]
-    mixed = _mixed(_mixed(away + _SECRETS[0]) + offset + _SECRETS[1])
+    numbers = mixed(mixed(away) + offset)
     # what only goes on where the extent before ended says nothing
     goes_on = np.zeros(len(held), np.bool_)
     goes_on[1:] = (number[1:] > 0) & (offset[1:] - offset[:-1] == begin[1:] - begin[:-1])
-    mixed[goes_on] = 0
-    sums = np.append(np.uint64(0), np.cumsum(mixed, dtype=np.uint64))
+    numbers[goes_on] = 0
+    sums = np.append(np.uint64(0), np.cumsum(numbers, dtype=np.uint64))
     ends = np.cumsum(segments.extents, dtype=np.int64)
-    found: U64 = sums[ends] - sums[ends - segments.extents] + _mixed(segments.size + _file(space))
+    found: U64 = sums[ends] - sums[ends - segments.extents] + mixed(segments.size + of_object(space.backing))
     return found
-
-
-def _file(space: AddressSpace) -> np.uint64:
-    """Return a number that is another for another file."""
-    return np.uint64(hash((space.backing.path, space.backing.size)) & (1 << 64) - 1) ^ _SECRETS[2]
-
-
-def _mixed(value: U64) -> U64:
-    """Return numbers mixed so that each bit of one changes all bits (splitmix64's steps)."""
-    value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    value = (value ^ (value >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return np.asarray(value ^ (value >> np.uint64(31)))
 
 
 class Laid:
