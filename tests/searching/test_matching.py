@@ -13,7 +13,16 @@ import memcarve
 from memcarve import patterns as made
 from memcarve.errors import UsageError
 from memcarve.patterns import Expression, HexPattern, Pointers
-from memcarve.searching import automaton, engines, expressions, fast, fixed, many, matching, words
+from memcarve.searching import (
+    automaton,
+    automaton_search,
+    engines,
+    expression_search,
+    key_search,
+    matching,
+    plain_search,
+    pointer_search,
+)
 from memcarve.searching.engines import PatternSearch
 from memcarve.searching.expression_shape import Shape
 from memcarve.searching.matching import matches
@@ -150,12 +159,16 @@ def test_patterns_of_a_fixed_size(
     """Every place is found, overlapping ones too, whatever the windows are and however little is told at once."""
     assert engine in ENGINES
     with pytest.MonkeyPatch.context() as patch:
-        for module, place in ((fixed.Plain, 0), (fast.FastFixed, 0), (many.ByKeys, None)):
+        for module, place in (
+            (plain_search.PlainSearch, 0),
+            (automaton_search.FastFixed, 0),
+            (key_search.ByKeys, None),
+        ):
             if place is not None:
                 patch.setattr(module.__init__, "__defaults__", (at_once,))
             else:
                 patch.setattr(module.__init__, "__kwdefaults__", {"at_once": at_once})
-        patch.setattr(fast, "_CORE", 4)
+        patch.setattr(automaton_search, "_CORE", 4)
         check(space, wanted, block)
 
 
@@ -186,9 +199,9 @@ def test_expressions(
     """Matches of expressions are the leftmost that do not overlap, as from the segment's start on."""
     assert engine in ENGINES
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(expressions.ExpressionSearch.__init__, "__defaults__", (at_once,))
-        patch.setattr(expressions, "_STRETCH", 1)
-        patch.setattr(fast, "_BLOCK", 8)
+        patch.setattr(expression_search.ExpressionSearch.__init__, "__defaults__", (at_once,))
+        patch.setattr(expression_search, "_STRETCH", 1)
+        patch.setattr(automaton_search, "_BLOCK", 8)
         patch.setattr(matching, "_PIECE", piece)
         check(space, [made.expression(each, max_match=most) for each in wanted], block)
 
@@ -230,7 +243,7 @@ def test_any_expression(engine: str, wanted: str, data: bytes, most: int, block:
     """What is left out of an expression to search fast never hides a match, whatever the expression is."""
     assert engine in ENGINES
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fast, "_BLOCK", 8)
+        patch.setattr(automaton_search, "_BLOCK", 8)
         try:
             check(space_of([(0x1000, data or b"a")]), [made.expression(wanted, max_match=most)], block)
         except UsageError as error:
@@ -261,7 +274,7 @@ def test_pointers(space: AddressSpace, wanted: list[Pattern], block: int, at_onc
         if isinstance(each, Pointers)
     ]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(words.Words.__init__, "__kwdefaults__", {"at_once": at_once})
+        patch.setattr(pointer_search.PointerSearch.__init__, "__kwdefaults__", {"at_once": at_once})
         check(space, wanted, block)
 
 

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from memcarve.patterns import Expression, HexPattern, Integer, Pointers, TextPattern
-from memcarve.searching.expressions import ExpressionSearch
-from memcarve.searching.fast import fast_expressions, fast_fixed
-from memcarve.searching.fixed import Plain, Sought
-from memcarve.searching.many import Many
+from memcarve.searching.automaton_search import fast_expressions, fast_fixed
+from memcarve.searching.expression_search import ExpressionSearch
+from memcarve.searching.key_search import KeySearch
+from memcarve.searching.plain_search import PlainSearch, Sought
+from memcarve.searching.pointer_search import PointerSearch
 from memcarve.searching.window import NOWHERE, numbered
-from memcarve.searching.words import Words
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -66,7 +66,7 @@ class PatternSearch:
                 for each in several
                 if isinstance(each, Pointers) and (each.width, each.anywhere) == (width, anywhere)
             ]
-            self._engines.append((numbers, Words(own, width, anywhere=anywhere)))
+            self._engines.append((numbers, PointerSearch(own, width, anywhere=anywhere)))
         self._numbers = [np.array(numbers, np.int64) for numbers, _ in self._engines]
         self.before = max((engine.before for _, engine in self._engines), default=0)
         self.after = max((engine.after for _, engine in self._engines), default=0)
@@ -97,7 +97,7 @@ def _sought(pattern: bytes | HexPattern | TextPattern | Integer) -> Sought:
 def _of_fixed(wanted: Sequence[Sought], size: int) -> Engine:
     if size >= _WORTH and (fast := fast_fixed(wanted)) is not None:
         return fast
-    return Plain(wanted) if len(wanted) <= _FEW else Many(wanted)
+    return PlainSearch(wanted) if len(wanted) <= _FEW else KeySearch(wanted)
 
 
 def _of_expressions(searches: dict[int, ExpressionSearch], size: int) -> list[tuple[list[int], Engine]]:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from memcarve.searching.searches import BLOCK, EachOnce, Searched
+from memcarve.searching.each_once import BLOCK, EachOnce, Searched
 from memcarve.searching.window import Places, numbered
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from memcarve.errors import MemcarveError, UsageError
 from memcarve.hunting.scanning.rules import rules_of
 from memcarve.hunting.scanning.scanner import Joined, Match, Scanned, Scanner, Windows
 from memcarve.hunting.scanning.units import Laid, shared, units
-from memcarve.searching.ordered import in_order, processors
+from memcarve.searching.ordered_threads import in_order, processors
 from memcarve.vocabulary import ScanUnit, Split
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from memcarve.hunting.strings.window_search import Found, Loose
 
     _Columns = tuple[U64, I64, U8]
-    from memcarve.searching.searches import Searched
+    from memcarve.searching.each_once import Searched
 
 _ROWS = 1 << 14  # strings that are handed on together, about
 _BYTES = 1 << 22  # bytes that are searched until what was found is handed on

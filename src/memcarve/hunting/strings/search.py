@@ -9,7 +9,7 @@ import numpy as np
 from memcarve.errors import UsageError
 from memcarve.hunting.strings.joining import Joining
 from memcarve.hunting.strings.window_search import ENCODINGS, WindowSearch
-from memcarve.searching.searches import EachOnce
+from memcarve.searching.each_once import EachOnce
 from memcarve.vocabulary import Encoding
 
 if TYPE_CHECKING:

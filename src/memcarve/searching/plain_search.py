@@ -37,7 +37,7 @@ class Sought(NamedTuple):
         return not any(self.data)
 
 
-class Plain:
+class PlainSearch:
     """Looks for patterns one after another."""
 
     before = 0

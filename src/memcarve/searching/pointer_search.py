@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 _AT_ONCE = 1 << 16  # matches told at once
 
 
-class Words:
+class PointerSearch:
     """Looks for words of one width, little-endian, that are in one of the ranges of some patterns.
 
     They are looked for at addresses that are multiples of the width, or `anywhere`.

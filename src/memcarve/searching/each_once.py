@@ -9,7 +9,7 @@ import numpy as np
 
 from memcarve.errors import UnreadableError
 from memcarve.intervals import PAGE
-from memcarve.searching.ordered import in_order
+from memcarve.searching.ordered_threads import in_order
 from memcarve.searching.shared_units import can_be_shared, shared_keys, units
 from memcarve.searching.window import Window
 

@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from memcarve.searching.fixed import Plain
+from memcarve.searching.plain_search import PlainSearch
 from memcarve.searching.window import NOWHERE, Places, numbered
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from memcarve.dtypes import I64, U64, Bools
-    from memcarve.searching.fixed import Sought
+    from memcarve.searching.plain_search import Sought
     from memcarve.searching.window import Window
 
 _AT_ONCE = 1 << 16  # places looked at, at once
@@ -118,7 +118,7 @@ class ByKeys:
         return place[order], np.concatenate(keys)[order]
 
 
-class Many:
+class KeySearch:
     """Looks for many patterns: by eight bytes of each that has so many in a row, else by four, or two, else by none."""
 
     before = 0
@@ -130,10 +130,10 @@ class Many:
             numbers, keys = groups.setdefault((width, folded), ([], []))
             numbers.append(number)
             keys.append(key)
-        self._parts: list[tuple[I64, ByKeys | Plain]] = []
+        self._parts: list[tuple[I64, ByKeys | PlainSearch]] = []
         for (width, folded), (numbers, keys) in groups.items():
             own = [wanted[number] for number in numbers]
-            search = ByKeys(own, keys, width, folded=folded) if width else Plain(own)
+            search = ByKeys(own, keys, width, folded=folded) if width else PlainSearch(own)
             self._parts.append((np.array(numbers, np.int64), search))
         self.after = max(search.after for _, search in self._parts)
         self.in_zeros = any(search.in_zeros for _, search in self._parts)

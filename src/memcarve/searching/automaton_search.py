@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
     from memcarve.dtypes import I64
     from memcarve.searching.automaton import Automaton
-    from memcarve.searching.expressions import ExpressionSearch
-    from memcarve.searching.fixed import Sought
+    from memcarve.searching.expression_search import ExpressionSearch
+    from memcarve.searching.plain_search import Sought
     from memcarve.searching.window import Window
 
 _AT_ONCE = 1 << 16  # matches told at once

@@ -13,8 +13,8 @@ from hypothesis import given, strategies as st
 
 from memcarve.errors import SourceReadError, UnreadableError
 from memcarve.intervals import Intervals, union
-from memcarve.searching.ordered import in_order
-from memcarve.searching.searches import EachOnce
+from memcarve.searching.each_once import EachOnce
+from memcarve.searching.ordered_threads import in_order
 from memcarve.searching.shared_units import shared_keys, units
 from memcarve.space import AddressSpace
 from memcarve.unreadable import SECTOR
@@ -23,7 +23,7 @@ from memory import PAGE, Memory
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from memcarve.searching.searches import Window
+    from memcarve.searching.each_once import Window
 
 FRAMES = 24
 
