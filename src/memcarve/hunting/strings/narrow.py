@@ -149,7 +149,9 @@ def _are_printable(data: U8, places: I64, behind: I64) -> Bools:
         code[more] = code[more] << _SHIFT | (byte & _REST)
     good &= (code >= _LEAST[behind]) & (code <= _LAST)
     good &= (code < _SURROGATES.start) | (code >= _SURROGATES.stop)
-    for plane in np.unique(code[good] >> _PLANE).tolist():
-        here = np.flatnonzero(good & (code >> _PLANE == plane))
-        good[here] = printable(plane)[code[here] & ((1 << _PLANE) - 1)]
+    planes = code >> _PLANE
+    for plane in range(int(planes[good].max(initial=-1)) + 1):
+        here = np.flatnonzero(good & (planes == plane))
+        if len(here):
+            good[here] = printable(plane)[code[here] & ((1 << _PLANE) - 1)]
     return good

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 MIN_LENGTH, MAX_LENGTH = 4, 1 << 16
 #: the limits of both: what is shorter is no text, and a string is held in memory
 SHORTEST, LONGEST = 2, 1 << 24
-BLOCK = 1 << 18  # bytes in one go: what is made of them stays in the processor's cache
+BLOCK = 1 << 20  # bytes in one go: many, because each step of the search costs some microseconds
 _KEPT = 1 << 19
 
 

@@ -11,7 +11,7 @@ from memcarve.hunting.strings.masks import leading, runs, trailing
 from memcarve.hunting.strings.narrow import Runs
 
 if TYPE_CHECKING:
-    from memcarve.dtypes import I64, U8
+    from memcarve.dtypes import I64, U8, Bools
     from memcarve.hunting.strings.masks import Scratch
 
 #: bytes of a unit
@@ -49,22 +49,17 @@ def wide_runs(data: U8, own: int, least: int, *, skip: int, scratch: Scratch) ->
         start, end = np.append(start, count - last), np.append(end, count)
     plain, good = np.ones(len(start), np.bool_), np.ones(len(start), np.bool_)
     if len(start):
-        borders = np.stack([start, end], 1).ravel()
-        plain = np.bitwise_and.reduceat(kinds, borders)[::2] & PLAIN != 0
-    if not plain.all():
-        weak = _counts(kinds, WEAK, borders, scratch)
-        bad = np.flatnonzero(is_weak(weak, end - start))
-        if len(bad):
-            few = np.stack([start[bad], end[bad]], 1).ravel()
-            others = has_others(weak[bad], _counts(kinds, PLAIN, few, scratch), end[bad] - start[bad])
-            good[bad[~others]] = False
+        plain = np.bitwise_and.reduceat(kinds, np.stack([start, end], 1).ravel())[::2] & PLAIN != 0
+    other = np.flatnonzero(~plain)
+    if len(other):
+        length = end[other] - start[other]
+        good[other] = _look_like_text(kinds, start[other], length)
     return Runs(skip + UNIT * start, skip + UNIT * end, plain, (start > 0) & (end < count), good)
 
 
-def _counts(kinds: U8, bit: int, borders: I64, scratch: Scratch) -> I64:
-    """Return how many units have a bit (int64) in each of several runs; `borders` are starts and ends in turn."""
-    found = scratch("there", len(kinds))
-    np.right_shift(kinds, bit.bit_length() - 1, out=found)
-    np.bitwise_and(found, 1, out=found)
-    counts: I64 = np.add.reduceat(found, borders, dtype=np.int64)[::2]
-    return counts
+def _look_like_text(kinds: U8, start: I64, length: I64) -> Bools:
+    """Return whether runs of units (int64) are not too weak (bool)."""
+    first = np.cumsum(length) - length
+    own = kinds[np.repeat(start - first, length) + np.arange(int(length.sum()))]
+    weak, plain = (np.add.reduceat(own & bit != 0, first, dtype=np.int64) for bit in (WEAK, PLAIN))
+    return ~is_weak(weak, length) | has_others(weak, plain, length)

@@ -98,11 +98,11 @@ class WindowSearch:
         if len(apart):
             loose += [Loose(*span, str(view[slice(*span)], "utf-8"), is_wide=False) for span in runs.spans(apart)]
             runs = runs.without(apart)
-        spans = [*zip(runs.start.tolist(), runs.end.tolist(), strict=True)]
+        starts, ends = runs.start.tolist(), runs.end.tolist()
         whole = str(view, "latin-1")
-        texts = [whole[low:high] for low, high in spans]
+        texts = [whole[low:high] for low, high in zip(starts, ends, strict=True)]
         for index in np.flatnonzero(~runs.plain).tolist():
-            texts[index] = str(view[slice(*spans[index])], "utf-8")
+            texts[index] = str(view[starts[index] : ends[index]], "utf-8")
         return _Columns(runs.start, np.where(runs.plain, np.uint8(ASCII), np.uint8(UTF_8)), texts)
 
     def _wide_texts(self, runs: Runs, view: memoryview, loose: list[Loose]) -> _Columns:
