@@ -16,7 +16,7 @@ import linux
 import rules
 import searching
 from measure import Contender, UnavailableError, in_turn, run
-from places import HERE, Place, make_process, make_rows, mounted, place
+from places import HERE, Place, make_process, make_rows, make_texts, mounted, place
 from table import MIB, Goal, Row
 
 if TYPE_CHECKING:
@@ -265,6 +265,29 @@ def find(settings: Settings) -> Iterator[Row]:
                 yield Row(f"{label}: from disk", name, found["find"], "cat > /dev/null", found["cat"], goals=goals)
 
 
+def strings(settings: Settings) -> Iterator[Row]:
+    """List the strings of a dump, of noise and with texts, against binutils' strings."""
+    size = settings.sizes[0]
+    if shutil.which("strings") is None:
+        raise UnavailableError("binutils' strings is not installed")
+    with place(settings.fast, settings.place(settings.fast)) as here:
+        dump = make_process(here.folder / "input", size, settings.segments)
+        for content in ("noise", "noise and texts"):
+            if content != "noise":
+                make_texts(dump)
+            least = ("--min-length", "8")
+            contenders = {
+                "theirs": Contender(["strings", "-a", "-n", "8", str(dump)]),
+                "ascii": Contender(_command("strings", "-q", dump, *least, "--encoding", "ascii")),
+                "all": Contender(_command("strings", "-q", dump, *least)),
+            }
+            found = in_turn(contenders, settings.runs, settings.warm_up)
+            for ours, words in (("ascii", "ASCII"), ("all", "ASCII, UTF-8, UTF-16")):
+                label = f"strings, {_size(size)} of {content}: {words}"
+                goals = [Goal("ratio", 1.5), Goal("rss", 300 * MIB)]
+                yield Row(label, settings.fast, found[ours], "strings -a -n 8", found["theirs"], goals=goals)
+
+
 def _drop(path: Path) -> None:
     """Have the system forget what it keeps of a file in memory."""
     fd = os.open(path, os.O_RDONLY)
@@ -287,6 +310,7 @@ ALL: dict[str, Callable[[Settings], Iterator[Row]]] = {
     "start": start,
     "find": find,
     "searching": _commanded(searching.searching),
+    "strings": strings,
     "scan": _commanded(rules.scan),
     "export": _commanded(exports.exports),
     "image": _commanded(images.image),

@@ -1,6 +1,7 @@
 """Memory maps and dumps for the benchmarks, always the same ones.
 
     python bench/inputs.py process FOLDER BYTES SEGMENTS    pid.4321.map and pid.4321.dmp
+    python bench/inputs.py texts FILE                       texts in a sixth of a dump that is there
     python bench/inputs.py rows FILE ROWS joined|apart      a map alone, whose rows join to segments, or never do
     python bench/inputs.py image FILE big|many|sparse N     a Windows machine's memory: pages, processes or GiB
     python bench/inputs.py image FILE x64|arm64-4k-48 N     page tables of N pages, as Linux has them
@@ -24,6 +25,7 @@ _SEED = 4321
 #: pages that lie side by side in physical memory, too: as often as in the map of a real process
 _RUNS = [*[1] * 24, *[2] * 7, *[3] * 2, *[4] * 5, 5, 6, 7, *[8] * 3, 9, 12, 16, 16, 40]
 _CHUNK = 1 << 24
+_TEXT = 1 << 16
 #: where the rows of a process lie: few at low addresses, then its libraries, then the kernel (as printed, 48 bits)
 _PLACES = ((0.0, 0x10000), (0.1, 0x7E0000000000), (0.4, 0xF80000000000))
 _HEAD = "Volatility 3 Framework 2.28.2\n\nVirtual\tPhysical\tSize\tOffset in File\tFile output\n\n"
@@ -69,6 +71,26 @@ def process(folder: str, size: int, segments: int) -> None:
     noise = np.random.default_rng(_SEED)
     with open(os.path.join(folder, "pid.4321.dmp"), "wb") as file:
         file.writelines(noise.bytes(min(_CHUNK, pages * PAGE - done)) for done in range(0, pages * PAGE, _CHUNK))
+
+
+def texts(path: str) -> None:
+    """Write texts into a sixth of a dump, every sixth 64 KiB: as many and as long as the memory of real programs has.
+
+    Most are ASCII, ended by zeros; one in eight is UTF-16, one in fifty Russian.
+    """
+    chance = random.Random(_SEED)  # noqa: S311
+    words = ["".join(chance.choices("etaoinshrdlucmfwyp", k=chance.randrange(2, 10))) for _ in range(2000)]
+    found = []
+    for number in range(40_000):
+        text = "_ /.:"[number % 5].join(chance.choices(words, k=chance.choice((1, 2, 2, 3, 3, 4, 8))))
+        text = text.replace("e", "\u0435").replace("o", "\u043e") if number % 50 == 0 else text
+        found.append(text.encode("utf-16-le" if number % 8 == 0 else "utf-8") + bytes(chance.randrange(2, 9)))
+    data = b"".join(found)
+    with open(path, "r+b") as file:
+        for number, place in enumerate(range(0, os.path.getsize(path), 6 * _TEXT)):
+            first = number * _TEXT % (len(data) - _TEXT)
+            file.seek(place)
+            file.write(data[first : first + _TEXT])
 
 
 def rows(path: str, count: int, *, joined: bool) -> None:
@@ -159,6 +181,8 @@ def tables(path: str, kind: str, count: int) -> None:
 if __name__ == "__main__":
     if sys.argv[1] == "image" and sys.argv[3] in _ENTRIES:
         tables(*sys.argv[2:4], int(sys.argv[4]))
+    elif sys.argv[1] == "texts":
+        texts(sys.argv[2])
     elif sys.argv[1] == "questions":
         questions(sys.argv[2], sys.argv[3], int(sys.argv[4]))
     elif sys.argv[1] == "image":

@@ -136,6 +136,11 @@ def make_process(folder: Path, size: int, segments: int) -> Path:
     return folder / "pid.4321.dmp"
 
 
+def make_texts(dump: Path) -> None:
+    """Write texts into a sixth of a dump."""
+    subprocess.run([sys.executable, str(HERE / "inputs.py"), "texts", str(dump)], check=True)
+
+
 def make_image(path: Path, kind: str, count: int) -> Path:
     """Make an image of a machine: `kind` is ``big``, ``many``, ``wide``, ``dense`` or ``sparse``; return it."""
     path.parent.mkdir(exist_ok=True)
