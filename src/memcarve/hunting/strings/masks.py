@@ -46,6 +46,24 @@ def runs(mask: U8, least: int, scratch: Scratch) -> tuple[I64, I64]:
     return edges[::2] + 1, edges[1::2] + least
 
 
+def near_runs(mask: U8, width: int, scratch: Scratch) -> U8:
+    """Return which elements (uint8) lie in a run of at least `width` ones in a mask of as many; `mask` is lost."""
+    here, there = mask, scratch("near", len(mask))
+    for narrow in (True, False):  # where so many ones begin, then what they reach
+        done = 1
+        while done < width:
+            more = min(done, width - done)
+            if narrow:
+                np.bitwise_and(here[:-more], here[more:], out=there[:-more])
+                there[-more:] = 0
+            else:
+                np.bitwise_or(here[:-more], here[more:], out=there[more:])
+                there[:more] = here[:more]
+            here, there = there, here
+            done += more
+    return here
+
+
 def leading(mask: U8, most: int) -> int:
     """Return how many ones a mask (uint8) begins with, of the first `most`."""
     found = mask[:most].tobytes().find(b"\0")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from memcarve.hunting.strings.alphabets import printable
-from memcarve.hunting.strings.masks import leading, runs, trailing
+from memcarve.hunting.strings.masks import leading, near_runs, runs, trailing
 
 if TYPE_CHECKING:
     from memcarve.dtypes import I64, U8, Bools
@@ -24,6 +24,7 @@ _SURROGATES = range(0xD800, 0xE000)
 _LEAD, _LEADS, _OF_THREE, _OF_FOUR = 0xC2, 0x33, 0xE0, 0xF0
 #: bytes behind the first: what tells them, which bits of it, the bits of the character, and how many
 _MARK, _MARKED, _REST, _SHIFT = 0x80, 0xC0, 0x3F, 6
+_NEAR = 8  # bytes that must be text around a character, at most
 _PLANE = 16  # bits of a character in its plane
 #: the printable bytes of ASCII: the first, how many there are, and the tab
 _SPACE, _SIGNS, _TAB = 0x20, 0x5F, 0x09
@@ -66,9 +67,9 @@ def narrow_runs(data: U8, own: int, least: int, *, utf8: bool, scratch: Scratch)
     tab = scratch("there", len(data))
     np.equal(data, _TAB, out=tab.view(np.bool_))
     np.bitwise_or(inner, tab, out=inner)
+    places, behind = _beyond(data, inner, own, least, scratch) if utf8 else (np.zeros(0, np.int64),) * 2
     mask[0] = 0
     mask[own + 1 :] = 0
-    places, behind = _beyond(data, own, scratch) if utf8 else (np.zeros(0, np.int64),) * 2
     for away in range(BEHIND + 1 if len(places) else 0):
         inner[places[behind >= away] + away] = 1
     border = BEHIND if utf8 else 0
@@ -109,20 +110,34 @@ def _last(inner: U8, own: int, least: int) -> tuple[int, int] | None:
     return None if size >= least else (end - size, end)
 
 
-def _beyond(data: U8, own: int, scratch: Scratch) -> tuple[I64, I64]:
+def _beyond(data: U8, plain: U8, own: int, least: int, scratch: Scratch) -> tuple[I64, I64]:
     """Return where printable characters beyond ASCII begin in the first `own` bytes, and how many bytes follow each.
 
-    Both are int64. They are well-formed: Unicode 15, table 3-7.
+    Both are int64. They are well-formed: Unicode 15, table 3-7. Some are left out that cannot be in a run of `least`
+    characters. `plain` says which bytes are printable ASCII.
     """
-    size = min(own, len(data) - 1)
-    if size <= 0:
+    size = len(data)
+    if min(own, size - 1) <= 0:
         return (np.zeros(0, np.int64),) * 2
-    first, second = scratch("first", size), scratch("second", size)
-    np.subtract(data[:size], _LEAD, out=first)
+    first, behind = scratch("first", size), scratch("second", size)
+    np.subtract(data, _LEAD, out=first)
     np.less(first, _LEADS, out=first.view(np.bool_))
-    np.bitwise_and(data[1 : size + 1], _MARKED, out=second)
-    np.equal(second, _MARK, out=second.view(np.bool_))
-    np.bitwise_and(first, second, out=first)
+    np.bitwise_and(data, _MARKED, out=behind)
+    np.equal(behind, _MARK, out=behind.view(np.bool_))
+    # what may belong to a character: ASCII, a first byte, and one behind a first one or behind another
+    width = min(least, _NEAR)
+    around = scratch("around", size + 2 * width)
+    around[:width] = around[size + width :] = 1  # a run may go on there
+    may = around[width : size + width]
+    np.bitwise_or(first[:-1], behind[:-1], out=may[1:])
+    may[0] = 1
+    np.bitwise_and(may, behind, out=may)
+    np.bitwise_and(first[:-1], behind[1:], out=first[:-1])
+    np.bitwise_or(may, first, out=may)
+    np.bitwise_or(may, plain, out=may)
+    first[min(own, size - 1) :] = 0
+    near = near_runs(around, width, scratch)[width : size + width]
+    np.bitwise_and(first, near, out=first)
     places = np.flatnonzero(first.view(np.bool_))
     lead = data[places]
     good = np.zeros(len(places), np.bool_)
@@ -130,12 +145,12 @@ def _beyond(data: U8, own: int, scratch: Scratch) -> tuple[I64, I64]:
     here = places[short]
     code = (lead[short] & np.uint8(_FIRST[1])).astype(np.uint16) << _SHIFT | (data[here + 1] & _REST)
     good[short] = printable(0)[code]
-    behind = np.ones(len(places), np.int64)
+    count = np.ones(len(places), np.int64)
     longer = np.flatnonzero(~short)
-    behind[longer] += 1 + (lead[longer] >= _OF_FOUR)
-    longer = longer[places[longer] + behind[longer] < len(data)]
-    good[longer] = _are_printable(data, places[longer], behind[longer])
-    return places[good], behind[good]
+    count[longer] += 1 + (lead[longer] >= _OF_FOUR)
+    longer = longer[places[longer] + count[longer] < size]
+    good[longer] = _are_printable(data, places[longer], count[longer])
+    return places[good], count[good]
 
 
 def _are_printable(data: U8, places: I64, behind: I64) -> Bools:
