@@ -18,7 +18,7 @@ from cli import invoke
 from dumps import write_several
 from files import EXAMPLE
 from memcarve.cli import listing_memory
-from memcarve.hunting import chosen
+from memcarve.hunting import chosen_processes
 from memory import PAGE, noise
 
 if TYPE_CHECKING:
@@ -183,9 +183,9 @@ def test_one_after_the_other(truth: Truth, go: Go, monkeypatch: pytest.MonkeyPat
     """A process is opened when the rows of those before it are out, and what was opened is not kept."""
     alive: weakref.WeakSet[memcarve.ProcessMemory] = weakref.WeakSet()
     printed, most = [0], [0]
-    true, rows_printed = chosen._part, []
+    true, rows_printed = chosen_processes._part, []
 
-    def part(container: Container, index: int, half: str) -> chosen.Part:
+    def part(container: Container, index: int, half: str) -> chosen_processes.Part:
         gc.collect()
         most[0] = max(most[0], len(alive))
         rows_printed.append(printed[0])
@@ -199,7 +199,7 @@ def test_one_after_the_other(truth: Truth, go: Go, monkeypatch: pytest.MonkeyPat
         for _ in rows:
             printed[0] += 1
 
-    monkeypatch.setattr(chosen, "_part", part)
+    monkeypatch.setattr(chosen_processes, "_part", part)
     monkeypatch.setattr(listing_memory, "print_table", table)
     assert go("segments", truth.path, "--all", "--content", "headers", "--range", "all").code == 0
     assert len(rows_printed) == len(PIDS) + 1

@@ -17,11 +17,11 @@ from memcarve.cli.printed_tables import print_table
 from memcarve.cli.progress_bar import ProgressBar
 from memcarve.cli.wording import say, tell
 from memcarve.errors import ProcessError, UsageError
-from memcarve.hunting.pairs import paired
+from memcarve.hunting.process_pairs import paired
 
 if TYPE_CHECKING:
     from memcarve.cli.option_groups import Differences, DiffInput, ListedProcesses, Messages, Printing, SegmentFilters
-    from memcarve.hunting.pairs import Pair
+    from memcarve.hunting.process_pairs import Pair
     from memcarve.process import Container, ProcessMemory
 
 

@@ -10,7 +10,7 @@ from memcarve.cli.frame import Outcome, process_columns, selection
 from memcarve.cli.printed_tables import print_table
 from memcarve.cli.wording import say, tell
 from memcarve.errors import MemcarveError, UsageError
-from memcarve.hunting.chosen import KERNEL, kernel
+from memcarve.hunting.chosen_processes import KERNEL, kernel
 from memcarve.labels import Labelling
 from memcarve.process import listed_of
 from memcarve.vocabulary import Half
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from memcarve.cli.difference_rows import DifferenceRows
     from memcarve.cli.option_groups import Messages, SegmentFilters
-    from memcarve.hunting.pairs import Pair
+    from memcarve.hunting.process_pairs import Pair
     from memcarve.process import Container, ProcessEntry, ProcessMemory
     from memcarve.segments import Segments
 

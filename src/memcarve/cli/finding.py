@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from memcarve.cli.option_groups import Input, ListedProcesses, Messages, Printing, SegmentFilters, Sought
     from memcarve.cli.printed_tables import Cell
     from memcarve.cli.sought_patterns import Wanted
-    from memcarve.hunting.chosen import Part
+    from memcarve.hunting.chosen_processes import Part
     from memcarve.process import ProcessMemory
     from memcarve.segments import Segments
     from memcarve.space import AddressSpace, Hit

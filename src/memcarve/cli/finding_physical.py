@@ -13,7 +13,7 @@ from memcarve.cli.printed_tables import Column, print_table
 from memcarve.cli.progress_bar import ProgressBar
 from memcarve.cli.wording import complain, counted, say, tell
 from memcarve.errors import UsageError
-from memcarve.hunting.chosen import KERNEL
+from memcarve.hunting.chosen_processes import KERNEL
 from memcarve.hunting.find import find_physical as search_physical
 from memcarve.hunting.owners.asking import Owners
 from memcarve.hunting.owners.image_ranges import image_ranges

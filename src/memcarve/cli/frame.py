@@ -16,7 +16,7 @@ from memcarve.cli.progress_bar import OpeningBar
 from memcarve.cli.wording import complain, counted, say, tell
 from memcarve.errors import MemcarveError, UsageError, printable
 from memcarve.formats.decoded_file import on_disk
-from memcarve.hunting.chosen import KERNEL, opened
+from memcarve.hunting.chosen_processes import KERNEL, opened
 from memcarve.labels import Labelling
 from memcarve.note import Note
 from memcarve.process import Selection, listed_of
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from memcarve.cli.option_groups import Input, MemoryFilters, Messages, OneProcess, SegmentFilters
     from memcarve.cli.printed_tables import Cell
-    from memcarve.hunting.chosen import Part
+    from memcarve.hunting.chosen_processes import Part
     from memcarve.process import Container, ProcessEntry, ProcessMemory
     from memcarve.segments import Segments
     from memcarve.space import AddressSpace

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
         Segmenting,
     )
     from memcarve.cli.printed_tables import Cell
-    from memcarve.hunting.chosen import Part
+    from memcarve.hunting.chosen_processes import Part
     from memcarve.process import ProcessMemory
     from memcarve.segments import Segments
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from memcarve.cli.option_groups import Sought
-    from memcarve.hunting.chosen import Part
+    from memcarve.hunting.chosen_processes import Part
     from memcarve.process import ProcessEntry, ProcessMemory
     from memcarve.searching.engines import Pattern
 

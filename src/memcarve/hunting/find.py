@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from memcarve.errors import UnreadableError
-from memcarve.hunting.chosen import opened
+from memcarve.hunting.chosen_processes import opened
 from memcarve.hunting.owners.image_ranges import image_ranges
 from memcarve.process import Container, ProcessMemory
 from memcarve.searching.engines import PatternSearch

@@ -20,7 +20,7 @@ import memcarve
 import winimage
 from cli import command, invoke, run
 from linux_machines import machine, machines
-from memcarve.cli.finding_table import bytes_of, groups_of, table_of
+from memcarve.cli.findings_table import bytes_of, groups_of, table_of
 from memcarve.cli.hexdump import disassembly
 from memcarve.hunting.findings import every_process
 from memcarve.vocabulary import Severity

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, strategies as st
 
 from headers import pe_page
-from memcarve.hunting.findings.check import Remark
-from memcarve.hunting.findings.checks import CHECKS
 from memcarve.hunting.findings.family import Family
 from memcarve.hunting.findings.imitated_name import imitated, is_slip
+from memcarve.hunting.findings.process_check import Remark
+from memcarve.hunting.findings.process_checks import CHECKS
 from memcarve.hunting.findings.subject import Subject
 from memcarve.hunting.findings.system_programs import FOLDERS
 from memcarve.metadata import Metadata, Parameters, Region, Regions

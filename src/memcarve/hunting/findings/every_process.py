@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from memcarve import forking
 from memcarve.errors import InputError, MemcarveError
-from memcarve.hunting.findings.checks import CHECKS
 from memcarve.hunting.findings.family import Family
 from memcarve.hunting.findings.finding_record import Finding, More
 from memcarve.hunting.findings.flag_findings import evidence_at, place_of, spots
 from memcarve.hunting.findings.frames_seen import FramesSeen
+from memcarve.hunting.findings.process_checks import CHECKS
 from memcarve.hunting.findings.subject import Subject
 from memcarve.labels.elsewhere import look_at_all
 from memcarve.labels.filters import names_match
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
     from typing import Any
 
-    from memcarve.hunting.findings.check import Remark
+    from memcarve.hunting.findings.process_check import Remark
     from memcarve.labels.severities import Rating
     from memcarve.process import Container, ProcessEntry, ProcessMemory
 

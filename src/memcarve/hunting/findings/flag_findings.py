@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from memcarve.errors import AddressError, SourceReadError
-from memcarve.hunting.findings.check import Remark
 from memcarve.hunting.findings.executable import may_run
 from memcarve.hunting.findings.finding_record import Evidence
+from memcarve.hunting.findings.process_check import Remark
 from memcarve.intervals import PAGE, Intervals
 from memcarve.labels.segment_labels import permission_bits, permission_words
 from memcarve.labels.severities import Rating

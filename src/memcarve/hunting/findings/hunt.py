@@ -7,9 +7,9 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from memcarve.errors import UsageError
-from memcarve.hunting.findings.checks import CHECKS
 from memcarve.hunting.findings.every_process import Wanted, seen_of_each
 from memcarve.hunting.findings.finding_record import Finding, More, worst_first
+from memcarve.hunting.findings.process_checks import CHECKS
 from memcarve.labels.flags import NEEDS
 from memcarve.vocabulary import Flag, Kind, ProcessFlag, Severity, System
 

@@ -8,7 +8,7 @@ import unicodedata
 from typing import TYPE_CHECKING
 
 from memcarve.errors import printable
-from memcarve.hunting.findings.check import Check, Remark
+from memcarve.hunting.findings.process_check import Check, Remark
 from memcarve.hunting.findings.system_programs import CUT, FOLDERS, NEIGHBOURS, called
 from memcarve.labels.severities import Rating
 from memcarve.paths import base_name

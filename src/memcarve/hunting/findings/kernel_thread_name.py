@@ -6,7 +6,7 @@ import re
 from typing import TYPE_CHECKING
 
 from memcarve.errors import printable
-from memcarve.hunting.findings.check import Check, Remark
+from memcarve.hunting.findings.process_check import Check, Remark
 from memcarve.labels.severities import Rating
 from memcarve.vocabulary import ProcessFlag, Severity, System
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from memcarve.hunting.findings.check import Check, Remark
+from memcarve.hunting.findings.process_check import Check, Remark
 from memcarve.hunting.findings.system_programs import PARENTS_END, parents_of
 from memcarve.labels.severities import Rating
 from memcarve.vocabulary import ProcessFlag, Severity, System

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from memcarve.hunting.findings.check import Check, Remark
 from memcarve.hunting.findings.executable import may_run
+from memcarve.hunting.findings.process_check import Check, Remark
 from memcarve.labels.severities import Rating
 from memcarve.vocabulary import Kind, ProcessFlag, Severity
 

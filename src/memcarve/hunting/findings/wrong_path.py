@@ -6,7 +6,7 @@ import re
 from typing import TYPE_CHECKING
 
 from memcarve.errors import printable
-from memcarve.hunting.findings.check import Check, Remark
+from memcarve.hunting.findings.process_check import Check, Remark
 from memcarve.hunting.findings.system_programs import DAEMONS, FOLDERS, called, is_loose, is_of_packages
 from memcarve.labels.linux_flags import is_memory
 from memcarve.labels.severities import Rating

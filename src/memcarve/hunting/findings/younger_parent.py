@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from memcarve.hunting.findings.check import Check, Remark
 from memcarve.hunting.findings.family import is_younger
+from memcarve.hunting.findings.process_check import Check, Remark
 from memcarve.hunting.findings.system_programs import PARENTS_END
 from memcarve.labels.severities import Rating
 from memcarve.times import rfc3339

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from memcarve.errors import LimitError, MemcarveError, UsageError
-from memcarve.hunting.chosen import opened
+from memcarve.hunting.chosen_processes import opened
 from memcarve.hunting.owners.kernel_halves import KernelHalves
 from memcarve.intervals import PAGE
 from memcarve.vocabulary import System

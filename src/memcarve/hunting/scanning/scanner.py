@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import yara_x
 
     from memcarve.hunting.scanning.rules import RuleFacts, Rules
-    from memcarve.hunting.scanning.units import Laid
+    from memcarve.hunting.scanning.scan_units import Laid
 
 #: bytes of a match that are kept
 SHOWN = 64

@@ -9,8 +9,8 @@ import numpy as np
 
 from memcarve.errors import MemcarveError, UsageError
 from memcarve.hunting.scanning.rules import rules_of
+from memcarve.hunting.scanning.scan_units import Laid, shared, units
 from memcarve.hunting.scanning.scanner import Joined, Match, Scanned, Scanner, Windows
-from memcarve.hunting.scanning.units import Laid, shared, units
 from memcarve.searching.ordered_threads import in_order, processors
 from memcarve.vocabulary import ScanUnit, Split
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from memcarve.dtypes import U64
     from memcarve.hunting.scanning.rules import RuleFacts, Rules, Value
-    from memcarve.hunting.scanning.units import Unit
+    from memcarve.hunting.scanning.scan_units import Unit
     from memcarve.process import ProcessMemory
     from memcarve.segments import Segment, Segments
     from memcarve.space import AddressSpace

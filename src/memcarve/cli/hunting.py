@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from memcarve.cli import run_log
 from memcarve.cli.exit_status import COMPLETE, INCOMPLETE
-from memcarve.cli.finding_table import bytes_of, groups_of, most_columns, table_of
+from memcarve.cli.findings_table import bytes_of, groups_of, most_columns, table_of
 from memcarve.cli.frame import choose, open_input
 from memcarve.cli.printed_tables import SCHEMA, Column, print_table
 from memcarve.cli.progress_bar import ProgressBar

@@ -16,7 +16,7 @@ from memcarve.hunting.findings import (
 )
 
 if TYPE_CHECKING:
-    from memcarve.hunting.findings.check import Check
+    from memcarve.hunting.findings.process_check import Check
 
 CHECKS: tuple[Check, ...] = (
     unlinked_process.CHECK,

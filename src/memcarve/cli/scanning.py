@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from memcarve.cli.option_groups import Input, ListedProcesses, Messages, Printing, Scanning, SegmentFilters
     from memcarve.cli.printed_tables import Cell
     from memcarve.dtypes import Bools
-    from memcarve.hunting.chosen import Part
+    from memcarve.hunting.chosen_processes import Part
     from memcarve.hunting.scanning.rules import Rules
     from memcarve.hunting.scanning.scans import RuleHit
     from memcarve.process import ProcessMemory
@@ -59,7 +59,7 @@ def scan(
         raise TargetExistsError("exists", subject=sought.carve_hits, remedy="name a new folder")
     rules = read_rules(sought, messages)
     if sought.physical:
-        from memcarve.cli.scanning_images import scan_image  # imports all that looks for owners
+        from memcarve.cli.scanning_physical import scan_image  # imports all that looks for owners
 
         return scan_image(file, processes, sought, filters, source, printing, messages, rules)
     return _scan_processes(file, processes, sought, filters, source, printing, messages, rules)

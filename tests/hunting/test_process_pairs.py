@@ -7,7 +7,7 @@ import datetime as dt
 import pytest
 from hypothesis import given, strategies as st
 
-from memcarve.hunting.pairs import Pair, is_same, paired
+from memcarve.hunting.process_pairs import Pair, is_same, paired
 from memcarve.process import ProcessEntry, Unix
 
 TIME = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
