@@ -174,7 +174,7 @@ COMMANDS = {
         ),
         Command(
             "hunt",
-            "hunting",
+            "hunt_command",
             "Show what deserves a look, in every process, the worst first.",
             """Show what deserves a look, in every process of an image or in one: the worst first, with the reason.
 
@@ -234,7 +234,7 @@ COMMANDS = {
         ),
         Command(
             "scan",
-            "scanning",
+            "scan_command",
             "Find what YARA rules match, in true addresses.",
             """Find what YARA rules match in memory as it was laid out: across pages, with true addresses.
 

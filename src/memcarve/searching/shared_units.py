@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from memcarve.intervals import PAGE
-from memcarve.searching.hashing import mixed
+from memcarve.searching.location_hashes import mixed
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

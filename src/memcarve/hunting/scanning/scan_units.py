@@ -10,7 +10,7 @@ import numpy as np
 
 from memcarve.errors import UnreadableError
 from memcarve.intervals import PAGE, expand
-from memcarve.searching.hashing import mixed, of_object
+from memcarve.searching.location_hashes import mixed, of_object
 from memcarve.vocabulary import ScanUnit
 
 if TYPE_CHECKING:
