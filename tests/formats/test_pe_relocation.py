@@ -123,6 +123,17 @@ def test_a_damaged_directory_tells_nothing(directory: tuple[int, int], data: byt
     assert Relocations(read_of(data), directory).of(1) is None
 
 
+@pytest.mark.parametrize("places", [[8, 8], [8, 12], [16, 9]])
+def test_places_that_overlap_tell_nothing(places: list[int]) -> None:
+    """Added up they explain any change: nothing is known of their page, and all of others."""
+    told = b"".join(
+        struct.pack("<II2H", page, 12, *(10 << 12 | place for place in own))
+        for page, own in ((0x1000, [0, 8]), (0x2000, places), (0x3000, [8, 0]))
+    )
+    found = Relocations(read_of(told), (DIRECTORY, len(told)))
+    assert [found.of(page) for page in range(1, 4)] == [[(0, 8), (8, 8)], None, [(0, 8), (8, 8)]]
+
+
 def test_blocks_out_of_order_end_it() -> None:
     """A page whose block may come again is not known."""
     told = blocks({0x3000: 8}) + blocks({0x1000: 8})

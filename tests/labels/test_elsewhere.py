@@ -85,6 +85,70 @@ def test_only_code_that_may_not_be_written() -> None:
         assert [*found_in(container)] == expected
 
 
+class Twice(Images):
+    """Processes that map the image again at other addresses: pages and frames by process and address."""
+
+    again: Mapping[tuple[int, int], Mapping[int, int]]
+
+    def _process(self, index: int) -> ProcessMemory:
+        process = super()._process(index)
+        (first,), rows = (
+            process.metadata.regions[0].rows,
+            [(BASE, page, *row) for page, row in self.mapped[index].items()],
+        )
+        rows += [
+            (base, page, RX, frame)
+            for (of, base), pages in self.again.items()
+            for page, frame in pages.items()
+            if of == index
+        ]
+        rows.sort()
+        start, flags, offset = (
+            np.array(column, kind)
+            for column, kind in zip(
+                zip(*(((base + page) * PAGE, flag, frame * PAGE) for base, page, flag, frame in rows), strict=True),
+                (np.uint64, np.uint8, np.uint64),
+                strict=True,
+            )
+        )
+        size = np.full(len(rows), PAGE, np.uint64)
+        space = AddressSpace(start, size, offset, self.backing, flags=flags, physical=offset)
+        bases = sorted({base for base, *_ in rows})
+        told = Metadata((Regions("VAD tree", [first._replace(start=base * PAGE) for base in bases]),))
+        return ProcessMemory(space, process.entry, machine=Machine(architecture="x64"), metadata=lambda: told, pages={})
+
+
+def test_a_file_that_is_mapped_again() -> None:
+    """Each mapping is compared: a clean one before it does not hide another; and a process has one vote."""
+    for low in (BASE - 0x100, BASE + 0x100):
+        container = Twice([{1: (RX, 2)}, {1: (RX, 1)}, {1: (RX, 1)}], FRAMES)
+        container.again = {(0, low): {1: 1}}
+        found = found_in(container)
+        assert {index: [page for page, _ in rows] for index, rows in found.items()} == {0: [1]}
+        container = Twice([{1: (RX, 1)}, {1: (RX, 1)}, {1: (RX, 1)}], FRAMES)
+        container.again = {(0, low + number): {1: 2} for number in range(0, 64, 8)}
+        found = found_in(container)
+        assert [*found] == [0]
+        assert len(found[0]) == 8
+        assert all("is not what 2 other processes have there; 1 have" in why for _, why in found[0][1:])
+
+
+def test_imports_are_what_most_have() -> None:
+    """A header of which nobody has a copy says that all code is imported addresses: that hides nothing."""
+    headers = []
+    for size in (0x40, 7 * PAGE):
+        header = bytearray(dll_page([(1, 7, TEXT)], size=8))
+        at = 0x80 + 24 + 112 + 8 * 12
+        header[at : at + 8] = (PAGE + 0x20).to_bytes(4, "little") + size.to_bytes(4, "little")
+        headers.append(bytes(header))
+    changed = bytearray(FRAMES[1])
+    changed[0x800] ^= 0xFF
+    frames = [*headers, FRAMES[1], bytes(changed)]
+    for others in (1, 2):
+        processes = [{0: (R, 1), 1: (RX, 3)}, *[{0: (R, 0), 1: (RX, 2)}] * others]
+        assert 0 in found_in(Images(processes, frames))
+
+
 def test_how_many_have_which() -> None:
     """The finding counts those with the same bytes in other frames, and the largest of other kinds."""
     same = [*FRAMES[:3], FRAMES[1], FRAMES[2], FRAMES[2]]

@@ -234,23 +234,40 @@ def test_processes_that_cannot_be_opened() -> None:
     assert "text-differs" not in labels_of(Several([(0, 1), (0, 2)], PAGES).process(index=0)).flagged.where
 
 
+def limits_of(container: Several, index: int) -> list[str]:
+    """Return what is said not to have been compared."""
+    return labels_of(container.process(index=index), Selection("all", flag=["text-differs"])).flagged.limits
+
+
 def test_comparing_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """However many pages differ, so many are read; code of a hostile size is not looked at."""
     monkeypatch.setattr(elsewhere, "_MOST_COMPARED", 2)
     contents = [noise(seed) for seed in range(20)]
     container = Several([range(10), range(10, 20), range(10, 20)], contents)
     assert len(differing(container, 0)) == 2
+    assert limits_of(container, 0) == ["text-differs: 8 pages of code were too many to be compared"]
     monkeypatch.setattr(text_pages, "_MOST_PAGES", 5)
+    assert limits_of(Several([range(10), range(10, 20)], contents), 0) == [
+        "text-differs: 10 pages of code were too many to be compared"
+    ]
     assert differing(Several([range(10), range(10, 20)], contents), 0) == []
     monkeypatch.undo()
     monkeypatch.setattr(elsewhere, "_MOST_IN_ALL", 25)
     several = Several([range(10)] * 3 + [range(10, 20)] * 7, contents)
     assert differing(several, 0) == []
-    # for itself; then those that the bound allows, and one more
-    assert several.opened == [0, 0, 1, 2]
+    # for itself; then all of them, of which those count that the bound allows
+    assert several.opened == [0, *range(10)]
+    # one of hostile size does not take the place of others
+    several = Several([range(10), range(26), *[[0, 19]] * 3, [0, 18]], [*contents, *contents])
+    assert differing(several, 5) == [1]
     monkeypatch.undo()
     monkeypatch.setattr(elsewhere, "_MOST_READ", 3)
-    assert differing(Several([range(10), range(10, 20)], contents), 0) == [0]
+    monkeypatch.setattr(elsewhere, "_LEAST_READ", 3)
+    several = Several([range(10), range(10, 20)], contents)
+    assert differing(several, 0) == [0, 1, 2]
+    # what others have used up is there for each
+    assert differing(several, 1) == [0, 1, 2, 3, 4]
+    assert limits_of(several, 1) == ["text-differs: 3 pages of code were too many to be compared"]
 
 
 # real processes

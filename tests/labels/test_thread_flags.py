@@ -181,14 +181,29 @@ def test_calls_of_arm64(instruction: int, is_call: bool) -> None:  # noqa: FBT00
         assert bool(found_in(process)) == is_call
 
 
-def test_a_stack_full_of_pointers_is_bounded() -> None:
-    """However many words lead into private code, few are looked at."""
+def test_a_stack_full_of_pointers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many words lead into private code, none hides another; if too many do, that is told."""
     regions = (page_region(CODE, 0x100, "PAGE_EXECUTE_READ", kind="private", private=True), *REGIONS[1:])
     words = [struct.pack("<512Q", *((CODE + 8 * page + 8) * PAGE + at for at in range(512))) for page in range(2)]
     thread = Thread(8, stack_start=STACK * PAGE, stack_end=(STACK + 8) * PAGE)
     process = process_with([thread], {STACK + 6: words[0], STACK + 7: words[1]}, regions=regions)
     (found,) = found_in(process)
-    assert found.why.endswith("; 255 more of its words lead into the same region")
+    assert found.why.endswith("; 1023 more of its words lead into the same region")
+    # no call stands before where all of these but the last lead
+    target = CODE * PAGE + 0x800
+    last = words[1][:-8] + struct.pack("<Q", target)
+    pages = {
+        CODE: code_page(b"\xe8abcd", 0x800),
+        **dict.fromkeys((CODE + 7, CODE + 8, CODE + 15, CODE + 16, CODE + 17), b"\x90" * PAGE),
+    }
+    pages |= {STACK + 6: words[0], STACK + 7: last}
+    process = process_with([thread], pages, pages=sorted(pages), regions=regions)
+    assert [row.address for row in found_in(process)] == [target]
+    monkeypatch.setattr(thread_flags, "_MOST_TARGETS", 100)
+    assert not found_in(process)
+    assert [note for note in labels_of(process, Selection("all")).notes if note.startswith("stack-in-private")] == [
+        "stack-in-private: more than 100 words of stacks lead to what no file backs: the others were not looked at"
+    ]
 
 
 def test_calls_as_a_disassembler_has_them() -> None:

@@ -33,7 +33,14 @@ _MOST_IN_ALL = 1 << 23  # pages of all processes' code
 _MOST_COMPARED = 1 << 12  # pages of one process that are compared,
 _MOST_READ = 1 << 16  # and frames that are read of all processes' code
 _MOST_REBASED = 1 << 12  # comparisons of pages whose relocations are not known: each takes milliseconds
+_MOST_RELOCATIONS = 1 << 25  # bytes of relocation directories that are read in all
+_LEAST_READ, _LEAST_REBASED, _LEAST_RELOCATIONS = (
+    1 << 9,
+    1 << 6,
+    1 << 18,
+)  # of each process in any case: others cannot use up what is its
 _KEPT = 1 << 10  # pages, whose bytes are kept for a while
+_MOST_HEADERS = 1 << 8  # pages with headers of one file that are looked at
 _MOST_KINDS = 4  # of one page, that are compared with each other if bases differ
 _IMPORTS = 12  # the data directory of imported addresses, which may lie among code
 
@@ -56,18 +63,22 @@ class Difference(NamedTuple):
 class _File:
     """The pages of one file's code that processes have, in columns, one row per page and place in the backing.
 
-    In order of `page` and `offset` (uint64); `base` is where one of the `count` processes has the file.
+    In order of `page` and `offset` (uint64); `base` is where one of the `count` processes has the file. A process that
+    has it at several addresses counts with the first alone, however often it maps a file.
     """
 
-    def __init__(self, texts: Sequence[Text]) -> None:
+    def __init__(self, of_each: Sequence[Sequence[Text]]) -> None:
+        texts = [text for several in of_each for text in several]
+        sizes = [len(text.page) for text in texts]
         page = np.concatenate([text.page for text in texts])
         offset = np.concatenate([text.offset for text in texts])
-        base = np.repeat(np.array([text.base % TOP for text in texts], np.uint64), [len(text.page) for text in texts])
-        order = np.lexsort((offset, page))
+        base = np.repeat(np.array([text.base % TOP for text in texts], np.uint64), sizes)
+        counts = np.repeat([text is several[0] for several in of_each for text in several], sizes).astype(np.int64)
+        order = np.lexsort((1 - counts, offset, page))
         page, offset = page[order], offset[order]
         first = np.flatnonzero(np.append(True, (page[1:] != page[:-1]) | (offset[1:] != offset[:-1])))
         self.page, self.offset, self.base = page[first], offset[first], base[order][first]
-        self.count = np.diff(np.append(first, len(page)))
+        self.count = np.add.reduceat(counts[order], first)
 
     def contested(self, text: Text) -> list[int]:
         """Return the rows of a process's pages that not all have at the same place of the backing."""
@@ -96,46 +107,65 @@ class Elsewhere:
         """Take what processes said of themselves, each with its place in the list."""
         self.backing = backing
         self.places: set[int] = set()
-        texts: dict[Key, list[Text]] = {}
+        texts: dict[Key, list[Sequence[Text]]] = {}
         self._headers: dict[Key, Counter[tuple[int, int]]] = {}
         for place, each in said:
             self.places.add(place)
-            for key, text in each.texts.items():
-                texts.setdefault(key, []).append(text)
+            for key, several in each.texts.items():
+                texts.setdefault(key, []).append(several)
             for key, where in each.headers.items():
                 self._headers.setdefault(key, Counter())[where] += 1
         self._files = {key: _File(rows) for key, rows in texts.items()}
         self._left, self._rebased = _MOST_READ, _MOST_REBASED
+        self._spare, self._spare_rebased = _LEAST_READ, _LEAST_REBASED
         self._relocations: dict[Key, Relocations] = {}
+        self._relocations_left = _MOST_RELOCATIONS
+        #: the files whose relocations the process at hand was asked for
+        self._asked: set[Key] = set()
+        self._imported: dict[Key, tuple[int, int]] = {}
         self._facts: dict[int, dict[str, object]] = {}
-        self._judged: dict[tuple[Key, int], _Judged | None] = {}
+        self._judged: dict[tuple[Key, int], _Judged] = {}
         self._page = functools.lru_cache(maxsize=_KEPT)(self._read_page)
 
-    def differing(self, process: ProcessMemory, place: int | None) -> list[Difference]:
+    def differing(self, process: ProcessMemory, place: int | None) -> tuple[list[Difference], int]:
         """Return the pages of a process's code that differ from what as many or more other processes have there.
 
-        `place` is that of the process in the list. At most 4,096 pages are compared, those first that are first in
-        their files. What cannot be read is left out, as is a process that could not be opened.
+        `place` is that of the process in the list. At most 4,096 pages are compared, of the files with fewest first;
+        how many more may differ is returned, too. What cannot be read is left out, as is a process that could not be
+        opened.
         """
         regions = process.metadata.regions[0].rows if process.metadata.regions else ()
         names = {key_of(row): row.file or "" for row in regions}
+        said = said_of(process)
+        contested = [
+            (self._files[key].contested(text), key, text, several[0])
+            for key, several in said.texts.items()
+            if key in self._files
+            for text in several
+        ]
         found: list[Difference] = []
-        left = _MOST_COMPARED
-        for key, text in said_of(process).texts.items():
-            file = self._files.get(key)
-            rows = [] if file is None else file.contested(text)[:left]
-            left -= len(rows)
-            for row in rows:
+        left, uncompared = _MOST_COMPARED, said.left_out
+        self._spare, self._spare_rebased = _LEAST_READ, _LEAST_REBASED
+        self._asked.clear()
+        for rows, key, text, first in sorted(contested, key=lambda each: len(each[0])):
+            uncompared += len(rows[left:])
+            for row in rows[:left]:
                 page, offset = int(text.page[row]), int(text.offset[row])
                 judged = self._judgement(key, page, offset, text.base, process.space)
+                if judged is None:
+                    uncompared += 1
                 if judged is None or offset not in judged.kinds:
                     continue
-                kind = judged.kinds[offset]
-                own = judged.counts[kind] + (place not in self.places)
-                most = max((count for other, count in judged.counts.items() if other != kind), default=0)
+                kind, votes = judged.kinds[offset], judged.counts.copy()
+                counted = first.at(page) if place in self.places else None
+                if counted is not None and counted in judged.kinds:
+                    votes[judged.kinds[counted]] -= 1
+                own = votes[kind] + 1
+                most = max((count for other, count in votes.items() if other != kind), default=0)
                 if most and most >= own:
                     found.append(Difference(text.address(row), names[key], page * PAGE, own, most, judged.rebased))
-        return sorted(found)
+            left -= len(rows[:left])
+        return sorted(found), uncompared
 
     def compared(self, region: Region, page: bytes) -> tuple[int, int, str]:
         """Return how many processes have the same header of a region's file, how many another one, and what differs.
@@ -168,17 +198,22 @@ class Elsewhere:
         better = (
             judged is not None and judged.rebased == _TOLERATED and self._relocated(key, page, base, space) is not None
         )
-        if better or (key, page) not in self._judged:
-            judged = self._judged[key, page] = self._judge(key, page, places, base, space)
+        if better or judged is None:
+            judged = self._judge(key, page, places, base, space)
+            if judged is not None:  # another process may have what is left for it
+                self._judged[key, page] = judged
         return judged
 
     def _judge(
         self, key: Key, page: int, places: dict[int, tuple[int, int]], base: int, space: AddressSpace
     ) -> _Judged | None:
         """Read the frames that a page has, and tell which hold the same."""
-        self._left -= len(places)
-        if self._left < 0:
+        if self._left < len(places) and self._spare <= 0:
             return None
+        if self._left >= len(places):
+            self._left -= len(places)
+        else:
+            self._spare -= len(places)
         contents = {offset: data for offset in places if (data := self._page(offset)) is not None}
         kinds: dict[int, int] = {}
         rebased = ""
@@ -186,9 +221,13 @@ class Elsewhere:
         if apart and is_relocated(key):
             relocated = self._relocated(key, page, base, space)
             if relocated is None:
-                self._rebased -= len(set(contents.values()))
-                if self._rebased < 0:
+                kinds_at_most = len(set(contents.values()))
+                if self._rebased < kinds_at_most and self._spare_rebased <= 0:
                     return None
+                if self._rebased >= kinds_at_most:
+                    self._rebased -= kinds_at_most
+                else:
+                    self._spare_rebased -= kinds_at_most
                 hidden = self._imports(key, page)
                 kinds = _by_tolerance({at: _without(data, hidden) for at, data in contents.items()}, places)
                 rebased = _TOLERATED
@@ -207,22 +246,42 @@ class Elsewhere:
 
     def _imports(self, key: Key, page: int) -> range:
         """Return which bytes of a page are imported addresses, that a loader writes; none of a file that has none."""
-        header = self._headers.get(key)
-        first = None if header is None else self._page(header.most_common(1)[0][0][1])
-        low, size = (0, 0) if first is None else _directory(first, _IMPORTS)
-        return range(max(low - page * PAGE, 0), max(min(low + size - page * PAGE, PAGE), 0)) if size else range(0)
+        if key not in self._imported:
+            self._imported[key] = self._imports_of(key)
+        low, end = (place - page * PAGE for place in self._imported[key])
+        return range(max(low, 0), max(min(end, PAGE), 0)) if low < end else range(0)
+
+    def _imports_of(self, key: Key) -> tuple[int, int]:
+        """Return start and end of a file's imported addresses, by what most processes have as its header.
+
+        Of several that as many have, what all of them call so: one may be there to hide what is beside them.
+        """
+        votes: Counter[tuple[int, int]] = Counter()
+        for (_, offset), count in self._headers.get(key, Counter()).most_common(_MOST_HEADERS):
+            first = self._page(offset)
+            if first is not None:
+                low, size = _directory(first, _IMPORTS)
+                votes[low, low + size] += count
+        most = max(votes.values(), default=0)
+        tied = [bounds for bounds, count in votes.items() if count == most] or [(0, 0)]
+        return max(low for low, _ in tied), min(end for _, end in tied)
 
     def _relocated(self, key: Key, page: int, base: int, space: AddressSpace) -> Sequence[tuple[int, int]] | None:
         """Return what is relocated in a page, None if no process so far has told it."""
         found = self._relocations.get(key)
-        if found is None or found.of(page) is None:
+        if (found is None or found.of(page) is None) and key not in self._asked:
+            self._asked.add(key)
             found = self._relocations[key] = self._relocations_of(space, base)
-        return found.of(page)
+        return None if found is None else found.of(page)
 
     def _relocations_of(self, space: AddressSpace, base: int) -> Relocations:
         """Return the relocations of an image as far as its process has them in memory."""
+        self._relocations_left = max(self._relocations_left, _LEAST_RELOCATIONS)
 
         def read(place: int, size: int) -> bytes | None:
+            self._relocations_left -= size
+            if self._relocations_left < 0:
+                return None
             try:
                 return space.read(base + place, size)
             except (AddressError, SourceReadError):
@@ -241,10 +300,14 @@ class Elsewhere:
 
 
 class Compared(NamedTuple):
-    """What other processes have of a process's files, and where its code differs, None if that was not looked for."""
+    """What other processes have of a process's files, and where its code differs, None if that was not looked for.
+
+    `uncompared` counts pages of code that may differ and are too many to be compared.
+    """
 
     elsewhere: Elsewhere
     differences: Sequence[Difference] | None
+    uncompared: int = 0
 
 
 def look_at_all(container: Container) -> None:
@@ -261,7 +324,7 @@ def compared(process: ProcessMemory, *, code: bool) -> Compared | None:
         return None
     backing = process.space.backing
     found = process.others.together(_by_backing).get(id(backing)) or Elsewhere(backing, [])
-    return Compared(found, found.differing(process, process.others.place) if code else None)
+    return Compared(found, *(found.differing(process, process.others.place) if code else (None, 0)))
 
 
 def _by_backing(processes: Iterable[tuple[int, ProcessMemory]]) -> dict[int, Elsewhere]:
@@ -270,9 +333,10 @@ def _by_backing(processes: Iterable[tuple[int, ProcessMemory]]) -> dict[int, Els
     left = _MOST_IN_ALL
     for place, process in processes:
         each = said_of(process)
-        left -= sum(len(text.page) for text in each.texts.values())
-        if left < 0:
-            break
+        pages = sum(len(text.page) for several in each.texts.values() for text in several)
+        if pages > left:
+            continue
+        left -= pages
         said.setdefault(id(each.backing), []).append((place, each))
     return {number: Elsewhere(rows[0][1].backing, rows) for number, rows in said.items()}
 

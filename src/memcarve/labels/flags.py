@@ -101,6 +101,8 @@ class Flagged:
         self.by_content = headers is not None
         self.where: dict[str, Intervals] = {}
         self.findings: list[Finding] = []
+        self._others = others
+        self._beyond: list[str] = []
         bases = self._look_at_bases()
         self._bases = bases or {}
         self._has_bytes = bases is not None
@@ -132,13 +134,20 @@ class Flagged:
 
     @property
     def notes(self) -> list[str]:
-        """The findings that may lie outside all segments, in words."""
-        notes = []
+        """The findings that may lie outside all segments, in words; and what was too much to be looked at."""
+        notes = self.limits
         for flag in (Flag.ENTRY_UNMAPPED, Flag.THREAD_IN_PRIVATE, Flag.HOLLOWED):
             found = [row for row in self.findings if row.flag == flag and self._may_be_outside(row)]
             notes += [f"{flag}: 0x{row.address:x}: {row.why}" for row in found[:_SHOWN]]
             notes += [f"{flag}: {len(found) - _SHOWN} more"] if len(found) > _SHOWN else []
         return notes
+
+    @property
+    def limits(self) -> list[str]:
+        """What was too much to be looked at, in words."""
+        compared = 0 if self._others is None else self._others.uncompared
+        notes = [f"{Flag.TEXT_DIFFERS}: {compared} pages of code were too many to be compared"] if compared else []
+        return [*notes, *self._beyond]
 
     def _may_be_outside(self, finding: Finding) -> bool:
         return finding.flag == Flag.ENTRY_UNMAPPED or self.known.region_at(finding.address) is None
@@ -192,8 +201,10 @@ class Flagged:
         self._set(Flag.THREAD_IN_PRIVATE, [*self._places(Flag.THREAD_IN_PRIVATE, thread_flags.in_private(known))])
         code = self.where.get(Flag.PRIVATE_EXECUTABLE)
         if code is not None and self._has_bytes and thread_flags.have_stacks(known):
-            found = thread_flags.returning(self.space, known, code)
+            beyond: list[str] = []
+            found = thread_flags.returning(self.space, known, code, beyond)
             self._set(Flag.STACK_IN_PRIVATE, [*self._places(Flag.STACK_IN_PRIVATE, found)])
+            self._beyond += [f"{Flag.STACK_IN_PRIVATE}: {words}" for words in beyond]
 
     def _places(self, flag: str, places: Iterable[Place]) -> Iterator[Intervals]:
         """Yield the pages of places that threads lead to."""

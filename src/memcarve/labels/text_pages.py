@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from memcarve.metadata import Region
     from memcarve.process import ProcessMemory
 
-_MOST_PAGES = 1 << 20  # of one process's code
+_MOST_PAGES = 1 << 18  # of one process's code
 #: what identifies a file
 Key = tuple[object, ...]
 _IMAGE = "image"
@@ -44,16 +44,23 @@ class Text(NamedTuple):
         """Return where a page lies."""
         return (self.base + int(self.page[row]) * PAGE) % TOP
 
+    def at(self, page: int) -> int | None:
+        """Return the offset of a page's bytes, None if it is not there."""
+        row = int(np.searchsorted(self.page, np.uint64(page)))
+        return int(self.offset[row]) if row < len(self.page) and int(self.page[row]) == page else None
+
 
 class Said(NamedTuple):
     """Of a process: the backing of its bytes, its code by file, and where the first pages of its images lie.
 
-    An image's first page, with its header, is told by file: where the image is, and the offset of the page.
+    A file may be mapped at several addresses. An image's first page, with its header, is told by file: where the image
+    is, and the offset of the page. `left_out` counts pages of code that are too many: those of the largest mappings.
     """
 
     backing: Backing
-    texts: Mapping[Key, Text]
+    texts: Mapping[Key, Sequence[Text]]
     headers: Mapping[Key, tuple[int, int]]
+    left_out: int = 0
 
 
 def can_be_compared(regions: Sequence[Region]) -> bool:
@@ -87,12 +94,12 @@ def is_relocated(key: Key) -> bool:
     return key[0] == _IMAGE
 
 
-def _files(process: ProcessMemory) -> tuple[dict[Key, Text], dict[Key, tuple[int, int]]]:
+def _files(process: ProcessMemory) -> tuple[dict[Key, list[Text]], dict[Key, tuple[int, int]], int]:
     rows = process.metadata.regions[0].rows if process.metadata.regions else ()
     chosen = [(row, key) for row in rows if (key := key_of(row)) is not None]
     space = process.space
     if not chosen or not len(space):
-        return {}, {}
+        return {}, {}, 0
     wanted = Intervals.of((row.start, row.size) for row, _ in chosen)
     owned = Intervals(wanted.start, wanted.size, np.arange(len(chosen)))
     held, extent = owned.intersect(Intervals(space.start, space.size))
@@ -104,9 +111,12 @@ def _files(process: ProcessMemory) -> tuple[dict[Key, Text], dict[Key, tuple[int
         bits = np.uint8(USER | EXECUTE | WRITE | TRANSITION | PROT_NONE)
         runs = np.zeros(len(space), np.bool_) if space.flags is None else space.flags & bits == USER | EXECUTE
         whole &= ~image[held.owner] | runs[extent]
+    of_region = np.bincount(held.owner[whole], held.size[whole] // np.uint64(PAGE), len(chosen))
+    smallest = np.argsort(of_region, kind="stable")
+    kept = np.zeros(len(chosen), np.bool_)
+    kept[smallest] = np.cumsum(of_region[smallest]) <= _MOST_PAGES
+    whole &= kept[held.owner]
     pages = (held.size[whole] // np.uint64(PAGE)).astype(np.int64)
-    if int(pages.sum()) > _MOST_PAGES:
-        return {}, headers
     mine, step = expand(pages)
     address = held.start[whole][mine] + step.astype(np.uint64) * np.uint64(PAGE)
     row = extent[whole][mine]
@@ -115,7 +125,7 @@ def _files(process: ProcessMemory) -> tuple[dict[Key, Text], dict[Key, tuple[int
     begin = np.array([region.start for region, _ in chosen], np.uint64)
     place = np.array([region.offset or 0 for region, _ in chosen], np.uint64)
     page = (place[owner] + (address - begin[owner])) // np.uint64(PAGE)
-    return _by_file(chosen, owner, page, offset), headers
+    return _by_file(chosen, owner, page, offset), headers, int(of_region[~kept].sum())
 
 
 def _headers(
@@ -133,20 +143,17 @@ def _headers(
     return found
 
 
-def _by_file(chosen: Sequence[tuple[Region, Key]], owner: I64, page: U64, offset: U64) -> dict[Key, Text]:
-    """Return the pages of each file; of one that is there more than once, those of its first mapping count."""
-    found = {}
-    files: dict[Key, list[int]] = {}
-    for place, (_, key) in enumerate(chosen):
-        files.setdefault(key, []).append(place)
+def _by_file(chosen: Sequence[tuple[Region, Key]], owner: I64, page: U64, offset: U64) -> dict[Key, list[Text]]:
+    """Return the pages of each file, of each address that it is mapped at by itself."""
+    found: dict[Key, list[Text]] = {}
+    mappings: dict[tuple[Key, int], list[int]] = {}
+    for place, (row, key) in enumerate(chosen):
+        mappings.setdefault((key, row.start - (row.offset or 0)), []).append(place)
     order = np.argsort(owner, kind="stable")
     first, end = (np.searchsorted(owner[order], np.arange(len(chosen)), side) for side in ("left", "right"))
-    for key, places in files.items():
-        region = chosen[places[0]][0]
-        base = region.start - (region.offset or 0)
-        same = [at for at in places if chosen[at][0].start - (chosen[at][0].offset or 0) == base]
-        here = np.concatenate([order[first[at] : end[at]] for at in same])
-        unique, row = np.unique(page[here], return_index=True)
+    for (key, base), places in mappings.items():
+        here = np.concatenate([order[first[at] : end[at]] for at in places])
+        unique, again = np.unique(page[here], return_index=True)
         if len(unique):
-            found[key] = Text(base, unique, offset[here][row])
+            found.setdefault(key, []).append(Text(base, unique, offset[here][again]))
     return found

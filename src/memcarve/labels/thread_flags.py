@@ -29,7 +29,7 @@ _COUNTERS, _POINTERS = ("rip", "pc", "eip"), ("rsp", "sp", "esp")
 _MOST_STACKS = 1 << 10  # of one process
 _STACK = 1 << 18  # bytes that are looked at of a stack whose pointer is known,
 _TOP = 1 << 16  # and of the top of any other
-_MOST_TARGETS = 1 << 8  # that differ, of one stack
+_MOST_TARGETS = 1 << 16  # that differ, of all stacks of one process
 _LONGEST_CALL = 7
 #: the forms of a near CALL up to the place that it returns to: relative; by a register; through memory that a register
 #: points to, or two, or none, with a displacement of 0, 8 or 32 bits
@@ -87,19 +87,25 @@ def have_stacks(known: Known) -> bool:
     return any(True for _ in _stacks(known))
 
 
-def returning(space: AddressSpace, known: Known, code: Intervals) -> Iterator[Place]:
+def returning(space: AddressSpace, known: Known, code: Intervals, beyond: list[str]) -> Iterator[Place]:
     """Yield where in `code` stacks lead: words that point behind an instruction that calls, as far as that is there.
 
     The first such place of each thread and region. Bytes are read of at most 1,024 stacks: 256 KiB from the stack
-    pointer on, or the uppermost 64 KiB that are in memory. `code` is in order of addresses.
+    pointer on, or the uppermost 64 KiB that are in memory. `code` is in order of addresses. What is too much to be
+    looked at is added to `beyond`, in words.
     """
     if not len(code):
         return
+    left = _MOST_TARGETS
     for number, stack in enumerate(_stacks(known)):
         if number == _MOST_STACKS:
+            beyond.append(f"more than {_MOST_STACKS} stacks: the others were not looked at")
             return
         found: dict[int | None, list[tuple[int, int, bool]]] = {}
         for place, target in _pointers(space, known, stack, code):
+            left -= 1
+            if left < 0:
+                break
             called = _is_called(space, known.architecture, target)
             if called is not False:
                 found.setdefault(known.region_at(target), []).append((target, place, called is True))
@@ -108,6 +114,10 @@ def returning(space: AddressSpace, known: Known, code: Intervals) -> Iterator[Pl
             told = "behind a call" if called else "what stands before is not in memory"
             more = f"; {len(places) - 1} more of its words lead into the same region" if len(places) > 1 else ""
             yield Place(target, f"the stack of {stack.words} returns (at 0x{place:x}) to 0x{target:x}, {told}{more}")
+        if left < 0:
+            words = f"more than {_MOST_TARGETS} words of stacks lead to what no file backs"
+            beyond.append(f"{words}: the others were not looked at")
+            return
 
 
 def _stacks(known: Known) -> Iterator[_Stack]:
@@ -165,8 +175,6 @@ def _pointers(space: AddressSpace, known: Known, stack: _Stack, code: Intervals)
             if target in seen:
                 continue
             seen.add(target)
-            if len(seen) > _MOST_TARGETS:
-                return
             yield begin + row * stack.width, target
 
 

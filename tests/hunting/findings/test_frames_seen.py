@@ -11,6 +11,7 @@ from headers import SECTIONS, pe_page
 from memcarve.hunting.findings.family import Family
 from memcarve.hunting.findings.frames_seen import FramesSeen
 from memcarve.hunting.findings.subject import Subject
+from memcarve.labels import header_scan
 from memcarve.process import ProcessEntry, ProcessMemory
 from memcarve.space import AddressSpace
 from memory import PAGE
@@ -65,6 +66,32 @@ def test_shared_pages_are_read_once(header: int | None) -> None:
         assert apart.counts.max() == 3
     else:
         assert backing.counts.sum() < apart.counts.sum()
+
+
+def test_places_that_overlap() -> None:
+    """Pages of a damaged image that begin within others are pages of their own."""
+    data = bytearray(b"\1" * PAGE * 4)
+    data[PAGE + 0x800 : 2 * PAGE + 0x800] = _HEADER
+    backing, seen, family = Read(bytes(data)), FramesSeen(), Family([])
+    for offsets in ([0, PAGE, 2 * PAGE], [PAGE + 0x800], [PAGE, PAGE + 0x800], [PAGE + 0x800, 3 * PAGE]):
+        offset = np.array(offsets, np.uint64)
+        start = (np.arange(len(offsets), dtype=np.uint64) + np.uint64(0x100)) * np.uint64(PAGE)
+        flags: Any = np.ones(len(offsets), np.uint8)
+        size = np.full(len(offsets), PAGE, np.uint64)
+        space = AddressSpace(start, size, offset, backing, flags=flags, physical=offset)
+        memory = ProcessMemory(space, ProcessEntry(4), pages={})
+        found = [each.address for each in Subject(memory.entry, family, memory, seen).headers]
+        assert found == [at * PAGE + 0x100 * PAGE for at, place in enumerate(offsets) if place == PAGE + 0x800]
+
+
+def test_more_headers_than_are_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    """That there are more is told: one might be meant to be overlooked."""
+    monkeypatch.setattr(header_scan, "MOST_HEADERS", 5)
+    monkeypatch.setattr(header_scan.headers_in, "__defaults__", (5, None))
+    memory = memory_of(Read(_HEADER), [0] * 9)
+    subject = Subject(memory.entry, Family([]), memory, FramesSeen())
+    assert len(subject.headers) == 5
+    assert subject.limits == ["about 4 pages with headers of programs more than are looked at"]
 
 
 def test_places_without_end() -> None:

@@ -5,6 +5,7 @@ Source: Microsoft, "PE Format", "The .reloc Section".
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -52,7 +53,9 @@ class Relocations:
     def of(self, page: int) -> Sequence[tuple[int, int]] | None:
         """Return place and width (4 or 8 bytes) of all that is relocated in a page; None if that is not known.
 
-        A place may be negative, if what begins in the page before reaches into this one; or reach into the next.
+        A place may be negative, if what begins in the page before reaches into this one; or reach into the next. Places
+        that overlap, or come twice, no linker makes: added together they would explain any change, so that nothing is
+        known of such a page.
         """
         if page >= self._known:
             return None
@@ -62,7 +65,9 @@ class Relocations:
             for kind, width in _WIDTHS.items():
                 places = (entries[entries >> 12 == kind] & (PAGE - 1)) - shift
                 found += [(place, width) for place in places[places > -width].tolist()]
-        return found
+        found.sort()
+        overlap = any(place + width > after for (place, width), (after, _) in itertools.pairwise(found))
+        return None if overlap else found
 
 
 _NOTHING = np.zeros(0, np.int64)

@@ -175,7 +175,11 @@ class _Looking:
             None if memory is None else memory.pages,
             0 if memory is None else memory.space.total,
             incomplete=memory is not None and memory.incomplete,
-            notes=tuple(memory.warnings) if memory is not None and memory.incomplete else (),
+            notes=(
+                *(memory.warnings if memory is not None and memory.incomplete else ()),
+                *(() if flagged is None else flagged.limits),
+                *subject.limits,
+            ),
             inputs=None if memory is None else memory.used_inputs,
             system=subject.system,
         )

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from memcarve.segments import Segments
     from memcarve.space import AddressSpace
 
-#: pages of a backing that are remembered (of the first 256 GiB): a byte each, which takes memory only if it is written
+#: pages of a backing that are remembered (of the first 256 GiB): two bytes each, which take memory only if written
 _MOST = 1 << 26
 _MOST_AT_ONCE = 1 << 22  # pages of one process
 
@@ -23,17 +23,18 @@ _MOST_AT_ONCE = 1 << 22  # pages of one process
 class FramesSeen:
     """Which pages of one backing hold no header, shared with the copies of this program that are made later.
 
-    A page is told by the offset of its first byte. Two copies may read the same page in the same moment, and find the
-    same.
+    A page is told by the offset of its first byte, which need not be a multiple of its size; in a damaged image pages
+    may overlap. Two copies may read the same page in the same moment, and find the same.
     """
 
     def __init__(self) -> None:
-        self._empty = np.frombuffer(mmap.mmap(-1, _MOST), np.uint8)
+        #: where the page begins in each stretch of the size of a page, from 1 on; 0 if none that was looked at does
+        self._empty = np.frombuffer(mmap.mmap(-1, 2 * _MOST), np.uint16)
 
     def unseen(self, space: AddressSpace, segments: Segments) -> AddressSpace:
         """Return the address space without pages that are known to hold no header."""
         numbers, offsets = self._pages(space, segments)
-        known = offsets[self._empty[numbers] != 0]
+        known = offsets[self._empty[numbers] == _begin(offsets)]
         if not len(known):
             return space
         size = np.full(len(known), PAGE, np.uint64)
@@ -42,9 +43,10 @@ class FramesSeen:
 
     def mark(self, space: AddressSpace, segments: Segments, headers: list[Header]) -> None:
         """Take note of pages that were looked at, and of all headers that are in them."""
-        numbers, _ = self._pages(space, segments)
-        held = [space.offset_of(header.address) // PAGE for header in headers]
-        self._empty[np.setdiff1d(numbers, np.array(held, np.uint64))] = 1
+        _, offsets = self._pages(space, segments)
+        held = [space.offset_of(header.address) for header in headers]
+        empty = np.setdiff1d(offsets, np.array(held, np.uint64))
+        self._empty[empty // np.uint64(PAGE)] = _begin(empty)
 
     def _pages(self, space: AddressSpace, segments: Segments) -> tuple[U64, U64]:
         """Return the numbers and offsets (uint64, in order) of the whole pages of segments, of those that are kept."""
@@ -56,4 +58,11 @@ class FramesSeen:
         row, step = expand(count)
         offsets = np.unique(start[row] + step.astype(np.uint64) * np.uint64(PAGE))
         offsets = offsets[offsets < np.uint64(_MOST * PAGE)]
+        if (offsets[1:] - offsets[:-1] < np.uint64(PAGE)).any():  # what is left of one may be part of another
+            return np.zeros(0, np.uint64), np.zeros(0, np.uint64)
         return offsets // np.uint64(PAGE), offsets
+
+
+def _begin(offsets: U64) -> np.ndarray:
+    """Return where in stretches of the size of a page offsets are, from 1 on (uint16)."""
+    return (offsets % np.uint64(PAGE)).astype(np.uint16) + np.uint16(1)

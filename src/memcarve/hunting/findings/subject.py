@@ -36,6 +36,8 @@ class Subject:
         compare: bool = True,
     ) -> None:
         self._frames = frames
+        #: what was too much to be looked at, in words
+        self.limits: list[str] = []
         self.entry = entry
         self.family = family
         self.memory = memory
@@ -59,12 +61,15 @@ class Subject:
         if self.memory is None:
             return []
         space, chosen = self.memory.space, self._looked_at(self.memory.space)
-        if self._frames is None or not self.memory.is_image:
-            return headers_in(space, chosen)[0]
-        space = self._frames.unseen(space, chosen)
-        found, more = headers_in(space, chosen := self._looked_at(space))
-        if not more:
-            self._frames.mark(space, chosen, found)
+        frames = self._frames if self.memory.is_image else None
+        if frames is not None:
+            space = frames.unseen(space, chosen)
+            chosen = self._looked_at(space)
+        found, more = headers_in(space, chosen)
+        if more:
+            self.limits.append(f"about {more} pages with headers of programs more than are looked at")
+        elif frames is not None:
+            frames.mark(space, chosen, found)
         return found
 
     def _looked_at(self, space: AddressSpace) -> Segments:
