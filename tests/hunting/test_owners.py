@@ -16,7 +16,7 @@ from dumps import write_dump, write_several
 from linux_machines import machine, unlike_machines
 from made_linux import PROGRAM, MadeLinux
 from memcarve.errors import ProcessError, UsageError
-from memcarve.hunting.owners import mappings
+from memcarve.hunting.owners import mappings, naming
 from memcarve.permissions import EXECUTE, PROT_NONE, TRANSITION, USER, WRITE, permissions
 from memcarve.process import Container, ProcessEntry, ProcessMemory
 from memcarve.space import AddressSpace
@@ -178,6 +178,31 @@ def test_more_than_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     owners = memcarve.Owners(MadeUp([(0, PAGE, 0)], [few, many, few], []))
     assert [(mapper.index, type(error)) for mapper, error in owners.failures] == [(1, memcarve.LimitError)]
     assert [answer.process.pid for answer in owners.of_physical([0]) if answer.process] == [100, 100, 102, 102]
+    # one that maps as much as is kept does not take the place of those that come later
+    monkeypatch.setattr(mappings, "_LEAST_ROWS", 5)
+    owners = memcarve.Owners(MadeUp([(0, PAGE, 0)], [few[:1], many[:3], few, few[:1]], few[:1]))
+    assert [(mapper.index, type(error)) for mapper, error in owners.failures] == [(1, memcarve.LimitError)]
+    found = [(answer.owner, answer.process and answer.process.pid) for answer in owners.of_physical([0])]
+    assert found == [("process", 100), ("process", 102), ("process", 102), ("process", 103), ("kernel", None)]
+
+
+def test_names_without_end(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A process with more regions than are kept does not use up what there is for others."""
+    truth = winimage.build(tmp_path / "mem.raw", processes=winimage.USERLAND)
+    with memcarve.open(truth.path) as container:
+        counts = {
+            process.pid: len(process.metadata.regions[0].rows) + len(process.modules)
+            for process in map(container.process, (1624, 2036))
+        }
+        many, few = max(counts, key=lambda pid: counts[pid]), min(counts, key=lambda pid: counts[pid])
+        monkeypatch.setattr(naming, "_MOST_NAMES", counts[many] - 1)
+        owners = memcarve.Owners(container)
+        numbers = {mapper.entry.pid: number for number, mapper in enumerate(owners.mappers) if mapper.entry}
+        start = {pid: container.process(pid).metadata.regions[0].rows[0].start for pid in (many, few)}
+        for pid, known in ((many, False), (few, True)):
+            named = owners.names.of(np.array([numbers[pid]], np.int32), np.array([start[pid]], np.uint64))
+            assert (named.region_texts() != [None]) == known
+        assert [mapper.entry and mapper.entry.pid for mapper, _ in owners.names.failures] == [many]
 
 
 def test_questions_that_make_no_sense() -> None:

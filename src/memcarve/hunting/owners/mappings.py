@@ -127,17 +127,26 @@ class Mappings:
         ]
 
     def _add(self, number: int, space: AddressSpace) -> None:
-        if self._rows + len(space) > self._most:
-            raise LimitError(
-                f"maps {len(space)} stretches; more than {self._most} in all are not kept: nothing is known of it",
-                len(space),
-                subject=str(self.container),
-                remedy="choose processes with {pid} or {name}",
-            )
+        """Keep what a mapper maps; of what is too much the largest parts go, whoever came first. Raises LimitError."""
+        while self._rows + len(space) > self._most:
+            largest = max(self._parts, key=lambda part: len(part.key), default=None)
+            if largest is None or len(largest.key) <= len(space):
+                raise self._too_much(len(space))
+            self._parts = [part for part in self._parts if part is not largest]
+            self._rows -= len(largest.key)
+            self.failures.append((self.mappers[largest.number], self._too_much(len(largest.key))))
         self._rows += len(space)
         flags = np.zeros(len(space), np.uint8) if space.flags is None else space.flags
         key = space.offset if space.physical is None else space.physical
         self._parts.append(_Part(number, key, space.size, space.start, flags))
+
+    def _too_much(self, count: int) -> LimitError:
+        return LimitError(
+            f"maps {count} stretches; more than {self._most} in all are not kept: nothing is known of it",
+            count,
+            subject=str(self.container),
+            remedy="choose processes with {pid} or {name}",
+        )
 
     def _lay_out(self) -> None:
         """Make columns of what was gathered, and let go of it."""

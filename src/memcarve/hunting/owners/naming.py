@@ -116,11 +116,12 @@ class Names:
         except MemcarveError as error:
             self.failures.append((mapper, error))
             return _NOTHING
-        self._left -= len(found.regions) + len(found.modules)
-        if self._left < 0:
+        count = len(found.regions) + len(found.modules)
+        if count > self._left:
             problem = f"of more than {_MOST_NAMES} regions and modules in all nothing is said"
             self.failures.append((mapper, MemcarveError(problem, subject=str(self._container))))
             return _NOTHING
+        self._left -= count
         names = [
             _shown(each.module.name or base_name(each.module.path or "") or "unnamed module") for each in found.modules
         ]
