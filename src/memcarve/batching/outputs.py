@@ -53,13 +53,16 @@ def clear(folder: str) -> None:
             os.unlink(path)
 
 
-def how_to_go_on(output: str, *, same_input: bool) -> list[str]:
-    """Return the options with which a command writes an output again that a run before has written, or begun."""
+def how_to_go_on(output: str, *, anew: bool) -> list[str]:
+    """Return the options with which a command writes an output that a run before has written, or begun.
+
+    What was begun of several processes is gone on with, unless all is to be written `anew`.
+    """
     if not os.path.lexists(output):
         return []
     with contextlib.suppress(InputError):
         mark = partial_mark.of(output) if os.path.isdir(output) else None
-        if mark is not None and same_input and mark.head.get("version") == __version__:
+        if mark is not None and not anew and mark.head.get("version") == __version__:
             return ["--resume"]
     return ["--force"]
 

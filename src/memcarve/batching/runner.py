@@ -66,7 +66,7 @@ class Batch:
         #: what is to be said of inputs
         self.notes: list[str] = []
         self._work = work
-        self._changed: set[str] = set()
+        self._anew: set[str] = set()  # folders in which what was begun is of no use
         self._told: Callable[[Row], object] = lambda _: None
         new = iter(folder_names([path for path in paths if folder.row(path) is None], self._taken()))
         for path in paths:
@@ -96,8 +96,9 @@ class Batch:
         if row.is_over:
             why = "has changed since" if not same else "what was written of it is not there any more"
             self.notes.append(f"{path}: {why}; it is done again")
-        if not same:
-            self._changed.add(row.folder)
+        in_vain = row.status == RunStatus.FAILED and "--resume" in (row.command or ())
+        if in_vain or not same:
+            self._anew.add(row.folder)
         return Row(path, **found, folder=row.folder)
 
     @property
@@ -154,7 +155,7 @@ class Batch:
         if work.output is not None:
             output = os.path.join(folder, work.output)
             words += ["-o", output]
-            words += outputs.how_to_go_on(output, same_input=row.folder not in self._changed)
+            words += outputs.how_to_go_on(output, anew=row.folder in self._anew)
         return [*words, *work.words(folder)]
 
     def _ended(self, job: Job, how: Ended) -> None:
