@@ -212,6 +212,21 @@ def test_a_process_that_fails(image: Path, workers: int, monkeypatch: pytest.Mon
     assert found.incomplete
 
 
+def test_what_is_known_of_a_process_that_fails(tmp_path: Path) -> None:
+    """One that made its page tables so that they cannot be walked is remarked all the same for what it is."""
+    truth = winimage.build(tmp_path / "mem.raw", processes=ODD)
+    with open(truth.path, "r+b") as file:
+        for pid in (420, 436):
+            root = next(process.root for process in truth.processes if process.pid == pid)
+            file.seek(root)
+            file.write(b"".join((root + 7).to_bytes(8, "little") for _ in range(256)))  # the table is its own
+    with memcarve.open(truth.path) as container:
+        found = memcarve.hunt(container, severity="high")
+    assert {entry.pid for entry, _ in found.failed} == {420, 436}
+    flags = {(row.entry.pid, row.flag) for row in found if row.entry.pid in (420, 436)}
+    assert {(420, "imitated-name"), (436, "unlinked-process")} <= flags
+
+
 def test_a_copy_that_is_ended(image: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """If the system ends a copy, the process that it was for is named, and the others are looked at."""
     true, program = memcarve.Container.process, os.getpid()

@@ -61,7 +61,8 @@ class Seen(NamedTuple):
     """What was seen of one process: `unlooked` flags could not be looked for, `pages` counts its pages by kind.
 
     `hidden` findings were not urgent enough. `incomplete`: bytes are known to be missing, of which `notes` say more.
-    `inputs` are what it was read from. `system` is the one that it ran on, if known. `error`: it failed.
+    `inputs` are what it was read from. `system` is the one that it ran on, if known. `error`: its memory could not be
+    looked at; the findings are then about the process alone.
     """
 
     entry: ProcessEntry
@@ -138,19 +139,24 @@ class _Looking:
             look_at_all(container)  # once for all copies of this program
 
     def look(self, index: int) -> Seen:
-        """Return what is seen of a process; raises nothing that is about the process."""
+        """Return what is seen of a process; raises nothing that is about the process.
+
+        If its memory cannot be looked at, it is still remarked what the list of processes tells of it.
+        """
         entry = self.container.entry(index)
+        failed: MemcarveError
         try:
             if not entry.has_memory:
                 return self._seen(Subject(entry, self.family, None))
             memory = self.container.process(index=index, half=self.container.default_half)
             return memory.past_unreadable(lambda there: self._seen(self._subject(entry, there)))
         except MemcarveError as error:
-            return Seen(entry, error=error)
+            failed = error
         except MemoryError:
-            return Seen(entry, error=MemcarveError("there was not enough memory to look at it"))
+            failed = MemcarveError("there was not enough memory to look at it")
         except OSError as error:
-            return Seen(entry, error=InputError(f"{error.filename or 'the system'}: {error.strerror or error}"))
+            failed = InputError(f"{error.filename or 'the system'}: {error.strerror or error}")
+        return self._seen(Subject(entry, self.family, None))._replace(error=failed, unlooked=frozenset())
 
     def _subject(self, entry: ProcessEntry, memory: ProcessMemory) -> Subject:
         return Subject(entry, self.family, memory, self._frames, compare=self._compare)

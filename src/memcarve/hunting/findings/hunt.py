@@ -50,8 +50,8 @@ class Hunt:
     """What was found, the worst first; iterating yields the findings.
 
     `more` are findings that were only counted, `hidden` counts those that were not severe enough. `failed` are the
-    processes that could not be looked at, with the error. `unlooked` has the flags for which too little is known, by
-    their words. `processes` counts those that were looked at.
+    processes whose memory could not be looked at, with the error. `unlooked` has the flags for which too little is
+    known, by their words. `processes` counts those that were looked at.
     `incomplete`: one failed, or bytes are known to be missing. `notes` are sentences for the user, `inputs` the files
     that were read, ready for JSON.
     """
@@ -135,12 +135,14 @@ class _Gathered:
         """Add what was seen of one process."""
         self.count += 1
         self.size += seen.size
-        if seen.error is not None:
-            self._failed.append((seen.entry, seen.error))
-            return
         self._findings += seen.findings
         self._more += seen.more
         self._hidden += seen.hidden
+        if len(self._findings) > 2 * _MOST_IN_ALL:
+            self._cut()
+        if seen.error is not None:
+            self._failed.append((seen.entry, seen.error))
+            return
         self._unlooked.update(seen.unlooked)
         self._pages.update(seen.pages or {})
         self._incomplete |= seen.incomplete
@@ -151,8 +153,6 @@ class _Gathered:
                 if isinstance(row, dict) and isinstance(row.get("path"), str):
                     self._inputs.setdefault(row["path"], row)
         self._notes |= dict.fromkeys(f"{seen.entry}: {note}" for note in seen.notes)
-        if len(self._findings) > 2 * _MOST_IN_ALL:
-            self._cut()
 
     def _cut(self) -> None:
         """Keep the worst findings, and count the others."""
