@@ -25,7 +25,6 @@ from memcarve.errors import (
 from memcarve.formats.programs.mapped_module import MappedModule as MappedModule
 from memcarve.hunting.find import (
     PhysicalHit as PhysicalHit,
-    ProcessHit as ProcessHit,
     find as find,
     find_physical as find_physical,
 )
@@ -35,6 +34,7 @@ from memcarve.hunting.owners.asking import Answer as Answer, Answers as Answers,
 from memcarve.hunting.owners.image_ranges import image_ranges as image_ranges
 from memcarve.hunting.scanning.rules import Rules as Rules
 from memcarve.hunting.scanning.scans import RuleHit as RuleHit, Scans as Scans, scan as scan
+from memcarve.hunting.searched_processes import ProcessHit as ProcessHit
 from memcarve.hunting.strings import FoundString as FoundString, strings as strings
 from memcarve.labels import Labelling as Labelling
 from memcarve.labels.modules import find_modules as find_modules

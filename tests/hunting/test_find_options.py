@@ -242,7 +242,7 @@ def test_library(truth: Truth) -> None:
         some = [(hit.process.pid, hit.hit.address) for hit in memcarve.find(processes, b"MZ")]
         alone = [(each.pid, hit.address) for each in processes for hit in each.find(b"MZ")]
         assert one == some == alone
-        both = [hit.is_kernel for hit in memcarve.find(container, b"MZ", half="all")]
+        both = [hit.is_kernel for hit in memcarve.find(container, b"MZ", selection=memcarve.Selection("all"))]
         assert both.count(False) == len(one)
         assert both.count(True) > 0
         found = [each.hit.address for each in memcarve.find_physical(memcarve.Owners(container), b"MZ")]

@@ -468,7 +468,7 @@ def test_the_library() -> None:
     with memcarve.open(ROOT / "examples" / "pid.1624.dmp") as dump:
         process = dump.process()
         chosen = process.segments(address=[(0xA02F5D2C70, 0xA02F5D2C71)])
-        found = [*memcarve.strings(process, 10, segments=chosen)]
+        found = [each.hit for each in memcarve.strings(process, 10, segments=chosen)]
         for row in found:
             assert process.read(row.address, 8) == row.text.encode(row.encoding)[:8]
             assert row.offset == process.space.offset_of(row.address)
@@ -485,6 +485,6 @@ def test_the_library_and_what_cannot_be_read() -> None:
     with pytest.raises(UnreadableError):
         list(memcarve.strings(process))
     lost: list[tuple[int, int]] = []
-    found = [*memcarve.strings(process, unreadable=lambda start, size: lost.append((start, size)))]
+    found = [*memcarve.strings(process, unreadable=lambda _, start, size: lost.append((start, size)))]
     assert len(found) == 2
     assert union(Intervals.of(lost)).total == SECTOR

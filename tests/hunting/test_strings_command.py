@@ -42,7 +42,7 @@ def expected(path: str | Path, pids: list[int], half: str = "user", **how: Any) 
     with memcarve.open(path) as container:
         for pid in pids:
             process = container.process(pid, half=half)
-            for row in memcarve.strings(process, 8, **how):
+            for _, row, _ in memcarve.strings(process, 8, **how):
                 assert process.read(row.address, 8) == row.text.encode(str(row.encoding))[:8]
                 found.append(
                     {
@@ -71,11 +71,9 @@ def test_every_process(truth: Truth, capfdbinary: Capture) -> None:
 def test_chosen(truth: Truth, capfdbinary: Capture) -> None:
     """One process has no columns that say which it is; --address and --encoding choose."""
     with memcarve.open(truth.path) as container:
-        found = (row for process in container for row in memcarve.strings(process, 8, ["ascii"]))
-        some = next(found)
-        process = next(process for process in container if some in [*memcarve.strings(process, 8, ["ascii"])])
+        process, some, _ = next(memcarve.strings(container, 8, ["ascii"]))
         own = process.segments(half="all", address=[(some.address, some.address + 1)])
-        texts = [(row.address, row.text) for row in memcarve.strings(process, 8, ["ascii"], segments=own)]
+        texts = [(row.address, row.text) for _, row, _ in memcarve.strings(process, 8, ["ascii"], segments=own)]
         pid = process.pid
     words = ("--pid", str(pid), "--address", hex(some.address), "--encoding", "ascii", "--min-length", "8")
     ran = invoke(capfdbinary, "strings", truth.path, *words, "--format", "jsonl")

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from memcarve.errors import UnreadableError
-from memcarve.hunting.chosen_processes import opened
 from memcarve.hunting.owners.image_ranges import image_ranges
-from memcarve.process import Container, ProcessMemory
+from memcarve.hunting.searched_processes import SearchedProcesses
 from memcarve.searching.engines import PatternSearch
 from memcarve.searching.matching import matches
 from memcarve.space import Hit
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from memcarve.errors import MemcarveError
     from memcarve.hunting.owners.asking import Answer, Owners
-    from memcarve.process import ProcessEntry
+    from memcarve.hunting.searched_processes import ProcessHit, Where
+    from memcarve.process import ProcessEntry, ProcessMemory, Selection
     from memcarve.searching.engines import Pattern
     from memcarve.searching.matching import Match
     from memcarve.segments import Segments
@@ -32,17 +31,6 @@ class PartHit(NamedTuple):
 
     part: int
     hit: Hit
-
-
-class ProcessHit(NamedTuple):
-    """A `hit` in the memory of a `process`; in the kernel's, which belongs to none, the process is one it was read by.
-
-    `is_kernel` says that it is the kernel's.
-    """
-
-    process: ProcessMemory
-    hit: Hit
-    is_kernel: bool = False
 
 
 class PhysicalHit(NamedTuple):
@@ -77,48 +65,28 @@ def _hit(match: Match, segments: Segments) -> Hit:
 
 
 def find(
-    where: Container | ProcessMemory | Iterable[ProcessMemory],
+    where: Where,
     patterns: Pattern | Sequence[Pattern],
     *,
-    half: str | None = None,
+    selection: Selection | None = None,
+    segments: Segments | None = None,
     failed: Callable[[ProcessEntry, MemcarveError], object] | None = None,
     unreadable: Callable[[ProcessMemory, int, int], object] | None = None,
-) -> Iterator[ProcessHit]:
+) -> Iterator[ProcessHit[Hit]]:
     """Return every place where patterns lie in one process, several, or all of a container that are not doubtful.
 
     Patterns are bytes, or what `text_pattern`, `hex_pattern`, `expression` and `integer` make, or `Pointers`. Hits come
     process by process, in order of addresses, as they are found; what several processes share is searched once, on all
-    processors. `half` is a vocabulary.Half, None what is usual for the input; of several processes of an image the
-    kernel's half comes once, last.
+    processors. `selection` chooses their memory, None what is usual for the input; of one process `segments` may be
+    given instead. Of several processes of an image the kernel's half comes once, last.
 
     `failed` is called with a process that cannot be opened and its error, `unreadable` with the process, address and
     size of what cannot be read, and the others are searched; without them that raises the error, UnreadableError.
     Raises ValueError for an empty pattern, TypeError for text, UsageError for an expression that cannot be searched
     for, and what opening and reading raise.
     """
-    processes: list[tuple[ProcessMemory, bool]] = []
-    if isinstance(where, Container):
-        for part in opened(where, where.certain(), half):
-            if part.error is None:
-                processes.append((part.opened, part.is_kernel))
-            elif failed is None:
-                raise part.error
-            else:
-                failed(part.entry, part.error)
-    else:
-        processes = [(each, False) for each in ([where] if isinstance(where, ProcessMemory) else where)]
-    parts = [(each.space, each.segments(half="kernel" if is_kernel else half)) for each, is_kernel in processes]
-
-    def lost(part: int, address: int, size: int) -> None:
-        process = processes[part][0]
-        if unreadable is not None:
-            unreadable(process, address, size)
-            return
-        process.space.read(address, size)  # raises
-        raise UnreadableError("could not be read", process.space.offset_of(address), subject=process.space.backing.path)
-
-    found = hits(parts, patterns, unreadable=lost)
-    return (ProcessHit(processes[part][0], hit, processes[part][1]) for part, hit in found)
+    searched = SearchedProcesses(where, selection, segments, failed=failed, unreadable=unreadable)
+    return (searched.hit(part, hit) for part, hit in hits(searched.parts, patterns, unreadable=searched.lose))
 
 
 def find_physical(

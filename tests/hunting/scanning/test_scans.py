@@ -396,8 +396,10 @@ def test_library() -> None:
     with memcarve.open("examples/pid.1624.dmp") as dump:
         process = dump.process()
         text = 'rule mz { strings: $a = "MZ" condition: $a at 0 }'
-        hits = [*memcarve.scan(process, memcarve.Rules.of(text), process.segments(half="user"))]
-        assert told(hits) == told(memcarve.scan(process, yara_x.compile(text), process.segments(half="user")))
+        user = memcarve.Selection("user")
+        hits = [found.hit for found in memcarve.scan(process, memcarve.Rules.of(text), selection=user)]
+        again = memcarve.scan(process, yara_x.compile(text), segments=process.segments(half="user"))
+        assert told(hits) == told(found.hit for found in again)
         assert all(hit.data == b"MZ" == process.read(hit.address, 2) for hit in hits)
         assert hits
         for wrong in ({"by": "file"}, {"window": 0}, {"timeout": 0}, {"overlap": 1 << 40}, {"by": "region"}):

@@ -11,6 +11,7 @@ from memcarve.errors import MemcarveError, UsageError
 from memcarve.hunting.scanning.rules import rules_of
 from memcarve.hunting.scanning.scan_units import Laid, shared, units
 from memcarve.hunting.scanning.scanner import Joined, Match, Scanned, Scanner, Windows
+from memcarve.hunting.searched_processes import SearchedProcesses
 from memcarve.searching.ordered_threads import in_order, processors
 from memcarve.vocabulary import ScanUnit, Split
 
@@ -21,7 +22,8 @@ if TYPE_CHECKING:
     from memcarve.dtypes import U64
     from memcarve.hunting.scanning.rules import RuleFacts, Rules, Value
     from memcarve.hunting.scanning.scan_units import Unit
-    from memcarve.process import ProcessMemory
+    from memcarve.hunting.searched_processes import ProcessHit, Where
+    from memcarve.process import ProcessEntry, ProcessMemory, Selection
     from memcarve.segments import Segment, Segments
     from memcarve.space import AddressSpace
 
@@ -107,8 +109,12 @@ class Scans:
         threads: int | None = None,
         kept: int = _KEPT,
         advance: Callable[[int], object] = lambda _: None,
+        unreadable: Callable[[int, int, int], object] = lambda *_: None,
     ) -> None:
-        """Prepare a scan; `advance` is called with bytes that are done. Raises UsageError."""
+        """Prepare a scan; `advance` is called with bytes that are done. Raises UsageError.
+
+        `unreadable` is called with part, address and size of what cannot be read.
+        """
         if window < 1 or timeout < 1 or most_matches < 1:
             raise UsageError("window, timeout and matches are at least 1")
         if overlap is not None and not 0 <= overlap <= window // 2:
@@ -122,6 +128,7 @@ class Scans:
         self._threads = processors() if threads is None else threads
         self._scanner = Scanner(rules, timeout, most_matches, window * min(self._threads, _ROOM))
         self._advance = advance
+        self._unreadable = unreadable
         self._windows = Windows(window, 0, 0)
         self._shared: U64 = np.zeros(0, np.uint64)
         #: of each unit that others share, whether it was scanned, and anything found
@@ -321,15 +328,23 @@ class Scans:
         self._room -= size
         kept = self._kept.setdefault(place, _Kept())
         kept.matches += matches
-        kept.lost += result.lost
+        kept.lost += self._fresh(task, result.lost)
         kept.late += result.late
 
     def _account(self, task: _Task, lost: list[tuple[int, int]], late: list[tuple[int, int]]) -> None:
-        fresh = task.low + (self._windows.overlap if task.low else 0)  # what two windows share counts once
-        self.lost += sum(max(end - max(start, fresh), 0) for start, end in lost)
-        if late:
-            laid = self._laid(task)
-            self.late += [(task.part, laid.at(start)[1], end - start) for start, end in late]
+        if not lost and not late:
+            return
+        laid = self._laid(task)
+        self.late += [(task.part, laid.at(start)[1], end - start) for start, end in late]
+        for start, end in self._fresh(task, lost):
+            self.lost += end - start
+            for _, address, size in laid.stretches(start, end):
+                self._unreadable(task.part, address, size)
+
+    def _fresh(self, task: _Task, lost: list[tuple[int, int]]) -> list[tuple[int, int]]:
+        """Return what could not be read without what the window before told: what two windows share counts once."""
+        fresh = task.low + (self._windows.overlap if task.low else 0)
+        return [(max(start, fresh), end) for start, end in lost if end > fresh]
 
     def _hits(self, task: _Task, matches: list[Match]) -> Iterator[RuleHit]:
         if not matches:
@@ -347,29 +362,41 @@ class Scans:
 
 
 def scan(
-    process: ProcessMemory,
+    where: Where,
     rules: Rules | str | os.PathLike[str] | Iterable[str | os.PathLike[str]] | object,
-    segments: Segments | None = None,
     *,
     by: str = ScanUnit.SEGMENT,
     timeout: int = TIMEOUT,
     most_matches: int = MOST_MATCHES,
     window: int = WINDOW,
     overlap: int | None = None,
-) -> Iterator[RuleHit]:
-    """Yield what YARA rules match in a process's memory as it was laid out, in order of addresses, as it is found.
+    selection: Selection | None = None,
+    segments: Segments | None = None,
+    failed: Callable[[ProcessEntry, MemcarveError], object] | None = None,
+    unreadable: Callable[[ProcessMemory, int, int], object] | None = None,
+) -> Iterator[ProcessHit[RuleHit]]:
+    """Return what YARA rules match in one process, several, or all of a container, in memory as it was laid out.
 
-    `rules` are ``memcarve.Rules``, ``yara_x.Rules``, or paths that ``memcarve.Rules.read`` takes. `segments` are those
-    to scan (None: all of the process's default half); `by` is what rules take for a file: a vocabulary.ScanUnit.
-    What is larger than `window` bytes is scanned in windows, which share `overlap` bytes (None: what the rules' longest
-    pattern needs, at least 1 MiB). `timeout` (seconds) is for each scan; of one pattern, `most_matches` are counted in
-    each. Memory is bounded by twice the window. What takes longer, and what cannot be read, is left out: use
-    ``memcarve.Scans`` to know.
+    Hits come process by process, in order of addresses, as they are found; what several share is scanned once.
+    `rules` are ``memcarve.Rules``, ``yara_x.Rules``, or paths that ``memcarve.Rules.read`` takes. `by` is what rules
+    take for a file: a vocabulary.ScanUnit. What is larger than `window` bytes is scanned in windows, which share
+    `overlap` bytes (None: what the rules' longest pattern needs, at least 1 MiB). `timeout` (seconds) is for each scan;
+    of one pattern, `most_matches` are counted in each. Memory is bounded by twice the window. What takes longer is left
+    out: use ``memcarve.Scans`` to know. `where`, `selection`, `segments`, `failed` and `unreadable` are as for
+    ``memcarve.find``; what cannot be read is like a gap.
 
-    Raises UsageError, MissingExtraError, RulesError, SourceReadError.
+    Raises UsageError, MissingExtraError, RulesError, and what opening and reading raise.
     """
     compiled = rules_of(rules)
-    if segments is None:
-        segments = process.segments(split=Split.REGION if by == ScanUnit.REGION else Split.NONE)
+    split = Split.REGION if by == ScanUnit.REGION else Split.NONE
+    searched = SearchedProcesses(where, selection, segments, failed=failed, unreadable=unreadable, split=split)
     options = {"timeout": timeout, "most_matches": most_matches, "window": window, "overlap": overlap}
-    return iter(Scans([(process.space, segments)], compiled, by=by, **options))  # type: ignore[arg-type]
+    scans = Scans(searched.parts, compiled, by=by, unreadable=searched.lose, **options)  # type: ignore[arg-type]
+    return _scanned(searched, scans)
+
+
+def _scanned(searched: SearchedProcesses, scans: Scans) -> Iterator[ProcessHit[RuleHit]]:
+    for hit in scans:
+        yield searched.hit(hit.part, hit)
+    for part, error in scans.failed.items():
+        searched.fail(part, error)

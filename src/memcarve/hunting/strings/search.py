@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from memcarve.errors import UsageError
+from memcarve.hunting.searched_processes import SearchedProcesses
 from memcarve.hunting.strings.joining import Joining
 from memcarve.hunting.strings.window_search import ENCODINGS, WindowSearch
 from memcarve.searching.each_once import EachOnce
@@ -16,8 +17,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Sequence
 
     from memcarve.dtypes import U64
+    from memcarve.errors import MemcarveError
+    from memcarve.hunting.searched_processes import ProcessHit, Where
     from memcarve.hunting.strings.joining import Batch
-    from memcarve.process import ProcessMemory
+    from memcarve.process import ProcessEntry, ProcessMemory, Selection
     from memcarve.segments import Segment, Segments
     from memcarve.space import AddressSpace
 
@@ -110,41 +113,40 @@ def places(space: AddressSpace, address: U64) -> tuple[U64, U64 | None]:
 
 
 def strings(
-    process: ProcessMemory,
+    where: Where,
     min_length: int = MIN_LENGTH,
     encodings: Collection[str] = (Encoding.UTF_8, Encoding.UTF_16_LE),
     *,
     max_length: int = MAX_LENGTH,
+    selection: Selection | None = None,
     segments: Segments | None = None,
-    unreadable: Callable[[int, int], object] | None = None,
-) -> Iterator[FoundString]:
-    """Yield the strings in a process's memory, of at least `min_length` characters, in order of addresses.
+    failed: Callable[[ProcessEntry, MemcarveError], object] | None = None,
+    unreadable: Callable[[ProcessMemory, int, int], object] | None = None,
+) -> Iterator[ProcessHit[FoundString]]:
+    """Return the strings of at least `min_length` characters in one process, several, or all of a container.
 
+    They come process by process, in order of addresses, as they are found; what several share is searched once.
     `encodings` are words of vocabulary.Encoding; ``docs/hunting.md`` says what a string is in each. A string that is
-    longer than `max_length` comes in pieces. Only `segments` are searched, by default those of ``process.segments()``.
-    `unreadable` is called with address and size of what cannot be read, which is like a gap; without it that raises
-    UnreadableError. Raises UsageError for an unknown encoding, and for lengths out of range.
+    longer than `max_length` comes in pieces. `where`, `selection`, `segments`, `failed` and `unreadable` are as for
+    ``memcarve.find``. Raises UsageError for an unknown encoding, and for lengths out of range, and what opening and
+    reading raise.
     """
-    chosen = process.segments() if segments is None else segments
-    return _strings(
-        process.space, chosen, StringSearch([(process.space, chosen)], encodings, min_length, max_length), unreadable
-    )
+    searched = SearchedProcesses(where, selection, segments, failed=failed, unreadable=unreadable)
+    return _strings(searched, StringSearch(searched.parts, encodings, min_length, max_length))
 
 
-def _strings(
-    space: AddressSpace, segments: Segments, search: StringSearch, unreadable: Callable[[int, int], object] | None
-) -> Iterator[FoundString]:
+def _strings(searched: SearchedProcesses, search: StringSearch) -> Iterator[ProcessHit[FoundString]]:
     told = 0
     for batch in search:
-        for _, start, size in search.lost[told:]:
-            if unreadable is None:
-                space.read(start, size)  # raises
-            else:
-                unreadable(start, size)
+        for lost in search.lost[told:]:
+            searched.lose(*lost)
         told = len(search.lost)
+        space, segments = searched.parts[batch.part]
         offset, physical = places(space, batch.address)
         frames = [None] * len(offset) if physical is None else physical.tolist()
         of = {row: segments[row] for row in np.unique(batch.row).tolist()}
         columns = batch.address.tolist(), batch.texts, batch.code.tolist(), offset.tolist(), frames, batch.row.tolist()
         for address, text, code, place, frame, row in zip(*columns, strict=True):
-            yield FoundString(address, text, ENCODINGS[code], place, frame, of[row])
+            yield searched.hit(batch.part, FoundString(address, text, ENCODINGS[code], place, frame, of[row]))
+    for lost in search.lost[told:]:
+        searched.lose(*lost)
