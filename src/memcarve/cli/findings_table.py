@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import textwrap
+from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple
 
 from memcarve.cli.hexdump import disassembly, hexdump
@@ -15,7 +16,8 @@ from memcarve.vocabulary import Flag, ProcessFlag
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from memcarve.hunting.findings.finding_record import Finding
+    from memcarve.hunting.findings.finding_record import Finding, More
+    from memcarve.process import ProcessEntry
 
 _NARROWEST, _WIDEST = 80, 120
 #: columns that a hexdump of sixteen bytes a line takes
@@ -23,7 +25,9 @@ _WIDE = 92
 #: flags about headers, which are looked at as bytes wherever they lie
 _OF_HEADERS = frozenset({Flag.PE_IN_PRIVATE, Flag.ELF_IN_PRIVATE, Flag.WIPED_HEADER, ProcessFlag.ODD_HEADER})
 #: of one flag in one process so many places are shown
-_SHOWN = 5
+SHOWN = 5
+#: of processes that have the same in them so many numbers are said
+_NUMBERS = 24
 _GAP = "  "
 #: how wide columns of text may be, in the order of their need
 _PROCESS, _FILE, _LEAST_WHY = 18, 24, 16
@@ -31,11 +35,14 @@ _HEADER = ("severity", "pid", "process", "flag", "address", "file", "why")
 
 
 class Group(NamedTuple):
-    """Findings that are said once: the `first` of them; `processes` counts those in which it is, `more` like it."""
+    """Findings that are said once: the `first` of them; `holders` are the processes in which it is.
+
+    `more` places of its flag in its process are not shown.
+    """
 
     first: Finding
-    processes: int
-    more: int
+    holders: tuple[ProcessEntry, ...]
+    more: int = 0
 
 
 def most_columns() -> int:
@@ -45,32 +52,43 @@ def most_columns() -> int:
     return min(max(shutil.get_terminal_size().columns, _NARROWEST), _WIDEST)
 
 
-def groups_of(findings: Sequence[Finding]) -> list[Group]:
-    """Return findings in their order: the same in several processes once, and of many alike in one process a few."""
+def groups_of(findings: Sequence[Finding], counted_only: Sequence[More] = ()) -> list[Group]:
+    """Return findings in their order: the same in several processes once, and of many alike in one process a few.
+
+    `counted_only` are those that nobody kept.
+    """
     same: dict[tuple[str, str, str | None, str], list[Finding]] = {}
     for row in findings:
         same.setdefault((row.severity, row.flag, row.file, row.why), []).append(row)
     # numbers in words differ from place to place: many of one flag in one process are alike all the same
     alike: dict[tuple[str, str, int | None, int | None], list[Group]] = {}
     for rows in same.values():
-        holders = {(row.entry.pid, row.entry.object) for row in rows}
+        first = rows[0]
+        holders = {_identity(row.entry): row.entry for row in rows}
         if len(holders) > 1:
-            alike[rows[0].severity, rows[0].flag, id(rows), None] = [Group(rows[0], len(holders), 0)]
+            alike[first.severity, first.flag, id(rows), None] = [Group(first, (*holders.values(),))]
             continue
-        key = rows[0].severity, rows[0].flag, rows[0].entry.pid, rows[0].entry.object
-        alike.setdefault(key, []).extend(Group(row, 1, 0) for row in rows)
+        key = first.severity, first.flag, *_identity(first.entry)
+        alike.setdefault(key, []).extend(Group(row, (row.entry,)) for row in rows)
+    lost = Counter[tuple[str, str, int | None, int | None]]()
+    for each in counted_only:
+        lost[each.severity, each.flag, *_identity(each.entry)] += each.number
     found = []
-    for groups in alike.values():
-        shown = groups[:_SHOWN]
-        found += [*shown[:-1], shown[-1]._replace(more=len(groups) - len(shown))]
+    for key, groups in alike.items():
+        shown = groups[:SHOWN]
+        found += [*shown[:-1], shown[-1]._replace(more=len(groups) - len(shown) + lost[key])]
     return sorted(found, key=lambda group: group.first.rank)
+
+
+def _identity(entry: ProcessEntry) -> tuple[int | None, int | None]:
+    return entry.pid, entry.object
 
 
 def table_of(groups: Sequence[Group], width: int) -> Iterator[str]:
     """Yield the lines of a table that is at most `width` columns wide."""
     if not groups:
         return
-    rows = [_HEADER, *map(_cells, groups)]
+    rows = [_HEADER, *(row for group in groups for row in _rows(group))]
     widths = [max(len(row[place]) for row in rows) for place in range(len(_HEADER))]
     widths[2] = min(widths[2], _PROCESS)
     widths[5] = min(widths[5], _FILE)
@@ -86,21 +104,21 @@ def table_of(groups: Sequence[Group], width: int) -> Iterator[str]:
         yield line.rstrip()[:width]
 
 
-def _cells(group: Group) -> tuple[str, ...]:
+def _rows(group: Group) -> Iterator[tuple[str, ...]]:
+    """Yield the row of a finding, and one that says how many like it are not shown."""
     row = group.first
-    many = group.processes > 1
+    many = len(group.holders) > 1
     address = "-" if row.address is None else f"0x{row.address:x}"
     place = "-" if row.file is None and row.kind is None else row.kind if row.file is None else base_name(row.file)
-    more = f" (and {group.more} more like it)" if group.more else ""
-    return (
-        row.severity,
+    begin = (
+        str(row.severity),
         "-" if many or row.entry.pid is None else str(row.entry.pid),
-        counted(group.processes, "process") if many else printable(row.entry.name or "-"),
+        counted(len(group.holders), "process") if many else printable(row.entry.name or "-"),
         str(row.flag),
-        address,
-        printable(str(place)),
-        printable(row.why) + more,
     )
+    yield (*begin, address, printable(str(place)), printable(row.why))
+    if group.more:
+        yield (*begin, f"{group.more} more", "", "")
 
 
 def _cut(text: str, width: int) -> str:
@@ -112,16 +130,17 @@ def bytes_of(groups: Sequence[Group], width: int) -> Iterator[str]:
 
     Lines are at most `width` columns wide.
     """
-    places: dict[tuple[int | None, int | None, int | None, int], list[Group]] = {}
+    places: dict[tuple[object, ...], list[Group]] = {}
     for number, group in enumerate(groups):
         row = group.first
-        lone = number if row.address is None or group.processes > 1 else -1
-        places.setdefault((row.entry.pid, row.entry.object, row.address, lone), []).append(group)
+        lone = number if row.address is None else -1
+        holders = frozenset(map(_identity, group.holders))
+        places.setdefault((holders, _identity(row.entry), row.address, lone), []).append(group)
     for found in places.values():
         first = found[0]
         row = first.first
         where = "" if row.address is None else f" at 0x{row.address:x}"
-        holder = str(row.entry) if first.processes == 1 else f"{counted(first.processes, 'process')}, as {row.entry}"
+        holder = str(row.entry) if len(first.holders) == 1 else f"{_listed(first.holders)}, as {row.entry}"
         flags = ", ".join(f"{each.first.flag} ({each.first.severity})" for each in found)
         yield ""
         yield from _wrapped(f"{holder}{where}: {flags}", "", width)
@@ -134,6 +153,17 @@ def bytes_of(groups: Sequence[Group], width: int) -> Iterator[str]:
             lines = disassembly(evidence.address, evidence.data, evidence.architecture) if code else []
             lines = lines or [*hexdump(evidence.address, evidence.data, 16 if width >= _WIDE else 8)]
             yield from (f"    {line}"[:width] for line in lines)
+        for each in found:
+            if each.more:
+                more = f"({each.more} more of {each.first.flag} in this process are not shown)"
+                yield from _wrapped(more, "  ", width)
+
+
+def _listed(holders: Sequence[ProcessEntry]) -> str:
+    """Return how many processes there are, and the numbers of the first."""
+    numbers = [str(each.pid) for each in holders if each.pid is not None]
+    rest = ", ..." if len(holders) > _NUMBERS else ""
+    return f"{counted(len(holders), 'process')} ({', '.join(numbers[:_NUMBERS])}{rest})"
 
 
 def _wrapped(text: str, before: str, width: int) -> list[str]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from memcarve.cli import run_log
 from memcarve.cli.exit_status import COMPLETE, INCOMPLETE
-from memcarve.cli.findings_table import bytes_of, groups_of, most_columns, table_of
+from memcarve.cli.findings_table import SHOWN, bytes_of, groups_of, most_columns, table_of
 from memcarve.cli.frame import choose, open_input
 from memcarve.cli.printed_tables import SCHEMA, Column, print_table
 from memcarve.cli.progress_bar import ProgressBar
@@ -62,12 +62,12 @@ def hunt(
                 progress=progress,
             )
         run_log.record_inputs({"files": [*found.inputs]})
-        _print(found, layout)
+        cut = _print(found, layout)
         sys.stdout.flush()
         for entry, error in found.failed:
             complain(error, entry)
         say(container.notes if messages.verbose else container.warnings, quiet=messages.quiet)
-        say([*found.notes, *_unlooked(found)], quiet=messages.quiet)
+        say([*found.notes, *_unlooked(found), *cut], quiet=messages.quiet)
         tell(_summary(found), quiet=messages.quiet)
         return INCOMPLETE if found.incomplete else COMPLETE
 
@@ -80,17 +80,21 @@ def _chosen(container: Container, processes: HuntedProcesses) -> list[int]:
     return every(container)
 
 
-def _print(found: Hunt, layout: str) -> None:
+def _print(found: Hunt, layout: str) -> list[str]:
+    """Print what was found; return sentences about what was left out of it."""
     if layout == "table":
-        groups, width = groups_of(found.findings), most_columns()
+        groups, width = groups_of(found.findings, found.more), most_columns()
         for line in itertools.chain(table_of(groups, width), bytes_of(groups, width)):
             sys.stdout.write(f"{line}\n")
+        if any(group.more for group in groups):
+            return [f"{SHOWN} places of each flag in each process are shown; --format json, jsonl and csv have more"]
     elif layout == "json":
         sys.stdout.writelines(f"{line}\n" for line in _document(found))
     elif layout == "jsonl":
         sys.stdout.writelines(f"{dumps(row.facts())}\n" for row in found)
     else:
         print_table(layout, "findings", _COLUMNS, map(_cells, found))
+    return []
 
 
 def _cells(row: Finding) -> list[Cell]:

@@ -415,8 +415,53 @@ def test_the_same_in_many_processes(tmp_path: Path, capfdbinary: Capture) -> Non
     table = invoke(capfdbinary, "hunt", tmp_path / "mem.raw", "--severity", "info").out.decode().splitlines()
     assert len([line for line in table if "missing-parent" in line and line.startswith("info")]) == 1
     assert "20 processes" in table[1]
+    numbers = ", ".join(str(400 + 4 * number) for number in range(20))
+    assert f"20 processes ({numbers}), as 400 tool.exe: missing-parent" in " ".join(" ".join(table).split())
     ran = invoke(capfdbinary, "hunt", tmp_path / "mem.raw", "--severity", "info", "--format", "json")
     assert len(json.loads(ran.out)["findings"]) == 20
+
+
+def test_places_that_are_not_shown(image: Path, capfdbinary: Capture) -> None:
+    """Of many places of one flag in a process the table shows five, and says how many more there are."""
+    rows = invoke(capfdbinary, "hunt", image, "--severity", "info", "--format", "jsonl").out.splitlines()
+    kept = Counter((row["severity"], row["flag"]) for row in map(json.loads, rows) if row["pid"] == 1624)
+    ran = invoke(capfdbinary, "hunt", image, "--severity", "info")
+    text = ran.out.decode()
+    assert re.findall(r"(?m)^(\w+) +1624  program\.exe +([\w-]+) +(\d+) more$", text) == [
+        (*key, str(number - 5)) for key, number in sorted(kept.items()) if number > 5
+    ]
+    for (_, flag), number in kept.items():
+        said = f"\n  ({number - 5} more of {flag} in this process are not shown)\n"
+        assert (said in text) == (number > 5)
+    assert "5 places of each flag in each process are shown" in ran.err
+
+
+def test_what_nobody_kept_is_counted_as_well(opened: memcarve.Container) -> None:
+    """The number of places that are not shown has those of which nothing but their number was kept."""
+    few = memcarve.hunt(opened, most=2, flag=["private-executable"], severity="info")
+    every = memcarve.hunt(opened, flag=["private-executable"], severity="info")
+    groups = [group for group in groups_of(few.findings, few.more) if len(group.holders) == 1]
+    shown = sum(len(group.holders) + group.more for group in groups_of(few.findings, few.more))
+    assert shown == len(every)
+    assert sum(group.more for group in groups) == sum(row.number for row in few.more)
+
+
+def test_one_place_in_several_processes_is_said_once(image: Path) -> None:
+    """What is at one address in the same processes stands there with one look at the bytes."""
+    with memcarve.open(image) as container:
+        [row] = memcarve.hunt(container, flag=["pe-in-private"])
+    other = row.entry._replace(pid=7)
+    rows = [
+        row._replace(entry=entry, flag=flag, why=flag)
+        for flag in ("pe-in-private", "private-executable")
+        for entry in (row.entry, other)
+    ]
+    lines = [*bytes_of(groups_of(rows), 120)]
+    heads = [line for line in lines if line and not line.startswith(" ")]
+    assert heads == [
+        "2 processes (1624, 7), as 1624 program.exe at 0x2a0000: pe-in-private (medium), private-executable (medium)"
+    ]
+    assert sum("|MZ" in line for line in lines) == 1
 
 
 def test_chosen_processes(image: Path, odd: Path, capfdbinary: Capture) -> None:
@@ -436,6 +481,19 @@ def test_what_was_not_looked_for(image: Path, capfdbinary: Capture) -> None:
     assert len(said) <= 2
     assert not any("{" in line for line in said)
     assert not any("memfd" in line for line in said)  # of another system
+
+
+def test_processes_of_which_nothing_is_there(image: Path, tmp_path: Path, capfdbinary: Capture) -> None:
+    """Processes of whose memory nothing was there are named; what was looked for in others is not called unlooked."""
+    said = invoke(capfdbinary, "hunt", image, "--severity", "high").err
+    assert "note: nothing is there of the user half of 2 processes: 4 System, 2860 gone.exe\n" in said
+    alone = invoke(capfdbinary, "hunt", image, "--pid", "2860").err
+    assert "note: nothing is there of the user half of 1 process: 2860 gone.exe\n" in alone
+    assert invoke(capfdbinary, "carve", image, "--all", "-o", tmp_path / "all").code == 0
+    ran = invoke(capfdbinary, "hunt", tmp_path / "all", "--flag", "writable-executable")
+    assert "writable-executable  0x2a0000" in ran.out.decode()
+    assert "nothing is there of the memory of 2 processes" in ran.err
+    assert "not looked for" not in ran.err
 
 
 def test_a_failure_is_said(image: Path) -> None:

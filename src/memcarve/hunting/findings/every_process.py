@@ -60,9 +60,10 @@ class Wanted(NamedTuple):
 class Seen(NamedTuple):
     """What was seen of one process: `unlooked` flags could not be looked for, `pages` counts its pages by kind.
 
-    `hidden` findings were not urgent enough. `incomplete`: bytes are known to be missing, of which `notes` say more.
-    `inputs` are what it was read from. `system` is the one that it ran on, if known. `error`: its memory could not be
-    looked at; the findings are then about the process alone.
+    `has_memory`: its memory was looked at, of which `size` bytes are there. `hidden` findings were not urgent enough.
+    `incomplete`: bytes are known to be missing, of which `notes` say more. `inputs` are what it was read from. `system`
+    is the one that it ran on, if known. `error`: its memory could not be looked at; the findings are then about the
+    process alone.
     """
 
     entry: ProcessEntry
@@ -72,6 +73,7 @@ class Seen(NamedTuple):
     hidden: int = 0
     pages: dict[str, int] | None = None
     size: int = 0
+    has_memory: bool = False
     incomplete: bool = False
     notes: tuple[str, ...] = ()
     inputs: Mapping[str, Any] | None = None
@@ -180,6 +182,7 @@ class _Looking:
             found.hidden,
             None if memory is None else memory.pages,
             0 if memory is None else memory.space.total,
+            memory is not None,
             incomplete=memory is not None and memory.incomplete,
             notes=(
                 *(memory.warnings if memory is not None and memory.incomplete else ()),

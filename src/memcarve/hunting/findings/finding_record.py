@@ -61,7 +61,7 @@ class Finding(NamedTuple):
             "pid": self.entry.pid,
             "process": None if self.entry.name is None else encodable(self.entry.name),
             "flag": str(self.flag),
-            "address": None if self.address is None else f"0x{self.address:x}",
+            "address": None if self.address is None else f"0x{self.address:016x}",
             "kind": None if self.kind is None else str(self.kind),
             "file": None if self.file is None else encodable(self.file),
             "why": encodable(self.why),
@@ -71,7 +71,7 @@ class Finding(NamedTuple):
             "evidence": None
             if found is None
             else {
-                "address": f"0x{found.address:x}",
+                "address": f"0x{found.address:016x}",
                 "bytes": found.data.hex(),
                 "runs": found.runs,
                 "architecture": None if found.architecture is None else str(found.architecture),

@@ -11,7 +11,7 @@ from memcarve.hunting.findings.every_process import Wanted, seen_of_each
 from memcarve.hunting.findings.finding_record import Finding, More, worst_first
 from memcarve.hunting.findings.process_checks import CHECKS
 from memcarve.labels.flags import NEEDS
-from memcarve.vocabulary import Flag, Kind, ProcessFlag, Severity, System
+from memcarve.vocabulary import Flag, Half, Kind, ProcessFlag, Severity, System
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 #: findings that are kept in all; the worst of them if there are more
 _MOST_IN_ALL = 50_000
 _MOST_NOTES = 20  # about single processes
+_MOST_NAMES = 8  # of processes in one note
 #: flags that are about one system alone
 _OF_LINUX = frozenset[str](
     {Flag.MEMFD_EXECUTABLE, Flag.DELETED_EXECUTABLE, Flag.PRELOADED_LIBRARY, ProcessFlag.KERNEL_THREAD_NAME}
@@ -129,6 +130,7 @@ class _Gathered:
         self._inputs: dict[str, dict[str, Any]] = {}
         self._incomplete = False
         self._with_memory = 0
+        self._empty: list[ProcessEntry] = []
         self._systems: set[str | None] = set()
 
     def add(self, seen: Seen) -> None:
@@ -146,7 +148,9 @@ class _Gathered:
         self._unlooked.update(seen.unlooked)
         self._pages.update(seen.pages or {})
         self._incomplete |= seen.incomplete
-        self._with_memory += seen.pages is not None or seen.size > 0
+        self._with_memory += seen.has_memory
+        if seen.has_memory and not seen.size:
+            self._empty.append(seen.entry)
         self._systems |= {seen.system} - {None}
         for each in (seen.inputs or {}).values():
             for row in each if isinstance(each, list) else [each]:
@@ -180,7 +184,7 @@ class _Gathered:
             unlooked,
             self.count - len(self._failed),
             self._incomplete or bool(self._failed) or container.unreadable,
-            (*self._of_pages(), *self._shown_notes()),
+            (*self._of_pages(), *self._of_empty(container), *self._shown_notes()),
             tuple(self._inputs.values()),
         )
 
@@ -188,6 +192,15 @@ class _Gathered:
         notes = [*self._notes]
         more = len(notes) - _MOST_NOTES
         return [*notes[:_MOST_NOTES], *([f"{more} more notes about single processes"] if more > 0 else [])]
+
+    def _of_empty(self, container: Container) -> list[str]:
+        """Return a sentence about the processes of whose memory there was nothing to look at."""
+        if not self._empty:
+            return []
+        half = "the user half" if container.default_half == Half.USER else "the memory"
+        number = len(self._empty)
+        names = ", ".join(map(str, self._empty[:_MOST_NAMES])) + (", ..." if number > _MOST_NAMES else "")
+        return [f"nothing is there of {half} of {number} process{'es' if number > 1 else ''}: {names}"]
 
     def _of_pages(self) -> list[str]:
         """Return a sentence about the pages that nobody could look at."""
