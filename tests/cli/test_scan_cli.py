@@ -12,6 +12,7 @@ import pytest
 import yara_x
 
 import memcarve
+import winimage
 from cli import invoke
 from files import EXAMPLE
 from memcarve.hunting.scanning import scans
@@ -85,6 +86,30 @@ def test_where(capfdbinary: Capture, rules: Path) -> None:
             where[row["address"], row["rule"]] = row["where"]
         assert where["0x00007ffa12200000", "mz"] == "ntdll.dll+0x0"
         assert where["0x000000a02f5d31b8", "word"] is None
+
+
+def test_bytes_in_a_table(capfdbinary: Capture, tmp_path: Path) -> None:
+    """Bytes are text or hexadecimal, and one is never taken for the other."""
+    data = b"\x90\0 90 00 9000 \xab\xcd\xef" + bytes(16)
+    (tmp_path / "0x0000000000010000-0x0000000000011000.bin").write_bytes(data.ljust(4096, b"."))
+    path = tmp_path / "bytes.yar"
+    texts = '$a = { 90 00 20 } $b = "90 00" $c = "9000" $d = { ab cd ef 00 [12] 00 00 }'
+    path.write_text(f"rule bytes {{ strings: {texts} condition: all of them }}")
+    lines = invoke(capfdbinary, "scan", tmp_path, "--rules", path).out.decode().splitlines()
+    assert [line.split("  ")[-1].strip() for line in lines[1:]] == [
+        "90 00 20", "39 30 20 30 30", "9000", "ab cd ef 00 00 00 00 00 00 00 00 00 00 00 00 00 ...",
+    ]  # fmt: skip
+
+
+def test_a_choice_that_an_empty_process_cannot_have(capfdbinary: Capture, tmp_path: Path, rules: Path) -> None:
+    """A process of which nothing is in memory does not fail for what else is not known of it, as in other commands."""
+    image = tmp_path / "mem.raw"
+    winimage.build(image, processes=winimage.USERLAND)
+    ran = invoke(capfdbinary, "scan", image, "--all", "--rules", rules, "--kind", "heap")
+    assert ran.code == 0, ran.err
+    assert "note: 2860 gone.exe: nothing of it is in memory, and nothing is known to choose by kind" in ran.err
+    assert ran.out.decode().startswith(" pid  process        address ")
+    assert ran.out.decode().splitlines()[1].startswith("1624  program.exe    0x")
 
 
 def test_rules_that_are_wrong(capfdbinary: Capture, tmp_path: Path) -> None:

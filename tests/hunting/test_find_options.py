@@ -85,9 +85,9 @@ def test_expressions(dump: Path, capfdbinary: Capture) -> None:
         (["--pointer", "ntdll.dll"], "no modules are known"),
         (["--pointer", "0x1-0x1"], "holds no address"),
         (["--patterns", "/nonexistent"], "/nonexistent: cannot be opened"),
-        ([], "PATTERN... is missing"),
-        (["x", "--physical"], "is not an image"),
-        (["x", "--physical", "--address", "0x1000"], "--physical searches all"),
+        ([], "PATTERN... is missing; or give --patterns, --pointer or --integer"),
+        (["x", "--physical"], "is not an image of a machine's memory: nothing tells physical addresses; without"),
+        (["x", "--physical", "--address", "0x1000"], "--physical takes all"),
         (["--encoding", "utf-7", "-i", "a+"], ""),
     ],
 )
@@ -232,6 +232,33 @@ def test_physical(truth: Truth, capfdbinary: Capture) -> None:
     assert {"process", "kernel", "none found"} <= {row["owner"] for row in rows}
     assert f"{len(places)} hits" in ran.err
     assert "with no known owner" in ran.err
+
+
+def test_physical_with_many_owners(truth: Truth, capfdbinary: Capture) -> None:
+    """Of a hit with more owners than are wanted the others are counted, in its last row and in a note."""
+    words = ["find", str(truth.path), "MZ", "--physical", "--format", "jsonl"]
+    ran = invoke(capfdbinary, *words)
+    every = [row["physical"] for row in rows_of(ran, ran.code)]
+    ran = invoke(capfdbinary, *words, "--max-owners", "1")
+    few = rows_of(ran, ran.code)
+    assert [row["physical"] for row in few] == [*dict.fromkeys(every)]
+    assert [row["more"] for row in few] == [every.count(row["physical"]) - 1 for row in few]
+    assert f"{sum(row['more'] for row in few)} more mapping" in ran.err
+    with memcarve.open(truth.path) as container:
+        owners = memcarve.Owners(container)
+        found = [*memcarve.find_physical(owners, b"MZ", max_owners=1)]
+        assert [hit.owners[-1].more for hit in found] == [row["more"] for row in few]
+        for hit, row in zip(found, few, strict=True):
+            [answer] = hit.owners
+            assert (answer.module, answer.region) == (row["module"], row["region"])
+
+
+def test_pointers_to_what_nobody_has(tmp_path: Path, capfdbinary: Capture) -> None:
+    """If no process has a module, what is said is about one that has others."""
+    winimage.build(tmp_path / "mem.raw", processes=winimage.USERLAND)
+    ran = invoke(capfdbinary, "find", str(tmp_path / "mem.raw"), "--all", "--pointer", "absent.dll")
+    assert (ran.code, ran.out) == (2, b"")
+    assert "no module is called 'absent.dll'; it has " in ran.err
 
 
 def test_library(truth: Truth) -> None:

@@ -209,7 +209,7 @@ COMMANDS = {
             (--patterns). With --regex PATTERN is a regular expression over bytes in the syntax of Python's re, in which
             a dot is any byte; its matches do not overlap, and have at most --max-match bytes.
             """,
-            [_path("file"), click.Argument(["patterns"], metavar="PATTERN...", nargs=-1)],
+            [_path("file"), click.Argument(["patterns"], metavar="[PATTERN]...", nargs=-1)],
             **_LISTED,
             sought=groups.Sought,
             filters=groups.SegmentFilters,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from memcarve.cli.exit_status import INCOMPLETE
 from memcarve.cli.frame import several_processes
-from memcarve.cli.hit_columns import ADDRESS, around, pattern_columns
+from memcarve.cli.hit_columns import ADDRESS, around, pattern_columns, stopped
 from memcarve.cli.printed_tables import Column, print_table
 from memcarve.cli.progress_bar import ProgressBar
 from memcarve.cli.sought_patterns import PointedTo, patterns as wanted_patterns
@@ -87,8 +87,7 @@ def find(
             for entry, why in processes_without:
                 chosen.note(entry, [why], must=False)
         notes += [f"{sum(lost)} bytes cannot be read, and were not searched"] if lost else []
-        if sought.max_hits == table.count:
-            notes.append("there may be more hits: --max-hits ended the search")
+        notes += stopped(table.count, sought.max_hits)
         status = chosen.finish(messages, counted(table.count, "hit"), notes)
         return INCOMPLETE if lost else status
 

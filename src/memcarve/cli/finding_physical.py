@@ -7,8 +7,9 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from memcarve.cli.exit_status import COMPLETE, INCOMPLETE
-from memcarve.cli.frame import choose, open_input, process_columns
-from memcarve.cli.hit_columns import ADDRESS, around, pattern_columns
+from memcarve.cli.frame import choose, open_input
+from memcarve.cli.hit_columns import ADDRESS, around, pattern_columns, stopped
+from memcarve.cli.owner_columns import PLACE, owner_columns, untold
 from memcarve.cli.printed_tables import Column, print_table
 from memcarve.cli.progress_bar import ProgressBar
 from memcarve.cli.wording import complain, counted, say, tell
@@ -39,8 +40,8 @@ def find_physical(
 ) -> int:
     """Print a row for each hit in physical memory and each who maps it."""
     if filters.is_given or sought.pointers:
-        problem = "--physical searches all of a machine's memory: what chooses memory of processes, or points into it"
-        raise UsageError(problem, remedy="leave it out")
+        problem = "--physical takes all of the image, whatever lies there"
+        raise UsageError(problem, remedy="leave out --pointer, and the options that choose memory of processes")
     as_table = printing.layout == "table"
     with open_input(file, vars(source), messages) as container:
         indexes = choose(container, processes) if processes.is_given and not processes.everything else None
@@ -50,15 +51,12 @@ def find_physical(
             complain(error, mapper.entry or mapper.what)
         columns = [Column("physical", "address", ADDRESS)]
         columns += [Column("offset", "number", max(len(str(space.backing.size)), len("offset")))]
-        columns += [*pattern_columns(wanted, sought), Column("owner", "text", len("not memory"))]
-        columns += process_columns(mapper.entry for mapper in owners.mappers if mapper.entry is not None)
-        columns += [Column("address", "address", ADDRESS), Column("permissions", "text", len("permissions"))]
-        columns += [Column("page", "text", len("transition")), Column("where", "text", len("where"))]
+        columns += [*pattern_columns(wanted, sought), *owner_columns(owners, PLACE)]
         if sought.context is not None:
             columns += [] if as_table else [Column("context_start", "address", ADDRESS)]
             columns.append(Column("context", "dump"))
         lost: list[int] = []
-        count = shown = orphans = 0
+        count = shown = orphans = more = 0
 
         def advance(done: int, total: int) -> None:
             nonlocal shown
@@ -70,14 +68,16 @@ def find_physical(
         found = search_physical(
             owners,
             [each.pattern for each in wanted],
+            max_owners=sought.max_owners,
             progress=advance,
             unreadable=lambda _address, size: lost.append(size),
         )
 
         def rows() -> Iterator[list[Cell]]:
-            nonlocal count, orphans
+            nonlocal count, orphans, more
             for hit, answers in islice(found, sought.max_hits):
                 count += 1
+                more += sum(answer.more for answer in answers)
                 orphans += all(answer.address is None for answer in answers)
                 progress.clear()
                 first: list[Cell] = [hit.address, hit.offset, wanted[hit.pattern].text, wanted[hit.pattern].what]
@@ -96,7 +96,7 @@ def find_physical(
         notes = [*container.warnings, *owners.notes]
         notes += [f"{counted(orphans, 'hit')} with no known owner: {owners.hidden}"] if orphans else []
         notes += [f"{sum(lost)} bytes cannot be read, and were not searched"] if lost else []
-        notes += ["there may be more hits: --max-hits ended the search"] if sought.max_hits == count else []
+        notes += [*untold(more), *stopped(count, sought.max_hits)]
         say(notes, quiet=messages.quiet)
         tell(counted(count, "hit"), quiet=messages.quiet)
         return INCOMPLETE if lost or owners.failures or owners.incomplete or container.unreadable else COMPLETE
@@ -108,5 +108,5 @@ def _owner_cells(answer: Answer) -> list[Cell]:
     if process is None and answer.address is not None:
         name = KERNEL.name
     pid = None if process is None else process.pid
-    place = answer.module or answer.region
-    return [answer.owner, pid, name, answer.address, answer.permissions, answer.page, place]
+    places: list[Cell] = [answer.module, answer.region, answer.more]
+    return [answer.owner, pid, name, answer.address, answer.permissions, answer.page, *places]

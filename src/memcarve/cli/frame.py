@@ -189,12 +189,12 @@ class Chosen(Outcome):
                 for row in work(part):
                     yield [*cells, *row]
             except MemcarveError as error:
-                self._fail_with(part, error, asked)
+                self.fail_with(part, error, asked)
             if self.several:
                 sys.stdout.flush()  # whoever reads the rows need not wait for those of the next
             del part
 
-    def _fail_with(self, part: Part, error: MemcarveError, asked: str | None) -> None:
+    def fail_with(self, part: Part, error: MemcarveError, asked: str | None) -> None:
         """Say that the work on a process failed, unless it has nothing that could have been found."""
         nothing = isinstance(error, UsageError) and self.several and not len(part.opened.space)
         if not nothing and not (part.is_kernel and asked is None):
@@ -246,7 +246,7 @@ class Chosen(Outcome):
                 limits = selection(filters, part.opened)
                 segments = part.opened.segments(limits, labeller=Labelling() if limits.by_labels else None)
             except MemcarveError as error:
-                self._fail_with(part, error, filters.half)
+                self.fail_with(part, error, filters.half)
                 continue
             able.append(part)
             parts.append((part.opened.space, segments))

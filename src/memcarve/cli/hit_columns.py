@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from memcarve.cli.printed_tables import Column, Dump
+from memcarve.cli.wording import counted
 from memcarve.errors import MemcarveError, printable
 
 if TYPE_CHECKING:
@@ -35,3 +36,8 @@ def around(space: AddressSpace, hit: Hit, size: int) -> Dump:
         return Dump(start, space.read(start, end - start))
     except MemcarveError:  # what is beside it cannot be read
         return Dump(hit.address, space.read(hit.address, hit.size))
+
+
+def stopped(count: int, most: int | None) -> list[str]:
+    """Return a sentence that says that no more than the most hits were looked for, if that was so."""
+    return [f"stopped after {counted(count, 'hit')}: --max-hits; there may be more"] if count == most else []

@@ -584,7 +584,15 @@ class Sought(Group, heading=TAKE):
     physical: bool = option(
         "--physical",
         is_flag=True,
-        help="For an image: search its physical memory once instead, and say who maps each hit.",
+        help="For an image: search its physical memory once instead; rows name who maps each hit. --pid and --name: "
+        "whose memory is named.",
+    )
+    max_owners: int = option(
+        "--max-owners",
+        type=count,
+        metavar="N",
+        preset="64",
+        help="With --physical: print at most so many rows for a hit; the other mappings are counted.",
     )
     name_places: bool = option(
         "--where", is_flag=True, heading=WRITE, help="Also the module or mapped file of each hit, if it is known."

@@ -16,13 +16,15 @@ if TYPE_CHECKING:
     from memcarve.hunting.owners.asking import Answers, Owners
 
 _ADDRESS = len("0x0123456789abcdef")
+#: how wide modules and regions are in tables whose rows are printed before all are known
+PLACE = 24
 _WORDS = {NONE_FOUND: "none found", NOT_MEMORY: "not memory"}
 _PERMISSIONS = [permissions(flags) for flags in range(256)]
 _PAGES = [page_state(flags) for flags in range(256)]
 
 
-def owner_columns(known: Owners) -> list[Column]:
-    """Return the columns; widths of those that say none are for who prints them to find."""
+def owner_columns(known: Owners, place: int | None = None) -> list[Column]:
+    """Return the columns; those of module and region are `place` wide, or as their printer finds."""
     longest = max((len(mapper.entry.name or "") for mapper in known.mappers if mapper.entry is not None), default=0)
     return [
         Column("owner", "text", 10),
@@ -31,8 +33,8 @@ def owner_columns(known: Owners) -> list[Column]:
         Column("address", "address", _ADDRESS),
         Column("permissions", "text", 11),
         Column("page", "text", 10),
-        Column("module", "text"),
-        Column("region", "text"),
+        Column("module", "text", place),
+        Column("region", "text", place),
         Column("more", "number", 4),
     ]
 
@@ -68,3 +70,8 @@ def cells_if(column: np.ndarray, there: np.ndarray) -> list[Any]:
     if there.all():
         return column.tolist()  # type: ignore[no-any-return]
     return [value if known else None for value, known in zip(column.tolist(), there.tolist(), strict=True)]
+
+
+def untold(more: int) -> list[str]:
+    """Return a sentence about mappings that have no row, if there are any."""
+    return [f"{more} more mapping{'s' if more > 1 else ''} of hits without a row: --max-owners"] if more else []

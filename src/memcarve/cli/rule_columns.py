@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 import click
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from memcarve.hunting.scanning.scans import RuleHit, Scans
 
 _NAME, _BYTES = 40, 16
+_HEXADECIMAL = re.compile(rb"[0-9a-f]{2}( [0-9a-f]{2})*")
 _REPORTS = 10
 _NAMED = 12
 
@@ -91,11 +93,11 @@ def _plain(value: Value) -> int | float | str:
 
 
 def _shown(data: bytes) -> str:
-    """Return bytes as a table shows them: as text if that is what they are, else in hexadecimal."""
+    """Return bytes as a table shows them: as text if they are that and do not look like the other, hexadecimal."""
     plain = data.replace(b"\0", b"") if data[1::2].count(0) * 2 >= len(data) - 1 else data
-    if plain and plain.isascii() and plain.decode("ascii").isprintable():
+    if plain and plain.isascii() and plain.decode("ascii").isprintable() and not _HEXADECIMAL.fullmatch(plain):
         return plain.decode("ascii")
-    return data[:_BYTES].hex() + ("..." if len(data) > _BYTES else "")
+    return data[:_BYTES].hex(" ") + (" ..." if len(data) > _BYTES else "")
 
 
 def scan_notes(scans: Scans, name: Callable[[int], object]) -> Iterator[str]:

@@ -10,6 +10,7 @@ import numpy as np
 
 from memcarve.cli.exit_status import INCOMPLETE
 from memcarve.cli.frame import selection, several_processes
+from memcarve.cli.hit_columns import stopped
 from memcarve.cli.printed_tables import Column, print_table
 from memcarve.cli.progress_bar import ProgressBar
 from memcarve.cli.rule_columns import RuleColumns, read_rules, scan_notes
@@ -116,9 +117,9 @@ def _scan_processes(
             print_table(printing.layout, "hits", table.columns, rows())
         for part, error in scans.failed.items():
             chosen.fail(scanned[part].part.entry, error)
-        stopped = [f"stopped after {counted(count, 'hit')}: --max-hits"] if count == sought.max_hits else []
         summary = f"{counted(count, 'hit')} of {counted(len(rules), 'rule')}"
-        status = chosen.finish(messages, summary, [*stopped, *scan_notes(scans, lambda part: scanned[part].part.entry)])
+        notes = [*stopped(count, sought.max_hits), *scan_notes(scans, lambda part: scanned[part].part.entry)]
+        status = chosen.finish(messages, summary, notes)
         if sought.carve_hits is not None:
             from memcarve.cli.carving_hits import carve_hits  # imports all that writes
 
@@ -134,7 +135,7 @@ def _opened(chosen: Chosen, filters: SegmentFilters, by: str) -> Iterator[_Scann
         try:
             segments = _segments(part.opened, filters, by)
         except MemcarveError as error:
-            chosen.fail(part.entry, error)
+            chosen.fail_with(part, error, filters.half)
             continue
         yield _Scanned(part, segments, np.zeros(len(segments), np.bool_))
 
@@ -160,8 +161,7 @@ class _Table:
         self._rule = rule = RuleColumns(rules, layout)
         offsets = max(len(str(each.part.opened.space.backing.size)) for each in scanned)
         # rows are printed as they are found: how wide they can become is known before
-        self.columns = [column._replace(width=16 if column.name == "process" else 6) for column in chosen.columns]
-        self.columns += [Column("address", "address", _ADDRESS), *rule.before]
+        self.columns = [*chosen.columns, Column("address", "address", _ADDRESS), *rule.before]
         self.columns += [Column("segment", "address", _ADDRESS), Column("where", "text", _WHERE)]
         self.columns += [Column("offset", "number", max(offsets, len("offset"))), *rule.behind]
 

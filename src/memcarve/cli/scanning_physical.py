@@ -10,7 +10,8 @@ import numpy as np
 from memcarve.cli import run_log
 from memcarve.cli.exit_status import COMPLETE, INCOMPLETE
 from memcarve.cli.frame import choose, open_input
-from memcarve.cli.owner_columns import owner_cells, owner_columns
+from memcarve.cli.hit_columns import stopped
+from memcarve.cli.owner_columns import PLACE, owner_cells, owner_columns, untold
 from memcarve.cli.printed_tables import Column, print_table
 from memcarve.cli.progress_bar import ProgressBar
 from memcarve.cli.rule_columns import RuleColumns, scan_notes
@@ -47,7 +48,8 @@ def scan_image(
     if sought.by in (ScanUnit.REGION, ScanUnit.PROCESS):
         raise UsageError(f"physical memory has no {sought.by}", remedy="{by:page}, or leave {by} out")
     if filters.is_given:
-        raise UsageError("with --physical all of the image is scanned", remedy="options that choose memory are without")
+        problem = "--physical takes all of the image, whatever lies there"
+        raise UsageError(problem, remedy="leave out the options that choose memory of processes")
     if sought.carve_hits is not None:
         raise UsageError(
             "--carve-hits writes segments of processes", remedy="leave out --physical, or carve what it names"
@@ -60,7 +62,7 @@ def scan_image(
         for mapper, error in known.failures:
             complain(error, mapper.entry or mapper.what)
         rule = RuleColumns(rules, printing.layout)
-        count = nobody = done = 0
+        count = nobody = more = done = 0
 
         def advance(size: int) -> None:
             nonlocal done
@@ -79,15 +81,16 @@ def scan_image(
             advance=advance,
         )
         columns = [Column("physical", "address", _ADDRESS), Column("offset", "number", len(str(space.backing.size)))]
-        columns += [*rule.before, *(_wide(column) for column in owner_columns(known)), *rule.behind]
+        columns += [*rule.before, *owner_columns(known, PLACE), *rule.behind]
 
         def rows() -> Iterator[list[Cell]]:
-            nonlocal count, nobody
+            nonlocal count, nobody, more
             for some in _together(scans, sought.max_hits):
                 asked = np.array([hit.address for hit in some], np.uint64)
                 answers = known.of_physical(asked, sought.max_owners)
                 count += len(some)
                 nobody += int((answers.owner == NONE_FOUND).sum())
+                more += int(answers.more.sum())
                 progress.clear()
                 for number, *cells in zip(answers.query.tolist(), *owner_cells(answers, known), strict=True):
                     hit = some[number]
@@ -98,16 +101,12 @@ def scan_image(
         sys.stdout.flush()
         notes = [*container.warnings, *known.notes, *scan_notes(scans, lambda _: "physical memory")]
         notes += [f"none found is not free: {known.hidden}"] if nobody else []
-        notes += [f"stopped after {counted(count, 'hit')}: --max-hits"] if count == sought.max_hits else []
+        notes += [*untold(more), *stopped(count, sought.max_hits)]
         say(notes, quiet=messages.quiet)
         without = f", {nobody} without a known owner" if nobody else ""
         tell(f"{counted(count, 'hit')} of {counted(len(rules), 'rule')}{without}", quiet=messages.quiet)
         failed = known.failures or known.incomplete or container.unreadable or scans.lost or scans.late
         return INCOMPLETE if failed else COMPLETE
-
-
-def _wide(column: Column) -> Column:
-    return column if column.width else column._replace(width=24)
 
 
 def _together(scans: Scans, most: int | None) -> Iterator[list[RuleHit]]:

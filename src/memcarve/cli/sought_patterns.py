@@ -37,7 +37,9 @@ def patterns(given: Sequence[str], sought: Sought) -> list[Wanted]:
     if sought.as_hex and sought.regex:
         raise UsageError("--hex and --regex say two things of the patterns", remedy="give one of them")
     if not (given or sought.pattern_files or sought.pointers or sought.integers):
-        raise UsageError("PATTERN... is missing", remedy="see memcarve find --help")
+        raise UsageError(
+            "PATTERN... is missing", remedy="or give --patterns, --pointer or --integer; see memcarve find --help"
+        )
     found: dict[object, Wanted] = {}
     for text in (*given, *_of_files(sought.pattern_files)):
         if not text:
@@ -129,8 +131,8 @@ class PointedTo:
                     failed.append((part, error))
                     bounds.append(None)
             there = {each for each in bounds if each is not None}
-            if not there and failed:
-                raise failed[-1][1]
+            if not there and failed:  # one that has modules says which
+                raise max(failed, key=lambda each: any(rows.rows for rows in each[0].opened.metadata.modules))[1]
             if failed:
                 self.unknown.append((str(target), [(part.entry, error.worded(option)) for part, error in failed]))
             for width in sorted({width for part in parts for width in _widths(part.opened)}):

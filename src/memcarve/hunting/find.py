@@ -93,15 +93,17 @@ def find_physical(
     owners: Owners,
     patterns: Pattern | Sequence[Pattern],
     *,
+    max_owners: int | None = None,
     progress: Callable[[int, int], object] | None = None,
     unreadable: Callable[[int, int], object] | None = None,
 ) -> Iterator[PhysicalHit]:
     """Return every place where patterns lie in the physical memory of an image, in order of addresses, with its owners.
 
     `owners` are ``memcarve.Owners`` of the image. Physical memory is searched as it is laid out: a match may cross
-    pages that follow each other there. `progress` is called with how many bytes were searched, and of how many;
-    `unreadable` with the physical address and size of what cannot be read, which is passed over. Raises UsageError if
-    the input is not an image, and what `find` raises.
+    pages that follow each other there. Of each at most `max_owners` mappings are told (64 by default); `more` of the
+    last one counts the others. `progress` is called with how many bytes were searched, and of how many; `unreadable`
+    with the physical address and size of what cannot be read, which is passed over. Raises UsageError if the input is
+    not an image, and what `find` raises.
     """
     space = image_ranges(owners.container)
     due = False
@@ -121,18 +123,19 @@ def find_physical(
         waiting: list[Hit] = []
         for _, hit in found:
             if waiting and (due or len(waiting) >= _AT_ONCE):
-                yield from _owned(owners, waiting)
+                yield from _owned(owners, waiting, max_owners)
                 waiting = []
             due = False
             waiting.append(hit)
-        yield from _owned(owners, waiting)
+        yield from _owned(owners, waiting, max_owners)
 
     found = hits([(space, space.segments())], patterns, progress=advance, unreadable=lost)
     return owned()
 
 
-def _owned(owners: Owners, several: Sequence[Hit]) -> Iterator[PhysicalHit]:
+def _owned(owners: Owners, several: Sequence[Hit], max_owners: int | None) -> Iterator[PhysicalHit]:
     answers: list[list[Answer]] = [[] for _ in several]
-    for answer in owners.of_physical([hit.address for hit in several]):
+    asked = [hit.address for hit in several]
+    for answer in owners.of_physical(asked) if max_owners is None else owners.of_physical(asked, max_owners):
         answers[answer.query].append(answer)
     return map(PhysicalHit, several, answers)

@@ -226,7 +226,7 @@ class Owners:
 
     @functools.cached_property
     def _image(self) -> AddressSpace:
-        return image_ranges(self.container)
+        return image_ranges(self.container, "{offset:N} asks for what lies at an offset of the file")
 
     @functools.cached_property
     def _ranges(self) -> Stabbing:

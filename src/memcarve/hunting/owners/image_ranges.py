@@ -10,18 +10,21 @@ if TYPE_CHECKING:
     from memcarve.process import Container
     from memcarve.space import AddressSpace
 
+_REMEDY = "without {physical} its memory is searched by addresses"
 
-def image_ranges(container: Container) -> AddressSpace:
+
+def image_ranges(container: Container, remedy: str = _REMEDY) -> AddressSpace:
     """Return a machine's physical memory as an address space over its image: `start` are physical addresses.
 
     A segment of it is a stretch of physical memory without a hole, also if the container stores it in several pieces.
-    What belongs to no physical memory (headers) is in no extent. Raises UsageError if the input is not an image.
+    What belongs to no physical memory (headers) is in no extent. Raises UsageError if the input is not an image;
+    `remedy` is what it says to do then.
     """
     space = container.physical_space()
     if space is None:
         raise UsageError(
             "is not an image of a machine's memory: nothing tells physical addresses",
             subject=str(container),
-            remedy="{offset:N} asks for what lies at an offset of the file",
+            remedy=remedy,
         )
     return space
