@@ -807,7 +807,7 @@ def test_page_counts_of_a_dump(capfdbinary: Capture) -> None:
         (["carve", "x", "-o"], "-o has no value; it takes DIR; see memcarve carve --help"),
         (["segments", "x", "--range"], "--range has no value; it takes one of user, kernel, all; see memcarve seg"),
         (["carve"], "FILE is missing; see memcarve carve --help"),
-        (["find", "x"], "PATTERN... is missing; see memcarve find --help"),
+        (["find", "x"], "PATTERN... is missing; or give --patterns, --pointer or --integer; see memcarve find --help"),
         (
             ["export", "x"],
             "--to is missing; it takes one of minidump, elfcore, flat, scripts, memmap; see memcarve exp",
