@@ -11,6 +11,7 @@ import pytest
 import memcarve
 import winimage
 from cli import invoke
+from failing import fail_to_open
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -102,16 +103,7 @@ def test_one_that_fails(truth: Truth, capfdbinary: Capture, monkeypatch: pytest.
     words = ["find", str(truth.path), "MZ", "--encoding", "utf-8", "--format", "jsonl", "--all"]
     rows = rows_of(invoke(capfdbinary, *words))
     bad = rows[0]["pid"]
-    from memcarve.sources.image import ImageContainer  # noqa: PLC0415
-
-    true = ImageContainer.process
-
-    def process(self: ImageContainer, *given: Any, **how: Any) -> memcarve.ProcessMemory:
-        if self.entry(how["index"]).pid == bad:
-            raise memcarve.ProcessError("maps too much")
-        return true(self, *given, **how)
-
-    monkeypatch.setattr(ImageContainer, "process", process)
+    fail_to_open(monkeypatch, bad)
     ran = invoke(capfdbinary, *words)
     assert rows_of(ran, 3) == [row for row in rows if row["pid"] != bad]
     assert "maps too much" in ran.err

@@ -11,7 +11,7 @@ import memcarve
 import winimage
 from cli import invoke
 from dumps import write_dump
-from memcarve.sources.image import ImageContainer
+from failing import fail_to_open
 from memory import PAGE
 from unreadable_files import ranges_of, unreadable
 
@@ -107,14 +107,7 @@ def test_one_that_fails(truth: Truth, capfdbinary: Capture, monkeypatch: pytest.
     words = ["strings", str(truth.path), "--min-length", "8", "--format", "jsonl", "--all"]
     rows = rows_of(invoke(capfdbinary, *words))
     bad = rows[0]["pid"]
-    true = ImageContainer.process
-
-    def process(self: ImageContainer, *given: Any, **how: Any) -> memcarve.ProcessMemory:
-        if self.entry(how["index"]).pid == bad:
-            raise memcarve.ProcessError("maps too much")
-        return true(self, *given, **how)
-
-    monkeypatch.setattr(ImageContainer, "process", process)
+    fail_to_open(monkeypatch, bad)
     ran = invoke(capfdbinary, *words)
     assert rows_of(ran) == [row for row in rows if row["pid"] != bad]
     assert "maps too much" in ran.err

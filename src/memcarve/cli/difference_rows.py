@@ -6,7 +6,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from memcarve.cli.frame import selection
-from memcarve.cli.printed_tables import Column
+from memcarve.cli.printed_tables import ADDRESS_WIDTH, Column
 from memcarve.cli.wording import counted
 from memcarve.comparing import Difference, compare
 from memcarve.errors import UnreadableError
@@ -74,13 +74,12 @@ _JSON = [name for name in _VALUES if name != "split"]
 _TABLE = [name for name in _VALUES if name not in _NESTED | _WIDE]
 _LAYOUTS = {"table": _TABLE, "json": _JSON, "jsonl": _JSON, "csv": _PLAIN, "parquet": _PLAIN}
 #: of a table whose rows are printed as they are found
-_ADDRESS = len("0x0123456789abcdef")
-_WIDTHS = {"state": 16, **dict.fromkeys(("start", "end", "was_start", "was_end", "first_changed"), _ADDRESS)}
+_WIDTHS = {"state": 16, **dict.fromkeys(("start", "end", "was_start", "was_end", "first_changed"), ADDRESS_WIDTH)}
 _PAGE_COLUMNS = (
-    Column("start", "address", _ADDRESS),
-    Column("end", "end", _ADDRESS),
+    Column("start", "address", ADDRESS_WIDTH),
+    Column("end", "end", ADDRESS_WIDTH),
     Column("size", "number", 12),
-    Column("segment", "address", _ADDRESS),
+    Column("segment", "address", ADDRESS_WIDTH),
 )
 
 

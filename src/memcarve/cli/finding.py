@@ -9,14 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from memcarve.cli.exit_status import INCOMPLETE
 from memcarve.cli.frame import several_processes
-from memcarve.cli.hit_columns import ADDRESS, around, pattern_columns, stopped
-from memcarve.cli.printed_tables import Column, print_table
+from memcarve.cli.hit_columns import PlacesOfParts, around, pattern_columns, stopped
+from memcarve.cli.printed_tables import ADDRESS_WIDTH, Column, print_table
 from memcarve.cli.progress_bar import ProgressBar
 from memcarve.cli.sought_patterns import PointedTo, patterns as wanted_patterns
 from memcarve.cli.wording import counted
-from memcarve.errors import MemcarveError
 from memcarve.hunting.find import hits
-from memcarve.labels.place_names import PlaceNames
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -26,7 +24,6 @@ if TYPE_CHECKING:
     from memcarve.cli.printed_tables import Cell
     from memcarve.cli.sought_patterns import Wanted
     from memcarve.hunting.chosen_processes import Part
-    from memcarve.process import ProcessMemory
     from memcarve.segments import Segments
     from memcarve.space import AddressSpace, Hit
 
@@ -103,19 +100,19 @@ class _Table:
         self._searched = searched
         self._wanted = wanted
         self._sought = sought
-        self._names: tuple[int, PlaceNames | None] = (-1, None)
+        self._names = PlacesOfParts()
         self.count = 0
 
     def columns(self, parts: Sequence[tuple[AddressSpace, Segments]]) -> list[Column]:
         """Return the columns, as wide as rows can become: they are printed as they are found."""
         largest = max((space.backing.size for space, _ in parts), default=0)
         columns = self._chosen.columns
-        columns += [Column("address", "address", ADDRESS), Column("segment", "address", ADDRESS)]
+        columns += [Column("address", "address", ADDRESS_WIDTH), Column("segment", "address", ADDRESS_WIDTH)]
         columns += [Column("offset", "number", max(len(str(largest)), len("offset")))]
         columns += pattern_columns(self._wanted, self._sought)
         columns += [Column("where", "text", len("where"))] if self._sought.name_places else []
         if self._sought.context is not None:
-            columns += [] if self._as_table else [Column("context_start", "address", ADDRESS)]
+            columns += [] if self._as_table else [Column("context_start", "address", ADDRESS_WIDTH)]
             columns.append(Column("context", "dump"))
         return columns
 
@@ -127,17 +124,8 @@ class _Table:
         row += [wanted.text, wanted.what]
         row += [hit.size] if self._sought.regex else []
         if self._sought.name_places:
-            if self._names[0] != part:
-                self._names = part, _names(process.opened)
-            row.append(None if self._names[1] is None else self._names[1].at(hit.address))
+            row.append(self._names.at(part, process.opened, hit.address))
         if self._sought.context is not None:
             dump = around(process.opened.space, hit, self._sought.context)
             row += [dump] if self._as_table else [dump.address, dump]
         return row
-
-
-def _names(process: ProcessMemory) -> PlaceNames | None:
-    try:
-        return PlaceNames(process)
-    except MemcarveError:  # hits are worth more than what they are called
-        return None

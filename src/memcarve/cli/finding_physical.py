@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 from memcarve.cli.exit_status import COMPLETE, INCOMPLETE
 from memcarve.cli.frame import choose, open_input
-from memcarve.cli.hit_columns import ADDRESS, around, pattern_columns, stopped
+from memcarve.cli.hit_columns import around, pattern_columns, stopped
 from memcarve.cli.owner_columns import PLACE, owner_columns, untold
-from memcarve.cli.printed_tables import Column, print_table
+from memcarve.cli.printed_tables import ADDRESS_WIDTH, Column, print_table
 from memcarve.cli.progress_bar import ProgressBar
 from memcarve.cli.wording import complain, counted, say, tell
 from memcarve.errors import UsageError
@@ -49,11 +49,11 @@ def find_physical(
         owners = Owners(container, indexes)
         for mapper, error in owners.failures:
             complain(error, mapper.entry or mapper.what)
-        columns = [Column("physical", "address", ADDRESS)]
+        columns = [Column("physical", "address", ADDRESS_WIDTH)]
         columns += [Column("offset", "number", max(len(str(space.backing.size)), len("offset")))]
         columns += [*pattern_columns(wanted, sought), *owner_columns(owners, PLACE)]
         if sought.context is not None:
-            columns += [] if as_table else [Column("context_start", "address", ADDRESS)]
+            columns += [] if as_table else [Column("context_start", "address", ADDRESS_WIDTH)]
             columns.append(Column("context", "dump"))
         lost: list[int] = []
         count = shown = orphans = more = 0

@@ -7,15 +7,16 @@ from typing import TYPE_CHECKING
 from memcarve.cli.printed_tables import Column, Dump
 from memcarve.cli.wording import counted
 from memcarve.errors import MemcarveError, printable
+from memcarve.labels.place_names import PlaceNames
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from memcarve.cli.option_groups import Sought
     from memcarve.cli.sought_patterns import Wanted
+    from memcarve.process import ProcessMemory
     from memcarve.space import AddressSpace, Hit
 
-ADDRESS = len("0x0123456789abcdef")
 _WIDEST = 60  # of a pattern in a table whose rows are printed before all are known
 
 
@@ -41,3 +42,21 @@ def around(space: AddressSpace, hit: Hit, size: int) -> Dump:
 def stopped(count: int, most: int | None) -> list[str]:
     """Return a sentence that says that no more than the most hits were looked for, if that was so."""
     return [f"stopped after {counted(count, 'hit')}: --max-hits; there may be more"] if count == most else []
+
+
+class PlacesOfParts:
+    """What places in one process after another are called; those of the last one are kept."""
+
+    def __init__(self) -> None:
+        self._part = -1
+        self._names: PlaceNames | None = None
+
+    def at(self, part: int, process: ProcessMemory, address: int) -> str | None:
+        """Return what an address in the process with a number is called; None if that is not known."""
+        if part != self._part:
+            self._part = part
+            try:
+                self._names = PlaceNames(process)
+            except MemcarveError:  # hits are worth more than what they are called
+                self._names = None
+        return None if self._names is None else self._names.at(address)

@@ -14,7 +14,7 @@ from memcarve.cli.exit_status import COMPLETE, INCOMPLETE
 from memcarve.cli.frame import choose, open_input
 from memcarve.cli.owner_columns import cells_if, owner_cells, owner_columns
 from memcarve.cli.printed_columns import print_columns
-from memcarve.cli.printed_tables import Column
+from memcarve.cli.printed_tables import ADDRESS_WIDTH, Column
 from memcarve.cli.wording import complain, counted, say, tell
 from memcarve.errors import SourceReadError, UsageError
 from memcarve.formats.number_lines import Lines, NumberLines
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 _QUESTIONS = 1 << 14  # answered in one go: each may have as many answers as --max-owners says
 _ROWS = 1 << 20  # answers in one go
 _PRINTED = 1 << 16  # of them, made words of in one go
-_ADDRESS = len("0x0123456789abcdef")
 _RADIX = {"x": 16, "d": 10, None: None}
 
 
@@ -152,7 +151,7 @@ class _Questions:
 
 
 def _columns(known: Owners, *, texts: bool) -> list[Column]:
-    places = [Column("physical", "address", _ADDRESS), Column("offset", "number", 12)]
+    places = [Column("physical", "address", ADDRESS_WIDTH), Column("offset", "number", 12)]
     return [*places, *owner_columns(known), *([Column("text", "text", 4)] if texts else [])]
 
 

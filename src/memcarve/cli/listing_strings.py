@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from memcarve.cli.exit_status import INCOMPLETE
 from memcarve.cli.frame import several_processes
 from memcarve.cli.printed_arrays import Coded, Rows, print_arrays
-from memcarve.cli.printed_tables import Column
+from memcarve.cli.printed_tables import ADDRESS_WIDTH, Column
 from memcarve.cli.progress_bar import ProgressBar
 from memcarve.cli.wording import counted
 from memcarve.hunting.strings.search import StringSearch, places
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from memcarve.cli.option_groups import Input, ListedProcesses, Messages, Printing, SegmentFilters, StringLimits
     from memcarve.cli.printed_tables import Cell
     from memcarve.dtypes import U64
-
-_ADDRESS = len("0x0123456789abcdef")
 
 
 def strings(
@@ -38,10 +36,10 @@ def strings(
         searched, parts = chosen.parts(filters)
         largest = max((space.backing.size for space, _ in parts), default=0)
         columns = chosen.columns
-        columns += [Column("address", "address", _ADDRESS), Column("segment", "address", _ADDRESS)]
+        columns += [Column("address", "address", ADDRESS_WIDTH), Column("segment", "address", ADDRESS_WIDTH)]
         columns += [Column("offset", "number", max(len(str(largest)), len("offset")))]
         with_physical = any(space.physical is not None for space, _ in parts)
-        columns += [Column("physical", "address", _ADDRESS)] if with_physical else []
+        columns += [Column("physical", "address", ADDRESS_WIDTH)] if with_physical else []
         columns += [Column("encoding", "text", max(map(len, ENCODINGS))), Column("text", "text", len("text"))]
         count = done = 0
 

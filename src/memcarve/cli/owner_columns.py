@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from memcarve.cli.printed_tables import Column
-from memcarve.hunting.owners.asking import NONE_FOUND, NOT_MEMORY
+from memcarve.cli.printed_tables import ADDRESS_WIDTH, Column
+from memcarve.hunting.owners.asking import WORDS
 from memcarve.hunting.owners.mappings import KERNEL
 from memcarve.permissions import page_state, permissions
 
@@ -15,10 +15,8 @@ if TYPE_CHECKING:
     from memcarve.cli.printed_tables import Cell
     from memcarve.hunting.owners.asking import Answers, Owners
 
-_ADDRESS = len("0x0123456789abcdef")
 #: how wide modules and regions are in tables whose rows are printed before all are known
 PLACE = 24
-_WORDS = {NONE_FOUND: "none found", NOT_MEMORY: "not memory"}
 _PERMISSIONS = [permissions(flags) for flags in range(256)]
 _PAGES = [page_state(flags) for flags in range(256)]
 
@@ -30,7 +28,7 @@ def owner_columns(known: Owners, place: int | None = None) -> list[Column]:
         Column("owner", "text", 10),
         Column("pid", "number", 7),
         Column("process", "text", min(max(longest, 7), 40)),
-        Column("address", "address", _ADDRESS),
+        Column("address", "address", ADDRESS_WIDTH),
         Column("permissions", "text", 11),
         Column("page", "text", 10),
         Column("module", "text", place),
@@ -42,7 +40,7 @@ def owner_columns(known: Owners, place: int | None = None) -> list[Column]:
 def owner_cells(answers: Answers, known: Owners) -> list[list[Cell]]:
     """Return the cells of `owner_columns`, column by column."""
     named, numbers = answers.named(), answers.owner.tolist()
-    whats = {number: mapper.what for number, mapper in enumerate(known.mappers)} | _WORDS
+    whats = {number: mapper.what for number, mapper in enumerate(known.mappers)} | WORDS
     pids = {number: mapper.entry and mapper.entry.pid for number, mapper in enumerate(known.mappers)}
     names = {
         number: KERNEL if mapper.entry is None else mapper.entry.name for number, mapper in enumerate(known.mappers)

@@ -10,7 +10,7 @@ import sys
 from itertools import repeat
 from typing import TYPE_CHECKING, Any
 
-from memcarve.cli.printed_tables import SCHEMA, print_table, take_all_characters
+from memcarve.cli.printed_tables import FORMULA, SCHEMA, print_table, take_all_characters
 from memcarve.errors import printable
 from memcarve.formats.json_text import dumps
 
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     #: one list of cells for each column
     Batch = Sequence[Sequence[Cell]]
 
-_FORMULA = ("=", "+", "-", "@")
 #: texts that need nothing done to them: in a table, in CSV, in JSON
 _AS_IT_IS, _UNQUOTED, _NOTHING = (
     re.compile(text).fullmatch for text in (r"[ -~]+", r"(?![=+\-@])[ !#-+\--~]*", r"(?!)")
@@ -83,7 +82,7 @@ def _csv(_: str, columns: Sequence[Column], batches: Iterable[Batch]) -> Iterato
 def csv_cell(text: str) -> str:
     """Return a text as a cell that no spreadsheet takes for a formula; none of its characters ends a line."""
     shown = printable(text)
-    if shown.startswith(_FORMULA):
+    if shown.startswith(FORMULA):
         shown = f"'{shown}"
     if '"' in shown:
         doubled = shown.replace('"', '""')

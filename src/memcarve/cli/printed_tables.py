@@ -32,13 +32,16 @@ if TYPE_CHECKING:
     Cell = int | str | bool | float | dt.datetime | Dump | list[str] | list[dict[str, Any]] | dict[str, Any] | None
 
 SCHEMA = 1
+#: characters of an address
+ADDRESS_WIDTH = len("0x0123456789abcdef")
 
 _SAMPLE = 1000  # rows that set the widths of a table's columns
 _ADDRESSES = ("address", "end")
 _AS_TEXT = (*_ADDRESSES, "time", "dump")  # in JSON
 #: pandas' types of columns in which cells may be missing
 _PANDAS = {**dict.fromkeys(("address", "end", "number"), "UInt64"), "flag": "boolean"}
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+#: a spreadsheet takes text from evidence that begins like this for a formula; tabs and the like are escaped before
+FORMULA = ("=", "+", "-", "@")
 
 
 class Column(NamedTuple):
@@ -140,9 +143,8 @@ def _csv(columns: Sequence[Column], rows: Iterable[Sequence[Cell]]) -> Iterator[
         buffer.seek(0)
         buffer.truncate()
         cells = [shown(column, cell) for column, cell in zip(columns, row, strict=True)]
-        # a spreadsheet must not take text from evidence for a formula
         writer.writerow(
-            f"'{cell}" if column.kind in ("text", "words") and cell.startswith(_FORMULA) else cell
+            f"'{cell}" if column.kind in ("text", "words") and cell.startswith(FORMULA) else cell
             for column, cell in zip(columns, cells, strict=True)
         )
         yield buffer.getvalue()

@@ -1,4 +1,4 @@
-"""What is printed of YARA rules: the columns of hits, the compiler's words, and what was not scanned."""
+"""YARA rules as options give them, and what is printed of them: hits, the compiler's words, what was not scanned."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from memcarve.cli.printed_tables import Column
 from memcarve.cli.wording import amount, counted
 from memcarve.errors import RulesError, UsageError, printable
 from memcarve.hunting.scanning.rules import NAMESPACE, Rules, definition
+from memcarve.hunting.scanning.scans import Scans
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -19,7 +20,9 @@ if TYPE_CHECKING:
     from memcarve.cli.option_groups import Messages, Scanning
     from memcarve.cli.printed_tables import Cell
     from memcarve.hunting.scanning.rules import Value
-    from memcarve.hunting.scanning.scans import RuleHit, Scans
+    from memcarve.hunting.scanning.scans import RuleHit
+    from memcarve.segments import Segments
+    from memcarve.space import AddressSpace
 
 _NAME, _BYTES = 40, 16
 _HEXADECIMAL = re.compile(rb"[0-9a-f]{2}( [0-9a-f]{2})*")
@@ -58,6 +61,22 @@ class RuleColumns:
         row: list[Cell] = [list(hit.tags)]
         row += [[{"name": name, "value": _plain(value)} for name, value in hit.meta]] if self._record else []
         return [*row, _shown(hit.data) if self._as_text else hit.data.hex()]
+
+
+def prepared(
+    parts: Sequence[tuple[AddressSpace, Segments]], rules: Rules, sought: Scanning, advance: Callable[[int], object]
+) -> Scans:
+    """Return what scans as options say; `advance` is called with bytes that are done."""
+    return Scans(
+        parts,
+        rules,
+        by=sought.by,
+        timeout=sought.timeout,
+        most_matches=sought.most_matches,
+        window=sought.window,
+        overlap=sought.overlap,
+        advance=advance,
+    )
 
 
 def read_rules(sought: Scanning, messages: Messages) -> Rules:

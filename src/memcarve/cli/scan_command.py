@@ -10,15 +10,13 @@ import numpy as np
 
 from memcarve.cli.exit_status import INCOMPLETE
 from memcarve.cli.frame import selection, several_processes
-from memcarve.cli.hit_columns import stopped
-from memcarve.cli.printed_tables import Column, print_table
+from memcarve.cli.hit_columns import PlacesOfParts, stopped
+from memcarve.cli.printed_tables import ADDRESS_WIDTH, Column, print_table
 from memcarve.cli.progress_bar import ProgressBar
-from memcarve.cli.rule_columns import RuleColumns, read_rules, scan_notes
+from memcarve.cli.rule_columns import RuleColumns, prepared, read_rules, scan_notes
 from memcarve.cli.wording import counted
 from memcarve.errors import MemcarveError, TargetExistsError
-from memcarve.hunting.scanning.scans import Scans
 from memcarve.labels import Labelling
-from memcarve.labels.place_names import PlaceNames
 from memcarve.vocabulary import ScanUnit, Split
 
 if TYPE_CHECKING:
@@ -34,7 +32,6 @@ if TYPE_CHECKING:
     from memcarve.process import ProcessMemory
     from memcarve.segments import Segments
 
-_ADDRESS = len("0x0123456789abcdef")
 _WHERE = 32
 
 
@@ -88,16 +85,8 @@ def _scan_processes(
             sys.stdout.flush()  # whoever reads the hits need not wait for more of them
             progress(done, scans.total)
 
-        scans = Scans(
-            [(each.part.opened.space, each.segments) for each in scanned],
-            rules,
-            by=sought.by,
-            timeout=sought.timeout,
-            most_matches=sought.most_matches,
-            window=sought.window,
-            overlap=sought.overlap,
-            advance=advance,
-        )
+        parts = [(each.part.opened.space, each.segments) for each in scanned]
+        scans = prepared(parts, rules, sought, advance)
         table = _Table(chosen, scanned, rules, printing.layout)
 
         def rows() -> Iterator[list[Cell]]:
@@ -123,9 +112,9 @@ def _scan_processes(
         if sought.carve_hits is not None:
             from memcarve.cli.carving_hits import carve_hits  # imports all that writes
 
-            parts = [(each.part.place, each.segments.start[each.hit]) for each in scanned if each.hit.any()]
+            hits = [(each.part.place, each.segments.start[each.hit]) for each in scanned if each.hit.any()]
             split = _split(sought.by)
-            status = max(status, carve_hits(chosen, parts, filters, split, sought.carve_hits, messages))
+            status = max(status, carve_hits(chosen, hits, filters, split, sought.carve_hits, messages))
     return INCOMPLETE if scans.lost or scans.late else status
 
 
@@ -157,27 +146,17 @@ class _Table:
     def __init__(self, chosen: Chosen, scanned: list[_Scanned], rules: Rules, layout: str) -> None:
         self._chosen = chosen
         self._scanned = scanned
-        self._names: tuple[int, PlaceNames | None] = (-1, None)
+        self._names = PlacesOfParts()
         self._rule = rule = RuleColumns(rules, layout)
         offsets = max(len(str(each.part.opened.space.backing.size)) for each in scanned)
         # rows are printed as they are found: how wide they can become is known before
-        self.columns = [*chosen.columns, Column("address", "address", _ADDRESS), *rule.before]
-        self.columns += [Column("segment", "address", _ADDRESS), Column("where", "text", _WHERE)]
+        self.columns = [*chosen.columns, Column("address", "address", ADDRESS_WIDTH), *rule.before]
+        self.columns += [Column("segment", "address", ADDRESS_WIDTH), Column("where", "text", _WHERE)]
         self.columns += [Column("offset", "number", max(offsets, len("offset"))), *rule.behind]
 
     def row(self, hit: RuleHit) -> list[Cell]:
         """Return the cells of a hit."""
         part = self._scanned[hit.part].part
-        if self._names[0] != hit.part:
-            self._names = hit.part, _names(part.opened)
-        names = self._names[1]
-        where = None if names is None else names.at(hit.address)
+        where = self._names.at(hit.part, part.opened, hit.address)
         row: list[Cell] = [*self._chosen.cells(part.entry), hit.address, *self._rule.cells_before(hit)]
         return [*row, hit.segment.start, where, hit.offset, *self._rule.cells_behind(hit)]
-
-
-def _names(process: ProcessMemory) -> PlaceNames | None:
-    try:
-        return PlaceNames(process)
-    except MemcarveError:  # hits are worth more than what they are called
-        return None

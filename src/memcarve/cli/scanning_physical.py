@@ -12,14 +12,13 @@ from memcarve.cli.exit_status import COMPLETE, INCOMPLETE
 from memcarve.cli.frame import choose, open_input
 from memcarve.cli.hit_columns import stopped
 from memcarve.cli.owner_columns import PLACE, owner_cells, owner_columns, untold
-from memcarve.cli.printed_tables import Column, print_table
+from memcarve.cli.printed_tables import ADDRESS_WIDTH, Column, print_table
 from memcarve.cli.progress_bar import ProgressBar
-from memcarve.cli.rule_columns import RuleColumns, scan_notes
+from memcarve.cli.rule_columns import RuleColumns, prepared, scan_notes
 from memcarve.cli.wording import complain, counted, say, tell
 from memcarve.errors import UsageError
 from memcarve.hunting.owners.asking import NONE_FOUND, Owners
 from memcarve.hunting.owners.image_ranges import image_ranges
-from memcarve.hunting.scanning.scans import Scans
 from memcarve.vocabulary import ScanUnit
 
 if TYPE_CHECKING:
@@ -28,9 +27,8 @@ if TYPE_CHECKING:
     from memcarve.cli.option_groups import Input, ListedProcesses, Messages, Printing, Scanning, SegmentFilters
     from memcarve.cli.printed_tables import Cell
     from memcarve.hunting.scanning.rules import Rules
-    from memcarve.hunting.scanning.scans import RuleHit
+    from memcarve.hunting.scanning.scans import RuleHit, Scans
 
-_ADDRESS = len("0x0123456789abcdef")
 _TOGETHER = 1 << 10  # hits whose owners are asked for in one go
 
 
@@ -70,17 +68,11 @@ def scan_image(
             sys.stdout.flush()
             progress(done, scans.total)
 
-        scans = Scans(
-            [(space, space.segments())],
-            rules,
-            by=sought.by,
-            timeout=sought.timeout,
-            most_matches=sought.most_matches,
-            window=sought.window,
-            overlap=sought.overlap,
-            advance=advance,
-        )
-        columns = [Column("physical", "address", _ADDRESS), Column("offset", "number", len(str(space.backing.size)))]
+        scans = prepared([(space, space.segments())], rules, sought, advance)
+        columns = [
+            Column("physical", "address", ADDRESS_WIDTH),
+            Column("offset", "number", len(str(space.backing.size))),
+        ]
         columns += [*rule.before, *owner_columns(known, PLACE), *rule.behind]
 
         def rows() -> Iterator[list[Cell]]:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 #: in the column `owner`: nothing is known to map it; it is no memory at all
 NONE_FOUND, NOT_MEMORY = -1, -2
 MOST_OWNERS = 64
-_WORDS = {NONE_FOUND: "none found", NOT_MEMORY: "not memory"}
+WORDS = {NONE_FOUND: "none found", NOT_MEMORY: "not memory"}
 #: what may hide who maps a page, by system
 _HIDDEN: dict[str | None, str] = {
     System.WINDOWS: "a page on the standby or a free list, in the system's file cache, or behind a prototype entry "
@@ -130,7 +130,7 @@ class Answers:
                 int(self.query[row]),
                 int(self.physical[row]) if self.has_physical[row] else None,
                 int(self.offset[row]) if self.has_offset[row] else None,
-                mappers[number].what if known else _WORDS[number],
+                mappers[number].what if known else WORDS[number],
                 mappers[number].entry if known else None,
                 int(self.address[row]) if known else None,
                 permissions(flags) if by_tables else None,
