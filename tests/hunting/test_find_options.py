@@ -86,7 +86,7 @@ def test_expressions(dump: Path, capfdbinary: Capture) -> None:
         (["--pointer", "0x1-0x1"], "holds no address"),
         (["--patterns", "/nonexistent"], "/nonexistent: cannot be opened"),
         ([], "PATTERN... is missing; or give --patterns, --pointer or --integer"),
-        (["x", "--physical"], "is not an image of a machine's memory: nothing tells physical addresses; without"),
+        (["x", "--physical"], "is not an image of a machine's memory: nothing tells physical addresses; search"),
         (["x", "--physical", "--address", "0x1000"], "--physical takes all"),
         (["--encoding", "utf-7", "-i", "a+"], ""),
     ],

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from memcarve.process import Container
     from memcarve.space import AddressSpace
 
-_REMEDY = "without {physical} its memory is searched by addresses"
+_REMEDY = "search the memory of its processes instead"
 
 
 def image_ranges(container: Container, remedy: str = _REMEDY) -> AddressSpace:
