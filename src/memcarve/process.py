@@ -309,7 +309,7 @@ class Others:
 
         One that cannot be opened is left out.
         """
-        kept = self._container.said_of_all
+        kept = self._container.gathered
         if gather not in kept:
             kept[gather] = gather(self._opened())
         found: _T = kept[gather]
@@ -761,7 +761,7 @@ class Container(ABC):
         return len(self.certain())
 
     @functools.cached_property
-    def said_of_all(self) -> dict[Callable[..., Any], Any]:
+    def gathered(self) -> dict[Callable[..., Any], Any]:
         """What functions made of all processes, so that one can be compared with the others."""
         return {}
 

@@ -6,7 +6,7 @@ All of it is arithmetic on columns (`intervals`); only the backing touches files
 from __future__ import annotations
 
 import functools
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 import numpy as np
 
@@ -388,8 +388,7 @@ class AddressSpace(Intervals):
             if unreadable is not None:
                 unreadable(address, size)
                 return
-            self.read(address, size)  # raises
-            raise UnreadableError("could not be read", self.offset_of(address), subject=str(self.backing.path))
+            self.refuse(address, size)
 
         def advance(now: int, _total: int) -> None:
             nonlocal done
@@ -400,6 +399,11 @@ class AddressSpace(Intervals):
         own = matches([(self, chosen)], search, progress=advance, unreadable=lost, threads=1, block=block)
         for each in own:
             yield Hit(each.address, each.pattern, each.offset, chosen[each.row], each.size)
+
+    def refuse(self, address: int, size: int) -> NoReturn:
+        """Raise why a range cannot be read, after reading it has failed; UnreadableError if it can be read now."""
+        self.read(address, size)
+        raise UnreadableError("could not be read", self.offset_of(address), subject=str(self.backing.path))
 
     def unreadable(self, start: int, end: int) -> list[tuple[int, int]]:
         """Return start and end of what cannot be read of a range that is there, in order; never nothing.

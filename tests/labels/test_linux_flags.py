@@ -19,7 +19,7 @@ import memcarve
 from cores import compiled
 from headers import dll_page, elf_page
 from memcarve.errors import ProcessError, UsageError
-from memcarve.labels import elsewhere, text_pages
+from memcarve.labels import same_files, text_pages
 from memcarve.linux_mappings import Mapping, region
 from memcarve.metadata import Metadata, Parameters, Regions
 from memcarve.process import Container, ProcessEntry, ProcessMemory, Selection
@@ -241,7 +241,7 @@ def limits_of(container: Several, index: int) -> list[str]:
 
 def test_comparing_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """However many pages differ, so many are read; code of a hostile size is not looked at."""
-    monkeypatch.setattr(elsewhere, "_MOST_COMPARED", 2)
+    monkeypatch.setattr(same_files, "_MOST_COMPARED", 2)
     contents = [noise(seed) for seed in range(20)]
     container = Several([range(10), range(10, 20), range(10, 20)], contents)
     assert len(differing(container, 0)) == 2
@@ -252,7 +252,7 @@ def test_comparing_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     ]
     assert differing(Several([range(10), range(10, 20)], contents), 0) == []
     monkeypatch.undo()
-    monkeypatch.setattr(elsewhere, "_MOST_IN_ALL", 25)
+    monkeypatch.setattr(same_files, "_MOST_IN_ALL", 25)
     several = Several([range(10)] * 3 + [range(10, 20)] * 7, contents)
     assert differing(several, 0) == []
     # for itself; then all of them, of which those count that the bound allows
@@ -261,8 +261,8 @@ def test_comparing_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     several = Several([range(10), range(26), *[[0, 19]] * 3, [0, 18]], [*contents, *contents])
     assert differing(several, 5) == [1]
     monkeypatch.undo()
-    monkeypatch.setattr(elsewhere, "_MOST_READ", 3)
-    monkeypatch.setattr(elsewhere, "_LEAST_READ", 3)
+    monkeypatch.setattr(same_files, "_MOST_READ", 3)
+    monkeypatch.setattr(same_files, "_LEAST_READ", 3)
     several = Several([range(10), range(10, 20)], contents)
     assert differing(several, 0) == [0, 1, 2]
     # what others have used up is there for each

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
 
-from memcarve.errors import UnreadableError, UsageError
+from memcarve.errors import UsageError
 from memcarve.hunting.chosen_processes import opened
 from memcarve.labels import Labelling
 from memcarve.process import Container, ProcessMemory, Selection
@@ -91,8 +91,7 @@ class SearchedProcesses:
         if self._unreadable is not None:
             self._unreadable(process, address, size)
             return
-        process.space.read(address, size)  # raises
-        raise UnreadableError("could not be read", process.space.offset_of(address), subject=process.space.backing.path)
+        process.space.refuse(address, size)
 
     def hit(self, part: int, hit: _Hit) -> ProcessHit[_Hit]:
         """Return a hit with its process."""

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from memcarve.labels.content import Contents, observe
-from memcarve.labels.elsewhere import compared
 from memcarve.labels.flags import BY_COMPARISON, BY_CONTENT
 from memcarve.labels.metadata_index import Known
+from memcarve.labels.same_files import compared
 from memcarve.labels.segment_labels import SegmentLabels
 from memcarve.vocabulary import Content, Flag
 

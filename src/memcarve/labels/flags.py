@@ -20,9 +20,9 @@ from memcarve.vocabulary import Flag, Kind, Severity
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
-    from memcarve.labels.elsewhere import Compared, Difference
     from memcarve.labels.headers import Header
     from memcarve.labels.metadata_index import Known
+    from memcarve.labels.same_files import Compared, Difference
     from memcarve.labels.severities import Rating
     from memcarve.labels.thread_flags import Place
     from memcarve.space import AddressSpace
@@ -213,8 +213,8 @@ class Flagged:
         yield Intervals.of((row.address - row.address % PAGE, PAGE) for row in found)
 
     def _hollowed(self, others: Compared | None) -> Iterator[Intervals]:
-        elsewhere = None if others is None else others.elsewhere
-        for address, why, exception in hollowing.wrong_with_program(self.space, self.known, self._bases, elsewhere):
+        same_files = None if others is None else others.same_files
+        for address, why, exception in hollowing.wrong_with_program(self.space, self.known, self._bases, same_files):
             self.findings.append(Finding(Flag.HOLLOWED, address, why, None, exception))
             yield Intervals.of([(address - address % PAGE, PAGE)])
 

@@ -17,9 +17,9 @@ from memcarve.vocabulary import Kind
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from memcarve.labels.elsewhere import Elsewhere
     from memcarve.labels.headers import Header
     from memcarve.labels.metadata_index import Known
+    from memcarve.labels.same_files import SameFiles
     from memcarve.metadata import Region
     from memcarve.space import AddressSpace
 
@@ -35,11 +35,11 @@ def can_be_told(known: Known) -> bool:
 
 
 def wrong_with_program(
-    space: AddressSpace, known: Known, headers: Mapping[int, Header | None], elsewhere: Elsewhere | None
+    space: AddressSpace, known: Known, headers: Mapping[int, Header | None], same_files: SameFiles | None
 ) -> Iterator[Wrong]:
     """Yield what speaks against the program at a process's image base being the one that it was made from.
 
-    `headers` are those at the starts of images whose first page is in memory; `elsewhere` is what other processes have
+    `headers` are those at the starts of images whose first page is in memory; `same_files` is what other processes have
     of the same file, None if nobody looked. Call it only if it `can_be_told`.
     """
     base = (known.entry and known.entry.image_base) or 0
@@ -65,19 +65,19 @@ def wrong_with_program(
         return
     header = headers.get(base)
     if header is not None:
-        yield from _wrong_with_header(space, region, whole.size, header, elsewhere)
+        yield from _wrong_with_header(space, region, whole.size, header, same_files)
 
 
 def _wrong_with_header(
-    space: AddressSpace, region: Region, mapped: int, header: Header, elsewhere: Elsewhere | None
+    space: AddressSpace, region: Region, mapped: int, header: Header, same_files: SameFiles | None
 ) -> Iterator[Wrong]:
     """Yield what speaks against a header at the image base being that of the file which was mapped there."""
     base, size, name = header.address, header.size, printable((region.file or "no name")[:_LONGEST])
     if size is not None and -(-size // PAGE) * PAGE != mapped:
         why = f"the header at the image base claims {size} bytes, but {name} was mapped with {mapped}"
         yield base, why, None
-    if elsewhere is not None and region.file is not None:
-        same, other, which = elsewhere.compared(region, space.read(base, PAGE))
+    if same_files is not None and region.file is not None:
+        same, other, which = same_files.compared(region, space.read(base, PAGE))
         if other and other >= same:
             have = f"{other} other process has" if other == 1 else f"{other} other processes have"
             why = (

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from memcarve.dtypes import I64, U64, Bools
     from memcarve.intervals import Intervals
     from memcarve.labels.content import ContentObserver, Contents
-    from memcarve.labels.elsewhere import Compared
     from memcarve.labels.metadata_index import Known, Listed
+    from memcarve.labels.same_files import Compared
     from memcarve.metadata import Region, Thread
     from memcarve.segments import Segments
     from memcarve.space import AddressSpace

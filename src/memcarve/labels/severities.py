@@ -14,6 +14,9 @@ class Rating(NamedTuple):
     reason: str
 
 
+#: how urgent each severity is: 0 is the worst
+RANKS: dict[str, int] = {word: rank for rank, word in enumerate(Severity)}
+
 #: what the findings of each flag deserve
 RATINGS = {
     Flag.PRIVATE_EXECUTABLE: Rating(

@@ -50,7 +50,7 @@ class Text(NamedTuple):
         return int(self.offset[row]) if row < len(self.page) and int(self.page[row]) == page else None
 
 
-class Said(NamedTuple):
+class MappedFiles(NamedTuple):
     """Of a process: the backing of its bytes, its code by file, and where the first pages of its images lie.
 
     A file may be mapped at several addresses. An image's first page, with its header, is told by file: where the image
@@ -68,12 +68,12 @@ def can_be_compared(regions: Sequence[Region]) -> bool:
     return any(key_of(row) is not None for row in regions)
 
 
-def said_of(process: ProcessMemory) -> Said:
+def mapped_files_of(process: ProcessMemory) -> MappedFiles:
     """Return what a process has of files; nothing if that cannot be read."""
     try:
-        return Said(process.space.backing, *_files(process))
+        return MappedFiles(process.space.backing, *_files(process))
     except MemcarveError:
-        return Said(process.space.backing, {}, {})
+        return MappedFiles(process.space.backing, {}, {})
 
 
 def key_of(row: Region) -> Key | None:

@@ -15,10 +15,10 @@ from memcarve.hunting.findings.flag_findings import evidence_at, place_of, spots
 from memcarve.hunting.findings.frames_seen import FramesSeen
 from memcarve.hunting.findings.process_checks import CHECKS
 from memcarve.hunting.findings.subject import Subject
-from memcarve.labels.elsewhere import look_at_all
 from memcarve.labels.filters import names_match
 from memcarve.labels.flags import BY_COMPARISON
-from memcarve.labels.severities import RATINGS
+from memcarve.labels.same_files import look_at_all
+from memcarve.labels.severities import RANKS, RATINGS
 from memcarve.vocabulary import Flag, Severity
 
 if TYPE_CHECKING:
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from memcarve.labels.severities import Rating
     from memcarve.process import Container, ProcessEntry, ProcessMemory
 
-_RANKS: dict[str, int] = {word: rank for rank, word in enumerate(Severity)}
 _WORKERS = 16
 _LONGEST = 1000  # characters of a reason
 
@@ -54,7 +53,7 @@ class Wanted(NamedTuple):
 
     def is_urgent(self, severity: str) -> bool:
         """Return True if a severity is enough."""
-        return _RANKS[severity] <= _RANKS[self.least]
+        return RANKS[severity] <= RANKS[self.least]
 
 
 class Seen(NamedTuple):

@@ -5,15 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from memcarve.errors import encodable
-from memcarve.vocabulary import Severity
+from memcarve.labels.severities import RANKS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from memcarve.metadata import Region
     from memcarve.process import ProcessEntry
-
-_RANKS = {word: rank for rank, word in enumerate(Severity)}
 
 
 class Evidence(NamedTuple):
@@ -51,7 +49,7 @@ class Finding(NamedTuple):
     @property
     def rank(self) -> int:
         """How urgent it is: 0 is the worst."""
-        return _RANKS[Severity(self.severity)]
+        return RANKS[self.severity]
 
     def facts(self) -> dict[str, Any]:
         """Return all that is known, ready for JSON: addresses and bytes are hexadecimal."""

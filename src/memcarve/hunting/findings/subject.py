@@ -5,10 +5,10 @@ from __future__ import annotations
 import functools
 from typing import TYPE_CHECKING
 
-from memcarve.labels.elsewhere import compared
 from memcarve.labels.flags import Flagged
 from memcarve.labels.header_scan import headers_in
 from memcarve.labels.metadata_index import Known
+from memcarve.labels.same_files import compared
 from memcarve.vocabulary import Half, System
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from memcarve.errors import AddressError, SourceReadError
 from memcarve.formats.programs import pe
 from memcarve.formats.programs.pe_relocation import Relocations, differ_by_bases, unrelocated
 from memcarve.intervals import PAGE, TOP
-from memcarve.labels.text_pages import can_be_compared, is_relocated, key_of, said_of
+from memcarve.labels.text_pages import can_be_compared, is_relocated, key_of, mapped_files_of
 from memcarve.process import Others
 from memcarve.vocabulary import Half
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from memcarve.backing import Backing
-    from memcarve.labels.text_pages import Key, Said, Text
+    from memcarve.labels.text_pages import Key, MappedFiles, Text
     from memcarve.metadata import Region
     from memcarve.process import Container, ProcessMemory
     from memcarve.space import AddressSpace
@@ -100,16 +100,16 @@ class _Judged(NamedTuple):
     rebased: str
 
 
-class Elsewhere:
+class SameFiles:
     """All processes of an image whose bytes lie in one backing, and what they have of files."""
 
-    def __init__(self, backing: Backing, said: Iterable[tuple[int, Said]]) -> None:
+    def __init__(self, backing: Backing, files: Iterable[tuple[int, MappedFiles]]) -> None:
         """Take what processes said of themselves, each with its place in the list."""
         self.backing = backing
         self.places: set[int] = set()
         texts: dict[Key, list[Sequence[Text]]] = {}
         self._headers: dict[Key, Counter[tuple[int, int]]] = {}
-        for place, each in said:
+        for place, each in files:
             self.places.add(place)
             for key, several in each.texts.items():
                 texts.setdefault(key, []).append(several)
@@ -136,15 +136,15 @@ class Elsewhere:
         """
         regions = process.metadata.regions[0].rows if process.metadata.regions else ()
         names = {key_of(row): row.file or "" for row in regions}
-        said = said_of(process)
+        files = mapped_files_of(process)
         contested = [
             (self._files[key].contested(text), key, text, several[0])
-            for key, several in said.texts.items()
+            for key, several in files.texts.items()
             if key in self._files
             for text in several
         ]
         found: list[Difference] = []
-        left, uncompared = _MOST_COMPARED, said.left_out
+        left, uncompared = _MOST_COMPARED, files.left_out
         self._spare, self._spare_rebased = _LEAST_READ, _LEAST_REBASED
         self._asked.clear()
         for rows, key, text, first in sorted(contested, key=lambda each: len(each[0])):
@@ -305,7 +305,7 @@ class Compared(NamedTuple):
     `uncompared` counts pages of code that may differ and are too many to be compared.
     """
 
-    elsewhere: Elsewhere
+    same_files: SameFiles
     differences: Sequence[Difference] | None
     uncompared: int = 0
 
@@ -323,22 +323,22 @@ def compared(process: ProcessMemory, *, code: bool) -> Compared | None:
     if process.others is None or not len(process.others) or not can_be_compared(regions):
         return None
     backing = process.space.backing
-    found = process.others.together(_by_backing).get(id(backing)) or Elsewhere(backing, [])
+    found = process.others.together(_by_backing).get(id(backing)) or SameFiles(backing, [])
     return Compared(found, *(found.differing(process, process.others.place) if code else (None, 0)))
 
 
-def _by_backing(processes: Iterable[tuple[int, ProcessMemory]]) -> dict[int, Elsewhere]:
+def _by_backing(processes: Iterable[tuple[int, ProcessMemory]]) -> dict[int, SameFiles]:
     """Return what processes have of files, up to 32 GiB of code, by the identity of the backing of their bytes."""
-    said: dict[int, list[tuple[int, Said]]] = {}
+    files: dict[int, list[tuple[int, MappedFiles]]] = {}
     left = _MOST_IN_ALL
     for place, process in processes:
-        each = said_of(process)
+        each = mapped_files_of(process)
         pages = sum(len(text.page) for several in each.texts.values() for text in several)
         if pages > left:
             continue
         left -= pages
-        said.setdefault(id(each.backing), []).append((place, each))
-    return {number: Elsewhere(rows[0][1].backing, rows) for number, rows in said.items()}
+        files.setdefault(id(each.backing), []).append((place, each))
+    return {number: SameFiles(rows[0][1].backing, rows) for number, rows in files.items()}
 
 
 _UNRELOCATED = "at the places of its relocation directory without the image's address"
