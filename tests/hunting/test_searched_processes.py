@@ -47,7 +47,11 @@ def test_one_several_and_all(truth: Truth, asked: Callable[..., Iterator[Any]]) 
         processes = [container.process(index=index) for index in container.certain()]
         alone = [(each.process.pid, each.hit.address) for process in processes for each in asked(process)]
         assert alone == [(each.process.pid, each.hit.address) for each in asked(processes)]
-        assert alone == [(each.process.pid, each.hit.address) for each in asked(container)]
+        told: list[tuple[int, int]] = []
+        all_of_it = asked(container, progress=lambda done, total: told.append((done, total)))
+        assert alone == [(each.process.pid, each.hit.address) for each in all_of_it]
+        assert told == sorted(told)
+        assert told[-1] == (told[0][1],) * 2
         assert len({pid for pid, _ in alone}) > 1
         both = [each.is_kernel for each in asked(container, selection=memcarve.Selection("all"))]
         assert both == sorted(both)

@@ -41,14 +41,10 @@ def strings(
         with_physical = any(space.physical is not None for space, _ in parts)
         columns += [Column("physical", "address", ADDRESS_WIDTH)] if with_physical else []
         columns += [Column("encoding", "text", max(map(len, ENCODINGS))), Column("text", "text", len("text"))]
-        count = done = 0
+        count = 0
 
-        def advance(size: int) -> None:
-            nonlocal done
-            done += size
-            progress(done, search.total)
-
-        search = StringSearch(parts, limits.encodings, limits.min_length, limits.max_length, advance)
+        progress = ProgressBar("searching", messages)
+        search = StringSearch(parts, limits.encodings, limits.min_length, limits.max_length, progress)
 
         def batches() -> Iterator[Rows]:
             nonlocal count
@@ -65,7 +61,7 @@ def strings(
                 yield Rows([*cells, Coded(found.code, ENCODINGS)], found.texts)
                 sys.stdout.flush()  # whoever reads them need not wait for more
 
-        with ProgressBar("searching", messages) as progress:
+        with progress:
             print_arrays(printing.layout, "strings", columns, batches())
         notes = [f"{counted(search.cut, 'string')} longer than {limits.max_length} characters: in pieces"]
         notes = notes if search.cut else []

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from memcarve.cli.printed_tables import Cell
     from memcarve.hunting.scanning.rules import Value
     from memcarve.hunting.scanning.scans import RuleHit
+    from memcarve.process import Progress
     from memcarve.segments import Segments
     from memcarve.space import AddressSpace
 
@@ -64,9 +65,9 @@ class RuleColumns:
 
 
 def prepared(
-    parts: Sequence[tuple[AddressSpace, Segments]], rules: Rules, sought: Scanning, advance: Callable[[int], object]
+    parts: Sequence[tuple[AddressSpace, Segments]], rules: Rules, sought: Scanning, progress: Progress
 ) -> Scans:
-    """Return what scans as options say; `advance` is called with bytes that are done."""
+    """Return what scans as options say; `progress` is called with the bytes that are done and the total."""
     return Scans(
         parts,
         rules,
@@ -75,7 +76,7 @@ def prepared(
         most_matches=sought.most_matches,
         window=sought.window,
         overlap=sought.overlap,
-        advance=advance,
+        progress=progress,
     )
 
 

@@ -77,13 +77,11 @@ def _scan_processes(
         scanned = [*_opened(chosen, filters, sought.by)]
         if not scanned:
             return chosen.finish(messages, counted(0, "hit"))
-        done = count = 0
+        count = 0
 
-        def advance(size: int) -> None:
-            nonlocal done
-            done += size
+        def advance(done: int, total: int) -> None:
             sys.stdout.flush()  # whoever reads the hits need not wait for more of them
-            progress(done, scans.total)
+            progress(done, total)
 
         parts = [(each.part.opened.space, each.segments) for each in scanned]
         scans = prepared(parts, rules, sought, advance)

@@ -60,13 +60,11 @@ def scan_image(
         for mapper, error in known.failures:
             complain(error, mapper.entry or mapper.what)
         rule = RuleColumns(rules, printing.layout)
-        count = nobody = more = done = 0
+        count = nobody = more = 0
 
-        def advance(size: int) -> None:
-            nonlocal done
-            done += size
+        def advance(done: int, total: int) -> None:
             sys.stdout.flush()
-            progress(done, scans.total)
+            progress(done, total)
 
         scans = prepared([(space, space.segments())], rules, sought, advance)
         columns = [

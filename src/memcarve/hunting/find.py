@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from memcarve.errors import MemcarveError
     from memcarve.hunting.owners.asking import Answer, Owners
     from memcarve.hunting.searched_processes import ProcessHit, Where
-    from memcarve.process import ProcessEntry, ProcessMemory, Selection
+    from memcarve.process import ProcessEntry, ProcessMemory, Progress, Selection
     from memcarve.searching.engines import Pattern
     from memcarve.searching.matching import Match
     from memcarve.segments import Segments
@@ -44,7 +44,7 @@ def hits(
     parts: Sequence[tuple[AddressSpace, Segments]],
     patterns: Pattern | Sequence[Pattern],
     *,
-    progress: Callable[[int, int], object] | None = None,
+    progress: Progress | None = None,
     unreadable: Callable[[int, int, int], object] | None = None,
     threads: int | None = None,
 ) -> Iterator[PartHit]:
@@ -70,6 +70,7 @@ def find(
     *,
     selection: Selection | None = None,
     segments: Segments | None = None,
+    progress: Progress | None = None,
     failed: Callable[[ProcessEntry, MemcarveError], object] | None = None,
     unreadable: Callable[[ProcessMemory, int, int], object] | None = None,
 ) -> Iterator[ProcessHit[Hit]]:
@@ -80,13 +81,17 @@ def find(
     processors. `selection` chooses their memory, None what is usual for the input; of one process `segments` may be
     given instead. Of several processes of an image the kernel's half comes once, last.
 
-    `failed` is called with a process that cannot be opened and its error, `unreadable` with the process, address and
-    size of what cannot be read, and the others are searched; without them that raises the error, UnreadableError.
-    Raises ValueError for an empty pattern, TypeError for text, UsageError for an expression that cannot be searched
-    for, and what opening and reading raise.
+    `progress` is called with how many bytes were searched, and of how many, `failed` with a process that cannot be
+    opened and its error, `unreadable` with the process, address and size of what cannot be read. Without `failed` and
+    `unreadable` that raises the error, UnreadableError; with them the others are searched. Raises ValueError for an
+    empty pattern, TypeError for text, UsageError for an expression that cannot be searched for, and what opening and
+    reading raise.
     """
     searched = SearchedProcesses(where, selection, segments, failed=failed, unreadable=unreadable)
-    return (searched.hit(part, hit) for part, hit in hits(searched.parts, patterns, unreadable=searched.lose))
+    return (
+        searched.hit(part, hit)
+        for part, hit in hits(searched.parts, patterns, progress=progress, unreadable=searched.lose)
+    )
 
 
 def find_physical(
@@ -94,7 +99,7 @@ def find_physical(
     patterns: Pattern | Sequence[Pattern],
     *,
     max_owners: int | None = None,
-    progress: Callable[[int, int], object] | None = None,
+    progress: Progress | None = None,
     unreadable: Callable[[int, int], object] | None = None,
 ) -> Iterator[PhysicalHit]:
     """Return every place where patterns lie in the physical memory of an image, in order of addresses, with its owners.

@@ -243,14 +243,7 @@ def _scan(container: Container, indexes: list[int], job: Job, found: Job, progre
         row["bytes"] = segments.total
         parts.append((row, process.space, segments))
     found["processes"] = rows
-    done = 0
-
-    def advance(size: int) -> None:
-        nonlocal done
-        done += size
-        progress(done, scans.total)
-
-    scans = memcarve.Scans([part[1:] for part in parts], rules, by=by, advance=advance)
+    scans = memcarve.Scans([part[1:] for part in parts], rules, by=by, progress=progress)
     path = os.path.join(job["folder"], "out", "hits.jsonl")
     with open(path, "w", encoding="utf-8") as file:
         for hit in itertools.islice(scans, _MOST_HITS):

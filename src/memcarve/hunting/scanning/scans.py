@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from memcarve.hunting.scanning.rules import RuleFacts, Rules, Value
     from memcarve.hunting.scanning.scan_units import Unit
     from memcarve.hunting.searched_processes import ProcessHit, Where
-    from memcarve.process import ProcessEntry, ProcessMemory, Selection
+    from memcarve.process import ProcessEntry, ProcessMemory, Progress, Selection
     from memcarve.segments import Segment, Segments
     from memcarve.space import AddressSpace
 
@@ -108,10 +108,10 @@ class Scans:
         overlap: int | None = None,
         threads: int | None = None,
         kept: int = _KEPT,
-        advance: Callable[[int], object] = lambda _: None,
+        progress: Progress | None = None,
         unreadable: Callable[[int, int, int], object] = lambda *_: None,
     ) -> None:
-        """Prepare a scan; `advance` is called with bytes that are done. Raises UsageError.
+        """Prepare a scan; `progress` is called with the bytes that are done and the total. Raises UsageError.
 
         `unreadable` is called with part, address and size of what cannot be read.
         """
@@ -127,7 +127,7 @@ class Scans:
         self._window, self._overlap = window, overlap
         self._threads = processors() if threads is None else threads
         self._scanner = Scanner(rules, timeout, most_matches, window * min(self._threads, _ROOM))
-        self._advance = advance
+        self._progress = progress
         self._unreadable = unreadable
         self._windows = Windows(window, 0, 0)
         self._shared: U64 = np.zeros(0, np.uint64)
@@ -139,7 +139,7 @@ class Scans:
         self._lock = threading.Lock()
         self._room = kept
         self.total = sum(segments.total for _, segments in parts)
-        self.scanned = self.same = self.lost = self.cut = 0
+        self.scanned = self.same = self.lost = self.cut = self._done = 0
         self.late: list[tuple[int, int, int]] = []
         self.capped: dict[tuple[RuleFacts, str], None] = {}
         self.failed: dict[int, MemcarveError] = {}
@@ -266,6 +266,12 @@ class Scans:
     def _laid(self, task: _Task) -> Laid:
         return Laid(*self._parts[task.part], task.unit)
 
+    def _advance(self, size: int) -> None:
+        """Tell that so many more bytes are done."""
+        self._done += size
+        if self._progress is not None:
+            self._progress(self._done, self.total)
+
     # what was found
 
     def _told(
@@ -299,7 +305,7 @@ class Scans:
             self.failed[task.part] = result
             if task.shared is not None:
                 self._state[task.shared] = _TOO_MUCH
-                self._kept.pop(task.shared, None)
+                self._forget(task.shared)
             return
         last = task.high == task.unit.size
         matches = result.matches if joined is None else joined.add(task.low, task.high, last, result.matches)
@@ -321,8 +327,7 @@ class Scans:
             return
         if size > self._room:
             self._state[place] = _TOO_MUCH
-            kept = self._kept.pop(place, _Kept())
-            self._room += len(kept.matches) + len(kept.lost) + len(kept.late)
+            self._forget(place)
             return
         self._state[place] = _HAS_KEPT
         self._room -= size
@@ -330,6 +335,11 @@ class Scans:
         kept.matches += matches
         kept.lost += self._fresh(task, result.lost)
         kept.late += result.late
+
+    def _forget(self, place: int) -> None:
+        """Keep nothing of a unit that others share."""
+        kept = self._kept.pop(place, _Kept())
+        self._room += len(kept.matches) + len(kept.lost) + len(kept.late)
 
     def _account(self, task: _Task, lost: list[tuple[int, int]], late: list[tuple[int, int]]) -> None:
         if not lost and not late:
@@ -372,6 +382,7 @@ def scan(
     overlap: int | None = None,
     selection: Selection | None = None,
     segments: Segments | None = None,
+    progress: Progress | None = None,
     failed: Callable[[ProcessEntry, MemcarveError], object] | None = None,
     unreadable: Callable[[ProcessMemory, int, int], object] | None = None,
 ) -> Iterator[ProcessHit[RuleHit]]:
@@ -382,8 +393,8 @@ def scan(
     take for a file: a vocabulary.ScanUnit. What is larger than `window` bytes is scanned in windows, which share
     `overlap` bytes (None: what the rules' longest pattern needs, at least 1 MiB). `timeout` (seconds) is for each scan;
     of one pattern, `most_matches` are counted in each. Memory is bounded by twice the window. What takes longer is left
-    out: use ``memcarve.Scans`` to know. `where`, `selection`, `segments`, `failed` and `unreadable` are as for
-    ``memcarve.find``; what cannot be read is like a gap.
+    out: use ``memcarve.Scans`` to know. `where`, `selection`, `segments`, `progress`, `failed` and `unreadable` are
+    as for ``memcarve.find``; what cannot be read is like a gap.
 
     Raises UsageError, MissingExtraError, RulesError, and what opening and reading raise.
     """
@@ -391,7 +402,7 @@ def scan(
     split = Split.REGION if by == ScanUnit.REGION else Split.NONE
     searched = SearchedProcesses(where, selection, segments, failed=failed, unreadable=unreadable, split=split)
     options = {"timeout": timeout, "most_matches": most_matches, "window": window, "overlap": overlap}
-    scans = Scans(searched.parts, compiled, by=by, unreadable=searched.lose, **options)  # type: ignore[arg-type]
+    scans = Scans(searched.parts, compiled, by=by, progress=progress, unreadable=searched.lose, **options)  # type: ignore[arg-type]
     return _scanned(searched, scans)
 
 

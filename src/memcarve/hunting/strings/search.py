@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from memcarve.errors import MemcarveError
     from memcarve.hunting.searched_processes import ProcessHit, Where
     from memcarve.hunting.strings.joining import Batch
-    from memcarve.process import ProcessEntry, ProcessMemory, Selection
+    from memcarve.process import ProcessEntry, ProcessMemory, Progress, Selection
     from memcarve.segments import Segment, Segments
     from memcarve.space import AddressSpace
 
@@ -61,12 +61,12 @@ class StringSearch:
         encodings: Collection[str],
         min_length: int = MIN_LENGTH,
         max_length: int = MAX_LENGTH,
-        progress: Callable[[int], object] | None = None,
+        progress: Progress | None = None,
         *,
         threads: int | None = None,
         block: int = BLOCK,
     ) -> None:
-        """Prepare a search; `progress` is called with bytes that were searched."""
+        """Prepare a search; `progress` is called with the bytes that are done and the total."""
         if not SHORTEST <= min_length <= max_length <= LONGEST:
             raise UsageError(
                 f"strings cannot have from {min_length} to {max_length} characters",
@@ -79,6 +79,7 @@ class StringSearch:
         self._searching = EachOnce(parts, search, threads=threads, block=block, kept=_KEPT)
         self._joining = Joining(min_length, max_length)
         self._progress = progress
+        self._done = 0
         self.total = self._searching.total
         self.lost: list[tuple[int, int, int]] = []
 
@@ -96,8 +97,9 @@ class StringSearch:
         for found in self._searching:
             yield from self._joining.add(found)
             self.lost += [(found.part, start, size) for start, size in found.lost]
+            self._done += found.end - found.start
             if self._progress is not None:
-                self._progress(found.end - found.start)
+                self._progress(self._done, self.total)
         yield from self._joining.rest()
 
 
@@ -120,6 +122,7 @@ def strings(
     max_length: int = MAX_LENGTH,
     selection: Selection | None = None,
     segments: Segments | None = None,
+    progress: Progress | None = None,
     failed: Callable[[ProcessEntry, MemcarveError], object] | None = None,
     unreadable: Callable[[ProcessMemory, int, int], object] | None = None,
 ) -> Iterator[ProcessHit[FoundString]]:
@@ -127,12 +130,12 @@ def strings(
 
     They come process by process, in order of addresses, as they are found; what several share is searched once.
     `encodings` are words of vocabulary.Encoding; ``docs/hunting.md`` says what a string is in each. A string that is
-    longer than `max_length` comes in pieces. `where`, `selection`, `segments`, `failed` and `unreadable` are as for
-    ``memcarve.find``. Raises UsageError for an unknown encoding, and for lengths out of range, and what opening and
-    reading raise.
+    longer than `max_length` comes in pieces. `where`, `selection`, `segments`, `progress`, `failed` and `unreadable`
+    are as for ``memcarve.find``. Raises UsageError for an unknown encoding, and for lengths out of range, and what
+    opening and reading raise.
     """
     searched = SearchedProcesses(where, selection, segments, failed=failed, unreadable=unreadable)
-    return _strings(searched, StringSearch(searched.parts, encodings, min_length, max_length))
+    return _strings(searched, StringSearch(searched.parts, encodings, min_length, max_length, progress))
 
 
 def _strings(searched: SearchedProcesses, search: StringSearch) -> Iterator[ProcessHit[FoundString]]:
