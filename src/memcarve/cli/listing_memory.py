@@ -10,7 +10,7 @@ from memcarve import linux_mappings
 from memcarve.cli.frame import selection, several_processes
 from memcarve.cli.label_columns import label_columns, possible_columns, shortened_path
 from memcarve.cli.option_groups import MAPS
-from memcarve.cli.printed_tables import Column, print_table
+from memcarve.cli.printed_tables import ADDRESS_WIDTH, Column, print_table
 from memcarve.cli.progress_bar import ProgressBar
 from memcarve.cli.wording import counted
 from memcarve.errors import UsageError, printable
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 
 #: how wide a table's columns are if rows are printed as they are found; what needs more room takes it
-_ADDRESS, _SIZE, _COUNT = len("0x0123456789abcdef"), 12, 7
+_SIZE, _COUNT = 12, 7
 
 
 def segments(
@@ -107,7 +107,7 @@ def _segment_rows(
 
     `width` is that of an offset if the widths of a table are to be known before its rows.
     """
-    address, size, count = (None,) * 3 if width is None else (_ADDRESS, _SIZE, _COUNT)
+    address, size, count = (None,) * 3 if width is None else (ADDRESS_WIDTH, _SIZE, _COUNT)
     columns = [Column("start", "address", address), Column("end", "end", address), Column("size", "number", size)]
     columns += [Column("extents", "number", count), Column("offset", "number", width)]
     columns += [Column("whole_start", "address", address), Column("whole_end", "end", address)] if whole else []
@@ -140,7 +140,7 @@ def _allowed_columns(width: int | None) -> list[Column]:
 
 def _extent_rows(width: int | None, *, flags: bool) -> tuple[list[Column], _Rows]:
     """Return the columns of a list of extents, and what makes a process's rows; `width` as for segments."""
-    address, size = (None, None) if width is None else (_ADDRESS, _SIZE)
+    address, size = (None, None) if width is None else (ADDRESS_WIDTH, _SIZE)
     columns = [Column("start", "address", address), Column("end", "end", address), Column("size", "number", size)]
     columns += [Column("offset", "number", width), Column("segment", "address", address)]
     columns += [Column("physical", "address", address), *_allowed_columns(width)] if flags else []
@@ -244,7 +244,11 @@ def _region_rows(
     """
     short = layout == "table"
     of_linux = unix and not short
-    columns = [Column("start", "address", _ADDRESS), Column("end", "end", _ADDRESS), Column("size", "number", 15)]
+    columns = [
+        Column("start", "address", ADDRESS_WIDTH),
+        Column("end", "end", ADDRESS_WIDTH),
+        Column("size", "number", 15),
+    ]
     columns += [Column("resident", "number", _SIZE), Column("protection", "text", 10)]
     columns += [Column("permissions", "words", 14)] if image else []
     columns += [Column("kind", "text", 11), Column("file", "text", 48), Column("file_offset", "number", 11)]
