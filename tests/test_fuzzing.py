@@ -30,6 +30,7 @@ ROUNDS = {
     "kernel-types": (300, 40),
     "paging": (150, 60),
     "windows": (100, 80),
+    "hunted": (6, 80),
     "named": (400, 35),
     "programs": (150, 80),
     "written": (500, 30),

@@ -24,6 +24,7 @@ SURFACES = {
     "linux-containers": "linux_containers.Containers",
     "paging": "machines.Paging",
     "windows": "windows.Windows",
+    "hunted": "hunted.Hunted",
     "named": "dumps.Named",
     "programs": "programs.Programs",
     "written": "written.Written",
