@@ -166,7 +166,7 @@ def test_memprocfs_has_a_process_of_its_own() -> None:
     """Of the tests and the benchmarks, only the scripts that run MemProcFS in a process of its own import it."""
     files = [file for name in ("tests", "bench") for file in sorted((ROOT / name).rglob("*.py"))]
     found = {file.name for file in files if imported(file) & {*MEMPROCFS}}
-    assert found <= {"memprocfs_reader.py", "children.py"}
+    assert found <= {"memprocfs_reader.py", "memprocfs_search.py", "children.py"}
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
