@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import io
 import os
 import re
+import resource
 import threading
 import tracemalloc
 
@@ -15,6 +17,7 @@ from memcarve.errors import InputError
 from memcarve.formats.number_lines import LONGEST, NumberLines
 
 TOP = 1 << 64
+BEYOND_SELECT = 1024  # FD_SETSIZE
 
 
 class Pieces(io.BytesIO):
@@ -141,9 +144,17 @@ def test_lines_without_an_end() -> None:
     assert [text[:3] for _, text in read(b"7 " + b"y" * (3 << 20), 10)] == ["yyy"]
 
 
-def test_pipe_that_waits() -> None:
-    """Lines that are there are answered before whoever writes goes on."""
+@pytest.mark.parametrize("many", [False, True])
+def test_pipe_that_waits(*, many: bool) -> None:
+    """Lines that are there are answered before whoever writes goes on, also in a program with many files open."""
     reading, writing = os.pipe()
+    if many:
+        limit, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if limit <= BEYOND_SELECT:
+            pytest.skip(f"no descriptor beyond {BEYOND_SELECT} can be open here: the limit is {limit} of {most}")
+        high = fcntl.fcntl(reading, fcntl.F_DUPFD_CLOEXEC, BEYOND_SELECT)
+        os.close(reading)
+        reading = high
     seen = threading.Event()
 
     def write() -> None:

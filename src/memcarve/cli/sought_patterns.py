@@ -97,7 +97,9 @@ def _lines(file: IO[bytes], shown: str) -> Iterator[str]:
             found = text.decode("utf-8")
         except UnicodeDecodeError:
             raise UsageError(
-                f"line {number} is not UTF-8", subject=shown, remedy="convert the file, or write bytes with {as_hex}"
+                f"line {number} is not UTF-8",
+                subject=shown,
+                remedy="convert the file, or write bytes with --hex",
             ) from None
         if found:
             yield found

@@ -8,7 +8,6 @@ than a block is cut, and what a text holds does not matter.
 from __future__ import annotations
 
 import codecs
-import os
 import re
 import select
 from typing import TYPE_CHECKING, NamedTuple, Protocol
@@ -109,11 +108,13 @@ class NumberLines:
 
     def _is_ready(self) -> bool:
         """Return True if reading need not wait for whoever writes."""
-        if os.name != "posix":
+        if not hasattr(select, "poll"):  # Windows
             return True
         try:
-            return bool(select.select([self._file], [], [], 0)[0])
-        except (OSError, ValueError):  # there is no descriptor, or one that select cannot watch: nobody writes
+            waiting = select.poll()  # which watches descriptors beyond 1024 as well, unlike select
+            waiting.register(self._file, select.POLLIN)
+            return bool(waiting.poll(0))
+        except (OSError, ValueError):  # there is no descriptor: nobody writes
             return True
 
     def _passed_over(self) -> bytes:
