@@ -113,6 +113,11 @@ def next_written(backing: Backing, offset: int) -> int:
     return offset
 
 
+def may_have_holes(backing: Backing) -> bool:
+    """Return False if it is known that `next_written` finds nothing: a file all of whose blocks are stored."""
+    return not isinstance(backing, FileBacking) or backing.is_sparse
+
+
 class AbsentBacking:
     """The bytes of an address space whose file is not at hand: reading raises `error`."""
 
@@ -186,6 +191,11 @@ class FileBacking:
     def size(self) -> int:
         """The file's length when it was opened, in bytes."""
         return self.status.st_size
+
+    @property
+    def is_sparse(self) -> bool:
+        """Whether fewer blocks are stored than its length takes (stat(2)): it has holes, or is compressed."""
+        return getattr(self.status, "st_blocks", 0) * 512 < self.size
 
     @property
     def described(self) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 import numpy as np
 
-from memcarve.backing import next_written
+from memcarve.backing import may_have_holes, next_written
 from memcarve.errors import AddressError, UnreadableError
 from memcarve.intervals import (
     CHUNK,
@@ -422,6 +422,8 @@ class AddressSpace(Intervals):
         """Yield start and end of what is known to be zeros in the pieces of a segment, if it is larger than `least`."""
         if int(self.size[segment.first : segment.first + segment.extents].max()) <= least:
             return  # scattered pages
+        if not may_have_holes(self.backing):
+            return
         address = segment.start
         for offset, size in self.pieces(segment.start, segment.size):
             place, end = offset, offset + size
