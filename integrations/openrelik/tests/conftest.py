@@ -90,7 +90,15 @@ class Worker:
         self.log = folder / f"worker-{number}.log"
         environment = {**os.environ, "REDIS_URL": url, **settings}
         command = [sys.executable, "-m", "celery", "--app=openrelik_worker_memcarve.tasks", "worker", "--task-events"]
-        command += [f"--concurrency={concurrency}", "--loglevel=INFO", "-Q", QUEUE, "-n", f"w{number}@test"]
+        command += [
+            f"--concurrency={concurrency}",
+            "--loglevel=INFO",
+            "-Q",
+            QUEUE,
+            "-n",
+            f"w{number}@test",
+            "--without-mingle",
+        ]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 command, env=environment, stdout=log, stderr=log, start_new_session=True, cwd=folder
@@ -98,7 +106,8 @@ class Worker:
 
     def wait(self) -> None:
         """Wait until it takes tasks."""
-        eventually(lambda: "ready." in self.log.read_text(), self.log.read_text)
+        eventually(lambda: "ready." in self.log.read_text() or self.process.poll() is not None, self.log.read_text)
+        assert self.process.poll() is None, self.log.read_text()
 
     @property
     def children(self) -> list[int]:
@@ -138,10 +147,23 @@ class Relik:
         self.workers: list[Worker] = []
 
     def close(self) -> None:
-        """End the workers."""
+        """End the workers, and what a test that failed left stopped."""
         for worker in self.workers:
             worker.kill()
+        for pid in self.jobs():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         self.app.close()
+
+    def jobs(self) -> list[int]:
+        """Return the processes that do the work of tasks with this output folder: they hold their journals."""
+        command = ["pgrep", "-f", "openrelik_worker_memcarve.job"]
+        found = []
+        for pid in subprocess.run(command, capture_output=True, text=True, check=False).stdout.split():
+            with contextlib.suppress(OSError):
+                if any(os.readlink(each).startswith(str(self.out)) for each in Path(f"/proc/{pid}/fd").iterdir()):
+                    found.append(int(pid))
+        return found
 
     def work(self, concurrency: int = 1, **settings: str) -> Worker:
         """Begin a worker."""

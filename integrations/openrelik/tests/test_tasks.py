@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
+import json
 import subprocess
 import sys
 import tarfile
 from typing import TYPE_CHECKING
 
 import pytest
+from celery import chain, group
 
 import memcarve
-from conftest import HOSTILE, WITH_MEMORY, Relik
+from conftest import HOSTILE, ROOT, WITH_MEMORY, Relik
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -103,3 +106,176 @@ def test_all_processes_of_an_image_are_one_archive(
     assert steady.leftovers() == []
     if fan_out:
         steady.close()
+
+
+def test_programs_are_extracted(steady: Relik, image: Path, tmp_path: Path) -> None:
+    """Modules that match are files in the archive, the same as the library writes."""
+    told = steady.get(steady.send("extract", image, processes="1624", files="ntdll*"))
+    folder = unpacked(told.path(".tar"), tmp_path) / "1624-program.exe"
+    listed = json.loads((folder / "modules.json").read_text())
+    with memcarve.open(image) as container:
+        process = container.process(1624, half="user")
+        found = memcarve.find_modules(process, memcarve.Selection(file=["ntdll*"])).modules
+        memcarve.extract(process, found, tmp_path / "own")
+    assert listed["modules"]
+    assert (folder / "SHA256SUMS").read_text().splitlines()[:-1] == (
+        (tmp_path / "own" / "SHA256SUMS").read_text().splitlines()[:-1]
+    )
+
+
+@pytest.mark.parametrize(
+    ("kind", "ending"), [("", ".mdmp"), ("elfcore", ".core"), ("memmap", ".map"), ("scripts", ".tar")]
+)
+def test_processes_are_exported(steady: Relik, image: Path, kind: str, ending: str) -> None:
+    """A file of the wanted type for each process; minidumps and cores hold the process's segments."""
+    told = steady.get(steady.send("export", image, processes="1624", type=kind))
+    path = told.path(ending)
+    if ending in (".mdmp", ".core"):
+        with memcarve.open(path) as written, memcarve.open(image) as container:
+            expected = container.process(1624, half="user").segments()
+            assert written.process().segments(half="all").start.tolist() == expected.start.tolist()
+    else:
+        assert path.stat().st_size > 0
+
+
+def test_findings_are_those_of_the_library(steady: Relik, image: Path) -> None:
+    """All findings, as lines of JSON, and the worst of them decides how urgent the report is."""
+    told = steady.get(steady.send("hunt", image, severity="info"))
+    with memcarve.open(image) as container:
+        expected = [finding.facts() for finding in memcarve.hunt(container)]
+    found = [{key: value for key, value in row.items() if key != "input"} for row in told.lines("findings.jsonl")]
+    assert sorted(map(json.dumps, found)) == sorted(map(json.dumps, expected))
+    assert told.document["task_report"]["priority"] == {"high": 80, "medium": 40}[expected[0]["severity"]]
+
+
+RULE = 'rule program { strings: $a = "MZ" condition: $a at 0 }'
+
+
+@pytest.mark.parametrize("given", ["text", "file", "path"])
+@pytest.mark.parametrize("fan_out", [False, True])
+def test_rules_are_asked(steady: Relik, image: Path, tmp_path: Path, given: str, *, fan_out: bool) -> None:
+    """Rules as text, as an input file, or from the worker's folder: the hits of the library, at once or in parts."""
+    if fan_out and given != "text":
+        pytest.skip("rules reach a part as they reach all")
+    rules = tmp_path / "rules" / "program.yar"
+    rules.parent.mkdir()
+    rules.write_text(RULE)
+    relik = steady
+    if fan_out or given == "path":
+        relik = Relik(steady.server, tmp_path)
+        relik.work(2, MEMCARVE_FAN_OUT_MIB="1" if fan_out else "1024", MEMCARVE_RULES=str(rules.parent))
+    words = {"text": {"rules": RULE}, "path": {"rules_path": "program.yar"}, "file": {}}[given]
+    told = relik.get(relik.send("scan", image, *[rules] * (given == "file"), **words))
+    with memcarve.open(image) as container:
+        expected = [
+            (process.pid, f"0x{hit.address:x}")
+            for process in (container.process(index=index, half="user") for index in container.certain())
+            for hit in memcarve.scan(process, memcarve.Rules.of(RULE))
+        ]
+    assert [(row["pid"], row["address"]) for row in told.lines("hits.jsonl")] == expected
+    assert expected
+    if relik is not steady:
+        relik.close()
+
+
+def test_a_chain_goes_on_with_what_a_task_made(steady: Relik, image: Path, tmp_path: Path) -> None:
+    """Tasks in a chain take the outputs of the one before, whether that was done in parts or not; so does a group.
+
+    OpenRelik hears of the tasks that it made, and of no other.
+    """
+    relik = Relik(steady.server, tmp_path)
+    relik.work(2, MEMCARVE_FAN_OUT_MIB="1")
+    heard = []
+    first = relik.signature("export", image, processes="388 1624")
+    others = [relik.signature("processes"), relik.signature("scan", rules=RULE)]
+    with relik.app.connection() as connection:
+        receiver = relik.app.events.Receiver(connection, handlers={"*": heard.append})
+        consumer = receiver.itercapture(limit=None, timeout=20, wakeup=True)
+        next(consumer)
+        result = chain(first, group(others)).apply_async()
+        for _ in consumer:
+            if sum(event["type"] == "task-succeeded" for event in heard) == 3:
+                break
+    told = [relik.get(relik.app.AsyncResult(each.options["task_id"])) for each in (first, *others)]
+    assert [row["pid"] for row in told[1].json("processes.json")["processes"]] == [388, 1624]
+    assert {row["pid"] for row in told[2].lines("hits.jsonl")} == {388, 1624}
+    known = {each.options["task_id"] for each in (first, *others)}
+    of_tasks = [event for event in heard if event["type"].startswith("task-")]
+    assert {event["uuid"] for event in of_tasks} == known
+    assert any(event["type"] == "task-progress" and event["data"].get("total_processes") == 2 for event in of_tasks)
+    del result
+    relik.close()
+
+
+@pytest.fixture(scope="module")
+def bomb(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a small file that decodes to 3 GiB."""
+    path = tmp_path_factory.mktemp("bomb") / "bomb.raw.gz"
+    with path.open("wb") as raw, gzip.GzipFile(fileobj=raw, mode="wb", compresslevel=1) as file:
+        for _ in range(3 << 10):
+            file.write(b"\1" * (1 << 20))
+    return path
+
+
+def test_poisoned_inputs_fail_for_themselves(steady: Relik, image: Path, bomb: Path, tmp_path: Path) -> None:
+    """Each fails its own task, with the reason; what lies beside it in a task, and the tasks after it, are done."""
+    cut = tmp_path / "cut.raw"
+    cut.write_bytes(image.read_bytes()[: 1 << 20])
+    noise = tmp_path / "noise.raw"
+    noise.write_bytes(hashlib.shake_128(b"noise").digest(1 << 20))
+    gone = tmp_path / "gone.raw"
+    failing = {path: steady.send("carve", path) for path in (cut, noise, gone, bomb)}
+    for path, result in failing.items():
+        with pytest.raises(Exception, match=path.name) as told:
+            result.get(timeout=60)
+        assert type(told.value).__name__ == "TaskFailed"
+        assert "\n" not in str(told.value)
+    told = steady.get(steady.send("carve", noise, image, processes="1624"))
+    assert told.names()[0] == "machine.1624-program.exe.tar"
+    errors = {each["name"]: each["error"] for each in told.json("processes.json")["inputs"]}
+    assert errors["machine.raw"] is None
+    assert "noise.raw" in errors["noise.raw"]
+    assert "noise.raw" in told.document["task_report"]["content"]
+    assert steady.leftovers() == []
+
+
+def test_hostile_names_of_inputs_are_plain_in_outputs(steady: Relik, image: Path, tmp_path: Path) -> None:
+    """The name that an input was uploaded under leads nowhere and steers nothing."""
+    named = {image: "../../../etc/\x1b[31m`$(id)`|x.raw"}
+    told = steady.get(steady.signature("processes", image, named=named).apply_async())
+    (row, *_) = told.json("processes.json")["processes"]
+    assert set(row["input"]) <= set("abcdefghijklmnopqrstuvwxyz0123456789_.-")
+    del tmp_path
+
+
+@pytest.mark.parametrize(
+    ("task", "config", "words"),
+    [
+        ("scan", {}, "there are no rules"),
+        ("scan", {"rules": "rule x {"}, "syntax"),
+        ("scan", {"rules_path": "../../etc/passwd"}, "no rules of this name"),
+        ("export", {"type": "exe"}, "'exe' is not one of minidump"),
+        ("carve", {"processes": "77777"}, "77777"),
+        ("carve", {"range": "none"}, "'none' is not one of user"),
+    ],
+)
+def test_what_cannot_be_asked_is_said(
+    steady: Relik, image: Path, task: str, config: dict[str, str], words: str
+) -> None:
+    """A wrong field fails the task in one line."""
+    with pytest.raises(Exception, match=words) as told:
+        steady.send(task, image, **config).get(timeout=30)
+    assert type(told.value).__name__ == "TaskFailed"
+
+
+def test_a_dump_is_found_with_its_map(steady: Relik, tmp_path: Path) -> None:
+    """Files that belong together are found by the names they were uploaded under, whatever they are stored as."""
+    examples = ROOT / "examples"
+    stored = {}
+    for number, name in enumerate(("pid.1624.dmp", "pid.1624.map", "vadinfo.txt")):
+        path = tmp_path / f"{number}"
+        path.write_bytes((examples / name).read_bytes())
+        stored[path] = name
+    told = steady.get(steady.signature("carve", *stored, named=stored).apply_async())
+    (row,) = told.json("processes.json")["processes"]
+    assert (row["pid"], row["count"], row["bytes"]) == (1624, 114, 1691648)

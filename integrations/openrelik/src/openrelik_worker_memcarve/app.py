@@ -17,7 +17,15 @@ UNACKED = {
     "unacked_mutex_key": f"{QUEUE}:unacked_mutex",
 }
 
-celery = Celery(QUEUE, broker=REDIS_URL, backend=REDIS_URL, include=["openrelik_worker_memcarve.tasks"])
+#: how what cannot be told to Redis is told again: for about ten minutes
+_AGAIN = {"max_retries": 120, "interval_start": 0.2, "interval_step": 0.5, "interval_max": 5}
+
+celery = Celery(
+    QUEUE,
+    broker=REDIS_URL,
+    backend=f"openrelik_worker_memcarve.backend:Backend+{REDIS_URL}",
+    include=["openrelik_worker_memcarve.tasks"],
+)
 celery.conf.update(
     task_default_queue=QUEUE,
     task_acks_late=True,
@@ -27,7 +35,10 @@ celery.conf.update(
     broker_connection_retry_on_startup=True,
     broker_connection_max_retries=None,
     broker_transport_options={"visibility_timeout": VISIBILITY, **UNACKED},
-    result_backend_transport_options={"visibility_timeout": VISIBILITY},
+    result_backend_transport_options={"retry_policy": _AGAIN},
+    result_backend_always_retry=True,
+    result_backend_max_retries=_AGAIN["max_retries"],
+    task_publish_retry_policy=_AGAIN,
     redis_retry_on_timeout=True,
     redis_socket_keepalive=True,
 )

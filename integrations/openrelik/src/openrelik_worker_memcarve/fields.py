@@ -54,7 +54,7 @@ TASKS: dict[str, tuple[str, str, list[dict[str, Any]]]] = {
         [
             _PROCESSES,
             _RANGE,
-            _field("type", "Type", "minidump, elfcore, flat, scripts or memmap. Without: minidump."),
+            _field("type", "Type", "minidump, elfcore, scripts or memmap. Without: minidump."),
             _COMPRESS,
             _CASE,
             _HASH,
@@ -85,7 +85,7 @@ TASKS: dict[str, tuple[str, str, list[dict[str, Any]]]] = {
 _WORDS = {
     "range": ("user", "kernel", "all"),
     "archive": ("process", "all"),
-    "type": ("minidump", "elfcore", "flat", "scripts", "memmap"),
+    "type": ("minidump", "elfcore", "scripts", "memmap"),
     "severity": ("info", "low", "medium", "high"),
     "by": ("segment", "region", "process", "page"),
 }

@@ -72,7 +72,10 @@ def _said(job: dict[str, Any], out: Any) -> dict[str, Any]:  # noqa: ANN401 - a 
 
         do: Callable[..., dict[str, Any]] = DO[job["do"]]
         return {"answer": do(job, progress)}
-    except MemoryError:
+    except (MemoryError, RuntimeError) as error:
+        # a thread that has no room for its stack is the second kind
+        if isinstance(error, RuntimeError) and "start new thread" not in str(error):
+            return {"error": _worded(error)}
         return {"error": f"needs more memory than the {job['memory'] >> 20} MiB that a task may have"}
     except Exception as error:  # noqa: BLE001 - whatever it is, it is told and ends this process alone
         return {"error": _worded(error)}

@@ -54,6 +54,11 @@ class Journal:
             os.close(self._file)
 
     @property
+    def exists(self) -> bool:
+        """Whether anybody has been at the task."""
+        return os.path.exists(self.path)
+
+    @property
     def descriptor(self) -> int:
         """What holds the lock, for who is begun to hold it, too."""
         return self._file

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 from typing import TYPE_CHECKING, Any
 
 import memcarve
@@ -17,15 +18,18 @@ if TYPE_CHECKING:
 
     Progress = Callable[[int, int], object]
 
+_SMALL = 64 << 20
+
 
 @contextlib.contextmanager
 def opened(job: dict[str, Any], progress: Progress) -> Iterator[Container]:
-    """Open the input of a job, in a folder of links to all of the task's inputs; raises InputError."""
+    """Open the input of a job, in a folder with what may belong to it; raises InputError."""
     folder = os.path.join(job["folder"], "in")
     os.makedirs(folder, exist_ok=True)
     for name, path in job["inputs"].items():
-        with contextlib.suppress(FileExistsError):
-            os.symlink(os.path.abspath(path), os.path.join(folder, name))
+        if name in job["evidence"] and name != job["input"]:
+            continue
+        _laid(path, os.path.join(folder, name), beside=name != job["input"])
     path = os.path.join(folder, job["input"])
     if not os.path.isfile(path):
         raise TaskFailed(f"{job['input']}: there is no such file where the worker looks for it")
@@ -33,6 +37,27 @@ def opened(job: dict[str, Any], progress: Progress) -> Iterator[Container]:
     os.makedirs(temp, exist_ok=True)
     with memcarve.open(path, temp=temp, limit_decoded=DECODED, progress=progress) as container:
         yield container
+
+
+def _laid(path: str, target: str, *, beside: bool) -> None:
+    """Lay a file under its own name, without moving it.
+
+    What lies `beside` an input, such as a dump's map, memcarve takes only as the file itself, not through a link to its
+    name; such files are small.
+    """
+    with contextlib.suppress(FileExistsError):
+        if beside and _size(path) <= _SMALL:
+            with contextlib.suppress(OSError):
+                shutil.copyfile(path, target)
+                return
+        os.symlink(os.path.abspath(path), target)
+
+
+def _size(path: str) -> int:
+    try:
+        return os.stat(path).st_size
+    except OSError:
+        return _SMALL + 1
 
 
 def chosen(container: Container, wanted: dict[str, Any]) -> list[int]:

@@ -25,14 +25,20 @@ logger = get_task_logger(__name__)
 
 _LONGEST = 64 << 20  # bytes of an answer
 _LOGGED = 8192
+_ASKED = 2.0  # seconds between two looks whether it is still wanted
 _GRACE = 10  # seconds to clear up in
 
 
-def run(job: dict[str, Any], progress: Callable[[int, int], object], keep: Sequence[int] = ()) -> dict[str, Any]:
+def run(
+    job: dict[str, Any],
+    progress: Callable[[int, int], object],
+    keep: Sequence[int] = (),
+    given_up: Callable[[], bool] = lambda: False,
+) -> dict[str, Any]:
     """Do a job (what `job` reads) and return its answer; raises TaskFailed with its reason.
 
     `progress` is called with bytes done and in all. The process has the descriptors `keep`, too; it ends if this one
-    does.
+    does, or if the job is `given_up`, which is asked now and then.
     """
     with tempfile.TemporaryFile() as errors:
         command = [sys.executable, "-m", "openrelik_worker_memcarve.job"]
@@ -46,7 +52,7 @@ def run(job: dict[str, Any], progress: Callable[[int, int], object], keep: Seque
             env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},
         )
         try:
-            answer = _answer(child, {**job, "memory": MEMORY}, progress)
+            answer = _answer(child, {**job, "memory": MEMORY}, progress, given_up)
         except BaseException:
             _end(child)
             raise
@@ -66,7 +72,10 @@ def run(job: dict[str, Any], progress: Callable[[int, int], object], keep: Seque
 
 
 def _answer(
-    child: subprocess.Popen[bytes], job: dict[str, Any], progress: Callable[[int, int], object]
+    child: subprocess.Popen[bytes],
+    job: dict[str, Any],
+    progress: Callable[[int, int], object],
+    given_up: Callable[[], bool],
 ) -> dict[str, Any] | None:
     """Return the last thing that a process says, None if it ends without a word."""
     assert child.stdin is not None  # noqa: S101 - it was asked for
@@ -78,9 +87,13 @@ def _answer(
     until = time.monotonic() + TIME
     data = bytearray()
     while True:
-        ready, _, _ = select.select([child.stdout], [], [], max(0.0, until - time.monotonic()))
-        if not ready:
+        ready, _, _ = select.select([child.stdout], [], [], _ASKED)
+        if time.monotonic() > until:
             raise TaskFailed(f"took longer than {TIME} seconds, and was ended")
+        if given_up():
+            raise TaskFailed("the task was revoked")
+        if not ready:
+            continue
         some = os.read(child.stdout.fileno(), 1 << 16)
         if not some:
             return None
@@ -118,7 +131,7 @@ def _log(errors: Any) -> None:  # noqa: ANN401 - a file
 
 def _ended(status: int) -> str:
     if status >= 0:
-        return f"the process that did the work ended with status {status}, without a word"
+        return f"the process that did the work ended with status {status}; the worker's log has its last words"
     name = signal.Signals(-status).name if -status in [*signal.Signals] else str(-status)
     why = ": was there not enough memory?" if -status == signal.SIGKILL else ""
     return f"the process that did the work was ended by {name}{why}"

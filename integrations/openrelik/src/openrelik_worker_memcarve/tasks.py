@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 import uuid
 from typing import TYPE_CHECKING, Any
 
+import redis
 from celery import chord, group, states
 from celery.exceptions import Ignore
 from celery.utils.log import get_task_logger
+from kombu.exceptions import OperationalError
 from openrelik_worker_common.task_utils import create_task_result, get_input_files
 
 from openrelik_worker_memcarve.alive import signs_of_life
@@ -31,10 +34,13 @@ logger = get_task_logger(__name__)
 
 #: what is done at once: its findings come from comparing processes with each other, or there is too little of it
 _AT_ONCE = ("processes", "hunt")
+#: seconds after the end of a task within which its end is told, if whoever did it has not ended then
+_TELLING = 20.0
+_REQUEST = "openrelik_worker_memcarve.revoking:Revocable"
 
 
 def _task(name: str) -> Callable[..., str]:
-    @celery.task(bind=True, name=f"{QUEUE}.tasks.{name}", metadata=metadata(name))
+    @celery.task(bind=True, name=f"{QUEUE}.tasks.{name}", metadata=metadata(name), Request=_REQUEST)
     def command(
         self: Any,  # noqa: ANN401 - Celery has no types
         pipe_result: str | None = None,
@@ -79,9 +85,21 @@ def _task(name: str) -> Callable[..., str]:
 
 
 def _return_known(task: Any, known: dict[str, Any]) -> None:  # noqa: ANN401
-    """Raise Ignore if a task has ended and all was told of it; told again, its files would be listed twice."""
-    if "result" in known and task.AsyncResult(task.request.id).state == states.SUCCESS:
-        raise Ignore
+    """Raise Ignore if a task has ended and all was told of it; told again, its files would be listed twice.
+
+    Raises TaskFailed if it has failed, and that was not told.
+    """
+    if "result" in known or "failed" in known:
+        # whoever ended it may be about to tell
+        until = known.get("at", 0.0) + _TELLING
+        while True:
+            if task.AsyncResult(task.request.id).state in states.READY_STATES:
+                raise Ignore
+            if time.time() > until:
+                break
+            time.sleep(0.1)
+        if "failed" in known:
+            raise TaskFailed(known["failed"])
 
 
 def _job(name: str, files: list[dict[str, Any]], task_config: dict[str, Any] | None) -> Job:
@@ -91,14 +109,14 @@ def _job(name: str, files: list[dict[str, Any]], task_config: dict[str, Any] | N
         "wanted": wanted(name, task_config),
         "inputs": given.files,
         "rules": given.rules,
-        "memory": given.memory,
+        "evidence": given.memory,
     }
 
 
 def _units(task: Any, job: Job, journal: Journal) -> list[dict[str, Any]]:  # noqa: ANN401
     """Return what is to be done by itself: each input, and of a large image each process."""
     units: list[dict[str, Any]] = []
-    for number, name in enumerate(job["memory"]):
+    for number, name in enumerate(job["evidence"]):
         processes: list[dict[str, Any]] = []
         if job["task"] not in _AT_ONCE and _size(job["inputs"][name]) >= LARGE:
             folder = os.path.join(journal.folder, f"plan-{number}")
@@ -134,7 +152,7 @@ def _fanned_out(task_id: str, job: Job) -> Any:  # noqa: ANN401
     return chord(header, last.s(output_path=job["output_path"]).set(queue=QUEUE))
 
 
-@celery.task(bind=True, name=f"{QUEUE}.one", send_events=False)
+@celery.task(bind=True, name=f"{QUEUE}.one", send_events=False, Request=_REQUEST)
 def one(self: Any, parent: str, number: int, folder: str, output_path: str) -> dict[str, Any]:  # noqa: ANN401
     """Do one unit of a task; what goes wrong is told, and stops no other."""
     above = Journal(output_path, parent).read()
@@ -154,6 +172,7 @@ def one(self: Any, parent: str, number: int, folder: str, output_path: str) -> d
                 {**job, **unit, "do": "unit", "units": [], "clear": unit["folder"]},
                 lambda _done, _total: None,
                 [journal.descriptor],
+                lambda: "failed" in Journal(output_path, parent).read(),
             )
         except TaskFailed as error:
             answer["error"] = str(error)
@@ -162,7 +181,7 @@ def one(self: Any, parent: str, number: int, folder: str, output_path: str) -> d
     return answer
 
 
-@celery.task(bind=True, name=f"{QUEUE}.last")
+@celery.task(bind=True, name=f"{QUEUE}.last", Request=_REQUEST)
 def last(self: Any, answers: list[dict[str, Any]], output_path: str) -> str:  # noqa: ANN401
     """Make the outputs of a task of what its units left."""
     journal = Journal(output_path, self.request.id)
@@ -194,7 +213,7 @@ def _failing(journal: Journal) -> Any:  # noqa: ANN401
         yield
     except TaskFailed as error:
         journal.clear()
-        journal.add(failed=str(error))
+        journal.add(failed=str(error), at=time.time())
         journal.add(end=True)
         raise
 
@@ -209,14 +228,15 @@ def _done(journal: Journal, task_id: str, job: Job, made: dict[str, Any]) -> str
         meta=made["meta"],
         task_report=made["report"],
     )
-    journal.add(result=result)
+    journal.add(result=result, at=time.time())
     journal.clear()
     return str(result)
 
 
 def _progress(task: Any) -> Callable[[int, int], object]:  # noqa: ANN401
     def told(done: int, total: int) -> None:
-        task.send_event("task-progress", data={"done_bytes": done, "total_bytes": total})
+        with contextlib.suppress(OperationalError, OSError, redis.RedisError):
+            task.send_event("task-progress", retry=False, data={"done_bytes": done, "total_bytes": total})
 
     return told
 
@@ -225,7 +245,10 @@ def _tell(task: Any, parent: str, job: Job) -> None:  # noqa: ANN401
     """Tell how many units are done, as an event of the task that they are of: OpenRelik knows no other."""
     done = sum(os.path.exists(os.path.join(unit["folder"], "unit.json")) for unit in job["units"])
     data = {"done_processes": done, "total_processes": len(job["units"])}
-    with task.app.events.default_dispatcher(hostname=task.request.hostname) as dispatcher:
+    with (
+        contextlib.suppress(OperationalError, OSError, redis.RedisError),
+        task.app.events.default_dispatcher(hostname=task.request.hostname) as dispatcher,
+    ):
         dispatcher.send("task-progress", uuid=parent, data=data)
 
 

@@ -31,8 +31,7 @@ if TYPE_CHECKING:
 
 UNIT = "unit.json"
 _SCHEMA = 1
-_ENDINGS = {"minidump": ".mdmp", "elfcore": ".core", "flat": ".bin", "scripts": "", "memmap": ".dmp"}
-_TYPES = {"minidump": "minidump", "elfcore": "elfcore", "flat": "flat", "scripts": "archive", "memmap": "memmap"}
+_ENDINGS = {"minidump": ".mdmp", "elfcore": ".core", "scripts": "", "memmap": ".dmp"}
 _MOST_HITS = 100_000
 _NOTES = 50
 _HITS_TOLD = 1000  # in the report, at most
@@ -205,7 +204,7 @@ def _export(container: Container, indexes: list[int], job: Job, found: Job, prog
         _pack(result, job, found)
         return
     for file in [file for part in result.parts for file in part.files]:
-        found["files"].append({"path": file, "name": os.path.basename(file), "type": f"export:{_TYPES[kind]}"})
+        found["files"].append({"path": file, "name": os.path.basename(file), "type": f"export:{kind}"})
 
 
 def _hunt(container: Container, indexes: list[int], job: Job, found: Job, progress: Progress) -> None:
