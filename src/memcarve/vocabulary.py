@@ -199,6 +199,7 @@ class ProcessFlag(Word):
     """What is remarkable about a process among the others, or about memory whatever segment it is in."""
 
     UNLINKED_PROCESS = "unlinked-process"
+    DOUBTFUL_PROCESS = "doubtful-process"
     IMITATED_NAME = "imitated-name"
     WRONG_PATH = "wrong-path"
     WRONG_PARENT = "wrong-parent"

@@ -114,6 +114,7 @@ def test_nothing_is_said_of_what_is_not_known() -> None:
     [
         ("unlinked-process", windows(900, "hidden.exe", listed=False), WINDOWS, "high"),
         ("unlinked-process", linux(900, "hidden", listed=False), LINUX, "high"),
+        ("doubtful-process", windows(900, "odd.exe", doubts=("no time of creation",)), WINDOWS, "medium"),
         ("imitated-name", windows(900, "svch0st.exe"), WINDOWS, "high"),
         ("imitated-name", windows(900, "scvhost.exe"), WINDOWS, "medium"),
         ("imitated-name", windows(900, "Isass.exe"), WINDOWS, "high"),
@@ -142,6 +143,8 @@ def test_shown(flag: str, entry: ProcessEntry, others: Sequence[ProcessEntry], s
     [
         ("unlinked-process", windows(900, "gone.exe", listed=False, ended=True), WINDOWS),
         ("unlinked-process", windows(900, "odd.exe", listed=False, doubts=("no threads",)), WINDOWS),
+        ("doubtful-process", windows(900, "odd.exe", listed=False, doubts=("no threads",)), WINDOWS),
+        ("doubtful-process", windows(900, "usual.exe"), WINDOWS),
         *(("imitated-name", windows(900, name), WINDOWS) for name in sorted(FOLDERS)),
         *(
             ("imitated-name", windows(900, name), WINDOWS)

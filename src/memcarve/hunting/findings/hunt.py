@@ -111,8 +111,12 @@ def hunt(
 
 
 def every(container: Container) -> list[int]:
-    """Return the places of all processes that nothing speaks against, with memory of their own or without."""
-    return [index for index, entry in enumerate(container.processes()) if not entry.doubts]
+    """Return the places of all processes, with memory of their own or without, that may be some.
+
+    Something speaks against what is doubtful; but if the system's own list leads to it, a field may have been written
+    so that tools leave it out.
+    """
+    return [index for index, entry in enumerate(container.processes()) if not entry.doubts or entry.listed]
 
 
 class _Gathered:

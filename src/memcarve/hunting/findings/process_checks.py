@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from memcarve.hunting.findings import (
+    doubtful_process,
     imitated_name,
     kernel_thread_name,
     missing_parent,
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 CHECKS: tuple[Check, ...] = (
     unlinked_process.CHECK,
+    doubtful_process.CHECK,
     imitated_name.CHECK,
     wrong_path.CHECK,
     wrong_parent.CHECK,
