@@ -98,6 +98,21 @@ def test_all_are_asked_to_end(run: Callable[..., dict[int, Ended]], urgency: int
     assert (found[0].code, found[0].stopped, found[0].timed_out) == (code, True, False)
 
 
+def test_one_that_a_signal_finds_ended(run: Callable[..., dict[int, Ended]], monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that ends while it is being killed has ended, whoever finds that out."""
+    end_others = children._Child._end_others
+
+    def slowly(child: children._Child) -> None:
+        end_others(child)
+        child._process.wait()
+
+    monkeypatch.setattr(children._Child, "_end_others", slowly)
+    script = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(60)"
+    begun = time.monotonic()
+    found = run(script, asked=lambda: 2 if time.monotonic() > begun + 0.5 else 0)
+    assert found[0].code in (-9, -15)
+
+
 def test_one_that_cannot_be_started(run: Callable[..., dict[int, Ended]], monkeypatch: pytest.MonkeyPatch) -> None:
     """If the system starts no more processes, that is how the input ended, and the next is tried."""
     monkeypatch.setattr(children, "program", lambda: ["/no/such/program"])

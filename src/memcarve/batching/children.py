@@ -134,6 +134,8 @@ class _Child:
 
     def _is_over(self) -> bool:
         """Return True if it has ended; as long as nobody has asked how, its number is nobody else's."""
+        if self._process.returncode is not None:  # sending it a signal found that out
+            return True
         if hasattr(os, "waitid"):
             if os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
                 return False
