@@ -41,7 +41,9 @@ def by_hand(task: str, images: list[Path], folder: Path) -> float:
         if task == "carve":
             command += ["--all", "--content", "headers", "-o", str(out)]
         with (folder / f"{image.stem}.txt").open("wb") as said:
-            subprocess.run(command, stdout=said, stderr=said, check=False)
+            status = subprocess.run(command, stdout=said, stderr=said, check=False).returncode
+        if status not in (0, 3):  # one of the processes fails, as it is meant to
+            raise SystemExit(f"{command}: status {status}")
         if task == "carve":
             subprocess.run(["tar", "cf", f"{out}.tar", "-C", str(folder), image.stem], check=True)
             shutil.rmtree(out)
