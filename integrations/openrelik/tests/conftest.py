@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import gc
 import itertools
 import json
 import os
@@ -142,6 +143,9 @@ class Relik:
         self.database = next(_DATABASES)
         url = f"{server.url}/{self.database}"
         self.app = Celery(broker=url, backend=url)
+        # results that are forgotten after the server has gone want to tell it, again and again
+        again = {"max_retries": 3, "interval_start": 0.1, "interval_max": 0.2}
+        self.app.conf.result_backend_transport_options = {"retry_policy": again}
         self.out = folder / "out"
         self.out.mkdir(exist_ok=True)
         self.workers: list[Worker] = []
@@ -240,6 +244,7 @@ def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     server = Server(tmp_path_factory.mktemp("redis"))
     server.start()
     yield server
+    gc.collect()  # of results, as long as the server is there
     server.stop()
 
 

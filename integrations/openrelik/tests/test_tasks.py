@@ -8,6 +8,7 @@ import json
 import subprocess
 import sys
 import tarfile
+import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -87,12 +88,12 @@ def test_each_process_is_an_archive_that_verifies(steady: Relik, image: Path, tm
 
 @pytest.mark.parametrize("fan_out", [False, True])
 def test_all_processes_of_an_image_are_one_archive(
-    steady: Relik, image: Path, tmp_path: Path, *, fan_out: bool
+    steady: Relik, relik: Relik, image: Path, tmp_path: Path, *, fan_out: bool
 ) -> None:
     """One archive of all is as memcarve writes it of several processes, whoever wrote which of them."""
     if fan_out:
-        steady = Relik(steady.server, tmp_path)
-        steady.work(2, MEMCARVE_FAN_OUT_MIB="1")
+        steady = relik
+        relik.work(2, MEMCARVE_FAN_OUT_MIB="1")
     told = steady.get(steady.send("carve", image, archive="all"))
     folder = unpacked(told.path("machine.carve.tar"), tmp_path) / "machine.carve"
     done = subprocess.run(
@@ -104,8 +105,6 @@ def test_all_processes_of_an_image_are_one_archive(
         digest, name = line.split("  ")
         assert hashlib.sha256((folder / name).read_bytes()).hexdigest() == digest
     assert steady.leftovers() == []
-    if fan_out:
-        steady.close()
 
 
 def test_programs_are_extracted(steady: Relik, image: Path, tmp_path: Path) -> None:
@@ -153,37 +152,36 @@ RULE = 'rule program { strings: $a = "MZ" condition: $a at 0 }'
 
 @pytest.mark.parametrize("given", ["text", "file", "path"])
 @pytest.mark.parametrize("fan_out", [False, True])
-def test_rules_are_asked(steady: Relik, image: Path, tmp_path: Path, given: str, *, fan_out: bool) -> None:
+def test_rules_are_asked(
+    steady: Relik, relik: Relik, image: Path, tmp_path: Path, given: str, *, fan_out: bool
+) -> None:
     """Rules as text, as an input file, or from the worker's folder: the hits of the library, at once or in parts."""
     if fan_out and given != "text":
         pytest.skip("rules reach a part as they reach all")
     rules = tmp_path / "rules" / "program.yar"
     rules.parent.mkdir()
     rules.write_text(RULE)
-    relik = steady
+    used = steady
     if fan_out or given == "path":
-        relik = Relik(steady.server, tmp_path)
+        used = relik
         relik.work(2, MEMCARVE_FAN_OUT_MIB="1" if fan_out else "1024", MEMCARVE_RULES=str(rules.parent))
     words = {"text": {"rules": RULE}, "path": {"rules_path": "program.yar"}, "file": {}}[given]
-    told = relik.get(relik.send("scan", image, *[rules] * (given == "file"), **words))
+    told = used.get(used.send("scan", image, *[rules] * (given == "file"), **words))
     with memcarve.open(image) as container:
         expected = [
             (process.pid, f"0x{hit.address:x}")
             for process in (container.process(index=index, half="user") for index in container.certain())
-            for hit in memcarve.scan(process, memcarve.Rules.of(RULE))
+            for _, hit, _ in memcarve.scan(process, memcarve.Rules.of(RULE))
         ]
     assert [(row["pid"], row["address"]) for row in told.lines("hits.jsonl")] == expected
     assert expected
-    if relik is not steady:
-        relik.close()
 
 
-def test_a_chain_goes_on_with_what_a_task_made(steady: Relik, image: Path, tmp_path: Path) -> None:
+def test_a_chain_goes_on_with_what_a_task_made(relik: Relik, image: Path) -> None:
     """Tasks in a chain take the outputs of the one before, whether that was done in parts or not; so does a group.
 
     OpenRelik hears of the tasks that it made, and of no other.
     """
-    relik = Relik(steady.server, tmp_path)
     relik.work(2, MEMCARVE_FAN_OUT_MIB="1")
     heard = []
     first = relik.signature("export", image, processes="388 1624")
@@ -193,9 +191,10 @@ def test_a_chain_goes_on_with_what_a_task_made(steady: Relik, image: Path, tmp_p
         consumer = receiver.itercapture(limit=None, timeout=20, wakeup=True)
         next(consumer)
         result = chain(first, group(others)).apply_async()
-        for _ in consumer:
-            if sum(event["type"] == "task-succeeded" for event in heard) == 3:
-                break
+        ends = ("task-succeeded", "task-failed")
+        until = time.monotonic() + 30
+        while sum(event["type"] in ends for event in heard) < 3 and time.monotonic() < until:
+            next(consumer)  # a worker's heartbeat at the latest
     told = [relik.get(relik.app.AsyncResult(each.options["task_id"])) for each in (first, *others)]
     assert [row["pid"] for row in told[1].json("processes.json")["processes"]] == [388, 1624]
     assert {row["pid"] for row in told[2].lines("hits.jsonl")} == {388, 1624}
@@ -204,7 +203,6 @@ def test_a_chain_goes_on_with_what_a_task_made(steady: Relik, image: Path, tmp_p
     assert {event["uuid"] for event in of_tasks} == known
     assert any(event["type"] == "task-progress" and event["data"].get("total_processes") == 2 for event in of_tasks)
     del result
-    relik.close()
 
 
 @pytest.fixture(scope="module")
