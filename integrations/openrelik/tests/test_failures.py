@@ -172,9 +172,20 @@ def test_a_task_in_parts_is_revoked(relik: Relik, image: Path) -> None:
     assert relik.log().count(f"Task {QUEUE}.one") < 2 * len(WITH_MEMORY)
 
 
+def test_a_task_that_does_nothing_is_ended(relik: Relik, image: Path) -> None:
+    """Work that waits for what never comes fails its task, with the reason; the worker goes on."""
+    relik.work(1, MEMCARVE_IDLE_LIMIT="1")
+    result = relik.send("carve", image, processes="1624")
+    stopped_job(relik)
+    with pytest.raises(Exception, match="did nothing for 1 seconds"):
+        result.get(timeout=30)
+    assert relik.jobs() == []
+    assert relik.leftovers() == []
+
+
 def test_memory_is_bounded(relik: Relik, image: Path) -> None:
     """Work that needs more memory than it may have fails its task, and neither the worker nor the next task."""
-    relik.work(1, MEMCARVE_MEMORY_MIB="100")
+    relik.work(1, MEMCARVE_MEMORY_MIB="100", MEMCARVE_IDLE_LIMIT="4")
     for _ in range(2):
         with pytest.raises(Exception, match=r"memory|last words|ended by") as told:
             relik.send("carve", image).get(timeout=30)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from celery.utils.log import get_task_logger
 
 from openrelik_worker_memcarve.failure import TaskFailed
-from openrelik_worker_memcarve.settings import MEMORY, TIME
+from openrelik_worker_memcarve.settings import IDLE, MEMORY, TIME
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -26,7 +26,7 @@ logger = get_task_logger(__name__)
 _LONGEST = 64 << 20  # bytes of an answer
 _LOGGED = 8192
 _ASKED = 2.0  # seconds between two looks whether it is still wanted
-_GRACE = 10  # seconds to clear up in
+_GRACE = 7  # seconds to clear up in
 
 
 def run(
@@ -84,16 +84,23 @@ def _answer(
         # stays open: its end tells the process that this one has ended
         child.stdin.write(json.dumps(job).encode() + b"\n")
         child.stdin.flush()
-    until = time.monotonic() + TIME
+    begun = active = time.monotonic()
+    used = -1
     data = bytearray()
     while True:
         ready, _, _ = select.select([child.stdout], [], [], _ASKED)
-        if time.monotonic() > until:
+        now = time.monotonic()
+        if now - begun > TIME:
             raise TaskFailed(f"took longer than {TIME} seconds, and was ended")
         if given_up():
             raise TaskFailed("the task was revoked")
         if not ready:
+            before, used = used, _used(child.pid)
+            active = now if used != before else active
+            if now - active > IDLE:
+                raise TaskFailed(f"did nothing for {IDLE} seconds, and was ended: was there not enough memory?")
             continue
+        active = now
         some = os.read(child.stdout.fileno(), 1 << 16)
         if not some:
             return None
@@ -107,6 +114,17 @@ def _answer(
             if "progress" not in said:
                 return dict(said)
             progress(*said["progress"])
+
+
+def _used(session: int) -> int:
+    """Return the time on processors, in ticks, that the processes of a session have used so far."""
+    ticks = 0
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        with contextlib.suppress(OSError), open(f"/proc/{pid}/stat", "rb") as file:
+            fields = file.read().rpartition(b")")[2].split()
+            if int(fields[3]) == session:
+                ticks += sum(map(int, fields[11:13]))
+    return ticks
 
 
 def _end(child: subprocess.Popen[bytes]) -> None:

@@ -29,6 +29,8 @@ LARGE = _number("MEMCARVE_FAN_OUT_MIB", 1024) * _MIB
 MEMORY = _number("MEMCARVE_MEMORY_MIB", 4096) * _MIB
 #: seconds that one task, or sub-task, may take
 TIME = _number("MEMCARVE_TIME_LIMIT", 43200)
+#: seconds that the process of a task may do nothing at all: one that found no memory for a thread may wait for ever
+IDLE = _number("MEMCARVE_IDLE_LIMIT", 600)
 #: how often a task is begun again that never came to an end, because workers ended while they were at it
 ATTEMPTS = _number("MEMCARVE_ATTEMPTS", 3)
 #: the folder of rules that tasks may name files and folders of

@@ -137,9 +137,7 @@ def _write(
 
         named = {"named": lambda *entry: folder_name(*entry) + ending}
     half = wanted.get("range") or None
-    result = memcarve.write_several(
-        container, indexes, out, past, options, half=half, at_once=len(indexes) > 1, progress=progress, **named
-    )
+    result = memcarve.write_several(container, indexes, out, past, options, half=half, progress=progress, **named)
     for part in result.parts:
         assert part.entry is not None  # noqa: S101 - of several
         row = _row(part.entry)
