@@ -18,12 +18,13 @@ from __future__ import annotations
 import ast
 import functools
 import importlib
-import pkgutil
 
 
 @functools.cache
 def _public() -> dict[str, tuple[str, str]]:
     """Return the public names, each with its module and its name there, as ``__init__.pyi`` imports them."""
+    import pkgutil  # not for the command line, which needs no public name
+
     stub = ast.parse(pkgutil.get_data("memcarve", "__init__.pyi") or b"")
     return {
         alias.asname or alias.name: (node.module or "", alias.name)

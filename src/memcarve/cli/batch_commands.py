@@ -7,6 +7,7 @@ both, and is the folder above all. So the line for a batch is the line for one i
 from __future__ import annotations
 
 import dataclasses
+import functools
 import importlib
 import inspect
 import os
@@ -73,12 +74,16 @@ class BatchCommand(Command):
             **command.groups,
         )
         self.command = command
-        for options in self._headings.values():
+
+    @functools.cached_property
+    def headings(self) -> dict[str, list[click.Parameter]]:
+        """Its options by their headings in help: those that the command has and a batch does not give it, and its own."""
+        found = super().headings
+        for options in found.values():
             options[:] = [each for each in options if not self._is_replaced(each)]
-        if any(each.name == _PATTERNS for each in command.params):
-            self._headings[groups.TAKE].insert(0, _PATTERN)
-        options = [each for options in self._headings.values() for each in options]
-        self.params = [self.params[0], *options]
+        if any(each.name == _PATTERNS for each in self.command.params):
+            found[groups.TAKE].insert(0, _PATTERN)
+        return found
 
     @staticmethod
     def _is_replaced(option: click.Parameter) -> bool:

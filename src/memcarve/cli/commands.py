@@ -6,6 +6,7 @@ The module is imported when the command runs, so that help and completion need o
 from __future__ import annotations
 
 import dataclasses
+import functools
 import importlib
 import sys
 from typing import TYPE_CHECKING, Any
@@ -36,6 +37,8 @@ class Command(click.Command):
     The function gets the arguments by name, and an instance of each group.
     """
 
+    _params: list[click.Parameter]
+
     def __init__(
         self,
         name: str,
@@ -47,17 +50,31 @@ class Command(click.Command):
     ) -> None:
         self.module = module
         self.groups = taken
-        self._headings: dict[str, list[click.Parameter]] = {heading: [] for heading in groups.HEADINGS}
-        for argument, group in taken.items():
+        self._arguments = arguments
+        # more arguments than it takes are told below, in our words
+        super().__init__(name, context_settings={"allow_extra_args": True}, help=text or summary, short_help=summary)
+
+    @property
+    def params(self) -> list[click.Parameter]:
+        """Its arguments and options, made when they are asked for: all commands together have a thousand."""
+        if not self._params:
+            self._params = [*self._arguments, *(made for heading in self.headings.values() for made in heading)]
+        return self._params
+
+    @params.setter
+    def params(self, params: list[click.Parameter]) -> None:
+        self._params = params  # click sets it to nothing at first
+
+    @functools.cached_property
+    def headings(self) -> dict[str, list[click.Parameter]]:
+        """Its options by their headings in help."""
+        found: dict[str, list[click.Parameter]] = {heading: [] for heading in groups.HEADINGS}
+        for argument, group in self.groups.items():
             for field in dataclasses.fields(group):
                 how = field.metadata
                 made = click.Option([*how["names"], f"{argument}_{field.name}"], **how["how"])
-                self._headings[how["heading"] or group.heading].append(made)
-        options = [made for heading in self._headings.values() for made in heading]
-        # more arguments than it takes are told below, in our words
-        settings = {"allow_extra_args": True}
-        params = [*arguments, *options]
-        super().__init__(name, context_settings=settings, params=params, help=text or summary, short_help=summary)
+                found[how["heading"] or group.heading].append(made)
+        return found
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Take the arguments and options; raises click.UsageError."""
@@ -108,7 +125,7 @@ class Command(click.Command):
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the options under their headings."""
         helping = self.get_help_option(ctx)
-        for heading, options in self._headings.items():
+        for heading, options in self.headings.items():
             shown = [*options, *([helping] if helping and heading == groups.OTHER else [])]
             rows = [row for each in shown if (row := each.get_help_record(ctx))]
             if rows:

@@ -79,7 +79,8 @@ class Group:
 
     def __init_subclass__(cls, heading: str | None = None) -> None:
         cls.heading = heading or cls.heading
-        dataclasses.dataclass(frozen=True)(cls)
+        # nobody compares or prints them, and each method that is made takes time at every start
+        dataclasses.dataclass(frozen=True, eq=False, repr=False)(cls)
 
     @property
     def is_given(self) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 from typing import TYPE_CHECKING
 
@@ -88,6 +87,8 @@ def _wanted(parameter: click.Parameter) -> str:
 
 
 def _like(word: str, names: Iterable[str]) -> str | None:
+    import difflib  # only for those who mistype
+
     found = difflib.get_close_matches(word, [*names], n=1)
     return found[0] if found else None
 
