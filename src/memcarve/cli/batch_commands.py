@@ -77,7 +77,7 @@ class BatchCommand(Command):
 
     @functools.cached_property
     def headings(self) -> dict[str, list[click.Parameter]]:
-        """Its options by their headings in help: those that the command has and a batch does not give it, and its own."""
+        """Its options by their headings in help: those of the command, less what a batch gives it, and its own."""
         found = super().headings
         for options in found.values():
             options[:] = [each for each in options if not self._is_replaced(each)]
