@@ -1,0 +1,124 @@
+"""Blocks of memory that Windows compressed: Xpress, Xpress with Huffman codes, and LZ4; many in one call.
+
+A block that has as many bytes as it decodes to is stored as it is. No format has a check sum: a block is right if it
+decodes to exactly the bytes that it should, and if its data end there.
+
+Xpress ([MS-XCA]) is decoded by `_compiled.c`, if it could be built when memcarve was installed, in several threads if
+there is much; else by `xpress.py`, which is slow. LZ4 blocks (lz4_Block_format.md, without a frame) are decoded by
+cramjam.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from memcarve.formats.compressed_pages import xpress
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from memcarve.dtypes import I64, U8, Bools
+
+try:
+    from memcarve.formats.compressed_pages import _compiled
+except ImportError:  # there was no compiler
+    _compiled = None  # type: ignore[assignment]
+
+PAGE = 4096
+#: the methods
+XPRESS, XPRESS_HUFFMAN, LZ4 = "Xpress", "Xpress Huffman", "LZ4"
+#: whether Xpress is decoded by compiled code
+IS_COMPILED = _compiled is not None
+
+_NUMBERS = {XPRESS: 0, XPRESS_HUFFMAN: 1}
+_MUCH = 1 << 20  # bytes that are worth a thread
+
+
+def decode(method: str, data: U8, offset: I64, size: I64, target: U8, place: I64, length: I64) -> Bools:
+    """Decode blocks, and return which of them are right; the others leave zeros.
+
+    Columns, a row a block: `size` bytes at `offset` of `data` decode to `length` bytes, which are written at `place` of
+    `target`. `data` and `target` are of one dimension and contiguous; targets do not overlap. Raises ValueError if a
+    row lies outside of either. Nothing is written outside of the targets whatever the data are, and the time depends on
+    the sizes of targets and data alone.
+    """
+    offset, size, place, length = (np.ascontiguousarray(column, np.int64) for column in (offset, size, place, length))
+    for begin, count, most in ((offset, size, len(data)), (place, length, len(target))):
+        if len(begin) and (begin.min() < 0 or count.min() < 0 or (begin > most).any() or (count > most - begin).any()):
+            raise ValueError("a block lies outside of the data or the target")
+    stored = size == length
+    for row in np.flatnonzero(stored).tolist():
+        target[place[row] : place[row] + length[row]] = data[offset[row] : offset[row] + size[row]]
+    sound: Bools = stored.copy()
+    rows = np.flatnonzero(~stored)
+    if len(rows):
+        columns = offset[rows], size[rows], place[rows], length[rows]
+        sound[rows] = _decode(method, data, target, *columns)
+    return sound
+
+
+def decode_pages(method: str, data: U8, offset: I64, size: I64) -> tuple[U8, Bools]:
+    """Decode blocks of a page of 4096 bytes each: return them (uint8, shape (blocks, 4096)), and which are right.
+
+    `size` bytes at `offset` of `data`, an array of one dimension, are a block. Those that are wrong are zeros. Raises
+    ValueError if a block lies outside of the data.
+    """
+    target = np.zeros((len(offset), PAGE), np.uint8)
+    place = np.arange(len(offset), dtype=np.int64) * PAGE
+    length = np.full(len(offset), PAGE, np.int64)
+    return target, decode(method, data, offset, size, target.reshape(-1), place, length)
+
+
+def _decode(method: str, data: U8, target: U8, offset: I64, size: I64, place: I64, length: I64) -> Bools:
+    """Decode blocks that lie inside of data and target, and are compressed."""
+    sound: Bools = np.zeros(len(offset), np.bool_)
+    if method == LZ4 or _compiled is None:
+        decoder = _lz4() if method == LZ4 else xpress.plain if method == XPRESS else xpress.huffman
+        rows = zip(*(column.tolist() for column in (offset, size, place, length)), strict=True)
+        for row, (begin, count, at, most) in enumerate(rows):
+            found = decoder(data[begin : begin + count].tobytes(), most)
+            sound[row] = found is not None
+            target[at : at + most] = 0 if found is None else np.frombuffer(found, np.uint8)
+        return sound
+    threads = min(_processors(), int(length.sum()) // _MUCH)
+    data = np.ascontiguousarray(data)
+    if threads < 2:  # noqa: PLR2004 - one thread is this one
+        _compiled.decode(_NUMBERS[method], data, target, offset, size, place, length, sound)
+        return sound
+    from concurrent.futures import ThreadPoolExecutor  # takes long to import
+
+    # rows may be of any size: parts have as many bytes each, as nearly as they can
+    sums = np.cumsum(length)
+    ends = np.searchsorted(sums, np.arange(1, threads) * int(sums[-1]) // threads)
+    bounds = [0, *ends.tolist(), len(offset)]
+    number, compiled = _NUMBERS[method], _compiled
+
+    def part(low: int, high: int) -> None:
+        rows = slice(low, high)
+        compiled.decode(number, data, target, offset[rows], size[rows], place[rows], length[rows], sound[rows])
+
+    with ThreadPoolExecutor(threads) as pool:
+        for _ in pool.map(part, bounds[:-1], bounds[1:]):
+            pass
+    return sound
+
+
+def _processors() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _lz4() -> Callable[[bytes, int], bytes | None]:
+    import cramjam  # nothing else needs it
+
+    def decoder(data: bytes, size: int) -> bytes | None:
+        found = bytearray(size)
+        try:
+            count = cramjam.lz4.decompress_block_into(data, found, output_len=size)
+        except cramjam.DecompressionError:
+            return None
+        return bytes(found) if count == size else None
+
+    return decoder

@@ -1,0 +1,280 @@
+/* Decodes many compressed blocks in one call, without Python's lock: [MS-XCA] 2.2.4 (LZ77+Huffman) and 2.4.4 (LZ77).
+ *
+ * xpress.py has the same in Python, with the same rules: what one accepts the other does, and what they decode is the
+ * same. The input is hostile: every read and write is checked against the block's own bounds, and what is not written
+ * is not read.
+ */
+
+#define Py_LIMITED_API 0x030B0000
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { PLAIN = 0, HUFFMAN = 1 };
+enum { TABLE = 256, SYMBOLS = 512, LONGEST = 15, ENTRIES = 1 << LONGEST, BLOCK = 65536, END = 256 };
+
+/* where a block is read from and written to; `done` bytes are written */
+typedef struct {
+    const uint8_t *in;
+    size_t in_size, at;
+    uint8_t *out;
+    size_t out_size, done;
+} Block;
+
+static uint32_t u16(const uint8_t *from) { return from[0] | (uint32_t)from[1] << 8; }
+
+static uint32_t u32(const uint8_t *from) { return u16(from) | u16(from + 2) << 16; }
+
+/* Copy what lies `offset` bytes back, byte by byte in effect: the source may be what is being written. */
+static int copy_match(Block *block, size_t offset, size_t length)
+{
+    if (offset > block->done || length > block->out_size - block->done)
+        return 0;
+    uint8_t *to = block->out + block->done;
+    const uint8_t *from = to - offset;
+    block->done += length;
+    if (offset >= 8 && block->out_size - block->done >= 8) {
+        for (size_t at = 0; at < length; at += 8)
+            memcpy(to + at, from + at, 8); /* up to 7 bytes too many, which are written again */
+    } else if (offset == 1) {
+        memset(to, *from, length);
+    } else {
+        for (size_t at = 0; at < length; at++)
+            to[at] = from[at];
+    }
+    return 1;
+}
+
+/* Read a length that its byte says to be longer: two bytes or four, of at least `least`. */
+static int long_length(Block *block, uint32_t least, uint32_t *length)
+{
+    if (block->in_size - block->at < 2)
+        return 0;
+    *length = u16(block->in + block->at);
+    block->at += 2;
+    if (*length == 0) {
+        if (block->in_size - block->at < 4)
+            return 0;
+        *length = u32(block->in + block->at);
+        block->at += 4;
+    }
+    return *length >= least;
+}
+
+static int plain(Block *block)
+{
+    const uint8_t *in = block->in;
+    uint32_t flags = 0;
+    int count = 0;
+    size_t half = 0; /* where a byte's high half is still to be used; 0 is never such a place */
+
+    while (block->done < block->out_size) {
+        if (count == 0) {
+            if (block->in_size - block->at < 4)
+                return 0;
+            flags = u32(in + block->at);
+            block->at += 4;
+            count = 32;
+        }
+        count--;
+        if (!(flags >> count & 1)) {
+            if (block->at == block->in_size)
+                return 0;
+            block->out[block->done++] = in[block->at++];
+            continue;
+        }
+        if (block->in_size - block->at < 2)
+            return 0;
+        uint32_t match = u16(in + block->at), length = match & 7;
+        block->at += 2;
+        if (length == 7) {
+            if (half) {
+                length = in[half] >> 4;
+                half = 0;
+            } else {
+                if (block->at == block->in_size)
+                    return 0;
+                half = block->at++;
+                length = in[half] & 15;
+            }
+            if (length == 15) {
+                if (block->at == block->in_size)
+                    return 0;
+                length = in[block->at++];
+                if (length == 255) {
+                    if (!long_length(block, 15 + 7, &length))
+                        return 0;
+                    length -= 15 + 7;
+                }
+                length += 15;
+            }
+            length += 7;
+        }
+        if (!copy_match(block, (match >> 3) + 1, (size_t)length + 3))
+            return 0;
+    }
+    /* an encoder may begin another word of flags, the first of which says that this is the end */
+    if (count == 0 && block->in_size - block->at == 4)
+        return in[block->at + 3] >> 7;
+    return block->at == block->in_size;
+}
+
+/* Fill `table`: for each 15 bits the symbol, and 512 times the length of its code. Every entry must have one. */
+static int decoding_table(const uint8_t *lengths, uint16_t *table)
+{
+    uint32_t first[LONGEST + 2] = {0}, entry = 0;
+    for (int symbol = 0; symbol < SYMBOLS; symbol++)
+        first[lengths[symbol / 2] >> symbol % 2 * 4 & 15]++;
+    for (int length = 1; length <= LONGEST; length++) {
+        uint32_t symbols = first[length];
+        first[length] = entry;
+        entry += symbols << (LONGEST - length);
+    }
+    if (entry != ENTRIES)
+        return 0;
+    for (int symbol = 0; symbol < SYMBOLS; symbol++) {
+        int length = lengths[symbol / 2] >> symbol % 2 * 4 & 15;
+        if (length == 0)
+            continue;
+        uint32_t entries = 1u << (LONGEST - length);
+        for (uint32_t at = first[length]; at < first[length] + entries; at++)
+            table[at] = (uint16_t)(symbol | length << 9);
+        first[length] += entries;
+    }
+    return 1;
+}
+
+/* Take `count` bits, at most 15, off the front of `*bits`; return 0 if the two bytes that must follow are not there. */
+static int take(Block *block, uint32_t *bits, int *spare, int count)
+{
+    *bits <<= count;
+    *spare -= count;
+    if (*spare < 0) {
+        if (block->in_size - block->at < 2)
+            return 0;
+        *bits |= u16(block->in + block->at) << -*spare;
+        block->at += 2;
+        *spare += 16;
+    }
+    return 1;
+}
+
+static int huffman(Block *block, uint16_t *table)
+{
+    for (;;) {
+        if (block->in_size - block->at < TABLE)
+            return block->done == block->out_size;
+        const uint8_t *lengths = block->in + block->at;
+        if (!decoding_table(lengths, table))
+            return 0;
+        block->at += TABLE;
+        if (block->in_size - block->at < 4)
+            return 0;
+        uint32_t bits = u16(block->in + block->at) << 16 | u16(block->in + block->at + 2);
+        int spare = 16;
+        block->at += 4;
+        size_t end = block->done + BLOCK; /* a match may reach beyond it */
+        while (block->done < end) {
+            if (block->done == block->out_size) {
+                /* an encoder that has no code for the end has none to write */
+                if (!(lengths[END / 2] & 15))
+                    return block->at == block->in_size;
+                uint32_t last = table[bits >> (32 - LONGEST)];
+                return (last & (SYMBOLS - 1)) == END && take(block, &bits, &spare, (int)(last >> 9)) &&
+                       block->at == block->in_size;
+            }
+            uint32_t found = table[bits >> (32 - LONGEST)], symbol = found & (SYMBOLS - 1);
+            if (!take(block, &bits, &spare, (int)(found >> 9)))
+                return 0;
+            if (symbol < 256) {
+                block->out[block->done++] = (uint8_t)symbol;
+                continue;
+            }
+            uint32_t length = symbol & 15;
+            int width = (int)(symbol - 256) >> 4;
+            if (length == 15) {
+                if (block->at == block->in_size)
+                    return 0;
+                length = block->in[block->at++];
+                if (length == 255) {
+                    if (!long_length(block, 15, &length))
+                        return 0;
+                    length -= 15;
+                }
+                length += 15;
+            }
+            uint32_t offset = (1u << width) + (width ? bits >> (32 - width) : 0);
+            if (!take(block, &bits, &spare, width) || !copy_match(block, offset, (size_t)length + 3))
+                return 0;
+        }
+    }
+}
+
+static PyObject *decode(PyObject *module, PyObject *args)
+{
+    (void)module;
+    int method;
+    Py_buffer data, target, column[4], sound;
+    if (!PyArg_ParseTuple(args, "iy*w*y*y*y*y*w*", &method, &data, &target, &column[0], &column[1], &column[2],
+                          &column[3], &sound))
+        return NULL;
+    Py_ssize_t rows = sound.len, bad = -1;
+    uint16_t *table = NULL;
+    for (int which = 0; which < 4; which++)
+        if (column[which].len != rows * (Py_ssize_t)sizeof(int64_t) || (uintptr_t)column[which].buf % sizeof(int64_t))
+            bad = 0;
+    if (method != PLAIN && method != HUFFMAN)
+        bad = 0;
+    if (bad < 0 && method == HUFFMAN && !(table = malloc(ENTRIES * sizeof *table))) {
+        PyErr_NoMemory();
+    } else if (bad < 0) {
+        const int64_t *offset = column[0].buf, *size = column[1].buf, *place = column[2].buf, *length = column[3].buf;
+        uint8_t *flags = sound.buf;
+        Py_BEGIN_ALLOW_THREADS
+        for (Py_ssize_t row = 0; row < rows; row++) {
+            if (offset[row] < 0 || size[row] < 0 || offset[row] > data.len || size[row] > data.len - offset[row] ||
+                place[row] < 0 || length[row] < 0 || place[row] > target.len || length[row] > target.len - place[row]) {
+                bad = row;
+                break;
+            }
+            Block block = {(const uint8_t *)data.buf + offset[row], (size_t)size[row], 0,
+                           (uint8_t *)target.buf + place[row], (size_t)length[row], 0};
+            flags[row] = (uint8_t)(method == PLAIN ? plain(&block) : huffman(&block, table));
+            if (!flags[row])
+                memset(block.out, 0, block.out_size);
+        }
+        Py_END_ALLOW_THREADS
+        free(table);
+    }
+    for (int which = 0; which < 4; which++)
+        PyBuffer_Release(&column[which]);
+    PyBuffer_Release(&data);
+    PyBuffer_Release(&target);
+    PyBuffer_Release(&sound);
+    if (PyErr_Occurred())
+        return NULL;
+    if (bad >= 0)
+        return PyErr_Format(PyExc_ValueError, "row %zd lies outside the data or the target", bad);
+    Py_RETURN_NONE;
+}
+
+static PyMethodDef methods[] = {
+    {"decode", decode, METH_VARARGS,
+     "decode(method, data, target, offset, size, place, length, sound): see the package, which is the only caller."},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyModuleDef_Slot slots[] = {{0, NULL}};
+
+static struct PyModuleDef definition = {
+    .m_base = PyModuleDef_HEAD_INIT,
+    .m_name = "memcarve.formats.compressed_pages._compiled",
+    .m_size = 0,
+    .m_methods = methods,
+    .m_slots = slots,
+};
+
+PyMODINIT_FUNC PyInit__compiled(void) { return PyModuleDef_Init(&definition); }

@@ -1,0 +1,379 @@
+"""Compressed blocks of memory: Xpress in Python and compiled, and LZ4, against others' encoders and decoders."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import random
+import shutil
+import subprocess
+import sys
+import sysconfig
+from typing import TYPE_CHECKING, Any
+
+import cramjam
+import lz4.block
+import numpy as np
+import pyfwnt
+import pytest
+from hypothesis import given, strategies
+from ntcompress.ntdll import xpress as nt_plain, xpress_huff as nt_huffman
+
+import xpress_writer
+from files import ROOT
+from memcarve.formats import compressed_pages
+from memcarve.formats.compressed_pages import LZ4, PAGE, XPRESS, XPRESS_HUFFMAN, decode, decode_pages, xpress
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from xpress_writer import Token
+
+    Decoder = Callable[[bytes, int], bytes | None]
+
+#: where the compiled decoder's source is
+SOURCE = ROOT / "src" / "memcarve" / "formats" / "compressed_pages" / "_compiled.c"
+MODULE = "memcarve.formats.compressed_pages._compiled"
+ALPHABET = bytes(range(ord("a"), ord("z") + 1))
+
+#: [MS-XCA] 3.1 and 3.2: the method, what is decoded, the data. Of a table of codes (256 bytes) what is not zero
+EXAMPLES = (
+    (XPRESS, ALPHABET, bytes.fromhex("3f000000") + ALPHABET),
+    (XPRESS, b"abc" * 100, bytes.fromhex("ffffff1f61626317000fff2601")),
+    (
+        XPRESS_HUFFMAN,
+        ALPHABET,
+        bytes(48) + bytes.fromhex("5055555555555555555555454404") + bytes(66) + b"\x04" + bytes(127)
+        + bytes.fromhex("d8523ed794115be9195ff9d67cdf8d0400000000"),
+    ),
+    (
+        XPRESS_HUFFMAN,
+        b"abc" * 100,
+        bytes(48) + b"\x30\x23" + bytes(78) + b"\x02" + bytes(14) + b"\x20" + bytes(112)
+        + bytes.fromhex("a8dc0000ff2601"),
+    ),
+)  # fmt: skip
+#: lengths of matches at every border between the ways of writing them
+LENGTHS = (3, 9, 10, 17, 18, 24, 25, 26, 272, 273, 279, 280, 281, 282, 4000, 65538, 65539, 70000)
+
+
+def seeded(seed: object) -> random.Random:
+    """Return what draws the same each time."""
+    return random.Random(str(seed))  # noqa: S311 - samples
+
+
+def compiler() -> str | None:
+    """Return a C compiler that knows the address sanitizer and Python's headers; None if there is none."""
+    found = shutil.which("gcc") or shutil.which("clang")
+    return found if os.path.exists(os.path.join(sysconfig.get_paths()["include"], "Python.h")) else None
+
+
+@pytest.fixture(scope="session")
+def compiled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """Return the compiled decoder: as it was installed, or built here."""
+    if compressed_pages._compiled is not None:
+        yield compressed_pages._compiled
+        return
+    path = build(tmp_path_factory.mktemp("compiled"))
+    spec = importlib.util.spec_from_file_location(MODULE, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    yield module
+
+
+def build(folder: Path, *options: str) -> Path:
+    """Build the compiled decoder."""
+    program = compiler()
+    if program is None:
+        pytest.skip("needs gcc or clang and Python's headers, to build the compiled decoder")
+    path = folder / "_compiled.so"
+    include = "-I" + sysconfig.get_paths()["include"]
+    warnings = ("-Wall", "-Wextra", "-Werror")
+    subprocess.run([program, "-O2", "-shared", "-fPIC", *warnings, *options, include, SOURCE, "-o", path], check=True)
+    return path
+
+
+@pytest.fixture(params=["compiled", "Python"])
+def each(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run a test with the compiled decoder, and with that in Python."""
+    module = request.getfixturevalue("compiled") if request.param == "compiled" else None
+    monkeypatch.setattr(compressed_pages, "_compiled", module)
+
+
+def one(method: str, data: bytes, size: int) -> bytes | None:
+    """Decode one block, between others' bytes; nothing but the target may be written."""
+    target = np.full(size + 64, 0xEE, np.uint8)
+    around = np.frombuffer(b"\xff" * 7 + data + b"\xff" * 9, np.uint8)
+    columns = ([7], [len(data)], [32], [size])
+    offset, count, place, length = (np.array(column, np.int64) for column in columns)
+    sound = decode(method, around, offset, count, target, place, length)
+    assert (target[:32] == 0xEE).all()
+    assert (target[32 + size :] == 0xEE).all()
+    if not sound[0]:
+        assert not target[32 : 32 + size].any()
+        return None
+    return target[32 : 32 + size].tobytes()
+
+
+@pytest.mark.usefixtures("each")
+@pytest.mark.parametrize("number", range(len(EXAMPLES)))
+def test_examples_of_the_specification(number: int) -> None:
+    """The examples of [MS-XCA] are decoded; to no other size, and not if a byte of the data is missing or more."""
+    method, text, data = EXAMPLES[number]
+    assert one(method, data, len(text)) == text
+    for size in (0, 1, len(text) - 1, len(text) + 1, len(text) + 3, PAGE):
+        assert one(method, data, size) is None
+    for wrong in (b"", data[:-1], data[:-2], data + b"\0", data + b"\0\0", data[: len(data) // 2]):
+        assert one(method, wrong, len(text)) is None
+
+
+@pytest.mark.usefixtures("each")
+@pytest.mark.parametrize("length", LENGTHS)
+@pytest.mark.parametrize("offset", [1, 2, 7, 8, 9, 255, 8192])
+def test_every_form_of_a_match(offset: int, length: int) -> None:
+    """Matches of every form of length, near and far, are decoded: as others decode them, too.
+
+    ntcompress takes the symbol of the shortest and nearest match for the end of the data wherever it is.
+    """
+    before: list[Token] = [*seeded(offset).randbytes(8192)]
+    written = [*before, (offset, length), 7, (offset, length), (1, 25), (3, 26), 9]
+    text = xpress_writer.expand(written)
+    data = xpress_writer.plain(written)
+    assert one(XPRESS, data, len(text)) == text == nt_plain.decompress(data)
+    data = xpress_writer.huffman(written)
+    assert one(XPRESS_HUFFMAN, data, len(text)) == text
+    assert (offset, length) == (1, 3) or nt_huffman.decompress(data) == text
+
+
+@pytest.mark.usefixtures("each")
+def test_far_matches_and_several_tables() -> None:
+    """With Huffman codes a match reaches back 65535 bytes, beyond the table that its own block has."""
+    written: list[Token] = [*seeded(1).randbytes(70000), (65535, 100), (32768, 66000), *b"the end", (4096, 3)]
+    text = xpress_writer.expand(written)
+    data = xpress_writer.huffman(written)
+    assert one(XPRESS_HUFFMAN, data, len(text)) == text == nt_huffman.decompress(data)
+    assert pyfwnt.lzxpress_huffman_decompress(data, len(text)) == text
+
+
+@pytest.mark.usefixtures("each")
+@pytest.mark.parametrize("size", [PAGE, 15 * PAGE, 16 * PAGE])
+def test_an_end_that_is_not_written(size: int) -> None:
+    """Huffman data need no symbol for the end if it has no code; then they end with the last symbol that is used."""
+    text = bytes(seeded(size).choices(b"memory of pages ", k=size))
+    written = xpress_writer.tokens(text)
+    assert one(XPRESS_HUFFMAN, xpress_writer.huffman(written, end=False), size) == text
+    assert one(XPRESS_HUFFMAN, xpress_writer.huffman([*written, 65], end=True), size) is None
+    assert one(XPRESS_HUFFMAN, xpress_writer.huffman([*written, 65, *range(200)], end=False), size) is None
+
+
+@pytest.mark.usefixtures("each")
+def test_codes_of_every_length() -> None:
+    """A code may have 15 bits; a table whose codes do not fit together is refused."""
+    text = b"".join(bytes([byte]) * (1 << byte) for byte in range(15))[:-1]
+    written: list[Token] = [*text]
+    data = xpress_writer.huffman(written)
+    assert {byte >> shift & 15 for byte in data[:256] for shift in (0, 4)} >= {1, 14, 15}
+    assert one(XPRESS_HUFFMAN, data, len(text)) == text
+    for at in range(256):
+        table = bytearray(data)
+        table[at] ^= 0x01
+        assert one(XPRESS_HUFFMAN, bytes(table), len(text)) is None
+
+
+@pytest.mark.usefixtures("each")
+def test_other_encoders() -> None:
+    """What other encoders write of text, of zeros and of noise is decoded, as single pages and as sets of 16.
+
+    libfwnt refuses plain data with very long matches.
+    """
+    noise = seeded(3).randbytes(PAGE)
+    for text in (bytes(PAGE), noise, b"a page of memory. " * 300, noise[:300] * 16 * 14, bytes(range(256)) * 256):
+        for cut in (PAGE, len(text)):
+            page = text[:cut]
+            assert one(XPRESS, nt_plain.compress(page), len(page)) == page
+            assert one(XPRESS_HUFFMAN, nt_huffman.compress(page), len(page)) == page
+            own = xpress_writer.tokens(page)
+            assert xpress_writer.expand(own) == page
+            if all(isinstance(token, int) or token[1] < 1 << 15 for token in own):
+                assert pyfwnt.lzxpress_decompress(xpress_writer.plain(own), len(page)) == page
+            assert pyfwnt.lzxpress_huffman_decompress(xpress_writer.huffman(own), len(page)) == page
+            assert one(XPRESS, xpress_writer.plain(own), len(page)) == page
+            assert one(XPRESS_HUFFMAN, xpress_writer.huffman(own), len(page)) == page
+
+
+@given(strategies.lists(strategies.binary(max_size=40), max_size=30), strategies.data())
+def test_round_trips(parts: list[bytes], data: strategies.DataObject) -> None:
+    """Any bytes that are written are decoded to the same, by both decoders in Python and as others decode them."""
+    text = b"".join(data.draw(strategies.lists(strategies.sampled_from(parts), max_size=60))) if parts else b""
+    written = xpress_writer.tokens(text)
+    assert xpress_writer.expand(written) == text
+    plain, huffman = xpress_writer.plain(written), xpress_writer.huffman(written)
+    assert xpress.plain(plain, len(text)) == text == nt_plain.decompress(plain)
+    assert xpress.huffman(huffman, len(text)) == text == nt_huffman.decompress(huffman)
+
+
+@pytest.mark.parametrize("method", [XPRESS, XPRESS_HUFFMAN])
+def test_both_decoders_judge_alike(method: str, compiled: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Damaged data are decoded to the same by both decoders, or refused by both; never to another size."""
+    draw = seeded(method)
+    encode = xpress_writer.plain if method == XPRESS else xpress_writer.huffman
+    texts = [bytes(draw.choices(b"abcdefgh", k=800)), b"page" * 200, draw.randbytes(800), bytes(800)]
+    samples = [encode(xpress_writer.tokens(text)) for text in texts]
+    refused = 0
+    for _ in range(600):
+        data = bytearray(draw.choice(samples))
+        for _ in range(draw.choice((1, 1, 2, 5))):
+            data[draw.randrange(len(data))] = draw.randrange(256)
+        if draw.random() < 0.2:
+            del data[draw.randrange(len(data)) :]
+        found = []
+        for module in (compiled, None):
+            monkeypatch.setattr(compressed_pages, "_compiled", module)
+            found.append(one(method, bytes(data), 800))
+        assert found[0] == found[1]
+        refused += found[0] is None
+    assert 0 < refused < 600
+
+
+@pytest.mark.usefixtures("each")
+@pytest.mark.parametrize("method", [XPRESS, XPRESS_HUFFMAN, LZ4])
+def test_bombs(method: str) -> None:
+    """Few bytes that decode to very many are refused once they exceed what they should be."""
+    written: list[Token] = [1, (1, 1 << 27)]
+    data = {
+        XPRESS: lambda: xpress_writer.plain(written),
+        XPRESS_HUFFMAN: lambda: xpress_writer.huffman(written),
+        LZ4: lambda: lz4.block.compress(bytes(1 << 20), store_size=False),
+    }[method]()
+    assert len(data) < 5000
+    assert one(method, data, PAGE) is None
+
+
+@pytest.mark.usefixtures("each")
+@pytest.mark.parametrize("method", [XPRESS, XPRESS_HUFFMAN, LZ4])
+def test_many_pages(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Many pages are decoded in one call, by several threads: each is right by itself, and what is stored is copied."""
+    draw = seeded(method)
+    kinds = [
+        bytes(draw.choices(b"memory", k=PAGE)),
+        bytes(PAGE),
+        draw.randbytes(PAGE),
+        (b"stack of a thread " * 228)[:PAGE],
+    ]
+    pages = [kinds[index % 4][index:] + kinds[(index + 1) % 4][:index] for index in range(24)]
+    encode = {
+        XPRESS: lambda page: xpress_writer.plain(xpress_writer.tokens(page)),
+        XPRESS_HUFFMAN: lambda page: xpress_writer.huffman(xpress_writer.tokens(page)),
+        LZ4: lambda page: lz4.block.compress(page, store_size=False),
+    }[method]
+    blocks = [encode(page) for page in pages]
+    blocks = [page if len(block) >= PAGE else block for page, block in zip(pages, blocks, strict=True)]
+    assert sum(len(block) == PAGE for block in blocks) > 0
+    broken = {3, 11}
+    for number in broken:
+        blocks[number] = blocks[number][: len(blocks[number]) // 2]
+    sizes = np.array([len(block) for block in blocks])
+    data = np.frombuffer(b"".join(blocks), np.uint8)
+    order = draw.sample(range(24), 24)
+    monkeypatch.setattr(compressed_pages, "_MUCH", 5 * PAGE)
+    monkeypatch.setattr(compressed_pages, "_processors", lambda: 3)
+    found, sound = decode_pages(method, data, (np.cumsum(sizes) - sizes)[order], sizes[order])
+    assert found.shape == (24, PAGE)
+    for row, number in enumerate(order):
+        assert sound[row] == (number not in broken)
+        assert found[row].tobytes() == (bytes(PAGE) if number in broken else pages[number])
+
+
+def test_lz4_blocks() -> None:
+    """LZ4 blocks of other encoders are decoded to the size that they should have, and to no other."""
+    text = b"a page of memory. " * 228
+    for data in (
+        lz4.block.compress(text, store_size=False),
+        lz4.block.compress(text, store_size=False, mode="high_compression"),
+        bytes(cramjam.lz4.compress_block(text, store_size=False)),
+    ):
+        assert one(LZ4, data, len(text)) == text
+        assert one(LZ4, data, len(text) - 1) is None
+        assert one(LZ4, data, len(text) + 1) is None
+        assert one(LZ4, data[:-1], len(text)) is None
+        assert one(LZ4, data + b"\0", len(text)) is None
+
+
+@pytest.mark.usefixtures("each")
+def test_blocks_outside() -> None:
+    """A block that lies outside of the data or of the target is an error of the caller, and nothing is read there."""
+    data, target = np.zeros(100, np.uint8), np.zeros(PAGE, np.uint8)
+    for columns in (
+        (90, 11, 0, 50),
+        (-1, 10, 0, 50),
+        (0, -1, 0, 50),
+        (0, 10, 4000, 97),
+        (0, 10, -5, 50),
+        (1 << 62, 1 << 62, 0, 5),
+    ):
+        offset, size, place, length = (np.array([number], np.int64) for number in columns)
+        with pytest.raises(ValueError, match="outside"):
+            decode(XPRESS, data, offset, size, target, place, length)
+
+
+def test_the_compiled_decoder_checks_its_arguments(compiled: Any) -> None:
+    """Columns of other lengths, unknown methods and rows outside are refused by the compiled decoder itself."""
+    data, target = np.zeros(100, np.uint8), np.zeros(100, np.uint8)
+    column, sound = np.zeros(1, np.int64), np.zeros(1, np.bool_)
+    for method, columns in (
+        (2, [column] * 4),
+        (0, [column, column, column, np.zeros(2, np.int64)]),
+        (0, [column, column + 101, column, column]),
+        (1, [column, column, column + 99, column + 2]),
+        (0, [column - 1, column, column, column]),
+    ):
+        with pytest.raises(ValueError, match="outside"):
+            compiled.decode(method, data, target, *columns, sound)
+
+
+#: decodes damaged blocks, each in buffers of its own size, with the module that is named
+_ASAN = """
+import importlib.util, random, sys
+import numpy as np
+sys.path[:0] = sys.argv[2:]
+import xpress_writer
+spec = importlib.util.spec_from_file_location("memcarve.formats.compressed_pages._compiled", sys.argv[1])
+module = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(module)
+draw = random.Random(0)
+texts = [bytes(draw.choices(b"abcdefgh", k=700)), b"page" * 200, draw.randbytes(700), bytes(700), b"0123456789" * 70]
+encoders = xpress_writer.plain, xpress_writer.huffman
+samples = [[encode(xpress_writer.tokens(text)) for text in texts] for encode in encoders]
+zero = np.zeros(1, np.int64)
+for number in range(20000):
+    method = number % 2
+    data = bytearray(draw.choice(samples[method]))
+    for _ in range(draw.choice((0, 1, 1, 2, 5))):
+        data[draw.randrange(len(data))] = draw.randrange(256)
+    if draw.random() < 0.3:
+        del data[draw.randrange(len(data)) :]
+    size = draw.choice((700, 800, 1, 0, 690, 701, 5000))
+    target, sound = np.empty(size, np.uint8), np.zeros(1, np.bool_)
+    columns = zero, zero + len(data), zero, zero + size
+    module.decode(method, np.frombuffer(bytes(data), np.uint8).copy(), target, *columns, sound)
+print("done")
+"""
+
+
+def test_compiled_code_keeps_within_bounds(tmp_path: Path) -> None:
+    """The compiled decoder keeps within its buffers, whatever the data are: the sanitizer watches."""
+    path = build(tmp_path, "-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-g")
+    program = compiler()
+    assert program is not None
+    found = subprocess.run(
+        [program, "-print-file-name=libasan.so"], capture_output=True, text=True, check=True
+    ).stdout.strip()
+    if not os.path.isabs(found):
+        pytest.skip("needs libasan, gcc's address sanitizer")
+    env = {**os.environ, "LD_PRELOAD": found, "ASAN_OPTIONS": "detect_leaks=0", "PYTHONMALLOC": "malloc"}
+    command = [sys.executable, "-c", _ASAN, str(path), str(ROOT / "tests" / "helpers")]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300, check=False)
+    assert (done.returncode, done.stdout) == (0, "done\n"), done.stderr[-3000:]
