@@ -48,7 +48,9 @@ ARROWS = {
     "comparing": {"process"},
     "patterns": {"errors"},
     "copying": {"backing"},
-    "formats": {"backing", "intervals", "vocabulary"},
+    "temporary_folders": {"errors"},
+    "remote": {"backing", "forking", "temporary_folders", "times"},
+    "formats": {"backing", "intervals", "remote", "temporary_folders", "vocabulary"},
     "images": {"formats", "process"},
     "labels": {"formats", "process"},
     "hunting": {"forking", "images", "labels", "process", "searching"},
@@ -150,7 +152,10 @@ def test_sources_and_sinks_never_meet() -> None:
     """Neither sources nor sinks can be reached from the other by any path of arrows."""
     assert "sinks" not in open_to("sources")
     assert "sources" not in open_to("sinks")
-    assert open_to("formats") == {"backing", "dtypes", "errors", "intervals", "times", "vocabulary"}
+    assert open_to("formats") == {
+        *("backing", "dtypes", "errors", "intervals", "times", "vocabulary"),
+        *("forking", "remote", "temporary_folders"),
+    }
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))

@@ -17,8 +17,12 @@ from memcarve.errors import CounterpartError, InputError, SourceReadError, Unrea
 from memcarve.times import rfc3339_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
     from typing import Self
+
+    from memcarve.dtypes import I64, U64
+
+    Offsets = int | Sequence[int] | I64 | U64
 
 _OPEN = 8  # files of a folder that are kept open
 _SPANS = 4  # files of a folder that the kernel is given at once
@@ -88,9 +92,11 @@ def check_unchanged(backings: Iterable[Backing]) -> None:
         if isinstance(backing, FolderBacking):
             backing.check()
             continue
-        for span in backing.spans(0, min(backing.size, 1)) or []:
-            if span.file.changed():
-                raise InputError("was changed while it was read", subject=span.file.path)
+        spans = backing.spans(0, min(backing.size, 1))
+        files = [span.file for span in spans or ()]
+        for file in [backing] if isinstance(backing, FileBacking) and spans is None else files:
+            if file.changed():
+                raise InputError("was changed while it was read", subject=file.path)
 
 
 def status_facts(status: os.stat_result) -> dict[str, Any]:
@@ -111,6 +117,17 @@ def next_written(backing: Backing, offset: int) -> int:
     if isinstance(backing, FileBacking | FolderBacking | ZerosBehind):
         return max(backing.next_written(offset), offset)
     return offset
+
+
+def fetch_ahead(backing: Backing, offsets: Offsets, sizes: Offsets) -> None:
+    """Say what of a backing is about to be read: one that lies elsewhere fetches it now, with many requests at once.
+
+    `offsets` and `sizes` are numbers, or arrays of them. Does nothing for files on disk. Raises what `read_into` does.
+    """
+    while isinstance(backing, ZerosBehind):
+        backing = backing.backing
+    if isinstance(backing, FileBacking):
+        backing.fetch_ahead(offsets, sizes)
 
 
 def may_have_holes(backing: Backing) -> bool:
@@ -286,6 +303,9 @@ class FileBacking:
                     subject=self.path,
                 )
             done += count
+
+    def fetch_ahead(self, offsets: Offsets, sizes: Offsets) -> None:
+        """Do nothing: the file is at hand."""
 
     def next_written(self, offset: int) -> int:
         """Return the first offset from `offset` on that is not in a hole of a sparse file; else the file's size."""

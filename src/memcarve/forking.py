@@ -24,6 +24,9 @@ _T = TypeVar("_T")
 #: the variable that holds the number of the program that one which it started is not to outlive
 PARENT = "MEMCARVE_PARENT"
 
+#: what is called before copies are made: it ends threads that are begun again when they are needed
+before_copies: list[Callable[[], object]] = []
+
 _STOPPING = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
@@ -52,6 +55,9 @@ def begin(work: Callable[[int], _T], numbers: Sequence[int], workers: int, *, in
     """
     from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor  # not for one process
 
+    if in_copies:
+        for each in before_copies:
+            each()
     alone = threading.active_count() == 1 and hasattr(os, "fork")
     if in_copies and alone:
         import multiprocessing

@@ -15,11 +15,11 @@ from memcarve.cli.printed_tables import Column
 from memcarve.cli.progress_bar import OpeningBar
 from memcarve.cli.wording import complain, counted, say, tell
 from memcarve.errors import MemcarveError, UsageError, printable
-from memcarve.formats.decoded_file import on_disk
 from memcarve.hunting.chosen_processes import KERNEL, opened
 from memcarve.labels import Labelling
 from memcarve.note import Note
 from memcarve.process import Selection, listed_of
+from memcarve.temporary_folders import on_disk
 from memcarve.vocabulary import Half
 
 if TYPE_CHECKING:

@@ -15,6 +15,7 @@ import zlib
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from memcarve.errors import InputError, LimitError, MapError, MissingExtraError, UnreadableError
+from memcarve.remote import Keeping
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -58,6 +59,11 @@ class Reading(NamedTuple):
     decoded: int | None = None
     rows: int | None = None
     progress: Callable[[int, int], object] | None = None
+
+    @property
+    def keeping(self) -> Keeping:
+        """Where what is fetched of an input that lies elsewhere is kept."""
+        return Keeping(self.temp)
 
     def check_rows(self, path: str, rows: int, most: int) -> None:
         """Raise MapError if a table has more rows than may be: `rows`, or if that is not given `most`."""

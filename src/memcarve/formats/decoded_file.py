@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 from memcarve.backing import FileBacking
 from memcarve.errors import InputError, NoSpaceError, OutputError
 from memcarve.formats.compression import Decoder, RawFile, Reading, compression_of, first_bytes, too_much
+from memcarve.remote import open_file as open_undecoded
+from memcarve.temporary_folders import temporary_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,13 +24,12 @@ _SPARE = 1 << 30  # bytes that stay free on a file system, or a twentieth of a s
 #: zeros take no room: with them a file may become this large, this many times its size beyond that, and never larger
 _MOST_WITH_ZEROS, _RATIO_WITH_ZEROS, _LARGEST = 16 << 30, 4096, 1 << 44
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_IN_MEMORY = ("tmpfs", "ramfs")
 _REMEDY = "{temp:DIR} names another folder"
 
 
 def open_file(path: str, reading: Reading, *, follow: bool = True) -> FileBacking:
     """Open a file, or what a compressed one holds. Raises what `FileBacking` and `DecodedFile` raise."""
-    file = FileBacking(path, follow=follow)
+    file = open_undecoded(path, reading.keeping, follow=follow)
     found = None
     try:
         found = decoded(file, compression_of(first_bytes(file)), reading)
@@ -168,33 +169,3 @@ def _substance(block: bytes) -> Iterator[tuple[int, int]]:
             start = place
     if start is not None:
         yield start, len(block)
-
-
-def temporary_folder(path: str, why: str = "is compressed") -> str:
-    """Return a folder on disk for what is made of the file at `path`, or raise OutputError, which says why it is."""
-    folder = on_disk(tempfile.gettempdir(), "/var/tmp")  # noqa: S108 - the file in it has no name
-    if folder is None:
-        raise OutputError(
-            f"{why}, and the temporary folders of this system lie in memory, where nothing large is written unasked",
-            subject=path,
-            remedy="{temp:DIR} names a folder",
-        )
-    return folder
-
-
-def on_disk(*folders: str) -> str | None:
-    """Return the first of some folders that can be written to and does not lie in memory; None if none is like that."""
-    return next((each for each in folders if os.path.isdir(each) and os.access(each, os.W_OK) and _is_disk(each)), None)
-
-
-def _is_disk(folder: str) -> bool:
-    """Return False if Linux says that a folder lies in memory."""
-    device = os.stat(folder).st_dev
-    try:
-        number = f"{os.major(device)}:{os.minor(device)}"
-        with open("/proc/self/mountinfo", encoding="utf-8", errors="replace") as mounts:
-            rows = [line.split() for line in mounts]
-    except (AttributeError, OSError):  # another system, or one that does not say
-        return True
-    # proc(5): device is the third cell, the type follows a cell of its own, "-"
-    return not any(row[2] == number and row[row.index("-", 6) + 1] in _IN_MEMORY for row in rows)

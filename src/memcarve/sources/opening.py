@@ -6,17 +6,19 @@ import functools
 import os
 from typing import TYPE_CHECKING, NamedTuple
 
-from memcarve.backing import FileBacking
 from memcarve.errors import InputError, UnreadableError, UsageError
 from memcarve.formats.compression import Decoder, RawFile, Reading, compression_of, first_bytes
 from memcarve.formats.decoded_file import decoded
 from memcarve.note import Note
+from memcarve.remote import open_file
+from memcarve.remote.locations import is_location
 from memcarve.vocabulary import InputType, Paging, System, Trust
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Self
 
+    from memcarve.backing import FileBacking
     from memcarve.process import Container, Progress
 
 IMAGE, DUMP, MAP, CORE, MINIDUMP, FOLDER, PROC = InputType
@@ -41,7 +43,7 @@ class Opened:
         self.path = os.fspath(path)
         if not self.path:
             raise InputError("is not the name of a file or a folder", subject=repr(self.path), remedy="name the input")
-        self.is_folder = os.path.isdir(self.path)
+        self.is_folder = not is_location(self.path) and os.path.isdir(self.path)
         self._reading = reading
         self._kept = False
         #: why its beginning cannot be read, if it was tried
@@ -49,8 +51,8 @@ class Opened:
 
     @functools.cached_property
     def raw(self) -> FileBacking:
-        """The file as it lies on disk. Raises SourceReadError, or InputError if it is not a regular file."""
-        return FileBacking(self.path)
+        """The file as it is stored. Raises SourceReadError, or InputError if it is not a regular file."""
+        return open_file(self.path, self._reading.keeping)
 
     @functools.cached_property
     def compression(self) -> str | None:

@@ -76,6 +76,7 @@ class FlattenedFile(FileBacking):
 
     def __init__(self, file: FileBacking) -> None:
         super().__init__(file.path, fd=os.dup(file.fd))
+        self._inner = file
         self.whole = False
         self.remarks: list[str] = []
         start, length, place = self._pieces(file)
@@ -83,7 +84,6 @@ class FlattenedFile(FileBacking):
         shift = place[once.owner] - start[once.owner]  # modulo 2**64
         self.start, self.length, self.place = joined(once.start, once.size, once.start + shift)
         self._size = int(self.start[-1]) + int(self.length[-1]) if len(self.start) else 0
-        self._inner = file
 
     def _pieces(self, file: FileBacking) -> tuple[U64, U64, U64]:
         """Return where each piece belongs, how long it is, and where it lies (uint64), in the order they come."""
@@ -131,6 +131,10 @@ class FlattenedFile(FileBacking):
         """None: what lies in a mapping of the flattened file is not the file that is meant."""
         return None
 
+    def changed(self) -> bool:
+        """Return True if the flattened file has changed since it was opened."""
+        return self._inner.changed()
+
     def read_some(self, offset: int, buffer: memoryview) -> int:
         """Read up to ``len(buffer)`` bytes at `offset`, of one piece or one hole; return how many; 0 at the end.
 
@@ -143,7 +147,7 @@ class FlattenedFile(FileBacking):
         if row >= 0 and into < int(self.length[row]):
             count = min(len(buffer), int(self.length[row]) - into)
             try:
-                return super().read_some(int(self.place[row]) + into, buffer[:count])
+                return self._inner.read_some(int(self.place[row]) + into, buffer[:count])
             except UnreadableError as error:
                 raise UnreadableError(error.problem, offset, subject=self.path) from error
         if not self.whole:
@@ -181,7 +185,10 @@ class FlattenedFile(FileBacking):
             count = min(size, int(self.length[row]) - into)
             if into < 0 or count <= 0:
                 return None
-            spans.append(Span(self._inner, int(self.place[row]) + into, count))
+            found = self._inner.spans(int(self.place[row]) + into, count)
+            if found is None:
+                return None
+            spans += found
             offset, size, row = offset + count, size - count, row + 1
         return None if size else spans
 

@@ -87,25 +87,30 @@ def _stream(file: FileBacking, begin: int, reading: Reading) -> MachineMemory | 
 
 
 class _Behind(FileBacking):
-    """A file without its first bytes, to be decoded."""
+    """A file without its first bytes, to be decoded; the file must stay open meanwhile."""
 
     def __init__(self, file: FileBacking, begin: int) -> None:
         super().__init__(file.path, fd=os.dup(file.fd))
+        self._whole = file
         self._begin = begin
 
     @property
     def size(self) -> int:
         """The number of bytes behind the beginning."""
-        return self.status.st_size - self._begin
+        return self._whole.size - self._begin
 
     @property
     def mapping(self) -> memoryview | None:
         """None: a mapping would have all of the file."""
         return None
 
+    def changed(self) -> bool:
+        """Return True if the file has changed since it was opened."""
+        return self._whole.changed()
+
     def read_some(self, offset: int, buffer: memoryview) -> int:
         """Read up to ``len(buffer)`` bytes at `offset`; return how many came."""
-        return super().read_some(self._begin + offset, buffer)
+        return self._whole.read_some(self._begin + offset, buffer)
 
     def read_into(self, offset: int, buffer: memoryview) -> None:
         """Fill `buffer` with the bytes at `offset`, or raise SourceReadError."""
@@ -120,5 +125,5 @@ class _Behind(FileBacking):
         return offset
 
     def spans(self, offset: int, size: int) -> list[Span] | None:
-        """Return the one span of the bytes, in the file."""
-        return [span._replace(offset=self._begin + offset) for span in super().spans(offset, size) or []]
+        """Return the one span of the bytes, in the file; None if they must be fetched."""
+        return self._whole.spans(self._begin + offset, size)

@@ -15,7 +15,6 @@ from memcarve.backing import open_regular
 from memcarve.copying.output_file import BUFFER
 from memcarve.errors import InputError, UnreadableError, UsageError
 from memcarve.formats import manifest
-from memcarve.formats.decoded_file import temporary_folder
 from memcarve.process import Selection
 from memcarve.sinks.elfcore import export_elfcore
 from memcarve.sinks.extract import extract
@@ -27,6 +26,7 @@ from memcarve.sinks.scripts import export_scripts
 from memcarve.sinks.sink import Result, SinkOptions
 from memcarve.sinks.verify import own_document
 from memcarve.sinks.verify.document_check import differing, other_tables
+from memcarve.temporary_folders import temporary_folder
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -1,0 +1,127 @@
+r"""What an input is called that lies in an object store or on a web server, and what may be shown of that name.
+
+A location begins with one of a few schemes, a colon and two slashes, and something behind them. So no path of Windows
+is one (`C:\x` has no slashes there), and a local file that is called like one is reached by any other spelling of its
+path: `./s3://x`, `s3:/x`. Schemes are those of fsspec.
+
+A location may hold secrets: a login before the host, a signature in the query. What is shown, printed or recorded is
+`Location.shown`, which has neither; a location that was opened once is found again by what is shown of it.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+from urllib.parse import parse_qsl, unquote, urlencode, urlsplit, urlunsplit
+
+from memcarve.errors import InputError, printable
+
+#: each scheme, and the one that stands for its kind
+SCHEMES = {
+    "s3": "s3",
+    "s3a": "s3",
+    "gs": "gs",
+    "gcs": "gs",
+    "az": "az",
+    "abfs": "az",
+    "abfss": "az",
+    "http": "http",
+    "https": "http",
+}
+_LOCATION = re.compile(rf"({'|'.join(SCHEMES)})://(?=[^/])", re.IGNORECASE)
+_IN_TEXT = re.compile(rf"\b(?:{'|'.join(SCHEMES)})://[^\s'\"<>]+", re.IGNORECASE)
+#: what a query may say without being a secret: which version of the object it is
+_HARMLESS = ("versionid", "generation", "snapshot")
+
+_opened: dict[str, str] = {}  # what is shown of a location -> the location
+_logins: dict[tuple[str, str], str] = {}  # scheme and host -> the login that was given for it
+
+
+class Location(NamedTuple):
+    """A location as it was given, in its parts: `kind` is one of the values of SCHEMES, `shown` holds no secret."""
+
+    kind: str
+    url: str
+    shown: str
+
+    @property
+    def name(self) -> str:
+        """The object's own name: what follows the last slash."""
+        last = self.shown.partition("?")[0].rstrip("/").rpartition("/")[2]
+        plain = unquote(last) if self.kind == "http" else last
+        return plain if plain and "/" not in plain and "\0" not in plain else last
+
+
+def is_location(path: object) -> bool:
+    """Return True if a path names something that lies elsewhere."""
+    return isinstance(path, str) and _LOCATION.match(path) is not None
+
+
+def location_of(path: str) -> Location:
+    """Return a location in its parts; one that was opened before may be given as it was shown.
+
+    Raises InputError for a login before the name of a bucket, which no store takes.
+    """
+    found = _LOCATION.match(path)
+    if found is None:
+        raise ValueError(path)
+    kind = SCHEMES[found[1].lower()]
+    if kind != "http":
+        host = path[found.end() :].partition("/")[0]
+        if ":" in host.rpartition("@")[0]:
+            raise InputError(
+                "has a login before the name of the bucket, which is not used",
+                subject=shown_of(path),
+                remedy="leave it out: credentials come from the environment and files of the store's own tools",
+            )
+        return Location(kind, path, shown_of(path))
+    url = _opened.get(path, path)
+    parts = urlsplit(url)
+    if "@" not in parts.netloc:
+        login = _logins.get((parts.scheme.lower(), parts.netloc))
+        url = url if login is None else urlunsplit(parts._replace(netloc=f"{login}@{parts.netloc}"))
+    return Location(kind, url, shown_of(url))
+
+
+def remember(location: Location) -> None:
+    """Keep the secrets of a location that was opened, for what is opened beside it, or again."""
+    if location.kind == "http":
+        parts = urlsplit(location.url)
+        login, _, host = parts.netloc.rpartition("@")
+        if login:
+            _logins[parts.scheme.lower(), host] = login
+        if location.url != location.shown:
+            _opened[location.shown] = location.url
+
+
+def shown_of(path: str) -> str:
+    """Return a location without its secrets; any other path as it is."""
+    found = _LOCATION.match(path)
+    if found is None:
+        return path
+    host, slash, rest = path[found.end() :].partition("/")
+    login, _, bare = host.rpartition("@")
+    if SCHEMES[found[1].lower()] != "http":
+        return f"{found[0]}{bare if ':' in login else host}{slash}{rest}"
+    try:
+        parts = urlsplit(path)
+    except ValueError:  # an address in brackets that is none
+        return f"{found[0]}{bare}{slash}{rest.partition('?')[0]}"
+    told = [(name, value) for name, value in parse_qsl(parts.query) if name.lower() in _HARMLESS]
+    host = parts.netloc.rpartition("@")[2]
+    return urlunsplit(parts._replace(netloc=host, query=urlencode(told), fragment=""))
+
+
+def without_secrets(text: str) -> str:
+    """Return a text, as a word of a command line or a library's message, with the locations in it as they are shown."""
+    return _IN_TEXT.sub(lambda found: shown_of(found[0]), text)
+
+
+def name_of(path: str) -> str:
+    """Return the last part of a path, or an object's own name."""
+    return location_of(path).name if is_location(path) else path
+
+
+def described(error: BaseException) -> str:
+    """Return what a library's error says, in one line and without secrets; the name of its type if it says nothing."""
+    return printable(without_secrets(" ".join(str(error).split()))[:300]) or type(error).__name__

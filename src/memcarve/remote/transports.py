@@ -1,0 +1,313 @@
+"""How each kind of store is asked for a range of an object's bytes, through the file systems of fsspec.
+
+A file system finds credentials, regions and endpoints as its users know it: by environment variables, files and
+fsspec's own configuration. What it does not offer is asked of the client below it: that an answer belongs to the same
+version of the object as the one before it. Each request is one `get`; when to ask again is for `requesting` to say.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import email.utils
+import importlib
+import re
+import time
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
+
+from memcarve.errors import MissingExtraError
+from memcarve.remote.locations import described
+from memcarve.times import rfc3339
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from datetime import datetime
+
+    from memcarve.remote.locations import Location
+
+_SILENCE = 60.0  # seconds without a byte, upon which a connection counts as lost
+_CONNECTIONS = 64
+_WHOLE = 64 << 20  # a server that knows no ranges may send a whole object of this size
+_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
+_TOO_LATE = (408, 425, 429, 500, 502, 503, 504)
+_LOGIN = {
+    "s3": "give credentials as for the AWS tools (AWS_PROFILE, AWS_ACCESS_KEY_ID, ~/.aws; AWS_ENDPOINT_URL for another "
+    "server), or FSSPEC_S3_ANON=true for a public bucket",
+    "gs": "give credentials as for Google's tools (GOOGLE_APPLICATION_CREDENTIALS, gcloud auth application-default "
+    "login), or FSSPEC_GS_TOKEN=anon for a public bucket",
+    "az": "give credentials as for Azure's tools (AZURE_STORAGE_ACCOUNT_NAME with AZURE_STORAGE_ACCOUNT_KEY, "
+    "AZURE_STORAGE_SAS_TOKEN or AZURE_STORAGE_CONNECTION_STRING)",
+    "http": "give a login in ~/.netrc or in the URL, or a URL that is signed and has not expired",
+}
+
+
+class Facts(NamedTuple):
+    """What tells one version of an object from another: `size` in bytes, its tag, version, and time of modification."""
+
+    size: int
+    etag: str | None = None
+    version: str | None = None
+    modified: str | None = None
+
+
+class Answer(NamedTuple):
+    """The bytes that came, from `begin` of the object on; `encoding` is how the server says that it stores it."""
+
+    begin: int
+    data: bytes
+    facts: Facts
+    encoding: str | None = None
+
+
+class RefusedError(Exception):
+    """The store will not answer otherwise if it is asked again: what is wrong, and a remedy."""
+
+    def __init__(self, problem: str, remedy: str = "") -> None:
+        super().__init__(problem)
+        self.problem = problem
+        self.remedy = remedy
+
+
+class ChangedError(Exception):
+    """The object is another one than before."""
+
+
+class EmptyError(Exception):
+    """The object has no byte where the first one was asked for."""
+
+
+class FailedError(Exception):
+    """The store did not answer, or not well; it may do so if it is asked again, `after` some seconds if it says so."""
+
+    def __init__(self, problem: str, after: float | None = None) -> None:
+        super().__init__(problem)
+        self.problem = problem
+        self.after = after
+
+
+class Transport:
+    """The way to one object; its methods run in one event loop."""
+
+    def __init__(self, location: Location) -> None:
+        self.location = location
+
+    async def get(self, begin: int, end: int, known: Facts | None) -> Answer:
+        """Return the bytes from `begin` to `end`, of the version that is `known`.
+
+        Fewer come if the object ends before. Raises the errors above.
+        """
+        raise NotImplementedError
+
+    async def names(self, folder: str) -> list[str] | None:
+        """Return the names in a folder of the store; None if it has no lists."""
+        raise NotImplementedError
+
+    async def close(self) -> None:
+        """Close all connections."""
+
+    def _package(self, name: str, package: str) -> Any:  # noqa: ANN401 - a module
+        try:
+            return importlib.import_module(name)
+        except ImportError as error:
+            raise MissingExtraError(
+                f"lies in a store that needs {package}, which is not installed",
+                subject=self.location.shown,
+                remedy="pip install 'memcarve[cloud]'",
+            ) from error
+
+    def _judge(self, status: int, headers: Mapping[str, str], code: str = "") -> NoReturn:
+        """Raise the error that an answer's status stands for."""
+        said = f"the store answered {status}{f' ({code})' if code and code != str(status) else ''}"
+        if status == 412:  # noqa: PLR2004 - HTTP's numbers
+            raise ChangedError
+        if status == 416:  # noqa: PLR2004
+            raise EmptyError
+        if status in _TOO_LATE or code == "RequestTimeout":
+            raise FailedError(said, _seconds(headers.get("retry-after")))
+        if status in (401, 403, 407) or code in ("ExpiredToken", "InvalidAccessKeyId", "InvalidToken"):
+            raise RefusedError(f"access is refused: {said}", _LOGIN[self.location.kind])
+        if status in (404, 410):
+            raise RefusedError(f"is not there: {said}", "one object is named whole, with its bucket and its key")
+        raise RefusedError(said)
+
+
+class HttpTransport(Transport):
+    """A file on a web server."""
+
+    def __init__(self, location: Location) -> None:
+        super().__init__(location)
+        http = self._package("fsspec.implementations.http", "fsspec and aiohttp")
+        self._aiohttp = self._package("aiohttp", "fsspec and aiohttp")
+        self._yarl = self._package("yarl", "fsspec and aiohttp")
+        options = {
+            "trust_env": True,  # proxies, ~/.netrc
+            "auto_decompress": False,
+            "connector": self._aiohttp.TCPConnector(limit=_CONNECTIONS),
+            "timeout": self._aiohttp.ClientTimeout(total=None, sock_connect=_SILENCE, sock_read=_SILENCE),
+        }
+        self._files = http.HTTPFileSystem(asynchronous=True, skip_instance_cache=True, client_kwargs=options)
+
+    async def get(self, begin: int, end: int, known: Facts | None) -> Answer:
+        """Return a range; see `Transport.get`."""
+        session = await self._files.set_session()
+        headers = {"Range": f"bytes={begin}-{end - 1}", "Accept-Encoding": "identity"}
+        if known is not None and known.etag is not None and not known.etag.startswith("W/"):
+            headers["If-Match"] = known.etag  # a weak tag never matches: it is compared with the answer's
+        url = self._yarl.URL(self.location.url, encoded="%" in self.location.url)
+        try:
+            async with session.get(url, headers=headers, **self._files.kwargs) as answer:
+                if answer.status not in (200, 206):
+                    self._judge(answer.status, answer.headers)
+                encoding = answer.headers.get("Content-Encoding")
+                if answer.status == 200:  # noqa: PLR2004
+                    return await self._whole(answer, known)
+                first, last, size = _content_range(answer.headers.get("Content-Range"))
+                if first != begin or last >= end:
+                    raise FailedError(f"the server sent bytes {first}-{last} when {begin}-{end - 1} were asked for")
+                data = await _body(answer, last + 1 - first)
+                return Answer(begin, data, self._facts(answer.headers, size), encoding)
+        except (TimeoutError, self._aiohttp.ClientError, OSError) as error:
+            if isinstance(error, self._aiohttp.InvalidURL | self._aiohttp.TooManyRedirects):
+                raise RefusedError(f"cannot be asked for: {described(error)}") from error
+            raise FailedError(_lost(error)) from error
+
+    async def _whole(self, answer: Any, known: Facts | None) -> Answer:  # noqa: ANN401 - aiohttp's
+        """Return all of a small file from a server that knows no ranges."""
+        length = answer.headers.get("Content-Length")
+        if known is not None or (length is not None and int(length) > _WHOLE):
+            told = "" if length is None else f", of {length} bytes,"
+            raise RefusedError(
+                f"the server does not know ranged requests: it would send the whole file{told} each time",
+                "download it, or serve it by a server that does (nginx, Apache, an object store)",
+            )
+        data = await _body(answer, _WHOLE if length is None else int(length), exact=length is not None)
+        return Answer(0, data, self._facts(answer.headers, len(data)), answer.headers.get("Content-Encoding"))
+
+    def _facts(self, headers: Mapping[str, str], size: int) -> Facts:
+        return Facts(size, headers.get("ETag"), None, _http_time(headers.get("Last-Modified")))
+
+    async def names(self, folder: str) -> list[str] | None:  # noqa: ARG002
+        """Return None: what a web server shows of a folder is a page for people."""
+        return None
+
+    async def close(self) -> None:
+        """Close all connections."""
+        if self._files._session is not None:  # noqa: SLF001 - fsspec leaves it to whoever runs the loop
+            await self._files._session.close()  # noqa: SLF001
+
+
+class S3Transport(Transport):
+    """An object in S3, or in a store that speaks like it."""
+
+    def __init__(self, location: Location) -> None:
+        super().__init__(location)
+        package = self._package("s3fs", "s3fs")
+        self._errors = self._package("botocore.exceptions", "s3fs")
+        self._aiohttp = self._package("aiohttp", "s3fs")
+        limits = {"retries": {"max_attempts": 0}, "max_pool_connections": _CONNECTIONS}  # `requesting` asks again
+        self._files = package.S3FileSystem(
+            asynchronous=True,
+            skip_instance_cache=True,
+            config_kwargs={**limits, "read_timeout": _SILENCE, "connect_timeout": _SILENCE},
+        )
+        self._bucket, self._key, self._version = self._files.split_path(location.url.replace("s3a://", "s3://", 1))
+
+    async def get(self, begin: int, end: int, known: Facts | None) -> Answer:
+        """Return a range; see `Transport.get`."""
+        wanted = {"Bucket": self._bucket, "Key": self._key, "Range": f"bytes={begin}-{end - 1}"}
+        if self._version is not None:
+            wanted["VersionId"] = self._version
+        if known is not None and known.etag is not None:
+            wanted["IfMatch"] = known.etag
+        try:
+            await self._files.set_session()
+            client = await self._files.get_s3(self._bucket)
+            answer = await client.get_object(**wanted)
+            first, last, size = _content_range(answer.get("ContentRange"))
+            if first != begin or last >= end:
+                raise FailedError(f"the store sent bytes {first}-{last} when {begin}-{end - 1} were asked for")
+            async with answer["Body"] as body:
+                data = await body.read()
+        except self._errors.ClientError as error:
+            said = error.response.get("ResponseMetadata", {})
+            code = error.response.get("Error", {}).get("Code", "")
+            self._judge(said.get("HTTPStatusCode", 0), said.get("HTTPHeaders", {}), code)
+        except (self._errors.NoCredentialsError, self._errors.PartialCredentialsError) as error:
+            raise RefusedError("there are no credentials for it", _LOGIN["s3"]) from error
+        except (
+            TimeoutError,
+            self._errors.HTTPClientError,
+            self._errors.ConnectionError,
+            self._aiohttp.ClientError,
+            OSError,
+        ) as error:
+            raise FailedError(_lost(error)) from error
+        except self._errors.BotoCoreError as error:
+            raise RefusedError(f"cannot be asked for: {described(error)}") from error
+        modified = _time(answer.get("LastModified"))
+        facts = Facts(size, answer.get("ETag"), answer.get("VersionId"), modified)
+        return Answer(begin, data, facts, answer.get("ContentEncoding") or None)
+
+    async def close(self) -> None:
+        """Close all connections."""
+        if self._files._s3 is not None:  # noqa: SLF001 - s3fs leaves it to whoever runs the loop
+            await self._files._s3.close()  # noqa: SLF001
+
+
+def transport_to(location: Location) -> Transport:
+    """Return the way to an object. Raises MissingExtraError if the package for its store is not installed."""
+    kinds: dict[str, type[Transport]] = {"s3": S3Transport, "http": HttpTransport}
+    return kinds[location.kind](location)
+
+
+async def _body(answer: Any, expected: int, *, exact: bool = True) -> bytes:  # noqa: ANN401 - aiohttp's
+    """Return an answer's body: at most `expected` bytes, and so many if that is `exact`."""
+    parts, got = [], 0
+    async for part in answer.content.iter_any():
+        parts.append(part)
+        got += len(part)
+        if got > expected:
+            raise FailedError(f"the server sent more than the {expected} bytes that it announced")
+    if exact and got != expected:
+        raise FailedError(f"the server sent {got} bytes of {expected}")
+    return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+def _content_range(text: str | None) -> tuple[int, int, int]:
+    """Return first and last byte and the object's size from a header; raises FailedError."""
+    found = _RANGE.fullmatch((text or "").strip())
+    if found is None:
+        raise FailedError(f"the server does not say which bytes it sent (Content-Range: {text})")
+    first, last, size = int(found[1]), int(found[2]), int(found[3])
+    if not first <= last < size:
+        raise FailedError(f"the server says of the bytes it sent what cannot be (Content-Range: {text})")
+    return first, last, size
+
+
+def _seconds(text: str | None) -> float | None:
+    """Return how long Retry-After says to wait; None if it says nothing that is understood."""
+    if text is None:
+        return None
+    if text.strip().isdecimal():
+        return float(text)
+    try:
+        when = email.utils.parsedate_to_datetime(text)
+    except ValueError:
+        return None
+    return max(when.timestamp() - time.time(), 0.0)
+
+
+def _http_time(text: str | None) -> str | None:
+    try:
+        return None if text is None else _time(email.utils.parsedate_to_datetime(text))
+    except ValueError:
+        return None
+
+
+def _time(when: datetime | None) -> str | None:
+    return None if when is None else rfc3339(when)
+
+
+def _lost(error: BaseException) -> str:
+    if isinstance(error, TimeoutError | asyncio.TimeoutError):
+        return f"no byte came for {_SILENCE:.0f} seconds"
+    return f"the connection failed: {described(error)}"
