@@ -180,6 +180,41 @@ def test_where(capfdbinary: Capture) -> None:
     assert found["0xfffff801de600000"] is None
 
 
+def test_where_in_what_is_used(capfdbinary: Capture, tmp_path: Path) -> None:
+    """What lies in a thread's stack, a TEB or a heap is called so; what is merely private has no name."""
+    image = winimage.build(tmp_path / "mem.raw", processes=winimage.USERLAND).path
+    places = {
+        0x1F002FF000: "stack (thread 1632)+0xff000",
+        0x2000009000: "TEB (thread 1636)+0x0",
+        0x2000000000: "PEB+0x0",
+        0x2010000000: "heap+0x0",
+        0x10000005000: None,
+    }
+    with memcarve.open(image) as container:
+        process = container.process(1624)
+        patterns = [process.read(address, 2048).hex() for address in places]
+    ran = invoke(capfdbinary, "find", str(image), "--pid", "1624", "--hex", *patterns, "--where", "--format", "jsonl")
+    where = {int(row["address"], 16): row["where"] for row in rows_of(ran, ran.code)}
+    assert {address: where[address] for address in places} == places
+
+
+@pytest.mark.parametrize(
+    ("words", "needed"),
+    [
+        (["--unaligned", "text"], "--pointer"),
+        (["--width", "4", "text"], "--integer"),
+        (["--byte-order", "big", "--pointer", "0x1000"], "--integer"),
+        (["--max-match", "10", "text"], "--regex"),
+        (["--max-owners", "3", "text"], "--physical"),
+    ],
+)
+def test_options_that_mean_nothing_alone(dump: Path, capfdbinary: Capture, words: list[str], needed: str) -> None:
+    """An option that says more of another is an error without that, and says so."""
+    ran = invoke(capfdbinary, "find", str(dump), *words)
+    assert ran.code == 2
+    assert re.search(f"memcarve: --[a-z-]+ means nothing without {needed}; give both, or leave", ran.err)
+
+
 def test_pointers_of_each_process(tmp_path: Path, capfdbinary: Capture) -> None:
     """What points to a module is found in each process by where its own module lies, and how wide its pointers are."""
     truth = winimage.build(tmp_path / "mem.raw", processes=winimage.USERLAND)

@@ -105,6 +105,17 @@ def test_every_match_in_every_process(machine: Machine, expression: bytes, kept:
         assert search.bytes <= len(different) * PAGE
 
 
+@pytest.mark.parametrize("kept", [1 << 20, 2])
+def test_searching_again(kept: int) -> None:
+    """Iterating again searches again: the same is found, and as much is passed over."""
+    backing = Memory(b"".join(bytes([97 + number]) * PAGE for number in range(4)))
+    parts = [(space, space.segments()) for space in (space_of(frames, backing) for frames in 3 * [[0, 1, 2]])]
+    searched = EachOnce(parts, Matches(b"b|c", 0, 0), threads=1, kept=kept)
+    first, same = [*searched], searched.same
+    assert (first, same) == ([*searched], searched.same)
+    assert (same > 0) == (kept > PAGE)
+
+
 def contexts(space: AddressSpace, before: int, after: int) -> list[tuple[int, ...]]:
     """Return, of each page, the places of the whole unit's pages around it that its key stands for: a model."""
     found = []

@@ -8,6 +8,7 @@ from memcarve.cli.printed_tables import Column, Dump
 from memcarve.cli.wording import counted
 from memcarve.errors import MemcarveError, printable
 from memcarve.labels.place_names import PlaceNames
+from memcarve.patterns import MOST
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,7 +27,8 @@ def pattern_columns(wanted: Sequence[Wanted], sought: Sought) -> list[Column]:
     what = max((len(each.what) for each in wanted), default=0)
     columns = [Column("pattern", "text", max(text, len("pattern")))]
     columns.append(Column("encoding", "text", max(what, len("encoding"))))
-    return columns + ([Column("size", "number", len(str(sought.max_match)))] if sought.regex else [])
+    longest = MOST if sought.max_match is None else sought.max_match
+    return columns + ([Column("size", "number", len(str(longest)))] if sought.regex else [])
 
 
 def around(space: AddressSpace, hit: Hit, size: int) -> Dump:

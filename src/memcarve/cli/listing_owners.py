@@ -18,7 +18,7 @@ from memcarve.cli.printed_tables import ADDRESS_WIDTH, Column
 from memcarve.cli.wording import complain, counted, say, tell
 from memcarve.errors import SourceReadError, UsageError
 from memcarve.formats.number_lines import Lines, NumberLines
-from memcarve.hunting.owners.asking import NONE_FOUND, NOT_MEMORY, Owners, column_of
+from memcarve.hunting.owners.asking import MOST_OWNERS, NONE_FOUND, NOT_MEMORY, Owners, column_of
 from memcarve.hunting.owners.mappings import DIRECT_MAP
 from memcarve.intervals import chunks
 
@@ -72,7 +72,7 @@ def owners(
             printing.layout,
             "owners",
             _columns(known, texts=questions.have_texts),
-            _batches(known, questions, asked.max_owners, counts),
+            _batches(known, questions, MOST_OWNERS if asked.max_owners is None else asked.max_owners, counts),
         )
         for mapper, error in known.names.failures:
             say([f"{mapper.entry}: {error}: its regions and modules are not named"], quiet=messages.quiet)

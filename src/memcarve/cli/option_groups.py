@@ -70,7 +70,13 @@ def paths(name: str, text: str) -> Any:  # noqa: ANN401 - as above
     return option(name, metavar="FILE", type=InputPath(), multiple=True, help=text)
 
 
-@dataclass_transform(frozen_default=True, field_specifiers=(option, paths))
+def owners_limit(text: str) -> Any:  # noqa: ANN401 - as above
+    """Return the option that limits the mappings that are told of a place; `text` begins its help."""
+    text += " the other mappings are counted.  [default: 64]"
+    return option("--max-owners", type=count, metavar="N", help=text)
+
+
+@dataclass_transform(frozen_default=True, field_specifiers=(option, paths, owners_limit))
 class Group:
     """Options under one heading: the members of a subclass, which is a frozen dataclass."""
 
@@ -539,12 +545,11 @@ class Sought(Group, heading=TAKE):
     regex: bool = option(
         "--regex", is_flag=True, help="PATTERN is a regular expression over bytes, as Python's re has them."
     )
-    max_match: int = option(
+    max_match: int | None = option(
         "--max-match",
         type=size,
         metavar="SIZE",
-        preset="4096",
-        help="With --regex: how long a match may be; of a longer one, its beginning.",
+        help="With --regex: how long a match may be; of a longer one, its beginning.  [default: 4096]",
     )
     encodings: Sequence[str] = option(
         "--encoding", multiple=True, preset=("utf-8", "utf-16-le"), help="How text lies in memory; may be repeated."
@@ -568,11 +573,13 @@ class Sought(Group, heading=TAKE):
     integers: Sequence[str] = option(
         "--integer", multiple=True, metavar="N", help="An integer, in decimal or with 0x; may be repeated."
     )
-    width: str = option(
-        "--width", type=Choice(["1", "2", "4", "8"]), preset="4", help="With --integer: how many bytes it has."
+    width: str | None = option(
+        "--width", type=Choice(["1", "2", "4", "8"]), help="With --integer: how many bytes it has.  [default: 4]"
     )
-    byte_order: str = option(
-        "--byte-order", type=Choice(["little", "big", "both"]), preset="little", help="With --integer: its byte order."
+    byte_order: str | None = option(
+        "--byte-order",
+        type=Choice(["little", "big", "both"]),
+        help="With --integer: its byte order.  [default: little]",
     )
     context: int | None = option(
         "--context",
@@ -588,15 +595,12 @@ class Sought(Group, heading=TAKE):
         help="For an image: search its physical memory once instead; rows name who maps each hit. --pid and --name: "
         "whose memory is named.",
     )
-    max_owners: int = option(
-        "--max-owners",
-        type=count,
-        metavar="N",
-        preset="64",
-        help="With --physical: print at most so many rows for a hit; the other mappings are counted.",
-    )
+    max_owners: int | None = owners_limit("With --physical: print at most so many rows for a hit;")
     name_places: bool = option(
-        "--where", is_flag=True, heading=WRITE, help="Also the module or mapped file of each hit, if it is known."
+        "--where",
+        is_flag=True,
+        heading=WRITE,
+        help="Also what each hit lies in, if it is known: a module, a mapped file, a thread's stack, a heap.",
     )
 
 
@@ -624,13 +628,7 @@ class Asked(Group, heading=TAKE):
         type=Choice(["x", "d"]),
         help="Numbers in files are hexadecimal (x) or decimal (d), unless they begin with 0x.",
     )
-    max_owners: int = option(
-        "--max-owners",
-        type=count,
-        metavar="N",
-        preset="64",
-        help="Print at most so many rows for a byte; the other mappings are counted.",
-    )
+    max_owners: int | None = owners_limit("Print at most so many rows for a byte;")
 
 
 class ChosenOwners(OneProcess):
@@ -733,13 +731,7 @@ class Scanning(Group, heading=TAKE):
         help="Scan all of an image once, as it lies in physical memory; rows name who maps each hit. --pid and --name: "
         "whose memory is named.",
     )
-    max_owners: int = option(
-        "--max-owners",
-        type=count,
-        metavar="N",
-        preset="64",
-        help="With --physical: print at most so many rows for a hit; the other mappings are counted.",
-    )
+    max_owners: int | None = owners_limit("With --physical: print at most so many rows for a hit;")
     timeout: int = option(
         "--timeout", type=count, metavar="SECONDS", preset="60", help="Give up what takes longer: exit status 3."
     )

@@ -14,6 +14,7 @@ from memcarve.cli.hit_columns import PlacesOfParts, stopped
 from memcarve.cli.printed_tables import ADDRESS_WIDTH, Column, print_table
 from memcarve.cli.progress_bar import ProgressBar
 from memcarve.cli.rule_columns import RuleColumns, prepared, read_rules, scan_notes
+from memcarve.cli.sought_patterns import refuse_alone
 from memcarve.cli.wording import counted
 from memcarve.errors import MemcarveError, TargetExistsError
 from memcarve.labels import Labelling
@@ -55,6 +56,7 @@ def scan(
     """Print a row for each place where a rule's pattern lies."""
     if sought.carve_hits is not None and os.path.lexists(sought.carve_hits):
         raise TargetExistsError("exists", subject=sought.carve_hits, remedy="name a new folder")
+    refuse_alone(("--max-owners", sought.max_owners is not None, "--physical", sought.physical))
     rules = read_rules(sought, messages)
     if sought.physical:
         from memcarve.cli.scanning_physical import scan_image  # imports all that looks for owners

@@ -17,7 +17,7 @@ from memcarve.cli.progress_bar import ProgressBar
 from memcarve.cli.rule_columns import RuleColumns, prepared, scan_notes
 from memcarve.cli.wording import complain, counted, say, tell
 from memcarve.errors import UsageError
-from memcarve.hunting.owners.asking import NONE_FOUND, Owners
+from memcarve.hunting.owners.asking import MOST_OWNERS, NONE_FOUND, Owners
 from memcarve.hunting.owners.image_ranges import image_ranges
 from memcarve.vocabulary import ScanUnit
 
@@ -77,7 +77,7 @@ def scan_image(
             nonlocal count, nobody, more
             for some in _together(scans, sought.max_hits):
                 asked = np.array([hit.address for hit in some], np.uint64)
-                answers = known.of_physical(asked, sought.max_owners)
+                answers = known.of_physical(asked, MOST_OWNERS if sought.max_owners is None else sought.max_owners)
                 count += len(some)
                 nobody += int((answers.owner == NONE_FOUND).sum())
                 more += int(answers.more.sum())

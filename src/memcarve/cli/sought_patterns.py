@@ -9,7 +9,7 @@ from typing import IO, TYPE_CHECKING, NamedTuple
 from memcarve.backing import open_regular
 from memcarve.cli.wording import option
 from memcarve.errors import SourceReadError, UsageError
-from memcarve.patterns import Pointers, expression, hex_pattern, integer, text_pattern
+from memcarve.patterns import MOST, Pointers, expression, hex_pattern, integer, text_pattern
 from memcarve.vocabulary import NARROW
 
 if TYPE_CHECKING:
@@ -36,6 +36,13 @@ def patterns(given: Sequence[str], sought: Sought) -> list[Wanted]:
     """Return what is searched for in every process; what is the same bytes in two ways once."""
     if sought.as_hex and sought.regex:
         raise UsageError("--hex and --regex say two things of the patterns", remedy="give one of them")
+    refuse_alone(
+        ("--max-match", sought.max_match is not None, "--regex", sought.regex),
+        ("--unaligned", sought.unaligned, "--pointer", bool(sought.pointers)),
+        ("--width", sought.width is not None, "--integer", bool(sought.integers)),
+        ("--byte-order", sought.byte_order is not None, "--integer", bool(sought.integers)),
+        ("--max-owners", sought.max_owners is not None, "--physical", sought.physical),
+    )
     if not (given or sought.pattern_files or sought.pointers or sought.integers):
         raise UsageError(
             "PATTERN... is missing", remedy="or give --patterns, --pointer or --integer; see memcarve find --help"
@@ -49,9 +56,16 @@ def patterns(given: Sequence[str], sought: Sought) -> list[Wanted]:
     orders = ("little", "big") if sought.byte_order == "both" else (sought.byte_order,)
     for text in sought.integers:
         for order in orders:
-            number = integer(text, int(sought.width), big=order == "big")
+            number = integer(text, int(sought.width or 4), big=order == "big")
             found.setdefault(number.data, Wanted(text, number.kind, number))
     return [*found.values()]
+
+
+def refuse_alone(*options: tuple[str, bool, str, bool]) -> None:
+    """Raise UsageError for an option that is given without the one that it says more of: names, and whether given."""
+    for name, is_given, other, is_other_given in options:
+        if is_given and not is_other_given:
+            raise UsageError(f"{name} means nothing without {other}", remedy=f"give both, or leave {name} out")
 
 
 def _of_text(text: str, sought: Sought) -> Iterator[tuple[object, Wanted]]:
@@ -60,7 +74,8 @@ def _of_text(text: str, sought: Sought) -> Iterator[tuple[object, Wanted]]:
         as_hex = hex_pattern(text)
         yield as_hex[1:], Wanted(text, "hex", as_hex)
     elif sought.regex:
-        compiled = expression(text, ignore_case=sought.ignore_case, max_match=sought.max_match)
+        longest = MOST if sought.max_match is None else sought.max_match
+        compiled = expression(text, ignore_case=sought.ignore_case, max_match=longest)
         yield text, Wanted(text, "regex", compiled)
     else:
         for encoding in sought.encodings:

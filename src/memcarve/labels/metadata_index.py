@@ -56,7 +56,7 @@ class Known:
         self.region_pieces = self._first.pieces
         self.modules, self.module_pieces = self._placed_modules(metadata)
         areas = [area for each in metadata.areas for area in each.rows if not area.whole]
-        self.areas, self.area_pieces = _placed(areas, [(area.start, area.end) for area in areas])
+        self.areas, self.area_pieces = placed(areas, [(area.start, area.end) for area in areas])
         self.kinds, self.whole_areas = self._kinds(metadata)
         #: whether anything is known about regions' kinds, protections, files; everything is if there are no regions
         none = bool(metadata.regions) and not self.regions
@@ -133,7 +133,7 @@ class Known:
         for modules in metadata.modules:
             for row in modules.rows:
                 found.setdefault(row.start, Listed(row, modules.source))
-        return _placed([*found.values()], [(row.module.start, self.module_end(row.module)) for row in found.values()])
+        return placed([*found.values()], [(row.module.start, self.module_end(row.module)) for row in found.values()])
 
 
 def _kind(region: Region) -> str | None:
@@ -147,7 +147,7 @@ def _region_text(region: Region, kind: str | None) -> str:
     return json.dumps(region._replace(kind=kind).facts())
 
 
-def _placed(rows: list[Any], bounds: list[tuple[int, int]]) -> tuple[list[Any], Intervals]:
+def placed(rows: list[Any], bounds: list[tuple[int, int]]) -> tuple[list[Any], Intervals]:
     """Return rows in order of addresses, with their intervals; a shared address belongs to the smallest row."""
     order = sorted(range(len(rows)), key=bounds.__getitem__)
     given = Intervals.of((low, min(max(min(high, TOP) - low, 1), TOP - 1)) for low, high in sorted(bounds))

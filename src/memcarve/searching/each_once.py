@@ -108,12 +108,14 @@ class EachOnce(Generic[_Found]):
         self._shared: U64 = np.zeros(0, np.uint64)
         self._taken: Bools = np.zeros(0, np.bool_)
         self._kept: dict[int, _Found] = {}
-        self._room = kept
+        self._most_kept = self._room = kept
         #: bytes in all, and those of stretches that were not searched because earlier ones are the same
         self.total = sum(segments.total for _, segments in parts)
         self.same = 0
 
     def __iter__(self) -> Iterator[Searched[_Found]]:
+        """Search, from the beginning."""
+        self._kept, self._room, self.same = {}, self._most_kept, 0
         if any(can_be_shared(space, segments) for space, segments in self._parts):
             self._shared = shared_keys(self._parts, self._search.before, self._search.after)
             self._taken = np.zeros(len(self._shared), np.bool_)

@@ -164,6 +164,15 @@ def test_unknown_words(opened: memcarve.Container) -> None:
             memcarve.hunt(opened, **how)  # type: ignore[arg-type]
 
 
+def test_a_process_is_not_what_is_hunted_in(opened: memcarve.Container) -> None:
+    """A single process is an error that says what is taken instead, and how one process is chosen."""
+    process = opened.process(1624)
+    with pytest.raises(memcarve.UsageError, match=r"not at a process 1624 .*places of processes"):
+        memcarve.hunt(process)  # type: ignore[arg-type]
+    with pytest.raises(memcarve.UsageError, match="not at a list"):
+        memcarve.hunt([process])  # type: ignore[arg-type]
+
+
 def test_bounded(opened: memcarve.Container) -> None:
     """Of each flag in each process some findings are kept, and the others counted by severity."""
     every = memcarve.hunt(opened)

@@ -11,6 +11,7 @@ from memcarve.hunting.findings.every_process import Wanted, seen_of_each
 from memcarve.hunting.findings.finding_record import Finding, More, worst_first
 from memcarve.hunting.findings.process_checks import CHECKS
 from memcarve.labels.flags import NEEDS
+from memcarve.process import Container, ProcessMemory
 from memcarve.vocabulary import Flag, Half, Kind, ProcessFlag, Severity, System
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
     from memcarve.errors import MemcarveError
     from memcarve.hunting.findings.every_process import Seen
-    from memcarve.process import Container, ProcessEntry, Progress
+    from memcarve.process import ProcessEntry, Progress
 
 #: findings that are kept in all; the worst of them if there are more
 _MOST_IN_ALL = 50_000
@@ -93,8 +94,15 @@ def hunt(
     must match. Of each finding with an address up to `evidence` bytes are kept; of each flag in each process up to
     `most` findings, in all 50,000, and the others are counted. One half is looked at: the container's `default_half`.
 
-    A process that fails does not stop the others. Raises UsageError for an unknown word.
+    A process that fails does not stop the others. Raises UsageError for an unknown word, and for a process instead of
+    a container: much of what is found comes from comparing it with the others.
     """
+    if not isinstance(container, Container):
+        what = f"process {container.entry}" if isinstance(container, ProcessMemory) else f"{type(container).__name__}"
+        raise UsageError(
+            f"hunt looks at what memcarve.open returns, not at a {what}",
+            remedy="give that, and the places of processes in processes() as indexes",
+        )
     Severity.check(severity)
     Kind.check(*kind)
     for word in flag:
