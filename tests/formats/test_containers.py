@@ -15,11 +15,12 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 import containers
+import hibernation
 from containers import PAGE, Slice
 from memcarve.backing import FileBacking
 from memcarve.errors import InputError, SourceReadError
 from memcarve.formats.elf_core import core_headers
-from memcarve.formats.images import avml, crashdump, flattened, kdump, lime, machine, machine_core, vmware
+from memcarve.formats.images import avml, crashdump, flattened, hiberfil, kdump, lime, machine, machine_core, vmware
 from memory import content
 from sweeps import LONG, some
 
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 
 #: each of some thirty containers is tried with a part of the usual number of examples
 FEWER = settings(max_examples=settings().max_examples // 4)
-READERS: list[ModuleType] = [lime, avml, machine_core, crashdump, vmware, kdump, flattened]
+READERS: list[ModuleType] = [lime, avml, machine_core, crashdump, vmware, kdump, flattened, hiberfil]
 #: name -> (reader, writer); what may begin and end at any byte, and what consists of pages
 BYTEWISE: dict[str, tuple[ModuleType, Callable[[Ranges], bytes]]] = {
     "LiME": (lime, containers.lime),
@@ -64,6 +65,11 @@ PAGEWISE: dict[str, tuple[ModuleType, Callable[[Ranges], bytes]]] = {
     "kdump with one bitmap": (kdump, lambda ranges: containers.kdump(ranges, bitmaps=1)),
     "diskdump": (kdump, lambda ranges: containers.kdump(ranges, magic=b"DISKDUMP", version=1)),
     "Xen core of HVM": (machine_core, containers.xen_core),
+    **{
+        f"hiberfil.sys {build}": (hiberfil, lambda ranges, build=build: hibernation.eight(ranges, build=build))
+        for build in (9200, 19041, 26100)
+    },
+    "hiberfil.sys 7601": (hiberfil, hibernation.seven),
     "kdump flattened": (
         flattened,
         lambda ranges: containers.flattened(containers.in_pieces(containers.kdump(ranges))),
@@ -74,6 +80,12 @@ PAGEWISE: dict[str, tuple[ModuleType, Callable[[Ranges], bytes]]] = {
     ),
 }
 ALL = BYTEWISE | PAGEWISE
+#: what is said of a file although it is sound
+USUAL_NOTES = (
+    "the machine was hibernated at",
+    "if it was shut down with fast startup",
+    "its pages are decoded in Python",
+)
 #: a few small ranges, of every kind of content
 RANGES: Ranges = [(0x1000, content(0x1000, 2 * PAGE)), (0x9000, bytes(PAGE)), (0x40000000, content(0x77, PAGE))]
 SHORT: Ranges = [(0x1003, content(0x1003, 77)), (0x5000, bytes(90)), (0xFFFF0000, content(0x5000, 33))]
@@ -181,8 +193,8 @@ def test_round_trip_of_pages(tmp_path_factory: pytest.TempPathFactory, name: str
 def check_round_trip(path: Path, reader: ModuleType, writer: Callable[[Ranges], bytes], ranges: Ranges) -> None:
     """Write, read, compare."""
     data = writer(ranges)
-    if reader is vmware and not ranges:
-        return  # such a state has no memory, and is refused
+    if reader in {vmware, hiberfil} and not ranges:
+        return  # such a file has no memory, and is refused
     file = opened(path, data)
     memory = reader.read(file)
     if memory is None:
@@ -191,7 +203,7 @@ def check_round_trip(path: Path, reader: ModuleType, writer: Callable[[Ranges], 
         sound(memory)
         assert there(memory) == model(ranges)
         assert memory.cut_off == []
-        assert memory.notes == ()
+        assert [note for note in memory.notes if not any(words in note for words in USUAL_NOTES)] == []
     close(memory, file)
 
 
@@ -275,7 +287,7 @@ def test_cut_off_among_pages(tmp_path: Path, name: str) -> None:
     reader, writer = PAGEWISE[name]
     data = writer(RANGES)
     pages = len(data) - 4 * PAGE - 2 * (reader is vmware)
-    if reader is kdump and name != "kdump plain":
+    if (reader is kdump and name != "kdump plain") or reader is hiberfil:
         pages = len(data)  # they are compressed
     points = {*range(0x100), *range(0x1FF0, 0x2100), *range(pages - 20, pages + 20), *range(pages, len(data), 777)}
     if reader is vmware:

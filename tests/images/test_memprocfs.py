@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 import containers
+import hibernation
 import memcarve
 import walker
 import winimage
@@ -60,6 +61,13 @@ WRITERS: dict[str, Callable[[Ranges, int], Iterable[bytes]]] = {
     "LiME": lambda ranges, _root: containers.lime_parts(ranges),
     "ELF core": lambda ranges, root: containers.elf_core_parts(ranges, root=root),
     "crash dump": lambda ranges, root: containers.crash_dump_parts(ranges, root=root),
+    # of a Windows for each layout, in turn; it does not read the last run of pages if it ends with the highest one
+    **{
+        f"hiberfil.sys {build}": lambda ranges, root, build=build: hibernation.eight_parts(
+            ranges, root=root, build=build, methods=hibernation.USUAL, slack=1, quick=True
+        )
+        for build in hibernation.HEADERS
+    },
 }
 #: every container of every layout; without the long sweep each layout in one container
 CONTAINED = [
@@ -84,13 +92,17 @@ MODIFIERS = {"": "-", "NOCACHE": "n", "GUARD": "g", "WRITECOMBINE": "m"}
 
 
 class Machine(NamedTuple):
-    """A machine three ways: `image` is the file that was read, `holes` what it lacks of the plan's memory."""
+    """A machine three ways: `image` is the file that was read, `holes` what it lacks of the plan's memory.
+
+    `filled`: MemProcFS takes what such a file lacks for zeros.
+    """
 
     truth: Truth
     image: str
     ours: Container
     theirs: dict[int, dict[str, Any]]
     holes: tuple[tuple[int, int], ...] = ()
+    filled: bool = False
 
 
 def digest(data: bytes) -> str:
@@ -148,15 +160,17 @@ def read(place: Path, layout: int, container: str | None = None, **options: Any)
         **options,
     )
     image, holes = truth.path, truth.holes if container else ()
+    filled = container is not None and container.startswith("hiberfil.sys")
     if container:
         ranges = [(start, containers.Slice(truth.path, start, size)) for start, size in truth.ranges()]
-        image = containers.write(place / "mem.container", WRITERS[container](ranges, truth.kernel_root))
+        name = "hiberfil.sys" if filled else "mem.container"
+        image = containers.write(place / name, WRITERS[container](ranges, truth.kernel_root))
     wanted = {
         process.pid: [(address, 1) for address in truth.frames(process.pid, half(process))[0].tolist()]
         for process in truth.processes
     }
     told = json.loads(run(image, stdin=json.dumps(wanted)))
-    return Machine(truth, image, memcarve.open(image), {one["pid"]: one for one in told}, holes)
+    return Machine(truth, image, memcarve.open(image), {one["pid"]: one for one in told}, holes, filled)
 
 
 # what is held against what
@@ -297,6 +311,8 @@ def differing(machine: Machine, process: Process) -> Differing:
         if entry.value & 1:
             if not reached or not (upper or entry.value & 4):
                 lost |= {*addresses}
+            elif machine.filled and entry.value & (1 << 52) - PAGE == top:  # the highest page is said to be this one
+                zeros |= {base}
         elif entry.value >> 10 & 3 == 2:
             if not reached or entry.value >> 46 & 3:
                 lost |= {*addresses}
@@ -321,6 +337,8 @@ def assert_same_pages(machine: Machine, process: Process) -> int:
     assert ours == planned
     theirs = {int(page): value for page, value in machine.theirs[process.pid]["pages"].items()}
     zeros, lost = differing(machine, process)
+    if machine.filled:
+        zeros = zeros | {*machine.truth.frames(process.pid, half(process))[0].tolist()} - {*address.tolist()} - lost
     assert theirs == {page: value for page, value in ours.items() if page not in lost} | dict.fromkeys(zeros, ZEROS)
     return len(theirs) - len(zeros)
 

@@ -67,7 +67,7 @@ def cli(context: click.Context) -> int | None:
     """Carve a process's memory into its contiguous segments.
 
     FILE is an image of a machine's memory: raw, LiME, AVML, ELF core, kdump, QEMU migration stream, virsh save, Xen
-    core, Windows crash dump or VMware. Or it holds one process: a dump or its memory map, as Volatility's
+    core, Windows crash dump, hiberfil.sys or VMware. Or it holds one process: a dump or its memory map, as Volatility's
     windows.memmap --dump writes them (so do Volatility 2 and Rekall; the other of the two is looked for beside it), a
     Windows minidump, an ELF core, a folder of segments (carved by memcarve, or named by their addresses), or /proc/PID.
 

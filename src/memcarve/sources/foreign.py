@@ -28,7 +28,10 @@ if TYPE_CHECKING:
     from memcarve.backing import FileBacking
     from memcarve.sources.opening import Opened, OpenOptions
 
-_HIBERNATED = "a hibernation file, which memcarve does not read; hibr2bin (of Comae) makes a raw image of it"
+_HIBERNATED = (
+    "a hibernation file of a kind that memcarve does not read (it reads those of 64-bit Windows 7 to 11); hibr2bin (of "
+    "Comae) makes a raw image of it"
+)
 _XEN = "a saved domain of Xen, which memcarve does not read; restore it, and take its memory from inside (AVML, LiME)"
 _MEMORY = "give the memory of the machine (virsh dump --memory-only, a .vmem, AVML)"
 _DISK = (

@@ -12,7 +12,18 @@ from memcarve.backing import FileBacking
 from memcarve.errors import LimitError, NotRecognisedError, ProcessError, UnreadableError, UsageError
 from memcarve.formats.compression import Reading, plain_name
 from memcarve.formats.elf_core.core_headers import is_core
-from memcarve.formats.images import avml, crashdump, flattened, kdump, libvirt, lime, machine_core, migration, vmware
+from memcarve.formats.images import (
+    avml,
+    crashdump,
+    flattened,
+    hiberfil,
+    kdump,
+    libvirt,
+    lime,
+    machine_core,
+    migration,
+    vmware,
+)
 from memcarve.formats.images.machine import MachineMemory
 from memcarve.images.page_table_roots import Root, address_table, find_roots
 from memcarve.images.paging import claimed, walk
@@ -37,12 +48,12 @@ if TYPE_CHECKING:
 #: readers of containers, each by content; what none of them knows may be a raw image
 _READERS = (
     *(lime.read, avml.read, machine_core.read, crashdump.read, vmware.read),
-    *(kdump.read, flattened.read, migration.read, libvirt.read),
+    *(kdump.read, flattened.read, migration.read, libvirt.read, hiberfil.read),
 )
 _GIVE_ROOT = "give a page-table root with {dtb} ({scan} lists roots)"
 _MAGICS = (
     *(lime.MAGIC, avml.MAGIC, *crashdump.MAGICS, *vmware.MAGICS),
-    *(*kdump.MAGICS, flattened.MAGIC, migration.MAGIC, *libvirt.MAGICS),
+    *(*kdump.MAGICS, flattened.MAGIC, migration.MAGIC, *libvirt.MAGICS, *hiberfil.MAGICS),
 )
 _SOUGHT: dict[str | None, str] = {None: "64-bit Windows and no Linux", WINDOWS: "64-bit Windows", LINUX: "Linux"}
 _UNSOUGHT = "unlisted processes were not looked for"
@@ -475,7 +486,8 @@ def holds_system(file: FileBacking) -> bool:
 def _is_machine(opened: Opened) -> bool:
     """Return True if a file may be a container of a machine's memory; what describes a .vmem lies beside it."""
     head = opened.head
-    return head.startswith(_MAGICS) or is_core(head) or plain_name(opened.path).lower().endswith(".vmem")
+    named = plain_name(opened.path).lower().endswith(".vmem")
+    return head.startswith(_MAGICS) or is_core(head) or named or hiberfil.is_wiped(opened.file, head)
 
 
 def _open_machine(opened: Opened, options: OpenOptions) -> ImageContainer:
