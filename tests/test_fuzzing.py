@@ -27,6 +27,7 @@ ROUNDS = {
     "containers": (200, 60),
     "linux": (60, 50),
     "linux-containers": (150, 35),
+    "hibernated": (100, 40),
     "kernel-types": (300, 40),
     "paging": (150, 60),
     "windows": (100, 80),

@@ -19,6 +19,7 @@ SURFACES = {
     "minidumps": "dumps.Minidumps",
     "cores": "dumps.Cores",
     "containers": "machines.Containers",
+    "hibernated": "hibernated.Containers",
     "kernel-types": "kernel_types.Types",
     "linux": "linux.Linux",
     "linux-containers": "linux_containers.Containers",
