@@ -18,9 +18,11 @@ from memcarve.intervals import TOP, total
 from memcarve.metadata import Regions
 from memcarve.missing import (
     BEYOND_FILE,
+    BEYOND_PAGE_FILE,
     CUT_OFF,
     DENIED,
     DEVICE,
+    ELSEWHERE,
     IMAGE_CUT_OFF,
     LEFT_OUT,
     MISPLACED,
@@ -42,8 +44,21 @@ if TYPE_CHECKING:
 BACKING = 48  # bytes behind the model's spaces
 WHY = {
     **dict.fromkeys(
-        (NOT_WRITTEN, OUTSIDE, DEVICE, BEYOND_FILE, DENIED, MISPLACED, LEFT_OUT, UNREADABLE), "mapped but missing"
+        (
+            NOT_WRITTEN,
+            OUTSIDE,
+            DEVICE,
+            BEYOND_FILE,
+            DENIED,
+            MISPLACED,
+            LEFT_OUT,
+            UNREADABLE,
+            BEYOND_PAGE_FILE,
+            *ELSEWHERE,
+        ),
+        "mapped but missing",
     ),
+    **dict.fromkeys((BEYOND_PAGE_FILE, *ELSEWHERE), "mapped but missing"),
     **dict.fromkeys((CUT_OFF, IMAGE_CUT_OFF), "the file ends too early"),
 }
 

@@ -92,6 +92,9 @@ def check_unchanged(backings: Iterable[Backing]) -> None:
         if isinstance(backing, FolderBacking):
             backing.check()
             continue
+        if isinstance(backing, Composite):
+            check_unchanged(backing.parts)
+            continue
         spans = backing.spans(0, min(backing.size, 1))
         files = [span.file for span in spans or ()]
         for file in [backing] if isinstance(backing, FileBacking) and spans is None else files:
@@ -114,7 +117,7 @@ def next_written(backing: Backing, offset: int) -> int:
 
     So it is behind holes of sparse files, as far as the system tells where they are.
     """
-    if isinstance(backing, FileBacking | FolderBacking | ZerosBehind):
+    if isinstance(backing, FileBacking | FolderBacking | ZerosBehind | Composite | Zeros):
         return max(backing.next_written(offset), offset)
     return offset
 
@@ -122,7 +125,8 @@ def next_written(backing: Backing, offset: int) -> int:
 def fetch_ahead(backing: Backing, offsets: Offsets, sizes: Offsets) -> None:
     """Say what of a backing is about to be read: one that lies elsewhere fetches it now, with many requests at once.
 
-    `offsets` and `sizes` are numbers, or arrays of them. Does nothing for files on disk. Raises what `read_into` does.
+    `offsets` and `sizes` are numbers, or arrays of them. Does nothing for files on disk,
+    and if there are page files besides. Raises what `read_into` does.
     """
     while isinstance(backing, ZerosBehind):
         backing = backing.backing
@@ -482,6 +486,89 @@ class ZerosBehind:
     def close(self) -> None:
         """Close the backing; a second call does nothing."""
         self.backing.close()
+
+
+class Composite:
+    """The bytes of `backing` at their own offsets, and behind them those of `others`, each from a place in `begins` on.
+
+    What begins there begins a page; between two, at least one byte belongs to neither, so that no range reaches across.
+    Owns all of them.
+    """
+
+    def __init__(self, backing: Backing, others: Iterable[Backing]) -> None:
+        self.backing = backing
+        self.path = backing.path
+        self.parts = [backing, *others]
+        self._starts = [0]
+        for part in self.parts[:-1]:
+            self._starts.append((self._starts[-1] + part.size | 0xFFF) + 1)
+        self.size = self._starts[-1] + self.parts[-1].size
+
+    @property
+    def begins(self) -> list[int]:
+        """The offsets at which the others begin."""
+        return self._starts[1:]
+
+    def _part(self, offset: int, size: int) -> tuple[Backing, int]:
+        """Return the part in which a range lies, and its offset there; a range that lies in none is the first one's."""
+        index = bisect_right(self._starts, offset) - 1
+        if index <= 0 or offset - self._starts[index] + size > self.parts[index].size:
+            return (self.parts[max(index, 0)], offset - self._starts[max(index, 0)])
+        return self.parts[index], offset - self._starts[index]
+
+    def read_into(self, offset: int, buffer: memoryview) -> None:
+        """Fill `buffer` with the bytes at `offset`, or raise SourceReadError."""
+        part, place = self._part(offset, len(buffer))
+        try:
+            part.read_into(place, buffer)
+        except UnreadableError as error:
+            error.offset += offset - place
+            raise
+
+    def next_written(self, offset: int) -> int:
+        """Return the first offset from `offset` on that is not in a hole of a sparse file, or is the next part's."""
+        index = bisect_right(self._starts, offset) - 1
+        start = self._starts[index]
+        written = min(next_written(self.parts[index], offset - start), self.parts[index].size)
+        ends = index + 1 == len(self.parts) or offset < start + self.parts[index].size
+        return max(start + written, offset) if ends else self._starts[index + 1]
+
+    def spans(self, offset: int, size: int) -> list[Span] | None:
+        """Return where the bytes lie in files, in order; None if they must be decoded first, or lie in several."""
+        if (offset, size) == (0, self.size):  # whoever asks for all wants to know what kind of bytes they are
+            return self.backing.spans(0, self.backing.size)
+        part, place = self._part(offset, size)
+        return part.spans(place, size) if place + size <= part.size else None
+
+    def close(self) -> None:
+        """Close all of them; a second call does nothing."""
+        for part in self.parts:
+            part.close()
+
+
+class Zeros:
+    """`size` bytes of zeros, which lie nowhere."""
+
+    def __init__(self, path: str, size: int) -> None:
+        self.path = path
+        self.size = size
+
+    def read_into(self, offset: int, buffer: memoryview) -> None:
+        """Fill `buffer` with zeros, or raise SourceReadError."""
+        if offset + len(buffer) > self.size:
+            raise SourceReadError(f"has no bytes at offset 0x{offset:x}", subject=self.path)
+        buffer[:] = bytes(len(buffer))
+
+    def next_written(self, offset: int) -> int:  # noqa: ARG002 - wherever it is
+        """Return the end."""
+        return self.size
+
+    def spans(self, offset: int, size: int) -> list[Span] | None:  # noqa: ARG002 - they lie in no file
+        """Return None."""
+        return None
+
+    def close(self) -> None:
+        """Do nothing."""
 
 
 class _Lent(FileBacking):

@@ -24,11 +24,22 @@ DENIED = "the system does not let it be read"
 MISPLACED = "its place in the dump cannot be right"
 LEFT_OUT = "left out of the image"
 UNREADABLE = "unreadable"
+BEYOND_PAGE_FILE = "the page file ends too early"
+# why pages are not in memory that their system took out of it, or never put there
+PAGED_OUT = "in a page file that was not given"
+COMPRESSED = "compressed, or in a page file that was not given"
+NOT_PROVEN = "paged out; how its entry is read is not proven"
+IN_FILE = "in the mapped file"
+DEMAND_ZERO = "zeros that nobody wrote yet"
+UNKNOWN_PROTOTYPE = "its prototype is not in memory"
+UNKNOWN_TABLE = "its page table is not in memory"
+ELSEWHERE = (PAGED_OUT, COMPRESSED, NOT_PROVEN, IN_FILE, DEMAND_ZERO, UNKNOWN_PROTOTYPE, UNKNOWN_TABLE)
 #: why memory that page tables map again is not in a segment; it is not missing
 REPEATED = "mapped again by shared page tables"
 #: cores that memcarve wrote hold places in this list: it only grows at its end
 REASONS = (
     NOT_WRITTEN, CUT_OFF, OUTSIDE, IMAGE_CUT_OFF, DEVICE, BEYOND_FILE, DENIED, MISPLACED, LEFT_OUT, UNREADABLE,
+    BEYOND_PAGE_FILE, *ELSEWHERE,
 )  # fmt: skip
 
 

@@ -45,6 +45,10 @@ _HOLE = 1 << 16  # holes of sparse files that are larger are passed over
 _PIECES = 1 << 14  # extents looked at in one go
 
 
+#: from here on a "physical address" is none: the bytes lie elsewhere
+NOT_PHYSICAL = 1 << 63
+
+
 class Extent(NamedTuple):
     """`size` bytes at the virtual address `start`, stored at `offset` in the backing."""
 
@@ -84,7 +88,11 @@ class AddressSpace(Intervals):
 
     Columns, all uint64, one row per extent: `start`, `size`, `offset`. `missing` has columns of its own, and yields
     Missing. `repeats` can be read, but are not in any extent or segment. `absent` is the reason why other addresses
-    cannot be read.
+    cannot be read, and `elsewhere` are those of them of which more is known: the system had taken their pages out of
+    memory, or not yet put them there.
+
+    Of an image there are two more columns, which decide what is joined: `physical` (uint64), from `NOT_PHYSICAL` on if
+    the bytes were not in the machine's memory, and `flags` (uint8, ``permissions.py``).
     """
 
     def __init__(
@@ -99,6 +107,7 @@ class AddressSpace(Intervals):
         flags: U8 | None = None,
         absent: str = "not in the map",
         repeats: Repeats | None = None,
+        elsewhere: MissingMemory | None = None,
     ) -> None:
         """Sort, check and join the extents; the space owns the columns from then on.
 
@@ -115,6 +124,7 @@ class AddressSpace(Intervals):
         self.backing = backing
         self.absent = absent
         self.repeats = repeats or Repeats(*(np.zeros(0, np.uint64),) * 3)
+        self.elsewhere = elsewhere or MissingMemory.of([])
         check_disjoint(self.missing.start, self.missing.size)
         rows, end = self.touched(self.missing)
         bad = np.flatnonzero(end > rows)
@@ -221,6 +231,7 @@ class AddressSpace(Intervals):
             flags=None if self.flags is None else self.flags[row],
             absent=self.absent,
             repeats=self.repeats,
+            elsewhere=self.elsewhere,
         )
 
     def walked(self, address: int) -> int:
@@ -252,6 +263,9 @@ class AddressSpace(Intervals):
                     detail = " (the map says that it was in the dump)" if mapped else ""
                     raise AddressError(address, "the file ends too early", detail)
                 raise AddressError(address, "mapped but missing", f" ({reason})")
+            away = self.elsewhere.at(address)
+            if away is not None:
+                raise AddressError(address, self.absent, f" ({REASONS[int(self.elsewhere.reason[away])]})")
         raise AddressError(address, self.absent, self._extended(address))
 
     def _extended(self, address: int) -> str:

@@ -14,6 +14,7 @@ _NOUNS = {
     "Half": "half of an address space",
     "Split": "way to split",
     "ScanUnit": "unit of scanning",
+    "PagesFrom": "choice of pages",
     "Trust": "way to trust positions",
     "System": "operating system",
     "Architecture": "architecture",
@@ -71,6 +72,13 @@ class ScanUnit(Word):
     REGION = "region"
     PROCESS = "process"
     PAGE = "page"
+
+
+class PagesFrom(Word):
+    """Which pages of a process in an image are read: those that page tables lead to, or all that can be found."""
+
+    RAM = "ram"
+    ALL = "all"
 
 
 class Trust(Word):

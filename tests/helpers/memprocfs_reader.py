@@ -1,4 +1,4 @@
-"""What MemProcFS reads of a machine's image, as JSON: ``python memprocfs_reader.py IMAGE``; without one, nothing.
+"""What MemProcFS reads of a machine's image, as JSON: ``memprocfs_reader.py IMAGE [OPTION]...``; without one, nothing.
 
 MemProcFS is under the AGPL: it runs here, in a process of its own that imports nothing of memcarve, and nowhere else.
 Standard input says what else is to be read, as JSON: pid to [[address, pages], ...].
@@ -81,5 +81,5 @@ def told(process: Any, more: list[tuple[int, int]]) -> dict[str, Any]:
 
 if __name__ == "__main__" and sys.argv[1:]:
     wanted = json.load(sys.stdin)
-    machine = memprocfs.Vmm(["-device", sys.argv[1], *OPTIONS, "-waitinitialize"])
+    machine = memprocfs.Vmm(["-device", sys.argv[1], *OPTIONS, "-waitinitialize", *sys.argv[2:]])
     json.dump([told(process, wanted.get(str(process.pid), [])) for process in machine.process_list()], sys.stdout)

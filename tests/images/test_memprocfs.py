@@ -7,9 +7,7 @@ MemProcFS says something else, it is said here what and why, and held to be exac
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import json
-import subprocess
 import sys
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -21,8 +19,8 @@ import hibernation
 import memcarve
 import walker
 import winimage
-from files import ROOT
 from memcarve.process import Selection
+from memprocfs_runs import run, skip_without
 from sweeps import LONG, some
 from winimage import Plan, userland
 
@@ -39,9 +37,6 @@ if TYPE_CHECKING:
 PAGE = 4096
 USER_END = 1 << 47
 SYSTEM = 4
-READER = str(ROOT / "tests" / "helpers" / "memprocfs_reader.py")
-#: it takes a fifth of a second
-LONGEST = 60
 
 #: beside the usual processes, which have no regions, some of which everything is planned
 MACHINE = (
@@ -113,25 +108,10 @@ def digest(data: bytes) -> str:
 ZEROS = digest(bytes(PAGE))
 
 
-def run(*arguments: str, stdin: str = "{}") -> str:
-    """Return what MemProcFS says, which has a process of its own and little time."""
-    done = subprocess.run(
-        [sys.executable, READER, *arguments], input=stdin, capture_output=True, text=True, timeout=LONGEST, check=False
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    return done.stdout
-
-
 @pytest.fixture(scope="module", autouse=True)
 def memprocfs() -> Iterator[None]:
     """Skip where MemProcFS cannot be imported; it never is here."""
-    if importlib.util.find_spec("memprocfs") is None:
-        pytest.skip("memprocfs is not installed")
-    done = subprocess.run([sys.executable, READER], capture_output=True, text=True, timeout=LONGEST, check=False)
-    if done.returncode:
-        # the first error says which library is missing, the last one nothing
-        errors = [line for line in done.stderr.splitlines() if "Error: " in line]
-        pytest.skip(f"memprocfs cannot be imported: {errors[0] if errors else done.returncode}")
+    skip_without()
     yield
     assert "memprocfs" not in sys.modules
 

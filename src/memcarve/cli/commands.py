@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from memcarve.cli import option_groups as groups, run_log
-from memcarve.cli.option_values import Choice, InputPath, OutputPath, address, size
+from memcarve.cli.option_values import Choice, InputPath, OutputPath, PageFilePath, address, size
 from memcarve.cli.stopping import raise_exceptions
 from memcarve.cli.usage_errors import ExtraArgumentsError
 from memcarve.times import now
@@ -118,6 +118,8 @@ class Command(click.Command):
             value = ctx.params.get(str(parameter.name))
             if isinstance(parameter.type, OutputPath):
                 output = output if "--log" in parameter.opts else value
+            elif isinstance(parameter.type, PageFilePath):
+                named += map(PageFilePath.path, value or ())
             elif isinstance(parameter.type, InputPath) and value is not None:
                 named += [value] if isinstance(value, str) else value
         return named, output

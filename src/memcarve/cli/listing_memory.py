@@ -17,7 +17,7 @@ from memcarve.errors import UsageError, printable
 from memcarve.labels import Labelling
 from memcarve.labels.resident_regions import Residence
 from memcarve.labels.segment_labels import permission_words
-from memcarve.permissions import page_state, permissions
+from memcarve.permissions import is_in_memory, origin, page_state, permissions
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -143,7 +143,9 @@ def _extent_rows(width: int | None, *, flags: bool) -> tuple[list[Column], _Rows
     address, size = (None, None) if width is None else (ADDRESS_WIDTH, _SIZE)
     columns = [Column("start", "address", address), Column("end", "end", address), Column("size", "number", size)]
     columns += [Column("offset", "number", width), Column("segment", "address", address)]
-    columns += [Column("physical", "address", address), *_allowed_columns(width)] if flags else []
+    if flags:
+        columns += [Column("physical", "address", address), *_allowed_columns(width)]
+        columns += [Column("origin", "text", None if width is None else 20)]
 
     def rows(process: ProcessMemory, chosen: Segments) -> Iterator[list[Cell]]:
         space = process.space
@@ -152,7 +154,9 @@ def _extent_rows(width: int | None, *, flags: bool) -> tuple[list[Column], _Rows
                 row: list[Cell] = [extent.start, extent.end, extent.size, extent.offset, segment.start]
                 if space.physical is not None and space.flags is not None:
                     within = extent.start - int(space.start[index])
-                    row += [int(space.physical[index]) + within, *_allowed(int(space.flags[index]))]
+                    bits = int(space.flags[index])
+                    row += [int(space.physical[index]) + within if is_in_memory(bits) else None, *_allowed(bits)]
+                    row += [origin(bits)]
                 yield row
 
     return columns, rows

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 _JSON = ("json", "jsonl")
 #: columns that a table leaves out if it has command lines
 _LEFT_OUT = ("exited", "root", "image_base", "peb", "wow64")
+#: where pages are that page tables do not lead to
+_PLACES = ("shared", "compressed", "in_pagefile", "in_file", "never_touched", "unknown")
 _LONGEST = 120  # characters of a command line in it
 _SHORT = 12  # characters of a container's identifier in it
 
@@ -44,6 +46,8 @@ def processes(file: str, wanted: ProcessList, source: Input, printing: Printing,
         columns = _unix_columns(entries, layout) if unix else _columns(entries, layout)
         counts = [_page_counts(container, index) for index in range(len(entries))] if pages else []
         told = [_told(container, index, environment=environment) for index in range(len(entries))] if details else []
+        if layout == "table":
+            counts = [None if count is None else _summed(count) for count in counts]
         # a doubtful process need not have page tables
         certain = [index for index, entry in enumerate(entries) if not entry.doubts]
         failed = any((pages and counts[index] is None) or (details and told[index] is None) for index in certain)
@@ -116,6 +120,14 @@ def _page_counts(container: Container, index: int) -> dict[str, int] | None:
     except InputError as error:
         complain(error)
         return None
+
+
+def _summed(count: dict[str, int]) -> dict[str, int]:
+    """Return pages by where they are, if that was found out; else by what page tables say."""
+    if "shared" not in count:
+        return count
+    in_ram = sum(count.get(kind, 0) for kind in ("present", "transition"))
+    return {"in_ram": in_ram, **{kind: count[kind] for kind in _PLACES}, "lost_tables": count["lost_tables"]}
 
 
 def _told(container: Container, index: int, *, environment: bool) -> dict[str, Any] | None:

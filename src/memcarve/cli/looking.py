@@ -12,12 +12,16 @@ from memcarve.cli.hexdump import hexdump
 from memcarve.cli.printed_tables import Column, print_table
 from memcarve.cli.wording import at_terminal, option, say
 from memcarve.errors import AddressError, LimitError
+from memcarve.intervals import Intervals
+from memcarve.permissions import RESOLVED, origin
 
 if TYPE_CHECKING:
     from memcarve.cli.option_groups import Input, Messages, OneProcess, Printing, ReadOutput
     from memcarve.process import Container
+    from memcarve.space import AddressSpace
 
 _PIECE = 1 << 20
+_MOST_TOLD = 16  # stretches of which it is said how they were found
 
 
 def read(
@@ -38,6 +42,8 @@ def read(
         say_notes(memory, messages)
         for _ in memory.space.pieces(start, size):  # complain before anything is printed
             pass
+        if messages.verbose:
+            say(_origins(memory.space, start, size), quiet=messages.quiet)
         for place in range(start, start + size, _PIECE):
             data = memory.read(place, min(_PIECE, start + size - place))
             if as_hex:
@@ -45,6 +51,17 @@ def read(
             else:
                 sys.stdout.buffer.write(data)
     return COMPLETE
+
+
+def _origins(space: AddressSpace, start: int, size: int) -> list[str]:
+    """Return sentences on how the pages of a range were found, if an image's page tables do not map all of them."""
+    if space.flags is None or not size:
+        return []
+    found, extent = Intervals.of([(start, size)]).intersect(space)
+    rows = zip(found.start.tolist(), found.size.tolist(), space.flags[extent].tolist(), strict=True)
+    told = [(address, length, origin(flags)) for address, length, flags in rows if flags & RESOLVED]
+    more = [f"and {len(told) - _MOST_TOLD} more stretches like these"] if len(told) > _MOST_TOLD else []
+    return [f"0x{address:x}: {length} bytes are from {word}" for address, length, word in told[:_MOST_TOLD]] + more
 
 
 def _resolved(container: Container, index: int, address: Address) -> int:
@@ -79,11 +96,14 @@ def locate(file: str, target: str, process: OneProcess, source: Input, printing:
         columns = [Column("address", "address"), Column("offset", "number")]
         columns += [Column("segment", "address"), Column("segment_end", "end")]
         columns += [Column("extent", "address"), Column("extent_end", "end"), Column("extent_offset", "number")]
+        columns += [] if space.flags is None else [Column("origin", "text")]
 
-        def row(address: int) -> tuple[int | None, ...]:
+        def row(address: int) -> tuple[int | str | None, ...]:
             _, offset, segment, extent = memory.locate(address)
             bounds = (None, None) if segment is None or not known else (segment.start, segment.end)
-            return address, offset, *bounds, extent.start, extent.end, extent.offset
+            flags = None if space.flags is None else int(space.flags[space.index(space.walked(address))])
+            found = () if flags is None else (origin(flags),)
+            return address, offset, *bounds, extent.start, extent.end, extent.offset, *found
 
         print_table(printing.layout, "places", columns, [row(address) for address in found])
     return COMPLETE

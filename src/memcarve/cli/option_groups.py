@@ -15,6 +15,7 @@ from memcarve.cli.option_values import (
     Choice,
     InputPath,
     OutputPath,
+    PageFilePath,
     address_range,
     byte,
     count,
@@ -34,6 +35,7 @@ from memcarve.vocabulary import (
     Kind,
     Layout,
     OutputType,
+    PagesFrom,
     Paging,
     ProcessFlag,
     ScanUnit,
@@ -279,6 +281,23 @@ class Input(Decoding):
         metavar="FILE",
         type=InputPath(),
         help="For an image of Linux: its kernel's types, if it lacks them: ISF (.json.xz), BTF, vmlinux.",
+    )
+    page_files: Sequence[str] = option(
+        "--pagefile",
+        multiple=True,
+        metavar="[N=]FILE",
+        type=PageFilePath(),
+        help="For an image: page file N (pagefile.sys, swapfile.sys, a swap area of Linux) of the same moment; "
+        "repeatable.  [default: numbered from 0 in their order]",
+    )
+    pages_from: str | None = option(
+        "--pages-from",
+        type=Choice(PagesFrom),
+        help="For an image: which pages to read: those that page tables lead to (ram), or shared and paged-out ones, "
+        "too.  [default: all]",
+    )
+    demand_zero: bool = option(
+        "--demand-zero", is_flag=True, help="For an image: pages that nobody has written yet are zeros, not missing."
     )
 
 

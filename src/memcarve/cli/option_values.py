@@ -42,6 +42,16 @@ class InputPath(AnyPath):
     """The name of a file or folder to read."""
 
 
+class PageFilePath(InputPath):
+    """The name of a page file, after its number if that is said: ``1=swapfile.sys``."""
+
+    @staticmethod
+    def path(value: str) -> str:
+        """Return the name without the number."""
+        number, equals, rest = value.partition("=")
+        return rest if equals and rest and number.isdigit() else value
+
+
 class OutputPath(AnyPath):
     """The name of a file or folder to write."""
 

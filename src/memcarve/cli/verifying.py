@@ -21,7 +21,7 @@ from memcarve.provenance import address, member
 from memcarve.sinks.verify import document_of, verify as verify_output
 from memcarve.sinks.verify.faults import Faults, seal_of
 from memcarve.sinks.verify.several_check import check_list, check_part, check_selected, is_several
-from memcarve.vocabulary import Half, InputType, Paging, System
+from memcarve.vocabulary import Half, InputType, PagesFrom, Paging, System
 
 if TYPE_CHECKING:
     from memcarve.cli.option_groups import Input, Messages, Source
@@ -169,6 +169,12 @@ def _as_recorded(header: dict[str, Any], source: Input) -> dict[str, Any]:
             told_root = address(member(header, "process").get("root"))  # with the flags that were given
             known = told_root is not None and told_root & ~0xFFF == int(root, 16) & ~0xFFF
             given["dtb"] = told_root if known else int(root, 16)
+        if given["pages_from"] is None and not source.is_given:
+            # what was written before this was recorded was read from page tables alone
+            told_files = used.get("page_files")
+            given["pages_from"] = PagesFrom.ALL if image.get("pages_from") == PagesFrom.ALL else PagesFrom.RAM
+            given["demand_zero"] = image.get("demand_zero") is True
+            given["page_files"] = _page_files(told_files) if isinstance(told_files, list) else ()
         for name, key, words in (("system", "os", System), ("paging", "paging", Paging)):
             told = name == "paging" or str(image.get("system")).endswith("as given")  # else it is recognised again
             if given["dtb"] is not None and given[name] is None and told and image.get(key) in [*words]:
@@ -177,6 +183,12 @@ def _as_recorded(header: dict[str, Any], source: Input) -> dict[str, Any]:
     trusted = [memory_map.get("trusted") if isinstance(memory_map, dict) else None, header.get("positions")]
     believed = next((value for value in trusted if value in ("printed", "sum")), None)
     return {**opening, "trust": opening["trust"] or believed}
+
+
+def _page_files(told: list[Any]) -> tuple[str, ...]:
+    """Return the page files that were used, with their numbers, as far as they are recorded."""
+    rows = [(row.get("number"), row.get("path")) for row in told if isinstance(row, dict)]
+    return tuple(f"{number}={path}" for number, path in rows if type(number) is int and isinstance(path, str))
 
 
 def _recorded_process(container: Container, header: dict[str, Any], said: OneProcess) -> ProcessMemory:

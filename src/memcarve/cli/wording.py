@@ -20,6 +20,7 @@ _OPTIONS = {
     "half": "--range",
     "hashes": "--hash",
     "memory_map": "--map",
+    "page_files": "--pagefile",
     "out": "-o",
     "platform": "--os-version",
     "renderer": "--format",

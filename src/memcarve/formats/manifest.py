@@ -15,7 +15,7 @@ from memcarve.errors import InputError, NotRecognisedError, SourceReadError
 from memcarve.formats.json_text import dumps, half_in, strict
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
 
 NAME = "segments.json"
 #: beside the folders of several processes: how each of them ended
@@ -106,6 +106,11 @@ def hash_members(hashes: Iterable[tuple[str, str]]) -> str:
 def permission_members(permissions: str | None, state: str) -> str:
     """Return the members that say what page tables allow of a segment, and how its pages were found."""
     return f'"permissions": {dumps(permissions)}, "state": {dumps(state)}, '
+
+
+def origin_member(origins: Mapping[str, int]) -> str:
+    """Return the member that says how many bytes of a segment were found in which way; empty if nothing is said."""
+    return f'"origins": {dumps(dict(origins))}, ' if origins else ""
 
 
 def part_member(start: int, end: int) -> str:

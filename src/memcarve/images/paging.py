@@ -18,7 +18,7 @@ from memcarve.images.linux.absent_entries import AbsentEntries, decoded
 from memcarve.images.paging_modes import LINUX, NO_EXECUTE, NO_SYSTEM, WINDOWS, AddressTable
 from memcarve.images.physical import Mapped, PhysicalMemory, Placed, pages_of_tables, past_unreadable
 from memcarve.images.x86_entries import X86Entries
-from memcarve.intervals import PAGE, TOP, breaks, chunks
+from memcarve.intervals import PAGE, TOP, Intervals, breaks, chunks, union
 from memcarve.permissions import PROT_NONE, TRANSITION
 from memcarve.space import AddressSpace, Repeats
 
@@ -164,6 +164,46 @@ def absent(
     return Absent(address[order], size[order], types, offsets, walking.absent.kinds(types, offsets))
 
 
+class Invalid(NamedTuple):
+    """What Windows keeps in entries of the lowest level that hold no frame: columns sorted by address, a row a page.
+
+    `address` and `word` (uint64): the entry, never 0. `unknown` are the addresses below tables that are not in the
+    image or are paged out themselves: nothing is known of their entries. `cut`: there were more than the limit has
+    pages, and none are given.
+    """
+
+    address: U64
+    word: U64
+    unknown: Intervals
+    cut: bool
+
+
+@past_unreadable
+def walk_invalid(
+    memory: PhysicalMemory,
+    table: AddressTable,
+    start: int = 0,
+    end: int = TOP,
+    limit: int | None = None,
+    *,
+    moved: bool = False,
+) -> tuple[Pages, Invalid]:
+    """Return what `walk` does, and what Windows keeps in the entries that hold no frame. Raises LimitError.
+
+    With `moved`, also what it keeps in those in transition.
+    """
+    walking = _Walk(memory, table, start, end)
+    walking.invalid, walking.keep_moved = [], moved
+    limit = default_limit(memory) if limit is None else limit
+    walking.most_invalid = limit // PAGE
+    pages = walking.run(limit)
+    none = np.zeros(0, np.uint64)
+    address, word = (np.concatenate([none, *column]) for column in zip((none, none), *walking.invalid, strict=True))
+    order = np.argsort(address, kind="stable")
+    unknown = union(*(Intervals(*part) for part in walking.unknown))
+    return pages, Invalid(address[order], word[order], unknown, walking.cut)
+
+
 class _Entries(NamedTuple):
     """The entries of a batch of tables that count: `row` of the batch, `column` of the table, what they lead to."""
 
@@ -185,6 +225,13 @@ class _Walk:
         #: entries that are not present, if they are wanted: address, size, word; and how many at most
         self.kept: list[tuple[U64, U64, U64]] | None = None
         self.most = 0
+        #: entries of Windows that hold no frame, if wanted: address, word; at most so many; whether there were more
+        self.invalid: list[tuple[U64, U64]] | None = None
+        self.keep_moved = False
+        self.most_invalid = self.left_invalid = 0
+        self.cut = False
+        #: what is below tables that cannot be read: first addresses and sizes
+        self.unknown: list[tuple[U64, U64]] = []
         self.batch = max(_BATCH // self.mode.page, 1)
         self.claiming = False
         self.counts: dict[str, int] = {}
@@ -216,6 +263,8 @@ class _Walk:
         self.absent = AbsentEntries(self.format.layouts, self.table.absent)
         self.found.clear()
         self.kept = None if self.kept is None else []
+        self.invalid = None if self.invalid is None else []
+        self.unknown, self.cut, self.left_invalid = [], False, self.most_invalid
         self.walked = [{} for _ in self.mode.levels]
         self.again = [[] for _ in self.mode.levels]
 
@@ -257,6 +306,7 @@ class _Walk:
             if below.any():
                 inside = self.memory.holds_tables(entries.physical, self.mode.page, self.mode.entry) & below
                 self._count("lost_tables", int((below & ~inside).sum()))
+                self._note_unknown(address[below & ~inside], levels[depth].shift)
                 repeated = self._repeated(depth, address, entries.physical, inside & many)
                 visited += int(np.count_nonzero(repeated)) * self.mode.page
                 inside &= ~repeated
@@ -426,6 +476,8 @@ class _Walk:
             entries = _Entries(np.full(len(column), row), column, column, none, none.astype(np.bool_))
             asked = self._asked_for(self._address(start, entries, shift), shift)
             self._count("lost_entries", int(np.count_nonzero(asked)))
+            partial = np.flatnonzero(~there.all(axis=1)).astype(np.uint64)
+            self._note_unknown(start[row] + (partial << np.uint64(shift)), shift)
 
     def _count(self, kind: str, count: int) -> None:
         if count:
@@ -439,7 +491,11 @@ class _Walk:
             if last or level.large:
                 self._count_linux(depth, start, words, self.format.absent(words) & ~counted)
             return
-        rest = words[(words != 0) & ~counted]
+        others = (words != 0) & ~counted
+        if self.invalid is not None:
+            kept = (words != 0) & ~self.format.present(words, depth) if self.keep_moved and last else others
+            self._keep_invalid(depth, start, words, kept)
+        rest = words[others]
         if not len(rest):
             return
         if not last:
@@ -456,6 +512,29 @@ class _Walk:
             self._count("demand_zero", pages * int((~prototype & ~paged).sum()))
         else:
             self._count("not_present", pages * len(rest))
+
+    def _note_unknown(self, address: U64, shift: int) -> None:
+        """Note that nothing is known of what entries map."""
+        if self.invalid is not None and len(address):
+            self.unknown.append((address, np.full(len(address), 1 << shift, np.uint64)))
+
+    def _keep_invalid(self, depth: int, start: U64, words: U64, chosen: Bools) -> None:
+        """Note entries that hold no frame: of the lowest level what they say, above that there is a table unknown."""
+        shift = self.mode.levels[depth].shift
+        row, column = np.nonzero(chosen)
+        none = np.zeros(len(row), np.uint8)
+        entries = _Entries(row, column.astype(np.uint64), none.astype(np.uint64), none, none.astype(np.bool_))
+        address = self._address(start, entries, shift)
+        asked = self._asked_for(address, shift)
+        if depth < len(self.mode.levels) - 1:
+            self._note_unknown(address[asked], shift)
+        elif self.invalid is not None and not self.cut:
+            self.left_invalid -= int(asked.sum())
+            self.cut = self.left_invalid < 0
+            if self.cut:
+                self.invalid.clear()
+            else:
+                self.invalid.append((address[asked], words[row, column][asked]))
 
     def _count_linux(self, depth: int, start: U64, words: U64, chosen: Bools) -> None:
         """Count what Linux keeps in entries that are not present, and note them if they are wanted."""

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from memcarve.images.nonresident import Resolver
+    from memcarve.images.page_files import PageFiles
     from memcarve.images.paging_modes import AddressTable
     from memcarve.images.physical import PhysicalMemory
     from memcarve.metadata import Metadata
@@ -47,6 +49,9 @@ class OperatingSystem(Protocol):
 
     def architecture_of(self, entry: ProcessEntry) -> str:
         """Return of which vocabulary.Architecture a process's program is."""
+
+    def resolver(self, files: PageFiles) -> Resolver | None:
+        """Return what finds pages that page tables do not lead to, also in page files; None if nothing does."""
 
     def metadata(self, entry: ProcessEntry, table: AddressTable) -> Metadata:
         """Return what is known of a process beyond its bytes: regions, modules, threads, areas."""

@@ -14,7 +14,7 @@ from memcarve.labels.headers import parse_header
 from memcarve.labels.metadata_index import OWN
 from memcarve.labels.severities import AS_MANY, NOT_INITIALISED, RATINGS
 from memcarve.metadata import INITIALIZATION_ORDER
-from memcarve.permissions import EXECUTE, PROT_NONE, TRANSITION, USER, WRITE
+from memcarve.permissions import EXECUTE, NOT_PRESENT, USER, WRITE
 from memcarve.vocabulary import Flag, Kind, Severity
 
 if TYPE_CHECKING:
@@ -258,8 +258,7 @@ class Flagged:
         space = self.space
         if space.flags is None:
             return None
-        gone = TRANSITION | PROT_NONE
-        programs = space.flags & np.uint8(USER | gone) == np.uint8(USER)
+        programs = space.flags & np.uint8(USER | NOT_PRESENT) == np.uint8(USER)
         if wanted & EXECUTE and (space.flags[programs] & np.uint8(EXECUTE)).all():
             present = Intervals(space.start[programs], space.size[programs])
             if len(present.intersect(self._regions(self._is_stack_of_data))[0]):

@@ -14,7 +14,7 @@ from memcarve.labels.filters import CHOICES, names_match
 from memcarve.labels.flags import MOST_FINDINGS, NEEDS, Flagged
 from memcarve.metadata import hexadecimal
 from memcarve.paths import base_name
-from memcarve.permissions import permissions
+from memcarve.permissions import NOT_PRESENT, TRANSITION, permissions
 from memcarve.vocabulary import Flag
 
 if TYPE_CHECKING:
@@ -466,7 +466,9 @@ def permission_bits(space: AddressSpace, first: I64, end: I64) -> I64:
     if space.flags is None or not len(first):
         return np.zeros(len(first), np.int64)
     # reduceat cannot do empty ranges: the last element stands for them
-    bits = np.append(np.left_shift(np.int64(1), space.flags.astype(np.int64)), np.int64(0))
+    # of pages that are not present nothing is told
+    known = np.where(space.flags & np.uint8(NOT_PRESENT), np.uint8(TRANSITION), space.flags)
+    bits = np.append(np.left_shift(np.int64(1), known.astype(np.int64)), np.int64(0))
     bounds = np.column_stack([first, np.maximum(end, first + 1)]).ravel().astype(np.int64)
     found = np.bitwise_or.reduceat(bits, np.minimum(bounds, len(bits) - 1))[::2]
     return np.where(end > first, found, 0)

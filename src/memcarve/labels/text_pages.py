@@ -12,7 +12,7 @@ import numpy as np
 
 from memcarve.errors import MemcarveError
 from memcarve.intervals import PAGE, TOP, Intervals, expand
-from memcarve.permissions import EXECUTE, PROT_NONE, TRANSITION, USER, WRITE
+from memcarve.permissions import EXECUTE, NOT_PRESENT, USER, WRITE
 from memcarve.vocabulary import Kind
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ def _files(process: ProcessMemory) -> tuple[dict[Key, list[Text]], dict[Key, tup
     whole = (held.size >= np.uint64(PAGE)) & (held.start % np.uint64(PAGE) == 0)
     if image.any():
         # what the page tables let programs run and not write: the region says nothing of single pages
-        bits = np.uint8(USER | EXECUTE | WRITE | TRANSITION | PROT_NONE)
+        bits = np.uint8(USER | EXECUTE | WRITE | NOT_PRESENT)
         runs = np.zeros(len(space), np.bool_) if space.flags is None else space.flags & bits == USER | EXECUTE
         whole &= ~image[held.owner] | runs[extent]
     of_region = np.bincount(held.owner[whole], held.size[whole] // np.uint64(PAGE), len(chosen))

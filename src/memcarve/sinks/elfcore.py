@@ -16,7 +16,7 @@ from memcarve.formats.elf_core import core_headers, process_notes
 from memcarve.formats.elf_core.process_notes import EXECUTE, READ, WRITE, MappedFile
 from memcarve.formats.elf_core.processors import PROCESSORS
 from memcarve.metadata import hexadecimal
-from memcarve.permissions import EXECUTE as MAY_EXECUTE, PROT_NONE, TRANSITION, WRITE as MAY_WRITE
+from memcarve.permissions import EXECUTE as MAY_EXECUTE, NOT_PRESENT, WRITE as MAY_WRITE
 from memcarve.process import Unix
 from memcarve.sinks.input_hash import hash_to_come
 from memcarve.sinks.ranges import ranges
@@ -146,7 +146,7 @@ def _flags(found: Ranges, notes: list[str]) -> tuple[U32, str]:
     if found.flags is not None:
         basis = PAGE_TABLES
         write, execute = (found.flags & bit != 0 for bit in (MAY_WRITE, MAY_EXECUTE))
-        present = found.flags & (TRANSITION | PROT_NONE) == 0  # of other pages the tables do not tell
+        present = found.flags & NOT_PRESENT == 0  # of other pages the tables do not tell
         flags = np.where(present, READ | np.where(write, WRITE, 0) | np.where(execute, EXECUTE, 0), flags)
     unknown = int((flags < 0).sum())
     if unknown:

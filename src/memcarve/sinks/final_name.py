@@ -419,5 +419,5 @@ def write_text(files: Files, name: str, texts: Iterable[str]) -> None:
 
 def input_paths(process: ProcessMemory) -> list[str]:
     """Return the files and folders that a process was read from: none of them is ever written to."""
-    inputs = process.inputs.values()
+    inputs = [row for each in process.inputs.values() for row in (each if isinstance(each, list) else [each])]
     return [str(each["path"]) for each in inputs if isinstance(each, dict) and "path" in each]

@@ -16,7 +16,7 @@ from memcarve.formats.programs import pe
 from memcarve.intervals import PAGE, Intervals
 from memcarve.metadata import Fault, Regions, Thread
 from memcarve.paths import base_name
-from memcarve.permissions import EXECUTE, PROT_NONE, TRANSITION, WRITE
+from memcarve.permissions import EXECUTE, NOT_PRESENT, WRITE
 from memcarve.process import Platform
 from memcarve.protection import collapsed
 from memcarve.sinks.input_hash import hash_to_come
@@ -411,7 +411,7 @@ def _type(region: Region) -> int:
 
 
 def _allowed(flags: int) -> int:
-    if flags & (TRANSITION | PROT_NONE):
+    if flags & NOT_PRESENT:
         return 0
     word = _WORDS[f"r{'w' if flags & WRITE else '-'}{'x' if flags & EXECUTE else '-'}"]
     return structures.PROTECTIONS[word]

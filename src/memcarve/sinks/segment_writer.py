@@ -11,7 +11,8 @@ import numpy as np
 from memcarve.copying.copier import THREADS, run_together
 from memcarve.copying.output_file import Target, is_zero
 from memcarve.formats import manifest
-from memcarve.permissions import page_state, permissions
+from memcarve.intervals import Intervals
+from memcarve.permissions import RESOLVED, origin, page_state, permissions
 from memcarve.sinks.final_name import write_all
 
 if TYPE_CHECKING:
@@ -80,6 +81,8 @@ class Work:
         small = segments.total < _SMALL * count
         self._threads = threads or (1 if small else THREADS)
         self._done = [0] * self._threads
+        #: whether any of the bytes are not where the process's page tables point
+        self._resolved = space.flags is not None and bool((space.flags & np.uint8(RESOLVED)).any())
         self._permissions = space.flags if segments.choice.split == "permissions" else None
 
     def run(self) -> None:
@@ -183,18 +186,38 @@ class Work:
             for kind, values in hexes.items():
                 text = "".join(f"{value}  {name}\n" for value, name in zip(values, names, strict=True))
                 sums[kind].write(text.encode())
-            whole = self._whole(part)
+            whole, origins = self._whole(part), self._origins(part)
             for place, (start, size, offset, extents, zero) in enumerate(rows):
                 members = manifest.hash_members((kind, values[place]) for kind, values in hexes.items())
                 allowed = flags[place]
                 if allowed is not None:
                     members += manifest.permission_members(permissions(allowed), page_state(allowed))
+                members += manifest.origin_member(origins[place]) if origins else ""
                 if whole:
                     members += manifest.part_member(*whole[place])
                 if self.labels is not None:
                     members += manifest.label_member(self.labels.text(low + place))
                 known = zero if self.observed else None
                 yield manifest.segment_line(start, size, offset, extents, names[place], members, known)
+
+    def _origins(self, part: slice) -> list[dict[str, int]]:
+        """Return how many bytes of each segment in `part` were found in which way; nothing if page tables lead to all.
+
+        Of a segment to all of which they lead nothing is said.
+        """
+        flags, segments = self.space.flags, self.segments
+        if flags is None or not self._resolved:
+            return []
+        start = segments.start[part]
+        found, extent = Intervals(start, segments.size[part]).intersect(self.space)
+        key = found.owner * 256 + flags[extent]
+        kinds, place = np.unique(key, return_inverse=True)
+        sizes = np.bincount(place, found.size, len(kinds)).astype(np.int64)
+        told: list[dict[str, int]] = [{} for _ in range(len(start))]
+        for kind, size in zip(kinds.tolist(), sizes.tolist(), strict=True):
+            row, word = told[kind // 256], origin(kind % 256)
+            row[word] = row.get(word, 0) + size
+        return [row if set(row) - {"ram", "transition"} else {} for row in told]
 
     def _whole(self, part: slice) -> list[tuple[int, int]]:
         """Return start and end of what each segment in `part` is part of; an empty list if none were split."""

@@ -46,6 +46,9 @@ def open(  # noqa: A001 - that is what it does, and memcarve.open is what it is 
     paging: str | None = None,
     limit: int | None = None,
     symbols: str | os.PathLike[str] | None = None,
+    page_files: Paths = (),
+    pages_from: str | None = None,
+    demand_zero: bool = False,
     regions: Paths = (),
     modules: Paths = (),
     threads: Paths = (),
@@ -65,6 +68,11 @@ def open(  # noqa: A001 - that is what it does, and memcarve.open is what it is 
     them if they are not recognised; `limit` is how many bytes of virtual memory they may claim to map.
     `symbols` is a file with the types of the Linux kernel in the image: Volatility's ISF, BTF, or vmlinux; only Linux
     is looked for then.
+
+    `pages_from` says which pages of a process in an image are read: ``"ram"``, those that its page tables lead to, or
+    ``"all"``, also those that are found by what the system knows besides: shared ones, and those in `page_files`, which
+    are page files (or swapfile.sys, or Linux's swap areas) of the same moment, each as ``FILE`` or ``N=FILE`` with its
+    number. With `demand_zero`, pages that nobody has written yet are zeros; else they are not there.
 
     `regions`, `modules` and `threads` are files (one or several each) that list those of the process, as Volatility 3
     prints them, or ``/proc/PID/maps``; those of a dump are also found beside it, as ``pid.N.vadinfo.csv``. They are
@@ -96,6 +104,9 @@ def open(  # noqa: A001 - that is what it does, and memcarve.open is what it is 
         paging=paging,
         limit=limit,
         symbols=None if symbols is None else os.fspath(symbols),
+        page_files=_paths(page_files),
+        pages_from=pages_from,
+        demand_zero=demand_zero,
         regions=_paths(regions),
         modules=_paths(modules),
         threads=_paths(threads),

@@ -25,23 +25,35 @@ from memcarve.formats.images import (
     vmware,
 )
 from memcarve.formats.images.machine import MachineMemory
+from memcarve.images.nonresident import space_of
 from memcarve.images.page_table_roots import Root, address_table, find_roots
 from memcarve.images.paging import claimed, walk
 from memcarve.images.paging_modes import LINUX, NO_SYSTEM, WINDOWS, AddressTable
 from memcarve.images.physical import PhysicalMemory
 from memcarve.intervals import PAGE, TOP, Intervals, breaks, total
 from memcarve.metadata import Metadata
-from memcarve.missing import IMAGE_CUT_OFF, LEFT_OUT, OUTSIDE, REASONS, REPEATED, UNREADABLE, MissingMemory
+from memcarve.missing import (
+    BEYOND_PAGE_FILE,
+    IMAGE_CUT_OFF,
+    LEFT_OUT,
+    OUTSIDE,
+    REASONS,
+    REPEATED,
+    UNREADABLE,
+    MissingMemory,
+)
 from memcarve.note import Note
 from memcarve.process import Account, Container, Machine, Platform, ProcessEntry, ProcessMemory
 from memcarve.sources.listings import metadata_from_files
 from memcarve.sources.opening import FOR_IMAGES, IMAGE, Opened, OpenOptions, Source
+from memcarve.sources.page_file_option import open_page_files
 from memcarve.space import AddressSpace
-from memcarve.vocabulary import Half
+from memcarve.vocabulary import Half, PagesFrom
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from memcarve.images.nonresident import Found, Resolver
     from memcarve.images.paging import Pages
     from memcarve.images.system import OperatingSystem
 
@@ -92,6 +104,16 @@ class ImageContainer(Container):
         self._looked = False
         self._unsought: str | None = None
         self._unsettled: ProcessError | None = None
+        #: the image, and behind it the page files that were given
+        self._whole, self._page_files, self._page_notes = open_page_files(
+            file, memory.backing, options.page_files, zeros=options.demand_zero
+        )
+        if options.pages_from == PagesFrom.RAM and (options.page_files or options.demand_zero):
+            self._whole.close()
+            raise UsageError(
+                "only pages in memory are wanted, and page files or zeros were given",
+                remedy="leave {pages_from:ram} out, or {page_files} and {demand_zero}",
+            )
 
     @property
     def stored(self) -> FileBacking:  # type: ignore[override]
@@ -116,6 +138,7 @@ class ImageContainer(Container):
             unsought.append(f"the list of processes is damaged ({problem}): some that it held may be unlisted now")
         found, known = (self._system.notes, [self._system.description]) if self._system else ([], [])
         decoded = [Note(note, "input", more) for note, more in self.stored.notes]
+        decoded += [Note(note, "input") for note in self._page_notes]
         if self._left_out:
             unsought.append(f"left out, because no memory of its own is known of it: {self._left_out}")
         return [*known, *decoded, *(Note(note, "input") for note in (*self.memory.notes, *found, *unsought))]
@@ -215,7 +238,7 @@ class ImageContainer(Container):
         start, end = (0, TOP) if half == "all" else (0, table.kernel_half)
         if half == "kernel":
             start, end = table.kernel_half, TOP
-        return self._memory(entry, table, system, self._walk(table, start, end), half)
+        return self._memory(entry, table, system, self._walk(entry, table, start, end), half)
 
     def _process(self, index: int) -> ProcessMemory:
         return self._half(index, "all")
@@ -226,12 +249,12 @@ class ImageContainer(Container):
         Raises ProcessError if its page tables are not in the image, LimitError if they claim too much there.
         """
         entry, table, system = self._chosen(index, kernel=self._table_of(self.entry(index))[0].kernel_half <= start)
-        pages = self._walk(table, start, end)
+        walked = self._walk(entry, table, start, end, if_needed=True)
         extended, bits = start | (TOP - (1 << table.mode.bits)), table.mode.address_bits
-        if not len(pages.placed) and table.mode.wide and start >> (bits - 1) == 1:
+        if not len(walked[0].placed) and table.mode.wide and start >> (bits - 1) == 1:
             # an address as maps print it, cut to 48 bits: the error names the one that was meant
-            pages = self._walk(table, extended, extended + 1)
-        return self._memory(entry, table, system, pages, "all")
+            walked = self._walk(entry, table, extended, extended + 1)
+        return self._memory(entry, table, system, walked, "all")
 
     def _chosen(self, index: int, *, kernel: bool) -> tuple[ProcessEntry, AddressTable, str]:
         """Return a process, how to read its page tables, and in words why; `kernel`: its kernel half is wanted alone.
@@ -260,15 +283,35 @@ class ImageContainer(Container):
             )
         return entry, table, system
 
-    def _walk(self, table: AddressTable, start: int, end: int) -> Pages:
+    @functools.cached_property
+    def _resolver(self) -> Resolver | None:
+        """What finds pages that page tables do not lead to; None if they are not wanted, or nothing finds them."""
+        if self.options.pages_from == PagesFrom.RAM or self.options.dtb is not None:
+            return None
+        return self.system.resolver(self._page_files)
+
+    def _walk(
+        self, entry: ProcessEntry, table: AddressTable, start: int, end: int, *, if_needed: bool = False
+    ) -> tuple[Pages, Found | None]:
+        """Return what page tables map, and what else was found; `if_needed`: only if they do not map all of it."""
         try:
-            return walk(self.memory, table, start, end, self.options.limit)
+            if self._resolver is None:
+                return walk(self.memory, table, start, end, self.options.limit), None
+            if if_needed:
+                pages = walk(self.memory, table, start, end, self.options.limit)
+                wanted = Intervals.of([(start, max(end - start, 1))])
+                if not len(wanted.subtract(pages.placed)):
+                    return pages, None
+            return self._resolver.walk(entry, table, start, end, self.options.limit)
         except LimitError as error:
             error.subject = str(self)
             raise
 
-    def _memory(self, entry: ProcessEntry, table: AddressTable, system: str, pages: Pages, half: str) -> ProcessMemory:
+    def _memory(
+        self, entry: ProcessEntry, table: AddressTable, system: str, walked: tuple[Pages, Found | None], half: str
+    ) -> ProcessMemory:
         """Return what a walk found as a process's memory."""
+        pages, found = walked
         notes = [*self.warnings, f"{self.memory.kind}, {table.mode.name} page tables at 0x{table.root:x}, {system}"]
         missing = self._missing(pages)
         if self.options.dtb is not None and not claimed(self.memory, table)[0]:
@@ -278,17 +321,23 @@ class ImageContainer(Container):
                 remedy="{scan} lists roots",
             )
         doubts = [f"{entry} is doubtful as a process: {'; '.join(entry.doubts)}"] if entry.doubts else []
-        remarks = doubts + self._remarks(entry, pages, missing, table, half)
-        space = pages.space(self.memory, missing)
+        remarks = doubts
+        if found is None:
+            space = pages.space(self.memory, missing)
+        else:
+            space = space_of(pages, self._whole, missing, found)
+            missing = space.missing
+            remarks += found.notes
+        remarks += self._remarks(entry, pages, missing, table, half)
         if space.repeated:
             remarks.append(
                 f"{space.repeated} bytes of the kernel half are mapped again by shared page tables: they are in no "
                 "segment, read shows them"
             )
         architecture = "arm64" if table.mode.split else "x64" if table.mode.wide else "x86"
-        found = self._system if self.options.dtb is None else None  # others may know processes, as Volatility does
-        if found is not None:
-            architecture = found.architecture_of(entry)
+        known = self._system if self.options.dtb is None else None  # others may know processes, as Volatility does
+        if known is not None:
+            architecture = known.architecture_of(entry)
         if table.mode.split and table.kernel_root is None and half != "user":
             remarks.append("the page tables of the kernel half have a root of their own, which is not known")
         left_out = {REPEATED: space.repeated} if space.repeated else {}
@@ -301,9 +350,9 @@ class ImageContainer(Container):
             notes=[*notes, *map(Note, remarks)],
             metadata=functools.partial(self._metadata, entry, table),
             half=half,
-            pages=pages.counts,
+            pages=pages.counts if found is None else {**pages.counts, **found.counts},
             file=self.stored,
-            auxiliary_vector=None if found is None else found.auxiliary_vector(entry),
+            auxiliary_vector=None if known is None else known.auxiliary_vector(entry),
         )
 
     def start_of(self, index: int) -> Metadata:
@@ -334,7 +383,8 @@ class ImageContainer(Container):
         return self._system.platform
 
     def close(self) -> None:
-        """Close the image."""
+        """Close the image and the page files."""
+        self._whole.close()
         self.memory.backing.close()
         self.file.close()
 
@@ -411,7 +461,7 @@ class ImageContainer(Container):
         self, entry: ProcessEntry, pages: Pages, missing: MissingMemory, table: AddressTable, half: str
     ) -> list[str]:
         remarks = []
-        for reason in (IMAGE_CUT_OFF, OUTSIDE, LEFT_OUT, UNREADABLE):
+        for reason in (IMAGE_CUT_OFF, OUTSIDE, LEFT_OUT, UNREADABLE, BEYOND_PAGE_FILE):
             # in the kernel half what is outside is a device's memory, as every machine has it
             here = (missing.start < np.uint64(table.kernel_half)) | (reason == LEFT_OUT)
             size = total(missing.size[here & (missing.reason == REASONS.index(reason))])
@@ -446,9 +496,12 @@ class ImageContainer(Container):
                 "paging": table.mode.name,
                 "root": f"0x{table.root:x}",
                 "dtb": self.options.dtb is not None,
+                "pages_from": PagesFrom.RAM if self._resolver is None else PagesFrom.ALL,
+                **({"demand_zero": True} if self.options.demand_zero else {}),
                 **({} if self.options.symbols is None else {"symbols": self.options.symbols}),
                 **self.said,
-            }
+            },
+            **({"page_files": page_files} if (page_files := self._page_files.described) else {}),
         }
 
 

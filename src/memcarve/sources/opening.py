@@ -12,7 +12,7 @@ from memcarve.formats.decoded_file import decoded
 from memcarve.note import Note
 from memcarve.remote import open_file
 from memcarve.remote.locations import is_location
-from memcarve.vocabulary import InputType, Paging, System, Trust
+from memcarve.vocabulary import InputType, PagesFrom, Paging, System, Trust
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,7 +28,7 @@ _FOR_ALL = frozenset(
     {"hashed", "regions", "modules", "threads", "input_type", "temp", "limit_rows", "limit_decoded", "progress"}
 )
 #: options of which any says that the input is an image
-FOR_IMAGES = frozenset({"dtb", "system", "paging", "limit", "symbols"})
+FOR_IMAGES = frozenset({"dtb", "system", "paging", "limit", "symbols", "page_files", "pages_from", "demand_zero"})
 _HEAD = 4096
 
 
@@ -120,6 +120,9 @@ class OpenOptions(NamedTuple):
     paging: str | None = None
     limit: int | None = None
     symbols: str | None = None
+    page_files: tuple[str, ...] = ()
+    pages_from: str | None = None
+    demand_zero: bool = False
     regions: tuple[str, ...] = ()
     modules: tuple[str, ...] = ()
     threads: tuple[str, ...] = ()
@@ -135,11 +138,14 @@ class OpenOptions(NamedTuple):
         Trust.check(self.trust)
         System.check(self.system)
         Paging.check(self.paging)
+        PagesFrom.check(self.pages_from)
 
     @property
     def given(self) -> set[str]:
         """The options that were given, except those that every input has."""
-        return {name for name, value in self._asdict().items() if value is not None and value is not False} - _FOR_ALL
+        return {
+            name for name, value in self._asdict().items() if value is not None and value is not False and value != ()
+        } - _FOR_ALL
 
     @property
     def for_image(self) -> bool:

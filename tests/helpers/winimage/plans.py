@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
+    from winimage.left_ram import LeftRam
     from winimage.userland import Userland
 
 
@@ -78,7 +79,8 @@ class Plan(NamedTuple):
     One with a `userland` has what that says in its memory: environment blocks, modules, threads; and besides what
     `memory` and `edges` say, which is in no region. `minimal`: it has no program, as Registry has none. `wiped` are
     members of its structure that were zeroed at last; `unmapped`: no kernel address leads to its structure any more.
-    It began `later` than its number says, in seconds.
+    It began `later` than its number says, in seconds. `left` is what of its memory is not in its page tables; it needs
+    a `userland`.
     """
 
     pid: int
@@ -94,6 +96,7 @@ class Plan(NamedTuple):
     wiped: tuple[str, ...] = ()
     unmapped: bool = False
     later: int = 0
+    left: LeftRam | None = None
 
     @property
     def blocks(self) -> int:

@@ -8,6 +8,7 @@ from winimage import kernel
 from winimage.contents import PAGE
 from winimage.edges import finish_self_table
 from winimage.hostile import THREADS, lost
+from winimage.left_ram import Left, write_files
 from winimage.physical import LARGE, Physical
 from winimage.plans import Plan
 from winimage.pool import PROCESS, freed, thread
@@ -46,6 +47,7 @@ class _Placed(NamedTuple):
     eprocess: int
     wow64: int | None
     vads: tuple[Vad, ...] = ()
+    left: Left | None = None
 
 
 class System:
@@ -57,6 +59,9 @@ class System:
         physical.reserve_large(blocks + (0 if self.options.small else kernel.SIZE // LARGE))
         self.library = Library.made(physical, 0x7FFA00000000 | int(physical.rng.integers(1 << 12)) << 20)
         self.holes: list[tuple[int, int]] = []
+        #: the pages of page files, by number and place
+        self.files: dict[int, dict[int, bytes]] = {}
+        self.left: dict[int, Left] = {}
 
     def build(self, plans: Sequence[Plan]) -> tuple[Process, ...]:
         """Write everything."""
@@ -100,11 +105,11 @@ class System:
                 if plan.userland is None:
                     thread(self.pool, layout, head, plan.pid)
                 else:
-                    vads = self._userland(plan.userland, eprocess, plan.pid)
+                    vads = self._userland(plan, plan.userland, eprocess)
                 self._handles(eprocess, plan.pid)
                 self._audited(eprocess, plan)
             wow64 = self.pool.place(64, b"Wow6") if plan.wow64 and layout.wow64_structure else None
-            placed.append(_Placed(plan, eprocess, wow64, vads))
+            placed.append(_Placed(plan, eprocess, wow64, vads, self.left.get(plan.pid)))
             if self.options.freed and number == 1:
                 freed(self.pool, layout, 9996)
         return placed
@@ -127,13 +132,19 @@ class System:
         self.pool.put(table + number, "I", pid)
         self.pool.put(eprocess + layout["ObjectTable"], "Q", table)
 
-    def _userland(self, userland: Userland, eprocess: int, pid: int) -> tuple[Vad, ...]:
+    def _userland(self, plan: Plan, userland: Userland, eprocess: int) -> tuple[Vad, ...]:
         """Write what the kernel knows of a process's memory; return the regions that it still leads to."""
         layout, pool = self.layout, self.pool
-        threads = Threads(pool, layout, eprocess + layout["ThreadListHead"], pid, userland.threads)
+        if plan.left is not None:
+            more = [part.vad for part in (*plan.left.views, *plan.left.private)]
+            userland = userland._replace(vads=tuple(sorted([*userland.vads, *more])))
+        threads = Threads(pool, layout, eprocess + layout["ThreadListHead"], plan.pid, userland.threads)
         if userland.damage in THREADS:
             THREADS[userland.damage][0](threads)
         tree = Tree(pool, layout, eprocess + layout["VadRoot"], userland.vads, userland.lean)
+        if plan.left is not None:
+            self.left[plan.pid] = left = Left(plan.left, self.physical, self.files)
+            left.place(pool, layout, tree)
         gone = lost(tree, userland.damage)
         return tuple(vad for number, vad in enumerate(userland.vads) if number not in gone)
 
@@ -146,6 +157,8 @@ class System:
             if plan.pid != SYSTEM:
                 user = User(self.physical, plan, upper.shared_data, self.library, self.layout)
                 lower = user.tables
+                if one.left is not None:
+                    one.left.map(lower)
                 self.holes += user.holes
             entries = {**lower.write(), **self.kernel_entries, upper.slot: root | SELF_ENTRY}
             if user is not None:
@@ -259,4 +272,6 @@ def build_system(
         holes=tuple(system.holes),
         cut_off=cut_off([process.pid for process in processes if process.listed], options.damage),
         processes=processes,
+        page_files=write_files(path, system.files),
+        left=system.left,
     )

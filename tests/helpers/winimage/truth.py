@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
     from winimage.layouts import Layout
+    from winimage.left_ram import Left
     from winimage.userland import Userland, Vad
 
     #: address, size, physical address, user, writable, executable, state: as walker.py says it
@@ -161,6 +162,9 @@ class Truth:
     #: processes that are listed, but that a damaged list leads to in neither direction
     cut_off: tuple[int, ...]
     processes: tuple[Process, ...]
+    #: the page files beside it, by number, and what left memory, by process
+    page_files: dict[int, str] = field(default_factory=dict)
+    left: dict[int, Left] = field(default_factory=dict, repr=False)
     _frames: dict[int, tuple[NDArray[np.uint64], NDArray[np.uint64]]] = field(default_factory=dict, repr=False)
 
     def process(self, pid: int) -> Process:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from memcarve.errors import AddressError
-from memcarve.permissions import EXECUTE, PROT_NONE, TRANSITION, USER
+from memcarve.permissions import EXECUTE, NOT_PRESENT, USER
 
 if TYPE_CHECKING:
     from memcarve.hunting.findings.subject import Subject
@@ -21,7 +21,7 @@ def may_run(subject: Subject, address: int) -> bool:
             flags = int(memory.space.flags[memory.space.index(address)])
         except AddressError:
             return False
-        if not flags & (TRANSITION | PROT_NONE):
+        if not flags & NOT_PRESENT:
             return flags & USER != 0 and flags & EXECUTE != 0
     place = known.region_at(address)
     return place is not None and "x" in (known.regions[place].collapsed or "")

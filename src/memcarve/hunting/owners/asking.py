@@ -31,9 +31,8 @@ MOST_OWNERS = 64
 WORDS = {NONE_FOUND: "none found", NOT_MEMORY: "not memory"}
 #: what may hide who maps a page, by system
 _HIDDEN: dict[str | None, str] = {
-    System.WINDOWS: "a page on the standby or a free list, in the system's file cache, or behind a prototype entry "
-    "(shared memory that a process has not touched) is mapped by nobody, and what is compressed or in a page file lies "
-    "elsewhere",
+    System.WINDOWS: "a page on the standby or a free list, or in the file cache, is mapped by nobody, and what is "
+    "compressed or in a page file lies elsewhere",
     System.LINUX: "a free page, and one of the page cache that no process has mapped, is the direct map's alone, and "
     "what is compressed or swapped out lies elsewhere",
     None: "a page that is cached, free, or shared but not touched is mapped by nobody, and what is compressed or paged "

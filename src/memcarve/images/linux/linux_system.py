@@ -17,6 +17,7 @@ from memcarve.images.linux.linux_metadata import Knowledge
 from memcarve.images.linux.linux_processes import Processes
 from memcarve.images.linux.page_table_isolation import is_isolated
 from memcarve.images.linux.process_start import auxiliary_vector, directory, is_narrow, parameters, program
+from memcarve.images.linux.swap_resolver import SwapResolver
 from memcarve.images.paging_modes import LINUX
 from memcarve.images.structure_reader import LookedUp
 from memcarve.metadata import Metadata
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     from memcarve.images.linux.kallsyms import Kallsyms
     from memcarve.images.linux.kernel import Kernel
     from memcarve.images.linux.landmarks import Landmarks
+    from memcarve.images.nonresident import Resolver
+    from memcarve.images.page_files import PageFiles
     from memcarve.images.paging_modes import AddressTable
     from memcarve.images.physical import PhysicalMemory
     from memcarve.process import ProcessEntry
@@ -118,6 +121,10 @@ class LinuxSystem:
         if version.major is None or version.minor is None:
             return self.kernel.table
         return self.kernel.table._replace(absent=rules_of((version.major, version.minor)))
+
+    def resolver(self, files: PageFiles) -> Resolver | None:
+        """Return what finds swapped pages in swap areas that were given. Raises InputError if they are none."""
+        return SwapResolver(self.memory, files, self.kernel.table.mode.page) if files.files else None
 
     def metadata(self, entry: ProcessEntry, table: AddressTable) -> Metadata:
         """Return what Linux knows of a process."""

@@ -24,7 +24,7 @@ from memcarve.vocabulary import Kind
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
-    from memcarve.images.windows.offsets import ThreadList
+    from memcarve.images.windows.offsets import ThreadList, Tree
     from memcarve.images.windows.processes import Windows
     from memcarve.process import ProcessEntry
 
@@ -71,6 +71,11 @@ class Knowledge:
     def _searched(self) -> list[Probe]:
         """Also processes that only a search finds, if the list does not lead to all of them."""
         return self._probes(self.windows.processes()) if self.windows.problem else []
+
+    @property
+    def tree(self) -> Tree | None:
+        """The tree of VADs; None if it is not known."""
+        return self._tree.tree
 
     @functools.cached_property
     def _tree(self) -> learned_regions.Settled:

@@ -9,13 +9,17 @@ from memcarve.errors import LimitError, ProcessError
 from memcarve.images.paging_modes import ROOT, WINDOWS
 from memcarve.images.windows import kernel
 from memcarve.images.windows.processes import Windows
+from memcarve.images.windows.resolving.windows_resolver import WindowsResolver
 from memcarve.images.windows.windows_metadata import Knowledge
 from memcarve.process import Platform
 from memcarve.vocabulary import Architecture
 
 if TYPE_CHECKING:
+    from memcarve.images.nonresident import Resolver
+    from memcarve.images.page_files import PageFiles
     from memcarve.images.paging_modes import AddressTable
     from memcarve.images.physical import PhysicalMemory
+    from memcarve.images.windows.offsets import Tree
     from memcarve.metadata import Metadata
     from memcarve.process import ProcessEntry
 
@@ -50,6 +54,15 @@ class WindowsSystem(Windows):
     def auxiliary_vector(self, _entry: ProcessEntry) -> None:
         """Return None: Windows gives programs none."""
         return
+
+    @property
+    def vad_tree(self) -> Tree | None:
+        """Where the tree of VADs is, and what its nodes hold; None if it is not known."""
+        return self._knowledge.tree
+
+    def resolver(self, files: PageFiles) -> Resolver:
+        """Return what finds pages that page tables do not lead to, also in page files."""
+        return WindowsResolver(self, files)
 
     @functools.cached_property
     def _knowledge(self) -> Knowledge:

@@ -14,7 +14,7 @@ from memcarve import provenance
 from memcarve.errors import printable
 from memcarve.intervals import TOP, Intervals, chunks
 from memcarve.paths import base_name
-from memcarve.permissions import EXECUTE, PROT_NONE, TRANSITION, WRITE
+from memcarve.permissions import EXECUTE, NOT_PRESENT, WRITE
 from memcarve.sinks.ownership import SCRIPTS
 from memcarve.sinks.ranges import pieces
 
@@ -104,7 +104,7 @@ def _access(ranges: Ranges) -> U8:
         return found
     flags = ranges.flags
     bits = 4 + 2 * ((flags & WRITE) > 0) + ((flags & EXECUTE) > 0)
-    return np.where(flags & (TRANSITION | PROT_NONE), found, bits + 1).astype(np.uint8)
+    return np.where(flags & NOT_PRESENT, found, bits + 1).astype(np.uint8)
 
 
 def _code(letters: str | None) -> int:

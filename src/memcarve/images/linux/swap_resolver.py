@@ -1,0 +1,76 @@
+"""Where the pages of a process of Linux are that were swapped out: in the areas (files, partitions) that were given.
+
+An entry that is not present has the number of an area and of a page in it (`absent_entries`). Which area has which
+number is for the user to say; by default the areas that were given have them in order, as they are numbered when they
+are turned on. An area begins with a page of its own, whose last ten bytes are ``SWAPSPACE2`` (mm/swapfile.c). What is
+on zram, or waits in zswap, is in no file; whose area that is is not known here, so the number must be right.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from memcarve.errors import InputError
+from memcarve.images.linux.absent_entries import KINDS, SWAPPED
+from memcarve.images.nonresident import Found, Gathered, not_physical
+from memcarve.images.paging import absent, walk
+from memcarve.intervals import PAGE, expand
+from memcarve.missing import BEYOND_PAGE_FILE, PAGED_OUT
+from memcarve.permissions import PAGEFILE
+
+if TYPE_CHECKING:
+    from memcarve.images.page_files import PageFile, PageFiles
+    from memcarve.images.paging import Pages
+    from memcarve.images.paging_modes import AddressTable
+    from memcarve.images.physical import PhysicalMemory
+    from memcarve.process import ProcessEntry
+
+_MAGIC = b"SWAPSPACE2"
+_TWELVE = np.uint64(12)
+
+
+class SwapResolver:
+    """Finds swapped pages of processes of one machine in `files`.
+
+    Raises InputError if one of them is no swap area of pages of `page` bytes.
+    """
+
+    def __init__(self, memory: PhysicalMemory, files: PageFiles, page: int) -> None:
+        self.memory = memory
+        self.files = files
+        for each in files.files:
+            _check(each, page)
+
+    def walk(
+        self, entry: ProcessEntry, table: AddressTable, start: int, end: int, limit: int | None
+    ) -> tuple[Pages, Found]:
+        """Return what page tables map of ``start <= x < end``, and what of the rest was found. Raises LimitError."""
+        pages = walk(self.memory, table, start, end, limit)
+        gathered = Gathered()
+        if not entry.ended:
+            swapped = absent(self.memory, table, start, end, limit)
+            keep = swapped.kind == KINDS.index(SWAPPED)
+            # an entry is for a page of the machine's, which may be larger than 4 KiB, or for several
+            row, step = expand((swapped.size[keep] >> _TWELVE).astype(np.int64))
+            address = swapped.address[keep][row] + (step.astype(np.uint64) << _TWELVE)
+            each = np.uint64(table.mode.page // PAGE)
+            place = swapped.offset[keep][row] * each + step.astype(np.uint64)
+            numbers = swapped.type[keep][row]
+            offset, given, held = self.files.place(numbers, place)
+            self.files.check(numbers[held], place[held])
+            gathered.place(address[held], not_physical(offset[held]), offset[held], PAGEFILE)
+            gathered.lose(address[given & ~held], BEYOND_PAGE_FILE)
+            gathered.lose(address[~given], PAGED_OUT)
+        return pages, gathered.found((BEYOND_PAGE_FILE,), ("in_pagefile",))
+
+
+def _check(each: PageFile, page: int) -> None:
+    """Raise InputError if a file is no swap area."""
+    if each.file.read_at(page - len(_MAGIC), len(_MAGIC)) != _MAGIC:
+        raise InputError(
+            f"is no swap area of a Linux with pages of {page} bytes: SWAPSPACE2 is not at the end of its first page",
+            subject=each.file.path,
+            remedy="name the file or the image of the partition that was swapped to, or leave it out of {page_files}",
+        )

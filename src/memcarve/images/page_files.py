@@ -1,0 +1,86 @@
+"""Page files and swap files that were given beside an image: which place of which of them is where in the backing."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from memcarve.errors import InputError
+from memcarve.intervals import PAGE
+
+if TYPE_CHECKING:
+    from memcarve.backing import FileBacking
+    from memcarve.dtypes import U8, U64, Bools
+
+MOST = 16  # page files that Windows can have; Linux has up to 29 areas
+
+
+_SAMPLE = 64  # pages of a file that are looked at
+_NOISE = 7.9  # bits a byte of a page has if nothing but chance is in it: 7.95 on average; what is compressed has fewer
+
+
+class PageFile(NamedTuple):
+    """A file that holds pages: the `number` by which entries call it; its bytes lie from `begin` on in the backing."""
+
+    number: int
+    file: FileBacking
+    begin: int
+
+
+class PageFiles:
+    """The files that were given, each under its number; `zeros` is where in the backing zeros lie, None: nowhere."""
+
+    def __init__(self, files: tuple[PageFile, ...] = (), zeros: int | None = None) -> None:
+        self.files = files
+        self.zeros = zeros
+        self._checked: set[int] = set()
+
+    @property
+    def described(self) -> list[dict[str, Any]]:
+        """What identifies the files, ready for JSON: as they were when they were opened."""
+        return [{**each.file.described, "number": each.number, "begin": each.begin} for each in self.files]
+
+    def check(self, numbers: U8, pages: U64) -> None:
+        """Look at some of the pages that entries lead to, once of each file: the kernel put content there.
+
+        Raises InputError if all of them are zeros, or noise: the file was cleared, or is encrypted.
+        """
+        for each in self.files:
+            mine = np.unique(pages[numbers == np.uint8(each.number)])
+            if each.number in self._checked or len(mine) < _SAMPLE:
+                continue
+            self._checked.add(each.number)
+            chosen = mine[np.linspace(0, len(mine) - 1, _SAMPLE).astype(np.int64)].tolist()
+            told = [_entropy(each.file.read_at(page * PAGE, PAGE)) for page in chosen]
+            problem = None
+            if not any(told):
+                problem = "is zeros wherever entries lead: it was cleared, or is another machine's"
+            elif min(told) >= _NOISE:
+                problem = "is noise wherever entries lead: it is encrypted, or not a page file"
+            if problem is not None:
+                raise InputError(
+                    problem,
+                    subject=each.file.path,
+                    remedy="give the one of the moment when memory was acquired, decrypted, or leave it out of "
+                    "{page_files}",
+                )
+
+    def place(self, numbers: U8, pages: U64) -> tuple[U64, Bools, Bools]:
+        """Return where in the backing pages of files lie (uint64); and which files were given, and hold them (bool)."""
+        offset = np.zeros(len(numbers), np.uint64)
+        given, held = np.zeros(len(numbers), np.bool_), np.zeros(len(numbers), np.bool_)
+        for each in self.files:
+            mine = numbers == np.uint8(each.number)
+            given |= mine
+            inside = mine & (pages < np.uint64(each.file.size // PAGE))
+            held |= inside
+            offset[inside] = np.uint64(each.begin) + pages[inside] * np.uint64(PAGE)
+        return offset, given, held
+
+
+def _entropy(page: bytes) -> float:
+    """Return how many bits a byte of a page tells, 0 if all are the same."""
+    counts = np.bincount(np.frombuffer(page, np.uint8), minlength=256)
+    share = counts[counts > 0] / max(len(page), 1)
+    return float(-(share * np.log2(share)).sum())

@@ -1,0 +1,272 @@
+"""Where the pages of a process of Windows are that its page tables do not lead to.
+
+A page of a section is found by its prototype PTE, which all who map the section share: an entry of the page table has
+its address, or the VAD does, also if the process's own page table was never made. If the process has a copy of its own,
+its own entry says so, and the prototype does not count. Prototypes, like the entries of page tables, are in memory, in
+transition, or name a place in a page file or in the mapped file.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from memcarve.errors import LimitError
+from memcarve.images.nonresident import KINDS, Found, Gathered, not_physical
+from memcarve.images.paging import default_limit, walk_invalid
+from memcarve.images.structure_reader import Reader
+from memcarve.images.windows import vads
+from memcarve.images.windows.eprocess_scan import USER_END
+from memcarve.images.windows.resolving import invalid_ptes as ptes
+from memcarve.images.windows.resolving.prototype_arrays import arrays
+from memcarve.images.x86_entries import X86Entries
+from memcarve.intervals import PAGE, TOP, Intervals, chunks, union
+from memcarve.missing import (
+    BEYOND_PAGE_FILE,
+    COMPRESSED,
+    DEMAND_ZERO,
+    IN_FILE,
+    NOT_PROVEN,
+    OUTSIDE,
+    PAGED_OUT,
+    UNKNOWN_PROTOTYPE,
+    UNKNOWN_TABLE,
+)
+from memcarve.permissions import DEMAND_ZERO as ZEROS, PAGEFILE, PROTOTYPE
+
+if TYPE_CHECKING:
+    from memcarve.dtypes import U64, Bools
+    from memcarve.images.page_files import PageFiles
+    from memcarve.images.paging import Invalid, Pages
+    from memcarve.images.paging_modes import AddressTable
+    from memcarve.images.windows.offsets import Tree
+    from memcarve.images.windows.windows_system import WindowsSystem
+    from memcarve.process import ProcessEntry
+
+_PAGES = 1 << 18  # pages looked at in one go
+_BATCH = 1 << 12  # pages of prototypes read in one go: 16 MiB
+_SAMPLE = 32  # processes whose entries prove how entries are read
+_MOST_SAMPLED = 1 << 18  # entries of each
+_LARGEST = 1 << 33  # bytes of tables' claims that are walked for that
+_STORE_BUILD = 10240  # from here on memory is compressed
+_EIGHT, _TWELVE = np.uint64(3), np.uint64(12)
+_LOW = np.uint64(PAGE - 1)
+
+
+class WindowsResolver:
+    """Finds pages of processes of one machine; `files` are the page files that were given."""
+
+    def __init__(self, windows: WindowsSystem, files: PageFiles) -> None:
+        self.windows = windows
+        self.files = files
+        self.memory = windows.memory
+        self.kernel = windows.kernel.space
+        self.possible = X86Entries(windows.kernel.table, windows.memory).possible
+
+    @functools.cached_property
+    def layout(self) -> tuple[ptes.PteLayout | None, str]:
+        """How entries are read that name a place in a page file, None if that is not proven; and why not."""
+        words = [np.zeros(0, np.uint64)]
+        for entry in [one for one in self.windows.listed() if not one.ended and one.has_memory][:_SAMPLE]:
+            table = self.windows.table_of(entry)
+            try:
+                _, invalid = walk_invalid(self.memory, table, 0, table.kernel_half, _LARGEST, moved=True)
+            except LimitError:
+                continue
+            words.append(invalid.word[:_MOST_SAMPLED])
+        return ptes.proven(self.windows.kernel.version.build, np.concatenate(words), self.possible)
+
+    def walk(
+        self, entry: ProcessEntry, table: AddressTable, start: int, end: int, limit: int | None
+    ) -> tuple[Pages, Found]:
+        """Return what page tables map of ``start <= x < end``, and what else can be found there. Raises LimitError."""
+        pages, invalid = walk_invalid(self.memory, table, start, end, limit)
+        most = (default_limit(self.memory) if limit is None else limit) // PAGE
+        return pages, _Resolving(self, pages, invalid, most).run(entry, start, min(end, TOP))
+
+    def views(self, entry: ProcessEntry) -> tuple[Reader, Tree, list[vads.Node]] | None:
+        """Return the VADs of a process, and what reads them; None if they are not known."""
+        tree = self.windows.vad_tree
+        if tree is None or entry.object is None or entry.ended:
+            return None
+        reader = Reader(self.kernel)
+        return reader, tree, vads.walk(reader, tree, entry.object).nodes
+
+    def entries_at(self, addresses: U64) -> tuple[U64, Bools]:
+        """Return the entries of 8 bytes at addresses of the kernel (uint64), and which are in memory (bool).
+
+        The addresses are multiples of 8, in any order.
+        """
+        if not len(self.kernel) or self.kernel.physical is None:
+            return np.zeros(len(addresses), np.uint64), np.zeros(len(addresses), np.bool_)
+        numbers, inverse = np.unique(addresses & ~_LOW, return_inverse=True)
+        row = self.kernel.rows_of(numbers)
+        there = row >= 0
+        row = np.maximum(row, 0)
+        physical = self.kernel.physical[row] + (numbers - self.kernel.start[row])
+        there &= self.memory.holds(physical, PAGE)
+        words = np.zeros(len(addresses), np.uint64)
+        order = np.argsort(inverse, kind="stable")
+        bounds = np.searchsorted(inverse[order], np.arange(len(numbers) + 1))
+        for part in chunks(len(numbers), _BATCH):
+            here = np.flatnonzero(there[part])
+            if not len(here):
+                continue
+            data = self.memory.pages(physical[part][here])
+            place = np.full(part.stop - part.start, 0)
+            place[here] = np.arange(len(here))
+            mine = order[bounds[part.start] : bounds[part.stop]]
+            mine = mine[there[inverse[mine]]]
+            column = ((addresses[mine] & _LOW) >> _EIGHT).astype(np.int64)
+            words[mine] = data[place[inverse[mine] - part.start], column]
+        return words, there[inverse]
+
+
+class _Resolving:
+    """Resolves what is not where the page tables of one process point."""
+
+    def __init__(self, resolver: WindowsResolver, pages: Pages, invalid: Invalid, most: int) -> None:
+        self.resolver = resolver
+        self.pages = pages
+        self.invalid = invalid
+        self.most = most
+        self.gathered = Gathered()
+        self.unproven: str | None = None
+
+    def run(self, entry: ProcessEntry, start: int, end: int) -> Found:
+        """Return what was found and what was not."""
+        gathered, invalid = self.gathered, self.invalid
+        if entry.ended or invalid.cut:
+            if invalid.cut:
+                gathered.notes.append(
+                    "the page tables hold more entries that are not present than {limit} has pages: none were followed"
+                )
+            return gathered.found((), KINDS)
+        kinds = ptes.kinds(invalid.word, self.resolver.possible)
+        own = np.isin(kinds, (ptes.PAGED, ptes.DEMAND_ZERO))
+        self._software(invalid.address[own], invalid.word[own], 0)
+        gathered.lose(invalid.address[kinds == ptes.IN_FILE], IN_FILE)
+        by_address = kinds == ptes.BY_ADDRESS
+        pointers = ptes.addresses(invalid.word[by_address])
+        self._prototypes(invalid.address[by_address], pointers)
+        by_vad = invalid.address[kinds == ptes.BY_VAD]
+        self._by_vads(entry, start, end, kinds != ptes.BY_VAD, by_vad)
+        gathered.lose(invalid.unknown.start, UNKNOWN_TABLE, invalid.unknown.size)
+        if self.unproven is not None:
+            gathered.notes.append(f"pages that were paged out are left out: {self.unproven}")
+        return gathered.found((BEYOND_PAGE_FILE,), KINDS)
+
+    def _by_vads(self, entry: ProcessEntry, start: int, end: int, told: Bools, marked: U64) -> None:
+        """Look for the prototypes of what a process's VADs map and its own entries (those `told`) say nothing of.
+
+        `marked` are pages (uint64) whose entries say that the VAD counts.
+        """
+        known = self.resolver.views(entry) if start < USER_END else None
+        if known is None:
+            self.gathered.lose(marked, UNKNOWN_PROTOTYPE)
+            return
+        found = arrays(*known, start, end)
+        if found.wrong:
+            self.gathered.notes.append(
+                f"the prototypes of {found.wrong} views were not looked for: their structures contradict each other"
+            )
+        placed, outside = self.pages.placed, self.pages.outside
+        own = self.invalid.address[told]
+        covered = union(
+            Intervals(placed.start, placed.size),
+            Intervals(outside.start, outside.size),
+            Intervals(own, np.full(len(own), PAGE, np.uint64)),
+            self.invalid.unknown,
+        )
+        low, high = start & -PAGE, -(-end // PAGE) * PAGE
+        limits = Intervals.of([(low, min(high, USER_END) - low)])
+        views = Intervals(found.views.start, found.views.size, np.arange(len(found.views)))
+        bare = views.intersect(limits)[0].subtract(covered)
+        # where the entries of these stretches are; of views that are mostly not in memory their entries are not either
+        away = (bare.start - found.views.start[bare.owner]) >> _TWELVE
+        tables = Intervals(found.entries[bare.owner] + (away << _EIGHT), bare.size >> (_TWELVE - _EIGHT))
+        tables = Intervals(tables.start, tables.size, np.arange(len(tables)))
+        kernel = self.resolver.kernel
+        held = tables.intersect(Intervals(kernel.start, kernel.size))[0]
+        gone = tables.subtract(Intervals(kernel.start, kernel.size))
+        first = ((gone.start - tables.start[gone.owner]) >> _EIGHT) << _TWELVE
+        self.gathered.lose(bare.start[gone.owner] + first, UNKNOWN_PROTOTYPE, gone.size << (_TWELVE - _EIGHT))
+        count = (held.size >> _EIGHT).astype(np.int64)
+        if int(count.sum()) > self.most:
+            self.gathered.notes.append(
+                "views of the process have more prototypes than {limit} has pages: not all were followed"
+            )
+            count = np.where(np.cumsum(count) <= self.most, count, 0)
+        self.most -= int(count.sum())
+        ends = np.cumsum(count)
+        for part in chunks(int(ends[-1]) if len(ends) else 0, _PAGES):
+            number = np.arange(part.start, part.stop)
+            row = np.searchsorted(ends, number, "right")
+            step = (number - (ends[row] - count[row])).astype(np.uint64)
+            entry_at = held.start[row] + (step << _EIGHT)
+            owner = held.owner[row]
+            address = bare.start[owner] + (((entry_at - tables.start[owner]) >> _EIGHT) << _TWELVE)
+            self._prototypes(address, entry_at)
+        self.gathered.lose(marked[union(views).rows_of(marked) < 0], UNKNOWN_PROTOTYPE)
+
+    def _prototypes(self, address: U64, entry_at: U64) -> None:
+        """Resolve pages (uint64) by the prototypes at addresses of the kernel; an address of 0 is none."""
+        if not len(address):
+            return
+        gathered, possible = self.gathered, self.resolver.possible
+        words, there = self.resolver.entries_at(entry_at)
+        there &= entry_at != 0
+        gathered.lose(address[~there], UNKNOWN_PROTOTYPE)
+        address, words = address[there], words[there]
+        kinds = ptes.kinds(words, possible)
+        inside = np.isin(kinds, (ptes.IN_MEMORY, ptes.MOVED))
+        physical = ptes.frames(words[inside], kinds[inside] == ptes.MOVED, possible)
+        size = np.full(len(physical), PAGE, np.uint64)
+        flags = np.full(len(physical), PROTOTYPE, np.uint8)
+        placed, outside = self.resolver.memory.place(address[inside], size, physical, flags)
+        gathered.place(placed.start, placed.physical, placed.offset, PROTOTYPE, placed.size)
+        gathered.lose(outside.start, OUTSIDE, outside.size)
+        # in an array, an entry that is a prototype itself leads to a subsection: the page is in its file
+        in_file = np.isin(kinds, (ptes.IN_FILE, ptes.BY_ADDRESS, ptes.BY_VAD))
+        gathered.lose(address[in_file], IN_FILE)
+        software = np.isin(kinds, (ptes.PAGED, ptes.DEMAND_ZERO))
+        self._software(address[software], words[software], PROTOTYPE)
+
+    def _software(self, address: U64, words: U64, flags: int) -> None:
+        """Resolve pages (uint64) by entries that name a place in a page file, or nothing but a protection."""
+        if not len(address):
+            return
+        gathered, files = self.gathered, self.resolver.files
+        layout, why = self.resolver.layout
+        if layout is None:
+            zero = words >> np.uint64(32) == 0
+            if not zero.all():
+                self.unproven = why
+            gathered.lose(address[~zero], NOT_PROVEN)
+        else:
+            numbers, pages = layout.place(words)
+            zero = pages == 0
+        self._zeros(address[zero], flags)
+        if layout is None:
+            return
+        address, numbers, pages = address[~zero], numbers[~zero], pages[~zero]
+        offset, given, held = files.place(numbers, pages)
+        files.check(numbers[held], pages[held])
+        gathered.place(address[held], not_physical(offset[held]), offset[held], flags | PAGEFILE)
+        gathered.lose(address[given & ~held], BEYOND_PAGE_FILE)
+        build = self.resolver.windows.kernel.version.build or 0
+        store = ~given & (numbers > 1) & (build >= _STORE_BUILD)
+        gathered.lose(address[store], COMPRESSED)
+        gathered.lose(address[~given & ~store], PAGED_OUT)
+
+    def _zeros(self, address: U64, flags: int) -> None:
+        """Note pages of zeros that nobody wrote."""
+        zeros = self.resolver.files.zeros
+        if zeros is None:
+            self.gathered.lose(address, DEMAND_ZERO)
+        else:
+            # each page of zeros has an offset of its own, that of its address: neighbours are joined
+            offset = np.uint64(zeros) + (address & np.uint64(0xFFFFFFFFFFFF))
+            self.gathered.place(address, not_physical(offset), offset, flags | ZEROS)

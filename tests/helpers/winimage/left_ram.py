@@ -1,0 +1,354 @@
+"""Pages of a process that are not where its page tables point, planned: sections with their prototypes, page files.
+
+How an entry looks is written here from Microsoft's public structures (_MMPTE_SOFTWARE, _MMPTE_PROTOTYPE,
+_MMPTE_TRANSITION, _MMPTE_SUBSECTION, _MMVAD, _SUBSECTION), not from what memcarve reads.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from winimage.contents import PAGE, U64, page_bytes
+from winimage.physical import numbers
+from winimage.userland import IMAGE_MAP, Vad
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from winimage.layouts import Layout
+    from winimage.physical import Physical
+    from winimage.pool import Pool
+    from winimage.tables import Tables
+    from winimage.vadtree import Tree
+
+_PROTOTYPE, _TRANSITION, _SWIZZLE = 1 << 10, 1 << 11, 1 << 4
+_SOFT = 4 << 5
+_BY_VAD = 0xFFFFFFFF << 32 | _PROTOTYPE | 1 << 5
+_MASK64 = (1 << 64) - 1
+#: who wrote what lies in page files and in sections: numbers that no process has
+_FILES, _SECTIONS = 900_000, 800_000
+
+#: what an entry in an array of prototypes can be; `pagefile N` and `beyond N` name page file N
+PROTOTYPES = ("valid", "transition", "pagefile 0", "demand-zero", "in-file", "zero", "beyond 0", "outside")
+#: what a process's own entry can be for a page of a view: nothing (0), a pointer to the prototype, the word that the
+#: VAD counts, a private copy that was written, one that was paged out since, the shared page itself, and none at all
+OWN = ("zero", "pointer", "by-vad", "copy", "copy-paged", "shared")
+
+
+class View(NamedTuple):
+    """A view of a section, from `start` on: for each page what its prototype is, and what the process's own entry is.
+
+    `parts` is how many pages each subsection has: of a view with one part the last entry is the view's. `kind` is
+    ``image``, ``data`` or ``shared``; `tables`: whether the process has page tables there at all. `lost`: the array is
+    not in memory. `wrong` is what is wrong with its structures: ``last``, ``base``, ``loop``, ``control``. `header` is
+    what its first page holds, if that is valid.
+    """
+
+    start: int
+    prototypes: tuple[str, ...]
+    own: tuple[str, ...]
+    kind: str = "data"
+    parts: tuple[int, ...] = ()
+    tables: bool = True
+    lost: bool = False
+    wrong: str = ""
+    header: bytes = b""
+
+    @property
+    def vad(self) -> Vad:
+        """Its region."""
+        number = IMAGE_MAP if self.kind == "image" else 0
+        file = None if self.kind == "shared" else f"\\Windows\\view-{self.start:x}.dll"
+        protection = "PAGE_EXECUTE_WRITECOPY" if self.kind == "image" else "PAGE_READWRITE"
+        kind = "image" if self.kind == "image" else "mapped"
+        size = len(self.prototypes) * PAGE
+        return Vad(self.start, size, protection, kind, file, "Vad ", private=False, type=number)
+
+
+class Private(NamedTuple):
+    """Private pages from `start` on, each ``pagefile N``, ``demand-zero``, ``transition`` or ``beyond N``.
+
+    ``raw N`` is in page file N, without the mask, which its SwizzleBit says.
+    """
+
+    start: int
+    kinds: tuple[str, ...]
+
+    @property
+    def vad(self) -> Vad:
+        """Its region."""
+        return Vad(self.start, len(self.kinds) * PAGE)
+
+
+class LeftRam(NamedTuple):
+    """What of a process left memory: `views` and `private` pages.
+
+    `new` is the layout of entries, and `mask` what is put into those that are not valid.
+    """
+
+    views: tuple[View, ...] = ()
+    private: tuple[Private, ...] = ()
+    new: bool = True
+    mask: int = 1 << 45
+
+    def entry(self, number: int, place: int, *, raw: bool = False) -> int:
+        """Return the software entry for a page of a page file; `raw`: the mask is not put in, and it says so."""
+        if not self.new:
+            return place << 32 | 1 << 13 | _SOFT | number << 1
+        upper = place << 32
+        # the mask is put only where it can be taken out again
+        upper |= _SWIZZLE if raw or upper & self.mask else self.mask
+        return upper | number << 12 | _SOFT | 1 << 2
+
+    @property
+    def nothing(self) -> int:
+        """The entry of a page that was committed and never written."""
+        return _SOFT | self.mask
+
+    def moved(self, frame: int) -> int:
+        """Return the entry of a page in transition."""
+        return frame << 12 | _TRANSITION | _SOFT | self.mask
+
+
+class Found(NamedTuple):
+    """What is to be found at a page: how, and its bytes."""
+
+    origin: str
+    data: bytes
+
+
+class Left:
+    """What is to be found of one process, and what is not, by address; and what page files hold, by number and page."""
+
+    def __init__(self, plan: LeftRam, physical: Physical, files: dict[int, dict[int, bytes]]) -> None:
+        self.plan, self.physical, self.files = plan, physical, files
+        self.found: dict[int, Found] = {}
+        self.lost: dict[int, str] = {}
+        #: what the process's own page tables map there besides
+        self.mapped: set[int] = set()
+        self.entries: dict[int, int] = {}
+        self._array: dict[int, int] = {}
+        self._prototype: dict[int, tuple[str, int]] = {}
+
+    def _paged(self, number: int, owner: int, address: int) -> tuple[int, bytes]:
+        """Put a page into a page file; return which page of it, and its bytes."""
+        file = self.files.setdefault(number, {})
+        # some lie beyond 32 MiB, where the usual mask is a bit of the page's number
+        place = 1 + len(file) + (0x2000 if len(file) % 5 == 4 else 0)
+        data = page_bytes(self.physical.seed + number, _FILES + owner, address)
+        file[place] = data
+        return place, data
+
+    def _framed(self, owner: int, address: int) -> tuple[int, bytes]:
+        (frame,) = self.physical.take(1).tolist()
+        self.physical.fill(owner, numbers(address >> 12, 1), np.array([frame], U64))
+        return frame, page_bytes(self.physical.seed, owner, address)
+
+    def place(self, pool: Pool, layout: Layout, tree: Tree) -> None:
+        """Write sections into the pool."""
+        known = {vad.start: node for vad, node in zip(tree.vads, tree.nodes, strict=True)}
+        for view in self.plan.views:
+            self._view(view, pool, layout, known[view.start])
+
+    def _view(self, view: View, pool: Pool, layout: Layout, node: int) -> None:
+        pages = len(view.prototypes)
+        at = node + layout["_MMVAD.Subsection"]
+        first_section = int.from_bytes(pool.data[at - pool.base :][:8], "little")
+        control = int.from_bytes(pool.data[first_section - pool.base :][:8], "little")
+        parts = view.parts or (pages,)
+        count_at = 0x2C if layout.version >= (6, 2) else 0x18
+        begun, arrays, sections = 0, [], []
+        for number, length in enumerate(parts):
+            # behind each array lies something else that looks like entries
+            size = (length + 4) * 8
+            array = pool.place_unmapped(size, b"MmSt") if view.lost else pool.place(size, b"MmSt", None, 16)
+            section = first_section if not number else pool.place(layout["_SUBSECTION.size"], b"MmSd", None, 16)
+            arrays.append(array)
+            sections.append(section)
+            if not view.lost:
+                for page in range(begun, min(begun + length, pages)):
+                    entry = self._prototype_entry(view, page)
+                    pool.put(array + (page - begun) * 8, "Q", entry)
+                    self._array[view.start + page * PAGE] = array + (page - begun) * 8
+                trap, _ = self._framed(_SECTIONS + 7, 0x666000)
+                pool.put(array + length * 8, "QQQQ", *[trap << 12 | 0x25] * 4)
+            begun += length
+        for number, (array, section) in enumerate(zip(arrays, sections, strict=True)):
+            following = sections[number + 1] if number + 1 < len(sections) else 0
+            if view.wrong == "loop" and not following:
+                following = sections[0]
+            own = control + (64 if view.wrong == "control" and number else 0)
+            base = array + (PAGE if view.wrong == "base" else 0)
+            pool.put(section, "QQQ", own, base, following)
+            pool.put(section + count_at, "I", parts[number])
+        last = arrays[0] + (parts[0] - 1) * 8
+        if view.wrong == "last":
+            last = arrays[0] - 64
+        pool.put(at, "QQQ", first_section, arrays[0], last)
+        reached = parts[0] if view.wrong == "control" else sum(parts)
+        for page in range(pages):
+            self._expect(view, page, reached)
+
+    def _prototype_entry(self, view: View, page: int) -> int:
+        kind, address = view.prototypes[page], view.start + page * PAGE
+        word, _, number = kind.partition(" ")
+        if word == "valid":
+            frame, data = self._framed(_SECTIONS, address)
+            if view.header and not page:
+                data = view.header
+                self.physical.store(data, np.array([frame], U64))
+            self._prototype[address] = "prototype", frame
+            self._shared(address, "prototype", data)
+            return frame << 12 | 0x225
+        if word == "transition":
+            frame, data = self._framed(_SECTIONS, address)
+            self._shared(address, "prototype", data)
+            return self.plan.moved(frame)
+        if word == "pagefile":
+            place, data = self._paged(int(number), _SECTIONS, address)
+            self._shared(address, "prototype+pagefile", data)
+            return self.plan.entry(int(number), place)
+        reasons = {
+            "demand-zero": "zeros that nobody wrote yet",
+            "in-file": "in the mapped file",
+            "beyond": "the page file ends too early",
+            "outside": "outside the image",
+        }
+        if word in reasons:
+            self.lost[address] = reasons[word]
+        return {
+            "demand-zero": self.plan.nothing,
+            "in-file": 0xFFFF8A0012345678 << 16 & _MASK64 | _PROTOTYPE | 1 << 5,
+            "beyond": self.plan.entry(int(number or 0), 0x100000),
+            "outside": 0xFFFFFF << 12 | 0x25,
+            "zero": 0,
+        }[word]
+
+    def _shared(self, address: int, origin: str, data: bytes) -> None:
+        self.found[address] = Found(origin, data)
+
+    def _expect(self, view: View, page: int, reached: int) -> None:
+        """Settle what is to be seen of a page, whose prototype is known: the process's own entry comes first."""
+        address, own = view.start + page * PAGE, view.own[page] if view.own else "zero"
+        away = view.lost or view.wrong in {"last", "base"} or page >= reached
+        if away and own != "pointer":
+            self.found.pop(address, None)
+            self.lost.pop(address, None)
+            if view.lost:
+                self.lost[address] = "its prototype is not in memory"
+        if own == "shared" and view.prototypes[page] != "valid":
+            own = "zero"
+        if not view.tables:
+            return
+        if own == "pointer":
+            target = self._array.get(address, 0xFFFF8FFFFFFFF000)
+            self.entries[address] = target << 16 & _MASK64 | _PROTOTYPE | 1 << 5
+        elif own == "by-vad":
+            self.entries[address] = _BY_VAD
+        elif own == "copy":
+            frame, data = self._framed(_SECTIONS + 1, address)
+            self.found.pop(address, None)
+            self.lost.pop(address, None)
+            self.entries[address] = frame << 12 | 0x867
+            self.found[address] = Found("ram", data)
+        elif own == "copy-paged":
+            place, data = self._paged(0, _SECTIONS + 2, address)
+            self.lost.pop(address, None)
+            self.entries[address] = self.plan.entry(0, place)
+            self.found[address] = Found("pagefile", data)
+        elif own == "shared":
+            frame = self._prototype[address][1]
+            self.entries[address] = frame << 12 | 0x225
+            self.found[address] = Found("ram", page_bytes(self.physical.seed, _SECTIONS, address))
+
+    def map(self, tables: Tables) -> None:
+        """Write the process's own entries."""
+        for part in self.plan.private:
+            for page, kind in enumerate(part.kinds):
+                self._private(part.start + page * PAGE, kind)
+        for address, entry in self.entries.items():
+            tables.put(0, address >> 12, entry)
+
+    def _private(self, address: int, kind: str) -> None:
+        word, _, number = kind.partition(" ")
+        if word in {"pagefile", "raw"}:
+            place, data = self._paged(int(number), 0, address)
+            self.entries[address] = self.plan.entry(int(number), place, raw=word == "raw")
+            self.found[address] = Found("pagefile", data)
+        elif word == "demand-zero":
+            self.entries[address] = self.plan.nothing
+            self.lost[address] = "zeros that nobody wrote yet"
+        elif word == "transition":
+            frame, data = self._framed(_SECTIONS + 3, address)
+            self.entries[address] = self.plan.moved(frame)
+            self.found[address] = Found("transition", data)
+        elif word == "beyond":
+            self.entries[address] = self.plan.entry(int(number), 0x100000)
+            self.lost[address] = "the page file ends too early"
+
+
+def write_files(image: str | os.PathLike[str], files: Mapping[int, Mapping[int, bytes]]) -> dict[int, str]:
+    """Write page files beside an image; return their paths by number. Pages that nobody has are noise."""
+    written = {}
+    for number, pages in sorted(files.items()):
+        path = f"{os.fspath(image)}.pagefile{number}"
+        with open(path, "wb") as file:
+            for place, data in pages.items():
+                file.seek(place * PAGE)
+                file.write(data)
+            file.truncate((max(pages) + 9) * PAGE)
+        written[number] = path
+    return written
+
+
+def digests(found: Mapping[int, Found], origins: set[str] | None = None) -> dict[int, str]:
+    """Return the SHA-256 of each page that is to be found, by address; of some origins alone if they are said."""
+    return {
+        address: hashlib.sha256(one.data).hexdigest()
+        for address, one in sorted(found.items())
+        if origins is None or one.origin in origins
+    }
+
+
+#: sixteen entries and more that show the mask
+MOVED = Private(0x30000000000, ("transition",) * 24)
+
+
+def everything(*, new: bool = True, mask: int = 1 << 45, tables: bool = False) -> LeftRam:
+    """Return a process of which every kind of page left memory in every way.
+
+    With `tables`, there are page tables everywhere, for readers that look no further if there is none.
+    """
+    crossed = tuple((prototype, own) for prototype in PROTOTYPES for own in OWN)
+    both = [tuple(pair[place] for pair in crossed) for place in (0, 1)]
+    mixed = ("valid", "transition", "pagefile 0", "pagefile 1", "in-file", "zero") * 12
+    views = (
+        View(0x31000000000, both[0], both[1], "image"),
+        View(0x31100000000, both[0], both[1], "data"),
+        View(0x31200000000, both[0], both[1], "shared"),
+        # the array is longer than a page
+        View(0x31300000000, mixed * 9, (), "image"),
+        View(0x31440000000, mixed, (), "data", (7, 1, 64)),
+        View(0x31480000000, mixed, (), "data", (7, 20)),
+        View(0x314C0000000, mixed, (), "data", (7, 20), wrong="loop"),
+        View(0x31500000000, mixed, (), "data", (30, 42), wrong="control"),
+        View(0x31540000000, mixed, (), "image", wrong="last"),
+        View(0x31580000000, mixed, (), "image", wrong="base"),
+        View(0x315C0000000, mixed, (), "image", lost=True),
+        # a view that is shorter than its section
+        View(0x31600000000, mixed[:5], (), "data", (72,)),
+    )
+    if tables:
+        one = ("pointer", *("zero",) * 99) * 7
+        views = tuple(view if view.own else view._replace(own=one[: len(view.prototypes)]) for view in views)
+    else:
+        views = tuple(view if view.own else view._replace(tables=False) for view in views)
+    private = (
+        MOVED,
+        Private(0x30100000000, ("pagefile 0", "pagefile 1", "raw 0", "demand-zero", "transition", "beyond 0") * 20),
+    )
+    return LeftRam(views, private, new, mask)

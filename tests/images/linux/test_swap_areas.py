@@ -1,0 +1,64 @@
+"""Swapped pages of real Linux machines, in the disks that they were swapped to."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+import pytest
+
+import memcarve
+from linux_machines import machine, machines
+from memcarve.errors import InputError
+from memcarve.permissions import origin
+from memory import PAGE
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+#: what swapped programs filled their memory with, in lines of 64 bytes
+_LINE = re.compile(rb"swap-[a-z-]+ *pid +(\d+) off 0x([0-9a-f]{12}) ")
+#: a machine that swapped to zram: the disk is formatted, and was never used
+_ZRAM = "linux-6.12-amd64"
+
+
+@pytest.mark.parametrize("name", machines())
+def test_swapped_pages_are_found(name: str) -> None:
+    """Each page that the machine said was swapped to its disk has the disk's bytes: the program's own text."""
+    linux = machine(name)
+    area = linux.path("swap.img")
+    image = area.read_bytes()
+    seen, begins = 0, set()
+    with memcarve.open(linux.raw, page_files=[str(area)]) as container:
+        for pid in linux.stopped:
+            swapped = linux.swapped(pid)
+            if not len(swapped.address):
+                continue
+            if name == _ZRAM and len(swapped.address) > 100:
+                with pytest.raises(InputError, match="zeros wherever"):
+                    container.process(pid)
+                return
+            memory = container.process(pid)
+            assert memory.space.flags is not None
+            for address, place in zip(swapped.address.tolist(), swapped.offset.tolist(), strict=True):
+                data = memory.read(address, PAGE)
+                assert data == image[place * PAGE : (place + 1) * PAGE]
+                assert origin(int(memory.space.flags[memory.space.index(address)])) == "pagefile"
+                line = _LINE.match(data)
+                assert line is not None
+                assert int(line[1]) == pid
+                begins.add(address - int(line[2], 16))
+                seen += 1
+    assert seen > 100
+    # of two mappings that were filled from their beginning on
+    assert len(begins) <= 2
+
+
+def test_a_file_that_is_no_swap_area(tmp_path: Path) -> None:
+    """A file without the mark of a swap area is refused by name."""
+    linux = machine(machines()[0])
+    path = tmp_path / "no.img"
+    path.write_bytes(bytes(8 * PAGE))
+    with memcarve.open(linux.raw, page_files=[str(path)]) as container, pytest.raises(InputError, match="SWAPSPACE2"):
+        container.process(linux.stopped[0])

@@ -1,0 +1,481 @@
+"""Pages that are not where page tables point: shared ones, and those in page files, held against how they were planned.
+
+Images have every state that an entry, or a prototype, can be in. What is to be found follows from the plan; MemProcFS,
+which shares nothing with memcarve, reads the same images with the same page files.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+import random
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+import memcarve
+import winimage
+from cli import invoke
+from memcarve.backing import Composite, FileBacking, Zeros
+from memcarve.errors import AddressError, InputError, MemcarveError, SourceReadError, UsageError
+from memcarve.images.windows.resolving import invalid_ptes
+from memcarve.permissions import origin
+from memcarve.sinks.extract import extract
+from memcarve.sources.page_file_option import numbered
+from memory import PAGE
+from memprocfs_runs import run as run_memprocfs, skip_without
+from sweeps import some
+from winimage import Plan, kernel, left_ram, userland
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from memcarve.process import ProcessMemory
+    from winimage import Truth
+    from winimage.left_ram import LeftRam
+
+    Capture = pytest.CaptureFixture[bytes]
+
+PID = 5000
+MASK = 1 << 45
+USER_END = 1 << 47
+POSSIBLE = np.uint64((1 << 40) - PAGE)
+
+
+def seeded(seed: int) -> random.Random:
+    """Return numbers that are the same each time."""
+    return random.Random(seed)  # noqa: S311 - nothing is kept secret
+
+
+def built(place: Path, left: LeftRam, layout: int = 8, **options: Any) -> Truth:
+    """Write an image with one process of which much left memory."""
+    # MemProcFS wants more than ten processes
+    others = [Plan(400 + 4 * number, b"w%d.exe" % number, 388, memory=()) for number in range(12)]
+    plan = Plan(PID, b"left.exe", 388, memory=(), userland=userland.plain(PID), left=left)
+    processes = [Plan(388, b"smss.exe"), *others, plan]
+    options = {"megabytes": 48, "stub": True, "realistic": True, **options}
+    return winimage.build(place / "mem.raw", layout=layout, processes=processes, **options)
+
+
+@pytest.fixture(scope="module")
+def truth(tmp_path_factory: pytest.TempPathFactory) -> Truth:
+    """Return an image whose page tables are as they usually are."""
+    return built(tmp_path_factory.mktemp("left"), left_ram.everything())
+
+
+def files_of(truth: Truth) -> list[str]:
+    """Return the page files as they are given."""
+    return [f"{number}={path}" for number, path in truth.page_files.items()]
+
+
+def assert_found(truth: Truth, memory: ProcessMemory) -> None:
+    """Hold every page of the process against the plan: its bytes, how it was found, why it was not; and no other."""
+    left = truth.left[PID]
+    assert memory.space.flags is not None
+    found = {}
+    for address in left.found:
+        flags = int(memory.space.flags[memory.space.index(address)])
+        found[address] = (origin(flags), hashlib.sha256(memory.read(address, PAGE)).hexdigest())
+    digests = left_ram.digests(left.found)
+    assert found == {address: (one.origin, digests[address]) for address, one in left.found.items()}
+    for address, reason in left.lost.items():
+        with pytest.raises(AddressError, match=reason):
+            memory.read(address, 1)
+    planned = {*left.found, *truth.frames(PID, "user")[0].tolist()}
+    there = {page for extent in memory.space.extents() for page in range(extent.start, extent.end, PAGE)}
+    assert {page for page in there if page < USER_END} == planned
+
+
+# what is found
+
+
+@pytest.mark.parametrize(
+    ("layout", "mask"), [(8, MASK), (8, 0), (9, MASK), *some([(n, 0) for n in (5, 6, 7, 10, 13, 20, 23, 24)], 3)]
+)
+def test_every_page_is_found(tmp_path: Path, layout: int, mask: int) -> None:
+    """Whatever state an entry and its prototype are in, a page has its own bytes, or the reason why it has none."""
+    truth = built(tmp_path, left_ram.everything(mask=mask), layout)
+    with memcarve.open(truth.path, page_files=files_of(truth)) as container:
+        assert_found(truth, container.process(PID))
+
+
+def test_entries_of_windows_7(tmp_path: Path) -> None:
+    """The older layout of entries, and of subsections, is read as well."""
+    truth = built(tmp_path, left_ram.everything(new=False, mask=0), 0)
+    with memcarve.open(truth.path, page_files=files_of(truth)) as container:
+        assert_found(truth, container.process(PID))
+
+
+def test_ram_is_what_page_tables_map(truth: Truth) -> None:
+    """With pages from memory alone nothing else is found, and nothing is said of the rest."""
+    with memcarve.open(truth.path, pages_from="ram") as container:
+        memory = container.process(PID)
+        left = {page for page, one in truth.left[PID].found.items() if one.origin in {"ram", "transition"}}
+        planned = {*left, *truth.frames(PID, "user")[0].tolist()}
+        there = {page for extent in memory.space.extents() for page in range(extent.start, extent.end, PAGE)}
+        assert {page for page in there if page < USER_END} == planned
+        assert not len(memory.space.elsewhere)
+        assert "shared" not in (memory.pages or {})
+
+
+def test_without_page_files(truth: Truth) -> None:
+    """Without page files shared pages are found, the others are said to be in one, and nothing counts as missing."""
+    with memcarve.open(truth.path) as container:
+        memory = container.process(PID, half="user")
+        assert not memory.incomplete
+        assert not len(memory.space.missing)
+        for page, one in truth.left[PID].found.items():
+            if "pagefile" in one.origin:
+                with pytest.raises(AddressError, match="in a page file that was not given"):
+                    memory.read(page, 1)
+            else:
+                assert memory.read(page, PAGE) == one.data
+
+
+def test_a_file_that_is_too_short(truth: Truth) -> None:
+    """What a page file should hold and does not is missing, and the memory is not complete."""
+    with memcarve.open(truth.path, page_files=files_of(truth)) as container:
+        memory = container.process(PID, half="user")
+        beyond = [page for page, why in truth.left[PID].lost.items() if why == "the page file ends too early"]
+        assert beyond
+        assert memory.incomplete
+        missing = {page for gap in memory.space.missing for page in range(gap.start, gap.end, PAGE)}
+        assert missing == {*beyond}
+
+
+def test_the_other_file(truth: Truth) -> None:
+    """With files whose numbers are exchanged no byte is right by chance: numbers are what tells them apart."""
+    exchanged = [f"{1 - number}={path}" for number, path in truth.page_files.items()]
+    with memcarve.open(truth.path, page_files=exchanged) as container:
+        memory = container.process(PID)
+        wrong = 0
+        for page, one in truth.left[PID].found.items():
+            if "pagefile" in one.origin and memory.space.at(page) is not None:
+                wrong += memory.read(page, PAGE) != one.data
+        assert wrong > 300
+
+
+def test_demand_zero(truth: Truth) -> None:
+    """Pages that nobody wrote are zeros if that is wanted, and are told from zeros that somebody wrote."""
+    with memcarve.open(truth.path, demand_zero=True) as container:
+        memory = container.process(PID)
+        assert memory.space.flags is not None
+        pages = [page for page, why in truth.left[PID].lost.items() if why == "zeros that nobody wrote yet"]
+        assert pages
+        for page in pages:
+            assert memory.read(page, PAGE) == bytes(PAGE)
+            assert origin(int(memory.space.flags[memory.space.index(page)])).endswith("demand_zero")
+
+
+def test_a_span_is_as_the_whole(truth: Truth) -> None:
+    """A page that is looked up by itself is as it is among all."""
+    with memcarve.open(truth.path, page_files=files_of(truth)) as container:
+        index = next(number for number, entry in enumerate(container.processes()) if entry.pid == PID)
+        for page, one in [*truth.left[PID].found.items()][::37]:
+            memory = container.open_span(index, page + 1, page + 9)
+            assert memory.read(page + 1, 8) == one.data[1:9]
+
+
+def test_counts(truth: Truth) -> None:
+    """Pages are counted by where they are."""
+    left = truth.left[PID]
+    origins = [one.origin for one in left.found.values()]
+    reasons = [*left.lost.values()]
+    with memcarve.open(truth.path, page_files=files_of(truth)) as container:
+        pages = container.process(PID, half="user").pages or {}
+    assert pages["shared"] == origins.count("prototype")
+    beyond = reasons.count("the page file ends too early")
+    assert pages["in_pagefile"] == sum("pagefile" in word for word in origins) + beyond
+    assert pages["in_file"] == reasons.count("in the mapped file")
+    assert pages["never_touched"] >= reasons.count("zeros that nobody wrote yet")
+    assert pages["compressed"] == 0
+
+
+# how entries are read
+
+
+def test_no_layout_no_pages(tmp_path: Path) -> None:
+    """If kernels of a build have either layout and nothing tells which, no page file is read, and it is said why."""
+    truth = built(tmp_path, left_ram.everything(mask=0), 4, build=14393)
+    with memcarve.open(truth.path, page_files=files_of(truth)) as container:
+        memory = container.process(PID)
+        assert any("have either layout" in note for note in memory.notes)
+        for page, one in truth.left[PID].found.items():
+            if "pagefile" in one.origin:
+                with pytest.raises(AddressError, match="not proven"):
+                    memory.read(page, 1)
+            else:
+                assert memory.read(page, PAGE) == one.data
+
+
+def entries(count: int, mask: int, *, places: bool = True) -> np.ndarray[Any, np.dtype[np.uint64]]:
+    """Return entries in transition, and as many that name places in a page file, with a mask."""
+    rng = seeded(5)
+    plan = left_ram.LeftRam(mask=mask)
+    moved = [plan.moved(rng.randrange(1 << 20)) for _ in range(count)]
+    paged = [plan.entry(rng.randrange(3), rng.randrange(1 << 20)) for _ in range(count if places else 0)]
+    return np.array(moved + paged, np.uint64)
+
+
+@pytest.mark.parametrize(
+    ("build", "mask", "new"), [(19041, MASK, True), (19041, 0, True), (14393, MASK, True), (7601, 0, False)]
+)
+def test_a_layout_is_proven(build: int, mask: int, new: bool) -> None:  # noqa: FBT001
+    """The layout and the mask follow from the entries and the build."""
+    layout, why = invalid_ptes.proven(build, entries(40, mask), POSSIBLE)
+    assert layout is not None, why
+    assert (layout.new, layout.mask) == (new, mask)
+
+
+@pytest.mark.parametrize(
+    ("build", "words", "why"),
+    [
+        (None, entries(40, MASK), "build"),
+        (19041, entries(8, MASK), "must"),
+        (19041, np.zeros(0, np.uint64), "must"),
+        (14393, entries(40, 0), "either layout"),
+        (7601, entries(40, MASK), "no Windows of build 7601"),
+        (19041, np.concatenate([entries(40, MASK), entries(40, 0)]), "contradict"),
+        (19041, np.concatenate([entries(40, MASK, places=False), entries(4, 0)[4:]]), "contradict"),
+        (19041, entries(40, MASK | 1 << 43), "contradict"),
+    ],
+)
+def test_a_layout_is_not_proven(build: int | None, words: Any, why: str) -> None:
+    """Too few entries, and entries that contradict each other, prove nothing."""
+    layout, said = invalid_ptes.proven(build, words, POSSIBLE)
+    assert layout is None
+    assert why in said
+
+
+def test_few_forged_entries_change_nothing() -> None:
+    """One entry in a hundred that lacks the mask does not decide what the mask is."""
+    words = np.concatenate([entries(200, MASK), entries(2, 0)])
+    layout, _ = invalid_ptes.proven(19041, words, POSSIBLE)
+    assert layout is not None
+    assert layout.mask == MASK
+
+
+# page files
+
+
+def test_numbers() -> None:
+    """A number is said before the name, or is the lowest that is free; swapfile.sys is 1 by itself."""
+    assert numbered(["a", "b"]) == [(0, "a", False), (1, "b", False)]
+    assert numbered(["1=a", "b", "x=c"]) == [(1, "a", True), (0, "b", False), (2, "x=c", False)]
+    assert numbered(["d/swapfile.sys"]) == [(1, "d/swapfile.sys", False)]
+    assert numbered(["1=a", "swapfile.sys"]) == [(1, "a", True), (0, "swapfile.sys", False)]
+
+
+@pytest.mark.parametrize("given", [["1=a", "1=b"], ["16=a"], ["a"] * 17])
+def test_wrong_numbers(given: list[str]) -> None:
+    """A number twice, one that no machine has, and too many files are refused."""
+    with pytest.raises(UsageError, match="page file"):
+        numbered(given)
+
+
+def test_files_that_are_no_page_files(truth: Truth, tmp_path: Path) -> None:
+    """The image itself, the same file twice, one that is compressed, empty or a folder are refused by name."""
+    packed, empty = tmp_path / "packed.sys", tmp_path / "empty.sys"
+    packed.write_bytes(gzip.compress(seeded(1).randbytes(3 * PAGE)))
+    empty.write_bytes(b"")
+    again = truth.page_files[0]
+    for given in ([truth.path], [again, again], [str(packed)], [str(empty)], [str(tmp_path)], [str(tmp_path / "no")]):
+        with pytest.raises(InputError) as caught:
+            memcarve.open(truth.path, page_files=given)
+        assert caught.value.subject == given[-1]
+
+
+def test_files_and_ram_contradict(truth: Truth) -> None:
+    """Page files mean nothing if only pages in memory are wanted: that is refused."""
+    with pytest.raises(UsageError, match="only pages in memory"):
+        memcarve.open(truth.path, page_files=files_of(truth), pages_from="ram")
+    with pytest.raises(UsageError, match="choice of pages"):
+        memcarve.open(truth.path, pages_from="disk")
+
+
+@pytest.mark.parametrize("kind", ["zeros", "noise"])
+def test_cleared_and_encrypted_files(truth: Truth, tmp_path: Path, kind: str) -> None:
+    """A file that is zeros, or noise, wherever entries lead is refused: it was cleared, or is encrypted."""
+    size = 40 << 20
+    path = tmp_path / "pagefile.sys"
+    path.write_bytes(bytes(size) if kind == "zeros" else seeded(2).randbytes(size))
+    with (
+        memcarve.open(truth.path, page_files=[str(path)]) as container,
+        pytest.raises(InputError, match="cleared" if kind == "zeros" else "encrypted"),
+    ):
+        container.process(PID)
+
+
+def test_a_composite(tmp_path: Path) -> None:
+    """Several files are one offset space: each at its place, none reaching into another, zeros behind them."""
+    data = [seeded(number).randbytes(PAGE * 2 + number) for number in range(3)]
+    for number, each in enumerate(data):
+        (tmp_path / str(number)).write_bytes(each)
+    parts = [FileBacking(tmp_path / str(number)) for number in range(3)]
+    whole = Composite(parts[0], [*parts[1:], Zeros("zeros", 1 << 40)])
+    begins = [0, *whole.begins]
+    assert all(begin % PAGE == 0 for begin in begins)
+    for part, begin in zip(data, begins, strict=False):
+        buffer = bytearray(len(part))
+        whole.read_into(begin, memoryview(buffer))
+        assert bytes(buffer) == part
+        (span,) = whole.spans(begin + 5, 7) or []
+        assert (span.offset, span.length, span.file.path[-1]) == (5, 7, str(begins.index(begin)))
+        with pytest.raises(SourceReadError):
+            whole.read_into(begin + len(part) - 1, memoryview(bytearray(2)))
+        assert whole.spans(begin + len(part) - 1, 2) is None
+    buffer = bytearray(b"x" * 99)
+    whole.read_into(begins[3] + (1 << 39), memoryview(buffer))
+    assert bytes(buffer) == bytes(99)
+    assert whole.spans(begins[3], 1) is None
+    whole.close()
+
+
+# what is made of it
+
+
+def test_carved_files(truth: Truth, tmp_path: Path, capfdbinary: Capture) -> None:
+    """What is carved has the planned bytes, and says how its pages were found; verify reads all of it again."""
+    files = [word for file in files_of(truth) for word in ("--pagefile", file)]
+    out = tmp_path / "out"
+    ran = invoke(capfdbinary, "carve", truth.path, "--pid", str(PID), *files, "-o", out, "--hash", "sha256")
+    assert ran.code == 3, ran.err  # a file should hold more than it does
+    document = json.loads((out / "segments.json").read_text())
+    found = truth.left[PID].found
+    rows = [row for row in document["segments"] if int(row["start"], 16) in found]
+    assert rows
+    told: dict[str, int] = {}
+    for row in rows:
+        start, size = int(row["start"], 16), row["size"]
+        data = b"".join(found[page].data for page in range(start, start + size, PAGE))
+        assert (out / row["file"]).read_bytes() == data
+        assert row["sha256"] == hashlib.sha256(data).hexdigest()
+        for word, count in row.get("origins", {}).items():
+            told[word] = told.get(word, 0) + count
+    origins = [one.origin for one in found.values()]
+    assert told["prototype"] == origins.count("prototype") * PAGE
+    assert told["prototype+pagefile"] == origins.count("prototype+pagefile") * PAGE
+    assert told["pagefile"] == origins.count("pagefile") * PAGE
+    assert [row["number"] for row in document["inputs"]["page_files"]] == [0, 1]
+    assert document["inputs"]["image"]["pages_from"] == "all"
+    ran = invoke(capfdbinary, "verify", out, "--source", truth.path)
+    assert ran.code == 0, ran.err
+
+
+def test_what_is_printed(truth: Truth, capfdbinary: Capture) -> None:
+    """Extents, places and bytes say how they were found; the list of processes counts pages by where they are."""
+    files = [word for file in files_of(truth) for word in ("--pagefile", file)]
+    found = truth.left[PID].found
+    ran = invoke(capfdbinary, "segments", truth.path, "--pid", str(PID), *files, "--extents", "--format", "jsonl")
+    assert ran.code == 3
+    rows = [json.loads(line) for line in ran.out.splitlines()]
+    told = {page: row for row in rows for page in range(int(row["start"], 16), int(row["end"], 16), PAGE)}
+    assert {page: told[page]["origin"] for page in found} == {page: one.origin for page, one in found.items()}
+    for page, one in found.items():
+        assert (told[page]["physical"] is None) == ("pagefile" in one.origin)
+    page = next(page for page, one in found.items() if one.origin == "prototype+pagefile")
+    ran = invoke(capfdbinary, "locate", truth.path, hex(page), "--pid", str(PID), *files, "--format", "jsonl")
+    assert json.loads(ran.out)["origin"] == "prototype+pagefile"
+    ran = invoke(capfdbinary, "read", truth.path, hex(page), "4096", "--pid", str(PID), *files, "--raw", "-v")
+    assert ran.out == found[page].data
+    assert f"0x{page:x}: 4096 bytes are from prototype+pagefile" in ran.err
+    ran = invoke(capfdbinary, "processes", truth.path, "--pages", *files, "--format", "jsonl")
+    row = next(row for row in map(json.loads, ran.out.splitlines()) if row["pid"] == PID)
+    assert row["shared"] == sum(one.origin == "prototype" for one in found.values())
+
+
+def test_a_module_is_whole(tmp_path: Path) -> None:
+    """A module of which the process touched three pages is extracted whole if its others are shared in memory."""
+    start, pages = 0x7FF700000000, 16
+    sections = (kernel.Section(b".text", PAGE, (pages - 1) * PAGE, 0x60000020),)
+    prototypes = ("valid", *(("transition", "valid", "pagefile 0") * pages)[: pages - 1])
+    own = ("shared", *("zero",) * (pages - 1))
+    head = kernel.header(start, pages * PAGE, sections)
+    view = left_ram.View(start, prototypes, own, "image", header=head)
+    truth = built(tmp_path, left_ram.LeftRam((view,), (left_ram.MOVED,)))
+    for options, whole in ({"pages_from": "ram"}, False), ({"page_files": files_of(truth)}, True):
+        with memcarve.open(truth.path, **options) as container:  # type: ignore[arg-type]
+            memory = container.process(PID)
+            there = memory.space.bytes_within(*(np.array([at], np.uint64) for at in (start, start + pages * PAGE - 1)))
+            assert (int(there[0]) == pages * PAGE) == whole
+            modules = [module for module in memcarve.find_modules(memory).modules if module.start == start]
+            extract(memory, modules, tmp_path / f"out-{whole}")
+            (written,) = (tmp_path / f"out-{whole}").glob("*view-7ff700000000*")
+            data = b"".join(truth.left[PID].found[start + page * PAGE].data for page in range(1, pages))
+            assert (data in written.read_bytes()) == whole
+
+
+# MemProcFS
+
+
+@pytest.mark.parametrize("layout", [8, 9])
+def test_memprocfs_finds_the_same(tmp_path: Path, layout: int) -> None:
+    """Page by page MemProcFS reads the same with the same page files, but for what is said here.
+
+    It takes pages that nobody wrote for zeros, does not follow a view beyond its first subsection, and reads what
+    contradicts itself.
+    """
+    skip_without()
+    truth = built(tmp_path, left_ram.everything(tables=True), layout)
+    left = truth.left[PID]
+    views = [(view, page) for view in left.plan.views for page in range(len(view.prototypes))]
+    pages = sorted({*left.found, *left.lost, *(view.start + page * PAGE for view, page in views)})
+    options = [word for number, path in truth.page_files.items() for word in (f"-pagefile{number}", path)]
+    told = json.loads(run_memprocfs(truth.path, *options, stdin=json.dumps({PID: [(page, 1) for page in pages]})))
+    theirs = next(one["pages"] for one in told if one["pid"] == PID)
+    differing = {
+        view.start + page * PAGE
+        for view, page in views
+        if view.wrong in {"last", "base"} or (view.parts and page >= view.parts[0])
+    }
+    zeros = hashlib.blake2b(bytes(PAGE), digest_size=8).hexdigest()
+    with memcarve.open(truth.path, page_files=files_of(truth)) as container:
+        memory = container.process(PID)
+        same = 0
+        for page in (page for page in pages if page not in differing):
+            expected = zeros if left.lost.get(page) == "zeros that nobody wrote yet" else None
+            if memory.space.at(page) is not None:
+                expected = hashlib.blake2b(memory.read(page, PAGE), digest_size=8).hexdigest()
+                same += 1
+            assert theirs.get(str(page)) == expected, hex(page)
+    assert same > 600
+
+
+# hostile
+
+
+def damaged(truth: Truth, path: Path, rng: random.Random) -> None:
+    """Write a copy of an image in which some words of page tables, arrays, VADs and subsections are something else."""
+    words = np.fromfile(truth.path, np.uint64)
+    kinds = (words >> np.uint64(47) == np.uint64(0x1FFFF)) | (words & np.uint64(0x400) != 0) & (words < 1 << 63)
+    places = np.flatnonzero(kinds & (words != 0))
+    pointers = words[places[words[places] >> np.uint64(47) == np.uint64(0x1FFFF)]]
+    for _ in range(rng.choice((30, 300, 3000))):
+        place = int(places[rng.randrange(len(places))])
+        word = int(words[place])
+        words[place] = rng.choice(
+            (
+                word ^ 1 << rng.randrange(64),
+                rng.getrandbits(64),
+                int(pointers[rng.randrange(len(pointers))]) + rng.choice((0, 8, -8, 4096)) & (1 << 64) - 1,
+                0xFFFFFFFF_00000400,
+                0x400 | (int(pointers[rng.randrange(len(pointers))]) << 16 & (1 << 64) - 1),
+            )
+        )
+    words.tofile(path)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_damaged_structures(truth: Truth, tmp_path: Path, seed: int) -> None:
+    """Whatever page tables, arrays and subsections say, what is found can be read; errors are declared ones."""
+    path = tmp_path / "damaged.raw"
+    damaged(truth, path, seeded(seed))
+    with memcarve.open(path, system="windows", page_files=files_of(truth)) as container:
+        try:
+            memory = container.process(PID)
+        except MemcarveError:
+            return
+        for segment in [*memory.segments()][:200]:
+            memory.read(segment.start, min(segment.size, 1 << 20))
