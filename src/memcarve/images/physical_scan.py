@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 
 BLOCK = 1 << 22  # bytes looked at together
+_SMALL = BLOCK // 4  # bytes of a range that is looked at together with others
 _STEP = 4  # blocks that a thread takes at a time
 _THREADS = min(os.cpu_count() or 1, 4)
 
@@ -65,22 +66,44 @@ def _everything(memory: PhysicalMemory) -> Iterator[Block]:
     backing = memory.backing
     stored, seams, passed = memory.is_stored, memory.seams, 0
     rows = (column[stored].tolist() for column in (memory.start, memory.size, memory.offset))
+    # small ranges come together: some containers have hundreds of thousands
+    small: list[tuple[int, int, int]] = []  # physical start, offset, size
+    room = BLOCK
     for start, length, offset in zip(*rows, strict=True):
         done = -start % PAGE
         end = (start + length) // PAGE * PAGE - start
-        before = int(np.searchsorted(seams, np.uint64(start + done)))
+        before = int(np.searchsorted(seams, np.uint64(start + done))) if len(seams) else 0
+        if small and (passed < before or end - done > room):
+            yield _together(small)
+            small, room = [], BLOCK
         yield from _seams(seams[passed:before])
         passed = before
+        if done < end <= done + _SMALL:
+            small.append((start + done, offset + done, end - done))
+            room -= end - done
+            continue
+        if small and done < end:
+            yield _together(small)
+            small, room = [], BLOCK
         while done < end:
             hole = (next_written(backing, offset + done) - offset - done) // BLOCK
             if hole > 0:
                 done += hole * BLOCK
                 continue
             size = min(BLOCK, end - done)
-            physical = np.uint64(start + done) + np.arange(size // PAGE, dtype=np.uint64) * np.uint64(PAGE)
-            yield Block([(offset + done, size)], physical)
+            yield _together([(start + done, offset + done, size)])
             done += size
+    if small:
+        yield _together(small)
     yield from _seams(seams[passed:])
+
+
+def _together(parts: list[tuple[int, int, int]]) -> Block:
+    """Return the pages of ranges (physical start, offset, size) as a block."""
+    start, _, size = (np.array(column, np.uint64) for column in zip(*parts, strict=True))
+    row, within = expand((size // np.uint64(PAGE)).astype(np.int64))
+    physical = start[row] + within.astype(np.uint64) * np.uint64(PAGE)
+    return Block([(offset, length) for _, offset, length in parts], physical)
 
 
 def _seams(physical: U64) -> Iterator[Block]:

@@ -358,7 +358,8 @@ class HibernatedPages:
 
         def try_as(how: str, which: Bools) -> None:
             row = np.flatnonzero(which & ~sound)
-            sound[row] = decode(how, data, place[row] - base, size[row], pages, into[row], length[row])
+            if len(row):
+                sound[row] = decode(how, data, place[row] - base, size[row], pages, into[row], length[row])
 
         try_as(XPRESS, method <= EITHER)
         try_as(XPRESS_HUFFMAN, method >= EITHER)
