@@ -12,6 +12,7 @@ import re
 import sys
 from typing import TYPE_CHECKING, Any
 
+from memcarve import remote
 from memcarve.backing import status_facts
 from memcarve.formats import floating_point
 from memcarve.formats.elf_core.process_notes import SIGINFO_SIZE
@@ -21,6 +22,7 @@ from memcarve.intervals import TOP
 from memcarve.metadata import Fault, Metadata, Module, Parameters, Region, Regions, SourceRows, Thread
 from memcarve.missing import REASONS
 from memcarve.process import Platform, ProcessEntry
+from memcarve.remote.locations import is_location, without_secrets
 from memcarve.surroundings import surroundings
 from memcarve.times import now, rfc3339
 from memcarve.version import __version__
@@ -64,7 +66,7 @@ def written(what: str, record: Mapping[str, Any]) -> dict[str, Any]:
         "tool": TOOL,
         "what": what,
         "version": __version__,
-        "command": list(sys.argv if command is None else command),
+        "command": [without_secrets(word) for word in (sys.argv if command is None else command)],
         "time": end,
         "case_id": record["case_id"],
         "operator": record["operator"],
@@ -119,7 +121,7 @@ def document(
 UNFOUNDED = ("version", "command", "time", "case_id", "operator", "run")
 UNFOUNDED_OF_INPUTS = (
     "path", "described_by", "modified", "device", "inode", "size_after", "modified_after", "sha256_is", "sha256_pass",
-    "sha256_stated",
+    "sha256_stated", "etag", "object_version", "requests", "fetched",
 )  # fmt: skip
 #: how notes begin that say which files were found where, or how a process was looked for
 _OPENING_NOTES = ("map: ", "dump: ", "regions: ", "modules: ", "threads: ", "unlisted processes were not looked for")
@@ -194,7 +196,12 @@ def is_source(process: ProcessMemory, described: object) -> bool:
 
 
 def _afterwards(described: dict[str, Any]) -> dict[str, Any]:
-    """Return what is said of an input, with its length and time of modification now, if they were noted before."""
+    """Return what is said of an input, with its length and time of modification now, if they were noted before.
+
+    What lies elsewhere was compared in the end; of it, what was asked for is said instead.
+    """
+    if is_location(described.get("path")):
+        return {**described, **(remote.read_of(described["path"]) or {})}
     if "modified" not in described:
         return described
     try:

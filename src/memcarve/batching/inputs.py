@@ -10,7 +10,9 @@ import unicodedata
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
+from memcarve import remote
 from memcarve.errors import InputError, UsageError
+from memcarve.remote.locations import is_location
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -57,7 +59,7 @@ def once_each(paths: Iterable[str]) -> tuple[list[str], list[str]]:
     seen: set[str] = set()
     kept, again = list[str](), list[str]()
     for path in paths:
-        place = os.path.realpath(path)
+        place = path if is_location(path) else os.path.realpath(path)
         (again if place in seen else kept).append(path)
         seen.add(place)
     return kept, again
@@ -66,8 +68,11 @@ def once_each(paths: Iterable[str]) -> tuple[list[str], list[str]]:
 def identity(path: str) -> dict[str, Any]:
     """Return length and time of modification (ns) of a file, the latter of a folder; None if nothing is there.
 
-    It is only asked of the system: what the input holds is the business of the command, in its own process.
+    It is only asked of the system, or of the store that an input lies in: what the input holds is the business of the
+    command, in its own process.
     """
+    if is_location(path):
+        return remote.identity(path)
     try:
         status = os.stat(path)
     except (OSError, ValueError):
@@ -81,7 +86,7 @@ def folder_names(paths: Sequence[str], taken: Iterable[str] = ()) -> list[str]:
     Inputs of one name have the folders that they lie in put before it, as many as tell them apart (``host1-mem.raw``);
     what cannot be told apart so, or is `taken` already, gets a number.
     """
-    parts = [[part for part in os.path.abspath(path).split(os.sep) if part] for path in paths]
+    parts = [[part for part in _place(path).split(os.sep) if part] for path in paths]
     names = [_plain(part[-1:]) for part in parts]
     for depth in range(2, _DEEPEST + 1):
         count = Counter(map(_folded, names))
@@ -100,6 +105,13 @@ def folder_names(paths: Sequence[str], taken: Iterable[str] = ()) -> list[str]:
         used.add(_folded(told))
         found.append(told)
     return found
+
+
+def _place(path: str) -> str:
+    """Return an absolute path, or what follows the scheme of a location."""
+    if is_location(path):
+        return path.partition("://")[2].partition("?")[0].replace("/", os.sep)
+    return os.path.abspath(path)
 
 
 def _plain(parts: Sequence[str]) -> str:

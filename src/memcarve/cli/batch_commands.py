@@ -22,6 +22,7 @@ from memcarve.cli.exit_status import USAGE
 from memcarve.cli.option_values import InputPath, OutputPath
 from memcarve.cli.stopping import raise_exceptions
 from memcarve.cli.usage_errors import NoSuchCommandError
+from memcarve.remote.locations import shown_of, without_secrets
 from memcarve.times import now
 
 if TYPE_CHECKING:
@@ -114,7 +115,7 @@ class BatchCommand(Command):
             elif each.is_flag:
                 options.append(word)
             else:
-                options += [text for value in values for text in (word, str(value))]
+                options += [text for value in values for text in (word, shown_of(str(value)))]
             files += map(str, values) if isinstance(each.type, InputPath) else []
         patterns = list(ctx.params.get(str(_PATTERN.name)) or ())
         given = Given(str(self.name), options, in_folder, patterns, files, {})
@@ -129,7 +130,9 @@ class BatchCommand(Command):
         messages = groups.Messages(**_of_group(ctx, "messages", groups.Messages))
         function = self.function  # imports
         raise_exceptions()
-        run_log.begin(messages.log, ["memcarve", *sys.argv[1:]], ctx.params["inputs"], batch.output)
+        run_log.begin(
+            messages.log, ["memcarve", *map(without_secrets, sys.argv[1:])], ctx.params["inputs"], batch.output
+        )
         return function(ctx.meta[_GIVEN], ctx.params["inputs"], batch, messages)
 
     @property

@@ -17,6 +17,7 @@ from memcarve.cli import option_groups as groups, run_log
 from memcarve.cli.option_values import Choice, InputPath, OutputPath, PageFilePath, address, size
 from memcarve.cli.stopping import raise_exceptions
 from memcarve.cli.usage_errors import ExtraArgumentsError
+from memcarve.remote.locations import without_secrets
 from memcarve.times import now
 
 if TYPE_CHECKING:
@@ -108,8 +109,13 @@ class Command(click.Command):
         raise_exceptions()
         messages = taken.get("messages")
         if isinstance(messages, groups.Messages):
-            run_log.begin(messages.log, ["memcarve", *sys.argv[1:]], *self._paths(ctx))
-        return function(**given, **taken)
+            run_log.begin(messages.log, ["memcarve", *map(without_secrets, sys.argv[1:])], *self._paths(ctx))
+        try:
+            return function(**given, **taken)
+        finally:
+            if "memcarve.remote.remote_file" in sys.modules:
+                remote_reads = importlib.import_module("memcarve.cli.remote_reads")
+                remote_reads.tell_reads(quiet=isinstance(messages, groups.Messages) and messages.quiet)
 
     def _paths(self, ctx: click.Context) -> tuple[list[str], str | None]:
         """Return the inputs that were named, and the output."""

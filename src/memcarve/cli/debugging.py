@@ -26,6 +26,11 @@ _PACKAGES = (
     "hyperscan",
     "yara-x",
     "capstone",
+    "fsspec",
+    "aiohttp",
+    "s3fs",
+    "gcsfs",
+    "adlfs",
 )
 #: what the system can do for copying: see copying.py
 _CALLS = ("copy_file_range", "sendfile", "writev", "fork")

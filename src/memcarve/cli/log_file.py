@@ -7,10 +7,12 @@ import os
 import stat
 from typing import TYPE_CHECKING, Any
 
+from memcarve import remote
 from memcarve.backing import FileBacking, kind_of, status_facts
 from memcarve.errors import MemcarveError, OutputError, UsageError
 from memcarve.formats import manifest
 from memcarve.formats.json_text import dumps
+from memcarve.remote.locations import is_location
 from memcarve.surroundings import surroundings
 from memcarve.times import now, rfc3339
 
@@ -64,6 +66,8 @@ class LogFile:
 
 def _facts(path: str) -> dict[str, Any]:
     """Return what is there at a path: length and times of a file."""
+    if is_location(path):
+        return {"path": path, **(remote.facts_of(path) or {}), **(remote.read_of(path) or {})}
     try:
         status = os.stat(path)
     except OSError as error:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from memcarve.addresses import parse_address, parse_range, parse_size
-from memcarve.errors import UsageError
+from memcarve.errors import InputError, UsageError
+from memcarve.remote.locations import hidden
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -39,7 +40,15 @@ class AnyPath(click.Path):
 
 
 class InputPath(AnyPath):
-    """The name of a file or folder to read."""
+    """The name of a file or folder to read, or a location, whose secrets go no further."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:  # noqa: ANN401 - click's
+        """Return the name; raises click.BadParameter for a location that cannot be one."""
+        found = super().convert(value, param, ctx)
+        try:
+            return hidden(found) if isinstance(found, str) else found
+        except InputError as error:
+            raise click.BadParameter(str(error)) from None
 
 
 class PageFilePath(InputPath):

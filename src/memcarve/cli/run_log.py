@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from memcarve.cli.log_file import LogFile
 
-_KNOWN = ("path", "size", "modified", "device", "inode", "sha256")
+_KNOWN = ("path", "size", "modified", "device", "inode", "etag", "object_version", "sha256")
 _LEVELS = {0: "info", 3: "warning"}  # of the exit statuses
 
 _open_log: LogFile | None = None

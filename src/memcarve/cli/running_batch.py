@@ -16,6 +16,7 @@ from memcarve.cli.printed_tables import Column, print_table
 from memcarve.cli.progress_bar import ProgressBar
 from memcarve.cli.wording import complain, counted, say, tell
 from memcarve.errors import UsageError
+from memcarve.remote.locations import hand_on, hidden, without_secrets
 from memcarve.sinks.partial_folder import quoted
 from memcarve.vocabulary import RunStatus
 
@@ -43,7 +44,9 @@ _COLUMNS = [
 
 def batch(given: Given, inputs: Sequence[str], wanted: Wanted, messages: Messages) -> int:
     """Run a command on each of some inputs."""
-    paths, again = once_each([*inputs, *(path for name in wanted.inputs for path in read_list(name, nul=wanted.nul))])
+    listed = (path for name in wanted.inputs for path in read_list(name, nul=wanted.nul))
+    paths, again = once_each([*inputs, *map(hidden, listed)])
+    hand_on()
     if not paths:
         raise UsageError("no input is named", remedy="name some, or a list of them with --inputs")
     if wanted.nul and not wanted.inputs:
@@ -51,7 +54,7 @@ def batch(given: Given, inputs: Sequence[str], wanted: Wanted, messages: Message
     say([f"{path}: is named twice, and done once" for path in again], quiet=messages.quiet)
     _check_place(wanted.output, paths)
     work = Work(given.command, given.words, _output(given), _listing(given))
-    command = ["memcarve", *sys.argv[1:]]
+    command = ["memcarve", *map(without_secrets, sys.argv[1:])]
     with BatchFolder(wanted.output, _recorded(given), command, resume=wanted.resume) as folder:
         found = Batch(folder, paths, work)
         say(found.notes, quiet=messages.quiet)

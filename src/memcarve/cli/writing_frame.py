@@ -16,6 +16,7 @@ from memcarve.cli.exit_status import COMPLETE, INCOMPLETE
 from memcarve.cli.wording import amount, complain, counted, say, tell
 from memcarve.errors import printable
 from memcarve.formats.compression import plain_name
+from memcarve.remote.locations import is_location, name_of, without_secrets
 from memcarve.sinks.input_identity import identity
 from memcarve.sinks.several import folder_name
 
@@ -40,7 +41,7 @@ def stem_of(path: str) -> str:
 
     A number is not an ending: ``core.1234`` is a process's.
     """
-    base = plain_name(os.path.basename(os.path.normpath(path)))
+    base = plain_name(name_of(path) if is_location(path) else os.path.basename(os.path.normpath(path)))
     stem, ending = os.path.splitext(base)
     return base if ending[1:].isdigit() else stem or base
 
@@ -56,7 +57,11 @@ def process_words(process: ProcessMemory, index: int) -> list[str]:
 
 def recorded(record: Record) -> dict[str, Any]:
     """Return what the library records of a command: its line, when it began, and what options say of the case."""
-    return {**vars(record), "command": ["memcarve", *sys.argv[1:]], "begin": click.get_current_context().meta[BEGIN]}
+    return {
+        **vars(record),
+        "command": ["memcarve", *map(without_secrets, sys.argv[1:])],
+        "begin": click.get_current_context().meta[BEGIN],
+    }
 
 
 def past_unreadable(process: ProcessMemory, write: Callable[[ProcessMemory], Result], wanted: Selection) -> Result:

@@ -10,6 +10,8 @@ A location may hold secrets: a login before the host, a signature in the query. 
 
 from __future__ import annotations
 
+import json
+import os
 import re
 from typing import NamedTuple
 from urllib.parse import parse_qsl, unquote, urlencode, urlsplit, urlunsplit
@@ -32,6 +34,9 @@ _LOCATION = re.compile(rf"({'|'.join(SCHEMES)})://(?=[^/])", re.IGNORECASE)
 _IN_TEXT = re.compile(rf"\b(?:{'|'.join(SCHEMES)})://[^\s'\"<>]+", re.IGNORECASE)
 #: what a query may say without being a secret: which version of the object it is
 _HARMLESS = ("versionid", "generation", "snapshot")
+
+#: the variable in which a program leaves the secrets of locations to those that it starts
+SECRETS = "MEMCARVE_LOCATIONS"
 
 _opened: dict[str, str] = {}  # what is shown of a location -> the location
 _logins: dict[tuple[str, str], str] = {}  # scheme and host -> the login that was given for it
@@ -75,6 +80,7 @@ def location_of(path: str) -> Location:
                 remedy="leave it out: credentials come from the environment and files of the store's own tools",
             )
         return Location(kind, path, shown_of(path))
+    _take_over()
     url = _opened.get(path, path)
     parts = urlsplit(url)
     if "@" not in parts.netloc:
@@ -117,9 +123,35 @@ def without_secrets(text: str) -> str:
     return _IN_TEXT.sub(lambda found: shown_of(found[0]), text)
 
 
+def hidden(path: str) -> str:
+    """Return a location as it may be shown, and keep its secrets for when it is opened; any other path as it is.
+
+    Raises what `location_of` raises.
+    """
+    if not is_location(path):
+        return path
+    location = location_of(path)
+    remember(location)
+    return location.shown
+
+
+def hand_on() -> None:
+    """Leave the secrets of locations to the programs that this one starts, where only their user can read them."""
+    if _opened:
+        os.environ[SECRETS] = json.dumps(_opened)
+
+
+def _take_over() -> None:
+    """Take the secrets that the program left which started this one."""
+    left = os.environ.pop(SECRETS, None)
+    if left is not None:
+        for url in json.loads(left).values():
+            remember(Location(SCHEMES[url.partition("://")[0].lower()], url, shown_of(url)))
+
+
 def name_of(path: str) -> str:
-    """Return the last part of a path, or an object's own name."""
-    return location_of(path).name if is_location(path) else path
+    """Return the object's own name in a location."""
+    return location_of(path).name
 
 
 def described(error: BaseException) -> str:

@@ -16,11 +16,12 @@ from memcarve.errors import SourceReadError
 from memcarve.remote import Keeping
 from memcarve.remote.block_store import GRANULE, BlockStore
 from memcarve.remote.locations import location_of, remember
-from memcarve.remote.requesting import Requests
+from memcarve.remote.requesting import Requests, names_of
 from memcarve.temporary_folders import temporary_folder
 
 if TYPE_CHECKING:
     from memcarve.backing import Offsets, Span
+    from memcarve.remote.transports import Facts
 
 _FIRST = 1 << 16
 _SMALL = 1 << 16  # what is fetched for a read here and there, from a multiple of it on
@@ -44,9 +45,7 @@ class RemoteFile(FileBacking):
         self._requests = Requests(location, self._count)
         self._store: BlockStore | None = None
         answer = self._requests.first(_FIRST)
-        facts = self._requests.facts
-        if facts is None:
-            raise SourceReadError("cannot be read", subject=location.shown)
+        facts = self._requests.known
         remember(location)
         self.location = location
         self.facts = facts
@@ -63,7 +62,7 @@ class RemoteFile(FileBacking):
                 said = f"is stored with Content-Encoding {answer.encoding}: its bytes are taken as they are stored"
                 self.notes = ((f"{self.path}: {said}", ""),)
             self._came(answer.begin, answer.data)
-        _READ[self.path] = self
+        _READ.setdefault(self.path, []).append(self)
 
     @property
     def size(self) -> int:
@@ -78,14 +77,7 @@ class RemoteFile(FileBacking):
     @property
     def described(self) -> dict[str, Any]:
         """What identifies the object, ready for JSON: as it was when it was opened."""
-        facts = self.facts
-        return {
-            "path": self.path,
-            "size": facts.size,
-            "modified": facts.modified,
-            "etag": facts.etag,
-            **({} if facts.version is None else {"version": facts.version}),
-        }
+        return {"path": self.path, **described(self.facts)}
 
     @property
     def read_so_far(self) -> dict[str, int]:
@@ -233,15 +225,37 @@ class RemoteFile(FileBacking):
             self._store.add("requests", 1)
 
 
-_READ: dict[str, RemoteFile] = {}
+_READ: dict[str, list[RemoteFile]] = {}
 
 
-def read_of(path: str) -> dict[str, int] | None:
-    """Return what was asked for of an object that this program opened; None if it did not."""
-    found = _READ.get(path)
-    return None if found is None else found.read_so_far
+def read_before(path: str) -> list[RemoteFile]:
+    """Return each time that this program opened an object by the name `path`."""
+    return _READ.get(path, [])
 
 
-def opened() -> list[RemoteFile]:
-    """Return what was opened, once each."""
-    return [*_READ.values()]
+def opened() -> list[str]:
+    """Return what was opened, by its names."""
+    return [*_READ]
+
+
+def described(facts: Facts) -> dict[str, Any]:
+    """Return what identifies an object, ready for JSON."""
+    version = {} if facts.version is None else {"object_version": facts.version}
+    return {"size": facts.size, "modified": facts.modified, "etag": facts.etag, **version}
+
+
+def look_at(path: str) -> Facts:
+    """Return what identifies an object, without opening it. Raises what `RemoteFile` raises."""
+    requests = Requests(location_of(path), lambda: None)
+    requests.first(1)
+    return requests.known
+
+
+def names_in(folder: str) -> frozenset[str] | None:
+    """Return the names in a folder of a store, asked for once; None if it gives no list."""
+    if folder not in _LISTED:
+        _LISTED[folder] = names_of(location_of(f"{folder}/"))
+    return _LISTED[folder]
+
+
+_LISTED: dict[str, frozenset[str] | None] = {}

@@ -115,6 +115,13 @@ class Requests:
         self.facts: Facts | None = None
         self._counted = counted
 
+    @property
+    def known(self) -> Facts:
+        """What identifies the object that `first` asked for."""
+        if self.facts is None:
+            raise SourceReadError("was not asked for", subject=self.location.shown)
+        return self.facts
+
     def first(self, size: int) -> Answer | None:
         """Return the first `size` bytes, and keep what identifies the object; None if it is empty."""
         answer = self._wait(self._asked(0, size))
@@ -172,14 +179,14 @@ class Requests:
     async def _asked(self, begin: int, end: int) -> Answer | None:
         """Return the bytes of a range; None if there are none, which only an object that is empty may say."""
         here = _loop_of_task()
-        transport = here.transports.get(self.location)
-        if transport is None:
-            transport = here.transports[self.location] = transport_to(self.location)
         tries = 0
         while True:
             tries += 1
             try:
                 async with here.waiting:
+                    transport = here.transports.get(self.location)
+                    if transport is None:
+                        transport = here.transports[self.location] = transport_to(self.location)
                     self._counted()
                     answer = await transport.get(begin, end, self.facts)
                 self._check(answer, begin, end)
@@ -220,17 +227,38 @@ class Requests:
         )
 
     def _wait(self, work: Coroutine[Any, Any, _T]) -> _T:
-        future = _loop().submit(work)
+        return _waited(work)
+
+
+def names_of(folder: Location) -> frozenset[str] | None:
+    """Return the names in a folder of a store; None if it gives no list."""
+
+    async def names() -> list[str] | None:
+        transport = transport_to(folder)
         try:
-            while True:
-                try:
-                    return future.result(timeout=_STEP)
-                except TimeoutError:
-                    if future.done():
-                        raise
-        except BaseException:
-            future.cancel()
-            raise
+            return await transport.names()
+        finally:
+            await transport.close()
+
+    with contextlib.suppress(RefusedError, FailedError, ChangedError, EmptyError):
+        found = _waited(names())
+        return None if found is None else frozenset(found)
+    return None
+
+
+def _waited(work: Coroutine[Any, Any, _T]) -> _T:
+    """Do some work in the loop's thread, and return its result; an exception here ends it."""
+    future = _loop().submit(work)
+    try:
+        while True:
+            try:
+                return future.result(timeout=_STEP)
+            except TimeoutError:
+                if future.done():
+                    raise
+    except BaseException:
+        future.cancel()
+        raise
 
 
 def _from(error: InputError, cause: Exception) -> InputError:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 _SILENCE = 60.0  # seconds without a byte, upon which a connection counts as lost
 _CONNECTIONS = 64
+_PAGES = 10  # of a list of names
 _WHOLE = 64 << 20  # a server that knows no ranges may send a whole object of this size
 _RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
 _TOO_LATE = (408, 425, 429, 500, 502, 503, 504)
@@ -97,9 +98,9 @@ class Transport:
         """
         raise NotImplementedError
 
-    async def names(self, folder: str) -> list[str] | None:
-        """Return the names in a folder of the store; None if it has no lists."""
-        raise NotImplementedError
+    async def names(self) -> list[str] | None:
+        """Return the names of what lies in the folder that the location is; None if there is no list of all of them."""
+        return None
 
     async def close(self) -> None:
         """Close all connections."""
@@ -185,10 +186,6 @@ class HttpTransport(Transport):
     def _facts(self, headers: Mapping[str, str], size: int) -> Facts:
         return Facts(size, headers.get("ETag"), None, _http_time(headers.get("Last-Modified")))
 
-    async def names(self, folder: str) -> list[str] | None:  # noqa: ARG002
-        """Return None: what a web server shows of a folder is a page for people."""
-        return None
-
     async def close(self) -> None:
         """Close all connections."""
         if self._files._session is not None:  # noqa: SLF001 - fsspec leaves it to whoever runs the loop
@@ -247,16 +244,178 @@ class S3Transport(Transport):
         facts = Facts(size, answer.get("ETag"), answer.get("VersionId"), modified)
         return Answer(begin, data, facts, answer.get("ContentEncoding") or None)
 
+    async def names(self) -> list[str] | None:
+        """Return the names in a folder; None if there are very many."""
+        found: list[str] = []
+        more: dict[str, str] = {}
+        try:
+            await self._files.set_session()
+            client = await self._files.get_s3(self._bucket)
+            for _ in range(_PAGES):
+                page = await client.list_objects_v2(Bucket=self._bucket, Prefix=self._key, Delimiter="/", **more)
+                found += [each["Key"].removeprefix(self._key) for each in page.get("Contents", ())]
+                if not page.get("IsTruncated"):
+                    return found
+                more = {"ContinuationToken": page["NextContinuationToken"]}
+        except (self._errors.BotoCoreError, self._errors.ClientError, OSError) as error:
+            raise RefusedError(described(error)) from error
+        return None
+
     async def close(self) -> None:
         """Close all connections."""
         if self._files._s3 is not None:  # noqa: SLF001 - s3fs leaves it to whoever runs the loop
             await self._files._s3.close()  # noqa: SLF001
 
 
+class GoogleTransport(Transport):
+    """An object in Google Cloud Storage."""
+
+    def __init__(self, location: Location) -> None:
+        super().__init__(location)
+        package = self._package("gcsfs", "gcsfs")
+        self._aiohttp = self._package("aiohttp", "gcsfs")
+        self._auth = self._package("google.auth.exceptions", "gcsfs")
+        kwargs = {"auto_decompress": False, "trust_env": True}
+        try:
+            self._files = package.GCSFileSystem(
+                asynchronous=True, skip_instance_cache=True, session_kwargs=kwargs, version_aware=True
+            )
+        except (self._auth.GoogleAuthError, OSError) as error:
+            raise RefusedError(f"there are no credentials for it: {described(error)}", _LOGIN["gs"]) from error
+        self._path = location.url.partition("://")[2]
+
+    async def get(self, begin: int, end: int, known: Facts | None) -> Answer:
+        """Return a range; see `Transport.get`."""
+        # without gzip the store would send what it stores compressed decompressed, and whole
+        headers = {"Range": f"bytes={begin}-{end - 1}", "Accept-Encoding": "gzip"}
+        url = self._files.url(self._path)
+        if known is not None and known.version is not None:
+            url += f"&ifGenerationMatch={known.version}"
+        try:
+            session = await self._files._set_session()  # noqa: SLF001 - gcsfs leaves it to whoever runs the loop
+            headers = self._files._get_headers(headers)  # noqa: SLF001 - with the login
+            wait = self._aiohttp.ClientTimeout(total=None, sock_connect=_SILENCE, sock_read=_SILENCE)
+            async with session.get(url, headers=headers, timeout=wait) as answer:
+                if answer.status != 206:  # noqa: PLR2004 - HTTP's number
+                    if known is not None and answer.status == 404:  # noqa: PLR2004
+                        raise ChangedError
+                    self._judge(answer.status, answer.headers)
+                first, last, size = _content_range(answer.headers.get("Content-Range"))
+                if first != begin or last >= end:
+                    raise FailedError(f"the store sent bytes {first}-{last} when {begin}-{end - 1} were asked for")
+                data = await _body(answer, last + 1 - first)
+        except self._auth.GoogleAuthError as error:
+            raise RefusedError(f"there are no credentials for it: {described(error)}", _LOGIN["gs"]) from error
+        except (self._aiohttp.ClientError, OSError) as error:
+            raise FailedError(_lost(error)) from error
+        said = answer.headers
+        facts = Facts(size, said.get("ETag"), said.get("X-Goog-Generation"), _http_time(said.get("Last-Modified")))
+        return Answer(begin, data, facts, said.get("X-Goog-Stored-Content-Encoding"))
+
+    async def names(self) -> list[str] | None:
+        """Return the names in a folder."""
+        try:
+            return _last(await self._files._ls(self._path.rstrip("/"), detail=False))  # noqa: SLF001 - `ls` in a loop
+        except Exception as error:
+            raise RefusedError(described(error)) from error
+
+    async def close(self) -> None:
+        """Close all connections."""
+        if self._files._session is not None:  # noqa: SLF001
+            await self._files._session.close()  # noqa: SLF001
+
+
+class AzureTransport(Transport):
+    """A blob in Azure's storage."""
+
+    def __init__(self, location: Location) -> None:
+        super().__init__(location)
+        package = self._package("adlfs", "adlfs")
+        self._errors = self._package("azure.core.exceptions", "adlfs")
+        self._core = self._package("azure.core", "adlfs")
+        try:
+            self._files = package.AzureBlobFileSystem(
+                asynchronous=True, loop=asyncio.get_running_loop(), skip_instance_cache=True, **_account(location.url)
+            )
+        except ValueError as error:
+            raise RefusedError(f"there are no credentials for it: {described(error)}", _LOGIN["az"]) from error
+        self._container, self._blob, _ = self._files.split_path(location.url)
+
+    async def get(self, begin: int, end: int, known: Facts | None) -> Answer:
+        """Return a range; see `Transport.get`."""
+        headers: dict[str, str] = {}
+        same: dict[str, Any] = {}
+        if known is not None and known.etag is not None:
+            same = {"etag": known.etag, "match_condition": self._core.MatchConditions.IfNotModified}
+
+        def noted(response: Any) -> None:  # noqa: ANN401 - azure's
+            headers.update({name.lower(): value for name, value in response.http_response.headers.items()})
+
+        client = self._files.service_client.get_blob_client(container=self._container, blob=self._blob)
+        try:
+            stream = await client.download_blob(
+                offset=begin,
+                length=end - begin,
+                max_concurrency=1,
+                retry_total=0,
+                connection_timeout=_SILENCE,
+                read_timeout=_SILENCE,
+                raw_response_hook=noted,
+                **same,
+            )
+            data = await stream.readall()
+        except self._errors.ResourceModifiedError as error:
+            raise ChangedError from error
+        except self._errors.HttpResponseError as error:
+            if error.status_code is None:
+                raise FailedError(_lost(error)) from error
+            said = {} if error.response is None else error.response.headers
+            self._judge(error.status_code, said, str(error.error_code or "") if hasattr(error, "error_code") else "")
+        except self._errors.ClientAuthenticationError as error:
+            raise RefusedError(f"there are no credentials for it: {described(error)}", _LOGIN["az"]) from error
+        except (self._errors.AzureError, OSError) as error:
+            raise FailedError(_lost(error)) from error
+        if not data:
+            raise EmptyError
+        first, last, size = _content_range(headers.get("content-range"))
+        if first != begin or last >= end:
+            raise FailedError(f"the store sent bytes {first}-{last} when {begin}-{end - 1} were asked for")
+        facts = Facts(size, headers.get("etag"), None, _http_time(headers.get("last-modified")))
+        return Answer(begin, data, facts, headers.get("content-encoding"))
+
+    async def names(self) -> list[str] | None:
+        """Return the names in a folder."""
+        try:
+            return _last(await self._files._ls(f"{self._container}/{self._blob}".rstrip("/"), detail=False))  # noqa: SLF001 - `ls` in a loop
+        except Exception as error:
+            raise RefusedError(described(error)) from error
+
+    async def close(self) -> None:
+        """Close all connections."""
+        await self._files.service_client.close()
+
+
+_TRANSPORTS: dict[str, type[Transport]] = {
+    "s3": S3Transport,
+    "gs": GoogleTransport,
+    "az": AzureTransport,
+    "http": HttpTransport,
+}
+
+
 def transport_to(location: Location) -> Transport:
     """Return the way to an object. Raises MissingExtraError if the package for its store is not installed."""
-    kinds: dict[str, type[Transport]] = {"s3": S3Transport, "http": HttpTransport}
-    return kinds[location.kind](location)
+    return _TRANSPORTS[location.kind](location)
+
+
+def _account(url: str) -> dict[str, str]:
+    """Return what a URL says of an account of Azure: abfs://container@account.dfs.core.windows.net/blob."""
+    host = url.partition("://")[2].partition("/")[0].partition("@")[2]
+    return {"account_name": host.partition(".")[0]} if host else {}
+
+
+def _last(paths: list[str]) -> list[str]:
+    return [path.rpartition("/")[2] for path in paths]
 
 
 async def _body(answer: Any, expected: int, *, exact: bool = True) -> bytes:  # noqa: ANN401 - aiohttp's

@@ -8,8 +8,10 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from memcarve.backing import FileBacking
-from memcarve.errors import InputError
+from memcarve.errors import InputError, MemcarveError
 from memcarve.formats import manifest
+from memcarve.remote import facts_of, look_at
+from memcarve.remote.locations import is_location
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -23,6 +25,10 @@ def identity(path: str) -> dict[str, Any]:
     Of a folder that memcarve wrote, its list stands for all of it; of any other, and of what is not there, only the
     path is known.
     """
+    if is_location(path):
+        with contextlib.suppress(MemcarveError):
+            return {"path": path, **(facts_of(path) or look_at(path))}
+        return {"path": path}
     listed = (os.path.join(path, name) for name in (manifest.PROCESSES, manifest.NAME)) if os.path.isdir(path) else ()
     found = next(filter(os.path.isfile, listed), path)
     with contextlib.suppress(InputError), FileBacking(found) as file:

@@ -6,11 +6,12 @@ import os
 import re
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from memcarve.backing import FileBacking, is_there
 from memcarve.errors import CounterpartError, InputError
 from memcarve.formats.compression import ENDINGS, Reading, plain_name
 from memcarve.formats.memmap import MemoryMap
 from memcarve.formats.tables import TableFile
+from memcarve.remote import is_there, names_in, open_file
+from memcarve.remote.locations import is_location
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -65,6 +66,12 @@ def find_map(dump: str, *, hashed: bool, reading: Reading) -> tuple[MemoryMap, l
         return found, [f"map: {found.path}, {found.description}{also}"]
     if problem:
         raise problem
+    if is_location(dump) and names_in(folder) is None:
+        raise CounterpartError(
+            "its map was not looked for: the store gives no list of what lies beside it",
+            subject=dump,
+            remedy="give it with {memory_map}",
+        )
     raise CounterpartError(
         f"no map is beside it (looked for {stem}{{{','.join(MAP_ENDINGS)}}} and {name}.idx, also compressed)",
         subject=dump,
@@ -104,6 +111,12 @@ def find_dump(
             subject=memory_map,
             remedy="choose with {dump}",
         )
+    if is_location(memory_map) and names_in(folder) is None:
+        raise CounterpartError(
+            "its dump was not looked for: the store gives no list of what lies beside it",
+            subject=memory_map,
+            remedy="give it with {dump}",
+        )
     looked = f"looked for {', '.join(wanted)}" if wanted else "the map does not say which process it is"
     raise CounterpartError(f"its dump is not beside it ({looked})", subject=memory_map, remedy="give it with {dump}")
 
@@ -111,20 +124,20 @@ def find_dump(
 def _renamed(folder: str, wanted: list[str]) -> list[str]:
     """Return the dumps that Volatility numbered because the plain name was taken: pid.4-1.dmp for pid.4.dmp."""
     try:
-        present = os.listdir(folder or os.curdir)
+        present = [*(names_in(folder) or ())] if is_location(folder) else os.listdir(folder or os.curdir)
     except OSError:
         return []
     return sorted(file for file in present if base_file(file) in wanted and file not in wanted)
 
 
-def open_beside(kind: Callable[..., _Table], path: str, **how: Any) -> _Table:  # noqa: ANN401 - as `kind` takes
+def open_beside(kind: Callable[..., _Table], path: str, *, reading: Reading, **how: Any) -> _Table:  # noqa: ANN401 - as `kind` takes
     """Return a table in a file that nobody named, as `kind` opens it; raises what that raises.
 
     So it must be a regular file, and a link is not followed: InputError.
     """
-    file = FileBacking(path, follow=False)
+    file = open_file(path, reading.keeping, follow=False)
     try:
-        return kind(file, **how)
+        return kind(file, reading=reading, **how)
     except BaseException:
         file.close()
         raise

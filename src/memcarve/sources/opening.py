@@ -11,7 +11,7 @@ from memcarve.formats.compression import Decoder, RawFile, Reading, compression_
 from memcarve.formats.decoded_file import decoded
 from memcarve.note import Note
 from memcarve.remote import open_file
-from memcarve.remote.locations import is_location
+from memcarve.remote.locations import hidden, is_location
 from memcarve.vocabulary import InputType, PagesFrom, Paging, System, Trust
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ class Opened:
     """
 
     def __init__(self, path: str | os.PathLike[str], reading: Reading = Reading()) -> None:  # noqa: B008 - a tuple
-        self.path = os.fspath(path)
+        self.path = hidden(os.fspath(path))
         if not self.path:
             raise InputError("is not the name of a file or a folder", subject=repr(self.path), remedy="name the input")
         self.is_folder = not is_location(self.path) and os.path.isdir(self.path)

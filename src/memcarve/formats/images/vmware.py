@@ -16,15 +16,16 @@ import os
 import struct
 from typing import TYPE_CHECKING, NamedTuple
 
-from memcarve.backing import FileBacking, is_there
 from memcarve.errors import InputError
 from memcarve.formats.compression import plain_name
 from memcarve.formats.images.machine import column, machine
 from memcarve.intervals import PAGE
+from memcarve.remote import is_there, open_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from memcarve.backing import FileBacking
     from memcarve.formats.images.machine import MachineMemory
 
 _MAGICS = {0xBED2BED2, 0xBED3BED3, 0xBAD1BAD1, 0xBAD2BAD2}
@@ -113,7 +114,7 @@ def _from_metadata(file: FileBacking, layout: _Layout) -> MachineMemory:
             f"is a VMware machine's state without its memory; expected {stem + _MEMORY_SUFFIX} beside it",
             subject=file.path,
         )
-    return _laid_out(memory := FileBacking(path, follow=False), layout, 0, memory.size)
+    return _laid_out(memory := open_file(path, follow=False), layout, 0, memory.size)
 
 
 def _laid_out(file: FileBacking, layout: _Layout, offset: int, size: int) -> MachineMemory:
@@ -136,7 +137,7 @@ def _layouts_beside(stem: str) -> list[_Layout]:
     for suffix in _LAYOUT_SUFFIXES:
         if not is_there(stem + suffix):
             continue
-        with FileBacking(stem + suffix, follow=False) as file:
+        with open_file(stem + suffix, follow=False) as file:
             identity = (file.status.st_dev, file.status.st_ino)  # on some systems both spellings are one file
             if identity not in seen and int.from_bytes(file.read_there(0, 4), "little") in _MAGICS:
                 seen.add(identity)

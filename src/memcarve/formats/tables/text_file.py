@@ -10,6 +10,7 @@ from memcarve.backing import FileBacking
 from memcarve.errors import MapError
 from memcarve.formats import compression
 from memcarve.formats.compression import Decoder, RawFile, Reading
+from memcarve.remote import open_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -38,7 +39,7 @@ class TextFile:
         reading: Reading = Reading(),  # noqa: B008 - a tuple
     ) -> None:
         """Open the file, or take one that is open already: that stays open if this raises."""
-        self.file = path if isinstance(path, FileBacking) else FileBacking(path)
+        self.file = path if isinstance(path, FileBacking) else open_file(path, reading.keeping)
         self.path = self.file.path
         try:
             self._raw = RawFile(self.file, hashed=hashed)

@@ -16,6 +16,7 @@ from memcarve import provenance
 from memcarve.backing import FileBacking, FolderBacking, check_unchanged
 from memcarve.errors import UnreadableError, UsageError
 from memcarve.formats.decoded_file import DecodedFile
+from memcarve.remote.locations import is_location
 from memcarve.sinks.final_name import NewFolder, input_paths, write_text
 from memcarve.sinks.input_hash import input_hash
 from memcarve.sinks.ranges import ranges
@@ -61,6 +62,12 @@ def export_scripts(
             "is a folder of files, and scripts map one file",
             subject=backing.path,
             remedy="give the dump that it was carved from, or export it with {to:minidump}, elfcore or flat",
+        )
+    if is_location(backing.path):
+        raise UsageError(
+            "lies elsewhere, and scripts map a file on disk",
+            subject=backing.path,
+            remedy="download it, or export it with {to:minidump}, elfcore or flat",
         )
     if not isinstance(backing, FileBacking) or isinstance(backing, DecodedFile):
         raise UsageError(

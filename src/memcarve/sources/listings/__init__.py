@@ -8,12 +8,13 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from memcarve.backing import is_there
 from memcarve.errors import MapError, MemcarveError, NotRecognisedError, ProcessError, UsageError
 from memcarve.formats.compression import ENDINGS, Reading, plain_name
 from memcarve.formats.listing import Listing
 from memcarve.formats.listing.listing_kinds import DLLLIST, LINUX_MAPS, MAC_MAPS, PROC_MAPS, THREADS, VADINFO, VADWALK
 from memcarve.metadata import Metadata, Regions, SourceRows
+from memcarve.remote import is_there, names_in
+from memcarve.remote.locations import is_location
 from memcarve.sources.counterparts import MAP_ENDINGS, base_file, open_beside
 from memcarve.sources.listings.listing_rows import DoubtfulError, UnknownError, reader
 
@@ -100,11 +101,15 @@ def _told_apart(found: list[_Taken]) -> list[_Taken]:
     """Return the same with the paths in the names of sources that would be called the same."""
     names = [each.source for each in found]
     return [
-        each._replace(source=f"{each.source} of {os.path.dirname(os.path.abspath(each.file['path']))}")
+        each._replace(source=f"{each.source} of {_folder_of(each.file['path'])}")
         if names.count(each.source) > 1
         else each
         for each in found
     ]
+
+
+def _folder_of(path: str) -> str:
+    return os.path.dirname(path if is_location(path) else os.path.abspath(path))
 
 
 def names_beside(kind: str, pid: int | None, beside: Sequence[str]) -> list[list[str]]:
@@ -138,6 +143,8 @@ def _names_in(folder: str) -> frozenset[str] | None:
     An image has hundreds of processes, and each asks for hundreds of names: the list is kept as long as the folder does
     not change. One that changed a moment ago may do so again within the same tick of its clock, and is not kept.
     """
+    if is_location(folder):
+        return names_in(folder) or frozenset()
     if sys.platform != "linux":  # elsewhere capitals, or how letters with accents are written, may not matter
         return None
     try:
