@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+import compressed
 import exports
 import images
 import linux
@@ -321,6 +322,7 @@ ALL: dict[str, Callable[[Settings], Iterator[Row]]] = {
     "listing": _commanded(images.listing),
     "linux": _commanded(linux.machines),
     "arm64": _commanded(linux.arm64),
+    "compressed": _commanded(compressed.compressed),
 }
 
 NEEDED = [program for program in ("cp", "rm", "cat", "sync", "find", "truncate") if shutil.which(program) is None]

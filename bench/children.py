@@ -111,6 +111,66 @@ def walk_root(path: str, root: str, paging: str) -> None:
         print(time.perf_counter() - begun)
 
 
+def decode(method: str, path: str) -> None:
+    """Decode compressed pages, all in one call; print the seconds."""
+    import numpy as np  # noqa: PLC0415
+
+    from memcarve.formats import compressed_pages  # noqa: PLC0415
+
+    blocks = np.load(path)
+    pages = 16 if method == compressed_pages.XPRESS_HUFFMAN else 1
+    length = np.full(len(blocks["size"]), 4096 * pages, np.int64)
+    target, columns = np.zeros(int(length.sum()), np.uint8), (blocks["offset"], blocks["size"])
+    data, place = blocks["data"], np.cumsum(length) - length
+    begun = time.perf_counter()
+    assert compressed_pages.decode(method, data, *columns, target, place, length).all()  # noqa: S101
+    print(time.perf_counter() - begun)
+
+
+def decode_each(method: str, path: str) -> None:
+    """Decode compressed pages one by one as libfwnt and lz4 do; print the seconds."""
+    import lz4.block
+    import numpy as np  # noqa: PLC0415
+    import pyfwnt  # noqa: PLC0415
+
+    decoders = {
+        "Xpress": lambda block: pyfwnt.lzxpress_decompress(block, 4096),
+        "Xpress Huffman": lambda block: pyfwnt.lzxpress_huffman_decompress(block, 65536),
+        "LZ4": lambda block: lz4.block.decompress(block, 4096),
+    }
+    blocks = np.load(path)
+    data, rows = blocks["data"].tobytes(), zip(blocks["offset"].tolist(), blocks["size"].tolist(), strict=True)
+    begun = time.perf_counter()
+    for offset, size in rows:
+        decoders[method](data[offset : offset + size])
+    print(time.perf_counter() - begun)
+
+
+def index(path: str) -> None:
+    """Open a hibernation file, which makes an index of it; print the seconds."""
+    from memcarve.backing import FileBacking  # noqa: PLC0415
+    from memcarve.formats.images import hiberfil  # noqa: PLC0415
+
+    file = FileBacking(path)
+    begun = time.perf_counter()
+    hiberfil.read(file)
+    print(time.perf_counter() - begun)
+
+
+def read_pages(path: str) -> None:
+    """Read all pages of a hibernation file, 4 MiB at a time; print the seconds."""
+    from memcarve.backing import FileBacking  # noqa: PLC0415
+    from memcarve.formats.images import hiberfil  # noqa: PLC0415
+
+    memory = hiberfil.read(FileBacking(path))
+    assert memory is not None  # noqa: S101
+    buffer = memoryview(bytearray(1 << 22))
+    begun = time.perf_counter()
+    for offset in range(0, memory.backing.size, len(buffer)):
+        memory.backing.read_into(offset, buffer[: memory.backing.size - offset])
+    print(time.perf_counter() - begun)
+
+
 def known(path: str) -> None:
     """List regions and threads of every process of an image that has memory."""
     import memcarve  # noqa: PLC0415

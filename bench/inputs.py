@@ -14,6 +14,7 @@ from __future__ import annotations
 import itertools
 import os
 import random
+import struct
 import sys
 from typing import TYPE_CHECKING
 
@@ -126,6 +127,53 @@ def image(path: str, kind: str, count: int) -> None:
         winimage.sparse(path, count)
 
 
+def compressed(path: str, method: str, count: int) -> None:
+    """Write compressed pages, or a hibernation file of them: texts, pointers and zeros, which pack to some 45 %.
+
+    With Huffman codes 16 pages are a set. Compressed pages are the arrays `data`, `offset` and `size` of an .npz.
+    """
+    sys.path.insert(0, os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "tests", "helpers"))
+    import lz4.block
+    import numpy as np  # noqa: PLC0415
+
+    import hibernation  # noqa: PLC0415
+    import xpress_writer  # noqa: PLC0415
+
+    chance = random.Random(_SEED)  # noqa: S311
+    words = [chance.randbytes(chance.choice((2, 3, 6))) + bytes(chance.choice((0, 0, 2, 5))) for _ in range(600)]
+    pages = [b"".join(chance.choices(words, k=PAGE))[:PAGE] for _ in range(256)]
+    if method in {"Xpress", "LZ4"}:
+        blocks = [
+            lz4.block.compress(page, store_size=False)
+            if method == "LZ4"
+            else xpress_writer.plain(xpress_writer.tokens(page))
+            for page in pages
+        ]
+        number = count
+    else:
+        sets = [b"".join(pages[low : low + 16]) for low in range(0, len(pages), 16)]
+        blocks = [xpress_writer.huffman(xpress_writer.tokens(one)) for one in sets]
+        number = max(count // 16, 1)
+    if method == "hiberfil.sys":
+        length, _, kernel, _, kernel_pages, _ = hibernation.header_of(19041)
+        header = bytearray(PAGE)
+        struct.pack_into("<4s8xIQI4xQ", header, 0, b"HIBR", length, 0, PAGE, hibernation.TIME)
+        struct.pack_into("<Q", header, kernel, 1)
+        struct.pack_into("<Q", header, kernel_pages, 16 * number)
+        with open(path, "wb") as file:
+            file.write(header)
+            for at in range(number):
+                block, frame = blocks[at % len(blocks)], 256 + 20 * at
+                rows = hibernation.descriptors([*range(frame, frame + 7), *range(frame + 9, frame + 18)])
+                file.write(struct.pack("<I", len(rows) // 8 | len(block) << 8 | 2 << 30) + rows + block)
+        return
+    repeated = [blocks[at % len(blocks)] for at in range(number)]
+    size = np.array([len(block) for block in repeated], np.int64)
+    data = np.frombuffer(b"".join(repeated), np.uint8)
+    with open(path, "wb") as file:
+        np.savez(file, data=data, offset=np.cumsum(size) - size, size=size)
+
+
 def questions(path: str, image: str, count: int) -> None:
     """Write what ``strings -t x`` might print of an image: offsets, at which something was written, and texts."""
     chance = random.Random(_SEED)  # noqa: S311
@@ -181,6 +229,8 @@ def tables(path: str, kind: str, count: int) -> None:
 if __name__ == "__main__":
     if sys.argv[1] == "image" and sys.argv[3] in _ENTRIES:
         tables(*sys.argv[2:4], int(sys.argv[4]))
+    elif sys.argv[1] == "compressed":
+        compressed(sys.argv[2], sys.argv[3], int(sys.argv[4]))
     elif sys.argv[1] == "texts":
         texts(sys.argv[2])
     elif sys.argv[1] == "questions":

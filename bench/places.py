@@ -148,6 +148,12 @@ def make_image(path: Path, kind: str, count: int) -> Path:
     return path
 
 
+def make_compressed(path: Path, method: str, count: int) -> Path:
+    """Make compressed pages, or a hibernation file; return it."""
+    subprocess.run([sys.executable, str(HERE / "inputs.py"), "compressed", str(path), method, str(count)], check=True)
+    return path
+
+
 def make_questions(path: Path, image: Path, count: int) -> Path:
     """Make a list of offsets in an image; return it."""
     arguments = ["questions", str(path), str(image), str(count)]

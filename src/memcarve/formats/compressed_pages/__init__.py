@@ -75,16 +75,18 @@ def decode_pages(method: str, data: U8, offset: I64, size: I64) -> tuple[U8, Boo
 def _decode(method: str, data: U8, target: U8, offset: I64, size: I64, place: I64, length: I64) -> Bools:
     """Decode blocks that lie inside of data and target, and are compressed."""
     sound: Bools = np.zeros(len(offset), np.bool_)
+    data = np.ascontiguousarray(data)
     if method == LZ4 or _compiled is None:
-        decoder = _lz4() if method == LZ4 else xpress.plain if method == XPRESS else xpress.huffman
+        decode_into = _lz4() if method == LZ4 else _in_python(xpress.plain if method == XPRESS else xpress.huffman)
+        source, destination = data.data, target.data
         rows = zip(*(column.tolist() for column in (offset, size, place, length)), strict=True)
         for row, (begin, count, at, most) in enumerate(rows):
-            found = decoder(data[begin : begin + count].tobytes(), most)
-            sound[row] = found is not None
-            target[at : at + most] = 0 if found is None else np.frombuffer(found, np.uint8)
+            into = destination[at : at + most]
+            sound[row] = decode_into(source[begin : begin + count], into)
+            if not sound[row]:
+                into[:] = bytes(most)
         return sound
     threads = min(_processors(), int(length.sum()) // _MUCH)
-    data = np.ascontiguousarray(data)
     if threads < 2:  # noqa: PLR2004 - one thread is this one
         _compiled.decode(_NUMBERS[method], data, target, offset, size, place, length, sound)
         return sound
@@ -110,15 +112,23 @@ def _processors() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _lz4() -> Callable[[bytes, int], bytes | None]:
+def _in_python(decoder: Callable[[bytes, int], bytes | None]) -> Callable[[memoryview, memoryview], bool]:
+    def decode_into(data: memoryview, target: memoryview) -> bool:
+        found = decoder(data.tobytes(), len(target))
+        if found is not None:
+            target[:] = found
+        return found is not None
+
+    return decode_into
+
+
+def _lz4() -> Callable[[memoryview, memoryview], bool]:
     import cramjam  # nothing else needs it
 
-    def decoder(data: bytes, size: int) -> bytes | None:
-        found = bytearray(size)
+    def decode_into(data: memoryview, target: memoryview) -> bool:
         try:
-            count = cramjam.lz4.decompress_block_into(data, found, output_len=size)
+            return cramjam.lz4.decompress_block_into(data, target, output_len=len(target)) == len(target)
         except cramjam.DecompressionError:
-            return None
-        return bytes(found) if count == size else None
+            return False
 
-    return decoder
+    return decode_into
