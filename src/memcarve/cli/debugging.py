@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import platform
 import sys
@@ -32,6 +33,7 @@ _PACKAGES = (
     "gcsfs",
     "adlfs",
 )
+_COMPILED = "memcarve.formats.compressed_pages._compiled"  # built at installation, if there was a C compiler
 #: what the system can do for copying: see copying.py
 _CALLS = ("copy_file_range", "sendfile", "writev", "fork")
 
@@ -55,6 +57,7 @@ def _facts() -> list[tuple[str, str]]:
         ("processors", str(os.cpu_count() or "unknown")),
         ("encoding", f"{sys.getfilesystemencoding()} for names, {sys.stdout.encoding} for output"),
         ("calls", ", ".join(able) or "none"),
+        ("decoder of compressed pages", "compiled" if importlib.util.find_spec(_COMPILED) else "in Python, slow"),
         *((package, _version(package)) for package in _PACKAGES),
     ]
 
