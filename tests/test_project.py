@@ -59,7 +59,7 @@ ARROWS = {
     "sources": {"images", "formats", "process", "provenance", "hashing"},
     "surroundings": {"version"},
     "provenance": {"backing", "formats", "remote", "process", "surroundings", "version"},
-    "sinks": {"copying", "forking", "hashing", "formats", "process", "provenance", "surroundings", "version"},
+    "sinks": {"copying", "forking", "hashing", "formats", "process", "provenance", "remote", "surroundings", "version"},
     "batching": {"forking", "remote", "sinks", "times", "vocabulary"},
     "cli": {
         "batching",

@@ -19,6 +19,7 @@ from memcarve.hunting.chosen_processes import KERNEL, opened
 from memcarve.labels import Labelling
 from memcarve.note import Note
 from memcarve.process import Selection, listed_of
+from memcarve.remote.locations import is_location
 from memcarve.temporary_folders import on_disk
 from memcarve.vocabulary import Half
 
@@ -52,7 +53,7 @@ def open_input(
     A compressed one is decoded beside the `output`, if there is one.
     """
     how = dict(options)
-    if output is not None and how.get("temp") is None:
+    if output is not None and how.get("temp") is None and not is_location(output):
         how["temp"] = on_disk(os.path.dirname(os.path.abspath(output)))
     with OpeningBar(messages) as progress, sources.open(file, progress=progress, **how) as container:
         yield container

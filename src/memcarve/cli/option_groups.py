@@ -406,7 +406,11 @@ class CarveOutput(Group, heading=WRITE):
     """How carve writes."""
 
     output: str | None = option(
-        "-o", "--output", metavar="DIR", type=OutputPath(), help="The folder to write.  [default: STEM.segments]"
+        "-o",
+        "--output",
+        metavar="DIR",
+        type=OutputPath(),
+        help="The folder to write, or s3://BUCKET/NAME.  [default: STEM.segments]",
     )
     force: bool = option(
         "--force", is_flag=True, help="Replace the output if memcarve wrote it, once the new one is whole."
@@ -448,7 +452,8 @@ class ExportOutput(Group, heading=WRITE):
         "--output",
         metavar="FILE",
         type=OutputPath(),
-        help="The file to write; a folder with --to memmap and scripts, and a new one for several processes.  "
+        help="The file to write, or s3://BUCKET/NAME; a folder with --to memmap and scripts, and a new one for several "
+        "processes.  "
         "[default: named after the input, in this folder]",
     )
     force: bool = option("--force", is_flag=True, help="Replace the output if memcarve wrote it.")
@@ -495,7 +500,8 @@ class ExtractOutput(Group, heading=WRITE):
         "--output",
         metavar="DIR",
         type=OutputPath(),
-        help="The folder (or archive) to write; for several processes a folder with one each.  [default: STEM.modules]",
+        help="The folder (or archive) to write, or s3://BUCKET/NAME; for several processes a folder with one each.  "
+        "[default: STEM.modules]",
     )
     force: bool = option(
         "--force", is_flag=True, help="Replace the output if memcarve wrote it, once the new one is whole."

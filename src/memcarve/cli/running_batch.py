@@ -17,6 +17,7 @@ from memcarve.cli.progress_bar import ProgressBar
 from memcarve.cli.wording import complain, counted, say, tell
 from memcarve.errors import UsageError
 from memcarve.remote.locations import hand_on, hidden, without_secrets
+from memcarve.remote.objects import check_here
 from memcarve.sinks.partial_folder import quoted
 from memcarve.vocabulary import RunStatus
 
@@ -67,7 +68,8 @@ def batch(given: Given, inputs: Sequence[str], wanted: Wanted, messages: Message
 
 
 def _check_place(output: str, paths: Iterable[str]) -> None:
-    """Raise UsageError if the output would lie in an input."""
+    """Raise UsageError if the output would lie in an input, or not on this machine."""
+    check_here(output, "a batch keeps what it knows in files of this machine")
     place = os.path.join(os.path.realpath(output), "")
     for path in paths:
         if os.path.isdir(path) and place.startswith(os.path.join(os.path.realpath(path), "")):

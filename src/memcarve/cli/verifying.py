@@ -18,15 +18,21 @@ from memcarve.labels import Labelling
 from memcarve.labels.modules import find_modules
 from memcarve.process import Selection
 from memcarve.provenance import address, member
+from memcarve.remote.locations import is_location
 from memcarve.sinks.verify import document_of, verify as verify_output
 from memcarve.sinks.verify.faults import Faults, seal_of
+from memcarve.sinks.verify.fetched_objects import fetched
 from memcarve.sinks.verify.several_check import check_list, check_part, check_selected, is_several
 from memcarve.vocabulary import Half, InputType, PagesFrom, Paging, System
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from memcarve.backing import Backing
     from memcarve.cli.option_groups import Input, Messages, Source
     from memcarve.process import Container, ProcessEntry, ProcessMemory, Progress
     from memcarve.sinks.sink import Result
+    from memcarve.sinks.verify.fetched_objects import Fetched
 
 
 def verify(file: str, process: OneProcess, compared: Source, source: Input, messages: Messages) -> int:
@@ -35,7 +41,12 @@ def verify(file: str, process: OneProcess, compared: Source, source: Input, mess
         raise UsageError("--pid, --name and the options for opening need --source")
     seal = None if compared.seal is None else seal_of(compared.seal)
     with contextlib.ExitStack() as stack:
-        verifier = _Verifier(compared.source, process, source, messages, stack)
+        there = None
+        if is_location(file):
+            there = stack.enter_context(fetched(file, whole=compared.source is not None, temp=source.temp))
+            stack.enter_context(there.messages())
+            file = there.path
+        verifier = _Verifier(compared.source, process, source, messages, stack, there)
         try:
             if is_several(file):
                 verifier.several(file, seal)
@@ -45,7 +56,7 @@ def verify(file: str, process: OneProcess, compared: Source, source: Input, mess
             if len(error.faults) < 2:  # noqa: PLR2004 - one stands in the error's own line
                 raise
             for fault in error.faults:
-                tell(f"fault: {fault}", quiet=False)
+                verifier.tell(f"fault: {fault}", quiet=False)
             told = str(error).removesuffix("; ".join(["", *error.faults]))
             raise VerificationError(told, faults=error.faults) from None
     return COMPLETE
@@ -61,7 +72,9 @@ class _Verifier:
         source: Input,
         messages: Messages,
         stack: contextlib.ExitStack,
+        there: Fetched | None = None,
     ) -> None:
+        self.there = there
         self.path = path
         self.process = process
         self.source = source
@@ -69,6 +82,15 @@ class _Verifier:
         self.stack = stack
         self.how: dict[str, Any] = {}
         self.container: Container | None = None
+
+    def tell(self, text: str, *, quiet: bool) -> None:
+        """Print a line, in which what lies in a bucket is called as it is there."""
+        tell(text if self.there is None else self.there.told(text), quiet=quiet)
+
+    def say(self, notes: Iterable[str]) -> None:
+        """Print notes, in the same way."""
+        told = str if self.there is None else self.there.told
+        say([told(note) for note in notes], quiet=self.messages.quiet)
 
     def one(
         self, path: str, seal: str | None = None, row: dict[str, Any] | None = None
@@ -81,9 +103,10 @@ class _Verifier:
             memory = _recorded_process(self.opened(header), known, self.process)
             say(memory.notes if self.messages.verbose else [], quiet=self.messages.quiet)
         with ProgressBar("verifying", self.messages) as progress:
-            found = _checked(path, memory, _selection(header), seal, self.source.temp, progress)
-        say(found.notes, quiet=self.messages.quiet)
-        tell(_verified(found), quiet=self.messages.quiet)
+            contents = None if self.there is None else self.there.contents
+            found = _checked(path, memory, _selection(header), seal, self.source.temp, progress, contents)
+        self.say(found.notes)
+        self.tell(_verified(found), quiet=self.messages.quiet)
         return found, header
 
     def opened(self, header: dict[str, Any]) -> Container:
@@ -108,7 +131,7 @@ class _Verifier:
             if not self.is_wanted(row):
                 continue
             if not row["files"]:
-                say([f"{top}: process {row.get('pid')} was not written: {row.get('error')}"], quiet=self.messages.quiet)
+                self.say([f"{top}: process {row.get('pid')} was not written: {row.get('error')}"])
                 continue
             path = os.path.join(top, row["files"][0])
             try:
@@ -120,11 +143,11 @@ class _Verifier:
             else:
                 faults.add_all(check_part(row, header, found), f"{row['files'][0]}: ")
         if self.container is not None and not self.process.is_given:
-            say(check_selected(listed, self.container, faults), quiet=self.messages.quiet)
+            self.say(check_selected(listed, self.container, faults))
         faults.check()
         if self.process.is_given:
             return
-        tell(f"{top}: {counted(len(listed.rows), 'process')}, all well", quiet=self.messages.quiet)
+        self.tell(f"{top}: {counted(len(listed.rows), 'process')}, all well", quiet=self.messages.quiet)
 
 
 def _selection(header: dict[str, Any]) -> Selection | None:
@@ -142,12 +165,20 @@ def _checked(
     seal: str | None,
     temp: str | None,
     progress: Progress,
+    contents: Callable[[str], Backing] | None,
 ) -> Result:
     """Check what lies at a path, against the source without what of that cannot be read."""
 
     def check(source: ProcessMemory | None) -> Result:
         return verify_output(
-            path, source, seal=seal, labelling=Labelling, find=find_modules, temp=temp, progress=progress
+            path,
+            source,
+            seal=seal,
+            labelling=Labelling,
+            find=find_modules,
+            temp=temp,
+            progress=progress,
+            contents=contents,
         )
 
     return check(None) if memory is None else memory.past_unreadable(check, wanted)

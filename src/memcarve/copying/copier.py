@@ -199,7 +199,7 @@ class Copier:
                 self._give_up(way)
                 continue
             if count:
-                self._count(way, count)
+                self.count(way, count)
                 return count
             if way != REFLINK:  # the file ends here; reading it gives the message
                 break
@@ -237,14 +237,14 @@ class Copier:
             if progress is not None:
                 progress(len(view))
         if size:
-            self._count(BUFFERED, size)
+            self.count(BUFFERED, size)
 
     def _gathered(self, progress: Callable[[int], object] | None) -> Callable[[int], object]:
         """Return the function that is called with the bytes of each gathered write."""
 
         def told(count: int) -> None:
             self._check_stop()
-            self._count(GATHERED, count)
+            self.count(GATHERED, count)
             if progress is not None:
                 progress(count)
 
@@ -268,7 +268,8 @@ class Copier:
         if self.stop.is_set():
             raise StoppedError
 
-    def _count(self, way: str, count: int) -> None:
+    def count(self, way: str, count: int) -> None:
+        """Add bytes to those that were moved by a way."""
         with self._lock:
             self.moved[way] = self.moved.get(way, 0) + count
 

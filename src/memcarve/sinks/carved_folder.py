@@ -21,6 +21,7 @@ from memcarve.formats import manifest
 from memcarve.segments import LeftOut
 from memcarve.sinks.final_name import NewFolder, buffered, check_room, create_file, input_paths
 from memcarve.sinks.input_hash import input_hash
+from memcarve.sinks.object_output import new_folder
 from memcarve.sinks.segment_writer import Work
 from memcarve.sinks.sink import Result, SinkOptions
 
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from memcarve.process import ProcessMemory, Progress
     from memcarve.segments import Segments
     from memcarve.sinks.final_name import Files
+    from memcarve.sinks.object_output import ObjectFolder
     from memcarve.space import AddressSpace
 
 _INODE = 512  # bytes that a file costs on top of its blocks, roughly
@@ -46,8 +48,9 @@ def carve(
 ) -> Result:
     """Write each of the segments into a file of the new folder `out`, or through the files of another program.
 
-    The folder gets its name when it is whole. Raises TruncatedError if the dump ends too early (unless ``partial``),
-    TargetExistsError, NoSpaceError, SourceReadError, OutputError.
+    The folder gets its name when it is whole; one in a bucket (``s3://bucket/name``) gets its list then. Raises
+    TruncatedError if the dump ends too early (unless ``partial``), TargetExistsError, NoSpaceError, SourceReadError,
+    OutputError.
     """
     options.check("segments")
     return _Carver(process, segments, options, progress).run(out)
@@ -83,10 +86,10 @@ class _Carver:
 
     def run(self, out: str | os.PathLike[str] | Files) -> Result:
         """Carve; see `carve`."""
-        folder: NewFolder | None = None
+        folder: NewFolder | ObjectFolder | None = None
         if isinstance(out, str | os.PathLike):
             target: contextlib.AbstractContextManager[Files]
-            target = folder = NewFolder(out, force=self.options.force, inputs=input_paths(self.process))
+            target = folder = new_folder(out, manifest.NAME, self.options, input_paths(self.process))
             folder.check()
         else:
             target = contextlib.nullcontext(out)
@@ -98,7 +101,7 @@ class _Carver:
             self._leave_out_zero()
         self.left_out += [LeftOut(reason, 0, count) for reason, count in self.process.left_out.items()]
         with target as files:
-            if folder is not None:
+            if isinstance(folder, NewFolder):
                 self._check_space(folder)
             seal = self._write(files, "" if folder is None else f"{folder.name}/")
         segments = self.segments

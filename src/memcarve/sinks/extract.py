@@ -17,10 +17,12 @@ from memcarve.copying.output_file import Target, write, write_error, write_spars
 from memcarve.formats import manifest
 from memcarve.formats.programs.mapped_module import AS_IT_LIES
 from memcarve.paths import base_name
+from memcarve.remote.objects import objects_of
 from memcarve.sinks.archive import NewArchive
 from memcarve.sinks.final_name import NewFolder, buffered, check_room, input_paths
 from memcarve.sinks.input_hash import input_hash
 from memcarve.sinks.module_file import ModuleFile
+from memcarve.sinks.object_output import ObjectFile, ObjectFolder, check_options
 from memcarve.sinks.sink import Result, SinkOptions
 from memcarve.vocabulary import Layout
 
@@ -94,15 +96,13 @@ class _Extractor:
         process.space.backing.spans(0, process.space.backing.size)  # raises if the dump is not at hand
 
     def run(self, out: str | os.PathLike[str]) -> Result:
-        force, inputs = self.options.force, input_paths(self.process)
-        target: NewArchive | _NewModules
-        if self.options.archive:
-            target = NewArchive(out, force=force, inputs=inputs)
-        else:
-            target = _NewModules(out, force=force, inputs=inputs)
+        target = _store(out, self.options, input_paths(self.process))
         target.check()
-        with target, tempfile.TemporaryFile(dir=os.path.dirname(target.target)) as entries:
-            check_room(os.path.dirname(target.target), target.name, self._choose(target), "or fewer modules")
+        beside = None if isinstance(target, _ObjectModules) else os.path.dirname(target.target)
+        with target, tempfile.TemporaryFile(dir=beside) as entries:
+            needed = self._choose(target)
+            if beside is not None:
+                check_room(beside, target.name, needed, "or fewer modules")
             sums = []
             with input_hash(self.process, self.options, threading.Event()) as hashed:
                 for index in range(len(self.modules)):
@@ -246,6 +246,48 @@ def _digested(chunks: Iterable[bytes], digest: hashlib._Hash) -> Iterator[bytes]
     for chunk in chunks:
         digest.update(chunk)
         yield chunk
+
+
+def _store(
+    out: str | os.PathLike[str], options: SinkOptions, inputs: Sequence[str]
+) -> NewArchive | _NewModules | _ObjectModules:
+    """Return what builds the folder or archive, here or in a bucket."""
+    objects = objects_of(out, folder=not options.archive)
+    if objects is not None:
+        check_options(objects, options)
+        if not options.archive:
+            return _ObjectModules(objects, manifest.MODULES, force=options.force, inputs=inputs)
+    kind = NewArchive if objects is None else _ObjectArchive
+    return (kind if options.archive else _NewModules)(out, force=options.force, inputs=inputs)
+
+
+class _ObjectArchive(NewArchive, ObjectFile):
+    """An archive that is sent once it is whole."""
+
+
+class _ObjectModules(ObjectFolder):
+    """Modules' files as objects."""
+
+    def add(self, name: str, file: ModuleFile, told: Told) -> str:
+        """Write a module's file; return its SHA-256."""
+        digest, done = hashlib.sha256(), 0
+        with self.create(name) as upload:
+            for view, _ in file.blocks():
+                digest.update(view)
+                upload.write(view)
+                done += len(view)
+                told(done)
+        return digest.hexdigest()
+
+    def write(self, name: str, chunks: Iterable[bytes]) -> None:
+        """Write another file."""
+        with buffered(self, name) as file:
+            for chunk in chunks:
+                file.write(chunk)
+
+    def needs(self, file: ModuleFile) -> int:  # noqa: ARG002 - a bucket has room for all
+        """Return that no room is needed."""
+        return 0
 
 
 class _NewModules(NewFolder):

@@ -17,8 +17,9 @@ from memcarve.copying.output_file import BUFFER, Target, seek, write
 from memcarve.errors import AddressError, UsageError
 from memcarve.intervals import TOP, Intervals
 from memcarve.segments import LeftOut
-from memcarve.sinks.final_name import NewFile, check_room, input_paths
+from memcarve.sinks.final_name import check_room, input_paths
 from memcarve.sinks.input_hash import input_hash
+from memcarve.sinks.object_output import new_file
 from memcarve.sinks.ranges import pieces
 from memcarve.sinks.single_file import Mover, file_hash
 from memcarve.sinks.sink import Result, SinkOptions
@@ -101,7 +102,7 @@ def export_flat(
     offset, size = pieces(process.space, plan.parts)
     place = _places(process.space, plan)
     beside = f"{name}.json"
-    with NewFile(name, beside=beside, force=options.force, inputs=input_paths(process)) as file:
+    with new_file(name, options, input_paths(process), beside) as file:
         if not options.sparse:
             check_room(
                 os.path.dirname(file.path), name, plan.gaps.total, "or leave gaps as holes with {sparse}"

@@ -13,8 +13,9 @@ from memcarve.formats.memmap.map_writing import RENDERERS, MapRows
 from memcarve.intervals import joined
 from memcarve.missing import OUTSIDE, REASONS
 from memcarve.segments import LeftOut
-from memcarve.sinks.final_name import NewFile, input_paths
+from memcarve.sinks.final_name import input_paths
 from memcarve.sinks.input_hash import input_hash
+from memcarve.sinks.object_output import new_file
 from memcarve.sinks.ownership import MARK
 from memcarve.sinks.single_file import Mover, file_hash
 from memcarve.sinks.sink import Result, SinkOptions
@@ -67,7 +68,7 @@ def export_memmap(
     gone = _missing(process, segments.choice.half)
     rows = _rows(process, (start, size, physical), gone, os.path.basename(dump))
     mover = Mover(process, progress)
-    with NewFile(dump, beside=text, force=options.force, inputs=input_paths(process)) as file:
+    with new_file(dump, options, input_paths(process), text) as file:
         place = np.cumsum(size, dtype=np.uint64) - size
         with input_hash(process, options, mover.copier.stop) as hashed:
             mover.move(file.path, dump, place, offset, size, length=int(size.sum()))

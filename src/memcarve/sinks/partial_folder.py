@@ -20,13 +20,15 @@ from memcarve.formats import manifest, partial_mark
 from memcarve.formats.json_text import dumps
 from memcarve.sinks.final_name import NewFolder, create_file, write_all
 from memcarve.sinks.ownership import BUILT, LONGEST_BUILT, foreign_part, left_of, names_in_partial
+from memcarve.sinks.several_parts import hashes_of
+from memcarve.sinks.several_sums import chained, sums
 from memcarve.times import now, rfc3339
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
     from typing import Self
 
-    from memcarve.sinks.sink import SinkOptions
+    from memcarve.sinks.sink import Result, SinkOptions
 
 _FLAGS = os.O_RDWR | os.O_APPEND | getattr(os, "O_BINARY", 0)
 _FLAGS |= getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
@@ -49,6 +51,8 @@ class PartialFolder(NewFolder):
     """
 
     room: int | None = None
+    #: whether copies of this program may write to it
+    in_copies = True
 
     def __init__(
         self,
@@ -120,6 +124,18 @@ class PartialFolder(NewFolder):
             os.fsync(fd)
         os.replace(path, os.path.join(self.path, name))
         _sync(self.path)
+
+    def hashes_of(self, files: Iterable[str], known: Mapping[str, str], check: Callable[[], object]) -> dict[str, str]:
+        """Return the SHA-256 of what was written of a process; see `several_parts.hashes_of`."""
+        return hashes_of(self.path, files, known, check)
+
+    def chained(self, part: Result, *, hashed: bool) -> dict[str, str]:
+        """Return the SHA-256 of what stands for all that was written of a process; see `several_sums.chained`."""
+        return chained(self.path, part, hashed=hashed)
+
+    def sums(self, kind: str, files: Iterable[str], known: Mapping[str, str], processes: bytes) -> Iterator[bytes]:
+        """Yield the lines of a file of checksums; see `several_sums.sums`."""
+        return sums(self.path, kind, files, known, processes)
 
     def _begin(self) -> str:
         self.path = super()._begin()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from memcarve.copying.copier import THREADS, run_together
+from memcarve.copying.copier import BUFFERED, THREADS, run_together
 from memcarve.copying.output_file import Target, is_zero
 from memcarve.formats import manifest
 from memcarve.intervals import Intervals
@@ -142,6 +142,7 @@ class Work:
         except OSError:  # it is not one of the system's
             for offset, size in pieces:
                 self.copier.read(self.backing, offset, size, lambda view: _write(file, view, observer), progress)
+                self.copier.count(BUFFERED, size)
         else:
             self.copier.copy(self.backing, pieces, target, observe=observer, sparse=self.sparse, progress=progress)
 

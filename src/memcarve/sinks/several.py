@@ -22,11 +22,13 @@ from memcarve.errors import InputError, MemcarveError, NoSpaceError, UsageError,
 from memcarve.formats import manifest, partial_mark
 from memcarve.formats.json_text import dumps
 from memcarve.process import ProcessEntry
+from memcarve.remote.objects import objects_of
 from memcarve.sinks.input_hash import hashed_before
 from memcarve.sinks.input_identity import identities, identity, same_input
+from memcarve.sinks.object_output import check_options
+from memcarve.sinks.objects_of_several import ObjectsOfSeveral
 from memcarve.sinks.partial_folder import PartialFolder
-from memcarve.sinks.several_parts import check_part, hashes_of
-from memcarve.sinks.several_sums import chained, sums
+from memcarve.sinks.several_parts import check_part
 from memcarve.sinks.sink import Result
 
 if TYPE_CHECKING:
@@ -88,6 +90,8 @@ def write_several(
         raise UsageError("{force} begins anew, {resume} goes on", remedy="give one of them")
     taken: Counter[str] = Counter()
     names = [named(container.entry(index), index, taken) for index in indexes]
+    objects = objects_of(out, folder=True)
+    at_once = at_once and objects is None  # objects are sent at once as it is
     workers = min(os.cpu_count() or 1, len(names), _WORKERS) if at_once else 1
     each = replace(options, force=False, resume=False, threads=(1 if workers > 1 else 2) if at_once else None)
     half = half or container.default_half
@@ -113,7 +117,13 @@ def write_several(
             ],
         }
 
-    with PartialFolder(out, begin, options, inputs=[str(container)]) as folder:
+    folder: PartialFolder | ObjectsOfSeveral
+    if objects is None:
+        folder = PartialFolder(out, begin, options, inputs=[str(container)])
+    else:
+        check_options(objects, options)
+        folder = ObjectsOfSeveral(objects, begin, force=options.force, inputs=[str(container)])
+    with folder:
         work = _Several(container, folder, one, each, progress, list(zip(indexes, names, strict=True)))
         work.half, work.hashed = half, folder.head["inputs"]
         try:
@@ -136,7 +146,7 @@ def write_several(
         for kind in options.hashes:
             known = {name: digest for row in rows for name, digest in row["sha256"].items()} if kind == "sha256" else {}
             files = [file for part in parts for file in part.files]
-            folder.put(manifest.SUMS[kind], sums(folder.path, kind, files, known, data))
+            folder.put(manifest.SUMS[kind], folder.sums(kind, files, known, data))
     return Result(
         files=(folder.name,),
         what="process",
@@ -172,7 +182,7 @@ class _Several:
     def __init__(
         self,
         container: Container,
-        folder: PartialFolder,
+        folder: PartialFolder | ObjectsOfSeveral,
         one: One,
         options: SinkOptions,
         progress: Progress | None,
@@ -197,7 +207,7 @@ class _Several:
         results = dict(there)
         errors: dict[int, MemcarveError] = {}
         full: dict[int, NoSpaceError] = {}
-        self._in_copies = self.container.can_be_forked and workers > 1
+        self._in_copies = self.folder.in_copies and self.container.can_be_forked and workers > 1
         while left := [number for number in range(len(self.tasks)) if number not in results and number not in full]:
             self._at_once = workers > 1
             self._shared[0] = 0
@@ -341,8 +351,8 @@ class _Several:
             files = [os.path.relpath(file, self.folder.path) for file in result.files]
             result = replace(result, notes=[*process.warnings, *result.notes])
             told_of = replace(result, files=tuple(files), entry=self.container.entry(index))
-            seals = chained(self.folder.path, told_of, hashed="sha256" in self.options.hashes)
-            hashes = hashes_of(self.folder.path, files, seals, lambda: told(result.bytes, result.bytes))
+            seals = self.folder.chained(told_of, hashed="sha256" in self.options.hashes)
+            hashes = self.folder.hashes_of(files, seals, lambda: told(result.bytes, result.bytes))
             row = _row(told_of, seals)
             source = identity(process.file.path)
             self.folder.add({"process": number, "files": files, "sha256": hashes, "input": source, "row": row})

@@ -32,13 +32,13 @@ def sums(folder: str, kind: str, files: Iterable[str], known: Mapping[str, str],
     for name in sorted({*files, manifest.PROCESSES}, key=lambda name: _key(folder, name)):
         path = os.path.join(folder, name)
         if not os.path.isdir(path):
-            yield _line(known.get(name) or _hash(path, kind), name)
+            yield line(known.get(name) or _hash(path, kind), name)
         elif os.path.isfile(os.path.join(path, manifest.SUMS[kind])):
             for digest, inner in _listed(os.path.join(path, manifest.SUMS[kind])):
-                yield _line(digest, f"{name}/{inner}")
+                yield line(digest, f"{name}/{inner}")
         else:
             for inner in sorted(os.listdir(path)):
-                yield _line(_hash(os.path.join(path, inner), kind), f"{name}/{inner}")
+                yield line(_hash(os.path.join(path, inner), kind), f"{name}/{inner}")
 
 
 def chained(folder: str, part: Result, *, hashed: bool) -> dict[str, str]:
@@ -71,7 +71,7 @@ def _listed(path: str) -> Iterator[tuple[str, str]]:
             yield digest.decode("ascii", "replace"), os.fsdecode(name)
 
 
-def _line(digest: str, name: str) -> bytes:
+def line(digest: str, name: str) -> bytes:
     r"""Return a line as sha256sum reads it: a name with a backslash or a line's end has ``\`` before the hash."""
     data = os.fsencode(name)
     escaped = data.replace(b"\\", b"\\\\").replace(b"\n", b"\\n").replace(b"\r", b"\\r")

@@ -15,8 +15,9 @@ from memcarve.copying.copier import THREADS, Copier, run_together
 from memcarve.copying.output_file import Target, seek, write, write_error
 from memcarve.hashing import hash_of
 from memcarve.intervals import expand, joined
-from memcarve.sinks.final_name import NewFile, check_room, input_paths
+from memcarve.sinks.final_name import check_room, input_paths
 from memcarve.sinks.input_hash import input_hash
+from memcarve.sinks.object_output import new_file
 from memcarve.sinks.ranges import pieces
 from memcarve.sinks.sink import Result, SinkOptions
 
@@ -125,7 +126,7 @@ def write_file(
     mover = Mover(process, progress)
     offset, size = pieces(ranges.space, ranges.segments)
     place = np.cumsum(size, dtype=np.uint64) - size + np.uint64(base)
-    with NewFile(out, force=options.force, inputs=input_paths(process)) as file:
+    with new_file(out, options, input_paths(process)) as file:
         with input_hash(process, options, mover.copier.stop) as hashed:
             mover.move(file.path, file.name, place, offset, size, length=base + ranges.total, sparse=options.sparse)
         if later is not None:

@@ -17,6 +17,7 @@ from memcarve.backing import FileBacking, FolderBacking, check_unchanged
 from memcarve.errors import UnreadableError, UsageError
 from memcarve.formats.decoded_file import DecodedFile
 from memcarve.remote.locations import is_location
+from memcarve.remote.objects import objects_of
 from memcarve.sinks.final_name import NewFolder, input_paths, write_text
 from memcarve.sinks.input_hash import input_hash
 from memcarve.sinks.ranges import ranges
@@ -55,6 +56,9 @@ def export_scripts(
     """
     begun = time.monotonic()
     options.check("scripts")
+    if objects_of(out) is not None:
+        problem = "scripts map a file of this machine, and do nothing in a bucket"
+        raise UsageError(problem, subject=os.fspath(out), remedy="name a folder with {out}")
     backing = process.space.backing
     backing.spans(0, min(backing.size, 1))  # raises if the file is not at hand
     if isinstance(backing, FolderBacking):

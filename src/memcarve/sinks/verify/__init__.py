@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from memcarve.formats import manifest
+from memcarve.remote.locations import is_location
 from memcarve.sinks.ownership import SCRIPTS
 from memcarve.sinks.verify import own_document
 from memcarve.sinks.verify.carved_check import CarvedCheck
 from memcarve.sinks.verify.faults import seal_of
+from memcarve.sinks.verify.fetched_objects import fetched
 from memcarve.sinks.verify.output_check import check_output
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
+    from memcarve.backing import Backing
     from memcarve.process import Labeller, ProcessMemory, Progress
     from memcarve.sinks.sink import Result
     from memcarve.sinks.verify.output_check import Find
@@ -50,6 +54,7 @@ def verify(
     find: Find | None = None,
     temp: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
+    contents: Callable[[str], Backing] | None = None,
 ) -> Result:
     """Check what memcarve wrote: every file's name, size and hashes, and with `source` every byte.
 
@@ -58,12 +63,29 @@ def verify(
     recorded choice is made again: what the source holds and the folder lacks is told, and whatever the document says
     that does not follow from the source. `labelling` (``memcarve.Labelling``) is needed to compare labels, too, and
     `find` (``memcarve.find_modules``) to compare what was extracted. What was exported or extracted is written again
-    into a temporary folder for that: in `temp`, or where it lies on disk.
+    into a temporary folder for that: in `temp`, or where it lies on disk. Of what lies in a bucket
+    (``s3://bucket/name``) the lists are fetched into such a folder and segments read as they are checked; with
+    `source`, or if it is no carved folder, all of it is fetched. `contents` opens the bytes of segments, by the paths
+    of their files, if they do not lie there.
 
     Raises VerificationError that lists the faults (the first hundred, in `faults`), UsageError if `seal` is none.
     """
     digits = None if seal is None else seal_of(seal)
     where = os.fspath(path)
+    if is_location(where):
+        with fetched(where, whole=source is not None, temp=None if temp is None else os.fspath(temp)) as there:
+            with there.messages():
+                result = verify(
+                    there.path,
+                    source,
+                    seal=seal,
+                    labelling=labelling,
+                    find=find,
+                    temp=temp,
+                    progress=progress,
+                    contents=there.contents,
+                )
+            return replace(result, files=(there.name,), notes=[there.told(note) for note in result.notes])
     if _is_carved(where):
-        return CarvedCheck(where, source, labelling, progress).run(digits)
+        return CarvedCheck(where, source, labelling, progress, contents).run(digits)
     return check_output(where, source, labelling, find, temp, progress, digits)

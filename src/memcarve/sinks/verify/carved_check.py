@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from typing import Any
 
+    from memcarve.backing import Backing
     from memcarve.formats.manifest import Record
     from memcarve.process import Labeller, ProcessMemory, Progress
 
@@ -35,7 +36,10 @@ _DIGITS = set("0123456789abcdef")
 
 
 class CarvedCheck:
-    """Checks one folder; `labelling` makes what labels segments, of how closely bytes are looked at."""
+    """Checks one folder; `labelling` makes what labels segments, of how closely bytes are looked at.
+
+    `contents` opens the bytes of a segment by the path of its file, if they do not lie there.
+    """
 
     def __init__(
         self,
@@ -43,8 +47,10 @@ class CarvedCheck:
         source: ProcessMemory | None,
         labelling: Callable[[str], Labeller] | None,
         progress: Progress | None,
+        contents: Callable[[str], Backing] | None = None,
     ) -> None:
         self.folder = folder
+        self.contents = contents or (lambda path: FileBacking(path, follow=False))
         self.source = source
         self.labelling = labelling
         self.progress = progress
@@ -226,7 +232,7 @@ class CarvedCheck:
         if not digests:
             return
         zero = True
-        with FileBacking(os.path.join(self.folder, record.file), follow=False) as file:
+        with contextlib.closing(self.contents(os.path.join(self.folder, record.file))) as file:
             view = memoryview(bytearray(min(BUFFER, record.size)))
             for place in range(0, record.size, BUFFER):
                 part = view[: min(BUFFER, record.size - place)]
