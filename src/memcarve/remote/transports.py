@@ -12,6 +12,7 @@ import email.utils
 import importlib
 import re
 import time
+import weakref
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from memcarve.errors import MissingExtraError
@@ -339,6 +340,7 @@ class AzureTransport(Transport):
             )
         except ValueError as error:
             raise RefusedError(f"there are no credentials for it: {described(error)}", _LOGIN["az"]) from error
+        _forget_end_of(self._files)
         self._container, self._blob, _ = self._files.split_path(location.url)
 
     async def get(self, begin: int, end: int, known: Facts | None) -> Answer:
@@ -412,6 +414,14 @@ def _account(url: str) -> dict[str, str]:
     """Return what a URL says of an account of Azure: abfs://container@account.dfs.core.windows.net/blob."""
     host = url.partition("://")[2].partition("/")[0].partition("@")[2]
     return {"account_name": host.partition(".")[0]} if host else {}
+
+
+def _forget_end_of(files: Any) -> None:  # noqa: ANN401 - adlfs's
+    """Have nothing close a file system when the program ends, in a loop that has ended before: `close` does it."""
+    for each in [*getattr(weakref.finalize, "_registry", ())]:
+        found = each.peek()
+        if found is not None and found[0] is files:
+            each.detach()
 
 
 def _last(paths: list[str]) -> list[str]:

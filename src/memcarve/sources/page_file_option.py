@@ -11,6 +11,7 @@ from memcarve.errors import InputError, UsageError
 from memcarve.formats.compression import compression_of, first_bytes
 from memcarve.images.page_files import MOST, PageFile, PageFiles
 from memcarve.intervals import PAGE
+from memcarve.remote import open_file
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -63,7 +64,7 @@ def open_page_files(
     rows = numbered(given)
     try:
         for number, path, said in rows:
-            files.append(FileBacking(path))
+            files.append(open_file(path))
             _check(files[-1], [image, *files[:-1]])
             how = "" if said else ", by the order in which files were given"
             notes.append(
