@@ -121,7 +121,7 @@ def document(
 UNFOUNDED = ("version", "command", "time", "case_id", "operator", "run")
 UNFOUNDED_OF_INPUTS = (
     "path", "described_by", "modified", "device", "inode", "size_after", "modified_after", "sha256_is", "sha256_pass",
-    "sha256_stated", "etag", "object_version", "requests", "fetched",
+    "sha256_stated", "etag", "object_version", "requests", "fetched", "reused",
 )  # fmt: skip
 #: how notes begin that say which files were found where, or how a process was looked for
 _OPENING_NOTES = ("map: ", "dump: ", "regions: ", "modules: ", "threads: ", "unlisted processes were not looked for")

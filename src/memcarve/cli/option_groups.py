@@ -231,6 +231,22 @@ class Decoding(Group, heading=FROM):
         help="How many rows a map or a list may have.  [default: 134217728; 2000000 of a list]",
     )
 
+    cache: str | None = option(
+        "--cache",
+        metavar="DIR",
+        heading=OTHER,
+        type=AnyPath(),
+        help="Where what is fetched of s3://, gs://, az:// and https:// inputs is kept for other runs.  [default: in a "
+        "temporary file]",
+    )
+    cache_size: int | None = option(
+        "--cache-size",
+        type=size,
+        metavar="SIZE",
+        heading=OTHER,
+        help="How much of it is kept.  [default: 16G]",
+    )
+
     @property
     def is_given(self) -> bool:
         """Whether anything is given that says what the input is."""

@@ -17,5 +17,6 @@ def tell_reads(*, quiet: bool) -> None:
     for path in module.opened():
         read, size = remote.read_of(path) or {}, (remote.facts_of(path) or {})["size"]
         many = counted(read["requests"], "request")
-        tell(f"{path}: read {amount(read['fetched'])} of {amount(size)} in {many}", quiet=quiet)
+        again = f", and {amount(read['reused'])} from the cache" if read["reused"] else ""
+        tell(f"{path}: read {amount(read['fetched'])} of {amount(size)} in {many}{again}", quiet=quiet)
         run_log.record("info", "read", path=path, size=size, **read)

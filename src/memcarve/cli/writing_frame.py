@@ -79,7 +79,8 @@ def chosen(source: Input, *groups: Group, **more: object) -> dict[str, Any]:
 
     Of files that were named, what is in them counts.
     """
-    opening = {name: value for name, value in vars(source).items() if name != "temp" and not name.startswith("limit")}
+    no_matter = ("temp", "limit", "cache")
+    opening = {name: value for name, value in vars(source).items() if not name.startswith(no_matter)}
     for name in ("memory_map", "dump", "regions", "modules", "threads"):
         paths = [opening[name]] if isinstance(opening[name], str) else opening[name] or ()
         opening[name] = [identity(path) for path in paths]

@@ -52,18 +52,21 @@ class Reading(NamedTuple):
 
     `temp` is the folder for decoded bytes that need a file; `decoded` the bytes that a compressed file or a table may
     decode to, and `rows` the rows that a table may have: None is a bound by the file's own size, or by kind.
-    `progress` is called with the bytes read and the file's length.
+    `progress` is called with the bytes read and the file's length. `cache` is the folder for what is fetched of an
+    input that lies elsewhere, `cache_size` how many bytes of that are kept.
     """
 
     temp: str | None = None
     decoded: int | None = None
     rows: int | None = None
     progress: Callable[[int, int], object] | None = None
+    cache: str | None = None
+    cache_size: int | None = None
 
     @property
     def keeping(self) -> Keeping:
         """Where what is fetched of an input that lies elsewhere is kept."""
-        return Keeping(self.temp)
+        return Keeping(self.temp, self.cache, self.cache_size)
 
     def check_rows(self, path: str, rows: int, most: int) -> None:
         """Raise MapError if a table has more rows than may be: `rows`, or if that is not given `most`."""

@@ -22,9 +22,14 @@ if TYPE_CHECKING:
 
 
 class Keeping(NamedTuple):
-    """Where what is fetched is kept: in a file in the folder `temp`, which is gone in the end."""
+    """Where what is fetched is kept: in a file in the folder `temp`, which is gone in the end, or in a `cache`.
+
+    `bound` is how many bytes are kept, at most, there or in all of the cache; by default 16 GiB.
+    """
 
     temp: str | None = None
+    cache: str | None = None
+    bound: int | None = None
 
 
 def open_file(path: str, keeping: Keeping = Keeping(), *, follow: bool = True) -> FileBacking:  # noqa: B008 - a tuple

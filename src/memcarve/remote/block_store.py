@@ -24,62 +24,98 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 GRANULE = 1 << 12
-_NUMBERS = ("epoch", "kept", "age", "requests", "fetched", "reused")
+_NUMBERS = ("epoch", "kept", "age")
+#: what was done in this run, which another program that has the same table open does not count
+COUNTS = ("requests", "fetched", "reused")
 _NUMBER = struct.Struct("=Q")
-_HEAD = 64
+HEAD = 64
+LEAST = 1024  # granules that are kept whatever the bound
 _AGES = 250  # granules are as old as one of so many numbers says, of which the lowest are given up
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _KEEP_SIZE, _PUNCH_HOLE = 1, 2  # linux/falloc.h
 
 
 class BlockStore:
-    """The blocks of an object of `size` bytes, in a file without a name in `folder`; at most `bound` bytes are kept.
+    """The blocks of an object of `size` bytes in the file `fd`; at most `bound` bytes are kept.
 
-    `fd` is the file's descriptor, which whoever made the store closes. Safe to use from several threads and copies of
-    the program. Raises OutputError if the file cannot be made.
+    `folder` is what messages name. `table` begins with the numbers that copies of the program share; behind them is a
+    byte for each granule, 0 if it is not there. Whoever made the store closes `fd`. Safe to use from several threads
+    and copies of the program.
     """
 
-    def __init__(self, size: int, folder: str, bound: int) -> None:
+    def __init__(self, fd: int, table: mmap.mmap, size: int, folder: str, bound: int) -> None:
+        self.fd = fd
         self.size = size
         self.folder = folder
-        self._bound = max(bound // GRANULE, 1024)
+        self.count = -(-size // GRANULE)
+        #: what keeps threads apart that move the one position that a file has on Windows
+        self.position = threading.Lock()
+        self._bound = max(bound // GRANULE, LEAST)
         self._lock = threading.RLock()
-        count = -(-size // GRANULE)
+        self._table = table
+        self._counts = mmap.mmap(-1, 8 * len(COUNTS))
+        if not self.number("age"):
+            self._set("age", 1)
+
+    @classmethod
+    def temporary(cls, size: int, folder: str, bound: int) -> BlockStore:
+        """Make a store in a file without a name, which is gone with the program. Raises OutputError."""
         try:
             with tempfile.TemporaryFile(dir=folder, buffering=0) as file:
-                self.fd = os.dup(file.fileno())
-            os.ftruncate(self.fd, size)
+                fd = os.dup(file.fileno())
+            os.ftruncate(fd, size)
         except OSError as error:
             raise OutputError(
                 f"the temporary file for what is fetched cannot be made: {error.strerror}",
                 subject=folder,
                 remedy="{temp:DIR} names another folder",
             ) from error
-        self._table = mmap.mmap(-1, _HEAD + count)
-        self._set("age", 1)
+        return cls(fd, mmap.mmap(-1, HEAD + -(-size // GRANULE)), size, folder, bound)
+
+    def mend(self) -> None:
+        """Make the numbers agree with the granules, whatever was left there."""
+        with self._alone():
+            ages = self._table[HEAD : HEAD + self.count]
+            self._set("kept", self.count - ages.count(0))
+            if not 0 < self.number("age") <= _AGES or max(ages, default=0) > self.number("age"):
+                self._table[HEAD : HEAD + self.count] = ages.translate(bytes([0, *[1] * 255]))
+                self._set("age", 1)
+
+    def forked(self) -> None:
+        """Begin anew with locks: this is a copy of the program that had them."""
+        self._lock, self.position = threading.RLock(), threading.Lock()
+
+    def sure(self, first: int, end: int) -> bool:  # noqa: ARG002 - of a cache it is not
+        """Return True if the granules from `first` to `end` hold what was put there; others are not there any more."""
+        return True
 
     def number(self, name: str) -> int:
-        """Return one of the numbers that the copies share."""
+        """Return one of the numbers of the table."""
         found: int = _NUMBER.unpack_from(self._table, 8 * _NUMBERS.index(name))[0]
         return found
 
+    def counted(self) -> dict[str, int]:
+        """Return the counts of this run, of all copies of the program."""
+        return dict(zip(COUNTS, struct.unpack(f"={len(COUNTS)}Q", self._counts[:]), strict=True))
+
     def add(self, name: str, count: int) -> None:
-        """Add to one of them."""
+        """Add to one of the counts."""
+        place = 8 * COUNTS.index(name)
         with self._alone():
-            self._set(name, self.number(name) + count)
+            _NUMBER.pack_into(self._counts, place, _NUMBER.unpack_from(self._counts, place)[0] + count)
 
     def has(self, first: int, end: int) -> bool:
         """Return True if all granules from `first` to `end` are there."""
-        return self._table.find(b"\0", _HEAD + first, _HEAD + end) < 0
+        return self._table.find(b"\0", HEAD + first, HEAD + end) < 0
 
     def missing(self, first: int, end: int) -> list[tuple[int, int]]:
         """Return the runs of granules from `first` to `end` that are not there."""
-        found, table, place = [], self._table, _HEAD + first
-        while (begin := table.find(b"\0", place, _HEAD + end)) >= 0:
+        found, table, place = [], self._table, HEAD + first
+        while (begin := table.find(b"\0", place, HEAD + end)) >= 0:
             place = begin + 1
-            while place < _HEAD + end and not table[place]:
+            while place < HEAD + end and not table[place]:
                 place += 1
-            found.append((begin - _HEAD, place - _HEAD))
+            found.append((begin - HEAD, place - HEAD))
         return found
 
     def put(self, offset: int, data: bytes | memoryview) -> None:
@@ -88,7 +124,7 @@ class BlockStore:
         first, end = offset // GRANULE, -(-(offset + len(view)) // GRANULE)
         try:
             while done < len(view):
-                done += os.pwrite(self.fd, view[done:], offset + done)
+                done += self._write(view[done:], offset + done)
         except OSError as error:
             kind = NoSpaceError if error.errno in _FULL else OutputError
             raise kind(
@@ -97,12 +133,14 @@ class BlockStore:
                 remedy="{temp:DIR} names another folder",
             ) from error
         with self._alone():
-            new = self._table[_HEAD + first : _HEAD + end].count(0)
+            self._note(first, view)
+            new = self._table[HEAD + first : HEAD + end].count(0)
             kept = self.number("kept") + new
             before = self.number("kept") * 16 // self._bound
             if kept * 16 // self._bound != before:
                 self._grow_older()
-            self._table[_HEAD + first : _HEAD + end] = bytes([self.number("age")]) * (end - first)
+                self._make_room()
+            self._table[HEAD + first : HEAD + end] = bytes([self.number("age")]) * (end - first)
             self._set("kept", kept)
             if kept > self._bound:
                 self._give_up()
@@ -110,15 +148,28 @@ class BlockStore:
     def used(self, first: int, end: int) -> None:
         """Take note that granules were read just now."""
         age = self.number("age")
-        if self._table[_HEAD + first] != age:
+        if self._table[HEAD + first] != age:
             with self._alone():
                 if self.has(first, end):
-                    self._table[_HEAD + first : _HEAD + end] = bytes([age]) * (end - first)
+                    self._table[HEAD + first : HEAD + end] = bytes([age]) * (end - first)
 
     def close(self) -> None:
         """Let go of the table."""
         with contextlib.suppress(BufferError):
             self._table.close()
+
+    def _write(self, view: memoryview, offset: int) -> int:
+        if hasattr(os, "pwrite"):
+            return os.pwrite(self.fd, view, offset)
+        with self.position:
+            os.lseek(self.fd, offset, os.SEEK_SET)
+            return os.write(self.fd, view)
+
+    def _note(self, first: int, view: memoryview) -> None:
+        """Note what will tell later whether granules are as they were put there."""
+
+    def _make_room(self) -> None:
+        """Look after a bound that is shared with others."""
 
     def _set(self, name: str, value: int) -> None:
         _NUMBER.pack_into(self._table, 8 * _NUMBERS.index(name), value)
@@ -128,22 +179,23 @@ class BlockStore:
         if age > _AGES:
             half = _AGES // 2
             fewer = bytes([0, *(max(old - half, 1) for old in range(1, 256))])
-            self._table[_HEAD:] = self._table[_HEAD:].translate(fewer)
+            self._table[HEAD : HEAD + self.count] = self._table[HEAD : HEAD + self.count].translate(fewer)
             age -= half
         self._set("age", age)
 
     def _give_up(self) -> None:
         """Give up the oldest granules until a quarter of the room is free."""
-        ages = self._table[_HEAD:]
+        ages = self._table[HEAD : HEAD + self.count]
         counts = [ages.count(age) for age in range(256)]
         kept, limit = self.number("kept"), 0
         while kept > self._bound * 3 // 4 and limit < self.number("age") - 1:
             limit += 1
             kept -= counts[limit]
-        self._set("epoch", self.number("epoch") + 1)
+        self._set("epoch", (self.number("epoch") + 1) % (1 << 63))
         gone = bytes([1 if 0 < age <= limit else 0 for age in range(256)])
         marked = ages.translate(gone)
-        self._table[_HEAD:] = ages.translate(bytes([0 if age <= limit else age for age in range(256)]))
+        left = bytes([0 if age <= limit else age for age in range(256)])
+        self._table[HEAD : HEAD + self.count] = ages.translate(left)
         self._set("kept", kept)
         place = 0
         while (begin := marked.find(1, place)) >= 0:

@@ -6,6 +6,7 @@ knows what it is going to read says so first (`fetch_ahead`): then exactly that 
 
 from __future__ import annotations
 
+import os
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ from memcarve.backing import FileBacking
 from memcarve.errors import SourceReadError
 from memcarve.remote import Keeping
 from memcarve.remote.block_store import GRANULE, BlockStore
+from memcarve.remote.cache import CachedStore, key_of
 from memcarve.remote.locations import location_of, remember
 from memcarve.remote.requesting import Requests, names_of
 from memcarve.temporary_folders import temporary_folder
@@ -42,6 +44,8 @@ class RemoteFile(FileBacking):
     def __init__(self, path: str, keeping: Keeping = Keeping()) -> None:  # noqa: B008 - a tuple
         location = location_of(path)
         self._requested = 0
+        self.fd = -1
+        self._moving = threading.Lock()
         self._requests = Requests(location, self._count)
         self._store: BlockStore | None = None
         answer = self._requests.first(_FIRST)
@@ -49,9 +53,10 @@ class RemoteFile(FileBacking):
         remember(location)
         self.location = location
         self.facts = facts
-        folder = keeping.temp or temporary_folder(location.shown, "lies elsewhere")
-        self._store = BlockStore(facts.size, folder, DEFAULT_BOUND)
+        self._store = _store(location.shown, facts, keeping)
+        self._pid = os.getpid()
         super().__init__(location.shown, fd=self._store.fd)
+        self._store.position = self._lock
         self._store.add("requests", self._requested)
         self._pending = np.zeros(-(-facts.size // GRANULE), np.bool_)
         self._news = threading.Condition()
@@ -81,8 +86,11 @@ class RemoteFile(FileBacking):
 
     @property
     def read_so_far(self) -> dict[str, int]:
-        """What was asked for, by all copies of the program: `requests` and `fetched` bytes."""
-        return {name: self._store.number(name) if self._store else 0 for name in ("requests", "fetched")}
+        """What was asked for by all copies of the program: `requests`, bytes `fetched`, bytes `reused` of a cache."""
+        store = self._store
+        if store is None:
+            return {"requests": self._requested, "fetched": 0, "reused": 0}
+        return store.counted()
 
     @property
     def mapping(self) -> memoryview | None:
@@ -120,7 +128,7 @@ class RemoteFile(FileBacking):
         first, last = offset // GRANULE, -(-end // GRANULE)
         while len(buffer):
             epoch = store.number("epoch")
-            if not store.has(first, last):
+            if not store.has(first, last) or not store.sure(first, last):
                 self._ensure(first, last)
                 continue
             super().read_into(offset, buffer)
@@ -149,6 +157,11 @@ class RemoteFile(FileBacking):
 
     def close(self) -> None:
         """Close it; a second call does nothing."""
+        if self._store is not None and self.fd >= 0:
+            self._requests.give_up()
+            with self._moving:  # what still comes must not be written into whatever has the descriptor next
+                self._store.close()
+                super().close()
         super().close()
 
     def _ensure(self, first: int, last: int) -> None:
@@ -171,6 +184,11 @@ class RemoteFile(FileBacking):
         store = self._store
         if store is None:
             raise SourceReadError("has been closed", subject=self.path)
+        if self._pid != os.getpid():  # this is a copy of the program: nothing that the other one has begun goes on here
+            self._pid = os.getpid()
+            self._pending[:] = False
+            self._news, self._moving = threading.Condition(), threading.Lock()
+            store.forked()
         mine: list[tuple[int, int]] = []
         with self._news:
             for first, last in runs:
@@ -214,15 +232,27 @@ class RemoteFile(FileBacking):
         self._requests.fetch_meanwhile(first * GRANULE, min(last * GRANULE, self.size), self._came, ended)
 
     def _came(self, begin: int, data: bytes) -> None:
-        if self._store is not None and self.fd >= 0:
-            self._store.put(begin, data)
-            self._store.add("fetched", len(data))
+        with self._moving:
+            if self._store is not None and self.fd >= 0:
+                self._store.put(begin, data)
+                self._store.add("fetched", len(data))
 
     def _count(self) -> None:
-        if self._store is None:
-            self._requested += 1
-        else:
-            self._store.add("requests", 1)
+        with self._moving:
+            if self._store is None:
+                self._requested += 1
+            elif self.fd >= 0:
+                self._store.add("requests", 1)
+
+
+def _store(shown: str, facts: Facts, keeping: Keeping) -> BlockStore:
+    """Return where an object's blocks are kept: in the cache, if there is one and its versions can be told apart."""
+    bound = DEFAULT_BOUND if keeping.bound is None else keeping.bound
+    key = None if keeping.cache is None or not facts.size else key_of(shown, facts)
+    if key is not None and keeping.cache is not None:
+        return CachedStore(key, facts.size, keeping.cache, bound)
+    folder = keeping.temp or temporary_folder(shown, "lies elsewhere")
+    return BlockStore.temporary(facts.size, folder, bound)
 
 
 _READ: dict[str, list[RemoteFile]] = {}

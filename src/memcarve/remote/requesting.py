@@ -40,6 +40,7 @@ IN_FLIGHT = 16
 TRIES = 6
 _FIRST_WAIT, _LONGEST_WAIT = 0.2, 10.0  # seconds before it is asked again: twice as long each time
 _MOST_PATIENT = 120.0  # what a store may ask for with Retry-After
+_NAME = "memcarve-remote"  # how the names of its threads begin
 _STEP = 0.2  # seconds, so that a signal is noticed
 
 
@@ -47,11 +48,14 @@ class _Loop:
     """The thread with the event loop, of one process."""
 
     def __init__(self) -> None:
+        from concurrent.futures import ThreadPoolExecutor
+
         self.pid = os.getpid()
         self.loop = asyncio.new_event_loop()
+        self.loop.set_default_executor(ThreadPoolExecutor(4, _NAME))  # names of hosts are looked up there
         self.waiting = asyncio.Semaphore(IN_FLIGHT)
         self.transports: dict[Location, Transport] = {}
-        self._thread = threading.Thread(target=self._run, name="memcarve-remote", daemon=True)
+        self._thread = threading.Thread(target=self._run, name=_NAME, daemon=True)
         self._thread.start()
 
     def _run(self) -> None:
@@ -73,6 +77,7 @@ class _Loop:
                 with contextlib.suppress(Exception):  # what cannot be closed is gone
                     await transport.close()
             await asyncio.sleep(0)  # sockets are closed in the next round
+            await self.loop.shutdown_default_executor()
 
         with contextlib.suppress(TimeoutError):
             self.submit(all_closed()).result(timeout=2)
@@ -97,13 +102,19 @@ def _loop() -> _Loop:
 
 
 def quieten() -> None:
-    """End the thread and all connections; the next request begins new ones."""
+    """End the thread and all connections, if no other thread may be using them; the next request begins new ones."""
+    here = threading.current_thread()
+    if all(each is here or each.name.startswith(_NAME) for each in threading.enumerate()):
+        _end()
+
+
+def _end() -> None:
     with _beginning:
         if _here and _here[0].pid == os.getpid():
             _here.pop().end()
 
 
-atexit.register(quieten)
+atexit.register(_end)
 forking.before_copies.append(quieten)
 
 
@@ -114,6 +125,7 @@ class Requests:
         self.location = location
         self.facts: Facts | None = None
         self._counted = counted
+        self._meanwhile: set[Future[None]] = set()
 
     @property
     def known(self) -> Facts:
@@ -141,7 +153,19 @@ class Requests:
             with contextlib.suppress(Exception):
                 await self._one(begin, end, came)
 
-        _loop().submit(work()).add_done_callback(lambda _: ended())
+        future = _loop().submit(work())
+        self._meanwhile.add(future)
+
+        def done(_: Future[None]) -> None:
+            self._meanwhile.discard(future)
+            ended()
+
+        future.add_done_callback(done)
+
+    def give_up(self) -> None:
+        """Give up what is being fetched meanwhile."""
+        for future in [*self._meanwhile]:
+            future.cancel()
 
     def changed(self) -> bool:
         """Return True if the object is another one than when it was opened."""

@@ -56,6 +56,8 @@ def open(  # noqa: A001 - that is what it does, and memcarve.open is what it is 
     temp: str | os.PathLike[str] | None = None,
     limit_rows: int | None = None,
     limit_decoded: int | None = None,
+    cache: str | os.PathLike[str] | None = None,
+    cache_size: int | None = None,
     progress: Progress | None = None,
 ) -> Container:
     """Open what holds memory: an image of a machine's, or a process dump and its map, looked for beside each other.
@@ -88,6 +90,10 @@ def open(  # noqa: A001 - that is what it does, and memcarve.open is what it is 
     is more; zeros in an image take no room and do not count before they are 4096 times as much), `limit_rows` how many
     rows a map or table may have.
 
+    An input may lie elsewhere: `path`, and whatever else names a file, may be a location as ``"s3://bucket/mem.raw"``
+    (also gs, az, abfs, http and https). What is fetched of it is kept in a temporary file in `temp`, or for other runs
+    in the folder `cache`; `cache_size` is how many bytes are kept there, at most (by default 16 GiB).
+
     `progress` is called with the bytes of a file that were decoded and its length, and, while all of an image is
     searched, with the bytes done and those in all.
 
@@ -114,6 +120,8 @@ def open(  # noqa: A001 - that is what it does, and memcarve.open is what it is 
         temp=None if temp is None else os.fspath(temp),
         limit_rows=limit_rows,
         limit_decoded=limit_decoded,
+        cache=None if cache is None else os.fspath(cache),
+        cache_size=cache_size,
         progress=progress,
     )
     return open_by([source for source in SOURCES if input_type is None or input_type in source.types], path, options)

@@ -25,7 +25,19 @@ IMAGE, DUMP, MAP, CORE, MINIDUMP, FOLDER, PROC = InputType
 
 #: options that mean something for every input
 _FOR_ALL = frozenset(
-    {"hashed", "regions", "modules", "threads", "input_type", "temp", "limit_rows", "limit_decoded", "progress"}
+    {
+        "hashed",
+        "regions",
+        "modules",
+        "threads",
+        "input_type",
+        "temp",
+        "limit_rows",
+        "limit_decoded",
+        "progress",
+        "cache",
+        "cache_size",
+    }
 )
 #: options of which any says that the input is an image
 FOR_IMAGES = frozenset({"dtb", "system", "paging", "limit", "symbols", "page_files", "pages_from", "demand_zero"})
@@ -130,6 +142,8 @@ class OpenOptions(NamedTuple):
     temp: str | None = None
     limit_rows: int | None = None
     limit_decoded: int | None = None
+    cache: str | None = None
+    cache_size: int | None = None
     progress: Progress | None = None
 
     def check(self) -> None:
@@ -155,7 +169,7 @@ class OpenOptions(NamedTuple):
     @property
     def reading(self) -> Reading:
         """How what must be decoded is read."""
-        return Reading(self.temp, self.limit_decoded, self.limit_rows, self.progress)
+        return Reading(self.temp, self.limit_decoded, self.limit_rows, self.progress, self.cache, self.cache_size)
 
     @property
     def listings(self) -> dict[str, tuple[str, ...]]:
