@@ -139,6 +139,13 @@ def may_have_holes(backing: Backing) -> bool:
     return not isinstance(backing, FileBacking) or backing.is_sparse
 
 
+def is_costly(backing: Backing) -> bool:
+    """Return True if reading all of a backing is to be avoided: each block of it comes from afar."""
+    if isinstance(backing, ZerosBehind):
+        return is_costly(backing.backing)
+    return isinstance(backing, FileBacking) and backing.costly
+
+
 class AbsentBacking:
     """The bytes of an address space whose file is not at hand: reading raises `error`."""
 
@@ -175,6 +182,8 @@ class FileBacking:
     notes: tuple[tuple[str, str], ...] = ()
     #: whether its end is known to be missing
     incomplete = False
+    #: whether reading all of it is to be avoided: each block comes from afar, over a network
+    costly = False
 
     def __init__(self, path: str | os.PathLike[str], *, follow: bool = True, fd: int = -1) -> None:
         self.path = os.fspath(path)

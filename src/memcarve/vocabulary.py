@@ -16,6 +16,7 @@ _NOUNS = {
     "ScanUnit": "unit of scanning",
     "PagesFrom": "choice of pages",
     "Trust": "way to trust positions",
+    "Search": "search",
     "System": "operating system",
     "Architecture": "architecture",
     "Paging": "kind of page tables",
@@ -45,6 +46,13 @@ class Word(StrEnum):
     @classmethod
     def _missing_(cls, value: object) -> None:
         raise UsageError(f"unknown {_NOUNS[cls.__name__]} {value!r}", remedy=f"choose from {', '.join(cls)}")
+
+
+class Search(Word):
+    """What of a machine's memory processes are looked for in."""
+
+    LISTS = "lists"
+    ALL = "all"
 
 
 class Half(Word):

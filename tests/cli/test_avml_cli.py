@@ -18,6 +18,7 @@ import memcarve
 import winimage
 from carved import binaries, manifest
 from cli import invoke
+from memcarve.images.kernel_half import KernelHalf
 from memcarve.images.windows import kernel
 from memory import PAGE
 
@@ -243,7 +244,10 @@ def test_images_in_extents_that_begin_within_a_page(machine: Machine, tmp_path: 
     (tmp_path / "mem.lime").write_bytes(containers.lime(ranges[::-1]))
     with memcarve.open(tmp_path / "mem.lime") as image:
         found = next(kernel.find_tables(image.memory))
-        bases = [one.base for one in kernel.kernels(image.memory, *found, {b"PsInitialSystemProcess"})]
+        bases = [
+            one.base
+            for one in kernel.kernels(KernelHalf(image.memory, found[0]), found[1], {b"PsInitialSystemProcess"})
+        ]
     assert machine.truth.kernel_base in bases
 
 

@@ -11,7 +11,7 @@ from memcarve.cli.printed_tables import Column, print_table
 from memcarve.cli.wording import complain, counted, say, tell
 from memcarve.errors import InputError, UsageError
 from memcarve.process import Unix
-from memcarve.vocabulary import InputType
+from memcarve.vocabulary import InputType, Search
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -39,8 +39,11 @@ def processes(file: str, wanted: ProcessList, source: Input, printing: Printing,
         return _scan(file, source, wanted, layout, messages)
     if wanted.half is not None:
         raise UsageError("--range narrows --scan", remedy="give both, or leave it out")
-    with open_input(file, vars(source), messages) as container:
-        entries = container.listed() if wanted.listed else container.processes()
+    if wanted.listed and source.search == Search.ALL:
+        raise UsageError("--listed and --search all contradict each other", remedy="give one or the other")
+    how = {**vars(source), "search": Search.LISTS if wanted.listed else source.search}
+    with open_input(file, how, messages) as container:
+        entries = container.processes()
         unix = any(entry.unix is not None for entry in entries)
         asked, details = details, details or unix
         columns = _unix_columns(entries, layout) if unix else _columns(entries, layout)

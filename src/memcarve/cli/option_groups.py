@@ -39,6 +39,7 @@ from memcarve.vocabulary import (
     Paging,
     ProcessFlag,
     ScanUnit,
+    Search,
     Severity,
     Split,
     System,
@@ -315,6 +316,12 @@ class Input(Decoding):
     demand_zero: bool = option(
         "--demand-zero", is_flag=True, help="For an image: pages that nobody has written yet are zeros, not missing."
     )
+    search: str | None = option(
+        "--search",
+        type=Choice(Search),
+        help="For an image: what processes are looked for in, the system's lists or all the memory.  [default: all; "
+        "lists if the input comes over a network]",
+    )
 
 
 class DiffInput(Decoding):
@@ -340,6 +347,9 @@ class DiffInput(Decoding):
         metavar="FILE",
         type=InputPath(),
         help="For images of Linux: its kernel's types, if it lacks them: ISF (.json.xz), BTF, vmlinux.",
+    )
+    search: str | None = option(
+        "--search", type=Choice(Search), help="For images: what processes are looked for in, lists or all the memory."
     )
 
 
@@ -552,7 +562,9 @@ class ProcessList(Group, heading=TAKE):
 
     pages: bool = option("--pages", is_flag=True, help="Count each process's pages by kind, in the user half.")
     listed: bool = option(
-        "--listed", is_flag=True, help="List only the processes of the kernel's list, without a search of all memory."
+        "--listed",
+        is_flag=True,
+        help="List only the processes of the kernel's list, without a search of all memory: --search lists.",
     )
     details: bool = option(
         "--details",

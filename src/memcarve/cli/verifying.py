@@ -23,7 +23,7 @@ from memcarve.sinks.verify import document_of, verify as verify_output
 from memcarve.sinks.verify.faults import Faults, seal_of
 from memcarve.sinks.verify.fetched_objects import fetched
 from memcarve.sinks.verify.several_check import check_list, check_part, check_selected, is_several
-from memcarve.vocabulary import Half, InputType, PagesFrom, Paging, System
+from memcarve.vocabulary import Half, InputType, PagesFrom, Paging, Search, System
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -194,7 +194,7 @@ def _as_recorded(header: dict[str, Any], source: Input) -> dict[str, Any]:
         opening = {**opening, "input_type": next((word for word in said if word in [*InputType]), None)}
     memory_map, image = used.get("map"), used.get("image")
     if isinstance(image, dict):
-        given = {**opening}
+        given = {**opening, "search": opening["search"] or (Search.LISTS if image.get("search") == "lists" else None)}
         root = str(image.get("root"))
         if given["dtb"] is None and image.get("dtb") is True and re.fullmatch("0x[0-9a-f]{1,16}", root):
             told_root = address(member(header, "process").get("root"))  # with the flags that were given

@@ -95,6 +95,8 @@ class PhysicalMemory(Intervals):
         self.notes = list(machine.notes)
         #: whether part of the image could not be read
         self.damaged = False
+        #: whether all of it may be looked through for what no list of the system leads to
+        self.searchable = True
         self.bad = Intervals.of([])
         self._lock = threading.RLock()
         #: is told how far a search of all the memory is: bytes done, bytes in all
@@ -343,7 +345,7 @@ class PhysicalMemory(Intervals):
         start = self.start + np.uint64(base)
         machine = MachineMemory(self.kind, self.backing, start, self.size, self.offset, [], declared=False)
         moved = PhysicalMemory(machine._replace(notes=tuple(self.notes), root=self.root, gaps=self.gaps))
-        moved.progress, moved.damaged = self.progress, self.damaged
+        moved.progress, moved.damaged, moved.searchable = self.progress, self.damaged, self.searchable
         return moved
 
     def was_cut(self, physical: U64, size: U64) -> Bools:

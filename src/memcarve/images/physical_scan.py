@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from memcarve.dtypes import U8, U64
     from memcarve.images.physical import PhysicalMemory
+    from memcarve.intervals import Intervals
     from memcarve.space import AddressSpace
 
 
@@ -124,11 +125,29 @@ def _pages_of(memory: PhysicalMemory, space: AddressSpace) -> Iterator[Block]:
     low = first // page
     count = ((first + size - np.uint64(1)) // page - low + np.uint64(1)).astype(np.int64)
     row, within = expand(count)
-    physical = np.unique(low[row] + within.astype(np.uint64)) * page
+    yield from _blocks_of(memory, np.unique(low[row] + within.astype(np.uint64)) * page)
+
+
+def part_of(memory: PhysicalMemory, wanted: Intervals) -> Iterator[Block]:
+    """Yield the pages that lie in some physical ranges, which are disjoint, in ascending order."""
+    page = np.uint64(PAGE)
+    first = (wanted.start + (page - np.uint64(1))) // page
+    end = (wanted.start + wanted.size) // page
+    row, within = expand((np.maximum(end, first) - first).astype(np.int64))
+    yield from _blocks_of(memory, np.unique(first[row] + within.astype(np.uint64)) * page)
+
+
+def _blocks_of(memory: PhysicalMemory, physical: U64) -> Iterator[Block]:
+    """Yield pages by their addresses (sorted, each once): those of `seams` first; of the others those that are whole.
+
+    What is only said to be zeros is left out.
+    """
     seams = memory.on_seam(physical)
     yield from _seams(physical[seams])
     physical = physical[~seams & memory.holds(physical, PAGE)]
     offset = memory.offsets_of(physical)
+    stored = offset <= np.uint64(memory.zeros_from - 1)
+    physical, offset = physical[stored], offset[stored]
     for part in chunks(len(physical), BLOCK // PAGE):
         here = offset[part]
         breaks = np.flatnonzero(np.diff(here) != np.uint64(PAGE)) + 1

@@ -7,17 +7,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from memcarve.errors import AddressError, SourceReadError
 from memcarve.images.one_page import present_page
 from memcarve.images.paging import walk
 from memcarve.intervals import PAGE, TOP
-from memcarve.space import AddressSpace
 
 if TYPE_CHECKING:
     from typing import Protocol
 
     from memcarve.images.paging_modes import AddressTable
     from memcarve.images.physical import PhysicalMemory
+    from memcarve.space import AddressSpace
 
     class Readable(Protocol):
         """What is read."""
@@ -28,18 +30,21 @@ if TYPE_CHECKING:
 
 _MOST_PAGES = 4096  # kept at once: 16 MiB
 _MOST_TEXT = 1 << 23  # characters that are read in all: one path may be told at a million places
-
-
 _STRETCH = 1 << 21  # what one table of the lowest level maps
 _MOST_STRETCHES = 256  # kept at once
+_MOST_PLACES = 1 << 17  # of pages, kept at once
 
 
 class LookedUp:
-    """A process's memory whose page tables are walked only where it is read: for a few structures of many processes."""
+    """A process's memory whose page tables are walked only where it is read: for a few structures of many processes.
+
+    Safe to use from several threads.
+    """
 
     def __init__(self, memory: PhysicalMemory, table: AddressTable) -> None:
         self.memory = memory
         self.table = table
+        self._pages: dict[int, int | None] = {}
         self._stretches: dict[int, AddressSpace] = {}
 
     def read(self, address: int, size: int) -> bytes:
@@ -47,20 +52,34 @@ class LookedUp:
         parts, end = [], address + size
         while address < end:
             count = min(PAGE - address % PAGE, end - address)
-            page = present_page(self.memory, self.table, address)
-            data = None if page is None else self.memory.read(page + address % PAGE, count)
+            place = self.place(address)
+            data = None if place is None else self.memory.read(place, count)
             if data is None:  # a walk knows of more than the processor does, and why something is not there
-                data = self._stretch(address // _STRETCH).read(address, count)
+                data = self.around(address).read(address, count)
             parts.append(data)
             address += count
-        return b"".join(parts)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
 
-    def _stretch(self, number: int) -> AddressSpace:
+    def place(self, address: int) -> int | None:
+        """Return the physical address of a byte whose whole page is in the image; None if only a walk can tell."""
+        number = address // PAGE
+        if number not in self._pages:
+            if len(self._pages) >= _MOST_PLACES:
+                self._pages.clear()
+            page = present_page(self.memory, self.table, address)
+            held = page is not None and self.memory.holds(np.array([page], np.uint64), PAGE)[0]
+            self._pages[number] = page if held else None
+        page = self._pages.get(number)
+        return None if page is None else page + address % PAGE
+
+    def around(self, address: int) -> AddressSpace:
+        """Return what is mapped around an address, as far as one table reaches."""
+        number = address // _STRETCH
         if number not in self._stretches:
             if len(self._stretches) >= _MOST_STRETCHES:
                 self._stretches.clear()
-            placed = walk(self.memory, self.table, number * _STRETCH, (number + 1) * _STRETCH).placed
-            self._stretches[number] = AddressSpace(placed.start, placed.size, placed.offset, self.memory.backing)
+            pages = walk(self.memory, self.table, number * _STRETCH, (number + 1) * _STRETCH)
+            self._stretches[number] = pages.space(self.memory)
         return self._stretches[number]
 
 

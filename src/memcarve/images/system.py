@@ -25,6 +25,14 @@ class OperatingSystem(Protocol):
     memory: PhysicalMemory
     #: sentences for the user about the machine as a whole, as they come up
     notes: list[str]
+    #: whether a quick look found it: what all of the memory would tell may be another one
+    quick: bool
+
+    def confirm(self) -> bool:
+        """Make up for what a quick look left out; return False if a look through all memory must tell the system.
+
+        What was listed before stays what it is if it returns True.
+        """
 
     @property
     def platform(self) -> Platform:

@@ -41,6 +41,8 @@ class RemoteFile(FileBacking):
     reading raises the same, and InputError once the object is another one than it was when it was opened.
     """
 
+    costly = True
+
     def __init__(self, path: str, keeping: Keeping = Keeping()) -> None:  # noqa: B008 - a tuple
         location = location_of(path)
         self._requested = 0

@@ -49,6 +49,7 @@ def open(  # noqa: A001 - that is what it does, and memcarve.open is what it is 
     page_files: Paths = (),
     pages_from: str | None = None,
     demand_zero: bool = False,
+    search: str | None = None,
     regions: Paths = (),
     modules: Paths = (),
     threads: Paths = (),
@@ -69,7 +70,9 @@ def open(  # noqa: A001 - that is what it does, and memcarve.open is what it is 
     (``"windows"``, ``"linux"``, ``"none"``) and `paging` (a word of `vocabulary.Paging`, as ``"x64"``) say how to read
     them if they are not recognised; `limit` is how many bytes of virtual memory they may claim to map.
     `symbols` is a file with the types of the Linux kernel in the image: Volatility's ISF, BTF, or vmlinux; only Linux
-    is looked for then.
+    is looked for then. `search` says in what its processes are looked for: ``"lists"`` is those that the system keeps,
+    ``"all"`` also all of the memory, for those that no list holds. By default that is done unless reading all of it
+    is costly, as it is of an object in a store.
 
     `pages_from` says which pages of a process in an image are read: ``"ram"``, those that its page tables lead to, or
     ``"all"``, also those that are found by what the system knows besides: shared ones, and those in `page_files`, which
@@ -113,6 +116,7 @@ def open(  # noqa: A001 - that is what it does, and memcarve.open is what it is 
         page_files=_paths(page_files),
         pages_from=pages_from,
         demand_zero=demand_zero,
+        search=search,
         regions=_paths(regions),
         modules=_paths(modules),
         threads=_paths(threads),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from memcarve.backing import FileBacking
+from memcarve.backing import FileBacking, is_costly
 from memcarve.errors import LimitError, NotRecognisedError, ProcessError, UnreadableError, UsageError
 from memcarve.formats.compression import Reading, plain_name
 from memcarve.formats.elf_core.core_headers import is_core
@@ -48,7 +48,7 @@ from memcarve.sources.listings import metadata_from_files
 from memcarve.sources.opening import FOR_IMAGES, IMAGE, Opened, OpenOptions, Source
 from memcarve.sources.page_file_option import open_page_files
 from memcarve.space import AddressSpace
-from memcarve.vocabulary import Half, PagesFrom
+from memcarve.vocabulary import Half, PagesFrom, Search
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -114,6 +114,11 @@ class ImageContainer(Container):
                 "only pages in memory are wanted, and page files or zeros were given",
                 remedy="leave {pages_from:ram} out, or {page_files} and {demand_zero}",
             )
+        self._opened = memory
+        costly = is_costly(file) or is_costly(memory.backing)
+        #: what processes are looked for in; by default all of the memory, if reading it costs little
+        self.search = options.search or (Search.LISTS if costly else Search.ALL)
+        memory.searchable = self.search == Search.ALL
 
     @property
     def stored(self) -> FileBacking:  # type: ignore[override]
@@ -159,26 +164,39 @@ class ImageContainer(Container):
             raise error
         return self._system
 
-    def recognise(self) -> bool:
-        """Look for a Windows kernel, else for a Linux one; return True if there is either."""
+    def recognise(self, *, quick: bool = True) -> bool:
+        """Look for a Windows kernel, else for a Linux one; return True if there is either.
+
+        If it should be `quick`, what few pages tell is enough.
+        """
         if not self._looked:
             self._looked = True
             try:
                 from memcarve.images.system_finding import find_system  # takes long to import
 
                 options = self.options
-                self._system = find_system(self.memory, options.system, options.limit, options.symbols, options.reading)
+                how = (options.system, options.limit, options.symbols, options.reading)
+                self._system = find_system(self._opened, *how, quick=quick)
                 if self._system is not None:
                     self.memory = self._system.memory
             except ProcessError as error:
                 self._unsettled = error
         return self._system is not None or self._unsettled is not None
 
+    def _confirm(self) -> None:
+        """Make up for what a quick look for the system left out, before all of the memory is searched."""
+        if self.system.quick and not self.system.confirm():
+            self._looked, self._system = False, None
+            self.recognise(quick=False)
+
     def processes(self) -> list[ProcessEntry]:
         """Return the processes: those of the kernel's list first, then those that only a search of memory finds."""
         if self.options.dtb is not None:
             return [ProcessEntry(None, None, root=self.options.dtb)]
+        if not self._complete and self.search == Search.LISTS:
+            return self.listed()
         if not self._complete:
+            self._confirm()
             self._entries = [*self.system.processes()]
             self._complete = True
         return self._entries
@@ -187,7 +205,12 @@ class ImageContainer(Container):
         """Return the beginning of `processes`: those of the kernel's list; memory is not searched for others."""
         if self.options.dtb is not None or self._complete:
             return [entry for entry in self.processes() if entry.listed is not False]
-        self._unsought = self._unsought or _UNSOUGHT
+        if self._unsought is None:
+            self._unsought = _UNSOUGHT
+            if self.options.search is None and self.search == Search.LISTS:
+                self._unsought += (
+                    f", which reads all {self.memory.stored} bytes of the memory: --search all (search=) does"
+                )
         self._entries = [*self.system.listed()]
         return self._entries
 
@@ -199,6 +222,23 @@ class ImageContainer(Container):
                 self._unsought = f"{_UNSOUGHT}: another with this pid may exist"
                 return self.listed()
         return self.processes()
+
+    @property
+    def said(self) -> dict[str, str]:
+        """What the user said of the input, and whether unlisted processes were left out."""
+        return {**super().said, **({"search": str(self.search)} if self.search == Search.LISTS else {})}
+
+    def choose(self, pids: Sequence[int] = (), name: str | None = None) -> list[int]:
+        """Return the places in `processes` of those with one of some numbers, and a name like the pattern `name`.
+
+        Raises UsageError, ProcessError.
+        """
+        try:
+            return super().choose(pids, name)
+        except ProcessError as error:
+            if self.options.dtb is None and self.search == Search.LISTS:
+                error.suggest("{search:all} looks for others in all of the memory")
+            raise
 
     def entry(self, index: int) -> ProcessEntry:
         """Return the process at a place in `processes`."""

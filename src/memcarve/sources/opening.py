@@ -12,7 +12,7 @@ from memcarve.formats.decoded_file import decoded
 from memcarve.note import Note
 from memcarve.remote import open_file
 from memcarve.remote.locations import hidden, is_location
-from memcarve.vocabulary import InputType, PagesFrom, Paging, System, Trust
+from memcarve.vocabulary import InputType, PagesFrom, Paging, Search, System, Trust
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,6 +27,7 @@ IMAGE, DUMP, MAP, CORE, MINIDUMP, FOLDER, PROC = InputType
 _FOR_ALL = frozenset(
     {
         "hashed",
+        "search",
         "regions",
         "modules",
         "threads",
@@ -135,6 +136,7 @@ class OpenOptions(NamedTuple):
     page_files: tuple[str, ...] = ()
     pages_from: str | None = None
     demand_zero: bool = False
+    search: str | None = None
     regions: tuple[str, ...] = ()
     modules: tuple[str, ...] = ()
     threads: tuple[str, ...] = ()
@@ -153,6 +155,7 @@ class OpenOptions(NamedTuple):
         System.check(self.system)
         Paging.check(self.paging)
         PagesFrom.check(self.pages_from)
+        Search.check(self.search)
 
     @property
     def given(self) -> set[str]:

@@ -12,7 +12,7 @@ from memcarve.formats.kernel_types.btf import Btf
 from memcarve.intervals import PAGE
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from memcarve.formats.kernel_types.btf import Header
     from memcarve.images.linux.landmarks import Landmarks
@@ -33,17 +33,18 @@ class FoundBtf(NamedTuple):
     missing: int
 
 
-def kernel_btf(memory: PhysicalMemory, landmarks: Landmarks) -> Iterator[FoundBtf]:
+def kernel_btf(memory: PhysicalMemory, landmarks: Landmarks, known: Sequence[FoundBtf] = ()) -> Iterator[FoundBtf]:
     """Yield the BTF of kernels in a machine's memory, the one of most types first, each kernel's once.
 
     Its types must lie there whole, one after another to the end, and have a task_struct. Pages of its strings may be
-    missing: what they name is not known then.
+    missing: what they name is not known then. Those that are `known` of this memory are not read again.
     """
     largest = sorted(
         (each for each in landmarks.btf if each[1].types_size >= _SMALLEST),
         key=lambda each: (-each[1].types_size, each[0]),
     )
     seen: set[bytes] = set()
+    at_hand = {found.physical: found for found in known}
     budget, left = _MOST_BYTES, _MOST_READ
     for physical, header in largest:
         budget -= header.strings_size
@@ -56,6 +57,10 @@ def kernel_btf(memory: PhysicalMemory, landmarks: Landmarks) -> Iterator[FoundBt
         if read is None or read[0] in seen:
             continue
         data, missing = read
+        if physical in at_hand:
+            seen.add(data)
+            yield at_hand[physical]
+            continue
         try:
             types = Btf(data, SOURCE)
         except KernelTypesError:  # a copy of the header with something else behind it

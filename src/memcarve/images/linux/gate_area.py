@@ -17,6 +17,7 @@ from memcarve.intervals import PAGE
 from memcarve.linux_mappings import Mapping
 
 if TYPE_CHECKING:
+    from memcarve.images.kernel_half import KernelHalf
     from memcarve.images.linux.kernel_structures import Structures
     from memcarve.space import AddressSpace
 
@@ -29,8 +30,10 @@ _MOST = 1 << 28  # bytes of the kernel that are looked through
 class GateArea:
     """The page as processes have it; None if there is none."""
 
-    def __init__(self, kernel: Structures) -> None:
+    def __init__(self, kernel: Structures, half: KernelHalf | None) -> None:
+        """Of a kernel whose half of the address space is `half`, None if that is not at hand."""
         self.kernel = kernel
+        self.half = half
         self.mapping = self._found()
 
     def of(self, mm: int) -> Mapping | None:
@@ -45,15 +48,15 @@ class GateArea:
 
     def _found(self) -> Mapping | None:
         inside = self.kernel.offset("vm_area_struct", "vm_start")
-        if self.kernel.word != 8 or inside is None:  # noqa: PLR2004 - bytes of a pointer
+        if self.half is None or self.kernel.word != 8 or inside is None:  # noqa: PLR2004 - bytes of a pointer
             return None
         wanted = _START.to_bytes(8, "little") + (_START + PAGE).to_bytes(8, "little")
-        place = _look(self.kernel.space, wanted)
+        place = _look(self.half.part(LINUX_IMAGE, _IMAGE_END), wanted)
         flags = None if place is None else self.kernel.number(place - inside, "vm_area_struct", "vm_flags")
         if flags is None:
             return None
         seen = flags & (READ | EXECUTE)
-        mapped = self.kernel.space.at(_START) is not None
+        mapped = self.half.physical_of(_START) is not None
         if seen == EXECUTE or (seen == READ | EXECUTE and mapped):
             letters = "--xp" if seen == EXECUTE else "r-xp"
             return Mapping(_START, PAGE, letters, 0, (0, 0), 0, "[vsyscall]")
@@ -63,7 +66,6 @@ class GateArea:
 def _look(space: AddressSpace, wanted: bytes) -> int | None:
     """Return the address of a pattern in the kernel's image; None if it is not there."""
     segments = space.segments()
-    inside = (segments.start >= np.uint64(LINUX_IMAGE)) & (segments.start < np.uint64(_IMAGE_END))
-    segments = segments.where(inside)
+    segments = segments.where((segments.start >= np.uint64(LINUX_IMAGE)) & (segments.start < np.uint64(_IMAGE_END)))
     hits = space.find(wanted, segments.where(np.cumsum(segments.size) <= _MOST), unreadable=lambda *_: None)
     return next((hit.address for hit in hits), None)

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from memcarve.errors import LimitError, ProcessError
+from memcarve.images.kernel_half import KernelHalf
 from memcarve.images.linux.kernel_structures import Structures
 from memcarve.images.linux.landmarks import by_distance
-from memcarve.images.paging import translate, walk
+from memcarve.images.paging import translate
 from memcarve.images.paging_modes import ARM64, LINUX, LINUX_IMAGE, PAE, X64, X64_5, X86, AddressTable, Mode
 from memcarve.images.physical_scan import everything
 from memcarve.intervals import PAGE, TOP
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
     from memcarve.formats.kernel_types import KernelTypes
     from memcarve.images.linux.landmarks import Information, Landmarks
     from memcarve.images.physical import PhysicalMemory
-    from memcarve.space import AddressSpace
 
     _Look = Callable[[PhysicalMemory, "FirstTask", tuple[Mode, ...]], Iterator[int]]
 
@@ -42,6 +42,8 @@ _MOST_ROOTS = 1 << 14
 _MOST_BASES = 64  # roots from which the beginning of a raw image is worked out
 _STRIDE = 4 << 20
 _ALIGNED = 2 << 20  # what RAM begins at a multiple of
+_IMAGE = 32 << 20  # how far from init_task the kernel's own variables are looked for
+_HIGHEST_BASE = 1 << 44
 _WORD = 8
 
 
@@ -66,17 +68,14 @@ class Kernel(NamedTuple):
 
     memory: PhysicalMemory
     table: AddressTable
-    space: AddressSpace
+    space: KernelHalf
     structures: Structures
     first: FirstTask
     others: tuple[FirstTask, ...] = ()
 
     def physical_of(self, address: int) -> int | None:
         """Return the physical address of a kernel address; None if nothing is mapped there."""
-        row = self.space.at(address)
-        if row is None or self.space.physical is None:
-            return None
-        return int(self.space.physical[row]) + address - int(self.space.start[row])
+        return self.space.physical_of(address)
 
 
 def first_tasks(memory: PhysicalMemory, names: Iterable[int], types: KernelTypes) -> Iterator[FirstTask]:
@@ -106,13 +105,18 @@ def first_tasks(memory: PhysicalMemory, names: Iterable[int], types: KernelTypes
 
 
 def find_kernel(
-    memory: PhysicalMemory, types: Iterable[tuple[KernelTypes, int | None]], landmarks: Landmarks
+    memory: PhysicalMemory,
+    types: Iterable[tuple[KernelTypes, int | None]],
+    landmarks: Landmarks,
+    *,
+    quick: bool = False,
 ) -> Kernel | None:
     """Return the kernel that is found with one of some types; None if there is none.
 
     With types comes the physical address at which they lie, None if not in the memory: the first task lies in the same
     image of a kernel, so what is nearest comes first. The memory of the kernel that is returned may begin elsewhere: a
-    raw image does not say at which address it does. Raises ProcessError if its page tables claim too much.
+    raw image does not say at which address it does. If it should be `quick`, all the memory is not looked through, and
+    the kernel's half is not walked. Raises ProcessError if its page tables claim too much.
     """
     banners = [banner.physical for banner in landmarks.banners]
     found = (
@@ -120,10 +124,12 @@ def find_kernel(
         for each, place in types
         for first in first_tasks(memory, by_distance(landmarks.names, banners if place is None else [place]), each)
     )
-    return kernel_of(memory, itertools.islice(found, _MOST_IN_ALL), landmarks.information)
+    return kernel_of(memory, itertools.islice(found, _MOST_IN_ALL), landmarks.information, quick=quick)
 
 
-def kernel_of(memory: PhysicalMemory, firsts: Iterable[FirstTask], information: list[Information]) -> Kernel | None:
+def kernel_of(
+    memory: PhysicalMemory, firsts: Iterable[FirstTask], information: list[Information], *, quick: bool = False
+) -> Kernel | None:
     """Return the kernel of one of some first tasks; None if no page tables lead to any, and on to its neighbours.
 
     Anybody can put into a program's memory what looks like a first task. So it is looked at all of them with the page
@@ -134,16 +140,20 @@ def kernel_of(memory: PhysicalMemory, firsts: Iterable[FirstTask], information: 
     candidates = [*firsts]
     found = [each for first in candidates if (each := _told(memory, first, information)) is not None]
     found.sort(key=lambda each: each[2].shift not in _told_shifts(information))
-    for look, most in ((_near, _MOST_NEAR), (_anywhere, _MOST_ANYWHERE)):
+    told = bool(found)
+    # what is worked out tells a root, too
+    looks: list[tuple[_Look | None, int]] = [(None, _MOST_NEAR), (_near, _MOST_NEAR), (_anywhere, _MOST_ANYWHERE)]
+    for look, most in looks[:-1] if quick else looks:
         for first in candidates[:most]:
             if not found:
                 there = itertools.islice(_placed(memory, first, information), _MOST_PLACES)
-                tables = ((placed, _table(placed, at, information, look), at) for placed, at in there)
-                found += [(placed, table, at) for placed, table, at in tables if table is not None][:1]
+                tables = ((placed, _table(placed, at, information, look, root), at) for placed, at, root in there)
+                leading = ((placed, table, at) for placed, table, at in tables if table is not None)
+                found += itertools.islice(leading, 1)
     kernel, problem = None, None
     for each in found[:_MOST_OPENED]:
         try:
-            kernel = kernel or _opened(*each)
+            kernel = kernel or _opened(*each, quick=quick)
         except ProcessError as error:
             problem = problem or error
     if kernel is None and problem is not None:
@@ -151,6 +161,10 @@ def kernel_of(memory: PhysicalMemory, firsts: Iterable[FirstTask], information: 
     if kernel is None:
         return None
     others = {first.physical: first for _, _, first in found if first.physical != kernel.first.physical}
+    for first in () if told else candidates:  # those to which the tables lead that were looked for
+        other = first._replace(physical=first.physical + int(kernel.memory.start[0] - memory.start[0]))
+        if other.physical != kernel.first.physical and _table(kernel.memory, other, [], None, kernel.table.root):
+            others[other.physical] = other
     return kernel._replace(others=tuple(others.values()))
 
 
@@ -158,7 +172,7 @@ def _told(
     memory: PhysicalMemory, first: FirstTask, information: list[Information]
 ) -> tuple[PhysicalMemory, AddressTable, FirstTask] | None:
     """Return memory, page tables and first task if tables that something tells lead to it; None if none do."""
-    for placed, there in _placed(memory, first, information, worked_out=False):
+    for placed, there, _ in _placed(memory, first, information, worked_out=False):
         table = _table(placed, there, information)
         if table is not None:
             return placed, table, there
@@ -174,50 +188,73 @@ def _told_shifts(information: list[Information]) -> set[int]:
     }
 
 
-def _opened(memory: PhysicalMemory, table: AddressTable, first: FirstTask) -> Kernel:
+def _opened(memory: PhysicalMemory, table: AddressTable, first: FirstTask, *, quick: bool) -> Kernel:
+    space = KernelHalf(memory, table)
     try:
-        pages = walk(memory, table, table.kernel_half, TOP)
+        if not quick:
+            _ = space.whole  # which may claim too much
     except LimitError as error:
         raise ProcessError(error.problem) from error
-    space = pages.space(memory)
     return Kernel(memory, table, space, Structures(space, first.types, table.kernel_half), first)
 
 
 def _placed(
     memory: PhysicalMemory, first: FirstTask, information: list[Information], *, worked_out: bool = True
-) -> Iterator[tuple[PhysicalMemory, FirstTask]]:
+) -> Iterator[tuple[PhysicalMemory, FirstTask, int | None]]:
     """Yield the memory as it is, and as it would be if a raw image of an ARM64 machine began at another address.
 
-    There RAM begins where the machine's maker put it: at 1 GiB, say. If nothing tells that it can be `worked_out`.
+    There RAM begins where the machine's maker put it: at 1 GiB, say. If nothing tells that it can be `worked_out`; with
+    that comes the root by which it was.
     """
     if memory.declared or memory.start[0] != 0 or first.types.pointer_size != _WORD or first.address >= LINUX_IMAGE:
-        yield memory, first
+        yield memory, first, None
         return
     told = (each.vmcoreinfo.number("kimage_voffset") for each in information)
-    named = (first.address - offset % TOP - first.physical for offset in told if offset is not None)
-    seen = set[int]()
-    for base in itertools.chain(named, _bases(memory, first) if worked_out else (), [0]):
-        if base in seen or base < 0 or base % PAGE or base + memory.end > 1 << 52:
+    named = ((first.address - offset % TOP - first.physical, None) for offset in told if offset is not None)
+    seen = set[tuple[int, int | None]]()
+    for base, root in itertools.chain(named, _bases(memory, first) if worked_out else (), [(0, None)]):
+        if (base, root) in seen or base < 0 or base % PAGE or base + memory.end > 1 << 52:
             continue
-        seen.add(base)
-        yield (memory.rebased(base), first._replace(physical=first.physical + base)) if base else (memory, first)
+        seen.add((base, root))
+        if base:
+            found = None if root is None else root + base
+            yield memory.rebased(base), first._replace(physical=first.physical + base), found
+        else:
+            yield memory, first, root
 
 
-def _bases(memory: PhysicalMemory, first: FirstTask) -> Iterator[int]:
+def _bases(memory: PhysicalMemory, first: FirstTask) -> Iterator[tuple[int, int]]:
     """Yield where a raw image may begin if nothing tells: the tables that lead to the first task must lie in it.
 
-    A root near the first task leads to a table at a physical address; from each whole 2 MiB at which the image may
-    begin for that to lie in it, the tables are followed on.
+    A root near the first task, which comes with it, leads to a table at a physical address; from where the image may
+    begin for that to lie in it, the tables are followed on: at what the kernel itself seems to have noted, else at each
+    whole 2 MiB.
     """
-    for mode in ARM64:
-        roots = itertools.islice(_near(memory, first, (mode,), anywhere=True), _MOST_BASES)
-        for root in roots:
-            table = AddressTable(root, mode, LINUX, root)
-            entry = memory.read(root + _index(table.mode, 0, first.address) * _WORD, _WORD)
-            target = int.from_bytes(entry or b"", "little") & (1 << 48) - mode.page
-            for base in range(target // _ALIGNED * _ALIGNED, max(target - memory.end, -1), -_ALIGNED):
-                if _reaches(memory, mode, target - base, base, first):
-                    yield base
+    noted = _noted_bases(memory, first)
+    for bases in (noted, None) if noted else (None,):
+        for mode in ARM64:
+            for root in itertools.islice(_near(memory, first, (mode,), anywhere=True), _MOST_BASES):
+                table = AddressTable(root, mode, LINUX, root)
+                entry = memory.read(root + _index(table.mode, 0, first.address) * _WORD, _WORD)
+                target = int.from_bytes(entry or b"", "little") & (1 << 48) - mode.page
+                anywhere = range(target // _ALIGNED * _ALIGNED, max(target - memory.end, -1), -_ALIGNED)
+                for base in anywhere if bases is None else bases:
+                    if base in anywhere and _reaches(memory, mode, target - base, base, first):
+                        yield base, root
+
+
+def _noted_bases(memory: PhysicalMemory, first: FirstTask) -> list[int]:
+    """Return where a raw image may begin by what the kernel notes, those noted most often first.
+
+    That is how far its image's virtual addresses are above the physical ones (kimage_voffset in arch/arm64/mm/mmu.c).
+    """
+    middle = first.physical // PAGE * PAGE
+    pages = np.arange(max(middle - _IMAGE, int(memory.start[0])), middle + _IMAGE, PAGE, dtype=np.uint64)
+    bases = np.uint64(first.shift % TOP) - memory.pages(pages[memory.holds(pages, PAGE)])
+    likely = bases[(bases != 0) & (bases < np.uint64(_HIGHEST_BASE))]
+    likely = likely[likely % np.uint64(_ALIGNED) == 0]
+    found, count = np.unique(likely, return_counts=True)
+    return list(found[np.argsort(-count, kind="stable")][:_MOST_BASES].tolist())
 
 
 def _reaches(memory: PhysicalMemory, mode: Mode, table: int, base: int, first: FirstTask) -> bool:
@@ -244,14 +281,21 @@ def _index(mode: Mode, depth: int, address: int) -> int:
 
 
 def _table(
-    memory: PhysicalMemory, first: FirstTask, information: list[Information], look: _Look | None = None
+    memory: PhysicalMemory,
+    first: FirstTask,
+    information: list[Information],
+    look: _Look | None = None,
+    likely: int | None = None,
 ) -> AddressTable | None:
-    """Return the page tables that lead to the first task, among those that something tells or `look` finds."""
+    """Return the page tables that lead to the first task, among those that something tells or `look` finds.
+
+    `likely` is a root that leads to it, as far as was seen.
+    """
     told = (each.vmcoreinfo.symbol("swapper_pg_dir") for each in information)
     named = [address - first.shift for address in told if address is not None]
     seen = set[int]()
     modes = _modes(first, information)
-    recorded = [] if memory.root is None else [memory.root]
+    recorded = [root for root in (memory.root, likely) if root is not None]
     found = () if look is None else look(memory, first, modes)
     for root in itertools.chain(named, _own(memory, first), recorded, found):
         if root in seen or not 0 <= root < memory.end:

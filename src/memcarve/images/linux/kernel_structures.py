@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from memcarve.formats.kernel_types import KernelTypes
-    from memcarve.space import AddressSpace
+    from memcarve.images.structure_reader import Readable
 
 _MOST_LINKS = 1 << 20  # of one list
 
@@ -61,7 +61,7 @@ class Structures:
     `space` is the kernel's half; `lowest` the first address that a pointer of the kernel can have.
     """
 
-    def __init__(self, space: AddressSpace, types: KernelTypes, lowest: int) -> None:
+    def __init__(self, space: Readable, types: KernelTypes, lowest: int) -> None:
         self.space = space
         self.types = types
         self.lowest = lowest

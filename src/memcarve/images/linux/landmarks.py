@@ -1,4 +1,4 @@
-"""What a Linux kernel says of itself, found in one pass through all of a machine's memory.
+"""What a Linux kernel says of itself, found in one pass through a machine's memory.
 
 Nothing here is believed because it was found: memory also holds the kernels of guests, files about kernels, and copies.
 """
@@ -13,13 +13,14 @@ import numpy as np
 from memcarve.formats.images import vmcoreinfo
 from memcarve.formats.kernel_types import btf
 from memcarve.images.linux.tasks import NAME_SIZE
-from memcarve.images.physical_scan import everything, look_through
+from memcarve.images.physical_scan import everything, look_through, part_of
 from memcarve.intervals import PAGE
 
 if TYPE_CHECKING:
     from memcarve.dtypes import I64, U32, U64, Bools
     from memcarve.formats.images.vmcoreinfo import Vmcoreinfo
     from memcarve.images.physical import PhysicalMemory
+    from memcarve.intervals import Intervals
 
 #: with what BTF (magic, version 1, no flags), VMCOREINFO, a banner and the first task's name begin: compilers put all
 #: of them at whole words. Looking for words takes a third of the time that looking for text does
@@ -60,8 +61,9 @@ class Landmarks(NamedTuple):
     names: list[int]
 
 
-def find_landmarks(memory: PhysicalMemory) -> Landmarks:
-    """Look through all the memory."""
+def find_landmarks(memory: PhysicalMemory, within: Intervals | None = None) -> Landmarks:
+    """Look through all the memory, or `within` some physical ranges."""
+    blocks = everything(memory) if within is None else part_of(memory, within)
 
     def look(physical: U64, words: U64) -> list[list[int]]:
         small = words.reshape(-1).view("<u4")
@@ -70,7 +72,7 @@ def find_landmarks(memory: PhysicalMemory) -> Landmarks:
         return [_places(physical, 4 * each) for each in found]
 
     places: list[list[int]] = [[] for _ in _BEGINNINGS]
-    for found in look_through(memory, everything(memory), look):
+    for found in look_through(memory, blocks, look):
         for kept, more in zip(places, found, strict=True):
             kept.extend(more[: _MOST - len(kept)])
     headers = ((place, _header(memory, place)) for place in sorted(places[0]))
@@ -147,9 +149,14 @@ def _header(memory: PhysicalMemory, physical: int) -> btf.Header | None:
     return btf.header(available(memory, physical, 32))
 
 
-def _information(memory: PhysicalMemory, places: list[int]) -> list[Information]:
+def told_information(memory: PhysicalMemory) -> list[Information]:
+    """Return the VMCOREINFO that the image's container has: one or none."""
     told = None if memory.vmcoreinfo is None else vmcoreinfo.parse(memory.vmcoreinfo)
-    found = [] if told is None else [Information(None, told)]
+    return [] if told is None else [Information(None, told)]
+
+
+def _information(memory: PhysicalMemory, places: list[int]) -> list[Information]:
+    found = told_information(memory)
     for place in places:
         if len(found) < _MOST_INFORMATION and memory.read(place, len(vmcoreinfo.BEGIN)) == vmcoreinfo.BEGIN:
             parsed = vmcoreinfo.parse(available(memory, place, vmcoreinfo.MOST_BYTES))

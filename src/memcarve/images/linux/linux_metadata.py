@@ -28,6 +28,7 @@ class Knowledge:
 
     def __init__(self, system: LinuxSystem) -> None:
         self.kernel = system.kernel.structures
+        self._half = system.kernel.space
         self.memory = system.memory
         self.first = system.kernel.first.address
         self.version = (system.platform.major or 0, system.platform.minor or 0)
@@ -46,7 +47,8 @@ class Knowledge:
 
     @functools.cached_property
     def _mappings(self) -> Mappings:
-        return Mappings(self.kernel, self.paths, self.page, touching=self.version < _STRICT_HEAP)
+        touching = self.version < _STRICT_HEAP
+        return Mappings(self.kernel, self.paths, self.page, touching=touching, half=self._half)
 
     @functools.cached_property
     def _threads(self) -> UserThreads:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import re
 from typing import TYPE_CHECKING
 
-from memcarve.errors import ProcessError
+from memcarve.errors import KernelTypesError, ProcessError
 from memcarve.images.linux.absent_entries import rules_of
 from memcarve.images.linux.btf_search import kernel_btf
 from memcarve.images.linux.kallsyms import find_kallsyms
 from memcarve.images.linux.kernel import find_kernel
-from memcarve.images.linux.landmarks import find_landmarks
+from memcarve.images.linux.kernel_image import kernel_images
+from memcarve.images.linux.landmarks import find_landmarks, told_information
 from memcarve.images.linux.learning.learned_kernel import learned_kernel
 from memcarve.images.linux.linux_metadata import Knowledge
 from memcarve.images.linux.linux_processes import Processes
@@ -25,10 +27,11 @@ from memcarve.process import Platform
 from memcarve.vocabulary import Architecture
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Sequence
 
     from memcarve.formats.kernel_types import KernelTypes
     from memcarve.formats.kernel_types.symbol_file import SymbolFile
+    from memcarve.images.linux.btf_search import FoundBtf
     from memcarve.images.linux.kallsyms import Kallsyms
     from memcarve.images.linux.kernel import Kernel
     from memcarve.images.linux.landmarks import Landmarks
@@ -48,13 +51,41 @@ _REMEDY = "{symbols} takes types of the kernel (ISF, BTF, vmlinux); {dtb} takes 
 class LinuxSystem:
     """A Linux machine."""
 
-    def __init__(self, kernel: Kernel, landmarks: Landmarks) -> None:
+    def __init__(
+        self,
+        kernel: Kernel,
+        landmarks: Landmarks,
+        file: SymbolFile | None = None,
+        types: Sequence[FoundBtf] = (),
+        *,
+        quick: bool = False,
+    ) -> None:
+        """Of a kernel and what led to it, the types of a `file` or those found; `quick` as for `find_kernel`."""
+        self._file, self._types = file, types
+        #: whether it was found by a quick look
+        self.quick = quick
         self.memory = kernel.memory
         self.kernel = kernel
         self._landmarks = landmarks
         self._processes = Processes(kernel)
         self.notes = self._processes.notes
         self._text_left = _MOST_TEXT
+
+    def confirm(self) -> bool:
+        """Look through all memory; return False if that leads to another kernel than the quick look did."""
+        if not self.quick:
+            return True
+        landmarks = find_landmarks(self.memory)
+        try:
+            found = _found(self.memory, self._file, landmarks, known=self._types)
+        except (ProcessError, KernelTypesError):
+            return False
+        if found is None or (found.kernel.table, found.kernel.first[:2]) != (self.kernel.table, self.kernel.first[:2]):
+            return False
+        self.kernel.space.walked_as(found.kernel.space)
+        self.notes += [note for note in found.notes if note not in self.notes]
+        self._landmarks, self.quick = landmarks, False
+        return True
 
     @functools.cached_property
     def knowledge(self) -> Knowledge:
@@ -158,6 +189,19 @@ class LinuxSystem:
         return None if mm is None else auxiliary_vector(self.kernel.structures, mm)
 
 
+def find_linux_quickly(memory: PhysicalMemory, symbols: SymbolFile | None = None) -> LinuxSystem | None:
+    """Return the Linux of a machine if few pages tell where its kernel is; None if all the memory must tell.
+
+    A kernel is believed here if its list of tasks leads to others than the first.
+    """
+    for ranges in kernel_images(memory, told_information(memory)):
+        with contextlib.suppress(ProcessError, KernelTypesError):
+            found = _found(memory, symbols, find_landmarks(memory, ranges), quick=True)
+            if found is not None and len(found.listed()) > 1:
+                return found
+    return None
+
+
 def find_linux(memory: PhysicalMemory, symbols: SymbolFile | None = None) -> LinuxSystem | None:
     """Return the Linux of a machine, None if there is none; by the types in a file, or else those in the memory itself.
 
@@ -165,22 +209,37 @@ def find_linux(memory: PhysicalMemory, symbols: SymbolFile | None = None) -> Lin
     is for another kernel.
     """
     landmarks = find_landmarks(memory)
-    types: Iterable[tuple[KernelTypes, int | None]]
-    types = ((found.types, found.physical) for found in kernel_btf(memory, landmarks))
+    system = _found(memory, symbols, landmarks)
+    if system is not None or not landmarks.banners:
+        return system
+    by = "" if symbols is None else f" by the types in {symbols.path}, which may be another kernel's"
+    raise ProcessError(f"Linux {landmarks.banners[0].release} was found, but not its processes{by}", remedy=_REMEDY)
+
+
+def _found(
+    memory: PhysicalMemory,
+    symbols: SymbolFile | None,
+    landmarks: Landmarks,
+    *,
+    quick: bool = False,
+    known: Sequence[FoundBtf] = (),
+) -> LinuxSystem | None:
+    """Return the Linux that landmarks lead to; None if there is none, or a `quick` look is not enough to tell."""
+    btf = [] if symbols is not None else [*kernel_btf(memory, landmarks, known)]
+    types: list[tuple[KernelTypes, int | None]] = [(found.types, found.physical) for found in btf]
     note = None
     if symbols is not None:
         types, note = [(symbols.types, None)], _compared(symbols, landmarks)
-    kernel = find_kernel(memory, types, landmarks)
+        if quick and note is not None:  # what names the build of the kernel may lie elsewhere
+            return None
+    kernel = find_kernel(memory, types, landmarks, quick=quick)
     if kernel is None and symbols is None:
-        kernel = learned_kernel(memory, landmarks)
-    if kernel is not None:
-        system = LinuxSystem(kernel, landmarks)
-        system.notes += [*([] if note is None else [note]), *_others(kernel)]
-        return system
-    if not landmarks.banners:
+        kernel = learned_kernel(memory, landmarks, quick=quick)
+    if kernel is None:
         return None
-    by = "" if symbols is None else f" by the types in {symbols.path}, which may be another kernel's"
-    raise ProcessError(f"Linux {landmarks.banners[0].release} was found, but not its processes{by}", remedy=_REMEDY)
+    system = LinuxSystem(kernel, landmarks, symbols, btf, quick=quick)
+    system.notes += [*([] if note is None else [note]), *_others(kernel)]
+    return system
 
 
 def _others(kernel: Kernel) -> list[str]:

@@ -14,6 +14,7 @@ from memcarve.images.linux.gate_area import GateArea
 from memcarve.linux_mappings import HEAP, STACK, Mapping
 
 if TYPE_CHECKING:
+    from memcarve.images.kernel_half import KernelHalf
     from memcarve.images.linux.dentry_paths import Paths
     from memcarve.images.linux.kernel_structures import Structures
     from memcarve.images.linux.vmas import Vma
@@ -26,11 +27,15 @@ _PLACES = ("start_brk", "brk", "start_stack")
 class Mappings:
     """Makes mappings of regions; `page` is the size of a page in bytes.
 
+    `half` is all of the kernel's half of the address space, in which the page of old system calls is looked for.
     `touching`: the kernel calls what only touches the heap a part of it, as Linux before 6.6 does.
     """
 
-    def __init__(self, kernel: Structures, paths: Paths, page: int, *, touching: bool) -> None:
+    def __init__(
+        self, kernel: Structures, paths: Paths, page: int, *, touching: bool, half: KernelHalf | None = None
+    ) -> None:
         self.kernel = kernel
+        self.half = half
         self.paths = paths
         self.page = page
         self.touching = touching
@@ -43,7 +48,7 @@ class Mappings:
 
     @functools.cached_property
     def _gate(self) -> GateArea:
-        return GateArea(self.kernel)
+        return GateArea(self.kernel, self.half)
 
     def _mapping(self, vma: Vma, places: tuple[int | None, ...]) -> Mapping:
         file, offset, name = _NO_FILE, 0 if vma.file == 0 else None, None

@@ -147,7 +147,7 @@ class Finder:
         """Return the kernel address of physical memory; None if the kernel does not map it."""
         if self._shift is not None and self._kernel.physical_of(physical + self._shift) == physical:
             return physical + self._shift
-        space = self._kernel.space
+        space = self._kernel.space.whole
         if space.physical is None:
             return None
         rows = np.flatnonzero((np.uint64(physical) - space.physical) < space.size)

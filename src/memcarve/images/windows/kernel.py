@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import re
 import struct
@@ -11,18 +12,18 @@ import numpy as np
 
 from memcarve.errors import AddressError, LimitError, SourceReadError, UnreadableError
 from memcarve.formats.programs import pe
-from memcarve.images.paging import default_limit, translate, walk
+from memcarve.images.paging import translate
 from memcarve.images.paging_modes import FRAME, PRESENT, ROOT, UPPER_HALF, WINDOWS, X64, X64_5, AddressTable
-from memcarve.images.physical import read_there
-from memcarve.images.physical_scan import BLOCK, everything, words_of
-from memcarve.intervals import PAGE, TOP
-from memcarve.segments import KERNEL_HALF
+from memcarve.images.physical_scan import BLOCK, everything, part_of, words_of
+from memcarve.intervals import PAGE, TOP, Intervals
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from memcarve.dtypes import I64
+    from memcarve.images.kernel_half import KernelHalf
     from memcarve.images.physical import PhysicalMemory
+    from memcarve.images.physical_scan import Block
     from memcarve.space import AddressSpace
 
 #: KUSER_SHARED_DATA, at the same address in every kernel; its fields are documented in ntddk.h
@@ -44,6 +45,13 @@ _BLOCK = (
 )
 _BLOCK_END = 0xA8  # the page need not be there to its end
 _LARGEST_KERNEL = 64 << 20
+_LARGE_PAGE = 2 << 20
+
+#: how far page tables are looked for
+KNOWN, LOW, EVERYWHERE = "known", "low", "everywhere"
+#: below this lie the System process's page tables: at 0x187000 in Windows 7, at 0x1aa000 to 0x1ae000 since 8
+_LOW = 64 << 20
+_MOST_LOW = 16  # candidates there
 
 _MOST_UNSURE = 16
 _MOST_KERNELS = 16
@@ -69,11 +77,15 @@ class Version(NamedTuple):
 class Kernel(NamedTuple):
     """A kernel as far as it was found: `base` and `exports` (absolute addresses) if its image was found."""
 
-    table: AddressTable
-    space: AddressSpace
+    space: KernelHalf
     version: Version
     base: int | None
     exports: dict[bytes, int]
+
+    @property
+    def table(self) -> AddressTable:
+        """The page tables through which all of it is seen."""
+        return self.space.table
 
 
 class StartBlock(NamedTuple):
@@ -102,22 +114,25 @@ def start_block(memory: PhysicalMemory) -> StartBlock | None:
     return StartBlock(int(blocks[0, 0xA0 // 8]), int(blocks[0, 0x70 // 8])) if len(blocks) else None
 
 
-def find_tables(memory: PhysicalMemory, *, search: bool = True) -> Iterator[tuple[AddressTable, Version]]:
+def find_tables(memory: PhysicalMemory, where: str = EVERYWHERE) -> Iterator[tuple[AddressTable, Version]]:
     """Yield the page tables of a kernel, or of a process that maps all of it; nothing if there is no Windows x64.
 
     A candidate is a page with an entry for itself in its upper half, through which KUSER_SHARED_DATA can be read. If
     that page is lost, there are none; then the pages with such an entry are yielded last, with an unknown version.
-    Without `search` only what the container or the processors' start block tells is looked at, not all memory.
+    With `KNOWN`, only what the container or the processors' start block tells is looked at; `low_tables` are for `LOW`.
     """
+    if where == LOW:
+        yield from low_tables(memory)
+        return
     told, block = memory.root, start_block(memory)
     for root in dict.fromkeys([*([] if told is None else [told]), *([block.root] if block else [])]):
         table, version = _checked(memory, root & ROOT)
         if version:
             yield table, version
-    if not search:
+    if where == KNOWN:
         return
     sure, others = 0, list[AddressTable]()
-    for root in itertools.islice(_with_itself(memory), _MOST_CANDIDATES):
+    for root in itertools.islice(_with_itself(memory, everything(memory)), _MOST_CANDIDATES):
         table, version = _checked(memory, root)
         if version:
             yield table, version
@@ -130,10 +145,18 @@ def find_tables(memory: PhysicalMemory, *, search: bool = True) -> Iterator[tupl
         yield table, Version(0, 0, None)
 
 
-def _with_itself(memory: PhysicalMemory) -> Iterator[int]:
-    """Yield the physical addresses of pages with an entry for themselves in the upper half."""
+def low_tables(memory: PhysicalMemory) -> Iterator[tuple[AddressTable, Version]]:
+    """Yield the candidates in the memory in which the kernel's tables usually lie, read from the lowest address on."""
+    found = _with_itself(memory, part_of(memory, Intervals.of([(0, _LOW)])))
+    for table, version in (_checked(memory, root) for root in itertools.islice(found, _MOST_LOW)):
+        if version:
+            yield table, version
+
+
+def _with_itself(memory: PhysicalMemory, blocks: Iterable[Block]) -> Iterator[int]:
+    """Yield the physical addresses of the pages in some blocks that have an entry for themselves in the upper half."""
     buffer = np.empty(BLOCK, np.uint8)
-    for block in everything(memory):  # one by one: the kernel's tables lie low
+    for block in blocks:  # one by one: the kernel's tables lie low
         try:
             entries = words_of(memory, block, buffer)[:, UPPER_HALF:] & (FRAME | PRESENT)
         except SourceReadError:  # what cannot be read holds no root; reading it later raises the error
@@ -155,21 +178,19 @@ def shared_data(memory: PhysicalMemory, table: AddressTable, address: int = SHAR
     return Version(major, minor, None) if (major, minor) in {(5, 1), (5, 2), (6, 0), (6, 1), (6, 2), (6, 3)} else None
 
 
-def kernels(
-    memory: PhysicalMemory, table: AddressTable, version: Version, wanted: set[bytes], limit: int | None = None
-) -> Iterator[Kernel]:
+def kernels(space: KernelHalf, version: Version, wanted: set[bytes]) -> Iterator[Kernel]:
     """Yield what may be the kernel: images that call themselves ntoskrnl.exe, with the `wanted` exports they have.
 
     Any module may claim that name: the caller must check that the exports make sense. The last one has no image and no
-    exports. Raises LimitError if the kernel half claims more than `limit`.
+    exports. What is near the address that the processors' start block tells is looked at first; only behind that all of
+    the half is walked, which raises LimitError if it claims too much.
     """
-    space = kernel_space(memory, table, limit)
     budget = _MOST_KERNELS
-    block = start_block(memory)
+    block = start_block(space.memory)
     for base, image in _images(space, block.entry if block else None):
 
         def look(at: int, size: int, base: int = base) -> bytes:
-            return peek(space, base + at, size)
+            return space.padded(base + at, size)
 
         directory = pe.directory(look, image, pe.EXPORTS)
         if not all(directory) or pe.export_name(look, directory).lower() != b"ntoskrnl.exe":
@@ -179,23 +200,9 @@ def kernels(
         if found:
             exports = {symbol: base + at for symbol, at in found.items()}
             build = exports.get(b"NtBuildNumber")
-            number = struct.unpack("<I", peek(space, build, 4))[0] & 0xFFFF if build is not None else 0
-            yield Kernel(table, space, version._replace(build=number or version.build), base, exports)
-    yield Kernel(table, space, version, None, {})
-
-
-def kernel_space(memory: PhysicalMemory, table: AddressTable, limit: int | None = None) -> AddressSpace:
-    """Return the kernel half as an address space; `limit` counts if it is larger than the usual one."""
-    pages = walk(memory, table, KERNEL_HALF, TOP, max(limit or 0, default_limit(memory)))
-    return pages.space(memory)
-
-
-def peek(space: AddressSpace, address: int, size: int) -> bytes:
-    """Return `size` bytes at `address`, zeros for those not in memory: only for structures, never for output."""
-    try:
-        return space.read(address, size)
-    except AddressError:
-        return read_there(space, address, size)[0]
+            number = struct.unpack("<I", space.padded(build, 4))[0] & 0xFFFF if build is not None else 0
+            yield Kernel(space, version._replace(build=number or version.build), base, exports)
+    yield Kernel(space, version, None, {})
 
 
 def _checked(memory: PhysicalMemory, root: int) -> tuple[AddressTable, Version | None]:
@@ -211,26 +218,46 @@ def _checked(memory: PhysicalMemory, root: int) -> tuple[AddressTable, Version |
     return AddressTable(root, X64, WINDOWS), None
 
 
-def _images(space: AddressSpace, entry: int | None) -> Iterator[tuple[int, pe.Image]]:
+def _images(space: KernelHalf, entry: int | None) -> Iterator[tuple[int, pe.Image]]:
     """Yield the 64-bit images in a kernel half, those where Windows loads its kernel first.
 
-    Images that begin not far below `entry`, an address that should lie in the kernel, come before all others.
+    Images not far from `entry`, an address that should lie in the kernel, come before all others: those below it from
+    the nearest down, then those above it.
     """
-    usual = (space.start >= np.uint64(_KERNELS)) & (space.start < np.uint64(_KERNELS_END))
-    near = np.zeros(len(space), np.bool_)
-    if entry is not None:
-        last = space.start + (space.size - np.uint64(1))
-        near = (last >= np.uint64(entry - _LARGEST_KERNEL)) & (space.start <= np.uint64(entry))
     seen: set[int] = set()
-    for chosen in (near, usual & ~near, ~usual & ~near):
-        for address in _heads(space, np.flatnonzero(chosen)):
-            place = space.offset_of(address)
-            if place in seen or len(seen) > _MOST_IMAGES:  # one page may be mapped at a million addresses
-                continue
-            seen.add(place)
-            image = pe.image(peek(space, address, PAGE))
-            if image is not None and not image.wiped and image.wide and image.machine == pe.AMD64:
-                yield address, image
+    for address in itertools.chain(() if entry is None else _near(space, entry), _everywhere(space)):
+        place = space.offset_of(address)
+        if place in seen or len(seen) > _MOST_IMAGES:  # one page may be mapped at a million addresses
+            continue
+        seen.add(place)
+        image = pe.image(space.padded(address, PAGE))
+        if image is not None and not image.wiped and image.wide and image.machine == pe.AMD64:
+            yield address, image
+
+
+def _near(space: KernelHalf, entry: int) -> Iterator[int]:
+    """Yield the addresses of pages near `entry` that begin with ``MZ``.
+
+    Kernels are large and lie at whole 2 MiB if they are mapped by large pages: there it costs little to look first.
+    """
+    page = entry // PAGE * PAGE
+    if not _KERNELS <= page < _KERNELS_END:
+        return
+    large = entry // _LARGE_PAGE * _LARGE_PAGE
+    lowest, highest = max(page - _LARGEST_KERNEL, _KERNELS), min(page + _LARGEST_KERNEL, _KERNELS_END)
+    ways = (range(large, lowest, -_LARGE_PAGE), range(page, lowest, -PAGE), range(page + PAGE, highest, PAGE))
+    for address in itertools.chain(*ways):
+        with contextlib.suppress(AddressError):
+            if space.read(address, 2) == b"MZ":
+                yield address
+
+
+def _everywhere(space: KernelHalf) -> Iterator[int]:
+    """Yield the addresses of pages that begin with ``MZ``, those where Windows loads its kernel first."""
+    walked = space.whole
+    usual = (walked.start >= np.uint64(_KERNELS)) & (walked.start < np.uint64(_KERNELS_END))
+    for chosen in (usual, ~usual):
+        yield from _heads(walked, np.flatnonzero(chosen))
 
 
 def _heads(space: AddressSpace, extents: I64) -> Iterator[int]:

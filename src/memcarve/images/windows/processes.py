@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from memcarve.errors import AddressError, ProcessError, printable
+from memcarve.images.kernel_half import KernelHalf
+from memcarve.images.paging import default_limit
 from memcarve.images.paging_modes import ROOT
 from memcarve.images.physical_scan import everything, look_through, pages_of
 from memcarve.images.structure_reader import Reader
@@ -71,18 +73,29 @@ class Process(NamedTuple):
 class Windows:
     """A Windows x64 machine: its kernel, and its processes on demand.
 
+    If it should be `quick`, the kernel's half is not walked before all of it is needed, as by a search.
     Raises ProcessError if there is a Windows but its processes cannot be found; the message says what was found.
     """
 
     def __init__(
-        self, memory: PhysicalMemory, table: AddressTable, version: kernel.Version, limit: int | None = None
+        self,
+        memory: PhysicalMemory,
+        table: AddressTable,
+        version: kernel.Version,
+        limit: int | None = None,
+        *,
+        quick: bool = False,
     ) -> None:
         self.memory = memory
         self.notes: list[str] = []
-        candidates = list(kernel.kernels(memory, table, version, _WANTED, limit))
+        space = KernelHalf(memory, table, max(limit or 0, default_limit(memory)))
+        if not quick:
+            _ = space.whole  # which may claim too much
         # first by the System process; if none makes sense, by any processes that are linked to each other
-        found = None
-        for candidate in candidates:
+        found: tuple[Layout, Process, str] | None = None
+        candidates: list[Kernel] = []
+        for candidate in kernel.kernels(space, version, _WANTED):
+            candidates.append(candidate)
             self.kernel: Kernel = candidate
             found = self._settle()
             if found:
@@ -161,7 +174,7 @@ class Windows:
         pointer = self.kernel.exports.get(b"PsInitialSystemProcess")
         if (pointer is None) != (self.kernel.base is None):
             return None  # an image of that name, but not the kernel
-        address = None if pointer is None else struct.unpack("<Q", kernel.peek(self.kernel.space, pointer, 8))[0]
+        address = None if pointer is None else struct.unpack("<Q", self.kernel.space.padded(pointer, 8))[0]
         decoded = eprocess.decode(self._code)
         layouts = list(eprocess.layouts(self.kernel.version, decoded))
         for found in layouts:
@@ -229,7 +242,7 @@ class Windows:
             decoded, reader = eprocess.decode(self._code), Reader(candidate.space)
             for found in eprocess.layouts(candidate.version, decoded):
                 for layout in found.layouts:
-                    search = self._search(layout, pages_of(self.memory, candidate.space))
+                    search = self._search(layout, pages_of(self.memory, candidate.space.whole))
                     sample = itertools.islice(filter(_makes_sense, search), _SAMPLE)
                     linked = [process for process in sample if self._is_linked(process, layout)]
                     if headers:
@@ -245,7 +258,7 @@ class Windows:
         return settled[1]
 
     def _find_system(self, layout: Layout) -> Process | None:
-        for process in self._search(layout, pages_of(self.memory, self.kernel.space), only=SYSTEM):
+        for process in self._search(layout, pages_of(self.memory, self.kernel.space.whole), only=SYSTEM):
             named = process.name.rstrip(b"\0").lower() == b"system"
             if named and _makes_sense(process) and self._is_linked(process, layout):
                 return process
@@ -265,7 +278,7 @@ class Windows:
             place = space.offset_of(address + layout.links)
         except AddressError:
             return None
-        process = self._parse(kernel.peek(space, address, layout.end), layout, address, place)
+        process = self._parse(space.padded(address, layout.end), layout, address, place)
         if not process.exit and layout.exit is not None and self._link(address + layout.exit, forward=True) is None:
             return process._replace(exit=None, ended=None)  # not in memory, which is not the same as zero
         return process
@@ -358,7 +371,7 @@ class Windows:
 
     def _search(self, layout: Layout, blocks: Iterable[Block], only: int | None = None) -> Iterator[Process]:
         """Search memory for what looks like a process and yield each once; with `only`, those with this pid."""
-        space, memory = self.kernel.space, self.memory
+        space, memory = self.kernel.space.whole, self.memory
         order = np.argsort(space.offset, kind="stable")
         begins, ends = space.offset[order], (space.offset + space.size)[order]
         # of all extents that begin before an offset, the one that reaches farthest: a page may be mapped repeatedly

@@ -70,7 +70,8 @@ class Knowledge:
     @functools.cached_property
     def _searched(self) -> list[Probe]:
         """Also processes that only a search finds, if the list does not lead to all of them."""
-        return self._probes(self.windows.processes()) if self.windows.problem else []
+        searched = self.windows.problem and self.windows.memory.searchable
+        return self._probes(self.windows.processes()) if searched else []
 
     @property
     def tree(self) -> Tree | None:

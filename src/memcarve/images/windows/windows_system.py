@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from memcarve.errors import LimitError, ProcessError
 from memcarve.images.paging_modes import ROOT, WINDOWS
 from memcarve.images.windows import kernel
+from memcarve.images.windows.kernel import EVERYWHERE, LOW
 from memcarve.images.windows.processes import Windows
 from memcarve.images.windows.resolving.windows_resolver import WindowsResolver
 from memcarve.images.windows.windows_metadata import Knowledge
@@ -26,6 +27,19 @@ if TYPE_CHECKING:
 
 class WindowsSystem(Windows):
     """A Windows x64 machine."""
+
+    #: whether it was found by a quick look, and whether it was met in low memory by that, which nothing told
+    quick = met = False
+
+    def confirm(self) -> bool:
+        """Make up for what a quick look left out; return False if a look through all memory must tell the system."""
+        if self.quick and not self.met:
+            try:
+                _ = self.kernel.space.whole
+            except LimitError:
+                return False
+            self.quick = False
+        return not self.quick
 
     @property
     def platform(self) -> Platform:
@@ -69,19 +83,28 @@ class WindowsSystem(Windows):
         return Knowledge(self)
 
 
-def find_windows(memory: PhysicalMemory, limit: int | None = None, *, search: bool = True) -> WindowsSystem | None:
+def find_windows(
+    memory: PhysicalMemory, limit: int | None = None, where: str = EVERYWHERE, *, quick: bool = False
+) -> WindowsSystem | None:
     """Return the Windows of a machine, None if there is none; `limit` is that of `paging.walk`.
 
-    Without `search` memory is not looked through if nothing in it says where the kernel's page tables are.
-    Raises ProcessError if there is one for certain, but its processes cannot be found.
+    `where` says how far its page tables are looked for: `KNOWN` is if something in the memory tells where they are,
+    `LOW` if they lie where Windows usually has them; there a kernel is believed if its list of processes is whole.
+    `quick`: the kernel's half is not walked before all of it is needed. Raises ProcessError if there is one for
+    certain, but its processes cannot be found; not if it was looked for in low memory alone.
     """
     unsettled: ProcessError | LimitError | None = None
-    for table, version in kernel.find_tables(memory, search=search):
+    for table, version in kernel.find_tables(memory, where):
         try:
-            return WindowsSystem(memory, table, version, limit)
+            found = WindowsSystem(memory, table, version, limit, quick=quick)
         except (ProcessError, LimitError) as error:
+            if where == LOW:  # another one may lie behind
+                return None
             if version.major:  # a Windows for certain
                 unsettled = unsettled or error
+        else:
+            found.quick, found.met = quick, where == LOW
+            return found if where != LOW or not found.problem else None
     if unsettled is not None:
         raise ProcessError(unsettled.problem) from unsettled
     return None

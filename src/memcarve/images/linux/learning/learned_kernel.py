@@ -26,16 +26,16 @@ if TYPE_CHECKING:
     from memcarve.images.physical import PhysicalMemory
 
 
-def learned_kernel(memory: PhysicalMemory, landmarks: Landmarks) -> Kernel | None:
+def learned_kernel(memory: PhysicalMemory, landmarks: Landmarks, *, quick: bool = False) -> Kernel | None:
     """Return the kernel, with what could be learned of its types; None if there is none.
 
-    Raises ProcessError if its page tables claim too much.
+    `quick` is that of `find_kernel`. Raises ProcessError if its page tables claim too much.
     """
     names = by_distance(landmarks.names, [banner.physical for banner in landmarks.banners])
     possible = [*shapes(memory, names)]
     for _ in range(_MOST_TRIED):
         firsts = {_first(shape): shape for shape in possible}
-        kernel = kernel_of(memory, firsts, landmarks.information)
+        kernel = kernel_of(memory, firsts, landmarks.information, quick=quick)
         if kernel is None:
             return None
         shape = next(shape for first, shape in firsts.items() if first.types is kernel.first.types)

@@ -207,7 +207,7 @@ def _neighbours(reader: Reader, system: int, links: int) -> list[int]:
 
 def _systems(memory: PhysicalMemory, kernel: Kernel) -> Iterator[int]:
     """Yield the kernel addresses of possible System processes, by the name and the header of an object."""
-    space, reader = kernel.space, Reader(kernel.space)
+    space, reader = kernel.space.whole, Reader(kernel.space)
     order = np.argsort(space.offset, kind="stable")
     stored = Intervals(space.offset[order], space.size[order])
 

@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 
 _PAGES = 1 << 18  # pages looked at in one go
 _BATCH = 1 << 12  # pages of prototypes read in one go: 16 MiB
-_SAMPLE = 32  # processes whose entries prove how entries are read
+_SAMPLE, _FEW = 32, 4  # processes whose entries prove how entries are read
 _MOST_SAMPLED = 1 << 18  # entries of each
 _LARGEST = 1 << 33  # bytes of tables' claims that are walked for that
 _STORE_BUILD = 10240  # from here on memory is compressed
@@ -69,13 +69,21 @@ class WindowsResolver:
     def layout(self) -> tuple[ptes.PteLayout | None, str]:
         """How entries are read that name a place in a page file, None if that is not proven; and why not."""
         words = [np.zeros(0, np.uint64)]
-        for entry in [one for one in self.windows.listed() if not one.ended and one.has_memory][:_SAMPLE]:
+        # each process's tables cost if the memory comes from afar: then as few are read as it takes, and no more than
+        # a few as long as nothing is read by what they prove
+        frugal = not self.memory.searchable
+        most = _FEW if frugal and not self.files.files and self.files.zeros is None else _SAMPLE
+        for entry in [one for one in self.windows.listed() if not one.ended and one.has_memory][:most]:
             table = self.windows.table_of(entry)
             try:
                 _, invalid = walk_invalid(self.memory, table, 0, table.kernel_half, _LARGEST, moved=True)
             except LimitError:
                 continue
             words.append(invalid.word[:_MOST_SAMPLED])
+            if frugal:
+                found = ptes.proven(self.windows.kernel.version.build, np.concatenate(words), self.possible)
+                if found[0] is not None:
+                    return found
         return ptes.proven(self.windows.kernel.version.build, np.concatenate(words), self.possible)
 
     def walk(
@@ -99,13 +107,14 @@ class WindowsResolver:
 
         The addresses are multiples of 8, in any order.
         """
-        if not len(self.kernel) or self.kernel.physical is None:
-            return np.zeros(len(addresses), np.uint64), np.zeros(len(addresses), np.bool_)
         numbers, inverse = np.unique(addresses & ~_LOW, return_inverse=True)
-        row = self.kernel.rows_of(numbers)
+        mapped, places = self.kernel.mapped(Intervals(numbers, np.full_like(numbers, PAGE)))
+        if not len(mapped):
+            return np.zeros(len(addresses), np.uint64), np.zeros(len(addresses), np.bool_)
+        row = mapped.rows_of(numbers)
         there = row >= 0
         row = np.maximum(row, 0)
-        physical = self.kernel.physical[row] + (numbers - self.kernel.start[row])
+        physical = places[row] + (numbers - mapped.start[row])
         there &= self.memory.holds(physical, PAGE)
         words = np.zeros(len(addresses), np.uint64)
         order = np.argsort(inverse, kind="stable")
@@ -188,9 +197,9 @@ class _Resolving:
         away = (bare.start - found.views.start[bare.owner]) >> _TWELVE
         tables = Intervals(found.entries[bare.owner] + (away << _EIGHT), bare.size >> (_TWELVE - _EIGHT))
         tables = Intervals(tables.start, tables.size, np.arange(len(tables)))
-        kernel = self.resolver.kernel
-        held = tables.intersect(Intervals(kernel.start, kernel.size))[0]
-        gone = tables.subtract(Intervals(kernel.start, kernel.size))
+        mapped = self.resolver.kernel.mapped(tables)[0]
+        held = tables.intersect(Intervals(mapped.start, mapped.size))[0]
+        gone = tables.subtract(Intervals(mapped.start, mapped.size))
         first = ((gone.start - tables.start[gone.owner]) >> _EIGHT) << _TWELVE
         self.gathered.lose(bare.start[gone.owner] + first, UNKNOWN_PROTOTYPE, gone.size << (_TWELVE - _EIGHT))
         count = (held.size >> _EIGHT).astype(np.int64)

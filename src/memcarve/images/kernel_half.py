@@ -1,0 +1,120 @@
+"""The kernel's half of an address space: looked up page by page, or walked whole, as it is needed.
+
+A list of processes is on a few hundred pages. The page tables of the whole half are thousands, all over the memory:
+what must fetch each of them from afar should not.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from memcarve.errors import AddressError
+from memcarve.images.paging import walk
+from memcarve.images.physical import read_there
+from memcarve.images.structure_reader import LookedUp
+from memcarve.intervals import PAGE, TOP, Intervals, expand
+
+if TYPE_CHECKING:
+    from memcarve.dtypes import U64
+    from memcarve.images.paging_modes import AddressTable
+    from memcarve.images.physical import PhysicalMemory
+    from memcarve.space import AddressSpace
+
+_PAGE = np.uint64(PAGE)
+_MOST_LOOKED_UP = 1 << 14  # pages, one by one
+
+
+class KernelHalf(LookedUp):
+    """The kernel's half through some page tables; what is read is the same, walked or not.
+
+    `limit` is how many bytes the tables may claim to map if they are walked whole, None the default.
+    """
+
+    def __init__(self, memory: PhysicalMemory, table: AddressTable, limit: int | None = None) -> None:
+        super().__init__(memory, table)
+        self.limit = limit
+
+    @functools.cached_property
+    def whole(self) -> AddressSpace:
+        """All of it. Raises LimitError if the page tables claim too much."""
+        return walk(self.memory, self.table, self.table.kernel_half, TOP, self.limit).space(self.memory)
+
+    def part(self, start: int, end: int) -> AddressSpace:
+        """Return what holds an address of ``start <= x < end``, and perhaps more."""
+        if self.is_walked:
+            return self.whole
+        return walk(self.memory, self.table, start, end, self.limit).space(self.memory)
+
+    def mapped(self, wanted: Intervals) -> tuple[Intervals, U64]:
+        """Return what of some ranges is in memory, as sorted disjoint ranges, or more; and where each lies (uint64).
+
+        All of the half is walked for that if reading all of the memory costs little, or many pages are asked for.
+        """
+        first = wanted.start // _PAGE
+        last = (wanted.start + (wanted.size - np.uint64(1))) // _PAGE
+        count = (last - first + np.uint64(1)).astype(np.int64)
+        if self.is_walked or self.memory.searchable or int(count.sum()) > _MOST_LOOKED_UP:
+            physical = self.whole.physical
+            none = np.zeros(0, np.uint64)
+            return (Intervals(none, none), none) if physical is None else (self.whole, physical)
+        row, within = expand(count)
+        numbers = np.unique(first[row] + within.astype(np.uint64))
+        places = [self.physical_of(number * PAGE) for number in numbers.tolist()]
+        there = np.array([place is not None for place in places], np.bool_)
+        start = numbers[there] * _PAGE
+        return Intervals(start, np.full_like(start, PAGE)), np.array(
+            [place for place in places if place is not None], np.uint64
+        )
+
+    def walked_as(self, other: KernelHalf) -> None:
+        """Take over what is known of all of it from another reader of the same half."""
+        self.__dict__["whole"] = other.whole
+
+    @property
+    def is_walked(self) -> bool:
+        """Whether all of it is known."""
+        return "whole" in self.__dict__
+
+    def read(self, address: int, size: int) -> bytes:
+        """Return exactly `size` bytes at an address; raises AddressError, SourceReadError."""
+        return self.whole.read(address, size) if self.is_walked else super().read(address, size)
+
+    def place(self, address: int) -> int | None:
+        """Return the physical address of a byte whose whole page is in the image; None if only a walk can tell."""
+        return super().place(address) if self.table.kernel_half <= address < TOP else None
+
+    def around(self, address: int) -> AddressSpace:
+        """Return what is mapped around an address: all of the half if it was walked."""
+        return self.whole if self.is_walked else super().around(min(max(address, self.table.kernel_half), TOP - 1))
+
+    def padded(self, address: int, size: int) -> bytes:
+        """Return `size` bytes at an address, zeros for those not in memory: only for structures, never for output."""
+        try:
+            return self.read(address, size)
+        except AddressError:
+            pass  # a part of it may be there
+        parts, end = [], min(address + size, TOP)
+        while address < end:
+            count = min(PAGE - address % PAGE, end - address)
+            parts.append(read_there(self.around(address), address, count)[0])
+            address += count
+        return b"".join(parts).ljust(size, b"\0")
+
+    def physical_of(self, address: int) -> int | None:
+        """Return the physical address of a byte; None if it is not in memory."""
+        if not self.is_walked and (place := self.place(address)) is not None:
+            return place
+        space = self.around(address)
+        row = space.at(address) if 0 <= address < TOP else None
+        if row is None or space.physical is None:
+            return None
+        return int(space.physical[row]) + address - int(space.start[row])
+
+    def offset_of(self, address: int) -> int:
+        """Return the offset in the backing of the byte at an address, or raise AddressError with the reason."""
+        if not self.is_walked and (place := self.place(address)) is not None:
+            return int(self.memory.offsets_of(np.array([place], np.uint64))[0])
+        return self.around(address).offset_of(address)
