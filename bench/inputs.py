@@ -155,7 +155,7 @@ def compressed(path: str, method: str, count: int) -> None:
         blocks = [xpress_writer.huffman(xpress_writer.tokens(one)) for one in sets]
         number = max(count // 16, 1)
     if method == "hiberfil.sys":
-        length, _, kernel, _, kernel_pages, _ = hibernation.header_of(19041)
+        length, _, kernel, _, kernel_pages, *_ = hibernation.header_of(19041)
         header = bytearray(PAGE)
         struct.pack_into("<4s8xIQI4xQ", header, 0, b"HIBR", length, 0, PAGE, hibernation.TIME)
         struct.pack_into("<Q", header, kernel, 1)

@@ -22,15 +22,15 @@ if TYPE_CHECKING:
     Pages = list[tuple[int, bytes]]
 
 #: first build: length of the header, and where it has the first pages of the loader's and the kernel's sets, the number
-#: of pages of each, and the highest page of the machine
+#: of pages of each, the highest page of the machine, and Hiberboot
 HEADERS = {
-    9200: (0x360, 0x60, 0x68, 0x58, 0x1C8, 0x330),
-    10240: (0x3B0, 0x68, 0x70, 0x58, 0x218, 0x380),
-    14393: (0x3C8, 0x68, 0x70, 0x58, 0x220, 0x388),
-    15063: (0x3D8, 0x68, 0x70, 0x58, 0x230, 0x398),
-    17763: (0x3E0, 0x68, 0x70, 0x58, 0x230, 0x398),
-    20348: (0x448, 0x68, 0x70, 0x58, 0x230, 0x400),
-    26100: (0x4D8, 0x68, 0x70, 0x58, 0x238, 0x498),
+    9200: (0x360, 0x60, 0x68, 0x58, 0x1C8, 0x330, 0x2FC),
+    10240: (0x3B0, 0x68, 0x70, 0x58, 0x218, 0x380, 0x34C),
+    14393: (0x3C8, 0x68, 0x70, 0x58, 0x220, 0x388, 0x354),
+    15063: (0x3D8, 0x68, 0x70, 0x58, 0x230, 0x398, 0x364),
+    17763: (0x3E0, 0x68, 0x70, 0x58, 0x230, 0x398, 0x364),
+    20348: (0x448, 0x68, 0x70, 0x58, 0x230, 0x400, 0x3CC),
+    26100: (0x4D8, 0x68, 0x70, 0x58, 0x238, 0x498, 0x464),
 }
 #: 2024-05-06 07:08:09 UTC in 100 ns since 1601
 TIME = 133594528890000000
@@ -39,7 +39,7 @@ USUAL = ((0, "plain"), (2, "huffman"), (3, "huffman"), (0, "stored"))
 EVERY = (*USUAL, (1, "plain"), (1, "huffman"), (2, "stored"))
 
 
-def header_of(build: int) -> tuple[int, int, int, int, int, int]:
+def header_of(build: int) -> tuple[int, ...]:
     """Return the row of `HEADERS` that a build has."""
     return HEADERS[max(first for first in HEADERS if first <= build)]
 
@@ -97,13 +97,16 @@ def eight_parts(
     loader: float = 0.25,
     kernel_first: bool = False,
     slack: int = 0,
+    fast: bool = False,
+    secure: int = 0,
     quick: bool = False,
 ) -> Iterator[bytes]:
     """Yield a file of Windows 8 or later; `loader` is the share of the pages that the loader restores.
 
     `kernel_first`: the kernel's sets lie before the loader's in the file. `slack` pages are added to the highest.
+    `fast`: users were logged off; `secure` is the page that the secure kernel's begin at.
     """
-    length, boot_at, kernel_at, boot_pages, kernel_pages, highest = header_of(build)
+    length, boot_at, kernel_at, boot_pages, kernel_pages, highest, hiberboot = header_of(build)
     pages = [*pages_of(ranges)]
     border = int(len(pages) * loader) // per_set * per_set
     parts = {boot_at: pages[:border], kernel_at: pages[border:]}
@@ -117,6 +120,9 @@ def eight_parts(
         runs.append(run)
         first += len(run) // PAGE
     struct.pack_into("<Q", header, boot_pages, border)
+    header[hiberboot] = int(fast)
+    if boot_at != 0x60:
+        struct.pack_into("<Q", header, 0x60, secure)
     struct.pack_into("<Q", header, kernel_pages, len(pages) - border)
     struct.pack_into("<Q", header, highest, max((frame for frame, _ in pages), default=0) + slack)
     yield bytes(header)
@@ -126,23 +132,26 @@ def eight_parts(
 
 
 def seven_parts(
-    ranges: Ranges, *, state: bytes = b"HIBR", root: int = 0x1AD000, per_table: int = 255, quick: bool = False
+    ranges: Ranges, *, state: bytes = b"HIBR", root: int = 0x1AD000, stale: int = 0, quick: bool = False
 ) -> Iterator[bytes]:
-    """Yield a file of Windows 7; `per_table` is how many ranges a table has."""
-    header = bytearray(PAGE)
+    """Yield a file of Windows 7, whose first table is in the seventh page; the last one says that `stale` is the next.
+
+    A table has 255 ranges, the last one fewer.
+    """
+    header, at = bytearray(PAGE), 6
     if state != bytes(4):
         struct.pack_into("<4s8xIQI4xQ", header, 0, state, 0x128, 0, PAGE, TIME)
-        struct.pack_into("<Q", header, 0x68, 2)
+        struct.pack_into("<QQ", header, 0x60, at, 0x1A9286514)  # then times
     yield bytes(header)
     yield processor(root)
-    at = 2
-    tables = [ranges[low : low + per_table] for low in range(0, len(ranges), per_table)] or [[]]
+    yield bytes((at - 2) * PAGE)
+    tables = [ranges[low : low + 255] for low in range(0, len(ranges), 255)] or [[]]
     for number, some in enumerate(tables):
         body = b"".join(blocks_of([data for _, data in pages_of(some)], quick=quick))
         body = body.ljust(-(-len(body) // PAGE) * PAGE, b"\0")
         following = at + 1 + len(body) // PAGE
         rows = [(start // PAGE, start // PAGE + containers.length(content) // PAGE) for start, content in some]
-        table = struct.pack("<QI4x", following if number + 1 < len(tables) else 0, len(rows))
+        table = struct.pack("<QI4x", following if number + 1 < len(tables) else stale, len(rows))
         yield (table + b"".join(struct.pack("<QQ", *row) for row in rows)).ljust(PAGE, b"\0")
         yield body
         at = following
@@ -153,7 +162,7 @@ def blocks_of(pages: list[bytes], *, quick: bool = False) -> Iterator[bytes]:
     for number, low in enumerate(range(0, len(pages), 16)):
         some = pages[low : low + 16]
         data = pack(b"".join(some), "stored" if number % 4 == 3 else "plain", quick=quick and number % 50 > 3)
-        head = struct.pack("<8sI20x", b"\x81\x81xpress", len(some) - 1 | len(data) - 1 << 10)
+        head = struct.pack("<8sBI19x", b"\x81\x81xpress", len(some) - 1, 4 * len(data) - 1)
         yield head + data + bytes(-len(data) % 8)
 
 

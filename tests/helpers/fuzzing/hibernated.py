@@ -36,8 +36,8 @@ class Containers(machines.Containers):
         whole = [(start, data[: len(data) // PAGE * PAGE]) for start, data in ranges]
         if kind == "seven":
             state = bytes(4) if draw.chance(0.1) else state
-            data = hibernation.seven(whole, state=state, root=ROOT, per_table=draw.choice((1, 255)))
-            return data, [*_grid(0, 0x70), *_grid(PAGE, PAGE + 32), *_grid(2 * PAGE, 2 * PAGE + 64), (3 * PAGE + 8, 4)]
+            data = hibernation.seven(whole, state=state, root=ROOT)
+            return data, [*_grid(0, 0x70), *_grid(PAGE, PAGE + 32), *_grid(6 * PAGE, 6 * PAGE + 64), (7 * PAGE + 8, 4)]
         build, per_set = draw.choice([*hibernation.HEADERS]), draw.choice((1, 7, 16, 64))
         loader, first = draw.choice((0, 0.3, 1)), draw.chance(0.3)
         how = {"state": state, "root": ROOT, "per_set": per_set, "loader": loader, "kernel_first": first}

@@ -1,8 +1,8 @@
 """hiberfil.sys of 64-bit Windows 7 to 11: the memory of a machine as it was when it was hibernated.
 
-The header is a PO_MEMORY_IMAGE at offset 0, which grew with Windows: its own length tells which (LeechCore's
-device_hibr.c has the table). It says where the compressed sets of pages begin (`hibernation_sets`): two runs of them
-since Windows 8, one that the loader restores and one that the kernel does; a chain of tables in Windows 7.
+The header is a PO_MEMORY_IMAGE at offset 0, which grew with Windows: its own length tells which (the public symbols of
+the kernels; LeechCore's device_hibr.c). It says where the compressed sets of pages begin (`hibernation_sets`): two runs
+of them since Windows 8, one that the loader restores and one that the kernel does; a chain of tables in Windows 7.
 
 Its signature tells what became of it. HIBR: the machine was hibernated. WAKE: it was resumed; Windows 8 and later then
 write zeros over the sets, Windows 7 over the header at most. RSTR: it was being resumed, or that failed. HORM: it is
@@ -10,9 +10,10 @@ resumed from the same state each time.
 
 What need not be restored is not in the file: free pages, and most of those that only cache a file. They are not zeros.
 Since Windows 8 the usual shutdown ("fast startup") logs all users off and hibernates what is left, the kernel and its
-services: there are no programs of users in such a file.
+services: there are no programs of users in such a file. The header's member Hiberboot tells. Pages of the secure kernel
+(VBS) are a run of their own since Windows 10, whose form is not public.
 
-A set that is compressed wrongly cannot be read; nothing else says whether its bytes are right.
+A set that is compressed wrongly cannot be read; nothing else that is public says whether its bytes are right.
 """
 
 from __future__ import annotations
@@ -54,18 +55,21 @@ CACHE = 64 << 20  # bytes of decoded sets that are kept
 _BATCH = 8 << 20  # bytes of pages that are decoded together
 _SPAN = 16 << 20  # bytes of the file that are read together
 
-#: of Windows 8 and later: length of the header -> where are the numbers of the two runs' first pages in the file, and
-#: where is that of the pages that the kernel restores. That of the loader's pages is always at the same place
+#: of Windows 8 and later: length of the header -> where the numbers are of the two runs' first pages in the file, of
+#: the pages that the kernel restores, and whether it was fast startup. That of the loader's pages has one place
 _LAYOUTS = {
-    0x360: (0x60, 0x68, 0x1C8),  # 9200, 9600
-    0x3B0: (0x68, 0x70, 0x218),  # 10240, 10586
-    0x3C8: (0x68, 0x70, 0x220),  # 14393
-    0x3D8: (0x68, 0x70, 0x230),  # 15063 to 17134
-    0x3E0: (0x68, 0x70, 0x230),  # 17763 to 19045
-    0x448: (0x68, 0x70, 0x230),  # 20348, 22000 to 22631
-    0x4D8: (0x68, 0x70, 0x238),  # 26100
+    0x360: (0x60, 0x68, 0x1C8, 0x2FC),  # 9200, 9600
+    0x3B0: (0x68, 0x70, 0x218, 0x34C),  # 10240, 10586
+    0x3C8: (0x68, 0x70, 0x220, 0x354),  # 14393
+    0x3D8: (0x68, 0x70, 0x230, 0x364),  # 15063 to 17134
+    0x3E0: (0x68, 0x70, 0x230, 0x364),  # 17763 to 19045
+    0x448: (0x68, 0x70, 0x230, 0x3CC),  # 20348, 22000 to 22631
+    0x4D8: (0x68, 0x70, 0x238, 0x464),  # 26100
 }
-_SEVEN, _SEVEN_TABLE = 0x128, 0x68
+_FAST_STARTUP = 1  # from 26100 on it is a bit among others
+_SECURE_PAGES = 0x60  # the first page of those in the file, unless the loader's are there
+#: of Windows 7; Vista's first one has the same length, and the table's number 8 bytes further
+_SEVEN, _SEVEN_TABLE, _VISTA_TABLE = 0x128, 0x60, 0x68
 _NARROW = (0x2C8, 0x310, 0x328, 0x338, 0x340)  # of 32-bit Windows
 _LENGTH, _PAGE_SIZE, _NARROW_PAGE_SIZE, _TIME, _LOADER_PAGES = 0xC, 0x18, 0x14, 0x20, 0x58
 _EPOCH = dt.datetime(1601, 1, 1, tzinfo=dt.UTC)
@@ -78,11 +82,17 @@ _PROCESSOR, _PAGING_ON, _PAE, _FRAME = PAGE, 0x80000001, 0x20, ((1 << 52) - 1) &
 
 
 class _Header(NamedTuple):
-    """What the header says; the `runs` of sets are (page of the file, pages to restore), of Windows 7 one without."""
+    """What the header says; the `runs` of sets are (page of the file, pages to restore), of Windows 7 one without.
+
+    `fast` is whether it was written by a shutdown with fast startup, None if there was none yet; `secure` the page of
+    the file that the secure kernel's begin at, 0 if there are none.
+    """
 
     signature: bytes
     time: int
     runs: tuple[tuple[int, int | None], ...]
+    fast: bool | None = None
+    secure: int = 0
 
 
 def is_wiped(file: FileBacking, head: bytes) -> bool:
@@ -156,13 +166,21 @@ def _header(file: FileBacking, head: bytes) -> _Header | None:
         raise _unknown(file, f"of a Windows that memcarve does not know (its header has 0x{length:x} bytes)")
     time = _number(head, _TIME)
     if length == _SEVEN:
-        return _Header(signature, time, ((_page(file, head, _SEVEN_TABLE), None),))
-    loader, kernel, kernel_pages = _LAYOUTS[length]
+        table = _page(file, head, _SEVEN_TABLE)
+        if not _is_before_block(file, table) and _is_before_block(file, _page(file, head, _VISTA_TABLE)):
+            raise _unknown(file, "of Windows XP or Vista")
+        return _Header(signature, time, ((table, None),))
+    loader, kernel, kernel_pages, fast = _LAYOUTS[length]
     runs = (
         (_page(file, head, loader), _count(file, head, _LOADER_PAGES)),
         (_page(file, head, kernel), _count(file, head, kernel_pages)),
     )
-    return _Header(signature, time, runs)
+    secure = 0 if loader == _SECURE_PAGES else _number(head, _SECURE_PAGES)
+    return _Header(signature, time, runs, bool(head[fast] & _FAST_STARTUP), secure)
+
+
+def _is_before_block(file: FileBacking, page: int) -> bool:
+    return file.read_there((page + 1) * PAGE, len(BLOCK_MAGIC)) == BLOCK_MAGIC
 
 
 def _unknown(file: FileBacking, what: str) -> InputError:
@@ -193,7 +211,7 @@ def _first_block(file: FileBacking) -> int | None:
     The page before it is the first table.
     """
     pages = range(2, min(_LOOKED, file.size // PAGE))
-    return next((page for page in pages if file.read_there(page * PAGE, len(BLOCK_MAGIC)) == BLOCK_MAGIC), None)
+    return next((page for page in pages if _is_before_block(file, page - 1)), None)
 
 
 def _memory(file: FileBacking, header: _Header, walk: Walk, expected: int) -> MachineMemory:
@@ -239,6 +257,21 @@ def _root(file: FileBacking) -> int | None:
 
 
 def _notes(header: _Header, walk: Walk, expected: int, twice: int) -> list[str]:
+    notes = _meaning(header)
+    if walk.problem is not None:
+        lost = f"{expected - walk.pages} of {expected} pages" if expected else "the pages behind it"
+        notes.append(f"{walk.problem}: {lost} are missing, and which they are is known of the last set alone")
+    elif expected and walk.pages != expected:
+        notes.append(f"its header says that it has {expected} pages, its sets have {walk.pages}")
+    if not IS_COMPILED:
+        notes.append("its pages are decoded in Python, some 100 times slower than with a C compiler at installation")
+    if twice:
+        notes.append(f"{twice} pages are in it more than once: of each the last one was taken, which is restored last")
+    return notes
+
+
+def _meaning(header: _Header) -> list[str]:
+    """Return what the header means for what is in the file."""
     notes = []
     if header.signature not in _STATES:
         notes.append("its header is wiped, as Windows 7 does when it is resumed: what is still in it is of before")
@@ -250,20 +283,14 @@ def _notes(header: _Header, walk: Walk, expected: int, twice: int) -> list[str]:
             with contextlib.suppress(OverflowError):
                 written = rfc3339(_EPOCH + dt.timedelta(microseconds=header.time // 10))
         notes.append(f"the machine was hibernated at {written}")
-    if all(pages is not None for _, pages in header.runs):
+    if header.fast:
         notes.append(
-            "if it was shut down with fast startup, as is usual, users were logged off before: of such a file only the "
-            "kernel, drivers and services are to be expected"
+            "it was written by a shutdown with fast startup: all users were logged off before, so that it holds the "
+            "kernel, drivers and services, and no program of a user"
         )
-    if walk.problem is not None:
-        lost = f"{expected - walk.pages} of {expected} pages" if expected else "the pages behind it"
-        notes.append(f"{walk.problem}: {lost} are missing, and which they are is known of the last set alone")
-    elif expected and walk.pages != expected:
-        notes.append(f"its header says that it has {expected} pages, its sets have {walk.pages}")
-    if not IS_COMPILED:
-        notes.append("its pages are decoded in Python, some 100 times slower than with a C compiler at installation")
-    if twice:
-        notes.append(f"{twice} pages are in it more than once: of each the last one was taken, which is restored last")
+    if header.secure:
+        begin = f"page 0x{header.secure:x} of the file"
+        notes.append(f"pages of the secure kernel (VBS) are in it, from {begin} on; they are not read")
     return notes
 
 

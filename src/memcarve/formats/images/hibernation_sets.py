@@ -5,11 +5,11 @@ Windows 8 and later: a set is a number of 32 bits (bits 0 to 7 the number of des
 others the first page's frame), and the data; the next set follows at once. The pages of all its descriptors are
 compressed as one. (LeechCore's device_hibr.c; Hibr2Bin's MemoryBlocks.cpp.)
 
-Windows 7: pages of tables, each of which begins with the number of the next one's page (0 ends the chain; 64 bits), and
-the number of its rows (32 bits); from 16 on are rows of two numbers of 64 bits, the first frame and the one behind the
-last. Behind the table's page are the pages of all of its rows, in blocks: a magic, a number of 32 bits (bits 0 to 9 the
-number of pages less one, the others the bytes of its data less one), other 20 bytes, and the data, rounded up to
-8 bytes. (libhibr's documentation; Hibr2Bin's Hiber.h.)
+Windows 7: pages of tables, each of which begins with the number of the next one's page (64 bits), and the number of its
+rows (32 bits); from 16 on are rows of two numbers of 64 bits, the first frame and the one behind the last. A table that
+is not full is the last one, whatever it says of a next. Behind the table's page are the pages of all of its rows, in
+blocks: a magic, the number of pages less one (8 bits), four times the bytes of its data less one (32 bits), other 19
+bytes, and the data, filled up to 8 bytes. (libhibr's documentation; Hibr2Bin's Hiber.h and MemoryBlocks.cpp.)
 
 Data that are as long as their pages are stored as they are.
 """
@@ -35,9 +35,10 @@ BLOCK_MAGIC = b"\x81\x81xpress"
 
 _USUAL = 16  # descriptors and pages of a set; there may be more
 _MOST_FRAMES = 1 << 40  # no physical address is as high
-_BLOCK = struct.Struct("<8sI20x")
+_BLOCK = struct.Struct("<8sBI19x")
 _TABLE_HEAD = 16
 _MOST_ROWS = (PAGE - _TABLE_HEAD) // 16
+_FULL = _MOST_ROWS - 1  # rows of a table that others follow: it may lack one
 #: no machine has so many: of 512 GiB, in sets of 16 pages. 25 bytes are kept of each
 MOST_SETS = 1 << 23
 
@@ -151,6 +152,7 @@ class Walk:
                 self.problem = f"the table at 0x{page * PAGE:x} makes no sense"
             else:
                 self._blocks((page + 1) * PAGE, rows)
+                following = following if count >= _FULL else 0
                 if following and following <= page:
                     self.problem = self.problem or f"the table at 0x{page * PAGE:x} leads back in the file"
                 page = following
@@ -160,8 +162,8 @@ class Walk:
         wanted, done = sum(end - low for low, end in rows), 0
         while done < wanted and self.problem is None:
             head = self._file.read_there(at, _BLOCK.size)
-            magic, word = _BLOCK.unpack(head) if len(head) == _BLOCK.size else (b"", 0)
-            pages, size = (word & 0x3FF) + 1, (word >> 10) + 1
+            magic, pages, size = _BLOCK.unpack(head) if len(head) == _BLOCK.size else (b"", 0, 0)
+            pages, size = pages + 1, size // 4 + 1
             if len(head) < _BLOCK.size or at + _BLOCK.size + size > self._file.size:
                 self.problem = f"the file ends inside the block at 0x{at:x}"
             elif magic != BLOCK_MAGIC or size > pages * PAGE or done + pages > wanted:
