@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import gc
 import itertools
 import json
 import os
@@ -20,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from celery import Celery
+from celery.result import AsyncResult
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[2]
@@ -31,14 +31,21 @@ from winimage import USERLAND, Plan  # noqa: E402
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from celery.result import AsyncResult
-
 QUEUE = "openrelik-worker-memcarve"
 HOSTILE = b"\x1b[31m|<b>x.exe"
 #: processes that have memory, by number; 2860 has ended
 WITH_MEMORY = [4, 388, 1624, 2036, 2860, 3004]
-_PATIENCE = 60
+#: seconds to wait for what must come: with other tests beside these on two processors all takes several times as long
+PATIENCE = 120
 _DATABASES = itertools.count()
+
+#: a result that is forgotten tells the server so, which may be gone by then
+AsyncResult.__del__ = lambda _: None
+
+
+def pytest_configure() -> None:
+    """End what tests have begun, if they take longer than CI waits for them, too."""
+    signal.signal(signal.SIGTERM, lambda *_: pytest.exit("SIGTERM", 143))
 
 
 class Server:
@@ -65,10 +72,12 @@ class Server:
             "",
             "--databases",
             "64",
+            "--logfile",
+            str(self.folder / "redis.log"),
         ]
         options += ["--appendonly", "yes", "--appendfsync", "always"]
         self._process = subprocess.Popen(["redis-server", *options], stdout=subprocess.DEVNULL)
-        until = time.monotonic() + 10
+        until = time.monotonic() + PATIENCE
         while time.monotonic() < until:
             with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1) as one:
                 one.sendall(b"PING\r\n")
@@ -124,7 +133,7 @@ class Worker:
         self.process.wait()
 
 
-def eventually(true: Callable[[], Any], say: Callable[[], object] = str, patience: float = _PATIENCE) -> Any:
+def eventually(true: Callable[[], Any], say: Callable[[], object] = str, patience: float = PATIENCE) -> Any:
     """Wait until something is true, and return it."""
     until = time.monotonic() + patience
     while time.monotonic() < until:
@@ -143,9 +152,6 @@ class Relik:
         self.database = next(_DATABASES)
         url = f"{server.url}/{self.database}"
         self.app = Celery(broker=url, backend=url)
-        # results that are forgotten after the server has gone want to tell it, again and again
-        again = {"max_retries": 3, "interval_start": 0.1, "interval_max": 0.2}
-        self.app.conf.result_backend_transport_options = {"retry_policy": again}
         self.out = folder / "out"
         self.out.mkdir(exist_ok=True)
         self.workers: list[Worker] = []
@@ -192,7 +198,15 @@ class Relik:
 
     def get(self, result: AsyncResult) -> Told:
         """Return what a task gave back."""
-        return Told(json.loads(base64.b64decode(result.get(timeout=_PATIENCE))))
+        return Told(json.loads(base64.b64decode(result.get(timeout=PATIENCE))))
+
+    def fails(self, result: AsyncResult, words: str) -> str:
+        """Return why a task failed: one line that matches some words."""
+        with pytest.raises(Exception, match=words) as told:
+            result.get(timeout=PATIENCE)
+        assert type(told.value).__name__ == "TaskFailed"
+        assert "\n" not in str(told.value)
+        return str(told.value)
 
     def leftovers(self) -> list[str]:
         """Return what lies in the output folder and is no output, but for journals."""
@@ -244,7 +258,6 @@ def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     server = Server(tmp_path_factory.mktemp("redis"))
     server.start()
     yield server
-    gc.collect()  # of results, as long as the server is there
     server.stop()
 
 

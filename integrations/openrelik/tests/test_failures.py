@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import gc
+import contextlib
 import os
 import signal
 import time
@@ -11,15 +11,30 @@ from pathlib import Path
 import pytest
 from celery.exceptions import TaskRevokedError
 
-from conftest import QUEUE, WITH_MEMORY, Relik, Server, eventually
+from conftest import PATIENCE, QUEUE, WITH_MEMORY, Relik, Server, eventually
 from openrelik_worker_memcarve.app import UNACKED
 
 
 def stopped_job(relik: Relik) -> int:
     """Wait for work to be begun, and stop it in the middle; return its process."""
-    (pid, *_) = eventually(relik.jobs, relik.log)
-    os.kill(pid, signal.SIGSTOP)
-    return pid
+
+    def stopped() -> int | None:
+        for pid in relik.jobs():
+            with contextlib.suppress(OSError):  # it has ended
+                os.kill(pid, signal.SIGSTOP)
+                while (state := Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]) not in "TZX":
+                    time.sleep(0.01)
+                if state == "T":
+                    return pid
+        return None
+
+    return int(eventually(stopped, relik.log))
+
+
+def resident(pid: int) -> int:
+    """Return how many bytes of memory a process has of its own."""
+    words = next(line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("RssAnon"))
+    return int(words.split()[1]) << 10
 
 
 def outputs(relik: Relik) -> list[str]:
@@ -75,8 +90,7 @@ def test_a_task_that_kills_its_workers_is_given_up(relik: Relik, image: Path) ->
         for child in worker.children:
             os.kill(child, signal.SIGKILL)
         os.kill(job, signal.SIGKILL)
-    with pytest.raises(Exception, match="2 attempts ended together with their worker"):
-        result.get(timeout=30)
+    relik.fails(result, "2 attempts ended together with their worker")
     assert relik.get(relik.send("processes", image)).names() == ["processes.json", "processes-report.md"]
     assert relik.leftovers() == []
 
@@ -88,7 +102,7 @@ def test_a_task_is_delivered_while_it_is_done(relik: Relik, image: Path) -> None
     result = signature.apply_async()
     job = stopped_job(relik)
     signature.apply_async()
-    time.sleep(0.5)
+    eventually(lambda: relik.log().count(" received") == 2, relik.log)
     os.kill(job, signal.SIGCONT)
     told = relik.get(result)
     eventually(lambda: relik.log().count(" ignored") == 1, relik.log)
@@ -99,7 +113,7 @@ def test_a_task_is_delivered_while_it_is_done(relik: Relik, image: Path) -> None
 
 def test_signs_of_life_keep_a_long_task_from_being_delivered_again(relik: Relik, image: Path) -> None:
     """A task takes longer than the time-out; workers that look for lost ones leave it alone."""
-    settings = {"MEMCARVE_VISIBILITY_TIMEOUT": "1"}
+    settings = {"MEMCARVE_VISIBILITY_TIMEOUT": "5"}
     relik.work(1, **settings)
     result = relik.send("carve", image, processes="1624")
     job = stopped_job(relik)
@@ -110,7 +124,7 @@ def test_signs_of_life_keep_a_long_task_from_being_delivered_again(relik: Relik,
     while time.monotonic() < until:
         scores |= {score for _, score in client.zrange(UNACKED["unacked_index_key"], 0, -1, withscores=True)}
         time.sleep(0.1)
-    assert len(scores) > 20
+    assert len(scores) > 3  # one every 1.25 seconds, if the machine has time
     os.kill(job, signal.SIGCONT)
     assert relik.get(result).names()
     assert relik.log().count("received") == 1
@@ -134,8 +148,6 @@ def test_the_broker_is_away(tmp_path: Path, image: Path) -> None:
         assert sorted(Path(file["path"]).name for each in told for file in each.files) == outputs(relik)
         assert relik.leftovers() == []
     finally:
-        results.clear()  # they would tell the server, when it is gone, that nobody waits for them
-        gc.collect()
         relik.close()
         server.stop()
 
@@ -147,7 +159,7 @@ def test_a_task_is_revoked(relik: Relik, image: Path) -> None:
     job = stopped_job(relik)
     result.revoke(terminate=True)
     with pytest.raises(TaskRevokedError):
-        result.get(timeout=30)
+        result.get(timeout=PATIENCE)
     os.kill(job, signal.SIGCONT)
     eventually(lambda: not Path(f"/proc/{job}").exists(), relik.log)
     eventually(lambda: relik.leftovers() == [], relik.log)
@@ -164,7 +176,7 @@ def test_a_task_in_parts_is_revoked(relik: Relik, image: Path) -> None:
     result.revoke(terminate=True)
     os.kill(job, signal.SIGCONT)
     with pytest.raises(TaskRevokedError):
-        result.get(timeout=30)
+        result.get(timeout=PATIENCE)
     eventually(lambda: relik.leftovers() == [], relik.log)
     assert outputs(relik) == []
     told = relik.get(relik.send("processes", image))
@@ -172,24 +184,61 @@ def test_a_task_in_parts_is_revoked(relik: Relik, image: Path) -> None:
     assert relik.log().count(f"Task {QUEUE}.one") < 2 * len(WITH_MEMORY)
 
 
-def test_a_task_that_does_nothing_is_ended(relik: Relik, image: Path) -> None:
-    """Work that waits for what never comes fails its task, with the reason; the worker goes on."""
-    relik.work(1, MEMCARVE_IDLE_LIMIT="1")
+@pytest.mark.parametrize(
+    ("limit", "words"), [("IDLE", "did nothing for 1 seconds"), ("TIME", "took longer than 1 sec")]
+)
+def test_a_task_that_does_not_end_is_ended(relik: Relik, image: Path, limit: str, words: str) -> None:
+    """Work that waits for what never comes, or takes too long, fails its task, with the reason; the worker goes on."""
+    relik.work(1, **{f"MEMCARVE_{limit}_LIMIT": "1"})
     result = relik.send("carve", image, processes="1624")
     stopped_job(relik)
-    with pytest.raises(Exception, match="did nothing for 1 seconds"):
-        result.get(timeout=30)
+    relik.fails(result, words)
     assert relik.jobs() == []
     assert relik.leftovers() == []
 
 
+def test_a_process_that_kills_its_workers(relik: Relik, image: Path) -> None:
+    """Of a task in parts, one that never comes to an end is told as failed, and the others are done."""
+    worker = relik.work(1, MEMCARVE_FAN_OUT_MIB="1", MEMCARVE_ATTEMPTS="1")
+    result = relik.send("carve", image)
+    eventually(lambda: list(relik.out.glob(".memcarve-*/.memcarve-*/unit.json")), relik.log)
+    job = stopped_job(relik)
+    for pid in (*worker.children, job):
+        os.kill(pid, signal.SIGKILL)
+    told = relik.get(result)
+    rows = told.json("processes.json")["processes"]
+    assert sorted(row["pid"] for row in rows) == WITH_MEMORY
+    (error,) = [row["error"] for row in rows if "attempts" in str(row["error"])]
+    assert error.startswith("1 attempts ended together with their worker")
+    assert "ended together" in told.document["task_report"]["content"]
+    assert relik.leftovers() == []
+
+
+def test_a_task_that_waits_is_revoked(relik: Relik, image: Path) -> None:
+    """A task that is revoked before a worker takes it is not begun, and leaves nothing."""
+    relik.work(1)
+    first, second = relik.send("carve", image, processes="1624"), relik.send("carve", image, processes="388")
+    job = stopped_job(relik)
+    second.revoke()
+    eventually(lambda: f"revoked: {second.id}" in relik.log(), relik.log)
+    os.kill(job, signal.SIGCONT)
+    assert relik.get(first).names()[0] == "machine.1624-program.exe.tar"
+    with pytest.raises(TaskRevokedError):
+        second.get(timeout=PATIENCE)
+    assert not any("388" in row for path in relik.out.glob(".*.journal") for row in path.read_text().splitlines()[:1])
+
+
 def test_memory_is_bounded(relik: Relik, image: Path) -> None:
     """Work that needs more memory than it may have fails its task, and neither the worker nor the next task."""
-    relik.work(1, MEMCARVE_MEMORY_MIB="100", MEMCARVE_IDLE_LIMIT="4")
+    # below it threads can be begun, or not, or find no memory as soon as they are
+    worker = relik.work(1, MEMCARVE_MEMORY_MIB="98", MEMCARVE_IDLE_LIMIT="8")
     for _ in range(2):
-        with pytest.raises(Exception, match=r"memory|last words|ended by") as told:
-            relik.send("carve", image).get(timeout=30)
-        assert type(told.value).__name__ == "TaskFailed"
+        relik.fails(
+            relik.send("carve", image), "needs more memory than the 98 MiB|was there not enough memory|last words"
+        )
+    assert relik.jobs() == []
+    # what takes tasks is still there, and reads no images
+    assert sum(resident(pid) for pid in (worker.process.pid, *worker.children)) < 200 << 20
     assert relik.leftovers() == []
 
 

@@ -114,6 +114,15 @@ def test_includes(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no named pipes here")
+def test_no_includes(tmp_path: Path) -> None:
+    """Text that may include nothing is an error if it does, whatever is there; the file is not even looked for."""
+    for name in (tmp_path / "there.yar", tmp_path / "absent.yar"):
+        with pytest.raises(RulesError, match="include statements not allowed"):
+            Rules.of(f'include "{name}"\n{A}', includes=False)
+        (tmp_path / "there.yar").write_text("rule there { condition: true }")
+    assert len(Rules.of(A, includes=False)) == 1
+
+
 def test_what_cannot_be_included(tmp_path: Path) -> None:
     """Pipes, devices, and more than anybody can read are refused before the compiler reads them."""
     path, inner = tmp_path / "main.yar", tmp_path / "inner"

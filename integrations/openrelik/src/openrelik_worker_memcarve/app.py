@@ -28,6 +28,10 @@ celery = Celery(
 )
 celery.conf.update(
     task_default_queue=QUEUE,
+    accept_content=["json"],  # whoever writes into Redis is not to run code here
+    result_accept_content=["json"],
+    task_serializer="json",
+    result_serializer="json",
     task_acks_late=True,
     task_reject_on_worker_lost=True,
     worker_prefetch_multiplier=1,

@@ -17,6 +17,8 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
+from openrelik_worker_memcarve.failure import TOO_LITTLE
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -76,7 +78,7 @@ def _said(job: dict[str, Any], out: Any) -> dict[str, Any]:  # noqa: ANN401 - a 
         # a thread that has no room for its stack is the second kind
         if isinstance(error, RuntimeError) and "start new thread" not in str(error):
             return {"error": _worded(error)}
-        return {"error": f"needs more memory than the {job['memory'] >> 20} MiB that a task may have"}
+        return {"error": TOO_LITTLE.format(job["memory"] >> 20)}
     except Exception as error:  # noqa: BLE001 - whatever it is, it is told and ends this process alone
         return {"error": _worded(error)}
 

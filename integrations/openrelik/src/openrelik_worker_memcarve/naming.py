@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import os
 import re
 
@@ -36,4 +35,4 @@ def cell(value: object) -> str:
     from memcarve.errors import printable  # noqa: PLC0415 - where the work is done alone
 
     plain = printable(str(value))
-    return "".join(c if c.isalnum() or c in " .,:/+-" else f"&#{ord(c)};" for c in html.unescape(plain))
+    return "".join(c if c.isalnum() or c in " .,:/+-" else f"&#{ord(c)};" for c in plain)

@@ -19,8 +19,8 @@ _LARGEST = 64 << 20
 def rules_of(files: Mapping[str, str], text: str, named: str) -> memcarve.Rules:
     """Return rules as one set: `files` by their names, a text, and what lines name in the folder of rules.
 
-    What is uploaded is taken as source text alone: compiled rules hold machine code, which would be run here. Raises
-    RulesError, UsageError, TaskFailed.
+    What is uploaded is taken as source text alone: compiled rules hold machine code, which would be run here. It
+    includes no files: they would be the worker's, or of other workflows. Raises RulesError, UsageError, TaskFailed.
     """
     paths = [_within(line.strip()) for line in named.splitlines() if line.strip()]
     texts = [_source(name, path) for name, path in files.items()]
@@ -30,7 +30,7 @@ def rules_of(files: Mapping[str, str], text: str, named: str) -> memcarve.Rules:
         raise TaskFailed("rules are given as text and as paths; give one of the two")
     if not texts and not paths:
         raise TaskFailed("there are no rules: give them as text, as input files that end in .yar, or by path")
-    rules = memcarve.Rules.read(paths) if paths else memcarve.Rules.of("\n".join(texts))
+    rules = memcarve.Rules.read(paths) if paths else memcarve.Rules.of("\n".join(texts), includes=False)
     if not len(rules):
         raise TaskFailed("there are no rules in what was given")
     return rules

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from celery.utils.log import get_task_logger
 
-from openrelik_worker_memcarve.failure import TaskFailed
+from openrelik_worker_memcarve.failure import TOO_LITTLE, TaskFailed
 from openrelik_worker_memcarve.settings import IDLE, MEMORY, TIME
 
 if TYPE_CHECKING:
@@ -27,6 +27,11 @@ _LONGEST = 64 << 20  # bytes of an answer
 _LOGGED = 8192
 _ASKED = 2.0  # seconds between two looks whether it is still wanted
 _GRACE = 7  # seconds to clear up in
+#: what part of a processor's time is nothing: one that waits looks now and then
+_LITTLE = 0.002
+#: bytes below its bound at which a process has no memory left, and seconds after which it will not get on any more:
+#: an interpreter that finds no memory for a thread waits for it, or tries for ever
+_FULL, _STUCK = 1 << 20, 6
 
 
 def run(
@@ -53,7 +58,9 @@ def run(
         )
         try:
             answer = _answer(child, {**job, "memory": MEMORY}, progress, given_up)
-        except BaseException:
+        except BaseException as error:
+            if isinstance(error, TaskFailed):
+                child.kill()  # what is stuck does not clear up; whoever gave the job does
             _end(child)
             raise
         finally:
@@ -84,23 +91,16 @@ def _answer(
         # stays open: its end tells the process that this one has ended
         child.stdin.write(json.dumps(job).encode() + b"\n")
         child.stdin.flush()
-    begun = active = time.monotonic()
-    used = -1
+    looks = _Looks(child.pid)
     data = bytearray()
+    told = None
     while True:
         ready, _, _ = select.select([child.stdout], [], [], _ASKED)
-        now = time.monotonic()
-        if now - begun > TIME:
-            raise TaskFailed(f"took longer than {TIME} seconds, and was ended")
         if given_up():
             raise TaskFailed("the task was revoked")
+        looks.refuse_stuck()
         if not ready:
-            before, used = used, _used(child.pid)
-            active = now if used != before else active
-            if now - active > IDLE:
-                raise TaskFailed(f"did nothing for {IDLE} seconds, and was ended: was there not enough memory?")
             continue
-        active = now
         some = os.read(child.stdout.fileno(), 1 << 16)
         if not some:
             return None
@@ -113,18 +113,63 @@ def _answer(
             said = json.loads(line)
             if "progress" not in said:
                 return dict(said)
+            if said["progress"] != told:  # it says the same again as long as it waits
+                told = said["progress"]
+                looks.gets_on()
             progress(*said["progress"])
 
 
-def _used(session: int) -> int:
-    """Return the time on processors, in ticks, that the processes of a session have used so far."""
-    ticks = 0
-    for pid in filter(str.isdigit, os.listdir("/proc")):
-        with contextlib.suppress(OSError), open(f"/proc/{pid}/stat", "rb") as file:
-            fields = file.read().rpartition(b")")[2].split()
-            if int(fields[3]) == session:
-                ticks += sum(map(int, fields[11:13]))
-    return ticks
+class _Looks:
+    """Looks at a process now and then."""
+
+    def __init__(self, pid: int) -> None:
+        self._pid = pid
+        self._begun = self._looked = time.monotonic()
+        self._done = 0.0, 0
+        self.gets_on()
+
+    def gets_on(self) -> None:
+        """Note that it does something."""
+        self._active = self._not_full = time.monotonic()
+
+    def refuse_stuck(self) -> None:
+        """Look at it; raise TaskFailed if it takes too long, or has not got on for too long."""
+        now = time.monotonic()
+        if now - self._looked < _ASKED:
+            return
+        self._looked = now
+        seconds, moved = _done_by(self._pid)
+        if moved != self._done[1] or seconds - self._done[0] > _LITTLE * (now - self._active):
+            self._active, self._done = now, (seconds, moved)
+        if _data(self._pid) < MEMORY - _FULL:
+            self._not_full = now
+        if now - self._begun > TIME:
+            raise TaskFailed(f"took longer than {TIME} seconds, and was ended")
+        if now - self._not_full > _STUCK:
+            raise TaskFailed(TOO_LITTLE.format(MEMORY >> 20))
+        if now - self._active > IDLE:
+            raise TaskFailed(f"did nothing for {IDLE} seconds, and was ended: was there not enough memory?")
+
+
+def _done_by(pid: int) -> tuple[float, int]:
+    """Return how many seconds of a processor's time a process has used, and how many bytes it has moved.
+
+    What it writes is counted as the disk sees it: words of progress are none of it.
+    """
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            ticks = sum(map(int, file.read().rpartition(b")")[2].split()[11:13]))
+        with open(f"/proc/{pid}/io", encoding="ascii") as text:
+            moved = {name: int(value) for name, _, value in (line.partition(":") for line in text)}
+        return ticks / os.sysconf("SC_CLK_TCK"), sum(moved[name] for name in ("rchar", "read_bytes", "write_bytes"))
+    return 0.0, 0
+
+
+def _data(pid: int) -> int:
+    """Return how many bytes of memory of its own a process has: what RLIMIT_DATA bounds; 0 if it has ended."""
+    with contextlib.suppress(OSError), open(f"/proc/{pid}/status", encoding="utf-8", errors="replace") as file:
+        return next((int(line.split()[1]) << 10 for line in file if line.startswith("VmData:")), 0)
+    return 0
 
 
 def _end(child: subprocess.Popen[bytes]) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import memcarve
 from memcarve.errors import MemcarveError, printable
+from memcarve.hashing import hash_of
 from openrelik_worker_memcarve import naming
 from openrelik_worker_memcarve.archives import pack
 from openrelik_worker_memcarve.failure import TaskFailed
@@ -40,7 +41,8 @@ _HITS_TOLD = 1000  # in the report, at most
 def plan(job: Job, progress: Progress) -> dict[str, Any]:
     """Return the processes of an image that are to be worked on, each by itself; none if it is better done at once.
 
-    What is compressed is better done at once: every process of ours would have to decode it.
+    What is compressed is better done at once: every process of ours would have to decode it. If a hash of the input is
+    wanted, it is taken here, once.
     """
     with opened(job, progress) as container:
         stored = container.stored
@@ -48,9 +50,11 @@ def plan(job: Job, progress: Progress) -> dict[str, Any]:
             return {"processes": []}
         indexes = chosen(container, job["wanted"])
         entries = [(index, container.entry(index)) for index in indexes]
+        of_all = {"sha256": hash_of(stored) if job["wanted"].get("hash_input") else None}
         return {
             "processes": [
-                {"index": index, "known": identity_of(entry), "row": {"pid": entry.pid, "name": _row(entry)["name"]}}
+                of_all
+                | {"index": index, "known": identity_of(entry), "row": {"pid": entry.pid, "name": _row(entry)["name"]}}
                 for index, entry in entries
             ]
         }
@@ -122,7 +126,8 @@ def _write(
     options = memcarve.SinkOptions(
         command=["openrelik-worker-memcarve", job["task"]],
         case_id=wanted.get("case_id") or None,
-        hash_input=bool(wanted.get("hash_input")),
+        hash_input=bool(wanted.get("hash_input")) and job.get("sha256") is None,
+        input_sha256=job.get("sha256"),
         **more,
     )
     out = os.path.join(job["folder"], "out", "all")

@@ -140,27 +140,42 @@ class Rules:
         return cls._compiled(sources, define or {}, compiled)
 
     @classmethod
-    def of(cls, text: str, define: Mapping[str, object] | None = None) -> Rules:
-        """Return the rules in source text; raises what `read` raises."""
-        return cls._compiled([(NAMESPACE, "", text)], define or {}, [])
+    def of(cls, text: str, define: Mapping[str, object] | None = None, *, includes: bool = True) -> Rules:
+        """Return the rules in source text; raises what `read` raises.
+
+        Without `includes` rules that include files are an error: a text that somebody else wrote reads none of yours.
+        """
+        return cls._compiled([(NAMESPACE, "", text)], define or {}, [], includes=includes)
 
     @classmethod
     def _compiled(
-        cls, sources: Sequence[tuple[str, str, str]], define: Mapping[str, object], compiled: list[yara_x.Rules]
+        cls,
+        sources: Sequence[tuple[str, str, str]],
+        define: Mapping[str, object],
+        compiled: list[yara_x.Rules],
+        *,
+        includes: bool = True,
     ) -> Rules:
         if not sources:
             if define:
                 raise UsageError("variables are given their values when rules are compiled, and these are already")
             return cls(compiled)
-        check_includes([(file, text) for _, file, text in sources], _folders(sources))
+        if includes:
+            check_includes([(file, text) for _, file, text in sources], _folders(sources))
         with panics_told():
-            return cls._built(sources, define, compiled)
+            return cls._built(sources, define, compiled, includes=includes)
 
     @classmethod
     def _built(
-        cls, sources: Sequence[tuple[str, str, str]], define: Mapping[str, object], compiled: list[yara_x.Rules]
+        cls,
+        sources: Sequence[tuple[str, str, str]],
+        define: Mapping[str, object],
+        compiled: list[yara_x.Rules],
+        *,
+        includes: bool,
     ) -> Rules:
         compiler = yara().Compiler()
+        compiler.enable_includes(includes)
         for name, value in define.items():
             _define(compiler, name, value)
         folders = _folders(sources)
