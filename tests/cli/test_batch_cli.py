@@ -438,7 +438,11 @@ def test_a_file_that_an_option_names_must_be_the_same(case: Path, capfdbinary: C
         (["carve"], 2, "--output is missing"),
         (["carve", "-o", "new"], 2, "no input is named"),
         (["carve", "x", "-o", "new", "-0"], 2, "-0 says how --inputs"),
-        (["carve", "x", "-o", "new", "--force"], 2, "--force is not an option"),
+        (
+            ["carve", "x", "-o", "new", "--force"],
+            2,
+            "a batch replaces nothing: --resume goes on with it, -o names another",
+        ),
         (["carve", "x", "-o", "new", "--hash", "crc"], 2, "unknown hash 'crc'"),
         (["find", "x", "y", "-o", "new"], 2, "--pattern is missing"),
         (["scan", "x", "-o", "new", "--rules", "r", "--carve-hits", "a/b"], 2, "must be a bare name"),

@@ -93,7 +93,14 @@ class BatchCommand(Command):
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Take the arguments and options, and see whether the command takes its own; raises click.UsageError."""
         raw = list(args)
-        extra = super().parse_args(ctx, args)
+        try:
+            extra = super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            if error.option_name != "--force":
+                raise
+            raise click.UsageError(
+                "a batch replaces nothing: --resume goes on with it, -o names another", ctx
+            ) from None
         if not ctx.resilient_parsing:
             typed, _, order = self.make_parser(ctx).parse_args(raw)
             ctx.meta[_GIVEN] = self._given(ctx, typed, [*dict.fromkeys(order)])
