@@ -9,7 +9,7 @@ root=$(cd "$here/../.." && pwd)
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 # a copy: building leaves files beside the source, which others may be using
-mkdir "$work/source" && cp -r "$root"/{pyproject.toml,README.md,LICENSE,src,integrations} "$work/source/"
+mkdir "$work/source" && cp -r "$root"/{pyproject.toml,README.md,LICENSE,CHANGELOG.md,distribution,src,integrations} "$work/source/"
 for release in "$@"; do
     echo "+ Volatility 3 $release"
     python3 -m venv "$work/$release"
