@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import compressed
 import exports
+import frugal
 import images
 import linux
 import rules
@@ -322,6 +323,7 @@ ALL: dict[str, Callable[[Settings], Iterator[Row]]] = {
     "listing": _commanded(images.listing),
     "linux": _commanded(linux.machines),
     "arm64": _commanded(linux.arm64),
+    "frugal": _commanded(frugal.frugal),
     "compressed": _commanded(compressed.compressed),
 }
 

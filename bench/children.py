@@ -219,6 +219,34 @@ def rows_kept(path: str) -> None:
     print(len(columns[0]))
 
 
+def fetched(path: str, pid: str, block: str) -> None:
+    """Run `processes` and `carve --pid` on a file as if it lay elsewhere; print what of it was fetched, as JSON."""
+    import contextlib  # noqa: PLC0415
+    import io  # noqa: PLC0415
+    import json  # noqa: PLC0415
+    import tempfile  # noqa: PLC0415
+
+    sys.path.insert(0, os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "tests", "helpers"))
+    import counted_reads  # noqa: PLC0415
+    import memcarve  # noqa: PLC0415
+    from memcarve.cli.program import run  # noqa: PLC0415
+
+    known: set[int] = set()
+    told: list[tuple[int, int]] = []
+    with tempfile.TemporaryDirectory() as folder:
+        out = os.path.join(folder, "out")
+        for command in (["processes", "-q", path], ["carve", "-q", path, "--pid", pid, "-o", out]):
+            with counted_reads.counting() as files, contextlib.redirect_stdout(io.StringIO()):
+                status = run(command)
+            if status not in (0, 3):
+                sys.exit(f"{command[0]} ended with {status}")
+            told.append(counted_reads.fetched(files[0].reads, int(block), known))
+        with memcarve.open(out) as container:
+            own = container.process().space.total
+    (listed, first), (carved, second) = told
+    print(json.dumps({"processes": listed, "carve": carved, "waits": [first, second], "own": own}))
+
+
 def rows_dropped(path: str) -> None:
     """Read a map as more careful scripts do: a row is dropped as soon as its four numbers are in their lists."""
     virtual, physical, size, offset = [], [], [], []

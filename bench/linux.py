@@ -32,6 +32,7 @@ class _Machine(NamedTuple):
     folder: Path
     memory: int
     processes: int
+    largest: int = 1  # the process with the most regions
 
     def image(self, here: Place) -> Path:
         """Return its memory, as it lies there or decoded into a folder."""
@@ -46,7 +47,7 @@ class _Machine(NamedTuple):
         return target
 
 
-def _machines() -> list[_Machine]:
+def usual_machines() -> list[_Machine]:
     """Return the machines of the folders that MEMCARVE_MACHINES names, or of the usual one."""
     if shutil.which("zstd") is None:
         raise UnavailableError("zstd is missing: real machines are packed with it")
@@ -59,7 +60,8 @@ def _machines() -> list[_Machine]:
             ready = folder / "memory.raw"
             size = ready.stat().st_size if ready.exists() else _unpacked(folder / "memory.raw.zst")
             processes = [process for process in json.loads(said)["processes"] if process.get("vmas")]
-            found.append(_Machine(folder, size, len(processes)))
+            largest = max(processes, key=lambda process: len(process["vmas"]))
+            found.append(_Machine(folder, size, len(processes), int(largest["pid"])))
     if not found:
         raise UnavailableError(f"no Linux machine is in {', '.join(folders)}; MEMCARVE_MACHINES names the folders")
     return found
@@ -74,7 +76,7 @@ def _unpacked(packed: Path) -> int:
 
 def machines(settings: Settings, command: Callable[..., list[str]]) -> Iterator[Row]:
     """Find the processes of the machine of most memory, and list regions and threads of that of most processes."""
-    found = _machines()
+    found = usual_machines()
     largest, busiest = max(found, key=lambda it: it.memory), max(found, key=lambda it: it.processes)
     with place(settings.fast, settings.place(settings.fast)) as here:
         path = largest.image(here)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 import numpy as np
 
-from memcarve.backing import AbsentBacking, ZerosBehind
+from memcarve.backing import AbsentBacking, ZerosBehind, fetch_ahead
 from memcarve.errors import CounterpartError, InputError, UnreadableError
 from memcarve.formats.images.machine import MachineMemory
 from memcarve.intervals import PAGE, TOP, Intervals, breaks, joined, smallest_owner, total, union
@@ -265,6 +265,8 @@ class PhysicalMemory(Intervals):
             split |= self.on_seam(unique)
         words = np.empty((len(unique), PAGE // 8), np.uint64)
         view = words.view(np.uint8).reshape(-1).data
+        if len(unique) > 1:
+            fetch_ahead(self.backing, offsets[~split], PAGE)
         edges = [0, *(np.flatnonzero((np.diff(offsets) != PAGE) | split[1:] | split[:-1]) + 1).tolist(), len(unique)]
         for low, high in itertools.pairwise(edges):
             if low < high and split[low]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import numpy as np
 
-from memcarve.backing import next_written
+from memcarve.backing import fetch_ahead, next_written
 from memcarve.errors import SourceReadError
 from memcarve.intervals import PAGE, chunks, expand
 
@@ -161,6 +161,9 @@ def words_of(memory: PhysicalMemory, block: Block, buffer: U8) -> U64:
     if not block.pieces:
         return memory.pages(block.physical)
     done = 0
+    if len(block.pieces) > 1:
+        places = np.array(block.pieces, np.int64)
+        fetch_ahead(memory.backing, places[:, 0], places[:, 1])
     for offset, size in block.pieces:
         memory.backing.read_into(offset, buffer[done : done + size].data)
         done += size
