@@ -8,12 +8,15 @@ read once, passed to the observer and written from the same buffer.
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 import struct
 import sys
 import threading
 from typing import TYPE_CHECKING
 
+from memcarve.backing import lies_elsewhere
+from memcarve.copying.ahead import fetched_ahead
 from memcarve.copying.output_file import BUFFER, FULL, PAGE, Target, seek, write, write_error, write_sparse
 from memcarve.copying.scatter import GATHERED, gatherer
 from memcarve.errors import InputError, OutputError, SourceReadError
@@ -98,8 +101,9 @@ class Copier:
         if several:
             told = self._gathered(progress)
             gathered = gatherer(backing, target, self._buffer(), place, observe, told, sparse=sparse)
+        parts = fetched_ahead(backing, [[each] for each in pieces]) if lies_elsewhere(backing) else [pieces]
         try:
-            for offset, size in pieces:
+            for offset, size in itertools.chain.from_iterable(parts):
                 if gathered is not None and size <= _SMALL:
                     gathered.add(offset, size)
                     continue

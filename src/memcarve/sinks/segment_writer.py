@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
+from memcarve.copying.ahead import fetched_ahead
 from memcarve.copying.copier import BUFFERED, THREADS, run_together
 from memcarve.copying.output_file import Target, is_zero
 from memcarve.formats import manifest
@@ -114,9 +115,14 @@ class Work:
         def progress(count: int) -> None:
             self._done[number] += count
 
-        for index, (start, size, offset, extents) in enumerate(rows, first):
+        found = list(rows)
+        all_pieces = (
+            [(offset, size)] if extents == 1 else pieces_of(number)
+            for number, (_, size, offset, extents) in enumerate(found)
+        )
+        ahead = fetched_ahead(self.backing, all_pieces)
+        for (index, (start, size, _, _)), pieces in zip(enumerate(found, first), ahead, strict=True):
             name = self._name(index, start, start + size)
-            pieces = [(offset, size)] if extents == 1 else pieces_of(index - first)
             content = self._content(index)
             observer = Observer(self.hashes, content) if self.observed else None
             with self.files.create(name) as file:
