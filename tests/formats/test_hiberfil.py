@@ -225,6 +225,7 @@ def header(length: int, *, magic: bytes = b"HIBR", at: int = 0x18) -> bytes:
 @pytest.mark.parametrize(
     ("data", "message"),
     [
+        (header(0x3E0)[:100], "ends inside its header, at 0x64"),
         (header(0x3E8), "does not know .its header has 0x3e8 bytes"),
         (header(0x338, at=0x14), "32-bit Windows"),
         (header(0xA8, magic=b"hibr", at=0x14), "Windows XP or Vista"),
@@ -239,7 +240,7 @@ def test_refused(tmp_path: Path, data: bytes, message: str) -> None:
     refused(tmp_path / "x", data, message)
 
 
-@pytest.mark.parametrize("data", [b"HIBR", b"WAKE up, it is late", header(0x3E0)[:100], b"RSTR" + bytes(8 * PAGE)])
+@pytest.mark.parametrize("data", [b"HIBR", b"WAKE up, it is late", header(0x3E0)[:20], b"RSTR" + bytes(8 * PAGE)])
 def test_no_hibernation_file(tmp_path: Path, data: bytes) -> None:
     """Other files that begin with the same letters are none."""
     (tmp_path / "x").write_bytes(data)

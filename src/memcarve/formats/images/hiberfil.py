@@ -158,8 +158,13 @@ def _header(file: FileBacking, head: bytes) -> _Header | None:
     wide, narrow = (_number(head, at, 4) == PAGE for at in (_PAGE_SIZE, _NARROW_PAGE_SIZE))
     if signature in _OLD and len(head) == PAGE and (wide or narrow):
         raise _unknown(file, "of Windows XP or Vista")
-    if signature in _OLD or len(head) < PAGE or not (wide or narrow):
+    if signature in _OLD or not (wide or narrow):
         return None
+    if len(head) < PAGE:
+        raise InputError(
+            f"is a hibernation file that ends inside its header, at 0x{len(head):x}; the file was cut off",
+            subject=file.path,
+        )
     if length in _NARROW and narrow:
         raise _unknown(file, "of a 32-bit Windows")
     if not wide or length not in (_SEVEN, *_LAYOUTS):
