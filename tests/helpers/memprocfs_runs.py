@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
+import os
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -15,13 +18,33 @@ READER = str(ROOT / "tests" / "helpers" / "memprocfs_reader.py")
 LONGEST = 60
 
 
-def run(*arguments: str, stdin: str = "{}") -> str:
-    """Return what MemProcFS says of an image."""
+def run(*arguments: str, stdin: str = "{}", package: Path | None = None) -> str:
+    """Return what MemProcFS says of an image; `package` is where it is imported from, if not from where it is."""
     done = subprocess.run(
-        [sys.executable, READER, *arguments], input=stdin, capture_output=True, text=True, timeout=LONGEST, check=False
+        [sys.executable, READER, *arguments],
+        input=stdin,
+        capture_output=True,
+        text=True,
+        timeout=LONGEST,
+        check=False,
+        env=None if package is None else {**os.environ, "PYTHONPATH": str(package)},
     )
     assert done.returncode == 0, done.stderr[-2000:]
     return done.stdout
+
+
+def with_xpress(place: Path) -> Path:
+    """Return a folder with a copy of MemProcFS that decodes Xpress: the library for that must lie beside it."""
+    for name in ("memprocfs", "leechcorepyc"):
+        spec = importlib.util.find_spec(name)
+        if spec is None or spec.origin is None:
+            pytest.skip(f"{name} is not installed")
+        folder = Path(spec.origin).parent
+        if name == "memprocfs":
+            shutil.copytree(folder, place / name)
+        for library in folder.glob("libMSCompression*"):
+            shutil.copy(library, place / "memprocfs")
+    return place
 
 
 def skip_without() -> None:

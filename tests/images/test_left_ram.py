@@ -10,6 +10,7 @@ import gzip
 import hashlib
 import json
 import random
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,7 +26,7 @@ from memcarve.permissions import origin
 from memcarve.sinks.extract import extract
 from memcarve.sources.page_file_option import numbered
 from memory import PAGE
-from memprocfs_runs import run as run_memprocfs, skip_without
+from memprocfs_runs import run as run_memprocfs, skip_without, with_xpress
 from sweeps import some
 from winimage import Plan, kernel, left_ram, userland
 
@@ -54,7 +55,8 @@ def built(place: Path, left: LeftRam, layout: int = 8, **options: Any) -> Truth:
     # MemProcFS wants more than ten processes
     others = [Plan(400 + 4 * number, b"w%d.exe" % number, 388, memory=()) for number in range(12)]
     plan = Plan(PID, b"left.exe", 388, memory=(), userland=userland.plain(PID), left=left)
-    processes = [Plan(388, b"smss.exe"), *others, plan]
+    owner = Plan(900, b"MemCompression", 4, memory=())
+    processes = [Plan(388, b"smss.exe"), owner, *others, plan]
     options = {"megabytes": 48, "stub": True, "realistic": True, **options}
     return winimage.build(place / "mem.raw", layout=layout, processes=processes, **options)
 
@@ -333,6 +335,106 @@ def test_a_composite(tmp_path: Path) -> None:
     whole.close()
 
 
+# compressed memory
+
+
+@pytest.mark.parametrize(
+    ("layout", "mask", "method"),
+    [(8, MASK, "Xpress"), (23, MASK, "LZ4"), *some([(4, MASK, ""), (20, MASK, ""), (9, 0, ""), (7, 0, "")], 2)],
+)
+def test_compressed_pages_are_found(tmp_path: Path, layout: int, mask: int, method: str) -> None:
+    """Compressed pages, own and shared ones, are found: packed, as they are, zeros, by chains, in a page file.
+
+    What has no record, or cannot be decoded, is said to be compressed.
+    """
+    del method  # says what the build has
+    truth = built(tmp_path, left_ram.squeezed(mask), layout)
+    with memcarve.open(truth.path, page_files=files_of(truth)) as container:
+        memory = container.process(PID)
+        assert_found(truth, memory)
+        origins = [one.origin for one in truth.left[PID].found.values()]
+        assert origins.count("compressed") > 150
+        assert origins.count("prototype+compressed") > 30
+
+
+def test_compressed_pages_in_bulk(tmp_path: Path) -> None:
+    """In whatever pieces it is read, and in several threads at once, compressed memory has the same bytes."""
+    truth = built(tmp_path, left_ram.squeezed(pages=1200))
+    found = truth.left[PID].found
+    with memcarve.open(truth.path, page_files=files_of(truth)) as container:
+        memory = container.process(PID, half="user")
+        segments = [segment for segment in memory.segments() if segment.start in found]
+        assert max(segment.size for segment in segments) > 3 * PAGE
+
+        def read(segment: Any) -> bytes:
+            return memory.read(segment.start, segment.size)
+
+        with ThreadPoolExecutor(4) as pool:
+            for segment, data in zip(segments, pool.map(read, segments), strict=True):
+                pages = range(segment.start, segment.end, PAGE)
+                assert data == b"".join(found[page].data for page in pages)
+                assert memory.read(segment.start + 7, PAGE - 9) == data[7 : PAGE - 2]
+
+
+def test_the_store_has_a_number(tmp_path: Path) -> None:
+    """A file that is given under the number of the store is refused: its pages would be others."""
+    truth = built(tmp_path, left_ram.squeezed())
+    with (
+        memcarve.open(truth.path, page_files=[f"2={truth.page_files[0]}"]) as container,
+        pytest.raises(UsageError, match="page file 2 is none"),
+    ):
+        container.process(PID)
+
+
+def test_no_store(tmp_path: Path) -> None:
+    """Without MemCompression, or with a build of which nothing is known, compressed pages are said to be so."""
+    for name, build in ((b"MemCompress", 19041), (b"MemCompression", 25398)):
+        plans = [
+            Plan(388, b"smss.exe"),
+            Plan(900, name, 4, memory=()),
+            Plan(PID, b"left.exe", 388, memory=(), userland=userland.plain(PID), left=left_ram.squeezed()),
+        ]
+        truth = winimage.build(tmp_path / "mem.raw", layout=8, build=build, megabytes=48, processes=plans)
+        with memcarve.open(truth.path) as container:
+            memory = container.process(PID, half="user")
+            pages = [page for page, one in truth.left[PID].found.items() if one.origin == "compressed"]
+            for page in pages:
+                with pytest.raises(AddressError, match="compressed"):
+                    memory.read(page, 1)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_damaged_stores(tmp_path: Path, seed: int) -> None:
+    """Whatever a store's structures say, loops and wild pointers among them, a page is right or not there."""
+    truth = built(tmp_path, left_ram.squeezed(), (8, 23)[seed % 2])
+    words = np.fromfile(truth.path, np.uint64)
+    rng = seeded(seed)
+    kernel_pointers = words >> np.uint64(47) == np.uint64(0x1FFFF)
+    tagged = np.flatnonzero(np.isin(words >> np.uint64(32), [int.from_bytes(tag, "little") for tag in TAGS]))
+    pointers = words[kernel_pointers]
+    for _ in range((20, 200)[seed % 2]):
+        # in the page behind the header of one of the structures
+        place = int(tagged[rng.randrange(len(tagged))]) + 2 + rng.randrange(80)
+        if place < len(words):
+            words[place] = rng.choice(
+                (
+                    int(words[place]) ^ 1 << rng.randrange(64),
+                    rng.getrandbits(64),
+                    int(pointers[rng.randrange(len(pointers))]),
+                )
+            )
+    words.tofile(truth.path)
+    with memcarve.open(truth.path, page_files=files_of(truth)) as container:
+        memory = container.process(PID, half="user")
+        for page in truth.left[PID].found:
+            if memory.space.at(page) is not None:
+                assert len(memory.read(page, PAGE)) == PAGE
+
+
+#: the tags of the structures of a store
+TAGS = (b"smSt", b"smNd", b"smBA", b"smRc", b"smRg")
+
+
 # what is made of it
 
 
@@ -441,6 +543,26 @@ def test_memprocfs_finds_the_same(tmp_path: Path, layout: int) -> None:
                 same += 1
             assert theirs.get(str(page)) == expected, hex(page)
     assert same > 600
+
+
+@pytest.mark.parametrize("layout", [9, 23])
+def test_memprocfs_decompresses_the_same(tmp_path: Path, layout: int) -> None:
+    """Page by page MemProcFS finds the same compressed pages, and none where memcarve finds none."""
+    skip_without()
+    truth = built(tmp_path, left_ram.squeezed(), layout)
+    left = truth.left[PID]
+    pages = sorted({*left.found, *left.lost})
+    options = [word for number, path in truth.page_files.items() for word in (f"-pagefile{number}", path)]
+    wanted = json.dumps({PID: [(page, 1) for page in pages]})
+    told = json.loads(run_memprocfs(truth.path, *options, stdin=wanted, package=with_xpress(tmp_path)))
+    theirs = next(one["pages"] for one in told if one["pid"] == PID)
+    with memcarve.open(truth.path, page_files=files_of(truth)) as container:
+        memory = container.process(PID)
+        for page in pages:
+            expected = None
+            if memory.space.at(page) is not None:
+                expected = hashlib.blake2b(memory.read(page, PAGE), digest_size=8).hexdigest()
+            assert theirs.get(str(page)) == expected, hex(page)
 
 
 # hostile

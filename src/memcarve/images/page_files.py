@@ -6,12 +6,21 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from memcarve.errors import InputError
+from memcarve.errors import InputError, SourceReadError
 from memcarve.intervals import PAGE
 
 if TYPE_CHECKING:
-    from memcarve.backing import FileBacking
+    from typing import Protocol
+
+    from memcarve.backing import Backing, FileBacking, Span
     from memcarve.dtypes import U8, U64, Bools
+
+    class Readable(Protocol):
+        """What decodes."""
+
+        def read_into(self, offset: int, buffer: memoryview) -> None:
+            """Fill `buffer` with the bytes at `offset`, or raise SourceReadError."""
+
 
 MOST = 16  # page files that Windows can have; Linux has up to 29 areas
 
@@ -28,12 +37,47 @@ class PageFile(NamedTuple):
     begin: int
 
 
-class PageFiles:
-    """The files that were given, each under its number; `zeros` is where in the backing zeros lie, None: nowhere."""
+class DecodedArea:
+    """Bytes that a `source`, which is found later, decodes when they are read; they begin at `begin` of a backing."""
 
-    def __init__(self, files: tuple[PageFile, ...] = (), zeros: int | None = None) -> None:
+    def __init__(self, path: str, size: int) -> None:
+        self.path = path
+        self.size = size
+        self.begin = 0
+        self.source: Readable | None = None
+
+    def read_into(self, offset: int, buffer: memoryview) -> None:
+        """Fill `buffer` with the bytes at `offset`, or raise SourceReadError."""
+        if self.source is None or offset + len(buffer) > self.size:
+            raise SourceReadError(f"nothing is decoded at offset 0x{offset:x}", subject=self.path)
+        self.source.read_into(offset, buffer)
+
+    def spans(self, offset: int, size: int) -> list[Span] | None:  # noqa: ARG002 - they lie in no file
+        """Return None."""
+        return None
+
+    def close(self) -> None:
+        """Do nothing: what is decoded lies elsewhere."""
+
+
+class PageFiles:
+    """The image and what lies behind it in a `backing`: the files that were given, each under its number.
+
+    `zeros` is where in the backing zeros lie, None: nowhere; `area` is where compressed pages do, None: nowhere.
+    """
+
+    def __init__(
+        self,
+        backing: Backing,
+        files: tuple[PageFile, ...] = (),
+        zeros: int | None = None,
+        area: DecodedArea | None = None,
+    ) -> None:
+        self.backing = backing
+        self.path = backing.path
         self.files = files
         self.zeros = zeros
+        self.area = area
         self._checked: set[int] = set()
 
     @property

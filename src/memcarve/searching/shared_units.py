@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from memcarve.intervals import PAGE
-from memcarve.searching.location_hashes import mixed
+from memcarve.searching.location_hashes import image_of, mixed
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -106,7 +106,7 @@ def _cut(space: Memory, segments: Segments, pieces: _Pieces, before: int, after:
     holder = piece[first]
     last = np.minimum(np.append(first[1:], len(piece)), ends[holder] - after)
     size = (last - first).astype(np.uint64)
-    key = (size + np.uint64(id(space.backing))) * _FACTOR
+    key = (size + np.uint64(id(image_of(space)))) * _FACTOR
     for number, bits in zip(_NUMBERS, (numbers >> np.uint64(64 - _BITS), numbers & np.uint64(_PRIME)), strict=True):
         key = (key << np.uint64(32) | key >> np.uint64(32)) + _polynomials(bits, number, first - before, last + after)
     return Units(pieces.row[holder], address[first], size << _SHIFT, key)

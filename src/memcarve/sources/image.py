@@ -43,6 +43,7 @@ from memcarve.missing import (
     MissingMemory,
 )
 from memcarve.note import Note
+from memcarve.permissions import DEMAND_ZERO
 from memcarve.process import Account, Container, Machine, Platform, ProcessEntry, ProcessMemory
 from memcarve.sources.listings import metadata_from_files
 from memcarve.sources.opening import FOR_IMAGES, IMAGE, Opened, OpenOptions, Source
@@ -105,11 +106,12 @@ class ImageContainer(Container):
         self._unsought: str | None = None
         self._unsettled: ProcessError | None = None
         #: the image, and behind it the page files that were given
-        self._whole, self._page_files, self._page_notes = open_page_files(
+        self._page_files, self._page_notes = open_page_files(
             file, memory.backing, options.page_files, zeros=options.demand_zero
         )
         if options.pages_from == PagesFrom.RAM and (options.page_files or options.demand_zero):
-            self._whole.close()
+            for each in self._page_files.files:
+                each.file.close()
             raise UsageError(
                 "only pages in memory are wanted, and page files or zeros were given",
                 remedy="leave {pages_from:ram} out, or {page_files} and {demand_zero}",
@@ -365,7 +367,9 @@ class ImageContainer(Container):
         if found is None:
             space = pages.space(self.memory, missing)
         else:
-            space = space_of(pages, self._whole, missing, found)
+            # what is all in the image is read from there alone, which is faster
+            away = (found.placed.flags & np.uint8(DEMAND_ZERO)).any()
+            space = space_of(pages, self._page_files.backing if away else self.memory.backing, missing, found)
             missing = space.missing
             remarks += found.notes
         remarks += self._remarks(entry, pages, missing, table, half)
@@ -424,7 +428,7 @@ class ImageContainer(Container):
 
     def close(self) -> None:
         """Close the image and the page files."""
-        self._whole.close()
+        self._page_files.backing.close()
         self.memory.backing.close()
         self.file.close()
 

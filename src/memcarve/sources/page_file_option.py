@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from memcarve.backing import Composite, FileBacking, Zeros
 from memcarve.errors import InputError, UsageError
 from memcarve.formats.compression import compression_of, first_bytes
-from memcarve.images.page_files import MOST, PageFile, PageFiles
+from memcarve.images.page_files import MOST, DecodedArea, PageFile, PageFiles
 from memcarve.intervals import PAGE
 from memcarve.remote import open_file
 
@@ -23,6 +23,8 @@ _NUMBERED = re.compile(r"(\d{1,9})=(.+)", re.DOTALL)
 _SWAP_FILE, _SWAP_NUMBER = "swapfile.sys", 1
 #: the addresses of zeros are told apart by so many bytes
 _ZEROS = 1 << 48
+#: compressed pages are told apart by keys of 32 bits
+_DECODED = 1 << 44
 
 
 def numbered(given: Sequence[str]) -> list[tuple[int, str, bool]]:
@@ -53,13 +55,11 @@ def numbered(given: Sequence[str]) -> list[tuple[int, str, bool]]:
 
 def open_page_files(
     image: FileBacking, backing: Backing, given: Sequence[str], *, zeros: bool
-) -> tuple[Backing, PageFiles, list[str]]:
-    """Return the bytes of an image with the page files behind it, where what of them lies, and notes for the user.
+) -> tuple[PageFiles, list[str]]:
+    """Return the image with the page files behind it, and room for what is decompressed; and notes for the user.
 
     With `zeros`, there are zeros for pages that nobody wrote. Raises UsageError, InputError, SourceReadError.
     """
-    if not given and not zeros:
-        return backing, PageFiles(), []
     files, notes = list[FileBacking](), list[str]()
     rows = numbered(given)
     try:
@@ -76,10 +76,12 @@ def open_page_files(
         for file in files:
             file.close()
         raise
-    whole = Composite(backing, [*files, *([Zeros(backing.path, _ZEROS)] if zeros else [])])
-    placed = zip(rows, files, whole.begins, strict=False)  # behind the files there may be zeros
+    area = DecodedArea(backing.path, _DECODED)
+    whole = Composite(backing, [*files, area, *([Zeros(backing.path, _ZEROS)] if zeros else [])])
+    area.begin = whole.begins[len(files)]
+    placed = zip(rows, files, whole.begins, strict=False)
     known = tuple(PageFile(number, file, begin) for (number, _, _), file, begin in placed)
-    return whole, PageFiles(known, whole.begins[-1] if zeros else None), notes
+    return PageFiles(whole, known, whole.begins[-1] if zeros else None, area), notes
 
 
 def _check(file: FileBacking, others: Sequence[FileBacking]) -> None:

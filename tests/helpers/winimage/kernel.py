@@ -183,3 +183,11 @@ def decoy(base: int, filler: bytes, rng: np.random.Generator) -> bytearray:
     struct.pack_into("<Q", data, exports[b"PsInitialSystemProcess"], base + 0x2000)
     struct.pack_into("<I", data, exports[b"NtBuildNumber"], 0xF0000000 | 14393)
     return data
+
+
+def put_globals(image: bytearray, data: bytes) -> None:
+    """Have the fourth section be the one in which the kernel keeps its aligned data, which begins with these."""
+    (begin,) = struct.unpack_from("<I", image, 0x3C)
+    (optional,) = struct.unpack_from("<H", image, begin + 20)
+    struct.pack_into("8s", image, begin + 24 + optional + 3 * 40, b"CACHEALI")
+    image[SECTIONS[3].start + 0x40 : SECTIONS[3].start + 0x40 + len(data)] = data

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from winimage.compression import NUMBER
 from winimage.contents import PAGE, U64, page_bytes
 from winimage.physical import numbers
 from winimage.userland import IMAGE_MAP, Vad
@@ -19,6 +20,7 @@ from winimage.userland import IMAGE_MAP, Vad
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from winimage.compression import Store
     from winimage.layouts import Layout
     from winimage.physical import Physical
     from winimage.pool import Pool
@@ -70,9 +72,10 @@ class View(NamedTuple):
 
 
 class Private(NamedTuple):
-    """Private pages from `start` on, each ``pagefile N``, ``demand-zero``, ``transition`` or ``beyond N``.
+    """Private pages from `start` on.
 
-    ``raw N`` is in page file N, without the mask, which its SwizzleBit says.
+    Each is ``pagefile N``, ``compressed KIND``, ``demand-zero``, ``transition``, ``beyond N`` or ``raw N``, which is in
+    page file N, without the mask, as its SwizzleBit says.
     """
 
     start: int
@@ -124,8 +127,10 @@ class Found(NamedTuple):
 class Left:
     """What is to be found of one process, and what is not, by address; and what page files hold, by number and page."""
 
-    def __init__(self, plan: LeftRam, physical: Physical, files: dict[int, dict[int, bytes]]) -> None:
-        self.plan, self.physical, self.files = plan, physical, files
+    def __init__(
+        self, plan: LeftRam, physical: Physical, files: dict[int, dict[int, bytes]], store: Store | None
+    ) -> None:
+        self.plan, self.physical, self.files, self.store = plan, physical, files, store
         self.found: dict[int, Found] = {}
         self.lost: dict[int, str] = {}
         #: what the process's own page tables map there besides
@@ -143,6 +148,21 @@ class Left:
         file[place] = data
         return place, data
 
+    def _stored(self, kind: str, address: int, origin: str) -> int:
+        """Put a page into the store; return its entry."""
+        assert self.store is not None
+        # text, so that it packs well; one in eight is noise
+        text = b"".join(b"page 0x%012x word %06d; " % (address, word // 3) for word in range(200))[:PAGE]
+        data = bytes(PAGE) if kind == "zeros" else text
+        if kind == "raw" or (address >> 12 & 7 == 7 and kind == "packed"):
+            data = page_bytes(self.physical.seed, _FILES, address | 0x7000)
+        place = self.store.add(kind, data)
+        if kind in {"unknown", "broken"}:
+            self.lost[address] = "compressed"
+        else:
+            self.found[address] = Found(origin, data)
+        return self.plan.entry(NUMBER, place)
+
     def _framed(self, owner: int, address: int) -> tuple[int, bytes]:
         (frame,) = self.physical.take(1).tolist()
         self.physical.fill(owner, numbers(address >> 12, 1), np.array([frame], U64))
@@ -153,6 +173,9 @@ class Left:
         known = {vad.start: node for vad, node in zip(tree.vads, tree.nodes, strict=True)}
         for view in self.plan.views:
             self._view(view, pool, layout, known[view.start])
+        for part in self.plan.private:
+            for page, kind in enumerate(part.kinds):
+                self._private(part.start + page * PAGE, kind)
 
     def _view(self, view: View, pool: Pool, layout: Layout, node: int) -> None:
         pages = len(view.prototypes)
@@ -212,6 +235,8 @@ class Left:
             place, data = self._paged(int(number), _SECTIONS, address)
             self._shared(address, "prototype+pagefile", data)
             return self.plan.entry(int(number), place)
+        if word == "compressed":
+            return self._stored(number, address, "prototype+compressed")
         reasons = {
             "demand-zero": "zeros that nobody wrote yet",
             "in-file": "in the mapped file",
@@ -267,9 +292,6 @@ class Left:
 
     def map(self, tables: Tables) -> None:
         """Write the process's own entries."""
-        for part in self.plan.private:
-            for page, kind in enumerate(part.kinds):
-                self._private(part.start + page * PAGE, kind)
         for address, entry in self.entries.items():
             tables.put(0, address >> 12, entry)
 
@@ -279,6 +301,8 @@ class Left:
             place, data = self._paged(int(number), 0, address)
             self.entries[address] = self.plan.entry(int(number), place, raw=word == "raw")
             self.found[address] = Found("pagefile", data)
+        elif word == "compressed":
+            self.entries[address] = self._stored(number, address, "compressed")
         elif word == "demand-zero":
             self.entries[address] = self.plan.nothing
             self.lost[address] = "zeros that nobody wrote yet"
@@ -352,3 +376,16 @@ def everything(*, new: bool = True, mask: int = 1 << 45, tables: bool = False) -
         Private(0x30100000000, ("pagefile 0", "pagefile 1", "raw 0", "demand-zero", "transition", "beyond 0") * 20),
     )
     return LeftRam(views, private, new, mask)
+
+
+def squeezed(mask: int = 1 << 45, pages: int = 240) -> LeftRam:
+    """Return a process much of which is compressed: its own pages, and shared ones."""
+    kinds = ("packed", "raw", "packed", "zeros", "chain", "packed", "unknown", "packed", "broken", "packed", "packed")
+    words = tuple(f"compressed {kinds[number % len(kinds)]}" for number in range(pages))
+    shared = tuple(word if number % 3 else "valid" for number, word in enumerate(words[:60]))
+    own = ("pointer", *("zero",) * 59)
+    return LeftRam(
+        (View(0x31000000000, shared, own[: len(shared)], "shared"),),
+        (MOVED, Private(0x30100000000, words), Private(0x30200000000, ("pagefile 0", "pagefile 1") * 8)),
+        mask=mask,
+    )

@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from winimage import kernel
+from winimage.compression import Store
 from winimage.contents import PAGE
 from winimage.edges import finish_self_table
 from winimage.hostile import THREADS, lost
-from winimage.left_ram import Left, write_files
+from winimage.left_ram import Left, LeftRam, write_files
 from winimage.physical import LARGE, Physical
 from winimage.plans import Plan
 from winimage.pool import PROCESS, freed, thread
@@ -36,6 +37,8 @@ _RUNNING, _CRASHED = 0x103, 0xC0000005
 _PRIORITY = 2
 #: bytes of the members that are no number of eight
 _SIZES = {"ImageFileName": 15, "ActiveProcessLinks": 16, "ThreadListHead": 16}
+#: the process that compressed pages lie in
+COMPRESSION = b"MemCompression"
 #: in which field of which process a page ends
 _CROSSINGS = (None, "ImageFileName", "UniqueProcessId", None, "ExitTime", "Peb")
 
@@ -62,10 +65,16 @@ class System:
         #: the pages of page files, by number and place
         self.files: dict[int, dict[int, bytes]] = {}
         self.left: dict[int, Left] = {}
+        self.store = Store(self.layout.build)
 
     def build(self, plans: Sequence[Plan]) -> tuple[Process, ...]:
         """Write everything."""
+        self.masked = all(plan.left is None or plan.left.mask for plan in plans)
         placed = self._place(plans)
+        owner = next((one.eprocess for one in placed if one.plan.name == COMPRESSION), None)
+        if owner is not None and self.store.pages:
+            self.store.write(self.pool, owner)
+            self.upper.globals = self.store.globals
         self.kernel_entries = self.upper.map()
         self.kernel_pages = self.upper.tables.pages()
         processes = tuple(self._process(one) for one in placed)
@@ -143,7 +152,7 @@ class System:
             THREADS[userland.damage][0](threads)
         tree = Tree(pool, layout, eprocess + layout["VadRoot"], userland.vads, userland.lean)
         if plan.left is not None:
-            self.left[plan.pid] = left = Left(plan.left, self.physical, self.files)
+            self.left[plan.pid] = left = Left(plan.left, self.physical, self.files, self.store)
             left.place(pool, layout, tree)
         gone = lost(tree, userland.damage)
         return tuple(vad for number, vad in enumerate(userland.vads) if number not in gone)
@@ -159,6 +168,8 @@ class System:
                 lower = user.tables
                 if one.left is not None:
                     one.left.map(lower)
+                if plan.name == COMPRESSION:
+                    self._regions(lower)
                 self.holes += user.holes
             entries = {**lower.write(), **self.kernel_entries, upper.slot: root | SELF_ENTRY}
             if user is not None:
@@ -196,6 +207,20 @@ class System:
         )
         self._write_process(process, one.wow64)
         return process
+
+    def _regions(self, tables: Tables) -> None:
+        """Map the regions of the store; now and then a page of one is in a page file itself."""
+        way = LeftRam()
+        for number, (address, data) in enumerate(self.store.memory.items()):
+            if number % 7 == 3:
+                file = self.files.setdefault(0, {})
+                place = 0x200 + len(file)
+                file[place] = data
+                tables.put(0, address >> 12, way.entry(0, place) if self.masked else place << 32 | 4 << 5 | 1 << 2)
+            else:
+                frames = self.physical.take(1)
+                self.physical.store(data, frames)
+                tables.put(0, address >> 12, int(frames[0]) << 12 | 0x8000000000000867)
 
     def _root(self, plan: Plan) -> int:
         if plan.pid == SYSTEM:

@@ -69,6 +69,8 @@ class Upper:
         #: where the start block is, physically, and where it sends processors
         self.stub = _STUBS[physical.seed * 37 % len(_STUBS)] * PAGE if options.stub else None
         self.entry = self.base + kernel.TEXT + 0x2340
+        #: what of the kernel's data leads to the store of compressed pages
+        self.globals = b""
         self.tables = Tables(physical, user=False)
         #: what user-mode roots have of it
         self.shadow = Tables(physical, user=False)
@@ -167,6 +169,8 @@ class Upper:
         filler = page_words(self.physical.seed, SHARED, _pages(self.base, kernel.SIZE) << U64(12)).tobytes()
         image = kernel.image(self.base, self.layout, self.options.exports, initial, filler, self.rng)
         struct.pack_into("<QQ", image, kernel.HEAD, *head)
+        if self.globals:
+            kernel.put_globals(image, self.globals)
         if self.options.exports == "paged-out":
             # the frame belongs to somebody else by now
             image[kernel.ACCESSORS : kernel.ACCESSORS + PAGE] = filler[:PAGE]

@@ -10,7 +10,7 @@ import numpy as np
 
 from memcarve.errors import UnreadableError
 from memcarve.intervals import PAGE, expand
-from memcarve.searching.location_hashes import mixed, of_object
+from memcarve.searching.location_hashes import image_of, mixed, of_object
 from memcarve.vocabulary import ScanUnit
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ def keys(space: AddressSpace, segments: Segments) -> U64:
     numbers[goes_on] = 0
     sums = np.append(np.uint64(0), np.cumsum(numbers, dtype=np.uint64))
     ends = np.cumsum(segments.extents, dtype=np.int64)
-    found: U64 = sums[ends] - sums[ends - segments.extents] + mixed(segments.size + of_object(space.backing))
+    found: U64 = sums[ends] - sums[ends - segments.extents] + mixed(segments.size + of_object(image_of(space)))
     return found
 
 

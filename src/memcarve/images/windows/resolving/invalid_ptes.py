@@ -126,8 +126,11 @@ def _mask(words: U64, possible: np.uint64) -> tuple[int | None, str]:
     """Return the mask in invalid entries without SwizzleBit, None if it is not certain; and in words what shows it."""
     upper, moved = words & _UPPER, words & (VALID | PROTOTYPE | TRANSITION) == TRANSITION
     clear = (words & (VALID | PROTOTYPE | _SWIZZLE) == 0) & (kinds(words, possible) != IN_FILE)
-    # whose upper half is known but for a mask: a frame of this machine, or nothing
-    plain = clear & (moved | (upper & ~masked_alone(words, possible) == 0))
+    # whose upper half is known but for a mask: a frame of this machine; if there are too few of these, also nothing,
+    # which now and then is a place in a page file that looks like it
+    plain = clear & moved
+    if np.count_nonzero(plain) < _ENOUGH:
+        plain |= clear & (upper & ~masked_alone(words, possible) == 0)
     seen = words[plain] & _ABOVE & ~possible
     if len(seen) < _ENOUGH:
         return None, f"{len(seen)} entries show whether there is a mask in those that are not valid; {_ENOUGH} must"

@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from memcarve.errors import LimitError
-from memcarve.images.nonresident import KINDS, Found, Gathered, not_physical
+from memcarve.errors import LimitError, UsageError
+from memcarve.images.nonresident import KINDS, Found, Gathered, not_physical, space_of
 from memcarve.images.paging import default_limit, walk_invalid
 from memcarve.images.structure_reader import Reader
 from memcarve.images.windows import vads
 from memcarve.images.windows.eprocess_scan import USER_END
 from memcarve.images.windows.resolving import invalid_ptes as ptes
+from memcarve.images.windows.resolving.compression_store import CompressionStore, find_store
 from memcarve.images.windows.resolving.prototype_arrays import arrays
 from memcarve.images.x86_entries import X86Entries
 from memcarve.intervals import PAGE, TOP, Intervals, chunks, union
@@ -33,17 +34,19 @@ from memcarve.missing import (
     PAGED_OUT,
     UNKNOWN_PROTOTYPE,
     UNKNOWN_TABLE,
+    MissingMemory,
 )
-from memcarve.permissions import DEMAND_ZERO as ZEROS, PAGEFILE, PROTOTYPE
+from memcarve.permissions import COMPRESSED as DECOMPRESSED, DEMAND_ZERO as ZEROS, PAGEFILE, PROTOTYPE
 
 if TYPE_CHECKING:
-    from memcarve.dtypes import U64, Bools
+    from memcarve.dtypes import U8, U64, Bools
     from memcarve.images.page_files import PageFiles
     from memcarve.images.paging import Invalid, Pages
     from memcarve.images.paging_modes import AddressTable
     from memcarve.images.windows.offsets import Tree
     from memcarve.images.windows.windows_system import WindowsSystem
     from memcarve.process import ProcessEntry
+    from memcarve.space import AddressSpace
 
 _PAGES = 1 << 18  # pages looked at in one go
 _BATCH = 1 << 12  # pages of prototypes read in one go: 16 MiB
@@ -64,6 +67,9 @@ class WindowsResolver:
         self.memory = windows.memory
         self.kernel = windows.kernel.space
         self.possible = X86Entries(windows.kernel.table, windows.memory).possible
+        self.no_store = ""
+        self._owner_is_read = False
+        self._sample = np.zeros(0, np.uint64)
 
     @functools.cached_property
     def layout(self) -> tuple[ptes.PteLayout | None, str]:
@@ -80,11 +86,12 @@ class WindowsResolver:
             except LimitError:
                 continue
             words.append(invalid.word[:_MOST_SAMPLED])
+            self._sample = np.concatenate(words)
             if frugal:
-                found = ptes.proven(self.windows.kernel.version.build, np.concatenate(words), self.possible)
+                found = ptes.proven(self.windows.kernel.version.build, self._sample, self.possible)
                 if found[0] is not None:
                     return found
-        return ptes.proven(self.windows.kernel.version.build, np.concatenate(words), self.possible)
+        return ptes.proven(self.windows.kernel.version.build, self._sample, self.possible)
 
     def walk(
         self, entry: ProcessEntry, table: AddressTable, start: int, end: int, limit: int | None
@@ -102,35 +109,73 @@ class WindowsResolver:
         reader = Reader(self.kernel)
         return reader, tree, vads.walk(reader, tree, entry.object).nodes
 
+    def pages_at(self, addresses: U64) -> tuple[U64, Bools]:
+        """Return pages of the kernel at addresses (uint64): shape (n, 512); and which are in memory (bool)."""
+        words = np.zeros((len(addresses), PAGE // 8), np.uint64)
+        wanted = np.unique(addresses & ~_LOW)
+        mapped, places = self.kernel.mapped(Intervals(wanted, np.full_like(wanted, PAGE)))
+        if not len(mapped):
+            return words, np.zeros(len(addresses), np.bool_)
+        row = mapped.rows_of(addresses)
+        there = (row >= 0) & (addresses & _LOW == 0)
+        row = np.maximum(row, 0)
+        physical = places[row] + (addresses - mapped.start[row])
+        there &= self.memory.holds(physical, PAGE)
+        if there.any():
+            words[there] = self.memory.pages(physical[there])
+        return words, there
+
     def entries_at(self, addresses: U64) -> tuple[U64, Bools]:
         """Return the entries of 8 bytes at addresses of the kernel (uint64), and which are in memory (bool).
 
         The addresses are multiples of 8, in any order.
         """
-        numbers, inverse = np.unique(addresses & ~_LOW, return_inverse=True)
-        mapped, places = self.kernel.mapped(Intervals(numbers, np.full_like(numbers, PAGE)))
-        if not len(mapped):
-            return np.zeros(len(addresses), np.uint64), np.zeros(len(addresses), np.bool_)
-        row = mapped.rows_of(numbers)
-        there = row >= 0
-        row = np.maximum(row, 0)
-        physical = places[row] + (numbers - mapped.start[row])
-        there &= self.memory.holds(physical, PAGE)
-        words = np.zeros(len(addresses), np.uint64)
+        pages, inverse = np.unique(addresses & ~_LOW, return_inverse=True)
+        words, held = np.zeros(len(addresses), np.uint64), np.zeros(len(addresses), np.bool_)
         order = np.argsort(inverse, kind="stable")
-        bounds = np.searchsorted(inverse[order], np.arange(len(numbers) + 1))
-        for part in chunks(len(numbers), _BATCH):
-            here = np.flatnonzero(there[part])
-            if not len(here):
-                continue
-            data = self.memory.pages(physical[part][here])
-            place = np.full(part.stop - part.start, 0)
-            place[here] = np.arange(len(here))
+        bounds = np.searchsorted(inverse[order], np.arange(len(pages) + 1))
+        for part in chunks(len(pages), _BATCH):
+            data, there = self.pages_at(pages[part])
             mine = order[bounds[part.start] : bounds[part.stop]]
-            mine = mine[there[inverse[mine]]]
-            column = ((addresses[mine] & _LOW) >> _EIGHT).astype(np.int64)
-            words[mine] = data[place[inverse[mine] - part.start], column]
-        return words, there[inverse]
+            row = inverse[mine] - part.start
+            words[mine] = data[row, ((addresses[mine] & _LOW) >> _EIGHT).astype(np.int64)]
+            held[mine] = there[row]
+        return words, held
+
+    @functools.cached_property
+    def store(self) -> CompressionStore | None:
+        """What holds compressed pages; None if there is none that can be read."""
+        if self._owner_is_read:
+            return None
+        found, self.no_store = find_store(self)
+        if found is not None:
+            layout = self.layout[0]
+            if layout is not None:
+                paged = self._sample[ptes.kinds(self._sample, self.possible) == ptes.PAGED]
+                found.learn_number(*layout.place(paged))
+            if self.files.area is not None:
+                self.files.area.source = found
+            clash = found.numbers & {each.number for each in self.files.files}
+            if clash:
+                number = min(clash)
+                raise UsageError(
+                    f"page file {number} is none: compressed pages go by this number",
+                    remedy="give each file its own number with {page_files}, as 1=FILE",
+                )
+        return found
+
+    def space_of_owner(self, entry: ProcessEntry) -> AddressSpace:
+        """Return the user half of the process that compressed pages lie in, which may be in page files themselves.
+
+        Raises LimitError.
+        """
+        self._owner_is_read = True  # it is not looked for in itself
+        try:
+            table = self.windows.table_of(entry)
+            pages, found = self.walk(entry, table, 0, table.kernel_half, None)
+        finally:
+            self._owner_is_read = False
+        return space_of(pages, self.files.backing, MissingMemory.of([]), found)
 
 
 class _Resolving:
@@ -143,6 +188,7 @@ class _Resolving:
         self.most = most
         self.gathered = Gathered()
         self.unproven: str | None = None
+        self.left_compressed: str | None = None
 
     def run(self, entry: ProcessEntry, start: int, end: int) -> Found:
         """Return what was found and what was not."""
@@ -165,6 +211,8 @@ class _Resolving:
         gathered.lose(invalid.unknown.start, UNKNOWN_TABLE, invalid.unknown.size)
         if self.unproven is not None:
             gathered.notes.append(f"pages that were paged out are left out: {self.unproven}")
+        if self.left_compressed is not None:
+            gathered.notes.append(f"compressed pages are left out: {self.left_compressed}")
         return gathered.found((BEYOND_PAGE_FILE,), KINDS)
 
     def _by_vads(self, entry: ProcessEntry, start: int, end: int, told: Bools, marked: U64) -> None:
@@ -265,10 +313,29 @@ class _Resolving:
         files.check(numbers[held], pages[held])
         gathered.place(address[held], not_physical(offset[held]), offset[held], flags | PAGEFILE)
         gathered.lose(address[given & ~held], BEYOND_PAGE_FILE)
+        rest = ~given
+        if rest.any() or (given & (numbers > 1)).any():
+            rest &= ~self._compressed(address, numbers, pages, rest, flags)
         build = self.resolver.windows.kernel.version.build or 0
-        store = ~given & (numbers > 1) & (build >= _STORE_BUILD)
+        store = rest & (numbers > 1) & (build >= _STORE_BUILD)
         gathered.lose(address[store], COMPRESSED)
-        gathered.lose(address[~given & ~store], PAGED_OUT)
+        if store.any() and self.resolver.no_store:
+            self.left_compressed = self.resolver.no_store
+        gathered.lose(address[rest & ~store], PAGED_OUT)
+
+    def _compressed(self, address: U64, numbers: U8, pages: U64, chosen: Bools, flags: int) -> Bools:
+        """Place those of some chosen pages that the compression store has; return which (bool)."""
+        store, area = self.resolver.store, self.resolver.files.area
+        found = np.zeros(len(address), np.bool_)
+        if store is None or area is None:
+            return found
+        keys, mine = store.keys(numbers, pages)
+        rows = np.flatnonzero(mine & chosen)
+        rows = rows[store.sound(keys[rows])]
+        offset = np.uint64(area.begin) + (keys[rows] << _TWELVE)
+        self.gathered.place(address[rows], not_physical(offset), offset, flags | DECOMPRESSED)
+        found[rows] = True
+        return found
 
     def _zeros(self, address: U64, flags: int) -> None:
         """Note pages of zeros that nobody wrote."""

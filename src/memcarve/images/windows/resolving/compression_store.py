@@ -1,0 +1,402 @@
+"""The store in which Windows 10 and 11 keep compressed pages: found by its structures, without symbols.
+
+An entry for such a page has a key: the number of a page file that is none, and a place in it. In SMKM_STORE (one for
+each store) a tree leads from keys to region keys, and these to records: where in a region how many bytes are a page.
+Regions lie in the memory of the process MemCompression, which the store names as its owner.
+
+A store is a structure in the kernel that holds its own address, and that process's. No part of it has a check sum: a
+page is right if its data decode to exactly 4096 bytes. That an entry means the store is said by its number, which keys
+have up to build 22631; later ones have none, and the number counts whose entries have keys of which nearly all are in
+the tree.
+
+Sources: what is public of SMKM_STORE and the structures below it (Mandiant's win10_auto documents that of 1809, and how
+to find it out of others), checked on made machines; of pages: [MS-XCA] (Xpress), lz4_Block_format.md.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections import OrderedDict
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from memcarve.errors import LimitError, SourceReadError
+from memcarve.formats.compressed_pages import LZ4, XPRESS, decode_pages
+from memcarve.images.windows.eprocess import SYSTEM
+from memcarve.images.windows.eprocess_scan import USER_END
+from memcarve.intervals import PAGE, chunks, expand
+
+if TYPE_CHECKING:
+    from memcarve.dtypes import I64, U8, U64, Bools
+    from memcarve.images.windows.resolving.windows_resolver import WindowsResolver
+    from memcarve.process import ProcessEntry
+    from memcarve.space import AddressSpace
+
+_OWNER = "MemCompression"
+#: in SMKM_STORE: its trees and numbers
+_TREE, _CHUNKS, _SELF, _SIZE_MASK, _INDEX_MASK = 0x50, 0x110, 0x370, 0x378, 0x37C
+#: in SMHP_CHUNK_METADATA, behind 32 pointers
+_BITS, _RECORD_MASK, _RECORD_SIZE, _HEADER = 0x108, 0x10C, 0x110, 0x118
+_XPRESS = 3  # COMPRESSION_FORMAT_XPRESS
+_NONE = 0xFFFFFFFF  # the key of a record that leads to another one
+_STEPS = 8  # records that are followed one from the other
+_LEVELS = 8  # of a tree
+_MOST_NODES = 1 << 17
+_LEAF, _INNER = 510, 255  # entries of a node, which is a page
+_ARRAY = 0x400  # pages of records in an array
+_BATCH = 1 << 12  # pages of the kernel looked at in one go: 16 MiB
+_PAGES = 1 << 11  # pages decoded in one go: 8 MiB
+_AHEAD = 1 << 8  # pages decoded when one is read: the next in order
+_CACHED = 1 << 12  # pages kept: 16 MiB
+_ENOUGH, _NEARLY = 16, 0.9  # entries that prove the number of the store, and how many of them must have known keys
+_LOW = np.uint64(PAGE - 1)
+
+
+class Offsets(NamedTuple):
+    """Where a build keeps what differs: the method's word (None: there is none), regions, owner; in SMKM_STORE."""
+
+    build: int
+    method: int | None
+    regions: int
+    owner: int
+    numbered: bool = True
+
+
+_OFFSETS = (
+    Offsets(14393, 0x420, 0x17A8, 0x1918),
+    Offsets(15063, 0x420, 0x1828, 0x1988),
+    Offsets(16299, 0x430, 0x1848, 0x19A8),
+    Offsets(19041, 0x430, 0x1848, 0x19B8),
+    Offsets(26100, None, 0x1B70, 0x1D08, numbered=False),
+)
+_UNKNOWN = range(22632, 26100)  # between these builds nothing is known
+
+
+def offsets_of(build: int | None) -> Offsets | None:
+    """Return where a build keeps what differs; None if it is not known, or has no store of this kind."""
+    if build is None or build in _UNKNOWN:
+        return None
+    return next((each for each in reversed(_OFFSETS) if each.build <= build), None)
+
+
+class _Store(NamedTuple):
+    """One store: what leads to records, and its keys: sorted, with their region keys (uint64)."""
+
+    chunks: U64
+    bits: int
+    record_mask: int
+    record_size: int
+    header: int
+    size_mask: int
+    shift: int
+    regions: int
+    keys: U64
+    region_keys: U64
+
+
+class _Read(NamedTuple):
+    """Pages in the order in which they are likely to be read: columns, a row a page; `order` sorts `keys`."""
+
+    keys: U64
+    place: U64
+    size: I64
+    order: I64
+
+    def extended(self, rows: I64, keys: U64, place: U64, size: I64) -> _Read:
+        """Return these and more: some rows of columns."""
+        if not len(rows):
+            return self
+        every = np.concatenate([self.keys, keys[rows]])
+        places, sizes = np.concatenate([self.place, place[rows]]), np.concatenate([self.size, size[rows]])
+        return _Read(every, places, sizes, np.argsort(every, kind="stable"))
+
+    def row(self, key: int) -> int:
+        """Return the row of a key, -1 if there is none."""
+        at = int(np.searchsorted(self.keys, np.uint64(key), sorter=self.order))
+        found = int(self.order[at]) if at < len(self.order) else -1
+        return found if found >= 0 and int(self.keys[found]) == key else -1
+
+
+class CompressionStore:
+    """The pages that a machine's stores hold, by key; read like a backing in which page `key` lies at ``key << 12``.
+
+    `numbers` are the page files by whose number the entries of compressed pages go.
+    """
+
+    def __init__(self, resolver: WindowsResolver, stores: list[_Store], owner: AddressSpace, offsets: Offsets) -> None:
+        self._resolver = resolver
+        self._stores = stores
+        self._owner = owner
+        self._offsets = offsets
+        self._method = XPRESS if offsets.numbered else LZ4
+        self._lock = threading.Lock()
+        self._cache: OrderedDict[int, bytes] = OrderedDict()
+        none = np.zeros(0, np.int64)
+        self._read = _Read(none.astype(np.uint64), none.astype(np.uint64), none, none)
+        keys = np.concatenate([store.keys for store in stores])
+        every, counts = np.unique(keys, return_counts=True)
+        #: keys that several stores have: which of them is right is not known
+        self._twice = every[counts > 1]
+        self._every = every
+        self.numbers: frozenset[int] = frozenset()
+        if offsets.numbered:
+            self.numbers = frozenset(np.unique(every >> np.uint64(28)).tolist())
+
+    def learn_number(self, numbers: U8, pages: U64) -> None:
+        """Find by whose number entries for compressed pages go, if keys do not tell, from entries of processes."""
+        if self._offsets.numbered:
+            return
+        found = set()
+        for number in range(1, 16):
+            mine = np.unique(pages[numbers == number])
+            held = int(np.isin(mine, self._every).sum())
+            if len(mine) >= _ENOUGH and held >= _NEARLY * len(mine):
+                found.add(number)
+        self.numbers = frozenset(found) if len(found) == 1 else frozenset()
+
+    def keys(self, numbers: U8, pages: U64) -> tuple[U64, Bools]:
+        """Return the keys (uint64) that entries have, and which may be a compressed page's (bool)."""
+        mine = np.isin(numbers, [*self.numbers]) & (pages < np.uint64(1 << 28))
+        number = numbers.astype(np.uint64) << np.uint64(28) if self._offsets.numbered else np.zeros_like(pages)
+        return np.where(mine, number | pages, np.uint64(0)), mine
+
+    def sound(self, keys: U64) -> Bools:
+        """Return for each key (bool) whether the stores hold its page, and it can be decoded.
+
+        In the order of these keys pages are decoded later, many at a time.
+        """
+        unique, first, inverse = np.unique(keys, return_index=True, return_inverse=True)
+        good = np.zeros(len(unique), np.bool_)
+        place, size, known = self._records(unique)
+        rows = np.flatnonzero(known)
+        rows = rows[np.argsort(place[rows], kind="stable")]  # region by region
+        for part in chunks(len(rows), _PAGES):
+            some = rows[part]
+            good[some] = self._decoded(place[some], size[some])[1]
+        fresh = np.flatnonzero(good & ~np.isin(unique, self._read.keys))
+        self._read = self._read.extended(fresh[np.argsort(first[fresh], kind="stable")], unique, place, size)
+        found: Bools = good[inverse]
+        return found
+
+    def read_into(self, offset: int, buffer: memoryview) -> None:
+        """Fill `buffer` with the bytes at an offset. Raises SourceReadError for what `sound` has not found right."""
+        done = 0
+        while done < len(buffer):
+            key, away = divmod(offset + done, PAGE)
+            page = self._page(key)
+            count = min(PAGE - away, len(buffer) - done)
+            buffer[done : done + count] = page[away : away + count]
+            done += count
+
+    def _page(self, key: int) -> bytes:
+        """Return a page; those that come next are decoded with it."""
+        with self._lock:
+            page = self._cache.get(key)
+        if page is not None:
+            return page
+        read = self._read
+        begin = read.row(key)
+        rows = slice(begin, begin + _AHEAD)
+        keys = [] if begin < 0 else read.keys[rows].tolist()
+        pages, sound = self._decoded(read.place[rows], read.size[rows]) if keys else (None, None)
+        if pages is None or sound is None or not sound[0]:
+            raise SourceReadError(
+                f"the compressed page with the key 0x{key:x} cannot be decoded", subject=self._resolver.files.path
+            )
+        with self._lock:
+            self._cache.update((each, bytes(pages[number])) for number, each in enumerate(keys) if sound[number])
+            while len(self._cache) > _CACHED:
+                self._cache.popitem(last=False)
+        return bytes(pages[0])
+
+    def _records(self, keys: U64) -> tuple[U64, I64, Bools]:
+        """Return where the owner's memory has the data of keys (uint64), how many bytes (int64), and which are known.
+
+        All of the data are in memory then, or in a page file that was given.
+        """
+        place, size = np.zeros(len(keys), np.uint64), np.zeros(len(keys), np.int64)
+        known = np.zeros(len(keys), np.bool_)
+        for store in self._stores:
+            row = np.searchsorted(store.keys, keys)
+            row = np.minimum(row, len(store.keys) - 1)
+            mine = np.flatnonzero((store.keys[row] == keys) & ~np.isin(keys, self._twice))
+            at, count, good = self._looked_up(store, store.region_keys[row[mine]])
+            place[mine], size[mine], known[mine] = at, count, good
+        last = place + np.maximum(size, 1).astype(np.uint64) - np.uint64(1)
+        there = (self._owner.rows_of(place) >= 0) & (self._owner.rows_of(last) >= 0)
+        return place, size, known & (there | (size == 0))
+
+    def _looked_up(self, store: _Store, region_keys: U64) -> tuple[U64, I64, Bools]:
+        """Return what `_records` does, by region keys, without a look at the owner's memory."""
+        rows = np.arange(len(region_keys))  # that are still to be followed
+        place, size = np.zeros(len(rows), np.uint64), np.zeros(len(rows), np.int64)
+        known = np.zeros(len(rows), np.bool_)
+        for _ in range(_STEPS):
+            if not len(rows):
+                break
+            chunk = region_keys[rows] >> np.uint64(store.bits)
+            # the pointer goes by the highest bit, the place in its array by those below
+            highest = np.frexp(chunk.astype(np.float64))[1].astype(np.int64) - 1
+            inner: U64 = chunk - (np.uint64(1) << np.maximum(highest, 0).astype(np.uint64))
+            sound = (highest >= 0) & (highest < len(store.chunks)) & (inner <= np.uint64(_ARRAY))
+            rows, highest, inner = rows[sound], highest[sound], inner[sound]
+            array = store.chunks[highest]
+            entry: U64 = array + inner * np.uint64(16)
+            pages, there = self._numbers(entry, 8)
+            there &= (array != 0) & (pages & _LOW == 0)
+            rows, pages = rows[there], pages[there]
+            within: U64 = (region_keys[rows] & np.uint64(store.record_mask)) * np.uint64(store.record_size)
+            record: U64 = pages + np.uint64(store.header) + within
+            key, there = self._numbers(record, 4)
+            second, also = self._numbers(record + np.uint64(4), 4)
+            there &= also
+            rows, key, second = rows[there], key[there], second[there]
+            leads = key == np.uint64(_NONE)
+            region_keys = region_keys.copy()
+            region_keys[rows[leads]] = second[leads]
+            here, key, second = rows[~leads], key[~leads], second[~leads]
+            base, there = self._numbers(np.uint64(store.regions) + (key >> np.uint64(store.shift) << np.uint64(3)), 8)
+            base &= ~np.uint64(0xFFFF)
+            at = base + ((key & np.uint64(store.size_mask)) << np.uint64(4))
+            count = second & np.uint64(0xFFFF)
+            there &= (base != 0) & (at < np.uint64(USER_END)) & (count <= np.uint64(PAGE))
+            place[here[there]], size[here[there]] = at[there], count[there].astype(np.int64)
+            known[here[there]] = True
+            rows = rows[leads]
+        return place, size, known
+
+    def _numbers(self, addresses: U64, size: int) -> tuple[U64, Bools]:
+        """Return the numbers of 8 bytes, or of 4, at addresses of the kernel, and which are there."""
+        aligned = addresses & np.uint64(size - 1) == 0
+        words, there = self._resolver.entries_at(addresses & ~np.uint64(7))
+        if size < 8:  # noqa: PLR2004 - of a word
+            words = words >> ((addresses & np.uint64(4)) << np.uint64(3)) & np.uint64(0xFFFFFFFF)
+        return words, there & aligned
+
+    def _decoded(self, place: U64, size: I64) -> tuple[U8, Bools]:
+        """Return pages (uint8, shape (n, 4096)) that are `size` bytes at `place` of the owner; and which are right."""
+        first, last = place & ~_LOW, (place + np.maximum(size, 1).astype(np.uint64) - np.uint64(1)) & ~_LOW
+        full = size > 0
+        numbers = np.unique(np.concatenate([first[full], last[full]]))
+        data = np.zeros(max(len(numbers), 1) * PAGE, np.uint8)
+        row = self._owner.rows_of(numbers)
+        offset = self._owner.offset[row] + (numbers - self._owner.start[row])
+        breaks = np.flatnonzero(np.diff(offset) != np.uint64(PAGE)) + 1
+        view = data.data
+        for low, high in itertools.pairwise([0, *breaks.tolist(), len(numbers)] if len(numbers) else [0]):
+            self._owner.backing.read_into(int(offset[low]), view[low * PAGE : high * PAGE])
+        # what straddles two pages is in one piece: the second one comes right behind the first
+        at = np.searchsorted(numbers, first).astype(np.int64) * PAGE + (place & _LOW).astype(np.int64)
+        pages = np.zeros((len(place), PAGE), np.uint8)
+        sound = size == 0  # a page of zeros
+        pages[full], sound[full] = decode_pages(self._method, data, at[full], size[full])
+        return pages, sound
+
+
+def find_store(resolver: WindowsResolver) -> tuple[CompressionStore | None, str]:
+    """Return the store of a machine, None if there is none that can be read; and why not, in words."""
+    build = resolver.windows.kernel.version.build
+    offsets = offsets_of(build)
+    if offsets is None:
+        return None, f"where Windows of build {build} keeps them is not known"
+    owners = [one for one in resolver.windows.listed() if one.name == _OWNER and one.parent == SYSTEM and one.object]
+    if not owners:
+        return None, "there is no process MemCompression"
+    if not resolver.memory.searchable:
+        return None, "finding it takes a search of the kernel's memory, which comes from afar"
+    try:
+        places = _candidates(resolver)
+        for owner in owners:
+            stores = [store for at in places if (store := _store_at(resolver, at, owner, offsets)) is not None]
+            if stores:
+                return CompressionStore(resolver, stores, resolver.space_of_owner(owner), offsets), ""
+    except LimitError as error:
+        return None, error.problem
+    return None, "no store was found that names MemCompression as its owner"
+
+
+def _candidates(resolver: WindowsResolver) -> list[int]:
+    """Return the addresses of pages of the kernel that hold their own address where a store does. Raises LimitError."""
+    kernel, memory = resolver.kernel.whole, resolver.memory
+    if kernel.physical is None:
+        return []
+    found: list[int] = []
+    count = (kernel.size // np.uint64(PAGE)).astype(np.int64)
+    ends = np.cumsum(count)
+    for part in chunks(int(ends[-1]) if len(ends) else 0, _BATCH):
+        number = np.arange(part.start, part.stop)
+        row = np.searchsorted(ends, number, "right")
+        away = (number - (ends[row] - count[row])).astype(np.uint64) * np.uint64(PAGE)
+        address, physical = kernel.start[row] + away, kernel.physical[row] + away
+        held = memory.holds(physical, PAGE)
+        words = memory.pages(physical[held])[:, _SELF // 8]
+        found += address[held][words == address[held]].tolist()
+    return found
+
+
+def _store_at(resolver: WindowsResolver, at: int, owner: ProcessEntry, offsets: Offsets) -> _Store | None:
+    """Return the store at an address of the kernel; None if there is none, or it is another's."""
+    table, there = resolver.pages_at(np.array([at, at + PAGE], np.uint64))
+    words, data = table.reshape(-1), table.tobytes()
+
+    def number(place: int, size: int = 4) -> int:
+        return int.from_bytes(data[place : place + size], "little")
+
+    if not there.all() or number(offsets.owner, 8) != owner.object:
+        return None
+    if offsets.method is not None and number(offsets.method, 2) != _XPRESS:
+        return None
+    bits, shift = number(_CHUNKS + _BITS) & 0xFF, number(_INDEX_MASK) & 0xFF
+    size = number(_CHUNKS + _RECORD_SIZE)
+    if bits > 31 or shift > 31 or not 0 < size <= PAGE:  # noqa: PLR2004 - bits of a number
+        return None
+    keys, values = _tree(resolver, number(_TREE, 8))
+    if not len(keys):
+        return None
+    return _Store(
+        chunks=words[_CHUNKS // 8 : _CHUNKS // 8 + 32],
+        bits=bits,
+        record_mask=number(_CHUNKS + _RECORD_MASK),
+        record_size=size,
+        header=number(_CHUNKS + _HEADER),
+        size_mask=number(_SIZE_MASK),
+        shift=shift,
+        regions=number(offsets.regions, 8),
+        keys=keys,
+        region_keys=values,
+    )
+
+
+def _tree(resolver: WindowsResolver, root: int) -> tuple[U64, U64]:
+    """Return keys and values of a B+ tree (uint64), sorted by key; of one that comes twice nothing.
+
+    A node is a page: how many entries it has (2 bytes), its level, whether it is a leaf; then the leftmost child.
+    """
+    none = np.zeros(0, np.uint64)
+    keys, values = [none], [none]
+    nodes, seen = np.array([root], np.uint64), np.array([], np.uint64)
+    for _ in range(_LEVELS):
+        nodes = np.setdiff1d(nodes[nodes & _LOW == 0], seen)
+        if not len(nodes) or len(seen) + len(nodes) > _MOST_NODES:
+            break
+        seen = np.concatenate([seen, nodes])
+        below = [none]
+        for part in chunks(len(nodes), _BATCH):
+            words, there = resolver.pages_at(nodes[part])
+            table = words[there]
+            count = (table[:, 0] & np.uint64(0xFFFF)).astype(np.int64)
+            leaf = table[:, 0] >> np.uint64(24) & np.uint64(0xFF) != 0
+            sound = count <= np.where(leaf, _LEAF, _INNER)
+            row, step = expand(np.where(sound & leaf, count, 0))
+            entry = table[row, 2 + step]
+            keys.append(entry & np.uint64(0xFFFFFFFF))
+            values.append(entry >> np.uint64(32))
+            row, step = expand(np.where(sound & ~leaf, count, 0))
+            below += [table[sound & ~leaf, 1], table[row, 3 + 2 * step]]
+        nodes = np.concatenate(below)
+    key, value = np.concatenate(keys), np.concatenate(values)
+    unique, first, times = np.unique(key, return_index=True, return_counts=True)
+    once = times == 1
+    return unique[once], value[first[once]]
