@@ -12,7 +12,7 @@ import containers
 import contracts
 import memcarve
 import winimage
-from cli import invoke
+from cli import invoke, run
 from memcarve.errors import CounterpartError
 from packing import PACKERS
 from ranged_server import MODIFIED, serving
@@ -164,3 +164,18 @@ def test_several_processes(machine: bytes, tmp_path: Path, capfdbinary: Capture)
     counted = int(ran.err.rpartition(" in ")[2].split()[0])
     assert asked - 3 <= counted <= asked  # looking at it first, and in the end, is not counted
     assert sent < 3 * len(machine)
+
+
+def test_secrets_reach_what_a_batch_runs(machine: bytes, tmp_path: Path) -> None:
+    """Each request for an input of a batch has the signature it was named with, and no file that is written has."""
+    with serving({"mem.raw": machine, "other.raw": machine}) as server:
+        urls = [f"{server.url(name)}?X-Amz-Signature=5ecret" for name in ("mem.raw", "other.raw")]
+        words = ["batch", "segments", *urls, "--pid", str(PID)]
+        ran = run(*words, "-o", tmp_path / "out", "--log", tmp_path / "log")
+        assert ran.code == 0, ran.err
+        assert {each.path.partition("?")[2] for each in server.asked} == {"X-Amz-Signature=5ecret"}
+    rows = json.loads((tmp_path / "out" / "batch.json").read_text())["inputs"]
+    assert [row["folder"] for row in rows] == ["mem.raw", "other.raw"]
+    written = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert len(written) > 4
+    assert not [path for path in written if b"5ecret" in path.read_bytes()]

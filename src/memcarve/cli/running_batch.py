@@ -47,7 +47,6 @@ def batch(given: Given, inputs: Sequence[str], wanted: Wanted, messages: Message
     """Run a command on each of some inputs."""
     listed = (path for name in wanted.inputs for path in read_list(name, nul=wanted.nul))
     paths, again = once_each([*inputs, *map(hidden, listed)])
-    hand_on()
     if not paths:
         raise UsageError("no input is named", remedy="name some, or a list of them with --inputs")
     if wanted.nul and not wanted.inputs:
@@ -61,6 +60,7 @@ def batch(given: Given, inputs: Sequence[str], wanted: Wanted, messages: Message
         say(found.notes, quiet=messages.quiet)
         with stopping.only_noted() as requests, _Progress(found.rows, messages) as progress:
             limits = Limits(wanted.jobs or default_jobs(), wanted.time_limit)
+            hand_on()  # whatever opens a location here takes what was handed on before
             found.run(limits, lambda: progress.ask(requests), progress.told)
         if requests.number is not None and found.waiting:
             _stop(requests.number, found, command)
