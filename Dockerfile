@@ -3,6 +3,11 @@
 ARG BASE=python:3.13.9-slim-bookworm
 
 FROM ${BASE} AS build
+# the part in C is compiled here; the image itself has no compiler
+# hadolint ignore=DL3008
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends gcc libc6-dev \
+    && rm -rf /var/lib/apt/lists/*
 WORKDIR /source
 COPY pyproject.toml README.md LICENSE CHANGELOG.md constraints.txt ./
 COPY distribution distribution

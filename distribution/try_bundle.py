@@ -102,12 +102,17 @@ def try_wheels(archive: Path) -> list[str]:
 def compare(words: list[str], inner: Path, outer: Path) -> list[str]:
     """Run the jobs; return those that came to something else."""
     environment = {"HOME": "/home", "PATH": "/bin", "LANG": "C.UTF-8"}
-    told = _run([*words, "/bin/memcarve", "debug-info"], inner, environment).stdout
-    missing = re.findall(r"(?m)^(\S+): not installed$", told)
-    wrong = [] if missing == ["pyarrow"] else [f"debug-info: not installed: {missing}; said: {told}"]
+    inside_words, outside_words = [*words, "/bin/memcarve"], [sys.executable, "-P", "-m", "memcarve"]
+    asked = ["debug-info"]
+    lacking = [
+        re.findall(r"(?m)^(\S+): not installed$", _run([*words, *asked], folder, given).stdout)
+        for words, folder, given in ((inside_words, inner, environment), (outside_words, outer, {**os.environ}))
+    ]
+    wrong = [] if lacking[0] == lacking[1] else [f"debug-info: not in the file: {lacking[0]}"]
+    print(*wrong, sep="\n", end="")
     for job in JOBS:
-        inside = _run([*words, "/bin/memcarve", *job.split()], inner, environment)
-        outside = _run([sys.executable, "-P", "-m", "memcarve", *job.split()], outer, {**os.environ})
+        inside = _run([*inside_words, *job.split()], inner, environment)
+        outside = _run([*outside_words, *job.split()], outer, {**os.environ})
         told_same = job.startswith("batch") or inside.stdout == outside.stdout  # a batch tells how long it took
         same = told_same and inside.returncode == outside.returncode
         same &= inside.returncode in (0, 3) and _files(inner) == _files(outer)
@@ -118,8 +123,10 @@ def compare(words: list[str], inner: Path, outer: Path) -> list[str]:
                 print(ran.returncode, ran.stdout[-300:], ran.stderr[-300:])
             print(f"{len(files)} files differ: {files[:5]}")
             wrong.append(job)
-    left = [str(path) for name in ("tmp", "home") for path in (inner.parent / name).glob("*")]
-    left += [path.name for path in (inner.parent / "home/.cache/memcarve").iterdir() if "." in path.suffix[1:]]
+    unpacked = inner.parent / "home" / ".cache" / "memcarve"
+    left = [str(path) for path in [*(inner.parent / "tmp").iterdir(), *sorted(unpacked.iterdir())[1:]]]
+    if left:
+        print(f"left behind: {', '.join(left)}")
     return wrong + left
 
 
