@@ -344,13 +344,14 @@ def test_progress_is_told(relik: Relik, image: Path) -> None:
         receiver = relik.app.events.Receiver(connection, handlers={"*": heard.append})
         consumer = receiver.itercapture(limit=None, timeout=PATIENCE, wakeup=True)
         next(consumer)
-        result = relik.send("carve", image, processes="1624")
+        result = relik.send("carve", image)
         until = time.monotonic() + PATIENCE
         while not any(event["type"] == "task-succeeded" for event in heard) and time.monotonic() < until:
             next(consumer)
     told = [event["data"] for event in heard if event["type"] == "task-progress" and event["uuid"] == result.id]
     assert told
     assert all(0 <= each["done_bytes"] <= each["total_bytes"] for each in told)
+    assert told[-1]["done_bytes"] == told[-1]["total_bytes"] > 0
 
 
 def test_a_dump_is_found_with_its_map(steady: Relik, tmp_path: Path) -> None:

@@ -61,19 +61,24 @@ def main() -> None:
 
 def _said(job: dict[str, Any], out: Any) -> dict[str, Any]:  # noqa: ANN401 - a file
     told = 0.0
+    last: list[int] | None = None
 
     def progress(done: int, total: int) -> None:
-        nonlocal told
-        now = time.monotonic()
+        nonlocal told, last
+        now, last = time.monotonic(), [int(done), int(total)]
         if now - told >= _EVERY:
             told = now
-            out.write(json.dumps({"progress": [int(done), int(total)]}).encode() + b"\n")
+            out.write(json.dumps({"progress": last}).encode() + b"\n")
+            last = None
 
     try:
         from openrelik_worker_memcarve.work import DO  # noqa: PLC0415 - within the bounds, and so that errors are told
 
         do: Callable[..., dict[str, Any]] = DO[job["do"]]
-        return {"answer": do(job, progress)}
+        answer = do(job, progress)
+        if last is not None:
+            out.write(json.dumps({"progress": last}).encode() + b"\n")
+        return {"answer": answer}
     except (MemoryError, RuntimeError) as error:
         # a thread that has no room for its stack is the second kind
         if isinstance(error, RuntimeError) and "start new thread" not in str(error):
