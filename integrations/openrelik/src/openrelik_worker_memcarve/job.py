@@ -76,9 +76,6 @@ def _said(job: dict[str, Any], out: Any) -> dict[str, Any]:  # noqa: ANN401 - a 
 
         do: Callable[..., dict[str, Any]] = DO[job["do"]]
         answer = do(job, progress)
-        if last is not None:
-            out.write(json.dumps({"progress": last}).encode() + b"\n")
-        return {"answer": answer}
     except (MemoryError, RuntimeError) as error:
         # a thread that has no room for its stack is the second kind
         if isinstance(error, RuntimeError) and "start new thread" not in str(error):
@@ -86,6 +83,9 @@ def _said(job: dict[str, Any], out: Any) -> dict[str, Any]:  # noqa: ANN401 - a 
         return {"error": TOO_LITTLE.format(job["memory"] >> 20)}
     except Exception as error:  # noqa: BLE001 - whatever it is, it is told and ends this process alone
         return {"error": _worded(error)}
+    if last is not None:
+        out.write(json.dumps({"progress": last}).encode() + b"\n")
+    return {"answer": answer}
 
 
 def _worded(error: Exception) -> str:
