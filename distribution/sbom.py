@@ -30,25 +30,39 @@ def packages(python: Path) -> dict[str, str]:
 def write(python: Path, target: Path, *, interpreter: bool = False) -> None:
     """Write the packages of an environment as CycloneDX 1.6 in JSON; the same for the same packages.
 
-    With `interpreter`, what is described has its own Python in it, too.
+    With `interpreter`, what is described has its own Python in it, too, with what that is linked with.
     """
     words = [sys.executable, "-m", "cyclonedx_py", "environment", str(python), "--output-reproducible"]
     words += ["--pyproject", str(ROOT / "pyproject.toml"), "--spec-version", "1.6", "--output-format", "JSON"]
     done = subprocess.run([*words, "--output-file", "-"], check=True, capture_output=True, text=True)
     document: dict[str, Any] = json.loads(done.stdout)
     if interpreter:
-        version = subprocess.run([str(python), "-V"], check=True, capture_output=True, text=True).stdout.split()[1]
-        document["components"].append(
+        document["components"] += [
             {
-                "bom-ref": "cpython",
-                "type": "platform",
-                "name": "cpython",
+                "bom-ref": name,
+                "type": "library",
+                "name": name,
                 "version": version,
-                "cpe": f"cpe:2.3:a:python:python:{version}:*:*:*:*:*:*:*",
-                "licenses": [{"license": {"id": "PSF-2.0"}}],
+                "cpe": f"cpe:2.3:a:{vendor}:{name}:{version}:*:*:*:*:*:*:*",
             }
-        )
+            for vendor, name, version in _interpreter(python)
+        ]
     target.write_text(json.dumps(document, indent=1, sort_keys=True) + "\n", encoding="utf-8", newline="\n")
+
+
+def _interpreter(python: Path) -> list[list[str]]:
+    """Return vendor, name and version of a Python, and of those libraries it uses that say which they are."""
+    script = """if True:
+        import json, platform, pyexpat, ssl, zlib
+        print(json.dumps([
+            ["python", "python", platform.python_version()],
+            ["openssl", "openssl", ssl.OPENSSL_VERSION.split()[1]],
+            ["zlib", "zlib", zlib.ZLIB_RUNTIME_VERSION],
+            ["libexpat_project", "libexpat", ".".join(map(str, pyexpat.version_info))],
+        ]))"""
+    done = subprocess.run([str(python), "-I", "-c", script], check=True, capture_output=True, text=True)
+    found: list[list[str]] = json.loads(done.stdout)
+    return found
 
 
 def audit(found: dict[str, str]) -> Audit:
