@@ -18,7 +18,7 @@ from dumps import write_dump
 from files import EXAMPLE
 from forging import is_founded, others, places, put, taken
 from headers import elf_page, pe_page
-from memcarve.formats import decoded_file
+from memcarve import temporary_folders
 from memory import PAGE, noise
 
 if TYPE_CHECKING:
@@ -196,7 +196,7 @@ def test_where_it_is_written_again(
     assert verified(capfdbinary, written, "--source", dump, "--temp", room).code == 0
     assert any(Path(path).parent == room for path in made)
     assert not any(os.path.lexists(path) for path in made)
-    monkeypatch.setattr(decoded_file, "on_disk", lambda *_: None)
+    monkeypatch.setattr(temporary_folders, "on_disk", lambda *_: None)
     ran = verified(capfdbinary, written, "--source", dump)
     assert (ran.code, "--temp DIR names a folder" in ran.err) == (1, True)
 
