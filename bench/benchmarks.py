@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+import batches
 import compressed
 import exports
 import frugal
@@ -325,6 +326,7 @@ ALL: dict[str, Callable[[Settings], Iterator[Row]]] = {
     "arm64": _commanded(linux.arm64),
     "frugal": _commanded(frugal.frugal),
     "compressed": _commanded(compressed.compressed),
+    "batch": _commanded(batches.batch),
 }
 
 NEEDED = [program for program in ("cp", "rm", "cat", "sync", "find", "truncate") if shutil.which(program) is None]
