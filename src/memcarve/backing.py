@@ -122,13 +122,6 @@ def next_written(backing: Backing, offset: int) -> int:
     return offset
 
 
-def lies_elsewhere(backing: Backing) -> bool:
-    """Return True if the bytes of a backing are fetched when they are read, so that `fetch_ahead` does something."""
-    while isinstance(backing, ZerosBehind):
-        backing = backing.backing
-    return isinstance(backing, FileBacking) and backing.costly
-
-
 def fetch_ahead(backing: Backing, offsets: Offsets, sizes: Offsets) -> None:
     """Say what of a backing is about to be read: one that lies elsewhere fetches it now, with many requests at once.
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 import numpy as np
 
-from memcarve.backing import fetch_ahead, lies_elsewhere, may_have_holes, next_written
+from memcarve.backing import fetch_ahead, is_costly, may_have_holes, next_written
 from memcarve.errors import AddressError, UnreadableError
 from memcarve.intervals import (
     CHUNK,
@@ -373,7 +373,7 @@ class AddressSpace(Intervals):
 
     def _fill(self, pieces: Iterable[tuple[int, int]], view: memoryview) -> None:
         done = 0
-        if lies_elsewhere(self.backing):
+        if is_costly(self.backing):
             pieces = list(pieces)
             if len(pieces) > 1:
                 fetch_ahead(self.backing, [offset for offset, _ in pieces], [length for _, length in pieces])

@@ -74,7 +74,7 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:  # noqa: C901 - what a server does is in one place
         """Answer a request, or misbehave."""
         name = self.path.lstrip("/").partition("?")[0]
-        found = _RANGE.fullmatch(self.headers.get("Range", ""))
+        found = _RANGE.fullmatch(self.headers.get("Range") or self.headers.get("x-ms-range", ""))
         wanted = (int(found[1]), int(found[2]) + 1) if found else None
         with self.server.lock:
             self.server.asked.append(Asked(self.path, wanted, dict(self.headers)))

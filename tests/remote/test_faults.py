@@ -217,6 +217,21 @@ def test_google(server: RangedServer, monkeypatch: pytest.MonkeyPatch) -> None:
         open_file("gs://evidence/none")
 
 
+def test_azure(server: RangedServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A blob of Azure's is held to its tag."""
+    said = "DefaultEndpointsProtocol=http;AccountName=me;AccountKey=aGlkZGVu;BlobEndpoint="
+    monkeypatch.setenv("AZURE_STORAGE_CONNECTION_STRING", f"{said}{server.url('me')}")
+    server.files["me/evidence/case/mem.raw"] = DATA
+    with open_file("az://evidence/case/mem.raw") as file:
+        assert whole(file) == DATA
+        server.faults = [("status", (503, {})), "cut"]
+        assert not file.changed()
+        server.etags["me/evidence/case/mem.raw"] = '"another"'
+        assert file.changed()
+    with pytest.raises(SourceReadError, match="is not there"):
+        open_file("abfs://evidence/none")
+
+
 def test_without_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the package for a store it is said how to install it."""
     for name, url in (("s3fs", "s3://a/b"), ("gcsfs", "gs://a/b"), ("adlfs", "az://a/b"), ("aiohttp", "http://a/b")):

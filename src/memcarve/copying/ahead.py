@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from memcarve.backing import fetch_ahead, lies_elsewhere
+from memcarve.backing import fetch_ahead, is_costly
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -21,7 +21,7 @@ def fetched_ahead(backing: Backing, parts: Iterable[Pieces]) -> Iterator[Pieces]
 
     Of a larger piece only the beginning is: the rest comes ahead as it is read in order. Raises what reading raises.
     """
-    if not lies_elsewhere(backing):
+    if not is_costly(backing):
         yield from parts
         return
     window: list[Pieces] = []

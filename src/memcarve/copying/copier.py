@@ -15,7 +15,7 @@ import sys
 import threading
 from typing import TYPE_CHECKING
 
-from memcarve.backing import lies_elsewhere
+from memcarve.backing import is_costly
 from memcarve.copying.ahead import fetched_ahead
 from memcarve.copying.output_file import BUFFER, FULL, PAGE, Target, seek, write, write_error, write_sparse
 from memcarve.copying.scatter import GATHERED, gatherer
@@ -101,7 +101,7 @@ class Copier:
         if several:
             told = self._gathered(progress)
             gathered = gatherer(backing, target, self._buffer(), place, observe, told, sparse=sparse)
-        parts = fetched_ahead(backing, [[each] for each in pieces]) if lies_elsewhere(backing) else [pieces]
+        parts = fetched_ahead(backing, [[each] for each in pieces]) if is_costly(backing) else [pieces]
         try:
             for offset, size in itertools.chain.from_iterable(parts):
                 if gathered is not None and size <= _SMALL:

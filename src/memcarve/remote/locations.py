@@ -138,14 +138,15 @@ def hidden(path: str) -> str:
 def hand_on() -> None:
     """Leave the secrets of locations to the programs that this one starts, where only their user can read them."""
     if _opened:
-        os.environ[SECRETS] = json.dumps(_opened)
+        os.environ[SECRETS] = json.dumps({"by": os.getpid(), "locations": _opened})
 
 
 def _take_over() -> None:
     """Take the secrets that the program left which started this one."""
-    left = os.environ.pop(SECRETS, None)
-    if left is not None:
-        for url in json.loads(left).values():
+    left = json.loads(os.environ.get(SECRETS, "null"))
+    if left is not None and left["by"] != os.getpid():
+        del os.environ[SECRETS]
+        for url in left["locations"].values():
             remember(Location(SCHEMES[url.partition("://")[0].lower()], url, shown_of(url)))
 
 
