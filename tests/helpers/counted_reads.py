@@ -4,14 +4,27 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 from unittest import mock
+
+import numpy as np
 
 from memcarve.backing import FileBacking
 from memcarve.sources import opening
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+
+GRANULE = 4096
+
+
+class Read(NamedTuple):
+    """What was read at once, in bytes; `announced`: it was said beforehand, so that exactly that can be fetched."""
+
+    offset: int
+    size: int
+    announced: bool
 
 
 class CountedFile(FileBacking):
@@ -21,8 +34,8 @@ class CountedFile(FileBacking):
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        #: offset and size of each read
-        self.reads: list[tuple[int, int]] = []
+        #: what was read together
+        self.reads: list[list[Read]] = []
         self._guard = threading.Lock()
 
     @property
@@ -30,15 +43,25 @@ class CountedFile(FileBacking):
         """Whether it has holes: nothing says so."""
         return False
 
+    @property
+    def mapping(self) -> None:
+        """None: no kernel can copy from it."""
+
     def read_some(self, offset: int, buffer: memoryview) -> int:
         """Read, and note it."""
-        self._note(offset, len(buffer))
+        self._note(Read(offset, len(buffer), announced=False))
         return super().read_some(offset, buffer)
 
     def read_into(self, offset: int, buffer: memoryview) -> None:
         """Read, and note it."""
-        self._note(offset, len(buffer))
+        self._note(Read(offset, len(buffer), announced=False))
         super().read_into(offset, buffer)
+
+    def fetch_ahead(self, offsets: Any, sizes: Any) -> None:
+        """Note that all of it is fetched together."""
+        offset, size = np.broadcast_arrays(np.asarray(offsets, np.int64), np.asarray(sizes, np.int64))
+        pairs = zip(offset.ravel().tolist(), size.ravel().tolist(), strict=True)
+        self._note(*(Read(*pair, announced=True) for pair in pairs))
 
     def next_written(self, offset: int) -> int:
         """Return the offset itself."""
@@ -48,23 +71,30 @@ class CountedFile(FileBacking):
         """Return None: no kernel can copy from it."""
         del offset, size
 
-    def _note(self, offset: int, size: int) -> None:
-        if size:
-            with self._guard:
-                self.reads.append((offset, size))
+    def _note(self, *together: Read) -> None:
+        with self._guard:
+            self.reads.append([read for read in together if read.size])
 
 
-def fetched(reads: list[tuple[int, int]], block: int, known: set[int]) -> tuple[int, int]:
+def fetched(reads: list[list[Read]], block: int, known: set[int]) -> tuple[int, int]:
     """Return how many bytes a reader fetches for some reads, and how often it must wait for that.
 
-    It fetches aligned blocks of `block` bytes, each once; `known` are the numbers of those that it has, and has then.
+    It fetches aligned blocks of `block` bytes, and of what was announced the granules of 4 KiB alone; each once. The
+    numbers of those granules that it has, and has then, are `known`.
     """
-    blocks = waits = 0
-    for offset, size in reads:
-        here = set(range(offset // block, (offset + size - 1) // block + 1)) - known
-        blocks, waits = blocks + len(here), waits + bool(here)
-        known |= here
-    return blocks * block, waits
+    before, waits = len(known), 0
+    for together in reads:
+        new: set[int] = set()
+        for offset, size, announced in together:
+            here = set(range(offset // GRANULE, (offset + size - 1) // GRANULE + 1)) - known
+            if not announced:
+                blocks = {number * GRANULE // block for number in here}
+                here = {number * block // GRANULE + at for number in blocks for at in range(block // GRANULE)}
+            new |= here
+        new -= known
+        known |= new
+        waits += bool(new)
+    return (len(known) - before) * GRANULE, waits
 
 
 @contextlib.contextmanager

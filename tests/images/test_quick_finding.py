@@ -112,6 +112,23 @@ def test_windows_without_its_start_block(tmp_path: Path, options: dict[str, bool
     assert 0 < read_by(files) <= SHARE * LARGE
 
 
+def test_scattered_pages_are_announced(tmp_path: Path, go: Invoke, files: list[CountedFile]) -> None:
+    """Pages that lie one by one are not read one by one: what is carved is asked for together, and little more."""
+    truth = winimage.big(tmp_path / "mem.raw", 3000, 256)
+    assert go("processes", truth.path, "-q", "--listed").code == 0
+    known: set[int] = set()
+    for file in files:
+        fetched(file.reads, BLOCK, known)
+    files.clear()
+    assert go("carve", truth.path, "--pid", 800, "-q", "-o", "out").code == 0
+    with memcarve.open("out") as container:
+        own = container.process().space.total
+    (size, waits), *_ = (fetched(file.reads, BLOCK, known) for file in files)
+    assert own > 3000 * PAGE
+    assert size < 1.5 * own
+    assert waits < 150
+
+
 def test_nothing_is_searched_unasked(truth: Truth, go: Invoke, files: list[CountedFile]) -> None:
     """What costs to read is not searched for processes that no list holds; that, and what searches it, is said."""
     ran = go("processes", truth.path, "--format", "csv")

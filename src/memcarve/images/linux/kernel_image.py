@@ -11,7 +11,6 @@ Nothing here is believed because it was found. Who does not find a kernel there 
 
 from __future__ import annotations
 
-import struct
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -35,8 +34,7 @@ _LARGE = np.uint64(0x80)
 _LAST = 511  # the entry of a table that leads to the image
 _SMALLEST, _LARGEST = 1 << 20, 256 << 20  # bytes of an image
 _MOST_ROOTS = 16
-_HEADER, _HEADER_SIZE = struct.Struct("<16xQ"), 64
-_MAGIC_AT, _MAGIC = 56, b"ARM\x64"
+_SIZE_AT, _MAGIC_AT, _MAGIC = 16, 56, b"ARM\x64"
 _APART, _AHEAD, _REACH = 2 << 20, 0x80000, 64 << 20  # where headers are looked for: from the memory's beginning on
 
 
@@ -91,9 +89,9 @@ def _headed(memory: PhysicalMemory) -> Iterator[Intervals]:
     first = -(-int(memory.start[0]) // _APART) * _APART
     places: U64 = np.arange(first, first + _REACH, _APART, dtype=np.uint64)
     places = np.sort(np.concatenate([places, places + np.uint64(_AHEAD)]))
-    for place in places[memory.holds(places, _HEADER_SIZE)].tolist():
-        head = memory.read(place, _HEADER_SIZE) or bytes(_HEADER_SIZE)
-        if head[_MAGIC_AT : _MAGIC_AT + len(_MAGIC)] == _MAGIC:
-            size = _HEADER.unpack_from(head)[0]
-            if _SMALLEST <= size <= _LARGEST:
-                yield Intervals.of([(place, size)])
+    places = places[memory.holds(places, PAGE)]
+    pages = memory.pages(places)
+    magic = pages[:, _MAGIC_AT // 8] & np.uint64(0xFFFFFFFF) == np.uint64(int.from_bytes(_MAGIC, "little"))
+    for place, size in zip(places[magic].tolist(), pages[magic, _SIZE_AT // 8].tolist(), strict=True):
+        if _SMALLEST <= size <= _LARGEST:
+            yield Intervals.of([(place, size)])

@@ -16,6 +16,7 @@ from memcarve.images.paging import translate
 from memcarve.images.paging_modes import FRAME, PRESENT, ROOT, UPPER_HALF, WINDOWS, X64, X64_5, AddressTable
 from memcarve.images.physical_scan import BLOCK, everything, part_of, words_of
 from memcarve.intervals import PAGE, TOP, Intervals
+from memcarve.permissions import EXECUTE
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -253,11 +254,36 @@ def _near(space: KernelHalf, entry: int) -> Iterator[int]:
 
 
 def _everywhere(space: KernelHalf) -> Iterator[int]:
-    """Yield the addresses of pages that begin with ``MZ``, those where Windows loads its kernel first."""
+    """Yield the addresses of pages that begin with ``MZ``, those where Windows loads its kernel first.
+
+    If reading all the memory is to be avoided, those come before all that look like the header of an image.
+    """
+    if not space.is_walked and not space.memory.searchable:
+        yield from _likely(space.part(_KERNELS, _KERNELS_END))
     walked = space.whole
     usual = (walked.start >= np.uint64(_KERNELS)) & (walked.start < np.uint64(_KERNELS_END))
     for chosen in (usual, ~usual):
         yield from _heads(walked, np.flatnonzero(chosen))
+
+
+def _likely(space: AddressSpace) -> Iterator[int]:
+    """Yield the addresses of pages that begin with ``MZ``, of those that are followed by code but hold none.
+
+    So are the headers of images that are mapped by small pages; those that are mapped by large ones begin with one.
+    """
+    if space.flags is None or not len(space):
+        return
+    code = space.flags & EXECUTE != 0
+    end = space.start + space.size
+    before = np.flatnonzero(~code[:-1] & code[1:] & (end[:-1] == space.start[1:]))
+    large = np.flatnonzero(code & (space.size >= np.uint64(_LARGE_PAGE)))
+    found = set((end[before] - np.uint64(PAGE)).tolist())
+    for begin, size in zip(space.start[large].tolist(), space.size[large].tolist(), strict=True):
+        found.update(range(-(-begin // _LARGE_PAGE) * _LARGE_PAGE, begin + min(size, _LARGEST_KERNEL), _LARGE_PAGE))
+    for address in sorted(found):
+        with contextlib.suppress(AddressError):
+            if space.read(address, 2) == b"MZ":
+                yield address
 
 
 def _heads(space: AddressSpace, extents: I64) -> Iterator[int]:
