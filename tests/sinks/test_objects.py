@@ -310,6 +310,27 @@ def test_signals(name: str, process: memcarve.ProcessMemory, bucket: Bucket, tmp
     assert len(bucket.objects("out/")) == 5
 
 
+def test_a_store_that_hangs(process: memcarve.ProcessMemory, bucket: Bucket, tmp_path: Path) -> None:
+    """Whoever stops a run whose store answers nothing any more waits for a while, and is told what is left."""
+    reached, go_on = threading.Event(), threading.Event()
+
+    def wait(request: Request) -> None:
+        if "partNumber" in request.query or reached.is_set():
+            reached.set()
+            go_on.wait(60)
+
+    bucket.store.meanwhile = wait
+    small = f"import memcarve.remote.objects as objects; objects.PART, objects.PATIENCE = {PART}, 1.0"
+    line = command("carve", process.file.path, "-o", f"{bucket.url}/out", before=small)
+    with subprocess.Popen(line, stderr=subprocess.PIPE, cwd=tmp_path) as child:
+        assert reached.wait(60)
+        child.send_signal(signal.SIGINT)
+        said = child.communicate(timeout=50)[1].decode()
+    go_on.set()
+    assert child.returncode == 130
+    assert "could not be removed: s3://" in said
+
+
 def test_what_exists_is_not_overwritten(process: memcarve.ProcessMemory, bucket: Bucket) -> None:
     """What lies there is replaced by force alone, and only what memcarve wrote; objects beside it are not touched."""
     bucket.put("outside", b"not in it")

@@ -14,6 +14,7 @@ import io
 import os
 import re
 import threading
+import time
 from typing import TYPE_CHECKING, Any
 
 from memcarve.errors import MemcarveError, MissingExtraError, OutputError, UsageError
@@ -37,7 +38,8 @@ ATTEMPTS = 7
 _SILENCE = 60  # seconds without a byte, upon which a connection counts as lost
 _TYPE = "application/octet-stream"  # nothing that a browser shows
 _STEP = 0.2  # seconds, so that a signal is noticed
-_PATIENCE = 60.0  # seconds that are spent on removing what was written before a failure
+#: seconds that are spent on removing what was written before a failure
+PATIENCE = 60.0
 
 
 class Objects:
@@ -51,6 +53,8 @@ class Objects:
         self.bucket = bucket
         self.key = key
         self.name = name
+        #: when no answer is waited for any more (``time.monotonic``); None is never
+        self.deadline: float | None = None
         self._asyncio: Any = importlib.import_module("asyncio")  # which those who write to a disk do without
 
     def below(self, key: str, name: str) -> Objects:
@@ -134,23 +138,21 @@ class Objects:
         found: Awaitable[Any] = self._asyncio.wrap_future(future)
         return found
 
-    def wait(self, work: Coroutine[Any, Any, Any], most: float | None = None, *, absent: bool = False) -> Any:  # noqa: ANN401 - of any work
-        """Do work and return what comes of it; a signal ends it. `most` are the seconds that it may take.
+    def wait(self, work: Coroutine[Any, Any, Any], *, absent: bool = False) -> Any:  # noqa: ANN401 - of any work
+        """Do work and return what comes of it; a signal ends it.
 
         Raises FileExistsError as the work does, FileNotFoundError only if something may be `absent`.
         """
-        return self.wait_for(self.begin(work), most, absent=absent)
+        return self.wait_for(self.begin(work), absent=absent)
 
-    def wait_for(self, future: Future[Any], most: float | None = None, *, absent: bool = False) -> Any:  # noqa: ANN401 - of any work
+    def wait_for(self, future: Future[Any], *, absent: bool = False) -> Any:  # noqa: ANN401 - of any work
         """Wait for work that was begun; see `wait`."""
-        waited = 0.0
         try:
             while True:
                 try:
                     return future.result(_STEP)
                 except TimeoutError:
-                    waited += _STEP
-                    if future.done() or (most is not None and waited >= most):
+                    if future.done() or (self.deadline is not None and time.monotonic() >= self.deadline):
                         raise
         except Exception as error:
             if isinstance(error, FileExistsError) or (absent and isinstance(error, FileNotFoundError)):
@@ -221,19 +223,23 @@ class Uploads:
                 raise self._error
 
     def abort(self) -> None:
-        """End what is under way, and give up the parts of objects that are not whole; raises OutputError."""
+        """End what is under way, and give up the parts of objects that are not whole; raises OutputError.
+
+        From then on the store has a minute to answer, all in all: whoever stopped the program waits for it.
+        """
         self._stop.set()
+        self.objects.deadline = time.monotonic() + PATIENCE
         with self._changed:
             under_way = list(self._under_way)
         for future in under_way:
             future.cancel()
         # parts that were on their way may have come behind the end of an upload: it is ended once they are not any more
         with self._changed:
-            self._changed.wait_for(lambda: not self._under_way, _PATIENCE)
+            self._changed.wait_for(lambda: not self._under_way, PATIENCE)
         calls = [("abort_multipart_upload", {"Key": key, "UploadId": upload}) for upload, key in self._open.items()]
         for method, arguments in calls:
             with contextlib.suppress(FileNotFoundError):  # it is complete, or was given up already
-                self.objects.wait(self.objects.call(method, **arguments), _PATIENCE, absent=True)
+                self.objects.wait(self.objects.call(method, **arguments), absent=True)
 
     def began(self, upload: str, key: str) -> None:
         """Note that an object is being written in parts."""
