@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from memcarve.backing import FileBacking, check_unchanged
+from memcarve.backing import Composite, FileBacking, check_unchanged
 from memcarve.copying.output_file import BUFFER, FULL, Target, seek, write, write_error, write_sparse
 from memcarve.errors import OutputError, SourceReadError
 
@@ -103,7 +103,11 @@ class GatheredByKernel:
         """Add a piece."""
         if self._used + size > BUFFER or len(self._parts) >= _MOST_PARTS:
             self.flush()
-        part = self._mapping[offset : offset + size]
+        if offset >= len(self._mapping):  # in a page file, or decompressed
+            part = memoryview(bytearray(size))
+            self._backing.read_into(offset, part)
+        else:
+            part = self._mapping[offset : offset + size]
         if len(part) < size:
             self._backing.read_into(offset, self._buffer[:size])  # says where the file ends
             raise SourceReadError("the source was shorter when it was opened", subject=self._target.name)
@@ -175,7 +179,9 @@ def gatherer(
 ) -> Gathered | GatheredByKernel:
     """Return the better way to collect pieces of `backing`; `told` is called with the bytes of each write."""
     able = not sparse and hasattr(os, "writev") and hasattr(os, "preadv")
-    mapping = backing.mapping if able and isinstance(backing, FileBacking) else None
+    # of an image with page files the image is mapped, which most pieces lie in
+    image = backing.backing if isinstance(backing, Composite) else backing
+    mapping = image.mapping if able and isinstance(image, FileBacking) else None
     if mapping is None:
         return Gathered(backing, target, buffer, place, observe, told, sparse=sparse)
     return GatheredByKernel(backing, mapping, target, buffer, place, observe, told)

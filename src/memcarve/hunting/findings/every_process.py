@@ -7,6 +7,8 @@ import os
 from collections import Counter, deque
 from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
+
 from memcarve import forking
 from memcarve.errors import InputError, MemcarveError
 from memcarve.hunting.findings.family import Family
@@ -15,10 +17,12 @@ from memcarve.hunting.findings.flag_findings import evidence_at, place_of, spots
 from memcarve.hunting.findings.frames_seen import FramesSeen
 from memcarve.hunting.findings.process_checks import CHECKS
 from memcarve.hunting.findings.subject import Subject
+from memcarve.intervals import PAGE, total
 from memcarve.labels.filters import names_match
 from memcarve.labels.flags import BY_COMPARISON
 from memcarve.labels.same_files import look_at_all
 from memcarve.labels.severities import RANKS, RATINGS
+from memcarve.missing import REASONS
 from memcarve.vocabulary import Flag, Severity
 
 if TYPE_CHECKING:
@@ -179,7 +183,7 @@ class _Looking:
             found.more,
             frozenset(found.unlooked),
             found.hidden,
-            None if memory is None else memory.pages,
+            None if memory is None else _pages(memory),
             0 if memory is None else memory.space.total,
             memory is not None,
             incomplete=memory is not None and memory.incomplete,
@@ -243,3 +247,14 @@ class _Found:
         if wanted.kinds and place.kind not in wanted.kinds:
             return False
         return not wanted.files or (place.file is not None and names_match(wanted.files, None, place.file))
+
+
+def _pages(memory: ProcessMemory) -> dict[str, int] | None:
+    """Return the pages by kind; if more was looked for than page tables lead to, by why the others were not found."""
+    if memory.pages is None or not len(memory.space.elsewhere):
+        return memory.pages
+    kept = {kind: count for kind, count in memory.pages.items() if kind not in ("prototype", "pagefile")}
+    elsewhere = memory.space.elsewhere
+    for number in np.unique(elsewhere.reason).tolist():
+        kept[REASONS[number]] = total(elsewhere.size[elsewhere.reason == number]) // PAGE
+    return kept

@@ -11,6 +11,7 @@ from memcarve.hunting.findings.every_process import Wanted, seen_of_each
 from memcarve.hunting.findings.finding_record import Finding, More, worst_first
 from memcarve.hunting.findings.process_checks import CHECKS
 from memcarve.labels.flags import NEEDS
+from memcarve.missing import COMPRESSED, IN_FILE, NOT_PROVEN, PAGED_OUT, UNKNOWN_PROTOTYPE
 from memcarve.process import Container, ProcessMemory
 from memcarve.vocabulary import Flag, Half, Kind, ProcessFlag, Severity, System
 
@@ -36,6 +37,11 @@ _NOT_THERE = {
     "pagefile": "in a page file",
     "swapped": "swapped out",
     "outside": "outside the image",
+    PAGED_OUT: PAGED_OUT,
+    COMPRESSED: COMPRESSED,
+    NOT_PROVEN: "paged out, and how their entries are read is not proven",
+    IN_FILE: "in mapped files, and not in memory",
+    UNKNOWN_PROTOTYPE: "shared, and their prototypes are not in memory",
 }
 
 

@@ -75,10 +75,10 @@ def export_scripts(
         )
     if not isinstance(backing, FileBacking) or isinstance(backing, DecodedFile):
         raise UsageError(
-            "holds its bytes in another form (compressed, zeros that it does not store, or alive), so nothing can map "
-            "them as they lie",
+            "holds its bytes in another form (compressed, zeros that it does not store, or alive), or in page files "
+            "besides, so nothing can map them as they lie",
             subject=process.file.path,
-            remedy="export it with {to:minidump}, elfcore or flat",
+            remedy="export it with {to:minidump}, elfcore or flat; of an image {pages_from:ram} leaves page files out",
         )
     found = ranges(process, segments)
     rows = range_table.table_rows(found)

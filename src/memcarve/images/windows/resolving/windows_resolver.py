@@ -52,6 +52,7 @@ _PAGES = 1 << 18  # pages looked at in one go
 _BATCH = 1 << 12  # pages of prototypes read in one go: 16 MiB
 _SAMPLE, _FEW = 32, 4  # processes whose entries prove how entries are read
 _MOST_SAMPLED = 1 << 18  # entries of each
+_PLENTY = 1 << 10  # entries of a few processes that are enough if they prove it
 _LARGEST = 1 << 33  # bytes of tables' claims that are walked for that
 _STORE_BUILD = 10240  # from here on memory is compressed
 _EIGHT, _TWELVE = np.uint64(3), np.uint64(12)
@@ -87,7 +88,7 @@ class WindowsResolver:
                 continue
             words.append(invalid.word[:_MOST_SAMPLED])
             self._sample = np.concatenate(words)
-            if frugal:
+            if frugal or (len(words) > _FEW and len(self._sample) > _PLENTY):
                 found = ptes.proven(self.windows.kernel.version.build, self._sample, self.possible)
                 if found[0] is not None:
                     return found
