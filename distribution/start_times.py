@@ -2,9 +2,9 @@
 
     python distribution/start_times.py .venv/bin/memcarve dist/memcarve-0.1.0-linux-x86_64
 
-Each program is memcarve, packed in some way. Printed are its size, the time of its first start in a home of its own, and
-of later ones the least time and the least processor time of 21: of `--version`, and of `segments` of the example. On a
-busy machine processor times are what can be compared.
+Each program is memcarve, packed in some way. Printed are its size, the time of its first start in a home of its own,
+and of later ones the least time and the least processor time of 21: of `--version`, and of `segments` of the example.
+On a busy machine processor times are what can be compared.
 """
 
 from __future__ import annotations
