@@ -13,6 +13,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from hypothesis import given, strategies as st
 
 import memcarve
 import sinking
@@ -20,7 +21,12 @@ from buckets import CUT, Bucket, Request, Store, set_credentials
 from cli import command, invoke
 from dumps import write_dump, write_several
 from memcarve.errors import MissingExtraError, NoSpaceError, OutputError, TargetExistsError, UsageError
+from memcarve.formats import manifest
+from memcarve.process import ProcessEntry
 from memcarve.remote import objects as objects_module
+from memcarve.sinks.object_mirror import is_plain
+from memcarve.sinks.object_ownership import LISTS, MARKS
+from memcarve.sinks.several import folder_name
 from memory import PAGE, noise
 
 if TYPE_CHECKING:
@@ -640,3 +646,40 @@ def test_verify_says_what_is_not_whole(process: memcarve.ProcessMemory, bucket: 
     assert not any(each.path.endswith("image.raw") for each in bucket.store.begun)
     assert "is not there" in invoke(capfdbinary, "verify", f"{bucket.url}/nothing").err
     assert invoke(capfdbinary, "verify", "s3://nosuchbucket/nothing").code == 1
+
+
+_HOSTILE = st.one_of(
+    st.text(max_size=40),
+    st.sampled_from(
+        [
+            "..",
+            ".",
+            "/etc/passwd",
+            "../../up",
+            "a/b",
+            "\\\\server",
+            "\x1b[2J",
+            "\n",
+            "\0",
+            "u\u0308" * 200,
+            "\udc80",
+            " ",
+        ]
+    ),
+    st.text(alphabet="./\\\x00\x1f é漢", max_size=300),
+)
+
+
+@given(_HOSTILE, st.one_of(st.none(), st.integers(0, 1 << 64)))
+def test_names_of_processes_and_modules_lead_nowhere(name: str, pid: int | None) -> None:
+    """Whatever processes and modules of a hostile machine are called, a key stays in its folder, and is no other's."""
+    entry = ProcessEntry(pid, name)
+    taken: Counter[str] = Counter()
+    folders = [folder_name(entry, index, taken) for index in range(3)]
+    assert len({folder.lower() for folder in folders}) == 3
+    for made in [*folders, manifest.module_file_name(pid or 0, name)]:
+        assert is_plain(made)
+        assert "/" not in made
+        assert made.isascii()
+        assert len(made) < 200
+        assert made not in {*LISTS, *(each + MARKS for each in LISTS), *manifest.SUMS.values()}
