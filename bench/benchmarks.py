@@ -18,6 +18,7 @@ import images
 import linux
 import rules
 import searching
+import stores
 from measure import Contender, UnavailableError, in_turn, run
 from places import HERE, Place, make_process, make_rows, make_texts, mounted, place
 from table import MIB, Goal, Row
@@ -325,6 +326,7 @@ ALL: dict[str, Callable[[Settings], Iterator[Row]]] = {
     "linux": _commanded(linux.machines),
     "arm64": _commanded(linux.arm64),
     "frugal": _commanded(frugal.frugal),
+    "stores": _commanded(stores.stores),
     "compressed": _commanded(compressed.compressed),
     "batch": _commanded(batches.batch),
 }

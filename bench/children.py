@@ -247,6 +247,57 @@ def fetched(path: str, pid: str, block: str) -> None:
     print(json.dumps({"processes": listed, "carve": carved, "waits": [first, second], "own": own}))
 
 
+def _helpers() -> None:
+    sys.path.insert(0, os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "tests", "helpers"))
+
+
+def serve(path: str) -> None:
+    """Serve a file by a small web server, until this is ended; ``?asked`` are the ranges since ``?forget``, as JSON."""
+    import json  # noqa: PLC0415
+
+    _helpers()
+    from ranged_server import serving  # noqa: PLC0415
+
+    with serving({os.path.basename(path): path}) as server:
+        server.special = {
+            "asked": lambda: json.dumps([each.range for each in server.asked if each.range]).encode(),
+            "forget": lambda: (server.asked.clear(), b"")[1],
+        }
+        print(server.url(os.path.basename(path)), flush=True)
+        time.sleep(1 << 20)
+
+
+def bucket(path: str) -> None:
+    """Serve a file by moto as an object of the bucket ``evidence``, until this is ended."""
+    _helpers()
+    import s3_server  # noqa: PLC0415
+
+    with s3_server.bucket({}) as client, open(path, "rb") as file:
+        client.upload_fileobj(file, s3_server.BUCKET, os.path.basename(path))
+        client.put_object_acl(Bucket=s3_server.BUCKET, Key=os.path.basename(path), ACL="public-read")
+        print(os.environ["AWS_ENDPOINT_URL"], flush=True)
+        time.sleep(1 << 20)
+
+
+def ask(url: str, ranges: str) -> None:
+    """Ask for ranges of an object, one after the other, and do nothing with what comes."""
+    import http.client  # noqa: PLC0415
+    import json  # noqa: PLC0415
+
+    host, _, name = url.partition("://")[2].partition("/")
+    connection, buffer = http.client.HTTPConnection(host), bytearray(1 << 22)
+    with open(ranges, encoding="utf-8") as file:
+        wanted = json.load(file)
+    for begin, end in wanted:
+        connection.request("GET", f"/{name}", headers={"Range": f"bytes={begin}-{end - 1}"})
+        answer = connection.getresponse()
+        count = 0
+        while some := answer.readinto(buffer):
+            count += some
+        if count != end - begin:
+            sys.exit(f"{count} bytes came of {end - begin}")
+
+
 def rows_dropped(path: str) -> None:
     """Read a map as more careful scripts do: a row is dropped as soon as its four numbers are in their lists."""
     virtual, physical, size, offset = [], [], [], []
