@@ -78,6 +78,8 @@ def _rows(
         row.note = f"{count} requests; the same one after the other in a bare loop: {loop:.2f} s"
         yield row
         before()
+        if plain is not None and not settings.warm_up:  # --quick: moto copies all of an object for each request
+            break
 
 
 @contextlib.contextmanager
