@@ -264,10 +264,10 @@ def test_few_forged_entries_change_nothing() -> None:
 
 def test_numbers() -> None:
     """A number is said before the name, or is the lowest that is free; swapfile.sys is 1 by itself."""
-    assert numbered(["a", "b"]) == [(0, "a", False), (1, "b", False)]
-    assert numbered(["1=a", "b", "x=c"]) == [(1, "a", True), (0, "b", False), (2, "x=c", False)]
-    assert numbered(["d/swapfile.sys"]) == [(1, "d/swapfile.sys", False)]
-    assert numbered(["1=a", "swapfile.sys"]) == [(1, "a", True), (0, "swapfile.sys", False)]
+    assert numbered(["a", "b"]) == [(0, "a"), (1, "b")]
+    assert numbered(["1=a", "b", "x=c"]) == [(1, "a"), (0, "b"), (2, "x=c")]
+    assert numbered(["d/swapfile.sys"]) == [(1, "d/swapfile.sys")]
+    assert numbered(["1=a", "swapfile.sys"]) == [(1, "a"), (0, "swapfile.sys")]
 
 
 @pytest.mark.parametrize("given", [["1=a", "1=b"], ["16=a"], ["a"] * 17])
@@ -438,9 +438,11 @@ TAGS = (b"smSt", b"smNd", b"smBA", b"smRc", b"smRg")
 # what is made of it
 
 
-def test_carved_files(truth: Truth, tmp_path: Path, capfdbinary: Capture) -> None:
+@pytest.mark.parametrize("bare", [False, True])
+def test_carved_files(truth: Truth, tmp_path: Path, capfdbinary: Capture, *, bare: bool) -> None:
     """What is carved has the planned bytes, and says how its pages were found; verify reads all of it again."""
-    files = [word for file in files_of(truth) for word in ("--pagefile", file)]
+    # with their numbers or without: that is not recorded, and verify opens them all the same
+    files = [word for file in files_of(truth) for word in ("--pagefile", file.partition("=")[2] if bare else file)]
     out = tmp_path / "out"
     ran = invoke(capfdbinary, "carve", truth.path, "--pid", str(PID), *files, "-o", out, "--hash", "sha256")
     assert ran.code == 3, ran.err  # a file should hold more than it does

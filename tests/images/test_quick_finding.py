@@ -132,7 +132,10 @@ def test_scattered_pages_are_announced(tmp_path: Path, go: Invoke, files: list[C
 def test_nothing_is_searched_unasked(truth: Truth, go: Invoke, files: list[CountedFile]) -> None:
     """What costs to read is not searched for processes that no list holds; that, and what searches it, is said."""
     ran = go("processes", truth.path, "--format", "csv")
-    assert f"unlisted processes were not looked for, which reads all {LARGE} bytes of the memory" in ran.err
+    assert (
+        f"unlisted processes were not looked for: --search all does so, and reads all {LARGE} bytes of the memory"
+        in ran.err
+    )
     assert "--search all" in ran.err
     assert go("processes", truth.path, "--search", "lists", "--format", "csv").out == ran.out
     assert go("processes", truth.path, "--listed", "--format", "csv").out == ran.out

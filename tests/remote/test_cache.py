@@ -152,3 +152,11 @@ def test_a_store_keeps_to_its_bound(tmp_path: Path) -> None:
         assert sum(end - first for first, end in store.missing(0, count)) == count - len(kept)
     finally:
         os.close(store.fd)
+
+
+def test_a_file_as_the_cache(server: RangedServer, tmp_path: Path) -> None:
+    """A file in the place of the cache's folder is told as such, and stays."""
+    (tmp_path / "notes").write_text("mine")
+    with pytest.raises(OutputError, match=r"notes: is a file, and what is fetched is kept in a folder"):
+        read(server.url("x"), tmp_path / "notes")
+    assert (tmp_path / "notes").read_text() == "mine"

@@ -173,6 +173,40 @@ def test_empty(server: RangedServer) -> None:
         assert (file.size, file.read_at(0, 10)) == (0, b"")
 
 
+@pytest.mark.parametrize("page", [b"<!DOCTYPE html>", b"\n <HTML lang='de'><body>log in</body>", b"\xef\xbb\xbf<html>"])
+def test_a_page_instead_of_the_file(page: bytes) -> None:
+    """What a server shows to people, such as a login, is told as such; a file that begins otherwise is read."""
+    with serving({"x": page, "y": b"<htmlish>"}) as server:
+        with pytest.raises(InputError, match=r"/x: is a page of HTML, not a file.*give the address") as caught:
+            open_file(server.url("x"))
+        assert caught.value.__cause__ is None
+        with open_file(server.url("y")) as file:
+            assert whole(file) == b"<htmlish>"
+
+
+def test_no_tls(server: RangedServer) -> None:
+    """A server that speaks no TLS, or has no certificate that is trusted, is asked once: later is no better."""
+    with pytest.raises(SourceReadError, match=r"no secure connection can be made: .*SSL_CERT_FILE"):
+        open_file(server.url("x").replace("http:", "https:"))
+
+
+@pytest.mark.parametrize("path", ["ftp://host/mem.raw", "htps://host/mem.raw", "s3://", "s3:///mem.raw"])
+def test_no_location(path: str) -> None:
+    """What looks like a location and is none, and is no file either, is told with those that are."""
+    with pytest.raises(InputError, match="is not a location that memcarve reads; it reads s3://BUCKET/KEY, "):
+        open_file(path)
+
+
+def test_a_name_is_missing() -> None:
+    """A bucket alone, or a folder in it, is no object: the error says what to name."""
+    with bucket({"case/segments.json": b"{}"}):
+        for path in "s3://evidence", "s3://evidence/":
+            with pytest.raises(SourceReadError, match="names a bucket, and no object in it; name one object whole"):
+                open_file(path)
+        with pytest.raises(SourceReadError, match=r"is not there: .* memcarve reads the objects by verify alone"):
+            open_file("s3://evidence/case")
+
+
 def test_no_server() -> None:
     """What nobody serves is an error, without a login that was given."""
     with pytest.raises(SourceReadError, match="connection failed") as caught:

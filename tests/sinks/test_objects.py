@@ -508,6 +508,7 @@ REFUSED = {
     "s3://bucket/a\x1b[2Jb": "control characters",
     "s3://bucket/a\udcffb": "control characters",
     "s3://bucket/a?versionId=1": "is not a name that memcarve writes to",
+    "ftp://host/x": "is not where memcarve can write",
     "s3:///x": "is not where memcarve can write",
     "s3:/x": "is not where memcarve can write",
     f"s3://bucket/{'a' * 900}": "is too long a name",

@@ -159,7 +159,7 @@ class _BatchGroup(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         if not (args[0] in self.commands or args[0].startswith("-") or ctx.resilient_parsing):
-            raise NoSuchCommandError(args[0], self.commands, ctx)
+            raise NoSuchCommandError(args[0], self.commands, ctx, "that batch can run")
         return super().resolve_command(ctx, args)
 
 

@@ -70,6 +70,7 @@ def cli(context: click.Context) -> int | None:
     core, Windows crash dump, hiberfil.sys or VMware. Or it holds one process: a dump or its memory map, as Volatility's
     windows.memmap --dump writes them (so do Volatility 2 and Rekall; the other of the two is looked for beside it), a
     Windows minidump, an ELF core, a folder of segments (carved by memcarve, or named by their addresses), or /proc/PID.
+    FILE may lie in an object store or on a web server: s3://BUCKET/KEY, gs://, az://, https://.
 
     Try: memcarve carve pid.4321.dmp, or memcarve processes mem.raw
     """

@@ -14,11 +14,11 @@ if TYPE_CHECKING:
 class NoSuchCommandError(click.UsageError):
     """The first word is not a command."""
 
-    def __init__(self, name: str, commands: Iterable[str], context: click.Context) -> None:
+    def __init__(self, name: str, commands: Iterable[str], context: click.Context, kind: str = "") -> None:
         like = _like(name, commands)
         if like is None and os.path.exists(name):
             like = f"carve {name}"
-        super().__init__(f"{name!r} is not a command{_meant(like)}", context)
+        super().__init__(f"{name!r} is not a command{kind and f' {kind}'}{_meant(like)}", context)
 
 
 class ExtraArgumentsError(click.UsageError):

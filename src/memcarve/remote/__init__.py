@@ -14,11 +14,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from memcarve import backing
 from memcarve.backing import FileBacking
-from memcarve.errors import MemcarveError
-from memcarve.remote.locations import is_location
+from memcarve.errors import InputError, MemcarveError
+from memcarve.remote.locations import is_like_one, is_location, shown_of
 
 if TYPE_CHECKING:
     from memcarve.remote.remote_file import RemoteFile
+
+_READ = ("s3://BUCKET/KEY", "gs://BUCKET/NAME", "az://CONTAINER/BLOB", "http://", "https://")
 
 
 class Keeping(NamedTuple):
@@ -34,6 +36,10 @@ class Keeping(NamedTuple):
 
 def open_file(path: str, keeping: Keeping = Keeping(), *, follow: bool = True) -> FileBacking:  # noqa: B008 - a tuple
     """Open a file on disk, or what a location names. Raises what `FileBacking` and `remote_file.RemoteFile` raise."""
+    if is_like_one(path) and not os.path.lexists(path):
+        raise InputError(
+            "is not a location that memcarve reads", subject=shown_of(path), remedy=f"it reads {', '.join(_READ)}"
+        )
     if not is_location(path):
         return FileBacking(path, follow=follow)
     from memcarve.remote.remote_file import RemoteFile

@@ -181,6 +181,8 @@ def _room(path: str) -> int:
 def _own_folder(cache: str) -> str:
     """Return the folder in a cache that is the owner's alone, made if it is not there."""
     path = os.path.join(cache, _FOLDER)
+    if os.path.exists(cache) and not os.path.isdir(cache):
+        raise OutputError("is a file, and what is fetched is kept in a folder", subject=cache, remedy=_OTHER)
     try:
         os.makedirs(cache, 0o700, exist_ok=True)
         with contextlib.suppress(FileExistsError):

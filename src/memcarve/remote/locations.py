@@ -31,6 +31,7 @@ SCHEMES = {
     "https": "http",
 }
 _LOCATION = re.compile(rf"({'|'.join(SCHEMES)})://(?=[^/])", re.IGNORECASE)
+_LIKE_ONE = re.compile(r"[a-z][a-z0-9+.-]+:/{2,}", re.IGNORECASE)
 _IN_TEXT = re.compile(rf"\b(?:{'|'.join(SCHEMES)})://[^\s'\"<>]+", re.IGNORECASE)
 #: what a query may say without being a secret: which version of the object it is
 _HARMLESS = ("versionid", "generation", "snapshot")
@@ -60,6 +61,11 @@ class Location(NamedTuple):
 def is_location(path: object) -> bool:
     """Return True if a path names something that lies elsewhere."""
     return isinstance(path, str) and _LOCATION.match(path) is not None
+
+
+def is_like_one(path: object) -> bool:
+    """Return True if a path looks like a location and is none: of another scheme (``ftp://``), or without a name."""
+    return isinstance(path, str) and not is_location(path) and _LIKE_ONE.match(path) is not None
 
 
 def location_of(path: str) -> Location:

@@ -18,7 +18,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from memcarve.errors import MemcarveError, MissingExtraError, OutputError, UsageError
-from memcarve.remote.locations import SCHEMES, described, is_location, location_of, shown_of
+from memcarve.remote.locations import SCHEMES, described, is_like_one, is_location, location_of, shown_of
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Iterable
@@ -353,7 +353,7 @@ def output_error(error: BaseException, name: str) -> BaseException:
     if isinstance(error, PermissionError):
         problem, remedy = f"access is refused: {said}", _RIGHTS
     elif kind in ("NoCredentialsError", "PartialCredentialsError", "ProfileNotFound", "InvalidConfigError"):
-        problem, remedy = f"cannot be asked for: {said}", _CREDENTIALS
+        problem, remedy = f"there are no credentials for it: {said}", _CREDENTIALS
     elif isinstance(error, FileNotFoundError):
         problem, remedy = f"is not there: {said}", "is the bucket, or is the name, another one?"
     elif isinstance(error, TimeoutError):
@@ -380,7 +380,7 @@ def objects_of(out: str | os.PathLike[str], *, folder: bool = False) -> Objects 
     """
     text = os.fspath(out)
     if not isinstance(text, str) or not is_location(text):
-        if isinstance(text, str) and _NEARLY.match(text):
+        if isinstance(text, str) and (_NEARLY.match(text) or is_like_one(text)):
             raise UsageError(
                 "is not where memcarve can write", subject=text, remedy="{out} is like s3://bucket/folder, or a path"
             )
@@ -394,7 +394,9 @@ def objects_of(out: str | os.PathLike[str], *, folder: bool = False) -> Objects 
     key = key.removesuffix("/") if folder else key
     parts = key.split("/")
     if not key:
-        raise UsageError("names a bucket, and nothing in it", subject=location.shown, remedy="name a folder of {out}")
+        raise UsageError(
+            "names a bucket, and nothing in it", subject=location.shown, remedy="{out} is like s3://bucket/folder"
+        )
     if not all(map(_PLAIN.fullmatch, parts)) or "?versionId=" in rest:
         raise UsageError(
             "is not a name that memcarve writes to: it has parts that are empty, . or .., or control characters",
@@ -407,7 +409,7 @@ def objects_of(out: str | os.PathLike[str], *, folder: bool = False) -> Objects 
 
 def check_here(path: str, why: str) -> None:
     """Raise UsageError, which says why, if a path is a location or looks like one."""
-    if _NEARLY.match(path):
+    if _NEARLY.match(path) or is_like_one(path):
         raise UsageError(why, subject=shown_of(path), remedy="name a folder with {out}")
 
 

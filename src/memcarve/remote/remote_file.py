@@ -7,13 +7,14 @@ knows what it is going to read says so first (`fetch_ahead`): then exactly that 
 from __future__ import annotations
 
 import os
+import re
 import threading
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from memcarve.backing import FileBacking
-from memcarve.errors import SourceReadError
+from memcarve.errors import InputError, SourceReadError
 from memcarve.remote import Keeping
 from memcarve.remote.block_store import GRANULE, BlockStore
 from memcarve.remote.cache import CachedStore, key_of
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from memcarve.remote.transports import Facts
 
 _FIRST = 1 << 16
+_PAGE = re.compile(rb"(?:\xef\xbb\xbf)?\s*<(?:!doctype html|html)\b", re.IGNORECASE)
 _SMALL = 1 << 16  # what is fetched for a read here and there, from a multiple of it on
 _LARGE = 1 << 22  # the longest range of one request
 _AHEAD = 4  # so many of them are fetched ahead of one who reads in order
@@ -52,6 +54,12 @@ class RemoteFile(FileBacking):
         self._store: BlockStore | None = None
         answer = self._requests.first(_FIRST)
         facts = self._requests.known
+        if location.kind == "http" and answer is not None and _PAGE.match(answer.data):
+            raise InputError(
+                "is a page of HTML, not a file: of a login, a listing or an error",
+                subject=location.shown,
+                remedy="give the address from which the file itself comes, with a login in ~/.netrc or signed",
+            )
         remember(location)
         self.location = location
         self.facts = facts

@@ -41,6 +41,16 @@ _LOGIN = {
     "http": "give a login in ~/.netrc or in the URL, or a URL that is signed and has not expired",
 }
 
+_FOLDERS = (
+    "; of folders carved into a bucket memcarve reads the objects by verify alone: copy one here to use it otherwise"
+)
+_WHOLE_NAME = {
+    "s3": f"name one object whole: s3://BUCKET/KEY{_FOLDERS}",
+    "gs": "name one object whole: gs://BUCKET/NAME",
+    "az": "name one blob whole: az://CONTAINER/BLOB",
+    "http": "is the address, or the file's name, another one?",
+}
+
 
 class Facts(NamedTuple):
     """What tells one version of an object from another: `size` in bytes, its tag, version, and time of modification."""
@@ -116,6 +126,11 @@ class Transport:
                 remedy="pip install 'memcarve[cloud]'",
             ) from error
 
+    def _need(self, name: str) -> None:
+        """Raise RefusedError if a location has no name of an object behind that of its bucket."""
+        if not name:
+            raise RefusedError("names a bucket, and no object in it", _WHOLE_NAME[self.location.kind])
+
     def _judge(self, status: int, headers: Mapping[str, str], code: str = "") -> NoReturn:
         """Raise the error that an answer's status stands for."""
         said = f"the store answered {status}{f' ({code})' if code and code != str(status) else ''}"
@@ -128,7 +143,7 @@ class Transport:
         if status in (401, 403, 407) or code in ("ExpiredToken", "InvalidAccessKeyId", "InvalidToken"):
             raise RefusedError(f"access is refused: {said}", _LOGIN[self.location.kind])
         if status in (404, 410):
-            raise RefusedError(f"is not there: {said}", "one object is named whole, with its bucket and its key")
+            raise RefusedError(f"is not there: {said}", _WHOLE_NAME[self.location.kind])
         raise RefusedError(said)
 
 
@@ -168,6 +183,8 @@ class HttpTransport(Transport):
                 data = await _body(answer, last + 1 - first)
                 return Answer(begin, data, self._facts(answer.headers, size), encoding)
         except (TimeoutError, self._aiohttp.ClientError, OSError) as error:
+            if isinstance(error, self._aiohttp.ClientSSLError):
+                raise _no_tls(error) from error
             if isinstance(error, self._aiohttp.InvalidURL | self._aiohttp.TooManyRedirects):
                 raise RefusedError(f"cannot be asked for: {described(error)}") from error
             raise FailedError(_lost(error)) from error
@@ -212,6 +229,7 @@ class S3Transport(Transport):
     async def get(self, begin: int, end: int, known: Facts | None) -> Answer:
         """Return a range; see `Transport.get`."""
         wanted = {"Bucket": self._bucket, "Key": self._key, "Range": f"bytes={begin}-{end - 1}"}
+        self._need(self._key)
         if self._version is not None:
             wanted["VersionId"] = self._version
         if known is not None and known.etag is not None:
@@ -238,6 +256,8 @@ class S3Transport(Transport):
             self._aiohttp.ClientError,
             OSError,
         ) as error:
+            if isinstance(error, self._errors.SSLError):
+                raise _no_tls(error) from error
             raise FailedError(_lost(error)) from error
         except self._errors.BotoCoreError as error:
             raise RefusedError(f"cannot be asked for: {described(error)}") from error
@@ -289,6 +309,7 @@ class GoogleTransport(Transport):
         """Return a range; see `Transport.get`."""
         # without gzip the store would send what it stores compressed decompressed, and whole
         headers = {"Range": f"bytes={begin}-{end - 1}", "Accept-Encoding": "gzip"}
+        self._need(self._path.partition("/")[2])
         url = self._files.url(self._path)
         if known is not None and known.version is not None:
             url += f"&ifGenerationMatch={known.version}"
@@ -345,6 +366,7 @@ class AzureTransport(Transport):
 
     async def get(self, begin: int, end: int, known: Facts | None) -> Answer:
         """Return a range; see `Transport.get`."""
+        self._need(self._blob)
         headers: dict[str, str] = {}
         same: dict[str, Any] = {}
         if known is not None and known.etag is not None:
@@ -479,4 +501,13 @@ def _time(when: datetime | None) -> str | None:
 def _lost(error: BaseException) -> str:
     if isinstance(error, TimeoutError | asyncio.TimeoutError):
         return f"no byte came for {_SILENCE:.0f} seconds"
-    return f"the connection failed: {described(error)}"
+    cause = getattr(error, "os_error", error)  # aiohttp's: its own text has settings in it
+    return f"the connection failed: {described(cause)}"
+
+
+def _no_tls(error: BaseException) -> RefusedError:
+    """Return what is raised if the server has no certificate that is trusted, or speaks no TLS at all."""
+    return RefusedError(
+        f"no secure connection can be made: {described(error)}",
+        "SSL_CERT_FILE (AWS_CA_BUNDLE of S3) names the certificates to trust; http:// is without any",
+    )

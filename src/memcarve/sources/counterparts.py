@@ -68,7 +68,7 @@ def find_map(dump: str, *, hashed: bool, reading: Reading) -> tuple[MemoryMap, l
         raise problem
     if is_location(dump) and names_in(folder) is None:
         raise CounterpartError(
-            "its map was not looked for: the store gives no list of what lies beside it",
+            "its map was not looked for: there is no list of what lies beside it",
             subject=dump,
             remedy="give it with {memory_map}",
         )

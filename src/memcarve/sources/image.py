@@ -210,9 +210,7 @@ class ImageContainer(Container):
         if self._unsought is None:
             self._unsought = _UNSOUGHT
             if self.options.search is None and self.search == Search.LISTS:
-                self._unsought += (
-                    f", which reads all {self.memory.stored} bytes of the memory: --search all (search=) does"
-                )
+                self._unsought += f": --search all does so, and reads all {self.memory.stored} bytes of the memory"
         self._entries = [*self.system.listed()]
         return self._entries
 

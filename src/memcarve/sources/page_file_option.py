@@ -27,8 +27,8 @@ _ZEROS = 1 << 48
 _DECODED = 1 << 44
 
 
-def numbered(given: Sequence[str]) -> list[tuple[int, str, bool]]:
-    """Return number, path and whether the number was said of each file given as ``[N=]FILE``; raises UsageError.
+def numbered(given: Sequence[str]) -> list[tuple[int, str]]:
+    """Return number and path of each file given as ``[N=]FILE``; raises UsageError.
 
     Files without a number get the lowest that is free, in their order; swapfile.sys gets 1 if that is.
     """
@@ -49,7 +49,7 @@ def numbered(given: Sequence[str]) -> list[tuple[int, str, bool]]:
         number = said if said is not None else _SWAP_NUMBER if swap else free[0]
         if said is None:
             free.remove(number)
-        rows.append((number, path, said is not None))
+        rows.append((number, path))
     return rows
 
 
@@ -63,12 +63,12 @@ def open_page_files(
     files, notes = list[FileBacking](), list[str]()
     rows = numbered(given)
     try:
-        for number, path, said in rows:
+        for number, path in rows:
             files.append(open_file(path))
             _check(files[-1], [image, *files[:-1]])
-            how = "" if said else ", by the order in which files were given"
+            # the same words however the number came to be: verify gives it as N=FILE, and compares notes
             notes.append(
-                f"{path}: page file {number}{how}; nothing in it tells whether it is of the same moment as the image"
+                f"{path}: is read as page file {number}; nothing in it tells whether it is of the image's moment"
             )
             if files[-1].size % PAGE:
                 notes.append(f"{path}: ends within a page; it may be cut off")
@@ -80,7 +80,7 @@ def open_page_files(
     whole = Composite(backing, [*files, area, *([Zeros(backing.path, _ZEROS)] if zeros else [])])
     area.begin = whole.begins[len(files)]
     placed = zip(rows, files, whole.begins, strict=False)
-    known = tuple(PageFile(number, file, begin) for (number, _, _), file, begin in placed)
+    known = tuple(PageFile(number, file, begin) for (number, _), file, begin in placed)
     return PageFiles(whole, known, whole.begins[-1] if zeros else None, area), notes
 
 
