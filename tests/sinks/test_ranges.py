@@ -19,8 +19,9 @@ from memcarve.intervals import TOP
 from memcarve.metadata import Metadata, Module, Region, Regions, SourceRows, Thread
 from memcarve.process import ProcessMemory, Selection
 from memcarve.sinks import single_file
+from memcarve.sinks.final_name import NewFile
 from memcarve.sinks.ranges import known_modules, pieces, ranges
-from memcarve.sinks.single_file import Mover, NewFile
+from memcarve.sinks.single_file import Mover
 from memcarve.space import AddressSpace
 from memcarve.vocabulary import Kind
 from memory import PAGE, Memory
