@@ -22,7 +22,7 @@ from memcarve.intervals import TOP
 from memcarve.metadata import Fault, Metadata, Module, Parameters, Region, Regions, SourceRows, Thread
 from memcarve.missing import REASONS
 from memcarve.process import Platform, ProcessEntry
-from memcarve.remote.locations import is_location, without_secrets
+from memcarve.remote.locations import is_location, word_without_secrets
 from memcarve.surroundings import surroundings
 from memcarve.times import now, rfc3339
 from memcarve.version import __version__
@@ -66,7 +66,7 @@ def written(what: str, record: Mapping[str, Any]) -> dict[str, Any]:
         "tool": TOOL,
         "what": what,
         "version": __version__,
-        "command": [without_secrets(word) for word in (sys.argv if command is None else command)],
+        "command": [word_without_secrets(word) for word in (sys.argv if command is None else command)],
         "time": end,
         "case_id": record["case_id"],
         "operator": record["operator"],

@@ -22,7 +22,7 @@ from memcarve.cli.exit_status import USAGE
 from memcarve.cli.option_values import InputPath, OutputPath
 from memcarve.cli.stopping import raise_exceptions
 from memcarve.cli.usage_errors import NoSuchCommandError
-from memcarve.remote.locations import shown_of, without_secrets
+from memcarve.remote.locations import word_without_secrets
 from memcarve.times import now
 
 if TYPE_CHECKING:
@@ -122,8 +122,10 @@ class BatchCommand(Command):
             elif each.is_flag:
                 options.append(word)
             else:
-                options += [text for value in values for text in (word, shown_of(str(value)))]
-            files += map(str, values) if isinstance(each.type, InputPath) else []
+                values = [_without_secrets(str(value), each.type) for value in values]
+                options += [text for value in values for text in (word, value)]
+            if isinstance(each.type, InputPath):
+                files += [each.type.path(value) for value in values]
         patterns = list(ctx.params.get(str(_PATTERN.name)) or ())
         given = Given(str(self.name), options, in_folder, patterns, files, {})
         words = ["INPUT", *given.words("")]
@@ -138,7 +140,7 @@ class BatchCommand(Command):
         function = self.function  # imports
         raise_exceptions()
         run_log.begin(
-            messages.log, ["memcarve", *map(without_secrets, sys.argv[1:])], ctx.params["inputs"], batch.output
+            messages.log, ["memcarve", *map(word_without_secrets, sys.argv[1:])], ctx.params["inputs"], batch.output
         )
         return function(ctx.meta[_GIVEN], ctx.params["inputs"], batch, messages)
 
@@ -164,6 +166,11 @@ class _BatchGroup(click.Group):
 
 
 _GIVEN = "memcarve.given"
+
+
+def _without_secrets(value: str, kind: click.ParamType[Any]) -> str:
+    """Return a value as other programs may be given it, who find its secrets elsewhere."""
+    return kind.without_secrets(value) if isinstance(kind, InputPath) else word_without_secrets(value)
 
 
 def _of_group(ctx: click.Context, name: str, group: type[groups.Group]) -> dict[str, Any]:

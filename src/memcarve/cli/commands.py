@@ -17,7 +17,7 @@ from memcarve.cli import option_groups as groups, run_log
 from memcarve.cli.option_values import Choice, InputPath, OutputPath, PageFilePath, address, size
 from memcarve.cli.stopping import raise_exceptions
 from memcarve.cli.usage_errors import ExtraArgumentsError
-from memcarve.remote.locations import without_secrets
+from memcarve.remote.locations import word_without_secrets
 from memcarve.times import now
 
 if TYPE_CHECKING:
@@ -109,7 +109,7 @@ class Command(click.Command):
         raise_exceptions()
         messages = taken.get("messages")
         if isinstance(messages, groups.Messages):
-            run_log.begin(messages.log, ["memcarve", *map(without_secrets, sys.argv[1:])], *self._paths(ctx))
+            run_log.begin(messages.log, ["memcarve", *map(word_without_secrets, sys.argv[1:])], *self._paths(ctx))
         try:
             return function(**given, **taken)
         finally:

@@ -46,13 +46,27 @@ class InputPath(AnyPath):
         """Return the name; raises click.BadParameter for a location that cannot be one."""
         found = super().convert(value, param, ctx)
         try:
-            return hidden(found) if isinstance(found, str) else found
+            return self.without_secrets(found) if isinstance(found, str) else found
         except InputError as error:
             raise click.BadParameter(str(error)) from None
+
+    def without_secrets(self, value: str) -> str:
+        """Return a value whose secrets are kept for when it is opened."""
+        return hidden(value)
+
+    @staticmethod
+    def path(value: str) -> str:
+        """Return the name in a value: all of it."""
+        return value
 
 
 class PageFilePath(InputPath):
     """The name of a page file, after its number if that is said: ``1=swapfile.sys``."""
+
+    def without_secrets(self, value: str) -> str:
+        """Return a value whose secrets are kept for when it is opened."""
+        path = self.path(value)
+        return value.removesuffix(path) + hidden(path)
 
     @staticmethod
     def path(value: str) -> str:

@@ -16,7 +16,7 @@ from memcarve.cli.printed_tables import Column, print_table
 from memcarve.cli.progress_bar import ProgressBar
 from memcarve.cli.wording import complain, counted, say, tell
 from memcarve.errors import UsageError
-from memcarve.remote.locations import hand_on, hidden, without_secrets
+from memcarve.remote.locations import hand_on, hidden, word_without_secrets
 from memcarve.remote.objects import check_here
 from memcarve.sinks.partial_folder import quoted
 from memcarve.vocabulary import RunStatus
@@ -54,7 +54,7 @@ def batch(given: Given, inputs: Sequence[str], wanted: Wanted, messages: Message
     say([f"{path}: is named twice, and done once" for path in again], quiet=messages.quiet)
     _check_place(wanted.output, paths)
     work = Work(given.command, given.words, _output(given), _listing(given))
-    command = ["memcarve", *map(without_secrets, sys.argv[1:])]
+    command = ["memcarve", *map(word_without_secrets, sys.argv[1:])]
     with BatchFolder(wanted.output, _recorded(given), command, resume=wanted.resume) as folder:
         found = Batch(folder, paths, work)
         say(found.notes, quiet=messages.quiet)

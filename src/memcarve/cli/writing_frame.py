@@ -16,7 +16,7 @@ from memcarve.cli.exit_status import COMPLETE, INCOMPLETE
 from memcarve.cli.wording import amount, complain, counted, say, tell
 from memcarve.errors import printable
 from memcarve.formats.compression import plain_name
-from memcarve.remote.locations import is_location, name_of, without_secrets
+from memcarve.remote.locations import is_location, name_of, word_without_secrets
 from memcarve.sinks.input_identity import identity
 from memcarve.sinks.several import folder_name
 
@@ -59,7 +59,7 @@ def recorded(record: Record) -> dict[str, Any]:
     """Return what the library records of a command: its line, when it began, and what options say of the case."""
     return {
         **vars(record),
-        "command": ["memcarve", *map(without_secrets, sys.argv[1:])],
+        "command": ["memcarve", *map(word_without_secrets, sys.argv[1:])],
         "begin": click.get_current_context().meta[BEGIN],
     }
 

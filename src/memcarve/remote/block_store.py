@@ -3,7 +3,7 @@
 A table in memory says which granules of 4 KiB are there. It is shared with copies of this program that are forked, as
 the file is: what one of them fetched is there for all. If more is kept than the bound allows, the granules that were
 fetched or read longest ago are given up, and their room with them; whoever reads meanwhile notices it by a number that
-changes before they go, and fetches again.
+changes between the one and the other, and fetches again.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ import tempfile
 import threading
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from memcarve.errors import NoSpaceError, OutputError
 
 if TYPE_CHECKING:
@@ -31,6 +33,7 @@ _NUMBER = struct.Struct("=Q")
 HEAD = 64
 LEAST = 1024  # granules that are kept whatever the bound
 _AGES = 250  # granules are as old as one of so many numbers says, of which the lowest are given up
+_PART = 1 << 24
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _KEEP_SIZE, _PUNCH_HOLE = 1, 2  # linux/falloc.h
 
@@ -64,22 +67,33 @@ class BlockStore:
             with tempfile.TemporaryFile(dir=folder, buffering=0) as file:
                 fd = os.dup(file.fileno())
             os.ftruncate(fd, size)
+            table = mmap.mmap(-1, HEAD + -(-size // GRANULE))
         except OSError as error:
             raise OutputError(
                 f"the temporary file for what is fetched cannot be made: {error.strerror}",
                 subject=folder,
                 remedy="{temp:DIR} names another folder",
             ) from error
-        return cls(fd, mmap.mmap(-1, HEAD + -(-size // GRANULE)), size, folder, bound)
+        return cls(fd, table, size, folder, bound)
 
     def mend(self) -> None:
         """Make the numbers agree with the granules, whatever was left there."""
         with self._alone():
-            ages = self._table[HEAD : HEAD + self.count]
-            self._set("kept", self.count - ages.count(0))
-            if not 0 < self.number("age") <= _AGES or max(ages, default=0) > self.number("age"):
-                self._table[HEAD : HEAD + self.count] = ages.translate(bytes([0, *[1] * 255]))
+            kept = newest = 0
+            for part in self._parts():
+                ages = self._table[part]
+                kept += len(ages) - ages.count(0)
+                newest = max(newest, int(np.frombuffer(ages, np.uint8).max()))
+            self._set("kept", kept)
+            if not 0 < self.number("age") <= _AGES or newest > self.number("age"):
+                for part in self._parts():
+                    self._table[part] = self._table[part].translate(bytes([0, *[1] * 255]))
                 self._set("age", 1)
+
+    def _parts(self) -> Iterator[slice]:
+        """Yield the places of the granules in the table, not too many at once: of how many there are a server says."""
+        for place in range(0, self.count, _PART):
+            yield slice(HEAD + place, HEAD + min(place + _PART, self.count))
 
     def forked(self) -> None:
         """Begin anew with locks: this is a copy of the program that had them."""
@@ -122,17 +136,17 @@ class BlockStore:
         """Keep bytes from a granule's beginning on. Raises NoSpaceError, OutputError."""
         view, done = memoryview(data), 0
         first, end = offset // GRANULE, -(-(offset + len(view)) // GRANULE)
-        try:
-            while done < len(view):
-                done += self._write(view[done:], offset + done)
-        except OSError as error:
-            kind = NoSpaceError if error.errno in _FULL else OutputError
-            raise kind(
-                f"what is fetched cannot be kept: {error.strerror}",
-                subject=self.folder,
-                remedy="{temp:DIR} names another folder",
-            ) from error
-        with self._alone():
+        with self._alone():  # whoever gives up granules now would take the room of what is written
+            try:
+                while done < len(view):
+                    done += self._write(view[done:], offset + done)
+            except OSError as error:
+                kind = NoSpaceError if error.errno in _FULL else OutputError
+                raise kind(
+                    f"what is fetched cannot be kept: {error.strerror}",
+                    subject=self.folder,
+                    remedy="{temp:DIR} names another folder",
+                ) from error
             self._note(first, view)
             new = self._table[HEAD + first : HEAD + end].count(0)
             kept = self.number("kept") + new
@@ -191,12 +205,13 @@ class BlockStore:
         while kept > self._bound * 3 // 4 and limit < self.number("age") - 1:
             limit += 1
             kept -= counts[limit]
-        self._set("epoch", (self.number("epoch") + 1) % (1 << 63))
         gone = bytes([1 if 0 < age <= limit else 0 for age in range(256)])
         marked = ages.translate(gone)
         left = bytes([0 if age <= limit else age for age in range(256)])
         self._table[HEAD : HEAD + self.count] = ages.translate(left)
         self._set("kept", kept)
+        # only now: whoever saw a granule in the table before has read the number before, too
+        self._set("epoch", (self.number("epoch") + 1) % (1 << 63))
         place = 0
         while (begin := marked.find(1, place)) >= 0:
             end = marked.find(0, begin)

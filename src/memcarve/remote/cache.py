@@ -35,11 +35,14 @@ _SUM = struct.Struct("=I")
 _OTHER = "{cache:DIR} names another folder"
 
 
-def key_of(shown: str, facts: Facts) -> str | None:
-    """Return the name of a version of an object; None if nothing but its length tells it from another."""
+def key_of(shown: str, facts: Facts, origin: list[object]) -> str | None:
+    """Return the name of a version of an object; None if nothing but its length tells it from another.
+
+    `origin` is what tells it from objects of which the same is shown: those of another store, or of another query.
+    """
     if facts.etag is None and facts.version is None and facts.modified is None:
         return None
-    return hashlib.sha256(json.dumps([_FORMAT, shown, *facts]).encode()).hexdigest()[:40]
+    return hashlib.sha256(json.dumps([_FORMAT, shown, origin, *facts]).encode()).hexdigest()[:40]
 
 
 class CachedStore(BlockStore):

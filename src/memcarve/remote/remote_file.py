@@ -16,7 +16,7 @@ import numpy as np
 from memcarve.backing import FileBacking
 from memcarve.errors import InputError, SourceReadError
 from memcarve.remote import Keeping
-from memcarve.remote.block_store import GRANULE, BlockStore
+from memcarve.remote.block_store import GRANULE, LEAST, BlockStore
 from memcarve.remote.cache import CachedStore, key_of
 from memcarve.remote.locations import location_of, remember
 from memcarve.remote.requesting import Requests, names_of
@@ -30,6 +30,7 @@ _FIRST = 1 << 16
 _PAGE = re.compile(rb"(?:\xef\xbb\xbf)?\s*<(?:!doctype html|html)\b", re.IGNORECASE)
 _SMALL = 1 << 16  # what is fetched for a read here and there, from a multiple of it on
 _LARGE = 1 << 22  # the longest range of one request
+_PIECE = LEAST * GRANULE // 4  # what is read at once
 _AHEAD = 4  # so many of them are fetched ahead of one who reads in order
 _NEAR = 1 << 15  # what lies between two wanted ranges is fetched with them if it is not more
 DEFAULT_BOUND = 16 << 30
@@ -63,7 +64,7 @@ class RemoteFile(FileBacking):
         remember(location)
         self.location = location
         self.facts = facts
-        self._store = _store(location.shown, facts, keeping)
+        self._store = _store(location.shown, facts, keeping, self._requests.origin)
         self._pid = os.getpid()
         super().__init__(location.shown, fd=self._store.fd)
         self._store.position = self._lock
@@ -135,8 +136,13 @@ class RemoteFile(FileBacking):
             raise SourceReadError(
                 f"ends at offset 0x{self.size:x}, before the 0x{len(buffer):x} bytes at 0x{offset:x}", subject=self.path
             )
-        first, last = offset // GRANULE, -(-end // GRANULE)
-        while len(buffer):
+        for begin in range(0, len(buffer), _PIECE):
+            self._read_piece(store, offset + begin, buffer[begin : begin + _PIECE])
+
+    def _read_piece(self, store: BlockStore, offset: int, buffer: memoryview) -> None:
+        """Fill `buffer`, which is so small that all of it can be kept at once."""
+        first, last = offset // GRANULE, -(-(offset + len(buffer)) // GRANULE)
+        while True:
             epoch = store.number("epoch")
             if not store.has(first, last) or not store.sure(first, last):
                 self._ensure(first, last)
@@ -255,10 +261,10 @@ class RemoteFile(FileBacking):
                 self._store.add("requests", 1)
 
 
-def _store(shown: str, facts: Facts, keeping: Keeping) -> BlockStore:
+def _store(shown: str, facts: Facts, keeping: Keeping, origin: list[object]) -> BlockStore:
     """Return where an object's blocks are kept: in the cache, if there is one and its versions can be told apart."""
     bound = DEFAULT_BOUND if keeping.bound is None else keeping.bound
-    key = None if keeping.cache is None or not facts.size else key_of(shown, facts)
+    key = None if keeping.cache is None or not facts.size else key_of(shown, facts, origin)
     if key is not None and keeping.cache is not None:
         return CachedStore(key, facts.size, keeping.cache, bound)
     folder = keeping.temp or temporary_folder(shown, "lies elsewhere")

@@ -42,6 +42,9 @@ _FIRST_WAIT, _LONGEST_WAIT = 0.2, 10.0  # seconds before it is asked again: twic
 _MOST_PATIENT = 120.0  # what a store may ask for with Retry-After
 _NAME = "memcarve-remote"  # how the names of its threads begin
 _STEP = 0.2  # seconds, so that a signal is noticed
+_PATIENCE = 120.0  # seconds that a request may take, and more for each so many bytes
+_SLOWEST = 1 << 12  # bytes a second
+_LARGEST = 1 << 44  # bytes of an object: no machine has so much memory
 
 
 class _Loop:
@@ -140,6 +143,12 @@ class Requests:
         self.facts = Facts(0) if answer is None else answer.facts
         return answer
 
+    @property
+    def origin(self) -> list[object]:
+        """See `Transport.origin`."""
+        transport = _loop().transports.get(self.location)
+        return [] if transport is None else transport.origin
+
     def fetch(self, ranges: Sequence[tuple[int, int]], came: Callable[[int, bytes], object]) -> None:
         """Fetch ranges (begin, end), several at once; `came` gets each as it comes, in the loop's thread."""
         self._wait(self._all(ranges, came))
@@ -212,7 +221,11 @@ class Requests:
                     if transport is None:
                         transport = here.transports[self.location] = transport_to(self.location)
                     self._counted()
-                    answer = await transport.get(begin, end, self.facts)
+                    patience = _PATIENCE + (end - begin) / _SLOWEST
+                    try:
+                        answer = await asyncio.wait_for(transport.get(begin, end, self.facts), patience)
+                    except TimeoutError as error:
+                        raise FailedError(f"did not send {end - begin} bytes in {patience:.0f} seconds") from error
                 self._check(answer, begin, end)
             except EmptyError as error:
                 if self.facts is None:
@@ -229,10 +242,17 @@ class Requests:
                 return answer
 
     def _check(self, answer: Answer, begin: int, end: int) -> None:
-        """Raise ChangedError if an answer is about another object, FailedError if it is not what was asked for."""
-        facts = self.facts
+        """Raise ChangedError if an answer is about another object, FailedError if it is not what was asked for.
+
+        RefusedError if no object is like that.
+        """
+        facts, size = self.facts, answer.facts.size
+        if size > _LARGEST:
+            raise RefusedError(f"the store says that it has {size} bytes; no machine has so much memory")
         if facts is not None and _differ(answer.facts, facts):
             raise ChangedError
+        if facts is not None and any(facts[1:]) and not any(answer.facts[1:]):
+            raise FailedError("the answer does not say any more of which version of the object it is")
         if facts is None and answer.begin == 0 and len(answer.data) == answer.facts.size:
             return  # all of it, from a server that knows no ranges
         expected = min(end, answer.facts.size) - begin

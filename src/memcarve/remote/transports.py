@@ -10,13 +10,14 @@ from __future__ import annotations
 import asyncio
 import email.utils
 import importlib
+import ipaddress
 import re
 import time
 import weakref
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from memcarve.errors import MissingExtraError
-from memcarve.remote.locations import described
+from memcarve.remote.locations import described, shown_of, what_is_named
 from memcarve.times import rfc3339
 
 if TYPE_CHECKING:
@@ -29,7 +30,9 @@ _SILENCE = 60.0  # seconds without a byte, upon which a connection counts as los
 _CONNECTIONS = 64
 _PAGES = 10  # of a list of names
 _WHOLE = 64 << 20  # a server that knows no ranges may send a whole object of this size
-_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
+_PIECE = 1 << 18
+_RANGE = re.compile(r"bytes ([0-9]{1,19})-([0-9]{1,19})/([0-9]{1,19})")
+_LONGEST_CODE = 60  # characters of what a store says is wrong
 _TOO_LATE = (408, 425, 429, 500, 502, 503, 504)
 _LOGIN = {
     "s3": "give credentials as for the AWS tools (AWS_PROFILE, AWS_ACCESS_KEY_ID, ~/.aws; AWS_ENDPOINT_URL for another "
@@ -113,6 +116,11 @@ class Transport:
         """Return the names of what lies in the folder that the location is; None if there is no list of all of them."""
         return None
 
+    @property
+    def origin(self) -> list[object]:
+        """What tells the object from those of the same name elsewhere, once it was asked for: JSON, without secrets."""
+        return []
+
     async def close(self) -> None:
         """Close all connections."""
 
@@ -133,6 +141,7 @@ class Transport:
 
     def _judge(self, status: int, headers: Mapping[str, str], code: str = "") -> NoReturn:
         """Raise the error that an answer's status stands for."""
+        code = code[:_LONGEST_CODE]
         said = f"the store answered {status}{f' ({code})' if code and code != str(status) else ''}"
         if status == 412:  # noqa: PLR2004 - HTTP's numbers
             raise ChangedError
@@ -155,7 +164,10 @@ class HttpTransport(Transport):
         http = self._package("fsspec.implementations.http", "fsspec and aiohttp")
         self._aiohttp = self._package("aiohttp", "fsspec and aiohttp")
         self._yarl = self._package("yarl", "fsspec and aiohttp")
+        redirects = self._aiohttp.TraceConfig()
+        redirects.on_request_redirect.append(self._check_redirect)
         options = {
+            "trace_configs": [redirects],
             "trust_env": True,  # proxies, ~/.netrc
             "auto_decompress": False,
             "connector": self._aiohttp.TCPConnector(limit=_CONNECTIONS),
@@ -189,11 +201,32 @@ class HttpTransport(Transport):
                 raise RefusedError(f"cannot be asked for: {described(error)}") from error
             raise FailedError(_lost(error)) from error
 
+    @property
+    def origin(self) -> list[object]:
+        """All of the URL that names the object: what is shown of it may lack that."""
+        return what_is_named(self.location.url)
+
+    async def _check_redirect(self, session: Any, context: Any, params: Any) -> None:  # noqa: ANN401, ARG002 - aiohttp's
+        """Raise RefusedError if a server leads to where it should not: out of TLS, or back into the own network."""
+        said = params.response.headers.get("Location") or params.response.headers.get("URI") or ""
+        try:
+            target = params.response.url.join(self._yarl.URL(said))
+        except ValueError:
+            return  # it is refused
+        shown = shown_of(str(target))
+        if params.response.url.scheme == "https" and target.scheme == "http":
+            raise RefusedError(f"the server leads to {shown}, which is not encrypted", "if that is right, name it")
+        if await _is_inside(target.host) and not await _is_inside(self._yarl.URL(self.location.url).host):
+            raise RefusedError(
+                f"the server leads to {shown}, which is an address of this machine or its network",
+                "if that is right, name it",
+            )
+
     async def _whole(self, answer: Any, known: Facts | None) -> Answer:  # noqa: ANN401 - aiohttp's
         """Return all of a small file from a server that knows no ranges."""
         length = answer.headers.get("Content-Length")
-        if known is not None or (length is not None and int(length) > _WHOLE):
-            told = "" if length is None else f", of {length} bytes,"
+        if known is not None or (length is not None and (len(length) > _LONGEST_CODE or int(length) > _WHOLE)):
+            told = "" if length is None else f", of {length[:_LONGEST_CODE]} bytes,"
             raise RefusedError(
                 f"the server does not know ranged requests: it would send the whole file{told} each time",
                 "download it, or serve it by a server that does (nginx, Apache, an object store)",
@@ -242,7 +275,7 @@ class S3Transport(Transport):
             if first != begin or last >= end:
                 raise FailedError(f"the store sent bytes {first}-{last} when {begin}-{end - 1} were asked for")
             async with answer["Body"] as body:
-                data = await body.read()
+                data = await _read(body, last + 1 - first)
         except self._errors.ClientError as error:
             said = error.response.get("ResponseMetadata", {})
             code = error.response.get("Error", {}).get("Code", "")
@@ -264,6 +297,12 @@ class S3Transport(Transport):
         modified = _time(answer.get("LastModified"))
         facts = Facts(size, answer.get("ETag"), answer.get("VersionId"), modified)
         return Answer(begin, data, facts, answer.get("ContentEncoding") or None)
+
+    @property
+    def origin(self) -> list[object]:
+        """The store, which a setting may say is another."""
+        client = self._files._s3  # noqa: SLF001 - s3fs leaves it to whoever runs the loop
+        return [] if client is None else [client.meta.endpoint_url]
 
     async def names(self) -> list[str] | None:
         """Return the names in a folder; None if there are very many."""
@@ -333,6 +372,11 @@ class GoogleTransport(Transport):
         said = answer.headers
         facts = Facts(size, said.get("ETag"), said.get("X-Goog-Generation"), _http_time(said.get("Last-Modified")))
         return Answer(begin, data, facts, said.get("X-Goog-Stored-Content-Encoding"))
+
+    @property
+    def origin(self) -> list[object]:
+        """The store, which a setting may say is another."""
+        return [self._files.base]
 
     async def names(self) -> list[str] | None:
         """Return the names in a folder."""
@@ -407,6 +451,11 @@ class AzureTransport(Transport):
         facts = Facts(size, headers.get("etag"), None, _http_time(headers.get("last-modified")))
         return Answer(begin, data, facts, headers.get("content-encoding"))
 
+    @property
+    def origin(self) -> list[object]:
+        """The account, which settings say, too."""
+        return [self._files.service_client.primary_hostname]
+
     async def names(self) -> list[str] | None:
         """Return the names in a folder."""
         try:
@@ -463,11 +512,31 @@ async def _body(answer: Any, expected: int, *, exact: bool = True) -> bytes:  # 
     return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
+async def _read(body: Any, expected: int) -> bytes:  # noqa: ANN401 - aiobotocore's
+    """Return a body of `expected` bytes, without taking more than that into memory."""
+    data = bytearray()
+    while part := await body.read(_PIECE):
+        data += part
+        if len(data) > expected:
+            raise FailedError(f"the store sent more than the {expected} bytes that it announced")
+    return bytes(data)
+
+
+async def _is_inside(host: str | None) -> bool:
+    """Return True if a name, or an address, leads to this machine or into a network that is not public."""
+    try:
+        found = await asyncio.get_running_loop().getaddrinfo(host, None)
+    except (OSError, UnicodeError):
+        return False  # it is not found, or by a proxy alone
+    addresses = {ipaddress.ip_address(str(each[4][0]).partition("%")[0]) for each in found}
+    return any(not address.is_global and not address.is_multicast for address in addresses)
+
+
 def _content_range(text: str | None) -> tuple[int, int, int]:
     """Return first and last byte and the object's size from a header; raises FailedError."""
     found = _RANGE.fullmatch((text or "").strip())
     if found is None:
-        raise FailedError(f"the server does not say which bytes it sent (Content-Range: {text})")
+        raise FailedError(f"the server does not say which bytes it sent (Content-Range: {(text or '')[:100]})")
     first, last, size = int(found[1]), int(found[2]), int(found[3])
     if not first <= last < size:
         raise FailedError(f"the server says of the bytes it sent what cannot be (Content-Range: {text})")
@@ -481,16 +550,15 @@ def _seconds(text: str | None) -> float | None:
     if text.strip().isdecimal():
         return float(text)
     try:
-        when = email.utils.parsedate_to_datetime(text)
-    except ValueError:
+        return max(email.utils.parsedate_to_datetime(text).timestamp() - time.time(), 0.0)
+    except (ValueError, OverflowError):
         return None
-    return max(when.timestamp() - time.time(), 0.0)
 
 
 def _http_time(text: str | None) -> str | None:
     try:
         return None if text is None else _time(email.utils.parsedate_to_datetime(text))
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
 
 

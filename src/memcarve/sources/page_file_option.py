@@ -66,12 +66,13 @@ def open_page_files(
         for number, path in rows:
             files.append(open_file(path))
             _check(files[-1], [image, *files[:-1]])
+            name = files[-1].path
             # the same words however the number came to be: verify gives it as N=FILE, and compares notes
             notes.append(
-                f"{path}: is read as page file {number}; nothing in it tells whether it is of the image's moment"
+                f"{name}: is read as page file {number}; nothing in it tells whether it is of the image's moment"
             )
             if files[-1].size % PAGE:
-                notes.append(f"{path}: ends within a page; it may be cut off")
+                notes.append(f"{name}: ends within a page; it may be cut off")
     except BaseException:
         for file in files:
             file.close()
