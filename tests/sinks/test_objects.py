@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
@@ -396,12 +397,47 @@ def test_lists_are_removed_first(process: memcarve.ProcessMemory, bucket: Bucket
     seen: list[dict[str, bytes]] = []
 
     def look(request: Request) -> None:
-        if "delete" in request.query and not seen:
+        if "delete" in request.query:
             seen.append(bucket.objects("out/"))
 
     bucket.store.meanwhile = look
     carve(process, f"{bucket.url}/out", force=True)
     assert seen[0].keys() - {"segments.json.partial"} == whole.keys()  # all is there until it is
+    assert seen[1].keys() - {"segments.json.partial"} == whole.keys() - {"segments.json"}  # by a request of its own
+
+
+def test_lists_are_removed_first_if_writing_fails(process: memcarve.ProcessMemory, bucket: Bucket) -> None:
+    """If the mark of a run cannot be removed, its list is the first to go, by a request of its own."""
+    seen: list[dict[str, bytes]] = []
+
+    def look(request: Request) -> None:
+        if "delete" in request.query:
+            seen.append(bucket.objects("out/"))
+
+    count = itertools.count()
+    bucket.store.fault = lambda request: 403 if "delete" in request.query and not next(count) else None
+    bucket.store.meanwhile = look
+    with pytest.raises(OutputError, match="nothing was kept"):
+        carve(process, f"{bucket.url}/out")
+    there = seen[-3].keys()
+    assert seen[-2].keys() == there - {"segments.json"}
+    assert seen[-1].keys() == {"segments.json.partial"}
+    assert not bucket.objects("out/")
+
+
+def test_a_run_that_is_replaced_while_it_writes_its_list(process: memcarve.ProcessMemory, bucket: Bucket) -> None:
+    """A run whose folder another takes while it writes its list takes the list back, and nothing of the other's."""
+
+    def take(request: Request) -> None:
+        if request.method == "PUT" and request.path.endswith("/segments.json"):
+            bucket.put("out/segments.json.partial", b"another's")
+
+    bucket.store.meanwhile = take
+    with pytest.raises(OutputError, match="is written by another run, too"):
+        carve(process, f"{bucket.url}/out")
+    there = bucket.objects("out/")
+    assert "segments.json" not in there
+    assert there["segments.json.partial"] == b"another's"
 
 
 def test_two_runs_at_once(process: memcarve.ProcessMemory, bucket: Bucket) -> None:

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from memcarve.remote.objects import Upload
     from memcarve.sinks.sink import SinkOptions
 
+_TOO = "is written by another run, too"
 _ANOTHER, _REPLACE = "choose another with {out}", "{force} replaces it, {out} chooses another"
 _LONGEST_KEY = 1024  # bytes (Amazon S3 User Guide, "Naming objects")
 #: what a name in a folder may be: of the user's own machine it may hold anything
@@ -123,7 +124,8 @@ class ObjectFolder:
         self._mark = dumps(self._head(), default=str).encode("ascii")
         try:
             self.objects.put(self._mark_name, self._mark, new=not self.force)
-            self.objects.remove(name for name in replaced if name != self._mark_name)
+            for group in replaced:
+                self.objects.remove(name for name in group if name != self._mark_name)
         except FileExistsError:
             raise self._there() from None
         except BaseException as error:
@@ -142,8 +144,11 @@ class ObjectFolder:
             "id": uuid.uuid4().hex,
         }
 
-    def _replaced(self) -> list[str]:
-        """Return what is to be removed, lists first; raises TargetExistsError if memcarve did not write all of it."""
+    def _replaced(self) -> list[list[str]]:
+        """Return what is to be removed, in groups, lists first.
+
+        Raises TargetExistsError if memcarve did not write all of it.
+        """
         listed = self.objects.listed()
         problem = foreign_objects(self.objects, listed)
         if problem is not None:
@@ -171,6 +176,9 @@ class ObjectFolder:
         if self._last is not None:
             self._last.finish()
             self.uploads.wait()
+            if not self._is_ours():  # another run has begun to replace all of this just before
+                self.objects.remove([self._sealed])
+                raise OutputError(_TOO, subject=self.name, remedy=_ANOTHER)
         self.objects.remove([self._mark_name])
 
     def _check_there(self) -> None:
@@ -179,7 +187,7 @@ class ObjectFolder:
         with contextlib.suppress(FileNotFoundError):
             mark = self.objects.read(self._mark_name)
         if mark != self._mark:
-            raise OutputError("is written by another run, too", subject=self.name, remedy=_ANOTHER)
+            raise OutputError(_TOO, subject=self.name, remedy=_ANOTHER)
         there = self._listed()
         wanted = {name: size for name, size in self.uploads.written.items() if name != self._sealed}
         for name in sorted(there.keys() | wanted.keys()):
@@ -220,7 +228,8 @@ class ObjectFolder:
         self.uploads.abort()
         names = [*self.uploads.written]
         if self._is_ours():
-            self.objects.remove([self._sealed, *names])
+            self.objects.remove([self._sealed])
+            self.objects.remove(names)
             self.objects.remove([self._mark_name])
 
     def _is_ours(self) -> bool:

@@ -6,7 +6,9 @@ names and lengths, of which only what tells who wrote them is fetched.
 
 from __future__ import annotations
 
+import itertools
 import os
+import sys
 from collections import defaultdict
 from typing import TYPE_CHECKING
 
@@ -31,9 +33,16 @@ _END = 1 << 22  # bytes at both ends of an object that are fetched to tell what 
 _LARGEST_MARK = 1 << 28
 
 
-def lists_first(names: Iterable[str]) -> list[str]:
-    """Return names in the order in which objects are removed: first the lists, that of all processes before others."""
-    return sorted(names, key=lambda name: (name.rpartition("/")[2] not in LISTS, name.count("/"), name))
+def lists_first(names: Iterable[str]) -> list[list[str]]:
+    """Return names in groups, as objects are removed: first the lists, that of all processes before others.
+
+    Each group takes a request of its own: in which order a store removes what one names is its own business.
+    """
+
+    def rank(name: str) -> int:
+        return name.count("/") if name.rpartition("/")[2] in LISTS else sys.maxsize
+
+    return [sorted(group) for _, group in itertools.groupby(sorted(names, key=rank), rank)]
 
 
 def foreign_objects(objects: Objects, listed: Mapping[str, int]) -> str | None:
