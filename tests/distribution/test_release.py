@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+import hashlib
+import os
 import runpy
 import stat
 import subprocess
@@ -103,3 +106,26 @@ def test_wheelhouse(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         archive.extractall(tmp_path)
     subprocess.run(["sha256sum", "--quiet", "-c", "SHA256SUMS"], cwd=tmp_path / top, check=True)
     assert "memcarve[disassembly," in (tmp_path / top / "install.sh").read_text()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="a script of Unix")
+def test_install_script(tmp_path: Path) -> None:
+    """A relative folder is one where the user is; a Python that is too old, or none, is said; nothing is made then."""
+    bundle, here, python = tmp_path / "bundle", tmp_path / "here", tmp_path / "python"
+    for folder in (bundle / "wheels", here):
+        folder.mkdir(parents=True)
+    script = bundle / "install.sh"
+    script.write_bytes((ROOT / "distribution" / "install.sh").read_bytes())
+    (bundle / "wheels" / "pip-1.whl").write_text("pip")
+    (bundle / "SHA256SUMS").write_text(f"{hashlib.sha256(b'pip').hexdigest()}  wheels/pip-1.whl\n")
+    made = 'mkdir -p "$4/bin" && printf "#!/bin/sh\\nexit 0\\n" > "$4/bin/python" && chmod +x "$4/bin/python"'
+    python.write_text(f'#!/bin/sh\n[ "$2" != venv ] || {{ {made}; }}\n')
+    python.chmod(0o755)
+    run = functools.partial(subprocess.run, ["sh", script, "tools"], cwd=here, capture_output=True, text=True)
+    for absent in ("/nowhere/python3", "false"):
+        ran = run(env={**os.environ, "PYTHON": absent}, check=False)
+        assert (ran.returncode, ran.stdout) == (1, "")
+        assert f"install.sh: {absent} is not there, or not 3.11 to 3.14: PYTHON names another" in ran.stderr
+        assert not [*here.iterdir()]
+    ran = run(env={**os.environ, "PYTHON": str(python)}, check=False)
+    assert (ran.returncode, ran.stdout) == (0, f"installed: {here}/tools/bin/memcarve\n"), ran.stderr

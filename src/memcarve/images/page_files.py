@@ -85,6 +85,21 @@ class PageFiles:
         """What identifies the files, ready for JSON: as they were when they were opened."""
         return [{**each.file.described, "number": each.number, "begin": each.begin} for each in self.files]
 
+    def unread(self, offset: U64) -> list[str]:
+        """Return a sentence for each file that holds none of what lies at offsets (uint64), if entries name another.
+
+        None if something was decompressed: it may come from a file without lying there.
+        """
+        end = 1 << 64 if self.zeros is None else self.zeros
+        if self.area is not None and (offset - np.uint64(self.area.begin) < np.uint64(end - self.area.begin)).any():
+            return []
+        ends = [(each, each.begin + each.file.size) for each in self.files]
+        return [
+            f"{each.file.path}: no page was read from it: entries name another number than {each.number}"
+            for each, end in ends
+            if not ((offset >= np.uint64(each.begin)) & (offset < np.uint64(end))).any()
+        ]
+
     def check(self, numbers: U8, pages: U64) -> None:
         """Look at some of the pages that entries lead to, once of each file: the kernel put content there.
 

@@ -129,7 +129,7 @@ class Transport:
             return importlib.import_module(name)
         except ImportError as error:
             raise MissingExtraError(
-                f"lies in a store that needs {package}, which is not installed",
+                f"cannot be read without {package}",
                 subject=self.location.shown,
                 remedy="pip install 'memcarve[cloud]'",
             ) from error

@@ -37,6 +37,7 @@ from memcarve.missing import (
     IMAGE_CUT_OFF,
     LEFT_OUT,
     OUTSIDE,
+    PAGED_OUT,
     REASONS,
     REPEATED,
     UNREADABLE,
@@ -370,6 +371,8 @@ class ImageContainer(Container):
             space = space_of(pages, self._page_files.backing if away else self.memory.backing, missing, found)
             missing = space.missing
             remarks += found.notes
+            if PAGED_OUT in {REASONS[reason] for reason in np.unique(found.elsewhere.reason).tolist()}:
+                remarks += self._page_files.unread(found.placed.offset)
         remarks += self._remarks(entry, pages, missing, table, half)
         if space.repeated:
             remarks.append(

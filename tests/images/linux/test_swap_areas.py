@@ -55,6 +55,19 @@ def test_swapped_pages_are_found(name: str) -> None:
     assert len(begins) <= 2
 
 
+def test_another_number() -> None:
+    """A file from which nothing comes while entries name another number is told; with the right number nothing is."""
+    linux = machine(machines()[0])
+    pid = next(pid for pid in linux.stopped if len(linux.swapped(pid).address))
+    area = linux.path("swap.img")
+    said = f"{area}: no page was read from it: entries name another number than 7"
+    for number, told in ("7", True), ("0", False):
+        with memcarve.open(linux.raw, page_files=[f"{number}={area}"]) as container:
+            notes = [str(note) for note in container.process(pid).notes]
+            assert (said in notes) == told
+            assert any("no page was read" in note for note in notes) == told
+
+
 def test_a_file_that_is_no_swap_area(tmp_path: Path) -> None:
     """A file without the mark of a swap area is refused by name."""
     linux = machine(machines()[0])
