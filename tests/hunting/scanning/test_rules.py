@@ -6,17 +6,23 @@ import importlib
 import io
 import os
 import sys
+import threading
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
 import yara_x
 
 from memcarve.errors import InputError, MissingExtraError, RulesError, SourceReadError, UsageError
+from memcarve.hunting.scanning import scanner as scanner_module
 from memcarve.hunting.scanning.rule_text import RuleText, texts_of
 from memcarve.hunting.scanning.rules import MAGIC, Rules, definition, rules_of
-from memory import noise
+from memcarve.hunting.scanning.scan_units import Laid, Unit
+from memcarve.space import AddressSpace
+from memory import PAGE, Memory, noise
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 A = 'rule a : one two { meta: k = 5 strings: $x = "x" condition: $x }'
@@ -311,3 +317,75 @@ def test_texts_of_anything() -> None:
         texts_of(TEXTS[:end])
     assert texts_of("rule a { strings: $a = {" + "/* */" * 1000) == {"a": RuleText(0, ())}
     assert texts_of("rule rule { rule") == {"rule": RuleText(0, ())}
+
+
+@pytest.mark.parametrize(
+    ("text", "define"), [("rule a { condition: }", {}), (A, {"n": []}), (A, {"0": 1})], ids=["text", "value", "name"]
+)
+def test_errors_end_in_any_thread(text: str, define: dict[str, object]) -> None:
+    """An error is let go of by another thread than the one that compiled: it keeps nothing of YARA-X."""
+    kept: list[BaseException] = []
+    try:
+        Rules.of(text, define)
+    except (RulesError, UsageError) as error:
+        kept.append(error)
+    assert len(kept) == 1
+    failed: list[BaseException] = []
+    elsewhere(kept.clear, failed)
+    assert failed == []
+
+
+def test_failed_scans_end_in_any_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a scan failed with is let go of by another thread than the one that scanned."""
+    real = yara_x.Scanner
+
+    class Scanner:
+        """Fails as YARA-X's does."""
+
+        def __init__(self, rules: yara_x.Rules) -> None:
+            self.kept = real(rules)
+
+        def set_timeout(self, seconds: int) -> None:
+            """Take any."""
+
+        def max_matches_per_pattern(self, most: int) -> None:
+            """Take any."""
+
+        def scan(self, data: bytes) -> None:
+            """Scan, and fail all the same."""
+            self.kept.scan(data)
+            raise yara_x.ScanError(str(len(data)))
+
+    rules = Rules.of(A)
+    monkeypatch.setattr(yara_x, "Scanner", Scanner)
+    columns = (np.array([number], np.uint64) for number in (0x1000, PAGE, 0))
+    space = AddressSpace(*columns, Memory(bytes(PAGE)))
+    laid = Laid(space, space.segments(), Unit(0, 0x1000, PAGE, 0))
+    scanner = scanner_module.Scanner(rules, 1, 1, PAGE)
+    kept: list[BaseException] = []
+
+    def scan() -> None:
+        try:
+            scanner(laid, 0, PAGE)
+        except InputError as error:
+            kept.append(error)
+
+    failed: list[BaseException] = []
+    elsewhere(scan, failed)
+    assert (len(kept), failed) == (1, [])
+    kept.clear()
+    assert failed == []
+
+
+def elsewhere(work: Callable[[], object], failed: list[BaseException]) -> None:
+    """Do some work in another thread, and keep what it fails with."""
+
+    def told() -> None:
+        try:
+            work()
+        except BaseException as error:  # noqa: BLE001 - the test says which
+            failed.append(error)
+
+    thread = threading.Thread(target=told)
+    thread.start()
+    thread.join()

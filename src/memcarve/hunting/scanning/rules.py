@@ -9,10 +9,11 @@ import io
 import json
 import os
 import re
+import traceback
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from memcarve.backing import FileBacking
-from memcarve.errors import MissingExtraError, RulesError, SourceReadError, UsageError
+from memcarve.errors import MemcarveError, MissingExtraError, RulesError, SourceReadError, UsageError
 from memcarve.hunting.scanning.included import check_includes
 from memcarve.hunting.scanning.rule_text import RuleText, texts_of
 
@@ -66,6 +67,22 @@ def panics_told(subject: str = "") -> Iterator[None]:
         if type(error).__name__ != "PanicException":
             raise
         raise RulesError(f"YARA-X fails with these rules: {error}", subject=subject) from None
+
+
+@contextlib.contextmanager
+def frames_let_go() -> Iterator[None]:
+    """Have an error that goes out keep none of the variables on its way, if YARA-X fails or refuses something.
+
+    Its compilers and scanners must end in the thread that made them, and an error may end in any.
+    """
+    try:
+        yield
+    except MemcarveError as error:
+        told: BaseException | None = error
+        while told is not None:
+            traceback.clear_frames(told.__traceback__)
+            told = told.__cause__ or told.__context__
+        raise
 
 
 class Rules:
@@ -162,7 +179,7 @@ class Rules:
             return cls(compiled)
         if includes:
             check_includes([(file, text) for _, file, text in sources], _folders(sources))
-        with panics_told():
+        with frames_let_go(), panics_told():
             return cls._built(sources, define, compiled, includes=includes)
 
     @classmethod

@@ -8,7 +8,7 @@ import threading
 from typing import TYPE_CHECKING, NamedTuple
 
 from memcarve.errors import InputError, UnreadableError
-from memcarve.hunting.scanning.rules import panics_told, yara
+from memcarve.hunting.scanning.rules import frames_let_go, panics_told, yara
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -104,7 +104,7 @@ class Scanner:
 
     def _scan(self, laid: Laid, low: int, high: int, found: Scanned) -> None:
         data = _read(laid, low, high)
-        with panics_told():
+        with frames_let_go(), panics_told():
             self._scan_bytes(laid, low, high, data, found)
 
     def _scan_bytes(self, laid: Laid, low: int, high: int, data: bytes, found: Scanned) -> None:
