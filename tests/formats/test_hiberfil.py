@@ -321,6 +321,22 @@ def test_hostile_sets(tmp_path: Path, name: str, *, alone: bool) -> None:
     assert any(message in note and "1073741823 of 1073741824 pages" in note for note in memory.notes)
 
 
+def test_runs_that_overlap(tmp_path: Path) -> None:
+    """A run of sets may begin inside another one's last set, which is still read whole."""
+    data = content(0, 3 * PAGE)
+    path = tmp_path / "mem.sys"
+    path.write_bytes(data)
+    plain = np.zeros(2, np.uint8)
+    place, length = np.array([0, 100], np.int64), np.array([2 * PAGE, PAGE], np.int64)
+    frame = np.array([0, 8], np.uint64)
+    sets = hibernation_sets.Sets(place, length, plain, np.array([0, 2, 3]), frame, np.array([2, 1], np.uint64))
+    pages = hiberfil.HibernatedPages(FileBacking(path), sets)
+    buffer = bytearray(pages.size)
+    pages.read_into(0, memoryview(buffer))
+    assert bytes(buffer) == data[: 2 * PAGE] + data[100 : 100 + PAGE]
+    pages.close()
+
+
 def test_bombs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Data that decode to far more than their pages are damaged, in little memory; sets without number end."""
     first = bytearray(header(0x3E0)[:PAGE])

@@ -382,7 +382,7 @@ class HibernatedPages:
         sets = self._sets
         place, size, method = sets.place[low:high], sets.length[low:high], sets.method[low:high]
         base = int(place[0])
-        buffer = bytearray(int(place[-1] + size[-1]) - base)
+        buffer = bytearray(int((place + size).max()) - base)  # of a second run that begins inside the first one, too
         self.file.read_into(base, memoryview(buffer))
         data, pages = np.frombuffer(buffer, np.uint8), np.frombuffer(target, np.uint8)
         into, length = self._begins[low:high] - self._begins[low], np.diff(self._begins[low : high + 1])
