@@ -518,16 +518,14 @@ class Composite:
         """The offsets at which the others begin."""
         return self._starts[1:]
 
-    def _part(self, offset: int, size: int) -> tuple[Backing, int]:
-        """Return the part in which a range lies, and its offset there; a range that lies in none is the first one's."""
+    def _part(self, offset: int) -> tuple[Backing, int]:
+        """Return the part in which a range begins, or behind which it does, and the range's offset there."""
         index = bisect_right(self._starts, offset) - 1
-        if index <= 0 or offset - self._starts[index] + size > self.parts[index].size:
-            return (self.parts[max(index, 0)], offset - self._starts[max(index, 0)])
         return self.parts[index], offset - self._starts[index]
 
     def read_into(self, offset: int, buffer: memoryview) -> None:
         """Fill `buffer` with the bytes at `offset`, or raise SourceReadError."""
-        part, place = self._part(offset, len(buffer))
+        part, place = self._part(offset)
         try:
             part.read_into(place, buffer)
         except UnreadableError as error:
@@ -546,7 +544,7 @@ class Composite:
         """Return where the bytes lie in files, in order; None if they must be decoded first, or lie in several."""
         if (offset, size) == (0, self.size):  # whoever asks for all wants to know what kind of bytes they are
             return self.backing.spans(0, self.backing.size)
-        part, place = self._part(offset, size)
+        part, place = self._part(offset)
         return part.spans(place, size) if place + size <= part.size else None
 
     def close(self) -> None:

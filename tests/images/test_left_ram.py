@@ -6,10 +6,12 @@ which shares nothing with memcarve, reads the same images with the same page fil
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import hashlib
 import json
 import random
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +24,7 @@ from cli import invoke
 from memcarve.backing import Composite, FileBacking, Zeros
 from memcarve.errors import AddressError, InputError, MemcarveError, SourceReadError, UsageError
 from memcarve.images.windows.resolving import invalid_ptes
+from memcarve.images.windows.resolving.compression_store import CompressionStore
 from memcarve.permissions import origin
 from memcarve.sinks.extract import extract
 from memcarve.sources.page_file_option import numbered
@@ -374,6 +377,24 @@ def test_compressed_pages_in_bulk(tmp_path: Path) -> None:
                 pages = range(segment.start, segment.end, PAGE)
                 assert data == b"".join(found[page].data for page in pages)
                 assert memory.read(segment.start + 7, PAGE - 9) == data[7 : PAGE - 2]
+
+
+def test_processes_opened_by_several_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is learned of compressed pages is learned by one thread at a time, and all threads read all pages."""
+    truth = built(tmp_path, left_ram.squeezed())
+    sound, both, together = CompressionStore.sound, threading.Barrier(2), list[int]()
+
+    def alone(store: CompressionStore, keys: Any) -> Any:
+        with contextlib.suppress(threading.BrokenBarrierError):
+            together.append(both.wait(timeout=0.5))
+        return sound(store, keys)
+
+    monkeypatch.setattr(CompressionStore, "sound", alone)
+    with memcarve.open(truth.path, page_files=files_of(truth)) as container, ThreadPoolExecutor(2) as pool:
+        assert container.processes()
+        for memory in pool.map(container.process, [PID, PID]):
+            assert_found(truth, memory)
+    assert (both.broken, together) == (True, [])
 
 
 def test_the_store_has_a_number(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import threading
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -122,6 +123,8 @@ class ImageContainer(Container):
         #: what processes are looked for in; by default all of the memory, if reading it costs little
         self.search = options.search or (Search.LISTS if costly else Search.ALL)
         memory.searchable = self.search == Search.ALL
+        #: what finds pages learns as it goes, and keeps it for other processes: threads take turns
+        self._resolving = threading.RLock()
 
     @property
     def stored(self) -> FileBacking:  # type: ignore[override]
@@ -336,14 +339,17 @@ class ImageContainer(Container):
     ) -> tuple[Pages, Found | None]:
         """Return what page tables map, and what else was found; `if_needed`: only if they do not map all of it."""
         try:
-            if self._resolver is None:
+            with self._resolving:
+                resolver = self._resolver
+            if resolver is None:
                 return walk(self.memory, table, start, end, self.options.limit), None
             if if_needed:
                 pages = walk(self.memory, table, start, end, self.options.limit)
                 wanted = Intervals.of([(start, max(end - start, 1))])
                 if not len(wanted.subtract(pages.placed)):
                     return pages, None
-            return self._resolver.walk(entry, table, start, end, self.options.limit)
+            with self._resolving:
+                return resolver.walk(entry, table, start, end, self.options.limit)
         except LimitError as error:
             error.subject = str(self)
             raise
