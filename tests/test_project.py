@@ -149,6 +149,13 @@ def test_arrows(path: Path) -> None:
     assert found <= allowed, f"{own} may not import {found - allowed}"
 
 
+@pytest.mark.parametrize("name", sorted(ARROWS.keys() - {"__init__", "__main__", "version"}))
+def test_layers_are_documented(name: str) -> None:
+    """docs/extending.md says what each layer is for, in the table of modules or in that of what goes where."""
+    rows = [row for row in (ROOT / "docs/extending.md").read_text("utf-8").splitlines() if row.startswith("| ")]
+    assert any(f"`{name}/" in row or f"`{name}.py`" in row for row in rows)
+
+
 def test_sources_and_sinks_never_meet() -> None:
     """Neither sources nor sinks can be reached from the other by any path of arrows."""
     assert "sinks" not in open_to("sources")
