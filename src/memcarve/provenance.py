@@ -124,7 +124,10 @@ UNFOUNDED_OF_INPUTS = (
     "sha256_stated", "etag", "object_version", "requests", "fetched", "reused",
 )  # fmt: skip
 #: how notes begin that say which files were found where, or how a process was looked for
-_OPENING_NOTES = ("map: ", "dump: ", "regions: ", "modules: ", "threads: ", "unlisted processes were not looked for")
+_OPENING_NOTES = (
+    *("map: ", "dump: ", "regions: ", "modules: ", "threads: "),
+    *("unlisted processes were not looked for", "few pages told"),
+)
 
 
 def said_again(document: dict[str, Any], before: Mapping[str, Any]) -> dict[str, Any]:

@@ -353,6 +353,11 @@ def test_bombs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     memory = opened(tmp_path / "x", bytes(first) + one * 5000)
     assert memory.backing.size == 101 * PAGE
     assert any("more than 100 sets" in note for note in memory.notes)
+    monkeypatch.setattr(hibernation_sets, "MOST_RUNS", 30)  # while they are collected
+    single = [(2 * number * PAGE, bytes(PAGE)) for number in range(1, 300)]
+    assert any("more than 30 runs" in note for note in opened(tmp_path / "x", hibernation.eight(single)).notes)
+    refused(tmp_path / "x", hibernation.seven(single), "more than 30 runs of pages")
+    monkeypatch.setattr(hibernation_sets, "MOST_RUNS", 1 << 20)
     monkeypatch.setattr(hiberfil, "_MOST_RUNS", 30)
     refused(tmp_path / "x", hibernation.eight(RANGES), "more than 30 runs of pages")
 

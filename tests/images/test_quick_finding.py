@@ -237,6 +237,8 @@ def test_page_that_leads_to_itself_is_no_windows(tmp_path: Path) -> None:
     for search in ("lists", "all"):
         with memcarve.open(truth.path, search=search) as container:
             listed = {each.pid for each in container.processes()}
+            told = any("others, of which one may be a decoy, were not looked for" in note for note in container.notes)
+            assert told == (search == "lists")
             assert {process.pid for process in truth.processes if process.listed} <= listed
 
 

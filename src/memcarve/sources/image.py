@@ -72,6 +72,7 @@ _MAGICS = (
 )
 _SOUGHT: dict[str | None, str] = {None: "64-bit Windows and no Linux", WINDOWS: "64-bit Windows", LINUX: "Linux"}
 _UNSOUGHT = "unlisted processes were not looked for"
+_FEW_PAGES = "few pages told which kernel this is; others, of which one may be a decoy, were not looked for"
 _NOT_THERE = "outside the image"
 #: what of page tables is not there, by the kind that counts it
 _NOT_KNOWN = (
@@ -147,6 +148,8 @@ class ImageContainer(Container):
         unsought = [] if self._unsought is None or self._complete else [self._unsought]
         if unsought and (problem := self.system.problem):
             unsought.append(f"the list of processes is damaged ({problem}): some that it held may be unlisted now")
+        if unsought and self.search == Search.LISTS and self.system.quick:
+            unsought.append(_FEW_PAGES)
         found, known = (self._system.notes, [self._system.description]) if self._system else ([], [])
         decoded = [Note(note, "input", more) for note, more in self.stored.notes]
         decoded += [Note(note, "input") for note in self._page_notes]

@@ -22,8 +22,6 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from memcarve.formats.images.machine import column
-
 if TYPE_CHECKING:
     from memcarve.backing import FileBacking
     from memcarve.dtypes import I64, U8, U64
@@ -41,6 +39,8 @@ _MOST_ROWS = (PAGE - _TABLE_HEAD) // 16
 _FULL = _MOST_ROWS - 1  # rows of a table that others follow: it may lack one
 #: no machine has so many: of 512 GiB, in sets of 16 pages. 25 bytes are kept of each
 MOST_SETS = 1 << 23
+#: nor so many runs of pages: of 128 GiB, page by page. 16 bytes are kept of each
+MOST_RUNS = 1 << 25
 
 
 class Sets(NamedTuple):
@@ -69,7 +69,7 @@ class Walk:
         self._file = file
         self._offset, self._size, self._method, self._pages = array("q"), array("q"), array("B"), array("q")
         self._descriptors = bytearray()
-        self._rows: list[tuple[int, int]] = []
+        self._rows = array("Q")  # first frame and number of pages, by turns
         self.problem: str | None = None
         self.lost: list[tuple[int, int]] = []
         self.pages = 0
@@ -77,7 +77,8 @@ class Walk:
     def sets(self) -> Sets:
         """Return what was found."""
         if self._rows:
-            frame, count = (column([row[at] for row in self._rows]) for at in (0, 1))
+            rows = np.array(self._rows, np.uint64)
+            frame, count = rows[::2], rows[1::2]
         else:
             descriptors = np.frombuffer(self._descriptors, "<u8")
             frame, count = descriptors >> np.uint64(4), (descriptors & np.uint64(15)) + np.uint64(1)
@@ -114,6 +115,8 @@ class Walk:
                 self.problem = f"at 0x{at:x} is no set of pages" + ("; there are zeros" if not any(head) else "")
             elif max(struct.unpack(f"<{rows}Q", table)) >> 4 >= _MOST_FRAMES - _USUAL:
                 self.problem = f"the set at 0x{at:x} names pages that no machine has"
+            elif len(self._descriptors) + len(table) > 8 * MOST_RUNS:
+                self.problem = f"it has more than {MOST_RUNS} runs of pages"
             elif data + size > file.size:
                 self.problem = f"the file ends inside the set at 0x{at:x}"
                 self.lost += [(one >> 4, (one & 15) + 1) for one in struct.unpack(f"<{rows}Q", table)]
@@ -150,6 +153,8 @@ class Walk:
                 self.problem = f"the file ends before the table at 0x{page * PAGE:x}"
             elif count > _MOST_ROWS or any(not low < end < _MOST_FRAMES for low, end in rows):
                 self.problem = f"the table at 0x{page * PAGE:x} makes no sense"
+            elif len(self._rows) + 2 * len(rows) > 2 * MOST_RUNS:
+                self.problem = f"it has more than {MOST_RUNS} runs of pages"
             else:
                 self._blocks((page + 1) * PAGE, rows)
                 following = following if count >= _FULL else 0
@@ -175,7 +180,7 @@ class Walk:
         for low, end in rows:
             held = min(end - low, done)
             if held:
-                self._rows.append((low, held))
+                self._rows.extend((low, held))
             if held < end - low:
                 self.lost.append((low + held, end - low - held))
             done -= held
