@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import inspect
 import pickle
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ import memcarve
 from memcarve import errors
 from memcarve.cli.commands import COMMANDS
 from memcarve.cli.wording import option
-from memcarve.errors import AddressError, MemcarveError, OverlapError, TargetExistsError
+from memcarve.errors import AddressError, MemcarveError, MissingExtraError, OverlapError, TargetExistsError
 
 SOURCE = Path(errors.__file__).parent
 
@@ -54,6 +55,14 @@ def test_suggest() -> None:
     """A remedy that is added stands behind the first one, before the state."""
     error = MemcarveError("is odd", remedy="leave it", state="nothing was kept").suggest("{dump} names another")
     assert str(error) == "is odd; leave it; dump= names another; nothing was kept"
+
+
+def test_an_extra_and_the_single_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An installer adds nothing to the single file: there the error says what does."""
+    assert str(MissingExtraError("x", remedy="pip install 'memcarve[zip]'")) == "x; pip install 'memcarve[zip]'"
+    monkeypatch.setattr(sys, "frozen", True, raising=False)
+    said = str(MissingExtraError("x", remedy="pip install 'memcarve[zip]'"))
+    assert said.endswith("; the single file cannot be added to: it takes memcarve installed by pip")
 
 
 def test_safe_and_short() -> None:

@@ -41,6 +41,7 @@ when it is shown, so showing one is safe on any terminal.
 from __future__ import annotations
 
 import re
+import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -144,6 +145,11 @@ class UsageError(MemcarveError):
 
 class MissingExtraError(MemcarveError):
     """An optional package is needed; the message says how to install it."""
+
+    def __init__(self, problem: str, *, subject: str = "", remedy: str = "") -> None:
+        super().__init__(problem, subject=subject, remedy=remedy)
+        if getattr(sys, "frozen", False):
+            self.suggest("the single file cannot be added to: it takes memcarve installed by pip")
 
 
 class InputError(MemcarveError):
