@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import numpy as np
 import pytest
 
+from memcarve.errors import AddressError
+from memcarve.images import physical
 from memcarve.images.one_page import present_page
 from memcarve.images.paging import walk
 from memcarve.images.paging_modes import LINUX, MODES, WINDOWS, AddressTable
+from memcarve.images.structure_reader import LookedUp
 from memcarve.permissions import TRANSITION
 from walked_pages import physical_memory
 
@@ -53,3 +57,34 @@ def test_a_page_lies_where_a_walk_finds_it(mode: str, system: str) -> None:
         elif page is not None:  # it is mapped, and its page is not in the image
             assert memory.read(page, 4096) is None
     assert found > 3 or mode not in _ALIKE
+
+
+class Forgetful(dict[int, Any]):
+    """What another thread empties as soon as anything was put into it."""
+
+    def __setitem__(self, key: int, value: Any) -> None:
+        super().__setitem__(key, value)
+        self.clear()
+
+
+def test_what_other_threads_forget(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stretch that was walked is returned, though another thread had no room for it any more."""
+    memory = physical_memory(bytes(1 << 14))
+    looked_up = LookedUp(memory, AddressTable(0, MODES["x64"], LINUX))
+    monkeypatch.setattr(looked_up, "_stretches", Forgetful())
+    assert not len(looked_up.around(0x1000).start)
+    with pytest.raises(AddressError):
+        looked_up.read(0x1000, 1)
+
+
+def test_pages_are_asked_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pages that are read together are said ahead once: each time costs a look at all of them."""
+    memory, told = physical_memory(bytes(1 << 14)), list[list[int]]()
+
+    def noted(backing: object, offsets: Any, sizes: int) -> None:
+        assert (backing, sizes) == (memory.backing, 4096)
+        told.append(offsets.tolist())
+
+    monkeypatch.setattr(physical, "fetch_ahead", noted)
+    memory.pages(np.array([0x3000, 0x1000], np.uint64))
+    assert told == [[0x1000, 0x3000]]

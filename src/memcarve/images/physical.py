@@ -263,8 +263,6 @@ class PhysicalMemory(Intervals):
             offsets = self.offset[index] + into
             split = into + np.uint64(PAGE) > self.size[index]  # begins in one range and ends in another
             split |= self.on_seam(unique)
-        if len(unique) > 1:
-            fetch_ahead(self.backing, offsets[~split].astype(np.int64), PAGE)
         words = np.empty((len(unique), PAGE // 8), np.uint64)
         view = words.view(np.uint8).reshape(-1).data
         if len(unique) > 1:

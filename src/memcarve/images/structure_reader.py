@@ -75,12 +75,13 @@ class LookedUp:
     def around(self, address: int) -> AddressSpace:
         """Return what is mapped around an address, as far as one table reaches."""
         number = address // _STRETCH
-        if number not in self._stretches:
+        found = self._stretches.get(number)
+        if found is None:
             if len(self._stretches) >= _MOST_STRETCHES:
                 self._stretches.clear()
             pages = walk(self.memory, self.table, number * _STRETCH, (number + 1) * _STRETCH)
-            self._stretches[number] = pages.space(self.memory)
-        return self._stretches[number]
+            found = self._stretches[number] = pages.space(self.memory)
+        return found
 
 
 class Reader:
