@@ -66,6 +66,7 @@ _READERS = (
     *(kdump.read, flattened.read, migration.read, libvirt.read, hiberfil.read),
 )
 _GIVE_ROOT = "give a page-table root with {dtb} ({scan} lists roots)"
+_NO_IMAGE = f"if it is no image but a process's dump, leave {{page_files}} out; else {_GIVE_ROOT}"
 _MAGICS = (
     *(lime.MAGIC, avml.MAGIC, *crashdump.MAGICS, *vmware.MAGICS),
     *(*kdump.MAGICS, flattened.MAGIC, migration.MAGIC, *libvirt.MAGICS, *hiberfil.MAGICS),
@@ -168,7 +169,8 @@ class ImageContainer(Container):
             self.recognise()
         if self._system is None:
             found = self._unsettled or ProcessError(f"no {_SOUGHT[self.options.system]} was found")
-            error = copy.copy(found if found.remedy else found.suggest(_GIVE_ROOT))
+            remedy = _NO_IMAGE if self.options.page_files else _GIVE_ROOT
+            error = copy.copy(found if found.remedy else found.suggest(remedy))
             error.subject, error.problem = str(self), "; ".join([found.problem, *self.memory.notes])
             raise error
         return self._system

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 import memcarve
+from cli import invoke
+from files import EXAMPLE
 from linux_machines import machine, machines
 from memcarve.errors import InputError
 from memcarve.permissions import origin
@@ -75,3 +77,12 @@ def test_a_file_that_is_no_swap_area(tmp_path: Path) -> None:
     path.write_bytes(bytes(8 * PAGE))
     with memcarve.open(linux.raw, page_files=[str(path)]) as container, pytest.raises(InputError, match="SWAPSPACE2"):
         container.process(linux.stopped[0])
+
+
+def test_a_dump(capfdbinary: pytest.CaptureFixture[bytes], tmp_path: Path) -> None:
+    """A page file beside a process's dump has no use: the error says what to leave out."""
+    area = tmp_path / "swap.img"
+    area.write_bytes(bytes(8 * PAGE))
+    ran = invoke(capfdbinary, "segments", EXAMPLE, "--pagefile", area)
+    assert ran.code == 1
+    assert "if it is no image but a process's dump, leave --pagefile out; else give a page-table root" in ran.err
