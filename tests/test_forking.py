@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from concurrent.futures import BrokenExecutor
+from concurrent.futures import BrokenExecutor, Future
 from typing import Any
 
 import pytest
@@ -64,6 +64,32 @@ def test_errors_come_out() -> None:
     finally:
         begun.pool.shutdown()
     assert told
+
+
+class Late(Future[int]):
+    """Work that ends just when nobody waits for it any more, and is asked how it ended."""
+
+    def __init__(self, error: Exception | None) -> None:
+        super().__init__()
+        self.error = error
+
+    def result(self, timeout: float | None = None) -> int:
+        """Return or raise what came of it; if that is waited for, it comes too late."""
+        if timeout is None:
+            return super().result()
+        if self.error is None:
+            self.set_result(5)
+        else:
+            self.set_exception(self.error)
+        raise TimeoutError
+
+
+def test_results_that_come_as_waiting_ends() -> None:
+    """What ends between two steps of waiting has its result, or its own error, also if that is a TimeoutError."""
+    assert forking.result_of(Late(None)) == 5
+    for error in (TimeoutError("its own"), ValueError("its own")):
+        with pytest.raises(type(error), match="its own"):
+            forking.result_of(Late(error))
 
 
 def test_copies_are_given_up() -> None:

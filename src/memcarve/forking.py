@@ -85,8 +85,8 @@ def result_of(future: Future[_T], told: Callable[[], object] | None = None) -> _
         try:
             return future.result(timeout=0.2)
         except TimeoutError:
-            if future.done():
-                raise
+            if future.done():  # just now, or with an error of this kind
+                return future.result()
         if told is not None:
             told()
 

@@ -17,6 +17,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
+from memcarve import forking
 from memcarve.errors import MemcarveError, MissingExtraError, OutputError, UsageError
 from memcarve.remote.locations import SCHEMES, described, is_like_one, is_location, location_of, shown_of
 
@@ -148,18 +149,18 @@ class Objects:
     def wait_for(self, future: Future[Any], *, absent: bool = False) -> Any:  # noqa: ANN401 - of any work
         """Wait for work that was begun; see `wait`."""
         try:
-            while True:
-                try:
-                    return future.result(_STEP)
-                except TimeoutError:
-                    if future.done() or (self.deadline is not None and time.monotonic() >= self.deadline):
-                        raise
+            return forking.result_of(future, self._refuse_late)
         except Exception as error:
             if isinstance(error, FileExistsError) or (absent and isinstance(error, FileNotFoundError)):
                 raise
             raise output_error(error, self.name.rstrip("/")) from error
         finally:
             future.cancel()
+
+    def _refuse_late(self) -> None:
+        """Raise TimeoutError if no answer is waited for any more."""
+        if self.deadline is not None and time.monotonic() >= self.deadline:
+            raise TimeoutError
 
 
 class Uploads:

@@ -41,7 +41,6 @@ TRIES = 6
 _FIRST_WAIT, _LONGEST_WAIT = 0.2, 10.0  # seconds before it is asked again: twice as long each time
 _MOST_PATIENT = 120.0  # what a store may ask for with Retry-After
 _NAME = "memcarve-remote"  # how the names of its threads begin
-_STEP = 0.2  # seconds, so that a signal is noticed
 _PATIENCE = 120.0  # seconds that a request may take, and more for each so many bytes
 _SLOWEST = 1 << 12  # bytes a second
 _LARGEST = 1 << 44  # bytes of an object: no machine has so much memory
@@ -294,12 +293,7 @@ def _waited(work: Coroutine[Any, Any, _T]) -> _T:
     """Do some work in the loop's thread, and return its result; an exception here ends it."""
     future = _loop().submit(work)
     try:
-        while True:
-            try:
-                return future.result(timeout=_STEP)
-            except TimeoutError:
-                if future.done():
-                    raise
+        return forking.result_of(future)
     except BaseException:
         future.cancel()
         raise
