@@ -86,7 +86,7 @@ MEMPROCFS = ("memprocfs", "leechcorepyc", "vmmpyc")
 #: names that may stand twice: a format that is read and written; what two systems both have
 BOTH_ENDS = {"minidump", "memmap", "folder", "images", "elf_core"}
 BOTH_SYSTEMS = {"processes", "threads", "kernel", "learning"}
-HEAVY = ("numpy", "click", "pyarrow", "rich", "backports.zstd", "concurrent.futures")
+HEAVY = ("numpy", "click", "pyarrow", "rich", "backports.zstd", "concurrent.futures", "asyncio", "urllib.parse")
 
 
 def layer(module: str) -> str:
@@ -220,7 +220,13 @@ def test_a_commands_help_is_light() -> None:
 
 def test_carving_needs_no_more_than_numpy() -> None:
     """Carving from a text map loads numpy, and neither pyarrow nor rich."""
-    assert loaded("import memcarve; memcarve.open; memcarve.carve; memcarve.verify") <= {"numpy"}
+    assert loaded("import memcarve; memcarve.open; memcarve.carve; memcarve.verify") <= {"numpy", "urllib.parse"}
+
+
+def test_reading_a_file_on_disk_is_light() -> None:
+    """Nothing that only inputs that lie elsewhere need is loaded for a dump on disk."""
+    dump = str(ROOT / "examples" / "pid.1624.dmp")
+    assert loaded(f"import memcarve\nwith memcarve.open({dump!r}) as opened:\n    opened.process()") <= {"numpy"}
 
 
 @pytest.mark.parametrize("name", memcarve.__all__)

@@ -15,7 +15,6 @@ import json
 import os
 import re
 from typing import NamedTuple
-from urllib.parse import parse_qsl, unquote, urlencode, urlsplit, urlunsplit
 
 from memcarve.errors import InputError, printable
 
@@ -60,6 +59,8 @@ class Location(NamedTuple):
     @property
     def name(self) -> str:
         """The object's own name: what follows the last slash."""
+        from urllib.parse import unquote  # not for files on disk
+
         last = self.shown.partition("?")[0]
         last = (last.partition("#")[0] if self.kind == "http" else last).rstrip("/").rpartition("/")[2]
         plain = unquote(last) if self.kind == "http" else last
@@ -81,6 +82,8 @@ def location_of(path: str) -> Location:
 
     Raises InputError for a login before the name of a bucket, which no store takes, and for one that is not encoded.
     """
+    from urllib.parse import urlsplit, urlunsplit  # not for files on disk
+
     found = _LOCATION.match(path)
     if found is None:
         raise ValueError(path)
@@ -110,6 +113,8 @@ def location_of(path: str) -> Location:
 
 def what_is_named(url: str) -> list[object]:
     """Return what in a location says which object it is: all but secrets and what is signed anew each time."""
+    from urllib.parse import parse_qsl, urlsplit  # not for files on disk
+
     try:
         parts = urlsplit(url)
         query = [pair for pair in parse_qsl(parts.query, keep_blank_values=True) if not _SIGNS.fullmatch(pair[0])]
@@ -132,6 +137,8 @@ def _told_apart(url: str) -> str:
 def remember(location: Location) -> None:
     """Keep the secrets of a location that was opened, for what is opened beside it, or again by what is shown of it."""
     if location.kind == "http":
+        from urllib.parse import urlsplit  # not for files on disk
+
         parts = urlsplit(location.url)
         login, _, host = parts.netloc.rpartition("@")
         if login:
@@ -148,6 +155,8 @@ def shown_of(path: str) -> str:
     path = f"{found[0]}{rest[_login_end(kind, rest) :]}"
     if kind != "http":
         return path
+    from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit  # not for files on disk
+
     try:
         parts = urlsplit(path)
         _ = parts.port

@@ -9,7 +9,7 @@ from it. What must be decoded or fetched is read through the layer.
 from __future__ import annotations
 
 import os
-import urllib.parse
+import urllib.parse  # noqa: TID253 - Volatility has it loaded
 import urllib.request
 from typing import TYPE_CHECKING, Any
 
