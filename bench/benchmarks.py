@@ -15,6 +15,7 @@ import compressed
 import exports
 import frugal
 import images
+import left_ram
 import linux
 import rules
 import searching
@@ -328,6 +329,7 @@ ALL: dict[str, Callable[[Settings], Iterator[Row]]] = {
     "frugal": _commanded(frugal.frugal),
     "stores": _commanded(stores.stores),
     "compressed": _commanded(compressed.compressed),
+    "left-ram": _commanded(left_ram.left_ram),
     "batch": _commanded(batches.batch),
 }
 

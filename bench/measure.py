@@ -27,13 +27,15 @@ class Contender(NamedTuple):
     """A program to be measured.
 
     `before` is called before every run, outside of the timing. Where `reports` is true, the program prints the seconds
-    that count as the last line of its output; else its wall time from start to end counts.
+    that count as the last line of its output; else its wall time from start to end counts, or with `busy` the time that
+    processors spent on it.
     """
 
     command: list[str]
     before: Callable[[], None] = lambda: None
     reports: bool = False
     exits: tuple[int, ...] = (0,)
+    busy: bool = False
 
 
 def run(contender: Contender) -> Run:
@@ -49,7 +51,7 @@ def run(contender: Contender) -> Run:
         begun = time.perf_counter()
         pid = os.posix_spawnp(contender.command[0], contender.command, os.environ, file_actions=actions)
         _, status, usage = os.wait4(pid, 0)
-        seconds = time.perf_counter() - begun
+        seconds = usage.ru_utime + usage.ru_stime if contender.busy else time.perf_counter() - begun
         if os.waitstatus_to_exitcode(status) not in contender.exits:
             err.seek(0)
             message = err.read().decode(errors="replace")[-2000:]

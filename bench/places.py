@@ -142,7 +142,7 @@ def make_texts(dump: Path) -> None:
 
 
 def make_image(path: Path, kind: str, count: int) -> Path:
-    """Make an image of a machine: `kind` is ``big``, ``many``, ``wide``, ``dense`` or ``sparse``; return it."""
+    """Make an image of a machine: `kind` is one that inputs.py names; return it."""
     path.parent.mkdir(exist_ok=True)
     subprocess.run([sys.executable, str(HERE / "inputs.py"), "image", str(path), kind, str(count)], check=True)
     return path

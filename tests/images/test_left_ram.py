@@ -23,7 +23,7 @@ import winimage
 from cli import invoke
 from memcarve.backing import Composite, FileBacking, Zeros
 from memcarve.errors import AddressError, InputError, MemcarveError, SourceReadError, UsageError
-from memcarve.images.windows.resolving import invalid_ptes
+from memcarve.images.windows.resolving import compression_store, invalid_ptes
 from memcarve.images.windows.resolving.compression_store import CompressionStore
 from memcarve.permissions import origin
 from memcarve.sinks.extract import extract
@@ -360,8 +360,12 @@ def test_compressed_pages_are_found(tmp_path: Path, layout: int, mask: int, meth
         assert origins.count("prototype+compressed") > 30
 
 
-def test_compressed_pages_in_bulk(tmp_path: Path) -> None:
-    """In whatever pieces it is read, and in several threads at once, compressed memory has the same bytes."""
+def test_compressed_pages_in_bulk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In whatever pieces it is read, and in several threads at once, compressed memory has the same bytes.
+
+    Few decoded pages are kept, so that some are let go of while others read them.
+    """
+    monkeypatch.setattr(compression_store, "_BATCHES", 2)
     truth = built(tmp_path, left_ram.squeezed(pages=1200))
     found = truth.left[PID].found
     with memcarve.open(truth.path, page_files=files_of(truth)) as container:

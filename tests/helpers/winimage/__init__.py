@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from winimage import hostile
+from winimage import hostile, left_ram
 from winimage.contents import page_bytes
 from winimage.layouts import ALL_LAYOUTS, LAYOUTS, layout as layout_of
 from winimage.plans import EDGES, LOOP, MIXED, PLANS, Heap, Huge, Large, Plan, Run, alike
@@ -126,6 +126,22 @@ def settled(path: str | Path, processes: int = 100, pages: int = 2048, megabytes
         pid, name = 400 + 4 * number, b"worker-%03d.exe" % (number % 1000)
         plans.append(Plan(pid, name, 388, (Heap(pages, run=12, chunk=2),), userland=plain(pid)))
     return build(path, megabytes=megabytes, processes=plans, stub=True, realistic=True)
+
+
+def departed(path: str | Path, kind: str, pages: int, layout: int = 8) -> Truth:
+    """Write an image with one process, pid 5000, whose pages left memory as `left_ram.departed` says; and page files.
+
+    If few did, `pages` more are in memory.
+    """
+    left = left_ram.departed(kind, pages)
+    memory = (Heap(pages, run=24, moving=0.02),) if kind == "few" else ()
+    plans = [
+        Plan(388, b"smss.exe"),
+        Plan(900, b"MemCompression", 4, memory=()),
+        Plan(5000, b"departed.exe", 388, memory=memory, userland=plain(5000), left=left),
+    ]
+    megabytes = 96 + pages // {"compressed": 230, "pagefile": 10000, "few": 200}[kind]
+    return build(path, layout=layout, megabytes=megabytes, processes=plans, stub=True, realistic=True)
 
 
 def sparse(path: str | Path, gigabytes: int = 8) -> Truth:

@@ -20,9 +20,11 @@ if TYPE_CHECKING:
 NUMBER, REGIONS = 2, 0x21000000000
 _REGION = 1 << 20
 _SHIFT, _MASK = 16, 0xFFFF
-#: records of a page of them: the region key's low bits
+#: records of a page of them: the region key's low bits; and entries of nodes. Few, so that there are many of each
 _BITS = 4
 _PER_LEAF, _PER_NODE = 20, 5
+#: with more pages than `_MANY`, all that fit
+_MANY, _MOST_BITS, _MOST_PER_LEAF, _MOST_PER_NODE = 10_000, 8, 510, 255
 _HEADER, _RECORD = 0x20, 8
 #: kinds of records that a page can have
 KINDS = ("packed", "raw", "zeros", "chain", "unknown", "broken")
@@ -54,6 +56,7 @@ class Store:
         self.memory: dict[int, bytes] = {}
         #: the kernel's data that lead to it
         self.globals = b""
+        self._known: dict[bytes, bytes] = {}
 
     @property
     def numbered(self) -> bool:
@@ -66,18 +69,31 @@ class Store:
         self.pages[place] = kind, data
         return place
 
+    @property
+    def _many(self) -> bool:
+        return len(self.pages) > _MANY
+
+    @property
+    def _bits(self) -> int:
+        return _MOST_BITS if self._many else _BITS
+
     def _key(self, place: int) -> int:
         return NUMBER << 28 | place if self.numbered else place
 
     def _packed(self, data: bytes) -> bytes:
-        if not self.numbered:
-            return bytes(cramjam.lz4.compress_block(data, store_size=False))
-        return xpress_writer.plain(xpress_writer.tokens(data))
+        known = self._known.get(data)
+        if known is None:
+            if self.numbered:
+                known = xpress_writer.plain(xpress_writer.tokens(data))
+            else:
+                known = bytes(cramjam.lz4.compress_block(data, store_size=False))
+            self._known[data] = known
+        return known
 
     def write(self, pool: Pool, owner: int) -> None:
         """Write all of it into the pool, for a process whose structure is at `owner`."""
         offsets = _OFFSETS[max(build for build in _OFFSETS if build <= self.build)]
-        at, region_key = 0, 1 << _BITS | 3
+        at, region_key = 0, 1 << self._bits | 3
         records: dict[int, tuple[int, int]] = {}
         leaves: list[tuple[int, int]] = []
         memory = bytearray()
@@ -134,8 +150,9 @@ class Store:
     def _tree(self, pool: Pool, leaves: list[tuple[int, int]]) -> int:
         """Write a tree; return its root."""
         nodes = []
-        for low in range(0, max(len(leaves), 1), _PER_LEAF):
-            some = leaves[low : low + _PER_LEAF]
+        per_leaf, per_node = (_MOST_PER_LEAF, _MOST_PER_NODE) if self._many else (_PER_LEAF, _PER_NODE)
+        for low in range(0, max(len(leaves), 1), per_leaf):
+            some = leaves[low : low + per_leaf]
             node = pool.place(PAGE, b"smNd", 0, 16)
             pool.put(node, "HBBI", len(some), 0, 1, 0)
             for number, (key, value) in enumerate(some):
@@ -144,8 +161,8 @@ class Store:
         level = 1
         while len(nodes) > 1:
             above = []
-            for low in range(0, len(nodes), _PER_NODE):
-                some = nodes[low : low + _PER_NODE]
+            for low in range(0, len(nodes), per_node):
+                some = nodes[low : low + per_node]
                 node = pool.place(PAGE, b"smNd", 0, 16)
                 pool.put(node, "HBBIQ", len(some) - 1, level, 0, 0, some[0][1])
                 for number, (key, child) in enumerate(some[1:]):
@@ -155,10 +172,11 @@ class Store:
         return nodes[0][1]
 
     def _chunks(self, pool: Pool, store: int, records: dict[int, tuple[int, int]]) -> None:
+        bits = self._bits
         pages: dict[int, int] = {}
         arrays: dict[int, int] = {}
         for key, (record, size) in records.items():
-            chunk = key >> _BITS
+            chunk = key >> bits
             highest = chunk.bit_length() - 1
             inner = chunk - (1 << highest)
             if highest not in arrays:
@@ -167,7 +185,7 @@ class Store:
             if chunk not in pages:
                 pages[chunk] = pool.place(PAGE, b"smRc", 0, 16)
                 pool.put(arrays[highest] + 16 * inner, "QQ", pages[chunk], 0x77)
-            at = pages[chunk] + _HEADER + _RECORD * (key & (1 << _BITS) - 1)
+            at = pages[chunk] + _HEADER + _RECORD * (key & (1 << bits) - 1)
             pool.put(at, "II", record, size)
-        pool.put(store + 0x110 + 0x108, "III", _BITS, (1 << _BITS) - 1, _RECORD)
+        pool.put(store + 0x110 + 0x108, "III", bits, (1 << bits) - 1, _RECORD)
         pool.put(store + 0x110 + 0x118, "I", _HEADER)

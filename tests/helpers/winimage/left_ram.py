@@ -6,8 +6,10 @@ _MMPTE_TRANSITION, _MMPTE_SUBSECTION, _MMVAD, _SUBSECTION), not from what memcar
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
+import random
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -39,6 +41,14 @@ PROTOTYPES = ("valid", "transition", "pagefile 0", "demand-zero", "in-file", "ze
 #: what a process's own entry can be for a page of a view: nothing (0), a pointer to the prototype, the word that the
 #: VAD counts, a private copy that was written, one that was paged out since, the shared page itself, and none at all
 OWN = ("zero", "pointer", "by-vad", "copy", "copy-paged", "shared")
+
+
+@functools.cache
+def _typical(number: int) -> bytes:
+    """Return one of some pages that pack as most of memory does, to 45 %."""
+    chance = random.Random(3)  # noqa: S311
+    words = [chance.randbytes(chance.choice((2, 3, 6))) + bytes(chance.choice((0, 0, 2, 5))) for _ in range(600)]
+    return b"".join(random.Random(number).choices(words, k=PAGE))[:PAGE]  # noqa: S311
 
 
 class View(NamedTuple):
@@ -74,8 +84,9 @@ class View(NamedTuple):
 class Private(NamedTuple):
     """Private pages from `start` on.
 
-    Each is ``pagefile N``, ``compressed KIND``, ``demand-zero``, ``transition``, ``beyond N`` or ``raw N``, which is in
-    page file N, without the mask, as its SwizzleBit says.
+    Each is ``pagefile N``, ``neighbour N`` (in page file N, right behind the one before), ``compressed KIND``,
+    ``demand-zero``, ``transition``, ``beyond N`` or ``raw N``, which is in page file N, without the mask, as its
+    SwizzleBit says.
     """
 
     start: int
@@ -139,11 +150,11 @@ class Left:
         self._array: dict[int, int] = {}
         self._prototype: dict[int, tuple[str, int]] = {}
 
-    def _paged(self, number: int, owner: int, address: int) -> tuple[int, bytes]:
+    def _paged(self, number: int, owner: int, address: int, *, jumps: bool = True) -> tuple[int, bytes]:
         """Put a page into a page file; return which page of it, and its bytes."""
         file = self.files.setdefault(number, {})
         # some lie beyond 32 MiB, where the usual mask is a bit of the page's number
-        place = 1 + len(file) + (0x2000 if len(file) % 5 == 4 else 0)
+        place = 1 + len(file) + (0x2000 if jumps and len(file) % 5 == 4 else 0)
         data = page_bytes(self.physical.seed + number, _FILES + owner, address)
         file[place] = data
         return place, data
@@ -156,6 +167,8 @@ class Left:
         data = bytes(PAGE) if kind == "zeros" else text
         if kind == "raw" or (address >> 12 & 7 == 7 and kind == "packed"):
             data = page_bytes(self.physical.seed, _FILES, address | 0x7000)
+        if kind == "typical":
+            data = _typical(address >> 12 & 0xFF)
         place = self.store.add(kind, data)
         if kind in {"unknown", "broken"}:
             self.lost[address] = "compressed"
@@ -297,8 +310,8 @@ class Left:
 
     def _private(self, address: int, kind: str) -> None:
         word, _, number = kind.partition(" ")
-        if word in {"pagefile", "raw"}:
-            place, data = self._paged(int(number), 0, address)
+        if word in {"pagefile", "raw", "neighbour"}:
+            place, data = self._paged(int(number), 0, address, jumps=word != "neighbour")
             self.entries[address] = self.plan.entry(int(number), place, raw=word == "raw")
             self.found[address] = Found("pagefile", data)
         elif word == "compressed":
@@ -340,6 +353,23 @@ def digests(found: Mapping[int, Found], origins: set[str] | None = None) -> dict
 
 #: sixteen entries and more that show the mask
 MOVED = Private(0x30000000000, ("transition",) * 24)
+
+
+def departed(kind: str, pages: int) -> LeftRam:
+    """Return a process most of whose `pages` left memory in one way: ``compressed`` or ``pagefile``; or few of them.
+
+    Of ``few``, one in twenty of `pages` each is shared, or compressed and in a page file.
+    """
+    if kind == "few":
+        part = pages // 20
+        words = tuple(
+            ("compressed typical", "neighbour 0", "transition", "demand-zero")[each % 4] for each in range(part)
+        )
+        shared = tuple(("valid", "transition", "in-file", "zero")[each // 8 % 4] for each in range(part))
+        view = View(0x31000000000, shared, ("pointer", "zero", "zero", "by-vad") * (part // 4), "image")
+        return LeftRam((view,), (MOVED, Private(0x30100000000, words)))
+    word = {"compressed": "compressed typical", "pagefile": "neighbour 0"}[kind]
+    return LeftRam((), (MOVED, Private(0x30100000000, (word,) * pages)))
 
 
 def everything(*, new: bool = True, mask: int = 1 << 45, tables: bool = False) -> LeftRam:

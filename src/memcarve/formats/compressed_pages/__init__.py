@@ -79,12 +79,11 @@ def _decode(method: str, data: U8, target: U8, offset: I64, size: I64, place: I6
     if method == LZ4 or _compiled is None:
         decode_into = _lz4() if method == LZ4 else _in_python(xpress.plain if method == XPRESS else xpress.huffman)
         source, destination = data.data, target.data
-        rows = zip(*(column.tolist() for column in (offset, size, place, length)), strict=True)
-        for row, (begin, count, at, most) in enumerate(rows):
-            into = destination[at : at + most]
-            sound[row] = decode_into(source[begin : begin + count], into)
-            if not sound[row]:
-                into[:] = bytes(most)
+        columns = (offset, offset + size, place, place + length)
+        rows = zip(*(column.tolist() for column in columns), strict=True)
+        sound[:] = [decode_into(source[begin:end], destination[low:high]) for begin, end, low, high in rows]
+        for row in np.flatnonzero(~sound).tolist():
+            target[place[row] : place[row] + length[row]] = 0
         return sound
     threads = min(_processors(), int(length.sum()) // _MUCH)
     if threads < 2:  # noqa: PLR2004 - one thread is this one

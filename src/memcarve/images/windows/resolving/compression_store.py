@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections import OrderedDict
+from collections import deque
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -49,7 +49,7 @@ _ARRAY = 0x400  # pages of records in an array
 _BATCH = 1 << 12  # pages of the kernel looked at in one go: 16 MiB
 _PAGES = 1 << 11  # pages decoded in one go: 8 MiB
 _AHEAD = 1 << 8  # pages decoded when one is read: the next in order
-_CACHED = 1 << 12  # pages kept: 16 MiB
+_BATCHES = 16  # of which so many are kept: 16 MiB
 _ENOUGH, _NEARLY = 16, 0.9  # entries that prove the number of the store, and how many of them must have known keys
 _LOW = np.uint64(PAGE - 1)
 
@@ -132,7 +132,9 @@ class CompressionStore:
         self._offsets = offsets
         self._method = XPRESS if offsets.numbered else LZ4
         self._lock = threading.Lock()
-        self._cache: OrderedDict[int, bytes] = OrderedDict()
+        #: decoded pages by key: among which others they lie, and where; and the keys of those decoded together
+        self._cache: dict[int, tuple[memoryview, int]] = {}
+        self._batches: deque[list[int]] = deque()
         none = np.zeros(0, np.int64)
         self._read = _Read(none.astype(np.uint64), none.astype(np.uint64), none, none)
         keys = np.concatenate([store.keys for store in stores])
@@ -182,20 +184,17 @@ class CompressionStore:
 
     def read_into(self, offset: int, buffer: memoryview) -> None:
         """Fill `buffer` with the bytes at an offset. Raises SourceReadError for what `sound` has not found right."""
-        done = 0
-        while done < len(buffer):
+        done, end = 0, len(buffer)
+        while done < end:
             key, away = divmod(offset + done, PAGE)
-            page = self._page(key)
-            count = min(PAGE - away, len(buffer) - done)
-            buffer[done : done + count] = page[away : away + count]
+            # in one step, so that no lock is needed: what is let go of meanwhile stays whole
+            pages, at = self._cache.get(key) or self._ahead(key)
+            count = min(PAGE - away, end - done)
+            buffer[done : done + count] = pages[at + away : at + away + count]
             done += count
 
-    def _page(self, key: int) -> bytes:
-        """Return a page; those that come next are decoded with it."""
-        with self._lock:
-            page = self._cache.get(key)
-        if page is not None:
-            return page
+    def _ahead(self, key: int) -> tuple[memoryview, int]:
+        """Decode a page, and those that come next with it; return what it lies in, and where."""
         read = self._read
         begin = read.row(key)
         rows = slice(begin, begin + _AHEAD)
@@ -205,11 +204,16 @@ class CompressionStore:
             raise SourceReadError(
                 f"the compressed page with the key 0x{key:x} cannot be decoded", subject=self._resolver.files.path
             )
+        view = pages.reshape(-1).data
+        right = np.flatnonzero(sound).tolist()
+        kept = [keys[number] for number in right]
         with self._lock:
-            self._cache.update((each, bytes(pages[number])) for number, each in enumerate(keys) if sound[number])
-            while len(self._cache) > _CACHED:
-                self._cache.popitem(last=False)
-        return bytes(pages[0])
+            self._cache.update(zip(kept, [(view, number * PAGE) for number in right], strict=True))
+            self._batches.append(kept)
+            while len(self._batches) > _BATCHES:
+                for each in self._batches.popleft():
+                    self._cache.pop(each, None)
+        return view, 0
 
     def _records(self, keys: U64) -> tuple[U64, I64, Bools]:
         """Return where the owner's memory has the data of keys (uint64), how many bytes (int64), and which are known.
@@ -283,10 +287,11 @@ class CompressionStore:
         data = np.zeros(max(len(numbers), 1) * PAGE, np.uint8)
         row = self._owner.rows_of(numbers)
         offset = self._owner.offset[row] + (numbers - self._owner.start[row])
-        breaks = np.flatnonzero(np.diff(offset) != np.uint64(PAGE)) + 1
-        view = data.data
-        for low, high in itertools.pairwise([0, *breaks.tolist(), len(numbers)] if len(numbers) else [0]):
-            self._owner.backing.read_into(int(offset[low]), view[low * PAGE : high * PAGE])
+        first_of = np.flatnonzero(np.append(True, np.diff(offset) != np.uint64(PAGE))[: len(offset)])
+        view, read_into = data.data, self._owner.backing.read_into
+        bounds = itertools.pairwise([*(first_of * PAGE).tolist(), len(numbers) * PAGE])
+        for begin, (low, high) in zip(offset[first_of].tolist(), bounds, strict=True):
+            read_into(begin, view[low:high])
         # what straddles two pages is in one piece: the second one comes right behind the first
         at = np.searchsorted(numbers, first).astype(np.int64) * PAGE + (place & _LOW).astype(np.int64)
         pages = np.zeros((len(place), PAGE), np.uint8)
