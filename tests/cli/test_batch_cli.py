@@ -357,8 +357,11 @@ def test_carve_goes_on_within_an_input(case: Path, capfdbinary: Capture, *, dama
     child = int(wait_for(case / "waiting"))
     end = time.monotonic() + _PATIENCE
     segments = case / "out" / "all.map" / "segments"
-    while not (segments / "4").exists():
+    # not before it is recorded that it is whole, which is said after it has its name
+    mark = segments / "processes.json.partial"
+    while not mark.exists() or b'"row"' not in mark.read_bytes():
         assert time.monotonic() < end
+        time.sleep(0.01)
     os.kill(batch_child(batch.pid, child), signal.SIGKILL)
     batch.communicate(timeout=_PATIENCE)
     assert batch.returncode == 1
