@@ -179,3 +179,13 @@ def test_secrets_reach_what_a_batch_runs(machine: bytes, tmp_path: Path) -> None
     written = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert len(written) > 4
     assert not [path for path in written if b"5ecret" in path.read_bytes()]
+
+
+def test_each_run_tells_its_own(machine: bytes, tmp_path: Path, capfdbinary: Capture) -> None:
+    """A command says nothing of what was read elsewhere before it ran in the same program."""
+    (tmp_path / "mem.raw").write_bytes(machine)
+    with serving({"mem.raw": machine}) as server, memcarve.open(server.url("mem.raw")) as memory:
+        memory.process(PID)
+    ran = invoke(capfdbinary, "processes", tmp_path / "mem.raw", "--search", "lists")
+    assert ran.code == 0
+    assert "read" not in ran.err

@@ -82,6 +82,8 @@ def cli(context: click.Context) -> int | None:
 
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run the command line, and write all that is waiting for standard output; return the exit status."""
+    if "memcarve.remote.remote_file" in sys.modules:  # this run tells what it read itself
+        sys.modules["memcarve.remote.remote_file"].forget()
     status = _status(sys.argv[1:] if arguments is None else arguments)
     try:
         sys.stdout.flush()

@@ -6,9 +6,11 @@ knows what it is going to read says so first (`fetch_ahead`): then exactly that 
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import threading
+import time
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -34,6 +36,7 @@ _PIECE = LEAST * GRANULE // 4  # what is read at once
 _AHEAD = 4  # so many of them are fetched ahead of one who reads in order
 _NEAR = 1 << 15  # what lies between two wanted ranges is fetched with them if it is not more
 DEFAULT_BOUND = 16 << 30
+_LISTED_FOR = 10.0  # seconds: what opening one input asks several times is asked once
 
 
 class RemoteFile(FileBacking):
@@ -284,6 +287,11 @@ def opened() -> list[str]:
     return [*_READ]
 
 
+def forget() -> None:
+    """Forget what was opened, before another run of a command in this program."""
+    _READ.clear()
+
+
 def described(facts: Facts) -> dict[str, Any]:
     """Return what identifies an object, ready for JSON."""
     version = {} if facts.version is None else {"object_version": facts.version}
@@ -298,10 +306,12 @@ def look_at(path: str) -> Facts:
 
 
 def names_in(folder: str) -> frozenset[str] | None:
-    """Return the names in a folder of a store, asked for once; None if it gives no list."""
-    if folder not in _LISTED:
-        _LISTED[folder] = names_of(location_of(f"{folder}/"))
-    return _LISTED[folder]
+    """Return the names in a folder of a store, asked for once in a while; None if it gives no list."""
+    asked, names = _LISTED.get(folder, (-math.inf, None))
+    if time.monotonic() - asked > _LISTED_FOR:
+        names = names_of(location_of(f"{folder}/"))
+        _LISTED[folder] = time.monotonic(), names
+    return names
 
 
-_LISTED: dict[str, frozenset[str] | None] = {}
+_LISTED: dict[str, tuple[float, frozenset[str] | None]] = {}
