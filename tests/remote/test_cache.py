@@ -89,6 +89,15 @@ def test_bound(server: RangedServer, tmp_path: Path) -> None:
     assert sum(path.stat().st_blocks * 512 for path in folder.glob("*.blocks")) <= 5 << 20
 
 
+def test_a_smaller_bound(server: RangedServer, tmp_path: Path) -> None:
+    """What a run before was allowed to keep beyond this run's bound goes at once, though nothing new is fetched."""
+    read(server.url("y"), tmp_path)
+    with open_file(server.url("y"), Keeping(cache=str(tmp_path), bound=1)):
+        kept = sum(path.stat().st_blocks * 512 for path in tmp_path.glob("*/*.blocks"))
+        assert kept <= (4 << 20) + GRANULE
+    assert read(server.url("y"), tmp_path) == DATA[::-1]
+
+
 @pytest.mark.parametrize("what", ["a link", "open to others", "a file"])
 def test_hostile_folders(what: str, server: RangedServer, tmp_path: Path) -> None:
     """A folder that somebody else put there, or may write to, is refused, and links in it are not followed."""

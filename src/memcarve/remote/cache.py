@@ -68,6 +68,9 @@ class CachedStore(BlockStore):
         self.mend()
         with self._alone():
             self._make_room()
+            if self.number("kept") > self._bound:  # the run before was allowed more
+                self._grow_older()
+                self._give_up()
 
     def _open(self, size: int, length: int) -> tuple[int, int]:
         """Open the two files, which are made anew if they are not what they should be; hold them against removal."""
