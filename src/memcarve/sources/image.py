@@ -596,7 +596,9 @@ def _is_machine(opened: Opened) -> bool:
     """Return True if a file may be a container of a machine's memory; what describes a .vmem lies beside it."""
     head = opened.head
     named = plain_name(opened.path).lower().endswith(".vmem")
-    return head.startswith(_MAGICS) or is_core(head) or named or hiberfil.is_wiped(opened.file, head)
+    if head.startswith(_MAGICS) or is_core(head) or named:
+        return True
+    return not any(head) and hiberfil.is_wiped(opened.file, head)  # nothing else is decoded for this
 
 
 def _open_machine(opened: Opened, options: OpenOptions) -> ImageContainer:
