@@ -38,6 +38,7 @@ def _list(text: str) -> list[str]:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Measure memcarve against its goals.")
     parser.add_argument("--only", type=_list, metavar="NAME,...", help=f"of {', '.join(benchmarks.ALL)}")
+    parser.add_argument("--without", type=_list, default=[], metavar="NAME,...", help="all but these")
     parser.add_argument("--size", type=_sizes, metavar="SIZE,...", help="of the dumps  [800M,4G]")
     parser.add_argument("--segments", type=_count, help="in a dump  [5000]")
     parser.add_argument("--rows", type=_count, help="of a map, for the speed of parsing  [4M]")
@@ -80,7 +81,8 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # so that everything is removed
     settings = _settings(arguments)
     names = arguments.only or [name for name in benchmarks.ALL if name != "reflinks" or not arguments.quick]
-    unknown = [name for name in names if name not in benchmarks.ALL]
+    names = [name for name in names if name not in arguments.without]
+    unknown = [name for name in [*names, *arguments.without] if name not in benchmarks.ALL]
     unknown += [name for name in settings.where if name not in settings.folders]
     if unknown or benchmarks.NEEDED:
         sys.exit(f"{unknown[0]}: unknown name" if unknown else f"{benchmarks.NEEDED[0]}: is not installed")
