@@ -11,13 +11,14 @@ import os
 import stat
 import threading
 from bisect import bisect_right
+from types import MappingProxyType
 from typing import IO, TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from memcarve.errors import CounterpartError, InputError, SourceReadError, UnreadableError
 from memcarve.times import rfc3339_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from typing import Self
 
     from memcarve.dtypes import I64, U64
@@ -184,6 +185,8 @@ class FileBacking:
     incomplete = False
     #: whether reading all of it is to be avoided: each block comes from afar, over a network
     costly = False
+    #: its SHA-256 and when that was taken, ready for JSON, once it was taken
+    hashed: Mapping[str, str] = MappingProxyType({})
 
     def __init__(self, path: str | os.PathLike[str], *, follow: bool = True, fd: int = -1) -> None:
         self.path = os.fspath(path)

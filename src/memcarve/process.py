@@ -384,6 +384,8 @@ class ProcessMemory:
         self.auxiliary_vector = auxiliary_vector
         #: the other processes of the container that it is from; None if it is from none
         self.others: Others | None = None
+        #: files that pages of it lie in besides `file`, in the order of ``inputs["page_files"]``
+        self.page_files: Sequence[FileBacking] = ()
         self._lost = 0
 
     @property
@@ -658,6 +660,8 @@ class Container(ABC):
     notes: Sequence[str] = ()
     #: the one file that all processes lie in, if there is one
     stored: FileBacking | None = None
+    #: files that pages of processes lie in besides that one
+    page_files: Sequence[FileBacking] = ()
     #: whether part of the input could not be read when processes were looked for
     unreadable = False
     #: what is wrong with the system's list of processes, in words: some that it held may be unlisted then

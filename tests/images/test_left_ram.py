@@ -203,9 +203,10 @@ def test_counts(truth: Truth) -> None:
 
 def test_no_layout_no_pages(tmp_path: Path) -> None:
     """If kernels of a build have either layout and nothing tells which, no page file is read, and it is said why."""
-    truth = built(tmp_path, left_ram.everything(mask=0), 4, build=14393)
+    truth = unproven(tmp_path)
     with memcarve.open(truth.path, page_files=files_of(truth)) as container:
         memory = container.process(PID)
+        assert memory.incomplete
         assert any("have either layout" in note for note in memory.notes)
         for page, one in truth.left[PID].found.items():
             if "pagefile" in one.origin:
@@ -213,6 +214,35 @@ def test_no_layout_no_pages(tmp_path: Path) -> None:
                     memory.read(page, 1)
             else:
                 assert memory.read(page, PAGE) == one.data
+
+
+def unproven(place: Path) -> Truth:
+    """Write an image whose entries for page files can be read in either way."""
+    private = left_ram.Private(0x30100000000, ("pagefile 0", "transition") * 30)
+    return built(place, left_ram.LeftRam((), (private,), mask=0), 4, build=14393)
+
+
+def test_a_file_of_no_use_is_not_all_well(tmp_path: Path, capfdbinary: Capture) -> None:
+    """If a page file was given of which nothing is read, because that is not proven, no command says that all is well.
+
+    Without the file it is as usual: what is in a page file that was not given is not missing.
+    """
+    truth = unproven(tmp_path)
+    commands = (
+        ("carve", "-o", tmp_path / "carved"),
+        ("export", "--to", "elfcore", "-o", tmp_path / "core"),
+        ("extract", "-o", tmp_path / "extracted"),
+        *(("segments",), ("regions",), ("strings",)),
+    )
+    page = next(page for page, one in truth.left[PID].found.items() if one.origin == "pagefile")
+    for given, code in ((["--pagefile", truth.page_files[0]], 3), ([], 0)):
+        for command, *more in commands:
+            force = ["--force"] if more else []
+            ran = invoke(capfdbinary, command, truth.path, *more, *force, "--pid", str(PID), *given)
+            assert ran.code == code, (command, ran.err)
+        ran = invoke(capfdbinary, "read", truth.path, hex(page), "16", "--pid", str(PID), *given)
+        assert ran.code == 1
+        assert "not proven" in ran.err
 
 
 def entries(count: int, mask: int, *, places: bool = True) -> np.ndarray[Any, np.dtype[np.uint64]]:
@@ -491,6 +521,33 @@ def test_carved_files(truth: Truth, tmp_path: Path, capfdbinary: Capture, *, bar
     assert document["inputs"]["image"]["pages_from"] == "all"
     ran = invoke(capfdbinary, "verify", out, "--source", truth.path)
     assert ran.code == 0, ran.err
+
+
+@pytest.mark.parametrize("kind", ["carve", "elfcore", "several"])
+def test_page_files_are_hashed(tmp_path: Path, capfdbinary: Capture, kind: str) -> None:
+    """With --hash-input the SHA-256 of page files is recorded, too; verify takes it again and finds a file changed."""
+    private = left_ram.Private(0x30100000000, ("pagefile 0", "pagefile 1") * 20)
+    truth = built(tmp_path, left_ram.LeftRam((), (left_ram.MOVED, private)))
+    files = [word for file in files_of(truth) for word in ("--pagefile", file)]
+    out = tmp_path / ("core" if kind == "elfcore" else "out")
+    words: list[Any] = ["export", "--to", "elfcore", truth.path, "--pid", PID, "-o", out]
+    if kind != "elfcore":
+        words = ["carve", truth.path, "--pid", PID, "-o", out, *(["--pid", "388"] if kind == "several" else [])]
+    ran = invoke(capfdbinary, *words, *files, "--hash-input")
+    assert ran.code == 0, ran.err
+    if kind != "elfcore":
+        (listed,) = out.rglob(f"{PID}-*/segments.json" if kind == "several" else "segments.json")
+        rows = json.loads(listed.read_text())["inputs"]["page_files"]
+        for row in rows:
+            with open(row["path"], "rb") as file:
+                assert row["sha256"] == hashlib.file_digest(file, "sha256").hexdigest()
+        assert len(rows) == 2
+    assert invoke(capfdbinary, "verify", out, "--source", truth.path).code == 0
+    with open(truth.page_files[1], "r+b") as file:
+        file.write(b"a page that nobody reads")
+    ran = invoke(capfdbinary, "verify", out, "--source", truth.path)
+    assert ran.code == 1
+    assert "sha256" in ran.err
 
 
 def test_what_is_printed(truth: Truth, capfdbinary: Capture) -> None:

@@ -411,7 +411,9 @@ class Record(Group, heading=WRITE):
     case_id: str | None = option("--case-id", metavar="TEXT", help="Record this as the case.")
     operator: str | None = option("--operator", metavar="TEXT", help="Record this as who did the work.")
     hash_input: bool = option(
-        "--hash-input", is_flag=True, help="Also record the SHA-256 of the dump or image, read once more for it."
+        "--hash-input",
+        is_flag=True,
+        help="Also record the SHA-256 of the dump or image, and of page files, read once more for it.",
     )
     input_sha256: str | None = option(
         "--input-sha256",

@@ -83,7 +83,10 @@ class PageFiles:
     @property
     def described(self) -> list[dict[str, Any]]:
         """What identifies the files, ready for JSON: as they were when they were opened."""
-        return [{**each.file.described, "number": each.number, "begin": each.begin} for each in self.files]
+        return [
+            {**each.file.described, "number": each.number, "begin": each.begin, **each.file.hashed}
+            for each in self.files
+        ]
 
     def unread(self, offset: U64) -> list[str]:
         """Return a sentence for each file that holds none of what lies at offsets (uint64), if entries name another.

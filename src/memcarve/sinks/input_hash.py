@@ -12,7 +12,7 @@ from memcarve.hashing import hash_of
 from memcarve.provenance import is_source
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from memcarve.backing import Backing, FileBacking
     from memcarve.process import ProcessMemory
@@ -31,6 +31,7 @@ def input_hash(process: ProcessMemory, options: SinkOptions, stop: threading.Eve
     An exception in the block ends the pass, and so does setting `stop`. Raises InputError if the hash is not the one
     that was stated, SourceReadError.
     """
+    _hash_page_files(process, options, stop)
     known = _known(process)
     found = stated(options) if known is None else _compared(process.file, known, options)
     if not options.hash_input or known is not None:
@@ -65,11 +66,38 @@ def input_hash(process: ProcessMemory, options: SinkOptions, stop: threading.Eve
 
 
 def hash_to_come(process: ProcessMemory, options: SinkOptions, word: str) -> dict[str, Any]:
-    """Return what `input_hash` is going to yield, with a word in place of a hash that is to be taken."""
+    """Return what `input_hash` is going to yield, with a word in place of a hash that is to be taken.
+
+    Those of page files are taken.
+    """
+    _hash_page_files(process, options, threading.Event())
     known = _known(process)
     if known is not None:
         return _compared(process.file, known, options)
     return _computed(word, options, _BESIDE) if options.hash_input else stated(options)
+
+
+def _hash_page_files(process: ProcessMemory, options: SinkOptions, stop: threading.Event) -> None:
+    """Note the SHA-256 of the page files among what is known of a process's inputs, if that was asked for.
+
+    If something is written again, that is if it has them.
+    """
+    wanted, rows = options.hash_input, process.inputs.get("page_files", ())
+    if options.again is not None:
+        inputs = options.again.get("inputs")
+        before = inputs.get("page_files") if isinstance(inputs, dict) else None
+        wanted = isinstance(before, list) and any(isinstance(row, dict) and "sha256" in row for row in before)
+    if wanted:
+        hash_all(process.page_files, stop)
+        for file, row in zip(process.page_files, rows, strict=True):
+            row.update(file.hashed)
+
+
+def hash_all(files: Iterable[FileBacking], stop: threading.Event) -> None:
+    """Take the SHA-256 of files, each once. Raises as `input_hash` does."""
+    for file in files:
+        if not file.hashed:
+            file.hashed = {"sha256": _sha256(file, stop), "sha256_is": "computed", "sha256_pass": _BEFORE}
 
 
 def hashed_before(file: FileBacking, options: SinkOptions) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import json
 import mmap
 import os
 import re
+import threading
 import time
 from collections import Counter
 from dataclasses import asdict, replace
@@ -23,7 +24,7 @@ from memcarve.formats import manifest, partial_mark
 from memcarve.formats.json_text import dumps
 from memcarve.process import ProcessEntry
 from memcarve.remote.objects import objects_of
-from memcarve.sinks.input_hash import hashed_before
+from memcarve.sinks.input_hash import hash_all, hashed_before
 from memcarve.sinks.input_identity import identities, identity, same_input
 from memcarve.sinks.object_output import check_options
 from memcarve.sinks.objects_of_several import ObjectsOfSeveral
@@ -106,6 +107,9 @@ def write_several(
 
     def begin() -> dict[str, Any]:
         hashed = {} if stored is None else {stored.path: hashed_before(stored, options)}
+        if options.hash_input:
+            hash_all(container.page_files, threading.Event())
+        hashed |= {file.path: dict(file.hashed) for file in container.page_files}
         return {
             **provenance.written("processes", options.record(begun)),
             "state": "partial",

@@ -37,6 +37,7 @@ from memcarve.missing import (
     BEYOND_PAGE_FILE,
     IMAGE_CUT_OFF,
     LEFT_OUT,
+    NOT_PROVEN,
     OUTSIDE,
     PAGED_OUT,
     REASONS,
@@ -132,6 +133,11 @@ class ImageContainer(Container):
     def stored(self) -> FileBacking:  # type: ignore[override]
         """The file that the memory lies in: not the one that was named if that only describes it."""
         return self.memory.backing if isinstance(self.memory.backing, FileBacking) else self.file
+
+    @property
+    def page_files(self) -> Sequence[FileBacking]:  # type: ignore[override]
+        """The page files that were given."""
+        return [each.file for each in self._page_files.files]
 
     @property
     def unreadable(self) -> bool:  # type: ignore[override]
@@ -397,7 +403,7 @@ class ImageContainer(Container):
         if table.mode.split and table.kernel_root is None and half != "user":
             remarks.append("the page tables of the kernel half have a root of their own, which is not known")
         left_out = {REPEATED: space.repeated} if space.repeated else {}
-        return ProcessMemory(
+        memory = ProcessMemory(
             space,
             entry,
             machine=Machine(self._platform(table), architecture, table.mode.address_bits, table.kernel_half),
@@ -410,6 +416,8 @@ class ImageContainer(Container):
             file=self.stored,
             auxiliary_vector=None if known is None else known.auxiliary_vector(entry),
         )
+        memory.page_files = self.page_files
+        return memory
 
     def start_of(self, index: int) -> Metadata:
         """Return what a process was started with and what it unloaded; nothing of an address space without a system."""
@@ -517,7 +525,7 @@ class ImageContainer(Container):
         self, entry: ProcessEntry, pages: Pages, missing: MissingMemory, table: AddressTable, half: str
     ) -> list[str]:
         remarks = []
-        for reason in (IMAGE_CUT_OFF, OUTSIDE, LEFT_OUT, UNREADABLE, BEYOND_PAGE_FILE):
+        for reason in (IMAGE_CUT_OFF, OUTSIDE, LEFT_OUT, UNREADABLE, BEYOND_PAGE_FILE, NOT_PROVEN):
             # in the kernel half what is outside is a device's memory, as every machine has it
             here = (missing.start < np.uint64(table.kernel_half)) | (reason == LEFT_OUT)
             size = total(missing.size[here & (missing.reason == REASONS.index(reason))])

@@ -214,7 +214,9 @@ class _Resolving:
             gathered.notes.append(f"pages that were paged out are left out: {self.unproven}")
         if self.left_compressed is not None:
             gathered.notes.append(f"compressed pages are left out: {self.left_compressed}")
-        return gathered.found((BEYOND_PAGE_FILE,), KINDS)
+        # a page file that was given should hold what is paged out, whatever its number is
+        due = (BEYOND_PAGE_FILE, NOT_PROVEN) if self.resolver.files.files else (BEYOND_PAGE_FILE,)
+        return gathered.found(due, KINDS)
 
     def _by_vads(self, entry: ProcessEntry, start: int, end: int, told: Bools, marked: U64) -> None:
         """Look for the prototypes of what a process's VADs map and its own entries (those `told`) say nothing of.
