@@ -25,6 +25,7 @@ extensions = ["myst_parser", "sphinx.ext.autodoc"]
 html_theme = "furo"
 html_title = f"memcarve {__version__}"
 html_copy_source = False
+html_extra_path = ["../src/memcarve/report/report.schema.json"]
 myst_heading_anchors = 4  # as GitHub makes them
 suppress_warnings = ["ref.python"]  # `bytes` is a type, and a member of several classes
 default_role = "literal"  # docstrings use single backticks

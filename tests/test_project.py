@@ -61,10 +61,12 @@ ARROWS = {
     "provenance": {"backing", "formats", "remote", "process", "surroundings", "version"},
     "sinks": {"copying", "forking", "hashing", "formats", "process", "provenance", "remote", "surroundings", "version"},
     "batching": {"forking", "remote", "sinks", "times", "vocabulary"},
+    "report": {"comparing", "hunting", "labels", "provenance", "sinks", "times", "version"},
     "cli": {
         "batching",
         "hunting",
         "remote",
+        "report",
         "sinks",
         "surroundings",
         "labels",
@@ -76,7 +78,7 @@ ARROWS = {
         "version",
     },
     "__main__": {"cli"},
-    "__init__": {"cli", "hunting", "sinks", "labels", "sources", "comparing", "patterns", "version"},
+    "__init__": {"cli", "hunting", "report", "sinks", "labels", "sources", "comparing", "patterns", "version"},
 }
 UNIX_ONLY = {
     "fcntl", "grp", "posix", "pty", "pwd", "readline", "resource", "syslog", "termios", "tty", "crypt", "curses",

@@ -69,6 +69,8 @@ from memcarve.process import (
     Progress as Progress,
     Selection as Selection,
 )
+from memcarve.report.case_document import ReportOptions as ReportOptions
+from memcarve.report.written_report import write_report as write_report
 from memcarve.segments import LeftOut as LeftOut, Segment as Segment, Segments as Segments
 from memcarve.sinks import export as export
 from memcarve.sinks.carved_folder import carve as carve

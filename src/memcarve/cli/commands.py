@@ -214,6 +214,22 @@ COMMANDS = {
             printing=groups.Printing,
         ),
         Command(
+            "report",
+            "reporting",
+            "Write a report that one opens in a browser.",
+            """Write what is known of processes into one HTML file, which opens from disk and loads nothing: memory as
+            a picture, segments, regions, modules, threads, findings, and what is missing.
+
+            --format json prints the document that the page draws. A report holds names and at most --max-bytes of the
+            memory: it may hold secrets.
+            """,
+            [_path("file")],
+            processes=groups.HuntedProcesses,
+            **_OPENING,
+            write=groups.ReportOutput,
+            record=groups.Record,
+        ),
+        Command(
             "read",
             "looking",
             "Print the bytes at an address.",

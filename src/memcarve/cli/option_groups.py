@@ -551,6 +551,53 @@ class ExtractOutput(Group, heading=WRITE):
     )
 
 
+class ReportOutput(Group, heading=WRITE):
+    """What a report holds, and how it is written."""
+
+    split: str = option(
+        "--split",
+        type=Choice(Split),
+        metavar="WHERE",
+        preset="none",
+        heading=TAKE,
+        help=f"Also end segments where these change: {', '.join(Split)}.",
+    )
+    content: str = option(
+        "--content",
+        type=Choice(Content),
+        preset=str(Content.FULL),
+        heading=TAKE,
+        help="How closely to look at the bytes: zero pages, PE and ELF headers (headers), entropy and text (full).",
+    )
+    checksum: str = option(
+        "--hash", type=Choice(["sha256", "none"]), preset="sha256", heading=TAKE, help="Checksums of the segments."
+    )
+    max_bytes: int = option(
+        "--max-bytes",
+        type=size,
+        metavar="SIZE",
+        preset="8M",
+        heading=TAKE,
+        help="How many bytes of memory the report may hold: at findings, and the first 256 of segments, flagged first.",
+    )
+    no_bytes: bool = option("--no-bytes", heading=TAKE, is_flag=True, help="No byte of memory is in the report.")
+    layout: str = option(
+        "--format",
+        type=Choice(["html", "json"]),
+        preset="html",
+        help="A page for a browser, or the document that it draws.",
+    )
+    output: str | None = option(
+        "-o",
+        "--output",
+        metavar="FILE",
+        type=OutputPath(),
+        help="The file to write.  [default: STEM.report.html; json: standard output]",
+    )
+    force: bool = option("--force", is_flag=True, help="Replace the output if memcarve wrote it.")
+    title: str | None = option("--title", metavar="TEXT", help="What stands at its top.  [default: the input's name]")
+
+
 class Extents(Group, heading=TAKE):
     """What segments lists."""
 

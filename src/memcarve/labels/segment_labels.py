@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import json
 import re
 from typing import TYPE_CHECKING, Any
@@ -131,6 +132,40 @@ def _area(row: Region) -> dict[str, Any]:
         **({"whole": True} if row.whole else {}),
         **({} if row.detail is None else {"detail": row.detail}),
     }
+
+
+class Words:
+    """A text, or None, for each of many rows: different `values`, and in `codes` the place of each row's (int64)."""
+
+    def __init__(self, values: list[str | None], codes: I64) -> None:
+        self.values = values
+        self.codes = codes
+        self._places = {value: place for place, value in enumerate(values)}
+
+    @classmethod
+    def empty(cls, rows: int) -> Words:
+        """Return None for each of some rows."""
+        return cls([None], np.zeros(rows, np.int64))
+
+    @classmethod
+    def of(cls, texts: Iterable[str | None]) -> Words:
+        """Return the texts of rows."""
+        places: dict[str | None, int] = {}
+        codes = np.array([places.setdefault(text, len(places)) for text in texts], np.int64)
+        return cls([*places], codes)
+
+    def set(self, low: int, end: int, text: str | None) -> None:
+        """Give the rows from `low` to `end` a text; an empty one is None."""
+        place = self._places.setdefault(text or None, len(self.values))
+        if place == len(self.values):
+            self.values.append(text)
+        self.codes[low:end] = place
+
+    def __len__(self) -> int:
+        return len(self.codes)
+
+    def __getitem__(self, row: int) -> str | None:
+        return self.values[int(self.codes[row])]
 
 
 _PLAIN = re.compile(r"[^A-Za-z0-9_.-]+")
@@ -277,6 +312,44 @@ class SegmentLabels:
         if not self._flags_anywhere[index]:
             return {}
         return {flag: int(where[index]) for flag, (held, where) in self._flag_columns.items() if held[index]}
+
+    # all segments at once
+
+    def columns(self) -> dict[str, Words]:
+        """Return the words of all segments: ``protection``, ``permissions``, ``kind``, ``file`` and ``flags``.
+
+        Several words of one segment are joined with commas; of several files it is the first one.
+        """
+        bounds = [*np.flatnonzero(np.diff(self._group_of, prepend=-1)).tolist(), len(self.segments)]
+        protection, kind, file = (Words.empty(len(self.segments)) for _ in range(3))
+        for low, end in itertools.pairwise(bounds):
+            group = self.group(low)
+            protection.set(low, end, ", ".join(group.protections))
+            file.set(low, end, next((name for name, _ in group.files(0)), None))
+            if group.areas:  # how far they reach decides
+                for index in range(low, end):
+                    kind.set(index, index + 1, ", ".join(self.kinds(index)))
+            else:
+                kind.set(low, end, ", ".join(group.region_kinds))
+        found = {"protection": protection, "kind": kind, "file": file}
+        if self._permissions is None:
+            found["permissions"] = Words.empty(len(self.segments))
+        else:
+            bits, codes = np.unique(self._permissions, return_inverse=True)
+            found["permissions"] = Words([", ".join(permission_words(each)) or None for each in bits.tolist()], codes)
+        return found | {"flags": self._flag_words()}
+
+    def _flag_words(self) -> Words:
+        _ = self.flagged  # whose columns are made with it
+        mask = np.zeros(len(self.segments), np.int64)
+        for place, (held, _) in enumerate(self._flag_columns.values()):
+            mask |= held.astype(np.int64) << place
+        bits, codes = np.unique(mask, return_inverse=True)
+        names = [*self._flag_columns]
+        return Words(
+            [", ".join(name for at, name in enumerate(names) if each >> at & 1) or None for each in bits.tolist()],
+            codes,
+        )
 
     @property
     def flagged(self) -> Flagged:

@@ -60,7 +60,7 @@ class Entropy:
             if _ZEROS.startswith(part):
                 self._window[0] += len(part)
             else:
-                self._window += _counts(part)
+                self._window += counts_of(part)
             done += len(part)
             address += len(part)
             if address % WINDOW == 0:
@@ -69,17 +69,17 @@ class Entropy:
     def finish(self) -> tuple[float | None, float | None]:
         """Return the entropy of all and that of the window that has the most, in bits a byte; None of no bytes."""
         self._close()
-        return self._peak if self._windows <= 1 else _bits(self._all), self._peak
+        return self._peak if self._windows <= 1 else bits_of(self._all), self._peak
 
     def _close(self) -> None:
         if self._window.any():
             self._windows += 1
-            self._peak = max(_bits(self._window), self._peak or 0.0)
+            self._peak = max(bits_of(self._window), self._peak or 0.0)
             self._all += self._window
             self._window[:] = 0
 
 
-def _counts(part: memoryview) -> I64:
+def counts_of(part: memoryview) -> I64:
     """Return how often each byte occurs; pages of zeros need not be counted byte by byte."""
     if len(part) % PAGE:
         return np.bincount(np.frombuffer(part, np.uint8), minlength=256)
@@ -91,7 +91,8 @@ def _counts(part: memoryview) -> I64:
     return found
 
 
-def _bits(counts: I64) -> float:
+def bits_of(counts: I64) -> float:
+    """Return the entropy of bytes that occur so often, in bits a byte; they are at least one."""
     there = counts[counts > 0].astype(np.float64)
     whole = float(there.sum())
     return max(float(np.log2(whole) - (there * np.log2(there)).sum() / whole), 0.0)

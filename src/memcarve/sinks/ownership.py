@@ -27,6 +27,8 @@ FLAT = "flat"
 #: the table that scripts read
 SCRIPTS = "memory.json"
 _SCRIPTS_TABLE = re.compile(rb'\{\n "schema": \d+,\n "tool": "memcarve",\n "what": "scripts",\n')
+#: how what a report is written as begins
+_REPORT = re.compile(rb'<!DOCTYPE html>\n<!-- written by memcarve |\{\n "schema": \d+,\n "kind": "memcarve-report",\n')
 _LARGEST = 1 << 28
 _BANNER = 200
 _LONGEST_SUM = 1 << 12
@@ -58,7 +60,7 @@ def foreign(path: str, beside: str | None = None) -> str | None:
         return _foreign_inside(path, _LISTING)
     if stat.S_ISREG(mode):
         with contextlib.suppress(InputError, OSError, ValueError, RecursionError):
-            if any(own(path) for own in (_is_minidump, _is_core, _is_map, _is_archive)) or _flat(path):
+            if any(own(path) for own in (_is_minidump, _is_core, _is_map, _is_archive, _is_report)) or _flat(path):
                 return None
             if beside is not None and _describes(beside, path):
                 return None
@@ -247,6 +249,11 @@ def _is_archive(path: str) -> bool:
         return False
     own = {manifest.MODULES, manifest.SUMS["sha256"]}
     return marked and own <= names and all(manifest.MODULE_FILE.fullmatch(name) for name in names - own)
+
+
+def _is_report(path: str) -> bool:
+    """Return True if a file is a report, its document or its picture, which say so at their beginning."""
+    return _REPORT.match(_head(path)) is not None
 
 
 def _flat(path: str) -> dict[str, Any]:

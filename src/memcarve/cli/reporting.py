@@ -1,0 +1,89 @@
+"""The command that writes a report."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+from memcarve.cli import run_log
+from memcarve.cli.exit_status import COMPLETE, FAILED, INCOMPLETE
+from memcarve.cli.frame import choose, open_input
+from memcarve.cli.progress_bar import ProgressBar
+from memcarve.cli.wording import amount, complain, counted, say, tell
+from memcarve.cli.writing_frame import process_words, recorded, stem_of
+from memcarve.hunting.findings.hunt import every
+from memcarve.report.case_document import CaseDocument, ReportOptions
+from memcarve.report.written_report import HTML, lines, write_case
+
+if TYPE_CHECKING:
+    from memcarve.cli.option_groups import HuntedProcesses, Input, Messages, Record, ReportOutput
+    from memcarve.process import Container
+
+
+def report(
+    file: str,
+    processes: HuntedProcesses,
+    source: Input,
+    write: ReportOutput,
+    record: Record,
+    messages: Messages,
+) -> int:
+    """Write a report about one process, several or all."""
+    options = _options(write, record)
+    with open_input(file, {**vars(source), "hashed": True}, messages, write.output) as container:
+        indexes = _chosen(container, processes)
+        path = write.output
+        if path is None and write.layout == HTML:
+            path = _default(container, indexes, stem_of(source.dump or file))
+        with ProgressBar("looking", messages, data=path is None) as progress:
+            case = CaseDocument(container, indexes, options, progress)
+            if path is None:
+                sys.stdout.writelines(lines(case, write.layout))
+                sys.stdout.flush()
+                notes = case.notes
+            else:
+                notes = [*write_case(case, path, write.layout).notes]
+        for entry, error in case.failed:
+            complain(error, entry)
+        run_log.record_inputs({"files": case.inputs})
+        say(dict.fromkeys([*container.warnings, *notes]), quiet=messages.quiet)
+        tell(_summary(case, path), quiet=messages.quiet)
+        if case.failed and len(case.failed) == len(indexes):
+            return FAILED
+        return INCOMPLETE if case.incomplete else COMPLETE
+
+
+def _options(write: ReportOutput, record: Record) -> ReportOptions:
+    return ReportOptions(
+        content=write.content,
+        split=write.split,
+        sha256=write.checksum != "none",
+        max_bytes=0 if write.no_bytes else write.max_bytes,
+        title=write.title,
+        force=write.force,
+        **recorded(record),
+    )
+
+
+def _chosen(container: Container, processes: HuntedProcesses) -> list[int]:
+    """Return the places of the chosen processes: all if none is named."""
+    named = processes.pid or processes.name is not None
+    if processes.everything or named:
+        chosen = choose(container, processes)
+        return chosen if named else every(container)
+    return every(container)
+
+
+def _default(container: Container, indexes: list[int], stem: str) -> str:
+    """Return the name of a report beside the user: named after the input, and after the process if there are others."""
+    words = [stem]
+    if len(indexes) == 1:
+        words += process_words(container.process(index=indexes[0], half=container.default_half), indexes[0])
+    return ".".join([*words, "report", "html"])
+
+
+def _summary(case: CaseDocument, path: str | None) -> str:
+    counts = case.counts
+    words = [counted(len(case.indexes), "process"), counted(counts.get("segments", 0), "segment")]
+    words += [counted(counts.get("flags", 0), "finding"), f"{amount(case.embedded)} of memory in the report"]
+    return ", ".join(words) + ("" if path is None else f": {path}")
