@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 import numpy as np
 
-from memcarve.backing import fetch_ahead, is_costly, may_have_holes, next_written
+from memcarve.backing import fetch_ahead, is_costly, may_have_holes, next_written, read_pieces
 from memcarve.errors import AddressError, UnreadableError
 from memcarve.intervals import (
     CHUNK,
@@ -372,14 +372,11 @@ class AddressSpace(Intervals):
         self._fill(self.pieces(address, len(view)), view)
 
     def _fill(self, pieces: Iterable[tuple[int, int]], view: memoryview) -> None:
-        done = 0
         if is_costly(self.backing):
             pieces = list(pieces)
             if len(pieces) > 1:
                 fetch_ahead(self.backing, [offset for offset, _ in pieces], [length for _, length in pieces])
-        for offset, length in pieces:
-            self.backing.read_into(offset, view[done : done + length])
-            done += length
+        read_pieces(self.backing, pieces, view)
 
     def find(
         self,

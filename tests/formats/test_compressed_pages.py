@@ -22,7 +22,16 @@ from ntcompress.ntdll import xpress as nt_plain, xpress_huff as nt_huffman
 import xpress_writer
 from files import ROOT
 from memcarve.formats import compressed_pages
-from memcarve.formats.compressed_pages import LZ4, PAGE, XPRESS, XPRESS_HUFFMAN, decode, decode_pages, xpress
+from memcarve.formats.compressed_pages import (
+    LZ4,
+    PAGE,
+    XPRESS,
+    XPRESS_HUFFMAN,
+    check_pages,
+    decode,
+    decode_pages,
+    xpress,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -302,6 +311,92 @@ def test_lz4_blocks() -> None:
         assert one(LZ4, data + b"\0", len(text)) is None
 
 
+def lz4_strictly(data: bytes, size: int) -> bytes | None:
+    """Decode an LZ4 block step by step, as lz4_Block_format.md says; None if it breaks any rule."""
+    found, at = bytearray(), 0
+
+    def more(length: int) -> int:
+        nonlocal at
+        while length >= 0:
+            at += 1
+            length += data[at - 1]
+            if data[at - 1] != 255:
+                break
+        return length
+
+    try:
+        while True:
+            token, at = data[at], at + 1
+            literals = more(15) if token >> 4 == 15 else token >> 4
+            if at + literals > len(data):
+                return None
+            found += data[at : at + literals]
+            at += literals
+            if at == len(data):
+                return bytes(found) if len(found) == size else None
+            offset, at = data[at] | data[at + 1] << 8, at + 2
+            length = (more(15) if token & 15 == 15 else token & 15) + 4
+            if not 0 < offset <= len(found) or len(found) + 12 > size or len(found) + length + 5 > size:
+                return None
+            for _ in range(length):
+                found.append(found[-offset])
+    except IndexError:
+        return None
+
+
+def test_lz4_is_judged_strictly(compiled: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Damaged LZ4 blocks are decoded by the compiled decoder as the rules say; what it takes, cramjam decodes alike."""
+    draw = seeded("LZ4")
+    texts = [bytes(draw.choices(b"abcdefgh", k=800)), b"page" * 200, draw.randbytes(790) + bytes(10), bytes(800)]
+    samples = [lz4.block.compress(text, store_size=False) for text in texts]
+    refused = looser = 0
+    for number in range(800):
+        data = bytearray(samples[number % 4])
+        for _ in range(draw.choice((0, 1, 1, 2, 5))):
+            data[draw.randrange(len(data))] = draw.choice((0, 1, 15, 240, 255, draw.randrange(256)))
+        if draw.random() < 0.2:
+            del data[draw.randrange(len(data)) :]
+        found = []
+        for module in (compiled, None):
+            monkeypatch.setattr(compressed_pages, "_compiled", module)
+            found.append(one(LZ4, bytes(data), 800))
+        assert found[0] == (bytes(data) if len(data) == 800 else lz4_strictly(bytes(data), 800))
+        assert found[0] in (None, found[1])
+        refused += found[0] is None
+        looser += found[0] != found[1]
+    assert 100 < refused < 700
+    assert looser < refused // 4
+
+
+@pytest.mark.usefixtures("each")
+@pytest.mark.parametrize("method", [XPRESS, LZ4])
+def test_checked_pages(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is only checked is found right if it would be decoded, with several threads, too."""
+    draw = seeded(method)
+    texts = [bytes(draw.choices(b"memory", k=PAGE)), bytes(PAGE), (b"stack of a thread " * 228)[:PAGE]]
+    encode = {
+        XPRESS: lambda page: xpress_writer.plain(xpress_writer.tokens(page)),
+        LZ4: lambda page: lz4.block.compress(page, store_size=False),
+    }[method]
+    samples = [encode(text) for text in texts]
+    blocks = [b"", draw.randbytes(PAGE)]
+    for number in range(40):
+        block = bytearray(samples[number % 3])
+        if number > 5:
+            block[draw.randrange(len(block))] = draw.randrange(256)
+        blocks.append(bytes(block) + bytes(number % 13 == 12))
+    sizes = np.array([len(block) for block in blocks])
+    data, begins = np.frombuffer(b"".join(blocks), np.uint8), np.cumsum(sizes) - sizes
+    monkeypatch.setattr(compressed_pages, "_MUCH", 20 * PAGE)
+    monkeypatch.setattr(compressed_pages, "_processors", lambda: 2)
+    sound = check_pages(method, data, begins, sizes)
+    assert sound[:5].tolist() == [False, True, True, True, True]
+    assert not sound.all()
+    assert sound.tolist() == decode_pages(method, data, begins, sizes)[1].tolist()
+    with pytest.raises(ValueError, match="outside"):
+        check_pages(method, data, begins + 1, sizes)
+
+
 @pytest.mark.usefixtures("each")
 def test_blocks_outside() -> None:
     """A block that lies outside of the data or of the target is an error of the caller, and nothing is read there."""
@@ -324,19 +419,24 @@ def test_the_compiled_decoder_checks_its_arguments(compiled: Any) -> None:
     data, target = np.zeros(100, np.uint8), np.zeros(100, np.uint8)
     column, sound = np.zeros(1, np.int64), np.zeros(1, np.bool_)
     for method, columns in (
-        (2, [column] * 4),
+        (3, [column] * 4),
         (0, [column, column, column, np.zeros(2, np.int64)]),
         (0, [column, column + 101, column, column]),
+        (2, [column, column, column, column - 1]),
         (1, [column, column, column + 99, column + 2]),
         (0, [column - 1, column, column, column]),
     ):
         with pytest.raises(ValueError, match="outside"):
             compiled.decode(method, data, target, *columns, sound)
+        if columns[2] is column:
+            with pytest.raises(ValueError, match="outside"):
+                compiled.check(method, data, *columns[:2], columns[3], sound)
 
 
 #: decodes damaged blocks, each in buffers of its own size, with the module that is named
 _ASAN = """
 import importlib.util, random, sys
+import lz4.block
 import numpy as np
 sys.path[:0] = sys.argv[2:]
 import xpress_writer
@@ -347,9 +447,10 @@ draw = random.Random(0)
 texts = [bytes(draw.choices(b"abcdefgh", k=700)), b"page" * 200, draw.randbytes(700), bytes(700), b"0123456789" * 70]
 encoders = xpress_writer.plain, xpress_writer.huffman
 samples = [[encode(xpress_writer.tokens(text)) for text in texts] for encode in encoders]
+samples.append([lz4.block.compress(text, store_size=False) for text in texts])
 zero = np.zeros(1, np.int64)
 for number in range(20000):
-    method = number % 2
+    method = number % 3
     data = bytearray(draw.choice(samples[method]))
     for _ in range(draw.choice((0, 1, 1, 2, 5))):
         data[draw.randrange(len(data))] = draw.randrange(256)
@@ -358,7 +459,11 @@ for number in range(20000):
     size = draw.choice((700, 800, 1, 0, 690, 701, 5000))
     target, sound = np.empty(size, np.uint8), np.zeros(1, np.bool_)
     columns = zero, zero + len(data), zero, zero + size
-    module.decode(method, np.frombuffer(bytes(data), np.uint8).copy(), target, *columns, sound)
+    blocks = np.frombuffer(bytes(data), np.uint8).copy()
+    module.decode(method, blocks, target, *columns, sound)
+    checked = np.ones(1, np.bool_)
+    module.check(method, blocks, *columns[:2], columns[3], checked)
+    assert checked[0] == sound[0]
 print("done")
 """
 

@@ -21,7 +21,7 @@ import pytest
 import memcarve
 import winimage
 from cli import invoke
-from memcarve.backing import Composite, FileBacking, Zeros
+from memcarve.backing import Composite, FileBacking, Zeros, read_pieces
 from memcarve.errors import AddressError, InputError, MemcarveError, SourceReadError, UsageError
 from memcarve.images.windows.resolving import compression_store, invalid_ptes
 from memcarve.images.windows.resolving.compression_store import CompressionStore
@@ -365,7 +365,19 @@ def test_a_composite(tmp_path: Path) -> None:
     whole.read_into(begins[3] + (1 << 39), memoryview(buffer))
     assert bytes(buffer) == bytes(99)
     assert whole.spans(begins[3], 1) is None
+    pieces = [(begins[1] + 9, 100), (begins[1] + PAGE, 7), (5, PAGE), (begins[3] + 70, 10), (begins[2], 2 * PAGE)]
+    wanted = [data[1][9:109], data[1][PAGE : PAGE + 7], data[0][5 : PAGE + 5], bytes(10), data[2][: 2 * PAGE]]
+    assert read_together(whole, pieces) == b"".join(wanted)
+    with pytest.raises(SourceReadError, match="1: ends at"):
+        read_together(whole, [(0, 1), (begins[1] + 2 * PAGE, 2)])
     whole.close()
+
+
+def read_together(backing: Any, pieces: list[tuple[int, int]]) -> bytes:
+    """Read pieces of a backing in one call."""
+    buffer = bytearray(sum(length for _, length in pieces))
+    read_pieces(backing, pieces, memoryview(buffer))
+    return bytes(buffer)
 
 
 # compressed memory
@@ -393,9 +405,10 @@ def test_compressed_pages_are_found(tmp_path: Path, layout: int, mask: int, meth
 def test_compressed_pages_in_bulk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In whatever pieces it is read, and in several threads at once, compressed memory has the same bytes.
 
-    Few decoded pages are kept, so that some are let go of while others read them.
+    Few decoded pages are kept, so that some are let go of while others read them; many are decoded to their places.
     """
     monkeypatch.setattr(compression_store, "_BATCHES", 2)
+    monkeypatch.setattr(compression_store, "_TOGETHER", 4)
     truth = built(tmp_path, left_ram.squeezed(pages=1200))
     found = truth.left[PID].found
     with memcarve.open(truth.path, page_files=files_of(truth)) as container:
@@ -411,6 +424,12 @@ def test_compressed_pages_in_bulk(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
                 pages = range(segment.start, segment.end, PAGE)
                 assert data == b"".join(found[page].data for page in pages)
                 assert memory.read(segment.start + 7, PAGE - 9) == data[7 : PAGE - 2]
+        space = memory.space
+        page, one = next((page, one) for page, one in found.items() if one.origin == "compressed")
+        place = space.offset_of(page)
+        assert read_together(space.backing, [(place, PAGE)] * 5) == 5 * one.data
+        with pytest.raises(SourceReadError, match="key"):
+            read_together(space.backing, [*[(place, PAGE)] * 5, (place ^ 0xFFFFF000, PAGE)])
 
 
 def test_processes_opened_by_several_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ from memcarve.errors import InputError, SourceReadError
 from memcarve.intervals import PAGE
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from typing import Protocol
 
     from memcarve.backing import Backing, FileBacking, Span
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
 
         def read_into(self, offset: int, buffer: memoryview) -> None:
             """Fill `buffer` with the bytes at `offset`, or raise SourceReadError."""
+
+        def read_pieces(self, pieces: Iterable[tuple[int, int]], buffer: memoryview) -> None:
+            """Fill `buffer` with pieces (offset, length), one behind the other, or raise SourceReadError."""
 
 
 MOST = 16  # page files that Windows can have; Linux has up to 29 areas
@@ -51,6 +55,13 @@ class DecodedArea:
         if self.source is None or offset + len(buffer) > self.size:
             raise SourceReadError(f"nothing is decoded at offset 0x{offset:x}", subject=self.path)
         self.source.read_into(offset, buffer)
+
+    def read_pieces(self, pieces: Iterable[tuple[int, int]], buffer: memoryview) -> None:
+        """Fill `buffer` with pieces (offset, length), one behind the other, or raise SourceReadError."""
+        pieces = list(pieces)
+        if self.source is None or any(offset + length > self.size for offset, length in pieces):
+            raise SourceReadError("nothing is decoded there", subject=self.path)
+        self.source.read_pieces(pieces, buffer)
 
     def spans(self, offset: int, size: int) -> list[Span] | None:  # noqa: ARG002 - they lie in no file
         """Return None."""

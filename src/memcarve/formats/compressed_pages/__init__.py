@@ -3,9 +3,10 @@
 A block that has as many bytes as it decodes to is stored as it is. No format has a check sum: a block is right if it
 decodes to exactly the bytes that it should, and if its data end there.
 
-Xpress ([MS-XCA]) is decoded by `_compiled.c`, if it could be built when memcarve was installed, in several threads if
-there is much; else by `xpress.py`, which is slow. LZ4 blocks (lz4_Block_format.md, without a frame) are decoded by
-cramjam.
+Xpress ([MS-XCA]) and LZ4 blocks (lz4_Block_format.md, without a frame) are decoded by `_compiled.c`, if it could be
+built when memcarve was installed, in several threads if there is much; else Xpress by `xpress.py`, which is slow, and
+LZ4 by cramjam. In what breaks LZ4's rules the compiled decoder is the stricter one: cramjam takes matches that lead
+nowhere (an offset of 0), and a few blocks that end with fewer than five literals.
 """
 
 from __future__ import annotations
@@ -30,10 +31,10 @@ except ImportError:  # there was no compiler
 PAGE = 4096
 #: the methods
 XPRESS, XPRESS_HUFFMAN, LZ4 = "Xpress", "Xpress Huffman", "LZ4"
-#: whether Xpress is decoded by compiled code
+#: whether blocks are decoded by compiled code
 IS_COMPILED = _compiled is not None
 
-_NUMBERS = {XPRESS: 0, XPRESS_HUFFMAN: 1}
+_NUMBERS = {XPRESS: 0, XPRESS_HUFFMAN: 1, LZ4: 2}
 _MUCH = 1 << 20  # bytes that are worth a thread
 
 
@@ -46,9 +47,8 @@ def decode(method: str, data: U8, offset: I64, size: I64, target: U8, place: I64
     the sizes of targets and data alone.
     """
     offset, size, place, length = (np.ascontiguousarray(column, np.int64) for column in (offset, size, place, length))
-    for begin, count, most in ((offset, size, len(data)), (place, length, len(target))):
-        if len(begin) and (begin.min() < 0 or count.min() < 0 or (begin > most).any() or (count > most - begin).any()):
-            raise ValueError("a block lies outside of the data or the target")
+    _inside(offset, size, len(data))
+    _inside(place, length, len(target))
     stored = size == length
     for row in np.flatnonzero(stored).tolist():
         target[place[row] : place[row] + length[row]] = data[offset[row] : offset[row] + size[row]]
@@ -60,23 +60,51 @@ def decode(method: str, data: U8, offset: I64, size: I64, target: U8, place: I64
     return sound
 
 
+def _inside(begin: I64, count: I64, most: int) -> None:
+    if len(begin) and (begin.min() < 0 or count.min() < 0 or (begin > most).any() or (count > most - begin).any()):
+        raise ValueError("a block lies outside of the data or the target")
+
+
 def decode_pages(method: str, data: U8, offset: I64, size: I64) -> tuple[U8, Bools]:
     """Decode blocks of a page of 4096 bytes each: return them (uint8, shape (blocks, 4096)), and which are right.
 
     `size` bytes at `offset` of `data`, an array of one dimension, are a block. Those that are wrong are zeros. Raises
     ValueError if a block lies outside of the data.
     """
-    target = np.zeros((len(offset), PAGE), np.uint8)
+    target = np.empty((len(offset), PAGE), np.uint8)  # blocks that are wrong leave zeros
     place = np.arange(len(offset), dtype=np.int64) * PAGE
     length = np.full(len(offset), PAGE, np.int64)
     return target, decode(method, data, offset, size, target.reshape(-1), place, length)
+
+
+def check_pages(method: str, data: U8, offset: I64, size: I64) -> Bools:
+    """Return which blocks `decode_pages` would find right, at less cost: no page is written.
+
+    Raises ValueError if a block lies outside of the data.
+    """
+    if _compiled is None:
+        return decode_pages(method, data, offset, size)[1]
+    offset, size = (np.ascontiguousarray(column, np.int64) for column in (offset, size))
+    _inside(offset, size, len(data))
+    sound: Bools = size == PAGE
+    rows = np.flatnonzero(~sound)
+    offset, size, length = offset[rows], size[rows], np.full(len(rows), PAGE, np.int64)
+    found = np.zeros(len(rows), np.bool_)
+    number, compiled, data = _NUMBERS[method], _compiled, np.ascontiguousarray(data)
+
+    def part(rows: slice) -> None:
+        compiled.check(number, data, offset[rows], size[rows], length[rows], found[rows])
+
+    _in_threads(part, length)
+    sound[rows] = found
+    return sound
 
 
 def _decode(method: str, data: U8, target: U8, offset: I64, size: I64, place: I64, length: I64) -> Bools:
     """Decode blocks that lie inside of data and target, and are compressed."""
     sound: Bools = np.zeros(len(offset), np.bool_)
     data = np.ascontiguousarray(data)
-    if method == LZ4 or _compiled is None:
+    if _compiled is None:
         decode_into = _lz4() if method == LZ4 else _in_python(xpress.plain if method == XPRESS else xpress.huffman)
         source, destination = data.data, target.data
         columns = (offset, offset + size, place, place + length)
@@ -85,26 +113,30 @@ def _decode(method: str, data: U8, target: U8, offset: I64, size: I64, place: I6
         for row in np.flatnonzero(~sound).tolist():
             target[place[row] : place[row] + length[row]] = 0
         return sound
+    number, compiled = _NUMBERS[method], _compiled
+
+    def part(rows: slice) -> None:
+        compiled.decode(number, data, target, offset[rows], size[rows], place[rows], length[rows], sound[rows])
+
+    _in_threads(part, length)
+    return sound
+
+
+def _in_threads(part: Callable[[slice], None], length: I64) -> None:
+    """Call a function for all rows, in parts for as many threads as are worth it for blocks of so many bytes."""
     threads = min(_processors(), int(length.sum()) // _MUCH)
     if threads < 2:  # noqa: PLR2004 - one thread is this one
-        _compiled.decode(_NUMBERS[method], data, target, offset, size, place, length, sound)
-        return sound
+        part(slice(0, len(length)))
+        return
     from concurrent.futures import ThreadPoolExecutor  # takes long to import
 
     # rows may be of any size: parts have as many bytes each, as nearly as they can
     sums = np.cumsum(length)
     ends = np.searchsorted(sums, np.arange(1, threads) * int(sums[-1]) // threads)
-    bounds = [0, *ends.tolist(), len(offset)]
-    number, compiled = _NUMBERS[method], _compiled
-
-    def part(low: int, high: int) -> None:
-        rows = slice(low, high)
-        compiled.decode(number, data, target, offset[rows], size[rows], place[rows], length[rows], sound[rows])
-
+    bounds = [0, *ends.tolist(), len(length)]
     with ThreadPoolExecutor(threads) as pool:
-        for _ in pool.map(part, bounds[:-1], bounds[1:]):
+        for _ in pool.map(part, map(slice, bounds[:-1], bounds[1:])):
             pass
-    return sound
 
 
 def _processors() -> int:

@@ -1,8 +1,9 @@
-/* Decodes many compressed blocks in one call, without Python's lock: [MS-XCA] 2.2.4 (LZ77+Huffman) and 2.4.4 (LZ77).
+/* Decodes many compressed blocks in one call, without Python's lock: [MS-XCA] 2.2.4 (LZ77+Huffman) and 2.4.4 (LZ77),
+ * and LZ4 (lz4_Block_format.md).
  *
- * xpress.py has the same in Python, with the same rules: what one accepts the other does, and what they decode is the
+ * xpress.py has Xpress in Python, with the same rules: what one accepts the other does, and what they decode is the
  * same. The input is hostile: every read and write is checked against the block's own bounds, and what is not written
- * is not read.
+ * is not read. A block without `out` is only checked: what would be written is counted.
  */
 
 #define Py_LIMITED_API 0x030B0000
@@ -13,10 +14,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { PLAIN = 0, HUFFMAN = 1 };
+enum { PLAIN = 0, HUFFMAN = 1, LZ4 = 2 };
 enum { TABLE = 256, SYMBOLS = 512, LONGEST = 15, ENTRIES = 1 << LONGEST, BLOCK = 65536, END = 256 };
 
-/* where a block is read from and written to; `done` bytes are written */
+/* where a block is read from and written to (NULL: nowhere); `done` bytes are written */
 typedef struct {
     const uint8_t *in;
     size_t in_size, at;
@@ -29,10 +30,14 @@ static uint32_t u16(const uint8_t *from) { return from[0] | (uint32_t)from[1] <<
 static uint32_t u32(const uint8_t *from) { return u16(from) | u16(from + 2) << 16; }
 
 /* Copy what lies `offset` bytes back, byte by byte in effect: the source may be what is being written. */
-static int copy_match(Block *block, size_t offset, size_t length)
+static inline int copy_match(Block *block, size_t offset, size_t length)
 {
     if (offset > block->done || length > block->out_size - block->done)
         return 0;
+    if (!block->out) {
+        block->done += length;
+        return 1;
+    }
     uint8_t *to = block->out + block->done;
     const uint8_t *from = to - offset;
     block->done += length;
@@ -46,6 +51,44 @@ static int copy_match(Block *block, size_t offset, size_t length)
             to[at] = from[at];
     }
     return 1;
+}
+
+/* Copy `count` bytes of the input as they are. */
+static inline int copy_literals(Block *block, size_t count)
+{
+    size_t left = block->in_size - block->at, room = block->out_size - block->done;
+    if (count > left || count > room)
+        return 0;
+    if (block->out) {
+        uint8_t *to = block->out + block->done;
+        const uint8_t *from = block->in + block->at;
+        if (count <= 32 && left >= 32 && room >= 32) { /* up to 32 too many, which are written again */
+            memcpy(to, from, 16);
+            memcpy(to + 16, from + 16, 16);
+        } else {
+            memcpy(to, from, count);
+        }
+    }
+    block->at += count;
+    block->done += count;
+    return 1;
+}
+
+/* Return how many of the highest bits are 0, 32 if all are. */
+static inline uint32_t leading_zeros(uint32_t bits)
+{
+    if (!bits)
+        return 32;
+#if defined(__GNUC__)
+    return (uint32_t)__builtin_clz(bits);
+#else
+    uint32_t count = 0;
+    while (!(bits >> 31)) {
+        bits <<= 1;
+        count++;
+    }
+    return count;
+#endif
 }
 
 /* Read a length that its byte says to be longer: two bytes or four, of at least `least`. */
@@ -67,8 +110,7 @@ static int long_length(Block *block, uint32_t least, uint32_t *length)
 static int plain(Block *block)
 {
     const uint8_t *in = block->in;
-    uint32_t flags = 0;
-    int count = 0;
+    uint32_t flags = 0, count = 0; /* the next flag is the highest bit; so many are left */
     size_t half = 0; /* where a byte's high half is still to be used; 0 is never such a place */
 
     while (block->done < block->out_size) {
@@ -79,13 +121,20 @@ static int plain(Block *block)
             block->at += 4;
             count = 32;
         }
-        count--;
-        if (!(flags >> count & 1)) {
-            if (block->at == block->in_size)
+        uint32_t run = leading_zeros(flags);
+        if (run) {
+            if (run > count)
+                run = count;
+            if (run > block->out_size - block->done)
+                run = (uint32_t)(block->out_size - block->done);
+            if (!copy_literals(block, run))
                 return 0;
-            block->out[block->done++] = in[block->at++];
+            flags = (uint32_t)((uint64_t)flags << run);
+            count -= run;
             continue;
         }
+        flags <<= 1;
+        count--;
         if (block->in_size - block->at < 2)
             return 0;
         uint32_t match = u16(in + block->at), length = match & 7;
@@ -190,7 +239,9 @@ static int huffman(Block *block, uint16_t *table)
             if (!take(block, &bits, &spare, (int)(found >> 9)))
                 return 0;
             if (symbol < 256) {
-                block->out[block->done++] = (uint8_t)symbol;
+                if (block->out)
+                    block->out[block->done] = (uint8_t)symbol;
+                block->done++;
                 continue;
             }
             uint32_t length = symbol & 15;
@@ -213,57 +264,130 @@ static int huffman(Block *block, uint16_t *table)
     }
 }
 
-static PyObject *decode(PyObject *module, PyObject *args)
+/* Read what is added to a length of LZ4 that is as long as its four bits can say: bytes up to one that is not 255. */
+static int more_length(Block *block, size_t *length)
 {
-    (void)module;
-    int method;
-    Py_buffer data, target, column[4], sound;
-    if (!PyArg_ParseTuple(args, "iy*w*y*y*y*y*w*", &method, &data, &target, &column[0], &column[1], &column[2],
-                          &column[3], &sound))
-        return NULL;
-    Py_ssize_t rows = sound.len, bad = -1;
+    uint8_t byte;
+    do {
+        if (block->at == block->in_size || *length > block->out_size)
+            return 0;
+        byte = block->in[block->at++];
+        *length += byte;
+    } while (byte == 255);
+    return 1;
+}
+
+static int lz4(Block *block)
+{
+    for (;;) {
+        if (block->at == block->in_size)
+            return 0;
+        uint32_t token = block->in[block->at++];
+        size_t literals = token >> 4, length = (token & 15) + 4;
+        if (literals == 15 && !more_length(block, &literals))
+            return 0;
+        if (!copy_literals(block, literals))
+            return 0;
+        if (block->at == block->in_size)
+            return block->done == block->out_size;
+        if (block->in_size - block->at < 2)
+            return 0;
+        uint32_t offset = u16(block->in + block->at);
+        block->at += 2;
+        if (length == 15 + 4 && !more_length(block, &length))
+            return 0;
+        /* the last match begins 12 bytes before the end at least, and ends 5 before it */
+        size_t room = block->out_size - block->done;
+        if (!offset || room < 12 || length > room - 5 || !copy_match(block, offset, length))
+            return 0;
+    }
+}
+
+/* Whether `count` bytes at `begin` lie in `size` bytes. */
+static int inside(int64_t begin, int64_t count, Py_ssize_t size)
+{
+    return begin >= 0 && count >= 0 && begin <= size && count <= size - begin;
+}
+
+/* Decode blocks into `target`, or check them if that is NULL (`place` then, too); return whether it could be begun. */
+static int run(int method, const Py_buffer *data, const Py_buffer *target, const Py_buffer *offset,
+               const Py_buffer *size, const Py_buffer *place, const Py_buffer *length, const Py_buffer *sound)
+{
+    const Py_buffer *column[4] = {offset, size, length, place};
+    Py_ssize_t rows = sound->len, bad = -1;
     uint16_t *table = NULL;
-    for (int which = 0; which < 4; which++)
-        if (column[which].len != rows * (Py_ssize_t)sizeof(int64_t) || (uintptr_t)column[which].buf % sizeof(int64_t))
+    for (int which = 0; which < (place ? 4 : 3); which++)
+        if (column[which]->len != rows * (Py_ssize_t)sizeof(int64_t) ||
+            (uintptr_t)column[which]->buf % sizeof(int64_t))
             bad = 0;
-    if (method != PLAIN && method != HUFFMAN)
+    if (method != PLAIN && method != HUFFMAN && method != LZ4)
         bad = 0;
     if (bad < 0 && method == HUFFMAN && !(table = malloc(ENTRIES * sizeof *table))) {
         PyErr_NoMemory();
-    } else if (bad < 0) {
-        const int64_t *offset = column[0].buf, *size = column[1].buf, *place = column[2].buf, *length = column[3].buf;
-        uint8_t *flags = sound.buf;
+        return 0;
+    }
+    if (bad < 0) {
+        const int64_t *from = offset->buf, *bytes = size->buf, *whole = length->buf, *to = place ? place->buf : NULL;
+        uint8_t *flags = sound->buf;
         Py_BEGIN_ALLOW_THREADS
         for (Py_ssize_t row = 0; row < rows; row++) {
-            if (offset[row] < 0 || size[row] < 0 || offset[row] > data.len || size[row] > data.len - offset[row] ||
-                place[row] < 0 || length[row] < 0 || place[row] > target.len || length[row] > target.len - place[row]) {
+            if (!inside(from[row], bytes[row], data->len) || whole[row] < 0 ||
+                (target && !inside(to[row], whole[row], target->len))) {
                 bad = row;
                 break;
             }
-            Block block = {(const uint8_t *)data.buf + offset[row], (size_t)size[row], 0,
-                           (uint8_t *)target.buf + place[row], (size_t)length[row], 0};
-            flags[row] = (uint8_t)(method == PLAIN ? plain(&block) : huffman(&block, table));
-            if (!flags[row])
+            Block block = {(const uint8_t *)data->buf + from[row], (size_t)bytes[row], 0,
+                           target ? (uint8_t *)target->buf + to[row] : NULL, (size_t)whole[row], 0};
+            int good = method == PLAIN ? plain(&block) : method == HUFFMAN ? huffman(&block, table) : lz4(&block);
+            flags[row] = (uint8_t)good;
+            if (!good && block.out)
                 memset(block.out, 0, block.out_size);
         }
         Py_END_ALLOW_THREADS
         free(table);
     }
-    for (int which = 0; which < 4; which++)
-        PyBuffer_Release(&column[which]);
-    PyBuffer_Release(&data);
-    PyBuffer_Release(&target);
-    PyBuffer_Release(&sound);
-    if (PyErr_Occurred())
-        return NULL;
     if (bad >= 0)
-        return PyErr_Format(PyExc_ValueError, "row %zd lies outside the data or the target", bad);
+        PyErr_Format(PyExc_ValueError, "row %zd lies outside the data or the target", bad);
+    return bad < 0;
+}
+
+static PyObject *decode(PyObject *module, PyObject *args)
+{
+    (void)module;
+    int method;
+    Py_buffer data, target, offset, size, place, length, sound;
+    if (!PyArg_ParseTuple(args, "iy*w*y*y*y*y*w*", &method, &data, &target, &offset, &size, &place, &length, &sound))
+        return NULL;
+    int done = run(method, &data, &target, &offset, &size, &place, &length, &sound);
+    Py_buffer *all[] = {&data, &target, &offset, &size, &place, &length, &sound};
+    for (size_t which = 0; which < sizeof all / sizeof *all; which++)
+        PyBuffer_Release(all[which]);
+    if (!done)
+        return NULL;
+    Py_RETURN_NONE;
+}
+
+static PyObject *check(PyObject *module, PyObject *args)
+{
+    (void)module;
+    int method;
+    Py_buffer data, offset, size, length, sound;
+    if (!PyArg_ParseTuple(args, "iy*y*y*y*w*", &method, &data, &offset, &size, &length, &sound))
+        return NULL;
+    int done = run(method, &data, NULL, &offset, &size, NULL, &length, &sound);
+    Py_buffer *all[] = {&data, &offset, &size, &length, &sound};
+    for (size_t which = 0; which < sizeof all / sizeof *all; which++)
+        PyBuffer_Release(all[which]);
+    if (!done)
+        return NULL;
     Py_RETURN_NONE;
 }
 
 static PyMethodDef methods[] = {
     {"decode", decode, METH_VARARGS,
      "decode(method, data, target, offset, size, place, length, sound): see the package, which is the only caller."},
+    {"check", check, METH_VARARGS,
+     "check(method, data, offset, size, length, sound): which blocks decode would find right; nothing is written."},
     {NULL, NULL, 0, NULL},
 };
 

@@ -15,20 +15,22 @@ to find it out of others), checked on made machines; of pages: [MS-XCA] (Xpress)
 
 from __future__ import annotations
 
-import itertools
 import threading
 from collections import deque
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from memcarve.backing import read_pieces
 from memcarve.errors import LimitError, SourceReadError
-from memcarve.formats.compressed_pages import LZ4, XPRESS, decode_pages
+from memcarve.formats.compressed_pages import LZ4, XPRESS, check_pages, decode, decode_pages
 from memcarve.images.windows.eprocess import SYSTEM
 from memcarve.images.windows.eprocess_scan import USER_END
 from memcarve.intervals import PAGE, chunks, expand
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from memcarve.dtypes import I64, U8, U64, Bools
     from memcarve.images.windows.resolving.windows_resolver import WindowsResolver
     from memcarve.process import ProcessEntry
@@ -49,9 +51,10 @@ _ARRAY = 0x400  # pages of records in an array
 _BATCH = 1 << 12  # pages of the kernel looked at in one go: 16 MiB
 _PAGES = 1 << 11  # pages decoded in one go: 8 MiB
 _AHEAD = 1 << 8  # pages decoded when one is read: the next in order
+_TOGETHER = 1 << 6  # pages that are decoded straight to where they are asked for
 _BATCHES = 16  # of which so many are kept: 16 MiB
 _ENOUGH, _NEARLY = 16, 0.9  # entries that prove the number of the store, and how many of them must have known keys
-_LOW = np.uint64(PAGE - 1)
+_LOW, _TWELVE = np.uint64(PAGE - 1), np.uint64(12)
 
 
 class Offsets(NamedTuple):
@@ -114,9 +117,15 @@ class _Read(NamedTuple):
 
     def row(self, key: int) -> int:
         """Return the row of a key, -1 if there is none."""
-        at = int(np.searchsorted(self.keys, np.uint64(key), sorter=self.order))
-        found = int(self.order[at]) if at < len(self.order) else -1
-        return found if found >= 0 and int(self.keys[found]) == key else -1
+        return int(self.rows(np.array([key], np.uint64))[0])
+
+    def rows(self, keys: U64) -> I64:
+        """Return the rows of keys (uint64), -1 for those that are not there."""
+        if not len(self.order):
+            return np.full(len(keys), -1)
+        at = np.searchsorted(self.keys, keys, sorter=self.order)
+        found = self.order[np.minimum(at, len(self.order) - 1)]
+        return np.where(self.keys[found] == keys, found, -1)
 
 
 class CompressionStore:
@@ -176,7 +185,9 @@ class CompressionStore:
         rows = rows[np.argsort(place[rows], kind="stable")]  # region by region
         for part in chunks(len(rows), _PAGES):
             some = rows[part]
-            good[some] = self._decoded(place[some], size[some])[1]
+            data, at, full = self._gathered(place[some], size[some])
+            good[some] = ~full
+            good[some[full]] = check_pages(self._method, data, at[full], size[some[full]])
         fresh = np.flatnonzero(good & ~np.isin(unique, self._read.keys))
         self._read = self._read.extended(fresh[np.argsort(first[fresh], kind="stable")], unique, place, size)
         found: Bools = good[inverse]
@@ -193,6 +204,42 @@ class CompressionStore:
             buffer[done : done + count] = pages[at + away : at + away + count]
             done += count
 
+    def read_pieces(self, pieces: Iterable[tuple[int, int]], buffer: memoryview) -> None:
+        """Fill `buffer` with pieces (offset, length), one behind the other; raises what `read_into` does.
+
+        Many whole pages are decoded to where they belong, without being kept.
+        """
+        rows = list(pieces)
+        table = np.array(rows, np.uint64).reshape(-1, 2)
+        count = (table[:, 1] >> _TWELVE).astype(np.int64)
+        if int(count.sum()) < _TOGETHER or (table & _LOW).any():
+            done = 0
+            for offset, length in rows:
+                self.read_into(offset, buffer[done : done + length])
+                done += length
+            return
+        row, step = expand(count)
+        keys = (table[row, 0] >> _TWELVE) + step.astype(np.uint64)
+        for part in chunks(len(keys), _PAGES):
+            self._decode_into(keys[part], np.frombuffer(buffer[part.start * PAGE : part.stop * PAGE], np.uint8))
+
+    def _decode_into(self, keys: U64, target: U8) -> None:
+        """Decode pages by their keys (uint64) into a target; raises SourceReadError."""
+        read = self._read
+        rows = read.rows(keys)
+        known = rows >= 0
+        data, at, full = self._gathered(read.place[rows], read.size[rows])
+        place, length = np.arange(len(keys)) * PAGE, np.full(len(keys), PAGE)
+        # a page of 0 bytes is zeros, which stay if data do not decode
+        sound = known & (decode(self._method, data, at, read.size[rows], target, place, length) | ~full)
+        if not sound.all():
+            raise self._damaged(int(keys[np.argmin(sound)]))
+
+    def _damaged(self, key: int) -> SourceReadError:
+        return SourceReadError(
+            f"the compressed page with the key 0x{key:x} cannot be decoded", subject=self._resolver.files.path
+        )
+
     def _ahead(self, key: int) -> tuple[memoryview, int]:
         """Decode a page, and those that come next with it; return what it lies in, and where."""
         read = self._read
@@ -201,9 +248,7 @@ class CompressionStore:
         keys = [] if begin < 0 else read.keys[rows].tolist()
         pages, sound = self._decoded(read.place[rows], read.size[rows]) if keys else (None, None)
         if pages is None or sound is None or not sound[0]:
-            raise SourceReadError(
-                f"the compressed page with the key 0x{key:x} cannot be decoded", subject=self._resolver.files.path
-            )
+            raise self._damaged(key)
         view = pages.reshape(-1).data
         right = np.flatnonzero(sound).tolist()
         kept = [keys[number] for number in right]
@@ -281,23 +326,31 @@ class CompressionStore:
 
     def _decoded(self, place: U64, size: I64) -> tuple[U8, Bools]:
         """Return pages (uint8, shape (n, 4096)) that are `size` bytes at `place` of the owner; and which are right."""
+        data, at, full = self._gathered(place, size)
+        if full.all():
+            return decode_pages(self._method, data, at, size)
+        pages, sound = np.zeros((len(place), PAGE), np.uint8), ~full
+        pages[full], sound[full] = decode_pages(self._method, data, at[full], size[full])
+        return pages, sound
+
+    def _gathered(self, place: U64, size: I64) -> tuple[U8, I64, Bools]:
+        """Return the owner's memory (uint8) that has `size` bytes at each `place`, and where in it they are (int64).
+
+        And which have any at all (bool): a page of 0 bytes is zeros.
+        """
         first, last = place & ~_LOW, (place + np.maximum(size, 1).astype(np.uint64) - np.uint64(1)) & ~_LOW
         full = size > 0
         numbers = np.unique(np.concatenate([first[full], last[full]]))
-        data = np.zeros(max(len(numbers), 1) * PAGE, np.uint8)
+        data = np.empty(max(len(numbers), 1) * PAGE, np.uint8)
         row = self._owner.rows_of(numbers)
         offset = self._owner.offset[row] + (numbers - self._owner.start[row])
         first_of = np.flatnonzero(np.append(True, np.diff(offset) != np.uint64(PAGE))[: len(offset)])
-        view, read_into = data.data, self._owner.backing.read_into
-        bounds = itertools.pairwise([*(first_of * PAGE).tolist(), len(numbers) * PAGE])
-        for begin, (low, high) in zip(offset[first_of].tolist(), bounds, strict=True):
-            read_into(begin, view[low:high])
+        length = np.diff(np.append(first_of, len(numbers))) * PAGE
+        pieces = zip(offset[first_of].tolist(), length.tolist(), strict=True)
+        read_pieces(self._owner.backing, pieces, data[: len(numbers) * PAGE].data)
         # what straddles two pages is in one piece: the second one comes right behind the first
         at = np.searchsorted(numbers, first).astype(np.int64) * PAGE + (place & _LOW).astype(np.int64)
-        pages = np.zeros((len(place), PAGE), np.uint8)
-        sound = size == 0  # a page of zeros
-        pages[full], sound[full] = decode_pages(self._method, data, at[full], size[full])
-        return pages, sound
+        return data, at, full
 
 
 def find_store(resolver: WindowsResolver) -> tuple[CompressionStore | None, str]:
