@@ -23,7 +23,7 @@ import winimage
 from cli import invoke
 from memcarve.backing import Composite, FileBacking, Zeros, read_pieces
 from memcarve.errors import AddressError, InputError, MemcarveError, SourceReadError, UsageError
-from memcarve.images.windows.resolving import compression_store, invalid_ptes
+from memcarve.images.windows.resolving import compression_store, invalid_ptes, paged_tables
 from memcarve.images.windows.resolving.compression_store import CompressionStore
 from memcarve.permissions import origin
 from memcarve.sinks.extract import extract
@@ -196,6 +196,64 @@ def test_counts(truth: Truth) -> None:
     assert pages["in_file"] == reasons.count("in the mapped file")
     assert pages["never_touched"] >= reasons.count("zeros that nobody wrote yet")
     assert pages["compressed"] == 0
+
+
+# page tables that left memory
+
+
+@pytest.fixture(scope="module")
+def left_tables(tmp_path_factory: pytest.TempPathFactory) -> Truth:
+    """Return an image of a process whose page tables left memory."""
+    return built(tmp_path_factory.mktemp("tables"), left_ram.tables_left(), 9)
+
+
+@pytest.mark.parametrize(("layout", "mask"), [(9, MASK), *some([(9, 0), (23, MASK)], 2)])
+def test_tables_that_left_memory(left_tables: Truth, tmp_path: Path, layout: int, mask: int) -> None:
+    """What tables in page files and in the store lead to is found; what cannot be a table of now leads nowhere."""
+    usual = (layout, mask) == (9, MASK)
+    truth = left_tables if usual else built(tmp_path, left_ram.tables_left(mask), layout)
+    left = truth.left[PID]
+    with memcarve.open(truth.path, page_files=files_of(truth)) as container:
+        assert_found(truth, container.process(PID))
+        memory = container.process(PID, half="user")
+        assert any("not followed" in note for note in memory.notes)
+        # what is named twice, is not there, or names a page in memory
+        assert (memory.pages or {})["paged_tables"] == 8
+        index = next(number for number, entry in enumerate(container.processes()) if entry.pid == PID)
+        for page, one in [*left.found.items()][::5]:
+            assert container.open_span(index, page + 1, page + 9).read(page + 1, 8) == one.data[1:9]
+    origins = {one.origin for one in left.found.values()}
+    assert {"pagefile", "compressed", "prototype", "prototype+pagefile", "prototype+compressed"} < origins
+    with memcarve.open(truth.path, pages_from="ram") as container:
+        memory = container.process(PID)
+        there = {page for extent in memory.space.extents() for page in range(extent.start, extent.end, PAGE)}
+        moved = {page for page, one in left.found.items() if one.origin == "transition"}
+        assert {page for page in there if page < USER_END} == {*moved, *truth.frames(PID, "user")[0].tolist()}
+        assert (memory.pages or {})["paged_tables"] > 8
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_damaged_tables_in_page_files(
+    left_tables: Truth, tmp_path: Path, seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever tables in page files say, they are bounded, and what is found can be read."""
+    rng = seeded(seed)
+    truth = left_tables
+    paths = []
+    places = [number << 32 for number in range(1, 64)]
+    for number, path in truth.page_files.items():
+        words = np.fromfile(path, np.uint64)
+        tables = np.flatnonzero((words & np.uint64(0x801) == 0) & (words != 0) & (words >> np.uint64(52) == 0))
+        for place in rng.choices(tables.tolist(), k=(20, 400)[seed]):
+            words[place] = rng.choice((rng.getrandbits(64), rng.choice(places) | number << 12 | 0x84 | MASK, 0x84, 1))
+        paths.append(f"{number}={tmp_path / str(number)}")
+        words.tofile(tmp_path / str(number))
+    monkeypatch.setattr(paged_tables, "_MOST_TABLES", 4)
+    with memcarve.open(truth.path, page_files=paths) as container:
+        memory = container.process(PID)
+        assert any("more than 4 page tables are paged out" in note for note in memory.notes)
+        for segment in memory.segments():
+            memory.read(segment.start, min(segment.size, 1 << 16))
 
 
 # how entries are read
@@ -666,6 +724,28 @@ def test_memprocfs_decompresses_the_same(tmp_path: Path, layout: int) -> None:
             if memory.space.at(page) is not None:
                 expected = hashlib.blake2b(memory.read(page, PAGE), digest_size=8).hexdigest()
             assert theirs.get(str(page)) == expected, hex(page)
+
+
+def test_memprocfs_finds_the_same_with_tables_in_memory(left_tables: Truth, tmp_path: Path) -> None:
+    """MemProcFS follows no table that left memory; if they are all in memory it reads what memcarve finds without."""
+    skip_without()
+    left = left_tables.left[PID]
+    here = built(tmp_path, left_ram.tables_left()._replace(tables=()), 9)
+    options = [word for number, path in here.page_files.items() for word in (f"-pagefile{number}", path)]
+    # what is below the ring is no table's
+    pages = [page for page in left.found if here.left[PID].found.get(page) == left.found[page]]
+    wanted = json.dumps({PID: [(page, 1) for page in pages]})
+    told = json.loads(run_memprocfs(here.path, *options, stdin=wanted, package=with_xpress(tmp_path)))
+    theirs = next(one["pages"] for one in told if one["pid"] == PID)
+    with memcarve.open(left_tables.path, page_files=files_of(left_tables)) as container:
+        memory = container.process(PID)
+        same = 0
+        for page in pages:
+            own = hashlib.blake2b(memory.read(page, PAGE), digest_size=8).hexdigest()
+            # it reads nothing where a process has no page table
+            same += theirs.get(str(page)) == own
+            assert theirs.get(str(page)) == own or page >= 0x3A001000000, hex(page)
+    assert same > 150
 
 
 # hostile

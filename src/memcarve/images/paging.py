@@ -164,17 +164,30 @@ def absent(
     return Absent(address[order], size[order], types, offsets, walking.absent.kinds(types, offsets))
 
 
+class PagedTables(NamedTuple):
+    """Entries above the lowest level that are not 0 and lead to no frame, in columns, a row an entry.
+
+    `address` is the first one that it is about, `word` the entry (both uint64), `depth` the level at which it stands
+    (int64): an index into the mode's levels.
+    """
+
+    address: U64
+    word: U64
+    depth: I64
+
+
 class Invalid(NamedTuple):
     """What Windows keeps in entries of the lowest level that hold no frame: columns sorted by address, a row a page.
 
     `address` and `word` (uint64): the entry, never 0. `unknown` are the addresses below tables that are not in the
-    image or are paged out themselves: nothing is known of their entries. `cut`: there were more than the limit has
-    pages, and none are given.
+    image or are paged out themselves: nothing is known of their entries. `paged` are the entries for the latter.
+    `cut`: there were more than the limit has pages, and none are given.
     """
 
     address: U64
     word: U64
     unknown: Intervals
+    paged: PagedTables
     cut: bool
 
 
@@ -201,7 +214,9 @@ def walk_invalid(
     address, word = (np.concatenate([none, *column]) for column in zip((none, none), *walking.invalid, strict=True))
     order = np.argsort(address, kind="stable")
     unknown = union(*(Intervals(*part) for part in walking.unknown))
-    return pages, Invalid(address[order], word[order], unknown, walking.cut)
+    above = [np.concatenate([none, *column]) for column in zip((none,) * 3, *walking.paged, strict=True)]
+    paged = PagedTables(above[0], above[1], above[2].astype(np.int64))
+    return pages, Invalid(address[order], word[order], unknown, paged, walking.cut)
 
 
 class _Entries(NamedTuple):
@@ -232,6 +247,8 @@ class _Walk:
         self.cut = False
         #: what is below tables that cannot be read: first addresses and sizes
         self.unknown: list[tuple[U64, U64]] = []
+        #: entries for those of them that are paged out: address, word, level
+        self.paged: list[tuple[U64, U64, U64]] = []
         self.batch = max(_BATCH // self.mode.page, 1)
         self.claiming = False
         self.counts: dict[str, int] = {}
@@ -264,7 +281,7 @@ class _Walk:
         self.found.clear()
         self.kept = None if self.kept is None else []
         self.invalid = None if self.invalid is None else []
-        self.unknown, self.cut, self.left_invalid = [], False, self.most_invalid
+        self.unknown, self.paged, self.cut, self.left_invalid = [], [], False, self.most_invalid
         self.walked = [{} for _ in self.mode.levels]
         self.again = [[] for _ in self.mode.levels]
 
@@ -528,6 +545,7 @@ class _Walk:
         asked = self._asked_for(address, shift)
         if depth < len(self.mode.levels) - 1:
             self._note_unknown(address[asked], shift)
+            self.paged.append((address[asked], words[row, column][asked], np.full(int(asked.sum()), depth, np.uint64)))
         elif self.invalid is not None and not self.cut:
             self.left_invalid -= int(asked.sum())
             self.cut = self.left_invalid < 0

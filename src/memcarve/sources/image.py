@@ -390,7 +390,8 @@ class ImageContainer(Container):
             remarks += found.notes
             if PAGED_OUT in {REASONS[reason] for reason in np.unique(found.elsewhere.reason).tolist()}:
                 remarks += self._page_files.unread(found.placed.offset)
-        remarks += self._remarks(entry, pages, missing, table, half)
+        counts = pages.counts if found is None else {**pages.counts, **found.counts}
+        remarks += self._remarks(entry, pages._replace(counts=counts), missing, table, half)
         if space.repeated:
             remarks.append(
                 f"{space.repeated} bytes of the kernel half are mapped again by shared page tables: they are in no "
@@ -412,7 +413,7 @@ class ImageContainer(Container):
             notes=[*notes, *map(Note, remarks)],
             metadata=functools.partial(self._metadata, entry, table),
             half=half,
-            pages=pages.counts if found is None else {**pages.counts, **found.counts},
+            pages=counts,
             file=self.stored,
             auxiliary_vector=None if known is None else known.auxiliary_vector(entry),
         )

@@ -22,6 +22,8 @@ from winimage.userland import IMAGE_MAP, Vad
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from numpy.typing import NDArray
+
     from winimage.compression import Store
     from winimage.layouts import Layout
     from winimage.physical import Physical
@@ -98,8 +100,21 @@ class Private(NamedTuple):
         return Vad(self.start, len(self.kinds) * PAGE)
 
 
+class PagedTable(NamedTuple):
+    """A page table that left memory, or a directory of such (`level` 2), or a table of those (3): that of an address.
+
+    It is ``pagefile N``, ``compressed KIND``, ``transition``, ``beyond N``, ``demand-zero`` or ``pointer``; ``ring N``:
+    in page file N, where its first entry names itself; ``again``: its entry names the place of the table before.
+    Lower ones come first.
+    """
+
+    level: int
+    address: int
+    kind: str
+
+
 class LeftRam(NamedTuple):
-    """What of a process left memory: `views` and `private` pages.
+    """What of a process left memory: `views` and `private` pages; and which `tables` that would lead there.
 
     `new` is the layout of entries, and `mask` what is put into those that are not valid.
     """
@@ -108,6 +123,7 @@ class LeftRam(NamedTuple):
     private: tuple[Private, ...] = ()
     new: bool = True
     mask: int = 1 << 45
+    tables: tuple[PagedTable, ...] = ()
 
     def entry(self, number: int, place: int, *, raw: bool = False) -> int:
         """Return the software entry for a page of a page file; `raw`: the mask is not put in, and it says so."""
@@ -149,6 +165,8 @@ class Left:
         self.entries: dict[int, int] = {}
         self._array: dict[int, int] = {}
         self._prototype: dict[int, tuple[str, int]] = {}
+        self._words: dict[tuple[int, int], int] = {}
+        self._last_table = 0
 
     def _paged(self, number: int, owner: int, address: int, *, jumps: bool = True) -> tuple[int, bytes]:
         """Put a page into a page file; return which page of it, and its bytes."""
@@ -189,6 +207,52 @@ class Left:
         for part in self.plan.private:
             for page, kind in enumerate(part.kinds):
                 self._private(part.start + page * PAGE, kind)
+        self._words = {(0, address >> 12): entry for address, entry in self.entries.items()}
+        for table in self.plan.tables:
+            self._page_out(table)
+
+    def _page_out(self, table: PagedTable) -> None:
+        """Take a table out of memory. Nobody follows one that holds what only tables in memory do."""
+        shift = 12 + 9 * table.level
+        key, word, number = table.address >> shift, *table.kind.partition(" ")[::2]
+        words = np.zeros(512, U64)
+        for each in [each for each in self._words if each[0] == table.level - 1 and each[1] >> 9 == key]:
+            words[each[1] & 511] = self._words.pop(each)
+        followed = word in {"pagefile", "compressed", "transition"} and number != "broken"
+        if word != "transition":
+            held = words & U64(_PROTOTYPE | _TRANSITION) == U64(_TRANSITION)
+            followed &= not (held | (words & U64(1) != 0)).any()
+        self._words[table.level, key] = self._entry_of_table(word, number, words)
+        for address in [*self.found, *self.lost]:
+            if address >> shift == key and not followed:
+                self.found.pop(address, None)
+                self.lost[address] = "its page table is not in memory"
+                if word == "ring" and table.level > 1:  # it is a table of its own, too, and a page
+                    del self.lost[address]
+                    self.found[table.address] = Found("pagefile", words.tobytes())
+
+    def _entry_of_table(self, word: str, number: str, words: NDArray[np.uint64]) -> int:
+        """Put a table somewhere, and return the entry that names it."""
+        if word in {"pagefile", "ring"}:
+            place, _ = self._paged(int(number), _SECTIONS + 4, 0, jumps=False)
+            self._last_table = self.plan.entry(int(number), place)
+            if word == "ring":
+                words[0] = self._last_table
+            self.files[int(number)][place] = words.tobytes()
+            return self._last_table
+        if word == "compressed":
+            assert self.store is not None
+            return self.plan.entry(NUMBER, self.store.add(number, words.tobytes()))
+        if word == "transition":
+            frame = self.physical.take(1)
+            self.physical.store(words.tobytes(), frame)
+            return self.plan.moved(int(frame[0]))
+        return {
+            "again": self._last_table,
+            "beyond": self.plan.entry(int(number or 0), 0x100000),
+            "demand-zero": self.plan.nothing,
+            "pointer": 0xFFFF8A0012345678 << 16 & _MASK64 | _PROTOTYPE | 1 << 5,
+        }[word]
 
     def _view(self, view: View, pool: Pool, layout: Layout, node: int) -> None:
         pages = len(view.prototypes)
@@ -305,8 +369,8 @@ class Left:
 
     def map(self, tables: Tables) -> None:
         """Write the process's own entries."""
-        for address, entry in self.entries.items():
-            tables.put(0, address >> 12, entry)
+        for (level, key), entry in self._words.items():
+            tables.put(level, key, entry)
 
     def _private(self, address: int, kind: str) -> None:
         word, _, number = kind.partition(" ")
@@ -406,6 +470,47 @@ def everything(*, new: bool = True, mask: int = 1 << 45, tables: bool = False) -
         Private(0x30100000000, ("pagefile 0", "pagefile 1", "raw 0", "demand-zero", "transition", "beyond 0") * 20),
     )
     return LeftRam(views, private, new, mask)
+
+
+#: kinds of private pages of which nothing keeps their table in memory
+_ALL_OUT = ("pagefile 0", "pagefile 1", "demand-zero", "compressed packed", "beyond 0", "raw 1")
+_TABLE, _DIRECTORY = 1 << 21, 1 << 30
+
+
+def tables_left(mask: int = 1 << 45, *, memory: bool = True) -> LeftRam:
+    """Return a process whose page tables left memory, in every way; and directories of them, one level above another.
+
+    With `memory`, tables in transition, which lead to memory, are among them.
+    """
+    prototypes = ("valid", "transition", "pagefile 0", "in-file", "zero", "compressed packed")
+    own = ("zero", "pointer", "by-vad", "copy-paged", "zero", "pointer")
+    first, nested = 0x32000000000, 0x3A000000000
+    kinds = ("pagefile 0", "compressed packed", "compressed raw", "pagefile 1", "beyond 0", "demand-zero", "pointer",
+             "pagefile 0", "compressed broken", "ring 0", "again", *(("transition",) if memory else ()))  # fmt: skip
+    # what tells how entries are read is in memory
+    private, tables, views = [MOVED, Private(0x30100000000, ("compressed packed",) * 24)], [], []
+    for number, kind in enumerate(kinds):
+        start = first + number * _TABLE
+        # the eighth has an entry that only a table in memory has
+        more = ("transition",) if number == 7 or kind == "transition" else ()
+        private.append(Private(start, (*_ALL_OUT, *more, *_ALL_OUT)))
+        views.append(View(start + 0x100000, prototypes * 2, own * 2, ("image", "shared")[number % 2]))
+        tables.append(PagedTable(1, start, kind))
+    for number in range(3):
+        start = nested + number * _TABLE
+        private.append(Private(start, _ALL_OUT * 2))
+        views.append(View(start + 0x100000, prototypes, own[: len(prototypes)], "shared"))
+        tables.append(PagedTable(1, start, ("pagefile 0", "compressed packed", "beyond 0")[number]))
+    # a view where a directory has no table at all
+    views.append(View(nested + 8 * _TABLE, prototypes, (), "shared", tables=False))
+    private.append(Private(nested + 2 * _DIRECTORY, _ALL_OUT))
+    tables += [
+        PagedTable(2, nested, "pagefile 1"),
+        PagedTable(1, nested + 2 * _DIRECTORY, "pagefile 1"),
+        PagedTable(2, nested + 2 * _DIRECTORY, "ring 1"),
+        PagedTable(3, nested, "compressed packed"),
+    ]
+    return LeftRam(tuple(views), tuple(private), mask=mask, tables=tuple(tables))
 
 
 def squeezed(mask: int = 1 << 45, pages: int = 240) -> LeftRam:

@@ -85,7 +85,7 @@ class Tables:
         self.views: dict[int, int] = {}
         self.entries: list[dict[int, int]] = [{}, {}, {}, {}]
         self.planned: list[Pages] = []
-        self._leaves: list[list[tuple[NDArray[np.uint64], NDArray[np.uint64]]]] = [[], [], []]
+        self._leaves: list[list[tuple[NDArray[np.uint64], NDArray[np.uint64]]]] = [[], [], [], []]
         self._absent: Counter[str] = Counter()
         #: entries that are not zero, by page table
         self._used: dict[int, int] = {}
@@ -151,9 +151,8 @@ class Tables:
                 if (level, key) in self.turns:
                     pointers[number] = self.turns[level, key](frame)
             keys, entries = tables, pointers
-            if level < 3:
-                more = self._collected(level)
-                keys, entries = np.concatenate([keys, more[0]]), np.concatenate([entries, more[1]])
+            more = self._collected(level)
+            keys, entries = np.concatenate([keys, more[0]]), np.concatenate([entries, more[1]])
             self.entries[level] = dict(zip(keys.tolist(), entries.tolist(), strict=True))
         return self.entries[3]
 

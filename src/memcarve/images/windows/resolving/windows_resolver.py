@@ -9,11 +9,11 @@ transition, or name a place in a page file or in the mapped file.
 from __future__ import annotations
 
 import functools
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from memcarve.errors import LimitError, UsageError
+from memcarve.errors import LimitError, SourceReadError, UsageError
 from memcarve.images.nonresident import KINDS, Found, Gathered, not_physical, space_of
 from memcarve.images.paging import default_limit, walk_invalid
 from memcarve.images.structure_reader import Reader
@@ -21,6 +21,7 @@ from memcarve.images.windows import vads
 from memcarve.images.windows.eprocess_scan import USER_END
 from memcarve.images.windows.resolving import invalid_ptes as ptes
 from memcarve.images.windows.resolving.compression_store import CompressionStore, find_store
+from memcarve.images.windows.resolving.paged_tables import tables_below
 from memcarve.images.windows.resolving.prototype_arrays import arrays
 from memcarve.images.x86_entries import X86Entries
 from memcarve.intervals import PAGE, TOP, Intervals, chunks, union
@@ -32,6 +33,7 @@ from memcarve.missing import (
     NOT_PROVEN,
     OUTSIDE,
     PAGED_OUT,
+    REASONS,
     UNKNOWN_PROTOTYPE,
     UNKNOWN_TABLE,
     MissingMemory,
@@ -57,6 +59,18 @@ _LARGEST = 1 << 33  # bytes of tables' claims that are walked for that
 _STORE_BUILD = 10240  # from here on memory is compressed
 _EIGHT, _TWELVE = np.uint64(3), np.uint64(12)
 _LOW = np.uint64(PAGE - 1)
+_ZERO = REASONS.index(DEMAND_ZERO)
+
+
+class Stored(NamedTuple):
+    """Where pages lie that were paged out, in columns: `offset` in the backing (uint64), and `flags` (uint8).
+
+    The flags are 0 of those that are nowhere; these have a `reason`, an index into REASONS (uint8).
+    """
+
+    offset: U64
+    flags: U8
+    reason: U8
 
 
 class WindowsResolver:
@@ -100,7 +114,13 @@ class WindowsResolver:
         """Return what page tables map of ``start <= x < end``, and what else can be found there. Raises LimitError."""
         pages, invalid = walk_invalid(self.memory, table, start, end, limit)
         most = (default_limit(self.memory) if limit is None else limit) // PAGE
-        return pages, _Resolving(self, pages, invalid, most).run(entry, start, min(end, TOP))
+        if not len(invalid.paged.word) or entry.ended or invalid.cut:
+            return pages, _Resolving(self, pages, invalid, most).run(entry, start, min(end, TOP))
+        below = tables_below(self, invalid, table.mode.levels, (start, end), most)
+        found = _Resolving(self, pages, below.invalid, most).run(entry, start, min(end, TOP))
+        found.notes.extend(below.notes)
+        found.counts["paged_tables"] = pages.counts["paged_tables"] + below.change
+        return pages, found
 
     def views(self, entry: ProcessEntry) -> tuple[Reader, Tree, list[vads.Node]] | None:
         """Return the VADs of a process, and what reads them; None if they are not known."""
@@ -142,6 +162,50 @@ class WindowsResolver:
             words[mine] = data[row, ((addresses[mine] & _LOW) >> _EIGHT).astype(np.int64)]
             held[mine] = there[row]
         return words, held
+
+    def stored(self, words: U64) -> Stored:
+        """Return where the pages are that software entries (uint64) name."""
+        count = len(words)
+        offset, flags = np.zeros(count, np.uint64), np.zeros(count, np.uint8)
+        layout = self.layout[0]
+        if layout is None:
+            zero = words >> np.uint64(32) == 0
+            return Stored(offset, flags, np.where(zero, _ZERO, REASONS.index(NOT_PROVEN)).astype(np.uint8))
+        numbers, pages = layout.place(words)
+        zero = pages == 0
+        place, given, held = self.files.place(numbers, pages)
+        held &= ~zero
+        self.files.check(numbers[held], pages[held])
+        offset[held], flags[held] = place[held], PAGEFILE
+        rest = ~given & ~zero
+        if (~zero & (~given | (numbers > 1))).any():
+            self._compressed(numbers, pages, rest, offset, flags)
+        in_store = (numbers > 1) & ((self.windows.kernel.version.build or 0) >= _STORE_BUILD)
+        reason = np.where(in_store, REASONS.index(COMPRESSED), REASONS.index(PAGED_OUT))
+        reason[given] = REASONS.index(BEYOND_PAGE_FILE)
+        reason[zero] = _ZERO
+        return Stored(offset, flags, reason.astype(np.uint8))
+
+    def _compressed(self, numbers: U8, pages: U64, chosen: Bools, offset: U64, flags: U8) -> None:
+        """Write `offset` and `flags` of those of some chosen pages that the compression store has."""
+        store, area = self.store, self.files.area
+        if store is None or area is None:
+            return
+        keys, mine = store.keys(numbers, pages)
+        rows = np.flatnonzero(mine & chosen)
+        rows = rows[store.sound(keys[rows])]
+        offset[rows] = np.uint64(area.begin) + (keys[rows] << _TWELVE)
+        flags[rows] = DECOMPRESSED
+
+    def contents(self, offset: U64) -> tuple[U64, Bools]:
+        """Return pages at offsets of the backing (uint64): words, shape (n, 512); and which can be read (bool)."""
+        words, there = np.zeros((len(offset), PAGE // 8), np.uint64), np.ones(len(offset), np.bool_)
+        for row, at in enumerate(offset.tolist()):
+            try:
+                self.files.backing.read_into(at, memoryview(words[row]).cast("B"))
+            except SourceReadError:
+                there[row] = False
+        return words, there
 
     @functools.cached_property
     def store(self) -> CompressionStore | None:
@@ -298,47 +362,17 @@ class _Resolving:
         """Resolve pages (uint64) by entries that name a place in a page file, or nothing but a protection."""
         if not len(address):
             return
-        gathered, files = self.gathered, self.resolver.files
-        layout, why = self.resolver.layout
-        if layout is None:
-            zero = words >> np.uint64(32) == 0
-            if not zero.all():
-                self.unproven = why
-            gathered.lose(address[~zero], NOT_PROVEN)
-        else:
-            numbers, pages = layout.place(words)
-            zero = pages == 0
-        self._zeros(address[zero], flags)
-        if layout is None:
-            return
-        address, numbers, pages = address[~zero], numbers[~zero], pages[~zero]
-        offset, given, held = files.place(numbers, pages)
-        files.check(numbers[held], pages[held])
-        gathered.place(address[held], not_physical(offset[held]), offset[held], flags | PAGEFILE)
-        gathered.lose(address[given & ~held], BEYOND_PAGE_FILE)
-        rest = ~given
-        if rest.any() or (given & (numbers > 1)).any():
-            rest &= ~self._compressed(address, numbers, pages, rest, flags)
-        build = self.resolver.windows.kernel.version.build or 0
-        store = rest & (numbers > 1) & (build >= _STORE_BUILD)
-        gathered.lose(address[store], COMPRESSED)
-        if store.any() and self.resolver.no_store:
+        gathered, found = self.gathered, self.resolver.stored(words)
+        self._zeros(address[found.reason == _ZERO], flags)
+        held = found.flags != 0
+        offset = found.offset[held]
+        gathered.place(address[held], not_physical(offset), offset, found.flags[held] | np.uint8(flags))
+        for reason in (NOT_PROVEN, BEYOND_PAGE_FILE, COMPRESSED, PAGED_OUT):
+            gathered.lose(address[~held & (found.reason == REASONS.index(reason))], reason)
+        if (found.reason == REASONS.index(NOT_PROVEN)).any():
+            self.unproven = self.resolver.layout[1]
+        if (found.reason == REASONS.index(COMPRESSED)).any() and self.resolver.no_store:
             self.left_compressed = self.resolver.no_store
-        gathered.lose(address[rest & ~store], PAGED_OUT)
-
-    def _compressed(self, address: U64, numbers: U8, pages: U64, chosen: Bools, flags: int) -> Bools:
-        """Place those of some chosen pages that the compression store has; return which (bool)."""
-        store, area = self.resolver.store, self.resolver.files.area
-        found = np.zeros(len(address), np.bool_)
-        if store is None or area is None:
-            return found
-        keys, mine = store.keys(numbers, pages)
-        rows = np.flatnonzero(mine & chosen)
-        rows = rows[store.sound(keys[rows])]
-        offset = np.uint64(area.begin) + (keys[rows] << _TWELVE)
-        self.gathered.place(address[rows], not_physical(offset), offset, flags | DECOMPRESSED)
-        found[rows] = True
-        return found
 
     def _zeros(self, address: U64, flags: int) -> None:
         """Note pages of zeros that nobody wrote."""
