@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -30,6 +31,8 @@ class Physical:
         self.seed = seed
         self.rng = np.random.default_rng(seed)
         self.words = np.memmap(path, U64, "w+", shape=(self.count, 512))
+        if hasattr(mmap, "MADV_RANDOM"):  # or Linux reads the holes around each page that is written
+            self.words._mmap.madvise(mmap.MADV_RANDOM)
         self.bytes = self.words.view(np.uint8)
         self._free = np.ones(self.count, bool)
         self._free[:LOW] = False
