@@ -10,12 +10,13 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 # a copy: building leaves files beside the source, which others may be using
 mkdir "$work/source" && cp -r "$root"/{pyproject.toml,README.md,LICENSE,CHANGELOG.md,distribution,src,integrations} "$work/source/"
+python3 -m venv "$work/pip" # installs into the others
+pip="$work/pip/bin/pip"
+"$pip" wheel -q --no-deps -w "$work/built" "$work/source" "$work/source/integrations/volatility3"
 for release in "$@"; do
     echo "+ Volatility 3 $release"
-    python3 -m venv "$work/$release"
-    # built once, by the first
-    [ -d "$work/built" ] || "$work/$release/bin/pip" wheel -q --no-deps -w "$work/built" "$work/source" "$work/source/integrations/volatility3"
-    "$work/$release/bin/pip" install -q "volatility3==$release" pytest "$work"/built/*.whl
+    python3 -m venv --without-pip "$work/$release"
+    "$pip" --python "$work/$release/bin/python" install -q "volatility3==$release" pytest "$work"/built/*.whl
     chosen=()
     [ "$release" = "${!#}" ] || chosen=(-m "not newest") # the last one named is the newest
     "$work/$release/bin/python" -m pytest -q -p no:cacheprovider -c "$here/pyproject.toml" --rootdir "$here" "${chosen[@]}" "$here/tests"

@@ -20,7 +20,13 @@ if TYPE_CHECKING:
 
 PAGE = 0x1000
 PID, ROOT = 114, 0x2AD0000
+THREAD = 2  # kthreadd
 CLOCK = 0x7FFE0000  # a page that holds the time of day
+
+
+def cut(linux: Vol) -> list[dict[str, Any]]:
+    """Return the rows of a process, cut at regions, and of a thread of the kernel: one run for both."""
+    return linux.rows("linux.segments", "--pid", str(PID), str(THREAD), "--split", "region")
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +69,7 @@ def test_protections_and_files_are_those_of_the_maps(linux: Vol) -> None:
         bounds, flags, _, _, inode, *name = line.split(None, 5)
         start, end = (int(bound, 16) for bound in bounds.split("-"))
         maps[start] = end, flags[:3], name[0].strip() if name and inode != "0" else None
-    rows = linux.rows("linux.segments", "--pid", str(PID), "--split", "region")
+    rows = [row for row in cut(linux) if row["PID"] == PID]
     for row in rows:
         (region,) = [start for start, (end, *_) in maps.items() if start <= row["Start"] and row["End"] <= end]
         _, flags, file = maps[region]
@@ -75,4 +81,4 @@ def test_protections_and_files_are_those_of_the_maps(linux: Vol) -> None:
 
 def test_threads_of_the_kernel_have_no_memory(linux: Vol) -> None:
     """A task without memory of its own is passed over."""
-    assert linux.rows("linux.segments", "--pid", "2") == []
+    assert {row["PID"] for row in cut(linux)} == {PID}
