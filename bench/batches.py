@@ -26,7 +26,7 @@ _EXITS = (0, 3, 123)
 
 def batch(settings: Settings, command: Command) -> Iterator[Row]:
     """Run a command on many images, against the same command begun by ``xargs``, two at a time both."""
-    count, size = (20, 256) if settings.runs > 1 else (3, 80)
+    count, size = (20, 256) if settings.runs > 1 else (_AT_ONCE, 80)
     with place(settings.fast, settings.place(settings.fast)) as here:
         here.need((count + 2) * size << 20, "batch")
         images = [here.folder / f"{number}.raw" for number in range(count)]
