@@ -60,11 +60,13 @@ ARROWS = {
     "surroundings": {"version"},
     "provenance": {"backing", "formats", "remote", "process", "surroundings", "version"},
     "sinks": {"copying", "forking", "hashing", "formats", "process", "provenance", "remote", "surroundings", "version"},
+    "mount": {"hunting", "labels", "provenance", "sinks"},
     "batching": {"forking", "remote", "sinks", "times", "vocabulary"},
     "report": {"comparing", "hunting", "labels", "provenance", "sinks", "times", "version"},
     "cli": {
         "batching",
         "hunting",
+        "mount",
         "remote",
         "report",
         "sinks",

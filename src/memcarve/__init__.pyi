@@ -8,6 +8,7 @@ from memcarve.errors import (
     MapError as MapError,
     MemcarveError as MemcarveError,
     MissingExtraError as MissingExtraError,
+    MountError as MountError,
     NoSpaceError as NoSpaceError,
     NotRecognisedError as NotRecognisedError,
     OutputError as OutputError,

@@ -19,7 +19,8 @@
     |-- AddressError               bytes were asked for that are not there: ``address`` and ``reason``
     |-- OutputError                the output could not be written
     |   |-- TargetExistsError      something is there already
-    |   `-- NoSpaceError           the file system is or would be full
+    |   |-- NoSpaceError           the file system is or would be full
+    |   `-- MountError             a folder cannot be mounted on, or the system cannot mount
     `-- VerificationError          what was written is not what its manifest says, or its source: ``faults``
 
 An error says what it is about, what is wrong, what to do, and what state things were left in, each in a member:
@@ -253,6 +254,10 @@ class NoSpaceError(OutputError):
     """The file system is full; or it would be, and nothing was written: ``needed`` is how many bytes it takes then."""
 
     needed: int | None = None
+
+
+class MountError(OutputError):
+    """A folder cannot be mounted on, or the system lacks what mounts it."""
 
 
 class VerificationError(MemcarveError):

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from memcarve.cli import option_groups as groups, run_log
-from memcarve.cli.option_values import Choice, InputPath, OutputPath, PageFilePath, address, size
+from memcarve.cli.option_values import AnyPath, Choice, InputPath, OutputPath, PageFilePath, address, size
 from memcarve.cli.stopping import raise_exceptions
 from memcarve.cli.usage_errors import ExtraArgumentsError
 from memcarve.remote.locations import word_without_secrets
@@ -344,6 +344,22 @@ COMMANDS = {
             source=groups.DiffInput,
             printing=groups.Printing,
             messages=groups.Messages,
+        ),
+    ],
+    "Mount": [
+        Command(
+            "mount",
+            "mounting",
+            "Show all that can be written as a folder of files, made when they are read.",
+            """Show all that memcarve can write of FILE as files in the empty folder DIR, made when they are read.
+
+            Nothing is written to a disk. The folder is read-only, and yours alone. It is there until Ctrl-C, or until
+            fusermount3 -u DIR. It takes FUSE: pip install 'memcarve[mount]', apt install fuse3.
+            """,
+            [_path("file"), click.Argument(["directory"], metavar="DIR", type=AnyPath())],
+            processes=groups.MountedProcesses,
+            **_OPENING,
+            mounting=groups.Mounting,
         ),
     ],
     "Write": [

@@ -133,6 +133,14 @@ class HuntedProcesses(SeveralProcesses):
     everything: bool = option("--all", is_flag=True, help="Every process except doubtful ones.  [default]")
 
 
+class MountedProcesses(SeveralProcesses):
+    """Which processes are mounted."""
+
+    everything: bool = option(
+        "--all", is_flag=True, help="Every process that has memory of its own, except doubtful ones.  [default]"
+    )
+
+
 class MemoryFilters(Group, heading=TAKE):
     """What part of memory."""
 
@@ -877,6 +885,22 @@ class Differences(Group, heading=TAKE):
     unchanged: bool = option("--unchanged", is_flag=True, help="Also list what did not change.")
     changed_pages: bool = option(
         "--changed-pages", is_flag=True, help="List the pages that changed instead, one row per stretch."
+    )
+
+
+class Mounting(Group, heading=WRITE):
+    """What is mounted, and for whom."""
+
+    half: str | None = option(
+        "--range",
+        type=Choice(Half),
+        heading=TAKE,
+        help="Half of the address space.  [default: user for an image, else all]",
+    )
+    allow_other: bool = option(
+        "--allow-other",
+        is_flag=True,
+        help="Let other users read it, too; for who is not root, /etc/fuse.conf must allow it.",
     )
 
 

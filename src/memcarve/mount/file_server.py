@@ -1,0 +1,276 @@
+"""A tree served through FUSE: mfusepy's declarations of libfuse, and callbacks that fill its buffers directly.
+
+mfusepy's own class copies what is read, and gives a folder's names without their attributes. What is called here is
+documented in libfuse's fuse.h; https://libfuse.github.io/doxygen/.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import itertools
+import os
+import signal
+import stat
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+from memcarve.errors import MemcarveError, MountError, printable
+from memcarve.mount.mount_point import check_mount_point, check_system, fuse_library
+from memcarve.mount.virtual_file import Folder, Link, VirtualFile
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from memcarve.mount.mounted_tree import MountedTree
+    from memcarve.mount.virtual_file import Listed, Node
+
+    #: mfusepy, and what ctypes gives
+    Library = Any
+    Pointer = Any
+
+#: what is mounted does not change: the kernel may keep what it was told as long as it likes
+_FOREVER = 1 << 30
+_OPTIONS = (
+    *("ro", "nosuid", "nodev", "noexec", "default_permissions", "fsname=memcarve", "subtype=memcarve"),
+    *("kernel_cache", f"entry_timeout={_FOREVER}", f"attr_timeout={_FOREVER}", f"negative_timeout={_FOREVER}"),
+)
+#: fuse_common.h and fuse.h: give attributes with every name, not only if somebody seems to want them
+_READDIRPLUS, _READDIRPLUS_AUTO = 1 << 13, 1 << 14
+_WANTS_ATTRIBUTES, _HAS_ATTRIBUTES = 1 << 0, 1 << 1
+#: more threads wait for each other: most of a read is the system's work, but the rest is Python's
+_THREADS = 4
+_THREADS_SINCE = (3, 12)
+_BLOCK = 512
+_POLL = 0.05  # seconds between attempts to wake the library
+
+
+def serve(
+    tree: MountedTree, folder: str, *, allow_other: bool = False, ready: Callable[[], object] = lambda: None
+) -> None:
+    """Mount a tree on an empty folder, and return when it is unmounted; `ready` is called once it can be read.
+
+    `allow_other` lets other users read it, too. A signal that Python handles unmounts it, and is handled then. Raises
+    MissingExtraError, MountError, TargetExistsError.
+    """
+    fuse = fuse_library()
+    check_mount_point(folder)
+    check_system(fuse)
+    _Server(tree, fuse, ready, allow_other=allow_other).run(folder)
+
+
+class _Server:
+    """The callbacks: each returns what its C function does, a negative errno if it fails."""
+
+    def __init__(self, tree: MountedTree, fuse: Library, ready: Callable[[], object], *, allow_other: bool) -> None:
+        import ctypes
+
+        self.ctypes = ctypes
+        self.tree = tree
+        self.fuse = fuse
+        self.library = fuse._libfuse  # noqa: SLF001 - mfusepy's own `fuse_exit` is for callbacks alone
+        self.ready = ready
+        self.allow_other = allow_other
+        self.file_mode, self.folder_mode = (0o444, 0o555) if allow_other else (0o400, 0o500)
+        self.owner = (os.getuid(), os.getgid()) if hasattr(os, "getuid") else (0, 0)
+        self.begun = int(time.time())
+        self.session: int | None = None
+        self.mounted = False
+        self._handles: dict[int, tuple[str, Node]] = {}
+        self._numbers = itertools.count(1)
+
+    def run(self, folder: str) -> None:
+        """Mount and serve until it is unmounted; raises MountError."""
+        ctypes, fuse = self.ctypes, self.fuse
+        operations = fuse.fuse_operations()
+        names = ("init", "getattr", "readlink", "open", "read", "release", "opendir", "readdir", "releasedir")
+        for name, prototype in (field[:2] for field in fuse.fuse_operations._fields_):
+            if name in names:
+                setattr(operations, name, prototype(self._guarded(getattr(self, name))))
+        version = fuse.fuse_version_major, fuse.fuse_version_minor
+        limit = [f"max_threads={_THREADS}", f"max_idle_threads={_THREADS}"] if version >= _THREADS_SINCE else []
+        options = ",".join([*_OPTIONS, *limit, *["allow_other"] * self.allow_other])
+        words = [word.encode("utf-8", "surrogateescape") for word in ("memcarve", "-f", "-o", options, folder)]
+        arguments = (ctypes.c_char_p * len(words))(*words)
+        with self._signals():
+            status = fuse.fuse_main_real(
+                len(words), arguments, ctypes.byref(operations), ctypes.sizeof(operations), None
+            )
+        if status and not self.mounted:
+            raise MountError("cannot be mounted on: the line above is what FUSE says", subject=folder)
+
+    @contextlib.contextmanager
+    def _signals(self) -> Iterator[None]:
+        """Have the library end when a signal comes that Python handles: its handler runs behind this block.
+
+        The library waits in the main thread, and looks whether it is to end when a signal interrupts that.
+        """
+        if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "pthread_kill"):
+            yield
+            return
+        receiving, sending = os.pipe()
+        os.set_blocking(sending, False)
+        ended, main = threading.Event(), threading.get_ident()
+
+        def watch() -> None:
+            number = os.read(receiving, 1)[0]
+            while not ended.is_set():
+                if self.session is not None:
+                    self.library.fuse_exit(self.ctypes.c_void_p(self.session))
+                ended.wait(_POLL)
+                if not ended.is_set():
+                    signal.pthread_kill(main, number)
+
+        before = signal.set_wakeup_fd(sending, warn_on_full_buffer=False)
+        watching = threading.Thread(target=watch)
+        watching.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            signal.set_wakeup_fd(before)
+            os.write(sending, b"\0")
+            watching.join()
+            os.close(receiving)
+            os.close(sending)
+
+    def _guarded(self, work: Callable[..., int | None]) -> Callable[..., int]:
+        """Return a callback that raises nothing: errors are told, and are an errno to who asked."""
+
+        def guarded(*arguments: Pointer) -> int:
+            try:
+                return work(*arguments) or 0
+            except OSError as error:
+                return -(error.errno or errno.EIO)
+            except MemcarveError as error:
+                self.tree.tell(printable(str(error)))
+            except MemoryError:
+                return -errno.ENOMEM
+            except Exception as error:  # noqa: BLE001 - nothing may reach C
+                self.tree.tell(f"{type(error).__name__}: {error}; this is a bug in memcarve: please report it")
+            return -errno.EIO
+
+        return guarded
+
+    def init(self, connection: Pointer, *_: Pointer) -> None:
+        """Ask for attributes with names, and say that all is ready."""
+        self.session = self.library.fuse_get_context().contents.fuse
+        if self.fuse.fuse_version_major > 2 and connection.contents.capable & _READDIRPLUS:  # noqa: PLR2004
+            connection.contents.want = connection.contents.want & ~_READDIRPLUS_AUTO | _READDIRPLUS
+        self.mounted = True
+        self.ready()
+
+    def getattr(self, path: bytes, status: Pointer, information: Pointer = None) -> None:
+        """Fill in a file's attributes."""
+        self._describe(status.contents, self._found(path, information))
+
+    def readlink(self, path: bytes, buffer: Pointer, size: int) -> None:
+        """Fill in where a link leads."""
+        node = self._found(path)
+        if not isinstance(node, Link):
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        data = node.target.encode()[: size - 1] + b"\0"
+        self.ctypes.memmove(buffer, data, len(data))
+
+    def open(self, path: bytes, information: Pointer) -> None:
+        """Hold a file until it is released, so that what it is made of stays."""
+        number = next(self._numbers)
+        self._handles[number] = path.decode("utf-8", "replace"), self._found(path)
+        information.contents.fh = number
+
+    def release(self, path: bytes | None, information: Pointer) -> None:  # noqa: ARG002 - C's
+        """Let go of a file or folder."""
+        self._handles.pop(information.contents.fh, None)
+
+    def opendir(self, path: bytes, information: Pointer) -> None:
+        """Hold a folder."""
+        self.open(path, information)
+
+    def releasedir(self, path: bytes | None, information: Pointer) -> None:
+        """Let go of it."""
+        self.release(path, information)
+
+    def read(self, path: bytes | None, buffer: Pointer, size: int, offset: int, information: Pointer) -> int:  # noqa: ARG002 - C's
+        """Fill a buffer with a file's bytes; return how many."""
+        name, node = self._handles[information.contents.fh]
+        if not isinstance(node, VirtualFile):
+            raise OSError(errno.EISDIR, os.strerror(errno.EISDIR))
+        length = min(size, node.size - offset)
+        if length <= 0:
+            return 0
+        place = self.ctypes.addressof(buffer.contents)
+        view = memoryview((self.ctypes.c_char * length).from_address(place)).cast("B")
+        try:
+            node.read_into(offset, view)
+        except MemcarveError as error:
+            self.tree.tell(f"{printable(name)}: {printable(str(error))}")
+            raise OSError(errno.EIO, os.strerror(errno.EIO)) from error
+        return length
+
+    def readdir(
+        self,
+        path: bytes | None,  # noqa: ARG002 - C's
+        buffer: Pointer,
+        add: Pointer,
+        first: int,
+        information: Pointer,
+        flags: int = 0,
+    ) -> None:
+        """Add a folder's entries from a number on until no more fit, with their attributes if these cost nothing."""
+        _, node = self._handles[information.contents.fh]
+        if not isinstance(node, Folder):
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+        status = self.fuse.c_stat()
+        reference = self.ctypes.byref(status)
+        more = () if self.fuse.fuse_version_major == 2 else (0,)  # noqa: PLR2004
+        for number, name in enumerate((b".", b"..")[first:], first + 1):
+            self._describe(status, node)
+            if add(buffer, name, reference, number, *more):
+                return
+        whole = bool(more) and bool(flags & _WANTS_ATTRIBUTES)
+        for number, entry in enumerate(node.listed(max(first - 2, 0)), max(first, 2) + 1):
+            known = self._describe_listed(status, entry)
+            flag = (_HAS_ATTRIBUTES if whole and known else 0,) if more else ()
+            if add(buffer, entry.name.encode(), reference, number, *flag):
+                return
+
+    def _found(self, path: bytes, information: Pointer = None) -> Node:
+        """Return what is open, or lies at a path; raises FileNotFoundError, NotADirectoryError."""
+        if information and information.contents.fh in self._handles:
+            return self._handles[information.contents.fh][1]
+        try:
+            node = self.tree.find(path.decode("utf-8", "replace"))
+        except NotADirectoryError:
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR)) from None
+        if node is None:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+        return node
+
+    def _describe_listed(self, status: Pointer, entry: Listed) -> bool:
+        """Fill in an entry's attributes; return whether all of them are known."""
+        if entry.node is not None:
+            self._describe(status, entry.node)
+            return True
+        if not entry.is_file:
+            self._fill(status, stat.S_IFDIR | self.folder_mode, 0, 0)
+            return True
+        self._fill(status, stat.S_IFREG | self.file_mode, entry.size or 0, entry.size or 0)
+        return entry.size is not None
+
+    def _describe(self, status: Pointer, node: Node) -> None:
+        if isinstance(node, Folder):
+            self._fill(status, stat.S_IFDIR | self.folder_mode, 0, 0)
+        elif isinstance(node, Link):
+            self._fill(status, stat.S_IFLNK | 0o777, len(node.target.encode()), 0)
+        else:
+            self._fill(status, stat.S_IFREG | self.file_mode, node.size, node.stored)
+
+    def _fill(self, status: Pointer, mode: int, size: int, stored: int) -> None:
+        status.st_mode = mode
+        status.st_nlink = 2 if stat.S_ISDIR(mode) else 1
+        status.st_size = size
+        status.st_blocks = -(-stored // _BLOCK)
+        status.st_uid, status.st_gid = self.owner
+        for name in ("st_atimespec", "st_mtimespec", "st_ctimespec"):
+            getattr(status, name).tv_sec = self.begun

@@ -1,0 +1,123 @@
+"""All that a mounted input shows: its processes by number and by name, each opened when somebody looks into it."""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from memcarve.errors import MemcarveError, printable
+from memcarve.mount.process_folder import OpenedProcess, ProcessFolder
+from memcarve.mount.recently_used import RecentlyUsed
+from memcarve.mount.virtual_file import Folder, Link, Text
+from memcarve.sinks.several import folder_name
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from memcarve.mount.virtual_file import Listed, Node
+    from memcarve.process import Container
+
+    #: is told what could not be made or read, as one line that is safe to print
+    Told = Callable[[str], object]
+
+_KEPT = 64 << 20  # bytes of columns and documents that are kept
+
+
+class MountedTree:
+    """The root folder of what is mounted of a `container`: the processes at `indexes` of its list.
+
+    `half` is the half of their memory that is opened, None the container's own. `tell` is called with what goes wrong,
+    once for each reason. Safe to use from several threads.
+    """
+
+    def __init__(
+        self, container: Container, indexes: Sequence[int], *, half: str | None = None, tell: Told | None = None
+    ) -> None:
+        self.container = container
+        self.half = half or container.default_half
+        self._tell = tell
+        self._told: set[str] = set()
+        self._opening = threading.Lock()  # sources are not made for being asked by several threads at once
+        self._opened: RecentlyUsed[OpenedProcess] = RecentlyUsed(_KEPT)
+        container.processes()
+        taken: Counter[str] = Counter()
+        self.indexes = {folder_name(container.entry(index), index, taken): index for index in indexes}
+        self.root = Folder({"by-name": Folder(self._by_name()), "processes": _Processes(self)})
+
+    def _by_name(self) -> dict[str, Node]:
+        links: dict[str, Node] = {}
+        for name in self.indexes:
+            number, _, word = name.partition("-")
+            known = re.fullmatch(r"\d+", number) and word
+            links[f"{word}-{number}" if known else name] = Link(f"../processes/{name}")
+        return dict(sorted(links.items()))
+
+    def find(self, path: str) -> Node | None:
+        """Return what lies at a path below the root, which begins with a slash; None if nothing does.
+
+        Raises NotADirectoryError, and MemcarveError if it cannot be made.
+        """
+        node: Node | None = self.root
+        for part in path.split("/"):
+            if not part:
+                continue
+            if not isinstance(node, Folder):
+                raise NotADirectoryError(path)
+            node = node.find(part)
+            if node is None:
+                return None
+        return node
+
+    def opened(self, index: int) -> OpenedProcess:
+        """Return a process, opened; raises what opening it raises."""
+
+        def make() -> tuple[OpenedProcess, int]:
+            with self._opening:
+                found = OpenedProcess(self.container.process(index=index, half=self.half), self.half)
+            return found, found.cost
+
+        return self._opened.get(index, make)
+
+    def tell(self, text: str) -> None:
+        """Say what went wrong, each thing once."""
+        if self._tell is not None and text not in self._told and len(self._told) < _MOST_TOLD:
+            self._told.add(text)
+            self._tell(text)
+
+
+_MOST_TOLD = 1000
+
+
+class _Processes(Folder):
+    """The folder `processes/`."""
+
+    def __init__(self, tree: MountedTree) -> None:
+        super().__init__({name: _Unopened(tree, name, index) for name, index in tree.indexes.items()})
+
+
+class _Unopened(Folder):
+    """The folder of a process, which is opened when somebody looks into it."""
+
+    def __init__(self, tree: MountedTree, name: str, index: int) -> None:
+        super().__init__({})
+        self.tree = tree
+        self.name = name
+        self.index = index
+
+    def _folder(self) -> Folder:
+        try:
+            return ProcessFolder(self.tree.opened(self.index))
+        except MemcarveError as error:
+            text = printable(str(error))
+            self.tree.tell(f"{self.name}: {text}")
+            return Folder({"error.txt": Text(f"{text}\n".encode())})
+
+    def find(self, name: str) -> Node | None:
+        """Return what has a name; None if nothing has."""
+        return self._folder().find(name)
+
+    def listed(self, first: int) -> Iterator[Listed]:
+        """Yield the entries."""
+        return self._folder().listed(first)
