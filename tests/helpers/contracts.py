@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 import pytest
 
 import memcarve
+import reported
 import sinking
 import winimage
 from carved import binaries, manifest, named
@@ -386,6 +387,13 @@ class SourceContract:
         ran = invoke(capfdbinary, "locate", given.path, hex(start + 5), *given.choice, "--format", "json")
         (place,) = json.loads(ran.out)["places"]
         assert (int(place["segment"], 16), int(place["segment_end"], 16)) == (start, start + len(data))
+        ran = invoke(capfdbinary, "report", given.path, *given.choice, "--format", "json")
+        assert ran.code == given.code, ran.err
+        (process,) = reported.checked(json.loads(ran.out))["processes"]
+        told = {
+            int(at, 16): size for at, size in zip(*(process["segments"][n] for n in ("start", "size")), strict=True)
+        }
+        assert told.items() >= {at: len(content) for at, content in given.memory.items()}.items()
         out = tmp_path / "out"
         assert invoke(capfdbinary, "carve", given.path, *given.choice, "-o", out).code == given.code
         assert invoke(capfdbinary, "verify", out, "--source", given.path, *given.choice).code == 0

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from memcarve.errors import MemcarveError
 from memcarve.metadata import Metadata, Module, Region, Regions, SourceRows
 from memcarve.permissions import EXECUTE, USER, WRITE
-from memcarve.process import Account, Machine, ProcessEntry, ProcessMemory, Selection
+from memcarve.process import Account, Container, Machine, ProcessEntry, ProcessMemory, Selection
 from memcarve.space import AddressSpace
 from memory import PAGE, Memory
 
@@ -81,3 +82,28 @@ def contents(process: ProcessMemory) -> dict[int, bytes]:
 def balance(process: ProcessMemory) -> int:
     """Return how many bytes are accounted for."""
     return process.space.total + sum(process.left_out.values())
+
+
+class Held(Container):
+    """A container of processes that are given; an error in place of one is raised when it is opened."""
+
+    path = "held"
+
+    def __init__(self, *held: ProcessMemory | MemcarveError) -> None:
+        self.held = held
+
+    def processes(self) -> list[ProcessEntry]:
+        """Return the processes, in this order."""
+        return [
+            ProcessEntry(1000 + place, "failing") if isinstance(each, MemcarveError) else each.entry
+            for place, each in enumerate(self.held)
+        ]
+
+    def _process(self, index: int) -> ProcessMemory:
+        found = self.held[index]
+        if isinstance(found, MemcarveError):
+            raise found
+        return found
+
+    def close(self) -> None:
+        """Close nothing."""

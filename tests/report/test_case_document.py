@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import importlib.resources
 import json
 from typing import TYPE_CHECKING, Any
 
@@ -14,18 +13,12 @@ import pytest
 import memcarve
 import winimage
 from cli import invoke
+from reported import SCHEMA, checked, unpacked
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     Capture = pytest.CaptureFixture[bytes]
-
-SCHEMA = json.loads(importlib.resources.files("memcarve.report").joinpath("report.schema.json").read_text("utf-8"))
-
-
-def unpacked(words: dict[str, Any]) -> list[Any]:
-    """Return a column that is dictionary-encoded as its texts."""
-    return [words["values"][code] for code in words["codes"]]
 
 
 @pytest.fixture(scope="module")
@@ -56,10 +49,10 @@ def asked(capture: Capture, *words: str | Path) -> Any:
 def test_schema(case: dict[str, Any]) -> None:
     """The document is what the published schema says, and the schema is one; a slip would be found."""
     jsonschema.Draft202012Validator.check_schema(SCHEMA)
-    validator = jsonschema.Draft202012Validator(SCHEMA)
-    validator.validate(case)
+    assert checked(case) is case
     case["processes"][0]["segments"]["size"].append(-1)
-    assert not validator.is_valid(case)
+    with pytest.raises(jsonschema.ValidationError, match="-1"):
+        checked(case)
     case["processes"][0]["segments"]["size"].pop()
 
 

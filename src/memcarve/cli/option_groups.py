@@ -589,6 +589,13 @@ class ReportOutput(Group, heading=WRITE):
         help="How many bytes of memory the report may hold: at findings, and the first 256 of segments, flagged first.",
     )
     no_bytes: bool = option("--no-bytes", heading=TAKE, is_flag=True, help="No byte of memory is in the report.")
+    before: str | None = option(
+        "--diff",
+        metavar="OTHER",
+        type=InputPath(),
+        heading=TAKE,
+        help="Compare with this earlier state: segments are marked that were added, removed or changed.",
+    )
     layout: str = option(
         "--format",
         type=Choice(["html", "json"]),

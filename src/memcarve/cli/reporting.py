@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
+import os
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from memcarve.cli import run_log
 from memcarve.cli.exit_status import COMPLETE, FAILED, INCOMPLETE
 from memcarve.cli.frame import choose, open_input
+from memcarve.cli.option_groups import Decoding
 from memcarve.cli.progress_bar import ProgressBar
 from memcarve.cli.wording import amount, complain, counted, say, tell
 from memcarve.cli.writing_frame import process_words, recorded, stem_of
@@ -30,13 +34,17 @@ def report(
 ) -> int:
     """Write a report about one process, several or all."""
     options = _options(write, record)
-    with open_input(file, {**vars(source), "hashed": True}, messages, write.output) as container:
+    with contextlib.ExitStack() as stack:
+        container = stack.enter_context(open_input(file, {**vars(source), "hashed": True}, messages, write.output))
+        before = None
+        if write.before is not None:
+            before = stack.enter_context(open_input(write.before, _opening(source, write.before), messages))
         indexes = _chosen(container, processes)
         path = write.output
         if path is None and write.layout == HTML:
             path = _default(container, indexes, stem_of(source.dump or file))
         with ProgressBar("looking", messages, data=path is None) as progress:
-            case = CaseDocument(container, indexes, options, progress)
+            case = CaseDocument(container, indexes, options, progress, before)
             if path is None:
                 sys.stdout.writelines(lines(case, write.layout))
                 sys.stdout.flush()
@@ -51,6 +59,16 @@ def report(
         if case.failed and len(case.failed) == len(indexes):
             return FAILED
         return INCOMPLETE if case.incomplete else COMPLETE
+
+
+def _opening(source: Input, path: str) -> dict[str, Any]:
+    """Return how an earlier state is opened: by what may be said of both."""
+    names = {field.name for field in dataclasses.fields(Decoding)} | {"system", "limit", "symbols", "search"}
+    return {
+        name: None if os.path.isdir(path) and name in ("system", "limit") else value
+        for name, value in vars(source).items()
+        if name in names
+    }
 
 
 def _options(write: ReportOutput, record: Record) -> ReportOptions:

@@ -156,10 +156,28 @@ class Words:
 
     def set(self, low: int, end: int, text: str | None) -> None:
         """Give the rows from `low` to `end` a text; an empty one is None."""
-        place = self._places.setdefault(text or None, len(self.values))
+        self.codes[low:end] = self._place(text or None)
+
+    def set_where(self, rows: Bools, text: str | None) -> None:
+        """Give some rows (bool) a text."""
+        self.codes[rows] = self._place(text)
+
+    def _place(self, text: str | None) -> int:
+        place = self._places.setdefault(text, len(self.values))
         if place == len(self.values):
             self.values.append(text)
-        self.codes[low:end] = place
+        return place
+
+    def joined(self, other: Words) -> Words:
+        """Return these rows, and others behind them."""
+        found = Words([*self.values], np.concatenate([self.codes, np.zeros(len(other), np.int64)]))
+        for place, text in enumerate(other.values):
+            found.set_where(np.append(np.zeros(len(self), np.bool_), other.codes == place), text)
+        return found
+
+    def taken(self, rows: I64) -> Words:
+        """Return some rows in another order."""
+        return Words(self.values, self.codes[rows])
 
     def __len__(self) -> int:
         return len(self.codes)

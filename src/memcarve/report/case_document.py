@@ -10,6 +10,7 @@ from memcarve.errors import MemcarveError, UsageError
 from memcarve.formats.manifest import TOOL
 from memcarve.hunting.findings.hunt import hunt
 from memcarve.provenance import is_source, written
+from memcarve.report.changes import partners
 from memcarve.report.process_facts import Found, ProcessFacts, Wanted, failed
 from memcarve.sinks.input_hash import hashed_before
 from memcarve.sinks.sink import SinkOptions
@@ -82,6 +83,7 @@ class CaseDocument:
     Afterwards `failed` are those whose memory could not be looked at, `incomplete` says whether one failed or bytes are
     known to be missing, `embedded` how many bytes of memory are in it; `counts` sums up the totals of all. `notes` are
     sentences for the user, those about a process begin with it. A process that fails does not stop the others.
+    `before` is an earlier state, with which each process is compared that was there.
     """
 
     def __init__(
@@ -90,7 +92,9 @@ class CaseDocument:
         indexes: Sequence[int],
         options: ReportOptions,
         progress: Progress | None = None,
+        before: Container | None = None,
     ) -> None:
+        self.before = before
         self.container = container
         self.indexes = [*indexes]
         self.options = options
@@ -104,6 +108,9 @@ class CaseDocument:
         self._done = 0
         self._inputs: dict[str, dict[str, Any]] = {}
         self._found: dict[int, Found] = {}
+        self._was: dict[int, int] = {}
+        self._ended: list[ProcessEntry] = []
+        self._inputs_before: dict[str, dict[str, Any]] = {}
 
     @property
     def inputs(self) -> list[dict[str, Any]]:
@@ -118,6 +125,8 @@ class CaseDocument:
     def members(self) -> Iterator[tuple[str, Any]]:
         """Yield the names and values of its members, for `streamed_json.document`; only once."""
         self._hunt()
+        if self.before is not None:
+            self._was, self._ended = partners(self.before, self.container, self.indexes)
         yield "schema", SCHEMA
         yield "kind", KIND
         yield "title", self.title
@@ -125,6 +134,15 @@ class CaseDocument:
         yield "tool", {"name": TOOL, "version": __version__}
         yield "processes", self._processes()
         yield "bytes", {"embedded": self.embedded, "limit": self.options.max_bytes}
+        if self.before is not None:
+            yield (
+                "compared_with",
+                {
+                    "title": str(self.before),
+                    "inputs": [*self._inputs_before.values()],
+                    "ended": [{"pid": entry.pid, "name": entry.name} for entry in self._ended],
+                },
+            )
         yield "provenance", self._provenance()
 
     def _hunt(self) -> None:
@@ -167,12 +185,13 @@ class CaseDocument:
             room = (options.max_bytes - self.embedded) // left
 
             def look(there: ProcessMemory) -> ProcessFacts:
-                return ProcessFacts(entry, there, found, wanted, room, self._tell(len(self.indexes) - left + 1))
+                return ProcessFacts(entry, there, found, wanted, room, was, self._tell(len(self.indexes) - left + 1))
 
             try:
+                was = self._earlier(index)
                 memory = self.container.process(index=index, half=self.container.default_half)
                 looked = memory.past_unreadable(look)
-                facts = looked.facts()
+                facts = self._compared(index, looked.facts())
             except MemcarveError as problem:
                 error = problem
                 self.failed.append((entry, error))
@@ -182,9 +201,22 @@ class CaseDocument:
                 self.embedded += looked.embedded
                 self._count(facts["totals"])
                 return facts
-        facts = failed(entry, error, found)
+        facts = self._compared(index, failed(entry, error, found))
         self._count(facts["totals"])
         return facts
+
+    def _earlier(self, index: int) -> ProcessMemory | None:
+        """Return the earlier state of a process; None if there is none."""
+        if self.before is None or index not in self._was or not self.before.entry(self._was[index]).has_memory:
+            return None
+        found = self.before.process(index=self._was[index], half=self.container.default_half)
+        self.incomplete |= found.incomplete
+        self._take_inputs(found, self._inputs_before)
+        return found
+
+    def _compared(self, index: int, facts: dict[str, Any]) -> dict[str, Any]:
+        """Return the members of a process, and if states are compared whether it was there before."""
+        return facts if self.before is None else {**facts, "compared": index in self._was}
 
     def _tell(self, number: int) -> Progress | None:
         """Return what is told how far the work on one process is, the so-and-so-many of all."""
@@ -201,11 +233,14 @@ class CaseDocument:
     def _note(self, entry: ProcessEntry, process: ProcessMemory) -> None:
         self.incomplete |= process.incomplete
         self.notes += [f"{entry}: {note}" for note in process.warnings]
+        self._take_inputs(process, self._inputs)
+
+    def _take_inputs(self, process: ProcessMemory, taken: dict[str, dict[str, Any]]) -> None:
         for role, each in process.used_inputs.items():
             for row in each if isinstance(each, list) else [each]:
-                if isinstance(row, dict) and isinstance(row.get("path"), str) and row["path"] not in self._inputs:
-                    more = self._hashed(process) if is_source(process, row) else {}
-                    self._inputs[row["path"]] = {"role": role, "sha256": None, **row, **more}
+                if isinstance(row, dict) and isinstance(row.get("path"), str) and row["path"] not in taken:
+                    more = self._hashed(process) if is_source(process, row) and taken is self._inputs else {}
+                    taken[row["path"]] = {"role": role, "sha256": None, **row, **more}
 
     def _hashed(self, process: ProcessMemory) -> dict[str, Any]:
         """Return what is recorded of the file that a process's memory lies in, which is read once more for its hash."""

@@ -15,6 +15,7 @@ import importlib.resources
 import re
 from typing import TYPE_CHECKING
 
+from memcarve.errors import printable
 from memcarve.version import __version__
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ def page(title: str, document: Iterable[str]) -> Iterator[str]:
     """Yield the page in pieces; `document` is JSON in ASCII, in pieces."""
     style, script = _part("style.css"), _part("page.js")
     parts = {
-        "title": html.escape(title),
+        "title": html.escape(printable(title)),
         "csp": html.escape(policy(style, script)),
         "style": style,
         "script": script,

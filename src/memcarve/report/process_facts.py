@@ -2,36 +2,40 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+import functools
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 
 from memcarve.intervals import Intervals, total
 from memcarve.labels import Labelling
 from memcarve.labels.resident_regions import Residence
-from memcarve.labels.segment_labels import Words, permission_words
-from memcarve.missing import REASONS
+from memcarve.labels.segment_labels import Words
+from memcarve.missing import MissingMemory
 from memcarve.process import Selection
+from memcarve.report.changes import REMOVED, changes
+from memcarve.report.known_tables import missing_tables, modules_table, regions_table, threads_table
 from memcarve.report.looking_at_bytes import look
-from memcarve.report.streamed_json import addresses, encoded, hashes, integers, reals, values
+from memcarve.report.streamed_json import addresses, encoded, hashes, integers, reals, values, with_nothing
 from memcarve.times import rfc3339
 from memcarve.vocabulary import NARROW, Content
 
 if TYPE_CHECKING:
     import datetime as dt
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Sequence
 
-    from memcarve.dtypes import I64, Bools
+    from memcarve.dtypes import I64, U64, Bools
     from memcarve.errors import MemcarveError
     from memcarve.hunting.findings.finding_record import Finding, More
     from memcarve.labels.segment_labels import SegmentLabels
     from memcarve.process import ProcessEntry, ProcessMemory, Progress
     from memcarve.segments import Segments
 
+_T = TypeVar("_T")
+
 #: bytes that are shown of the beginning of each segment
 FIRST = 256
-_MOST_MISSING = 1 << 16  # rows
-_INSTRUCTIONS = ("rip", "pc", "eip")
+_LABELS = ("permissions", "protection", "kind", "content", "file", "flagged")
 
 
 class Found(NamedTuple):
@@ -52,7 +56,8 @@ class Wanted(NamedTuple):
 class ProcessFacts:
     """A process in a report; `facts` are its members, ready for `streamed_json.pieces`.
 
-    `room` is how many bytes of its memory they may hold, `embedded` how many they do. Raises SourceReadError.
+    `room` is how many bytes of its memory they may hold, `embedded` how many they do. `was` is an earlier state of it,
+    with which it is compared. Raises SourceReadError.
     """
 
     def __init__(
@@ -62,6 +67,7 @@ class ProcessFacts:
         found: Found,
         wanted: Wanted,
         room: int,
+        was: ProcessMemory | None = None,
         progress: Progress | None = None,
     ) -> None:
         self.entry = entry
@@ -78,8 +84,10 @@ class ProcessFacts:
         self.labels: SegmentLabels = labels
         self.words = self.labels.columns()
         self.known = self.labels.known
+        self._changes = None if was is None else changes(was, process, segments.choice.half, progress)
+        self._gone = None if self._changes is None else self._changes.labels.columns()
         self.flags = [
-            _flag(finding, row if row >= 0 else None)
+            _flag(finding, int(self._place[row]) if row >= 0 else None)
             for finding, row in zip(found.findings, self._rows_of(found.findings).tolist(), strict=True)
         ]
         self.first_bytes = self._first_bytes(room)
@@ -87,10 +95,10 @@ class ProcessFacts:
     def facts(self) -> dict[str, Any]:
         """Return its members."""
         process, space, looked = self.process, self.process.space, self.looked
-        threads = process.threads
-        regions, modules, missing = self._regions(), self._modules(), self._missing()
+        threads, modules = process.threads, self.known.modules
+        known = bool(process.metadata.regions)
+        regions = [*Residence(process, Selection(half=self.segments.choice.half)).rows()] if known else []
         told = process.metadata.told()
-        segments = self._segments()
         return {
             **described(self.entry, process),
             "command_line": told.get("command_line"),
@@ -104,48 +112,97 @@ class ProcessFacts:
                 "bytes": self.segments.total,
                 "missing_bytes": total(space.missing.size),
                 "not_in_memory_bytes": total(space.elsewhere.size),
-                "regions": regions["start"].rows,
-                "modules": modules["start"].rows,
+                "regions": len(regions),
+                "modules": len(modules),
                 "threads": len(threads),
                 "flags": len(self.flags) + sum(more.number for more in self.found.more),
                 "flagged_segments": int(np.count_nonzero(self._is_flagged())),
+                **({} if self._changes is None else {"removed_segments": len(self._changes.removed)}),
             },
-            "segments": segments,
-            "entropy_along": {str(row): bits for row, bits in looked.along.items()},
-            "first_bytes": {str(row): data for row, data in self.first_bytes.items()},
-            "header": self._headers(),
-            "regions": regions,
-            "modules": modules,
-            "threads": _threads(threads),
+            **({} if self._changes is None else {"compared": True}),
+            "segments": self._segments(),
+            "entropy_along": self._by_place(looked.along),
+            "first_bytes": self._by_place(self.first_bytes),
+            "header": self._by_place(self._headers()),
+            "regions": regions_table(regions),
+            "modules": modules_table(modules),
+            "threads": threads_table(threads),
             "flags": self.flags,
             "flags_counted": [
                 {"flag": str(more.flag), "severity": str(more.severity), "number": more.number}
                 for more in self.found.more
             ],
             "flags_looked_for": [*self.labels.flagged.where],
-            **missing,
+            **missing_tables(space.missing, space.elsewhere),
         }
 
     # segments
 
     def _segments(self) -> dict[str, Any]:
-        segments, looked, words = self.segments, self.looked, self.words
-        no_hashes = values([None] * len(segments))
-        return {
-            "start": addresses(segments.start),
-            "size": integers(segments.size),
-            "extents": integers(segments.extents),
-            "offset": integers(segments.offset),
-            "permissions": encoded(words["permissions"]),
-            "protection": encoded(words["protection"]),
-            "kind": encoded(words["kind"]),
-            "content": encoded(self._content()),
-            "file": encoded(words["file"]),
-            "entropy": reals(looked.entropy),
-            "sha256": hashes(looked.sha256, looked.hashed) if len(looked.sha256) else no_hashes,
-            "flagged": encoded(words["flags"]),
-            "flags": values(self._indices()),
+        """Return the table of segments: of those that are there, and between them those that are gone."""
+        segments, looked, words, order = self.segments, self.looked, self.words, self._order
+        gone = len(order) - len(segments)
+        found: dict[str, Any] = {
+            "start": addresses(self._start[order]),
+            "size": integers(self._with_gone(segments.size, lambda removed: removed.size)),
+            "extents": integers(np.append(segments.extents, np.zeros(gone, np.uint32))[order]),
+            "offset": with_nothing(
+                np.append(segments.offset, np.zeros(gone, np.uint64))[order], order >= len(segments)
+            ),
         }
+        for name in ("permissions", "protection", "kind"):
+            found[name] = encoded(self._words_with_gone(name))
+        found |= {
+            "content": encoded(self._content().joined(Words.empty(gone)).taken(order)),
+            "file": encoded(self._words_with_gone("file")),
+            "entropy": reals(np.append(looked.entropy, np.full(gone, np.nan, np.float32))[order]),
+        }
+        if len(looked.sha256):
+            digests = np.concatenate([looked.sha256, np.zeros((gone, 32), np.uint8)])
+            found["sha256"] = hashes(digests[order], np.append(looked.hashed, np.zeros(gone, np.bool_))[order])
+        else:
+            found["sha256"] = values([None] * len(order))
+        indices = [*self._indices(), *([] for _ in range(gone))]
+        found |= {
+            "flagged": encoded(words["flags"].joined(Words.empty(gone)).taken(order)),
+            "flags": values([indices[row] for row in order.tolist()]),
+        }
+        if self._changes is not None:
+            removed = Words([REMOVED], np.zeros(gone, np.int64))
+            found["change"] = encoded(self._changes.of(segments).joined(removed).taken(order))
+        return found
+
+    @functools.cached_property
+    def _start(self) -> U64:
+        """The start of each segment, and of each that is gone."""
+        return (
+            self.segments.start
+            if self._changes is None
+            else np.append(self.segments.start, self._changes.removed.start)
+        )
+
+    @functools.cached_property
+    def _order(self) -> I64:
+        """The order in which segments are listed (int64): those that are gone stand behind the others in columns."""
+        return np.argsort(self._start, kind="stable")
+
+    @functools.cached_property
+    def _place(self) -> I64:
+        """Where in the list each segment stands (int64)."""
+        found = np.empty(len(self._order), np.int64)
+        found[self._order] = np.arange(len(self._order))
+        return found
+
+    def _with_gone(self, column: U64, of: Callable[[Segments], U64]) -> U64:
+        return column if self._changes is None else np.append(column, of(self._changes.removed))[self._order]
+
+    def _words_with_gone(self, name: str) -> Words:
+        words: Words = self.words[name]
+        return words if self._gone is None else words.joined(self._gone[name]).taken(self._order)
+
+    def _by_place(self, found: dict[int, _T]) -> dict[str, _T]:
+        """Return what is known of some segments by where in the list they stand."""
+        return {str(place): value for place, value in sorted((int(self._place[row]), v) for row, v in found.items())}
 
     def _content(self) -> Words:
         """Return what lies in segments, in a word."""
@@ -153,22 +210,21 @@ class ProcessFacts:
         found = Words.empty(len(self.segments))
         if contents is None:
             return found
-        for place, word in ((self.looked.text, "text"), (contents.zero_pages == contents.pages, "zeros")):
-            for row in np.flatnonzero(place & contents.known).tolist():
-                found.set(row, row + 1, word)
+        found.set_where(self.looked.text & contents.known, "text")
+        found.set_where((contents.zero_pages == contents.pages) & contents.known, "zeros")
         for row, headers in contents.headers_of.items():
             if headers:
                 found.set(row, row + 1, headers[0].format)
         return found
 
-    def _headers(self) -> dict[str, Any]:
+    def _headers(self) -> dict[int, Any]:
         """Return the first header of each segment that has one."""
         contents = self.labels.contents
-        found: dict[str, Any] = {}
+        found: dict[int, Any] = {}
         for row, headers in sorted(contents.headers_of.items()) if contents is not None else ():
             if headers:
                 facts = headers[0].members()
-                found[str(row)] = {"kind": facts.pop("format"), **{_RENAMED.get(k, k): v for k, v in facts.items()}}
+                found[row] = {"kind": facts.pop("format"), **{_RENAMED.get(k, k): v for k, v in facts.items()}}
         return found
 
     def _is_flagged(self) -> Bools:
@@ -221,56 +277,6 @@ class ProcessFacts:
             self.embedded += size
         return dict(sorted(found.items()))
 
-    # what the system says
-
-    def _regions(self) -> dict[str, Any]:
-        known = self.process.metadata.regions
-        rows = [*Residence(self.process, Selection(half=self.segments.choice.half)).rows()] if known else []
-        regions = [row.region for row in rows]
-        return {
-            "start": addresses(np.array([row.start for row in regions], np.uint64)),
-            "size": integers([row.size for row in regions]),
-            "resident": integers([row.resident for row in rows]),
-            "protection": encoded(Words.of(row.protection for row in regions)),
-            "permissions": encoded(Words.of(", ".join(permission_words(row.permissions)) or None for row in rows)),
-            "kind": encoded(Words.of(row.kind for row in rows)),
-            "file": encoded(Words.of(row.file for row in regions)),
-            "file_offset": values([row.offset for row in regions]),
-            "private": values([row.private for row in regions]),
-            "tag": values([row.tag for row in regions]),
-            "source": encoded(Words.of(row.source for row in rows)),
-        }
-
-    def _modules(self) -> dict[str, Any]:
-        rows = self.known.modules
-        return {
-            "start": addresses(np.array([row.module.start for row in rows], np.uint64)),
-            "size": values([row.module.size for row in rows]),
-            "name": values([row.module.name for row in rows]),
-            "path": values([row.module.path for row in rows]),
-            "source": encoded(Words.of(row.source for row in rows)),
-        }
-
-    def _missing(self) -> dict[str, Any]:
-        """Return what is mapped and not there: what is known to be missing first, then what the system took out."""
-        space = self.process.space
-        kinds = (space.missing, True), (space.elsewhere, False)
-        rows = [
-            [kind.start, kind.size, kind.reason.astype(np.int64), np.full(len(kind), known)] for kind, known in kinds
-        ]
-        start, size, reason, is_known = (np.concatenate(column)[:_MOST_MISSING] for column in zip(*rows, strict=True))
-        count, whole = sum(len(kind) for kind, _ in kinds), sum(total(kind.size) for kind, _ in kinds)
-        used, codes = np.unique(reason, return_inverse=True)
-        return {
-            "missing": {
-                "start": addresses(start),
-                "size": integers(size),
-                "reason": encoded(Words([REASONS[place] for place in used.tolist()], codes)),
-                "known_missing": integers(is_known),
-            },
-            "missing_not_listed": {"rows": count - len(start), "bytes": whole - total(size)},
-        }
-
 
 def _flag(finding: Finding, row: int | None) -> dict[str, Any]:
     """Return a finding's members; `row` is the segment that its address lies in."""
@@ -313,24 +319,8 @@ def described(entry: ProcessEntry, process: ProcessMemory | None) -> dict[str, A
 
 def failed(entry: ProcessEntry, error: MemcarveError | None, found: Found) -> dict[str, Any]:
     """Return the members of a process that could not be looked at, or that has no memory."""
-    nothing: list[Any] = []
-    empty = {"values": nothing, "codes": nothing}
-    columns = {
-        "segments": (
-            ("start", "size", "extents", "offset", "entropy", "sha256", "flags"),
-            ("permissions", "protection", "kind", "content", "file", "flagged"),
-        ),
-        "regions": (
-            ("start", "size", "resident", "file_offset", "private", "tag"),
-            ("protection", "permissions", "kind", "file", "source"),
-        ),
-        "modules": (("start", "size", "name", "path"), ("source",)),
-        "threads": (("tid", "name", "start", "instruction", "teb", "stack_start", "stack_end"), ("state",)),
-        "missing": (("start", "size", "known_missing"), ("reason",)),
-    }
-    tables = {
-        name: dict.fromkeys(plain, nothing) | dict.fromkeys(shared, empty) for name, (plain, shared) in columns.items()
-    }
+    plain, shared = ("start", "size", "extents", "offset", "entropy", "sha256", "flags"), _LABELS
+    no_segments = {name: values([]) for name in plain} | {name: encoded(Words.empty(0)) for name in shared}
     flags = [_flag(finding, None) for finding in found.findings]
     words = "segments", "bytes", "missing_bytes", "not_in_memory_bytes", "regions", "modules", "threads"
     return {
@@ -346,38 +336,19 @@ def failed(entry: ProcessEntry, error: MemcarveError | None, found: Found) -> di
             "flags": len(flags) + sum(more.number for more in found.more),
             "flagged_segments": 0,
         },
-        "segments": tables["segments"],
+        "segments": no_segments,
         "entropy_along": {},
         "first_bytes": {},
         "header": {},
-        "regions": tables["regions"],
-        "modules": tables["modules"],
-        "threads": tables["threads"],
+        "regions": regions_table([]),
+        "modules": modules_table([]),
+        "threads": threads_table([]),
         "flags": flags,
         "flags_counted": [
             {"flag": str(more.flag), "severity": str(more.severity), "number": more.number} for more in found.more
         ],
         "flags_looked_for": [],
-        "missing": tables["missing"],
-        "missing_not_listed": {"rows": 0, "bytes": 0},
-    }
-
-
-def _threads(rows: Sequence[Any]) -> dict[str, Any]:
-    def places(found: Iterable[int | None]) -> Any:  # noqa: ANN401 - a column
-        return values([None if value is None else f"0x{value:x}" for value in found])
-
-    registers = [row.registers or {} for row in rows]
-    counters = [next((each[name] for name in _INSTRUCTIONS if name in each), None) for each in registers]
-    return {
-        "tid": integers([row.tid for row in rows]),
-        "name": values([row.name for row in rows]),
-        "state": encoded(Words.of(row.state for row in rows)),
-        "start": places(row.begin for row in rows),
-        "instruction": places(counters),
-        "teb": places(row.teb for row in rows),
-        "stack_start": places(row.stack_start for row in rows),
-        "stack_end": places(row.stack_end for row in rows),
+        **missing_tables(MissingMemory.of([]), MissingMemory.of([])),
     }
 
 

@@ -17,7 +17,7 @@ from memcarve.intervals import chunks
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from memcarve.dtypes import U64
+    from memcarve.dtypes import U64, Bools
     from memcarve.labels.segment_labels import Words
 
 _ROWS = 1 << 14  # of a column in one piece
@@ -48,6 +48,16 @@ def integers(column: Any) -> Column:  # noqa: ANN401 - an array of any integers,
     if isinstance(column, list):
         return values(column)
     return Column(len(column), lambda part: [*map(dumps, column[part].tolist())])
+
+
+def with_nothing(column: U64, nothing: Bools) -> Column:
+    """Return integers (uint64), some of which (bool) are not known."""
+
+    def cells(part: slice) -> list[str]:
+        rows = zip(column[part].tolist(), nothing[part].tolist(), strict=True)
+        return ["null" if unknown else str(value) for value, unknown in rows]
+
+    return Column(len(column), cells)
 
 
 def values(column: list[Any]) -> Column:

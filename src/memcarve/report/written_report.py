@@ -29,14 +29,16 @@ def write_report(
     *,
     indexes: Sequence[int] | None = None,
     form: str = HTML,
+    before: Container | None = None,
     progress: Progress | None = None,
 ) -> Result:
     """Write a report about the processes at some places in ``processes()``, or all; `form` is ``"html"`` or ``"json"``.
 
-    A process that fails does not stop the others. Raises OutputError, and UsageError for an unknown word.
+    `before` is an earlier state of the same, with which each process is compared. A process that fails does not stop
+    the others. Raises OutputError, and UsageError for an unknown word.
     """
     chosen = every(container) if indexes is None else [*indexes]
-    return write_case(CaseDocument(container, chosen, options, progress), out, form)
+    return write_case(CaseDocument(container, chosen, options, progress, before), out, form)
 
 
 def write_case(case: CaseDocument, out: str | os.PathLike[str], form: str = HTML) -> Result:
@@ -44,7 +46,7 @@ def write_case(case: CaseDocument, out: str | os.PathLike[str], form: str = HTML
     begun = time.monotonic()
     if form not in (HTML, JSON):
         raise UsageError(f"unknown form {form!r}", remedy=f"choose from {HTML}, {JSON}")
-    inputs = [case.container.path] if case.container.path else []
+    inputs = [each.path for each in (case.container, case.before) if each is not None and each.path]
     with NewFile(out, force=case.options.force, inputs=inputs) as file:
         with open(file.path, "w", encoding="utf-8", newline="\n") as text:
             text.writelines(lines(case, form))
