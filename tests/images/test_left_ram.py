@@ -32,6 +32,7 @@ from memory import PAGE
 from memprocfs_runs import run as run_memprocfs, skip_without, with_xpress
 from sweeps import some
 from winimage import Plan, kernel, left_ram, userland
+from winimage.paging_files import PagingFiles
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -67,7 +68,7 @@ def built(place: Path, left: LeftRam, layout: int = 8, **options: Any) -> Truth:
 @pytest.fixture(scope="module")
 def truth(tmp_path_factory: pytest.TempPathFactory) -> Truth:
     """Return an image whose page tables are as they usually are."""
-    return built(tmp_path_factory.mktemp("left"), left_ram.everything())
+    return built(tmp_path_factory.mktemp("left"), left_ram.everything(), paging=PagingFiles())
 
 
 def files_of(truth: Truth) -> list[str]:
@@ -150,8 +151,10 @@ def test_a_file_that_is_too_short(truth: Truth) -> None:
         assert missing == {*beyond}
 
 
-def test_the_other_file(truth: Truth) -> None:
+def test_the_other_file(tmp_path: Path) -> None:
     """With files whose numbers are exchanged no byte is right by chance: numbers are what tells them apart."""
+    private = left_ram.Private(0x30100000000, ("pagefile 0", "pagefile 1") * 200)
+    truth = built(tmp_path, left_ram.LeftRam((), (left_ram.MOVED, private)))
     exchanged = [f"{1 - number}={path}" for number, path in truth.page_files.items()]
     with memcarve.open(truth.path, page_files=exchanged) as container:
         memory = container.process(PID)
@@ -355,10 +358,10 @@ def test_few_forged_entries_change_nothing() -> None:
 
 def test_numbers() -> None:
     """A number is said before the name, or is the lowest that is free; swapfile.sys is 1 by itself."""
-    assert numbered(["a", "b"]) == [(0, "a"), (1, "b")]
-    assert numbered(["1=a", "b", "x=c"]) == [(1, "a"), (0, "b"), (2, "x=c")]
-    assert numbered(["d/swapfile.sys"]) == [(1, "d/swapfile.sys")]
-    assert numbered(["1=a", "swapfile.sys"]) == [(1, "a"), (0, "swapfile.sys")]
+    assert numbered(["a", "b"]) == [(0, "a", False), (1, "b", False)]
+    assert numbered(["1=a", "b", "x=c"]) == [(1, "a", True), (0, "b", False), (2, "x=c", False)]
+    assert numbered(["d/swapfile.sys"]) == [(1, "d/swapfile.sys", False)]
+    assert numbered(["1=a", "swapfile.sys"]) == [(1, "a", True), (0, "swapfile.sys", False)]
 
 
 @pytest.mark.parametrize("given", [["1=a", "1=b"], ["16=a"], ["a"] * 17])

@@ -34,11 +34,16 @@ _NOISE = 7.9  # bits a byte of a page has if nothing but chance is in it: 7.95 o
 
 
 class PageFile(NamedTuple):
-    """A file that holds pages: the `number` by which entries call it; its bytes lie from `begin` on in the backing."""
+    """A file that holds pages: the `number` by which entries call it; its bytes lie from `begin` on in the backing.
+
+    `said`: the user gave the number. `path` is what the machine itself called it, None if that is not known.
+    """
 
     number: int
     file: FileBacking
     begin: int
+    said: bool = True
+    path: str | None = None
 
 
 class DecodedArea:
@@ -89,6 +94,10 @@ class PageFiles:
         self.files = files
         self.zeros = zeros
         self.area = area
+        #: whether numbers are settled: no system is asked for them any more
+        self.settled = False
+        #: what the system found out about the files, in words
+        self.remarks: list[str] = []
         self._checked: set[int] = set()
 
     @property
@@ -98,6 +107,19 @@ class PageFiles:
             {**each.file.described, "number": each.number, "begin": each.begin, **each.file.hashed}
             for each in self.files
         ]
+
+    @property
+    def notes(self) -> list[str]:
+        """A sentence for each file whose number is settled.
+
+        The words are the same however the number came to be: verify gives it, and compares notes.
+        """
+        return [
+            f"{each.file.path}: is read as page file {each.number}{'' if each.path is None else f' ({each.path})'}; "
+            "nothing in it tells whether it is of the image's moment"
+            for each in self.files
+            if each.said or self.settled
+        ] + self.remarks
 
     def unread(self, offset: U64) -> list[str]:
         """Return a sentence for each file that holds none of what lies at offsets (uint64), if entries name another.

@@ -159,7 +159,7 @@ class ImageContainer(Container):
             unsought.append(_FEW_PAGES)
         found, known = (self._system.notes, [self._system.description]) if self._system else ([], [])
         decoded = [Note(note, "input", more) for note, more in self.stored.notes]
-        decoded += [Note(note, "input") for note in self._page_notes]
+        decoded += [Note(note, "input") for note in (*self._page_files.notes, *self._page_notes)]
         if self._left_out:
             unsought.append(f"left out, because no memory of its own is known of it: {self._left_out}")
         return [*known, *decoded, *(Note(note, "input") for note in (*self.memory.notes, *found, *unsought))]
@@ -343,7 +343,9 @@ class ImageContainer(Container):
         """What finds pages that page tables do not lead to; None if they are not wanted, or nothing finds them."""
         if self.options.pages_from == PagesFrom.RAM or self.options.dtb is not None:
             return None
-        return self.system.resolver(self._page_files)
+        found = self.system.resolver(self._page_files)
+        self._page_files.settled = True
+        return found
 
     def _walk(
         self, entry: ProcessEntry, table: AddressTable, start: int, end: int, *, if_needed: bool = False

@@ -27,10 +27,11 @@ _ZEROS = 1 << 48
 _DECODED = 1 << 44
 
 
-def numbered(given: Sequence[str]) -> list[tuple[int, str]]:
-    """Return number and path of each file given as ``[N=]FILE``; raises UsageError.
+def numbered(given: Sequence[str]) -> list[tuple[int, str, bool]]:
+    """Return number and path of each file given as ``[N=]FILE``, and whether the number was given; raises UsageError.
 
-    Files without a number get the lowest that is free, in their order; swapfile.sys gets 1 if that is.
+    Files without a number get the lowest that is free, in their order; swapfile.sys gets 1 if that is. What the system
+    of the image knows of its page files comes first, see `windows/resolving/page_file_numbers.py`.
     """
     found: list[tuple[int | None, str]] = []
     for text in given:
@@ -49,7 +50,7 @@ def numbered(given: Sequence[str]) -> list[tuple[int, str]]:
         number = said if said is not None else _SWAP_NUMBER if swap else free[0]
         if said is None:
             free.remove(number)
-        rows.append((number, path))
+        rows.append((number, path, said is not None))
     return rows
 
 
@@ -63,14 +64,10 @@ def open_page_files(
     files, notes = list[FileBacking](), list[str]()
     rows = numbered(given)
     try:
-        for number, path in rows:
+        for _, path, _ in rows:
             files.append(open_file(path))
             _check(files[-1], [image, *files[:-1]])
             name = files[-1].path
-            # the same words however the number came to be: verify gives it as N=FILE, and compares notes
-            notes.append(
-                f"{name}: is read as page file {number}; nothing in it tells whether it is of the image's moment"
-            )
             if files[-1].size % PAGE:
                 notes.append(f"{name}: ends within a page; it may be cut off")
     except BaseException:
@@ -81,7 +78,7 @@ def open_page_files(
     whole = Composite(backing, [*files, area, *([Zeros(backing.path, _ZEROS)] if zeros else [])])
     area.begin = whole.begins[len(files)]
     placed = zip(rows, files, whole.begins, strict=False)
-    known = tuple(PageFile(number, file, begin) for (number, _), file, begin in placed)
+    known = tuple(PageFile(number, file, begin, said) for (number, _, said), file, begin in placed)
     return PageFiles(whole, known, whole.begins[-1] if zeros else None, area), notes
 
 

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
+    from winimage.paging_files import PagingFiles
+
 __all__ = [
     "ALL_LAYOUTS",
     "DAMAGE",
@@ -86,6 +88,7 @@ def build(
     moved: Mapping[str, int | str] | None = None,
     stub: bool = False,
     realistic: bool = False,
+    paging: PagingFiles | None = None,
 ) -> Truth:
     """Write an image; return what it holds. There is a System process beside those asked for.
 
@@ -94,11 +97,11 @@ def build(
     `kpti`: every process has a second root, for user mode. `decoy`: another module has the kernel's name. `freed`:
     there is an overwritten process and an old root. `top_page`: the last page of the address space is mapped. `moved`:
     what lies elsewhere than the table of layouts says, in its words. `stub`: the first MiB has the block that
-    processors start with. `realistic`: System has regions.
+    processors start with. `realistic`: System has regions. `paging` is what the kernel says of its page files.
     """
     if exports not in EXPORTS or damage not in DAMAGE:
         raise ValueError(f"no such variant: exports {exports!r}, damage {damage!r}")
-    options = Options(exports, damage, small_pages, kpti, decoy, freed, top_page, stub, realistic)
+    options = Options(exports, damage, small_pages, kpti, decoy, freed, top_page, stub, realistic, paging)
     return build_system(path, layout_of(layout, build, moved), megabytes, seed, processes, options)
 
 

@@ -16,7 +16,7 @@ from winimage.contents import PAGE
 if TYPE_CHECKING:
     from winimage.pool import Pool
 
-#: the number of the page file that the store has, and where its regions begin
+#: the number of the page file that the store has on most machines, and where its regions begin
 NUMBER, REGIONS = 2, 0x21000000000
 _REGION = 1 << 20
 _SHIFT, _MASK = 16, 0xFFFF
@@ -48,8 +48,9 @@ _OFFSETS = {
 class Store:
     """Collects pages under keys; then writes structures and regions."""
 
-    def __init__(self, build: int) -> None:
+    def __init__(self, build: int, number: int = NUMBER) -> None:
         self.build = build
+        self.number = number
         #: kind and bytes of each page, by its place
         self.pages: dict[int, tuple[str, bytes]] = {}
         #: what is in the owner's memory, by page
@@ -78,7 +79,7 @@ class Store:
         return _MOST_BITS if self._many else _BITS
 
     def _key(self, place: int) -> int:
-        return NUMBER << 28 | place if self.numbered else place
+        return self.number << 28 | place if self.numbered else place
 
     def _packed(self, data: bytes) -> bytes:
         known = self._known.get(data)

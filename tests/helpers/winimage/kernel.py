@@ -39,7 +39,9 @@ SECTIONS = (
     Section(b"PAGE", PAGEABLE, RDATA - PAGEABLE, 0x60000020),
     Section(b".rdata", RDATA, EDATA - RDATA, 0x48000040),
     Section(b".edata", EDATA, DATA - EDATA, 0x40000040),
-    Section(b".data", DATA, SIZE - DATA, 0xC8000040),
+    # others look for the list of page files in one of this name, if it is no larger
+    Section(b".data", DATA, 1 << 20, 0xC8000040),
+    Section(b"ALMOSTRO", DATA + (1 << 20), SIZE - DATA - (1 << 20), 0xC8000040),
 )
 
 

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from winimage.compression import NUMBER
 from winimage.contents import PAGE, U64, page_bytes
 from winimage.physical import numbers
 from winimage.userland import IMAGE_MAP, Vad
@@ -192,7 +191,7 @@ class Left:
             self.lost[address] = "compressed"
         else:
             self.found[address] = Found(origin, data)
-        return self.plan.entry(NUMBER, place)
+        return self.plan.entry(self.store.number, place)
 
     def _framed(self, owner: int, address: int) -> tuple[int, bytes]:
         (frame,) = self.physical.take(1).tolist()
@@ -242,7 +241,7 @@ class Left:
             return self._last_table
         if word == "compressed":
             assert self.store is not None
-            return self.plan.entry(NUMBER, self.store.add(number, words.tobytes()))
+            return self.plan.entry(self.store.number, self.store.add(number, words.tobytes()))
         if word == "transition":
             frame = self.physical.take(1)
             self.physical.store(words.tobytes(), frame)
@@ -392,6 +391,11 @@ class Left:
             self.lost[address] = "the page file ends too early"
 
 
+def file_pages(pages: Mapping[int, bytes]) -> int:
+    """Return how many pages the page file has that holds some pages, by place."""
+    return max(pages) + 9
+
+
 def write_files(image: str | os.PathLike[str], files: Mapping[int, Mapping[int, bytes]]) -> dict[int, str]:
     """Write page files beside an image; return their paths by number. Pages that nobody has are noise."""
     written = {}
@@ -401,7 +405,7 @@ def write_files(image: str | os.PathLike[str], files: Mapping[int, Mapping[int, 
             for place, data in pages.items():
                 file.seek(place * PAGE)
                 file.write(data)
-            file.truncate((max(pages) + 9) * PAGE)
+            file.truncate(file_pages(pages) * PAGE)
         written[number] = path
     return written
 

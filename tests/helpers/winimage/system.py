@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from winimage import kernel
-from winimage.compression import Store
+from winimage.compression import NUMBER, Store
 from winimage.contents import PAGE
 from winimage.edges import finish_self_table
 from winimage.hostile import THREADS, lost
-from winimage.left_ram import Left, LeftRam, write_files
+from winimage.left_ram import Left, LeftRam, file_pages, write_files
+from winimage.paging_files import Written
 from winimage.physical import LARGE, Physical
 from winimage.plans import Plan
 from winimage.pool import PROCESS, freed, thread
@@ -65,7 +66,9 @@ class System:
         #: the pages of page files, by number and place
         self.files: dict[int, dict[int, bytes]] = {}
         self.left: dict[int, Left] = {}
-        self.store = Store(self.layout.build)
+        paging = self.options.paging
+        self.store = Store(self.layout.build, NUMBER if paging is None else paging.store)
+        self.paging = None if paging is None else Written(paging, self.pool, self.layout)
 
     def build(self, plans: Sequence[Plan]) -> tuple[Process, ...]:
         """Write everything."""
@@ -87,6 +90,9 @@ class System:
             for name in one.plan.wiped:
                 size = _SIZES.get(name, 8)
                 self.pool.put(one.eprocess + self.layout[name], f"{size}s", bytes(size))
+        if self.paging is not None:
+            self.paging.finish({number: file_pages(pages) for number, pages in self.files.items()})
+            self.upper.data |= self.paging.data(self.upper.base)
         self.upper.store(placed[0].eprocess, pointers[head])
         self.upper.store_stub(processes[0].root)
         if self.options.freed:

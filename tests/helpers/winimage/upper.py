@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from winimage.layouts import Layout
+    from winimage.paging_files import PagingFiles
     from winimage.physical import Physical
 
 #: FILETIME of a day in February 2023
@@ -45,6 +46,7 @@ class Options(NamedTuple):
     top_page: bool = False
     stub: bool = False
     realistic: bool = False
+    paging: PagingFiles | None = None
 
     @property
     def small(self) -> bool:
@@ -71,6 +73,8 @@ class Upper:
         self.entry = self.base + kernel.TEXT + 0x2340
         #: what of the kernel's data leads to the store of compressed pages
         self.globals = b""
+        #: what else stands where in the kernel's image
+        self.data: dict[int, bytes] = {}
         self.tables = Tables(physical, user=False)
         #: what user-mode roots have of it
         self.shadow = Tables(physical, user=False)
@@ -171,6 +175,8 @@ class Upper:
         struct.pack_into("<QQ", image, kernel.HEAD, *head)
         if self.globals:
             kernel.put_globals(image, self.globals)
+        for place, data in self.data.items():
+            image[place : place + len(data)] = data
         if self.options.exports == "paged-out":
             # the frame belongs to somebody else by now
             image[kernel.ACCESSORS : kernel.ACCESSORS + PAGE] = filler[:PAGE]

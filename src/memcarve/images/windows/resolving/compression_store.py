@@ -167,6 +167,17 @@ class CompressionStore:
                 found.add(number)
         self.numbers = frozenset(found) if len(found) == 1 else frozenset()
 
+    def agree_on(self, numbers: frozenset[int]) -> str:
+        """Keep to the numbers that Windows' list of page files gives stores; return in words if that contradicts keys.
+
+        If keys do not tell the number, the list does.
+        """
+        if not self.numbers and not self._offsets.numbered:
+            self.numbers = numbers
+        contradicted = self.numbers - numbers
+        self.numbers &= numbers
+        return "" if not contradicted else "their keys and Windows' list of page files contradict each other"
+
     def keys(self, numbers: U8, pages: U64) -> tuple[U64, Bools]:
         """Return the keys (uint64) that entries have, and which may be a compressed page's (bool)."""
         mine = np.isin(numbers, [*self.numbers]) & (pages < np.uint64(1 << 28))

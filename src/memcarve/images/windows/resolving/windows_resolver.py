@@ -21,7 +21,9 @@ from memcarve.images.windows import vads
 from memcarve.images.windows.eprocess_scan import USER_END
 from memcarve.images.windows.resolving import invalid_ptes as ptes
 from memcarve.images.windows.resolving.compression_store import CompressionStore, find_store
+from memcarve.images.windows.resolving.page_file_numbers import numbered_by_name
 from memcarve.images.windows.resolving.paged_tables import tables_below
+from memcarve.images.windows.resolving.paging_files import find_paging_files
 from memcarve.images.windows.resolving.prototype_arrays import arrays
 from memcarve.images.x86_entries import X86Entries
 from memcarve.intervals import PAGE, TOP, Intervals, chunks, union
@@ -46,6 +48,7 @@ if TYPE_CHECKING:
     from memcarve.images.paging import Invalid, Pages
     from memcarve.images.paging_modes import AddressTable
     from memcarve.images.windows.offsets import Tree
+    from memcarve.images.windows.resolving.paging_files import PagingFile
     from memcarve.images.windows.windows_system import WindowsSystem
     from memcarve.process import ProcessEntry
     from memcarve.space import AddressSpace
@@ -82,9 +85,26 @@ class WindowsResolver:
         self.memory = windows.memory
         self.kernel = windows.kernel.space
         self.possible = X86Entries(windows.kernel.table, windows.memory).possible
-        self.no_store = ""
+        self.no_store = self.contradicted = ""
         self._owner_is_read = False
         self._sample = np.zeros(0, np.uint64)
+        if files.files:
+            known, why = self.paging_files
+            if known:
+                files.files = numbered_by_name(files.files, known)
+            else:
+                files.remarks.append(f"Windows' own list of its page files is not known ({why}): order gives numbers")
+
+    @functools.cached_property
+    def paging_files(self) -> tuple[tuple[PagingFile, ...], str]:
+        """The page files that Windows had, by its own list, none if that is not known; and why not, in words."""
+        return find_paging_files(self)
+
+    @property
+    def numbers_of_stores(self) -> frozenset[int] | None:
+        """The numbers of page files that are none, but stores of compressed pages; None if they are not known."""
+        known = self.paging_files[0]
+        return frozenset(each.number for each in known if each.store) if known else None
 
     @functools.cached_property
     def layout(self) -> tuple[ptes.PteLayout | None, str]:
@@ -180,7 +200,7 @@ class WindowsResolver:
         rest = ~given & ~zero
         if (~zero & (~given | (numbers > 1))).any():
             self._compressed(numbers, pages, rest, offset, flags)
-        in_store = (numbers > 1) & ((self.windows.kernel.version.build or 0) >= _STORE_BUILD)
+        in_store = self.may_be_stored(numbers) if rest.any() else rest
         reason = np.where(in_store, REASONS.index(COMPRESSED), REASONS.index(PAGED_OUT))
         reason[given] = REASONS.index(BEYOND_PAGE_FILE)
         reason[zero] = _ZERO
@@ -218,6 +238,8 @@ class WindowsResolver:
             if layout is not None:
                 paged = self._sample[ptes.kinds(self._sample, self.possible) == ptes.PAGED]
                 found.learn_number(*layout.place(paged))
+            if self.numbers_of_stores is not None:
+                self.contradicted = self.no_store = found.agree_on(self.numbers_of_stores)
             if self.files.area is not None:
                 self.files.area.source = found
             clash = found.numbers & {each.number for each in self.files.files}
@@ -228,6 +250,11 @@ class WindowsResolver:
                     remedy="give each file its own number with {page_files}, as 1=FILE",
                 )
         return found
+
+    def may_be_stored(self, numbers: U8) -> Bools:
+        """Return which numbers (uint8) may be that of compressed pages (bool): by Windows' list, else by usage."""
+        known, build = self.numbers_of_stores, self.windows.kernel.version.build or 0
+        return (numbers > 1) & (build >= _STORE_BUILD) if known is None else np.isin(numbers, [*known])
 
     def space_of_owner(self, entry: ProcessEntry) -> AddressSpace:
         """Return the user half of the process that compressed pages lie in, which may be in page files themselves.
@@ -371,7 +398,8 @@ class _Resolving:
             gathered.lose(address[~held & (found.reason == REASONS.index(reason))], reason)
         if (found.reason == REASONS.index(NOT_PROVEN)).any():
             self.unproven = self.resolver.layout[1]
-        if (found.reason == REASONS.index(COMPRESSED)).any() and self.resolver.no_store:
+        compressed = (found.reason == REASONS.index(COMPRESSED)).any()
+        if (compressed and self.resolver.no_store) or self.resolver.contradicted:
             self.left_compressed = self.resolver.no_store
 
     def _zeros(self, address: U64, flags: int) -> None:
