@@ -225,10 +225,13 @@ class Later:
         self.end = f"pending-{os.urandom(6).hex()}"  # as long as a time
         self.sha256 = os.urandom(32).hex()
 
-    def settled(self, blocks: Iterable[bytes], sha256: str | None) -> Iterator[bytes]:
-        """Yield the blocks of a header, none of which ends within a word, with the time and the input's hash."""
+    def settled(self, blocks: Iterable[bytes], sha256: str | None, end: dt.datetime | None = None) -> Iterator[bytes]:
+        """Yield the blocks of a header, none of which ends within a word, with the time and the input's hash.
+
+        `end` is that time (UTC), None if it is now.
+        """
         for block in blocks:
-            settled = block.replace(self.end.encode(), rfc3339(now()).encode())
+            settled = block.replace(self.end.encode(), rfc3339(end or now()).encode())
             yield settled if sha256 is None else settled.replace(self.sha256.encode(), sha256.encode())
 
 

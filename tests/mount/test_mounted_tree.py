@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 import pytest
@@ -9,20 +10,64 @@ import pytest
 import memcarve
 import sinking
 from contracts import MAKERS
-from mounted import files_in, tree_of
+from dumps import write_dump
+from memcarve.mount.memory_files import FlatFile
+from memory import PAGE, noise
+from mounted import content_of, files_in, tree_of
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+_TIME = re.compile(rb'"(time|end)": "[^"]*Z"')
+
+
+def _but_for_when(data: bytes) -> bytes:
+    """Return a file without the times at which it was written."""
+    return _TIME.sub(b"", data)
+
 
 @pytest.mark.parametrize("kind", sorted(MAKERS))
 def test_files_are_those_that_are_written(kind: str, tmp_path: Path) -> None:
-    """Each file has the bytes that carving writes under its name."""
+    """Each file has the bytes that carving, exporting and extracting write, but for when that was."""
     with MAKERS[kind](tmp_path) as given, memcarve.open(given.path) as container:
         index = container.choose([] if given.pid is None else [given.pid])[0]
         tree = tree_of(container)
         name = next(name for name, place in tree.indexes.items() if place == index)
-        found = files_in(tree.find(f"/processes/{name}/segments"))
-        sinking.carve(container.process(index=index, half=container.default_half), tmp_path / "out", hashes=())
-        written = {path.name: path.read_bytes() for path in (tmp_path / "out").glob("*.bin")}
-    assert found == written
+        found = files_in(tree.find(f"/processes/{name}"))
+        assert tree.told == []
+        process = container.process(index=index, half=container.default_half)
+        how = {"hashes": (), "begin": tree.begun}
+        sinking.carve(process, tmp_path / "segments", **how)
+        written = {f"segments/{path.name}": path.read_bytes() for path in (tmp_path / "segments").glob("*.bin")}
+        for sink, word in (("minidump", "minidump.dmp"), ("elfcore", "core")):
+            sinking.write(sink, process, tmp_path / word, **how)
+            written[word] = (tmp_path / word).read_bytes()
+    assert sorted(found) == sorted(written)
+    for word, data in written.items():
+        assert _but_for_when(found[word]) == _but_for_when(data), word
+
+
+def test_a_flat_file_has_zeros_for_gaps(tmp_path: Path) -> None:
+    """The file is what export writes, and says where its gaps are; one with gaps that export refuses is not there."""
+    rows = [(0x10000, noise(1, 2 * PAGE)), (0x20000, noise(2) + bytes(PAGE)), (0x200000, noise(3)), (1 << 46, noise(4))]
+    (tmp_path / "near").mkdir()
+    with memcarve.open(write_dump(tmp_path / "near", rows[:3], 4)) as container:
+        flat = tree_of(container).find("/processes/4/flat")
+        assert isinstance(flat, FlatFile)
+        sinking.export_flat(container.process(), tmp_path / "written", hashes=())
+        data = (tmp_path / "written").read_bytes()
+        assert content_of(flat, 3 * PAGE + 5) == content_of(flat) == data
+        assert (flat.size, flat.stored) == (len(data), 5 * PAGE)
+    ends = [(0, 0x2000), (0x10000, 0x12000), (0x1F0000, 0x1F1000)]
+    for low, high in ends:
+        assert [flat.next_data(place) for place in (low, high - 1)] == [low, high - 1]
+        assert [flat.next_hole(place) for place in (low, high - 1)] == [high, high]
+    assert [flat.next_data(0x2000), flat.next_data(0x12345), flat.next_hole(0x12345)] == [0x10000, 0x1F0000, 0x12345]
+    with memcarve.open(write_dump(tmp_path, rows, 4)) as container:
+        assert tree_of(container).find("/processes/4/flat") is None
+        far = tree_of(container, sparse=True).find("/processes/4/flat")
+        assert isinstance(far, FlatFile)
+        assert (far.size, far.stored) == ((1 << 46) + PAGE - 0x10000, 6 * PAGE)
+        view = memoryview(bytearray(3 * PAGE))
+        far.read_into(far.size - 3 * PAGE, view)
+        assert bytes(view) == bytes(2 * PAGE) + noise(4)

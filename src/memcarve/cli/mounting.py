@@ -30,7 +30,7 @@ def mount(
         named = processes.pid or processes.name is not None
         indexes = choose(container, processes) if named or processes.everything else container.certain()
         say(container.notes if messages.verbose else container.warnings, quiet=messages.quiet)
-        tree = MountedTree(container, indexes, half=mounting.half, tell=complain)
+        tree = MountedTree(container, indexes, half=mounting.half, sparse=mounting.sparse, tell=complain)
 
         def ready() -> None:
             held = counted(len(indexes), "process")

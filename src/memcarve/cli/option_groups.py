@@ -904,6 +904,9 @@ class Mounting(Group, heading=WRITE):
         heading=TAKE,
         help="Half of the address space.  [default: user for an image, else all]",
     )
+    sparse: bool = option(
+        "--sparse", is_flag=True, help="Also show flat files with more than 64 GiB of gaps, which read as zeros."
+    )
     allow_other: bool = option(
         "--allow-other",
         is_flag=True,

@@ -17,6 +17,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from memcarve.errors import MemcarveError, MountError, printable
+from memcarve.mount.memory_files import FlatFile
 from memcarve.mount.mount_point import check_mount_point, check_system, fuse_library
 from memcarve.mount.virtual_file import Folder, Link, VirtualFile
 
@@ -84,7 +85,7 @@ class _Server:
         """Mount and serve until it is unmounted; raises MountError."""
         ctypes, fuse = self.ctypes, self.fuse
         operations = fuse.fuse_operations()
-        names = ("init", "getattr", "readlink", "open", "read", "release", "opendir", "readdir", "releasedir")
+        names = ("init", "getattr", "readlink", "open", "read", "release", "opendir", "readdir", "releasedir", "lseek")
         for name, prototype in (field[:2] for field in fuse.fuse_operations._fields_):
             if name in names:
                 setattr(operations, name, prototype(self._guarded(getattr(self, name))))
@@ -208,6 +209,19 @@ class _Server:
             raise OSError(errno.EIO, os.strerror(errno.EIO)) from error
         return length
 
+    def lseek(self, path: bytes | None, offset: int, whence: int, information: Pointer) -> int:  # noqa: ARG002 - C's
+        """Return where data, or a hole, begins from an offset on; raises ENXIO if there is none."""
+        _, node = self._handles[information.contents.fh]
+        if not isinstance(node, VirtualFile) or offset >= node.size:
+            raise OSError(errno.ENXIO, os.strerror(errno.ENXIO))
+        if isinstance(node, FlatFile):
+            found = node.next_data(offset) if whence == os.SEEK_DATA else node.next_hole(offset)
+        else:
+            found = offset if whence == os.SEEK_DATA else node.size
+        if found is None:
+            raise OSError(errno.ENXIO, os.strerror(errno.ENXIO))
+        return found
+
     def readdir(
         self,
         path: bytes | None,  # noqa: ARG002 - C's
@@ -251,9 +265,6 @@ class _Server:
         """Fill in an entry's attributes; return whether all of them are known."""
         if entry.node is not None:
             self._describe(status, entry.node)
-            return True
-        if not entry.is_file:
-            self._fill(status, stat.S_IFDIR | self.folder_mode, 0, 0)
             return True
         self._fill(status, stat.S_IFREG | self.file_mode, entry.size or 0, entry.size or 0)
         return entry.size is not None

@@ -8,43 +8,64 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from memcarve.errors import MemcarveError, printable
+from memcarve.intervals import Intervals
+from memcarve.mount.memory_files import FlatFile
 from memcarve.mount.process_folder import OpenedProcess, ProcessFolder
 from memcarve.mount.recently_used import RecentlyUsed
 from memcarve.mount.virtual_file import Folder, Link, Text
+from memcarve.sinks.flat import Plan
 from memcarve.sinks.several import folder_name
+from memcarve.times import now
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from memcarve.mount.virtual_file import Listed, Node
+    from memcarve.mount.virtual_file import Listed, Node, VirtualFile
     from memcarve.process import Container
+    from memcarve.space import AddressSpace
 
     #: is told what could not be made or read, as one line that is safe to print
     Told = Callable[[str], object]
 
-_KEPT = 64 << 20  # bytes of columns and documents that are kept
+_KEPT = 32 << 20  # bytes of columns, and of heads and documents, that are kept
 
 
 class MountedTree:
     """The root folder of what is mounted of a `container`: the processes at `indexes` of its list.
 
-    `half` is the half of their memory that is opened, None the container's own. `tell` is called with what goes wrong,
-    once for each reason. Safe to use from several threads.
+    `half` is the half of their memory that is opened, None the container's own. `sparse` shows flat files however large
+    their gaps are. `tell` is called with what goes wrong, once for each reason. Safe to use from several threads.
     """
 
     def __init__(
-        self, container: Container, indexes: Sequence[int], *, half: str | None = None, tell: Told | None = None
+        self,
+        container: Container,
+        indexes: Sequence[int],
+        *,
+        half: str | None = None,
+        sparse: bool = False,
+        tell: Told | None = None,
     ) -> None:
         self.container = container
+        self.begun = now()
+        self.sparse = sparse
         self.half = half or container.default_half
         self._tell = tell
         self._told: set[str] = set()
-        self._opening = threading.Lock()  # sources are not made for being asked by several threads at once
+        self._working = threading.RLock()  # processes are not made for being opened by several threads at once
         self._opened: RecentlyUsed[OpenedProcess] = RecentlyUsed(_KEPT)
+        self._made: RecentlyUsed[VirtualFile] = RecentlyUsed(_KEPT)
         container.processes()
         taken: Counter[str] = Counter()
         self.indexes = {folder_name(container.entry(index), index, taken): index for index in indexes}
-        self.root = Folder({"by-name": Folder(self._by_name()), "processes": _Processes(self)})
+        image = container.physical_space()
+        self.root = Folder(
+            {
+                "by-name": Folder(self._by_name()),
+                **({} if image is None or not len(image) else {"image.raw": _flat_image(image)}),
+                "processes": _Processes(self),
+            }
+        )
 
     def _by_name(self) -> dict[str, Node]:
         links: dict[str, Node] = {}
@@ -74,11 +95,20 @@ class MountedTree:
         """Return a process, opened; raises what opening it raises."""
 
         def make() -> tuple[OpenedProcess, int]:
-            with self._opening:
+            with self._working:
                 found = OpenedProcess(self.container.process(index=index, half=self.half), self.half)
             return found, found.cost
 
         return self._opened.get(index, make)
+
+    def made(self, key: tuple[int, str], make: Callable[[], tuple[VirtualFile, int]]) -> VirtualFile:
+        """Return a file that takes work to make, kept while there is room; `make` also says how many bytes it takes."""
+
+        def alone() -> tuple[VirtualFile, int]:
+            with self._working:
+                return make()
+
+        return self._made.get(key, alone)
 
     def tell(self, text: str) -> None:
         """Say what went wrong, each thing once."""
@@ -88,6 +118,13 @@ class MountedTree:
 
 
 _MOST_TOLD = 1000
+
+
+def _flat_image(image: AddressSpace) -> VirtualFile:
+    """Return a machine's physical memory: the byte at physical address A lies at offset A."""
+    parts = image.segments()
+    end = int(parts.last[-1]) + 1
+    return FlatFile(image, Plan(0, parts, Intervals.of([(0, end)]).subtract(parts), 0, 0, 0))
 
 
 class _Processes(Folder):
@@ -108,7 +145,7 @@ class _Unopened(Folder):
 
     def _folder(self) -> Folder:
         try:
-            return ProcessFolder(self.tree.opened(self.index))
+            return ProcessFolder(self.tree, self.index, self.tree.opened(self.index))
         except MemcarveError as error:
             text = printable(str(error))
             self.tree.tell(f"{self.name}: {text}")

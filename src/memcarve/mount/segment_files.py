@@ -8,6 +8,7 @@ import numpy as np
 
 from memcarve.formats import manifest
 from memcarve.intervals import TOP
+from memcarve.mount.memory_files import MemoryFile
 from memcarve.mount.virtual_file import Folder, Listed
 
 if TYPE_CHECKING:
@@ -17,24 +18,6 @@ if TYPE_CHECKING:
     from memcarve.space import AddressSpace
 
 _CHUNK = 64  # entries that are named at a time: about as many as the system asks for at once
-
-
-class MemoryFile:
-    """`size` bytes at the address `start`, all of which are there."""
-
-    def __init__(self, space: AddressSpace, start: int, size: int) -> None:
-        self.space = space
-        self.start = start
-        self.size = size
-
-    @property
-    def stored(self) -> int:
-        """All of them."""
-        return self.size
-
-    def read_into(self, offset: int, view: memoryview) -> None:
-        """Fill `view` with the bytes at `offset`; raises SourceReadError."""
-        self.space.read_into(self.start + offset, view)
 
 
 class SegmentFolder(Folder):

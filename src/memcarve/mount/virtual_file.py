@@ -31,14 +31,13 @@ class VirtualFile(Protocol):
 
 
 class Listed(NamedTuple):
-    """What a folder holds: the name, and the node if making it costs nothing; a `file` has a size that is to be found.
+    """What a folder holds: its name, of plain characters, and the node if making it costs nothing.
 
-    A name is of plain characters.
+    Else it is a file, whose `size` is given if it is known.
     """
 
     name: str
     node: Node | None = None
-    is_file: bool = True
     size: int | None = None
 
 

@@ -20,7 +20,7 @@ from memcarve.permissions import EXECUTE as MAY_EXECUTE, NOT_PRESENT, WRITE as M
 from memcarve.process import Unix
 from memcarve.sinks.input_hash import hash_to_come
 from memcarve.sinks.ranges import ranges
-from memcarve.sinks.single_file import write_file
+from memcarve.sinks.single_file import FilePlan, write_file
 from memcarve.sinks.sink import Result, SinkOptions
 from memcarve.vocabulary import Architecture
 
@@ -82,6 +82,28 @@ def export_elfcore(
     OutputError.
     """
     begun = time.monotonic()
+    plan = elfcore_plan(process, segments, options, begun, subject=os.fspath(out))
+    return write_file(
+        process,
+        plan.ranges,
+        out,
+        plan.head,
+        base=plan.base,
+        options=options,
+        progress=progress,
+        begun=begun,
+        notes=plan.notes,
+        later=plan.later,
+    )
+
+
+def elfcore_plan(
+    process: ProcessMemory, segments: Segments, options: SinkOptions, begun: float, *, subject: str
+) -> FilePlan:
+    """Return what goes into the core, which messages call `subject`; `begun` is when the work began.
+
+    Raises UsageError if memory of x86 lies beyond 4 GiB.
+    """
     options.check("elfcore")
     found = ranges(process, segments)
     threads = process.metadata.all_threads()
@@ -91,7 +113,7 @@ def export_elfcore(
     if bits == 32 and len(found) and int(found.segments.last[-1]) >> bits:  # noqa: PLR2004
         raise UsageError(
             f"memory of a 32-bit process lies at 0x{int(found.segments.last[-1]):x}, which a 32-bit core cannot hold",
-            subject=os.fspath(out),
+            subject=subject,
             remedy="{architecture:x64} writes a 64-bit one",
         )
     flags, basis = _flags(found, notes)
@@ -108,20 +130,9 @@ def export_elfcore(
     head = process_notes.layout(word, own_notes, found.start, found.size, flags)
     if bits == 32 and (head.base + found.total) >> bits:  # noqa: PLR2004
         raise UsageError(
-            "a 32-bit core ends at 4 GiB", subject=os.fspath(out), remedy="{architecture:x64} writes a 64-bit one"
+            "a 32-bit core ends at 4 GiB", subject=subject, remedy="{architecture:x64} writes a 64-bit one"
         )
-    return write_file(
-        process,
-        found,
-        out,
-        head.blocks,
-        base=head.base,
-        options=options,
-        progress=progress,
-        begun=begun,
-        notes=notes,
-        later=later,
-    )
+    return FilePlan(found, [*head.blocks], head.base, notes, later)
 
 
 def _architecture(

@@ -87,11 +87,11 @@ def export_flat(
             "holes read as zeros",
             remedy=f"{{fill:{fill:02x}}} and {{sparse}} contradict each other; leave one out",
         )
-    plan = _plan(process, segments, options.address)
+    plan = flat_plan(process, segments, options.address)
     outside = segments.total - plan.parts.total
     left_out = [*segments.choice.left_out]
     left_out += [LeftOut("outside --address", len(segments) - len(plan.parts), outside)] if outside else []
-    _check_size(plan, sparse=options.sparse)
+    check_size(plan, sparse=options.sparse)
     name = os.fspath(out)
 
     def report(done: int, total: int) -> None:  # noqa: ARG001 - the gaps are part of the work, too
@@ -141,7 +141,7 @@ def _can_be_hashed(plan: Plan, options: SinkOptions) -> bool:
     return not options.sparse or plan.gaps.total <= _MOST_HOLES
 
 
-def _plan(process: ProcessMemory, segments: Segments, address: tuple[int, int] | None) -> Plan:
+def flat_plan(process: ProcessMemory, segments: Segments, address: tuple[int, int] | None = None) -> Plan:
     """Return what goes into the file; raises UsageError and AddressError if nothing does."""
     space = process.space
     if address is None:
@@ -195,7 +195,7 @@ def _places(space: AddressSpace, plan: Plan) -> U64:
     return found
 
 
-def _check_size(plan: Plan, *, sparse: bool) -> None:
+def check_size(plan: Plan, *, sparse: bool) -> None:
     """Raise UsageError if more is to be filled than anybody means."""
     if not sparse and plan.gaps.total > _MOST_FILLED:
         raise UsageError(

@@ -21,7 +21,7 @@ from memcarve.process import Platform
 from memcarve.protection import collapsed
 from memcarve.sinks.input_hash import hash_to_come
 from memcarve.sinks.ranges import ranges
-from memcarve.sinks.single_file import write_file
+from memcarve.sinks.single_file import FilePlan, write_file
 from memcarve.sinks.sink import Result, SinkOptions
 from memcarve.vocabulary import Kind
 
@@ -93,6 +93,23 @@ def export_minidump(
     Raises UsageError, TargetExistsError, NoSpaceError, SourceReadError, OutputError.
     """
     begun = time.monotonic()
+    plan = minidump_plan(process, segments, options, begun)
+    return write_file(
+        process,
+        plan.ranges,
+        out,
+        plan.head,
+        base=plan.base,
+        options=options,
+        progress=progress,
+        begun=begun,
+        notes=plan.notes,
+        later=plan.later,
+    )
+
+
+def minidump_plan(process: ProcessMemory, segments: Segments, options: SinkOptions, begun: float) -> FilePlan:
+    """Return what goes into the minidump; `begun` is when the work began. Raises UsageError and OutputError."""
     options.check("minidump")
     architecture, resident = options.architecture, options.resident
     if architecture is not None and architecture not in structures.ARCHITECTURES:
@@ -128,18 +145,7 @@ def export_minidump(
         process.auxiliary_vector or b"",
         _maps(process) if system.system == "linux" else b"",
     )
-    return write_file(
-        process,
-        found,
-        out,
-        beginning.blocks,
-        base=beginning.base,
-        options=options,
-        progress=progress,
-        begun=begun,
-        notes=notes,
-        later=later,
-    )
+    return FilePlan(found, beginning.blocks, beginning.base, notes, later)
 
 
 def _maps(process: ProcessMemory) -> bytes:

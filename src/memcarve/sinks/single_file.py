@@ -6,7 +6,7 @@ import contextlib
 import os
 import threading
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -29,6 +29,19 @@ if TYPE_CHECKING:
     from memcarve.process import ProcessMemory, Progress
     from memcarve.provenance import Later
     from memcarve.sinks.ranges import Ranges
+
+
+class FilePlan(NamedTuple):
+    """What goes into a file that holds a process: `head`, and from `base` on the bytes of `ranges`, one after another.
+
+    `notes` are for the user; `later` stands in the head for what is known once the memory is written.
+    """
+
+    ranges: Ranges
+    head: Sequence[bytes]
+    base: int
+    notes: Sequence[str]
+    later: Later
 
 
 _PART = 1 << 25  # bytes that a thread writes at a time
