@@ -245,8 +245,8 @@ class Decoding(Group, heading=FROM):
         metavar="DIR",
         heading=OTHER,
         type=AnyPath(),
-        help="Where what is fetched of s3://, gs://, az:// and https:// inputs is kept for other runs.  [default: in a "
-        "temporary file]",
+        help="Where what is fetched of s3://, gs://, az:// and https:// inputs is kept for other runs, and where the "
+        "pages of a hiberfil.sys lie.  [default: in a temporary file]",
     )
     cache_size: int | None = option(
         "--cache-size",

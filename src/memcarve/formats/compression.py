@@ -53,7 +53,7 @@ class Reading(NamedTuple):
     `temp` is the folder for decoded bytes that need a file; `decoded` the bytes that a compressed file or a table may
     decode to, and `rows` the rows that a table may have: None is a bound by the file's own size, or by kind.
     `progress` is called with the bytes read and the file's length. `cache` is the folder for what is fetched of an
-    input that lies elsewhere, `cache_size` how many bytes of that are kept.
+    input that lies elsewhere, and for indexes; `cache_size` is how many bytes of what is fetched are kept.
     """
 
     temp: str | None = None

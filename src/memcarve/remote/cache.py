@@ -52,7 +52,7 @@ class CachedStore(BlockStore):
     """
 
     def __init__(self, key: str, size: int, cache: str, bound: int) -> None:
-        self._folder = _own_folder(cache)
+        self._folder = own_folder(cache, _FOLDER)
         self._name = os.path.join(self._folder, key)
         count = -(-size // GRANULE)
         length = HEAD + 5 * count
@@ -184,9 +184,9 @@ def _room(path: str) -> int:
     return 0
 
 
-def _own_folder(cache: str) -> str:
-    """Return the folder in a cache that is the owner's alone, made if it is not there."""
-    path = os.path.join(cache, _FOLDER)
+def own_folder(cache: str, name: str) -> str:
+    """Return a folder in a cache that is the owner's alone, made if it is not there. Raises OutputError."""
+    path = os.path.join(cache, name)
     if os.path.exists(cache) and not os.path.isdir(cache):
         raise OutputError("is a file, and what is fetched is kept in a folder", subject=cache, remedy=_OTHER)
     try:

@@ -96,7 +96,8 @@ def open(  # noqa: A001 - that is what it does, and memcarve.open is what it is 
 
     An input may lie elsewhere: `path`, and whatever else names a file, may be a location as ``"s3://bucket/mem.raw"``
     (also gs, az, abfs, http and https). What is fetched of it is kept in a temporary file in `temp`, or for other runs
-    in the folder `cache`; `cache_size` is how many bytes are kept there, at most (by default 16 GiB).
+    in the folder `cache`; `cache_size` is how many bytes are kept there, at most (by default 16 GiB). Where the pages
+    of a hiberfil.sys lie is kept there as well, wherever it is.
 
     `progress` is called with the bytes of a file that were decoded and its length, and, while all of an image is
     searched, with the bytes done and those in all.

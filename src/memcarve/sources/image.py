@@ -587,6 +587,8 @@ def machine_memory(
         try:
             if read is machine_core.read:
                 machine = machine_core.read(file, certain=certain)
+            elif read is hiberfil.read:
+                machine = hiberfil.read(file, reading.cache)
             else:
                 machine = libvirt.read(file, reading) if read is libvirt.read else read(file)
         except UnreadableError as error:

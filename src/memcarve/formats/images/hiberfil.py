@@ -36,7 +36,8 @@ from memcarve.times import rfc3339
 
 if TYPE_CHECKING:
     from memcarve.backing import FileBacking, Span
-    from memcarve.dtypes import Bools
+    from memcarve.dtypes import I64, Bools
+    from memcarve.formats.images.hibernation_index import Heads, Index
     from memcarve.formats.images.hibernation_sets import Sets
 
 KIND = "hiberfil.sys"
@@ -103,11 +104,12 @@ def is_wiped(file: FileBacking, head: bytes) -> bool:
     return name == NAME or _first_block(file) is not None
 
 
-def read(file: FileBacking) -> MachineMemory | None:
+def read(file: FileBacking, cache: str | None = None) -> MachineMemory | None:
     """Return the machine's memory, None if the file is no hiberfil.sys.
 
-    Reads the headers of all sets, and no page but one. Raises InputError if the file is of a Windows that memcarve does
-    not know, or holds no memory (any more); and SourceReadError. Close the backing, which closes `file`.
+    Reads the headers of all sets, and no page but one; in a folder `cache` they are kept for other runs. Raises
+    InputError if the file is of a Windows that memcarve does not know, or holds no memory (any more); SourceReadError;
+    and OutputError if `cache` cannot be used. Close the backing, which closes `file`.
     """
     head = file.read_there(0, PAGE)
     if head.startswith(MAGICS):
@@ -121,12 +123,18 @@ def read(file: FileBacking) -> MachineMemory | None:
         header = None
     if header is None:
         return None
-    walk, expected = Walk(file), 0
+    walk, expected = Walk(file), sum(pages or 0 for _, pages in header.runs)
+    runs = [(page, pages) for page, pages in header.runs if pages is not None]
+    index = _index(file, head, cache) if cache is not None and runs else None
+    known = None if index is None else index.load(runs, file.size)
+    if isinstance(known, tuple):
+        heads, sets = known
+        walk.pages = int(sets.first[-1])
+        return _memory(file, header, walk, expected, sets, heads)
     for page, pages in header.runs:
         if pages is None:
             walk.tables(page)
             continue
-        expected += pages
         before, walk.problem = walk.problem, None
         walk.compressed_sets(page * PAGE, pages)
         walk.problem = before or walk.problem
@@ -137,7 +145,15 @@ def read(file: FileBacking) -> MachineMemory | None:
         state = header.signature.decode("latin-1")
         more = " (since Windows 8 the memory is wiped when the machine is resumed)" if state == "WAKE" else ""
         raise _empty(file, f"its state is {state!r}, and {why}", f"the memory is not in it{more}")
-    return _memory(file, header, walk, expected)
+    memory = _memory(file, header, walk, expected, walk.sets())
+    said = [known, index.save(*walk.heads()) if walk.problem is None else None] if index is not None else []
+    return memory._replace(notes=(*memory.notes, *(f"{KIND}: {note}" for note in said if note)))
+
+
+def _index(file: FileBacking, head: bytes, cache: str) -> Index:
+    from memcarve.formats.images.hibernation_index import Index  # few inputs have one
+
+    return Index(file, head, cache)
 
 
 def _empty(file: FileBacking, found: str, meaning: str) -> InputError:
@@ -219,8 +235,9 @@ def _first_block(file: FileBacking) -> int | None:
     return next((page for page in pages if _is_before_block(file, page - 1)), None)
 
 
-def _memory(file: FileBacking, header: _Header, walk: Walk, expected: int) -> MachineMemory:
-    sets = walk.sets()
+def _memory(
+    file: FileBacking, header: _Header, walk: Walk, expected: int, sets: Sets, heads: Heads | None = None
+) -> MachineMemory:
     page = np.uint64(PAGE)
     runs = joined(sets.frame * page, sets.pages * page, (np.cumsum(sets.pages) - sets.pages) * page)
     if len(runs[0]) > _MOST_RUNS:
@@ -236,7 +253,7 @@ def _memory(file: FileBacking, header: _Header, walk: Walk, expected: int) -> Ma
     if walk.lost:
         first, count = (np.array(column, np.uint64) for column in zip(*walk.lost, strict=True))
         cut.add(first * page, count * page)
-    backing = HibernatedPages(file, sets)
+    backing = HibernatedPages(file, sets, heads)
     twice = total(sets.pages) - once.total // PAGE
     return MachineMemory(
         KIND,
@@ -303,14 +320,18 @@ class HibernatedPages:
     """The pages of all sets, one behind the other, decoded when they are asked for.
 
     Sets that were asked for in part are kept up to `CACHE` bytes, the most recently used ones. Owns `file`. Safe to use
-    from several threads; what is read in large parts is decoded by several.
+    from several threads; what is read in large parts is decoded by several. `heads` is what an index says that sets
+    begin with, if they were not read from the file: they are compared when the sets are read.
     """
 
-    def __init__(self, file: FileBacking, sets: Sets) -> None:
+    def __init__(self, file: FileBacking, sets: Sets, heads: Heads | None = None) -> None:
         self.file = file
         self.path = file.path
         self.size = int(sets.first[-1]) * PAGE
         self._sets = sets
+        self._heads = heads
+        #: bytes of each set's header that lie before its data and are read with them
+        self._before = np.zeros(len(sets.place), np.int64) if heads is None else heads.sizes()
         self._begins = sets.first * PAGE
         #: the sets that lie before the one before them in the file: that of the second run may
         self._back = np.flatnonzero(np.diff(sets.place) < 0) + 1
@@ -381,9 +402,11 @@ class HibernatedPages:
         """Decode sets, which lie near each other in the file, into all of `target`. Raises SourceReadError."""
         sets = self._sets
         place, size, method = sets.place[low:high], sets.length[low:high], sets.method[low:high]
-        base = int(place[0])
+        begin = place - self._before[low:high]
+        base = int(begin.min())
         buffer = bytearray(int((place + size).max()) - base)  # of a second run that begins inside the first one, too
         self.file.read_into(base, memoryview(buffer))
+        self._compare(low, buffer, begin - base, place - base)
         data, pages = np.frombuffer(buffer, np.uint8), np.frombuffer(target, np.uint8)
         into, length = self._begins[low:high] - self._begins[low], np.diff(self._begins[low : high + 1])
         sound = np.zeros(high - low, np.bool_)
@@ -402,3 +425,16 @@ class HibernatedPages:
                 "decode to as many",
                 subject=self.path,
             )
+
+    def _compare(self, first: int, data: bytearray, begin: I64, end: I64) -> None:
+        """Raise SourceReadError if sets from number `first` on do not have the headers in `data` that an index says."""
+        if self._heads is None:
+            return
+        for number, (low, high) in enumerate(zip(begin.tolist(), end.tolist(), strict=True), first):
+            if data[low:high] != self._heads.header(number):
+                raise SourceReadError(
+                    f"at offset 0x{int(self._sets.place[number]) - (high - low):x} is another set of pages than its "
+                    "index says: that is wrong, or the file was changed",
+                    subject=self.path,
+                    remedy=f"remove {self._heads.path}",
+                )

@@ -24,7 +24,7 @@ import numpy as np
 
 if TYPE_CHECKING:
     from memcarve.backing import FileBacking
-    from memcarve.dtypes import I64, U8, U64
+    from memcarve.dtypes import I64, U8, U32, U64
 
 PAGE = 4096
 #: how a set is compressed, as Windows 8 and later number it. What 1 is, sources do not agree on: one or the other
@@ -59,6 +59,16 @@ class Sets(NamedTuple):
     pages: U64
 
 
+def frames_of(descriptors: U64) -> tuple[U64, U64] | None:
+    """Return first frame and number of pages of runs (uint64); None if there are pages that no machine has."""
+    found = _frames(descriptors)
+    return None if (found[0] >= np.uint64(_MOST_FRAMES - _USUAL)).any() else found
+
+
+def _frames(descriptors: U64) -> tuple[U64, U64]:
+    return descriptors >> np.uint64(4), (descriptors & np.uint64(15)) + np.uint64(1)
+
+
 class Walk:
     """Collects the sets of a file. `problem` says why a walk ended early, None if it did not.
 
@@ -68,6 +78,7 @@ class Walk:
     def __init__(self, file: FileBacking) -> None:
         self._file = file
         self._offset, self._size, self._method, self._pages = array("q"), array("q"), array("B"), array("q")
+        self._words = array("I")  # that sets begin with
         self._descriptors = bytearray()
         self._rows = array("Q")  # first frame and number of pages, by turns
         self.problem: str | None = None
@@ -80,8 +91,7 @@ class Walk:
             rows = np.array(self._rows, np.uint64)
             frame, count = rows[::2], rows[1::2]
         else:
-            descriptors = np.frombuffer(self._descriptors, "<u8")
-            frame, count = descriptors >> np.uint64(4), (descriptors & np.uint64(15)) + np.uint64(1)
+            frame, count = _frames(self.heads()[1])
         pages = np.frombuffer(self._pages, np.int64) if self._pages else np.empty(0, np.int64)
         return Sets(
             np.array(self._offset, np.int64),
@@ -91,6 +101,10 @@ class Walk:
             frame,
             count,
         )
+
+    def heads(self) -> tuple[U32, U64]:
+        """Return what sets of Windows 8 and later begin with: the number of each, and the descriptors of all."""
+        return np.array(self._words, np.uint32), np.frombuffer(self._descriptors, "<u8")
 
     # Windows 8 and later
 
@@ -122,6 +136,7 @@ class Walk:
                 self.lost += [(one >> 4, (one & 15) + 1) for one in struct.unpack(f"<{rows}Q", table)]
             else:
                 self._add(data, size, method, pages)
+                self._words.append(word)
                 self._descriptors += table
                 done += pages
                 at = data + size
