@@ -54,13 +54,14 @@ def seeded(seed: int) -> random.Random:
     return random.Random(seed)  # noqa: S311 - nothing is kept secret
 
 
-def built(place: Path, left: LeftRam, layout: int = 8, **options: Any) -> Truth:
-    """Write an image with one process of which much left memory."""
+def built(place: Path, left: LeftRam, layout: int = 8, *, beside: bool = False, **options: Any) -> Truth:
+    """Write an image with one process of which much left memory; `beside` it, with one of which nothing did."""
     # MemProcFS wants more than ten processes
     others = [Plan(400 + 4 * number, b"w%d.exe" % number, 388, memory=()) for number in range(12)]
     plan = Plan(PID, b"left.exe", 388, memory=(), userland=userland.plain(PID), left=left)
     owner = Plan(900, b"MemCompression", 4, memory=())
-    processes = [Plan(388, b"smss.exe"), owner, *others, plan]
+    resident = [Plan(6000, b"resident.exe", 388, memory=(), userland=userland.plain(6000))] if beside else []
+    processes = [Plan(388, b"smss.exe"), owner, *others, *resident, plan]
     options = {"megabytes": 48, "stub": True, "realistic": True, **options}
     return winimage.build(place / "mem.raw", layout=layout, processes=processes, **options)
 
@@ -257,6 +258,63 @@ def test_damaged_tables_in_page_files(
         assert any("more than 4 page tables are paged out" in note for note in memory.notes)
         for segment in memory.segments():
             memory.read(segment.start, min(segment.size, 1 << 16))
+
+
+# the kernel's structures, and the process's own, that left memory
+
+AWAY = ("pagefile 0", "compressed packed", "pagefile 1", "here", "compressed raw")
+
+
+def known_of(memory: ProcessMemory) -> tuple[Any, ...]:
+    """Return what is known of a process: regions, modules, threads, heaps, and what it was started with.
+
+    Where the kernel keeps protections is learned from processes whose regions are in memory: of those nothing.
+    """
+    told = memory.metadata
+    assert told.regions
+    assert told.modules
+    assert told.parameters
+    regions = [row._replace(protection=None) for row in told.regions[0].rows]
+    return regions, told.modules, told.threads, told.areas, told.parameters, told.unloaded
+
+
+@pytest.fixture(scope="module")
+def left_structures(tmp_path_factory: pytest.TempPathFactory) -> Truth:
+    """Return an image in which VADs, sections, prototypes, and what the environment block leads to left memory."""
+    plan = left_ram.everything(tables=True)._replace(kernel=AWAY, user=True)
+    return built(tmp_path_factory.mktemp("structures"), plan, beside=True)
+
+
+def test_structures_that_left_memory(left_structures: Truth, tmp_path: Path) -> None:
+    """What structures lead to that left memory is found, and as much is known as if they were in memory."""
+    here = built(tmp_path, left_ram.everything(tables=True), beside=True)
+    with memcarve.open(here.path) as container:
+        expected = known_of(container.process(PID))
+    with memcarve.open(left_structures.path, page_files=files_of(left_structures)) as container:
+        memory = container.process(PID)
+        assert_found(left_structures, memory)
+        assert known_of(memory) == expected
+        index = next(number for number, entry in enumerate(container.processes()) if entry.pid == PID)
+        assert container.start_of(index).parameters == memory.metadata.parameters
+    with memcarve.open(left_structures.path, pages_from="ram") as container:
+        memory = container.process(PID)
+        assert any("its list of modules is not known" in note for note in memory.metadata.notes)
+        assert not memory.metadata.parameters
+
+
+@pytest.mark.parametrize("where", ["beyond 0", "pointer"])
+def test_structures_that_are_nowhere(tmp_path: Path, where: str) -> None:
+    """If the page file ends too early, or the kernel's entries name prototypes, themselves, nothing is invented."""
+    truth = built(tmp_path, left_ram.everything()._replace(kernel=(where,)), 9)
+    found = truth.left[PID].found
+    with memcarve.open(truth.path, page_files=files_of(truth)) as container:
+        memory = container.process(PID, half="user")
+        own = 0
+        for page, one in found.items():
+            if memory.space.at(page) is not None:
+                own += 1
+                assert memory.read(page, PAGE) == one.data
+        assert 0 < own < len(found)
 
 
 # how entries are read
@@ -676,20 +734,22 @@ def test_a_module_is_whole(tmp_path: Path) -> None:
 # MemProcFS
 
 
-@pytest.mark.parametrize("layout", [8, 9])
-def test_memprocfs_finds_the_same(tmp_path: Path, layout: int) -> None:
+@pytest.mark.parametrize("layout", [8, 9, None])
+def test_memprocfs_finds_the_same(left_structures: Truth, tmp_path: Path, layout: int | None) -> None:
     """Page by page MemProcFS reads the same with the same page files, but for what is said here.
 
-    It takes pages that nobody wrote for zeros, does not follow a view beyond its first subsection, and reads what
-    contradicts itself.
+    So it does if the kernel's structures left memory, too (None). It takes pages that nobody wrote for zeros, does not
+    follow a view beyond its first subsection, and reads what contradicts itself.
     """
     skip_without()
-    truth = built(tmp_path, left_ram.everything(tables=True), layout)
+    truth = left_structures if layout is None else built(tmp_path, left_ram.everything(tables=True), layout)
     left = truth.left[PID]
     views = [(view, page) for view in left.plan.views for page in range(len(view.prototypes))]
     pages = sorted({*left.found, *left.lost, *(view.start + page * PAGE for view, page in views)})
     options = [word for number, path in truth.page_files.items() for word in (f"-pagefile{number}", path)]
-    told = json.loads(run_memprocfs(truth.path, *options, stdin=json.dumps({PID: [(page, 1) for page in pages]})))
+    wanted = json.dumps({PID: [(page, 1) for page in pages]})
+    package = with_xpress(tmp_path) if layout is None else None
+    told = json.loads(run_memprocfs(truth.path, *options, stdin=wanted, package=package))
     theirs = next(one["pages"] for one in told if one["pid"] == PID)
     differing = {
         view.start + page * PAGE

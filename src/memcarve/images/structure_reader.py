@@ -79,9 +79,12 @@ class LookedUp:
         if found is None:
             if len(self._stretches) >= _MOST_STRETCHES:
                 self._stretches.clear()
-            pages = walk(self.memory, self.table, number * _STRETCH, (number + 1) * _STRETCH)
-            found = self._stretches[number] = pages.space(self.memory)
+            found = self._stretches[number] = self.walked(number * _STRETCH, (number + 1) * _STRETCH)
         return found
+
+    def walked(self, start: int, end: int) -> AddressSpace:
+        """Return what is mapped at ``start <= x < end``."""
+        return walk(self.memory, self.table, start, end).space(self.memory)
 
 
 class Reader:

@@ -61,10 +61,13 @@ class OperatingSystem(Protocol):
     def resolver(self, files: PageFiles) -> Resolver | None:
         """Return what finds pages that page tables do not lead to, also in page files; None if nothing does."""
 
-    def metadata(self, entry: ProcessEntry, table: AddressTable) -> Metadata:
-        """Return what is known of a process beyond its bytes: regions, modules, threads, areas."""
+    def metadata(self, entry: ProcessEntry, table: AddressTable, resolver: Resolver | None = None) -> Metadata:
+        """Return what is known of a process beyond its bytes: regions, modules, threads, areas.
 
-    def start_of(self, entry: ProcessEntry, table: AddressTable) -> Metadata:
+        `resolver`, one of this system's, finds what of it left memory; None if nothing is to.
+        """
+
+    def start_of(self, entry: ProcessEntry, table: AddressTable, resolver: Resolver | None = None) -> Metadata:
         """Return what a process was started with and what it unloaded: a part of `metadata`, found sooner."""
 
     def auxiliary_vector(self, entry: ProcessEntry) -> bytes | None:

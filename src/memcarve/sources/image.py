@@ -427,14 +427,18 @@ class ImageContainer(Container):
         if self.options.dtb is not None:
             return Metadata()
         entry = self.entry(index)
-        return self.system.start_of(entry, self._table_of(entry)[0])
+        with self._resolving:
+            resolver = self._resolver
+        return self.system.start_of(entry, self._table_of(entry)[0], resolver)
 
     def _metadata(self, entry: ProcessEntry, table: AddressTable) -> Metadata:
         """Return what is known of a process beyond its bytes, whatever part of its memory was asked for.
 
         First what the machine's own system knows, then what files say.
         """
-        known = Metadata() if self.options.dtb is not None else self.system.metadata(entry, table)
+        with self._resolving:
+            resolver = self._resolver
+        known = Metadata() if self.options.dtb is not None else self.system.metadata(entry, table, resolver)
         return known + metadata_from_files(
             self.options.listings,
             entry.pid,

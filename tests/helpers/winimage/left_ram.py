@@ -115,7 +115,9 @@ class PagedTable(NamedTuple):
 class LeftRam(NamedTuple):
     """What of a process left memory: `views` and `private` pages; and which `tables` that would lead there.
 
-    `new` is the layout of entries, and `mask` what is put into those that are not valid.
+    `new` is the layout of entries, and `mask` what is put into those that are not valid. `kernel` is where the pages
+    with its VADs, sections and prototypes are, in turn: as a private page's kind says, or ``here``. `user`: what its
+    environment blocks lead to is in page files.
     """
 
     views: tuple[View, ...] = ()
@@ -123,6 +125,8 @@ class LeftRam(NamedTuple):
     new: bool = True
     mask: int = 1 << 45
     tables: tuple[PagedTable, ...] = ()
+    kernel: tuple[str, ...] = ()
+    user: bool = False
 
     def entry(self, number: int, place: int, *, raw: bool = False) -> int:
         """Return the software entry for a page of a page file; `raw`: the mask is not put in, and it says so."""
@@ -198,6 +202,34 @@ class Left:
         self.physical.fill(owner, numbers(address >> 12, 1), np.array([frame], U64))
         return frame, page_bytes(self.physical.seed, owner, address)
 
+    def leave(self, pool: Pool, first: int) -> None:
+        """Take pages of the pool out of memory, from one on: all that is written there is written."""
+        pages = [page for page in range(first, len(pool.data) // PAGE) if page not in pool.unmapped]
+        for number, page in enumerate(pages):
+            word, _, which = self.plan.kernel[number % len(self.plan.kernel)].partition(" ")
+            data = bytes(pool.data[page * PAGE : (page + 1) * PAGE])
+            if word == "pagefile":
+                pool.paged[page], place = self._new_place(int(which))
+                self.files[int(which)][place] = data
+            elif word == "compressed":
+                assert self.store is not None
+                pool.paged[page] = self.plan.entry(self.store.number, self.store.add(which, data))
+            elif word == "beyond":
+                pool.paged[page] = self.plan.entry(int(which), 0x100000)
+            elif word == "pointer":
+                pool.paged[page] = (pool.base + page * PAGE) << 16 & _MASK64 | _PROTOTYPE | 1 << 5
+
+    def put_out(self, page: int, data: bytes) -> int:
+        """Put a page of the process into a page file; return its entry."""
+        entry, place = self._new_place(page & 1)
+        self.files[page & 1][place] = data
+        self.found[page << 12] = Found("pagefile", data)
+        return entry
+
+    def _new_place(self, number: int) -> tuple[int, int]:
+        place, _ = self._paged(number, _SECTIONS + 4, 0, jumps=False)
+        return self.plan.entry(number, place), place
+
     def place(self, pool: Pool, layout: Layout, tree: Tree) -> None:
         """Write sections into the pool."""
         known = {vad.start: node for vad, node in zip(tree.vads, tree.nodes, strict=True)}
@@ -233,8 +265,7 @@ class Left:
     def _entry_of_table(self, word: str, number: str, words: NDArray[np.uint64]) -> int:
         """Put a table somewhere, and return the entry that names it."""
         if word in {"pagefile", "ring"}:
-            place, _ = self._paged(int(number), _SECTIONS + 4, 0, jumps=False)
-            self._last_table = self.plan.entry(int(number), place)
+            self._last_table, place = self._new_place(int(number))
             if word == "ring":
                 words[0] = self._last_table
             self.files[int(number)][place] = words.tobytes()

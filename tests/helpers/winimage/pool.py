@@ -30,6 +30,8 @@ class Pool:
         self.top = 0
         #: pages that no address leads to any more
         self.unmapped: set[int] = set()
+        #: pages that left memory, with their entries
+        self.paged: dict[int, int] = {}
         self.frames: NDArray[np.uint64]
 
     def place(self, size: int, tag: bytes = b"Misc", across: int | None = None, before: int = _BEFORE) -> int:
@@ -55,6 +57,11 @@ class Pool:
         self.top = len(self.data)
         return address
 
+    def next_page(self) -> int:
+        """Have what comes next begin with a page, and return its number."""
+        self.top = len(self.data)
+        return len(self.data) // PAGE
+
     def put(self, address: int, layout: str, *values: int | bytes) -> None:
         """Write values at an address."""
         struct.pack_into("<" + layout, self.data, address - self.base, *values)
@@ -71,7 +78,7 @@ class Pool:
     @property
     def mapped(self) -> list[int]:
         """Which of its pages the tables have."""
-        return [page for page in range(len(self.data) // PAGE) if page not in self.unmapped]
+        return [page for page in range(len(self.data) // PAGE) if page not in self.unmapped and page not in self.paged]
 
     def physical(self, address: int) -> int:
         """Return the physical address of an address."""

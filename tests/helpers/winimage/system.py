@@ -156,10 +156,14 @@ class System:
         threads = Threads(pool, layout, eprocess + layout["ThreadListHead"], plan.pid, userland.threads)
         if userland.damage in THREADS:
             THREADS[userland.damage][0](threads)
+        first = pool.next_page() if plan.left is not None and plan.left.kernel else 0
         tree = Tree(pool, layout, eprocess + layout["VadRoot"], userland.vads, userland.lean)
         if plan.left is not None:
             self.left[plan.pid] = left = Left(plan.left, self.physical, self.files, self.store)
             left.place(pool, layout, tree)
+            if plan.left.kernel:
+                pool.next_page()
+                left.leave(pool, first)
         gone = lost(tree, userland.damage)
         return tuple(vad for number, vad in enumerate(userland.vads) if number not in gone)
 
@@ -170,7 +174,7 @@ class System:
         if not plan.exited:
             lower = Tables(self.physical)
             if plan.pid != SYSTEM:
-                user = User(self.physical, plan, upper.shared_data, self.library, self.layout)
+                user = User(self.physical, plan, upper.shared_data, self.library, self.layout, one.left)
                 lower = user.tables
                 if one.left is not None:
                     one.left.map(lower)

@@ -102,6 +102,8 @@ class Upper:
         self.pool.claim(self.physical)
         mapped = self.pool.mapped
         self.tables.present(_pages(self.pool.base, len(self.pool.data))[mapped], self.pool.frames[mapped], "RW")
+        for page, entry in self.pool.paged.items():
+            self.tables.put(0, _pages(self.pool.base, len(self.pool.data))[page], entry)
         self.tables.present(_pages(_KUSER, PAGE), np.array([self.shared_data], U64), "R")
         if self.options.decoy:
             self._map_decoy()

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from winimage.layouts import Layout
+    from winimage.left_ram import Left
     from winimage.physical import Physical
     from winimage.plans import Plan
     from winimage.userland import Userland
@@ -51,9 +52,18 @@ class Library(NamedTuple):
 class User:
     """Lays out the user half of one process."""
 
-    def __init__(self, physical: Physical, plan: Plan, shared_data: int, library: Library, layout: Layout) -> None:
+    def __init__(
+        self,
+        physical: Physical,
+        plan: Plan,
+        shared_data: int,
+        library: Library,
+        layout: Layout,
+        left: Left | None = None,
+    ) -> None:
         self.physical, self.rng, self.pid = physical, physical.rng, plan.pid
         self.tables = Tables(physical)
+        self.left = left if left is not None and left.plan.user else None
         self.holes: list[tuple[int, int]] = []
         self.loop = False
         self.own_table: tuple[int, int, int] | None = None
@@ -107,7 +117,9 @@ class User:
         for protection in sorted(set(memory.protections.values())):
             pages = [page for page in sorted(memory.pages) if memory.protections[page] == protection]
             said = [page for page in pages if memory.pages[page] is not None]
-            if said:
+            if self.left is not None and protection == "RW":
+                self._put_out(self.left, said, memory)
+            elif said:
                 contents = [bytes(memory.pages[page] or b"") for page in said]
                 if shares and "W" not in protection:
                     frames = self._shared(contents)
@@ -118,6 +130,10 @@ class User:
             usual = [page for page in pages if memory.pages[page] is None]
             if usual:
                 self._map(np.array(usual, U64), protection)
+
+    def _put_out(self, left: Left, pages: list[int], memory: Memory) -> None:
+        for page in pages:
+            self.tables.put(0, page, left.put_out(page, bytes(memory.pages[page] or b"").ljust(PAGE, b"\0")))
 
     def _shared(self, contents: list[bytes]) -> NDArray[np.uint64]:
         """Return the frames of pages, one for all with the same bytes."""

@@ -157,13 +157,14 @@ class LinuxSystem:
         """Return what finds swapped pages in swap areas that were given. Raises InputError if they are none."""
         return SwapResolver(self.memory, files, self.kernel.table.mode.page) if files.files else None
 
-    def metadata(self, entry: ProcessEntry, table: AddressTable) -> Metadata:
+    def metadata(self, entry: ProcessEntry, table: AddressTable, resolver: Resolver | None = None) -> Metadata:
         """Return what Linux knows of a process."""
         known = self.knowledge.of(entry, self._processes.memory_of(entry), table)
-        return known + self.start_of(entry, table)
+        return known + self.start_of(entry, table, resolver)
 
-    def start_of(self, entry: ProcessEntry, table: AddressTable) -> Metadata:
-        """Return what a process was started with."""
+    def start_of(self, entry: ProcessEntry, table: AddressTable, resolver: Resolver | None = None) -> Metadata:
+        """Return what a process was started with, as far as it is in memory."""
+        del resolver
         mm = self._processes.memory_of(entry)
         if mm is None or entry.object is None or self._text_left < 0:
             return Metadata()

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from memcarve.images.windows.offsets import ThreadList, Tree
     from memcarve.images.windows.processes import Windows
+    from memcarve.images.windows.resolving.windows_resolver import WindowsResolver
     from memcarve.process import ProcessEntry
 
 _SAMPLE = 32  # processes that are looked at to see which layout fits
@@ -111,18 +112,29 @@ class Knowledge:
         held = self._ranges[probe.address]
         return held.at(address) is not None if len(held) else None
 
-    def of(self, entry: ProcessEntry, table: AddressTable) -> Metadata:
+    def _readers(
+        self, entry: ProcessEntry, table: AddressTable, resolver: WindowsResolver | None
+    ) -> tuple[Reader, Reader]:
+        """Return what reads the kernel's half and a process's own, with what `resolver` finds that left memory."""
+        if resolver is None:
+            return Reader(self.windows.kernel.space), Reader(LookedUp(self.windows.memory, table), USER_END)
+        resolver.paged_kernel.begin()
+        return Reader(resolver.paged_kernel), Reader(resolver.user_half(entry, table), USER_END)
+
+    def of(self, entry: ProcessEntry, table: AddressTable, resolver: WindowsResolver | None = None) -> Metadata:
         """Return what is known of a process; `table` is walked only for the parts of its own memory that are needed.
+
+        `resolver` finds what of that left memory; None if nothing is to.
 
         For a process that has ended, only what the kernel still holds is read: its own memory may be another's by now.
         """
-        kernel = Reader(self.windows.kernel.space)
+        kernel, own = self._readers(entry, table, resolver)
         found = self._regions(kernel, entry)
         listed = self._threads(kernel, entry)
         found += Metadata(notes=tuple(listed[1]))
         user: Reader | None = None
         if not entry.ended and (entry.peb is not None or any(thread.teb for thread in listed[0] or ())):
-            user = Reader(LookedUp(self.windows.memory, table), USER_END)
+            user = own
         areas: list[Region] = []
         narrow = self._narrow_peb(kernel, entry)
         if user is not None:
@@ -143,14 +155,14 @@ class Knowledge:
             found += Metadata(notes=("more names of files and modules than a process has; some are left out",))
         return found
 
-    def start_of(self, entry: ProcessEntry, table: AddressTable) -> Metadata:
+    def start_of(self, entry: ProcessEntry, table: AddressTable, resolver: WindowsResolver | None = None) -> Metadata:
         """Return what a process was started with, and which modules it unloaded, reading no more than is needed.
 
         `of` returns the same, and more. Nothing is returned for a process that has ended.
         """
         if entry.ended:
             return Metadata()
-        kernel, user = Reader(self.windows.kernel.space), Reader(LookedUp(self.windows.memory, table), USER_END)
+        kernel, user = self._readers(entry, table, resolver)
         found = Metadata()
         for address, form in ((entry.peb, peb_modules.WIDE), (self._narrow_peb(kernel, entry), peb_modules.NARROW)):
             if address is not None:

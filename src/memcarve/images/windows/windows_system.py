@@ -57,13 +57,17 @@ class WindowsSystem(Windows):
         del entry
         return Architecture.X64
 
-    def metadata(self, entry: ProcessEntry, table: AddressTable) -> Metadata:
+    def metadata(self, entry: ProcessEntry, table: AddressTable, resolver: Resolver | None = None) -> Metadata:
         """Return what Windows knows of a process."""
-        return self._knowledge.of(entry, table)
+        return self._knowledge.of(entry, table, resolver if isinstance(resolver, WindowsResolver) else None)
 
-    def start_of(self, entry: ProcessEntry, table: AddressTable) -> Metadata:
+    def start_of(self, entry: ProcessEntry, table: AddressTable, resolver: Resolver | None = None) -> Metadata:
         """Return what a process was started with and what it unloaded."""
-        return self._knowledge.start_of(entry, table)
+        own = resolver if isinstance(resolver, WindowsResolver) else None
+        # to prove how entries are read, tables of other processes are: too much if they come from afar for nothing
+        if own is not None and not self.memory.searchable and not own.files.files:
+            own = None
+        return self._knowledge.start_of(entry, table, own)
 
     def auxiliary_vector(self, _entry: ProcessEntry) -> None:
         """Return None: Windows gives programs none."""

@@ -9,6 +9,7 @@ transition, or name a place in a page file or in the mapped file.
 from __future__ import annotations
 
 import functools
+import threading
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -16,12 +17,13 @@ import numpy as np
 from memcarve.errors import LimitError, SourceReadError, UsageError
 from memcarve.images.nonresident import KINDS, Found, Gathered, not_physical, space_of
 from memcarve.images.paging import default_limit, walk_invalid
-from memcarve.images.structure_reader import Reader
+from memcarve.images.structure_reader import LookedUp, Reader
 from memcarve.images.windows import vads
 from memcarve.images.windows.eprocess_scan import USER_END
 from memcarve.images.windows.resolving import invalid_ptes as ptes
 from memcarve.images.windows.resolving.compression_store import CompressionStore, find_store
 from memcarve.images.windows.resolving.page_file_numbers import numbered_by_name
+from memcarve.images.windows.resolving.paged_kernel import PagedKernel
 from memcarve.images.windows.resolving.paged_tables import tables_below
 from memcarve.images.windows.resolving.paging_files import find_paging_files
 from memcarve.images.windows.resolving.prototype_arrays import arrays
@@ -85,9 +87,14 @@ class WindowsResolver:
         self.memory = windows.memory
         self.kernel = windows.kernel.space
         self.possible = X86Entries(windows.kernel.table, windows.memory).possible
+        self.paged_kernel = PagedKernel(self)
+        #: what is learned is kept for other processes: threads take turns
+        self.lock = threading.RLock()
         self.no_store = self.contradicted = ""
         self._owner_is_read = False
         self._sample = np.zeros(0, np.uint64)
+        #: those of the process that was asked for last
+        self._views: tuple[int, tuple[Reader, Tree, list[vads.Node]]] | None = None
         if files.files:
             known, why = self.paging_files
             if known:
@@ -132,6 +139,13 @@ class WindowsResolver:
         self, entry: ProcessEntry, table: AddressTable, start: int, end: int, limit: int | None
     ) -> tuple[Pages, Found]:
         """Return what page tables map of ``start <= x < end``, and what else can be found there. Raises LimitError."""
+        with self.lock:
+            self.paged_kernel.begin()
+            return self._walk(entry, table, start, end, limit)
+
+    def _walk(
+        self, entry: ProcessEntry, table: AddressTable, start: int, end: int, limit: int | None
+    ) -> tuple[Pages, Found]:
         pages, invalid = walk_invalid(self.memory, table, start, end, limit)
         most = (default_limit(self.memory) if limit is None else limit) // PAGE
         if not len(invalid.paged.word) or entry.ended or invalid.cut:
@@ -147,8 +161,14 @@ class WindowsResolver:
         tree = self.windows.vad_tree
         if tree is None or entry.object is None or entry.ended:
             return None
-        reader = Reader(self.kernel)
-        return reader, tree, vads.walk(reader, tree, entry.object).nodes
+        if self._views is None or self._views[0] != entry.object:
+            reader = Reader(self.paged_kernel)
+            self._views = entry.object, (reader, tree, vads.walk(reader, tree, entry.object).nodes)
+        return self._views[1]
+
+    def user_half(self, entry: ProcessEntry, table: AddressTable) -> ResolvedMemory:
+        """Return a process's memory, walked only where it is read."""
+        return ResolvedMemory(self, entry, table)
 
     def pages_at(self, addresses: U64) -> tuple[U64, Bools]:
         """Return pages of the kernel at addresses (uint64): shape (n, 512); and which are in memory (bool)."""
@@ -166,10 +186,10 @@ class WindowsResolver:
             words[there] = self.memory.pages(physical[there])
         return words, there
 
-    def entries_at(self, addresses: U64) -> tuple[U64, Bools]:
+    def entries_at(self, addresses: U64, *, paged: bool = False) -> tuple[U64, Bools]:
         """Return the entries of 8 bytes at addresses of the kernel (uint64), and which are in memory (bool).
 
-        The addresses are multiples of 8, in any order.
+        The addresses are multiples of 8, in any order. With `paged`, also those count that left memory and are found.
         """
         pages, inverse = np.unique(addresses & ~_LOW, return_inverse=True)
         words, held = np.zeros(len(addresses), np.uint64), np.zeros(len(addresses), np.bool_)
@@ -177,6 +197,10 @@ class WindowsResolver:
         bounds = np.searchsorted(inverse[order], np.arange(len(pages) + 1))
         for part in chunks(len(pages), _BATCH):
             data, there = self.pages_at(pages[part])
+            if paged and not there.all():
+                away = np.flatnonzero(~there)
+                offset, found = self.paged_kernel.places(pages[part][away])
+                data[away[found]], there[away[found]] = self.contents(offset[found])
             mine = order[bounds[part.start] : bounds[part.stop]]
             row = inverse[mine] - part.start
             words[mine] = data[row, ((addresses[mine] & _LOW) >> _EIGHT).astype(np.int64)]
@@ -267,7 +291,22 @@ class WindowsResolver:
             pages, found = self.walk(entry, table, 0, table.kernel_half, None)
         finally:
             self._owner_is_read = False
+            self.paged_kernel.forget()
         return space_of(pages, self.files.backing, MissingMemory.of([]), found)
+
+
+class ResolvedMemory(LookedUp):
+    """A process's memory with what page tables do not lead to, walked only where it is read."""
+
+    def __init__(self, resolver: WindowsResolver, entry: ProcessEntry, table: AddressTable) -> None:
+        super().__init__(resolver.memory, table)
+        self.resolver = resolver
+        self.entry = entry
+
+    def walked(self, start: int, end: int) -> AddressSpace:
+        """Return what is found of ``start <= x < end``."""
+        pages, found = self.resolver.walk(self.entry, self.table, start, end, None)
+        return space_of(pages, self.resolver.files.backing, MissingMemory.of([]), found)
 
 
 class _Resolving:
@@ -340,8 +379,12 @@ class _Resolving:
         tables = Intervals(found.entries[bare.owner] + (away << _EIGHT), bare.size >> (_TWELVE - _EIGHT))
         tables = Intervals(tables.start, tables.size, np.arange(len(tables)))
         mapped = self.resolver.kernel.mapped(tables)[0]
-        held = tables.intersect(Intervals(mapped.start, mapped.size))[0]
-        gone = tables.subtract(Intervals(mapped.start, mapped.size))
+        there = Intervals(mapped.start, mapped.size)
+        gone = tables.subtract(there)
+        if len(gone) and len(paged := self.resolver.paged_kernel.held(gone)):
+            there = union(there, paged)
+            gone = tables.subtract(there)
+        held = tables.intersect(there)[0]
         first = ((gone.start - tables.start[gone.owner]) >> _EIGHT) << _TWELVE
         self.gathered.lose(bare.start[gone.owner] + first, UNKNOWN_PROTOTYPE, gone.size << (_TWELVE - _EIGHT))
         count = (held.size >> _EIGHT).astype(np.int64)
@@ -367,7 +410,7 @@ class _Resolving:
         if not len(address):
             return
         gathered, possible = self.gathered, self.resolver.possible
-        words, there = self.resolver.entries_at(entry_at)
+        words, there = self.resolver.entries_at(entry_at, paged=True)
         there &= entry_at != 0
         gathered.lose(address[~there], UNKNOWN_PROTOTYPE)
         address, words = address[there], words[there]
