@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import re
+from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 import pytest
 
 import memcarve
 import sinking
-from contracts import MAKERS
+from contracts import MAKERS, Given
 from dumps import write_dump
+from files import ROOT
 from memcarve.mount.memory_files import FlatFile
 from memory import PAGE, noise
 from mounted import content_of, files_in, tree_of
@@ -18,6 +20,7 @@ from mounted import content_of, files_in, tree_of
 if TYPE_CHECKING:
     from pathlib import Path
 
+EXAMPLE = Given(ROOT / "examples" / "pid.1624.dmp", {}, 1624)
 _TIME = re.compile(rb'"(time|end)": "[^"]*Z"')
 
 
@@ -26,10 +29,11 @@ def _but_for_when(data: bytes) -> bytes:
     return _TIME.sub(b"", data)
 
 
-@pytest.mark.parametrize("kind", sorted(MAKERS))
+@pytest.mark.parametrize("kind", [*sorted(MAKERS), "example"])
 def test_files_are_those_that_are_written(kind: str, tmp_path: Path) -> None:
     """Each file has the bytes that carving, exporting and extracting write, but for when that was."""
-    with MAKERS[kind](tmp_path) as given, memcarve.open(given.path) as container:
+    made = nullcontext(EXAMPLE) if kind == "example" else MAKERS[kind](tmp_path)
+    with made as given, memcarve.open(given.path) as container:
         index = container.choose([] if given.pid is None else [given.pid])[0]
         tree = tree_of(container)
         name = next(name for name, place in tree.indexes.items() if place == index)
@@ -42,6 +46,8 @@ def test_files_are_those_that_are_written(kind: str, tmp_path: Path) -> None:
         for sink, word in (("minidump", "minidump.dmp"), ("elfcore", "core")):
             sinking.write(sink, process, tmp_path / word, **how)
             written[word] = (tmp_path / word).read_bytes()
+        sinking.extract(process, tmp_path / "modules", memcarve.find_modules(process).modules)
+        written |= {f"modules/{path.name}": path.read_bytes() for path in (tmp_path / "modules").glob("*.bin")}
     assert sorted(found) == sorted(written)
     for word, data in written.items():
         assert _but_for_when(found[word]) == _but_for_when(data), word

@@ -5,28 +5,29 @@ from __future__ import annotations
 import re
 import threading
 from collections import Counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from memcarve.errors import MemcarveError, printable
 from memcarve.intervals import Intervals
 from memcarve.mount.memory_files import FlatFile
 from memcarve.mount.process_folder import OpenedProcess, ProcessFolder
 from memcarve.mount.recently_used import RecentlyUsed
-from memcarve.mount.virtual_file import Folder, Link, Text
+from memcarve.mount.virtual_file import Folder, Link, MadeFolder, Text
 from memcarve.sinks.flat import Plan
 from memcarve.sinks.several import folder_name
 from memcarve.times import now
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
 
-    from memcarve.mount.virtual_file import Listed, Node, VirtualFile
+    from memcarve.mount.virtual_file import Node, VirtualFile
     from memcarve.process import Container
     from memcarve.space import AddressSpace
 
     #: is told what could not be made or read, as one line that is safe to print
     Told = Callable[[str], object]
 
+_T = TypeVar("_T")
 _KEPT = 32 << 20  # bytes of columns, and of heads and documents, that are kept
 
 
@@ -54,7 +55,7 @@ class MountedTree:
         self._told: set[str] = set()
         self._working = threading.RLock()  # processes are not made for being opened by several threads at once
         self._opened: RecentlyUsed[OpenedProcess] = RecentlyUsed(_KEPT)
-        self._made: RecentlyUsed[VirtualFile] = RecentlyUsed(_KEPT)
+        self._made: RecentlyUsed[Any] = RecentlyUsed(_KEPT)
         container.processes()
         taken: Counter[str] = Counter()
         self.indexes = {folder_name(container.entry(index), index, taken): index for index in indexes}
@@ -101,14 +102,15 @@ class MountedTree:
 
         return self._opened.get(index, make)
 
-    def made(self, key: tuple[int, str], make: Callable[[], tuple[VirtualFile, int]]) -> VirtualFile:
-        """Return a file that takes work to make, kept while there is room; `make` also says how many bytes it takes."""
+    def made(self, key: tuple[int, str], make: Callable[[], tuple[_T, int]]) -> _T:
+        """Return what takes work to make, kept while there is room; `make` also says how many bytes it takes."""
 
-        def alone() -> tuple[VirtualFile, int]:
+        def alone() -> tuple[_T, int]:
             with self._working:
                 return make()
 
-        return self._made.get(key, alone)
+        found: _T = self._made.get(key, alone)
+        return found
 
     def tell(self, text: str) -> None:
         """Say what went wrong, each thing once."""
@@ -131,30 +133,18 @@ class _Processes(Folder):
     """The folder `processes/`."""
 
     def __init__(self, tree: MountedTree) -> None:
-        super().__init__({name: _Unopened(tree, name, index) for name, index in tree.indexes.items()})
+        super().__init__({name: self._folder(tree, name, index) for name, index in tree.indexes.items()})
 
+    @staticmethod
+    def _folder(tree: MountedTree, name: str, index: int) -> Folder:
+        """Return a process's folder, which opens it when somebody looks into it."""
 
-class _Unopened(Folder):
-    """The folder of a process, which is opened when somebody looks into it."""
+        def make() -> Folder:
+            try:
+                return ProcessFolder(tree, index, tree.opened(index))
+            except MemcarveError as error:
+                text = printable(str(error))
+                tree.tell(f"{name}: {text}")
+                return Folder({"error.txt": Text(f"{text}\n".encode())})
 
-    def __init__(self, tree: MountedTree, name: str, index: int) -> None:
-        super().__init__({})
-        self.tree = tree
-        self.name = name
-        self.index = index
-
-    def _folder(self) -> Folder:
-        try:
-            return ProcessFolder(self.tree, self.index, self.tree.opened(self.index))
-        except MemcarveError as error:
-            text = printable(str(error))
-            self.tree.tell(f"{self.name}: {text}")
-            return Folder({"error.txt": Text(f"{text}\n".encode())})
-
-    def find(self, name: str) -> Node | None:
-        """Return what has a name; None if nothing has."""
-        return self._folder().find(name)
-
-    def listed(self, first: int) -> Iterator[Listed]:
-        """Yield the entries."""
-        return self._folder().listed(first)
+        return MadeFolder(make)

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 from memcarve.errors import AddressError, UsageError
 from memcarve.mount.memory_files import FileOfProcess, FlatFile
+from memcarve.mount.module_files import COST, module_folder
 from memcarve.mount.segment_files import SegmentFolder
-from memcarve.mount.virtual_file import Folder, Listed
+from memcarve.mount.virtual_file import Folder, Listed, MadeFolder
 from memcarve.sinks.elfcore import elfcore_plan
 from memcarve.sinks.flat import check_size, flat_plan
 from memcarve.sinks.minidump import minidump_plan
@@ -46,7 +47,9 @@ class ProcessFolder(Folder):
     """What the folder of the process at `index` holds; a file is made when it is asked for, and kept for a while."""
 
     def __init__(self, tree: MountedTree, index: int, process: OpenedProcess) -> None:
-        super().__init__({"segments": SegmentFolder(process.memory.space, process.segments)})
+        super().__init__(
+            {"modules": MadeFolder(self._modules), "segments": SegmentFolder(process.memory.space, process.segments)}
+        )
         self.tree = tree
         self.index = index
         self.process = process
@@ -55,6 +58,14 @@ class ProcessFolder(Folder):
             "minidump.dmp": self._minidump,
             **({"flat": self._flat} if self._can_be_flat() else {}),
         }
+
+    def _modules(self) -> Folder:
+        def make() -> tuple[Folder, int]:
+            half, options = self.process.half, self._options()
+            folder = self.process.memory.past_unreadable(lambda memory: module_folder(memory, half, options))
+            return folder, COST * (1 + len(folder.entries))
+
+        return self.tree.made((self.index, "modules"), make)
 
     def find(self, name: str) -> Node | None:
         """Return what has a name; None if nothing has. Raises MemcarveError if it cannot be made."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
 
 class Link(NamedTuple):
@@ -55,6 +55,22 @@ class Folder:
         """Yield the entries from the one with the number `first` on."""
         for name, node in [*self.entries.items()][first:]:
             yield Listed(name, node)
+
+
+class MadeFolder(Folder):
+    """A folder that takes work to make: `make` does it, or has it from before, whenever somebody looks into it."""
+
+    def __init__(self, make: Callable[[], Folder]) -> None:
+        super().__init__({})
+        self.make = make
+
+    def find(self, name: str) -> Node | None:
+        """Return what has a name; None if nothing has."""
+        return self.make().find(name)
+
+    def listed(self, first: int) -> Iterator[Listed]:
+        """Yield the entries."""
+        return self.make().listed(first)
 
 
 Node = Folder | VirtualFile | Link

@@ -74,6 +74,30 @@ def extract(
     return _Extractor(process, modules, options, progress, choice).run(out)
 
 
+def settled(
+    process: ProcessMemory, modules: Sequence[MappedModule], options: SinkOptions
+) -> Iterator[tuple[int, ModuleFile, str | None]]:
+    """Yield each module's place, its file, and why it is given none, None if it is: those that are listed come first.
+
+    Headers that claim anything cannot fill the disk.
+    """
+    zeros, copies = _MOST_MISSING * options.largest, _MOST_COPIES * process.space.total
+    for index in sorted(range(len(modules)), key=lambda index: not modules[index].loaded):
+        file = ModuleFile(process.space, modules[index], options.layout, options.largest)
+        why = file.refused
+        if why is None and (file.size - file.resident > zeros or file.resident > copies):
+            why = "modules that overlap, or are not in memory, claim more than is taken of them"
+        if why is None:
+            zeros -= file.size - file.resident
+            copies -= file.resident
+        yield index, file, why
+
+
+def file_name(module: MappedModule) -> str:
+    """Return what a module's file is called."""
+    return manifest.module_file_name(module.start, _called(module))
+
+
 class _Extractor:
     def __init__(
         self,
@@ -131,23 +155,13 @@ class _Extractor:
         return ModuleFile(self.process.space, self.modules[index], self.options.layout, self.options.largest)
 
     def _choose(self, store: Store) -> int:
-        """Settle which modules are given a file, so that headers which claim anything cannot fill the disk.
-
-        Those that are listed come first. Return how many bytes of room they take.
-        """
-        zeros, copies = _MOST_MISSING * self.options.largest, _MOST_COPIES * self.process.space.total
+        """Settle which modules are given a file; return how many bytes of room they take."""
         needed = 0
-        for index in sorted(range(len(self.modules)), key=lambda index: not self.modules[index].loaded):
-            file = self._file(index)
-            if file.refused is not None:
-                self.refused[index] = file.refused
-                self.complete = self.complete and not (file.too_large and file.resident)
-            elif file.size - file.resident > zeros or file.resident > copies:
-                self.refused[index] = "modules that overlap, or are not in memory, claim more than is taken of them"
-                self.complete = False
+        for index, file, why in settled(self.process, self.modules, self.options):
+            if why is not None:
+                self.refused[index] = why
+                self.complete = self.complete and (file.refused is not None and not (file.too_large and file.resident))
             else:
-                zeros -= file.size - file.resident
-                copies -= file.resident
                 needed += store.needs(file)
                 self.total += file.size
         return needed
@@ -170,7 +184,7 @@ class _Extractor:
         sums = []
         why = self.refused.get(index)
         if why is None:
-            name = manifest.module_file_name(module.start, _called(module))
+            name = file_name(module)
             digest = store.add(name, file, self._told)
             self.files += 1
             self.bytes += file.size

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import bisect
+import itertools
 from typing import TYPE_CHECKING, Any
 
 from memcarve.copying.output_file import BUFFER
@@ -51,6 +53,9 @@ class ModuleFile:
         self.resident = sum(self._resident(part) for part in stored)
         self.missing = sum(part.size for part in stored) - self.resident
         self._stored = sorted(stored, key=lambda part: part.offset or 0)
+        ends = ((part.offset or 0) + part.size for part in self._stored)
+        self._reached = [*itertools.accumulate(ends, max)]  # where the last of the parts so far ends
+        self._changes = sorted((change.offset, change.new) for change in self.plan.changes)
         self.refused: str | None = None
         if not self.size:
             self.refused = self.plan.why or "nothing says how large it is"
@@ -96,25 +101,26 @@ class ModuleFile:
         A block is good until the next one is asked for. Raises SourceReadError.
         """
         buffer = memoryview(bytearray(BUFFER))
-        changes = sorted((change.offset, change.new) for change in self.plan.changes)
-        first = 0  # of the parts that do not end before the block
         for place in range(0, self.size, BUFFER):
             view = buffer[: min(BUFFER, self.size - place)]
-            view[:] = bytes(len(view))
-            end, filled = place + len(view), 0
-            while first < len(self._stored) and (part := self._stored[first]).size + (part.offset or 0) <= place:
-                first += 1
-            for part in self._stored[first:]:
-                offset = part.offset or 0
-                if offset >= end:
-                    break
-                begin, last = max(offset, place), min(offset + part.size, end)
+            yield view, self.read_into(place, view) == len(view)
+
+    def read_into(self, place: int, view: memoryview) -> int:
+        """Fill `view` with the bytes from `place` on; return how many are from memory. Raises SourceReadError."""
+        view[:] = bytes(len(view))
+        end, filled = place + len(view), 0
+        for part in self._stored[bisect.bisect_right(self._reached, place) :]:
+            offset = part.offset or 0
+            if offset >= end:
+                break
+            begin, last = max(offset, place), min(offset + part.size, end)
+            if begin < last:
                 filled += self._fill(view[begin - place : last - place], part.address + begin - offset)
-            for at, new in changes:
-                low, high = max(at, place), min(at + len(new), end)
-                if low < high:
-                    view[low - place : high - place] = new[low - at : high - at]
-            yield view, filled == len(view)
+        for at, new in self._changes:
+            low, high = max(at, place), min(at + len(new), end)
+            if low < high:
+                view[low - place : high - place] = new[low - at : high - at]
+        return filled
 
     def _fill(self, view: memoryview, address: int) -> int:
         """Put into a block what is there at an address, relative to the module; return how many bytes that was."""
