@@ -11,10 +11,11 @@ import pytest
 from hypothesis import given, strategies as st
 
 from memcarve.cli.printed_arrays import Coded, Rows, print_arrays
-from memcarve.cli.printed_tables import Column, print_table
+from memcarve.cli.printed_tables import print_table
+from memcarve.formats.tables.table_cells import Column
 
 if TYPE_CHECKING:
-    from memcarve.cli.printed_tables import Cell
+    from memcarve.formats.tables.table_cells import Cell
 
 Process = tuple[int | None, str | None, bool]
 Row = tuple[int, int, int, int, str]

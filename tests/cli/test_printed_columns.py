@@ -10,10 +10,11 @@ import pytest
 from hypothesis import given, strategies as st
 
 from memcarve.cli.printed_columns import print_columns
-from memcarve.cli.printed_tables import Column, print_table
+from memcarve.cli.printed_tables import print_table
+from memcarve.formats.tables.table_cells import Column
 
 if TYPE_CHECKING:
-    from memcarve.cli.printed_tables import Cell
+    from memcarve.formats.tables.table_cells import Cell
 
 COLUMNS = [
     Column("physical", "address", 18),

@@ -10,15 +10,19 @@ import pytest
 
 import memcarve
 import sinking
+from cli import invoke
 from contracts import MAKERS, Given
 from dumps import write_dump
 from files import ROOT
+from memcarve.cli.wording import option
 from memcarve.mount.memory_files import FlatFile
 from memory import PAGE, noise
 from mounted import content_of, files_in, tree_of
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    Capture = pytest.CaptureFixture[bytes]
 
 EXAMPLE = Given(ROOT / "examples" / "pid.1624.dmp", {}, 1624)
 _TIME = re.compile(rb'"(time|end)": "[^"]*Z"')
@@ -29,25 +33,37 @@ def _but_for_when(data: bytes) -> bytes:
     return _TIME.sub(b"", data)
 
 
+def printed(capture: Capture, given: Given, process: memcarve.ProcessMemory) -> dict[str, bytes]:
+    """Return what commands print of a process, by the file that has it."""
+    choice = [given.path, *given.choice, "-q"]
+    found = {"flags.json": invoke(capture, "hunt", *choice, "--format", "json").out}
+    if process.metadata.regions:
+        found["regions.csv"] = invoke(capture, "regions", *choice, "--format", "csv").out
+    return found
+
+
 @pytest.mark.parametrize("kind", [*sorted(MAKERS), "example"])
-def test_files_are_those_that_are_written(kind: str, tmp_path: Path) -> None:
+def test_files_are_those_that_are_written(kind: str, tmp_path: Path, capfdbinary: Capture) -> None:
     """Each file has the bytes that carving, exporting and extracting write, but for when that was."""
     made = nullcontext(EXAMPLE) if kind == "example" else MAKERS[kind](tmp_path)
     with made as given, memcarve.open(given.path) as container:
         index = container.choose([] if given.pid is None else [given.pid])[0]
-        tree = tree_of(container)
+        tree = tree_of(container, word=option)
         name = next(name for name, place in tree.indexes.items() if place == index)
         found = files_in(tree.find(f"/processes/{name}"))
         assert tree.told == []
         process = container.process(index=index, half=container.default_half)
         how = {"hashes": (), "begin": tree.begun}
-        sinking.carve(process, tmp_path / "segments", **how)
+        partial = process.first_cut_off is not None
+        sinking.carve(process, tmp_path / "segments", labeller=memcarve.Labelling(), partial=partial, **how)
         written = {f"segments/{path.name}": path.read_bytes() for path in (tmp_path / "segments").glob("*.bin")}
+        written["segments.json"] = (tmp_path / "segments" / "segments.json").read_bytes()
         for sink, word in (("minidump", "minidump.dmp"), ("elfcore", "core")):
             sinking.write(sink, process, tmp_path / word, **how)
             written[word] = (tmp_path / word).read_bytes()
         sinking.extract(process, tmp_path / "modules", memcarve.find_modules(process).modules)
         written |= {f"modules/{path.name}": path.read_bytes() for path in (tmp_path / "modules").glob("*.bin")}
+        written |= printed(capfdbinary, given, process)
     assert sorted(found) == sorted(written)
     for word, data in written.items():
         assert _but_for_when(found[word]) == _but_for_when(data), word

@@ -6,10 +6,10 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from memcarve.cli.frame import selection
-from memcarve.cli.printed_tables import ADDRESS_WIDTH, Column
 from memcarve.cli.wording import counted
 from memcarve.comparing import Difference, compare
 from memcarve.errors import UnreadableError
+from memcarve.formats.tables.table_cells import ADDRESS_WIDTH, Column
 from memcarve.intervals import PAGE, Intervals
 from memcarve.labels import Labelling
 

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 from memcarve.cli.exit_status import INCOMPLETE
 from memcarve.cli.frame import several_processes
 from memcarve.cli.hit_columns import PlacesOfParts, around, pattern_columns, stopped
-from memcarve.cli.printed_tables import ADDRESS_WIDTH, Column, print_table
+from memcarve.cli.printed_tables import print_table
 from memcarve.cli.progress_bar import ProgressBar
 from memcarve.cli.sought_patterns import PointedTo, patterns as wanted_patterns
 from memcarve.cli.wording import counted
+from memcarve.formats.tables.table_cells import ADDRESS_WIDTH, Column
 from memcarve.hunting.find import hits
 
 if TYPE_CHECKING:
@@ -21,8 +22,8 @@ if TYPE_CHECKING:
 
     from memcarve.cli.frame import Chosen
     from memcarve.cli.option_groups import Input, ListedProcesses, Messages, Printing, SegmentFilters, Sought
-    from memcarve.cli.printed_tables import Cell
     from memcarve.cli.sought_patterns import Wanted
+    from memcarve.formats.tables.table_cells import Cell
     from memcarve.hunting.chosen_processes import Part
     from memcarve.segments import Segments
     from memcarve.space import AddressSpace, Hit

@@ -10,10 +10,11 @@ from memcarve.cli.exit_status import COMPLETE, INCOMPLETE
 from memcarve.cli.frame import choose, open_input
 from memcarve.cli.hit_columns import around, pattern_columns, stopped
 from memcarve.cli.owner_columns import PLACE, owner_columns, untold
-from memcarve.cli.printed_tables import ADDRESS_WIDTH, Column, print_table
+from memcarve.cli.printed_tables import print_table
 from memcarve.cli.progress_bar import ProgressBar
 from memcarve.cli.wording import complain, counted, say, tell
 from memcarve.errors import UsageError
+from memcarve.formats.tables.table_cells import ADDRESS_WIDTH, Column
 from memcarve.hunting.chosen_processes import KERNEL
 from memcarve.hunting.find import find_physical as search_physical
 from memcarve.hunting.owners.asking import Owners
@@ -23,8 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from memcarve.cli.option_groups import Input, ListedProcesses, Messages, Printing, SegmentFilters, Sought
-    from memcarve.cli.printed_tables import Cell
     from memcarve.cli.sought_patterns import Wanted
+    from memcarve.formats.tables.table_cells import Cell
     from memcarve.hunting.owners.asking import Answer
 
 

@@ -11,10 +11,10 @@ from memcarve import sources
 from memcarve.cli import run_log
 from memcarve.cli.exit_status import COMPLETE, FAILED, INCOMPLETE, USAGE
 from memcarve.cli.option_groups import SeveralProcesses
-from memcarve.cli.printed_tables import Column
 from memcarve.cli.progress_bar import OpeningBar
 from memcarve.cli.wording import complain, counted, say, tell
 from memcarve.errors import MemcarveError, UsageError, printable
+from memcarve.formats.tables.table_cells import Column
 from memcarve.hunting.chosen_processes import KERNEL, opened
 from memcarve.labels import Labelling
 from memcarve.note import Note
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from memcarve.cli.option_groups import Input, MemoryFilters, Messages, OneProcess, SegmentFilters
-    from memcarve.cli.printed_tables import Cell
+    from memcarve.formats.tables.table_cells import Cell
     from memcarve.hunting.chosen_processes import Part
     from memcarve.process import Container, ProcessEntry, ProcessMemory
     from memcarve.segments import Segments

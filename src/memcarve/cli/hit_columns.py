@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from memcarve.cli.printed_tables import Column, Dump
 from memcarve.cli.wording import counted
 from memcarve.errors import MemcarveError, printable
+from memcarve.formats.tables.table_cells import Column, Dump
 from memcarve.labels.place_names import PlaceNames
 from memcarve.patterns import MOST
 

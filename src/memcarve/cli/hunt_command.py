@@ -4,24 +4,24 @@ from __future__ import annotations
 
 import itertools
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from memcarve.cli import run_log
 from memcarve.cli.exit_status import COMPLETE, INCOMPLETE
 from memcarve.cli.findings_table import SHOWN, bytes_of, groups_of, most_columns, table_of
 from memcarve.cli.frame import choose, open_input
-from memcarve.cli.printed_tables import SCHEMA, Column, print_table
+from memcarve.cli.printed_tables import print_table
 from memcarve.cli.progress_bar import ProgressBar
 from memcarve.cli.wording import complain, counted, option, say, tell
-from memcarve.errors import MemcarveError, UsageError
+from memcarve.errors import UsageError
 from memcarve.formats.json_text import dumps
+from memcarve.formats.tables.table_cells import Column
+from memcarve.hunting.findings.found_document import document_lines, worded
 from memcarve.hunting.findings.hunt import every, hunt as look
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from memcarve.cli.option_groups import Findings, HuntedProcesses, Input, Messages, Printing
-    from memcarve.cli.printed_tables import Cell
+    from memcarve.formats.tables.table_cells import Cell
     from memcarve.hunting.findings.finding_record import Finding
     from memcarve.hunting.findings.hunt import Hunt
     from memcarve.process import Container
@@ -89,7 +89,7 @@ def _print(found: Hunt, layout: str) -> list[str]:
         if any(group.more for group in groups):
             return [f"{SHOWN} places of each flag in each process are shown; --format json, jsonl and csv have more"]
     elif layout == "json":
-        sys.stdout.writelines(f"{line}\n" for line in _document(found))
+        sys.stdout.writelines(f"{line}\n" for line in document_lines(found, option))
     elif layout == "jsonl":
         sys.stdout.writelines(f"{dumps(row.facts())}\n" for row in found)
     else:
@@ -107,37 +107,9 @@ def _cells(row: Finding) -> list[Cell]:
     ]
 
 
-def _document(found: Hunt) -> Iterator[str]:
-    """Yield the lines of a document with all that was found."""
-    rows: dict[str, list[Any]] = {
-        "findings": [row.facts() for row in found],
-        "more": [
-            {"pid": row.entry.pid, "process": row.entry.name, "flag": row.flag, "severity": row.severity}
-            | {"count": row.number}
-            for row in found.more
-        ],
-        "failed": [{"pid": entry.pid, "process": entry.name, "error": str(error)} for entry, error in found.failed],
-        "not_looked_for": [
-            {"flag": flag, "needs": _worded(each.needs), "processes": each.processes}
-            for flag, each in found.unlooked.items()
-        ],
-    }
-    yield "{"
-    yield f' "schema": {SCHEMA},'
-    yield f' "processes": {found.processes},'
-    yield f' "less_severe": {found.hidden},'
-    yield f' "notes": {dumps([*found.notes])},'
-    for name, records in rows.items():
-        last = "" if name == "not_looked_for" else ","
-        yield f' "{name}": ['
-        yield from (f"  {dumps(row)}{',' if at < len(records) - 1 else ''}" for at, row in enumerate(records))
-        yield f" ]{last}"
-    yield "}"
-
-
 def _worded(needs: str) -> str:
     """Return what a flag needs in terms of the command's options."""
-    return MemcarveError("", remedy=needs).worded(option).removeprefix("; ")
+    return worded(needs, option)
 
 
 def _unlooked(found: Hunt) -> list[str]:

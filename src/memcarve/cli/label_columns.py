@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from memcarve.cli.printed_tables import Column
+from memcarve.formats.tables.table_cells import Column
 from memcarve.paths import base_name
 from memcarve.vocabulary import Content, Flag
 

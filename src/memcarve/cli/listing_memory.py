@@ -10,13 +10,14 @@ from memcarve import linux_mappings
 from memcarve.cli.frame import selection, several_processes
 from memcarve.cli.label_columns import label_columns, possible_columns, shortened_path
 from memcarve.cli.option_groups import MAPS
-from memcarve.cli.printed_tables import ADDRESS_WIDTH, Column, print_table
+from memcarve.cli.printed_tables import print_table
 from memcarve.cli.progress_bar import ProgressBar
 from memcarve.cli.wording import counted
 from memcarve.errors import UsageError, printable
+from memcarve.formats.tables.table_cells import ADDRESS_WIDTH, Column
 from memcarve.labels import Labelling
+from memcarve.labels.region_table import region_cells, region_columns
 from memcarve.labels.resident_regions import Residence
-from memcarve.labels.segment_labels import permission_words
 from memcarve.permissions import is_in_memory, origin, page_state, permissions
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
         SegmentFilters,
         Segmenting,
     )
-    from memcarve.cli.printed_tables import Cell
+    from memcarve.formats.tables.table_cells import Cell
     from memcarve.hunting.chosen_processes import Part
     from memcarve.process import ProcessMemory
     from memcarve.segments import Segments
@@ -246,38 +247,12 @@ def _region_rows(
     `image`: page tables say what they allow. `unix`: some may have files' devices and inodes. `widths`: those of a
     table are to be known before its rows.
     """
-    short = layout == "table"
-    of_linux = unix and not short
-    columns = [
-        Column("start", "address", ADDRESS_WIDTH),
-        Column("end", "end", ADDRESS_WIDTH),
-        Column("size", "number", 15),
-    ]
-    columns += [Column("resident", "number", _SIZE), Column("protection", "text", 10)]
-    columns += [Column("permissions", "words", 14)] if image else []
-    columns += [Column("kind", "text", 11), Column("file", "text", 48), Column("file_offset", "number", 11)]
-    columns += [Column("device", "text", 6), Column("inode", "number", _SIZE)] if of_linux else []
-    columns += [Column("tag", "text", 4), Column("private", "flag", 7), Column("source", "text", 13)]
-    columns += [Column("conflicts", "number", 9)]
+    short = shortened_path if layout == "table" else None
+    of_linux = unix and short is None
+    columns = region_columns(image=image, of_linux=of_linux)
 
     def rows(chosen: Residence) -> Iterator[list[Cell]]:
         for found in chosen.rows():
-            row = found.region
-            yield [
-                row.start,
-                row.end,
-                row.size,
-                found.resident,
-                (row.collapsed or row.protection) if short else row.protection,
-                *([permission_words(found.permissions) or None] if image else []),
-                found.kind,
-                shortened_path(row.file) if short else row.file,
-                row.offset,
-                *([row.device_numbers, row.inode] if of_linux else []),
-                row.tag,
-                row.private,
-                found.source,
-                found.conflicts,
-            ]
+            yield region_cells(found, image=image, of_linux=of_linux, short=short)
 
     return [column if widths else column._replace(width=None) for column in columns], rows

@@ -14,10 +14,10 @@ from memcarve.cli.exit_status import COMPLETE, INCOMPLETE
 from memcarve.cli.frame import choose, open_input
 from memcarve.cli.owner_columns import cells_if, owner_cells, owner_columns
 from memcarve.cli.printed_columns import print_columns
-from memcarve.cli.printed_tables import ADDRESS_WIDTH, Column
 from memcarve.cli.wording import complain, counted, say, tell
 from memcarve.errors import SourceReadError, UsageError
 from memcarve.formats.number_lines import Lines, NumberLines
+from memcarve.formats.tables.table_cells import ADDRESS_WIDTH, Column
 from memcarve.hunting.owners.asking import MOST_OWNERS, NONE_FOUND, NOT_MEMORY, Owners, column_of
 from memcarve.hunting.owners.mappings import DIRECT_MAP
 from memcarve.intervals import chunks

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from memcarve.cli.exit_status import COMPLETE, INCOMPLETE
 from memcarve.cli.frame import open_input
-from memcarve.cli.printed_tables import Column, print_table
+from memcarve.cli.printed_tables import print_table
 from memcarve.cli.wording import complain, counted, say, tell
 from memcarve.errors import InputError, UsageError
+from memcarve.formats.tables.table_cells import Column
 from memcarve.process import Unix
 from memcarve.vocabulary import InputType, Search
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from memcarve.cli.option_groups import Input, Messages, Printing, ProcessList
-    from memcarve.cli.printed_tables import Cell
+    from memcarve.formats.tables.table_cells import Cell
     from memcarve.process import Container, ProcessEntry
 
 _JSON = ("json", "jsonl")

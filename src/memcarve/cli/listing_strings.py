@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 from memcarve.cli.exit_status import INCOMPLETE
 from memcarve.cli.frame import several_processes
 from memcarve.cli.printed_arrays import Coded, Rows, print_arrays
-from memcarve.cli.printed_tables import ADDRESS_WIDTH, Column
 from memcarve.cli.progress_bar import ProgressBar
 from memcarve.cli.wording import counted
+from memcarve.formats.tables.table_cells import ADDRESS_WIDTH, Column
 from memcarve.hunting.strings.search import StringSearch, places
 from memcarve.hunting.strings.window_search import ENCODINGS
 
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from memcarve.cli.option_groups import Input, ListedProcesses, Messages, Printing, SegmentFilters, StringLimits
-    from memcarve.cli.printed_tables import Cell
     from memcarve.dtypes import U64
+    from memcarve.formats.tables.table_cells import Cell
 
 
 def strings(

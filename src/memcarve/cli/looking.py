@@ -9,9 +9,10 @@ from memcarve.addresses import Address, parse_address, parse_size
 from memcarve.cli.exit_status import COMPLETE
 from memcarve.cli.frame import choose_one, open_input, say_notes
 from memcarve.cli.hexdump import hexdump
-from memcarve.cli.printed_tables import Column, print_table
+from memcarve.cli.printed_tables import print_table
 from memcarve.cli.wording import at_terminal, option, say
 from memcarve.errors import AddressError, LimitError
+from memcarve.formats.tables.table_cells import Column
 from memcarve.intervals import Intervals
 from memcarve.permissions import RESOLVED, origin
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from memcarve.cli.exit_status import COMPLETE
 from memcarve.cli.frame import choose, open_input
-from memcarve.cli.wording import complain, counted, say, tell
+from memcarve.cli.wording import complain, counted, option, say, tell
 from memcarve.mount.file_server import serve
 from memcarve.mount.mount_point import check_mount_point, check_system, fuse_library, unmounting
 from memcarve.mount.mounted_tree import MountedTree
@@ -30,7 +30,7 @@ def mount(
         named = processes.pid or processes.name is not None
         indexes = choose(container, processes) if named or processes.everything else container.certain()
         say(container.notes if messages.verbose else container.warnings, quiet=messages.quiet)
-        tree = MountedTree(container, indexes, half=mounting.half, sparse=mounting.sparse, tell=complain)
+        tree = MountedTree(container, indexes, half=mounting.half, sparse=mounting.sparse, tell=complain, word=option)
 
         def ready() -> None:
             held = counted(len(indexes), "process")

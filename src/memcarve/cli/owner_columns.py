@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from memcarve.cli.printed_tables import ADDRESS_WIDTH, Column
+from memcarve.formats.tables.table_cells import ADDRESS_WIDTH, Column
 from memcarve.hunting.owners.asking import WORDS
 from memcarve.hunting.owners.mappings import KERNEL
 from memcarve.permissions import page_state, permissions
@@ -12,7 +12,7 @@ from memcarve.permissions import page_state, permissions
 if TYPE_CHECKING:
     import numpy as np
 
-    from memcarve.cli.printed_tables import Cell
+    from memcarve.formats.tables.table_cells import Cell
     from memcarve.hunting.owners.asking import Answers, Owners
 
 #: how wide modules and regions are in tables whose rows are printed before all are known

@@ -15,15 +15,16 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from memcarve.cli.printed_columns import csv_cell
-from memcarve.cli.printed_tables import SCHEMA, print_table, record, shown, take_all_characters
+from memcarve.cli.printed_tables import SCHEMA, print_table, take_all_characters
 from memcarve.errors import printable
 from memcarve.formats.json_text import dumps
+from memcarve.formats.tables.table_cells import record, shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from memcarve.cli.printed_tables import Cell, Column
     from memcarve.dtypes import U8, U16, U32, U64
+    from memcarve.formats.tables.table_cells import Cell, Column
 
 _GROUP = 4  # digits of a number that are looked up together
 _POWERS = np.array([10**power for power in range(1, 20)], np.uint64)

@@ -10,14 +10,15 @@ import sys
 from itertools import repeat
 from typing import TYPE_CHECKING, Any
 
-from memcarve.cli.printed_tables import FORMULA, SCHEMA, print_table, take_all_characters
+from memcarve.cli.printed_tables import SCHEMA, print_table, take_all_characters
 from memcarve.errors import printable
 from memcarve.formats.json_text import dumps
+from memcarve.formats.tables.table_cells import FORMULA
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
-    from memcarve.cli.printed_tables import Cell, Column
+    from memcarve.formats.tables.table_cells import Cell, Column
 
     #: one list of cells for each column
     Batch = Sequence[Sequence[Cell]]

@@ -2,59 +2,27 @@
 
 from __future__ import annotations
 
-import csv
 import datetime as dt
 import importlib
 import io
 import sys
 from itertools import chain, islice
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from memcarve.cli.hexdump import hexdump
-from memcarve.errors import MissingExtraError, UsageError, encodable, printable
+from memcarve.errors import MissingExtraError, UsageError, encodable
 from memcarve.formats.json_text import dumps
-from memcarve.times import rfc3339
-
-
-class Dump(NamedTuple):
-    """Bytes and the address they lie at."""
-
-    address: int
-    data: bytes
-
-    def __str__(self) -> str:
-        return self.data.hex()
-
+from memcarve.formats.tables.table_cells import Dump, csv_lines, record, shown
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
-    Cell = int | str | bool | float | dt.datetime | Dump | list[str] | list[dict[str, Any]] | dict[str, Any] | None
+    from memcarve.formats.tables.table_cells import Cell, Column
 
 SCHEMA = 1
-#: characters of an address
-ADDRESS_WIDTH = len("0x0123456789abcdef")
-
 _SAMPLE = 1000  # rows that set the widths of a table's columns
-_ADDRESSES = ("address", "end")
-_AS_TEXT = (*_ADDRESSES, "time", "dump")  # in JSON
 #: pandas' types of columns in which cells may be missing
 _PANDAS = {**dict.fromkeys(("address", "end", "number"), "UInt64"), "flag": "boolean"}
-#: a spreadsheet takes text from evidence that begins like this for a formula; tabs and the like are escaped before
-FORMULA = ("=", "+", "-", "@")
-
-
-class Column(NamedTuple):
-    """A column's name and kind, and how wide it is in a table if that is known: rows then need not wait for others.
-
-    Kinds: ``address``, ``end`` (an address that may be 2**64), ``number``, ``real``, ``text``, ``words`` (several
-    texts), ``flag``, ``time`` (UTC), ``record`` (in JSON alone), ``dump`` (a Dump: a hexdump below the row in a table,
-    else in hexadecimal).
-    """
-
-    name: str
-    kind: str
-    width: int | None = None
 
 
 def print_table(layout: str, title: str, columns: Sequence[Column], rows: Iterable[Sequence[Cell]]) -> None:
@@ -64,7 +32,7 @@ def print_table(layout: str, title: str, columns: Sequence[Column], rows: Iterab
         return
     lines: Callable[[], Iterator[str]] = {
         "table": lambda: _table(columns, rows),
-        "csv": lambda: _csv(columns, rows),
+        "csv": lambda: csv_lines(columns, rows),
         "json": lambda: _json(title, columns, rows),
         "jsonl": lambda: (dumps(record(columns, row)) for row in rows),
     }[layout]
@@ -78,29 +46,6 @@ def take_all_characters() -> None:
     """Have standard output write what its encoding has no characters for as escapes."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
-
-
-def shown(column: Column, cell: Cell) -> str:
-    """Return a cell as text that is safe to print; nothing for None."""
-    if cell is None:
-        return ""
-    if column.kind in _ADDRESSES:
-        return f"0x{cell:016x}"
-    if isinstance(cell, dt.datetime):
-        return rfc3339(cell, "microseconds")
-    if isinstance(cell, bool):
-        return "yes" if cell else "no"
-    if isinstance(cell, list):
-        return ",".join(printable(str(word)) for word in cell)
-    return printable(cell) if isinstance(cell, str) else f"{cell:.2f}" if column.kind == "real" else str(cell)
-
-
-def record(columns: Sequence[Column], row: Sequence[Cell]) -> dict[str, Cell]:
-    """Return a row as it stands in JSON."""
-    return {
-        column.name: shown(column, cell) if column.kind in _AS_TEXT and cell is not None else cell
-        for column, cell in zip(columns, row, strict=True)
-    }
 
 
 def _table(columns: Sequence[Column], rows: Iterable[Sequence[Cell]]) -> Iterator[str]:
@@ -132,22 +77,6 @@ def _table(columns: Sequence[Column], rows: Iterable[Sequence[Cell]]) -> Iterato
             if isinstance(dump, Dump):
                 yield from (f"  {line}" for line in hexdump(dump.address, dump.data))
                 yield ""
-
-
-def _csv(columns: Sequence[Column], rows: Iterable[Sequence[Cell]]) -> Iterator[str]:
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="")
-    writer.writerow([column.name for column in columns])
-    yield buffer.getvalue()
-    for row in rows:
-        buffer.seek(0)
-        buffer.truncate()
-        cells = [shown(column, cell) for column, cell in zip(columns, row, strict=True)]
-        writer.writerow(
-            f"'{cell}" if column.kind in ("text", "words") and cell.startswith(FORMULA) else cell
-            for column, cell in zip(columns, cells, strict=True)
-        )
-        yield buffer.getvalue()
 
 
 def _json(title: str, columns: Sequence[Column], rows: Iterable[Sequence[Cell]]) -> Iterator[str]:

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import click
 
 from memcarve.cli import run_log
-from memcarve.cli.printed_tables import Column
 from memcarve.cli.wording import amount, counted
 from memcarve.errors import RulesError, UsageError, printable
+from memcarve.formats.tables.table_cells import Column
 from memcarve.hunting.scanning.rules import NAMESPACE, Rules, definition
 from memcarve.hunting.scanning.scans import Scans
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from memcarve.cli.option_groups import Messages, Scanning
-    from memcarve.cli.printed_tables import Cell
+    from memcarve.formats.tables.table_cells import Cell
     from memcarve.hunting.scanning.rules import Value
     from memcarve.hunting.scanning.scans import RuleHit
     from memcarve.process import Progress

@@ -12,10 +12,11 @@ from memcarve.batching.runner import Batch, Limits, Work, default_jobs
 from memcarve.batching.state import BatchFolder
 from memcarve.cli import stopping
 from memcarve.cli.exit_status import COMPLETE, FAILED, INCOMPLETE
-from memcarve.cli.printed_tables import Column, print_table
+from memcarve.cli.printed_tables import print_table
 from memcarve.cli.progress_bar import ProgressBar
 from memcarve.cli.wording import complain, counted, say, tell
 from memcarve.errors import UsageError
+from memcarve.formats.tables.table_cells import Column
 from memcarve.remote.locations import hand_on, hidden, word_without_secrets
 from memcarve.remote.objects import check_here
 from memcarve.sinks.partial_folder import quoted
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from memcarve.batching.state import Row
     from memcarve.cli.batch_commands import Given
     from memcarve.cli.option_groups import Batch as Wanted, Messages
-    from memcarve.cli.printed_tables import Cell
+    from memcarve.formats.tables.table_cells import Cell
 
 _OUTPUTS = {"carve": "segments", "extract": "modules"}
 _EXPORTS = {"minidump": "minidump.mdmp", "elfcore": "elfcore.core", "flat": "flat.bin"}

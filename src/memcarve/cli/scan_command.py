@@ -11,12 +11,13 @@ import numpy as np
 from memcarve.cli.exit_status import INCOMPLETE
 from memcarve.cli.frame import selection, several_processes
 from memcarve.cli.hit_columns import PlacesOfParts, stopped
-from memcarve.cli.printed_tables import ADDRESS_WIDTH, Column, print_table
+from memcarve.cli.printed_tables import print_table
 from memcarve.cli.progress_bar import ProgressBar
 from memcarve.cli.rule_columns import RuleColumns, prepared, read_rules, scan_notes
 from memcarve.cli.sought_patterns import refuse_alone
 from memcarve.cli.wording import counted
 from memcarve.errors import MemcarveError, TargetExistsError
+from memcarve.formats.tables.table_cells import ADDRESS_WIDTH, Column
 from memcarve.labels import Labelling
 from memcarve.vocabulary import ScanUnit, Split
 
@@ -25,8 +26,8 @@ if TYPE_CHECKING:
 
     from memcarve.cli.frame import Chosen
     from memcarve.cli.option_groups import Input, ListedProcesses, Messages, Printing, Scanning, SegmentFilters
-    from memcarve.cli.printed_tables import Cell
     from memcarve.dtypes import Bools
+    from memcarve.formats.tables.table_cells import Cell
     from memcarve.hunting.chosen_processes import Part
     from memcarve.hunting.scanning.rules import Rules
     from memcarve.hunting.scanning.scans import RuleHit

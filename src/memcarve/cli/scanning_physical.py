@@ -12,11 +12,12 @@ from memcarve.cli.exit_status import COMPLETE, INCOMPLETE
 from memcarve.cli.frame import choose, open_input
 from memcarve.cli.hit_columns import stopped
 from memcarve.cli.owner_columns import PLACE, owner_cells, owner_columns, untold
-from memcarve.cli.printed_tables import ADDRESS_WIDTH, Column, print_table
+from memcarve.cli.printed_tables import print_table
 from memcarve.cli.progress_bar import ProgressBar
 from memcarve.cli.rule_columns import RuleColumns, prepared, scan_notes
 from memcarve.cli.wording import complain, counted, say, tell
 from memcarve.errors import UsageError
+from memcarve.formats.tables.table_cells import ADDRESS_WIDTH, Column
 from memcarve.hunting.owners.asking import MOST_OWNERS, NONE_FOUND, Owners
 from memcarve.hunting.owners.image_ranges import image_ranges
 from memcarve.vocabulary import ScanUnit
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from memcarve.cli.option_groups import Input, ListedProcesses, Messages, Printing, Scanning, SegmentFilters
-    from memcarve.cli.printed_tables import Cell
+    from memcarve.formats.tables.table_cells import Cell
     from memcarve.hunting.scanning.rules import Rules
     from memcarve.hunting.scanning.scans import RuleHit, Scans
 

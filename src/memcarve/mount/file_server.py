@@ -145,7 +145,7 @@ class _Server:
             except OSError as error:
                 return -(error.errno or errno.EIO)
             except MemcarveError as error:
-                self.tree.tell(printable(str(error)))
+                self.tree.tell(error.worded(self.tree.word))
             except MemoryError:
                 return -errno.ENOMEM
             except Exception as error:  # noqa: BLE001 - nothing may reach C
@@ -205,7 +205,7 @@ class _Server:
         try:
             node.read_into(offset, view)
         except MemcarveError as error:
-            self.tree.tell(f"{printable(name)}: {printable(str(error))}")
+            self.tree.tell(f"{printable(name)}: {error.worded(self.tree.word)}")
             raise OSError(errno.EIO, os.strerror(errno.EIO)) from error
         return length
 

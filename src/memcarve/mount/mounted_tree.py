@@ -7,10 +7,10 @@ import threading
 from collections import Counter
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from memcarve.errors import MemcarveError, printable
+from memcarve.errors import MemcarveError
 from memcarve.intervals import Intervals
 from memcarve.mount.memory_files import FlatFile
-from memcarve.mount.process_folder import OpenedProcess, ProcessFolder
+from memcarve.mount.process_folder import ProcessFolder
 from memcarve.mount.recently_used import RecentlyUsed
 from memcarve.mount.virtual_file import Folder, Link, MadeFolder, Text
 from memcarve.sinks.flat import Plan
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
     #: is told what could not be made or read, as one line that is safe to print
     Told = Callable[[str], object]
+    #: words an argument of the library, see errors.py: by its name, and a value or nothing
+    Word = Callable[[str, str], str]
 
 _T = TypeVar("_T")
 _KEPT = 32 << 20  # bytes of columns, and of heads and documents, that are kept
@@ -35,7 +37,8 @@ class MountedTree:
     """The root folder of what is mounted of a `container`: the processes at `indexes` of its list.
 
     `half` is the half of their memory that is opened, None the container's own. `sparse` shows flat files however large
-    their gaps are. `tell` is called with what goes wrong, once for each reason. Safe to use from several threads.
+    their gaps are. `tell` is called with what goes wrong, once for each reason; `word` words arguments in it, and in
+    documents. Safe to use from several threads.
     """
 
     def __init__(
@@ -46,15 +49,17 @@ class MountedTree:
         half: str | None = None,
         sparse: bool = False,
         tell: Told | None = None,
+        word: Word | None = None,
     ) -> None:
         self.container = container
         self.begun = now()
         self.sparse = sparse
+        self.word: Word = word or (lambda name, value: f"{name}={value}")
         self.half = half or container.default_half
         self._tell = tell
         self._told: set[str] = set()
         self._working = threading.RLock()  # processes are not made for being opened by several threads at once
-        self._opened: RecentlyUsed[OpenedProcess] = RecentlyUsed(_KEPT)
+        self._opened: RecentlyUsed[ProcessFolder] = RecentlyUsed(_KEPT)
         self._made: RecentlyUsed[Any] = RecentlyUsed(_KEPT)
         container.processes()
         taken: Counter[str] = Counter()
@@ -92,12 +97,12 @@ class MountedTree:
                 return None
         return node
 
-    def opened(self, index: int) -> OpenedProcess:
-        """Return a process, opened; raises what opening it raises."""
+    def process_folder(self, index: int) -> ProcessFolder:
+        """Return the folder of a process, which is opened; raises what opening it raises."""
 
-        def make() -> tuple[OpenedProcess, int]:
+        def make() -> tuple[ProcessFolder, int]:
             with self._working:
-                found = OpenedProcess(self.container.process(index=index, half=self.half), self.half)
+                found = ProcessFolder(self, index, self.container.process(index=index, half=self.half))
             return found, found.cost
 
         return self._opened.get(index, make)
@@ -141,9 +146,9 @@ class _Processes(Folder):
 
         def make() -> Folder:
             try:
-                return ProcessFolder(tree, index, tree.opened(index))
+                return tree.process_folder(index)
             except MemcarveError as error:
-                text = printable(str(error))
+                text = error.worded(tree.word)
                 tree.tell(f"{name}: {text}")
                 return Folder({"error.txt": Text(f"{text}\n".encode())})
 

@@ -26,7 +26,8 @@ from memcarve.sinks.segment_writer import Work
 from memcarve.sinks.sink import Result, SinkOptions
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    import io
+    from collections.abc import Iterator, Sequence
 
     from memcarve.process import ProcessMemory, Progress
     from memcarve.segments import Segments
@@ -56,10 +57,27 @@ def carve(
     return _Carver(process, segments, options, progress).run(out)
 
 
+def manifest_lines(process: ProcessMemory, segments: Segments, options: SinkOptions, end: str) -> Iterator[str]:
+    """Yield the text of the ``segments.json`` that `carve` writes without hashes, for work that ended at `end`."""
+    return _Carver(process, segments, options, None).lines(end)
+
+
 def room(segments: Segments) -> int:
     """Return how many bytes the files of segments take on a disk, roughly, if no blocks are shared."""
     blocks = (segments.size + np.uint64(_BLOCK - 1)) // np.uint64(_BLOCK)
     return int(blocks.sum()) * _BLOCK + len(segments) * _INODE
+
+
+class _Unwritten:
+    """The files of a folder that is not written, which have their plain names."""
+
+    def create(self, name: str) -> io.RawIOBase:
+        """Raise OSError."""
+        raise FileNotFoundError(name)
+
+    def named(self, name: str) -> str:
+        """Return the name itself."""
+        return name
 
 
 class _Carver:
@@ -93,13 +111,7 @@ class _Carver:
             folder.check()
         else:
             target = contextlib.nullcontext(out)
-        _ = self.told  # if its tables are wrong, this raises before anything is written
-        not_given = self.process.space.total - self.segments.total - sum(row.bytes for row in self.left_out)
-        if not_given > 0:
-            self.left_out.append(LeftOut("not among the segments that were given", 0, not_given))
-        if self.options.skip_zero:
-            self._leave_out_zero()
-        self.left_out += [LeftOut(reason, 0, count) for reason, count in self.process.left_out.items()]
+        self._settle()
         with target as files:
             if isinstance(folder, NewFolder):
                 self._check_space(folder)
@@ -122,8 +134,26 @@ class _Carver:
             sealed=manifest.NAME,
         )
 
-    def _write(self, files: Files, shown: str) -> str:
-        work = Work(
+    def lines(self, end: str) -> Iterator[str]:
+        """Yield what ``segments.json`` says if nothing is looked at; `end` is when the work ended."""
+        self._settle()
+        self._account()
+        work = self._work(_Unwritten(), "")
+        missing = manifest.missing_lines(self.process.space.missing)
+        yield from provenance.lines(self._document({}, end=end), missing=missing, segments=work.lines({}))
+
+    def _settle(self) -> None:
+        """Settle what is carved and what is left out."""
+        _ = self.told  # if its tables are wrong, this raises before anything is written
+        not_given = self.process.space.total - self.segments.total - sum(row.bytes for row in self.left_out)
+        if not_given > 0:
+            self.left_out.append(LeftOut("not among the segments that were given", 0, not_given))
+        if self.options.skip_zero:
+            self._leave_out_zero()
+        self.left_out += [LeftOut(reason, 0, count) for reason, count in self.process.left_out.items()]
+
+    def _work(self, files: Files, shown: str) -> Work:
+        return Work(
             self.process.space,
             self.segments,
             files,
@@ -136,6 +166,9 @@ class _Carver:
             threads=self.options.threads,
             label_names=self.options.label_names,
         )
+
+    def _write(self, files: Files, shown: str) -> str:
+        work = self._work(files, shown)
         with input_hash(self.process, self.options, self.copier.stop) as hashed:
             work.run()
         check_unchanged([self.backing, self.process.file])
@@ -200,19 +233,19 @@ class _Carver:
                 subject=self.process.file.path,
             )
 
-    def _write_manifest(self, files: Files, work: Work, hashed: dict[str, Any]) -> str:
-        """Write segments.json and the files of checksums, which list it too; return its SHA-256."""
+    def _document(self, hashed: dict[str, Any], **more: str) -> dict[str, Any]:
+        """Return what segments.json says before its arrays; `more` goes into the record of the work."""
         process, segments = self.process, self.segments
         document = provenance.document(
             "segments",
             process,
-            self.options.record(self.begun, input=hashed),
+            self.options.record(self.begun, input=hashed, **more),
             left_out=self.left_out,
             choice=segments.choice.selection,
             notes=_notes(segments),
             told=self.told,
         )
-        document |= {
+        return document | {
             "positions": process.positions,
             "partial": process.first_cut_off is not None,
             "totals": {
@@ -228,6 +261,10 @@ class _Carver:
             **_repeats(process.space),
             **({} if segments.labels is None else {"labels": segments.labels.summary()}),
         }
+
+    def _write_manifest(self, files: Files, work: Work, hashed: dict[str, Any]) -> str:
+        """Write segments.json and the files of checksums, which list it too; return its SHA-256."""
+        process, document = self.process, self._document(hashed)
         names = list(self.options.hashes)
         digests = [hashlib.new(name, usedforsecurity=False) for name in names]
         seal = hashlib.sha256()
