@@ -69,7 +69,7 @@ def built(place: Path, left: LeftRam, layout: int = 8, *, beside: bool = False, 
 @pytest.fixture(scope="module")
 def truth(tmp_path_factory: pytest.TempPathFactory) -> Truth:
     """Return an image whose page tables are as they usually are."""
-    return built(tmp_path_factory.mktemp("left"), left_ram.everything(), paging=PagingFiles())
+    return built(tmp_path_factory.mktemp("left"), left_ram.everything(), paging=PagingFiles(), pfn="right")
 
 
 def files_of(truth: Truth) -> list[str]:

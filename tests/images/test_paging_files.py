@@ -116,7 +116,7 @@ def test_a_list_that_lacks_little(tmp_path: Path, wrong: str) -> None:
     """Two lists that agree are one; a name that is not in memory is in the file object; without it, numbers remain."""
     truth = built(tmp_path, PagingFiles(wrong=wrong))
     memory = opened(truth, named(truth, tmp_path))
-    assert not any("is not known" in note for note in memory.notes)
+    assert not any("own list of its page files" in note for note in memory.notes)
 
 
 def test_a_name_that_is_not_known(tmp_path: Path) -> None:

@@ -10,11 +10,11 @@ from memcarve.errors import InputError, SourceReadError
 from memcarve.intervals import PAGE
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable, Sequence
     from typing import Protocol
 
     from memcarve.backing import Backing, FileBacking, Span
-    from memcarve.dtypes import U8, U64, Bools
+    from memcarve.dtypes import I64, U8, U64, Bools
 
     class Readable(Protocol):
         """What decodes."""
@@ -30,6 +30,7 @@ MOST = 16  # page files that Windows can have; Linux has up to 29 areas
 
 
 _SAMPLE = 64  # pages of a file that are looked at
+_FEWEST = 8  # pages that say whether a file is of the moment of memory
 _NOISE = 7.9  # bits a byte of a page has if nothing but chance is in it: 7.95 on average; what is compressed has fewer
 
 
@@ -37,6 +38,7 @@ class PageFile(NamedTuple):
     """A file that holds pages: the `number` by which entries call it; its bytes lie from `begin` on in the backing.
 
     `said`: the user gave the number. `path` is what the machine itself called it, None if that is not known.
+    `alike`: how many pages that should be the same in memory are, and how many were compared.
     """
 
     number: int
@@ -44,6 +46,7 @@ class PageFile(NamedTuple):
     begin: int
     said: bool = True
     path: str | None = None
+    alike: tuple[int, int] = (0, 0)
 
 
 class DecodedArea:
@@ -116,7 +119,11 @@ class PageFiles:
         """
         return [
             f"{each.file.path}: is read as page file {each.number}{'' if each.path is None else f' ({each.path})'}; "
-            "nothing in it tells whether it is of the image's moment"
+            + (
+                f"of {each.alike[1]} pages of it that should be the same in memory, {each.alike[0]} are"
+                if each.alike[1]
+                else "nothing in it tells whether it is of the image's moment"
+            )
             for each in self.files
             if each.said or self.settled
         ] + self.remarks
@@ -160,6 +167,41 @@ class PageFiles:
                     remedy="give the one of the moment when memory was acquired, decrypted, or leave it out of "
                     "{page_files}",
                 )
+
+    def compare(self, readings: Sequence[tuple[U8, U64]], contents: Callable[[I64], U64]) -> None:
+        """Compare some pages with what memory has of them, if there are enough of a file, and note how many are alike.
+
+        `readings` are numbers of files and pages in them, which may be told in several ways: what agrees best counts.
+        `contents` returns the words of pages in memory by their places among these (shape (n, 512)). Raises InputError
+        if most of them differ: the file is of another moment.
+        """
+        compared = []
+        for each in self.files:
+            best = (0, 0)
+            for numbers, pages in readings:
+                mine = np.flatnonzero((numbers == np.uint8(each.number)) & (pages < np.uint64(each.file.size // PAGE)))
+                chosen = mine[np.linspace(0, len(mine) - 1, min(4 * _SAMPLE, len(mine))).astype(np.int64)]
+                if len(chosen) < _FEWEST:
+                    continue
+                there = contents(chosen)
+                telling = np.flatnonzero((there != there[:, :1]).any(axis=1))[:_SAMPLE]  # zeros are the same anywhere
+                chosen, there = chosen[telling], there[telling]
+                if len(chosen) < _FEWEST:
+                    continue
+                same = sum(
+                    each.file.read_at(page * PAGE, PAGE) == there[row].tobytes()
+                    for row, page in enumerate(pages[chosen].tolist())
+                )
+                best = max(best, (same, len(chosen)))
+            if best[0] < best[1] / 2:
+                raise InputError(
+                    f"of {best[1]} pages that should be the same in memory, only {best[0]} are: it is of another "
+                    "moment, or another machine's",
+                    subject=each.file.path,
+                    remedy="give the one of the moment when memory was acquired, or leave it out of {page_files}",
+                )
+            compared.append(each._replace(alike=best))
+        self.files = tuple(compared)
 
     def place(self, numbers: U8, pages: U64) -> tuple[U64, Bools, Bools]:
         """Return where in the backing pages of files lie (uint64); and which files were given, and hold them (bool)."""

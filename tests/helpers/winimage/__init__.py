@@ -89,6 +89,7 @@ def build(
     stub: bool = False,
     realistic: bool = False,
     paging: PagingFiles | None = None,
+    pfn: str | None = None,
 ) -> Truth:
     """Write an image; return what it holds. There is a System process beside those asked for.
 
@@ -98,10 +99,11 @@ def build(
     there is an overwritten process and an old root. `top_page`: the last page of the address space is mapped. `moved`:
     what lies elsewhere than the table of layouts says, in its words. `stub`: the first MiB has the block that
     processors start with. `realistic`: System has regions. `paging` is what the kernel says of its page files.
+    `pfn`: there is a PFN database, ``right`` or ``wrong``.
     """
     if exports not in EXPORTS or damage not in DAMAGE:
         raise ValueError(f"no such variant: exports {exports!r}, damage {damage!r}")
-    options = Options(exports, damage, small_pages, kpti, decoy, freed, top_page, stub, realistic, paging)
+    options = Options(exports, damage, small_pages, kpti, decoy, freed, top_page, stub, realistic, paging, pfn)
     return build_system(path, layout_of(layout, build, moved), megabytes, seed, processes, options)
 
 

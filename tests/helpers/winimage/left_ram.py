@@ -86,8 +86,8 @@ class Private(NamedTuple):
     """Private pages from `start` on.
 
     Each is ``pagefile N``, ``neighbour N`` (in page file N, right behind the one before), ``compressed KIND``,
-    ``demand-zero``, ``transition``, ``beyond N`` or ``raw N``, which is in page file N, without the mask, as its
-    SwizzleBit says.
+    ``demand-zero``, ``transition``, ``both N KIND`` (in memory as well; see `Left._both`), ``beyond N`` or ``raw N``,
+    which is in page file N, without the mask, as its SwizzleBit says.
     """
 
     start: int
@@ -166,6 +166,9 @@ class Left:
         #: what the process's own page tables map there besides
         self.mapped: set[int] = set()
         self.entries: dict[int, int] = {}
+        #: what the kernel keeps of frames that are in a page file as well: the original entry, and flags
+        self.records: dict[int, tuple[int, int]] = {}
+        self.version = (10, 0)
         self._array: dict[int, int] = {}
         self._prototype: dict[int, tuple[str, int]] = {}
         self._words: dict[tuple[int, int], int] = {}
@@ -232,6 +235,7 @@ class Left:
 
     def place(self, pool: Pool, layout: Layout, tree: Tree) -> None:
         """Write sections into the pool."""
+        self.version = layout.version
         known = {vad.start: node for vad, node in zip(tree.vads, tree.nodes, strict=True)}
         for view in self.plan.views:
             self._view(view, pool, layout, known[view.start])
@@ -402,9 +406,38 @@ class Left:
         for (level, key), entry in self._words.items():
             tables.put(level, key, entry)
 
+    def _both(self, address: int, number: int, kind: str) -> None:
+        """Have a page in memory and in a page file, where it is the same unless the kernel knows that it is not.
+
+        It is if it is ``clean``, ``bare`` (the kernel noted its place without the mask) or on ``standby``. It is not if
+        it is ``dirty``, ``modified``, or if its place is only ``reserved``.
+        """
+        place, data = self._paged(number, 0, address)
+        frame, other = self._framed(_SECTIONS + 5, address)
+        if kind in {"clean", "bare", "standby"}:
+            self.physical.store(data, np.array([frame], U64))
+        else:
+            data = other
+        original = self.plan.entry(number, place)
+        if not self.plan.new:
+            # the bit for a place that has been written lies elsewhere in Windows 8
+            original = place << 32 | 1 << (14 if self.version < (10, 0) else 13) | _SOFT | number << 1
+        if kind == "bare":
+            original = place << 32 | number << 12 | _SOFT | 1 << 2
+        if kind == "reserved":
+            original = original & ~(1 << 2) | 1 << 1
+        on = kind in {"standby", "modified"}
+        self.records[frame] = original, {"standby": 2, "modified": 3 | 1 << 4}.get(kind, 6)
+        # not written since, by the processor: without the dirty bit, which writing needs
+        self.entries[address] = self.plan.moved(frame) if on else frame << 12 | (0x867 if kind == "dirty" else 0x825)
+        self.found[address] = Found("transition" if on else "ram", data)
+
     def _private(self, address: int, kind: str) -> None:
         word, _, number = kind.partition(" ")
-        if word in {"pagefile", "raw", "neighbour"}:
+        if word == "both":
+            number, _, kind = number.partition(" ")
+            self._both(address, int(number), kind)
+        elif word in {"pagefile", "raw", "neighbour"}:
             place, data = self._paged(int(number), 0, address, jumps=word != "neighbour")
             self.entries[address] = self.plan.entry(int(number), place, raw=word == "raw")
             self.found[address] = Found("pagefile", data)

@@ -11,6 +11,7 @@ from winimage.edges import finish_self_table
 from winimage.hostile import THREADS, lost
 from winimage.left_ram import Left, LeftRam, file_pages, write_files
 from winimage.paging_files import Written
+from winimage.pfn import Database
 from winimage.physical import LARGE, Physical
 from winimage.plans import Plan
 from winimage.pool import PROCESS, freed, thread
@@ -68,6 +69,9 @@ class System:
         self.left: dict[int, Left] = {}
         paging = self.options.paging
         self.store = Store(self.layout.build, NUMBER if paging is None else paging.store)
+        self.pfn: Database | None = None
+        if self.options.pfn is not None:
+            self.pfn = Database(physical, self.pool, self.layout, upper.slot, wrong=self.options.pfn == "wrong")
         self.paging = None if paging is None else Written(paging, self.pool, self.layout)
 
     def build(self, plans: Sequence[Plan]) -> tuple[Process, ...]:
@@ -93,6 +97,8 @@ class System:
         if self.paging is not None:
             self.paging.finish({number: file_pages(pages) for number, pages in self.files.items()})
             self.upper.data |= self.paging.data(self.upper.base)
+        if self.pfn is not None:
+            self.upper.data |= self.pfn.finish()
         self.upper.store(placed[0].eprocess, pointers[head])
         self.upper.store_stub(processes[0].root)
         if self.options.freed:
@@ -182,6 +188,8 @@ class System:
                     self._regions(lower)
                 self.holes += user.holes
             entries = {**lower.write(), **self.kernel_entries, upper.slot: root | SELF_ENTRY}
+            if self.pfn is not None:
+                self.pfn.note(lower, one.left)
             if user is not None:
                 finish_self_table(user)
             self._write_root(root, entries)

@@ -156,6 +156,11 @@ class Tables:
             self.entries[level] = dict(zip(keys.tolist(), entries.tolist(), strict=True))
         return self.entries[3]
 
+    @property
+    def leaves(self) -> list[tuple[NDArray[np.uint64], NDArray[np.uint64]]]:
+        """Keys and entries of the lowest level, as they were set."""
+        return self._leaves[0]
+
     def _collected(self, level: int) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
         empty = (np.zeros(0, U64), np.zeros(0, U64))
         keys, entries = (np.concatenate(column) for column in zip(empty, *self._leaves[level], strict=True))

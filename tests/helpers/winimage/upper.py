@@ -47,6 +47,7 @@ class Options(NamedTuple):
     stub: bool = False
     realistic: bool = False
     paging: PagingFiles | None = None
+    pfn: str | None = None
 
     @property
     def small(self) -> bool:

@@ -19,6 +19,7 @@ from memcarve.images.paging_modes import FRAME
 
 if TYPE_CHECKING:
     from memcarve.dtypes import U8, U64, Bools
+    from memcarve.images.windows.kernel import Version
 
 VALID, PROTOTYPE, TRANSITION = (np.uint64(1 << bit) for bit in (0, 10, 11))
 _SWIZZLE = np.uint64(1 << 4)
@@ -57,6 +58,14 @@ class PteLayout(NamedTuple):
         if self.new:
             upper = np.where(words & _SWIZZLE, upper, upper & ~np.uint64(self.mask))
         return numbers.astype(np.uint8), upper >> np.uint64(32)
+
+    def written(self, words: U64, version: Version) -> Bools:
+        """Return of which software entries (uint64) the place in a page file is not only reserved (bool)."""
+        reserved, allocated = (1, 2) if self.new else (13, 14) if version[:2] < (10, 0) else (12, 13)
+        if version[:2] < (6, 2):
+            return np.ones(len(words), np.bool_)
+        found: Bools = words & np.uint64(1 << reserved | 1 << allocated) == np.uint64(1 << allocated)
+        return found
 
 
 def kinds(words: U64, possible: np.uint64) -> U8:

@@ -87,7 +87,7 @@ def find_paging_files(resolver: WindowsResolver) -> tuple[tuple[PagingFile, ...]
     if not resolver.memory.searchable:
         return (), "finding it takes reading more of the kernel's memory, which comes from afar"
     try:
-        words = _data(resolver)
+        words = kernel_data(resolver)
         found = {files for members in _MEMBERS for files in _arrays(resolver, words, members)}
     except LimitError as error:
         return (), error.problem
@@ -96,10 +96,10 @@ def find_paging_files(resolver: WindowsResolver) -> tuple[tuple[PagingFile, ...]
     return (found.pop(), "") if found else ((), "nothing in the kernel's data proves to be it")
 
 
-def _data(resolver: WindowsResolver) -> U64:
+def kernel_data(resolver: WindowsResolver) -> U64:
     """Return the words of the kernel's own data that may be written (uint64), 1 for those not in memory.
 
-    Between two stretches lie as many of these as the array has words.
+    Between two stretches lie 16 of these.
     """
     parts, base, left = [np.zeros(0, np.uint64)], resolver.windows.kernel.base, _MOST_DATA
     image = None if base is None else pe.image(resolver.kernel.padded(base, PAGE))

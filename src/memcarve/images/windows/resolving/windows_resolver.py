@@ -26,6 +26,7 @@ from memcarve.images.windows.resolving.page_file_numbers import numbered_by_name
 from memcarve.images.windows.resolving.paged_kernel import PagedKernel
 from memcarve.images.windows.resolving.paged_tables import tables_below
 from memcarve.images.windows.resolving.paging_files import find_paging_files
+from memcarve.images.windows.resolving.pfn_database import pages_in_both
 from memcarve.images.windows.resolving.prototype_arrays import arrays
 from memcarve.images.x86_entries import X86Entries
 from memcarve.intervals import PAGE, TOP, Intervals, chunks, union
@@ -101,6 +102,20 @@ class WindowsResolver:
                 files.files = numbered_by_name(files.files, known)
             else:
                 files.remarks.append(f"Windows' own list of its page files is not known ({why}): order gives numbers")
+            self._compare_files()
+
+    def _compare_files(self) -> None:
+        """Compare page files with pages that are in memory as well. Raises InputError if one is of another moment."""
+        both, why = pages_in_both(self)
+        layout = self.layout[0]
+        if both is None:
+            self.files.remarks.append(f"page files are not compared with memory: the PFN database is not known ({why})")
+        elif layout is not None:
+            # whether the mask is in what the database keeps is not known: what agrees with the files does
+            written = layout.written(both.original, self.windows.kernel.version)
+            original, physical = both.original[written], both.physical[written] & ~_LOW
+            readings = [layout.place(original), layout._replace(mask=0).place(original)]
+            self.files.compare(readings, lambda rows: self.memory.pages(physical[rows]))
 
     @functools.cached_property
     def paging_files(self) -> tuple[tuple[PagingFile, ...], str]:

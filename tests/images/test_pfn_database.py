@@ -1,0 +1,96 @@
+"""Page files compared with what is in memory as well: of the moment of the image, of another one, or not known."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+import memcarve
+import winimage
+from cli import invoke
+from memcarve.errors import InputError
+from memory import PAGE
+from sweeps import some
+from winimage import Plan, left_ram, userland
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from winimage import Truth
+
+    Capture = pytest.CaptureFixture[bytes]
+
+PID = 5000
+#: pages that are the same in memory and in the page file, and those that need not be
+SAME, OTHER = ("clean", "standby"), ("dirty", "modified", "reserved")
+
+
+def built(place: Path, layout: int, pfn: str = "right", same: tuple[str, ...] = SAME) -> Truth:
+    """Write an image of a process with pages that are in memory and in its page file."""
+    old = winimage.layout_of(layout).version < (10, 0)
+    kinds = (*same, *(OTHER[:2] if old else OTHER))
+    words = ("pagefile 0", *(f"both 0 {kind}" for kind in kinds)) * 20
+    left = left_ram.LeftRam(
+        (), (left_ram.MOVED, left_ram.Private(0x30100000000, words)), not old, 0 if old else 1 << 45
+    )
+    processes = [Plan(388, b"smss.exe"), Plan(PID, b"left.exe", 388, userland=userland.plain(PID), left=left)]
+    return winimage.build(place / "mem.raw", layout=layout, megabytes=24, processes=processes, pfn=pfn)
+
+
+def changed(truth: Truth, every: int) -> None:
+    """Change each `every`-th page of the page file's content: it is of another moment."""
+    words = np.memmap(truth.page_files[0], np.uint64, "r+").reshape(-1, PAGE // 8)
+    rows = np.flatnonzero(words.any(axis=1))[::every]
+    words[rows] ^= np.uint64(1)
+    words.flush()
+
+
+@pytest.mark.parametrize(
+    ("layout", "same"),
+    [(0, SAME), (1, SAME), (8, SAME), (8, ("bare",)), *[(n, SAME) for n in some([14, 5, 20, 23], 3)]],
+)
+def test_a_file_of_the_moment(tmp_path: Path, layout: int, same: tuple[str, ...]) -> None:
+    """Pages that were not written since they were read from the file are the same in both; others do not count."""
+    truth = built(tmp_path, layout, same=same)
+    with memcarve.open(truth.path, page_files=[truth.page_files[0]]) as container:
+        memory = container.process(PID)
+        (note,) = [note for note in memory.notes if "that should be the same in memory" in note]
+        compared, alike = (int(word) for word in re.findall(r"of (\d+) pages of it .* memory, (\d+) are", note)[0])
+        # pages of zeros would be the same in any file
+        assert 15 * len(same) < compared == alike <= 20 * len(same)
+        for page, one in truth.left[PID].found.items():
+            assert memory.read(page, PAGE) == one.data
+
+
+@pytest.mark.parametrize("every", [1, 3])
+def test_a_file_of_another_moment(tmp_path: Path, capfdbinary: Capture, every: int) -> None:
+    """If most of these pages differ, the file is refused; if some do, as of a machine that ran, it is said how many."""
+    truth = built(tmp_path, 8)
+    changed(truth, every)
+    ran = invoke(capfdbinary, "segments", truth.path, "--pid", str(PID), "--pagefile", truth.page_files[0])
+    if every == 1:
+        assert ran.code == 1
+        assert re.search(
+            r"of 3\d pages that should be the same in memory, only 0 are: it is of another moment", ran.err
+        )
+        with (
+            memcarve.open(truth.path, page_files=[truth.page_files[0]]) as container,
+            pytest.raises(InputError, match="another machine's"),
+        ):
+            container.process(PID)
+    else:
+        assert ran.code == 0
+        assert re.search(r"of 3\d pages of it that should be the same in memory, 2\d are", ran.err)
+
+
+def test_a_database_that_does_not_prove_itself(tmp_path: Path) -> None:
+    """If records have other entries' addresses, nothing is compared, and it is said."""
+    truth = built(tmp_path, 8, "wrong")
+    changed(truth, 1)
+    with memcarve.open(truth.path, page_files=[truth.page_files[0]]) as container:
+        notes = container.process(PID).notes
+    assert any("are not compared with memory: the PFN database is not known" in note for note in notes)
+    assert any("nothing in it tells whether it is of the image's moment" in note for note in notes)
