@@ -33,7 +33,10 @@ IN_FILE = "in the mapped file"
 DEMAND_ZERO = "zeros that nobody wrote yet"
 UNKNOWN_PROTOTYPE = "its prototype is not in memory"
 UNKNOWN_TABLE = "its page table is not in memory"
-ELSEWHERE = (PAGED_OUT, COMPRESSED, NOT_PROVEN, IN_FILE, DEMAND_ZERO, UNKNOWN_PROTOTYPE, UNKNOWN_TABLE)
+COMPRESSED_SWAP = "compressed in memory (zram, zswap), and not read"
+ELSEWHERE = (
+    PAGED_OUT, COMPRESSED, NOT_PROVEN, IN_FILE, DEMAND_ZERO, UNKNOWN_PROTOTYPE, UNKNOWN_TABLE, COMPRESSED_SWAP,
+)  # fmt: skip
 #: why memory that page tables map again is not in a segment; it is not missing
 REPEATED = "mapped again by shared page tables"
 #: cores that memcarve wrote hold places in this list: it only grows at its end

@@ -15,15 +15,17 @@ from memcarve.errors import AddressError
 from memcarve.images.paging import walk
 from memcarve.images.physical import read_there
 from memcarve.images.structure_reader import LookedUp
-from memcarve.intervals import PAGE, TOP, Intervals, expand
+from memcarve.intervals import PAGE, TOP, Intervals, chunks, expand
 
 if TYPE_CHECKING:
-    from memcarve.dtypes import U64
+    from memcarve.dtypes import U64, Bools
     from memcarve.images.paging_modes import AddressTable
     from memcarve.images.physical import PhysicalMemory
     from memcarve.space import AddressSpace
 
 _PAGE = np.uint64(PAGE)
+_LOW = np.uint64(PAGE - 1)
+_BATCH = 1 << 12  # pages of which words are read in one go: 16 MiB
 _MOST_LOOKED_UP = 1 << 14  # pages, one by one
 
 
@@ -68,6 +70,43 @@ class KernelHalf(LookedUp):
         return Intervals(start, np.full_like(start, PAGE)), np.array(
             [place for place in places if place is not None], np.uint64
         )
+
+    def pages_at(self, addresses: U64) -> tuple[U64, Bools]:
+        """Return pages at addresses (uint64): shape (n, 512); and which are in memory (bool)."""
+        words = np.zeros((len(addresses), PAGE // 8), np.uint64)
+        physical, there = self.places_of(addresses)
+        there &= (addresses & _LOW == 0) & self.memory.holds(physical, PAGE)
+        if there.any():
+            words[there] = self.memory.pages(physical[there])
+        return words, there
+
+    def places_of(self, addresses: U64) -> tuple[U64, Bools]:
+        """Return the physical addresses of bytes at addresses (uint64), and which of them are in memory (bool)."""
+        wanted = np.unique(addresses & ~_LOW)
+        mapped, places = self.mapped(Intervals(wanted, np.full_like(wanted, PAGE)))
+        if not len(mapped):
+            return np.zeros(len(addresses), np.uint64), np.zeros(len(addresses), np.bool_)
+        row = mapped.rows_of(addresses)
+        there = np.asarray(row >= 0)
+        row = np.maximum(row, 0)
+        return places[row] + (addresses - mapped.start[row]), there
+
+    def words_at(self, addresses: U64) -> tuple[U64, Bools]:
+        """Return the words of 8 bytes at addresses (uint64), and which are in memory (bool).
+
+        The addresses are multiples of 8, in any order.
+        """
+        pages, inverse = np.unique(addresses & ~_LOW, return_inverse=True)
+        words, held = np.zeros(len(addresses), np.uint64), np.zeros(len(addresses), np.bool_)
+        order = np.argsort(inverse, kind="stable")
+        bounds = np.searchsorted(inverse[order], np.arange(len(pages) + 1))
+        for part in chunks(len(pages), _BATCH):
+            data, there = self.pages_at(pages[part])
+            mine = order[bounds[part.start] : bounds[part.stop]]
+            row = inverse[mine] - part.start
+            words[mine] = data[row, ((addresses[mine] & _LOW) >> np.uint64(3)).astype(np.int64)]
+            held[mine] = there[row]
+        return words, held
 
     def walked_as(self, other: KernelHalf) -> None:
         """Take over what is known of all of it from another reader of the same half."""

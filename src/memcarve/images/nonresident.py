@@ -11,6 +11,7 @@ from memcarve.intervals import PAGE, breaks
 from memcarve.missing import (
     BEYOND_PAGE_FILE,
     COMPRESSED as IN_STORE,
+    COMPRESSED_SWAP,
     DEMAND_ZERO,
     IN_FILE,
     NOT_PROVEN,
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 #: kinds of pages that page tables do not lead to: the flags of those that were found, and why others were not
 KINDS: dict[str, tuple[tuple[int, ...], tuple[str, ...]]] = {
     "shared": ((PROTOTYPE,), ()),
-    "compressed": ((COMPRESSED, PROTOTYPE | COMPRESSED), (IN_STORE,)),
+    "compressed": ((COMPRESSED, PROTOTYPE | COMPRESSED), (IN_STORE, COMPRESSED_SWAP)),
     "in_pagefile": ((PAGEFILE, PROTOTYPE | PAGEFILE), (PAGED_OUT, BEYOND_PAGE_FILE)),
     "in_file": ((), (IN_FILE,)),
     "never_touched": ((ZEROS, PROTOTYPE | ZEROS), (DEMAND_ZERO,)),

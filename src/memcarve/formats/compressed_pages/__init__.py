@@ -1,4 +1,4 @@
-"""Blocks of memory that Windows compressed: Xpress, Xpress with Huffman codes, and LZ4; many in one call.
+"""Blocks of memory that Windows or Linux compressed: Xpress, Xpress with Huffman codes, LZ4, LZO, Zstandard; in bulk.
 
 A block that has as many bytes as it decodes to is stored as it is. No format has a check sum: a block is right if it
 decodes to exactly the bytes that it should, and if its data end there.
@@ -7,6 +7,7 @@ Xpress ([MS-XCA]) and LZ4 blocks (lz4_Block_format.md, without a frame) are deco
 built when memcarve was installed, in several threads if there is much; else Xpress by `xpress.py`, which is slow, and
 LZ4 by cramjam. In what breaks LZ4's rules the compiled decoder is the stricter one: cramjam takes matches that lead
 nowhere (an offset of 0), and a few blocks that end with fewer than five literals.
+Zstandard's frames are decoded by cramjam, LZO as Linux writes it by `lzo.py`.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from memcarve.formats.compressed_pages import xpress
+from memcarve.formats.compressed_pages import lzo, xpress
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,7 +31,7 @@ except ImportError:  # there was no compiler
 
 PAGE = 4096
 #: the methods
-XPRESS, XPRESS_HUFFMAN, LZ4 = "Xpress", "Xpress Huffman", "LZ4"
+XPRESS, XPRESS_HUFFMAN, LZ4, LZO, ZSTD = "Xpress", "Xpress Huffman", "LZ4", "LZO", "Zstandard"
 #: whether blocks are decoded by compiled code
 IS_COMPILED = _compiled is not None
 
@@ -82,7 +83,7 @@ def check_pages(method: str, data: U8, offset: I64, size: I64) -> Bools:
 
     Raises ValueError if a block lies outside of the data.
     """
-    if _compiled is None:
+    if _compiled is None or method not in _NUMBERS:
         return decode_pages(method, data, offset, size)[1]
     offset, size = (np.ascontiguousarray(column, np.int64) for column in (offset, size))
     _inside(offset, size, len(data))
@@ -104,8 +105,8 @@ def _decode(method: str, data: U8, target: U8, offset: I64, size: I64, place: I6
     """Decode blocks that lie inside of data and target, and are compressed."""
     sound: Bools = np.zeros(len(offset), np.bool_)
     data = np.ascontiguousarray(data)
-    if _compiled is None:
-        decode_into = _lz4() if method == LZ4 else _in_python(xpress.plain if method == XPRESS else xpress.huffman)
+    if method not in _NUMBERS or _compiled is None:
+        decode_into = _decoder(method)
         source, destination = data.data, target.data
         columns = (offset, offset + size, place, place + length)
         rows = zip(*(column.tolist() for column in columns), strict=True)
@@ -149,6 +150,27 @@ def _in_python(decoder: Callable[[bytes, int], bytes | None]) -> Callable[[memor
         if found is not None:
             target[:] = found
         return found is not None
+
+    return decode_into
+
+
+def _decoder(method: str) -> Callable[[memoryview, memoryview], bool]:
+    """Return what decodes one block, and returns whether it is right."""
+    if method == LZ4:
+        return _lz4()
+    if method == ZSTD:
+        return _zstd()
+    return _in_python({XPRESS: xpress.plain, XPRESS_HUFFMAN: xpress.huffman, LZO: lzo.decoded}[method])
+
+
+def _zstd() -> Callable[[memoryview, memoryview], bool]:
+    import cramjam  # nothing else needs it
+
+    def decode_into(data: memoryview, target: memoryview) -> bool:
+        try:
+            return cramjam.zstd.decompress_into(data, target) == len(target)
+        except cramjam.DecompressionError:
+            return False
 
     return decode_into
 

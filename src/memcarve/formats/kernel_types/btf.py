@@ -116,6 +116,7 @@ class Btf(StructuredTypes[int]):
         self.strings = data[found.strings : found.strings + found.strings_size]
         if self.strings[0]:
             raise KernelTypesError("the BTF's strings do not begin with an empty one", subject=subject)
+        self.said_layouts = data[found.layouts : found.layouts + found.layouts_size]
         raw = np.frombuffer(data, f"{found.order}u4", found.types_size // 4, found.types)
         self.words: U32 = raw.astype(np.uint32)  # in this machine's order, and aligned
         self.at = self._places(self._layouts(data), subject)
@@ -316,3 +317,23 @@ class Btf(StructuredTypes[int]):
         for key in disagreed:
             del found[key]
         return found
+
+
+def module_types(kernel: Btf, data: bytes, source: str) -> Btf:
+    """Return the types of a module together with its kernel's, from the module's own BTF (``/sys/kernel/btf/NAME``).
+
+    A module's types are numbered on from its kernel's, and so are the places of its strings. Raises KernelTypesError.
+    """
+    found, order = header(data), kernel.header.order
+    if found is None or found.order != order or found.size > len(data):
+        raise KernelTypesError("is not a module's BTF: its header was expected, and as many bytes as it says")
+    types = kernel.words.astype(f"{order}u4").tobytes() + data[found.types :][: found.types_size]
+    strings = kernel.strings + data[found.strings :][: found.strings_size]
+    layouts = kernel.said_layouts
+    size = HEADER + 8 * bool(layouts)
+    strings += bytes(-len(strings) % 4)
+    sections: tuple[int, ...] = (size, 0, len(types), len(types), len(strings))
+    if layouts:
+        sections = (*sections, len(types) + len(strings), len(layouts))
+    begin = struct.pack(f"{order}HBB{len(sections)}I", MAGIC, VERSION, 0, *sections)
+    return Btf(begin + types + strings + layouts, source)

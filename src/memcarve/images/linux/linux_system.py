@@ -20,6 +20,7 @@ from memcarve.images.linux.linux_processes import Processes
 from memcarve.images.linux.page_table_isolation import is_isolated
 from memcarve.images.linux.process_start import auxiliary_vector, directory, is_narrow, parameters, program
 from memcarve.images.linux.swap_resolver import SwapResolver
+from memcarve.images.linux.swapping.compressed_swap import CompressedSwap
 from memcarve.images.paging_modes import LINUX
 from memcarve.images.structure_reader import LookedUp
 from memcarve.metadata import Metadata
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from memcarve.images.physical import PhysicalMemory
     from memcarve.process import ProcessEntry
 
+_WORD = 8
 _MOST_TEXT = 1 << 28  # characters of command lines and environments that are read in all
 _MOST_NAMED = 3  # places in a sentence
 _VERSION = re.compile(r"(\d+)\.(\d+)(?:\.(\d+))?")
@@ -154,8 +156,16 @@ class LinuxSystem:
         return self.kernel.table._replace(absent=rules_of((version.major, version.minor)))
 
     def resolver(self, files: PageFiles) -> Resolver | None:
-        """Return what finds swapped pages in swap areas that were given. Raises InputError if they are none."""
-        return SwapResolver(self.memory, files, self.kernel.table.mode.page) if files.files else None
+        """Return what finds swapped pages. Raises InputError if files that were given are no swap areas."""
+        page = self.kernel.table.mode.page
+        return SwapResolver(self.memory, files, page, functools.partial(self._compressed_swap, files.path))
+
+    def _compressed_swap(self, path: str) -> CompressedSwap | None:
+        """Return what of the swap is compressed in memory; None if the kernel's list of symbols is not found."""
+        symbols = self.symbols
+        if symbols is None or symbols.addresses is None or self.kernel.first.types.pointer_size != _WORD:
+            return None
+        return CompressedSwap(self.kernel, symbols, path)
 
     def metadata(self, entry: ProcessEntry, table: AddressTable, resolver: Resolver | None = None) -> Metadata:
         """Return what Linux knows of a process."""

@@ -187,19 +187,7 @@ class WindowsResolver:
 
     def pages_at(self, addresses: U64) -> tuple[U64, Bools]:
         """Return pages of the kernel at addresses (uint64): shape (n, 512); and which are in memory (bool)."""
-        words = np.zeros((len(addresses), PAGE // 8), np.uint64)
-        wanted = np.unique(addresses & ~_LOW)
-        mapped, places = self.kernel.mapped(Intervals(wanted, np.full_like(wanted, PAGE)))
-        if not len(mapped):
-            return words, np.zeros(len(addresses), np.bool_)
-        row = mapped.rows_of(addresses)
-        there = (row >= 0) & (addresses & _LOW == 0)
-        row = np.maximum(row, 0)
-        physical = places[row] + (addresses - mapped.start[row])
-        there &= self.memory.holds(physical, PAGE)
-        if there.any():
-            words[there] = self.memory.pages(physical[there])
-        return words, there
+        return self.kernel.pages_at(addresses)
 
     def entries_at(self, addresses: U64, *, paged: bool = False) -> tuple[U64, Bools]:
         """Return the entries of 8 bytes at addresses of the kernel (uint64), and which are in memory (bool).

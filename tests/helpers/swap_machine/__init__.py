@@ -1,0 +1,1 @@
+"""Real Linux machines whose swap is compressed: how they are made."""
