@@ -21,6 +21,8 @@ from memcarve.version import __version__
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+#: the parts of the page's script, in the order in which they stand
+SCRIPTS = ("text", "ranges", "scale", "painting", "picture", "tables", "details", "searching", "page")
 #: what a report says of who wrote it, in its second line
 MARK = "<!-- written by memcarve "
 _DOCTYPE = "<!DOCTYPE html>\n"
@@ -31,7 +33,7 @@ _ESCAPES = str.maketrans({character: f"\\u{ord(character):04x}" for character in
 
 def page(title: str, document: Iterable[str]) -> Iterator[str]:
     """Yield the page in pieces; `document` is JSON in ASCII, in pieces."""
-    style, script = _part("style.css"), _part("page.js")
+    style, script = _part("style.css"), _script()
     parts = {
         "title": html.escape(printable(title)),
         "csp": html.escape(policy(style, script)),
@@ -57,6 +59,11 @@ def policy(style: str, script: str) -> str:
         f"default-src 'none'; script-src '{_hash(script)}'; style-src '{_hash(style)}'; img-src data:; "
         "base-uri 'none'; form-action 'none'"
     )
+
+
+def _script() -> str:
+    """Return the page's script: its parts in one function, so that their names are not the window's."""
+    return '(() => {\n"use strict";\n' + "".join(_part(f"{name}.js") for name in SCRIPTS) + "})();\n"
 
 
 def _hash(text: str) -> str:
