@@ -365,7 +365,7 @@ def future(seed: int) -> tuple[int, dict[str, int | str]]:
     return number, moved
 
 
-@pytest.mark.parametrize("seed", range(400 if LONG else 24))
+@pytest.mark.parametrize("seed", range(400 if LONG else 12))
 def test_kernels_to_come(tmp_path: Path, seed: int) -> None:
     """Of kernels between whose members others have come nothing is wrong, and the list of processes is found."""
     number, moved = future(seed)
