@@ -143,10 +143,14 @@ def kernel_of(
     told = bool(found)
     # what is worked out tells a root, too
     looks: list[tuple[_Look | None, int]] = [(None, _MOST_NEAR), (_near, _MOST_NEAR), (_anywhere, _MOST_ANYWHERE)]
+    places: list[Iterator[tuple[PhysicalMemory, FirstTask, int | None]]] = [
+        itertools.islice(_placed(memory, first, information), _MOST_PLACES) for first in candidates[:_MOST_NEAR]
+    ]
     for look, most in looks[:-1] if quick else looks:
-        for first in candidates[:most]:
+        for number in range(len(places[:most])):
             if not found:
-                there = itertools.islice(_placed(memory, first, information), _MOST_PLACES)
+                # worked out once for all looks, as far as it is asked for
+                there, places[number] = itertools.tee(places[number])
                 tables = ((placed, _table(placed, at, information, look, root), at) for placed, at, root in there)
                 leading = ((placed, table, at) for placed, table, at in tables if table is not None)
                 found += itertools.islice(leading, 1)
