@@ -28,8 +28,8 @@ def left_ram(settings: Settings, command: Callable[..., list[str]]) -> Iterator[
         def before() -> None:
             here.clear(target)
 
-        def carving(path: object, *, ram: bool = False) -> Contender:
-            options = ["--pages-from", "ram"] if ram else ["--pagefile", f"0={path}.pagefile0"]
+        def carving(path: object, *, ram: bool = False, paged: bool = True) -> Contender:
+            options = ["--pages-from", "ram"] if ram else ["--pagefile", f"0={path}.pagefile0"] if paged else []
             ours = command("carve", "-q", path, "--pid", _PID, "-o", target, "--hash", "none", *options)
             return Contender(ours, before, busy=True)
 
@@ -66,5 +66,13 @@ def left_ram(settings: Settings, command: Callable[..., list[str]]) -> Iterator[
         found = in_turn(contenders, settings.runs, settings.warm_up)
         label = f"carve {settings.pages} pages in memory, a tenth besides"
         row = Row(label, here.name, found["all"], "--pages-from ram", found["ram"], goals=[Goal("ratio", 1.3), _MOST])
+        row.rss = anonymous(contenders["all"])
+        yield row
+        here.clear(path)
+        path = make_image(here.folder / "views.raw", "views", pages)
+        contenders = {"all": carving(path, paged=False), "ram": carving(path, ram=True)}
+        found = in_turn(contenders, settings.runs, settings.warm_up)
+        label = f"carve {pages} pages in memory, and views of as many"
+        row = Row(label, here.name, found["all"], "--pages-from ram", found["ram"], goals=[_MOST])
         row.rss = anonymous(contenders["all"])
         yield row

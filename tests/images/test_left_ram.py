@@ -23,8 +23,10 @@ import winimage
 from cli import invoke
 from memcarve.backing import Composite, FileBacking, Zeros, read_pieces
 from memcarve.errors import AddressError, InputError, MemcarveError, SourceReadError, UsageError
+from memcarve.images.nonresident import Gathered
 from memcarve.images.windows.resolving import compression_store, invalid_ptes, paged_tables
 from memcarve.images.windows.resolving.compression_store import CompressionStore
+from memcarve.missing import BEYOND_PAGE_FILE, DEMAND_ZERO, IN_FILE, REASONS
 from memcarve.permissions import origin
 from memcarve.sinks.extract import extract
 from memcarve.sources.page_file_option import numbered
@@ -490,6 +492,33 @@ def test_a_composite(tmp_path: Path) -> None:
     with pytest.raises(SourceReadError, match="1: ends at"):
         read_together(whole, [(0, 1), (begins[1] + 2 * PAGE, 2)])
     whole.close()
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_what_was_not_found_is_gathered(seed: int) -> None:
+    """Pages that are lost in any order, alone, in rows, or as stretches that overlap, are each there once."""
+    draw, gathered, model = seeded(seed), Gathered(), dict[int, set[str]]()
+    for _ in range(30):
+        reason = draw.choice((IN_FILE, DEMAND_ZERO, BEYOND_PAGE_FILE))
+        low = draw.randrange(400)
+        pages = sorted({low, *(low + draw.randrange(12) for _ in range(draw.randrange(12)))})
+        size = None
+        if draw.random() < 0.3:
+            pages = [low]
+            size = np.array([draw.randrange(1, 9) * PAGE], np.uint64)
+        gathered.lose(np.array(pages, np.uint64) * np.uint64(PAGE), reason, size)
+        for page in pages if size is None else range(low, low + int(size[0]) // PAGE):
+            model.setdefault(page, set()).add(reason)
+    gathered.lose(np.zeros(0, np.uint64), IN_FILE)
+    found = gathered.found((BEYOND_PAGE_FILE,), ())
+    seen = {}
+    for rows in (found.elsewhere, found.missing):
+        for start, size, reason in zip(rows.start.tolist(), rows.size.tolist(), rows.reason.tolist(), strict=True):
+            for page in range(start // PAGE, (start + size) // PAGE):
+                assert page not in seen
+                seen[page] = REASONS[reason]
+    assert seen.keys() == model.keys()
+    assert all(reason in model[page] for page, reason in seen.items())
 
 
 def read_together(backing: Any, pieces: list[tuple[int, int]]) -> bytes:

@@ -83,9 +83,15 @@ class Gathered:
         self._placed.append((address, sizes, physical, offset, np.broadcast_to(flags, len(address)).astype(np.uint64)))
 
     def lose(self, address: U64, reason: str, size: U64 | None = None) -> None:
-        """Add pages (or stretches) that were not found."""
-        sizes = np.full(len(address), PAGE, np.uint64) if size is None else size
-        self._lost.append((address, sizes, np.full(len(address), REASONS.index(reason), np.uint64)))
+        """Add pages (or stretches of `size` bytes) that were not found.
+
+        Pages that follow each other are kept as one stretch: of a large file that is mapped there are millions.
+        """
+        if size is None:
+            first = np.flatnonzero(np.diff(address, prepend=address[:1] - np.uint64(1)) != np.uint64(PAGE))
+            size = np.diff(np.append(first, len(address))).astype(np.uint64) * np.uint64(PAGE)
+            address = address[first]
+        self._lost.append((address, size, np.full(len(address), REASONS.index(reason), np.uint64)))
 
     def found(self, missing: Iterable[str], counted: Iterable[str]) -> Found:
         """Return all of it; `missing` are the reasons for which bytes count as missing, `counted` kinds of pages."""
@@ -93,7 +99,7 @@ class Gathered:
         continues = (columns[0], columns[2], columns[3])
         start, size, physical, offset, flags = _joined(columns, continues, columns[4])
         placed = Placed(start, size, physical, offset, flags.astype(np.uint8))
-        lost = _once(self._lost)
+        lost = _clipped(self._lost)
         start, size, reason = _joined(lost, (lost[0],), lost[2])
         gone = np.isin(reason, [REASONS.index(word) for word in missing])
         elsewhere, lacking = (
@@ -140,14 +146,30 @@ def space_of(pages: Pages, backing: Backing, missing: MissingMemory, found: Foun
 
 def _once(parts: list[tuple[U64, ...]]) -> tuple[U64, ...]:
     """Return rows in order of addresses, without those that overlap one before them."""
-    columns = tuple(np.concatenate(column) for column in zip(*parts, strict=True))
-    order = np.argsort(columns[0], kind="stable")
-    columns = tuple(column[order] for column in columns)
-    if not len(order):
+    columns = _sorted(parts)
+    if not len(columns[0]):
         return columns
     last = np.maximum.accumulate(columns[0] + (columns[1] - np.uint64(1)))
     keep: Bools = np.append(True, columns[0][1:] > last[:-1])
     return columns if keep.all() else tuple(column[keep] for column in columns)
+
+
+def _clipped(parts: list[tuple[U64, ...]]) -> tuple[U64, U64, U64]:
+    """Return stretches (start, size, something) in order of addresses, without what one before them has."""
+    start, size, reason = _sorted(parts)
+    if not len(start):
+        return start, size, reason
+    end = start + (size - np.uint64(1))
+    begin = start.copy()
+    begin[1:] = np.maximum(start[1:], np.maximum.accumulate(end)[:-1] + np.uint64(1))
+    keep = np.append(True, end[1:] > np.maximum.accumulate(end)[:-1])
+    return begin[keep], (end - begin + np.uint64(1))[keep], reason[keep]
+
+
+def _sorted(parts: list[tuple[U64, ...]]) -> tuple[U64, ...]:
+    columns = tuple(np.concatenate(column) for column in zip(*parts, strict=True))
+    order = np.argsort(columns[0], kind="stable")
+    return tuple(column[order] for column in columns)
 
 
 def _joined(columns: tuple[U64, ...], continues: tuple[U64, ...], same: U64) -> tuple[U64, ...]:

@@ -136,16 +136,16 @@ def settled(path: str | Path, processes: int = 100, pages: int = 2048, megabytes
 def departed(path: str | Path, kind: str, pages: int, layout: int = 8) -> Truth:
     """Write an image with one process, pid 5000, whose pages left memory as `left_ram.departed` says; and page files.
 
-    If few did, `pages` more are in memory.
+    If few did, or they are of views, `pages` more are in memory.
     """
     left = left_ram.departed(kind, pages)
-    memory = (Heap(pages, run=24, moving=0.02),) if kind == "few" else ()
+    memory = (Heap(pages, run=24, moving=0.02),) if kind in {"few", "views"} else ()
     plans = [
         Plan(388, b"smss.exe"),
         Plan(900, b"MemCompression", 4, memory=()),
         Plan(5000, b"departed.exe", 388, memory=memory, userland=plain(5000), left=left),
     ]
-    megabytes = 96 + pages // {"compressed": 230, "pagefile": 10000, "few": 200}[kind]
+    megabytes = 96 + pages // {"compressed": 230, "pagefile": 10000, "few": 200, "views": 150}[kind]
     return build(path, layout=layout, megabytes=megabytes, processes=plans, stub=True, realistic=True)
 
 

@@ -490,8 +490,13 @@ MOVED = Private(0x30000000000, ("transition",) * 24)
 def departed(kind: str, pages: int) -> LeftRam:
     """Return a process most of whose `pages` left memory in one way: ``compressed`` or ``pagefile``; or few of them.
 
-    Of ``few``, one in twenty of `pages` each is shared, or compressed and in a page file.
+    Of ``few``, one in twenty of `pages` each is shared, or compressed and in a page file. Of ``views``, all are parts
+    of views of 200 pages each, of which the process has touched none: one in four is in memory, the others in files.
     """
+    if kind == "views":
+        words = ("valid", "in-file", "in-file", "in-file") * 50
+        begins = range(0x31000000000, 0x31000000000 + (pages // 200 << 24), 1 << 24)
+        return LeftRam(tuple(View(start, words, (), "image", tables=False) for start in begins), (MOVED,))
     if kind == "few":
         part = pages // 20
         words = tuple(

@@ -194,7 +194,16 @@ class WindowsResolver:
 
         The addresses are multiples of 8, in any order. With `paged`, also those count that left memory and are found.
         """
-        pages, inverse = np.unique(addresses & ~_LOW, return_inverse=True)
+        page = addresses & ~_LOW
+        if not len(page):
+            return np.zeros(0, np.uint64), np.zeros(0, np.bool_)
+        first = np.flatnonzero(np.append(True, page[1:] != page[:-1]))  # entries of an array follow each other
+        pages, inverse = np.unique(page[first], return_inverse=True)
+        inverse = np.repeat(inverse, np.diff(np.append(first, len(page))))
+        entry = ((addresses & _LOW) >> _EIGHT).astype(np.int64)
+        if len(pages) <= _BATCH:
+            data, there = self.pages_at(pages)
+            return data[inverse, entry], there[inverse]
         words, held = np.zeros(len(addresses), np.uint64), np.zeros(len(addresses), np.bool_)
         order = np.argsort(inverse, kind="stable")
         bounds = np.searchsorted(inverse[order], np.arange(len(pages) + 1))
@@ -206,7 +215,7 @@ class WindowsResolver:
                 data[away[found]], there[away[found]] = self.contents(offset[found])
             mine = order[bounds[part.start] : bounds[part.stop]]
             row = inverse[mine] - part.start
-            words[mine] = data[row, ((addresses[mine] & _LOW) >> _EIGHT).astype(np.int64)]
+            words[mine] = data[row, entry[mine]]
             held[mine] = there[row]
         return words, held
 
