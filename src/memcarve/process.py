@@ -348,7 +348,8 @@ class ProcessMemory:
 
     From an image, `pages` counts 4 KiB pages by kind, and `file` is the image itself. `auxiliary_vector` is what Linux
     gave the program when it began (getauxval(3)), in words of its own size: debuggers find the program's place by it.
-    `metadata` finds what is known of the memory beyond its bytes.
+    `metadata` finds what is known of the memory beyond its bytes. `originals` returns what all processes share of some
+    pages (addresses, uint64) of programs, whatever this one has there: None if nothing knows that, or it knows nothing.
     """
 
     def __init__(
@@ -366,6 +367,7 @@ class ProcessMemory:
         pages: dict[str, int] | None = None,
         file: Backing | None = None,
         auxiliary_vector: bytes | None = None,
+        originals: Callable[[U64], AddressSpace | None] | None = None,
     ) -> None:
         self.space = space
         self.entry = entry or ProcessEntry()
@@ -382,6 +384,7 @@ class ProcessMemory:
         self.pages = pages
         self.file = file or space.backing
         self.auxiliary_vector = auxiliary_vector
+        self.originals = originals
         #: the other processes of the container that it is from; None if it is from none
         self.others: Others | None = None
         #: files that pages of it lie in besides `file`, in the order of ``inputs["page_files"]``

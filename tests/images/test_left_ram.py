@@ -32,6 +32,7 @@ from memcarve.sinks.extract import extract
 from memcarve.sources.page_file_option import numbered
 from memory import PAGE
 from memprocfs_runs import run as run_memprocfs, skip_without, with_xpress
+from processes import labels_of
 from sweeps import some
 from winimage import Plan, kernel, left_ram, userland
 from winimage.paging_files import PagingFiles
@@ -740,10 +741,13 @@ def test_what_is_printed(truth: Truth, capfdbinary: Capture) -> None:
 
 
 def test_a_module_is_whole(tmp_path: Path) -> None:
-    """A module of which the process touched three pages is extracted whole if its others are shared in memory."""
+    """A module of which the process touched one page is extracted whole, but for a page that is in its file alone.
+
+    Of that there are zeros, and it is said that it is not there.
+    """
     start, pages = 0x7FF700000000, 16
     sections = (kernel.Section(b".text", PAGE, (pages - 1) * PAGE, 0x60000020),)
-    prototypes = ("valid", *(("transition", "valid", "pagefile 0") * pages)[: pages - 1])
+    prototypes = ("valid", *(("transition", "valid", "pagefile 0") * pages)[: pages - 2], "in-file")
     own = ("shared", *("zero",) * (pages - 1))
     head = kernel.header(start, pages * PAGE, sections)
     view = left_ram.View(start, prototypes, own, "image", header=head)
@@ -751,13 +755,55 @@ def test_a_module_is_whole(tmp_path: Path) -> None:
     for options, whole in ({"pages_from": "ram"}, False), ({"page_files": files_of(truth)}, True):
         with memcarve.open(truth.path, **options) as container:  # type: ignore[arg-type]
             memory = container.process(PID)
-            there = memory.space.bytes_within(*(np.array([at], np.uint64) for at in (start, start + pages * PAGE - 1)))
-            assert (int(there[0]) == pages * PAGE) == whole
+            held = memory.space.bytes_within(*(np.array([at], np.uint64) for at in (start, start + pages * PAGE - 1)))
+            assert (int(held[0]) == (pages - 1) * PAGE) == whole
             modules = [module for module in memcarve.find_modules(memory).modules if module.start == start]
             extract(memory, modules, tmp_path / f"out-{whole}")
             (written,) = (tmp_path / f"out-{whole}").glob("*view-7ff700000000*")
-            data = b"".join(truth.left[PID].found[start + page * PAGE].data for page in range(1, pages))
-            assert (data in written.read_bytes()) == whole
+            data = b"".join(truth.left[PID].found[start + page * PAGE].data for page in range(1, pages - 1))
+            assert (data + bytes(PAGE) in written.read_bytes()) == whole
+            (told,) = json.loads((tmp_path / f"out-{whole}" / "modules.json").read_text())["modules"]
+            there = (pages - 1 if whole else 1) * PAGE
+            assert (told["resident"], told["missing_bytes"]) == (there, pages * PAGE - there)
+
+
+def test_changed_code_is_proven(tmp_path: Path) -> None:
+    """Code that a process changed is held against what all share, wherever that is; no other process is needed.
+
+    The second image could not be mapped where its section is: numbers that lead into it differ, and nothing else.
+    """
+    start, other = 0x7FF700000000, 0x7FF710000000
+    patched = ("patched 0", "patched 1", "patched 5", "patched 2", "patched 3", "patched 4")
+    away = ("transition", "pagefile 0", "compressed packed", "in-file")
+    prototypes = (*("valid",) * 4, *away, "valid", "valid")
+    size = len(prototypes) * PAGE
+    header = kernel.header(start, size, (kernel.Section(b".text", PAGE, size - PAGE, 0x60000020),))
+    views = [
+        left_ram.View(at, prototypes, ("shared", "shared", *patched, "copy", last), "image", header=header)
+        for at, last in ((start, "zero"), (other, f"rebased {other - start}"))
+    ]
+    plan = left_ram.LeftRam(tuple(views), (left_ram.MOVED,), kernel=("pagefile 0", "here"))
+    truth = built(tmp_path, plan, 9)
+    wanted = memcarve.Selection(flag=["text-differs"])
+    with memcarve.open(truth.path, page_files=files_of(truth)) as container:
+        memory = container.process(PID, half="user")
+        asked: list[int] = []
+        originals = memory.originals
+        assert originals is not None
+        memory.originals = lambda pages: asked.append(len(pages)) or originals(pages)  # type: ignore[func-returns-value]
+        found = {row.address: row for row in labels_of(memory, wanted).flagged.findings if row.flag == "text-differs"}
+        # none is told of a page that is the same, nor of one of which only its file has the original
+        changed = {at + page * PAGE: count for at in (start, other) for page, count in {3: 1, 4: 5, 5: 2, 6: 3}.items()}
+        assert {*found} == {*changed}
+        for address, count in changed.items():
+            words = "1 byte differs" if count == 1 else f"{count} bytes differ"
+            assert f"{words}, the first at 0x{address + left_ram.PATCH:x}" in found[address].why
+            assert ("relocation directory" in found[address].why) == (address >= other)
+            assert found[address].severity == "high"
+        assert len(asked) == 1
+    with memcarve.open(truth.path, pages_from="ram") as container:
+        memory = container.process(PID, half="user")
+        assert memory.originals is None
 
 
 # MemProcFS

@@ -229,7 +229,7 @@ def test_processes_that_cannot_be_opened() -> None:
     assert differing(container, 0) == [1]
     assert differing(Several([(0, 9), (0, 1), (0, 1)], PAGES), 0) == []
     alone = Several([(0, 1)], PAGES).process(index=0)
-    with pytest.raises(UsageError, match="text-differs by; it needs an image with several processes"):
+    with pytest.raises(UsageError, match="text-differs by; it needs an image whose regions say"):
         labels_of(alone, Selection("all", flag=["text-differs"]))
     assert "text-differs" not in labels_of(Several([(0, 1), (0, 2)], PAGES).process(index=0)).flagged.where
 

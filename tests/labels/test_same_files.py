@@ -179,6 +179,55 @@ def test_a_process_that_is_in_no_list() -> None:
     assert not found_in(container)
 
 
+class Sections(Images):
+    """Processes of which it is known what all share: frames by page of the image."""
+
+    shared: Mapping[int, int]
+    asked_for_nothing = False
+
+    def _process(self, index: int) -> ProcessMemory:
+        process = super()._process(index)
+        process.originals = self._originals
+        return process
+
+    def _originals(self, pages: np.ndarray[tuple[int], np.dtype[np.uint64]]) -> AddressSpace:
+        assert not self.asked_for_nothing
+        rows = [(at, self.shared[at // PAGE - BASE]) for at in pages.tolist() if at // PAGE - BASE in self.shared]
+        start, offset = (
+            np.array([row[0] for row in rows], np.uint64),
+            np.array([row[1] * PAGE for row in rows], np.uint64),
+        )
+        return AddressSpace(start, np.full_like(start, PAGE), offset, self.backing)
+
+
+def test_what_all_share_counts_more_than_others() -> None:
+    """What most changed is told, and what most changed alike makes no finding of the one that has the original."""
+    header = bytearray(dll_page([(1, 7, TEXT)], size=8))
+    header[0x80 + 48 : 0x80 + 56] = (BASE * PAGE).to_bytes(8, "little")
+    hooked = bytearray(FRAMES[1])
+    hooked[0x700:0x705] = b"\xe9hook"
+    frames = [bytes(header), FRAMES[1], bytes(hooked), bytes(hooked), FRAMES[1]]
+    mapped = [{0: (R, 0), 1: (RX, frame)} for frame in (2, 3, 1, 4)]
+    container = Sections(mapped, frames)
+    container.shared = {0: 0, 1: 1}
+    found = found_in(container)
+    assert [*found] == [0, 1]
+    assert "is not the page that all share who map it: 5 bytes differ, the first at 0x7ff1700" in found[0][0][1]
+    # without the header nothing tells where the section is: the others are asked
+    container = Sections(mapped, frames)
+    container.shared = {1: 1}
+    assert "is not what 2 other processes have there; 2 have these bytes" in found_in(container)[0][0][1]
+    # one process is enough
+    container = Sections(mapped[:1], frames)
+    container.shared = {0: 0, 1: 1}
+    assert [*found_in(container)] == [0]
+    # what nobody changed is not even asked for
+    container = Sections([mapped[2]] * 2, frames)
+    container.shared = {}
+    container.asked_for_nothing = True
+    assert not found_in(container)
+
+
 def test_imported_addresses_are_not_compared() -> None:
     """A loader writes them; what lies beside them is compared."""
     header = bytearray(dll_page([(1, 7, TEXT)], size=8))

@@ -67,6 +67,12 @@ class Resolver(Protocol):
     ) -> tuple[Pages, Found]:
         """Return what page tables map of ``start <= x < end``, and what else can be found there. Raises LimitError."""
 
+    def originals(self, entry: ProcessEntry, pages: U64) -> AddressSpace | None:
+        """Return what all share of some pages (addresses, uint64) of a process's programs, whatever it has there.
+
+        As far as that is found; None if nothing is known of it.
+        """
+
 
 class Gathered:
     """Gathers pages one batch after the other, each in columns: of an address that comes again, the first counts."""

@@ -42,7 +42,7 @@ NEEDS = {
     Flag.MEMFD_EXECUTABLE: "regions of Linux with files and protections: {regions:FILE}, as /proc/PID/maps has them",
     Flag.DELETED_EXECUTABLE: "regions of Linux with files and protections: {regions:FILE}, as /proc/PID/maps has them",
     Flag.PRELOADED_LIBRARY: "the environment of a Linux process, and regions with files",
-    Flag.TEXT_DIFFERS: "an image with several processes whose regions say which part of which file they run",
+    Flag.TEXT_DIFFERS: "an image whose regions say which part of which file is run, and other processes or prototypes",
     Flag.MODULE_UNLINKED: "an image of Windows, and the loader's lists (PEB) in its memory",
     Flag.THREAD_IN_PRIVATE: "where threads began or are ({threads:FILE}), and regions that say what is private",
     Flag.STACK_IN_PRIVATE: "stacks of threads, what may run that no file backs, and the bytes of both",
@@ -236,6 +236,12 @@ class Flagged:
                 f"code of {each.file} (offset 0x{each.place:x}) is not what {each.others} other processes have there; "
                 f"{each.own} have these bytes, this one counted{how}"
             )
+            if each.changed:
+                bytes_differ = "1 byte differs" if each.changed == 1 else f"{each.changed} bytes differ"
+                why = (
+                    f"code of {each.file} (offset 0x{each.place:x}) is not the page that all share who map it: "
+                    f"{bytes_differ}, the first at 0x{each.first:x}{how}"
+                )
             exception = AS_MANY if each.own == each.others else None
             self.findings.append(Finding(Flag.TEXT_DIFFERS, each.address, why, PAGE, exception))
         yield Intervals.of((each.address, PAGE) for each in differences)

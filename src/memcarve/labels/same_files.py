@@ -16,14 +16,16 @@ from memcarve.errors import AddressError, SourceReadError
 from memcarve.formats.programs import pe
 from memcarve.formats.programs.pe_relocation import Relocations, differ_by_bases, unrelocated
 from memcarve.intervals import PAGE, TOP
+from memcarve.labels.original_pages import TOLERATED, UNRELOCATED, OriginalPages
 from memcarve.labels.text_pages import can_be_compared, is_relocated, key_of, mapped_files_of
 from memcarve.process import Others
 from memcarve.vocabulary import Half
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from memcarve.backing import Backing
+    from memcarve.dtypes import Bools
     from memcarve.labels.text_pages import Key, MappedFiles, Text
     from memcarve.metadata import Region
     from memcarve.process import Container, ProcessMemory
@@ -49,7 +51,8 @@ class Difference(NamedTuple):
     """A page of code at `address` that differs: of which `file`, and at which `place` in it (bytes).
 
     `own` processes have these bytes there, this one among them; `others` have the same other bytes. `rebased` says how
-    images at different addresses were compared; empty if all are at the same.
+    images at different addresses were compared; empty if all are at the same. If `changed` is not 0, that many bytes of
+    the page are not those of the page that all share, the first at the address `first`, and nobody was counted.
     """
 
     address: int
@@ -58,6 +61,8 @@ class Difference(NamedTuple):
     own: int
     others: int
     rebased: str = ""
+    changed: int = 0
+    first: int = 0
 
 
 class _File:
@@ -85,6 +90,13 @@ class _File:
         low, high = (np.searchsorted(self.page, text.page, side) for side in ("left", "right"))
         known = np.minimum(low, len(self.page) - 1)
         return np.flatnonzero((high > low) & ((high - low > 1) | (self.offset[known] != text.offset))).tolist()
+
+    def unshared(self, text: Text) -> Bools:
+        """Return which of a process's pages nobody is known to share (bool)."""
+        low, high = (np.searchsorted(self.page, text.page, side) for side in ("left", "right"))
+        known = np.minimum(low, len(self.page) - 1)
+        alone = (high - low != 1) | (self.offset[known] != text.offset) | (self.count[known] < 2)  # noqa: PLR2004
+        return np.asarray(alone, np.bool_)
 
     def rows(self, page: int) -> range:
         """Return the rows of a page."""
@@ -144,13 +156,17 @@ class SameFiles:
             for text in several
         ]
         found: list[Difference] = []
-        left, uncompared = _MOST_COMPARED, files.left_out
         self._spare, self._spare_rebased = _LEAST_READ, _LEAST_REBASED
         self._asked.clear()
+        proven, uncompared = self._proven(process, files, names)
+        found += [each for each in proven.values() if each is not None]
+        left, uncompared = _MOST_COMPARED, uncompared + files.left_out
         for rows, key, text, first in sorted(contested, key=lambda each: len(each[0])):
             uncompared += len(rows[left:])
             for row in rows[:left]:
                 page, offset = int(text.page[row]), int(text.offset[row])
+                if text.address(row) in proven:
+                    continue
                 judged = self._judgement(key, page, offset, text.base, process.space)
                 if judged is None:
                     uncompared += 1
@@ -166,6 +182,46 @@ class SameFiles:
                     found.append(Difference(text.address(row), names[key], page * PAGE, own, most, judged.rebased))
             left -= len(rows[:left])
         return sorted(found), uncompared
+
+    def _proven(
+        self, process: ProcessMemory, files: MappedFiles, names: Mapping[Key | None, str]
+    ) -> tuple[dict[int, Difference | None], int]:
+        """Hold code that nobody is known to share against the pages that all share; by address, None if it is the same.
+
+        What is not known of these is not among them. At most 4,096 pages are compared; how many more there are is
+        returned, too.
+        """
+        texts = [
+            (key, text, text.page[self._files[key].unshared(text)] if key in self._files else text.page)
+            for key, several in files.texts.items()
+            if is_relocated(key)
+            for text in several
+        ]
+        asked = [np.uint64(text.base) + pages * np.uint64(PAGE) for _, text, pages in texts]
+        found: dict[int, Difference | None] = {}
+        if process.originals is None or not any(map(len, asked)):
+            return found, 0
+        bases = np.array([text.base for _, text, _ in texts], np.uint64)
+        shared = process.originals(np.unique(np.concatenate([bases, *asked])))
+        if shared is None:
+            return found, 0
+        originals, left, uncompared = OriginalPages(shared, process.space), _MOST_COMPARED, 0
+        for (key, text, pages), addresses in zip(texts, asked, strict=True):
+            row, place = originals.places(addresses)
+            own = text.offset[np.searchsorted(text.page, pages)]
+            found.update(dict.fromkeys(addresses[(row >= 0) & (place == own)].tolist()))
+            differ = np.flatnonzero((row >= 0) & (place != own)).tolist()
+            uncompared += len(differ[left:])
+            for number in differ[:left]:
+                page, address = int(pages[number]), int(addresses[number])
+                relocated = functools.partial(self._relocated, key, page, text.base, process.space)
+                known, change = originals.change(text.base, page, relocated)
+                if known:
+                    found[address] = change and Difference(
+                        address, names[key], page * PAGE, 1, 0, change.rebased, change.size, address + change.first
+                    )
+            left -= len(differ[:left])
+        return found, uncompared
 
     def compared(self, region: Region, page: bytes) -> tuple[int, int, str]:
         """Return how many processes have the same header of a region's file, how many another one, and what differs.
@@ -196,7 +252,7 @@ class SameFiles:
         judged = self._judged.get((key, page))
         # what one process does not have of the relocations, another may have
         better = (
-            judged is not None and judged.rebased == _TOLERATED and self._relocated(key, page, base, space) is not None
+            judged is not None and judged.rebased == TOLERATED and self._relocated(key, page, base, space) is not None
         )
         if better or judged is None:
             judged = self._judge(key, page, places, base, space)
@@ -230,10 +286,10 @@ class SameFiles:
                     self._spare_rebased -= kinds_at_most
                 hidden = self._imports(key, page)
                 kinds = _by_tolerance({at: _without(data, hidden) for at, data in contents.items()}, places)
-                rebased = _TOLERATED
+                rebased = TOLERATED
             else:
                 contents = {at: unrelocated(data, places[at][1], relocated) for at, data in contents.items()}
-                rebased = _UNRELOCATED
+                rebased = UNRELOCATED
         if not kinds:
             hidden = self._imports(key, page)
             numbers: dict[bytes, int] = {}
@@ -320,11 +376,13 @@ def look_at_all(container: Container) -> None:
 def compared(process: ProcessMemory, *, code: bool) -> Compared | None:
     """Compare a process with the others of its container, its `code` too; None if there is nothing to compare."""
     regions = process.metadata.regions[0].rows if process.metadata.regions else ()
-    if process.others is None or not len(process.others) or not can_be_compared(regions):
+    others = process.others if process.others is not None and len(process.others) else None
+    if not can_be_compared(regions) or (others is None and (process.originals is None or not code)):
         return None
     backing = process.space.backing
-    found = process.others.together(_by_backing).get(id(backing)) or SameFiles(backing, [])
-    return Compared(found, *(found.differing(process, process.others.place) if code else (None, 0)))
+    found = None if others is None else others.together(_by_backing).get(id(backing))
+    found = found or SameFiles(backing, [])
+    return Compared(found, *(found.differing(process, None if others is None else others.place) if code else (None, 0)))
 
 
 def _by_backing(processes: Iterable[tuple[int, ProcessMemory]]) -> dict[int, SameFiles]:
@@ -339,12 +397,6 @@ def _by_backing(processes: Iterable[tuple[int, ProcessMemory]]) -> dict[int, Sam
         left -= pages
         files.setdefault(id(each.backing), []).append((place, each))
     return {number: SameFiles(rows[0][1].backing, rows) for number, rows in files.items()}
-
-
-_UNRELOCATED = "at the places of its relocation directory without the image's address"
-_TOLERATED = (
-    "but for numbers that differ as the images' addresses do, because its relocation directory is not in memory"
-)
 
 
 def _without(data: bytes, hidden: range) -> bytes:

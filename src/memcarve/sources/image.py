@@ -55,8 +55,9 @@ from memcarve.space import AddressSpace
 from memcarve.vocabulary import Half, PagesFrom, Search
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
+    from memcarve.dtypes import U64
     from memcarve.images.nonresident import Found, Resolver
     from memcarve.images.paging import Pages
     from memcarve.images.system import OperatingSystem
@@ -417,10 +418,16 @@ class ImageContainer(Container):
             half=half,
             pages=counts,
             file=self.stored,
+            originals=self._originals(entry) if table.system == WINDOWS else None,
             auxiliary_vector=None if known is None else known.auxiliary_vector(entry),
         )
         memory.page_files = self.page_files
         return memory
+
+    def _originals(self, entry: ProcessEntry) -> Callable[[U64], AddressSpace | None] | None:
+        with self._resolving:
+            resolver = self._resolver
+        return None if resolver is None or entry.ended else functools.partial(resolver.originals, entry)
 
     def start_of(self, index: int) -> Metadata:
         """Return what a process was started with and what it unloaded; nothing of an address space without a system."""

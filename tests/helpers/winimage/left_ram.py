@@ -40,7 +40,9 @@ _FILES, _SECTIONS = 900_000, 800_000
 #: what an entry in an array of prototypes can be; `pagefile N` and `beyond N` name page file N
 PROTOTYPES = ("valid", "transition", "pagefile 0", "demand-zero", "in-file", "zero", "beyond 0", "outside")
 #: what a process's own entry can be for a page of a view: nothing (0), a pointer to the prototype, the word that the
-#: VAD counts, a private copy that was written, one that was paged out since, the shared page itself, and none at all
+#: VAD counts, a private copy that was written, one that was paged out since, the shared page itself, and none at all.
+#: ``patched N`` is a private copy, which may run, with N bytes changed, of 0 none; ``rebased N`` one with a number that
+#: is larger by N
 OWN = ("zero", "pointer", "by-vad", "copy", "copy-paged", "shared")
 
 
@@ -378,8 +380,11 @@ class Left:
                 self.lost[address] = "its prototype is not in memory"
         if own == "shared" and view.prototypes[page] != "valid":
             own = "zero"
-        if not view.tables:
-            return
+        if view.tables:
+            self._own_entry(view, page, own)
+
+    def _own_entry(self, view: View, page: int, own: str) -> None:
+        address = view.start + page * PAGE
         if own == "pointer":
             target = self._array.get(address, 0xFFFF8FFFFFFFF000)
             self.entries[address] = target << 16 & _MASK64 | _PROTOTYPE | 1 << 5
@@ -387,7 +392,6 @@ class Left:
             self.entries[address] = _BY_VAD
         elif own == "copy":
             frame, data = self._framed(_SECTIONS + 1, address)
-            self.found.pop(address, None)
             self.lost.pop(address, None)
             self.entries[address] = frame << 12 | 0x867
             self.found[address] = Found("ram", data)
@@ -399,7 +403,23 @@ class Left:
         elif own == "shared":
             frame = self._prototype[address][1]
             self.entries[address] = frame << 12 | 0x225
-            self.found[address] = Found("ram", page_bytes(self.physical.seed, _SECTIONS, address))
+            data = view.header if view.header and not page else page_bytes(self.physical.seed, _SECTIONS, address)
+            self.found[address] = Found("ram", data)
+        elif own.startswith(("patched", "rebased")):
+            word, _, count = own.partition(" ")
+            # of a page that is in its file alone nobody knows what it was
+            known = self.found.get(address, Found("", page_bytes(self.physical.seed, _SECTIONS, address)))
+            patched = bytearray(known.data)
+            if word == "rebased":
+                number = int.from_bytes(patched[PATCH : PATCH + 8], "little") + int(count)
+                patched[PATCH : PATCH + 8] = (number & _MASK64).to_bytes(8, "little")
+            for place in range(int(count) if word == "patched" else 0):
+                patched[PATCH + place] ^= 0xFF
+            (frame,) = self.physical.take(1).tolist()
+            self.physical.store(bytes(patched), np.array([frame], U64))
+            self.lost.pop(address, None)
+            self.entries[address] = frame << 12 | 0x225
+            self.found[address] = Found("ram", bytes(patched))
 
     def map(self, tables: Tables) -> None:
         """Write the process's own entries."""
@@ -483,6 +503,8 @@ def digests(found: Mapping[int, Found], origins: set[str] | None = None) -> dict
     }
 
 
+#: where in a page its changed bytes are
+PATCH = 0x234
 #: sixteen entries and more that show the mask
 MOVED = Private(0x30000000000, ("transition",) * 24)
 

@@ -106,6 +106,10 @@ class SwapResolver:
             gathered.notes.append(f"{int(lost.sum())} pages are compressed (zram, zswap) and not read: {said}")
         return held
 
+    def originals(self, _: ProcessEntry, __: U64) -> None:
+        """Return None: what files have in memory (the page cache) is not looked up."""
+        return
+
 
 def _check(each: PageFile, page: int) -> None:
     """Raise InputError if a file is no swap area."""

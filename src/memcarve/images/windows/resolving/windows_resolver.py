@@ -29,7 +29,7 @@ from memcarve.images.windows.resolving.paging_files import find_paging_files
 from memcarve.images.windows.resolving.pfn_database import pages_in_both
 from memcarve.images.windows.resolving.prototype_arrays import arrays
 from memcarve.images.x86_entries import X86Entries
-from memcarve.intervals import PAGE, TOP, Intervals, chunks, union
+from memcarve.intervals import PAGE, TOP, Intervals, chunks, smallest_owner, union
 from memcarve.missing import (
     BEYOND_PAGE_FILE,
     COMPRESSED,
@@ -44,6 +44,7 @@ from memcarve.missing import (
     MissingMemory,
 )
 from memcarve.permissions import COMPRESSED as DECOMPRESSED, DEMAND_ZERO as ZEROS, PAGEFILE, PROTOTYPE
+from memcarve.space import AddressSpace
 
 if TYPE_CHECKING:
     from memcarve.dtypes import U8, U64, Bools
@@ -54,7 +55,6 @@ if TYPE_CHECKING:
     from memcarve.images.windows.resolving.paging_files import PagingFile
     from memcarve.images.windows.windows_system import WindowsSystem
     from memcarve.process import ProcessEntry
-    from memcarve.space import AddressSpace
 
 _PAGES = 1 << 18  # pages looked at in one go
 _BATCH = 1 << 12  # pages of prototypes read in one go: 16 MiB
@@ -164,12 +164,36 @@ class WindowsResolver:
         pages, invalid = walk_invalid(self.memory, table, start, end, limit)
         most = (default_limit(self.memory) if limit is None else limit) // PAGE
         if not len(invalid.paged.word) or entry.ended or invalid.cut:
-            return pages, _Resolving(self, pages, invalid, most).run(entry, start, min(end, TOP))
+            return pages, _Resolving(self).run(entry, pages, invalid, most, (start, min(end, TOP)))
         below = tables_below(self, invalid, table.mode.levels, (start, end), most)
-        found = _Resolving(self, pages, below.invalid, most).run(entry, start, min(end, TOP))
+        found = _Resolving(self).run(entry, pages, below.invalid, most, (start, min(end, TOP)))
         found.notes.extend(below.notes)
         found.counts["paged_tables"] = pages.counts["paged_tables"] + below.change
         return pages, found
+
+    def originals(self, entry: ProcessEntry, pages: U64) -> AddressSpace | None:
+        """Return what sections have of some pages (addresses, uint64) of a process's images, as far as that is found.
+
+        None if its VADs are not known.
+        """
+        with self.lock:
+            self.paged_kernel.begin()
+            known = self.views(entry)
+            if known is None or not len(pages):
+                return None
+            reader, tree, nodes = known
+            images = [node for node in nodes if node.kind == vads.IMAGE_MAP]
+            found = arrays(reader, tree, images, int(pages.min()), int(pages.max()) + 1)
+            views = smallest_owner(found.views.start, found.views.size)
+            row = views.rows_of(pages)
+            pages, view = pages[row >= 0], views.owner[row[row >= 0]]
+            resolving = _Resolving(self)
+            away = (pages - found.views.start[view]) >> _TWELVE
+            resolving.prototypes(pages, found.entries[view] + (away << _EIGHT))
+            placed = resolving.gathered.found((), ()).placed
+        return AddressSpace(
+            placed.start, placed.size, placed.offset, self.files.backing, flags=placed.flags, absent="not in memory"
+        )
 
     def views(self, entry: ProcessEntry) -> tuple[Reader, Tree, list[vads.Node]] | None:
         """Return the VADs of a process, and what reads them; None if they are not known."""
@@ -324,18 +348,20 @@ class ResolvedMemory(LookedUp):
 class _Resolving:
     """Resolves what is not where the page tables of one process point."""
 
-    def __init__(self, resolver: WindowsResolver, pages: Pages, invalid: Invalid, most: int) -> None:
+    pages: Pages
+    invalid: Invalid
+    most: int
+
+    def __init__(self, resolver: WindowsResolver) -> None:
         self.resolver = resolver
-        self.pages = pages
-        self.invalid = invalid
-        self.most = most
         self.gathered = Gathered()
         self.unproven: str | None = None
         self.left_compressed: str | None = None
 
-    def run(self, entry: ProcessEntry, start: int, end: int) -> Found:
-        """Return what was found and what was not."""
-        gathered, invalid = self.gathered, self.invalid
+    def run(self, entry: ProcessEntry, pages: Pages, invalid: Invalid, most: int, span: tuple[int, int]) -> Found:
+        """Return what was found and what was not of ``start <= x < end``, beside `pages`, with `most` prototypes."""
+        self.pages, self.invalid, self.most = pages, invalid, most
+        gathered, (start, end) = self.gathered, span
         if entry.ended or invalid.cut:
             if invalid.cut:
                 gathered.notes.append(
@@ -348,7 +374,7 @@ class _Resolving:
         gathered.lose(invalid.address[kinds == ptes.IN_FILE], IN_FILE)
         by_address = kinds == ptes.BY_ADDRESS
         pointers = ptes.addresses(invalid.word[by_address])
-        self._prototypes(invalid.address[by_address], pointers)
+        self.prototypes(invalid.address[by_address], pointers)
         by_vad = invalid.address[kinds == ptes.BY_VAD]
         self._by_vads(entry, start, end, kinds != ptes.BY_VAD, by_vad)
         gathered.lose(invalid.unknown.start, UNKNOWN_TABLE, invalid.unknown.size)
@@ -414,10 +440,10 @@ class _Resolving:
             entry_at = held.start[row] + (step << _EIGHT)
             owner = held.owner[row]
             address = bare.start[owner] + (((entry_at - tables.start[owner]) >> _EIGHT) << _TWELVE)
-            self._prototypes(address, entry_at)
+            self.prototypes(address, entry_at)
         self.gathered.lose(marked[union(views).rows_of(marked) < 0], UNKNOWN_PROTOTYPE)
 
-    def _prototypes(self, address: U64, entry_at: U64) -> None:
+    def prototypes(self, address: U64, entry_at: U64) -> None:
         """Resolve pages (uint64) by the prototypes at addresses of the kernel; an address of 0 is none."""
         if not len(address):
             return
