@@ -34,7 +34,7 @@ from memory import PAGE
 from memprocfs_runs import run as run_memprocfs, skip_without, with_xpress
 from processes import labels_of
 from sweeps import some
-from winimage import Plan, kernel, left_ram, userland
+from winimage import Plan, compression, kernel, left_ram, userland
 from winimage.paging_files import PagingFiles
 
 if TYPE_CHECKING:
@@ -611,7 +611,7 @@ def test_the_store_has_a_number(tmp_path: Path) -> None:
 
 def test_no_store(tmp_path: Path) -> None:
     """Without MemCompression, or with a build of which nothing is known, compressed pages are said to be so."""
-    for name, build in ((b"MemCompress", 19041), (b"MemCompression", 25398)):
+    for name, build in ((b"MemCompress", 19041), (b"MemCompression", 10586)):
         plans = [
             Plan(388, b"smss.exe"),
             Plan(900, name, 4, memory=()),
@@ -624,6 +624,41 @@ def test_no_store(tmp_path: Path) -> None:
             for page in pages:
                 with pytest.raises(AddressError, match="compressed"):
                     memory.read(page, 1)
+
+
+@pytest.mark.parametrize("build", [14393, 15063, 16299, 19041, 26100])
+def test_what_is_learned_of_a_store(tmp_path: Path, build: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a build keeps what differs is learned as the table has it, from its pages alone."""
+    known = compression_store.offsets_of(build)
+    assert known is not None
+    monkeypatch.setitem(compression.OFFSETS, 23000, compression.OFFSETS[build])
+    truth = built(tmp_path, left_ram.squeezed(), build=23000)
+    with memcarve.open(truth.path, page_files=files_of(truth)) as container:
+        resolver = container._resolver  # type: ignore[attr-defined]
+        store = resolver.store
+        assert store is not None
+        assert store._offsets == known._replace(build=0, method=None)
+        container.process(PID)
+        assert store.numbers == {2}
+
+
+@pytest.mark.parametrize("lz4", [False, True], ids=["Xpress", "LZ4"])
+def test_a_build_that_nobody_knows(tmp_path: Path, lz4: bool, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: FBT001 - a case
+    """Stores laid out as in no table are read; if two tables of regions could be right, none is."""
+    offsets = compression.Offsets(None, 0x19E8, 0x1BD0, numbered=not lz4, lz4=lz4)
+    monkeypatch.setitem(compression.OFFSETS, 23000, offsets)
+    truth = built(tmp_path, left_ram.squeezed(), build=25398)
+    with memcarve.open(truth.path, page_files=files_of(truth)) as container:
+        assert_found(truth, container.process(PID))
+    monkeypatch.setitem(compression.OFFSETS, 23000, offsets._replace(second=0x1C00))
+    truth = built(tmp_path, left_ram.squeezed(), build=25398)
+    with memcarve.open(truth.path, page_files=files_of(truth)) as container:
+        memory = container.process(PID, half="user")
+        found = [page for page, one in truth.left[PID].found.items() if one.origin == "compressed"]
+        assert len(found) > 100
+        assert all(memory.space.at(page) is None for page in found)
+        said = "compressed pages are left out: no store was found that names MemCompression as its owner and proves"
+        assert any(said in str(note) for note in memory.notes)
 
 
 @pytest.mark.parametrize("seed", range(6))

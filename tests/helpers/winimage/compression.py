@@ -30,18 +30,26 @@ _HEADER, _RECORD = 0x20, 8
 KINDS = ("packed", "raw", "zeros", "chain", "unknown", "broken")
 
 
-class _Offsets(NamedTuple):
+class Offsets(NamedTuple):
+    """Where a store keeps what differs, whether its keys have a number, and whether it packs with LZ4, not Xpress.
+
+    With a `second` place, a copy of the table of regions is there, whose regions have the same bytes.
+    """
+
     method: int | None
     regions: int
     owner: int
+    numbered: bool = True
+    lz4: bool = False
+    second: int | None = None
 
 
-_OFFSETS = {
-    14393: _Offsets(0x420, 0x17A8, 0x1918),
-    15063: _Offsets(0x420, 0x1828, 0x1988),
-    16299: _Offsets(0x430, 0x1848, 0x19A8),
-    19041: _Offsets(0x430, 0x1848, 0x19B8),
-    26100: _Offsets(None, 0x1B70, 0x1D08),
+OFFSETS = {
+    14393: Offsets(0x420, 0x17A8, 0x1918),
+    15063: Offsets(0x420, 0x1828, 0x1988),
+    16299: Offsets(0x430, 0x1848, 0x19A8),
+    19041: Offsets(0x430, 0x1848, 0x19B8),
+    26100: Offsets(None, 0x1B70, 0x1D08, numbered=False, lz4=True),
 }
 
 
@@ -62,7 +70,11 @@ class Store:
     @property
     def numbered(self) -> bool:
         """Whether keys have the number of the page file."""
-        return self.build < 26100
+        return self._offsets.numbered
+
+    @property
+    def _offsets(self) -> Offsets:
+        return OFFSETS[max((build for build in OFFSETS if build <= self.build), default=min(OFFSETS))]
 
     def add(self, kind: str, data: bytes) -> int:
         """Take a page; return its place."""
@@ -84,7 +96,7 @@ class Store:
     def _packed(self, data: bytes) -> bytes:
         known = self._known.get(data)
         if known is None:
-            if self.numbered:
+            if not self._offsets.lz4:
                 known = xpress_writer.plain(xpress_writer.tokens(data))
             else:
                 known = bytes(cramjam.lz4.compress_block(data, store_size=False))
@@ -93,7 +105,7 @@ class Store:
 
     def write(self, pool: Pool, owner: int) -> None:
         """Write all of it into the pool, for a process whose structure is at `owner`."""
-        offsets = _OFFSETS[max(build for build in _OFFSETS if build <= self.build)]
+        offsets = self._offsets
         at, region_key = 0, 1 << self._bits | 3
         records: dict[int, tuple[int, int]] = {}
         leaves: list[tuple[int, int]] = []
@@ -132,6 +144,12 @@ class Store:
             pool.put(store + offsets.method, "H", 3)
         pool.put(store + offsets.regions, "Q", regions)
         pool.put(store + offsets.owner, "Q", owner)
+        if offsets.second is not None:
+            again = pool.place(8 * count, b"smRg", None, 16)
+            for number in range(count):
+                pool.put(again + 8 * number, "Q", REGIONS + number * _REGION | 0x11)
+            pool.put(store + offsets.second, "Q", again)
+        pool.put(store + 0x1F00, "Q", store)  # a pointer to something else
         self._globals(pool, store, owner, leaves)
         # a page that holds its own address and is none
         decoy = pool.place(0x2000, b"smXx", 0, 16)

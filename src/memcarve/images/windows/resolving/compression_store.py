@@ -4,10 +4,11 @@ An entry for such a page has a key: the number of a page file that is none, and 
 each store) a tree leads from keys to region keys, and these to records: where in a region how many bytes are a page.
 Regions lie in the memory of the process MemCompression, which the store names as its owner.
 
-A store is a structure in the kernel that holds its own address, and that process's. No part of it has a check sum: a
-page is right if its data decode to exactly 4096 bytes. That an entry means the store is said by its number, which keys
-have up to build 22631; later ones have none, and the number counts whose entries have keys of which nearly all are in
-the tree.
+A store is a structure in the kernel that holds its own address, and that process's. Where it keeps what differs from
+build to build is in a table; if a build is not in it, or its stores are not as it says, that is learned from what
+proves itself. No part of it has a check sum: a page is right if its data decode to exactly 4096 bytes. That an entry
+means the store is said by its number, which keys have up to build 22631; later ones have none, and the number counts
+whose entries have keys of which nearly all are in the tree.
 
 Sources: what is public of SMKM_STORE and the structures below it (Mandiant's win10_auto documents that of 1809, and how
 to find it out of others), checked on made machines; of pages: [MS-XCA] (Xpress), lz4_Block_format.md.
@@ -54,17 +55,23 @@ _AHEAD = 1 << 8  # pages decoded when one is read: the next in order
 _TOGETHER = 1 << 6  # pages that are decoded straight to where they are asked for
 _BATCHES = 16  # of which so many are kept: 16 MiB
 _ENOUGH, _NEARLY = 16, 0.9  # entries that prove the number of the store, and how many of them must have known keys
+_FIRST = 0x380 // 8  # word of SMKM_STORE behind those whose places are the same in all builds
+_SAMPLE, _MOSTLY = 256, 0.75  # pages that prove where regions are, and how many of them must decode
 _LOW, _TWELVE = np.uint64(PAGE - 1), np.uint64(12)
 
 
 class Offsets(NamedTuple):
-    """Where a build keeps what differs: the method's word (None: there is none), regions, owner; in SMKM_STORE."""
+    """Where a build keeps what differs: the method's word (None: there is none), regions, owner; in SMKM_STORE.
+
+    And whether keys have the number of a page file, and how pages are `packed`.
+    """
 
     build: int
     method: int | None
     regions: int
     owner: int
     numbered: bool = True
+    packed: str = XPRESS
 
 
 _OFFSETS = (
@@ -72,9 +79,9 @@ _OFFSETS = (
     Offsets(15063, 0x420, 0x1828, 0x1988),
     Offsets(16299, 0x430, 0x1848, 0x19A8),
     Offsets(19041, 0x430, 0x1848, 0x19B8),
-    Offsets(26100, None, 0x1B70, 0x1D08, numbered=False),
+    Offsets(26100, None, 0x1B70, 0x1D08, numbered=False, packed=LZ4),
 )
-_UNKNOWN = range(22632, 26100)  # between these builds nothing is known
+_UNKNOWN = range(22632, 26100)  # between these builds it is learned
 
 
 def offsets_of(build: int | None) -> Offsets | None:
@@ -139,7 +146,7 @@ class CompressionStore:
         self._stores = stores
         self._owner = owner
         self._offsets = offsets
-        self._method = XPRESS if offsets.numbered else LZ4
+        self._method = offsets.packed
         self._lock = threading.Lock()
         #: decoded pages by key: among which others they lie, and where; and the keys of those decoded together
         self._cache: dict[int, tuple[memoryview, int]] = {}
@@ -183,6 +190,15 @@ class CompressionStore:
         mine = np.isin(numbers, [*self.numbers]) & (pages < np.uint64(1 << 28))
         number = numbers.astype(np.uint64) << np.uint64(28) if self._offsets.numbered else np.zeros_like(pages)
         return np.where(mine, number | pages, np.uint64(0)), mine
+
+    def proof(self, keys: U64) -> tuple[int, int]:
+        """Return how many pages of some keys are compressed and in memory, and how many of these decode rightly."""
+        place, size, known = self._records(keys)
+        rows = np.flatnonzero(known & (size > 0) & (size < PAGE))
+        if not len(rows):
+            return 0, 0
+        data, at, _ = self._gathered(place[rows], size[rows])
+        return len(rows), int(check_pages(self._method, data, at, size[rows]).sum())
 
     def sound(self, keys: U64) -> Bools:
         """Return for each key (bool) whether the stores hold its page, and it can be decoded.
@@ -367,9 +383,9 @@ class CompressionStore:
 def find_store(resolver: WindowsResolver) -> tuple[CompressionStore | None, str]:
     """Return the store of a machine, None if there is none that can be read; and why not, in words."""
     build = resolver.windows.kernel.version.build
-    offsets = offsets_of(build)
-    if offsets is None:
+    if build is None or build < _OFFSETS[0].build:
         return None, f"where Windows of build {build} keeps them is not known"
+    offsets = offsets_of(build)
     owners = [one for one in resolver.windows.listed() if one.name == _OWNER and one.parent == SYSTEM and one.object]
     if not owners:
         return None, "there is no process MemCompression"
@@ -378,12 +394,17 @@ def find_store(resolver: WindowsResolver) -> tuple[CompressionStore | None, str]
     try:
         places = _candidates(resolver)
         for owner in owners:
-            stores = [store for at in places if (store := _store_at(resolver, at, owner, offsets)) is not None]
-            if stores:
-                return CompressionStore(resolver, stores, resolver.space_of_owner(owner), offsets), ""
+            space = None
+            stores = [] if offsets is None else _stores(resolver, places, owner, offsets)
+            if not stores and places:
+                space = resolver.space_of_owner(owner)
+                offsets = _learned(resolver, places, owner, space)
+                stores = [] if offsets is None else _stores(resolver, places, owner, offsets)
+            if stores and offsets is not None:
+                return CompressionStore(resolver, stores, space or resolver.space_of_owner(owner), offsets), ""
     except LimitError as error:
         return None, error.problem
-    return None, "no store was found that names MemCompression as its owner"
+    return None, "no store was found that names MemCompression as its owner and proves where it keeps pages"
 
 
 def _candidates(resolver: WindowsResolver) -> list[int]:
@@ -403,6 +424,51 @@ def _candidates(resolver: WindowsResolver) -> list[int]:
         words = memory.pages(physical[held])[:, _SELF // 8]
         found += address[held][words == address[held]].tolist()
     return found
+
+
+def _stores(resolver: WindowsResolver, places: list[int], owner: ProcessEntry, offsets: Offsets) -> list[_Store]:
+    return [store for at in places if (store := _store_at(resolver, at, owner, offsets)) is not None]
+
+
+def _learned(resolver: WindowsResolver, places: list[int], owner: ProcessEntry, space: AddressSpace) -> Offsets | None:
+    """Return where stores keep what differs, if they prove it; None if they do not, or contradict each other."""
+    found = {each for at in places if (each := _learned_at(resolver, at, owner, space)) is not None}
+    return found.pop() if len(found) == 1 else None
+
+
+def _learned_at(resolver: WindowsResolver, at: int, owner: ProcessEntry, space: AddressSpace) -> Offsets | None:
+    """Return where one store keeps what differs; None if that does not prove itself.
+
+    The owner is named by its address. Which pointer leads to the regions, and how pages are packed, is proven by pages:
+    one pointer and one method decode nearly all of a sample, and no other does any. Keys have a number, or none has.
+    """
+    table, there = resolver.pages_at(np.array([at, at + PAGE], np.uint64))
+    words = table.reshape(-1)
+    named = _FIRST + np.flatnonzero(words[_FIRST:] == np.uint64(owner.object or 0))
+    if not there.all() or not len(named):
+        return None
+    plain = Offsets(0, None, 0, 8 * int(named[0]))
+    store = _store_at(resolver, at, owner, plain)
+    numbers = np.zeros(0) if store is None else np.unique(store.keys >> np.uint64(28))
+    if store is None or len(numbers) != 1:
+        return None
+    plain = plain._replace(numbered=bool(numbers[0]))
+    rows = np.unique(np.linspace(0, len(store.keys) - 1, _SAMPLE).astype(np.int64))
+    store = store._replace(keys=store.keys[rows], region_keys=store.region_keys[rows])
+    lowest = np.uint64(resolver.windows.kernel.table.kernel_half)
+    likely = _FIRST + np.flatnonzero((words[_FIRST:] >= lowest) & (words[_FIRST:] & np.uint64(7) == 0))
+    proven: dict[tuple[int, str], Offsets] = {}
+    for row in likely.tolist():
+        trial = store._replace(regions=int(words[row]))
+        for packed in (XPRESS, LZ4):
+            offsets = plain._replace(regions=8 * row, packed=packed)
+            tried, right = CompressionStore(resolver, [trial], space, offsets).proof(store.keys)
+            if right:
+                key = trial.regions, packed
+                proven.setdefault(key, offsets)
+                if right < _ENOUGH or right < _MOSTLY * tried:
+                    return None
+    return proven.popitem()[1] if len(proven) == 1 else None
 
 
 def _store_at(resolver: WindowsResolver, at: int, owner: ProcessEntry, offsets: Offsets) -> _Store | None:
