@@ -17,6 +17,7 @@ import frugal
 import images
 import left_ram
 import linux
+import reports
 import rules
 import searching
 import stores
@@ -330,6 +331,7 @@ ALL: dict[str, Callable[[Settings], Iterator[Row]]] = {
     "stores": _commanded(stores.stores),
     "compressed": _commanded(compressed.compressed),
     "left-ram": _commanded(left_ram.left_ram),
+    "report": reports.report,
     "batch": _commanded(batches.batch),
 }
 

@@ -293,6 +293,37 @@ def bucket(path: str) -> None:
         time.sleep(1 << 20)
 
 
+def write_report_page(path: str, count: str) -> None:
+    """Write a report of a process of as many segments."""
+    from pathlib import Path  # noqa: PLC0415
+
+    _helpers()
+    import browsing  # noqa: PLC0415
+    import report_documents  # noqa: PLC0415
+
+    browsing.write(report_documents.report(report_documents.large(int(count))), Path(path))
+
+
+def open_report_page(path: str, what: str) -> None:
+    """Open a report in Chromium; print the seconds until it can be used, or those of each frame while it is zoomed."""
+    from pathlib import Path  # noqa: PLC0415
+
+    _helpers()
+    import browsing  # noqa: PLC0415
+
+    zooming = """async () => {
+        const [canvas, begun] = [document.querySelector("#picture canvas"), performance.now()];
+        for (let i = 0; i < 60; i += 1) {
+            canvas.dispatchEvent(new WheelEvent("wheel", { deltaY: i < 30 ? -60 : 60, cancelable: true }));
+            await new Promise(requestAnimationFrame);
+        }
+        return (performance.now() - begun) / 60;
+    }"""
+    with browsing.browser() as running, browsing.shown(running, Path(path)) as shown:
+        waited = "() => Number(document.documentElement.dataset.interactive)"
+        print(shown.page.evaluate(waited if what == "open" else zooming) / 1000)
+
+
 def ask(url: str, ranges: str) -> None:
     """Ask for ranges of an object, one after the other, and do nothing with what comes."""
     import http.client  # noqa: PLC0415

@@ -14,8 +14,8 @@ import pytest
 from sweeps import LONG
 
 BENCH = Path(__file__).parent.parent / "bench"
-#: begin servers or make images for each line; tests elsewhere run what they measure
-_LONG_ONES = "frugal,stores,compressed,left-ram"
+#: begin servers or browsers, or make images for each line; tests elsewhere run what they measure
+_LONG_ONES = "frugal,stores,compressed,left-ram,report"
 
 
 @pytest.mark.slow
