@@ -213,6 +213,15 @@ class WindowsResolver:
         """Return pages of the kernel at addresses (uint64): shape (n, 512); and which are in memory (bool)."""
         return self.kernel.pages_at(addresses)
 
+    def _pages_at(self, pages: U64, *, paged: bool) -> tuple[U64, Bools]:
+        """Return what `pages_at` does; with `paged`, also pages that left memory and are found."""
+        data, there = self.pages_at(pages)
+        if paged and not there.all():
+            away = np.flatnonzero(~there)
+            offset, found = self.paged_kernel.places(pages[away])
+            data[away[found]], there[away[found]] = self.contents(offset[found])
+        return data, there
+
     def entries_at(self, addresses: U64, *, paged: bool = False) -> tuple[U64, Bools]:
         """Return the entries of 8 bytes at addresses of the kernel (uint64), and which are in memory (bool).
 
@@ -226,17 +235,13 @@ class WindowsResolver:
         inverse = np.repeat(inverse, np.diff(np.append(first, len(page))))
         entry = ((addresses & _LOW) >> _EIGHT).astype(np.int64)
         if len(pages) <= _BATCH:
-            data, there = self.pages_at(pages)
+            data, there = self._pages_at(pages, paged=paged)
             return data[inverse, entry], there[inverse]
         words, held = np.zeros(len(addresses), np.uint64), np.zeros(len(addresses), np.bool_)
         order = np.argsort(inverse, kind="stable")
         bounds = np.searchsorted(inverse[order], np.arange(len(pages) + 1))
         for part in chunks(len(pages), _BATCH):
-            data, there = self.pages_at(pages[part])
-            if paged and not there.all():
-                away = np.flatnonzero(~there)
-                offset, found = self.paged_kernel.places(pages[part][away])
-                data[away[found]], there[away[found]] = self.contents(offset[found])
+            data, there = self._pages_at(pages[part], paged=paged)
             mine = order[bounds[part.start] : bounds[part.stop]]
             row = inverse[mine] - part.start
             words[mine] = data[row, entry[mine]]
