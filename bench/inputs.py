@@ -109,6 +109,7 @@ _LEFT = {
     "xpress": ("compressed", 8),
     "lz4": ("compressed", 23),
     "pagefile": ("pagefile", 8),
+    "scattered": ("scattered", 8),
     "few": ("few", 8),
     "views": ("views", 8),
 }
@@ -118,8 +119,8 @@ def image(path: str, kind: str, count: int) -> None:
     """Write an image with the tests' generator: a process of many pages, many processes, or little in much memory.
 
     ``dense`` is one of about `count` MiB that 25 processes fill, ``wide`` one of `count` processes of 8 MiB each, which
-    lie in ten times as much memory (8 GiB for 100). A process of ``xpress``, ``lz4`` and ``pagefile`` has `count` pages
-    that left memory, of ``few`` and ``views`` as many that did not.
+    lie in ten times as much memory (8 GiB for 100). A process of ``xpress``, ``lz4``, ``pagefile`` and
+    ``scattered`` has `count` pages that left memory, of ``few`` and ``views`` as many that did not.
     """
     sys.path.insert(0, os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "tests", "helpers"))
     import winimage  # noqa: PLC0415 - needs numpy

@@ -47,20 +47,21 @@ def left_ram(settings: Settings, command: Callable[..., list[str]]) -> Iterator[
             row.rss = anonymous(contenders["carve"])
             yield row
             here.clear(path)
-        path = make_image(here.folder / "paged.raw", "pagefile", pages)
-        copied = [f"if={path}.pagefile0", f"of={target}", "bs=1M", "status=none"]
-        contenders = {
-            "ours": carving(path),
-            "ram": carving(path, ram=True),
-            "dd": Contender(["dd", *copied], before, busy=True),
-        }
-        found = in_turn(contenders, settings.runs, settings.warm_up)
-        label = f"carve {pages} pages of a page file"
-        row = Row(label, here.name, found["ours"], "dd", found["dd"], goals=[_MOST])
-        row.rss = anonymous(contenders["ours"])
-        yield row
-        yield Row(f"{label}, without them", here.name, found["ram"], "dd", found["dd"])
-        here.clear(path)
+        for kind, words, size in (("pagefile", "", "1M"), ("scattered", ", one by one all over it", "4k")):
+            path = make_image(here.folder / f"{kind}.raw", kind, pages)
+            copied = [f"if={path}.pagefile0", f"of={target}", f"bs={size}", "status=none"]
+            contenders = {
+                "ours": carving(path),
+                "ram": carving(path, ram=True),
+                "dd": Contender(["dd", *copied], before, busy=True),
+            }
+            found = in_turn(contenders, settings.runs, settings.warm_up)
+            label = f"carve {pages} pages of a page file{words}"
+            row = Row(label, here.name, found["ours"], f"dd bs={size}", found["dd"], goals=[_MOST])
+            row.rss = anonymous(contenders["ours"])
+            yield row
+            yield Row(f"{label}, without them", here.name, found["ram"], f"dd bs={size}", found["dd"])
+            here.clear(path)
         path = make_image(here.folder / "few.raw", "few", settings.pages)
         contenders = {"all": carving(path), "ram": carving(path, ram=True)}
         found = in_turn(contenders, settings.runs, settings.warm_up)

@@ -15,7 +15,7 @@ from hypothesis import given, strategies as st
 
 import memcarve
 from files import ROOT
-from memcarve.backing import FileBacking
+from memcarve.backing import Composite, FileBacking, Zeros
 from memcarve.copying import copier, scatter
 from memcarve.copying.copier import BUFFERED, Copier, StoppedError
 from memcarve.copying.output_file import BUFFER, Target
@@ -186,6 +186,46 @@ def test_calls_are_few(source: FileBacking, target: Target, monkeypatch: pytest.
     assert gather(source, target, pieces, kernel=True) == [BUFFER, BUFFER]
     assert calls == [64, 64]
     assert content(target) == collected(pieces)
+
+
+@BY_KERNEL
+@pytest.mark.parametrize("bad", ["", "source", "other"])
+def test_pieces_of_several_files(
+    source: FileBacking, target: Target, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bad: str
+) -> None:
+    """Of files that lie one behind the other the kernel takes pieces of all, and what is no file is read.
+
+    A file that cannot be mapped is read as well; if it is the first, all are.
+    """
+    other, last = noise(5, 9 * PAGE + 11), 5 * PAGE
+    (tmp_path / "other").write_bytes(other)
+    with FileBacking(tmp_path / "other") as more:
+        whole = Composite(source, [more, Zeros("zeros", last)])
+        begins = [0, *whole.begins]
+        read: list[int] = []
+        true = whole.read_into
+
+        def read_into(offset: int, view: memoryview) -> None:
+            read.append(offset)
+            true(offset, view)
+
+        monkeypatch.setattr(whole, "read_into", read_into)
+        if bad:
+            monkeypatch.setattr({"source": source, "other": more}[bad], "_unmappable", True)
+        contents = [CONTENT, other, bytes(last)]
+        where = [
+            (1, 3, PAGE),
+            (0, 7 * PAGE, PAGE),
+            (1, 9 * PAGE, 11),
+            (2, 0, PAGE),
+            (1, 0, PAGE),
+            (2, PAGE, 7),
+            (0, 1, 9),
+        ]
+        gather(whole, target, [(begins[part] + at, size) for part, at, size in where], kernel=bad != "source")
+        assert content(target) == b"".join(contents[part][at : at + size] for part, at, size in where)
+        by_hand = {"": [2], "other": [1, 2], "source": [0, 1, 2]}[bad]
+        assert read == [begins[part] + at for part, at, _ in where if part in by_hand]
 
 
 @pytest.mark.parametrize("missing", ["writev", "preadv"])

@@ -8,6 +8,7 @@ meanwhile, that call fails, instead of a signal that ends the program.
 from __future__ import annotations
 
 import os
+from bisect import bisect_right
 from typing import TYPE_CHECKING
 
 from memcarve.backing import Composite, FileBacking, check_unchanged
@@ -15,7 +16,7 @@ from memcarve.copying.output_file import BUFFER, FULL, Target, seek, write, writ
 from memcarve.errors import OutputError, SourceReadError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from memcarve.backing import Backing
 
@@ -76,12 +77,12 @@ class Gathered:
 
 
 class GatheredByKernel:
-    """Pieces that the kernel writes from a mapping of the source."""
+    """Pieces that the kernel writes from mappings of the source: each with the offset at which it begins."""
 
     def __init__(
         self,
         backing: Backing,
-        mapping: memoryview,
+        mappings: Sequence[tuple[int, memoryview]],
         target: Target,
         buffer: memoryview,
         place: int,
@@ -90,7 +91,8 @@ class GatheredByKernel:
     ) -> None:
         self.place = place
         self._backing = backing
-        self._mapping = mapping
+        self._mappings = mappings
+        self._begins = [begin for begin, _ in mappings]
         self._target = target
         self._buffer = buffer
         self._observe = observe
@@ -103,11 +105,13 @@ class GatheredByKernel:
         """Add a piece."""
         if self._used + size > BUFFER or len(self._parts) >= _MOST_PARTS:
             self.flush()
-        if offset >= len(self._mapping):  # in a page file, or decompressed
+        begin, mapping = self._mappings[bisect_right(self._begins, offset) - 1]
+        place = offset - begin
+        if place >= len(mapping):  # decompressed, or in what cannot be mapped
             part = memoryview(bytearray(size))
             self._backing.read_into(offset, part)
         else:
-            part = self._mapping[offset : offset + size]
+            part = mapping[place : place + size]
         if len(part) < size:
             self._backing.read_into(offset, self._buffer[:size])  # says where the file ends
             raise SourceReadError("the source was shorter when it was opened", subject=self._target.name)
@@ -140,7 +144,7 @@ class GatheredByKernel:
 
     def close(self) -> None:
         """Let go of the mapping: what is left of an error would keep the source open, and its file system busy."""
-        for part in (*self._parts, self._mapping):
+        for part in (*self._parts, *(mapping for _, mapping in self._mappings)):
             part.release()
 
     def _carefully(self, parts: list[memoryview], places: list[int], done: int) -> None:
@@ -179,9 +183,19 @@ def gatherer(
 ) -> Gathered | GatheredByKernel:
     """Return the better way to collect pieces of `backing`; `told` is called with the bytes of each write."""
     able = not sparse and hasattr(os, "writev") and hasattr(os, "preadv")
-    # of an image with page files the image is mapped, which most pieces lie in
-    image = backing.backing if isinstance(backing, Composite) else backing
-    mapping = image.mapping if able and isinstance(image, FileBacking) else None
-    if mapping is None:
+    # an image may have page files behind it; without a mapping of its own, none of its pieces is worth one
+    parts = (
+        list(zip([0, *backing.begins], backing.parts, strict=True))
+        if isinstance(backing, Composite)
+        else [(0, backing)]
+    )
+    mappings = [
+        (begin, mapping)
+        for begin, part in parts
+        if able and isinstance(part, FileBacking) and (mapping := part.mapping) is not None
+    ]
+    if not mappings or mappings[0][0]:
+        for _, mapping in mappings:
+            mapping.release()
         return Gathered(backing, target, buffer, place, observe, told, sparse=sparse)
-    return GatheredByKernel(backing, mapping, target, buffer, place, observe, told)
+    return GatheredByKernel(backing, mappings, target, buffer, place, observe, told)

@@ -145,7 +145,8 @@ def departed(path: str | Path, kind: str, pages: int, layout: int = 8) -> Truth:
         Plan(900, b"MemCompression", 4, memory=()),
         Plan(5000, b"departed.exe", 388, memory=memory, userland=plain(5000), left=left),
     ]
-    megabytes = 96 + pages // {"compressed": 230, "pagefile": 10000, "few": 200, "views": 150}[kind]
+    each = {"compressed": 230, "pagefile": 10000, "scattered": 10000, "few": 200, "views": 150}[kind]
+    megabytes = 96 + pages // each
     return build(path, layout=layout, megabytes=megabytes, processes=plans, stub=True, realistic=True)
 
 

@@ -34,6 +34,7 @@ _PROTOTYPE, _TRANSITION, _SWIZZLE = 1 << 10, 1 << 11, 1 << 4
 _SOFT = 4 << 5
 _BY_VAD = 0xFFFFFFFF << 32 | _PROTOTYPE | 1 << 5
 _MASK64 = (1 << 64) - 1
+_SCATTERED = 1 << 17
 #: who wrote what lies in page files and in sections: numbers that no process has
 _FILES, _SECTIONS = 900_000, 800_000
 
@@ -87,7 +88,8 @@ class View(NamedTuple):
 class Private(NamedTuple):
     """Private pages from `start` on.
 
-    Each is ``pagefile N``, ``neighbour N`` (in page file N, right behind the one before), ``compressed KIND``,
+    Each is ``pagefile N``, ``neighbour N`` (in page file N, right behind the one before), ``scattered N`` (all over a
+    page file that has nothing else), ``compressed KIND``,
     ``demand-zero``, ``transition``, ``both N KIND`` (in memory as well; see `Left._both`), ``beyond N`` or ``raw N``,
     which is in page file N, without the mask, as its SwizzleBit says.
     """
@@ -176,11 +178,15 @@ class Left:
         self._words: dict[tuple[int, int], int] = {}
         self._last_table = 0
 
-    def _paged(self, number: int, owner: int, address: int, *, jumps: bool = True) -> tuple[int, bytes]:
+    def _paged(
+        self, number: int, owner: int, address: int, *, jumps: bool = True, scattered: bool = False
+    ) -> tuple[int, bytes]:
         """Put a page into a page file; return which page of it, and its bytes."""
         file = self.files.setdefault(number, {})
         # some lie beyond 32 MiB, where the usual mask is a bit of the page's number
         place = 1 + len(file) + (0x2000 if jumps and len(file) % 5 == 4 else 0)
+        if scattered:  # each of so many places comes once, and no neighbour follows another
+            place = 1 + len(file) * 0x9E35 % _SCATTERED
         data = page_bytes(self.physical.seed + number, _FILES + owner, address)
         file[place] = data
         return place, data
@@ -457,8 +463,9 @@ class Left:
         if word == "both":
             number, _, kind = number.partition(" ")
             self._both(address, int(number), kind)
-        elif word in {"pagefile", "raw", "neighbour"}:
-            place, data = self._paged(int(number), 0, address, jumps=word != "neighbour")
+        elif word in {"pagefile", "raw", "neighbour", "scattered"}:
+            jumps, scattered = word != "neighbour", word == "scattered"
+            place, data = self._paged(int(number), 0, address, jumps=jumps, scattered=scattered)
             self.entries[address] = self.plan.entry(int(number), place, raw=word == "raw")
             self.found[address] = Found("pagefile", data)
         elif word == "compressed":
@@ -510,7 +517,9 @@ MOVED = Private(0x30000000000, ("transition",) * 24)
 
 
 def departed(kind: str, pages: int) -> LeftRam:
-    """Return a process most of whose `pages` left memory in one way: ``compressed`` or ``pagefile``; or few of them.
+    """Return a process most of whose `pages` left memory in one way, or few of them.
+
+    The ways are ``compressed``, ``pagefile``, where they lie one behind the other, and ``scattered`` in one.
 
     Of ``few``, one in twenty of `pages` each is shared, or compressed and in a page file. Of ``views``, all are parts
     of views of 200 pages each, of which the process has touched none: one in four is in memory, the others in files.
@@ -527,7 +536,7 @@ def departed(kind: str, pages: int) -> LeftRam:
         shared = tuple(("valid", "transition", "in-file", "zero")[each // 8 % 4] for each in range(part))
         view = View(0x31000000000, shared, ("pointer", "zero", "zero", "by-vad") * (part // 4), "image")
         return LeftRam((view,), (MOVED, Private(0x30100000000, words)))
-    word = {"compressed": "compressed typical", "pagefile": "neighbour 0"}[kind]
+    word = {"compressed": "compressed typical", "pagefile": "neighbour 0", "scattered": "scattered 0"}[kind]
     return LeftRam((), (MOVED, Private(0x30100000000, (word,) * pages)))
 
 
