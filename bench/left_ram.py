@@ -31,7 +31,8 @@ def left_ram(settings: Settings, command: Callable[..., list[str]]) -> Iterator[
         def carving(path: object, *, ram: bool = False, paged: bool = True) -> Contender:
             options = ["--pages-from", "ram"] if ram else ["--pagefile", f"0={path}.pagefile0"] if paged else []
             ours = command("carve", "-q", path, "--pid", _PID, "-o", target, "--hash", "none", *options)
-            return Contender(ours, before, busy=True)
+            # 3: entries of the image with pages in memory, too, do not prove how they are read
+            return Contender(ours, before, busy=True, exits=(0, 3))
 
         child = [sys.executable, str(HERE / "children.py"), "read_compressed"]
         for method in ("Xpress", "LZ4"):
