@@ -32,6 +32,7 @@ _PACKAGES = (
     "s3fs",
     "gcsfs",
     "adlfs",
+    "pillow",
 )
 _COMPILED = "memcarve.formats.compressed_pages._compiled"  # built at installation, if there was a C compiler
 #: what the system can do for copying: see copying.py

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import collections
 import sys
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from memcarve import linux_mappings
+from memcarve.cli.drawing_segments import draw
 from memcarve.cli.frame import selection, several_processes
 from memcarve.cli.label_columns import label_columns, possible_columns, shortened_path
 from memcarve.cli.option_groups import MAPS
@@ -58,6 +60,8 @@ def segments(
 ) -> int:
     """Print a row for each segment, or for each extent."""
     layout, split = printing.layout, segmenting.split
+    if listed.draw and (layout != "table" or listed.extents):
+        raise UsageError("--draw draws segments for people", remedy="leave --format and --extents out")
     with several_processes(file, processes, source, messages, filters.half) as chosen:
         counts = Counter[str]()
 
@@ -75,7 +79,15 @@ def segments(
             counts.update(segments=len(segments), bytes=segments.total)
             return memory, segments
 
-        if chosen.several:
+        columns: list[Column] | None = None
+        if listed.draw:
+
+            def drawn(part: Part) -> Iterator[list[Cell]]:
+                _, own = found(part)
+                return draw(own, own.labels, part.entry if chosen.several else None)
+
+            rows = chosen.rows(drawn, filters.given_half)
+        elif chosen.several:
             content = Labelling(segmenting.content or "none").level(selection(filters))
             known = possible_columns(image=chosen.is_image, content=content, short=layout == "table")
             width = _SIZE if chosen.container.stored is None else len(str(chosen.container.stored.size))
@@ -96,7 +108,10 @@ def segments(
                 else _segment_rows(own, split, layout, None, whole=segments.whole is not None)
             )
             rows = rows_of(memory, segments)
-        print_table(layout, "extents" if listed.extents else "segments", [*chosen.columns, *columns], rows)
+        if columns is None:
+            collections.deque(rows, maxlen=0)
+        else:
+            print_table(layout, "extents" if listed.extents else "segments", [*chosen.columns, *columns], rows)
         summary = f"{counted(counts['segments'], 'segment')}, {counted(counts['bytes'], 'byte')}{chosen.words}"
         return chosen.finish(messages, summary)
 

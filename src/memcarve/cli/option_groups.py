@@ -596,11 +596,17 @@ class ReportOutput(Group, heading=WRITE):
         heading=TAKE,
         help="Compare with this earlier state: segments are marked that were added, removed or changed.",
     )
-    layout: str = option(
+    layout: str | None = option(
         "--format",
         type=Choice(["html", "json"]),
-        preset="html",
-        help="A page for a browser, or the document that it draws.",
+        help="A page for a browser, or the document that it draws.  [default: html; nothing with --picture alone]",
+    )
+    pictures: Sequence[str] = option(
+        "--picture",
+        metavar="FILE",
+        type=OutputPath(),
+        multiple=True,
+        help="Draw the address spaces as .svg, or as .png with pip install 'memcarve[picture]'; may be repeated.",
     )
     output: str | None = option(
         "-o",
@@ -619,6 +625,7 @@ class Extents(Group, heading=TAKE):
     extents: bool = option(
         "--extents", is_flag=True, help="List the extents instead: stretches that are also contiguous in the dump."
     )
+    draw: bool = option("--draw", is_flag=True, help="Draw them instead, along the line of addresses.")
 
 
 class ProcessList(Group, heading=TAKE):

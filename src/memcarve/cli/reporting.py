@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import dataclasses
 import os
@@ -17,7 +18,8 @@ from memcarve.cli.wording import amount, complain, counted, say, tell
 from memcarve.cli.writing_frame import process_words, recorded, stem_of
 from memcarve.hunting.findings.hunt import every
 from memcarve.report.case_document import CaseDocument, ReportOptions
-from memcarve.report.written_report import HTML, lines, write_case
+from memcarve.report.written_picture import Pictures
+from memcarve.report.written_report import HTML, JSON, lines, write_case
 
 if TYPE_CHECKING:
     from memcarve.cli.option_groups import HuntedProcesses, Input, Messages, Record, ReportOutput
@@ -40,22 +42,27 @@ def report(
         if write.before is not None:
             before = stack.enter_context(open_input(write.before, _opening(source, write.before), messages))
         indexes = _chosen(container, processes)
-        path = write.output
-        if path is None and write.layout == HTML:
+        path, form = write.output, write.layout or (HTML if write.output or not write.pictures else None)
+        if path is None and form == HTML:
             path = _default(container, indexes, stem_of(source.dump or file))
+        if form is None:  # the pictures alone
+            content = "none" if options.content == "none" else "headers"
+            options = dataclasses.replace(options, content=content, sha256=False, max_bytes=0)
         with ProgressBar("looking", messages, data=path is None) as progress:
-            case = CaseDocument(container, indexes, options, progress, before)
-            if path is None:
-                sys.stdout.writelines(lines(case, write.layout))
+            case = CaseDocument(container, indexes, options, progress, before, draws=bool(write.pictures))
+            pictures = Pictures(write.pictures, case)
+            if form is None:
+                collections.deque(lines(case, JSON), maxlen=0)
+            elif path is None:
+                sys.stdout.writelines(lines(case, form))
                 sys.stdout.flush()
-                notes = case.notes
-            else:
-                notes = [*write_case(case, path, write.layout).notes]
+            notes = [*case.notes] if form is None or path is None else [*write_case(case, path, form).notes]
+            notes += pictures.write()
         for entry, error in case.failed:
             complain(error, entry)
         run_log.record_inputs({"files": case.inputs})
         say(dict.fromkeys([*container.warnings, *notes]), quiet=messages.quiet)
-        tell(_summary(case, path), quiet=messages.quiet)
+        tell(_summary(case, [*([] if path is None else [path]), *write.pictures]), quiet=messages.quiet)
         if case.failed and len(case.failed) == len(indexes):
             return FAILED
         return INCOMPLETE if case.incomplete else COMPLETE
@@ -100,8 +107,8 @@ def _default(container: Container, indexes: list[int], stem: str) -> str:
     return ".".join([*words, "report", "html"])
 
 
-def _summary(case: CaseDocument, path: str | None) -> str:
+def _summary(case: CaseDocument, paths: list[str]) -> str:
     counts = case.counts
     words = [counted(len(case.indexes), "process"), counted(counts.get("segments", 0), "segment")]
     words += [counted(counts.get("flags", 0), "finding"), f"{amount(case.embedded)} of memory in the report"]
-    return ", ".join(words) + ("" if path is None else f": {path}")
+    return ", ".join(words) + (f": {', '.join(paths)}" if paths else "")

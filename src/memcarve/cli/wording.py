@@ -22,6 +22,7 @@ _OPTIONS = {
     "memory_map": "--map",
     "page_files": "--pagefile",
     "out": "-o",
+    "pictures": "--picture",
     "platform": "--os-version",
     "renderer": "--format",
     "scan": "memcarve processes --scan",

@@ -11,6 +11,7 @@ from memcarve.formats.manifest import TOOL
 from memcarve.hunting.findings.hunt import hunt
 from memcarve.provenance import is_source, written
 from memcarve.report.changes import partners
+from memcarve.report.picture.drawing_memory import MOST, Portrait
 from memcarve.report.process_facts import Found, ProcessFacts, Wanted, failed
 from memcarve.sinks.input_hash import hashed_before
 from memcarve.sinks.sink import SinkOptions
@@ -83,7 +84,8 @@ class CaseDocument:
     Afterwards `failed` are those whose memory could not be looked at, `incomplete` says whether one failed or bytes are
     known to be missing, `embedded` how many bytes of memory are in it; `counts` sums up the totals of all. `notes` are
     sentences for the user, those about a process begin with it. A process that fails does not stop the others.
-    `before` is an earlier state, with which each process is compared that was there.
+    `before` is an earlier state, with which each process is compared that was there. With `draws`, `portraits` are what
+    a picture shows, of the first 64 of the processes.
     """
 
     def __init__(
@@ -93,8 +95,12 @@ class CaseDocument:
         options: ReportOptions,
         progress: Progress | None = None,
         before: Container | None = None,
+        *,
+        draws: bool = False,
     ) -> None:
         self.before = before
+        self.draws = draws
+        self.portraits: list[Portrait] = []
         self.container = container
         self.indexes = [*indexes]
         self.options = options
@@ -111,6 +117,11 @@ class CaseDocument:
         self._was: dict[int, int] = {}
         self._ended: list[ProcessEntry] = []
         self._inputs_before: dict[str, dict[str, Any]] = {}
+
+    @property
+    def paths(self) -> list[str]:
+        """What must not be written to."""
+        return [each.path for each in (self.container, self.before) if each is not None and each.path]
 
     @property
     def inputs(self) -> list[dict[str, Any]]:
@@ -200,6 +211,8 @@ class CaseDocument:
                 self._note(entry, looked.process)
                 self.embedded += looked.embedded
                 self._count(facts["totals"])
+                if self.draws and len(self.portraits) < MOST:
+                    self.portraits.append(Portrait(_heading(entry, facts["totals"]), looked.drawn))
                 return facts
         facts = self._compared(index, failed(entry, error, found))
         self._count(facts["totals"])
@@ -265,3 +278,9 @@ class CaseDocument:
             "complete": not self.incomplete,
             "notes": [*self.container.notes],
         }
+
+
+def _heading(entry: ProcessEntry, totals: dict[str, int]) -> str:
+    """Return what stands above the picture of a process."""
+    words = f"{totals['segments']} segments, {totals['bytes']} bytes, {totals['flags']} findings"
+    return f"{entry}: {words}"

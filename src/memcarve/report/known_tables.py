@@ -29,8 +29,8 @@ def regions_table(rows: Sequence[ResidentRegion]) -> dict[str, Any]:
     regions = [row.region for row in rows]
     return {
         "start": addresses(np.array([row.start for row in regions], np.uint64)),
-        "size": integers([row.size for row in regions]),
-        "resident": integers([row.resident for row in rows]),
+        "size": values([row.size for row in regions]),
+        "resident": values([row.resident for row in rows]),
         "protection": encoded(Words.of(row.protection for row in regions)),
         "permissions": encoded(Words.of(", ".join(permission_words(row.permissions)) or None for row in rows)),
         "kind": encoded(Words.of(row.kind for row in rows)),
@@ -62,7 +62,7 @@ def threads_table(rows: Sequence[Thread]) -> dict[str, Any]:
     registers = [row.registers or {} for row in rows]
     counters = [next((each[name] for name in _INSTRUCTIONS if name in each), None) for each in registers]
     return {
-        "tid": integers([row.tid for row in rows]),
+        "tid": values([row.tid for row in rows]),
         "name": values([row.name for row in rows]),
         "state": encoded(Words.of(row.state for row in rows)),
         "start": places(row.begin for row in rows),

@@ -11,11 +11,13 @@ from memcarve.intervals import Intervals, total
 from memcarve.labels import Labelling
 from memcarve.labels.resident_regions import Residence
 from memcarve.labels.segment_labels import Words
+from memcarve.labels.severities import RANKS, RATINGS
 from memcarve.missing import MissingMemory
 from memcarve.process import Selection
 from memcarve.report.changes import REMOVED, changes
 from memcarve.report.known_tables import missing_tables, modules_table, regions_table, threads_table
 from memcarve.report.looking_at_bytes import look
+from memcarve.report.picture.memory_line import Drawn, severities
 from memcarve.report.streamed_json import addresses, encoded, hashes, integers, reals, values, with_nothing
 from memcarve.times import rfc3339
 from memcarve.vocabulary import NARROW, Content
@@ -136,6 +138,15 @@ class ProcessFacts:
             **missing_tables(space.missing, space.elsewhere),
         }
 
+    @property
+    def drawn(self) -> Drawn:
+        """What a picture of it shows."""
+        severity = severities(self.words["flags"], RATINGS)
+        for row, found in enumerate(self._indices):
+            if found:
+                severity[row] = max(len(RANKS) - self.found.findings[place].rank for place in found)
+        return Drawn(self.segments, self.words, severity, self.known.region_pieces)
+
     # segments
 
     def _segments(self) -> dict[str, Any]:
@@ -162,7 +173,7 @@ class ProcessFacts:
             found["sha256"] = hashes(digests[order], np.append(looked.hashed, np.zeros(gone, np.bool_))[order])
         else:
             found["sha256"] = values([None] * len(order))
-        indices = [*self._indices(), *([] for _ in range(gone))]
+        indices = [*self._indices, *([] for _ in range(gone))]
         found |= {
             "flagged": encoded(words["flags"].joined(Words.empty(gone)).taken(order)),
             "flags": values([indices[row] for row in order.tolist()]),
@@ -232,6 +243,7 @@ class ProcessFacts:
         found: Bools = ~nothing[self.words["flags"].codes]
         return found
 
+    @functools.cached_property
     def _indices(self) -> list[list[int]]:
         """Return the findings that concern each segment.
 

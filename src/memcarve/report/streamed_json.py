@@ -25,52 +25,50 @@ _TOGETHER = 1 << 16  # characters that are handed on together, if there are as m
 
 
 class Column(NamedTuple):
-    """An array of JSON of so many `rows`; `cells` returns the JSON of those in a slice."""
+    """An array of JSON of so many `rows`; `cells` returns the JSON of those in a slice, with commas between them."""
 
     rows: int
-    cells: Callable[[slice], list[str]]
+    cells: Callable[[slice], str]
 
     def pieces(self) -> Iterator[str]:
         """Yield the array."""
         yield "["
         for part in chunks(self.rows, _ROWS):
-            yield f"{', ' if part.start else ''}{', '.join(self.cells(part))}"
+            yield f"{', ' if part.start else ''}{self.cells(part)}"
         yield "]"
 
 
 def addresses(column: U64) -> Column:
     """Return addresses (uint64)."""
-    return Column(len(column), lambda part: [f'"0x{address:x}"' for address in column[part].tolist()])
+    return Column(len(column), lambda part: ", ".join([f'"0x{address:x}"' for address in column[part].tolist()]))
 
 
-def integers(column: Any) -> Column:  # noqa: ANN401 - an array of any integers, or a list of them
+def integers(column: Any) -> Column:  # noqa: ANN401 - an array of any integers
     """Return integers, or booleans."""
-    if isinstance(column, list):
-        return values(column)
-    return Column(len(column), lambda part: [*map(dumps, column[part].tolist())])
+    return Column(len(column), lambda part: dumps(column[part].tolist())[1:-1])
 
 
 def with_nothing(column: U64, nothing: Bools) -> Column:
     """Return integers (uint64), some of which (bool) are not known."""
 
-    def cells(part: slice) -> list[str]:
+    def cells(part: slice) -> str:
         rows = zip(column[part].tolist(), nothing[part].tolist(), strict=True)
-        return ["null" if unknown else str(value) for value, unknown in rows]
+        return ", ".join(["null" if unknown else str(value) for value, unknown in rows])
 
     return Column(len(column), cells)
 
 
 def values(column: list[Any]) -> Column:
     """Return anything that JSON has."""
-    return Column(len(column), lambda part: [*map(dumps, column[part])])
+    return Column(len(column), lambda part: dumps(column[part])[1:-1])
 
 
 def reals(column: Any) -> Column:  # noqa: ANN401 - an array of any reals
     """Return reals with three digits; what is not a number is null."""
 
-    def cells(part: slice) -> list[str]:
+    def cells(part: slice) -> str:
         rows = zip(column[part].tolist(), np.isnan(column[part]).tolist(), strict=True)
-        return ["null" if nothing else f"{value:.3f}" for value, nothing in rows]
+        return ", ".join(["null" if nothing else f"{value:.3f}" for value, nothing in rows])
 
     return Column(len(column), cells)
 
@@ -78,9 +76,10 @@ def reals(column: Any) -> Column:  # noqa: ANN401 - an array of any reals
 def hashes(digests: Any, known: Any) -> Column:  # noqa: ANN401 - rows of 32 bytes, and whether they are there
     """Return SHA-256 hashes."""
 
-    def cells(part: slice) -> list[str]:
+    def cells(part: slice) -> str:
         text, there = digests[part].tobytes().hex(), known[part].tolist()
-        return [f'"{text[64 * row : 64 * row + 64]}"' if here else "null" for row, here in enumerate(there)]
+        rows = [f'"{text[64 * row : 64 * row + 64]}"' if here else "null" for row, here in enumerate(there)]
+        return ", ".join(rows)
 
     return Column(len(known), cells)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import time
 from typing import TYPE_CHECKING
@@ -11,6 +12,7 @@ from memcarve.hunting.findings.hunt import every
 from memcarve.report.case_document import CaseDocument, ReportOptions
 from memcarve.report.html_page import page
 from memcarve.report.streamed_json import document
+from memcarve.report.written_picture import Pictures
 from memcarve.sinks.final_name import NewFile
 from memcarve.sinks.sink import Result
 
@@ -30,15 +32,20 @@ def write_report(
     indexes: Sequence[int] | None = None,
     form: str = HTML,
     before: Container | None = None,
+    pictures: Sequence[str] = (),
     progress: Progress | None = None,
 ) -> Result:
     """Write a report about the processes at some places in ``processes()``, or all; `form` is ``"html"`` or ``"json"``.
 
-    `before` is an earlier state of the same, with which each process is compared. A process that fails does not stop
-    the others. Raises OutputError, and UsageError for an unknown word.
+    `before` is an earlier state of the same, with which each process is compared. `pictures` are files that are drawn,
+    ``.svg`` or ``.png``. A process that fails does not stop the others. Raises OutputError, MissingExtraError, and
+    UsageError for an unknown word.
     """
     chosen = every(container) if indexes is None else [*indexes]
-    return write_case(CaseDocument(container, chosen, options, progress, before), out, form)
+    case = CaseDocument(container, chosen, options, progress, before, draws=bool(pictures))
+    drawn = Pictures(pictures, case)
+    found = write_case(case, out, form)
+    return dataclasses.replace(found, files=(*found.files, *pictures), notes=[*found.notes, *drawn.write()])
 
 
 def write_case(case: CaseDocument, out: str | os.PathLike[str], form: str = HTML) -> Result:
@@ -46,8 +53,7 @@ def write_case(case: CaseDocument, out: str | os.PathLike[str], form: str = HTML
     begun = time.monotonic()
     if form not in (HTML, JSON):
         raise UsageError(f"unknown form {form!r}", remedy=f"choose from {HTML}, {JSON}")
-    inputs = [each.path for each in (case.container, case.before) if each is not None and each.path]
-    with NewFile(out, force=case.options.force, inputs=inputs) as file:
+    with NewFile(out, force=case.options.force, inputs=case.paths) as file:
         with open(file.path, "w", encoding="utf-8", newline="\n") as text:
             text.writelines(lines(case, form))
         notes = file.notes

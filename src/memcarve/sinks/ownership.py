@@ -27,8 +27,13 @@ FLAT = "flat"
 #: the table that scripts read
 SCRIPTS = "memory.json"
 _SCRIPTS_TABLE = re.compile(rb'\{\n "schema": \d+,\n "tool": "memcarve",\n "what": "scripts",\n')
-#: how what a report is written as begins
-_REPORT = re.compile(rb'<!DOCTYPE html>\n<!-- written by memcarve |\{\n "schema": \d+,\n "kind": "memcarve-report",\n')
+#: how a report begins, its document, and its picture as SVG and PNG (behind the chunk IHDR)
+_REPORT = re.compile(
+    rb'<!DOCTYPE html>\n<!-- written by memcarve |\{\n "schema": \d+,\n "kind": "memcarve-report",\n'
+    rb'|<svg xmlns="http://www\.w3\.org/2000/svg"[^>\n]*>\n<!-- written by memcarve '
+    rb"|\x89PNG\r\n\x1a\n.{25}.{4}tEXtSoftware\0written by memcarve ",
+    re.DOTALL,
+)
 _LARGEST = 1 << 28
 _BANNER = 200
 _LONGEST_SUM = 1 << 12
