@@ -393,6 +393,28 @@ def test_most_segments(opened: Any, tmp_path: Path) -> None:
         assert row.locator("td").first.inner_text() == document["processes"][0]["segments"]["start"][-1]
 
 
+def test_colours(opened: Any, tmp_path: Path) -> None:
+    """Segments have the colour of their protection; one with several has those of the regions in it."""
+    segments = {"start": ["0x1000", "0x2000", "0x3000"], "size": [4096] * 3, "protection": ["rw-", "r--, r-x", "rwx"]}
+    regions = {"start": ["0x1000", "0x2000", "0x2800"], "size": [4096, 2048, 2048], "protection": ["rw-", "r--", "r-x"]}
+    parts = {"segments": segments, "regions": regions, "flags": [], "modules": {}, "missing": {}}
+    read = "canvas => [...canvas.getContext('2d').getImageData(0, 30, canvas.width, 1).data]"
+    with opened(write(report(process(**parts)), tmp_path / "report.html")) as found:
+        found.settle()
+        line = found.page.locator("#picture canvas").evaluate(read)
+        places = [62 + int((len(line) // 4 - 70) * part) for part in (0.25, 0.4, 0.6, 0.9)]
+        colours = [line[4 * x : 4 * x + 3] for x in places]
+        assert colours == [[0x5B, 0x8F, 0xC4], [0xBC, 0xD2, 0xE8], [0xE8, 0xA8, 0x38], [0xB0, 0x24, 0x18]]
+
+
+def test_flags_of_no_place(opened: Any, tmp_path: Path) -> None:
+    """What is said of the process itself is read in full where places are told."""
+    flag = {"flag": "imitated-name", "severity": "high", "address": None, "why": "named like svchost.exe, almost"}
+    with opened(write(report(process(flags=[flag])), tmp_path / "report.html")) as found:
+        found.page.locator("#tabpanel tr[data-place]").click()
+        assert "imitated-name high\n\nnamed like svchost.exe, almost" in found.text("#details")
+
+
 def test_changes(opened: Any) -> None:
     """What changed is told by sign and word, not by colour alone."""
     with opened("several", "#1800/0x7ffa12380000") as found:

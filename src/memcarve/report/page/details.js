@@ -90,6 +90,13 @@ class Details {
     this.redraw?.();
   }
 
+  /** A flag of the process itself, or of no place. */
+  showFlag(flag) {
+    this.redraw = null;
+    this.host.replaceChildren(make("div", { className: "columns" }, make("div", { className: "column" }, this.flags([flag], null))));
+    say(`${plain(flag.flag)}, ${severityOf(flag)}: ${plain(flag.why)}`);
+  }
+
   rowFacts(process, ranges, row, first) {
     const range = `${hex(ranges.start[row], process.digits)}-${hex(ranges.end(row), process.digits)}`;
     const rest = Object.keys(ranges.columns).filter((key) => !first.includes(key)).map((key) => {

@@ -277,6 +277,7 @@ class Page {
     this.shownTables = tablesOf(process, {
       report: this.report, processes: this.processes, links: this.links,
       onSelect: (address) => this.select(address, { follow: true }),
+      onFlag: (flag) => this.details.showFlag(flag),
       onProcess: (i) => this.go(this.processes[i], null),
     });
     const before = this.tab;

@@ -239,25 +239,59 @@ class Picture {
     const protection = CLASSES[this.classes[i]];
     const kind = firstWord(this.process.segments.get("kind", i));
     this.paint.block(context, { x, y, width: Math.max(1, width - (whole > 4 ? 1 : 0)), height, protection, kind });
+    const isSplit = protection === "mixed" && this.drawParts(context, { i, y, height });
     if (width < 20) return;
-    const ink = this.paint.inks[protection];
-    context.textBaseline = "middle";
-    context.font = this.paint.font(11, "600");
+    const ground = isSplit ? this.paint.colours.panel : this.paint.protection(protection);
+    const ink = isSplit ? this.paint.colours.ink : this.paint.inks[protection];
     const letters = `${PROTECTIONS[protection].letters} ${KINDS[kind] ?? ""}`.trim();
-    const short = width < 40 ? KINDS[kind] ?? "" : letters;
-    const name = baseName(this.process.segments.get("file", i)) || plain(this.process.segments.get("kind", i));
     const isWide = width >= 70;
-    this.backed(context, short, x + 5, y + (isWide ? height / 2 - 9 : height / 2), width - 8, protection, ink);
+    if (!isSplit) {
+      const short = width < 40 ? KINDS[kind] ?? "" : letters;
+      this.backed(context, short, x + 5, y + (isWide ? height / 2 - 9 : height / 2), { width: width - 8, ground, ink, weight: "600" });
+    }
     if (!isWide) return;
-    context.font = this.paint.font(11);
-    this.backed(context, name, x + 5, y + height / 2 + 9, width - 8, protection, ink);
+    const name = baseName(this.process.segments.get("file", i)) || plain(this.process.segments.get("kind", i));
+    this.backed(context, name, x + 5, y + height / 2 + 9, { width: width - 8, ground, ink });
+  }
+
+  /** A segment of several protections, by the regions in it if they say more; return whether there are any. */
+  drawParts(context, { i, y, height }) {
+    const { regions } = this.process;
+    const [from, to] = [this.segments.from[i], this.segments.to[i]];
+    const { from: starts, to: stops, reach } = this.regions;
+    const first = firstOf(reach.length, (row) => reach[row] > Math.max(from, this.from));
+    const after = firstOf(starts.length, (row) => starts[row] >= Math.min(to, this.from + this.span));
+    let [drawn, isSplit] = [-Infinity, false];
+    for (let row = first; row < after; row += 1) {
+      const protection = classOf(regions.get("protection", row));
+      const x = Math.max(this.xOf(Math.max(starts[row], from)), this.gutter - 2);
+      const end = Math.min(this.xOf(Math.min(stops[row], to)), this.gutter + this.plot + 2);
+      if (this.isOther(row) || protection === "unknown" || end - drawn < 0.5) continue;
+      drawn = end;
+      isSplit = true;
+      const kind = firstWord(regions.get("kind", row));
+      this.paint.block(context, { x, y, width: end - x, height, protection, kind });
+      if (end - x < 40) continue;
+      const letters = `${PROTECTIONS[protection].letters} ${KINDS[kind] ?? ""}`.trim();
+      const [ground, ink] = [this.paint.protection(protection), this.paint.inks[protection]];
+      this.backed(context, letters, x + 5, y + height / 2 - 9, { width: end - x - 8, ground, ink, weight: "600" });
+    }
+    return isSplit;
+  }
+
+  /** Whether a region is of another source than the first: what several list is drawn once. */
+  isOther(row) {
+    const source = this.process.regions.columns.source?.codes;
+    return Boolean(source) && source[this.process.regions.row(row)] !== 0;
   }
 
   /** Text on a hatch, on a ground of its own so that it can be read. */
-  backed(context, text, x, y, width, protection, ink) {
+  backed(context, text, x, y, { width, ground, ink, weight = "" }) {
     if (!text) return;
+    context.font = this.paint.font(11, weight);
+    context.textBaseline = "middle";
     const long = Math.min(width, context.measureText(text.slice(0, 200)).width);
-    context.fillStyle = this.paint.protection(protection);
+    context.fillStyle = ground;
     context.fillRect(x - 2, y - 7, long + 4, 14);
     this.paint.text(context, text, x, y, width, ink);
   }
@@ -309,8 +343,6 @@ class Picture {
 
   drawRegions(context, { y, height }) {
     const { regions } = this.process;
-    const source = regions.columns.source?.codes;
-    const isOther = (i) => source && source[regions.row(i)] !== 0; // what several sources list is drawn once
     this.eachWide(this.regions, (i, x, width) => {
       const protection = classOf(regions.get("protection", i));
       const kind = firstWord(regions.get("kind", i));
@@ -322,7 +354,7 @@ class Picture {
       context.textBaseline = "middle";
       const name = baseName(regions.get("file", i)) || kind;
       this.paint.text(context, width < 50 ? KINDS[kind] ?? "" : name, x + 4, y + 7.5, width - 6, this.paint.colours.ink);
-    }, isOther);
+    }, (i) => this.isOther(i));
   }
 
   drawModules(context, { y, height }) {

@@ -365,7 +365,7 @@ function valueOf(value) {
 }
 
 /** All tables of a process, those with rows. */
-function tablesOf(process, { report, onSelect, onProcess, links, processes }) {
+function tablesOf(process, { report, onSelect, onFlag, onProcess, links, processes }) {
   const { segments, regions, modules, threads, missing, flags } = process;
   const go = (ranges) => (i) => onSelect(ranges.start[i]);
   const list = [
@@ -381,7 +381,11 @@ function tablesOf(process, { report, onSelect, onProcess, links, processes }) {
         new Field("benign", "harmless if", "long", (i) => flags[i].benign),
         new Field("evidence", "evidence", "long", (i) => evidenceOf(flags[i])),
       ],
-      onSelect: (i) => !isUnknown(flags[i].address) && addressOf(flags[i].address) !== null && onSelect(addressOf(flags[i].address)),
+      onSelect: (i) => {
+        const address = isUnknown(flags[i].address) ? null : addressOf(flags[i].address);
+        if (address === null) onFlag(flags[i]);
+        else onSelect(address);
+      },
     },
     {
       name: "segments", title: "Segments", count: segments.count, rows: segments, onSelect: go(segments),
