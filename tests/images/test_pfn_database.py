@@ -11,7 +11,8 @@ import pytest
 import memcarve
 import winimage
 from cli import invoke
-from memcarve.errors import InputError
+from memcarve.errors import InputError, UnreadableError
+from memcarve.images.physical import PhysicalMemory
 from memory import PAGE
 from sweeps import some
 from winimage import Plan, left_ram, userland
@@ -19,6 +20,7 @@ from winimage import Plan, left_ram, userland
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from memcarve.dtypes import U64
     from winimage import Truth
 
     Capture = pytest.CaptureFixture[bytes]
@@ -94,3 +96,22 @@ def test_a_database_that_does_not_prove_itself(tmp_path: Path) -> None:
         notes = container.process(PID).notes
     assert any("are not compared with memory: the PFN database is not known" in note for note in notes)
     assert any("nothing in it tells whether it is of the image's moment" in note for note in notes)
+
+
+def test_a_part_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A part of the image that cannot be read is gone on without, as elsewhere."""
+    truth = built(tmp_path, 8)
+    with memcarve.open(truth.path, page_files=[truth.page_files[0]]) as container:
+        container.processes()
+        true, failed = PhysicalMemory.pages, list[int]()
+
+        def pages(memory: PhysicalMemory, physical: U64) -> U64:
+            if len(failed) < 2:
+                failed.append(1)
+                raise UnreadableError("cannot be read", 0)
+            return true(memory, physical)
+
+        monkeypatch.setattr(PhysicalMemory, "pages", pages)
+        notes = container.process(PID).notes
+    assert len(failed) == 2
+    assert any("that should be the same in memory" in note for note in notes)

@@ -18,6 +18,7 @@ import numpy as np
 
 from memcarve.errors import LimitError
 from memcarve.formats.programs import pe
+from memcarve.images.physical import past_unreadable
 from memcarve.images.structure_reader import Reader
 from memcarve.intervals import PAGE, chunks
 
@@ -82,6 +83,7 @@ _MEMBERS = (
 _FLAGGED = _MEMBERS[3:]  # which say what is a store, and what swapfile.sys
 
 
+@past_unreadable
 def find_paging_files(resolver: WindowsResolver) -> tuple[tuple[PagingFile, ...], str]:
     """Return the page files of a machine by number, none if their list does not prove itself; and why not, in words."""
     if not resolver.memory.searchable:

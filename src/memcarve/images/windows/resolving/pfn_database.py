@@ -19,6 +19,7 @@ import numpy as np
 from memcarve.errors import LimitError
 from memcarve.images.paging import walk
 from memcarve.images.paging_modes import FRAME, PRESENT, UPPER_HALF, X64
+from memcarve.images.physical import past_unreadable
 from memcarve.images.windows.resolving import invalid_ptes as ptes
 from memcarve.images.windows.resolving.paging_files import kernel_data
 from memcarve.intervals import PAGE, expand
@@ -75,6 +76,7 @@ class Twice(NamedTuple):
     original: U64
 
 
+@past_unreadable
 def pages_in_both(resolver: WindowsResolver) -> tuple[Twice | None, str]:
     """Return pages that should be the same in memory and in page files; None if the database is not known, and why."""
     if not resolver.memory.searchable:
