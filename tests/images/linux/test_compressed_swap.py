@@ -12,7 +12,7 @@ import pytest
 
 import memcarve
 from kernel_memory import KernelMemory
-from linux_machines import folders
+from linux_machines import folders, machine
 from memcarve.errors import KernelTypesError
 from memcarve.formats.compressed_pages import LZO
 from memcarve.formats.kernel_types.btf import module_types
@@ -69,6 +69,16 @@ def _addresses(copy: Damaged) -> tuple[int, list[int]]:
     machine = copy.machine
     pid = next(pid for pid in machine.stopped if len(machine.swapped(pid).address))
     return pid, machine.swapped(pid).address.tolist()
+
+
+def test_memory_from_afar() -> None:
+    """If the memory is not to be looked through, swapped pages are said to be out, and a note says why."""
+    linux = machine(_ZRAM)
+    pid = next(pid for pid in linux.stopped if len(linux.swapped(pid).address))
+    with memcarve.open(linux.raw, search="lists") as container:
+        memory = container.process(pid)
+        assert memory.pages["in_pagefile"] == len(linux.swapped(pid).address)
+        assert any("zram and in zswap are not looked for: that takes a search" in str(note) for note in memory.notes)
 
 
 @pytest.mark.parametrize("what", ["object", "handle"])
@@ -216,6 +226,20 @@ def test_arrays_of_zswap() -> None:
     pages = np.array([5, 6, 63, 70, 16384], np.uint64)
     found = _zswap(memory, head, 2).find(0, pages)[1]
     assert found.tolist() == [entries[5], 0, entries[63], entries[70], entries[16384]]
+
+
+def test_old_entries_of_zswap() -> None:
+    """Entries that only have their page in the area (until Linux 6.4) are found in each area."""
+    memory = KernelMemory()
+    types = memory.types
+    types.lay_out("rb_node", "__rb_parent_color", "rb_right", "rb_left")
+    types.lay_out("zswap_entry", "rbnode", "a", "b", "offset", "length", "pool", "handle", "value")
+    types.lay_out("zswap_tree", "rbroot.rb_node")
+    entry, head = memory.make("zswap_entry", offset=9, handle=77), memory.take(512)
+    memory.write(head + 16, memory.make("zswap_tree", rbroot__rb_node=entry).to_bytes(8, "little"))
+    stored, found = _zswap(memory, head).find(2, np.array([8, 9], np.uint64))
+    assert found.tolist() == [0, entry]
+    assert (stored.how[1], stored.word[1]) == (stored_pages.REPEATED, 77)
 
 
 def test_names_of_algorithms() -> None:

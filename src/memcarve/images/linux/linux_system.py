@@ -160,11 +160,15 @@ class LinuxSystem:
         page = self.kernel.table.mode.page
         return SwapResolver(self.memory, files, page, functools.partial(self._compressed_swap, files.path))
 
-    def _compressed_swap(self, path: str) -> CompressedSwap | None:
-        """Return what of the swap is compressed in memory; None if the kernel's list of symbols is not found."""
+    def _compressed_swap(self, path: str) -> CompressedSwap | str:
+        """Return what of the swap is compressed in memory; why that is not known, in words, if it is not."""
+        if not self.memory.searchable:
+            return "that takes a search for the kernel's list of symbols, and the memory comes from afar"
         symbols = self.symbols
-        if symbols is None or symbols.addresses is None or self.kernel.first.types.pointer_size != _WORD:
-            return None
+        if symbols is None or symbols.addresses is None:
+            return "the kernel's list of symbols, which leads to them, was not found"
+        if self.kernel.first.types.pointer_size != _WORD:
+            return "the kernel is one of 32 bits"
         return CompressedSwap(self.kernel, symbols, path)
 
     def metadata(self, entry: ProcessEntry, table: AddressTable, resolver: Resolver | None = None) -> Metadata:

@@ -37,24 +37,29 @@ _TWELVE = np.uint64(12)
 
 
 class SwapResolver:
-    """Finds swapped pages of processes of one machine: in `files`, and in what `compressed` returns (called once).
+    """Finds swapped pages of processes of one machine: in `files`, and compressed in its memory.
 
+    `compressed` is called once, and returns what finds the latter, or in words why it is not known what there is.
     Raises InputError if one of the files is no swap area of pages of `page` bytes.
     """
 
     def __init__(
-        self, memory: PhysicalMemory, files: PageFiles, page: int, compressed: Callable[[], CompressedSwap | None]
+        self, memory: PhysicalMemory, files: PageFiles, page: int, compressed: Callable[[], CompressedSwap | str]
     ) -> None:
         self.memory = memory
         self.files = files
         self._compressed = compressed
+        #: why it is not known what is compressed, in words
+        self._unknown = ""
         for each in files.files:
             _check(each, page)
 
     @functools.cached_property
     def compressed(self) -> CompressedSwap | None:
         """What is compressed in memory; None if that is not known. Raises UsageError if a file was given for it."""
-        found = self._compressed()
+        told = self._compressed()
+        found = None if isinstance(told, str) else told
+        self._unknown = told if isinstance(told, str) else ""
         if found is not None and self.files.area is not None:
             self.files.area.source = found
         clash = set() if found is None else set(found.on_zram) & {each.number for each in self.files.files}
@@ -95,6 +100,8 @@ class SwapResolver:
         """Gather those pages that are compressed in memory, and return which are (bool), read or not."""
         compressed, area = self.compressed, self.files.area
         if compressed is None or area is None:
+            if self._unknown:
+                gathered.notes.append(f"pages on zram and in zswap are not looked for: {self._unknown}")
             return np.zeros(len(address), np.bool_)
         keys, sound, held = compressed.find(numbers, place)
         offset = np.uint64(area.begin) + (keys[sound] << _TWELVE)

@@ -77,17 +77,18 @@ class Zswap:
         words, there = self._columns.number(heads, 8)
         words = words[there & (words != 0)]
         entries = self._by_nodes(words) if by_node else self._by_slots(words)
-        own, there = self._own(entries)
+        own, there = self._own(entries, area)
         there &= own >> np.uint64(_TYPE_SHIFT) == np.uint64(area)
         own, entries = own[there] & np.uint64((1 << _TYPE_SHIFT) - 1), entries[there]
         places, first, times = np.unique(own, return_index=True, return_counts=True)
         return places[times == 1], entries[first[times == 1]]
 
-    def _own(self, entries: U64) -> tuple[U64, Bools]:
-        """Return the places in the swap that entries are for."""
+    def _own(self, entries: U64, area: int) -> tuple[U64, Bools]:
+        """Return the places in the swap that entries are for (swp_entry_t); of an old kernel's, in this area."""
         if self._columns.has("zswap_entry", "swpentry.val"):
             return self._columns.member(entries, "zswap_entry", "swpentry.val")
-        return self._columns.member(entries, "zswap_entry", "offset")
+        places, there = self._columns.member(entries, "zswap_entry", "offset")
+        return places | np.uint64(area << _TYPE_SHIFT), there
 
     def _by_nodes(self, nodes: U64) -> U64:
         """Return the entries of red-black trees by their first nodes."""
