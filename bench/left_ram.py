@@ -31,7 +31,7 @@ def left_ram(settings: Settings, command: Callable[..., list[str]]) -> Iterator[
         def carving(path: object, *, ram: bool = False, paged: bool = True) -> Contender:
             options = ["--pages-from", "ram"] if ram else ["--pagefile", f"0={path}.pagefile0"] if paged else []
             ours = command("carve", "-q", path, "--pid", _PID, "-o", target, "--hash", "none", *options)
-            # 3: entries of the image with pages in memory, too, do not prove how they are read
+            # 3: some entries of a process with pages in memory, too, name places behind the end of the page file
             return Contender(ours, before, busy=True, exits=(0, 3))
 
         child = [sys.executable, str(HERE / "children.py"), "read_compressed"]

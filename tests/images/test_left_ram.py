@@ -406,6 +406,15 @@ def test_a_layout_is_not_proven(build: int | None, words: Any, why: str) -> None
     assert why in said
 
 
+@pytest.mark.parametrize("mask", [MASK, 0])
+def test_zeros_without_a_mask_change_nothing(mask: int) -> None:
+    """However many entries say that nobody wrote a page, and have nothing above: they mean that with any mask."""
+    words = np.concatenate([entries(40, mask), np.full(400, 4 << 5, np.uint64)])
+    layout, why = invalid_ptes.proven(19041, words, POSSIBLE)
+    assert layout is not None, why
+    assert layout.mask == mask
+
+
 def test_few_forged_entries_change_nothing() -> None:
     """One entry in a hundred that lacks the mask does not decide what the mask is."""
     words = np.concatenate([entries(200, MASK), entries(2, 0)])

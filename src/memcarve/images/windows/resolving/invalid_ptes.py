@@ -145,7 +145,8 @@ def _mask(words: U64, possible: np.uint64) -> tuple[int | None, str]:
         return None, f"{len(seen)} entries show whether there is a mask in those that are not valid; {_ENOUGH} must"
     patterns, counts = np.unique(seen, return_counts=True)
     mask, agree = int(patterns[counts.argmax()]), int(counts.max())
-    others = words[clear & ~plain]
+    # nothing at all above means the same with any mask
+    others = words[clear & ~plain & (upper != 0)]
     with_it = int(np.count_nonzero(others & np.uint64(mask) == np.uint64(mask)))
     if agree < _AGREE * len(seen) or with_it < _AGREE * len(others) or mask & (mask + (mask & -mask)):
         return None, "entries that are not valid contradict each other about the mask in them"
