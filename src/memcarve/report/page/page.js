@@ -31,6 +31,10 @@ class Page {
     byId("out").addEventListener("click", () => this.picture.zoom(2));
     byId("all").addEventListener("click", () => this.picture.reset());
     window.addEventListener("hashchange", () => this.follow());
+    document.addEventListener("click", (event) => {
+      const link = event.target.closest("a[href^='#']");
+      if (link?.getAttribute("href") === location.hash) this.follow(); // back to where one is: nothing else tells
+    });
     const paper = window.matchMedia("print");
     paper.addEventListener("change", () => this.print(paper.matches));
     window.addEventListener("beforeprint", () => this.print(true));
