@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import os
+import shutil
 import signal
 import stat
 import subprocess
@@ -16,8 +18,12 @@ import pytest
 
 import memcarve
 from dumps import write_dump
+from memcarve.errors import MountError, TargetExistsError
+from memcarve.mount import mount_point
+from memcarve.mount.file_server import serve
+from memcarve.process import Container, ProcessEntry
 from memory import PAGE, noise
-from mounted import mounted, need_fuse, tree_of, unmount
+from mounted import files_in, mounted, need_fuse, tree_of, unmount
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -73,3 +79,151 @@ def test_a_signal_unmounts(number: signal.Signals, tmp_path: Path) -> None:
         finally:
             program.kill()
             unmount(folder)
+
+
+def test_tools_take_the_files(tmp_path: Path) -> None:
+    """Sums, a search in all files and a debugger take what is mounted for files; a hole is found without reading."""
+    rows = [*ROWS, (0x900000, b"needle in memory".ljust(PAGE, b"\1"))]
+    path = write_dump(tmp_path, rows, 1624)
+    with memcarve.open(path) as container, mounted(tree_of(container), tmp_path / "mnt") as folder:
+        process = folder / "processes" / "1624"
+        names = sorted(os.listdir(process / "segments"))
+        sums = subprocess.run(["sha256sum", *names], cwd=process / "segments", capture_output=True, check=True).stdout
+        assert [line.split()[0] for line in sums.decode().splitlines()] == [
+            hashlib.sha256(data).hexdigest() for _, data in rows
+        ]
+        found = subprocess.run(
+            ["grep", "-rlF", "needle in mem", "."], cwd=process, capture_output=True, check=True
+        ).stdout
+        assert sorted(found.decode().split()) == sorted(
+            ["./core", "./flat", "./minidump.dmp", f"./segments/{names[-1]}"]
+        )
+        with open(process / "flat", "rb") as flat:
+            assert os.lseek(flat.fileno(), 0, os.SEEK_HOLE) == len(ROWS[0][1])
+            assert os.lseek(flat.fileno(), PAGE, os.SEEK_DATA) == 0x10000
+            assert os.fstat(flat.fileno()).st_blocks * 512 == sum(len(data) for _, data in rows)
+        if shutil.which("gdb") is None:
+            pytest.skip("gdb is not installed: the core was not opened by it")
+        words = ["gdb", "-nx", "-batch", "-ex", "x/s 0x900000", "-c", process / "core"]
+        assert "needle in memory" in subprocess.run(words, capture_output=True, check=False, text=True).stdout
+
+
+def test_what_cannot_be_read_is_an_error_of_its_file(tmp_path: Path) -> None:
+    """Reading it fails and is told once; other files, and other processes, can be read."""
+    path = write_dump(tmp_path, ROWS, 1624)
+    with memcarve.open(path) as container:
+        tree = tree_of(container)
+        with mounted(tree, tmp_path / "mnt") as folder:
+            segments = folder / "processes" / "1624" / "segments"
+            names = sorted(os.listdir(segments))
+            os.truncate(path, os.path.getsize(path) - PAGE)  # the rows are in the dump in their order
+            for _ in range(2):
+                with pytest.raises(OSError, match="Input/output error"):
+                    (segments / names[-1]).read_bytes()
+            assert (segments / names[0]).read_bytes() == ROWS[0][1]
+        assert [line.partition(": ")[0] for line in tree.told] == [f"/processes/1624/segments/{names[-1]}"]
+        assert "ends at offset" in tree.told[0]
+
+
+def test_a_process_that_cannot_be_opened_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its folder has a file with the reason, and nothing else."""
+    path = write_dump(tmp_path, ROWS, 1624)
+    with memcarve.open(path) as container:
+        tree = tree_of(container)
+
+        def fail(**_: object) -> None:
+            raise memcarve.InputError("its page tables are damaged\x1b", subject="1624 bad")
+
+        monkeypatch.setattr(container, "process", fail)
+        with mounted(tree, tmp_path / "mnt") as folder:
+            assert os.listdir(folder / "processes" / "1624") == ["error.txt"]
+            text = (folder / "processes" / "1624" / "error.txt").read_text()
+        assert text == "1624 bad: its page tables are damaged\\x1b\n"
+        assert tree.told == [f"1624: {text[:-1]}"]
+
+
+class _Named(Container):
+    """Processes that have names and nothing else."""
+
+    def __init__(self, names: list[str]) -> None:
+        pids = [4, 5, 6, 7, 7, 9]
+        self.entries = [ProcessEntry(pid, name) for pid, name in zip(pids, names, strict=True)]
+
+    def processes(self) -> list[ProcessEntry]:
+        return self.entries
+
+    def _process(self, index: int) -> memcarve.ProcessMemory:
+        raise AssertionError(index)
+
+    def close(self) -> None:
+        pass
+
+
+def test_names_of_processes_are_plain() -> None:
+    """Names that come from the machine hold no slash, control character or dots alone, and none stands twice."""
+    names = [b"../../etc/passwd", b"a\nb\x1b[1m", b"..", b"same", b"same", "é/\u202e".encode()]
+    container = _Named([name.decode("utf-8", "replace") for name in names])
+    tree = tree_of(container)
+    assert [*tree.indexes] == ["4-_.._etc_passwd", "5-a_b_1m", "6", "7-same", "7-same+2", "9-_"]
+    links = files_in(tree.root.entries["by-name"])
+    assert {target.decode() for target in links.values()} == {f"../processes/{name}" for name in tree.indexes}
+    assert all("/" not in name and name.isprintable() for name in links)
+
+
+def test_where_it_cannot_be_mounted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is wrong with a folder or the system is said with what to do about it, before anything is opened."""
+    need_fuse()
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "x").write_bytes(b"")
+    (tmp_path / "empty").mkdir()
+    for name, kind, problem in (
+        ("absent", MountError, "absent: is not there; make it"),
+        ("full", TargetExistsError, "full: is not empty; give an empty folder"),
+        ("full/x", MountError, "x: is not a folder"),
+    ):
+        with pytest.raises(kind, match=problem):
+            mount_point.check_mount_point(str(tmp_path / name))
+    with pytest.raises(TargetExistsError, match="something is mounted there already; leave that"):
+        mount_point.check_mount_point("/proc")
+    fuse = mount_point.fuse_library()
+    monkeypatch.setattr(mount_point, "_DEVICE", str(tmp_path / "no-fuse"))
+    with pytest.raises(MountError, match="no-fuse: is not there: the kernel, or the container"):
+        mount_point.check_system(fuse)
+    monkeypatch.undo()
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    monkeypatch.setattr(shutil, "which", lambda name: None)  # noqa: ARG005
+    with pytest.raises(MountError, match=r"fusermount3? is not installed.*apt install fuse3"):
+        mount_point.check_system(fuse)
+
+
+def test_what_a_killed_program_left(tmp_path: Path) -> None:
+    """A mount whose program was killed is said to be one, with the command that leaves it."""
+    need_fuse()
+    path, folder = write_dump(tmp_path, ROWS[:1], 1624), tmp_path / "mnt"
+    folder.mkdir()
+    try:
+        with subprocess.Popen(
+            [sys.executable, "-m", "memcarve", "mount", path, folder], stderr=subprocess.PIPE
+        ) as program:
+            assert program.stderr is not None
+            program.stderr.readline()
+            program.kill()
+        with pytest.raises(MountError, match="what is left of a mount whose program has ended; leave it: fuser"):
+            mount_point.check_mount_point(str(folder))
+    finally:
+        subprocess.run(["umount", "--lazy", folder], capture_output=True, check=False)
+
+
+def test_without_the_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without mfusepy, or without FUSE's own library, the error says what to install."""
+    for error, kind, remedy in (
+        (ModuleNotFoundError("no"), memcarve.MissingExtraError, "memcarve\\[mount\\]"),
+        (OSError("Unable to find libfuse"), MountError, "apt install fuse3"),
+    ):
+
+        def fail(name: str, error: Exception = error) -> None:  # noqa: ARG001
+            raise error
+
+        monkeypatch.setattr(mount_point.importlib, "import_module", fail)
+        with pytest.raises(kind, match=remedy):
+            serve(None, str(tmp_path))  # type: ignore[arg-type]

@@ -24,9 +24,12 @@ class _Spilled:
     """A long text, in a temporary file that has no name and ends with the object."""
 
     def __init__(self, file: IO[bytes]) -> None:
-        self.file = file  # which is closed with its last reference
+        self.file = file
         self._backing = FileBacking("a temporary file", fd=file.fileno())
         self.size = self._backing.size
+
+    def __del__(self) -> None:
+        self.file.close()
 
     @property
     def stored(self) -> int:

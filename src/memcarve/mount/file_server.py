@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from memcarve.mount.mounted_tree import MountedTree
-    from memcarve.mount.virtual_file import Listed, Node
+    from memcarve.mount.virtual_file import Node
 
     #: mfusepy, and what ctypes gives
     Library = Any
@@ -200,6 +200,7 @@ class _Server:
         length = min(size, node.size - offset)
         if length <= 0:
             return 0
+        # the library's own buffer is filled; to have the kernel splice from the input (read_buf) is no faster
         place = self.ctypes.addressof(buffer.contents)
         view = memoryview((self.ctypes.c_char * length).from_address(place)).cast("B")
         try:
@@ -243,10 +244,20 @@ class _Server:
             if add(buffer, name, reference, number, *more):
                 return
         whole = bool(more) and bool(flags & _WANTS_ATTRIBUTES)
+        known, unknown = ((_HAS_ATTRIBUTES if whole else 0,), (0,)) if more else ((), ())
+        plain = False  # whether a file's attributes are filled in, but for its size
         for number, entry in enumerate(node.listed(max(first - 2, 0)), max(first, 2) + 1):
-            known = self._describe_listed(status, entry)
-            flag = (_HAS_ATTRIBUTES if whole and known else 0,) if more else ()
-            if add(buffer, entry.name.encode(), reference, number, *flag):
+            name, other, size = entry
+            if other is not None:
+                self._describe(status, other)
+                plain = False
+            else:
+                if not plain:
+                    self._fill(status, stat.S_IFREG | self.file_mode, 0, 0)
+                    plain = True
+                if size is not None:  # there may be half a million of these
+                    status.st_size, status.st_blocks = size, -(-size // _BLOCK)
+            if add(buffer, name.encode(), reference, number, *(unknown if other is None and size is None else known)):
                 return
 
     def _found(self, path: bytes, information: Pointer = None) -> Node:
@@ -260,14 +271,6 @@ class _Server:
         if node is None:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
         return node
-
-    def _describe_listed(self, status: Pointer, entry: Listed) -> bool:
-        """Fill in an entry's attributes; return whether all of them are known."""
-        if entry.node is not None:
-            self._describe(status, entry.node)
-            return True
-        self._fill(status, stat.S_IFREG | self.file_mode, entry.size or 0, entry.size or 0)
-        return entry.size is not None
 
     def _describe(self, status: Pointer, node: Node) -> None:
         if isinstance(node, Folder):
