@@ -17,6 +17,7 @@ import frugal
 import images
 import left_ram
 import linux
+import mounts
 import reports
 import rules
 import searching
@@ -332,6 +333,7 @@ ALL: dict[str, Callable[[Settings], Iterator[Row]]] = {
     "compressed": _commanded(compressed.compressed),
     "left-ram": _commanded(left_ram.left_ram),
     "report": reports.report,
+    "mount": _commanded(mounts.mount),
     "batch": _commanded(batches.batch),
 }
 

@@ -15,7 +15,7 @@ from sweeps import LONG
 
 BENCH = Path(__file__).parent.parent / "bench"
 #: begin servers or browsers, or make images for each line; tests elsewhere run what they measure
-_LONG_ONES = "frugal,stores,compressed,left-ram,report"
+_LONG_ONES = "frugal,stores,compressed,left-ram,report,mount"
 
 
 @pytest.mark.slow

@@ -239,9 +239,9 @@ class _Server:
         status = self.fuse.c_stat()
         reference = self.ctypes.byref(status)
         more = () if self.fuse.fuse_version_major == 2 else (0,)  # noqa: PLR2004
-        for number, name in enumerate((b".", b"..")[first:], first + 1):
+        for number, dots in enumerate((b".", b"..")[first:], first + 1):
             self._describe(status, node)
-            if add(buffer, name, reference, number, *more):
+            if add(buffer, dots, reference, number, *more):
                 return
         whole = bool(more) and bool(flags & _WANTS_ATTRIBUTES)
         known, unknown = ((_HAS_ATTRIBUTES if whole else 0,), (0,)) if more else ((), ())

@@ -13,12 +13,16 @@ if TYPE_CHECKING:
 
 
 class MemoryFile:
-    """`size` bytes at the address `start`, all of which are there."""
+    """`size` bytes at the address `start`, all of which are there; they lie in one piece of the backing, or in several.
 
-    def __init__(self, space: AddressSpace, start: int, size: int) -> None:
+    `place` is the offset there if it is one, else None.
+    """
+
+    def __init__(self, space: AddressSpace, start: int, size: int, place: int | None = None) -> None:
         self.space = space
         self.start = start
         self.size = size
+        self.place = place
 
     @property
     def stored(self) -> int:
@@ -27,7 +31,10 @@ class MemoryFile:
 
     def read_into(self, offset: int, view: memoryview) -> None:
         """Fill `view` with the bytes at `offset`; raises SourceReadError."""
-        self.space.read_into(self.start + offset, view)
+        if self.place is None:
+            self.space.read_into(self.start + offset, view)
+        else:  # the usual case of what is large, at the least cost
+            self.space.backing.read_into(self.place + offset, view)
 
 
 class FileOfProcess:

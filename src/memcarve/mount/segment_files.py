@@ -40,7 +40,8 @@ class SegmentFolder(Folder):
         if row == len(self.segments) or int(self.segments.start[row]) != start:
             return None
         size = int(self.segments.size[row])
-        return MemoryFile(self.space, start, size) if start + size == end else None
+        place = int(self.segments.offset[row]) if self.segments.extents[row] == 1 else None
+        return MemoryFile(self.space, start, size, place) if start + size == end else None
 
     def listed(self, first: int) -> Iterator[Listed]:
         """Yield names and sizes from the segment with the number `first` on."""
