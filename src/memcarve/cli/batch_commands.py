@@ -29,7 +29,20 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 #: the commands that take one input, do not ask about one address of it, and end
-NAMES = ("carve", "export", "extract", "processes", "hunt", "scan", "find", "strings", "segments", "regions", "verify")
+NAMES = (
+    "carve",
+    "export",
+    "extract",
+    "processes",
+    "hunt",
+    "report",
+    "scan",
+    "find",
+    "strings",
+    "segments",
+    "regions",
+    "verify",
+)
 #: options of a command that a batch gives itself
 _OWN = ("--output", "--force", "--resume")
 #: what a command takes besides its input, and the option that a batch has for it

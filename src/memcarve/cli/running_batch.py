@@ -86,6 +86,8 @@ def _output(given: Given) -> str | None:
         return kind if several else _EXPORTS.get(kind, kind)
     if given.command == "extract" and parsed["write_archive"] and not parsed["processes_everything"]:
         return "modules.zip"
+    if given.command == "report":
+        return f"report.{given.parsed['write_layout'] or 'html'}"
     return _OUTPUTS.get(given.command)
 
 

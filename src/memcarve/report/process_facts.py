@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 
+from memcarve.hunting.findings.benign_causes import BENIGN
 from memcarve.intervals import Intervals, total
 from memcarve.labels import Labelling
 from memcarve.labels.resident_regions import Residence
@@ -302,7 +303,7 @@ def _flag(finding: Finding, row: int | None) -> dict[str, Any]:
         "size": None,
         "segment": row,
         **{name: facts[name] for name in ("why", "reason", "kind", "file", "region", "permissions", "evidence")},
-        "benign": [],
+        "benign": [cause.rstrip(".") for cause in BENIGN[finding.flag]],
     }
 
 
