@@ -350,7 +350,7 @@ COMMANDS = {
         Command(
             "mount",
             "mounting",
-            "Show all that can be written as a folder of files, made when they are read.",
+            "Show all that can be written as a folder of files.",
             """Show all that memcarve can write of FILE as files in the empty folder DIR, made when they are read.
 
             Nothing is written to a disk. The folder is read-only, and yours alone. It is there until Ctrl-C, or until

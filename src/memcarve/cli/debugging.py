@@ -32,6 +32,7 @@ _PACKAGES = (
     "s3fs",
     "gcsfs",
     "adlfs",
+    "mfusepy",
     "pillow",
 )
 _COMPILED = "memcarve.formats.compressed_pages._compiled"  # built at installation, if there was a C compiler
