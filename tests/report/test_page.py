@@ -257,6 +257,21 @@ def test_search(opened: Any) -> None:
         assert box.get_attribute("aria-expanded") == "false"
 
 
+def test_what_overlaps(opened: Any, tmp_path: Path) -> None:
+    """Regions that all cover each other, as hostile evidence may have them, are drawn without end of work."""
+    count = 20_000
+    regions = {
+        "start": [f"0x{i:x}000" for i in range(1, count + 1)],
+        "size": [(2 * count - i) << 12 for i in range(count)],
+    }
+    segments = {"start": ["0x4000", "0x5000", "0x6000"], "size": [0x1000, 0x8000, 0x1000]}
+    parts = {"regions": regions, "segments": segments, "flags": [], "modules": {}, "missing": {}}
+    with opened(write(report(process(**parts)), tmp_path / "report.html")) as found:
+        found.press("n", "n", "n")
+        assert found.page.url.endswith("#0x6000")
+        assert "range\n0x00006000-0x00007000" in found.text("#details")
+
+
 def test_links(opened: Any) -> None:
     """A link to an address opens there, in its process; another one is followed; nonsense leads nowhere."""
     with opened("several", "#1800/0x7ffa12250123") as found:

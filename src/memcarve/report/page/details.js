@@ -1,6 +1,6 @@
 // What is known of the place that is chosen: facts, flags, first bytes, header, entropy.
 
-const WIDE = 16; // bytes in a row of the hexdump
+const WIDE = 16; // bytes in a row of a hexdump; half of them where there is little room
 const MOST_BYTES = 4096;
 
 class Details {
@@ -214,9 +214,10 @@ class Details {
 /** Bytes as hexadecimal digits and letters, sixteen in a row. */
 function hexdump(given, label) {
   const lines = [];
-  for (let at = 0; at < Math.min(given.length, MOST_BYTES); at += WIDE) {
-    const row = given.slice(at, at + WIDE);
-    const digits = row.map((byte, n) => `${n === 8 ? " " : ""}${byte.toString(16).padStart(2, "0")}`).join(" ").padEnd(WIDE * 3);
+  const wide = window.innerWidth < 560 ? WIDE / 2 : WIDE;
+  for (let at = 0; at < Math.min(given.length, MOST_BYTES); at += wide) {
+    const row = given.slice(at, at + wide);
+    const digits = row.map((byte, n) => `${n === 8 ? " " : ""}${byte.toString(16).padStart(2, "0")}`).join(" ").padEnd(wide * 3);
     const letters = row.map((byte) => (byte >= 0x20 && byte < 0x7f ? String.fromCharCode(byte) : ".")).join("");
     lines.push(`${at.toString(16).padStart(4, "0")}  ${digits}  ${letters}`);
   }

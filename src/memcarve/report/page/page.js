@@ -105,8 +105,9 @@ class Page {
     const roots = [];
     for (const process of this.processes) {
       const parent = byPid.get(process.raw.ppid);
-      if (parent && parent !== process) children.set(parent, [...(children.get(parent) ?? []), process]);
-      else roots.push(process);
+      if (!parent || parent === process) roots.push(process);
+      else if (children.has(parent)) children.get(parent).push(process);
+      else children.set(parent, [process]);
     }
     const list = make("ul", { role: "tree", "aria-label": "Processes" });
     const seen = new Set();
@@ -179,7 +180,7 @@ class Page {
     }
     const address = addressOf(parts[2]);
     if (address === null || address >= TOP) return false;
-    process ??= [this.current, ...this.processes].find((each) => each && holdsAddress(each, address)) ?? this.current ?? this.processes[0];
+    process ??= searchedOf(this.current, this.processes).find((each) => holdsAddress(each, address)) ?? this.current ?? this.processes[0];
     this.show(process);
     this.select(address, { follow: true, isLinked: true });
     return true;

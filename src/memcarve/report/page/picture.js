@@ -451,13 +451,21 @@ class Picture {
         x += 12; // what is in a fold is not to scale
         continue;
       }
-      const address = isNear ? scale.bounds[begin] : this.span > 4096 * this.plot ? within - (within % 4096n) : within;
-      const at = isNear ? near : x;
+      const address = isNear ? scale.bounds[begin] : this.round(within, x);
+      const at = isNear ? near : Math.max(x, this.xOf(scale.placeOf(address)));
       context.fillStyle = colours.ink;
       context.fillRect(Math.round(at), y, 1, 20);
       context.fillText(hex(address, digits), Math.round(at) + 3, y + 31);
       x = at + width;
     }
+  }
+
+  /** The next address that is round at this scale, if it is not far to the right of `x`. */
+  round(address, x) {
+    const grain = BigInt(2 ** Math.max(0, Math.floor(Math.log2((this.span / this.plot) * 50))));
+    const rounded = ((address + grain - 1n) / grain) * grain;
+    const at = this.xOf(this.process.scale.placeOf(rounded));
+    return rounded < TOP && at >= x - 1 && at < x + 60 ? rounded : address;
   }
 
   /** Folded stretches: a break in the line, and how long they are. */

@@ -179,8 +179,13 @@ class Process {
       if (ranges.count && ranges.start[ranges.count - 1] > highest) highest = ranges.start[ranges.count - 1];
     }
     this.digits = highest >> 48n ? 16 : highest >> 32n ? 12 : 8;
-    this.scale = new Scale(this);
     return this;
+  }
+
+  /** Where its addresses are drawn; made when it is drawn first. */
+  get scale() {
+    this.made ??= new Scale(this.read());
+    return this.made;
   }
 
   protectionOf(i) {

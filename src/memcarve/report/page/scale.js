@@ -46,17 +46,20 @@ class Scale {
   piecesOf(ranges, mark) {
     const first = new Uint32Array(ranges.count);
     const after = new Uint32Array(ranges.count);
+    const begun = new Int32Array(this.count + 1); // how many ranges begin at a piece, less those that end before it
     let k = 0;
     for (let i = 0; i < ranges.count; i += 1) {
       while (this.bounds[k] < ranges.start[i]) k += 1;
       first[i] = k;
       const end = saturated(ranges.end(i));
-      let last = k;
-      while (last < this.count && this.bounds[last] < end) {
-        if (!this.mapped[last]) this.mapped[last] = mark;
-        last += 1;
-      }
-      after[i] = last;
+      // most are one piece; those that overlap many others are looked up, not walked through
+      after[i] = this.bounds[k + 1] === end ? k + 1 : firstOf(this.bounds.length, (each) => this.bounds[each] >= end);
+      begun[first[i]] += 1;
+      begun[after[i]] -= 1;
+    }
+    for (let [piece, open] = [0, 0]; piece < this.count; piece += 1) {
+      open += begun[piece];
+      if (open && !this.mapped[piece]) this.mapped[piece] = mark;
     }
     return { first, after };
   }

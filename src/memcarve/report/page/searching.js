@@ -1,6 +1,8 @@
 // One box for addresses, names and flags; a hit is a place to go to.
 
 const MOST_HITS = 60;
+/** Segments of processes that were not opened yet, which a search reads: more would take seconds. */
+const MOST_READ = 500000;
 
 /** Hits of what was typed: { title, note, process, address }, address null if a process is meant. */
 function hitsOf(text, processes, current) {
@@ -12,19 +14,18 @@ function hitsOf(text, processes, current) {
   if (/^(0x[0-9a-f`_]+|[0-9a-f]+`[0-9a-f]+|[0-9a-f]{6,17})$/.test(word)) {
     const address = addressOf(word);
     if (address !== null && address < TOP) {
-      const holder = [current, ...processes].find((process) => holdsAddress(process, address)) ?? current;
+      const holder = searchedOf(current, processes).find((process) => holdsAddress(process, address)) ?? current;
       add(hex(address), placeNote(holder, address), holder, address);
     }
   }
-  const order = [current, ...processes.filter((process) => process !== current)];
-  for (const process of order) {
+  const order = searchedOf(current, processes);
+  for (const process of processes) {
     if (processes.length > 1 && (process.name.toLowerCase().includes(word) || String(process.pid) === word)) {
       add(process.title, "process", process, null);
     }
   }
   for (const process of order) {
     if (found.length >= MOST_HITS) break;
-    if (process !== current && processes.length > 200 && !process.segments) continue; // would read them all
     process.read();
     const { modules } = process;
     for (let i = 0; i < modules.count; i += 1) {
@@ -48,6 +49,16 @@ function hitsOf(text, processes, current) {
     }
   }
   return found;
+}
+
+/** The processes that are searched, the one that is shown first: all, but of very large ones those that were opened. */
+function searchedOf(current, processes) {
+  let left = MOST_READ;
+  return [current, ...processes.filter((process) => process !== current)].filter((process) => {
+    if (!process || process.segments) return Boolean(process);
+    left -= process.segmentCount;
+    return left >= 0;
+  });
 }
 
 function searchColumn({ what, ranges, key, word, add, process, isFull }) {
