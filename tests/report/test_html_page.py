@@ -257,4 +257,18 @@ def test_the_command(tmp_path: Path, capfdbinary: Capture, monkeypatch: pytest.M
     assert set(unpacked(document["processes"][0]["segments"]["content"])) == {None}
     assert set(document["processes"][0]["segments"]["sha256"]) == {None}
     assert invoke(capfdbinary, "report", dump).code == 1
+    for words in (["-o", "s3://bucket/case.html"], ["--picture", "s3://bucket/case.svg"]):
+        ran = invoke(capfdbinary, "report", dump, *words)
+        assert ran.code == 2
+        assert "a report is a file of this machine" in ran.err
     assert invoke(capfdbinary, "report", dump, "--force", "--max-bytes", "0").code == 0
+
+
+def test_in_a_batch(tmp_path: Path, capfdbinary: Capture) -> None:
+    """A batch writes a report of each input, with the picture, into the input's folder."""
+    dump = ROOT / "examples" / "pid.1624.dmp"
+    ran = invoke(capfdbinary, "batch", "report", dump, "--picture", "p.svg", "--format", "html", "-o", tmp_path / "out")
+    assert ran.code == 0, ran.err
+    folder = tmp_path / "out" / dump.name
+    Parsed((folder / "report.html").read_text("utf-8"))
+    assert {"report.html", "p.svg"} <= {path.name for path in folder.iterdir()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from typing import TYPE_CHECKING, Any
 
 from memcarve.backing import FileBacking
@@ -10,9 +11,11 @@ from memcarve.errors import MemcarveError, UsageError
 from memcarve.formats.manifest import TOOL
 from memcarve.hunting.findings.hunt import hunt
 from memcarve.provenance import is_source, written
+from memcarve.remote.objects import check_here
 from memcarve.report.changes import partners
 from memcarve.report.picture.drawing_memory import MOST, Portrait
 from memcarve.report.process_facts import Found, ProcessFacts, Wanted, failed
+from memcarve.sinks.final_name import NewFile
 from memcarve.sinks.input_hash import hashed_before
 from memcarve.sinks.sink import SinkOptions
 from memcarve.times import now, rfc3339
@@ -118,8 +121,13 @@ class CaseDocument:
         self._ended: list[ProcessEntry] = []
         self._inputs_before: dict[str, dict[str, Any]] = {}
 
+    def new_file(self, out: str | os.PathLike[str]) -> NewFile:
+        """Return a file that is to be written; raises UsageError if it would not lie on this machine."""
+        check_here(os.fspath(out), "a report is a file of this machine")
+        return NewFile(out, force=self.options.force, inputs=self._paths)
+
     @property
-    def paths(self) -> list[str]:
+    def _paths(self) -> list[str]:
         """What must not be written to."""
         return [each.path for each in (self.container, self.before) if each is not None and each.path]
 

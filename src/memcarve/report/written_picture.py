@@ -10,7 +10,6 @@ from memcarve.errors import TargetExistsError, UsageError
 from memcarve.report.picture.drawing_memory import drawing_of
 from memcarve.report.picture.png_picture import check_png, write_png
 from memcarve.report.picture.svg_picture import svg
-from memcarve.sinks.final_name import NewFile
 from memcarve.times import now, rfc3339
 from memcarve.version import __version__
 
@@ -37,7 +36,7 @@ class Pictures:
             if form == _PNG:
                 check_png()
             with self._naming():
-                self._file(path).check()
+                self._case.new_file(path).check()
 
     def write(self) -> list[str]:
         """Write them once the case has been looked at; return notes. Raises OutputError."""
@@ -51,7 +50,7 @@ class Pictures:
             )
         drawing = drawing_of(case.title, f"memcarve {__version__}, {rfc3339(now())}", case.portraits)
         for path, form in self._forms.items():
-            with self._naming(), self._file(path) as file, open(file.path, "wb") as out:
+            with self._naming(), self._case.new_file(path) as file, open(file.path, "wb") as out:
                 if form == _SVG:
                     out.writelines(f"{line}\n".encode() for line in svg(drawing))
                 else:
@@ -67,6 +66,3 @@ class Pictures:
         except TargetExistsError as error:
             remedy = "{force} replaces what memcarve wrote, {pictures} chooses another"
             raise TargetExistsError(error.problem, subject=error.subject, remedy=remedy) from error
-
-    def _file(self, path: str) -> NewFile:
-        return NewFile(path, force=self._case.options.force, inputs=self._case.paths)

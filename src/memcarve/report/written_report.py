@@ -13,7 +13,6 @@ from memcarve.report.case_document import CaseDocument, ReportOptions
 from memcarve.report.html_page import page
 from memcarve.report.streamed_json import document
 from memcarve.report.written_picture import Pictures
-from memcarve.sinks.final_name import NewFile
 from memcarve.sinks.sink import Result
 
 if TYPE_CHECKING:
@@ -53,7 +52,7 @@ def write_case(case: CaseDocument, out: str | os.PathLike[str], form: str = HTML
     begun = time.monotonic()
     if form not in (HTML, JSON):
         raise UsageError(f"unknown form {form!r}", remedy=f"choose from {HTML}, {JSON}")
-    with NewFile(out, force=case.options.force, inputs=case.paths) as file:
+    with case.new_file(out) as file:
         with open(file.path, "w", encoding="utf-8", newline="\n") as text:
             text.writelines(lines(case, form))
         notes = file.notes
