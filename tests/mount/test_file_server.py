@@ -17,13 +17,14 @@ from typing import TYPE_CHECKING
 import pytest
 
 import memcarve
+from contracts import MAKERS
 from dumps import write_dump
 from memcarve.errors import MountError, TargetExistsError
 from memcarve.mount import mount_point
 from memcarve.mount.file_server import serve
 from memcarve.process import Container, ProcessEntry
 from memory import PAGE, noise
-from mounted import files_in, mounted, need_fuse, tree_of, unmount
+from mounted import content_of, files_in, mounted, need_fuse, tree_of, unmount
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -57,8 +58,8 @@ def test_programs_see_files(tmp_path: Path) -> None:
         assert refused.value.errno == errno.EROFS
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_unmounts(number: signal.Signals, tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, None])
+def test_leaving_it(number: signal.Signals | None, tmp_path: Path) -> None:
     """The command says where it is mounted and how to leave; a signal unmounts it, even while a file is open."""
     need_fuse()
     path, folder = write_dump(tmp_path, ROWS, 1624), tmp_path / "mnt"
@@ -69,6 +70,10 @@ def test_a_signal_unmounts(number: signal.Signals, tmp_path: Path) -> None:
             assert program.stderr is not None
             line = program.stderr.readline()
             assert line.startswith(f"1 process mounted on {folder}; leave it with Ctrl-C, or fusermount3 -u {folder}")
+            if number is None:
+                unmount(folder)
+                assert program.wait(20) == 0
+                return
             held = os.open(next((folder / "processes" / "1624" / "segments").iterdir()), os.O_RDONLY)
             program.send_signal(number)
             assert program.wait(20) == 128 + number
@@ -227,3 +232,19 @@ def test_without_the_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         monkeypatch.setattr(mount_point.importlib, "import_module", fail)
         with pytest.raises(kind, match=remedy):
             serve(None, str(tmp_path))  # type: ignore[arg-type]
+
+
+def test_many_readers_at_once(tmp_path: Path) -> None:
+    """Whatever is read first, and by how many, all files of all processes of an image are the same."""
+    with MAKERS["image"](tmp_path) as given, memcarve.open(given.path) as container:
+        tree = tree_of(container)
+        with mounted(tree, tmp_path / "mnt") as folder, ThreadPoolExecutor(8) as pool:
+            names = os.listdir(folder / "processes")
+            assert len(names) > 1
+            kinds = ["core", "flags.json", "minidump.dmp", "regions.csv", "segments.json"]
+            paths = [f"processes/{name}/{kind}" for kind in kinds for name in names] * 2
+            seen = [*pool.map(lambda path: (folder / path).read_bytes(), paths)]
+            assert (folder / "image.raw").read_bytes() == given.path.read_bytes()
+        assert tree.told == []
+        known = {path: content_of(tree.find(f"/{path}")) for path in {*paths}}
+    assert seen == [known[path] for path in paths]

@@ -99,7 +99,8 @@ class _Server:
                 len(words), arguments, ctypes.byref(operations), ctypes.sizeof(operations), None
             )
         if status and not self.mounted:
-            raise MountError("cannot be mounted on: the line above is what FUSE says", subject=folder)
+            error = MountError("cannot be mounted on: the line above is what FUSE says", subject=folder)
+            raise error.suggest("other users need user_allow_other in /etc/fuse.conf") if self.allow_other else error
 
     @contextlib.contextmanager
     def _signals(self) -> Iterator[None]:
