@@ -426,6 +426,25 @@ def test_colours(opened: Any, tmp_path: Path) -> None:
         assert colours == [[0x5B, 0x8F, 0xC4], [0xBC, 0xD2, 0xE8], [0xE8, 0xA8, 0x38], [0xB0, 0x24, 0x18]]
 
 
+def test_what_limits_it(opened: Any, tmp_path: Path) -> None:
+    """Doubts, what is known to be missing, what was only counted and notes stand above the picture."""
+    limits = {
+        "doubts": ["its name is odd"],
+        "incomplete": True,
+        "notes": ["read from a page file"],
+        "flags_counted": [{"flag": "text-differs", "severity": "low", "number": 1200}],
+        "missing_not_listed": {"rows": 3, "bytes": 8192},
+    }
+    with opened(write(report(process(**limits)), tmp_path / "report.html")) as found:
+        assert found.text("#process-notes").split("\n") == [
+            "Doubtful: its name is odd",
+            "Bytes of it are known to be missing.",
+            "text-differs: 1,200 more, only counted",
+            "3 stretches of missing memory not listed (8.0 KiB)",
+            "read from a page file",
+        ]
+
+
 def test_flags_of_no_place(opened: Any, tmp_path: Path) -> None:
     """What is said of the process itself is read in full where places are told."""
     flag = {"flag": "imitated-name", "severity": "high", "address": None, "why": "named like svchost.exe, almost"}

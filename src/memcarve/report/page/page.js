@@ -92,6 +92,7 @@ class Page {
         }),
       plain(raw.command_line) || plain(raw.path) || null,
     ]));
+    byId("process-notes").replaceChildren(...notesOf(raw).slice(0, 50).map((note) => make("li", {}, note)));
     const error = byId("process-error");
     error.hidden = isUnknown(raw.error);
     error.textContent = error.hidden ? "" : `Not read whole: ${plain(raw.error)}`;
@@ -356,6 +357,18 @@ function inputsOf(provenance) {
     else if (typeof next === "object" && next !== null) waiting.push(...Object.values(next));
   }
   return found;
+}
+
+/** What limits what is told of a process, as sentences. */
+function notesOf(raw) {
+  const unlisted = recordOf(raw.missing_not_listed);
+  return [
+    ...listOf(raw.doubts).map((doubt) => `Doubtful: ${plain(doubt)}`),
+    raw.incomplete === true ? "Bytes of it are known to be missing." : "",
+    ...listOf(raw.flags_counted).filter(isRecord).map(({ flag, number }) => `${plain(flag)}: ${grouped(sizeOf(number))} more, only counted`),
+    unlisted.rows > 0 ? `${counted(unlisted.rows, "stretch", "stretches")} of missing memory not listed (${bytes(sizeOf(unlisted.bytes))})` : "",
+    ...listOf(raw.notes).map(plain),
+  ].filter(Boolean).map((note) => note.slice(0, 500));
 }
 
 function separated(parts) {
