@@ -294,7 +294,7 @@ class Table {
     const { shownCount } = this;
     const rows = Array.from({ length: Math.min(shownCount, limit) }, (_, place) => {
       const i = this.rowAt(place);
-      return make("tr", {}, this.fields.map((field) => make("td", { className: field.kind === "address" ? "mono" : RIGHT.has(field.kind) ? "right" : "" }, field.shown(i).slice(0, 300))));
+      return make("tr", {}, this.fields.map((field) => make("td", { className: printedClass(field) }, field.shown(i).slice(0, 300))));
     });
     const rest = shownCount - rows.length;
     return make("section", {},
@@ -332,6 +332,12 @@ function saveText(text, name) {
 /** Tell those who cannot see the picture. */
 function say(text) {
   byId("said").textContent = text;
+}
+
+/** On paper: what may be broken anywhere, and what must not be broken at all. */
+function printedClass({ kind }) {
+  if (kind === "address") return "mono";
+  return RIGHT.has(kind) ? "right" : kind === "long" || kind === "hash" ? "long" : "";
 }
 
 function isCode(field) {
