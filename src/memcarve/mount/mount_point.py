@@ -7,6 +7,7 @@ import importlib
 import os
 import shutil
 import stat
+import sys
 from typing import TYPE_CHECKING, Any
 
 from memcarve.errors import MissingExtraError, MountError, TargetExistsError
@@ -20,8 +21,12 @@ _HELPERS = {2: "fusermount", 3: "fusermount3"}
 
 
 def fuse_library() -> Library:
-    """Return mfusepy, with FUSE's own library; raises MissingExtraError, and MountError without that."""
+    """Return mfusepy, with FUSE's own library: libfuse 3 if it is there. Raises MissingExtraError, MountError."""
+    from ctypes.util import find_library
+
     try:
+        if sys.platform == "linux" and find_library("fuse3"):  # mfusepy prefers libfuse 2, which knows no READDIRPLUS
+            os.environ.setdefault("FUSE_LIBRARY_NAME", "fuse3")
         return importlib.import_module("mfusepy")
     except ImportError:
         raise MissingExtraError("mounting needs another package", remedy="pip install 'memcarve[mount]'") from None
