@@ -23,6 +23,7 @@ import winimage
 from cli import invoke
 from memcarve.backing import Composite, FileBacking, Zeros, read_pieces
 from memcarve.errors import AddressError, InputError, MemcarveError, SourceReadError, UsageError
+from memcarve.images import page_decoding
 from memcarve.images.nonresident import Gathered
 from memcarve.images.windows.resolving import compression_store, invalid_ptes, paged_tables
 from memcarve.images.windows.resolving.compression_store import CompressionStore
@@ -565,8 +566,8 @@ def test_compressed_pages_in_bulk(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
     Few decoded pages are kept, so that some are let go of while others read them; many are decoded to their places.
     """
-    monkeypatch.setattr(compression_store, "_BATCHES", 2)
-    monkeypatch.setattr(compression_store, "_TOGETHER", 4)
+    monkeypatch.setattr(page_decoding, "_BATCHES", 2)
+    monkeypatch.setattr(page_decoding, "_TOGETHER", 4)
     truth = built(tmp_path, left_ram.squeezed(pages=1200))
     found = truth.left[PID].found
     with memcarve.open(truth.path, page_files=files_of(truth)) as container:

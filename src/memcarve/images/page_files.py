@@ -11,20 +11,10 @@ from memcarve.intervals import PAGE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
-    from typing import Protocol
 
     from memcarve.backing import Backing, FileBacking, Span
     from memcarve.dtypes import I64, U8, U64, Bools
-
-    class Readable(Protocol):
-        """What decodes."""
-
-        def read_into(self, offset: int, buffer: memoryview) -> None:
-            """Fill `buffer` with the bytes at `offset`, or raise SourceReadError."""
-
-        def read_pieces(self, pieces: Iterable[tuple[int, int]], buffer: memoryview) -> None:
-            """Fill `buffer` with pieces (offset, length), one behind the other, or raise SourceReadError."""
-
+    from memcarve.images.page_decoding import DecodedPages
 
 MOST = 16  # page files that Windows can have; Linux has up to 29 areas
 
@@ -50,13 +40,13 @@ class PageFile(NamedTuple):
 
 
 class DecodedArea:
-    """Bytes that a `source`, which is found later, decodes when they are read; they begin at `begin` of a backing."""
+    """Pages that a `source`, which is found later, decodes when they are read; they begin at `begin` of a backing."""
 
     def __init__(self, path: str, size: int) -> None:
         self.path = path
         self.size = size
         self.begin = 0
-        self.source: Readable | None = None
+        self.source: DecodedPages | None = None
 
     def read_into(self, offset: int, buffer: memoryview) -> None:
         """Fill `buffer` with the bytes at `offset`, or raise SourceReadError."""

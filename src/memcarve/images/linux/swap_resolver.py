@@ -61,7 +61,7 @@ class SwapResolver:
         found = None if isinstance(told, str) else told
         self._unknown = told if isinstance(told, str) else ""
         if found is not None and self.files.area is not None:
-            self.files.area.source = found
+            self.files.area.source = found.pages
         clash = set() if found is None else set(found.on_zram) & {each.number for each in self.files.files}
         if clash:
             number = min(clash)

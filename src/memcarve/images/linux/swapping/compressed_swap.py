@@ -11,17 +11,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from memcarve.images.linux.swapping.module_types import types_with
-from memcarve.images.linux.swapping.stored_pages import REPEATED, StoredPages, decoded
+from memcarve.images.linux.swapping.stored_pages import REPEATED, StoredPages, decode_into
 from memcarve.images.linux.swapping.structure_columns import StructureColumns
 from memcarve.images.linux.swapping.zram import Zram
 from memcarve.images.linux.swapping.zsmalloc import Zsmalloc
 from memcarve.images.linux.swapping.zswap import Zswap
 from memcarve.images.page_decoding import DecodedPages
-from memcarve.intervals import chunks
+from memcarve.intervals import PAGE, chunks
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from memcarve.dtypes import U8, U64, Bools
     from memcarve.images.linux.kallsyms import Kallsyms
     from memcarve.images.linux.kernel import Kernel
@@ -32,16 +30,17 @@ _PAGES = 1 << 11  # decoded in one go: 8 MiB
 
 
 class CompressedSwap:
-    """Pages by key: the area's number and the page in it; read like a backing in which page `key` is at ``key << 12``.
+    """Pages by key: the area's number and the page in it.
 
-    `problems` say in words why pages that are compressed cannot be read.
+    `pages` are those that `find` has found right, which are decoded when they are read; `problems` say in words why
+    pages that are compressed cannot be read.
     """
 
     def __init__(self, kernel: Kernel, symbols: Kallsyms, path: str) -> None:
         self._kernel = kernel
         self._symbols = symbols
         self._plain = StructureColumns(kernel.space, kernel.structures.types, kernel.structures.lowest)
-        self._pages = DecodedPages(functools.partial(decoded, kernel.memory), path)
+        self.pages = DecodedPages(functools.partial(decode_into, kernel.memory), path)
         self.problems: dict[str, None] = {}
         self._zswap = Zswap(kernel, symbols, self._plain, self._zsmalloc)
 
@@ -97,8 +96,8 @@ class CompressedSwap:
             for part in chunks(len(rows), _PAGES):
                 some = rows[part]
                 stored, mine = self._stored(number, area, pages[some])
-                right = decoded(self._kernel.memory, *stored)[1]
-                self._pages.add(keys[some][right], stored.rows(right))
+                right = decode_into(self._kernel.memory, np.empty((len(some), PAGE), np.uint8), *stored)
+                self.pages.add(keys[some][right], stored.rows(right))
                 sound[some], held[some] = right, mine
         self.problems.update(self._zswap.problems)
         return keys, sound, held
@@ -120,11 +119,3 @@ class CompressedSwap:
             stored.put(rows, how=REPEATED, word=0)
             held[rows] = True
         return stored, held
-
-    def read_into(self, offset: int, buffer: memoryview) -> None:
-        """Fill `buffer` with the bytes at an offset. Raises SourceReadError for what `find` has not found right."""
-        self._pages.read_into(offset, buffer)
-
-    def read_pieces(self, pieces: Iterable[tuple[int, int]], buffer: memoryview) -> None:
-        """Fill `buffer` with pieces (offset, length), one behind the other; raises what `read_into` does."""
-        self._pages.read_pieces(pieces, buffer)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from memcarve.formats.compressed_pages import LZ4, LZO, ZSTD, decode_pages
+from memcarve.formats.compressed_pages import LZ4, LZO, ZSTD, decode
 from memcarve.intervals import PAGE
 
 if TYPE_CHECKING:
@@ -60,11 +60,13 @@ class StoredPages(NamedTuple):
         return StoredPages(how[rows], word[rows], size[rows], away[rows], first[rows], second[rows])
 
 
-def decoded(memory: PhysicalMemory, *columns: U8 | U64 | I64) -> tuple[U8, Bools]:
-    """Return pages (uint8, shape (n, 4096)) by the columns of `StoredPages`, and which are right (bool)."""
+def decode_into(memory: PhysicalMemory, pages: U8, *columns: U8 | U64 | I64) -> Bools:
+    """Fill pages (uint8, shape (n, 4096)) by the columns of `StoredPages`; return which are right (bool).
+
+    What the others hold then is not said.
+    """
     stored = StoredPages(*columns)  # type: ignore[arg-type]
-    pages = np.zeros((len(stored.how), PAGE), np.uint8)
-    sound = stored.how == REPEATED
+    sound: Bools = stored.how == REPEATED
     pages[sound] = np.repeat(stored.word[sound], PAGE // 8).astype("<u8").view(np.uint8).reshape(-1, PAGE)
     for number, method in enumerate(METHODS):
         rows = np.flatnonzero(stored.how == _COMPRESSED + number)
@@ -75,5 +77,6 @@ def decoded(memory: PhysicalMemory, *columns: U8 | U64 | I64) -> tuple[U8, Bools
                 [memory.pages(stored.first[rows]), memory.pages(stored.second[rows])], axis=1, dtype=np.uint64
             )
             begin = np.arange(len(rows), dtype=np.int64) * (2 * PAGE) + stored.away[rows]
-            pages[rows], sound[rows] = decode_pages(method, data.view(np.uint8).reshape(-1), begin, stored.size[rows])
-    return pages, sound
+            flat, target, length = data.view(np.uint8).reshape(-1), pages.reshape(-1), np.full(len(rows), PAGE)
+            sound[rows] = decode(method, flat, begin, stored.size[rows], target, rows * PAGE, length)
+    return sound

@@ -16,22 +16,19 @@ to find it out of others), checked on made machines; of pages: [MS-XCA] (Xpress)
 
 from __future__ import annotations
 
-import threading
-from collections import deque
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from memcarve.backing import read_pieces
-from memcarve.errors import LimitError, SourceReadError
-from memcarve.formats.compressed_pages import LZ4, XPRESS, check_pages, decode, decode_pages
+from memcarve.errors import LimitError
+from memcarve.formats.compressed_pages import LZ4, XPRESS, check_pages, decode
+from memcarve.images.page_decoding import DecodedPages
 from memcarve.images.windows.eprocess import SYSTEM
 from memcarve.images.windows.eprocess_scan import USER_END
 from memcarve.intervals import PAGE, chunks, expand
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from memcarve.dtypes import I64, U8, U64, Bools
     from memcarve.images.windows.resolving.windows_resolver import WindowsResolver
     from memcarve.process import ProcessEntry
@@ -50,14 +47,11 @@ _MOST_NODES = 1 << 17
 _LEAF, _INNER = 510, 255  # entries of a node, which is a page
 _ARRAY = 0x400  # pages of records in an array
 _BATCH = 1 << 12  # pages of the kernel looked at in one go: 16 MiB
-_PAGES = 1 << 11  # pages decoded in one go: 8 MiB
-_AHEAD = 1 << 8  # pages decoded when one is read: the next in order
-_TOGETHER = 1 << 6  # pages that are decoded straight to where they are asked for
-_BATCHES = 16  # of which so many are kept: 16 MiB
+_PAGES = 1 << 11  # pages checked in one go: 8 MiB
 _ENOUGH, _NEARLY = 16, 0.9  # entries that prove the number of the store, and how many of them must have known keys
 _FIRST = 0x380 // 8  # word of SMKM_STORE behind those whose places are the same in all builds
 _SAMPLE, _MOSTLY = 256, 0.75  # pages that prove where regions are, and how many of them must decode
-_LOW, _TWELVE = np.uint64(PAGE - 1), np.uint64(12)
+_LOW = np.uint64(PAGE - 1)
 
 
 class Offsets(NamedTuple):
@@ -106,39 +100,11 @@ class _Store(NamedTuple):
     region_keys: U64
 
 
-class _Read(NamedTuple):
-    """Pages in the order in which they are likely to be read: columns, a row a page; `order` sorts `keys`."""
-
-    keys: U64
-    place: U64
-    size: I64
-    order: I64
-
-    def extended(self, rows: I64, keys: U64, place: U64, size: I64) -> _Read:
-        """Return these and more: some rows of columns."""
-        if not len(rows):
-            return self
-        every = np.concatenate([self.keys, keys[rows]])
-        places, sizes = np.concatenate([self.place, place[rows]]), np.concatenate([self.size, size[rows]])
-        return _Read(every, places, sizes, np.argsort(every, kind="stable"))
-
-    def row(self, key: int) -> int:
-        """Return the row of a key, -1 if there is none."""
-        return int(self.rows(np.array([key], np.uint64))[0])
-
-    def rows(self, keys: U64) -> I64:
-        """Return the rows of keys (uint64), -1 for those that are not there."""
-        if not len(self.order):
-            return np.full(len(keys), -1)
-        at = np.searchsorted(self.keys, keys, sorter=self.order)
-        found = self.order[np.minimum(at, len(self.order) - 1)]
-        return np.where(self.keys[found] == keys, found, -1)
-
-
 class CompressionStore:
-    """The pages that a machine's stores hold, by key; read like a backing in which page `key` lies at ``key << 12``.
+    """The pages that a machine's stores hold, by key.
 
-    `numbers` are the page files by whose number the entries of compressed pages go.
+    `pages` are those that `sound` has found right, which are decoded when they are read; `numbers` the page files by
+    whose number the entries of compressed pages go.
     """
 
     def __init__(self, resolver: WindowsResolver, stores: list[_Store], owner: AddressSpace, offsets: Offsets) -> None:
@@ -147,12 +113,7 @@ class CompressionStore:
         self._owner = owner
         self._offsets = offsets
         self._method = offsets.packed
-        self._lock = threading.Lock()
-        #: decoded pages by key: among which others they lie, and where; and the keys of those decoded together
-        self._cache: dict[int, tuple[memoryview, int]] = {}
-        self._batches: deque[list[int]] = deque()
-        none = np.zeros(0, np.int64)
-        self._read = _Read(none.astype(np.uint64), none.astype(np.uint64), none, none)
+        self.pages = DecodedPages(self._decode_into, resolver.files.path)
         keys = np.concatenate([store.keys for store in stores])
         every, counts = np.unique(keys, return_counts=True)
         #: keys that several stores have: which of them is right is not known
@@ -215,77 +176,11 @@ class CompressionStore:
             data, at, full = self._gathered(place[some], size[some])
             good[some] = ~full
             good[some[full]] = check_pages(self._method, data, at[full], size[some[full]])
-        fresh = np.flatnonzero(good & ~np.isin(unique, self._read.keys))
-        self._read = self._read.extended(fresh[np.argsort(first[fresh], kind="stable")], unique, place, size)
+        rows = np.flatnonzero(good)
+        rows = rows[np.argsort(first[rows], kind="stable")]
+        self.pages.add(unique[rows], (place[rows], size[rows]))
         found: Bools = good[inverse]
         return found
-
-    def read_into(self, offset: int, buffer: memoryview) -> None:
-        """Fill `buffer` with the bytes at an offset. Raises SourceReadError for what `sound` has not found right."""
-        done, end = 0, len(buffer)
-        while done < end:
-            key, away = divmod(offset + done, PAGE)
-            # in one step, so that no lock is needed: what is let go of meanwhile stays whole
-            pages, at = self._cache.get(key) or self._ahead(key)
-            count = min(PAGE - away, end - done)
-            buffer[done : done + count] = pages[at + away : at + away + count]
-            done += count
-
-    def read_pieces(self, pieces: Iterable[tuple[int, int]], buffer: memoryview) -> None:
-        """Fill `buffer` with pieces (offset, length), one behind the other; raises what `read_into` does.
-
-        Many whole pages are decoded to where they belong, without being kept.
-        """
-        rows = list(pieces)
-        table = np.array(rows, np.uint64).reshape(-1, 2)
-        count = (table[:, 1] >> _TWELVE).astype(np.int64)
-        if int(count.sum()) < _TOGETHER or (table & _LOW).any():
-            done = 0
-            for offset, length in rows:
-                self.read_into(offset, buffer[done : done + length])
-                done += length
-            return
-        row, step = expand(count)
-        keys = (table[row, 0] >> _TWELVE) + step.astype(np.uint64)
-        for part in chunks(len(keys), _PAGES):
-            self._decode_into(keys[part], np.frombuffer(buffer[part.start * PAGE : part.stop * PAGE], np.uint8))
-
-    def _decode_into(self, keys: U64, target: U8) -> None:
-        """Decode pages by their keys (uint64) into a target; raises SourceReadError."""
-        read = self._read
-        rows = read.rows(keys)
-        known = rows >= 0
-        data, at, full = self._gathered(read.place[rows], read.size[rows])
-        place, length = np.arange(len(keys)) * PAGE, np.full(len(keys), PAGE)
-        # a page of 0 bytes is zeros, which stay if data do not decode
-        sound = known & (decode(self._method, data, at, read.size[rows], target, place, length) | ~full)
-        if not sound.all():
-            raise self._damaged(int(keys[np.argmin(sound)]))
-
-    def _damaged(self, key: int) -> SourceReadError:
-        return SourceReadError(
-            f"the compressed page with the key 0x{key:x} cannot be decoded", subject=self._resolver.files.path
-        )
-
-    def _ahead(self, key: int) -> tuple[memoryview, int]:
-        """Decode a page, and those that come next with it; return what it lies in, and where."""
-        read = self._read
-        begin = read.row(key)
-        rows = slice(begin, begin + _AHEAD)
-        keys = [] if begin < 0 else read.keys[rows].tolist()
-        pages, sound = self._decoded(read.place[rows], read.size[rows]) if keys else (None, None)
-        if pages is None or sound is None or not sound[0]:
-            raise self._damaged(key)
-        view = pages.reshape(-1).data
-        right = np.flatnonzero(sound).tolist()
-        kept = [keys[number] for number in right]
-        with self._lock:
-            self._cache.update(zip(kept, [(view, number * PAGE) for number in right], strict=True))
-            self._batches.append(kept)
-            while len(self._batches) > _BATCHES:
-                for each in self._batches.popleft():
-                    self._cache.pop(each, None)
-        return view, 0
 
     def _records(self, keys: U64) -> tuple[U64, I64, Bools]:
         """Return where the owner's memory has the data of keys (uint64), how many bytes (int64), and which are known.
@@ -351,14 +246,13 @@ class CompressionStore:
             words = words >> ((addresses & np.uint64(4)) << np.uint64(3)) & np.uint64(0xFFFFFFFF)
         return words, there & aligned
 
-    def _decoded(self, place: U64, size: I64) -> tuple[U8, Bools]:
-        """Return pages (uint8, shape (n, 4096)) that are `size` bytes at `place` of the owner; and which are right."""
+    def _decode_into(self, pages: U8, place: U64, size: I64) -> Bools:
+        """Fill pages (uint8, shape (n, 4096)) by `size` bytes at `place` of the owner; return which are right."""
         data, at, full = self._gathered(place, size)
-        if full.all():
-            return decode_pages(self._method, data, at, size)
-        pages, sound = np.zeros((len(place), PAGE), np.uint8), ~full
-        pages[full], sound[full] = decode_pages(self._method, data, at[full], size[full])
-        return pages, sound
+        count = len(pages)
+        target, length = np.arange(count) * PAGE, np.full(count, PAGE)
+        # a page of 0 bytes is zeros, which stay if data do not decode
+        return decode(self._method, data, at, size, pages.reshape(-1), target, length) | ~full
 
     def _gathered(self, place: U64, size: I64) -> tuple[U8, I64, Bools]:
         """Return the owner's memory (uint8) that has `size` bytes at each `place`, and where in it they are (int64).

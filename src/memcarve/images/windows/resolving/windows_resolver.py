@@ -306,7 +306,7 @@ class WindowsResolver:
             if self.numbers_of_stores is not None:
                 self.contradicted = self.no_store = found.agree_on(self.numbers_of_stores)
             if self.files.area is not None:
-                self.files.area.source = found
+                self.files.area.source = found.pages
             clash = found.numbers & {each.number for each in self.files.files}
             if clash:
                 number = min(clash)
