@@ -151,7 +151,7 @@ class _Named(Container):
     """Processes that have names and nothing else."""
 
     def __init__(self, names: list[str]) -> None:
-        pids = [4, 5, 6, 7, 7, 9]
+        pids = [4, 5, 6, 7, 7, 9, 10, 10]
         self.entries = [ProcessEntry(pid, name) for pid, name in zip(pids, names, strict=True)]
 
     def processes(self) -> list[ProcessEntry]:
@@ -166,13 +166,15 @@ class _Named(Container):
 
 def test_names_of_processes_are_plain() -> None:
     """Names that come from the machine hold no slash, control character or dots alone, and none stands twice."""
-    names = [b"../../etc/passwd", b"a\nb\x1b[1m", b"..", b"same", b"same", "é/\u202e".encode()]
+    names = [b"../../etc/passwd", b"a\nb\x1b[1m", b"..", b"same", b"same", "é/\u202e".encode(), b"-rf", b"_rf"]
     container = _Named([name.decode("utf-8", "replace") for name in names])
     tree = tree_of(container)
-    assert [*tree.indexes] == ["4-_.._etc_passwd", "5-a_b_1m", "6", "7-same", "7-same+2", "9-_"]
+    assert [*tree.indexes] == ["4-_.._etc_passwd", "5-a_b_1m", "6", "7-same", "7-same+2", "9-_", "10--rf", "10-_rf"]
     links = files_in(tree.root.entries["by-name"])
     assert {target.decode() for target in links.values()} == {f"../processes/{name}" for name in tree.indexes}
-    assert all("/" not in name and name.isprintable() for name in links)
+    assert len(links) == len(tree.indexes)
+    assert {"_.._etc_passwd-4", "same-7", "6", "_rf-10", "10-_rf"} <= {*links}
+    assert all(name.isprintable() and not name.startswith(("-", ".")) and "/" not in name for name in links)
 
 
 def test_where_it_cannot_be_mounted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

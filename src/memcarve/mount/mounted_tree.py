@@ -78,7 +78,9 @@ class MountedTree:
         for name in self.indexes:
             number, _, word = name.partition("-")
             known = re.fullmatch(r"\d+", number) and word
-            links[f"{word}-{number}" if known else name] = Link(f"../processes/{name}")
+            # no name begins like an option of whatever is given all names
+            called = f"{re.sub('^-', '_', word)}-{number}" if known else name
+            links[name if called in links else called] = Link(f"../processes/{name}")
         return dict(sorted(links.items()))
 
     def find(self, path: str) -> Node | None:
