@@ -15,15 +15,16 @@ numpy.
 
 from __future__ import annotations
 
-import ast
 import functools
 import importlib
+from importlib.machinery import PathFinder
 
 
 @functools.cache
 def _public() -> dict[str, tuple[str, str]]:
     """Return the public names, each with its module and its name there, as ``__init__.pyi`` imports them."""
-    import pkgutil  # not for the command line, which needs no public name
+    import ast  # not for the command line, which needs no public name
+    import pkgutil
 
     stub = ast.parse(pkgutil.get_data("memcarve", "__init__.pyi") or b"")
     return {
@@ -38,7 +39,8 @@ def __getattr__(name: str) -> object:
     """Import a public name when it is asked for."""
     if name == "__all__":
         return sorted(_public())
-    if name not in _public():
+    # `from memcarve import note` asks for a name first, and imports a module if there is none
+    if PathFinder.find_spec(f"memcarve.{name}", __path__) is not None or name not in _public():
         raise AttributeError(f"module 'memcarve' has no attribute {name!r}")
     module, attribute = _public()[name]
     found: object = getattr(importlib.import_module(module), attribute)

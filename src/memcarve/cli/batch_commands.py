@@ -6,7 +6,6 @@ both, and is the folder above all. So the line for a batch is the line for one i
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import importlib
 import inspect
@@ -188,7 +187,7 @@ def _without_secrets(value: str, kind: click.ParamType[Any]) -> str:
 
 def _of_group(ctx: click.Context, name: str, group: type[groups.Group]) -> dict[str, Any]:
     """Return what was given of a group of options."""
-    return {field.name: ctx.params[f"{name}_{field.name}"] for field in dataclasses.fields(group)}
+    return {member: ctx.params[f"{name}_{member}"] for member in group.options}
 
 
 def _bare(value: str, option: click.Option, ctx: click.Context) -> str:

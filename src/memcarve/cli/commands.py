@@ -5,7 +5,6 @@ The module is imported when the command runs, so that help and completion need o
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import importlib
 import sys
@@ -71,10 +70,9 @@ class Command(click.Command):
         """Its options by their headings in help."""
         found: dict[str, list[click.Parameter]] = {heading: [] for heading in groups.HEADINGS}
         for argument, group in self.groups.items():
-            for field in dataclasses.fields(group):
-                how = field.metadata
-                made = click.Option([*how["names"], f"{argument}_{field.name}"], **how["how"])
-                found[how["heading"] or group.heading].append(made)
+            for name, option in group.options.items():
+                made = click.Option([*option.names, f"{argument}_{name}"], **option.how)
+                found[option.heading or group.heading].append(made)
         return found
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
@@ -100,9 +98,7 @@ class Command(click.Command):
         ctx.meta[BEGIN] = now()
         given = dict(ctx.params)
         taken = {
-            argument: group(
-                **{field.name: given.pop(f"{argument}_{field.name}") for field in dataclasses.fields(group)}
-            )
+            argument: group(**{name: given.pop(f"{argument}_{name}") for name in group.options})
             for argument, group in self.groups.items()
         }
         function = self.function  # imports

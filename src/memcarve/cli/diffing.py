@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import os
 import sys
 from typing import TYPE_CHECKING
@@ -46,7 +45,7 @@ def diff(
         if pairs is not None:
             status = compare_several(was, now, pairs, found, filters, messages)
         else:
-            other = processes if wanted.other_pid is None else dataclasses.replace(processes, pid=[wanted.other_pid])
+            other = processes if wanted.other_pid is None else processes.replaced(pid=[wanted.other_pid])
             sides = [(was, choose_one(was, processes)), (now, choose_one(now, other))]
             one, two = (each.process(index=index, half=filters.half or each.default_half) for each, index in sides)
             status = _compare_one(one, two, found, messages)
@@ -108,7 +107,7 @@ def _chosen(
     """Return the places of the chosen processes, and which of those that were named are not there."""
     found: dict[int, None] = {}
     problems: list[tuple[int | None, ProcessError]] = []
-    each = [dataclasses.replace(processes, pid=[pid]) for pid in processes.pid] or [processes]
+    each = [processes.replaced(pid=[pid]) for pid in processes.pid] or [processes]
     for one in each:
         try:
             found |= dict.fromkeys(choose(container, one))

@@ -45,7 +45,7 @@ def export(
     messages: Messages,
 ) -> int:
     """Export one process, or several into a file each."""
-    if write.kind == "memmap" and dataclasses.replace(filters, given_half=None).is_given:
+    if write.kind == "memmap" and filters.replaced(given_half=None).is_given:
         raise UsageError("--to memmap takes --range alone: such maps are of a whole process")
     stem = stem_of(source.dump or file)
     if write.kind == "flat" and len(filters.address) > 1 and not all(written.is_single for written in filters.address):

@@ -1,13 +1,12 @@
 """Options, in groups that commands share.
 
-A group is a dataclass; a command that takes it gets an instance with the values. Nothing here needs numpy, so that help
-is shown without it.
+A group is a class whose members are options; a command that takes it gets an instance with the values. Nothing here
+needs numpy, so that help is shown without it.
 """
 
 from __future__ import annotations
 
-import dataclasses
-from typing import TYPE_CHECKING, Any, ClassVar, dataclass_transform
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, dataclass_transform
 
 from memcarve.cli.option_values import (
     HASHES,
@@ -47,7 +46,8 @@ from memcarve.vocabulary import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
+    from typing import Self
 
     from memcarve.addresses import AddressRange
 
@@ -58,14 +58,22 @@ FORMATS = ("table", "csv", "json", "jsonl", "parquet")
 MAPS = "maps"
 
 
-def option(*names: str, heading: str | None = None, preset: Any = ..., **how: Any) -> Any:  # noqa: ANN401 - click's
-    """Return a dataclass field that is an option; `how` is passed to click.
+class Option(NamedTuple):
+    """What makes an option of click: its names, the heading if it is not the group's, and what click is told."""
 
-    `heading` replaces the group's; `preset` is click's default, which is not the dataclass's.
+    names: tuple[str, ...]
+    heading: str | None
+    how: dict[str, Any]
+
+
+def option(*names: str, heading: str | None = None, preset: Any = ..., **how: Any) -> Any:  # noqa: ANN401 - click's
+    """Return a member of a group that is an option; `how` is passed to click.
+
+    `heading` replaces the group's; `preset` is click's default, which is not the member's.
     """
     if preset is not ...:
         how |= {"default": preset, "show_default": preset is not None}
-    return dataclasses.field(metadata={"names": names, "heading": heading, "how": how})
+    return Option(names, heading, how)
 
 
 def paths(name: str, text: str) -> Any:  # noqa: ANN401 - as above
@@ -81,15 +89,28 @@ def owners_limit(text: str) -> Any:  # noqa: ANN401 - as above
 
 @dataclass_transform(frozen_default=True, field_specifiers=(option, paths, owners_limit))
 class Group:
-    """Options under one heading: the members of a subclass, which is a frozen dataclass."""
+    """Options under one heading: the members of a subclass, of which an instance has the values.
+
+    To type checkers it is a frozen dataclass; what else one has is not used, and to make it for every group would take
+    time at every start.
+    """
 
     heading: ClassVar[str]
-    __dataclass_fields__: ClassVar[dict[str, dataclasses.Field[Any]]]
+    #: the options by the names of the members
+    options: ClassVar[Mapping[str, Option]] = {}
 
     def __init_subclass__(cls, heading: str | None = None) -> None:
         cls.heading = heading or cls.heading
-        # nobody compares or prints them, and each method that is made takes time at every start
-        dataclasses.dataclass(frozen=True, eq=False, repr=False)(cls)
+        cls.options = {**cls.options, **{name: made for name, made in vars(cls).items() if isinstance(made, Option)}}
+
+    def __init__(self, **values: Any) -> None:  # noqa: ANN401 - what options give
+        vars(self).update({name: values.pop(name) for name in self.options})
+        if values:
+            raise TypeError(f"{type(self).__name__} has no options {', '.join(values)}")
+
+    def replaced(self, **values: Any) -> Self:  # noqa: ANN401 - as above
+        """Return the same with other values of some members."""
+        return type(self)(**{**vars(self), **values})
 
     @property
     def is_given(self) -> bool:
@@ -259,7 +280,7 @@ class Decoding(Group, heading=FROM):
     @property
     def is_given(self) -> bool:
         """Whether anything is given that says what the input is."""
-        how = {field.name for field in dataclasses.fields(Decoding)}
+        how = Decoding.options
         return any(value not in (None, (), False) for name, value in vars(self).items() if name not in how)
 
 

@@ -70,7 +70,7 @@ def report(
 
 def _opening(source: Input, path: str) -> dict[str, Any]:
     """Return how an earlier state is opened: by what may be said of both."""
-    names = {field.name for field in dataclasses.fields(Decoding)} | {"system", "limit", "symbols", "search"}
+    names = {*Decoding.options, "system", "limit", "symbols", "search"}
     return {
         name: None if os.path.isdir(path) and name in ("system", "limit") else value
         for name, value in vars(source).items()
