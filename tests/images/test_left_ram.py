@@ -464,7 +464,10 @@ def test_files_and_ram_contradict(truth: Truth) -> None:
 
 @pytest.mark.parametrize("kind", ["zeros", "noise"])
 def test_cleared_and_encrypted_files(truth: Truth, tmp_path: Path, kind: str) -> None:
-    """A file that is zeros, or noise, wherever entries lead is refused: it was cleared, or is encrypted."""
+    """A file that is zeros, or noise, wherever entries lead is refused: it was cleared, or is encrypted.
+
+    It is read if its number is given: what speaks against it may be wrong. That is said, and nothing counts as whole.
+    """
     size = 40 << 20
     path = tmp_path / "pagefile.sys"
     path.write_bytes(bytes(size) if kind == "zeros" else seeded(2).randbytes(size))
@@ -473,6 +476,14 @@ def test_cleared_and_encrypted_files(truth: Truth, tmp_path: Path, kind: str) ->
         pytest.raises(InputError, match="cleared" if kind == "zeros" else "encrypted"),
     ):
         container.process(PID)
+    with memcarve.open(truth.path, page_files=[f"0={path}"]) as container:
+        memory = container.process(PID, half="user")
+        (note,) = [note for note in memory.notes if f"{path}: " in note]
+        assert ("cleared" if kind == "zeros" else "encrypted") in note
+        assert "because its number was given" in note
+        assert memory.incomplete
+        beside = container.process(388)  # nothing of it is in a page file
+        assert not beside.incomplete
 
 
 def test_a_composite(tmp_path: Path) -> None:

@@ -177,7 +177,7 @@ def test_contradictions(machine: Truth, tmp_path: Path, given: list[str], why: s
     ("more", "why"), [(-1, "it is cut off, or another one"), (2 << 20, "it is another one"), ((2 << 20) - 1, "")]
 )
 def test_sizes(tmp_path: Path, more: int, why: str) -> None:
-    """A file that is shorter than the machine's, or longer than that could become, is refused.
+    """A file that is shorter than the machine's, or longer than that could become, is refused without its number.
 
     A copy may be longer by less than a cluster.
     """
@@ -191,6 +191,11 @@ def test_sizes(tmp_path: Path, more: int, why: str) -> None:
         if why:
             with pytest.raises(InputError, match=why):
                 container.process(PID)
+            with memcarve.open(truth.path, page_files=[f"0={path}"]) as said:
+                memory = said.process(PID)
+                assert memory.read(0x30100000000, PAGE) == truth.left[PID].found[0x30100000000].data
+                assert any("because its number was given, but has" in note and why in note for note in memory.notes)
+                assert memory.incomplete
         else:
             container.process(PID)
 

@@ -50,6 +50,14 @@ def changed(truth: Truth, every: int) -> None:
     words.flush()
 
 
+@pytest.fixture(scope="module")
+def wrong(tmp_path_factory: pytest.TempPathFactory) -> Truth:
+    """Return an image with a page file of another moment."""
+    truth = built(tmp_path_factory.mktemp("wrong"), 8)
+    changed(truth, 1)
+    return truth
+
+
 @pytest.mark.parametrize(
     ("layout", "same"),
     [(0, SAME), (1, SAME), (8, SAME), (8, ("bare",)), *[(n, SAME) for n in some([14, 5, 20, 23], 3)]],
@@ -83,9 +91,27 @@ def test_a_file_of_another_moment(tmp_path: Path, capfdbinary: Capture, every: i
             pytest.raises(InputError, match="another machine's"),
         ):
             container.process(PID)
+        # whoever knows better has a way, and is told what speaks against it
+        ran = invoke(capfdbinary, "segments", truth.path, "--pid", str(PID), "--pagefile", f"0={truth.page_files[0]}")
+        assert ran.code == 3
+        assert "because its number was given, but of 3" in ran.err
     else:
         assert ran.code == 0
         assert re.search(r"of 3\d pages of it that should be the same in memory, 2\d are", ran.err)
+
+
+@pytest.mark.parametrize("words", [("carve", "--all", "-o", "out"), ("processes",), ("hunt",)])
+def test_a_wrong_file_is_refused_once(
+    wrong: Truth, tmp_path: Path, capfdbinary: Capture, words: tuple[str, ...]
+) -> None:
+    """It is an error of the whole input, not of each process: one line, and nothing is read."""
+    command, *options = words
+    options = [str(tmp_path / word) if word == "out" else word for word in options]
+    ran = invoke(capfdbinary, command, wrong.path, *options, "--pagefile", wrong.page_files[0])
+    assert ran.code == 1
+    assert ran.err.count("it is of another moment") == 1
+    assert not ran.out
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_database_that_does_not_prove_itself(tmp_path: Path) -> None:
@@ -96,6 +122,19 @@ def test_a_database_that_does_not_prove_itself(tmp_path: Path) -> None:
         notes = container.process(PID).notes
     assert any("are not compared with memory: the PFN database is not known" in note for note in notes)
     assert any("nothing in it tells whether it is of the image's moment" in note for note in notes)
+
+
+def test_an_encrypted_file(tmp_path: Path) -> None:
+    """Few pages that differ are enough to tell that all of them are noise."""
+    truth = built(tmp_path, 8)
+    words = np.memmap(truth.page_files[0], np.uint8, "r+")
+    words[:] = np.random.default_rng(1).integers(0, 256, len(words), np.uint8)
+    words.flush()
+    with (
+        memcarve.open(truth.path, page_files=[truth.page_files[0]]) as container,
+        pytest.raises(InputError, match="it is encrypted"),
+    ):
+        container.processes()
 
 
 def test_a_part_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,7 +28,8 @@ class PageFile(NamedTuple):
     """A file that holds pages: the `number` by which entries call it; its bytes lie from `begin` on in the backing.
 
     `said`: the user gave the number. `path` is what the machine itself called it, None if that is not known.
-    `alike`: how many pages that should be the same in memory are, and how many were compared.
+    `alike`: how many pages that should be the same in memory are, and how many were compared. `doubt` is what speaks
+    against it, in words: it is read all the same.
     """
 
     number: int
@@ -37,6 +38,21 @@ class PageFile(NamedTuple):
     said: bool = True
     path: str | None = None
     alike: tuple[int, int] = (0, 0)
+    doubt: str = ""
+
+    def doubted(self, problem: str) -> PageFile:
+        """Return it with what speaks against it; raises InputError if it is not the user who said its number.
+
+        What speaks against a file may be wrong, too: whoever knows better must have a way.
+        """
+        if self.said:
+            return self._replace(doubt="; ".join(dict.fromkeys(filter(None, (self.doubt, problem)))))
+        raise InputError(
+            problem,
+            subject=self.file.path,
+            remedy="give the one of the moment when memory was acquired, whole and decrypted, or leave it out; "
+            f"{{page_files}} with its number, as {self.number}=FILE, goes ahead all the same",
+        )
 
 
 class DecodedArea:
@@ -91,7 +107,8 @@ class PageFiles:
         self.settled = False
         #: what the system found out about the files, in words
         self.remarks: list[str] = []
-        self._checked: set[int] = set()
+        #: what is wrong with files whose content was looked at, in words: of those that are right, nothing
+        self._checked: dict[int, str] = {}
 
     @property
     def described(self) -> list[dict[str, Any]]:
@@ -102,21 +119,17 @@ class PageFiles:
         ]
 
     @property
+    def doubted(self) -> bool:
+        """Whether something speaks against one of the files, which is read all the same."""
+        return any(each.doubt for each in self.files)
+
+    @property
     def notes(self) -> list[str]:
         """A sentence for each file whose number is settled.
 
         The words are the same however the number came to be: verify gives it, and compares notes.
         """
-        return [
-            f"{each.file.path}: is read as page file {each.number}{'' if each.path is None else f' ({each.path})'}; "
-            + (
-                f"of {each.alike[1]} pages of it that should be the same in memory, {each.alike[0]} are"
-                if each.alike[1]
-                else "nothing in it tells whether it is of the image's moment"
-            )
-            for each in self.files
-            if each.said or self.settled
-        ] + self.remarks
+        return [f"{each.file.path}: {_told(each)}" for each in self.files if each.said or self.settled] + self.remarks
 
     def unread(self, offset: U64) -> list[str]:
         """Return a sentence for each file that holds none of what lies at offsets (uint64), if entries name another.
@@ -139,35 +152,26 @@ class PageFiles:
         Raises InputError if all of them are zeros, or noise: the file was cleared, or is encrypted.
         """
         for each in self.files:
-            mine = np.unique(pages[numbers == np.uint8(each.number)])
-            if each.number in self._checked or len(mine) < _SAMPLE:
-                continue
-            self._checked.add(each.number)
-            chosen = mine[np.linspace(0, len(mine) - 1, _SAMPLE).astype(np.int64)].tolist()
-            told = [_entropy(each.file.read_at(page * PAGE, PAGE)) for page in chosen]
-            problem = None
-            if not any(told):
-                problem = "is zeros wherever entries lead: it was cleared, or is another machine's"
-            elif min(told) >= _NOISE:
-                problem = "is noise wherever entries lead: it is encrypted, or not a page file"
-            if problem is not None:
-                raise InputError(
-                    problem,
-                    subject=each.file.path,
-                    remedy="give the one of the moment when memory was acquired, decrypted, or leave it out of "
-                    "{page_files}",
-                )
+            mine = np.unique(pages[(numbers == np.uint8(each.number)) & (pages < np.uint64(each.file.size // PAGE))])
+            if each.number not in self._checked and len(mine) >= _SAMPLE:
+                chosen = mine[np.linspace(0, len(mine) - 1, _SAMPLE).astype(np.int64)].tolist()
+                self._checked[each.number] = problem = _problem(each.file, chosen)
+                if problem and each.said:
+                    self.files = tuple(one.doubted(problem) if one is each else one for one in self.files)
+            problem = self._checked.get(each.number, "")
+            if problem and len(mine) and not each.said:
+                each.doubted(problem)  # whichever process needs it, not only the first
 
     def compare(self, readings: Sequence[tuple[U8, U64]], contents: Callable[[I64], U64]) -> None:
         """Compare some pages with what memory has of them, if there are enough of a file, and note how many are alike.
 
         `readings` are numbers of files and pages in them, which may be told in several ways: what agrees best counts.
         `contents` returns the words of pages in memory by their places among these (shape (n, 512)). Raises InputError
-        if most of them differ: the file is of another moment.
+        if most of them differ: the file was cleared, is encrypted or of another moment.
         """
         compared = []
         for each in self.files:
-            best = (0, 0)
+            best, looked_at = (0, 0), list[int]()
             for numbers, pages in readings:
                 mine = np.flatnonzero((numbers == np.uint8(each.number)) & (pages < np.uint64(each.file.size // PAGE)))
                 chosen = mine[np.linspace(0, len(mine) - 1, min(4 * _SAMPLE, len(mine))).astype(np.int64)]
@@ -178,19 +182,19 @@ class PageFiles:
                 chosen, there = chosen[telling], there[telling]
                 if len(chosen) < _FEWEST:
                     continue
+                looked_at = pages[chosen].tolist()
                 same = sum(
-                    each.file.read_at(page * PAGE, PAGE) == there[row].tobytes()
-                    for row, page in enumerate(pages[chosen].tolist())
+                    each.file.read_at(page * PAGE, PAGE) == there[row].tobytes() for row, page in enumerate(looked_at)
                 )
                 best = max(best, (same, len(chosen)))
+            told = each._replace(alike=best)
             if best[0] < best[1] / 2:
-                raise InputError(
-                    f"of {best[1]} pages that should be the same in memory, only {best[0]} are: it is of another "
-                    "moment, or another machine's",
-                    subject=each.file.path,
-                    remedy="give the one of the moment when memory was acquired, or leave it out of {page_files}",
+                told = told.doubted(
+                    _problem(each.file, looked_at)
+                    or f"of {best[1]} pages that should be the same in memory, only {best[0]} are: it is of another "
+                    "moment, or another machine's"
                 )
-            compared.append(each._replace(alike=best))
+            compared.append(told)
         self.files = tuple(compared)
 
     def place(self, numbers: U8, pages: U64) -> tuple[U64, Bools, Bools]:
@@ -204,6 +208,24 @@ class PageFiles:
             held |= inside
             offset[inside] = np.uint64(each.begin) + pages[inside] * np.uint64(PAGE)
         return offset, given, held
+
+
+def _told(each: PageFile) -> str:
+    """Return as which file one is read, and what is known of its moment, in words."""
+    read = f"is read as page file {each.number}{'' if each.path is None else f' ({each.path})'}"
+    if each.doubt:
+        return f"{read} because its number was given, but {each.doubt}; what is read from it may be wrong"
+    if not each.alike[1]:
+        return f"{read}; nothing in it tells whether it is of the image's moment"
+    return f"{read}; of {each.alike[1]} pages of it that should be the same in memory, {each.alike[0]} are"
+
+
+def _problem(file: FileBacking, pages: list[int]) -> str:
+    """Return what is wrong with a file of which so many pages should have content, in words; empty if nothing is."""
+    told = [_entropy(file.read_at(page * PAGE, PAGE)) for page in pages]
+    if not any(told):
+        return "is zeros wherever entries lead: it was cleared, or is another machine's"
+    return "is noise wherever entries lead: it is encrypted, or not a page file" if min(told) >= _NOISE else ""
 
 
 def _entropy(page: bytes) -> float:

@@ -217,6 +217,7 @@ class ImageContainer(Container):
             self._confirm()
             self._entries = [*self.system.processes()]
             self._complete = True
+        self._settle_page_files()
         return self._entries
 
     def listed(self) -> list[ProcessEntry]:
@@ -228,7 +229,14 @@ class ImageContainer(Container):
             if self.options.search is None and self.search == Search.LISTS:
                 self._unsought += f": --search all does so, and reads all {self.memory.stored} bytes of the memory"
         self._entries = [*self.system.listed()]
+        self._settle_page_files()
         return self._entries
+
+    def _settle_page_files(self) -> None:
+        """See to it that page files have their numbers: a wrong one is refused before any process is read, and once."""
+        if self.options.page_files:
+            with self._resolving:
+                _ = self._resolver
 
     def known(self, pids: Sequence[int]) -> list[ProcessEntry]:
         """Return the beginning of `processes`, long enough to hold these pids if any of it does."""
@@ -383,11 +391,11 @@ class ImageContainer(Container):
             )
         doubts = [f"{entry} is doubtful as a process: {'; '.join(entry.doubts)}"] if entry.doubts else []
         remarks = doubts
+        away = found is not None and (found.placed.flags & np.uint8(DEMAND_ZERO)).any()
         if found is None:
             space = pages.space(self.memory, missing)
         else:
             # what is all in the image is read from there alone, which is faster
-            away = (found.placed.flags & np.uint8(DEMAND_ZERO)).any()
             space = space_of(pages, self._page_files.backing if away else self.memory.backing, missing, found)
             missing = space.missing
             remarks += found.notes
@@ -400,6 +408,7 @@ class ImageContainer(Container):
                 f"{space.repeated} bytes of the kernel half are mapped again by shared page tables: they are in no "
                 "segment, read shows them"
             )
+        incomplete = self._is_incomplete(entry, pages, missing, table) or bool(away and self._page_files.doubted)
         architecture = "arm64" if table.mode.split else "x64" if table.mode.wide else "x86"
         known = self._system if self.options.dtb is None else None  # others may know processes, as Volatility does
         if known is not None:
@@ -411,7 +420,7 @@ class ImageContainer(Container):
             space,
             entry,
             machine=Machine(self._platform(table), architecture, table.mode.address_bits, table.kernel_half),
-            account=Account(None, left_out, self._is_incomplete(entry, pages, missing, table)),
+            account=Account(None, left_out, incomplete),
             inputs=self._inputs(table, system),
             notes=[*notes, *map(Note, remarks)],
             metadata=functools.partial(self._metadata, entry, table),

@@ -40,7 +40,7 @@ class SwapResolver:
     """Finds swapped pages of processes of one machine: in `files`, and compressed in its memory.
 
     `compressed` is called once, and returns what finds the latter, or in words why it is not known what there is.
-    Raises InputError if one of the files is no swap area of pages of `page` bytes.
+    Raises InputError if one of the files is no swap area of pages of `page` bytes, UsageError if it is one on zram.
     """
 
     def __init__(
@@ -53,6 +53,8 @@ class SwapResolver:
         self._unknown = ""
         for each in files.files:
             _check(each, page)
+        if files.files:
+            _ = self.compressed  # whose number one of them may have
 
     @functools.cached_property
     def compressed(self) -> CompressedSwap | None:

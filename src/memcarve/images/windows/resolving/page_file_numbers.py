@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from memcarve.errors import InputError, UsageError
+from memcarve.errors import UsageError
 from memcarve.intervals import PAGE
 
 if TYPE_CHECKING:
@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from memcarve.images.windows.resolving.paging_files import PagingFile
 
 _NUMBERED = "give each file its own number with {page_files}, as 1=FILE"
-_LEFT_OUT = "give the one of the moment when memory was acquired, whole, or leave it out of {page_files}"
 #: a copy of a file may end with the cluster in which it ended, which has 2 MiB at most
 _CLUSTER = 2 << 20
 _SWAP_NAME = "swapfile.sys"  # Windows says of a page file that it is this one, also if the name is not in memory
@@ -57,8 +56,8 @@ def numbered_by_name(files: Sequence[PageFile], known: Sequence[PagingFile]) -> 
                     remedy="leave out of {page_files} what is none of these",
                 )
             numbers[place] = free.pop(0)
-        found.append(file._replace(number=numbers[place], path=by_number[numbers[place]].path or None))
-        _check_size(found[-1], by_number[numbers[place]])
+        mine = by_number[numbers[place]]
+        found.append(_sized(file._replace(number=mine.number, path=mine.path or None), mine))
     return tuple(found)
 
 
@@ -88,21 +87,21 @@ def _check_number(file: PageFile, same: Sequence[PagingFile], by_number: dict[in
         )
 
 
-def _check_size(file: PageFile, known: PagingFile) -> None:
-    """Raise InputError if a file is shorter than the machine's was, or longer than that could become."""
+def _sized(file: PageFile, known: PagingFile) -> PageFile:
+    """Return a file, doubted if it is shorter than the machine's was, or longer than that could become.
+
+    Raises InputError if the user did not say which one it is.
+    """
     size, least, most = file.file.size, known.pages * PAGE, known.most * PAGE
     if size < least:
-        raise InputError(
-            f"has {size} bytes, and page file {known.number} had {least}: it is cut off, or another one",
-            subject=file.file.path,
-            remedy=_LEFT_OUT,
+        return file.doubted(
+            f"has {size} bytes, and page file {known.number} had {least}: it is cut off, or another one"
         )
     if size >= most + _CLUSTER:
-        raise InputError(
-            f"has {size} bytes, and page file {known.number} could not have more than {most}: it is another one",
-            subject=file.file.path,
-            remedy=_LEFT_OUT,
+        return file.doubted(
+            f"has {size} bytes, and page file {known.number} could not have more than {most}: it is another one"
         )
+    return file
 
 
 def _list(known: Sequence[PagingFile]) -> str:

@@ -102,12 +102,19 @@ class WindowsResolver:
                 files.files = numbered_by_name(files.files, known)
             else:
                 files.remarks.append(f"Windows' own list of its page files is not known ({why}): order gives numbers")
-            self._compare_files()
+                if any(each.number > 1 for each in files.files):
+                    _ = self.store  # whose number one of them may have
+            self._check_files()
 
-    def _compare_files(self) -> None:
-        """Compare page files with pages that are in memory as well. Raises InputError if one is of another moment."""
-        both, why = pages_in_both(self)
+    def _check_files(self) -> None:
+        """Look at what page files have where entries of the machine lead, and where memory has the same.
+
+        Raises InputError if one is cleared, encrypted or of another moment.
+        """
         layout = self.layout[0]
+        if layout is not None:
+            self.files.check(*self._sampled(layout))
+        both, why = pages_in_both(self)
         if both is None:
             self.files.remarks.append(f"page files are not compared with memory: the PFN database is not known ({why})")
         elif layout is not None:
@@ -149,6 +156,10 @@ class WindowsResolver:
                 if found[0] is not None:
                     return found
         return ptes.proven(self.windows.kernel.version.build, self._sample, self.possible)
+
+    def _sampled(self, layout: ptes.PteLayout) -> tuple[U8, U64]:
+        """Return the numbers of page files (uint8) and pages in them (uint64) that entries of the sample name."""
+        return layout.place(self._sample[ptes.kinds(self._sample, self.possible) == ptes.PAGED])
 
     def walk(
         self, entry: ProcessEntry, table: AddressTable, start: int, end: int, limit: int | None
@@ -285,9 +296,9 @@ class WindowsResolver:
     def contents(self, offset: U64) -> tuple[U64, Bools]:
         """Return pages at offsets of the backing (uint64): words, shape (n, 512); and which can be read (bool)."""
         words, there = np.zeros((len(offset), PAGE // 8), np.uint64), np.ones(len(offset), np.bool_)
-        for row, at in enumerate(offset.tolist()):
+        for row in np.argsort(offset, kind="stable").tolist():  # as they lie in the files
             try:
-                self.files.backing.read_into(at, memoryview(words[row]).cast("B"))
+                self.files.backing.read_into(int(offset[row]), memoryview(words[row]).cast("B"))
             except SourceReadError:
                 there[row] = False
         return words, there
@@ -301,8 +312,7 @@ class WindowsResolver:
         if found is not None:
             layout = self.layout[0]
             if layout is not None:
-                paged = self._sample[ptes.kinds(self._sample, self.possible) == ptes.PAGED]
-                found.learn_number(*layout.place(paged))
+                found.learn_number(*self._sampled(layout))
             if self.numbers_of_stores is not None:
                 self.contradicted = self.no_store = found.agree_on(self.numbers_of_stores)
             if self.files.area is not None:
