@@ -262,6 +262,7 @@ def test_the_command(tmp_path: Path, capfdbinary: Capture, monkeypatch: pytest.M
         assert ran.code == 2
         assert "a report is a file of this machine" in ran.err
     assert invoke(capfdbinary, "report", dump, "--force", "--max-bytes", "0").code == 0
+    assert Parsed((tmp_path / "pid.1624.report.html").read_text("utf-8")).document["title"] == "pid.1624.dmp"
 
 
 def test_in_a_batch(tmp_path: Path, capfdbinary: Capture) -> None:

@@ -316,6 +316,8 @@ def test_tree(opened: Any) -> None:
         assert found.page.url.endswith("#4")
         items.nth(3).click()
         assert found.text("#process-name") == "svchost.exe · process 1800"
+        tab(found, "Processes")
+        assert "1624" in found.text(".scroller")  # a number, not an amount
         assert "0x" not in found.page.url.rpartition("#")[2]
 
 
@@ -357,8 +359,8 @@ def test_tables(opened: Any) -> None:
 
 def test_formulas(opened: Any, tmp_path: Path) -> None:
     """No cell of the CSV is a formula to a spreadsheet; quotes and line ends stay in their cells."""
-    names = ["=1+1", "+cmd", "-2", "@sum", 'a"b,c', "x\r\n=y"]
-    modules = {"start": [f"0x{i + 1:x}000" for i in range(6)], "size": [1] * 6, "name": names}
+    names = ["=1+1", "+cmd", "-2", "@sum", 'a"b,c', "x\r\n=y", "x;=y"]
+    modules = {"start": [f"0x{i + 1:x}000" for i in range(7)], "size": [1] * 7, "name": names}
     with opened(write(report(process(modules=modules)), tmp_path / "report.html")) as found:
         tab(found, "Modules")
         rows = copied(found)
@@ -369,7 +371,10 @@ def test_formulas(opened: Any, tmp_path: Path) -> None:
             "'@sum",
             'a"b,c',
             "x\\u000d\\u000a=y",
+            "x;=y",
         ]
+        text = found.page.evaluate("navigator.clipboard.readText()")
+        assert ',"x;=y"' in text  # one cell, too, if a semicolon parts them
 
 
 def test_many_segments(opened: Any) -> None:
@@ -413,17 +418,28 @@ def test_most_segments(opened: Any, tmp_path: Path) -> None:
 
 
 def test_colours(opened: Any, tmp_path: Path) -> None:
-    """Segments have the colour of their protection; one with several has those of the regions in it."""
-    segments = {"start": ["0x1000", "0x2000", "0x3000"], "size": [4096] * 3, "protection": ["rw-", "r--, r-x", "rwx"]}
-    regions = {"start": ["0x1000", "0x2000", "0x2800"], "size": [4096, 2048, 2048], "protection": ["rw-", "r--", "r-x"]}
+    """Segments have the colour of their protection; one with several has those of its regions, if these differ."""
+    segments = {
+        "start": ["0x1000", "0x2000", "0x3000", "0x4000"],
+        "size": [4096] * 4,
+        "protection": ["rw-", "r--, r-x", "rwx", "r--, r-x"],
+    }
+    regions = {
+        "start": ["0x1000", "0x2000", "0x2800", "0x4000"],
+        "size": [4096, 2048, 2048, 4096],
+        "protection": ["rw-", "r--", "r-x", "rcx"],
+    }
     parts = {"segments": segments, "regions": regions, "flags": [], "modules": {}, "missing": {}}
-    read = "canvas => [...canvas.getContext('2d').getImageData(0, 30, canvas.width, 1).data]"
+    read = "canvas => [...canvas.getContext('2d').getImageData(0, 30, canvas.width, 61).data]"
     with opened(write(report(process(**parts)), tmp_path / "report.html")) as found:
         found.settle()
-        line = found.page.locator("#picture canvas").evaluate(read)
-        places = [62 + int((len(line) // 4 - 70) * part) for part in (0.25, 0.4, 0.6, 0.9)]
-        colours = [line[4 * x : 4 * x + 3] for x in places]
-        assert colours == [[0x5B, 0x8F, 0xC4], [0xBC, 0xD2, 0xE8], [0xE8, 0xA8, 0x38], [0xB0, 0x24, 0x18]]
+        read_back = found.page.locator("#picture canvas").evaluate(read)
+        line, execute = read_back[: len(read_back) // 61], read_back[-len(read_back) // 61 :]
+        places = [62 + int((len(line) // 4 - 70) * part) for part in (0.2, 0.3, 0.45, 0.7, 0.98)]
+        colours = ["".join(f"{part:02x}" for part in line[4 * x : 4 * x + 3]) for x in places]
+        assert colours == ["5b8fc4", "bcd2e8", "e8a838", "b02418", "9a90cf"]
+        assert [execute[4 * x] < 128 for x in places] == [False, False, True, True, True]  # may be executed
+        assert "rcx executable, copied when written" in found.text("#legend")  # a region is
 
 
 def test_what_limits_it(opened: Any, tmp_path: Path) -> None:
@@ -494,9 +510,10 @@ def test_themes(opened: Any) -> None:
     with opened("one", color_scheme="dark") as found:
         assert found.page.evaluate("document.documentElement.dataset.theme") == "dark"
         assert found.page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(14, 19, 24)"
-        toggle = found.page.get_by_role("button", name="Dark")
-        assert toggle.get_attribute("aria-pressed") == "true"
+        toggle = found.page.locator("#theme")
+        assert toggle.inner_text() == "Switch to light"  # what a click does, not what is
         toggle.click()
+        assert toggle.inner_text() == "Switch to dark"
         assert found.page.evaluate(pixel) > 192
         assert found.page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(243, 245, 247)"
 
@@ -510,6 +527,7 @@ def test_on_paper(opened: Any) -> None:
         printed = found.text("#printed")
         assert "Segments (50,000)" in printed
         assert "49,850 more rows in the report itself." in printed
+        assert "as above" not in printed  # only what is long
         assert found.page.locator("#printed tr").count() < 700
         assert not found.page.get_by_role("tab").first.is_visible()
         assert found.page.locator("#picture canvas").is_visible()

@@ -224,6 +224,9 @@ def test_pictures_are_written_safely(tmp_path: Path, monkeypatch: pytest.MonkeyP
     for name in ("p.jpg", "p"):
         with pytest.raises(UsageError, match=r"neither \.svg nor \.png"):
             write(name)
+    for names in (["p.svg", "./p.svg"], ["p.svg", "out.svg"]):
+        with pytest.raises(UsageError, match="is to be written twice; pictures= names another file"):
+            memcarve.write_report(made(), "out.svg", pictures=names)
     for name in ("p.svg", "p.PNG"):
         write(name)
         with pytest.raises(TargetExistsError, match="pictures= chooses another"):
@@ -251,6 +254,7 @@ def test_the_picture_alone(tmp_path: Path, capfdbinary: Capture, monkeypatch: py
     dump = ROOT / "examples" / "pid.1624.dmp"
     ran = invoke(capfdbinary, "report", dump, "--picture", "p.svg")
     assert (ran.code, ran.out) == (0, b""), ran.err
+    assert ran.err.endswith("1 process, 114 segments, 0 findings: p.svg\n")
     assert [path.name for path in tmp_path.iterdir()] == ["p.svg"]
     ran = invoke(capfdbinary, "report", dump, "--picture", "p.svg", "-o", "r.html")
     assert ran.code == 1

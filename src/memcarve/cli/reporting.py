@@ -50,7 +50,7 @@ def report(
             options = dataclasses.replace(options, content=content, sha256=False, max_bytes=0)
         with ProgressBar("looking", messages, data=path is None) as progress:
             case = CaseDocument(container, indexes, options, progress, before, draws=bool(write.pictures))
-            pictures = Pictures(write.pictures, case)
+            pictures = Pictures(write.pictures, case, [] if path is None else [path])
             if form is None:
                 collections.deque(lines(case, JSON), maxlen=0)
             elif path is None:
@@ -62,7 +62,8 @@ def report(
             complain(error, entry)
         run_log.record_inputs({"files": case.inputs})
         say(dict.fromkeys([*container.warnings, *notes]), quiet=messages.quiet)
-        tell(_summary(case, [*([] if path is None else [path]), *write.pictures]), quiet=messages.quiet)
+        files = [*([] if path is None else [path]), *write.pictures]
+        tell(_summary(case, files, is_report=form is not None), quiet=messages.quiet)
         if case.failed and len(case.failed) == len(indexes):
             return FAILED
         return INCOMPLETE if case.incomplete else COMPLETE
@@ -107,8 +108,10 @@ def _default(container: Container, indexes: list[int], stem: str) -> str:
     return ".".join([*words, "report", "html"])
 
 
-def _summary(case: CaseDocument, paths: list[str]) -> str:
+def _summary(case: CaseDocument, paths: list[str], *, is_report: bool) -> str:
     counts = case.counts
     words = [counted(len(case.indexes), "process"), counted(counts.get("segments", 0), "segment")]
-    words += [counted(counts.get("flags", 0), "finding"), f"{amount(case.embedded)} of memory in the report"]
+    words.append(counted(counts.get("flags", 0), "finding"))
+    if is_report:
+        words.append(f"{amount(case.embedded)} of memory in the report")
     return ", ".join(words) + (f": {', '.join(paths)}" if paths else "")

@@ -411,7 +411,7 @@ def objects_of(out: str | os.PathLike[str], *, folder: bool = False) -> Objects 
 def check_here(path: str, why: str) -> None:
     """Raise UsageError, which says why, if a path is a location or looks like one."""
     if _NEARLY.match(path) or is_like_one(path):
-        raise UsageError(why, subject=shown_of(path), remedy="name a folder with {out}")
+        raise UsageError(why, subject=shown_of(path), remedy="name a place on this machine with {out}")
 
 
 _NEARLY = re.compile(rf"(?:{'|'.join(SCHEMES)}):/", re.IGNORECASE)

@@ -139,7 +139,7 @@ class CaseDocument:
     @property
     def title(self) -> str:
         """What stands at its top."""
-        return str(self.container) if self.options.title is None else self.options.title
+        return _name(self.container) if self.options.title is None else self.options.title
 
     def members(self) -> Iterator[tuple[str, Any]]:
         """Yield the names and values of its members, for `streamed_json.document`; only once."""
@@ -157,7 +157,7 @@ class CaseDocument:
             yield (
                 "compared_with",
                 {
-                    "title": str(self.before),
+                    "title": _name(self.before),
                     "inputs": [*self._inputs_before.values()],
                     "ended": [{"pid": entry.pid, "name": entry.name} for entry in self._ended],
                 },
@@ -286,6 +286,13 @@ class CaseDocument:
             "complete": not self.incomplete,
             "notes": [*self.container.notes],
         }
+
+
+def _name(container: Container) -> str:
+    """Return what an input is called: its whole path is in the provenance."""
+    path = str(container)
+    name = os.path.basename(os.path.abspath(path))
+    return path if not name or name.isdigit() else name  # /proc/4321 tells more than a number
 
 
 def _heading(entry: ProcessEntry, totals: dict[str, int]) -> str:

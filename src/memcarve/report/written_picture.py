@@ -24,11 +24,17 @@ _SVG, _PNG = ".svg", ".png"
 class Pictures:
     """The files `paths` that a report's pictures are to be.
 
-    Raises UsageError for a name that ends in neither ``.svg`` nor ``.png``, MissingExtraError, and TargetExistsError.
+    `beside` are other files that are written. Raises UsageError for a name that ends in neither ``.svg`` nor ``.png``
+    and for a file that is named twice, MissingExtraError, and TargetExistsError.
     """
 
-    def __init__(self, paths: Sequence[str], case: CaseDocument) -> None:
+    def __init__(self, paths: Sequence[str], case: CaseDocument, beside: Sequence[str | os.PathLike[str]] = ()) -> None:
         self._case = case
+        taken = {os.path.realpath(path) for path in beside}
+        for path in paths:
+            if os.path.realpath(path) in taken:
+                raise UsageError("is to be written twice", subject=path, remedy="{pictures} names another file")
+            taken.add(os.path.realpath(path))
         self._forms = {path: os.path.splitext(path)[1].lower() for path in paths}
         for path, form in self._forms.items():
             if form not in (_SVG, _PNG):

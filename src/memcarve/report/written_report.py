@@ -42,7 +42,7 @@ def write_report(
     """
     chosen = every(container) if indexes is None else [*indexes]
     case = CaseDocument(container, chosen, options, progress, before, draws=bool(pictures))
-    drawn = Pictures(pictures, case)
+    drawn = Pictures(pictures, case, [out])
     found = write_case(case, out, form)
     return dataclasses.replace(found, files=(*found.files, *pictures), notes=[*found.notes, *drawn.write()])
 

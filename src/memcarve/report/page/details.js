@@ -122,7 +122,7 @@ class Details {
     return make("div", { className: "facts-of" }, make("h4", {}, "Flags"), flags.slice(0, 20).map((flag) => {
       const severity = severityOf(flag);
       const address = isUnknown(flag.address) ? null : addressOf(flag.address);
-      const lines = [["", flag.why], [`${severity} because`, flag.reason], ["harmless if", listOf(flag.benign).join("; ") || flag.benign]]
+      const lines = [["", flag.why], [`${severity} because`, flag.reason], ["harmless if", causesOf(flag)]]
         .filter(([, text]) => !isUnknown(text) && plain(text))
         .map(([label, text]) => make("p", {}, label ? make("span", { className: "muted" }, `${label}: `) : null, plain(text).slice(0, 2000)));
       const evidence = recordOf(flag.evidence);

@@ -62,7 +62,7 @@ class Page {
     byId("subtitle").replaceChildren(...separated([
       ...inputs.slice(0, 3).map(({ path, size, sha256 }) => make("span", { title: plain(sha256) ? `SHA-256 ${plain(sha256)}` : "" },
         plain(path), size ? ` (${bytes(size)})` : "", plain(sha256) ? `, SHA-256 ${plain(sha256).slice(0, 12)}…` : "")),
-      inputs.length > 3 ? `${inputs.length - 3} more inputs` : null,
+      inputs.length > 3 ? counted(inputs.length - 3, "more input") : null,
       [plain(tool.name), plain(tool.version)].filter(Boolean).join(" "),
       plain(report.created),
       ...inputsOf({ inputs: recordOf(report.compared_with).inputs }).slice(0, 1).map(({ path }) => `compared with ${plain(path)}`),
@@ -252,8 +252,9 @@ class Page {
   // -- what stands below
 
   legend(process) {
-    const { segments } = process;
+    const { segments, regions } = process;
     const classes = new Set(eachValue(segments, (i) => process.protectionOf(i), (text) => CLASSES.indexOf(classOf(text))));
+    eachValue(regions, (i) => regions.get("protection", i), (text) => classes.add(CLASSES.indexOf(classOf(text))));
     const kinds = new Set(eachValue(segments, (i) => segments.get("kind", i), (text) => 1 + Object.keys(KINDS).indexOf(firstWord(text))));
     const items = [];
     const swatch = (protection, kind, text) => {
@@ -324,7 +325,7 @@ class Page {
   setTheme(theme) {
     this.theme = theme;
     document.documentElement.dataset.theme = theme;
-    byId("theme").setAttribute("aria-pressed", String(theme === "dark"));
+    byId("theme").textContent = theme === "dark" ? "Switch to light" : "Switch to dark"; // what a click does
     this.repaint();
   }
 

@@ -44,6 +44,7 @@ class Picture {
     this.changes = process.hasChanges
       ? Uint8Array.from({ length: segments.count }, (_, i) => Object.keys(CHANGES).indexOf(segments.get("change", i)) + 1)
       : null;
+    this.differs = new Map(); // by segment: whether the regions in it have several protections
     this.lanes = [];
     const has = {
       flags: this.marks.length, change: process.hasChanges, regions: process.regions.count, modules: process.modules.count,
@@ -218,8 +219,8 @@ class Picture {
         columns.add(x - this.gutter, width, this.classes[i], this.letters[i], this.changes?.[i] ?? 0);
         continue;
       }
-      this.drawSegment(context, { i, x, width, y, height });
-      this.drawRails(context, this.letters[i], x, width);
+      const isSplit = this.drawSegment(context, { i, x, width, y, height });
+      if (!isSplit) this.drawRails(context, this.letters[i], x, width);
       if (change && this.changes[i]) this.drawChange(context, this.changes[i], { x, width, lane: change });
     }
     columns.each((column, protection, letters, changed, cover) => {
@@ -233,6 +234,7 @@ class Picture {
     });
   }
 
+  /** Draw a segment; return whether its parts were drawn, with their rails. */
   drawSegment(context, { i, x: start, width: whole, y, height }) {
     const x = Math.max(start, this.gutter - 2);
     const width = Math.min(start + whole, this.gutter + this.plot + 2) - x;
@@ -240,7 +242,7 @@ class Picture {
     const kind = firstWord(this.process.segments.get("kind", i));
     this.paint.block(context, { x, y, width: Math.max(1, width - (whole > 4 ? 1 : 0)), height, protection, kind });
     const isSplit = protection === "mixed" && this.drawParts(context, { i, y, height });
-    if (width < 20) return;
+    if (width < 20) return isSplit;
     const ground = isSplit ? this.paint.colours.panel : this.paint.protection(protection);
     const ink = isSplit ? this.paint.colours.ink : this.paint.inks[protection];
     const letters = `${PROTECTIONS[protection].letters} ${KINDS[kind] ?? ""}`.trim();
@@ -249,34 +251,51 @@ class Picture {
       const short = width < 40 ? KINDS[kind] ?? "" : letters;
       this.backed(context, short, x + 5, y + (isWide ? height / 2 - 9 : height / 2), { width: width - 8, ground, ink, weight: "600" });
     }
-    if (!isWide) return;
+    if (!isWide) return isSplit;
     const name = baseName(this.process.segments.get("file", i)) || plain(this.process.segments.get("kind", i));
     this.backed(context, name, x + 5, y + height / 2 + 9, { width: width - 8, ground, ink });
+    return isSplit;
   }
 
-  /** A segment of several protections, by the regions in it if they say more; return whether there are any. */
+  /** A segment of several protections, by the regions in it if these tell them apart; return whether they do. */
   drawParts(context, { i, y, height }) {
     const { regions } = this.process;
     const [from, to] = [this.segments.from[i], this.segments.to[i]];
     const { from: starts, to: stops, reach } = this.regions;
-    const first = firstOf(reach.length, (row) => reach[row] > Math.max(from, this.from));
-    const after = firstOf(starts.length, (row) => starts[row] >= Math.min(to, this.from + this.span));
-    let [drawn, isSplit] = [-Infinity, false];
+    const rows = (low, high) => [firstOf(reach.length, (row) => reach[row] > low), firstOf(starts.length, (row) => starts[row] >= high)];
+    if (!this.differs.has(i)) this.differs.set(i, this.areDifferent(...rows(from, to)));
+    if (!this.differs.get(i)) return false;
+    const [first, after] = rows(Math.max(from, this.from), Math.min(to, this.from + this.span));
+    let drawn = -Infinity;
     for (let row = first; row < after; row += 1) {
-      const protection = classOf(regions.get("protection", row));
+      const text = regions.get("protection", row);
+      const protection = classOf(text);
       const x = Math.max(this.xOf(Math.max(starts[row], from)), this.gutter - 2);
       const end = Math.min(this.xOf(Math.min(stops[row], to)), this.gutter + this.plot + 2);
-      if (this.isOther(row) || protection === "unknown" || end - drawn < 0.5) continue;
+      if (this.isOther(row) || protection === "unknown" || end - Math.max(drawn, x) < 0.5) continue;
       drawn = end;
-      isSplit = true;
       const kind = firstWord(regions.get("kind", row));
       this.paint.block(context, { x, y, width: end - x, height, protection, kind });
+      this.drawRails(context, lettersOf(text), x, end - x);
       if (end - x < 40) continue;
       const letters = `${PROTECTIONS[protection].letters} ${KINDS[kind] ?? ""}`.trim();
       const [ground, ink] = [this.paint.protection(protection), this.paint.inks[protection]];
       this.backed(context, letters, x + 5, y + height / 2 - 9, { width: end - x - 8, ground, ink, weight: "600" });
     }
-    return isSplit;
+    return true;
+  }
+
+  /** Whether some regions have several protections: one for all of a file says less than its pages do. */
+  areDifferent(first, after) {
+    const { regions } = this.process;
+    let seen = null;
+    for (let row = first; row < after; row += 1) {
+      const protection = this.isOther(row) ? "unknown" : classOf(regions.get("protection", row));
+      if (protection === "unknown") continue;
+      if (seen !== null && seen !== protection) return true;
+      seen = protection;
+    }
+    return false;
   }
 
   /** Whether a region is of another source than the first: what several list is drawn once. */
@@ -437,6 +456,7 @@ class Picture {
     const { colours } = this.paint;
     context.fillStyle = colours.muted;
     context.fillRect(this.gutter, y, this.plot, 1);
+    if (!scale.count) return;
     this.drawFolds(context, y);
     context.font = this.paint.mono(11);
     context.textBaseline = "alphabetic";

@@ -228,6 +228,11 @@ class Process {
   }
 }
 
+/** What makes a flag harmless, in one text. */
+function causesOf({ benign }) {
+  return Array.isArray(benign) ? benign.map(plain).join("; ") : benign;
+}
+
 function severityOf(flag) {
   return SEVERITIES.includes(flag.severity) ? flag.severity : "info";
 }

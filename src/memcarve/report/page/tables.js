@@ -2,8 +2,8 @@
 
 const ROW = 24; // pixels, as in the style
 const TALLEST = 8e6; // pixels; browsers bound how tall an element is. Longer tables scroll in larger steps
-const WIDTHS = { address: 150, size: 84, count: 72, number: 72, text: 150, long: 280, hash: 150, severity: 92, word: 104 };
-const RIGHT = new Set(["size", "count", "number"]);
+const WIDTHS = { address: 150, size: 84, count: 72, number: 72, text: 150, long: 280, hash: 150, severity: 92, word: 104, id: 72, time: 200 };
+const RIGHT = new Set(["size", "count", "number", "id"]);
 
 /**
  * A column of a table: `value(i)` of row `i` is what it is sorted by and what CSV has, `show(value, i)` what is seen.
@@ -11,7 +11,7 @@ const RIGHT = new Set(["size", "count", "number"]);
  */
 class Field {
   constructor(key, title, kind, value, source = null) {
-    Object.assign(this, { key, title, kind, value, source, width: WIDTHS[kind] });
+    Object.assign(this, { key, title, kind, value, source, width: Math.max(WIDTHS[kind], 30 + title.length * 7.5) });
   }
 
   /** Whether any row has a value: a column without is not shown. */
@@ -284,7 +284,7 @@ class Table {
     const lines = [this.fields.map((field) => csvCell(field.key, true)).join(",")];
     for (let place = 0; place < Math.min(this.shownCount, limit); place += 1) {
       const i = this.rowAt(place);
-      lines.push(this.fields.map((field) => csvCell(field.text(i), !RIGHT.has(field.kind))).join(","));
+      lines.push(this.fields.map((field) => csvCell(field.text(i), typeof field.value(i) !== "number")).join(","));
     }
     return `${lines.join("\r\n")}\r\n`;
   }
@@ -292,9 +292,15 @@ class Table {
   /** The first rows as a plain table, for paper. */
   printed(limit) {
     const { shownCount } = this;
+    const above = new Map();
     const rows = Array.from({ length: Math.min(shownCount, limit) }, (_, place) => {
       const i = this.rowAt(place);
-      return make("tr", {}, this.fields.map((field) => make("td", { className: printedClass(field) }, field.shown(i).slice(0, 300))));
+      return make("tr", {}, this.fields.map((field) => {
+        const text = field.shown(i).slice(0, 300);
+        const isSame = field.kind === "long" && text.length > 40 && above.get(field) === text;
+        above.set(field, text);
+        return make("td", { className: printedClass(field) }, isSame ? "as above" : text);
+      }));
     });
     const rest = shownCount - rows.length;
     return make("section", {},
@@ -384,7 +390,7 @@ function tablesOf(process, { report, onSelect, onFlag, onProcess, links, process
         new Field("size", "size", "size", (i) => (isUnknown(flags[i].size) ? null : sizeOf(flags[i].size))),
         new Field("why", "found", "long", (i) => flags[i].why),
         new Field("reason", "severity because", "long", (i) => flags[i].reason),
-        new Field("benign", "harmless if", "long", (i) => flags[i].benign),
+        new Field("benign", "harmless if", "long", (i) => causesOf(flags[i])),
         new Field("evidence", "evidence", "long", (i) => evidenceOf(flags[i])),
       ],
       onSelect: (i) => {
@@ -416,7 +422,7 @@ function tablesOf(process, { report, onSelect, onFlag, onProcess, links, process
         ["path", "path", "long"],
       ]),
     },
-    { name: "threads", title: "Threads", count: threads.count, rows: threads, fields: fieldsOf(threads, [["tid", "thread", "count"]]) },
+    { name: "threads", title: "Threads", count: threads.count, rows: threads, fields: fieldsOf(threads, [["tid", "thread", "id"]]) },
     {
       name: "missing", title: "Missing", count: missing.count, rows: missing, onSelect: go(missing),
       fields: fieldsOf(missing, [["start", "start", "address"], ["end", "end", "address"], ["size", "size", "size"], ["reason", "reason", "long"]]),
@@ -427,11 +433,11 @@ function tablesOf(process, { report, onSelect, onFlag, onProcess, links, process
     list.push({
       name: "processes", title: "Processes", count: processes.length, onSelect: onProcess,
       fields: [
-        new Field("pid", "process", "count", value("pid")), new Field("ppid", "parent", "count", value("ppid")),
+        new Field("pid", "process", "id", value("pid")), new Field("ppid", "parent", "id", value("ppid")),
         new Field("name", "name", "text", (i) => processes[i].name),
         new Field("segments", "segments", "count", (i) => processes[i].segmentCount),
         new Field("flags", "flags", "count", (i) => processes[i].flags.length),
-        new Field("started", "started", "text", value("started")), new Field("exited", "exited", "text", value("exited")),
+        new Field("started", "started", "time", value("started")), new Field("exited", "exited", "time", value("exited")),
         new Field("path", "path", "long", value("path")), new Field("command_line", "command line", "long", value("command_line")),
         new Field("error", "error", "long", value("error")),
       ],

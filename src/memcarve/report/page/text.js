@@ -66,7 +66,7 @@ function counted(count, one, many = `${one}s`) {
 
 function csvCell(value, isText) {
   const guarded = isText && FORMULA.test(value) ? `'${value}` : value;
-  return /[",\r\n]/.test(guarded) ? `"${guarded.replaceAll('"', '""')}"` : guarded;
+  return /[",;\t\r\n]/.test(guarded) ? `"${guarded.replaceAll('"', '""')}"` : guarded;
 }
 
 /** A new element: properties are set as such, what has a hyphen or is a role as an attribute; strings are text. */
