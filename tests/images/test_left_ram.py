@@ -482,7 +482,7 @@ def test_cleared_and_encrypted_files(truth: Truth, tmp_path: Path, kind: str) ->
         assert ("cleared" if kind == "zeros" else "encrypted") in note
         assert "because its number was given" in note
         assert memory.incomplete
-        beside = container.process(388)  # nothing of it is in a page file
+        beside = container.process(400, half="user")  # nothing of it is in a page file
         assert not beside.incomplete
 
 
