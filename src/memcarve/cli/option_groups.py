@@ -87,7 +87,7 @@ def owners_limit(text: str) -> Any:  # noqa: ANN401 - as above
     return option("--max-owners", type=count, metavar="N", help=text)
 
 
-@dataclass_transform(frozen_default=True, field_specifiers=(option, paths, owners_limit))
+@dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(option, paths, owners_limit))
 class Group:
     """Options under one heading: the members of a subclass, of which an instance has the values.
 

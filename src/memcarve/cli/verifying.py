@@ -237,7 +237,7 @@ def _recorded_process(container: Container, header: dict[str, Any], said: OnePro
     exactly = [index for index, entry in enumerate(entries) if _is_recorded(entry, recorded)]
     if exactly:
         return container.process(index=exactly[0], half=half)
-    index = choose_one(container, OneProcess([number] if len(entries) > 1 else [], None))
+    index = choose_one(container, OneProcess(pid=[number] if len(entries) > 1 else [], name=None))
     return container.process(index=index, half=half)
 
 
