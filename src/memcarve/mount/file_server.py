@@ -12,6 +12,7 @@ import itertools
 import os
 import signal
 import stat
+import sys
 import threading
 import time
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from memcarve.errors import MemcarveError, MountError, printable
 from memcarve.mount.memory_files import FlatFile
 from memcarve.mount.mount_point import check_mount_point, check_system, fuse_library
+from memcarve.mount.recently_used import RecentlyUsed
 from memcarve.mount.virtual_file import Folder, Link, VirtualFile
 
 if TYPE_CHECKING:
@@ -39,11 +41,16 @@ _OPTIONS = (
 )
 #: fuse_common.h and fuse.h: give attributes with every name, not only if somebody seems to want them
 _READDIRPLUS, _READDIRPLUS_AUTO = 1 << 13, 1 << 14
+#: fuse_common.h: the kernel takes ENOSYS as the answer to opening any file
+_NO_OPEN = 1 << 17
 _WANTS_ATTRIBUTES, _HAS_ATTRIBUTES = 1 << 0, 1 << 1
-#: more threads wait for each other: most of a read is the system's work, but the rest is Python's
+#: more threads wait for each other: most of a read is the system's work, but the rest is Python's. None of these ends
 _THREADS = 4
 _THREADS_SINCE = (3, 12)
 _BLOCK = 512
+_READ = 16  # files that are kept while they are read
+#: Python's C API: PyBUF_WRITE
+_WRITABLE = 0x200
 _POLL = 0.05  # seconds between attempts to wake the library
 
 
@@ -71,6 +78,9 @@ class _Server:
         self.tree = tree
         self.fuse = fuse
         self.library = fuse._libfuse  # noqa: SLF001 - mfusepy's own `fuse_exit` is for callbacks alone
+        # an array of ctypes would be a new class for each length
+        view = ctypes.PYFUNCTYPE(ctypes.py_object, ctypes.c_void_p, ctypes.c_ssize_t, ctypes.c_int)
+        self.view_of = view(("PyMemoryView_FromMemory", ctypes.pythonapi))
         self.ready = ready
         self.allow_other = allow_other
         self.file_mode, self.folder_mode = (0o444, 0o555) if allow_other else (0o400, 0o500)
@@ -78,19 +88,22 @@ class _Server:
         self.begun = int(time.time())
         self.session: int | None = None
         self.mounted = False
-        self._handles: dict[int, tuple[str, Node]] = {}
+        self.opening = True
+        self.thread = threading.local()
+        self.threads_stay = (fuse.fuse_version_major, fuse.fuse_version_minor) >= _THREADS_SINCE
+        self._folders: dict[int, Folder] = {}
         self._numbers = itertools.count(1)
+        self._read: RecentlyUsed[Node] = RecentlyUsed(_READ)
 
     def run(self, folder: str) -> None:
         """Mount and serve until it is unmounted; raises MountError."""
         ctypes, fuse = self.ctypes, self.fuse
         operations = fuse.fuse_operations()
-        names = ("init", "getattr", "readlink", "open", "read", "release", "opendir", "readdir", "releasedir", "lseek")
+        names = ("init", "getattr", "readlink", "open", "read", "opendir", "readdir", "releasedir", "lseek")
         for name, prototype in (field[:2] for field in fuse.fuse_operations._fields_):
             if name in names:
                 setattr(operations, name, prototype(self._guarded(getattr(self, name))))
-        version = fuse.fuse_version_major, fuse.fuse_version_minor
-        limit = [f"max_threads={_THREADS}", f"max_idle_threads={_THREADS}"] if version >= _THREADS_SINCE else []
+        limit = [f"max_threads={_THREADS}", f"max_idle_threads={_THREADS}"] * self.threads_stay
         options = ",".join([*_OPTIONS, *limit, *["allow_other"] * self.allow_other])
         words = [word.encode("utf-8", "surrogateescape") for word in ("memcarve", "-f", "-o", options, folder)]
         arguments = (ctypes.c_char_p * len(words))(*words)
@@ -141,6 +154,9 @@ class _Server:
         """Return a callback that raises nothing: errors are told, and are an errno to who asked."""
 
         def guarded(*arguments: Pointer) -> int:
+            if self.threads_stay and not hasattr(self.thread, "known"):
+                # else what Python knows of a thread of the library is made for each callback, and ends with it
+                self.thread.known = self.ctypes.pythonapi.PyGILState_Ensure()
             try:
                 return work(*arguments) or 0
             except OSError as error:
@@ -158,14 +174,17 @@ class _Server:
     def init(self, connection: Pointer, *_: Pointer) -> None:
         """Ask for attributes with names, and say that all is ready."""
         self.session = self.library.fuse_get_context().contents.fuse
-        if self.fuse.fuse_version_major > 2 and connection.contents.capable & _READDIRPLUS:  # noqa: PLR2004
-            connection.contents.want = connection.contents.want & ~_READDIRPLUS_AUTO | _READDIRPLUS
+        if self.fuse.fuse_version_major > 2:  # noqa: PLR2004
+            capable = connection.contents.capable
+            self.opening = sys.platform != "linux" or not capable & _NO_OPEN
+            if capable & _READDIRPLUS:
+                connection.contents.want = connection.contents.want & ~_READDIRPLUS_AUTO | _READDIRPLUS
         self.mounted = True
         self.ready()
 
-    def getattr(self, path: bytes, status: Pointer, information: Pointer = None) -> None:
+    def getattr(self, path: bytes, status: Pointer, *_: Pointer) -> None:
         """Fill in a file's attributes."""
-        self._describe(status.contents, self._found(path, information))
+        self._describe(status.contents, self._found(path))
 
     def readlink(self, path: bytes, buffer: Pointer, size: int) -> None:
         """Fill in where a link leads."""
@@ -175,46 +194,45 @@ class _Server:
         data = node.target.encode()[: size - 1] + b"\0"
         self.ctypes.memmove(buffer, data, len(data))
 
-    def open(self, path: bytes, information: Pointer) -> None:
-        """Hold a file until it is released, so that what it is made of stays."""
-        number = next(self._numbers)
-        self._handles[number] = path.decode("utf-8", "replace"), self._found(path)
-        information.contents.fh = number
+    def open(self, path: bytes, information: Pointer) -> int:  # noqa: ARG002 - C's
+        """Say that files need not be opened: a Linux kernel then asks for that of none any more, nor for its end.
 
-    def release(self, path: bytes | None, information: Pointer) -> None:  # noqa: ARG002 - C's
-        """Let go of a file or folder."""
-        self._handles.pop(information.contents.fh, None)
+        Whoever opens one has asked for its attributes before, so that it is made, or could not be.
+        """
+        return 0 if self.opening else -errno.ENOSYS
 
     def opendir(self, path: bytes, information: Pointer) -> None:
-        """Hold a folder."""
-        self.open(path, information)
+        """Hold a folder, so that all its entries are those of one."""
+        node = self._found(path)
+        if not isinstance(node, Folder):
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+        number = next(self._numbers)
+        self._folders[number] = node
+        information.contents.fh = number
 
-    def releasedir(self, path: bytes | None, information: Pointer) -> None:
+    def releasedir(self, path: bytes | None, information: Pointer) -> None:  # noqa: ARG002 - C's
         """Let go of it."""
-        self.release(path, information)
+        self._folders.pop(information.contents.fh, None)
 
-    def read(self, path: bytes | None, buffer: Pointer, size: int, offset: int, information: Pointer) -> int:  # noqa: ARG002 - C's
+    def read(self, path: bytes, buffer: Pointer, size: int, offset: int, information: Pointer) -> int:  # noqa: ARG002 - C's
         """Fill a buffer with a file's bytes; return how many."""
-        name, node = self._handles[information.contents.fh]
-        if not isinstance(node, VirtualFile):
-            raise OSError(errno.EISDIR, os.strerror(errno.EISDIR))
+        node = self._file(path)
         length = min(size, node.size - offset)
         if length <= 0:
             return 0
         # the library's own buffer is filled; to have the kernel splice from the input (read_buf) is no faster
         place = self.ctypes.addressof(buffer.contents)
-        view = memoryview((self.ctypes.c_char * length).from_address(place)).cast("B")
         try:
-            node.read_into(offset, view)
+            node.read_into(offset, self.view_of(place, length, _WRITABLE))
         except MemcarveError as error:
-            self.tree.tell(f"{printable(name)}: {error.worded(self.tree.word)}")
+            self.tree.tell(f"{printable(path.decode('utf-8', 'replace'))}: {error.worded(self.tree.word)}")
             raise OSError(errno.EIO, os.strerror(errno.EIO)) from error
         return length
 
-    def lseek(self, path: bytes | None, offset: int, whence: int, information: Pointer) -> int:  # noqa: ARG002 - C's
+    def lseek(self, path: bytes, offset: int, whence: int, information: Pointer) -> int:  # noqa: ARG002 - C's
         """Return where data, or a hole, begins from an offset on; raises ENXIO if there is none."""
-        _, node = self._handles[information.contents.fh]
-        if not isinstance(node, VirtualFile) or offset >= node.size:
+        node = self._file(path)
+        if offset >= node.size:
             raise OSError(errno.ENXIO, os.strerror(errno.ENXIO))
         if isinstance(node, FlatFile):
             found = node.next_data(offset) if whence == os.SEEK_DATA else node.next_hole(offset)
@@ -234,9 +252,7 @@ class _Server:
         flags: int = 0,
     ) -> None:
         """Add a folder's entries from a number on until no more fit, with their attributes if these cost nothing."""
-        _, node = self._handles[information.contents.fh]
-        if not isinstance(node, Folder):
-            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+        node = self._folders[information.contents.fh]
         status = self.fuse.c_stat()
         reference = self.ctypes.byref(status)
         more = () if self.fuse.fuse_version_major == 2 else (0,)  # noqa: PLR2004
@@ -261,16 +277,21 @@ class _Server:
             if add(buffer, name.encode(), reference, number, *(unknown if other is None and size is None else known)):
                 return
 
-    def _found(self, path: bytes, information: Pointer = None) -> Node:
-        """Return what is open, or lies at a path; raises FileNotFoundError, NotADirectoryError."""
-        if information and information.contents.fh in self._handles:
-            return self._handles[information.contents.fh][1]
+    def _found(self, path: bytes) -> Node:
+        """Return what lies at a path; raises FileNotFoundError, NotADirectoryError."""
         try:
             node = self.tree.find(path.decode("utf-8", "replace"))
         except NotADirectoryError:
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR)) from None
         if node is None:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+        return node
+
+    def _file(self, path: bytes) -> VirtualFile:
+        """Return the file at a path; what was read last is kept, else it might be made again for each piece."""
+        node = self._read.get(path, lambda: (self._found(path), 1))
+        if isinstance(node, Folder | Link):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
         return node
 
     def _describe(self, status: Pointer, node: Node) -> None:

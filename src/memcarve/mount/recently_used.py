@@ -19,15 +19,10 @@ class RecentlyUsed(Generic[_T]):
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
+        self.size = 0  # the bytes that all of them take
         self._lock = threading.Lock()
         self._kept: dict[Hashable, tuple[_T, int]] = {}  # the one used last comes last
         self._making: dict[Hashable, threading.Lock] = {}
-
-    @property
-    def size(self) -> int:
-        """The bytes that all of them take."""
-        with self._lock:
-            return sum(size for _, size in self._kept.values())
 
     def get(self, key: Hashable, make: Callable[[], tuple[_T, int]]) -> _T:
         """Return a value; if it is not kept, `make` returns it and how many bytes it takes. Raises what that does."""
@@ -46,9 +41,9 @@ class RecentlyUsed(Generic[_T]):
                     self._making.pop(key, None)
             with self._lock:
                 self._kept[key] = made
-                total = sum(size for _, size in self._kept.values())
-                while total > self.limit and len(self._kept) > 1:
-                    total -= self._kept.pop(next(iter(self._kept)))[1]
+                self.size += made[1]
+                while self.size > self.limit and len(self._kept) > 1:
+                    self.size -= self._kept.pop(next(iter(self._kept)))[1]
             return made[0]
 
     def _used(self, key: Hashable) -> _T:

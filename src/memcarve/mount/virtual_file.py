@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -14,7 +14,6 @@ class Link(NamedTuple):
     target: str
 
 
-@runtime_checkable
 class VirtualFile(Protocol):
     """A file of `size` bytes."""
 
