@@ -19,7 +19,7 @@ import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
 PAGE = 4096
 _SEED = 4321
@@ -152,18 +152,19 @@ def compressed(path: str, method: str, count: int) -> None:
     import numpy as np  # noqa: PLC0415
 
     import hibernation  # noqa: PLC0415
+    import lzo_writer  # noqa: PLC0415
     import xpress_writer  # noqa: PLC0415
 
     chance = random.Random(_SEED)  # noqa: S311
     words = [chance.randbytes(chance.choice((2, 3, 6))) + bytes(chance.choice((0, 0, 2, 5))) for _ in range(600)]
     pages = [b"".join(chance.choices(words, k=PAGE))[:PAGE] for _ in range(256)]
-    if method in {"Xpress", "LZ4"}:
-        blocks = [
-            lz4.block.compress(page, store_size=False)
-            if method == "LZ4"
-            else xpress_writer.plain(xpress_writer.tokens(page))
-            for page in pages
-        ]
+    of_pages: dict[str, Callable[[bytes], bytes]] = {
+        "Xpress": lambda page: xpress_writer.plain(xpress_writer.tokens(page)),
+        "LZ4": lambda page: lz4.block.compress(page, store_size=False),
+        "LZO": lambda page: lzo_writer.block(lzo_writer.tokens(page)),
+    }
+    if method in of_pages:
+        blocks = [of_pages[method](page) for page in pages]
         number = count
     else:
         sets = [b"".join(pages[low : low + 16]) for low in range(0, len(pages), 16)]

@@ -22,6 +22,7 @@ import pytest
 from hypothesis import given, strategies
 from ntcompress.ntdll import xpress as nt_plain, xpress_huff as nt_huffman
 
+import lzo_writer
 import xpress_writer
 from files import ROOT
 from memcarve.formats import compressed_pages
@@ -116,6 +117,15 @@ def each(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Non
     """Run a test with the compiled decoder, and with that in Python."""
     module = request.getfixturevalue("compiled") if request.param == "compiled" else None
     monkeypatch.setattr(compressed_pages, "_compiled", module)
+
+
+@pytest.fixture(params=["compiled", "lzallright", "Python"])
+def each_lzo(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run a test with the compiled decoder, with the library, and without either."""
+    module = request.getfixturevalue("compiled") if request.param == "compiled" else None
+    monkeypatch.setattr(compressed_pages, "_compiled", module)
+    if request.param == "Python":
+        monkeypatch.setattr(lzo, "lzallright", None)
 
 
 def one(method: str, data: bytes, size: int) -> bytes | None:
@@ -230,13 +240,19 @@ def test_round_trips(parts: list[bytes], data: strategies.DataObject) -> None:
     assert xpress.huffman(huffman, len(text)) == text == nt_huffman.decompress(huffman)
 
 
-@pytest.mark.parametrize("method", [XPRESS, XPRESS_HUFFMAN])
+@pytest.mark.parametrize("method", [XPRESS, XPRESS_HUFFMAN, LZO])
 def test_both_decoders_judge_alike(method: str, compiled: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Damaged data are decoded to the same by both decoders, or refused by both; never to another size."""
     draw = seeded(method)
-    encode = xpress_writer.plain if method == XPRESS else xpress_writer.huffman
     texts = [bytes(draw.choices(b"abcdefgh", k=800)), b"page" * 200, draw.randbytes(800), bytes(800)]
-    samples = [encode(xpress_writer.tokens(text)) for text in texts]
+    if method == LZO:
+        monkeypatch.setattr(lzo, "lzallright", None)
+        texts += [bytes(draw.choices(b"ab\0\0\0", k=99)) + bytes(602) + draw.randbytes(99)]
+        samples = [lzo_writer.block(lzo_writer.tokens(text)) for text in texts]
+        samples += [bytes(lzallright.LZOCompressor().compress(text)) for text in texts]
+    else:
+        encode = xpress_writer.plain if method == XPRESS else xpress_writer.huffman
+        samples = [encode(xpress_writer.tokens(text)) for text in texts]
     refused = 0
     for _ in range(600):
         data = bytearray(draw.choice(samples))
@@ -379,7 +395,7 @@ def test_lz4_is_judged_strictly(compiled: Any, monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.usefixtures("each")
-@pytest.mark.parametrize("method", [XPRESS, LZ4])
+@pytest.mark.parametrize("method", [XPRESS, LZ4, LZO])
 def test_checked_pages(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is only checked is found right if it would be decoded, with several threads, too."""
     draw = seeded(method)
@@ -387,6 +403,7 @@ def test_checked_pages(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
     encode = {
         XPRESS: lambda page: xpress_writer.plain(xpress_writer.tokens(page)),
         LZ4: lambda page: lz4.block.compress(page, store_size=False),
+        LZO: lambda page: lzo_writer.block(lzo_writer.tokens(page)),
     }[method]
     samples = [encode(text) for text in texts]
     blocks = [b"", draw.randbytes(PAGE)]
@@ -442,16 +459,37 @@ def lzo_pages() -> Iterator[bytes]:
         yield bytes(page[:PAGE])
 
 
-@pytest.mark.parametrize("decoder", ["lzallright", "Python"])
-def test_lzo_blocks(decoder: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """LZO is decoded to the size that it should have and to no other, with the library or without."""
-    if decoder == "Python":
-        monkeypatch.setattr(lzo, "lzallright", None)
+@pytest.mark.usefixtures("each_lzo")
+def test_lzo_blocks() -> None:
+    """LZO is decoded to the size that it should have and to no other, whatever decodes it."""
     for page in lzo_pages():
         data = bytes(lzallright.LZOCompressor().compress(page))
         assert one(LZO, data, PAGE) == page
         for wrong, size in ((data[:-1], PAGE), (data + b"\0", PAGE), (data, PAGE + 1), (data, PAGE - 1), (b"", PAGE)):
             assert one(LZO, wrong, size) is None
+        assert one(LZO, data[:-3] + b"\x12\0\0", PAGE) is None  # the end, with another length than ends have
+
+
+@pytest.mark.usefixtures("each_lzo")
+@pytest.mark.parametrize("runs", [False, True])
+@pytest.mark.parametrize("offset", [1, 2, 7, 8, 1024, 2048, 2049, 3072, 3073, 16384, 16385, 32767, 32768, 49000])
+def test_every_form_of_lzo(offset: int, runs: bool) -> None:  # noqa: FBT001 - a case
+    """Matches near and far, of every form of length, behind few literals or many, and runs of zeros are decoded.
+
+    What has no runs of zeros, the library decodes alike.
+    """
+    draw = seeded((offset, runs))
+    written: list[Token] = [*draw.randbytes(49000)]
+    for length in (3, 4, 8, 9, 10, 33, 34, 264, 288, 289, 543, 544):
+        for count in (0, 1, 2, 3, 4, 18, 19, 273, 274):
+            written += [*draw.randbytes(count), (offset, length)]
+        written += [5, (offset, 2)] if offset <= 1024 else []
+        written += [(0, length + 1), 5, 6, (0, 2051 + length)] if runs else []
+    text = xpress_writer.expand(written)
+    data = lzo_writer.block(written, runs=runs)
+    assert one(LZO, data, len(text)) == text
+    if not runs:
+        assert bytes(lzallright.LZOCompressor.decompress(data, len(text))) == text
 
 
 def test_damaged_lzo() -> None:
@@ -472,6 +510,7 @@ def test_damaged_lzo() -> None:
     assert 20 < refused < 200
 
 
+@pytest.mark.usefixtures("each_lzo")
 def test_runs_of_zeros() -> None:
     """What Linux writes as lzo-rle is decoded: as it wrote it on a real machine, and by the description."""
     for crc, text in RUNS:
@@ -484,8 +523,9 @@ def test_runs_of_zeros() -> None:
         rest = length - 4
         run = bytes([0x18 | rest & 7, 0xFC | 2, 0xFF, rest >> 3]) + b"bc"
         assert one(LZO, begin + run + end, length + 3) == b"a" + bytes(length) + b"bc"
-        assert lzo.decoded(begin + run + end, length + 2) is None
-        assert lzo.decoded(bytes([17, 2]) + begin[2:] + run + end, length + 3) is None
+        assert one(LZO, begin + run + end, length + 4) is None
+        assert one(LZO, bytes([17, 2]) + begin[2:] + run + end, length + 3) is None
+        assert one(LZO, begin[2:] + run + end, length + 3) is None  # version 0: a match that leads nowhere
 
 
 @pytest.mark.usefixtures("each")
@@ -510,7 +550,7 @@ def test_the_compiled_decoder_checks_its_arguments(compiled: Any) -> None:
     data, target = np.zeros(100, np.uint8), np.zeros(100, np.uint8)
     column, sound = np.zeros(1, np.int64), np.zeros(1, np.bool_)
     for method, columns in (
-        (3, [column] * 4),
+        (4, [column] * 4),
         (0, [column, column, column, np.zeros(2, np.int64)]),
         (0, [column, column + 101, column, column]),
         (2, [column, column, column, column - 1]),
@@ -530,7 +570,7 @@ import importlib.util, random, sys
 import lz4.block
 import numpy as np
 sys.path[:0] = sys.argv[2:]
-import xpress_writer
+import lzo_writer, xpress_writer
 spec = importlib.util.spec_from_file_location("memcarve.formats.compressed_pages._compiled", sys.argv[1])
 module = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(module)
@@ -539,9 +579,10 @@ texts = [bytes(draw.choices(b"abcdefgh", k=700)), b"page" * 200, draw.randbytes(
 encoders = xpress_writer.plain, xpress_writer.huffman
 samples = [[encode(xpress_writer.tokens(text)) for text in texts] for encode in encoders]
 samples.append([lz4.block.compress(text, store_size=False) for text in texts])
+samples.append([lzo_writer.block(lzo_writer.tokens(text)) for text in texts])
 zero = np.zeros(1, np.int64)
 for number in range(20000):
-    method = number % 3
+    method = number % 4
     data = bytearray(draw.choice(samples[method]))
     for _ in range(draw.choice((0, 1, 1, 2, 5))):
         data[draw.randrange(len(data))] = draw.randrange(256)

@@ -54,7 +54,10 @@ def expand(written: Sequence[Token]) -> bytes:
             found.append(token)
             continue
         offset, length = token
-        assert 0 < offset <= len(found)
+        if not offset:  # zeros, which LZO has
+            found += bytes(length)
+            continue
+        assert offset <= len(found)
         for _ in range(length):
             found.append(found[-offset])
     return bytes(found)

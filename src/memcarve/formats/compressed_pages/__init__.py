@@ -3,11 +3,11 @@
 A block that has as many bytes as it decodes to is stored as it is. No format has a check sum: a block is right if it
 decodes to exactly the bytes that it should, and if its data end there.
 
-Xpress ([MS-XCA]) and LZ4 blocks (lz4_Block_format.md, without a frame) are decoded by `_compiled.c`, if it could be
-built when memcarve was installed, in several threads if there is much; else Xpress by `xpress.py`, which is slow, and
-LZ4 by cramjam. In what breaks LZ4's rules the compiled decoder is the stricter one: cramjam takes matches that lead
-nowhere (an offset of 0), and a few blocks that end with fewer than five literals.
-Zstandard's frames are decoded by cramjam, LZO as Linux writes it by `lzo.py`.
+Xpress ([MS-XCA]), LZ4 blocks (lz4_Block_format.md, without a frame) and LZO as Linux writes it (lzo.rst) are decoded by
+`_compiled.c`, if it could be built when memcarve was installed, in several threads if there is much; else Xpress and
+LZO by `xpress.py` and `lzo.py`, which are slow, and LZ4 by cramjam. In what breaks LZ4's rules the compiled decoder is
+the stricter one: cramjam takes matches that lead nowhere (an offset of 0), and a few blocks that end with fewer than
+five literals. Zstandard's frames are decoded by cramjam.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ XPRESS, XPRESS_HUFFMAN, LZ4, LZO, ZSTD = "Xpress", "Xpress Huffman", "LZ4", "LZO
 #: whether blocks are decoded by compiled code
 IS_COMPILED = _compiled is not None
 
-_NUMBERS = {XPRESS: 0, XPRESS_HUFFMAN: 1, LZ4: 2}
+_NUMBERS = {XPRESS: 0, XPRESS_HUFFMAN: 1, LZ4: 2, LZO: 3}
 _MUCH = 1 << 20  # bytes that are worth a thread
 
 

@@ -1,8 +1,8 @@
 /* Decodes many compressed blocks in one call, without Python's lock: [MS-XCA] 2.2.4 (LZ77+Huffman) and 2.4.4 (LZ77),
- * and LZ4 (lz4_Block_format.md).
+ * LZ4 (lz4_Block_format.md), and LZO with Linux's runs of zeros (Documentation/staging/lzo.rst).
  *
- * xpress.py has Xpress in Python, with the same rules: what one accepts the other does, and what they decode is the
- * same. The input is hostile: every read and write is checked against the block's own bounds, and what is not written
+ * xpress.py and lzo.py have Xpress and LZO in Python, with the same rules: what one accepts the other does, and what
+ * they decode is the same. The input is hostile: every read and write is checked against the block's own bounds, and what is not written
  * is not read. A block without `out` is only checked: what would be written is counted.
  */
 
@@ -14,7 +14,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { PLAIN = 0, HUFFMAN = 1, LZ4 = 2 };
+enum { PLAIN = 0, HUFFMAN = 1, LZ4 = 2, LZO = 3 };
 enum { TABLE = 256, SYMBOLS = 512, LONGEST = 15, ENTRIES = 1 << LONGEST, BLOCK = 65536, END = 256 };
 
 /* where a block is read from and written to (NULL: nowhere); `done` bytes are written */
@@ -303,6 +303,104 @@ static int lz4(Block *block)
     }
 }
 
+/* Read what is added to a length of LZO that its instruction does not say (0): bytes up to one that is not 0. */
+static int lzo_length(Block *block, size_t longest, size_t *length)
+{
+    if (*length)
+        return 1;
+    *length = longest;
+    uint8_t byte;
+    do {
+        if (block->at == block->in_size || *length > block->out_size)
+            return 0;
+        byte = block->in[block->at++];
+        *length += byte ? byte : 255;
+    } while (!byte);
+    return 1;
+}
+
+static int write_zeros(Block *block, size_t length)
+{
+    if (length > block->out_size - block->done)
+        return 0;
+    if (block->out)
+        memset(block->out + block->done, 0, length);
+    block->done += length;
+    return 1;
+}
+
+static int lzo(Block *block)
+{
+    const uint8_t *in = block->in;
+    int has_runs = 0;
+    size_t state = 0; /* how many literals came last, 4 if more did */
+
+    if (block->in_size >= 5 && in[0] == 17) { /* the next byte is the version */
+        if (in[1] > 1)
+            return 0;
+        has_runs = in[1];
+        block->at = 2;
+    }
+    if (block->at < block->in_size && in[block->at] > 17) { /* literals come first */
+        state = in[block->at++] - 17u;
+        if (!copy_literals(block, state))
+            return 0;
+    }
+    for (;;) {
+        if (block->at == block->in_size)
+            return 0;
+        uint32_t code = in[block->at++], literals;
+        size_t length, offset;
+        if (code < 16 && state == 0) {
+            length = code;
+            if (!lzo_length(block, 15, &length) || !copy_literals(block, length + 3))
+                return 0;
+            state = 4;
+            continue;
+        }
+        if (code < 16 || code >= 64) { /* another byte of the offset follows */
+            if (block->at == block->in_size)
+                return 0;
+            size_t high = in[block->at++];
+            literals = code & 3;
+            if (code >= 64) {
+                length = (code >> 5) + 1;
+                offset = (high << 3) + (code >> 2 & 7) + 1;
+            } else {
+                length = state < 4 ? 2 : 3;
+                offset = (high << 2) + (code >> 2) + (state < 4 ? 1 : 2049);
+            }
+            if (!copy_match(block, offset, length))
+                return 0;
+        } else if (has_runs && code >> 3 == 3 && block->in_size - block->at >= 3 && u16(in + block->at) >= 0xFFFC) {
+            literals = in[block->at] & 3;
+            if (!write_zeros(block, (size_t)(in[block->at + 2] << 3 | (code & 7)) + 4))
+                return 0;
+            block->at += 3;
+        } else { /* two bytes of the offset and of literals follow */
+            size_t longest = code < 32 ? 7 : 31;
+            length = code & longest;
+            if (!lzo_length(block, longest, &length) || block->in_size - block->at < 2)
+                return 0;
+            uint32_t word = u16(in + block->at);
+            block->at += 2;
+            literals = word & 3;
+            offset = word >> 2;
+            if (code >= 32)
+                offset += 1;
+            else if (code < 24 && !offset) /* the end */
+                return length == 1 && block->at == block->in_size && block->done == block->out_size;
+            else
+                offset += code < 24 ? 16384 : 32768;
+            if (!copy_match(block, offset, length + 2))
+                return 0;
+        }
+        if (!copy_literals(block, literals))
+            return 0;
+        state = literals;
+    }
+}
+
 /* Whether `count` bytes at `begin` lie in `size` bytes. */
 static int inside(int64_t begin, int64_t count, Py_ssize_t size)
 {
@@ -320,7 +418,7 @@ static int run(int method, const Py_buffer *data, const Py_buffer *target, const
         if (column[which]->len != rows * (Py_ssize_t)sizeof(int64_t) ||
             (uintptr_t)column[which]->buf % sizeof(int64_t))
             bad = 0;
-    if (method != PLAIN && method != HUFFMAN && method != LZ4)
+    if (method != PLAIN && method != HUFFMAN && method != LZ4 && method != LZO)
         bad = 0;
     if (bad < 0 && method == HUFFMAN && !(table = malloc(ENTRIES * sizeof *table))) {
         PyErr_NoMemory();
@@ -338,7 +436,10 @@ static int run(int method, const Py_buffer *data, const Py_buffer *target, const
             }
             Block block = {(const uint8_t *)data->buf + from[row], (size_t)bytes[row], 0,
                            target ? (uint8_t *)target->buf + to[row] : NULL, (size_t)whole[row], 0};
-            int good = method == PLAIN ? plain(&block) : method == HUFFMAN ? huffman(&block, table) : lz4(&block);
+            int good = method == PLAIN     ? plain(&block)
+                       : method == HUFFMAN ? huffman(&block, table)
+                       : method == LZ4     ? lz4(&block)
+                                           : lzo(&block);
             flags[row] = (uint8_t)good;
             if (!good && block.out)
                 memset(block.out, 0, block.out_size);
