@@ -349,10 +349,13 @@ def test_bombs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert pages(memory) == {7 * PAGE: None}
     assert tracemalloc.get_traced_memory()[1] < 8 << 20
     tracemalloc.stop()
-    monkeypatch.setattr(hibernation_sets, "MOST_SETS", 100)
+    monkeypatch.setattr(hibernation_sets, "_SET_BYTES", 1 << 30)  # of so small a file
+    monkeypatch.setattr(hibernation_sets, "_FEWEST", 100)
     memory = opened(tmp_path / "x", bytes(first) + one * 5000)
     assert memory.backing.size == 101 * PAGE
     assert any("more than 100 sets" in note for note in memory.notes)
+    monkeypatch.setattr(hibernation_sets, "MOST_SETS", 50)  # of any
+    assert opened(tmp_path / "x", bytes(first) + one * 5000).backing.size == 51 * PAGE
     monkeypatch.setattr(hibernation_sets, "MOST_RUNS", 30)  # while they are collected
     single = [(2 * number * PAGE, bytes(PAGE)) for number in range(1, 300)]
     assert any("more than 30 runs" in note for note in opened(tmp_path / "x", hibernation.eight(single)).notes)
@@ -360,6 +363,17 @@ def test_bombs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hibernation_sets, "MOST_RUNS", 1 << 20)
     monkeypatch.setattr(hiberfil, "_MOST_RUNS", 30)
     refused(tmp_path / "x", hibernation.eight(RANGES), "more than 30 runs of pages")
+
+
+@pytest.mark.parametrize(("pages_of_set", "sound"), [(16, True), (1023, True), (1024, False)])
+def test_the_largest_set(tmp_path: Path, pages_of_set: int, sound: bool) -> None:  # noqa: FBT001 - a case
+    """A set has no more pages than it could keep as they are: each page that is read decodes all of them."""
+    ranges = [(number * 16 * PAGE, bytes(16 * PAGE)) for number in range(pages_of_set // 16 + 1)]
+    data = hibernation.eight(ranges, per_set=pages_of_set, loader=0, methods=((0, "plain"),))
+    if sound:
+        assert pages(opened(tmp_path / "x", data)) == model(ranges)
+    else:
+        refused(tmp_path / "x", data, "is no set of pages")
 
 
 @pytest.mark.parametrize("following", [1, 6, 0x7FFFFFFF])

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from memcarve.formats.images.hibernation_sets import MOST_RUNS, MOST_SETS, PAGE, Sets, frames_of
+from memcarve.formats.images.hibernation_sets import PAGE, Sets, frames_of, most_of
 from memcarve.remote.cache import own_folder
 
 if TYPE_CHECKING:
@@ -120,14 +120,14 @@ class Index:
         except OSError:
             heads = None
         else:
-            heads = self._read(fd)
+            heads = self._read(fd, *most_of(size))
         sets = None if heads is None else heads.sets(runs, size)
         if heads is None or sets is None:
             return f"its index {self.path} was damaged, and made again"
         return heads, sets
 
-    def _read(self, fd: int) -> Heads | None:
-        """Return what an open index says; None if it is none, or another file's."""
+    def _read(self, fd: int, most_sets: int, most_rows: int) -> Heads | None:
+        """Return what an open index says; None if it is none, or another file's, or says that there are too many."""
         status = os.fstat(fd)
         if not stat.S_ISREG(status.st_mode) or status.st_uid != os.geteuid():
             os.close(fd)
@@ -137,15 +137,17 @@ class Index:
             if len(head) < _HEAD.size:
                 return None
             magic, belongs, sets, rows = _HEAD.unpack(head)
-            if (magic, belongs) != (_MAGIC, self._belongs) or not 0 < sets <= MOST_SETS or rows > MOST_RUNS:
+            if (magic, belongs) != (_MAGIC, self._belongs) or not 0 < sets <= most_sets or rows > most_rows:
                 return None
             size = 4 * sets + 8 * rows
             if status.st_size != _HEAD.size + size + _SUM:
                 return None
             data = file.read(size)
-            if len(data) < size or hashlib.sha256(head + data).digest() != file.read(_SUM):
+            found = hashlib.sha256(head)
+            found.update(data)
+            if len(data) < size or found.digest() != file.read(_SUM):
                 return None
-        words, descriptors = np.frombuffer(data[: 4 * sets], "<u4"), np.frombuffer(data[4 * sets :], "<u8")
+        words, descriptors = np.frombuffer(data, "<u4", sets), np.frombuffer(data, "<u8", rows, 4 * sets)
         return Heads.of(self.path, words, descriptors)
 
     def save(self, words: U32, descriptors: U64) -> str | None:

@@ -41,6 +41,9 @@ _FULL = _MOST_ROWS - 1  # rows of a table that others follow: it may lack one
 MOST_SETS = 1 << 23
 #: nor so many runs of pages: of 128 GiB, page by page. 16 bytes are kept of each
 MOST_RUNS = 1 << 25
+#: there are no more in a file that is so much smaller: even if its pages compress well, or are zeros by sixteens
+_FEWEST, _SET_BYTES, _RUN_BYTES = 1 << 20, 1 << 7, 1 << 8
+_MOST_OF_SET = (1 << 22) // PAGE - 1  # pages, which must fit the set's 22 bits for bytes as they are
 
 
 class Sets(NamedTuple):
@@ -69,6 +72,11 @@ def _frames(descriptors: U64) -> tuple[U64, U64]:
     return descriptors >> np.uint64(4), (descriptors & np.uint64(15)) + np.uint64(1)
 
 
+def most_of(size: int) -> tuple[int, int]:
+    """Return how many sets and runs a file of `size` bytes can have."""
+    return min(MOST_SETS, max(_FEWEST, size // _SET_BYTES)), min(MOST_RUNS, max(_FEWEST, size // _RUN_BYTES))
+
+
 class Walk:
     """Collects the sets of a file. `problem` says why a walk ended early, None if it did not.
 
@@ -77,6 +85,7 @@ class Walk:
 
     def __init__(self, file: FileBacking) -> None:
         self._file = file
+        self._most_sets, self._most_runs = most_of(file.size)
         self._offset, self._size, self._method, self._pages = array("q"), array("q"), array("B"), array("q")
         self._words = array("I")  # that sets begin with
         self._descriptors = bytearray()
@@ -125,12 +134,12 @@ class Walk:
             data = at + 4 + 8 * rows
             if len(table) < 8 * rows:
                 self.problem = f"the file ends inside the set at 0x{at:x}"
-            elif not 0 < size <= pages * PAGE:
+            elif not 0 < size <= pages * PAGE or pages > _MOST_OF_SET:
                 self.problem = f"at 0x{at:x} is no set of pages" + ("; there are zeros" if not any(head) else "")
             elif max(struct.unpack(f"<{rows}Q", table)) >> 4 >= _MOST_FRAMES - _USUAL:
                 self.problem = f"the set at 0x{at:x} names pages that no machine has"
-            elif len(self._descriptors) + len(table) > 8 * MOST_RUNS:
-                self.problem = f"it has more than {MOST_RUNS} runs of pages"
+            elif len(self._descriptors) + len(table) > 8 * self._most_runs:
+                self.problem = f"it has more than {self._most_runs} runs of pages"
             elif data + size > file.size:
                 self.problem = f"the file ends inside the set at 0x{at:x}"
                 self.lost += [(one >> 4, (one & 15) + 1) for one in struct.unpack(f"<{rows}Q", table)]
@@ -143,8 +152,8 @@ class Walk:
         return done
 
     def _add(self, offset: int, size: int, method: int, pages: int) -> None:
-        if len(self._pages) == MOST_SETS:
-            self.problem = f"it has more than {MOST_SETS} sets of pages"
+        if len(self._pages) == self._most_sets:
+            self.problem = f"it has more than {self._most_sets} sets of pages"
         self._offset.append(offset)
         self._size.append(size)
         self._method.append(method)
@@ -168,8 +177,8 @@ class Walk:
                 self.problem = f"the file ends before the table at 0x{page * PAGE:x}"
             elif count > _MOST_ROWS or any(not low < end < _MOST_FRAMES for low, end in rows):
                 self.problem = f"the table at 0x{page * PAGE:x} makes no sense"
-            elif len(self._rows) + 2 * len(rows) > 2 * MOST_RUNS:
-                self.problem = f"it has more than {MOST_RUNS} runs of pages"
+            elif len(self._rows) + 2 * len(rows) > 2 * self._most_runs:
+                self.problem = f"it has more than {self._most_runs} runs of pages"
             else:
                 self._blocks((page + 1) * PAGE, rows)
                 following = following if count >= _FULL else 0
