@@ -43,8 +43,12 @@ _XPRESS = 3  # COMPRESSION_FORMAT_XPRESS
 _NONE = 0xFFFFFFFF  # the key of a record that leads to another one
 _STEPS = 8  # records that are followed one from the other
 _LEVELS = 8  # of a tree
-_MOST_NODES = 1 << 17
-_LEAF, _INNER = 510, 255  # entries of a node, which is a page
+_MOST_KEYS, _FEWEST_KEYS = 1 << 23, 1 << 20  # of all stores: 32 GiB that are compressed
+_SMALLEST = 1 << 10  # bytes of memory for each compressed page: there are no more of them
+_TIMES = 4  # that all of that may be read in one search
+_LEAF, _INNER = 510, 255  # entries of a node, which is a page; of a leaf as many are used as of an inner one
+_MOST_PLACES, _MOST_OWNERS = 1 << 12, 4  # that may be a store, and its owner
+_MOST_TRIALS = 1 << 11  # pointers that are tried as that to the regions of a store
 _ARRAY = 0x400  # pages of records in an array
 _BATCH = 1 << 12  # pages of the kernel looked at in one go: 16 MiB
 _PAGES = 1 << 11  # pages checked in one go: 8 MiB
@@ -274,6 +278,30 @@ class CompressionStore:
         return data, at, full
 
 
+class _Search:
+    """How much is still read in a search for stores, whatever the structures claim: a few pages can be mapped often.
+
+    Raises LimitError once that is used up.
+    """
+
+    def __init__(self, resolver: WindowsResolver) -> None:
+        self.resolver = resolver
+        self._most = min(_MOST_KEYS, max(_FEWEST_KEYS, resolver.memory.total // _SMALLEST))
+        self._keys, self._trials = _TIMES * self._most, _MOST_TRIALS
+
+    def read(self, count: int, before: int) -> None:
+        """Take note of so many entries of a tree that are to be read, and of those of it that were read before."""
+        self._keys -= count
+        if self._keys < 0 or before + count > self._most:
+            raise LimitError(f"the trees of its stores claim more than {self._most} pages", before + count)
+
+    def try_out(self, count: int) -> None:
+        """Take note of pointers that are to be tried."""
+        self._trials -= count
+        if self._trials < 0:
+            raise LimitError(f"more than {_MOST_TRIALS} pointers may lead to what stores hold", count)
+
+
 def find_store(resolver: WindowsResolver) -> tuple[CompressionStore | None, str]:
     """Return the store of a machine, None if there is none that can be read; and why not, in words."""
     build = resolver.windows.kernel.version.build
@@ -286,14 +314,15 @@ def find_store(resolver: WindowsResolver) -> tuple[CompressionStore | None, str]
     if not resolver.memory.searchable:
         return None, "finding it takes a search of the kernel's memory, which comes from afar"
     try:
-        places = _candidates(resolver)
-        for owner in owners:
+        places, search = _candidates(resolver), _Search(resolver)
+        for owner in owners[:_MOST_OWNERS]:
             space = None
-            stores = [] if offsets is None else _stores(resolver, places, owner, offsets)
+            stores = [] if offsets is None else _stores(search, places, owner, offsets)
             if not stores and places:
                 space = resolver.space_of_owner(owner)
-                offsets = _learned(resolver, places, owner, space)
-                stores = [] if offsets is None else _stores(resolver, places, owner, offsets)
+                learned = _learned(search, places, owner, space)
+                stores = [] if learned is None else _stores(search, places, owner, learned)
+                offsets = learned or offsets
             if stores and offsets is not None:
                 return CompressionStore(resolver, stores, space or resolver.space_of_owner(owner), offsets), ""
     except LimitError as error:
@@ -317,32 +346,35 @@ def _candidates(resolver: WindowsResolver) -> list[int]:
         held = memory.holds(physical, PAGE)
         words = memory.pages(physical[held])[:, _SELF // 8]
         found += address[held][words == address[held]].tolist()
+        if len(found) > _MOST_PLACES:
+            raise LimitError(f"more than {_MOST_PLACES} pages of the kernel look like a store", len(found))
     return found
 
 
-def _stores(resolver: WindowsResolver, places: list[int], owner: ProcessEntry, offsets: Offsets) -> list[_Store]:
-    return [store for at in places if (store := _store_at(resolver, at, owner, offsets)) is not None]
+def _stores(search: _Search, places: list[int], owner: ProcessEntry, offsets: Offsets) -> list[_Store]:
+    return [store for at in places if (store := _store_at(search, at, owner, offsets)) is not None]
 
 
-def _learned(resolver: WindowsResolver, places: list[int], owner: ProcessEntry, space: AddressSpace) -> Offsets | None:
+def _learned(search: _Search, places: list[int], owner: ProcessEntry, space: AddressSpace) -> Offsets | None:
     """Return where stores keep what differs, if they prove it; None if they do not, or contradict each other."""
-    found = {each for at in places if (each := _learned_at(resolver, at, owner, space)) is not None}
+    found = {each for at in places if (each := _learned_at(search, at, owner, space)) is not None}
     return found.pop() if len(found) == 1 else None
 
 
-def _learned_at(resolver: WindowsResolver, at: int, owner: ProcessEntry, space: AddressSpace) -> Offsets | None:
+def _learned_at(search: _Search, at: int, owner: ProcessEntry, space: AddressSpace) -> Offsets | None:
     """Return where one store keeps what differs; None if that does not prove itself.
 
     The owner is named by its address. Which pointer leads to the regions, and how pages are packed, is proven by pages:
     one pointer and one method decode nearly all of a sample, and no other does any. Keys have a number, or none has.
     """
+    resolver = search.resolver
     table, there = resolver.pages_at(np.array([at, at + PAGE], np.uint64))
     words = table.reshape(-1)
     named = _FIRST + np.flatnonzero(words[_FIRST:] == np.uint64(owner.object or 0))
     if not there.all() or not len(named):
         return None
     plain = Offsets(0, None, 0, 8 * int(named[0]))
-    store = _store_at(resolver, at, owner, plain)
+    store = _store_at(search, at, owner, plain)
     numbers = np.zeros(0) if store is None else np.unique(store.keys >> np.uint64(28))
     if store is None or len(numbers) != 1:
         return None
@@ -352,6 +384,8 @@ def _learned_at(resolver: WindowsResolver, at: int, owner: ProcessEntry, space: 
     lowest = np.uint64(resolver.windows.kernel.table.kernel_half)
     likely = _FIRST + np.flatnonzero((words[_FIRST:] >= lowest) & (words[_FIRST:] & np.uint64(7) == 0))
     proven: dict[tuple[int, str], Offsets] = {}
+    likely = likely[np.sort(np.unique(words[likely], return_index=True)[1])]
+    search.try_out(len(likely))
     for row in likely.tolist():
         trial = store._replace(regions=int(words[row]))
         for packed in (XPRESS, LZ4):
@@ -365,9 +399,9 @@ def _learned_at(resolver: WindowsResolver, at: int, owner: ProcessEntry, space: 
     return proven.popitem()[1] if len(proven) == 1 else None
 
 
-def _store_at(resolver: WindowsResolver, at: int, owner: ProcessEntry, offsets: Offsets) -> _Store | None:
+def _store_at(search: _Search, at: int, owner: ProcessEntry, offsets: Offsets) -> _Store | None:
     """Return the store at an address of the kernel; None if there is none, or it is another's."""
-    table, there = resolver.pages_at(np.array([at, at + PAGE], np.uint64))
+    table, there = search.resolver.pages_at(np.array([at, at + PAGE], np.uint64))
     words, data = table.reshape(-1), table.tobytes()
 
     def number(place: int, size: int = 4) -> int:
@@ -381,7 +415,7 @@ def _store_at(resolver: WindowsResolver, at: int, owner: ProcessEntry, offsets: 
     size = number(_CHUNKS + _RECORD_SIZE)
     if bits > 31 or shift > 31 or not 0 < size <= PAGE:  # noqa: PLR2004 - bits of a number
         return None
-    keys, values = _tree(resolver, number(_TREE, 8))
+    keys, values = _tree(search, number(_TREE, 8))
     if not len(keys):
         return None
     return _Store(
@@ -398,34 +432,39 @@ def _store_at(resolver: WindowsResolver, at: int, owner: ProcessEntry, offsets: 
     )
 
 
-def _tree(resolver: WindowsResolver, root: int) -> tuple[U64, U64]:
+def _tree(search: _Search, root: int) -> tuple[U64, U64]:
     """Return keys and values of a B+ tree (uint64), sorted by key; of one that comes twice nothing.
 
     A node is a page: how many entries it has (2 bytes), its level, whether it is a leaf; then the leftmost child.
+    Raises LimitError.
     """
     none = np.zeros(0, np.uint64)
-    keys, values = [none], [none]
+    found, count = [none], 0
     nodes, seen = np.array([root], np.uint64), np.array([], np.uint64)
     for _ in range(_LEVELS):
         nodes = np.setdiff1d(nodes[nodes & _LOW == 0], seen)
-        if not len(nodes) or len(seen) + len(nodes) > _MOST_NODES:
+        if not len(nodes):
             break
         seen = np.concatenate([seen, nodes])
         below = [none]
         for part in chunks(len(nodes), _BATCH):
-            words, there = resolver.pages_at(nodes[part])
+            search.read(_INNER * (part.stop - part.start), count)
+            count += _INNER * (part.stop - part.start)
+            words, there = search.resolver.pages_at(nodes[part])
             table = words[there]
-            count = (table[:, 0] & np.uint64(0xFFFF)).astype(np.int64)
+            used = (table[:, 0] & np.uint64(0xFFFF)).astype(np.int64)
             leaf = table[:, 0] >> np.uint64(24) & np.uint64(0xFF) != 0
-            sound = count <= np.where(leaf, _LEAF, _INNER)
-            row, step = expand(np.where(sound & leaf, count, 0))
+            sound = used <= np.where(leaf, _LEAF, _INNER)
+            row, step = expand(np.where(sound & leaf, used, 0))
             entry = table[row, 2 + step]
-            keys.append(entry & np.uint64(0xFFFFFFFF))
-            values.append(entry >> np.uint64(32))
-            row, step = expand(np.where(sound & ~leaf, count, 0))
+            found.append(entry << np.uint64(32) | entry >> np.uint64(32))  # by key
+            row, step = expand(np.where(sound & ~leaf, used, 0))
             below += [table[sound & ~leaf, 1], table[row, 3 + 2 * step]]
         nodes = np.concatenate(below)
-    key, value = np.concatenate(keys), np.concatenate(values)
-    unique, first, times = np.unique(key, return_index=True, return_counts=True)
-    once = times == 1
-    return unique[once], value[first[once]]
+    entries = np.concatenate(found)
+    found.clear()
+    entries.sort()
+    keys = entries >> np.uint64(32)
+    same = keys[1:] == keys[:-1]
+    once = ~(np.append(False, same) | np.append(same, False))
+    return keys[once], entries[once] & np.uint64(0xFFFFFFFF)

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 _STRETCH = 21  # bits of an address within what one table maps
 _MOST_STRETCHES = 1 << 10  # whose entries are looked at for one process; they are kept for others
+_MOST_KEPT = 1 << 13  # of these when another process is looked for: 64 MiB
 _LOW = np.uint64(PAGE - 1)
 
 
@@ -42,6 +43,8 @@ class PagedKernel:
     def begin(self) -> None:
         """Look for another process."""
         self.left = _MOST_STRETCHES
+        if len(self._known) > _MOST_KEPT:
+            self._known.clear()
 
     def forget(self) -> None:
         """Look again at what was looked at: more can be found now."""

@@ -23,13 +23,14 @@ from memcarve.images.structure_reader import Reader
 from memcarve.intervals import PAGE, chunks
 
 if TYPE_CHECKING:
-    from memcarve.dtypes import U64, Bools
+    from memcarve.dtypes import I64, U64, Bools
     from memcarve.images.windows.resolving.windows_resolver import WindowsResolver
 
 _SLOTS = 16  # of the array
-_MOST_DATA = 64 << 20  # bytes of the kernel's own data that are looked at
+_MOST_DATA = 16 << 20  # bytes of the kernel's own data that are looked at
 _MOST_BLOCKS = 1 << 17  # pointers that are followed
 _MOST_NAMED = 1 << 10  # of which so many may look as if they led to a name
+_MOST_PLACES = 1 << 9  # where the array may begin
 _BATCH = 1 << 12  # pages
 _KERNEL, _GRAIN = np.uint64(0xFFFF800000000000), np.uint64(15)  # the pool's grain
 _LOST = np.uint64(1)  # what stands for a word that is not in memory: neither a pointer nor 0
@@ -90,7 +91,8 @@ def find_paging_files(resolver: WindowsResolver) -> tuple[tuple[PagingFile, ...]
         return (), "finding it takes reading more of the kernel's memory, which comes from afar"
     try:
         words = kernel_data(resolver)
-        found = {files for members in _MEMBERS for files in _arrays(resolver, words, members)}
+        slots = _slots(words)
+        found = {files for members in _MEMBERS for files in _arrays(resolver, words, slots, members)}
     except LimitError as error:
         return (), error.problem
     if len(found) > 1:
@@ -119,28 +121,42 @@ def kernel_data(resolver: WindowsResolver) -> U64:
     return np.concatenate(parts)
 
 
-def _arrays(resolver: WindowsResolver, words: U64, members: Members) -> set[tuple[PagingFile, ...]]:
-    """Return what arrays among words (uint64) lead to, if all of each proves to be page files."""
+def _slots(words: U64) -> I64:
+    """Return the places of pointers among words (uint64) that lie in 16 pointers, or zeros. Raises LimitError."""
     pointer = (words >= _KERNEL) & (words & _GRAIN == 0)
-    sums = np.concatenate([[0], np.cumsum(pointer | (words == 0))])
-    whole = np.flatnonzero(sums[_SLOTS:] - sums[:-_SLOTS] == _SLOTS)  # where 16 words are pointers, or 0
-    held = np.zeros(len(words) + 1, np.int64)
-    np.add.at(held, whole, 1)
-    np.add.at(held, np.minimum(whole + _SLOTS, len(words)), -1)
-    slots = np.flatnonzero(pointer & (np.cumsum(held)[:-1] > 0))
+    if len(words) < _SLOTS:
+        return np.flatnonzero(pointer[:0])
+    sums = np.concatenate([[0], np.cumsum(pointer | (words == 0), dtype=np.int32)])
+    whole = sums[_SLOTS:] - sums[:-_SLOTS] == _SLOTS  # whether 16 words from here on are
+    # how many of the 16 places that end with a word are such
+    around = np.pad(whole, (_SLOTS, _SLOTS - 1))
+    sums = np.cumsum(around, dtype=np.int32)
+    slots = np.flatnonzero(pointer & (sums[_SLOTS:] > sums[:-_SLOTS]))
+    targets = len(np.unique(words[slots]))
+    if targets > _MOST_BLOCKS:
+        raise LimitError("the kernel's data hold too many pointers to follow them", targets)
+    return slots
+
+
+def _arrays(resolver: WindowsResolver, words: U64, slots: I64, members: Members) -> set[tuple[PagingFile, ...]]:
+    """Return what arrays among words (uint64) lead to, if all of each proves to be page files.
+
+    `slots` are the places of pointers that may be in one. Raises LimitError.
+    """
     targets = np.unique(words[slots])
-    if len(targets) > _MOST_BLOCKS:
-        raise LimitError("the kernel's data hold too many pointers to follow them", len(targets))
     named = targets[_have_paths(resolver, targets, members)]
     if len(named) > _MOST_NAMED:
         raise LimitError("too many pointers in the kernel's data lead to what looks like a page file", len(named))
     reader = Reader(resolver.kernel)
     blocks = {at: file for at in named.tolist() if (file := _block(reader, at, members)) is not None}
-    found = set()
-    for slot in slots[np.isin(words[slots], np.array([*blocks], np.uint64))].tolist():
-        first = slot - blocks[int(words[slot])].number
-        if first < 0 or first + _SLOTS > len(words):
-            continue
+    found, known = set(), np.array(sorted(blocks), np.uint64)
+    numbers = np.array([blocks[at].number for at in known.tolist()], np.int64)
+    slots = slots[np.isin(words[slots], known)]
+    places = np.unique(slots - numbers[np.searchsorted(known, words[slots])])
+    places = places[(places >= 0) & (places + _SLOTS <= len(words))]
+    if len(places) > _MOST_PLACES:
+        raise LimitError("too many places in the kernel's data look like the list", len(places))
+    for first in places.tolist():
         files = [
             blocks.get(target) or _store(reader, target, members) if target else None
             for target in words[first : first + _SLOTS].tolist()

@@ -36,6 +36,7 @@ _FIRST, _SAMPLE = 8, 256  # pages that tell which addresses may be the database'
 _ENOUGH = 16  # records that must be right, and
 _SHARE = 0.5  # as many of the sample: not all pages that a process may write are its own
 _MOST_CANDIDATES = 1 << 17
+_MOST_LIKELY = 1 << 8  # addresses at which the record of a page is right: memory may be mapped at many
 _MOST_BOTH = 1 << 13  # pages in both that are looked at
 _BEFORE_10 = 0xFFFFFA8000000000  # where it is in Windows 7
 _KERNEL, _LOW = np.uint64(0xFFFF800000000000), np.uint64(PAGE - 1)
@@ -137,6 +138,8 @@ def _database(resolver: WindowsResolver, sample: Sample) -> tuple[int, Members] 
         for at in chosen[:: max(len(chosen) // _FIRST, 1)].tolist():
             record = bases + (sample.physical[at] >> _TWELVE) * np.uint64(_RECORD)
             likely |= _has(resolver, record, sample.entry[at], members)
+        if np.count_nonzero(likely) > _MOST_LIKELY:
+            raise LimitError("too many addresses in the kernel's data look like it", int(np.count_nonzero(likely)))
         for base in bases[likely].tolist():
             record = np.uint64(base) + (sample.physical[chosen] >> _TWELVE) * np.uint64(_RECORD)
             right = int(_has(resolver, record, sample.entry[chosen], members).sum())

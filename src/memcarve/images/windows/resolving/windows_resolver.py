@@ -63,6 +63,8 @@ _MOST_SAMPLED = 1 << 18  # entries of each
 _PLENTY = 1 << 10  # entries of a few processes that are enough if they prove it
 _LARGEST = 1 << 33  # bytes of tables' claims that are walked for that
 _STORE_BUILD = 10240  # from here on memory is compressed
+_FEWEST_VIEWED = 4 << 30  # bytes of views whose prototypes are followed in any image: more, if memory is larger
+_PAGES_OF_PIECE = 1 << 4  # of views, at least, on average for each piece of an array: 512 fit a page of it
 _EIGHT, _TWELVE = np.uint64(3), np.uint64(12)
 _LOW = np.uint64(PAGE - 1)
 _ZERO = REASONS.index(DEMAND_ZERO)
@@ -173,11 +175,13 @@ class WindowsResolver:
         self, entry: ProcessEntry, table: AddressTable, start: int, end: int, limit: int | None
     ) -> tuple[Pages, Found]:
         pages, invalid = walk_invalid(self.memory, table, start, end, limit)
-        most = (default_limit(self.memory) if limit is None else limit) // PAGE
+        # a few pages of prototypes can be mapped often, so that views of any size are full of pages
+        viewed = (max(_FEWEST_VIEWED, 4 * self.memory.total) if limit is None else limit) // PAGE
         if not len(invalid.paged.word) or entry.ended or invalid.cut:
-            return pages, _Resolving(self).run(entry, pages, invalid, most, (start, min(end, TOP)))
+            return pages, _Resolving(self).run(entry, pages, invalid, viewed, (start, min(end, TOP)))
+        most = (default_limit(self.memory) if limit is None else limit) // PAGE
         below = tables_below(self, invalid, table.mode.levels, (start, end), most)
-        found = _Resolving(self).run(entry, pages, below.invalid, most, (start, min(end, TOP)))
+        found = _Resolving(self).run(entry, pages, below.invalid, viewed, (start, min(end, TOP)))
         found.notes.extend(below.notes)
         found.counts["paged_tables"] = pages.counts["paged_tables"] + below.change
         return pages, found
@@ -425,26 +429,26 @@ class _Resolving:
         )
         low, high = start & -PAGE, -(-end // PAGE) * PAGE
         limits = Intervals.of([(low, min(high, USER_END) - low)])
-        views = Intervals(found.views.start, found.views.size, np.arange(len(found.views)))
+        # of views that claim the same address the first one counts: as often as it is claimed it would be looked up
+        views = smallest_owner(found.views.start, found.views.size, np.arange(len(found.views)))
         bare = views.intersect(limits)[0].subtract(covered)
         # where the entries of these stretches are; of views that are mostly not in memory their entries are not either
         away = (bare.start - found.views.start[bare.owner]) >> _TWELVE
         tables = Intervals(found.entries[bare.owner] + (away << _EIGHT), bare.size >> (_TWELVE - _EIGHT))
-        tables = Intervals(tables.start, tables.size, np.arange(len(tables)))
         mapped = self.resolver.kernel.mapped(tables)[0]
         there = Intervals(mapped.start, mapped.size)
+        bare, tables = self._few_pieces(bare, tables, there)
         gone = tables.subtract(there)
         if len(gone) and len(paged := self.resolver.paged_kernel.held(gone)):
             there = union(there, paged)
+            bare, tables = self._few_pieces(bare, tables, there)
             gone = tables.subtract(there)
         held = tables.intersect(there)[0]
         first = ((gone.start - tables.start[gone.owner]) >> _EIGHT) << _TWELVE
         self.gathered.lose(bare.start[gone.owner] + first, UNKNOWN_PROTOTYPE, gone.size << (_TWELVE - _EIGHT))
         count = (held.size >> _EIGHT).astype(np.int64)
         if int(count.sum()) > self.most:
-            self.gathered.notes.append(
-                "views of the process have more prototypes than {limit} has pages: not all were followed"
-            )
+            self._too_many()
             count = np.where(np.cumsum(count) <= self.most, count, 0)
         self.most -= int(count.sum())
         ends = np.cumsum(count)
@@ -457,6 +461,23 @@ class _Resolving:
             address = bare.start[owner] + (((entry_at - tables.start[owner]) >> _EIGHT) << _TWELVE)
             self.prototypes(address, entry_at)
         self.gathered.lose(marked[union(views).rows_of(marked) < 0], UNKNOWN_PROTOTYPE)
+
+    def _few_pieces(self, bare: Intervals, tables: Intervals, there: Intervals) -> tuple[Intervals, Intervals]:
+        """Return those stretches of views and their arrays that are in not too many pieces of what is `there`.
+
+        Views may share arrays, and each page of an array may be a piece: as forged, every view has all of them.
+        """
+        first, end = there.touched(tables)
+        keep = np.cumsum(end - first + 1) <= self.most // _PAGES_OF_PIECE
+        if not keep.all():
+            self._too_many()
+        bare, tables = bare.where(keep), tables.where(keep)
+        return bare, Intervals(tables.start, tables.size, np.arange(len(tables)))
+
+    def _too_many(self) -> None:
+        note = "views of the process have more prototypes than {limit} has pages: not all were followed"
+        if note not in self.gathered.notes:
+            self.gathered.notes.append(note)
 
     def prototypes(self, address: U64, entry_at: U64) -> None:
         """Resolve pages (uint64) by the prototypes at addresses of the kernel; an address of 0 is none."""

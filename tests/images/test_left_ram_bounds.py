@@ -1,0 +1,148 @@
+"""What left memory, as forged structures tell it: a few pages that claim much, mapped at many places, cost little."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+import memcarve
+import winimage
+from memcarve.errors import AddressError, SourceReadError
+from memcarve.images.windows.resolving import (
+    compression_store,
+    paged_kernel,
+    paging_files,
+    pfn_database,
+    windows_resolver,
+)
+from memcarve.images.windows.resolving.prototype_arrays import Arrays
+from memcarve.intervals import Intervals
+from memory import PAGE
+from winimage import Plan, left_ram, userland
+from winimage.paging_files import PagingFiles
+
+if TYPE_CHECKING:
+    from memcarve.process import ProcessMemory
+    from winimage import Truth
+
+PID = 5000
+VIEW, WORDS = 0x31200000000, ("valid", "transition") * 8
+
+
+@pytest.fixture(scope="module")
+def truth(tmp_path_factory: pytest.TempPathFactory) -> Truth:
+    """Return an image of a process with a view, a page file and compressed pages; the kernel lists its page files."""
+    private = left_ram.Private(0x30100000000, ("pagefile 0", "compressed packed", "both 0 clean") * 30)
+    left = left_ram.LeftRam((left_ram.View(VIEW, WORDS, (), kind="shared"),), (left_ram.MOVED, private))
+    plan = Plan(PID, b"left.exe", 388, userland=userland.plain(PID), left=left)
+    processes = [Plan(388, b"smss.exe"), Plan(900, b"MemCompression", 4, memory=()), plan]
+    place = tmp_path_factory.mktemp("bounds") / "mem.raw"
+    return winimage.build(place, layout=8, megabytes=24, processes=processes, paging=PagingFiles(), pfn="right")
+
+
+def opened(truth: Truth, **options: Any) -> ProcessMemory:
+    """Return the process; the image is closed again."""
+    with memcarve.open(truth.path, page_files=[f"0={truth.page_files[0]}"], **options) as container:
+        return container.process(PID, half="user")
+
+
+def said(memory: ProcessMemory, words: str) -> bool:
+    """Return whether a note has some words."""
+    return any(words in str(note) for note in memory.notes)
+
+
+def test_nothing_is_cut(truth: Truth) -> None:
+    """What an honest machine has is within all bounds."""
+    memory = opened(truth)
+    assert memory.pages is not None
+    assert memory.pages["compressed"] == 30
+    for words in ("left out", "is not known", "not all were followed", "contradict"):
+        assert not said(memory, words)
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "most", "why"),
+    [
+        (compression_store, "_MOST_KEYS", 100, "left out: the trees of its stores claim more than 100 pages"),
+        (compression_store, "_TIMES", 0, "left out: the trees of its stores claim more than"),
+        (compression_store, "_MOST_PLACES", 0, "left out: more than 0 pages of the kernel look like a store"),
+        (paging_files, "_MOST_PLACES", 0, "list of its page files is not known (too many places"),
+        (paging_files, "_MOST_BLOCKS", 0, "list of its page files is not known (the kernel's data hold too many"),
+        (pfn_database, "_MOST_LIKELY", 0, "the PFN database is not known (too many addresses"),
+        (windows_resolver, "_PAGES_OF_PIECE", 1 << 40, "more prototypes than {limit} has pages: not all were"),
+    ],
+)
+def test_what_is_cut_is_said(
+    truth: Truth, module: Any, name: str, most: int, why: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What claims more than there can be is not read, and that is said; pages of memory alone stay as they are."""
+    monkeypatch.setattr(module, name, most)
+    memory = opened(truth)
+    assert said(memory, why)
+    with memcarve.open(truth.path, pages_from="ram") as container:
+        assert not said(container.process(PID, half="user"), why)
+
+
+def test_pointers_that_are_tried(truth: Truth, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a build that is not known, no more than so many pointers are tried as that to a store's regions."""
+    monkeypatch.setattr(compression_store, "_OFFSETS", compression_store._OFFSETS[:1])
+    assert not said(opened(truth), "left out")
+    monkeypatch.setattr(compression_store, "_MOST_TRIALS", 1)
+    assert said(opened(truth), "compressed pages are left out: more than 1 pointers may lead to what stores hold")
+
+
+def test_a_page_that_the_store_was_not_asked_for(truth: Truth) -> None:
+    """Whatever is read of the store, a page that was not found right is an error."""
+    with memcarve.open(truth.path) as container:
+        store = container._resolver.store  # type: ignore[attr-defined]
+        for size in (PAGE, 100 * PAGE):
+            with pytest.raises(SourceReadError, match="the key 0x0 cannot be decoded"):
+                store.read_pieces([(0, size)], memoryview(bytearray(size)))
+
+
+def test_views_that_overlap(truth: Truth, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of two views of the same addresses the first one counts: thousands of them cost as much as one."""
+    true = windows_resolver.arrays
+
+    def forged(*given: Any) -> Arrays:
+        found = true(*given)
+        views, entries = found.views, found.entries
+        size = np.append(np.uint64(4 * PAGE), views.size)
+        first = np.append(np.uint64(VIEW), views.start)
+        return Arrays(Intervals(first, size), np.append(np.uint64(0xFFFFF00000000000), entries), 0)
+
+    monkeypatch.setattr(windows_resolver, "arrays", forged)
+    with memcarve.open(truth.path) as container:
+        memory = container.process(PID)
+        for page in range(len(WORDS)):
+            if page < 4:
+                with pytest.raises(AddressError, match="its prototype is not in memory"):
+                    memory.read(VIEW + page * PAGE, 1)
+            else:
+                assert memory.read(VIEW + page * PAGE, PAGE) == truth.left[PID].found[VIEW + page * PAGE].data
+
+
+def test_the_kernel_is_not_kept_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was looked up for many processes is let go of before the next one."""
+    kept: Any = paged_kernel.PagedKernel(None)  # type: ignore[arg-type]
+    kept._known = dict.fromkeys(range(3))
+    kept.begin()
+    assert len(kept._known) == 3
+    monkeypatch.setattr(paged_kernel, "_MOST_KEPT", 2)
+    kept.begin()
+    assert not kept._known
+
+
+@pytest.mark.parametrize("count", [0, 1, 15, 16, 17, 40, 200])
+def test_where_lists_can_be(count: int) -> None:
+    """Pointers are looked at if sixteen words around them are pointers, or zeros."""
+    chance = np.random.default_rng(count)
+    choices = np.array([0, 1, 0xFFFF900000000000, 0xFFFF900000000010], np.uint64)
+    for _ in range(30):
+        words = chance.choice(choices, count, p=(0.48, 0.02, 0.25, 0.25))
+        fits = [word != 1 for word in words.tolist()]
+        begins = [at for at in range(count - 15) if all(fits[at : at + 16])]
+        expected = [at for at in range(count) if words[at] > 1 and any(0 <= at - begin < 16 for begin in begins)]
+        assert paging_files._slots(words).tolist() == expected
