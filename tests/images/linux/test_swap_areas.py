@@ -56,17 +56,18 @@ def test_swapped_pages_are_found(name: str) -> None:
 
 
 def test_a_file_for_an_area_on_zram() -> None:
-    """A file under the number of an area that is on zram is refused; under its own number, it is used beside it."""
+    """A file under the number of an area that is on zram is refused; without a number it has one that is not."""
     linux = machine(_ZRAM)
     pid = next(pid for pid in linux.stopped if len(linux.swapped(pid).address))
     area = linux.path("swap.img")
     with (
-        memcarve.open(linux.raw, page_files=[str(area)]) as container,
+        memcarve.open(linux.raw, page_files=[f"0={area}"]) as container,
         pytest.raises(UsageError, match=r"swap area 0 is on zram.*as 1=FILE"),
     ):
         container.process(pid)
-    with memcarve.open(linux.raw, page_files=[f"1={area}"]) as container:
+    with memcarve.open(linux.raw, page_files=[str(area)]) as container:
         memory = container.process(pid)
+        assert [row["number"] for row in memory.inputs["page_files"]] == [1]
         assert memory.pages["compressed"] == len(linux.swapped(pid).address)
         assert memory.pages["in_pagefile"] == 0
 

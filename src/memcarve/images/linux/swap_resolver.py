@@ -2,13 +2,14 @@
 
 An entry that is not present has the number of an area and of a page in it (`absent_entries`). Which area has which
 number is for the user to say; by default the areas that were given have them in order, as they are numbered when they
-are turned on. An area begins with a page of its own, whose last ten bytes are ``SWAPSPACE2`` (mm/swapfile.c). What is
-on zram, or waits in zswap, is in no file, but in memory (`swapping`).
+are turned on, without those on zram. An area begins with a page of its own, whose last ten bytes are ``SWAPSPACE2``
+(mm/swapfile.c). What is on zram, or waits in zswap, is in no file, but in memory (`swapping`).
 """
 
 from __future__ import annotations
 
 import functools
+import itertools
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,7 +23,7 @@ from memcarve.missing import BEYOND_PAGE_FILE, COMPRESSED_SWAP, PAGED_OUT
 from memcarve.permissions import COMPRESSED, PAGEFILE
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator, Sequence
 
     from memcarve.dtypes import U8, U64, Bools
     from memcarve.images.linux.swapping.compressed_swap import CompressedSwap
@@ -64,7 +65,9 @@ class SwapResolver:
         self._unknown = told if isinstance(told, str) else ""
         if found is not None and self.files.area is not None:
             self.files.area.source = found.pages
-        clash = set() if found is None else set(found.on_zram) & {each.number for each in self.files.files}
+        on_zram = set() if found is None else set(found.on_zram)
+        self.files.files = tuple(_beside(self.files.files, on_zram))
+        clash = on_zram & {each.number for each in self.files.files}
         if clash:
             number = min(clash)
             raise UsageError(
@@ -118,6 +121,14 @@ class SwapResolver:
     def originals(self, _: ProcessEntry, __: U64) -> None:
         """Return None: what files have in memory (the page cache) is not looked up."""
         return
+
+
+def _beside(files: Sequence[PageFile], on_zram: set[int]) -> Iterator[PageFile]:
+    """Yield files, those whose number was not said with the lowest that is no other's, and not on zram."""
+    taken = on_zram | {each.number for each in files if each.said}
+    free = (number for number in itertools.count() if number not in taken)
+    for each in files:
+        yield each if each.said else each._replace(number=next(free))
 
 
 def _check(each: PageFile, page: int) -> None:
