@@ -96,10 +96,12 @@ def test_pointers_that_are_tried(truth: Truth, monkeypatch: pytest.MonkeyPatch) 
 def test_a_page_that_the_store_was_not_asked_for(truth: Truth) -> None:
     """Whatever is read of the store, a page that was not found right is an error."""
     with memcarve.open(truth.path) as container:
-        store = container._resolver.store  # type: ignore[attr-defined]
+        resolver = container._resolver  # type: ignore[attr-defined]
+        assert resolver.store is not None
+        source = resolver.files.area.source
         for size in (PAGE, 100 * PAGE):
             with pytest.raises(SourceReadError, match="the key 0x0 cannot be decoded"):
-                store.read_pieces([(0, size)], memoryview(bytearray(size)))
+                source.read_pieces([(0, size)], memoryview(bytearray(size)))
 
 
 def test_views_that_overlap(truth: Truth, monkeypatch: pytest.MonkeyPatch) -> None:
