@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.resources
 import re
 import stat
 import xml.etree.ElementTree as ET
@@ -20,7 +21,8 @@ from memcarve.errors import MissingExtraError, TargetExistsError, UsageError
 from memcarve.intervals import Intervals
 from memcarve.labels.segment_labels import Words
 from memcarve.report.picture.drawing_memory import Portrait, drawing_of
-from memcarve.report.picture.memory_line import Access, Drawn, MemoryLine
+from memcarve.report.picture.memory_line import Drawn, MemoryLine
+from memcarve.report.picture.palette import ACCESS, LETTERS, SEVERITIES, Access
 from memcarve.report.picture.shapes import Box, Text
 from memcarve.report.picture.svg_picture import svg
 from memcarve.report.picture.terminal_picture import terminal_picture
@@ -93,7 +95,7 @@ def test_nothing_is_too_small_to_be_seen() -> None:
     ("word", "access"),
     [
         ("ur--", "READ"), ("urw-", "WRITE"), ("ur-x", "EXECUTE"), ("urwx", "WRITE_AND_EXECUTE"), ("r-x", "EXECUTE"),
-        ("rcx", "EXECUTE"), ("rc-", "WRITE"), ("---", "NONE"), ("r-x, rw-", "EXECUTE"),
+        ("rcx", "EXECUTE_COPY"), ("rcx, r-x", "EXECUTE"), ("rc-", "WRITE"), ("---", "NONE"), ("r-x, rw-", "EXECUTE"),
         ("rw-, rwx", "WRITE_AND_EXECUTE"), ("strange", "UNKNOWN"), (None, "UNKNOWN"),
     ],
 )  # fmt: skip
@@ -108,7 +110,7 @@ PICTURE = """\
 0x0000000000010000  rrrrXXX~wwwwwwwwwwww
                         ppp mmmmmmmmmmmm
 r read, w write, X write and execute, ~
-gap, folded
+folded gap
 below: p private, m mapped
 above: flags, M medium
 """
@@ -181,22 +183,56 @@ def test_svg(tmp_path: Path) -> None:
     assert links <= {f"url(#{each.get('id')})" for each in root.iter(f"{SVG}pattern")}
     texts = [each.text or "" for each in root.iter(f"{SVG}text")]
     assert texts[0] == "A & <b>"
-    assert {"0x0000000000010000", "write and execute", "M"} <= {*texts}
+    assert {"0x0000000000010000", "rwx writable and executable", "rwx P", "rw- M"} <= {*texts}
     assert any(text.startswith("text><script>\\u202e\\x07&") for text in texts)
     assert all(map(str.isprintable, texts))
 
 
 def test_shapes_tell_without_colour() -> None:
-    """What may be done is told by hatching, too: no two look alike without colour; each has its words in the legend."""
-    access = ["ur--", "urw-", "ur-x", "urwx", "----"]
+    """What may be done is told by letters, and by lines below: no two are alike; the legend has words."""
+    access = ["ur--", "urw-", "ur-x", "urwx", "rcx", "----"]
     what = drawn([(16 * row + 16, 12) for row in range(len(access))], access)
     found = drawing_of("title", "subtitle", [Portrait("heading", what)])
-    boxes = [shape for shape in found.shapes if isinstance(shape, Box) and shape.height == 16 and shape.fill]
-    assert len({(box.hatch, box.fill == "#ffffff") for box in boxes}) == len(access)
-    assert all(box.x + box.width <= found.width for box in boxes)
+    bands = [shape for shape in found.shapes if isinstance(shape, Box) and shape.height == 16 and shape.fill]
+    assert [box.fill for box in bands] == [look.colour for look in map(ACCESS.get, what.access.tolist()) if look]
+
+    def below(box: Box) -> tuple[tuple[float, float], ...]:
+        """Return the lines below a box: where and how thick."""
+        return tuple(
+            (shape.y - box.y, shape.height)
+            for shape in found.shapes
+            if isinstance(shape, Box) and (shape.x, shape.width) == (box.x, box.width) and shape.height <= 2
+        )
+
+    lines = [below(box) for box in bands]
+    assert len({*lines}) == len(access)
+    assert [len(each) for each in lines] == [1, 2, 2, 3, 3, 0]
+    assert all(box.x + box.width <= found.width for box in bands)
     said = {shape.text for shape in found.shapes if isinstance(shape, Text)}
-    assert {"read", "write", "execute", "write and execute", "no access", "gap, folded", "H flag: high"} <= said
+    assert {"r--", "rw-", "r-x", "rwx", "rcx", "---", "--- no access", "gap, folded"} <= said
     assert [*svg(found)] == [*svg(drawing_of("title", "subtitle", [Portrait("heading", what)]))]
+
+
+def test_one_palette() -> None:
+    """The page, pictures and the terminal show the same by the same colours, letters and words."""
+    page = importlib.resources.files("memcarve.report").joinpath("page")
+    style, script = (page.joinpath(name).read_text("utf-8") for name in ("style.css", "ranges.js"))
+    light = dict(re.findall(r"--([a-z-]+): (#[0-9a-f]{6});", style.partition("}")[0]))
+    words = {
+        name: (letters, said)
+        for name, letters, said in re.findall(r'(\w+): \{ letters: "(.+?)", name: "(.+?)"', script)
+    }
+    for look in ACCESS.values():
+        assert (look.colour, look.letters, look.said) == (light[f"protection-{look.name}"], *words[look.name])
+    assert {*words} - {look.name for look in ACCESS.values()} == {"mixed"}  # pictures show the most remarkable instead
+    assert {str(each): colour for each, colour in SEVERITIES.items()} == {
+        name.removeprefix("severity-"): colour for name, colour in light.items() if name.startswith("severity-")
+    }
+    kinds = re.search(r"const KINDS = \{(.*?)\};", script, re.DOTALL)
+    assert kinds
+    assert dict(re.findall(r'"?(\w[\w ]*)"?: "(\w)"', kinds[1])) == {
+        str(kind): letter for kind, letter in LETTERS.items()
+    }
 
 
 def test_png(tmp_path: Path) -> None:

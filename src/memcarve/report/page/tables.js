@@ -2,7 +2,7 @@
 
 const ROW = 24; // pixels, as in the style
 const TALLEST = 8e6; // pixels; browsers bound how tall an element is. Longer tables scroll in larger steps
-const WIDTHS = { address: 150, size: 84, count: 72, number: 72, text: 150, long: 280, hash: 150, severity: 92, word: 104, id: 72, time: 200 };
+const WIDTHS = { address: 150, size: 84, count: 72, number: 72, text: 150, long: 280, hash: 150, severity: 92, word: 104, id: 72, time: 226 };
 const RIGHT = new Set(["size", "count", "number", "id"]);
 
 /**

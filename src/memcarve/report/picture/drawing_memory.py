@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import itertools
+import math
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import numpy as np
 
 from memcarve.errors import printable
 from memcarve.paths import base_name
-from memcarve.report.picture.memory_line import KINDS, Access, MemoryLine, kind_of, lines_of
-from memcarve.report.picture.shapes import BARS, CROSS, DIAGONAL, DOTS, INK, PAPER, Box, Drawing, Line, Shape, Text
-from memcarve.vocabulary import Kind
+from memcarve.report.picture.memory_line import COPIED, EXECUTED, READ, WRITTEN, MemoryLine, kind_of, lines_of
+from memcarve.report.picture.palette import ACCESS, HATCHES, LETTERS, SEVERITIES, Access
+from memcarve.report.picture.shapes import INK, PAPER, Box, Drawing, Line, Shape, Text
+from memcarve.vocabulary import Severity
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from memcarve.report.picture.memory_line import Drawn
+    from memcarve.report.picture.palette import Look
 
 _Key = TypeVar("_Key")
 
@@ -30,30 +33,15 @@ MOST = 64
 _SMALL, _WIDE_CHARACTER = 9, 5.2  # a name's height, and the width of a character of it
 _ADDRESS_CELLS = 18  # that an address between others takes
 _LETTER_CELLS = 6  # of a strip that has room for a letter
-_LETTER = 6.9  # the width of a character of the legend
+_BOLD = 5  # the width of a character in the band
 _SHORTEST = 3  # characters of a name that is worth showing
 
-#: how what may be done with memory looks: colour and hatching
-_ACCESS = {
-    Access.UNKNOWN: ("#d5d5d5", ""),
-    Access.NONE: (PAPER, BARS),
-    Access.READ: ("#a6cee3", ""),
-    Access.WRITE: ("#b2df8a", DOTS),
-    Access.EXECUTE: ("#fdbf6f", DIAGONAL),
-    Access.WRITE_AND_EXECUTE: ("#e8554e", CROSS),
-}
-_SAID = {
-    Access.READ: "read", Access.WRITE: "write", Access.EXECUTE: "execute",
-    Access.WRITE_AND_EXECUTE: "write and execute", Access.NONE: "no access", Access.UNKNOWN: "not known",
-}  # fmt: skip
-#: a kind's colour and letter
-_KINDS = {
-    Kind.IMAGE: "#6a3d9a", Kind.MAPPED: "#1f78b4", Kind.PRIVATE: "#8c6d46", Kind.STACK: "#33a02c", Kind.HEAP: "#ff7f00",
-    Kind.TEB: "#666666", Kind.PEB: "#666666", Kind.PAGE_TABLES: "#333333",
-}  # fmt: skip
-#: by severity: its letter, and the colour of its mark
-_SEVERITIES = {4: ("H", "#b30000"), 3: ("M", "#e8554e"), 2: ("L", "#fdbf6f"), 1: ("i", PAPER)}
-_SEVERITIES_SAID = {4: "flag: high", 3: "medium", 2: "low", 1: "info"}
+_RANKED = {4: Severity.HIGH, 3: Severity.MEDIUM, 2: Severity.LOW, 1: Severity.INFO}
+#: the lines below memory, from above: their colour and what they tell
+_RAIL, _RAILS = "#55606c", (READ, WRITTEN, EXECUTED)
+#: the legend: how many columns, how wide, how high a row
+_COLUMNS, _COLUMN, _ROW = 4, 254, 17
+_DARK = "#b02418"  # on which letters are white
 
 
 class Portrait(NamedTuple):
@@ -77,7 +65,7 @@ def drawing_of(title: str, subtitle: str, portraits: Sequence[Portrait]) -> Draw
         shapes += _process(portrait.drawn, lines, y + 14)
         y += lines * _LINE + 24
     shapes += _legend(y + 14)
-    return Drawing(_WIDTH, int(y + 62), f"{printable(title)}: {printable(subtitle)}", tuple(shapes))
+    return Drawing(_WIDTH, int(y + 18 + 6 * _ROW), f"{printable(title)}: {printable(subtitle)}", tuple(shapes))
 
 
 def _process(drawn: Drawn, lines: int, y: float) -> Iterator[Shape]:
@@ -91,7 +79,7 @@ def _process(drawn: Drawn, lines: int, y: float) -> Iterator[Shape]:
         address = int(starts[low + (int(there[0]) if len(there) else 0)])
         yield Text(_RIGHT, y + 27, f"0x{address:016x}", 11, fixed=True)
         yield from _band(line, part, y + 15)
-        yield from _kinds(line, part, y + 15 + _BAND)
+        yield from _rails(line, part, y + 15 + _BAND)
         yield from _names(line, part, y + 15 + _BAND + _STRIP + _SMALL)
         yield from _addresses(line, starts[part].tolist(), part, y + 15 + _BAND + _STRIP + 2 * _SMALL)
         yield from _marks(line, part, y + 13)
@@ -112,20 +100,31 @@ def _x(cell: int) -> float:
 
 
 def _band(line: MemoryLine, part: slice, y: float) -> Iterator[Shape]:
-    """Yield boxes of what may be done with memory; what is missing in a region is an outline, a folded gap a zigzag."""
+    """Yield boxes of memory; what is missing in a region is a line, a folded gap a zigzag."""
     owner, access = line.owner[part].tolist(), line.access[part].tolist()
     folded, reserved = line.folded[part].tolist(), line.reserved[part].tolist()
+    words = line.drawn.words["kind"]
     keys = [*zip(owner, access, folded, reserved, strict=True)]
     for key, at, length in _runs([key if key[0] >= 0 else (-1, *key[1:]) for key in keys]):
         segment, each, is_folded, is_reserved = key
         x, width = _x(at), length * _CELL
         if segment >= 0:
-            fill, hatch = _ACCESS[Access(each)]
-            yield Box(x, y, width, _BAND, fill, hatch, INK if width > 2 * _CELL else "")
+            kind = kind_of(words[segment])
+            look = ACCESS[Access(each)]
+            yield Box(x, y, width, _BAND, look.colour, HATCHES.get(kind, ""), INK if width > 2 * _CELL else "")
+            yield from _letters(look, LETTERS.get(kind, ""), x, y, width)
         elif is_folded:
             yield _zigzag(x + width / 2, y)
         elif is_reserved:
             yield Box(x, y + _BAND / 2 - 1, width, 2, "#bbbbbb")
+
+
+def _letters(look: Look, kind: str, x: float, y: float, width: float) -> Iterator[Shape]:
+    """Yield the letters of what may be done with memory and of its kind, as far as there is room."""
+    text = next((each for each in (f"{look.letters} {kind}".strip(), kind) if len(each) * _BOLD + 6 <= width), "")
+    if text:
+        yield Box(x + 2, y + 3, len(text) * _BOLD + 2, _BAND - 6, look.colour)
+        yield Text(x + 3, y + _BAND - 5, text, 8, fixed=True, bold=True, colour=PAPER if look.colour == _DARK else INK)
 
 
 def _zigzag(x: float, y: float) -> Line:
@@ -135,16 +134,16 @@ def _zigzag(x: float, y: float) -> Line:
     return Line(tuple(points), "#777777")
 
 
-def _kinds(line: MemoryLine, part: slice, y: float) -> Iterator[Shape]:
-    """Yield strips below the band in the colours of kinds, with their letters if there is room."""
-    words = line.drawn.words["kind"]
-    kinds = [None if owner < 0 else kind_of(words[owner]) for owner in line.owner[part].tolist()]
-    for kind, at, length in _runs(kinds):
-        if kind is not None and kind in _KINDS:
-            yield Box(_x(at), y + 1, length * _CELL, _STRIP - 2, _KINDS[Kind(kind)])
-            if length >= _LETTER_CELLS:
-                yield Box(_x(at) + 1, y + 1, 7, _STRIP - 2, PAPER)
-                yield Text(_x(at) + 2, y + _STRIP - 2, KINDS[kind], 7)
+def _rails(line: MemoryLine, part: slice, y: float) -> Iterator[Shape]:
+    """Yield lines below what may be read, written (thinner: to a copy) and executed."""
+    letters = line.drawn.letters
+    bits = [0 if owner < 0 else int(letters[owner]) for owner in line.owner[part].tolist()]
+    for each, at, length in _runs(bits):
+        for row, bit in enumerate(_RAILS):
+            if each & bit:
+                yield Box(_x(at), y + 1 + 2.5 * row, length * _CELL, 2, _RAIL)
+            elif bit == WRITTEN and each & COPIED:
+                yield Box(_x(at), y + 2 + 2.5 * row, length * _CELL, 1, _RAIL)
 
 
 def _names(line: MemoryLine, part: slice, y: float) -> Iterator[Shape]:
@@ -172,44 +171,52 @@ def _addresses(line: MemoryLine, starts: Sequence[int], part: slice, y: float) -
     """Yield addresses behind folded gaps, as far as there is room: the line's first stands at its left."""
     free = 0
     for folded, at, length in _runs([*line.folded[part].tolist(), True]):
-        if not folded and at and length >= _LETTER_CELLS and at >= free:
+        if not folded and at and length >= _LETTER_CELLS and free <= at <= _CELLS - _ADDRESS_CELLS:
             yield Text(_x(at), y, f"0x{starts[at]:x}", 8, fixed=True)
             free = at + _ADDRESS_CELLS
 
 
 def _marks(line: MemoryLine, part: slice, y: float) -> Iterator[Shape]:
-    """Yield a mark above each stretch that is flagged: a triangle with the letter of its severity."""
+    """Yield a mark above each stretch that is flagged, in the shape of its severity."""
     for severity, at, length in _runs(line.severity[part].tolist()):
-        if severity in _SEVERITIES:
-            letter, colour = _SEVERITIES[severity]
-            x = _x(at) + length * _CELL / 2
-            yield Line(((x - 3.5, y - 6), (x + 3.5, y - 6), (x, y)), INK, colour)
-            yield Text(x + 4.5, y - 1, letter, 7, bold=True)
+        if severity in _RANKED:
+            yield from _mark(_RANKED[severity], _x(at) + length * _CELL / 2, y - 4)
             if length > 1:
-                yield Line(((_x(at), y + 1), (_x(at) + length * _CELL, y + 1)), colour if severity > 1 else INK)
+                yield Line(((_x(at), y + 1), (_x(at) + length * _CELL, y + 1)), SEVERITIES[_RANKED[severity]])
+
+
+def _mark(severity: Severity, x: float, y: float) -> Iterator[Shape]:
+    """Yield the sign of a severity: full triangle, diamond, ring with a dot, ring."""
+    colour = SEVERITIES[severity]
+    if severity == Severity.HIGH:
+        yield Line(((x - 4, y - 4), (x + 4, y - 4), (x, y + 4)), colour, colour)
+    elif severity == Severity.MEDIUM:
+        yield Line(((x, y - 4), (x + 4, y), (x, y + 4), (x - 4, y)), colour, colour)
+    else:
+        turns = [math.tau * step / 16 for step in range(17)]
+        yield Line(tuple((x + 3.5 * math.sin(turn), y + 3.5 * math.cos(turn)) for turn in turns), colour)
+        if severity == Severity.LOW:
+            yield Box(x - 1, y - 1, 2, 2, colour)
 
 
 def _legend(y: float) -> Iterator[Shape]:
-    x = float(_RIGHT)
-    for access, said in _SAID.items():
-        fill, hatch = _ACCESS[access]
-        yield Box(x, y, 22, 12, fill, hatch, INK)
-        yield Text(x + 27, y + 10, said)
-        x += 44 + len(said) * _LETTER
-    yield _zigzag(x + 4, y - 2)
-    yield Text(x + 12, y + 10, "gap, folded")
-    x += 30 + len("gap, folded") * _LETTER
-    yield Box(x, y + 5, 22, 2, "#bbbbbb")
-    yield Text(x + 27, y + 10, "in a region, not there")
-    y, x = y + 22, float(_RIGHT)
-    for kind, colour in _KINDS.items():
-        if kind is not Kind.PEB:
-            said = f"{KINDS[kind]} {'TEB, PEB' if kind is Kind.TEB else kind}"
-            yield Box(x, y + 3, 22, 6, colour)
-            yield Text(x + 27, y + 10, said)
-            x += 40 + len(said) * _LETTER
-    for severity, said in _SEVERITIES_SAID.items():
-        letter, colour = _SEVERITIES[severity]
-        yield Line(((x, y + 3), (x + 7, y + 3), (x + 3.5, y + 9)), INK, colour)
-        yield Text(x + 10, y + 10, f"{letter} {said}")
-        x += 34 + len(said) * _LETTER
+    ground = ACCESS[Access.UNKNOWN].colour
+    rails = [Box(0, 1 + 3.5 * row, 22, 2, _RAIL) for row in range(len(_RAILS))]
+    items: list[tuple[Sequence[Shape], str]] = [
+        *(([Box(0, 0, 22, 11, look.colour, "", INK)], f"{look.letters} {look.said}") for look in ACCESS.values()),
+        ([_zigzag(11, -2)], "gap, folded"),
+        *(([Box(0, 0, 22, 11, ground, HATCHES[kind], INK)], f"{letter} {kind}") for kind, letter in LETTERS.items()),
+        *(([*_mark(severity, 11, 6)], f"flag, {severity}") for severity in SEVERITIES),
+        (rails, "may be read, written (thin: a copy), run"),
+        ([Box(0, 5, 22, 2, "#bbbbbb")], "in a region, not there"),
+    ]
+    for place, (shapes, said) in enumerate(items):
+        x, top = _RIGHT + place % _COLUMNS * _COLUMN, y + place // _COLUMNS * _ROW
+        yield from (_moved(shape, x, top) for shape in shapes)
+        yield Text(x + 27, top + 9.5, said, 10)
+
+
+def _moved(shape: Shape, x: float, y: float) -> Shape:
+    if isinstance(shape, Line):
+        return shape._replace(points=tuple((left + x, top + y) for left, top in shape.points))
+    return shape._replace(x=shape.x + x, y=shape.y + y)

@@ -6,14 +6,14 @@ What lies in several segments looks as the most remarkable of them, so that noth
 from __future__ import annotations
 
 import functools
-from enum import IntEnum
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from memcarve.intervals import Intervals, expand
 from memcarve.labels.severities import RANKS
-from memcarve.vocabulary import Kind, Severity
+from memcarve.report.picture.palette import Access
+from memcarve.vocabulary import Severity
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -24,18 +24,10 @@ if TYPE_CHECKING:
 #: a gap that would take more cells is folded to one
 _WIDEST_GAP = 4
 _HALF, _QUARTER = 0.5, 0.25
-
-
-class Access(IntEnum):
-    """What may be done with memory, the most remarkable last."""
-
-    NOTHING = 0
-    UNKNOWN = 1
-    NONE = 2
-    READ = 3
-    WRITE = 4
-    EXECUTE = 5
-    WRITE_AND_EXECUTE = 6
+READ, WRITTEN, EXECUTED, COPIED = 1, 2, 4, 8
+_BITS = {"r": READ, "w": WRITTEN, "x": EXECUTED, "c": COPIED}
+#: letters of permissions and protections
+_KNOWN = set("ukrwxcpsg-")
 
 
 class Drawn(NamedTuple):
@@ -52,6 +44,13 @@ class Drawn(NamedTuple):
         found = _access_of(self.words["permissions"])
         system = _access_of(self.words["protection"])
         return np.where(found == Access.UNKNOWN, system, found)
+
+    @property
+    def letters(self) -> I64:
+        """What any part of each segment allows (int64): bits of READ, WRITTEN, EXECUTED, COPIED; as `access`."""
+        words = self.words["permissions"]
+        known = np.array([bool(text) for text in words.values] or [False], np.bool_)[words.codes]
+        return np.where(known, _bits_of(words), _bits_of(self.words["protection"]))
 
 
 class MemoryLine:
@@ -136,13 +135,6 @@ def kind_of(word: str | None) -> str | None:
     return None if word is None else word.split(", ")[0]
 
 
-#: how a kind is shown in a letter
-KINDS: dict[str | None, str] = {
-    None: " ", Kind.PRIVATE: "p", Kind.MAPPED: "m", Kind.IMAGE: "i", Kind.STACK: "s", Kind.HEAP: "h", Kind.TEB: "e",
-    Kind.PEB: "e", Kind.PAGE_TABLES: "t",
-}  # fmt: skip
-
-
 def _access_of(words: Words) -> I64:
     return np.array([_access(value) for value in words.values] or [0], np.int64)[words.codes]
 
@@ -154,11 +146,23 @@ def _access(text: str | None) -> int:
     return max(map(_one, text.split(", ")))
 
 
+def _bits_of(words: Words) -> I64:
+    return np.array([_bits(value) for value in words.values] or [0], np.int64)[words.codes]
+
+
+def _bits(text: str | None) -> int:
+    """Return which letters any word of a text has, as `Drawn.letters`."""
+    words = [word for word in (text or "").split(", ") if set(word) <= _KNOWN]
+    return sum(bit for letter, bit in _BITS.items() if any(letter in word for word in words))
+
+
 def _one(word: str) -> int:
     letters = set(word)
-    if not letters <= set("ukrwxcpsg-"):
+    if not letters <= _KNOWN:
         return Access.UNKNOWN
-    for wanted, access in (("wx", Access.WRITE_AND_EXECUTE), ("x", Access.EXECUTE)):
+    for wanted, access in (
+        ("wx", Access.WRITE_AND_EXECUTE), ("cx", Access.EXECUTE_COPY), ("x", Access.EXECUTE),
+    ):  # fmt: skip
         if letters >= set(wanted):
             return access
     if letters & set("wc"):

@@ -7,7 +7,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from memcarve.errors import MissingExtraError, printable
-from memcarve.report.picture.shapes import BARS, CROSS, DIAGONAL, DOTS, INK, PAPER, Box, Line, Text
+from memcarve.report.picture.shapes import BARS, DIAGONAL, DOTS, FALLING, GRID, INK, PAPER, UPRIGHT, Box, Line, Text
 from memcarve.version import __version__
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def write_png(drawing: Drawing, out: BinaryIO) -> None:
             font = fonts.get(shape.size) or pillow["ImageFont"].load_default(shape.size * _SCALE)
             fonts[shape.size] = font
             place, width = (shape.x * _SCALE, shape.y * _SCALE), 0.4 * _SCALE if shape.bold else 0
-            canvas.text(place, printable(shape.text), INK, font, "ls", stroke_width=width)
+            canvas.text(place, printable(shape.text), shape.colour, font, "ls", stroke_width=width)
         else:
             _draw(canvas, shape)
     told = pillow["PngImagePlugin"].PngInfo()
@@ -66,24 +66,34 @@ def _draw(canvas: Any, shape: Shape) -> None:  # noqa: ANN401 - Pillow's
         if right < left or bottom < top:
             return
         canvas.rectangle((left, top, right, bottom), shape.fill or None)
-        _hatch(canvas, shape.hatch, left, top, right, bottom)
+        if shape.hatch:
+            _hatch(canvas, shape.hatch, (left, top, right, bottom), _between(shape.fill or PAPER, INK))
         if shape.outline:
             canvas.rectangle((left, top, right, bottom), None, shape.outline)
 
 
-def _hatch(canvas: Any, hatch: str, left: int, top: int, right: int, bottom: int) -> None:  # noqa: ANN401 - Pillow's
+def _hatch(canvas: Any, hatch: str, corners: tuple[int, int, int, int], ink: str) -> None:  # noqa: ANN401 - Pillow's
     """Hatch a rectangle by lines and dots whose places are those of the whole picture."""
+    left, top, right, bottom = corners
     if hatch == DOTS:
         for x in range(left + -left % _STEP, right, _STEP):
             for y in range(top + -top % _STEP + 3, bottom, _STEP):
-                canvas.rectangle((x, y, x + 1, y + 1), INK)
-    if hatch == BARS:
+                canvas.rectangle((x, y, x + 1, y + 1), ink)
+    if hatch in (BARS, GRID):
         for y in range(top + 4, bottom, _STEP):
-            canvas.line((left, y, right, y), INK, 1)
-    height = bottom - top
-    for falls in {DIAGONAL: (False,), CROSS: (False, True)}.get(hatch, ()):
+            canvas.line((left, y, right, y), ink, 1)
+    if hatch in (UPRIGHT, GRID):
+        for x in range(left + -left % _STEP, right, _STEP):
+            canvas.line((x, top, x, bottom), ink, 1)
+    if hatch in (DIAGONAL, FALLING):
+        height = bottom - top
         for x in range(math.floor((left - height) / _STEP) * _STEP, right + 1, _STEP):
             low, high = max(left - x, 0), min(right - x, height)
-            if low <= high:
-                rows = (top + low, top + high) if falls else (bottom - low, bottom - high)
-                canvas.line((x + low, rows[0], x + high, rows[1]), INK, 1)
+            rows = (top + low, top + high) if hatch == FALLING else (bottom - low, bottom - high)
+            canvas.line((x + low, rows[0], x + high, rows[1]), ink, 1)
+
+
+def _between(colour: str, other: str) -> str:
+    """Return the colour halfway between two, as ``#rrggbb``."""
+    parts = zip(bytes.fromhex(colour[1:]), bytes.fromhex(other[1:]), strict=True)
+    return "#" + bytes((one + two) // 2 for one, two in parts).hex()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 #: the ways a box may be hatched, so that it can be told without its colour
-DOTS, DIAGONAL, CROSS, BARS = HATCHES = ("dots", "diagonal", "cross", "bars")
+DOTS, DIAGONAL, FALLING, BARS, UPRIGHT, GRID = HATCHES = ("dots", "diagonal", "falling", "bars", "upright", "grid")
 INK, PAPER = "#1a1a1a", "#ffffff"
 
 
@@ -38,6 +38,7 @@ class Text(NamedTuple):
     size: float = 11
     fixed: bool = False
     bold: bool = False
+    colour: str = INK
 
 
 Shape = Box | Line | Text

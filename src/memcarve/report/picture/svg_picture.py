@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from xml.sax.saxutils import escape, quoteattr
 
 from memcarve.errors import printable
-from memcarve.report.picture.shapes import BARS, CROSS, DIAGONAL, DOTS, INK, PAPER, Box, Line, Text
+from memcarve.report.picture.shapes import BARS, DIAGONAL, DOTS, FALLING, GRID, INK, PAPER, UPRIGHT, Box, Line, Text
 from memcarve.version import __version__
 
 if TYPE_CHECKING:
@@ -17,8 +17,10 @@ if TYPE_CHECKING:
 _PATTERNS = {
     DOTS: '<circle cx="2" cy="2" r="0.8" fill="{ink}"/>',
     DIAGONAL: '<path d="M-1 1L1 -1M0 5L5 0M4 6L6 4" stroke="{ink}" stroke-width="0.7"/>',
-    CROSS: '<path d="M0 0L5 5M0 5L5 0" stroke="{ink}" stroke-width="0.7"/>',
+    FALLING: '<path d="M-1 4L1 6M0 0L5 5M4 -1L6 1" stroke="{ink}" stroke-width="0.7"/>',
     BARS: '<path d="M0 2.5H5" stroke="{ink}" stroke-width="0.7"/>',
+    UPRIGHT: '<path d="M2.5 0V5" stroke="{ink}" stroke-width="0.7"/>',
+    GRID: '<path d="M0 2.5H5M2.5 0V5" stroke="{ink}" stroke-width="0.7"/>',
 }
 _SANS, _FIXED = "DejaVu Sans, Verdana, Arial, sans-serif", "DejaVu Sans Mono, Consolas, Menlo, monospace"
 
@@ -46,7 +48,7 @@ def _shape(shape: Shape) -> Iterator[str]:
         line = f' stroke="{shape.outline}" stroke-width="0.5"' if shape.outline else ""
         yield f'<rect {place} fill="{shape.fill or "none"}"{line}/>'
         if shape.hatch:
-            yield f'<rect {place} fill="url(#{shape.hatch})"/>'
+            yield f'<rect {place} fill="url(#{shape.hatch})" fill-opacity="0.5"/>'
     elif isinstance(shape, Line):
         points = " ".join(f"{x:g},{y:g}" for x, y in shape.points)
         what = "polygon" if shape.fill else "polyline"
@@ -54,7 +56,8 @@ def _shape(shape: Shape) -> Iterator[str]:
     elif isinstance(shape, Text):
         font = f'font-family="{_FIXED if shape.fixed else _SANS}" font-size="{shape.size:g}"'
         weight = ' font-weight="bold"' if shape.bold else ""
-        yield f'<text x="{shape.x:g}" y="{shape.y:g}" {font}{weight} fill="{INK}">{escape(_plain(shape.text))}</text>'
+        look = f'{font}{weight} fill="{shape.colour}"'
+        yield f'<text x="{shape.x:g}" y="{shape.y:g}" {look}>{escape(_plain(shape.text))}</text>'
 
 
 def _plain(text: str) -> str:

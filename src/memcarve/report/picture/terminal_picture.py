@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from memcarve.report.picture.memory_line import KINDS, Access, MemoryLine, kind_of, lines_of
+from memcarve.report.picture.memory_line import MemoryLine, kind_of, lines_of
+from memcarve.report.picture.palette import LETTERS, Access
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,12 +24,14 @@ _ACCESS = {
     Access.NONE: ("-", "37;100"),
     Access.READ: ("r", "97;44"),
     Access.WRITE: ("w", "30;42"),
+    Access.EXECUTE_COPY: ("c", "30;43"),
     Access.EXECUTE: ("x", "30;43"),
     Access.WRITE_AND_EXECUTE: ("X", "97;41"),
 }
 _SAID = {
     Access.UNKNOWN: "not known", Access.NONE: "no access", Access.READ: "read", Access.WRITE: "write",
-    Access.EXECUTE: "execute", Access.WRITE_AND_EXECUTE: "write and execute",
+    Access.EXECUTE_COPY: "execute (written to a copy)", Access.EXECUTE: "execute",
+    Access.WRITE_AND_EXECUTE: "write and execute",
 }  # fmt: skip
 FOLDED, RESERVED = "~", "."
 #: by severity: none, info, low, medium, high
@@ -45,7 +48,7 @@ def terminal_picture(drawn: Drawn, width: int, *, colour: bool) -> Iterator[str]
         return
     cells = max(width - _LABEL, _NARROWEST)
     line = MemoryLine(drawn, cells * lines_of(drawn.segments, cells, _EACH, _MOST_LINES))
-    letters = np.array([KINDS.get(kind_of(value), "?") for value in drawn.words["kind"].values] or [" "])
+    letters = np.array([_letter(kind_of(value)) for value in drawn.words["kind"].values] or [" "])
     kinds = np.where(line.owner < 0, " ", letters[_codes(drawn, line.owner)])
     starts = line.addresses()
     for low in range(0, line.count, cells):
@@ -65,6 +68,11 @@ def terminal_picture(drawn: Drawn, width: int, *, colour: bool) -> Iterator[str]
             yield f"{' ' * _LABEL}{below}"
     for text in _legend(line, set(kinds.tolist())):
         yield from textwrap.wrap(text, max(width, _NARROWEST))
+
+
+def _letter(kind: str | None) -> str:
+    """Return the letter of a kind: a small one, since flags have capitals above."""
+    return " " if kind is None else LETTERS.get(kind, "?").lower()
 
 
 def _codes(drawn: Drawn, owner: I64) -> I64:
@@ -90,15 +98,12 @@ def _painted(text: str, styles: list[str], *, colour: bool) -> str:
 
 def _legend(line: MemoryLine, kinds: set[str]) -> Iterator[str]:
     used = [f"{_ACCESS[access][0]} {said}" for access, said in _SAID.items() if (line.access == access).any()]
-    used += [f"{FOLDED} gap, folded"] if line.folded.any() else []
-    used += [f"{RESERVED} nothing there, but in a region"] if (line.reserved & ~line.folded).any() else []
+    used += [f"{FOLDED} folded gap"] if line.folded.any() else []
+    used += [f"{RESERVED} nothing there but in a region"] if (line.reserved & ~line.folded).any() else []
     yield ", ".join(used)
-    words: dict[str, list[str]] = {}
-    for kind, letter in KINDS.items():
-        if kind is not None and letter in kinds:
-            words.setdefault(letter, []).append(kind)
+    words = [f"{_letter(kind)} {kind}" for kind in LETTERS if _letter(kind) in kinds]
     if words:
-        yield "below: " + ", ".join(f"{letter} {' or '.join(each)}" for letter, each in words.items())
+        yield "below: " + ", ".join(words)
     severities = {_MARKS[severity] for severity in np.unique(line.severity).tolist()} - {" "}
     if severities:
         yield "above: flags, " + ", ".join(f"{mark} {said}" for mark, said in _MARKS_SAID.items() if mark in severities)
