@@ -11,6 +11,7 @@ import signal
 import stat
 import subprocess
 import sys
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
@@ -20,13 +21,14 @@ import memcarve
 from contracts import MAKERS
 from dumps import write_dump
 from memcarve.errors import MountError, TargetExistsError
-from memcarve.mount import mount_point
+from memcarve.mount import file_server, mount_point
 from memcarve.mount.file_server import serve
 from memcarve.process import Container, ProcessEntry
 from memory import PAGE, noise
 from mounted import content_of, files_in, mounted, need_fuse, tree_of, unmount
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 ROWS = [(0x10000 + 0x10000 * number, noise(number, PAGE * (1 + number % 3))) for number in range(40)]
@@ -56,6 +58,31 @@ def test_programs_see_files(tmp_path: Path) -> None:
         with pytest.raises(OSError, match="Read-only") as refused:
             (folder / "new").write_bytes(b"")
         assert refused.value.errno == errno.EROFS
+
+
+def test_files_are_not_opened_one_by_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A kernel that once was told that files need not be opened does not ask for it again: each is only read."""
+    asked = Counter[str]()
+
+    class Counted(file_server._Server):
+        def _guarded(self, work: Callable[..., int | None]) -> Callable[..., int]:
+            inner = super()._guarded(work)
+
+            def counted(*arguments: object) -> int:
+                asked[work.__name__] += 1
+                return inner(*arguments)
+
+            return counted
+
+    monkeypatch.setattr(file_server, "_Server", Counted)
+    path = write_dump(tmp_path, ROWS, 1624)
+    with memcarve.open(path) as container, mounted(tree_of(container), tmp_path / "mnt") as folder:
+        if mount_point.fuse_library().fuse_version_major == 2:
+            pytest.skip("libfuse 2 cannot tell whether the kernel does without opening")
+        segments = folder / "processes" / "1624" / "segments"
+        assert [(segments / name).read_bytes() for name in sorted(os.listdir(segments))] == [data for _, data in ROWS]
+    assert (asked["open"], asked["read"]) == (1, len(ROWS))
+    assert asked["getattr"] < len(ROWS)  # attributes came with the names
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, None])

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from memcarve.mount.virtual_file import VirtualFile
 
 _OTHER = "/var/tmp"  # noqa: S108 - the file in it has no name
-_SMALL = 4096
-_LONG = 8 << 20  # bytes of a document that are kept in memory
+_LONG = 1 << 20  # bytes of a document that are kept in memory
+_FILE = 256 << 10  # what a file counts for, so that no more of them are open than a program may have
 
 
 class _Spilled:
@@ -55,4 +55,4 @@ def document(chunks: Iterable[str], long: int = _LONG) -> tuple[VirtualFile, int
         return Text(bytes(held)), len(held)
     file.write(held)
     file.flush()
-    return _Spilled(file), _SMALL
+    return _Spilled(file), _FILE
