@@ -16,7 +16,7 @@ from linux_machines import folders, machine
 from memcarve.errors import KernelTypesError
 from memcarve.formats.compressed_pages import LZO
 from memcarve.formats.kernel_types.btf import module_types
-from memcarve.images.linux.swapping import stored_pages
+from memcarve.images.linux.swapping import stored_pages, zswap as zswap_of_linux
 from memcarve.images.linux.swapping.structure_columns import StructureColumns
 from memcarve.images.linux.swapping.zswap import Zswap
 from memcarve.permissions import origin
@@ -159,7 +159,8 @@ class _Words:
 
 def _zswap(memory: KernelMemory, head: int, count: int | None = None) -> Zswap:
     symbols = {"zswap_trees": head} if count is None else {"zswap_trees": head, "nr_zswap_trees": head + 256}
-    kernel = SimpleNamespace(structures=memory.structures(), space=_Words(memory))
+    machine = SimpleNamespace(total=len(memory.data))
+    kernel = SimpleNamespace(structures=memory.structures(), space=_Words(memory), memory=machine)
     columns = StructureColumns(kernel.space, memory.types, memory.base)  # type: ignore[arg-type]
     return Zswap(kernel, SimpleNamespace(address=symbols.get), columns, None)  # type: ignore[arg-type]
 
@@ -193,7 +194,9 @@ def test_trees_of_zswap() -> None:
         at for at in range(100) if found[at]
     ]
     assert stored.word[70] == 490
+    assert zswap.doubted == {3}
     assert not zswap.find(0, pages)[1].any()
+    assert zswap.doubted == {3}
 
 
 def test_arrays_of_zswap() -> None:
@@ -224,8 +227,57 @@ def test_arrays_of_zswap() -> None:
     memory.write(head, arrays.to_bytes(8, "little"))
     memory.write(head + 256, (2).to_bytes(4, "little"))
     pages = np.array([5, 6, 63, 70, 16384], np.uint64)
-    found = _zswap(memory, head, 2).find(0, pages)[1]
-    assert found.tolist() == [entries[5], 0, entries[63], entries[70], entries[16384]]
+    zswap = _zswap(memory, head, 2)
+    expected = [entries[5], 0, entries[63], entries[70], entries[16384]]
+    assert zswap.find(0, pages)[1].tolist() == expected
+    assert zswap.doubted == {0}
+    put(upper, 2, 0)
+    zswap = _zswap(memory, head, 2)
+    assert zswap.find(0, pages)[1].tolist() == expected
+    assert not zswap.doubted
+    put(second, 7, memory.base + (1 << 30) | 2)  # what is not there
+    zswap = _zswap(memory, head, 2)
+    assert zswap.find(0, pages)[1].tolist() == expected
+    assert zswap.doubted == {0}
+
+
+@pytest.mark.parametrize("head", [0x1234, 0xFFFF_8880_4000_0000])
+def test_no_tree_of_zswap(head: int) -> None:
+    """Of an area whose tree is not where it is said to be, what zswap has is not known."""
+    memory = KernelMemory()
+    memory.types.lay_out("xarray", "xa_head")
+    memory.types.lay_out("zswap_entry", "swpentry.val")
+    table = memory.take(512)
+    memory.write(table, head.to_bytes(8, "little"))
+    zswap = _zswap(memory, table)
+    for area in (0, 1):
+        assert not zswap.find(area, np.arange(3, dtype=np.uint64))[1].any()
+    assert zswap.doubted == {0}  # there is none of area 1
+
+
+def test_nodes_without_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What leads to more nodes than memory can hold, from few pages at many addresses, is not followed."""
+    monkeypatch.setattr(zswap_of_linux, "_FEWEST_ENTRIES", 50)
+    monkeypatch.setattr(zswap_of_linux, "_SMALLEST", 1 << 30)
+    memory = KernelMemory()
+    types = memory.types
+    types.lay_out("rb_node", "__rb_parent_color", "rb_right", "rb_left")
+    types.lay_out("zswap_entry", "rbnode", "a", "b", "swpentry.val", "length", "pool", "handle", "value")
+    types.lay_out("zswap_tree", "rbroot.rb_node")
+    entries = [memory.make("zswap_entry", swpentry__val=place) for place in range(100)]
+    for at, entry in enumerate(entries):
+        for child, side in zip(range(2 * at + 1, 2 * at + 3), ("rb_left", "rb_right"), strict=True):
+            memory.put(entry, "rb_node", side, entries[child] if child < 100 else 0)
+    head = memory.take(512)
+    memory.write(head, memory.make("zswap_tree", rbroot__rb_node=entries[0]).to_bytes(8, "little"))
+    zswap = _zswap(memory, head)
+    found = zswap.find(0, np.arange(100, dtype=np.uint64))[1]
+    assert 0 < np.count_nonzero(found) <= 50
+    assert zswap.doubted == {0}
+    monkeypatch.undo()
+    zswap = _zswap(memory, head)
+    assert zswap.find(0, np.arange(100, dtype=np.uint64))[1].tolist() == entries
+    assert not zswap.doubted
 
 
 def test_old_entries_of_zswap() -> None:
@@ -237,8 +289,10 @@ def test_old_entries_of_zswap() -> None:
     types.lay_out("zswap_tree", "rbroot.rb_node")
     entry, head = memory.make("zswap_entry", offset=9, handle=77), memory.take(512)
     memory.write(head + 16, memory.make("zswap_tree", rbroot__rb_node=entry).to_bytes(8, "little"))
-    stored, found = _zswap(memory, head).find(2, np.array([8, 9], np.uint64))
+    zswap = _zswap(memory, head)
+    stored, found = zswap.find(2, np.array([8, 9], np.uint64))
     assert found.tolist() == [0, entry]
+    assert not zswap.doubted
     assert (stored.how[1], stored.word[1]) == (stored_pages.REPEATED, 77)
 
 

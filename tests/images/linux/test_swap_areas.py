@@ -12,6 +12,7 @@ from cli import invoke
 from files import EXAMPLE
 from linux_machines import machine, machines
 from memcarve.errors import InputError, UsageError
+from memcarve.images.linux.swapping.compressed_swap import CompressedSwap
 from memcarve.permissions import origin
 from memory import PAGE
 
@@ -92,6 +93,23 @@ def test_a_file_that_is_no_swap_area(tmp_path: Path) -> None:
     path.write_bytes(bytes(8 * PAGE))
     with memcarve.open(linux.raw, page_files=[str(path)]) as container, pytest.raises(InputError, match="SWAPSPACE2"):
         container.process(linux.stopped[0])
+
+
+def test_what_zswap_has_is_doubted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """If what zswap holds of an area is damaged, and pages are read from its file, that is said: they may be older."""
+    linux = machine(machines()[0])
+    pid = next(pid for pid in linux.stopped if len(linux.swapped(pid).address))
+    area = linux.path("swap.img")
+
+    def said(number: int) -> bool:
+        with memcarve.open(linux.raw, page_files=[f"{number}={area}"]) as container:
+            notes = container.process(pid).notes
+        return any(f"zswap holds of swap area {number} is damaged" in str(note) for note in notes)
+
+    assert not said(0)
+    monkeypatch.setattr(CompressedSwap, "doubted", {0, 1})
+    assert said(0)
+    assert not said(1)
 
 
 def test_a_dump(capfdbinary: pytest.CaptureFixture[bytes], tmp_path: Path) -> None:

@@ -116,6 +116,11 @@ class SwapResolver:
         if lost.any():
             said = "; ".join(compressed.problems) or "they are damaged, or not in memory"
             gathered.notes.append(f"{int(lost.sum())} pages are compressed (zram, zswap) and not read: {said}")
+        doubted = compressed.doubted & {each.number for each in self.files.files} & {*numbers[~held].tolist()}
+        gathered.notes += [
+            f"what zswap holds of swap area {number} is damaged: pages of it that are read from the file may be older"
+            for number in sorted(doubted)
+        ]
         return held
 
     def originals(self, _: ProcessEntry, __: U64) -> None:

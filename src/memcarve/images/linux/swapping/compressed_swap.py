@@ -86,6 +86,11 @@ class CompressedSwap:
                 self.problems[f"{name.decode('latin-1')}: {found[number].problem}"] = None
         return found
 
+    @property
+    def doubted(self) -> set[int]:
+        """The areas of which zswap may hold more pages than were found."""
+        return self._zswap.doubted
+
     def find(self, numbers: U8, pages: U64) -> tuple[U64, Bools, Bools]:
         """Return the keys of pages of areas (uint64), which of them can be decoded, and which are compressed (bool)."""
         keys = numbers.astype(np.uint64) << np.uint64(_PLACE_BITS) | pages

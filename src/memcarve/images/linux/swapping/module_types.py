@@ -9,7 +9,7 @@ import itertools
 from typing import TYPE_CHECKING
 
 from memcarve.errors import KernelTypesError
-from memcarve.formats.kernel_types.btf import MOST_BYTES, Btf, module_types
+from memcarve.formats.kernel_types.btf import Btf, module_types
 
 if TYPE_CHECKING:
     from memcarve.formats.kernel_types import KernelTypes
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from memcarve.images.linux.kernel_structures import Structures
 
 _MOST_MODULES = 4096
+_MOST_BYTES = 4 << 20  # of one: the largest drivers have 1 to 2 MB
 
 
 def types_with(kernel: Structures, symbols: Kallsyms, module: str, structure: str) -> KernelTypes | None:
@@ -33,13 +34,12 @@ def types_with(kernel: Structures, symbols: Kallsyms, module: str, structure: st
         place = kernel.pointer(btf, "btf", "data")
         size, first = kernel.number(btf, "btf", "data_size"), kernel.number(btf, "btf", "start_id")
         # it goes on where the kernel's types end, or it is another kernel's
-        if place is None or size is None or size > MOST_BYTES or first != len(kernel.types) + 1:
+        if place is None or size is None or size > _MOST_BYTES or first != len(kernel.types) + 1:
             continue
         data = kernel.reader.read(place, size)
         try:
             found = None if data is None else module_types(kernel.types, data, kernel.types.source)
         except KernelTypesError:
-            continue
-        if found is not None and found.size(structure) is not None:
-            return found
+            return None
+        return found if found is not None and found.size(structure) is not None else None  # no other has this name
     return None

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from memcarve.images.linux.swapping.stored_pages import REPEATED, StoredPages, method_of
-from memcarve.intervals import PAGE
+from memcarve.intervals import PAGE, chunks
 
 if TYPE_CHECKING:
     from memcarve.dtypes import I64, U64, Bools
@@ -24,11 +24,14 @@ if TYPE_CHECKING:
 
 _TYPE_SHIFT = 58  # of a swp_entry_t (include/linux/swapops.h: SWP_TYPE_SHIFT)
 _MOST_TREES = 1 << 16
-_MOST_ENTRIES = 1 << 24
+_MOST_ENTRIES, _FEWEST_ENTRIES = 1 << 24, 1 << 18
+_SMALLEST = 1 << 7  # bytes of memory for each: 56 of the entry alone, and what it keeps
+_BATCH = 1 << 12  # nodes of xarrays looked at in one go, which have 64 slots each
 _MOST_POOLS = 64
 _LEVELS = 128  # of a red-black tree of 2**64 entries; an xarray has 11
 _LONGEST_NAME = 32
 _SLOTS = 64
+_KIND, _NODE = np.uint64(3), np.uint64(2)
 _ZSMALLOC, _ZBUD = "zsmalloc", "zbud"
 
 
@@ -43,6 +46,9 @@ class Zswap:
         self._areas: dict[int, tuple[U64, U64]] = {}
         #: why pages that it has are not read, in words
         self.problems: dict[str, None] = {}
+        #: areas of which it may have more than was found
+        self.doubted: set[int] = set()
+        self._most = min(_MOST_ENTRIES, max(_FEWEST_ENTRIES, kernel.memory.total // _SMALLEST))
 
     def find(self, area: int, pages: U64) -> tuple[StoredPages, U64]:
         """Return how pages of a swap area (uint64) are stored, and the entries of those that it has; 0 of others."""
@@ -63,8 +69,9 @@ class Zswap:
         none = np.zeros(0, np.uint64)
         head = self._symbols.address("zswap_trees")
         reader, kernel = self._kernel.structures.reader, self._kernel.structures
-        tree = None if head is None else reader.number(head + 8 * area)
+        tree = 0 if head is None else reader.number(head + 8 * area)
         if tree is None or not kernel.is_kernel(tree):
+            self._doubt(area, damaged=tree != 0)
             return none, none
         counts = self._symbols.address("nr_zswap_trees")
         count = 1 if counts is None else reader.number(counts + 4 * area, 4) or 0
@@ -72,15 +79,19 @@ class Zswap:
         name = "zswap_tree" if by_node else "xarray"
         size, root = kernel.types.size(name), kernel.offset(name, "rbroot.rb_node" if by_node else "xa_head")
         if size is None or root is None or not 0 < count <= _MOST_TREES:
+            self._doubt(area, damaged=True)
             return none, none
         heads = np.uint64(tree + root) + np.arange(count, dtype=np.uint64) * np.uint64(size)
         words, there = self._columns.number(heads, 8)
+        self._doubt(area, damaged=not there.all())
         words = words[there & (words != 0)]
-        entries = self._by_nodes(words) if by_node else self._by_slots(words)
+        entries, whole = self._by_nodes(words) if by_node else self._by_slots(words)
         own, there = self._own(entries, area)
         there &= own >> np.uint64(_TYPE_SHIFT) == np.uint64(area)
+        self._doubt(area, damaged=not (whole and there.all()))
         own, entries = own[there] & np.uint64((1 << _TYPE_SHIFT) - 1), entries[there]
         places, first, times = np.unique(own, return_index=True, return_counts=True)
+        self._doubt(area, damaged=bool((times > 1).any()))
         return places[times == 1], entries[first[times == 1]]
 
     def _own(self, entries: U64, area: int) -> tuple[U64, Bools]:
@@ -90,36 +101,51 @@ class Zswap:
         places, there = self._columns.member(entries, "zswap_entry", "offset")
         return places | np.uint64(area << _TYPE_SHIFT), there
 
-    def _by_nodes(self, nodes: U64) -> U64:
-        """Return the entries of red-black trees by their first nodes."""
-        found, count = [np.zeros(0, np.uint64)], 0
-        for _ in range(_LEVELS):
-            nodes = np.unique(nodes[self._columns.pointers(nodes)])
-            count += len(nodes)
-            if not len(nodes) or count > _MOST_ENTRIES:
-                break
-            found.append(nodes)
-            sides = [self._columns.member(nodes, "rb_node", name) for name in ("rb_left", "rb_right")]
-            nodes = np.concatenate([values[there] for values, there in sides])
-        place = self._columns.types.member("zswap_entry", "rbnode")
-        return np.unique(np.concatenate(found)) - np.uint64(0 if place is None else place.offset)
+    def _doubt(self, area: int, *, damaged: bool) -> None:
+        if damaged:
+            self.doubted.add(area)
 
-    def _by_slots(self, words: U64) -> U64:
-        """Return what xarrays hold, by their heads: a word that ends with binary 10 leads to a node."""
-        slots = self._columns.types.member("xa_node", "slots")
-        found, count = [np.zeros(0, np.uint64)], 0
+    def _by_nodes(self, nodes: U64) -> tuple[U64, bool]:
+        """Return the entries of red-black trees by their first nodes, and whether these are all."""
+        found, whole = np.zeros(0, np.uint64), True
         for _ in range(_LEVELS):
-            words = np.unique(words[self._columns.pointers(words)])
-            inner = words & np.uint64(3) == np.uint64(2)
-            found.append(words[words & np.uint64(3) == 0])
-            nodes = words[inner] - np.uint64(2)
-            count += len(words)
-            if not len(nodes) or slots is None or count > _MOST_ENTRIES:
+            below, whole = self._below(nodes, found, whole=whole)
+            if not len(below):
                 break
-            step = np.uint64(slots.offset) + np.arange(_SLOTS, dtype=np.uint64) * np.uint64(8)
-            words, there = self._columns.number(np.add.outer(nodes, step).reshape(-1), 8)
-            words = words[there]
-        return np.unique(np.concatenate(found))
+            found = np.concatenate([found, below])
+            sides = [self._columns.member(below, "rb_node", name) for name in ("rb_left", "rb_right")]
+            whole &= all(there.all() for _, there in sides)
+            nodes = np.concatenate([values[there] for values, there in sides])
+            nodes = nodes[nodes != 0]
+        place = self._columns.types.member("zswap_entry", "rbnode")
+        return found - np.uint64(0 if place is None else place.offset), whole and not len(nodes)
+
+    def _by_slots(self, words: U64) -> tuple[U64, bool]:
+        """Return what xarrays hold, by their heads, and whether that is all: a word of binary 10 leads to a node."""
+        slots = self._columns.types.member("xa_node", "slots")
+        step = np.uint64(0 if slots is None else slots.offset) + np.arange(_SLOTS, dtype=np.uint64) * np.uint64(8)
+        found, whole = np.zeros(0, np.uint64), slots is not None
+        for _ in range(_LEVELS):
+            below, whole = self._below(words, found, whole=whole)
+            found = np.concatenate([found, below])
+            nodes = below[below & _KIND == _NODE] - _NODE
+            parts = [nodes[:0]]
+            for part in chunks(len(nodes), _BATCH):
+                values, there = self._columns.number(np.add.outer(nodes[part], step).reshape(-1), 8)
+                whole &= bool(there.all())
+                parts.append(values[(values != 0) & (values & np.uint64(1) == 0)])
+            words = np.concatenate(parts)
+            if not len(words):
+                break
+        return found[found & _KIND == 0], whole and not len(words)
+
+    def _below(self, words: U64, found: U64, *, whole: bool) -> tuple[U64, bool]:
+        """Return pointers that were not found before, as many as there can be; and whether that is `whole`."""
+        once = np.unique(words)
+        fresh = once[self._columns.pointers(once) & ~np.isin(once, found)]
+        if len(found) + len(fresh) > self._most:
+            return fresh[:0], False
+        return fresh, whole and len(fresh) == len(words)
 
     def _fill(self, stored: StoredPages, rows: I64, entries: U64, own: U64) -> None:
         """Say how pages are stored that have entries; `own` are their places in the swap (swp_entry_t)."""
