@@ -91,6 +91,16 @@ MEMPROCFS = ("memprocfs", "leechcorepyc", "vmmpyc")
 BOTH_ENDS = {"minidump", "memmap", "folder", "images", "elf_core"}
 BOTH_SYSTEMS = {"processes", "threads", "kernel", "learning"}
 HEAVY = ("numpy", "click", "pyarrow", "rich", "backports.zstd", "concurrent.futures", "asyncio", "urllib.parse")
+#: of `sources`, what a dump with its map needs, and what such a dump has no use for
+OF_DUMPS = ("counterparts", "listings", "memmap", "opening", "recognised")
+NOT_FOR_DUMPS = (
+    "memcarve.images.",
+    "memcarve.formats.kernel_types",
+    "memcarve.sinks",
+    "cramjam",
+    "lzallright",
+    "pyarrow",
+)
 
 
 def layer(module: str) -> str:
@@ -231,6 +241,22 @@ def test_reading_a_file_on_disk_is_light() -> None:
     """Nothing that only inputs that lie elsewhere need is loaded for a dump on disk."""
     dump = str(ROOT / "examples" / "pid.1624.dmp")
     assert loaded(f"import memcarve\nwith memcarve.open({dump!r}) as opened:\n    opened.process()") <= {"numpy"}
+
+
+def test_segments_of_a_dump_import_what_they_need() -> None:
+    """What `segments` of a dump loads is neither for other kinds of input nor for what was not asked for."""
+    dump = str(ROOT / "examples" / "pid.1624.dmp")
+    script = (
+        "import contextlib, io, sys, memcarve.cli.program\nwith contextlib.redirect_stdout(io.StringIO()) as text:\n"
+    )
+    script += f"    memcarve.cli.program.run(['segments', {dump!r}, '--format', 'csv'])\nprint(*sys.modules)"
+    script += "\nassert text.getvalue().count('\\n') == 115"
+    ran = subprocess.run([sys.executable, "-W", "error", "-c", script], capture_output=True, text=True, check=True)
+    found = {*ran.stdout.split()}
+    others = {each.stem for each in (PACKAGE / "sources").iterdir() if each.stem not in OF_DUMPS}
+    assert {f"memcarve.sources.{name}" for name in OF_DUMPS} < found
+    assert not found & {f"memcarve.sources.{name}" for name in others}
+    assert not {name for name in found if name.startswith(NOT_FOR_DUMPS)}
 
 
 @pytest.mark.parametrize("name", memcarve.__all__)

@@ -24,8 +24,7 @@ from memcarve.linux_mappings import Mapping, region
 from memcarve.metadata import Metadata, Parameters, Regions, SourceRows, Thread
 from memcarve.process import Platform, ProcessEntry, ProcessMemory, Unix
 from memcarve.sinks.scripts import export_scripts
-from memcarve.sources.core import CORE
-from memcarve.sources.minidump import MINIDUMP
+from memcarve.sources.recognised import CORE, MINIDUMP
 from memcarve.space import AddressSpace
 from memory import PAGE, content, noise
 from minidumps import ARM64, LINUX, WINDOWS, Dump

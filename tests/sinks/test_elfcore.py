@@ -28,7 +28,7 @@ from memcarve.missing import CUT_OFF, NOT_WRITTEN, Missing
 from memcarve.process import Platform, ProcessMemory, Selection
 from memcarve.provenance import Provenance
 from memcarve.sinks.ownership import foreign
-from memcarve.sources.core import CORE
+from memcarve.sources.recognised import CORE
 from memcarve.space import AddressSpace
 from memcarve.vocabulary import Architecture
 from memory import PAGE, Memory, content

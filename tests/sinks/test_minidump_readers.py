@@ -21,7 +21,7 @@ from cores import lldb
 from files import EXAMPLE, ROOT
 from memcarve.metadata import Metadata, SourceRows, Thread
 from memcarve.process import Platform, ProcessMemory, Selection
-from memcarve.sources.minidump import MINIDUMP
+from memcarve.sources.recognised import MINIDUMP
 from memcarve.space import AddressSpace
 from memory import PAGE, Memory, noise
 from opening import opened_as

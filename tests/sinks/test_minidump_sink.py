@@ -20,7 +20,7 @@ from memcarve.errors import TargetExistsError, UsageError
 from memcarve.metadata import Metadata, Module, Parameters, Region, Regions, SourceRows, Thread
 from memcarve.permissions import EXECUTE, PROT_NONE, TRANSITION, WRITE
 from memcarve.process import Platform, ProcessEntry, ProcessMemory, Selection
-from memcarve.sources.minidump import MINIDUMP
+from memcarve.sources.recognised import MINIDUMP
 from memcarve.space import AddressSpace
 from memory import PAGE, Memory, noise
 from opening import opened_as

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from memcarve.sources.minidump import MINIDUMP
 from memcarve.sources.opening import OpenOptions
+from memcarve.sources.recognised import MINIDUMP
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

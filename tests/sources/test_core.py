@@ -34,9 +34,8 @@ from files import put
 from memcarve import errors
 from memcarve.missing import CUT_OFF, NOT_WRITTEN, Missing
 from memcarve.process import Selection
-from memcarve.sources.core import CORE
-from memcarve.sources.image import MACHINE
 from memcarve.sources.opening import OpenOptions
+from memcarve.sources.recognised import CORE, MACHINE
 from memcarve.space import Extent
 from memory import content
 from opening import opened_as

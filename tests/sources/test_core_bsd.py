@@ -27,7 +27,7 @@ from memcarve.errors import InputError, MemcarveError
 from memcarve.formats import floating_point
 from memcarve.metadata import Fault, Region, Thread
 from memcarve.process import Platform
-from memcarve.sources.core import CORE
+from memcarve.sources.recognised import CORE
 from memory import PAGE, noise
 from opening import opened_as
 from sinking import export_elfcore, export_minidump

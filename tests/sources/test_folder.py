@@ -35,8 +35,8 @@ from memcarve.errors import (
 )
 from memcarve.metadata import Parameters
 from memcarve.missing import CUT_OFF, NOT_WRITTEN
-from memcarve.sources.folder.carved import CARVED, FolderContainer
 from memcarve.sources.opening import OpenOptions
+from memcarve.sources.recognised import CARVED
 from memory import PAGE, noise
 from opening import opened_as
 
@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 
     from dumps import Piece
     from memcarve.process import ProcessMemory
+    from memcarve.sources.folder.carved import FolderContainer
     from winimage import Truth
 
     Capture = pytest.CaptureFixture[bytes]

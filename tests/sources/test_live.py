@@ -29,9 +29,10 @@ from memcarve.errors import AddressError, InputError, MapError, NotRecognisedErr
 from memcarve.intervals import Intervals
 from memcarve.sources import proc
 from memcarve.sources.opening import OpenOptions
-from memcarve.sources.proc import LIVE, live_pages
+from memcarve.sources.proc import live_pages
 from memcarve.sources.proc.live_memory import Present
 from memcarve.sources.proc.live_pages import mappings
+from memcarve.sources.recognised import LIVE
 from memory import content
 from opening import opened_as
 

@@ -14,7 +14,7 @@ from cli import invoke
 from memcarve.errors import AddressError, InputError
 from memcarve.metadata import Thread
 from memcarve.missing import MISPLACED, NOT_WRITTEN
-from memcarve.sources.minidump import MINIDUMP
+from memcarve.sources.recognised import MINIDUMP
 from memory import PAGE, noise
 from minidumps import Dump, laid_out, memory64_list, memory_list, system_info
 from opening import opened_as

@@ -15,7 +15,7 @@ import minidumps
 from memcarve.errors import AddressError, InputError, MemcarveError, NotRecognisedError, OverlapError, UsageError
 from memcarve.metadata import Module, Region, Thread
 from memcarve.process import Platform
-from memcarve.sources.minidump import MINIDUMP
+from memcarve.sources.recognised import MINIDUMP
 from memory import PAGE, noise
 from minidumps import AMD64, ARM64, INTEL, ITANIUM, LINUX, PRIVATE, WINDOWS, Dump, Info
 from opening import opened_as

@@ -14,7 +14,7 @@ import minidumps
 from cli import invoke
 from memcarve.errors import InputError, NotRecognisedError
 from memcarve.metadata import Region
-from memcarve.sources.minidump import MINIDUMP
+from memcarve.sources.recognised import MINIDUMP
 from memory import PAGE, noise
 from minidumps import AMD64, INTEL, LINUX, WINDOWS, Dump, Info, Thread
 from opening import opened_as

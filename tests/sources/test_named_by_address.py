@@ -17,8 +17,8 @@ from cli import invoke
 from files import EXAMPLE
 from memcarve.errors import AddressError, InputError, NotRecognisedError, OverlapError, SourceReadError, UsageError
 from memcarve.sources.folder import named_by_address
-from memcarve.sources.folder.named_by_address import NAMED, NamedContainer
 from memcarve.sources.opening import OpenOptions
+from memcarve.sources.recognised import NAMED
 from memory import PAGE, content, noise
 from opening import opened_as
 
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from memcarve.process import ProcessMemory
+    from memcarve.sources.folder.named_by_address import NamedContainer
 
     Capture = pytest.CaptureFixture[bytes]
 

@@ -13,6 +13,7 @@ MAGIC = b"\x7fELF"
 IDENT = 16  # bytes of e_ident
 BITS = {1: 32, 2: 64}  # by EI_CLASS
 ORDERS = {1: "<", 2: ">"}  # by EI_DATA
+CORE = 4  # e_type ET_CORE
 #: behind e_ident: e_type, e_machine, e_version, e_entry, e_phoff, e_shoff, e_flags, e_ehsize, e_phentsize, e_phnum,
 #: e_shentsize, e_shnum, e_shstrndx
 HEADERS = {32: "HHIIIIIHHHHHH", 64: "HHIQQQIHHHHHH"}
@@ -29,3 +30,10 @@ def program_type(bits: int, order: str = "<") -> np.dtype[np.void]:
         return np.dtype([(name, f"{order}u4") for name in _NAMES])
     wide = [(name, f"{order}u8") for name in _WIDE_NAMES]
     return np.dtype([("type", f"{order}u4"), ("flags", f"{order}u4"), *wide])
+
+
+def is_core(head: bytes) -> bool:
+    """Return True if a file that begins like this is an ELF core."""
+    if len(head) <= IDENT or head[:4] != MAGIC or head[4] not in BITS:
+        return False
+    return int.from_bytes(head[16:18], "big" if ORDERS.get(head[5]) == ">" else "little") == CORE

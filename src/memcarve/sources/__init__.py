@@ -8,16 +8,9 @@ from typing import TYPE_CHECKING
 from memcarve.errors import CounterpartError, InputError, NotRecognisedError, UnreadableError, UsageError
 from memcarve.formats.compression import plain_name
 from memcarve.intervals import PAGE
-from memcarve.sources.core import CORE
 from memcarve.sources.counterparts import pid_in_name
-from memcarve.sources.folder.carved import CARVED
-from memcarve.sources.folder.named_by_address import NAMED
-from memcarve.sources.foreign import FOREIGN
-from memcarve.sources.image import MACHINE, RAW
-from memcarve.sources.memmap import MEMMAP
-from memcarve.sources.minidump import MINIDUMP
 from memcarve.sources.opening import Opened, OpenOptions, refusal
-from memcarve.sources.proc import LIVE
+from memcarve.sources.recognised import CARVED, CORE, FOREIGN, LIVE, MACHINE, MEMMAP, MINIDUMP, NAMED, RAW
 from memcarve.vocabulary import InputType
 
 if TYPE_CHECKING:

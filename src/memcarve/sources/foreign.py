@@ -22,7 +22,6 @@ from memcarve.errors import InputError, NotRecognisedError, UnreadableError
 from memcarve.formats.compression import COMMANDS, compression_of
 from memcarve.formats.programs import elf, pe
 from memcarve.intervals import PAGE
-from memcarve.sources.opening import FOR_IMAGES, IMAGE, Source
 
 if TYPE_CHECKING:
     from memcarve.backing import FileBacking
@@ -197,18 +196,14 @@ def _tail(file: FileBacking, size: int) -> bytes:
     return _at(file, max(file.size - size, 0), size)
 
 
-def _refuse(opened: Opened, options: OpenOptions) -> NoReturn:  # noqa: ARG001 - whatever was said of it
+def is_foreign(opened: Opened) -> bool:
+    """Return True if a file is known to be of a kind that is not read."""
+    return foreign(opened.file) is not None
+
+
+def refuse(opened: Opened, options: OpenOptions) -> NoReturn:  # noqa: ARG001 - whatever was said of it
+    """Raise InputError, which says what a file is; NotRecognisedError if that is not sure."""
     found = foreign(opened.file)
     if found is None:
         raise NotRecognisedError("is nothing that is known", subject=opened.path)
     raise (InputError if found.sure else NotRecognisedError)(f"is {found.words}", subject=opened.path)
-
-
-FOREIGN = Source(
-    "a file that memcarve does not read",
-    (IMAGE,),
-    lambda opened: not opened.is_folder and foreign(opened.file) is not None,
-    _refuse,
-    FOR_IMAGES,
-    sure=False,
-)

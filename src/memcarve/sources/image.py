@@ -12,7 +12,6 @@ import numpy as np
 from memcarve.backing import FileBacking, is_costly
 from memcarve.errors import LimitError, NotRecognisedError, ProcessError, UnreadableError, UsageError
 from memcarve.formats.compression import Reading, plain_name
-from memcarve.formats.elf_core.core_headers import is_core
 from memcarve.formats.images import (
     avml,
     crashdump,
@@ -49,7 +48,7 @@ from memcarve.note import Note
 from memcarve.permissions import DEMAND_ZERO
 from memcarve.process import Account, Container, Machine, Platform, ProcessEntry, ProcessMemory
 from memcarve.sources.listings import metadata_from_files
-from memcarve.sources.opening import FOR_IMAGES, IMAGE, Opened, OpenOptions, Source
+from memcarve.sources.opening import Opened, OpenOptions
 from memcarve.sources.page_file_option import open_page_files
 from memcarve.space import AddressSpace
 from memcarve.vocabulary import Half, PagesFrom, Search
@@ -69,10 +68,6 @@ _READERS = (
 )
 _GIVE_ROOT = "give a page-table root with {dtb} ({scan} lists roots)"
 _NO_IMAGE = f"if it is no image but a process's dump, leave {{page_files}} out; else {_GIVE_ROOT}"
-_MAGICS = (
-    *(lime.MAGIC, avml.MAGIC, *crashdump.MAGICS, *vmware.MAGICS),
-    *(*kdump.MAGICS, flattened.MAGIC, migration.MAGIC, *libvirt.MAGICS, *hiberfil.MAGICS),
-)
 _SOUGHT: dict[str | None, str] = {None: "64-bit Windows and no Linux", WINDOWS: "64-bit Windows", LINUX: "Linux"}
 _UNSOUGHT = "unlisted processes were not looked for"
 _FEW_PAGES = "few pages told which kernel this is; others, of which one may be a decoy, were not looked for"
@@ -625,23 +620,20 @@ def holds_system(file: FileBacking) -> bool:
     return _raw(file, OpenOptions()).recognise()
 
 
-def _is_machine(opened: Opened) -> bool:
-    """Return True if a file may be a container of a machine's memory; what describes a .vmem lies beside it."""
-    head = opened.head
-    named = plain_name(opened.path).lower().endswith(".vmem")
-    if head.startswith(_MAGICS) or is_core(head) or named:
-        return True
-    return not any(head) and hiberfil.is_wiped(opened.file, head)  # nothing else is decoded for this
+def is_wiped(opened: Opened) -> bool:
+    """Return True if a file that begins with zeros is a hiberfil.sys whose header was wiped."""
+    return hiberfil.is_wiped(opened.file, opened.head)
 
 
-def _open_machine(opened: Opened, options: OpenOptions) -> ImageContainer:
+def open_machine(opened: Opened, options: OpenOptions) -> ImageContainer:
+    """Open a container of a machine's memory. Raises NotRecognisedError if it is none."""
     machine = machine_memory(opened.file, certain=options.for_image, reading=options.reading)
     if machine is None:
         raise NotRecognisedError("is not a container of a machine's memory", subject=opened.path)
     return ImageContainer(opened.file, PhysicalMemory(machine), options)
 
 
-def _open_raw(opened: Opened, options: OpenOptions) -> ImageContainer:
+def open_raw(opened: Opened, options: OpenOptions) -> ImageContainer:
     """Open a raw image: offset is physical address. Nothing in the file says that it is one, but a system in it."""
     container = _raw(opened.file, options)
     if options.for_image or container.recognise():
@@ -664,7 +656,3 @@ def _raw(file: FileBacking, options: OpenOptions) -> ImageContainer:
             f"{file.path}: the .vmss or .vmsn that belongs to it is not beside it: memory above 3 GiB may be misplaced"
         )
     return ImageContainer(file, memory, options)
-
-
-MACHINE = Source("a machine's memory", (IMAGE,), _is_machine, _open_machine, FOR_IMAGES, sure=False)
-RAW = Source("a raw image", (IMAGE,), lambda opened: not opened.is_folder, _open_raw, FOR_IMAGES, sure=False)

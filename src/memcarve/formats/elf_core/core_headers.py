@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from memcarve.errors import InputError
-from memcarve.formats.elf_layout import BITS, HEADERS, IDENT, MAGIC, ORDERS, SECTIONS, program_type
+from memcarve.formats.elf_layout import BITS, HEADERS, IDENT, ORDERS, SECTIONS, is_core, program_type
 from memcarve.formats.images.machine import bounded
 
 if TYPE_CHECKING:
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from memcarve.dtypes import Records
 
 
-CORE = 4  # e_type ET_CORE
 LOAD, NOTE = 1, 4  # p_type
 MANY = 0xFFFF  # e_phnum PN_XNUM: the number is in sh_info of section 0
 NO_PROCESSOR, I386, X86_64, ARM64 = 0, 3, 62, 183  # e_machine
@@ -120,13 +119,6 @@ class Origin(NamedTuple):
     process: bool
     doubtful: bool
     vmcoreinfo: Note | None = None
-
-
-def is_core(head: bytes) -> bool:
-    """Return True if a file that begins like this is an ELF core."""
-    if len(head) <= IDENT or head[:4] != MAGIC or head[4] not in BITS:
-        return False
-    return int.from_bytes(head[16:18], "big" if ORDERS.get(head[5]) == ">" else "little") == CORE
 
 
 def read_header(file: FileBacking) -> Header | None:

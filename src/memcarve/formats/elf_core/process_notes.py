@@ -16,7 +16,6 @@ import numpy as np
 from memcarve.formats import floating_point
 from memcarve.formats.alignment import memory_begins
 from memcarve.formats.elf_core.core_headers import (
-    CORE,
     FILE,
     LOAD,
     MANY,
@@ -32,7 +31,7 @@ from memcarve.formats.elf_core.core_headers import (
     XSTATE,
 )
 from memcarve.formats.elf_core.processors import ARM_VFP, LIKE, PROCESSORS, processor_of
-from memcarve.formats.elf_layout import HEADER_SIZES, HEADERS, MAGIC, SECTIONS, program_type
+from memcarve.formats.elf_layout import CORE, HEADER_SIZES, HEADERS, MAGIC, SECTIONS, program_type
 from memcarve.intervals import PAGE, total
 from memcarve.vocabulary import INTEL, Architecture
 

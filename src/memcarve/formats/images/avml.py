@@ -20,13 +20,13 @@ import numpy as np
 from memcarve.errors import SourceReadError
 from memcarve.formats.images import lime
 from memcarve.formats.images.machine import CutOff, MachineMemory, addressable, bounded, column, fitted
+from memcarve.formats.images.signatures import AVML as MAGIC
 from memcarve.intervals import TOP, Intervals
 
 if TYPE_CHECKING:
     from memcarve.backing import FileBacking, Span
     from memcarve.dtypes import U64
 
-MAGIC = b"AVML"
 VERSION = 2
 _GAPS = (
     "AVML leaves out blocks of 16 MiB that are zero, and the last byte of each range: what is outside the image may be "

@@ -20,6 +20,7 @@ import numpy as np
 
 from memcarve.errors import InputError
 from memcarve.formats.images.machine import CutOff, bounded, column, fitted, machine
+from memcarve.formats.images.signatures import CRASH_DUMP, CRASH_DUMP_32
 from memcarve.intervals import PAGE
 
 if TYPE_CHECKING:
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from memcarve.dtypes import U64
     from memcarve.formats.images.machine import MachineMemory
 
-_MAGIC, _MAGIC_32 = MAGICS = b"PAGEDU64", b"PAGEDUMP"
 _HEADER_SIZE = 0x2000
 _ROOT = struct.Struct("<Q")
 _ROOT_AT, _PROCESSOR_AT, _TYPE_AT, _RUNS_AT = 0x10, 0x30, 0xF98, 0x88
@@ -69,12 +69,12 @@ def read(file: FileBacking) -> MachineMemory | None:
     its headers are cut off or make no sense; and SourceReadError.
     """
     begin = file.read_there(0, 8)
-    if begin == _MAGIC_32:
+    if begin == CRASH_DUMP_32:
         raise InputError(
             "is a crash dump of 32-bit Windows; memcarve reads those of 64-bit Windows, and raw images of both",
             subject=file.path,
         )
-    if begin != _MAGIC:
+    if begin != CRASH_DUMP:
         return None
     data = file.read_there(0, _HEADER_SIZE)
     if len(data) < _HEADER_SIZE:

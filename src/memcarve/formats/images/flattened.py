@@ -19,13 +19,13 @@ from memcarve.backing import FileBacking, Span
 from memcarve.errors import InputError, NotRecognisedError, SourceReadError, UnreadableError
 from memcarve.formats.images import kdump, machine_core
 from memcarve.formats.images.machine import MOST_RANGES, column
+from memcarve.formats.images.signatures import FLATTENED as MAGIC
 from memcarve.intervals import TOP, joined, smallest_owner
 
 if TYPE_CHECKING:
     from memcarve.dtypes import U64
     from memcarve.formats.images.machine import MachineMemory
 
-MAGIC = b"makedumpfile\0"
 _HEAD = struct.Struct(">16sqq")
 _HEAD_SIZE = 4096
 _PIECE = struct.Struct(">qq")

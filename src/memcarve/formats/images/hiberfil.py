@@ -31,6 +31,7 @@ from memcarve.formats.compressed_pages import IS_COMPILED, XPRESS, XPRESS_HUFFMA
 from memcarve.formats.compression import plain_name
 from memcarve.formats.images.hibernation_sets import BLOCK_MAGIC, EITHER, PAGE, Walk
 from memcarve.formats.images.machine import CutOff, MachineMemory
+from memcarve.formats.images.signatures import HIBERFIL
 from memcarve.intervals import joined, smallest_owner, total
 from memcarve.times import rfc3339
 
@@ -49,7 +50,6 @@ _STATES = {
     b"RSTR": "the machine was being resumed from it, or that failed",
     b"HORM": "the machine is resumed from it each time it starts: it is of the time when that was set up",
 }
-MAGICS = (*_STATES, b"hibr", b"wake")
 _OLD = (b"hibr", b"wake")
 
 CACHE = 64 << 20  # bytes of decoded sets that are kept
@@ -112,7 +112,7 @@ def read(file: FileBacking, cache: str | None = None) -> MachineMemory | None:
     and OutputError if `cache` cannot be used. Close the backing, which closes `file`.
     """
     head = file.read_there(0, PAGE)
-    if head.startswith(MAGICS):
+    if head.startswith(HIBERFIL):
         header = _header(file, head)
     elif is_wiped(file, head):
         page = _first_block(file)

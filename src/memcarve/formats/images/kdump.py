@@ -26,6 +26,7 @@ from memcarve.formats.elf_core.core_headers import PRSTATUS, notes_between
 from memcarve.formats.images.decoded_pages import DecodedPages
 from memcarve.formats.images.machine import CutOff, MachineMemory, column
 from memcarve.formats.images.machine_core import MOST_TEXT, qemu_root
+from memcarve.formats.images.signatures import KDUMP, KDUMPS
 from memcarve.intervals import Intervals
 
 if TYPE_CHECKING:
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
     from memcarve.dtypes import I64, U8, U64, Bools, Records
     from memcarve.formats.elf_core.core_headers import Note
 
-MAGICS = _KDUMP, _DISKDUMP = b"KDUMP   ", b"DISKDUMP"
 _NEWEST = 6
 _NAMES_AT, _NAME = 12, 65  # six names of the system (struct new_utsname)
 _MACHINE = 4  # the fifth says which processor
@@ -104,7 +104,7 @@ def read(file: FileBacking) -> MachineMemory | None:
     does not know or of a later version, or its headers make no sense; and SourceReadError. Close the backing, which
     closes `file`.
     """
-    if file.read_there(0, 8) not in MAGICS:
+    if file.read_there(0, 8) not in KDUMPS:
         return None
     header = _headers(file)
     notes = [] if not header.notes[1] else [*notes_between(file, "<", header.notes[0], sum(header.notes))]
@@ -164,7 +164,7 @@ def _headers(file: FileBacking) -> _Header:
         )
     bits = 32 if 32 in fitting and (narrow or 64 not in fitting) else 64  # noqa: PLR2004
     status, block, blocks, bitmap_blocks, pages = _SIZES.unpack_from(data, _SIZES_AT[bits])
-    writer = "kdump" if data.startswith(_KDUMP) else "diskdump"
+    writer = "kdump" if data.startswith(KDUMP) else "diskdump"
     layout = _SECOND[bits]
     behind = file.read_there(block, layout.size).ljust(layout.size, b"\0") if writer == "kdump" else bytes(layout.size)
     _, level, split, first, end, *rest = layout.unpack(behind)

@@ -16,12 +16,12 @@ from memcarve.errors import InputError, SourceReadError
 from memcarve.formats.compression import Reading, compression_of
 from memcarve.formats.decoded_file import DecodedFile
 from memcarve.formats.images import migration
+from memcarve.formats.images.signatures import LIBVIRT, LIBVIRT_WHOLE
 
 if TYPE_CHECKING:
     from memcarve.backing import Span
     from memcarve.formats.images.machine import MachineMemory
 
-MAGICS = _WHOLE, _PART = b"LibvirtQemudSave", b"LibvirtQemudPart"
 _HEADER = 16 + 19 * 4
 _NUMBERS = "IIII"  # version, length of the XML, whether it ran, how it is compressed
 _KNOWN = (2, 3)
@@ -38,7 +38,7 @@ def read(file: FileBacking, reading: Reading = Reading()) -> MachineMemory | Non
     does. Close the backing, which closes `file`.
     """
     head = file.read_there(0, _HEADER)
-    if head[:16] not in MAGICS:
+    if head[:16] not in LIBVIRT:
         return None
     if len(head) < _HEADER:
         raise InputError("is a machine that libvirt saved, and ends inside its header", subject=file.path)
@@ -58,7 +58,7 @@ def read(file: FileBacking, reading: Reading = Reading()) -> MachineMemory | Non
             subject=file.path,
             remedy=_REMEDY,
         )
-    notes = () if head.startswith(_WHOLE) else ("libvirt: the machine was not saved to the end",)
+    notes = () if head.startswith(LIBVIRT_WHOLE) else ("libvirt: the machine was not saved to the end",)
     kind = found.kind.replace("QEMU migration stream", "libvirt save", 1)
     return found._replace(kind=kind, notes=(*notes, *found.notes))
 

@@ -19,6 +19,7 @@ import numpy as np
 
 from memcarve.errors import InputError
 from memcarve.formats.images.machine import bounded, column, machine
+from memcarve.formats.images.signatures import LIME as MAGIC
 from memcarve.intervals import TOP, Intervals
 
 if TYPE_CHECKING:
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from memcarve.dtypes import U64
     from memcarve.formats.images.machine import MachineMemory
 
-MAGIC = b"EMiL"
 VERSION = 1
 HEADER = struct.Struct("<4sIQQQ")
 AVML_BLOCK = 1 << 24

@@ -25,13 +25,13 @@ import numpy as np
 from memcarve.errors import InputError, SourceReadError, UnreadableError
 from memcarve.formats.images.decoded_pages import DecodedPages
 from memcarve.formats.images.machine import CutOff, MachineMemory, column
+from memcarve.formats.images.signatures import MIGRATION as MAGIC
 from memcarve.intervals import Intervals, joined, smallest_owner
 
 if TYPE_CHECKING:
     from memcarve.backing import FileBacking
     from memcarve.dtypes import U64
 
-MAGIC = b"QEVM"
 _VERSION = 3
 _END, _START, _PART, _LAST, _FULL, _SUBSECTION, _DESCRIPTION, _CONFIGURATION, _COMMAND = range(9)
 _FOOTER = 0x7E

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from memcarve.errors import InputError
 from memcarve.formats.compression import plain_name
 from memcarve.formats.images.machine import column, machine
+from memcarve.formats.images.signatures import VMWARE, VMWARE_32
 from memcarve.intervals import PAGE
 from memcarve.remote import is_there, open_file
 
@@ -28,10 +29,6 @@ if TYPE_CHECKING:
     from memcarve.backing import FileBacking
     from memcarve.formats.images.machine import MachineMemory
 
-_MAGICS = {0xBED2BED2, 0xBED3BED3, 0xBAD1BAD1, 0xBAD2BAD2}
-_OLD_MAGICS = {0xBED0BED0, 0xBED2BED0}  # of 32-bit products
-#: how files begin that hold the metadata
-MAGICS = tuple(number.to_bytes(4, "little") for number in sorted(_MAGICS | _OLD_MAGICS))
 _MEMORY_SUFFIX = ".vmem"
 _LAYOUT_SUFFIXES = (".vmss", ".vmsn", ".VMSS", ".VMSN")
 _HEADER = struct.Struct("<III")
@@ -75,13 +72,13 @@ def read(file: FileBacking) -> MachineMemory | None:
     InputError if metadata make no sense or the memory is nowhere, and SourceReadError.
     """
     magic = int.from_bytes(file.read_there(0, 4), "little")
-    if magic in _OLD_MAGICS:
+    if magic in VMWARE_32:
         raise InputError(
             "is the state of a VMware machine in the format of 32-bit products, which memcarve does not read",
             subject=file.path,
             remedy="give its .vmem",
         )
-    if magic in _MAGICS:
+    if magic in VMWARE:
         return _from_metadata(file, _layout(file))
     stem, suffix = os.path.splitext(plain_name(file.path))
     if suffix.lower() != _MEMORY_SUFFIX:
@@ -139,7 +136,7 @@ def _layouts_beside(stem: str) -> list[_Layout]:
             continue
         with open_file(stem + suffix, follow=False) as file:
             identity = (file.status.st_dev, file.status.st_ino)  # on some systems both spellings are one file
-            if identity not in seen and int.from_bytes(file.read_there(0, 4), "little") in _MAGICS:
+            if identity not in seen and int.from_bytes(file.read_there(0, 4), "little") in VMWARE:
                 seen.add(identity)
                 found.append(_layout(file))
     return found

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from memcarve.backing import FileBacking
     from memcarve.dtypes import Records
 
-_MOST_STREAMS = 1 << 12
 _ROW = np.dtype([("kind", "<u4"), ("size", "<u4"), ("rva", "<u4")])
 #: lists that begin with the number of their rows, and how long a row is
 _PLAIN = {
@@ -105,13 +104,15 @@ class Directory:
         data = file.read_there(0, structures.HEADER.size)
         #: what stands in the signature's place
         self.signature = data[: len(structures.MAGIC)]
-        if self.signature != structures.MAGIC and not (is_likely(data, file.size) if said else is_disguised(file)):
+        if self.signature != structures.MAGIC and not (
+            structures.is_likely(data, file.size) if said else is_disguised(file)
+        ):
             raise NotRecognisedError("is not a minidump", subject=file.path)
         if len(data) < structures.HEADER.size:
             raise InputError("is a minidump that ends inside its header; the file was cut off", subject=file.path)
         _, _, count, rva, _, _, self.flags = structures.HEADER.unpack(data)
         end = rva + _ROW.itemsize * count
-        if count > _MOST_STREAMS or end > file.size:
+        if count > structures.MOST_STREAMS or end > file.size:
             raise InputError(
                 f"is a minidump of {count} streams, listed at 0x{rva:x}; the file ends at 0x{file.size:x}: it is "
                 "damaged, or was cut off",
@@ -233,14 +234,6 @@ class Directory:
         return True
 
 
-def is_likely(head: bytes, size: int) -> bool:
-    """Return True if a file of `size` bytes could be a minidump by what stands in its header behind the signature."""
-    if len(head) < structures.HEADER.size:
-        return False
-    _, _, count, rva, *_ = structures.HEADER.unpack_from(head)
-    return bool(0 < count <= _MOST_STREAMS and structures.HEADER.size <= rva <= size - _ROW.itemsize * count)
-
-
 def is_disguised(file: FileBacking) -> bool:
     """Return True if everything but the signature and the version in its header is a minidump's.
 
@@ -249,7 +242,7 @@ def is_disguised(file: FileBacking) -> bool:
     says.
     """
     data = file.read_there(0, structures.HEADER.size)
-    if not is_likely(data, file.size):
+    if not structures.is_likely(data, file.size):
         return False
     _, _, count, rva, _, _, flags = structures.HEADER.unpack(data)
     if count > _MOST_DISGUISED or flags >> _FLAG_BITS:

@@ -10,6 +10,7 @@ import numpy as np
 MAGIC = b"MDMP"
 VERSION = 0xA793  # the lower half of the header's; the upper is the writer's own
 LONGEST_COMMENT = 1 << 20
+MOST_STREAMS = 1 << 12
 #: what a comment begins with that memcarve wrote; the first one before its provenance had a schema
 MARK = (b'{"tool": "memcarve"', b'{"schema": 2, "tool": "memcarve"')
 
@@ -113,6 +114,14 @@ PROTECTIONS = {
 }
 MODIFIERS = {"PAGE_GUARD": 0x100, "PAGE_NOCACHE": 0x200, "PAGE_WRITECOMBINE": 0x400}
 GUARD = MODIFIERS["PAGE_GUARD"]
+
+
+def is_likely(head: bytes, size: int) -> bool:
+    """Return True if a file of `size` bytes could be a minidump by what stands in its header behind the signature."""
+    if len(head) < HEADER.size:
+        return False
+    _, _, count, rva, *_ = HEADER.unpack_from(head)
+    return bool(0 < count <= MOST_STREAMS and HEADER.size <= rva <= size - DIRECTORY.size * count)
 
 
 def number_of(protection: str) -> int:

@@ -13,6 +13,7 @@ from memcarve.backing import FileBacking, open_regular
 from memcarve.errors import InputError, MissingExtraError, NotRecognisedError
 from memcarve.formats import manifest
 from memcarve.formats.elf_core import core_headers
+from memcarve.formats.elf_layout import is_core
 from memcarve.formats.json_text import HalfError, half_in, loads, strict
 from memcarve.formats.minidump import structures
 from memcarve.sinks.archive import PASSWORD
@@ -137,7 +138,7 @@ def _in_file(path: str, file: FileBacking) -> Own | None:
     name = os.path.basename(path)
     if head.startswith(structures.MAGIC) and (document := _of_minidump(file, head)) is not None:
         return Own(MINIDUMP, path, document, name)
-    if core_headers.is_core(head) and (document := _of_core(file)) is not None:
+    if is_core(head) and (document := _of_core(file)) is not None:
         return Own(CORE, path, document, name)
     # the memory in a flat file may begin with anything
     found = _beside(path, head, name)

@@ -17,7 +17,7 @@ from memcarve.note import Note
 from memcarve.process import Account, Container, Machine, ProcessEntry, ProcessMemory, width_of
 from memcarve.sources.core.core_metadata import auxiliary_vector, core_metadata_of, in_words, read_core_notes
 from memcarve.sources.listings import metadata_from_files
-from memcarve.sources.opening import CORE as TYPE, Source
+from memcarve.sources.opening import CORE as TYPE
 from memcarve.sources.overlaps import untangled
 from memcarve.space import AddressSpace
 
@@ -181,6 +181,3 @@ def _left_out(space: AddressSpace) -> dict[str, int]:
     first = int(offset[0]) if len(offset) else length
     used = int(end[0] - offset[0]) + int(fresh.sum()) if len(offset) else 0
     return {reason: count for reason, count in ((BEFORE, first), (BEHIND, length - first - used)) if count}
-
-
-CORE = Source("an ELF core of a process", (TYPE,), lambda opened: core_headers.is_core(opened.head), CoreContainer)

@@ -30,7 +30,6 @@ from memcarve.process import (
 )
 from memcarve.provenance import Provenance, member, word
 from memcarve.sources.listings import metadata_from_files
-from memcarve.sources.opening import FOLDER, Source
 from memcarve.space import AddressSpace
 
 if TYPE_CHECKING:
@@ -232,9 +231,7 @@ def _half(said: Provenance, space: AddressSpace, kernel_half: int) -> str:
     return "all"
 
 
-def _recognise(opened: Opened) -> bool:
+def is_carved(opened: Opened) -> bool:
+    """Return True if a folder holds what memcarve writes beside segments."""
     named = (os.path.join(opened.path, name) for name in (manifest.NAME, manifest.PROCESSES, partial_mark.NAME))
-    return opened.is_folder and any(map(os.path.lexists, named))
-
-
-CARVED = Source("a folder that memcarve carved", (FOLDER,), _recognise, FolderContainer)
+    return any(map(os.path.lexists, named))

@@ -21,7 +21,6 @@ from memcarve.note import Note
 from memcarve.process import Account, Container, Machine, Platform, ProcessEntry, ProcessMemory, width_of
 from memcarve.sources.folder.name_forms import ACCEPTED, named
 from memcarve.sources.listings import metadata_from_files
-from memcarve.sources.opening import FOLDER, Source
 from memcarve.space import AddressSpace
 
 if TYPE_CHECKING:
@@ -303,6 +302,3 @@ def _files(count: int, word: str = "") -> str:
 def _order(files: _Files) -> tuple[bool, int, str, str]:
     entry = files.entry
     return entry.pid is None, -1 if entry.pid is None else entry.pid, entry.name or "", files.prefix
-
-
-NAMED = Source("a folder", (FOLDER,), lambda opened: opened.is_folder, NamedContainer)

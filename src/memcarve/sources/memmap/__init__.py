@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import os
 from typing import TYPE_CHECKING
 
@@ -18,20 +17,16 @@ from memcarve.errors import (
     UsageError,
 )
 from memcarve.formats.decoded_file import open_file
-from memcarve.formats.elf_core import core_headers
 from memcarve.formats.memmap import BinaryError, MemoryMap
-from memcarve.formats.minidump import structures
 from memcarve.intervals import TOP, chunks, total
 from memcarve.missing import CUT_OFF, NOT_WRITTEN, Missing
 from memcarve.note import Note
 from memcarve.process import Account, Container, Machine, Platform, ProcessEntry, ProcessMemory
 from memcarve.sources.counterparts import base_file, find_dump, find_map, pid_in_name
-from memcarve.sources.foreign import foreign
-from memcarve.sources.image import holds_system, machine_memory
 from memcarve.sources.listings import metadata_from_files
 from memcarve.sources.memmap.map_rows import ProcessRows, read_rows
 from memcarve.sources.memmap.positions import Columns, settle
-from memcarve.sources.opening import CORE, DUMP, IMAGE, MAP, MINIDUMP, Source
+from memcarve.sources.opening import DUMP, MAP
 from memcarve.space import AddressSpace
 
 if TYPE_CHECKING:
@@ -99,7 +94,12 @@ class MemmapContainer(Container):
         length = file.size if file else None
         where = f"{self.map.path} and {file.path}" if file else self.map.path
         columns = Columns(self.map.columns.has_printed, self.map.columns.file is not None, self.map.filters_possible)
-        stranger = functools.partial(_stranger, rows, file)
+
+        def stranger() -> tuple[str, str]:
+            from memcarve.sources.memmap.strangers import stranger  # few dumps have another length
+
+            return stranger(rows, file)
+
         positions = settle(where, rows, columns, length, self.trust, stranger)
         if positions.how in ("printed", "sum") and columns.printed:
             notes.append(f"positions in the dump: {positions.how}, because the two ways to work them out differ")
@@ -251,7 +251,7 @@ class MemmapContainer(Container):
         return bool(((start <= _SHARED_DATA_32) & (np.uint64(_SHARED_DATA_32) - start < rows.written.size)).any())
 
 
-def _open(opened: Opened, options: OpenOptions) -> MemmapContainer:
+def open_dump_or_map(opened: Opened, options: OpenOptions) -> MemmapContainer:
     """Open a dump with its map: the input is either; the other is looked for beside it, or given.
 
     Raises NotRecognisedError if it is neither, CounterpartError if the map was not found.
@@ -288,41 +288,6 @@ def _open(opened: Opened, options: OpenOptions) -> MemmapContainer:
 def _is_same(path: str, other: str | None) -> bool | None:
     """Return True if two paths are the same; None if the other was not given."""
     return None if other is None else os.path.abspath(path) == os.path.abspath(other)
-
-
-def _stranger(rows: ProcessRows, file: FileBacking | None) -> tuple[str, str]:
-    """Return why a file, whose length is not that of the rows, may not be their dump, and a remedy.
-
-    Both are empty if nothing says so. Raises InputError if it is of a kind that memcarve does not read.
-    """
-    if file is None:
-        return "", ""
-    if (other := foreign(file)) is not None and other.sure:
-        raise InputError(f"is {other.words}", subject=file.path)
-    machine = machine_memory(file)
-    if machine is not None and machine.backing is not file:
-        machine.backing.close()
-    found = None if machine is None else (machine.kind, IMAGE)
-    if found is None and core_headers.read_header(file) is not None:
-        found = "ELF core of a process", CORE
-    elif found is None and file.read_at(0, len(structures.MAGIC)) == structures.MAGIC:
-        found = "minidump", MINIDUMP
-    elif found is None and rows.file is None and file.size > rows.sum and holds_system(file):
-        found = "raw image", IMAGE
-    path, (pid, _) = file.path, pid_in_name(file.path)
-    if found is not None:
-        remedy = f"{{input_type:{found[1]}}} reads it without a map"
-        return f"what is taken for the dump is something else ({found[0]})", remedy
-    if rows.file and rows.file != base_file(path):
-        why = f"the rows call their dump {rows.file}"
-    elif rows.pid is not None and pid is not None and rows.pid != pid:
-        why = f"the rows are of process {rows.pid}, and the dump's name is of {pid}"
-    else:
-        return "", ""
-    return (
-        f"{why}, and it has another length: they belong to different processes or runs, or it is not a dump",
-        "give the right one with {memory_map} or {dump}, or a machine's image with {input_type:image}",
-    )
 
 
 # addresses: maps print them cut to 48 bits (57 with five levels of page tables), or sign-extended
@@ -388,13 +353,3 @@ def _cut(start: U64, size: U64, offset: U64, length: int) -> tuple[U64, U64, U64
     cut = zip((start[lost] + there[lost]).tolist(), (size[lost] - there[lost]).tolist(), strict=True)
     keep = there > 0
     return start[keep], there[keep], offset[keep], list(cut)
-
-
-MEMMAP = Source(
-    "a dump with a map",
-    (MAP, DUMP),
-    lambda opened: not opened.is_folder,
-    _open,
-    frozenset({"memory_map", "dump", "trust"}),
-    sure=False,
-)

@@ -8,7 +8,6 @@ import numpy as np
 
 from memcarve.errors import OverlapError
 from memcarve.formats.minidump import structures
-from memcarve.formats.minidump.directory import is_likely
 from memcarve.formats.minidump.minidump_reading import Minidump
 from memcarve.intervals import Intervals, total, union
 from memcarve.missing import CUT_OFF, MISPLACED, NOT_WRITTEN, REASONS, MissingMemory
@@ -19,7 +18,7 @@ from memcarve.provenance import Provenance
 from memcarve.sources.listings import metadata_from_files
 from memcarve.sources.minidump.linux_copies import status_of
 from memcarve.sources.minidump.minidump_metadata import minidump_metadata_of
-from memcarve.sources.opening import MINIDUMP as TYPE, Source
+from memcarve.sources.opening import MINIDUMP as TYPE
 from memcarve.sources.overlaps import added, untangled
 from memcarve.space import AddressSpace
 from memcarve.vocabulary import NARROW
@@ -182,13 +181,3 @@ def _bits(space: AddressSpace, architecture: str | None, *, narrow: bool) -> int
     if narrow and not (last >= np.uint64(1 << _NARROW)).any():
         return _NARROW
     return width_of(space.start, space.size, architecture)
-
-
-def _recognise(opened: Opened) -> bool:
-    """Return True if it is a minidump, or could be one whose signature was replaced: opening it looks closer."""
-    head, size = opened.head, opened.size
-    # of a compressed file no more than the head is known here: nothing else is decoded to find out
-    return head.startswith(structures.MAGIC) or (bool(head) and is_likely(head, len(head) if size is None else size))
-
-
-MINIDUMP = Source("a minidump", (TYPE,), _recognise, MinidumpContainer)

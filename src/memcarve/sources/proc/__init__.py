@@ -22,7 +22,6 @@ from memcarve.metadata import Metadata, Parameters, Regions, SourceRows, Thread
 from memcarve.note import Note
 from memcarve.process import Account, Container, Machine, Platform, ProcessEntry, ProcessMemory, width_of
 from memcarve.sources.listings import metadata_from_files
-from memcarve.sources.opening import PROC, Source
 from memcarve.sources.proc.live_memory import EndToEnd, LiveBacking, Present
 from memcarve.sources.proc.live_pages import MappedFiles, PageMap, mappings
 from memcarve.space import AddressSpace
@@ -312,7 +311,8 @@ def _place(path: str) -> str:
     return os.path.dirname(place) if os.path.basename(place) == "mem" else place
 
 
-def _recognise(opened: Opened) -> bool:
+def is_process(opened: Opened) -> bool:
+    """Return True if a path is a process's below a proc file system."""
     parent, name = os.path.split(_place(opened.path))
     return (name == "self" or (name.isascii() and name.isdigit())) and _is_proc(parent)
 
@@ -350,6 +350,3 @@ def _yama() -> str:
         return ""
     who = {"1": "only its parents", "2": "only administrators", "3": "nobody"}.get(scope)
     return "" if who is None else f" (kernel.yama.ptrace_scope is {scope}: {who} may read a process's memory)"
-
-
-LIVE = Source("a running process below /proc", (PROC,), _recognise, LiveContainer)
