@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING
 
 import numpy as np
 from hypothesis import given, strategies as st
 
-from memcarve.intervals import PAGE, TOP, Intervals, expand, smallest_owner, total, union
+from memcarve.intervals import PAGE, TOP, Intervals, expand, smallest_owner, spread, total, union
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -158,3 +159,16 @@ def test_the_whole_address_space() -> None:
     hole = Intervals.of([(PAGE, PAGE)])
     assert pairs(most.subtract(hole)) == [(0, PAGE), (2 * PAGE, TOP - 1), (TOP - 1, TOP)]
     assert most.bytes_within(column([0, 1]), column([TOP - 1, TOP - 1])).tolist() == [0, TOP - 1]  # 2**64 wraps
+
+
+@given(st.integers(0, 300), st.integers(1, 300))
+def test_spread(rows: int, most: int) -> None:
+    """All rows if they are few, else as many as may be, from the first to the last, about as far apart."""
+    found = spread(rows, most).tolist()
+    assert len(found) == min(rows, most)
+    if rows <= most:
+        assert found == [*range(rows)]
+    elif most > 1:
+        assert (found[0], found[-1]) == (0, rows - 1)
+        apart = {after - before for before, after in itertools.pairwise(found)}
+        assert max(apart) - min(apart) <= 1

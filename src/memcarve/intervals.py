@@ -224,6 +224,12 @@ def chunks(rows: int, size: int = CHUNK) -> Iterator[slice]:
         yield slice(low, min(low + size, rows))
 
 
+def spread(rows: int, most: int) -> I64:
+    """Return places among `rows` rows (int64), all if there are no more than `most`, else so many, evenly spread."""
+    found: I64 = np.linspace(0, rows - 1, min(rows, most)).astype(np.int64)
+    return found
+
+
 def neighbours(rows: int) -> Iterator[tuple[slice, slice]]:
     """Yield slices of the rows from the second on, and of the rows right before them."""
     for low in range(1, rows, CHUNK):

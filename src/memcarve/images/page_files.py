@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from memcarve.errors import InputError, SourceReadError
-from memcarve.intervals import PAGE
+from memcarve.intervals import PAGE, spread
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -154,7 +154,7 @@ class PageFiles:
         for each in self.files:
             mine = np.unique(pages[(numbers == np.uint8(each.number)) & (pages < np.uint64(each.file.size // PAGE))])
             if each.number not in self._checked and len(mine) >= _SAMPLE:
-                chosen = mine[np.linspace(0, len(mine) - 1, _SAMPLE).astype(np.int64)].tolist()
+                chosen = mine[spread(len(mine), _SAMPLE)].tolist()
                 self._checked[each.number] = problem = _problem(each.file, chosen)
                 if problem and each.said:
                     self.files = tuple(one.doubted(problem) if one is each else one for one in self.files)
@@ -174,7 +174,7 @@ class PageFiles:
             best, looked_at = (0, 0), list[int]()
             for numbers, pages in readings:
                 mine = np.flatnonzero((numbers == np.uint8(each.number)) & (pages < np.uint64(each.file.size // PAGE)))
-                chosen = mine[np.linspace(0, len(mine) - 1, min(4 * _SAMPLE, len(mine))).astype(np.int64)]
+                chosen = mine[spread(len(mine), 4 * _SAMPLE)]
                 if len(chosen) < _FEWEST:
                     continue
                 there = contents(chosen)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from memcarve.images.linux.learning.structure_table import MOSTLY, NEARLY, StructureTable, are_pointers, share, sole
+from memcarve.intervals import spread
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -75,8 +76,7 @@ def _files(regions: RegionTable, types: LearnedTypes) -> StructureTable:
     at = types.at("vm_area_struct", "vm_file")
     found = np.zeros(0, np.uint64) if at is None else np.unique(regions.table.column(at))
     found = found[found != 0]
-    if len(found) > _MOST_FILES:
-        found = found[np.linspace(0, len(found) - 1, _MOST_FILES).astype(int)]
+    found = found[spread(len(found), _MOST_FILES)]
     return StructureTable(regions.table.reader, found.tolist(), _FILE, regions.table.word)
 
 

@@ -17,7 +17,7 @@ from memcarve.images.linux.kernel_structures import Structures
 from memcarve.images.linux.learning.learned_types import LearnedTypes
 from memcarve.images.linux.learning.structure_table import MOSTLY, NEARLY, StructureTable, share, sole
 from memcarve.images.paging import translate, walk
-from memcarve.intervals import PAGE
+from memcarve.intervals import PAGE, spread
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -63,8 +63,7 @@ class Spaces:
         at = types.at("task_struct", "mm")
         found = np.zeros(0, np.uint64) if at is None else np.unique(tasks.table.column(at)[~tasks.in_kernel])
         found = found[found >> np.uint64(8 * self.word - 1) == 1]
-        if len(found) > _MOST_SPACES:
-            found = found[np.linspace(0, len(found) - 1, _MOST_SPACES).astype(int)]
+        found = found[spread(len(found), _MOST_SPACES)]
         self.table = StructureTable(self.reader, found.tolist(), _SIZE, self.word)
         self.pages: list[Placed | None] = []
         self.regions: list[Outlines] = []

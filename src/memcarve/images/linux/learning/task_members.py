@@ -15,6 +15,7 @@ import numpy as np
 
 from memcarve.images.linux.learning.structure_table import MOSTLY, NEARLY, StructureTable, are_pointers, share, sole
 from memcarve.images.linux.tasks import DEEPEST, HIGHEST_PID, KERNEL_THREAD, NAME_SIZE
+from memcarve.intervals import spread
 
 if TYPE_CHECKING:
     from memcarve.dtypes import U64, Bools
@@ -44,7 +45,7 @@ class Tasks:
         self.shape = shape
         self.listed = len(addresses)
         if len(addresses) > _MOST_TASKS:
-            chosen = np.linspace(0, len(addresses) - 1, _MOST_TASKS).astype(int).tolist()
+            chosen = spread(len(addresses), _MOST_TASKS).tolist()
             addresses = [addresses[row] for row in sorted({*range(_FIRST_TASKS), *chosen})]
         size = shape.comm + _BEHIND_COMM
         self.table = StructureTable(kernel.reader, addresses, size, shape.word)

@@ -26,7 +26,7 @@ from memcarve.formats.compressed_pages import LZ4, XPRESS, check_pages, decode
 from memcarve.images.page_decoding import DecodedPages
 from memcarve.images.windows.eprocess import SYSTEM
 from memcarve.images.windows.eprocess_scan import USER_END
-from memcarve.intervals import PAGE, chunks, expand
+from memcarve.intervals import PAGE, chunks, expand, spread
 
 if TYPE_CHECKING:
     from memcarve.dtypes import I64, U8, U64, Bools
@@ -379,7 +379,7 @@ def _learned_at(search: _Search, at: int, owner: ProcessEntry, space: AddressSpa
     if store is None or len(numbers) != 1:
         return None
     plain = plain._replace(numbered=bool(numbers[0]))
-    rows = np.unique(np.linspace(0, len(store.keys) - 1, _SAMPLE).astype(np.int64))
+    rows = spread(len(store.keys), _SAMPLE)
     store = store._replace(keys=store.keys[rows], region_keys=store.region_keys[rows])
     lowest = np.uint64(resolver.windows.kernel.table.kernel_half)
     likely = _FIRST + np.flatnonzero((words[_FIRST:] >= lowest) & (words[_FIRST:] & np.uint64(7) == 0))

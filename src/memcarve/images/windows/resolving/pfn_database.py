@@ -22,7 +22,7 @@ from memcarve.images.paging_modes import FRAME, PRESENT, UPPER_HALF, X64
 from memcarve.images.physical import past_unreadable
 from memcarve.images.windows.resolving import invalid_ptes as ptes
 from memcarve.images.windows.resolving.paging_files import kernel_data
-from memcarve.intervals import PAGE, expand
+from memcarve.intervals import PAGE, expand, spread
 from memcarve.permissions import USER, WRITE
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 _RECORD = 48
 _PROCESSES = 32  # whose pages are looked at
-_MOST_PAGES = 1 << 17  # of each
+_MOST_PAGES = 1 << 13  # of each
 _FIRST, _SAMPLE = 8, 256  # pages that tell which addresses may be the database's, and that prove one
 _ENOUGH = 16  # records that must be right, and
 _SHARE = 0.5  # as many of the sample: not all pages that a process may write are its own
@@ -111,12 +111,12 @@ def _sample(resolver: WindowsResolver) -> Sample | None:
     none = np.zeros(0, np.uint64)
     parts = [(none, none, none.astype(np.bool_))]
     running = [one for one in resolver.windows.listed() if not one.ended and one.has_memory]
-    chosen = np.linspace(0, len(running) - 1, min(len(running), _PROCESSES)).astype(np.int64)
-    for entry in [running[number] for number in chosen.tolist()]:
+    for entry in [running[number] for number in spread(len(running), _PROCESSES).tolist()]:
         own = resolver.windows.table_of(entry)
         placed = walk(resolver.memory, own, 0, own.kernel_half).placed
         row, step = expand((placed.size >> _TWELVE).astype(np.int64))
-        row, away = row[:_MOST_PAGES], step[:_MOST_PAGES].astype(np.uint64) << _TWELVE
+        some = spread(len(row), _MOST_PAGES)
+        row, away = row[some], step[some].astype(np.uint64) << _TWELVE
         address, physical = placed.start[row] + away, placed.physical[row] + away
         writable = placed.flags[row] & np.uint8(USER | WRITE) == np.uint8(USER | WRITE)
         parts.append((physical, base + (address >> _TWELVE << _THREE), writable))
@@ -128,7 +128,7 @@ def _database(resolver: WindowsResolver, sample: Sample) -> tuple[int, Members] 
     own = np.flatnonzero(sample.writable)
     if len(own) < _ENOUGH:
         return None
-    chosen = own[np.linspace(0, len(own) - 1, min(_SAMPLE, len(own))).astype(np.int64)]
+    chosen = own[spread(len(own), _SAMPLE)]
     words = kernel_data(resolver)
     bases = np.unique(words[(words >= _KERNEL) & (words & _LOW == 0)])
     bases = np.union1d(bases, np.array([_BEFORE_10], np.uint64))[:_MOST_CANDIDATES]
@@ -167,7 +167,7 @@ def _unmodified(resolver: WindowsResolver, sample: Sample, base: int, members: M
     keep = there & also & third & (flags & _CHANGING == 0)
     keep &= ptes.kinds(original, resolver.possible) == ptes.PAGED
     keep = np.flatnonzero(keep)
-    keep = keep[np.linspace(0, len(keep) - 1, min(len(keep), _MOST_BOTH)).astype(np.int64)]
+    keep = keep[spread(len(keep), _MOST_BOTH)]
     columns = physical, entry, original, frame, flags & _LIST
     physical, entry, original, frame, flags = (column[keep] for column in columns)
     # the entry itself must map the page, and say that the processor did not write it
