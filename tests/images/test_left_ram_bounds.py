@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -9,7 +10,8 @@ import pytest
 
 import memcarve
 import winimage
-from memcarve.errors import AddressError, SourceReadError
+from memcarve.errors import AddressError, LimitError, SourceReadError
+from memcarve.images.kernel_half import KernelHalf
 from memcarve.images.windows.resolving import (
     compression_store,
     paged_kernel,
@@ -102,6 +104,56 @@ def test_a_page_that_the_store_was_not_asked_for(truth: Truth) -> None:
         for size in (PAGE, 100 * PAGE):
             with pytest.raises(SourceReadError, match="the key 0x0 cannot be decoded"):
                 source.read_pieces([(0, size)], memoryview(bytearray(size)))
+
+
+def test_a_tree_without_entries() -> None:
+    """A root that has none, is not there, or is no page's address: nothing is in the tree."""
+    zeros = np.zeros((1, PAGE // 8), np.uint64)
+    for root, there in ((PAGE, True), (PAGE, False), (8, True)):
+        resolver: Any = SimpleNamespace(
+            memory=SimpleNamespace(total=0), pages_at=lambda pages, there=there: (zeros, np.full(len(pages), there))
+        )
+        keys, values = compression_store._tree(compression_store._Search(resolver), root)
+        assert len(keys) == len(values) == 0
+
+
+@pytest.mark.parametrize("keys", [[], [1], [1, 1], [1, 2, 2, 3], [5, 5, 5, 7], [9, 8, 7]])
+def test_entries_of_a_leaf(keys: list[int]) -> None:
+    """They are sorted; of a key that is there twice neither counts."""
+    words = np.zeros((1, PAGE // 8), np.uint64)
+    words[0, 0] = len(keys) | 1 << 24
+    for at, key in enumerate(keys):
+        words[0, 2 + at] = (100 + key) << 32 | key
+    resolver: Any = SimpleNamespace(memory=SimpleNamespace(total=0), pages_at=lambda _: (words, np.ones(1, np.bool_)))
+    found, values = compression_store._tree(compression_store._Search(resolver), PAGE)
+    expected = [key for key in sorted(keys) if keys.count(key) == 1]
+    assert found.tolist() == expected
+    assert values.tolist() == [100 + key for key in expected]
+
+
+def test_pages_of_no_bytes(truth: Truth) -> None:
+    """A page of 0 bytes is zeros, wherever its record says that it is; beside it others are decoded."""
+    with memcarve.open(truth.path) as container:
+        store = container._resolver.store  # type: ignore[attr-defined]
+        assert store is not None
+        pages = np.full((2, PAGE), 7, np.uint8)
+        places = np.array([(1 << 47) - PAGE, 0x30], np.uint64)
+        assert store._decode_into(pages, places, np.zeros(2, np.int64)).all()
+        assert not pages.any()
+
+
+def test_page_tables_of_the_kernel_that_claim_too_much(truth: Truth, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If they claim more than the limit, it is said that pages in memory alone can be read without."""
+
+    def claims(*_: Any) -> None:
+        raise LimitError("the page tables claim too much", 1 << 60, remedy="a larger {limit:SIZE} walks them")
+
+    with memcarve.open(truth.path) as container, memcarve.open(truth.path, pages_from="ram") as alone:
+        container.processes(), alone.processes()
+        monkeypatch.setattr(KernelHalf, "whole", property(claims))
+        with pytest.raises(LimitError, match="SIZE walks them; pages_from='ram' needs less"):
+            container.process(PID, half="user")
+        assert alone.process(PID, half="user").read(left_ram.MOVED.start, PAGE)
 
 
 def test_views_that_overlap(truth: Truth, monkeypatch: pytest.MonkeyPatch) -> None:

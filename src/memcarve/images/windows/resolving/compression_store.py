@@ -261,7 +261,7 @@ class CompressionStore:
     def _gathered(self, place: U64, size: I64) -> tuple[U8, I64, Bools]:
         """Return the owner's memory (uint8) that has `size` bytes at each `place`, and where in it they are (int64).
 
-        And which have any at all (bool): a page of 0 bytes is zeros.
+        And which have any at all (bool): a page of 0 bytes is zeros, wherever it is said to be.
         """
         first, last = place & ~_LOW, (place + np.maximum(size, 1).astype(np.uint64) - np.uint64(1)) & ~_LOW
         full = size > 0
@@ -275,7 +275,7 @@ class CompressionStore:
         read_pieces(self._owner.backing, pieces, data[: len(numbers) * PAGE].data)
         # what straddles two pages is in one piece: the second one comes right behind the first
         at = np.searchsorted(numbers, first).astype(np.int64) * PAGE + (place & _LOW).astype(np.int64)
-        return data, at, full
+        return data, np.where(full, at, 0), full
 
 
 class _Search:
@@ -465,6 +465,7 @@ def _tree(search: _Search, root: int) -> tuple[U64, U64]:
     found.clear()
     entries.sort()
     keys = entries >> np.uint64(32)
-    same = keys[1:] == keys[:-1]
-    once = ~(np.append(False, same) | np.append(same, False))
+    differs = np.ones(len(keys) + 1, np.bool_)
+    differs[1:-1] = keys[1:] != keys[:-1]
+    once = differs[1:] & differs[:-1]
     return keys[once], entries[once] & np.uint64(0xFFFFFFFF)

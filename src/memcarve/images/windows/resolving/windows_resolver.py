@@ -175,16 +175,33 @@ class WindowsResolver:
         self, entry: ProcessEntry, table: AddressTable, start: int, end: int, limit: int | None
     ) -> tuple[Pages, Found]:
         pages, invalid = walk_invalid(self.memory, table, start, end, limit)
+        try:
+            return pages, self._beside(entry, table, (start, end), pages, invalid, limit)
+        except LimitError as error:  # of the kernel's page tables
+            remedy = f"{error.remedy}; {{pages_from:ram}} needs less of them"
+            raise LimitError(error.problem, error.claimed, subject=error.subject, remedy=remedy) from error
+
+    def _beside(
+        self,
+        entry: ProcessEntry,
+        table: AddressTable,
+        span: tuple[int, int],
+        pages: Pages,
+        invalid: Invalid,
+        limit: int | None,
+    ) -> Found:
+        """Return what is found of ``start <= x < end`` beside `pages`. Raises LimitError."""
+        start, end = span
         # a few pages of prototypes can be mapped often, so that views of any size are full of pages
         viewed = (max(_FEWEST_VIEWED, 4 * self.memory.total) if limit is None else limit) // PAGE
         if not len(invalid.paged.word) or entry.ended or invalid.cut:
-            return pages, _Resolving(self).run(entry, pages, invalid, viewed, (start, min(end, TOP)))
+            return _Resolving(self).run(entry, pages, invalid, viewed, (start, min(end, TOP)))
         most = (default_limit(self.memory) if limit is None else limit) // PAGE
         below = tables_below(self, invalid, table.mode.levels, (start, end), most)
         found = _Resolving(self).run(entry, pages, below.invalid, viewed, (start, min(end, TOP)))
         found.notes.extend(below.notes)
         found.counts["paged_tables"] = pages.counts["paged_tables"] + below.change
-        return pages, found
+        return found
 
     def originals(self, entry: ProcessEntry, pages: U64) -> AddressSpace | None:
         """Return what sections have of some pages (addresses, uint64) of a process's images, as far as that is found.
