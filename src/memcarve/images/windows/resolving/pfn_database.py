@@ -158,31 +158,33 @@ def _has(resolver: WindowsResolver, record: U64, entry: U64, members: Members) -
 def _unmodified(resolver: WindowsResolver, sample: Sample, base: int, members: Members) -> Twice:
     """Return those pages of processes that nobody has written since they were read from a page file."""
     record = np.uint64(base) + (sample.physical >> _TWELVE) * np.uint64(_RECORD)
-    keep = np.flatnonzero(_has(resolver, record, sample.entry, members))
-    physical, entry, record = sample.physical[keep], sample.entry[keep], record[keep]
+    right = np.flatnonzero(_has(resolver, record, sample.entry, members))
+    physical, entry, record = sample.physical[right], sample.entry[right], record[right]
     original, there = resolver.entries_at(record + np.uint64(members.original))
     flags, also = resolver.entries_at(record + np.uint64(members.flags & ~7))
     flags >>= np.uint64((members.flags & 7) * 8)
     frame, third = resolver.entries_at(record + np.uint64(_TABLE))
     keep = there & also & third & (flags & _CHANGING == 0)
     keep &= ptes.kinds(original, resolver.possible) == ptes.PAGED
-    keep = np.flatnonzero(keep)
-    keep = keep[spread(len(keep), _MOST_BOTH)]
-    columns = physical, entry, original, frame, flags & _LIST
-    physical, entry, original, frame, flags = (column[keep] for column in columns)
-    # the entry itself must map the page, and say that the processor did not write it
-    table = (frame & _PTE_FRAME) << _TWELVE
-    held = resolver.memory.holds(table, PAGE)
-    columns = physical, entry, original, table, flags
-    physical, entry, original, table, flags = (column[held] for column in columns)
-    tables, row = np.unique(table, return_inverse=True)
-    words = np.zeros(len(table), np.uint64)
-    for number, at in enumerate(tables.tolist()):
-        mine = row == number
-        page = resolver.memory.pages(np.array([at], np.uint64))[0]
-        words[mine] = page[((entry[mine] & _LOW) >> _THREE).astype(np.int64)]
+    rows = np.flatnonzero(keep)
+    rows = rows[spread(len(rows), _MOST_BOTH)]
+    table = (frame[rows] & _PTE_FRAME) << _TWELVE
+    rows = rows[_clean(resolver, physical[rows], entry[rows], table, flags[rows] & _LIST)]
+    return Twice(physical[rows], original[rows])
+
+
+def _clean(resolver: WindowsResolver, physical: U64, entry: U64, table: U64, listed: U64) -> Bools:
+    """Return which pages the entries at addresses in tables map, and the processor has not written (bool).
+
+    All are columns (uint64): the physical addresses of the pages and of the tables, and on which list pages are.
+    """
+    held = np.flatnonzero(resolver.memory.holds(table, PAGE))
+    place = ((entry[held] & _LOW) >> _THREE).astype(np.int64)
+    words = resolver.memory.pages(table[held])[np.arange(len(held)), place]
     valid = words & ptes.VALID != 0
     moved = words & (ptes.VALID | ptes.PROTOTYPE | ptes.TRANSITION) == ptes.TRANSITION
-    maps = ptes.frames(words, moved, resolver.possible) == physical
-    clean = maps & ((valid & (words & _DIRTY == 0) & (flags == _ACTIVE)) | (moved & (flags == _STANDBY)))
-    return Twice(physical[clean], original[clean])
+    active, standby = valid & (words & _DIRTY == 0), moved & (listed[held] == _STANDBY)
+    found = np.zeros(len(table), np.bool_)
+    found[held] = ptes.frames(words, moved, resolver.possible) == physical[held]
+    found[held] &= (active & (listed[held] == _ACTIVE)) | standby
+    return found
