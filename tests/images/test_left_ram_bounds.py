@@ -156,6 +156,22 @@ def test_page_tables_of_the_kernel_that_claim_too_much(truth: Truth, monkeypatch
         assert alone.process(PID, half="user").read(left_ram.MOVED.start, PAGE)
 
 
+def test_a_process_that_claims_too_much(truth: Truth, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Page files are compared with what other processes have in memory."""
+    true, limits = pfn_database.walk, list[int | None]()
+
+    def walk(*given: Any) -> Any:
+        limits.append(given[4])
+        if len(limits) == 1:
+            raise LimitError("the page tables claim too much", 1 << 60)
+        return true(*given)
+
+    monkeypatch.setattr(pfn_database, "walk", walk)
+    assert said(opened(truth), "pages of it that should be the same in memory")
+    assert len(limits) > 1
+    assert {*limits} == {1 << 33}
+
+
 def test_views_that_overlap(truth: Truth, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of two views of the same addresses the first one counts: thousands of them cost as much as one."""
     true = windows_resolver.arrays

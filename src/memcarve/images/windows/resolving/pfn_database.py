@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 _RECORD = 48
 _PROCESSES = 32  # whose pages are looked at
+_LARGEST = 1 << 33  # bytes of one that are walked for that
 _MOST_PAGES = 1 << 13  # of each
 _FIRST, _SAMPLE = 8, 256  # pages that tell which addresses may be the database's, and that prove one
 _ENOUGH = 16  # records that must be right, and
@@ -97,7 +98,7 @@ def pages_in_both(resolver: WindowsResolver) -> tuple[Twice | None, str]:
 
 
 def _sample(resolver: WindowsResolver) -> Sample | None:
-    """Return pages of some processes; None if page tables do not map themselves. Raises LimitError."""
+    """Return pages of some processes; None if page tables do not map themselves."""
     table = resolver.windows.kernel.table
     root = np.array([table.root], np.uint64)
     if not resolver.memory.holds(root, PAGE)[0]:
@@ -113,7 +114,10 @@ def _sample(resolver: WindowsResolver) -> Sample | None:
     running = [one for one in resolver.windows.listed() if not one.ended and one.has_memory]
     for entry in [running[number] for number in spread(len(running), _PROCESSES).tolist()]:
         own = resolver.windows.table_of(entry)
-        placed = walk(resolver.memory, own, 0, own.kernel_half).placed
+        try:
+            placed = walk(resolver.memory, own, 0, own.kernel_half, _LARGEST).placed
+        except LimitError:  # others tell as well
+            continue
         row, step = expand((placed.size >> _TWELVE).astype(np.int64))
         some = spread(len(row), _MOST_PAGES)
         row, away = row[some], step[some].astype(np.uint64) << _TWELVE
