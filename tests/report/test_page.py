@@ -22,14 +22,14 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from playwright.sync_api import Browser
+    from browsing import Opened
 
 EXAMPLES = ROOT / "examples"
 INJECTED = 0x17F00000000
 
 
 @pytest.fixture(scope="session")
-def chromium() -> Iterator[Browser]:
+def chromium() -> Iterator[Opened]:
     """Return one browser for all tests."""
     with browser() as running:
         yield running
@@ -75,7 +75,7 @@ def reports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 @pytest.fixture
-def opened(chromium: Browser, reports: dict[str, Path]) -> Any:
+def opened(chromium: Opened, reports: dict[str, Path]) -> Any:
     """Return what opens a report; when it is closed, it must have loaded nothing, and nobody complained."""
 
     @contextmanager
@@ -430,15 +430,18 @@ def test_colours(opened: Any, tmp_path: Path) -> None:
         "protection": ["rw-", "r--", "r-x", "rcx"],
     }
     parts = {"segments": segments, "regions": regions, "flags": [], "modules": {}, "missing": {}}
-    read = "canvas => [...canvas.getContext('2d').getImageData(0, 30, canvas.width, 61).data]"
+    # the colour of segments, and whether what is below may be executed, at parts of the width
+    read = """(canvas, parts) => {
+      const { data, width } = canvas.getContext("2d").getImageData(0, 30, canvas.width, 61);
+      const at = (part, y) => 4 * (62 + Math.trunc((width - 70) * part) + y * width);
+      const colour = (i) => [...data.slice(i, i + 3)].map((each) => each.toString(16).padStart(2, "0")).join("");
+      return parts.map((part) => [colour(at(part, 0)), data[at(part, 60)] < 128]);
+    }"""
     with opened(write(report(process(**parts)), tmp_path / "report.html")) as found:
         found.settle()
-        read_back = found.page.locator("#picture canvas").evaluate(read)
-        line, execute = read_back[: len(read_back) // 61], read_back[-len(read_back) // 61 :]
-        places = [62 + int((len(line) // 4 - 70) * part) for part in (0.2, 0.3, 0.45, 0.7, 0.98)]
-        colours = ["".join(f"{part:02x}" for part in line[4 * x : 4 * x + 3]) for x in places]
-        assert colours == ["5b8fc4", "bcd2e8", "e8a838", "b02418", "9a90cf"]
-        assert [execute[4 * x] < 128 for x in places] == [False, False, True, True, True]  # may be executed
+        seen = found.page.locator("#picture canvas").evaluate(read, [0.2, 0.3, 0.45, 0.7, 0.98])
+        assert [colour for colour, _ in seen] == ["5b8fc4", "bcd2e8", "e8a838", "b02418", "9a90cf"]
+        assert [may_run for _, may_run in seen] == [False, False, True, True, True]
         assert "rcx executable, copied when written" in found.text("#legend")  # a region is
 
 
@@ -459,6 +462,19 @@ def test_what_limits_it(opened: Any, tmp_path: Path) -> None:
             "3 stretches of missing memory not listed (8.0 KiB)",
             "read from a page file",
         ]
+
+
+def test_long_names(opened: Any, tmp_path: Path) -> None:
+    """Names as long as hostile evidence has them are cut if they stand above."""
+    name = "A" * 400_000
+    flag = {"flag": name, "why": name, "severity": "high", "address": "0x1000"}
+    segments = {"start": ["0x1000"], "size": [512]}
+    document = report(process(1, name, command_line=name, flags=[flag], segments=segments), title=name)
+    with opened(write(document, tmp_path / "report.html"), "#0x1000") as found:
+        assert found.text("#title") == f"{name[:300]}\u2026"
+        assert found.text("#process-name") == f"{name[:200]}\u2026 \u00b7 process 1"
+        assert len(found.text("body")) < 20_000
+        assert "size\n512 bytes\n" in found.text("#details")
 
 
 def test_flags_of_no_place(opened: Any, tmp_path: Path) -> None:

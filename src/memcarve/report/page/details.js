@@ -48,14 +48,14 @@ class Details {
     const link = make("a", { href: this.links(address), className: "mono" }, hex(address, process.digits));
     const copy = make("button", { type: "button", className: "small" }, "Copy link");
     copy.addEventListener("click", () => copyText(`${location.href.split("#")[0]}${this.links(address)}`, copy));
-    const title = make("div", { className: "detail-title" }, make("h3", {}, link, named ? make("span", { className: "muted" }, ` ${named}`) : null), copy);
+    const title = make("div", { className: "detail-title" }, make("h3", {}, link, named ? make("span", { className: "muted" }, ` ${brief(named)}`) : null), copy);
     const facts = make("div", { className: "column" }, title);
     const i = found.segment;
     if (i >= 0) {
       const file = segments.get("file", i);
       facts.append(this.facts("Segment", [
         ["range", `${hex(segments.start[i], process.digits)}-${hex(segments.end(i), process.digits)}`, "mono"],
-        ["size", `${bytes(segments.size[i])} (${grouped(segments.size[i])} bytes)`],
+        ["size", segments.size[i] < 1024 ? counted(segments.size[i], "byte") : `${bytes(segments.size[i])} (${grouped(segments.size[i])} bytes)`],
         address > segments.start[i] ? ["offset in it", hex(address - segments.start[i]), "mono"] : null,
         ["permissions", segments.get("permissions", i), "mono"],
         ["protection", segments.get("protection", i), "mono"],
@@ -94,7 +94,7 @@ class Details {
   showFlag(flag) {
     this.redraw = null;
     this.host.replaceChildren(make("div", { className: "columns" }, make("div", { className: "column" }, this.flags([flag], null))));
-    say(`${plain(flag.flag)}, ${severityOf(flag)}: ${plain(flag.why)}`);
+    say(brief(`${plain(flag.flag)}, ${severityOf(flag)}: ${plain(flag.why)}`));
   }
 
   rowFacts(process, ranges, row, first) {
@@ -133,7 +133,7 @@ class Details {
         seen.add(evidence.address);
       } else if (!isUnknown(flag.evidence) && !isRecord(flag.evidence)) lines.push(make("p", {}, plain(flag.evidence).slice(0, 2000)));
       return make("div", { className: "flag" },
-        make("p", {}, make("span", { className: `severity ${severity}`, "aria-hidden": "true" }), make("strong", {}, plain(flag.flag)),
+        make("p", {}, make("span", { className: `severity ${severity}`, "aria-hidden": "true" }), make("strong", {}, brief(plain(flag.flag))),
           ` ${severity} `, address === null ? null : make("a", { href: this.links(address), className: "mono" }, hex(address))), lines);
     }));
   }

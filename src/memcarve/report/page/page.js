@@ -53,7 +53,7 @@ class Page {
 
   head() {
     const { report } = this;
-    document.title = plain(report.title) || "memcarve report";
+    document.title = brief(plain(report.title)) || "memcarve report";
     byId("title").textContent = document.title;
     const tool = recordOf(report.tool);
     const inputs = inputsOf(recordOf(report.provenance));
@@ -61,7 +61,7 @@ class Page {
     const limit = recordOf(report.bytes).limit;
     byId("subtitle").replaceChildren(...separated([
       ...inputs.slice(0, 3).map(({ path, size, sha256 }) => make("span", { title: plain(sha256) ? `SHA-256 ${plain(sha256)}` : "" },
-        plain(path), size ? ` (${bytes(size)})` : "", plain(sha256) ? `, SHA-256 ${plain(sha256).slice(0, 12)}…` : "")),
+        brief(plain(path)), size ? ` (${bytes(size)})` : "", plain(sha256) ? `, SHA-256 ${plain(sha256).slice(0, 12)}…` : "")),
       inputs.length > 3 ? counted(inputs.length - 3, "more input") : null,
       [plain(tool.name), plain(tool.version)].filter(Boolean).join(" "),
       plain(report.created),
@@ -95,7 +95,7 @@ class Page {
     byId("process-notes").replaceChildren(...notesOf(raw).slice(0, 50).map((note) => make("li", {}, note)));
     const error = byId("process-error");
     error.hidden = isUnknown(raw.error);
-    error.textContent = error.hidden ? "" : `Not read whole: ${plain(raw.error)}`;
+    error.textContent = error.hidden ? "" : `Not read whole: ${brief(plain(raw.error), 1000)}`;
   }
 
   /** Processes below those that started them, by pid; what forms a circle stands at the top. */
@@ -135,10 +135,10 @@ class Page {
   item(process, depth) {
     const severity = process.severities[0]?.[0];
     const item = make("li", { role: "treeitem", "aria-level": String(depth + 1), "aria-selected": "false", tabIndex: -1 },
-      make("span", { className: "item-name" }, process.name || "no name"), make("span", { className: "item-pid" }, plain(process.pid)),
+      make("span", { className: "item-name" }, process.label || "no name"), make("span", { className: "item-pid" }, brief(plain(process.pid))),
       severity ? make("span", { className: `severity ${severity}`, role: "img", "aria-label": `${counted(process.flags.length, "flag")}, ${severity}` }) : null,
       isUnknown(process.raw.error) ? null : make("span", { className: "item-error", role: "img", "aria-label": "not read whole" }, "!"));
-    item.style.paddingLeft = `${8 + Math.min(depth, 12) * 12}px`;
+    item.style.paddingLeft = `${8 + Math.min(depth, 8) * 12}px`;
     item.title = process.title;
     item.addEventListener("click", () => this.go(process, null));
     process.item = item;
@@ -373,7 +373,8 @@ function notesOf(raw) {
 }
 
 function separated(parts) {
-  return parts.filter((part) => !isUnknown(part)).map((part) => make("span", { className: "fact" }, part));
+  return parts.filter((part) => !isUnknown(part))
+    .map((part) => make("span", { className: "fact" }, typeof part === "string" ? brief(part, 1000) : part));
 }
 
 function decoded(text) {

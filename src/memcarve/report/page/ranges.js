@@ -12,10 +12,12 @@ const PROTECTIONS = {
 };
 const CLASSES = Object.keys(PROTECTIONS);
 const KINDS = {
+  __proto__: null, // words of the document are no names of methods
   private: "P", mapped: "M", image: "I", stack: "S", heap: "H", TEB: "T", PEB: "B", "page tables": "G",
 };
 const SEVERITIES = ["high", "medium", "low", "info"];
 const CHANGES = {
+  __proto__: null,
   added: { sign: "+", name: "added" },
   removed: { sign: "−", name: "removed" },
   changed: { sign: "≠", name: "changed" },
@@ -94,6 +96,7 @@ class Ranges extends Rows {
 
 // what Windows calls protections, as the letters that others use
 const NAMED = {
+  __proto__: null,
   PAGE_NOACCESS: "---", PAGE_READONLY: "r--", PAGE_READWRITE: "rw-", PAGE_WRITECOPY: "rc-", PAGE_EXECUTE: "--x",
   PAGE_EXECUTE_READ: "r-x", PAGE_EXECUTE_READWRITE: "rwx", PAGE_EXECUTE_WRITECOPY: "rcx",
 };
@@ -140,12 +143,13 @@ class Process {
     this.number = number;
     this.pid = this.raw.pid ?? null;
     this.name = isUnknown(this.raw.name) ? "" : plain(this.raw.name);
+    this.label = brief(this.name, 200);
     this.flags = listOf(this.raw.flags).filter(isRecord);
   }
 
   get title() {
-    const pid = this.pid === null ? "" : `process ${plain(this.pid)}`;
-    return this.name && pid ? `${this.name} · ${pid}` : this.name || pid || "Process";
+    const pid = this.pid === null ? "" : `process ${brief(plain(this.pid))}`;
+    return this.label && pid ? `${this.label} · ${pid}` : this.label || pid || "Process";
   }
 
   get segmentCount() {

@@ -26,6 +26,11 @@ function plain(value) {
   return String(value);
 }
 
+/** A text that stands where nothing scrolls: its beginning, if it is long. */
+function brief(text, most = 300) {
+  return text.length > most ? `${text.slice(0, most)}…` : text;
+}
+
 function hex(address, digits = 1) {
   return `0x${address.toString(16).padStart(digits, "0")}`;
 }
