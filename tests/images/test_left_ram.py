@@ -455,9 +455,12 @@ def test_files_that_are_no_page_files(truth: Truth, tmp_path: Path) -> None:
 
 
 def test_files_and_ram_contradict(truth: Truth) -> None:
-    """Page files mean nothing if only pages in memory are wanted: that is refused."""
-    with pytest.raises(UsageError, match="only pages in memory"):
-        memcarve.open(truth.path, page_files=files_of(truth), pages_from="ram")
+    """Page files mean nothing if only what page tables lead to is read: that is refused."""
+    for options in ({"pages_from": "ram"}, {"dtb": 0x1AD000}):
+        with pytest.raises(UsageError, match=f"only what page tables lead to is read.*leave {next(iter(options))}="):
+            memcarve.open(truth.path, page_files=files_of(truth), **options)
+        with pytest.raises(UsageError, match="only what page tables"):
+            memcarve.open(truth.path, demand_zero=True, **options)
     with pytest.raises(UsageError, match="choice of pages"):
         memcarve.open(truth.path, pages_from="disk")
 

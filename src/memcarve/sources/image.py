@@ -94,6 +94,14 @@ class ImageContainer(Container):
             raise UsageError(
                 "was told how page tables are read, but not where they are", remedy="give {dtb} with {paging}"
             )
+        only = "{dtb}" if options.dtb is not None else "{pages_from:ram}"
+        if (options.dtb is not None or options.pages_from == PagesFrom.RAM) and (
+            options.page_files or options.demand_zero
+        ):
+            raise UsageError(
+                "only what page tables lead to is read, and page files or zeros were given",
+                remedy=f"leave {only} out, or {{page_files}} and {{demand_zero}}",
+            )
         self.file = file
         self.path = file.path
         self.memory = memory
@@ -110,13 +118,6 @@ class ImageContainer(Container):
         self._page_files, self._page_notes = open_page_files(
             file, memory.backing, options.page_files, zeros=options.demand_zero
         )
-        if options.pages_from == PagesFrom.RAM and (options.page_files or options.demand_zero):
-            for each in self._page_files.files:
-                each.file.close()
-            raise UsageError(
-                "only pages in memory are wanted, and page files or zeros were given",
-                remedy="leave {pages_from:ram} out, or {page_files} and {demand_zero}",
-            )
         self._opened = memory
         costly = is_costly(file) or is_costly(memory.backing)
         #: what processes are looked for in; by default all of the memory, if reading it costs little
