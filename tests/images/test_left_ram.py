@@ -416,6 +416,18 @@ def test_zeros_without_a_mask_change_nothing(mask: int) -> None:
     assert layout.mask == mask
 
 
+def test_few_of_many_entries_tell() -> None:
+    """If a process has more entries than are looked at, those in transition are, wherever they are among them."""
+    words = np.concatenate([np.full(10_000, 7 << 32 | MASK, np.uint64), entries(20, MASK)])
+    some = invalid_ptes.sample(words, 1000)
+    assert 990 < len(some) <= 1000
+    assert np.isin(words[10_000:][invalid_ptes.kinds(words[10_000:], POSSIBLE) == invalid_ptes.MOVED], some).all()
+    layout, _ = invalid_ptes.proven(19041, some, POSSIBLE)
+    assert layout is not None
+    assert layout.mask == MASK
+    assert len(invalid_ptes.sample(words[:1000], 1000)) == 1000
+
+
 def test_few_forged_entries_change_nothing() -> None:
     """One entry in a hundred that lacks the mask does not decide what the mask is."""
     words = np.concatenate([entries(200, MASK), entries(2, 0)])

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from memcarve.images.paging_modes import FRAME
+from memcarve.intervals import spread
 
 if TYPE_CHECKING:
     from memcarve.dtypes import U8, U64, Bools
@@ -129,6 +130,15 @@ def proven(build: int | None, words: U64, possible: np.uint64) -> tuple[PteLayou
     if build in _EITHER:
         return None, f"kernels of build {build} have either layout, and no entry has a mask, which would tell"
     return PteLayout(build >= _NEW, 0, f"build {build}, and no mask in {said}"), ""
+
+
+def sample(words: U64, most: int) -> U64:
+    """Return `most` of some entries (uint64): up to half of them such as tell of the mask, the others evenly spread."""
+    if len(words) <= most:
+        return words
+    moved = np.flatnonzero(words & (VALID | PROTOTYPE | TRANSITION) == TRANSITION)
+    telling = moved[spread(len(moved), most // 2)]
+    return words[np.union1d(telling, spread(len(words), most - len(telling)))]
 
 
 def _mask(words: U64, possible: np.uint64) -> tuple[int | None, str]:

@@ -151,7 +151,7 @@ class WindowsResolver:
                 _, invalid = walk_invalid(self.memory, table, 0, table.kernel_half, _LARGEST, moved=True)
             except LimitError:
                 continue
-            words.append(invalid.word[:_MOST_SAMPLED])
+            words.append(ptes.sample(invalid.word, _MOST_SAMPLED))
             self._sample = np.concatenate(words)
             if frugal or (len(words) > _FEW and len(self._sample) > _PLENTY):
                 found = ptes.proven(self.windows.kernel.version.build, self._sample, self.possible)
