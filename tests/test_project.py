@@ -94,12 +94,9 @@ HEAVY = ("numpy", "click", "pyarrow", "rich", "backports.zstd", "concurrent.futu
 #: of `sources`, what a dump with its map needs, and what such a dump has no use for
 OF_DUMPS = ("counterparts", "listings", "memmap", "opening", "recognised")
 NOT_FOR_DUMPS = (
-    "memcarve.images.",
-    "memcarve.formats.kernel_types",
-    "memcarve.sinks",
-    "cramjam",
-    "lzallright",
-    "pyarrow",
+    *("memcarve.images.", "memcarve.formats.kernel_types", "memcarve.searching.", "memcarve.sinks", "memcarve.report"),
+    *("memcarve.labels.content", "memcarve.labels.same_files", "hashlib", "click.shell_completion"),
+    *("cramjam", "lzallright"),
 )
 
 

@@ -26,8 +26,6 @@ from memcarve.intervals import (
     union,
 )
 from memcarve.missing import CUT_OFF, IMAGE_CUT_OFF, REASONS, UNREADABLE, Missing, MissingMemory
-from memcarve.searching.engines import PatternSearch
-from memcarve.searching.matching import matches
 from memcarve.segments import Segments
 from memcarve.unreadable import SECTOR, unreadable as unreadable_in
 
@@ -396,7 +394,6 @@ class AddressSpace(Intervals):
         an expression that cannot be searched for.
         """
         chosen = self.segments() if segments is None else segments
-        search = PatternSearch(patterns, chosen.total)
         done = 0
 
         def lost(_part: int, address: int, size: int) -> None:
@@ -411,8 +408,9 @@ class AddressSpace(Intervals):
                 progress(now - done)
             done = max(done, now)
 
-        own = matches([(self, chosen)], search, progress=advance, unreadable=lost, threads=1, block=block)
-        for each in own:
+        from memcarve.searching.one_space import matches_in  # most who look at memory do not search
+
+        for each in matches_in(self, chosen, patterns, progress=advance, unreadable=lost, block=block):
             yield Hit(each.address, each.pattern, each.offset, chosen[each.row], each.size)
 
     def refuse(self, address: int, size: int) -> NoReturn:

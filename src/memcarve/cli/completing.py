@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import click
-from click.shell_completion import get_completion_class
 
 from memcarve.cli.exit_status import COMPLETE
 from memcarve.errors import UsageError
@@ -11,6 +10,8 @@ from memcarve.errors import UsageError
 
 def completion(shell: str) -> int:
     """Print the script for a shell."""
+    from click.shell_completion import get_completion_class
+
     found = get_completion_class(shell)
     if found is None:
         raise UsageError(f"{shell} cannot be completed")

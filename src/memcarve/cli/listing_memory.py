@@ -8,7 +8,6 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from memcarve import linux_mappings
-from memcarve.cli.drawing_segments import draw
 from memcarve.cli.frame import selection, several_processes
 from memcarve.cli.label_columns import label_columns, possible_columns, shortened_path
 from memcarve.cli.option_groups import MAPS
@@ -81,6 +80,7 @@ def segments(
 
         columns: list[Column] | None = None
         if listed.draw:
+            from memcarve.cli.drawing_segments import draw  # seldom asked for
 
             def drawn(part: Part) -> Iterator[list[Cell]]:
                 _, own = found(part)

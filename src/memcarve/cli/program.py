@@ -8,7 +8,6 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 import click
-from click.shell_completion import shell_complete
 
 from memcarve.cli import run_log, stopping
 from memcarve.cli.batch_commands import BATCH
@@ -131,6 +130,8 @@ def _invoke(arguments: Sequence[str]) -> Any:  # noqa: ANN401 - what commands re
     Click's own `main` would end the program where nobody reads its output.
     """
     if asked := os.environ.get(_COMPLETING):
+        from click.shell_completion import shell_complete
+
         return shell_complete(cli, {}, _NAME, _COMPLETING, asked)
     with cli.make_context(_NAME, list(arguments)) as context:
         return cli.invoke(context)

@@ -8,7 +8,6 @@ LZ4 shares); xz file format 1.2.1 section 2.1.1.1; bzip2 as its reference implem
 from __future__ import annotations
 
 import bz2
-import hashlib
 import io
 import sys
 import zlib
@@ -135,7 +134,11 @@ class RawFile(io.RawIOBase):
     def __init__(self, file: FileBacking, *, hashed: bool) -> None:
         self.file = file
         self.place = 0
-        self.hash = hashlib.sha256() if hashed else None
+        self.hash = None
+        if hashed:
+            from memcarve.formats.sha256 import sha256
+
+            self.hash = sha256()
 
     def readable(self) -> bool:
         """Return True."""

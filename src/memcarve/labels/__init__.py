@@ -5,10 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from memcarve.labels.content import Contents, observe
 from memcarve.labels.flags import BY_COMPARISON, BY_CONTENT
 from memcarve.labels.metadata_index import Known
-from memcarve.labels.same_files import compared
 from memcarve.labels.segment_labels import SegmentLabels
 from memcarve.vocabulary import Content, Flag
 
@@ -51,15 +49,14 @@ class Labelling:
         """
         needed = bool(BY_CONTENT & set(wanted.flag))
         level = self.level(wanted)
-        contents = None if level == "none" else Contents(len(segments), level)
-        if contents is not None and (needed or self.read):
-            done, total = 0, segments.total
-            for index, segment in enumerate(segments):
-                contents.keep(index, observe(process.space, segment, level))
-                done += segment.size
-                if self.progress is not None:
-                    self.progress(done, total)
-        others = None
+        contents = others = None
+        if level != "none":
+            from memcarve.labels.looked_at import contents_of
+
+            progress = self.progress or (lambda _done, _total: None)
+            contents = contents_of(process.space, segments, level, progress if needed or self.read else None)
         if BY_COMPARISON & set(wanted.flag):
+            from memcarve.labels.looked_at import compared
+
             others = compared(process, code=Flag.TEXT_DIFFERS in wanted.flag)
         return SegmentLabels(process.space, Known(process.metadata, process), segments, contents, others)
