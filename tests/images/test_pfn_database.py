@@ -114,6 +114,19 @@ def test_a_wrong_file_is_refused_once(
     assert not (tmp_path / "out").exists()
 
 
+def test_an_offset_that_nothing_lies_at(tmp_path: Path, capfdbinary: Capture) -> None:
+    """Offsets count on behind the image, so no file's length is told: it would be none that there is."""
+    truth = built(tmp_path, 8)
+    size = tmp_path.joinpath("mem.raw").stat().st_size
+    words = "locate", truth.path, f"+{size}", "--pid", str(PID)
+    ran = invoke(capfdbinary, *words, "--pagefile", truth.page_files[0])
+    assert ran.code == 1
+    assert "no address is known for the file's byte at this offset" in ran.err
+    assert "bytes long" not in ran.err
+    ran = invoke(capfdbinary, *words, "--pages-from", "ram")
+    assert f"the file is 0x{size:x} bytes long" in ran.err
+
+
 def test_a_database_that_does_not_prove_itself(tmp_path: Path) -> None:
     """If records have other entries' addresses, nothing is compared, and it is said."""
     truth = built(tmp_path, 8, "wrong")

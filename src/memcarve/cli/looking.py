@@ -6,6 +6,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from memcarve.addresses import Address, parse_address, parse_size
+from memcarve.backing import Composite
 from memcarve.cli.exit_status import COMPLETE
 from memcarve.cli.frame import choose_one, open_input, say_notes
 from memcarve.cli.hexdump import hexdump
@@ -92,7 +93,9 @@ def locate(file: str, target: str, process: OneProcess, source: Input, printing:
         space = memory.space
         found = space.addresses_of(value) if by_offset else [value]
         if not found:
-            size = f"; the file is 0x{space.backing.size:x} bytes long" if space.backing.size else ""
+            # offsets count on behind an image, into page files and what is decoded: no file has that length
+            length = 0 if isinstance(space.backing, Composite) else space.backing.size
+            size = f"; the file is 0x{length:x} bytes long" if length else ""
             raise AddressError(value, "no address is known for the file's byte at this offset", size)
         columns = [Column("address", "address"), Column("offset", "number")]
         columns += [Column("segment", "address"), Column("segment_end", "end")]
