@@ -11,13 +11,16 @@ import signal
 import stat
 import subprocess
 import sys
+import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import pytest
 
 import memcarve
+import sinking
 from contracts import MAKERS
 from dumps import write_dump
 from memcarve.errors import MountError, TargetExistsError
@@ -85,6 +88,18 @@ def test_files_are_not_opened_one_by_one(tmp_path: Path, monkeypatch: pytest.Mon
     assert asked["getattr"] < len(ROWS)  # attributes came with the names
 
 
+def test_an_input_with_a_relative_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What of it is opened when it is read is found: the current folder stays what it is."""
+    monkeypatch.chdir(tmp_path)
+    write_dump(tmp_path, ROWS[:2], 1624)
+    with memcarve.open("pid.1624.dmp") as container:
+        sinking.carve(container.process(), tmp_path / "carved")
+    with memcarve.open("carved") as container, mounted(tree_of(container), tmp_path / "mnt") as folder:
+        assert os.getcwd() == str(tmp_path)
+        segments = sorted((folder / "processes" / "1624" / "segments").iterdir())
+        assert [path.read_bytes() for path in segments] == [data for _, data in ROWS[:2]]
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, None])
 def test_leaving_it(number: signal.Signals | None, tmp_path: Path) -> None:
     """The command says where it is mounted and how to leave; a signal unmounts it, even while a file is open."""
@@ -111,6 +126,24 @@ def test_leaving_it(number: signal.Signals | None, tmp_path: Path) -> None:
         finally:
             program.kill()
             unmount(folder)
+
+
+def test_the_library_is_told_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It frees what it is told with as soon as it ends; but it is woken until it does."""
+    need_fuse()
+    told, woken = list[object](), list[int]()
+    server = file_server._Server(None, mount_point.fuse_library(), list, allow_other=False)  # type: ignore[arg-type]
+    server.session, server.library = 1, SimpleNamespace(fuse_exit=told.append)
+    monkeypatch.setattr(file_server, "_POLL", 0.001)
+    before = signal.signal(signal.SIGUSR1, lambda *_: woken.append(1))
+    try:
+        with server._signals():
+            signal.raise_signal(signal.SIGUSR1)
+            while len(woken) < 5:
+                time.sleep(0.001)
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert len(told) == 1
 
 
 def test_tools_take_the_files(tmp_path: Path) -> None:

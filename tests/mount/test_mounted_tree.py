@@ -11,10 +11,12 @@ import pytest
 import memcarve
 import sinking
 from cli import invoke
+from containers import write_lime
 from contracts import MAKERS, Given
 from dumps import write_dump
 from files import ROOT
 from memcarve.cli.wording import option
+from memcarve.intervals import TOP
 from memcarve.mount.memory_files import FlatFile
 from memory import PAGE, noise
 from mounted import content_of, files_in, tree_of
@@ -93,3 +95,11 @@ def test_a_flat_file_has_zeros_for_gaps(tmp_path: Path) -> None:
         view = memoryview(bytearray(3 * PAGE))
         far.read_into(far.size - 3 * PAGE, view)
         assert bytes(view) == bytes(2 * PAGE) + noise(4)
+
+
+@pytest.mark.parametrize(("last", "sparse", "shown"), [(1 << 51, False, 0), (1 << 51, True, 1), (TOP - PAGE, True, 0)])
+def test_an_image_with_gaps(last: int, *, sparse: bool, shown: int, tmp_path: Path) -> None:
+    """Memory whose gaps nobody would read, or that no file can hold, is shown as processes alone."""
+    path = write_lime(tmp_path / "mem.lime", [(0, bytes(PAGE)), (last, noise(1))])
+    with memcarve.open(path, dtb=0, paging="x64") as container:
+        assert len([name for name in tree_of(container, sparse=sparse).root.entries if name == "image.raw"]) == shown

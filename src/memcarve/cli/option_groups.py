@@ -933,7 +933,9 @@ class Mounting(Group, heading=WRITE):
         help="Half of the address space.  [default: user for an image, else all]",
     )
     sparse: bool = option(
-        "--sparse", is_flag=True, help="Also show flat files with more than 64 GiB of gaps, which read as zeros."
+        "--sparse",
+        is_flag=True,
+        help="Also show flat and image.raw with more than 64 GiB of gaps, which read as zeros.",
     )
     allow_other: bool = option(
         "--allow-other",

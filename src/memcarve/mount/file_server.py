@@ -86,6 +86,9 @@ class _Server:
         self.file_mode, self.folder_mode = (0o444, 0o555) if allow_other else (0o400, 0o500)
         self.owner = (os.getuid(), os.getgid()) if hasattr(os, "getuid") else (0, 0)
         self.begun = int(time.time())
+        self.here: str | None = None
+        with contextlib.suppress(OSError):  # it may be gone
+            self.here = os.getcwd()
         self.session: int | None = None
         self.mounted = False
         self.opening = True
@@ -105,7 +108,10 @@ class _Server:
                 setattr(operations, name, prototype(self._guarded(getattr(self, name))))
         limit = [f"max_threads={_THREADS}", f"max_idle_threads={_THREADS}"] * self.threads_stay
         options = ",".join([*_OPTIONS, *limit, *["allow_other"] * self.allow_other])
-        words = [word.encode("utf-8", "surrogateescape") for word in ("memcarve", "-f", "-o", options, folder)]
+        words = [
+            word.encode("utf-8", "surrogateescape")
+            for word in ("memcarve", "-f", "-o", options, os.path.abspath(folder))
+        ]
         arguments = (ctypes.c_char_p * len(words))(*words)
         with self._signals():
             status = fuse.fuse_main_real(
@@ -131,8 +137,9 @@ class _Server:
         def watch() -> None:
             number = os.read(receiving, 1)[0]
             while not ended.is_set():
-                if self.session is not None:
+                if self.session is not None:  # told once: soon the library frees it
                     self.library.fuse_exit(self.ctypes.c_void_p(self.session))
+                    self.session = None
                 ended.wait(_POLL)
                 if not ended.is_set():
                     signal.pthread_kill(main, number)
@@ -173,6 +180,11 @@ class _Server:
 
     def init(self, connection: Pointer, *_: Pointer) -> None:
         """Ask for attributes with names, and say that all is ready."""
+        if (
+            self.here is not None
+        ):  # the library has gone to the root folder, but inputs are opened by relative paths, too
+            with contextlib.suppress(OSError):
+                os.chdir(self.here)
         self.session = self.library.fuse_get_context().contents.fuse
         if self.fuse.fuse_version_major > 2:  # noqa: PLR2004
             capable = connection.contents.capable

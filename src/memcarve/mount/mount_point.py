@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import importlib
 import os
+import shlex
 import shutil
 import stat
 import sys
@@ -76,4 +77,5 @@ def check_system(fuse: Library) -> None:
 def unmounting(folder: str) -> str:
     """Return the command that leaves a mount."""
     found = next((name for name in ("fusermount3", "fusermount") if shutil.which(name)), None)
-    return f"umount {folder}" if found is None else f"{found} -u {folder}"
+    where = shlex.quote(f"./{folder}" if folder.startswith("-") else folder)
+    return f"umount {where}" if found is None else f"{found} -u {where}"

@@ -7,20 +7,20 @@ import threading
 from collections import Counter
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from memcarve.errors import MemcarveError
+from memcarve.errors import MemcarveError, UsageError
 from memcarve.intervals import Intervals
 from memcarve.mount.memory_files import FlatFile
 from memcarve.mount.process_folder import ProcessFolder
 from memcarve.mount.recently_used import RecentlyUsed
 from memcarve.mount.virtual_file import Folder, Link, MadeFolder, Text
-from memcarve.sinks.flat import Plan
+from memcarve.sinks.flat import Plan, check_length, check_size
 from memcarve.sinks.several import folder_name
 from memcarve.times import now
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from memcarve.mount.virtual_file import Node, VirtualFile
+    from memcarve.mount.virtual_file import Node
     from memcarve.process import Container
     from memcarve.space import AddressSpace
 
@@ -36,9 +36,9 @@ _KEPT = 32 << 20  # bytes of columns, and of heads and documents, that are kept
 class MountedTree:
     """The root folder of what is mounted of a `container`: the processes at `indexes` of its list.
 
-    `half` is the half of their memory that is opened, None the container's own. `sparse` shows flat files however large
-    their gaps are. `tell` is called with what goes wrong, once for each reason; `word` words arguments in it, and in
-    documents. Safe to use from several threads.
+    `half` is the half of their memory that is opened, None the container's own. `sparse` shows `flat` and `image.raw`
+    however large their gaps are. `tell` is called with what goes wrong, once for each reason; `word` words arguments in
+    it, and in documents. Safe to use from several threads.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class MountedTree:
         self.root = Folder(
             {
                 "by-name": Folder(self._by_name()),
-                **({} if image is None or not len(image) else {"image.raw": _flat_image(image)}),
+                **({} if image is None or not len(image) else _image(image, sparse=sparse)),
                 "processes": _Processes(self),
             }
         )
@@ -129,11 +129,17 @@ class MountedTree:
 _MOST_TOLD = 1000
 
 
-def _flat_image(image: AddressSpace) -> VirtualFile:
-    """Return a machine's physical memory: the byte at physical address A lies at offset A."""
+def _image(image: AddressSpace, *, sparse: bool) -> dict[str, Node]:
+    """Return a machine's physical memory as a file, the byte at physical address A at offset A, if one can hold it."""
     parts = image.segments()
     end = int(parts.last[-1]) + 1
-    return FlatFile(image, Plan(0, parts, Intervals.of([(0, end)]).subtract(parts), 0, 0, 0))
+    try:
+        check_length(0, end)
+        plan = Plan(0, parts, Intervals.of([(0, end)]).subtract(parts), 0, 0, 0)
+        check_size(plan, sparse=sparse)
+    except UsageError:
+        return {}
+    return {"image.raw": FlatFile(image, plan)}
 
 
 class _Processes(Folder):

@@ -154,10 +154,7 @@ def flat_plan(process: ProcessMemory, segments: Segments, address: tuple[int, in
             raise UsageError(
                 "is not a range of addresses", subject=f"0x{start:x}-0x{end:x}", remedy="the start is below the end"
             )
-    if end - start >= _LONGEST_FILE:
-        raise UsageError(
-            "is longer than any file", subject=f"0x{start:x}-0x{end:x}", remedy="choose a part with {address} or {half}"
-        )
+    check_length(start, end)
     parts = _clipped(space, segments, start, end)
     missing = _overlap(space.missing, start, end)
     repeated = _overlap(space.repeats, start, end)
@@ -171,6 +168,14 @@ def flat_plan(process: ProcessMemory, segments: Segments, address: tuple[int, in
     there = _clipped(space, space.segments(), start, end).total
     gaps = Intervals.of([(start, end - start)]).subtract(parts)
     return Plan(start, parts, gaps, missing, there - parts.total, repeated)
+
+
+def check_length(start: int, end: int) -> None:
+    """Raise UsageError if a range is longer than a file can be."""
+    if end - start >= _LONGEST_FILE:
+        raise UsageError(
+            "is longer than any file", subject=f"0x{start:x}-0x{end:x}", remedy="choose a part with {address} or {half}"
+        )
 
 
 def _clipped(space: AddressSpace, segments: Segments, start: int, end: int) -> Segments:
