@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -17,10 +18,12 @@ from memcarve.images.windows.resolving import (
     paged_kernel,
     paging_files,
     pfn_database,
+    prototype_arrays,
     windows_resolver,
 )
 from memcarve.images.windows.resolving.prototype_arrays import Arrays
-from memcarve.intervals import Intervals
+from memcarve.images.windows.vads import Node
+from memcarve.intervals import TOP, Intervals
 from memory import PAGE
 from winimage import Plan, left_ram, userland
 from winimage.paging_files import PagingFiles
@@ -129,6 +132,57 @@ def test_entries_of_a_leaf(keys: list[int]) -> None:
     expected = [key for key in sorted(keys) if keys.count(key) == 1]
     assert found.tolist() == expected
     assert values.tolist() == [100 + key for key in expected]
+
+
+def test_a_store_in_the_last_page() -> None:
+    """What looks like a store in the last page of the address space has no second page, and is none."""
+    words = np.zeros((2, PAGE // 8), np.uint64)
+    words[0, 0x19B8 // 8 - 512] = words[1, 0x19B8 // 8 - 512] = 1 << 63 | 8
+    resolver: Any = SimpleNamespace(
+        memory=SimpleNamespace(total=0), pages_at=lambda pages: (words, np.array([True, bool(pages[1])]))
+    )
+    owner: Any = SimpleNamespace(object=1 << 63 | 8)
+    offsets = compression_store.offsets_of(19041)
+    assert offsets is not None
+    search = compression_store._Search(resolver)
+    assert compression_store._store_at(search, TOP - PAGE, owner, offsets) is None
+    assert compression_store._learned_at(search, TOP - PAGE, owner, None) is None  # type: ignore[arg-type]
+
+
+def test_a_kernel_that_ends_behind_all_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What its sections would have behind the last address is not in memory."""
+    section = SimpleNamespace(size=PAGE, address=2 * PAGE, permissions="rw")
+    monkeypatch.setattr(paging_files.pe, "image", lambda _: SimpleNamespace(sections=[section]))
+    zeros = np.zeros((1, PAGE // 8), np.uint64)
+    resolver: Any = SimpleNamespace(
+        windows=SimpleNamespace(kernel=SimpleNamespace(base=TOP - PAGE)),
+        kernel=SimpleNamespace(padded=lambda *_: b""),
+        pages_at=lambda _: (zeros, np.zeros(1, np.bool_)),
+    )
+    words = paging_files.kernel_data(resolver)
+    assert len(words) == PAGE // 8 + 16
+    assert (words == 1).all()
+
+
+def test_an_array_beyond_all_addresses() -> None:
+    """A subsection that claims more entries than there are addresses behind its first has as many as fit."""
+    kernel = 0xFFFFA00000000000
+    subsections = {
+        kernel + 0x1000: (kernel + 0x5000, 4, kernel + 0x2000),
+        kernel + 0x2000: (TOP - PAGE, (1 << 32) - 1, 0),
+    }
+
+    def read(address: int, size: int) -> bytes | None:
+        if address == kernel:  # of the VAD
+            return struct.pack("<3Q", kernel + 0x1000, kernel + 0x5000, kernel + 0x5000 + 3 * 8)
+        base, count, following = subsections[address]
+        return struct.pack("<3Q20xI", kernel + 0x3000, base, following, count)[:size]
+
+    reader, tree = SimpleNamespace(read=read), SimpleNamespace(subsection=0, control_area=0)
+    node = Node(kernel, 0x10000, 1 << 40, 0, None, False, "Vad ")  # noqa: FBT003 - a member
+    found = prototype_arrays.arrays(reader, tree, [node], 0, 1 << 47)  # type: ignore[arg-type]
+    assert found.entries.tolist() == [kernel + 0x5000, TOP - PAGE]
+    assert found.views.size.tolist() == [4 * PAGE, PAGE // 8 * PAGE]
 
 
 def test_pages_of_no_bytes(truth: Truth) -> None:

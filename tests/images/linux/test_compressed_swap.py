@@ -18,7 +18,9 @@ from memcarve.formats.compressed_pages import LZO
 from memcarve.formats.kernel_types.btf import module_types
 from memcarve.images.linux.swapping import stored_pages, zswap as zswap_of_linux
 from memcarve.images.linux.swapping.structure_columns import StructureColumns
+from memcarve.images.linux.swapping.zram import Zram
 from memcarve.images.linux.swapping.zswap import Zswap
+from memcarve.intervals import TOP
 from memcarve.permissions import origin
 from memory import PAGE
 
@@ -253,6 +255,56 @@ def test_no_tree_of_zswap(head: int) -> None:
     for area in (0, 1):
         assert not zswap.find(area, np.arange(3, dtype=np.uint64))[1].any()
     assert zswap.doubted == {0}  # there is none of area 1
+
+
+def test_a_tree_beyond_all_addresses() -> None:
+    """A head that would lie behind the last address is nowhere."""
+    memory = KernelMemory()
+    memory.types.lay_out("xarray", "xa_head", begin=1 << 20)
+    memory.types.lay_out("zswap_entry", "swpentry.val")
+    table = memory.take(512)
+    memory.write(table, (TOP - 8192).to_bytes(8, "little"))
+    zswap = _zswap(memory, table)
+    assert not zswap.find(0, np.arange(3, dtype=np.uint64))[1].any()
+    assert zswap.doubted == {0}
+
+
+def test_layers_without_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the layers of a pool no more are read than any kernel has, whatever its types say."""
+    memory = KernelMemory()
+    memory.types.lay_out("zswap_pool", "tfm_name", "zpools", sizes={"tfm_name": 8, "zpools": 1 << 17})
+    pool = memory.take(1 << 18)
+    memory.write(pool, b"lzo\0")
+    zswap = _zswap(memory, 0)
+    reader, asked = zswap._kernel.structures.reader, list[int]()
+    true = reader.number
+    monkeypatch.setattr(reader, "number", lambda at, size=8: asked.append(at) or true(at, size))
+    assert zswap._pool(pool)[0] is None
+    assert len(asked) < 100
+    assert "not read" in "".join(zswap.problems)
+
+
+@pytest.mark.parametrize("flag", ["ZRAM_SAME", "ZRAM_WB", "ZRAM_LOCK", "ZRAM_COMP_PRIORITY_BIT1"])
+@pytest.mark.parametrize("value", [-1, 64, (1 << 31) - 1])
+def test_flags_that_no_word_has(flag: str, value: int) -> None:
+    """Types that say that a flag is a bit that no word has are no kernel's."""
+    memory = KernelMemory()
+    types = memory.types
+    types.lay_out("gendisk", "private_data")
+    types.lay_out("zram", "table", "mem_pool", "disksize", "disk", "compressor")
+    types.lay_out("zram_table_entry", "handle", "flags")
+    constants = {"ZRAM_LOCK": 13, "ZRAM_SAME": 14, "ZRAM_WB": 15, "ZRAM_COMP_PRIORITY_BIT1": 18}
+    table, disk = memory.take(4096), memory.take(64)
+    device = memory.make(
+        "zram", table=table, mem_pool=table, disksize=PAGE, disk=disk, compressor=int.from_bytes(b"lz4", "little")
+    )
+    memory.put(disk, "gendisk", "private_data", device)
+    structures = memory.structures()
+    kernel: Any = SimpleNamespace(structures=structures, space=structures.reader.space)
+    zsmalloc: Any = SimpleNamespace(is_known=True)
+    for changed, problem in (({}, ""), ({flag: value}, "its members are not known")):
+        types.constants = constants | changed
+        assert Zram(kernel, SimpleNamespace(address={}.get), disk, zsmalloc).problem == problem  # type: ignore[arg-type]
 
 
 def test_nodes_without_number(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 _MOST_ALGORITHMS = 4  # ZRAM_MAX_COMPS
 _LONGEST_NAME = 64
+_BITS = range(64)  # of a word of flags
 _FLAGS = "zram_pageflags"
 
 
@@ -50,7 +51,9 @@ class Zram:
         entry = types.size("zram_table_entry")
         table = structures.pointer(at, "zram", "table")
         pool, size = structures.pointer(at, "zram", "mem_pool"), structures.number(at, "zram", "disksize")
+        priority = types.constant(_FLAGS, "ZRAM_COMP_PRIORITY_BIT1")
         told = entry is not None and flags[0] is not None and flags[1] is not None
+        told = told and all(value in _BITS for value in (*places, 0 if priority is None else priority))
         told = told and self._columns.has("zram_table_entry", "handle", "flags")
         if not told or entry is None or table is None or pool is None or size is None:
             return "its members are not known"
@@ -59,7 +62,6 @@ class Zram:
         self._same, self._written = flags[0] or 0, flags[1] or 0
         #: the flags' lower bits say how many bytes a page has
         self._size_bits = min(places)
-        priority = types.constant(_FLAGS, "ZRAM_COMP_PRIORITY_BIT1")
         self._priority = priority
         names = self._algorithms(structures, at)
         methods = [method_of(name) for name in names]

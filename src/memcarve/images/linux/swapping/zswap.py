@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from memcarve.images.linux.swapping.stored_pages import REPEATED, StoredPages, method_of
-from memcarve.intervals import PAGE, chunks
+from memcarve.intervals import PAGE, TOP, chunks
 
 if TYPE_CHECKING:
     from memcarve.dtypes import I64, U64, Bools
@@ -28,6 +28,7 @@ _MOST_ENTRIES, _FEWEST_ENTRIES = 1 << 24, 1 << 18
 _SMALLEST = 1 << 7  # bytes of memory for each: 56 of the entry alone, and what it keeps
 _BATCH = 1 << 12  # nodes of xarrays looked at in one go, which have 64 slots each
 _MOST_POOLS = 64
+_MOST_LAYERS = 64  # of one pool (ZSWAP_NR_ZPOOLS is 32)
 _LEVELS = 128  # of a red-black tree of 2**64 entries; an xarray has 11
 _LONGEST_NAME = 32
 _SLOTS = 64
@@ -81,7 +82,7 @@ class Zswap:
         if size is None or root is None or not 0 < count <= _MOST_TREES:
             self._doubt(area, damaged=True)
             return none, none
-        heads = np.uint64(tree + root) + np.arange(count, dtype=np.uint64) * np.uint64(size)
+        heads = np.uint64(tree + root & TOP - 1) + np.arange(count, dtype=np.uint64) * np.uint64(size)
         words, there = self._columns.number(heads, 8)
         self._doubt(area, damaged=not there.all())
         words = words[there & (words != 0)]
@@ -195,7 +196,7 @@ class Zswap:
             return method, _ZSMALLOC, np.array([direct], np.uint64), 0
         several = kernel.place("zswap_pool", "zpools")
         place = several or kernel.place("zswap_pool", "zpool")
-        count = place[1] // 8 if place is not None else 0
+        count = min(place[1] // 8, _MOST_LAYERS) if place is not None else 0
         words = [kernel.reader.number(pool + place[0] + 8 * number) for number in range(count) if place is not None]
         layers = [word for word in words if word is not None and kernel.is_kernel(word)]
         kinds, pools = set(), []

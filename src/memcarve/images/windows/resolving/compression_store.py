@@ -55,6 +55,7 @@ _PAGES = 1 << 11  # pages checked in one go: 8 MiB
 _ENOUGH, _NEARLY = 16, 0.9  # entries that prove the number of the store, and how many of them must have known keys
 _FIRST = 0x380 // 8  # word of SMKM_STORE behind those whose places are the same in all builds
 _SAMPLE, _MOSTLY = 256, 0.75  # pages that prove where regions are, and how many of them must decode
+_TWO_PAGES = np.array([0, PAGE], np.uint64)  # of a store; behind the last page there is is the first
 _LOW = np.uint64(PAGE - 1)
 
 
@@ -368,7 +369,7 @@ def _learned_at(search: _Search, at: int, owner: ProcessEntry, space: AddressSpa
     one pointer and one method decode nearly all of a sample, and no other does any. Keys have a number, or none has.
     """
     resolver = search.resolver
-    table, there = resolver.pages_at(np.array([at, at + PAGE], np.uint64))
+    table, there = resolver.pages_at(np.uint64(at) + _TWO_PAGES)
     words = table.reshape(-1)
     named = _FIRST + np.flatnonzero(words[_FIRST:] == np.uint64(owner.object or 0))
     if not there.all() or not len(named):
@@ -401,7 +402,7 @@ def _learned_at(search: _Search, at: int, owner: ProcessEntry, space: AddressSpa
 
 def _store_at(search: _Search, at: int, owner: ProcessEntry, offsets: Offsets) -> _Store | None:
     """Return the store at an address of the kernel; None if there is none, or it is another's."""
-    table, there = search.resolver.pages_at(np.array([at, at + PAGE], np.uint64))
+    table, there = search.resolver.pages_at(np.uint64(at) + _TWO_PAGES)
     words, data = table.reshape(-1), table.tobytes()
 
     def number(place: int, size: int = 4) -> int:

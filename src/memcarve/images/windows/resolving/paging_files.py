@@ -20,7 +20,7 @@ from memcarve.errors import LimitError
 from memcarve.formats.programs import pe
 from memcarve.images.physical import past_unreadable
 from memcarve.images.structure_reader import Reader
-from memcarve.intervals import PAGE, chunks
+from memcarve.intervals import PAGE, TOP, chunks
 
 if TYPE_CHECKING:
     from memcarve.dtypes import I64, U64, Bools
@@ -112,7 +112,7 @@ def kernel_data(resolver: WindowsResolver) -> U64:
     for section in image.sections:
         size = min(section.size, left) // PAGE * PAGE if "w" in section.permissions else 0
         left -= size
-        pages = np.uint64(base + section.address) + np.arange(size // PAGE, dtype=np.uint64) * np.uint64(PAGE)
+        pages = np.uint64(base + section.address & TOP - 1) + np.arange(size // PAGE, dtype=np.uint64) * np.uint64(PAGE)
         for part in chunks(len(pages), _BATCH):
             words, there = resolver.pages_at(pages[part])
             words[~there] = _LOST

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from memcarve.images.windows.vads import IMAGE_MAP, LONG, SHORT, is_kernel
-from memcarve.intervals import PAGE, Intervals
+from memcarve.intervals import PAGE, TOP, Intervals
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -98,7 +98,7 @@ def _of_view(reader: Reader, tree: Tree, node: Node, most: int) -> list[tuple[in
             break
         seen.add(address)
         section = following
-        here = min(section.counts[at], pages - count)
+        here = min(section.counts[at], pages - count, (TOP - section.base) // _ENTRY)
         parts.append((node.start + count * PAGE, here * PAGE, section.base))
         count += here
     return parts
