@@ -455,6 +455,7 @@ def test_what_limits_it(opened: Any, tmp_path: Path) -> None:
         "missing_not_listed": {"rows": 3, "bytes": 8192},
     }
     with opened(write(report(process(**limits)), tmp_path / "report.html")) as found:
+        assert "1,201 flags low" in found.text("#process-facts")
         assert found.text("#process-notes").split("\n") == [
             "Doubtful: its name is odd",
             "Bytes of it are known to be missing.",
@@ -488,6 +489,7 @@ def test_flags_of_no_place(opened: Any, tmp_path: Path) -> None:
 def test_changes(opened: Any) -> None:
     """What changed is told by sign and word, not by colour alone."""
     with opened("several", "#1800/0x7ffa12380000") as found:
+        assert found.text("#process-facts").startswith("38 segments, 2.2 MiB1 removed1 flag")
         assert "change\nchanged" in found.text("#details")
         assert {"+added", "\u2212removed", "\u2260changed"} <= {
             text.replace("\n", "") for text in found.page.locator("#legend li").all_inner_texts()

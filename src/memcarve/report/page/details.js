@@ -14,6 +14,7 @@ class Details {
     const { segments } = process;
     const sums = new Map();
     for (let i = 0; i < segments.count; i += 1) {
+      if (process.isRemoved(i)) continue;
       const kind = firstWord(segments.get("kind", i)) || "not known";
       const name = `${classOf(process.protectionOf(i))}/${kind}`;
       const sum = sums.get(name) ?? { protection: classOf(process.protectionOf(i)), kind, count: 0, size: 0 };

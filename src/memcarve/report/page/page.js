@@ -65,7 +65,7 @@ class Page {
       inputs.length > 3 ? counted(inputs.length - 3, "more input") : null,
       [plain(tool.name), plain(tool.version)].filter(Boolean).join(" "),
       plain(report.created),
-      ...inputsOf({ inputs: recordOf(report.compared_with).inputs }).slice(0, 1).map(({ path }) => `compared with ${plain(path)}`),
+      isUnknown(recordOf(report.compared_with).title) ? null : `compared with ${plain(report.compared_with.title)}`,
       embedded ? `holds ${bytes(embedded)} of memory${isUnknown(limit) ? "" : `, at most ${bytes(sizeOf(limit))}`}` : "holds no bytes of memory",
     ]));
   }
@@ -74,10 +74,11 @@ class Page {
     const { raw } = process;
     byId("process-name").textContent = process.title;
     const totals = recordOf(raw.totals);
-    const size = process.segments.size.reduce((sum, each) => sum + each, 0);
+    const { count, size, removed } = process.sums;
     const lacking = "missing_bytes" in totals ? 0 : process.missing.size.reduce((sum, each) => sum + each, 0);
     byId("process-facts").replaceChildren(...separated([
-      `${counted(process.segments.count, "segment")}, ${bytes(size)}`,
+      `${counted(count, "segment")}, ${bytes(size)}`,
+      removed ? `${grouped(removed)} removed` : null,
       lacking ? `${bytes(lacking)} not there` : null,
       ...process.severities.map(([severity, count]) => make("span", { className: "of-severity" },
         make("span", { className: `severity ${severity}`, "aria-hidden": "true" }), `${counted(count, "flag")} ${severity}`)),
@@ -136,7 +137,7 @@ class Page {
     const severity = process.severities[0]?.[0];
     const item = make("li", { role: "treeitem", "aria-level": String(depth + 1), "aria-selected": "false", tabIndex: -1 },
       make("span", { className: "item-name" }, process.label || "no name"), make("span", { className: "item-pid" }, brief(plain(process.pid))),
-      severity ? make("span", { className: `severity ${severity}`, role: "img", "aria-label": `${counted(process.flags.length, "flag")}, ${severity}` }) : null,
+      severity ? make("span", { className: `severity ${severity}`, role: "img", "aria-label": `${counted(process.flagCount, "flag")}, ${severity}` }) : null,
       isUnknown(process.raw.error) ? null : make("span", { className: "item-error", role: "img", "aria-label": "not read whole" }, "!"));
     item.style.paddingLeft = `${8 + Math.min(depth, 8) * 12}px`;
     item.title = process.title;
@@ -212,7 +213,7 @@ class Page {
     process.item?.scrollIntoView({ block: "nearest" });
     this.heading(process);
     this.legend(process);
-    const name = `Address space of ${process.title}: ${counted(process.segments.count, "segment")}`;
+    const name = `Address space of ${process.title}: ${counted(process.sums.count, "segment")}`;
     byId("picture").setAttribute("aria-label", name);
     this.picture.show(process);
     this.details.summary(process);

@@ -10,6 +10,7 @@ const LANE_TITLES = {
 };
 const LANE_GAP = 4;
 const RAIL_GAP = 1;
+const REMOVED = Object.keys(CHANGES).indexOf("removed") + 1; // as in Picture.changes
 const NARROWEST = 2; // pixels; below, segments are summed
 const CLOSEST = 64; // bytes: one cannot zoom in further
 const OVERVIEW = 22;
@@ -219,6 +220,11 @@ class Picture {
         columns.add(x - this.gutter, width, this.classes[i], this.letters[i], this.changes?.[i] ?? 0);
         continue;
       }
+      if (this.changes?.[i] === REMOVED) {
+        this.drawRemoved(context, { x, width, y, height });
+        if (change) this.drawChange(context, REMOVED, { x, width, lane: change });
+        continue;
+      }
       const isSplit = this.drawSegment(context, { i, x, width, y, height });
       if (!isSplit) this.drawRails(context, this.letters[i], x, width);
       if (change && this.changes[i]) this.drawChange(context, this.changes[i], { x, width, lane: change });
@@ -227,11 +233,22 @@ class Picture {
       const x = this.gutter + column;
       context.globalAlpha = 0.35 + 0.65 * cover;
       context.fillStyle = this.paint.protection(CLASSES[protection]);
-      context.fillRect(x, y, 1, height);
+      if (cover) context.fillRect(x, y, 1, height);
       context.globalAlpha = 1;
       this.drawRails(context, letters, x, 1);
       if (change && changed) this.drawChange(context, changed, { x, width: 1, lane: change });
     });
+  }
+
+  /** What is there no more: an outline. */
+  drawRemoved(context, { x: start, width: whole, y, height }) {
+    const x = Math.max(start, this.gutter - 2);
+    const width = Math.min(start + whole, this.gutter + this.plot + 2) - x;
+    context.strokeStyle = this.paint.colours["change-removed"];
+    context.lineWidth = 1;
+    context.setLineDash([3, 2]);
+    context.strokeRect(x + 0.5, y + 0.5, Math.max(0, width - 2), height - 1);
+    context.setLineDash([]);
   }
 
   /** Draw a segment; return whether its parts were drawn, with their rails. */
@@ -566,6 +583,7 @@ class Picture {
     const columns = new Columns(Math.ceil(this.plot) + 1);
     for (let i = 0; i < from.length; i += 1) {
       const width = (to[i] - from[i]) * perPlace;
+      if (this.changes?.[i] === REMOVED) continue;
       if (width < 1) columns.add(from[i] * perPlace, width, this.classes[i], 0, 0);
       else {
         context.fillStyle = this.paint.protection(CLASSES[this.classes[i]]);
@@ -768,8 +786,10 @@ class Columns {
 
   add(x, width, protection, letters, change) {
     const column = x < 0 ? 0 : x >= this.count ? this.count - 1 : x | 0;
-    this.cover[column * CLASSES.length + protection] += width + 1e-6;
-    this.letters[column] |= letters;
+    if (change !== REMOVED) {
+      this.cover[column * CLASSES.length + protection] += width + 1e-6;
+      this.letters[column] |= letters;
+    }
     if (change) this.changes[column] = change;
     this.hasAny[column] = 1;
   }

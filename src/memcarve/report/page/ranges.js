@@ -154,13 +154,41 @@ class Process {
 
   get segmentCount() {
     const given = recordOf(this.raw.segments).start;
-    return Array.isArray(given) ? given.length : 0;
+    return Array.isArray(given) ? Math.max(0, given.length - sizeOf(recordOf(this.raw.totals).removed_segments)) : 0;
+  }
+
+  /** Whether segment `i` is there no more: it is told with what changed, and counted apart. */
+  isRemoved(i) {
+    return this.hasChanges && this.segments.get("change", i) === "removed";
+  }
+
+  /** How many segments there are, how many bytes, and how many segments are there no more. */
+  get sums() {
+    const found = { count: 0, size: 0, removed: 0 };
+    for (let i = 0; i < this.segments.count; i += 1) {
+      if (this.isRemoved(i)) found.removed += 1;
+      else {
+        found.count += 1;
+        found.size += this.segments.size[i];
+      }
+    }
+    return found;
+  }
+
+  /** What was found so often that the rest was only counted. */
+  get counted() {
+    return listOf(this.raw.flags_counted).filter(isRecord);
+  }
+
+  get flagCount() {
+    return this.flags.length + this.counted.reduce((sum, { number }) => sum + sizeOf(number), 0);
   }
 
   /** How many flags there are of each severity, the most urgent first. */
   get severities() {
     const found = new Map(SEVERITIES.map((severity) => [severity, 0]));
     for (const flag of this.flags) found.set(severityOf(flag), found.get(severityOf(flag)) + 1);
+    for (const more of this.counted) found.set(severityOf(more), found.get(severityOf(more)) + sizeOf(more.number));
     return [...found].filter(([, count]) => count);
   }
 

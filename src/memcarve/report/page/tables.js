@@ -436,7 +436,7 @@ function tablesOf(process, { report, onSelect, onFlag, onProcess, links, process
         new Field("pid", "process", "id", value("pid")), new Field("ppid", "parent", "id", value("ppid")),
         new Field("name", "name", "text", (i) => processes[i].name),
         new Field("segments", "segments", "count", (i) => processes[i].segmentCount),
-        new Field("flags", "flags", "count", (i) => processes[i].flags.length),
+        new Field("flags", "flags", "count", (i) => processes[i].flagCount),
         new Field("started", "started", "time", value("started")), new Field("exited", "exited", "time", value("exited")),
         new Field("path", "path", "long", value("path")), new Field("command_line", "command line", "long", value("command_line")),
         new Field("error", "error", "long", value("error")),
