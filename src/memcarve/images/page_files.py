@@ -105,6 +105,8 @@ class PageFiles:
         self.area = area
         #: whether numbers are settled: no system is asked for them any more
         self.settled = False
+        #: why nothing in memory tells whether files are of its moment, in words
+        self.uncompared = ""
         #: what the system found out about the files, in words
         self.remarks: list[str] = []
         #: what is wrong with files whose content was looked at, in words: of those that are right, nothing
@@ -129,7 +131,8 @@ class PageFiles:
 
         The words are the same however the number came to be: verify gives it, and compares notes.
         """
-        return [f"{each.file.path}: {_told(each)}" for each in self.files if each.said or self.settled] + self.remarks
+        told = [each for each in self.files if each.said or self.settled]
+        return [f"{each.file.path}: {_told(each, self.uncompared)}" for each in told] + self.remarks
 
     def unread(self, offset: U64) -> list[str]:
         """Return a sentence for each file that holds none of what lies at offsets (uint64), if entries name another.
@@ -210,13 +213,14 @@ class PageFiles:
         return offset, given, held
 
 
-def _told(each: PageFile) -> str:
-    """Return as which file one is read, and what is known of its moment, in words."""
+def _told(each: PageFile, uncompared: str) -> str:
+    """Return as which file one is read, and what is known of its moment, or why that is not, in words."""
     read = f"is read as page file {each.number}{'' if each.path is None else f' ({each.path})'}"
     if each.doubt:
         return f"{read} because its number was given, but {each.doubt}; what is read from it may be wrong"
     if not each.alike[1]:
-        return f"{read}; nothing in it tells whether it is of the image's moment"
+        nor = f", nor does memory: {uncompared}" if uncompared else ""
+        return f"{read}; nothing in it tells whether it is of the image's moment{nor}"
     return f"{read}; of {each.alike[1]} pages of it that should be the same in memory, {each.alike[0]} are"
 
 

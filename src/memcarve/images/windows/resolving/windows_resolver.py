@@ -118,7 +118,7 @@ class WindowsResolver:
             self.files.check(*self._sampled(layout))
         both, why = pages_in_both(self)
         if both is None:
-            self.files.remarks.append(f"page files are not compared with memory: the PFN database is not known ({why})")
+            self.files.uncompared = f"the PFN database is not known ({why})"
         elif layout is not None:
             # whether the mask is in what the database keeps is not known: what agrees with the files does
             written = layout.written(both.original, self.windows.kernel.version)
