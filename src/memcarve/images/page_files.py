@@ -192,10 +192,11 @@ class PageFiles:
                 best = max(best, (same, len(chosen)))
             told = each._replace(alike=best)
             if best[0] < best[1] / 2:
+                other = "" if each.path else ", or page file of another number"
                 told = told.doubted(
                     _problem(each.file, looked_at)
                     or f"of {best[1]} pages that should be the same in memory, only {best[0]} are: it is of another "
-                    "moment, or another machine's"
+                    f"moment, or another machine's{other}"
                 )
             compared.append(told)
         self.files = tuple(compared)
