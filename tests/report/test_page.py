@@ -459,7 +459,7 @@ def test_what_limits_it(opened: Any, tmp_path: Path) -> None:
         assert found.text("#process-notes").split("\n") == [
             "Doubtful: its name is odd",
             "Bytes of it are known to be missing.",
-            "text-differs: 1,200 more, only counted",
+            "text-differs, low: 1,200 more, only counted",
             "3 stretches of missing memory not listed (8.0 KiB)",
             "read from a page file",
         ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.resources
+import io
 import re
 import stat
 import xml.etree.ElementTree as ET
@@ -23,7 +24,8 @@ from memcarve.labels.segment_labels import Words
 from memcarve.report.picture.drawing_memory import Portrait, drawing_of
 from memcarve.report.picture.memory_line import Drawn, MemoryLine
 from memcarve.report.picture.palette import ACCESS, LETTERS, SEVERITIES, Access
-from memcarve.report.picture.shapes import Box, Text
+from memcarve.report.picture.png_picture import write_png
+from memcarve.report.picture.shapes import HATCHES, Box, Drawing, Text
 from memcarve.report.picture.svg_picture import svg
 from memcarve.report.picture.terminal_picture import terminal_picture
 from memory import PAGE
@@ -247,6 +249,21 @@ def test_png(tmp_path: Path) -> None:
         for box in root.iter(f"{SVG}rect"):
             if box.attrib["fill"].startswith("#"):
                 assert tuple(bytes.fromhex(box.attrib["fill"][1:])) in seen
+
+
+def test_hatches_stay_inside() -> None:
+    """Hatches of any box are drawn in it, and are there."""
+    image_of = pytest.importorskip("PIL.Image", reason="pillow is not installed: no PNG was drawn")
+    boxes = [Box(20, 20 + 20 * row, 30, 9, "#ffffff", hatch) for row, hatch in enumerate(HATCHES)]
+    out = io.BytesIO()
+    write_png(Drawing(80, 160, "", tuple(boxes)), out)
+    with image_of.open(out) as image:
+        paper = {(x, y) for x in range(160) for y in range(320) if image.getpixel((x, y)) != (255, 255, 255)}
+    for box in boxes:
+        inside = {(x, y) for x, y in paper if 40 <= x < 100 and 2 * box.y <= y < 2 * (box.y + box.height)}
+        assert len(inside) > 30, box.hatch
+        paper -= inside
+    assert not paper
 
 
 def test_pictures_are_written_safely(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

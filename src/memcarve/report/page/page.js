@@ -367,7 +367,7 @@ function notesOf(raw) {
   return [
     ...listOf(raw.doubts).map((doubt) => `Doubtful: ${plain(doubt)}`),
     raw.incomplete === true ? "Bytes of it are known to be missing." : "",
-    ...listOf(raw.flags_counted).filter(isRecord).map(({ flag, number }) => `${plain(flag)}: ${grouped(sizeOf(number))} more, only counted`),
+    ...listOf(raw.flags_counted).filter(isRecord).map(({ flag, severity, number }) => `${[plain(flag), plain(severity)].filter(Boolean).join(", ")}: ${grouped(sizeOf(number))} more, only counted`),
     unlisted.rows > 0 ? `${counted(unlisted.rows, "stretch", "stretches")} of missing memory not listed (${bytes(sizeOf(unlisted.bytes))})` : "",
     ...listOf(raw.notes).map(plain),
   ].filter(Boolean).map((note) => note.slice(0, 500));

@@ -86,10 +86,17 @@ def _hatch(canvas: Any, hatch: str, corners: tuple[int, int, int, int], ink: str
         for x in range(left + -left % _STEP, right, _STEP):
             canvas.line((x, top, x, bottom), ink, 1)
     if hatch in (DIAGONAL, FALLING):
-        height = bottom - top
-        for x in range(math.floor((left - height) / _STEP) * _STEP, right + 1, _STEP):
-            low, high = max(left - x, 0), min(right - x, height)
-            rows = (top + low, top + high) if hatch == FALLING else (bottom - low, bottom - high)
+        _slant(canvas, corners, ink, falls=hatch == FALLING)
+
+
+def _slant(canvas: Any, corners: tuple[int, int, int, int], ink: str, *, falls: bool) -> None:  # noqa: ANN401 - Pillow's
+    """Draw the parts of slanting lines that are in a rectangle."""
+    left, top, right, bottom = corners
+    height = bottom - top
+    for x in range(math.floor((left - height) / _STEP) * _STEP, right + 1, _STEP):
+        low, high = max(left - x, 0), min(right - x, height)
+        if low <= high:
+            rows = (top + low, top + high) if falls else (bottom - low, bottom - high)
             canvas.line((x + low, rows[0], x + high, rows[1]), ink, 1)
 
 
