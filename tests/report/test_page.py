@@ -217,10 +217,12 @@ def test_stepping(opened: Any) -> None:
         assert found.page.url.endswith("#0xa02f5d2000")
         found.press("f")
         assert found.page.url.endswith(f"#0x{INJECTED:x}")
-        found.press("f", "f")
+        found.press("f")
         assert found.page.url.endswith("#0x7ffa12200000")
         assert "flag: module-unlinked (low)" in found.text("#said")
-        found.press("F")
+        found.press("f")  # after the last one comes the first
+        assert found.page.url.endswith(f"#0x{INJECTED:x}")
+        found.press("F", "F")
         assert found.page.url.endswith(f"#0x{INJECTED:x}")
         first, last = found.range()
         assert first <= INJECTED < last
@@ -245,6 +247,8 @@ def test_search(opened: Any) -> None:
         box.fill("ntdll")
         hits = found.page.get_by_role("option")
         hits.first.wait_for()
+        assert hits.first.inner_text() == "ntdll.dll\nmodule 0x7ffa12200000"
+        assert hits.last.inner_text().endswith(", target.exe \u00b7 process 1624")  # not the one that is shown
         assert box.get_attribute("aria-expanded") == "true"
         box.press("ArrowDown")
         assert hits.nth(1).get_attribute("aria-selected") == "true"
@@ -587,6 +591,12 @@ def test_keyboard_alone(opened: Any) -> None:
 def test_touch(opened: Any) -> None:
     """Fingers choose and pinch."""
     with opened("one", has_touch=True, is_mobile=True, viewport={"width": 390, "height": 844}) as found:
+        found.page.get_by_role("combobox").fill("ntdll")
+        found.page.get_by_role("option").first.wait_for()
+        hits = found.page.locator("#hits").bounding_box()
+        assert hits["x"] >= 0
+        assert hits["x"] + hits["width"] <= 390
+        found.page.get_by_role("combobox").press("Escape")
         box = found.page.locator("#picture canvas").bounding_box()
         x, y = box["x"] + box["width"] * 0.75, box["y"] + 45
         found.page.touchscreen.tap(x, y)

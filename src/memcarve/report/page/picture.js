@@ -769,7 +769,8 @@ class Picture {
   stepFlag(direction) {
     const { marks } = this.process;
     const at = this.selected ?? -1n;
-    const found = direction > 0 ? marks.find(({ address }) => address > at) : marks.findLast(({ address }) => address < at);
+    const [first, last] = [marks[0], marks.at(-1)]; // after the last one comes the first
+    const found = direction > 0 ? marks.find(({ address }) => address > at) ?? first : marks.findLast(({ address }) => address < at) ?? last;
     if (found) this.onSelect(found.address, { follow: true });
   }
 }

@@ -9,7 +9,9 @@ function hitsOf(text, processes, current) {
   const word = text.trim().toLowerCase();
   if (!word) return [];
   const found = [];
-  const add = (title, note, process, address) => found.length < MOST_HITS && found.push({ title: visible(title), note, process, address });
+  const add = (title, note, process, address) => found.length < MOST_HITS && found.push({
+    title: visible(title), note: process === current || address === null ? note : `${note}, ${process.title}`, process, address,
+  });
   const offset = /^(.+?)\s*\+\s*((?:0x)?[0-9a-f]+)$/.exec(word);
   if (/^(0x[0-9a-f`_]+|[0-9a-f]+`[0-9a-f]+|[0-9a-f]{6,17})$/.test(word)) {
     const address = addressOf(word);
