@@ -334,7 +334,8 @@ class Input(Decoding):
         metavar="[N=]FILE",
         type=PageFilePath(),
         help="For an image: page file N (pagefile.sys, swapfile.sys, a swap area of Linux) of the same moment; "
-        "repeatable.  [default: numbered as Windows has a file of that name, else from 0 in their order]",
+        "repeatable. With N it is read even if it seems wrong.  [default: numbered as Windows has a file of that name, "
+        "else from 0 in their order]",
     )
     pages_from: str | None = option(
         "--pages-from",

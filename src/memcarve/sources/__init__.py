@@ -70,7 +70,8 @@ def open(  # noqa: A001 - that is what it does, and memcarve.open is what it is 
     `pages_from` says which pages of a process in an image are read: ``"ram"``, those that its page tables lead to, or
     ``"all"``, also those that are found by what the system knows besides: shared ones, and those in `page_files`, which
     are page files (or swapfile.sys, or Linux's swap areas) of the same moment, each as ``FILE`` or ``N=FILE`` with its
-    number; without, Windows' own list gives it by name, else their order. With `demand_zero`, pages that nobody has
+    number; without, Windows' own list gives it by name, else their order. One that seems wrong is refused, unless its
+    number was given: then a note says so, and processes are incomplete. With `demand_zero`, pages that nobody has
     written yet are zeros; else they are not there.
 
     `regions`, `modules` and `threads` are files (one or several each) that list those of the process, as Volatility 3

@@ -436,19 +436,11 @@ class _Resolving:
             self.gathered.notes.append(
                 f"the prototypes of {found.wrong} views were not looked for: their structures contradict each other"
             )
-        placed, outside = self.pages.placed, self.pages.outside
-        own = self.invalid.address[told]
-        covered = union(
-            Intervals(placed.start, placed.size),
-            Intervals(outside.start, outside.size),
-            Intervals(own, np.full(len(own), PAGE, np.uint64)),
-            self.invalid.unknown,
-        )
-        low, high = start & -PAGE, -(-end // PAGE) * PAGE
-        limits = Intervals.of([(low, min(high, USER_END) - low)])
         # of views that claim the same address the first one counts: as often as it is claimed it would be looked up
         views = smallest_owner(found.views.start, found.views.size, np.arange(len(found.views)))
-        bare = views.intersect(limits)[0].subtract(covered)
+        low, high = start & -PAGE, -(-end // PAGE) * PAGE
+        limits = Intervals.of([(low, min(high, USER_END) - low)])
+        bare = views.intersect(limits)[0].subtract(self._covered(told))
         # where the entries of these stretches are; of views that are mostly not in memory their entries are not either
         away = (bare.start - found.views.start[bare.owner]) >> _TWELVE
         tables = Intervals(found.entries[bare.owner] + (away << _EIGHT), bare.size >> (_TWELVE - _EIGHT))
@@ -463,6 +455,25 @@ class _Resolving:
         held = tables.intersect(there)[0]
         first = ((gone.start - tables.start[gone.owner]) >> _EIGHT) << _TWELVE
         self.gathered.lose(bare.start[gone.owner] + first, UNKNOWN_PROTOTYPE, gone.size << (_TWELVE - _EIGHT))
+        self._follow(held, tables, bare)
+        self.gathered.lose(marked[union(views).rows_of(marked) < 0], UNKNOWN_PROTOTYPE)
+
+    def _covered(self, told: Bools) -> Intervals:
+        """Return what the process's own page tables say something of, or could say if they were known."""
+        placed, outside = self.pages.placed, self.pages.outside
+        own = self.invalid.address[told]
+        return union(
+            Intervals(placed.start, placed.size),
+            Intervals(outside.start, outside.size),
+            Intervals(own, np.full(len(own), PAGE, np.uint64)),
+            self.invalid.unknown,
+        )
+
+    def _follow(self, held: Intervals, tables: Intervals, bare: Intervals) -> None:
+        """Resolve pages by the prototypes in stretches `held`, as many as are allowed.
+
+        The owner of each is its row among `tables`, arrays that have the entries of pages in the same row of `bare`.
+        """
         count = (held.size >> _EIGHT).astype(np.int64)
         if int(count.sum()) > self.most:
             self._too_many()
@@ -477,7 +488,6 @@ class _Resolving:
             owner = held.owner[row]
             address = bare.start[owner] + (((entry_at - tables.start[owner]) >> _EIGHT) << _TWELVE)
             self.prototypes(address, entry_at)
-        self.gathered.lose(marked[union(views).rows_of(marked) < 0], UNKNOWN_PROTOTYPE)
 
     def _few_pieces(self, bare: Intervals, tables: Intervals, there: Intervals) -> tuple[Intervals, Intervals]:
         """Return those stretches of views and their arrays that are in not too many pieces of what is `there`.
