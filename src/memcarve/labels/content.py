@@ -170,11 +170,11 @@ def glance(view: memoryview) -> tuple[int, list[int]]:
     longs = np.frombuffer(view, "<u8").reshape(-1, PAGE // 8)
     wanted = (words[:, 1] - _MARK) & _MARK_BITS == 0
     wanted |= words[:, 15] - _ONE < _HIGHEST
-    blank = np.flatnonzero(np.bitwise_or.reduce(longs[:, 1:8], axis=1) == 0)  # all of the DOS header, but its start
+    blank = (np.bitwise_or.reduce(longs[:, 1:8], axis=1) == 0).nonzero()[0]  # all of the DOS header, but its start
     used = [page for page in blank.tolist() if not ZEROS.startswith(view[page * PAGE : (page + 1) * PAGE])]
     if used:
         wanted[used] |= (words[used, _SEARCHED] == _PE).any(axis=1)
-    places: list[int] = (np.flatnonzero(wanted) * PAGE).tolist()
+    places: list[int] = (wanted.nonzero()[0] * PAGE).tolist()
     return len(blank) - len(used), places
 
 

@@ -36,7 +36,9 @@ def vocabulary(names: Sequence[bytes], wanted: Callable[[str, set[str]], object]
 
 
 _LONGEST_SHOWN = 4096
-_DOCUMENT = re.compile(rb"\A\s*<(?:!DOCTYPE|html|\?xml|svg)|^(?:```|~~~|#{2,6} [^\s#])", re.MULTILINE | re.IGNORECASE)
+_PAGE = re.compile(rb"\s*<(?:!DOCTYPE|html|\?xml|svg)", re.IGNORECASE)
+_MARKED = re.compile(rb"^(?:```|~~~|#{2,6} [^\s#])", re.MULTILINE)
+_MARKS = (b"```", b"~~~", b"##")
 _GREPTEXT = "volatility2 greptext"
 _DASHES = re.compile(rb"[\s-]*--[\s-]*")
 
@@ -108,7 +110,10 @@ def is_document(head: bytes) -> bool:
 
     A heading of the first order does not tell: a command at the prompt of root looks like one.
     """
-    return _DOCUMENT.search(head) is not None
+    if _PAGE.match(head):
+        return True
+    # few tables have any of them; to try the expression at every line of a long map takes 30 ms
+    return any(mark in head for mark in _MARKS) and _MARKED.search(head) is not None
 
 
 def other_columns(head: bytes) -> str | None:
