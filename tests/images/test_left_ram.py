@@ -25,6 +25,7 @@ from memcarve.backing import Composite, FileBacking, Zeros, read_pieces
 from memcarve.errors import AddressError, InputError, MemcarveError, SourceReadError, UsageError
 from memcarve.images import page_decoding
 from memcarve.images.nonresident import Gathered
+from memcarve.images.page_files import PageFile, PageFiles
 from memcarve.images.windows.resolving import compression_store, invalid_ptes, paged_tables
 from memcarve.images.windows.resolving.compression_store import CompressionStore
 from memcarve.missing import BEYOND_PAGE_FILE, DEMAND_ZERO, IN_FILE, REASONS
@@ -499,6 +500,20 @@ def test_cleared_and_encrypted_files(truth: Truth, tmp_path: Path, kind: str) ->
         assert memory.incomplete
         beside = container.process(400, half="user")  # nothing of it is in a page file
         assert not beside.incomplete
+
+
+def test_a_bad_file_is_refused_for_all(tmp_path: Path) -> None:
+    """Once a file was seen to be none, no process gets a page of it: nor those that have few there."""
+    path = tmp_path / "pagefile.sys"
+    path.write_bytes(bytes(100 * PAGE))
+    pages = np.arange(100, dtype=np.uint64)
+    with contextlib.closing(FileBacking(str(path))) as file:
+        files = PageFiles(file, (PageFile(0, file, 0, said=False),))
+        files.check(np.zeros(10, np.uint8), pages[:10])  # too few to tell
+        for count in (100, 100, 1):
+            with pytest.raises(InputError, match="cleared"):
+                files.check(np.zeros(count, np.uint8), pages[:count])
+        files.check(np.ones(100, np.uint8), pages)  # of another file
 
 
 def test_a_composite(tmp_path: Path) -> None:
