@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import struct
+import weakref
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -211,6 +213,18 @@ def test_structures_of_many_members() -> None:
     btf = Btf(made.written(), "a test")
     assert btf.member("large", "m69999") == Member(8 * 69999, 8)
     assert btf.member("behind", "x") == Member(0, 8)
+
+
+def test_types_are_not_kept_for_ever() -> None:
+    """What was looked up in them ends with them: a run over many images reads as many kernels' types."""
+    made = Writer()
+    made.structure("one", 8, ("member", made.integer("long int", 8), 0))
+    types = Btf(made.written(), "a test")
+    assert types.member("one", "member") == types.member("one", "member") == Member(0, 8)
+    kept = weakref.ref(types)
+    del types
+    gc.collect()
+    assert kept() is None
 
 
 def test_loops_end() -> None:

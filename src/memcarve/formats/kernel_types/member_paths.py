@@ -55,11 +55,19 @@ class StructuredTypes(abc.ABC, Generic[TypeRef]):
     def _inside(self, kind: TypeRef) -> TypeRef | None:
         """Return the structure that a type is, an array's elements are, or a typedef leads to; None if it is none."""
 
-    @functools.cache  # noqa: B019 - as many as there are structures, for as long as they are needed
+    @functools.cached_property
+    def _known(self) -> dict[TypeRef, tuple[dict[str, Element[TypeRef]], list[Element[TypeRef]]]]:
+        """What `_members` has found: kept as long as the types are."""
+        return {}
+
     def _members(self, structure: TypeRef) -> tuple[dict[str, Element[TypeRef]], list[Element[TypeRef]]]:
         """Return the named members of a structure (the first one of each name), and those that are anonymous."""
-        elements = self.elements(structure)
-        return {each.name: each for each in reversed(elements) if each.name}, [x for x in elements if not x.name]
+        found = self._known.get(structure)
+        if found is None:
+            elements = self.elements(structure)
+            named = {each.name: each for each in reversed(elements) if each.name}
+            found = self._known[structure] = named, [each for each in elements if not each.name]
+        return found
 
     def _find(self, structure: TypeRef, name: str) -> Element[TypeRef] | None:
         """Return a member of a structure or of the anonymous ones in it, its bit from the structure's begin."""

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from memcarve.images.linux.kernel_structures import Structures
     from memcarve.images.linux.vmas import Vma
 
+_MOST_NAMES = 1024  # kept at once
 _LONGEST_NAME = 256
 _NO_FILE = File(None, (0, 0), 0)
 _PLACES = ("start_brk", "brk", "start_stack")
@@ -101,9 +102,17 @@ class Mappings:
         known = self.kernel.offset("vm_area_struct", "anon_name")
         return known is not None and known == self.kernel.offset("vm_area_struct", "shared")
 
-    @functools.lru_cache(maxsize=1024)  # noqa: B019 - lives as long as the machine
+    @functools.cached_property
+    def _names(self) -> dict[int, int | None]:
+        """What `_named` has found last."""
+        return {}
+
     def _named(self, operations: int) -> int | None:
-        return self.kernel.number(operations, "vm_operations_struct", "name")
+        if operations not in self._names:
+            if len(self._names) >= _MOST_NAMES:
+                self._names.clear()
+            self._names[operations] = self.kernel.number(operations, "vm_operations_struct", "name")
+        return self._names[operations]
 
     def _anonymous_name(self, vma: Vma) -> bytes | None:
         """Return the name that the process gave (PR_SET_VMA_ANON_NAME)."""
