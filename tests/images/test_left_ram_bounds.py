@@ -185,6 +185,32 @@ def test_an_array_beyond_all_addresses() -> None:
     assert found.views.size.tolist() == [4 * PAGE, PAGE // 8 * PAGE]
 
 
+@pytest.mark.parametrize(("forged", "numbers"), [(0, {2}), (9, {2}), (100, set())])
+def test_few_keys_do_not_make_a_number(forged: int, numbers: set[int]) -> None:
+    """A key that is damaged, or forged, does not say of a page file that it is none."""
+    keys = np.array([2 << 28 | number for number in range(100)] + [*range(forged)], np.uint64)
+    stores: Any = [SimpleNamespace(keys=keys)]
+    offsets = compression_store.offsets_of(19041)
+    assert offsets is not None
+    resolver: Any = SimpleNamespace(files=SimpleNamespace(path=""))
+    store = compression_store.CompressionStore(resolver, stores, None, offsets)  # type: ignore[arg-type]
+    assert store.numbers == numbers
+
+
+def test_a_store_without_a_number(truth: Truth, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If its keys do not agree on one, compressed pages are left out, and that is said."""
+    true = compression_store._tree
+
+    def tree(*given: Any) -> Any:
+        keys, values = true(*given)
+        return keys ^ (np.arange(len(keys), dtype=np.uint64) % np.uint64(3) << np.uint64(28)), values
+
+    monkeypatch.setattr(compression_store, "_tree", tree)
+    memory = opened(truth)
+    assert said(memory, "compressed pages are left out: ")
+    assert all(memory.space.at(page) is None for page, one in truth.left[PID].found.items() if "comp" in one.origin)
+
+
 def test_pages_of_no_bytes(truth: Truth) -> None:
     """A page of 0 bytes is zeros, wherever its record says that it is; beside it others are decoded."""
     with memcarve.open(truth.path) as container:

@@ -126,7 +126,9 @@ class CompressionStore:
         self._every = every
         self.numbers: frozenset[int] = frozenset()
         if offsets.numbered:
-            self.numbers = frozenset(np.unique(every >> np.uint64(28)).tolist())
+            number, times = np.unique(every >> np.uint64(28), return_counts=True)
+            # a few keys that are damaged, or forged, do not make a page file one that is none
+            self.numbers = frozenset(number[times >= _NEARLY * len(every)].tolist())
 
     def learn_number(self, numbers: U8, pages: U64) -> None:
         """Find by whose number entries for compressed pages go, if keys do not tell, from entries of processes."""

@@ -338,6 +338,8 @@ class WindowsResolver:
                 self.contradicted = self.no_store = found.agree_on(self.numbers_of_stores)
             if self.files.area is not None:
                 self.files.area.source = found.pages
+            if not found.numbers and not self.no_store:
+                self.no_store = "by which number entries go for them is not known"
             clash = found.numbers & {each.number for each in self.files.files}
             if clash:
                 number = min(clash)
