@@ -215,6 +215,13 @@ def test_shapes_tell_without_colour() -> None:
     assert [*svg(found)] == [*svg(drawing_of("title", "subtitle", [Portrait("heading", what)]))]
 
 
+def test_long_names() -> None:
+    """No text is longer than the picture is wide, however long a name is."""
+    found = drawing_of("W" * 400_000, "W" * 400_000, [Portrait("W" * 400_000, drawn([(16, 1)]))])
+    assert max(len(shape.text) for shape in found.shapes if isinstance(shape, Text)) <= 150
+    assert len(found.title) <= 300
+
+
 def test_one_palette() -> None:
     """The page, pictures and the terminal show the same by the same colours, letters and words."""
     page = importlib.resources.files("memcarve.report").joinpath("page")

@@ -33,6 +33,7 @@ SCHEMA = 1
 KIND = "memcarve-report"
 #: bytes of memory that a report holds at most, unless it is said otherwise
 LIMIT = 8 << 20
+_NAME = 60  # characters of a process's name above its picture
 #: bytes that lie at a finding
 EVIDENCE = 64
 
@@ -298,4 +299,5 @@ def _name(container: Container) -> str:
 def _heading(entry: ProcessEntry, totals: dict[str, int]) -> str:
     """Return what stands above the picture of a process."""
     words = f"{totals['segments']} segments, {totals['bytes']} bytes, {totals['flags']} findings"
-    return f"{entry}: {words}"
+    name = str(entry)
+    return f"{name if len(name) <= _NAME else f'{name[: _NAME - 2]}..'}: {words}"

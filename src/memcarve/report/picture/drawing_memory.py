@@ -31,6 +31,7 @@ _EACH, _MOST_LINES, _MOST_IN_ALL = 8, 40, 160
 #: processes in one picture
 MOST = 64
 _SMALL, _WIDE_CHARACTER = 9, 5.2  # a name's height, and the width of a character of it
+_WIDE = 0.68  # of a bold character, in its height
 _ADDRESS_CELLS = 18  # that an address between others takes
 _LETTER_CELLS = 6  # of a strip that has room for a letter
 _BOLD = 5  # the width of a character in the band
@@ -54,18 +55,25 @@ class Portrait(NamedTuple):
 def drawing_of(title: str, subtitle: str, portraits: Sequence[Portrait]) -> Drawing:
     """Return a picture of processes, one below the other."""
     shapes: list[Shape] = [
-        Text(_RIGHT, _TOP, printable(title), 16, bold=True),
-        Text(_RIGHT, _TOP + 17, printable(subtitle), 10),
+        Text(_RIGHT, _TOP, _cut(title, 16), 16, bold=True),
+        Text(_RIGHT, _TOP + 17, _cut(subtitle, 10), 10),
     ]
     y = _TOP + 36.0
     most = min(max(_MOST_IN_ALL // max(len(portraits), 1), 1), _MOST_LINES)
     for portrait in portraits:
-        shapes.append(Text(_RIGHT, y + 6, printable(portrait.heading), 12, bold=True))
+        shapes.append(Text(_RIGHT, y + 6, _cut(portrait.heading, 12), 12, bold=True))
         lines = lines_of(portrait.drawn.segments, _CELLS, _EACH, most) if len(portrait.drawn.segments) else 0
         shapes += _process(portrait.drawn, lines, y + 14)
         y += lines * _LINE + 24
     shapes += _legend(y + 14)
-    return Drawing(_WIDTH, int(y + 18 + 6 * _ROW), f"{printable(title)}: {printable(subtitle)}", tuple(shapes))
+    return Drawing(_WIDTH, int(y + 18 + 6 * _ROW), f"{_cut(title, 16)}: {_cut(subtitle, 10)}", tuple(shapes))
+
+
+def _cut(text: str, size: float) -> str:
+    """Return as much of a text as a line has room for."""
+    room = int((_WIDTH - 2 * _RIGHT) / (size * _WIDE))
+    shown = printable(text[: room + 1])
+    return shown if len(shown) <= room else f"{shown[: room - 2]}.."
 
 
 def _process(drawn: Drawn, lines: int, y: float) -> Iterator[Shape]:
