@@ -11,6 +11,7 @@ import signal
 import stat
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -26,6 +27,8 @@ from dumps import write_dump
 from memcarve.errors import MountError, TargetExistsError
 from memcarve.mount import file_server, mount_point
 from memcarve.mount.file_server import serve
+from memcarve.mount.mounted_tree import MountedTree
+from memcarve.mount.virtual_file import Folder, MadeFolder, Text
 from memcarve.process import Container, ProcessEntry
 from memory import PAGE, noise
 from mounted import content_of, files_in, mounted, need_fuse, tree_of, unmount
@@ -144,6 +147,37 @@ def test_the_library_is_told_once(monkeypatch: pytest.MonkeyPatch) -> None:
     finally:
         signal.signal(signal.SIGUSR1, before)
     assert len(told) == 1
+
+
+class _Waiting:
+    """A tree of a file, and of folders that are made when `may` is set."""
+
+    def __init__(self, folders: int) -> None:
+        self.may = threading.Event()
+        self.asked = threading.Semaphore(0)
+        slow = {str(number): MadeFolder(self.make) for number in range(folders)}
+        self.root = Folder({"file": Text(b"there"), **slow})
+
+    def make(self) -> Folder:
+        self.asked.release()
+        self.may.wait(20)
+        return Folder({})
+
+    find = MountedTree.find
+
+
+def test_who_waits_is_not_in_the_way(tmp_path: Path) -> None:
+    """While readers wait for what is being made, others read what is there; all folders may be made at once."""
+    tree = _Waiting(8)
+    with mounted(tree, tmp_path / "mnt") as folder, ThreadPoolExecutor(8) as pool:  # type: ignore[arg-type]
+        waiting = [pool.submit((folder / str(number) / "absent").exists) for number in range(8)]
+        try:
+            assert all(tree.asked.acquire(timeout=5) for _ in waiting)
+            assert (folder / "file").read_bytes() == b"there"
+            assert not any(each.done() for each in waiting)
+        finally:
+            tree.may.set()
+        assert [each.result(20) for each in waiting] == [False] * 8
 
 
 def test_tools_take_the_files(tmp_path: Path) -> None:

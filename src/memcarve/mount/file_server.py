@@ -41,11 +41,13 @@ _OPTIONS = (
 )
 #: fuse_common.h and fuse.h: give attributes with every name, not only if somebody seems to want them
 _READDIRPLUS, _READDIRPLUS_AUTO = 1 << 13, 1 << 14
+#: fuse_common.h: names in one folder may be looked up at the same time
+_PARALLEL = 1 << 18
 #: fuse_common.h: the kernel takes ENOSYS as the answer to opening any file
 _NO_OPEN = 1 << 17
 _WANTS_ATTRIBUTES, _HAS_ATTRIBUTES = 1 << 0, 1 << 1
-#: more threads wait for each other: most of a read is the system's work, but the rest is Python's. None of these ends
-_THREADS = 4
+#: so many readers may wait for documents that are being made before one waits for what is there. None of them ends
+_THREADS = 16
 _THREADS_SINCE = (3, 12)
 _BLOCK = 512
 _READ = 16  # files that are kept while they are read
@@ -189,6 +191,7 @@ class _Server:
         if self.fuse.fuse_version_major > 2:  # noqa: PLR2004
             capable = connection.contents.capable
             self.opening = sys.platform != "linux" or not capable & _NO_OPEN
+            connection.contents.want |= capable & _PARALLEL
             if capable & _READDIRPLUS:
                 connection.contents.want = connection.contents.want & ~_READDIRPLUS_AUTO | _READDIRPLUS
         self.mounted = True
