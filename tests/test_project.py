@@ -95,8 +95,13 @@ HEAVY = ("numpy", "click", "pyarrow", "rich", "backports.zstd", "concurrent.futu
 OF_DUMPS = ("counterparts", "listings", "memmap", "opening", "recognised")
 NOT_FOR_DUMPS = (
     *("memcarve.images.", "memcarve.formats.kernel_types", "memcarve.searching.", "memcarve.sinks", "memcarve.report"),
-    *("memcarve.labels.content", "memcarve.labels.same_files", "hashlib", "click.shell_completion"),
-    *("cramjam", "lzallright"),
+    *(
+        "memcarve.labels.content",
+        "memcarve.labels.same_files",
+        "memcarve.labels.thread_flags",
+        "memcarve.formats.listing",
+    ),
+    *("memcarve.formats.programs", "hashlib", "click.shell_completion", "cramjam", "lzallright"),
 )
 
 

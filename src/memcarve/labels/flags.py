@@ -7,10 +7,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from memcarve.errors import AddressError, CounterpartError, SourceReadError
 from memcarve.intervals import PAGE, Intervals, union
-from memcarve.labels import hollowing, linux_flags, thread_flags
-from memcarve.labels.headers import parse_header
+from memcarve.labels import hollowing, linux_flags
 from memcarve.labels.metadata_index import OWN
 from memcarve.labels.severities import AS_MANY, NOT_INITIALISED, RATINGS
 from memcarve.metadata import INITIALIZATION_ORDER
@@ -198,6 +196,8 @@ class Flagged:
         known = self.known
         if not (known.metadata.threads and known.regions and known.has_kinds):
             return
+        from memcarve.labels import thread_flags
+
         self._set(Flag.THREAD_IN_PRIVATE, [*self._places(Flag.THREAD_IN_PRIVATE, thread_flags.in_private(known))])
         code = self.where.get(Flag.PRIVATE_EXECUTABLE)
         if code is not None and self._has_bytes and thread_flags.have_stacks(known):
@@ -294,16 +294,11 @@ class Flagged:
         known = self.known
         images = [known.allocation(place).start for place, kind in enumerate(known.kinds) if kind == Kind.IMAGE]
         bases = dict.fromkeys([*images, *(listed.module.start for listed in known.modules)])
-        found: dict[int, Header | None] = {}
-        for base in [*bases][:_MOST_BASES]:
-            try:
-                page = self.space.read(base, PAGE)
-            except (AddressError, SourceReadError):
-                continue
-            except CounterpartError:  # there is a map alone
-                return None
-            found[base] = parse_header(base, page)
-        return found
+        if not bases:
+            return {}
+        from memcarve.labels.base_headers import headers_at  # of most dumps alone nothing tells where programs lie
+
+        return headers_at(self.space, [*bases][:_MOST_BASES])
 
     def _beyond_sections(self) -> Iterator[Intervals]:
         """Yield pages of images that are writable or executable, although the header says otherwise."""

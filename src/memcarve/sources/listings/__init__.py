@@ -6,48 +6,27 @@ import itertools
 import os
 import sys
 import time
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING
 
-from memcarve.errors import MapError, MemcarveError, NotRecognisedError, ProcessError, UsageError
+from memcarve.errors import MemcarveError
 from memcarve.formats.compression import ENDINGS, Reading, plain_name
-from memcarve.formats.listing import Listing
-from memcarve.formats.listing.listing_kinds import DLLLIST, LINUX_MAPS, MAC_MAPS, PROC_MAPS, THREADS, VADINFO, VADWALK
 from memcarve.metadata import Metadata, Regions, SourceRows
 from memcarve.remote import is_there, names_in
 from memcarve.remote.locations import is_location
-from memcarve.sources.counterparts import MAP_ENDINGS, base_file, open_beside
-from memcarve.sources.listings.listing_rows import DoubtfulError, UnknownError, reader
+from memcarve.sources.counterparts import MAP_ENDINGS, base_file
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
-    from memcarve.metadata import Module, Region, Thread
+    from memcarve.sources.listings.listed_file import Taken
 
-    Found = Region | Module | Thread
-
-_LISTED = 40
 _MOST_NAMES = 1 << 14  # of a folder: one by one they are asked for sooner then
 _SETTLED = 2_000_000_000  # ns after which a folder's time of change says that nothing has changed since
 #: the folder that was listed last: when it had changed, and the names in it
 _folders: dict[str, tuple[int, frozenset[str] | None]] = {}
 _COMPRESSED = ("", *ENDINGS)
-#: what each table says of a process
-_HOLDS = {
-    **dict.fromkeys((VADINFO, VADWALK, LINUX_MAPS, MAC_MAPS, PROC_MAPS), "regions"),
-    DLLLIST: "modules",
-    THREADS: "threads",
-}
 #: what stands between the dump's name without its ending and the file's own ending
 _WORDS = {"regions": ("vadinfo", "maps"), "modules": ("dlllist",), "threads": ("threads",)}
-
-
-class _Taken(NamedTuple):
-    """What was read from one file: its rows, by which name they go, and the file itself, ready for JSON."""
-
-    source: str
-    rows: list[Found]
-    notes: list[str]
-    file: dict[str, Any]
 
 
 def metadata_from_files(
@@ -70,7 +49,7 @@ def metadata_from_files(
     else, MapError if it is damaged, ProcessError if it has no row of the process, UsageError if it lists several
     processes and `pid` is None.
     """
-    taken: dict[str, list[_Taken]] = {}
+    taken: dict[str, list[Taken]] = {}
     notes: list[str] = []
     for kind in _WORDS:
         named = given.get(kind, ())
@@ -97,7 +76,7 @@ def metadata_from_files(
     )
 
 
-def _told_apart(found: list[_Taken]) -> list[_Taken]:
+def _told_apart(found: list[Taken]) -> list[Taken]:
     """Return the same with the paths in the names of sources that would be called the same."""
     names = [each.source for each in found]
     return [
@@ -171,7 +150,7 @@ def _stems(name: str) -> list[str]:
 
 def _first_usable(
     choices: list[str], kind: str, pid: int | None, bits: int, reading: Reading
-) -> tuple[list[_Taken], list[str]]:
+) -> tuple[list[Taken], list[str]]:
     """Return the first file that can be used, if one can, and notes on those before it that cannot."""
     notes = []
     for path in choices:
@@ -186,73 +165,8 @@ def _first_usable(
     return [], notes
 
 
-def _take(path: str, kind: str, pid: int | None, bits: int, reading: Reading, *, beside: bool = False) -> _Taken:
-    """Read the rows of a process from a file; they are `regions`, `modules` or `threads`. Nobody named one `beside`."""
-    with open_beside(Listing, path, reading=reading) if beside else Listing(path, reading) as listing:
-        holds = _HOLDS[listing.name]
-        if holds != kind:
-            raise NotRecognisedError(
-                f"is what {listing.name} prints and holds {holds}, not {kind}",
-                subject=path,
-                remedy=f"give it with {{{holds}}}",
-            )
-        rows, notes = _rows(listing, pid, bits)
-        file = {
-            "kind": kind,
-            **listing.described,
-            "format": listing.description,
-            "sha256": listing.sha256,
-        }
-        return _Taken(f"{listing.name} ({os.path.basename(path)})", rows, [*listing.notes, *notes], file)
+def _take(path: str, kind: str, pid: int | None, bits: int, reading: Reading, *, beside: bool = False) -> Taken:
+    """Read the rows of a process from a file; see `listed_file.taken_from`."""
+    from memcarve.sources.listings.listed_file import taken_from  # many dumps have none
 
-
-def _rows(listing: Listing, pid: int | None, bits: int) -> tuple[list[Found], list[str]]:
-    """Return what the rows of a process say, each once, and notes on those that say nothing."""
-    read: Callable[..., Found] = reader(listing.name)
-    found: dict[Found, None] = {}
-    owners: dict[int | None, None] = {}
-    passed: dict[str, list[int]] = {}  # why rows are not used -> their numbers
-    for number, cells in listing.rows():
-        if listing.has_pid:
-            owner = cells["PID"]
-            owners[owner if isinstance(owner, int) else None] = None
-            if owner is None or (pid is not None and owner != pid):
-                continue
-        try:
-            row = read(cells, bits)
-        except UnknownError as why:
-            passed.setdefault(str(why), []).append(number)
-        except DoubtfulError as why:
-            raise MapError(f"{why}; the table is damaged", subject=listing.place(number)) from None
-        else:
-            if row in found:
-                passed.setdefault("repeats another one", []).append(number)
-            found[row] = None
-    notes = [
-        f"{listing.place(numbers[0])}{f' (and {len(numbers) - 1} more)' * (len(numbers) > 1)}: {why}; not used"
-        for why, numbers in passed.items()
-    ]
-    if not found and not (pid is not None and owners and pid not in owners):
-        first = f"; {notes[0]}" if notes else ""
-        raise ProcessError(
-            f"holds no row that says anything, perhaps because it was cut off{first}", subject=listing.path
-        )
-    return list(found), [*notes, *_of_owners(listing, pid, [owner for owner in owners if owner is not None])]
-
-
-def _of_owners(listing: Listing, pid: int | None, owners: list[int]) -> list[str]:
-    """Return notes on whose rows a table holds; raise an error if it cannot be told which are wanted."""
-    if not listing.has_pid:
-        return [f"{listing.path}: does not say which process it is of"]
-    listed = ", ".join(map(str, owners[:_LISTED])) + (", ..." if len(owners) > _LISTED else "")
-    if pid is None and len(owners) > 1:
-        raise UsageError(
-            f"holds rows of {len(owners)} processes ({listed}), and it is not known which of them this one is",
-            subject=listing.path,
-            remedy="cut it to one process, or name the dump pid.N.dmp",
-        )
-    if pid is not None and pid not in owners:
-        raise ProcessError(f"holds no row of process {pid}; it holds rows of: {listed}", subject=listing.path)
-    if pid is None:
-        return [f"{listing.path}: all rows are of process {owners[0]}; which one this is, is not known otherwise"]
-    return []
+    return taken_from(path, kind, pid, bits, reading, beside=beside)
