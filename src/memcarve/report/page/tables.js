@@ -2,7 +2,7 @@
 
 const ROW = 24; // pixels, as in the style
 const TALLEST = 8e6; // pixels; browsers bound how tall an element is. Longer tables scroll in larger steps
-const WIDTHS = { address: 150, size: 84, count: 72, number: 72, text: 150, long: 280, hash: 150, severity: 92, word: 104, id: 72, time: 226 };
+const WIDTHS = { address: 150, size: 84, count: 72, number: 72, text: 150, long: 280, hash: 150, severity: 92, word: 104, id: 72, time: 226, words: 190 };
 const RIGHT = new Set(["size", "count", "number", "id"]);
 
 /**
@@ -411,8 +411,8 @@ function tablesOf(process, { report, onSelect, onFlag, onProcess, links, process
     {
       name: "regions", title: "Regions", count: regions.count, rows: regions, onSelect: go(regions),
       fields: fieldsOf(regions, [
-        ["start", "start", "address"], ["end", "end", "address"], ["size", "size", "size"], ["protection", "protection", "text"],
-        ["kind", "kind", "word"], ["file", "file", "long"],
+        ["start", "start", "address"], ["end", "end", "address"], ["size", "size", "size"], ["resident", "resident", "size"],
+        ["protection", "protection", "words"], ["kind", "kind", "word"], ["file", "file", "long"],
       ]),
     },
     {
