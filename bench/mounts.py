@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from measure import Contender, Run, UnavailableError, in_turn, run
-from places import make_process, place
+from places import HERE, make_image, make_process, place
 from table import MIB, Goal, Row
 
 if TYPE_CHECKING:
@@ -57,6 +57,7 @@ def mount(settings: Settings, command: Command) -> Iterator[Row]:
             goals = [Goal("seconds", 1.0), _MOST_RSS]
             yield Row(f"mount: ls -l of {count} segments", here.name, _with_memory(listed, pid), goals=goals)
         yield from _searched(settings, command, here.folder, here.name)
+        yield from _beside(settings, command, here.folder, here.name)
 
 
 def _searched(settings: Settings, command: Command, folder: Path, name: str) -> Iterator[Row]:
@@ -83,6 +84,24 @@ def _searched(settings: Settings, command: Command, folder: Path, name: str) -> 
         found = in_turn(contenders, settings.runs, settings.warm_up)
         ours = _with_memory(found["mounted"], pid)
         yield Row(label, name, ours, "carved", found["carved"], goals=[Goal("ratio", 1.3), _MOST_RSS])
+
+
+def _beside(settings: Settings, command: Command, folder: Path, name: str) -> Iterator[Row]:
+    """Read a machine's memory, mounted and in the file system of MemProcFS's library, which needs no kernel."""
+    label = f"mount: cat of image.raw of {settings.gigabytes << 6} MiB"
+    child = [sys.executable, str(HERE / "children.py")]
+    if subprocess.run([*child, "memprocfs"], capture_output=True, check=False).returncode:
+        yield Row(label, name, note="not measured: MemProcFS (memprocfs) is not installed, or cannot run")
+        return
+    image, where = make_image(folder / "mem.raw", "dense", settings.gigabytes << 6), folder / "machine"
+    with _served(command("mount", image, where), where) as pid:
+        mounted = where / "image.raw"
+        contenders = {
+            "mounted": Contender(["cat", str(mounted)], lambda: _forget(mounted)),
+            "MemProcFS": Contender([*child, "memprocfs_pages", str(image)], reports=True),
+        }
+        found = in_turn(contenders, settings.runs, settings.warm_up)
+        yield Row(label, name, _with_memory(found["mounted"], pid), "MemProcFS", found["MemProcFS"], goals=[_MOST_RSS])
 
 
 def _need() -> None:
