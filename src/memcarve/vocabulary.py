@@ -15,7 +15,7 @@ _NOUNS = {
     "Split": "way to split",
     "ScanUnit": "unit of scanning",
     "PagesFrom": "choice of pages",
-    "Trust": "way to trust positions",
+    "Trust": "thing to trust",
     "Search": "search",
     "System": "operating system",
     "Architecture": "architecture",
@@ -90,10 +90,11 @@ class PagesFrom(Word):
 
 
 class Trust(Word):
-    """Which positions to believe if a map contradicts the dump's length."""
+    """What to believe: which positions, if a map contradicts the dump's length; page files that seem wrong."""
 
     PRINTED = "printed"
     SUM = "sum"
+    PAGE_FILES = "pagefile"
 
 
 class System(Word):

@@ -476,13 +476,15 @@ def test_files_and_ram_contradict(truth: Truth) -> None:
             memcarve.open(truth.path, demand_zero=True, **options)
     with pytest.raises(UsageError, match="choice of pages"):
         memcarve.open(truth.path, pages_from="disk")
+    with pytest.raises(UsageError, match="none was given"):
+        memcarve.open(truth.path, trust="pagefile")
 
 
 @pytest.mark.parametrize("kind", ["zeros", "noise"])
 def test_cleared_and_encrypted_files(truth: Truth, tmp_path: Path, kind: str) -> None:
     """A file that is zeros, or noise, wherever entries lead is refused: it was cleared, or is encrypted.
 
-    It is read if its number is given: what speaks against it may be wrong. That is said, and nothing counts as whole.
+    It is read if it is trusted: what speaks against it may be wrong. That is said, and nothing counts as whole.
     """
     size = 40 << 20
     path = tmp_path / "pagefile.sys"
@@ -492,11 +494,11 @@ def test_cleared_and_encrypted_files(truth: Truth, tmp_path: Path, kind: str) ->
         pytest.raises(InputError, match="cleared" if kind == "zeros" else "encrypted"),
     ):
         container.process(PID)
-    with memcarve.open(truth.path, page_files=[f"0={path}"]) as container:
+    with memcarve.open(truth.path, page_files=[f"0={path}"], trust="pagefile") as container:
         memory = container.process(PID, half="user")
         (note,) = [note for note in memory.notes if f"{path}: " in note]
         assert ("cleared" if kind == "zeros" else "encrypted") in note
-        assert "because its number was given" in note
+        assert "because it is trusted" in note
         assert memory.incomplete
         beside = container.process(400, half="user")  # nothing of it is in a page file
         assert not beside.incomplete

@@ -187,14 +187,14 @@ def test_sizes(tmp_path: Path, more: int, why: str) -> None:
     path = tmp_path / "pagefile.sys"
     os.rename(truth.page_files[0], path)
     os.truncate(path, pages * PAGE + more)
-    with memcarve.open(truth.path, page_files=[str(path)]) as container:
+    with memcarve.open(truth.path, page_files=[f"0={path}"]) as container:
         if why:
             with pytest.raises(InputError, match=why):
                 container.process(PID)
-            with memcarve.open(truth.path, page_files=[f"0={path}"]) as said:
+            with memcarve.open(truth.path, page_files=[f"0={path}"], trust="pagefile") as said:
                 memory = said.process(PID)
                 assert memory.read(0x30100000000, PAGE) == truth.left[PID].found[0x30100000000].data
-                assert any("because its number was given, but has" in note and why in note for note in memory.notes)
+                assert any("because it is trusted, but has" in note and why in note for note in memory.notes)
                 assert memory.incomplete
         else:
             container.process(PID)

@@ -80,7 +80,8 @@ def test_a_file_of_another_moment(tmp_path: Path, capfdbinary: Capture, every: i
     """If most of these pages differ, the file is refused; if some do, as of a machine that ran, it is said how many."""
     truth = built(tmp_path, 8)
     changed(truth, every)
-    ran = invoke(capfdbinary, "segments", truth.path, "--pid", str(PID), "--pagefile", truth.page_files[0])
+    given = [truth.path, "--pid", str(PID), "--pagefile", f"0={truth.page_files[0]}"]
+    ran = invoke(capfdbinary, "segments", *given)
     if every == 1:
         assert ran.code == 1
         assert re.search(
@@ -94,9 +95,23 @@ def test_a_file_of_another_moment(tmp_path: Path, capfdbinary: Capture, every: i
         ):
             container.process(PID)
         # whoever knows better has a way, and is told what speaks against it
-        ran = invoke(capfdbinary, "segments", truth.path, "--pid", str(PID), "--pagefile", f"0={truth.page_files[0]}")
+        ran = invoke(
+            capfdbinary,
+            "segments",
+            truth.path,
+            "--pid",
+            str(PID),
+            "--pagefile",
+            truth.page_files[0],
+            "--trust",
+            "pagefile",
+        )
         assert ran.code == 3
-        assert "because its number was given, but of 3" in ran.err
+        assert "because it is trusted, but of 3" in ran.err
+        ran = invoke(capfdbinary, "carve", *given, "--trust", "pagefile", "-o", tmp_path / "out")
+        assert ran.code == 3
+        ran = invoke(capfdbinary, "verify", tmp_path / "out", "--source", truth.path)
+        assert ran.code == 0, ran.err
     else:
         assert ran.code == 0
         assert re.search(r"of 3\d pages of it that should be the same in memory, 2\d are", ran.err)

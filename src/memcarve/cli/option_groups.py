@@ -297,7 +297,9 @@ class Input(Decoding):
     memory_map: str | None = option("--map", metavar="FILE", type=InputPath(), help="The memory map of a dump.")
     dump: str | None = option("--dump", metavar="FILE", type=InputPath(), help="The dump, if FILE is its map.")
     trust: str | None = option(
-        "--trust", type=Choice(Trust), help="Which positions to believe if the map contradicts the dump's length."
+        "--trust",
+        type=Choice(Trust),
+        help="Which positions to believe if the map contradicts the dump's length; or page files that seem wrong.",
     )
     regions: Sequence[str] = paths(
         "--regions", "A list of regions: windows.vadinfo, linux.proc.Maps, mac.proc_maps, /proc/PID/maps."
@@ -334,7 +336,7 @@ class Input(Decoding):
         metavar="[N=]FILE",
         type=PageFilePath(),
         help="For an image: page file N (pagefile.sys, swapfile.sys, a swap area of Linux) of the same moment; "
-        "repeatable. With N it is read even if it seems wrong.  [default: numbered as Windows has a file of that name, "
+        "repeatable.  [default: numbered as Windows has a file of that name, "
         "else from 0 in their order]",
     )
     pages_from: str | None = option(

@@ -23,7 +23,7 @@ from memcarve.sinks.verify import document_of, verify as verify_output
 from memcarve.sinks.verify.faults import Faults, seal_of
 from memcarve.sinks.verify.fetched_objects import fetched
 from memcarve.sinks.verify.several_check import check_list, check_part, check_selected, is_several
-from memcarve.vocabulary import Half, InputType, PagesFrom, Paging, Search, System
+from memcarve.vocabulary import Half, InputType, PagesFrom, Paging, Search, System, Trust
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -205,7 +205,10 @@ def _as_recorded(header: dict[str, Any], source: Input) -> dict[str, Any]:
             told_files = used.get("page_files")
             given["pages_from"] = PagesFrom.ALL if image.get("pages_from") == PagesFrom.ALL else PagesFrom.RAM
             given["demand_zero"] = image.get("demand_zero") is True
-            given["page_files"] = _page_files(told_files) if isinstance(told_files, list) else ()
+            rows = told_files if isinstance(told_files, list) else []
+            given["page_files"] = _page_files(rows)
+            if given["page_files"] and any(row.get("doubt") for row in rows if isinstance(row, dict)):
+                given["trust"] = Trust.PAGE_FILES
         for name, key, words in (("system", "os", System), ("paging", "paging", Paging)):
             told = name == "paging" or str(image.get("system")).endswith("as given")  # else it is recognised again
             if given["dtb"] is not None and given[name] is None and told and image.get(key) in [*words]:

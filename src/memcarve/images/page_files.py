@@ -27,7 +27,8 @@ _NOISE = 7.9  # bits a byte of a page has if nothing but chance is in it: 7.95 o
 class PageFile(NamedTuple):
     """A file that holds pages: the `number` by which entries call it; its bytes lie from `begin` on in the backing.
 
-    `said`: the user gave the number. `path` is what the machine itself called it, None if that is not known.
+    `said`: the user gave the number. `trusted`: it is read even if it seems wrong. `path` is what the machine itself
+    called it, None if that is not known.
     `alike`: how many pages that should be the same in memory are, and how many were compared. `doubt` is what speaks
     against it, in words: it is read all the same.
     """
@@ -36,22 +37,23 @@ class PageFile(NamedTuple):
     file: FileBacking
     begin: int
     said: bool = True
+    trusted: bool = False
     path: str | None = None
     alike: tuple[int, int] = (0, 0)
     doubt: str = ""
 
     def doubted(self, problem: str) -> PageFile:
-        """Return it with what speaks against it; raises InputError if it is not the user who said its number.
+        """Return it with what speaks against it; raises InputError if it is not trusted.
 
         What speaks against a file may be wrong, too: whoever knows better must have a way.
         """
-        if self.said:
+        if self.trusted:
             return self._replace(doubt="; ".join(dict.fromkeys(filter(None, (self.doubt, problem)))))
         raise InputError(
             problem,
             subject=self.file.path,
             remedy="give the one of the moment when memory was acquired, whole and decrypted, or leave it out; "
-            f"{{page_files}} with its number, as {self.number}=FILE, goes ahead all the same",
+            "{trust:pagefile} goes ahead all the same",
         )
 
 
@@ -116,7 +118,13 @@ class PageFiles:
     def described(self) -> list[dict[str, Any]]:
         """What identifies the files, ready for JSON: as they were when they were opened."""
         return [
-            {**each.file.described, "number": each.number, "begin": each.begin, **each.file.hashed}
+            {
+                **each.file.described,
+                "number": each.number,
+                "begin": each.begin,
+                **({"doubt": each.doubt} if each.doubt else {}),
+                **each.file.hashed,
+            }
             for each in self.files
         ]
 
@@ -159,10 +167,10 @@ class PageFiles:
             if each.number not in self._checked and len(mine) >= _SAMPLE:
                 chosen = mine[spread(len(mine), _SAMPLE)].tolist()
                 self._checked[each.number] = problem = _problem(each.file, chosen)
-                if problem and each.said:
+                if problem and each.trusted:
                     self.files = tuple(one.doubted(problem) if one is each else one for one in self.files)
             problem = self._checked.get(each.number, "")
-            if problem and len(mine) and not each.said:
+            if problem and len(mine) and not each.trusted:
                 each.doubted(problem)  # whichever process needs it, not only the first
 
     def compare(self, readings: Sequence[tuple[U8, U64]], contents: Callable[[I64], U64]) -> None:
@@ -218,7 +226,7 @@ def _told(each: PageFile, uncompared: str) -> str:
     """Return as which file one is read, and what is known of its moment, or why that is not, in words."""
     read = f"is read as page file {each.number}{'' if each.path is None else f' ({each.path})'}"
     if each.doubt:
-        return f"{read} because its number was given, but {each.doubt}; what is read from it may be wrong"
+        return f"{read} because it is trusted, but {each.doubt}; what is read from it may be wrong"
     if not each.alike[1]:
         nor = f", nor does memory: {uncompared}" if uncompared else ""
         return f"{read}; nothing in it tells whether it is of the image's moment{nor}"

@@ -56,8 +56,9 @@ def open(  # noqa: A001 - that is what it does, and memcarve.open is what it is 
 ) -> Container:
     """Open what holds memory: an image of a machine's, or a process dump and its map, looked for beside each other.
 
-    `memory_map` and `dump` name the other file if it lies elsewhere; `trust` (``"printed"`` or ``"sum"``) says which
-    positions to believe if the map is at odds with itself; `hashed` also takes the map's SHA-256.
+    `memory_map` and `dump` name the other file if it lies elsewhere; `trust` (``"printed"`` or ``"sum"``; see below
+    for page files) says which positions to believe if the map is at odds with itself; `hashed` also takes the map's
+    SHA-256.
 
     For an image, `dtb` is the physical address of one address space's page tables, whatever the system; `system`
     (``"windows"``, ``"linux"``, ``"none"``) and `paging` (a word of `vocabulary.Paging`, as ``"x64"``) say how to read
@@ -70,9 +71,9 @@ def open(  # noqa: A001 - that is what it does, and memcarve.open is what it is 
     `pages_from` says which pages of a process in an image are read: ``"ram"``, those that its page tables lead to, or
     ``"all"``, also those that are found by what the system knows besides: shared ones, and those in `page_files`, which
     are page files (or swapfile.sys, or Linux's swap areas) of the same moment, each as ``FILE`` or ``N=FILE`` with its
-    number; without, Windows' own list gives it by name, else their order. One that seems wrong is refused, unless its
-    number was given: then a note says so, and processes are incomplete. With `demand_zero`, pages that nobody has
-    written yet are zeros; else they are not there.
+    number; without, Windows' own list gives it by name, else their order. One that seems wrong is refused, unless
+    `trust` is ``"pagefile"``: then a note says so, and processes are incomplete. With `demand_zero`, pages that nobody
+    has written yet are zeros; else they are not there.
 
     `regions`, `modules` and `threads` are files (one or several each) that list those of the process, as Volatility 3
     prints them, or ``/proc/PID/maps``; those of a dump are also found beside it, as ``pid.N.vadinfo.csv``. They are

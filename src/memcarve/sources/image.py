@@ -51,7 +51,7 @@ from memcarve.sources.listings import metadata_from_files
 from memcarve.sources.opening import Opened, OpenOptions
 from memcarve.sources.page_file_option import open_page_files
 from memcarve.space import AddressSpace
-from memcarve.vocabulary import Half, PagesFrom, Search
+from memcarve.vocabulary import Half, PagesFrom, Search, Trust
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -116,7 +116,11 @@ class ImageContainer(Container):
         self._unsettled: ProcessError | None = None
         #: the image, and behind it the page files that were given
         self._page_files, self._page_notes = open_page_files(
-            file, memory.backing, options.page_files, zeros=options.demand_zero
+            file,
+            memory.backing,
+            options.page_files,
+            zeros=options.demand_zero,
+            trusted=options.trust == Trust.PAGE_FILES,
         )
         self._opened = memory
         costly = is_costly(file) or is_costly(memory.backing)

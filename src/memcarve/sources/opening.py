@@ -152,6 +152,10 @@ class OpenOptions(NamedTuple):
         """Raise UsageError for unknown words."""
         InputType.check(self.input_type)
         Trust.check(self.trust)
+        if self.trust == Trust.PAGE_FILES and not self.page_files:
+            raise UsageError(
+                "page files are trusted, and none was given", remedy="give {page_files} with {trust:pagefile}"
+            )
         System.check(self.system)
         Paging.check(self.paging)
         PagesFrom.check(self.pages_from)
@@ -160,9 +164,11 @@ class OpenOptions(NamedTuple):
     @property
     def given(self) -> set[str]:
         """The options that were given, except those that every input has."""
-        return {
+        said = {
             name for name, value in self._asdict().items() if value is not None and value is not False and value != ()
-        } - _FOR_ALL
+        }
+        # trust in page files comes with these, and is nothing of a map
+        return said - _FOR_ALL - ({"trust"} if self.trust == Trust.PAGE_FILES else set())
 
     @property
     def for_image(self) -> bool:

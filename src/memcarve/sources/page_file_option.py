@@ -55,11 +55,12 @@ def numbered(given: Sequence[str]) -> list[tuple[int, str, bool]]:
 
 
 def open_page_files(
-    image: FileBacking, backing: Backing, given: Sequence[str], *, zeros: bool
+    image: FileBacking, backing: Backing, given: Sequence[str], *, zeros: bool, trusted: bool
 ) -> tuple[PageFiles, list[str]]:
     """Return the image with the page files behind it, and room for what is decompressed; and notes for the user.
 
-    With `zeros`, there are zeros for pages that nobody wrote. Raises UsageError, InputError, SourceReadError.
+    With `zeros`, there are zeros for pages that nobody wrote; `trusted` files are read even if they seem wrong.
+    Raises UsageError, InputError, SourceReadError.
     """
     files, notes = list[FileBacking](), list[str]()
     rows = numbered(given)
@@ -78,7 +79,7 @@ def open_page_files(
     whole = Composite(backing, [*files, area, *([Zeros(backing.path, _ZEROS)] if zeros else [])])
     area.begin = whole.begins[len(files)]
     placed = zip(rows, files, whole.begins, strict=False)
-    known = tuple(PageFile(number, file, begin, said) for (number, _, said), file, begin in placed)
+    known = tuple(PageFile(number, file, begin, said, trusted) for (number, _, said), file, begin in placed)
     return PageFiles(whole, known, whole.begins[-1] if zeros else None, area), notes
 
 

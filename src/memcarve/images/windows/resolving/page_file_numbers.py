@@ -90,7 +90,7 @@ def _check_number(file: PageFile, same: Sequence[PagingFile], by_number: dict[in
 def _sized(file: PageFile, known: PagingFile) -> PageFile:
     """Return a file, doubted if it is shorter than the machine's was, or longer than that could become.
 
-    Raises InputError if the user did not say which one it is.
+    Raises InputError if it is not trusted.
     """
     size, least, most = file.file.size, known.pages * PAGE, known.most * PAGE
     if size < least:
