@@ -15,12 +15,14 @@ import venv
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent
+# one more than there are processors: tests wait for programs that they start, for signals and for timeouts
+WORKERS = str((os.cpu_count() or 1) + 1)
 STEPS = (
     ("ruff", "check"),
     ("ruff", "format", "--check"),
     ("mypy",),
     ("sphinx", "-W", "--keep-going", "-q", "-E", "-b", "html", "docs", "build/docs"),
-    ("pytest", "--numprocesses", "auto", "--dist", "worksteal"),
+    ("pytest", "--numprocesses", WORKERS, "--dist", "worksteal"),
 )
 _COVERAGE = ("--cov", "--cov-report=term")
 _OLDEST = (3, 11)

@@ -182,7 +182,7 @@ def test_page_files_with_secrets(server: RangedServer, tmp_path: Path) -> None:
     assert PageFilePath().convert(f"1={url}", None, None) == f"1={server.url('x')}"
     (tmp_path / "image").write_bytes(bytes(1 << 16))
     with open_file(str(tmp_path / "image")) as image:
-        files, notes = open_page_files(image, image, [f"1={url}"], zeros=False)
+        files, notes = open_page_files(image, image, [f"1={url}"], zeros=False, trusted=False)
         files.backing.close()
     assert notes
     assert "secret" not in repr((notes, files.described))

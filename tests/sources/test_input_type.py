@@ -231,8 +231,8 @@ def test_errors_if_a_map_was_meant(tmp_path: Path, name: str, data: bytes) -> No
     [
         ("input_type", "Image", InputType),
         ("input_type", "elf", InputType),
-        ("trust", "Sum", ("printed", "sum")),
-        ("trust", "", ("printed", "sum")),
+        ("trust", "Sum", ("printed", "sum", "pagefile")),
+        ("trust", "", ("printed", "sum", "pagefile")),
         ("system", "windoze", ("windows", "linux", "none")),
         ("system", "Windows", ("windows", "linux", "none")),
         ("paging", "x46", Paging),
