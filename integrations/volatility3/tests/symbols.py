@@ -4,7 +4,7 @@
 
 It needs to find the kernel (a processor's start block in low memory, the record that names the kernel's symbols), and
 the symbols themselves: a table in Volatility's Intermediate Symbol Format with the few types that its plugins read. The
-offsets are those by which winimage wrote the image; only layout 8 (build 19041) is told.
+offsets are those by which winimage wrote the image, whose layout must be of Windows 10 and have every member.
 """
 
 from __future__ import annotations
