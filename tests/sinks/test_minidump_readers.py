@@ -280,15 +280,13 @@ def beyond_4_gib(path: Path) -> bytes:
     space = AddressSpace(*np.concatenate(columns, axis=1), Memory(b""))
     calls: list[tuple[Any, ...]] = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            "memcarve.sinks.minidump.write_file", lambda *given, **named: calls.append((*given, named["base"]))
-        )
+        patch.setattr("memcarve.sinks.minidump.write_file", lambda *given, **_: calls.append(given))
         export_minidump(process_with(space, pid=4), path)
-    (_, ranges, _, blocks, base) = calls[0]
+    plan = calls[0][1]
     with path.open("wb") as file:
-        file.writelines(blocks)
-        assert file.tell() == base
-        file.seek(base + int(ranges.size[0]))
+        file.writelines(plan.head)
+        assert file.tell() == plan.base
+        file.seek(plan.base + int(plan.ranges.size[0]))
         file.write(noise(10))
     return noise(10)
 

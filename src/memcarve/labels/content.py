@@ -15,6 +15,8 @@ from memcarve.labels.headers import ZEROS, Header, may_begin, name_of, parse_hea
 from memcarve.labels.text_stats import Entropy, is_text, text_pages
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from memcarve.dtypes import Bools
     from memcarve.labels.headers import Header, Read
     from memcarve.segments import Segment
@@ -24,8 +26,8 @@ if TYPE_CHECKING:
 #: headers that are kept of a segment
 MOST_HEADERS = 1024
 
-_BLOCK = 1 << 18  # stays in a processor's cache
-_ZEROS = bytes(_BLOCK)
+BLOCK = 1 << 18  # stays in a processor's cache
+_ZEROS = bytes(BLOCK)
 _FEW = 4 * PAGE  # up to here looking page by page is faster than setting numpy up
 _FRONT = 64  # bytes that tell whether a page may begin with a header
 _HIGHEST = np.uint32(PAGE - 1)  # a place in the page
@@ -153,15 +155,21 @@ class ContentObserver:
 def observe(space: AddressSpace, segment: Segment, level: str) -> Content:
     """Read a segment and return its content; `level` is ``"headers"`` or ``"full"``. Raises SourceReadError."""
     observer = ContentObserver(segment.start, level)
-    buffer = memoryview(bytearray(min(_BLOCK, segment.size)))
-    for address in range(segment.start, segment.end, _BLOCK):
-        block = buffer[: min(_BLOCK, segment.end - address)]
+    buffer = memoryview(bytearray(min(BLOCK, segment.size)))
+    for block in blocks(space, segment, buffer):
+        observer(block)
+    return observer.finish()
+
+
+def blocks(space: AddressSpace, segment: Segment, buffer: memoryview) -> Iterator[memoryview]:
+    """Yield the bytes of a segment in blocks of at most BLOCK bytes, each in `buffer`. Raises SourceReadError."""
+    for address in range(segment.start, segment.end, BLOCK):
+        block = buffer[: min(BLOCK, segment.end - address)]
         done = 0
         for offset, size in space.pieces(address, len(block)):
             space.backing.read_into(offset, block[done : done + size])
             done += size
-        observer(block)
-    return observer.finish()
+        yield block
 
 
 def glance(view: memoryview) -> tuple[int, list[int]]:

@@ -120,7 +120,7 @@ class ProcessFolder(Folder):
         return document(f"{line}\n" for line in document_lines(found, self.tree.word))
 
     def _planned(self, memory: ProcessMemory, plan: FilePlan) -> Made:
-        head = b"".join(plan.later.settled(plan.head, None, self.tree.begun))
+        head = b"".join(plan.settled(None, self.tree.begun))
         return FileOfProcess(head, plan.base, memory.space, plan.ranges.segments), _SMALL + len(head)
 
     def _options(self) -> SinkOptions:

@@ -8,18 +8,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from memcarve.intervals import PAGE
+from memcarve.labels.content import BLOCK, blocks
 from memcarve.labels.text_stats import bits_of, counts_of, is_text, text_pages
 
 if TYPE_CHECKING:
     from memcarve.dtypes import U8, Bools
     from memcarve.process import Progress
-    from memcarve.segments import Segment, Segments
+    from memcarve.segments import Segments
     from memcarve.space import AddressSpace
 
 #: parts of a segment whose entropy is told one by one
 MOST_PARTS = 64
 
-_BLOCK = 1 << 18  # stays in a processor's cache
 _HALF = 2
 
 
@@ -92,7 +92,7 @@ def look(
     found = Looked(len(segments), sha256=sha256)
     labels: Any = segments.labels
     done, total = 0, segments.total
-    buffer = memoryview(bytearray(_BLOCK))
+    buffer = memoryview(bytearray(BLOCK))
     for index, segment in enumerate(segments):
         observer = None if labels is None else labels.observer(index)
         measured = Entropies(segment.size) if entropy else None
@@ -100,7 +100,7 @@ def look(
         watching = [each for each in (observer, measured and measured.add, digest and digest.update) if each]
         if not watching:
             break
-        for block in _blocks(space, segment, buffer):
+        for block in blocks(space, segment, buffer):
             for watch in watching:
                 watch(block)
             done += len(block)
@@ -117,14 +117,3 @@ def look(
             found.sha256[index] = np.frombuffer(digest.digest(), np.uint8)
             found.hashed[index] = True
     return found
-
-
-def _blocks(space: AddressSpace, segment: Segment, buffer: memoryview) -> Any:  # noqa: ANN401 - memoryviews
-    """Yield the bytes of a segment in blocks, each in the same buffer."""
-    for address in range(segment.start, segment.end, _BLOCK):
-        block = buffer[: min(_BLOCK, segment.end - address)]
-        done = 0
-        for offset, size in space.pieces(address, len(block)):
-            space.backing.read_into(offset, block[done : done + size])
-            done += size
-        yield block

@@ -83,18 +83,7 @@ def export_elfcore(
     """
     begun = time.monotonic()
     plan = elfcore_plan(process, segments, options, begun, subject=os.fspath(out))
-    return write_file(
-        process,
-        plan.ranges,
-        out,
-        plan.head,
-        base=plan.base,
-        options=options,
-        progress=progress,
-        begun=begun,
-        notes=plan.notes,
-        later=plan.later,
-    )
+    return write_file(process, plan, out, options=options, progress=progress, begun=begun)
 
 
 def elfcore_plan(

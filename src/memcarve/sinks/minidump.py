@@ -94,18 +94,7 @@ def export_minidump(
     """
     begun = time.monotonic()
     plan = minidump_plan(process, segments, options, begun)
-    return write_file(
-        process,
-        plan.ranges,
-        out,
-        plan.head,
-        base=plan.base,
-        options=options,
-        progress=progress,
-        begun=begun,
-        notes=plan.notes,
-        later=plan.later,
-    )
+    return write_file(process, plan, out, options=options, progress=progress, begun=begun)
 
 
 def minidump_plan(process: ProcessMemory, segments: Segments, options: SinkOptions, begun: float) -> FilePlan:

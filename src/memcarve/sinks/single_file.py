@@ -22,6 +22,7 @@ from memcarve.sinks.ranges import pieces
 from memcarve.sinks.sink import Result, SinkOptions
 
 if TYPE_CHECKING:
+    import datetime as dt
     from collections.abc import Iterable, Iterator, Sequence
 
     from memcarve.backing import Backing
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 
 
 class FilePlan(NamedTuple):
-    """What goes into a file that holds a process: `head`, and from `base` on the bytes of `ranges`, one after another.
+    """What goes into a file that holds a process: `head`, at most `base` bytes, and from there on those of `ranges`.
 
     `notes` are for the user; `later` stands in the head for what is known once the memory is written.
     """
@@ -40,8 +41,12 @@ class FilePlan(NamedTuple):
     ranges: Ranges
     head: Sequence[bytes]
     base: int
-    notes: Sequence[str]
-    later: Later
+    notes: Sequence[str] = ()
+    later: Later | None = None
+
+    def settled(self, sha256: str | None, end: dt.datetime | None = None) -> Iterable[bytes]:
+        """Return the head with what is known once the memory is written; see `provenance.Later`."""
+        return self.head if self.later is None else self.later.settled(self.head, sha256, end)
 
 
 _PART = 1 << 25  # bytes that a thread writes at a time
@@ -120,31 +125,25 @@ class Mover:
 
 def write_file(
     process: ProcessMemory,
-    ranges: Ranges,
+    plan: FilePlan,
     out: str | os.PathLike[str],
-    head: Iterable[bytes],
     *,
-    base: int,
     options: SinkOptions,
     progress: Progress | None = None,
     begun: float,
-    notes: Sequence[str] = (),
-    later: Later | None = None,
 ) -> Result:
-    """Write a file: `head`, at most `base` bytes, then from `base` on the bytes of the ranges, one after the other.
+    """Write a file as planned; `begun` is when the work began (``time.monotonic``).
 
-    `notes` are handed on, `begun` is when the work began (``time.monotonic``); `later` stands in the head for what is
-    known once the memory is written. Raises TargetExistsError, NoSpaceError, SourceReadError, OutputError.
+    Raises TargetExistsError, NoSpaceError, SourceReadError, OutputError.
     """
+    ranges, base = plan.ranges, plan.base
     mover = Mover(process, progress)
     offset, size = pieces(ranges.space, ranges.segments)
     place = np.cumsum(size, dtype=np.uint64) - size + np.uint64(base)
     with new_file(out, options, input_paths(process)) as file:
         with input_hash(process, options, mover.copier.stop) as hashed:
             mover.move(file.path, file.name, place, offset, size, length=base + ranges.total, sparse=options.sparse)
-        if later is not None:
-            head = later.settled(head, hashed.get("sha256"))
-        _write_head(file.path, file.name, head)
+        _write_head(file.path, file.name, plan.settled(hashed.get("sha256")))
         seal = file_hash(file.path, options)
     return Result(
         files=(file.name,),
@@ -156,7 +155,7 @@ def write_file(
         seconds=time.monotonic() - begun,
         moved=dict(mover.copier.moved),
         hashes=() if seal is None else ("sha256",),
-        notes=[*notes, *file.notes],
+        notes=[*plan.notes, *file.notes],
         seal=seal,
         sealed=None if seal is None else os.path.basename(file.name),
     )
