@@ -17,10 +17,11 @@ class UnavailableError(Exception):
 
 
 class Run(NamedTuple):
-    """One run: seconds, and the peak of the resident set in bytes."""
+    """One run: seconds, the peak of the resident set in bytes, and the seconds that processors spent on it."""
 
     seconds: float
     rss: int
+    processors: float = 0.0
 
 
 class Contender(NamedTuple):
@@ -51,7 +52,8 @@ def run(contender: Contender) -> Run:
         begun = time.perf_counter()
         pid = os.posix_spawnp(contender.command[0], contender.command, os.environ, file_actions=actions)
         _, status, usage = os.wait4(pid, 0)
-        seconds = usage.ru_utime + usage.ru_stime if contender.busy else time.perf_counter() - begun
+        processors = usage.ru_utime + usage.ru_stime
+        seconds = processors if contender.busy else time.perf_counter() - begun
         if os.waitstatus_to_exitcode(status) not in contender.exits:
             err.seek(0)
             message = err.read().decode(errors="replace")[-2000:]
@@ -59,7 +61,7 @@ def run(contender: Contender) -> Run:
         if contender.reports:
             out.seek(0)
             seconds = float(out.read().split(b"\n")[-2])
-    return Run(seconds, usage.ru_maxrss * 1024)
+    return Run(seconds, usage.ru_maxrss * 1024, processors)
 
 
 def anonymous(contender: Contender) -> int:
