@@ -25,6 +25,7 @@ from memcarve.copying.copier import REFLINK
 from memory import PAGE, noise
 from mounts import mounted, only_on_linux_as_root, tmpfs
 from sweeps import LONG
+from vanishing import present
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -276,7 +277,7 @@ def running(tmp_path: Path, *arguments: str | Path) -> Iterator[subprocess.Popen
     )
     try:
         deadline = time.monotonic() + 60
-        while not any(path.name.endswith(".bin") for path in tmp_path.glob(".out.*.incomplete/*")):
+        while not any(path.name.endswith(".bin") for path in present(tmp_path, ".out.*.incomplete/*")):
             assert process.poll() is None, process.communicate()
             assert time.monotonic() < deadline
             time.sleep(0.01)

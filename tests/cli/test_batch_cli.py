@@ -20,6 +20,7 @@ from memcarve.batching import children
 from memcarve.cli.batch_commands import BATCH
 from memory import PAGE
 from processes_alive import is_alive
+from vanishing import present
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -94,7 +95,7 @@ def files(folder: Path) -> dict[str, bytes]:
 
 def left(out: Path) -> list[str]:
     """Return what is half done."""
-    return [str(path) for path in out.rglob("*") if path.name.endswith((".incomplete", ".part", ".partial"))]
+    return [str(path) for path in present(out, "**") if path.name.endswith((".incomplete", ".part", ".partial"))]
 
 
 def wait_for(path: Path) -> str:

@@ -26,6 +26,7 @@ ROOT = HERE.parents[2]
 sys.path[:0] = [str(ROOT / "tests" / "helpers")]
 
 import winimage  # noqa: E402
+from vanishing import present  # noqa: E402
 from winimage import USERLAND, Plan  # noqa: E402
 
 if TYPE_CHECKING:
@@ -170,9 +171,12 @@ class Relik:
         command = ["pgrep", "-f", "openrelik_worker_memcarve.job"]
         found = []
         for pid in subprocess.run(command, capture_output=True, text=True, check=False).stdout.split():
-            with contextlib.suppress(OSError):
-                if any(os.readlink(each).startswith(str(self.out)) for each in Path(f"/proc/{pid}/fd").iterdir()):
-                    found.append(int(pid))
+            links = []
+            for each in present(Path(f"/proc/{pid}/fd"), "*"):
+                with contextlib.suppress(OSError):  # it was closed
+                    links.append(os.readlink(each))
+            if any(link.startswith(str(self.out)) for link in links):
+                found.append(int(pid))
         return found
 
     def work(self, concurrency: int = 1, **settings: str) -> Worker:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from celery.exceptions import TaskRevokedError
+from vanishing import present, text_of
 
 from conftest import PATIENCE, QUEUE, WITH_MEMORY, Relik, Server, eventually
 from openrelik_worker_memcarve.app import UNACKED
@@ -44,7 +45,7 @@ def outputs(relik: Relik) -> list[str]:
 
 def begun(relik: Relik) -> int:
     """Return how often the work of tasks was begun."""
-    return sum(path.read_text().count('"begin"') for path in relik.out.glob(".memcarve-*.journal"))
+    return sum(text_of(path).count('"begin"') for path in present(relik.out, ".memcarve-*.journal"))
 
 
 def test_the_process_of_a_task_is_killed(relik: Relik, image: Path) -> None:
@@ -68,7 +69,7 @@ def test_a_worker_is_killed_with_all_it_began(relik: Relik, image: Path, fan_out
     first = relik.work(2, **settings)
     result = relik.send("carve", image)
     if fan_out == "1":
-        eventually(lambda: list(relik.out.glob(".memcarve-*/.memcarve-*/unit.json")), relik.log)
+        eventually(lambda: present(relik.out, ".memcarve-*/.memcarve-*/unit.json"), relik.log)
     job = stopped_job(relik)
     first.kill()
     os.kill(job, signal.SIGKILL)
@@ -139,7 +140,7 @@ def test_the_broker_is_away(tmp_path: Path, image: Path) -> None:
     try:
         relik.work(2, MEMCARVE_FAN_OUT_MIB="1")
         results += [relik.send("carve", image), relik.send("processes", image), relik.send("hunt", image)]
-        eventually(lambda: list(relik.out.glob(".memcarve-*/.memcarve-*/unit.json")), relik.log)
+        eventually(lambda: present(relik.out, ".memcarve-*/.memcarve-*/unit.json"), relik.log)
         server.stop()
         time.sleep(1)
         server.start()
@@ -171,7 +172,7 @@ def test_a_task_in_parts_is_revoked(relik: Relik, image: Path) -> None:
     """Its sub-tasks are given up, those under way and those that wait; what some of them wrote is taken away."""
     relik.work(1, MEMCARVE_FAN_OUT_MIB="1")
     result = relik.send("carve", image)
-    eventually(lambda: list(relik.out.glob(".memcarve-*/.memcarve-*/unit.json")), relik.log)
+    eventually(lambda: present(relik.out, ".memcarve-*/.memcarve-*/unit.json"), relik.log)
     job = stopped_job(relik)
     result.revoke(terminate=True)
     os.kill(job, signal.SIGCONT)
@@ -201,7 +202,7 @@ def test_a_process_that_kills_its_workers(relik: Relik, image: Path) -> None:
     """Of a task in parts, one that never comes to an end is told as failed, and the others are done."""
     worker = relik.work(1, MEMCARVE_FAN_OUT_MIB="1", MEMCARVE_ATTEMPTS="1")
     result = relik.send("carve", image)
-    eventually(lambda: list(relik.out.glob(".memcarve-*/.memcarve-*/unit.json")), relik.log)
+    eventually(lambda: present(relik.out, ".memcarve-*/.memcarve-*/unit.json"), relik.log)
     job = stopped_job(relik)
     for pid in (*worker.children, job):
         os.kill(pid, signal.SIGKILL)
@@ -225,7 +226,7 @@ def test_a_task_that_waits_is_revoked(relik: Relik, image: Path) -> None:
     assert relik.get(first).names()[0] == "machine.1624-program.exe.tar"
     with pytest.raises(TaskRevokedError):
         second.get(timeout=PATIENCE)
-    assert not any("388" in row for path in relik.out.glob(".*.journal") for row in path.read_text().splitlines()[:1])
+    assert not any("388" in row for path in present(relik.out, ".*.journal") for row in text_of(path).splitlines()[:1])
 
 
 def test_memory_is_bounded(relik: Relik, image: Path) -> None:
