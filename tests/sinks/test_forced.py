@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import re
-from typing import TYPE_CHECKING
+import shutil
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -132,3 +134,28 @@ def test_what_was_exchanged_late(tmp_path: Path, folder: Path, dump: Path, monke
     with pytest.raises(memcarve.TargetExistsError, match=r"holds no .*segments\.json"):
         carve(dump, folder, force=True)
     assert (folder / "mine").read_bytes() == b"1"
+
+
+@pytest.mark.parametrize("replaced", [True, False])
+def test_what_another_run_replaces(
+    tmp_path: Path, folder: Path, dump: Path, monkeypatch: pytest.MonkeyPatch, *, replaced: bool
+) -> None:
+    """If another run takes the folder away while it is looked through, what is there then is looked at."""
+    (tmp_path / "other").mkdir()
+    other = tmp_path / "other" / "out"
+    carve(write_dump(tmp_path / "other", [(0x90000, noise(3))]), other)
+    true = os.scandir
+
+    @contextlib.contextmanager
+    def scandir(path: Any) -> Any:
+        with true(path) as entries:
+            yield entries if isinstance(path, int) else list(entries)  # removing lists by descriptor
+        if path == str(folder) and other.exists():
+            shutil.rmtree(folder)
+            other.rename(folder) if replaced else shutil.rmtree(other)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    carve(dump, folder, force=True)
+    assert not other.exists()
+    assert (folder / file_name(0x10000, PAGE)).exists()
+    memcarve.verify(folder)

@@ -75,12 +75,27 @@ class Output(ABC):
         if not self.name:
             raise OutputError("is not the name of a file or a folder", subject=repr(self.name), remedy=_NAME)
         self._check_inputs()
+        while (there := self._identity()) is not None:
+            try:
+                self._check_existing()
+            except (OSError, TargetExistsError):
+                if self._identity() == there:
+                    raise
+            else:
+                return
+            # another run has taken it away, or replaced it, while it was looked through
+
+    def _identity(self) -> tuple[int, int] | None:
+        """Return what tells the file or folder at the target from others; None if nothing is there."""
         try:
-            os.lstat(self.target)
+            status = os.lstat(self.target)
         except (FileNotFoundError, NotADirectoryError):
-            return
+            return None
         except OSError as error:  # its name is too long, say: nothing could be given it once it is whole
             raise self._cannot(error) from error
+        return status.st_dev, status.st_ino
+
+    def _check_existing(self) -> None:
         self._check_kind()
         problem, partial = self._foreign(), self._partial()
         if problem is None and self.force:
