@@ -24,7 +24,7 @@ _MOST_NAMES = 1 << 14  # of a folder: one by one they are asked for sooner then
 _SETTLED = 2_000_000_000  # ns after which a folder's time of change says that nothing has changed since
 #: the folder that was listed last: when it had changed, and the names in it
 _folders: dict[str, tuple[int, frozenset[str] | None]] = {}
-_COMPRESSED = ("", *ENDINGS)
+_FILE_ENDINGS = [f"{end}{packed}" for end in ("", *MAP_ENDINGS) for packed in ("", *ENDINGS)]
 #: what stands between the dump's name without its ending and the file's own ending
 _WORDS = {"regions": ("vadinfo", "maps"), "modules": ("dlllist",), "threads": ("threads",)}
 
@@ -105,10 +105,10 @@ def names_beside(kind: str, pid: int | None, beside: Sequence[str]) -> list[list
             folder, name = os.path.split(path)
             names = _names_in(folder)
             for stem in dict.fromkeys([*_stems(name), *([f"pid.{pid}"] if pid is not None else [])]):
-                for ending in (f"{end}{packed}" for end in ("", *MAP_ENDINGS) for packed in _COMPRESSED):
-                    file = os.path.join(folder, f"{stem}.{word}{ending}")
-                    if names is not None and os.path.basename(file) not in names:
+                for candidate in (f"{stem}.{word}{ending}" for ending in _FILE_ENDINGS):
+                    if names is not None and candidate not in names:
                         continue
+                    file = os.path.join(folder, candidate)
                     if is_there(file) and os.path.abspath(file) not in inputs:
                         here[file] = None
         if here:
