@@ -275,6 +275,13 @@ class _Several:
             if not same_input(identity(path), recorded["input"]):
                 raise VerificationError(f"has changed since {', '.join(recorded['files'])} was written", subject=path)
 
+    def _identity(self, path: str) -> dict[str, Any]:
+        """Return what an input is; one image of all was looked at when the folder was begun."""
+        for known in self.hashed if self.container.stored is not None else ():
+            if known["path"] == path:
+                return {name: value for name, value in known.items() if not name.startswith("sha256")}
+        return identity(path)
+
     def _check_row(self, part: Result, recorded: Mapping[str, Any]) -> None:
         """Raise VerificationError if the row for the list says anything else than the process and the hashes do."""
         row, hashes = recorded["row"], recorded["sha256"]
@@ -358,7 +365,7 @@ class _Several:
             seals = self.folder.chained(told_of, hashed="sha256" in self.options.hashes)
             hashes = self.folder.hashes_of(files, seals, lambda: told(result.bytes, result.bytes))
             row = _row(told_of, seals)
-            source = identity(process.file.path)
+            source = self._identity(process.file.path)
             self.folder.add({"process": number, "files": files, "sha256": hashes, "input": source, "row": row})
         except NoSpaceError:
             if self._at_once:  # the others give their room back
