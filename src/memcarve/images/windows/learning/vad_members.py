@@ -153,8 +153,12 @@ def _best(probes: Sequence[Probe], trees: Iterable[Tree]) -> Tree | None:
     """Return the tree that most processes prove; None if there is none, or if two give different results."""
     weighed: list[tuple[int, Tree, list[tuple[int, int, int]]]] = []
     some = [probe for probe in probes if probe.peb is not None]
+    possible: dict[tuple[int, int, int | None], bool] = {}  # most layouts differ in what this does not depend on
     for tree in dict.fromkeys(trees):
-        if not any(_may_be(probe, tree) for probe in some):
+        key = tree.root, tree.parent, tree.anchor
+        if key not in possible:
+            possible[key] = any(_may_be(probe, tree) for probe in some)
+        if not possible[key]:
             continue
         proven = good = bad = 0
         told = []
