@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from hypothesis import given, strategies as st
 
-from memcarve.intervals import PAGE, TOP, Intervals, expand, smallest_owner, spread, total, union
+from memcarve.intervals import PAGE, TOP, Intervals, distinct, expand, smallest_owner, spread, total, union
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -172,3 +172,10 @@ def test_spread(rows: int, most: int) -> None:
         assert (found[0], found[-1]) == (0, rows - 1)
         apart = {after - before for before, after in itertools.pairwise(found)}
         assert max(apart) - min(apart) <= 1
+
+
+@given(st.lists(st.integers(0, 9) | st.sampled_from([TOP - 1, 1 << 63])))
+def test_distinct(values: list[int]) -> None:
+    """Each number comes once, in order, from a column or a table."""
+    assert distinct(column(values)).tolist() == sorted(set(values))
+    assert distinct(column([*values, *values]).reshape(2, -1)).tolist() == sorted(set(values))

@@ -261,6 +261,23 @@ def test_segments_of_a_dump_import_what_they_need() -> None:
     assert not {name for name in found if name.startswith(NOT_FOR_DUMPS)}
 
 
+def test_numpy_ma_is_not_imported() -> None:
+    """No member of numpy is used that imports `numpy.ma`, which takes as long as much of a command."""
+    calls = {"unique", "union1d", "setdiff1d", "intersect1d"}
+    spared = {"return_index", "return_inverse", "return_counts", "axis"}  # of `unique`; rows are seldom compared
+    found = [
+        f"{path.name}:{node.lineno}"
+        for path in FILES
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Attribute)
+        and ast.unparse(node.func.value) == "np"
+        and node.func.attr in calls
+        and not spared & {str(keyword.arg) for keyword in node.keywords}
+    ]
+    assert found == []
+
+
 @pytest.mark.parametrize("name", memcarve.__all__)
 def test_public_names(name: str) -> None:
     """Every public name can be had, and has a docstring of its own."""

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from memcarve.errors import UsageError
-from memcarve.intervals import PAGE, TOP, Intervals, expand, total
+from memcarve.intervals import PAGE, TOP, Intervals, distinct, expand, total
 from memcarve.process import Selection
 from memcarve.segments import Segments
 
@@ -322,7 +322,7 @@ def _common(was: AddressSpace, now: AddressSpace) -> Iterator[_Common]:
             start, size = space.start[part], space.size[part]
             parts.append((start, start + (size - _ONE), space.offset[part]))
         end = min(part[1][-1] for part in parts)
-        begins = np.unique(np.maximum(np.concatenate([part[0] for part in parts]), first))
+        begins = distinct(np.maximum(np.concatenate([part[0] for part in parts]), first))
         begins = begins[begins <= end]
         ends = np.full(len(begins), end)
         here, rows = np.ones(len(begins), np.bool_), []

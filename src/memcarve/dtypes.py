@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, TypeVar
+
 import numpy as np
 import numpy.typing as npt
 
@@ -14,3 +16,7 @@ F64 = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
 #: structured: a row is a record of named fields
 Records = npt.NDArray[np.void]
+
+Whole = TypeVar("Whole", bound="np.integer[Any]")
+#: of whole numbers of any kind: ``ArrayOf[Whole]``
+ArrayOf = npt.NDArray[Whole]

@@ -26,7 +26,7 @@ from memcarve.errors import MapError, OverlapError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from memcarve.dtypes import I64, U64, Bools
+    from memcarve.dtypes import I64, U64, ArrayOf, Bools, Whole
 
 
 #: the end of the address space
@@ -210,6 +210,17 @@ def smallest_owner(start: U64, size: U64, rank: I64 | None = None) -> Intervals:
                 pieces.append((low, high - low, row))
     table = Intervals.of((low, length) for low, length, _ in pieces)
     return Intervals(table.start, table.size, np.array([row for _, _, row in pieces], np.int64))
+
+
+def distinct(column: ArrayOf[Whole]) -> ArrayOf[Whole]:
+    """Return the different members of a column (or a table) of integers, in order, as `numpy.unique` does.
+
+    That function imports `numpy.ma`, which takes longer than most of what a command does.
+    """
+    ordered = np.sort(column, axis=None)
+    first = np.ones(len(ordered), np.bool_)
+    np.not_equal(ordered[1:], ordered[:-1], out=first[1:])
+    return ordered[first]
 
 
 def expand(count: I64) -> tuple[I64, I64]:

@@ -19,6 +19,7 @@ from memcarve.intervals import (
     breaks,
     by_start,
     check_disjoint,
+    distinct,
     joined,
     overlap,
     range_at,
@@ -140,7 +141,7 @@ class AddressSpace(Intervals):
         start, size, target = self.repeats.start, self.repeats.size, self.repeats.target
         there = np.zeros(len(start), np.uint64)
         # a small repeat may lie in a larger one, and counts again with it
-        for span in np.unique(size).tolist():
+        for span in distinct(size).tolist():
             inner, rows = np.flatnonzero(size < np.uint64(span)), np.flatnonzero(size == np.uint64(span))
             low, last = target[rows], target[rows] + np.uint64(span - 1)
             there[rows] = self.bytes_within(low, last)
@@ -179,7 +180,7 @@ class AddressSpace(Intervals):
 
     def cut(self, segments: Segments, borders: U64) -> Segments:
         """Return segments that also end at `borders`, which are addresses (uint64, in any order)."""
-        borders = np.unique(borders)
+        borders = distinct(borders)
         holder = segments.rows_of(borders)
         inside = holder >= 0
         inside[inside] = borders[inside] != segments.start[holder[inside]]

@@ -10,6 +10,7 @@ from memcarve.cli.exit_status import COMPLETE
 from memcarve.cli.frame import selection
 from memcarve.cli.progress_bar import ProgressBar
 from memcarve.cli.writing_frame import past_unreadable, report
+from memcarve.intervals import distinct
 from memcarve.labels import Labelling
 from memcarve.sinks import carved_folder
 from memcarve.sinks.several import write_several
@@ -50,7 +51,7 @@ def carve_hits(
 
         def carved(process: ProcessMemory) -> Result:
             segments = process.segments(wanted, split, Labelling("headers"))
-            held = np.unique(segments.rows_of(np.concatenate(starts[process.entry])))
+            held = distinct(segments.rows_of(np.concatenate(starts[process.entry])))
             keep = np.zeros(len(segments), np.bool_)
             keep[held[held >= 0]] = True
             return carved_folder.carve(process, segments.where(keep), out, options, progress)

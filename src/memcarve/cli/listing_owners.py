@@ -20,7 +20,7 @@ from memcarve.formats.number_lines import Lines, NumberLines
 from memcarve.formats.tables.table_cells import ADDRESS_WIDTH, Column
 from memcarve.hunting.owners.asking import MOST_OWNERS, NONE_FOUND, NOT_MEMORY, Owners, column_of
 from memcarve.hunting.owners.mappings import DIRECT_MAP
-from memcarve.intervals import chunks
+from memcarve.intervals import chunks, distinct
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -200,9 +200,9 @@ def _count(answers: Answers, asked: int, known: Owners, counts: Counter[str]) ->
         ("none found", answers.owner == NONE_FOUND),
         ("not memory", answers.owner == NOT_MEMORY),
     ):
-        counts[word] += len(np.unique(answers.query[chosen]))
-    others = np.unique(answers.query[answers.found & (answers.owner != direct)])
-    counts["direct map alone"] += len(np.unique(answers.query[answers.found])) - len(others)
+        counts[word] += len(distinct(answers.query[chosen]))
+    others = distinct(answers.query[answers.found & (answers.owner != direct)])
+    counts["direct map alone"] += len(distinct(answers.query[answers.found])) - len(others)
 
 
 def _texts(answers: Answers, texts: Sequence[str] | None, *, wanted: bool) -> Batch:

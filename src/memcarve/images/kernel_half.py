@@ -15,7 +15,7 @@ from memcarve.errors import AddressError
 from memcarve.images.paging import walk
 from memcarve.images.physical import read_there
 from memcarve.images.structure_reader import LookedUp
-from memcarve.intervals import PAGE, TOP, Intervals, chunks, expand
+from memcarve.intervals import PAGE, TOP, Intervals, chunks, distinct, expand
 
 if TYPE_CHECKING:
     from memcarve.dtypes import U64, Bools
@@ -63,7 +63,7 @@ class KernelHalf(LookedUp):
             none = np.zeros(0, np.uint64)
             return (Intervals(none, none), none) if physical is None else (self.whole, physical)
         row, within = expand(count)
-        numbers = np.unique(first[row] + within.astype(np.uint64))
+        numbers = distinct(first[row] + within.astype(np.uint64))
         places = [self.physical_of(number * PAGE) for number in numbers.tolist()]
         there = np.array([place is not None for place in places], np.bool_)
         start = numbers[there] * _PAGE
@@ -82,7 +82,7 @@ class KernelHalf(LookedUp):
 
     def places_of(self, addresses: U64) -> tuple[U64, Bools]:
         """Return the physical addresses of bytes at addresses (uint64), and which of them are in memory (bool)."""
-        wanted = np.unique(addresses & ~_LOW)
+        wanted = distinct(addresses & ~_LOW)
         mapped, places = self.mapped(Intervals(wanted, np.full_like(wanted, PAGE)))
         if not len(mapped):
             return np.zeros(len(addresses), np.uint64), np.zeros(len(addresses), np.bool_)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from memcarve.errors import InputError, SourceReadError
-from memcarve.intervals import PAGE, spread
+from memcarve.intervals import PAGE, distinct, spread
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -163,7 +163,7 @@ class PageFiles:
         Raises InputError if all of them are zeros, or noise: the file was cleared, or is encrypted.
         """
         for each in self.files:
-            mine = np.unique(pages[(numbers == np.uint8(each.number)) & (pages < np.uint64(each.file.size // PAGE))])
+            mine = distinct(pages[(numbers == np.uint8(each.number)) & (pages < np.uint64(each.file.size // PAGE))])
             if each.number not in self._checked and len(mine) >= _SAMPLE:
                 chosen = mine[spread(len(mine), _SAMPLE)].tolist()
                 self._checked[each.number] = problem = _problem(each.file, chosen)

@@ -30,7 +30,7 @@ from memcarve.images.paging_modes import (
 from memcarve.images.physical import past_unreadable
 from memcarve.images.physical_scan import everything, look_through
 from memcarve.images.windows import kernel
-from memcarve.intervals import PAGE, TOP
+from memcarve.intervals import PAGE, TOP, distinct
 from memcarve.permissions import USER
 from memcarve.segments import KERNEL_HALF
 
@@ -326,8 +326,8 @@ def _mode(memory: PhysicalMemory, root: int) -> Mode:
     within = root & 0xFE0 != 0 and root & 0x7 == 0  # of a page: PAE alone has such roots, but a PCID may look like that
     if len(used) and present.all() and not (used & _PAE_RESERVED).any():
         directories = used & FRAME
-        distinct = len(np.unique(directories)) == len(directories)
-        if within or (distinct and memory.holds_tables(directories).all()):
+        apart = len(distinct(directories)) == len(directories)
+        if within or (apart and memory.holds_tables(directories).all()):
             return PAE
     page = memory.peek(_masked(root, X64), PAGE)
     wide, narrow = np.frombuffer(page, "<u8"), np.frombuffer(page, "<u4").astype(np.uint64)

@@ -18,7 +18,7 @@ from memcarve.images.linux.absent_entries import AbsentEntries, decoded
 from memcarve.images.paging_modes import LINUX, NO_EXECUTE, NO_SYSTEM, WINDOWS, AddressTable
 from memcarve.images.physical import Mapped, PhysicalMemory, Placed, pages_of_tables, past_unreadable
 from memcarve.images.x86_entries import X86Entries
-from memcarve.intervals import PAGE, TOP, Intervals, breaks, chunks, union
+from memcarve.intervals import PAGE, TOP, Intervals, breaks, chunks, distinct, union
 from memcarve.permissions import PROT_NONE, TRANSITION
 from memcarve.space import AddressSpace, Repeats
 
@@ -381,10 +381,10 @@ class _Walk:
                 inside[inside] = self.memory.holds_tables(entries.physical[inside], self.mode.page, self.mode.entry)
                 many = _many(entries, ~entries.leaf & upper) & inside
                 visits += float(weight[many].sum())
-                shared.append(np.unique(entries.physical[many]))
+                shared.append(distinct(entries.physical[many]))
                 inside &= ~many
                 below.append(_merged(_Tables(entries.physical[inside], weight[inside], upper[inside])))
-            once = np.unique(np.concatenate(shared))
+            once = distinct(np.concatenate(shared))
             visits -= len(once)  # these are counted when they are read
             below.append(_Tables(once, np.ones(len(once), np.float64), np.ones(len(once), np.bool_)))
             frames, ways, kernel = _merged(_Tables(*map(np.concatenate, zip(*below, strict=True))))

@@ -13,7 +13,7 @@ import numpy as np
 from memcarve.backing import AbsentBacking, ZerosBehind, fetch_ahead
 from memcarve.errors import CounterpartError, InputError, UnreadableError
 from memcarve.formats.images.machine import MachineMemory
-from memcarve.intervals import PAGE, TOP, Intervals, breaks, joined, smallest_owner, total, union
+from memcarve.intervals import PAGE, TOP, Intervals, breaks, distinct, joined, smallest_owner, total, union
 from memcarve.missing import LEFT_OUT
 from memcarve.unreadable import SECTOR, unreadable
 
@@ -308,7 +308,7 @@ class PhysicalMemory(Intervals):
     def _find_seams(self) -> U64:
         ends = np.concatenate([self.start, self.start + self.size])
         seams = ends[ends % np.uint64(PAGE) != 0] & _PAGES
-        seams = np.unique(seams) if len(seams) else seams
+        seams = distinct(seams) if len(seams) else seams
         if len(seams) <= _MOST_SEAMS:
             return seams
         self.notes.append(

@@ -12,7 +12,7 @@ import numpy as np
 
 from memcarve.backing import fetch_ahead, next_written
 from memcarve.errors import SourceReadError
-from memcarve.intervals import PAGE, chunks, expand
+from memcarve.intervals import PAGE, chunks, distinct, expand
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -125,7 +125,7 @@ def _pages_of(memory: PhysicalMemory, space: AddressSpace) -> Iterator[Block]:
     low = first // page
     count = ((first + size - np.uint64(1)) // page - low + np.uint64(1)).astype(np.int64)
     row, within = expand(count)
-    yield from _blocks_of(memory, np.unique(low[row] + within.astype(np.uint64)) * page)
+    yield from _blocks_of(memory, distinct(low[row] + within.astype(np.uint64)) * page)
 
 
 def part_of(memory: PhysicalMemory, wanted: Intervals) -> Iterator[Block]:
@@ -134,7 +134,7 @@ def part_of(memory: PhysicalMemory, wanted: Intervals) -> Iterator[Block]:
     first = (wanted.start + (page - np.uint64(1))) // page
     end = (wanted.start + wanted.size) // page
     row, within = expand((np.maximum(end, first) - first).astype(np.int64))
-    yield from _blocks_of(memory, np.unique(first[row] + within.astype(np.uint64)) * page)
+    yield from _blocks_of(memory, distinct(first[row] + within.astype(np.uint64)) * page)
 
 
 def _blocks_of(memory: PhysicalMemory, physical: U64) -> Iterator[Block]:

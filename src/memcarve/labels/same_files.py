@@ -15,7 +15,7 @@ import numpy as np
 from memcarve.errors import AddressError, SourceReadError
 from memcarve.formats.programs import pe
 from memcarve.formats.programs.pe_relocation import Relocations, differ_by_bases, unrelocated
-from memcarve.intervals import PAGE, TOP
+from memcarve.intervals import PAGE, TOP, distinct
 from memcarve.labels.original_pages import TOLERATED, UNRELOCATED, OriginalPages
 from memcarve.labels.text_pages import can_be_compared, is_relocated, key_of, mapped_files_of
 from memcarve.process import Others
@@ -202,7 +202,7 @@ class SameFiles:
         if process.originals is None or not any(map(len, asked)):
             return found, 0
         bases = np.array([text.base for _, text, _ in texts], np.uint64)
-        shared = process.originals(np.unique(np.concatenate([bases, *asked])))
+        shared = process.originals(distinct(np.concatenate([bases, *asked])))
         if shared is None:
             return found, 0
         originals, left, uncompared = OriginalPages(shared, process.space), _MOST_COMPARED, 0

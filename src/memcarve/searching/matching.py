@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from memcarve.intervals import distinct
 from memcarve.searching.each_once import BLOCK, EachOnce, Searched
 from memcarve.searching.window import Places, numbered
 
@@ -114,7 +115,7 @@ class _Chains:
         if (searched.part, searched.row) != self._row:
             self._row, self._ends = (searched.part, searched.row), {}
         changed = []
-        for number in np.unique(found.pattern).tolist():
+        for number in distinct(found.pattern).tolist():
             if number not in self._chained:
                 continue
             own = np.flatnonzero(found.pattern == number)

@@ -30,7 +30,7 @@ from memcarve.images.page_table_roots import Root, address_table, find_roots
 from memcarve.images.paging import claimed, walk
 from memcarve.images.paging_modes import LINUX, NO_SYSTEM, WINDOWS, AddressTable
 from memcarve.images.physical import PhysicalMemory
-from memcarve.intervals import PAGE, TOP, Intervals, breaks, total
+from memcarve.intervals import PAGE, TOP, Intervals, breaks, distinct, total
 from memcarve.metadata import Metadata
 from memcarve.missing import (
     BEYOND_PAGE_FILE,
@@ -399,7 +399,7 @@ class ImageContainer(Container):
             space = space_of(pages, self._page_files.backing if away else self.memory.backing, missing, found)
             missing = space.missing
             remarks += found.notes
-            if PAGED_OUT in {REASONS[reason] for reason in np.unique(found.elsewhere.reason).tolist()}:
+            if PAGED_OUT in {REASONS[reason] for reason in distinct(found.elsewhere.reason).tolist()}:
                 remarks += self._page_files.unread(found.placed.offset)
         counts = pages.counts if found is None else {**pages.counts, **found.counts}
         remarks += self._remarks(entry, pages._replace(counts=counts), missing, table, half)

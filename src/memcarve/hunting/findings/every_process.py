@@ -7,8 +7,6 @@ import os
 from collections import Counter, deque
 from typing import TYPE_CHECKING, NamedTuple
 
-import numpy as np
-
 from memcarve import forking
 from memcarve.errors import InputError, MemcarveError
 from memcarve.hunting.findings.family import Family
@@ -17,7 +15,7 @@ from memcarve.hunting.findings.flag_findings import evidence_at, place_of, spots
 from memcarve.hunting.findings.frames_seen import FramesSeen
 from memcarve.hunting.findings.process_checks import CHECKS
 from memcarve.hunting.findings.subject import Subject
-from memcarve.intervals import PAGE, total
+from memcarve.intervals import PAGE, distinct, total
 from memcarve.labels.filters import names_match
 from memcarve.labels.flags import BY_COMPARISON
 from memcarve.labels.same_files import look_at_all
@@ -255,6 +253,6 @@ def _pages(memory: ProcessMemory) -> dict[str, int] | None:
         return memory.pages
     kept = {kind: count for kind, count in memory.pages.items() if kind not in ("prototype", "pagefile")}
     elsewhere = memory.space.elsewhere
-    for number in np.unique(elsewhere.reason).tolist():
+    for number in distinct(elsewhere.reason).tolist():
         kept[REASONS[number]] = total(elsewhere.size[elsewhere.reason == number]) // PAGE
     return kept

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from memcarve.intervals import PAGE, Intervals, breaks, expand
+from memcarve.intervals import PAGE, Intervals, breaks, distinct, expand
 
 if TYPE_CHECKING:
     from memcarve.dtypes import U64
@@ -45,7 +45,7 @@ class FramesSeen:
         """Take note of pages that were looked at, and of all headers that are in them."""
         _, offsets = self._pages(space, segments)
         held = [space.offset_of(header.address) for header in headers]
-        empty = np.setdiff1d(offsets, np.array(held, np.uint64))
+        empty = offsets[~np.isin(offsets, np.array(held, np.uint64))]
         self._empty[empty // np.uint64(PAGE)] = _begin(empty)
 
     def _pages(self, space: AddressSpace, segments: Segments) -> tuple[U64, U64]:
@@ -56,7 +56,7 @@ class FramesSeen:
         if not 0 < int(count.sum()) <= _MOST_AT_ONCE:
             return np.zeros(0, np.uint64), np.zeros(0, np.uint64)
         row, step = expand(count)
-        offsets = np.unique(start[row] + step.astype(np.uint64) * np.uint64(PAGE))
+        offsets = distinct(start[row] + step.astype(np.uint64) * np.uint64(PAGE))
         offsets = offsets[offsets < np.uint64(_MOST * PAGE)]
         if (offsets[1:] - offsets[:-1] < np.uint64(PAGE)).any():  # what is left of one may be part of another
             return np.zeros(0, np.uint64), np.zeros(0, np.uint64)

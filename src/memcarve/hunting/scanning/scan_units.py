@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from memcarve.errors import UnreadableError
-from memcarve.intervals import PAGE, expand
+from memcarve.intervals import PAGE, distinct, expand
 from memcarve.searching.location_hashes import image_of, mixed, of_object
 from memcarve.vocabulary import ScanUnit
 
@@ -60,7 +60,7 @@ def shared(parts: Iterable[tuple[AddressSpace, Segments]], by: str) -> U64:
     both = np.concatenate(found)
     del found  # there may be many
     both.sort()
-    return np.unique(both[1:][both[1:] == both[:-1]])
+    return distinct(both[1:][both[1:] == both[:-1]])
 
 
 def _cut(space: AddressSpace, segments: Segments, by_page: bool) -> Iterator[tuple[I64, Segments]]:  # noqa: FBT001

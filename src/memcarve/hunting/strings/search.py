@@ -10,6 +10,7 @@ from memcarve.errors import UsageError
 from memcarve.hunting.searched_processes import SearchedProcesses
 from memcarve.hunting.strings.joining import Joining
 from memcarve.hunting.strings.window_search import ENCODINGS, WindowSearch
+from memcarve.intervals import distinct
 from memcarve.searching.each_once import EachOnce
 from memcarve.vocabulary import Encoding
 
@@ -147,7 +148,7 @@ def _strings(searched: SearchedProcesses, search: StringSearch) -> Iterator[Proc
         space, segments = searched.parts[batch.part]
         offset, physical = places(space, batch.address)
         frames = [None] * len(offset) if physical is None else physical.tolist()
-        of = {row: segments[row] for row in np.unique(batch.row).tolist()}
+        of = {row: segments[row] for row in distinct(batch.row).tolist()}
         columns = batch.address.tolist(), batch.texts, batch.code.tolist(), offset.tolist(), frames, batch.row.tolist()
         for address, text, code, place, frame, row in zip(*columns, strict=True):
             yield searched.hit(batch.part, FoundString(address, text, ENCODINGS[code], place, frame, of[row]))

@@ -14,7 +14,7 @@ from memcarve.formats.images import vmcoreinfo
 from memcarve.formats.kernel_types import btf
 from memcarve.images.linux.tasks import NAME_SIZE
 from memcarve.images.physical_scan import everything, look_through, part_of
-from memcarve.intervals import PAGE
+from memcarve.intervals import PAGE, distinct
 
 if TYPE_CHECKING:
     from memcarve.dtypes import I64, U32, U64, Bools
@@ -126,7 +126,7 @@ def _places(physical: U64, offsets: I64) -> list[int]:
     page = offsets // PAGE
     new = np.flatnonzero(np.diff(page)) + 1
     # programs can fill their memory with any: of each page the first and the last is kept
-    found = offsets[np.unique(np.concatenate([[0], new, new - 1, [len(page) - 1]]))] if len(page) else offsets
+    found = offsets[distinct(np.concatenate([[0], new, new - 1, [len(page) - 1]]))] if len(page) else offsets
     where: list[int] = (physical[found // PAGE] + (found % PAGE).astype(np.uint64)).tolist()
     return where
 

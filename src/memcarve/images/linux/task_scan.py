@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from memcarve.images.linux.tasks import HIGHEST_PID, NAME_SIZE
-from memcarve.intervals import PAGE
+from memcarve.intervals import PAGE, distinct
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -82,7 +82,7 @@ class Seeker(NamedTuple):
                 near.keep(near.number(number, 4) <= np.uint64(HIGHEST_PID))
             near.keep(self._has_pointers(near))
             found.append(near.begins)
-        return np.unique(np.concatenate(found))
+        return distinct(np.concatenate(found))
 
     def _leads_itself(self, flat: Words, _: Bools, place: I64) -> Bools:
         """Return which words may point to the task that they are in: in a page, addresses are physical ones, too."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from memcarve.intervals import distinct
 from memcarve.report.picture.memory_line import MemoryLine, kind_of, lines_of
 from memcarve.report.picture.palette import LETTERS, Access
 
@@ -104,6 +105,6 @@ def _legend(line: MemoryLine, kinds: set[str]) -> Iterator[str]:
     words = [f"{_letter(kind)} {kind}" for kind in LETTERS if _letter(kind) in kinds]
     if words:
         yield "below: " + ", ".join(words)
-    severities = {_MARKS[severity] for severity in np.unique(line.severity).tolist()} - {" "}
+    severities = {_MARKS[severity] for severity in distinct(line.severity).tolist()} - {" "}
     if severities:
         yield "above: flags, " + ", ".join(f"{mark} {said}" for mark, said in _MARKS_SAID.items() if mark in severities)

@@ -8,7 +8,7 @@ import numpy as np
 
 from memcarve.errors import MapError
 from memcarve.formats.memmap.map_columns import ERROR, WRITTEN, Rows, meaning
-from memcarve.intervals import total
+from memcarve.intervals import distinct, total
 
 if TYPE_CHECKING:
     from memcarve.dtypes import U64
@@ -169,7 +169,7 @@ class _Sorter:
         codes = rows.codes
         if codes is None or rows.marks or np.count_nonzero(codes[1:] != codes[:-1]) < _MANY:
             return rows
-        found = [meaning(self.texts[code]) for code in np.unique(codes).tolist()]
+        found = [meaning(self.texts[code]) for code in distinct(codes).tolist()]
         named = [file for kind, file in found if kind == WRITTEN and file is not None]
         if len(named) < len(found) and (
             len(named) > 1 or any(self.by_file.get(file) is not self.current for file in named)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from memcarve.images.linux.learning.structure_table import MOSTLY, NEARLY, StructureTable, are_pointers, share, sole
-from memcarve.intervals import spread
+from memcarve.intervals import distinct, spread
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -74,7 +74,7 @@ def learn_files(spaces: Spaces, regions: RegionTable, tasks: Tasks) -> None:
 
 def _files(regions: RegionTable, types: LearnedTypes) -> StructureTable:
     at = types.at("vm_area_struct", "vm_file")
-    found = np.zeros(0, np.uint64) if at is None else np.unique(regions.table.column(at))
+    found = np.zeros(0, np.uint64) if at is None else distinct(regions.table.column(at))
     found = found[found != 0]
     found = found[spread(len(found), _MOST_FILES)]
     return StructureTable(regions.table.reader, found.tolist(), _FILE, regions.table.word)
@@ -119,7 +119,7 @@ def _learn_file(files: StructureTable, types: LearnedTypes) -> bool:
     if mode is not None:
         types.put("file", "f_mode", mode, 4)
         _learn_backing(files, files.column(mode, 4), block, types)
-    _learn_mount(files.reader, np.unique(mounts), block, types)
+    _learn_mount(files.reader, distinct(mounts), block, types)
     return True
 
 
@@ -242,7 +242,7 @@ def _learn_file_system(dentries: StructureTable, form: Dentries, types: LearnedT
         if apart and share(small) >= NEARLY:
             types.put_pointer("inode", "i_ino", place)
             break
-    _learn_system(dentries.reader, np.unique(block), types)
+    _learn_system(dentries.reader, distinct(block), types)
     return at
 
 
@@ -251,7 +251,7 @@ def _learn_system(reader: Reader, blocks: U64, types: LearnedTypes) -> None:
     word = types.pointer_size
     systems = StructureTable(reader, blocks.tolist(), _SYSTEM, word)
     device = systems.column(2 * word, 4)
-    if (device != 0).all() and len(np.unique(device)) == len(device):
+    if (device != 0).all() and len(distinct(device)) == len(device):
         types.put("super_block", "s_dev", 2 * word, 4)
     at = sole(_sizes_of_blocks(systems))
     if at is not None:
@@ -281,7 +281,7 @@ def _sizes_of_blocks(systems: StructureTable) -> list[int]:
 
 def _are_systems(reader: Reader, blocks: U64, word: int) -> bool:
     """Return True if these are file systems."""
-    systems = StructureTable(reader, np.unique(blocks).tolist(), _SYSTEM, word)
+    systems = StructureTable(reader, distinct(blocks).tolist(), _SYSTEM, word)
     return bool(_sizes_of_blocks(systems))
 
 
@@ -334,7 +334,7 @@ def _learn_task(tasks: Tasks, types: LearnedTypes) -> None:
         there = pointers != 0
         if share(there) < MOSTLY or share(are_pointers(pointers[there], word)) < NEARLY:
             continue
-        held = StructureTable(table.reader, np.unique(pointers[there]).tolist(), _FS, word)
+        held = StructureTable(table.reader, distinct(pointers[there]).tolist(), _FS, word)
         found += [(at, place) for place in held.places(word, _FS - 4 * word) if _is_place(held, place, types)]
     # since 7.3 there may be another fs before, which is the same one
     if len(found) > 1:
@@ -372,7 +372,7 @@ def _learn_descriptors(tasks: Tasks, at: int, types: LearnedTypes) -> bool:
     word, inode, path = tasks.shape.word, types.at("file", "f_inode"), types.at("file", "f_path.dentry")
     inside = types.at("dentry", "d_inode")
     pointers = tasks.table.column(at)
-    used = np.unique(pointers[(pointers != 0) & ~tasks.in_kernel])
+    used = distinct(pointers[(pointers != 0) & ~tasks.in_kernel])
     if inode is None or path is None or inside is None or not len(used):
         return False
     held = StructureTable(tasks.table.reader, used.tolist(), 0x80, word)
@@ -382,7 +382,7 @@ def _learn_descriptors(tasks: Tasks, at: int, types: LearnedTypes) -> bool:
         if share(are_pointers(table, word)) < NEARLY:
             continue
         room, array = held.follow(table, 0, 4), held.follow(table, word)
-        files = np.unique(np.concatenate([held.follow(array, word * row) for row in range(3)]))
+        files = distinct(np.concatenate([held.follow(array, word * row) for row in range(3)]))
         files = files[are_pointers(files, word) & (files != np.uint64(_NOTHING))]
         own = held.follow(files, inode)
         agreed = (held.follow(held.follow(files, path), inside) == own) & are_pointers(own, word)
@@ -431,7 +431,7 @@ def _opened(tasks: Tasks, types: LearnedTypes) -> Iterator[int]:
         return
     word, reader = tasks.shape.word, tasks.table.reader
     pointers = tasks.table.column(files)
-    for held in np.unique(pointers[(pointers != 0) & ~tasks.in_kernel]).tolist():
+    for held in distinct(pointers[(pointers != 0) & ~tasks.in_kernel]).tolist():
         descriptors = reader.number(held + table, word)
         first = None if descriptors is None else reader.number(descriptors + array, word)
         for row in range(_DESCRIPTORS):

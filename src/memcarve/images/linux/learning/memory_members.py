@@ -17,7 +17,7 @@ from memcarve.images.linux.kernel_structures import Structures
 from memcarve.images.linux.learning.learned_types import LearnedTypes
 from memcarve.images.linux.learning.structure_table import MOSTLY, NEARLY, StructureTable, share, sole
 from memcarve.images.paging import translate, walk
-from memcarve.intervals import PAGE, spread
+from memcarve.intervals import PAGE, distinct, spread
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -61,7 +61,7 @@ class Spaces:
         self.word = types.pointer_size
         self.reader = kernel.structures.reader
         at = types.at("task_struct", "mm")
-        found = np.zeros(0, np.uint64) if at is None else np.unique(tasks.table.column(at)[~tasks.in_kernel])
+        found = np.zeros(0, np.uint64) if at is None else distinct(tasks.table.column(at)[~tasks.in_kernel])
         found = found[found >> np.uint64(8 * self.word - 1) == 1]
         found = found[spread(len(found), _MOST_SPACES)]
         self.table = StructureTable(self.reader, found.tolist(), _SIZE, self.word)
@@ -122,7 +122,7 @@ def _learn_tables(spaces: Spaces) -> bool:
     for at in table.places(0, _FIRST_PART):
         pointers = table.column(at)
         possible = (pointers >> np.uint64(8 * spaces.word - 1) == 1) & (pointers % np.uint64(32) == 0)
-        if share(possible) < NEARLY or len(np.unique(pointers)) < NEARLY * len(pointers):
+        if share(possible) < NEARLY or len(distinct(pointers)) < NEARLY * len(pointers):
             continue
         pages = [spaces.pages_at(pointer) for pointer in pointers[:_TRIED].tolist()]
         if sum(each is not None for each in pages) >= len(pages) - 1:
@@ -301,7 +301,7 @@ def _learn_count(spaces: Spaces) -> None:
     counts = np.array([len(regions.start) for regions in spaces.regions], np.uint64)
     places = spaces.table.places(0, _SIZE, 4)
     at = sole([at for at in places if share(spaces.table.column(at, 4) == counts) >= NEARLY])
-    if at is not None and len(np.unique(counts)) > 1:
+    if at is not None and len(distinct(counts)) > 1:
         spaces.types.put("mm_struct", "map_count", at, 4)
 
 

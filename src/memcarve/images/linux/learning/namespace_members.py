@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from memcarve.images.linux.learning.structure_table import MOSTLY, NEARLY, are_pointers, share
+from memcarve.intervals import distinct
 
 if TYPE_CHECKING:
     from memcarve.images.linux.learning.learned_types import LearnedTypes
@@ -31,7 +32,7 @@ def learn_namespaces(tasks: Tasks, types: LearnedTypes) -> None:
         there = are_pointers(pointers, word)
         if share(there) < MOSTLY:
             continue
-        names = table.follow(np.unique(pointers[there]), word)
+        names = table.follow(distinct(pointers[there]), word)
         for inside in (0, 4, 8):
             said = [table.reader.read(name + inside, 6) for name in names.tolist()]
             if share(np.array([text == b"Linux\0" for text in said])) >= NEARLY:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from memcarve.images.linux.learning.structure_table import NEARLY, StructureTable, are_pointers, share, sole
+from memcarve.intervals import distinct
 from memcarve.permissions import EXECUTE, WRITE
 
 if TYPE_CHECKING:
@@ -93,7 +94,7 @@ def _learn_flags(spaces: Spaces, regions: RegionTable, owner: int) -> None:
             and share(writes[regions.written]) >= NEARLY
             and (share(executes[regions.executed]) >= NEARLY or not told)
             and share(~executes) >= _HALF
-            and len(np.unique(allowed)) > 2  # noqa: PLR2004 - r--, rw-, r-x at least
+            and len(distinct(allowed)) > 2  # noqa: PLR2004 - r--, rw-, r-x at least
         ):
             found.append(at)
     at_flags = sole(found)

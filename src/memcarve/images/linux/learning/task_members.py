@@ -15,7 +15,7 @@ import numpy as np
 
 from memcarve.images.linux.learning.structure_table import MOSTLY, NEARLY, StructureTable, are_pointers, share, sole
 from memcarve.images.linux.tasks import DEEPEST, HIGHEST_PID, KERNEL_THREAD, NAME_SIZE
-from memcarve.intervals import spread
+from memcarve.intervals import distinct, spread
 
 if TYPE_CHECKING:
     from memcarve.dtypes import U64, Bools
@@ -140,7 +140,7 @@ def _learn_pids(tasks: Tasks, types: LearnedTypes) -> bool:
         possible = (pids > 0) & (pids < np.uint64(HIGHEST_PID))
         if (
             share(same & possible) >= NEARLY
-            and len(np.unique(pids)) >= NEARLY * len(pids)
+            and len(distinct(pids)) >= NEARLY * len(pids)
             and int(tasks.first.column(at, 8)[0]) == 0
             and {_INIT, _KTHREADD} & set(pids[own].tolist())
         ):
@@ -169,7 +169,7 @@ def _learn_stack(tasks: Tasks, types: LearnedTypes) -> None:
         threads = (flags & np.uint64(KERNEL_THREAD)) != 0
         if (
             share(begins) >= MOSTLY
-            and len(np.unique(stack[begins])) == begins.sum()
+            and len(distinct(stack[begins])) == begins.sum()
             and share(threads == tasks.in_kernel) >= NEARLY
             and int(tasks.first.column(at + word + 4, 4)[0]) & KERNEL_THREAD
         ):
@@ -254,7 +254,7 @@ def _learn_pid(tasks: Tasks, types: LearnedTypes) -> None:
     found: list[tuple[int, int]] = []
     for at in table.places(begin + word, begin + 40 * word):
         pointer = table.column(at)
-        if share(are_pointers(pointer, word)) >= NEARLY and len(np.unique(pointer)) >= NEARLY * len(pointer):
+        if share(are_pointers(pointer, word)) >= NEARLY and len(distinct(pointer)) >= NEARLY * len(pointer):
             found += [(at, inside) for inside in _numbers(tasks, pointer)]
     if not found or len([each for each in found if each[0] == found[0][0]]) > 1:
         return
@@ -350,7 +350,7 @@ def _learn_start(tasks: Tasks, types: LearnedTypes) -> None:
             continue
         later = [np.diff(column.astype(np.int64)) >= 0 for column in (start, boot)]
         older = (parent < 0) | (start >= start[parent])
-        if min(map(share, (*later, older))) >= NEARLY and len(np.unique(start)) > len(start) // 4:
+        if min(map(share, (*later, older))) >= NEARLY and len(distinct(start)) > len(start) // 4:
             found.append(at)
     at_start = sole(found)
     if at_start is not None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from memcarve.images.linux.swapping.stored_pages import REPEATED, StoredPages, method_of
-from memcarve.intervals import PAGE, TOP, chunks
+from memcarve.intervals import PAGE, TOP, chunks, distinct
 
 if TYPE_CHECKING:
     from memcarve.dtypes import I64, U64, Bools
@@ -142,7 +142,7 @@ class Zswap:
 
     def _below(self, words: U64, found: U64, *, whole: bool) -> tuple[U64, bool]:
         """Return pointers that were not found before, as many as there can be; and whether that is `whole`."""
-        once = np.unique(words)
+        once = distinct(words)
         fresh = once[self._columns.pointers(once) & ~np.isin(once, found)]
         if len(found) + len(fresh) > self._most:
             return fresh[:0], False
@@ -159,7 +159,7 @@ class Zswap:
         same = there & (size == 0) & columns.has("zswap_entry", "value")
         stored.put(rows[same], how=REPEATED, word=word[same])
         there &= (size > 0) & (size <= PAGE)
-        for each in np.unique(pool[there]).tolist()[:_MOST_POOLS]:
+        for each in distinct(pool[there]).tolist()[:_MOST_POOLS]:
             mine = np.flatnonzero(there & (pool == np.uint64(each)))
             method, kind, pools, header = self._pool(each)
             if method is None or kind is None:

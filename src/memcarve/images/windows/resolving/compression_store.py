@@ -26,7 +26,7 @@ from memcarve.formats.compressed_pages import LZ4, XPRESS, check_pages, decode
 from memcarve.images.page_decoding import DecodedPages
 from memcarve.images.windows.eprocess import SYSTEM
 from memcarve.images.windows.eprocess_scan import USER_END
-from memcarve.intervals import PAGE, chunks, expand, spread
+from memcarve.intervals import PAGE, chunks, distinct, expand, spread
 
 if TYPE_CHECKING:
     from memcarve.dtypes import I64, U8, U64, Bools
@@ -136,7 +136,7 @@ class CompressionStore:
             return
         found = set()
         for number in range(1, 16):
-            mine = np.unique(pages[numbers == number])
+            mine = distinct(pages[numbers == number])
             held = int(np.isin(mine, self._every).sum())
             if len(mine) >= _ENOUGH and held >= _NEARLY * len(mine):
                 found.add(number)
@@ -268,7 +268,7 @@ class CompressionStore:
         """
         first, last = place & ~_LOW, (place + np.maximum(size, 1).astype(np.uint64) - np.uint64(1)) & ~_LOW
         full = size > 0
-        numbers = np.unique(np.concatenate([first[full], last[full]]))
+        numbers = distinct(np.concatenate([first[full], last[full]]))
         data = np.empty(max(len(numbers), 1) * PAGE, np.uint8)
         row = self._owner.rows_of(numbers)
         offset = self._owner.offset[row] + (numbers - self._owner.start[row])
@@ -378,7 +378,7 @@ def _learned_at(search: _Search, at: int, owner: ProcessEntry, space: AddressSpa
         return None
     plain = Offsets(0, None, 0, 8 * int(named[0]))
     store = _store_at(search, at, owner, plain)
-    numbers = np.zeros(0) if store is None else np.unique(store.keys >> np.uint64(28))
+    numbers = np.zeros(0) if store is None else distinct(store.keys >> np.uint64(28))
     if store is None or len(numbers) != 1:
         return None
     plain = plain._replace(numbered=bool(numbers[0]))
@@ -445,7 +445,7 @@ def _tree(search: _Search, root: int) -> tuple[U64, U64]:
     found, count = [none], 0
     nodes, seen = np.array([root], np.uint64), np.array([], np.uint64)
     for _ in range(_LEVELS):
-        nodes = np.setdiff1d(nodes[nodes & _LOW == 0], seen)
+        nodes = distinct(nodes[(nodes & _LOW == 0) & ~np.isin(nodes, seen)])
         if not len(nodes):
             break
         seen = np.concatenate([seen, nodes])

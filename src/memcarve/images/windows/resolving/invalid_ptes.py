@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from memcarve.images.paging_modes import FRAME
-from memcarve.intervals import spread
+from memcarve.intervals import distinct, spread
 
 if TYPE_CHECKING:
-    from memcarve.dtypes import U8, U64, Bools
+    from memcarve.dtypes import I64, U8, U64, Bools
     from memcarve.images.windows.kernel import Version
 
 VALID, PROTOTYPE, TRANSITION = (np.uint64(1 << bit) for bit in (0, 10, 11))
@@ -138,7 +138,8 @@ def sample(words: U64, most: int) -> U64:
         return words
     moved = np.flatnonzero(words & (VALID | PROTOTYPE | TRANSITION) == TRANSITION)
     telling = moved[spread(len(moved), most // 2)]
-    return words[np.union1d(telling, spread(len(words), most - len(telling)))]
+    chosen: I64 = distinct(np.concatenate([telling, spread(len(words), most - len(telling))]))
+    return words[chosen]
 
 
 def _mask(words: U64, possible: np.uint64) -> tuple[int | None, str]:

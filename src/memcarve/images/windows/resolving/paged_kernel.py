@@ -16,7 +16,7 @@ from memcarve.errors import AddressError, LimitError
 from memcarve.images.paging import default_limit, walk_invalid
 from memcarve.images.windows.resolving import invalid_ptes as ptes
 from memcarve.images.windows.resolving.paged_tables import tables_below
-from memcarve.intervals import PAGE, TOP, Intervals
+from memcarve.intervals import PAGE, TOP, Intervals, distinct
 
 if TYPE_CHECKING:
     from memcarve.dtypes import U64, Bools
@@ -59,14 +59,14 @@ class PagedKernel:
                 if found is None:
                     break
                 parts.append(found[0])
-        pages = np.unique(np.concatenate([np.zeros(0, np.uint64), *parts]))
+        pages = distinct(np.concatenate([np.zeros(0, np.uint64), *parts]))
         return Intervals(pages, np.full_like(pages, PAGE))
 
     def places(self, pages: U64) -> tuple[U64, Bools]:
         """Return where in the backing pages of the kernel lie (both uint64), and which are found (bool)."""
         offset, there = np.zeros(len(pages), np.uint64), np.zeros(len(pages), np.bool_)
         numbers = pages >> np.uint64(_STRETCH)
-        for number in np.unique(numbers).tolist():
+        for number in distinct(numbers).tolist():
             found = self._stretch(number)
             if found is None or not len(found[0]):
                 continue

@@ -20,7 +20,7 @@ from memcarve.errors import LimitError
 from memcarve.formats.programs import pe
 from memcarve.images.physical import past_unreadable
 from memcarve.images.structure_reader import Reader
-from memcarve.intervals import PAGE, TOP, chunks
+from memcarve.intervals import PAGE, TOP, chunks, distinct
 
 if TYPE_CHECKING:
     from memcarve.dtypes import I64, U64, Bools
@@ -132,7 +132,7 @@ def _slots(words: U64) -> I64:
     around = np.pad(whole, (_SLOTS, _SLOTS - 1))
     sums = np.cumsum(around, dtype=np.int32)
     slots = np.flatnonzero(pointer & (sums[_SLOTS:] > sums[:-_SLOTS]))
-    targets = len(np.unique(words[slots]))
+    targets = len(distinct(words[slots]))
     if targets > _MOST_BLOCKS:
         raise LimitError("the kernel's data hold too many pointers to follow them", targets)
     return slots
@@ -143,7 +143,7 @@ def _arrays(resolver: WindowsResolver, words: U64, slots: I64, members: Members)
 
     `slots` are the places of pointers that may be in one. Raises LimitError.
     """
-    targets = np.unique(words[slots])
+    targets = distinct(words[slots])
     named = targets[_have_paths(resolver, targets, members)]
     if len(named) > _MOST_NAMED:
         raise LimitError("too many pointers in the kernel's data lead to what looks like a page file", len(named))
@@ -152,7 +152,7 @@ def _arrays(resolver: WindowsResolver, words: U64, slots: I64, members: Members)
     found, known = set(), np.array(sorted(blocks), np.uint64)
     numbers = np.array([blocks[at].number for at in known.tolist()], np.int64)
     slots = slots[np.isin(words[slots], known)]
-    places = np.unique(slots - numbers[np.searchsorted(known, words[slots])])
+    places = distinct(slots - numbers[np.searchsorted(known, words[slots])])
     places = places[(places >= 0) & (places + _SLOTS <= len(words))]
     if len(places) > _MOST_PLACES:
         raise LimitError("too many places in the kernel's data look like the list", len(places))

@@ -22,7 +22,7 @@ from memcarve.images.paging_modes import FRAME, PRESENT, UPPER_HALF, X64
 from memcarve.images.physical import past_unreadable
 from memcarve.images.windows.resolving import invalid_ptes as ptes
 from memcarve.images.windows.resolving.paging_files import kernel_data
-from memcarve.intervals import PAGE, expand, spread
+from memcarve.intervals import PAGE, distinct, expand, spread
 from memcarve.permissions import USER, WRITE
 
 if TYPE_CHECKING:
@@ -134,8 +134,8 @@ def _database(resolver: WindowsResolver, sample: Sample) -> tuple[int, Members] 
         return None
     chosen = own[spread(len(own), _SAMPLE)]
     words = kernel_data(resolver)
-    bases = np.unique(words[(words >= _KERNEL) & (words & _LOW == 0)])
-    bases = np.union1d(bases, np.array([_BEFORE_10], np.uint64))[:_MOST_CANDIDATES]
+    bases = words[(words >= _KERNEL) & (words & _LOW == 0)]
+    bases = distinct(np.append(bases, np.uint64(_BEFORE_10)))[:_MOST_CANDIDATES]
     found = set[tuple[int, Members]]()
     for members in _MEMBERS:
         likely = np.zeros(len(bases), np.bool_)
