@@ -48,7 +48,8 @@ ARROWS = {
     "comparing": {"process"},
     "patterns": {"errors"},
     "copying": {"backing"},
-    "temporary_folders": {"errors"},
+    "file_systems": set(),
+    "temporary_folders": {"errors", "file_systems"},
     "remote": {"backing", "forking", "temporary_folders", "times"},
     "formats": {"backing", "intervals", "remote", "temporary_folders", "vocabulary"},
     "images": {"formats", "process"},
@@ -59,7 +60,10 @@ ARROWS = {
     "sources": {"images", "formats", "process", "provenance", "hashing"},
     "surroundings": {"version"},
     "provenance": {"backing", "formats", "remote", "process", "surroundings", "version"},
-    "sinks": {"copying", "forking", "hashing", "formats", "process", "provenance", "remote", "surroundings", "version"},
+    "sinks": {
+        *("copying", "file_systems", "forking", "hashing", "formats", "process", "provenance", "remote"),
+        *("surroundings", "version"),
+    },
     "mount": {"hunting", "labels", "provenance", "sinks"},
     "batching": {"forking", "remote", "sinks", "times", "vocabulary"},
     "report": {"comparing", "hunting", "labels", "provenance", "sinks", "times", "version"},
@@ -178,7 +182,7 @@ def test_sources_and_sinks_never_meet() -> None:
     assert "sources" not in open_to("sinks")
     assert open_to("formats") == {
         *("backing", "dtypes", "errors", "intervals", "times", "vocabulary"),
-        *("forking", "remote", "temporary_folders"),
+        *("file_systems", "forking", "remote", "temporary_folders"),
     }
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import queue
+import threading
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -11,17 +13,61 @@ if TYPE_CHECKING:
     from memcarve.backing import Backing
 
 _BLOCK = 1 << 18  # stays in a processor's cache between reading and hashing
+_LARGE = 1 << 26  # bytes from which on a thread that reads ahead saves more than it costs
+_AHEAD, _BUFFERS = 1 << 20, 4  # what it reads at a time, and how often before that is hashed
 
 
-def hash_of(backing: Backing, kind: str = "sha256", between: Callable[[], object] = lambda: None) -> str:
+def hash_of(backing: Backing, kind: str = "sha256", between: Callable[[int], object] = lambda _: None) -> str:
     """Return the hash of all bytes of a backing, in hexadecimal; `kind` is what hashlib calls the function.
 
-    `between` is called before each block, and may raise. Raises SourceReadError.
+    `between` is called before each block, with the offset at which that ends, and may wait or raise. Raises
+    SourceReadError.
     """
     digest, buffer = hashlib.new(kind, usedforsecurity=False), memoryview(bytearray(min(_BLOCK, backing.size)))
     for place in range(0, backing.size, _BLOCK):
-        between()
         part = buffer[: min(_BLOCK, backing.size - place)]
+        between(place + len(part))
         backing.read_into(place, part)
         digest.update(part)
+    return digest.hexdigest()
+
+
+def hash_alone(backing: Backing) -> str:
+    """Return the SHA-256 of all bytes of a backing, with which no other thread is busy: one reads while one hashes.
+
+    Raises SourceReadError.
+    """
+    if backing.size < _LARGE:
+        return hash_of(backing)
+    free: queue.SimpleQueue[bytearray | None] = queue.SimpleQueue()
+    full: queue.SimpleQueue[tuple[bytearray, int] | BaseException] = queue.SimpleQueue()
+
+    def read() -> None:
+        try:
+            for place in range(0, backing.size, _AHEAD):
+                buffer = free.get()
+                if buffer is None:  # nobody waits for more
+                    return
+                size = min(_AHEAD, backing.size - place)
+                backing.read_into(place, memoryview(buffer)[:size])
+                full.put((buffer, size))
+        except BaseException as error:  # noqa: BLE001 - raised again below
+            full.put(error)
+
+    digest = hashlib.sha256(usedforsecurity=False)
+    for _ in range(_BUFFERS):
+        free.put(bytearray(_AHEAD))
+    thread = threading.Thread(target=read)
+    thread.start()
+    try:
+        for _ in range(0, backing.size, _AHEAD):
+            found = full.get()
+            if isinstance(found, BaseException):
+                raise found
+            buffer, size = found
+            digest.update(memoryview(buffer)[:size])
+            free.put(buffer)
+    finally:
+        free.put(None)
+        thread.join()
     return digest.hexdigest()

@@ -8,20 +8,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, strategies as st
 
 import memcarve
 import sinking
-from memcarve.backing import FileBacking
 from memcarve.errors import OutputError, TargetExistsError
 from memcarve.formats.alignment import memory_begins
 from memcarve.intervals import TOP
 from memcarve.metadata import Metadata, Module, Region, Regions, SourceRows, Thread
 from memcarve.process import ProcessMemory, Selection
-from memcarve.sinks import single_file
 from memcarve.sinks.final_name import NewFile
 from memcarve.sinks.ranges import known_modules, pieces, ranges
-from memcarve.sinks.single_file import Mover
 from memcarve.space import AddressSpace
 from memcarve.vocabulary import Kind
 from memory import PAGE, Memory
@@ -152,36 +149,6 @@ def test_pieces(mapped: dict[int, tuple[int, int]], place: int, size: int) -> No
     memory = b"".join(bytes([number]) * PAGE for number in range(64))
     data = b"".join(memory[at : at + count] for at, count in zip(offset.tolist(), length.tolist(), strict=True))
     assert data == b"".join(bytes([mapped[number][0]]) * PAGE for number in sorted(mapped))
-
-
-@settings(max_examples=40)
-@given(
-    st.lists(st.tuples(st.integers(0, 5000), st.integers(1, 3000), st.integers(0, 2000)), max_size=12), st.booleans()
-)
-def test_moved(tmp_path_factory: pytest.TempPathFactory, wanted: list[tuple[int, int, int]], sparse: object) -> None:
-    """Pieces come to their places and nothing else changes, in small parts, by several threads, with holes too."""
-    folder = tmp_path_factory.mktemp("moved")
-    data = os.urandom(4096) + bytes(4096)
-    (folder / "source").write_bytes(data)
-    model, place, columns = bytearray(), 0, []
-    for offset, size, gap in wanted:
-        place += gap
-        model = model.ljust(place, b"\0") + data[offset : offset + size]
-        columns.append((place, offset, size))
-        place += size
-    model = model.ljust(place + 100, b"\0")
-    (folder / "target").touch()
-    column = [np.array([row[index] for row in columns], np.uint64) for index in range(3)]
-    told = []
-    with FileBacking(folder / "source") as backing, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(single_file, "_PART", 1000)
-        space = AddressSpace(*(np.zeros(0, np.uint64),) * 3, backing)
-        mover = Mover(ProcessMemory(space), lambda done, total: told.append((done, total)))
-        path = str(folder / "target")
-        mover.move(path, "target", *column, length=len(model), sparse=bool(sparse))
-    assert (folder / "target").read_bytes() == model
-    assert told[-1] == (sum(size for _, size, _ in wanted),) * 2
-    assert sum(mover.copier.moved.values()) == told[-1][0]
 
 
 #: what memcarve wrote

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     Observer = Callable[[memoryview], object]
 
 REFLINK, IN_KERNEL, BUFFERED = "reflink", "in-kernel copy", "read and write"
+SENDFILE = f"{IN_KERNEL} (sendfile)"
 
 #: how many threads copy at once unless the caller says
 THREADS = min(os.cpu_count() or 1, 4)
@@ -78,6 +79,14 @@ class Copier:
         if not works:
             self._give_up(REFLINK)
         return works
+
+    def read_and_write(self) -> None:
+        """Leave out the calls that read and write: threads that write to one file are to read meanwhile.
+
+        A file takes one writer at a time (the lock of its inode), and such a call holds that while it reads, too.
+        """
+        for way in (IN_KERNEL, SENDFILE):
+            self._give_up(way)
 
     def copy(
         self,
@@ -314,13 +323,13 @@ def _sendfile(span: Span, target: Target, place: int) -> int:
 _WAYS: dict[str, Callable[[Span, Target, int], int]] = {
     REFLINK: _clone,
     IN_KERNEL: _copy_file_range,
-    f"{IN_KERNEL} (sendfile)": _sendfile,
+    SENDFILE: _sendfile,
 }
 
 
 def _ways_here() -> list[str]:
     """Return the ways that this system may support; Windows, macOS and old C libraries copy through a buffer."""
-    calls = {REFLINK: "open", IN_KERNEL: "copy_file_range", f"{IN_KERNEL} (sendfile)": "sendfile"}
+    calls = {REFLINK: "open", IN_KERNEL: "copy_file_range", SENDFILE: "sendfile"}
     return [way for way in _WAYS if hasattr(os, calls[way])] if sys.platform == "linux" else []
 
 

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from memcarve import provenance
-from memcarve.copying.output_file import BUFFER, Target, seek, write
 from memcarve.errors import AddressError, UsageError
 from memcarve.intervals import TOP, Intervals
 from memcarve.segments import LeftOut
@@ -94,11 +93,7 @@ def export_flat(
     check_size(plan, sparse=options.sparse)
     name = os.fspath(out)
 
-    def report(done: int, total: int) -> None:  # noqa: ARG001 - the gaps are part of the work, too
-        if progress is not None:
-            progress(done, plan.parts.total + (0 if options.sparse else plan.gaps.total))
-
-    mover = Mover(process, report)
+    mover = Mover(process, progress)
     offset, size = pieces(process.space, plan.parts)
     place = _places(process.space, plan)
     beside = f"{name}.json"
@@ -108,10 +103,17 @@ def export_flat(
                 os.path.dirname(file.path), name, plan.gaps.total, "or leave gaps as holes with {sparse}"
             )  # what else is needed depends on how bytes are moved
         with input_hash(process, options, mover.copier.stop) as hashed:
-            mover.move(file.path, name, place, offset, size, length=plan.size, sparse=options.sparse)
-        if not options.sparse:
-            _fill(file.path, name, plan, fill, report)
-        digest = file_hash(file.path, options) if _can_be_hashed(plan, options) else None
+            digest = mover.move(
+                file.path,
+                name,
+                place,
+                offset,
+                size,
+                length=plan.size,
+                sparse=options.sparse,
+                fill=None if options.sparse else fill,
+                hashed=_can_be_hashed(plan, options),
+            )
         record = options.record(begun, input=hashed)
         document = provenance.document(
             "flat", process, record, left_out=left_out, choice=segments.choice.selection
@@ -137,8 +139,8 @@ def export_flat(
 
 
 def _can_be_hashed(plan: Plan, options: SinkOptions) -> bool:
-    """Return True if a file has not too many holes for its hash to be taken: they may be terabytes."""
-    return not options.sparse or plan.gaps.total <= _MOST_HOLES
+    """Return True if a file's hash is wanted and it has not too many holes for that: they may be terabytes."""
+    return "sha256" in options.hashes and (not options.sparse or plan.gaps.total <= _MOST_HOLES)
 
 
 def flat_plan(process: ProcessMemory, segments: Segments, address: tuple[int, int] | None = None) -> Plan:
@@ -208,23 +210,6 @@ def check_size(plan: Plan, *, sparse: bool) -> None:
             subject=f"0x{plan.start:x}-0x{plan.end:x}",
             remedy="choose a part with {address}, or leave gaps as holes with {sparse}",
         )
-
-
-def _fill(path: str, shown: str, plan: Plan, fill: int, report: Progress) -> None:
-    """Write the byte into every gap."""
-    block = memoryview(bytes([fill]) * BUFFER)
-    done = plan.parts.total
-    target = Target(os.open(path, os.O_RDWR | getattr(os, "O_BINARY", 0)), shown)
-    try:
-        for start, end in plan.gaps.bounds():
-            seek(target, start - plan.start)
-            for into in range(start, end, BUFFER):
-                piece = block[: min(BUFFER, end - into)]
-                write(target, piece)
-                done += len(piece)
-                report(done, plan.size)
-    finally:
-        os.close(target.fd)
 
 
 def _notes(plan: Plan, fill: int | None) -> Sequence[str]:

@@ -116,7 +116,7 @@ def hashed_before(file: FileBacking, options: SinkOptions) -> dict[str, Any]:
 def _sha256(file: Backing, stop: threading.Event) -> str:
     """Return the hash of a file; raises InputError if part of it cannot be read: then it has none. StoppedError."""
 
-    def go_on() -> None:
+    def go_on(_: int) -> None:
         if stop.is_set():
             raise StoppedError
 

@@ -71,13 +71,14 @@ def export_memmap(
     with new_file(dump, options, input_paths(process), text) as file:
         place = np.cumsum(size, dtype=np.uint64) - size
         with input_hash(process, options, mover.copier.stop) as hashed:
-            mover.move(file.path, dump, place, offset, size, length=int(size.sum()))
+            wanted = "sha256" in options.hashes
+            digest = mover.move(file.path, dump, place, offset, size, length=int(size.sum()), hashed=wanted)
         try:
             with open(file.beside_path, "w", encoding="utf-8", newline="\n") as table:
                 table.writelines(write(rows, f"{MARK.decode().removeprefix('written by ')}{__version__}"))
         except OSError as error:
             raise write_error(error, Target(-1, text)) from error
-        digest, seal = file_hash(file.path, options), file_hash(file.beside_path, options)
+        seal = file_hash(file.beside_path, options)
     notes = [*_not_recorded(options, hashed), *file.notes]
     if digest is not None:
         notes.append(f"{dump}: its SHA-256 is {digest}; the map cannot record it, and the seal is the map's")

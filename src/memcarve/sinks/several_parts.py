@@ -47,7 +47,7 @@ def _hashed(folder: str, file: str) -> Iterator[str]:
 
 def _sha256(path: str, check: Callable[[], object] = lambda: None) -> str:
     with FileBacking(path, follow=False) as file:
-        return hash_of(file, between=check)
+        return hash_of(file, between=lambda _: check())
 
 
 def check_part(folder: str, recorded: Mapping[str, Any], progress: Progress | None = None) -> None:

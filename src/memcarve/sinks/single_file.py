@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import threading
 import time
@@ -11,9 +12,10 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from memcarve.backing import FileBacking, check_unchanged
-from memcarve.copying.copier import THREADS, Copier, run_together
-from memcarve.copying.output_file import Target, seek, write, write_error
-from memcarve.hashing import hash_of
+from memcarve.copying.copier import THREADS, Copier, StoppedError, run_together
+from memcarve.copying.output_file import BUFFER, Target, seek, write, write_error
+from memcarve.file_systems import may_copy_elsewhere
+from memcarve.hashing import hash_alone, hash_of
 from memcarve.intervals import expand, joined
 from memcarve.sinks.final_name import check_room, input_paths
 from memcarve.sinks.input_hash import input_hash
@@ -23,7 +25,7 @@ from memcarve.sinks.sink import Result, SinkOptions
 
 if TYPE_CHECKING:
     import datetime as dt
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from memcarve.backing import Backing
     from memcarve.dtypes import U64
@@ -50,6 +52,42 @@ class FilePlan(NamedTuple):
 
 
 _PART = 1 << 25  # bytes that a thread writes at a time
+_WAIT = 0.1  # seconds
+
+
+class _Part(NamedTuple):
+    """What a thread writes at a time: a gap that begins at `begin`, and from `place` on pieces (offset, size)."""
+
+    begin: int
+    place: int
+    pieces: Sequence[tuple[int, int]]
+
+
+class _Parts:
+    """Hands out the parts of a file of `length` bytes in order, and knows up to where it is written."""
+
+    def __init__(self, parts: Iterator[_Part], length: int, threads: int) -> None:
+        self._parts = parts
+        self._length = length
+        #: by thread where what it is writing begins: all before the least of these is there
+        self._begun = [0] * threads
+        self._changed = threading.Condition()
+
+    def take(self, number: int) -> _Part | None:
+        """Return what a thread is to write next, having written what it took before; None if nothing is left."""
+        with self._changed:
+            part = next(self._parts, None)
+            self._begun[number] = self._length if part is None else part.begin
+            self._changed.notify_all()
+        return part
+
+    def wait(self, end: int, stop: threading.Event) -> None:
+        """Wait until all before `end` is written; raises StoppedError."""
+        with self._changed:
+            while not stop.is_set() and min(self._begun) < end:
+                self._changed.wait(_WAIT)
+        if stop.is_set():
+            raise StoppedError
 
 
 class Mover:
@@ -62,47 +100,74 @@ class Mover:
         self.copier = Copier()
 
     def move(
-        self, path: str, shown: str, place: U64, offset: U64, size: U64, *, length: int, sparse: bool = False
-    ) -> None:
+        self,
+        path: str,
+        shown: str,
+        place: U64,
+        offset: U64,
+        size: U64,
+        *,
+        length: int,
+        sparse: bool = False,
+        fill: int | None = None,
+        hashed: bool = False,
+    ) -> str | None:
         """Write `size` bytes at `offset` of the source to `place` (uint64) of a file that is there, `length` in all.
 
-        Messages call it `shown`. Raises SourceReadError, OutputError, and NoSpaceError before anything is written if
-        there is not enough room; InputError if the source has changed meanwhile.
+        What lies between and around them is a hole, or filled with the byte `fill`. With `hashed`, return the SHA-256
+        of the file, which is read once more, right behind the threads that write. Messages call the file `shown`.
+
+        Raises SourceReadError, OutputError, and NoSpaceError before anything is written if there is not enough room;
+        InputError if the source has changed meanwhile.
         """
         self._prepare(path, shown, offset, size, length, sparse=sparse)
+        total, threads = int(size.sum()) if fill is None else length, 1 if sparse else THREADS
         place, size, offset = joined(place, size, offset)
-        place, offset, size = _halved(place, offset, size)
-        total, threads = int(size.sum()), 1 if sparse else THREADS
-        parts, lock, done = _parts(place, offset, size), threading.Lock(), [0] * threads
+        parts = _Parts(_parts(*_halved(place, offset, size), length), length, threads)
+        done, found = [0] * threads, list[str]()
 
         def work(number: int) -> None:
             def advance(count: int) -> None:
                 done[number] += count
 
-            target = os.open(path, os.O_RDWR | getattr(os, "O_BINARY", 0))
+            target = Target(os.open(path, os.O_RDWR | getattr(os, "O_BINARY", 0)), shown)
             try:
-                while True:
-                    with lock:
-                        begin, some = next(parts, (0, None))
-                    if some is None:
-                        break
-                    self.copier.copy(
-                        self.backing, some, Target(target, shown), place=begin, sparse=sparse, progress=advance
-                    )
+                while (part := parts.take(number)) is not None:
+                    if fill is not None:
+                        self._fill(target, part.begin, part.place, fill, advance)
+                    pieces, at = part.pieces, part.place
+                    self.copier.copy(self.backing, pieces, target, place=at, sparse=sparse, progress=advance)
+                    if sparse:
+                        os.ftruncate(target.fd, length)
             finally:
-                os.close(target)
+                os.close(target.fd)
+
+        def follow(file: FileBacking) -> None:
+            found.append(hash_of(file, between=lambda end: parts.wait(end, self.copier.stop)))
 
         def report() -> None:
             if self.progress is not None:
                 self.progress(sum(done), total)
 
         try:
-            run_together(threads, work, self.copier.stop, report)
-            if sparse:
-                os.truncate(path, length)
+            with FileBacking(path, follow=False) as file:
+                tasks = [*(functools.partial(work, number) for number in range(threads))]
+                tasks += [functools.partial(follow, file)] if hashed else []
+                run_together(len(tasks), lambda number: tasks[number](), self.copier.stop, report)
         finally:
             self.copier.close()
         check_unchanged([self.backing, self.file])
+        return found[0] if found else None
+
+    def _fill(self, target: Target, begin: int, end: int, byte: int, advance: Callable[[int], object]) -> None:
+        """Write a byte from one place to another."""
+        block = memoryview(bytes([byte]) * min(BUFFER, end - begin))
+        seek(target, begin)
+        for place in range(begin, end, BUFFER):
+            if self.copier.stop.is_set():
+                raise StoppedError
+            write(target, block[: end - place])
+            advance(min(BUFFER, end - place))
 
     def _prepare(self, path: str, shown: str, offset: U64, size: U64, length: int, *, sparse: bool) -> None:
         """Give the file its length; find out whether it can share blocks with the source, and whether it fits."""
@@ -119,6 +184,8 @@ class Mover:
                 if empty:
                     os.ftruncate(fd, 0)  # nothing of the probe stays
                 os.ftruncate(fd, length)
+                if not shares and not may_copy_elsewhere(os.path.dirname(path)):
+                    self.copier.read_and_write()
             except OSError as error:
                 raise write_error(error, Target(-1, shown)) from error
 
@@ -166,7 +233,7 @@ def file_hash(path: str, options: SinkOptions) -> str | None:
     if "sha256" not in options.hashes:
         return None
     with FileBacking(path, follow=False) as file:
-        return hash_of(file)
+        return hash_alone(file)
 
 
 def _write_head(path: str, shown: str, head: Iterable[bytes]) -> None:
@@ -191,14 +258,17 @@ def _halved(place: U64, offset: U64, size: U64) -> tuple[U64, U64, U64]:
     return place[row] + done, offset[row] + done, np.minimum(size[row] - done, np.uint64(_PART))
 
 
-def _parts(place: U64, offset: U64, size: U64) -> Iterator[tuple[int, list[tuple[int, int]]]]:
-    """Yield where in the file a part begins, and its pieces of the source, which lie there one after the other."""
+def _parts(place: U64, offset: U64, size: U64, length: int) -> Iterator[_Part]:
+    """Yield the parts of a file: pieces that lie in it one after the other, and the gap before them; the rest of it."""
     ends = place + size
     jumps = np.append(np.flatnonzero(ends[:-1] != place[1:]) + 1, len(place))
-    low = 0
+    low = end = 0
     for jump in jumps.tolist():
         while low < jump:
             limit = place[low] + np.uint64(_PART)
             high = min(max(int(np.searchsorted(ends[low:jump], limit, "right")) + low, low + 1), jump)
-            yield int(place[low]), list(zip(offset[low:high].tolist(), size[low:high].tolist(), strict=True))
-            low = high
+            pieces = list(zip(offset[low:high].tolist(), size[low:high].tolist(), strict=True))
+            yield _Part(end, int(place[low]), pieces)
+            low, end = high, int(ends[high - 1])
+    if end < length:
+        yield _Part(end, length, ())
