@@ -14,6 +14,7 @@ from itertools import combinations
 from typing import TYPE_CHECKING, NamedTuple
 from unittest import mock
 
+import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 
@@ -749,6 +750,23 @@ def read_unchecked(path: str) -> list[Read]:
     """Return the rows without the check whether they can be."""
     with mock.patch.object(MemoryMap, "_checked", lambda _, rows: rows):
         return read(path)
+
+
+@pytest.mark.parametrize("others", [[], [b"0x0", b"0x123456789abcdef0"]], ids=["of one length", "of several lengths"])
+def test_no_wrong_byte_in_a_number_gets_through(others: list[bytes]) -> None:
+    """Whatever byte stands at whatever place of a cell, the fast way reads it exactly if it is a number as printed."""
+    number = re.compile(rb"0x[0-9a-f]{1,16}")
+    pad = b"\xff" * 32
+    for digits in (b"0", b"f19a03e8", b"9a0f1e2d37", b"7ffa15208000abcd"):
+        for place in range(2 + len(digits)):
+            for byte in range(256):
+                cell = bytearray(b"0x" + digits)
+                cell[place] = byte
+                cells = [bytes(cell), *others]
+                lengths = np.array([len(each) for each in cells])
+                found = fast_rows._numbers(pad + b"".join(cells), 32 + np.cumsum(lengths), lengths)
+                expected = [int(each, 16) for each in cells] if number.fullmatch(cell) else None
+                assert (None if found is None else found.tolist()) == expected, cells
 
 
 @st.composite

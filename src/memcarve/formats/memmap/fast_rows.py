@@ -45,10 +45,12 @@ def _masks(choose: Callable[[int], bytes]) -> tuple[U64, ...]:
     return tuple(words[:, place].copy() for place in (2, 1, 0))
 
 
-# Of the words that end a cell of n characters: its digits, its digits and prefix, and what the prefix should be.
-_DIGITS = _masks(lambda n: b"\xff" * max(n - 2, 0))
+# Of the words that end a cell of n characters: its bytes; its prefix; what turns the prefix, and the zeros before it,
+# into digits of 0; and the bits that neither the value of a digit nor such a 0 has.
 _CELL = _masks(lambda n: b"\xff" * n)
 _PREFIX = _masks(lambda n: b"0x" + bytes(max(n - 2, 0)))
+_TO_ZEROS = _masks(lambda n: b"0" * (24 - n) + (b"\0H" + bytes(n))[:n])
+_NO_VALUE = _masks(lambda n: b"\xff" * (24 - max(n - 2, 0)) + b"\xf0" * max(n - 2, 0))
 
 
 def blocks(text: TextFile, header: Header, columns: MapColumns) -> Iterator[tuple[memoryview, Rows | None]]:
@@ -191,7 +193,7 @@ def _numbers(data: bytes, ends: I64, lengths: I64) -> U64 | None:  # noqa: PLR09
     if longest <= 8:  # noqa: PLR2004 - the characters in a word
         return _folded(_words(data, ends), kinds, 0)
     ending, before = _pairs(data, ends)
-    low = _folded(ending, kinds, 0)
+    low = _folded(ending, None if shortest >= 10 else kinds, 0)  # noqa: PLR2004 - eight digits behind the prefix
     if low is None:
         return None
     if longest <= 10:  # noqa: PLR2004 - nothing but the prefix before the last eight characters
@@ -200,7 +202,7 @@ def _numbers(data: bytes, ends: I64, lengths: I64) -> U64 | None:  # noqa: PLR09
         return None
     if shortest == longest and (before == before[0]).all():  # in memory near by, they mostly are
         before = before[:1]
-    high = _folded(before, kinds, 1)
+    high = _folded(before, None if shortest == _LONGEST else kinds, 1)
     if high is None:
         return None
     high <<= np.uint64(32)
@@ -213,38 +215,37 @@ def _is_prefix(words: U64, kinds: int | I64, place: int) -> bool:
     return not ((words ^ _PREFIX[place][kinds]) & _CELL[place][kinds]).any()
 
 
-def _folded(words: U64, kinds: int | I64, half: int) -> U64 | None:
+def _folded(words: U64, kinds: int | I64 | None, half: int) -> U64 | None:
     """Return the number that the digits in each word spell; None if the word is not as it should be.
 
-    `kinds` are the cells' lengths, `half` is 0 for the words that end them and 1 for those before. A digit's value is
-    its low four bits, plus nine if bit 6 is set (the letters). Whether it was a digit is seen by spelling the value
-    again.
+    `kinds` are the cells' lengths, None if all eight bytes of all words are digits; `half` is 0 for the words that end
+    the cells and 1 for those before. The value of a digit is what it is above "0", less the 39 between "9" and "a" if
+    it is a letter, which bit 6 tells. If there was no digit, the value has more than four bits, or it is not ten or
+    more for what should be a letter. In the first byte that is wrong this is so whatever is borrowed or carried, since
+    nothing comes from the bytes before.
     """
-    words = words ^ _PREFIX[half][kinds]  # what is left of anything but "0x" fails the comparison below
-    words &= _CELL[half][kinds]
-    nibbles = words & _every(0x0F)
-    other = words >> np.uint64(6)
-    other &= _every(0x01)
-    other *= np.uint64(9)
-    nibbles += other
-    nibbles &= _every(0x0F)  # what follows "f" would have more bits, and is spelled otherwise now
-    # the spelling: "0" + value, and 39 more to reach "a" if the value is ten or more
-    np.add(nibbles, _every(0x06), out=other)
-    other >>= np.uint64(4)
-    other &= _every(0x01)
-    other *= np.uint64(ord("a") - ord("0") - 10)
-    other += nibbles
-    other += _every(ord("0"))
-    other &= _DIGITS[half][kinds]
-    if not np.array_equal(other, words):
+    if kinds is not None:
+        words = words & _CELL[half][kinds]
+        words ^= _TO_ZEROS[half][kinds]
+    letters = words >> np.uint64(6)
+    letters &= _every(0x01)
+    other = letters * np.uint64(39)
+    values = words - _every(ord("0"))
+    values -= other
+    letters <<= np.uint64(4)
+    np.add(values, _every(0x06), out=other)  # sets bit 4 from ten on
+    other ^= letters
+    other &= _every(0xF0)
+    np.bitwise_and(values, _every(0xF0) if kinds is None else _NO_VALUE[half][kinds], out=letters)
+    other |= letters
+    if other.any():
         return None
     # join neighbours: two digits to a byte, two bytes to sixteen bits, two of those to the half of a number
-    for shift, mask in ((4, 0x00FF00FF00FF00FF), (8, 0x0000FFFF0000FFFF), (16, 0x00000000FFFFFFFF)):
-        np.right_shift(nibbles, np.uint64(2 * shift), out=other)
-        nibbles <<= np.uint64(shift)
-        nibbles |= other
-        nibbles &= np.uint64(mask)
-    return nibbles
+    for bits, mask in ((8, 0x00FF00FF00FF00FF), (16, 0x0000FFFF0000FFFF), (32, 0x00000000FFFFFFFF)):
+        values *= np.uint64(1 + (1 << (3 * bits // 2)))
+        values >>= np.uint64(bits)
+        values &= np.uint64(mask)
+    return values
 
 
 def _texts(data: bytes, ends: I64, lengths: I64, intern: Callable[[bytes], int | None]) -> I64 | None:

@@ -22,7 +22,7 @@ _MANY = 64  # changes from one file to another within a block
 
 
 class Columns:
-    """Three columns (uint64) that grow: start, size, offset. Growing moves no bytes if the system can remap them."""
+    """Three columns (uint64) that grow: start, size, offset."""
 
     def __init__(self) -> None:
         self._room = [np.zeros(0, np.uint64) for _ in range(3)]
@@ -49,11 +49,13 @@ class Columns:
     def append(self, start: U64, size: U64, offset: U64) -> None:
         """Add rows at the end."""
         needed = self._used + len(start)
-        for column, new in zip(self._room, (start, size, offset), strict=True):
-            if needed > len(column):
-                # by an eighth: the room added is filled with zeros, and so costs memory at once
-                column.resize((max(needed, len(column) + len(column) // 8),), refcheck=False)
-            column[self._used : needed] = new
+        for place, new in enumerate((start, size, offset)):
+            if needed > len(self._room[place]):
+                # twice as large, one column at a time: what is not used of it takes no memory, as it is never touched
+                larger = np.empty(max(needed, 2 * len(self._room[place])), np.uint64)
+                larger[: self._used] = self._room[place][: self._used]
+                self._room[place] = larger
+            self._room[place][self._used : needed] = new
         self._used = needed
 
 
@@ -88,15 +90,18 @@ class ProcessRows:
             raise MapError(f"line {lines[1]}: the sizes up to here add up to more than any file holds")
         # without printed positions these hold for rows in order of their addresses; `settle` sees to the others
         offset = np.cumsum(size) - size + np.uint64(before) if printed is None else printed
+        ends = virtual + size
         first = np.ones(len(virtual), np.bool_)
+        np.not_equal(virtual[1:], ends[:-1], out=first[1:])
         # what lies on both sides of 2**47 is far apart once the addresses are canonical
-        first[1:] = (
-            (virtual[1:] != virtual[:-1] + size[:-1])
-            | (offset[1:] != offset[:-1] + size[:-1])
-            | (virtual[1:] & _HALF_48 == 0)
-        )
-        index = np.flatnonzero(first)
-        starts, sizes, offsets = virtual[index], np.add.reduceat(size, index), offset[index]
+        first |= virtual & _HALF_48 == 0
+        if printed is not None:
+            first[1:] |= offset[1:] != offset[:-1] + size[:-1]
+        starts, sizes, offsets = virtual, size, offset
+        if not first.all():
+            index = np.flatnonzero(first)
+            starts, offsets = virtual[index], offset[index]
+            sizes = ends[np.append(index[1:], len(ends)) - 1] - starts
         if len(self.written) and self._continues(starts[0], offsets[0]):
             self.written.size[-1] += sizes[0]
             starts, sizes, offsets = starts[1:], sizes[1:], offsets[1:]
