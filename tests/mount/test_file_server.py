@@ -180,6 +180,59 @@ def test_who_waits_is_not_in_the_way(tmp_path: Path) -> None:
         assert [each.result(20) for each in waiting] == [False] * 8
 
 
+class _Read(Text):
+    """A file whose reads are kept in `asked`, and wait until `may` is set."""
+
+    def __init__(self, data: bytes, may: threading.Event) -> None:
+        super().__init__(data)
+        self.may = may
+        self.begun = threading.Semaphore(0)
+        self.asked = list[int]()
+
+    def read_into(self, offset: int, view: memoryview) -> None:
+        self.asked.append(len(view))
+        self.begun.release()
+        self.may.wait(20)
+        super().read_into(offset, view)
+
+
+def test_a_small_file_is_one_request_however_many_are_read(tmp_path: Path) -> None:
+    """While the kernel waits for pieces of many files, it does not ask for another page by page."""
+    may, at_once = threading.Event(), threading.Event()
+    at_once.set()
+    slow = {str(number): _Read(noise(number, PAGE), may) for number in range(10)}
+    small = _Read(noise(10, 11 * PAGE), at_once)
+    tree = SimpleNamespace(root=Folder({"small": small, **slow}))
+    tree.find = lambda path: tree.root.find(path[1:]) if path != "/" else tree.root
+    with mounted(tree, tmp_path / "mnt") as folder, ThreadPoolExecutor(10) as pool:  # type: ignore[arg-type]
+        if mount_point.fuse_library().fuse_version_major == 2:
+            pytest.skip("libfuse 2 cannot say how many requests may wait")
+        waiting = [pool.submit((folder / name).read_bytes) for name in slow]
+        try:
+            assert all(file.begun.acquire(timeout=5) for file in slow.values())
+            assert (folder / "small").read_bytes() == small.data
+        finally:
+            may.set()
+        assert [each.result(20) for each in waiting] == [file.data for file in slow.values()]
+    assert small.asked == [11 * PAGE]
+
+
+def test_root_has_more_read_ahead(tmp_path: Path) -> None:
+    """Who may say how much the kernel reads ahead has it read more, of what is mounted alone."""
+    path, own = write_dump(tmp_path, ROWS, 1624), os.stat(tmp_path).st_dev
+    with memcarve.open(path) as container, mounted(tree_of(container), tmp_path / "mnt") as folder:
+        if mount_point.fuse_library().fuse_version_major == 2:
+            pytest.skip("libfuse 2 cannot tell whether the kernel does without opening")
+        device = os.stat(folder).st_dev
+        assert device != own
+        setting = f"/sys/class/bdi/{os.major(device)}:{os.minor(device)}/read_ahead_kb"
+        with open(setting, encoding="ascii") as file:
+            before = int(file.read())
+        next((folder / "processes" / "1624" / "segments").iterdir()).read_bytes()
+        with open(setting, encoding="ascii") as file:
+            assert int(file.read()) == (512 if os.access(setting, os.W_OK) else before)
+
+
 def test_tools_take_the_files(tmp_path: Path) -> None:
     """Sums, a search in all files and a debugger take what is mounted for files; a hole is found without reading."""
     rows = [*ROWS, (0x900000, b"needle in memory".ljust(PAGE, b"\1"))]

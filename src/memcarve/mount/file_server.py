@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import itertools
 import os
 import signal
@@ -20,7 +21,6 @@ from typing import TYPE_CHECKING, Any
 from memcarve.errors import MemcarveError, MountError, printable
 from memcarve.mount.memory_files import FlatFile
 from memcarve.mount.mount_point import check_mount_point, check_system, fuse_library
-from memcarve.mount.recently_used import RecentlyUsed
 from memcarve.mount.virtual_file import Folder, Link, VirtualFile
 
 if TYPE_CHECKING:
@@ -49,6 +49,10 @@ _WANTS_ATTRIBUTES, _HAS_ATTRIBUTES = 1 << 0, 1 << 1
 #: so many readers may wait for documents that are being made before one waits for what is there. None of them ends
 _THREADS = 16
 _THREADS_SINCE = (3, 12)
+#: so many requests for what is read ahead may wait before the kernel reads page by page instead (fuse_common.h: 12, 9)
+_WAITING = 1024
+#: KiB that the kernel reads ahead, if it lets us say so (128)
+_AHEAD = 512
 _BLOCK = 512
 _READ = 16  # files that are kept while they are read
 #: Python's C API: PyBUF_WRITE
@@ -88,6 +92,7 @@ class _Server:
         self.file_mode, self.folder_mode = (0o444, 0o555) if allow_other else (0o400, 0o500)
         self.owner = (os.getuid(), os.getgid()) if hasattr(os, "getuid") else (0, 0)
         self.begun = int(time.time())
+        self.folder = ("", 0)  # what is mounted on, and the device that it is on
         self.here: str | None = None
         with contextlib.suppress(OSError):  # it may be gone
             self.here = os.getcwd()
@@ -98,7 +103,8 @@ class _Server:
         self.threads_stay = (fuse.fuse_version_major, fuse.fuse_version_minor) >= _THREADS_SINCE
         self._folders: dict[int, Folder] = {}
         self._numbers = itertools.count(1)
-        self._read: RecentlyUsed[Node] = RecentlyUsed(_READ)
+        # else what is read piece by piece might be made again for each
+        self._kept = functools.lru_cache(_READ)(self._found)
 
     def run(self, folder: str) -> None:
         """Mount and serve until it is unmounted; raises MountError."""
@@ -109,11 +115,9 @@ class _Server:
             if name in names:
                 setattr(operations, name, prototype(self._guarded(getattr(self, name))))
         limit = [f"max_threads={_THREADS}", f"max_idle_threads={_THREADS}"] * self.threads_stay
+        self.folder = os.path.abspath(folder), os.stat(folder).st_dev
         options = ",".join([*_OPTIONS, *limit, *["allow_other"] * self.allow_other])
-        words = [
-            word.encode("utf-8", "surrogateescape")
-            for word in ("memcarve", "-f", "-o", options, os.path.abspath(folder))
-        ]
+        words = [word.encode("utf-8", "surrogateescape") for word in ("memcarve", "-f", "-o", options, self.folder[0])]
         arguments = (ctypes.c_char_p * len(words))(*words)
         with self._signals():
             status = fuse.fuse_main_real(
@@ -192,6 +196,7 @@ class _Server:
             capable = connection.contents.capable
             self.opening = sys.platform != "linux" or not capable & _NO_OPEN
             connection.contents.want |= capable & _PARALLEL
+            connection.contents.max_background = connection.contents.congestion_threshold = _WAITING
             if capable & _READDIRPLUS:
                 connection.contents.want = connection.contents.want & ~_READDIRPLUS_AUTO | _READDIRPLUS
         self.mounted = True
@@ -214,7 +219,20 @@ class _Server:
 
         Whoever opens one has asked for its attributes before, so that it is made, or could not be.
         """
-        return 0 if self.opening else -errno.ENOSYS
+        if self.opening:
+            return 0
+        self._read_ahead()
+        return -errno.ENOSYS
+
+    def _read_ahead(self) -> None:
+        """Have the kernel read more ahead than it does by itself, which only root may."""
+        folder, below = self.folder
+        with contextlib.suppress(OSError):
+            device = os.stat(folder).st_dev  # another thread answers
+            if device != below:
+                ahead = f"/sys/class/bdi/{os.major(device)}:{os.minor(device)}/read_ahead_kb"
+                with open(ahead, "w", encoding="ascii") as file:
+                    file.write(str(_AHEAD))
 
     def opendir(self, path: bytes, information: Pointer) -> None:
         """Hold a folder, so that all its entries are those of one."""
@@ -303,8 +321,8 @@ class _Server:
         return node
 
     def _file(self, path: bytes) -> VirtualFile:
-        """Return the file at a path; what was read last is kept, else it might be made again for each piece."""
-        node = self._read.get(path, lambda: (self._found(path), 1))
+        """Return the file at a path."""
+        node = self._kept(path)
         if isinstance(node, Folder | Link):
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
         return node

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from memcarve.formats import manifest
-from memcarve.intervals import TOP
 from memcarve.mount.memory_files import MemoryFile
 from memcarve.mount.virtual_file import Folder, Listed
 
@@ -33,15 +32,17 @@ class SegmentFolder(Folder):
         found = manifest.FILE_NAME.fullmatch(name)
         if found is None:
             return None
-        start, end = int(found[1], 16), int(found[2], 16)
-        if start >= TOP or name != manifest.file_name(start, end):
+        segments, start = self.segments, int(found[1], 16)
+        row = int(
+            segments.start.searchsorted(np.uint64(start))
+        )  # its method: files that were listed are found once each
+        if row == len(segments):
             return None
-        row = int(np.searchsorted(self.segments.start, np.uint64(start)))
-        if row == len(self.segments) or int(self.segments.start[row]) != start:
+        size = segments.size.item(row)
+        if name != manifest.file_name(segments.start.item(row), segments.start.item(row) + size):
             return None
-        size = int(self.segments.size[row])
-        place = int(self.segments.offset[row]) if self.segments.extents[row] == 1 else None
-        return MemoryFile(self.space, start, size, place) if start + size == end else None
+        place = segments.offset.item(row) if segments.extents.item(row) == 1 else None
+        return MemoryFile(self.space, start, size, place)
 
     def listed(self, first: int) -> Iterator[Listed]:
         """Yield names and sizes from the segment with the number `first` on."""
