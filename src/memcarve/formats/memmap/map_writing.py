@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-import itertools
 import re
 from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
+
 from memcarve.formats.json_text import dumps
-from memcarve.intervals import CHUNK, chunks
+from memcarve.intervals import chunks
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from memcarve.dtypes import U64
-
-    Row = tuple[int, int, int, int, str]
 
 #: the release whose output is imitated: its columns have not changed since 2.0.0
 RELEASE = "2.28.2"
 _COLUMNS = ("Virtual", "Physical", "Size", "Offset in File", "File output")
 NOT_WRITTEN = "Error outputting to file"
+_ROWS = 4096  # that are written at a time
 _INCOMPLETE = ", of an incomplete process"
 #: the banner of a map that memcarve wrote of a process that lacks bytes
 OF_INCOMPLETE = re.compile(
@@ -42,51 +42,62 @@ class MapRows(NamedTuple):
     written: int
     complete: bool
 
-    def each(self) -> Iterator[Row]:
-        """Yield virtual address, physical address, size, offset and "File output" of each row."""
-        columns = (self.virtual, self.physical, self.size, self.offset)
-        for bounds, text in (((0, self.written), self.file), ((self.written, len(self.virtual)), NOT_WRITTEN)):
-            parts = [column[slice(*bounds)] for column in columns]
-            for part in chunks(len(parts[0]), CHUNK >> 4):
-                yield from zip(*(column[part].tolist() for column in parts), itertools.repeat(text))
+    def text(self, columns: Sequence[U64], row: Callable[[str], str]) -> Iterator[str]:
+        """Yield the rows of some columns as text, many at a time.
+
+        ``row(file)`` returns what a row of a "File output" is made with: one conversion (printf-style) a column.
+        """
+        for bounds, file in (((0, self.written), self.file), ((self.written, len(self.virtual)), NOT_WRITTEN)):
+            parts, one = [column[slice(*bounds)] for column in columns], row(file.replace("%", "%%"))
+            for part in chunks(len(parts[0]), _ROWS):
+                numbers = np.column_stack([column[part] for column in parts])
+                yield one * len(numbers) % tuple(numbers.ravel().tolist())
 
 
 def quick(rows: MapRows, writer: str) -> Iterator[str]:
-    """Yield the lines of ``-r quick``; the banner names `writer`, who is not Volatility."""
+    """Yield the text of ``-r quick``; the banner names `writer`, who is not Volatility."""
     writer += "" if rows.complete else _INCOMPLETE
     yield f"Volatility 3 Framework {RELEASE} (its layout, written by {writer})\n\n" + "\t".join(_COLUMNS) + "\n\n"
-    for virtual, physical, size, offset, file in rows.each():
-        yield f"0x{virtual:x}\t0x{physical:x}\t0x{size:x}\t0x{offset:x}\t{file}\n"
+    columns = rows.virtual, rows.physical, rows.size, rows.offset
+    yield from rows.text(columns, lambda file: f"0x%x\t0x%x\t0x%x\t0x%x\t{file}\n")
 
 
 def csv(rows: MapRows, _: str) -> Iterator[str]:
-    """Yield the lines of ``-r csv``."""
+    """Yield the text of ``-r csv``."""
     yield ",".join(("TreeDepth", *_COLUMNS)) + "\n"
-    for virtual, physical, size, offset, file in rows.each():
-        yield f"0,0x{virtual:x},0x{physical:x},0x{size:x},0x{offset:x},{file}\n"
+    columns = rows.virtual, rows.physical, rows.size, rows.offset
+    yield from rows.text(columns, lambda file: f"0,0x%x,0x%x,0x%x,0x%x,{file}\n")
     yield "\n"
 
 
 def json_array(rows: MapRows, _: str) -> Iterator[str]:
     """Yield the text of ``-r json``: members in order of their names, addresses decimal."""
-    separator = "\n["
-    for virtual, physical, size, offset, file in rows.each():
-        yield (
-            f'{separator}\n  {{\n    "File output": {dumps(file)},\n    "Offset in File": {offset},\n'
-            f'    "Physical": {physical},\n    "Size": {size},\n    "Virtual": {virtual},\n    "__children": []\n  }}'
+
+    def row(file: str) -> str:
+        return (
+            f',\n  {{\n    "File output": {dumps(file)},\n    "Offset in File": %d,\n    "Physical": %d,\n'
+            '    "Size": %d,\n    "Virtual": %d,\n    "__children": []\n  }'
         )
-        separator = ","
-    yield "\n]\n" if separator == "," else "\n[]\n"
+
+    skipped = len(",")  # before the first row
+    yield "\n["
+    for text in rows.text((rows.offset, rows.physical, rows.size, rows.virtual), row):
+        yield text[skipped:]
+        skipped = 0
+    yield "]\n" if skipped else "\n]\n"
 
 
 def json_lines(rows: MapRows, _: str) -> Iterator[str]:
-    """Yield the lines of ``-r jsonl``."""
-    yield "\n"
-    for virtual, physical, size, offset, file in rows.each():
-        yield (
-            f'{{"File output": {dumps(file)}, "Offset in File": {offset}, "Physical": {physical}, "Size": {size}, '
-            f'"Virtual": {virtual}, "__children": []}}\n'
+    """Yield the text of ``-r jsonl``."""
+
+    def row(file: str) -> str:
+        return (
+            f'{{"File output": {dumps(file)}, "Offset in File": %d, "Physical": %d, "Size": %d, '
+            '"Virtual": %d, "__children": []}\n'
         )
+
+    yield "\n"
+    yield from rows.text((rows.offset, rows.physical, rows.size, rows.virtual), row)
 
 
 #: by the renderer's name: what writes it, and the ending of the file it goes into
