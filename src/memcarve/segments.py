@@ -36,6 +36,9 @@ class Labels(Protocol):
     def observed(self, index: int, observer: Any) -> None:  # noqa: ANN401 - what `observer` returned
         """Keep what the observer found, which was called with all of the segment."""
 
+    def observe_together(self, first: int, count: int, view: memoryview) -> None:
+        """Look at all bytes of `count` segments from the `first` on, which lie one behind the other in `view`."""
+
     def text(self, index: int) -> str:
         """Return what is known about a segment as a JSON object."""
 

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-from hypothesis import given, strategies as st
+from hypothesis import given, settings, strategies as st
 
 import memcarve
 from headers import edited, elf_page, pe_page
-from memcarve.labels.content import Content, ContentObserver, observe
+from memcarve.labels.content import Content, ContentObserver, Contents, observe
 from memcarve.labels.headers import name_of, parse_header
 from memcarve.labels.text_stats import is_text
 from memcarve.space import AddressSpace
@@ -142,6 +142,34 @@ def test_blocks_of_any_length(
         return
     start = START + 15 * PAGE + (skip + shift) % PAGE
     assert_same(shown(data, start, level, cuts), model(data, start, level))
+
+
+@settings(max_examples=40)
+@given(
+    parts=st.lists(st.lists(st.sampled_from([*PAGES]), min_size=1, max_size=6), min_size=1, max_size=8),
+    lost=st.sampled_from([0, 0, 0, 1, 2048]),
+    level=st.sampled_from(["headers", "headers", "full"]),
+    known=st.sampled_from([None, None, 0]),
+)
+def test_several_segments_together(parts: Sequence[Sequence[str]], lost: int, level: str, known: int | None) -> None:
+    """Segments that lie one behind the other in a block are looked at together, and of each the same is found."""
+    data = [b"".join(PAGES[name] for name in names) for names in parts]
+    data[-1] = data[-1][: len(data[-1]) - lost]
+    start = np.array([START + at * 100 * PAGE for at in range(len(data))], np.uint64)
+    size = np.array([*map(len, data)], np.uint64)
+    contents = Contents(len(data) + 1, level)  # the first of which is another one
+    expected = [model(each, int(begin), level) for each, begin in zip(data, start, strict=True)]
+    if known is not None:  # it was looked at, and is not again
+        expected[known] = Content(9, 9, None, None, (), 0)
+        contents.keep(1 + known, expected[known])
+    contents.observe_together(1, start, size, memoryview(b"".join(data)))
+    assert contents.known.tolist() == [False] + [True] * len(data)
+    for row, content in enumerate(expected, 1):
+        found = (contents.pages[row], contents.zero_pages[row], contents.headers_of.get(row, ()))
+        assert found == (content.pages, content.zero_pages, content.headers)
+        if level == "full" and content.text is not None:
+            found = (contents.entropy[row], contents.peak[row], contents.share_of_text[row])
+            assert found == pytest.approx((content.entropy, content.peak, content.text), abs=1e-6)
 
 
 def test_byte_by_byte() -> None:

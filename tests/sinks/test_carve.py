@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -13,6 +14,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 
@@ -22,6 +24,7 @@ from carved import binaries, file_name, manifest, model, named
 from cli import invoke
 from dumps import HEADER, dump_bytes, map_rows, write_dump, write_several
 from files import EXAMPLE, listing
+from memcarve.sinks import segment_writer
 from memcarve.sinks.ownership import foreign
 from memcarve.version import __version__
 from memory import PAGE, canonical, noise
@@ -466,6 +469,50 @@ def test_many_segments_in_batches(tmp_path: Path) -> None:
     assert contents == named(model(rows))
     for segment in manifest(tmp_path / "out")["segments"]:
         assert segment["sha256"] == hashlib.sha256(contents[segment["file"]]).hexdigest()
+
+
+@pytest.mark.parametrize("together", [1, 3 * PAGE, 1 << 20])
+def test_segments_that_are_read_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, together: int) -> None:
+    """However many segments one read may fetch, each file and each hash is right: also of those that need several."""
+    monkeypatch.setattr(segment_writer, "_TOGETHER", together)
+    rows: list[Piece] = [(0x1000 + at * 5 * PAGE, noise(at, (at % 4 + 1) * PAGE)) for at in range(40)]
+    rows[7], rows[30] = rows[30], rows[7]  # not in order in the dump
+    rows[20:20] = [(0x800000, bytes(2 * PAGE)), (0x900000, noise(3)), (0x902000, noise(4)), (0x901000, noise(5))]
+    rows.append((0xA00000, noise(6, 100)))
+    carve(write_dump(tmp_path, rows), tmp_path / "out")
+    contents = binaries(tmp_path / "out")
+    assert contents == named(model(rows))
+    for segment in manifest(tmp_path / "out")["segments"]:
+        assert segment["sha256"] == hashlib.sha256(contents[segment["file"]]).hexdigest()
+        assert segment["zero"] == (segment["start"] == "0x0000000000800000")
+
+
+def test_a_disk_that_fills_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A write that fails names the file, and nothing is kept."""
+    dump = write_dump(tmp_path, ROWS)
+
+    def full(fd: int, data: memoryview) -> int:  # noqa: ARG001
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "write", full)
+    with pytest.raises(memcarve.NoSpaceError, match=r"out/0x[0-9a-f]{16}-0x[0-9a-f]{16}.bin: cannot be written"):
+        carve(dump, tmp_path / "out")
+    assert listing(tmp_path) == ["pid.4.dmp", "pid.4.map"]
+
+
+@given(
+    sizes=st.lists(st.sampled_from([1, 4096, 1 << 22, (1 << 23) - 1, 1 << 23, 1 << 26, 1 << 40]), max_size=200),
+    most=st.sampled_from([None, 1 << 23]),
+)
+def test_what_a_thread_takes(sizes: list[int], most: int | None) -> None:
+    """Every segment is taken once, in parts that are no longer than they must be; the largest come first."""
+    found = segment_writer._batches(np.array(sizes, np.uint64), most)
+    assert sorted(place for low, high in found for place in range(low, high)) == [*range(len(sizes))]
+    assert all(0 < high - low <= 64 for low, high in found)
+    if most is not None:
+        assert all(sum(sizes[low : high - 1]) < most for low, high in found)
+        large = [sum(sizes[low:high]) > 4 * most for low, high in found]
+        assert large == sorted(large, reverse=True)
 
 
 def test_no_space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

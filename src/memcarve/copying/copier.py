@@ -36,7 +36,8 @@ SENDFILE = f"{IN_KERNEL} (sendfile)"
 THREADS = min(os.cpu_count() or 1, 4)
 _STEP = 1 << 26  # bytes per call, so that a stop is noticed
 _SMALL = 1 << 16  # pieces up to this size are collected and written together: a call for each costs more than copying
-_LARGE = 1 << 25  # from this size on, a range is hashed while it is written
+_LARGE = 1 << 25  # from this size on, a range is hashed while it is read and written
+_BLOCK = 1 << 20  # bytes of it that are handed from one thread to the other, which takes as long as hashing a tenth
 _FICLONERANGE = 0x4020940D
 _CLONE_RANGE = struct.Struct("=qQQQ")  # struct file_clone_range: descriptor, offset, length, target's offset
 
@@ -151,7 +152,7 @@ class Copier:
         buffer = self._buffer()
         for done in range(0, size, BUFFER):
             view = buffer[: min(BUFFER, size - done)]
-            self._check_stop()
+            self.check_stop()
             backing.read_into(offset + done, view)
             observe(view)
             if progress is not None:
@@ -179,7 +180,7 @@ class Copier:
         for span in spans:
             done = 0
             while done < span.length:
-                self._check_stop()
+                self.check_stop()
                 rest = span._replace(offset=span.offset + done, length=span.length - done)
                 count = self._step(rest, target, place + done)
                 if not count:
@@ -230,33 +231,61 @@ class Copier:
         *,
         sparse: bool = False,
     ) -> None:
-        buffer = self._buffer()
         seek(target, place)
-        for done in range(0, size, BUFFER):
-            view = buffer[: min(BUFFER, size - done)]
-            self._check_stop()
-            backing.read_into(offset + done, view)
-            beside: Future[object] | None = None
-            if observe is not None:
-                if size >= _LARGE:
-                    beside = self._helper().submit(observe, view)
-                else:
+        if observe is not None and size >= _LARGE:
+            self._observed_beside(backing, offset, size, target, observe, progress, sparse=sparse)
+        else:
+            buffer = self._buffer()
+            for done in range(0, size, BUFFER):
+                view = buffer[: min(BUFFER, size - done)]
+                self.check_stop()
+                backing.read_into(offset + done, view)
+                if observe is not None:
                     observe(view)
-            try:
                 write_sparse(target, view) if sparse else write(target, view)
-            finally:
-                if beside is not None:
-                    beside.result()
-            if progress is not None:
-                progress(len(view))
+                if progress is not None:
+                    progress(len(view))
         if size:
             self.count(BUFFERED, size)
+
+    def _observed_beside(
+        self,
+        backing: Backing,
+        offset: int,
+        size: int,
+        target: Target,
+        observe: Observer,
+        progress: Callable[[int], object] | None,
+        *,
+        sparse: bool,
+    ) -> None:
+        """Copy a large range at the target's position, while another thread looks at each block, one after the other.
+
+        That thread may be a block behind: there are two buffers.
+        """
+        helper = self._helper()
+        buffers = [memoryview(bytearray(min(_BLOCK, size))) for _ in range(2)]
+        looking: Future[object] | None = None
+        try:
+            for number, done in enumerate(range(0, size, _BLOCK)):
+                view = buffers[number % 2][: min(_BLOCK, size - done)]
+                self.check_stop()
+                backing.read_into(offset + done, view)
+                if looking is not None:
+                    looking.result()
+                looking = helper.submit(observe, view)
+                write_sparse(target, view) if sparse else write(target, view)
+                if progress is not None:
+                    progress(len(view))
+        finally:
+            if looking is not None:
+                looking.result()
 
     def _gathered(self, progress: Callable[[int], object] | None) -> Callable[[int], object]:
         """Return the function that is called with the bytes of each gathered write."""
 
         def told(count: int) -> None:
-            self._check_stop()
+            self.check_stop()
             self.count(GATHERED, count)
             if progress is not None:
                 progress(count)
@@ -277,7 +306,8 @@ class Copier:
                 self._beside = ThreadPoolExecutor(os.cpu_count() or 1)
             return self._beside
 
-    def _check_stop(self) -> None:
+    def check_stop(self) -> None:
+        """Raise StoppedError if the copying is to stop."""
         if self.stop.is_set():
             raise StoppedError
 

@@ -22,8 +22,10 @@ class Target(NamedTuple):
 
 
 def is_zero(view: memoryview) -> bool:
-    """Return True if a block of at most BUFFER bytes holds nothing but zeros."""
-    return _ZEROS.startswith(view)
+    """Return True if a block holds nothing but zeros."""
+    if len(view) <= BUFFER:
+        return _ZEROS.startswith(view)
+    return all(_ZEROS.startswith(view[at : at + BUFFER]) for at in range(0, len(view), BUFFER))
 
 
 def seek(target: Target, place: int) -> None:

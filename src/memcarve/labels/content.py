@@ -17,7 +17,7 @@ from memcarve.labels.text_stats import Entropy, is_text, text_pages
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from memcarve.dtypes import Bools
+    from memcarve.dtypes import I64, U64, Bools
     from memcarve.labels.headers import Header, Read
     from memcarve.segments import Segment
     from memcarve.space import AddressSpace
@@ -122,8 +122,8 @@ class ContentObserver:
                     self._parse(view[at : at + PAGE], self._address + at)
         else:
             zero, places = glance(view)
-            self._zero += zero
-            for at in places:
+            self._zero += int(zero.sum())
+            for at in places.tolist():
                 if may_begin(view, at, at + PAGE):
                     self._parse(view[at : at + PAGE], self._address + at)
         if self._entropy is not None:
@@ -172,18 +172,24 @@ def blocks(space: AddressSpace, segment: Segment, buffer: memoryview) -> Iterato
         yield block
 
 
-def glance(view: memoryview) -> tuple[int, list[int]]:
-    """Count the pages of zeros, and return the starts of all pages for which `may_begin` is true, and few others."""
+def glance(view: memoryview) -> tuple[Bools, I64]:
+    """Return for each page of a block (bool) whether it is zeros, and where pages begin that are worth a look (int64).
+
+    The latter are all for which `may_begin` is true, and few others.
+    """
     words = np.frombuffer(view, "<u4").reshape(-1, PAGE // 4)
-    longs = np.frombuffer(view, "<u8").reshape(-1, PAGE // 8)
-    wanted = (words[:, 1] - _MARK) & _MARK_BITS == 0
-    wanted |= words[:, 15] - _ONE < _HIGHEST
-    blank = (np.bitwise_or.reduce(longs[:, 1:8], axis=1) == 0).nonzero()[0]  # all of the DOS header, but its start
-    used = [page for page in blank.tolist() if not ZEROS.startswith(view[page * PAGE : (page + 1) * PAGE])]
-    if used:
+    zero = np.zeros(len(words), np.bool_)
+    place = words[:, 15]
+    wanted = place - _ONE < _HIGHEST
+    wanted |= (words[:, 1] - _MARK) & _MARK_BITS == 0
+    blank = (place == 0).nonzero()[0]
+    if len(blank):
+        longs = np.frombuffer(view, "<u8").reshape(-1, PAGE // 8)
+        blank = blank[~longs[blank, 1:8].any(axis=1)]  # all of the DOS header, but its start
+        zero[blank] = [ZEROS.startswith(view[page * PAGE : (page + 1) * PAGE]) for page in blank.tolist()]
+        used = blank[~zero[blank]]
         wanted[used] |= (words[used, _SEARCHED] == _PE).any(axis=1)
-    places: list[int] = (wanted.nonzero()[0] * PAGE).tolist()
-    return len(blank) - len(used), places
+    return zero, wanted.nonzero()[0] * PAGE
 
 
 _MOST_HEADERS = 1 << 16  # of all segments together
@@ -233,6 +239,41 @@ class Contents:
         """Return what must be called with the bytes of a segment; None if they were looked at already."""
         return None if self.known[index] else ContentObserver(start, self.level)
 
+    def observe_together(self, first: int, start: U64, size: U64, view: memoryview) -> None:
+        """Look at segments from the `first` on, given by `start` and `size`, which lie one behind the other in `view`.
+
+        As observers do, but what can be said of all their pages at once is. Those that were looked at are left alone.
+        """
+        part = slice(first, first + len(start))
+        pages = size // np.uint64(PAGE)
+        end = np.cumsum(pages).astype(np.int64)
+        whole = not ((start | size) % np.uint64(PAGE)).any()
+        if self.level != "headers" or not whole or len(view) > MOST_HEADERS * PAGE or self.known[part].any():
+            self._observe_each(first, start, size, view)
+            return
+        zero, places = glance(view)
+        zeros = np.add.reduceat(zero, end - pages.astype(np.int64), dtype=np.uint64)
+        self.pages[part], self.zero_pages[part], self.known[part] = pages, zeros, True
+        found: dict[int, list[Header]] = {}
+        for at in places.tolist():
+            if may_begin(view, at, at + PAGE):
+                row = int(np.searchsorted(end, at // PAGE, "right"))
+                begin = int(end[row] - pages[row]) * PAGE  # of its segment, in the block
+                header = parse_header(int(start[row]) + at - begin, bytes(view[at : at + PAGE]))
+                if header is not None:
+                    found.setdefault(row, []).append(header)
+        for row, headers in found.items():
+            self._keep_headers(first + row, tuple(headers), 0)
+
+    def _observe_each(self, first: int, start: U64, size: U64, view: memoryview) -> None:
+        done = 0
+        for index, (address, length) in enumerate(zip(start.tolist(), size.tolist(), strict=True), first):
+            observer = self.observer(index, address)
+            if observer is not None:
+                observer(view[done : done + length])
+                self.keep(index, observer.finish())
+            done += length
+
     def keep(self, index: int, content: Content) -> None:
         """Keep the content of a segment; the number of headers of all segments is bounded."""
         self.pages[index], self.zero_pages[index] = content.pages, content.zero_pages
@@ -242,12 +283,14 @@ class Contents:
                 getattr(self, name)[index] = np.nan if value is None else value
         self.known[index] = True
         if content.headers or content.more_headers:
-            with self._lock:
-                room = max(_MOST_HEADERS - self._kept, 0)
-                kept = content.headers[:room]
-                self._kept += len(kept)
-                self.headers_of[index] = kept
-                self.more_of[index] = content.more_headers + len(content.headers) - len(kept)
+            self._keep_headers(index, content.headers, content.more_headers)
+
+    def _keep_headers(self, index: int, headers: tuple[Header, ...], more: int) -> None:
+        with self._lock:
+            kept = headers[: max(_MOST_HEADERS - self._kept, 0)]
+            self._kept += len(kept)
+            self.headers_of[index] = kept
+            self.more_of[index] = more + len(headers) - len(kept)
 
     def headers(self) -> list[Header]:
         """Return all headers, in order of the segments."""

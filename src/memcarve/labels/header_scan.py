@@ -104,4 +104,4 @@ def _read(space: AddressSpace, segments: Segments, rows: I64, ends: I64, buffer:
 
 def _places(view: memoryview) -> Iterator[int]:
     """Yield where pages begin that may begin with a header."""
-    return (at for at in glance(view)[1] if may_begin(view, at, at + PAGE))
+    return (at for at in glance(view)[1].tolist() if may_begin(view, at, at + PAGE))

@@ -283,6 +283,12 @@ class SegmentLabels:
         if self.contents is not None:
             self.contents.keep(index, observer.finish())
 
+    def observe_together(self, first: int, count: int, view: memoryview) -> None:
+        """Look at segments from the `first` on, whose bytes lie one behind the other in `view`, if that is wanted."""
+        if self.contents is not None:
+            part = slice(first, first + count)
+            self.contents.observe_together(first, self.segments.start[part], self.segments.size[part], view)
+
     # what is known of one segment
 
     def group(self, index: int) -> Group:

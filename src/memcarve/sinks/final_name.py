@@ -334,8 +334,12 @@ class NewFolder(Output):
 
     def create(self, name: str) -> io.FileIO:
         """Create a file that must not exist, for writing and reading back, with mode 0600."""
+        return io.FileIO(self.open_new(name), "r+b")
+
+    def open_new(self, name: str) -> int:
+        """Create a file as `create` does; return its descriptor, which the caller closes."""
         path = name if self._directory is not None else os.path.join(self.path, name)
-        return io.FileIO(create_file(path, self._directory), "r+b")
+        return create_file(path, self._directory)
 
     def named(self, name: str) -> str:
         """Return what a file is called: as it was created."""

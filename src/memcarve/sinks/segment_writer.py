@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
+import os
 import threading
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
+from memcarve.backing import is_costly
 from memcarve.copying.ahead import fetched_ahead
 from memcarve.copying.copier import BUFFERED, THREADS, run_together
-from memcarve.copying.output_file import Target, is_zero
+from memcarve.copying.output_file import Target, is_zero, write
 from memcarve.formats import manifest
 from memcarve.intervals import Intervals
 from memcarve.permissions import RESOLVED, origin, page_state, permissions
-from memcarve.sinks.final_name import write_all
+from memcarve.sinks.final_name import NewFolder, write_all
 
 if TYPE_CHECKING:
     import io
@@ -22,14 +25,21 @@ if TYPE_CHECKING:
 
     from memcarve.backing import Backing
     from memcarve.copying.copier import Copier
+    from memcarve.dtypes import U64
     from memcarve.process import Progress
     from memcarve.segments import Segments
     from memcarve.sinks.final_name import Files
     from memcarve.space import AddressSpace
 
-BATCH = 64  # segments a thread takes at a time
+BATCH = 64  # segments a thread takes at a time, at most
+_BATCH_BYTES = 1 << 23  # and not many more bytes, so that all threads end at about the same time
+_TOGETHER = 1 << 20  # bytes of segments that are read at once: calls cost, most if threads wait for each other
 _SMALL = 1 << 15  # bytes of a segment up to which, on average, one thread is faster than several
 _LINES = 4096  # segments described at a time
+
+
+#: a segment: where it starts, its size, its offset in the backing, how many extents it touches
+Row = tuple[int, int, int, int]
 
 
 class Writable(Protocol):
@@ -76,12 +86,18 @@ class Work:
         self.observed = bool(hashes) or sparse or (count > 0 and self._content(0) is not None)
         self._words = self.labels.name if label_names and self.labels is not None else None
         self.zero = np.ones(count, np.bool_)
-        self._batches = iter(range(0, count, BATCH))
+        costly = is_costly(backing)
+        self._batches = iter(_batches(segments.size, _BATCH_BYTES if not costly else None))
+        # segments that lie one behind the other are read together; but bytes that nobody looks at, and zeros that are
+        # left out, are better copied one by one
+        together = self.observed and not sparse and not costly
+        self._folder = files if together and isinstance(files, NewFolder) else None
         self._lock = threading.Lock()
         # of small files most is Python's own work, for which threads only wait for each other
         small = segments.total < _SMALL * count
         self._threads = threads or (1 if small else THREADS)
         self._done = [0] * self._threads
+        self._buffers: list[memoryview | None] = [None] * self._threads
         #: whether any of the bytes are not where the process's page tables point
         self._resolved = space.flags is not None and bool((space.flags & np.uint8(RESOLVED)).any())
         self._permissions = space.flags if segments.choice.split == "permissions" else None
@@ -100,39 +116,78 @@ class Work:
     def _thread(self, number: int) -> None:
         while True:
             with self._lock:
-                first = next(self._batches, None)
-            if first is None:
+                bounds = next(self._batches, None)
+            if bounds is None:
                 break
-            self._batch(number, first)
+            self._batch(number, *bounds)
 
-    def _batch(self, number: int, first: int) -> None:
+    def _batch(self, number: int, first: int, end: int) -> None:
         segments = self.segments
-        part = slice(first, first + BATCH)
+        part = slice(first, end)
         columns = (segments.start, segments.size, segments.offset, segments.extents)
-        rows = zip(*(column[part].tolist() for column in columns), strict=True)
-        pieces_of = self._pieces(part)
+        rows: list[Row] = list(zip(*(column[part].tolist() for column in columns), strict=True))
+        pieces_of = self._pieces(part) if (segments.extents[part] > 1).any() else None
+
+        def pieces(place: int) -> Sequence[tuple[int, int]]:
+            _, size, offset, _ = rows[place]
+            return [(offset, size)] if pieces_of is None or rows[place][3] == 1 else pieces_of(place)
 
         def progress(count: int) -> None:
             self._done[number] += count
 
-        found = list(rows)
-        all_pieces = (
-            [(offset, size)] if extents == 1 else pieces_of(number)
-            for number, (_, size, offset, extents) in enumerate(found)
-        )
-        ahead = fetched_ahead(self.backing, all_pieces)
-        for (index, (start, size, _, _)), pieces in zip(enumerate(found, first), ahead, strict=True):
+        if self._folder is not None and not self.copier.reflinks:
+            for low, high in _runs(rows):
+                if rows[low][3] == 1 and rows[low][1] <= _TOGETHER:
+                    self._write_together(number, self._folder, first + low, rows[low:high])
+                else:
+                    self._write_alone(first + low, rows[low], pieces(low), progress)
+            return
+        ahead = fetched_ahead(self.backing, map(pieces, range(len(rows))))
+        for (index, row), found in zip(enumerate(rows, first), ahead, strict=True):
+            self._write_alone(index, row, found, progress)
+
+    def _write_together(self, number: int, files: NewFolder, first: int, rows: Sequence[Row]) -> None:
+        """Read segments that are one piece of the backing at once, look at them, and write each into its file."""
+        self.copier.check_stop()
+        end, total = first + len(rows), sum(size for _, size, _, _ in rows)
+        buffer = self._buffers[number]
+        if buffer is None:
+            buffer = self._buffers[number] = memoryview(bytearray(_TOGETHER))
+        block = buffer[:total]
+        self.backing.read_into(rows[0][2], block)
+        bounds = [0, *itertools.accumulate(size for _, size, _, _ in rows)]
+        views = [block[low:high] for low, high in itertools.pairwise(bounds)]
+        self.zero[first:end] = [is_zero(view) for view in views]
+        for kind, table in self.hashes.items():
+            digests = b"".join(_digest(kind, view).digest() for view in views)
+            table[first:end] = np.frombuffer(digests, np.uint8).reshape(len(rows), -1)
+        if self.labels is not None:
+            self.labels.observe_together(first, len(rows), block)
+        for index, (start, size, _, _), view in zip(range(first, end), rows, views, strict=True):
             name = self._name(index, start, start + size)
-            content = self._content(index)
-            observer = Observer(self.hashes, content) if self.observed else None
-            with self.files.create(name) as file:
-                self._copy(pieces, file, f"{self.shown}{name}", observer, progress)
-            if observer is not None:
-                self.zero[index] = observer.zero
-                for kind, digest in observer.digests:
-                    self.hashes[kind][index] = np.frombuffer(digest.digest(), np.uint8)
-                if content is not None and self.labels is not None:
-                    self.labels.observed(index, content)
+            fd = files.open_new(name)
+            try:
+                write(Target(fd, f"{self.shown}{name}"), view)
+            finally:
+                os.close(fd)
+        self.copier.count(BUFFERED, total)
+        self._done[number] += total
+
+    def _write_alone(
+        self, index: int, row: Row, pieces: Sequence[tuple[int, int]], progress: Callable[[int], object]
+    ) -> None:
+        """Copy a segment, given by its pieces, into its file."""
+        name = self._name(index, row[0], row[0] + row[1])
+        content = self._content(index)
+        observer = Observer(self.hashes, content) if self.observed else None
+        with self.files.create(name) as file:
+            self._copy(pieces, file, f"{self.shown}{name}", observer, progress)
+        if observer is not None:
+            self.zero[index] = observer.zero
+            for kind, digest in observer.digests:
+                self.hashes[kind][index] = np.frombuffer(digest.digest(), np.uint8)
+            if content is not None and self.labels is not None:
+                self.labels.observed(index, content)
 
     def _copy(
         self,
@@ -234,6 +289,38 @@ class Work:
         return [(begin, begin + length) for begin, length in zip(start, size, strict=True)]
 
 
+def _batches(size: U64, most: int | None) -> list[tuple[int, int]]:
+    """Return which segments, from and to, of the sizes `size`, a thread takes at a time: about `most` bytes, if given.
+
+    What is much larger comes first: at the end, it would leave other threads with nothing to do.
+    """
+    begins = np.arange(len(size)) % BATCH == 0
+    if most is not None and len(size):
+        reached = np.cumsum(size)
+        begins[1:] |= reached[1:] // np.uint64(most) != reached[:-1] // np.uint64(most)
+        begins[1:] |= size[:-1] >= most
+    bounds = [*np.flatnonzero(begins).tolist(), len(size)]
+    found = list(itertools.pairwise(bounds))
+    if most is not None and len(size):
+        total = np.add.reduceat(size, bounds[:-1]).tolist()
+        order = sorted(range(len(found)), key=lambda place: -total[place] if total[place] > 4 * most else 0)
+        found = [found[place] for place in order]
+    return found
+
+
+def _runs(rows: Sequence[Row]) -> Iterator[tuple[int, int]]:
+    """Yield from and to which of some segments one read can fetch all: those of one piece, each behind the other."""
+    begin = total = 0
+    behind = None  # where in the backing the next one must begin
+    for place, (_, size, offset, extents) in enumerate(rows):
+        if place > begin and (extents > 1 or offset != behind or total + size > _TOGETHER):
+            yield begin, place
+            begin, total = place, 0
+        total += size
+        behind = offset + size if extents == 1 else None
+    yield begin, len(rows)
+
+
 class Observer:
     """Hashes a segment's bytes, notes whether they are all zero, and shows them to `content`."""
 
@@ -257,5 +344,5 @@ def _write(file: io.RawIOBase, view: memoryview, observer: Observer | None) -> N
     write_all(file, view)
 
 
-def _digest(name: str) -> hashlib._Hash:
-    return hashlib.new(name, usedforsecurity=False)
+def _digest(name: str, data: bytes | memoryview = b"") -> hashlib._Hash:
+    return hashlib.new(name, data, usedforsecurity=False)

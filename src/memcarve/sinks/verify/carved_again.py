@@ -182,6 +182,9 @@ class _NamesAsFound:
     def observed(self, index: int, observer: object) -> None:
         pass
 
+    def observe_together(self, first: int, count: int, view: memoryview) -> None:
+        pass
+
     def text(self, index: int) -> str:  # noqa: ARG002
         return "{}"
 
