@@ -103,8 +103,9 @@ class _Server:
         self.threads_stay = (fuse.fuse_version_major, fuse.fuse_version_minor) >= _THREADS_SINCE
         self._folders: dict[int, Folder] = {}
         self._numbers = itertools.count(1)
-        # else what is read piece by piece might be made again for each
-        self._kept = functools.lru_cache(_READ)(self._found)
+        # else what is read piece by piece might be made again for each; and files are mostly read folder by folder
+        self._found_before = functools.lru_cache(_READ)(self._found)
+        self._searched_before = functools.lru_cache(1)(self._searched)
 
     def run(self, folder: str) -> None:
         """Mount and serve until it is unmounted; raises MountError."""
@@ -312,17 +313,24 @@ class _Server:
 
     def _found(self, path: bytes) -> Node:
         """Return what lies at a path; raises FileNotFoundError, NotADirectoryError."""
-        try:
-            node = self.tree.find(path.decode("utf-8", "replace"))
-        except NotADirectoryError:
-            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR)) from None
+        folder, _, name = path.decode("utf-8", "replace").rpartition("/")
+        node = self._searched_before(folder or "/").find(name) if name else self.tree.root
         if node is None:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
         return node
 
+    def _searched(self, path: str) -> Folder:
+        """Return the folder at a path; raises FileNotFoundError, NotADirectoryError."""
+        node = self.tree.find(path)
+        if node is None:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+        if not isinstance(node, Folder):
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+        return node
+
     def _file(self, path: bytes) -> VirtualFile:
         """Return the file at a path."""
-        node = self._kept(path)
+        node = self._found_before(path)
         if isinstance(node, Folder | Link):
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
         return node

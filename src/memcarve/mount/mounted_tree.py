@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import re
 import threading
 from collections import Counter
@@ -93,7 +95,7 @@ class MountedTree:
             if not part:
                 continue
             if not isinstance(node, Folder):
-                raise NotADirectoryError(path)
+                raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), path)
             node = node.find(part)
             if node is None:
                 return None

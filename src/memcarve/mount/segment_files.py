@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from typing import TYPE_CHECKING
-
-import numpy as np
 
 from memcarve.formats import manifest
 from memcarve.mount.memory_files import MemoryFile
@@ -26,22 +25,21 @@ class SegmentFolder(Folder):
         super().__init__({})
         self.space = space
         self.segments = segments
+        # to find one among numbers takes a fraction of the time that numpy takes
+        self._starts, self._sizes = segments.start.data, segments.size.data
 
     def find(self, name: str) -> MemoryFile | None:
         """Return the segment's file; None if no segment has this name."""
-        found = manifest.FILE_NAME.fullmatch(name)
-        if found is None:
+        try:
+            row = bisect_left(self._starts, int(name[2:18], 16))
+        except ValueError:
             return None
-        segments, start = self.segments, int(found[1], 16)
-        row = int(
-            segments.start.searchsorted(np.uint64(start))
-        )  # its method: files that were listed are found once each
-        if row == len(segments):
+        if row == len(self._starts):
             return None
-        size = segments.size.item(row)
-        if name != manifest.file_name(segments.start.item(row), segments.start.item(row) + size):
+        start, size = self._starts[row], self._sizes[row]
+        if name != manifest.file_name(start, start + size):
             return None
-        place = segments.offset.item(row) if segments.extents.item(row) == 1 else None
+        place = self.segments.offset.item(row) if self.segments.extents.item(row) == 1 else None
         return MemoryFile(self.space, start, size, place)
 
     def listed(self, first: int) -> Iterator[Listed]:
