@@ -265,6 +265,17 @@ def test_segments_of_a_dump_import_what_they_need() -> None:
     assert not {name for name in found if name.startswith(NOT_FOR_DUMPS)}
 
 
+def test_exports_import_what_they_need(tmp_path: Path) -> None:
+    """What `export` loads is not for other outputs, for what is replaced or gone on with, nor numpy's `ma`."""
+    words = ["export", str(ROOT / "examples" / "pid.1624.dmp"), "--to", "minidump", "-q", "-o", str(tmp_path / "out")]
+    script = f"import sys, memcarve.cli.program\nmemcarve.cli.program.run({words!r})\nprint(*sys.modules)"
+    ran = subprocess.run([sys.executable, "-W", "error", "-c", script], capture_output=True, text=True, check=True)
+    found = {*ran.stdout.split()}
+    assert "memcarve.sinks.minidump" in found
+    others = {f"memcarve.sinks.{name}" for name in ("carved_folder", "elfcore", "scripts", "extract", "verify")}
+    assert not found & {"numpy.ma", "zipfile", "pathlib", *others}
+
+
 def test_numpy_ma_is_not_imported() -> None:
     """No member of numpy is used that imports `numpy.ma`, which takes as long as much of a command."""
     calls = {"unique", "union1d", "setdiff1d", "intersect1d"}

@@ -5,6 +5,7 @@ What a shell may have done to the program, closed streams and signals, is seen t
 
 from __future__ import annotations
 
+import gc
 import importlib
 import os
 import sys
@@ -25,4 +26,6 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     # numpy's linear algebra, which is not used here, would start a thread for each processor when it is imported
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     program = importlib.import_module("memcarve.cli.program")  # a signal may come meanwhile
-    sys.exit(program.run(arguments))
+    status = program.run(arguments)
+    gc.freeze()  # what ends with the program is not looked through for garbage before: a tenth of a small command
+    sys.exit(status)

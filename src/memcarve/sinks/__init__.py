@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING
 
-from memcarve.sinks.carved_folder import carve
-from memcarve.sinks.elfcore import export_elfcore
-from memcarve.sinks.flat import export_flat
-from memcarve.sinks.memmap import export_memmap
-from memcarve.sinks.minidump import export_minidump
-from memcarve.sinks.scripts import export_scripts
 from memcarve.sinks.sink import SinkOptions
 from memcarve.vocabulary import OutputType
 
@@ -20,13 +15,34 @@ if TYPE_CHECKING:
     from memcarve.segments import Segments
     from memcarve.sinks.sink import Result, Sink
 
+
+class _InModule:
+    """A sink whose module is imported when something is written: all of them take long to import."""
+
+    def __init__(self, module: str, name: str) -> None:
+        self._module = module
+        self._name = name
+
+    def __call__(
+        self,
+        process: ProcessMemory,
+        segments: Segments,
+        out: str | os.PathLike[str],
+        options: SinkOptions = SinkOptions(),  # noqa: B008 - it cannot be changed
+        progress: Progress | None = None,
+    ) -> Result:
+        """Write segments as the function in the module does."""
+        sink: Sink = getattr(importlib.import_module(f"{__name__}.{self._module}"), self._name)
+        return sink(process, segments, out, options, progress)
+
+
 SINKS: dict[str, Sink] = {
-    OutputType.SEGMENTS: carve,
-    OutputType.MINIDUMP: export_minidump,
-    OutputType.ELFCORE: export_elfcore,
-    OutputType.FLAT: export_flat,
-    OutputType.SCRIPTS: export_scripts,
-    OutputType.MEMMAP: export_memmap,
+    OutputType.SEGMENTS: _InModule("carved_folder", "carve"),
+    OutputType.MINIDUMP: _InModule("minidump", "export_minidump"),
+    OutputType.ELFCORE: _InModule("elfcore", "export_elfcore"),
+    OutputType.FLAT: _InModule("flat", "export_flat"),
+    OutputType.SCRIPTS: _InModule("scripts", "export_scripts"),
+    OutputType.MEMMAP: _InModule("memmap", "export_memmap"),
 }
 
 

@@ -150,9 +150,8 @@ def _modules(
     process: ProcessMemory, found: Ranges, headers: Mapping[int, pe.Facts | None], notes: list[str], *, resident: bool
 ) -> list[structures.Module]:
     """Return the modules, the program itself first, as debuggers expect it; the others in order of addresses."""
-    listed = list(found.modules)
-    there = np.isin(np.array([module.start for module in listed], np.uint64), found.start).tolist()
-    begins = dict(zip(listed, there, strict=True))
+    listed, starts = list(found.modules), {*found.start.tolist()}
+    begins = {module: module.start in starts for module in listed}
     if found.regions:
         mapped = process.metadata.regions[0]
         gone = {module for module in listed if not begins[module] and mapped.at(module.start) is None}

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import json
 import os
 import re
 import stat
-import zipfile
 from typing import TYPE_CHECKING, Any
 
 from memcarve.backing import FileBacking, open_regular
@@ -247,6 +247,7 @@ def _is_map(path: str) -> bool:
 
 def _is_archive(path: str) -> bool:
     """Return True if an archive says that memcarve wrote it, and holds nothing but what memcarve puts into one."""
+    zipfile = importlib.import_module("zipfile")  # imports more than all that is written needs
     try:
         with open_regular(path) as file, zipfile.ZipFile(file) as archive:
             names, marked = set(archive.namelist()), archive.comment.startswith(MARK)
