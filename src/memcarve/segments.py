@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, overload
 
 import numpy as np
@@ -39,8 +39,8 @@ class Labels(Protocol):
     def observe_together(self, first: int, count: int, view: memoryview) -> None:
         """Look at all bytes of `count` segments from the `first` on, which lie one behind the other in `view`."""
 
-    def text(self, index: int) -> str:
-        """Return what is known about a segment as a JSON object."""
+    def texts(self, first: int, end: int) -> Iterable[str]:
+        """Return what is known about the segments from `first` to `end`, each as a JSON object."""
 
     def name(self, index: int) -> str:
         """Return words for the segment's file name, in plain characters and each after a dot, or nothing."""

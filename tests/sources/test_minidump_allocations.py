@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 from typing import TYPE_CHECKING, Any
 
@@ -241,7 +240,7 @@ def test_what_is_shown(opened: Any) -> None:
     """A region's allocation is among what is said of it in JSON."""
     process = opened(with_images(parts(ONE), [A]))
     labels = process.segments(Selection("all"), labeller=memcarve.Labelling("none")).labels
-    rows = json.loads(labels.text(0))["regions"]
+    rows = labels.record(0)["regions"]
     assert [(row["start"], row["allocation"]) for row in rows] == [
         (f"0x{ONE + page * PAGE:x}", f"0x{ONE:x}") for page in range(3)
     ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 import struct
 from typing import TYPE_CHECKING, Any
@@ -328,7 +327,7 @@ def test_labels(tmp_path: Path) -> None:
     with memcarve.open(path) as container:
         labels = container.process().segments(labeller=memcarve.Labelling("none")).labels
         assert labels is not None
-        rows = [json.loads(labels.text(index)) for index in range(3)]
+        rows = [labels.record(index) for index in range(3)]
     assert [row["regions"][0]["protection"] for row in rows] == [
         "PAGE_EXECUTE_READWRITE", "PAGE_READWRITE", "PAGE_READONLY",
     ]  # fmt: skip

@@ -80,27 +80,22 @@ def module_file_name(start: int, name: str) -> str:
     return f"0x{start:016x}.{plain}.bin"
 
 
-def segment_line(
-    start: int,
-    size: int,
-    offset: int,
-    extents: int,
-    file: str,
-    members: str,
-    zero: bool | None,  # noqa: FBT001
-) -> str:
-    """Return one segment as JSON; `members` are those for hashes, made by `hash_members`, and others."""
-    end = start + size
-    return (
-        f'{{"start": "0x{start:016x}", "end": "0x{end:016x}", "size": {size}, '
-        f'"file": "{file}", "offset": {offset}, "extents": {extents}, '
-        f'{members}"zero": {_ZERO[zero]}}}'
-    )
+def segment_lines(rows: Iterable[tuple[int, int, int, int, bool | None, str, str]]) -> Iterator[str]:
+    """Yield segments as JSON: each by start, size, offset, number of extents, whether it is zero, and its file's name.
+
+    The last of a row are other members, as `hash_members` and others make them.
+    """
+    for start, size, offset, extents, zero, file, members in rows:
+        yield (
+            f'{{"start": "0x{start:016x}", "end": "0x{start + size:016x}", "size": {size}, '
+            f'"file": "{file}", "offset": {offset}, "extents": {extents}, '
+            f'{members}"zero": {_ZERO[zero]}}}'
+        )
 
 
-def hash_members(hashes: Iterable[tuple[str, str]]) -> str:
-    """Return the members that hold a segment's hashes."""
-    return "".join(f'"{name}": "{value}", ' for name, value in hashes)
+def hash_members(name: str, values: Iterable[str]) -> list[str]:
+    """Return the members that hold hashes of segments, by the function `name`."""
+    return [f'"{name}": "{value}", ' for value in values]
 
 
 def permission_members(permissions: str | None, state: str) -> str:

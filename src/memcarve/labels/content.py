@@ -296,25 +296,33 @@ class Contents:
         """Return all headers, in order of the segments."""
         return [header for index in sorted(self.headers_of) for header in self.headers_of[index]]
 
-    def text(self, index: int, read: Read) -> list[str]:
-        """Return a member for JSON with a segment's content; nothing if it was not looked at.
+    def texts(self, first: int, end: int, read: Read) -> Iterator[str]:
+        """Yield a member for JSON with the content of each segment from `first` to `end`; "" if it was not looked at.
 
         Images' names lie elsewhere in them: `read` returns the bytes at an address, or raises AddressError.
         """
-        if not self.known[index]:
-            return []
-        members = [f'"pages": {self.pages[index]}, "zero_pages": {self.zero_pages[index]}']
+        part = slice(first, end)
+        columns = (column[part].tolist() for column in (self.known, self.pages, self.zero_pages))
+        for index, (known, pages, zero_pages) in enumerate(zip(*columns, strict=True), first):
+            if known:
+                more = "" if self.level == "headers" and index not in self.headers_of else self._more(index, read)
+                yield f'"content": {{"pages": {pages}, "zero_pages": {zero_pages}{more}}}'
+            else:
+                yield ""
+
+    def _more(self, index: int, read: Read) -> str:
+        members = []
         for word, name in (
             zip(("entropy", "entropy_peak", "text"), _MEASURED, strict=True) if self.level == "full" else ()
         ):
             value = getattr(self, name)[index]
-            members += [] if np.isnan(value) else [f'"{word}": {value:.3f}']
+            members += [] if np.isnan(value) else [f', "{word}": {value:.3f}']
         headers = self.headers_of.get(index, ())
         if headers:
-            members.append(f'"headers": {json.dumps([self._header(header, read) for header in headers])}')
+            members.append(f', "headers": {json.dumps([self._header(header, read) for header in headers])}')
         if self.more_of.get(index):
-            members.append(f'"headers_not_listed": {self.more_of[index]}')
-        return [f'"content": {{{", ".join(members)}}}']
+            members.append(f', "headers_not_listed": {self.more_of[index]}')
+        return "".join(members)
 
     def _header(self, header: Header, read: Read) -> dict[str, Any]:
         self._named += 1

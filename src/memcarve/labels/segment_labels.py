@@ -19,7 +19,7 @@ from memcarve.permissions import NOT_PRESENT, TRANSITION, permissions
 from memcarve.vocabulary import Flag
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from memcarve.dtypes import I64, U64, Bools
     from memcarve.intervals import Intervals
@@ -448,24 +448,32 @@ class SegmentLabels:
 
     def record(self, index: int) -> dict[str, Any]:
         """Return all known labels of a segment."""
-        found: dict[str, Any] = json.loads(self.text(index))
+        found: dict[str, Any] = json.loads(next(self.texts(index, index + 1)))
         return found
 
-    def text(self, index: int) -> str:
-        """Return all known labels of a segment as JSON."""
-        group = self.group(index)
-        members = [] if group.is_empty else self._texts(group, index)
-        if self._permissions is not None:
-            members += _permission_member(int(self._permissions[index]))
-        if self._begins.size:
-            members += member("threads", self._begun(index))
-        if self._flags_anywhere[index]:
-            flags = self.flags(index).items()
-            rows = (f'{{"name": "{flag}", "address": "0x{address:x}"}}' for flag, address in flags)
-            members.append(f'"flags": [{", ".join(rows)}]')
+    def texts(self, first: int, end: int) -> Iterator[str]:
+        """Yield all known labels of each segment from `first` to `end` as JSON."""
+        part = slice(first, end)
+        count = end - first
+        flagged = self._flags_anywhere[part].tolist()
+        permissions = itertools.repeat(None, count) if self._permissions is None else self._permissions[part].tolist()
+        contents: Iterable[str] = itertools.repeat("", count)
         if self.contents is not None:
-            members += self.contents.text(index, self.space.read)
-        return f"{{{', '.join(members)}}}"
+            contents = self.contents.texts(first, end, self.space.read)
+        columns = (range(first, end), flagged, permissions, self._begun(part), contents)
+        for index, has_flag, bits, begun, content in zip(*columns, strict=True):
+            group = self.group(index)
+            members = [] if group.is_empty else self._texts(group, index)
+            if bits is not None:
+                members += _permission_member(bits)
+            members += member("threads", begun)
+            if has_flag:
+                flags = self.flags(index).items()
+                rows = (f'{{"name": "{flag}", "address": "0x{address:x}"}}' for flag, address in flags)
+                members.append(f'"flags": [{", ".join(rows)}]')
+            if content:
+                members.append(content)
+            yield f"{{{', '.join(members)}}}"
 
     def _texts(self, group: Group, index: int) -> list[str]:
         """Return the members for JSON about regions, modules and areas."""
@@ -480,15 +488,14 @@ class SegmentLabels:
             members += member("modules", [module_record(listed, start) for listed in group.modules])
         return members
 
-    def _begun(self, index: int) -> list[dict[str, Any]]:
-        """Return the threads that began in a segment."""
-        start = self.segments.start[index]
-        low, high = (
-            np.searchsorted(self._begins, start),
-            np.searchsorted(self._begins, self.segments.last[index], "right"),
-        )
-        rows = zip(self._tids[low:high], self._begins[low:high].tolist(), strict=True)
-        return [{"tid": tid, "begin": f"0x{begin:x}"} for tid, begin in dict.fromkeys(rows)]
+    def _begun(self, part: slice) -> Iterator[list[dict[str, Any]]]:
+        """Yield the threads that began in each of some segments."""
+        start, size = self.segments.start[part], self.segments.size[part]
+        first = np.searchsorted(self._begins, start)
+        end = np.searchsorted(self._begins, start + (size - np.uint64(1)), "right")
+        for low, high in zip(first.tolist(), end.tolist(), strict=True):
+            rows = dict.fromkeys(zip(self._tids[low:high], self._begins[low:high].tolist(), strict=True))
+            yield [{"tid": tid, "begin": f"0x{begin:x}"} for tid, begin in rows] if rows else []
 
     def name(self, index: int) -> str:
         """Return what a file's name adds to the addresses: ``.r-x.ntdll.dll``, in a few plain characters."""

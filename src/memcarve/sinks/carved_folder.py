@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 _INODE = 512  # bytes that a file costs on top of its blocks, roughly
 _BLOCK = 4096
+_TEXTS = 256  # rows of a manifest that are written together
 _MOST_REPEATS = 1000  # ranges that page tables map again, as the manifest lists them
 
 
@@ -272,8 +273,9 @@ class _Carver:
             sums = {name: stack.enter_context(buffered(files, manifest.SUMS[name])) for name in names}
             with buffered(files, manifest.NAME) as file:
                 missing = manifest.missing_lines(process.space.missing)
-                for text in provenance.lines(document, missing=missing, segments=work.lines(sums)):
-                    data = text.encode()
+                texts = provenance.lines(document, missing=missing, segments=work.lines(sums))
+                while some := list(itertools.islice(texts, _TEXTS)):
+                    data = "".join(some).encode()
                     file.write(data)
                     for digest in (seal, *digests):
                         digest.update(data)

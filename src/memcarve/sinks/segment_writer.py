@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from memcarve.backing import Backing
     from memcarve.copying.copier import Copier
-    from memcarve.dtypes import U64
+    from memcarve.dtypes import U8, U64
     from memcarve.process import Progress
     from memcarve.segments import Segments
     from memcarve.sinks.final_name import Files
@@ -237,30 +237,34 @@ class Work:
         segments = self.segments
         for low in range(0, len(segments), _LINES):
             part = slice(low, low + _LINES)
-            flags = [None] * len(segments.start[part])
-            if self._permissions is not None:
-                flags = self._permissions[segments.first[part]].tolist()
-            columns = (segments.start, segments.size, segments.offset, segments.extents, self.zero)
-            rows = list(zip(*(column[part].tolist() for column in columns), strict=True))
-            hexes = {kind: [row.tobytes().hex() for row in table[part]] for kind, table in self.hashes.items()}
+            columns = (segments.start, segments.size, segments.offset, segments.extents)
+            start, size, offset, extents = (column[part].tolist() for column in columns)
+            zero = self.zero[part].tolist() if self.observed else [None] * len(start)
             named = self.files.named
-            names = [named(self._name(index, row[0], row[0] + row[1])) for index, row in enumerate(rows, low)]
-            for kind, values in hexes.items():
+            bounds = zip(start, size, strict=True)
+            names = [named(self._name(index, at, at + length)) for index, (at, length) in enumerate(bounds, low)]
+            members: list[Iterable[str]] = []
+            for kind, table in self.hashes.items():
+                values = _hexes(table[part])
                 text = "".join(f"{value}  {name}\n" for value, name in zip(values, names, strict=True))
                 sums[kind].write(text.encode())
-            whole, origins = self._whole(part), self._origins(part)
-            for place, (start, size, offset, extents, zero) in enumerate(rows):
-                members = manifest.hash_members((kind, values[place]) for kind, values in hexes.items())
-                allowed = flags[place]
-                if allowed is not None:
-                    members += manifest.permission_members(permissions(allowed), page_state(allowed))
-                members += manifest.origin_member(origins[place]) if origins else ""
-                if whole:
-                    members += manifest.part_member(*whole[place])
-                if self.labels is not None:
-                    members += manifest.label_member(self.labels.text(low + place))
-                known = zero if self.observed else None
-                yield manifest.segment_line(start, size, offset, extents, names[place], members, known)
+                members.append(manifest.hash_members(kind, values))
+            members += self._other_members(part, len(start))
+            joined = ("".join(row) for row in zip(*members, strict=True)) if members else [""] * len(start)
+            yield from manifest.segment_lines(zip(start, size, offset, extents, zero, names, joined, strict=True))
+
+    def _other_members(self, part: slice, count: int) -> Iterator[Iterable[str]]:
+        """Yield a column of members for each thing besides hashes that is known of the `count` segments in `part`."""
+        if self._permissions is not None:
+            flags = self._permissions[self.segments.first[part]].tolist()
+            yield [manifest.permission_members(permissions(allowed), page_state(allowed)) for allowed in flags]
+        origins, whole = self._origins(part), self._whole(part)
+        if origins:
+            yield map(manifest.origin_member, origins)
+        if whole:
+            yield itertools.starmap(manifest.part_member, whole)
+        if self.labels is not None:
+            yield map(manifest.label_member, self.labels.texts(part.start, part.start + count))
 
     def _origins(self, part: slice) -> list[dict[str, int]]:
         """Return how many bytes of each segment in `part` were found in which way; nothing if page tables lead to all.
@@ -342,6 +346,12 @@ def _write(file: io.RawIOBase, view: memoryview, observer: Observer | None) -> N
     if observer is not None:
         observer(view)
     write_all(file, view)
+
+
+def _hexes(table: U8) -> list[str]:
+    """Return each row of a table of bytes in hexadecimal digits."""
+    text, width = table.tobytes().hex(), 2 * table.shape[1]
+    return [text[at : at + width] for at in range(0, len(text), width)]
 
 
 def _digest(name: str, data: bytes | memoryview = b"") -> hashlib._Hash:

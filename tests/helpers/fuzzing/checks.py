@@ -140,7 +140,7 @@ def known(process: ProcessMemory) -> None:
     assert labels is not None
     texts(labels.notes)
     for index in range(min(len(labelled), _MOST)):
-        json.loads(labels.text(index), parse_constant=_refused)
+        json.loads(next(iter(labels.texts(index, index + 1))), parse_constant=_refused)
         printable([labels.name(index)])
     json.dumps(labels.summary(), allow_nan=False)
     for split in ("region", "module", "protection", "permissions"):

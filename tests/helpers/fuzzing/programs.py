@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import struct
@@ -90,7 +89,7 @@ class Programs(checks.Looked):
                 process.segments(labeller=Labelling(content="full", read=True)).labels if case.told["full"] else None
             )
             if labels is not None:
-                json.loads(labels.text(0))
+                labels.record(0)
             found = memcarve.find_modules(process)
             checks.texts(found.notes)
             reached(Depth.ROWS if found.modules else Depth.PARSED)

@@ -248,4 +248,4 @@ def test_bounds_that_make_no_sense(name: str, start: int, end: int, damaged: Dam
         segments = process.segments(split="region")
         labels = memcarve.Labelling()(process, segments, memcarve.Selection())
         assert len(segments) > 10
-        assert labels.text(0)
+        assert labels.record(0) is not None

@@ -23,7 +23,7 @@ from memcarve.sinks.verify.document_check import by_program, differences, differ
 
 if TYPE_CHECKING:
     from array import array
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from typing import Self
 
     from memcarve.dtypes import U64, Bools
@@ -185,8 +185,8 @@ class _NamesAsFound:
     def observe_together(self, first: int, count: int, view: memoryview) -> None:
         pass
 
-    def text(self, index: int) -> str:  # noqa: ARG002
-        return "{}"
+    def texts(self, first: int, end: int) -> Iterable[str]:
+        return ["{}"] * (end - first)
 
     def name(self, index: int) -> str:
         return self.words.get(int(self.start[index]), "")
