@@ -22,7 +22,7 @@ import reports
 import rules
 import searching
 import stores
-from measure import Contender, UnavailableError, in_turn, run
+from measure import HASHED, Contender, UnavailableError, copy_and_hash, in_turn, run
 from places import HERE, Place, make_process, make_rows, make_texts, mounted, place
 from table import MIB, Goal, Row
 
@@ -31,8 +31,6 @@ if TYPE_CHECKING:
 
 _MOST_RSS = Goal("rss", 150 * MIB)
 _LARGE = 4 << 30
-_HASHED = "cp -r, openssl dgst"
-_COPY_AND_HASH = 'cp -r "$1" "$2" && find "$2" -type f -exec openssl dgst -sha256 {} +'
 
 
 class Settings(NamedTuple):
@@ -103,8 +101,7 @@ def _carve(settings: Settings, here: Place, size: int) -> Iterator[Row]:
         "whole command": Contender(_command("carve", "-q", dump, "-o", target, "--hash", "none"), before),
         "SHA-256 and labels": Contender(_command("carve", "-q", dump, "-o", target), before),
     }
-    if shutil.which("openssl") is not None:
-        contenders[_HASHED] = Contender(["sh", "-c", _COPY_AND_HASH, "sh", str(finished), str(target)], before)
+    contenders |= copy_and_hash(finished, target, before)
     runs = min(settings.runs, 5) if size >= _LARGE else settings.runs
     found = in_turn(contenders, runs, settings.warm_up)
     large = size >= _LARGE
@@ -118,8 +115,8 @@ def _carve(settings: Settings, here: Place, size: int) -> Iterator[Row]:
         yield Row(f"carve {label}: {name}", here.name, found[name], "cp -r", found["cp -r"], goals=wanted)
     default = f"carve {label}: SHA-256 and labels"
     ours = found["SHA-256 and labels"]
-    if _HASHED in found:
-        yield Row(default, here.name, ours, _HASHED, found[_HASHED], goals=[Goal("ratio", 0.8)])
+    if HASHED in found:
+        yield Row(default, here.name, ours, f"cp -r, {HASHED}", found[HASHED], goals=[Goal("ratio", 0.8)])
     else:
         yield Row(default, here.name, note="not measured: openssl is not installed")
     cores = len(os.sched_getaffinity(0))

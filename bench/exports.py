@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING
 
-from measure import Contender, UnavailableError, in_turn, run
+from measure import HASHED, Contender, UnavailableError, copy_and_hash, in_turn, run
 from places import make_process, mounted, place
 from table import MIB, Goal, Row
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
     from benchmarks import Settings
@@ -20,17 +21,18 @@ if TYPE_CHECKING:
 _KINDS = {"minidump": "mdmp", "elfcore": "core"}
 _MOST_RSS = Goal("rss", 150 * MIB)
 _MANY = 65_000
+_LARGE = 4 << 30
 
 
 def exports(settings: Settings, command: Command) -> Iterator[Row]:
     """Write one file of a process, against ``cp`` of its dump; open a core of many segments."""
-    size = settings.sizes[0]
     for name in settings.where:
-        with place(name, settings.place(name)) as here:
-            here.need(3 * size, "export")
-            dump = make_process(here.folder / "input", size, settings.segments)
-            label = f"{size >> 20} MiB in {settings.segments}"
-            yield from _written(settings, command, here, dump, label, Goal("ratio", 1.1))
+        for size in settings.sizes:
+            with place(name, settings.place(name)) as here:
+                here.need(3 * size, "export")
+                dump = make_process(here.folder / "input", size, settings.segments)
+                yield from _written(settings, command, here, dump, Goal("ratio", 1.05 if size >= _LARGE else 1.25))
+    size = settings.sizes[0]
     for kind in ("xfs", "btrfs"):
         try:
             yield from _shared(settings, command, kind, size)
@@ -39,26 +41,39 @@ def exports(settings: Settings, command: Command) -> Iterator[Row]:
     yield from _opened(settings, command)
 
 
-def _written(
-    settings: Settings, command: Command, here: Place, dump: Path, label: str, goal: Goal, *copy: str
-) -> Iterator[Row]:
+def _written(settings: Settings, command: Command, here: Place, dump: Path, goal: Goal) -> Iterator[Row]:
     targets = {kind: here.folder / f"target.{ending}" for kind, ending in {"cp": "dmp", **_KINDS}.items()}
-
-    def before() -> None:
-        for target in targets.values():
-            target.unlink(missing_ok=True)
-        if here.slow:
-            here.rest()
-            run(Contender(["cat", str(dump)]))  # into the page cache, however much memory others have used
-
-    contenders = {"cp": Contender(["cp", *copy, str(dump), str(targets["cp"])], before)}
+    before = functools.partial(_before, here, dump, targets.values())
+    contenders = {"cp": Contender(["cp", str(dump), str(targets["cp"])], before)}
+    contenders |= copy_and_hash(dump, targets["cp"], before)
     for kind in _KINDS:
-        contenders[kind] = Contender(command("export", "-q", dump, "--to", kind, "-o", targets[kind]), before)
-    found = in_turn(contenders, settings.runs, settings.warm_up)
-    against = " ".join(["cp", *copy])
+        ours = command("export", "-q", dump, "--to", kind, "-o", targets[kind])
+        contenders[kind] = Contender(ours, before)
+        contenders[f"{kind}, none"] = Contender([*ours, "--hash", "none"], before)
+    size = dump.stat().st_size
+    found = in_turn(contenders, min(settings.runs, 5) if size >= _LARGE else settings.runs, settings.warm_up)
     for kind in _KINDS:
+        label = f"export --to {kind}, {_size(size)} in {settings.segments}"
         goals = [goal, _MOST_RSS]
-        yield Row(f"export --to {kind}, {label}", here.name, found[kind], against, found["cp"], goals=goals)
+        yield Row(f"{label}, --hash none", here.name, found[f"{kind}, none"], "cp", found["cp"], goals=goals)
+        if HASHED in found:
+            goals = [Goal("ratio", 0.8), _MOST_RSS]
+            yield Row(label, here.name, found[kind], f"cp, {HASHED}", found[HASHED], goals=goals)
+        else:
+            yield Row(label, here.name, note="not measured: openssl is not installed")
+
+
+def _before(here: Place, dump: Path, targets: Iterable[Path]) -> None:
+    """Remove what was written; on a disk, let it come to rest, and read the input into the page cache."""
+    for target in targets:
+        target.unlink(missing_ok=True)
+    if here.slow:
+        here.rest()
+        run(Contender(["cat", str(dump)]))  # however much memory others have used
+
+
+def _size(size: int) -> str:
+    return f"{size >> 30} GiB" if size % (1 << 30) == 0 else f"{size >> 20} MiB"
 
 
 def _shared(settings: Settings, command: Command, kind: str, size: int) -> Iterator[Row]:
@@ -69,7 +84,16 @@ def _shared(settings: Settings, command: Command, kind: str, size: int) -> Itera
         here.wait = 0.2
         dump = make_process(here.folder / "input", size, settings.segments)
         label = f"reflinks, {size >> 20} MiB in {settings.segments}"
-        yield from _written(settings, command, here, dump, label, Goal("seconds", 0.5), "--reflink=always")
+        targets = {export: here.folder / f"target.{ending}" for export, ending in {"cp": "dmp", **_KINDS}.items()}
+        before = functools.partial(_before, here, dump, targets.values())
+        contenders = {"cp": Contender(["cp", "--reflink=always", str(dump), str(targets["cp"])], before)}
+        for export in _KINDS:
+            ours = command("export", "-q", dump, "--to", export, "--hash", "none", "-o", targets[export])
+            contenders[export] = Contender(ours, before)
+        found = in_turn(contenders, settings.runs, settings.warm_up)
+        for export in _KINDS:
+            name, goals = f"export --to {export}, {label}, --hash none", [Goal("seconds", 0.5), _MOST_RSS]
+            yield Row(name, here.name, found[export], "cp --reflink=always", found["cp"], goals=goals)
         used = here.used()
         for export, ending in _KINDS.items():
             run(Contender(command("export", "-q", dump, "--to", export, "-o", here.folder / f"blocks.{ending}")))

@@ -6,7 +6,7 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING
 
-from measure import Contender, UnavailableError, anonymous, in_turn, run
+from measure import HASHED, Contender, UnavailableError, anonymous, copy_and_hash, in_turn, run
 from places import HERE, make_image, make_questions, place
 from table import MIB, Goal, Row
 
@@ -53,19 +53,34 @@ def _writing(
         row = Row(f"carve {label}, --hash {kind}", here.name, found[kind], "cp -r", found["cp"])
         row.goals, row.rss = [Goal("ratio", 1.5), _MOST], anonymous(contenders[kind])
         yield row
-    pair = here.folder / "pair"
-    run(Contender(command("export", "-q", path, "--pid", str(PID), "--to", "memmap", "-o", pair)))
+    yield from _pairs(settings, command, path, here, label)
+
+
+def _pairs(settings: Settings, command: Callable[..., list[str]], path: Path, here: Place, label: str) -> Iterator[Row]:
+    pair, target = here.folder / "pair", here.folder / "target"
+
+    def before() -> None:
+        here.clear(target)
+
+    export = command("export", "-q", path, "--pid", str(PID), "--to", "memmap", "-o")
+    run(Contender([*export, str(pair)]))
     contenders = {
         "cp": Contender(["cp", "-r", str(pair), str(target)], before),
-        "ours": Contender(
-            command("export", "-q", path, "--pid", str(PID), "--to", "memmap", "-o", target),
-            before,
-        ),
+        **copy_and_hash(pair, target, before),
+        "sha256": Contender([*export, str(target)], before),
+        "none": Contender([*export, str(target), "--hash", "none"], before),
     }
     found = in_turn(contenders, settings.runs, settings.warm_up)
-    row = Row(f"export --to memmap, {label}", here.name, found["ours"], "cp -r", found["cp"])
-    row.goals, row.rss = [_MOST], anonymous(contenders["ours"])
+    name = f"export --to memmap, {label}"
+    row = Row(f"{name}, --hash none", here.name, found["none"], "cp -r", found["cp"])
+    row.goals, row.rss = [Goal("ratio", 1.5), _MOST], anonymous(contenders["none"])
     yield row
+    if HASHED in found:
+        row = Row(name, here.name, found["sha256"], f"cp -r, {HASHED}", found[HASHED])
+        row.goals, row.rss = [Goal("ratio", 0.8), _MOST], anonymous(contenders["sha256"])
+        yield row
+    else:
+        yield Row(name, here.name, note="not measured: openssl is not installed")
 
 
 def _walking(settings: Settings, command: Callable[..., list[str]], path: Path, name: str, label: str) -> Iterator[Row]:
