@@ -7,6 +7,7 @@ else is running here that a copy would lack.
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import signal
 import sys
@@ -111,6 +112,7 @@ def _prepare(work: Callable[[int], object], parent: int) -> None:
     """Prepare a worker; `parent` is the number of the program it is a copy of, 0 for a thread."""
     _worker.work = work
     if parent:
+        gc.freeze()  # what was there before stays: collections need not go through it, and write into it, again
         for name in ("SIGINT", "SIGHUP"):  # the program that they are meant for tells the copies to stop
             signal.signal(getattr(signal, name), signal.SIG_IGN)
         # so are copies ended that wait for a lock which one that was killed had
