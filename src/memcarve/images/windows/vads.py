@@ -98,11 +98,13 @@ def walk(reader: Reader, tree: Tree, process: int, most: int = _MOST_NODES) -> W
     top = root_of(reader, tree, process)
     if top is None:
         return Walked([], ["its root cannot be read"], cut=False, wrong=1)
+    if not top:
+        return Walked([], [], cut=False, wrong=0)
     damage: Counter[tuple[str, str]] = Counter()
     nodes: list[Node] = []
     seen: set[int] = set()
     # a node, the one that points to it, and the page numbers between which it must lie
-    waiting = [(top, 0 if tree.anchor is None else process + tree.anchor, 0, _PAGES - 1)] if top else []
+    waiting = [(top, 0 if tree.anchor is None else process + tree.anchor, 0, _PAGES - 1)]
     while waiting and len(seen) < most:
         address, parent, low, high = waiting.pop()
         possible = is_kernel(address, 16)  # the pool allocates at multiples of 16

@@ -11,10 +11,12 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
+
 from memcarve.images.windows import threads
 from memcarve.images.windows.eprocess import is_id
-from memcarve.images.windows.eprocess_scan import USER_END
-from memcarve.images.windows.learning.sample import STRUCTURE, has_waiters, undisputed
+from memcarve.images.windows.eprocess_scan import POINTERS, USER_END
+from memcarve.images.windows.learning.sample import STRUCTURE, has_waiters, undisputed, words_of
 from memcarve.images.windows.offsets import ThreadList
 from memcarve.images.windows.vads import is_kernel
 from memcarve.intervals import PAGE
@@ -157,10 +159,12 @@ def _learned(probes: Sequence[Probe], inside: Inside) -> ThreadList | None:
 def _rings(probe: Probe) -> list[tuple[int, list[int]]]:
     """Return the lists that begin in an EPROCESS and lead back to it: where each begins, and its first links."""
     found = []
-    for head in range(_FIRST, STRUCTURE - 16, 8):
+    words = words_of([probe.structure])[0]
+    kernels = (words >= POINTERS) & (words % np.uint64(8) == 0)
+    for word in np.flatnonzero(kernels[:-2] & kernels[1:-1]).tolist():
+        head, first = word * 8, int(words[word])
         here = probe.address + head
-        first, last = (int.from_bytes(probe.structure[head + at : head + at + 8], "little") for at in (0, 8))
-        if first == here or not is_kernel(first) or not is_kernel(last) or probe.kernel.number(first + 8) != here:
+        if head < _FIRST or first == here or probe.kernel.number(first + 8) != here:
             continue
         links: list[int] = []
         link = first
