@@ -88,7 +88,7 @@ class Intervals:
 
     def at(self, address: int) -> int | None:
         """Return the row that holds an address, a Python int from 0 to 2**64 - 1; None if none does."""
-        row = int(np.searchsorted(self.start, np.uint64(address), "right")) - 1
+        row = int(self.start.searchsorted(np.uint64(address), "right")) - 1
         return row if row >= 0 and address - int(self.start[row]) < int(self.size[row]) else None
 
     def rows_of(self, addresses: U64) -> I64:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from memcarve.errors import LimitError, SourceReadError
+from memcarve.images.one_page import present_page
 from memcarve.images.paging import translate
 from memcarve.images.paging_modes import FRAME, PRESENT, ROOT, UPPER_HALF
 from memcarve.images.structure_reader import Reader
@@ -259,7 +260,9 @@ class Judge:
             return None
         table = self._kernel.table._replace(root=process.root & ROOT)
         try:
-            physical = translate(self._memory, table, places[0])
+            physical = present_page(self._memory, table, places[0])
+            if physical is None:  # a walk knows of more than the processor does
+                physical = translate(self._memory, table, places[0])
             data = None if physical is None else self._memory.read(physical + PEB_IMAGE, 8)
         except (LimitError, SourceReadError):
             return None
