@@ -4,7 +4,7 @@ A quick look takes the few pages first that tell where a real machine's kernel i
 if they do not lead to one whose processes can be listed.
 
 This is what leads to the modules of all systems. They take longer to import than everything else, and dumps, minidumps
-and cores need none of them.
+and cores need none of them; those of Linux are imported if Windows is not found.
 """
 
 from __future__ import annotations
@@ -12,8 +12,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from memcarve.errors import ProcessError
-from memcarve.formats.kernel_types.symbol_file import read_symbols
-from memcarve.images.linux.linux_system import find_linux, find_linux_quickly
 from memcarve.images.paging_modes import LINUX, WINDOWS
 from memcarve.images.windows.kernel import KNOWN, LOW
 from memcarve.images.windows.windows_system import find_windows
@@ -42,18 +40,24 @@ def find_system(
     """
     types, unread = None, None
     if symbols is not None:
+        from memcarve.formats.kernel_types.symbol_file import read_symbols
+
         wanted, types = LINUX, read_symbols(symbols, reading)
     found: OperatingSystem | None = None
     windows = wanted in (None, WINDOWS) and memory.architecture in (None, "x64")
     if windows:
         found = find_windows(memory, limit, KNOWN, quick=quick)
     if found is None and quick and wanted in (None, LINUX):
-        found = find_linux_quickly(memory, types)
+        from memcarve.images.linux import linux_system
+
+        found = linux_system.find_linux_quickly(memory, types)
     if found is None and quick and windows:
         found = find_windows(memory, limit, LOW, quick=True)
     if found is None and wanted in (None, LINUX):
+        from memcarve.images.linux import linux_system
+
         try:
-            found = find_linux(memory, types)
+            found = linux_system.find_linux(memory, types)
         except ProcessError as error:  # a Windows may hold a Linux (WSL)
             unread = error
     if found is None and windows:
