@@ -156,6 +156,20 @@ def test_stopped(source: FileBacking, tmp_path: Path, how: dict[str, Any], *, ha
         moved(mover, tmp_path, rows, hashed=hashed, **how)
 
 
+def test_what_is_done_beside(source: FileBacking, tmp_path: Path) -> None:
+    """Something else is done meanwhile; if that fails, all of it does."""
+    called: list[int] = []
+
+    def fails() -> None:
+        raise ValueError("beside")
+
+    moved(mover_of(source), tmp_path, [(0, 0, _SIZE)], beside=lambda: called.append(threading.get_ident()))
+    assert called != [threading.get_ident()]
+    assert len(called) == 1
+    with pytest.raises(ValueError, match="beside"):
+        moved(mover_of(source), tmp_path, [(0, 0, _SIZE)], beside=fails, hashed=True)
+
+
 @pytest.mark.parametrize("elsewhere", [True, False])
 def test_calls_that_read_and_write(
     source: FileBacking, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, elsewhere: bool

@@ -69,15 +69,22 @@ def export_memmap(
     rows = _rows(process, (start, size, physical), gone, os.path.basename(dump))
     mover = Mover(process, progress)
     with new_file(dump, options, input_paths(process), text) as file:
+
+        def write_map() -> None:
+            try:
+                with open(file.beside_path, "w", encoding="utf-8", newline="\n") as table:
+                    for block in write(rows, f"{MARK.decode().removeprefix('written by ')}{__version__}"):
+                        mover.copier.check_stop()
+                        table.write(block)
+            except OSError as error:
+                raise write_error(error, Target(-1, text)) from error
+
         place = np.cumsum(size, dtype=np.uint64) - size
         with input_hash(process, options, mover.copier.stop) as hashed:
             wanted = "sha256" in options.hashes
-            digest = mover.move(file.path, dump, place, offset, size, length=int(size.sum()), hashed=wanted)
-        try:
-            with open(file.beside_path, "w", encoding="utf-8", newline="\n") as table:
-                table.writelines(write(rows, f"{MARK.decode().removeprefix('written by ')}{__version__}"))
-        except OSError as error:
-            raise write_error(error, Target(-1, text)) from error
+            digest = mover.move(
+                file.path, dump, place, offset, size, length=int(size.sum()), hashed=wanted, beside=write_map
+            )
         seal = file_hash(file.beside_path, options)
     notes = [*_not_recorded(options, hashed), *file.notes]
     if digest is not None:

@@ -111,11 +111,13 @@ class Mover:
         sparse: bool = False,
         fill: int | None = None,
         hashed: bool = False,
+        beside: Callable[[], object] | None = None,
     ) -> str | None:
         """Write `size` bytes at `offset` of the source to `place` (uint64) of a file that is there, `length` in all.
 
         What lies between and around them is a hole, or filled with the byte `fill`. With `hashed`, return the SHA-256
         of the file, which is read once more, right behind the threads that write. Messages call the file `shown`.
+        `beside` is called in a thread of its own meanwhile.
 
         Raises SourceReadError, OutputError, and NoSpaceError before anything is written if there is not enough room;
         InputError if the source has changed meanwhile.
@@ -151,8 +153,9 @@ class Mover:
 
         try:
             with FileBacking(path, follow=False) as file:
-                tasks = [*(functools.partial(work, number) for number in range(threads))]
+                tasks: list[Callable[[], object]] = [functools.partial(work, number) for number in range(threads)]
                 tasks += [functools.partial(follow, file)] if hashed else []
+                tasks += [beside] if beside is not None else []
                 run_together(len(tasks), lambda number: tasks[number](), self.copier.stop, report)
         finally:
             self.copier.close()
@@ -164,8 +167,7 @@ class Mover:
         block = memoryview(bytes([byte]) * min(BUFFER, end - begin))
         seek(target, begin)
         for place in range(begin, end, BUFFER):
-            if self.copier.stop.is_set():
-                raise StoppedError
+            self.copier.check_stop()
             write(target, block[: end - place])
             advance(min(BUFFER, end - place))
 
