@@ -24,6 +24,8 @@ STEPS = (
     ("sphinx", "-W", "--keep-going", "-q", "-E", "-b", "html", "docs", "build/docs"),
     ("pytest", "--numprocesses", WORKERS, "--dist", "worksteal"),
 )
+#: compiles the tests with what their assertions tell, beside the first steps: each worker would do so for itself
+COMPILING = ("pytest", "--collect-only", "-q")
 _COVERAGE = ("--cov", "--cov-report=term")
 _OLDEST = (3, 11)
 _HEAD = """\
@@ -42,12 +44,18 @@ def main() -> int:
     environment = {**os.environ, **({"MEMCARVE_LONG": "1"} if "--long" in options else {})}
     # tests start hundreds of programs, each of which would compile all of memcarve again
     environment.pop("PYTHONDONTWRITEBYTECODE", None)
-    for each in STEPS:
-        step = (*each, *_COVERAGE) if each[0] == "pytest" and "--coverage" in options else each
-        print("+", *step, flush=True)
-        status = subprocess.run([sys.executable, "-m", *step], check=False, env=environment).returncode
-        if status:
-            return status
+    words = [sys.executable, "-m", *COMPILING]
+    # what is wrong with it, the workers will say
+    with subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment) as compiling:
+        for each in STEPS:
+            step = (*each, *_COVERAGE) if each[0] == "pytest" and "--coverage" in options else each
+            if each[0] == "pytest":
+                compiling.wait()
+            print("+", *step, flush=True)
+            status = subprocess.run([sys.executable, "-m", *step], check=False, env=environment).returncode
+            if status:
+                compiling.kill()
+                return status
     return 0
 
 
