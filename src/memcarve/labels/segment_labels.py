@@ -460,13 +460,16 @@ class SegmentLabels:
         contents: Iterable[str] = itertools.repeat("", count)
         if self.contents is not None:
             contents = self.contents.texts(first, end, self.space.read)
-        columns = (range(first, end), flagged, permissions, self._begun(part), contents)
-        for index, has_flag, bits, begun, content in zip(*columns, strict=True):
-            group = self.group(index)
+        columns = (range(first, end), self._group_of[part].tolist(), flagged, permissions, self._begun(part), contents)
+        last, group = None, Group(self.known, [], [], [])
+        for index, key, has_flag, bits, begun, content in zip(*columns, strict=True):
+            if key != last:  # neighbours share it
+                last, group = key, self.group(index)
             members = [] if group.is_empty else self._texts(group, index)
             if bits is not None:
                 members += _permission_member(bits)
-            members += member("threads", begun)
+            if begun:
+                members += member("threads", begun)
             if has_flag:
                 flags = self.flags(index).items()
                 rows = (f'{{"name": "{flag}", "address": "0x{address:x}"}}' for flag, address in flags)
@@ -491,6 +494,9 @@ class SegmentLabels:
     def _begun(self, part: slice) -> Iterator[list[dict[str, Any]]]:
         """Yield the threads that began in each of some segments."""
         start, size = self.segments.start[part], self.segments.size[part]
+        if not len(self._begins):
+            yield from [[]] * len(start)
+            return
         first = np.searchsorted(self._begins, start)
         end = np.searchsorted(self._begins, start + (size - np.uint64(1)), "right")
         for low, high in zip(first.tolist(), end.tolist(), strict=True):
