@@ -13,7 +13,7 @@ COPY pyproject.toml README.md LICENSE CHANGELOG.md constraints.txt ./
 COPY distribution distribution
 COPY src src
 RUN python3 -m venv /opt/memcarve \
-    && /opt/memcarve/bin/pip install --no-cache-dir -c constraints.txt ".[disassembly,dwarf,find,lz4,yara,zip]" \
+    && /opt/memcarve/bin/pip install --no-cache-dir -c constraints.txt ".[blake3,disassembly,dwarf,find,lz4,yara,zip]" \
     && /opt/memcarve/bin/pip uninstall --yes pip
 
 FROM ${BASE}

@@ -27,9 +27,20 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parents[1]
 #: what a bundle has besides what memcarve cannot do without: all but pyarrow, which alone is larger than the rest
-EXTRAS = ("disassembly", "dwarf", "find", "lz4", "yara", "zip")
+EXTRAS = ("blake3", "disassembly", "dwarf", "find", "lz4", "yara", "zip")
 #: what is imported by name only
-_WHOLE = ("memcarve", "backports.zstd", "capstone", "cramjam", "elftools", "hyperscan", "lz4", "lzallright", "yara_x")
+_WHOLE = (
+    "memcarve",
+    "backports.zstd",
+    "blake3",
+    "capstone",
+    "cramjam",
+    "elftools",
+    "hyperscan",
+    "lz4",
+    "lzallright",
+    "yara_x",
+)
 #: what no command needs: the debugger and its like, and graphics
 _WITHOUT = (
     "pdb",

@@ -947,6 +947,14 @@ def test_without_pyarrow(tmp_path: Path, what: str) -> None:
     one_line(ran, 1, "pip install 'memcarve[arrow]'")
 
 
+def test_without_blake3(tmp_path: Path) -> None:
+    """Without its package, BLAKE3 is an error of one line that says how to install it, and nothing is written."""
+    block = "import sys; sys.modules['blake3'] = None"
+    ran = run("carve", "-q", EXAMPLE, "--hash", "blake3", "-o", tmp_path / "o", before=block)
+    one_line(ran, 1, "pip install 'memcarve[blake3]'")
+    assert listing(tmp_path) == []
+
+
 # hostile names
 
 NAMES = ["\x1b]0;owned\x07", "a\nb", "\u202edmp.exe", "-rf", "--force", "%s{0}", "\x9b31m", "' ; id", "\udcff\udcfe"]

@@ -105,7 +105,7 @@ def test_wheelhouse(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         assert stat.S_IMODE(archive.getinfo(f"{top}/install.sh").external_attr >> 16) == 0o755
         archive.extractall(tmp_path)
     subprocess.run(["sha256sum", "--quiet", "-c", "SHA256SUMS"], cwd=tmp_path / top, check=True)
-    assert "memcarve[disassembly," in (tmp_path / top / "install.sh").read_text()
+    assert "memcarve[blake3,disassembly," in (tmp_path / top / "install.sh").read_text()
 
 
 @pytest.mark.skipif(os.name != "posix", reason="a script of Unix")

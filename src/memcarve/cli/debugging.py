@@ -18,6 +18,7 @@ _PACKAGES = (
     "click",
     "rich",
     "backports.zstd",
+    "blake3",
     "cramjam",
     "lz4",
     "lzallright",

@@ -486,7 +486,7 @@ class CarveOutput(Group, heading=WRITE):
         type=hash_names,
         metavar="|".join(HASHES),
         multiple=True,
-        help="Checksums of the segments; may be repeated.  [default: sha256]",
+        help="Checksums of the segments; may be repeated. blake3: pip install 'memcarve[blake3]'.  [default: sha256]",
     )
     label_names: bool = option(
         "--label-names", is_flag=True, help="Also name files by protection and module: 0x...-0x....r-x.ntdll.dll.bin"

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
 _T = TypeVar("_T")
-HASHES = ("sha256", "sha1", "md5", "none")
+HASHES = ("sha256", "sha1", "md5", "blake3", "none")
 
 
 class Choice(click.Choice[str]):

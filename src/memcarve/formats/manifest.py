@@ -25,8 +25,9 @@ MODULES = "modules.json"
 #: the versions of the documents that are read; the last one is written. It changes when a reader would be wrong
 SCHEMAS = (1, 2)
 TOOL = "memcarve"
-#: hash functions by name, as ``hashlib`` knows them, and the file that sums of each go into
-SUMS = {"sha256": "SHA256SUMS", "sha1": "SHA1SUMS", "md5": "MD5SUMS"}
+#: hash functions by name, as `hashing.new_digest` takes them, and the file that sums of each go into: it is called as
+#: the program that checks it, sha256sum or b3sum
+SUMS = {"sha256": "SHA256SUMS", "sha1": "SHA1SUMS", "md5": "MD5SUMS", "blake3": "B3SUMS"}
 
 #: a segment's file: start, end, and perhaps words of its labels, each after a dot
 FILE_NAME = re.compile(r"0x([0-9a-f]{16})-0x([0-9a-f]{16,17})(?:\.[A-Za-z0-9_-][A-Za-z0-9_.-]{0,99})?\.bin")

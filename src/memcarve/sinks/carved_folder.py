@@ -18,6 +18,7 @@ from memcarve.copying.copier import Copier
 from memcarve.copying.output_file import BUFFER, Target, is_zero
 from memcarve.errors import MemcarveError, TruncatedError
 from memcarve.formats import manifest
+from memcarve.hashing import new_digest
 from memcarve.segments import LeftOut
 from memcarve.sinks.final_name import NewFolder, buffered, check_room, create_file, input_paths
 from memcarve.sinks.input_hash import input_hash
@@ -267,7 +268,7 @@ class _Carver:
         """Write segments.json and the files of checksums, which list it too; return its SHA-256."""
         process, document = self.process, self._document(hashed)
         names = list(self.options.hashes)
-        digests = [hashlib.new(name, usedforsecurity=False) for name in names]
+        digests = [new_digest(name) for name in names]
         seal = hashlib.sha256()
         with contextlib.ExitStack() as stack:
             sums = {name: stack.enter_context(buffered(files, manifest.SUMS[name])) for name in names}

@@ -7,12 +7,12 @@ files, and ``processes.json`` is written last. What is whole stays if a run is s
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 from typing import TYPE_CHECKING, Any
 
 from memcarve.errors import MemcarveError
 from memcarve.formats import manifest, partial_mark
+from memcarve.hashing import new_digest
 from memcarve.sinks.object_output import ObjectFolder
 from memcarve.sinks.several_sums import line
 
@@ -86,7 +86,7 @@ class ObjectsOfSeveral(ObjectFolder):
 
     def sums(self, kind: str, files: Iterable[str], known: Mapping[str, str], processes: bytes) -> Iterator[bytes]:
         """Yield the lines of a file of checksums; see `several_sums.sums`."""
-        known = {**known, manifest.PROCESSES: hashlib.new(kind, processes, usedforsecurity=False).hexdigest()}
+        known = {**known, manifest.PROCESSES: new_digest(kind, processes).hexdigest()}
         inner = {name: self._inner_sums(name, kind) for name in files}
         names = [*files, manifest.PROCESSES]
         for name in sorted(set(names), key=lambda name: os.fsencode(f"{name}/" if inner.get(name) else name)):
@@ -105,7 +105,7 @@ class ObjectsOfSeveral(ObjectFolder):
         return None
 
     def _hash(self, name: str, kind: str) -> str:
-        digest, size = hashlib.new(kind, usedforsecurity=False), self.objects.size(name) or 0
+        digest, size = new_digest(kind), self.objects.size(name) or 0
         for place in range(0, size, _BLOCK):
             digest.update(self.objects.read(name, place, min(_BLOCK, size - place)))
         return digest.hexdigest()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import os
 import threading
@@ -15,6 +14,7 @@ from memcarve.copying.ahead import fetched_ahead
 from memcarve.copying.copier import BUFFERED, THREADS, run_together
 from memcarve.copying.output_file import Target, is_zero, write
 from memcarve.formats import manifest
+from memcarve.hashing import new_digest
 from memcarve.intervals import Intervals
 from memcarve.permissions import RESOLVED, origin, page_state, permissions
 from memcarve.sinks.final_name import NewFolder, write_all
@@ -81,7 +81,7 @@ class Work:
         self.sparse = sparse
         self.progress = progress
         count = len(segments)
-        self.hashes = {name: np.zeros((count, _digest(name).digest_size), np.uint8) for name in hashes}
+        self.hashes = {name: np.zeros((count, new_digest(name).digest_size), np.uint8) for name in hashes}
         self.labels = segments.labels
         self.observed = bool(hashes) or sparse or (count > 0 and self._content(0) is not None)
         self._words = self.labels.name if label_names and self.labels is not None else None
@@ -159,7 +159,7 @@ class Work:
         views = [block[low:high] for low, high in itertools.pairwise(bounds)]
         self.zero[first:end] = [is_zero(view) for view in views]
         for kind, table in self.hashes.items():
-            digests = b"".join(_digest(kind, view).digest() for view in views)
+            digests = b"".join(new_digest(kind, view).digest() for view in views)
             table[first:end] = np.frombuffer(digests, np.uint8).reshape(len(rows), -1)
         if self.labels is not None:
             self.labels.observe_together(first, len(rows), block)
@@ -329,7 +329,7 @@ class Observer:
     """Hashes a segment's bytes, notes whether they are all zero, and shows them to `content`."""
 
     def __init__(self, names: Iterable[str], content: Callable[[memoryview], object] | None) -> None:
-        self.digests = [(name, _digest(name)) for name in names]
+        self.digests = [(name, new_digest(name)) for name in names]
         self.content = content
         self.zero = True
 
@@ -352,7 +352,3 @@ def _hexes(table: U8) -> list[str]:
     """Return each row of a table of bytes in hexadecimal digits."""
     text, width = table.tobytes().hex(), 2 * table.shape[1]
     return [text[at : at + width] for at in range(0, len(text), width)]
-
-
-def _digest(name: str, data: bytes | memoryview = b"") -> hashlib._Hash:
-    return hashlib.new(name, data, usedforsecurity=False)

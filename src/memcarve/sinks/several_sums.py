@@ -5,13 +5,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from typing import TYPE_CHECKING
 
 from memcarve.backing import FileBacking, open_regular
 from memcarve.formats import manifest
-from memcarve.hashing import hash_of
+from memcarve.hashing import hash_of, new_digest
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -28,7 +27,7 @@ def sums(folder: str, kind: str, files: Iterable[str], known: Mapping[str, str],
     are hashes of single files, and `processes` is what ``processes.json`` holds. What is left is read. Raises
     SourceReadError, InputError.
     """
-    known = {**known, manifest.PROCESSES: hashlib.new(kind, processes, usedforsecurity=False).hexdigest()}
+    known = {**known, manifest.PROCESSES: new_digest(kind, processes).hexdigest()}
     for name in sorted({*files, manifest.PROCESSES}, key=lambda name: _key(folder, name)):
         path = os.path.join(folder, name)
         if not os.path.isdir(path):

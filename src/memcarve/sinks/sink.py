@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from memcarve.errors import MemcarveError, UsageError
 from memcarve.formats import manifest
 from memcarve.formats.memmap.map_writing import RENDERERS
+from memcarve.hashing import BLAKE3, new_digest
 from memcarve.process import Platform
 from memcarve.times import now
 from memcarve.vocabulary import Layout
@@ -79,7 +80,7 @@ class SinkOptions:
     modules: `layout` is a vocabulary.Layout; no file becomes larger than `largest` bytes; `archive` writes one
     encrypted ZIP archive.
 
-    Raises UsageError for unknown words and for values out of range.
+    Raises UsageError for unknown words and for values out of range, MissingExtraError if a hash needs a package.
     """
 
     force: bool = False
@@ -118,6 +119,8 @@ class SinkOptions:
             unknown = [name for name in names if name not in known]
             if unknown:
                 raise UsageError(f"unknown {what} {unknown[0]!r}", remedy=f"choose from {', '.join(known)}")
+        if BLAKE3 in self.hashes:
+            new_digest(BLAKE3)  # raises if its package is not installed
         if self.fill is not None and not 0 <= self.fill < 1 << 8:
             raise UsageError(f"{self.fill} is not a byte to fill gaps with", remedy="give one from 00 to ff")
         for name, text in (("case_id", self.case_id), ("operator", self.operator)):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import stat
 import time
@@ -15,7 +14,7 @@ from memcarve.copying.output_file import BUFFER, is_zero
 from memcarve.errors import InputError, MemcarveError
 from memcarve.formats import manifest
 from memcarve.formats.json_text import loads
-from memcarve.hashing import hash_of
+from memcarve.hashing import hash_of, new_digest
 from memcarve.intervals import TOP
 from memcarve.missing import REASONS
 from memcarve.sinks.sink import Result
@@ -204,7 +203,7 @@ class CarvedCheck:
         if record.hashes.keys() != set(self.names):
             yield "lacks a hash that the others have, or has one more"
         for name, value in record.hashes.items():
-            if len(value) != 2 * hashlib.new(name, usedforsecurity=False).digest_size or not set(value) <= _DIGITS:
+            if len(value) != 2 * new_digest(name).digest_size or not set(value) <= _DIGITS:
                 yield f"its {name} is {shown(value)}, which is not one"
         if self.names and record.zero is None:
             yield "does not say whether it is zero, although its bytes were read"
@@ -228,7 +227,7 @@ class CarvedCheck:
 
     def content(self, record: Record) -> None:
         """Read one file once: its hashes, and whether it is zero."""
-        digests = {name: hashlib.new(name, usedforsecurity=False) for name in record.hashes}
+        digests = {name: new_digest(name) for name in record.hashes}
         if not digests:
             return
         zero = True
