@@ -12,12 +12,12 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 
 class BuildHook(BuildHookInterface[Any]):
-    """Adds the compiled part, and the files that belong below share/."""
+    """Adds the compiled parts, and the files that belong below share/."""
 
     _folder: str | None = None
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
-        """Make the files; for an editable install, the compiled part alone, beside its source."""
+        """Make the files; for an editable install, the compiled parts alone, beside their sources."""
         source = Path(self.root, "src")
         sys.path[:0] = [str(source), str(Path(self.root, "distribution"))]
         from compiled_parts import TAG, compile_parts, platform_tag  # they are there now

@@ -1,4 +1,4 @@
-"""The part of memcarve that is written in C, compiled: optional, since a part in Python does the same, slowly."""
+"""The parts of memcarve that are written in C, compiled: optional, since Python does the same where they are not."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from setuptools import Distribution, Extension
 from setuptools.command.build_ext import build_ext
 from setuptools.errors import BaseError, CCompilerError
 
-#: the module, and the source below src/
-MODULE = "memcarve.formats.compressed_pages._compiled"
-SOURCE = "memcarve/formats/compressed_pages/_compiled.c"
+#: modules, and the source below src/ of each
+PARTS = {"memcarve.formats.compressed_pages._compiled": "memcarve/formats/compressed_pages/_compiled.c"}
+if sys.platform != "win32":  # which has no pread
+    PARTS["memcarve._read_pieces"] = "memcarve/_read_pieces.c"
 #: the oldest Python whose stable interface it uses, as wheels call it
 TAG = "cp311-abi3"
 #: if set, nothing is compiled, and the wheel is for every system
@@ -22,16 +23,20 @@ PURE = "MEMCARVE_PURE"
 
 
 def compile_parts(source: Path, folder: Path) -> list[Path]:
-    """Compile into a folder, below which a file lies as below src/; return none if that is not possible or not wanted.
+    """Compile into a folder, below which a file lies as below src/; return those that could be, none if not wanted.
 
     The same sources and compiler make the same file, in whatever folder they lie.
     """
     if os.environ.get(PURE):
         return []
+    return [path for module in PARTS for path in _compiled(module, source, folder)]
+
+
+def _compiled(module: str, source: Path, folder: Path) -> list[Path]:
     options = [] if sys.platform == "win32" else ["-g0", f"-ffile-prefix-map={source}=."]
     extension = Extension(
-        MODULE,
-        [str(source / SOURCE)],
+        module,
+        [str(source / PARTS[module])],
         py_limited_api=True,
         extra_compile_args=options,
     )
@@ -43,7 +48,7 @@ def compile_parts(source: Path, folder: Path) -> list[Path]:
             command.ensure_finalized()
             command.run()
     except (BaseError, CCompilerError, OSError) as error:
-        print(f"{SOURCE}: not compiled ({error}); what it does is done in Python", file=sys.stderr)
+        print(f"{PARTS[module]}: not compiled ({error}); what it does is done in Python", file=sys.stderr)
         return []
     return [Path(each) for each in command.get_outputs()]
 

@@ -389,7 +389,7 @@ def test_a_file_that_is_gone_as_a_whole_is_an_error(tmp_path: Path, monkeypatch:
 
 
 def test_a_program_of_its_own_survives(tmp_path: Path) -> None:
-    """Bad blocks reached through a mapping are no signal that ends the program."""
+    """Bad blocks are no signal that ends the program."""
     (tmp_path / "good").mkdir()
     write_dump(tmp_path / "good", ROWS)
     bad = ranges_of(range(600, 680, 7))

@@ -6,7 +6,6 @@ import contextlib
 import copy
 import errno
 import itertools
-import mmap
 import os
 import stat
 import threading
@@ -16,6 +15,11 @@ from typing import IO, TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from memcarve.errors import CounterpartError, InputError, SourceReadError, UnreadableError
 from memcarve.times import rfc3339_of
+
+try:
+    from memcarve._read_pieces import read_pieces as _read_many
+except ImportError:  # there was no compiler, or the system has no pread
+    _read_many = None  # type: ignore[assignment]
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -201,14 +205,14 @@ class FileBacking:
     incomplete = False
     #: whether reading all of it is to be avoided: each block comes from afar, over a network
     costly = False
+    #: whether its bytes are those of `fd`, as they lie there
+    direct = True
     #: its SHA-256 and when that was taken, ready for JSON, once it was taken
     hashed: Mapping[str, str] = MappingProxyType({})
 
     def __init__(self, path: str | os.PathLike[str], *, follow: bool = True, fd: int = -1) -> None:
         self.path = os.fspath(path)
         self._lock = threading.Lock()
-        self._mapping: mmap.mmap | None = None
-        self._unmappable = False
         #: what `read_there` could not read, in words
         self.lost: list[str] = []
         self.fd = fd
@@ -255,21 +259,6 @@ class FileBacking:
         """Return True if the file's length or modification time differs from when it was opened."""
         now = os.fstat(self.fd)
         return (now.st_size, now.st_mtime_ns) != (self.status.st_size, self.status.st_mtime_ns)
-
-    @property
-    def mapping(self) -> memoryview | None:
-        """The file mapped into memory, for the kernel to copy from; None if it cannot be mapped.
-
-        Only system calls may touch it: they fail with EFAULT if a page cannot be read, but touching it here would end
-        the program with a signal.
-        """
-        with self._lock:
-            if self._mapping is None and not self._unmappable:
-                try:
-                    self._mapping = mmap.mmap(self.fd, 0, access=mmap.ACCESS_READ)
-                except (OSError, ValueError):  # an empty file, a file system that cannot, no addresses left
-                    self._unmappable = True
-            return None if self._mapping is None else memoryview(self._mapping)
 
     def read_some(self, offset: int, buffer: memoryview) -> int:
         """Read up to ``len(buffer)`` bytes at `offset`; return how many came, 0 at the end of the file.
@@ -336,6 +325,18 @@ class FileBacking:
                 )
             done += count
 
+    def read_pieces(self, pieces: Iterable[tuple[int, int]], buffer: memoryview) -> None:
+        """Fill `buffer` with pieces (offset, length), one behind the other; raises what `read_into` does."""
+        rows, done, begin = list(pieces), 0, 0
+        if _read_many is not None and self.direct and len(rows) > 1:
+            done = _read_many(self.fd, rows, buffer)
+            if done == len(buffer):
+                return
+        for offset, length in rows:  # reading the first that did not come whole says why
+            skip = min(max(done - begin, 0), length)
+            self.read_into(offset + skip, buffer[begin + skip : begin + length])
+            begin += length
+
     def fetch_ahead(self, offsets: Offsets, sizes: Offsets) -> None:
         """Do nothing: the file is at hand."""
 
@@ -355,10 +356,6 @@ class FileBacking:
     def close(self) -> None:
         """Close the file; a second call does nothing."""
         fd, self.fd = self.fd, -1
-        mapping, self._mapping, self._unmappable = self._mapping, None, True
-        with contextlib.suppress(BufferError):  # a part of it is still in use: it is closed with that
-            if mapping is not None:
-                mapping.close()
         if fd >= 0:
             os.close(fd)
 

@@ -18,9 +18,8 @@ from dumps import write_dump
 from files import EXAMPLE
 from memcarve import backing
 from memcarve.backing import FileBacking
-from memcarve.copying import copier as copier_module, scatter
-from memcarve.copying.copier import BUFFERED, IN_KERNEL, REFLINK, Copier, StoppedError, Target
-from memcarve.copying.scatter import GATHERED
+from memcarve.copying import copier as copier_module
+from memcarve.copying.copier import BUFFERED, GATHERED, IN_KERNEL, REFLINK, Copier, StoppedError, Target
 from memory import PAGE, noise
 
 if TYPE_CHECKING:
@@ -110,7 +109,7 @@ def test_every_way_copies(
     copier.close()
     assert content(target) == COPIED
     assert sum(copier.moved.values()) == len(COPIED)
-    assert set(copier.moved) <= {*names, BUFFERED}
+    assert set(copier.moved) <= {*names, BUFFERED, GATHERED}
 
 
 @pytest.mark.parametrize("number", ELSEWHERE)
@@ -510,59 +509,3 @@ def test_signals_without_hangup() -> None:
     )
     ran = run("--version", before=before)
     assert (ran.code, ran.out.split()[-1]) == (0, b"2"), ran
-
-
-def test_small_pieces_are_gathered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Scattered pages are collected and written together, large pieces between them are not; every byte is right."""
-    monkeypatch.setattr(copier_module, "_SMALL", 2 * PAGE)
-    data = noise(7, 64 * PAGE)
-    source = tmp_path / "source"
-    source.write_bytes(data)
-    pieces = [(5 * PAGE, PAGE), (3 * PAGE, 2 * PAGE), (20 * PAGE, 9 * PAGE), (PAGE, PAGE), (60 * PAGE, 4 * PAGE)]
-    expected = b"".join(data[offset : offset + size] for offset, size in pieces)
-    for observed, sparse in ((False, False), (True, False), (True, True)):
-        seen: list[bytes] = []
-        written: list[int] = []
-        target = tmp_path / "target"
-        copier = Copier()
-        copier._ways = [way for way in copier._ways if way != REFLINK]
-        with FileBacking(source) as backing, target.open("w+b") as file:
-            copier.copy(
-                backing,
-                pieces,
-                Target(file.fileno(), "target"),
-                observe=(lambda view: seen.append(bytes(view))) if observed else None,  # noqa: B023
-                sparse=sparse,
-                progress=written.append,
-            )
-        assert target.read_bytes() == expected
-        assert b"".join(seen) == (expected if observed else b"")
-        assert sum(written) == len(expected) == sum(copier.moved.values())
-        assert copier.moved[GATHERED] == 4 * PAGE
-
-
-def test_pieces_that_fill_the_buffer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """More small pieces than the buffer holds go in several goes, in order."""
-    monkeypatch.setattr(copier_module, "_SMALL", PAGE)
-    monkeypatch.setattr(scatter, "BUFFER", 3 * PAGE)
-    data = noise(8, 16 * PAGE)
-    source = tmp_path / "source"
-    source.write_bytes(data)
-    pieces = [(number * PAGE, PAGE - number) for number in range(15, -1, -2)]
-    copier, target = Copier(), tmp_path / "target"
-    copier._ways = []
-    with FileBacking(source) as backing, target.open("wb") as file:
-        copier.copy(backing, pieces, Target(file.fileno(), "target"))
-    assert target.read_bytes() == b"".join(data[offset : offset + size] for offset, size in pieces)
-
-
-def test_one_piece_needs_no_mapping(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What lies in one piece, as most of a dump does, is copied without mapping the source, with hashes or without."""
-    monkeypatch.setattr(copier_module, "_SMALL", 1 << 16)
-    source = tmp_path / "source"
-    source.write_bytes(noise(9, 4 * PAGE))
-    for observe in (None, len):
-        with FileBacking(source) as backing, (tmp_path / "target").open("w+b") as file:
-            Copier().copy(backing, [(PAGE, PAGE)], Target(file.fileno(), "target"), observe=observe)
-            assert backing._mapping is None
-        assert (tmp_path / "target").read_bytes() == source.read_bytes()[PAGE : 2 * PAGE]

@@ -1,4 +1,4 @@
-"""Scattered pieces collected and written together: the bytes against a model, and each failure on the way."""
+"""Scattered pieces read and written together: the bytes against a model, and each failure on the way."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ from hypothesis import given, strategies as st
 
 import memcarve
 from files import ROOT
-from memcarve.backing import Composite, FileBacking, Zeros
-from memcarve.copying import copier, scatter
-from memcarve.copying.copier import BUFFERED, Copier, StoppedError
+from memcarve import backing as backing_module
+from memcarve.backing import Composite, FileBacking, Zeros, read_pieces
+from memcarve.copying import copier
+from memcarve.copying.copier import BUFFERED, GATHERED, Copier, StoppedError
 from memcarve.copying.output_file import BUFFER, Target
-from memcarve.copying.scatter import GATHERED, Gathered, GatheredByKernel, gatherer
+from memcarve.copying.scatter import blocks
 from memory import Memory, noise
 from mounts import tmpfs
 
@@ -32,10 +33,11 @@ if TYPE_CHECKING:
 PAGE = 4096
 SIZE = 3 * BUFFER + 777
 CONTENT = noise(1, PAGE) + bytes(2 * PAGE) + noise(2, SIZE - 4 * PAGE) + bytes(PAGE)
-#: what fits into a buffer, and is collected by a `Copier`
+#: a size up to which pieces are gathered
 SMALL = copier._SMALL
 SCATTERED = [(at * PAGE, PAGE) for at in (7, 3, 4, 5, 90, 1, 2, 2, 60)] + [(SIZE - 5, 5), (123, 4567), (0, SMALL)]
-BY_KERNEL = pytest.mark.skipif(not hasattr(os, "preadv"), reason="there is no writev or preadv here")
+COMPILED = backing_module._read_many
+EACH = ["compiled", "Python"]
 
 
 def collected(pieces: Sequence[Piece], content: bytes = CONTENT) -> bytes:
@@ -45,8 +47,21 @@ def collected(pieces: Sequence[Piece], content: bytes = CONTENT) -> bytes:
 
 @pytest.fixture(autouse=True)
 def no_other_way(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have a `Copier` collect small pieces and move large ones through its buffer."""
+    """Have a `Copier` gather small pieces and move large ones through its buffer."""
     monkeypatch.setattr(copier, "_ways_here", list)
+
+
+@pytest.fixture(params=EACH)
+def each(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run a test with the compiled way to read pieces, and with that in Python."""
+    use(request.param, monkeypatch)
+
+
+def use(way: str, patch: pytest.MonkeyPatch) -> None:
+    """Read pieces in one way or the other."""
+    if way == "compiled" and COMPILED is None:
+        pytest.skip("no C compiler was there when memcarve was installed")
+    patch.setattr(backing_module, "_read_many", COMPILED if way == "compiled" else None)
 
 
 @pytest.fixture(scope="module")
@@ -78,29 +93,11 @@ def content(target: Target) -> bytes:
     return os.read(target.fd, 1 << 24)
 
 
-def gather(
-    backing: Any, target: Target, pieces: Sequence[Piece], *, place: int = 0, kernel: bool | None = None, **options: Any
-) -> list[int]:
-    """Write pieces in the better way, which is `kernel`'s where that is said; return what was told of."""
-    told: list[int] = []
-    buffer = memoryview(bytearray(BUFFER))
-    way = gatherer(
-        backing, target, buffer, place, options.get("observe"), told.append, sparse=options.get("sparse", False)
-    )
-    assert kernel is None or isinstance(way, GatheredByKernel if kernel else Gathered)
-    for piece in pieces:
-        way.add(*piece)
-    end = place + sum(size for _, size in pieces)
-    assert way.flush() == way.flush() == way.place == end
-    assert sum(told) == end - place
-    return told
-
-
 #: pieces as they come: of all sizes, some beyond a page's edge, overlapping, in no order, some of no size
 PIECES = st.lists(
     st.one_of(
         st.tuples(st.integers(0, SIZE // PAGE - 1).map(lambda page: page * PAGE), st.just(PAGE)),
-        st.tuples(st.integers(0, SIZE), st.sampled_from([0, 1, 7, 4095, 4097, SMALL - 1, SMALL])),
+        st.tuples(st.integers(0, SIZE), st.sampled_from([0, 1, 7, 4095, 4097, SMALL - 1, SMALL, BUFFER, 2 * BUFFER])),
         st.tuples(st.integers(0, SIZE), st.integers(0, 3 * PAGE)),
     ).map(lambda piece: (piece[0], min(piece[1], SIZE - piece[0]))),
     max_size=60,
@@ -110,189 +107,180 @@ PIECES = st.lists(
 # bytes
 
 
-@pytest.mark.parametrize("mode", ["kernel", "buffer", "sparse", "in memory"])
+@pytest.mark.parametrize("mode", ["plain", "observed", "sparse", "both", "in memory"])
+@pytest.mark.parametrize("way", EACH)
 @given(pieces=PIECES, place=st.sampled_from([0, 1, PAGE, 12345]))
-def test_model(path: Path, mode: str, pieces: list[Piece], place: int) -> None:
-    """Whatever the pieces, what is written is their bytes one after the other, from the place on, and all is shown."""
-    shown = bytearray()
-    with tempfile.TemporaryFile() as file, FileBacking(path) as source:
+def test_model(path: Path, mode: str, way: str, pieces: list[Piece], place: int) -> None:
+    """Whatever the pieces, what is written is their bytes one after the other, and all is shown and counted once."""
+    shown, done = bytearray(), list[int]()
+    options: dict[str, Any] = {"sparse": mode in {"sparse", "both"}}
+    if mode not in {"plain", "sparse"}:
+        options["observe"] = shown.extend
+    copier = Copier()
+    with tempfile.TemporaryFile() as file, FileBacking(path) as source, pytest.MonkeyPatch.context() as patch:
+        use(way, patch)
         target = Target(file.fileno(), "the target")
         os.write(target.fd, b"x" * place)
-        options: dict[str, Any] = {"observe": shown.extend, "sparse": mode == "sparse"}
-        kernel = mode == "kernel" and hasattr(os, "preadv")
-        backing = {"buffer": Memory(CONTENT), "in memory": Memory(CONTENT)}.get(mode, source)
-        gather(backing, target, pieces, place=place, kernel=kernel, **options)
-        wanted = collected(pieces)
-        if mode == "sparse":
-            # the holes at its end are the caller's
-            os.ftruncate(target.fd, place + len(wanted))
-        assert content(target) == b"x" * place + wanted
-    assert bytes(shown) == wanted
-
-
-@given(
-    pieces=st.lists(
-        st.tuples(st.integers(0, SIZE), st.sampled_from([1, PAGE, SMALL, SMALL + 1, BUFFER, 2 * BUFFER + 3])).map(
-            lambda piece: (piece[0], min(piece[1], SIZE - piece[0]))
-        ),
-        max_size=12,
-    ),
-    place=st.sampled_from([0, PAGE, 77]),
-    mode=st.sampled_from(["plain", "observed", "sparse", "both"]),
-)
-def test_small_among_large(path: Path, pieces: list[Piece], place: int, mode: str) -> None:
-    """Pieces that are collected and pieces that are not come in their order, are shown and counted once."""
-    shown, done = bytearray(), [0]
-    options: dict[str, Any] = {"sparse": mode in {"sparse", "both"}}
-    if mode in {"observed", "both"}:
-        options["observe"] = shown.extend
-
-    def advance(count: int) -> None:
-        done[0] += count
-
-    copier = Copier()
-    with tempfile.TemporaryFile() as file, FileBacking(path) as source:
-        target = Target(file.fileno(), "the target")
-        os.ftruncate(target.fd, place)
-        copier.copy(source, pieces, target, place=place, progress=advance, **options)
-        wanted = collected(pieces)
-        assert content(target) == bytes(place) + wanted
-    assert not options.get("observe") or bytes(shown) == wanted
-    assert done[0] == sum(copier.moved.values()) == len(wanted)
+        backing = Memory(CONTENT) if mode == "in memory" else source
+        copier.copy(backing, pieces, target, place=place, progress=done.append, **options)
+        assert content(target) == b"x" * place + collected(pieces)
+    assert not options.get("observe") or bytes(shown) == collected(pieces)
+    assert sum(done) == sum(copier.moved.values()) == len(collected(pieces))
     assert copier.moved.keys() <= {GATHERED, BUFFERED}
 
 
-def test_more_pieces_than_one_call_takes(source: FileBacking, target: Target) -> None:
-    """Thousands of tiny pieces, some of no size at all, take several calls."""
+@given(
+    pieces=st.lists(st.tuples(st.integers(0, 99), st.sampled_from([0, 1, 5, 6, 7, 8, 14, 21, 22])), max_size=12),
+    most=st.sampled_from([1, 7]),
+)
+def test_blocks(pieces: list[Piece], most: int) -> None:
+    """Blocks have every byte of the pieces in order, and all but the last are full."""
+    found = list(blocks(pieces, most))
+    bytes_of = [(offset + at) for offset, size in pieces for at in range(size)]
+    assert [offset + at for block, _ in found for offset, size in block for at in range(size)] == bytes_of
+    assert [size for _, size in found] == [sum(size for _, size in block) for block, _ in found]
+    assert all(size == most for _, size in found[:-1])
+    assert all(0 < size <= most for block, size in found for _, size in [*block, (0, size)])
+
+
+@pytest.mark.usefixtures("each")
+def test_thousands_of_pieces(source: FileBacking) -> None:
+    """Thousands of tiny pieces, some of no size at all, are read together."""
     pieces = [(at * 37 % SIZE, at % 3) for at in range(5000)]
     pieces = [(at, min(size, SIZE - at)) for at, size in pieces]
-    gather(source, target, pieces)
-    assert content(target) == collected(pieces)
+    buffer = bytearray(len(collected(pieces)) + 9)
+    read_pieces(source, iter(pieces), memoryview(buffer)[:-9])
+    assert buffer == collected(pieces) + bytes(9)
 
 
-@BY_KERNEL
+@pytest.mark.skipif(COMPILED is None, reason="no C compiler was there when memcarve was installed")
 def test_calls_are_few(source: FileBacking, target: Target, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A buffer's worth of pages is one call, and no byte of it is read here."""
+    """A buffer's worth of pages is read by one call."""
     calls = []
-    true = os.writev
 
-    def writev(fd: int, parts: Sequence[memoryview]) -> int:
-        calls.append(len(parts))
-        return true(fd, parts)
+    def read_many(fd: int, pieces: list[Piece], buffer: memoryview) -> int:
+        calls.append(len(pieces))
+        return COMPILED(fd, pieces, buffer)
 
-    monkeypatch.setattr(os, "writev", writev)
+    monkeypatch.setattr(backing_module, "_read_many", read_many)
     monkeypatch.setattr(source, "read_into", None)
     pieces = [(at * PAGE, PAGE) for at in range(128, 0, -1)]
-    assert gather(source, target, pieces, kernel=True) == [BUFFER, BUFFER]
+    Copier().copy(source, pieces, target)
     assert calls == [64, 64]
     assert content(target) == collected(pieces)
 
 
-@BY_KERNEL
-@pytest.mark.parametrize("bad", ["", "source", "other"])
-def test_pieces_of_several_files(
-    source: FileBacking, target: Target, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bad: str
-) -> None:
-    """Of files that lie one behind the other the kernel takes pieces of all, and what is no file is read.
+@pytest.mark.skipif(not hasattr(os, "posix_fadvise"), reason="what is cached cannot be told here")
+@pytest.mark.usefixtures("each")
+def test_what_is_not_cached(tmp_path: Path) -> None:
+    """Pages that must come from the disk are the same."""
+    path = tmp_path / "source"
+    path.write_bytes(CONTENT)
+    pieces = [(at * PAGE, PAGE) for at in range(150, 0, -3)] + [(SIZE - 5, 5)]
+    buffer = bytearray(len(collected(pieces)))
+    with FileBacking(path) as source:
+        os.fsync(source.fd)
+        os.posix_fadvise(source.fd, 0, 0, os.POSIX_FADV_DONTNEED)
+        read_pieces(source, pieces, memoryview(buffer))
+    assert buffer == collected(pieces)
 
-    A file that cannot be mapped is read as well; if it is the first, all are.
-    """
+
+@pytest.mark.usefixtures("each")
+def test_pieces_of_several_files(source: FileBacking, target: Target, tmp_path: Path) -> None:
+    """Pieces of files that lie one behind the other, and of what is no file, come in their order."""
     other, last = noise(5, 9 * PAGE + 11), 5 * PAGE
     (tmp_path / "other").write_bytes(other)
     with FileBacking(tmp_path / "other") as more:
         whole = Composite(source, [more, Zeros("zeros", last)])
-        begins = [0, *whole.begins]
-        read: list[int] = []
-        true = whole.read_into
-
-        def read_into(offset: int, view: memoryview) -> None:
-            read.append(offset)
-            true(offset, view)
-
-        monkeypatch.setattr(whole, "read_into", read_into)
-        if bad:
-            monkeypatch.setattr({"source": source, "other": more}[bad], "_unmappable", True)
-        contents = [CONTENT, other, bytes(last)]
+        begins, contents = [0, *whole.begins], [CONTENT, other, bytes(last)]
         where = [
-            (1, 3, PAGE),
-            (0, 7 * PAGE, PAGE),
-            (1, 9 * PAGE, 11),
-            (2, 0, PAGE),
-            (1, 0, PAGE),
-            (2, PAGE, 7),
-            (0, 1, 9),
-        ]
-        gather(whole, target, [(begins[part] + at, size) for part, at, size in where], kernel=bad != "source")
+            (1, 3, PAGE), (0, 7 * PAGE, PAGE), (0, PAGE, PAGE), (1, 9 * PAGE, 11), (2, 0, PAGE), (1, 0, PAGE),
+            (2, PAGE, 7), (0, 1, 9),
+        ]  # fmt: skip
+        Copier().copy(whole, [(begins[part] + at, size) for part, at, size in where], target)
         assert content(target) == b"".join(contents[part][at : at + size] for part, at, size in where)
-        by_hand = {"": [2], "other": [1, 2], "source": [0, 1, 2]}[bad]
-        assert read == [begins[part] + at for part, at, _ in where if part in by_hand]
 
 
-@pytest.mark.parametrize("missing", ["writev", "preadv"])
-def test_systems_without(source: FileBacking, target: Target, monkeypatch: pytest.MonkeyPatch, missing: str) -> None:
-    """A system without one of the calls has its pieces read and written."""
-    monkeypatch.delattr(os, missing, raising=False)
-    gather(source, target, SCATTERED, kernel=False)
+@pytest.mark.usefixtures("each")
+def test_a_file_whose_bytes_lie_elsewhere(source: FileBacking, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a file that is not as it lies on disk, each piece is read as it reads one."""
+    monkeypatch.setattr(source, "direct", False)
+    monkeypatch.setattr(source, "read_into", lambda offset, view: view.__setitem__(slice(None), b"%c" % offset * 9))
+    buffer = bytearray(18)
+    read_pieces(source, [(65, 9), (66, 9)], memoryview(buffer))
+    assert buffer == b"A" * 9 + b"B" * 9
+
+
+def test_systems_without(source: FileBacking, target: Target, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A system without positioned reads has its pieces read and written, too."""
+    use("Python", monkeypatch)
+    for name in ("preadv", "pread"):
+        monkeypatch.delattr(os, name, raising=False)
+    Copier().copy(source, SCATTERED, target)
     assert content(target) == collected(SCATTERED)
 
 
-def test_unmappable_file(source: FileBacking, target: Target, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A file that cannot be mapped has its pieces read and written, and mapping it is not tried again."""
-    calls = []
-
-    def refused(*arguments: object, **_: object) -> None:
-        calls.append(arguments)
-        raise OSError(errno.ENODEV, "No such device")
-
-    monkeypatch.setattr("mmap.mmap", refused)
-    for _ in range(2):
-        os.ftruncate(target.fd, 0)
-        gather(source, target, SCATTERED, kernel=False)
-        assert content(target) == collected(SCATTERED)
-    assert len(calls) == 1
-
-
+@pytest.mark.usefixtures("each")
 def test_empty_file(tmp_path: Path, target: Target) -> None:
-    """An empty file has no mapping, gives nothing, and a piece of it is an error that names it."""
+    """An empty file gives nothing, and a piece of it is an error that names it."""
     empty = tmp_path / "empty"
     empty.touch()
     with FileBacking(empty) as source:
-        assert source.mapping is None
-        assert gather(source, target, [(0, 0), (0, 0)], kernel=False) == []
+        Copier().copy(source, [(0, 0), (0, 0)], target)
         assert content(target) == b""
         with pytest.raises(memcarve.SourceReadError, match=f"{empty.name}: ends at offset 0x0"):
-            gather(source, target, [(0, 1)])
+            Copier().copy(source, [(0, 1), (0, 1)], target)
 
 
-# partial writes
+@pytest.mark.skipif(COMPILED is None, reason="no C compiler was there when memcarve was installed")
+@pytest.mark.parametrize(
+    ("piece", "error"),
+    [
+        ((0, 10), ValueError),
+        ((-1, 1), ValueError),
+        ((0, -1), ValueError),
+        ((1 << 64, 1), OverflowError),
+        ((0, 1 << 64), OverflowError),
+        ((0, 1, 2), TypeError),
+        (("a", 1), TypeError),
+        ([0, 1], TypeError),
+    ],
+)
+def test_arguments_that_make_no_sense(source: FileBacking, piece: Any, error: type[Exception]) -> None:
+    """The compiled way writes within the buffer, and takes nothing but pieces."""
+    assert COMPILED is not None
+    buffer = bytearray(16)
+    with pytest.raises(error):
+        COMPILED(source.fd, [(0, 3), piece, (0, 3)], memoryview(buffer)[:12])
+    assert buffer[12:] == bytes(4)
 
 
-@BY_KERNEL
-@pytest.mark.parametrize("most", [0, 1, 4095, 4096, 4097, 3 * PAGE, 12345, BUFFER - 1])
-@pytest.mark.parametrize("observed", [False, True])
-def test_partial_writes(
-    source: FileBacking, target: Target, monkeypatch: pytest.MonkeyPatch, most: int, *, observed: bool
-) -> None:
-    """A call that writes less than it was asked to is made up for, wherever it stopped; all is shown once, in order."""
-    shown = bytearray()
-
-    def writev(fd: int, parts: Sequence[memoryview]) -> int:
-        return os.write(fd, b"".join(parts)[:most])
-
-    monkeypatch.setattr(os, "writev", writev)
-    gather(source, target, SCATTERED * 9, kernel=True, observe=shown.extend if observed else None)
-    assert content(target) == collected(SCATTERED * 9)
-    assert bytes(shown) == (collected(SCATTERED * 9) if observed else b"")
+# partial writes and reads
 
 
-@pytest.mark.parametrize("most", [1, 4095])
-def test_partial_writes_of_a_buffer(path: Path, target: Target, monkeypatch: pytest.MonkeyPatch, most: int) -> None:
-    """The other way goes on as well."""
-    true = os.write
+@pytest.mark.usefixtures("each")
+@pytest.mark.parametrize("most", [1, 4095, 4097, 3 * PAGE])
+def test_partial_writes(source: FileBacking, target: Target, monkeypatch: pytest.MonkeyPatch, most: int) -> None:
+    """A call that writes less than it was asked to is made up for; all is shown once, in order."""
+    true, pieces, shown = os.write, SCATTERED[: 4 if most == 1 else None], bytearray()
     monkeypatch.setattr(os, "write", lambda fd, data: true(fd, data[:most]))
-    pieces = SCATTERED[:6]
-    gather(Memory(path.read_bytes()), target, pieces, kernel=False)
-    assert content(target) == collected(pieces)
+    Copier().copy(source, pieces, target, observe=shown.extend)
+    assert content(target) == shown == collected(pieces)
+
+
+@pytest.mark.parametrize("most", [0, 1, 4095, 4096, 4097, 3 * PAGE, 12345, BUFFER - 1])
+def test_partial_reads(source: FileBacking, target: Target, monkeypatch: pytest.MonkeyPatch, most: int) -> None:
+    """What did not come by one call is read piece by piece, from wherever it stopped."""
+
+    def read_many(fd: int, pieces: list[Piece], buffer: memoryview) -> int:
+        del fd
+        count = min(most, len(buffer))
+        buffer[:count] = collected(pieces)[:count]
+        return count
+
+    monkeypatch.setattr(backing_module, "_read_many", read_many)
+    Copier().copy(source, SCATTERED * 9, target)
+    assert content(target) == collected(SCATTERED * 9)
 
 
 # failures
@@ -307,85 +295,49 @@ def fail_with(number: int) -> Callable[..., Any]:
     return failing
 
 
-@BY_KERNEL
-@pytest.mark.parametrize("number", [errno.EFAULT, errno.EINVAL, errno.EIO, errno.EOPNOTSUPP])
-def test_call_fails(source: FileBacking, target: Target, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
-    """Where the call fails, but reading and writing work, that is done, and the bytes are right."""
-    monkeypatch.setattr(os, "writev", fail_with(number))
-    gather(source, target, SCATTERED * 3, kernel=True)
-    assert content(target) == collected(SCATTERED * 3)
+def test_source_is_bad(source: FileBacking, target: Target, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If a piece did not come, and reading it fails, the error names the source and the place."""
+    monkeypatch.setattr(backing_module, "_read_many", lambda *_: PAGE)
+    monkeypatch.setattr(os, "preadv", fail_with(errno.EIO), raising=False)
+    with pytest.raises(memcarve.SourceReadError, match=f"{source.path}: cannot be read at offset 0x1000: Input"):
+        Copier().copy(source, [(3 * PAGE, PAGE), (PAGE, PAGE)], target)
 
 
-@BY_KERNEL
-@pytest.mark.parametrize("number", [errno.EFAULT, errno.EIO])
-def test_source_is_bad(source: FileBacking, target: Target, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
-    """Where the call fails and reading does, too, the error names the source and the place."""
-    monkeypatch.setattr(os, "writev", fail_with(number))
-    monkeypatch.setattr(os, "preadv", fail_with(errno.EIO))
-    with pytest.raises(memcarve.SourceReadError, match=f"{source.path}: cannot be read at offset 0x3000: Input"):
-        gather(source, target, [(3 * PAGE, PAGE), (PAGE, PAGE)], kernel=True)
-
-
-@BY_KERNEL
-@pytest.mark.parametrize("number", [errno.EFAULT, errno.EIO, errno.EROFS])
-def test_target_is_bad(source: FileBacking, target: Target, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
-    """Where the call fails and writing does, too, the error names the target."""
-    monkeypatch.setattr(os, "writev", fail_with(number))
+def test_target_is_bad(source: FileBacking, target: Target, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If writing fails the error names the target."""
     monkeypatch.setattr(os, "write", fail_with(errno.EIO))
     with pytest.raises(memcarve.OutputError, match=r"^the target: cannot be written: Input") as caught:
-        gather(source, target, SCATTERED, kernel=True)
+        Copier().copy(source, SCATTERED, target)
     assert not isinstance(caught.value, memcarve.NoSpaceError)
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)])
-@pytest.mark.parametrize("kernel", [pytest.param(True, marks=BY_KERNEL), False])
-def test_full_disk(
-    source: FileBacking, target: Target, monkeypatch: pytest.MonkeyPatch, number: int, *, kernel: bool
-) -> None:
-    """A full disk is told as such, in both ways."""
-    monkeypatch.setattr(os, "writev" if kernel else "write", fail_with(number))
+def test_full_disk(source: FileBacking, target: Target, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    """A full disk is told as such."""
+    monkeypatch.setattr(os, "write", fail_with(number))
     with pytest.raises(memcarve.NoSpaceError, match=r"^the target: cannot be written: "):
-        gather(source if kernel else Memory(CONTENT), target, SCATTERED, kernel=kernel)
+        Copier().copy(source, SCATTERED, target)
 
 
-@BY_KERNEL
+@pytest.mark.skipif(sys.platform != "linux", reason="tmpfs is Linux's")
 def test_disk_that_runs_full(source: FileBacking, tmp_path: Path) -> None:
     """A disk that runs full in the midst of a call is told as such; the call had written a part."""
     with tmpfs(tmp_path, f"size={10 * PAGE}") as where:
         fd = os.open(where / "target", os.O_RDWR | os.O_CREAT)
         try:
             with pytest.raises(memcarve.NoSpaceError, match=r"^the target: "):
-                gather(source, Target(fd, "the target"), [(at * PAGE, PAGE) for at in range(30, 0, -1)], kernel=True)
+                Copier().copy(source, [(at * PAGE, PAGE) for at in range(30, 0, -1)], Target(fd, "the target"))
             assert os.pread(fd, PAGE, 0) == CONTENT[30 * PAGE : 31 * PAGE]
         finally:
             os.close(fd)
 
 
-@BY_KERNEL
-def test_reading_back_less(source: FileBacking, target: Target, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where less comes back than was written, nobody is shown something else: that is an error."""
-    shown = bytearray()
-    monkeypatch.setattr(os, "preadv", lambda *_: 17)
-    with pytest.raises(memcarve.MemcarveError, match="the target: reading back what was written gave 17 of"):
-        gather(source, target, SCATTERED, kernel=True, observe=shown.extend)
-    assert not shown
-
-
-@BY_KERNEL
-def test_reading_back_fails(source: FileBacking, target: Target, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where what was written cannot be read back, the error is a declared one and names the target."""
-    monkeypatch.setattr(os, "preadv", fail_with(errno.EIO))
-    with pytest.raises(memcarve.MemcarveError, match="the target: "):
-        gather(source, target, SCATTERED, kernel=True, observe=lambda _: None)
-
-
-@pytest.mark.parametrize("kernel", [pytest.param(True, marks=BY_KERNEL), False])
+@pytest.mark.usefixtures("each")
 @pytest.mark.parametrize("piece", [(SIZE, 1), (SIZE - 1, 2), (SIZE + PAGE, PAGE), (1 << 40, 1)])
-def test_pieces_beyond_the_end(path: Path, source: FileBacking, target: Target, piece: Piece, *, kernel: bool) -> None:
+def test_pieces_beyond_the_end(source: FileBacking, target: Target, piece: Piece) -> None:
     """A piece that the source does not have is an error of it, not fewer bytes."""
-    del path
     with pytest.raises(memcarve.SourceReadError, match="ends at offset"):
-        gather(source if kernel else Memory(CONTENT), target, [(0, PAGE), piece, (0, PAGE)], kernel=kernel)
+        Copier().copy(source, [(0, PAGE), piece, (0, PAGE)], target)
 
 
 def test_stopped(source: FileBacking, target: Target) -> None:
@@ -396,110 +348,53 @@ def test_stopped(source: FileBacking, target: Target) -> None:
         copier.copy(source, SCATTERED, target)
 
 
-# sources that change meanwhile
-
-#: copies pieces of a file, which is cut in between; prints how that ended, and of what sizes the parts were
-CUT = """
-import os, sys
-import memcarve
-from memcarve.copying import copier
-from memcarve.backing import FileBacking
-from memcarve.copying.copier import Copier, Target
-path, out, size, observed = sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4] == "observed"
-copier._ways_here = list
-pieces = [(at * 4096, 4096) for at in range(63, -1, -1)]
-with FileBacking(path) as source:
-    fd = os.open(out, os.O_RDWR | os.O_CREAT)
-    view = source.mapping
-    os.truncate(path, size)
-    shown = bytearray()
-    try:
-        Copier().copy(source, pieces[: int(sys.argv[5])], Target(fd, out), observe=shown.extend if observed else None)
-    except memcarve.InputError as error:
-        print(type(error).__name__, error)
-    else:
-        print("no error")
-    finally:
-        os.close(fd)
-"""
-
-
-def cut_meanwhile(tmp_path: Path, size: int, observed: str, pieces: int = 64) -> str:
-    """Return what a program of its own says, that copies pages of a file, the last first, which is cut meanwhile."""
-    path = tmp_path / "source"
-    path.write_bytes(noise(3, 64 * PAGE))
-    ran = subprocess.run(
-        [sys.executable, "-W", "error", "-c", CUT, path, tmp_path / "out", str(size), observed, str(pieces)],
-        capture_output=True, text=True, timeout=60, check=False, cwd=ROOT,
-    )  # fmt: skip
-    assert (ran.returncode, ran.stderr) == (0, "")
-    return ran.stdout
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="a file that is mapped cannot be cut there")
-@pytest.mark.parametrize("observed", ["observed", "not"])
-@pytest.mark.parametrize("size", [0, 1, PAGE, 20 * PAGE, 20 * PAGE + 123, 63 * PAGE])
-def test_cut_meanwhile(tmp_path: Path, size: int, observed: str) -> None:
-    """A source that becomes shorter while it is mapped is an error that names it, and no signal."""
-    said = cut_meanwhile(tmp_path, size, observed)
-    assert said.startswith(f"SourceReadError {tmp_path}/source: ends at offset 0x"), said
-    assert said.count("\n") == 1
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="a file that is mapped cannot be cut there")
-@pytest.mark.parametrize("observed", ["observed", "not"])
-def test_cut_within_a_page(tmp_path: Path, observed: str) -> None:
-    """A source that loses but the end of its last page is an error, too: zeros would be written in its place."""
-    said = cut_meanwhile(tmp_path, 64 * PAGE - 100, observed, pieces=8)
-    assert said.startswith(f"InputError {tmp_path}/source: was changed while it was read"), said
-
-
-# closing
-
-
-def test_no_mapping_after_closing(path: Path) -> None:
-    """A closed file has no mapping, whether there was one before or not; closing twice is fine."""
-    for asked in (False, True):
-        source = FileBacking(path)
-        if asked:
-            source.mapping  # noqa: B018 - it is made when it is asked for
-        source.close()
-        source.close()
-        assert source.mapping is None
-
-
-def test_what_is_held_stays_readable(path: Path, target: Target) -> None:
-    """A mapping that somebody holds when the file is closed can still be copied from."""
-    source = FileBacking(path)
-    view = source.mapping
-    if view is None:
-        pytest.skip("files are not mapped here")
-    source.close()
-    os.write(target.fd, view[:PAGE])
-    assert content(target) == CONTENT[:PAGE]
-
-
-def test_no_mapping_after_closing_what_is_held(path: Path) -> None:
-    """Reading again after closing is an error, also while somebody holds the mapping: there is none any more."""
-    source = FileBacking(path)
-    view = source.mapping
-    source.close()
-    again = source.mapping
-    del view
-    assert again is None
-
-
-def test_closed_source(path: Path, target: Target) -> None:
+@pytest.mark.usefixtures("each")
+def test_closed_source(source: FileBacking, target: Target) -> None:
     """Collecting from a file that was closed says so."""
-    source = FileBacking(path)
     source.close()
     with pytest.raises(memcarve.SourceReadError, match="has been closed"):
-        gather(source, target, SCATTERED)
+        Copier().copy(source, SCATTERED, target)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a file that is open cannot be cut there")
+@pytest.mark.usefixtures("each")
+@pytest.mark.parametrize("size", [0, 1, PAGE, 20 * PAGE, 20 * PAGE + 123, 63 * PAGE, 64 * PAGE - 100])
+def test_cut_meanwhile(tmp_path: Path, target: Target, size: int) -> None:
+    """A source that becomes shorter is an error that says where it ends, within a page, too: no zeros are written."""
+    path = tmp_path / "source"
+    path.write_bytes(noise(3, 64 * PAGE))
+    with FileBacking(path) as source:
+        os.truncate(path, size)
+        end = max(size, 63 * PAGE)  # where the first piece begins, if it does not end within that
+        with pytest.raises(memcarve.SourceReadError, match=f"source: ends at offset 0x{end:x}, before"):
+            Copier().copy(source, [(at * PAGE, PAGE) for at in range(63, -1, -1)], target)
+
+
+@pytest.mark.skipif(COMPILED is None or sys.platform == "win32", reason="nothing is compiled, or there are no signals")
+def test_interrupted(tmp_path: Path) -> None:
+    """A signal is noticed between the pieces of one call."""
+    path = tmp_path / "source"
+    path.write_bytes(bytes(PAGE))
+    program = (
+        "import signal, sys\n"
+        "from memcarve._read_pieces import read_pieces\n"
+        "def stop(*_): raise KeyboardInterrupt\n"
+        "signal.signal(signal.SIGALRM, stop)\n"
+        "pieces = [(0, 4096)] * 1025 + [(0, 0)] * 2_000_000\n"
+        "signal.setitimer(signal.ITIMER_REAL, 0.001)\n"
+        "try: read_pieces(open(sys.argv[1], 'rb').fileno(), pieces, bytearray(1025 * 4096))\n"
+        "except KeyboardInterrupt: print('interrupted')\n"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", program, path], capture_output=True, text=True, timeout=60, check=False, cwd=ROOT
+    )
+    assert (ran.stdout, ran.stderr) == ("interrupted\n", "")
 
 
 # threads
 
 
+@pytest.mark.usefixtures("each")
 @pytest.mark.parametrize("observed", [False, True])
 @pytest.mark.parametrize("count", [2, 8])
 def test_threads(path: Path, tmp_path: Path, count: int, *, observed: bool) -> None:
@@ -535,8 +430,3 @@ def test_threads(path: Path, tmp_path: Path, count: int, *, observed: bool) -> N
     assert shared.read_bytes() == b"".join(wanted)
     assert not observed or [bytes(one) for one in shown] == wanted
     assert copier.moved == {GATHERED: 2 * sum(sizes)}
-
-
-def test_name() -> None:
-    """What is said of the way is one name, whichever of the two it was."""
-    assert scatter.GATHERED == "gathering scattered pages"

@@ -31,6 +31,7 @@ class CountedFile(FileBacking):
     """A file like an object in a store: it tells nothing of holes, reading it is costly, and every read is noted."""
 
     costly = True
+    direct = False
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
@@ -42,10 +43,6 @@ class CountedFile(FileBacking):
     def is_sparse(self) -> bool:
         """Whether it has holes: nothing says so."""
         return False
-
-    @property
-    def mapping(self) -> None:
-        """None: no kernel can copy from it."""
 
     def read_some(self, offset: int, buffer: memoryview) -> int:
         """Read, and note it."""

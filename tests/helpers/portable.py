@@ -41,7 +41,7 @@ def _refusing(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def forget() -> None:
-    """Take all of it away from the modules os and shutil, and fcntl altogether."""
+    """Take all of it away from the modules os and shutil, and fcntl and what is compiled of it altogether."""
     for name in (*_CALLS, *_FLAGS):
         if hasattr(os, name):
             delattr(os, name)
@@ -49,7 +49,8 @@ def forget() -> None:
         setattr(os, name, _refusing(getattr(os, name)))
     os.supports_dir_fd.clear()
     shutil._use_fd_functions = shutil._USE_CP_SENDFILE = False  # type: ignore[attr-defined]
-    sys.modules["fcntl"] = None  # type: ignore[assignment] - importing it is an ImportError then
+    for module in ("fcntl", "memcarve._read_pieces"):
+        sys.modules[module] = None  # type: ignore[assignment] - importing it is an ImportError then
 
 
 if PORTABLE:

@@ -36,9 +36,11 @@ _PACKAGES = (
     "mfusepy",
     "pillow",
 )
-_COMPILED = "memcarve.formats.compressed_pages._compiled"  # built at installation, if there was a C compiler
-#: what the system can do for copying: see copying.py
-_CALLS = ("copy_file_range", "sendfile", "writev", "fork")
+#: built at installation, if there was a C compiler
+_COMPILED = "memcarve.formats.compressed_pages._compiled"
+_READ_PIECES = "memcarve._read_pieces"
+#: what the system can do for copying: see copying/copier.py
+_CALLS = ("copy_file_range", "sendfile", "preadv", "fork")
 
 
 def debug_info() -> int:
@@ -61,6 +63,7 @@ def _facts() -> list[tuple[str, str]]:
         ("encoding", f"{sys.getfilesystemencoding()} for names, {sys.stdout.encoding} for output"),
         ("calls", ", ".join(able) or "none"),
         ("decoder of compressed pages", "compiled" if importlib.util.find_spec(_COMPILED) else "in Python, slow"),
+        ("scattered pages", "read by compiled code" if importlib.util.find_spec(_READ_PIECES) else "read one by one"),
         *((package, _version(package)) for package in _PACKAGES),
     ]
 

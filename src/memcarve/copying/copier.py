@@ -8,34 +8,35 @@ read once, passed to the observer and written from the same buffer.
 from __future__ import annotations
 
 import errno
-import itertools
 import os
 import struct
 import sys
 import threading
+from itertools import chain
 from typing import TYPE_CHECKING
 
-from memcarve.backing import is_costly
+from memcarve.backing import is_costly, read_pieces
 from memcarve.copying.ahead import fetched_ahead
 from memcarve.copying.output_file import BUFFER, FULL, PAGE, Target, seek, write, write_error, write_sparse
-from memcarve.copying.scatter import GATHERED, gatherer
+from memcarve.copying.scatter import blocks
 from memcarve.errors import InputError, OutputError, SourceReadError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
     from concurrent.futures import Future, ThreadPoolExecutor
 
     from memcarve.backing import Backing, Span
 
     Observer = Callable[[memoryview], object]
 
+GATHERED = "gathering scattered pages"
 REFLINK, IN_KERNEL, BUFFERED = "reflink", "in-kernel copy", "read and write"
 SENDFILE = f"{IN_KERNEL} (sendfile)"
 
 #: how many threads copy at once unless the caller says
 THREADS = min(os.cpu_count() or 1, 4)
 _STEP = 1 << 26  # bytes per call, so that a stop is noticed
-_SMALL = 1 << 16  # pieces up to this size are collected and written together: a call for each costs more than copying
+_SMALL = 1 << 16  # pieces that are smaller on average are gathered: a call for each costs more than copying
 _LARGE = 1 << 25  # from this size on, a range is hashed while it is read and written
 _BLOCK = 1 << 20  # bytes of it that are handed from one thread to the other, which takes as long as hashing a tenth
 _FICLONERANGE = 0x4020940D
@@ -105,35 +106,29 @@ class Copier:
         `observe` gets every byte in order; with `sparse`, pages of zeros become holes. Raises SourceReadError,
         OutputError (NoSpaceError if the disk is full), StoppedError.
         """
-        # small pieces among several are collected; if blocks can be shared, each is tried alone
-        several = len(pieces) > 1 and (sparse or not self.reflinks or backing.spans(*pieces[0]) is None)
-        gathered = None
-        if several:
-            told = self._gathered(progress)
-            gathered = gatherer(backing, target, self._buffer(), place, observe, told, sparse=sparse)
-        parts = fetched_ahead(backing, [[each] for each in pieces]) if is_costly(backing) else [pieces]
-        try:
-            for offset, size in itertools.chain.from_iterable(parts):
-                if gathered is not None and size <= _SMALL:
-                    gathered.add(offset, size)
-                    continue
-                place = gathered.flush() if gathered is not None else place
-                if sparse:
-                    self._through_buffer(backing, offset, size, target, place, observe, progress, sparse=True)
-                elif observe is None:
+        total = sum(size for _, size in pieces)
+        every: Iterable[tuple[int, int]] = pieces
+        if is_costly(backing):
+            every = chain.from_iterable(fetched_ahead(backing, [[each] for each in pieces]))
+        shares = self.reflinks and not sparse and len(pieces) > 0 and backing.spans(*pieces[0]) is not None
+        scattered = len(pieces) > 1 and total <= len(pieces) * _SMALL
+        if sparse or (not shares and (scattered or observe is not None)):
+            beside = observe is not None and total >= _LARGE
+            some: Iterable[tuple[Sequence[tuple[int, int]], int]] = [(pieces, total)]
+            if total > BUFFER or every is not pieces:
+                some = blocks(every, _BLOCK if beside else BUFFER)
+            place = self._through_buffer(backing, some, target, place, observe, progress, sparse=sparse, beside=beside)
+        else:  # if blocks can be shared, each piece is tried alone
+            for offset, size in every:
+                if observe is None:
                     self._by_kernel(backing, offset, size, target, place, progress)
                 else:
-                    shared = self._reflink(backing, offset, size, target, place)
-                    self.read(backing, offset, shared, observe, progress)
-                    rest = offset + shared, size - shared
-                    self._through_buffer(backing, *rest, target, place + shared, observe, progress)
+                    count = self._reflink(backing, offset, size, target, place)
+                    self.read(backing, offset, count, observe, progress)
+                    beside = size - count >= _LARGE
+                    rest = blocks([(offset + count, size - count)], _BLOCK if beside else BUFFER)
+                    self._through_buffer(backing, rest, target, place + count, observe, progress, beside=beside)
                 place += size
-                if gathered is not None:
-                    gathered.place = place
-            place = gathered.flush() if gathered is not None else place
-        finally:
-            if gathered is not None:
-                gathered.close()
         if sparse:
             try:
                 os.ftruncate(target.fd, place)
@@ -175,7 +170,7 @@ class Copier:
         """Let the kernel copy a range, or copy through a buffer if it cannot."""
         spans = backing.spans(offset, size)
         if spans is None:
-            self._through_buffer(backing, offset, size, target, place, None, progress)
+            self._through_buffer(backing, blocks([(offset, size)], BUFFER), target, place, None, progress)
             return
         for span in spans:
             done = 0
@@ -184,7 +179,8 @@ class Copier:
                 rest = span._replace(offset=span.offset + done, length=span.length - done)
                 count = self._step(rest, target, place + done)
                 if not count:
-                    self._through_buffer(backing, offset + done, rest.length, target, place + done, None, progress)
+                    left = blocks([(offset + done, rest.length)], BUFFER)
+                    self._through_buffer(backing, left, target, place + done, None, progress)
                     break
                 if progress is not None:
                     progress(count)
@@ -222,75 +218,46 @@ class Copier:
     def _through_buffer(
         self,
         backing: Backing,
-        offset: int,
-        size: int,
+        some: Iterable[tuple[Sequence[tuple[int, int]], int]],
         target: Target,
         place: int,
         observe: Observer | None,
         progress: Callable[[int], object] | None,
         *,
         sparse: bool = False,
-    ) -> None:
+        beside: bool = False,
+    ) -> int:
+        """Read and write `some` blocks, each pieces that fit into the buffer, and their size; return the place behind.
+
+        With `beside`, another thread looks at the blocks, one after the other; it may be a block behind.
+        """
+        buffers = [memoryview(bytearray(_BLOCK)) for _ in range(2)] if beside else [self._buffer()]
+        looking: Future[object] | None = None
+        moved = {GATHERED: 0, BUFFERED: 0}
         seek(target, place)
-        if observe is not None and size >= _LARGE:
-            self._observed_beside(backing, offset, size, target, observe, progress, sparse=sparse)
-        else:
-            buffer = self._buffer()
-            for done in range(0, size, BUFFER):
-                view = buffer[: min(BUFFER, size - done)]
+        try:
+            for number, (block, size) in enumerate(some):
+                view = buffers[number % len(buffers)][:size]
                 self.check_stop()
-                backing.read_into(offset + done, view)
-                if observe is not None:
+                read_pieces(backing, block, view)
+                if looking is not None:
+                    looking.result()
+                if observe is not None and beside:
+                    looking = self._helper().submit(observe, view)
+                elif observe is not None:
                     observe(view)
                 write_sparse(target, view) if sparse else write(target, view)
                 if progress is not None:
-                    progress(len(view))
-        if size:
-            self.count(BUFFERED, size)
-
-    def _observed_beside(
-        self,
-        backing: Backing,
-        offset: int,
-        size: int,
-        target: Target,
-        observe: Observer,
-        progress: Callable[[int], object] | None,
-        *,
-        sparse: bool,
-    ) -> None:
-        """Copy a large range at the target's position, while another thread looks at each block, one after the other.
-
-        That thread may be a block behind: there are two buffers.
-        """
-        helper = self._helper()
-        buffers = [memoryview(bytearray(min(_BLOCK, size))) for _ in range(2)]
-        looking: Future[object] | None = None
-        try:
-            for number, done in enumerate(range(0, size, _BLOCK)):
-                view = buffers[number % 2][: min(_BLOCK, size - done)]
-                self.check_stop()
-                backing.read_into(offset + done, view)
-                if looking is not None:
-                    looking.result()
-                looking = helper.submit(observe, view)
-                write_sparse(target, view) if sparse else write(target, view)
-                if progress is not None:
-                    progress(len(view))
+                    progress(size)
+                moved[GATHERED if len(block) > 1 else BUFFERED] += size
+                place += size
         finally:
             if looking is not None:
                 looking.result()
-
-    def _gathered(self, progress: Callable[[int], object] | None) -> Callable[[int], object]:
-        """Return the function that is called with the bytes of each gathered write."""
-
-        def told(count: int) -> None:
-            self.check_stop()
-            self.count(GATHERED, count)
-            if progress is not None:
-                progress(count)
-
-        return told
+        for way, count in moved.items():
+            if count:
+                self.count(way, count)
+        return place
 
     def _buffer(self) -> memoryview:
         if not hasattr(self._local, "buffer"):

@@ -48,6 +48,7 @@ class RemoteFile(FileBacking):
     """
 
     costly = True
+    direct = False  # what was not fetched yet is not there
 
     def __init__(self, path: str, keeping: Keeping = Keeping()) -> None:  # noqa: B008 - a tuple
         location = location_of(path)
@@ -105,11 +106,6 @@ class RemoteFile(FileBacking):
         if store is None:
             return {"requests": self._requested, "fetched": 0, "reused": 0}
         return store.counted()
-
-    @property
-    def mapping(self) -> memoryview | None:
-        """None: what was not fetched yet is not there."""
-        return None
 
     def changed(self) -> bool:
         """Return True if the object is another one than when it was opened: the store is asked."""

@@ -74,6 +74,8 @@ class FlattenedFile(FileBacking):
     Columns, uint64, sorted and disjoint: `start` and `length` in the file that is meant, `place` in the flattened one.
     """
 
+    direct = False
+
     def __init__(self, file: FileBacking) -> None:
         super().__init__(file.path, fd=os.dup(file.fd))
         self._inner = file
@@ -125,11 +127,6 @@ class FlattenedFile(FileBacking):
     def size(self) -> int:
         """The length of the file that is meant, as far as its pieces go."""
         return self._size
-
-    @property
-    def mapping(self) -> memoryview | None:
-        """None: what lies in a mapping of the flattened file is not the file that is meant."""
-        return None
 
     def changed(self) -> bool:
         """Return True if the flattened file has changed since it was opened."""

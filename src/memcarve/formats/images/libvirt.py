@@ -89,6 +89,8 @@ def _stream(file: FileBacking, begin: int, reading: Reading) -> MachineMemory | 
 class _Behind(FileBacking):
     """A file without its first bytes, to be decoded; the file must stay open meanwhile."""
 
+    direct = False
+
     def __init__(self, file: FileBacking, begin: int) -> None:
         super().__init__(file.path, fd=os.dup(file.fd))
         self._whole = file
@@ -98,11 +100,6 @@ class _Behind(FileBacking):
     def size(self) -> int:
         """The number of bytes behind the beginning."""
         return self._whole.size - self._begin
-
-    @property
-    def mapping(self) -> memoryview | None:
-        """None: a mapping would have all of the file."""
-        return None
 
     def changed(self) -> bool:
         """Return True if the file has changed since it was opened."""
