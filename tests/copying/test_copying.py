@@ -54,7 +54,7 @@ def by_hand(span: backing.Span, target: Target, place: int, limit: int = 1 << 40
 @pytest.fixture(autouse=True)
 def each_piece_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have no pieces collected: what is tested here is how one moves."""
-    monkeypatch.setattr(copier_module, "_SMALL", 0)
+    monkeypatch.setattr(copier_module, "SMALL_PIECE", 0)
 
 
 @pytest.fixture

@@ -34,7 +34,7 @@ PAGE = 4096
 SIZE = 3 * BUFFER + 777
 CONTENT = noise(1, PAGE) + bytes(2 * PAGE) + noise(2, SIZE - 4 * PAGE) + bytes(PAGE)
 #: a size up to which pieces are gathered
-SMALL = copier._SMALL
+SMALL = copier.SMALL_PIECE
 SCATTERED = [(at * PAGE, PAGE) for at in (7, 3, 4, 5, 90, 1, 2, 2, 60)] + [(SIZE - 5, 5), (123, 4567), (0, SMALL)]
 COMPILED = backing_module._read_many
 EACH = ["compiled", "Python"]

@@ -24,6 +24,7 @@ from carved import binaries, file_name, manifest, model, named
 from cli import invoke
 from dumps import HEADER, dump_bytes, map_rows, write_dump, write_several
 from files import EXAMPLE, listing
+from memcarve.process import Selection
 from memcarve.sinks import segment_writer
 from memcarve.sinks.ownership import foreign
 from memcarve.version import __version__
@@ -513,6 +514,29 @@ def test_segments_that_are_read_together(tmp_path: Path, monkeypatch: pytest.Mon
     for segment in manifest(tmp_path / "out")["segments"]:
         assert segment["sha256"] == hashlib.sha256(contents[segment["file"]]).hexdigest()
         assert segment["zero"] == (segment["start"] == "0x0000000000800000")
+
+
+@pytest.mark.parametrize("hashes", [["sha256"], []])
+@pytest.mark.parametrize("together", [1, 3 * PAGE, 1 << 20])
+def test_scattered_segments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, together: int, hashes: list[str]) -> None:
+    """Segments of pages that lie anywhere in the source are right, however many are read at once; so are some alone."""
+    monkeypatch.setattr(segment_writer, "_TOGETHER", together)
+    places = [place for place in range(160) if place % 7 and place % 23 not in {1, 2}]
+    rows: list[Piece] = [(place * PAGE, noise(place, PAGE)) for place in places]
+    np.random.default_rng(1).shuffle(rows)
+    rows += [((200 + place) * PAGE, bytes(PAGE)) for place in (2, 0, 1)]
+    written = model(rows)
+    with memcarve.open(write_dump(tmp_path, rows)) as dump:
+        for least in (1, 4 * PAGE):
+            result = sinking.carve(
+                dump.process(), tmp_path / "out", hashes=hashes, selection=Selection(min_size=least), force=True
+            )
+            wanted = {start: data for start, data in written.items() if len(data) >= least}
+            assert binaries(tmp_path / "out") == named(wanted)
+            assert sum(result.moved.values()) == sum(map(len, wanted.values()))
+    for segment in manifest(tmp_path / "out")["segments"] if hashes else []:
+        data = wanted[int(segment["start"], 16)]
+        assert (segment["sha256"], segment["zero"]) == (hashlib.sha256(data).hexdigest(), not any(data))
 
 
 def test_a_disk_that_fills_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

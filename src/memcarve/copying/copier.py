@@ -36,7 +36,7 @@ SENDFILE = f"{IN_KERNEL} (sendfile)"
 #: how many threads copy at once unless the caller says
 THREADS = min(os.cpu_count() or 1, 4)
 _STEP = 1 << 26  # bytes per call, so that a stop is noticed
-_SMALL = 1 << 16  # pieces that are smaller on average are gathered: a call for each costs more than copying
+SMALL_PIECE = 1 << 16  # those that are smaller on average are gathered: a call for each costs more than copying
 _LARGE = 1 << 25  # from this size on, a range is hashed while it is read and written
 _BLOCK = 1 << 20  # bytes of it that are handed from one thread to the other, which takes as long as hashing a tenth
 _FICLONERANGE = 0x4020940D
@@ -111,7 +111,7 @@ class Copier:
         if is_costly(backing):
             every = chain.from_iterable(fetched_ahead(backing, [[each] for each in pieces]))
         shares = self.reflinks and not sparse and len(pieces) > 0 and backing.spans(*pieces[0]) is not None
-        scattered = len(pieces) > 1 and total <= len(pieces) * _SMALL
+        scattered = len(pieces) > 1 and total <= len(pieces) * SMALL_PIECE
         if sparse or (not shares and (scattered or observe is not None)):
             beside = observe is not None and total >= _LARGE
             some: Iterable[tuple[Sequence[tuple[int, int]], int]] = [(pieces, total)]

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from memcarve.backing import is_costly
+from memcarve.backing import is_costly, read_pieces
 from memcarve.copying.ahead import fetched_ahead
-from memcarve.copying.copier import BUFFERED, THREADS, run_together
+from memcarve.copying.copier import BUFFERED, GATHERED, SMALL_PIECE, THREADS, run_together
 from memcarve.copying.output_file import Target, is_zero, write
 from memcarve.formats import manifest
 from memcarve.hashing import new_digest
-from memcarve.intervals import Intervals
+from memcarve.intervals import Intervals, expand
 from memcarve.permissions import RESOLVED, origin, page_state, permissions
 from memcarve.sinks.final_name import NewFolder, write_all
 
@@ -33,13 +33,14 @@ if TYPE_CHECKING:
 
 BATCH = 64  # segments a thread takes at a time, at most
 _BATCH_BYTES = 1 << 23  # and not many more bytes, so that all threads end at about the same time
-_TOGETHER = 1 << 20  # bytes of segments that are read at once: calls cost, most if threads wait for each other
+_TOGETHER = 1 << 19  # bytes of segments that are read at once: they stay in a processor's own cache until written
 _SMALL = 1 << 15  # bytes of a segment up to which, on average, one thread is faster than several
 _LINES = 4096  # segments described at a time
 
 
-#: a segment: where it starts, its size, its offset in the backing, how many extents it touches
-Row = tuple[int, int, int, int]
+#: a segment: where it starts, its size
+Row = tuple[int, int]
+Pieces = list[tuple[int, int]]
 
 
 class Writable(Protocol):
@@ -88,10 +89,8 @@ class Work:
         self.zero = np.ones(count, np.bool_)
         costly = is_costly(backing)
         self._batches = iter(_batches(segments.size, _BATCH_BYTES if not costly else None))
-        # segments that lie one behind the other are read together; but bytes that nobody looks at, and zeros that are
-        # left out, are better copied one by one
-        together = self.observed and not sparse and not costly
-        self._folder = files if together and isinstance(files, NewFolder) else None
+        # small segments are read together; but zeros that are left out are better copied one by one
+        self._folder = files if isinstance(files, NewFolder) and not sparse and not costly else None
         self._lock = threading.Lock()
         # of small files most is Python's own work, for which threads only wait for each other
         small = segments.total < _SMALL * count
@@ -124,53 +123,55 @@ class Work:
     def _batch(self, number: int, first: int, end: int) -> None:
         segments = self.segments
         part = slice(first, end)
-        columns = (segments.start, segments.size, segments.offset, segments.extents)
-        rows: list[Row] = list(zip(*(column[part].tolist() for column in columns), strict=True))
-        pieces_of = self._pieces(part) if (segments.extents[part] > 1).any() else None
-
-        def pieces(place: int) -> Sequence[tuple[int, int]]:
-            _, size, offset, _ = rows[place]
-            return [(offset, size)] if pieces_of is None or rows[place][3] == 1 else pieces_of(place)
+        rows: list[Row] = list(zip(segments.start[part].tolist(), segments.size[part].tolist(), strict=True))
 
         def progress(count: int) -> None:
             self._done[number] += count
 
-        if self._folder is not None and not self.copier.reflinks:
-            for low, high in _runs(rows):
-                if rows[low][3] == 1 and rows[low][1] <= _TOGETHER:
-                    self._write_together(number, self._folder, first + low, rows[low:high])
+        if self._folder is not None and not self.copier.reflinks and (self.observed or self._scattered(part)):
+            runs = list(_runs(rows))
+            for (low, high), pieces in zip(runs, self._pieces(part, runs), strict=True):
+                if rows[low][1] <= _TOGETHER:
+                    self._write_together(number, self._folder, first + low, rows[low:high], pieces)
                 else:
-                    self._write_alone(first + low, rows[low], pieces(low), progress)
+                    self._write_alone(first + low, rows[low], pieces, progress)
             return
-        ahead = fetched_ahead(self.backing, map(pieces, range(len(rows))))
+        each = self._pieces(part, [(place, place + 1) for place in range(len(rows))])
+        ahead = fetched_ahead(self.backing, each)
         for (index, row), found in zip(enumerate(rows, first), ahead, strict=True):
             self._write_alone(index, row, found, progress)
 
-    def _write_together(self, number: int, files: NewFolder, first: int, rows: Sequence[Row]) -> None:
-        """Read segments that are one piece of the backing at once, look at them, and write each into its file."""
+    def _scattered(self, part: slice) -> bool:
+        """Return True if segments are of many small extents: what is in one piece is better copied by the kernel."""
+        count, size = int(self.segments.extents[part].sum()), int(self.segments.size[part].sum())
+        return count > part.stop - part.start and size <= count * SMALL_PIECE
+
+    def _write_together(self, number: int, files: NewFolder, first: int, rows: Sequence[Row], pieces: Pieces) -> None:
+        """Read the pieces of several segments at once, look at them, and write each into its file."""
         self.copier.check_stop()
-        end, total = first + len(rows), sum(size for _, size, _, _ in rows)
+        end, total = first + len(rows), sum(size for _, size in rows)
         buffer = self._buffers[number]
         if buffer is None:
             buffer = self._buffers[number] = memoryview(bytearray(_TOGETHER))
         block = buffer[:total]
-        self.backing.read_into(rows[0][2], block)
-        bounds = [0, *itertools.accumulate(size for _, size, _, _ in rows)]
+        read_pieces(self.backing, pieces, block)
+        bounds = [0, *itertools.accumulate(size for _, size in rows)]
         views = [block[low:high] for low, high in itertools.pairwise(bounds)]
-        self.zero[first:end] = [is_zero(view) for view in views]
+        if self.observed:
+            self.zero[first:end] = [is_zero(view) for view in views]
         for kind, table in self.hashes.items():
             digests = b"".join(new_digest(kind, view).digest() for view in views)
             table[first:end] = np.frombuffer(digests, np.uint8).reshape(len(rows), -1)
         if self.labels is not None:
             self.labels.observe_together(first, len(rows), block)
-        for index, (start, size, _, _), view in zip(range(first, end), rows, views, strict=True):
+        for index, (start, size), view in zip(range(first, end), rows, views, strict=True):
             name = self._name(index, start, start + size)
             fd = files.open_new(name)
             try:
                 write(Target(fd, f"{self.shown}{name}"), view)
             finally:
                 os.close(fd)
-        self.copier.count(BUFFERED, total)
+        self.copier.count(GATHERED if len(pieces) > len(rows) else BUFFERED, total)
         self._done[number] += total
 
     def _write_alone(
@@ -213,24 +214,28 @@ class Work:
     def _content(self, index: int) -> Callable[[memoryview], object] | None:
         return None if self.labels is None else self.labels.observer(index)
 
-    def _pieces(self, part: slice) -> Callable[[int], list[tuple[int, int]]]:
-        """Return what gives (offset, size) of each piece of one of the segments in `part`, neighbours joined."""
-        if self.segments.whole is not None:  # it may begin or end within an extent
-            bounds = list(zip(self.segments.start[part].tolist(), self.segments.size[part].tolist(), strict=True))
-            return lambda number: list(self.space.pieces(*bounds[number]))
-        first, count = self.segments.first[part], self.segments.extents[part]
-        low, high = int(first[0]), int(first[-1]) + int(count[-1])
-        offset, size = self.space.offset[low:high], self.space.size[low:high]
-        begins = np.ones(high - low, np.bool_)
+    def _pieces(self, part: slice, runs: Sequence[tuple[int, int]]) -> list[Pieces]:
+        """Return (offset, size) of each piece of runs of the segments in `part`, given by from and to, all in order.
+
+        What continues a piece in the backing is joined to it.
+        """
+        segments, space = self.segments, self.space
+        start, size = segments.start[part], segments.size[part]
+        if segments.whole is not None:  # it may begin or end within an extent
+            bounds = list(zip(start.tolist(), size.tolist(), strict=True))
+            return [[piece for each in bounds[low:high] for piece in space.pieces(*each)] for low, high in runs]
+        count = segments.extents[part].astype(np.int64)
+        row, step = expand(count)
+        extent = segments.first[part][row] + step
+        offset, size = space.offset[extent], space.size[extent]
+        begins = np.ones(len(extent), np.bool_)
         begins[1:] = offset[1:] != offset[:-1] + size[:-1]
-        behind = first - np.uint32(low) + count
-        # a segment that was not chosen may lie behind one that was, in the backing as well
-        begins[first - np.uint32(low)] = begins[behind[:-1]] = True
+        of_runs = (np.cumsum(count) - count)[[low for low, _ in runs]]  # the extents that these begin with
+        begins[of_runs] = True
         index = np.flatnonzero(begins)
         pieces = list(zip(offset[index].tolist(), np.add.reduceat(size, index).tolist(), strict=True))
-        begin = [*np.searchsorted(index, first - np.uint32(low)).tolist(), len(pieces)]
-        ends = np.searchsorted(index, behind).tolist()
-        return lambda number: pieces[begin[number] : ends[number]]
+        cuts = [*np.searchsorted(index, of_runs).tolist(), len(pieces)]
+        return [pieces[low:high] for low, high in itertools.pairwise(cuts)]
 
     def lines(self, sums: Mapping[str, Writable]) -> Iterator[str]:
         """Yield the segments for the manifest, and write their checksums into `sums` on the way."""
@@ -313,15 +318,13 @@ def _batches(size: U64, most: int | None) -> list[tuple[int, int]]:
 
 
 def _runs(rows: Sequence[Row]) -> Iterator[tuple[int, int]]:
-    """Yield from and to which of some segments one read can fetch all: those of one piece, each behind the other."""
+    """Yield from and to which segments are read at once: as many as are small enough, or one that is too large."""
     begin = total = 0
-    behind = None  # where in the backing the next one must begin
-    for place, (_, size, offset, extents) in enumerate(rows):
-        if place > begin and (extents > 1 or offset != behind or total + size > _TOGETHER):
+    for place, (_, size) in enumerate(rows):
+        if place > begin and total + size > _TOGETHER:
             yield begin, place
             begin, total = place, 0
         total += size
-        behind = offset + size if extents == 1 else None
     yield begin, len(rows)
 
 
