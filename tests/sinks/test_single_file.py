@@ -33,9 +33,9 @@ _HASHED: list[Any] = [pytest.param(True, id="hashed"), pytest.param(False, id="n
 
 @pytest.fixture(autouse=True)
 def _small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have small parts, two threads that write, and as many more as there were before."""
+    """Have small parts, and several threads that write them, also if they are hashed."""
     monkeypatch.setattr(single_file, "_PART", _PART)
-    monkeypatch.setattr(single_file, "THREADS", 2)
+    monkeypatch.setattr(single_file, "THREADS", 3)
 
 
 @pytest.fixture

@@ -51,7 +51,7 @@ class FilePlan(NamedTuple):
         return self.head if self.later is None else self.later.settled(self.head, sha256, end)
 
 
-_PART = 1 << 25  # bytes that a thread writes at a time
+_PART = 1 << 23  # bytes that a thread writes at a time: they are hashed before they leave the processors' cache
 _WAIT = 0.1  # seconds
 
 
@@ -123,7 +123,8 @@ class Mover:
         InputError if the source has changed meanwhile.
         """
         self._prepare(path, shown, offset, size, length, sparse=sparse)
-        total, threads = int(size.sum()) if fill is None else length, 1 if sparse else THREADS
+        total = int(size.sum()) if fill is None else length
+        threads = 1 if sparse else max(THREADS - hashed, 1)  # a thread that waits to write takes a processor, too
         place, size, offset = joined(place, size, offset)
         parts = _Parts(_parts(*_halved(place, offset, size), length), length, threads)
         done, found = [0] * threads, list[str]()
