@@ -287,6 +287,16 @@ def test_segments_json_says_what_carve_says(machine: Machine, tmp_path: Path) ->
         assert mine["labels"].get("protection") == other["labels"].get("protection")
 
 
+def test_what_memcarve_does_not_recognise_is_listed(machine: Machine) -> None:
+    """Volatility finds the processes: their page tables are walked also if memcarve finds no system by itself."""
+    unfound = "import memcarve.images.system_finding as found\nfound.find_system = lambda *_, **__: None\n"
+    script = f"{unfound}import sys\nsys.argv[0] = 'vol'\nfrom volatility3.cli import main\nmain()"
+    rest = [*machine.vol.always, "-f", machine.vol.image, "-q", "-r", "json", "windows.segments", "--pid", "388"]
+    found = machine.vol.command([sys.executable, "-c", script, *rest]).json()
+    assert found == machine.vol.rows("windows.segments", "--pid", "388")
+    assert found
+
+
 def test_what_is_there_is_not_replaced(machine: Machine, tmp_path: Path) -> None:
     """Volatility numbers the second file of a name; rows and segments.json tell that name."""
     given = ("-q", "-o", str(tmp_path))

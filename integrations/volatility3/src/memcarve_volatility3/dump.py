@@ -8,6 +8,8 @@ import contextlib
 import os
 from typing import TYPE_CHECKING, Any
 
+from volatility3.framework import constants
+
 from memcarve.backing import FileBacking
 from memcarve.sinks.carved_folder import carve
 from memcarve.sinks.sink import SinkOptions
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
 #: an unfinished file's ending: its content is not what its name says
 INCOMPLETE = ".incomplete"
 _SEGMENT = ".bin"
+#: whether a handler tells after `close` what its file is called in the end; looking before costs as much as closing
+_TELLS = (constants.VERSION_MAJOR, constants.VERSION_MINOR) >= (2, 8)
 
 
 class HandlerFiles:
@@ -55,8 +59,9 @@ class HandlerFiles:
             handle.preferred_filename = f"{called}{INCOMPLETE}"
             handle.close()
             raise
-        self.names[name] = _final_name(handle)
+        before = None if _TELLS else _final_name(handle)
         handle.close()
+        self.names[name] = before or str(handle.preferred_filename)
 
     def named(self, name: str) -> str:
         """Return what a file is called in the end."""
@@ -74,6 +79,6 @@ def dump(process: ProcessMemory, segments: Segments, files: HandlerFiles, progre
 
 
 def _final_name(handle: Any) -> str:  # noqa: ANN401
-    """Return the name that a handler will give its file: until 2.8 it does not tell when another has that name."""
+    """Return the name that a handler will give its file, which is another one if there is a file of that name."""
     find = getattr(handle, "_get_final_filename", None)
     return os.path.basename(find()) if find is not None else str(handle.preferred_filename)

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from volatility3.framework import constants, exceptions
@@ -21,6 +22,7 @@ from memcarve_volatility3.layers import machine_of
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from memcarve.images.nonresident import Resolver
     from memcarve.process import ProcessEntry, ProcessMemory
 
 _LEVELS_OF_LA57 = 5
@@ -75,6 +77,12 @@ class Machine(ImageContainer):
         if found.swap:
             process.notes.append("pages in swap files are left out, though Volatility was given some")
         return process
+
+    @functools.cached_property
+    def _resolver(self) -> Resolver | None:
+        """What finds pages that page tables do not lead to; None if memcarve does not find the system by itself."""
+        self.recognise()
+        return None if self._system is None else super()._resolver
 
     def _table_of(self, entry: ProcessEntry) -> tuple[AddressTable, str]:
         return self._found[id(entry)].table, f"found by Volatility 3 {constants.PACKAGE_VERSION}"

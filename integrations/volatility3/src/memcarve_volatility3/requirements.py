@@ -1,12 +1,18 @@
 # This file is Copyright 2026 the memcarve authors and licensed under the Volatility Software License 1.0
 # which is available at https://www.volatilityfoundation.org/license/vsl-v1.0
-"""The options of the plugins."""
+"""The options of the plugins, and how they import what they run."""
 
 from __future__ import annotations
 
-from typing import Any
+import contextlib
+import gc
+import os
+from typing import TYPE_CHECKING, Any
 
 from volatility3.framework.configuration import requirements
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 #: the requirement's name of the kernel's module: --kernel is an option
 MODULE = "kernel_module"
@@ -44,3 +50,21 @@ def options(system: str, regions: str) -> list[Any]:
             optional=True,
         ),
     ]
+
+
+@contextlib.contextmanager
+def importing() -> Iterator[None]:
+    """Import numpy and memcarve in the block, quickly: no garbage is collected, and no threads are started.
+
+    A collection would go through all that Volatility has read by then, hundreds of thousands of objects; later ones
+    leave that out, until `rows` ends. The threads would be those of numpy's linear algebra, which is not used here.
+    """
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        if collecting:
+            gc.enable()

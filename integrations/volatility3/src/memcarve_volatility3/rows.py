@@ -5,6 +5,8 @@
 from __future__ import annotations
 
 import fnmatch
+import gc
+import itertools
 import logging
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -13,9 +15,7 @@ from volatility3.framework import renderers
 from volatility3.framework.renderers import format_hints
 
 from memcarve.errors import MemcarveError, printable
-from memcarve.labels import Labelling
 from memcarve.process import Selection
-from memcarve_volatility3.dump import HandlerFiles, dump
 from memcarve_volatility3.machine import Found, Machine
 
 if TYPE_CHECKING:
@@ -77,6 +77,7 @@ def rows(
     finally:
         for machine in machines.values():
             machine.close()
+        gc.unfreeze()  # what was before memcarve was imported
 
 
 def _is_named(found: Found, pattern: str | None) -> bool:
@@ -99,10 +100,16 @@ def _of_process(
     split = wanted.split if process.metadata.regions or wanted.split == "none" else "none"
     if split != wanted.split:
         vollog.warning(f"{shown}: nothing is known to split by {wanted.split}; its segments are whole")
-    # labels are for what is written
-    segments = process.segments(Selection(half="all"), split, Labelling("headers") if wanted.dump else None)
+    if not wanted.dump:
+        segments = process.segments(Selection(half="all"), split)
+        yield from _lines(process, segments, itertools.repeat(_DISABLED))
+        return
+    from memcarve.labels import Labelling  # noqa: PLC0415 - they take long to import, and a list needs neither
+    from memcarve_volatility3.dump import HandlerFiles, dump  # noqa: PLC0415
+
+    segments = process.segments(Selection(half="all"), split, Labelling("headers"))
     files = HandlerFiles(open_method, process.pid, alone=alone)
-    if wanted.dump and len(segments):
+    if len(segments):
         try:
             dump(
                 process,
@@ -112,20 +119,18 @@ def _of_process(
             )
         except (MemcarveError, OSError) as error:
             vollog.warning(f"{shown}: the dump is not complete: {printable(str(error))}")
-    names = [files.names.get(f"{segment.name}.bin") for segment in segments]
-    yield from _lines(process, segments, names, dump=wanted.dump)
+    yield from _lines(process, segments, (files.names.get(f"{segment.name}.bin") or _FAILED for segment in segments))
 
 
-def _lines(process: ProcessMemory, segments: Segments, names: list[str | None], *, dump: bool) -> Iterator[Row]:
+def _lines(process: ProcessMemory, segments: Segments, outputs: Iterable[str]) -> Iterator[Row]:
     pid = renderers.UnreadableValue() if process.pid is None else process.pid
     name = renderers.UnreadableValue() if process.name is None else printable(process.name)
     regions = process.metadata.regions[0] if process.metadata.regions else None
     texts = _Texts(regions, segments)
     columns = (segments.start.tolist(), segments.size.tolist(), segments.extents.tolist())
     hexadecimal = format_hints.Hex
-    for index, (start, size, extents) in enumerate(zip(*columns, strict=True)):
+    for index, (start, size, extents, output) in enumerate(zip(*columns, outputs, strict=False)):
         protection, file = texts.of(index)
-        output = (names[index] or _FAILED) if dump else _DISABLED
         yield (
             0,
             (

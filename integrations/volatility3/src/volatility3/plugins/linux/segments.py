@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from volatility3.framework import exceptions, interfaces, renderers
 from volatility3.framework.objects import utility
 
-from memcarve_volatility3.requirements import MODULE, options
+from memcarve_volatility3.requirements import MODULE, importing, options
 from volatility3.plugins.linux import proc, pslist
 
 if TYPE_CHECKING:
@@ -35,7 +35,8 @@ class Segments(interfaces.plugins.PluginInterface):
 
     def run(self) -> renderers.TreeGrid:
         """Return the rows."""
-        from memcarve_volatility3.rows import COLUMNS, Wanted, rows  # noqa: PLC0415 - others should not wait for numpy
+        with importing():  # others should not wait for numpy
+            from memcarve_volatility3.rows import COLUMNS, Wanted, rows  # noqa: PLC0415
 
         config = self.config
         wanted = Wanted(config.get("name"), config["kernel"], config["split"], config["dump"])
