@@ -57,7 +57,8 @@ ARROWS = {
     "labels": {"formats", "process"},
     "hunting": {"forking", "images", "labels", "process", "searching"},
     "hashing": {"backing"},
-    "forking": set(),
+    "forking": {"parent_program"},
+    "parent_program": set(),
     "sources": {"images", "formats", "process", "provenance", "hashing"},
     "surroundings": {"version"},
     "provenance": {"backing", "formats", "remote", "process", "surroundings", "version"},
@@ -70,6 +71,7 @@ ARROWS = {
     "report": {"comparing", "hunting", "labels", "provenance", "sinks", "times", "version"},
     "cli": {
         "batching",
+        "parent_program",
         "hunting",
         "mount",
         "remote",
@@ -107,6 +109,7 @@ NOT_FOR_DUMPS = (
         "memcarve.formats.listing",
     ),
     *("memcarve.formats.programs", "hashlib", "click.shell_completion", "cramjam", "lzallright"),
+    *("memcarve.formats.decoded_file", "memcarve.forking", "ntpath", "shutil", "tempfile"),
 )
 
 
@@ -198,7 +201,7 @@ def test_sources_and_sinks_never_meet() -> None:
     assert "sources" not in open_to("sinks")
     assert open_to("formats") == {
         *("backing", "dtypes", "errors", "intervals", "times", "vocabulary"),
-        *("file_systems", "forking", "remote", "temporary_folders"),
+        *("file_systems", "forking", "parent_program", "remote", "temporary_folders"),
     }
 
 

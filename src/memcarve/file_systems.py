@@ -6,6 +6,7 @@ import os
 
 #: whose servers copy by themselves: what is read and written instead would cross the network twice
 _COPIED_BY_SERVERS = {"nfs", "nfs4", "cifs", "smb3", "ceph", "fuse", "lustre", "afs", "9p", "virtiofs"}
+_IN_MEMORY = ("tmpfs", "ramfs")
 
 
 def kind_of(folder: str) -> str | None:
@@ -27,3 +28,15 @@ def kind_of(folder: str) -> str | None:
 def may_copy_elsewhere(folder: str) -> bool:
     """Return True if a copy within a folder's file system may be made by the server that it lies on."""
     return (kind_of(folder) or "").partition(".")[0] in _COPIED_BY_SERVERS
+
+
+def on_disk(*folders: str) -> str | None:
+    """Return the first of some folders that can be written to and does not lie in memory; None if none is like that."""
+    return next(
+        (
+            each
+            for each in folders
+            if os.path.isdir(each) and os.access(each, os.W_OK) and kind_of(each) not in _IN_MEMORY
+        ),
+        None,
+    )

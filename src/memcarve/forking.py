@@ -10,10 +10,11 @@ import contextlib
 import gc
 import os
 import signal
-import sys
 import threading
 import time
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
+
+from memcarve.parent_program import die_with
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -22,14 +23,10 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 
-#: the variable that holds the number of the program that one which it started is not to outlive
-PARENT = "MEMCARVE_PARENT"
-
 #: what is called before copies are made: it ends threads that are begun again when they are needed
 before_copies: list[Callable[[], object]] = []
 
 _STOPPING = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
-_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 class Begun(NamedTuple, Generic[_T]):
@@ -118,7 +115,7 @@ def _prepare(work: Callable[[int], object], parent: int) -> None:
         # so are copies ended that wait for a lock which one that was killed had
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPPING)
-        _die_with(parent)
+        die_with(parent)
         threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
 
 
@@ -127,24 +124,6 @@ def _end_with(parent: int) -> None:
     while os.getppid() == parent:
         time.sleep(0.2)
     os._exit(1)
-
-
-def _die_with(parent: int) -> None:
-    """Have Linux kill this copy at once when the program that made it has been killed, whatever the copy is doing."""
-    if sys.platform == "linux":
-        import ctypes
-
-        with contextlib.suppress(OSError, AttributeError):  # a C library of another kind
-            ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-        if os.getppid() != parent:  # it was killed before
-            os._exit(1)
-
-
-def die_with_parent() -> None:
-    """Do so in a program that another one started, if that has left its number in the environment."""
-    parent = os.environ.pop(PARENT, "")
-    if parent.isdecimal():
-        _die_with(int(parent))
 
 
 def _do(number: int) -> Any:  # noqa: ANN401 - what the work returns

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 
 from memcarve.errors import OutputError
-from memcarve.file_systems import kind_of
-
-_IN_MEMORY = ("tmpfs", "ramfs")
+from memcarve.file_systems import on_disk
 
 
 def temporary_folder(path: str, why: str = "is compressed") -> str:
@@ -21,15 +18,3 @@ def temporary_folder(path: str, why: str = "is compressed") -> str:
             remedy="{temp:DIR} names a folder",
         )
     return folder
-
-
-def on_disk(*folders: str) -> str | None:
-    """Return the first of some folders that can be written to and does not lie in memory; None if none is like that."""
-    return next(
-        (
-            each
-            for each in folders
-            if os.path.isdir(each) and os.access(each, os.W_OK) and kind_of(each) not in _IN_MEMORY
-        ),
-        None,
-    )

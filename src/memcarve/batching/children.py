@@ -15,7 +15,7 @@ import time
 import zipfile
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
-from memcarve import forking
+from memcarve.parent_program import PARENT
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -115,7 +115,7 @@ class _Child:
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=log,
-                env={**os.environ, forking.PARENT: str(os.getpid())},
+                env={**os.environ, PARENT: str(os.getpid())},
                 start_new_session=True,
                 pass_fds=kept if os.name == "posix" else (),
             )

@@ -14,13 +14,13 @@ from memcarve.cli.option_groups import SeveralProcesses
 from memcarve.cli.progress_bar import OpeningBar
 from memcarve.cli.wording import complain, counted, say, tell
 from memcarve.errors import MemcarveError, UsageError, printable
+from memcarve.file_systems import on_disk
 from memcarve.formats.tables.table_cells import Column
 from memcarve.hunting.chosen_processes import KERNEL, opened
 from memcarve.labels import Labelling
 from memcarve.note import Note
 from memcarve.process import Selection, listed_of
 from memcarve.remote.locations import is_location
-from memcarve.temporary_folders import on_disk
 from memcarve.vocabulary import Half
 
 if TYPE_CHECKING:

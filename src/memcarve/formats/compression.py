@@ -14,7 +14,7 @@ import zlib
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from memcarve.errors import InputError, LimitError, MapError, MissingExtraError, UnreadableError
-from memcarve.remote import Keeping
+from memcarve.remote import Keeping, open_file as open_as_it_is
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -373,3 +373,24 @@ def _zstd() -> Any:  # noqa: ANN401 - two modules of one interface
     else:
         from backports import zstd
     return zstd
+
+
+def open_file(path: str, reading: Reading, *, follow: bool = True) -> FileBacking:
+    """Open a file, or what a compressed one holds. Raises what `FileBacking` and `DecodedFile` raise."""
+    file = open_as_it_is(path, reading.keeping, follow=follow)
+    found = None
+    try:
+        found = decoded(file, compression_of(first_bytes(file)), reading)
+    finally:
+        if found is not file:
+            file.close()
+    return found
+
+
+def decoded(file: FileBacking, kind: str | None, reading: Reading) -> FileBacking:
+    """Return the content of a file that is compressed (of a `kind`), or the file. Raises what `DecodedFile` raises."""
+    if kind is None:
+        return file
+    from memcarve.formats.decoded_file import DecodedFile  # what it imports takes long, and few files are compressed
+
+    return DecodedFile(file, kind, reading)

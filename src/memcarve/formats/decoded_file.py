@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from memcarve.backing import FileBacking
 from memcarve.errors import InputError, NoSpaceError, OutputError
-from memcarve.formats.compression import Decoder, RawFile, Reading, compression_of, first_bytes, too_much
-from memcarve.remote import open_file as open_undecoded
+from memcarve.formats.compression import Decoder, RawFile, Reading, too_much
 from memcarve.temporary_folders import temporary_folder
 
 if TYPE_CHECKING:
@@ -25,23 +24,6 @@ _SPARE = 1 << 30  # bytes that stay free on a file system, or a twentieth of a s
 _MOST_WITH_ZEROS, _RATIO_WITH_ZEROS, _LARGEST = 16 << 30, 4096, 1 << 44
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _REMEDY = "{temp:DIR} names another folder"
-
-
-def open_file(path: str, reading: Reading, *, follow: bool = True) -> FileBacking:
-    """Open a file, or what a compressed one holds. Raises what `FileBacking` and `DecodedFile` raise."""
-    file = open_undecoded(path, reading.keeping, follow=follow)
-    found = None
-    try:
-        found = decoded(file, compression_of(first_bytes(file)), reading)
-    finally:
-        if found is not file:
-            file.close()
-    return found
-
-
-def decoded(file: FileBacking, kind: str | None, reading: Reading) -> FileBacking:
-    """Return the content of a file that is compressed (of a `kind`), or the file. Raises what `DecodedFile` raises."""
-    return file if kind is None else DecodedFile(file, kind, reading)
 
 
 class DecodedFile(FileBacking):

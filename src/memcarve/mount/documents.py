@@ -6,8 +6,8 @@ import tempfile
 from typing import TYPE_CHECKING
 
 from memcarve.backing import FileBacking
+from memcarve.file_systems import on_disk
 from memcarve.mount.virtual_file import Text
-from memcarve.temporary_folders import on_disk
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -15,12 +15,12 @@ import uuid
 from typing import TYPE_CHECKING, Any
 
 from memcarve.errors import MemcarveError, NoSpaceError, OutputError, TargetExistsError, UsageError
+from memcarve.file_systems import on_disk
 from memcarve.formats import manifest
 from memcarve.formats.json_text import dumps
 from memcarve.remote.objects import PART, Objects, Uploads, objects_of
 from memcarve.sinks.final_name import NewFile, NewFolder
 from memcarve.sinks.object_ownership import LISTS, MARKS, foreign_object, foreign_objects, lists_first
-from memcarve.temporary_folders import on_disk
 from memcarve.times import now, rfc3339
 
 if TYPE_CHECKING:

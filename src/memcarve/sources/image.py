@@ -26,7 +26,6 @@ from memcarve.formats.images import (
 )
 from memcarve.formats.images.machine import MachineMemory
 from memcarve.images.nonresident import space_of
-from memcarve.images.page_table_roots import Root, address_table, find_roots
 from memcarve.images.paging import claimed, walk
 from memcarve.images.paging_modes import LINUX, NO_SYSTEM, WINDOWS, AddressTable
 from memcarve.images.physical import PhysicalMemory
@@ -58,6 +57,7 @@ if TYPE_CHECKING:
 
     from memcarve.dtypes import U64
     from memcarve.images.nonresident import Found, Resolver
+    from memcarve.images.page_table_roots import Root
     from memcarve.images.paging import Pages
     from memcarve.images.system import OperatingSystem
 
@@ -282,6 +282,8 @@ class ImageContainer(Container):
         """Return the plausible page-table roots of the image; with a half, only those that map memory there."""
         Half.check(half)
         found = self._recognised_if_raw() if self.memory.architecture in (None, "arm64") else None
+        from memcarve.images.page_table_roots import find_roots  # few ask for them
+
         return find_roots(self.memory, half, found and found.mode)
 
     def _recognised_if_raw(self) -> AddressTable | None:
@@ -484,6 +486,8 @@ class ImageContainer(Container):
 
     def _given(self, root: int) -> tuple[AddressTable, str]:
         """Return how to read the tables at a root that was given, and in words whose they are."""
+        from memcarve.images.page_table_roots import address_table  # few give roots
+
         paging, system = self.options.paging, self.options.system
         known = None
         if self.memory.architecture == "arm64" or (paging is not None and paging.startswith("arm64")):

@@ -7,8 +7,7 @@ import os
 from typing import TYPE_CHECKING, NamedTuple
 
 from memcarve.errors import InputError, UnreadableError, UsageError
-from memcarve.formats.compression import Decoder, RawFile, Reading, compression_of, first_bytes
-from memcarve.formats.decoded_file import decoded
+from memcarve.formats.compression import Decoder, RawFile, Reading, compression_of, decoded, first_bytes
 from memcarve.note import Note
 from memcarve.remote import open_file
 from memcarve.remote.locations import hidden, is_location

@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING
 
 from memcarve.backing import FileBacking
 from memcarve.errors import InputError, SourceReadError
-from memcarve.formats.compression import Reading, compression_of
-from memcarve.formats.decoded_file import DecodedFile
+from memcarve.formats.compression import Reading, compression_of, decoded
 from memcarve.formats.images import migration
 from memcarve.formats.images.signatures import LIBVIRT, LIBVIRT_WHOLE
 
@@ -74,7 +73,7 @@ def _stream(file: FileBacking, begin: int, reading: Reading) -> MachineMemory | 
     if kind is None:
         return migration.read(file, begin)
     with _Behind(file, begin) as packed:
-        stream = DecodedFile(packed, kind, reading)
+        stream = decoded(packed, kind, reading)
     found = None
     try:
         found = migration.read(stream)

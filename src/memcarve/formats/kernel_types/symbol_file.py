@@ -10,7 +10,7 @@ import re
 from typing import TYPE_CHECKING, NamedTuple
 
 from memcarve.errors import InputError, KernelTypesError
-from memcarve.formats.decoded_file import open_file
+from memcarve.formats.compression import open_file
 from memcarve.formats.elf_layout import MAGIC as ELF
 from memcarve.formats.kernel_types.btf import HEADER, MOST_BYTES, Btf, header
 from memcarve.formats.kernel_types.dwarf import Dwarf
@@ -81,7 +81,7 @@ def read_symbols(path: str, reading: Reading) -> SymbolFile:
     """Read a file with the types of a kernel.
 
     Raises KernelTypesError if it is something else or damaged, MissingExtraError if a package is needed, and what
-    `decoded_file.open_file` raises.
+    `compression.open_file` raises.
     """
     file = open_file(path, reading)
     keep = False

@@ -7,8 +7,7 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from memcarve.errors import InputError, MapError, MissingExtraError
-from memcarve.formats.compression import too_much
-from memcarve.formats.decoded_file import decoded
+from memcarve.formats.compression import decoded, too_much
 from memcarve.formats.tables.arrow_stream import BoundedStream
 from memcarve.formats.tables.printed_table import PrintedTable
 from memcarve.formats.tables.text_file import TextFile

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 from memcarve import provenance
 from memcarve.backing import FileBacking, FolderBacking, check_unchanged
 from memcarve.errors import UnreadableError, UsageError
-from memcarve.formats.decoded_file import DecodedFile
 from memcarve.remote.locations import is_location
 from memcarve.remote.objects import objects_of
 from memcarve.sinks.final_name import NewFolder, input_paths, write_text
@@ -54,6 +53,8 @@ def export_scripts(
     They map the file that the process was read from, so its bytes must lie in one file as they are: raises UsageError
     if they must be decoded first, or lie in several files. Also raises TargetExistsError and OutputError.
     """
+    from memcarve.formats.decoded_file import DecodedFile  # takes long to import
+
     begun = time.monotonic()
     options.check("scripts")
     if objects_of(out) is not None:

@@ -16,7 +16,7 @@ from memcarve.errors import (
     UnreadableError,
     UsageError,
 )
-from memcarve.formats.decoded_file import open_file
+from memcarve.formats.compression import open_file
 from memcarve.formats.memmap import BinaryError, MemoryMap
 from memcarve.intervals import TOP, chunks, total
 from memcarve.missing import CUT_OFF, NOT_WRITTEN, Missing
