@@ -13,7 +13,10 @@ from setuptools.command.build_ext import build_ext
 from setuptools.errors import BaseError, CCompilerError
 
 #: modules, and the source below src/ of each
-PARTS = {"memcarve.formats.compressed_pages._compiled": "memcarve/formats/compressed_pages/_compiled.c"}
+PARTS = {
+    "memcarve.formats.compressed_pages._compiled": "memcarve/formats/compressed_pages/_compiled.c",
+    "memcarve.labels._byte_counts": "memcarve/labels/_byte_counts.c",
+}
 if sys.platform != "win32":  # which has no pread
     PARTS["memcarve._read_pieces"] = "memcarve/_read_pieces.c"
 #: the oldest Python whose stable interface it uses, as wheels call it

@@ -14,6 +14,7 @@ from hypothesis import given, settings, strategies as st
 
 import memcarve
 from headers import edited, elf_page, pe_page
+from memcarve.labels import text_stats
 from memcarve.labels.content import Content, ContentObserver, Contents, observe
 from memcarve.labels.headers import name_of, parse_header
 from memcarve.labels.text_stats import is_text
@@ -285,6 +286,59 @@ def test_entropy() -> None:
     content = shown(bytes(WINDOW) + bytes(range(256)) * 256 + bytes(2 * WINDOW), level="full")
     assert content.peak == pytest.approx(8)
     assert content.entropy == pytest.approx(bits(bytes(3 * 256) + bytes(range(256))))
+
+
+@pytest.mark.parametrize("way", ["compiled", "numpy"])
+@given(
+    names=st.lists(st.sampled_from([*PAGES]), min_size=1, max_size=40),
+    lost=st.sampled_from([0, 0, 1, PAGE - 1]),
+    first=st.sampled_from([1, 7, PAGE, WINDOW - 1, WINDOW]),
+)
+def test_counts_of_bytes(way: str, names: Sequence[str], lost: int, first: int) -> None:
+    """How often each byte occurs in each window is the same, whether it is counted in C or with numpy."""
+    compiled = text_stats._count_windows
+    if way == "compiled" and compiled is None:
+        pytest.skip("no C compiler was there when memcarve was installed")
+    data = b"".join(PAGES[name] for name in names)
+    data = data[: len(data) - lost]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(text_stats, "_count_windows", compiled if way == "compiled" else None)
+        found = text_stats.window_counts(memoryview(data), first)
+        together = text_stats.counts_of(memoryview(data))
+    bounds = [0, *range(first, len(data), WINDOW), len(data)]
+    expected = [collections.Counter(data[begin:end]) for begin, end in itertools.pairwise(bounds)]
+    whole = collections.Counter(data)
+    assert together.tolist() == [whole[byte] for byte in range(256)]
+    assert found.tolist() == [[each[byte] for byte in range(256)] for each in expected]
+
+
+def test_counts_go_where_they_fit() -> None:
+    """What is compiled adds to counts, and refuses those that are not 256 numbers of 64 bits for each window."""
+    count_windows = pytest.importorskip("memcarve.labels._byte_counts").count_windows
+    counts = np.arange(256, dtype=np.int64)
+    count_windows(b"\xff\xff\0", 3, 4, counts)
+    assert counts.tolist() == [1, *range(1, 255), 257]
+    count_windows(b"", 3, 4, np.zeros(0, np.int64))
+    unaligned = memoryview(bytearray(2056))[1:2049]
+    for other in (
+        np.zeros(255, np.int64),
+        np.zeros(256, np.int32),
+        np.zeros(512, np.int64),
+        bytearray(2049),
+        unaligned,
+    ):
+        with pytest.raises(ValueError, match="256"):
+            count_windows(b"a", 1, 1, other)
+    for data, first, window in (
+        (b"a", 0, 1),
+        (b"a", 2, 1),
+        (b"a", 1, 1 << 40),
+        (b"a", -1, 1),
+        (b"", 1, 1),
+        (b"abc", 1, 1),
+    ):
+        with pytest.raises(ValueError, match="256"):
+            count_windows(data, first, window, np.zeros(256, np.int64))
 
 
 def test_only_where_asked() -> None:

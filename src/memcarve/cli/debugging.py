@@ -39,6 +39,7 @@ _PACKAGES = (
 #: built at installation, if there was a C compiler
 _COMPILED = "memcarve.formats.compressed_pages._compiled"
 _READ_PIECES = "memcarve._read_pieces"
+_BYTE_COUNTS = "memcarve.labels._byte_counts"
 #: what the system can do for copying: see copying/copier.py
 _CALLS = ("copy_file_range", "sendfile", "preadv", "fork")
 
@@ -64,6 +65,10 @@ def _facts() -> list[tuple[str, str]]:
         ("calls", ", ".join(able) or "none"),
         ("decoder of compressed pages", "compiled" if importlib.util.find_spec(_COMPILED) else "in Python, slow"),
         ("scattered pages", "read by compiled code" if importlib.util.find_spec(_READ_PIECES) else "read one by one"),
+        (
+            "entropy",
+            "of compiled counts" if importlib.util.find_spec(_BYTE_COUNTS) else "of numpy's counts, slow",
+        ),
         *((package, _version(package)) for package in _PACKAGES),
     ]
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
 import re
 from typing import TYPE_CHECKING
 
@@ -9,14 +11,18 @@ import numpy as np
 
 from memcarve.intervals import PAGE
 
+try:
+    from memcarve.labels._byte_counts import count_windows as _count_windows
+except ImportError:  # there was no compiler
+    _count_windows = None  # type: ignore[assignment]
+
 if TYPE_CHECKING:
-    from memcarve.dtypes import I64
+    from memcarve.dtypes import F64, I64
 
 
 #: stretches whose entropy is measured one by one, at multiples of their size
 WINDOW = 1 << 16
 
-_ZEROS = bytes(WINDOW)
 _SHORTEST = 32  # bytes of text in a page
 _FEWEST = 8  # different bytes, so that no filling is text
 _SOME = 64  # bytes that mostly are enough to see that
@@ -48,41 +54,71 @@ class Entropy:
 
     def __init__(self) -> None:
         self._all = np.zeros(256, np.int64)
-        self._window = np.zeros(256, np.int64)
+        self._window = np.zeros(256, np.int64)  # the one that is not whole
         self._peak: float | None = None
         self._windows = 0
 
     def add(self, view: memoryview, address: int) -> None:
         """Take the bytes at `address`, which follow those before."""
-        done = 0
-        while done < len(view):
-            part = view[done : done + WINDOW - address % WINDOW]
-            if _ZEROS.startswith(part):
-                self._window[0] += len(part)
-            else:
-                self._window += counts_of(part)
-            done += len(part)
-            address += len(part)
-            if address % WINDOW == 0:
-                self._close()
+        if not len(view):
+            return
+        counts = window_counts(view, WINDOW - address % WINDOW)
+        counts[0] += self._window
+        if (address + len(view)) % WINDOW:
+            self._window = counts[-1]
+            counts = counts[:-1]
+        else:
+            self._window = np.zeros(256, np.int64)
+        if len(counts):
+            self._close(counts)
 
     def finish(self) -> tuple[float | None, float | None]:
         """Return the entropy of all and that of the window that has the most, in bits a byte; None of no bytes."""
-        self._close()
+        if self._window.any():
+            self._close(self._window[None])
+            self._window = np.zeros(256, np.int64)
         return self._peak if self._windows <= 1 else bits_of(self._all), self._peak
 
-    def _close(self) -> None:
-        if self._window.any():
-            self._windows += 1
-            self._peak = max(bits_of(self._window), self._peak or 0.0)
-            self._all += self._window
-            self._window[:] = 0
+    def _close(self, counts: I64) -> None:
+        """Take windows that are whole, a row each."""
+        most = int((np.log2(total := counts.sum(axis=1)) - _weighted()[counts].sum(axis=1) / total).argmax())
+        self._windows += len(counts)
+        self._peak = max(bits_of(counts[most]), self._peak or 0.0)
+        self._all += counts.sum(axis=0)
+
+
+@functools.cache
+def _weighted() -> F64:
+    """Return n * log2(n) (float64) for each n that a window may hold of one byte."""
+    numbers = np.arange(WINDOW + 1, dtype=np.float64)
+    numbers[1:] *= np.log2(numbers[1:])
+    return numbers
+
+
+def window_counts(view: memoryview, first: int) -> I64:
+    """Return how often each byte occurs in windows: a row (int64) for each.
+
+    Of the bytes, `first` lie in the first window, which may be fewer than in the others, and the last one may be cut.
+    """
+    bounds = [0, *range(first, len(view), WINDOW), len(view)]
+    counts = np.zeros((len(bounds) - 1, 256), np.int64)
+    if _count_windows is not None:
+        _count_windows(view, first, WINDOW, counts)
+    else:
+        for row, (begin, end) in enumerate(itertools.pairwise(bounds)):
+            counts[row] = counts_of(view[begin:end])
+    return counts
 
 
 def counts_of(part: memoryview) -> I64:
-    """Return how often each byte occurs; pages of zeros need not be counted byte by byte."""
+    """Return how often each byte occurs (int64)."""
+    if _count_windows is not None and len(part):
+        counts = np.zeros(256, np.int64)
+        _count_windows(part, len(part), len(part), counts)
+        return counts
     if len(part) % PAGE:
         return np.bincount(np.frombuffer(part, np.uint8), minlength=256)
+    # pages of zeros need not be counted byte by byte
     words = np.frombuffer(part, np.uint64).reshape(-1, PAGE // 8)
     used = np.bitwise_or.reduce(words, axis=1) != 0
     some = words if used.all() else words[used]

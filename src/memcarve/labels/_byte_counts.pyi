@@ -1,0 +1,3 @@
+from memcarve.dtypes import I64
+
+def count_windows(data: memoryview, first: int, window: int, counts: I64) -> None: ...
