@@ -258,6 +258,11 @@ STRUCTURED = {
     "swap": (swap(b"SWAPSPACE2"), "swap area"),
     "hibernated Linux": (swap(b"S1SUSPEND\0"), "hibernated"),
     "hibernation, wiped": (bytes(PAGE) + noise(1, PAGE) + b"\x81\x81xpress" + bytes(PAGE), "hibr2bin.*wiped"),
+    "hibernation, the word before": (
+        bytes(PAGE) + noise(1, PAGE) + b"....\x81\x81xpress....\x81\x81xpress" + bytes(PAGE),
+        "hibr2bin.*wiped",
+    ),
+    "hibernation, misplaced": (bytes(PAGE) + noise(1, PAGE) + b"....\x81\x81xpress" + bytes(PAGE), "is not recognised"),
     "AFF4": (b"PK\3\4" + noise(1, PAGE) + b"PK\1\2information.turtle" + bytes(50), "AFF4.*raw image"),
     "AFF4, named": (b"PK\3\4" + noise(1, 400_000) + b"container.description" + bytes(50), "AFF4"),
     "Mach-O program": (b"\xcf\xfa\xed\xfe\x07\0\0\1\3\0\0\x80\2\0\0\0" + bytes(PAGE), r"program.*Mach-O"),

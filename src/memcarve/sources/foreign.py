@@ -141,7 +141,10 @@ def _weak(file: FileBacking, head: bytes) -> Foreign | None:
             return Foreign(words, sure=False)
     if not any(head):  # Windows fills its first page with zeros when it has resumed
         start = _at(file, PAGE, _XPRESS_WITHIN)
-        if any(start.startswith(_XPRESS, place) for place in range(0, len(start), 8)):
+        place = start.find(_XPRESS)
+        while place % 8 and place >= 0:
+            place = start.find(_XPRESS, place + 1)
+        if place >= 0:
             return Foreign(f"{_HIBERNATED} (its first page was wiped when the machine went on)", sure=False)
     return _program(file, head)
 
