@@ -10,7 +10,6 @@ import shutil
 import weakref
 from typing import TYPE_CHECKING, Any
 
-import pandas as pd
 import pytest
 
 import winimage
@@ -93,7 +92,8 @@ def test_formats(truth: Truth, go: Go, tmp_path: Path) -> None:
     named = [(str(row["pid"]), row["process"], row["start"], ",".join(row["kind"] or [])) for row in rows]
     assert [(row["pid"], row["process"], row["start"], row["kind"]) for row in read] == named
     (tmp_path / "rows.parquet").write_bytes(go("segments", truth.path, "--all", "--format", "parquet").out)
-    table = pd.read_parquet(tmp_path / "rows.parquet")
+    pandas = pytest.importorskip("pandas")  # takes a second to import, in every worker
+    table = pandas.read_parquet(tmp_path / "rows.parquet")
     assert [f"0x{start:016x}" for start in table["start"]] == [row["start"] for row in rows]
     assert table["pid"].tolist() == [row["pid"] for row in rows]
     lines = go("segments", truth.path, "--all").out.decode().splitlines()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import struct
 import tracemalloc
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -116,8 +117,8 @@ class Shared:
         found = set()
         for at in range(0, len(self.data), PAGE):
             entries = struct.unpack_from("<512Q", self.data, at)
-            frames = [entry & ((1 << 52) - PAGE) for entry in entries if entry & 1]
-            found |= {(at, each) for each in set(frames) if frames.count(each) >= MANY}
+            frames = Counter(entry & ((1 << 52) - PAGE) for entry in entries if entry & 1)
+            found |= {(at, each) for each, count in frames.items() if count >= MANY}
         return found
 
 
