@@ -198,15 +198,10 @@ def walk_invalid(
     start: int = 0,
     end: int = TOP,
     limit: int | None = None,
-    *,
-    moved: bool = False,
 ) -> tuple[Pages, Invalid]:
-    """Return what `walk` does, and what Windows keeps in the entries that hold no frame. Raises LimitError.
-
-    With `moved`, also what it keeps in those in transition.
-    """
+    """Return what `walk` does, and what Windows keeps in the entries that hold no frame. Raises LimitError."""
     walking = _Walk(memory, table, start, end)
-    walking.invalid, walking.keep_moved = [], moved
+    walking.invalid = []
     limit = default_limit(memory) if limit is None else limit
     walking.most_invalid = limit // PAGE
     pages = walking.run(limit)
@@ -217,6 +212,21 @@ def walk_invalid(
     above = [np.concatenate([none, *column]) for column in zip((none,) * 3, *walking.paged, strict=True)]
     paged = PagedTables(above[0], above[1], above[2].astype(np.int64))
     return pages, Invalid(address[order], word[order], unknown, paged, walking.cut)
+
+
+@past_unreadable
+def invalid_words(memory: PhysicalMemory, table: AddressTable, start: int, end: int, limit: int) -> U64:
+    """Return the entries of Windows that hold no frame (uint64) in order of addresses, those in transition too.
+
+    What the others lead to is not looked up. Raises LimitError.
+    """
+    walking = _Walk(memory, table, start, end)
+    walking.invalid, walking.only_invalid = [], True
+    walking.most_invalid = limit // PAGE
+    walking.look(limit)
+    none = np.zeros(0, np.uint64)
+    address, words = (np.concatenate([none, *column]) for column in zip((none, none), *walking.invalid, strict=True))
+    return words[np.argsort(address, kind="stable")]
 
 
 class _Entries(NamedTuple):
@@ -242,7 +252,8 @@ class _Walk:
         self.most = 0
         #: entries of Windows that hold no frame, if wanted: address, word; at most so many; whether there were more
         self.invalid: list[tuple[U64, U64]] | None = None
-        self.keep_moved = False
+        #: whether no pages are wanted, but also entries in transition
+        self.only_invalid = False
         self.most_invalid = self.left_invalid = 0
         self.cut = False
         #: what is below tables that cannot be read: first addresses and sizes
@@ -258,6 +269,12 @@ class _Walk:
         self.again: list[list[tuple[U64, U64]]] = [[] for _ in self.mode.levels]
 
     def run(self, limit: int) -> Pages:
+        """Return every page. Raises LimitError."""
+        self.look(limit)
+        return self._pages()
+
+    def look(self, limit: int) -> None:
+        """Look at every table. Raises LimitError."""
         # what is asked for may be small enough by itself
         small = self.last - self.first < min(limit, default_limit(self.memory))
         if small:
@@ -272,7 +289,6 @@ class _Walk:
                     remedy="if they are neither, a larger {limit:SIZE} walks them",
                 )
             self._visit(small=False)
-        return self._pages()
 
     def _begin(self) -> None:
         """Forget what was found."""
@@ -317,7 +333,7 @@ class _Walk:
                 entries = _Entries._make(column[keep] for column in entries)
                 address, many = address[keep], many[keep]
             leaf, below = entries.leaf, ~entries.leaf
-            if leaf.any():
+            if leaf.any() and not self.only_invalid:
                 sizes = np.full(int(leaf.sum()), 1 << levels[depth].shift, np.uint64)
                 self.found.append(_joined(address[leaf], sizes, entries.physical[leaf], entries.flags[leaf]))
             if below.any():
@@ -461,10 +477,13 @@ class _Walk:
         word = words[row, column]
         here = present[row, column]
         leaf = self.format.leaf(word, here, depth)
-        physical = self.format.physical(word, here, leaf, depth)
-        combined = self.format.permissions(word, here, leaf, flags[row], depth)
         if not self.claiming:
             self._count_absent(depth, start, words, counted)
+        if self.only_invalid and leaf.all():
+            none = np.zeros(len(row), np.uint8)
+            return _Entries(row, column.astype(np.uint64), none.astype(np.uint64), none, leaf)
+        physical = self.format.physical(word, here, leaf, depth)
+        combined = self.format.permissions(word, here, leaf, flags[row], depth)
         return _Entries(row, column.astype(np.uint64), physical, combined, leaf)
 
     def _address(self, start: U64, entries: _Entries, shift: int) -> U64:
@@ -510,7 +529,7 @@ class _Walk:
             return
         others = (words != 0) & ~counted
         if self.invalid is not None:
-            kept = (words != 0) & ~self.format.present(words, depth) if self.keep_moved and last else others
+            kept = (words != 0) & ~self.format.present(words, depth) if self.only_invalid and last else others
             self._keep_invalid(depth, start, words, kept)
         rest = words[others]
         if not len(rest):

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import itertools
 import threading
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 import numpy as np
 
-from memcarve.backing import AbsentBacking, ZerosBehind, fetch_ahead
+from memcarve.backing import AbsentBacking, ZerosBehind, fetch_ahead, read_pieces
 from memcarve.errors import CounterpartError, InputError, UnreadableError
 from memcarve.formats.images.machine import MachineMemory
 from memcarve.intervals import PAGE, TOP, Intervals, breaks, distinct, joined, smallest_owner, total, union
@@ -267,18 +266,22 @@ class PhysicalMemory(Intervals):
         view = words.view(np.uint8).reshape(-1).data
         if len(unique) > 1:
             fetch_ahead(self.backing, offsets[~split], PAGE)
-        edges = [0, *(np.flatnonzero((np.diff(offsets) != PAGE) | split[1:] | split[:-1]) + 1).tolist(), len(unique)]
-        for low, high in itertools.pairwise(edges):
-            if low < high and split[low]:
-                view[low * PAGE : high * PAGE] = self.peek(int(unique[low]), PAGE)
-            elif low < high:
-                try:
-                    self.backing.read_into(int(offsets[low]), view[low * PAGE : high * PAGE])
-                except UnreadableError as error:
-                    pages = offsets[~split]  # all of them, so that not each one begins everything again
-                    with self._lock:
-                        raise self._take_out(Intervals(pages, np.full_like(pages, PAGE)), error) from error
-        return words[inverse]
+        rows = np.flatnonzero(split)
+        for low, high in zip([0, *(rows + 1).tolist()], [*rows.tolist(), len(unique)], strict=True):
+            first = low + np.flatnonzero(
+                np.diff(offsets[low:high], prepend=offsets[low:high][:1] - np.uint64(1)) != PAGE
+            )
+            length = np.diff(np.append(first, high)) * PAGE
+            pieces = zip(offsets[first].tolist(), length.tolist(), strict=True)
+            try:
+                read_pieces(self.backing, pieces, view[low * PAGE : high * PAGE])
+            except UnreadableError as error:
+                pages = offsets[~split]  # all of them, so that not each one begins everything again
+                with self._lock:
+                    raise self._take_out(Intervals(pages, np.full_like(pages, PAGE)), error) from error
+        for row in rows.tolist():
+            view[row * PAGE : (row + 1) * PAGE] = self.peek(int(unique[row]), PAGE)
+        return words if np.array_equal(unique, physical) else words[inverse]
 
     def _read_into(self, offset: int, buffer: memoryview) -> None:
         try:

@@ -16,7 +16,7 @@ import numpy as np
 
 from memcarve.errors import LimitError, SourceReadError, UsageError
 from memcarve.images.nonresident import KINDS, Found, Gathered, not_physical, space_of
-from memcarve.images.paging import default_limit, walk_invalid
+from memcarve.images.paging import default_limit, invalid_words, walk_invalid
 from memcarve.images.structure_reader import LookedUp, Reader
 from memcarve.images.windows import vads
 from memcarve.images.windows.eprocess_scan import USER_END
@@ -148,10 +148,10 @@ class WindowsResolver:
         for entry in [one for one in self.windows.listed() if not one.ended and one.has_memory][:most]:
             table = self.windows.table_of(entry)
             try:
-                _, invalid = walk_invalid(self.memory, table, 0, table.kernel_half, _LARGEST, moved=True)
+                found_words = invalid_words(self.memory, table, 0, table.kernel_half, _LARGEST)
             except LimitError:
                 continue
-            words.append(ptes.sample(invalid.word, _MOST_SAMPLED))
+            words.append(ptes.sample(found_words, _MOST_SAMPLED))
             self._sample = np.concatenate(words)
             if frugal or (len(words) > _FEW and len(self._sample) > _PLENTY):
                 found = ptes.proven(self.windows.kernel.version.build, self._sample, self.possible)
