@@ -12,6 +12,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <sys/types.h>
 #include <sys/uio.h>
 #include <unistd.h>
@@ -24,8 +25,10 @@ typedef struct {
     size_t length;
 } Piece;
 
-/* Take up to TOGETHER pieces of a list from `first` on, which fit in `room` bytes; return how many, -1: an error. */
-static Py_ssize_t take(PyObject *list, Py_ssize_t first, Py_ssize_t room, Piece *pieces)
+/* Take up to TOGETHER pieces of a list from `first` on, which fit in `room` bytes; return how many, -1: an error.
+ *
+ * The file's own lie from `begin` to `end`, and are counted from there; what is not to be read has the offset -1. */
+static Py_ssize_t take(PyObject *list, Py_ssize_t first, Py_ssize_t room, long long begin, long long end, Piece *pieces)
 {
     Py_ssize_t count = PyList_Size(list) - first;
     if (count > TOGETHER)
@@ -44,7 +47,7 @@ static Py_ssize_t take(PyObject *list, Py_ssize_t first, Py_ssize_t room, Piece 
             PyErr_SetString(PyExc_ValueError, "a piece begins before the file, or ends behind the buffer");
             return -1;
         }
-        pieces[at] = (Piece){(off_t)offset, (size_t)length};
+        pieces[at] = (Piece){begin <= offset && offset < end ? (off_t)(offset - begin) : -1, (size_t)length};
         room -= length;
     }
     return count;
@@ -68,6 +71,8 @@ static void ask_for(int fd, const Piece *pieces, Py_ssize_t count)
 {
 #ifdef RWF_NOWAIT
     for (Py_ssize_t at = 0; at < count; at++) {
+        if (pieces[at].offset < 0)
+            continue;
         off_t begin = pieces[at].offset & ~(off_t)(AROUND - 1);
         off_t end = (pieces[at].offset + (off_t)pieces[at].length + AROUND - 1) & ~(off_t)(AROUND - 1);
         posix_fadvise(fd, begin, end - begin, POSIX_FADV_WILLNEED);
@@ -77,13 +82,17 @@ static void ask_for(int fd, const Piece *pieces, Py_ssize_t count)
 #endif
 }
 
-/* Read pieces one behind the other; return how many bytes came before the first that did not. */
+/* Read pieces one behind the other, or pass over them; return for how many bytes that went well. */
 static Py_ssize_t read_all(int fd, const Piece *pieces, Py_ssize_t count, char *buffer, int *asking)
 {
     Py_ssize_t done = 0;
     int cached = *asking;
     for (Py_ssize_t at = 0; at < count; at++) {
         ssize_t length = (ssize_t)pieces[at].length;
+        if (pieces[at].offset < 0) {
+            done += length;
+            continue;
+        }
         if (cached) {
             int found = read_cached(fd, pieces[at], buffer + done);
             if (found > 0) {
@@ -108,13 +117,14 @@ static PyObject *read_pieces(PyObject *module, PyObject *args)
 {
     (void)module;
     int fd, asking = 1;
+    long long begin = 0, end = LLONG_MAX;
     PyObject *list;
     Py_buffer buffer;
-    if (!PyArg_ParseTuple(args, "iO!w*", &fd, &PyList_Type, &list, &buffer))
+    if (!PyArg_ParseTuple(args, "iO!w*|LL", &fd, &PyList_Type, &list, &buffer, &begin, &end))
         return NULL;
     Piece pieces[TOGETHER];
     Py_ssize_t first = 0, count, done = 0;
-    while ((count = take(list, first, buffer.len - done, pieces)) > 0) {
+    while ((count = take(list, first, buffer.len - done, begin, end, pieces)) > 0) {
         Py_ssize_t wanted = 0, came;
         for (Py_ssize_t at = 0; at < count; at++)
             wanted += (Py_ssize_t)pieces[at].length;
@@ -132,8 +142,11 @@ static PyObject *read_pieces(PyObject *module, PyObject *args)
 
 static PyMethodDef methods[] = {
     {"read_pieces", read_pieces, METH_VARARGS,
-     "read_pieces(fd, pieces, buffer): fill a buffer with pieces, a list of (offset, length), one behind the other.\n\n"
-     "Returns how many bytes came before the first that did not: to read that one tells why."},
+     "read_pieces(fd, pieces, buffer, begin=0, end=2**63-1): fill a buffer with pieces, a list of (offset, length), one\n"
+     "behind the other.\n\n"
+     "An offset of `begin` is the file's first byte; pieces outside of `begin` and `end` are passed over, with their room\n"
+     "in the buffer. Returns how many bytes came, or were passed over, before the first that did not come: to read that\n"
+     "one tells why."},
     {NULL, NULL, 0, NULL},
 };
 

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     Offsets = int | Sequence[int] | I64 | U64
 
 _OPEN = 8  # files of a folder that are kept open
+_NOWHERE = (1 << 63) - 1  # no file is as long
 _SPANS = 4  # files of a folder that the kernel is given at once
 #: what a system says of a place that a medium, or the way to it, does not give: other places may be readable
 _OF_ONE_PLACE = {
@@ -527,6 +528,8 @@ class Composite:
         self._starts = [0]
         for part in self.parts[:-1]:
             self._starts.append((self._starts[-1] + part.size | 0xFFF) + 1)
+        #: where what asks for more than a part has is still the part's, which says so
+        self._ends = [*self._starts[1:], _NOWHERE]
         self.size = self._starts[-1] + self.parts[-1].size
 
     @property
@@ -550,24 +553,44 @@ class Composite:
 
     def read_pieces(self, pieces: Iterable[tuple[int, int]], buffer: memoryview) -> None:
         """Fill `buffer` with pieces (offset, length), one behind the other, or raise SourceReadError."""
-        starts, begin, end = self._starts, 0, 0
-        index, mine = 0, list[tuple[int, int]]()  # those that follow each other in one part are read together
+        rows = list(pieces)
+        begin = self._read_files(rows, buffer)  # from here on, parts are to be read
+        index, mine, place, end = (
+            0,
+            list[tuple[int, int]](),
+            0,
+            0,
+        )  # what follows each other in one part is read together
+        low = high = 0  # where that part lies
 
         def read() -> None:
             try:
-                read_pieces(self.parts[index], mine, buffer[begin:end])
+                read_pieces(self.parts[index], mine, buffer[place:end])
             except UnreadableError as error:
-                error.offset += starts[index]
+                error.offset += low
                 raise
 
-        for offset, length in pieces:
-            part = bisect_right(starts, offset) - 1
-            if part != index:
+        for offset, length in rows:
+            if mine and not low <= offset < high:
                 read()
-                index, mine, begin = part, [], end
-            mine.append((offset - starts[part], length))
+                mine.clear()
+            if offset >= begin:
+                if not mine:
+                    index, place = bisect_right(self._starts, offset) - 1, end
+                    low, high = self._starts[index], self._ends[index]
+                mine.append((offset - low, length))
             end += length
-        read()
+        if mine:
+            read()
+
+    def _read_files(self, rows: list[tuple[int, int]], buffer: memoryview) -> int:
+        """Read what lies in files, of which the first parts are some; return where they end, 0 if that fails."""
+        for part, start, end in zip(self.parts, self._starts, self._ends, strict=True):
+            if _read_many is None or not isinstance(part, FileBacking) or not part.direct:
+                return start
+            if _read_many(part.fd, rows, buffer, start, end) < len(buffer):
+                return 0
+        return _NOWHERE
 
     def next_written(self, offset: int) -> int:
         """Return the first offset from `offset` on that is not in a hole of a sparse file, or is the next part's."""
