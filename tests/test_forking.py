@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import signal
 import threading
 import time
 from concurrent.futures import BrokenExecutor, Future
@@ -117,3 +119,103 @@ def test_copies_are_given_up() -> None:
     for copy in begun.copies:
         copy.join(30)
     assert not any(copy.is_alive() for copy in begun.copies)
+
+
+def test_more_numbers_than_a_pipe_holds() -> None:
+    """All the work is done once, however much there is, and large results come whole."""
+    begun = forking.begin(lambda number: number * 3, range(17_000), 2, in_copies=True)
+    assert results(begun) == [number * 3 for number in range(17_000)]
+    begun_large = forking.begin(lambda number: bytes([number]) * 300_000, range(8), 2, in_copies=True)
+    assert results(begun_large) == [bytes([number]) * 300_000 for number in range(8)]
+
+
+def test_a_copy_that_is_killed_breaks_the_work() -> None:
+    """What was done before stays; what was not raises BrokenExecutor, and the other copies are ended."""
+
+    def work(number: int) -> int:
+        if number == 1:
+            time.sleep(0.2)
+            os.kill(os.getpid(), signal.SIGKILL)
+        if number > 1:
+            time.sleep(60)
+        return number
+
+    begun = forking.begin(work, range(4), 2, in_copies=True)
+    assert forking.result_of(begun.futures[0]) == 0
+    for future in begun.futures[1:]:
+        with pytest.raises(BrokenExecutor):
+            forking.result_of(future)
+    begun.pool.shutdown()
+    assert not any(copy.is_alive() for copy in begun.copies)
+
+
+def test_what_was_not_begun_is_left_out() -> None:
+    """Copies end when the work that they are at is done, if no more of it is wanted."""
+
+    def work(number: int) -> int:
+        time.sleep(0.1)
+        return number
+
+    begun = forking.begin(work, range(1000), 2, in_copies=True)
+    assert forking.result_of(begun.futures[0]) == 0
+    begun.pool.shutdown(cancel_futures=True)
+    assert not any(copy.is_alive() for copy in begun.copies)
+    assert sum(future.exception() is None for future in begun.futures) < 100
+
+
+def test_errors_say_where_they_were_raised() -> None:
+    """An error comes with the place in the copy; what cannot be sent is told of."""
+
+    class LocalError(Exception):
+        pass
+
+    def work(number: int) -> object:
+        if number == 0:
+            raise KeyError("named")
+        if number == 1:
+            raise LocalError("cannot be pickled")
+        return lambda: None
+
+    begun = forking.begin(work, range(3), 1, in_copies=True)
+    with pytest.raises(KeyError, match="named") as raised:
+        forking.result_of(begun.futures[0])
+    assert 'raise KeyError("named")' in str(raised.value.__cause__)
+    for number, words in ((1, "cannot be pickled"), (2, "lambda")):
+        with pytest.raises(Exception, match=words):
+            forking.result_of(begun.futures[number])
+    begun.pool.shutdown()
+
+
+@pytest.mark.parametrize("fails", ["first", "second", "pipe"])
+def test_without_room_for_copies(monkeypatch: pytest.MonkeyPatch, fails: str) -> None:
+    """If no copies can be made, or not all, the work is done here, and none of them is left."""
+    fork, pipe, made = os.fork, os.pipe, list[int]()
+
+    def forked() -> int:
+        if len(made) == (fails == "second"):
+            raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+        made.append(fork())
+        return made[-1]
+
+    def piped() -> tuple[int, int]:
+        if fails == "pipe":
+            raise OSError(errno.EMFILE, "Too many open files")
+        return pipe()
+
+    monkeypatch.setattr(os, "fork", forked)
+    monkeypatch.setattr(os, "pipe", piped)
+    before = os.listdir("/dev/fd")
+    begun = forking.begin(lambda number: (number, os.getpid()), range(3), 2, in_copies=True)
+    assert results(begun) == [(number, os.getpid()) for number in range(3)]
+    assert not begun.copies
+    assert len(os.listdir("/dev/fd")) == len(before)
+    for pid in made:
+        with pytest.raises(ChildProcessError):
+            os.waitpid(pid, os.WNOHANG)
+
+
+def test_no_descriptor_is_left() -> None:
+    """When the work is done, everything that was opened for it is closed."""
+    before = os.listdir("/dev/fd")
+    assert results(forking.begin(lambda number: number, range(5), 2, in_copies=True)) == [*range(5)]
+    assert len(os.listdir("/dev/fd")) == len(before)

@@ -57,7 +57,8 @@ ARROWS = {
     "labels": {"formats", "process"},
     "hunting": {"forking", "images", "labels", "process", "searching"},
     "hashing": {"backing"},
-    "forking": {"parent_program"},
+    "copies": set(),
+    "forking": {"copies", "parent_program"},
     "parent_program": set(),
     "sources": {"images", "formats", "process", "provenance", "hashing"},
     "surroundings": {"version"},
@@ -201,7 +202,7 @@ def test_sources_and_sinks_never_meet() -> None:
     assert "sources" not in open_to("sinks")
     assert open_to("formats") == {
         *("backing", "dtypes", "errors", "intervals", "times", "vocabulary"),
-        *("file_systems", "forking", "parent_program", "remote", "temporary_folders"),
+        *("copies", "file_systems", "forking", "parent_program", "remote", "temporary_folders"),
     }
 
 

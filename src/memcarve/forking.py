@@ -7,19 +7,21 @@ else is running here that a copy would lack.
 from __future__ import annotations
 
 import contextlib
+import functools
 import gc
 import os
 import signal
 import threading
 import time
-from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
 
 from memcarve.parent_program import die_with
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from concurrent.futures import Executor, Future
-    from multiprocessing.process import BaseProcess
+
+    from memcarve.copies import Copies, Copy
 
 _T = TypeVar("_T")
 
@@ -35,9 +37,9 @@ class Begun(NamedTuple, Generic[_T]):
     There are none if it is done in threads.
     """
 
-    pool: Executor
+    pool: Executor | Copies[_T]
     futures: list[Future[_T]]
-    copies: frozenset[BaseProcess] = frozenset()
+    copies: frozenset[Copy] = frozenset()
 
     def give_up(self) -> None:
         """End the copies at once, whatever they are doing; threads end with what they are doing."""
@@ -51,30 +53,20 @@ def begin(work: Callable[[int], _T], numbers: Sequence[int], workers: int, *, in
     Signals are to be held meanwhile (`signals_held`). If the system has no descriptors or processes left for copies,
     the work is done one at a time, in a thread.
     """
-    from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor  # not for one process
-
     if in_copies:
         for each in before_copies:
             each()
-    alone = threading.active_count() == 1 and hasattr(os, "fork")
-    if in_copies and alone:
-        import multiprocessing
+    if in_copies and threading.active_count() == 1 and hasattr(os, "fork"):
+        from memcarve.copies import Copies  # not for one process
 
-        others = set(multiprocessing.active_children())
-        try:
-            context = multiprocessing.get_context("fork")
-            pool = ProcessPoolExecutor(workers, context, _prepare, (work, os.getpid()))
-            futures = [pool.submit(_do, number) for number in numbers]
-            return Begun(pool, futures, frozenset(set(multiprocessing.active_children()) - others))
-        except OSError:
-            # the pool forgets the copies that it made before it failed: they would wait for work for ever, and the
-            # interpreter for them when it ends
-            for copy in set(multiprocessing.active_children()) - others:
-                copy.kill()
-                copy.join()
-            workers = 1
-    threads = ThreadPoolExecutor(workers, initializer=_prepare, initargs=(work, 0))
-    return Begun(threads, [threads.submit(_do, number) for number in numbers])
+        with contextlib.suppress(OSError):
+            made = Copies(work, numbers, workers, functools.partial(_prepare, os.getpid()))
+            return Begun(made, made.futures, frozenset(made.copies))
+        workers = 1
+    from concurrent.futures import ThreadPoolExecutor
+
+    threads = ThreadPoolExecutor(workers)
+    return Begun(threads, [threads.submit(work, number) for number in numbers])
 
 
 def result_of(future: Future[_T], told: Callable[[], object] | None = None) -> _T:
@@ -102,21 +94,16 @@ def signals_held() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-_worker = threading.local()
-
-
-def _prepare(work: Callable[[int], object], parent: int) -> None:
-    """Prepare a worker; `parent` is the number of the program it is a copy of, 0 for a thread."""
-    _worker.work = work
-    if parent:
-        gc.freeze()  # what was there before stays: collections need not go through it, and write into it, again
-        for name in ("SIGINT", "SIGHUP"):  # the program that they are meant for tells the copies to stop
-            signal.signal(getattr(signal, name), signal.SIG_IGN)
-        # so are copies ended that wait for a lock which one that was killed had
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPPING)
-        die_with(parent)
-        threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+def _prepare(parent: int) -> None:
+    """Prepare a copy; `parent` is the number of the program it is a copy of."""
+    gc.freeze()  # what was there before stays: collections need not go through it, and write into it, again
+    for name in ("SIGINT", "SIGHUP"):  # the program that they are meant for tells the copies to stop
+        signal.signal(getattr(signal, name), signal.SIG_IGN)
+    # so are copies ended that wait for a lock which one that was killed had
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPPING)
+    die_with(parent)
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
 
 
 def _end_with(parent: int) -> None:
@@ -124,7 +111,3 @@ def _end_with(parent: int) -> None:
     while os.getppid() == parent:
         time.sleep(0.2)
     os._exit(1)
-
-
-def _do(number: int) -> Any:  # noqa: ANN401 - what the work returns
-    return _worker.work(number)

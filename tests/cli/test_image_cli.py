@@ -870,24 +870,24 @@ def test_a_copy_that_is_killed(truth: Truth, tmp_path: Path, seconds: int) -> No
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are written in threads here")
-def test_an_idle_copy_that_is_killed(truth: Truth, tmp_path: Path) -> None:
-    """If the system kills a copy that waits for work, and holds the lock of all that do, the others go on."""
+def test_a_copy_that_is_killed_before_it_tells(truth: Truth, tmp_path: Path) -> None:
+    """If the system kills a copy that has written its process and not told so yet, all are written again."""
     before = (
         "import os, time, memcarve.sinks.several as several\n"
-        "true, program, os.cpu_count = several._Several.write, os.getpid(), lambda: 2\n"
-        f"idle, killed = {str(tmp_path / 'idle')!r}, {str(tmp_path / 'killed')!r}\n"
+        "true, os.cpu_count = several._Several.write, lambda: 2\n"
+        f"killed = {str(tmp_path / 'killed')!r}\n"
         "def write(self, number):\n"
         "    result = true(self, number)\n"
-        "    if number == 1 and not os.path.lexists(idle): os.symlink(str(os.getpid()), idle)\n"
-        "    if number == 0 and not os.path.exists(killed):\n"
-        "        while not os.path.lexists(idle): time.sleep(0.05)\n"
-        "        time.sleep(0.5), os.mkdir(killed), os.kill(int(os.readlink(idle)), 9), time.sleep(0.5)\n"
+        "    if number == 1 and not os.path.exists(killed): os.mkdir(killed), os.kill(os.getpid(), 9)\n"
+        "    if number == 0 and not os.path.exists(killed): time.sleep(5)\n"
         "    return result\n"
         "several._Several.write = write\n"
     )
     ran = run("carve", truth.path, "--pid", 4, "--pid", 388, "-o", tmp_path / "out", "-q", before=before)
     assert (ran.code, ran.err) == (0, "")
+    assert (tmp_path / "killed").exists()
     assert listing(tmp_path / "out") == ["388-smss.exe", "4-System", "SHA256SUMS", "processes.json"]
+    assert run("verify", tmp_path / "out", "--source", truth.path).code == 0
 
 
 def test_interrupted(truth: Truth, tmp_path: Path) -> None:
