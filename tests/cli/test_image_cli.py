@@ -893,13 +893,13 @@ def test_a_copy_that_is_killed_before_it_tells(truth: Truth, tmp_path: Path) -> 
 def test_interrupted(truth: Truth, tmp_path: Path) -> None:
     """Ctrl-C under --all ends in one line, and nothing is left behind but what is whole, in a folder that says so."""
     before = (
-        "import os, signal, memcarve.copying.copier as c\n"
-        "true, calls, program = c.Copier.copy, [], os.getpid()\n"
-        "def copy(*arguments, **options):\n"
+        "import os, signal, memcarve.sinks.final_name as f\n"
+        "true, calls, program = f.create_file, [], os.getpid()\n"
+        "def create_file(*arguments, **options):\n"
         "    calls.append(1)\n"
         "    if len(calls) == 30: os.kill(program, signal.SIGINT)\n"
         "    return true(*arguments, **options)\n"
-        "c.Copier.copy = copy\n"
+        "f.create_file = create_file\n"
     )
     ran = run("carve", truth.path, "--all", "-o", tmp_path / "out", before=before)
     assert ran.code == 130, ran.err
