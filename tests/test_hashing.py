@@ -62,18 +62,18 @@ def test_blake3(tmp_path: Path, size: int) -> None:
 
 def test_a_file_that_shrinks(tmp_path: Path) -> None:
     """A file that was cut has no hash, and nobody goes on reading."""
-    path, threads = tmp_path / "file", threading.active_count()
+    path, threads = tmp_path / "file", {*threading.enumerate()}
     path.write_bytes(bytes(100_000))
     with FileBacking(path) as file:
         os.truncate(path, 50_500)
         with pytest.raises(SourceReadError, match="ends at offset 0xc544"):
             hash_alone(file)
-    assert threading.active_count() == threads
+    assert {*threading.enumerate()} <= threads
 
 
 def test_a_signal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """If hashing is broken off, so is reading: of a file of which 100 blocks are left, it has read no more than fit."""
-    path, threads, read = tmp_path / "file", threading.active_count(), list[int]()
+    path, threads, read = tmp_path / "file", {*threading.enumerate()}, list[int]()
     path.write_bytes(bytes(100_000))
 
     class Hash:
@@ -91,5 +91,5 @@ def test_a_signal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hashlib, "sha256", Hash)
     with Counted(path) as file, pytest.raises(KeyboardInterrupt):
         hash_alone(file)
-    assert threading.active_count() == threads
+    assert {*threading.enumerate()} <= threads
     assert len(read) <= 4

@@ -315,6 +315,7 @@ def test_stopped(case: Path, capfdbinary: Capture, number: int) -> None:
     assert _goes_on(case, capfdbinary) == [True, False, False]
 
 
+@pytest.mark.slow
 def test_killed(case: Path, capfdbinary: Capture) -> None:
     """A batch that is killed takes with it what it runs; another goes on, and what was begun is done anew."""
     batch = started("carve", *DUMPS, "-o", "out", "--jobs", "1", at=FOLDERS[1])

@@ -68,6 +68,7 @@ def test_there_are_examples() -> None:
     assert len(EXAMPLES["commands.md"]) > 15
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_examples_print_what_is_said(name: str, tmp_path: Path) -> None:
     """Each example of a page, one after the other in one folder, prints what stands below it.

@@ -46,6 +46,7 @@ def test_there_are_recipes() -> None:
     assert all("server.lime" in command for command in COMMANDS)
 
 
+@pytest.mark.slow
 def test_recipes(tmp_path: Path) -> None:
     """On a machine with injected code, a program in a memfd, deleted files and a namespace, each recipe finds them."""
     real = machine("linux-6.12-amd64")

@@ -104,6 +104,7 @@ def forms(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Path]]
     shutil.rmtree(folder)
 
 
+@pytest.mark.slow
 def test_a_real_machine(forms: dict[str, Path]) -> None:
     """What is in a container is what was in memory, and what is not is said to be left out."""
     raw, told = forms["memory.raw"], {}

@@ -732,6 +732,7 @@ def test_blocks_that_are_looked_at(tmp_path: Path) -> None:
             assert all(after - before <= PAGE for before, after in itertools.pairwise(places))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("python", ["python3", "python2.7", "jython"])
 def test_what_ghidra_imported_is_looked_at(tmp_path: Path, python: str) -> None:
     """Imported bytes of the same length that are not the dump's are not mapped, and no block is taken away."""

@@ -51,6 +51,7 @@ def _plant(copy: Damaged, physical: int, address: int) -> None:
         copy.write_physical(physical + copy.types.offset(f"task_struct.{member}"), own)
 
 
+@pytest.mark.slow
 @each_machine
 @pytest.mark.parametrize("top", [0xFFFFFFFF82000000, 0xFFFF800080000000], ids=["x64", "arm64"])
 def test_first_tasks_to_which_nothing_leads(name: str, top: int, damaged: Damage) -> None:
