@@ -252,16 +252,21 @@ def many(settings: Settings) -> Iterator[Row]:
 
 
 def start(settings: Settings) -> Iterator[Row]:
-    """How long the command takes to say anything."""
+    """How long the command takes to say anything, and to list the segments of a small dump."""
     contenders = {
         "python": Contender([sys.executable, "-c", "pass"]),
+        "numpy": Contender([sys.executable, "-c", "import numpy"]),
         "--help": Contender(_command("--help")),
         "--version": Contender(_command("--version")),
+        "segments": Contender(_command("segments", "-q", HERE.parent / "examples" / "pid.1624.dmp")),
     }
     found = in_turn(contenders, 3 * settings.runs, settings.warm_up)
     for name in ("--help", "--version"):
         goals = [Goal("seconds", 0.35)]
         yield Row(f"memcarve {name}", "", found[name], "python -c pass", found["python"], goals=goals)
+    for name, goals in (("python -c 'import numpy'", []), ("memcarve segments of the example", [Goal("more", 0.12)])):
+        ours = found["numpy" if "numpy" in name else "segments"]
+        yield Row(name, "", ours, "python -c pass", found["python"], goals=goals)
 
 
 def find(settings: Settings) -> Iterator[Row]:

@@ -17,7 +17,10 @@ MIB = 1 << 20
 
 
 class Goal(NamedTuple):
-    """What is wanted of the `ratio`, the `seconds` or the `rss` (bytes): at most `limit`, or at least it."""
+    """What is wanted of the `ratio`, the `seconds`, what is `more` of them, or the `rss` (bytes).
+
+    At most `limit`, or at least it.
+    """
 
     of: str
     limit: float
@@ -25,7 +28,12 @@ class Goal(NamedTuple):
 
     def __str__(self) -> str:
         sign = ">=" if self.at_least else "<="
-        unit = {"ratio": f"{self.limit:g}x", "seconds": f"{self.limit:g} s", "rss": f"{self.limit / MIB:.0f} MiB"}
+        unit = {
+            "ratio": f"{self.limit:g}x",
+            "seconds": f"{self.limit:g} s",
+            "more": f"{self.limit:g} s more",
+            "rss": f"{self.limit / MIB:.0f} MiB",
+        }
         return f"{sign} {unit[self.of]}"
 
 
@@ -62,6 +70,7 @@ class Row:
         values: dict[str, Sequence[float]] = {
             "ratio": self.ratios,
             "seconds": self.ours,
+            "more": [own - other for own, other in zip(self.ours, self.theirs, strict=False)],
             "rss": [self.rss] if self.rss else [],
         }
         judged = [(goal, statistics.median(values[goal.of])) for goal in self.goals if values[goal.of]]
