@@ -14,9 +14,9 @@ import os
 import shutil
 import tempfile
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-from memcarve.copying.output_file import FULL
+from memcarve.copying.output_file import FULL, Target, write
 from memcarve.errors import InputError, MemcarveError, NoSpaceError, OutputError, TargetExistsError
 from memcarve.formats import partial_mark
 from memcarve.sinks.ownership import BUILT, LONGEST_BUILT, REPLACED, foreign, left_of
@@ -45,6 +45,14 @@ class Files(Protocol):
 
     def named(self, name: str) -> str:
         """Return what a file that was created under a name, and is whole, is called."""
+
+
+@runtime_checkable
+class WholeFiles(Files, Protocol):
+    """Files of which several can be written in one go, which takes less for many small ones."""
+
+    def write_new(self, files: Iterable[tuple[str, memoryview]], shown: str) -> object:
+        """Create files that must not exist, each with all of its bytes; messages call their folder `shown`."""
 
 
 class Output(ABC):
@@ -335,6 +343,15 @@ class NewFolder(Output):
     def create(self, name: str) -> io.FileIO:
         """Create a file that must not exist, for writing and reading back, with mode 0600."""
         return io.FileIO(self.open_new(name), "r+b")
+
+    def write_new(self, files: Iterable[tuple[str, memoryview]], shown: str) -> None:
+        """Create files that must not exist, each with all of its bytes; messages call their folder `shown`."""
+        for name, data in files:
+            fd = self.open_new(name)
+            try:
+                write(Target(fd, f"{shown}{name}"), data)
+            finally:
+                os.close(fd)
 
     def open_new(self, name: str) -> int:
         """Create a file as `create` does; return its descriptor, which the caller closes."""

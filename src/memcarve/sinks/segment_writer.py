@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import os
 import threading
 from typing import TYPE_CHECKING, Protocol
 
@@ -12,12 +11,12 @@ import numpy as np
 from memcarve.backing import is_costly, read_pieces
 from memcarve.copying.ahead import fetched_ahead
 from memcarve.copying.copier import BUFFERED, GATHERED, SMALL_PIECE, THREADS, run_together
-from memcarve.copying.output_file import Target, is_zero, write
+from memcarve.copying.output_file import Target, is_zero
 from memcarve.formats import manifest
 from memcarve.hashing import new_digest
 from memcarve.intervals import Intervals, expand
 from memcarve.permissions import RESOLVED, origin, page_state, permissions
-from memcarve.sinks.final_name import NewFolder, write_all
+from memcarve.sinks.final_name import WholeFiles, write_all
 
 if TYPE_CHECKING:
     import io
@@ -90,7 +89,7 @@ class Work:
         costly = is_costly(backing)
         self._batches = iter(_batches(segments.size, _BATCH_BYTES if not costly else None))
         # small segments are read together; but zeros that are left out are better copied one by one
-        self._folder = files if isinstance(files, NewFolder) and not sparse and not costly else None
+        self._whole_files = files if isinstance(files, WholeFiles) and not sparse and not costly else None
         self._lock = threading.Lock()
         # of small files most is Python's own work, for which threads only wait for each other
         small = segments.total < _SMALL * count
@@ -128,11 +127,11 @@ class Work:
         def progress(count: int) -> None:
             self._done[number] += count
 
-        if self._folder is not None and not self.copier.reflinks and (self.observed or self._scattered(part)):
+        if self._whole_files is not None and not self.copier.reflinks and (self.observed or self._scattered(part)):
             runs = list(_runs(rows))
             for (low, high), pieces in zip(runs, self._pieces(part, runs), strict=True):
                 if rows[low][1] <= _TOGETHER:
-                    self._write_together(number, self._folder, first + low, rows[low:high], pieces)
+                    self._write_together(number, self._whole_files, first + low, rows[low:high], pieces)
                 else:
                     self._write_alone(first + low, rows[low], pieces, progress)
             return
@@ -146,7 +145,7 @@ class Work:
         count, size = int(self.segments.extents[part].sum()), int(self.segments.size[part].sum())
         return count > part.stop - part.start and size <= count * SMALL_PIECE
 
-    def _write_together(self, number: int, files: NewFolder, first: int, rows: Sequence[Row], pieces: Pieces) -> None:
+    def _write_together(self, number: int, files: WholeFiles, first: int, rows: Sequence[Row], pieces: Pieces) -> None:
         """Read the pieces of several segments at once, look at them, and write each into its file."""
         self.copier.check_stop()
         end, total = first + len(rows), sum(size for _, size in rows)
@@ -164,13 +163,8 @@ class Work:
             table[first:end] = np.frombuffer(digests, np.uint8).reshape(len(rows), -1)
         if self.labels is not None:
             self.labels.observe_together(first, len(rows), block)
-        for index, (start, size), view in zip(range(first, end), rows, views, strict=True):
-            name = self._name(index, start, start + size)
-            fd = files.open_new(name)
-            try:
-                write(Target(fd, f"{self.shown}{name}"), view)
-            finally:
-                os.close(fd)
+        names = (self._name(index, start, start + size) for index, (start, size) in enumerate(rows, first))
+        files.write_new(zip(names, views, strict=True), self.shown)
         self.copier.count(GATHERED if len(pieces) > len(rows) else BUFFERED, total)
         self._done[number] += total
 

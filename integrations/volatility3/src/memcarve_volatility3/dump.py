@@ -6,16 +6,19 @@ from __future__ import annotations
 
 import contextlib
 import os
+import threading
 from typing import TYPE_CHECKING, Any
 
 from volatility3.framework import constants
 
 from memcarve.backing import FileBacking
+from memcarve.copying.output_file import Target, write
 from memcarve.sinks.carved_folder import carve
+from memcarve.sinks.final_name import write_all
 from memcarve.sinks.sink import SinkOptions
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from memcarve.process import ProcessMemory
     from memcarve.segments import Segments
@@ -41,6 +44,8 @@ class HandlerFiles:
         self.pid = pid
         self.alone = alone
         self.names: dict[str, str] = {}
+        # a handler makes many short calls: threads that do so at once mostly hand the interpreter to and fro
+        self._lock = threading.Lock()
 
     @contextlib.contextmanager
     def create(self, name: str) -> Iterator[Any]:
@@ -62,6 +67,18 @@ class HandlerFiles:
         before = None if _TELLS else _final_name(handle)
         handle.close()
         self.names[name] = before or str(handle.preferred_filename)
+
+    def write_new(self, files: Iterable[tuple[str, memoryview]], shown: str) -> None:
+        """Create files, each with all of its bytes; messages call their folder `shown`."""
+        with self._lock:
+            for name, data in files:
+                with self.create(name) as handle:
+                    try:
+                        target = Target(handle.fileno(), f"{shown}{name}")
+                    except OSError:  # it is not one of the system's
+                        write_all(handle, data)
+                    else:
+                        write(target, data)
 
     def named(self, name: str) -> str:
         """Return what a file is called in the end."""
