@@ -33,7 +33,7 @@ from conftest import Vol  # noqa: E402
 
 PID = "800"  # the process of many pages
 SYSTEM = 4
-GOALS = {(): 20.0, ("--dump",): 8.0}
+GOALS = {(): 20.0, ("--dump",): 6.0}
 
 
 def seconds(vol: Vol, plugin: str, options: tuple[str, ...], out: Path) -> float:
@@ -54,6 +54,8 @@ def main(pages: int = 250_000, rounds: int = 3) -> None:
         truth = winimage.big(folder / "mem.raw", pages)
         vol = Vol(folder / "mem.raw", symbols.install(truth, folder / "symbols"), folder / "home")
         vol.run("windows.info", check=False)  # what both look up once is in the cache
+        floor = statistics.median(seconds(vol, "windows.pslist", (), folder / "out") for _ in range(rounds))
+        print(f"windows.pslist: {floor:.2f} s, which is vol's start, finding the kernel and the processes", flush=True)
         for options, goal in GOALS.items():
             found = []
             for _ in range(rounds):
