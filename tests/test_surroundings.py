@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
 import platform
 import subprocess
@@ -14,6 +15,7 @@ from memcarve import surroundings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 
 @pytest.fixture(autouse=True)
@@ -76,3 +78,23 @@ def test_libraries() -> None:
     script = "from memcarve.surroundings import surroundings; print(surroundings()['libraries'])"
     ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert ran.stdout.strip() == "{}"
+
+
+@pytest.mark.parametrize("package", ["click", "lzallright", "numpy", "pytest", "hypothesis"])
+def test_versions_as_they_are_installed(package: str) -> None:
+    """What the files beside a package say is what `importlib.metadata` says."""
+    pytest.importorskip(package)
+    assert surroundings._installed(package) == importlib.metadata.version(package)
+
+
+def test_versions_that_are_not_plain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of what was installed twice, or not at all, nothing is said this way."""
+    (tmp_path / "twice").mkdir()
+    (tmp_path / "twice" / "__init__.py").write_text("")
+    monkeypatch.syspath_prepend(tmp_path)
+    importlib.import_module("twice")
+    assert surroundings._installed("twice") is None
+    for version in ("1.0", "2.0"):
+        (tmp_path / f"twice-{version}.dist-info").mkdir()
+        (tmp_path / f"twice-{version}.dist-info" / "METADATA").write_text(f"Name: twice\nVersion: {version}\n\n")
+        assert surroundings._installed("twice") == ("1.0" if version == "1.0" else None)
