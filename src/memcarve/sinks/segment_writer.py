@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 BATCH = 64  # segments a thread takes at a time, at most
 _BATCH_BYTES = 1 << 23  # and not many more bytes, so that all threads end at about the same time
-_TOGETHER = 1 << 19  # bytes of segments that are read at once: they stay in a processor's own cache until written
+_TOGETHER = 1 << 20  # bytes of segments that are read at once: calls cost, most if threads wait for each other
 _SMALL = 1 << 15  # bytes of a segment up to which, on average, one thread is faster than several
 _LINES = 4096  # segments described at a time
 
