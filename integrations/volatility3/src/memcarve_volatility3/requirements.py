@@ -57,7 +57,7 @@ def importing() -> Iterator[None]:
     """Import numpy and memcarve in the block, quickly: no garbage is collected, and no threads are started.
 
     A collection would go through all that Volatility has read by then, hundreds of thousands of objects; later ones
-    leave that out, until `rows` ends. The threads would be those of numpy's linear algebra, which is not used here.
+    leave that out. The threads would be those of numpy's linear algebra, which is not used here.
     """
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     collecting = gc.isenabled()

@@ -77,7 +77,7 @@ def rows(
     finally:
         for machine in machines.values():
             machine.close()
-        gc.unfreeze()  # what was before memcarve was imported
+        gc.freeze()  # the program mostly ends now: what ends with it is not looked through for garbage before
 
 
 def _is_named(found: Found, pattern: str | None) -> bool:
