@@ -41,7 +41,9 @@ def main() -> int:
         return 2
     if "--renew" in options:
         return renew()
-    environment = {**os.environ, **({"MEMCARVE_LONG": "1"} if "--long" in options else {})}
+    # threads of numpy's for matrices, of which there are none, wait for work by asking for it all the time
+    environment = {"OPENBLAS_NUM_THREADS": "1", **os.environ}
+    environment |= {"MEMCARVE_LONG": "1"} if "--long" in options else {}
     # tests start hundreds of programs, each of which would compile all of memcarve again
     environment.pop("PYTHONDONTWRITEBYTECODE", None)
     words = [sys.executable, "-m", *COMPILING]

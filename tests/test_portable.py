@@ -13,21 +13,18 @@ from sweeps import LONG
 
 #: where a way of its own is taken there; /proc is Linux's, tests of reflinks are in test_system
 FILES = (
-    "sinks/test_carve.py",
-    "sinks/test_sink_contract.py",
-    "sinks/test_flat.py",
-    "sinks/test_verify.py",
-    "cli/test_cli.py",
-    "cli/test_export_cli.py",
+    ("sinks/test_carve.py", "sinks/test_sink_contract.py", "sinks/test_flat.py", "sinks/test_verify.py"),
+    ("cli/test_cli.py", "cli/test_export_cli.py"),
 )
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("file", FILES)
-def test_without_what_linux_has(file: str) -> None:
-    """The tests of a file pass where the calls are missing that other systems lack, in the programs they start too."""
+@pytest.mark.parametrize("files", FILES, ids=["sinks", "cli"])
+def test_without_what_linux_has(files: tuple[str, ...]) -> None:
+    """Tests pass where the calls are missing that other systems lack, in the programs that they start, too."""
+    words = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "not live"]
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "not live", f"tests/{file}"],
+        [*words, *(f"tests/{file}" for file in files)],
         cwd=ROOT,
         env={**os.environ, "MEMCARVE_PORTABLE": "1", "HYPOTHESIS_PROFILE": "long" if LONG else "again"},
         capture_output=True,
