@@ -7,13 +7,17 @@ import os
 import signal
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from celery.exceptions import TaskRevokedError
 from vanishing import present, text_of
 
 from conftest import PATIENCE, QUEUE, WITH_MEMORY, Relik, Server, eventually
+from openrelik_worker_memcarve import tasks
 from openrelik_worker_memcarve.app import UNACKED
+from openrelik_worker_memcarve.failure import TaskFailed
+from openrelik_worker_memcarve.once import Journal
 
 
 def stopped_job(relik: Relik) -> int:
@@ -183,6 +187,27 @@ def test_a_task_in_parts_is_revoked(relik: Relik, image: Path) -> None:
     told = relik.get(relik.send("processes", image))
     assert told.names()
     assert relik.log().count(f"Task {QUEUE}.one") < 2 * len(WITH_MEMORY)
+
+
+def test_a_sub_task_ends_after_its_task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a sub-task writes while the folder of its revoked task is taken away is taken away, too."""
+    above = Journal(str(tmp_path), "all")
+    unit = {"id": "part", "folder": f"{above.folder}/.memcarve-part"}
+    with above.held():
+        os.mkdir(above.folder)
+        above.add(job={"units": [unit]})
+
+    def work(job: dict[str, Any], *_: object) -> None:
+        with above.held():
+            above.add(failed="the task was revoked")
+            above.clear()
+        Path(job["folder"], "out").mkdir(parents=True)
+        raise TaskFailed("the task was revoked")
+
+    monkeypatch.setattr(tasks, "run", work)
+    monkeypatch.setattr(tasks, "_tell", lambda *_: None)  # no Redis
+    assert tasks.one("all", 0, above.folder, str(tmp_path)) == {"number": 0, "error": "the task was revoked"}
+    assert [path.name for path in tmp_path.iterdir()] == [".memcarve-all.journal"]
 
 
 @pytest.mark.parametrize(

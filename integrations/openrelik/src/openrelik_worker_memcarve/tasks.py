@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import time
 import uuid
 from typing import TYPE_CHECKING, Any
@@ -89,7 +90,7 @@ def _return_known(task: Any, known: dict[str, Any]) -> None:  # noqa: ANN401
 
     Raises TaskFailed if it has failed, and that was not told.
     """
-    if "result" in known or "failed" in known:
+    if _is_over(known):
         # whoever ended it may be about to tell
         until = known.get("at", 0.0) + _TELLING
         while True:
@@ -156,7 +157,7 @@ def _fanned_out(task_id: str, job: Job) -> Any:  # noqa: ANN401
 def one(self: Any, parent: str, number: int, folder: str, output_path: str) -> dict[str, Any]:  # noqa: ANN401
     """Do one unit of a task; what goes wrong is told, and stops no other."""
     above = Journal(output_path, parent).read()
-    if "result" in above or "failed" in above or "job" not in above or not os.path.isdir(folder):
+    if _is_over(above) or "job" not in above or not os.path.isdir(folder):
         return {"number": number, "error": "the task had ended before"}
     job = above["job"]
     unit = job["units"][number]
@@ -177,6 +178,9 @@ def one(self: Any, parent: str, number: int, folder: str, output_path: str) -> d
         except TaskFailed as error:
             answer["error"] = str(error)
         journal.add(answer=answer)
+    if _is_over(Journal(output_path, parent).read()):
+        # what was written while the folder was taken away
+        shutil.rmtree(folder, ignore_errors=True)
     _tell(self, parent, job)
     return answer
 
@@ -204,6 +208,11 @@ def last(self: Any, answers: list[dict[str, Any]], output_path: str) -> str:  # 
             )
             return _done(journal, self.request.id, job, made)
     raise AssertionError
+
+
+def _is_over(known: dict[str, Any]) -> bool:
+    """Return True if a task has ended, by what its journal says."""
+    return "result" in known or "failed" in known
 
 
 @contextlib.contextmanager
