@@ -13,6 +13,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <stdint.h>
 #include <sys/types.h>
 #include <sys/uio.h>
 #include <unistd.h>
@@ -73,9 +74,10 @@ static void ask_for(int fd, const Piece *pieces, Py_ssize_t count)
     for (Py_ssize_t at = 0; at < count; at++) {
         if (pieces[at].offset < 0)
             continue;
-        off_t begin = pieces[at].offset & ~(off_t)(AROUND - 1);
-        off_t end = (pieces[at].offset + (off_t)pieces[at].length + AROUND - 1) & ~(off_t)(AROUND - 1);
-        posix_fadvise(fd, begin, end - begin, POSIX_FADV_WILLNEED);
+        /* unsigned: the sum may be more than any file has */
+        uint64_t offset = (uint64_t)pieces[at].offset, mask = ~(uint64_t)(AROUND - 1);
+        uint64_t begin = offset & mask, end = (offset + pieces[at].length + AROUND - 1) & mask;
+        posix_fadvise(fd, (off_t)begin, (off_t)(end - begin), POSIX_FADV_WILLNEED);
     }
 #else
     (void)fd, (void)pieces, (void)count;

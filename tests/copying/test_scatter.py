@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import subprocess
 import sys
+import sysconfig
 import tempfile
 import threading
 from typing import TYPE_CHECKING, Any
@@ -255,6 +257,33 @@ def test_arguments_that_make_no_sense(source: FileBacking, piece: Any, error: ty
     assert buffer[12:] == bytes(4)
 
 
+@pytest.mark.skipif(COMPILED is None, reason="no C compiler was there when memcarve was installed")
+def test_no_sum_overflows(path: Path, tmp_path: Path) -> None:
+    """Offsets that no file has are like others behind its end: nothing that C leaves undefined is done with them."""
+    program, include = shutil.which("gcc"), sysconfig.get_paths()["include"]
+    if program is None or not os.path.exists(os.path.join(include, "Python.h")):
+        pytest.skip("needs gcc and Python's headers, to build it with a sanitizer")
+    library = tmp_path / "_read_pieces.so"
+    options = ["-fsanitize=undefined", "-fno-sanitize-recover=all", "-shared", "-fPIC", "-I", include]
+    source = ROOT / "src" / "memcarve" / "_read_pieces.c"
+    built = subprocess.run([program, *options, source, "-o", library], capture_output=True, text=True, check=False)
+    if built.returncode:
+        pytest.skip("needs gcc's sanitizer of undefined behaviour")
+    script = (
+        "import importlib.util, sys\n"
+        "spec = importlib.util.spec_from_file_location('memcarve._read_pieces', sys.argv[1])\n"
+        "module = importlib.util.module_from_spec(spec)\n"
+        "spec.loader.exec_module(module)\n"
+        "last = 2**63 - 1\n"
+        "pieces = [(0, 5), (last, 1), (last - 32768, 70000), (last - 1, 9)]\n"
+        "with open(sys.argv[2], 'rb') as file:\n"
+        "    print(module.read_pieces(file.fileno(), pieces, bytearray(80000)))\n"
+    )
+    command = [sys.executable, "-c", script, library, path]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (ran.stdout, ran.stderr) == ("5\n", "")
+
+
 # partial writes and reads
 
 
@@ -381,8 +410,9 @@ def test_interrupted(tmp_path: Path) -> None:
         "def stop(*_): raise KeyboardInterrupt\n"
         "signal.signal(signal.SIGALRM, stop)\n"
         "pieces = [(0, 4096)] * 1025 + [(0, 0)] * 2_000_000\n"
+        "file, buffer = open(sys.argv[1], 'rb'), bytearray(1025 * 4096)\n"
         "signal.setitimer(signal.ITIMER_REAL, 0.001)\n"
-        "try: read_pieces(open(sys.argv[1], 'rb').fileno(), pieces, bytearray(1025 * 4096))\n"
+        "try: read_pieces(file.fileno(), pieces, buffer)\n"
         "except KeyboardInterrupt: print('interrupted')\n"
     )
     ran = subprocess.run(
