@@ -48,7 +48,8 @@ static Py_ssize_t take(PyObject *list, Py_ssize_t first, Py_ssize_t room, long l
             PyErr_SetString(PyExc_ValueError, "a piece begins before the file, or ends behind the buffer");
             return -1;
         }
-        pieces[at] = (Piece){begin <= offset && offset < end ? (off_t)(offset - begin) : -1, (size_t)length};
+        int mine = begin <= offset && (offset < end || end == LLONG_MAX);
+        pieces[at] = (Piece){mine ? (off_t)(offset - begin) : -1, (size_t)length};
         room -= length;
     }
     return count;
@@ -146,9 +147,9 @@ static PyMethodDef methods[] = {
     {"read_pieces", read_pieces, METH_VARARGS,
      "read_pieces(fd, pieces, buffer, begin=0, end=2**63-1): fill a buffer with pieces, a list of (offset, length), one\n"
      "behind the other.\n\n"
-     "An offset of `begin` is the file's first byte; pieces outside of `begin` and `end` are passed over, with their room\n"
-     "in the buffer. Returns how many bytes came, or were passed over, before the first that did not come: to read that\n"
-     "one tells why."},
+     "An offset of `begin` is the file's first byte; pieces outside of `begin` and `end` (2**63-1: there is none) are\n"
+     "passed over, with their room in the buffer. Returns how many bytes came, or were passed over, before the first that\n"
+     "did not come: to read that one tells why."},
     {NULL, NULL, 0, NULL},
 };
 
