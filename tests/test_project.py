@@ -355,6 +355,38 @@ def test_programs_of_users_are_typed(tmp_path: Path, monkeypatch: pytest.MonkeyP
         assert ("has no attribute" in told) == bool(code)
 
 
+STALE = """
+import importlib, sys, types
+part, user, called, *numbers = sys.argv[1:]
+package, _, name = part.rpartition(".")
+module = importlib.import_module(user)
+for number in numbers:
+    fake = types.SimpleNamespace(**{called: print}, **({"INTERFACE": int(number)} if number else {}))
+    sys.modules[part] = fake
+    setattr(importlib.import_module(package), name, fake)
+    print(importlib.reload(module).IS_COMPILED)
+"""
+
+
+@pytest.mark.parametrize(
+    ("part", "user", "called"),
+    [
+        ("memcarve._read_pieces", "memcarve.backing", "read_pieces"),
+        ("memcarve.labels._byte_counts", "memcarve.labels.text_stats", "count_windows"),
+        ("memcarve.formats.compressed_pages._compiled", "memcarve.formats.compressed_pages", "decode"),
+    ],
+)
+def test_what_was_compiled_of_other_sources_is_not_used(part: str, user: str, called: str) -> None:
+    """A compiled part is used if its number is that of the C beside it; one with another number, or none, is not."""
+    source = (PACKAGE.parent / part.replace(".", "/")).with_suffix(".c").read_text(encoding="utf-8")
+    found = re.search(r"INTERFACE = (\d+)", source)
+    assert found is not None
+    number = int(found[1])
+    command = [sys.executable, "-c", STALE, part, user, called, str(number), str(number - 1), str(number + 1), ""]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    assert ran.stdout.split() == ["True", "False", "False", "False"]
+
+
 def test_licence() -> None:
     """LICENSE is the text of the Apache License 2.0, and pyproject.toml says so."""
     text = (ROOT / "LICENSE").read_text()

@@ -1,1 +1,3 @@
+INTERFACE: int
+
 def read_pieces(fd: int, pieces: list[tuple[int, int]], buffer: memoryview, begin: int = 0, end: int = ...) -> int: ...

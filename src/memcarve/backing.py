@@ -17,9 +17,11 @@ from memcarve.errors import CounterpartError, InputError, SourceReadError, Unrea
 from memcarve.times import rfc3339_of
 
 try:
-    from memcarve._read_pieces import read_pieces as _read_many
+    from memcarve import _read_pieces
 except ImportError:  # there was no compiler, or the system has no pread
-    _read_many = None  # type: ignore[assignment]
+    _read_many = None
+else:  # one that was compiled before it took what it is given here is not used
+    _read_many = _read_pieces.read_pieces if getattr(_read_pieces, "INTERFACE", 0) == 1 else None
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -28,6 +30,9 @@ if TYPE_CHECKING:
     from memcarve.dtypes import I64, U64
 
     Offsets = int | Sequence[int] | I64 | U64
+
+#: whether many pieces of a file are read by compiled code
+IS_COMPILED = _read_many is not None
 
 _OPEN = 8  # files of a folder that are kept open
 _NOWHERE = (1 << 63) - 1  # no file is as long

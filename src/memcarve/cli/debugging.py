@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import platform
 import sys
 
 import click
 
+from memcarve import backing
 from memcarve.cli.exit_status import COMPLETE
+from memcarve.formats import compressed_pages
+from memcarve.labels import text_stats
 from memcarve.version import __version__
 
 #: what memcarve needs, and what its extras bring
@@ -36,10 +38,6 @@ _PACKAGES = (
     "mfusepy",
     "pillow",
 )
-#: built at installation, if there was a C compiler
-_COMPILED = "memcarve.formats.compressed_pages._compiled"
-_READ_PIECES = "memcarve._read_pieces"
-_BYTE_COUNTS = "memcarve.labels._byte_counts"
 #: what the system can do for copying: see copying/copier.py
 _CALLS = ("copy_file_range", "sendfile", "preadv", "fork")
 
@@ -63,12 +61,9 @@ def _facts() -> list[tuple[str, str]]:
         ("processors", str(os.cpu_count() or "unknown")),
         ("encoding", f"{sys.getfilesystemencoding()} for names, {sys.stdout.encoding} for output"),
         ("calls", ", ".join(able) or "none"),
-        ("decoder of compressed pages", "compiled" if importlib.util.find_spec(_COMPILED) else "in Python, slow"),
-        ("scattered pages", "read by compiled code" if importlib.util.find_spec(_READ_PIECES) else "read one by one"),
-        (
-            "entropy",
-            "of compiled counts" if importlib.util.find_spec(_BYTE_COUNTS) else "of numpy's counts, slow",
-        ),
+        ("decoder of compressed pages", "compiled" if compressed_pages.IS_COMPILED else "in Python, slow"),
+        ("scattered pages", "read by compiled code" if backing.IS_COMPILED else "read one by one"),
+        ("entropy", "of compiled counts" if text_stats.IS_COMPILED else "of numpy's counts, slow"),
         *((package, _version(package)) for package in _PACKAGES),
     ]
 

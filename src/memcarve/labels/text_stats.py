@@ -12,14 +12,18 @@ import numpy as np
 from memcarve.intervals import PAGE
 
 try:
-    from memcarve.labels._byte_counts import count_windows as _count_windows
+    from memcarve.labels import _byte_counts
 except ImportError:  # there was no compiler
-    _count_windows = None  # type: ignore[assignment]
+    _count_windows = None
+else:  # one that was compiled before it took what it is given here is not used
+    _count_windows = _byte_counts.count_windows if getattr(_byte_counts, "INTERFACE", 0) == 1 else None
 
 if TYPE_CHECKING:
     from memcarve.dtypes import F64, I64
 
 
+#: whether bytes are counted by compiled code
+IS_COMPILED = _count_windows is not None
 #: stretches whose entropy is measured one by one, at multiples of their size
 WINDOW = 1 << 16
 

@@ -28,6 +28,9 @@ try:
     from memcarve.formats.compressed_pages import _compiled
 except ImportError:  # there was no compiler
     _compiled = None  # type: ignore[assignment]
+else:
+    if getattr(_compiled, "INTERFACE", 0) != 1:  # it was compiled before it took what it is given here
+        _compiled = None  # type: ignore[assignment]
 
 PAGE = 4096
 #: the methods
