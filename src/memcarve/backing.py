@@ -560,13 +560,9 @@ class Composite:
         """Fill `buffer` with pieces (offset, length), one behind the other, or raise SourceReadError."""
         rows = list(pieces)
         begin = self._read_files(rows, buffer)  # from here on, parts are to be read
-        index, mine, place, end = (
-            0,
-            list[tuple[int, int]](),
-            0,
-            0,
-        )  # what follows each other in one part is read together
-        low = high = 0  # where that part lies
+        mine: list[tuple[int, int]] = []  # pieces that follow each other in one part: they are read together
+        index = low = high = 0  # that part, and where it lies
+        place = end = 0  # where its pieces go
 
         def read() -> None:
             try:
@@ -589,7 +585,7 @@ class Composite:
             read()
 
     def _read_files(self, rows: list[tuple[int, int]], buffer: memoryview) -> int:
-        """Read what lies in files, of which the first parts are some; return where they end, 0 if that fails."""
+        """Read what lies in those first parts that are files; return where these end, 0 if some of it did not come."""
         for part, start, end in zip(self.parts, self._starts, self._ends, strict=True):
             if _read_many is None or not isinstance(part, FileBacking) or not part.direct:
                 return start

@@ -112,7 +112,7 @@ def export_flat(
                 length=plan.size,
                 sparse=options.sparse,
                 fill=None if options.sparse else fill,
-                hashed=_can_be_hashed(plan, options),
+                hashed=_is_hashed(plan, options),
             )
         record = options.record(begun, input=hashed)
         document = provenance.document(
@@ -138,8 +138,8 @@ def export_flat(
     )
 
 
-def _can_be_hashed(plan: Plan, options: SinkOptions) -> bool:
-    """Return True if a file's hash is wanted and it has not too many holes for that: they may be terabytes."""
+def _is_hashed(plan: Plan, options: SinkOptions) -> bool:
+    """Return True if a file's hash is wanted, and its holes are not too many for that: they may be terabytes."""
     return "sha256" in options.hashes and (not options.sparse or plan.gaps.total <= _MOST_HOLES)
 
 

@@ -1,4 +1,4 @@
-"""One file that holds a process: a header, then the bytes as they lie, moved by the kernel; named once it is whole."""
+"""One file that holds a process: a header, then the bytes as they lie, moved by threads; named once it is whole."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ class Mover:
         total = int(size.sum()) if fill is None else length
         threads = 1 if sparse else max(THREADS - hashed, 1)  # a thread that waits to write takes a processor, too
         place, size, offset = joined(place, size, offset)
-        parts = _Parts(_parts(*_halved(place, offset, size), length), length, threads)
+        parts = _Parts(_parts(*_cut(place, offset, size), length), length, threads)
         done, found = [0] * threads, list[str]()
 
         def work(number: int) -> None:
@@ -251,7 +251,7 @@ def _write_head(path: str, shown: str, head: Iterable[bytes]) -> None:
         os.close(fd)
 
 
-def _halved(place: U64, offset: U64, size: U64) -> tuple[U64, U64, U64]:
+def _cut(place: U64, offset: U64, size: U64) -> tuple[U64, U64, U64]:
     """Cut pieces that are larger than a part into several, so that threads share them."""
     count = np.maximum((size + np.uint64(_PART - 1)) // np.uint64(_PART), np.uint64(1)).astype(np.int64)
     if (count == 1).all():
