@@ -1,4 +1,4 @@
-"""The parts of memcarve that are written in C, compiled: optional, since Python does the same where they are not."""
+"""The parts of memcarve that are written in C, compiled: optional, since Python does the same if they are not there."""
 
 from __future__ import annotations
 

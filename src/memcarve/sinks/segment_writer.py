@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 BATCH = 64  # segments a thread takes at a time, at most
 _BATCH_BYTES = 1 << 23  # and not many more bytes, so that all threads end at about the same time
+_MUCH = 4  # times as many bytes: such batches are begun first
 _TOGETHER = 1 << 20  # bytes of segments that are read at once: calls cost, most if threads wait for each other
 _SMALL = 1 << 15  # bytes of a segment up to which, on average, one thread is faster than several
 _LINES = 4096  # segments described at a time
@@ -54,7 +55,8 @@ class Work:
 
     With `hashes`, names in `manifest.SUMS`, `sparse`, or labels that are about content, every byte is looked at on its
     way; `zero` then says for each segment whether nothing but zeros is in it. `label_names`: files are named by labels,
-    too.
+    too. `threads` is how many copy at once, as many as are fastest if it is not given. Raises MissingExtraError if the
+    package for a hash is not installed.
     """
 
     def __init__(
@@ -306,7 +308,7 @@ def _batches(size: U64, most: int | None) -> list[tuple[int, int]]:
     found = list(itertools.pairwise(bounds))
     if most is not None and len(size):
         total = np.add.reduceat(size, bounds[:-1]).tolist()
-        order = sorted(range(len(found)), key=lambda place: -total[place] if total[place] > 4 * most else 0)
+        order = sorted(range(len(found)), key=lambda place: -total[place] if total[place] > _MUCH * most else 0)
         found = [found[place] for place in order]
     return found
 
