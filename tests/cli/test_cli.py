@@ -32,7 +32,6 @@ from memcarve.version import __version__
 from memory import PAGE, noise
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
     from cli import Ran
@@ -231,22 +230,16 @@ def test_options_of_the_issue() -> None:
     ],
     ids=lambda arguments: " ".join(str(word) for word in arguments if word is not EXAMPLE) or "nothing",
 )
-def test_wrong_usage(capfdbinary: Capture, arguments: list[str | Path], tmp_path: Path) -> None:
+def test_wrong_usage(
+    capfdbinary: Capture, arguments: list[str | Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Wrong usage ends with 2, says so on standard error, and prints nothing else."""
-    os.chdir(tmp_path)
+    monkeypatch.chdir(tmp_path)
     ran = invoke(capfdbinary, *arguments)
     assert (ran.code, ran.out) == (2, b"")
     assert ran.err
     assert "Traceback" not in ran.err
     assert listing(tmp_path) == []
-
-
-@pytest.fixture(autouse=True)
-def _same_folder() -> Iterator[None]:
-    """Come back to the working folder that a test began in."""
-    before = os.getcwd()
-    yield
-    os.chdir(before)
 
 
 # carve

@@ -553,9 +553,11 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("out", REFUSED)
-def test_refused_names(out: str, process: memcarve.ProcessMemory, bucket: Bucket, tmp_path: Path) -> None:
+def test_refused_names(
+    out: str, process: memcarve.ProcessMemory, bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Where nothing can be written, the error says why; nothing is made on the disk, and no secret is told."""
-    os.chdir(tmp_path)
+    monkeypatch.chdir(tmp_path)
     before = sorted(os.listdir())
     with pytest.raises((UsageError, OutputError), match=re.escape(REFUSED[out])) as caught:
         carve(process, out)
