@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import random
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -22,12 +23,18 @@ from memcarve.sources.page_file_option import open_page_files
 from ranged_server import serving
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Coroutine, Iterator
     from pathlib import Path
 
     from ranged_server import RangedServer
 
 DATA = random.Random(7).randbytes(1_000_001)  # noqa: S311 - the same each time
+
+
+def _run(task: Coroutine[Any, Any, Any]) -> Any:
+    """Run a task in a thread of its own: in this one a browser of other tests may have a loop."""
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(asyncio.run, task).result()
 
 
 @pytest.fixture(autouse=True)
@@ -95,7 +102,7 @@ def test_endless_body() -> None:
             return bytes(size)
 
     with pytest.raises(transports.FailedError, match="sent more than the 4096 bytes that it announced"):
-        asyncio.run(transports._read(Body(), 4096))
+        _run(transports._read(Body(), 4096))
 
 
 def test_a_tag_that_vanishes(server: RangedServer) -> None:
@@ -133,7 +140,7 @@ def test_led_into_the_own_network(server: RangedServer, monkeypatch: pytest.Monk
 )
 def test_what_is_inside(host: str, *, inside: bool) -> None:
     """Loopback, link-local and private addresses are."""
-    assert asyncio.run(transports._is_inside(host)) == inside
+    assert _run(transports._is_inside(host)) == inside
 
 
 def test_led_out_of_encryption() -> None:
@@ -148,9 +155,9 @@ def test_led_out_of_encryption() -> None:
         finally:
             await way.close()
 
-    asyncio.run(check("/other"))
+    _run(check("/other"))
     with pytest.raises(transports.RefusedError, match=r"leads to http://192\.0\.2\.1/x, which is not encrypted"):
-        asyncio.run(check("http://192.0.2.1/x"))
+        _run(check("http://192.0.2.1/x"))
 
 
 @pytest.mark.parametrize(
